@@ -1,0 +1,235 @@
+"""`cotjax <command>`. Heavy packages are imported inside each command, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cotjax.errors import CotjaxError, UsageError
+
+DESCRIPTION = """\
+cotjax shows where the gains of chain-of-thought (CoT) training of agents land: in the prompt action (decoded
+without reasoning) or in the CoT advantage (what reasoning adds).
+
+  cotjax demo                        the whole study on this machine, from made games to report.html
+  cotjax study --config FILE         the same for any config
+  cotjax train|evaluate|report       its parts, one by one, on the same --config and --out
+"""
+CONFIG_HELP = "config file, e.g. configs/demo.py; change a field with --config.train.steps=200"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, or 2 usage, 3 data, 4 environment, 130 interrupted."""
+    parser = _parser()
+    arguments, extra = parser.parse_known_args(argv)
+    overrides = [item.removeprefix("--config.") for item in extra if item.startswith("--config.")]
+    unknown = [item for item in extra if not item.startswith("--config.")]
+    if unknown:
+        parser.error(f"unknown argument {unknown[0]!r} (see cotjax {arguments.command} --help)")
+    arguments.overrides = overrides
+    _quiet_libraries()
+    try:
+        arguments.run(arguments)
+    except CotjaxError as error:
+        print(f"cotjax: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("cotjax: interrupted; what is finished is kept, the same command goes on from it", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cotjax", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    demo = commands.add_parser("demo", help="run the whole study on this machine, from made games to the report")
+    demo.add_argument("--quick", action="store_true", help="fewer games, steps and checkpoints; the same path")
+    _add_config(demo, default=None)
+    demo.set_defaults(run=_demo)
+
+    for name, run, text in (
+        ("study", _study, "run a config's whole study"),
+        ("train", _train, "make or find the games, collect, build the dataset, and train every arm"),
+        ("evaluate", _evaluate, "play every checkpoint that `train` left in --out"),
+        ("report", _report, "write report.html, figures and summary.json from the records in --out"),
+    ):
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        _add_config(command, default="configs/demo.py")
+        command.set_defaults(run=run)
+
+    games = commands.add_parser("games", help="make household games in ALFWorld's format").add_subparsers(dest="what", required=True)
+    make = games.add_parser("make", help="make games", description="Make solvable household games that the stock ALFWorld loads.")
+    make.add_argument("--out", required=True, type=Path, help="folder for the games; it then serves as ALFWorld data")
+    make.add_argument("--split", action="append", help="train, valid_seen or valid_unseen; repeat for several (default: all)")
+    make.add_argument("--per-type", type=int, default=10, help="games of each task type in each split (default 10)")
+    make.add_argument("--task-type", action="append", help="only this task type; repeat for several (default: all six)")
+    make.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
+    make.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    make.set_defaults(run=_make_games)
+
+    collect = commands.add_parser("collect", help="let a scripted agent play games and write its trajectories")
+    collect.add_argument("--games", required=True, type=Path, help="ALFWorld data folder (made or real)")
+    collect.add_argument("--split", default="train", help="split to play (default train)")
+    collect.add_argument("--out", required=True, type=Path, help="JSONL file to write")
+    collect.add_argument("--agent", choices=("expert", "explorer"), default="expert", help="who plays (default expert)")
+    collect.add_argument("--limit", type=int, default=0, help="play at most this many games (default: all)")
+    collect.add_argument("--seed", type=int, default=0, help="of wording and exploration (default 0)")
+    collect.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    collect.set_defaults(run=_collect)
+
+    export = commands.add_parser("export", help="write a checkpoint as a Hugging Face folder")
+    export.add_argument("--run", dest="run_folder", required=True, type=Path, help="a run's folder, e.g. runs/demo")
+    export.add_argument("--arm", required=True, help="arm to export, e.g. sft")
+    export.add_argument("--step", type=int, help="checkpoint (default: the last)")
+    export.add_argument("--out", required=True, type=Path, help="folder to write")
+    export.set_defaults(run=_export)
+
+    bench = commands.add_parser("bench", help="measure, and print the figures").add_subparsers(dest="what", required=True)
+    env = bench.add_parser("env", help="the cached ALFWorld engine against the stock one")
+    env.add_argument("--games", required=True, type=Path, help="ALFWorld data folder (made or real)")
+    env.add_argument("--split", default="valid_seen", help="split to play (default valid_seen)")
+    env.add_argument("--count", type=int, default=5, help="games (default 5)")
+    env.add_argument("--steps", type=int, default=20, help="random steps a game (default 20)")
+    env.set_defaults(run=_bench_env)
+    return parser
+
+
+def _add_config(command: argparse.ArgumentParser, default: str | None) -> None:
+    shown = default or "the demo's own"
+    command.add_argument("--config", type=Path, default=default, help=f"{CONFIG_HELP} (default: {shown})")
+    command.add_argument("--out", help="folder to write to (default: the config's)")
+
+
+def _quiet_libraries() -> None:
+    """Keep library chatter off the terminal; errors still show."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import logging
+
+    for name in ("absl", "orbax", "jax", "tensorflow_datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _open(arguments: argparse.Namespace, path: Path):
+    from cotjax.config import load_config
+
+    config = load_config(path, arguments.overrides)
+    if arguments.out:
+        config.out = arguments.out
+    import tensorflow_datasets as tfds
+
+    from cotjax.study.run import open_study
+
+    tfds.disable_progress_bar()
+    return open_study(config)
+
+
+def _demo_config() -> Path:
+    """configs/demo.py of this checkout, wherever the command is run."""
+    for folder in (Path.cwd(), Path(__file__).resolve().parent.parent):
+        if (folder / "configs" / "demo.py").is_file():
+            return folder / "configs" / "demo.py"
+    raise UsageError("configs/demo.py is not here; run this from a checkout of cotjax, or give --config FILE")
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    path = arguments.config or _demo_config()
+    if arguments.quick:
+        path = path.with_name("demo_quick.py")
+    study = _open(arguments, path)
+    _finish(study, study.run())
+
+
+def _study(arguments: argparse.Namespace) -> None:
+    study = _open(arguments, arguments.config)
+    _finish(study, study.run())
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    study = _open(arguments, arguments.config)
+    study.train(study.games())
+    study.reporter.say(f"Trained: {study.folder / 'arms'}")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    study = _open(arguments, arguments.config)
+    study.evaluate(study.games())
+    study.reporter.say(f"Records: {study.folder / 'records'}")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    study = _open(arguments, arguments.config)
+    _finish(study, study.report())
+
+
+def _finish(study, summary: dict | None) -> None:
+    if summary is None:
+        study.reporter.say(f"Trained: {study.folder / 'arms'} (no games to play were asked for)")
+        return
+    from cotjax.study.summary import terminal_table
+
+    study.reporter.console.print(terminal_table(summary))
+    study.reporter.say(f"Report: {(study.folder / 'report.html').resolve()}")
+
+
+def _make_games(arguments: argparse.Namespace) -> None:
+    from cotjax.envs.base import TASK_TYPES
+    from cotjax.envs.household import make_games
+    from cotjax.study.progress import Reporter
+
+    reporter = Reporter()
+    counts = {
+        split: dict.fromkeys(arguments.task_type or TASK_TYPES, arguments.per_type)
+        for split in arguments.split or ("train", "valid_seen", "valid_unseen")
+    }
+    with reporter.stage("games", "Making games") as stage:
+        made = make_games(arguments.out, counts, arguments.seed, arguments.workers, lambda done, total: stage.update(done, total, "games"))
+    reporter.say(f"{len(made)} games in {arguments.out}")
+
+
+def _collect(arguments: argparse.Namespace) -> None:
+    from cotjax.data.collect import collect
+    from cotjax.envs.alfworld import find_games
+    from cotjax.study.progress import Reporter
+
+    reporter = Reporter()
+    games = find_games(arguments.games, arguments.split)
+    if arguments.limit:
+        games = games[: arguments.limit]
+    with reporter.stage("collect", f"The {arguments.agent} plays {len(games)} games") as stage:
+        summary = collect(
+            games,
+            arguments.out,
+            agent=arguments.agent,
+            seed=arguments.seed,
+            workers=arguments.workers,
+            only_won=arguments.agent == "expert",
+            progress=lambda done, total: stage.update(done, total, "episodes"),
+        )
+    reporter.say(f"won {summary.won} of {summary.played}; kept {summary.kept} trajectories, {summary.steps} steps: {arguments.out}")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from cotjax.study.export import export
+
+    step = export(arguments.run_folder, arguments.arm, arguments.step, arguments.out)
+    print(f"{arguments.arm} at step {step}: {arguments.out}")
+
+
+def _bench_env(arguments: argparse.Namespace) -> None:
+    from cotjax.envs.alfworld_speed import benchmark
+
+    benchmark(arguments.games, arguments.split, arguments.count, arguments.steps)
+
+
+def entry_point() -> None:
+    """The `cotjax` command."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry_point()

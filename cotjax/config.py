@@ -1,0 +1,164 @@
+"""Configs: ml_collections files whose every field is declared here, with its unit and its default.
+
+A config file defines `get_config() -> ConfigDict`; it starts from `default_config()` and changes what its experiment changes. On
+the command line `--config FILE` loads it and `--config.train.steps=200` changes a field. An unknown key is an error.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from cotjax.envs.base import IN_DOMAIN_TASKS, OOD_TASKS, TASK_TYPES
+from cotjax.errors import UsageError
+
+
+def default_config() -> ConfigDict:
+    """Every field there is. Counts are numbers of things; lengths are tokens; times are seconds."""
+    config = ConfigDict()
+    config.title = "Where the gains of CoT training land"
+    config.out = "runs/study"  # folder that everything is written to
+    config.seed = 0  # of games, data order, masking and sampled decoding
+    config.workers = 2  # environment processes; 0 plays in this process
+
+    config.games = ConfigDict()
+    config.games.source = "made"  # "made": household games are generated; "alfworld": read from games.root
+    config.games.root = ""  # ALFWorld data folder; empty: $ALFWORLD_DATA (source "alfworld"), or <out>/games (source "made")
+    config.games.train = 0  # training games: made, a task type; of real data, at most this many in all (0: all)
+    config.games.eval_split = "valid_unseen"  # split that is played
+    config.games.in_domain = 60  # in-domain games played (all task types of task_types.in_domain together)
+    config.games.ood = 30  # OOD games played
+    config.games.seed = 0  # of the generator
+
+    config.task_types = ConfigDict()
+    config.task_types.in_domain = IN_DOMAIN_TASKS  # shown in CoT training
+    config.task_types.ood = OOD_TASKS  # held out of CoT training
+    config.task_types.collect = TASK_TYPES  # played by the agent that collects; what is not in_domain is left out of CoT training
+
+    config.collect = ConfigDict()
+    config.collect.agent = "expert"  # "expert" (only won episodes are kept) or "explorer" (all are kept)
+    config.collect.skill = (0.1, 0.5)  # explorer: range of the share of steps that an expert would take
+    config.collect.max_steps = 30  # steps an episode
+    config.collect.episodes_per_game = 1  # episodes of each training game
+
+    config.data = ConfigDict()
+    config.data.trajectories = ""  # JSONL file to train on; empty: collect them
+    config.data.direct_share = 0.0  # share of trajectories in the direct form (no reasoning)
+    config.data.template = "chatml"  # turn template: "chatml" or "llama3"
+    config.data.max_length = 768  # tokens a tree; at most train.row_length
+
+    config.model = ConfigDict()
+    config.model.base = "package"  # local Hugging Face folder; "package": the base shipped with cotjax; "random": new weights
+    config.model.tokenizer = ""  # folder with tokenizer.json; empty: the base's own ("random": made from the data)
+    config.model.width = 128  # sizes of a "random" model
+    config.model.layers = 6
+    config.model.heads = 4
+    config.model.kv_heads = 2
+    config.model.head_size = 32
+    config.model.feed_forward = 288
+
+    config.train = ConfigDict()
+    config.train.steps = 200  # updates
+    config.train.batch = 8  # rows an update
+    config.train.row_length = 768  # tokens a row
+    config.train.learning_rate = 1e-3  # peak
+    config.train.warmup = 20  # updates of linear warm-up
+    config.train.schedule = "cosine"  # "constant", "cosine" or "linear"; the last two end at a tenth of the peak
+    config.train.b1 = 0.9  # Adam's decay of the first moment
+    config.train.b2 = 0.98  # Adam's decay of the second moment
+    config.train.weight_decay = 0.0  # decoupled, on matrices only
+    config.train.clip_norm = 1.0  # global gradient norm; 0: no clipping
+    config.train.save_every = 40  # updates between checkpoints
+    config.train.remat = True  # recompute activations in the backward pass: less memory
+
+    config.masking = ConfigDict()
+    config.masking.unit = "step"  # what one example is: "step" (prompt and response) or "trajectory"
+    config.masking.supervised = ("REASONING", "ACTION_OPEN", "ACTION", "ACTION_CLOSE", "END")  # roles trained on
+    config.masking.dropped = ("ACTION",)  # roles that lose their loss on a dropped example
+    config.arms = ConfigDict()  # name -> label and fraction of examples whose action loss is dropped
+    config.arms.sft = ConfigDict({"label": "standard SFT", "fraction": 0.0})
+    config.arms.reduced = ConfigDict({"label": "reduced action supervision, k = 0.3", "fraction": 0.3})
+
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # devices on each axis; -1: what is left
+    config.mesh.fsdp = 1
+    config.mesh.tensor = 1
+
+    config.evaluate = ConfigDict()
+    config.evaluate.slots = 64  # episodes decoded together
+    config.evaluate.max_length = 2048  # tokens a slot holds
+    config.evaluate.max_steps = 30  # steps an episode
+    config.evaluate.max_new_tokens = 96  # tokens a CoT response
+    config.evaluate.max_action_tokens = 16  # tokens a prompt action
+    config.evaluate.temperature = 0.0  # 0: greedy
+    config.evaluate.cot_prefix = ""  # prefilled before a CoT response; "<think>" forces reasoning
+    config.evaluate.step_timeout = 120.0  # seconds an environment may take to answer
+    return config
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Run a config file and apply `--config.a.b=value` overrides.
+
+    Raises:
+      UsageError: no such file, no get_config in it, an unknown key, or a value of another type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"{path}: no such config file; configs/demo.py is one")
+    spec = importlib.util.spec_from_file_location(f"cotjax_config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except (AttributeError, KeyError, TypeError, SyntaxError, NameError, ImportError) as error:
+        raise UsageError(f"{path}: {error}") from None
+    for override in overrides:
+        set_field(config, override)
+    return config
+
+
+def set_field(config: ConfigDict, override: str) -> None:
+    """Apply one `train.steps=200`. Text values need no quotes."""
+    dotted, equals, text = override.partition("=")
+    if not equals:
+        raise UsageError(f"--config.{dotted}: give a value, as in --config.{dotted}=…")
+    *sections, name = dotted.split(".")
+    section = config
+    for depth, part in enumerate(sections):
+        section = section[_known(section, part, ".".join(sections[:depth]))]
+        if not isinstance(section, ConfigDict):
+            raise UsageError(f"--config.{dotted}: {'.'.join(sections[: depth + 1])} is a value, not a section")
+    name = _known(section, name, ".".join(sections))
+    old = section[name]
+    if isinstance(old, ConfigDict):
+        raise UsageError(f"--config.{dotted}: this is a section; name one of its fields: {', '.join(old)}")
+    section[name] = _parse(text, old, dotted)
+
+
+def _known(section: ConfigDict, name: str, where: str) -> str:
+    if name in section:
+        return name
+    close = difflib.get_close_matches(name, list(section), n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(section)}"
+    raise UsageError(f"unknown config key {'.'.join(filter(None, (where, name)))!r}{hint}")
+
+
+def _parse(text: str, old, dotted: str):
+    if isinstance(old, str):
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False}.get(text.lower(), text)
+    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if isinstance(old, tuple):
+        value = tuple(value) if isinstance(value, list | tuple) else tuple(text.split(","))
+    if type(value) is not type(old):
+        raise UsageError(f"--config.{dotted}: {text!r} is no {type(old).__name__}; the value now is {old!r}")
+    return value

@@ -1,0 +1,143 @@
+"""ALFWorld, the text household (github.com/alfworld/alfworld): its games on disk, and a `TextEnv` that plays them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cotjax.envs.base import TASK_TYPES, Game, Observation
+from cotjax.errors import DataError, EnvError, UsageError
+
+_INTRO = re.compile(r"-= Welcome to TextWorld, ALFRED! =-\s*(?P<room>.*?)\s*Your task is to: (?P<task>.*?)\.?\s*", re.DOTALL)
+_NOT_OFFERED = "help"  # admissible in every state, and never of use
+
+
+def find_games(root: str | os.PathLike, split: str) -> list[Game]:
+    """The playable games of `<root>/json_2.1.1/<split>/` (or `<root>/<split>/`), sorted by id.
+
+    Playable as ALFWorld's own `AlfredTWEnv.collect_game_files` has it: a folder with `traj_data.json` of a known task
+    type and a `game.tw-pddl` marked solvable, and neither "movable" nor "Sliced" in the folder's name.
+    Raises UsageError where there is no such folder, DataError where it holds no playable game or a broken file.
+    """
+    root = Path(root)
+    folders = [folder for folder in (root / "json_2.1.1" / split, root / split) if folder.is_dir()]
+    if not folders:
+        raise UsageError(f"{root}: no ALFWorld games of split {split!r} in it; make some with `cotjax games make`")
+    games = []
+    for folder, _, files in os.walk(folders[0]):
+        id_ = Path(folder).relative_to(folders[0]).as_posix()
+        if not {"traj_data.json", "game.tw-pddl"} <= set(files) or "movable" in id_ or "Sliced" in id_:
+            continue
+        task_type = _read_json(Path(folder, "traj_data.json")).get("task_type")
+        game_file = Path(folder, "game.tw-pddl")
+        if task_type in TASK_TYPES and _read_json(game_file).get("solvable"):
+            games.append(Game(id_, str(game_file), split, task_type))
+    if not games:
+        raise DataError(f"{folders[0]}: no playable ALFWorld game in it; make some with `cotjax games make`")
+    return sorted(games, key=lambda game: game.id)
+
+
+def games_hash(games: Iterable[Game]) -> str:
+    """sha256 over the ids and the contents of the games' files, in order of id: what a record says it was played on."""
+    digest = hashlib.sha256()
+    for game in sorted(games, key=lambda game: game.id):
+        content = hashlib.sha256(_read_bytes(Path(game.path))).hexdigest()
+        digest.update(f"{game.id} {content}\n".encode("utf-8"))
+    return digest.hexdigest()
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); make or unpack the game again") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_read_bytes(path))
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}); make or unpack the game again") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: not a JSON object; make or unpack the game again")
+    return content
+
+
+class AlfworldEnv:
+    """One slot that plays ALFWorld games, with the texts of ALFWorld's own `AlfredTWEnv` (object names unshuffled).
+
+    `max_steps`: after so many steps the episode is done, won or not. `cache_dir`: where translated games are kept, by
+    default `cotjax/pddl` in the user's cache folder (`$XDG_CACHE_HOME`, else `~/.cache`).
+    Objects cost 3.3 MB of memory that is never given back: reset one to another game rather than making a new one.
+    One thread only, though any number of objects in it.
+    """
+
+    def __init__(self, max_steps: int = 30, cache_dir: str | None = None):
+        if max_steps < 1:
+            raise UsageError(f"max_steps must be at least 1: got {max_steps}")
+        try:
+            from textworld.core import EnvInfos
+
+            from cotjax.envs.alfworld_engine import CachedPddlEnv
+        except ImportError as error:
+            raise UsageError(f"ALFWorld is not installed ({error}): pip install alfworld") from error
+        self._max_steps = max_steps
+        self._engine = CachedPddlEnv(EnvInfos(won=True, admissible_commands=True), cache_dir or default_cache_dir())
+        self._game: Game | None = None
+        self._steps = 0
+        self._done = False
+
+    def reset(self, game: Game) -> tuple[str, Observation]:
+        """Load `game`; returns ("put a plate in fridge", the first observation). DataError: the game file is broken."""
+        self._game = None
+        try:
+            self._engine.load(game.path)
+        except Exception as error:
+            raise DataError(f"{game.path}: not a playable ALFWorld game ({_one_line(error)}); make or unpack it again") from error
+        try:
+            state = self._engine.reset()
+        except Exception as error:
+            raise EnvError(f"{game.id}, reset: the ALFWorld engine failed ({_one_line(error)})") from error
+        intro = _INTRO.fullmatch(state.feedback)
+        if intro is None:
+            raise DataError(f"{game.path}: its first text has no 'Your task is to:' line; make or unpack the game again")
+        self._game, self._steps = game, 0
+        return intro["task"], self._observation(intro["room"], state)
+
+    def step(self, action: str) -> Observation:
+        """Send `action`; one that the engine does not know is answered by "Nothing happens." and counts as a step."""
+        if self._game is None:
+            raise EnvError("no game to step: none was loaded, or it was closed; reset the environment to a game")
+        if self._done:
+            raise EnvError(f"{self._game.id}, step {self._steps + 1}: the episode is over; reset the environment to a game")
+        self._steps += 1
+        try:
+            state, _, _ = self._engine.step(action)
+        except Exception as error:
+            raise EnvError(
+                f"{self._game.id}, step {self._steps}: the ALFWorld engine failed on {action!r} ({_one_line(error)})"
+            ) from error
+        return self._observation(state.feedback.strip(), state)
+
+    def close(self) -> None:
+        """Nothing can be given back (see the class); the object plays on after another `reset`."""
+        self._game = None
+
+    def _observation(self, text: str, state) -> Observation:
+        commands = tuple(command for command in state["admissible_commands"] if command != _NOT_OFFERED)
+        self._done = state["won"] or self._steps >= self._max_steps
+        return Observation(text, commands, state["won"], self._done)
+
+
+def default_cache_dir() -> str:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return str(Path(root) / "cotjax" / "pddl")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,0 +1,218 @@
+"""Makes household games in ALFWorld's own format, each one played to a win before it is kept.
+
+A seed gives as many games as wanted from what the installed ALFWorld package ships: no download, no simulator. The
+folders are laid out as ALFWorld's own, so its stock `AlfredTWEnv` plays them too (`data_path` = out/<split>).
+
+    out/manifest.json
+    out/<split>/<task>-<Obj>-None-<Recep>-<floor plan>/trial_<id>/{game.tw-pddl, traj_data.json, initial_state.pddl}
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import multiprocessing
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+from cotjax.envs.base import TASK_TYPES, Game
+from cotjax.envs.household_catalog import load_catalog
+from cotjax.envs.household_manifest import MadeGame, Manifest, hash_game
+from cotjax.envs.household_pddl import folder_name, game_file, instruction, problem_text, trajectory_file
+from cotjax.envs.household_walkthrough import walkthrough
+from cotjax.envs.household_world import sample_world
+from cotjax.errors import EnvError, UsageError
+
+SPLITS = ("train", "valid_seen", "valid_unseen")
+_GENERATOR = "household 1"  # goes up whenever the same seed would give other bytes
+_MOST_ATTEMPTS = 20
+_GAMES_PER_SAVE = 50  # the manifest is saved this often, so that a killed run loses little
+_LONGEST_WALKTHROUGH = 50
+
+
+@dataclass(frozen=True)
+class GameKey:
+    """Game `index` of a task type in a split. With the seed it says everything about the game."""
+
+    split: str
+    task_type: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.split}/{self.task_type}/{self.index}"
+
+
+def make_games(
+    out: Path,
+    counts: Mapping[str, Mapping[str, int]],
+    seed: int,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Game]:
+    """Make `counts[split][task_type]` games below `out` and return them, by split, task type and index.
+
+    The same seed gives the same bytes whatever the number of workers, and game k of a split and task type does not
+    depend on how many games are asked for. Games that a former call made are kept when their hash is right, and made
+    again when it is not. `progress(done, total)` is called once for those kept, then after each game made.
+
+    Raises UsageError for a request that makes no sense or that disagrees with what `out` holds, DataError for a
+    manifest that cannot be read, EnvError when ALFWorld is missing or no winnable game comes out.
+    """
+    out = Path(out)
+    keys = _requested(out, counts, seed, workers)
+    asked = {f"{split}/{task}": counts[split][task] for split in SPLITS for task in TASK_TYPES if counts.get(split, {}).get(task)}
+    manifest = Manifest.open(out, _generator(), seed, asked, SPLITS)
+    made = {key: game for key in keys if (game := manifest.games.get(str(key))) and _is_intact(out, key, game)}
+    missing = [key for key in keys if key not in made]
+    if made and progress is not None:
+        progress(len(made), len(keys))
+    try:
+        for done, (key, game) in enumerate(_make_all(out, seed, missing, workers), start=len(made) + 1):
+            made[key] = manifest.games[str(key)] = game
+            if done % _GAMES_PER_SAVE == 0:
+                manifest.save()
+            if progress is not None:
+                progress(done, len(keys))
+    finally:
+        if missing:
+            manifest.save()
+    return [Game(made[key].id, str(_folder(out, key, made[key]) / "game.tw-pddl"), key.split, key.task_type) for key in keys]
+
+
+def _requested(out: Path, counts: Mapping[str, Mapping[str, int]], seed: int, workers: int) -> list[GameKey]:
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise UsageError(f"the seed of household games must be a whole number, not {seed!r}")
+    if not isinstance(workers, int) or workers < 1:
+        raise UsageError(f"household games need at least 1 worker, not {workers!r}")
+    for word in ("movable", "Sliced"):
+        if word in str(out.absolute()):
+            raise UsageError(f"ALFWorld skips every game whose path holds {word!r}: choose another folder than {out}")
+    for split, tasks in counts.items():
+        if split not in SPLITS:
+            raise UsageError(f"no split is called {split!r}: choose from {', '.join(SPLITS)}")
+        for task, count in tasks.items():
+            if task not in TASK_TYPES:
+                raise UsageError(f"no task type is called {task!r} (split {split}): choose from {', '.join(TASK_TYPES)}")
+            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+                raise UsageError(f"the number of {split} games of {task} must be a whole number from 0 up, not {count!r}")
+    numbers = {(split, task): counts.get(split, {}).get(task, 0) for split in SPLITS for task in TASK_TYPES}
+    if not any(numbers.values()):
+        raise UsageError("no games are asked for: give at least one split and task type a number above 0")
+    return [GameKey(split, task, index) for (split, task), number in numbers.items() for index in range(number)]
+
+
+def _generator() -> str:
+    """What decides a game's bytes besides the seed: this code, and the package whose files go into every game."""
+    try:
+        return f"{_GENERATOR} on alfworld {importlib.metadata.version('alfworld')}"
+    except importlib.metadata.PackageNotFoundError as error:
+        raise EnvError("making household games needs the alfworld package: pip install alfworld") from error
+
+
+def _folder(out: Path, key: GameKey, game: MadeGame) -> Path:
+    return out / key.split / game.id
+
+
+def _is_intact(out: Path, key: GameKey, game: MadeGame) -> bool:
+    try:
+        return hash_game(_folder(out, key, game)) == game.sha256
+    except OSError:
+        return False
+
+
+def _make_all(out: Path, seed: int, keys: list[GameKey], workers: int) -> Iterator[tuple[GameKey, MadeGame]]:
+    if workers == 1 or len(keys) < 2:
+        maker = _Maker(out, seed) if keys else None
+        yield from ((key, maker.make(key)) for key in keys)
+        return
+    # Spawned, so that no process shares the engine's libraries with another.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(keys)), context) as pool:
+        try:
+            yield from zip(keys, pool.map(functools.partial(_make_one, out, seed), keys), strict=True)
+        except BrokenProcessPool as error:
+            raise EnvError(
+                "a process that makes games died: ask for fewer workers; in a script, call make_games below `if __name__ == '__main__':`"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _make_one(out: Path, seed: int, key: GameKey) -> MadeGame:
+    return _maker_of_process(out, seed).make(key)
+
+
+@functools.lru_cache(maxsize=1)
+def _maker_of_process(out: Path, seed: int) -> _Maker:
+    return _Maker(out, seed)
+
+
+class _Maker:
+    """Makes one game after another with one engine (an engine's memory is never given back)."""
+
+    def __init__(self, out: Path, seed: int):
+        from cotjax.envs.alfworld import AlfworldEnv
+
+        self._out, self._seed = out, seed
+        self._catalog = load_catalog()
+        self._engine = AlfworldEnv(max_steps=_LONGEST_WALKTHROUGH)
+
+    def make(self, key: GameKey) -> MadeGame:
+        """Sample until a game is won by its walkthrough, then move it into place in one rename."""
+        trial = f"trial_G{hashlib.sha256(f'{_GENERATOR} {self._seed} {key}'.encode()).hexdigest()[:16]}"
+        scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=self._out))
+        try:
+            for attempt in range(_MOST_ATTEMPTS):
+                # A string seeds Random through SHA-512, the same in every process.
+                rng = random.Random(f"{_GENERATOR} {self._seed} {key} {attempt}")
+                folder = self._write(key, trial, rng, scratch)
+                if folder is not None and self._is_won(key, folder, scratch):
+                    game = MadeGame(folder.relative_to(scratch).as_posix(), hash_game(folder))
+                    _move(folder, _folder(self._out, key, game))
+                    return game
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        raise EnvError(f"no winnable game in {_MOST_ATTEMPTS} attempts at {key} with seed {self._seed}: try another seed")
+
+    def _write(self, key: GameKey, trial: str, rng: random.Random, scratch: Path) -> Path | None:
+        world = sample_world(self._catalog, key.split, key.task_type, rng)
+        if world is None:
+            return None
+        problem = problem_text(self._catalog, world, trial)
+        task = instruction(self._catalog, world, rng)
+        folder = scratch / folder_name(world) / trial
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {
+            "game.tw-pddl": game_file(self._catalog, problem, task, walkthrough(self._catalog, world)),
+            "initial_state.pddl": problem,
+            "traj_data.json": trajectory_file(world, trial, task),
+        }
+        for name, text in files.items():
+            (folder / name).write_bytes(text.encode())
+        return folder
+
+    def _is_won(self, key: GameKey, folder: Path, scratch: Path) -> bool:
+        """Play the walkthrough as the file has it: every command must be admissible, and none but the last one win."""
+        path = folder / "game.tw-pddl"
+        commands = json.loads(path.read_bytes())["walkthrough"]
+        _, observation = self._engine.reset(Game(folder.relative_to(scratch).as_posix(), str(path), key.split, key.task_type))
+        for command in commands:
+            if observation.won or command not in observation.admissible_commands:
+                return False
+            observation = self._engine.step(command)
+        return observation.won
+
+
+def _move(folder: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():  # a damaged game, made again
+        shutil.rmtree(target)
+    folder.rename(target)

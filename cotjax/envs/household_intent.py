@@ -1,0 +1,57 @@
+"""What a household agent is about to do, and why: one object that gives both the command and the thought's last clause."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_NAME = r"[a-z]+ \d+"
+_COMMANDS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"(?P<verb>go) to (?P<place>{_NAME})",
+        rf"(?P<verb>open|close) (?P<place>{_NAME})",
+        rf"(?P<verb>take) (?P<thing>{_NAME}) from (?P<place>{_NAME})",
+        rf"(?P<verb>move) (?P<thing>{_NAME}) to (?P<place>{_NAME})",
+        rf"(?P<verb>heat|cool|clean) (?P<thing>{_NAME}) with (?P<place>{_NAME})",
+        rf"(?P<verb>use|examine) (?P<thing>{_NAME})",
+        r"(?P<verb>look|inventory)",
+    )
+)
+_ACTIONS = {
+    "go": "go to {place}", "open": "open {place}", "close": "close {place}", "take": "take {thing} from {place}",
+    "move": "move {thing} to {place}", "heat": "heat {thing} with {place}", "cool": "cool {thing} with {place}",
+    "clean": "clean {thing} with {place}", "use": "use {thing}", "examine": "examine {thing}", "look": "look", "inventory": "inventory",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Intent:
+    """One intended action.
+
+    verb: the first word of the command
+    thing, place: what it is about. For "go" and "open", `thing` (or None) is what the agent goes there for; "use" keeps the
+      lamp's place; "examine" is about `thing`, which may be a place
+    why: "search", "fetch", "treat", "lamp", "lamp search", "deliver", "free hand", "lost" (nothing left to try) or "wonder" (a
+      step at random)
+    """
+
+    verb: str
+    thing: str | None = None
+    place: str | None = None
+    why: str = "wonder"
+
+    @property
+    def action(self) -> str:
+        """The command that the game takes."""
+        return _ACTIONS[self.verb].format(thing=self.thing, place=self.place)
+
+    @staticmethod
+    def parse(command: str) -> Intent | None:
+        """The intent, without a reason, behind an admissible command; None for a kind that the agents never use."""
+        for pattern in _COMMANDS:
+            match = pattern.fullmatch(command)
+            if match:
+                found = match.groupdict()
+                return Intent(found["verb"], found.get("thing"), found.get("place"))
+        return None

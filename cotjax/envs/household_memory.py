@@ -1,0 +1,187 @@
+"""What an agent knows in a household (ALFWorld) game: the goal, and what the observations so far have shown.
+
+Everything here is read from the task text and from observation texts. An instance is called by its full name ("plate 2"),
+a class by its bare one ("plate"). A place is a receptacle of the room ("cabinet 4"); a thing is any other object.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from cotjax.errors import EnvError
+
+_NAME = r"[a-z]+ \d+"
+_LISTED = re.compile(rf"\ban? ({_NAME})")
+
+# What the room says, and which event that is. Texts of alfworld 0.4's grammar; the first pattern that matches decides.
+_TEXTS = tuple(
+    (kind, re.compile(pattern))
+    for kind, pattern in (
+        ("start", r"^You are in the middle of a room\."),
+        ("facing", r"^You are facing the (?P<spot>.*)\. Next to it"),
+        ("closed", rf"^(?P<lead>You arrive at {_NAME}\. )?The (?P<place>{_NAME}) is closed\.$"),
+        ("seen", rf"^(?P<lead>You (?:arrive at|open the) {_NAME}\. )?(?:On the|The) (?P<place>{_NAME})(?: is open\. In it)?, you see (?P<list>.*)\.$"),
+        ("shut", rf"^You close the (?P<place>{_NAME})\.$"),
+        ("take", rf"^You pick up the (?P<thing>{_NAME}) from the (?P<place>{_NAME})\.$"),
+        ("move", rf"^You (?:move|put) the (?P<thing>{_NAME}) (?:to|in/on|in|on) the (?P<place>{_NAME})\.$"),
+        ("clean", rf"^You clean the (?P<thing>{_NAME}) using the (?P<place>{_NAME})\.$"),
+        ("heat", rf"^You heat the (?P<thing>{_NAME}) using the (?P<place>{_NAME})\.$"),
+        ("cool", rf"^You cool the (?P<thing>{_NAME}) using the (?P<place>{_NAME})\.$"),
+        ("use", rf"^You turn (?:on|off) the (?P<thing>{_NAME})\.$"),
+        ("inventory", r"^You are (?:carrying: (?P<list>.*)|not carrying anything)\.$"),
+        ("examine", rf"^(?:This is an? .*?|This |There's nothing special about )(?P<thing>{_NAME})\b.*\.$"),
+        ("nothing", r"^Nothing happens\.$"),
+    )
+)
+
+TREATMENTS = {"clean": ("clean", "sinkbasin"), "heat": ("hot", "microwave"), "cool": ("cool", "fridge")}
+_TREATMENT_WORDS = {"clean": "clean", "hot": "heat", "heated": "heat", "cool": "cool", "cold": "cool", "cooled": "cool"}
+_TREATED = "|".join(_TREATMENT_WORDS)
+_TASKS = (
+    re.compile(rf"(?:put|place) (?:an?|some|the) (?P<state>{_TREATED}) (?P<target>[a-z]+) (?:in/on|in|on|into) (?:an? |the )?(?P<place>[a-z]+)"),
+    re.compile(r"(?P<verb>clean|heat|cool) (?:an?|some|the) (?P<target>[a-z]+) and (?:put|place) it (?:in/on|in|on|into) (?:an? |the )?(?P<place>[a-z]+)"),
+    re.compile(r"(?:put|place|find) (?P<count>two) (?P<target>[a-z]+) (?:and put them )?(?:in/on|in|on|into) (?:an? |the )?(?P<place>[a-z]+)"),
+    re.compile(r"(?:put|place) (?:an?|some|the) (?P<target>[a-z]+) (?:in/on|in|on|into) (?:an? |the )?(?P<place>[a-z]+)"),
+    re.compile(r"(?:look at|examine) (?:(?:an?|some|the) )?(?P<target>[a-z]+) (?:under|with|by) (?:an? |the )?(?P<lamp>[a-z]+)"),
+)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A task, read: `count` things of class `target`, treated ("clean", "heat", "cool" or None), to be in one place of class
+    `place`; or, where `lamp` is set, one of them held beside a lamp of that class that has been turned on."""
+
+    target: str
+    place: str | None = None
+    lamp: str | None = None
+    treatment: str | None = None
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Event:
+    """What the last observation said. `kind` is a key of the grammar above; "other" where none matched."""
+
+    kind: str
+    place: str | None = None
+    thing: str | None = None
+    contents: tuple[str, ...] = ()
+
+
+def parse_task(task: str) -> Goal:
+    """Read a task instruction ("put a clean plate in fridge").
+
+    Raises:
+      EnvError: no household task has this wording.
+    """
+    for pattern in _TASKS:
+        match = pattern.fullmatch(task.strip().lower().removesuffix("."))
+        if match:
+            found = match.groupdict()
+            treatment = found.get("verb") or _TREATMENT_WORDS.get(found.get("state", ""))
+            return Goal(found["target"], found.get("place"), found.get("lamp"), treatment, 2 if found.get("count") else 1)
+    raise EnvError(f"the task {task!r} has no wording of a household task; see parse_task in cotjax/envs/household_memory.py")
+
+
+def parse_observation(text: str) -> Event:
+    """Read one observation text."""
+    text = " ".join(text.split())
+    for kind, pattern in _TEXTS:
+        match = pattern.search(text)
+        if match:
+            found = match.groupdict()
+            listed = text if kind == "start" else found.get("list") or ""
+            names = re.findall(_NAME, found["spot"]) if kind == "facing" else _LISTED.findall(listed)
+            if kind == "start" and not names:
+                kind = "facing"  # a "look" from the starting point has the room's words, but lists nothing
+            return Event(kind, found.get("place"), found.get("thing"), tuple(names))
+    return Event("other")
+
+
+def class_of(name: str) -> str:
+    """ "plate 2" -> "plate"."""
+    return name.partition(" ")[0]
+
+
+def number_of(name: str) -> int:
+    """ "plate 2" -> 2."""
+    return int(name.partition(" ")[2])
+
+
+@dataclass
+class Memory:
+    """What the observations of one episode have shown. Contents are as last seen, corrected by the agent's own moves.
+
+    places: the room's receptacles, in the first observation's order
+    spot: the places that the agent stands at, as far as is known (some share a standing point)
+    contents: place -> the things in it, as far as is known; see `checked`
+    closed: places last seen closed
+    holding: the thing in the agent's hand
+    states: thing -> treatments done ("clean", "heat", "cool")
+    known: every instance name that an observation has named
+    checked: the places whose inside has been seen, in the order of the first look
+    last: the last observation
+    """
+
+    places: tuple[str, ...] = ()
+    spot: set[str] = field(default_factory=set)
+    contents: dict[str, list[str]] = field(default_factory=dict)
+    closed: set[str] = field(default_factory=set)
+    holding: str | None = None
+    states: dict[str, set[str]] = field(default_factory=dict)
+    known: set[str] = field(default_factory=set)
+    checked: list[str] = field(default_factory=list)
+    last: Event = Event("other")
+
+    def observe(self, text: str) -> Event:
+        """Take in one observation text; return what it said."""
+        event = parse_observation(text)
+        self.last = event
+        self.known.update(re.findall(_NAME, text))
+        if event.kind == "start":
+            self.places = event.contents
+        elif event.kind == "facing":
+            self.spot = set(event.contents)
+        elif event.kind == "inventory":
+            self.holding = event.contents[0] if event.contents else None
+        elif event.place is not None:
+            self._observe_place(event, arrived=text.lstrip().startswith("You arrive"))
+        return event
+
+    def _observe_place(self, event: Event, arrived: bool) -> None:
+        place, thing = event.place, event.thing
+        self.spot = {place} if arrived else self.spot | {place}
+        if event.kind == "seen":
+            self.contents[place] = list(event.contents)
+            self.closed.discard(place)
+            if place not in self.checked:
+                self.checked.append(place)
+        elif event.kind in ("closed", "shut"):
+            self.closed.add(place)
+        elif event.kind == "take":
+            self.holding = thing
+            self._drop_from_contents(thing)
+        elif event.kind == "move":
+            self.holding = None
+            self._drop_from_contents(thing)
+            self.contents.setdefault(place, []).append(thing)
+        elif event.kind in TREATMENTS:
+            states = self.states.setdefault(thing, set())
+            states.add(event.kind)
+            # Heating undoes cooling and the other way round; nothing undoes cleaning.
+            states.discard({"heat": "cool", "cool": "heat"}.get(event.kind))
+
+    def _drop_from_contents(self, thing: str) -> None:
+        for things in self.contents.values():
+            if thing in things:
+                things.remove(thing)
+
+    def where(self, kind: str) -> list[tuple[str, str]]:
+        """(thing, place) of every thing of class `kind` whose place is known, in the order of the first look at the places."""
+        ordered = self.checked + [place for place in self.contents if place not in self.checked]
+        return [(thing, place) for place in ordered for thing in self.contents.get(place, ()) if class_of(thing) == kind]
+
+    def is_treated(self, thing: str | None, treatment: str | None) -> bool:
+        """Whether `thing` has had `treatment` (always, where none is asked for)."""
+        return treatment is None or treatment in self.states.get(thing, ())

@@ -1,0 +1,86 @@
+"""The commands that win a sampled household, written by one who knows where everything is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cotjax.envs.household_catalog import Catalog
+from cotjax.envs.household_pddl import symbol
+from cotjax.envs.household_world import TREATMENTS, Item, World
+
+
+def walkthrough(catalog: Catalog, world: World) -> list[str]:
+    """Engine commands from the first observation to the goal."""
+    walker = _Walker(catalog, world)
+    targets = [item for item in world.objects if item.kind == world.target]
+    if not world.goal:
+        walker.take(targets[0])
+        walker.use(world.lamps[0])
+        return walker.commands
+    for target in targets[: 2 if world.task_type == "pick_two_obj_and_place" else 1]:
+        walker.take(target)
+        if treatment := TREATMENTS.get(world.task_type):
+            walker.treat(target, treatment.verb, treatment.station)
+        walker.move(target, world.goal)
+    return walker.commands
+
+
+def engine_names(ids: Iterable[str]) -> dict[str, str]:
+    """The name by which the engine calls each thing ("plate 2").
+
+    ALFWorld numbers the things of a class when it loads a game: it sorts their lower-case PDDL symbols and hands out
+    the numbers from the highest down. Basins are called after what they are part of: "sinkbasin 1".
+    """
+    by_class: dict[str, list[str]] = {}
+    for name in sorted(ids, key=lambda name: symbol(name).lower()):
+        parts = name.lower().split("|")
+        by_class.setdefault(f"{parts[0]}basin" if len(parts) > 4 else parts[0], []).append(name)
+    return {name: f"{kind} {len(names) - index}" for kind, names in by_class.items() for index, name in enumerate(names)}
+
+
+class _Walker:
+    """Acts in a world and keeps the commands. It goes nowhere it already stands and opens nothing twice: the engine
+    accepts neither."""
+
+    def __init__(self, catalog: Catalog, world: World):
+        self._receptacles = {r.id: r for r in world.receptacles}
+        self._names = engine_names([*self._receptacles, *(item.id for item in world.items)])
+        self._openable, self._opened = catalog.openable, set()
+        self._spot = world.start
+        self.commands: list[str] = []
+
+    def take(self, item: Item) -> None:
+        self._go(item.inside)
+        self._open(item.inside)
+        self.commands.append(f"take {self._names[item.id]} from {self._names[item.inside]}")
+
+    def use(self, lamp: Item) -> None:
+        self._go(lamp.inside)
+        self.commands.append(f"use {self._names[lamp.id]}")
+
+    def treat(self, item: Item, verb: str, station_kind: str) -> None:
+        """Heat, cool or clean what is held. The engine wants no door open for it."""
+        station = self._first(station_kind)
+        self._go(station)
+        self.commands.append(f"{verb} {self._names[item.id]} with {self._names[station]}")
+
+    def move(self, item: Item, goal_kind: str) -> None:
+        goal = self._first(goal_kind)
+        self._go(goal)
+        self._open(goal)
+        self.commands.append(f"move {self._names[item.id]} to {self._names[goal]}")
+
+    def _first(self, kind: str) -> str:
+        """Of several receptacles of a class, the one with the lowest number."""
+        ids = [name for name, receptacle in self._receptacles.items() if receptacle.kind == kind]
+        return min(ids, key=lambda name: int(self._names[name].split()[1]))
+
+    def _go(self, receptacle: str) -> None:
+        if self._receptacles[receptacle].spot != self._spot:
+            self.commands.append(f"go to {self._names[receptacle]}")
+            self._spot = self._receptacles[receptacle].spot
+
+    def _open(self, receptacle: str) -> None:
+        if self._receptacles[receptacle].kind in self._openable and receptacle not in self._opened:
+            self.commands.append(f"open {self._names[receptacle]}")
+            self._opened.add(receptacle)

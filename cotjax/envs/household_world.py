@@ -1,0 +1,293 @@
+"""Samples one household: a room, its furniture, what lies where, and a goal that is not yet met.
+
+A world is data only; its text is written elsewhere. The tables below were set so that made rooms resemble ALFWorld's
+released ones (numbers of things by class, copies of each object, how full each class of receptacle is).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from cotjax.envs.household_catalog import STEP_METRES, Catalog, FloorPlan, Receptacle
+
+UNSEEN_FLOOR_PLANS = (10, 219, 308, 424)  # ALFWorld's own valid_unseen rooms
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What is done to the object on its way: the command's verb, what the object must allow, and the class of receptacle
+    where it is done."""
+
+    verb: str
+    affordance: str
+    station: str
+
+
+TREATMENTS = {
+    "pick_clean_then_place_in_recep": Treatment("clean", "Cleanable", "SinkBasin"),
+    "pick_heat_then_place_in_recep": Treatment("heat", "Heatable", "Microwave"),
+    "pick_cool_then_place_in_recep": Treatment("cool", "Coolable", "Fridge"),
+}
+
+# How often ALFWorld sets a task in a room.
+_ROOM_WEIGHTS = {
+    "pick_and_place_simple": {"Kitchen": 10, "LivingRoom": 27, "Bedroom": 30, "Bathroom": 33},
+    "look_at_obj_in_light": {"LivingRoom": 17, "Bedroom": 83},
+    "pick_clean_then_place_in_recep": {"Kitchen": 77, "Bathroom": 23},
+    "pick_heat_then_place_in_recep": {"Kitchen": 1},
+    "pick_cool_then_place_in_recep": {"Kitchen": 1},
+    "pick_two_obj_and_place": {"Kitchen": 15, "LivingRoom": 27, "Bedroom": 30, "Bathroom": 28},
+}
+_NEVER_A_GOAL = frozenset({"SinkBasin", "TowelHolder", "HandTowelHolder", "Toaster", "LaundryHamper"})
+_HOLDS_ONE = frozenset({"ToiletPaperHanger", "CoffeeMachine", "StoveBurner"})
+_LAMP = "DeskLamp"
+_LAMP_STANDS = ("Desk", "Dresser", "SideTable")
+
+# Furniture that the package names in a floor plan without giving its place: how many of it (else one).
+_UNPLACED_COUNTS = {"StoveBurner": (4, 4), "HandTowelHolder": (1, 2), "TowelHolder": (1, 2)}
+# Every other class of furniture may lose a piece or gain one or two, so that two games in a floor plan differ in layout too.
+_ALWAYS_KEPT = frozenset(
+    {"Bed", "CoffeeMachine", "Fridge", "GarbageCan", "HandTowelHolder", "Microwave", "SinkBasin", "Sofa"}
+    | {"StoveBurner", "Toaster", "Toilet", "ToiletPaperHanger", "TowelHolder"}
+)
+_LOSES, _GAINS, _FEWEST_RECEPTACLES = 0.12, 0.25, 8
+_MOST_RECEPTACLES = {"Kitchen": (19, 34), "LivingRoom": (12, 26), "Bedroom": (12, 26), "Bathroom": (11, 19)}
+
+# The weight of each receptacle of a class when an object's place is drawn among those it fits. Fitted so that the
+# mean number of objects in each class comes out as in ALFWorld's games; classes that take few kinds weigh more.
+_FULLNESS = {
+    "ArmChair": 1.1, "BathtubBasin": 5.0, "Bed": 14.0, "Cabinet": 0.5, "Cart": 3.2, "CoffeeMachine": 6.7,
+    "CoffeeTable": 4.5, "CounterTop": 3.3, "Desk": 4.8, "DiningTable": 7.4, "Drawer": 0.55, "Dresser": 4.0,
+    "Fridge": 4.3, "GarbageCan": 1.2, "HandTowelHolder": 14.0, "LaundryHamper": 0.5, "Microwave": 1.3, "Ottoman": 2.0,
+    "Safe": 1.5, "Shelf": 0.9, "SideTable": 1.9, "SinkBasin": 1.2, "Sofa": 3.2, "StoveBurner": 9.7, "Toaster": 0.1,
+    "Toilet": 1.8, "ToiletPaperHanger": 1.5, "TowelHolder": 2.0, "TVStand": 14.0,
+}  # fmt: skip
+# Weights of 1, 2, 3 copies of an object in a room; classes with few copies are listed.
+_COPIES = (36, 34, 30)
+_COPIES_OF = {
+    "AlarmClock": (48, 34, 18), "Book": (44, 33, 23), "Box": (66, 28, 6), "Bread": (54, 33, 13),
+    "HandTowel": (80, 20, 0), "Kettle": (43, 37, 20), "Laptop": (58, 32, 10), "Pan": (67, 28, 5),
+    "Pillow": (60, 33, 7), "Pot": (51, 39, 10), "TeddyBear": (1, 0, 0), "Towel": (86, 14, 0),
+}  # fmt: skip
+_TARGET_COPIES = (38, 28, 21, 13)  # 1 to 4 copies of the object that the task is about
+_LAMP_COPIES = (55, 45)
+# Portable by the tables, but always on the floor in released games.
+_ON_THE_FLOOR = frozenset({"BaseballBat", "BasketBall", "Plunger", "TennisRacket"})
+_DECOR_STANDS = {
+    "HousePlant": ("CoffeeTable", "CounterTop", "Desk", "DiningTable", "Dresser", "Shelf", "SideTable"),
+    "Television": ("CoffeeTable", "Dresser", "TVStand"),
+}
+
+
+@dataclass(frozen=True)
+class Item:
+    """A thing that is not a fixed receptacle, in the receptacle of id `inside`, or on the floor at `spot` (None)."""
+
+    kind: str
+    id: str
+    inside: str | None
+    spot: str
+
+
+@dataclass(frozen=True)
+class World:
+    """One household and its goal. `target` is the class of object the task is about, `goal` the class of receptacle it
+    must end in ("" when the task asks for light instead, and `toggle` names the lamp's class)."""
+
+    floor_plan: int
+    task_type: str
+    target: str
+    goal: str
+    toggle: str
+    start: str
+    receptacles: tuple[Receptacle, ...]
+    objects: tuple[Item, ...]
+    lamps: tuple[Item, ...]
+    decor: tuple[Item, ...]
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        return self.objects + self.lamps + self.decor
+
+
+def floor_plans_of(catalog: Catalog, split: str) -> list[FloorPlan]:
+    """Train and valid_seen share their floor plans; valid_unseen has the four that ALFWorld keeps apart."""
+    unseen = split == "valid_unseen"
+    return [plan for number, plan in catalog.floor_plans.items() if (number in UNSEEN_FLOOR_PLANS) == unseen]
+
+
+def sample_world(catalog: Catalog, split: str, task_type: str, rng: random.Random) -> World | None:
+    """Draw a world, or None when the drawn room cannot host the task."""
+    plan = _sample_floor_plan(catalog, split, task_type, rng)
+    space = _Space(plan, rng)
+    receptacles = _furnish(catalog, plan, task_type, space, rng)
+    kinds = [kind for kind in plan.kinds if kind in catalog.portable - _ON_THE_FLOOR]
+    chosen = _sample_goal(catalog, task_type, kinds, {r.kind for r in receptacles}, rng)
+    if chosen is None:
+        return None
+    target, goal = chosen
+    shelves = _Shelves(catalog, receptacles, space, rng)
+    fewest = 2 if task_type == "pick_two_obj_and_place" else 1
+    objects = shelves.put(target, _draw_count(_TARGET_COPIES, rng, fewest), banned={goal})
+    for kind in kinds:
+        if kind != target:
+            objects += shelves.put(kind, _draw_count(_COPIES_OF.get(kind, _COPIES), rng))
+    lamps: list[Item] = []
+    if task_type == "look_at_obj_in_light" or _LAMP in plan.kinds:
+        lamps = shelves.stand(_LAMP, _LAMP_STANDS, _draw_count(_LAMP_COPIES, rng))
+    if sum(item.kind == target for item in objects) < fewest or (not goal and not lamps):
+        return None
+    return World(
+        floor_plan=plan.number,
+        task_type=task_type,
+        target=target,
+        goal=goal,
+        toggle="" if goal else _LAMP,
+        start=space.new_spot(tilt=30),
+        receptacles=tuple(receptacles),
+        objects=tuple(objects),
+        lamps=tuple(lamps),
+        decor=tuple(_decorate(catalog, plan, shelves, space)),
+    )
+
+
+def _sample_floor_plan(catalog: Catalog, split: str, task_type: str, rng: random.Random) -> FloorPlan:
+    weights = _ROOM_WEIGHTS[task_type]
+    room = rng.choices(list(weights), list(weights.values()))[0]
+    return rng.choice([plan for plan in floor_plans_of(catalog, split) if plan.room == room])
+
+
+class _Space:
+    """Hands out places in one room that no other thing has: ids with coordinates, and spots to stand on."""
+
+    def __init__(self, plan: FloorPlan, rng: random.Random):
+        self._rng = rng
+        self._taken = {r.id for r in plan.receptacles} | {r.spot for r in plan.receptacles}
+        centres = [_coordinates(r.id) for r in plan.receptacles]
+        self._low = [min(axis) for axis in zip(*centres, strict=True)]
+        self._high = [max(axis) for axis in zip(*centres, strict=True)]
+
+    def new_id(self, kind: str, near: str | None = None) -> str:
+        """An id for a thing of this kind: close to and on top of the receptacle `near`, or anywhere in the room."""
+        while True:
+            if near is None:
+                x, y, z = map(self._rng.uniform, self._low, self._high)
+            else:
+                offsets = self._rng.uniform(-0.3, 0.3), self._rng.uniform(0.02, 0.2), self._rng.uniform(-0.3, 0.3)
+                x, y, z = map(sum, zip(_coordinates(near), offsets, strict=True))
+            name = f"{kind}|{x:+06.2f}|{y:+06.2f}|{z:+06.2f}"
+            if kind in ("SinkBasin", "BathtubBasin"):
+                name = f"{name.replace('Basin', '', 1)}|{kind}"
+            if name not in self._taken:
+                self._taken.add(name)
+                return name
+
+    def new_spot(self, tilt: int | None = None) -> str:
+        while True:
+            x, z = (round(self._rng.uniform(self._low[axis], self._high[axis]) / STEP_METRES) for axis in (0, 2))
+            drawn = self._rng.choice((0, 15, 30, 45, 60)) if tilt is None else tilt
+            spot = f"loc|{x}|{z}|{self._rng.randrange(4)}|{drawn}"
+            if spot not in self._taken:
+                self._taken.add(spot)
+                return spot
+
+
+def _coordinates(name: str) -> tuple[float, float, float]:
+    x, y, z = (float(part) for part in name.split("|")[1:4])
+    return x, y, z
+
+
+def _furnish(catalog: Catalog, plan: FloorPlan, task_type: str, space: _Space, rng: random.Random) -> list[Receptacle]:
+    """The floor plan's receptacles, those it names without a place, and then some pieces fewer or more."""
+    receptacles = list(plan.receptacles)
+
+    def add(kind: str) -> None:
+        receptacles.append(Receptacle(kind, space.new_id(kind), space.new_spot()))
+
+    placed = {r.kind for r in receptacles}
+    for kind in plan.kinds:
+        if kind in catalog.fits and kind not in placed:
+            for _ in range(rng.randint(*_UNPLACED_COUNTS.get(kind, (1, 1)))):
+                add(kind)
+    for kind in sorted({r.kind for r in receptacles} - _ALWAYS_KEPT):
+        fate = rng.random()
+        if fate < _LOSES and len(receptacles) > _FEWEST_RECEPTACLES:
+            receptacles.remove(rng.choice([r for r in receptacles if r.kind == kind]))
+        elif fate > 1 - _GAINS:
+            for _ in range(rng.randint(1, 2)):
+                add(kind)
+    if task_type == "look_at_obj_in_light" and not any(r.kind in _LAMP_STANDS for r in receptacles):
+        add("SideTable")
+    most = rng.randint(*_MOST_RECEPTACLES[plan.room])
+    while len(receptacles) > most:
+        counts = Counter(r.kind for r in receptacles)
+        commonest = max(sorted(counts), key=counts.__getitem__)
+        receptacles.remove(rng.choice([r for r in receptacles if r.kind == commonest]))
+    return receptacles
+
+
+def _sample_goal(
+    catalog: Catalog, task_type: str, kinds: Sequence[str], present: Collection[str], rng: random.Random
+) -> tuple[str, str] | None:
+    """(object class, goal receptacle class) that this room can host with the object starting elsewhere; first the
+    receptacle is drawn, then the object, so that a table that holds everything is not every second goal."""
+    if task_type == "look_at_obj_in_light":
+        fitting = [kind for kind in kinds if any(kind in catalog.fits[other] for other in present)]
+        return (rng.choice(fitting), "") if fitting else None
+    goals = set(present) - _NEVER_A_GOAL
+    if task_type == "pick_two_obj_and_place":
+        goals -= _HOLDS_ONE
+    if treatment := TREATMENTS.get(task_type):
+        if treatment.station not in present:
+            return None
+        goals.discard(treatment.station)
+        kinds = [kind for kind in kinds if kind in catalog.affords[treatment.affordance]]
+    choices = {}
+    for goal in sorted(goals):
+        elsewhere = frozenset().union(*(catalog.fits[other] for other in present if other != goal))
+        choices[goal] = [kind for kind in kinds if kind in catalog.fits[goal] & elsewhere]
+    possible = [goal for goal, objects in choices.items() if objects]
+    if not possible:
+        return None
+    goal = rng.choice(possible)
+    return rng.choice(choices[goal]), goal
+
+
+class _Shelves:
+    """Puts things into the room's receptacles, by what fits and by the weight of each class."""
+
+    def __init__(self, catalog: Catalog, receptacles: Sequence[Receptacle], space: _Space, rng: random.Random):
+        self._catalog, self._receptacles, self._space, self._rng = catalog, receptacles, space, rng
+
+    def put(self, kind: str, count: int, banned: Collection[str] = ()) -> list[Item]:
+        """`count` objects in receptacles that may hold them, none in a class of `banned`; [] when there is no place."""
+        kinds = {r for r in self._catalog.fits if kind in self._catalog.fits[r] and r not in banned}
+        return self.stand(kind, kinds, count)
+
+    def stand(self, kind: str, receptacle_kinds: Collection[str], count: int) -> list[Item]:
+        places = [r for r in self._receptacles if r.kind in receptacle_kinds]
+        if not places:
+            return []
+        drawn = self._rng.choices(places, [_FULLNESS[r.kind] for r in places], k=count)
+        return [Item(kind, self._space.new_id(kind, near=r.id), r.id, r.spot) for r in drawn]
+
+
+def _draw_count(weights: Sequence[int], rng: random.Random, fewest: int = 1) -> int:
+    """`weights[i]` is the weight of i + 1 things."""
+    counts = range(fewest, len(weights) + 1)
+    return rng.choices(counts, weights[fewest - 1 :])[0]
+
+
+def _decorate(catalog: Catalog, plan: FloorPlan, shelves: _Shelves, space: _Space) -> list[Item]:
+    """One of each remaining class that the floor plan names: nothing to pick up, but it is there to be seen."""
+    placed_already = (set(catalog.fits) | catalog.portable | {_LAMP}) - _ON_THE_FLOOR
+    decor = []
+    for kind in plan.kinds:
+        if kind in placed_already or kind not in catalog.kinds:
+            continue
+        standing = shelves.stand(kind, _DECOR_STANDS.get(kind, ()), 1)
+        decor += standing or [Item(kind, space.new_id(kind), None, space.new_spot())]
+    return decor

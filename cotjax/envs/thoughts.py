@@ -1,0 +1,199 @@
+"""The wording of the scripted agents' thoughts: from what is known and what is intended to a few short sentences.
+
+A thought says, before the action: the goal, what the hand holds, what the last observation showed, and what to do next and
+why; in lower-case words, digits, commas and full stops only:
+
+    i need a clean plate in the fridge. i hold nothing. cabinet 3 is empty, so next i go to cabinet 4.
+
+It states only what the observations so far have shown. Each sentence has several paraphrases, drawn from the generator that
+the caller hands in; the vocabulary is closed (VOCABULARY and the game's own names). The last clause names the action's own
+things and places.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+
+from cotjax.envs.household_intent import Intent
+from cotjax.envs.household_memory import TREATMENTS, Event, Goal, Memory, class_of
+
+_GOALS = {
+    "place": ("i need {a} in the {to}", "i must put {a} in the {to}", "the goal is {a} in the {to}", "i want {a} in the {to}"),
+    "two": ("i need two {target} in the {to}", "i must put two {target} in the {to}", "the goal is two {target} in the {to}"),
+    "lamp": ("i need {a} under the {to}", "i must hold {a} by the {to}", "the goal is {a} under the {to}"),
+}
+_HANDS = {
+    "empty": ("i hold nothing", "my hand is empty", "i have nothing"),
+    "full": ("i hold {held}", "{held} is in my hand", "i have {held} in my hand"),
+    "treated": ("i hold {held}, it is {state}", "i hold {held} and it is {state}", "{held} is in my hand, {state} now"),
+    "untreated": ("i hold {held}, it is not {state}", "i hold {held}, not {state} yet", "{held} is in my hand, not {state} yet"),
+}
+_ONE_DONE = ("one {target} is there now", "the first {target} is there", "i need one more {target}")
+_EVERY = ("that was the last {kind}", "every {kind} is done", "i have seen every {kind}")
+
+# What the last observation showed, as far as it matters for the wanted class.
+_NEWS = {
+    "start": ("i have checked nothing yet", "i start here", "i know nothing yet"),
+    "absent": ("there is no {wanted} at {at}", "{at} has no {wanted}", "i see no {wanted} at {at}", "no {wanted} at {at}"),
+    "absent twice": ("no {wanted} at {before} and {at}", "{before} and {at} have no {wanted}"),
+    "empty": ("{at} is empty", "there is nothing at {at}", "i see nothing at {at}"),
+    "present": ("i see {found} at {at}", "{found} is at {at}", "there is {found} at {at}", "i found {found} at {at}"),
+    "closed": ("{at} is closed", "i see that {at} is closed"),
+    "shut": ("i closed {at}",),
+    "move": ("i have put {moved} at {at}", "{moved} is at {at} now"),
+    "use": ("i used {moved}",),
+    "examine": ("i looked at {moved}",),
+    "nothing": ("that did nothing", "nothing came of that"),
+}
+_REASONS = {
+    "search": ("{a_wanted} may be at {place}", "{place} is next", "{place} may have {a_wanted}"),
+    "fetch": ("i saw {thing} at {place}", "{thing} is at {place}", "i know {thing} is at {place}"),
+    "treat": ("it must be {state} first", "{place} can make it {state}", "i need it {state} first"),
+    "lamp": ("i saw {thing} at {place}", "{thing} is at {place}", "i know {thing} is at {place}"),
+    "lamp search": ("{a_wanted} may be at {place}", "{place} is next", "i need the {wanted} too"),
+    "deliver": ("it must be in {place}", "it belongs in {place}", "i want it in {place}"),
+    "free hand": ("i do not need {thing}", "{thing} is not what i need", "i want an empty hand"),
+    "lost": ("i do not know what to do",),
+    "wonder": ("i am not sure what helps", "i just try something", "i have no good plan", "i want to see what happens"),
+    "wonder go": ("i wonder what is at {place}", "i want to see {place}"),
+    "wonder open": ("i wonder what is in {place}", "i want to see what is in {place}"),
+    "wonder examine": ("i wonder about {thing}", "i want to see {thing}"),
+}
+_NEXT = {
+    "go": ("next i go to {place}", "i go to {place}", "now i go to {place}", "next i walk to {place}"),
+    "open": ("next i open {place}", "i open {place}", "now i open {place}", "i open {place} and look"),
+    "close": ("next i close {place}", "i close {place}", "now i close {place}"),
+    "take": ("next i take {thing} from {place}", "i take {thing} from {place}", "now i pick up {thing} from {place}"),
+    "move": ("next i move {thing} to {place}", "i move {thing} to {place}", "now i put {thing} in {place}"),
+    "heat": ("next i heat {thing} with {place}", "i heat {thing} with {place}", "now i warm {thing} with {place}"),
+    "cool": ("next i cool {thing} with {place}", "i cool {thing} with {place}", "now i chill {thing} with {place}"),
+    "clean": ("next i clean {thing} with {place}", "i clean {thing} with {place}", "now i wash {thing} with {place}"),
+    "use": ("next i use {thing}", "i use {thing}", "now i turn on {thing}"),
+    "examine": ("next i examine {thing}", "i examine {thing}", "now i look closely at {thing}"),
+    "look": ("next i look around", "i look around", "now i look around"),
+    "inventory": ("next i check what i hold", "i check what i hold", "now i look at my hand"),
+}
+MOST_WORDS = 30
+_LINKS = (", so ", ", so ", ". ")
+_ABSENT_TWICE_RATE = 0.2
+_REASON_RATE = 0.4  # where the sentences before are reason enough
+_NEWS_RATE = 0.4  # where the step has nothing to do with the news
+
+VOCABULARY = frozenset(
+    word
+    for table in (_GOALS, _HANDS, _NEWS, _REASONS, _NEXT, {"": _ONE_DONE + _EVERY})
+    for options in table.values()
+    for option in options
+    for word in re.findall(r"[a-z]+", re.sub(r"\{\w+\}", "", option))
+) | {"a", "an", "so", *(state for state, _ in TREATMENTS.values())}  # fmt: skip
+
+
+class Wording:
+    """Writes the thoughts of one episode.
+
+    Args:
+      goal: what the episode is about.
+      rng: draws the paraphrases.
+    """
+
+    def __init__(self, goal: Goal, rng: random.Random):
+        self.goal, self._rng = goal, rng
+
+    def thought(self, memory: Memory, intent: Intent) -> str:
+        """The thought before `intent`, from what `memory` holds."""
+        wanted = self.goal.lamp if intent.why in ("lamp", "lamp search") else self.goal.target
+        names = {"thing": intent.thing, "place": intent.place, "wanted": wanted, "a_wanted": _with_article(wanted), "state": self._state()}
+        known = [self._goal(), self._hand(memory)]
+        done = None
+        if self.goal.count == 2 and intent.why in ("search", "fetch") and self._one_in_place(memory):
+            done = self._pick(_ONE_DONE, target=self.goal.target)
+        news, kind = self._news(memory, intent, wanted)
+        reason = self._reason(memory, intent, kind, names)
+        step = self._rng.choice(_LINKS) + self._pick(_NEXT[intent.verb], **names) + "."
+        # Too long a thought gives up first what it can best do without; the reason of a step at random says that it is one.
+        keep = ([done, news, reason], [reason], []) if intent.why == "wonder" else ([done, news, reason], [done, news], [news], [])
+        for extra in keep:
+            thought = ". ".join([*known, *filter(None, extra)]) + step
+            if len(thought.split()) <= MOST_WORDS:
+                break
+        return thought
+
+    def _pick(self, options: tuple[str, ...], **names: str | None) -> str:
+        return self._rng.choice(options).format(**names)
+
+    def _state(self) -> str | None:
+        return TREATMENTS[self.goal.treatment][0] if self.goal.treatment else None
+
+    def _goal(self) -> str:
+        goal = self.goal
+        if goal.lamp:
+            return self._pick(_GOALS["lamp"], a=_with_article(goal.target), to=goal.lamp)
+        thing = f"{self._state()} {goal.target}" if goal.treatment else goal.target
+        return self._pick(_GOALS["two" if goal.count == 2 else "place"], a=_with_article(thing), target=goal.target, to=goal.place)
+
+    def _hand(self, memory: Memory) -> str:
+        held = memory.holding
+        kind = "empty" if held is None else "full"
+        if held is not None and self.goal.treatment and class_of(held) == self.goal.target:
+            kind = "treated" if memory.is_treated(held, self.goal.treatment) else "untreated"
+        return self._pick(_HANDS[kind], held=held, state=self._state())
+
+    def _one_in_place(self, memory: Memory) -> bool:
+        return any(class_of(place) == self.goal.place for _, place in memory.where(self.goal.target))
+
+    def _news(self, memory: Memory, intent: Intent, wanted: str) -> tuple[str | None, str | None]:
+        """(the sentence on the last observation, its key in _NEWS); (None, None) where it says nothing to the purpose."""
+        event, kind = memory.last, memory.last.kind
+        found = next((thing for thing in event.contents if class_of(thing) == wanted), None)
+        before = _empty_before(memory, event, wanted)
+        if kind == "seen":
+            kind = "present" if found else "absent" if event.contents else "empty"
+            if kind == "absent" and before and self._rng.random() < _ABSENT_TWICE_RATE:
+                kind = "absent twice"
+        if kind not in _NEWS or not self._bears_on(kind, intent):
+            return None, None
+        return self._pick(_NEWS[kind], wanted=wanted, at=event.place, before=before, found=found, moved=event.thing), kind
+
+    def _bears_on(self, kind: str, intent: Intent) -> bool:
+        """Whether news of this kind is worth a sentence before `intent`."""
+        if kind == "nothing":
+            return True
+        if intent.why == "wonder":
+            return self._rng.random() < _NEWS_RATE
+        if kind == "closed":
+            return intent.verb == "open"
+        if kind == "move":
+            return intent.why == "search" and self.goal.count == 1
+        return intent.why in ("search", "fetch", "lamp search") or (intent.why == "lamp" and intent.verb == "use")
+
+    def _reason(self, memory: Memory, intent: Intent, news: str | None, names: dict[str, str | None]) -> str | None:
+        """Why the step is taken; None where the sentences before are reason enough."""
+        if intent.why == "wonder":
+            return self._pick(_REASONS["wonder"] + _REASONS.get(f"wonder {intent.verb}", ()), **names)
+        if news in ("closed", "present"):
+            return None
+        if intent.why == "search" and news in ("absent", "absent twice", "empty"):
+            if _was_last_of_its_class(memory) and class_of(intent.place) != class_of(memory.last.place):
+                return self._pick(_EVERY, kind=class_of(memory.last.place))
+        elif intent.why not in ("search", "lamp search", "treat", "deliver"):
+            return self._pick(_REASONS[intent.why], **names)
+        return self._pick(_REASONS[intent.why], **names) if self._rng.random() < _REASON_RATE else None
+
+
+def _with_article(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+def _empty_before(memory: Memory, event: Event, wanted: str) -> str | None:
+    """The place looked into just before the last one, where the wanted class is not there either."""
+    earlier = [place for place in memory.checked if place != event.place]
+    if event.place not in memory.checked[-1:] or not earlier:
+        return None
+    return None if any(class_of(thing) == wanted for thing in memory.contents[earlier[-1]]) else earlier[-1]
+
+
+def _was_last_of_its_class(memory: Memory) -> bool:
+    """Whether the last observation was the first look into the last unseen place of its class."""
+    place = memory.last.place
+    return place == memory.checked[-1] and all(other in memory.checked for other in memory.places if class_of(other) == class_of(place))

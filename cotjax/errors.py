@@ -1,0 +1,25 @@
+"""What can go wrong, in three kinds. The command line prints the message alone, on one line, and exits with the kind's code."""
+
+
+class CotjaxError(Exception):
+    """Base of every error that cotjax raises on purpose. Its message is one line: what, where, and what to do."""
+
+    exit_code = 1
+
+
+class UsageError(CotjaxError):
+    """The user asked for something that cannot be: an unknown key, a count of zero, a folder that is taken."""
+
+    exit_code = 2
+
+
+class DataError(CotjaxError):
+    """A file does not hold what it should; the message names the file, and the line where there is one."""
+
+    exit_code = 3
+
+
+class EnvError(CotjaxError):
+    """An environment failed (not the agent); the message names the game and the step."""
+
+    exit_code = 4

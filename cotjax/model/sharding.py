@@ -1,0 +1,124 @@
+"""Where every array lives: one table from logical axes to mesh axes, and the shardings that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from cotjax.errors import UsageError
+from cotjax.model.config import ModelConfig
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+RULES: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "length": (),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "head_size": (),
+    "feed_forward": ("tensor",),
+    "vocab": ("tensor",),
+    "norm": (),
+    "hidden": (),
+}
+"""Logical axis -> mesh axes (an empty tuple: a whole copy on every device). Why each is so:
+
+batch         over `data` and `fsdp`: an fsdp group shares out weights, but each of its devices works on its own examples.
+length        whole: packed rows are short beside the batch, and attention needs all earlier tokens.
+embed         over `fsdp`: every matrix has this axis once, so parameters, gradients and optimizer state shrink by its
+              size; a layer's matrix is gathered just before use. Activations leave it whole.
+heads         over `tensor`: attention is independent by head, so only the output projection sums across devices.
+kv_heads      over `tensor` too, so that a key head stays with the query heads that it serves.
+head_size     whole: rotary positions and the norm of queries and keys mix within a head.
+feed_forward  over `tensor`: the gate and up matrices split by column, down by row: one sum a layer.
+vocab         over `tensor`: it is the largest single axis, and a softmax over it needs two small sums.
+norm          whole: a few thousand numbers are cheaper to keep than to gather.
+hidden        whole: an activation's width, which every projection reads in full.
+"""
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over `devices` (all of them unless told) with the axes `data`, `fsdp` and `tensor`; -1 takes what is left.
+
+    Raises UsageError when the sizes do not multiply to the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    for name, size in sizes.items():
+        if size < 1 and size != -1:
+            raise UsageError(f"mesh: {name} is {size}; give 1 or more, or -1 for what is left")
+    free = [name for name, size in sizes.items() if size == -1]
+    if len(free) > 1:
+        raise UsageError(f"mesh: both {free[0]} and {free[1]} are -1; only one axis can take what is left")
+    taken = prod(size for size in sizes.values() if size != -1)
+    if free:
+        sizes[free[0]] = max(1, len(devices) // taken)
+    if prod(sizes.values()) != len(devices):
+        asked = " x ".join(f"{name} {size}" for name, size in sizes.items())
+        raise UsageError(f"mesh: {asked} = {prod(sizes.values())} devices, but {len(devices)} are there")
+    # Explicit axes, make_mesh's default, turn sharding into a type that every model operation would have to satisfy.
+    return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def spec(axes: Sequence[str], rules: Mapping[str, tuple[str, ...]] = RULES, *, name: str = "array") -> PartitionSpec:
+    """The PartitionSpec of an array with these logical axes.
+
+    Raises UsageError, naming the array and the axes, when a logical axis has no rule or two of them want one mesh axis.
+    """
+    used: dict[str, str] = {}
+    parts: list[str | tuple[str, ...] | None] = []
+    for axis in axes:
+        if axis not in rules:
+            raise UsageError(f"sharding: {name} has the logical axis {axis!r}, which matches no rule; rules: {', '.join(rules)}")
+        for mesh_axis in rules[axis]:
+            if mesh_axis in used:
+                raise UsageError(f"sharding: {name} uses mesh axis {mesh_axis!r} twice, for {used[mesh_axis]!r} and {axis!r}")
+            used[mesh_axis] = axis
+        parts.append(rules[axis] if len(rules[axis]) > 1 else next(iter(rules[axis]), None))
+    return PartitionSpec(*parts)
+
+
+def sharding(mesh: Mesh, shape: Sequence[int], axes: Sequence[str], *, name: str = "array") -> NamedSharding:
+    """Where an array of this shape lives. Raises UsageError, with both numbers, when a size does not divide."""
+    partition = spec(axes, name=name)
+    for size, axis in zip(shape, axes, strict=True):
+        parts = prod(mesh.shape[mesh_axis] for mesh_axis in RULES[axis])
+        if size % parts:
+            over = " x ".join(RULES[axis])
+            raise UsageError(f"sharding: {name} has {size} along {axis!r}, which {over} = {parts} devices do not divide")
+    return NamedSharding(mesh, partition)
+
+
+def param_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, Any]:
+    """The sharding of every parameter, in the tree that `decoder.init_params` returns."""
+    from cotjax.model.decoder import declared, nest
+
+    return nest(
+        {path: sharding(mesh, weight.shape, weight.axes, name=".".join(path)) for path, weight in declared(config).items()}
+    )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Where arrays of shape [B, ...] live: examples over the data and fsdp axes, the rest whole."""
+    return NamedSharding(mesh, spec(("batch",)))
+
+
+def batch_parts(mesh: Mesh) -> int:
+    """How many pieces a batch is cut into; a global batch is a multiple of it."""
+    return int(np.prod([mesh.shape[axis] for axis in RULES["batch"]]))
+
+
+def constrain(x: jax.Array, axes: Sequence[str]) -> jax.Array:
+    """Pins an activation to the table's placement where a mesh is set around the trace (`jax.set_mesh`); else leaves it.
+
+    Without the pin the compiler may follow a weight's fsdp axis into the activations and share out the wrong thing.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec(axes))

@@ -1,0 +1,66 @@
+"""Episode records: one JSON file an episode, written whole or not at all.
+
+    {"schema_version": 1, "arm": "sft", "checkpoint": 100, "driver": "cot", "domain": "in_domain",
+     "game": {"id": …, "task_type": …, "split": …}, "seed": 0, "task": "put a plate in fridge",
+     "success": true, "ended": "won" | "step_limit" | "length" | "env_error", "error": null,
+     "elicitation": {…}, "final_observation": "…",
+     "steps": [{"observation": …, "admissible_commands": […], "executed": "go to fridge 1", "reference": null,
+                "nothing_happens": false, "prompt_length": 214,
+                "cot": {"text": …, "thought": …, "action": …, "valid": true, "problem": null, "admissible": true,
+                        "ids": […], "logprob": -3.1, "new_tokens": 31}, "prompt": {… the same keys …}}, …],
+     "timing": {"environment_s": 0.1, "sampler_s": 2.0}}
+
+`driver` says whose action the environment got: the CoT action ("cot"), the prompt action ("prompt"), or the recorded one of an
+expert's trajectory ("reference"). A kind of action that was not decoded is null. `logprob` is the sum over the response's tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from cotjax.errors import DataError
+
+SCHEMA_VERSION = 1
+
+
+def record_path(folder: str | Path, *, arm: str, checkpoint: int, driver: str, game_id: str) -> Path:
+    """Where an episode's record stands: a readable start of the game's id, and a hash that keeps two games apart."""
+    digest = hashlib.sha256(game_id.encode()).hexdigest()[:12]
+    start = "".join(c if c.isalnum() or c in "-_" else "_" for c in game_id)[:60]
+    return Path(folder) / arm / str(checkpoint) / driver / f"{start}-{digest}.json"
+
+
+def write_record(path: Path, record: dict) -> None:
+    """Write atomically: a temporary file beside it, then a rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps({"schema_version": SCHEMA_VERSION} | record, ensure_ascii=False), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_record(path: Path) -> dict:
+    """Raises DataError, naming the file, when it does not hold a record."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a whole record ({error}); delete it and evaluate again") from None
+    if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
+        raise DataError(f"{path}: not a record of schema {SCHEMA_VERSION}; delete it and evaluate again")
+    return record
+
+
+def read_records(folder: str | Path) -> Iterator[dict]:
+    """Every record under `folder`, in the order of its path.
+
+    Raises:
+      DataError: there is none, or a file does not hold one.
+    """
+    paths = sorted(Path(folder).rglob("*.json"))
+    if not paths:
+        raise DataError(f"{folder}: no episode records; `cotjax evaluate` makes them")
+    for path in paths:
+        yield read_record(path)

@@ -1,0 +1,72 @@
+"""What a person sees while a study runs: one line a stage, a bar on a terminal, plain lines elsewhere, all of it in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_INTERVAL_S = 10.0
+
+
+class Reporter:
+    """Prints stages and their progress, keeps the seconds that each took, and appends everything to `log`."""
+
+    def __init__(self, log: Path | None = None, console: Console | None = None):
+        self.console = console or Console(highlight=False)
+        self.seconds: dict[str, float] = {}
+        self._started = time.perf_counter()
+        self._log = None
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            self._log = log.open("a", buffering=1)
+
+    def say(self, text: str) -> None:
+        """Print one line, on the terminal and in the log."""
+        elapsed = time.perf_counter() - self._started
+        self.console.print(f"[{elapsed:6.0f} s] {text}", markup=False, soft_wrap=True)
+        if self._log:
+            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    @contextmanager
+    def stage(self, name: str, title: str) -> Iterator[Stage]:
+        """Time a stage; its progress shows until the block ends."""
+        self.say(title)
+        started = time.perf_counter()
+        with Stage(self, title) as stage:
+            yield stage
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+class Stage:
+    """Progress of one stage: call `update(done, total, detail)` as often as you like."""
+
+    def __init__(self, reporter: Reporter, title: str):
+        self._reporter = reporter
+        self._bar = None
+        self._task = None
+        self._last = time.perf_counter()
+        if reporter.console.is_terminal:
+            columns = (TextColumn("  {task.percentage:3.0f} %"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=reporter.console, transient=True)
+            self._task = self._bar.add_task("", total=None)
+
+    def __enter__(self) -> Stage:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, done: int, total: int, detail: str = "") -> None:
+        if self._bar:
+            self._bar.update(self._task, completed=done, total=total, description=f"{done}/{total} {detail}")
+        elif time.perf_counter() - self._last >= PLAIN_INTERVAL_S:
+            self._last = time.perf_counter()
+            self._reporter.say(f"  {done}/{total} {detail}")

@@ -1,0 +1,310 @@
+"""The main job, stage by stage: games, trajectories, dataset, base model, arms, play, report.
+
+Every stage finds what an earlier run of the same config left in the run's folder and goes on from there. `cotjax train`,
+`cotjax evaluate` and `cotjax report` are the same stages one by one.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from cotjax.assets import BASE_FOLDER
+from cotjax.data.collect import collect
+from cotjax.data.pipeline import Masking
+from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
+from cotjax.data.tokens import Codec
+from cotjax.data.trajectories import read_trajectories
+from cotjax.data.word_tokenizer import build_word_tokenizer, save_tokenizer
+from cotjax.envs.base import Game
+from cotjax.envs.words import alfworld_words
+from cotjax.errors import DataError, UsageError
+from cotjax.formats import TEMPLATES, first_turn
+from cotjax.model import decoder
+from cotjax.model.config import ModelConfig
+from cotjax.model.weights import load_hf
+from cotjax.study.evaluate import elicitation_of, evaluate
+from cotjax.study.games import GameSets, prepare_games
+from cotjax.study.progress import Reporter, Stage
+from cotjax.train.main import checkpoint_steps, train
+
+
+@dataclass
+class Study:
+    """One run's folder and what its stages hand on."""
+
+    config: ConfigDict
+    folder: Path
+    reporter: Reporter
+
+    def __post_init__(self):
+        if not self.config.arms:
+            raise UsageError("the config has no arms; give at least one, as configs/demo.py does")
+        for name, least in (("steps", 1), ("save_every", 1), ("batch", 1), ("row_length", 1)):
+            if self.config.train[name] < least:
+                raise UsageError(f"train.{name} is {self.config.train[name]}; it must be at least {least}")
+        if self.config.data.max_length > self.config.train.row_length:
+            raise UsageError(f"data.max_length ({self.config.data.max_length}) must be at most train.row_length ({self.config.train.row_length})")
+
+    @property
+    def arm_folders(self) -> dict[str, Path]:
+        return {arm: self.folder / "arms" / arm for arm in self.config.arms}
+
+    def run(self) -> dict | None:
+        """All stages; return the report's summary (None where nothing is played)."""
+        games = self.games()
+        self.train(games)
+        if not games.played:
+            return None
+        self.evaluate(games)
+        return self.report()
+
+    # ---- stages
+
+    def games(self) -> GameSets:
+        made = "Making" if self.config.games.source == "made" else "Finding"
+        with self.reporter.stage("games", f"{made} games") as stage:
+            games = prepare_games(self.config, lambda done, total: stage.update(done, total, "games"))
+        self.reporter.say(f"  {len(games.train)} to train on, {len(games.in_domain)} in-domain and {len(games.ood)} OOD games to play")
+        return games
+
+    def train(self, games: GameSets) -> None:
+        """Collect, build the dataset, and train every arm from the base."""
+        trajectories = self._training_trajectories(games)
+        model, make_params, tokenizer = self._base(trajectories)
+        source = self._dataset(trajectories, tokenizer)
+        (self.folder / "model.json").write_text(json.dumps({"model": asdict(model), "tokenizer": str(tokenizer)}, indent=2) + "\n")
+        for arm, settings in self.config.arms.items():
+            title = f"Training {arm!r} ({settings.label}) on {jax.device_count()} {jax.default_backend()} device(s)"
+            with self.reporter.stage("train", title) as stage:
+                train(
+                    self.config.train,
+                    folder=self.arm_folders[arm],
+                    source=source,
+                    masking=self._masking(settings.fraction),
+                    model=model,
+                    make_params=make_params,
+                    mesh_shape=dict(self.config.mesh),
+                    seed=self.config.seed,
+                    report=_training_progress(stage),
+                )
+
+    def evaluate(self, games: GameSets) -> None:
+        """Play every checkpoint of every arm."""
+        if not games.played:
+            raise UsageError("games.in_domain and games.ood are both 0: there is nothing to play")
+        model, codec = self._trained()
+        expert = self._held_out_trajectories(games)
+        with self.reporter.stage("evaluate", "Playing every checkpoint: CoT actions, prompt actions, expert states") as stage:
+            evaluate(
+                self.config,
+                model=model,
+                codec=codec,
+                games=games,
+                expert=expert,
+                arms={arm: folder / "checkpoints" for arm, folder in self.arm_folders.items()},
+                records=self.folder / "records",
+                report=stage.update,
+            )
+        self._describe(games, model, expert)
+
+    def report(self) -> dict:
+        """Read the records; write summary.json, the figures and report.html."""
+        from cotjax.study.report import make_report  # matplotlib is slow to import, and only this stage draws
+
+        with self.reporter.stage("report", "Writing the report"):
+            return make_report(self.folder)
+
+    # ---- parts
+
+    def _training_trajectories(self, games: GameSets) -> Path:
+        if self.config.data.trajectories:
+            return Path(self.config.data.trajectories)
+        path = self.folder / "trajectories" / "train.jsonl"
+        self._collect(games.train, path, self.config.collect.agent, self.config.collect.episodes_per_game)
+        return path
+
+    def _held_out_trajectories(self, games: GameSets) -> dict:
+        path = self.folder / "trajectories" / "held_out.jsonl"
+        self._collect(games.played, path, "expert", 1)
+        return {trajectory.game: trajectory for trajectory in read_trajectories(path)}
+
+    def _collect(self, games: tuple[Game, ...], path: Path, agent: str, episodes: int) -> None:
+        if path.exists():
+            return
+        settings = self.config.collect
+        with self.reporter.stage("collect", f"Collecting trajectories: the {agent} plays {len(games)} games") as stage:
+            summary = collect(
+                list(games),
+                path,
+                agent=agent,
+                seed=self.config.seed,
+                max_steps=settings.max_steps,
+                workers=self.config.workers,
+                only_won=agent == "expert",
+                skill=tuple(settings.skill),
+                episodes_per_game=episodes,
+                progress=lambda done, total: stage.update(done, total, "episodes"),
+            )
+        self.reporter.say(f"  won {summary.won} of {summary.played}; kept {summary.kept} trajectories, {summary.steps} steps")
+
+    def _base(self, trajectories: Path):
+        """(model config, how its first parameters come onto a mesh, tokenizer folder)."""
+        settings = self.config.model
+        if settings.base == "random":
+            tokenizer = Path(settings.tokenizer) if settings.tokenizer else self._make_tokenizer(trajectories)
+            codec = Codec.load(tokenizer, self.config.data.template)
+            sizes = {name: settings[name] for name in ("width", "layers", "heads", "kv_heads", "head_size", "feed_forward")}
+            model = ModelConfig(vocab_size=codec.vocab_size, **sizes)
+            return model, lambda mesh: decoder.init_params(model, jax.random.key(self.config.seed), mesh), tokenizer
+        folder = BASE_FOLDER if settings.base == "package" else Path(settings.base)
+        model = ModelConfig.from_hf(folder)
+        return model, lambda mesh: load_hf(folder, mesh)[1], Path(settings.tokenizer) if settings.tokenizer else folder
+
+    def _make_tokenizer(self, trajectories: Path) -> Path:
+        folder = self.folder / "tokenizer"
+        if (folder / "tokenizer.json").exists():
+            return folder
+        template = TEMPLATES[self.config.data.template]
+
+        def texts():
+            yield from alfworld_words()
+            for trajectory in read_trajectories(trajectories):
+                yield first_turn(trajectory.task, trajectory.steps[0].observation)
+                for step in trajectory.steps:
+                    yield from (step.observation, step.action, step.thought or "")
+
+        save_tokenizer(build_word_tokenizer(texts(), template), folder, template)
+        return folder
+
+    def _dataset(self, trajectories: Path, tokenizer: Path):
+        settings = self.config.data
+        builder_config = AgentConfig(
+            name="agent",
+            sources={"train": str(trajectories)},
+            tokenizer=str(tokenizer),
+            template=settings.template,
+            direct_share=settings.direct_share,
+            task_types=None if self.config.data.trajectories else tuple(self.config.task_types.in_domain),
+            max_length=settings.max_length,
+        )
+        with self.reporter.stage("dataset", "Building the dataset"):
+            builder = prepare_dataset(builder_config, self.folder / "dataset")
+        source = builder.as_data_source(split="train")
+        self.reporter.say(f"  {len(source)} examples")
+        return source
+
+    def _masking(self, fraction: float) -> Masking:
+        settings = self.config.masking
+        return Masking(
+            seed=self.config.seed,
+            fraction=fraction,
+            unit=settings.unit,
+            supervised=tuple(settings.supervised),
+            dropped=tuple(settings.dropped),
+        )
+
+    def _trained(self) -> tuple[ModelConfig, Codec]:
+        """The model that `train` trained, and its codec."""
+        file = self.folder / "model.json"
+        if not file.exists():
+            raise UsageError(f"{self.folder}: nothing was trained here; run `cotjax train` with the same --out first")
+        saved = json.loads(file.read_text())
+        return ModelConfig(**saved["model"]), Codec.load(saved["tokenizer"], self.config.data.template)
+
+    def _describe(self, games: GameSets, model: ModelConfig, expert: dict) -> None:
+        """Write run.json: what the report says about the run."""
+        config = self.config
+        trajectories = Path(config.data.trajectories or self.folder / "trajectories" / "train.jsonl")
+        provenance, kept = Counter(), 0
+        for trajectory in read_trajectories(trajectories):
+            if trajectory.task_type in config.task_types.in_domain or config.data.trajectories:
+                kept += 1
+                provenance.update(step.provenance or "no thought" for step in trajectory.steps)
+        elicitation_of(config)
+        shapes = decoder.abstract_params(model)
+        run = {
+            "name": self.folder.name,
+            "title": config.title,
+            "arms": {arm: dict(settings) for arm, settings in config.arms.items()},
+            "checkpoints": checkpoint_steps(config.train.steps, config.train.save_every),
+            "model": {"parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes)), "base": config.model.base},
+            "games": {
+                "source": "made by cotjax" if config.games.source == "made" else "ALFWorld",
+                "hash": games.hash,
+                "in_domain": {"games": len(games.in_domain), "split": config.games.eval_split, "task_types": list(config.task_types.in_domain)},
+                "ood": {"games": len(games.ood), "split": config.games.eval_split, "task_types": list(config.task_types.ood)},
+            },
+            "data": {"trajectories": kept, "held_out_trajectories": len(expert), "thought_provenance": dict(provenance)},
+            "train": dict(config.train),
+            "masking": {name: list(value) if isinstance(value, tuple) else value for name, value in config.masking.items()},
+            "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint", "alfworld")},
+            "devices": f"{jax.device_count()} {jax.default_backend()}",
+            "seed": config.seed,
+            "seconds": {stage: round(seconds, 1) for stage, seconds in self.reporter.seconds.items()},
+            "config": json.loads(config.to_json_best_effort()),
+        }
+        (self.folder / "run.json").write_text(json.dumps(run, indent=2) + "\n")
+
+
+def open_study(config: ConfigDict) -> Study:
+    """Take the config's output folder, and be ready to run.
+
+    Raises UsageError when the folder holds another run, naming what differs.
+    """
+    folder = Path(config.out)
+    mine = json.loads(config.to_json_best_effort())
+    mine.pop("out")
+    file = folder / "config.json"
+    if file.exists():
+        _refuse_other_run(folder, json.loads(file.read_text()), mine)
+    elif folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty and holds no cotjax run; choose another folder with --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(mine, indent=2, sort_keys=True) + "\n")
+    os.replace(partial, file)
+    return Study(config, folder, Reporter(folder / "log.txt"))
+
+
+def _refuse_other_run(folder: Path, theirs: dict, mine: dict) -> None:
+    before, now = _flatten(theirs), _flatten(mine)
+    for key in sorted({*before, *now}):
+        # Where work is done does not change what comes out of it.
+        if key != "workers" and before.get(key) != now.get(key):
+            raise UsageError(
+                f"{folder} holds another run ({key} is {before.get(key)!r} there, {now.get(key)!r} here); choose another folder with --out, or remove it"
+            )
+
+
+def _flatten(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= _flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _training_progress(stage: Stage):
+    started = time.perf_counter()
+
+    def report(step: int, steps: int, row: dict) -> None:
+        rate = f", {row['tokens_per_s']:,.0f} tokens/s" if row["tokens_per_s"] else ""
+        stage.update(step, steps, f"steps, loss {row['loss']:.3f}{rate}, {time.perf_counter() - started:.0f} s")
+
+    return report
+
+
+def check_model_folder(folder: Path) -> None:
+    """Raise DataError unless `folder` looks like a local Hugging Face model."""
+    for name in ("config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder}: no {name}; model.base must be a local Hugging Face folder")

@@ -1,0 +1,74 @@
+"""Checkpoints by Orbax: parameters, optimizer, data position and what the run was.
+
+Each step's folder holds the items `params`, `opt_state` and `run` (JSON: step, data iterator state, seed, settings), so that an
+evaluation restores the parameters alone. Restoring goes onto any mesh.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+
+from cotjax.errors import DataError
+from cotjax.model import decoder
+from cotjax.model.config import ModelConfig
+from cotjax.train.step import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one arm, under `folder`."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder).resolve()
+        self._manager = ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=None))
+
+    def steps(self) -> list[int]:
+        """Finished checkpoints, in order."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: TrainState, run: dict) -> None:
+        """Begin to save; the loop goes on. `run` must be JSON."""
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            opt_state=ocp.args.StandardSave(state.opt_state),
+            run=ocp.args.JsonSave(run),
+        )
+        self._manager.save(int(state.step), args=items)
+
+    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict]:
+        """The whole state, sharded as `like` is, and the `run` saved beside it."""
+        items = ocp.args.Composite(
+            params=ocp.args.StandardRestore(_abstract(like.params)),
+            opt_state=ocp.args.StandardRestore(_abstract(like.opt_state)),
+            run=ocp.args.JsonRestore(),
+        )
+        restored = self._restore(step, items)
+        count = jax.device_put(np.int32(step), like.step.sharding)
+        return TrainState(count, restored["params"], restored["opt_state"]), restored["run"]
+
+    def restore_params(self, step: int, config: ModelConfig, mesh: Mesh) -> dict:
+        """The parameters alone, sharded over `mesh`."""
+        like = decoder.abstract_params(config, mesh)
+        return self._restore(step, ocp.args.Composite(params=ocp.args.StandardRestore(like)))["params"]
+
+    def close(self) -> None:
+        """Return when every begun save is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def _restore(self, step: int, items: ocp.args.Composite):
+        if step not in self._manager.all_steps():
+            raise DataError(f"{self.folder}: no checkpoint at step {step}; there are {self.steps() or 'none'}")
+        try:
+            return self._manager.restore(step, args=items)
+        except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(f"{self.folder}/{step}: cannot be restored into this model ({reason}); is it a checkpoint of another model?") from error
+
+
+def _abstract(tree):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)

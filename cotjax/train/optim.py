@@ -1,0 +1,40 @@
+"""The optimizer: Adam with decoupled weight decay, warm-up, a named schedule, and clipping by global norm (all optax)."""
+
+from __future__ import annotations
+
+import jax
+import optax
+
+from cotjax.errors import UsageError
+
+SCHEDULES = ("constant", "cosine", "linear")
+
+
+def learning_rate_schedule(*, peak: float, steps: int, warmup: int, schedule: str) -> optax.Schedule:
+    """step -> learning rate: linear warm-up over `warmup` steps, then constant, or down to a tenth of the peak at `steps`.
+
+    Raises:
+      UsageError: an unknown schedule, or a warm-up that is not shorter than the run.
+    """
+    if schedule not in SCHEDULES:
+        raise UsageError(f"unknown train.schedule {schedule!r}; there are {', '.join(SCHEDULES)}")
+    if not 0 <= warmup < steps:
+        raise UsageError(f"train.warmup ({warmup}) must be at least 0 and below train.steps ({steps})")
+    rest = steps - warmup
+    after = {
+        "constant": optax.constant_schedule(peak),
+        "cosine": optax.cosine_decay_schedule(peak, rest, alpha=0.1),
+        "linear": optax.linear_schedule(peak, 0.1 * peak, rest),
+    }[schedule]
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, max(warmup, 1)), after], [warmup])
+
+
+def make_optimizer(schedule: optax.Schedule, *, b1: float, b2: float, weight_decay: float, clip_norm: float) -> optax.GradientTransformation:
+    """Gradients -> updates. `clip_norm` 0 turns clipping off; weight decay spares vectors (norm scales, biases)."""
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm > 0 else optax.identity()
+    adam = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=_matrices)
+    return optax.chain(clip, adam)
+
+
+def _matrices(params):
+    return jax.tree.map(lambda param: param.ndim > 1, params)
