@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from cotjax.data.tokens import Codec
+from cotjax.data.trajectories import SCRIPTED_BEFORE, Step, Trajectory
+from cotjax.data.word_tokenizer import build_word_tokenizer, save_tokenizer
 from cotjax.model.config import ModelConfig
 
 _TINY = ModelConfig(
@@ -15,3 +20,36 @@ _TINY = ModelConfig(
 def model_config(**changes: Any) -> ModelConfig:
     """A decoder that compiles in a second or two: 2 layers, width 32, vocabulary 61."""
     return replace(_TINY, **changes)
+
+
+def word_codec(folder: Path, texts: Iterable[str]) -> Codec:
+    """A codec over a word-level tokenizer that knows `texts`, saved in `folder` and loaded from there."""
+    save_tokenizer(build_word_tokenizer(texts), folder)
+    return Codec.load(folder)
+
+
+def trajectory(name: str = "t0", steps: int = 3, **changes: Any) -> Trajectory:
+    """An episode of a tiny world in which every step opens the next of nine cabinets."""
+    room = "You see a cabinet 1, a cabinet 2, and a fridge 1."
+    played = tuple(
+        Step(
+            observation=room if number == 0 else f"You open the cabinet {number}.",
+            thought=f"i need a plate. next i open cabinet {number + 1}.",
+            action=f"open cabinet {number + 1}",
+            provenance=SCRIPTED_BEFORE,
+            admissible_commands=(f"open cabinet {number + 1}", "look"),
+        )
+        for number in range(steps)
+    )
+    whole = Trajectory(
+        id=name, environment="tiny", split="train", task="put a plate in fridge", task_type="pick_and_place_simple", game=f"game/{name}",
+        steps=played, success=True, reward=1.0, seed=0, agent="expert",
+    )  # fmt: skip
+    return replace(whole, **changes)
+
+
+TINY_WORDS = (
+    "Your task is to: put a plate in fridge.",
+    "You see a cabinet 1, a cabinet 2, and a fridge 1. You open the cabinet 1. Nothing happens.",
+    "i need a plate. next i open cabinet 1 2 3 4 5 6 7 8 9. look",
+)

@@ -6,7 +6,9 @@ format (TFDS's default, TFRecord, needs tensorflow). Examples keep the order of 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +82,9 @@ def prepare_dataset(config: AgentConfig, data_dir: str | Path) -> AgentTrajector
     config.name = f"{config.name}-{_fingerprint(config)}"
     builder = AgentTrajectories(config=config, data_dir=str(data_dir), file_format="array_record")
     download = tfds.download.DownloadConfig(try_download_gcs=False)
-    builder.download_and_prepare(download_config=download)
+    # TFDS prints what it downloads; nothing is downloaded here, and the caller reports the stage.
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(download_config=download)
     return builder
 
 

@@ -26,6 +26,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import fast_downward
+import mementos.core
 from textworld.core import EnvInfos, GameState
 from textworld.envs.pddl.logic import GameLogic, PddlState
 from textworld.envs.pddl.pddl import PddlEnv
@@ -35,7 +36,8 @@ from textworld.logic import Action, Placeholder, Proposition, Rule, Signature, T
 from cotjax.envs.alfworld_grammar import names_read, parse_logic
 from cotjax.envs.alfworld_translation import Translation, TranslationStore, translate_for_planner
 
-_ENTRIES_KEPT = 32  # games a process remembers; 1 to 5 MB each
+_ENTRIES_KEPT = 32  # games a process remembers; some 1.5 MB each
+_MEMENTOS_KEPT = 50_000
 _GAME_FIELDS = ("pddl_domain", "grammar", "pddl_problem")
 
 
@@ -109,6 +111,13 @@ def _make_entry(data: dict[str, Any], store: TranslationStore, downward_lib) -> 
     for info in entity_infos.values():
         info.name, info.definite, info.indefinite = names.demangle_alfred_name(info.id), "the", "a"
     return GameEntry(logic, data["pddl_problem"], translation, facts, entity_infos, frozenset(translation.fluents))
+
+
+def _forget_mementos() -> None:
+    """textworld keeps every fact that any game ever had (0.1 MB a game, for ever); facts compare by value, so it need not."""
+    kept = getattr(mementos.core, "_memento_cache", {})
+    if len(kept) > _MEMENTOS_KEPT:
+        kept.clear()
 
 
 class CachedState(PddlState):
@@ -216,6 +225,7 @@ class CachedPddlEnv(PddlEnv):
             for name in _GAME_FIELDS:
                 if not isinstance(data, dict) or not isinstance(data.get(name), str):
                     raise ValueError(f"it has no {name!r}")
+            _forget_mementos()
             entry = _make_entry(data, self._store, self.downward_lib)
         self._entries[digest] = entry
         if len(self._entries) > _ENTRIES_KEPT:

@@ -9,7 +9,6 @@ the action and, through `thoughts.Wording`, the thought before it.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -100,12 +99,12 @@ def random_intent(memory: Memory, admissible: tuple[str, ...], rng: random.Rando
     return rng.choice(by_kind[rng.choices(kinds, [RANDOM_KINDS[kind] for kind in kinds])[0]])
 
 
-def search_places(goal: Goal, memory: Memory) -> Iterator[str]:
+def search_places(goal: Goal, memory: Memory) -> list[str]:
     """The room's places in the order of search: those that can hold the target, then all others."""
     fits = {place for place in memory.places if _holds(place, goal.target)}
     # What only has to be put somewhere is hardly there yet, or the game would be won.
     last = {goal.place} if goal.treatment is None else set()
-    return iter(sorted(memory.places, key=lambda place: (place not in fits, class_of(place) in last, _rank(place))))
+    return sorted(memory.places, key=lambda place: (place not in fits, class_of(place) in last, _rank(place)))
 
 
 @cache
@@ -125,7 +124,8 @@ def _rank(place: str) -> tuple[int, str, int]:
 
 def _get_target(goal: Goal, memory: Memory, admissible: tuple[str, ...]) -> Intent:
     in_place = _delivered(goal, memory)
-    for thing, place in memory.where(goal.target):
+    treated_first = sorted(memory.where(goal.target), key=lambda known: not memory.is_treated(known[0], goal.treatment))
+    for thing, place in treated_first:
         if thing not in in_place:
             return _reach(memory, admissible, place, "fetch", thing) or Intent("take", thing, place, "fetch")
     return _search(memory, admissible, search_places(goal, memory), "search")
@@ -146,7 +146,7 @@ def _use_lamp(goal: Goal, memory: Memory, admissible: tuple[str, ...]) -> Intent
             return Intent("go", lamp, place, "lamp")
         return Intent("use", lamp, place, "lamp")
     order = sorted(memory.places, key=lambda place: (class_of(place) not in LAMP_PLACES, _rank(place)))
-    return _search(memory, admissible, iter(order), "lamp search")
+    return _search(memory, admissible, order, "lamp search")
 
 
 def _deliver(goal: Goal, memory: Memory, admissible: tuple[str, ...]) -> Intent:
@@ -165,7 +165,7 @@ def _free_hand(memory: Memory, admissible: tuple[str, ...]) -> Intent:
     return Intent("look", why="lost")
 
 
-def _search(memory: Memory, admissible: tuple[str, ...], order: Iterator[str], why: str) -> Intent:
+def _search(memory: Memory, admissible: tuple[str, ...], order: list[str], why: str) -> Intent:
     for place in order:
         if place not in memory.checked:
             return _reach(memory, admissible, place, why)
@@ -190,7 +190,8 @@ def _is_here(memory: Memory, admissible: tuple[str, ...], place: str) -> bool:
 
 def _first(memory: Memory, kind: str) -> str | None:
     """The place of a class to go to: the one at hand, or else the lowest number."""
-    return min((place for place in memory.places if class_of(place) == kind), key=lambda place: (place not in memory.spot, number_of(place)), default=None)
+    places = [place for place in memory.places if class_of(place) == kind]
+    return min(places, key=lambda place: (place not in memory.spot, number_of(place)), default=None)
 
 
 def _destination(goal: Goal, memory: Memory) -> str | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from cotjax.errors import EnvError
 
 _NAME = r"[a-z]+ \d+"
+_LEAD = rf"You (?:arrive at|open the) {_NAME}\. "
 _LISTED = re.compile(rf"\ban? ({_NAME})")
 
 # What the room says, and which event that is. Texts of alfworld 0.4's grammar; the first pattern that matches decides.
@@ -20,8 +21,8 @@ _TEXTS = tuple(
     for kind, pattern in (
         ("start", r"^You are in the middle of a room\."),
         ("facing", r"^You are facing the (?P<spot>.*)\. Next to it"),
-        ("closed", rf"^(?P<lead>You arrive at {_NAME}\. )?The (?P<place>{_NAME}) is closed\.$"),
-        ("seen", rf"^(?P<lead>You (?:arrive at|open the) {_NAME}\. )?(?:On the|The) (?P<place>{_NAME})(?: is open\. In it)?, you see (?P<list>.*)\.$"),
+        ("closed", rf"^(?:You arrive at {_NAME}\. )?The (?P<place>{_NAME}) is closed\.$"),
+        ("seen", rf"^(?:{_LEAD})?(?:On the|The) (?P<place>{_NAME})(?: is open\. In it)?, you see (?P<list>.*)\.$"),
         ("shut", rf"^You close the (?P<place>{_NAME})\.$"),
         ("take", rf"^You pick up the (?P<thing>{_NAME}) from the (?P<place>{_NAME})\.$"),
         ("move", rf"^You (?:move|put) the (?P<thing>{_NAME}) (?:to|in/on|in|on) the (?P<place>{_NAME})\.$"),
@@ -37,12 +38,13 @@ _TEXTS = tuple(
 
 TREATMENTS = {"clean": ("clean", "sinkbasin"), "heat": ("hot", "microwave"), "cool": ("cool", "fridge")}
 _TREATMENT_WORDS = {"clean": "clean", "hot": "heat", "heated": "heat", "cool": "cool", "cold": "cool", "cooled": "cool"}
+_IN = r"(?:in/on|in|on|into) (?:an? |the )?(?P<place>[a-z]+)"
 _TREATED = "|".join(_TREATMENT_WORDS)
 _TASKS = (
-    re.compile(rf"(?:put|place) (?:an?|some|the) (?P<state>{_TREATED}) (?P<target>[a-z]+) (?:in/on|in|on|into) (?:an? |the )?(?P<place>[a-z]+)"),
-    re.compile(r"(?P<verb>clean|heat|cool) (?:an?|some|the) (?P<target>[a-z]+) and (?:put|place) it (?:in/on|in|on|into) (?:an? |the )?(?P<place>[a-z]+)"),
-    re.compile(r"(?:put|place|find) (?P<count>two) (?P<target>[a-z]+) (?:and put them )?(?:in/on|in|on|into) (?:an? |the )?(?P<place>[a-z]+)"),
-    re.compile(r"(?:put|place) (?:an?|some|the) (?P<target>[a-z]+) (?:in/on|in|on|into) (?:an? |the )?(?P<place>[a-z]+)"),
+    re.compile(rf"(?:put|place) (?:an?|some|the) (?P<state>{_TREATED}) (?P<target>[a-z]+) {_IN}"),
+    re.compile(rf"(?P<verb>clean|heat|cool) (?:an?|some|the) (?P<target>[a-z]+) and (?:put|place) it {_IN}"),
+    re.compile(rf"(?:put|place|find) (?P<count>two) (?P<target>[a-z]+) (?:and put them )?{_IN}"),
+    re.compile(rf"(?:put|place) (?:an?|some|the) (?P<target>[a-z]+) {_IN}"),
     re.compile(r"(?:look at|examine) (?:(?:an?|some|the) )?(?P<target>[a-z]+) (?:under|with|by) (?:an? |the )?(?P<lamp>[a-z]+)"),
 )
 

@@ -104,17 +104,18 @@ class Wording:
         """The thought before `intent`, from what `memory` holds."""
         wanted = self.goal.lamp if intent.why in ("lamp", "lamp search") else self.goal.target
         names = {"thing": intent.thing, "place": intent.place, "wanted": wanted, "a_wanted": _with_article(wanted), "state": self._state()}
-        known = [self._goal(), self._hand(memory)]
-        done = None
+        goal, hand, done = self._goal(), self._hand(memory), None
         if self.goal.count == 2 and intent.why in ("search", "fetch") and self._one_in_place(memory):
             done = self._pick(_ONE_DONE, target=self.goal.target)
         news, kind = self._news(memory, intent, wanted)
         reason = self._reason(memory, intent, kind, names)
         step = self._rng.choice(_LINKS) + self._pick(_NEXT[intent.verb], **names) + "."
-        # Too long a thought gives up first what it can best do without; the reason of a step at random says that it is one.
-        keep = ([done, news, reason], [reason], []) if intent.why == "wonder" else ([done, news, reason], [done, news], [news], [])
-        for extra in keep:
-            thought = ". ".join([*known, *filter(None, extra)]) + step
+        # Too long a thought gives up first what it can best do without; a step at random always says that it is one.
+        shorter = ([goal, hand, done, news], [goal, hand, news], [goal, hand])
+        if intent.why == "wonder":
+            shorter = ([goal, hand, reason], [hand, reason])
+        for sentences in ([goal, hand, done, news, reason], *shorter):
+            thought = ". ".join(filter(None, sentences)) + step
             if len(thought.split()) <= MOST_WORDS:
                 break
         return thought

@@ -32,7 +32,8 @@ def lead(summary: dict) -> str:
     domain = summary["domains"][0]
     label = summary["arms"][summary["baseline"]]["label"]
     if last == 0:
-        return f"Only the base model has been played so far: nothing has been trained, so there is no gain to place yet. {_level_gap(summary, summary['baseline'], domain)}"
+        level = _level_gap(summary, summary["baseline"], domain)
+        return f"Only the base model has been played so far: nothing has been trained, so there is no gain to place yet. {level}"
     total, prompt, gap = (_change(summary, summary["baseline"], domain, name) for name in ("d3_cot", "d3_prompt", "gap"))
     if _measured(total) and _measured(prompt) and _measured(gap):
         sentences.append(
@@ -46,9 +47,9 @@ def lead(summary: dict) -> str:
         found = {row["metric"]: row for row in differences}
         if "d3_cot" in found:
             row = found["d3_cot"]
+            verdict = _direction(row, "higher", "lower", "no clear difference in")
             sentences.append(
-                f"Against {label}, {about['label']} shows {_direction(row, 'higher', 'lower', 'no clear difference in')} {domain_label(elsewhere)} "
-                f"success by CoT actions ({_points(row)})."
+                f"Against {label}, {about['label']} shows {verdict} {domain_label(elsewhere)} success by CoT actions ({_points(row)})."
             )
     return " ".join(sentences) or "The records are too few for an answer: see the tables for what was measured."
 
@@ -71,7 +72,9 @@ def _where_it_went(total: dict, prompt: dict, gap: dict) -> str:
     if total["low"] <= 0:
         return "there is no clear gain to place." if total["high"] >= 0 else "success fell, so there is no gain to place."
     if prompt["low"] > 0 and gap["low"] <= 0:
-        return "the gain is in the prompt action, " + ("and the gap shows no clear change." if gap["high"] >= 0 else "and the gap narrowed.")
+        return "the gain is in the prompt action, " + (
+            "and the gap shows no clear change." if gap["high"] >= 0 else "and the gap narrowed."
+        )
     if prompt["low"] > 0:
         return "the gain is in both, the prompt action and the gap."
     if gap["low"] > 0:
@@ -94,7 +97,8 @@ def _advantage(summary: dict, arm: str, domain: str) -> Finding:
     return Finding(
         _where(summary, arm, domain),
         f"{_verdict((success, aligned), 'wider', 'narrower', 'no clear change')}. The gap in success "
-        f"{_from_to(summary, arm, domain, 'gap')}{_moved(success)}; the gap in D1 {_from_to(summary, arm, domain, 'd1_gap')}{_moved(aligned)}.",
+        f"{_from_to(summary, arm, domain, 'gap')}{_moved(success)}; the gap in D1 "
+        f"{_from_to(summary, arm, domain, 'd1_gap')}{_moved(aligned)}.",
     )
 
 
@@ -103,7 +107,11 @@ def _revisions(summary: dict, arm: str, domain: str) -> Finding:
     if metrics is None or metrics["revision"]["value"] is None:
         return Finding(_where(summary, arm, domain), "not measured.")
     change = _change(summary, arm, domain, "revision")
-    trend = f", {_direction(change, 'more often', 'less often', 'no clear change')} than at the base ({_points(change)})" if _measured(change) else ""
+    trend = (
+        f", {_direction(change, 'more often', 'less often', 'no clear change')} than at the base ({_points(change)})"
+        if _measured(change)
+        else ""
+    )
     trend = trend.replace("no clear change than at the base", "no clear change from the base")
     own = metrics["revision_cot_driven"]
     also = f"; in the states of its own CoT-driven episodes, {percent(own, digits=1)} %" if own["value"] is not None else ""
@@ -128,17 +136,25 @@ def _help(summary: dict, arm: str, domain: str) -> Finding:
 
 def _masking(summary: dict) -> tuple[Finding, ...]:
     names = {
-        "d3_cot": "success by CoT actions", "d3_prompt": "success by prompt actions", "gap": "the gap", "d1_cot": "D1 of CoT actions",
-        "d1_prompt": "D1 of prompt actions", "revision": "the revision rate",
-    }  # fmt: skip
+        "d3_cot": "success by CoT actions",
+        "d3_prompt": "success by prompt actions",
+        "gap": "the gap",
+        "d1_cot": "D1 of CoT actions",
+        "d1_prompt": "D1 of prompt actions",
+        "revision": "the revision rate",
+    }
     findings = []
     for arm, about in summary["arms"].items():
         for domain in reversed(summary["domains"]):
-            rows = {row["metric"]: row for row in summary["arm_differences"] if row["arm"] == arm and row["domain"] == domain and _measured(row)}
+            rows = {
+                row["metric"]: row for row in summary["arm_differences"] if row["arm"] == arm and row["domain"] == domain and _measured(row)
+            }
             rows = {name: rows[name] for name in names if name in rows}
             if not rows:
                 continue
-            clear = [f"{names[name]} is {_direction(row, 'higher', 'lower', '')} ({_points(row)})" for name, row in rows.items() if _clear(row)]
+            clear = [
+                f"{names[name]} is {_direction(row, 'higher', 'lower', '')} ({_points(row)})" for name, row in rows.items() if _clear(row)
+            ]
             unclear = [f"{names[name]} ({_points(row)})" for name, row in rows.items() if not _clear(row)]
             parts = [", ".join(clear)] * bool(clear) + ["no clear difference in " + ", ".join(unclear)] * bool(unclear)
             against = summary["arms"][summary["baseline"]]["label"]
@@ -150,7 +166,8 @@ def _level_gap(summary: dict, arm: str, domain: str) -> str:
     metrics = _last(summary, arm, domain)
     if metrics is None or metrics["gap"]["value"] is None:
         return ""
-    return f"Its {domain_label(domain)} success is {percent(metrics['d3_cot'])} % by CoT actions and {percent(metrics['d3_prompt'])} % by prompt actions."
+    cot, prompt = percent(metrics["d3_cot"]), percent(metrics["d3_prompt"])
+    return f"Its {domain_label(domain)} success is {cot} % by CoT actions and {prompt} % by prompt actions."
 
 
 def _last(summary: dict, arm: str, domain: str) -> dict | None:
@@ -192,7 +209,11 @@ def _points(estimate: dict) -> str:
 
 
 def _moved(change: dict | None) -> str:
-    return f" ({_points(change)}, {_direction(change, 'clear rise', 'clear fall', 'no clear change')})" if _measured(change) else " (change not measured)"
+    return (
+        f" ({_points(change)}, {_direction(change, 'clear rise', 'clear fall', 'no clear change')})"
+        if _measured(change)
+        else " (change not measured)"
+    )
 
 
 def _from_to(summary: dict, arm: str, domain: str, metric: str) -> str:

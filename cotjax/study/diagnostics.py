@@ -35,7 +35,7 @@ _REMEDY = "delete the file and run `cotjax evaluate` again"
 
 @dataclass(frozen=True)
 class Metric:
-    """One diagnostic. `source` is the driver whose records it is counted on; `kind` is "rate" (0..1), "difference" (of two rates) or "mean"."""
+    """One diagnostic. `source`: the driver whose records it is counted on; `kind` is "rate" (0..1), "difference" (of two rates), "mean"."""
 
     label: str
     source: str
@@ -98,7 +98,9 @@ def read_records(folder: Path) -> list[Episode]:
     """Every episode under `folder`, in the order of paths. Raises DataError naming the folder, or the record at fault."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of episode records; run `cotjax evaluate` first, or name the run folder that holds records/")
+        raise DataError(
+            f"{folder}: no such folder of episode records; run `cotjax evaluate` first, or name the run folder that holds records/"
+        )
     paths = sorted(path for path in folder.rglob("*.json") if not path.name.startswith("."))
     if not paths:
         raise DataError(f"{folder}: holds no episode record (*.json); run `cotjax evaluate` first")
@@ -107,7 +109,9 @@ def read_records(folder: Path) -> list[Episode]:
         episode = read_episode(path)
         key = (episode.arm, episode.checkpoint, episode.driver, episode.domain, episode.game, episode.seed)
         if key in seen:
-            raise DataError(f"{path}: the same game and seed as {seen[key]} at the same arm, checkpoint and driver; keep one of the two files")
+            raise DataError(
+                f"{path}: the same game and seed as {seen[key]} at the same arm, checkpoint and driver; keep one of the two files"
+            )
         seen[key] = path
         episodes.append(episode)
     return episodes
@@ -139,17 +143,37 @@ def read_episode(path: Path) -> Episode:
             counts[f"d3_{record['driver']}"] = (float(record["success"]), 1)
             counts[f"steps_{record['driver']}"] = (float(len(steps)), 1)
     return Episode(
-        path=path, arm=record["arm"], checkpoint=record["checkpoint"], driver=record["driver"], domain=record["domain"],
-        game=record["game"]["id"], task_type=str(record["game"].get("task_type", "")), seed=record["seed"], success=record["success"],
-        ended=record["ended"], steps=len(record["steps"]), revisions=int(counts.get("revision_cot_driven", (0, 0))[0]),
-        elicitation=record["elicitation"], timing=record.get("timing") or {}, counts=counts,
-    )  # fmt: skip
+        path=path,
+        arm=record["arm"],
+        checkpoint=record["checkpoint"],
+        driver=record["driver"],
+        domain=record["domain"],
+        game=record["game"]["id"],
+        task_type=str(record["game"].get("task_type", "")),
+        seed=record["seed"],
+        success=record["success"],
+        ended=record["ended"],
+        steps=len(record["steps"]),
+        revisions=int(counts.get("revision_cot_driven", (0, 0))[0]),
+        elicitation=record["elicitation"],
+        timing=record.get("timing") or {},
+        counts=counts,
+    )
 
 
 _RECORD_FIELDS = {
-    "arm": str, "checkpoint": int, "driver": str, "domain": str, "game": dict, "seed": int, "task": str, "success": bool, "ended": str,
-    "elicitation": dict, "steps": list,
-}  # fmt: skip
+    "arm": str,
+    "checkpoint": int,
+    "driver": str,
+    "domain": str,
+    "game": dict,
+    "seed": int,
+    "task": str,
+    "success": bool,
+    "ended": str,
+    "elicitation": dict,
+    "steps": list,
+}
 _RESPONSE_FIELDS = {"text": str, "action": (str, type(None)), "valid": bool, "admissible": bool, "new_tokens": int}
 
 
@@ -171,7 +195,11 @@ def _judge(step: dict, driver: str, where: str) -> dict[str, float]:
         return _judge_reference(action(cot), action(prompt), normal(_field(step, "reference", str, where)))
     judged: dict[str, float] = {}
     own = cot if driver == "cot" else prompt
-    judged |= {f"valid_{driver}": own["valid"], f"admissible_{driver}": own["valid"] and own["admissible"], f"new_tokens_{driver}": own["new_tokens"]}
+    judged |= {
+        f"valid_{driver}": own["valid"],
+        f"admissible_{driver}": own["valid"] and own["admissible"],
+        f"new_tokens_{driver}": own["new_tokens"],
+    }
     if driver == "cot":
         judged["reasoned_cot"] = bool((own.get("thought") or "").strip())
     if driver == "cot" and prompt is not None:
@@ -185,10 +213,14 @@ def _judge_reference(cot: str | None, prompt: str | None, reference: str) -> dic
     cot_right, prompt_right = cot == reference, prompt == reference
     consistent = cot is not None and cot == prompt
     return {
-        "d1_cot": cot_right, "d1_prompt": prompt_right, "d2": consistent, "revision": not consistent,
-        "revision_helpful": cot_right and not prompt_right, "revision_harmful": prompt_right and not cot_right,
+        "d1_cot": cot_right,
+        "d1_prompt": prompt_right,
+        "d2": consistent,
+        "revision": not consistent,
+        "revision_helpful": cot_right and not prompt_right,
+        "revision_harmful": prompt_right and not cot_right,
         "revision_neutral": not consistent and not cot_right and not prompt_right,
-    }  # fmt: skip
+    }
 
 
 def _response(step: dict, name: str, driver: str, where: str) -> dict | None:
@@ -253,7 +285,7 @@ def points(episodes: Iterable[Episode]) -> dict[tuple[str, int, str], Point]:
 
 
 def contrast(signed: list[tuple[int, Point, str]]) -> Estimate:
-    """A signed sum of rates (or of gaps) of several points, paired by game: [(1, last, "gap"), (-1, base, "gap")] is how the gap changed."""
+    """A signed sum of rates (or gaps) of several points, paired by game: [(1, last, "gap"), (-1, base, "gap")] is how the gap changed."""
     return statistics.contrast(_terms(signed))
 
 

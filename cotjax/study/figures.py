@@ -1,13 +1,15 @@
 """Figures of a summary: curves over checkpoints, in-domain and out-of-domain side by side.
 
 An arm is a colour (Okabe and Ito's, told apart by colour-blind readers), a kind of action is a line style and a marker, and every line
-is named at its end. Bars are 95 % intervals. Figures are drawn on `matplotlib.figure.Figure` alone: pyplot and its global state stay untouched.
+is named at its end. Bars are 95 % intervals. Figures are drawn on `matplotlib.figure.Figure` alone: pyplot and its global state stay
+untouched.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,31 +49,46 @@ class Chart:
 
 CHARTS = {
     "d3": Chart(
-        "D3: success of whole episodes", "success", (Line("d3_cot", "CoT"), Line("d3_prompt", "prompt", "--", "s")),
+        "D3: success of whole episodes",
+        "success",
+        (Line("d3_cot", "CoT"), Line("d3_prompt", "prompt", "--", "s")),
         note="Share of games won, driven by CoT actions (solid) and driven by prompt actions (dashed).",
     ),
     "gap": Chart(
-        "Gap: success by CoT minus by prompt actions", "gap, points", (Line("gap", "gap"),), low=None, high=None,
+        "Gap: success by CoT minus by prompt actions",
+        "gap, points",
+        (Line("gap", "gap"),),
+        low=None,
+        high=None,
         note="The CoT advantage, on the same games. Above 0, reasoning wins games that the prompt action loses.",
     ),
     "d1": Chart(
-        "D1: the action is the expert's", "share of expert states", (Line("d1_cot", "CoT"), Line("d1_prompt", "prompt", "--", "s")),
+        "D1: the action is the expert's",
+        "share of expert states",
+        (Line("d1_cot", "CoT"), Line("d1_prompt", "prompt", "--", "s")),
         note="On held-out expert states: is the generated action the reference action?",
     ),
     "d2": Chart(
-        "D2: prompt action = CoT action", "share of expert states", (Line("d2", "same"),),
+        "D2: prompt action = CoT action",
+        "share of expert states",
+        (Line("d2", "same"),),
         note="Consistency on held-out expert states: one minus the revision rate.",
     ),
     "revision": Chart(
-        "Revision: CoT action ≠ prompt action", "share of expert states", (Line("revision", "revised"),), high=None,
+        "Revision: CoT action ≠ prompt action",
+        "share of expert states",
+        (Line("revision", "revised"),),
+        high=None,
         note="How often reasoning changes the action on held-out expert states.",
     ),
     "revision_quality": Chart(
-        "Revisions that help, and that harm", "share of expert states",
-        (Line("revision_helpful", "helpful", "-", "^"), Line("revision_harmful", "harmful", ":", "v")), high=None,
+        "Revisions that help, and that harm",
+        "share of expert states",
+        (Line("revision_helpful", "helpful", "-", "^"), Line("revision_harmful", "harmful", ":", "v")),
+        high=None,
         note="Helpful: only the CoT action is the expert's. Harmful: only the prompt action is. Their difference is the gap of D1.",
     ),
-}  # fmt: skip
+}
 _OVERVIEW = ("d3", "gap", "d1", "revision_quality")
 
 
@@ -123,7 +140,7 @@ def _overview_figure(summary: dict) -> Figure:
     figure = Figure(figsize=(16, 9), layout="constrained")
     grid = figure.subplots(len(domains), len(_OVERVIEW), squeeze=False)
     for axes, name in zip(grid[0], _OVERVIEW, strict=True):
-        axes.set_title(CHARTS[name].title.replace(": ", ":\n", 1), fontsize=12, color=INK, fontweight="bold", loc="left")
+        axes.set_title(textwrap.fill(CHARTS[name].title, 25), fontsize=12, color=INK, fontweight="bold", loc="left")
     for row, domain in zip(grid, domains, strict=True):
         for axes, name in zip(row, _OVERVIEW, strict=True):
             _draw(axes, summary, CHARTS[name], domain, _limits(summary, CHARTS[name]))
@@ -134,7 +151,10 @@ def _overview_figure(summary: dict) -> Figure:
 
 
 def _panel_title(summary: dict, domain: str) -> str:
-    games = max((point["metrics"][name]["games"] for point in summary["points"] if point["domain"] == domain for name in ("d3_cot", "d1_cot")), default=0)
+    games = max(
+        (point["metrics"][name]["games"] for point in summary["points"] if point["domain"] == domain for name in ("d3_cot", "d1_cot")),
+        default=0,
+    )
     return f"{domain_label(domain)}, {games} games"
 
 
@@ -243,4 +263,8 @@ def alt_text(summary: dict, name: str, domain: str) -> str:
             if values and None not in values:
                 label = f"{about['label']}, {line.label}" if arm != BASE else line.label
                 parts.append(f"{label}: " + " to ".join(f"{100 * value:.0f}" for value in values))
-    return f"{CHARTS[name].title}, {domain_label(domain)}, in percent from base to last checkpoint. " + ("; ".join(parts) or "No records") + "."
+    return (
+        f"{CHARTS[name].title}, {domain_label(domain)}, in percent from base to last checkpoint. "
+        + ("; ".join(parts) or "No records")
+        + "."
+    )

@@ -75,7 +75,11 @@ def _charts(summary: dict) -> list[dict]:
             "title": chart.title,
             "note": chart.note,
             "panels": [
-                {"domain": domain_label(domain), "alt": alt_text(summary, name, domain), "svg": Markup(panel_svg(summary, name, domain, f"{name}-{i}-"))}
+                {
+                    "domain": domain_label(domain),
+                    "alt": alt_text(summary, name, domain),
+                    "svg": Markup(panel_svg(summary, name, domain, f"{name}-{i}-")),
+                }
                 for i, domain in enumerate(summary["domains"])
             ],
         }
@@ -87,13 +91,19 @@ def _numbers(summary: dict, domain: str) -> dict:
     """Every metric at the base and at the last checkpoint of each arm."""
     columns = [("base", next(iter(summary["arms"])), 0)]
     if summary["last_checkpoint"]:
-        columns += [(f"{about['label']}, step {summary['last_checkpoint']}", arm, summary["last_checkpoint"]) for arm, about in summary["arms"].items()]
+        columns += [
+            (f"{about['label']}, step {summary['last_checkpoint']}", arm, summary["last_checkpoint"])
+            for arm, about in summary["arms"].items()
+        ]
     found = [(label, find_point(summary, arm, checkpoint, domain)) for label, arm, checkpoint in columns]
     found = [(label, point["metrics"]) for label, point in found if point]
     rows = [
         {
             "label": about["label"] + (", %" if about["kind"] == "rate" else ", points" if about["kind"] == "difference" else ""),
-            "cells": [{"text": _cell(metrics[name], about["kind"]), "behind": _behind(metrics[name], about["source"], name)} for _, metrics in found],
+            "cells": [
+                {"text": _cell(metrics[name], about["kind"]), "behind": _behind(metrics[name], about["source"], name)}
+                for _, metrics in found
+            ],
         }
         for name, about in summary["metrics"].items()
         if any(metrics[name]["value"] is not None for _, metrics in found)
@@ -116,11 +126,16 @@ def _comparisons(summary: dict, domain: str) -> dict:
     """What changed from the base in each arm, and what the arms differ by at the last checkpoint; all on the same games."""
     baseline = summary["arms"][summary["baseline"]]["label"]
     columns = [(f"{about['label']}: change from base", arm, "changes") for arm, about in summary["arms"].items()]
-    columns += [(f"{about['label']} minus {baseline}", arm, "arm_differences") for arm, about in summary["arms"].items() if arm != summary["baseline"]]
+    columns += [
+        (f"{about['label']} minus {baseline}", arm, "arm_differences")
+        for arm, about in summary["arms"].items()
+        if arm != summary["baseline"]
+    ]
     rows = []
     for metric in COMPARED:
         cells = [
-            next((row for row in summary[kind] if row["arm"] == arm and row["domain"] == domain and row["metric"] == metric), None) for _, arm, kind in columns
+            next((row for row in summary[kind] if row["arm"] == arm and row["domain"] == domain and row["metric"] == metric), None)
+            for _, arm, kind in columns
         ]
         if any(cells):
             rows.append({"label": summary["metrics"][metric]["label"], "cells": [_difference_cell(cell) for cell in cells]})
@@ -135,14 +150,14 @@ def _difference_cell(row: dict | None) -> dict:
 
 
 def _labelled_points(summary: dict) -> Iterator[tuple[str, dict]]:
-    """Every point with its arm's label; a base that all arms share stands there once."""
+    """Every point with its arm's short name; a base that all arms share stands there once."""
     shared = []
     for point in summary["points"]:
         contents = {key: value for key, value in point.items() if key != "arm"}
         if point["checkpoint"] == 0 and contents in shared:
             continue
         shared.append(contents)
-        yield ("base model" if point["checkpoint"] == 0 else summary["arms"][point["arm"]]["label"]), point
+        yield ("base" if point["checkpoint"] == 0 else point["arm"]), point
 
 
 def _played(summary: dict) -> list[dict]:
@@ -151,12 +166,19 @@ def _played(summary: dict) -> list[dict]:
     rows = []
     for label, point in _labelled_points(summary):
         by_driver = {driver: point["episodes"].get(driver, nothing) for driver in ("cot", "prompt", "reference")}
-        rows.append({
-            "arm": label, "checkpoint": point["checkpoint"], "domain": domain_label(point["domain"]),
-            "cot": by_driver["cot"], "prompt": by_driver["prompt"], "states": point["metrics"]["d1_cot"]["n"],
-            "trajectories": by_driver["reference"]["played"], "env_error": sum(ended["env_error"] for ended in by_driver.values()),
-            "length": sum(by_driver[driver]["ended"].get("length", 0) for driver in ("cot", "prompt")),
-        })  # fmt: skip
+        rows.append(
+            {
+                "arm": label,
+                "checkpoint": point["checkpoint"],
+                "domain": domain_label(point["domain"]),
+                "cot": by_driver["cot"],
+                "prompt": by_driver["prompt"],
+                "states": point["metrics"]["d1_cot"]["n"],
+                "trajectories": by_driver["reference"]["played"],
+                "env_error": sum(ended["env_error"] for ended in by_driver.values()),
+                "length": sum(by_driver[driver]["ended"].get("length", 0) for driver in ("cot", "prompt")),
+            }
+        )
     return rows
 
 
@@ -192,15 +214,26 @@ def _episode(run_folder: Path, summary: dict) -> dict | None:
     steps = []
     for step in record["steps"]:
         cot, prompt = step["cot"], step["prompt"]
-        steps.append({
-            "observation": step["observation"], "thought": (cot.get("thought") or "").strip(), "cot": _shown_action(cot),
-            "prompt": None if prompt is None else _shown_action(prompt), "same": prompt is not None and same(cot, prompt),
-            "nothing_happens": step["nothing_happens"],
-        })  # fmt: skip
+        steps.append(
+            {
+                "observation": step["observation"],
+                "thought": (cot.get("thought") or "").strip(),
+                "cot": _shown_action(cot),
+                "prompt": None if prompt is None else _shown_action(prompt),
+                "same": prompt is not None and same(cot, prompt),
+                "nothing_happens": step["nothing_happens"],
+            }
+        )
     about = summary["arms"].get(record["arm"], {"label": "base model"})
-    return {**{key: record[key] for key in ("task", "success", "ended", "checkpoint")}, "game": record["game"], "arm": about["label"],
-            "domain": domain_label(record["domain"]), "steps": steps, "revisions": sum(not step["same"] for step in steps if step["prompt"]),
-            "final_observation": record.get("final_observation")}  # fmt: skip
+    return {
+        **{key: record[key] for key in ("task", "success", "ended", "checkpoint")},
+        "game": record["game"],
+        "arm": about["label"],
+        "domain": domain_label(record["domain"]),
+        "steps": steps,
+        "revisions": sum(not step["same"] for step in steps if step["prompt"]),
+        "final_observation": record.get("final_observation"),
+    }
 
 
 def _shown_action(response: dict) -> dict:
@@ -211,15 +244,18 @@ def _shown_action(response: dict) -> dict:
 
 
 def _facts(run: dict, summary: dict) -> list[dict]:
-    """run.json in sections, flattened; the seconds that the records hold are added."""
-    titles = {
-        "model": "Model", "games": "Games", "data": "Training data", "train": "Training", "versions": "Versions", "seconds": "Seconds a stage",
-        "config": "Config",
-    }  # fmt: skip
-    sections = [{"title": title, "rows": list(_flat(run[key])), "long": key == "config"} for key, title in titles.items() if run.get(key)]
-    played = [(f"in records, {kind}", f"{seconds:.1f}") for kind, seconds in summary["seconds"].items()]
-    other = [(key, _plain(run[key])) for key in ("name", "created", "seed") if run.get(key) is not None]
-    return [{"title": "Run", "rows": other + played, "long": False}, *sections]
+    """run.json in sections, flattened, the config last and folded; what the records say about time is added."""
+    titles = {"data": "Training data", "train": "Training", "seconds": "Seconds a stage"}
+    shown_above = ("title", "arms", "checkpoints")
+    rest = {key: value for key, value in run.items() if key not in shown_above and value not in (None, {}, [])}
+    single = [(key, _plain(value)) for key, value in rest.items() if not isinstance(value, dict)]
+    played = [(f"seconds in records, {kind}", f"{seconds:.1f}") for kind, seconds in summary["seconds"].items()]
+    sections = [
+        {"title": titles.get(key, key.capitalize()), "rows": list(_flat(value)), "long": key == "config"}
+        for key, value in sorted(rest.items(), key=lambda item: item[0] == "config")
+        if isinstance(value, dict)
+    ]
+    return [{"title": "Run", "rows": single + played, "long": False}, *sections]
 
 
 def _flat(value: dict, prefix: str = "") -> Iterator[tuple[str, str]]:

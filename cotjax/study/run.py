@@ -37,6 +37,9 @@ from cotjax.study.progress import Reporter, Stage
 from cotjax.train.main import checkpoint_steps, train
 
 
+VOCAB_MULTIPLE = 64
+
+
 @dataclass
 class Study:
     """One run's folder and what its stages hand on."""
@@ -163,7 +166,8 @@ class Study:
             tokenizer = Path(settings.tokenizer) if settings.tokenizer else self._make_tokenizer(trajectories)
             codec = Codec.load(tokenizer, self.config.data.template)
             sizes = {name: settings[name] for name in ("width", "layers", "heads", "kv_heads", "head_size", "feed_forward")}
-            model = ModelConfig(vocab_size=codec.vocab_size, **sizes)
+            # Rounded up, so that the vocabulary can be shared out over a tensor axis.
+            model = ModelConfig(vocab_size=-(-codec.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE, **sizes)
             return model, lambda mesh: decoder.init_params(model, jax.random.key(self.config.seed), mesh), tokenizer
         folder = BASE_FOLDER if settings.base == "package" else Path(settings.base)
         model = ModelConfig.from_hf(folder)

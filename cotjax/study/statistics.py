@@ -11,13 +11,13 @@ Which interval is used where:
 | share of states | Wilson with the effective number of states: n over the design effect of whole games (Kish 1965), t for few games |
 | mean over states or episodes | cluster bootstrap over games, expanded percentile (Hesterberg 2015) |
 | difference on the same games, one episode a game | Bonett and Price (2012) for paired proportions |
-| difference on the same games, over states | paired cluster bootstrap over games, never narrower than Bonett and Price over the states that differ |
+| difference on the same games, over states | paired cluster bootstrap over games, never narrower than Bonett and Price over states |
 | few games, or no spread between games | rows one and four with n = number of games, as if each game were one state |
 
 The last row is there because equal values have no spread to resample: 60 wins in 60 games are no proof of a rate of 1. Wilson in row two
 and the floor in row five are there because a bootstrap of a rare event misses what did not happen to be seen (4 discordant games of 60,
-all one way, have an exact p of 0.125, but a bootstrap's interval excludes 0). In simulations the intervals of rows one, two, four and five held
-the true value 91 % of the time or more; the worst (86 to 90 %) were shares of 1 to 2 % that sit in a handful of games.
+all one way, have an exact p of 0.125, but a bootstrap's interval excludes 0). In simulations the intervals of rows one, two, four and
+five held the true value 91 % of the time or more; the worst (86 to 90 %) were shares of 1 to 2 % that sit in a handful of games.
 
 Sources: Wilson 1927, JASA 22:209. Kish 1965, Survey Sampling; Korn and Graubard 1998, Survey Methodology 24:193 (score intervals with an
 effective sample size and its t adjustment). Hesterberg 2015, The American Statistician 69:371. Bonett and Price 2012, J. Educational and

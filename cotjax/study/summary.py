@@ -65,7 +65,9 @@ def summarize(run_folder: str | Path) -> dict:
     checkpoints = sorted({checkpoint for curve in curves.values() for checkpoint, _ in curve})
     shared = set.intersection(*({checkpoint for checkpoint, _ in curve} for curve in curves.values()))
     if not shared:
-        raise DataError(f"{run_folder / 'records'}: the arms {', '.join(arms)} have no checkpoint in common; run `cotjax evaluate` for all of them")
+        raise DataError(
+            f"{run_folder / 'records'}: the arms {', '.join(arms)} have no checkpoint in common; run `cotjax evaluate` for all of them"
+        )
     last, baseline = max(shared), min(arms, key=lambda arm: arms[arm]["fraction"] or 0.0)
     shown = _shown_episode(episodes, baseline, last)
     summary = {
@@ -106,7 +108,9 @@ def find_point(summary: dict, arm: str, checkpoint: int, domain: str) -> dict | 
 def terminal_table(summary: dict) -> Table:
     """Base and last checkpoint of every arm, in percent: success by both kinds of action, the gap, D1 and the revision rate. 80 columns."""
     run = summary["run"]
-    table = Table(title=f"{run.get('title') or run.get('name') or 'study'}\nin percent, with 95 % intervals", box=SIMPLE, padding=(0, 0, 0, 1))
+    table = Table(
+        title=f"{run.get('title') or run.get('name') or 'study'}\nin percent, with 95 % intervals", box=SIMPLE, padding=(0, 0, 0, 1)
+    )
     table.add_column("arm, step", overflow="fold")
     for title in ("CoT\nsuccess", "prompt\nsuccess", "gap", "D1\nCoT", "D1\nprompt", "revised"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -133,7 +137,7 @@ def domain_label(domain: str) -> str:
 
 
 def percent(estimate: dict, signed: bool = False, digits: int = 0) -> str:
-    """"83 [71, 91]", in percent (or percentage points); a dash where nothing was measured."""
+    """ "83 [71, 91]", in percent (or percentage points); a dash where nothing was measured."""
     if estimate["value"] is None:
         return "–"
     plus = "+" if signed else ""
@@ -142,7 +146,7 @@ def percent(estimate: dict, signed: bool = False, digits: int = 0) -> str:
 
 
 def p_text(p: float) -> str:
-    """"p = 0.031", or "p < 0.001"."""
+    """ "p = 0.031", or "p < 0.001"."""
     return f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
 
 
@@ -184,11 +188,20 @@ def _point(arm: str, checkpoint: int, domain: str, point: Point) -> dict:
     episodes = {}
     for driver, ended in sorted(point.ended.items()):
         broken = ended.get("env_error", 0)
-        episodes[driver] = {"played": ended.total() - broken, "won": ended.get("won", 0), "env_error": broken, "ended": dict(sorted(ended.items()))}
+        episodes[driver] = {
+            "played": ended.total() - broken,
+            "won": ended.get("won", 0),
+            "env_error": broken,
+            "ended": dict(sorted(ended.items())),
+        }
     return {
-        "arm": arm, "checkpoint": checkpoint, "domain": domain, "episodes": episodes,
-        "metrics": {name: _rounded(point.estimate(name)) for name in METRICS}, "gap_p": _p([(1, point, "gap")], "gap"),
-    }  # fmt: skip
+        "arm": arm,
+        "checkpoint": checkpoint,
+        "domain": domain,
+        "episodes": episodes,
+        "metrics": {name: _rounded(point.estimate(name)) for name in METRICS},
+        "gap_p": _p([(1, point, "gap")], "gap"),
+    }
 
 
 def _p(signed: list, metric: str) -> float | None:
@@ -204,7 +217,17 @@ def _changes(curves: dict, domains: list[str], last: int) -> list[dict]:
                 continue
             for metric in COMPARED:
                 signed = [(1, curve[last, domain], metric), (-1, curve[0, domain], metric)]
-                rows.append({"arm": arm, "domain": domain, "metric": metric, "from": 0, "to": last, **_rounded(contrast(signed)), "p": _p(signed, metric)})
+                rows.append(
+                    {
+                        "arm": arm,
+                        "domain": domain,
+                        "metric": metric,
+                        "from": 0,
+                        "to": last,
+                        **_rounded(contrast(signed)),
+                        "p": _p(signed, metric),
+                    }
+                )
     return rows
 
 
@@ -235,10 +258,22 @@ def _shown_episode(episodes: list[Episode], arm: str, last: int) -> Episode | No
     Preferred in this order: won, with a revision, lost by prompt actions, in-domain, of the baseline arm, short, first by path.
     """
     played = [e for e in episodes if e.checkpoint == last and e.driver == "cot" and e.ended != "env_error" and e.steps]
-    lost = {(e.arm, e.game, e.seed) for e in episodes if e.checkpoint == last and e.driver == "prompt" and not e.success and e.ended != "env_error"}
+    lost = {
+        (e.arm, e.game, e.seed)
+        for e in episodes
+        if e.checkpoint == last and e.driver == "prompt" and not e.success and e.ended != "env_error"
+    }
 
     def rank(e: Episode):
-        return (not e.success, not e.revisions, (e.arm, e.game, e.seed) not in lost, e.domain != "in_domain", e.arm != arm, e.steps, str(e.path))
+        return (
+            not e.success,
+            not e.revisions,
+            (e.arm, e.game, e.seed) not in lost,
+            e.domain != "in_domain",
+            e.arm != arm,
+            e.steps,
+            str(e.path),
+        )
 
     return min(played, key=rank, default=None)
 
@@ -263,8 +298,8 @@ def _warnings(summary: dict, run: dict, found: dict) -> list[str]:
         if reasoned is not None and reasoned < _REASONED_ENOUGH and (point["checkpoint"] or point["arm"] == next(iter(summary["arms"]))):
             label = summary["arms"][point["arm"]]["label"] if point["checkpoint"] else "the base model"
             warnings.append(
-                f"Only {100 * reasoned:.0f} % of the CoT responses of {label} at checkpoint {point['checkpoint']}, {domain_label(point['domain'])}, "
-                "held reasoning: the rest of its CoT actions are direct ones."
+                f"Only {100 * reasoned:.0f} % of the CoT responses of {label} at checkpoint {point['checkpoint']}, "
+                f"{domain_label(point['domain'])}, held reasoning: the rest of its CoT actions are direct ones."
             )
     broken = sum(point.ended[driver]["env_error"] for point in found.values() for driver in point.ended)
     if broken:

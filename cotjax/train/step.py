@@ -75,7 +75,7 @@ def make_train_step(config: ModelConfig, optimizer: optax.GradientTransformation
         (loss, totals), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = totals | {"loss": loss, "grad_norm": optax.global_norm(grads), "tokens": (batch["segment_ids"] > 0).sum()}
+        metrics = totals | {"loss": loss, "grad_norm": optax.tree.norm(grads), "tokens": (batch["segment_ids"] > 0).sum()}
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return jax.jit(train_step, in_shardings=(shardings, on_batch), out_shardings=(shardings, None), donate_argnums=0)

@@ -1,0 +1,111 @@
+"""Collecting trajectories: what is kept, what is counted, and that the file depends on nothing else than it says."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cotjax.data import collect as collecting
+from cotjax.data.collect import collect
+from cotjax.data.trajectories import SCRIPTED_BEFORE, read_trajectories
+from cotjax.envs.base import TASK_TYPES, Game
+from cotjax.envs.expert import Decision, Expert
+from cotjax.envs.household import make_games
+from cotjax.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def games(tmp_path_factory) -> list[Game]:
+    return make_games(tmp_path_factory.mktemp("games"), {"train": dict.fromkeys(TASK_TYPES, 1)}, seed=5)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def test_the_expert_wins_every_game_and_each_step_is_what_it_saw_then_did(games, tmp_path):
+    calls = []
+    summary = collect(games, tmp_path / "out.jsonl", "expert", seed=0, progress=lambda done, total: calls.append((done, total)))
+    trajectories = list(read_trajectories(tmp_path / "out.jsonl"))
+    assert calls == [(done, 6) for done in range(1, 7)]
+    assert (summary.played, summary.won, summary.kept, summary.failed, summary.inadmissible) == (6, 6, 6, 0, 0)
+    assert summary.steps == sum(len(trajectory.steps) for trajectory in trajectories)
+    assert [trajectory.id for trajectory in trajectories] == [f"expert/train/{game.id}/0" for game in games]
+    for game, trajectory in zip(games, trajectories, strict=True):
+        assert (trajectory.game, trajectory.task_type, trajectory.split) == (game.id, game.task_type, "train")
+        assert trajectory.success and trajectory.reward == 1.0
+        assert trajectory.steps[0].observation.startswith("You are in the middle of a room.")
+        assert not trajectory.task.endswith(".")
+        for step in trajectory.steps:
+            assert step.action in step.admissible_commands and step.provenance == SCRIPTED_BEFORE
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_workers(games, tmp_path):
+    for workers in (1, 2):
+        options = {"agent": "explorer", "seed": 3, "only_won": False, "workers": workers, "max_steps": 8, "episodes_per_game": 2}
+        assert collect(games, tmp_path / f"{workers}.jsonl", **options).kept == 12
+    assert (tmp_path / "1.jsonl").read_bytes() == (tmp_path / "2.jsonl").read_bytes()
+
+
+def test_an_episode_depends_on_the_seed_its_game_and_its_number_only(games, tmp_path):
+    def lines(games: list[Game], seed: int, episodes: int) -> dict[str, dict]:
+        collect(games, tmp_path / "out.jsonl", "explorer", seed, max_steps=6, only_won=False, episodes_per_game=episodes)
+        return {row["id"]: row for row in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())}
+
+    two, alone, other = lines(games[:2], 1, 2), lines(games[1:2], 1, 1), lines(games[1:2], 2, 1)
+    (name,) = alone
+    assert alone[name] == two[name] and alone[name] != other[name]
+    assert len({row["seed"] for row in two.values()}) == 4
+
+
+def test_lost_episodes_are_counted_and_kept_only_on_request(games, tmp_path):
+    options = {"agent": "explorer", "seed": 0, "max_steps": 3, "skill": (0.0, 0.0)}
+    won = collect(games, tmp_path / "won.jsonl", **options)
+    every = collect(games, tmp_path / "every.jsonl", **options, only_won=False)
+    assert (won.played, won.won, won.kept, won.steps) == (6, 0, 0, 0)
+    assert (every.played, every.won, every.kept, every.steps) == (6, 0, 6, 18)
+    assert all(not trajectory.success and trajectory.reward == 0.0 for trajectory in read_trajectories(tmp_path / "every.jsonl"))
+
+
+def test_a_broken_game_is_counted_and_named_and_the_others_go_on(games, tmp_path):
+    Path(tmp_path / "broken.tw-pddl").write_text("{}")
+    broken = replace(games[0], id="broken/trial_0", path=str(tmp_path / "broken.tw-pddl"))
+    summary = collect([broken, games[1]], tmp_path / "out.jsonl", "expert", seed=0)
+    assert (summary.played, summary.kept, summary.failed, summary.inadmissible) == (2, 1, 1, 0)
+    assert len(summary.faults) == 1 and "broken.tw-pddl" in summary.faults[0]
+
+
+def test_an_inadmissible_action_is_counted_and_named_with_its_game_and_step(games, tmp_path, monkeypatch):
+    class Stubborn(Expert):
+        def act(self, observation):
+            decision = super().act(observation)
+            return decision if observation.text.startswith("You are in") else Decision(decision.thought, "take the biscuit")
+
+    monkeypatch.setattr(collecting, "Expert", Stubborn)
+    summary = collect(games[:1], tmp_path / "out.jsonl", "expert", seed=0)
+    assert (summary.played, summary.kept, summary.failed, summary.inadmissible) == (1, 0, 0, 1)
+    assert summary.faults == (f"{games[0].id}, step 1: the expert chose 'take the biscuit', which the game does not take",)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"agent": "oracle"}, "'oracle'"),
+        ({"skill": (0.5, 0.1)}, r"\(0\.5, 0\.1\)"),
+        ({"max_steps": 0}, "max_steps"),
+        ({"episodes_per_game": 0}, "episodes_per_game"),
+    ],
+)
+def test_a_request_that_makes_no_sense_says_so(games, tmp_path, change, message):
+    with pytest.raises(UsageError, match=message):
+        collect(games, tmp_path / "out.jsonl", **{"agent": "expert", "seed": 0} | change)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_no_games_or_one_game_twice_says_so(games, tmp_path):
+    with pytest.raises(UsageError, match="no games"):
+        collect([], tmp_path / "out.jsonl", "expert", seed=0)
+    with pytest.raises(UsageError, match="2 times"):
+        collect(games[:1] * 2, tmp_path / "out.jsonl", "expert", seed=0)

@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+import tiny
+
+from cotjax.data.pipeline import Masking, batches, example_features
+from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
+from cotjax.data.trajectories import write_trajectories
+from cotjax.errors import DataError, UsageError
+from cotjax.masking import Role, drops_action, target_weights
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    tiny.word_codec(folder / "tokenizer", tiny.TINY_WORDS)
+    played = [tiny.trajectory(name=f"t{i}", steps=1 + i % 4, task_type="a" if i % 3 else "b") for i in range(30)]
+    write_trajectories(folder / "t.jsonl", played)
+    return folder
+
+
+def _dataset(folder, **changes):
+    config = AgentConfig(name="tiny", sources={"train": str(folder / "t.jsonl")}, tokenizer=str(folder / "tokenizer"), **changes)
+    return prepare_dataset(config, folder / "tfds").as_data_source(split="train")
+
+
+@pytest.fixture(scope="module")
+def source(folder):
+    return _dataset(folder)
+
+
+def _batches(source, count, *, batch=2, seed=0, masking=None, state=None, row_length=256):
+    iterator = iter(batches(source, row_length=row_length, batch=batch, masking=masking or Masking(), seed=seed))
+    if state is not None:
+        iterator.set_state(state)
+    return [next(iterator) for _ in range(count)], iterator
+
+
+def test_the_dataset_reads_back_what_was_encoded_in_order(folder, source):
+    from cotjax.data.tokens import Codec, trajectory_examples
+    from cotjax.data.trajectories import read_trajectories
+
+    codec = Codec.load(folder / "tokenizer")
+    expected = [e for t in read_trajectories(folder / "t.jsonl") for e in trajectory_examples(codec, t, "cot", 768)]
+    assert len(source) == len(expected) == 30
+    for stored, example in zip((source[i] for i in range(30)), expected, strict=True):
+        assert stored["id"].decode() == example.id
+        for name in ("ids", "roles", "branches", "positions"):
+            np.testing.assert_array_equal(stored[name], getattr(example, name))
+
+
+def test_task_types_and_direct_share_choose_what_is_stored(folder):
+    held_in = _dataset(folder, task_types=("a",))
+    assert len(held_in) == 20
+    direct = _dataset(folder, direct_share=1.0)
+    assert not any(direct[i]["branches"].any() for i in range(len(direct)))
+    with pytest.raises(DataError, match="nothing to train on"):
+        _dataset(folder, task_types=("c",))
+
+
+def test_packed_rows_keep_each_examples_tokens_and_weights(source):
+    masking = Masking(fraction=0.5)
+    known = {}
+    for index in range(len(source)):
+        features = example_features(source[index], masking)
+        known.setdefault(features["ids"].tobytes(), []).append(features["weights"])
+    (batch,), _ = _batches(source, 1, batch=4, masking=masking)
+    found = 0
+    for row in range(4):
+        for segment in range(1, batch["segment_ids"][row].max() + 1):
+            here = batch["segment_ids"][row] == segment
+            weights = known[batch["ids"][row][here].tobytes()]
+            # Trajectories of equal text differ in their id, so in what they drop.
+            assert any((batch["weights"][row][here] == candidate).all() for candidate in weights)
+            found += 1
+        assert not batch["weights"][row][batch["segment_ids"][row] == 0].any(), "padding is never trained on"
+    assert found > 4
+    assert all(array.shape == (4, 256) for array in batch.values())
+
+
+def test_batches_are_a_function_of_the_seed_and_go_on_from_their_state(source):
+    first, iterator = _batches(source, 3)
+    state = iterator.get_state()
+    after = [next(iterator) for _ in range(2)]
+    again, _ = _batches(source, 5)
+    resumed, _ = _batches(source, 2, state=state)
+    for one, other in [*zip(first + after, again, strict=True), *zip(after, resumed, strict=True)]:
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+    other_seed, _ = _batches(source, 3, seed=1)
+    assert any((one["ids"] != other["ids"]).any() for one, other in zip(first, other_seed, strict=True))
+
+
+def test_dropping_takes_the_action_tokens_of_the_drawn_steps_alone(source):
+    masking = Masking(seed=5, fraction=0.4)
+    dropped = 0
+    for index in range(len(source)):
+        example = source[index]
+        full = target_weights(example["roles"], branches=example["branches"])
+        reduced = example_features(example, masking)["weights"]
+        for branch in range(1, example["branches"].max() + 1):
+            targets_here = np.append(example["branches"][1:] == branch, False)
+            roles = np.append(example["roles"][1:], 0)
+            action = targets_here & (roles == Role.ACTION)
+            drop = drops_action(5, f"{example['id'].decode()}#{branch - 1}", 0.4)
+            dropped += drop
+            assert (reduced[action] == (0 if drop else 1)).all()
+            np.testing.assert_array_equal(reduced[targets_here & ~action], full[targets_here & ~action])
+    assert 0 < dropped < 75
+
+
+def test_by_trajectory_all_steps_drop_together(source):
+    for index in range(len(source)):
+        example = source[index]
+        weights = example_features(example, Masking(fraction=0.5, unit="trajectory"))["weights"]
+        action = np.append(example["roles"][1:], 0) == Role.ACTION
+        assert len(set(weights[action & (np.append(example["branches"][1:], 0) > 0)])) == 1
+
+
+def test_a_batch_without_supervised_tokens_is_an_error(source):
+    with pytest.raises(DataError, match="no supervised token"):
+        _batches(source, 1, masking=Masking(supervised=("PAD",)))
+
+
+@pytest.mark.parametrize(
+    "broken", [{"unit": "word"}, {"fraction": 1.5}, {"supervised": ("THOUGHT",)}], ids=["unit", "fraction", "role"]
+)
+def test_masking_settings_are_checked(broken):
+    with pytest.raises(UsageError):
+        Masking(**broken)
+
+
+def test_counts_of_zero_are_refused(source):
+    with pytest.raises(UsageError, match="at least 1"):
+        batches(source, row_length=0, batch=1, masking=Masking(), seed=0)

@@ -1,0 +1,261 @@
+"""The scripted household agents: what they read, what they do, and what their thoughts claim."""
+
+import re
+from functools import cache
+
+import pytest
+
+from cotjax.envs.alfworld import AlfworldEnv
+from cotjax.envs.base import TASK_TYPES, Game, Observation
+from cotjax.envs.expert import SEARCH_ORDER, Expert
+from cotjax.envs.explorer import Explorer
+from cotjax.envs.household import make_games
+from cotjax.envs.household_catalog import load_catalog
+from cotjax.envs.household_memory import Event, Goal, Memory, parse_observation, parse_task
+from cotjax.envs.thoughts import MOST_WORDS, VOCABULARY
+from cotjax.errors import EnvError, UsageError
+
+ROOM = "You are in the middle of a room. Looking quickly around you, you see a bed 1, a desk 1, a drawer 2, a drawer 1, and a safe 1."
+WORDS_OF = {
+    "go": "go|walk", "open": "open", "close": "close", "take": "take|pick up", "move": "move|put", "heat": "heat|warm",
+    "cool": "cool|chill", "clean": "clean|wash", "use": "use|turn on", "examine": "examine|look closely", "look": "look around",
+    "inventory": "check what i hold|look at my hand",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> tuple[AlfworldEnv, list[Game]]:
+    """An environment, and one made game of each task type in each of two splits."""
+    counts = {split: dict.fromkeys(TASK_TYPES, 1) for split in ("train", "valid_unseen")}
+    games = make_games(tmp_path_factory.mktemp("games"), counts, seed=3)
+    return AlfworldEnv(max_steps=30, cache_dir=str(tmp_path_factory.mktemp("cache"))), games
+
+
+def play(env: AlfworldEnv, game: Game, agent: Expert) -> tuple[str, list[tuple[Observation, str, str]], bool]:
+    task, observation = env.reset(game)
+    agent.start(task, observation)
+    turns = []
+    while not observation.done:
+        decision = agent.act(observation)
+        turns.append((observation, decision.thought, decision.action))
+        observation = env.step(decision.action)
+    return task, turns, observation.won
+
+
+@pytest.fixture(scope="module")
+def episodes(world) -> list[tuple[str, list[tuple[Observation, str, str]]]]:
+    """Episodes of every kind of agent, from expert to purely random."""
+    env, games = world
+    agents = [Expert(0), Expert(1, noise=0.3), Explorer(2, 0.4), Explorer(3, 0.0)]
+    return [play(env, game, agent)[:2] for game in games for agent in agents]
+
+
+@pytest.mark.parametrize(
+    ("task", "goal"),
+    [
+        ("put a book in desk", Goal("book", "desk")),
+        ("put some saltshaker on cabinet", Goal("saltshaker", "cabinet")),
+        ("put a clean plate in fridge", Goal("plate", "fridge", treatment="clean")),
+        ("clean some apple and put it in microwave", Goal("apple", "microwave", treatment="clean")),
+        ("put a hot egg in fridge", Goal("egg", "fridge", treatment="heat")),
+        ("heat some cup and put it in cabinet", Goal("cup", "cabinet", treatment="heat")),
+        ("put a cool pan in stoveburner", Goal("pan", "stoveburner", treatment="cool")),
+        ("cool some wine and put it in shelf.", Goal("wine", "shelf", treatment="cool")),
+        ("put two pen in drawer", Goal("pen", "drawer", count=2)),
+        ("find two pen and put them in drawer", Goal("pen", "drawer", count=2)),
+        ("look at alarmclock under the desklamp", Goal("alarmclock", lamp="desklamp")),
+        ("examine the book with the desklamp", Goal("book", lamp="desklamp")),
+    ],
+)
+def test_a_task_of_every_wording_is_read(task, goal):
+    assert parse_task(task) == goal
+
+
+def test_another_wording_is_an_error_that_quotes_it():
+    with pytest.raises(EnvError, match="'boil the kettle'"):
+        parse_task("boil the kettle")
+
+
+@pytest.mark.parametrize(
+    ("text", "event"),
+    [
+        (ROOM, Event("start", contents=("bed 1", "desk 1", "drawer 2", "drawer 1", "safe 1"))),
+        ("You are in the middle of a room. Looking quickly around you, you see nothing.", Event("facing")),
+        ("You are facing the drawer 8, and drawer 7. Next to it, you see nothing.", Event("facing", contents=("drawer 8", "drawer 7"))),
+        ("You arrive at bed 1. On the bed 1, you see a book 2, and an apple 1.", Event("seen", "bed 1", contents=("book 2", "apple 1"))),
+        ("You arrive at bed 1. On the bed 1, you see nothing.", Event("seen", "bed 1")),
+        ("You arrive at safe 1. The safe 1 is closed.", Event("closed", "safe 1")),
+        ("You arrive at safe 1. The safe 1 is open. In it, you see a cd 1.", Event("seen", "safe 1", contents=("cd 1",))),
+        ("You open the safe 1. The safe 1 is open. In it, you see nothing.", Event("seen", "safe 1")),
+        ("On the bed 1, you see a book 2.", Event("seen", "bed 1", contents=("book 2",))),
+        ("The safe 1 is closed.", Event("closed", "safe 1")),
+        ("You close the safe 1.", Event("shut", "safe 1")),
+        ("You pick up the cd 1 from the safe 1.", Event("take", "safe 1", "cd 1")),
+        ("You move the cd 1 to the safe 1.", Event("move", "safe 1", "cd 1")),
+        ("You put the cd 1 in/on the safe 1.", Event("move", "safe 1", "cd 1")),
+        ("You heat the egg 1 using the microwave 1.", Event("heat", "microwave 1", "egg 1")),
+        ("You cool the egg 1 using the fridge 1.", Event("cool", "fridge 1", "egg 1")),
+        ("You clean the egg 1 using the sinkbasin 1.", Event("clean", "sinkbasin 1", "egg 1")),
+        ("You turn on the desklamp 1.", Event("use", thing="desklamp 1")),
+        ("You are carrying: a cd 1.", Event("inventory", contents=("cd 1",))),
+        ("You are not carrying anything.", Event("inventory")),
+        ("This is a hot and clean egg 1.", Event("examine", thing="egg 1")),
+        ("This is a normal mug 1. In it, you see nothing.", Event("examine", thing="mug 1")),
+        ("There's nothing special about cd 1.", Event("examine", thing="cd 1")),
+        ("Nothing happens.", Event("nothing")),
+        ("A bird sings.", Event("other")),
+    ],
+)
+def test_an_observation_of_every_kind_is_read(text, event):
+    assert parse_observation(text) == event
+
+
+def test_memory_follows_things_wherever_they_are_moved():
+    memory = Memory()
+    for text in (
+        ROOM,
+        "You arrive at desk 1. On the desk 1, you see a cd 2, and a cd 1.",
+        "You pick up the cd 1 from the desk 1.",
+        "You arrive at safe 1. The safe 1 is closed.",
+    ):
+        memory.observe(text)
+    assert (memory.holding, memory.spot, memory.closed) == ("cd 1", {"safe 1"}, {"safe 1"})
+    assert memory.where("cd") == [("cd 2", "desk 1")]
+    memory.observe("You open the safe 1. The safe 1 is open. In it, you see nothing.")
+    memory.observe("You move the cd 1 to the safe 1.")
+    memory.observe("You close the safe 1.")
+    assert memory.holding is None
+    assert memory.where("cd") == [("cd 2", "desk 1"), ("cd 1", "safe 1")]
+    assert memory.checked == ["desk 1", "safe 1"] and memory.closed == {"safe 1"}
+
+
+def test_heating_undoes_cooling_and_leaves_cleaning():
+    memory = Memory()
+    for verb, place in (("clean", "sinkbasin 1"), ("cool", "fridge 1"), ("heat", "microwave 1")):
+        memory.observe(f"You {verb} the egg 1 using the {place}.")
+    assert [memory.is_treated("egg 1", treatment) for treatment in ("clean", "cool", "heat", None)] == [True, False, True, True]
+
+
+def test_the_expert_wins_every_game_by_admissible_actions_and_looks_into_nothing_twice(world):
+    env, games = world
+    for game in games:
+        _, turns, won = play(env, game, Expert(0))
+        assert won, game.id
+        assert all(action in observation.admissible_commands for observation, _, action in turns), game.id
+        opened = [action for _, _, action in turns if action.startswith(("open", "examine"))]
+        assert len(opened) == len(set(opened)), game.id
+
+
+def test_the_search_goes_class_by_class_in_one_order_then_by_number():
+    receptacles = {name.lower() for name in load_catalog().fits}
+    assert receptacles - set(SEARCH_ORDER) <= {"toaster"}  # it can hold nothing
+    expert, goes = Expert(0), []
+    observation = Observation(ROOM, ("go to bed 1", "go to desk 1", "go to drawer 1", "go to drawer 2", "go to safe 1"), False, False)
+    expert.start("put a cd in safe", observation)
+    for _ in range(3):
+        action = expert.act(observation).action
+        goes.append(action)
+        place = action.removeprefix("go to ")
+        observation = Observation(f"You arrive at {place}. On the {place}, you see nothing.", observation.admissible_commands, False, False)
+    # A bed can't hold a cd, and the safe is where the cd has to go.
+    assert goes == ["go to desk 1", "go to drawer 1", "go to drawer 2"]
+
+
+def test_a_place_at_the_same_standing_point_is_examined():
+    expert = Expert(0)
+    expert.start("put a cd in safe", Observation(ROOM, (), False, False))
+    arrived = Observation("You arrive at desk 1. On the desk 1, you see nothing.", ("examine drawer 1", "go to drawer 2"), False, False)
+    assert expert.act(arrived).action == "examine drawer 1"
+    assert expert.act(Observation("The drawer 1 is closed.", ("open drawer 1", "go to drawer 2"), False, False)).action == "open drawer 1"
+
+
+def test_the_same_seed_gives_the_same_episode_and_another_only_other_words(world):
+    env, games = world
+    (_, first, _), (_, again, _), (_, other, _) = (play(env, games[0], Expert(seed)) for seed in (5, 5, 6))
+    assert first == again
+    assert [turn[2] for turn in first] == [turn[2] for turn in other]
+    assert [turn[1] for turn in first] != [turn[1] for turn in other]
+
+
+def test_skill_one_is_the_expert_and_skill_zero_is_not(world):
+    env, games = world
+    expert, able, poor = (play(env, games[0], agent) for agent in (Expert(7), Explorer(7, 1.0), Explorer(7, 0.0)))
+    assert able == expert and poor[1] != expert[1]
+    with pytest.raises(UsageError, match=r"1\.5"):
+        Explorer(0, 1.5)
+
+
+def test_every_action_is_admissible_however_the_things_were_moved(episodes):
+    for task, turns in episodes:
+        for number, (observation, _, action) in enumerate(turns):
+            assert action in observation.admissible_commands, (task, number, action)
+
+
+def test_a_thought_names_only_what_has_been_observed(episodes):
+    for _, turns in episodes:
+        seen: set[str] = set()
+        places = set(re.findall(r"[a-z]+ \d+", turns[0][0].text))
+        classes = {place.split()[0] for place in places}
+        for observation, thought, action in turns:
+            seen.update(re.findall(r"[a-z]+ \d+", observation.text))
+            named = set(re.findall(r"[a-z]+ \d+", f"{thought} {action}"))
+            assert named <= seen
+            assert {name for name in named if name.split()[0] in classes} <= places
+
+
+def test_what_a_thought_says_of_a_place_or_the_hand_is_true(episodes):
+    """Checked against the texts themselves, by another reading than the agents'."""
+    for _, turns in episodes:
+        things_at: dict[str, str] = {}
+        held = None
+        for observation, thought, _ in turns:
+            text = observation.text
+            if match := re.search(r"(?:On the|The) (\w+ \d+)(?: is open\. In it)?, you see (.*)\.$", text):
+                things_at[match[1]] = match[2]
+            if match := re.match(r"You pick up the (\w+ \d+) from the (\w+ \d+)", text):
+                held = match[1]
+                things_at[match[2]] = re.sub(rf"\b{match[1]}\b", "", things_at.get(match[2], ""))
+            if match := re.match(r"You move the (\w+ \d+) to the (\w+ \d+)", text):
+                held = None
+                things_at[match[2]] = things_at.get(match[2], "") + f", a {match[1]}"
+            assert bool(re.search(r"\b(hold nothing|hand is empty|have nothing)\b", thought)) == (held is None), (text, thought)
+            for kind, place in re.findall(r"no ([a-z]+) at (\w+ \d+)", thought) + [
+                (kind, place) for place, kind in re.findall(r"(\w+ \d+) has no ([a-z]+)", thought)
+            ]:
+                assert not re.search(rf"\b{kind} \d", things_at[place]), (text, thought)
+            for thing, place in re.findall(r"(?:see|saw|found|is|know) (\w+ \d+) (?:is )?at (\w+ \d+)", thought):
+                assert re.search(rf"\b{thing}\b", things_at[place]), (text, thought)
+            if match := re.search(r"(\w+ \d+) is closed", thought):
+                assert f"{match[1]} is closed" in text
+
+
+@cache
+def names_of_the_game() -> frozenset[str]:
+    catalog = load_catalog()
+    return frozenset(kind.lower() for kind in catalog.kinds | catalog.fits.keys() | catalog.portable)
+
+
+def test_thoughts_are_short_and_of_a_closed_vocabulary(episodes):
+    assert len(VOCABULARY) < 200
+    for _, turns in episodes:
+        for _, thought, _ in turns:
+            assert re.fullmatch(r"[a-z0-9]+([,.]? [a-z0-9]+)*\.", thought), thought
+            assert 10 <= len(thought.split()) <= MOST_WORDS, thought
+            words = set(re.findall(r"[a-z]+", thought))
+            assert words <= VOCABULARY | names_of_the_game(), words - VOCABULARY - names_of_the_game()
+
+
+def test_the_last_clause_of_a_thought_is_its_action(episodes):
+    for _, turns in episodes:
+        for _, thought, action in turns:
+            clause = re.split(r", so |\. ", thought.removesuffix("."))[-1]
+            verb = action.split()[0]
+            assert re.search(rf"\bi (?:{WORDS_OF[verb]})\b", clause), (thought, action)
+            assert re.findall(r"[a-z]+ \d+", clause) == re.findall(r"[a-z]+ \d+", action.removeprefix("go to "))
+
+
+def test_the_thought_of_a_step_at_random_says_so(world):
+    env, games = world
+    for game in games[:3]:
+        for _, thought, _ in play(env, game, Explorer(11, 0.0))[1]:
+            assert re.search(r"wonder|not sure|just try|no good plan|want to see", thought), thought

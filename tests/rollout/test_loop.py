@@ -1,0 +1,189 @@
+"""The loop, on a world of cabinets and a policy that answers by rule: what is decoded, executed, recorded and resumed."""
+
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import tiny
+
+from cotjax.envs.base import Game, Observation
+from cotjax.errors import DataError, EnvError, UsageError
+from cotjax.rollout.loop import Elicitation, play
+from cotjax.rollout.record import read_records, record_path, write_record
+from cotjax.rollout.replay import ReplayEnvironments
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory):
+    return tiny.word_codec(tmp_path_factory.mktemp("tokenizer"), tiny.TINY_WORDS)
+
+
+@dataclass
+class Generation:
+    ids: list
+    logprobs: list
+    stopped: bool = True
+
+
+@dataclass
+class RulePolicy:
+    """Knows its slots' ids. By CoT it opens the next unopened cabinet; by prompt action it always looks."""
+
+    codec: object
+    slots: int = 2
+    max_length: int = 400
+    prompts: dict = field(default_factory=dict)
+
+    @property
+    def lengths(self):
+        return np.array([len(self.prompts.get(slot, ())) for slot in range(self.slots)])
+
+    def reset(self, slots):
+        for slot in slots:
+            self.prompts[slot] = []
+
+    def extend(self, pieces):
+        for slot, ids in pieces.items():
+            self.prompts[slot] = self.prompts[slot] + list(ids)
+
+    def branch(self, prefixes, *, max_new, temperature, seeds):
+        answers = {}
+        for slot, prefix in prefixes.items():
+            opened = self.codec.decode(self.prompts[slot]).count("<action> open")
+            text = "look </action>" if prefix else f"<think> i need a plate. </think><action> open cabinet {opened + 1} </action>"
+            ids = self.codec.encode(text)
+            answers[slot] = Generation(ids, [-0.5] * len(ids))
+        return answers
+
+
+class Cabinets:
+    """Won when cabinet `id` (its number) is opened; game 'g9' breaks at its second step."""
+
+    def __init__(self):
+        self.games, self.sent = {}, []
+
+    def reset(self, games):
+        self.games |= {slot: (game, 0) for slot, game in games.items()}
+        first = Observation("You see a cabinet 1, a cabinet 2, and a fridge 1.", ("open cabinet 1", "look"), False, False)
+        return {slot: ("put a plate in fridge", first) for slot in games}
+
+    def step(self, actions):
+        answers = {}
+        for slot, action in actions.items():
+            game, steps = self.games[slot]
+            self.games[slot] = (game, steps + 1)
+            self.sent.append((game.id, action))
+            if game.id == "g9" and steps == 1:
+                answers[slot] = EnvError("g9, step 2: the engine is gone")
+                continue
+            won = action == f"open cabinet {game.id[1:]}"
+            text = "You open the cabinet 1." if action.startswith("open") else "Nothing happens."
+            answers[slot] = Observation(text, ("look",), won, won)
+        return answers
+
+
+def _games(*numbers):
+    return [Game(f"g{number}", "", "valid_unseen", "pick_and_place_simple") for number in numbers]
+
+
+def _play(codec, games, driver, environments=None, **kwargs):
+    records = {}
+    policy = kwargs.pop("policy", None) or RulePolicy(codec)
+    play(
+        games, policy=policy, codec=codec, environments=environments or Cabinets(), driver=driver,
+        elicitation=kwargs.pop("elicitation", Elicitation(max_steps=6)), seed=0,
+        on_record=lambda game, record: records.__setitem__(game.id, record), **kwargs,
+    )  # fmt: skip
+    return records
+
+
+def test_cot_actions_drive_and_prompt_actions_are_noted_beside_them(codec):
+    records = _play(codec, _games(1, 2, 3, 4, 5), "cot")
+    assert sorted(records) == ["g1", "g2", "g3", "g4", "g5"]
+    record = records["g3"]
+    assert record["success"] and record["ended"] == "won" and len(record["steps"]) == 3
+    assert [step["executed"] for step in record["steps"]] == ["open cabinet 1", "open cabinet 2", "open cabinet 3"]
+    step = record["steps"][0]
+    assert step["cot"]["thought"] == "i need a plate." and step["cot"]["valid"] and step["cot"]["admissible"]
+    assert step["prompt"]["action"] == "look" and step["prompt"]["thought"] is None
+    assert step["cot"]["logprob"] == pytest.approx(-0.5 * step["cot"]["new_tokens"])
+    assert codec.decode(step["cot"]["ids"]) == step["cot"]["text"]
+
+
+def test_the_next_prompt_is_the_exact_previous_ids_and_the_new_ones(codec):
+    policy = RulePolicy(codec, slots=1)
+    record = _play(codec, _games(3), "cot", policy=policy)["g3"]
+    expected = codec.first_prompt(record["task"], record["steps"][0]["observation"])
+    for before, after in zip(record["steps"], record["steps"][1:], strict=False):
+        assert before["prompt_length"] == len(expected)
+        expected += codec.next_prompt(before["executed"], after["observation"])
+    assert policy.prompts[0] == expected
+
+
+def test_prompt_actions_drive_alone_until_the_step_limit(codec):
+    record = _play(codec, _games(2), "prompt")["g2"]
+    assert not record["success"] and record["ended"] == "step_limit" and len(record["steps"]) == 6
+    assert all(step["cot"] is None and step["executed"] == "look" and step["nothing_happens"] for step in record["steps"])
+
+
+def test_what_the_environment_does_wrong_ends_that_episode_alone(codec):
+    records = _play(codec, _games(9, 4), "cot")
+    assert records["g9"]["ended"] == "env_error" and "step 2" in records["g9"]["error"] and not records["g9"]["success"]
+    assert records["g4"]["success"]
+
+
+def test_a_prompt_that_no_longer_fits_ends_the_episode(codec):
+    record = _play(codec, _games(5), "cot", policy=RulePolicy(codec, max_length=110), elicitation=Elicitation(max_new_tokens=20))["g5"]
+    assert record["ended"] == "length" and not record["success"] and 0 < len(record["steps"]) < 5
+
+
+def test_expert_states_are_replayed_whatever_the_model_says(codec):
+    trajectories = {f"g{i}": tiny.trajectory(name=f"t{i}", steps=i) for i in (1, 3, 4)}
+    references = {game: [step.action for step in t.steps] for game, t in trajectories.items()}
+    records = _play(codec, _games(1, 3, 4), "reference", ReplayEnvironments(trajectories), references=references)
+    for game, trajectory in trajectories.items():
+        steps = records[game]["steps"]
+        assert [step["observation"] for step in steps] == [step.observation for step in trajectory.steps]
+        assert [step["reference"] for step in steps] == [step["executed"] for step in steps] == references[game]
+        assert [step["prompt"]["action"] for step in steps] == ["look"] * len(steps)
+
+
+def test_records_do_not_depend_on_the_number_of_slots(codec):
+    def stable(records):
+        return {game: {key: value for key, value in record.items() if key != "timing"} for game, record in records.items()}
+
+    games = _games(1, 2, 3, 4, 5)
+    one, many = (_play(codec, games, "cot", policy=RulePolicy(codec, slots=slots)) for slots in (1, 4))
+    assert stable(one) == stable(many)
+
+
+def test_an_invalid_response_costs_a_step_and_says_why(codec):
+    class Mumbles(RulePolicy):
+        def branch(self, prefixes, **kwargs):
+            return {slot: Generation(self.codec.encode("<think> i look"), [0.0]) for slot in prefixes}
+
+    record = _play(codec, _games(1), "cot", policy=Mumbles(codec))["g1"]
+    assert record["ended"] == "step_limit"
+    assert record["steps"][0]["cot"]["problem"] == "no </think>" and record["steps"][0]["executed"] == ""
+
+
+def test_an_unknown_driver_is_refused(codec):
+    with pytest.raises(UsageError, match="driver"):
+        _play(codec, _games(1), "judge")
+
+
+def test_records_are_written_whole_and_broken_ones_are_named(tmp_path):
+    names = [f"{'x' * 80}/{i}" for i in range(3)]
+    paths = [record_path(tmp_path, arm="sft", checkpoint=5, driver="cot", game_id=name) for name in names]
+    assert len(set(paths)) == 3 and all(len(path.name) < 100 for path in paths)
+    for path in paths:
+        write_record(path, {"arm": "sft"})
+    assert len(list(read_records(tmp_path))) == 3
+    text = paths[0].read_text()
+    assert json.loads(text)["schema_version"] == 1
+    paths[0].write_text(text[:-4])
+    with pytest.raises(DataError, match=paths[0].name):
+        list(read_records(tmp_path))
+    with pytest.raises(DataError, match="cotjax evaluate"):
+        list(read_records(tmp_path / "none"))

@@ -1,0 +1,129 @@
+"""Episode records with counts that can be checked by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cotjax.rollout.record import record_path, write_record
+
+ELICITATION = {
+    "temperature": 0.0,
+    "max_new_tokens": 64,
+    "max_action_tokens": 16,
+    "max_steps": 30,
+    "cot_prefix": "",
+    "prompt_prefix": "<action>",
+}
+ARMS = {"sft": {"label": "standard SFT", "fraction": 0.0}, "reduced": {"label": "reduced action supervision, k = 0.3", "fraction": 0.3}}
+
+
+def response(action: str | None, thought: str | None, tokens: int) -> dict:
+    """A decoded response; an action of None is one that could not be parsed."""
+    valid = action is not None
+    return {
+        "text": f"<action> {action} </action>" if valid else "<action> go to",
+        "thought": thought,
+        "action": action,
+        "valid": valid,
+        "problem": None if valid else "no </action>",
+        "admissible": valid and action != "fly",
+        "ids": [1] * tokens,
+        "logprob": -1.0,
+        "new_tokens": tokens,
+    }
+
+
+def write_episode(
+    run: Path,
+    game: str,
+    steps=(("look", "look"),),
+    *,
+    driver="cot",
+    arm="sft",
+    checkpoint=10,
+    domain="in_domain",
+    success=True,
+    ended=None,
+    observation="You see a plate 1.",
+    thought="I need a plate.",
+    elicitation=None,
+    seed=0,
+) -> Path:
+    """Write a record of steps (CoT action, prompt action[, reference action]); "nothing" is answered by "Nothing happens"."""
+    written = []
+    for cot, prompt, *reference in steps:
+        executed = {"cot": cot, "prompt": prompt, "reference": reference[0] if reference else None}[driver]
+        written.append(
+            {
+                "observation": observation,
+                "admissible_commands": ["look"],
+                "executed": executed,
+                "reference": reference[0] if reference else None,
+                "nothing_happens": executed == "nothing",
+                "cot": None if driver == "prompt" else response(cot, thought, 20),
+                "prompt": response(prompt, None, 4),
+            }
+        )
+    path = record_path(run / "records", arm=arm, checkpoint=checkpoint, driver=driver, game_id=f"{game}-{seed}" if seed else game)
+    write_record(
+        path,
+        {
+            "arm": arm,
+            "checkpoint": checkpoint,
+            "driver": driver,
+            "domain": domain,
+            "game": {"id": game, "task_type": "pick", "split": "valid_unseen"},
+            "seed": seed,
+            "task": "put a plate in fridge",
+            "success": success,
+            "ended": ended or ("won" if success else "step_limit"),
+            "error": None,
+            "elicitation": elicitation or ELICITATION,
+            "steps": written,
+            "final_observation": "Done.",
+            "timing": {"environment_s": 0.5, "sampler_s": 1.5},
+        },
+    )
+    return path
+
+
+@pytest.fixture
+def episode():
+    return write_episode
+
+
+@pytest.fixture
+def study(tmp_path) -> Path:
+    """A whole small study: two arms from one base, 12 in-domain and 12 OOD games, checkpoints 0 and 10.
+
+    By CoT actions the base wins 2 games of 12 and sft 10; by prompt actions the base wins 1 and sft 9. The reduced arm is as sft, but for
+    OOD games by CoT actions, which it wins all.
+    """
+    for arm, checkpoint in (("base", 0), ("sft", 10), ("reduced", 10)):
+        for domain in ("in_domain", "ood"):
+            for i in range(12):
+                here = {"arm": arm, "checkpoint": checkpoint, "domain": domain}
+                won = i < (2 if arm == "base" else 10) or (arm == "reduced" and domain == "ood")
+                write_episode(tmp_path, f"{domain}-{i}", [("look", "look"), ("take plate 1", "nothing")], success=won, **here)
+                write_episode(
+                    tmp_path, f"{domain}-{i}", [("x", "nothing")] * 3, driver="prompt", success=i < (1 if arm == "base" else 9), **here
+                )
+                right = "open fridge 1" if arm != "base" else "look"
+                steps = [("open fridge 1", right, "open fridge 1"), ("look", "look", "look"), ("go", "take", "put")]
+                write_episode(tmp_path, f"{domain}-{i}", steps, driver="reference", **here)
+    meta = {
+        "name": "tiny",
+        "title": "A tiny study",
+        "arms": ARMS,
+        "checkpoints": [0, 10],
+        "model": {"parameters": 1_000_000, "base": "base"},
+        "data": {"thought_provenance": {"scripted, before the action": 7}},
+        "versions": {"jax": "0.0"},
+        "devices": "8 emulated CPUs",
+        "masking": {"redraw": True},
+        "seconds": {"train": 1.5},
+        "config": {"seed": 0},
+    }
+    (tmp_path / "run.json").write_text(json.dumps(meta))
+    return tmp_path

@@ -1,0 +1,183 @@
+"""D1, D2, D3 and revision, counted from records whose counts are known by hand."""
+
+import json
+
+import pytest
+
+from cotjax.errors import DataError
+from cotjax.study.diagnostics import contrast, contrast_p, points, read_episode, read_records
+
+
+def point_of(run, arm="sft", checkpoint=10, domain="in_domain"):
+    return points(read_records(run / "records"))[arm, checkpoint, domain]
+
+
+def value(point, metric):
+    estimate = point.estimate(metric)
+    return None if estimate.value is None else pytest.approx(estimate.value)
+
+
+def test_expert_states(tmp_path, episode):
+    """Six states: both right, only CoT right, only prompt right, both wrong and different, both wrong and the same, both invalid."""
+    steps = [
+        ("open  fridge 1", "open fridge 1", "open fridge 1"),  # whitespace is normalised
+        ("open fridge 1", "look", "open fridge 1"),
+        ("look", "open fridge 1", "open fridge 1"),
+        ("look", "go", "open fridge 1"),
+        ("look", "look", "open fridge 1"),
+        (None, None, "open fridge 1"),  # two invalid responses: wrong, and not consistent
+    ]
+    episode(tmp_path, "g", steps, driver="reference")
+    point = point_of(tmp_path)
+    assert point.estimate("d1_cot").n == 6
+    assert point.estimate("d1_cot").games == 1
+    assert {m: value(point, m) for m in ("d1_cot", "d1_prompt", "d2", "revision")} == {
+        "d1_cot": 2 / 6,
+        "d1_prompt": 2 / 6,
+        "d2": 2 / 6,
+        "revision": 4 / 6,
+    }
+    assert {m: value(point, f"revision_{m}") for m in ("helpful", "harmful", "neutral")} == {
+        "helpful": 1 / 6,
+        "harmful": 1 / 6,
+        "neutral": 2 / 6,
+    }
+    assert value(point, "d3_cot") is None  # nothing was played
+
+
+def test_an_action_in_an_invalid_response_does_not_count(tmp_path, episode):
+    path = episode(tmp_path, "g", [("look", "look", "look")], driver="reference")
+    record = json.loads(path.read_text())
+    record["steps"][0]["cot"]["valid"] = False
+    path.write_text(json.dumps(record))
+    point = point_of(tmp_path)
+    assert (value(point, "d1_cot"), value(point, "d1_prompt"), value(point, "revision_harmful")) == (0, 1, 1)
+
+
+def test_helpful_minus_harmful_is_the_gap_of_d1(study):
+    for point in points(read_records(study / "records")).values():
+        helpful, harmful = point.estimate("revision_helpful").value, point.estimate("revision_harmful").value
+        assert point.estimate("d1_gap").value == pytest.approx(helpful - harmful)
+        assert point.estimate("d2").value == pytest.approx(1 - point.estimate("revision").value)
+
+
+def test_played_episodes(tmp_path, episode):
+    for i in range(10):
+        episode(
+            tmp_path,
+            f"g{i}",
+            [("look", "look"), ("nothing", "look"), ("fly", "fly"), (None, "look")],
+            success=i < 6,
+            thought="I go." if i else None,
+        )
+        episode(tmp_path, f"g{i}", [("", "look"), ("", "nothing")], driver="prompt", success=i < 3)
+    point = point_of(tmp_path)
+    expected = {
+        "d3_cot": 0.6,
+        "d3_prompt": 0.3,
+        "gap": 0.3,
+        "d2_cot_driven": 2 / 4,
+        "revision_cot_driven": 2 / 4,
+        "reasoned_cot": 0.9,
+        "valid_cot": 3 / 4,
+        "valid_prompt": 1.0,
+        "admissible_cot": 2 / 4,
+        "nothing_happens_cot": 1 / 3,
+        "nothing_happens_prompt": 1 / 2,
+        "steps_cot": 4,
+        "steps_prompt": 2,
+        "new_tokens_cot": 20,
+        "new_tokens_prompt": 4,
+    }
+    assert {metric: value(point, metric) for metric in expected} == expected
+    assert contrast_p([(1, point, "gap")]) == pytest.approx(2 * 0.5**3)
+    assert point.estimate("gap").games == 10
+    assert value(point, "d1_cot") is None  # no expert states
+
+
+def test_an_episode_that_the_environment_broke_counts_nowhere(tmp_path, episode):
+    episode(tmp_path, "a", success=True)
+    episode(tmp_path, "b", success=False)
+    episode(tmp_path, "c", [("look", "go")] * 4, success=False, ended="env_error")
+    episode(tmp_path, "a", driver="prompt", success=True)
+    episode(tmp_path, "b", driver="prompt", success=False, ended="env_error")
+    episode(tmp_path, "c", driver="prompt", success=False)
+    point = point_of(tmp_path)
+    assert (value(point, "d3_cot"), point.estimate("d3_cot").n) == (0.5, 2)
+    assert (value(point, "d2_cot_driven"), point.estimate("d2_cot_driven").n) == (1.0, 2)
+    assert point.ended["cot"]["env_error"] == point.ended["prompt"]["env_error"] == 1
+    assert (point.estimate("gap").value, point.estimate("gap").games) == (0.0, 1)  # only game a was played both ways
+
+
+def test_outgrowing_the_context_is_a_failure(tmp_path, episode):
+    episode(tmp_path, "a", success=False, ended="length")
+    assert value(point_of(tmp_path), "d3_cot") == 0.0
+
+
+def test_a_change_pairs_the_games(tmp_path, episode):
+    for i in range(20):
+        episode(tmp_path, f"g{i}", checkpoint=0, success=i < 5)
+        episode(tmp_path, f"g{i}", checkpoint=10, success=i < 15)
+    episode(tmp_path, "only at the end", checkpoint=10, success=True)
+    found = points(read_records(tmp_path / "records"))
+    signed = [(1, found["sft", 10, "in_domain"], "d3_cot"), (-1, found["sft", 0, "in_domain"], "d3_cot")]
+    change = contrast(signed)
+    assert (change.value, change.games) == (0.5, 20)
+    assert change.low > 0.2
+    assert contrast_p(signed) == pytest.approx(2 * 0.5**10)
+
+
+def test_seeds_of_a_game_are_one_game(tmp_path, episode):
+    for seed in range(3):
+        episode(tmp_path, "g", success=seed == 0, seed=seed)
+    estimate = point_of(tmp_path).estimate("d3_cot")
+    assert (estimate.value, estimate.n, estimate.games) == (pytest.approx(1 / 3), 3, 1)
+
+
+def test_missing_and_empty_folders(tmp_path):
+    with pytest.raises(DataError, match=r"records: no such folder.*cotjax evaluate"):
+        read_records(tmp_path / "records")
+    (tmp_path / "records").mkdir()
+    with pytest.raises(DataError, match=r"records: holds no episode record.*cotjax evaluate"):
+        read_records(tmp_path / "records")
+
+
+def test_a_record_cut_short_is_named(tmp_path, episode):
+    path = episode(tmp_path, "g")
+    path.write_text(path.read_text()[:200])
+    with pytest.raises(DataError) as caught:
+        read_records(tmp_path / "records")
+    assert str(path) in str(caught.value)
+    assert "evaluate again" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda r: r.pop("success"), "lacks the field 'success'"),
+        (lambda r: r.update(seed="0"), "'seed' is '0'"),
+        (lambda r: r.update(driver="human"), "driver is 'human'"),
+        (lambda r: r.update(ended="bored"), "ended is 'bored'"),
+        (lambda r: r["game"].pop("id"), "lacks the field game.'id'"),
+        (lambda r: r["steps"][0].pop("executed"), "step 0: lacks the field 'executed'"),
+        (lambda r: r["steps"][0].update(cot=None), "step 0: 'cot' is None"),
+        (lambda r: r["steps"][0]["prompt"].pop("valid"), "step 0: lacks the field prompt.'valid'"),
+        (lambda r: r.update(steps=[3]), "step 0: not a step"),
+        (lambda r: r.update(schema_version=99), "schema"),
+    ],
+)
+def test_a_broken_record_says_where(tmp_path, episode, change, said):
+    path = episode(tmp_path, "g")
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+    with pytest.raises(DataError) as caught:
+        read_episode(path)
+    assert said in str(caught.value) and path.name in str(caught.value)
+
+
+def test_the_same_episode_twice_is_an_error(tmp_path, episode):
+    path = episode(tmp_path, "g")
+    path.with_name("copy.json").write_text(path.read_text())
+    with pytest.raises(DataError, match="same game and seed"):
+        read_records(tmp_path / "records")

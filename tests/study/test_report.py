@@ -1,0 +1,260 @@
+"""summary.json, the answers, the figures and report.html of a small study."""
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import matplotlib
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from cotjax.errors import DataError
+from cotjax.study.answers import answers, lead
+from cotjax.study.figures import CHARTS, alt_text, panel_svg, write_figures
+from cotjax.study.report import make_report, write_report
+from cotjax.study.summary import find_point, percent, summarize, terminal_table
+
+_VOID = {"meta", "br", "img", "link", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order, and gathers text, ids and every attribute that could load something."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.ids, self.loads, self.tags, self.text = [], [], [], [], ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in _VOID:
+            self.open.append(tag)
+        self._attributes(attrs)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self._attributes(attrs)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> at {self.getpos()}"
+
+    def handle_data(self, data):
+        self.text += data
+
+    def _attributes(self, attrs):
+        for name, value in attrs:
+            self.ids += [value] if name == "id" else []
+            self.loads += [value] if name in ("src", "srcset", "href", "xlink:href", "action", "data", "poster") else []
+            self.loads += re.findall(r"url\(([^)]*)\)", value or "") if name in ("style", "clip-path", "fill") else []
+
+
+def metrics(summary, arm, checkpoint, domain="in_domain"):
+    return find_point(summary, arm, checkpoint, domain)["metrics"]
+
+
+def test_summary_of_the_study(study):
+    summary = summarize(study)
+    assert json.loads((study / "summary.json").read_text()) == summary
+    assert (list(summary["arms"]), summary["baseline"], summary["checkpoints"], summary["last_checkpoint"]) == (
+        ["sft", "reduced"],
+        "sft",
+        [0, 10],
+        10,
+    )
+    last = metrics(summary, "sft", 10)
+    values = [last[name]["value"] for name in ("d3_cot", "d3_prompt", "d1_cot", "d1_prompt", "d2")]
+    assert values == pytest.approx([10 / 12, 9 / 12, 2 / 3, 2 / 3, 2 / 3], abs=1e-6)
+    assert last["gap"]["value"] == pytest.approx(1 / 12, abs=1e-6)
+    assert summary["seconds"] == {"environment": 0.5 * 216, "sampler": 1.5 * 216}
+    assert summary["warnings"] == []
+    assert summary["elicitation"][0]["elicitation"]["prompt_prefix"] == "<action>"
+    assert find_point(summary, "sft", 10, "in_domain")["episodes"]["cot"] == {
+        "played": 12,
+        "won": 10,
+        "env_error": 0,
+        "ended": {"step_limit": 2, "won": 10},
+    }
+
+
+def test_both_arms_begin_at_the_base(study):
+    summary = summarize(study)
+    assert metrics(summary, "sft", 0) == metrics(summary, "reduced", 0)
+    assert metrics(summary, "sft", 0)["d3_cot"]["value"] == pytest.approx(2 / 12, abs=1e-6)
+    assert "base" not in summary["arms"]
+
+
+def test_changes_and_arm_differences(study):
+    summary = summarize(study)
+    changes = {(row["arm"], row["domain"], row["metric"]): row for row in summary["changes"]}
+    assert changes["sft", "in_domain", "d3_cot"]["value"] == pytest.approx(8 / 12, abs=1e-6)
+    assert changes["sft", "in_domain", "d3_cot"]["low"] > 0
+    assert changes["sft", "in_domain", "gap"]["value"] == pytest.approx(0, abs=1e-6)
+    assert changes["sft", "in_domain", "d1_prompt"]["value"] == pytest.approx(1 / 3, abs=1e-6)
+    differences = {(row["arm"], row["domain"], row["metric"]): row for row in summary["arm_differences"]}
+    assert {row["minus"] for row in summary["arm_differences"]} == {"sft"}
+    assert differences["reduced", "ood", "d3_cot"]["value"] == pytest.approx(2 / 12, abs=1e-6)
+    assert differences["reduced", "in_domain", "d3_cot"]["value"] == 0
+    assert differences["reduced", "in_domain", "d3_cot"]["low"] < 0 < differences["reduced", "in_domain", "d3_cot"]["high"]
+
+
+def test_answers_follow_the_intervals(study):
+    summary = summarize(study)
+    assert "the gain is in the prompt action, and the gap shows no clear change" in lead(summary)
+    assert "shows no clear difference in out-of-domain success" in lead(summary)
+    said = {answer.question: answer.findings for answer in answers(summary)}
+    first = said["Did the prompt action get better?"][0]
+    assert first.where == "Standard SFT, in-domain"
+    assert first.text.startswith("better. Success by prompt actions 8.3 → 75.0 % (+66.7 [")
+    assert said["Did the CoT advantage widen?"][0].text.startswith("no clear change in success and narrower in D1")
+    assert "less often than at the base" in said["How often does reasoning revise the action?"][0].text
+    assert "no clear net effect" in said["Does it help?"][0].text
+
+
+def test_a_fall_is_called_a_fall(study):
+    summary = summarize(study)
+    for row in summary["changes"]:
+        if row["metric"] in ("d3_prompt", "d1_prompt"):
+            row.update(value=-0.4, low=-0.5, high=-0.3)
+    assert answers(summary)[0].findings[0].text.startswith("worse.")
+
+
+def test_the_same_records_give_the_same_bytes(study, tmp_path):
+    files = ("summary.json", "report.html", "figures/overview.png", "figures/d1.png")
+    make_report(study)
+    first = [(study / name).read_bytes() for name in files]
+    make_report(study)
+    assert [(study / name).read_bytes() for name in files] == first
+
+
+def test_report_is_one_whole_page(study):
+    text = write_report(study).read_text(encoding="utf-8")
+    page = Page(text)
+    assert "script" not in page.tags and "link" not in page.tags and "iframe" not in page.tags
+    assert page.loads and all(load.startswith("#") for load in page.loads)  # nothing outside the file
+    assert {load[1:] for load in page.loads} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert "@import" not in text and "http" not in text and "url(" not in re.sub(r"url\(#", "", text)
+    assert page.tags.count("svg") == 2 * len(CHARTS)
+    for needed in (
+        "A tiny study",
+        "0.3",
+        "prompt_prefix",
+        "scripted, before the action",
+        "1,000,000",
+        "8 emulated CPUs",
+        "redraw",
+        "revised",
+        "put a plate in fridge",
+    ):
+        assert needed in page.text
+
+
+def test_report_escapes_what_it_shows(study, episode):
+    nasty = "</li><script>alert(1)</script><img src=http://x.y/z onerror=alert(2)> & {{ 7*7 }}"
+    for path in (study / "records").rglob("*.json"):
+        record = json.loads(path.read_text())
+        for step in record["steps"]:
+            step["observation"] = nasty
+            if step["cot"]:
+                step["cot"]["thought"] = step["cot"]["action"] = nasty
+        path.write_text(json.dumps(record | {"task": nasty, "elicitation": {"history": nasty}}))
+    meta = json.loads((study / "run.json").read_text())
+    meta["title"] = meta["arms"]["sft"]["label"] = meta["config"]["note"] = nasty
+    (study / "run.json").write_text(json.dumps(meta))
+    page = Page(write_report(study).read_text(encoding="utf-8"))
+    assert "script" not in page.tags and "img" not in page.tags
+    assert page.text.count(nasty) >= 5
+    assert all(load.startswith("#") for load in page.loads)
+
+
+def test_shown_episode_is_won_and_revised(study, episode):
+    summary = summarize(study)
+    shown = json.loads((study / summary["shown_episode"]).read_text())
+    # Won by CoT actions, lost by prompt actions (game 9 of sft), with a revision in its second step.
+    assert (shown["arm"], shown["game"]["id"], shown["success"], shown["driver"]) == ("sft", "in_domain-9", True, "cot")
+    page = Page(write_report(study, summary).read_text(encoding="utf-8"))
+    steps = page.text[page.text.index("One episode, step by step") : page.text.index("How it was measured")]
+    assert steps.index("same") < steps.index("Step 2") < steps.rindex("revised")
+
+
+def test_only_the_base_was_played(tmp_path, episode):
+    episode(tmp_path, "g", arm="base", checkpoint=0)
+    summary = make_report(tmp_path)
+    assert (list(summary["arms"]), summary["last_checkpoint"], summary["changes"], summary["arm_differences"]) == (["base"], 0, [], [])
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "nothing has been trained" in page.text and "There is no run.json" in page.text
+
+
+def test_warnings(study, episode):
+    episode(study, "broken", success=False, ended="env_error")
+    episode(study, "other", elicitation={"temperature": 1.0})
+    meta = json.loads((study / "run.json").read_text())
+    (study / "run.json").write_text(json.dumps(meta | {"checkpoints": [0, 10, 20]}))
+    for i in range(12):
+        episode(study, f"ood-{i}", domain="ood", thought=None)
+    warnings = " ".join(summarize(study)["warnings"])
+    for said in (
+        "1 episode ended by an environment error",
+        "not all made with the same elicitation",
+        "without records: 20",
+        "Only 0 % of the CoT responses",
+    ):
+        assert said in warnings
+
+
+def test_checkpoints_that_one_arm_lacks(study, episode):
+    episode(study, "in_domain-0", checkpoint=20)
+    summary = summarize(study)
+    assert (summary["checkpoints"], summary["last_checkpoint"]) == ([0, 10, 20], 10)
+    assert any("no records at checkpoint 20" in warning for warning in summary["warnings"])
+    make_report(study)
+
+
+def test_bad_input(study, tmp_path):
+    (study / "run.json").write_text("{")
+    with pytest.raises(DataError, match=r"run\.json: not whole JSON"):
+        summarize(study)
+    with pytest.raises(DataError, match="nowhere"):
+        make_report(tmp_path / "nowhere")
+
+
+def test_arms_without_a_common_checkpoint(tmp_path, episode):
+    episode(tmp_path, "g", arm="sft", checkpoint=10)
+    episode(tmp_path, "g", arm="reduced", checkpoint=20)
+    with pytest.raises(DataError, match="no checkpoint in common"):
+        summarize(tmp_path)
+
+
+def test_figures(study):
+    before = dict(matplotlib.rcParams)
+    summary = summarize(study)
+    paths = write_figures(summary, study / "figures")
+    assert {path.name for path in paths} == {f"{name}.png" for name in CHARTS} | {"overview.png"}
+    with Image.open(study / "figures" / "overview.png") as overview:
+        assert overview.size == (1600, 900)
+        assert len(overview.convert("RGB").getcolors(1 << 20)) > 50
+    assert dict(matplotlib.rcParams) == before
+    svg = panel_svg(summary, "d3", "ood", "p")
+    assert "var(--arm0)" in svg and "var(--arm1)" in svg and "currentColor" in svg and "xmlns" not in svg
+    assert alt_text(summary, "d3", "ood").endswith(
+        "reduced action supervision, k = 0.3, CoT: 17 to 100; reduced action supervision, k = 0.3, prompt: 8 to 75."
+    )
+
+
+def test_terminal_table_fits_80_columns(study):
+    console = Console(file=io.StringIO(), width=80)
+    console.print(terminal_table(summarize(study)))
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "sft, 10" in text and "reduced, 10" in text and "…" not in text
+    assert "83" in text and "[55, 95]" in text  # 10 of 12, Wilson
+
+
+def test_percent():
+    assert percent({"value": 0.5, "low": 0.25, "high": 0.75}) == "50 [25, 75]"
+    assert percent({"value": -0.004, "low": -0.01, "high": 0.02}, signed=True) == "+0 [−1, +2]"
+    assert percent({"value": None, "low": None, "high": None}) == "–"

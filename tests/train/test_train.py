@@ -1,0 +1,179 @@
+"""Training on tiny data: it learns, it is the same on any mesh, and it goes on where it was."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from ml_collections import ConfigDict
+
+from cotjax.config import default_config
+from cotjax.data.pipeline import Masking
+from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
+from cotjax.data.trajectories import write_trajectories
+from cotjax.errors import DataError, UsageError
+from cotjax.model import decoder
+from cotjax.model.sharding import make_mesh
+from cotjax.train.checkpoint import Checkpoints
+from cotjax.train.main import checkpoint_steps, train
+from cotjax.train.metrics import read_metrics
+
+MODEL = tiny.model_config(vocab_size=64)
+ONE = {"data": 1, "fsdp": 1, "tensor": 1}
+
+
+def settings(**changes) -> ConfigDict:
+    values = default_config().train
+    values.update({"steps": 8, "batch": 8, "row_length": 128, "save_every": 4, "warmup": 2, "learning_rate": 3e-3})
+    values.update(changes)
+    return values
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return make_source(tmp_path_factory.mktemp("data"))
+
+
+def make_source(folder: Path):
+    tiny.word_codec(folder / "tokenizer", tiny.TINY_WORDS)
+    write_trajectories(folder / "t.jsonl", [tiny.trajectory(name=f"t{i}", steps=1 + i % 2) for i in range(40)])
+    config = AgentConfig(name="t", sources={"train": str(folder / "t.jsonl")}, tokenizer=str(folder / "tokenizer"), max_length=128)
+    return prepare_dataset(config, folder / "tfds").as_data_source(split="train")
+
+
+def run(folder, source, *, masking=None, mesh_shape=ONE, report=lambda *row: None, **changes):
+    return train(
+        settings(**changes), folder=folder, source=source, masking=masking or Masking(), model=MODEL,
+        make_params=lambda mesh: decoder.init_params(MODEL, jax.random.key(0), mesh), mesh_shape=mesh_shape, seed=3, report=report,
+    )  # fmt: skip
+
+
+def params_at(checkpoints, step):
+    manager = Checkpoints(checkpoints)
+    params = manager.restore_params(step, MODEL, make_mesh(1, 1, 1, devices=jax.devices()[:1]))
+    manager.close()
+    return jax.tree.map(np.asarray, params)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, source):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run(folder, source, steps=12)
+
+
+def test_the_loss_falls_and_every_step_is_logged_once(finished):
+    folder, _ = finished
+    rows = read_metrics(folder / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]
+    assert set(rows[0]["loss_by_role"]) == {"REASONING", "ACTION_OPEN", "ACTION", "ACTION_CLOSE", "END"}
+    total = sum(rows[0]["loss_by_role"][role] * count for role, count in rows[0]["supervised"].items())
+    assert rows[0]["loss"] == pytest.approx(total / sum(rows[0]["supervised"].values()), rel=1e-5)
+
+
+def test_checkpoints_hold_the_base_and_every_interval(finished, source):
+    _, checkpoints = finished
+    manager = Checkpoints(checkpoints)
+    assert manager.steps() == checkpoint_steps(12, 4) == [0, 4, 8, 12]
+    manager.close()
+    start = jax.tree.map(np.asarray, decoder.init_params(MODEL, jax.random.key(0)))
+    jax.tree.map(np.testing.assert_array_equal, params_at(checkpoints, 0), start)
+
+
+def test_stopped_and_resumed_equals_uninterrupted(finished, source, tmp_path):
+    """Stops by an exception at step 7, behind the checkpoint of step 4, then the same command again."""
+    folder, checkpoints = finished
+
+    def stop(step, steps, row):
+        if step == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, source, steps=12, report=stop)
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == list(range(1, 8))
+    resumed = run(tmp_path, source, steps=12)
+    jax.tree.map(np.testing.assert_array_equal, params_at(resumed, 12), params_at(checkpoints, 12))
+    measured = [
+        [{key: row[key] for key in ("step", "loss", "grad_norm", "supervised")} for row in read_metrics(one / "metrics.jsonl")]
+        for one in (folder, tmp_path)
+    ]
+    assert measured[0] == measured[1]
+
+
+def test_reduced_supervision_removes_action_tokens_only(source, tmp_path):
+    def supervised(fraction):
+        folder = tmp_path / str(fraction)
+        run(folder, source, steps=2, masking=Masking(fraction=fraction))
+        return read_metrics(folder / "metrics.jsonl")[0]["supervised"]
+
+    full, part, none = (supervised(k) for k in (0.0, 0.5, 1.0))
+    assert 0 < part["ACTION"] < full["ACTION"] and "ACTION" not in none
+    assert all(full[role] == part[role] == none[role] for role in full if role != "ACTION")
+
+
+def test_a_folder_with_another_run_is_left_alone(finished, source):
+    folder, _ = finished
+    before = (folder / "metrics.jsonl").read_bytes()
+    with pytest.raises(UsageError, match=r"train\.learning_rate is 0\.003 there, 0\.1 here.*--out"):
+        run(folder, source, steps=12, learning_rate=0.1)
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"steps": 0}, "train.steps is 0"),
+        ({"batch": 0}, "train.batch is 0"),
+        ({"save_every": 0}, "train.save_every is 0"),
+        ({"warmup": 8}, "train.warmup"),
+        ({"schedule": "step"}, "train.schedule"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_at_once(source, tmp_path, changes, message):
+    with pytest.raises(UsageError, match=message):
+        run(tmp_path, source, **changes)
+
+
+def test_nothing_supervised_is_an_error_and_never_a_loss(source, tmp_path):
+    with pytest.raises(DataError, match="no supervised token"):
+        run(tmp_path, source, masking=Masking(supervised=("PAD",)))
+
+
+def test_a_checkpoint_of_another_model_is_refused(finished):
+    _, checkpoints = finished
+    manager = Checkpoints(checkpoints)
+    other = tiny.model_config(width=64)
+    with pytest.raises(DataError, match="another model"):
+        manager.restore_params(4, other, make_mesh(1, 1, 1, devices=jax.devices()[:1]))
+    with pytest.raises(DataError, match="no checkpoint at step 5"):
+        manager.restore_params(5, MODEL, make_mesh(1, 1, 1, devices=jax.devices()[:1]))
+    manager.close()
+
+
+SHARDED = """
+import sys
+sys.path[:0] = sys.argv[3:]
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+from pathlib import Path
+from test_train import make_source, run
+import json
+shape = json.loads(sys.argv[2])
+run(Path(sys.argv[1]), make_source(Path(sys.argv[1]) / "data"), steps=4, mesh_shape=shape)
+"""
+
+
+@pytest.mark.parametrize("shape", [{"data": 8, "fsdp": 1, "tensor": 1}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=["8", "2x2x2"])
+def test_eight_devices_give_the_losses_of_one(source, tmp_path, shape):
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", SHARDED, str(tmp_path / "eight"), json.dumps(shape), str(here), str(here.parent)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    run(tmp_path / "one", source, steps=4)
+    losses = {n: [row["loss"] for row in read_metrics(tmp_path / n / "metrics.jsonl")] for n in ("one", "eight")}
+    np.testing.assert_allclose(losses["eight"], losses["one"], rtol=2e-5)
+    one, eight = (params_at(tmp_path / n / "checkpoints", 4) for n in ("one", "eight"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), one, eight)
