@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def default_config() -> ConfigDict:
     config.evaluate.temperature = 0.0  # 0: greedy
     config.evaluate.cot_prefix = ""  # prefilled before a CoT response; "<think>" forces reasoning
     config.evaluate.step_timeout = 120.0  # seconds an environment may take to answer
-    return config
+    return config.lock()  # a config file that sets an unknown key fails there
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -112,11 +113,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
         raise UsageError(f"{path}: no such config file; configs/demo.py is one")
     spec = importlib.util.spec_from_file_location(f"cotjax_config_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
+    # One config may start from another beside it: `import demo`.
+    sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
         config = module.get_config()
     except (AttributeError, KeyError, TypeError, SyntaxError, NameError, ImportError) as error:
         raise UsageError(f"{path}: {error}") from None
+    finally:
+        sys.path.remove(str(path.parent))
     for override in overrides:
         set_field(config, override)
     return config

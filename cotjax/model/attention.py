@@ -1,7 +1,7 @@
 """Causal attention with grouped key heads, for training rows that are packed trees and for decoding from a cache.
 
-Letters are those of model/decoder.py; G is the number of query heads that one key head serves (N = K G), C the length of a
-chunk of queries.
+Letters are those of model/decoder.py; besides, G is the number of query heads that one key head serves (N = K G), C the
+length of a block of queries, R = G C the rows that meet one key head, and M the length of what lies beside a cache.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from math import sqrt
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 # Finite, so that a row in which nothing is visible comes out as numbers instead of NaN.
 _HIDDEN = -1e30
@@ -17,6 +18,9 @@ _HIDDEN = -1e30
 # Queries in one block of the training path: a block sees keys up to its own end alone, which spares nearly half of the
 # square, and its scores are the largest temporary there is.
 CHUNK = 128
+
+# The name that a remat policy keeps attention's results under.
+ATTENDED = "attended"
 
 
 def visible(
@@ -45,41 +49,99 @@ def visible(
     return same_segment & (on_trunk | same_branch)
 
 
+@jax.custom_vjp
 def tree_attention(
     q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, segment_ids_BT: jax.Array, branches_BT: jax.Array
 ) -> jax.Array:
     """Attention over whole rows by the rule of `visible`, each query seeing keys no later in the row. Returns [B, N, T, H].
 
-    Scores and softmax are float32, block by block of queries; the backward pass computes a block's scores again instead of
-    keeping them, so that memory grows with T and not with its square.
+    Scores and softmax are float32, block by block of queries. The backward pass computes a block's scores again from their
+    saved normalisers, so that memory grows with T and not with its square (Dao et al., 2022, without their tiling of keys).
     """
-    T = q_BNTH.shape[2]
-    blocks = []
-    for start in range(0, T, CHUNK):
-        end = min(start + CHUNK, T)
-        block = jax.checkpoint(_block_attention)
-        blocks.append(
-            block(
-                q_BNTH[:, :, start:end],
-                k_BKTH[:, :, :end],
-                v_BKTH[:, :, :end],
-                (segment_ids_BT[:, start:end], branches_BT[:, start:end], segment_ids_BT[:, :end], branches_BT[:, :end]),
-            )
-        )
-    return jnp.concatenate(blocks, axis=2)
+    return _forward(q_BNTH, k_BKTH, v_BKTH, segment_ids_BT, branches_BT)[0]
 
 
-def _block_attention(q_BNCH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, ids: tuple[jax.Array, ...]) -> jax.Array:
-    """The queries of one block, which are the last C of the S tokens given."""
-    B, N, C, H = q_BNCH.shape
-    K, S = k_BKSH.shape[1:3]
-    causal_CS = jnp.arange(S - C, S)[:, None] >= jnp.arange(S)[None, :]
-    seen_BCS = visible(*ids) & causal_CS[None]
-    q_BKGCH = q_BNCH.reshape(B, K, N // K, C, H) * (1 / sqrt(H))
-    scores_BKGCS = jnp.einsum("BKGCH,BKSH->BKGCS", q_BKGCH, k_BKSH, preferred_element_type=jnp.float32)
-    scores_BKGCS = jnp.where(seen_BCS[:, None, None], scores_BKGCS, _HIDDEN)
-    shares_BKGCS = jax.nn.softmax(scores_BKGCS, axis=-1).astype(v_BKSH.dtype)
-    return jnp.einsum("BKGCS,BKSH->BKGCH", shares_BKGCS, v_BKSH).reshape(B, N, C, H)
+_Residuals = tuple[jax.Array, ...]
+
+
+def _forward(
+    q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, segment_ids_BT: jax.Array, branches_BT: jax.Array
+) -> tuple[jax.Array, _Residuals]:
+    B, N, T, H = q_BNTH.shape
+    outs, norms = [], []
+    for start, end in _blocks(T):
+        k_BKSH, v_BKSH = k_BKTH[:, :, :end], v_BKTH[:, :, :end]
+        q_BKRH = _grouped(q_BNTH[:, :, start:end] * (1 / sqrt(H)), k_BKTH.shape[1])
+        scores_BKRS = jnp.einsum("BKRH,BKSH->BKRS", q_BKRH, k_BKSH, preferred_element_type=jnp.float32)
+        scores_BNCS = _hide(scores_BKRS, N, segment_ids_BT, branches_BT, start, end)
+        top_BNC1 = scores_BNCS.max(axis=-1, keepdims=True)
+        shares_BNCS = jnp.exp(scores_BNCS - top_BNC1)
+        total_BNC1 = shares_BNCS.sum(axis=-1, keepdims=True)
+        shares_BKRS = shares_BNCS.reshape(scores_BKRS.shape).astype(v_BKTH.dtype)
+        out_BKRH = jnp.einsum("BKRS,BKSH->BKRH", shares_BKRS, v_BKSH, preferred_element_type=jnp.float32)
+        outs.append((out_BKRH.reshape(B, N, end - start, H) / total_BNC1).astype(v_BKTH.dtype))
+        norms.append(top_BNC1 + jnp.log(total_BNC1))
+    # Named, so that a layer that is computed again in the backward pass may keep these two and spare the attention.
+    out_BNTH = checkpoint_name(jnp.concatenate(outs, axis=2), ATTENDED)
+    norm_BNT1 = checkpoint_name(jnp.concatenate(norms, axis=2), ATTENDED)
+    return out_BNTH, (q_BNTH, k_BKTH, v_BKTH, segment_ids_BT, branches_BT, out_BNTH, norm_BNT1)
+
+
+def _backward(residuals: _Residuals, d_out_BNTH: jax.Array) -> tuple[jax.Array | None, ...]:
+    q_BNTH, k_BKTH, v_BKTH, segment_ids_BT, branches_BT, out_BNTH, norm_BNT1 = residuals
+    B, N, T, H = q_BNTH.shape
+    K, compute = k_BKTH.shape[1], k_BKTH.dtype
+    q_BNTH = q_BNTH * (1 / sqrt(H))
+    pull_BNT1 = (d_out_BNTH.astype(jnp.float32) * out_BNTH.astype(jnp.float32)).sum(axis=-1, keepdims=True)
+    k_BKHT, v_BKHT = _turned(k_BKTH), _turned(v_BKTH)
+    d_q, d_k_BKHT, d_v_BKHT = [], jnp.zeros(k_BKHT.shape, jnp.float32), jnp.zeros(v_BKHT.shape, jnp.float32)
+    for start, end in _blocks(T):
+        q_BKRH, d_out_BKRH = _grouped(q_BNTH[:, :, start:end], K), _grouped(d_out_BNTH[:, :, start:end], K)
+        scores_BKRS = jnp.einsum("BKRH,BKHS->BKRS", q_BKRH, k_BKHT[..., :end], preferred_element_type=jnp.float32)
+        scores_BNCS = _hide(scores_BKRS, N, segment_ids_BT, branches_BT, start, end)
+        shares_BNCS = jnp.exp(scores_BNCS - norm_BNT1[:, :, start:end])
+        d_shares_BKRS = jnp.einsum("BKRH,BKHS->BKRS", d_out_BKRH, v_BKHT[..., :end], preferred_element_type=jnp.float32)
+        d_scores_BNCS = shares_BNCS * (d_shares_BKRS.reshape(shares_BNCS.shape) - pull_BNT1[:, :, start:end])
+        shares_BKRS = shares_BNCS.reshape(scores_BKRS.shape).astype(compute)
+        d_scores_BKRS = d_scores_BNCS.reshape(scores_BKRS.shape).astype(compute)
+        add = {"preferred_element_type": jnp.float32}
+        d_v_BKHT = d_v_BKHT.at[..., :end].add(jnp.einsum("BKHR,BKRS->BKHS", _turned(d_out_BKRH), shares_BKRS, **add))
+        d_k_BKHT = d_k_BKHT.at[..., :end].add(jnp.einsum("BKHR,BKRS->BKHS", _turned(q_BKRH), d_scores_BKRS, **add))
+        d_q_BKRH = jnp.einsum("BKRS,BKSH->BKRH", d_scores_BKRS, k_BKTH[:, :, :end], **add)
+        d_q.append(d_q_BKRH.reshape(B, N, end - start, H) * (1 / sqrt(H)))
+    d_k_BKTH, d_v_BKTH = d_k_BKHT.swapaxes(-1, -2), d_v_BKHT.swapaxes(-1, -2)
+    return jnp.concatenate(d_q, axis=2).astype(compute), d_k_BKTH.astype(compute), d_v_BKTH.astype(compute), None, None
+
+
+tree_attention.defvjp(_forward, _backward)
+
+
+def _blocks(T: int) -> list[tuple[int, int]]:
+    """Where each block of queries starts and ends."""
+    return [(start, min(start + CHUNK, T)) for start in range(0, T, CHUNK)]
+
+
+def _grouped(x_BNCH: jax.Array, K: int) -> jax.Array:
+    """[B, N, C, H] -> [B, K, R, H] with R = G C: one matmul a key head serves all its query heads."""
+    B, N, C, H = x_BNCH.shape
+    return x_BNCH.reshape(B, K, N // K * C, H)
+
+
+def _turned(x: jax.Array) -> jax.Array:
+    """The last two axes swapped, in memory too: a CPU matmul whose operands lie crosswise takes twice the time, and the
+    compiler would fold the swap back into the matmul."""
+    return jax.lax.optimization_barrier(x.swapaxes(-1, -2))
+
+
+def _hide(
+    scores_BKRS: jax.Array, N: int, segment_ids_BT: jax.Array, branches_BT: jax.Array, start: int, end: int
+) -> jax.Array:
+    """The scores of queries start .. end to keys 0 .. end as [B, N, C, S], those that the rule hides at a large negative."""
+    B, S = scores_BKRS.shape[0], scores_BKRS.shape[-1]
+    seen_BCS = visible(segment_ids_BT[:, start:end], branches_BT[:, start:end], segment_ids_BT[:, :end], branches_BT[:, :end])
+    causal_CS = jnp.arange(start, end)[:, None] >= jnp.arange(end)[None, :]
+    scores_BNCS = scores_BKRS.reshape(B, N, end - start, S)
+    return jnp.where((seen_BCS & causal_CS[None])[:, None], scores_BNCS, _HIDDEN)
 
 
 def cached_attention(

@@ -28,9 +28,12 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from cotjax.errors import DataError
-from cotjax.model.attention import tree_attention
+from cotjax.model.attention import ATTENDED, tree_attention
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import constrain, param_shardings
+
+# What a remat keeps of a layer: attention's result is small beside what it takes to compute it again.
+_KEEP_ATTENDED = jax.checkpoint_policies.save_only_these_names(ATTENDED)
 
 Params = dict[str, Any]
 Path = tuple[str, ...]
@@ -181,13 +184,13 @@ class Decoder(nnx.Module):
     def hidden_states(self, ids_BT: jax.Array, positions_BT: jax.Array, attend: Any, remat: bool = False) -> jax.Array:
         """`attend(layer index, q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]`; the result [B, T, D] has passed the last norm."""
         x_BTD = constrain(self.model.embed_tokens(ids_BT), ("batch", "length", "hidden"))
-        rope = _rope(positions_BT, self.config)
+        rope = jax.lax.optimization_barrier(_rope(positions_BT, self.config))
         for index, layer in enumerate(self.model.layers):
 
             def apply(x_BTD: jax.Array, layer: DecoderLayer = layer, index: int = index) -> jax.Array:
                 return layer(x_BTD, rope, lambda q, k, v: attend(index, q, k, v))
 
-            x_BTD = (jax.checkpoint(apply) if remat else apply)(x_BTD)
+            x_BTD = (jax.checkpoint(apply, policy=_KEEP_ATTENDED) if remat else apply)(x_BTD)
         return self.model.norm(x_BTD)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
@@ -297,8 +300,8 @@ def hidden_states(
 ) -> jax.Array:
     """Last hidden states [B, T, D] of packed rows of trees (attention.visible has a drawn row), in the compute dtype.
 
-    `remat` computes each layer again in the backward pass instead of keeping what it made: much less memory for a third
-    more arithmetic. Call it under `jax.set_mesh(mesh)` on several devices, so that activations stay where the table says.
+    `remat` computes each layer's projections and feed-forward again in the backward pass instead of keeping what they made:
+    much less memory for a little more arithmetic. Call it under `jax.set_mesh(mesh)` on several devices, so that activations stay where the table says.
     """
 
     def attend(index: int, q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array) -> jax.Array:

@@ -43,7 +43,7 @@ def prepare_games(config: ConfigDict, progress: Callable[[int, int], None] | Non
     """
     if config.games.source == "made":
         root = Path(config.games.root or Path(config.out) / "games")
-        make_games(root, made_counts(config), config.games.seed, config.workers, progress)
+        make_games(root, made_counts(config), config.games.seed, max(1, config.workers), progress)
     elif config.games.source == "alfworld":
         named = config.games.root or os.environ.get("ALFWORLD_DATA", "")
         if not named:

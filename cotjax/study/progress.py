@@ -20,17 +20,15 @@ class Reporter:
         self.console = console or Console(highlight=False)
         self.seconds: dict[str, float] = {}
         self._started = time.perf_counter()
-        self._log = None
-        if log is not None:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            self._log = log.open("a", buffering=1)
+        self._log = log
 
     def say(self, text: str) -> None:
         """Print one line, on the terminal and in the log."""
         elapsed = time.perf_counter() - self._started
         self.console.print(f"[{elapsed:6.0f} s] {text}", markup=False, soft_wrap=True)
         if self._log:
-            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            with self._log.open("a", encoding="utf-8") as log:
+                log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     @contextmanager
     def stage(self, name: str, title: str) -> Iterator[Stage]:

@@ -26,7 +26,7 @@ from cotjax.data.trajectories import read_trajectories
 from cotjax.data.word_tokenizer import build_word_tokenizer, save_tokenizer
 from cotjax.envs.base import Game
 from cotjax.envs.words import alfworld_words
-from cotjax.errors import DataError, UsageError
+from cotjax.errors import UsageError
 from cotjax.formats import TEMPLATES, first_turn
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
@@ -56,6 +56,8 @@ class Study:
                 raise UsageError(f"train.{name} is {self.config.train[name]}; it must be at least {least}")
         if self.config.data.max_length > self.config.train.row_length:
             raise UsageError(f"data.max_length ({self.config.data.max_length}) must be at most train.row_length ({self.config.train.row_length})")
+        elicitation_of(self.config)
+        _check_base(self.config)
 
     @property
     def arm_folders(self) -> dict[str, Path]:
@@ -233,7 +235,6 @@ class Study:
             if trajectory.task_type in config.task_types.in_domain or config.data.trajectories:
                 kept += 1
                 provenance.update(step.provenance or "no thought" for step in trajectory.steps)
-        elicitation_of(config)
         shapes = decoder.abstract_params(model)
         run = {
             "name": self.folder.name,
@@ -307,8 +308,10 @@ def _training_progress(stage: Stage):
     return report
 
 
-def check_model_folder(folder: Path) -> None:
-    """Raise DataError unless `folder` looks like a local Hugging Face model."""
-    for name in ("config.json", "tokenizer.json"):
-        if not (folder / name).is_file():
-            raise DataError(f"{folder}: no {name}; model.base must be a local Hugging Face folder")
+def _check_base(config: ConfigDict) -> None:
+    """Raise UsageError unless the base, where it is a folder, looks like a local Hugging Face model."""
+    if config.model.base in ("package", "random"):
+        return
+    for name in ("config.json",) if config.model.tokenizer else ("config.json", "tokenizer.json"):
+        if not (Path(config.model.base) / name).is_file():
+            raise UsageError(f"model.base: {config.model.base} holds no {name}; give a local Hugging Face folder, 'package' or 'random'")

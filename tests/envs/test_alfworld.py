@@ -103,10 +103,33 @@ def test_the_engine_equals_the_stock_engine(games, cache_dir):
     """Feedback, admissible commands, facts and wins, on random walks and on the way to a win."""
     stock, cached = engines(cache_dir)
     for seed, game in enumerate(games):
-        compare(game.path, stock, cached, random_walk(30, seed))
+        compare(game.path, stock, cached, random_walk(20, seed))
         left = iter([*walkthrough(game), "look", "inventory", "help"])
         compare(game.path, stock, cached, lambda _, left=left: next(left, None))
         assert cached._pddl_state.check_goal()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "inreceptacle(o:object, r:receptacle)",
+        "inreceptacle(o:object, r:receptacle) & inreceptacle(other:object, r:receptacle)",
+        "atlocation(a:agent, l:location) & receptacleatlocation(r:receptacle, l:location) & openable(r:receptacle)",
+        "holds(a:agent, o:object)",
+    ],
+)
+def test_queries_are_answered_as_textworld_does(games, cache_dir, query):
+    """The same matches in the same order; two objects of a match are never the same one."""
+    env = AlfworldEnv(cache_dir=cache_dir)
+    from textworld.logic import Rule, State
+
+    env.reset(games[0])
+    state, rule = env._engine._pddl_state, Rule.parse_conjunctive_query(query)
+    expected = list(State.all_assignments(state, rule))
+    assert list(state.all_assignments(rule, {})) == expected
+    for match in expected[:3]:
+        bound = dict(list(match.items())[-1:])
+        assert list(state.all_assignments(rule, bound)) == list(State.all_assignments(state, rule, bound))
 
 
 @STOCK_WARNINGS

@@ -1,0 +1,22 @@
+"""The demo's model on real ALFWorld games: trained on expert play of real training games, measured on real valid_seen games.
+
+Command   ALFWORLD_DATA=/path/to/alfworld cotjax study --config configs/alfworld.py
+Data      ALFWorld's json_2.1.1/train and json_2.1.1/valid_seen, in the 0.4 command grammar
+"""
+
+from cotjax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.title = "Where the gains of CoT training land: real ALFWorld, valid_seen"
+    config.out = "runs/alfworld"
+    config.games.source = "alfworld"
+    config.games.train = 800
+    config.games.eval_split = "valid_seen"
+    config.games.in_domain = 91  # all of valid_seen
+    config.games.ood = 49
+    config.task_types.collect = config.task_types.in_domain
+    config.train.steps = 300
+    config.train.save_every = 60
+    return config

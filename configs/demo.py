@@ -1,0 +1,20 @@
+"""The demo: the whole study on a laptop's CPU, from made games to the report.
+
+Command   launch/demo.sh      (or: cotjax demo; cotjax study --config configs/demo.py)
+"""
+
+from cotjax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.title = "Where the gains of CoT training land: the demo"
+    config.out = "runs/demo"
+    config.games.train = 75  # of each in-domain task type: 300
+    config.games.in_domain = 60
+    config.games.ood = 30
+    config.task_types.collect = config.task_types.in_domain  # the OOD task types are never shown
+    config.train.steps = 150
+    config.train.save_every = 30  # 5 checkpoints an arm, and the base
+    config.train.learning_rate = 1e-3
+    return config

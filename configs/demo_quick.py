@@ -1,0 +1,19 @@
+"""The demo's path with fewer games, steps and checkpoints: to see that everything works, not to learn from its intervals.
+
+Command   launch/demo.sh --quick
+"""
+
+import demo
+
+
+def get_config():
+    config = demo.get_config()
+    config.title = "Where the gains of CoT training land: the quick demo"
+    config.out = "runs/demo-quick"
+    config.games.train = 20
+    config.games.in_domain = 12
+    config.games.ood = 6
+    config.train.steps = 24
+    config.train.save_every = 12
+    config.train.warmup = 4
+    return config

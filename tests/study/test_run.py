@@ -1,0 +1,196 @@
+"""A whole miniature study through the command line: games, trajectories, dataset, two arms, play, report; and its errors."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cotjax.cli import main
+from cotjax.config import load_config
+from cotjax.rollout.record import read_records
+
+CONFIG = '''
+"""A study small enough for a test."""
+from cotjax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.workers = 0
+    config.games.train = 2
+    config.games.in_domain = 4
+    config.games.ood = 2
+    config.task_types.collect = config.task_types.in_domain
+    config.model.base = "random"
+    config.model.width, config.model.layers, config.model.heads, config.model.kv_heads = 32, 2, 2, 1
+    config.model.head_size, config.model.feed_forward = 16, 48
+    config.train.steps, config.train.save_every, config.train.batch, config.train.warmup = 4, 2, 2, 1
+    config.evaluate.max_steps, config.evaluate.slots, config.evaluate.max_new_tokens = 3, 4, 12
+    return config
+'''
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    config = folder / "tiny.py"
+    config.write_text(CONFIG)
+    out = folder / "run"
+    assert main(["study", "--config", str(config), "--out", str(out)]) == 0
+    return config, out
+
+
+def test_every_part_leaves_what_it_should(study):
+    _, out = study
+    records = list(read_records(out / "records"))
+    played = {(record["arm"], record["checkpoint"], record["driver"]) for record in records}
+    checkpoints = [("base", 0), ("sft", 2), ("sft", 4), ("reduced", 2), ("reduced", 4)]
+    assert played == {(arm, step, driver) for arm, step in checkpoints for driver in ("cot", "prompt", "reference")}
+    assert len(records) == 5 * 3 * 6
+    assert {record["domain"] for record in records} == {"in_domain", "ood"}
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["schema_version"] == 1
+    assert "<html" in (out / "report.html").read_text()
+    assert list((out / "figures").glob("*.png"))
+    assert "Playing every checkpoint" in (out / "log.txt").read_text()
+
+
+def test_ood_task_types_are_never_trained_on(study):
+    config, out = study
+    held_out = set(load_config(config).task_types.ood)
+    trained = {json.loads(line)["task_type"] for line in (out / "trajectories" / "train.jsonl").read_text().splitlines()}
+    assert trained and not trained & held_out
+    assert {record["game"]["task_type"] for record in read_records(out / "records") if record["domain"] == "ood"} == held_out
+
+
+def test_both_actions_of_a_state_come_from_one_prompt(study):
+    """Played again without the CoT branch, the first prompt action is the same: branching disturbs nothing."""
+    _, out = study
+    by_driver = {}
+    for record in read_records(out / "records"):
+        by_driver.setdefault((record["arm"], record["checkpoint"], record["game"]["id"]), {})[record["driver"]] = record
+    for records in by_driver.values():
+        first = [records[driver]["steps"][0] for driver in ("cot", "prompt", "reference")]
+        assert len({step["prompt_length"] for step in first}) == 1
+        assert len({json.dumps(step["prompt"]) for step in first}) == 1
+        assert first[0]["cot"] == first[2]["cot"]
+
+
+def test_a_second_run_reuses_everything(study, capsys):
+    config, out = study
+    stamps = {path: path.stat().st_mtime_ns for folder in ("records", "arms", "games") for path in (out / folder).rglob("*.json")}
+    summary = (out / "summary.json").read_bytes()
+    assert main(["study", "--config", str(config), "--out", str(out)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert json.loads((out / "summary.json").read_text())["points"] == json.loads(summary)["points"]
+
+
+def test_a_lost_episode_is_played_again_to_the_same_record(study):
+    config, out = study
+    path = sorted((out / "records" / "sft" / "4" / "cot").glob("*.json"))[0]
+    before = json.loads(path.read_text())
+    path.unlink()
+    assert main(["evaluate", "--config", str(config), "--out", str(out)]) == 0
+    after = json.loads(path.read_text())
+    for record in (before, after):
+        del record["timing"]
+        for step in record["steps"]:
+            for kind in ("cot", "prompt"):
+                step[kind]["logprob"] = round(step[kind]["logprob"], 3)
+    assert after == before
+
+
+def test_a_checkpoint_leaves_as_a_hugging_face_folder(study, tmp_path):
+    _, out = study
+    assert main(["export", "--run", str(out), "--arm", "sft", "--out", str(tmp_path / "hf")]) == 0
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in (tmp_path / "hf").iterdir()}
+    from cotjax.data.tokens import Codec
+    from cotjax.model.weights import load_hf
+
+    model, _ = load_hf(tmp_path / "hf")
+    assert model.vocab_size >= Codec.load(tmp_path / "hf").vocab_size
+
+
+def _fails(capsys, arguments, code, *words):
+    assert main(arguments) == code
+    error = capsys.readouterr().err
+    assert error.startswith("cotjax: ") and error.count("\n") == 1, error
+    for word in words:
+        assert word in error, error
+
+
+def test_another_config_in_the_same_folder_is_refused(study, capsys):
+    config, out = study
+    before = (out / "config.json").read_bytes()
+    arguments = ["study", "--config", str(config), "--out", str(out), "--config.train.steps=9"]
+    _fails(capsys, arguments, 2, str(out), "train.steps is 4 there, 9 here", "--out")
+    assert (out / "config.json").read_bytes() == before
+
+
+def test_a_folder_with_other_things_is_refused(study, capsys, tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    _fails(capsys, ["study", "--config", str(study[0]), "--out", str(tmp_path)], 2, str(tmp_path), "not empty")
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "words"),
+    [
+        ("--config.train.steps=0", 2, ["train.steps is 0"]),
+        ("--config.train.stepz=4", 2, ["train.stepz", "did you mean 'steps'"]),
+        ("--config.games.source=web", 2, ["games.source", "made, alfworld"]),
+        ("--config.data.trajectories=/none/t.jsonl", 3, ["/none/t.jsonl"]),
+        ("--config.model.base=/none", 2, ["/none", "config.json"]),
+        ("--config.evaluate.slots=0", 2, ["evaluate.slots is 0"]),
+        ("--config.masking.supervised=PAD", 3, ["no supervised token"]),
+    ],
+)
+def test_bad_input_is_one_clear_line(study, capsys, tmp_path, override, code, words):
+    arguments = ["study", "--config", str(study[0]), "--out", str(tmp_path / "run"), override]
+    if "games.source" not in override:
+        arguments.append(f"--config.games.root={study[1] / 'games'}")
+    _fails(capsys, arguments, code, *words)
+
+
+def test_real_data_without_a_folder_or_games_says_so(study, capsys, tmp_path, monkeypatch):
+    base = ["study", "--config", str(study[0]), "--config.games.source=alfworld"]
+    monkeypatch.delenv("ALFWORLD_DATA", raising=False)
+    _fails(capsys, [*base, "--out", str(tmp_path / "a")], 2, "ALFWORLD_DATA")
+    monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path / "missing"))
+    assert main([*base, "--out", str(tmp_path / "b")]) in (2, 3)
+    assert "missing" in capsys.readouterr().err
+
+
+def test_a_game_file_that_is_cut_short_is_named(study, capsys, tmp_path):
+    games = tmp_path / "games"
+    shutil.copytree(study[1] / "games", games)
+    broken = sorted((games / "train").rglob("game.tw-pddl"))[0]
+    broken.write_text(broken.read_text()[:2000])
+    arguments = ["study", "--config", str(study[0]), "--out", str(tmp_path / "run"), "--config.games.source=alfworld", f"--config.games.root={games}"]
+    _fails(capsys, arguments, 3, str(broken))
+
+
+def test_a_broken_trajectory_line_is_named(study, capsys, tmp_path):
+    lines = (study[1] / "trajectories" / "train.jsonl").read_text().splitlines()
+    path = tmp_path / "mine.jsonl"
+    path.write_text(lines[0] + "\n" + lines[1][:50] + "\n")
+    arguments = ["train", "--config", str(study[0]), "--out", str(tmp_path / "run"), f"--config.data.trajectories={path}"]
+    _fails(capsys, [*arguments, f"--config.games.root={study[1] / 'games'}"], 3, f"{path}:2: ")
+
+
+def test_help_reads_well_everywhere(capsys):
+    for command in ([], ["demo"], ["study"], ["train"], ["evaluate"], ["report"], ["games", "make"], ["collect"], ["export"], ["bench", "env"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "--help"])
+        assert ended.value.code == 0
+        assert "usage: cotjax" in capsys.readouterr().out
+
+
+def test_the_shipped_configs_only_name_games_that_can_be_made():
+    from cotjax.envs.base import TASK_TYPES
+    from cotjax.study.games import made_counts
+
+    for path in sorted((Path(__file__).parents[2] / "configs").glob("*.py")):
+        config = load_config(path)
+        for types in made_counts(config).values():
+            assert set(types) <= set(TASK_TYPES) and all(count > 0 for count in types.values())

@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+
+from cotjax.config import default_config, load_config, set_field
+from cotjax.errors import UsageError
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_and_says_how_to_run_it(path):
+    config = load_config(path)
+    assert set(config) == set(default_config())
+    assert "cotjax" in path.read_text().split('"""')[1] or "launch/" in path.read_text().split('"""')[1]
+
+
+def test_fields_are_set_with_their_type():
+    config = load_config(CONFIGS[0], ["train.steps=7", "train.learning_rate=1", "out=runs/x", "train.remat=false", "masking.dropped=ACTION,END"])
+    assert config.train.steps == 7 and config.train.learning_rate == 1.0 and config.out == "runs/x"
+    assert config.train.remat is False and config.masking.dropped == ("ACTION", "END")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.step=7", "unknown config key 'train.step'; did you mean 'steps'"),
+        ("trian.steps=7", "unknown config key 'trian'; did you mean 'train'"),
+        ("train.steps=seven", "'seven' is no int"),
+        ("train.steps=1.5", "'1.5' is no int"),
+        ("train.remat=1", "'1' is no bool"),
+        ("train=7", "this is a section"),
+        ("train.steps.more=7", "train.steps is a value"),
+        ("train.steps", "give a value"),
+    ],
+)
+def test_a_wrong_override_is_one_clear_line(override, message):
+    with pytest.raises(UsageError) as caught:
+        set_field(default_config(), override)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_config_file_that_is_missing_or_broken_is_named(tmp_path):
+    for text, message in ((None, "no such config file"), ("x = 1", "get_config"), ("def get_config(:", "invalid syntax")):
+        path = tmp_path / "c.py"
+        if text is not None:
+            path.write_text(text)
+        with pytest.raises(UsageError, match=message) as caught:
+            load_config(path)
+        assert str(path) in str(caught.value)
+
+
+def test_an_unknown_key_in_a_config_file_is_an_error(tmp_path):
+    path = tmp_path / "c.py"
+    path.write_text(
+        "from cotjax.config import default_config\ndef get_config():\n    config = default_config()\n    config.train.step = 3\n    return config\n"
+    )
+    with pytest.raises(UsageError, match="step"):
+        load_config(path)
