@@ -3,4 +3,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/setup.sh ""
+# On a CPU much of a step's time goes into page faults on large temporaries; large pages spare most of them.
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 exec "$venv/bin/cotjax" demo "$@"

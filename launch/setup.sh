@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by demo.sh and test.sh: makes .venv once, and installs cotjax into it when what it needs has changed.
 # Usage: . launch/setup.sh EXTRA   (EXTRA: empty, or an extra of pyproject.toml)
 
@@ -26,6 +27,6 @@ if [ ! -e "$stamp" ]; then
     echo "Setting up $venv with $("$python" --version) (a few minutes the first time)"
     [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
     "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off -e ".${extra:+[$extra]}" |
-        grep --line-buffered -E '^ *(Collecting|Building|Installing|Successfully)' | cut -c1-120
+        sed -un 's/^ *\(\(Collecting\|Building\|Installing\|Successfully\) .\{0,90\}\).*/  \1/p'
     touch "$stamp"
 fi

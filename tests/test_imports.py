@@ -18,9 +18,29 @@ LEVELS = {
 }  # fmt: skip
 # Within a level a package imports itself alone, and these.
 SAME_LEVEL = {("envs", "errors"), ("study", "config")}
-FORBIDDEN = {("rollout", "masking"), ("train", "envs"), ("train", "rollout"), ("train", "sample"), ("sample", "envs"), ("sample", "formats")}
+FORBIDDEN = {
+    ("rollout", "masking"),
+    ("train", "envs"),
+    ("train", "rollout"),
+    ("train", "sample"),
+    ("sample", "envs"),
+    ("sample", "formats"),
+}
 HEAVY = {
-    0: {"jax", "flax", "optax", "orbax", "grain", "tensorflow_datasets", "transformers", "tokenizers", "tensorflow", "alfworld", "textworld", "scipy"},
+    0: {
+        "jax",
+        "flax",
+        "optax",
+        "orbax",
+        "grain",
+        "tensorflow_datasets",
+        "transformers",
+        "tokenizers",
+        "tensorflow",
+        "alfworld",
+        "textworld",
+        "scipy",
+    },
     1: {"jax", "flax", "optax", "orbax"},
 }
 

@@ -3,7 +3,7 @@ import pytest
 
 from cotjax.masking import RESPONSE_ROLES, Role, drops_action, target_weights, targets
 
-P, O, R, AO, A, AC, E = Role.PROMPT, Role.OBSERVATION, Role.REASONING, Role.ACTION_OPEN, Role.ACTION, Role.ACTION_CLOSE, Role.END
+P, OBS, R, AO, A, AC, E = Role.PROMPT, Role.OBSERVATION, Role.REASONING, Role.ACTION_OPEN, Role.ACTION, Role.ACTION_CLOSE, Role.END
 EXAMPLE = np.array([P, R, R, R, AO, A, AC, E])
 
 
@@ -19,7 +19,7 @@ def test_targets_are_the_next_ids():
 
 
 def test_prompt_observation_and_padding_are_never_trained_on_by_default():
-    roles = np.array([P, O, P, R, AO, A, AC, E, Role.PAD, Role.PAD])
+    roles = np.array([P, OBS, P, R, AO, A, AC, E, Role.PAD, Role.PAD])
     weights = target_weights(roles)
     supervised = {Role(role) for role, weight in zip(targets(roles), weights, strict=True) if weight}
     assert supervised == set(RESPONSE_ROLES)
@@ -59,5 +59,5 @@ PINNED = [9, 15, 17]
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1])
 def test_a_fraction_outside_0_to_1_is_refused(fraction):
-    with pytest.raises(ValueError, match="0..1"):
+    with pytest.raises(ValueError, match=r"0\.\.1"):
         drops_action(0, "x", fraction)

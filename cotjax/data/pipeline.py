@@ -100,7 +100,9 @@ class _Finish(grain.transforms.Map):
         batch = {name: packed[name] for name in ROW_FEATURES}
         batch["segment_ids"] = packed["ids_segment_ids"].astype(np.int32)
         if not batch["weights"].any():
-            raise DataError("a batch holds no supervised token: the masking drops everything; check masking.supervised and the data's roles")
+            raise DataError(
+                "a batch holds no supervised token: the masking drops everything; check masking.supervised and the data's roles"
+            )
         return batch
 
 

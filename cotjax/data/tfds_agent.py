@@ -96,6 +96,13 @@ def _fingerprint(config: AgentConfig) -> str:
         if not file.is_file():
             raise DataError(f"{file}: no such file")
         digest.update(hashlib.sha256(file.read_bytes()).digest())
-    settings = (sorted(config.sources), config.template, config.direct_share, config.task_types, config.max_length, str(AgentTrajectories.VERSION))
+    settings = (
+        sorted(config.sources),
+        config.template,
+        config.direct_share,
+        config.task_types,
+        config.max_length,
+        str(AgentTrajectories.VERSION),
+    )
     digest.update(repr(settings).encode())
     return digest.hexdigest()[:12]

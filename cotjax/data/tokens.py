@@ -82,7 +82,9 @@ class Codec:
         ids = self._tokenizer.encode(text, add_special_tokens=False)
         if self._unknown is not None and self._unknown in ids.ids:
             start, end = ids.offsets[ids.ids.index(self._unknown)]
-            raise DataError(f"the tokenizer does not know {text[start:end]!r} in {text[:60]!r}; use a tokenizer whose vocabulary covers the data")
+            raise DataError(
+                f"the tokenizer does not know {text[start:end]!r} in {text[:60]!r}; use a tokenizer whose vocabulary covers the data"
+            )
         return ids.ids
 
     def encode_plain(self, text: str, what: str) -> list[int]:

@@ -54,7 +54,13 @@ class Trajectory:
     agent: str
 
 
-_STEP_FIELDS = {"observation": str, "thought": (str, type(None)), "action": str, "provenance": (str, type(None)), "admissible_commands": list}
+_STEP_FIELDS = {
+    "observation": str,
+    "thought": (str, type(None)),
+    "action": str,
+    "provenance": (str, type(None)),
+    "admissible_commands": list,
+}
 _FIELDS = {
     "id": str, "environment": str, "split": str, "task": str, "task_type": str, "game": str, "steps": list,
     "success": bool, "reward": (int, float), "seed": int, "agent": str,

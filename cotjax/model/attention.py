@@ -146,10 +146,10 @@ def _hide(
 
 def cached_attention(
     q_BNTH: jax.Array,
-    cached_k_BKSH: jax.Array,
+    cached_k_BKHS: jax.Array,
     cached_v_BKSH: jax.Array,
     lengths_B: jax.Array,
-    fresh_k_BKMH: jax.Array,
+    fresh_k_BKHM: jax.Array,
     fresh_v_BKMH: jax.Array,
     seen_TM: jax.Array,
 ) -> jax.Array:
@@ -160,12 +160,12 @@ def cached_attention(
     decode loop a scatter a layer; apart, a step writes at one index for all slots.
     """
     B, N, T, H = q_BNTH.shape
-    K, S = cached_k_BKSH.shape[1:3]
-    q_BKRH = q_BNTH.reshape(B, K, N // K * T, H) * (1 / sqrt(H))  # R: the G heads of a key head, and their queries
+    K, S = cached_v_BKSH.shape[1:3]
+    q_BKRH = _grouped(q_BNTH * (1 / sqrt(H)), K)
     valid_BS = jnp.arange(S)[None, :] < lengths_B[:, None]
-    cached_BKRS = jnp.einsum("BKRH,BKSH->BKRS", q_BKRH, cached_k_BKSH, preferred_element_type=jnp.float32)
+    cached_BKRS = jnp.einsum("BKRH,BKHS->BKRS", q_BKRH, cached_k_BKHS, preferred_element_type=jnp.float32)
     cached_BKRS = jnp.where(valid_BS[:, None, None, :], cached_BKRS, _HIDDEN)
-    fresh_BKRM = jnp.einsum("BKRH,BKMH->BKRM", q_BKRH, fresh_k_BKMH, preferred_element_type=jnp.float32)
+    fresh_BKRM = jnp.einsum("BKRH,BKHM->BKRM", q_BKRH, fresh_k_BKHM, preferred_element_type=jnp.float32)
     seen_RM = jnp.tile(seen_TM, (N // K, 1))
     fresh_BKRM = jnp.where(seen_RM[None, None], fresh_BKRM, _HIDDEN)
 
@@ -173,6 +173,7 @@ def cached_attention(
     top_BKR1 = jnp.maximum(cached_BKRS.max(axis=-1, keepdims=True), fresh_BKRM.max(axis=-1, keepdims=True))
     cached_BKRS, fresh_BKRM = jnp.exp(cached_BKRS - top_BKR1), jnp.exp(fresh_BKRM - top_BKR1)
     total_BKR1 = cached_BKRS.sum(axis=-1, keepdims=True) + fresh_BKRM.sum(axis=-1, keepdims=True)
-    out_BKRH = jnp.einsum("BKRS,BKSH->BKRH", cached_BKRS.astype(cached_v_BKSH.dtype), cached_v_BKSH)
-    out_BKRH += jnp.einsum("BKRM,BKMH->BKRH", fresh_BKRM.astype(fresh_v_BKMH.dtype), fresh_v_BKMH)
-    return (out_BKRH / total_BKR1.astype(out_BKRH.dtype)).reshape(B, N, T, H)
+    wide = {"preferred_element_type": jnp.float32}
+    out_BKRH = jnp.einsum("BKRS,BKSH->BKRH", cached_BKRS.astype(cached_v_BKSH.dtype), cached_v_BKSH, **wide)
+    out_BKRH += jnp.einsum("BKRM,BKMH->BKRH", fresh_BKRM.astype(fresh_v_BKMH.dtype), fresh_v_BKMH, **wide)
+    return (out_BKRH / total_BKR1).astype(q_BNTH.dtype).reshape(B, N, T, H)

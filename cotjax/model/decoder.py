@@ -16,10 +16,10 @@ initialiser follow from the declaration, and nothing is materialised before its 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from math import sqrt
+from math import prod, sqrt
 from typing import Any
 
 import jax
@@ -37,6 +37,9 @@ _KEEP_ATTENDED = jax.checkpoint_policies.save_only_these_names(ATTENDED)
 
 Params = dict[str, Any]
 Path = tuple[str, ...]
+Sizes = Mapping[str, int]
+Rope = tuple[jax.Array, jax.Array]  # cosines and signed sines, [B, 1, T, H]
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]
 
 
 @dataclass(frozen=True)
@@ -69,30 +72,26 @@ class RMSNorm(nnx.Module):
 
 
 class Linear(nnx.Module):
-    """A projection by an einsum; weights lie input axes first, as the einsum's letters say."""
+    """A projection of the last axes: [..., *inputs] -> [..., *outputs], with a bias where asked; weights lie inputs first.
 
-    def __init__(self, config: ModelConfig, equation: str, shape: tuple[int, ...], axes: tuple[str, ...], std: float):
-        self.equation = equation
-        self.compute = config.compute_dtype
-        self.weight = _param(config, shape, axes, std)
+    It is one matmul of two-axis operands. An einsum over all axes is the same, but its weight gradient sums over two axes
+    (B and T), and for that the CPU compiler copies the larger operand crosswise.
+    """
+
+    def __init__(self, config: ModelConfig, inputs: Sizes, outputs: Sizes, std: float, bias: bool = False):
+        """`inputs` and `outputs`: logical axis -> size, in the order of the weight's axes."""
+        self.inputs, self.compute = tuple(inputs.values()), config.compute_dtype
+        self.outputs = tuple(outputs.values())
+        self.weight = _param(config, self.inputs + self.outputs, (*inputs, *outputs), std)
+        self.bias = _param(config, self.outputs, tuple(outputs), 0.0) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return jnp.einsum(self.equation, x, self.weight[...].astype(self.compute))
-
-
-class HeadLinear(Linear):
-    """A projection to heads, [B, T, D] -> [B, N, T, H], with a bias where the config asks for one."""
-
-    def __init__(self, config: ModelConfig, heads: int, axis: str):
-        D, H = config.width, config.head_size
-        super().__init__(config, "BTD,DNH->BNTH", (D, heads, H), ("embed", axis, "head_size"), 1 / sqrt(D))
-        self.bias = _param(config, (heads, H), (axis, "head_size"), 0.0) if config.qkv_bias else None
-
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        y_BNTH = super().__call__(x_BTD)
-        if self.bias is None:
-            return y_BNTH
-        return y_BNTH + self.bias[...].astype(self.compute)[None, :, None, :]
+        lead = x.shape[: x.ndim - len(self.inputs)]
+        weight = self.weight[...].astype(self.compute).reshape(prod(self.inputs), prod(self.outputs))
+        y = x.reshape(prod(lead), prod(self.inputs)) @ weight
+        if self.bias is not None:
+            y += self.bias[...].astype(self.compute).reshape(1, prod(self.outputs))
+        return y.reshape(*lead, *self.outputs)
 
 
 class Attention(nnx.Module):
@@ -100,31 +99,37 @@ class Attention(nnx.Module):
 
     def __init__(self, config: ModelConfig):
         D, N, K, H = config.width, config.heads, config.kv_heads, config.head_size
-        self.q_proj = HeadLinear(config, N, "heads")
-        self.k_proj = HeadLinear(config, K, "kv_heads")
-        self.v_proj = HeadLinear(config, K, "kv_heads")
+        embed, query_heads, key_heads = {"embed": D}, {"heads": N, "head_size": H}, {"kv_heads": K, "head_size": H}
+        self.q_proj = Linear(config, embed, query_heads, 1 / sqrt(D), config.qkv_bias)
+        self.k_proj = Linear(config, embed, key_heads, 1 / sqrt(D), config.qkv_bias)
+        self.v_proj = Linear(config, embed, key_heads, 1 / sqrt(D), config.qkv_bias)
         # Two matrices a layer write into the residual stream: this scale keeps its size at one however deep the model is.
-        out_std = 1 / sqrt(N * H * 2 * config.layers)
-        self.o_proj = Linear(config, "BNTH,NHD->BTD", (N, H, D), ("heads", "head_size", "embed"), out_std)
+        self.o_proj = Linear(config, query_heads, embed, 1 / sqrt(N * H * 2 * config.layers))
         self.q_norm = RMSNorm(config, H) if config.qk_norm else None
         self.k_norm = RMSNorm(config, H) if config.qk_norm else None
 
-    def heads(self, x_BTD: jax.Array, rope: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries [B, N, T, H], keys and values [B, K, T, H], the first two turned to their positions."""
-        q_BNTH, k_BKTH, v_BKTH = self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)
+    def __call__(self, x_BTD: jax.Array, rope: Rope, attend: Attend) -> jax.Array:
+        q_BNTH = _heads_first(self.q_proj(x_BTD))
+        k_BKTH = _heads_first(self.k_proj(x_BTD))
+        v_BKTH = _heads_first(self.v_proj(x_BTD))
         if self.q_norm is not None:
             q_BNTH, k_BKTH = self.q_norm(q_BNTH), self.k_norm(k_BKTH)
-        return _rotate(q_BNTH, rope), _rotate(k_BKTH, rope), v_BKTH
+        return self.o_proj(_heads_first(attend(_rotate(q_BNTH, rope), _rotate(k_BKTH, rope), v_BKTH)))
+
+
+def _heads_first(x_BTNH: jax.Array) -> jax.Array:
+    """[B, T, N, H] -> [B, N, T, H], and back."""
+    return x_BTNH.swapaxes(1, 2)
 
 
 class FeedForward(nnx.Module):
     """The gated feed-forward (Shazeer, 2020): down(silu(gate x) * up x)."""
 
     def __init__(self, config: ModelConfig):
-        D, F = config.width, config.feed_forward
-        self.gate_proj = Linear(config, "BTD,DF->BTF", (D, F), ("embed", "feed_forward"), 1 / sqrt(D))
-        self.up_proj = Linear(config, "BTD,DF->BTF", (D, F), ("embed", "feed_forward"), 1 / sqrt(D))
-        self.down_proj = Linear(config, "BTF,FD->BTD", (F, D), ("feed_forward", "embed"), 1 / sqrt(F * 2 * config.layers))
+        D, F = {"embed": config.width}, {"feed_forward": config.feed_forward}
+        self.gate_proj = Linear(config, D, F, 1 / sqrt(config.width))
+        self.up_proj = Linear(config, D, F, 1 / sqrt(config.width))
+        self.down_proj = Linear(config, F, D, 1 / sqrt(config.feed_forward * 2 * config.layers))
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         return self.down_proj(jax.nn.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
@@ -139,10 +144,8 @@ class DecoderLayer(nnx.Module):
         self.post_attention_layernorm = RMSNorm(config, config.width)
         self.mlp = FeedForward(config)
 
-    def __call__(self, x_BTD: jax.Array, rope: tuple[jax.Array, jax.Array], attend: Any) -> jax.Array:
-        """`attend(q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]`."""
-        q_BNTH, k_BKTH, v_BKTH = self.self_attn.heads(self.input_layernorm(x_BTD), rope)
-        x_BTD = x_BTD + self.self_attn.o_proj(attend(q_BNTH, k_BKTH, v_BKTH))
+    def __call__(self, x_BTD: jax.Array, rope: Rope, attend: Attend) -> jax.Array:
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rope, attend)
         x_BTD = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
         return constrain(x_BTD, ("batch", "length", "hidden"))
 
@@ -160,7 +163,9 @@ class Embed(nnx.Module):
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Float32 [..., V] of [..., D]."""
         weight_VD = self.weight[...].astype(self.compute)
-        return jnp.einsum("...D,VD->...V", hidden, weight_VD, preferred_element_type=jnp.float32)
+        flat = hidden.reshape(-1, hidden.shape[-1])  # two axes, for Linear's reason
+        logits = jnp.einsum("XD,VD->XV", flat, weight_VD, preferred_element_type=jnp.float32)
+        return logits.reshape(*hidden.shape[:-1], weight_VD.shape[0])
 
 
 class Backbone(nnx.Module):
@@ -184,7 +189,7 @@ class Decoder(nnx.Module):
     def hidden_states(self, ids_BT: jax.Array, positions_BT: jax.Array, attend: Any, remat: bool = False) -> jax.Array:
         """`attend(layer index, q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]`; the result [B, T, D] has passed the last norm."""
         x_BTD = constrain(self.model.embed_tokens(ids_BT), ("batch", "length", "hidden"))
-        rope = jax.lax.optimization_barrier(_rope(positions_BT, self.config))
+        rope = _rope(positions_BT, self.config)
         for index, layer in enumerate(self.model.layers):
 
             def apply(x_BTD: jax.Array, layer: DecoderLayer = layer, index: int = index) -> jax.Array:
@@ -198,20 +203,28 @@ class Decoder(nnx.Module):
         return (self.model.embed_tokens if self.lm_head is None else self.lm_head).logits(hidden)
 
 
-def _rope(positions_BT: jax.Array, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine of every position's angles, [B, 1, T, H/2], float32 (Su et al., 2021)."""
+def _rope(positions_BT: jax.Array, config: ModelConfig) -> Rope:
+    """Cosine and signed sine of every position's angles, [B, 1, T, H] each, float32 (Su et al., 2021).
+
+    The pair (i, i + H/2) turns by one angle, so that x cos + rolled(x) sin is the turned x (the pairing of Hugging Face's
+    checkpoints). The halves are spread over H by a matmul with ones and zeros: on CPU the compiler would otherwise work out
+    the cosines again inside every layer's fusion, where they cost more than the attention's own softmax.
+    """
     half = config.head_size // 2
     wavelengths = config.rope_theta ** (jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions_BT.astype(jnp.float32)[:, None, :, None] / wavelengths[None, None, None, :]
-    return jnp.cos(angles), jnp.sin(angles)
+    angles_BTh = positions_BT.astype(jnp.float32)[:, :, None] / wavelengths[None, None, :]
+    one = jnp.eye(half, dtype=jnp.float32)
+
+    def spread(x_BTh: jax.Array, first: jax.Array) -> jax.Array:
+        return jnp.einsum("BTh,hH->BTH", x_BTh, jnp.concatenate([first, one], axis=1), precision="highest")[:, None]
+
+    return spread(jnp.cos(angles_BTh), one), spread(jnp.sin(angles_BTh), -one)
 
 
-def _rotate(x_BNTH: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Turns the pairs (i, i + H/2), the pairing of Hugging Face's checkpoints."""
+def _rotate(x_BNTH: jax.Array, rope: Rope) -> jax.Array:
     cos, sin = rope
-    first, second = jnp.split(x_BNTH.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x_BNTH.dtype)
+    wide = x_BNTH.astype(jnp.float32)
+    return (wide * cos + jnp.roll(wide, wide.shape[-1] // 2, axis=-1) * sin).astype(x_BNTH.dtype)
 
 
 # The pure boundary: nested dicts in, arrays out.

@@ -32,7 +32,9 @@ class Policy(Protocol):
 
     def extend(self, pieces: Mapping[int, Sequence[int]]) -> None: ...
 
-    def branch(self, prefixes: Mapping[int, Sequence[int]], *, max_new: int, temperature: float, seeds: Mapping[int, int]) -> Mapping[int, Any]: ...
+    def branch(
+        self, prefixes: Mapping[int, Sequence[int]], *, max_new: int, temperature: float, seeds: Mapping[int, int]
+    ) -> Mapping[int, Any]: ...
 
 
 class Environments(Protocol):
@@ -164,9 +166,7 @@ class _Turn:
         generations = self._policy.branch(
             dict.fromkeys(ready, prefix), max_new=max_new, temperature=self._elicitation.temperature, seeds=seeds
         )
-        return {
-            slot: _as_action(generation, self._codec, ready[slot].observation, kind, text) for slot, generation in generations.items()
-        }
+        return {slot: _as_action(generation, self._codec, ready[slot].observation, kind, text) for slot, generation in generations.items()}
 
     def _note(self, slot: int, episode: _Episode, prompt: dict | None, cot: dict | None) -> None:
         reference = None

@@ -121,8 +121,6 @@ class Sampler:
         self._lengths[emptied] = 0
         if not self._lengths.any():
             self._forget()
-        else:
-            self._set_lengths()
 
     def extend(self, pieces: Mapping[int, Sequence[int]]) -> None:
         """Appends ids to these slots' cached prompts; the other slots stay as they are.
@@ -174,7 +172,6 @@ class Sampler:
             *self._put_by_slot(limits_B, seeds_B2),
             *self._put_whole(np.float32(temperature), self._stop_ZW),
         )
-        self._set_lengths()  # the prefixes were read into the room past the prompts; forget them
         ids_BM, logprobs_BM, counts_B, stopped_B = map(np.asarray, made)
         return {
             slot: Generation(
@@ -197,6 +194,7 @@ class Sampler:
         """Reads the pieces into the cache, from the lengths the cache has on; returns the last hidden states."""
         if self._params is None:
             raise UsageError("sampler: no weights; call load(params) first")
+        self._set_lengths()  # a branch before this one read its prefixes into the room past the prompts; forget them
         longest = max((len(ids) for ids in pieces.values()), default=0)
         self._make_room(max((int(self._lengths[slot]) + len(ids) for slot, ids in pieces.items()), default=0))
         for start in range(0, longest, READ_BUCKETS[-1]):

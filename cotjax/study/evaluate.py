@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from cotjax.envs.base import Game
 from cotjax.envs.pool import EnvPool
 from cotjax.errors import UsageError
 from cotjax.model.config import ModelConfig
-from cotjax.model.sharding import make_mesh
+from cotjax.model.sharding import batch_parts, make_mesh
 from cotjax.rollout.loop import Elicitation, play
 from cotjax.rollout.record import record_path, write_record
 from cotjax.rollout.replay import ReplayEnvironments
@@ -58,53 +59,67 @@ def evaluate(
       expert: game id -> the expert's trajectory on a played game; its states are those of the offline diagnostics.
       arms: arm -> its folder of checkpoints. Checkpoint 0, the base, is the same in every arm and is played once.
       records: folder for the records.
+      report: called with (episodes done, episodes in all, what is being played) after each episode.
     """
     elicitation = elicitation_of(config)
+    jobs = [
+        _Job(arm, step, checkpoints, driver, played)
+        for arm, step, checkpoints in _plan(arms)
+        for driver, played in (
+            ("cot", games.played),
+            ("prompt", games.played),
+            ("reference", tuple(game for game in games.played if game.id in expert)),
+        )
+    ]
+    total = sum(len(job.games) for job in jobs)
+    missing = {job: [game for game in job.games if not job.path(records, game).exists()] for job in jobs}
+    done = total - sum(map(len, missing.values()))
+    if done == total:
+        return
     mesh = make_mesh(**config.mesh)
-    plan = _plan(arms)
-    drivers = {"cot": list(games.played), "prompt": list(games.played), "reference": [game for game in games.played if game.id in expert]}
-    total = len(plan) * sum(len(played) for played in drivers.values())
-    done = 0
-    sampler = None
-    slots = min(config.evaluate.slots, max(1, len(games.played)))
-    slots = -(-slots // mesh.size) * mesh.size
+    slots = -(-min(config.evaluate.slots, len(games.played)) // batch_parts(mesh)) * batch_parts(mesh)
+    sampler = Sampler(model, mesh, slots=slots, max_length=config.evaluate.max_length, stop=codec.stop, pad_id=codec.pad_id)
     references = {game_id: [step.action for step in trajectory.steps] for game_id, trajectory in expert.items()}
     factory = partial(AlfworldEnv, max_steps=elicitation.max_steps)
+    loaded = None
     with EnvPool(factory, slots, config.workers, timeout=config.evaluate.step_timeout) as pool:
-        for arm, step, checkpoints in plan:
-            path_of = partial(record_path, records, arm=arm, checkpoint=step)
-            loaded = False
-            for driver, played in drivers.items():
-                todo = [game for game in played if not path_of(driver=driver, game_id=game.id).exists()]
-                done += len(played) - len(todo)
-                if not todo:
-                    continue
-                if sampler is None:
-                    sampler = Sampler(
-                        model, mesh, slots=slots, max_length=config.evaluate.max_length, stop=codec.stop, pad_id=codec.pad_id
-                    )
-                if not loaded:
-                    sampler.load(checkpoints.restore_params(step, model, mesh))
-                    loaded = True
+        for job, todo in missing.items():
+            if todo and loaded != (job.arm, job.step):
+                sampler.load(job.checkpoints.restore_params(job.step, model, mesh))
+                loaded = (job.arm, job.step)
 
-                def keep(game: Game, record: dict, driver: str = driver, path_of=path_of, arm: str = arm, step: int = step) -> None:
-                    nonlocal done
-                    facts = {"arm": arm, "checkpoint": step, "domain": games.domain_of(game), "games_hash": games.hash}
-                    write_record(path_of(driver=driver, game_id=game.id), facts | record)
-                    done += 1
-                    report(done, total, f"episodes, {arm} at step {step}, {driver}")
+            def keep(game: Game, record: dict, job: _Job = job) -> None:
+                nonlocal done
+                facts = {"arm": job.arm, "checkpoint": job.step, "domain": games.domain_of(game), "games_hash": games.hash}
+                write_record(job.path(records, game), facts | record)
+                done += 1
+                report(done, total, f"episodes, {job.arm} at step {job.step}, {job.driver}")
 
-                play(
-                    todo,
-                    policy=sampler,
-                    codec=codec,
-                    environments=ReplayEnvironments(expert) if driver == "reference" else pool,
-                    driver=driver,
-                    elicitation=elicitation,
-                    seed=config.seed,
-                    on_record=keep,
-                    references=references,
-                )
+            play(
+                todo,
+                policy=sampler,
+                codec=codec,
+                environments=ReplayEnvironments(expert) if job.driver == "reference" else pool,
+                driver=job.driver,
+                elicitation=elicitation,
+                seed=config.seed,
+                on_record=keep,
+                references=references,
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """One checkpoint played by one driver."""
+
+    arm: str
+    step: int
+    checkpoints: Checkpoints
+    driver: str
+    games: tuple[Game, ...]
+
+    def path(self, records: Path, game: Game) -> Path:
+        return record_path(records, arm=self.arm, checkpoint=self.step, driver=self.driver, game_id=game.id)
 
 
 def _plan(arms: Mapping[str, Path]) -> list[tuple[str, int, Checkpoints]]:

@@ -36,7 +36,6 @@ from cotjax.study.games import GameSets, prepare_games
 from cotjax.study.progress import Reporter, Stage
 from cotjax.train.main import checkpoint_steps, train
 
-
 VOCAB_MULTIPLE = 64
 
 
@@ -55,7 +54,9 @@ class Study:
             if self.config.train[name] < least:
                 raise UsageError(f"train.{name} is {self.config.train[name]}; it must be at least {least}")
         if self.config.data.max_length > self.config.train.row_length:
-            raise UsageError(f"data.max_length ({self.config.data.max_length}) must be at most train.row_length ({self.config.train.row_length})")
+            raise UsageError(
+                f"data.max_length ({self.config.data.max_length}) must be at most train.row_length ({self.config.train.row_length})"
+            )
         elicitation_of(self.config)
         _check_base(self.config)
 
@@ -245,7 +246,11 @@ class Study:
             "games": {
                 "source": "made by cotjax" if config.games.source == "made" else "ALFWorld",
                 "hash": games.hash,
-                "in_domain": {"games": len(games.in_domain), "split": config.games.eval_split, "task_types": list(config.task_types.in_domain)},
+                "in_domain": {
+                    "games": len(games.in_domain),
+                    "split": config.games.eval_split,
+                    "task_types": list(config.task_types.in_domain),
+                },
                 "ood": {"games": len(games.ood), "split": config.games.eval_split, "task_types": list(config.task_types.ood)},
             },
             "data": {"trajectories": kept, "held_out_trajectories": len(expert), "thought_provenance": dict(provenance)},
@@ -285,9 +290,8 @@ def _refuse_other_run(folder: Path, theirs: dict, mine: dict) -> None:
     for key in sorted({*before, *now}):
         # Where work is done does not change what comes out of it.
         if key != "workers" and before.get(key) != now.get(key):
-            raise UsageError(
-                f"{folder} holds another run ({key} is {before.get(key)!r} there, {now.get(key)!r} here); choose another folder with --out, or remove it"
-            )
+            difference = f"{key} is {before.get(key)!r} there, {now.get(key)!r} here"
+            raise UsageError(f"{folder} holds another run ({difference}); choose another folder with --out, or remove it")
 
 
 def _flatten(tree: dict, prefix: str = "") -> dict:

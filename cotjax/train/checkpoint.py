@@ -67,7 +67,9 @@ class Checkpoints:
             return self._manager.restore(step, args=items)
         except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(f"{self.folder}/{step}: cannot be restored into this model ({reason}); is it a checkpoint of another model?") from error
+            raise DataError(
+                f"{self.folder}/{step}: cannot be restored into this model ({reason}); is it a checkpoint of another model?"
+            ) from error
 
 
 def _abstract(tree):

@@ -65,12 +65,8 @@ def train(
     _claim(folder, run)
 
     # ---- model, optimizer, step
-    schedule = learning_rate_schedule(
-        peak=settings.learning_rate, steps=settings.steps, warmup=settings.warmup, schedule=settings.schedule
-    )
-    optimizer = make_optimizer(
-        schedule, b1=settings.b1, b2=settings.b2, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm
-    )
+    schedule = learning_rate_schedule(peak=settings.learning_rate, steps=settings.steps, warmup=settings.warmup, schedule=settings.schedule)
+    optimizer = make_optimizer(schedule, b1=settings.b1, b2=settings.b2, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm)
     with jax.set_mesh(mesh):
         state = init_state(model, optimizer, make_params(mesh), mesh)
         train_step = make_train_step(model, optimizer, state.params, mesh, remat=settings.remat)

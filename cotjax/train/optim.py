@@ -29,7 +29,9 @@ def learning_rate_schedule(*, peak: float, steps: int, warmup: int, schedule: st
     return optax.join_schedules([optax.linear_schedule(0.0, peak, max(warmup, 1)), after], [warmup])
 
 
-def make_optimizer(schedule: optax.Schedule, *, b1: float, b2: float, weight_decay: float, clip_norm: float) -> optax.GradientTransformation:
+def make_optimizer(
+    schedule: optax.Schedule, *, b1: float, b2: float, weight_decay: float, clip_norm: float
+) -> optax.GradientTransformation:
     """Gradients -> updates. `clip_norm` 0 turns clipping off; weight decay spares vectors (norm scales, biases)."""
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm > 0 else optax.identity()
     adam = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=_matrices)

@@ -121,9 +121,7 @@ def test_a_batch_without_supervised_tokens_is_an_error(source):
         _batches(source, 1, masking=Masking(supervised=("PAD",)))
 
 
-@pytest.mark.parametrize(
-    "broken", [{"unit": "word"}, {"fraction": 1.5}, {"supervised": ("THOUGHT",)}], ids=["unit", "fraction", "role"]
-)
+@pytest.mark.parametrize("broken", [{"unit": "word"}, {"fraction": 1.5}, {"supervised": ("THOUGHT",)}], ids=["unit", "fraction", "role"])
 def test_masking_settings_are_checked(broken):
     with pytest.raises(UsageError):
         Masking(**broken)

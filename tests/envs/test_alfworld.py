@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cotjax.envs.alfworld import AlfworldEnv, find_games, games_hash
-from cotjax.envs.base import Game
+from cotjax.envs.base import TASK_TYPES, Game
 from cotjax.envs.household import make_games
 from cotjax.errors import DataError, EnvError, UsageError
 
@@ -145,8 +145,7 @@ def test_a_plan_equals_the_stock_engines_plan(games, cache_dir):
 @pytest.mark.slow
 @STOCK_WARNINGS
 def test_the_engine_equals_the_stock_engine_on_more_games(tmp_path, cache_dir):
-    counts = dict.fromkeys(("pick_and_place_simple", "pick_clean_then_place_in_recep", "pick_heat_then_place_in_recep", "pick_two_obj_and_place"), 1)
-    games = make_games(tmp_path / "games", {"valid_unseen": counts}, seed=4, workers=1)
+    games = make_games(tmp_path / "games", {"valid_unseen": dict.fromkeys(TASK_TYPES, 1)}, seed=4, workers=1)
     if real := os.environ.get("COTJAX_REAL_ALFWORLD"):
         games += random.Random(0).sample(find_games(real, "valid_seen"), 10)
     stock, cached = engines(cache_dir)
@@ -162,7 +161,12 @@ def test_texts_are_those_of_the_stock_batch_environment(made, cache_dir):
     from alfworld.agents.environment.alfred_tw_env import AlfredTWEnv
 
     config = {
-        "env": {"goal_desc_human_anns_prob": 0, "task_types": [1, 2, 3, 4, 5, 6], "domain_randomization": False, "expert_type": "handcoded"},
+        "env": {
+            "goal_desc_human_anns_prob": 0,
+            "task_types": [1, 2, 3, 4, 5, 6],
+            "domain_randomization": False,
+            "expert_type": "handcoded",
+        },
         "dataset": {"data_path": str(root / "train"), "num_train_games": -1},
         "general": {"training_method": "dqn"},
         "rl": {"training": {"max_nb_steps_per_episode": 12}},

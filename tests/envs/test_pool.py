@@ -86,8 +86,9 @@ def test_interleaved_slots_equal_one_process(tmp_path):
             record = [now]
             now = {slot: observation for slot, (_, observation) in now.items()}
             while now := {slot: seen for slot, seen in now.items() if not seen.done}:
-                actions = {slot: seen.admissible_commands[(7 * slot + len(record)) % len(seen.admissible_commands)] for slot, seen in now.items()}
-                now = pool.step(actions)
+                turn = len(record)
+                choices = {slot: seen.admissible_commands for slot, seen in now.items()}
+                now = pool.step({slot: commands[(7 * slot + turn) % len(commands)] for slot, commands in choices.items()})
                 record.append(now)
             return record
 
@@ -101,8 +102,8 @@ def test_workers_play_in_parallel_and_without_jax():
         pids = started(pool, 2)
         assert len({*pids.values(), os.getpid()}) == 3
         begin = time.monotonic()
-        pool.step(dict.fromkeys(range(2), "sleep 1"))
-        assert time.monotonic() - begin < 1.8
+        pool.step(dict.fromkeys(range(2), "sleep 2"))
+        assert time.monotonic() - begin < 3.5
         assert not {"jax", "flax", "torch"} & set(pool.step({0: "modules x"})[0].text.split())
 
 

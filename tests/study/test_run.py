@@ -166,7 +166,15 @@ def test_a_game_file_that_is_cut_short_is_named(study, capsys, tmp_path):
     shutil.copytree(study[1] / "games", games)
     broken = sorted((games / "train").rglob("game.tw-pddl"))[0]
     broken.write_text(broken.read_text()[:2000])
-    arguments = ["study", "--config", str(study[0]), "--out", str(tmp_path / "run"), "--config.games.source=alfworld", f"--config.games.root={games}"]
+    arguments = [
+        "study",
+        "--config",
+        str(study[0]),
+        "--out",
+        str(tmp_path / "run"),
+        "--config.games.source=alfworld",
+        f"--config.games.root={games}",
+    ]
     _fails(capsys, arguments, 3, str(broken))
 
 
@@ -179,7 +187,18 @@ def test_a_broken_trajectory_line_is_named(study, capsys, tmp_path):
 
 
 def test_help_reads_well_everywhere(capsys):
-    for command in ([], ["demo"], ["study"], ["train"], ["evaluate"], ["report"], ["games", "make"], ["collect"], ["export"], ["bench", "env"]):
+    for command in (
+        [],
+        ["demo"],
+        ["study"],
+        ["train"],
+        ["evaluate"],
+        ["report"],
+        ["games", "make"],
+        ["collect"],
+        ["export"],
+        ["bench", "env"],
+    ):
         with pytest.raises(SystemExit) as ended:
             main([*command, "--help"])
         assert ended.value.code == 0
