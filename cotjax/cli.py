@@ -128,20 +128,19 @@ def _open(arguments: argparse.Namespace, path: Path):
     return open_study(config)
 
 
-def _demo_config() -> Path:
-    """configs/demo.py of this checkout, wherever the command is run."""
-    for folder in (Path.cwd(), Path(__file__).resolve().parent.parent):
-        if (folder / "configs" / "demo.py").is_file():
-            return folder / "configs" / "demo.py"
-    raise UsageError("configs/demo.py is not here; run this from a checkout of cotjax, or give --config FILE")
-
-
 def _demo(arguments: argparse.Namespace) -> None:
-    path = arguments.config or _demo_config()
-    if arguments.quick:
-        path = path.with_name("demo_quick.py")
-    study = _open(arguments, path)
+    if arguments.quick and arguments.config:
+        raise UsageError("--quick is a config of its own: give --quick or --config, not both")
+    study = _open(arguments, arguments.config or _shipped_config("demo_quick.py" if arguments.quick else "demo.py"))
     _finish(study, study.run())
+
+
+def _shipped_config(name: str) -> Path:
+    """A config of this checkout, wherever the command is run."""
+    for folder in (Path.cwd(), Path(__file__).resolve().parent.parent):
+        if (folder / "configs" / name).is_file():
+            return folder / "configs" / name
+    raise UsageError(f"configs/{name} is not here; run this from a checkout of cotjax, or give --config FILE")
 
 
 def _study(arguments: argparse.Namespace) -> None:

@@ -55,7 +55,8 @@ def test_a_config_file_that_is_missing_or_broken_is_named(tmp_path):
 def test_an_unknown_key_in_a_config_file_is_an_error(tmp_path):
     path = tmp_path / "c.py"
     path.write_text(
-        "from cotjax.config import default_config\ndef get_config():\n    config = default_config()\n    config.train.step = 3\n    return config\n"
+        "from cotjax.config import default_config\n"
+        "def get_config():\n    config = default_config()\n    config.train.step = 3\n    return config\n"
     )
     with pytest.raises(UsageError, match="step"):
         load_config(path)

@@ -47,7 +47,7 @@ def games_hash(games: Iterable[Game]) -> str:
     digest = hashlib.sha256()
     for game in sorted(games, key=lambda game: game.id):
         content = hashlib.sha256(_read_bytes(Path(game.path))).hexdigest()
-        digest.update(f"{game.id} {content}\n".encode("utf-8"))
+        digest.update(f"{game.id} {content}\n".encode())
     return digest.hexdigest()
 
 

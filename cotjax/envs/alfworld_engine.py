@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import fast_downward
 import mementos.core
@@ -209,7 +209,7 @@ class CachedPddlEnv(PddlEnv):
     One object holds 3.3 MB of library that is never given back: keep objects, and `load` other games into them.
     """
 
-    _entries: OrderedDict[str, GameEntry] = OrderedDict()
+    _entries: ClassVar[OrderedDict[str, GameEntry]] = OrderedDict()
 
     def __init__(self, infos: EnvInfos, cache_dir: str | os.PathLike):
         super().__init__(infos)

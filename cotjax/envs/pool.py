@@ -16,9 +16,10 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
-from typing import Any, Callable
+from typing import Any
 
 from cotjax.envs.base import Game, Observation, TextEnv
 from cotjax.errors import CotjaxError, EnvError, UsageError

@@ -28,8 +28,10 @@ from cotjax.model.decoder import Params, abstract_params, logits
 from cotjax.model.sharding import batch_sharding, param_shardings
 from cotjax.sample.sampling import NO_ID, choose, seed_words, stop_table, stops
 
-# Tokens read at once; longer pieces take several passes, which bounds the scores' memory.
-READ_BUCKETS = (8, 32, 128)
+# Tokens of a slot read in one pass, and about how many of all slots together: longer pieces take several passes, which
+# bounds the scores' memory (on CPU, passes twice as large cost a third of the speed in page faults).
+READ_BUCKETS = (8, 32, 64, 128, 256, 512)
+READ_AT_ONCE = 4096
 # Room of a slot's cache: decoding reads all of it at every step, so it grows with the longest slot.
 ROOM_BUCKETS = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768)
 # Tokens that one branch may make.
@@ -86,6 +88,7 @@ class Sampler:
         for sequence in (*stop, [pad_id]):
             self._check_ids(sequence, "stop or pad_id")
         self._stop_ZW = stop_table(stop)
+        self._reads = [size for size in READ_BUCKETS if size <= 32 or size * slots <= READ_AT_ONCE]
         self._cache_shardings = kv.cache_shardings(config, mesh, slots)
         self._by_slot, self._whole = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
         self._programs: dict[tuple[Any, ...], Any] = {}
@@ -197,9 +200,10 @@ class Sampler:
         self._set_lengths()  # a branch before this one read its prefixes into the room past the prompts; forget them
         longest = max((len(ids) for ids in pieces.values()), default=0)
         self._make_room(max((int(self._lengths[slot]) + len(ids) for slot, ids in pieces.items()), default=0))
-        for start in range(0, longest, READ_BUCKETS[-1]):
-            passing = {slot: ids[start : start + READ_BUCKETS[-1]] for slot, ids in pieces.items()}
-            tokens = _bucket(max(map(len, passing.values())), READ_BUCKETS, self._cache.room)
+        most = min(self._reads[-1], self._cache.room)
+        for start in range(0, longest, most):
+            passing = {slot: ids[start : start + most] for slot, ids in pieces.items()}
+            tokens = _bucket(max(map(len, passing.values())), self._reads, self._cache.room)
             ids_BT, counts_B = np.full((self.slots, tokens), self.pad_id, np.int32), np.zeros(self.slots, np.int32)
             for slot, ids in passing.items():
                 ids_BT[slot, : len(ids)], counts_B[slot] = ids, len(ids)
