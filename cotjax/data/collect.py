@@ -54,6 +54,7 @@ class _Job:
     agent: str
     seed: int
     skill: float
+    news: float
     max_steps: int
 
 
@@ -83,6 +84,7 @@ def collect(
     workers: int = 1,
     only_won: bool = True,
     skill: tuple[float, float] = (0.1, 0.5),
+    news: float = 0.4,
     episodes_per_game: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> CollectSummary:
@@ -94,12 +96,13 @@ def collect(
       workers: processes; 0 and 1 play in this one.
       only_won: keep won episodes only.
       skill: the explorer's skill is drawn from this range, for each episode.
+      news: share of the explorer's steps at random whose thought also tells what was just seen.
       progress: called with (episodes done, episodes in all) after each.
 
     Raises:
       UsageError: an unknown agent, no games, two games with one id, or a range or count that makes no sense.
     """
-    jobs = _jobs(games, agent, seed, max_steps, skill, episodes_per_game)
+    jobs = _jobs(games, agent, seed, max_steps, skill, news, episodes_per_game)
     tally = _Tally()
     with _outcomes(jobs, workers) as outcomes:
         write_trajectories(out, _kept(outcomes, len(jobs), only_won, tally, progress))
@@ -107,7 +110,9 @@ def collect(
     return CollectSummary(**counts, faults=tuple(tally.faults))
 
 
-def _jobs(games: list[Game], agent: str, seed: int, max_steps: int, skill: tuple[float, float], episodes_per_game: int) -> list[_Job]:
+def _jobs(
+    games: list[Game], agent: str, seed: int, max_steps: int, skill: tuple[float, float], news: float, episodes_per_game: int
+) -> list[_Job]:
     if agent not in AGENTS:
         raise UsageError(f"no scripted agent is called {agent!r}; there are {' and '.join(AGENTS)}")
     if not games:
@@ -123,7 +128,7 @@ def _jobs(games: list[Game], agent: str, seed: int, max_steps: int, skill: tuple
     for game in games:
         for episode in range(episodes_per_game):
             episode_seed = _stable_seed(seed, game.id, episode)
-            jobs.append(_Job(game, episode, agent, episode_seed, random.Random(episode_seed).uniform(*skill), max_steps))
+            jobs.append(_Job(game, episode, agent, episode_seed, random.Random(episode_seed).uniform(*skill), news, max_steps))
     return jobs
 
 
@@ -168,7 +173,7 @@ def _play(job: _Job, env: TextEnv) -> _Outcome:
 
 def _episode(job: _Job, env: TextEnv) -> Trajectory:
     game = job.game
-    player = Expert(job.seed) if job.agent == "expert" else Explorer(job.seed, job.skill)
+    player = Expert(job.seed) if job.agent == "expert" else Explorer(job.seed, job.skill, job.news)
     task, observation = env.reset(game)
     try:
         player.start(task, observation)

@@ -46,10 +46,11 @@ class Expert:
     Args:
       seed: of the wording, and of the noise; the same seed and game give the same episode.
       noise: probability that a step is a random admissible one instead (and its thought says so).
+      news: share of such steps whose thought also tells what was just seen.
     """
 
-    def __init__(self, seed: int, noise: float = 0.0):
-        self.seed, self.noise = seed, noise
+    def __init__(self, seed: int, noise: float = 0.0, news: float = 0.4):
+        self.seed, self.noise, self.news = seed, noise, news
 
     def start(self, task: str, observation: Observation) -> None:
         """Begin a game, from its task and its first observation (which `act` is given too).
@@ -61,7 +62,7 @@ class Expert:
         self.memory = Memory()
         self.memory.observe(observation.text)
         self._rng = random.Random(f"{self.seed}")
-        self._wording = Wording(self.goal, random.Random(f"{self.seed}/wording"))
+        self._wording = Wording(self.goal, random.Random(f"{self.seed}/wording"), self.news)
 
     def act(self, observation: Observation) -> Decision:
         """Take in `observation` and decide."""

@@ -16,10 +16,11 @@ class Explorer(Expert):
     Args:
       seed: of the choices and of the wording; the same seed and game give the same episode.
       skill: probability, 0 to 1, that a step is the expert's.
+      news: share of the other steps whose thought also tells what was just seen.
     """
 
-    def __init__(self, seed: int, skill: float):
+    def __init__(self, seed: int, skill: float, news: float = 0.4):
         if not 0.0 <= skill <= 1.0:
             raise UsageError(f"skill is a probability, {skill!r} is not between 0 and 1")
-        super().__init__(seed, noise=1.0 - skill)
+        super().__init__(seed, noise=1.0 - skill, news=news)
         self.skill = skill

@@ -78,7 +78,6 @@ MOST_WORDS = 30
 _LINKS = (", so ", ", so ", ". ")
 _ABSENT_TWICE_RATE = 0.2
 _REASON_RATE = 0.4  # where the sentences before are reason enough
-_NEWS_RATE = 0.4  # where the step has nothing to do with the news
 
 VOCABULARY = frozenset(
     word
@@ -95,10 +94,11 @@ class Wording:
     Args:
       goal: what the episode is about.
       rng: draws the paraphrases.
+      news: share of the steps at random whose thought tells what was just seen, though it has nothing to do with the step.
     """
 
-    def __init__(self, goal: Goal, rng: random.Random):
-        self.goal, self._rng = goal, rng
+    def __init__(self, goal: Goal, rng: random.Random, news: float = 0.4):
+        self.goal, self._rng, self._news_rate = goal, rng, news
 
     def thought(self, memory: Memory, intent: Intent) -> str:
         """The thought before `intent`, from what `memory` holds."""
@@ -161,7 +161,7 @@ class Wording:
         if kind == "nothing":
             return True
         if intent.why == "wonder":
-            return self._rng.random() < _NEWS_RATE
+            return self._rng.random() < self._news_rate
         if kind == "closed":
             return intent.verb == "open"
         if kind == "move":

@@ -50,9 +50,7 @@ def visible(
 
 
 @jax.custom_vjp
-def tree_attention(
-    q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, segment_ids_BT: jax.Array, branches_BT: jax.Array
-) -> jax.Array:
+def tree_attention(q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, segment_ids_BT: jax.Array, branches_BT: jax.Array) -> jax.Array:
     """Attention over whole rows by the rule of `visible`, each query seeing keys no later in the row. Returns [B, N, T, H].
 
     Scores and softmax are float32, block by block of queries. The backward pass computes a block's scores again from their
@@ -133,9 +131,7 @@ def _turned(x: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(x.swapaxes(-1, -2))
 
 
-def _hide(
-    scores_BKRS: jax.Array, N: int, segment_ids_BT: jax.Array, branches_BT: jax.Array, start: int, end: int
-) -> jax.Array:
+def _hide(scores_BKRS: jax.Array, N: int, segment_ids_BT: jax.Array, branches_BT: jax.Array, start: int, end: int) -> jax.Array:
     """The scores of queries start .. end to keys 0 .. end as [B, N, C, S], those that the rule hides at a large negative."""
     B, S = scores_BKRS.shape[0], scores_BKRS.shape[-1]
     seen_BCS = visible(segment_ids_BT[:, start:end], branches_BT[:, start:end], segment_ids_BT[:, :end], branches_BT[:, :end])

@@ -148,9 +148,7 @@ def _write(old: jax.Array, new: jax.Array, begun_B: jax.Array, counts_B: jax.Arr
     return jax.vmap(write)(old, new, begun_B, counts_B)
 
 
-def step(
-    config: ModelConfig, params: Params, cache: KVCache, tail: Tail, ids_B: jax.Array, index: jax.Array
-) -> tuple[Tail, jax.Array]:
+def step(config: ModelConfig, params: Params, cache: KVCache, tail: Tail, ids_B: jax.Array, index: jax.Array) -> tuple[Tail, jax.Array]:
     """Reads each slot's `index`-th new token; returns the tail with it and the hidden states [B, D] that predict the next.
 
     The cache is only read. `index` is a scalar: all slots are at the same new token, whatever their lengths.
@@ -161,9 +159,7 @@ def step(
     def attend(layer: int, q_BN1H: jax.Array, k_BK1H: jax.Array, v_BK1H: jax.Array) -> jax.Array:
         keys[layer] = jax.lax.dynamic_update_slice_in_dim(keys[layer], k_BK1H.swapaxes(2, 3), index, axis=3)
         values[layer] = jax.lax.dynamic_update_slice_in_dim(values[layer], v_BK1H, index, axis=2)
-        return cached_attention(
-            q_BN1H, cache.keys[layer], cache.values[layer], cache.lengths_B, keys[layer], values[layer], seen_1M
-        )
+        return cached_attention(q_BN1H, cache.keys[layer], cache.values[layer], cache.lengths_B, keys[layer], values[layer], seen_1M)
 
     positions_B1 = (cache.lengths_B + index)[:, None]
     hidden_B1D = bind(config, params).hidden_states(ids_B[:, None], positions_B1, attend)

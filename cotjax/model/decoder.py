@@ -24,8 +24,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from cotjax.errors import DataError
 from cotjax.model.attention import ATTENDED, tree_attention
@@ -287,19 +288,29 @@ def init_params(config: ModelConfig, key: jax.Array, mesh: Mesh | None = None) -
     `key` is a jax.random key; each parameter's own key comes from its path, so that adding one leaves the others as they were.
     """
 
-    def make(key: jax.Array) -> Params:
-        return nest({path: _initial(weight, path, key) for path, weight in declared(config).items()})
+    places = None if mesh is None else param_shardings(config, mesh)
 
-    if mesh is None:
-        return jax.jit(make)(key)
-    return jax.jit(make, out_shardings=param_shardings(config, mesh))(key)
+    def make(path: Path, weight: Weight) -> jax.Array:
+        initial = _initialiser(weight, None if places is None else leaf(places, path))
+        return initial(key, np.uint32(zlib.crc32(".".join(path).encode())))
+
+    return nest({path: make(path, weight) for path, weight in declared(config).items()})
 
 
-def _initial(weight: Weight, path: Path, key: jax.Array) -> jax.Array:
-    if weight.std is None:
-        return jnp.ones(weight.shape, weight.dtype)
-    own = jax.random.fold_in(key, zlib.crc32(".".join(path).encode()))
-    return (jax.random.normal(own, weight.shape, jnp.float32) * weight.std).astype(weight.dtype)
+@lru_cache(maxsize=256)
+def _initialiser(weight: Weight, where: NamedSharding | None) -> Callable[[jax.Array, np.uint32], jax.Array]:
+    """Makes a weight where it lives, from the key of all and its own number.
+
+    Layers share it: one program for all parameters at once would take a minute to compile, because each draw is unrolled.
+    """
+
+    def initial(key: jax.Array, number: jax.Array) -> jax.Array:
+        if weight.std is None:
+            return jnp.ones(weight.shape, weight.dtype)
+        own = jax.random.fold_in(key, number)
+        return (jax.random.normal(own, weight.shape, jnp.float32) * weight.std).astype(weight.dtype)
+
+    return jax.jit(initial, out_shardings=where)
 
 
 def hidden_states(
@@ -314,7 +325,8 @@ def hidden_states(
     """Last hidden states [B, T, D] of packed rows of trees (attention.visible has a drawn row), in the compute dtype.
 
     `remat` computes each layer's projections and feed-forward again in the backward pass instead of keeping what they made:
-    much less memory for a little more arithmetic. Call it under `jax.set_mesh(mesh)` on several devices, so that activations stay where the table says.
+    much less memory for a little more arithmetic. Call it under `jax.set_mesh(mesh)` on several devices, so that
+    activations stay where the table says.
     """
 
     def attend(index: int, q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array) -> jax.Array:

@@ -99,9 +99,7 @@ def param_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, Any]:
     """The sharding of every parameter, in the tree that `decoder.init_params` returns."""
     from cotjax.model.decoder import declared, nest
 
-    return nest(
-        {path: sharding(mesh, weight.shape, weight.axes, name=".".join(path)) for path, weight in declared(config).items()}
-    )
+    return nest({path: sharding(mesh, weight.shape, weight.axes, name=".".join(path)) for path, weight in declared(config).items()})
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -69,12 +70,13 @@ class _Drawn(NamedTuple):
 class Sampler:
     """Decodes over a fixed number of slots, with one key-value cache row a slot.
 
+    A slot's text does not depend on its neighbours or its place, up to the last bit of rounding: the buckets follow the
+    longest slot, and a sum over another number of places may round another way.
+
     Slots are spread over the mesh's batch axes; on several processes, give each a mesh of its own devices.
     """
 
-    def __init__(
-        self, config: ModelConfig, mesh: Mesh, *, slots: int, max_length: int, stop: Sequence[Sequence[int]], pad_id: int
-    ):
+    def __init__(self, config: ModelConfig, mesh: Mesh, *, slots: int, max_length: int, stop: Sequence[Sequence[int]], pad_id: int):
         """`max_length`: tokens a slot may hold, prompt, prefix and new ones together. `stop`: id sequences that end a
         generation. `pad_id`: what fills unused places; any id of the vocabulary.
 
@@ -177,9 +179,7 @@ class Sampler:
         )
         ids_BM, logprobs_BM, counts_B, stopped_B = map(np.asarray, made)
         return {
-            slot: Generation(
-                ids_BM[slot, : counts_B[slot]].tolist(), logprobs_BM[slot, : counts_B[slot]].tolist(), bool(stopped_B[slot])
-            )
+            slot: Generation(ids_BM[slot, : counts_B[slot]].tolist(), logprobs_BM[slot, : counts_B[slot]].tolist(), bool(stopped_B[slot]))
             for slot in prefixes
         }
 
@@ -245,27 +245,16 @@ class Sampler:
         return grow.lower(self._abstract_cache(old)).compile()
 
     def _compile_prefill(self, tokens: int, room: int) -> Any:
-        config = self.config
-
-        def read(params: Params, cache: kv.KVCache, hidden_BD: jax.Array, ids_BT: jax.Array, counts_B: jax.Array) -> Any:
-            return kv.prefill(config, params, cache, hidden_BD, ids_BT, counts_B)
-
+        read = partial(kv.prefill, self.config)
         jitted = jax.jit(read, donate_argnums=1, out_shardings=(self._cache_shardings, self._by_slot))
         ids_BT, counts_B = self._abstract((self.slots, tokens), jnp.int32), self._abstract((self.slots,), jnp.int32)
         return jitted.lower(*self._abstract_state(room), ids_BT, counts_B).compile()
 
     def _compile_decode(self, most: int, room: int) -> Any:
-        config, pad_id, slots = self.config, self.pad_id, self.slots
-
-        def decode(
-            params: Params, cache: kv.KVCache, hidden_BD: jax.Array, limits_B: jax.Array, seeds_B2: jax.Array, temperature: jax.Array, stop_ZW: jax.Array
-        ) -> tuple[jax.Array, ...]:
-            return _decode(config, params, cache, hidden_BD, limits_B, seeds_B2, temperature, stop_ZW, most=most, pad_id=pad_id)
-
-        jitted = jax.jit(decode, out_shardings=self._by_slot)
-        by_slot = self._abstract((slots,), jnp.int32), self._abstract((slots, 2), jnp.uint32)
+        jitted = jax.jit(partial(_decode, self.config, most=most, pad_id=self.pad_id), out_shardings=self._by_slot)
+        limits_B, seeds_B2 = self._abstract((self.slots,), jnp.int32), self._abstract((self.slots, 2), jnp.uint32)
         whole = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._whole) for x in (np.float32(0), self._stop_ZW)]
-        return jitted.lower(*self._abstract_state(room), *by_slot, *whole).compile()
+        return jitted.lower(*self._abstract_state(room), limits_B, seeds_B2, *whole).compile()
 
     def _abstract(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self._by_slot)
@@ -305,7 +294,7 @@ class Sampler:
             if length == 0:
                 raise UsageError(f"sampler: slot {slot} is empty; extend it, or give the branch a prefix")
             if length >= self.max_length:
-                raise UsageError(f"sampler: slot {slot} has {length} tokens with its prefix; max_length {self.max_length} leaves none to make")
+                raise UsageError(f"sampler: slot {slot} and its prefix fill max_length, {self.max_length}; nothing can follow")
             if temperature > 0 and (seeds is None or slot not in seeds):
                 raise UsageError(f"sampler: temperature is {temperature} but slot {slot} has no seed")
 

@@ -26,12 +26,10 @@ def export(run: Path, arm: str, step: int | None, out: Path) -> int:
         raise UsageError(f"{run}: no arm {arm!r}; there are {', '.join(sorted(path.name for path in (run / 'arms').iterdir()))}")
     if (out / "model.safetensors").exists():
         raise UsageError(f"{out} holds a model already; choose another folder with --out, or remove it")
-    saved = json.loads(file.read_text())
-    model = ModelConfig(**saved["model"])
+    model = ModelConfig(**json.loads(file.read_text()))
     checkpoints = Checkpoints(folder)
     step = checkpoints.steps()[-1] if step is None else step
     save_hf(out, model, checkpoints.restore_params(step, model, make_mesh()))
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        if (Path(saved["tokenizer"]) / name).exists():
-            shutil.copy(Path(saved["tokenizer"]) / name, out / name)
+    for file in sorted((run / "tokenizer").iterdir()):
+        shutil.copyfile(file, out / file.name)
     return step

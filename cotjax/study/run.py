@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shutil
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -37,6 +38,7 @@ from cotjax.study.progress import Reporter, Stage
 from cotjax.train.main import checkpoint_steps, train
 
 VOCAB_MULTIPLE = 64
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass
@@ -87,7 +89,7 @@ class Study:
         trajectories = self._training_trajectories(games)
         model, make_params, tokenizer = self._base(trajectories)
         source = self._dataset(trajectories, tokenizer)
-        (self.folder / "model.json").write_text(json.dumps({"model": asdict(model), "tokenizer": str(tokenizer)}, indent=2) + "\n")
+        self._keep_model(model, tokenizer)
         for arm, settings in self.config.arms.items():
             title = f"Training {arm!r} ({settings.label}) on {jax.device_count()} {jax.default_backend()} device(s)"
             with self.reporter.stage("train", title) as stage:
@@ -157,6 +159,7 @@ class Study:
                 workers=self.config.workers,
                 only_won=agent == "expert",
                 skill=tuple(settings.skill),
+                news=settings.news,
                 episodes_per_game=episodes,
                 progress=lambda done, total: stage.update(done, total, "episodes"),
             )
@@ -192,6 +195,17 @@ class Study:
         save_tokenizer(build_word_tokenizer(texts(), template), folder, template)
         return folder
 
+    def _keep_model(self, model: ModelConfig, tokenizer: Path) -> None:
+        """Keep the model's sizes and its tokenizer in the run, so that it can be evaluated and exported without its base."""
+        (self.folder / "model.json").write_text(json.dumps(asdict(model), indent=2) + "\n")
+        kept = self.folder / "tokenizer"
+        if tokenizer.resolve() == kept.resolve():
+            return
+        kept.mkdir(exist_ok=True)
+        for name in TOKENIZER_FILES:
+            if (tokenizer / name).exists():
+                shutil.copyfile(tokenizer / name, kept / name)
+
     def _dataset(self, trajectories: Path, tokenizer: Path):
         settings = self.config.data
         builder_config = AgentConfig(
@@ -224,8 +238,7 @@ class Study:
         file = self.folder / "model.json"
         if not file.exists():
             raise UsageError(f"{self.folder}: nothing was trained here; run `cotjax train` with the same --out first")
-        saved = json.loads(file.read_text())
-        return ModelConfig(**saved["model"]), Codec.load(saved["tokenizer"], self.config.data.template)
+        return ModelConfig(**json.loads(file.read_text())), Codec.load(self.folder / "tokenizer", self.config.data.template)
 
     def _describe(self, games: GameSets, model: ModelConfig, expert: dict) -> None:
         """Write run.json: what the report says about the run."""

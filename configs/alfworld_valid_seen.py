@@ -1,6 +1,6 @@
 """The demo's model on real ALFWorld games: trained on expert play of real training games, measured on real valid_seen games.
 
-Command   ALFWORLD_DATA=/path/to/alfworld cotjax study --config configs/alfworld.py
+Command   ALFWORLD_DATA=/path/to/alfworld cotjax study --config configs/alfworld_valid_seen.py
 Data      ALFWorld's json_2.1.1/train and json_2.1.1/valid_seen, in the 0.4 command grammar
 """
 

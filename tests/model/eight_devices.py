@@ -1,0 +1,84 @@
+"""Run by test_eight_devices.py in a process of its own: one device and eight must give the same numbers and the same text."""
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+import jax.numpy as jnp
+import numpy as np
+import tiny
+
+from cotjax.errors import UsageError
+from cotjax.model import decoder
+from cotjax.model.sharding import batch_sharding, make_mesh, param_shardings
+from cotjax.sample.sampler import Sampler
+
+CONFIG = tiny.model_config(vocab_size=64)
+ONE = make_mesh(devices=jax.devices()[:1])
+MESHES = {"data 8": make_mesh(), "data 2, fsdp 2, tensor 2": make_mesh(data=2, fsdp=2, tensor=2), "fsdp 8": make_mesh(data=1, fsdp=8)}
+LENGTH = 40
+
+
+def rows():
+    draw = np.random.default_rng(0)
+    ids = draw.integers(0, CONFIG.vocab_size, (8, LENGTH))
+    segments = np.where(np.arange(LENGTH) < 35, 1 + (np.arange(LENGTH) >= 20), 0)[None].repeat(8, axis=0)
+    branches = np.where((np.arange(LENGTH) % 10) > 6, 1 + np.arange(LENGTH) // 10, 0)[None].repeat(8, axis=0)
+    positions = np.arange(LENGTH)[None].repeat(8, axis=0)
+    return [x.astype(np.int32) for x in (ids, positions, segments, branches)]
+
+
+def forward_and_gradients(params, mesh, remat):
+    arrays = [jax.device_put(x, batch_sharding(mesh)) for x in rows()]
+
+    def loss(params, *arrays):
+        hidden_BTD = decoder.hidden_states(CONFIG, params, *arrays, remat=remat)
+        seen_BT1 = (arrays[2] > 0)[:, :, None]
+        return (jnp.sin(decoder.logits(CONFIG, params, hidden_BTD)) * seen_BT1).sum(), hidden_BTD
+
+    with jax.set_mesh(mesh):
+        (_, hidden_BTD), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, *arrays)
+    return np.asarray(hidden_BTD)[rows()[2] > 0], jax.tree.map(np.asarray, gradients)
+
+
+def texts(params, mesh):
+    sampler = Sampler(CONFIG, mesh, slots=8, max_length=64, stop=[[3]], pad_id=0)
+    sampler.load(jax.tree.map(lambda x: 3 * x, params))
+    made = []
+    for turn in range(2):
+        sampler.extend({slot: [slot + 1, turn + 1, 5 * slot] for slot in range(turn, 8)})
+        made.append(sampler.branch({slot: [7] * slot for slot in range(1, 8)}, max_new=8))
+        made.append(sampler.branch({slot: [] for slot in range(6)}, max_new=8, temperature=1.0, seeds={slot: slot for slot in range(6)}))
+        sampler.reset([4])
+        sampler.extend({4: [1, 2, 3]})
+    return [{slot: generation.ids for slot, generation in turn.items()} for turn in made]
+
+
+def main():
+    reference = decoder.init_params(CONFIG, jax.random.key(0), ONE)
+    hidden, gradients = forward_and_gradients(reference, ONE, remat=False)
+    text = texts(reference, ONE)
+    for name, mesh in MESHES.items():
+        params = decoder.init_params(CONFIG, jax.random.key(0), mesh)
+        jax.tree.map(np.testing.assert_array_equal, params, reference)
+        for x, where in zip(jax.tree.leaves(params), jax.tree.leaves(param_shardings(CONFIG, mesh)), strict=True):
+            assert x.sharding.is_equivalent_to(where, x.ndim), name
+        for remat in (False, True):
+            again, d_again = forward_and_gradients(params, mesh, remat)
+            np.testing.assert_allclose(again, hidden, atol=2e-5, err_msg=name)
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max() + 1e-6), d_again, gradients)
+        assert texts(params, mesh) == text, name
+
+    up_proj = param_shardings(CONFIG, MESHES["fsdp 8"])["model"]["layers"]["0"]["mlp"]["up_proj"]["weight"]
+    assert up_proj.shard_shape((32, 48)) == (4, 48)
+    try:
+        Sampler(CONFIG, MESHES["data 8"], slots=6, max_length=64, stop=[], pad_id=0)
+    except UsageError as error:
+        assert "6 along 'batch', which data x fsdp = 8 devices do not divide" in str(error), error
+    else:
+        raise AssertionError("six slots went onto eight devices")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+import json
+
+import pytest
+import tiny
+
+from cotjax.errors import DataError, UsageError
+from cotjax.model.config import ModelConfig
+
+
+def test_hf_round_trip():
+    config = tiny.model_config(rope_theta=1e6, tied_embeddings=False, param_dtype="bfloat16")
+    assert ModelConfig.from_hf(config.to_hf()) == config
+
+
+def test_reads_both_spellings_of_the_rotary_base():
+    written = tiny.model_config(rope_theta=5e5).to_hf()
+    older = {key: value for key, value in written.items() if key != "rope_parameters"} | {"rope_scaling": None}
+    newer = {key: value for key, value in written.items() if key != "rope_theta"}
+    assert ModelConfig.from_hf(older).rope_theta == ModelConfig.from_hf(newer).rope_theta == 5e5
+
+
+def test_overrides_and_folder(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(tiny.model_config().to_hf()))
+    assert ModelConfig.from_hf(tmp_path, compute_dtype="bfloat16") == tiny.model_config(compute_dtype="bfloat16")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"model_type": "mamba"}, "'mamba'; this decoder reads qwen3"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu'"),
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type is 'yarn'"),
+        ({"num_attention_heads": 3}, r"heads \(3\) must be a multiple of kv_heads \(2\)"),
+        ({"dtype": "int8"}, "param_dtype is 'int8'"),
+    ],
+)
+def test_what_it_cannot_honour_is_one_clear_error(change, words):
+    with pytest.raises(DataError, match=words):
+        ModelConfig.from_hf(tiny.model_config().to_hf() | change)
+
+
+def test_missing_keys_are_named():
+    without = {key: value for key, value in tiny.model_config().to_hf().items() if key not in ("head_dim", "hidden_size")}
+    with pytest.raises(DataError, match="missing hidden_size, head_dim"):
+        ModelConfig.from_hf(without)
+
+
+def test_broken_file_names_itself(tmp_path):
+    with pytest.raises(DataError, match=r"config\.json: there is no such file"):
+        ModelConfig.from_hf(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(DataError, match=r"config\.json: not a readable JSON file"):
+        ModelConfig.from_hf(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(DataError, match="holds a list"):
+        ModelConfig.from_hf(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"layers": 0}, {"head_size": 7}, {"compute_dtype": "float8"}])
+def test_sizes_that_do_not_fit(change):
+    with pytest.raises(UsageError, match=next(iter(change))):
+        tiny.model_config(**change)
+
+
+def test_no_published_architecture_has_both_flags():
+    with pytest.raises(UsageError, match="no published architecture"):
+        tiny.model_config(qk_norm=True, qkv_bias=True).to_hf()

@@ -1,0 +1,104 @@
+"""Against transformers' Qwen3ForCausalLM on a tiny random model that transformers itself saved."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cotjax.model import decoder
+from cotjax.model.sharding import make_mesh
+from cotjax.model.weights import load_hf, save_hf
+from cotjax.sample.sampler import Sampler
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def theirs(request, tmp_path_factory):
+    """(folder, model), with norms and projections far enough from their initial values to tell mistakes apart."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=61, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+        intermediate_size=48, max_position_embeddings=256, tie_word_embeddings=request.param, attn_implementation="eager",
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    folder = tmp_path_factory.mktemp("theirs")
+    model.save_pretrained(folder)
+    return folder, model
+
+
+IDS = np.random.default_rng(0).integers(0, 61, (3, 40)).astype(np.int32)
+
+
+def _ours(config, params, ids):
+    positions = np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape)
+    return decoder.logits(config, params, decoder.hidden_states(config, params, ids, positions, jnp.ones_like(ids), jnp.zeros_like(ids)))
+
+
+def test_logits(theirs):
+    folder, model = theirs
+    config, params = load_hf(folder)
+    with torch.no_grad():
+        expected = model(torch.tensor(IDS, dtype=torch.long)).logits.numpy()
+    np.testing.assert_allclose(jax.jit(_ours, static_argnums=0)(config, params, IDS), expected, atol=1e-4)
+
+
+def test_loss_and_gradients(theirs, tmp_path):
+    folder, model = theirs
+    config, params = load_hf(folder)
+    model.zero_grad()
+    ids = torch.tensor(IDS, dtype=torch.long)
+    expected = model(ids, labels=ids).loss
+    expected.backward()
+
+    def loss(params):
+        logprobs = jax.nn.log_softmax(_ours(config, params, IDS)[:, :-1])
+        return -jnp.take_along_axis(logprobs, IDS[:, 1:, None], axis=-1).mean()
+
+    ours, gradients = jax.jit(jax.value_and_grad(loss))(params)
+    np.testing.assert_allclose(ours, expected.item(), rtol=1e-5)
+    save_hf(tmp_path, config, gradients)  # the weight map turns gradients as it turns weights
+    from safetensors.numpy import load_file
+
+    written = load_file(tmp_path / "model.safetensors")
+    parameters = dict(model.named_parameters())
+    assert written.keys() == parameters.keys()
+    for name, parameter in parameters.items():
+        np.testing.assert_allclose(written[name], parameter.grad.numpy(), atol=2e-5, err_msg=name)
+
+
+def test_export_is_what_transformers_saved(theirs, tmp_path):
+    from transformers import Qwen3ForCausalLM
+
+    folder, model = theirs
+    config, params = load_hf(folder)
+    save_hf(tmp_path, config, params)
+    again = Qwen3ForCausalLM.from_pretrained(tmp_path).state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again[name]), name
+    again_config, again_params = load_hf(tmp_path)
+    assert again_config == config
+    jax.tree.map(np.testing.assert_array_equal, again_params, params)
+
+
+def test_greedy_text_of_unequal_lengths(theirs):
+    folder, model = theirs
+    config, params = load_hf(folder)
+    sampler = Sampler(config, make_mesh(devices=jax.devices()[:1]), slots=3, max_length=128, stop=[], pad_id=0)
+    sampler.load(params)
+    prompts = {slot: IDS[slot, : (5, 40, 17)[slot]].tolist() for slot in range(3)}
+    sampler.extend(prompts)
+    made = sampler.branch({slot: [] for slot in prompts}, max_new=12)
+    for slot, prompt in prompts.items():
+        with torch.no_grad():
+            whole = model.generate(
+                torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=12, do_sample=False,
+                eos_token_id=None, pad_token_id=0,
+            )  # fmt: skip
+        assert made[slot].ids == whole[0, len(prompt) :].tolist()

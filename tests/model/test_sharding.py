@@ -1,0 +1,46 @@
+import jax
+import pytest
+import tiny
+
+from cotjax.errors import UsageError
+from cotjax.model import sharding
+from cotjax.model.decoder import declared
+
+
+def test_mesh_takes_what_is_left():
+    devices = jax.devices()[:1]
+    assert dict(sharding.make_mesh(devices=devices).shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+
+
+@pytest.mark.parametrize(
+    "sizes, words",
+    [
+        ({"data": 3}, "data 3 x fsdp 1 x tensor 1 = 3 devices, but 1 are there"),
+        ({"data": -1, "tensor": -1}, "both data and tensor are -1"),
+        ({"fsdp": 0}, "fsdp is 0"),
+    ],
+)
+def test_mesh_errors_name_their_numbers(sizes, words):
+    with pytest.raises(UsageError, match=words):
+        sharding.make_mesh(**sizes, devices=jax.devices()[:1])
+
+
+def test_every_parameter_has_a_place():
+    config = tiny.model_config(qkv_bias=True, tied_embeddings=False)
+    placed = sharding.param_shardings(config, sharding.make_mesh(devices=jax.devices()[:1]))
+    assert len(jax.tree.leaves(placed)) == len(declared(config))
+
+
+def test_unknown_axis_and_axis_used_twice_raise_with_both_names():
+    with pytest.raises(UsageError, match=r"w has the logical axis 'colour', which matches no rule"):
+        sharding.spec(("embed", "colour"), name="w")
+    with pytest.raises(UsageError, match=r"w uses mesh axis 'tensor' twice, for 'heads' and 'vocab'"):
+        sharding.spec(("heads", "vocab"), name="w")
+
+
+def test_sizes_that_do_not_divide_raise_with_both_numbers():
+    class Four:  # a mesh's shape is all that is asked of it
+        shape = {"data": 1, "fsdp": 1, "tensor": 4}
+
+    with pytest.raises(UsageError, match=r"k_proj has 2 along 'kv_heads', which tensor = 4 devices do not divide"):
+        sharding.sharding(Four(), (32, 2, 8), ("embed", "kv_heads", "head_size"), name="k_proj")

@@ -1,0 +1,216 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from cotjax.errors import UsageError
+from cotjax.model import decoder
+from cotjax.model.sharding import make_mesh
+from cotjax.sample.sampler import ROOM_BUCKETS, Sampler
+
+CONFIG = tiny.model_config()
+MESH = make_mesh(devices=jax.devices()[:1])
+# Larger than initial weights, so that the text depends on what was read.
+PARAMS = jax.tree.map(lambda x: 3 * x, decoder.init_params(CONFIG, jax.random.key(0)))
+MAX_LENGTH = 290  # past the first room bucket
+
+
+def _ids(count, seed):
+    return np.random.default_rng(seed).integers(0, CONFIG.vocab_size, count).tolist()
+
+
+PROMPTS = {0: _ids(3, 0), 1: _ids(140, 1), 2: _ids(20, 2), 3: _ids(9, 3)}
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    return Sampler(CONFIG, MESH, slots=4, max_length=MAX_LENGTH, stop=[], pad_id=0)
+
+
+@pytest.fixture
+def sampler(compiled):
+    compiled.load(PARAMS)
+    return compiled
+
+
+@jax.jit
+def _logits(ids):
+    ones = jnp.ones_like(ids)
+    return decoder.logits(CONFIG, PARAMS, decoder.hidden_states(CONFIG, PARAMS, ids, jnp.arange(ids.shape[1])[None], ones, 0 * ones))
+
+
+def _greedy(ids, count):
+    """The next ids and their log-probabilities, each by a full forward over the whole row."""
+    ids, logprobs, start = list(ids), [], len(ids)
+    for _ in range(count):
+        row = np.zeros((1, 192), np.int32)
+        row[0, : len(ids)] = ids
+        after = jax.nn.log_softmax(_logits(row)[0, len(ids) - 1])
+        ids.append(int(after.argmax()))
+        logprobs.append(float(after.max()))
+    return ids[start:], logprobs
+
+
+def test_generation_equals_the_full_forward_turn_after_turn(sampler):
+    held = {slot: list(ids) for slot, ids in PROMPTS.items()}
+    sampler.extend(held)
+    for turn in range(2):
+        prefixes = {0: [], 1: _ids(2, 10 + turn), 3: _ids(11, 20 + turn)}
+        made = sampler.branch(prefixes, max_new=6)
+        assert made.keys() == prefixes.keys()
+        for slot, prefix in prefixes.items():
+            ids, logprobs = _greedy(held[slot] + prefix, 6)
+            assert made[slot].ids == ids and not made[slot].stopped
+            np.testing.assert_allclose(made[slot].logprobs, logprobs, atol=1e-4)
+        pieces = {1: made[1].ids + _ids(5, 30), 0: _ids(2, 31), 2: []}
+        sampler.extend(pieces)
+        for slot, ids in pieces.items():
+            held[slot] += ids
+        np.testing.assert_array_equal(sampler.lengths, [len(held[slot]) for slot in range(4)])
+
+
+def _cached(sampler):
+    """Every slot's valid keys, values and last hidden state."""
+    cache, kept = sampler._cache, []
+    for slot, length in enumerate(sampler.lengths):
+        kept += [np.asarray(keys[slot, :, :, :length]) for keys in cache.keys]
+        kept += [np.asarray(values[slot, :, :length]) for values in cache.values]
+    return [*kept, np.asarray(sampler._hidden_BD)]
+
+
+def test_a_branch_leaves_every_slot_as_it_was(sampler):
+    def play(branching):
+        sampler.load(PARAMS)
+        states, texts = [], []
+        for turn in range(3):
+            sampler.extend({slot: _ids(7 + slot, 40 + turn + slot) for slot in (0, 1, 3)})
+            if branching:
+                sampler.branch({0: _ids(50, 50), 3: []}, max_new=20, temperature=1.0, seeds={0: 1, 3: 2})
+                sampler.branch({1: _ids(1, 51)}, max_new=9)
+            states.append(_cached(sampler))
+            texts.append(sampler.branch({0: [], 1: [], 3: _ids(2, 52)}, max_new=8))
+        return sampler.lengths, states, texts
+
+    lengths, states, texts = play(branching=False)
+    again_lengths, again_states, again_texts = play(branching=True)
+    np.testing.assert_array_equal(again_lengths, lengths)
+    assert again_texts == texts
+    for state, again in zip(states, again_states, strict=True):
+        for kept, found in zip(state, again, strict=True):
+            np.testing.assert_array_equal(found, kept)
+
+
+def test_sampled_text_does_not_depend_on_neighbours_or_place(sampler):
+    seeds = {0: 5, 1: 2**63 + 6, 2: 7, 3: 8}
+    sampler.extend(PROMPTS)
+    together = sampler.branch({slot: [1] for slot in PROMPTS}, max_new=12, temperature=1.0, seeds=seeds)
+    assert sampler.branch({2: [1]}, max_new=12, temperature=1.0, seeds={2: 7})[2].ids == together[2].ids
+    assert sampler.branch({2: [1]}, max_new=12, temperature=1.0, seeds={2: 6})[2].ids != together[2].ids
+    sampler.load(PARAMS)
+    moved = {0: 3, 1: 2, 2: 1, 3: 0}
+    for slot in (2, 0, 3, 1):
+        sampler.extend({moved[slot]: PROMPTS[slot]})
+    again = sampler.branch({moved[s]: [1] for s in PROMPTS}, max_new=12, temperature=1.0, seeds={moved[s]: seeds[s] for s in seeds})
+    for slot in PROMPTS:
+        assert again[moved[slot]].ids == together[slot].ids
+
+
+def test_stop_sequences_end_a_generation_and_are_part_of_it():
+    free, _ = _greedy(PROMPTS[2], 12)
+    other, _ = _greedy(PROMPTS[3], 12)
+    stopping = Sampler(CONFIG, MESH, slots=4, max_length=MAX_LENGTH, stop=[free[4:7], [free[4], (free[5] + 1) % 61]], pad_id=0)
+    stopping.load(PARAMS)
+    stopping.extend(PROMPTS)
+    made = stopping.branch({2: [], 3: []}, max_new=12)
+    assert (made[2].ids, made[2].stopped) == (free[:7], True)
+    assert len(made[2].logprobs) == 7
+    assert (made[3].ids, made[3].stopped) == (other, False)
+    # A prefix that ends with a stop's first two ids: a stop is made of new ids alone.
+    cut = stopping.branch({2: free[:6]}, max_new=3)[2]
+    assert (cut.ids, cut.stopped) == (free[6:9], False)
+
+
+def test_max_length_bounds_prompts_and_branches(sampler):
+    sampler.extend({0: _ids(MAX_LENGTH - 5, 60), 1: [1, 2]})
+    with pytest.raises(UsageError, match=rf"slot 0 would hold {MAX_LENGTH + 1} tokens; max_length is {MAX_LENGTH}"):
+        sampler.extend({1: [3], 0: _ids(6, 61)})
+    np.testing.assert_array_equal(sampler.lengths, [MAX_LENGTH - 5, 2, 0, 0])  # no slot changed
+    made = sampler.branch({0: [1, 2], 1: []}, max_new=10)
+    assert (len(made[0].ids), len(made[1].ids)) == (3, 10)
+    with pytest.raises(UsageError, match="slot 0 and its prefix fill max_length"):
+        sampler.branch({0: _ids(5, 62)}, max_new=1)
+
+
+def test_reset_and_load_forget(sampler):
+    def texts():
+        return {slot: made.ids for slot, made in sampler.branch({1: [], 2: []}, max_new=6).items()}
+
+    sampler.extend(PROMPTS)
+    fresh = texts()
+    sampler.reset([2, 3])
+    np.testing.assert_array_equal(sampler.lengths, [3, 140, 0, 0])
+    sampler.extend({2: PROMPTS[2]})
+    assert texts() == fresh
+
+    sampler.load(jax.tree.map(lambda x: 1.5 * x, PARAMS))
+    assert not sampler.lengths.any()
+    sampler.extend(PROMPTS)
+    assert texts() != fresh
+    sampler.load(PARAMS)
+    sampler.extend(PROMPTS)
+    assert texts() == fresh
+
+
+def test_weights_are_a_copy(sampler):
+    own = jax.tree.map(jnp.copy, PARAMS)
+    sampler.load(own)
+    sampler.extend(PROMPTS)
+    made = sampler.branch({0: []}, max_new=3)
+    jax.tree.map(lambda x: x.delete(), own)  # as when a train step takes its state as a donation
+    assert sampler.branch({0: []}, max_new=3) == made
+
+
+def test_a_long_episode_compiles_at_most_one_program_a_bucket():
+    sampler = Sampler(CONFIG, MESH, slots=2, max_length=MAX_LENGTH, stop=[], pad_id=0)
+    rooms, counts = 2, []
+    assert MAX_LENGTH < ROOM_BUCKETS[1]
+    for seed in range(2):
+        sampler.load(PARAMS)
+        sampler.extend({0: _ids(30, seed), 1: _ids(20, seed)})
+        for turn in range(12):
+            sampler.branch({0: [1], 1: []}, max_new=12)
+            sampler.branch({1: [turn]}, max_new=5 + turn, temperature=0.7, seeds={1: turn})
+            sampler.extend({slot: _ids(9 + turn, turn) for slot in range(2)})
+        counts.append(sampler.compilations)
+    # To make a cache, to let it grow; in each room two sizes of pieces, 8 and 32, and one of new tokens, 16.
+    assert counts[0] <= 2 + 3 * rooms
+    assert counts[1] == counts[0]
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda s: s.extend({4: [1]}), r"slot 4 is not one of 0 \.\. 3"),
+        (lambda s: s.reset([-1]), "slot -1"),
+        (lambda s: s.extend({0: [61]}), "slot 0 has an id outside the vocabulary"),
+        (lambda s: s.branch({2: []}, max_new=3), "slot 2 is empty"),
+        (lambda s: s.branch({0: [1]}, max_new=0), "max_new is 0"),
+        (lambda s: s.branch({0: [1]}, max_new=1, temperature=-1.0), r"temperature is -1\.0"),
+        (lambda s: s.branch({0: [1], 1: [1]}, max_new=1, temperature=1.0, seeds={0: 1}), "slot 1 has no seed"),
+    ],
+)
+def test_what_callers_may_get_wrong(sampler, call, words):
+    with pytest.raises(UsageError, match=words):
+        call(sampler)
+
+
+@pytest.mark.parametrize("change, words", [({"slots": 0}, "slots is 0"), ({"max_length": 513}, "allow 1 to 512"), ({"pad_id": 61}, "pad_id")])
+def test_construction_is_checked(change, words):
+    with pytest.raises(UsageError, match=words):
+        Sampler(CONFIG, MESH, **({"slots": 2, "max_length": 64, "stop": [], "pad_id": 0} | change))
+
+
+def test_weights_come_first():
+    with pytest.raises(UsageError, match=r"call load\(params\) first"):
+        Sampler(CONFIG, MESH, slots=1, max_length=64, stop=[], pad_id=0).extend({0: [1]})

@@ -1,0 +1,56 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cotjax.errors import UsageError
+from cotjax.sample import sampling
+
+LOGITS = jnp.asarray(np.random.default_rng(0).normal(size=(1, 6)) * 2, jnp.float32)
+
+
+def _draws(temperature, count, index=0):
+    seeds = np.stack([sampling.seed_words(seed) for seed in range(count)])
+    return jax.jit(sampling.choose)(jnp.repeat(LOGITS, count, axis=0), jnp.float32(temperature), seeds, index)
+
+
+def test_temperature_zero_takes_the_most_likely():
+    ids, logprobs = _draws(0.0, 3)
+    assert set(np.asarray(ids)) == {int(LOGITS.argmax())}
+    np.testing.assert_allclose(logprobs, jax.nn.log_softmax(LOGITS).max(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_frequencies_are_the_softmax_at_the_temperature(temperature):
+    ids, logprobs = _draws(temperature, 20_000)
+    shares = np.bincount(ids, minlength=6) / 20_000
+    np.testing.assert_allclose(shares, jax.nn.softmax(LOGITS / temperature)[0], atol=0.015)  # 4 standard errors
+    np.testing.assert_allclose(logprobs, jax.nn.log_softmax(LOGITS)[0][ids], rtol=1e-5)  # at temperature 1 all the same
+
+
+def test_draws_differ_by_index_and_by_either_half_of_the_seed():
+    first, second = _draws(1.0, 200, index=0)[0], _draws(1.0, 200, index=1)[0]
+    assert (np.asarray(first) != np.asarray(second)).mean() > 0.3
+    wide = np.stack([sampling.seed_words(seed + (1 << 40)) for seed in range(200)])
+    third = sampling.choose(jnp.repeat(LOGITS, 200, axis=0), jnp.float32(1), wide, 0)[0]
+    assert (np.asarray(first) != np.asarray(third)).mean() > 0.3
+
+
+def test_seeds_outside_64_bits():
+    assert sampling.seed_words(2**64 - 1).tolist() == [2**32 - 1] * 2
+    for seed in (-1, 2**64):
+        with pytest.raises(UsageError, match=str(seed)):
+            sampling.seed_words(seed)
+
+
+def test_the_stop_example():
+    table = sampling.stop_table([[7], [4, 5]])
+    np.testing.assert_array_equal(table, [[-1, 7], [4, 5]])
+    recent = jnp.array([[9, 7], [4, 5], [-1, 5], [5, 4]])
+    np.testing.assert_array_equal(sampling.stops(recent, table), [True, True, False, False])
+
+
+def test_no_stops_and_an_empty_one():
+    assert not sampling.stops(jnp.array([[3]]), sampling.stop_table([])).any()
+    with pytest.raises(UsageError, match="a stop sequence is empty"):
+        sampling.stop_table([[1], []])
