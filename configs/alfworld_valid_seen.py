@@ -12,11 +12,11 @@ def get_config():
     config.title = "Where the gains of CoT training land: real ALFWorld, valid_seen"
     config.out = "runs/alfworld"
     config.games.source = "alfworld"
-    config.games.train = 800
+    config.games.train = 600
     config.games.eval_split = "valid_seen"
     config.games.in_domain = 91  # all of valid_seen
     config.games.ood = 49
     config.task_types.collect = config.task_types.in_domain
-    config.train.steps = 300
-    config.train.save_every = 60
+    config.train.steps = 160
+    config.train.save_every = 80
     return config

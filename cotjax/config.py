@@ -74,6 +74,7 @@ def default_config() -> ConfigDict:
     config.train.b1 = 0.9  # Adam's decay of the first moment
     config.train.b2 = 0.98  # Adam's decay of the second moment
     config.train.weight_decay = 0.0  # decoupled, on matrices only
+    config.train.vector_rate = 1.0  # times the learning rate, for vectors (norm scales); more for a small model from random weights
     config.train.clip_norm = 1.0  # global gradient norm; 0: no clipping
     config.train.save_every = 40  # updates between checkpoints
     config.train.remat = True  # recompute activations in the backward pass: less memory

@@ -159,14 +159,18 @@ class Embed(nnx.Module):
         self.weight = _param(config, (config.vocab_size, config.width), ("vocab", "embed"), 0.02)
 
     def __call__(self, ids_BT: jax.Array) -> jax.Array:
-        return self.weight[...].astype(self.compute)[ids_BT]
+        return self._whole_rows()[ids_BT]
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Float32 [..., V] of [..., D]."""
-        weight_VD = self.weight[...].astype(self.compute)
+        weight_VD = self._whole_rows()
         flat = hidden.reshape(-1, hidden.shape[-1])  # two axes, for Linear's reason
         logits = jnp.einsum("XD,VD->XV", flat, weight_VD, preferred_element_type=jnp.float32)
         return logits.reshape(*hidden.shape[:-1], weight_VD.shape[0])
+
+    def _whole_rows(self) -> jax.Array:
+        # Gathered over fsdp before use like any weight; left to itself, the compiler looks up cut rows and then moves those.
+        return constrain(self.weight[...].astype(self.compute), ("vocab", "hidden"))
 
 
 class Backbone(nnx.Module):

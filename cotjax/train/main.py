@@ -66,7 +66,14 @@ def train(
 
     # ---- model, optimizer, step
     schedule = learning_rate_schedule(peak=settings.learning_rate, steps=settings.steps, warmup=settings.warmup, schedule=settings.schedule)
-    optimizer = make_optimizer(schedule, b1=settings.b1, b2=settings.b2, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm)
+    optimizer = make_optimizer(
+        schedule,
+        b1=settings.b1,
+        b2=settings.b2,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+        vector_rate=settings.vector_rate,
+    )
     with jax.set_mesh(mesh):
         state = init_state(model, optimizer, make_params(mesh), mesh)
         train_step = make_train_step(model, optimizer, state.params, mesh, remat=settings.remat)

@@ -30,13 +30,23 @@ def learning_rate_schedule(*, peak: float, steps: int, warmup: int, schedule: st
 
 
 def make_optimizer(
-    schedule: optax.Schedule, *, b1: float, b2: float, weight_decay: float, clip_norm: float
+    schedule: optax.Schedule, *, b1: float, b2: float, weight_decay: float, clip_norm: float, vector_rate: float = 1.0
 ) -> optax.GradientTransformation:
-    """Gradients -> updates. `clip_norm` 0 turns clipping off; weight decay spares vectors (norm scales, biases)."""
+    """Gradients -> updates. `clip_norm` 0 turns clipping off; weight decay spares vectors (norm scales, biases).
+
+    `vector_rate` multiplies the learning rate of vectors. Where queries and keys are normed, attention becomes sharp only as
+    the scales of those norms grow, and Adam moves each by about one learning rate a step: a small model from random weights
+    waits thousands of steps for heads that look things up, unless its scales move faster.
+    """
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm > 0 else optax.identity()
     adam = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=_matrices)
-    return optax.chain(clip, adam)
+    faster = optax.masked(optax.scale(vector_rate), _vectors) if vector_rate != 1.0 else optax.identity()
+    return optax.chain(clip, adam, faster)
 
 
 def _matrices(params):
     return jax.tree.map(lambda param: param.ndim > 1, params)
+
+
+def _vectors(params):
+    return jax.tree.map(lambda param: param.ndim == 1, params)
