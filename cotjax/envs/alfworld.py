@@ -119,9 +119,7 @@ class AlfworldEnv:
         try:
             state, _, _ = self._engine.step(action)
         except Exception as error:
-            raise EnvError(
-                f"{self._game.id}, step {self._steps}: the ALFWorld engine failed on {action!r} ({_one_line(error)})"
-            ) from error
+            raise EnvError(f"{self._game.id}, step {self._steps}: the ALFWorld engine failed on {action!r} ({_one_line(error)})") from error
         return self._observation(state.feedback.strip(), state)
 
     def close(self) -> None:

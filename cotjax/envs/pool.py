@@ -46,9 +46,7 @@ class EnvPool:
 
     def __init__(self, factory: Callable[[], TextEnv], slots: int, workers: int, timeout: float = 60.0):
         if slots < 1 or workers < 0 or timeout <= 0:
-            raise UsageError(
-                f"a pool needs slots >= 1, workers >= 0 and timeout > 0: got {slots} slots, {workers} workers, {timeout} s"
-            )
+            raise UsageError(f"a pool needs slots >= 1, workers >= 0 and timeout > 0: got {slots} slots, {workers} workers, {timeout} s")
         self._timeout = timeout
         self._games: dict[int, Game] = {}  # slot -> the game it was last reset to
         self._steps = dict.fromkeys(range(slots), 0)

@@ -7,6 +7,7 @@ Every stage finds what an earlier run of the same config left in the run's folde
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
 import os
 import shutil
@@ -20,12 +21,14 @@ from ml_collections import ConfigDict
 
 from cotjax.assets import BASE_FOLDER
 from cotjax.data.collect import collect
+from cotjax.data.drills import DRILL, drills
 from cotjax.data.pipeline import Masking
 from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
 from cotjax.data.tokens import Codec
-from cotjax.data.trajectories import read_trajectories
+from cotjax.data.trajectories import read_trajectories, write_trajectories
 from cotjax.data.word_tokenizer import build_word_tokenizer, save_tokenizer
 from cotjax.envs.base import Game
+from cotjax.envs.household_catalog import load_catalog
 from cotjax.envs.words import alfworld_words
 from cotjax.errors import UsageError
 from cotjax.formats import TEMPLATES, first_turn
@@ -136,9 +139,16 @@ class Study:
     def _training_trajectories(self, games: GameSets) -> Path:
         if self.config.data.trajectories:
             return Path(self.config.data.trajectories)
-        path = self.folder / "trajectories" / "train.jsonl"
-        self._collect(games.train, path, self.config.collect.agent, self.config.collect.episodes_per_game)
-        return path
+        folder = self.folder / "trajectories"
+        played = folder / ("played.jsonl" if self.config.collect.drills else "train.jsonl")
+        self._collect(games.train, played, self.config.collect.agent, self.config.collect.episodes_per_game)
+        if self.config.collect.drills and not (folder / "train.jsonl").exists():
+            catalog = load_catalog()
+            things, places = ([kind.lower() for kind in kinds] for kinds in (catalog.portable, catalog.fits))
+            made = drills(self.config.collect.drills, self.config.seed, things=things, places=places)
+            pairs = itertools.zip_longest(made, read_trajectories(played))
+            write_trajectories(folder / "train.jsonl", (trajectory for pair in pairs for trajectory in pair if trajectory))
+        return folder / "train.jsonl"
 
     def _held_out_trajectories(self, games: GameSets) -> dict:
         path = self.folder / "trajectories" / "held_out.jsonl"
@@ -214,7 +224,7 @@ class Study:
             tokenizer=str(tokenizer),
             template=settings.template,
             direct_share=settings.direct_share,
-            task_types=None if self.config.data.trajectories else tuple(self.config.task_types.in_domain),
+            task_types=self._trained_task_types(),
             max_length=settings.max_length,
         )
         with self.reporter.stage("dataset", "Building the dataset"):
@@ -222,6 +232,12 @@ class Study:
         source = builder.as_data_source(split="train")
         self.reporter.say(f"  {len(source)} examples")
         return source
+
+    def _trained_task_types(self) -> tuple[str, ...] | None:
+        """Task types that are trained on; None: whatever the user's own trajectories hold."""
+        if self.config.data.trajectories:
+            return None
+        return (*self.config.task_types.in_domain, *([DRILL] if self.config.collect.drills else []))
 
     def _masking(self, fraction: float) -> Masking:
         settings = self.config.masking

@@ -205,7 +205,9 @@ def test_what_callers_may_get_wrong(sampler, call, words):
         call(sampler)
 
 
-@pytest.mark.parametrize("change, words", [({"slots": 0}, "slots is 0"), ({"max_length": 513}, "allow 1 to 512"), ({"pad_id": 61}, "pad_id")])
+@pytest.mark.parametrize(
+    "change, words", [({"slots": 0}, "slots is 0"), ({"max_length": 513}, "allow 1 to 512"), ({"pad_id": 61}, "pad_id")]
+)
 def test_construction_is_checked(change, words):
     with pytest.raises(UsageError, match=words):
         Sampler(CONFIG, MESH, **({"slots": 2, "max_length": 64, "stop": [], "pad_id": 0} | change))
