@@ -1,4 +1,10 @@
-"""The base model that ships with cotjax, second stage: goes on from what configs/base.py left, with less random play."""
+"""The base model that ships with cotjax, stage 2 of 4: longer play, trained as a language model on every token.
+
+Command   cotjax train --config configs/base_second.py          (stop it at step 500: its schedule is that of 800)
+          cotjax export --run runs/base-second --arm base --step 500 --out runs/base-2
+Hardware  2 CPU cores, shared; 8 minutes for 500 steps
+Result    observation tokens 0.27 nats
+"""
 
 import base
 
@@ -13,9 +19,8 @@ def get_config():
     config.collect.episodes_per_game = 2
     config.data.direct_share = 0.5
     config.masking.supervised = ("PROMPT", "OBSERVATION", "REASONING", "ACTION_OPEN", "ACTION", "ACTION_CLOSE", "END")
-    config.model.base = "runs/base-start"
+    config.model.base = "runs/base-1"
     config.train.steps = 800
     config.train.save_every = 100
-    config.train.learning_rate = 2e-3
     config.train.warmup = 30
     return config

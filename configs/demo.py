@@ -12,9 +12,12 @@ def get_config():
     config.out = "runs/demo"
     config.games.train = 75  # of each in-domain task type: 300
     config.games.in_domain = 60
-    config.games.ood = 30
+    config.games.ood = 20
     config.task_types.collect = config.task_types.in_domain  # the OOD task types are never shown
     config.train.steps = 150
     config.train.save_every = 30  # 5 checkpoints an arm, and the base
     config.train.learning_rate = 1e-3
+    config.evaluate.max_steps = 20  # the scripted expert wins in 8 on average
+    config.evaluate.max_new_tokens = 64  # the longest scripted response has some 50
+    config.evaluate.slots = 40
     return config

@@ -145,7 +145,7 @@ class Study:
         if self.config.collect.drills and not (folder / "train.jsonl").exists():
             catalog = load_catalog()
             things, places = ([kind.lower() for kind in kinds] for kinds in (catalog.portable, catalog.fits))
-            made = drills(self.config.collect.drills, self.config.seed, things=things, places=places)
+            made = drills(self.config.collect.drills, self.config.collect.drill_seed, things=things, places=places)
             pairs = itertools.zip_longest(made, read_trajectories(played))
             write_trajectories(folder / "train.jsonl", (trajectory for pair in pairs for trajectory in pair if trajectory))
         return folder / "train.jsonl"

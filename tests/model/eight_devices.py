@@ -1,10 +1,6 @@
 """Run by test_eight_devices.py in a process of its own: one device and eight must give the same numbers and the same text."""
 
 import jax
-
-jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_numpy_rank_promotion", "raise")
-
 import jax.numpy as jnp
 import numpy as np
 import tiny

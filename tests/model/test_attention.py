@@ -37,7 +37,7 @@ def _rows(T, seed=0):
 
 
 def test_the_drawn_row():
-    names = "a b x y c d z p q .".split()
+    names = ["a", "b", "x", "y", "c", "d", "z", "p", "q", "."]
     segments = jnp.array([[1, 1, 1, 1, 1, 1, 1, 2, 2, 0]])
     branches = jnp.array([[0, 0, 1, 1, 0, 0, 2, 0, 0, 0]])
     seen = np.array(attention.visible(segments, branches, segments, branches)[0]) & np.tri(10, dtype=bool)

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import jax
 import pytest
 import tiny
@@ -39,8 +41,6 @@ def test_unknown_axis_and_axis_used_twice_raise_with_both_names():
 
 
 def test_sizes_that_do_not_divide_raise_with_both_numbers():
-    class Four:  # a mesh's shape is all that is asked of it
-        shape = {"data": 1, "fsdp": 1, "tensor": 4}
-
+    four = SimpleNamespace(shape={"data": 1, "fsdp": 1, "tensor": 4})  # a mesh's shape is all that is asked of it
     with pytest.raises(UsageError, match=r"k_proj has 2 along 'kv_heads', which tensor = 4 devices do not divide"):
-        sharding.sharding(Four(), (32, 2, 8), ("embed", "kv_heads", "head_size"), name="k_proj")
+        sharding.sharding(four, (32, 2, 8), ("embed", "kv_heads", "head_size"), name="k_proj")
