@@ -107,7 +107,7 @@ def test_stopped_and_resumed_equals_uninterrupted(finished, source, tmp_path):
 def test_reduced_supervision_removes_action_tokens_only(source, tmp_path):
     def supervised(fraction):
         folder = tmp_path / str(fraction)
-        run(folder, source, steps=2, masking=Masking(fraction=fraction))
+        run(folder, source, steps=2, warmup=1, masking=Masking(fraction=fraction))
         return read_metrics(folder / "metrics.jsonl")[0]["supervised"]
 
     full, part, none = (supervised(k) for k in (0.0, 0.5, 1.0))
