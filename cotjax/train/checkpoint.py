@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.sharding import Mesh
 
 from cotjax.errors import DataError
@@ -41,6 +42,7 @@ class Checkpoints:
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict]:
         """The whole state, sharded as `like` is, and the `run` saved beside it."""
+        self._check_shapes(step, like.params)
         items = ocp.args.Composite(
             params=ocp.args.StandardRestore(_abstract(like.params)),
             opt_state=ocp.args.StandardRestore(_abstract(like.opt_state)),
@@ -53,6 +55,7 @@ class Checkpoints:
     def restore_params(self, step: int, config: ModelConfig, mesh: Mesh) -> dict:
         """The parameters alone, sharded over `mesh`."""
         like = decoder.abstract_params(config, mesh)
+        self._check_shapes(step, like)
         return self._restore(step, ocp.args.Composite(params=ocp.args.StandardRestore(like)))["params"]
 
     def close(self) -> None:
@@ -60,9 +63,20 @@ class Checkpoints:
         self._manager.wait_until_finished()
         self._manager.close()
 
-    def _restore(self, step: int, items: ocp.args.Composite):
+    def _check_shapes(self, step: int, params: dict) -> None:
+        """Compare names and shapes before anything is read: a restore that fails half-way leaves reads behind."""
         if step not in self._manager.all_steps():
             raise DataError(f"{self.folder}: no checkpoint at step {step}; there are {self.steps() or 'none'}")
+        folder = epath.Path(self.folder) / str(step) / "params"
+        saved, wanted = _shapes(ocp.PyTreeCheckpointHandler().metadata(folder).tree), _shapes(params)
+        for name in sorted({*saved, *wanted}):
+            if saved.get(name) != wanted.get(name):
+                raise DataError(
+                    f"{self.folder}/{step}: a checkpoint of another model: {name} is {saved.get(name, 'missing')} there, "
+                    f"{wanted.get(name, 'missing')} in this model"
+                )
+
+    def _restore(self, step: int, items: ocp.args.Composite):
         try:
             return self._manager.restore(step, args=items)
         except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
@@ -70,6 +84,12 @@ class Checkpoints:
             raise DataError(
                 f"{self.folder}/{step}: cannot be restored into this model ({reason}); is it a checkpoint of another model?"
             ) from error
+
+
+def _shapes(tree) -> dict[str, tuple[int, ...]]:
+    """Dotted name -> shape."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {".".join(str(key.key) for key in path): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def _abstract(tree):
