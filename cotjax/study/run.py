@@ -256,6 +256,13 @@ class Study:
             raise UsageError(f"{self.folder}: nothing was trained here; run `cotjax train` with the same --out first")
         return ModelConfig(**json.loads(file.read_text())), Codec.load(self.folder / "tokenizer", self.config.data.template)
 
+    def _seconds(self) -> dict[str, float]:
+        """Seconds a stage took. A later run that finds a stage done does not make it look free."""
+        file = self.folder / "run.json"
+        before = json.loads(file.read_text()).get("seconds", {}) if file.exists() else {}
+        now = self.reporter.seconds
+        return {stage: round(max(before.get(stage, 0.0), now.get(stage, 0.0)), 1) for stage in {**before, **now}}
+
     def _describe(self, games: GameSets, model: ModelConfig, expert: dict) -> None:
         """Write run.json: what the report says about the run."""
         config = self.config
@@ -288,7 +295,7 @@ class Study:
             "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint", "alfworld")},
             "devices": f"{jax.device_count()} {jax.default_backend()}",
             "seed": config.seed,
-            "seconds": {stage: round(seconds, 1) for stage, seconds in self.reporter.seconds.items()},
+            "seconds": self._seconds(),
             "config": json.loads(config.to_json_best_effort()),
         }
         (self.folder / "run.json").write_text(json.dumps(run, indent=2) + "\n")
