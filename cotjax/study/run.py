@@ -38,7 +38,7 @@ from cotjax.model.weights import load_hf
 from cotjax.study.evaluate import elicitation_of, evaluate
 from cotjax.study.games import GameSets, prepare_games
 from cotjax.study.progress import Reporter, Stage
-from cotjax.train.main import checkpoint_steps, train
+from cotjax.train.main import check_counts, checkpoint_steps, train
 
 VOCAB_MULTIPLE = 64
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -55,9 +55,7 @@ class Study:
     def __post_init__(self):
         if not self.config.arms:
             raise UsageError("the config has no arms; give at least one, as configs/demo.py does")
-        for name, least in (("steps", 1), ("save_every", 1), ("batch", 1), ("row_length", 1)):
-            if self.config.train[name] < least:
-                raise UsageError(f"train.{name} is {self.config.train[name]}; it must be at least {least}")
+        check_counts(self.config.train)
         if self.config.data.max_length > self.config.train.row_length:
             raise UsageError(
                 f"data.max_length ({self.config.data.max_length}) must be at most train.row_length ({self.config.train.row_length})"

@@ -26,6 +26,13 @@ def checkpoint_steps(steps: int, save_every: int) -> list[int]:
     return sorted({*range(0, steps + 1, save_every), steps})
 
 
+def check_counts(settings: Any) -> None:
+    """Raise UsageError when a count of the config's `train` section is not positive."""
+    for name in ("steps", "save_every", "batch", "row_length"):
+        if settings[name] < 1:
+            raise UsageError(f"train.{name} is {settings[name]}; it must be at least 1")
+
+
 def train(
     settings: Any,
     *,
@@ -54,9 +61,7 @@ def train(
       DataError: nothing to supervise, a loss that is not finite, a checkpoint of another model.
     """
     # ---- fail before anything is spent
-    for name in ("steps", "save_every", "batch", "row_length"):
-        if settings[name] < 1:
-            raise UsageError(f"train.{name} is {settings[name]}; it must be at least 1")
+    check_counts(settings)
     folder = Path(folder)
     mesh = make_mesh(**mesh_shape)
     if settings.batch % batch_parts(mesh):
