@@ -45,8 +45,6 @@ def default_config() -> ConfigDict:
     config.collect.agent = "expert"  # "expert" (only won episodes are kept) or "explorer" (all are kept)
     config.collect.skill = (0.1, 0.5)  # explorer: range of the share of steps that an expert would take
     config.collect.news = 0.4  # explorer: share of steps at random whose thought also tells what was just seen
-    config.collect.drills = 0  # look-up drills mixed in, one after each collected trajectory; for a base from random weights
-    config.collect.drill_seed = 0  # of the drills
     config.collect.max_steps = 30  # steps an episode
     config.collect.episodes_per_game = 1  # episodes of each training game
 
@@ -65,6 +63,7 @@ def default_config() -> ConfigDict:
     config.model.kv_heads = 2
     config.model.head_size = 32
     config.model.feed_forward = 288
+    config.model.recall_steps = 0  # updates of a "random" model on associative recall before it trains on the data; 500 grow look-up heads
 
     config.train = ConfigDict()
     config.train.steps = 200  # updates

@@ -32,13 +32,14 @@ _HANDS = {
 _ONE_DONE = ("one {target} is there now", "the first {target} is there", "i need one more {target}")
 _EVERY = ("that was the last {kind}", "every {kind} is done", "i have seen every {kind}")
 
-# What the last observation showed, as far as it matters for the wanted class.
+# What the last observation showed, as far as it matters for the wanted class. The class comes first and the verdict right after
+# it, so that a small model that looks up what followed the name in the list ("mug 3") has its answer there.
 _NEWS = {
     "start": ("i have checked nothing yet", "i start here", "i know nothing yet"),
-    "absent": ("there is no {wanted} at {at}", "{at} has no {wanted}", "i see no {wanted} at {at}", "no {wanted} at {at}"),
-    "absent twice": ("no {wanted} at {before} and {at}", "{before} and {at} have no {wanted}"),
+    "absent": ("{wanted} is not at {at}", "{wanted} not seen at {at}", "{wanted} none at {at}"),
+    "absent twice": ("{wanted} is not at {at}, not at {before}", "{wanted} none at {at} and {before}"),
     "empty": ("{at} is empty", "there is nothing at {at}", "i see nothing at {at}"),
-    "present": ("i see {found} at {at}", "{found} is at {at}", "there is {found} at {at}", "i found {found} at {at}"),
+    "present": ("{found} is at {at}", "{found} seen at {at}", "{found} here at {at}"),
     "closed": ("{at} is closed", "i see that {at} is closed"),
     "shut": ("i closed {at}",),
     "move": ("i have put {moved} at {at}", "{moved} is at {at} now"),
@@ -95,6 +96,7 @@ class Wording:
       goal: what the episode is about.
       rng: draws the paraphrases.
       news: share of the steps at random whose thought tells what was just seen, though it has nothing to do with the step.
+        Of a list it tells whether two classes are in it, of any that were seen so far.
     """
 
     def __init__(self, goal: Goal, rng: random.Random, news: float = 0.4):
@@ -113,7 +115,7 @@ class Wording:
         # Too long a thought gives up first what it can best do without; a step at random always says that it is one.
         shorter = ([goal, hand, done, news], [goal, hand, news], [goal, hand])
         if intent.why == "wonder":
-            shorter = ([goal, hand, reason], [hand, reason])
+            shorter = ([goal, news, reason], [news, reason], [goal, hand, reason], [hand, reason])
         for sentences in ([goal, hand, done, news, reason], *shorter):
             thought = ". ".join(filter(None, sentences)) + step
             if len(thought.split()) <= MOST_WORDS:
@@ -145,16 +147,36 @@ class Wording:
 
     def _news(self, memory: Memory, intent: Intent, wanted: str) -> tuple[str | None, str | None]:
         """(the sentence on the last observation, its key in _NEWS); (None, None) where it says nothing to the purpose."""
-        event, kind = memory.last, memory.last.kind
-        found = next((thing for thing in event.contents if class_of(thing) == wanted), None)
-        before = _empty_before(memory, event, wanted)
+        kind = memory.last.kind
         if kind == "seen":
-            kind = "present" if found else "absent" if event.contents else "empty"
-            if kind == "absent" and before and self._rng.random() < _ABSENT_TWICE_RATE:
-                kind = "absent twice"
+            kind = self._verdict(memory, wanted)
         if kind not in _NEWS or not self._bears_on(kind, intent):
             return None, None
-        return self._pick(_NEWS[kind], wanted=wanted, at=event.place, before=before, found=found, moved=event.thing), kind
+        if intent.why == "wonder" and kind in ("present", "absent", "absent twice"):
+            others = self._any_classes(memory, wanted)
+            return ". ".join(self._tell(memory, self._verdict(memory, other), other) for other in others), kind
+        return self._tell(memory, kind, wanted), kind
+
+    def _verdict(self, memory: Memory, wanted: str) -> str:
+        event = memory.last
+        if any(class_of(thing) == wanted for thing in event.contents):
+            return "present"
+        if not event.contents:
+            return "empty"
+        return "absent twice" if _empty_before(memory, event, wanted) and self._rng.random() < _ABSENT_TWICE_RATE else "absent"
+
+    def _tell(self, memory: Memory, kind: str, wanted: str) -> str:
+        event = memory.last
+        found = next((thing for thing in event.contents if class_of(thing) == wanted), None)
+        before = _empty_before(memory, event, wanted)
+        return self._pick(_NEWS[kind], wanted=wanted, at=event.place, before=before, found=found, moved=event.thing)
+
+    def _any_classes(self, memory: Memory, wanted: str) -> list[str]:
+        """Two classes, each as often one that the last observation showed as one that it did not: the wanted, or any seen before."""
+        here = {class_of(thing) for thing in memory.last.contents}
+        elsewhere = {class_of(thing) for things in memory.contents.values() for thing in things} | {wanted}
+        drawn = [self._rng.choice(sorted(elsewhere - here if self._rng.random() < 0.5 and elsewhere - here else here)) for _ in range(2)]
+        return list(dict.fromkeys(drawn))
 
     def _bears_on(self, kind: str, intent: Intent) -> bool:
         """Whether news of this kind is worth a sentence before `intent`."""

@@ -7,7 +7,6 @@ Every stage finds what an earlier run of the same config left in the run's folde
 from __future__ import annotations
 
 import importlib.metadata
-import itertools
 import json
 import os
 import shutil
@@ -17,28 +16,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cotjax.assets import BASE_FOLDER
 from cotjax.data.collect import collect
-from cotjax.data.drills import DRILL, drills
 from cotjax.data.pipeline import Masking
 from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
 from cotjax.data.tokens import Codec
-from cotjax.data.trajectories import read_trajectories, write_trajectories
+from cotjax.data.trajectories import read_trajectories
 from cotjax.data.word_tokenizer import build_word_tokenizer, save_tokenizer
 from cotjax.envs.base import Game
-from cotjax.envs.household_catalog import load_catalog
 from cotjax.envs.words import alfworld_words
 from cotjax.errors import UsageError
 from cotjax.formats import TEMPLATES, first_turn
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
+from cotjax.model.sharding import param_shardings
 from cotjax.model.weights import load_hf
 from cotjax.study.evaluate import elicitation_of, evaluate
 from cotjax.study.games import GameSets, prepare_games
 from cotjax.study.progress import Reporter, Stage
 from cotjax.train.main import check_counts, checkpoint_steps, train
+from cotjax.train.recall import grow_recall
 
 VOCAB_MULTIPLE = 64
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -137,16 +137,9 @@ class Study:
     def _training_trajectories(self, games: GameSets) -> Path:
         if self.config.data.trajectories:
             return Path(self.config.data.trajectories)
-        folder = self.folder / "trajectories"
-        played = folder / ("played.jsonl" if self.config.collect.drills else "train.jsonl")
-        self._collect(games.train, played, self.config.collect.agent, self.config.collect.episodes_per_game)
-        if self.config.collect.drills and not (folder / "train.jsonl").exists():
-            catalog = load_catalog()
-            things, places = ([kind.lower() for kind in kinds] for kinds in (catalog.portable, catalog.fits))
-            made = drills(self.config.collect.drills, self.config.collect.drill_seed, things=things, places=places)
-            pairs = itertools.zip_longest(made, read_trajectories(played))
-            write_trajectories(folder / "train.jsonl", (trajectory for pair in pairs for trajectory in pair if trajectory))
-        return folder / "train.jsonl"
+        path = self.folder / "trajectories" / "train.jsonl"
+        self._collect(games.train, path, self.config.collect.agent, self.config.collect.episodes_per_game)
+        return path
 
     def _held_out_trajectories(self, games: GameSets) -> dict:
         path = self.folder / "trajectories" / "held_out.jsonl"
@@ -182,10 +175,26 @@ class Study:
             sizes = {name: settings[name] for name in ("width", "layers", "heads", "kv_heads", "head_size", "feed_forward")}
             # Rounded up, so that the vocabulary can be shared out over a tensor axis.
             model = ModelConfig(vocab_size=-(-codec.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE, **sizes)
-            return model, lambda mesh: decoder.init_params(model, jax.random.key(self.config.seed), mesh), tokenizer
+            return model, lambda mesh: self._random_params(model, mesh), tokenizer
         folder = BASE_FOLDER if settings.base == "package" else Path(settings.base)
         model = ModelConfig.from_hf(folder)
         return model, lambda mesh: load_hf(folder, mesh)[1], Path(settings.tokenizer) if settings.tokenizer else folder
+
+    def _random_params(self, model: ModelConfig, mesh: Mesh) -> dict:
+        key, steps = jax.random.key(self.config.seed), self.config.model.recall_steps
+        if not steps:
+            return decoder.init_params(model, key, mesh)
+        # On one device, whatever the mesh is: the same start for every mesh, and it is a small model's business.
+        params = decoder.init_params(model, key)
+        with self.reporter.stage("recall", "Growing heads that look things up") as stage:
+            params = grow_recall(
+                model,
+                params,
+                jax.random.fold_in(key, 1),
+                steps,
+                lambda done, total, right: stage.update(done, total, f"updates, {right:.2f} recalled"),
+            )
+        return jax.device_put(params, param_shardings(model, mesh))
 
     def _make_tokenizer(self, trajectories: Path) -> Path:
         folder = self.folder / "tokenizer"
@@ -235,7 +244,7 @@ class Study:
         """Task types that are trained on; None: whatever the user's own trajectories hold."""
         if self.config.data.trajectories:
             return None
-        return (*self.config.task_types.in_domain, *([DRILL] if self.config.collect.drills else []))
+        return tuple(self.config.task_types.in_domain)
 
     def _masking(self, fraction: float) -> Masking:
         settings = self.config.masking
