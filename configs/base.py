@@ -22,7 +22,7 @@ def get_config():
     config.task_types.in_domain = config.task_types.collect  # the base has seen every task type
     config.task_types.ood = ()
     config.collect.agent = "explorer"
-    config.collect.skill = (0.1, 0.6)
+    config.collect.skill = (0.2, 0.8)
     config.collect.news = 0.9
     config.collect.max_steps = 24
     config.collect.episodes_per_game = 2

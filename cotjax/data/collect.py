@@ -182,7 +182,7 @@ def _episode(job: _Job, env: TextEnv) -> Trajectory:
     steps = []
     while not observation.done and len(steps) < job.max_steps:
         decision = player.act(observation)
-        if decision.action not in observation.admissible_commands:
+        if decision.action not in observation.admissible_commands and not decision.vain:
             where = f"{game.id}, step {len(steps)}"
             raise _InadmissibleAction(f"{where}: the {job.agent} chose {decision.action!r}, which the game does not take")
         steps.append(Step(observation.text, decision.thought, decision.action, SCRIPTED_BEFORE, observation.admissible_commands))

@@ -38,6 +38,7 @@ class Decision:
 
     thought: str
     action: str
+    vain: bool = False  # it is known not to work: the world will say "Nothing happens."
 
 
 class Expert:
@@ -47,10 +48,12 @@ class Expert:
       seed: of the wording, and of the noise; the same seed and game give the same episode.
       noise: probability that a step is a random admissible one instead (and its thought says so).
       news: share of such steps whose thought also tells what was just seen.
+      vain: share of such steps that cannot work (going where the agent stands, taking what is elsewhere), so that a model learns
+        what to do when nothing happens.
     """
 
-    def __init__(self, seed: int, noise: float = 0.0, news: float = 0.4):
-        self.seed, self.noise, self.news = seed, noise, news
+    def __init__(self, seed: int, noise: float = 0.0, news: float = 0.4, vain: float = 0.0):
+        self.seed, self.noise, self.news, self.vain = seed, noise, news, vain
 
     def start(self, task: str, observation: Observation) -> None:
         """Begin a game, from its task and its first observation (which `act` is given too).
@@ -67,11 +70,14 @@ class Expert:
     def act(self, observation: Observation) -> Decision:
         """Take in `observation` and decide."""
         self.memory.observe(observation.text)
-        intent = None
+        admissible, intent, vain = observation.admissible_commands, None, False
         if self._rng.random() < self.noise:
-            intent = random_intent(self.memory, observation.admissible_commands, self._rng)
-        intent = intent or next_intent(self.goal, self.memory, observation.admissible_commands)
-        return Decision(self._wording.thought(self.memory, intent), intent.action)
+            if self._rng.random() < self.vain:
+                intent = vain_intent(self.memory, admissible, self._rng)
+            vain = intent is not None
+            intent = intent or random_intent(self.memory, admissible, self._rng)
+        intent = intent or next_intent(self.goal, self.memory, admissible)
+        return Decision(self._wording.thought(self.memory, intent), intent.action, vain)
 
 
 def next_intent(goal: Goal, memory: Memory, admissible: tuple[str, ...]) -> Intent:
@@ -98,6 +104,15 @@ def random_intent(memory: Memory, admissible: tuple[str, ...], rng: random.Rando
     if not kinds:
         return None
     return rng.choice(by_kind[rng.choices(kinds, [RANDOM_KINDS[kind] for kind in kinds])[0]])
+
+
+def vain_intent(memory: Memory, admissible: tuple[str, ...], rng: random.Random) -> Intent | None:
+    """Something at random that names what has been seen and that the game does not take now. None where there is none."""
+    known = [Intent("go", None, place, "wonder") for place in sorted(memory.spot)]
+    known += [Intent("take", thing, place, "wonder") for place, things in memory.contents.items() for thing in things]
+    wrong = [intent for intent in known if intent.action not in admissible]
+    going = [intent for intent in wrong if intent.verb == "go"]
+    return rng.choice(going if going and rng.random() < 0.7 else wrong) if wrong else None
 
 
 def search_places(goal: Goal, memory: Memory) -> list[str]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from cotjax.envs.expert import Expert
 from cotjax.errors import UsageError
 
+VAIN = 0.15  # share of its own steps that cannot work
+
 
 class Explorer(Expert):
     """The expert, with a step at random in place of its own wherever a draw exceeds `skill`.
@@ -22,5 +24,5 @@ class Explorer(Expert):
     def __init__(self, seed: int, skill: float, news: float = 0.4):
         if not 0.0 <= skill <= 1.0:
             raise UsageError(f"skill is a probability, {skill!r} is not between 0 and 1")
-        super().__init__(seed, noise=1.0 - skill, news=news)
+        super().__init__(seed, noise=1.0 - skill, news=news, vain=VAIN)
         self.skill = skill

@@ -1,5 +1,6 @@
 """The scripted household agents: what they read, what they do, and what their thoughts claim."""
 
+import itertools
 import re
 from functools import cache
 
@@ -37,6 +38,7 @@ def play(env: AlfworldEnv, game: Game, agent: Expert) -> tuple[str, list[tuple[O
     turns = []
     while not observation.done:
         decision = agent.act(observation)
+        assert (decision.action in observation.admissible_commands) != decision.vain, (task, len(turns), decision)
         turns.append((observation, decision.thought, decision.action))
         observation = env.step(decision.action)
     return task, turns, observation.won
@@ -185,10 +187,17 @@ def test_skill_one_is_the_expert_and_skill_zero_is_not(world):
         Explorer(0, 1.5)
 
 
-def test_every_action_is_admissible_however_the_things_were_moved(episodes):
-    for task, turns in episodes:
-        for number, (observation, _, action) in enumerate(turns):
-            assert action in observation.admissible_commands, (task, number, action)
+def test_nothing_happens_after_a_step_in_vain_and_only_then_and_the_next_thought_may_say_so(episodes):
+    """`play` has checked that every other action is admissible, however the things were moved."""
+    told = vain = 0
+    for _, turns in episodes:
+        for (before, _, action), (after, thought, _) in itertools.pairwise(turns):
+            in_vain = action not in before.admissible_commands
+            assert in_vain == (after.text == "Nothing happens.")
+            says_so = bool(re.search(r"that did nothing|nothing came of that", thought))
+            assert in_vain or not says_so
+            told, vain = told + says_so, vain + in_vain
+    assert vain > 10 and told > vain / 2
 
 
 def test_a_thought_names_only_what_has_been_observed(episodes):
