@@ -111,10 +111,10 @@ def told_pairs(lesson: Lesson, vocab_size: int, key: jax.Array) -> tuple[jax.Arr
     count_B1 = jax.random.randint(for_count, (B, 1), lesson.fewest, lesson.most + 1)
     # Every round tells the pairs 0 .. count - 1 in an order of its own.
     rounds = -(-T // (2 * lesson.fewest))
-    scores = jnp.where(jnp.arange(most) < count_B1[:, :, None], jax.random.uniform(for_rounds, (B, rounds, most)), 2.0)
+    scores = jnp.where(jnp.arange(most)[None, None, :] < count_B1[:, :, None], jax.random.uniform(for_rounds, (B, rounds, most)), 2.0)
     orders = jnp.argsort(scores, axis=2)
-    place = jnp.arange(T) // 2
+    place = jnp.arange(T)[None, :] // 2
     pair_BT = orders[jnp.arange(B)[:, None], place // count_B1, place % count_B1]
-    second = jnp.arange(T) % 2 == 1
+    second = jnp.broadcast_to(jnp.arange(T)[None, :] % 2 == 1, (B, T))
     ids = jnp.where(second, jnp.take_along_axis(seconds, pair_BT, axis=1), jnp.take_along_axis(firsts, pair_BT, axis=1))
     return ids, second & (place // count_B1 > 0)
