@@ -29,7 +29,7 @@ def get_config():
     config.data.direct_share = 0.25
     config.model.base = "random"
     config.model.recall_steps = 400
-    config.train.steps = 1000
+    config.train.steps = 2000
     config.train.save_every = 200
     config.train.learning_rate = 2e-3
     config.train.warmup = 30

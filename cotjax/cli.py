@@ -81,6 +81,21 @@ def _parser() -> argparse.ArgumentParser:
     collect.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     collect.set_defaults(run=_collect)
 
+    mask = commands.add_parser(
+        "show-mask",
+        help="show which tokens of a data file are trained on",
+        description="Print a data file's tokens by role, with their loss weight, and the totals by role.",
+    )
+    mask.add_argument("--data", required=True, type=Path, help='JSONL of trajectories, or of {"id", "messages"}')
+    mask.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json (default, for trajectories: the shipped base's)")
+    mask.add_argument("--drop", type=float, default=0.0, help="fraction of units whose action loss is dropped (default 0)")
+    mask.add_argument("--unit", default="turn", help="example, turn or token (default turn)")
+    mask.add_argument("--control", default="action", help="what they drop: action, or a control such as 'random tokens' (default action)")
+    mask.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
+    mask.add_argument("--limit", type=int, default=3, help="examples to print; the totals are of all (default 3)")
+    mask.add_argument("--html", type=Path, help="write the same as a page")
+    mask.set_defaults(run=_show_mask)
+
     export = commands.add_parser("export", help="write a checkpoint as a Hugging Face folder")
     export.add_argument("--run", dest="run_folder", required=True, type=Path, help="a run's folder, e.g. runs/demo")
     export.add_argument("--arm", required=True, help="arm to export, e.g. sft")
@@ -95,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     env.add_argument("--count", type=int, default=5, help="games (default 5)")
     env.add_argument("--steps", type=int, default=20, help="random steps a game (default 20)")
     env.set_defaults(run=_bench_env)
+    speed = bench.add_parser("mask", help="the loss mask: tokens/s on one core, and its share of a train step")
+    speed.set_defaults(run=_bench_mask)
     return parser
 
 
@@ -223,6 +240,23 @@ def _bench_env(arguments: argparse.Namespace) -> None:
     from cotjax.envs.alfworld_speed import benchmark
 
     benchmark(arguments.games, arguments.split, arguments.count, arguments.steps)
+
+
+def _bench_mask(arguments: argparse.Namespace) -> None:
+    from cotjax.study.mask_speed import benchmark
+
+    benchmark()
+
+
+def _show_mask(arguments: argparse.Namespace) -> None:
+    from cotjax.data.show_mask import show
+    from cotjax.masking import Dropping, MaskError
+
+    try:
+        dropping = Dropping(arguments.drop, arguments.seed, arguments.unit, control=arguments.control)
+    except MaskError as error:
+        raise UsageError(str(error)) from None
+    show(arguments.data, arguments.tokenizer, dropping, limit=arguments.limit, page=arguments.html)
 
 
 def entry_point() -> None:

@@ -81,10 +81,15 @@ def default_config() -> ConfigDict:
     config.train.remat = True  # recompute activations in the backward pass: less memory
 
     config.masking = ConfigDict()
-    config.masking.unit = "step"  # what one example is: "step" (prompt and response) or "trajectory"
+    config.masking.unit = "turn"  # what is drawn to drop its action loss: "example" (trajectory), "turn" (a step's response) or "token"
+    config.masking.redraw = False  # draw anew each epoch; else the subset is fixed
+    config.masking.action_close = False  # a dropped action takes `</action>` with it
+    config.masking.end = False  # a dropped action takes the end-of-turn token with it
     config.masking.supervised = ("REASONING", "ACTION_OPEN", "ACTION", "ACTION_CLOSE", "END")  # roles trained on
-    config.masking.dropped = ("ACTION",)  # roles that lose their loss on a dropped example
-    config.arms = ConfigDict()  # name -> label and fraction of examples whose action loss is dropped
+    config.masking.normalizer = "token_sum"  # what the loss is divided by: "token_sum", "example_mean" or "fixed_budget"
+    # name -> label, and fraction: the share of units whose action loss is dropped. An arm may also have: control (see
+    # cotjax.masking.CONTROLS), and last_fraction with fraction_steps (the fraction goes there over so many updates).
+    config.arms = ConfigDict()
     config.arms.sft = ConfigDict({"label": "standard SFT", "fraction": 0.0})
     config.arms.reduced = ConfigDict({"label": "reduced action supervision, k = 0.3", "fraction": 0.3})
 

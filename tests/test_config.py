@@ -17,10 +17,10 @@ def test_every_config_loads_and_says_how_to_run_it(path):
 
 def test_fields_are_set_with_their_type():
     config = load_config(
-        CONFIGS[0], ["train.steps=7", "train.learning_rate=1", "out=runs/x", "train.remat=false", "masking.dropped=ACTION,END"]
+        CONFIGS[0], ["train.steps=7", "train.learning_rate=1", "out=runs/x", "train.remat=false", "masking.supervised=ACTION,END"]
     )
     assert config.train.steps == 7 and config.train.learning_rate == 1.0 and config.out == "runs/x"
-    assert config.train.remat is False and config.masking.dropped == ("ACTION", "END")
+    assert config.train.remat is False and config.masking.supervised == ("ACTION", "END")
 
 
 @pytest.mark.parametrize(

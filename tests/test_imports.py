@@ -98,8 +98,8 @@ import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         top = name.split(".")[0]
-        if top in {"jax", "flax", "optax", "orbax", "grain", "tensorflow", "tensorflow_datasets", "transformers", "tokenizers", "alfworld", "textworld",
-                   "ml_collections", "scipy", "matplotlib", "rich", "torch"}:
+        if top in {"jax", "flax", "optax", "orbax", "grain", "tensorflow", "tensorflow_datasets", "transformers", "tokenizers",
+                   "alfworld", "textworld", "ml_collections", "scipy", "matplotlib", "rich", "torch"}:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Refuse())
 import cotjax.masking as masking, numpy as np

@@ -1,9 +1,10 @@
 """An expert for household (ALFWorld) games that knows only what it has been told: the task and the observations.
 
-It searches the receptacles that can hold the target, class by class in one fixed order (SEARCH_ORDER) and by ascending
-number within a class, remembers what it sees, treats the target if the task says so, and takes it to the goal. The order is
-the same for every task and room, so that a very small decoder can learn it. Every decision is an `Intent`, which gives both
-the action and, through `thoughts.Wording`, the thought before it.
+It searches the receptacles that can hold the target, class by class in one fixed order (SEARCH_ORDER) and within a class from
+the highest number down, as the game's first observation lists them; it remembers what it sees, treats the target if the task
+says so, and takes it to the goal. The order is the same for every task and room, so that a very small decoder can learn it:
+after "shelf 3" comes "shelf 2", and after "shelf 1" the next class. Every decision is an `Intent`, which gives both the action
+and, through `thoughts.Wording`, the thought before it.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ def _holds(place: str, kind: str) -> bool:
 
 def _rank(place: str) -> tuple[int, str, int]:
     kind = class_of(place)
-    return (SEARCH_ORDER.index(kind) if kind in SEARCH_ORDER else len(SEARCH_ORDER)), kind, number_of(place)
+    return (SEARCH_ORDER.index(kind) if kind in SEARCH_ORDER else len(SEARCH_ORDER)), kind, -number_of(place)
 
 
 def _get_target(goal: Goal, memory: Memory, admissible: tuple[str, ...]) -> Intent:

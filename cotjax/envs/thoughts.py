@@ -79,6 +79,7 @@ MOST_WORDS = 30
 _LINKS = (", so ", ", so ", ". ")
 _ABSENT_TWICE_RATE = 0.2
 _REASON_RATE = 0.4  # where the sentences before are reason enough
+_REMEMBER_RATE = 0.5  # of the steps at random that tell something
 
 VOCABULARY = frozenset(
     word
@@ -95,8 +96,8 @@ class Wording:
     Args:
       goal: what the episode is about.
       rng: draws the paraphrases.
-      news: share of the steps at random whose thought tells what was just seen, though it has nothing to do with the step.
-        Of a list it tells whether two classes are in it, of any that were seen so far.
+      news: share of the steps at random whose thought tells what was just seen, or where a thing was seen before, though it
+        has nothing to do with the step. Of a list it tells whether a class is in it, of any that were seen so far.
     """
 
     def __init__(self, goal: Goal, rng: random.Random, news: float = 0.4):
@@ -150,12 +151,25 @@ class Wording:
         kind = memory.last.kind
         if kind == "seen":
             kind = self._verdict(memory, wanted)
+        if intent.why == "wonder":
+            told = self._facts(memory, kind, wanted) if kind == "nothing" or self._rng.random() < self._news_rate else []
+            return ". ".join(told) or None, kind
         if kind not in _NEWS or not self._bears_on(kind, intent):
             return None, None
-        if intent.why == "wonder" and kind in ("present", "absent", "absent twice"):
-            others = self._any_classes(memory, wanted)
-            return ". ".join(self._tell(memory, self._verdict(memory, other), other) for other in others), kind
         return self._tell(memory, kind, wanted), kind
+
+    def _facts(self, memory: Memory, kind: str, wanted: str) -> list[str]:
+        """What a step at random tells: of the last observation, and of a thing seen elsewhere before. Two sentences at most."""
+        told = []
+        if kind in ("present", "absent", "absent twice"):
+            told = [self._tell(memory, self._verdict(memory, other), other) for other in self._any_classes(memory, wanted)]
+        elif kind in _NEWS:
+            told = [self._tell(memory, kind, wanted)]
+        elsewhere = [(thing, place) for place, things in memory.contents.items() if place != memory.last.place for thing in things]
+        if elsewhere and self._rng.random() < _REMEMBER_RATE:
+            thing, place = self._rng.choice(elsewhere)
+            told = [*told[:1], self._pick(_REASONS["fetch"], thing=thing, place=place)]
+        return told
 
     def _verdict(self, memory: Memory, wanted: str) -> str:
         event = memory.last
@@ -182,8 +196,6 @@ class Wording:
         """Whether news of this kind is worth a sentence before `intent`."""
         if kind == "nothing":
             return True
-        if intent.why == "wonder":
-            return self._rng.random() < self._news_rate
         if kind == "closed":
             return intent.verb == "open"
         if kind == "move":
@@ -199,7 +211,7 @@ class Wording:
         if intent.why == "search" and news in ("absent", "absent twice", "empty"):
             if _was_last_of_its_class(memory) and class_of(intent.place) != class_of(memory.last.place):
                 return self._pick(_EVERY, kind=class_of(memory.last.place))
-        elif intent.why not in ("search", "lamp search", "treat", "deliver"):
+        elif intent.why not in ("search", "lamp search", "deliver"):
             return self._pick(_REASONS[intent.why], **names)
         return self._pick(_REASONS[intent.why], **names) if self._rng.random() < _REASON_RATE else None
 

@@ -41,6 +41,7 @@ from cotjax.train.main import check_counts, checkpoint_steps, train
 from cotjax.train.recall import grow_recall
 
 VOCAB_MULTIPLE = 64
+_ARM_FIELDS = ("fraction", "last_fraction", "fraction_steps", "control")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -60,6 +61,8 @@ class Study:
             raise UsageError(
                 f"data.max_length ({self.config.data.max_length}) must be at most train.row_length ({self.config.train.row_length})"
             )
+        for arm in self.config.arms:
+            self._masking(arm)
         elicitation_of(self.config)
         _check_base(self.config)
 
@@ -98,7 +101,7 @@ class Study:
                     self.config.train,
                     folder=self.arm_folders[arm],
                     source=source,
-                    masking=self._masking(settings.fraction),
+                    masking=self._masking(arm),
                     model=model,
                     make_params=make_params,
                     mesh_shape=dict(self.config.mesh),
@@ -246,15 +249,17 @@ class Study:
             return None
         return tuple(self.config.task_types.in_domain)
 
-    def _masking(self, fraction: float) -> Masking:
-        settings = self.config.masking
-        return Masking(
-            seed=self.config.seed,
-            fraction=fraction,
-            unit=settings.unit,
-            supervised=tuple(settings.supervised),
-            dropped=tuple(settings.dropped),
-        )
+    def _masking(self, arm: str) -> Masking:
+        settings, own = self.config.masking, dict(self.config.arms[arm])
+        own.pop("label")
+        unknown = sorted(own.keys() - set(_ARM_FIELDS))
+        if unknown:
+            raise UsageError(f"arms.{arm}: unknown field {unknown[0]!r}; there are label, {', '.join(_ARM_FIELDS)}")
+        supervised = tuple(settings.supervised)
+        try:
+            return Masking(seed=self.config.seed, **(dict(settings) | {"supervised": supervised} | own))
+        except UsageError as error:
+            raise UsageError(f"arms.{arm}: {error}") from None
 
     def _trained(self) -> tuple[ModelConfig, Codec]:
         """The model that `train` trained, and its codec."""

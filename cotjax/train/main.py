@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from cotjax.data.pipeline import Masking, batches
+from cotjax.data.pipeline import Masking, batches, dropped_weights
 from cotjax.errors import UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import batch_parts, batch_sharding, make_mesh
@@ -81,9 +81,10 @@ def train(
     )
     with jax.set_mesh(mesh):
         state = init_state(model, optimizer, make_params(mesh), mesh)
-        train_step = make_train_step(model, optimizer, state.params, mesh, remat=settings.remat)
+        train_step = make_train_step(model, optimizer, state.params, mesh, remat=settings.remat, normalizer=masking.normalizer)
 
     # ---- data
+    dropping = masking.dropping()
     iterator = iter(batches(source, row_length=settings.row_length, batch=settings.batch, masking=masking, seed=seed))
 
     # ---- resume
@@ -103,7 +104,8 @@ def train(
     to_save = set(checkpoint_steps(settings.steps, settings.save_every))
     try:
         for step in range(start + 1, settings.steps + 1):
-            batch = jax.device_put(next(iterator), batch_sharding(mesh))
+            batch = dropped_weights(next(iterator), dropping.fraction_at(step - 1))
+            batch = jax.device_put(batch, batch_sharding(mesh))
             with jax.set_mesh(mesh):
                 state, metrics = train_step(state, batch)
             if pending is not None:

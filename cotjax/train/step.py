@@ -14,9 +14,9 @@ from cotjax.masking import Role
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import batch_sharding, param_shardings
-from cotjax.train.loss import masked_cross_entropy, totals_by_role
+from cotjax.train.loss import masked_cross_entropy, normalized, totals_by_role
 
-BATCH_FIELDS = ("ids", "targets", "weights", "roles", "segment_ids", "branches", "positions")
+BATCH_FIELDS = ("ids", "targets", "weights", "budget", "roles", "segment_ids", "branches", "positions")
 
 
 class TrainState(NamedTuple):
@@ -45,8 +45,8 @@ def init_state(config: ModelConfig, optimizer: optax.GradientTransformation, par
     return make(params)
 
 
-def loss_and_totals(config: ModelConfig, params: dict, batch: dict, remat: bool) -> tuple[jax.Array, dict]:
-    """Mean loss per supervised token, and the (sum, weight) totals by role behind it ([roles] each)."""
+def loss_and_totals(config: ModelConfig, params: dict, batch: dict, remat: bool, normalizer: str = "token_sum") -> tuple[jax.Array, dict]:
+    """The loss, divided as `normalizer` says, and the (sum, weight) totals over tokens by role behind it ([roles] each)."""
     hidden_BTD = decoder.hidden_states(
         config, params, batch["ids"], batch["positions"], batch["segment_ids"], batch["branches"], remat=remat
     )
@@ -56,13 +56,16 @@ def loss_and_totals(config: ModelConfig, params: dict, batch: dict, remat: bool)
         "loss_by_role": totals_by_role(losses_BT, batch["roles"], len(Role)),
         "weight_by_role": totals_by_role(weights_BT, batch["roles"], len(Role)),
     }
-    return losses_BT.sum() / weights_BT.sum(), totals
+    total, weight = normalized(normalizer, losses_BT, batch)
+    return total / weight, totals
 
 
-def make_train_step(config: ModelConfig, optimizer: optax.GradientTransformation, params: dict, mesh: Mesh, *, remat: bool) -> Callable:
+def make_train_step(
+    config: ModelConfig, optimizer: optax.GradientTransformation, params: dict, mesh: Mesh, *, remat: bool, normalizer: str = "token_sum"
+) -> Callable:
     """Compile-once train step over `mesh`; `params` gives shapes only.
 
-    Metrics: `loss` (nats a supervised token), `grad_norm`, `loss_by_role` and `weight_by_role` (sums, [roles]), `tokens`
+    Metrics: `loss` (nats, divided as `normalizer` says), `grad_norm`, `loss_by_role` and `weight_by_role` (sums, [roles]), `tokens`
     (positions that are not padding). A batch without supervised tokens gives a NaN loss, which the loop refuses.
     """
     shardings = state_shardings(config, optimizer, params, mesh)
@@ -70,7 +73,7 @@ def make_train_step(config: ModelConfig, optimizer: optax.GradientTransformation
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         def loss_of(params):
-            return loss_and_totals(config, params, batch, remat)
+            return loss_and_totals(config, params, batch, remat, normalizer)
 
         (loss, totals), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

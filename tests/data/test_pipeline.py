@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tiny
 
-from cotjax.data.pipeline import Masking, batches, example_features
+from cotjax.data.pipeline import Masking, batches, dropped_weights, example_features
 from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
 from cotjax.data.trajectories import write_trajectories
 from cotjax.errors import DataError, UsageError
@@ -35,6 +35,12 @@ def _batches(source, count, *, batch=2, seed=0, masking=None, state=None, row_le
     return [next(iterator) for _ in range(count)], iterator
 
 
+def _weights(example, masking, epoch=0):
+    """What one example's targets weigh at the masking's own fraction."""
+    features = example_features(example, masking, epoch)
+    return np.where(features["draws"] < np.float32(masking.fraction), 0, features["weights"])
+
+
 def test_the_dataset_reads_back_what_was_encoded_in_order(folder, source):
     from cotjax.data.tokens import Codec, trajectory_examples
     from cotjax.data.trajectories import read_trajectories
@@ -62,8 +68,11 @@ def test_packed_rows_keep_each_examples_tokens_and_weights(source):
     known = {}
     for index in range(len(source)):
         features = example_features(source[index], masking)
-        known.setdefault(features["ids"].tobytes(), []).append(features["weights"])
+        known.setdefault(features["ids"].tobytes(), []).append(_weights(source[index], masking))
     (batch,), _ = _batches(source, 1, batch=4, masking=masking)
+    whole = batch["weights"]
+    batch = dropped_weights(batch, masking.fraction)
+    assert "draws" not in batch and batch.pop("budget").tolist() == whole.sum(-1, keepdims=True).tolist()
     found = 0
     for row in range(4):
         for segment in range(1, batch["segment_ids"][row].max() + 1):
@@ -96,7 +105,7 @@ def test_dropping_takes_the_action_tokens_of_the_drawn_steps_alone(source):
     for index in range(len(source)):
         example = source[index]
         full = target_weights(example["roles"], branches=example["branches"])
-        reduced = example_features(example, masking)["weights"]
+        reduced = _weights(example, masking)
         for branch in range(1, example["branches"].max() + 1):
             targets_here = np.append(example["branches"][1:] == branch, False)
             roles = np.append(example["roles"][1:], 0)
@@ -108,20 +117,47 @@ def test_dropping_takes_the_action_tokens_of_the_drawn_steps_alone(source):
     assert 0 < dropped < 75
 
 
-def test_by_trajectory_all_steps_drop_together(source):
+def test_by_example_all_steps_of_a_trajectory_drop_together(source):
     for index in range(len(source)):
         example = source[index]
-        weights = example_features(example, Masking(fraction=0.5, unit="trajectory"))["weights"]
+        weights = _weights(example, Masking(fraction=0.5, unit="example"))
         action = np.append(example["roles"][1:], 0) == Role.ACTION
         assert len(set(weights[action & (np.append(example["branches"][1:], 0) > 0)])) == 1
 
 
 def test_a_batch_without_supervised_tokens_is_an_error(source):
+    (batch,), _ = _batches(source, 1, masking=Masking(supervised=("PAD",)))
     with pytest.raises(DataError, match="no supervised token"):
-        _batches(source, 1, masking=Masking(supervised=("PAD",)))
+        dropped_weights(batch, 0.0)
 
 
-@pytest.mark.parametrize("broken", [{"unit": "word"}, {"fraction": 1.5}, {"supervised": ("THOUGHT",)}], ids=["unit", "fraction", "role"])
+def test_a_redrawn_subset_changes_each_epoch_and_a_fixed_one_does_not(source):
+    for redraw in (False, True):
+        masking = Masking(fraction=0.5, unit="example", redraw=redraw)
+        chosen = [[_weights(source[i], masking, epoch).sum() for i in range(len(source))] for epoch in range(3)]
+        assert (chosen[0] == chosen[1] == chosen[2]) is not redraw
+        # The pipeline counts the epochs itself: later batches hold what later epochs draw.
+        first, later = (
+            {(features["ids"].tobytes(), features["draws"].tobytes()) for i in range(len(source)) for epoch in epochs
+             for features in [example_features(source[i], masking, epoch)]}
+            for epochs in ((0,), (0, 1, 2, 3))
+        )  # fmt: skip
+        taken, _ = _batches(source, 16, batch=2, masking=masking)
+        seen = {
+            (batch["ids"][row][here].tobytes(), batch["draws"][row][here].tobytes())
+            for batch in taken for row in range(2) for segment in range(1, batch["segment_ids"][row].max() + 1)
+            for here in [batch["segment_ids"][row] == segment]
+        }  # fmt: skip
+        assert seen <= later
+        assert (seen <= first) is not redraw
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"unit": "word"}, {"fraction": 1.5}, {"supervised": ("THOUGHT",)}, {"control": "nothing"}, {"normalizer": "mean"},
+     {"fraction_steps": -1}, {"unit": "token", "control": "examples"}],
+    ids=lambda broken: "+".join(broken),
+)  # fmt: skip
 def test_masking_settings_are_checked(broken):
     with pytest.raises(UsageError):
         Masking(**broken)

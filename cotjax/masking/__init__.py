@@ -1,0 +1,52 @@
+"""The loss mask as a library: token roles, weights aligned with targets, and reduced action supervision.
+
+Importing it needs numpy alone; the array functions take numpy and jax arrays, inside and outside `jax.jit`.
+
+    from cotjax.masking import Dropping, roles_from_messages, target_weights, targets
+
+    ids, roles = roles_from_messages(messages, tokenizer)              # what each token is
+    drop = Dropping(fraction=0.3).tokens(roles, example_id)            # tokens whose loss this example loses
+    weights = target_weights(roles, drop_tokens=drop)                  # weights[i] belongs to the prediction of ids[i + 1]
+    loss_sum, weight = token_sum(cross_entropy(logits, targets(ids)), weights)
+
+`docs/masking.md` shows it in an optax loop, in transformers' Trainer and in TRL's SFTTrainer.
+"""
+
+from cotjax.masking.chat import roles_from_messages
+from cotjax.masking.collate import MaskCollator
+from cotjax.masking.drop import CONTROLS, NEVER, UNITS, Dropping, LinearFraction, draw, drops_action, turn_numbers
+from cotjax.masking.losses import NORMALIZERS, example_mean, fixed_budget, policy_losses, token_sum
+from cotjax.masking.roles import RESPONSE_ROLES, MaskError, Role, RoleTokens, roles_from_segments
+from cotjax.masking.text import DEFAULT_TAGS, Tags, roles_from_text
+from cotjax.masking.weights import check_supervision, labels, spread, target_weights, targets
+
+__all__ = [
+    "CONTROLS",
+    "DEFAULT_TAGS",
+    "NEVER",
+    "NORMALIZERS",
+    "RESPONSE_ROLES",
+    "UNITS",
+    "Dropping",
+    "LinearFraction",
+    "MaskCollator",
+    "MaskError",
+    "Role",
+    "RoleTokens",
+    "Tags",
+    "check_supervision",
+    "draw",
+    "drops_action",
+    "example_mean",
+    "fixed_budget",
+    "labels",
+    "policy_losses",
+    "roles_from_messages",
+    "roles_from_segments",
+    "roles_from_text",
+    "spread",
+    "target_weights",
+    "targets",
+    "token_sum",
+    "turn_numbers",
+]

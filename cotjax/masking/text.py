@@ -1,0 +1,149 @@
+"""Roles from text: tag spans, found strictly, and the tokenizer's character offsets.
+
+A token that straddles an edge takes one role, the first of this order that any of its characters has:
+
+    PROMPT, OBSERVATION, ACTION, ACTION_OPEN, ACTION_CLOSE, END, REASONING
+
+Given text comes first, so that nothing given is trained on; the action comes before its tags and before the reasoning, so that
+a dropped action leaves no supervised token that tells part of it. White space between `</think>` and `<action>` is reasoning,
+within the action tags it is action, after `</action>` it goes with the end of the turn, or else it is prompt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+
+import numpy as np
+
+from cotjax.masking.roles import MaskError, Role
+
+_FIRST_WINS = (Role.PROMPT, Role.OBSERVATION, Role.ACTION, Role.ACTION_OPEN, Role.ACTION_CLOSE, Role.END, Role.REASONING)
+_QUOTES = "\"'`“”‘’«»„"
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Tags:
+    """The tags of a response. A response is `[think_open] reasoning [think_close] action_open action action_close`."""
+
+    think_open: str = "<think>"
+    think_close: str = "</think>"
+    action_open: str = "<action>"
+    action_close: str = "</action>"
+
+
+DEFAULT_TAGS = Tags()
+
+
+def roles_from_text(
+    text: str,
+    offsets: Sequence[Span],
+    responses: Sequence[Span],
+    *,
+    observations: Sequence[Span] = (),
+    tags: Tags = DEFAULT_TAGS,
+    ends: Iterable[str] = (),
+    name: str = "the example",
+) -> np.ndarray:
+    """Roles of the tokens of one example -> int8 [T].
+
+    Args:
+      text: prompt and responses in one string.
+      offsets: [T] (start, end) characters of each token in `text`, as a Hugging Face fast tokenizer gives with
+        `return_offsets_mapping=True`.
+      responses: (start, end) of what the model writes, the end-of-turn token included; the rest of the text is prompt.
+      observations: (start, end) of what the environment writes.
+      tags: the response's tags.
+      ends: texts that may end a turn behind the action (`"<|im_end|>"`).
+      name: what errors call the example.
+
+    A token without characters (one that the tokenizer's template adds) takes the role of the text at its place; behind a
+    final response it is the END.
+
+    Raises:
+      MaskError: a response has no action, two actions, an unclosed or misplaced tag, a tag in a quotation, or text behind
+        its action; or a span lies outside the text. It names the example and the place.
+    """
+    characters = np.full(len(text), Role.PROMPT, np.int8)
+    for spans, role in ((observations, Role.OBSERVATION), (responses, Role.PROMPT)):
+        for start, end in spans:
+            if not 0 <= start <= end <= len(text):
+                raise MaskError(f"{name}: the span ({start}, {end}) lies outside the text of {len(text)} characters")
+            characters[start:end] = role
+    for start, end in responses:
+        for first, last, role in _response_spans(text, start, end, tags, tuple(ends), name):
+            characters[first:last] = role
+    return _token_roles(characters, offsets)
+
+
+def _response_spans(text: str, start: int, end: int, tags: Tags, ends: tuple[str, ...], name: str) -> list[tuple[int, int, Role]]:
+    """(start, end, role) of one response's parts, in order and without a hole up to its end-of-turn token."""
+
+    def fail(problem: str, at: int) -> MaskError:
+        before = text[:at]
+        line, column = before.count("\n") + 1, at - (before.rfind("\n") + 1) + 1
+        return MaskError(f"{name}: {problem} at line {line}, column {column} of its text (character {at}): {text[at : at + 30]!r}")
+
+    names = astuple(tags)
+    found = [match for match in re.finditer("|".join(map(re.escape, names)), text[start:end])]
+    for match in found:
+        if match.start() and text[start + match.start() - 1] in _QUOTES:
+            raise fail(f"{match[0]} stands in a quotation, so it is not clear what is the action", start + match.start())
+    for tag in names:
+        twice = [match for match in found if match[0] == tag][1:2]
+        if twice:
+            raise fail("a second action begins" if tag == tags.action_open else f"a second {tag} stands", start + twice[0].start())
+    at = {match[0]: (start + match.start(), start + match.end()) for match in found}
+    if tags.action_open not in at:
+        raise fail(f"no {tags.action_open} in the response that begins", start)
+    opened = at[tags.action_open]
+    if tags.action_close not in at:
+        raise fail(f"{tags.action_open} is not closed by {tags.action_close}; it stands", opened[0])
+    closed = at[tags.action_close]
+    if tags.think_open in at and tags.think_close not in at:
+        raise fail(f"{tags.think_open} is not closed by {tags.think_close}; it stands", at[tags.think_open][0])
+    order = [tag for tag in (tags.think_open, tags.think_close, tags.action_open, tags.action_close) if tag in at]
+    if order != sorted(order, key=at.get):
+        raise fail("the tags are not in the order of reasoning, then action; the first is", start + found[0].start())
+    if tags.think_open in at and text[start : at[tags.think_open][0]].strip():
+        raise fail(f"text before {tags.think_open}", start)
+    if tags.think_close in at and text[at[tags.think_close][1] : opened[0]].strip():
+        raise fail(f"text between {tags.think_close} and {tags.action_open}", at[tags.think_close][1])
+    if not text[opened[1] : closed[0]].strip():
+        raise fail("the action is empty", opened[0])
+    parts = [
+        (start, opened[0], Role.REASONING),
+        (*opened, Role.ACTION_OPEN),
+        (opened[1], closed[0], Role.ACTION),
+        (*closed, Role.ACTION_CLOSE),
+    ]
+    after = text[closed[1] : end]
+    if after.strip():
+        if after.strip() not in ends:
+            raise fail("text behind the action", closed[1] + len(after) - len(after.lstrip()))
+        parts.append((closed[1], closed[1] + len(after.rstrip()), Role.END))
+    return parts
+
+
+def _token_roles(characters: np.ndarray, offsets: Sequence[Span]) -> np.ndarray:
+    """[T] int8: of each token's characters the role that comes first in _FIRST_WINS."""
+    spans = np.asarray(offsets, np.int64).reshape(-1, 2)
+    starts, ends = spans[:, 0], spans[:, 1]
+    rank = np.zeros(len(Role), np.int8)
+    rank[list(_FIRST_WINS)] = np.arange(len(_FIRST_WINS), 0, -1)
+    by_rank = np.zeros(len(Role), np.int8)
+    by_rank[rank[list(_FIRST_WINS)]] = _FIRST_WINS
+    ranks = np.append(rank[characters], np.int8(0))  # so that an end behind the last character is an index
+    roles = np.full(len(spans), Role.PROMPT, np.int8)
+    whole = starts < ends
+    if whole.any():
+        roles[whole] = by_rank[np.maximum.reduceat(ranks, np.stack([starts[whole], ends[whole]], 1).reshape(-1))[::2]]
+        last = len(whole) - 1 - int(np.argmax(whole[::-1]))
+        empty = np.flatnonzero(~whole)
+        inside = empty[empty < last]
+        roles[inside] = characters[np.minimum(starts[inside], len(characters) - 1)]
+        if roles[last] in (Role.ACTION_CLOSE, Role.END):
+            roles[last + 1 : last + 2] = Role.END
+    return roles
