@@ -17,6 +17,9 @@ def get_config():
     config.games.in_domain = 91  # all of valid_seen
     config.games.ood = 49
     config.task_types.collect = config.task_types.in_domain
+    config.collect.slips = 0.2
+    config.evaluate.max_new_tokens = 64
+    config.evaluate.slots = 48
     config.train.steps = 160
     config.train.save_every = 80
     return config

@@ -29,8 +29,8 @@ def get_config():
     config.data.direct_share = 0.25
     config.model.base = "random"
     config.model.recall_steps = 400
-    config.train.steps = 2000
-    config.train.save_every = 200
+    config.train.steps = 1500
+    config.train.save_every = 300
     config.train.learning_rate = 2e-3
     config.train.warmup = 30
     config.train.vector_rate = 10.0

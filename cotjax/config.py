@@ -46,6 +46,7 @@ def default_config() -> ConfigDict:
     config.collect.skill = (0.1, 0.5)  # explorer: range of the share of steps that an expert would take
     config.collect.news = 0.4  # explorer: share of steps at random whose thought also tells what was just seen
     config.collect.max_steps = 30  # steps an episode
+    config.collect.slips = 0.0  # share of the expert's steps that go wrong and are not trained on, so that recovering is shown
     config.collect.episodes_per_game = 1  # episodes of each training game
 
     config.data = ConfigDict()

@@ -55,6 +55,7 @@ class _Job:
     seed: int
     skill: float
     news: float
+    slips: float
     max_steps: int
 
 
@@ -85,6 +86,7 @@ def collect(
     only_won: bool = True,
     skill: tuple[float, float] = (0.1, 0.5),
     news: float = 0.4,
+    slips: float = 0.0,
     episodes_per_game: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> CollectSummary:
@@ -97,12 +99,13 @@ def collect(
       only_won: keep won episodes only.
       skill: the explorer's skill is drawn from this range, for each episode.
       news: share of the explorer's steps at random whose thought also tells what was just seen.
+      slips: share of the expert's steps that go wrong (see `Expert`).
       progress: called with (episodes done, episodes in all) after each.
 
     Raises:
       UsageError: an unknown agent, no games, two games with one id, or a range or count that makes no sense.
     """
-    jobs = _jobs(games, agent, seed, max_steps, skill, news, episodes_per_game)
+    jobs = _jobs(games, agent, seed, max_steps, skill, news, slips, episodes_per_game)
     tally = _Tally()
     with _outcomes(jobs, workers) as outcomes:
         write_trajectories(out, _kept(outcomes, len(jobs), only_won, tally, progress))
@@ -111,7 +114,14 @@ def collect(
 
 
 def _jobs(
-    games: list[Game], agent: str, seed: int, max_steps: int, skill: tuple[float, float], news: float, episodes_per_game: int
+    games: list[Game],
+    agent: str,
+    seed: int,
+    max_steps: int,
+    skill: tuple[float, float],
+    news: float,
+    slips: float,
+    episodes_per_game: int,
 ) -> list[_Job]:
     if agent not in AGENTS:
         raise UsageError(f"no scripted agent is called {agent!r}; there are {' and '.join(AGENTS)}")
@@ -119,6 +129,8 @@ def _jobs(
         raise UsageError("there are no games to play; make or unpack some first")
     if not 0.0 <= skill[0] <= skill[1] <= 1.0:
         raise UsageError(f"skill is a range of probabilities, low to high; {skill} is not")
+    if not 0.0 <= slips < 1.0:
+        raise UsageError(f"slips is a share of steps, at least 0 and below 1; {slips} is not")
     if max_steps < 1 or episodes_per_game < 1:
         raise UsageError(f"max_steps ({max_steps}) and episodes_per_game ({episodes_per_game}) must be at least 1")
     (name, times), = Counter(f"{game.split}/{game.id}" for game in games).most_common(1)  # fmt: skip
@@ -128,7 +140,7 @@ def _jobs(
     for game in games:
         for episode in range(episodes_per_game):
             episode_seed = _stable_seed(seed, game.id, episode)
-            jobs.append(_Job(game, episode, agent, episode_seed, random.Random(episode_seed).uniform(*skill), news, max_steps))
+            jobs.append(_Job(game, episode, agent, episode_seed, random.Random(episode_seed).uniform(*skill), news, slips, max_steps))
     return jobs
 
 
@@ -173,7 +185,7 @@ def _play(job: _Job, env: TextEnv) -> _Outcome:
 
 def _episode(job: _Job, env: TextEnv) -> Trajectory:
     game = job.game
-    player = Expert(job.seed) if job.agent == "expert" else Explorer(job.seed, job.skill, job.news)
+    player = Expert(job.seed, slips=job.slips) if job.agent == "expert" else Explorer(job.seed, job.skill, job.news)
     task, observation = env.reset(game)
     try:
         player.start(task, observation)
@@ -185,7 +197,9 @@ def _episode(job: _Job, env: TextEnv) -> Trajectory:
         if decision.action not in observation.admissible_commands and not decision.vain:
             where = f"{game.id}, step {len(steps)}"
             raise _InadmissibleAction(f"{where}: the {job.agent} chose {decision.action!r}, which the game does not take")
-        steps.append(Step(observation.text, decision.thought, decision.action, SCRIPTED_BEFORE, observation.admissible_commands))
+        provenance = SCRIPTED_BEFORE if decision.thought is not None else None
+        commands, trained = observation.admissible_commands, not decision.slip
+        steps.append(Step(observation.text, decision.thought, decision.action, provenance, commands, trained))
         observation = env.step(decision.action)
     if not steps:
         raise EnvError(f"{game.id}: the episode is over before its first step; leave this game out")

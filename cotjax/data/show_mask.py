@@ -130,7 +130,7 @@ def _visible(token: str) -> str:
 def _of_trajectories(path: Path, tokenizer: Path | None) -> Iterator[tuple]:
     codec = Codec.load(tokenizer or BASE_FOLDER)
     for trajectory in read_trajectories(path):
-        form = "cot" if all(step.thought is not None for step in trajectory.steps) else "direct"
+        form = "cot" if all(step.thought is not None for step in trajectory.steps if step.trained) else "direct"
         for example in trajectory_examples(codec, trajectory, form, _MAX_LENGTH):
             tokens = [codec.decode([token]) for token in example.ids.tolist()]
             yield f"{path}, trajectory {trajectory.id!r}", trajectory.id, tokens, example.roles, example.branches

@@ -158,8 +158,8 @@ def trajectory_examples(codec: Codec, trajectory: Trajectory, form: str, max_len
     """Yield the trees of one trajectory, each at most `max_length` tokens.
 
     `form` "cot": the reasoned responses are branches, the past direct responses in the trunk are prompt. `form` "direct":
-    no branches; the trunk's direct responses are the responses to train on. A trajectory too long for one tree goes on
-    in another that holds the trunk again but only the later branches.
+    no branches; the trunk's direct responses are the responses to train on. A step that is not `trained` is history alone. A
+    trajectory too long for one tree goes on in another that holds the trunk again but only the later branches.
 
     Raises:
       DataError: a step cannot be encoded, has no thought where the form needs one, or its prompt alone is too long; the
@@ -180,6 +180,8 @@ def trajectory_examples(codec: Codec, trajectory: Trajectory, form: str, max_len
         trunk.append(turn, branch=0)
         tree.append(turn, branch=0)
         response = _length(branch or history)
+        if not step.trained:
+            history = [(ids, Role.PROMPT) for ids, _ in history]
         if len(tree) + response > max_length and form == "cot" and number > first:
             yield tree.cut(end).example(trajectory.id, first)
             tree, first, end = trunk.copy(), number, 0
@@ -189,18 +191,18 @@ def trajectory_examples(codec: Codec, trajectory: Trajectory, form: str, max_len
             break  # later prompts are longer still
         if form == "cot":
             tree.append(branch, branch=number - first + 1)
-            end = len(tree)
+            end = len(tree) if step.trained else end
             history = [(ids, Role.PROMPT) for ids, _ in history]
         trunk.append(history, branch=0)
         tree.append(history, branch=0)
-        if form == "direct":
+        if form == "direct" and step.trained:
             end = len(tree)
     if end:
         yield tree.cut(end).example(trajectory.id, first)
 
 
 def _branch(codec: Codec, step: Step, form: str) -> list[tuple[list[int], Role]]:
-    if form == "direct":
+    if form == "direct" or not step.trained:
         return []
     if step.thought is None:
         raise DataError("the step has no thought, which the form 'cot' trains on")

@@ -9,7 +9,8 @@ One line is one episode:
      "success": true, "reward": 1.0, "seed": 0, "agent": "expert"}
 
 `thought` may be null (a step played without reasoning; then `provenance` is null too). A step's thought was there before its
-action, or its provenance says otherwise.
+action, or its provenance says otherwise. A step may have `"trained": false`: it happened, so it is in the history of later steps,
+but it is nobody's to learn from (a slip of the expert's).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Step:
     action: str
     provenance: str | None
     admissible_commands: tuple[str, ...] = ()
+    trained: bool = True
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,11 @@ def _parse_line(raw: bytes, where: str) -> Trajectory:
             raise DataError(f"{at}: the action is empty")
         if step["thought"] is not None and not step["thought"].strip():
             raise DataError(f"{at}: the thought is empty; use null for a step without reasoning")
-        steps.append(Step(**{key: step[key] for key in _STEP_FIELDS} | {"admissible_commands": tuple(step["admissible_commands"])}))
+        trained = step.get("trained", True)
+        if not isinstance(trained, bool):
+            raise DataError(f"{at}: the field 'trained' is a {type(trained).__name__}, it must be bool")
+        fields = {key: step[key] for key in _STEP_FIELDS}
+        steps.append(Step(**fields | {"admissible_commands": tuple(step["admissible_commands"]), "trained": trained}))
     return Trajectory(**{key: row[key] for key in _FIELDS} | {"steps": tuple(steps)})
 
 

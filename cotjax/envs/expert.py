@@ -32,14 +32,19 @@ LAMP_PLACES = ("desk", "dresser", "coffeetable", "sidetable", "shelf")
 RANDOM_KINDS = {"go": 8.0, "open": 4.0, "take": 3.0, "move": 3.0, "heat": 1.0, "cool": 1.0, "clean": 1.0, "use": 1.0, "examine": 1.0,
                 "close": 0.5, "look": 0.3, "inventory": 0.3}  # fmt: skip
 
+# The same for steps that do nothing.
+VAIN_KINDS = {"go": 6.0, "take": 2.0, "open": 1.0, "use": 1.0}
+_ASTRAY = 0.3  # share of slips that lead somewhere
+
 
 @dataclass(frozen=True)
 class Decision:
     """One turn of an agent: the thought, written before the action, and the action."""
 
-    thought: str
+    thought: str | None
     action: str
     vain: bool = False  # it is known not to work: the world will say "Nothing happens."
+    slip: bool = False  # it is not what the agent decided: it has no thought, and nobody should learn it
 
 
 class Expert:
@@ -51,10 +56,12 @@ class Expert:
       news: share of such steps whose thought also tells what was just seen.
       vain: share of such steps that cannot work (going where the agent stands, taking what is elsewhere), so that a model learns
         what to do when nothing happens.
+      slips: share of steps that go wrong: another step than the decided one happens, most often one that does nothing. The next
+        steps show how to go on from there, which no faultless episode does (noise injection; Laskey et al., 2017, DART).
     """
 
-    def __init__(self, seed: int, noise: float = 0.0, news: float = 0.4, vain: float = 0.0):
-        self.seed, self.noise, self.news, self.vain = seed, noise, news, vain
+    def __init__(self, seed: int, noise: float = 0.0, news: float = 0.4, vain: float = 0.0, slips: float = 0.0):
+        self.seed, self.noise, self.news, self.vain, self.slips = seed, noise, news, vain, slips
 
     def start(self, task: str, observation: Observation) -> None:
         """Begin a game, from its task and its first observation (which `act` is given too).
@@ -72,13 +79,18 @@ class Expert:
         """Take in `observation` and decide."""
         self.memory.observe(observation.text)
         admissible, intent, vain = observation.admissible_commands, None, False
+        if self.slips and self._rng.random() < self.slips:
+            slip = slip_intent(self.memory, admissible, self._rng)
+            if slip is not None:
+                return Decision(None, slip.action, vain=slip.action not in admissible, slip=True)
         if self._rng.random() < self.noise:
             if self._rng.random() < self.vain:
                 intent = vain_intent(self.memory, admissible, self._rng)
             vain = intent is not None
             intent = intent or random_intent(self.memory, admissible, self._rng)
-        intent = intent or next_intent(self.goal, self.memory, admissible)
-        return Decision(self._wording.thought(self.memory, intent), intent.action, vain)
+        plan = next_intent(self.goal, self.memory, admissible)
+        intent = intent or plan
+        return Decision(self._wording.thought(self.memory, intent, plan), intent.action, vain)
 
 
 def next_intent(goal: Goal, memory: Memory, admissible: tuple[str, ...]) -> Intent:
@@ -108,12 +120,26 @@ def random_intent(memory: Memory, admissible: tuple[str, ...], rng: random.Rando
 
 
 def vain_intent(memory: Memory, admissible: tuple[str, ...], rng: random.Random) -> Intent | None:
-    """Something at random that names what has been seen and that the game does not take now. None where there is none."""
-    known = [Intent("go", None, place, "wonder") for place in sorted(memory.spot)]
-    known += [Intent("take", thing, place, "wonder") for place, things in memory.contents.items() for thing in things]
-    wrong = [intent for intent in known if intent.action not in admissible]
-    going = [intent for intent in wrong if intent.verb == "go"]
-    return rng.choice(going if going and rng.random() < 0.7 else wrong) if wrong else None
+    """Something at random that the game does not take now, of what a poor player gets stuck in: going where it stands, opening
+    what is open or has no door, using a lamp or taking a thing that is elsewhere. None where there is none."""
+    seen = [(thing, place) for place, things in memory.contents.items() for thing in things]
+    known = {
+        "go": [Intent("go", None, place) for place in sorted(memory.spot)],
+        "open": [Intent("open", None, place) for place in sorted(memory.spot)],
+        "use": [Intent("use", thing, place) for thing, place in seen if "lamp" in thing],
+        "take": [Intent("take", thing, place) for thing, place in seen],
+    }
+    vain = {verb: [intent for intent in intents if intent.action not in admissible] for verb, intents in known.items()}
+    verbs = [verb for verb in vain if vain[verb]]
+    return rng.choice(vain[rng.choices(verbs, [VAIN_KINDS[verb] for verb in verbs])[0]]) if verbs else None
+
+
+def slip_intent(memory: Memory, admissible: tuple[str, ...], rng: random.Random) -> Intent | None:
+    """A step that goes wrong: mostly one that does nothing, or else one that leads astray. None where there is none."""
+    if rng.random() >= _ASTRAY:
+        return vain_intent(memory, admissible, rng)
+    astray = [Intent("go", None, place) for place in memory.places if f"go to {place}" in admissible]
+    return rng.choice(astray) if astray else None
 
 
 def search_places(goal: Goal, memory: Memory) -> list[str]:

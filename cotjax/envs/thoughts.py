@@ -3,7 +3,7 @@
 A thought says, before the action: the goal, what the hand holds, what the last observation showed, and what to do next and
 why; in lower-case words, digits, commas and full stops only:
 
-    i need a clean plate in the fridge. i hold nothing. cabinet 3 is empty, so next i go to cabinet 4.
+    i need a clean plate in the fridge. i hold nothing. cabinet 3 is empty. then comes cabinet 2, so next i go to cabinet 2.
 
 It states only what the observations so far have shown. Each sentence has several paraphrases, drawn from the generator that
 the caller hands in; the vocabulary is closed (VOCABULARY and the game's own names). The last clause names the action's own
@@ -16,7 +16,7 @@ import random
 import re
 
 from cotjax.envs.household_intent import Intent
-from cotjax.envs.household_memory import TREATMENTS, Event, Goal, Memory, class_of
+from cotjax.envs.household_memory import TREATMENTS, Event, Goal, Memory, class_of, number_of
 
 _GOALS = {
     "place": ("i need {a} in the {to}", "i must put {a} in the {to}", "the goal is {a} in the {to}", "i want {a} in the {to}"),
@@ -47,12 +47,16 @@ _NEWS = {
     "examine": ("i looked at {moved}",),
     "nothing": ("that did nothing", "nothing came of that"),
 }
+_HERE = ("i am at {at}", "i stand at {at}")
+# The next place of a class that is being searched, and of a new one. The first has words of its own: a small model that copies a
+# place it has just named ("mug 3 is at shelf 2, so next i go to shelf 2") must not do so here.
+_AFTER = ("then comes {place}", "after that comes {place}")
+_MAY_BE = ("{a_wanted} may be at {place}", "{place} may have {a_wanted}")
 _REASONS = {
-    "search": ("{a_wanted} may be at {place}", "{place} is next", "{place} may have {a_wanted}"),
     "fetch": ("i saw {thing} at {place}", "{thing} is at {place}", "i know {thing} is at {place}"),
     "treat": ("it must be {state} first", "{place} can make it {state}", "i need it {state} first"),
     "lamp": ("i saw {thing} at {place}", "{thing} is at {place}", "i know {thing} is at {place}"),
-    "lamp search": ("{a_wanted} may be at {place}", "{place} is next", "i need the {wanted} too"),
+    "lamp here": ("{thing} is here", "here is {thing}"),
     "deliver": ("it must be in {place}", "it belongs in {place}", "i want it in {place}"),
     "free hand": ("i do not need {thing}", "{thing} is not what i need", "i want an empty hand"),
     "lost": ("i do not know what to do",),
@@ -75,15 +79,15 @@ _NEXT = {
     "look": ("next i look around", "i look around", "now i look around"),
     "inventory": ("next i check what i hold", "i check what i hold", "now i look at my hand"),
 }
-MOST_WORDS = 30
+MOST_WORDS = 32
 _LINKS = (", so ", ", so ", ". ")
 _ABSENT_TWICE_RATE = 0.2
 _REASON_RATE = 0.4  # where the sentences before are reason enough
-_REMEMBER_RATE = 0.5  # of the steps at random that tell something
+_REMEMBER_RATE, _PLAN_RATE = 0.4, 0.4  # of the steps at random that tell something
 
 VOCABULARY = frozenset(
     word
-    for table in (_GOALS, _HANDS, _NEWS, _REASONS, _NEXT, {"": _ONE_DONE + _EVERY})
+    for table in (_GOALS, _HANDS, _NEWS, _REASONS, _NEXT, {"": _ONE_DONE + _EVERY + _HERE + _AFTER + _MAY_BE})
     for options in table.values()
     for option in options
     for word in re.findall(r"[a-z]+", re.sub(r"\{\w+\}", "", option))
@@ -96,28 +100,29 @@ class Wording:
     Args:
       goal: what the episode is about.
       rng: draws the paraphrases.
-      news: share of the steps at random whose thought tells what was just seen, or where a thing was seen before, though it
-        has nothing to do with the step. Of a list it tells whether a class is in it, of any that were seen so far.
+      news: share of the steps at random whose thought tells what was just seen, where a thing was seen before, or where to
+        search, though it has nothing to do with the step. Of a list it tells whether a class is in it, of any seen so far.
     """
 
     def __init__(self, goal: Goal, rng: random.Random, news: float = 0.4):
         self.goal, self._rng, self._news_rate = goal, rng, news
 
-    def thought(self, memory: Memory, intent: Intent) -> str:
-        """The thought before `intent`, from what `memory` holds."""
-        wanted = self.goal.lamp if intent.why in ("lamp", "lamp search") else self.goal.target
+    def thought(self, memory: Memory, intent: Intent, plan: Intent | None = None) -> str:
+        """The thought before `intent`, from what `memory` holds; of a step at random, `plan` is what the expert would do."""
+        wanted = self._wanted(intent)
         names = {"thing": intent.thing, "place": intent.place, "wanted": wanted, "a_wanted": _with_article(wanted), "state": self._state()}
         goal, hand, done = self._goal(), self._hand(memory), None
         if self.goal.count == 2 and intent.why in ("search", "fetch") and self._one_in_place(memory):
             done = self._pick(_ONE_DONE, target=self.goal.target)
-        news, kind = self._news(memory, intent, wanted)
+        news, kind = self._news(memory, intent, wanted, plan)
         reason = self._reason(memory, intent, kind, names)
         step = self._rng.choice(_LINKS) + self._pick(_NEXT[intent.verb], **names) + "."
         # Too long a thought gives up first what it can best do without; a step at random always says that it is one.
         shorter = ([goal, hand, done, news], [goal, hand, news], [goal, hand])
         if intent.why == "wonder":
             shorter = ([goal, news, reason], [news, reason], [goal, hand, reason], [hand, reason])
-        for sentences in ([goal, hand, done, news, reason], *shorter):
+        longest = [news, hand, reason] if kind == "nothing" else [goal, hand, done, news, reason]
+        for sentences in (longest, *shorter):
             thought = ". ".join(filter(None, sentences)) + step
             if len(thought.split()) <= MOST_WORDS:
                 break
@@ -146,20 +151,39 @@ class Wording:
     def _one_in_place(self, memory: Memory) -> bool:
         return any(class_of(place) == self.goal.place for _, place in memory.where(self.goal.target))
 
-    def _news(self, memory: Memory, intent: Intent, wanted: str) -> tuple[str | None, str | None]:
+    def _wanted(self, intent: Intent) -> str:
+        return self.goal.lamp if intent.why in ("lamp", "lamp search") else self.goal.target
+
+    def _news(self, memory: Memory, intent: Intent, wanted: str, plan: Intent | None) -> tuple[str | None, str | None]:
         """(the sentence on the last observation, its key in _NEWS); (None, None) where it says nothing to the purpose."""
         kind = memory.last.kind
         if kind == "seen":
             kind = self._verdict(memory, wanted)
         if intent.why == "wonder":
-            told = self._facts(memory, kind, wanted) if kind == "nothing" or self._rng.random() < self._news_rate else []
+            told = self._facts(memory, kind, wanted, plan) if kind == "nothing" or self._rng.random() < self._news_rate else []
             return ". ".join(told) or None, kind
         if kind not in _NEWS or not self._bears_on(kind, intent):
             return None, None
-        return self._tell(memory, kind, wanted), kind
+        told = [self._tell(memory, kind, wanted)]
+        if kind == "nothing":
+            told += self._where(memory, wanted if intent.why in ("search", "fetch", "lamp search") else None)
+        return ". ".join(told), kind
 
-    def _facts(self, memory: Memory, kind: str, wanted: str) -> list[str]:
-        """What a step at random tells: of the last observation, and of a thing seen elsewhere before. Two sentences at most."""
+    def _where(self, memory: Memory, wanted: str | None) -> list[str]:
+        """Where the agent stands, and whether the wanted is there: what it needs to know again after a step that did nothing."""
+        if len(memory.spot) != 1:
+            return []
+        (at,) = memory.spot
+        told = [self._pick(_HERE, at=at)]
+        if wanted is not None and at in memory.contents and at not in memory.closed:
+            found = next((thing for thing in memory.contents[at] if class_of(thing) == wanted), None)
+            kind = "present" if found else "absent" if memory.contents[at] else "empty"
+            told.append(self._pick(_NEWS[kind], wanted=wanted, at=at, found=found))
+        return told
+
+    def _facts(self, memory: Memory, kind: str, wanted: str, plan: Intent | None) -> list[str]:
+        """What a step at random tells: of the last observation, of a thing seen elsewhere before, or of where to search. Two
+        sentences at most."""
         told = []
         if kind in ("present", "absent", "absent twice"):
             told = [self._tell(memory, self._verdict(memory, other), other) for other in self._any_classes(memory, wanted)]
@@ -169,7 +193,17 @@ class Wording:
         if elsewhere and self._rng.random() < _REMEMBER_RATE:
             thing, place = self._rng.choice(elsewhere)
             told = [*told[:1], self._pick(_REASONS["fetch"], thing=thing, place=place)]
+        elif kind == "nothing":
+            told += self._where(memory, None)
+        if plan is not None and plan.why in ("search", "lamp search") and self._rng.random() < _PLAN_RATE:
+            told = [*told[:1], self._search(memory, plan)]
         return told
+
+    def _search(self, memory: Memory, intent: Intent) -> str:
+        """Where a search goes on: the next of a class, from the highest number down, or the first of a new class."""
+        kind, number = class_of(intent.place), number_of(intent.place)
+        begun = any(class_of(place) == kind and number_of(place) > number for place in memory.places)
+        return self._pick(_AFTER if begun else _MAY_BE, place=intent.place, a_wanted=_with_article(self._wanted(intent)))
 
     def _verdict(self, memory: Memory, wanted: str) -> str:
         event = memory.last
@@ -208,11 +242,13 @@ class Wording:
             return self._pick(_REASONS["wonder"] + _REASONS.get(f"wonder {intent.verb}", ()), **names)
         if news in ("closed", "present"):
             return None
-        if intent.why == "search" and news in ("absent", "absent twice", "empty"):
-            if _was_last_of_its_class(memory) and class_of(intent.place) != class_of(memory.last.place):
-                return self._pick(_EVERY, kind=class_of(memory.last.place))
-        elif intent.why not in ("search", "lamp search", "deliver"):
-            return self._pick(_REASONS[intent.why], **names)
+        looked = intent.why == "search" and news in ("absent", "absent twice", "empty")
+        if looked and _was_last_of_its_class(memory) and class_of(intent.place) != class_of(memory.last.place):
+            return self._pick(_EVERY, kind=class_of(memory.last.place))
+        if intent.why in ("search", "lamp search"):
+            return self._search(memory, intent) if intent.verb == "go" else None
+        if intent.why != "deliver":
+            return self._pick(_REASONS["lamp here" if intent.why == "lamp" and intent.verb == "use" else intent.why], **names)
         return self._pick(_REASONS[intent.why], **names) if self._rng.random() < _REASON_RATE else None
 
 

@@ -141,15 +141,16 @@ class Study:
         if self.config.data.trajectories:
             return Path(self.config.data.trajectories)
         path = self.folder / "trajectories" / "train.jsonl"
-        self._collect(games.train, path, self.config.collect.agent, self.config.collect.episodes_per_game)
+        settings = self.config.collect
+        self._collect(games.train, path, settings.agent, settings.episodes_per_game, settings.slips)
         return path
 
     def _held_out_trajectories(self, games: GameSets) -> dict:
         path = self.folder / "trajectories" / "held_out.jsonl"
-        self._collect(games.played, path, "expert", 1)
+        self._collect(games.played, path, "expert", 1, slips=0.0)
         return {trajectory.game: trajectory for trajectory in read_trajectories(path)}
 
-    def _collect(self, games: tuple[Game, ...], path: Path, agent: str, episodes: int) -> None:
+    def _collect(self, games: tuple[Game, ...], path: Path, agent: str, episodes: int, slips: float) -> None:
         if path.exists():
             return
         settings = self.config.collect
@@ -164,6 +165,7 @@ class Study:
                 only_won=agent == "expert",
                 skill=tuple(settings.skill),
                 news=settings.news,
+                slips=slips,
                 episodes_per_game=episodes,
                 progress=lambda done, total: stage.update(done, total, "episodes"),
             )
@@ -283,7 +285,7 @@ class Study:
         for trajectory in read_trajectories(trajectories):
             if trajectory.task_type in config.task_types.in_domain or config.data.trajectories:
                 kept += 1
-                provenance.update(step.provenance or "no thought" for step in trajectory.steps)
+                provenance.update(step.provenance or "no thought" for step in trajectory.steps if step.trained)
         shapes = decoder.abstract_params(model)
         run = {
             "name": self.folder.name,

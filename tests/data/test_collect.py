@@ -96,6 +96,7 @@ def test_an_inadmissible_action_is_counted_and_named_with_its_game_and_step(game
         ({"skill": (0.5, 0.1)}, r"\(0\.5, 0\.1\)"),
         ({"max_steps": 0}, "max_steps"),
         ({"episodes_per_game": 0}, "episodes_per_game"),
+        ({"slips": 1.0}, "slips"),
     ],
 )
 def test_a_request_that_makes_no_sense_says_so(games, tmp_path, change, message):

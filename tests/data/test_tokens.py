@@ -65,6 +65,26 @@ def test_the_direct_form_trains_the_trunk(codec):
     assert _text(codec, example, Role.REASONING) == ""
 
 
+@pytest.mark.parametrize("form", ["cot", "direct"])
+def test_a_step_that_is_not_trained_is_history_alone(codec, form):
+    whole = tiny.trajectory(steps=3)
+    slip = replace(whole.steps[1], thought=None, provenance=None, trained=False)
+    example = _one(codec, replace(whole, steps=(whole.steps[0], slip, whole.steps[2])), form)
+    full = _one(codec, whole, form)
+    assert _text(codec, example, Role.ACTION).split("open")[1:] == [" cabinet 1 ", " cabinet 3"]
+    np.testing.assert_array_equal(example.ids[example.branches == 0], full.ids[full.branches == 0])
+    if form == "cot":
+        assert sorted(set(example.branches)) == [0, 1, 3], "a branch's number is still its step's"
+
+
+def test_an_episode_that_ends_with_a_slip_loses_it_and_one_of_slips_alone_trains_nothing(codec):
+    whole = tiny.trajectory(steps=2)
+    slips = [replace(step, thought=None, provenance=None, trained=False) for step in whole.steps]
+    example = _one(codec, replace(whole, steps=(whole.steps[0], slips[1])))
+    np.testing.assert_array_equal(example.ids, _one(codec, replace(whole, steps=whole.steps[:1])).ids)
+    assert list(trajectory_examples(codec, replace(whole, steps=tuple(slips)), "cot", 1000)) == []
+
+
 @pytest.mark.parametrize("max_length", [60, 90, 150, 400])
 def test_a_long_trajectory_is_cut_into_trees_that_lose_no_step(codec, max_length):
     trajectory = tiny.trajectory(steps=6)

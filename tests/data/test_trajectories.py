@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -11,6 +12,21 @@ def test_what_is_written_is_read_back(tmp_path):
     written = [tiny.trajectory(name=f"t{i}", steps=i + 1) for i in range(3)]
     assert write_trajectories(tmp_path / "deep" / "t.jsonl", written) == 3
     assert list(read_trajectories(tmp_path / "deep" / "t.jsonl")) == written
+
+
+def test_a_step_may_say_that_it_is_not_trained_on(tmp_path):
+    played = tiny.trajectory(steps=2)
+    slip = replace(played.steps[1], thought=None, provenance=None, trained=False)
+    write_trajectories(tmp_path / "t.jsonl", [replace(played, steps=(played.steps[0], slip))])
+    (back,) = read_trajectories(tmp_path / "t.jsonl")
+    assert [step.trained for step in back.steps] == [True, False]
+    text = (tmp_path / "t.jsonl").read_text()
+    (tmp_path / "t.jsonl").write_text(text.replace(', "trained": true', "").replace('"trained": false', '"trained": 0'))
+    with pytest.raises(DataError, match=r"t\.jsonl:1: step 1: the field 'trained' is a int"):
+        list(read_trajectories(tmp_path / "t.jsonl"))
+    (tmp_path / "t.jsonl").write_text(text.replace(', "trained": true', "").replace(', "trained": false', ""))
+    (old,) = read_trajectories(tmp_path / "t.jsonl")
+    assert all(step.trained for step in old.steps), "files written before there were slips"
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):

@@ -187,6 +187,27 @@ def test_skill_one_is_the_expert_and_skill_zero_is_not(world):
         Explorer(0, 1.5)
 
 
+def test_an_expert_that_slips_goes_on_and_wins_and_its_slips_have_no_thought(world):
+    env, games = world
+    slips, vain, told = 0, 0, 0
+    for game in games:
+        _, turns, won = play(env, game, Expert(4, slips=0.3))
+        assert won, game.id
+        for (_, thought, _), (after, next_thought, _) in itertools.pairwise(turns):
+            slips += thought is None
+            if after.text == "Nothing happens.":
+                assert thought is None, "a step that was decided on works"
+                vain += 1
+                told += next_thought is not None and bool(re.search(r"that did nothing|nothing came of that", next_thought))
+    assert slips > 5 and slips * 0.4 < vain < slips and told > 0
+
+
+def test_without_slips_the_expert_decides_every_step(world):
+    env, games = world
+    assert all(thought for _, thought, _ in play(env, games[0], Expert(4))[1])
+    assert play(env, games[0], Expert(4, slips=0.0)) == play(env, games[0], Expert(4))
+
+
 def test_nothing_happens_after_a_step_in_vain_and_only_then_and_the_next_thought_may_say_so(episodes):
     """`play` has checked that every other action is admissible, however the things were moved."""
     told = vain = 0
