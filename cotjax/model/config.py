@@ -17,6 +17,24 @@ _FLOATS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3.1's stretching of rotary wavelengths, for contexts longer than the model was first trained on.
+
+    Wavelengths longer than original_length / low_frequency are stretched by `factor`, those shorter than original_length /
+    high_frequency stay, and those between are blended. Lengths are tokens.
+    """
+
+    factor: float
+    low_frequency: float
+    high_frequency: float
+    original_length: int
+
+    def __post_init__(self) -> None:
+        if not (self.factor >= 1 and 0 < self.low_frequency < self.high_frequency and self.original_length >= 1):
+            raise UsageError(f"model: {self} makes no sense: the factor is 1 or more, and low_frequency is below high_frequency")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A decoder's sizes, in elements. Frozen and hashable: jitted functions close over it.
 
@@ -31,6 +49,7 @@ class ModelConfig:
     head_size: int  # H: of one head; even, because rotary positions turn pairs
     feed_forward: int  # F: inner width of the gated feed-forward
     rope_theta: float = 10_000.0  # base of the rotary wavelengths
+    rope_scaling: RopeScaling | None = None  # stretched wavelengths (Llama 3.1)
     norm_eps: float = 1e-6  # added to the mean square before its root
     tied_embeddings: bool = True  # the output projection is the transposed embedding
     qk_norm: bool = True  # RMS norm of every query and key head (Qwen3)
@@ -40,6 +59,8 @@ class ModelConfig:
     compute_dtype: str = "float32"  # matmuls; norms, softmax and logits are always float32
 
     def __post_init__(self) -> None:
+        if isinstance(self.rope_scaling, Mapping):  # read back from JSON
+            object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
         for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "head_size", "feed_forward", "max_length"):
             if getattr(self, name) < 1:
                 raise UsageError(f"model: {name} is {getattr(self, name)}; it must be 1 or more")
@@ -90,15 +111,19 @@ class ModelConfig:
         model_type = next((name for name, known in _ARCHITECTURES.items() if known.flags == flags), None)
         if model_type is None:
             raise UsageError(f"model: no published architecture has {flags}; known: {', '.join(_ARCHITECTURES)}")
+        rope: dict[str, Any] = {"rope_type": "default"}
+        if self.rope_scaling is not None:
+            rope = {"rope_type": "llama3"} | {theirs: getattr(self.rope_scaling, ours) for ours, theirs in _ROPE_SCALING.items()}
         return {
             "architectures": [_ARCHITECTURES[model_type].transformers_class],
             "model_type": model_type,
             **{theirs: getattr(self, ours) for ours, theirs in _SIZES.items()},
-            "rope_parameters": {"rope_theta": self.rope_theta, "rope_type": "default"},
+            "rope_parameters": rope | {"rope_theta": self.rope_theta},
             "rope_theta": self.rope_theta,
+            "rope_scaling": rope if self.rope_scaling is not None else None,
             "tie_word_embeddings": self.tied_embeddings,
             "dtype": self.param_dtype,
-            **_REQUIRED,
+            **_ARCHITECTURES[model_type].required,
         }
 
 
@@ -108,11 +133,21 @@ class _Architecture:
 
     transformers_class: str
     flags: Mapping[str, bool]
+    required: Mapping[str, Any]
 
 
+# Options whose other values would change the numbers; where a config leaves one out, transformers means this value.
+_ALWAYS = {"hidden_act": "silu"}
 # A further published family is one more row, as long as its differences are fields of ModelConfig.
 _ARCHITECTURES = {
-    "qwen3": _Architecture("Qwen3ForCausalLM", {"qk_norm": True, "qkv_bias": False}),
+    "qwen3": _Architecture(
+        "Qwen3ForCausalLM", {"qk_norm": True, "qkv_bias": False}, {**_ALWAYS, "attention_bias": False, "use_sliding_window": False}
+    ),
+    # Qwen2.5, and the DeepSeek-R1 distillations of it; its biases are not an option.
+    "qwen2": _Architecture("Qwen2ForCausalLM", {"qk_norm": False, "qkv_bias": True}, {**_ALWAYS, "use_sliding_window": False}),
+    "llama": _Architecture(
+        "LlamaForCausalLM", {"qk_norm": False, "qkv_bias": False}, {**_ALWAYS, "attention_bias": False, "mlp_bias": False}
+    ),
 }
 
 _SIZES = {  # our field: transformers' key
@@ -126,9 +161,12 @@ _SIZES = {  # our field: transformers' key
     "norm_eps": "rms_norm_eps",
     "max_length": "max_position_embeddings",
 }
-
-# Options whose other values would change the numbers; where a config leaves one out, transformers means this value.
-_REQUIRED = {"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False}
+_ROPE_SCALING = {
+    "factor": "factor",
+    "low_frequency": "low_freq_factor",
+    "high_frequency": "high_freq_factor",
+    "original_length": "original_max_position_embeddings",
+}
 
 
 def _read(read: Mapping[str, Any], where: str, overrides: Mapping[str, Any]) -> ModelConfig:
@@ -136,14 +174,23 @@ def _read(read: Mapping[str, Any], where: str, overrides: Mapping[str, Any]) -> 
     architecture = _ARCHITECTURES.get(model_type)
     if architecture is None:
         raise DataError(f"{where}: model_type is {model_type!r}; this decoder reads {', '.join(_ARCHITECTURES)}")
+    read = dict(read)
+    # Older configs leave out what follows from the others.
+    if read.get("head_dim") is None and read.get("hidden_size") and read.get("num_attention_heads"):
+        read["head_dim"] = read["hidden_size"] // read["num_attention_heads"]
+    if read.get("num_key_value_heads") is None and "num_attention_heads" in read:
+        read["num_key_value_heads"] = read["num_attention_heads"]
     missing = [theirs for theirs in _SIZES.values() if theirs not in read]
     if missing:
         raise DataError(f"{where}: missing {', '.join(missing)}")
-    for key, value in _REQUIRED.items():
+    for key, value in architecture.required.items():
         if read.get(key, value) != value:
             raise DataError(f"{where}: {key} is {read[key]!r}; only {value!r} is supported")
     fields = {ours: read[theirs] for ours, theirs in _SIZES.items()}
-    fields |= {"rope_theta": _rope_theta(read, where), "tied_embeddings": bool(read.get("tie_word_embeddings", False))}
+    if set(read.get("layer_types") or ()) - {"full_attention"}:
+        raise DataError(f"{where}: layer_types has {sorted(set(read['layer_types']))}; only 'full_attention' is supported")
+    theta, scaling = _rope(read, where)
+    fields |= {"rope_theta": theta, "rope_scaling": scaling, "tied_embeddings": bool(read.get("tie_word_embeddings", False))}
     fields |= architecture.flags
     stored = read.get("dtype", read.get("torch_dtype"))
     if stored is not None:
@@ -154,13 +201,21 @@ def _read(read: Mapping[str, Any], where: str, overrides: Mapping[str, Any]) -> 
         raise DataError(f"{where}: {error}") from None
 
 
-def _rope_theta(read: Mapping[str, Any], where: str) -> float:
-    """The rotary base, from `rope_parameters` or from the top level."""
+def _rope(read: Mapping[str, Any], where: str) -> tuple[float, RopeScaling | None]:
+    """The rotary base and its scaling, from `rope_parameters` or from the top level and `rope_scaling`."""
     rope = read.get("rope_parameters") or read.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise DataError(f"{where}: rope_type is {kind!r}; only 'default' is supported")
+    if kind not in ("default", "llama3"):
+        raise DataError(f"{where}: rope_type is {kind!r}; only 'default' and 'llama3' are supported")
     theta = rope.get("rope_theta", read.get("rope_theta"))
     if theta is None:
         raise DataError(f"{where}: missing rope_theta (in rope_parameters or at the top level)")
-    return float(theta)
+    if kind == "default":
+        return float(theta), None
+    missing = [theirs for theirs in _ROPE_SCALING.values() if theirs not in rope]
+    if missing:
+        raise DataError(f"{where}: the llama3 rope scaling lacks {', '.join(missing)}")
+    try:
+        return float(theta), RopeScaling(**{ours: rope[theirs] for ours, theirs in _ROPE_SCALING.items()})
+    except UsageError as error:
+        raise DataError(f"{where}: {error}") from None

@@ -1,4 +1,4 @@
-"""Against transformers' Qwen3ForCausalLM on a tiny random model that transformers itself saved."""
+"""Against transformers, on a tiny random model of each family that transformers itself saved."""
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +14,31 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 torch = pytest.importorskip("torch")
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+SCALED = {
+    "rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
+FAMILIES = {
+    "qwen3 tied": ("qwen3", {"head_dim": 16, "tie_word_embeddings": True}),
+    "qwen3 untied": ("qwen3", {"head_dim": 16, "tie_word_embeddings": False}),
+    "qwen2.5": ("qwen2", {"tie_word_embeddings": False, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
+    "llama 3.1": ("llama", {"tie_word_embeddings": False, "rope_parameters": SCALED}),
+    "llama 3.2": ("llama", {"head_dim": 16, "tie_word_embeddings": True, "rope_parameters": SCALED | {"factor": 32.0}}),
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
 def theirs(request, tmp_path_factory):
-    """(folder, model), with norms and projections far enough from their initial values to tell mistakes apart."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    """(folder, model), with norms, biases and projections far enough from their initial values to tell mistakes apart."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=61, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-        intermediate_size=48, max_position_embeddings=256, tie_word_embeddings=request.param, attn_implementation="eager",
+    family, options = FAMILIES[request.param]
+    config = AutoConfig.for_model(
+        family, vocab_size=61, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=48, max_position_embeddings=131_072, attn_implementation="eager", **options,
     )  # fmt: skip
-    model = Qwen3ForCausalLM(config).eval()
+    model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -36,17 +50,36 @@ def theirs(request, tmp_path_factory):
 IDS = np.random.default_rng(0).integers(0, 61, (3, 40)).astype(np.int32)
 
 
-def _ours(config, params, ids):
-    positions = np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape)
+def _ours(config, params, ids, start=0):
+    positions = np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32) + start, ids.shape)
     return decoder.logits(config, params, decoder.hidden_states(config, params, ids, positions, jnp.ones_like(ids), jnp.zeros_like(ids)))
 
 
-def test_logits(theirs):
+@pytest.mark.parametrize("start", [0, 8_180, 100_000])
+def test_logits(theirs, start):
     folder, model = theirs
     config, params = load_hf(folder)
+    positions = torch.arange(start, start + IDS.shape[1])[None].expand(IDS.shape)
     with torch.no_grad():
-        expected = model(torch.tensor(IDS, dtype=torch.long)).logits.numpy()
-    np.testing.assert_allclose(jax.jit(_ours, static_argnums=0)(config, params, IDS), expected, atol=1e-4)
+        expected = model(torch.tensor(IDS, dtype=torch.long), position_ids=positions).logits.numpy()
+    np.testing.assert_allclose(jax.jit(_ours, static_argnums=(0, 3))(config, params, IDS, start), expected, atol=5e-5)
+
+
+def test_padded_and_packed_rows(theirs):
+    """Rows of two examples and of padding, against each example alone."""
+    folder, model = theirs
+    config, params = load_hf(folder)
+    lengths = (13, 22)
+    ids, segments, positions = np.zeros((3, 1, 40), np.int32)
+    for number, (length, at) in enumerate(zip(lengths, (0, 13), strict=True)):
+        ids[0, at : at + length], segments[0, at : at + length] = IDS[number, :length], number + 1
+        positions[0, at : at + length] = np.arange(length)
+    hidden = decoder.hidden_states(config, params, ids, positions, segments, np.zeros_like(ids))
+    packed = np.asarray(decoder.logits(config, params, hidden))
+    for number, (length, at) in enumerate(zip(lengths, (0, 13), strict=True)):
+        with torch.no_grad():
+            expected = model(torch.tensor(IDS[number : number + 1, :length], dtype=torch.long)).logits.numpy()
+        np.testing.assert_allclose(packed[:, at : at + length], expected, atol=5e-5)
 
 
 def test_loss_and_gradients(theirs, tmp_path):
@@ -74,12 +107,14 @@ def test_loss_and_gradients(theirs, tmp_path):
 
 
 def test_export_is_what_transformers_saved(theirs, tmp_path):
-    from transformers import Qwen3ForCausalLM
+    from transformers import AutoModelForCausalLM
 
     folder, model = theirs
     config, params = load_hf(folder)
     save_hf(tmp_path, config, params)
-    again = Qwen3ForCausalLM.from_pretrained(tmp_path).state_dict()
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(again) is type(model)
+    again = again.state_dict()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, again[name]), name
     again_config, again_params = load_hf(tmp_path)
