@@ -17,9 +17,12 @@ def get_config():
     config.games.in_domain = 91  # all of valid_seen
     config.games.ood = 49
     config.task_types.collect = config.task_types.in_domain
-    config.collect.slips = 0.2
+    config.collect.slips = 0.3
     config.evaluate.max_new_tokens = 64
     config.evaluate.slots = 48
     config.train.steps = 160
-    config.train.save_every = 80
+    config.train.save_every = 160
+    config.train.learning_rate = 2e-3
+    config.train.vector_rate = 10.0
+    config.arms = {"sft": {"label": "standard SFT", "fraction": 0.0}}
     return config

@@ -79,7 +79,8 @@ def default_config() -> ConfigDict:
     config.train.vector_rate = 1.0  # times the learning rate, for vectors (norm scales); more for a small model from random weights
     config.train.clip_norm = 1.0  # global gradient norm; 0: no clipping
     config.train.save_every = 40  # updates between checkpoints
-    config.train.remat = True  # recompute activations in the backward pass: less memory
+    config.train.remat = "block"  # what the backward pass computes again to save memory: "none", "dots" or "block" (most)
+    config.train.accumulate = 1  # parts of a batch that follow one another, for less memory; their sums are divided once
 
     config.masking = ConfigDict()
     config.masking.unit = "turn"  # what is drawn to drop its action loss: "example" (trajectory), "turn" (a step's response) or "token"

@@ -17,10 +17,10 @@ def test_every_config_loads_and_says_how_to_run_it(path):
 
 def test_fields_are_set_with_their_type():
     config = load_config(
-        CONFIGS[0], ["train.steps=7", "train.learning_rate=1", "out=runs/x", "train.remat=false", "masking.supervised=ACTION,END"]
+        CONFIGS[0], ["train.steps=7", "train.learning_rate=1", "out=runs/x", "train.remat=dots", "masking.supervised=ACTION,END"]
     )
     assert config.train.steps == 7 and config.train.learning_rate == 1.0 and config.out == "runs/x"
-    assert config.train.remat is False and config.masking.supervised == ("ACTION", "END")
+    assert config.train.remat == "dots" and config.masking.supervised == ("ACTION", "END")
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_fields_are_set_with_their_type():
         ("trian.steps=7", "unknown config key 'trian'; did you mean 'train'"),
         ("train.steps=seven", "'seven' is no int"),
         ("train.steps=1.5", "'1.5' is no int"),
-        ("train.remat=1", "'1' is no bool"),
+        ("masking.redraw=1", "'1' is no bool"),
         ("train=7", "this is a section"),
         ("train.steps.more=7", "train.steps is a value"),
         ("train.steps", "give a value"),

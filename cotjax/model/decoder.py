@@ -33,8 +33,15 @@ from cotjax.model.attention import ATTENDED, tree_attention
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import constrain, param_shardings
 
-# What a remat keeps of a layer: attention's result is small beside what it takes to compute it again.
-_KEEP_ATTENDED = jax.checkpoint_policies.save_only_these_names(ATTENDED)
+# What the backward pass of a layer finds kept, and what it computes again; from most memory to least.
+_ATTENDED_ALONE = jax.checkpoint_policies.save_only_these_names(ATTENDED)
+REMAT = {
+    "none": jax.checkpoint_policies.everything_saveable,
+    # The results of all projections, so that only element-wise work is done again.
+    "dots": jax.checkpoint_policies.save_from_both_policies(_ATTENDED_ALONE, jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+    # Only attention's result, which is small beside what it takes to compute it again.
+    "block": _ATTENDED_ALONE,
+}
 
 Params = dict[str, Any]
 Path = tuple[str, ...]
@@ -159,16 +166,17 @@ class Embed(nnx.Module):
         self.weight = _param(config, (config.vocab_size, config.width), ("vocab", "embed"), 0.02)
 
     def __call__(self, ids_BT: jax.Array) -> jax.Array:
-        return self._whole_rows()[ids_BT]
+        return self.whole_rows()[ids_BT]
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Float32 [..., V] of [..., D]."""
-        weight_VD = self._whole_rows()
+        weight_VD = self.whole_rows()
         flat = hidden.reshape(-1, hidden.shape[-1])  # two axes, for Linear's reason
         logits = jnp.einsum("XD,VD->XV", flat, weight_VD, preferred_element_type=jnp.float32)
         return logits.reshape(*hidden.shape[:-1], weight_VD.shape[0])
 
-    def _whole_rows(self) -> jax.Array:
+    def whole_rows(self) -> jax.Array:
+        """The matrix in the compute dtype."""
         # Gathered over fsdp before use like any weight; left to itself, the compiler looks up cut rows and then moves those.
         return constrain(self.weight[...].astype(self.compute), ("vocab", "hidden"))
 
@@ -191,7 +199,7 @@ class Decoder(nnx.Module):
         self.model = Backbone(config)
         self.lm_head = None if config.tied_embeddings else Embed(config)
 
-    def hidden_states(self, ids_BT: jax.Array, positions_BT: jax.Array, attend: Any, remat: bool = False) -> jax.Array:
+    def hidden_states(self, ids_BT: jax.Array, positions_BT: jax.Array, attend: Any, remat: str = "none") -> jax.Array:
         """`attend(layer index, q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]`; the result [B, T, D] has passed the last norm."""
         x_BTD = constrain(self.model.embed_tokens(ids_BT), ("batch", "length", "hidden"))
         rope = _rope(positions_BT, self.config)
@@ -200,12 +208,17 @@ class Decoder(nnx.Module):
             def apply(x_BTD: jax.Array, layer: DecoderLayer = layer, index: int = index) -> jax.Array:
                 return layer(x_BTD, rope, lambda q, k, v: attend(index, q, k, v))
 
-            x_BTD = (jax.checkpoint(apply, policy=_KEEP_ATTENDED) if remat else apply)(x_BTD)
+            x_BTD = (apply if remat == "none" else jax.checkpoint(apply, policy=REMAT[remat]))(x_BTD)
         return self.model.norm(x_BTD)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Float32 [..., V] of last hidden states [..., D]."""
-        return (self.model.embed_tokens if self.lm_head is None else self.lm_head).logits(hidden)
+        return self.output.logits(hidden)
+
+    @property
+    def output(self) -> Embed:
+        """The output projection."""
+        return self.model.embed_tokens if self.lm_head is None else self.lm_head
 
 
 def _rope(positions_BT: jax.Array, config: ModelConfig) -> Rope:
@@ -336,13 +349,13 @@ def hidden_states(
     positions_BT: jax.Array,
     segment_ids_BT: jax.Array,
     branches_BT: jax.Array,
-    remat: bool = False,
+    remat: str = "none",
 ) -> jax.Array:
     """Last hidden states [B, T, D] of packed rows of trees (attention.visible has a drawn row), in the compute dtype.
 
-    `remat` computes each layer's projections and feed-forward again in the backward pass instead of keeping what they made:
-    much less memory for a little more arithmetic. Call it under `jax.set_mesh(mesh)` on several devices, so that
-    activations stay where the table says.
+    `remat` names what the backward pass computes again instead of keeping it (REMAT): "none", "dots" (element-wise work) or
+    "block" (a layer's projections and feed-forward too: much less memory for a little more arithmetic). Call it under
+    `jax.set_mesh(mesh)` on several devices, so that activations stay where the table says.
     """
 
     def attend(index: int, q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array) -> jax.Array:
@@ -354,3 +367,8 @@ def hidden_states(
 def logits(config: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
     """Float32 logits [..., V] of last hidden states [..., D]."""
     return bind(config, params).logits(hidden)
+
+
+def output_weight(config: ModelConfig, params: Params) -> jax.Array:
+    """The output projection [V, D] in the compute dtype: logits are `hidden @ output_weight.T`."""
+    return bind(config, params).output.whole_rows()

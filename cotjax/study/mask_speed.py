@@ -53,7 +53,7 @@ def _mask(roles: Any, drop_tokens: Any, segment_ids: Any) -> Any:
 
 
 def _loss(config: ModelConfig, params: dict, ids: jax.Array, positions: jax.Array, rows: dict[str, jax.Array]) -> jax.Array:
-    hidden = decoder.hidden_states(config, params, ids, positions, rows["segment_ids"], jnp.zeros_like(ids), remat=True)
+    hidden = decoder.hidden_states(config, params, ids, positions, rows["segment_ids"], jnp.zeros_like(ids), remat="block")
     losses, weights = masked_cross_entropy(decoder.logits(config, params, hidden), targets(ids), _mask(**rows))
     return losses.sum() / weights.sum()
 

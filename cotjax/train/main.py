@@ -14,6 +14,7 @@ import jax
 from cotjax.data.pipeline import Masking, batches, dropped_weights
 from cotjax.errors import UsageError
 from cotjax.model.config import ModelConfig
+from cotjax.model.decoder import REMAT
 from cotjax.model.sharding import batch_parts, batch_sharding, make_mesh
 from cotjax.train.checkpoint import Checkpoints
 from cotjax.train.metrics import MetricsFile, as_row
@@ -28,9 +29,11 @@ def checkpoint_steps(steps: int, save_every: int) -> list[int]:
 
 def check_counts(settings: Any) -> None:
     """Raise UsageError when a count of the config's `train` section is not positive."""
-    for name in ("steps", "save_every", "batch", "row_length"):
+    for name in ("steps", "save_every", "batch", "row_length", "accumulate"):
         if settings[name] < 1:
             raise UsageError(f"train.{name} is {settings[name]}; it must be at least 1")
+    if settings.remat not in REMAT:
+        raise UsageError(f"train.remat is {settings.remat!r}; there are {', '.join(REMAT)}")
 
 
 def train(
@@ -64,8 +67,10 @@ def train(
     check_counts(settings)
     folder = Path(folder)
     mesh = make_mesh(**mesh_shape)
-    if settings.batch % batch_parts(mesh):
-        raise UsageError(f"train.batch ({settings.batch}) must be a multiple of the {batch_parts(mesh)} devices that share it")
+    parts = batch_parts(mesh) * settings.accumulate
+    if settings.batch % parts:
+        shared = f"{batch_parts(mesh)} devices that share it" + (f" x {settings.accumulate} parts" if settings.accumulate > 1 else "")
+        raise UsageError(f"train.batch ({settings.batch}) must be a multiple of the {shared}")
     run = {"train": dict(settings), "masking": asdict(masking), "model": asdict(model), "seed": seed}
     _claim(folder, run)
 
@@ -81,7 +86,15 @@ def train(
     )
     with jax.set_mesh(mesh):
         state = init_state(model, optimizer, make_params(mesh), mesh)
-        train_step = make_train_step(model, optimizer, state.params, mesh, remat=settings.remat, normalizer=masking.normalizer)
+        train_step = make_train_step(
+            model,
+            optimizer,
+            state.params,
+            mesh,
+            remat=settings.remat,
+            normalizer=masking.normalizer,
+            accumulate=settings.accumulate,
+        )
 
     # ---- data
     dropping = masking.dropping()

@@ -14,7 +14,8 @@ from cotjax.masking import Role
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import batch_sharding, param_shardings
-from cotjax.train.loss import masked_cross_entropy, normalized, totals_by_role
+from cotjax.train.cross_entropy import supervised_cross_entropy
+from cotjax.train.loss import normalized, totals_by_role
 
 BATCH_FIELDS = ("ids", "targets", "weights", "budget", "roles", "segment_ids", "branches", "positions")
 
@@ -45,25 +46,32 @@ def init_state(config: ModelConfig, optimizer: optax.GradientTransformation, par
     return make(params)
 
 
-def loss_and_totals(config: ModelConfig, params: dict, batch: dict, remat: bool, normalizer: str = "token_sum") -> tuple[jax.Array, dict]:
-    """The loss, divided as `normalizer` says, and the (sum, weight) totals over tokens by role behind it ([roles] each)."""
+def loss_sums(config: ModelConfig, params: dict, batch: dict, remat: str, normalizer: str = "token_sum") -> tuple[jax.Array, dict]:
+    """The sum of losses that `normalizer` divides, and, with it, its `weight` and the (sum, weight) totals over tokens by role."""
     hidden_BTD = decoder.hidden_states(
         config, params, batch["ids"], batch["positions"], batch["segment_ids"], batch["branches"], remat=remat
     )
-    logits_BTV = decoder.logits(config, params, hidden_BTD)
-    losses_BT, weights_BT = masked_cross_entropy(logits_BTV, batch["targets"], batch["weights"])
-    totals = {
+    weights_BT = batch["weights"]
+    losses_BT = supervised_cross_entropy(hidden_BTD, decoder.output_weight(config, params), batch["targets"], weights_BT)
+    total, weight = normalized(normalizer, losses_BT, batch)
+    return total, {
+        "weight": weight,
         "loss_by_role": totals_by_role(losses_BT, batch["roles"], len(Role)),
         "weight_by_role": totals_by_role(weights_BT, batch["roles"], len(Role)),
     }
-    total, weight = normalized(normalizer, losses_BT, batch)
-    return total / weight, totals
 
 
 def make_train_step(
-    config: ModelConfig, optimizer: optax.GradientTransformation, params: dict, mesh: Mesh, *, remat: bool, normalizer: str = "token_sum"
+    config: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    params: dict,
+    mesh: Mesh,
+    *,
+    remat: str,
+    normalizer: str = "token_sum",
+    accumulate: int = 1,
 ) -> Callable:
-    """Compile-once train step over `mesh`; `params` gives shapes only.
+    """Compile-once train step over `mesh`; `params` gives shapes only. `accumulate`: parts that the batch is worked off in.
 
     Metrics: `loss` (nats, divided as `normalizer` says), `grad_norm`, `loss_by_role` and `weight_by_role` (sums, [roles]), `tokens`
     (positions that are not padding). A batch without supervised tokens gives a NaN loss, which the loop refuses.
@@ -72,13 +80,35 @@ def make_train_step(
     on_batch = dict.fromkeys(BATCH_FIELDS, batch_sharding(mesh))
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        def loss_of(params):
-            return loss_and_totals(config, params, batch, remat, normalizer)
+        def sums_and_grads(part: dict) -> tuple[jax.Array, dict, dict]:
+            (total, aux), grads = jax.value_and_grad(lambda params: loss_sums(config, params, part, remat, normalizer), has_aux=True)(
+                state.params
+            )
+            return total, aux, grads
 
-        (loss, totals), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        if accumulate == 1:
+            total, totals, grads = sums_and_grads(batch)
+        else:
+            total, totals, grads = _accumulated(sums_and_grads, _parts(batch, accumulate))
+        weight = totals.pop("weight")
+        # Divided here, once, over all parts and devices: parts with few supervised tokens weigh no more for it.
+        grads = jax.tree.map(lambda grad: (grad / weight).astype(grad.dtype), grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = totals | {"loss": loss, "grad_norm": optax.tree.norm(grads), "tokens": (batch["segment_ids"] > 0).sum()}
+        metrics = totals | {"loss": total / weight, "grad_norm": optax.tree.norm(grads), "tokens": (batch["segment_ids"] > 0).sum()}
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return jax.jit(train_step, in_shardings=(shardings, on_batch), out_shardings=(shardings, None), donate_argnums=0)
+
+
+def _parts(batch: dict, count: int) -> dict:
+    """[B, ...] -> [count, B / count, ...]. Neighbours go to different parts, so that every device has rows of each."""
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1), batch)
+
+
+def _accumulated(sums_and_grads: Callable, parts: dict) -> tuple[jax.Array, dict, dict]:
+    """What `sums_and_grads` gives, added up over the parts, one after another."""
+    first = jax.eval_shape(sums_and_grads, jax.tree.map(lambda x: x[0], parts))
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+    total, _ = jax.lax.scan(lambda found, part: (jax.tree.map(jnp.add, found, sums_and_grads(part)), None), nothing, parts)
+    return total

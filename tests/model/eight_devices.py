@@ -53,7 +53,7 @@ def texts(params, mesh):
 
 def main():
     reference = decoder.init_params(CONFIG, jax.random.key(0), ONE)
-    hidden, gradients = forward_and_gradients(reference, ONE, remat=False)
+    hidden, gradients = forward_and_gradients(reference, ONE, remat="none")
     text = texts(reference, ONE)
     for name, mesh in MESHES.items():
         params = decoder.init_params(CONFIG, jax.random.key(0), mesh)
@@ -61,7 +61,7 @@ def main():
         jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6), params, reference)
         for x, where in zip(jax.tree.leaves(params), jax.tree.leaves(param_shardings(CONFIG, mesh)), strict=True):
             assert x.sharding.is_equivalent_to(where, x.ndim), name
-        again, d_again = forward_and_gradients(params, mesh, remat=True)
+        again, d_again = forward_and_gradients(params, mesh, remat="block")
         np.testing.assert_allclose(again, hidden, atol=2e-5, err_msg=name)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max() + 1e-6), d_again, gradients)
         assert texts(params, mesh) == text, name

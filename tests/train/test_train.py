@@ -177,3 +177,29 @@ def test_eight_devices_give_the_losses_of_one(source, tmp_path, shape):
     np.testing.assert_allclose(losses["eight"], losses["one"], rtol=2e-5)
     one, eight = (params_at(tmp_path / n / "checkpoints", 4) for n in ("one", "eight"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), one, eight)
+
+
+@pytest.mark.parametrize("normalizer", ["token_sum", "example_mean", "fixed_budget"])
+def test_a_batch_in_parts_makes_the_step_of_the_whole_batch(source, tmp_path, normalizer):
+    """Divided once: parts have unequal numbers of supervised tokens, so a mean of means would differ."""
+    masking = Masking(fraction=0.5, normalizer=normalizer)
+    whole, parts = (
+        run(tmp_path / f"{count}", source, steps=2, warmup=1, clip_norm=0.0, masking=masking, accumulate=count) for count in (1, 4)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), params_at(whole, 2), params_at(parts, 2))
+    rows = [[row["loss"] for row in read_metrics(folder.parent / "metrics.jsonl")] for folder in (whole, parts)]
+    np.testing.assert_allclose(*rows, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"accumulate": 0}, "accumulate is 0"),
+        ({"accumulate": 3}, "multiple of the 1 devices that share it x 3"),
+        ({"remat": "all"}, "none, dots, block"),
+    ],
+)
+def test_parts_and_remat_are_checked_before_anything_is_spent(source, tmp_path, changes, words):
+    with pytest.raises(UsageError, match=words):
+        run(tmp_path, source, **changes)
+    assert not (tmp_path / "checkpoints").exists()

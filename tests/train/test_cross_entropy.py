@@ -1,0 +1,82 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cotjax.train.cross_entropy import supervised_cross_entropy
+from cotjax.train.loss import masked_cross_entropy
+
+B, T, D, V = 3, 21, 8, 13
+
+
+def _arrays(seed, dtype=jnp.float32):
+    rng = np.random.default_rng(seed)
+    hidden, output = (jnp.asarray(rng.normal(size=size), dtype) for size in ((B, T, D), (V, D)))
+    return hidden, output, jnp.asarray(rng.integers(0, V, (B, T))), jnp.asarray(rng.random((B, T)) < 0.4, jnp.float32), rng
+
+
+def _whole(hidden, output, targets, weights):
+    logits = jnp.einsum("BTD,VD->BTV", hidden, output, preferred_element_type=jnp.float32)
+    return masked_cross_entropy(logits, targets, weights)[0]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([4, 7, 21, 64]))
+def test_losses_and_gradients_are_those_over_whole_logits(seed, chunk):
+    hidden, output, targets, weights, rng = _arrays(seed)
+    pull = jnp.asarray(rng.normal(size=(B, T)), jnp.float32)
+
+    def of(function):
+        def total(hidden, output):
+            losses = function(hidden, output)
+            return (losses * pull).sum(), losses
+
+        return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(hidden, output)
+
+    (_, losses), gradients = of(lambda h, o: supervised_cross_entropy(h, o, targets, weights, chunk))
+    (_, expected), others = of(lambda h, o: _whole(h, o, targets, weights))
+    np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-6)
+    assert (np.asarray(losses)[np.asarray(weights) == 0] == 0).all()
+    for ours, theirs in zip(gradients, others, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("supervised", ["nothing", "everything", "one row"])
+def test_rows_with_nothing_and_with_everything(supervised):
+    hidden, output, targets, _, _ = _arrays(0)
+    weights = jnp.zeros((B, T)) if supervised == "nothing" else jnp.ones((B, T))
+    if supervised == "one row":
+        weights = weights.at[1:].set(0)
+    np.testing.assert_allclose(
+        supervised_cross_entropy(hidden, output, targets, weights, 8), _whole(hidden, output, targets, weights), rtol=1e-5
+    )
+
+
+def test_bfloat16_is_near_float32():
+    hidden, output, targets, weights, _ = _arrays(1)
+    low = supervised_cross_entropy(hidden.astype(jnp.bfloat16), output.astype(jnp.bfloat16), targets, weights, 8)
+    assert low.dtype == jnp.float32
+    np.testing.assert_allclose(low, _whole(hidden, output, targets, weights), atol=0.1)
+
+
+def test_a_large_vocabulary_never_becomes_whole_logits():
+    """8 x 4,096 positions and 151,936 ids: the compiled program's temporaries stay far below one array of logits."""
+    shapes = [((8, 4096, 64), jnp.bfloat16), ((151_936, 64), jnp.bfloat16), ((8, 4096), jnp.int32), ((8, 4096), jnp.float32)]
+    arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
+
+    def loss(hidden, output, targets, weights):
+        return supervised_cross_entropy(hidden, output, targets, weights, 64).sum()
+
+    compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*arguments).compile()
+    logits = 8 * 4096 * 151_936 * 4
+    assert compiled.memory_analysis().temp_size_in_bytes < logits / 10
+
+
+def test_logits_of_chunks_that_no_row_reaches_are_not_computed():
+    hidden, output, targets, _, _ = _arrays(2)
+    weights = jnp.zeros((B, T)).at[:, :4].set(1.0)
+    poisoned = hidden.at[:, 4:].set(jnp.nan)
+    gradient = jax.grad(lambda h: supervised_cross_entropy(h, output, targets, weights, 4).sum())(poisoned)
+    assert np.isfinite(np.asarray(gradient)).all()
