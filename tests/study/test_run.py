@@ -143,8 +143,8 @@ def test_a_folder_with_other_things_is_refused(study, capsys, tmp_path):
         ("--config.model.base=/none", 2, ["/none", "config.json"]),
         ("--config.evaluate.slots=0", 2, ["evaluate.slots is 0"]),
         ("--config.masking.supervised=PAD", 3, ["no supervised token"]),
-        ("--config.masking.unit=word", 2, ["arms.sft: masking: unknown unit 'word'", "example, turn, token"]),
-        ("--config.masking.normalizer=mean", 2, ["arms.sft: masking.normalizer", "token_sum, example_mean, fixed_budget"]),
+        ("--config.masking.unit=word", 2, ["masking: unknown unit 'word'", "example, turn, token"]),
+        ("--config.masking.normalizer=mean", 2, ["masking.normalizer", "token_sum, example_mean, fixed_budget"]),
         ("--config.arms.reduced.fraction=1.5", 2, ["arms.reduced: masking:", "0..1"]),
     ],
 )
