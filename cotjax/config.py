@@ -58,6 +58,8 @@ def default_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.base = "package"  # local Hugging Face folder; "package": the base shipped with cotjax; "random": new weights
     config.model.tokenizer = ""  # folder with tokenizer.json; empty: the base's own ("random": made from the data)
+    config.model.param_dtype = "float32"  # parameters, their gradients and Adam's moments: "float32" or "bfloat16"
+    config.model.compute_dtype = "float32"  # matmuls: "float32" or "bfloat16"; norms, rotary positions and softmax are always float32
     config.model.width = 128  # sizes of a "random" model
     config.model.layers = 6
     config.model.heads = 4
@@ -80,6 +82,8 @@ def default_config() -> ConfigDict:
     config.train.clip_norm = 1.0  # global gradient norm; 0: no clipping
     config.train.save_every = 40  # updates between checkpoints
     config.train.remat = "block"  # what the backward pass computes again to save memory: "none", "dots" or "block" (most)
+    config.train.scan_layers = False  # layers as one program that runs once a layer: compiles faster where there are many
+    config.train.attention = "auto"  # kernel: "xla", "splash" (TPU) or "cudnn" (GPU, bfloat16); "auto": the fastest there
     config.train.accumulate = 1  # parts of a batch that follow one another, for less memory; their sums are divided once
 
     config.masking = ConfigDict()

@@ -1,5 +1,7 @@
 """Causal attention with grouped key heads, for training rows that are packed trees and for decoding from a cache.
 
+`tree_attention` is the compiler's own work and runs anywhere; model/kernels.py has the same on an accelerator's kernels.
+
 Letters are those of model/decoder.py; besides, G is the number of query heads that one key head serves (N = K G), C the
 length of a block of queries, R = G C the rows that meet one key head, and M the length of what lies beside a cache.
 """

@@ -18,7 +18,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod, sqrt
 from typing import Any
 
@@ -28,9 +28,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
-from cotjax.errors import DataError
-from cotjax.model.attention import ATTENDED, tree_attention
+from cotjax.errors import DataError, UsageError
+from cotjax.model.attention import ATTENDED
 from cotjax.model.config import ModelConfig
+from cotjax.model.kernels import attend_by
 from cotjax.model.sharding import constrain, param_shardings
 
 # What the backward pass of a layer finds kept, and what it computes again; from most memory to least.
@@ -186,7 +187,6 @@ class Backbone(nnx.Module):
 
     def __init__(self, config: ModelConfig):
         self.embed_tokens = Embed(config)
-        # Unrolled, not scanned: a scan's sliced weights cost the decode loop half its speed on CPU.
         self.layers = nnx.List([DecoderLayer(config) for _ in range(config.layers)])
         self.norm = RMSNorm(config, config.width)
 
@@ -199,16 +199,19 @@ class Decoder(nnx.Module):
         self.model = Backbone(config)
         self.lm_head = None if config.tied_embeddings else Embed(config)
 
-    def hidden_states(self, ids_BT: jax.Array, positions_BT: jax.Array, attend: Any, remat: str = "none") -> jax.Array:
+    def hidden_states(self, ids_BT: jax.Array, positions_BT: jax.Array, attend: Any, remat: str = "none", scan: bool = False) -> jax.Array:
         """`attend(layer index, q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]`; the result [B, T, D] has passed the last norm."""
         x_BTD = constrain(self.model.embed_tokens(ids_BT), ("batch", "length", "hidden"))
         rope = _rope(positions_BT, self.config)
+
+        def apply(x_BTD: jax.Array, layer: DecoderLayer, index: int | jax.Array) -> jax.Array:
+            return layer(x_BTD, rope, lambda q, k, v: attend(index, q, k, v))
+
+        if scan:
+            return self.model.norm(_scanned(self.config, self.model.layers, x_BTD, apply, remat))
         for index, layer in enumerate(self.model.layers):
-
-            def apply(x_BTD: jax.Array, layer: DecoderLayer = layer, index: int = index) -> jax.Array:
-                return layer(x_BTD, rope, lambda q, k, v: attend(index, q, k, v))
-
-            x_BTD = (apply if remat == "none" else jax.checkpoint(apply, policy=REMAT[remat]))(x_BTD)
+            step = partial(apply, layer=layer, index=index)
+            x_BTD = (step if remat == "none" else jax.checkpoint(step, policy=REMAT[remat]))(x_BTD)
         return self.model.norm(x_BTD)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
@@ -219,6 +222,32 @@ class Decoder(nnx.Module):
     def output(self) -> Embed:
         """The output projection."""
         return self.model.embed_tokens if self.lm_head is None else self.lm_head
+
+
+def _scanned(config: ModelConfig, layers: nnx.List, x_BTD: jax.Array, apply: Callable[..., jax.Array], remat: str) -> jax.Array:
+    """`apply(x_BTD, layer, index)` for every layer, as one program that runs once a layer: a 64-layer model compiles like one of one.
+
+    Parameters stay apart, each under its checkpoint's name; here their copies in the compute dtype are laid side by side,
+    which takes two bytes a parameter, shared out as the parameters are, and saves every other part of the program from a second layout.
+    """
+    graph = nnx.graphdef(layers[0])
+    each = [nnx.state(layer) for layer in layers]
+    if any(nnx.graphdef(layer) != graph for layer in layers):
+        raise UsageError("scan: the layers are not all alike (LoRA in some of them?); train with scan_layers=False")
+
+    def side_by_side(*weights: nnx.VariableState) -> nnx.VariableState:
+        together = jnp.stack([weight[...].astype(config.compute_as) for weight in weights])
+        return weights[0].replace(constrain(together, ("layers", *weights[0].get_metadata()["axes"])))
+
+    together = jax.tree.map(side_by_side, *each, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+    def body(x_BTD: jax.Array, layer: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
+        weights, index = layer
+        return apply(x_BTD, nnx.merge(graph, weights), index), None
+
+    if remat != "none":
+        body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)  # a scan's body is not merged with another
+    return jax.lax.scan(body, x_BTD, (together, jnp.arange(len(each))))[0]
 
 
 def _rope(positions_BT: jax.Array, config: ModelConfig) -> Rope:
@@ -350,18 +379,22 @@ def hidden_states(
     segment_ids_BT: jax.Array,
     branches_BT: jax.Array,
     remat: str = "none",
+    scan: bool = False,
+    kernel: str = "xla",
 ) -> jax.Array:
     """Last hidden states [B, T, D] of packed rows of trees (attention.visible has a drawn row), in the compute dtype.
 
     `remat` names what the backward pass computes again instead of keeping it (REMAT): "none", "dots" (element-wise work) or
-    "block" (a layer's projections and feed-forward too: much less memory for a little more arithmetic). Call it under
+    "block" (a layer's projections and feed-forward too: much less memory for a little more arithmetic). `scan`: the layers are
+    one program that runs once a layer, which compiles faster. `kernel` computes attention (kernels.KERNELS). Call it under
     `jax.set_mesh(mesh)` on several devices, so that activations stay where the table says.
     """
+    attention = attend_by(kernel)
 
-    def attend(index: int, q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array) -> jax.Array:
-        return tree_attention(q_BNTH, k_BKTH, v_BKTH, segment_ids_BT, branches_BT)
+    def attend(_: int | jax.Array, q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array) -> jax.Array:
+        return attention(q_BNTH, k_BKTH, v_BKTH, segment_ids_BT, branches_BT)
 
-    return bind(config, params).hidden_states(ids_BT, positions_BT, attend, remat)
+    return bind(config, params).hidden_states(ids_BT, positions_BT, attend, remat, scan)
 
 
 def logits(config: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:

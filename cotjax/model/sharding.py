@@ -18,6 +18,7 @@ MESH_AXES = ("data", "fsdp", "tensor")
 RULES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
     "length": (),
+    "layers": (),
     "embed": ("fsdp",),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
@@ -31,6 +32,7 @@ RULES: dict[str, tuple[str, ...]] = {
 
 batch         over `data` and `fsdp`: an fsdp group shares out weights, but each of its devices works on its own examples.
 length        whole: packed rows are short beside the batch, and attention needs all earlier tokens.
+layers        whole: every device works on every layer.
 embed         over `fsdp`: every matrix has this axis once, so parameters, gradients and optimizer state shrink by its
               size; a layer's matrix is gathered just before use. Activations leave it whole.
 heads         over `tensor`: attention is independent by head, so only the output projection sums across devices.

@@ -174,16 +174,17 @@ class Study:
     def _base(self, trajectories: Path):
         """(model config, how its first parameters come onto a mesh, tokenizer folder)."""
         settings = self.config.model
+        dtypes = {name: settings[name] for name in ("param_dtype", "compute_dtype")}
         if settings.base == "random":
             tokenizer = Path(settings.tokenizer) if settings.tokenizer else self._make_tokenizer(trajectories)
             codec = Codec.load(tokenizer, self.config.data.template)
             sizes = {name: settings[name] for name in ("width", "layers", "heads", "kv_heads", "head_size", "feed_forward")}
             # Rounded up, so that the vocabulary can be shared out over a tensor axis.
-            model = ModelConfig(vocab_size=-(-codec.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE, **sizes)
+            model = ModelConfig(vocab_size=-(-codec.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE, **sizes, **dtypes)
             return model, lambda mesh: self._random_params(model, mesh), tokenizer
         folder = BASE_FOLDER if settings.base == "package" else Path(settings.base)
-        model = ModelConfig.from_hf(folder)
-        return model, lambda mesh: load_hf(folder, mesh)[1], Path(settings.tokenizer) if settings.tokenizer else folder
+        model = ModelConfig.from_hf(folder, **dtypes)
+        return model, lambda mesh: load_hf(folder, mesh, **dtypes)[1], Path(settings.tokenizer) if settings.tokenizer else folder
 
     def _random_params(self, model: ModelConfig, mesh: Mesh) -> dict:
         key, steps = jax.random.key(self.config.seed), self.config.model.recall_steps

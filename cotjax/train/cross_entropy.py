@@ -4,6 +4,9 @@ With a vocabulary of 151,936 the logits of 8 rows of 4,096 positions would take 
 gradient, most of it for prompts that nobody is trained on. Here each row's supervised positions are moved to its front, and the
 output projection runs over chunks of them; chunks that no row reaches are not computed. The backward pass computes a chunk's
 logits again from the saved normalisers.
+
+On several devices each works off its own rows, at its own pace, against a whole copy of the projection (over `tensor` its share of
+the vocabulary), and their gradients of it are added up once at the end. Left to the compiler, they would be after every chunk.
 """
 
 from __future__ import annotations
@@ -12,6 +15,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from cotjax.model.sharding import RULES, spec
 
 CHUNK = 128  # positions of every row at a time
 
@@ -24,8 +30,18 @@ def supervised_cross_entropy(
     Equal to the loss over whole logits, and so are its gradients with respect to `hidden_BTD` and `output_VD`; no gradient
     reaches the weights. At most [B, chunk, V] logits exist at a time.
     """
+    losses = partial(_of_rows, chunk=min(chunk, hidden_BTD.shape[1]))
+    if jax.sharding.get_abstract_mesh().empty:
+        return losses(hidden_BTD, output_VD, targets_BT, weights_BT)
+    rows = spec(("batch",))
+    on_each_device = jax.shard_map(
+        losses, in_specs=(rows, PartitionSpec(), rows, rows), out_specs=rows, axis_names=set(RULES["batch"]), check_vma=False
+    )
+    return on_each_device(hidden_BTD, output_VD, targets_BT, weights_BT)
+
+
+def _of_rows(hidden_BTD: jax.Array, output_VD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, chunk: int) -> jax.Array:
     T = hidden_BTD.shape[1]
-    chunk = min(chunk, T)
     whole = -(-T // chunk) * chunk
     # Stable, so that positions stay in order; what is not supervised lies behind.
     front_BT = jnp.argsort(weights_BT <= 0, axis=1, stable=True)

@@ -15,6 +15,7 @@ from cotjax.data.pipeline import Masking, batches, dropped_weights
 from cotjax.errors import UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import REMAT
+from cotjax.model.kernels import KERNELS
 from cotjax.model.sharding import batch_parts, batch_sharding, make_mesh
 from cotjax.train.checkpoint import Checkpoints
 from cotjax.train.metrics import MetricsFile, as_row
@@ -34,6 +35,8 @@ def check_counts(settings: Any) -> None:
             raise UsageError(f"train.{name} is {settings[name]}; it must be at least 1")
     if settings.remat not in REMAT:
         raise UsageError(f"train.remat is {settings.remat!r}; there are {', '.join(REMAT)}")
+    if settings.attention not in ("auto", *KERNELS):
+        raise UsageError(f"train.attention is {settings.attention!r}; there are auto, {', '.join(KERNELS)}")
 
 
 def train(
@@ -94,6 +97,8 @@ def train(
             remat=settings.remat,
             normalizer=masking.normalizer,
             accumulate=settings.accumulate,
+            scan=settings.scan_layers,
+            kernel=settings.attention,
         )
 
     # ---- data

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cotjax.masking import Role
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
+from cotjax.model.kernels import kernel_for
 from cotjax.model.sharding import batch_sharding, param_shardings
 from cotjax.train.cross_entropy import supervised_cross_entropy
 from cotjax.train.loss import normalized, totals_by_role
@@ -46,11 +47,12 @@ def init_state(config: ModelConfig, optimizer: optax.GradientTransformation, par
     return make(params)
 
 
-def loss_sums(config: ModelConfig, params: dict, batch: dict, remat: str, normalizer: str = "token_sum") -> tuple[jax.Array, dict]:
+def loss_sums(
+    config: ModelConfig, params: dict, batch: dict, remat: str, normalizer: str = "token_sum", scan: bool = False, kernel: str = "xla"
+) -> tuple[jax.Array, dict]:
     """The sum of losses that `normalizer` divides, and, with it, its `weight` and the (sum, weight) totals over tokens by role."""
-    hidden_BTD = decoder.hidden_states(
-        config, params, batch["ids"], batch["positions"], batch["segment_ids"], batch["branches"], remat=remat
-    )
+    rows = (batch[name] for name in ("ids", "positions", "segment_ids", "branches"))
+    hidden_BTD = decoder.hidden_states(config, params, *rows, remat=remat, scan=scan, kernel=kernel)
     weights_BT = batch["weights"]
     losses_BT = supervised_cross_entropy(hidden_BTD, decoder.output_weight(config, params), batch["targets"], weights_BT)
     total, weight = normalized(normalizer, losses_BT, batch)
@@ -70,20 +72,27 @@ def make_train_step(
     remat: str,
     normalizer: str = "token_sum",
     accumulate: int = 1,
+    scan: bool = False,
+    kernel: str = "auto",
 ) -> Callable:
-    """Compile-once train step over `mesh`; `params` gives shapes only. `accumulate`: parts that the batch is worked off in.
+    """Compile-once train step over `mesh`; `params` gives shapes only.
+
+    `remat`, `scan` and `kernel` as in decoder.hidden_states; the kernel "auto" is the fastest that the mesh's devices have.
+    `accumulate`: parts that the batch is worked off in.
 
     Metrics: `loss` (nats, divided as `normalizer` says), `grad_norm`, `loss_by_role` and `weight_by_role` (sums, [roles]), `tokens`
     (positions that are not padding). A batch without supervised tokens gives a NaN loss, which the loop refuses.
     """
     shardings = state_shardings(config, optimizer, params, mesh)
     on_batch = dict.fromkeys(BATCH_FIELDS, batch_sharding(mesh))
+    kernel = kernel_for(config, mesh) if kernel == "auto" else kernel
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         def sums_and_grads(part: dict) -> tuple[jax.Array, dict, dict]:
-            (total, aux), grads = jax.value_and_grad(lambda params: loss_sums(config, params, part, remat, normalizer), has_aux=True)(
-                state.params
-            )
+            def sums(params: dict) -> tuple[jax.Array, dict]:
+                return loss_sums(config, params, part, remat, normalizer, scan, kernel)
+
+            (total, aux), grads = jax.value_and_grad(sums, has_aux=True)(state.params)
             return total, aux, grads
 
         if accumulate == 1:

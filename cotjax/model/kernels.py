@@ -1,0 +1,137 @@
+"""Training attention by the kernels of each kind of device, behind one function.
+
+The rule of who sees whom is `attention.visible`, for all of them:
+
+    xla      attention.tree_attention: blocks of queries, left to the compiler; CPU, and float32 on GPU
+    splash   Pallas splash attention (part of jax): TPU
+    cudnn    cuDNN's flash attention through jax.nn.dot_product_attention: GPU, bfloat16 or float16
+
+Letters are those of model/decoder.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from math import sqrt
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from cotjax.errors import UsageError
+from cotjax.model.attention import ATTENDED, tree_attention, visible
+from cotjax.model.config import ModelConfig
+from cotjax.model.sharding import spec
+
+KERNELS = ("xla", "splash", "cudnn")
+
+# Splash attention cuts queries and keys into blocks of these sizes, the largest that divides the row. Rows are filled up to a
+# multiple of the smallest.
+_SPLASH_BLOCKS = (512, 256, 128)
+# Bits of a branch's number that splash attention tells apart; a row holds fewer branches than tokens.
+_BRANCH_BITS = 16
+# Added to a score for each differing bit: past every real score, and exact in bfloat16.
+_APART = -(2.0**15)
+
+
+def kernel_for(config: ModelConfig, mesh: Mesh) -> str:
+    """The fastest of KERNELS that computes this config on the devices of this mesh."""
+    platform = mesh.devices.flat[0].platform
+    if platform == "tpu":
+        return "splash"
+    # cuDNN's has no float32.
+    return "cudnn" if platform in ("gpu", "cuda") and config.compute_dtype != "float32" else "xla"
+
+
+def check_kernel(kernel: str) -> None:
+    """Raise UsageError unless `kernel` is one of KERNELS."""
+    if kernel not in KERNELS:
+        raise UsageError(f"attention: there is no kernel {kernel!r}; there are {', '.join(KERNELS)}")
+
+
+def attend_by(kernel: str, *, interpret: bool = False) -> Callable[..., jax.Array]:
+    """`attention(q_BNTH, k_BKTH, v_BKTH, segment_ids_BT, branches_BT) -> [B, N, T, H]` by the kernel of this name.
+
+    Under `jax.set_mesh(mesh)` each device computes its own rows and heads. `interpret` runs splash attention off a TPU, slowly.
+    """
+    check_kernel(kernel)
+    if kernel == "xla":
+        return tree_attention
+    return partial(_on_each_device, partial(_splash, interpret=interpret) if kernel == "splash" else _cudnn)
+
+
+def _on_each_device(attention: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """Attention is independent by row and by head; a kernel is opaque to the partitioner, so it is told so."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return attention(*arrays)
+    queries, keys = spec(("batch", "heads", "length", "head_size")), spec(("batch", "kv_heads", "length", "head_size"))
+    rows: PartitionSpec = spec(("batch", "length"))
+    return jax.shard_map(attention, in_specs=(queries, keys, keys, rows, rows), out_specs=queries, check_vma=False)(*arrays)
+
+
+def _splash(
+    q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, segment_ids_BT: jax.Array, branches_BT: jax.Array, *, interpret: bool
+) -> jax.Array:
+    """Its segment ids and its causal mask are two thirds of the rule. That branches do not see each other is told in the heads
+    themselves: a score is a sum over their size, and a few more places add a large negative where branches differ, and
+    nothing, exactly, where they do not.
+    """
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+    N, T, H = q_BNTH.shape[1:]
+    q_BNTX, k_BKTX = _tell_branches(q_BNTH * (1 / sqrt(H)), k_BKTH, branches_BT)
+    short = -T % _SPLASH_BLOCKS[-1]
+    q_BNTX, k_BKTX, v_BKTH = (jnp.pad(x, ((0, 0), (0, 0), (0, short), (0, 0))) for x in (q_BNTX, k_BKTX, v_BKTH))
+    segment_ids_BT = jnp.pad(segment_ids_BT, ((0, 0), (0, short)))
+    block = next(size for size in _SPLASH_BLOCKS if (T + short) % size == 0)
+    attention = splash.make_splash_mha(
+        mask=splash.MultiHeadMask([splash.CausalMask((T + short, T + short))] * N),
+        head_shards=1,
+        q_seq_shards=1,
+        block_sizes=splash.BlockSizes(
+            block_q=block, block_kv=block, block_kv_compute=block, block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block,
+            block_q_dq=block, block_kv_dq=block,
+        ),
+        residual_checkpoint_name=ATTENDED,
+        interpret=interpret,
+    )  # fmt: skip
+    segments = splash.SegmentIds(q=segment_ids_BT, kv=segment_ids_BT)
+    return jax.vmap(attention)(q_BNTX, k_BKTX, v_BKTH, segments)[:, :, :T].astype(v_BKTH.dtype)
+
+
+def _tell_branches(q_BNTH: jax.Array, k_BKTH: jax.Array, branches_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Queries and keys with two places a bit more, whose products are 0 where the bits of query and key agree or the key is
+    on the trunk, and _APART where they differ.
+
+        query bit   places        key bit   places
+        0           1 0           0         0 _APART
+        1           0 1           1         _APART 0      (on the trunk: 0 0)
+
+    A product of what should be seen is 0 in every place: a sum that cancels would take the score's own digits with it.
+    """
+    bits_BTb = ((branches_BT[..., None] >> jnp.arange(_BRANCH_BITS)[None, None, :]) & 1).astype(q_BNTH.dtype)
+    query_BTX = jnp.concatenate([1 - bits_BTb, bits_BTb], axis=-1)
+    off_trunk_BT1 = (branches_BT > 0)[..., None]
+    key_BTX = jnp.where(off_trunk_BT1, _APART * jnp.concatenate([bits_BTb, 1 - bits_BTb], axis=-1), 0).astype(k_BKTH.dtype)
+
+    def beside(x_BNTH: jax.Array, more_BTX: jax.Array) -> jax.Array:
+        wide = jnp.broadcast_to(more_BTX[:, None], (*x_BNTH.shape[:-1], more_BTX.shape[-1]))
+        return jnp.concatenate([x_BNTH, wide], axis=-1)
+
+    return beside(q_BNTH, query_BTX), beside(k_BKTH, key_BTX)
+
+
+def _cudnn(
+    q_BNTH: jax.Array,
+    k_BKTH: jax.Array,
+    v_BKTH: jax.Array,
+    segment_ids_BT: jax.Array,
+    branches_BT: jax.Array,
+    implementation: str = "cudnn",
+) -> jax.Array:
+    """The rule as a mask [B, 1, T, T], the only form of it that cuDNN takes; all layers share it."""
+    seen_B1TT = visible(segment_ids_BT, branches_BT, segment_ids_BT, branches_BT)[:, None]
+    q_BTNH, k_BTKH, v_BTKH = (x.swapaxes(1, 2) for x in (q_BNTH, k_BKTH, v_BKTH))
+    out_BTNH = jax.nn.dot_product_attention(q_BTNH, k_BTKH, v_BTKH, mask=seen_B1TT, is_causal=True, implementation=implementation)
+    return out_BTNH.swapaxes(1, 2)
