@@ -32,7 +32,7 @@ from cotjax.errors import DataError, UsageError
 from cotjax.model.attention import ATTENDED
 from cotjax.model.config import ModelConfig
 from cotjax.model.kernels import attend_by
-from cotjax.model.sharding import constrain, param_shardings
+from cotjax.model.sharding import constrain, lookup, param_shardings
 
 # What the backward pass of a layer finds kept, and what it computes again; from most memory to least.
 _ATTENDED_ALONE = jax.checkpoint_policies.save_only_these_names(ATTENDED)
@@ -167,19 +167,16 @@ class Embed(nnx.Module):
         self.weight = _param(config, (config.vocab_size, config.width), ("vocab", "embed"), 0.02)
 
     def __call__(self, ids_BT: jax.Array) -> jax.Array:
-        return self.whole_rows()[ids_BT]
+        # Cast after the look-up: the gradients of a frequent token's many places are added up in the parameter's own dtype.
+        return lookup(self.weight[...], ids_BT, self.compute)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Float32 [..., V] of [..., D]."""
-        weight_VD = self.whole_rows()
+        # Gathered over fsdp before use like any weight.
+        weight_VD = constrain(self.weight[...].astype(self.compute), ("vocab", "hidden"))
         flat = hidden.reshape(-1, hidden.shape[-1])  # two axes, for Linear's reason
         logits = jnp.einsum("XD,VD->XV", flat, weight_VD, preferred_element_type=jnp.float32)
         return logits.reshape(*hidden.shape[:-1], weight_VD.shape[0])
-
-    def whole_rows(self) -> jax.Array:
-        """The matrix in the compute dtype."""
-        # Gathered over fsdp before use like any weight; left to itself, the compiler looks up cut rows and then moves those.
-        return constrain(self.weight[...].astype(self.compute), ("vocab", "hidden"))
 
 
 class Backbone(nnx.Module):
@@ -403,5 +400,5 @@ def logits(config: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
 
 
 def output_weight(config: ModelConfig, params: Params) -> jax.Array:
-    """The output projection [V, D] in the compute dtype: logits are `hidden @ output_weight.T`."""
-    return bind(config, params).output.whole_rows()
+    """The output projection [V, D] in the compute dtype, shared out as the parameter is: logits are `hidden @ output_weight.T`."""
+    return bind(config, params).output.weight[...].astype(config.compute_dtype)

@@ -122,3 +122,20 @@ def constrain(x: jax.Array, axes: Sequence[str]) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, spec(axes))
+
+
+def lookup(table_VD: jax.Array, ids_BT: jax.Array, dtype: str) -> jax.Array:
+    """Rows [B, T, D] of an embedding, in `dtype`. Each device of an fsdp group looks up its columns for the whole group's ids, and
+    they exchange what they found: far less to move than the table, and the table's gradient stays where the table lies.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return table_VD[ids_BT].astype(dtype)
+    (axis,), rows = RULES["embed"], spec(("batch",))
+
+    def on_each_device(columns_VE: jax.Array, ids_BT: jax.Array) -> jax.Array:
+        all_ids = jax.lax.all_gather(ids_BT, axis, tiled=True)
+        return jax.lax.all_to_all(columns_VE[all_ids].astype(dtype), axis, split_axis=0, concat_axis=2, tiled=True)
+
+    manual = set(RULES["batch"])
+    columns = PartitionSpec(None, axis)  # over vocab too, but that the compiler sees to
+    return jax.shard_map(on_each_device, in_specs=(columns, rows), out_specs=rows, axis_names=manual, check_vma=False)(table_VD, ids_BT)

@@ -30,14 +30,19 @@ def supervised_cross_entropy(
     Equal to the loss over whole logits, and so are its gradients with respect to `hidden_BTD` and `output_VD`; no gradient
     reaches the weights. At most [B, chunk, V] logits exist at a time.
     """
-    losses = partial(_of_rows, chunk=min(chunk, hidden_BTD.shape[1]))
+    chunk = min(chunk, hidden_BTD.shape[1])
     if jax.sharding.get_abstract_mesh().empty:
-        return losses(hidden_BTD, output_VD, targets_BT, weights_BT)
-    rows = spec(("batch",))
-    on_each_device = jax.shard_map(
-        losses, in_specs=(rows, PartitionSpec(), rows, rows), out_specs=rows, axis_names=set(RULES["batch"]), check_vma=False
-    )
-    return on_each_device(hidden_BTD, output_VD, targets_BT, weights_BT)
+        return _of_rows(hidden_BTD, output_VD, targets_BT, weights_BT, chunk)
+    (axis,), rows = RULES["embed"], spec(("batch",))
+
+    def on_each_device(hidden_BTD: jax.Array, columns_VE: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array) -> jax.Array:
+        # Its transpose adds up the devices' gradients and leaves each its own columns.
+        output_VD = jax.lax.all_gather(columns_VE, axis, axis=1, tiled=True)
+        return _of_rows(hidden_BTD, output_VD, targets_BT, weights_BT, chunk)
+
+    shares = (rows, PartitionSpec(None, axis), rows, rows)
+    shared = jax.shard_map(on_each_device, in_specs=shares, out_specs=rows, axis_names=set(RULES["batch"]), check_vma=False)
+    return shared(hidden_BTD, output_VD, targets_BT, weights_BT)
 
 
 def _of_rows(hidden_BTD: jax.Array, output_VD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, chunk: int) -> jax.Array:
