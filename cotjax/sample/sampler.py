@@ -14,20 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from cotjax.errors import UsageError
 from cotjax.model import cache as kv
 from cotjax.model.config import ModelConfig
-from cotjax.model.decoder import Params, abstract_params, logits
-from cotjax.model.sharding import batch_sharding, param_shardings
-from cotjax.sample.sampling import NO_ID, choose, seed_words, stop_table, stops
+from cotjax.model.decoder import Params
+from cotjax.model.sharding import param_shardings
+from cotjax.sample.programs import Programs
+from cotjax.sample.sampling import seed_words, stop_table
 
 # Tokens of a slot read in one pass, and about how many of all slots together: longer pieces take several passes, which
 # bounds the scores' memory (on CPU, passes twice as large cost a third of the speed in page faults).
@@ -46,25 +45,6 @@ class Generation:
     ids: list[int]  # the new tokens, after the prefix; the stop sequence is part of them
     logprobs: list[float]  # of each, natural logarithm, under the model at temperature 1
     stopped: bool  # a stop sequence ended it; False: it ran into max_new or into max_length
-
-
-class _Drawn(NamedTuple):
-    """The state of a decode. With M the most new tokens and W the longest stop sequence; at the top of the loop a slot
-    that has made ids a b c, index 3:
-
-        ids_BM      a b c . .      recent_BW   b c (W = 2)      counts_B  3
-        tail        a b . . .      c is chosen but not yet read
-    """
-
-    index: jax.Array  # int32 scalar: tokens made so far by the slots that are still going
-    tail: kv.Tail  # keys and values of the tokens made and read
-    last_B: jax.Array  # int32: each slot's last id
-    recent_BW: jax.Array  # int32: the last W ids, NO_ID before the first
-    ids_BM: jax.Array  # int32: what was made; pad after the end
-    logprobs_BM: jax.Array  # float32, of ids_BM
-    counts_B: jax.Array  # int32: how many of ids_BM count
-    stopped_B: jax.Array  # bool: a stop sequence was made
-    done_B: jax.Array  # bool: stopped, or at its limit
 
 
 class Sampler:
@@ -89,11 +69,10 @@ class Sampler:
         self.config, self.mesh, self.slots, self.max_length, self.pad_id = config, mesh, slots, max_length, pad_id
         for sequence in (*stop, [pad_id]):
             self._check_ids(sequence, "stop or pad_id")
-        self._stop_ZW = stop_table(stop)
+        self.programs = Programs(config, mesh, slots, stop_table(stop), pad_id)
         self._reads = [size for size in READ_BUCKETS if size <= 32 or size * slots <= READ_AT_ONCE]
-        self._cache_shardings = kv.cache_shardings(config, mesh, slots)
-        self._by_slot, self._whole = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
-        self._programs: dict[tuple[Any, ...], Any] = {}
+        self._by_slot, self._whole = self.programs.by_slot, self.programs.whole
+        self._compiled: dict[tuple[Any, ...], Any] = {}
         self._params: Params | None = None
         self._lengths = np.zeros(slots, np.int32)
         self._cache: kv.KVCache
@@ -108,7 +87,7 @@ class Sampler:
     @property
     def compilations(self) -> int:
         """Programs compiled so far: at most one for each combination of buckets met."""
-        return len(self._programs)
+        return len(self._compiled)
 
     def load(self, params: Params) -> None:
         """Places a checkpoint's weights, in the compute dtype, and empties every slot."""
@@ -175,7 +154,7 @@ class Sampler:
             self._cache,
             hidden_BD,
             *self._put_by_slot(limits_B, seeds_B2),
-            *self._put_whole(np.float32(temperature), self._stop_ZW),
+            *self._put_whole(np.float32(temperature), self.programs.stop_ZW),
         )
         ids_BM, logprobs_BM, counts_B, stopped_B = map(np.asarray, made)
         return {
@@ -231,43 +210,10 @@ class Sampler:
         """The compiled program of this name for this size and the cache's present room."""
         room = 0 if name == "empty" else self._cache.room
         key = (name, size, room)
-        if key not in self._programs:
+        if key not in self._compiled:
             with jax.set_mesh(self.mesh):
-                self._programs[key] = getattr(self, f"_compile_{name}")(size, room)
-        return self._programs[key]
-
-    def _compile_empty(self, room: int, _: int) -> Any:
-        make = jax.jit(lambda: kv.empty(self.config, self.slots, room), out_shardings=self._cache_shardings)
-        return make.lower().compile()
-
-    def _compile_grow(self, room: int, old: int) -> Any:
-        grow = jax.jit(lambda cache: kv.resized(cache, room), out_shardings=self._cache_shardings)
-        return grow.lower(self._abstract_cache(old)).compile()
-
-    def _compile_prefill(self, tokens: int, room: int) -> Any:
-        read = partial(kv.prefill, self.config)
-        jitted = jax.jit(read, donate_argnums=1, out_shardings=(self._cache_shardings, self._by_slot))
-        ids_BT, counts_B = self._abstract((self.slots, tokens), jnp.int32), self._abstract((self.slots,), jnp.int32)
-        return jitted.lower(*self._abstract_state(room), ids_BT, counts_B).compile()
-
-    def _compile_decode(self, most: int, room: int) -> Any:
-        jitted = jax.jit(partial(_decode, self.config, most=most, pad_id=self.pad_id), out_shardings=self._by_slot)
-        limits_B, seeds_B2 = self._abstract((self.slots,), jnp.int32), self._abstract((self.slots, 2), jnp.uint32)
-        whole = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._whole) for x in (np.float32(0), self._stop_ZW)]
-        return jitted.lower(*self._abstract_state(room), limits_B, seeds_B2, *whole).compile()
-
-    def _abstract(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=self._by_slot)
-
-    def _abstract_cache(self, room: int) -> kv.KVCache:
-        shapes = jax.eval_shape(lambda: kv.empty(self.config, self.slots, room))
-        return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, self._cache_shardings)
-
-    def _abstract_state(self, room: int) -> tuple[Any, ...]:
-        """Parameters, cache and hidden states, as every program takes them."""
-        config = replace(self.config, param_dtype=self.config.compute_dtype)
-        hidden_BD = self._abstract((self.slots, config.width), config.compute_as)
-        return abstract_params(config, self.mesh), self._abstract_cache(room), hidden_BD
+                self._compiled[key] = getattr(self.programs, name)(size, room).compile()
+        return self._compiled[key]
 
     # Below: what callers may get wrong.
 
@@ -306,57 +252,3 @@ def _bucket(size: int, buckets: Sequence[int], most: int | None = None) -> int:
             return bucket if most is None else min(bucket, most)
     rounded = -(-size // buckets[-1]) * buckets[-1]
     return rounded if most is None else min(rounded, most)
-
-
-def _decode(
-    config: ModelConfig,
-    params: Params,
-    cache: kv.KVCache,
-    hidden_BD: jax.Array,
-    limits_B: jax.Array,
-    seeds_B2: jax.Array,
-    temperature: jax.Array,
-    stop_ZW: jax.Array,
-    *,
-    most: int,
-    pad_id: int,
-) -> tuple[jax.Array, ...]:
-    """Makes up to `limits_B` tokens (0: the slot sits out) after `hidden_BD`: ids [B, M], logprobs, counts, stopped."""
-    B, W = limits_B.shape[0], stop_ZW.shape[1]
-
-    def draw(state: _Drawn, hidden_BD: jax.Array) -> _Drawn:
-        """Chooses the next token of every slot that is still going."""
-        ids_B, logprobs_B = choose(logits(config, params, hidden_BD), temperature, seeds_B2, state.index)
-        ids_B = jnp.where(state.done_B, pad_id, ids_B)
-        recent_BW = jnp.concatenate([state.recent_BW[:, 1:], ids_B[:, None]], axis=1)
-        counts_B = state.counts_B + ~state.done_B
-        stopped_B = state.stopped_B | (~state.done_B & stops(recent_BW, stop_ZW))
-        return _Drawn(
-            index=state.index + 1,
-            tail=state.tail,
-            last_B=ids_B,
-            recent_BW=recent_BW,
-            ids_BM=jax.lax.dynamic_update_slice_in_dim(state.ids_BM, ids_B[:, None], state.index, axis=1),
-            logprobs_BM=jax.lax.dynamic_update_slice_in_dim(state.logprobs_BM, logprobs_B[:, None], state.index, axis=1),
-            counts_B=counts_B,
-            stopped_B=stopped_B,
-            done_B=stopped_B | (counts_B >= limits_B),
-        )
-
-    def go_on(state: _Drawn) -> _Drawn:
-        tail, hidden_BD = kv.step(config, params, cache, state.tail, state.last_B, state.index - 1)
-        return draw(state._replace(tail=tail), hidden_BD)
-
-    start = _Drawn(
-        index=jnp.int32(0),
-        tail=kv.empty_tail(config, B, most),
-        last_B=jnp.full(B, pad_id, jnp.int32),
-        recent_BW=jnp.full((B, W), NO_ID, jnp.int32),
-        ids_BM=jnp.full((B, most), pad_id, jnp.int32),
-        logprobs_BM=jnp.zeros((B, most), jnp.float32),
-        counts_B=jnp.zeros(B, jnp.int32),
-        stopped_B=jnp.zeros(B, bool),
-        done_B=limits_B == 0,
-    )
-    end = jax.lax.while_loop(lambda state: ~state.done_B.all(), go_on, draw(start, hidden_BD))
-    return end.ids_BM, end.logprobs_BM, end.counts_B, end.stopped_B
