@@ -130,6 +130,11 @@ def save_hf(folder: str | PathLike[str], config: ModelConfig, params: Params, ma
         multihost_utils.sync_global_devices("save_hf")  # nobody goes on to read what is not there yet
 
 
+def stored_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The name and the shape of every tensor of a checkpoint of this config."""
+    return {".".join(path): _shape_there(".".join(path), weight) for path, weight in declared(config).items()}
+
+
 # ---- reading
 
 
