@@ -1,10 +1,12 @@
-"""Hugging Face checkpoints in and out: config.json and safetensors <-> (ModelConfig, params)."""
+"""Hugging Face checkpoints in and out: config.json and safetensors <-> (ModelConfig, params). Never pickle."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
-from cotjax.errors import DataError
+from cotjax.errors import DataError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import Params, Weight, declared, leaf, nest
 from cotjax.model.sharding import param_shardings
@@ -43,64 +45,97 @@ _INPUT_AXES = {"o_proj.weight": 2}
 
 _FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names
+_NAMED = 5  # how many tensors an error names
+
+MAX_SHARD_BYTES = 4_000_000_000
+
+Cut = tuple[slice, ...]  # a part of an array, one slice a dimension
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor as its file's header declares it."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
 
 
 def load_hf(folder: str | PathLike[str], mesh: Mesh | None = None, **overrides: Any) -> tuple[ModelConfig, Params]:
     """Reads a checkpoint folder as transformers writes it: config.json, and model.safetensors whole or in indexed parts.
 
-    Each tensor goes to its devices before the next is read. `overrides` are ModelConfig fields such as `compute_dtype`.
-    Raises DataError, naming the tensors, for one that is missing, unknown or of another shape, and for a broken file.
+    Names, shapes and dtypes are checked against the files' headers before any tensor is read. Then each tensor goes to its
+    devices before the next is read, and of each only the parts that this process's devices hold: the host's peak is at most
+    two tensors more than this process's own share of the parameters. `overrides` are ModelConfig fields such as
+    `compute_dtype`; with `param_dtype`, values are cast as they are read.
+
+    Raises DataError, naming the tensors, for those missing, unknown, of another shape or not floats, and for a broken file.
     """
     folder = Path(folder)
     config = ModelConfig.from_hf(folder, **overrides)
-    theirs = {".".join(path): path for path in declared(config)}
-    files = _files(folder)
-    names = {name: file for file in files for name in _names(file)}
+    stored = {name: tensor for file in _files(folder) for name, tensor in _header(file).items()}
     if config.tied_embeddings:
-        names.pop("lm_head.weight", None)  # some exports repeat the tied matrix; transformers passes over it too
-    _refuse(folder, "missing", sorted(theirs.keys() - names.keys()))
-    _refuse(folder, "unknown", sorted(names.keys() - theirs.keys()))
+        stored.pop("lm_head.weight", None)  # some exports repeat the tied matrix; transformers passes over it too
+    weights = {".".join(path): (path, weight) for path, weight in declared(config).items()}
+    _check(folder, stored, {name: weight for name, (_, weight) in weights.items()})
 
     shardings = None if mesh is None else param_shardings(config, mesh)
     loaded: dict[tuple[str, ...], jax.Array] = {}
-    for file in files:
-        for name, tensor in _tensors(file, [name for name in theirs if names[name] == file]):
-            path = theirs[name]
-            weight = declared(config)[path]
-            stored = _shape_there(name, weight)
-            if tensor.shape != stored:
-                raise DataError(f"{file}: {name} has shape {tensor.shape}; config.json asks for {stored}")
-            values = (tensor.T if _lie(name) == "turned" else tensor).reshape(weight.shape).astype(weight.dtype)
-            loaded[path] = _place(values, None if shardings is None else leaf(shardings, path))
-    return config, nest(loaded)
+    for name in sorted(weights, key=lambda name: str(stored[name].file)):
+        path, weight = weights[name]
+        where = None if shardings is None else leaf(shardings, path)
+        # Waited for: an array on its way to a device still takes its memory on the host.
+        loaded[path] = _place(_reader(name, weight, stored[name]), weight, where).block_until_ready()
+    return config, nest({path: loaded[path] for path in declared(config)})
 
 
-def save_hf(folder: str | PathLike[str], config: ModelConfig, params: Params) -> None:
-    """Writes config.json and model.safetensors, which `load_hf` and transformers' from_pretrained read.
+def save_hf(folder: str | PathLike[str], config: ModelConfig, params: Params, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+    """Writes config.json and safetensors, which `load_hf` and transformers' from_pretrained read.
 
-    Values keep their bits. On several processes every one must call it; the first writes.
+    Up to `max_shard_bytes` go into model.safetensors; more go into numbered parts of at most that size (a larger tensor has a
+    part of its own) and an index. One tensor at a time is gathered, and one part at a time held. Values keep their bits.
+
+    What is written has its name only when all of it is there: until then a model that was in the folder stays whole, and an
+    interrupted save leaves no more than `.partial` files, which the next save takes away. On several processes every one must
+    call it; the first writes.
+
+    Raises DataError when `params` are not of this config, UsageError for a `max_shard_bytes` below 1.
     """
-    from safetensors.numpy import save_file
-
+    if max_shard_bytes < 1:
+        raise UsageError(f"max_shard_bytes is {max_shard_bytes}; it must be 1 or more")
     folder = Path(folder)
-    tensors: dict[str, np.ndarray] = {}
     for path, weight in declared(config).items():
-        name, values = ".".join(path), _gather(leaf(params, path))
-        if values.shape != weight.shape:
-            raise DataError(f"params: {name} has shape {values.shape}; the config asks for {weight.shape}")
-        there = _shape_there(name, weight)
-        values = values.reshape(there[::-1]).T if _lie(name) == "turned" else values.reshape(there)
-        tensors[name] = np.ascontiguousarray(values)
-    if jax.process_index() != 0:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    # A reader never meets half a file: each appears under its name once it is whole.
-    partial = folder / f"{_FILE}.partial"
-    save_file(tensors, partial, metadata={"format": "pt"})
-    os.replace(partial, folder / _FILE)
-    partial = folder / "config.json.partial"
-    partial.write_text(json.dumps(config.to_hf(), indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / "config.json")
+        if leaf(params, path).shape != weight.shape:
+            raise DataError(f"params: {'.'.join(path)} has shape {leaf(params, path).shape}; the config asks for {weight.shape}")
+    parts = _parts(config, params, max_shard_bytes)
+    writes = jax.process_index() == 0
+    if writes:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left_over in (*folder.glob("model*.partial"), *folder.glob("config.json.partial")):
+            left_over.unlink()
+        _partial(folder / "config.json").write_text(json.dumps(config.to_hf(), indent=2) + "\n", encoding="utf-8")
+    for file, names in parts.items():
+        tensors = {}
+        for name in names:
+            values = _gather(leaf(params, tuple(name.split("."))))
+            if writes:
+                tensors[name] = _as_stored(name, declared(config)[tuple(name.split("."))], values)
+        if writes:
+            _write_part(_partial(folder / file), tensors, mode_of=_partial(folder / "config.json"))
+    if writes:
+        _reveal(folder, parts, _sizes(config, params))
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("save_hf")  # nobody goes on to read what is not there yet
+
+
+def stored_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The name and the shape of every tensor of a checkpoint of this config."""
+    return {".".join(path): _shape_there(".".join(path), weight) for path, weight in declared(config).items()}
+
+
+# ---- reading
 
 
 def _files(folder: Path) -> list[Path]:
@@ -109,62 +144,197 @@ def _files(folder: Path) -> list[Path]:
         return [folder / _FILE]
     index = folder / _INDEX
     if not index.is_file():
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+        if pickles:
+            raise DataError(
+                f"{folder}: holds {pickles[0]} and no safetensors; pickled weights are not read, because opening a pickle runs code: "
+                "write them anew with transformers: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(OTHER)"
+            )
         raise DataError(f"{folder}: neither {_FILE} nor {_INDEX} is there; name a folder that save_pretrained wrote")
     try:
-        files = [folder / name for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))]
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = [folder / name for name in names]
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{index}: not a readable index of tensors: {error!r}") from None
-    _refuse(folder, "missing", [file.name for file in files if not file.is_file()], what="files")
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise DataError(f"{folder}: missing files: {_some(missing)}; {_INDEX} names them")
     return files
 
 
-def _names(file: Path) -> list[str]:
+def _header(file: Path) -> dict[str, _Stored]:
+    """Every tensor of a file, without its values."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="np") as opened:
-            return list(opened.keys())
+            names = opened.keys()
+            cuts = {name: opened.get_slice(name) for name in names}
+            return {name: _Stored(file, tuple(cut.get_shape()), cut.get_dtype()) for name, cut in cuts.items()}
     except (OSError, SafetensorError) as error:
         raise DataError(f"{file}: not a whole safetensors file: {error}") from None
 
 
-def _tensors(file: Path, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+def _check(folder: Path, stored: Mapping[str, _Stored], weights: Mapping[str, Weight]) -> None:
+    """Raises one DataError with all that does not fit."""
+    both = [name for name in weights if name in stored]
+    shapes = [
+        f"{name} has shape {stored[name].shape}; config.json asks for {_shape_there(name, weights[name])}"
+        for name in both
+        if stored[name].shape != _shape_there(name, weights[name])
+    ]
+    integers = [f"{name} is {stored[name].dtype}" for name in both if stored[name].dtype not in _FLOATS]
+    missing, unknown = sorted(weights.keys() - stored.keys()), sorted(stored.keys() - weights.keys())
+    wrong = [f"missing tensors: {_some(missing)}"] if missing else []
+    wrong += [f"unknown tensors: {_some(unknown)}"] if unknown else []
+    wrong += [f"wrong shapes: {_some(shapes)}"] if shapes else []
+    if wrong:
+        raise DataError(f"{folder}: {'; '.join(wrong)}; is config.json of another model?")
+    if integers:
+        raise DataError(f"{folder}: not floats: {_some(integers)}; quantized weights are not read, so take the model's original ones")
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _reader(name: str, weight: Weight, stored: _Stored) -> Callable[[Cut], np.ndarray]:
+    """Reads a part of a parameter, cut as it lies here, from its file."""
     from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(file, framework="np") as opened:
-            for name in names:
-                yield name, opened.get_tensor(name)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{file}: not a whole safetensors file: {error}") from None
+    def read(cut: Cut) -> np.ndarray:
+        # Opened for each tensor: the pages of a file stay in memory as long as it is open.
+        try:
+            with safe_open(stored.file, framework="np") as opened:
+                values = opened.get_slice(name)[_cut_there(name, weight, cut)]
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{stored.file}: {name} cannot be read: {error}") from None
+        shape = [one.stop - one.start for one in cut]
+        return _as_declared(name, values, shape).astype(weight.dtype, copy=False)
+
+    return read
 
 
-def _refuse(folder: Path, kind: str, names: list[str], what: str = "tensors") -> None:
-    if names:
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        raise DataError(f"{folder}: {kind} {what}: {', '.join(names[:5])}{more}; is config.json of another model?")
+def _place(read: Callable[[Cut], np.ndarray], weight: Weight, where: NamedSharding | None) -> jax.Array:
+    """The array on its devices; a part that several devices hold is read once."""
+    if where is None:
+        return jax.numpy.asarray(read(tuple(slice(0, size) for size in weight.shape)))
+    holders: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
+    for device, index in where.addressable_devices_indices_map(weight.shape).items():
+        bounds = tuple(one.indices(size)[:2] for one, size in zip(index, weight.shape, strict=True))
+        holders.setdefault(bounds, []).append(device)
+    pieces = []
+    for bounds, devices in holders.items():
+        values = read(tuple(slice(start, stop) for start, stop in bounds))
+        pieces += [jax.device_put(values, device) for device in devices]
+    return jax.make_array_from_single_device_arrays(weight.shape, where, pieces)
+
+
+# ---- how values lie there
 
 
 def _lie(name: str) -> str:
     return _LIE[next(end for end in _LIE if name.endswith(end))]
 
 
+def _merged(name: str, weight: Weight) -> tuple[int, ...]:
+    """How many of our axes each axis there joins, in our order (so turned, where there is turned)."""
+    if _lie(name) == "turned":
+        inputs = next((axes for end, axes in _INPUT_AXES.items() if name.endswith(end)), 1)
+        return inputs, len(weight.shape) - inputs
+    return (1, 1) if weight.axes[0] == "vocab" else (len(weight.shape),)
+
+
 def _shape_there(name: str, weight: Weight) -> tuple[int, ...]:
     """The shape that a tensor has in a checkpoint."""
-    if _lie(name) == "same":
-        return weight.shape if len(weight.axes) == 1 or weight.axes[0] == "vocab" else (int(np.prod(weight.shape)),)
-    inputs = next((axes for end, axes in _INPUT_AXES.items() if name.endswith(end)), 1)
-    return int(np.prod(weight.shape[inputs:])), int(np.prod(weight.shape[:inputs]))
+    shape, sizes = [], weight.shape
+    for axes in _merged(name, weight):
+        shape.append(prod(sizes[:axes]))
+        sizes = sizes[axes:]
+    return tuple(reversed(shape)) if _lie(name) == "turned" else tuple(shape)
 
 
-def _place(values: np.ndarray, where: Any) -> jax.Array:
-    if where is None:
-        return jax.numpy.asarray(values)
-    return jax.make_array_from_callback(values.shape, where, lambda index: values[index])
+def _cut_there(name: str, weight: Weight, cut: Cut) -> Cut:
+    """The same part of the tensor in a checkpoint."""
+    there, at = [], 0
+    for axes in _merged(name, weight):
+        first, *rest = range(at, at + axes)
+        whole = all((cut[axis].start, cut[axis].stop) == (0, weight.shape[axis]) for axis in rest)
+        assert whole, f"{name}: only the first of axes that are one there may be cut (sharding.RULES)"
+        step = prod(weight.shape[axis] for axis in rest)
+        there.append(slice(cut[first].start * step, cut[first].stop * step))
+        at += axes
+    return tuple(reversed(there)) if _lie(name) == "turned" else tuple(there)
+
+
+def _as_declared(name: str, values: np.ndarray, shape: list[int]) -> np.ndarray:
+    return (values.T if _lie(name) == "turned" else values).reshape(shape)
+
+
+def _as_stored(name: str, weight: Weight, values: np.ndarray) -> np.ndarray:
+    there = _shape_there(name, weight)
+    values = values.reshape(there[::-1]).T if _lie(name) == "turned" else values.reshape(there)
+    return np.ascontiguousarray(values)
+
+
+# ---- writing
+
+
+def _sizes(config: ModelConfig, params: Params) -> dict[str, int]:
+    """Bytes of every tensor by its name."""
+    return {".".join(path): leaf(params, path).size * leaf(params, path).dtype.itemsize for path in declared(config)}
+
+
+def _parts(config: ModelConfig, params: Params, max_bytes: int) -> dict[str, list[str]]:
+    """File name -> the tensors in it, in the model's order."""
+    parts: list[list[str]] = [[]]
+    held = 0
+    for name, size in _sizes(config, params).items():
+        if parts[-1] and held + size > max_bytes:
+            parts.append([])
+            held = 0
+        parts[-1].append(name)
+        held += size
+    if len(parts) == 1:
+        return {_FILE: parts[0]}
+    return {f"model-{number:05d}-of-{len(parts):05d}.safetensors": names for number, names in enumerate(parts, 1)}
+
+
+def _partial(file: Path) -> Path:
+    """What a file is called until it is whole."""
+    return file.with_name(file.name + ".partial")
+
+
+def _write_part(file: Path, tensors: dict[str, np.ndarray], mode_of: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file(tensors, file, metadata={"format": "pt"})
+    os.chmod(file, mode_of.stat().st_mode)  # safetensors makes its files the owner's alone
+
+
+def _reveal(folder: Path, parts: Mapping[str, list[str]], sizes: Mapping[str, int]) -> None:
+    """Gives what is written its names. What a reader looks for first goes first and comes last: it never meets a mixture."""
+    for name in (_INDEX, _FILE):
+        (folder / name).unlink(missing_ok=True)
+    for old in folder.glob("model-*-of-*.safetensors"):
+        old.unlink()
+    os.replace(_partial(folder / "config.json"), folder / "config.json")
+    for file in parts:
+        os.replace(_partial(folder / file), folder / file)
+    if len(parts) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": {name: file for file in parts for name in parts[file]}}
+        partial = _partial(folder / _INDEX)
+        partial.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        os.replace(partial, folder / _INDEX)
 
 
 def _gather(x: Any) -> np.ndarray:
     """The whole array on the host, also where other processes hold parts of it."""
-    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+    if not isinstance(x, jax.Array):
+        return np.asarray(x)
+    if not x.is_fully_addressable:
         return np.asarray(multihost_utils.process_allgather(x, tiled=True))
-    return np.asarray(x)
+    # An array keeps the copy on the host that it once gave: a fresh one of the same buffers takes it along when it goes.
+    fresh = jax.make_array_from_single_device_arrays(x.shape, x.sharding, [shard.data for shard in x.addressable_shards])
+    return np.asarray(fresh)

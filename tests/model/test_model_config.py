@@ -52,6 +52,7 @@ def test_overrides_and_folder(tmp_path):
         ({"model_type": "mamba"}, "'mamba'; this decoder reads qwen3, qwen2, llama"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu'"),
         ({"attention_bias": True}, "attention_bias is True"),
+        ({"use_sliding_window": True}, "use_sliding_window is True; only False"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type is 'yarn'"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}}, "lacks low_freq_factor, high_freq_factor"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "only 'full_attention'"),

@@ -106,12 +106,14 @@ def test_loss_and_gradients(theirs, tmp_path):
         np.testing.assert_allclose(written[name], parameter.grad.numpy(), atol=2e-5, err_msg=name)
 
 
-def test_export_is_what_transformers_saved(theirs, tmp_path):
+@pytest.mark.parametrize("part", [10**9, 9_000], ids=["whole", "in parts"])
+def test_export_is_what_transformers_saved(theirs, tmp_path, part):
     from transformers import AutoModelForCausalLM
 
     folder, model = theirs
     config, params = load_hf(folder)
-    save_hf(tmp_path, config, params)
+    save_hf(tmp_path, config, params, max_shard_bytes=part)
+    assert (tmp_path / "model.safetensors").exists() == (part > 9_000)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert type(again) is type(model)
     again = again.state_dict()
