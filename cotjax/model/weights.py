@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from cotjax.errors import DataError
+from cotjax.errors import DataError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import Params, Weight, declared, leaf, nest
 from cotjax.model.sharding import param_shardings
@@ -78,10 +78,13 @@ def load_hf(folder: str | PathLike[str], mesh: Mesh | None = None, **overrides: 
 def save_hf(folder: str | PathLike[str], config: ModelConfig, params: Params) -> None:
     """Writes config.json and model.safetensors, which `load_hf` and transformers' from_pretrained read.
 
-    Values keep their bits. On several processes every one must call it; the first writes.
+    Values keep their bits. On several processes every one must call it; the first writes. Raises UsageError for a model with
+    LoRA's adapters, for which these files have no place.
     """
     from safetensors.numpy import save_file
 
+    if config.lora is not None:
+        raise UsageError("lora: this model has adapters; merge them first (lora.merge), or write them alone (lora.save_peft)")
     folder = Path(folder)
     tensors: dict[str, np.ndarray] = {}
     for path, weight in declared(config).items():
