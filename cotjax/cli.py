@@ -96,11 +96,12 @@ def _parser() -> argparse.ArgumentParser:
     mask.add_argument("--html", type=Path, help="write the same as a page")
     mask.set_defaults(run=_show_mask)
 
-    export = commands.add_parser("export", help="write a checkpoint as a Hugging Face folder")
+    export = commands.add_parser("export", help="write a checkpoint as a Hugging Face folder (LoRA merged), or its adapters as PEFT's")
     export.add_argument("--run", dest="run_folder", required=True, type=Path, help="a run's folder, e.g. runs/demo")
     export.add_argument("--arm", required=True, help="arm to export, e.g. sft")
     export.add_argument("--step", type=int, help="checkpoint (default: the last)")
     export.add_argument("--out", required=True, type=Path, help="folder to write")
+    export.add_argument("--adapter", action="store_true", help="of a run with LoRA: the adapters alone, for PEFT")
     export.set_defaults(run=_export)
 
     bench = commands.add_parser("bench", help="measure, and print the figures").add_subparsers(dest="what", required=True)
@@ -232,7 +233,7 @@ def _collect(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     from cotjax.study.export import export
 
-    step = export(arguments.run_folder, arguments.arm, arguments.step, arguments.out)
+    step = export(arguments.run_folder, arguments.arm, arguments.step, arguments.out, arguments.adapter)
     print(f"{arguments.arm} at step {step}: {arguments.out}")
 
 

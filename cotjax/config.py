@@ -67,6 +67,9 @@ def default_config() -> ConfigDict:
     config.model.head_size = 32
     config.model.feed_forward = 288
     config.model.recall_steps = 0  # updates of a "random" model on associative recall before it trains on the data; 500 grow look-up heads
+    config.model.lora_rank = 0  # rank of LoRA's adapters, which then alone are trained; 0: all weights are
+    config.model.lora_alpha = 16.0  # the adapters' output is multiplied by alpha / rank
+    config.model.lora_targets = r".*\.(q|k|v|o|gate|up|down)_proj"  # a projection's whole path, e.g. model.layers.3.self_attn.q_proj
 
     config.train = ConfigDict()
     config.train.steps = 200  # updates

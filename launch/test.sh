@@ -6,12 +6,12 @@ cd "$(dirname "$0")/.."
 
 # The parity tests compare with transformers on torch. Its CPU build is taken where pip finds one on this machine
 # (PIP_FIND_LINKS); from an index pip would fetch gigabytes for GPUs, so without it those tests are skipped and say so. Where torch
-# is, the loss mask is tested in transformers' Trainer and in TRL too.
+# is, the loss mask is tested in transformers' Trainer and in TRL too, and LoRA's adapters in PEFT.
 if ! "$venv/bin/python" -c "import torch" 2>/dev/null &&
     "$venv/bin/python" -m pip install --quiet --no-index --no-deps "torch>=2.10,<3" 2>/dev/null; then
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check filelock fsspec jinja2 networkx sympy typing-extensions
 fi
-if "$venv/bin/python" -c "import torch" 2>/dev/null && ! "$venv/bin/python" -c "import trl, accelerate, datasets" 2>/dev/null; then
+if "$venv/bin/python" -c "import torch" 2>/dev/null && ! "$venv/bin/python" -c "import trl, accelerate, datasets, peft" 2>/dev/null; then
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".[trainers]"
 fi
 exec "$venv/bin/python" -m pytest "$@"

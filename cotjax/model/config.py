@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,43 @@ class RopeScaling:
 
 
 @dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters beside projections; they alone are trained (Hu et al., 2021): W x becomes W x + (alpha / rank) B A x.
+
+    `targets` is a regular expression that must match the whole dotted path of a projection, such as
+    `model.layers.3.self_attn.q_proj` (as PEFT reads a target_modules that is one string).
+
+    Raises UsageError for a rank below 1, an alpha that is not positive, and a broken expression.
+    """
+
+    rank: int  # inner width of both factors
+    alpha: float  # the adapters' output is multiplied by alpha / rank
+    targets: str
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.rank, int) and self.rank >= 1):
+            raise UsageError(f"lora: the rank is {self.rank!r}; it must be a whole number, 1 or more")
+        if not (isfinite(self.alpha) and self.alpha > 0):
+            raise UsageError(f"lora: alpha is {self.alpha}; it must be more than 0")
+        try:
+            re.compile(self.targets)
+        except re.error as error:
+            raise UsageError(f"lora: the targets {self.targets!r} are no regular expression: {error}") from None
+
+    def chosen(self, projections: Iterable[str]) -> list[str]:
+        """Those of the projections' dotted paths that are targets. Raises UsageError, naming what there is, when none is."""
+        projections = list(projections)
+        found = [path for path in projections if re.fullmatch(self.targets, path)]
+        if not found:
+            there = dict.fromkeys(re.sub(r"\.\d+\.", ".N.", path) for path in projections)
+            raise UsageError(
+                f"lora: the targets {self.targets!r} match no projection; a whole path must match, and there are "
+                f"{', '.join(there)} (N: a layer's number)"
+            )
+        return found
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A decoder's sizes, in elements. Frozen and hashable: jitted functions close over it.
 
@@ -57,10 +96,13 @@ class ModelConfig:
     max_length: int = 32_768  # longest sequence the rotary positions were made for, in tokens
     param_dtype: str = "float32"  # parameters and gradients
     compute_dtype: str = "float32"  # matmuls; norms, softmax and logits are always float32
+    lora: LoRA | None = None  # adapters beside projections, which alone are trained; None: every weight is
 
     def __post_init__(self) -> None:
         if isinstance(self.rope_scaling, Mapping):  # read back from JSON
             object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
+        if isinstance(self.lora, Mapping):
+            object.__setattr__(self, "lora", LoRA(**self.lora))
         for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "head_size", "feed_forward", "max_length"):
             if getattr(self, name) < 1:
                 raise UsageError(f"model: {name} is {getattr(self, name)}; it must be 1 or more")

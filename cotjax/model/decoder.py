@@ -16,10 +16,10 @@ initialiser follow from the declaration, and nothing is materialised before its 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from math import prod, sqrt
+from math import sqrt
 from typing import Any
 
 import jax
@@ -32,6 +32,7 @@ from cotjax.errors import DataError, UsageError
 from cotjax.model.attention import ATTENDED
 from cotjax.model.config import ModelConfig
 from cotjax.model.kernels import attend_by
+from cotjax.model.linear import Linear, param
 from cotjax.model.sharding import constrain, lookup, param_shardings
 
 # What the backward pass of a layer finds kept, and what it computes again; from most memory to least.
@@ -46,7 +47,6 @@ REMAT = {
 
 Params = dict[str, Any]
 Path = tuple[str, ...]
-Sizes = Mapping[str, int]
 Rope = tuple[jax.Array, jax.Array]  # cosines and signed sines, [B, 1, T, H]
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]
 
@@ -58,12 +58,7 @@ class Weight:
     shape: tuple[int, ...]
     dtype: jnp.dtype
     axes: tuple[str, ...]  # logical axes, one a dimension; sharding.RULES places them
-    std: float | None  # of its normal initial values; None: a norm's scale, which starts at one; 0: a bias
-
-
-def _param(config: ModelConfig, shape: tuple[int, ...], axes: tuple[str, ...], std: float | None) -> nnx.Param:
-    """A parameter that holds no values yet, only its declaration."""
-    return nnx.Param(jax.ShapeDtypeStruct(shape, config.params_as), axes=axes, std=std)
+    std: float | None  # of its normal initial values; None: a norm's scale, which starts at one; 0: starts at zero
 
 
 class RMSNorm(nnx.Module):
@@ -71,36 +66,13 @@ class RMSNorm(nnx.Module):
 
     def __init__(self, config: ModelConfig, size: int):
         self.eps = config.norm_eps
-        self.weight = _param(config, (size,), ("norm",), None)
+        self.weight = param(config, (size,), ("norm",), None)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
         weight = self.weight[...].astype(x.dtype)
         return wide.astype(x.dtype) * weight.reshape((1,) * (x.ndim - 1) + weight.shape)
-
-
-class Linear(nnx.Module):
-    """A projection of the last axes: [..., *inputs] -> [..., *outputs], with a bias where asked; weights lie inputs first.
-
-    It is one matmul of two-axis operands. An einsum over all axes is the same, but its weight gradient sums over two axes
-    (B and T), and for that the CPU compiler copies the larger operand crosswise.
-    """
-
-    def __init__(self, config: ModelConfig, inputs: Sizes, outputs: Sizes, std: float, bias: bool = False):
-        """`inputs` and `outputs`: logical axis -> size, in the order of the weight's axes."""
-        self.inputs, self.compute = tuple(inputs.values()), config.compute_dtype
-        self.outputs = tuple(outputs.values())
-        self.weight = _param(config, self.inputs + self.outputs, (*inputs, *outputs), std)
-        self.bias = _param(config, self.outputs, tuple(outputs), 0.0) if bias else None
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        lead = x.shape[: x.ndim - len(self.inputs)]
-        weight = self.weight[...].astype(self.compute).reshape(prod(self.inputs), prod(self.outputs))
-        y = x.reshape(prod(lead), prod(self.inputs)) @ weight
-        if self.bias is not None:
-            y += self.bias[...].astype(self.compute).reshape(1, prod(self.outputs))
-        return y.reshape(*lead, *self.outputs)
 
 
 class Attention(nnx.Module):
@@ -164,7 +136,7 @@ class Embed(nnx.Module):
 
     def __init__(self, config: ModelConfig):
         self.compute = config.compute_dtype
-        self.weight = _param(config, (config.vocab_size, config.width), ("vocab", "embed"), 0.02)
+        self.weight = param(config, (config.vocab_size, config.width), ("vocab", "embed"), 0.02)
 
     def __call__(self, ids_BT: jax.Array) -> jax.Array:
         # Cast after the look-up: the gradients of a frequent token's many places are added up in the parameter's own dtype.
@@ -195,6 +167,10 @@ class Decoder(nnx.Module):
         self.config = config
         self.model = Backbone(config)
         self.lm_head = None if config.tied_embeddings else Embed(config)
+        if config.lora is not None:
+            projections = {".".join(map(str, path)): part for path, part in nnx.iter_modules(self) if isinstance(part, Linear)}
+            for path in config.lora.chosen(projections):
+                projections[path].adapt(config)
 
     def hidden_states(self, ids_BT: jax.Array, positions_BT: jax.Array, attend: Any, remat: str = "none", scan: bool = False) -> jax.Array:
         """`attend(layer index, q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]`; the result [B, T, D] has passed the last norm."""
@@ -291,8 +267,8 @@ def _graph(config: ModelConfig) -> tuple[Any, Any, dict[Path, Weight]]:
     """The module's graph, its state's tree, and every parameter's declaration in that tree's order."""
     graph, state = nnx.split(Decoder(config))
     weights: dict[Path, Weight] = {}
-    for path, param in nnx.to_flat_state(state):
-        shape, metadata = param.get_value(), param.get_metadata()
+    for path, leaf in nnx.to_flat_state(state):
+        shape, metadata = leaf.get_value(), leaf.get_metadata()
         weights[tuple(map(str, path))] = Weight(shape.shape, shape.dtype, metadata["axes"], metadata["std"])
     return graph, jax.tree.structure(state), weights
 
@@ -337,8 +313,8 @@ def abstract_params(config: ModelConfig, mesh: Mesh | None = None) -> Params:
     return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), abstract, param_shardings(config, mesh))
 
 
-def init_params(config: ModelConfig, key: jax.Array, mesh: Mesh | None = None) -> Params:
-    """Fresh parameters, made where they will live: the same values on any mesh.
+def init_params(config: ModelConfig, key: jax.Array, mesh: Mesh | None = None, only: Collection[Path] | None = None) -> Params:
+    """Fresh parameters, made where they will live: the same values on any mesh. `only`: the paths that are made (None: all).
 
     `key` is a jax.random key; each parameter's own key comes from its path, so that adding one leaves the others as they were.
     """
@@ -349,7 +325,7 @@ def init_params(config: ModelConfig, key: jax.Array, mesh: Mesh | None = None) -
         initial = _initialiser(weight, None if places is None else leaf(places, path))
         return initial(key, np.uint32(zlib.crc32(".".join(path).encode())))
 
-    return nest({path: make(path, weight) for path, weight in declared(config).items()})
+    return nest({path: make(path, weight) for path, weight in declared(config).items() if only is None or path in only})
 
 
 @lru_cache(maxsize=256)

@@ -27,6 +27,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "vocab": ("tensor",),
     "norm": (),
     "hidden": (),
+    "rank": (),
 }
 """Logical axis -> mesh axes (an empty tuple: a whole copy on every device). Why each is so:
 
@@ -42,6 +43,7 @@ feed_forward  over `tensor`: the gate and up matrices split by column, down by r
 vocab         over `tensor`: it is the largest single axis, and a softmax over it needs two small sums.
 norm          whole: a few thousand numbers are cheaper to keep than to gather.
 hidden        whole: an activation's width, which every projection reads in full.
+rank          whole: an adapter's inner width is a few numbers, and its other axes are cut as the weight's beside it are.
 """
 
 

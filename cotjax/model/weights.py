@@ -87,7 +87,7 @@ def load_hf(folder: str | PathLike[str], mesh: Mesh | None = None, **overrides: 
         path, weight = weights[name]
         where = None if shardings is None else leaf(shardings, path)
         # Waited for: an array on its way to a device still takes its memory on the host.
-        loaded[path] = _place(_reader(name, weight, stored[name]), weight, where).block_until_ready()
+        loaded[path] = place(_reader(name, weight, stored[name]), weight, where).block_until_ready()
     return config, nest({path: loaded[path] for path in declared(config)})
 
 
@@ -101,8 +101,11 @@ def save_hf(folder: str | PathLike[str], config: ModelConfig, params: Params, ma
     interrupted save leaves no more than `.partial` files, which the next save takes away. On several processes every one must
     call it; the first writes.
 
-    Raises DataError when `params` are not of this config, UsageError for a `max_shard_bytes` below 1.
+    Raises DataError when `params` are not of this config, UsageError for a `max_shard_bytes` below 1 and for a model with LoRA's
+    adapters, for which these files have no place.
     """
+    if config.lora is not None:
+        raise UsageError("lora: this model has adapters; merge them first (lora.merge), or write them alone (lora.save_peft)")
     if max_shard_bytes < 1:
         raise UsageError(f"max_shard_bytes is {max_shard_bytes}; it must be 1 or more")
     folder = Path(folder)
@@ -119,7 +122,7 @@ def save_hf(folder: str | PathLike[str], config: ModelConfig, params: Params, ma
     for file, names in parts.items():
         tensors = {}
         for name in names:
-            values = _gather(leaf(params, tuple(name.split("."))))
+            values = gather(leaf(params, tuple(name.split("."))))
             if writes:
                 tensors[name] = _as_stored(name, declared(config)[tuple(name.split("."))], values)
         if writes:
@@ -216,7 +219,7 @@ def _reader(name: str, weight: Weight, stored: _Stored) -> Callable[[Cut], np.nd
     return read
 
 
-def _place(read: Callable[[Cut], np.ndarray], weight: Weight, where: NamedSharding | None) -> jax.Array:
+def place(read: Callable[[Cut], np.ndarray], weight: Weight, where: NamedSharding | None) -> jax.Array:
     """The array on its devices; a part that several devices hold is read once."""
     if where is None:
         return jax.numpy.asarray(read(tuple(slice(0, size) for size in weight.shape)))
@@ -329,7 +332,7 @@ def _reveal(folder: Path, parts: Mapping[str, list[str]], sizes: Mapping[str, in
         os.replace(partial, folder / _INDEX)
 
 
-def _gather(x: Any) -> np.ndarray:
+def gather(x: Any) -> np.ndarray:
     """The whole array on the host, also where other processes hold parts of it."""
     if not isinstance(x, jax.Array):
         return np.asarray(x)

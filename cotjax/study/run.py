@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import jax
@@ -30,8 +30,8 @@ from cotjax.envs.base import Game
 from cotjax.envs.words import alfworld_words
 from cotjax.errors import UsageError
 from cotjax.formats import TEMPLATES, first_turn
-from cotjax.model import decoder
-from cotjax.model.config import ModelConfig
+from cotjax.model import decoder, lora
+from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.sharding import param_shardings
 from cotjax.model.weights import load_hf
 from cotjax.study.evaluate import elicitation_of, evaluate
@@ -65,6 +65,7 @@ class Study:
             self._masking(arm)
         elicitation_of(self.config)
         _check_base(self.config)
+        _adapters(self.config)
 
     @property
     def arm_folders(self) -> dict[str, Path]:
@@ -91,7 +92,7 @@ class Study:
     def train(self, games: GameSets) -> None:
         """Collect, build the dataset, and train every arm from the base."""
         trajectories = self._training_trajectories(games)
-        model, make_params, tokenizer = self._base(trajectories)
+        model, make_params, tokenizer = self._start(trajectories)
         source = self._dataset(trajectories, tokenizer)
         self._keep_model(model, tokenizer)
         for arm, settings in self.config.arms.items():
@@ -171,8 +172,19 @@ class Study:
             )
         self.reporter.say(f"  won {summary.won} of {summary.played}; kept {summary.kept} trajectories, {summary.steps} steps")
 
+    def _start(self, trajectories: Path):
+        """What training starts from: as `_base`, with fresh adapters where the config asks for them."""
+        base, make_base, tokenizer = self._base(trajectories)
+        adapters = _adapters(self.config)
+        if adapters is None:
+            return base, make_base, tokenizer
+        model = replace(base, lora=adapters)
+        lora.trainable(model)  # targets that match nothing are an error here, before the dataset is built
+        key = jax.random.key(self.config.seed)
+        return model, lambda mesh: lora.add(base, make_base(mesh), adapters, key, mesh)[1], tokenizer
+
     def _base(self, trajectories: Path):
-        """(model config, how its first parameters come onto a mesh, tokenizer folder)."""
+        """(model config, how its parameters come onto a mesh, tokenizer folder)."""
         settings = self.config.model
         dtypes = {name: settings[name] for name in ("param_dtype", "compute_dtype")}
         if settings.base == "random":
@@ -361,6 +373,12 @@ def _training_progress(stage: Stage):
         stage.update(step, steps, f"steps, loss {row['loss']:.3f}{rate}, {time.perf_counter() - started:.0f} s")
 
     return report
+
+
+def _adapters(config: ConfigDict) -> LoRA | None:
+    """The adapters that the config asks for. Raises UsageError for settings that cannot be."""
+    settings = config.model
+    return LoRA(settings.lora_rank, settings.lora_alpha, settings.lora_targets) if settings.lora_rank else None
 
 
 def _check_base(config: ConfigDict) -> None:

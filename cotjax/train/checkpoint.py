@@ -1,7 +1,8 @@
 """Checkpoints by Orbax: parameters, optimizer, data position and what the run was.
 
 Each step's folder holds the items `params`, `opt_state` and `run` (JSON: step, data iterator state, seed, settings), so that an
-evaluation restores the parameters alone. Restoring goes onto any mesh.
+evaluation restores the parameters alone. Restoring goes onto any mesh. With LoRA too `params` are all of them, the frozen base among
+them: each checkpoint stands alone, for the price of the base's size.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cotjax.masking import Role
-from cotjax.model import decoder
+from cotjax.model import decoder, lora
 from cotjax.model.config import ModelConfig
 from cotjax.model.kernels import kernel_for
 from cotjax.model.sharding import batch_sharding, param_shardings
@@ -22,7 +22,7 @@ BATCH_FIELDS = ("ids", "targets", "weights", "budget", "roles", "segment_ids", "
 
 
 class TrainState(NamedTuple):
-    """`step` is the number of updates made."""
+    """`step` is the number of updates made. The optimizer's state is that of what is trained (lora.trainable)."""
 
     step: jax.Array
     params: dict
@@ -33,9 +33,11 @@ def state_shardings(config: ModelConfig, optimizer: optax.GradientTransformation
     """A NamedSharding for every leaf of the state: Adam's moments lie as their parameters do, counters are replicated."""
     replicated = NamedSharding(mesh, PartitionSpec())
     for_params = param_shardings(config, mesh)
-    opt_shapes = jax.eval_shape(optimizer.init, params)
+    trained, _ = lora.split(config, params)
+    for_trained, _ = lora.split(config, for_params)
+    opt_shapes = jax.eval_shape(optimizer.init, trained)
     for_opt = optax.tree_utils.tree_map_params(
-        optimizer, lambda _, sharding: sharding, opt_shapes, for_params, transform_non_params=lambda _: replicated
+        optimizer, lambda _, sharding: sharding, opt_shapes, for_trained, transform_non_params=lambda _: replicated
     )
     return TrainState(replicated, for_params, for_opt)
 
@@ -43,8 +45,11 @@ def state_shardings(config: ModelConfig, optimizer: optax.GradientTransformation
 def init_state(config: ModelConfig, optimizer: optax.GradientTransformation, params: dict, mesh: Mesh) -> TrainState:
     """The state before the first step, sharded over `mesh`."""
     shardings = state_shardings(config, optimizer, params, mesh)
-    make = jax.jit(lambda params: TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params)), out_shardings=shardings)
-    return make(params)
+
+    def make(params: dict) -> TrainState:
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(lora.split(config, params)[0]))
+
+    return jax.jit(make, out_shardings=shardings)(params)
 
 
 def loss_sums(
@@ -80,19 +85,23 @@ def make_train_step(
     `remat`, `scan` and `kernel` as in decoder.hidden_states; the kernel "auto" is the fastest that the mesh's devices have.
     `accumulate`: parts that the batch is worked off in.
 
-    Metrics: `loss` (nats, divided as `normalizer` says), `grad_norm`, `loss_by_role` and `weight_by_role` (sums, [roles]), `tokens`
-    (positions that are not padding). A batch without supervised tokens gives a NaN loss, which the loop refuses.
+    Metrics: `loss` (nats, divided as `normalizer` says), `grad_norm` (of what is trained), `loss_by_role` and `weight_by_role`
+    (sums, [roles]), `tokens` (positions that are not padding). A batch without supervised tokens gives a NaN loss, which the loop
+    refuses.
     """
     shardings = state_shardings(config, optimizer, params, mesh)
     on_batch = dict.fromkeys(BATCH_FIELDS, batch_sharding(mesh))
     kernel = kernel_for(config, mesh) if kernel == "auto" else kernel
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        def sums_and_grads(part: dict) -> tuple[jax.Array, dict, dict]:
-            def sums(params: dict) -> tuple[jax.Array, dict]:
-                return loss_sums(config, params, part, remat, normalizer, scan, kernel)
+        # Only what is trained is differentiated: a frozen weight has no gradient, and its buffer goes through as it is.
+        trained, frozen = lora.split(config, state.params)
 
-            (total, aux), grads = jax.value_and_grad(sums, has_aux=True)(state.params)
+        def sums_and_grads(part: dict) -> tuple[jax.Array, dict, dict]:
+            def sums(trained: dict) -> tuple[jax.Array, dict]:
+                return loss_sums(config, lora.join(config, trained, frozen), part, remat, normalizer, scan, kernel)
+
+            (total, aux), grads = jax.value_and_grad(sums, has_aux=True)(trained)
             return total, aux, grads
 
         if accumulate == 1:
@@ -102,8 +111,8 @@ def make_train_step(
         weight = totals.pop("weight")
         # Divided here, once, over all parts and devices: parts with few supervised tokens weigh no more for it.
         grads = jax.tree.map(lambda grad: (grad / weight).astype(grad.dtype), grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+        params = lora.join(config, optax.apply_updates(trained, updates), frozen)
         metrics = totals | {"loss": total / weight, "grad_norm": optax.tree.norm(grads), "tokens": (batch["segment_ids"] > 0).sum()}
         return TrainState(state.step + 1, params, opt_state), metrics
 

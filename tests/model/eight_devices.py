@@ -1,12 +1,15 @@
 """Run by test_eight_devices.py in a process of its own: one device and eight must give the same numbers and the same text."""
 
+from tempfile import TemporaryDirectory
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tiny
 
 from cotjax.errors import UsageError
-from cotjax.model import decoder
+from cotjax.model import decoder, lora
+from cotjax.model.config import LoRA
 from cotjax.model.sharding import batch_sharding, make_mesh, param_shardings
 from cotjax.sample.sampler import Sampler
 
@@ -51,10 +54,29 @@ def texts(params, mesh):
     return [{slot: generation.ids for slot, generation in turn.items()} for turn in made]
 
 
+def adapters(mesh):
+    """LoRA added on a mesh, sent to a folder and back, and merged: everything lies where the table says."""
+    params = decoder.init_params(CONFIG, jax.random.key(0), mesh)
+    adapted = lora.add(CONFIG, params, LoRA(4, 8.0, r".*_proj"), jax.random.key(1), mesh)
+    trained, frozen = lora.split(*adapted)
+    trained = jax.tree.map(lambda x: x + 0.01, trained)
+    adapted = adapted[0], lora.join(adapted[0], trained, frozen)
+    with TemporaryDirectory() as folder:
+        lora.save_peft(folder, *adapted, "base")
+        again = lora.load_peft(folder, CONFIG, params, mesh)
+    jax.tree.map(np.testing.assert_array_equal, again[1], adapted[1])
+    whole = lora.merge(*again)
+    for config, placed in (again, whole):
+        for x, where in zip(jax.tree.leaves(placed), jax.tree.leaves(param_shardings(config, mesh)), strict=True):
+            assert x.sharding.is_equivalent_to(where, x.ndim)
+    return jax.tree.map(np.asarray, whole[1])
+
+
 def main():
     reference = decoder.init_params(CONFIG, jax.random.key(0), ONE)
     hidden, gradients = forward_and_gradients(reference, ONE, remat="none")
     text = texts(reference, ONE)
+    merged = adapters(ONE)
     for name, mesh in MESHES.items():
         params = decoder.init_params(CONFIG, jax.random.key(0), mesh)
         # The same draws; jax 0.12 fuses their scaling differently for some shard shapes, which moves a last bit.
@@ -65,6 +87,7 @@ def main():
         np.testing.assert_allclose(again, hidden, atol=2e-5, err_msg=name)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max() + 1e-6), d_again, gradients)
         assert texts(params, mesh) == text, name
+        jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7), adapters(mesh), merged)
 
     up_proj = param_shardings(CONFIG, MESHES["fsdp 8"])["model"]["layers"]["0"]["mlp"]["up_proj"]["weight"]
     assert up_proj.shard_shape((32, 48)) == (4, 48)

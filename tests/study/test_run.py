@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from cotjax.cli import main
@@ -112,6 +114,42 @@ def test_a_checkpoint_leaves_as_a_hugging_face_folder(study, tmp_path):
     assert model.vocab_size >= Codec.load(tmp_path / "hf").vocab_size
 
 
+@pytest.mark.slow
+def test_lora_trains_plays_and_leaves_merged_or_as_an_adapter(study, tmp_path):
+    from cotjax.assets import BASE_FOLDER
+    from cotjax.model import lora
+    from cotjax.model.weights import load_hf
+
+    config, out = study
+    run = tmp_path / "run"
+    arguments = ["--config", str(config), "--out", str(run), f"--config.games.root={out / 'games'}", "--config.model.base=package"]
+    arguments += ["--config.model.lora_rank=2", "--config.train.steps=2", r"--config.model.lora_targets=.*\.(q|o|up)_proj"]
+    assert main(["train", *arguments]) == 0
+    assert main(["evaluate", *arguments]) == 0
+    assert len(list(read_records(run / "records"))) == 3 * 3 * 6
+    export = ["export", "--run", str(run), "--arm", "sft"]
+    assert main([*export, "--out", str(tmp_path / "merged")]) == 0
+    assert main([*export, "--adapter", "--out", str(tmp_path / "adapter")]) == 0
+    assert main([*export, "--out", str(tmp_path / "adapter")]) == 2, "a folder with an adapter in it is taken"
+    described = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert described["base_model_name_or_path"] == str(BASE_FOLDER) and described["target_modules"] == ["o_proj", "q_proj", "up_proj"]
+    adapted = lora.load_peft(tmp_path / "adapter", *load_hf(BASE_FOLDER))
+    assert any(np.any(x) for path, x in jax.tree.leaves_with_path(adapted[1]) if path[-1].key == "lora_B")
+    jax.tree.map(np.testing.assert_array_equal, lora.merge(*adapted)[1], load_hf(tmp_path / "merged")[1])
+
+
+def test_an_adapter_that_nothing_could_be_done_with_is_not_written(study, capsys, tmp_path):
+    _, out = study
+    arguments = ["export", "--arm", "sft", "--adapter", "--out", str(tmp_path / "adapter"), "--run"]
+    _fails(capsys, [*arguments, str(out)], 2, "model.lora_rank is 0")
+    run = tmp_path / "run"
+    (run / "arms" / "sft" / "checkpoints").mkdir(parents=True)
+    shutil.copy(out / "config.json", run)
+    model = json.loads((out / "model.json").read_text()) | {"lora": {"rank": 2, "alpha": 4.0, "targets": ".*q_proj"}}
+    (run / "model.json").write_text(json.dumps(model))
+    _fails(capsys, [*arguments, str(run)], 2, "drawn at random")
+
+
 def _fails(capsys, arguments, code, *words):
     assert main(arguments) == code
     error = capsys.readouterr().err
@@ -141,6 +179,8 @@ def test_a_folder_with_other_things_is_refused(study, capsys, tmp_path):
         ("--config.games.source=web", 2, ["games.source", "made, alfworld"]),
         ("--config.data.trajectories=/none/t.jsonl", 3, ["/none/t.jsonl"]),
         ("--config.model.base=/none", 2, ["/none", "config.json"]),
+        ("--config.model.lora_rank=-1", 2, ["the rank is -1"]),
+        ("--config.model.lora_rank=2 --config.model.lora_targets=wq", 2, ["'wq' match no projection", "self_attn.q_proj"]),
         ("--config.evaluate.slots=0", 2, ["evaluate.slots is 0"]),
         ("--config.masking.supervised=PAD", 3, ["no supervised token"]),
         ("--config.masking.unit=word", 2, ["masking: unknown unit 'word'", "example, turn, token"]),
@@ -149,7 +189,7 @@ def test_a_folder_with_other_things_is_refused(study, capsys, tmp_path):
     ],
 )
 def test_bad_input_is_one_clear_line(study, capsys, tmp_path, override, code, words):
-    arguments = ["study", "--config", str(study[0]), "--out", str(tmp_path / "run"), override]
+    arguments = ["study", "--config", str(study[0]), "--out", str(tmp_path / "run"), *override.split()]
     if "games.source" not in override:
         arguments.append(f"--config.games.root={study[1] / 'games'}")
     _fails(capsys, arguments, code, *words)

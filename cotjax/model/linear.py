@@ -1,0 +1,65 @@
+"""A projection, and how a parameter is declared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod, sqrt
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cotjax.model.config import ModelConfig
+
+Sizes = Mapping[str, int]
+
+
+def param(
+    config: ModelConfig, shape: tuple[int, ...], axes: tuple[str, ...], std: float | None, dtype: jnp.dtype | None = None
+) -> nnx.Param:
+    """A parameter that holds no values yet, only its declaration (decoder.Weight). `dtype`: the config's, unless told."""
+    return nnx.Param(jax.ShapeDtypeStruct(shape, config.params_as if dtype is None else dtype), axes=axes, std=std)
+
+
+class Linear(nnx.Module):
+    """A projection of the last axes: [..., *inputs] -> [..., *outputs], with a bias where asked; weights lie inputs first.
+
+    It is one matmul of two-axis operands. An einsum over all axes is the same, but its weight gradient sums over two axes
+    (B and T), and for that the CPU compiler copies the larger operand crosswise.
+    """
+
+    lora_A = lora_B = None  # unless `adapt` declares them
+
+    def __init__(self, config: ModelConfig, inputs: Sizes, outputs: Sizes, std: float, bias: bool = False):
+        """`inputs` and `outputs`: logical axis -> size, in the order of the weight's axes."""
+        self.inputs, self.compute = tuple(inputs.values()), config.compute_dtype
+        self.outputs = tuple(outputs.values())
+        self.weight = param(config, self.inputs + self.outputs, (*inputs, *outputs), std)
+        self.bias = param(config, self.outputs, tuple(outputs), 0.0) if bias else None
+
+    def adapt(self, config: ModelConfig) -> None:
+        """Declares an adapter beside the weight: `lora_A` [*inputs, rank] and `lora_B` [rank, *outputs], as config.lora has it.
+
+        Its output is added to the weight's, and the two are never made one while it trains: W + BA in bfloat16 would round a
+        small update away. For the same reason the adapter is float32 whatever the weight is.
+        """
+        lora, axes, count = config.lora, self.weight.get_metadata()["axes"], len(self.inputs)
+        self.lora_scale = lora.alpha / lora.rank
+        # The variance of PEFT's draw (uniform, Kaiming with a = sqrt(5)). B is zero, so that a fresh adapter changes nothing.
+        std = 1 / sqrt(3 * prod(self.inputs))
+        self.lora_A = param(config, (*self.inputs, lora.rank), (*axes[:count], "rank"), std, jnp.float32)
+        self.lora_B = param(config, (lora.rank, *self.outputs), ("rank", *axes[count:]), 0.0, jnp.float32)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        lead = x.shape[: x.ndim - len(self.inputs)]
+        x = x.reshape(prod(lead), prod(self.inputs))
+        y = x @ self._matrix(self.weight, prod(self.inputs))
+        if self.bias is not None:
+            y += self.bias[...].astype(self.compute).reshape(1, prod(self.outputs))
+        if self.lora_A is not None:
+            inner = x @ self._matrix(self.lora_A, prod(self.inputs))
+            y += (inner * self.lora_scale) @ self._matrix(self.lora_B, inner.shape[-1])
+        return y.reshape(*lead, *self.outputs)
+
+    def _matrix(self, weight: nnx.Param, rows: int) -> jax.Array:
+        return weight[...].astype(self.compute).reshape(rows, -1)

@@ -1,0 +1,249 @@
+"""LoRA as a change of parameters: add adapters to a base, train them alone, merge them, and take them to PEFT and back.
+
+Where a config has `lora`, each targeted projection has two more parameters beside its weight (linear.Linear.adapt); everything
+that follows from the declarations (sharding, initial values, checkpoints, the sampler) then knows them without more being said.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from math import prod
+from os import PathLike
+from pathlib import Path as FilePath
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, Sharding
+
+from cotjax.errors import DataError, UsageError
+from cotjax.model.config import LoRA, ModelConfig
+from cotjax.model.decoder import Params, Path, declared, init_params, leaf, nest
+from cotjax.model.sharding import param_shardings
+from cotjax.model.weights import gather, place
+
+_FACTORS = ("lora_A", "lora_B")
+
+
+def trainable(config: ModelConfig) -> frozenset[Path]:
+    """The paths of the parameters that training changes: the adapters' where the config has them, else all."""
+    paths = declared(config)
+    return frozenset(paths if config.lora is None else (path for path in paths if path[-1] in _FACTORS))
+
+
+def split(config: ModelConfig, params: Params) -> tuple[Params, Params]:
+    """(what training changes, what it leaves as it is), each a nested dict with the leaves of `params` that are its own."""
+    trained = trainable(config)
+    parts: tuple[dict[Path, Any], dict[Path, Any]] = {}, {}
+    for path in declared(config):
+        parts[path not in trained][path] = leaf(params, path)
+    return nest(parts[0]), nest(parts[1])
+
+
+def join(config: ModelConfig, trained: Params, frozen: Params) -> Params:
+    """What `split` took apart."""
+    paths = trainable(config)
+    return nest({path: leaf(trained if path in paths else frozen, path) for path in declared(config)})
+
+
+def add(config: ModelConfig, params: Params, lora: LoRA, key: jax.Array, mesh: Mesh | None = None) -> tuple[ModelConfig, Params]:
+    """The base with fresh adapters, which change none of its outputs yet. Its own arrays are taken over, not copied.
+
+    Raises UsageError when the config has adapters already, or `lora.targets` matches no projection of it.
+    """
+    config = _adapted(config, lora)
+    return config, join(config, init_params(config, key, mesh, only=trainable(config)), params)
+
+
+def merge(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
+    """The model without adapters that computes the same: W + (alpha / rank) A B, in float32, then in the weight's dtype.
+
+    A bfloat16 weight keeps eight bits, so that merging into it loses most of a small update; the adapters alone
+    (`save_peft`) lose nothing. Raises UsageError when there are no adapters.
+    """
+    _need_adapters(config)
+    whole = replace(config, lora=None)
+    merged = {path: leaf(params, path) for path in declared(whole)}
+    for target in _targets(config):
+        path = (*target, "weight")
+        into = _merging(config.lora.alpha / config.lora.rank, getattr(merged[path], "sharding", None))
+        merged[path] = into(merged[path], *(leaf(params, (*target, factor)) for factor in _FACTORS))
+    return whole, nest(merged)
+
+
+@lru_cache(maxsize=64)
+def _merging(scale: float, where: Sharding | None) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
+    def merged(weight: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+        rank = b.shape[0]
+        update = jnp.matmul(a.reshape(-1, rank), b.reshape(rank, -1), precision="highest")
+        return (weight.astype(jnp.float32) + scale * update.reshape(weight.shape)).astype(weight.dtype)
+
+    return jax.jit(merged, out_shardings=where)
+
+
+def _targets(config: ModelConfig) -> list[Path]:
+    """The paths of the projections that have an adapter."""
+    return [path[:-1] for path in declared(config) if path[-1] == _FACTORS[0]]
+
+
+def _adapted(config: ModelConfig, lora: LoRA) -> ModelConfig:
+    if config.lora is not None:
+        raise UsageError("lora: this model has adapters already; merge them first (lora.merge)")
+    return replace(config, lora=lora)
+
+
+def _need_adapters(config: ModelConfig) -> None:
+    if config.lora is None:
+        raise UsageError("lora: this model has no adapters; add them first (lora.add)")
+
+
+# PEFT's folder: adapter_config.json beside adapter_model.safetensors.
+
+_CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
+
+# Keys of adapter_config.json that do not change what a trained adapter computes. Of all others, also those that PEFT is yet
+# to have, nothing but "off" is read.
+_WITHOUT_EFFECT = {
+    "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "eva_config", "inference_mode", "lora_dropout", "megatron_core",
+    "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
+}  # fmt: skip
+_READ = {"peft_type", "r", "lora_alpha", "target_modules", "init_lora_weights"}
+# Ways to draw first values that leave the base as it is. The others (PiSSA, OLoRA, LoftQ, …) change it, and an adapter that was
+# saved under their name belongs to that changed base.
+_DRAWS = (True, False, "gaussian", "orthogonal", "eva")
+
+
+def save_peft(folder: str | PathLike[str], config: ModelConfig, params: Params, base_name: str) -> None:
+    """Writes the adapters alone as `peft.PeftModel.from_pretrained(model, folder)` and `load_peft` read them.
+
+    `base_name`: the folder or hub name of the base, for who reads the file; PEFT's AutoPeftModel loads it from there. Values
+    keep their bits. On several processes every one must call it; the first writes. Raises UsageError without adapters.
+    """
+    from safetensors.numpy import save_file
+
+    _need_adapters(config)
+    tensors: dict[str, np.ndarray] = {}
+    for path in sorted(trainable(config)):
+        values = gather(leaf(params, path))
+        tensors[_name_there(path)] = np.ascontiguousarray(values.reshape(_matrix_shape(config, path)).T)
+    if jax.process_index() != 0:
+        return
+    alpha = config.lora.alpha
+    described = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "r": config.lora.rank,
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "target_modules": _target_modules(config),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "use_dora": False,
+        "use_rslora": False,
+        "modules_to_save": None,
+        "inference_mode": True,
+    }
+    folder = FilePath(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # As in weights.save_hf, a reader never meets half a file.
+    partial = folder / f"{_TENSORS}.partial"
+    save_file(tensors, partial, metadata={"format": "pt"})
+    os.replace(partial, folder / _TENSORS)
+    partial = folder / f"{_CONFIG}.partial"
+    partial.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, folder / _CONFIG)
+
+
+def load_peft(folder: str | PathLike[str], config: ModelConfig, params: Params, mesh: Mesh | None = None) -> tuple[ModelConfig, Params]:
+    """The base with the adapters of a folder that PEFT, or `save_peft`, wrote; they are kept in float32.
+
+    Raises UsageError when the config has adapters already; DataError for an option that changes numbers in a way this decoder
+    does not (DoRA, rsLoRA, biases, …), and, naming the tensors, for one that is missing, unknown or of another shape.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    folder = FilePath(folder)
+    config = _adapted(config, _read_config(folder / _CONFIG))
+    file = folder / _TENSORS
+    try:
+        names = {_name_there(path): path for path in sorted(trainable(config))}
+        tensors = load_file(file)
+    except UsageError as error:
+        raise DataError(f"{folder / _CONFIG}: {error}") from None
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{file}: not a whole safetensors file: {error}") from None
+    for kind, wrong in (("missing", names.keys() - tensors.keys()), ("unknown", tensors.keys() - names.keys())):
+        if wrong:
+            more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+            raise DataError(f"{file}: {kind} tensors: {', '.join(sorted(wrong)[:5])}{more}; is the adapter of another model?")
+    shardings = None if mesh is None else param_shardings(config, mesh)
+    adapters: dict[Path, jax.Array] = {}
+    for name, path in names.items():
+        weight, there = declared(config)[path], _matrix_shape(config, path)[::-1]
+        if tensors[name].shape != there:
+            raise DataError(f"{file}: {name} has shape {tensors[name].shape}; this model and {_CONFIG} ask for {there}")
+        values = tensors[name].T.reshape(weight.shape).astype(weight.dtype)
+        adapters[path] = place(values.__getitem__, weight, None if shardings is None else leaf(shardings, path))
+    return config, join(config, nest(adapters), params)
+
+
+def _name_there(path: Path) -> str:
+    return f"base_model.model.{'.'.join(path)}.weight"
+
+
+def _matrix_shape(config: ModelConfig, path: Path) -> tuple[int, int]:
+    """A factor as one matrix, inputs first. torch's Linear, which both factors are in PEFT, keeps it turned."""
+    outer = prod(declared(config)[path].shape) // config.lora.rank
+    return (outer, config.lora.rank) if path[-1] == _FACTORS[0] else (config.lora.rank, outer)
+
+
+def _target_modules(config: ModelConfig) -> list[str]:
+    """The targets as PEFT's list: last names where all projections so named are targets, whole paths else.
+
+    Not the config's own expression, which PEFT would also try on what is no projection (`.*self_attn.*` fails there).
+    """
+    targets = _targets(config)
+    names = {path[-1] for path in targets}
+    alike = {path[:-1] for path in declared(config) if len(path) > 1 and path[-2] in names}
+    return sorted(names) if alike == set(targets) else [".".join(path) for path in targets]
+
+
+def _read_config(file: FilePath) -> LoRA:
+    """The adapters that adapter_config.json describes. Raises DataError for what this decoder cannot honour."""
+    try:
+        read = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{file}: there is no such file; name a folder that PEFT's save_pretrained wrote") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{file}: not a readable JSON file: {error}") from None
+    if not isinstance(read, dict) or read.get("peft_type") != "LORA":
+        raise DataError(f"{file}: peft_type is {read.get('peft_type') if isinstance(read, dict) else None!r}; only 'LORA' is supported")
+    for key, value in read.items():
+        off = value is None or value is False or value in ({}, [], "", "none")
+        if key not in _READ | _WITHOUT_EFFECT and not off:
+            raise DataError(f"{file}: {key} is {value!r}, which is not supported; merge this adapter with PEFT and load the whole model")
+    if read.get("init_lora_weights", True) not in _DRAWS:
+        raise DataError(
+            f"{file}: init_lora_weights is {read['init_lora_weights']!r}, which changes the base; save the adapter with PEFT's "
+            "path_initial_model_for_weight_conversion"
+        )
+    missing = [key for key in ("r", "lora_alpha", "target_modules") if not read.get(key)]
+    if missing:
+        raise DataError(f"{file}: missing {', '.join(missing)}")
+    modules = read["target_modules"]
+    if isinstance(modules, list):
+        # PEFT's meaning of a list: whole paths, or their ends.
+        modules = rf"(.*\.)?({'|'.join(re.escape(str(name)) for name in modules)})"
+    try:
+        return LoRA(read["r"], read["lora_alpha"], modules)
+    except (TypeError, UsageError) as error:
+        raise DataError(f"{file}: {error}") from None

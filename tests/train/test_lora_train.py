@@ -1,0 +1,167 @@
+"""Training with LoRA: adapters move, the base does not, and nothing is computed or kept for it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+import tiny
+from jax.extend.core import jaxprs_in_params
+from test_train import ONE, make_source, settings
+
+from cotjax.data.pipeline import Masking, batches, dropped_weights
+from cotjax.model import decoder, lora
+from cotjax.model.config import LoRA
+from cotjax.model.sharding import batch_sharding, make_mesh
+from cotjax.train.checkpoint import Checkpoints
+from cotjax.train.main import train
+from cotjax.train.metrics import read_metrics
+from cotjax.train.step import init_state, loss_sums, make_train_step
+
+BASE = tiny.model_config(vocab_size=64)
+MODEL = tiny.model_config(vocab_size=64, lora=LoRA(4, 8.0, r".*\.(q|k|v|o|gate|up|down)_proj"))
+OPTIMIZER = optax.adamw(1e-2)
+
+
+def make_params(mesh):
+    return lora.add(BASE, decoder.init_params(BASE, jax.random.key(0), mesh), MODEL.lora, jax.random.key(0), mesh)[1]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return make_source(tmp_path_factory.mktemp("data"))
+
+
+def run(folder, source, *, mesh_shape=ONE, **changes):
+    return train(
+        settings(**changes), folder=folder, source=source, masking=Masking(), model=MODEL, make_params=make_params, mesh_shape=mesh_shape,
+        seed=3,
+    )  # fmt: skip
+
+
+def params_at(checkpoints, step):
+    manager = Checkpoints(checkpoints)
+    params = manager.restore_params(step, MODEL, make_mesh(1, 1, 1, devices=jax.devices()[:1]))
+    manager.close()
+    return jax.tree.map(np.asarray, params)
+
+
+@pytest.fixture(scope="module")
+def begun(source):
+    """(state before the first step, step, batch)"""
+    mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
+    state = init_state(MODEL, OPTIMIZER, make_params(mesh), mesh)
+    batch = dropped_weights(next(iter(batches(source, row_length=128, batch=8, masking=Masking(), seed=3))), 0.0)
+    batch = jax.device_put(batch, batch_sharding(mesh))
+    return state, make_train_step(MODEL, OPTIMIZER, state.params, mesh, remat="block"), batch
+
+
+def test_the_optimizer_keeps_state_for_adapters_alone(begun):
+    state, _, _ = begun
+    adapters, _ = lora.split(MODEL, state.params)
+    moments = state.opt_state[0]
+    assert jax.tree.structure(moments.mu) == jax.tree.structure(moments.nu) == jax.tree.structure(adapters)
+    assert sum(x.size for x in jax.tree.leaves(state.opt_state)) < 2.1 * sum(x.size for x in jax.tree.leaves(adapters))
+
+
+def test_no_matmul_of_the_step_makes_a_frozen_weights_gradient(begun):
+    """The gradient of a [D, F] weight is a matmul whose result has its shape; without LoRA the same search finds them."""
+
+    def results(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                yield frozenset(equation.outvars[0].aval.shape)
+            for inner in jaxprs_in_params(equation.params):
+                yield from results(inner)
+
+    weight = frozenset((MODEL.width, MODEL.feed_forward))
+    state, step, batch = begun
+    assert weight not in set(results(jax.make_jaxpr(step)(state, batch).jaxpr))
+    mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
+    whole = init_state(BASE, OPTIMIZER, decoder.init_params(BASE, jax.random.key(0)), mesh)
+    step_of_all = make_train_step(BASE, OPTIMIZER, whole.params, mesh, remat="block")
+    assert weight in set(results(jax.make_jaxpr(step_of_all)(whole, batch).jaxpr))
+
+
+def test_three_steps_move_every_adapter_and_no_weight(begun):
+    state, step, batch = begun
+    state = jax.tree.map(lambda x: x.copy(), state)
+    adapters, frozen = jax.tree.map(np.array, lora.split(MODEL, state.params))
+    buffers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(lora.split(MODEL, state.params)[1])]
+    losses = []
+    for _ in range(3):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    moved, same = lora.split(MODEL, state.params)
+    jax.tree.map(np.testing.assert_array_equal, same, frozen)
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != b)), moved, adapters)))
+    assert losses[2] < losses[0]
+    assert [x.unsafe_buffer_pointer() for x in jax.tree.leaves(same)] == buffers, "donated weights go through without a copy"
+
+
+def test_the_gradient_norm_is_the_adapters(begun):
+    state, step, batch = begun
+
+    def loss(adapters, frozen):
+        total, aux = loss_sums(MODEL, lora.join(MODEL, adapters, frozen), batch, "none")
+        return total / aux["weight"]
+
+    expected = optax.tree.norm(jax.jit(jax.grad(loss))(*lora.split(MODEL, state.params)))
+    _, metrics = step(jax.tree.map(lambda x: x.copy(), state), batch)
+    np.testing.assert_allclose(metrics["grad_norm"], expected, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def finished(source, tmp_path_factory):
+    """(folder, last parameters) of a run of four steps on one device."""
+    folder = tmp_path_factory.mktemp("one")
+    return folder, params_at(run(folder, source, steps=4, save_every=2), 4)
+
+
+def test_a_run_learns_and_keeps_its_base(finished):
+    folder, last = finished
+    rows = read_metrics(folder / "metrics.jsonl")
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    base = decoder.init_params(BASE, jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, lora.split(MODEL, last)[1], base)
+
+
+def test_stopped_and_resumed_equals_uninterrupted(finished, source, tmp_path):
+    folder, last = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "checkpoints" / "4")
+    jax.tree.map(np.testing.assert_array_equal, params_at(run(tmp_path, source, steps=4, save_every=2), 4), last)
+
+
+def test_a_batch_in_parts_makes_the_step_of_the_whole_batch(finished, source, tmp_path):
+    parts = params_at(run(tmp_path, source, steps=4, save_every=2, accumulate=4), 4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-5), parts, finished[1])
+
+
+SHARDED = """
+import sys
+sys.path[:0] = sys.argv[3:]
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+from pathlib import Path
+from test_lora_train import make_source, run
+import json
+shape = json.loads(sys.argv[2])
+run(Path(sys.argv[1]), make_source(Path(sys.argv[1]) / "data"), steps=4, save_every=2, mesh_shape=shape)
+"""
+
+
+@pytest.mark.parametrize("shape", [{"data": 1, "fsdp": 8, "tensor": 1}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=["fsdp", "2x2x2"])
+def test_eight_devices_give_the_losses_of_one(finished, tmp_path, shape):
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", SHARDED, str(tmp_path), json.dumps(shape), str(here), str(here.parent)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    folder, last = finished
+    one, eight = ([row["loss"] for row in read_metrics(where / "metrics.jsonl")] for where in (folder, tmp_path))
+    np.testing.assert_allclose(eight, one, rtol=2e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), params_at(tmp_path / "checkpoints", 4), last)
