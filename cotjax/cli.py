@@ -17,6 +17,7 @@ without reasoning) or in the CoT advantage (what reasoning adds).
   cotjax demo                        the whole study on this machine, from made games to report.html
   cotjax study --config FILE         the same for any config
   cotjax train|evaluate|report       its parts, one by one, on the same --config and --out
+  cotjax plan --config FILE          does it fit a TPU slice? compiled here, without one
 """
 CONFIG_HELP = "config file, e.g. configs/demo.py; change a field with --config.train.steps=200"
 
@@ -103,6 +104,18 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", required=True, type=Path, help="folder to write")
     export.add_argument("--adapter", action="store_true", help="of a run with LoRA: the adapters alone, for PEFT")
     export.set_defaults(run=_export)
+
+    plan = commands.add_parser(
+        "plan",
+        help="does a config fit a TPU slice? compiled here, without one",
+        description="Compile a config's train step and sampler for a TPU slice on this CPU, and print whether they fit, the bytes a chip, "
+        "the FLOPs and what is exchanged. No speed is estimated. Ends with exit code 1 when something does not fit.",
+    )
+    plan.add_argument("--config", type=Path, required=True, help=CONFIG_HELP)
+    plan.add_argument("--topology", required=True, help="generation and shape of a slice, such as v5e:8x8 or v5p:4x4x4")
+    plan.add_argument("--slices", type=int, default=1, help="slices of that shape (default 1)")
+    plan.add_argument("--only", choices=("train", "sampler"), help="compile only this (default: both)")
+    plan.set_defaults(run=_plan)
 
     bench = commands.add_parser("bench", help="measure, and print the figures").add_subparsers(dest="what", required=True)
     env = bench.add_parser("env", help="the cached ALFWorld engine against the stock one")
@@ -235,6 +248,20 @@ def _export(arguments: argparse.Namespace) -> None:
 
     step = export(arguments.run_folder, arguments.arm, arguments.step, arguments.out, arguments.adapter)
     print(f"{arguments.arm} at step {step}: {arguments.out}")
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from cotjax.plan.topology import Topology, use_compiler_alone
+
+    topology = Topology(arguments.topology, arguments.slices)
+    use_compiler_alone()
+    from rich.console import Console
+
+    from cotjax.config import load_config
+    from cotjax.plan.main import plan
+
+    if not plan(load_config(arguments.config, arguments.overrides), topology, Console(highlight=False, soft_wrap=True), arguments.only):
+        sys.exit(1)
 
 
 def _bench_env(arguments: argparse.Namespace) -> None:

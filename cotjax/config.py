@@ -56,7 +56,9 @@ def default_config() -> ConfigDict:
     config.data.max_length = 768  # tokens a tree; at most train.row_length
 
     config.model = ConfigDict()
-    config.model.base = "package"  # local Hugging Face folder; "package": the base shipped with cotjax; "random": new weights
+    # Local Hugging Face folder; "package": the base shipped with cotjax; "random": new weights. `cotjax plan` also knows published
+    # models by name, such as "qwen3-8b"; to train one, give the folder that holds it.
+    config.model.base = "package"
     config.model.tokenizer = ""  # folder with tokenizer.json; empty: the base's own ("random": made from the data)
     config.model.param_dtype = "float32"  # parameters, their gradients and Adam's moments: "float32" or "bfloat16"
     config.model.compute_dtype = "float32"  # matmuls: "float32" or "bfloat16"; norms, rotary positions and softmax are always float32
@@ -109,6 +111,7 @@ def default_config() -> ConfigDict:
 
     config.evaluate = ConfigDict()
     config.evaluate.slots = 64  # episodes decoded together
+    config.evaluate.tensor = 0  # devices that share one copy of the weights while sampling, the rest play apart; 0: the training mesh
     config.evaluate.max_length = 2048  # tokens a slot holds
     config.evaluate.max_steps = 30  # steps an episode
     config.evaluate.max_new_tokens = 96  # tokens a CoT response
@@ -142,6 +145,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     for override in overrides:
         set_field(config, override)
     return config
+
+
+def sampler_mesh(config: ConfigDict) -> dict[str, int]:
+    """Sizes of the sampler's mesh. Decoding reads every weight for each token, so it wants them near, not shared out by fsdp."""
+    return {"data": -1, "fsdp": 1, "tensor": config.evaluate.tensor} if config.evaluate.tensor else dict(config.mesh)
 
 
 def set_field(config: ConfigDict, override: str) -> None:

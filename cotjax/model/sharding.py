@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cotjax.errors import UsageError
@@ -67,7 +68,16 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
         asked = " x ".join(f"{name} {size}" for name, size in sizes.items())
         raise UsageError(f"mesh: {asked} = {prod(sizes.values())} devices, but {len(devices)} are there")
     # Explicit axes, make_mesh's default, turn sharding into a type that every model operation would have to satisfy.
-    return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    auto = (AxisType.Auto,) * 3
+    slices = len({getattr(device, "slice_index", 0) for device in devices}) if devices[0].platform == "tpu" else 1
+    if slices == 1:
+        return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=auto, devices=devices)
+    if sizes["data"] % slices:
+        raise UsageError(
+            f"mesh: data is {sizes['data']}; between {slices} slices there is only a slow network, so data is a multiple of {slices}"
+        )
+    within = (sizes["data"] // slices, sizes["fsdp"], sizes["tensor"])
+    return Mesh(mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices), MESH_AXES, axis_types=auto)
 
 
 def spec(axes: Sequence[str], rules: Mapping[str, tuple[str, ...]] = RULES, *, name: str = "array") -> PartitionSpec:

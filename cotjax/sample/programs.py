@@ -5,7 +5,7 @@ They are lowered for shapes and shardings alone, so that a plan can compile them
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -57,7 +57,7 @@ class Programs:
 
     def grow(self, size: int, room: int) -> Lowered:
         """(cache) -> the same with room for `size` tokens."""
-        return jax.jit(lambda cache: kv.resized(cache, size), out_shardings=self.cache).lower(self._abstract_cache(room))
+        return jax.jit(lambda cache: kv.resized(cache, size), out_shardings=self.cache).lower(self.abstract_cache(room))
 
     def prefill(self, size: int, room: int) -> Lowered:
         """(params, cache, hidden_BD, ids_BT, counts_B) -> (cache, hidden_BD), reading T = `size` tokens a slot at most."""
@@ -75,14 +75,20 @@ class Programs:
     def _rows(self, dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((self.slots, *shape), dtype, sharding=self.by_slot)
 
-    def _abstract_cache(self, room: int) -> kv.KVCache:
+    def abstract_params(self) -> Params:
+        """The parameters' shapes and places. They are in the compute dtype."""
+        compute = self.config.compute_as
+        shapes = abstract_params(self.config, self.mesh)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, compute, sharding=x.sharding), shapes)
+
+    def abstract_cache(self, room: int) -> kv.KVCache:
+        """A cache's shapes and places."""
         shapes = jax.eval_shape(lambda: kv.empty(self.config, self.slots, room))
         return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, self.cache)
 
     def _state(self, room: int) -> tuple[Any, ...]:
-        """Parameters, in the compute dtype, cache and hidden states, as prefill and decode take them."""
-        config = replace(self.config, param_dtype=self.config.compute_dtype)
-        return abstract_params(config, self.mesh), self._abstract_cache(room), self._rows(config.compute_as, config.width)
+        """Parameters, cache and hidden states, as prefill and decode take them."""
+        return self.abstract_params(), self.abstract_cache(room), self._rows(self.config.compute_as, self.config.width)
 
 
 class _Drawn(NamedTuple):

@@ -70,7 +70,7 @@ class Sampler:
         for sequence in (*stop, [pad_id]):
             self._check_ids(sequence, "stop or pad_id")
         self.programs = Programs(config, mesh, slots, stop_table(stop), pad_id)
-        self._reads = [size for size in READ_BUCKETS if size <= 32 or size * slots <= READ_AT_ONCE]
+        self._reads = read_buckets(slots)
         self._by_slot, self._whole = self.programs.by_slot, self.programs.whole
         self._compiled: dict[tuple[Any, ...], Any] = {}
         self._params: Params | None = None
@@ -147,7 +147,7 @@ class Sampler:
             if temperature > 0:
                 seeds_B2[slot] = seed_words(seeds[slot])
         hidden_BD = self._read(prefixes, self._hidden_BD)
-        most = _bucket(int(limits_B.max()), NEW_BUCKETS)
+        most = bucket(int(limits_B.max()), NEW_BUCKETS)
         decode = self._program("decode", most)
         made = decode(
             self._params,
@@ -167,7 +167,7 @@ class Sampler:
     def _forget(self) -> None:
         """Empties every slot and gives back the cache's memory beyond the smallest room."""
         self._lengths[:] = 0
-        config, slots, room = self.config, self.slots, _bucket(1, ROOM_BUCKETS, self.max_length)
+        config, slots, room = self.config, self.slots, bucket(1, ROOM_BUCKETS, self.max_length)
         self._cache = self._program("empty", room)()
         zeros_BD = np.zeros((slots, config.width), config.compute_as)
         (self._hidden_BD,) = self._put_by_slot(zeros_BD)
@@ -182,7 +182,7 @@ class Sampler:
         most = min(self._reads[-1], self._cache.room)
         for start in range(0, longest, most):
             passing = {slot: ids[start : start + most] for slot, ids in pieces.items()}
-            tokens = _bucket(max(map(len, passing.values())), self._reads, self._cache.room)
+            tokens = bucket(max(map(len, passing.values())), self._reads, self._cache.room)
             ids_BT, counts_B = np.full((self.slots, tokens), self.pad_id, np.int32), np.zeros(self.slots, np.int32)
             for slot, ids in passing.items():
                 ids_BT[slot, : len(ids)], counts_B[slot] = ids, len(ids)
@@ -191,7 +191,7 @@ class Sampler:
         return hidden_BD
 
     def _make_room(self, length: int) -> None:
-        room = _bucket(length, ROOM_BUCKETS, self.max_length)
+        room = bucket(length, ROOM_BUCKETS, self.max_length)
         if room > self._cache.room:
             self._cache = self._program("grow", room)(self._cache)
 
@@ -245,7 +245,12 @@ class Sampler:
                 raise UsageError(f"sampler: temperature is {temperature} but slot {slot} has no seed")
 
 
-def _bucket(size: int, buckets: Sequence[int], most: int | None = None) -> int:
+def read_buckets(slots: int) -> list[int]:
+    """Tokens of a slot that this many slots may read in one pass."""
+    return [size for size in READ_BUCKETS if size <= 32 or size * slots <= READ_AT_ONCE]
+
+
+def bucket(size: int, buckets: Sequence[int], most: int | None = None) -> int:
     """The smallest bucket that holds `size`, at most `most`; past the last one, the next multiple of it."""
     for bucket in buckets:
         if size <= bucket:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from cotjax.config import sampler_mesh
 from cotjax.data.tokens import Codec
 from cotjax.data.trajectories import Trajectory
 from cotjax.envs.alfworld import AlfworldEnv
@@ -76,7 +77,7 @@ def evaluate(
     done = total - sum(map(len, missing.values()))
     if done == total:
         return
-    mesh = make_mesh(**config.mesh)
+    mesh = make_mesh(**sampler_mesh(config))
     slots = -(-min(config.evaluate.slots, len(games.played)) // batch_parts(mesh)) * batch_parts(mesh)
     sampler = Sampler(model, mesh, slots=slots, max_length=config.evaluate.max_length, stop=codec.stop, pad_id=codec.pad_id)
     references = {game_id: [step.action for step in trajectory.steps] for game_id, trajectory in expert.items()}

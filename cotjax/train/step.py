@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,7 +19,11 @@ from cotjax.model.sharding import batch_sharding, param_shardings
 from cotjax.train.cross_entropy import supervised_cross_entropy
 from cotjax.train.loss import normalized, totals_by_role
 
-BATCH_FIELDS = ("ids", "targets", "weights", "budget", "roles", "segment_ids", "branches", "positions")
+# What a batch holds, as data.pipeline makes it: field -> dtype. All are [B, T] but the budget, which is [B, 1].
+BATCH_FIELDS = {
+    "ids": jnp.int32, "targets": jnp.int32, "weights": jnp.float32, "budget": jnp.float32, "roles": jnp.int8,
+    "segment_ids": jnp.int32, "branches": jnp.int32, "positions": jnp.int32,
+}  # fmt: skip
 
 
 class TrainState(NamedTuple):
@@ -45,11 +50,26 @@ def state_shardings(config: ModelConfig, optimizer: optax.GradientTransformation
 def init_state(config: ModelConfig, optimizer: optax.GradientTransformation, params: dict, mesh: Mesh) -> TrainState:
     """The state before the first step, sharded over `mesh`."""
     shardings = state_shardings(config, optimizer, params, mesh)
+    return jax.jit(partial(_state, config, optimizer), out_shardings=shardings)(params)
 
-    def make(params: dict) -> TrainState:
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(lora.split(config, params)[0]))
 
-    return jax.jit(make, out_shardings=shardings)(params)
+def _state(config: ModelConfig, optimizer: optax.GradientTransformation, params: dict) -> TrainState:
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(lora.split(config, params)[0]))
+
+
+def abstract_state(config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shape, dtype and place of every leaf of the state, for devices that may not be there."""
+    params = decoder.abstract_params(config, mesh)
+    state = jax.eval_shape(partial(_state, config, optimizer), params)
+    places = state_shardings(config, optimizer, params, mesh)
+    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, places)
+
+
+def abstract_batch(rows: int, length: int, mesh: Mesh | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and dtype of a batch, and its place where there is a mesh."""
+    where = None if mesh is None else batch_sharding(mesh)
+    shapes = {name: (rows, 1 if name == "budget" else length) for name in BATCH_FIELDS}
+    return {name: jax.ShapeDtypeStruct(shape, BATCH_FIELDS[name], sharding=where) for name, shape in shapes.items()}
 
 
 def loss_sums(

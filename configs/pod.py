@@ -1,0 +1,25 @@
+"""What the configs for TPU slices share: rows of 4,096 tokens, parameters and Adam's moments in float32, matmuls in bfloat16, and
+each layer computed again in the backward pass. It names no model and no mesh; the configs that start from it do.
+"""
+
+from cotjax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.games.source = "alfworld"
+    config.games.eval_split = "valid_unseen"
+    config.model.compute_dtype = "bfloat16"
+    config.data.max_length = 4096
+    config.train.row_length = 4096
+    config.train.learning_rate = 1e-5
+    config.train.steps = 600
+    config.train.warmup = 30
+    config.train.save_every = 100
+    config.train.b2 = 0.95
+    config.train.remat = "block"
+    config.train.scan_layers = True
+    config.evaluate.slots = 64
+    config.evaluate.max_length = 8192
+    config.evaluate.max_new_tokens = 512
+    return config

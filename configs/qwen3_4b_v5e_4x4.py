@@ -1,0 +1,20 @@
+"""Qwen3-4B on a slice of 16 TPU v5e chips: rows of 4,096 tokens, Adam in float32, weights and moments shared out over all chips.
+
+Plan      cotjax plan --config configs/qwen3_4b_v5e_4x4.py --topology v5e:4x4
+Command   cotjax train --config configs/qwen3_4b_v5e_4x4.py --config.model.base=/data/Qwen3-4B --config.data.trajectories=/data/train.jsonl
+Hardware  v5e-16 (4 hosts of 4 chips), 16 GiB a chip
+"""
+
+import pod
+
+
+def get_config():
+    config = pod.get_config()
+    config.title = "Where the gains of CoT training land: Qwen3-4B"
+    config.out = "runs/qwen3-4b"
+    config.model.base = "qwen3-4b"
+    config.mesh.data, config.mesh.fsdp = 1, 16
+    config.train.batch = 32
+    config.train.accumulate = 2
+    config.evaluate.tensor = 8
+    return config

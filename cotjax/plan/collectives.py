@@ -1,0 +1,157 @@
+"""What devices exchange in a compiled program: its collectives, with their bytes and the mesh axis that they run over.
+
+Read from the compiler's text of the program (HLO). A collective inside a loop counts once a turn.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+
+import numpy as np
+
+_KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
+_COLLECTIVE = re.compile(rf"= (?P<result>.+?) (?P<kind>{_KINDS})(?:-start)?\(")
+_WHILE = re.compile(r" while\(.*condition=%?(?P<condition>[\w.\-]+), body=%?(?P<body>[\w.\-]+)")
+_CALL = re.compile(r"(?:to_apply|calls|body|condition|branch_computations)=\{?%?([\w.\-]+)")
+_ARRAY = re.compile(r"\b(pred|bf16|[a-z]\d+\w*)\[([\d,]*)\]")
+_CONSTANT = re.compile(r"= [su]32\[\]\S* constant\((\d+)\)")
+_ELEMENT = re.compile(r"get-tuple-element\(.*\), index=(\d+)")
+_DEFINED = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = ")
+_BITS = re.compile(r"\d+")
+
+_LISTED = re.compile(r"replica_groups=(\{\{[\d,{}]*\}\})")
+_STRIDED = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}")
+_PAIRS = re.compile(r"source_target_pairs=(\{\{[\d,{}]*\}\})")
+
+
+@dataclass(frozen=True, order=True)
+class Collective:
+    """One kind of exchange over one mesh axis (or several: "data, fsdp"), with what a device receives in one run of the program."""
+
+    axis: str
+    kind: str
+    count: int
+    bytes: int
+
+
+def collectives(hlo: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
+    """The collectives of a program, largest first. `mesh_shape`: axis -> devices, in the order of the mesh.
+
+    A loop whose number of turns the text does not tell counts as one turn.
+    """
+    bodies = _computations(hlo)
+    turns = _turns(bodies, hlo)
+    counts, sizes = Counter(), Counter()
+    seen: set[tuple[str, str]] = set()
+    for name, lines in bodies.items():
+        for line in lines:
+            found = _COLLECTIVE.search(line)
+            if found is None:
+                continue
+            # A compiler that overlaps a collective with other work leaves a copy of it in every piece of that work.
+            channel = re.search(r"channel_id=(\d+)", line)
+            if channel and (key := (found["kind"], channel[1])) in seen:
+                continue
+            elif channel:
+                seen.add(key)
+            axis = ", ".join(_axes(line, mesh_shape))
+            if not axis:
+                continue
+            times = turns.get(name, 1)
+            counts[axis, found["kind"]] += times
+            sizes[axis, found["kind"]] += times * _size(found["result"])
+    found = [Collective(axis, kind, counts[axis, kind], sizes[axis, kind]) for axis, kind in counts]
+    return sorted(found, key=lambda each: -each.bytes)
+
+
+def _computations(hlo: str) -> dict[str, list[str]]:
+    """Name -> lines of every computation."""
+    bodies: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in hlo.splitlines():
+        head = _COMPUTATION.match(line)
+        if head:
+            lines = bodies.setdefault(head[1], [])
+        elif line.startswith(" "):
+            lines.append(line)
+    return bodies
+
+
+def _turns(bodies: Mapping[str, list[str]], hlo: str) -> dict[str, int]:
+    """How often each computation runs in one run of the program, where it is a loop's body or called by one."""
+    entry = re.search(r"^ENTRY %?([\w.\-]+)", hlo, re.MULTILINE)
+    turns: Counter[str] = Counter()
+
+    def visit(name: str, times: int) -> None:
+        turns[name] += times
+        for line in bodies.get(name, ()):
+            loop = _WHILE.search(line)
+            if loop:
+                visit(loop["body"], times * _trips(bodies.get(loop["condition"], []), bodies.get(loop["body"], [])))
+            else:
+                for called in set(_CALL.findall(line)) & bodies.keys():
+                    visit(called, times)
+
+    if entry:
+        visit(entry[1], 1)
+    return dict(turns)
+
+
+def _trips(condition: list[str], body: list[str]) -> int:
+    """Turns of a loop whose counter goes from 0 up to a constant, by the step that its body adds (more than 1 where it was unrolled)."""
+    bounds = [int(bound) for line in condition for bound in _CONSTANT.findall(line)]
+    counter = next((int(found[1]) for line in condition if (found := _ELEMENT.search(line))), None)
+    if not bounds or counter is None:
+        return 1
+    lines = {found[1]: line for line in body if (found := _DEFINED.match(line))}
+    root = next((line for line in body if line.lstrip().startswith("ROOT")), "")
+    results = re.findall(r"%?([\w.\-]+)", root.rpartition(" tuple(")[2].partition(")")[0])
+    added = lines.get(results[counter], "").partition(" add(")[2].partition(")")[0] if counter < len(results) else ""
+    steps = [int(step) for name in re.findall(r"%?([\w.\-]+)", added) for step in _CONSTANT.findall(lines.get(name, ""))]
+    return -(-max(bounds) // (steps[0] if steps else 1))
+
+
+def _size(result: str) -> int:
+    """Bytes of a result's arrays."""
+    return sum(_bytes(dtype) * prod(map(int, filter(None, shape.split(",")))) for dtype, shape in _ARRAY.findall(result))
+
+
+def _bytes(dtype: str) -> int:
+    return 1 if dtype == "pred" else max(1, int(_BITS.search(dtype)[0]) // 8)
+
+
+def _axes(line: str, mesh_shape: Mapping[str, int]) -> Iterator[str]:
+    """The mesh axes along which the members of a group differ."""
+    groups = _groups(line)
+    if not groups:
+        return
+    places = np.array(np.unravel_index(np.concatenate(groups), tuple(mesh_shape.values())))
+    starts = np.cumsum([0, *map(len, groups)])
+    for axis, row in zip(mesh_shape, places, strict=True):
+        if any((row[a:b] != row[a]).any() for a, b in pairwise(starts)):
+            yield axis
+
+
+def _groups(line: str) -> list[np.ndarray]:
+    """The devices of every group, by their number in the mesh."""
+    if listed := _LISTED.search(line) or _PAIRS.search(line):
+        return [np.array(group.split(","), int) for group in re.findall(r"\{([\d,]+)\}", listed[1])]
+    if strided := _STRIDED.search(line):
+        shape, reshape = ([int(size) for size in part.split(",")] for part in strided.group(1, 2))
+        order = [int(axis) for axis in strided[3].split(",")] if strided[3] else range(len(reshape))
+        return list(np.arange(prod(reshape)).reshape(reshape).transpose(order).reshape(shape))
+    if named := _NAMED.search(line):
+        sizes = {name: int(size) for name, size in re.findall(r"'?([\w]+)'?=(\d+)", named[1])}
+        within = [name.strip(" '") for name in named[2].split(",")]
+        numbers = np.arange(prod(sizes.values())).reshape(tuple(sizes.values()))
+        axes = [list(sizes).index(name) for name in within]
+        moved = np.moveaxis(numbers, axes, range(-len(axes), 0))
+        return list(moved.reshape(-1, prod(sizes[name] for name in within)))
+    return []

@@ -1,0 +1,159 @@
+"""`cotjax plan`: compiles a config's train step and sampler for a TPU slice, and says whether they fit and what would.
+
+It estimates no speed: what the compiler knows is memory, arithmetic and exchange, and none of that is time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from cotjax.assets import BASE_FOLDER
+from cotjax.config import sampler_mesh, set_field
+from cotjax.errors import UsageError
+from cotjax.model.config import ModelConfig
+from cotjax.model.decoder import abstract_params
+from cotjax.model.published import PUBLISHED, published
+from cotjax.model.sharding import batch_parts, make_mesh
+from cotjax.plan.measure import DoesNotFit, Program, replicated, sampler_programs, train_program
+from cotjax.plan.topology import Topology
+from cotjax.train.main import check_counts
+
+PROGRAMS = ("train", "sampler")
+_SHOWN = 1e6  # bytes: smaller replicated parameters are told in one line
+
+
+def plan(config: ConfigDict, topology: Topology, console: Console, only: str | None = None) -> bool:
+    """Prints the plan and returns whether everything fits. `only`: one of PROGRAMS.
+
+    Raises UsageError for a config, mesh or topology that cannot be, CotjaxError where the compiler fails on its own account.
+    """
+    check_counts(config.train)
+    model, devices = model_of(config), topology.devices()
+    mesh = make_mesh(**config.mesh, devices=devices)
+    room = topology.chip.memory * len({(getattr(device, "slice_index", 0), *device.coords) for device in devices}) / len(devices)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(model)))
+    console.print(f"{config.model.base}, {parameters / 1e9:.2f}B parameters, on {topology}: {len(devices)} devices of {_gb(room)}")
+    console.print("Compiled, not run: this says what fits and what is exchanged, and nothing about speed.\n")
+    fits = True
+    for which in PROGRAMS if only is None else (only,):
+        of = mesh if which == "train" else make_mesh(**sampler_mesh(config), devices=devices)
+        console.print(f"{which}: mesh {' x '.join(f'{axis} {size}' for axis, size in of.shape.items())}")
+        found = _measured(which, config, model, devices)
+        for each in found:
+            _show(each, room, console)
+        if which == "train":
+            _show_replicated(config, model, of, console)
+        if not all(_fits(each, room) for each in found):
+            fits = False
+            _show_nearest(which, config, model, devices, room, console)
+    return fits
+
+
+def model_of(config: ConfigDict) -> ModelConfig:
+    """The sizes that a config's base has: a published name, a Hugging Face folder (its config.json suffices) or "package".
+
+    Raises UsageError for "random", whose vocabulary comes from data, and for what is none of these.
+    """
+    dtypes = {name: config.model[name] for name in ("param_dtype", "compute_dtype")}
+    base = config.model.base
+    if base in PUBLISHED:
+        return published(base, **dtypes)
+    if base == "random":
+        raise UsageError("model.base is 'random': its vocabulary is made from data; name a folder or a published model, such as qwen3-8b")
+    folder = BASE_FOLDER if base == "package" else Path(base)
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"model.base: {base} is no folder with a config.json and no published model; there are {', '.join(PUBLISHED)}")
+    return ModelConfig.from_hf(folder, **dtypes)
+
+
+def _measured(which: str, config: ConfigDict, model: ModelConfig, devices: list[jax.Device]) -> list[Program | DoesNotFit]:
+    if which == "train":
+        mesh = make_mesh(**config.mesh, devices=devices)
+        if config.train.batch % (batch_parts(mesh) * config.train.accumulate):
+            parts = f"{batch_parts(mesh)} devices x {config.train.accumulate} parts"
+            raise UsageError(f"train.batch ({config.train.batch}) must be a multiple of the {parts} that share it")
+        return [train_program(config, model, mesh)]
+    return sampler_programs(config, model, make_mesh(**sampler_mesh(config), devices=devices))
+
+
+def _fits(found: Program | DoesNotFit, room: float) -> bool:
+    return isinstance(found, Program) and found.peak <= room
+
+
+def _show(found: Program | DoesNotFit, room: float, console: Console) -> None:
+    if isinstance(found, DoesNotFit):
+        needs = f"{_gb(found.peak)} of {_gb(room)} a chip" if found.peak else f"more than {_gb(room)} a chip"
+        console.print(f"  {found.name}: DOES NOT FIT ({needs})")
+        return
+    verdict = "fits" if _fits(found, room) else "DOES NOT FIT"
+    console.print(
+        f"  {found.name}: {verdict} ({_gb(found.peak)} of {_gb(room)} a chip at the worst moment; compiled in {found.seconds:.0f} s)"
+    )
+    console.print("    bytes a chip: " + ", ".join(f"{name} {_gb(size)}" for name, size in found.parts.items()))
+    if found.flops:
+        console.print(f"    arithmetic: {found.flops:.3g} FLOPs a step, of the model (what remat does again is not counted)")
+    if found.exchanged:
+        table = Table("axis", "collective", "times", "bytes a chip", box=None, padding=(0, 2), show_edge=False)
+        for each in found.exchanged:
+            table.add_row(each.axis, each.kind, f"{each.count:,}", _gb(each.bytes))
+        console.print("    exchanged in one run (a loop that the data ends, such as decoding, counts as one turn):")
+        console.print(table)
+
+
+def _show_replicated(config: ConfigDict, model: ModelConfig, mesh: jax.sharding.Mesh, console: Console) -> None:
+    whole = replicated(abstract_params(model, mesh), mesh)
+    large = {name: found for name, found in whole.items() if found[1] >= _SHOWN}
+    for name, (copies, size) in large.items():
+        console.print(f"    replicated: {name}, {copies} copies of each piece, {_gb(size)} a chip")
+    rest = sum(size for name, (_, size) in whole.items() if name not in large)
+    if rest:
+        console.print(f"    replicated: {len(whole) - len(large)} kinds of small parameters (norms, biases), {_gb(rest)} a chip in all")
+
+
+def _show_nearest(which: str, config: ConfigDict, model: ModelConfig, devices: list[jax.Device], room: float, console: Console) -> None:
+    for overrides in changes(which, config):
+        other = config.copy_and_resolve_references()
+        for override in overrides:
+            set_field(other, override)
+        flags = " ".join(f"--config.{override}" for override in overrides)
+        try:
+            found = _measured(which, other, model, devices)
+        except UsageError as error:
+            console.print(f"    {flags}: cannot be ({error})")
+            continue
+        if all(_fits(each, room) for each in found):
+            peak = max(each.peak for each in found if isinstance(each, Program))
+            console.print(f"    nearest change that fits: {flags} ({_gb(peak)} a chip)")
+            return
+        console.print(f"    {flags}: does not fit either")
+    console.print("    none of these fits: take a larger slice, or parameters in bfloat16 (model.param_dtype), or LoRA (model.lora_rank)")
+
+
+def changes(which: str, config: ConfigDict) -> Iterator[tuple[str, ...]]:
+    """What may make a program smaller, each a set of overrides, from what costs least to what changes the run."""
+    if which == "sampler":
+        settings = config.evaluate
+        yield from ((f"evaluate.slots={settings.slots // part}",) for part in (2, 4) if settings.slots >= part)
+        yield (f"evaluate.tensor={2 * sampler_mesh(config)['tensor']}",)
+        yield (f"evaluate.max_length={settings.max_length // 2}",)
+        return
+    settings, mesh = config.train, config.mesh
+    if settings.remat != "block":
+        yield ("train.remat=block",)
+    yield from ((f"train.accumulate={settings.accumulate * parts}",) for parts in (2, 4))
+    if mesh.data != 1:
+        yield ("mesh.data=1", "mesh.fsdp=-1")
+    room = () if -1 in (mesh.data, mesh.fsdp) else (f"mesh.fsdp={mesh.fsdp // 2}",)
+    yield (*room, f"mesh.tensor={2 * mesh.tensor}")
+    yield (f"train.batch={settings.batch // 2}",)
+    yield (f"train.row_length={settings.row_length // 2}",)
+
+
+def _gb(size: float) -> str:
+    return f"{size / 2**30:,.2f} GiB" if size >= 2**28 else f"{size / 2**20:,.1f} MiB"

@@ -1,0 +1,160 @@
+"""Compiles the train step and the sampler of a config for a mesh of devices that may not be there, and reads what comes out."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jax.stages import Compiled, Lowered
+from ml_collections import ConfigDict
+
+from cotjax.errors import CotjaxError
+from cotjax.model.config import ModelConfig
+from cotjax.model.flops import train_flops
+from cotjax.model.kernels import kernel_for
+from cotjax.model.sharding import batch_parts
+from cotjax.plan.collectives import Collective, collectives
+from cotjax.sample.programs import Programs
+from cotjax.sample.sampler import NEW_BUCKETS, bucket, read_buckets
+from cotjax.sample.sampling import stop_table
+from cotjax.train.optim import make_optimizer
+from cotjax.train.step import abstract_batch, abstract_state, loss_sums, make_train_step
+
+# The pass of the compiler after which its text shows every collective once, and as one operation.
+_PASS = "all-reduce-combiner"
+_NO_ROOM = re.compile(r"Used (?P<used>[\d.]+)(?P<unit>[KMGT]?) of .*? hbm", re.IGNORECASE)
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class Program:
+    """One compiled program. Bytes and seconds; bytes are those of one device."""
+
+    name: str
+    seconds: float  # to compile
+    peak: float  # bytes in use at the worst moment, arguments included
+    parts: Mapping[str, float]  # what the bytes are of: name -> bytes
+    flops: float | None = None  # of the model, all devices together, in one run
+    exchanged: tuple[Collective, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class DoesNotFit:
+    """The compiler found no room: it would take `peak` bytes a device (None where it does not say)."""
+
+    name: str
+    peak: float | None
+
+
+def train_program(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program | DoesNotFit:
+    """The train step of this config, compiled for this mesh.
+
+    Raises UsageError where sizes do not divide over the mesh, CotjaxError where the compiler fails for another reason.
+    """
+    settings = config.train
+    # Rate and schedule are numbers in the program; any will do.
+    optimizer = make_optimizer(
+        lambda count: 1e-5 * count,
+        b1=settings.b1,
+        b2=settings.b2,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+        vector_rate=settings.vector_rate,
+    )
+    state, batch = abstract_state(model, optimizer, mesh), abstract_batch(settings.batch, settings.row_length, mesh)
+    kernel = kernel_for(model, mesh) if settings.attention == "auto" else settings.attention
+    how = {"remat": settings.remat, "normalizer": config.masking.normalizer, "scan": settings.scan_layers, "kernel": kernel}
+    step = make_train_step(model, optimizer, state.params, mesh, accumulate=settings.accumulate, **how)
+    compiled = _compile("train step", partial(step.lower, state, batch), mesh)
+    if isinstance(compiled, DoesNotFit):
+        return compiled
+    program, seconds, exchanged = compiled
+    kept = _kept_bytes(partial(loss_sums, model, **how), state.params, settings.row_length) * settings.batch
+    kept /= settings.accumulate * batch_parts(mesh)
+    memory = program.memory_analysis()
+    parts = {"parameters": _bytes_a_device(state.params), "optimizer": _bytes_a_device(state.opt_state), "batch": _bytes_a_device(batch)}
+    parts["activations"] = min(kept, memory.temp_size_in_bytes)
+    parts["temporaries"] = memory.temp_size_in_bytes - parts["activations"]
+    flops = train_flops(model, [settings.row_length] * settings.batch)
+    return Program("train step", seconds, _peak(memory), parts, flops, exchanged)
+
+
+def sampler_programs(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> list[Program | DoesNotFit]:
+    """The sampler's two programs of this config at their largest: reading prompts, and decoding."""
+    settings = config.evaluate
+    slots = -(-settings.slots // batch_parts(mesh)) * batch_parts(mesh)
+    programs, room = Programs(model, mesh, slots, stop_table([[0]]), pad_id=0), settings.max_length
+    parts = {"parameters": _bytes_a_device(programs.abstract_params()), "cache": _bytes_a_device(programs.abstract_cache(room))}
+    sizes = {"prefill": read_buckets(slots)[-1], "decode": bucket(settings.max_new_tokens, NEW_BUCKETS)}
+    found: list[Program | DoesNotFit] = []
+    for name, size in sizes.items():
+        compiled = _compile(f"sampler, {name}", partial(getattr(programs, name), min(size, room), room), mesh)
+        if not isinstance(compiled, DoesNotFit):
+            program, seconds, exchanged = compiled
+            memory = program.memory_analysis()
+            temporaries = {"temporaries": memory.temp_size_in_bytes}
+            compiled = Program(f"sampler, {name}", seconds, _peak(memory), parts | temporaries, exchanged=exchanged)
+        found.append(compiled)
+    return found
+
+
+def replicated(params: Any, mesh: Mesh) -> dict[str, tuple[int, int]]:
+    """Parameters of which several devices hold the same piece: name, with `*` for the layer -> (copies, bytes a device)."""
+    found: dict[str, tuple[int, int]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        pieces = np.prod([size // part for size, part in zip(leaf.shape, leaf.sharding.shard_shape(leaf.shape), strict=True)])
+        copies = mesh.size // int(pieces)
+        if copies > 1:
+            name = ".".join("*" if key.key.isdigit() else key.key for key in path)
+            found[name] = (copies, found.get(name, (0, 0))[1] + _bytes_a_device(leaf))
+    return found
+
+
+def _compile(name: str, lower: Callable[[], Lowered], mesh: Mesh) -> tuple[Compiled, float, tuple[Collective, ...]] | DoesNotFit:
+    """Compiles for the mesh's devices; returns the program, seconds, and its collectives."""
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), tempfile.TemporaryDirectory(prefix="cotjax-plan-") as folder:
+        started = time.perf_counter()
+        try:
+            compiled = lower().compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_pass_re": _PASS})
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise CotjaxError(f"{name}: the compiler failed: {str(error).splitlines()[0]}") from error
+            used = _NO_ROOM.search(str(error))
+            return DoesNotFit(name, float(used["used"]) * _UNITS[used["unit"].upper()] if used else None)
+        seconds = time.perf_counter() - started
+        passes = sorted(Path(folder).glob(f"*.after_{_PASS}.*.txt"))
+        hlo = passes[-1].read_text() if passes else compiled.as_text()
+        return compiled, seconds, tuple(collectives(hlo, dict(mesh.shape)))
+
+
+def _peak(memory: Any) -> float:
+    """Bytes of a device in use at the worst moment."""
+    whole = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+    return (memory.peak_memory_in_bytes or whole) + memory.generated_code_size_in_bytes
+
+
+def _bytes_a_device(tree: Any) -> int:
+    """Bytes that each device holds of these arrays."""
+    return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _kept_bytes(sums: Callable[..., Any], params: Any, length: int) -> float:
+    """Bytes that the forward pass keeps for the backward pass, for each row: what more is kept for three rows than for two."""
+
+    def shapes(rows: int) -> tuple[Any, Any]:
+        return params, abstract_batch(rows, length)
+
+    def kept(rows: int) -> int:
+        _, pull, _ = jax.eval_shape(lambda params, batch: jax.vjp(lambda p: sums(p, batch), params, has_aux=True), *shapes(rows))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pull))
+
+    return kept(3) - kept(2)
