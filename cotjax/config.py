@@ -56,7 +56,8 @@ def default_config() -> ConfigDict:
     config.data.max_length = 768  # tokens a tree; at most train.row_length
 
     config.model = ConfigDict()
-    config.model.base = "package"  # local Hugging Face folder; "package": the base shipped with cotjax; "random": new weights
+    # A local Hugging Face folder, or what `cotjax convert` made of one; "package": the base shipped with cotjax; "random": new weights.
+    config.model.base = "package"
     config.model.tokenizer = ""  # folder with tokenizer.json; empty: the base's own ("random": made from the data)
     config.model.width = 128  # sizes of a "random" model
     config.model.layers = 6

@@ -9,7 +9,7 @@ from pathlib import Path
 from cotjax.errors import UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import make_mesh
-from cotjax.model.weights import save_hf
+from cotjax.model.weights import holds_weights, save_hf
 from cotjax.train.checkpoint import Checkpoints
 
 
@@ -24,7 +24,7 @@ def export(run: Path, arm: str, step: int | None, out: Path) -> int:
     folder = run / "arms" / arm / "checkpoints"
     if not folder.exists():
         raise UsageError(f"{run}: no arm {arm!r}; there are {', '.join(sorted(path.name for path in (run / 'arms').iterdir()))}")
-    if (out / "model.safetensors").exists():
+    if holds_weights(out):
         raise UsageError(f"{out} holds a model already; choose another folder with --out, or remove it")
     model = ModelConfig(**json.loads(file.read_text()))
     checkpoints = Checkpoints(folder)

@@ -9,6 +9,7 @@ import pytest
 from cotjax.cli import main
 from cotjax.config import load_config
 from cotjax.rollout.record import read_records
+from cotjax.train.metrics import read_metrics
 
 CONFIG = '''
 """A study small enough for a test."""
@@ -112,6 +113,18 @@ def test_a_checkpoint_leaves_as_a_hugging_face_folder(study, tmp_path):
     assert model.vocab_size >= Codec.load(tmp_path / "hf").vocab_size
 
 
+def test_either_kind_of_folder_serves_as_a_base(study, tmp_path):
+    config, out = study
+    assert main(["export", "--run", str(out), "--arm", "sft", "--out", str(tmp_path / "hf")]) == 0
+    assert main(["convert", str(tmp_path / "hf"), str(tmp_path / "orbax")]) == 0
+    base = ["train", "--config", str(config), f"--config.games.root={out / 'games'}", "--config.train.steps=2"]
+    trained = f"--config.data.trajectories={out / 'trajectories' / 'train.jsonl'}"
+    for kind in ("hf", "orbax"):
+        assert main([*base, trained, "--out", str(tmp_path / f"run {kind}"), f"--config.model.base={tmp_path / kind}"]) == 0
+    one, other = (read_metrics(tmp_path / f"run {kind}" / "arms" / "sft" / "metrics.jsonl") for kind in ("hf", "orbax"))
+    assert len(one) == 2 and [row["loss"] for row in one] == [row["loss"] for row in other]
+
+
 def _fails(capsys, arguments, code, *words):
     assert main(arguments) == code
     error = capsys.readouterr().err
@@ -200,6 +213,7 @@ def test_help_reads_well_everywhere(capsys):
         ["games", "make"],
         ["collect"],
         ["export"],
+        ["convert"],
         ["bench", "env"],
     ):
         with pytest.raises(SystemExit) as ended:
