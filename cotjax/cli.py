@@ -117,6 +117,30 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--only", choices=("train", "sampler"), help="compile only this (default: both)")
     plan.set_defaults(run=_plan)
 
+    convert = commands.add_parser(
+        "convert",
+        help="turn a Hugging Face folder into an Orbax folder, or back",
+        description="""\
+Turn a model's folder into the other kind; which one SOURCE is, its files tell:
+
+  Hugging Face   config.json, model.safetensors whole or in indexed parts
+  Orbax          model.json, params/; restored by every device straight into its own share
+
+The tokenizer's files come along. Either kind serves as a config's model.base. Parameters are read tensor by tensor and
+never unpickled; between reading and writing, the devices of this machine hold them. OUT appears when all of it is written.
+""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    convert.add_argument("source", metavar="SOURCE", type=Path, help="folder of a model, of either kind")
+    convert.add_argument("out", metavar="OUT", type=Path, help="folder to write; one that is not there yet, or is empty")
+    convert.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="dtype of the written parameters (default: as they are)"
+    )
+    convert.add_argument(
+        "--max-shard-gb", type=float, default=4.0, help="most GB in one safetensors file of a Hugging Face OUT (default 4)"
+    )
+    convert.set_defaults(run=_convert)
+
     bench = commands.add_parser("bench", help="measure, and print the figures").add_subparsers(dest="what", required=True)
     env = bench.add_parser("env", help="the cached ALFWorld engine against the stock one")
     env.add_argument("--games", required=True, type=Path, help="ALFWorld data folder (made or real)")
@@ -262,6 +286,17 @@ def _plan(arguments: argparse.Namespace) -> None:
 
     if not plan(load_config(arguments.config, arguments.overrides), topology, Console(highlight=False, soft_wrap=True), arguments.only):
         sys.exit(1)
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from cotjax.train.convert import HUGGING_FACE, ORBAX, convert, folder_kind
+
+    if arguments.max_shard_gb <= 0:
+        raise UsageError(f"--max-shard-gb is {arguments.max_shard_gb:g}; give more than 0")
+    kind = folder_kind(arguments.source)
+    print(f"{arguments.source} ({kind}) -> {arguments.out} ({ORBAX if kind == HUGGING_FACE else HUGGING_FACE})", flush=True)
+    made = convert(arguments.source, arguments.out, arguments.dtype, max(1, int(arguments.max_shard_gb * 1e9)))
+    print(f"{made.parameters:,} parameters, {made.bytes / 1e6:,.1f} MB, in {made.seconds:.1f} s: {arguments.out}")
 
 
 def _bench_env(arguments: argparse.Namespace) -> None:

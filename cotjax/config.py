@@ -56,8 +56,8 @@ def default_config() -> ConfigDict:
     config.data.max_length = 768  # tokens a tree; at most train.row_length
 
     config.model = ConfigDict()
-    # Local Hugging Face folder; "package": the base shipped with cotjax; "random": new weights. `cotjax plan` also knows published
-    # models by name, such as "qwen3-8b"; to train one, give the folder that holds it.
+    # A local Hugging Face folder, or what `cotjax convert` made of one; "package": the base shipped with cotjax; "random": new weights.
+    # `cotjax plan` also knows published models by name, such as "qwen3-8b"; to train one, give the folder that holds it.
     config.model.base = "package"
     config.model.tokenizer = ""  # folder with tokenizer.json; empty: the base's own ("random": made from the data)
     config.model.param_dtype = "float32"  # parameters, their gradients and Adam's moments: "float32" or "bfloat16"

@@ -27,6 +27,11 @@ from cotjax.formats import TurnTemplate
 from cotjax.masking import Role
 
 FORMS = ("cot", "direct")
+# What a tokenizer may consist of in a Hugging Face folder. Codec reads the first; transformers reads all.
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "tokenizer.model", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,11 @@ def stored_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {".".join(path): _shape_there(".".join(path), weight) for path, weight in declared(config).items()}
 
 
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder holds a finished save."""
+    return any((folder / name).exists() for name in (_FILE, _INDEX))
+
+
 # ---- reading
 
 

@@ -22,6 +22,7 @@ from cotjax.model.published import PUBLISHED, published
 from cotjax.model.sharding import batch_parts, make_mesh
 from cotjax.plan.measure import DoesNotFit, Program, replicated, sampler_programs, train_program
 from cotjax.plan.topology import Topology
+from cotjax.train.convert import read_config
 from cotjax.train.main import check_counts
 
 PROGRAMS = ("train", "sampler")
@@ -56,7 +57,7 @@ def plan(config: ConfigDict, topology: Topology, console: Console, only: str | N
 
 
 def model_of(config: ConfigDict) -> ModelConfig:
-    """The sizes that a config's base has: a published name, a Hugging Face folder (its config.json suffices) or "package".
+    """The sizes that a config's base has: a published name, a folder (its config.json suffices) or "package".
 
     Raises UsageError for "random", whose vocabulary comes from data, and for what is none of these.
     """
@@ -67,9 +68,9 @@ def model_of(config: ConfigDict) -> ModelConfig:
     if base == "random":
         raise UsageError("model.base is 'random': its vocabulary is made from data; name a folder or a published model, such as qwen3-8b")
     folder = BASE_FOLDER if base == "package" else Path(base)
-    if not (folder / "config.json").is_file():
-        raise UsageError(f"model.base: {base} is no folder with a config.json and no published model; there are {', '.join(PUBLISHED)}")
-    return ModelConfig.from_hf(folder, **dtypes)
+    if not folder.is_dir():
+        raise UsageError(f"model.base: {base} is neither a folder nor a published model; there are {', '.join(PUBLISHED)}")
+    return read_config(folder, **dtypes)
 
 
 def _measured(which: str, config: ConfigDict, model: ModelConfig, devices: list[jax.Device]) -> list[Program | DoesNotFit]:

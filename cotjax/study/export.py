@@ -11,7 +11,7 @@ from cotjax.errors import UsageError
 from cotjax.model import lora
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import make_mesh
-from cotjax.model.weights import save_hf
+from cotjax.model.weights import holds_weights, save_hf
 from cotjax.train.checkpoint import Checkpoints
 
 
@@ -29,7 +29,7 @@ def export(run: Path, arm: str, step: int | None, out: Path, adapter: bool = Fal
     folder = run / "arms" / arm / "checkpoints"
     if not folder.exists():
         raise UsageError(f"{run}: no arm {arm!r}; there are {', '.join(sorted(path.name for path in (run / 'arms').iterdir()))}")
-    if any((out / name).exists() for name in ("model.safetensors", "adapter_model.safetensors")):
+    if holds_weights(out) or (out / "adapter_model.safetensors").exists():
         raise UsageError(f"{out} holds a model already; choose another folder with --out, or remove it")
     model = ModelConfig(**json.loads(file.read_text()))
     base = _base_name(run, model) if adapter else None

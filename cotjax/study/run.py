@@ -23,7 +23,7 @@ from cotjax.assets import BASE_FOLDER
 from cotjax.data.collect import collect
 from cotjax.data.pipeline import Masking
 from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
-from cotjax.data.tokens import Codec
+from cotjax.data.tokens import TOKENIZER_FILES, Codec
 from cotjax.data.trajectories import read_trajectories
 from cotjax.data.word_tokenizer import build_word_tokenizer, save_tokenizer
 from cotjax.envs.base import Game
@@ -32,17 +32,17 @@ from cotjax.errors import UsageError
 from cotjax.formats import TEMPLATES, first_turn
 from cotjax.model import decoder, lora
 from cotjax.model.config import LoRA, ModelConfig
+from cotjax.model.published import PUBLISHED
 from cotjax.model.sharding import param_shardings
-from cotjax.model.weights import load_hf
 from cotjax.study.evaluate import elicitation_of, evaluate
 from cotjax.study.games import GameSets, prepare_games
 from cotjax.study.progress import Reporter, Stage
+from cotjax.train.convert import folder_kind, load_params, read_config
 from cotjax.train.main import check_counts, checkpoint_steps, train
 from cotjax.train.recall import grow_recall
 
 VOCAB_MULTIPLE = 64
 _ARM_FIELDS = ("fraction", "last_fraction", "fraction_steps", "control")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass
@@ -195,8 +195,8 @@ class Study:
             model = ModelConfig(vocab_size=-(-codec.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE, **sizes, **dtypes)
             return model, lambda mesh: self._random_params(model, mesh), tokenizer
         folder = BASE_FOLDER if settings.base == "package" else Path(settings.base)
-        model = ModelConfig.from_hf(folder, **dtypes)
-        return model, lambda mesh: load_hf(folder, mesh, **dtypes)[1], Path(settings.tokenizer) if settings.tokenizer else folder
+        model = read_config(folder, **dtypes)
+        return model, lambda mesh: load_params(folder, mesh, **dtypes), Path(settings.tokenizer) if settings.tokenizer else folder
 
     def _random_params(self, model: ModelConfig, mesh: Mesh) -> dict:
         key, steps = jax.random.key(self.config.seed), self.config.model.recall_steps
@@ -382,9 +382,17 @@ def _adapters(config: ConfigDict) -> LoRA | None:
 
 
 def _check_base(config: ConfigDict) -> None:
-    """Raise UsageError unless the base, where it is a folder, looks like a local Hugging Face model."""
+    """Raise UsageError unless the base, where it is a folder, looks like a model."""
     if config.model.base in ("package", "random"):
         return
-    for name in ("config.json",) if config.model.tokenizer else ("config.json", "tokenizer.json"):
-        if not (Path(config.model.base) / name).is_file():
-            raise UsageError(f"model.base: {config.model.base} holds no {name}; give a local Hugging Face folder, 'package' or 'random'")
+    folder = Path(config.model.base)
+    if config.model.base in PUBLISHED and not folder.exists():
+        raise UsageError(
+            f"model.base is {config.model.base!r}, a name for plans: give the folder that holds it, --config.model.base=FOLDER"
+        )
+    try:
+        folder_kind(folder)
+    except UsageError as error:
+        raise UsageError(f"model.base: {error}; 'package' and 'random' are bases too") from None
+    if not config.model.tokenizer and not (folder / "tokenizer.json").is_file():
+        raise UsageError(f"model.base: {folder} holds no tokenizer.json; name a folder that does as model.tokenizer")

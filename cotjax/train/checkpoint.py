@@ -68,14 +68,7 @@ class Checkpoints:
         """Compare names and shapes before anything is read: a restore that fails half-way leaves reads behind."""
         if step not in self._manager.all_steps():
             raise DataError(f"{self.folder}: no checkpoint at step {step}; there are {self.steps() or 'none'}")
-        folder = epath.Path(self.folder) / str(step) / "params"
-        saved, wanted = _shapes(ocp.PyTreeCheckpointHandler().metadata(folder).tree), _shapes(params)
-        for name in sorted({*saved, *wanted}):
-            if saved.get(name) != wanted.get(name):
-                raise DataError(
-                    f"{self.folder}/{step}: a checkpoint of another model: {name} is {saved.get(name, 'missing')} there, "
-                    f"{wanted.get(name, 'missing')} in this model"
-                )
+        check_shapes(self.folder / str(step) / "params", params)
 
     def _restore(self, step: int, items: ocp.args.Composite):
         try:
@@ -85,6 +78,17 @@ class Checkpoints:
             raise DataError(
                 f"{self.folder}/{step}: cannot be restored into this model ({reason}); is it a checkpoint of another model?"
             ) from error
+
+
+def check_shapes(folder: Path, params: dict) -> None:
+    """Raise DataError unless the tree saved in `folder` has the names and shapes of `params`."""
+    saved, wanted = _shapes(ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree), _shapes(params)
+    for name in sorted({*saved, *wanted}):
+        if saved.get(name) != wanted.get(name):
+            raise DataError(
+                f"{folder}: a checkpoint of another model: {name} is {saved.get(name, 'missing')} there, "
+                f"{wanted.get(name, 'missing')} in this model"
+            )
 
 
 def _shapes(tree) -> dict[str, tuple[int, ...]]:

@@ -32,31 +32,31 @@ def main(folder: Path, dtype: str) -> None:
     mesh = make_mesh(data=1, fsdp=-1)
     jax.block_until_ready(jax.device_put(np.zeros((8, 8), np.float32), mesh.devices.flat[0]))
 
-    before = _forget_peak()
+    before = forget_peak()
     config, params = load_hf(folder, mesh, param_dtype=dtype)
-    above = _status("VmHWM") - before - own
+    above = status("VmHWM") - before - own
     print(f"load {dtype} on {jax.device_count()}: {above / 1e6:.1f} MB above the parameters' {own / 1e6:.0f} MB")
     assert above <= 2 * largest + SLACK
     for x, where in zip(jax.tree.leaves(params), jax.tree.leaves(param_shardings(config, mesh)), strict=True):
         assert x.sharding.is_equivalent_to(where, x.ndim)
 
-    before = _forget_peak()
+    before = forget_peak()
     save_hf(folder.with_name(f"{dtype}-{jax.device_count()}"), config, params, max_shard_bytes=PART)
-    above = _status("VmHWM") - before
+    above = status("VmHWM") - before
     print(f"save {dtype} on {jax.device_count()}: {above / 1e6:.1f} MB for parts of {PART / 1e6:.0f} MB")
     assert above <= PART + 2 * largest + SLACK
 
 
-def _status(field: str) -> int:
+def status(field: str) -> int:
     """Bytes in a field of /proc/self/status."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024
 
 
-def _forget_peak() -> int:
+def forget_peak() -> int:
     """Starts the peak anew; returns the bytes now resident."""
     Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+    return status("VmRSS")
 
 
 if __name__ == "__main__":

@@ -150,6 +150,20 @@ def test_an_adapter_that_nothing_could_be_done_with_is_not_written(study, capsys
     _fails(capsys, [*arguments, str(run)], 2, "drawn at random")
 
 
+def test_a_converted_folder_serves_as_a_base(study, tmp_path):
+    _, out = study
+    assert main(["export", "--run", str(out), "--arm", "sft", "--out", str(tmp_path / "hf")]) == 0
+    assert main(["convert", str(tmp_path / "hf"), str(tmp_path / "orbax")]) == 0
+    config = tmp_path / "one_arm.py"
+    config.write_text(CONFIG.replace("    return config", '    config.arms = {"sft": config.arms.sft}\n    return config'))
+    arguments = [f"--config.games.root={out / 'games'}", f"--config.data.trajectories={out / 'trajectories' / 'train.jsonl'}"]
+    arguments += [f"--config.model.base={tmp_path / 'orbax'}", "--config.train.steps=2"]
+    assert main(["train", "--config", str(config), "--out", str(tmp_path / "run"), *arguments]) == 0
+    assert main(["export", "--run", str(tmp_path / "run"), "--arm", "sft", "--step", "0", "--out", str(tmp_path / "again")]) == 0
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "hf" / name).read_bytes(), name
+
+
 def _fails(capsys, arguments, code, *words):
     assert main(arguments) == code
     error = capsys.readouterr().err
@@ -240,6 +254,7 @@ def test_help_reads_well_everywhere(capsys):
         ["games", "make"],
         ["collect"],
         ["export"],
+        ["convert"],
         ["bench", "env"],
     ):
         with pytest.raises(SystemExit) as ended:
