@@ -13,11 +13,11 @@ LEVELS = {
     "data": 1, "rollout": 1,
     "model": 2,
     "train": 3, "sample": 3,
-    "study": 4, "config": 4,
+    "study": 4, "plan": 4, "config": 4,
     "cli": 5,
 }  # fmt: skip
 # Within a level a package imports itself alone, and these.
-SAME_LEVEL = {("envs", "errors"), ("study", "config")}
+SAME_LEVEL = {("envs", "errors"), ("study", "config"), ("plan", "config")}
 FORBIDDEN = {
     ("rollout", "masking"),
     ("train", "envs"),

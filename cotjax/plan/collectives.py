@@ -27,7 +27,8 @@ _BITS = re.compile(r"\d+")
 
 _LISTED = re.compile(r"replica_groups=(\{\{[\d,{}]*\}\})")
 _STRIDED = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
-_NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}")
+_NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? ?\{([^}]*)\}")
+_IOTA = re.compile(r"\[([\d,]+)\](?:T\(([\d,]+)\)?)?")
 _PAIRS = re.compile(r"source_target_pairs=(\{\{[\d,{}]*\}\})")
 
 
@@ -144,14 +145,25 @@ def _groups(line: str) -> list[np.ndarray]:
     if listed := _LISTED.search(line) or _PAIRS.search(line):
         return [np.array(group.split(","), int) for group in re.findall(r"\{([\d,]+)\}", listed[1])]
     if strided := _STRIDED.search(line):
-        shape, reshape = ([int(size) for size in part.split(",")] for part in strided.group(1, 2))
-        order = [int(axis) for axis in strided[3].split(",")] if strided[3] else range(len(reshape))
-        return list(np.arange(prod(reshape)).reshape(reshape).transpose(order).reshape(shape))
+        return list(_iota(strided[2], strided[3]).reshape(_ints(strided[1])))
     if named := _NAMED.search(line):
-        sizes = {name: int(size) for name, size in re.findall(r"'?([\w]+)'?=(\d+)", named[1])}
-        within = [name.strip(" '") for name in named[2].split(",")]
-        numbers = np.arange(prod(sizes.values())).reshape(tuple(sizes.values()))
+        sizes = {name: int(size) for name, size in re.findall(r"'?(\w+)'?=(\d+)", named[1])}
+        within = [name.strip(" '") for name in named[3].split(",")]
+        order = np.arange(prod(sizes.values()))
+        if named[2]:
+            iota = _IOTA.match(named[2])
+            order = _iota(iota[1], iota[2]) if iota else np.array(_ints(named[2]))
         axes = [list(sizes).index(name) for name in within]
-        moved = np.moveaxis(numbers, axes, range(-len(axes), 0))
+        moved = np.moveaxis(order.reshape(tuple(sizes.values())), axes, range(-len(axes), 0))
         return list(moved.reshape(-1, prod(sizes[name] for name in within)))
     return []
+
+
+def _iota(shape: str, order: str | None) -> np.ndarray:
+    """0, 1, 2 ... in this shape, its axes in this order."""
+    counted = np.arange(prod(_ints(shape))).reshape(_ints(shape))
+    return counted.transpose(_ints(order)) if order else counted
+
+
+def _ints(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]

@@ -388,7 +388,7 @@ def _check_base(config: ConfigDict) -> None:
     folder = Path(config.model.base)
     if config.model.base in PUBLISHED and not folder.exists():
         raise UsageError(
-            f"model.base is {config.model.base!r}, a name for plans: give the folder that holds it, --config.model.base=FOLDER"
+            f"model.base is {config.model.base!r}, a name for plans: give the folder with it, --config.model.base=FOLDER"
         )
     try:
         folder_kind(folder)
