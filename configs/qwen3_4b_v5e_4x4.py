@@ -1,8 +1,8 @@
-"""Qwen3-4B on a slice of 16 TPU v5e chips: rows of 4,096 tokens, Adam in float32, weights and moments shared out over all chips.
+"""Qwen3-4B on 16 TPU v5e chips: rows of 4,096 tokens, weights and Adam's moments in float32, shared out by fsdp.
 
 Plan      cotjax plan --config configs/qwen3_4b_v5e_4x4.py --topology v5e:4x4
 Command   cotjax train --config configs/qwen3_4b_v5e_4x4.py --config.model.base=/data/Qwen3-4B --config.data.trajectories=/data/train.jsonl
-Hardware  v5e-16 (4 hosts of 4 chips), 16 GiB a chip
+Hardware  v5litepod-16: 4 hosts of 4 chips, 16 GiB a chip
 """
 
 import pod
@@ -11,10 +11,12 @@ import pod
 def get_config():
     config = pod.get_config()
     config.title = "Where the gains of CoT training land: Qwen3-4B"
-    config.out = "runs/qwen3-4b"
+    config.out = "runs/qwen3_4b_v5e_4x4"
     config.model.base = "qwen3-4b"
-    config.mesh.data, config.mesh.fsdp = 1, 16
+    config.mesh.data = 1
+    config.mesh.fsdp = 16
     config.train.batch = 32
     config.train.accumulate = 2
+    config.train.remat = "block"
     config.evaluate.tensor = 8
     return config

@@ -1,0 +1,22 @@
+"""Qwen3-32B on two slices of 256 TPU v5e chips: rows of 4,096 tokens, weights and Adam's moments in float32, shared out by fsdp.
+
+Plan      cotjax plan --config configs/qwen3_32b_two_v5e_16x16.py --topology v5e:16x16 --slices 2
+Command   cotjax train --config configs/qwen3_32b_two_v5e_16x16.py --config.model.base=/data/Qwen3-32B --config.data.trajectories=/data/train.jsonl
+Hardware  two v5litepod-256: 128 hosts of 4 chips, 16 GiB a chip
+"""
+
+import pod
+
+
+def get_config():
+    config = pod.get_config()
+    config.title = "Where the gains of CoT training land: Qwen3-32B"
+    config.out = "runs/qwen3_32b_two_v5e_16x16"
+    config.model.base = "qwen3-32b"
+    config.mesh.data = 2
+    config.mesh.fsdp = 256
+    config.train.batch = 512
+    config.train.accumulate = 1
+    config.train.remat = "block"
+    config.evaluate.tensor = 8
+    return config
