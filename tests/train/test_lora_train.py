@@ -65,6 +65,7 @@ def test_the_optimizer_keeps_state_for_adapters_alone(begun):
     state, _, _ = begun
     adapters, _ = lora.split(MODEL, state.params)
     moments = state.opt_state[0]
+    assert len(jax.tree.leaves(moments.mu)) == MODEL.layers * 7 * 2
     assert jax.tree.structure(moments.mu) == jax.tree.structure(moments.nu) == jax.tree.structure(adapters)
     assert sum(x.size for x in jax.tree.leaves(state.opt_state)) < 2.1 * sum(x.size for x in jax.tree.leaves(adapters))
 
