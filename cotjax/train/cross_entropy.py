@@ -48,12 +48,15 @@ def supervised_cross_entropy(
 def _of_rows(hidden_BTD: jax.Array, output_VD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, chunk: int) -> jax.Array:
     T = hidden_BTD.shape[1]
     whole = -(-T // chunk) * chunk
-    # Stable, so that positions stay in order; what is not supervised lies behind.
-    front_BT = jnp.argsort(weights_BT <= 0, axis=1, stable=True)
+    # Supervised positions go to the front, each in its order; what is not supervised lies behind.
+    supervised_BT = weights_BT > 0
+    ahead_BT, behind_BT = jnp.cumsum(supervised_BT, axis=1), jnp.cumsum(~supervised_BT, axis=1)
+    place_BT = jnp.where(supervised_BT, ahead_BT, ahead_BT[:, -1:] + behind_BT) - 1
+    order_BT = jnp.broadcast_to(jnp.arange(T)[None], place_BT.shape)
+    front_BT = jnp.put_along_axis(jnp.zeros_like(place_BT), place_BT, order_BT, axis=1, inplace=False)
     compact = partial(_compact, front_BT=front_BT, whole=whole)
     losses_BT = _compacted(compact(hidden_BTD), output_VD, compact(targets_BT), compact(weights_BT), chunk)[:, :T]
-    back_BT = jnp.argsort(front_BT, axis=1, stable=True)
-    return jnp.take_along_axis(losses_BT, back_BT, axis=1)
+    return jnp.take_along_axis(losses_BT, place_BT, axis=1)
 
 
 def _compact(x: jax.Array, front_BT: jax.Array, whole: int) -> jax.Array:
