@@ -136,18 +136,26 @@ def constrain(x: jax.Array, axes: Sequence[str]) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec(axes))
 
 
+def shared_axes(rule: str) -> tuple[str, ...]:
+    """The mesh axes of a rule that share something out, over more than one device, in the mesh that is set around the trace."""
+    shape = jax.sharding.get_abstract_mesh().shape  # empty where no mesh is set
+    return tuple(axis for axis in RULES[rule] if shape.get(axis, 1) > 1)
+
+
 def lookup(table_VD: jax.Array, ids_BT: jax.Array, dtype: str) -> jax.Array:
     """Rows [B, T, D] of an embedding, in `dtype`. Each device of an fsdp group looks up its columns for the whole group's ids, and
     they exchange what they found: far less to move than the table, and the table's gradient stays where the table lies.
     """
-    if jax.sharding.get_abstract_mesh().empty:
+    columns = shared_axes("embed")
+    if not columns:
         return table_VD[ids_BT].astype(dtype)
-    (axis,), rows = RULES["embed"], spec(("batch",))
+    shared = shared_axes("batch")
 
     def on_each_device(columns_VE: jax.Array, ids_BT: jax.Array) -> jax.Array:
-        all_ids = jax.lax.all_gather(ids_BT, axis, tiled=True)
-        return jax.lax.all_to_all(columns_VE[all_ids].astype(dtype), axis, split_axis=0, concat_axis=2, tiled=True)
+        all_ids = jax.lax.all_gather(ids_BT, columns, tiled=True)
+        return jax.lax.all_to_all(columns_VE[all_ids].astype(dtype), columns, split_axis=0, concat_axis=2, tiled=True)
 
-    manual = set(RULES["batch"])
-    columns = PartitionSpec(None, axis)  # over vocab too, but that the compiler sees to
-    return jax.shard_map(on_each_device, in_specs=(columns, rows), out_specs=rows, axis_names=manual, check_vma=False)(table_VD, ids_BT)
+    # Over vocab too, but that the compiler sees to.
+    rows, share = PartitionSpec(shared), PartitionSpec(None, columns)
+    found = jax.shard_map(on_each_device, in_specs=(share, rows), out_specs=rows, axis_names=set(shared), check_vma=False)
+    return found(table_VD, ids_BT)

@@ -387,9 +387,7 @@ def _check_base(config: ConfigDict) -> None:
         return
     folder = Path(config.model.base)
     if config.model.base in PUBLISHED and not folder.exists():
-        raise UsageError(
-            f"model.base is {config.model.base!r}, a name for plans: give the folder with it, --config.model.base=FOLDER"
-        )
+        raise UsageError(f"model.base is {config.model.base!r}, a name for plans: give the folder with it, --config.model.base=FOLDER")
     try:
         folder_kind(folder)
     except UsageError as error:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from cotjax.model.sharding import RULES, spec
+from cotjax.model.sharding import shared_axes
 
 CHUNK = 128  # positions of every row at a time
 
@@ -31,18 +31,18 @@ def supervised_cross_entropy(
     reaches the weights. At most [B, chunk, V] logits exist at a time.
     """
     chunk = min(chunk, hidden_BTD.shape[1])
-    if jax.sharding.get_abstract_mesh().empty:
+    shared, columns = shared_axes("batch"), shared_axes("embed")
+    if not shared:
         return _of_rows(hidden_BTD, output_VD, targets_BT, weights_BT, chunk)
-    (axis,), rows = RULES["embed"], spec(("batch",))
 
-    def on_each_device(hidden_BTD: jax.Array, columns_VE: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array) -> jax.Array:
+    def on_each_device(hidden_BTD: jax.Array, output_VE: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array) -> jax.Array:
         # Its transpose adds up the devices' gradients and leaves each its own columns.
-        output_VD = jax.lax.all_gather(columns_VE, axis, axis=1, tiled=True)
+        output_VD = jax.lax.all_gather(output_VE, columns, axis=1, tiled=True) if columns else output_VE
         return _of_rows(hidden_BTD, output_VD, targets_BT, weights_BT, chunk)
 
-    shares = (rows, PartitionSpec(None, axis), rows, rows)
-    shared = jax.shard_map(on_each_device, in_specs=shares, out_specs=rows, axis_names=set(RULES["batch"]), check_vma=False)
-    return shared(hidden_BTD, output_VD, targets_BT, weights_BT)
+    rows, share = PartitionSpec(shared), PartitionSpec(None, columns or None)
+    losses = jax.shard_map(on_each_device, in_specs=(rows, share, rows, rows), out_specs=rows, axis_names=set(shared), check_vma=False)
+    return losses(hidden_BTD, output_VD, targets_BT, weights_BT)
 
 
 def _of_rows(hidden_BTD: jax.Array, output_VD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, chunk: int) -> jax.Array:

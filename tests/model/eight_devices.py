@@ -3,19 +3,22 @@
 from tempfile import TemporaryDirectory
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tiny
 
 from cotjax.errors import UsageError
 from cotjax.model import decoder, lora
 from cotjax.model.config import LoRA
+from cotjax.model.kernels import attend_by
 from cotjax.model.sharding import batch_sharding, make_mesh, param_shardings
 from cotjax.sample.sampler import Sampler
+from cotjax.train.step import loss_sums
 
-CONFIG = tiny.model_config(vocab_size=64)
+CONFIG = tiny.model_config(vocab_size=64, heads=8, kv_heads=8)
 ONE = make_mesh(devices=jax.devices()[:1])
-MESHES = {"fsdp 8": make_mesh(data=1, fsdp=8), "data 2, fsdp 2, tensor 2": make_mesh(data=2, fsdp=2, tensor=2)}
+SHAPES = [(data, fsdp, 8 // data // fsdp) for data in (1, 2, 4, 8) for fsdp in (1, 2, 4, 8) if data * fsdp <= 8]
+MESHES = {f"data {data}, fsdp {fsdp}, tensor {tensor}": make_mesh(data, fsdp, tensor) for data, fsdp, tensor in SHAPES}
+FSDP = MESHES["data 1, fsdp 8, tensor 1"]
 LENGTH = 40
 
 
@@ -28,17 +31,30 @@ def rows():
     return [x.astype(np.int32) for x in (ids, positions, segments, branches)]
 
 
-def forward_and_gradients(params, mesh, remat):
-    arrays = [jax.device_put(x, batch_sharding(mesh)) for x in rows()]
+def forward_and_gradients(params, mesh, **how):
+    """Hidden states, and the train step's own loss with its gradients."""
+    ids, positions, segments, branches = rows()
+    weights = np.where((ids % 3 > 0) & (segments > 0), 0.5 + ids % 2, 0).astype(np.float32)
+    batch = {"ids": ids, "positions": positions, "segment_ids": segments, "branches": branches, "weights": weights}
+    batch |= {"targets": np.roll(ids, -1, axis=1), "roles": (ids % 7).astype(np.int8), "budget": weights.sum(-1, keepdims=True)}
+    batch = {name: jax.device_put(x, batch_sharding(mesh)) for name, x in batch.items()}
 
-    def loss(params, *arrays):
-        hidden_BTD = decoder.hidden_states(CONFIG, params, *arrays, remat=remat)
-        seen_BT1 = (arrays[2] > 0)[:, :, None]
-        return (jnp.sin(decoder.logits(CONFIG, params, hidden_BTD)) * seen_BT1).sum(), hidden_BTD
+    def loss(params):
+        arrays = (batch[name] for name in ("ids", "positions", "segment_ids", "branches"))
+        return loss_sums(CONFIG, params, batch, **how)[0], decoder.hidden_states(CONFIG, params, *arrays, **how)
 
     with jax.set_mesh(mesh):
-        (_, hidden_BTD), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, *arrays)
-    return np.asarray(hidden_BTD)[rows()[2] > 0], jax.tree.map(np.asarray, gradients)
+        (total, hidden_BTD), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    return np.asarray(hidden_BTD)[segments > 0], float(total), jax.tree.map(np.asarray, gradients)
+
+
+def attention_by_a_kernel(mesh):
+    """Splash attention, which is told what lies where."""
+    _, _, segments, branches = rows()
+    draw = np.random.default_rng(1)
+    arrays = [draw.normal(size=(8, 8, LENGTH, 8)).astype(np.float32) for _ in range(3)] + [segments, branches]
+    with jax.set_mesh(mesh):
+        return np.asarray(jax.jit(attend_by("splash", interpret=True))(*arrays))[:, :, :35]
 
 
 def texts(params, mesh):
@@ -74,25 +90,29 @@ def adapters(mesh):
 
 def main():
     reference = decoder.init_params(CONFIG, jax.random.key(0), ONE)
-    hidden, gradients = forward_and_gradients(reference, ONE, remat="none")
+    hidden, total, gradients = forward_and_gradients(reference, ONE, remat="none")
+    attended = attention_by_a_kernel(ONE)
     text = texts(reference, ONE)
     merged = adapters(ONE)
-    for name, mesh in MESHES.items():
+    for number, (name, mesh) in enumerate(MESHES.items()):
         params = decoder.init_params(CONFIG, jax.random.key(0), mesh)
         # The same draws; jax 0.12 fuses their scaling differently for some shard shapes, which moves a last bit.
         jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6), params, reference)
         for x, where in zip(jax.tree.leaves(params), jax.tree.leaves(param_shardings(CONFIG, mesh)), strict=True):
             assert x.sharding.is_equivalent_to(where, x.ndim), name
-        again, d_again = forward_and_gradients(params, mesh, remat="block")
+        how = {"remat": tuple(decoder.REMAT)[number % 3], "scan": number % 2 == 0}
+        again, total_again, d_again = forward_and_gradients(params, mesh, **how)
         np.testing.assert_allclose(again, hidden, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(total_again, total, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(attention_by_a_kernel(mesh), attended, atol=1e-6, err_msg=name)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max() + 1e-6), d_again, gradients)
         assert texts(params, mesh) == text, name
         jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7), adapters(mesh), merged)
 
-    up_proj = param_shardings(CONFIG, MESHES["fsdp 8"])["model"]["layers"]["0"]["mlp"]["up_proj"]["weight"]
+    up_proj = param_shardings(CONFIG, FSDP)["model"]["layers"]["0"]["mlp"]["up_proj"]["weight"]
     assert up_proj.shard_shape((32, 48)) == (4, 48)
     try:
-        Sampler(CONFIG, MESHES["fsdp 8"], slots=6, max_length=64, stop=[], pad_id=0)
+        Sampler(CONFIG, FSDP, slots=6, max_length=64, stop=[], pad_id=0)
     except UsageError as error:
         assert "6 along 'batch', which data x fsdp = 8 devices do not divide" in str(error), error
     else:
