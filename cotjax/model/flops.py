@@ -1,0 +1,65 @@
+"""Arithmetic of a train step by formula, what devices can do at most, and the share of it that was used (MFU).
+
+The count is of the model, not of a program: what remat computes again is not in it, nor norms, softmax and the optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cotjax.errors import CotjaxError
+from cotjax.model.config import ModelConfig
+
+PEAK_FLOPS: dict[str, float] = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,  # v5e
+    "TPU v5": 459e12,  # v5p
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,  # v6e
+    "TPU v6e": 918e12,
+    "TPU7x": 2307e12 / 2,  # a chip is two devices
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,  # SXM; the PCIe card is slower, and has another name
+    "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+}
+"""jax's device_kind -> dense bfloat16 operations a second, of one device, by the maker's data sheet."""
+
+
+def matmul_params(config: ModelConfig) -> int:
+    """Weights that every token is multiplied with: all matrices but the embedding's look-up; tied, it counts once, as the output."""
+    D, H = config.width, config.head_size
+    attention = 2 * D * config.heads * H + 2 * D * config.kv_heads * H
+    return config.layers * (attention + 3 * D * config.feed_forward) + config.vocab_size * D
+
+
+def train_flops(config: ModelConfig, lengths: Iterable[int]) -> int:
+    """Floating-point operations of one forward and backward pass over sequences of these lengths, in tokens without padding.
+
+    A weight costs a token 2 forward and 4 backward. Attention costs 12 L N H T^2 (scores and values, forward and twice that
+    backward) over the square, and half of it under a causal mask (Chowdhery et al., 2022, appendix B, has the whole square).
+    """
+    lengths = list(lengths)
+    square = sum(length * length for length in lengths)
+    return 6 * matmul_params(config) * sum(lengths) + 6 * config.layers * config.heads * config.head_size * square
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Dense bfloat16 operations a second of one such device; None where it is not known, as for any CPU."""
+    return PEAK_FLOPS.get(device_kind)
+
+
+def utilisation(flops: float, seconds: float, peak: float) -> float:
+    """Model FLOPs utilisation: `flops` in `seconds` as a share of `peak` operations a second, of all devices together.
+
+    Raises CotjaxError for a share over 1: then the time, the count or the peak is wrong.
+    """
+    share = flops / seconds / peak
+    if share > 1:
+        raise CotjaxError(
+            f"MFU of {100 * share:.0f} %: {flops:.3g} operations in {seconds:.3g} s on {peak:.3g} a second cannot be; "
+            "the clock did not wait for the device, or cotjax/model/flops.py is wrong about this model or device"
+        )
+    return share
