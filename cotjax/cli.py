@@ -150,7 +150,29 @@ never unpickled; between reading and writing, the devices of this machine hold t
     env.set_defaults(run=_bench_env)
     speed = bench.add_parser("mask", help="the loss mask: tokens/s on one core, and its share of a train step")
     speed.set_defaults(run=_bench_mask)
+    _add_bench_train(bench.add_parser("train", help="the train step: tokens/s and MFU, alone or beside transformers on torch"))
     return parser
+
+
+def _add_bench_train(train: argparse.ArgumentParser) -> None:
+    train.add_argument("--model", default="j1", help="j1 (10M parameters), or a Hugging Face folder; random weights (default j1)")
+    train.add_argument("--batch", type=int, default=16, help="rows a step (default 16)")
+    train.add_argument("--length", type=int, default=512, help="tokens a row (default 512)")
+    train.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of parameters and matmuls (default float32)")
+    train.add_argument(
+        "--remat", choices=("none", "dots", "block"), default="block", help="computed again in the backward pass (default block)"
+    )
+    train.add_argument("--accumulate", type=int, default=1, help="parts of a batch that follow one another (default 1)")
+    train.add_argument("--steps", type=int, default=3, help="steps a round (default 3)")
+    train.add_argument("--rounds", type=int, default=4, help="rounds, in which the sides take turns (default 4)")
+    train.add_argument("--data", type=int, default=-1, help="devices on the mesh's data axis (default -1: what is left)")
+    train.add_argument("--fsdp", type=int, default=1, help="devices on its fsdp axis (default 1)")
+    train.add_argument("--tensor", type=int, default=1, help="devices on its tensor axis (default 1)")
+    train.add_argument("--peer", choices=("transformers",), help="run the same in transformers on torch, and print the ratio")
+    train.add_argument(
+        "--peer-mode", nargs="+", choices=("compile", "eager"), default=["compile"], help="how the peer runs, one or both (default compile)"
+    )
+    train.set_defaults(run=_bench_train)
 
 
 def _add_config(command: argparse.ArgumentParser, default: str | None) -> None:
@@ -309,6 +331,23 @@ def _bench_mask(arguments: argparse.Namespace) -> None:
     from cotjax.study.mask_speed import benchmark
 
     benchmark()
+
+
+def _bench_train(arguments: argparse.Namespace) -> None:
+    from cotjax.study.train_speed import benchmark
+
+    benchmark(
+        arguments.model,
+        batch=arguments.batch,
+        length=arguments.length,
+        dtype=arguments.dtype,
+        remat=arguments.remat,
+        accumulate=arguments.accumulate,
+        mesh=(arguments.data, arguments.fsdp, arguments.tensor),
+        peers=tuple(dict.fromkeys(arguments.peer_mode)) if arguments.peer else (),
+        steps=arguments.steps,
+        rounds=arguments.rounds,
+    )
 
 
 def _show_mask(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,263 @@
+"""How fast the train step is: tokens/s, memory and MFU, alone or beside transformers on torch.
+
+Every side is a process of its own (train_speed_worker), started and warmed up before anything is timed. Then they step in
+turn, round by round, never two at a time: a machine that is slower for a minute is slower for both, and the ratio stays.
+Before that they must agree: they start from the same weights, on the same ids, so their losses are equal if they compute the
+same model, and those after the first updates if their gradients and optimizers are the same too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cotjax import errors
+from cotjax.errors import CotjaxError, UsageError
+from cotjax.model.config import ModelConfig
+from cotjax.model.flops import peak_flops, train_flops, utilisation
+from cotjax.study.train_speed_worker import Job
+
+# Qwen3's layout at 10M parameters: small enough for two cores, and matmuls still take most of the time.
+J1 = ModelConfig(vocab_size=4096, width=256, layers=8, heads=8, kv_heads=4, head_size=32, feed_forward=768)
+# Most that two sides' losses may differ by, in nats. Both add up in another order.
+AGREE = {"float32": 1e-4, "bfloat16": 2e-2}
+# Large pages for all sides: a step's temporaries are hundreds of megabytes, and touching them 4 KB at a time takes a while.
+_LARGE_PAGES = "glibc.malloc.hugetlb=1"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one side took."""
+
+    name: str
+    first_step_s: float  # with compilation
+    rounds: tuple[tuple[float, ...], ...]  # seconds of every step
+    peak_bytes: int  # of the process; of a device where there is an accelerator
+
+    @property
+    def step_s(self) -> float:
+        """Median seconds a step."""
+        return median(second for each in self.rounds for second in each)
+
+    @property
+    def best_s(self) -> float:
+        """Seconds of the fastest step."""
+        return min(second for each in self.rounds for second in each)
+
+
+def benchmark(
+    model: str = "j1",
+    *,
+    batch: int = 16,
+    length: int = 512,
+    dtype: str = "float32",
+    remat: str = "block",
+    accumulate: int = 1,
+    mesh: tuple[int, int, int] = (-1, 1, 1),
+    peers: tuple[str, ...] = (),
+    steps: int = 3,
+    rounds: int = 4,
+    console: Console | None = None,
+) -> dict[str, dict[str, float]]:
+    """Time the train step, print a table, and return its figures by side.
+
+    {"cotjax" | "transformers, compile" | "transformers, eager": {"step_s" (median), "best_s", "first_step_s", "tokens/s",
+    "peak_bytes"}}; "cotjax" has "mfu" where the device's peak is known, the others "ratio", "ratio_low" and "ratio_high" (their
+    step's seconds over cotjax's: of the medians, and the lowest and highest of the rounds) and "memory_ratio" (cotjax's over
+    theirs).
+
+    Args:
+      model: "j1", or a Hugging Face folder, of which config.json alone is read: the weights are random.
+      batch, length: rows a step, and tokens a row; all tokens are trained on, none are padding.
+      dtype: of parameters, moments and matmuls alike; there is no float32 copy of bfloat16 parameters on either side.
+      mesh: devices on the axes data, fsdp and tensor; one may be -1.
+      peers: "compile" and "eager": transformers' model with or without torch.compile.
+      steps, rounds: each side takes `steps` steps in turn, `rounds` times.
+
+    Raises:
+      UsageError: sizes that do not fit, no torch, a side that stopped; the message ends with what it said last.
+      CotjaxError: sides that do not agree on the loss, or an MFU over 100 %.
+    """
+    console = console or Console(highlight=False)
+    config = replace(named_model(model), param_dtype=dtype, compute_dtype=dtype)
+    _check(config, batch, length, steps, rounds, accumulate, bool(peers), mesh)
+    job = Job("cotjax", asdict(config), batch, length, accumulate, remat, mesh)
+    with tempfile.TemporaryDirectory() as folder:
+        job = replace(job, weights=str(Path(folder, "weights")) if peers else "")
+        sides: list[Side] = []
+        try:
+            for name in ("cotjax", *peers):
+                sides.append(Side(replace(job, side=name), Path(folder)))
+                console.print(sides[-1].describe(), markup=False, soft_wrap=True)
+                check_agreement(sides[0], sides[-1])
+            for _ in range(rounds):
+                for side in sides:
+                    side.take(steps)
+        finally:
+            for side in sides:
+                side.close()
+        measured = [side.measured() for side in sides]
+        figures = _figures(measured, sides[0].started, train_flops(config, [length] * batch), batch * length)
+        _print(console, measured, figures, f"{model}: {batch} rows of {length} tokens, {dtype}, remat {remat}, accumulate {accumulate}")
+    return figures
+
+
+def named_model(name: str) -> ModelConfig:
+    """The sizes that `--model` names. Raises UsageError for a name that is neither known nor a folder."""
+    if name == "j1":
+        return J1
+    if not Path(name).exists():
+        raise UsageError(f"--model {name}: neither j1 nor a folder with a config.json")
+    return ModelConfig.from_hf(name)
+
+
+def _check(
+    config: ModelConfig, batch: int, length: int, steps: int, rounds: int, accumulate: int, peers: bool, mesh: tuple[int, int, int]
+) -> None:
+    for name, value in (("batch", batch), ("length", length), ("steps", steps), ("rounds", rounds), ("accumulate", accumulate)):
+        if value < 1:
+            raise UsageError(f"--{name} is {value}; it must be at least 1")
+    if length > config.max_length:
+        raise UsageError(f"--length {length}: this model's positions end at {config.max_length}")
+    if batch % accumulate:
+        raise UsageError(f"--batch ({batch}) must be a multiple of --accumulate ({accumulate})")
+    if peers and any(size > 1 for size in mesh):
+        raise UsageError("--peer trains on one device: leave out --data, --fsdp and --tensor, and show cotjax one device alone")
+
+
+class Side:
+    """A process that trains; see train_speed_worker. Started, it is warm."""
+
+    def __init__(self, job: Job, folder: Path):
+        self.name = "cotjax" if job.side == "cotjax" else f"transformers, {job.side}"
+        self.dtype = job.model["param_dtype"]
+        self._errors = folder / f"{job.side}.errors"
+        environment = {"GLIBC_TUNABLES": _LARGE_PAGES} | os.environ
+        if job.weights:  # the sides share a GPU, of which jax alone would take most at once
+            environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | environment
+        with self._errors.open("w") as said:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "cotjax.study.train_speed_worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+                env=environment,
+            )
+        self._taken: list[dict] = []
+        try:
+            self.started = self._ask(json.dumps(asdict(job)))
+            if job.side == "cotjax" and job.weights and self.started["devices"] > 1:
+                raise UsageError(f"--peer trains on one device, and cotjax sees {self.started['devices']}; show it one alone")
+        except BaseException:
+            self.close()
+            raise
+
+    def _ask(self, line: str) -> dict[str, Any]:
+        try:
+            print(line, file=self._process.stdin, flush=True)
+            answered = self._process.stdout.readline()
+        except BrokenPipeError:
+            answered = ""
+        if not answered:
+            said = self._errors.read_text(errors="replace").strip().splitlines()
+            raise UsageError(f"{self.name} stopped (exit code {self._process.wait()}): {said[-1] if said else 'it said nothing'}")
+        found = json.loads(answered)
+        if "error" in found:
+            raise getattr(errors, found["error"])(found["message"])
+        return found
+
+    def take(self, steps: int) -> None:
+        """Let it take `steps` steps, and note what they took."""
+        self._taken.append(self._ask(str(steps)))
+
+    def describe(self) -> str:
+        """What it runs on, and how it started."""
+        found = self.started
+        losses = ", ".join(f"{loss:.5f}" for loss in found["losses"])
+        where = f"{found['devices']} x {found['device_kind']}, {found['cores']} cores"
+        return f"{self.name}: {found['versions']}; {where}; first step {found['first_step_s']:.1f} s; first losses {losses}"
+
+    def measured(self) -> Measured:
+        """All that was noted."""
+        rounds = tuple(tuple(each["seconds"]) for each in self._taken)
+        return Measured(self.name, self.started["first_step_s"], rounds, self._taken[-1]["peak_bytes"])
+
+    def close(self) -> None:
+        """End the process: at the end of its input, or, in the midst of a step, by force."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+
+def check_agreement(ours: Side, other: Side) -> None:
+    """Raise CotjaxError when two sides' first losses differ, or run on different kinds of device."""
+    if ours.started["platform"] != other.started["platform"]:
+        raise UsageError(f"cotjax runs on {ours.started['platform']}, {other.name} on {other.started['platform']}: nothing to compare")
+    for update, (mine, theirs) in enumerate(zip(ours.started["losses"], other.started["losses"], strict=True)):
+        if not abs(mine - theirs) <= AGREE[ours.dtype]:
+            raise CotjaxError(
+                f"cotjax and {other.name} do not train the same model: after {update} updates the loss is {mine:.5f} here and "
+                f"{theirs:.5f} there; {AGREE[ours.dtype]:g} apart is the most that rounding explains"
+            )
+
+
+def _figures(measured: list[Measured], started: dict[str, Any], flops: int, tokens: int) -> dict[str, dict[str, float]]:
+    figures: dict[str, dict[str, float]] = {}
+    ours = measured[0]
+    peak = peak_flops(started["device_kind"])
+    for side in measured:
+        row = {"step_s": side.step_s, "best_s": side.best_s, "first_step_s": side.first_step_s, "peak_bytes": side.peak_bytes}
+        row["tokens/s"] = tokens / side.step_s
+        if peak is not None:
+            row["mfu"] = utilisation(flops, side.step_s, peak * started["devices"])
+        if side is not ours:
+            by_round = [median(theirs) / median(mine) for theirs, mine in zip(side.rounds, ours.rounds, strict=True)]
+            row |= {"ratio": side.step_s / ours.step_s, "ratio_low": min(by_round), "ratio_high": max(by_round)}
+            row["memory_ratio"] = ours.peak_bytes / side.peak_bytes
+        figures[side.name] = row
+    return figures
+
+
+def _print(console: Console, measured: list[Measured], figures: dict[str, dict[str, float]], title: str) -> None:
+    console.print(title, markup=False, soft_wrap=True)
+    table = Table()
+    table.add_column("side")
+    for column in ("tokens/s", "median step", "best step", "MFU", "memory"):
+        table.add_column(column, justify="right")
+    for name, row in figures.items():
+        mfu = f"{100 * row['mfu']:.1f} %" if "mfu" in row else "unknown"
+        times = (f"{row[column]:.3g} s" for column in ("step_s", "best_s"))
+        table.add_row(name, f"{row['tokens/s']:,.0f}", *times, mfu, f"{row['peak_bytes'] / 1e9:.2f} GB")
+    console.print(table)
+    console.print(
+        f"{len(measured[0].rounds)} rounds of {len(measured[0].rounds[0])} steps, in turn; environment of all sides: {_settings()}",
+        markup=False,
+        soft_wrap=True,
+    )
+    for name, row in figures.items():
+        if "ratio" in row:
+            spread = f"rounds {row['ratio_low']:.2f} to {row['ratio_high']:.2f}"
+            said = f"cotjax is {row['ratio']:.2f} times as fast as {name} ({spread}), with {row['memory_ratio']:.2f} of its memory"
+            console.print(said, markup=False, soft_wrap=True)
+
+
+def _settings() -> str:
+    tunables = os.environ.get("GLIBC_TUNABLES", _LARGE_PAGES)
+    return f"GLIBC_TUNABLES={tunables} (large pages), XLA_FLAGS={os.environ.get('XLA_FLAGS', '')!r}"

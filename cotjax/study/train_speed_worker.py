@@ -1,0 +1,160 @@
+"""One side of `cotjax bench train`, in a process of its own: it takes a job, warms up, and then steps when it is told to.
+
+`python -m cotjax.study.train_speed_worker` reads lines of JSON and answers each with one. The first is a Job, answered when
+the side is warm; every further one is a number of steps to take, answered by what they took. It ends with its input.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cotjax.errors import CotjaxError
+
+WARM_UP = 3  # steps before the first that is timed; the first compiles
+# Adam's settings on both sides: the rate in update / step, then its decays, its epsilon, and the decay of matrices.
+LEARNING_RATE, B1, B2, EPSILON, WEIGHT_DECAY = 3e-4, 0.9, 0.95, 1e-8, 0.1
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one side is to train."""
+
+    side: str  # "cotjax", or how torch runs transformers' model: "compile" or "eager"
+    model: dict[str, Any]  # the fields of ModelConfig
+    batch: int  # rows a step
+    length: int  # tokens a row
+    accumulate: int = 1  # parts of a batch that follow one another
+    remat: str = "none"  # cotjax alone
+    mesh: tuple[int, int, int] = (-1, 1, 1)  # cotjax alone: devices on data, fsdp and tensor
+    weights: str = ""  # Hugging Face folder of the first weights: cotjax writes it (empty: does not), the others read it
+
+    def ids(self) -> np.ndarray:
+        """The batch, the same for every side: random ids, int32 [batch, length]."""
+        return np.random.default_rng(0).integers(self.model["vocab_size"], size=(self.batch, self.length), dtype=np.int32)
+
+
+class CotjaxSide:
+    """The step that `cotjax train` makes: the same function, optimizer and sharding."""
+
+    def __init__(self, job: Job):
+        import jax
+        import optax
+
+        from cotjax.model import decoder
+        from cotjax.model.config import ModelConfig
+        from cotjax.model.sharding import batch_sharding, make_mesh
+        from cotjax.model.weights import save_hf
+        from cotjax.train.optim import make_optimizer
+        from cotjax.train.step import init_state, make_train_step
+
+        config = ModelConfig(**job.model)
+        self._mesh = make_mesh(*job.mesh)
+        optimizer = make_optimizer(optax.constant_schedule(LEARNING_RATE), b1=B1, b2=B2, weight_decay=WEIGHT_DECAY, clip_norm=0.0)
+        with jax.set_mesh(self._mesh):
+            params = decoder.init_params(config, jax.random.key(0), self._mesh)
+            if job.weights:
+                save_hf(job.weights, config, params)
+            self._state = init_state(config, optimizer, params, self._mesh)
+            self._step = make_train_step(config, optimizer, params, self._mesh, remat=job.remat, accumulate=job.accumulate)
+        self._batch = jax.device_put(_batch(job.ids()), batch_sharding(self._mesh))
+
+    def step(self) -> float:
+        """One update; returns, when the device has finished it, its loss in nats."""
+        import jax
+
+        with jax.set_mesh(self._mesh):
+            self._state, metrics = self._step(self._state, self._batch)
+        jax.block_until_ready((self._state, metrics))
+        return float(metrics["loss"])
+
+    def describe(self) -> dict[str, Any]:
+        """What it runs on."""
+        import jax
+
+        devices = jax.devices()
+        kind = {"platform": devices[0].platform, "device_kind": devices[0].device_kind, "devices": len(devices)}
+        return {**kind, "versions": f"jax {jax.__version__}"}
+
+    def peak_bytes(self) -> int:
+        """Most memory held so far: of a device where there is an accelerator, else of this process."""
+        import jax
+
+        statistics = [device.memory_stats() for device in jax.local_devices()]
+        return max(found["peak_bytes_in_use"] for found in statistics) if all(statistics) else peak_resident_bytes()
+
+
+def _batch(ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Whole rows of one example each, every token but a row's first a supervised target."""
+    from cotjax.masking import Role, targets
+
+    weights = np.ones(ids.shape, np.float32)
+    weights[:, -1] = 0.0
+    return {
+        "ids": ids,
+        "targets": np.asarray(targets(ids)),
+        "weights": weights,
+        "budget": weights,
+        "roles": np.full(ids.shape, Role.REASONING, np.int8),
+        "segment_ids": np.ones_like(ids),
+        "branches": np.zeros_like(ids),
+        "positions": np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape),
+    }
+
+
+def peak_resident_bytes() -> int:
+    """Most memory that this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def serve(ask: Callable[[], str], answer: Callable[[dict], None]) -> None:
+    """Work off what `ask` gives, until it gives an empty text."""
+    first = json.loads(ask())
+    job = Job(**first | {"mesh": tuple(first["mesh"])})
+    if job.side == "cotjax":
+        side: Any = CotjaxSide(job)
+    else:
+        from cotjax.study.train_speed_peer import TransformersSide
+
+        side = TransformersSide(job)
+    seconds, losses = _timed(side, WARM_UP)
+    answer({"losses": losses, "first_step_s": seconds[0], **side.describe(), "cores": len(os.sched_getaffinity(0))})
+    while line := ask():
+        seconds, losses = _timed(side, int(line))
+        answer({"seconds": seconds, "loss": losses[-1], "peak_bytes": side.peak_bytes()})
+
+
+def _timed(side: Any, steps: int) -> tuple[list[float], list[float]]:
+    seconds, losses = [], []
+    for _ in range(steps):
+        start = time.perf_counter()
+        losses.append(side.step())
+        seconds.append(time.perf_counter() - start)
+    return seconds, losses
+
+
+def main() -> None:
+    """Serve standard input. What libraries print goes where errors go, so that answers are all there is on standard output."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(found: dict) -> None:
+        print(json.dumps(found), file=answers, flush=True)
+
+    try:
+        serve(sys.stdin.readline, answer)
+    except CotjaxError as error:
+        answer({"error": type(error).__name__, "message": str(error)})
+
+
+if __name__ == "__main__":
+    main()

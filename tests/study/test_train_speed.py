@@ -1,0 +1,99 @@
+"""`cotjax bench train` at a tiny size: real processes, real steps, and two sides that have to agree."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import tiny
+from rich.console import Console
+
+from cotjax.cli import main
+from cotjax.errors import CotjaxError, UsageError
+from cotjax.study.train_speed import Side, benchmark, check_agreement
+from cotjax.study.train_speed_worker import Job
+
+BATCH, LENGTH = 4, 64
+
+
+@pytest.fixture
+def model_folder(tmp_path) -> Path:
+    """config.json alone."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(tiny.model_config().to_hf()))
+    return folder
+
+
+def test_alone(model_folder, capsys):
+    arguments = ["bench", "train", "--model", str(model_folder), "--batch", "4", "--length", "64", "--rounds", "2", "--steps", "2"]
+    assert main([*arguments, "--accumulate", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "4 rows of 64 tokens" in printed
+    assert "times as fast" not in printed
+
+
+@pytest.mark.slow
+def test_beside_transformers(model_folder, capsys):
+    pytest.importorskip("torch")
+    console = Console(width=200)
+    figures = benchmark(str(model_folder), batch=BATCH, length=LENGTH, accumulate=2, peers=("eager",), steps=2, rounds=2, console=console)
+    ours, theirs = figures["cotjax"], figures["transformers, eager"]
+    assert theirs["ratio"] == pytest.approx(theirs["step_s"] / ours["step_s"])
+    assert theirs["ratio_low"] <= theirs["ratio_high"]
+    assert ours["tokens/s"] == pytest.approx(BATCH * LENGTH / ours["step_s"])
+    assert 0 < ours["best_s"] <= ours["step_s"]
+    assert "mfu" not in ours  # nobody knows a CPU's peak
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"cotjax is {theirs['ratio']:.2f} times as fast as transformers, eager (rounds ")
+
+
+@pytest.mark.slow
+def test_sides_that_train_different_models_are_not_compared(tmp_path):
+    pytest.importorskip("torch")
+    job = Job("cotjax", asdict(tiny.model_config()), BATCH, LENGTH, weights=str(tmp_path / "weights"))
+    ours = Side(job, tmp_path)
+    try:
+        config_file = tmp_path / "weights" / "config.json"
+        config = json.loads(config_file.read_text())
+        config["rope_parameters"]["rope_theta"] = config["rope_theta"] = 100.0
+        config_file.write_text(json.dumps(config))
+        other = Side(Job("eager", *list(asdict(job).values())[1:]), tmp_path)
+        other.close()
+        with pytest.raises(CotjaxError, match="do not train the same model: after 0 updates"):
+            check_agreement(ours, other)
+    finally:
+        ours.close()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"batch": 0}, "--batch is 0"),
+        ({"length": 513}, "positions end at 512"),
+        ({"batch": 3, "accumulate": 2}, "multiple of --accumulate"),
+        ({"peers": ("eager",), "mesh": (1, 2, 1)}, "one device"),
+        ({"mesh": (1, 3, 1)}, "3 devices, but"),  # said by the other process
+    ],
+)
+def test_what_does_not_fit_is_said(model_folder, wrong, named):
+    with pytest.raises(UsageError, match=named):
+        benchmark(str(model_folder), **{"batch": BATCH, "length": LENGTH, **wrong})
+
+
+def test_a_peer_without_torch_is_said(tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise ImportError('hidden')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(UsageError, match="pip install torch"):
+        Side(Job("eager", asdict(tiny.model_config()), BATCH, LENGTH, weights=str(tmp_path)), tmp_path)
+
+
+def test_a_side_that_stops_is_said(tmp_path):
+    with pytest.raises(UsageError, match=r"transformers, eager stopped .*: .*Error"):
+        Side(Job("eager", {"vocab_size": 61, "param_dtype": "float32"}, BATCH, LENGTH, weights=str(tmp_path / "nothing")), tmp_path)
+
+
+def test_an_unknown_model_is_said():
+    with pytest.raises(UsageError, match="neither j1 nor a folder"):
+        benchmark("j2")
