@@ -14,8 +14,9 @@ def get_config():
     config.out = "runs/qwen3_32b_two_v5e_16x16"
     config.model.base = "qwen3-32b"
     config.mesh.data = 2
-    config.mesh.fsdp = 256
-    config.train.batch = 512
+    config.mesh.fsdp = 128
+    config.mesh.tensor = 2
+    config.train.batch = 256
     config.train.accumulate = 1
     config.train.remat = "block"
     config.evaluate.tensor = 8

@@ -14,4 +14,11 @@ fi
 if "$venv/bin/python" -c "import torch" 2>/dev/null && ! "$venv/bin/python" -c "import trl, accelerate, datasets, peft" 2>/dev/null; then
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".[trainers]"
 fi
+# The TPU compiler that goes with this jax, for the tests of `cotjax plan`. It lies beside the environment, because jax looks for a
+# TPU at every start once it is part of it. Where it cannot be had, those tests are skipped and say so.
+if [ ! -e "$venv/libtpu" ]; then
+    libtpu=$("$venv/bin/python" -c 'import importlib.metadata as m; print(next(
+        r.partition(";")[0] for r in m.requires("jax") if r.startswith("libtpu")))')
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$venv/libtpu" "$libtpu" || true
+fi
 exec "$venv/bin/python" -m pytest "$@"

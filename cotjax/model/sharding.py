@@ -73,11 +73,10 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
     if slices == 1:
         return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=auto, devices=devices)
     if sizes["data"] % slices:
-        raise UsageError(
-            f"mesh: data is {sizes['data']}; between {slices} slices there is only a slow network, so data is a multiple of {slices}"
-        )
+        raise UsageError(f"mesh: data is {sizes['data']}; it must be a multiple of the {slices} slices, which a slow network joins")
     within = (sizes["data"] // slices, sizes["fsdp"], sizes["tensor"])
-    return Mesh(mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices), MESH_AXES, axis_types=auto)
+    joined = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, allow_split_physical_axes=True)
+    return Mesh(joined, MESH_AXES, axis_types=auto)
 
 
 def spec(axes: Sequence[str], rules: Mapping[str, tuple[str, ...]] = RULES, *, name: str = "array") -> PartitionSpec:

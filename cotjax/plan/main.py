@@ -49,7 +49,7 @@ def plan(config: ConfigDict, topology: Topology, console: Console, only: str | N
         for each in found:
             _show(each, room, console)
         if which == "train":
-            _show_replicated(config, model, of, console)
+            _show_replicated(model, of, console)
         if not all(_fits(each, room) for each in found):
             fits = False
             _show_nearest(which, config, model, devices, room, console)
@@ -89,7 +89,7 @@ def _fits(found: Program | DoesNotFit, room: float) -> bool:
 
 def _show(found: Program | DoesNotFit, room: float, console: Console) -> None:
     if isinstance(found, DoesNotFit):
-        needs = f"{_gb(found.peak)} of {_gb(room)} a chip" if found.peak else f"more than {_gb(room)} a chip"
+        needs = f"{_gb(found.peak)} of {_gb(found.room)} a chip" if found.peak else f"more than {_gb(room)} a chip"
         console.print(f"  {found.name}: DOES NOT FIT ({needs})")
         return
     verdict = "fits" if _fits(found, room) else "DOES NOT FIT"
@@ -107,8 +107,12 @@ def _show(found: Program | DoesNotFit, room: float, console: Console) -> None:
         console.print(table)
 
 
-def _show_replicated(config: ConfigDict, model: ModelConfig, mesh: jax.sharding.Mesh, console: Console) -> None:
-    whole = replicated(abstract_params(model, mesh), mesh)
+def _show_replicated(model: ModelConfig, mesh: jax.sharding.Mesh, console: Console) -> None:
+    if mesh.shape["data"] > 1:
+        console.print(f"    replicated: every parameter, once for each of the {mesh.shape['data']} groups of data; and within a group:")
+    # A group's own copies: what data parallelism copies by intent is told above.
+    within = {name: (copies // mesh.shape["data"], size) for name, (copies, size) in replicated(abstract_params(model, mesh), mesh).items()}
+    whole = {name: found for name, found in within.items() if found[0] > 1}
     large = {name: found for name, found in whole.items() if found[1] >= _SHOWN}
     for name, (copies, size) in large.items():
         console.print(f"    replicated: {name}, {copies} copies of each piece, {_gb(size)} a chip")

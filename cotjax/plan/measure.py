@@ -31,8 +31,8 @@ from cotjax.train.step import abstract_batch, abstract_state, loss_sums, make_tr
 
 # The pass of the compiler after which its text shows every collective once, and as one operation.
 _PASS = "all-reduce-combiner"
-_NO_ROOM = re.compile(r"Used (?P<used>[\d.]+)(?P<unit>[KMGT]?) of .*? hbm", re.IGNORECASE)
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_NO_ROOM = re.compile(r"Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,11 @@ class Program:
 
 @dataclass(frozen=True)
 class DoesNotFit:
-    """The compiler found no room: it would take `peak` bytes a device (None where it does not say)."""
+    """The compiler found no room: it would take `peak` of the `room` bytes that a device has for programs (0: it does not say)."""
 
     name: str
-    peak: float | None
+    peak: float = 0
+    room: float = 0
 
 
 def train_program(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program | DoesNotFit:
@@ -129,11 +130,16 @@ def _compile(name: str, lower: Callable[[], Lowered], mesh: Mesh) -> tuple[Compi
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise CotjaxError(f"{name}: the compiler failed: {str(error).splitlines()[0]}") from error
             used = _NO_ROOM.search(str(error))
-            return DoesNotFit(name, float(used["used"]) * _UNITS[used["unit"].upper()] if used else None)
+            return DoesNotFit(name, *map(_amount, used.groups())) if used else DoesNotFit(name)
         seconds = time.perf_counter() - started
         passes = sorted(Path(folder).glob(f"*.after_{_PASS}.*.txt"))
         hlo = passes[-1].read_text() if passes else compiled.as_text()
         return compiled, seconds, tuple(collectives(hlo, dict(mesh.shape)))
+
+
+def _amount(text: str) -> float:
+    """Bytes of "15.75G"."""
+    return float(text.rstrip("KMGT")) * _UNITS.get(text[-1], 1)
 
 
 def _peak(memory: Any) -> float:

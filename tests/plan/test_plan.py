@@ -1,0 +1,185 @@
+"""`cotjax plan`. What needs the TPU compiler runs where libtpu is: in the environment, or beside it where launch/test.sh puts it."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import cotjax
+from cotjax.config import load_config, sampler_mesh
+from cotjax.errors import UsageError
+from cotjax.model import decoder
+from cotjax.model.sharding import make_mesh
+from cotjax.plan.main import changes, model_of
+from cotjax.plan.measure import replicated
+from cotjax.plan.topology import Topology
+
+CONFIGS = Path(cotjax.__file__).parent.parent / "configs"
+SHIPPED = {
+    "qwen3_4b_v5e_4x4": ["v5e:4x4"],
+    "qwen3_8b_v5e_8x8": ["v5e:8x8"],
+    "qwen3_8b_v6e_4x4": ["v6e:4x4"],
+    "qwen3_14b_v5p_4x4x4": ["v5p:4x4x4"],
+    "llama3_8b_v5p_2x2x4": ["v5p:2x2x4"],
+    "qwen3_32b_two_v5e_16x16": ["v5e:16x16", "--slices", "2"],
+}
+# A plan that compiles in seconds.
+SMALL = (
+    "--config", str(CONFIGS / "demo.py"), "--topology", "v5e:2x2", "--config.model.compute_dtype=bfloat16", "--config.mesh.fsdp=2",
+    "--config.mesh.data=2", "--config.train.scan_layers=True",
+)  # fmt: skip
+
+
+def _compiler() -> Path | None:
+    beside = Path(sys.prefix) / "libtpu" / "libtpu" / "libtpu.so"
+    installed = importlib.util.find_spec("libtpu")
+    return Path(installed.origin).parent / "libtpu.so" if installed else beside if beside.exists() else None
+
+
+needs_compiler = pytest.mark.skipif(_compiler() is None, reason="the TPU compiler (libtpu) is not here")
+
+
+def _plan(*arguments: str, compiler: bool = True) -> subprocess.CompletedProcess:
+    environment = {name: value for name, value in os.environ.items() if name != "TPU_LIBRARY_PATH"}
+    if compiler:
+        environment["TPU_LIBRARY_PATH"] = str(_compiler())
+    return subprocess.run([sys.executable, "-m", "cotjax.cli", "plan", *arguments], capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    """Config -> what its plan printed. A compile keeps one core busy, so that two go at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        runs = {name: pool.submit(_plan, "--config", str(CONFIGS / f"{name}.py"), "--topology", *where) for name, where in SHIPPED.items()}
+        return {name: run.result() for name, run in runs.items()}
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_config_fits_its_slice(shipped, name):
+    run = shipped[name]
+    assert run.returncode == 0, run.stdout + run.stderr
+    for program in ("train step: fits", "sampler, prefill: fits", "sampler, decode: fits"):
+        assert program in run.stdout
+    assert "DOES NOT FIT" not in run.stdout
+    assert re.search(r"fsdp +(collective-permute|all-gather)", run.stdout), "weights are gathered over fsdp"
+    docstring = (CONFIGS / f"{name}.py").read_text()
+    assert f"--topology {SHIPPED[name][0]}" in docstring, "the docstring names the slice that the test compiles for"
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_what_does_not_fit_says_so_and_what_would():
+    """64 MB of tokens a chip: the step itself compiles to too much, and the batch in parts does not."""
+    run = _plan(*SMALL, "--only", "train", "--config.train.batch=4096", "--config.train.remat=none")
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "train step: DOES NOT FIT" in run.stdout
+    assert re.search(r"nearest change that fits: --config\.train\.(remat=block|accumulate=[24])", run.stdout), run.stdout
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_the_plan_of_a_small_model_adds_up():
+    run = _plan(*SMALL)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "nothing about speed" in run.stdout
+    # The base's parameters are float32 and shared out by two; Adam keeps twice as much.
+    sizes = {name: float(size) for name, size in re.findall(r"(parameters|optimizer) ([\d.]+) MiB", run.stdout.split("sampler")[0])}
+    model = model_of(load_config(CONFIGS / "demo.py"))
+    whole = sum(weight.dtype.itemsize * _size(weight.shape) for weight in decoder.declared(model).values()) / 2**20
+    assert sizes["parameters"] == pytest.approx(whole / 2, rel=0.03)
+    assert sizes["optimizer"] == pytest.approx(2 * sizes["parameters"], rel=0.03)
+    assert re.search(r"data +all-reduce", run.stdout), "gradients are added up over data"
+    assert "replicated:" in run.stdout
+
+
+def _size(shape):
+    size = 1
+    for each in shape:
+        size *= each
+    return size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--topology", "h100:8"), "give a generation (v4, v5e, v5p, v6e) and a shape"),
+        (("--topology", "v5e"), "give a generation"),
+        (("--topology", "v5e:2x2", "--slices", "0"), "slices is 0"),
+        (("--topology", "v5e:2x2"), "the TPU compiler is not installed here: pip install 'cotjax[plan]'"),
+    ],
+)
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is part of this environment")
+def test_what_cannot_be_planned_is_one_line(arguments, words):
+    run = _plan("--config", str(CONFIGS / "demo.py"), *arguments, compiler=False)
+    assert (run.returncode, len(run.stderr.splitlines())) == (2, 1), run.stderr
+    assert words in run.stderr
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--topology", "v5e:5x7"), "topology v5e:5x7"),
+        (("--topology", "v5e:2x2", "--config.mesh.data=3"), "4 are there"),
+        (("--topology", "v5e:2x2", "--config.train.batch=6"), "train.batch (6) must be a multiple"),
+        (("--topology", "v5e:2x2", "--slices", "2", "--config.mesh.data=1", "--config.mesh.fsdp=8"), "multiple of the 2 slices"),
+        (("--topology", "v5e:2x2", "--config.model.base=qwen3-9b"), "there are qwen3-0.6b"),
+        (("--topology", "v5e:2x2", "--config.model.base=random"), "its vocabulary is made from data"),
+    ],
+)
+def test_a_config_that_cannot_be_is_one_line(arguments, words):
+    run = _plan("--config", str(CONFIGS / "demo.py"), *arguments)
+    lines = [line for line in run.stderr.splitlines() if line.startswith("cotjax: ")]
+    assert run.returncode == 2 and len(lines) == 1 and words in lines[0], run.stderr
+
+
+def test_changes_are_overrides_that_the_config_takes():
+    for which in ("train", "sampler"):
+        for config in (load_config(CONFIGS / "demo.py"), load_config(CONFIGS / "qwen3_32b_two_v5e_16x16.py")):
+            found = list(changes(which, config))
+            assert len(found) >= 4 and len(set(found)) == len(found)
+            for overrides in found:
+                load_config(CONFIGS / "demo.py", overrides)
+    assert ("train.remat=block",) in changes("train", load_config(CONFIGS / "demo.py", ["train.remat=none"]))
+
+
+def test_the_sampler_has_the_training_mesh_or_its_own():
+    config = load_config(CONFIGS / "demo.py", ["mesh.fsdp=4"])
+    assert sampler_mesh(config) == {"data": -1, "fsdp": 4, "tensor": 1}
+    config.evaluate.tensor = 2
+    assert sampler_mesh(config) == {"data": -1, "fsdp": 1, "tensor": 2}
+
+
+def test_a_published_name_is_no_base_to_train_from(tmp_path, capsys):
+    from cotjax.cli import main
+
+    assert main(["train", "--config", str(CONFIGS / "qwen3_4b_v5e_4x4.py"), "--out", str(tmp_path / "run")]) == 2
+    assert "--config.model.base=FOLDER" in capsys.readouterr().err
+
+
+def test_what_is_replicated_is_what_the_mesh_does_not_cut():
+    config = model_of(load_config(CONFIGS / "demo.py"))
+    assert replicated(decoder.abstract_params(config, make_mesh()), make_mesh()) == {}  # one device: one copy
+    mesh = make_mesh()
+    whole = decoder.abstract_params(config, mesh)
+
+    class Wide:
+        size = 4
+
+    found = replicated(whole, Wide())
+    layers = sum(weight.dtype.itemsize * _size(weight.shape) for path, weight in decoder.declared(config).items() if "q_proj" in path)
+    assert found["model.layers.*.self_attn.q_proj.weight"] == (4, layers)
+
+
+def test_topologies_by_name():
+    assert str(Topology("v5e:16x16", 2)) == "2 x v5e:16x16"
+    assert Topology("v5p:4x4x4").chip.memory == 95 * 2**30
+    with pytest.raises(UsageError, match="such as v5e:8x8"):
+        Topology("v9:2x2")
