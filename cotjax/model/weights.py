@@ -343,6 +343,10 @@ def gather(x: Any) -> np.ndarray:
         return np.asarray(x)
     if not x.is_fully_addressable:
         return np.asarray(multihost_utils.process_allgather(x, tiled=True))
-    # An array keeps the copy on the host that it once gave: a fresh one of the same buffers takes it along when it goes.
-    fresh = jax.make_array_from_single_device_arrays(x.shape, x.sharding, [shard.data for shard in x.addressable_shards])
-    return np.asarray(fresh)
+    whole = np.empty(x.shape, x.dtype)
+    for shard in x.addressable_shards:
+        if shard.replica_id == 0:
+            # An array keeps the copy on the host that it once gave: a fresh one of the same buffer takes it along when it goes.
+            fresh = jax.make_array_from_single_device_arrays(shard.data.shape, shard.data.sharding, [shard.data])
+            whole[shard.index] = np.asarray(fresh)
+    return whole

@@ -17,6 +17,9 @@ import numpy as np
 _KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
 _COLLECTIVE = re.compile(rf"= (?P<result>.+?) (?P<kind>{_KINDS})(?:-start)?\(")
+# Between slices the host's network carries what the compiler writes as a transfer.
+_TRANSFER = re.compile(r"= (?P<result>.+?) recv\(.*_xla_megascale_transfer_type=\"(?P<kind>\w+)\"")
+BETWEEN_SLICES = "data (between slices)"
 _WHILE = re.compile(r" while\(.*condition=%?(?P<condition>[\w.\-]+), body=%?(?P<body>[\w.\-]+)")
 _CALL = re.compile(r"(?:to_apply|calls|body|condition|branch_computations)=\{?%?([\w.\-]+)")
 _ARRAY = re.compile(r"\b(pred|bf16|[a-z]\d+\w*)\[([\d,]*)\]")
@@ -53,6 +56,10 @@ def collectives(hlo: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
     seen: set[tuple[str, str]] = set()
     for name, lines in bodies.items():
         for line in lines:
+            if transfer := _TRANSFER.search(line):
+                key = BETWEEN_SLICES, transfer["kind"].lower().replace("_", "-")
+                counts[key] += turns.get(name, 1)
+                sizes[key] += turns.get(name, 1) * _size(transfer["result"])
             found = _COLLECTIVE.search(line)
             if found is None:
                 continue

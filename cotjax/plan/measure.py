@@ -81,12 +81,12 @@ def train_program(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program
     program, seconds, exchanged = compiled
     kept = _kept_bytes(partial(loss_sums, model, **how), state.params, settings.row_length) * settings.batch
     kept /= settings.accumulate * batch_parts(mesh)
-    memory = program.memory_analysis()
+    peak = _peak(program)
     parts = {"parameters": _bytes_a_device(state.params), "optimizer": _bytes_a_device(state.opt_state), "batch": _bytes_a_device(batch)}
-    parts["activations"] = min(kept, memory.temp_size_in_bytes)
-    parts["temporaries"] = memory.temp_size_in_bytes - parts["activations"]
+    made = peak - sum(parts.values())
+    parts |= {"activations": min(kept, made), "temporaries": made - min(kept, made)}
     flops = train_flops(model, [settings.row_length] * settings.batch)
-    return Program("train step", seconds, _peak(memory), parts, flops, exchanged)
+    return Program("train step", seconds, peak, parts, flops, exchanged)
 
 
 def sampler_programs(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> list[Program | DoesNotFit]:
@@ -101,9 +101,8 @@ def sampler_programs(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> list
         compiled = _compile(f"sampler, {name}", partial(getattr(programs, name), min(size, room), room), mesh)
         if not isinstance(compiled, DoesNotFit):
             program, seconds, exchanged = compiled
-            memory = program.memory_analysis()
-            temporaries = {"temporaries": memory.temp_size_in_bytes}
-            compiled = Program(f"sampler, {name}", seconds, _peak(memory), parts | temporaries, exchanged=exchanged)
+            temporaries = {"temporaries": _peak(program) - sum(parts.values())}
+            compiled = Program(f"sampler, {name}", seconds, _peak(program), parts | temporaries, exchanged=exchanged)
         found.append(compiled)
     return found
 
@@ -142,8 +141,10 @@ def _amount(text: str) -> float:
     return float(text.rstrip("KMGT")) * _UNITS.get(text[-1], 1)
 
 
-def _peak(memory: Any) -> float:
-    """Bytes of a device in use at the worst moment."""
+def _peak(program: Compiled) -> float:
+    """Bytes of a device in use at the worst moment, code included."""
+    memory = program.memory_analysis()
+    # The sum of all that is ever allocated, where the compiler does not tell the most that is in use at a time.
     whole = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
     return (memory.peak_memory_in_bytes or whole) + memory.generated_code_size_in_bytes
 

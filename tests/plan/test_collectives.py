@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cotjax.plan.collectives import _axes, _groups, collectives
+from cotjax.plan.collectives import BETWEEN_SLICES, _axes, _groups, collectives
 
 
 def test_exchange_worked_out_by_hand_is_what_is_found():
@@ -75,6 +75,8 @@ ENTRY %main (a: bf16[8,4]) -> bf16[8,4] {
   %loop = (bf16[8,4]{1,0}, u32[]) while(%start), condition=%condition, body=%body
   %f = bf16[8,4] fusion(%a), kind=kCustom, calls=%piece.1
   %g = bf16[8,4] fusion(%a), kind=kCustom, calls=%piece.2
+  %away = (bf16[8,4]{1,0}, u32[], token[]) send(%f, %after), frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %back = (bf16[8,4]{1,0}, u32[], token[]) recv(%after), frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
 }
 """
 
@@ -84,3 +86,9 @@ def test_unrolled_loops_and_overlapped_collectives_count_once():
     assert found["collective-permute"].count == 8  # four turns of two
     assert found["collective-permute"].bytes == 8 * 8 * 4 * 2
     assert (found["all-gather"].count, found["all-gather"].bytes) == (1, 8 * 4 * 2)
+
+
+def test_transfers_between_slices_are_told_from_exchange_within():
+    (found,) = (each for each in collectives(UNROLLED, {"data": 1, "fsdp": 2, "tensor": 1}) if each.axis == BETWEEN_SLICES)
+    assert (found.kind, found.count) == ("all-reduce", 1)
+    assert found.bytes == pytest.approx(8 * 4 * 2, abs=4)  # what was received, once
