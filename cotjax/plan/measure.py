@@ -31,7 +31,8 @@ from cotjax.train.step import abstract_batch, abstract_state, loss_sums, make_tr
 
 # The pass of the compiler after which its text shows every collective once, and as one operation.
 _PASS = "all-reduce-combiner"
-_NO_ROOM = re.compile(r"Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm")
+# As the compiler says it after laying out the memory, and as it says it before where that is hopeless.
+_NO_ROOM = re.compile(r"(?:Used |temporaries \()([\d.]+[KMGT]?)(?: of |\) exceeds available HBM \()([\d.]+[KMGT]?)")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
