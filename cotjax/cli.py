@@ -155,14 +155,17 @@ never unpickled; between reading and writing, the devices of this machine hold t
 
 
 def _add_bench_train(train: argparse.ArgumentParser) -> None:
-    train.add_argument("--model", default="j1", help="j1 (10M parameters), or a Hugging Face folder; random weights (default j1)")
+    text = "j1 (10M parameters), a published model such as qwen3-4b, or a Hugging Face folder; random weights (default j1)"
+    train.add_argument("--model", default="j1", help=text)
     train.add_argument("--batch", type=int, default=16, help="rows a step (default 16)")
     train.add_argument("--length", type=int, default=512, help="tokens a row (default 512)")
     train.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of parameters and matmuls (default float32)")
     train.add_argument(
         "--remat", choices=("none", "dots", "block"), default="block", help="computed again in the backward pass (default block)"
     )
+    train.add_argument("--scan", action="store_true", help="layers as one program that runs once a layer")
     train.add_argument("--accumulate", type=int, default=1, help="parts of a batch that follow one another (default 1)")
+    train.add_argument("--peer-accumulate", type=int, default=1, help="the same, of the peer (default 1)")
     train.add_argument("--steps", type=int, default=3, help="steps a round (default 3)")
     train.add_argument("--rounds", type=int, default=4, help="rounds, in which the sides take turns (default 4)")
     train.add_argument("--data", type=int, default=-1, help="devices on the mesh's data axis (default -1: what is left)")
@@ -343,6 +346,8 @@ def _bench_train(arguments: argparse.Namespace) -> None:
         dtype=arguments.dtype,
         remat=arguments.remat,
         accumulate=arguments.accumulate,
+        scan=arguments.scan,
+        peer_accumulate=arguments.peer_accumulate,
         mesh=(arguments.data, arguments.fsdp, arguments.tensor),
         peers=tuple(dict.fromkeys(arguments.peer_mode)) if arguments.peer else (),
         steps=arguments.steps,

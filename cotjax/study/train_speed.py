@@ -26,6 +26,7 @@ from cotjax import errors
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.flops import peak_flops, train_flops, utilisation
+from cotjax.model.published import PUBLISHED, published
 from cotjax.study.train_speed_worker import Job
 
 # Qwen3's layout at 10M parameters: small enough for two cores, and matmuls still take most of the time.
@@ -64,6 +65,8 @@ def benchmark(
     dtype: str = "float32",
     remat: str = "block",
     accumulate: int = 1,
+    scan: bool = False,
+    peer_accumulate: int = 1,
     mesh: tuple[int, int, int] = (-1, 1, 1),
     peers: tuple[str, ...] = (),
     steps: int = 3,
@@ -80,6 +83,8 @@ def benchmark(
     Args:
       model: "j1", or a Hugging Face folder, of which config.json alone is read: the weights are random.
       batch, length: rows a step, and tokens a row; all tokens are trained on, none are padding.
+      accumulate, peer_accumulate: parts that cotjax and the peers work the batch off in, one after another.
+      remat, scan: of cotjax alone; see decoder.hidden_states.
       dtype: of parameters, moments and matmuls alike; there is no float32 copy of bfloat16 parameters on either side.
       mesh: devices on the axes data, fsdp and tensor; one may be -1.
       peers: "compile" and "eager": transformers' model with or without torch.compile.
@@ -91,14 +96,16 @@ def benchmark(
     """
     console = console or Console(highlight=False)
     config = replace(named_model(model), param_dtype=dtype, compute_dtype=dtype)
-    _check(config, batch, length, steps, rounds, accumulate, bool(peers), mesh)
-    job = Job("cotjax", asdict(config), batch, length, accumulate, remat, mesh)
+    for parts in (accumulate, peer_accumulate):
+        _check(config, batch, length, steps, rounds, parts, bool(peers), mesh)
+    job = Job("cotjax", asdict(config), batch, length, accumulate, remat, scan, mesh)
     with tempfile.TemporaryDirectory() as folder:
         job = replace(job, weights=str(Path(folder, "weights")) if peers else "")
         sides: list[Side] = []
         try:
             for name in ("cotjax", *peers):
-                sides.append(Side(replace(job, side=name), Path(folder)))
+                parts = accumulate if name == "cotjax" else peer_accumulate
+                sides.append(Side(replace(job, side=name, accumulate=parts), Path(folder)))
                 console.print(sides[-1].describe(), markup=False, soft_wrap=True)
                 check_agreement(sides[0], sides[-1])
             for _ in range(rounds):
@@ -109,7 +116,8 @@ def benchmark(
                 side.close()
         measured = [side.measured() for side in sides]
         figures = _figures(measured, sides[0].started, train_flops(config, [length] * batch), batch * length)
-        _print(console, measured, figures, f"{model}: {batch} rows of {length} tokens, {dtype}, remat {remat}, accumulate {accumulate}")
+        how = f"remat {remat}, {'scanned' if scan else 'unrolled'}, accumulate {accumulate} (peer {peer_accumulate})"
+        _print(console, measured, figures, f"{model}: {batch} rows of {length} tokens, {dtype}, {how}")
     return figures
 
 
@@ -117,8 +125,10 @@ def named_model(name: str) -> ModelConfig:
     """The sizes that `--model` names. Raises UsageError for a name that is neither known nor a folder."""
     if name == "j1":
         return J1
+    if name in PUBLISHED:
+        return published(name)
     if not Path(name).exists():
-        raise UsageError(f"--model {name}: neither j1 nor a folder with a config.json")
+        raise UsageError(f"--model {name}: neither j1, nor a folder with a config.json, nor one of {', '.join(PUBLISHED)}")
     return ModelConfig.from_hf(name)
 
 

@@ -34,6 +34,7 @@ class Job:
     length: int  # tokens a row
     accumulate: int = 1  # parts of a batch that follow one another
     remat: str = "none"  # cotjax alone
+    scan: bool = False  # cotjax alone: layers as one program
     mesh: tuple[int, int, int] = (-1, 1, 1)  # cotjax alone: devices on data, fsdp and tensor
     weights: str = ""  # Hugging Face folder of the first weights: cotjax writes it (empty: does not), the others read it
 
@@ -64,7 +65,7 @@ class CotjaxSide:
             if job.weights:
                 save_hf(job.weights, config, params)
             self._state = init_state(config, optimizer, params, self._mesh)
-            self._step = make_train_step(config, optimizer, params, self._mesh, remat=job.remat, accumulate=job.accumulate)
+            self._step = make_train_step(config, optimizer, params, self._mesh, remat=job.remat, accumulate=job.accumulate, scan=job.scan)
         self._batch = jax.device_put(_batch(job.ids()), batch_sharding(self._mesh))
 
     def step(self) -> float:
