@@ -95,5 +95,5 @@ def test_a_side_that_stops_is_said(tmp_path):
 
 
 def test_an_unknown_model_is_said():
-    with pytest.raises(UsageError, match="neither j1 nor a folder"):
+    with pytest.raises(UsageError, match="neither j1, nor a folder"):
         benchmark("j2")
