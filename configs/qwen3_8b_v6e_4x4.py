@@ -16,8 +16,8 @@ def get_config():
     config.model.base = "qwen3-8b"
     config.mesh.data = 1
     config.mesh.fsdp = 16
-    config.train.batch = 32
-    config.train.accumulate = 2
+    config.train.batch = 16
+    config.train.accumulate = 1
     config.train.remat = "block"
     config.evaluate.tensor = 8
     return config

@@ -69,14 +69,18 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
         raise UsageError(f"mesh: {asked} = {prod(sizes.values())} devices, but {len(devices)} are there")
     # Explicit axes, make_mesh's default, turn sharding into a type that every model operation would have to satisfy.
     auto = (AxisType.Auto,) * 3
-    slices = len({getattr(device, "slice_index", 0) for device in devices}) if devices[0].platform == "tpu" else 1
-    if slices == 1:
+    if devices[0].platform != "tpu":
         return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=auto, devices=devices)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
     if sizes["data"] % slices:
         raise UsageError(f"mesh: data is {sizes['data']}; it must be a multiple of the {slices} slices, which a slow network joins")
-    within = (sizes["data"] // slices, sizes["fsdp"], sizes["tensor"])
-    joined = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, allow_split_physical_axes=True)
-    return Mesh(joined, MESH_AXES, axis_types=auto)
+    # A mesh axis may be part of a side of the slice, or several sides: any sizes that multiply to it will do.
+    if slices == 1:
+        placed = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+    else:
+        within = (sizes["data"] // slices, sizes["fsdp"], sizes["tensor"])
+        placed = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, allow_split_physical_axes=True)
+    return Mesh(placed, MESH_AXES, axis_types=auto)
 
 
 def spec(axes: Sequence[str], rules: Mapping[str, tuple[str, ...]] = RULES, *, name: str = "array") -> PartitionSpec:
