@@ -129,6 +129,11 @@ def batch_parts(mesh: Mesh) -> int:
     return int(np.prod([mesh.shape[axis] for axis in RULES["batch"]]))
 
 
+def whole_slots(slots: int, mesh: Mesh) -> int:
+    """The least number of slots, at least `slots`, that the batch's devices share evenly."""
+    return -(-slots // batch_parts(mesh)) * batch_parts(mesh)
+
+
 def constrain(x: jax.Array, axes: Sequence[str]) -> jax.Array:
     """Pins an activation to the table's placement where a mesh is set around the trace (`jax.set_mesh`); else leaves it.
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
@@ -19,7 +20,7 @@ from cotjax.errors import UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import abstract_params
 from cotjax.model.published import PUBLISHED, published
-from cotjax.model.sharding import batch_parts, make_mesh
+from cotjax.model.sharding import make_mesh
 from cotjax.plan.measure import DoesNotFit, Program, replicated, sampler_programs, train_program
 from cotjax.plan.topology import Topology
 from cotjax.train.convert import read_config
@@ -36,20 +37,19 @@ def plan(config: ConfigDict, topology: Topology, console: Console, only: str | N
     """
     check_counts(config.train)
     model, devices = model_of(config), topology.devices()
-    mesh = make_mesh(**config.mesh, devices=devices)
+    meshes = {which: _mesh(which, config, devices) for which in (PROGRAMS if only is None else (only,))}
     room = topology.chip.memory * len({(getattr(device, "slice_index", 0), *device.coords) for device in devices}) / len(devices)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(model)))
     console.print(f"{config.model.base}, {parameters / 1e9:.2f}B parameters, on {topology}: {len(devices)} devices of {_gb(room)}")
     console.print("Compiled, not run: this says what fits and what is exchanged, and nothing about speed.\n")
     fits = True
-    for which in PROGRAMS if only is None else (only,):
-        of = mesh if which == "train" else make_mesh(**sampler_mesh(config), devices=devices)
-        console.print(f"{which}: mesh {' x '.join(f'{axis} {size}' for axis, size in of.shape.items())}")
-        found = _measured(which, config, model, devices)
+    for which, mesh in meshes.items():
+        console.print(f"{which}: mesh {' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}")
+        found = _measured(which, config, model, mesh)
         for each in found:
             _show(each, room, console)
         if which == "train":
-            _show_replicated(model, of, console)
+            _show_replicated(model, mesh, console)
         if not all(_fits(each, room) for each in found):
             fits = False
             _show_nearest(which, config, model, devices, room, console)
@@ -73,14 +73,12 @@ def model_of(config: ConfigDict) -> ModelConfig:
     return read_config(folder, **dtypes)
 
 
-def _measured(which: str, config: ConfigDict, model: ModelConfig, devices: list[jax.Device]) -> list[Program | DoesNotFit]:
-    if which == "train":
-        mesh = make_mesh(**config.mesh, devices=devices)
-        if config.train.batch % (batch_parts(mesh) * config.train.accumulate):
-            parts = f"{batch_parts(mesh)} devices x {config.train.accumulate} parts"
-            raise UsageError(f"train.batch ({config.train.batch}) must be a multiple of the {parts} that share it")
-        return [train_program(config, model, mesh)]
-    return sampler_programs(config, model, make_mesh(**sampler_mesh(config), devices=devices))
+def _mesh(which: str, config: ConfigDict, devices: list[jax.Device]) -> Mesh:
+    return make_mesh(**(config.mesh if which == "train" else sampler_mesh(config)), devices=devices)
+
+
+def _measured(which: str, config: ConfigDict, model: ModelConfig, mesh: Mesh) -> list[Program | DoesNotFit]:
+    return [train_program(config, model, mesh)] if which == "train" else sampler_programs(config, model, mesh)
 
 
 def _fits(found: Program | DoesNotFit, room: float) -> bool:
@@ -107,7 +105,7 @@ def _show(found: Program | DoesNotFit, room: float, console: Console) -> None:
         console.print(table)
 
 
-def _show_replicated(model: ModelConfig, mesh: jax.sharding.Mesh, console: Console) -> None:
+def _show_replicated(model: ModelConfig, mesh: Mesh, console: Console) -> None:
     if mesh.shape["data"] > 1:
         console.print(f"    replicated: every parameter, once for each of the {mesh.shape['data']} groups of data; and within a group:")
     # A group's own copies: what data parallelism copies by intent is told above.
@@ -128,7 +126,7 @@ def _show_nearest(which: str, config: ConfigDict, model: ModelConfig, devices: l
             set_field(other, override)
         flags = " ".join(f"--config.{override}" for override in overrides)
         try:
-            found = _measured(which, other, model, devices)
+            found = _measured(which, other, model, _mesh(which, other, devices))
         except UsageError as error:
             console.print(f"    {flags}: cannot be ({error})")
             continue

@@ -6,7 +6,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from cotjax.errors import CotjaxError
 from cotjax.model.config import ModelConfig
 from cotjax.model.flops import train_flops
 from cotjax.model.kernels import kernel_for
-from cotjax.model.sharding import batch_parts
+from cotjax.model.sharding import batch_parts, whole_slots
 from cotjax.plan.collectives import Collective, collectives
 from cotjax.sample.programs import Programs
 from cotjax.sample.sampler import NEW_BUCKETS, bucket, read_buckets
 from cotjax.sample.sampling import stop_table
-from cotjax.train.optim import make_optimizer
+from cotjax.train.main import check_batch
+from cotjax.train.optim import configured
 from cotjax.train.step import abstract_batch, abstract_state, loss_sums, make_train_step
 
 # The pass of the compiler after which its text shows every collective once, and as one operation.
@@ -45,7 +46,7 @@ class Program:
     peak: float  # bytes in use at the worst moment, arguments included
     parts: Mapping[str, float]  # what the bytes are of: name -> bytes
     flops: float | None = None  # of the model, all devices together, in one run
-    exchanged: tuple[Collective, ...] = field(default=())
+    exchanged: tuple[Collective, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,8 @@ def train_program(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program
     Raises UsageError where sizes do not divide over the mesh, CotjaxError where the compiler fails for another reason.
     """
     settings = config.train
-    # Rate and schedule are numbers in the program; any will do.
-    optimizer = make_optimizer(
-        lambda count: 1e-5 * count,
-        b1=settings.b1,
-        b2=settings.b2,
-        weight_decay=settings.weight_decay,
-        clip_norm=settings.clip_norm,
-        vector_rate=settings.vector_rate,
-    )
+    check_batch(settings, mesh)
+    _, optimizer = configured(settings)
     state, batch = abstract_state(model, optimizer, mesh), abstract_batch(settings.batch, settings.row_length, mesh)
     kernel = kernel_for(model, mesh) if settings.attention == "auto" else settings.attention
     how = {"remat": settings.remat, "normalizer": config.masking.normalizer, "scan": settings.scan_layers, "kernel": kernel}
@@ -93,7 +87,7 @@ def train_program(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program
 def sampler_programs(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> list[Program | DoesNotFit]:
     """The sampler's two programs of this config at their largest: reading prompts, and decoding."""
     settings = config.evaluate
-    slots = -(-settings.slots // batch_parts(mesh)) * batch_parts(mesh)
+    slots = whole_slots(settings.slots, mesh)
     programs, room = Programs(model, mesh, slots, stop_table([[0]]), pad_id=0), settings.max_length
     parts = {"parameters": _bytes_a_device(programs.abstract_params()), "cache": _bytes_a_device(programs.abstract_cache(room))}
     sizes = {"prefill": read_buckets(slots)[-1], "decode": bucket(settings.max_new_tokens, NEW_BUCKETS)}
@@ -158,11 +152,9 @@ def _bytes_a_device(tree: Any) -> int:
 def _kept_bytes(sums: Callable[..., Any], params: Any, length: int) -> float:
     """Bytes that the forward pass keeps for the backward pass, for each row: what more is kept for three rows than for two."""
 
-    def shapes(rows: int) -> tuple[Any, Any]:
-        return params, abstract_batch(rows, length)
-
     def kept(rows: int) -> int:
-        _, pull, _ = jax.eval_shape(lambda params, batch: jax.vjp(lambda p: sums(p, batch), params, has_aux=True), *shapes(rows))
+        forward = partial(jax.vjp, has_aux=True)
+        _, pull, _ = jax.eval_shape(lambda params, batch: forward(lambda p: sums(p, batch), params), params, abstract_batch(rows, length))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pull))
 
     return kept(3) - kept(2)

@@ -17,7 +17,7 @@ from cotjax.envs.base import Game
 from cotjax.envs.pool import EnvPool
 from cotjax.errors import UsageError
 from cotjax.model.config import ModelConfig
-from cotjax.model.sharding import batch_parts, make_mesh
+from cotjax.model.sharding import make_mesh, whole_slots
 from cotjax.rollout.loop import Elicitation, play
 from cotjax.rollout.record import record_path, write_record
 from cotjax.rollout.replay import ReplayEnvironments
@@ -78,7 +78,7 @@ def evaluate(
     if done == total:
         return
     mesh = make_mesh(**sampler_mesh(config))
-    slots = -(-min(config.evaluate.slots, len(games.played)) // batch_parts(mesh)) * batch_parts(mesh)
+    slots = whole_slots(min(config.evaluate.slots, len(games.played)), mesh)
     sampler = Sampler(model, mesh, slots=slots, max_length=config.evaluate.max_length, stop=codec.stop, pad_id=codec.pad_id)
     references = {game_id: [step.action for step in trajectory.steps] for game_id, trajectory in expert.items()}
     factory = partial(AlfworldEnv, max_steps=elicitation.max_steps)

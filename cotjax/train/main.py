@@ -19,7 +19,7 @@ from cotjax.model.kernels import KERNELS
 from cotjax.model.sharding import batch_parts, batch_sharding, make_mesh
 from cotjax.train.checkpoint import Checkpoints
 from cotjax.train.metrics import MetricsFile, as_row
-from cotjax.train.optim import learning_rate_schedule, make_optimizer
+from cotjax.train.optim import configured
 from cotjax.train.step import init_state, make_train_step
 
 
@@ -37,6 +37,13 @@ def check_counts(settings: Any) -> None:
         raise UsageError(f"train.remat is {settings.remat!r}; there are {', '.join(REMAT)}")
     if settings.attention not in ("auto", *KERNELS):
         raise UsageError(f"train.attention is {settings.attention!r}; there are auto, {', '.join(KERNELS)}")
+
+
+def check_batch(settings: Any, mesh: jax.sharding.Mesh) -> None:
+    """Raise UsageError when the config's batch does not divide over the mesh and its parts."""
+    if settings.batch % (batch_parts(mesh) * settings.accumulate):
+        shared = f"{batch_parts(mesh)} devices that share it" + (f" x {settings.accumulate} parts" if settings.accumulate > 1 else "")
+        raise UsageError(f"train.batch ({settings.batch}) must be a multiple of the {shared}")
 
 
 def train(
@@ -70,23 +77,12 @@ def train(
     check_counts(settings)
     folder = Path(folder)
     mesh = make_mesh(**mesh_shape)
-    parts = batch_parts(mesh) * settings.accumulate
-    if settings.batch % parts:
-        shared = f"{batch_parts(mesh)} devices that share it" + (f" x {settings.accumulate} parts" if settings.accumulate > 1 else "")
-        raise UsageError(f"train.batch ({settings.batch}) must be a multiple of the {shared}")
+    check_batch(settings, mesh)
     run = {"train": dict(settings), "masking": asdict(masking), "model": asdict(model), "seed": seed}
     _claim(folder, run)
 
     # ---- model, optimizer, step
-    schedule = learning_rate_schedule(peak=settings.learning_rate, steps=settings.steps, warmup=settings.warmup, schedule=settings.schedule)
-    optimizer = make_optimizer(
-        schedule,
-        b1=settings.b1,
-        b2=settings.b2,
-        weight_decay=settings.weight_decay,
-        clip_norm=settings.clip_norm,
-        vector_rate=settings.vector_rate,
-    )
+    schedule, optimizer = configured(settings)
     with jax.set_mesh(mesh):
         state = init_state(model, optimizer, make_params(mesh), mesh)
         train_step = make_train_step(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import optax
 
@@ -42,6 +44,13 @@ def make_optimizer(
     adam = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=_matrices)
     faster = optax.masked(optax.scale(vector_rate), _vectors) if vector_rate != 1.0 else optax.identity()
     return optax.chain(clip, adam, faster)
+
+
+def configured(settings: Any) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """The schedule and the optimizer of a config's `train` section. Raises UsageError as `learning_rate_schedule` does."""
+    schedule = learning_rate_schedule(peak=settings.learning_rate, steps=settings.steps, warmup=settings.warmup, schedule=settings.schedule)
+    names = ("b1", "b2", "weight_decay", "clip_norm", "vector_rate")
+    return schedule, make_optimizer(schedule, **{name: settings[name] for name in names})
 
 
 def _matrices(params):

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -103,18 +104,11 @@ def test_the_plan_of_a_small_model_adds_up():
     # The base's parameters are float32 and shared out by two; Adam keeps twice as much.
     sizes = {name: float(size) for name, size in re.findall(r"(parameters|optimizer) ([\d.]+) MiB", run.stdout.split("sampler")[0])}
     model = model_of(load_config(CONFIGS / "demo.py"))
-    whole = sum(weight.dtype.itemsize * _size(weight.shape) for weight in decoder.declared(model).values()) / 2**20
+    whole = sum(weight.dtype.itemsize * prod(weight.shape) for weight in decoder.declared(model).values()) / 2**20
     assert sizes["parameters"] == pytest.approx(whole / 2, rel=0.03)
     assert sizes["optimizer"] == pytest.approx(2 * sizes["parameters"], rel=0.03)
     assert re.search(r"data +all-reduce", run.stdout), "gradients are added up over data"
     assert "replicated:" in run.stdout
-
-
-def _size(shape):
-    size = 1
-    for each in shape:
-        size *= each
-    return size
 
 
 @pytest.mark.parametrize(
@@ -185,7 +179,7 @@ def test_what_is_replicated_is_what_the_mesh_does_not_cut():
         size = 4
 
     found = replicated(whole, Wide())
-    layers = sum(weight.dtype.itemsize * _size(weight.shape) for path, weight in decoder.declared(config).items() if "q_proj" in path)
+    layers = sum(weight.dtype.itemsize * prod(weight.shape) for path, weight in decoder.declared(config).items() if "q_proj" in path)
     assert found["model.layers.*.self_attn.q_proj.weight"] == (4, layers)
 
 
