@@ -42,7 +42,7 @@ class Measured:
     """What one side took."""
 
     name: str
-    first_step_s: float  # with compilation
+    first_step_s: float  # to the end of the first step, from nothing: model, weights, compilation
     rounds: tuple[tuple[float, ...], ...]  # seconds of every step
     peak_bytes: int  # of the process; of a device where there is an accelerator
 
@@ -197,7 +197,7 @@ class Side:
         found = self.started
         losses = ", ".join(f"{loss:.5f}" for loss in found["losses"])
         where = f"{found['devices']} x {found['device_kind']}, {found['cores']} cores"
-        return f"{self.name}: {found['versions']}; {where}; first step {found['first_step_s']:.1f} s; first losses {losses}"
+        return f"{self.name}: {found['versions']}; {where}; first step after {found['first_step_s']:.1f} s; first losses {losses}"
 
     def measured(self) -> Measured:
         """All that was noted."""

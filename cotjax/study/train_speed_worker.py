@@ -55,7 +55,7 @@ class CotjaxSide:
         from cotjax.model.sharding import batch_sharding, make_mesh
         from cotjax.model.weights import save_hf
         from cotjax.train.optim import make_optimizer
-        from cotjax.train.step import init_state, make_train_step
+        from cotjax.train.step import compiled, init_state, make_train_step
 
         config = ModelConfig(**job.model)
         self._mesh = make_mesh(*job.mesh)
@@ -65,15 +65,15 @@ class CotjaxSide:
             if job.weights:
                 save_hf(job.weights, config, params)
             self._state = init_state(config, optimizer, params, self._mesh)
-            self._step = make_train_step(config, optimizer, params, self._mesh, remat=job.remat, accumulate=job.accumulate, scan=job.scan)
+            step = make_train_step(config, optimizer, params, self._mesh, remat=job.remat, accumulate=job.accumulate, scan=job.scan)
         self._batch = jax.device_put(_batch(job.ids()), batch_sharding(self._mesh))
+        self._step = compiled(step, self._state, self._batch, self._mesh)
 
     def step(self) -> float:
         """One update; returns, when the device has finished it, its loss in nats."""
         import jax
 
-        with jax.set_mesh(self._mesh):
-            self._state, metrics = self._step(self._state, self._batch)
+        self._state, metrics = self._step(self._state, self._batch)
         jax.block_until_ready((self._state, metrics))
         return float(metrics["loss"])
 
@@ -119,7 +119,7 @@ def peak_resident_bytes() -> int:
 
 def serve(ask: Callable[[], str], answer: Callable[[dict], None]) -> None:
     """Work off what `ask` gives, until it gives an empty text."""
-    first = json.loads(ask())
+    first, begun = json.loads(ask()), time.perf_counter()
     job = Job(**first | {"mesh": tuple(first["mesh"])})
     if job.side == "cotjax":
         side: Any = CotjaxSide(job)
@@ -127,8 +127,9 @@ def serve(ask: Callable[[], str], answer: Callable[[dict], None]) -> None:
         from cotjax.study.train_speed_peer import TransformersSide
 
         side = TransformersSide(job)
+    made = time.perf_counter() - begun
     seconds, losses = _timed(side, WARM_UP)
-    answer({"losses": losses, "first_step_s": seconds[0], **side.describe(), "cores": len(os.sched_getaffinity(0))})
+    answer({"losses": losses, "first_step_s": made + seconds[0], **side.describe(), "cores": len(os.sched_getaffinity(0))})
     while line := ask():
         seconds, losses = _timed(side, int(line))
         answer({"seconds": seconds, "loss": losses[-1], "peak_bytes": side.peak_bytes()})

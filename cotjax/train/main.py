@@ -20,7 +20,7 @@ from cotjax.model.sharding import batch_parts, batch_sharding, make_mesh
 from cotjax.train.checkpoint import Checkpoints
 from cotjax.train.metrics import MetricsFile, as_row
 from cotjax.train.optim import configured
-from cotjax.train.step import init_state, make_train_step
+from cotjax.train.step import abstract_batch, compiled, init_state, make_train_step
 
 
 def checkpoint_steps(steps: int, save_every: int) -> list[int]:
@@ -96,6 +96,7 @@ def train(
             scan=settings.scan_layers,
             kernel=settings.attention,
         )
+    train_step = compiled(train_step, state, abstract_batch(settings.batch, settings.row_length, mesh), mesh)
 
     # ---- data
     dropping = masking.dropping()
@@ -120,8 +121,7 @@ def train(
         for step in range(start + 1, settings.steps + 1):
             batch = dropped_weights(next(iterator), dropping.fraction_at(step - 1))
             batch = jax.device_put(batch, batch_sharding(mesh))
-            with jax.set_mesh(mesh):
-                state, metrics = train_step(state, batch)
+            state, metrics = train_step(state, batch)
             if pending is not None:
                 clock = _log(*pending, schedule, clock, metrics_file, settings, report)
             pending = (step, metrics)
