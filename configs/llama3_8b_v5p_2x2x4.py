@@ -19,7 +19,5 @@ def get_config():
     config.mesh.data = 1
     config.mesh.fsdp = 16
     config.train.batch = 32
-    config.train.accumulate = 1
     config.train.remat = "dots"
-    config.evaluate.tensor = 8
     return config

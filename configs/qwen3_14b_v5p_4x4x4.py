@@ -19,7 +19,5 @@ def get_config():
     config.mesh.data = 4
     config.mesh.fsdp = 16
     config.train.batch = 64
-    config.train.accumulate = 1
     config.train.remat = "dots"
-    config.evaluate.tensor = 8
     return config

@@ -19,7 +19,4 @@ def get_config():
     config.mesh.fsdp = 128
     config.mesh.tensor = 2
     config.train.batch = 256
-    config.train.accumulate = 1
-    config.train.remat = "block"
-    config.evaluate.tensor = 8
     return config

@@ -19,6 +19,4 @@ def get_config():
     config.mesh.fsdp = 16
     config.train.batch = 32
     config.train.accumulate = 2
-    config.train.remat = "block"
-    config.evaluate.tensor = 8
     return config

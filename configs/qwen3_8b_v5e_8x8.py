@@ -18,7 +18,4 @@ def get_config():
     config.mesh.data = 1
     config.mesh.fsdp = 64
     config.train.batch = 64
-    config.train.accumulate = 1
-    config.train.remat = "block"
-    config.evaluate.tensor = 8
     return config

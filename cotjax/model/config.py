@@ -137,15 +137,7 @@ class ModelConfig:
             return _read(source, "config", overrides)
         path = Path(source)
         path = path / "config.json" if path.is_dir() else path
-        try:
-            read = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise DataError(f"{path}: there is no such file; name a folder that transformers' save_pretrained wrote") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise DataError(f"{path}: not a readable JSON file: {error}") from None
-        if not isinstance(read, dict):
-            raise DataError(f"{path}: holds a {type(read).__name__}; expected an object with a model's sizes")
-        return _read(read, str(path), overrides)
+        return _read(read_json(path, "transformers' save_pretrained"), str(path), overrides)
 
     def to_hf(self) -> dict[str, Any]:
         """The same sizes as transformers' config dict. Raises UsageError when no known architecture has this combination."""
@@ -209,6 +201,19 @@ _ROPE_SCALING = {
     "high_frequency": "high_freq_factor",
     "original_length": "original_max_position_embeddings",
 }
+
+
+def read_json(file: Path, author: str) -> dict[str, Any]:
+    """The object that a JSON file holds. `author` is what writes such files, for the error. Raises DataError."""
+    try:
+        read = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{file}: there is no such file; name a folder that {author} wrote") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{file}: not a readable JSON file: {error}") from None
+    if not isinstance(read, dict):
+        raise DataError(f"{file}: holds a {type(read).__name__}; expected an object as {author} writes it")
+    return read
 
 
 def _read(read: Mapping[str, Any], where: str, overrides: Mapping[str, Any]) -> ModelConfig:

@@ -35,8 +35,10 @@ _BRANCH_BITS = 16
 _APART = -(2.0**15)
 
 
-def kernel_for(config: ModelConfig, mesh: Mesh) -> str:
-    """The fastest of KERNELS that computes this config on the devices of this mesh."""
+def kernel_for(config: ModelConfig, mesh: Mesh, asked: str = "auto") -> str:
+    """The kernel asked for; where that is "auto", the fastest of KERNELS that computes this config on the devices of this mesh."""
+    if asked != "auto":
+        return asked
     platform = mesh.devices.flat[0].platform
     if platform == "tpu":
         return "splash"

@@ -23,10 +23,10 @@ import numpy as np
 from jax.sharding import Mesh, Sharding
 
 from cotjax.errors import DataError, UsageError
-from cotjax.model.config import LoRA, ModelConfig
+from cotjax.model.config import LoRA, ModelConfig, read_json
 from cotjax.model.decoder import Params, Path, declared, init_params, leaf, nest
 from cotjax.model.sharding import param_shardings
-from cotjax.model.weights import gather, place
+from cotjax.model.weights import gather, partial_of, place, some, write_part
 
 _FACTORS = ("lora_A", "lora_B")
 
@@ -125,8 +125,6 @@ def save_peft(folder: str | PathLike[str], config: ModelConfig, params: Params, 
     `base_name`: the folder or hub name of the base, for who reads the file; PEFT's AutoPeftModel loads it from there. Values
     keep their bits. On several processes every one must call it; the first writes. Raises UsageError without adapters.
     """
-    from safetensors.numpy import save_file
-
     _need_adapters(config)
     tensors: dict[str, np.ndarray] = {}
     for path in sorted(trainable(config)):
@@ -154,12 +152,10 @@ def save_peft(folder: str | PathLike[str], config: ModelConfig, params: Params, 
     folder = FilePath(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # As in weights.save_hf, a reader never meets half a file.
-    partial = folder / f"{_TENSORS}.partial"
-    save_file(tensors, partial, metadata={"format": "pt"})
-    os.replace(partial, folder / _TENSORS)
-    partial = folder / f"{_CONFIG}.partial"
-    partial.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / _CONFIG)
+    partial_of(folder / _CONFIG).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    write_part(partial_of(folder / _TENSORS), tensors, mode_of=partial_of(folder / _CONFIG))
+    for name in (_TENSORS, _CONFIG):
+        os.replace(partial_of(folder / name), folder / name)
 
 
 def load_peft(folder: str | PathLike[str], config: ModelConfig, params: Params, mesh: Mesh | None = None) -> tuple[ModelConfig, Params]:
@@ -183,8 +179,7 @@ def load_peft(folder: str | PathLike[str], config: ModelConfig, params: Params, 
         raise DataError(f"{file}: not a whole safetensors file: {error}") from None
     for kind, wrong in (("missing", names.keys() - tensors.keys()), ("unknown", tensors.keys() - names.keys())):
         if wrong:
-            more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-            raise DataError(f"{file}: {kind} tensors: {', '.join(sorted(wrong)[:5])}{more}; is the adapter of another model?")
+            raise DataError(f"{file}: {kind} tensors: {some(sorted(wrong))}; is the adapter of another model?")
     shardings = None if mesh is None else param_shardings(config, mesh)
     adapters: dict[Path, jax.Array] = {}
     for name, path in names.items():
@@ -219,14 +214,9 @@ def _target_modules(config: ModelConfig) -> list[str]:
 
 def _read_config(file: FilePath) -> LoRA:
     """The adapters that adapter_config.json describes. Raises DataError for what this decoder cannot honour."""
-    try:
-        read = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{file}: there is no such file; name a folder that PEFT's save_pretrained wrote") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{file}: not a readable JSON file: {error}") from None
-    if not isinstance(read, dict) or read.get("peft_type") != "LORA":
-        raise DataError(f"{file}: peft_type is {read.get('peft_type') if isinstance(read, dict) else None!r}; only 'LORA' is supported")
+    read = read_json(file, "PEFT's save_pretrained")
+    if read.get("peft_type") != "LORA":
+        raise DataError(f"{file}: peft_type is {read.get('peft_type')!r}; only 'LORA' is supported")
     for key, value in read.items():
         off = value is None or value is False or value in ({}, [], "", "none")
         if key not in _READ | _WITHOUT_EFFECT and not off:

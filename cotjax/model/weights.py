@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from os import PathLike
@@ -118,7 +118,7 @@ def save_hf(folder: str | PathLike[str], config: ModelConfig, params: Params, ma
         folder.mkdir(parents=True, exist_ok=True)
         for left_over in (*folder.glob("model*.partial"), *folder.glob("config.json.partial")):
             left_over.unlink()
-        _partial(folder / "config.json").write_text(json.dumps(config.to_hf(), indent=2) + "\n", encoding="utf-8")
+        partial_of(folder / "config.json").write_text(json.dumps(config.to_hf(), indent=2) + "\n", encoding="utf-8")
     for file, names in parts.items():
         tensors = {}
         for name in names:
@@ -126,7 +126,7 @@ def save_hf(folder: str | PathLike[str], config: ModelConfig, params: Params, ma
             if writes:
                 tensors[name] = _as_stored(name, declared(config)[tuple(name.split("."))], values)
         if writes:
-            _write_part(_partial(folder / file), tensors, mode_of=_partial(folder / "config.json"))
+            write_part(partial_of(folder / file), tensors, mode_of=partial_of(folder / "config.json"))
     if writes:
         _reveal(folder, parts, _sizes(config, params))
     if jax.process_count() > 1:
@@ -166,7 +166,7 @@ def _files(folder: Path) -> list[Path]:
         raise DataError(f"{index}: not a readable index of tensors: {error!r}") from None
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise DataError(f"{folder}: missing files: {_some(missing)}; {_INDEX} names them")
+        raise DataError(f"{folder}: missing files: {some(missing)}; {_INDEX} names them")
     return files
 
 
@@ -193,16 +193,17 @@ def _check(folder: Path, stored: Mapping[str, _Stored], weights: Mapping[str, We
     ]
     integers = [f"{name} is {stored[name].dtype}" for name in both if stored[name].dtype not in _FLOATS]
     missing, unknown = sorted(weights.keys() - stored.keys()), sorted(stored.keys() - weights.keys())
-    wrong = [f"missing tensors: {_some(missing)}"] if missing else []
-    wrong += [f"unknown tensors: {_some(unknown)}"] if unknown else []
-    wrong += [f"wrong shapes: {_some(shapes)}"] if shapes else []
+    wrong = [f"missing tensors: {some(missing)}"] if missing else []
+    wrong += [f"unknown tensors: {some(unknown)}"] if unknown else []
+    wrong += [f"wrong shapes: {some(shapes)}"] if shapes else []
     if wrong:
         raise DataError(f"{folder}: {'; '.join(wrong)}; is config.json of another model?")
     if integers:
-        raise DataError(f"{folder}: not floats: {_some(integers)}; quantized weights are not read, so take the model's original ones")
+        raise DataError(f"{folder}: not floats: {some(integers)}; quantized weights are not read, so take the model's original ones")
 
 
-def _some(names: list[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first names of a list, for an error."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
 
@@ -309,12 +310,13 @@ def _parts(config: ModelConfig, params: Params, max_bytes: int) -> dict[str, lis
     return {f"model-{number:05d}-of-{len(parts):05d}.safetensors": names for number, names in enumerate(parts, 1)}
 
 
-def _partial(file: Path) -> Path:
+def partial_of(file: Path) -> Path:
     """What a file is called until it is whole."""
     return file.with_name(file.name + ".partial")
 
 
-def _write_part(file: Path, tensors: dict[str, np.ndarray], mode_of: Path) -> None:
+def write_part(file: Path, tensors: dict[str, np.ndarray], mode_of: Path) -> None:
+    """One safetensors file, with the mode of the file `mode_of`."""
     from safetensors.numpy import save_file
 
     save_file(tensors, file, metadata={"format": "pt"})
@@ -327,12 +329,12 @@ def _reveal(folder: Path, parts: Mapping[str, list[str]], sizes: Mapping[str, in
         (folder / name).unlink(missing_ok=True)
     for old in folder.glob("model-*-of-*.safetensors"):
         old.unlink()
-    os.replace(_partial(folder / "config.json"), folder / "config.json")
+    os.replace(partial_of(folder / "config.json"), folder / "config.json")
     for file in parts:
-        os.replace(_partial(folder / file), folder / file)
+        os.replace(partial_of(folder / file), folder / file)
     if len(parts) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": {name: file for file in parts for name in parts[file]}}
-        partial = _partial(folder / _INDEX)
+        partial = partial_of(folder / _INDEX)
         partial.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         os.replace(partial, folder / _INDEX)
 

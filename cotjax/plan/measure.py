@@ -67,7 +67,7 @@ def train_program(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program
     check_batch(settings, mesh)
     _, optimizer = configured(settings)
     state, batch = abstract_state(model, optimizer, mesh), abstract_batch(settings.batch, settings.row_length, mesh)
-    kernel = kernel_for(model, mesh) if settings.attention == "auto" else settings.attention
+    kernel = kernel_for(model, mesh, settings.attention)
     how = {"remat": settings.remat, "normalizer": config.masking.normalizer, "scan": settings.scan_layers, "kernel": kernel}
     step = make_train_step(model, optimizer, state.params, mesh, accumulate=settings.accumulate, **how)
     compiled = _compile("train step", partial(step.lower, state, batch), mesh)

@@ -96,8 +96,11 @@ def benchmark(
     """
     console = console or Console(highlight=False)
     config = replace(named_model(model), param_dtype=dtype, compute_dtype=dtype)
-    for parts in (accumulate, peer_accumulate):
-        _check(config, batch, length, steps, rounds, parts, bool(peers), mesh)
+    parts = {"accumulate": accumulate, "peer-accumulate": peer_accumulate}
+    _check(config, {"batch": batch, "length": length, "steps": steps, "rounds": rounds} | parts, bool(peers), mesh)
+    for name, count in parts.items():
+        if batch % count:
+            raise UsageError(f"--batch ({batch}) must be a multiple of --{name} ({count})")
     job = Job("cotjax", asdict(config), batch, length, accumulate, remat, scan, mesh)
     with tempfile.TemporaryDirectory() as folder:
         job = replace(job, weights=str(Path(folder, "weights")) if peers else "")
@@ -132,16 +135,12 @@ def named_model(name: str) -> ModelConfig:
     return ModelConfig.from_hf(name)
 
 
-def _check(
-    config: ModelConfig, batch: int, length: int, steps: int, rounds: int, accumulate: int, peers: bool, mesh: tuple[int, int, int]
-) -> None:
-    for name, value in (("batch", batch), ("length", length), ("steps", steps), ("rounds", rounds), ("accumulate", accumulate)):
+def _check(config: ModelConfig, counts: dict[str, int], peers: bool, mesh: tuple[int, int, int]) -> None:
+    for name, value in counts.items():
         if value < 1:
             raise UsageError(f"--{name} is {value}; it must be at least 1")
-    if length > config.max_length:
-        raise UsageError(f"--length {length}: this model's positions end at {config.max_length}")
-    if batch % accumulate:
-        raise UsageError(f"--batch ({batch}) must be a multiple of --accumulate ({accumulate})")
+    if counts["length"] > config.max_length:
+        raise UsageError(f"--length {counts['length']}: this model's positions end at {config.max_length}")
     if peers and any(size > 1 for size in mesh):
         raise UsageError("--peer trains on one device: leave out --data, --fsdp and --tensor, and show cotjax one device alone")
 

@@ -112,7 +112,7 @@ def make_train_step(
     """
     shardings = state_shardings(config, optimizer, params, mesh)
     on_batch = dict.fromkeys(BATCH_FIELDS, batch_sharding(mesh))
-    kernel = kernel_for(config, mesh) if kernel == "auto" else kernel
+    kernel = kernel_for(config, mesh, kernel)
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         # Only what is trained is differentiated: a frozen weight has no gradient, and its buffer goes through as it is.

@@ -196,7 +196,7 @@ def test_broken_files_are_named(tmp_path):
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(DataError, match=r"adapter_model\.safetensors"):
         lora.load_peft(tmp_path, CONFIG, PARAMS)
-    for text, words in (("{", "not a readable JSON"), ("[]", "peft_type is None")):
+    for text, words in (("{", "not a readable JSON"), ("[]", "holds a list"), ("{}", "peft_type is None")):
         (tmp_path / "adapter_config.json").write_text(text)
         with pytest.raises(DataError, match=words):
             lora.load_peft(tmp_path, CONFIG, PARAMS)

@@ -12,13 +12,12 @@ import optax
 import pytest
 import tiny
 from jax.extend.core import jaxprs_in_params
-from test_train import ONE, make_source, settings
+from test_train import ONE, make_source, params_at, settings
 
 from cotjax.data.pipeline import Masking, batches, dropped_weights
 from cotjax.model import decoder, lora
 from cotjax.model.config import LoRA
 from cotjax.model.sharding import batch_sharding, make_mesh
-from cotjax.train.checkpoint import Checkpoints
 from cotjax.train.main import train
 from cotjax.train.metrics import read_metrics
 from cotjax.train.step import init_state, loss_sums, make_train_step
@@ -42,13 +41,6 @@ def run(folder, source, *, mesh_shape=ONE, **changes):
         settings(**changes), folder=folder, source=source, masking=Masking(), model=MODEL, make_params=make_params, mesh_shape=mesh_shape,
         seed=3,
     )  # fmt: skip
-
-
-def params_at(checkpoints, step):
-    manager = Checkpoints(checkpoints)
-    params = manager.restore_params(step, MODEL, make_mesh(1, 1, 1, devices=jax.devices()[:1]))
-    manager.close()
-    return jax.tree.map(np.asarray, params)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +113,7 @@ def test_the_gradient_norm_is_the_adapters(begun):
 def finished(source, tmp_path_factory):
     """(folder, last parameters) of a run of four steps on one device."""
     folder = tmp_path_factory.mktemp("one")
-    return folder, params_at(run(folder, source, steps=4, save_every=2), 4)
+    return folder, params_at(run(folder, source, steps=4, save_every=2), 4, MODEL)
 
 
 def test_a_run_learns_and_keeps_its_base(finished):
@@ -136,11 +128,11 @@ def test_stopped_and_resumed_equals_uninterrupted(finished, source, tmp_path):
     folder, last = finished
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "checkpoints" / "4")
-    jax.tree.map(np.testing.assert_array_equal, params_at(run(tmp_path, source, steps=4, save_every=2), 4), last)
+    jax.tree.map(np.testing.assert_array_equal, params_at(run(tmp_path, source, steps=4, save_every=2), 4, MODEL), last)
 
 
 def test_a_batch_in_parts_makes_the_step_of_the_whole_batch(finished, source, tmp_path):
-    parts = params_at(run(tmp_path, source, steps=4, save_every=2, accumulate=4), 4)
+    parts = params_at(run(tmp_path, source, steps=4, save_every=2, accumulate=4), 4, MODEL)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-5), parts, finished[1])
 
 
@@ -165,4 +157,4 @@ def test_eight_devices_give_the_losses_of_one(finished, tmp_path, shape):
     folder, last = finished
     one, eight = ([row["loss"] for row in read_metrics(where / "metrics.jsonl")] for where in (folder, tmp_path))
     np.testing.assert_allclose(eight, one, rtol=2e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), params_at(tmp_path / "checkpoints", 4), last)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), params_at(tmp_path / "checkpoints", 4, MODEL), last)

@@ -52,9 +52,9 @@ def run(folder, source, *, masking=None, mesh_shape=ONE, report=lambda *row: Non
     )  # fmt: skip
 
 
-def params_at(checkpoints, step):
+def params_at(checkpoints, step, model=MODEL):
     manager = Checkpoints(checkpoints)
-    params = manager.restore_params(step, MODEL, make_mesh(1, 1, 1, devices=jax.devices()[:1]))
+    params = manager.restore_params(step, model, make_mesh(1, 1, 1, devices=jax.devices()[:1]))
     manager.close()
     return jax.tree.map(np.asarray, params)
 
