@@ -9,6 +9,7 @@ A response is `Thought: … Action: …`, or `<think>…</think><action>…</act
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -119,8 +120,8 @@ _OBSERVATION = re.compile(r"\s*Observation[ \t]*:", re.I)
 _AVAILABLE = re.compile(r"\n[ \t]*AVAILABLE ACTIONS[ \t]*:(?P<commands>[^\n]*)\s*$", re.I)
 # Each names the task on a line of its own, or to the end of its sentence.
 _TASK = re.compile(
-    r"(?:^|(?<=[\s.]))(?:Your task is to|Your goal is to|Your task is|Your goal is|Your goal|Task Description|Task|Goal)"
-    r"[ \t]*:[ \t]*(?P<task>[^\n]+)|(?:^|(?<=[\s.]))Your (?:task|goal) is to (?P<rest>[^\n.]+)",
+    r"(?:^|(?<=[\s.]))(?:(?:Task Description[ \t]*:\s*)?Your (?:task|goal) is to (?P<sentence>[^\n.]+)"
+    r"|(?:Your task is to|Your goal is to|Your task is|Your goal is|Your goal|Task Description|Task|Goal)[ \t]*:[ \t]*(?P<line>[^\n]+))",
     re.I,
 )
 
@@ -166,15 +167,23 @@ def _split_task(text: str) -> tuple[str, str]:
     if not found:
         raise Unmapped("the first observation names no task, as in 'Your task is to: …'")
     last = found[-1]  # behind examples, should there be any
-    task = (last["task"] or last["rest"]).strip().rstrip(".").strip()
+    task = (last["line"] or last["sentence"]).strip().rstrip(".").strip()
     return task, f"{text[: last.start()].rstrip()}\n{text[last.end() :].lstrip(' .').strip()}".strip()
 
 
 def _split_commands(text: str) -> tuple[str, list[str]]:
     found = _AVAILABLE.search(text)
-    if not found:
-        return text, []
-    return text[: found.start()], [command.strip() for command in found["commands"].split(",") if command.strip()]
+    commands = found["commands"].strip() if found else ""
+    if commands.startswith("["):
+        try:
+            named = ast.literal_eval(commands)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return text, []
+        if not all(isinstance(command, str) for command in named):
+            return text, []
+    else:
+        named = commands.split(",")
+    return text[: found.start()] if found else text, [command.strip() for command in named if command.strip()]
 
 
 def _split_response(text: str, where: str) -> tuple[str | None, str]:
@@ -213,7 +222,7 @@ def task_type_of(row: dict) -> tuple[str, str]:
 
 def environment_of(row: dict) -> str | None:
     """AgentGym's item ids begin with it: `alfworld_12`."""
-    found = re.fullmatch(r"([a-z]+)_\d+", str(row.get("item_id")))
+    found = re.fullmatch(r"([a-z_]+)_\d+", str(row.get("item_id")))
     return found[1] if found else None
 
 

@@ -84,6 +84,24 @@ def test_every_layout_becomes_the_same_steps(tmp_path, array):
     assert chat.steps[1].thought is None and chat.steps[1].provenance is None
 
 
+@pytest.mark.parametrize(
+    ("first", "task", "observation", "commands"),
+    [
+        ("Task Description:\nYour task is to boil water. For ice, melt it first.\nYou are in a hallway.", "boil water",
+         "For ice, melt it first.\nYou are in a hallway.", ()),
+        ("Your goal: go to the red ball 1\nYou see a wall.\nAvailable actions: [\"turn left\", \"move forward\"]", "go to the red ball 1",
+         "You see a wall.", ("turn left", "move forward")),
+        ("Commands:\ncraft 1 stick\n\nGoal: craft stick.", "craft stick", "Commands:\ncraft 1 stick", ()),
+        ("Your task is to: look. You see a cat.\nAVAILABLE ACTIONS: [what", "look. You see a cat", "AVAILABLE ACTIONS: [what", ()),
+    ],
+    ids=["sentence", "list", "goal", "broken list"],
+)  # fmt: skip
+def test_the_task_is_where_the_text_says_so(tmp_path, first, task, observation, commands):
+    _, (made,) = _import(tmp_path, [_chat(first, RESPONSES[0])])
+    step = made.steps[0]
+    assert (made.task, step.observation, step.admissible_commands) == (task, observation, commands)
+
+
 def test_what_is_imported_is_checked_and_encoded(tmp_path):
     _import(tmp_path, [ETO, AGENTGYM])
     codec = tiny.word_codec(tmp_path / "tokenizer", [*tiny.TINY_WORDS, ROOM, RESPONSES[0], RESPONSES[1]])

@@ -7,11 +7,11 @@ import pytest
 import tiny
 
 from cotjax.data.packing import example_lengths
-from cotjax.data.pipeline import Masking, batches, dropped_weights, example_features
+from cotjax.data.pipeline import Masking, batches, dropped_weights, example_features, packed_row
 from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
 from cotjax.data.trajectories import write_trajectories
 from cotjax.errors import DataError, UsageError
-from cotjax.masking import Role, drops_action, target_weights
+from cotjax.masking import NEVER, Role, drops_action, target_weights
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,21 @@ def test_packed_rows_keep_each_examples_tokens_and_weights(source):
         assert not batch["weights"][row][batch["segment_ids"][row] == 0].any(), "padding is never trained on"
     assert found > 4
     assert all(array.shape == (4, 256) for array in batch.values())
+
+
+@pytest.mark.parametrize("layout", [{}, {"direct_share": 1.0}, {"layout": "step"}], ids=["trees", "lines", "steps"])
+def test_a_packed_example_has_the_features_that_it_has_alone(folder, layout):
+    masking = Masking(fraction=0.5)
+    examples = [_dataset(folder, **layout)[index] for index in (3, 0, 7)]
+    row, place = packed_row(examples, masking, 0, 2000), 0
+    for number, example in enumerate(examples, start=1):
+        here = slice(place, place + len(example["ids"]))
+        for name, array in example_features(example, masking).items():
+            np.testing.assert_array_equal(row[name][here], array)
+        assert (row["segment_ids"][here] == number).all()
+        assert row["targets"][here].tolist() == [*example["ids"][1:], example["ids"][-1]], "no target is another example's token"
+        place = here.stop
+    assert not any(row[name][place:].any() for name in row if name != "draws") and (row["draws"][place:] == NEVER).all()
 
 
 def test_batches_are_a_function_of_the_seed_and_go_on_from_their_state(source):
