@@ -8,7 +8,7 @@ among the places of their length, and draws the order of the rows:
     epoch 1    [f b c]  [a g]  [d e]
 
 So every epoch has as many rows as any other, each example stands in it once, and row n of the endless sequence of rows is found
-without planning the epochs before it. Lengths count as equal when they round up to the same multiple of 1/512 of a row.
+without planning the epochs before it. Lengths count as equal when they round up to the same multiple of 1/128 of the average.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 
 from cotjax.errors import DataError
 
-_CLASSES = 512  # lengths told apart; rounding costs 1/1024 of a row an example, on average
+_ROUNDING = 128  # parts of the average length that lengths are rounded up to; it costs 1/256 of a row
 _WINDOW = 1024  # examples that are packed together, the longest first
 _ROW_BITS = 40
 
@@ -40,7 +40,7 @@ class Packing:
 
     def __init__(self, lengths: np.ndarray, row_length: int, seed: int, bins: int = 256):
         self._seed = seed
-        step = max(1, row_length // _CLASSES)
+        step = max(1, int(lengths.mean()) // _ROUNDING)
         classes = np.minimum(-(-lengths // step) * step, row_length)
         order = _shuffled(seed, 0, len(lengths))
         order = order[np.lexsort((-classes[order], np.arange(len(order)) // _WINDOW))]
