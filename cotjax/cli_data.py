@@ -91,7 +91,7 @@ def _import(arguments: argparse.Namespace) -> None:
             split=arguments.split,
             rejected=arguments.rejected,
             limit=arguments.limit,
-            progress=lambda rows: stage.update(rows, rows, "rows"),
+            progress=lambda rows, share: stage.update(round(100 * share), 100, f"percent, {rows:,} rows"),
         )
     for message in found.messages:
         print(message, file=sys.stderr)

@@ -38,7 +38,7 @@ def import_files(
     split: str = "train",
     rejected: Path | None = None,
     limit: int = 20,
-    progress: Callable[[int], None] = lambda rows: None,
+    progress: Callable[[int, float], None] = lambda rows, share: None,
 ) -> Imported:
     """Write the trajectories of `files` (each a JSON array, or JSON Lines) to `out`, whole or not at all.
 
@@ -47,7 +47,7 @@ def import_files(
       environment, split: of the rows that do not say.
       rejected: JSON Lines of what was not mapped: {"where", "reason", "row"}.
       limit: messages kept.
-      progress: called with the rows read, now and then.
+      progress: called with the rows read and the share of the files that is done, now and then.
 
     Raises:
       UsageError: an unknown layout.
@@ -59,8 +59,8 @@ def import_files(
     facts = {"environment": environment, "split": split}
 
     def trajectories(apart: TextIO | None) -> Iterator[Trajectory]:
-        for file in files:
-            for number, where, row in _rows(file):
+        for place, file in enumerate(files):
+            for number, where, row, share in _rows(file):
                 found.rows += 1
                 try:
                     made, kind = _mapped(row, layout, f"{file.stem}/", number, where, facts, ids)
@@ -71,7 +71,7 @@ def import_files(
                     found.layouts[kind] += 1
                     yield made
                 if found.rows % 100 == 0:
-                    progress(found.rows)
+                    progress(found.rows, (place + share) / len(files))
         if not found.kept:
             why = found.messages[0] if found.messages else "there are no rows"
             raise DataError(f"none of {found.rows} rows is a trajectory: {why}")
@@ -135,18 +135,20 @@ class _Broken:
     reason: str
 
 
-def _rows(file: Path) -> Iterator[tuple[int, str, Any]]:
-    """(number, place, row) of every row; a line of JSON Lines that is no JSON is a `_Broken`."""
+def _rows(file: Path) -> Iterator[tuple[int, str, Any, float]]:
+    """(number, place, row, share of the file that is read) of every row; a line of JSON Lines that is no JSON is a `_Broken`."""
     if not file.is_file():
         raise DataError(f"{file}: no such file")
     with file.open(encoding="utf-8-sig") as lines:
         try:
             if _first_character(lines) == "[":
-                yield from ((number, f"{file}, row {number}", row) for number, row in enumerate(json.load(lines)))
+                rows = json.load(lines)
+                yield from ((number, f"{file}, row {number}", row, number / len(rows)) for number, row in enumerate(rows))
                 return
+            size = max(1, file.stat().st_size)
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield number, f"{file}:{number}", _parsed(line)
+                    yield number, f"{file}:{number}", _parsed(line), lines.buffer.tell() / size
         except UnicodeDecodeError as error:
             raise DataError(f"{file}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
         except json.JSONDecodeError as error:
