@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cotjax.cli_data import add_bench_data, add_data
 from cotjax.errors import CotjaxError, UsageError
 
 DESCRIPTION = """\
@@ -82,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     collect.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     collect.set_defaults(run=_collect)
 
+    add_data(commands)
+
     mask = commands.add_parser(
         "show-mask",
         help="show which tokens of a data file are trained on",
@@ -150,6 +153,7 @@ never unpickled; between reading and writing, the devices of this machine hold t
     env.set_defaults(run=_bench_env)
     speed = bench.add_parser("mask", help="the loss mask: tokens/s on one core, and its share of a train step")
     speed.set_defaults(run=_bench_mask)
+    add_bench_data(bench)
     _add_bench_train(bench.add_parser("train", help="the train step: tokens/s and MFU, alone or beside transformers on torch"))
     return parser
 

@@ -53,7 +53,10 @@ def default_config() -> ConfigDict:
     config.data.trajectories = ""  # JSONL file to train on; empty: collect them
     config.data.direct_share = 0.0  # share of trajectories in the direct form (no reasoning)
     config.data.template = "chatml"  # turn template: "chatml" or "llama3"
-    config.data.max_length = 768  # tokens a tree; at most train.row_length
+    config.data.max_length = 768  # tokens an example; at most train.row_length
+    config.data.layout = "trajectory"  # one example an episode, or "step": each step its own prompt and response
+    config.data.history = 0  # past turns that a step's prompt shows (0: all); fewer, or past_thoughts, can be trained but not played
+    config.data.past_thoughts = False  # past turns keep their thoughts
 
     config.model = ConfigDict()
     # A local Hugging Face folder, or what `cotjax convert` made of one; "package": the base shipped with cotjax; "random": new weights.

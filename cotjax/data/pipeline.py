@@ -1,5 +1,9 @@
 """TFDS data source -> shuffled, packed batches, as a checkpointable Grain iterator.
 
+Row n of the endless sequence of rows is a function of (the examples' lengths, row length, seed, n); see `cotjax.data.packing`. Batch
+n holds rows n·B to (n + 1)·B. So any process can read any part of any batch by itself, and where an iterator stands is one number,
+the same for every process.
+
 A batch is a dict of [B, T] numpy arrays, which `dropped_weights` makes into what a train step sees:
 
     ids, targets   int32    token ids, and what each position predicts
@@ -13,16 +17,26 @@ A batch is a dict of [B, T] numpy arrays, which `dropped_weights` makes into wha
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import grain
 import numpy as np
 
+from cotjax.data.packing import Packing, check_lengths, example_lengths
 from cotjax.errors import DataError, UsageError
-from cotjax.masking import NEVER, NORMALIZERS, Dropping, LinearFraction, MaskError, Role, target_weights, targets
-
-ROW_FEATURES = ("ids", "targets", "weights", "draws", "roles", "branches", "positions")
+from cotjax.masking import (
+    NEVER,
+    NORMALIZERS,
+    Dropping,
+    LinearFraction,
+    MaskError,
+    Role,
+    target_weights,
+    targets,
+    turn_numbers,
+)
 
 
 @dataclass(frozen=True)
@@ -78,25 +92,60 @@ def example_features(example: dict, masking: Masking, epoch: int = 0) -> dict[st
     Raises:
       DataError: the masking does not go with the example (see `Dropping.draws`).
     """
-    roles, branches = example["roles"], example["branches"]
-    weights = target_weights(roles, branches=branches, supervised=masking.roles())
-    draws = np.full(roles.shape, NEVER, np.float32)
+    row = packed_row([example], masking, epoch, len(example["ids"]))
+    return {name: array for name, array in row.items() if name != "segment_ids"}
+
+
+def packed_row(examples: Sequence[dict], masking: Masking, epoch: int, row_length: int) -> dict[str, np.ndarray]:
+    """Stored examples -> one row [T] of each of a batch's fields. The filling behind them is segment 0, weighs 0, and is never drawn.
+
+    Raises:
+      DataError: the masking does not go with an example (see `Dropping.draws`).
+    """
+    lengths = [len(example["ids"]) for example in examples]
+    used = sum(lengths)
+    ends = np.cumsum(lengths) - 1
+
+    def joined(name: str, dtype: type) -> np.ndarray:
+        row = np.zeros(row_length, dtype)
+        np.concatenate([example[name] for example in examples], out=row[:used], casting="same_kind")
+        return row
+
+    def shifted(row: np.ndarray) -> np.ndarray:
+        moved = targets(row)
+        moved[ends] = row[ends]  # as in an example by itself
+        return moved
+
+    ids, roles, branches = joined("ids", np.int32), joined("roles", np.int8), joined("branches", np.int32)
+    segment_ids = np.zeros(row_length, np.int32)
+    segment_ids[:used] = np.repeat(np.arange(1, len(examples) + 1, dtype=np.int32), lengths)
+    here = slice(0, used)
+    weights = np.zeros(row_length, np.float32)
+    weights[here] = target_weights(roles[here], branches=branches[here], segment_ids=segment_ids[here], supervised=masking.roles())
+    draws = np.full(row_length, NEVER, np.float32)
     if masking.drops():
-        # Tokens on the trunk, branch 0, are a turn only in the direct form, where the roles tell the turns apart.
-        turns = example["first_step"] + branches - 1 if branches.any() else None
-        try:
-            draws = masking.dropping().draws(roles, example["id"].decode(), turns=turns, epoch=epoch)
-        except MaskError as error:
-            raise DataError(str(error)) from None
+        dropping = masking.dropping()
+        np.concatenate([_draws(dropping, example, epoch) for example in examples], out=draws[:used])
     return {
-        "ids": example["ids"],
-        "targets": targets(example["ids"]),
+        "ids": ids,
+        "targets": shifted(ids),
         "weights": weights,
-        "draws": targets(draws),
-        "roles": targets(roles).astype(np.int8),
+        "draws": shifted(draws),
+        "roles": shifted(roles),
         "branches": branches,
-        "positions": example["positions"],
+        "positions": joined("positions", np.int32),
+        "segment_ids": segment_ids,
     }
+
+
+def _draws(dropping: Dropping, example: dict, epoch: int) -> np.ndarray:
+    roles, branches = example["roles"], example["branches"]
+    # Tokens on the trunk, branch 0, are a turn only where there are no branches; there the roles tell the turns apart.
+    turns = branches - 1 if branches.any() else turn_numbers(roles)
+    try:
+        return dropping.draws(roles, example["id"].decode(), turns=example["first_step"] + turns, epoch=epoch)
+    except MaskError as error:
+        raise DataError(str(error)) from None
 
 
 def dropped_weights(batch: dict[str, np.ndarray], fraction: float) -> dict[str, np.ndarray]:
@@ -115,44 +164,73 @@ def dropped_weights(batch: dict[str, np.ndarray], fraction: float) -> dict[str, 
     return batch
 
 
-class _Features(grain.transforms.MapWithIndex):
-    def __init__(self, masking: Masking, examples: int):
-        self._masking, self._examples = masking, examples
+@dataclass(frozen=True)
+class _Rows:
+    """What Grain reads: element i is the examples of the i-th of the rows that this process reads."""
 
-    def map_with_index(self, index: int, example: dict) -> dict:
-        return example_features(example, self._masking, epoch=index // self._examples)
+    source: Sequence[dict]
+    packing: Packing
+    batch: int
+    rows: Sequence[int]
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[int, list[dict]]:
+        batch, place = divmod(index, len(self.rows))
+        epoch, examples = self.packing.row(batch * self.batch + self.rows[place])
+        return epoch, [self.source[example] for example in examples.tolist()]
 
 
-class _Finish(grain.transforms.Map):
-    """Names the packed row's arrays. A row is filled up with zeros; its filling is never drawn."""
+@dataclass(frozen=True)
+class _Pack(grain.transforms.Map):
+    masking: Masking
+    row_length: int
 
-    def map(self, packed: dict) -> dict:
-        batch = {name: packed[name] for name in ROW_FEATURES}
-        batch["segment_ids"] = packed["ids_segment_ids"].astype(np.int32)
-        return batch
+    def map(self, row: tuple[int, list[dict]]) -> dict[str, np.ndarray]:
+        epoch, examples = row
+        return packed_row(examples, self.masking, epoch, self.row_length)
 
 
 def batches(
-    source: Sequence[dict], *, row_length: int, batch: int, masking: Masking, seed: int, epochs: int | None = None, bins: int = 16
+    source: Sequence[dict],
+    *,
+    row_length: int,
+    batch: int,
+    masking: Masking,
+    seed: int,
+    rows: Sequence[int] | None = None,
+    epochs: int | None = None,
+    bins: int = 256,
+    threads: int = 4,
 ) -> grain.IterDataset:
-    """Shuffled each epoch, packed first fit into rows of `row_length`, batched. The same arguments give the same batches;
-    the iterator's `get_state` / `set_state` go on from any batch.
+    """Shuffled each epoch, packed into rows of `row_length`, batched. The same arguments give the same batches.
+
+    The iterator's `get_state` / `set_state` go on from any batch, at once; a state is a few JSON values and does not depend on `rows`.
+
+    Args:
+      batch: rows of the global batch.
+      rows: which of them this process reads, in this order (None: all).
+      epochs: how often each example is read, less what fills no last batch (None: without end).
+      bins: rows that stay open while packing is planned.
+      threads: that read and pack ahead of the caller; 0: the caller does it.
 
     Raises:
-      UsageError: `batch` or `row_length` is not positive.
-      DataError: the source is empty, or (from the iterator) the masking does not go with an example.
+      UsageError: `batch` or `row_length` is not positive, or `rows` names none, or one that the batch does not have.
+      DataError: the source is empty, an example is longer than a row, or (from the iterator) the masking does not go with an example.
     """
     if batch <= 0 or row_length <= 0:
         raise UsageError(f"batch ({batch}) and row_length ({row_length}) must be at least 1")
+    rows = range(batch) if rows is None else list(rows)
+    if not rows or not 0 <= min(rows) <= max(rows) < batch:
+        raise UsageError(f"a process reads one row or more of the batch's {batch}, not {rows}")
     if len(source) == 0:
         raise DataError("the dataset holds no examples")
-    rows = (
-        grain.MapDataset.source(source).shuffle(seed=seed).repeat(epochs).map_with_index(_Features(masking, len(source))).to_iter_dataset()
-    )
-    packed = grain.experimental.FirstFitPackIterDataset(
-        rows,
-        length_struct={name: row_length for name in ROW_FEATURES},
-        num_packing_bins=max(bins, batch),
-        shuffle_bins=False,
-    )
-    return packed.batch(batch, drop_remainder=True).map(_Finish())
+    lengths = example_lengths(source)
+    check_lengths(lengths, row_length, source)
+    packing = Packing(lengths, row_length, seed, bins)
+    count = (sys.maxsize if epochs is None else packing.rows * epochs) // batch * len(rows)
+    read = _Rows(source, packing, batch, rows, count)
+    made = grain.MapDataset.source(read).map(_Pack(masking, row_length)).batch(len(rows), drop_remainder=True)
+    return made.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))

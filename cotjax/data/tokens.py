@@ -8,7 +8,8 @@ leaves the trunk where its prompt ends:
     positions 0 1 2 3 4  5 6 7 8 …                  5 6 7 8 …                            20 21 …
 
 With the attention rule of `cotjax.model.attention` this trains exactly what one row a step would (each step its own prompt and
-response), without encoding the shared history again for every step.
+response), without encoding the shared history again for every step. `Layout` says what else there is: one example a step, and past
+turns that keep their thoughts.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from cotjax import formats
-from cotjax.data.trajectories import Step, Trajectory
+from cotjax.data.trajectories import Trajectory
 from cotjax.errors import DataError, UsageError
 from cotjax.formats import TurnTemplate
 from cotjax.masking import Role
 
 FORMS = ("cot", "direct")
+LAYOUTS = ("trajectory", "step")
 # What a tokenizer may consist of in a Hugging Face folder. Codec reads the first; transformers reads all.
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
@@ -35,8 +37,39 @@ TOKENIZER_FILES = (
 
 
 @dataclass(frozen=True)
+class Layout:
+    """How a trajectory becomes examples.
+
+    `name`: "trajectory" (one example an episode, the steps share their history) or "step" (one example a step: its own prompt and
+    response). `history`: past turns that a step's prompt shows, 0 for all; a prompt that shows fewer begins like an episode whose
+    first observation is that of its earliest turn. `past_thoughts`: past turns keep their thoughts. A rollout's prompts show all
+    turns without thoughts, so only such layouts can be played.
+    """
+
+    name: str = "trajectory"
+    history: int = 0
+    past_thoughts: bool = False
+
+    def __post_init__(self):
+        if self.name not in LAYOUTS:
+            raise UsageError(f"unknown layout {self.name!r}; there are {', '.join(LAYOUTS)}")
+        if self.history < 0:
+            raise UsageError(f"a history of {self.history} turns cannot be; give at least 0, which is all of them")
+        if self.history and self.name != "step":
+            raise UsageError("steps of one sequence share all of their history; a shorter one needs the layout 'step'")
+
+    @property
+    def playable(self) -> bool:
+        """Whether its prompts are those that a rollout builds."""
+        return not self.history and not self.past_thoughts
+
+
+TREES = Layout()
+
+
+@dataclass(frozen=True)
 class TokenExample:
-    """One tree of tokens; all arrays have length T. `first_step` counts the branches of earlier trees of the same trajectory."""
+    """One example's tokens; all arrays have length T. `first_step`: the step of the trajectory that its first response is of."""
 
     id: str
     first_step: int
@@ -159,62 +192,128 @@ class Codec:
         ]
 
 
-def trajectory_examples(codec: Codec, trajectory: Trajectory, form: str, max_length: int) -> Iterator[TokenExample]:
-    """Yield the trees of one trajectory, each at most `max_length` tokens.
+def trajectory_examples(codec: Codec, trajectory: Trajectory, form: str, max_length: int, layout: Layout = TREES) -> Iterator[TokenExample]:
+    """Yield the examples of one trajectory, each at most `max_length` tokens.
 
-    `form` "cot": the reasoned responses are branches, the past direct responses in the trunk are prompt. `form` "direct":
-    no branches; the trunk's direct responses are the responses to train on. A step that is not `trained` is history alone. A
-    trajectory too long for one tree goes on in another that holds the trunk again but only the later branches.
+    `form` "cot": responses reason, then act. `form` "direct": they act alone. A step that is not `trained` is history alone. A step
+    that does not fit together with its prompt is left out, and so are those behind it if they show all of their history.
+
+    Layout "trajectory", form "cot": trees. The reasoned responses are branches, the past direct responses in the trunk are prompt; a
+    trajectory too long for one tree goes on in another that holds the trunk again but only the later branches. Form "direct", and
+    thoughts kept in past turns: no branches; the trunk's responses are those to train on.
 
     Raises:
-      DataError: a step cannot be encoded, has no thought where the form needs one, or its prompt alone is too long; the
+      UsageError: an unknown form.
+      DataError: a step cannot be encoded, has no thought where the form needs one, or the first prompt alone is too long; the
         message names the trajectory and the step.
     """
     if form not in FORMS:
         raise UsageError(f"unknown response form {form!r}; there are {', '.join(FORMS)}")
-    trunk, tree = _Tokens(), _Tokens()
-    first, end = 0, 0  # the tree's first step, and its length up to its last response
+    turns = _encoded(codec, trajectory, form, layout.past_thoughts)
+    if layout.name == "step":
+        return _steps(codec, trajectory, turns, max_length, layout.history)
+    branching = form == "cot" and not layout.past_thoughts
+    return _trees(trajectory.id, turns, max_length) if branching else _line(trajectory.id, turns, max_length)
+
+
+Segments = list[tuple[list[int], Role]]
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A step in ids: its observation, the response to train on, and what later prompts show of it."""
+
+    number: int
+    where: str
+    prompt: Segments
+    response: Segments
+    past: Segments
+    trained: bool
+
+
+def _encoded(codec: Codec, trajectory: Trajectory, form: str, past_thoughts: bool) -> Iterator[_Turn]:
     for number, step in enumerate(trajectory.steps):
         where = f"trajectory {trajectory.id!r}, step {number}"
         try:
-            turn = codec._first_turn(trajectory.task, step.observation) if number == 0 else codec._next_turn(step.observation)
-            branch = _branch(codec, step, form)
-            history = codec._direct(step.action)
+            prompt = codec._next_turn(step.observation) if number else codec._first_turn(trajectory.task, step.observation)
+            if form == "cot" and step.trained and step.thought is None:
+                raise DataError("the step has no thought, which the form 'cot' trains on; data.direct_share=1 trains on actions alone")
+            direct = codec._direct(step.action)
+            reasoned = codec._reasoned(step.thought, step.action) if form == "cot" and step.thought is not None else direct
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
-        trunk.append(turn, branch=0)
-        tree.append(turn, branch=0)
-        response = _length(branch or history)
-        if not step.trained:
-            history = [(ids, Role.PROMPT) for ids, _ in history]
-        if len(tree) + response > max_length and form == "cot" and number > first:
-            yield tree.cut(end).example(trajectory.id, first)
-            tree, first, end = trunk.copy(), number, 0
-        if len(tree) + response > max_length:
-            if number == 0:
-                raise DataError(f"{where}: prompt and response take {len(tree) + response} tokens, the limit is {max_length}")
+        yield _Turn(number, where, prompt, reasoned, _as_prompt(reasoned if past_thoughts else direct), step.trained)
+
+
+def _as_prompt(segments: Segments) -> Segments:
+    return [(ids, Role.PROMPT) for ids, _ in segments]
+
+
+def _trees(name: str, turns: Iterator[_Turn], max_length: int) -> Iterator[TokenExample]:
+    trunk, tree = _Tokens(), _Tokens()
+    first, end = 0, 0  # the tree's first step, and its length up to its last response
+    for turn in turns:
+        trunk.append(turn.prompt, branch=0)
+        tree.append(turn.prompt, branch=0)
+        response = turn.response if turn.trained else []
+        needed = _length(turn.response if turn.trained else turn.past)
+        if len(tree) + needed > max_length and turn.number > first:
+            if end:
+                yield tree.cut(end).example(name, first)
+            tree, first, end = trunk.copy(), turn.number, 0
+        if _too_long(turn, len(tree) + needed, max_length):
             break  # later prompts are longer still
-        if form == "cot":
-            tree.append(branch, branch=number - first + 1)
-            end = len(tree) if step.trained else end
-            history = [(ids, Role.PROMPT) for ids, _ in history]
-        trunk.append(history, branch=0)
-        tree.append(history, branch=0)
-        if form == "direct" and step.trained:
-            end = len(tree)
+        tree.append(response, branch=turn.number - first + 1)
+        end = len(tree) if turn.trained else end
+        trunk.append(turn.past, branch=0)
+        tree.append(turn.past, branch=0)
     if end:
-        yield tree.cut(end).example(trajectory.id, first)
+        yield tree.cut(end).example(name, first)
 
 
-def _branch(codec: Codec, step: Step, form: str) -> list[tuple[list[int], Role]]:
-    if form == "direct" or not step.trained:
-        return []
-    if step.thought is None:
-        raise DataError("the step has no thought, which the form 'cot' trains on")
-    return codec._reasoned(step.thought, step.action)
+def _line(name: str, turns: Iterator[_Turn], max_length: int) -> Iterator[TokenExample]:
+    line, end = _Tokens(), 0
+    for turn in turns:
+        line.append(turn.prompt, branch=0)
+        response = turn.response if turn.trained else turn.past
+        if _too_long(turn, len(line) + _length(response), max_length):
+            break
+        line.append(response, branch=0)
+        end = len(line) if turn.trained else end
+    if end:
+        yield line.cut(end).example(name, 0)
 
 
-def _length(segments: Sequence[tuple[list[int], Role]]) -> int:
+def _steps(codec: Codec, trajectory: Trajectory, turns: Iterator[_Turn], max_length: int, history: int) -> Iterator[TokenExample]:
+    seen: list[_Turn] = []
+    for turn in turns:
+        start = max(0, turn.number - history) if history else 0
+        tokens = _Tokens()
+        for past in seen[start:]:
+            tokens.append(past.prompt if past.number > start else _opening(codec, trajectory, start, past), branch=0)
+            tokens.append(past.past, branch=0)
+        tokens.append(turn.prompt, branch=0)
+        fits = not _too_long(turn, len(tokens) + _length(turn.response), max_length)
+        if turn.trained and fits:
+            tokens.append(turn.response, branch=0)
+            yield tokens.example(trajectory.id, turn.number)
+        elif not fits and not history:
+            break
+        seen.append(turn)
+
+
+def _opening(codec: Codec, trajectory: Trajectory, start: int, turn: _Turn) -> Segments:
+    """The first turn of a prompt whose history begins at step `start`."""
+    return codec._first_turn(trajectory.task, trajectory.steps[start].observation) if start else turn.prompt
+
+
+def _too_long(turn: _Turn, length: int, max_length: int) -> bool:
+    if length > max_length and turn.number == 0:
+        raise DataError(f"{turn.where}: prompt and response take {length} tokens, the limit is {max_length}")
+    return length > max_length
+
+
+def _length(segments: Segments) -> int:
     return sum(len(ids) for ids, _ in segments)
 
 

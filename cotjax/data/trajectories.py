@@ -10,21 +10,27 @@ One line is one episode:
 
 `thought` may be null (a step played without reasoning; then `provenance` is null too). A step's thought was there before its
 action, or its provenance says otherwise. A step may have `"trained": false`: it happened, so it is in the history of later steps,
-but it is nobody's to learn from (a slip of the expert's).
+but it is nobody's to learn from (a slip of the expert's). `success` and `reward` may be null: nobody knows. docs/data.md has every
+field and every rule.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
+from cotjax.data.digests import Digests
 from cotjax.errors import DataError
+from cotjax.formats import TAGS
 
 SCHEMA_VERSION = 1
 SCRIPTED_BEFORE = "scripted, before the action"
+MAX_LINE_BYTES = 16 * 2**20  # a longer line is an error; it is passed over without being held
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One episode. `reward` is the environment's own (ALFWorld: 1.0 when won)."""
+    """One episode. `reward` is the environment's own (ALFWorld: 1.0 when won); None, as with `success`: not known."""
 
     id: str
     environment: str
@@ -50,23 +56,22 @@ class Trajectory:
     task_type: str
     game: str
     steps: tuple[Step, ...]
-    success: bool
-    reward: float
+    success: bool | None
+    reward: float | None
     seed: int
     agent: str
 
 
+_TEXT_OR_NULL = (str, type(None))
 _STEP_FIELDS = {
-    "observation": str,
-    "thought": (str, type(None)),
-    "action": str,
-    "provenance": (str, type(None)),
-    "admissible_commands": list,
-}
+    "observation": str, "thought": _TEXT_OR_NULL, "action": str, "provenance": _TEXT_OR_NULL, "admissible_commands": list,
+}  # fmt: skip
 _FIELDS = {
     "id": str, "environment": str, "split": str, "task": str, "task_type": str, "game": str, "steps": list,
-    "success": bool, "reward": (int, float), "seed": int, "agent": str,
+    "success": (bool, type(None)), "reward": (int, float, type(None)), "seed": int, "agent": str,
 }  # fmt: skip
+KNOWN_FIELDS = frozenset({"schema_version", *_FIELDS})
+KNOWN_STEP_FIELDS = frozenset({"trained", *_STEP_FIELDS})
 
 
 def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
@@ -75,20 +80,59 @@ def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
     Raises:
       DataError: the file is missing, empty, or a line is not a trajectory; the message is `file:line: what`.
     """
+    for line in read_lines(path):
+        if line.error is not None:
+            raise line.error
+        yield line.trajectory
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a trajectory file: a trajectory with the JSON object it was read from, or what is wrong with the line."""
+
+    size: int  # bytes
+    row: dict | None = None
+    trajectory: Trajectory | None = None
+    error: DataError | None = None
+
+
+def read_lines(path: str | Path) -> Iterator[Line]:
+    """Yield every line of the file, good or bad. Memory grows with the ids alone, by 12 bytes each.
+
+    Raises:
+      DataError: the file is missing or empty.
+    """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such trajectory file; `cotjax collect` makes one")
-    line_number, seen = 0, {}
-    with path.open("rb") as lines:
-        for line_number, raw in enumerate(lines, start=1):
-            where = f"{path}:{line_number}"
-            trajectory = _parse_line(raw, where)
-            if trajectory.id in seen:
-                raise DataError(f"{where}: id {trajectory.id!r} stands at line {seen[trajectory.id]} already; ids must be unique")
-            seen[trajectory.id] = line_number
-            yield trajectory
-    if line_number == 0:
+    number, ids = 0, Digests()
+    with path.open("rb") as file:
+        for number, (raw, size) in enumerate(_raw_lines(file), start=1):
+            where = f"{path}:{number}"
+            try:
+                row = _parse_line(raw, size, where, first=number == 1)
+                trajectory = as_trajectory(row, where)
+                before = ids.add(trajectory.id, number)
+                if before is not None:
+                    raise DataError(f"{where}: id {trajectory.id!r:.80} stands at line {before} already; ids must be unique")
+            except DataError as error:
+                yield Line(size, error=error)
+            else:
+                yield Line(size, row, trajectory)
+    if number == 0:
         raise DataError(f"{path}: the trajectory file is empty; `cotjax collect` makes one")
+
+
+def _raw_lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """(line, its length in bytes); of a line that is too long, the length alone."""
+    while raw := file.readline(MAX_LINE_BYTES + 1):
+        size, whole = len(raw), len(raw) <= MAX_LINE_BYTES or raw.endswith(b"\n")
+        if not whole:
+            raw = b""
+        while not whole and (part := file.readline(MAX_LINE_BYTES)):
+            size, whole = size + len(part), part.endswith(b"\n")
+            del part
+        yield raw, size
 
 
 def write_trajectories(path: str | Path, trajectories: Iterable[Trajectory]) -> int:
@@ -97,53 +141,108 @@ def write_trajectories(path: str | Path, trajectories: Iterable[Trajectory]) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     count = 0
-    with partial.open("w", encoding="utf-8") as out:
-        for trajectory in trajectories:
-            out.write(json.dumps({"schema_version": SCHEMA_VERSION} | asdict(trajectory), ensure_ascii=False) + "\n")
-            count += 1
+    try:
+        with partial.open("w", encoding="utf-8") as out:
+            for trajectory in trajectories:
+                out.write(json.dumps({"schema_version": SCHEMA_VERSION} | asdict(trajectory), ensure_ascii=False) + "\n")
+                count += 1
+    except BaseException:
+        partial.unlink()
+        raise
     os.replace(partial, path)
     return count
 
 
-def _parse_line(raw: bytes, where: str) -> Trajectory:
-    try:
-        row = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: no JSON ({error.msg} at column {error.colno}); mend or remove this line") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: a trajectory is a JSON object, this is a {type(row).__name__}")
+def as_trajectory(row: dict, where: str) -> Trajectory:
+    """One JSON object -> the trajectory. Unknown fields are passed over.
+
+    Raises:
+      DataError: it breaks a rule of the schema; the message begins with `where`.
+    """
     version = row.get("schema_version")
     if version != SCHEMA_VERSION:
         raise DataError(f"{where}: schema_version is {version!r}, this cotjax reads {SCHEMA_VERSION}")
     _check_fields(row, _FIELDS, where)
+    for name in ("id", "environment", "split", "task"):
+        if not row[name].strip():
+            raise DataError(f"{where}: the field {name!r} is empty")
+    _refuse_tags(row["task"], "task", where)
+    if row["reward"] is not None and not abs(row["reward"]) <= sys.float_info.max:
+        raise DataError(f"{where}: the reward is {row['reward']}, it must be a finite number, or null where it is not known")
     if not row["steps"]:
         raise DataError(f"{where}: the trajectory has no steps; remove this line")
-    steps = []
-    for number, step in enumerate(row["steps"]):
-        at = f"{where}: step {number}"
-        if not isinstance(step, dict):
-            raise DataError(f"{at} is a {type(step).__name__}, not an object")
-        _check_fields(step, _STEP_FIELDS, at)
-        if not step["action"].strip():
-            raise DataError(f"{at}: the action is empty")
-        if step["thought"] is not None and not step["thought"].strip():
+    steps = tuple(_as_step(step, f"{where}: step {number}") for number, step in enumerate(row["steps"]))
+    return Trajectory(**{key: row[key] for key in _FIELDS} | {"steps": steps})
+
+
+def _as_step(step: Any, at: str) -> Step:
+    if not isinstance(step, dict):
+        raise DataError(f"{at} is a {type(step).__name__}, not an object")
+    _check_fields(step, _STEP_FIELDS, at)
+    for name in ("observation", "action"):
+        if not step[name].strip():
+            raise DataError(f"{at}: the {name} is empty")
+        _refuse_tags(step[name], name, at)
+    thought, trained = step["thought"], step.get("trained", True)
+    if thought is not None:
+        if not thought.strip():
             raise DataError(f"{at}: the thought is empty; use null for a step without reasoning")
-        trained = step.get("trained", True)
-        if not isinstance(trained, bool):
-            raise DataError(f"{at}: the field 'trained' is a {type(trained).__name__}, it must be bool")
-        fields = {key: step[key] for key in _STEP_FIELDS}
-        steps.append(Step(**fields | {"admissible_commands": tuple(step["admissible_commands"]), "trained": trained}))
-    return Trajectory(**{key: row[key] for key in _FIELDS} | {"steps": tuple(steps)})
+        _refuse_tags(thought, "thought", at)
+    if not isinstance(trained, bool):
+        raise DataError(f"{at}: the field 'trained' is a {type(trained).__name__}, it must be bool")
+    commands = step["admissible_commands"]
+    for place, command in enumerate(commands):
+        if not isinstance(command, str) or not command.strip():
+            raise DataError(f"{at}: admissible_commands[{place}] is {command!r:.40}; each must be a text that is not empty")
+    return Step(step["observation"], thought, step["action"], step["provenance"], tuple(commands), trained)
+
+
+def _parse_line(raw: bytes, size: int, where: str, first: bool) -> dict:
+    if len(raw) != size:
+        raise DataError(f"{where}: the line has {size:,} bytes, at most {MAX_LINE_BYTES:,} are read; split or remove this episode")
+    try:
+        text = raw.decode("utf-8-sig" if first else "utf-8")
+        row = _JSON.decode(text)
+        if "\\u" in text:
+            json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: half of a surrogate pair (\\ud800 to \\udfff) is no text; mend or remove this line") from None
+    except json.JSONDecodeError as error:
+        found = f"{error.msg} at column {error.colno}" if text.strip() else "the line is blank"
+        raise DataError(f"{where}: no JSON ({found}); mend or remove this line") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: no JSON ({error}); mend or remove this line") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: a trajectory is a JSON object, this is a {type(row).__name__}")
+    return row
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is none of its numbers")
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def _refuse_tags(text: str, what: str, where: str) -> None:
+    if "<" in text:
+        for tag in TAGS:
+            if tag in text:
+                raise DataError(f"{where}: the {what} holds {tag!r}, which would be read as a tag of the response; remove it")
 
 
 def _check_fields(row: dict, fields: dict, where: str) -> None:
     for name, kinds in fields.items():
         if name not in row:
-            raise DataError(f"{where}: the field {name!r} is missing; see cotjax/data/trajectories.py for the schema")
+            raise DataError(f"{where}: the field {name!r} is missing; see docs/data.md for the schema")
         value = row[name]
         # bool is an int to Python; a seed or reward of `true` is still a mistake.
-        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+        if not isinstance(value, kinds) or (isinstance(value, bool) and not _takes_bool(kinds)):
             wanted = kinds.__name__ if isinstance(kinds, type) else " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
             raise DataError(f"{where}: the field {name!r} is a {type(value).__name__}, it must be {wanted}")
+
+
+def _takes_bool(kinds: type | tuple[type, ...]) -> bool:
+    return bool in (kinds if isinstance(kinds, tuple) else (kinds,))

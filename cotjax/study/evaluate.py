@@ -10,7 +10,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from cotjax.config import sampler_mesh
-from cotjax.data.tokens import Codec
+from cotjax.data.tokens import Codec, Layout
 from cotjax.data.trajectories import Trajectory
 from cotjax.envs.alfworld import AlfworldEnv
 from cotjax.envs.base import Game
@@ -41,6 +41,20 @@ def elicitation_of(config: ConfigDict) -> Elicitation:
         max_steps=settings.max_steps,
         cot_prefix=settings.cot_prefix,
     )
+
+
+def check_layout(config: ConfigDict) -> None:
+    """Raise UsageError for a layout that cannot be, or whose prompts no rollout builds though there are games to play."""
+    settings = config.data
+    try:
+        layout = Layout(settings.layout, settings.history, settings.past_thoughts)
+    except UsageError as error:
+        raise UsageError(f"data.layout, data.history: {error}") from None
+    if not layout.playable and (config.games.in_domain or config.games.ood):
+        raise UsageError(
+            f"data.history={settings.history} with data.past_thoughts={settings.past_thoughts} trains on other prompts than a rollout's, "
+            "which show all turns, without past thoughts: set 0 and False, or games.in_domain=0 and games.ood=0 to train alone"
+        )
 
 
 def evaluate(

@@ -34,7 +34,7 @@ from cotjax.model import decoder, lora
 from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.published import PUBLISHED
 from cotjax.model.sharding import param_shardings
-from cotjax.study.evaluate import elicitation_of, evaluate
+from cotjax.study.evaluate import check_layout, elicitation_of, evaluate
 from cotjax.study.games import GameSets, prepare_games
 from cotjax.study.progress import Reporter, Stage
 from cotjax.train.convert import folder_kind, load_params, read_config
@@ -61,6 +61,7 @@ class Study:
             raise UsageError(
                 f"data.max_length ({self.config.data.max_length}) must be at most train.row_length ({self.config.train.row_length})"
             )
+        check_layout(self.config)
         for arm in self.config.arms:
             self._masking(arm)
         elicitation_of(self.config)
@@ -247,10 +248,8 @@ class Study:
             name="agent",
             sources={"train": str(trajectories)},
             tokenizer=str(tokenizer),
-            template=settings.template,
-            direct_share=settings.direct_share,
             task_types=self._trained_task_types(),
-            max_length=settings.max_length,
+            **{name: settings[name] for name in ("template", "direct_share", "max_length", "layout", "history", "past_thoughts")},
         )
         with self.reporter.stage("dataset", "Building the dataset"):
             builder = prepare_dataset(builder_config, self.folder / "dataset")

@@ -1,12 +1,17 @@
+import json
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tiny
 
-from cotjax.data.pipeline import Masking, batches, dropped_weights, example_features
+from cotjax.data.packing import example_lengths
+from cotjax.data.pipeline import Masking, batches, dropped_weights, example_features, packed_row
 from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
 from cotjax.data.trajectories import write_trajectories
 from cotjax.errors import DataError, UsageError
-from cotjax.masking import Role, drops_action, target_weights
+from cotjax.masking import NEVER, Role, drops_action, target_weights
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +33,8 @@ def source(folder):
     return _dataset(folder)
 
 
-def _batches(source, count, *, batch=2, seed=0, masking=None, state=None, row_length=256):
-    iterator = iter(batches(source, row_length=row_length, batch=batch, masking=masking or Masking(), seed=seed))
+def _batches(source, count, *, batch=2, seed=0, masking=None, state=None, row_length=256, **changes):
+    iterator = iter(batches(source, row_length=row_length, batch=batch, masking=masking or Masking(), seed=seed, **changes))
     if state is not None:
         iterator.set_state(state)
     return [next(iterator) for _ in range(count)], iterator
@@ -86,6 +91,21 @@ def test_packed_rows_keep_each_examples_tokens_and_weights(source):
     assert all(array.shape == (4, 256) for array in batch.values())
 
 
+@pytest.mark.parametrize("layout", [{}, {"direct_share": 1.0}, {"layout": "step"}], ids=["trees", "lines", "steps"])
+def test_a_packed_example_has_the_features_that_it_has_alone(folder, layout):
+    masking = Masking(fraction=0.5)
+    examples = [_dataset(folder, **layout)[index] for index in (3, 0, 7)]
+    row, place = packed_row(examples, masking, 0, 2000), 0
+    for number, example in enumerate(examples, start=1):
+        here = slice(place, place + len(example["ids"]))
+        for name, array in example_features(example, masking).items():
+            np.testing.assert_array_equal(row[name][here], array)
+        assert (row["segment_ids"][here] == number).all()
+        assert row["targets"][here].tolist() == [*example["ids"][1:], example["ids"][-1]], "no target is another example's token"
+        place = here.stop
+    assert not any(row[name][place:].any() for name in row if name != "draws") and (row["draws"][place:] == NEVER).all()
+
+
 def test_batches_are_a_function_of_the_seed_and_go_on_from_their_state(source):
     first, iterator = _batches(source, 3)
     state = iterator.get_state()
@@ -97,6 +117,79 @@ def test_batches_are_a_function_of_the_seed_and_go_on_from_their_state(source):
             np.testing.assert_array_equal(one[name], other[name])
     other_seed, _ = _batches(source, 3, seed=1)
     assert any((one["ids"] != other["ids"]).any() for one, other in zip(first, other_seed, strict=True))
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_read_the_parts_of_one_batch_and_go_on_from_any_hosts_state(source, hosts):
+    masking = Masking(fraction=0.5, redraw=True)
+    whole, _ = _batches(source, 9, batch=8, masking=masking)
+    one = _batches(source, 4, batch=8, masking=masking)[1].get_state()
+    parts = []
+    for host in range(hosts):
+        rows = range(host * 8 // hosts, (host + 1) * 8 // hosts)
+        mine, reader = _batches(source, 4, batch=8, masking=masking, rows=rows)
+        assert json.loads(json.dumps(reader.get_state())) == one, "a state does not tell how many hosts there were"
+        parts.append(mine + _batches(source, 5, batch=8, masking=masking, rows=rows, state=one)[0])
+    for step, batch in enumerate(whole):
+        for name in batch:
+            joined = np.concatenate([part[step][name] for part in parts])
+            assert joined.dtype == batch[name].dtype
+            np.testing.assert_array_equal(joined, batch[name])
+    with pytest.raises(UsageError, match="the batch's 8"):
+        batches(source, row_length=256, batch=8, masking=masking, seed=0, rows=[8])
+
+
+def test_an_epoch_reads_every_example_once_and_an_end_may_be_set(source):
+    read = list(batches(source, row_length=256, batch=1, masking=Masking(), seed=0, epochs=2))
+    counts = Counter(
+        batch["ids"][0][batch["segment_ids"][0] == segment].tobytes()
+        for batch in read for segment in range(1, batch["segment_ids"].max() + 1)
+    )  # fmt: skip
+    assert sum(counts.values()) == 2 * len(source)
+    assert counts == Counter(source[index]["ids"].tobytes() for index in range(len(source)) for _ in range(2))
+
+
+def test_a_late_state_is_restored_at_once(source):
+    (batch,), iterator = _batches(source, 1, state={"next_index": 10**12})
+    assert batch["ids"].shape == (2, 256) and iterator.get_state() == {"next_index": 10**12 + 1}
+
+
+def test_threads_change_nothing(source):
+    for one, other in zip(_batches(source, 6, threads=0)[0], _batches(source, 6, threads=3)[0], strict=True):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_lengths_are_kept_beside_the_dataset_and_read_again_where_they_are_gone(folder):
+    source = _dataset(folder)
+    (file,) = Path(source.dataset_info.data_dir).glob("lengths-*.npy")
+    expected = [len(source[index]["ids"]) for index in range(len(source))]
+    assert np.load(file).tolist() == expected
+    np.save(file, np.arange(3))  # of another dataset
+    assert example_lengths(source).tolist() == expected == np.load(file).tolist()
+    file.unlink()
+    assert example_lengths(list(source)).tolist() == expected and not file.exists()
+    assert example_lengths(source).tolist() == expected and file.exists()
+
+
+def test_several_shards_are_one_source(folder, source):
+    config = AgentConfig(name="shards", sources={"train": str(folder / "t.jsonl")}, tokenizer=str(folder / "tokenizer"))
+    builder = prepare_dataset(config, folder / "tfds", shards=4)
+    assert len(list(Path(builder.data_path).glob("*.array_record-*"))) == 4
+    parts = builder.as_data_source(split="train")
+    assert [parts[index]["ids"].tobytes() for index in range(30)] == [source[index]["ids"].tobytes() for index in range(30)]
+
+
+def test_the_same_steps_are_drawn_whatever_the_layout(folder):
+    masking, drawn = Masking(seed=2, fraction=0.5), {}
+    for layout in ({}, {"past_thoughts": True}, {"layout": "step"}, {"layout": "step", "history": 1, "past_thoughts": True}):
+        kept = Counter()
+        for example in _dataset(folder, **layout):
+            features = example_features(example, masking)
+            action = (features["roles"] == Role.ACTION) & (features["weights"] > 0)
+            kept[example["id"].decode()] += int((features["draws"][action] < 0.5).sum())
+        drawn[str(layout)] = kept
+    assert len({tuple(sorted(kept.items())) for kept in drawn.values()}) == 1 and any(kept.values())
 
 
 def test_dropping_takes_the_action_tokens_of_the_drawn_steps_alone(source):
@@ -161,6 +254,11 @@ def test_a_redrawn_subset_changes_each_epoch_and_a_fixed_one_does_not(source):
 def test_masking_settings_are_checked(broken):
     with pytest.raises(UsageError):
         Masking(**broken)
+
+
+def test_a_row_too_short_for_an_example_is_refused_before_anything_is_read(source):
+    with pytest.raises(DataError, match=r"example 't2' has \d+ tokens, a row has 100"):
+        batches(source, row_length=100, batch=1, masking=Masking(), seed=0)
 
 
 def test_counts_of_zero_are_refused(source):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny
 
-from cotjax.data.tokens import Codec, trajectory_examples
+from cotjax.data.tokens import TREES, Codec, Layout, trajectory_examples
 from cotjax.data.word_tokenizer import build_word_tokenizer
 from cotjax.errors import CotjaxError, DataError, UsageError
 from cotjax.formats import CHATML
@@ -16,8 +16,8 @@ def codec(tmp_path_factory):
     return tiny.word_codec(tmp_path_factory.mktemp("tokenizer"), tiny.TINY_WORDS)
 
 
-def _one(codec, trajectory, form="cot", max_length=1000):
-    (example,) = trajectory_examples(codec, trajectory, form, max_length)
+def _one(codec, trajectory, form="cot", max_length=1000, layout=TREES):
+    (example,) = trajectory_examples(codec, trajectory, form, max_length, layout)
     return example
 
 
@@ -108,6 +108,55 @@ def test_a_long_trajectory_is_cut_into_trees_that_lose_no_step(codec, max_length
         assert prompt == whole.ids[:start][whole.branches[:start] == 0].tolist()
         assert response == whole.ids[whole.branches == step + 1].tolist()
     assert sorted(seen) == list(range(len(seen))) and (max_length < 400 or len(seen) == 6)
+
+
+@pytest.mark.parametrize("history", [0, 1, 3])
+@pytest.mark.parametrize("form", ["cot", "direct"])
+def test_a_step_by_itself_has_the_prompt_that_a_rollout_with_its_history_builds(codec, form, history):
+    trajectory = tiny.trajectory(steps=5)
+    examples = list(trajectory_examples(codec, trajectory, form, 1000, Layout("step", history)))
+    assert [example.first_step for example in examples] == list(range(5))
+    for number, example in enumerate(examples):
+        start = max(0, number - history) if history else 0
+        prompt = codec.first_prompt(trajectory.task, trajectory.steps[start].observation)
+        for past in range(start, number):
+            prompt += codec.next_prompt(trajectory.steps[past].action, trajectory.steps[past + 1].observation)
+        assert example.ids[: len(prompt)].tolist() == prompt
+        assert set(example.roles[: len(prompt)]) == {Role.PROMPT, Role.OBSERVATION}, "past responses are nobody's to train on again"
+        assert not example.branches.any() and example.positions.tolist() == list(range(len(example.ids)))
+        whole = _one(codec, replace(trajectory, steps=trajectory.steps[: number + 1]), form)
+        response = example.roles > Role.OBSERVATION
+        own = whole.branches == number + 1 if form == "cot" else np.arange(len(whole.ids)) >= len(whole.ids) - response.sum()
+        assert example.ids[response].tolist() == whole.ids[own].tolist()
+
+
+def test_past_turns_may_keep_their_thoughts(codec):
+    trajectory = tiny.trajectory(steps=3)
+    line = _one(codec, trajectory, layout=Layout(past_thoughts=True))
+    assert not line.branches.any() and line.positions.tolist() == list(range(len(line.ids)))
+    assert codec.decode(line.ids).count("<think>") == 3 and _text(codec, line, Role.REASONING).count("i need a plate.") == 3
+    *_, last = trajectory_examples(codec, trajectory, "cot", 1000, Layout("step", past_thoughts=True))
+    assert last.ids.tolist() == line.ids.tolist()
+    assert _text(codec, last, Role.REASONING).count("i need a plate.") == 1
+    *_, short = trajectory_examples(codec, trajectory, "cot", 1000, Layout("step", 1, past_thoughts=True))
+    assert codec.decode(short.ids).count("<think>") == 2
+
+
+def test_steps_that_are_not_trained_or_do_not_fit_are_left_out(codec):
+    whole = tiny.trajectory(steps=4)
+    slip = replace(whole.steps[1], thought=None, provenance=None, trained=False)
+    played = replace(whole, steps=(whole.steps[0], slip, *whole.steps[2:]))
+    assert [example.first_step for example in trajectory_examples(codec, played, "cot", 1000, Layout("step"))] == [0, 2, 3]
+    lengths = [len(example.ids) for example in trajectory_examples(codec, whole, "cot", 1000, Layout("step"))]
+    assert [e.first_step for e in trajectory_examples(codec, whole, "cot", lengths[2], Layout("step"))] == [0, 1, 2]
+    long = replace(whole, steps=(*whole.steps[:2], replace(whole.steps[2], thought="look " * 200), whole.steps[3]))
+    assert [e.first_step for e in trajectory_examples(codec, long, "cot", lengths[2], Layout("step", 1))] == [0, 1, 3]
+
+
+@pytest.mark.parametrize("broken", [("turn",), ("step", -1), ("trajectory", 2)])
+def test_a_layout_that_cannot_be_is_refused(broken):
+    with pytest.raises(UsageError):
+        Layout(*broken)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 import json
+import random
+import tracemalloc
 from dataclasses import replace
 
 import pytest
 import tiny
 
-from cotjax.data.trajectories import read_trajectories, write_trajectories
+from cotjax.data.digests import Digests
+from cotjax.data.trajectories import read_lines, read_trajectories, write_trajectories
 from cotjax.errors import DataError
 
 
@@ -70,6 +73,20 @@ BROKEN = {
     "no action": (_row(steps__1__action=KeyError), "step 1: the field 'action' is missing"),
     "an empty action": (_row(steps__1__action=" "), "step 1: the action is empty"),
     "an empty thought": (_row(steps__0__thought=""), "step 0: the thought is empty"),
+    "a thought with a tag": (_row(steps__0__thought="so </think> now"), "step 0: the thought holds '</think>'"),
+    "an action with a tag": (_row(steps__1__action="<action>look"), "step 1: the action holds '<action>'"),
+    "an empty id": (_row(id=" "), "field 'id' is empty"),
+    "an empty task": (_row(task=""), "field 'task' is empty"),
+    "an empty observation": (_row(steps__2__observation="\n"), "step 2: the observation is empty"),
+    "a number as command": (_row(steps__0__admissible_commands=["look", 3]), "step 0: admissible_commands[1] is 3"),
+    "an empty command": (_row(steps__0__admissible_commands=[""]), "step 0: admissible_commands[0] is ''"),
+    "a reward that is no number": (_row(reward=float("nan")), "no JSON (NaN is none of its numbers)"),
+    "a reward without end": (_row(reward=7).replace('"reward": 7', '"reward": 1e999'), "the reward is inf"),
+    "a reward beyond floats": (_row(reward=10**400), "it must be a finite number"),
+    "a yes as success": (_row(success="yes"), "field 'success' is a str, it must be bool or null"),
+    "half a surrogate pair": (_row(task="\ud800"), "half of a surrogate pair"),
+    "brackets without end": ("[" * 100_000, "no JSON"),
+    "a number of a million digits": ('{"seed": 1' + "0" * 10**6 + "}", "no JSON"),
     "the same id again": (_row(), "id 't0' stands at line 1 already"),
 }
 
@@ -88,6 +105,46 @@ def test_bytes_that_are_no_text_are_named(tmp_path):
     path.write_bytes(_row().encode() + b'\n{"id": "\xff"}\n')
     with pytest.raises(DataError, match=r"t\.jsonl:2: not UTF-8 at byte 8"):
         list(read_trajectories(path))
+
+
+def test_a_windows_file_is_read_and_a_mark_elsewhere_is_not(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + _row().encode() + b"\r\n" + _row(id="t1").encode() + b"\r\n")
+    assert [trajectory.id for trajectory in read_trajectories(path)] == ["t0", "t1"]
+    path.write_bytes(_row().encode() + b"\n\xef\xbb\xbf" + _row(id="t1").encode())
+    with pytest.raises(DataError, match=r"t\.jsonl:2: no JSON \(Expecting value at column 1"):
+        list(read_trajectories(path))
+
+
+def test_what_nobody_knows_is_null(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text(_row(success=None, reward=None, more=1) + "\n")
+    (trajectory,) = read_trajectories(path)
+    assert trajectory.success is None and trajectory.reward is None
+
+
+def test_a_line_without_end_is_named_and_never_held(tmp_path):
+    path = tmp_path / "t.jsonl"
+    with path.open("wb") as out:
+        out.write(_row().encode() + b'\n{"id": "')
+        for _ in range(50):
+            out.write(b"x" * 10**6)
+        out.write(b'"}\n' + _row(id="t1").encode() + b"\n")
+    tracemalloc.start()
+    lines = list(read_lines(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [line.error is None for line in lines] == [True, False, True]
+    assert f"{path}:2: the line has 50,000,011 bytes, at most 16,777,216" in str(lines[1].error)
+    assert peak < 60e6
+
+
+def test_a_name_that_comes_again_is_found_among_many():
+    names, rng = Digests(), random.Random(0)
+    assert all(names.add(f"episode {number}", number) is None for number in range(150_000))
+    for number in rng.sample(range(150_000), 2000):
+        assert names.add(f"episode {number}", 1) == number
+    assert names.add("another", 7) is None and names.add("another", 8) == 7
 
 
 def test_a_missing_or_empty_file_says_how_to_make_one(tmp_path):

@@ -192,6 +192,10 @@ def test_a_folder_with_other_things_is_refused(study, capsys, tmp_path):
         ("--config.train.stepz=4", 2, ["train.stepz", "did you mean 'steps'"]),
         ("--config.games.source=web", 2, ["games.source", "made, alfworld"]),
         ("--config.data.trajectories=/none/t.jsonl", 3, ["/none/t.jsonl"]),
+        ("--config.data.layout=turn", 2, ["data.layout", "trajectory, step"]),
+        ("--config.data.history=2", 2, ["data.history", "the layout 'step'"]),
+        ("--config.data.layout=step --config.data.history=2", 2, ["data.history=2", "games.in_domain=0"]),
+        ("--config.data.past_thoughts=True", 2, ["data.past_thoughts=True", "games.in_domain=0"]),
         ("--config.model.base=/none", 2, ["/none", "config.json"]),
         ("--config.model.lora_rank=-1", 2, ["the rank is -1"]),
         ("--config.model.lora_rank=2 --config.model.lora_targets=wq", 2, ["'wq' match no projection", "self_attn.q_proj"]),
@@ -256,6 +260,9 @@ def test_help_reads_well_everywhere(capsys):
         ["export"],
         ["convert"],
         ["bench", "env"],
+        ["bench", "data"],
+        ["data", "check"],
+        ["data", "import"],
     ):
         with pytest.raises(SystemExit) as ended:
             main([*command, "--help"])

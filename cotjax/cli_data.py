@@ -1,0 +1,120 @@
+"""`cotjax data check|import`, and `cotjax bench data`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from cotjax.errors import DataError, UsageError
+
+LAYOUTS = ("auto", "eto", "agentgym", "messages", "prompt-response")
+
+
+def add_data(commands) -> None:
+    """Add `data` and its subcommands to the commands of the parser."""
+    data = commands.add_parser("data", help="check trajectories, or import public ones").add_subparsers(dest="what", required=True)
+    check = data.add_parser(
+        "check",
+        help="validate a trajectory file and say what it holds",
+        description="Validate every line of a trajectory file and print what it holds. Ends with exit code 3 when a line is bad.",
+    )
+    check.add_argument("file", metavar="FILE", type=Path, help="JSONL of trajectories")
+    check.add_argument("--limit", type=int, default=20, help="bad lines to print; all are counted (default 20)")
+    check.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json: encode every episode and count its tokens")
+    check.add_argument("--template", default="chatml", help="turn template it is encoded with: chatml or llama3 (default chatml)")
+    check.add_argument("--max-length", type=int, default=768, help="tokens an example may have in training (default 768)")
+    check.set_defaults(run=_check)
+
+    read = data.add_parser(
+        "import",
+        help="turn public agent data into trajectories",
+        description="Turn public agent data (a JSON array or JSON Lines) into a trajectory file. What cannot be mapped is told.",
+    )
+    read.add_argument("files", metavar="FILE", type=Path, nargs="+", help="files to read")
+    read.add_argument("--layout", choices=LAYOUTS, default="auto", help="how their rows are laid out (default auto: by each row's fields)")
+    read.add_argument("--out", required=True, type=Path, help="JSONL file to write")
+    read.add_argument("--environment", default="unknown", help="of the rows that do not say (default unknown)")
+    read.add_argument("--split", default="train", help="of the rows that do not say (default train)")
+    read.add_argument("--rejected", type=Path, help="JSONL file for the rows that are not mapped, each with its place and the reason")
+    read.add_argument("--limit", type=int, default=20, help="rejected rows to print; all are counted (default 20)")
+    read.set_defaults(run=_import)
+
+
+def add_bench_data(bench) -> None:
+    """Add `data` to the subcommands of `bench`."""
+    text = "the input pipeline: tokens/s, filling, and how many demo train steps it could feed"
+    data = bench.add_parser("data", help=text, description=text[0].upper() + text[1:] + ".")
+    data.add_argument("--data", type=Path, help="JSONL of trajectories (default: made games, played by the expert)")
+    data.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json (default: the shipped base's)")
+    data.add_argument("--length", type=int, default=2048, help="tokens a row (default 2048)")
+    data.add_argument("--batch", type=int, default=8, help="rows a batch (default 8)")
+    data.add_argument("--seconds", type=float, default=3.0, help="how long each figure is measured (default 3)")
+    data.set_defaults(run=_bench)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from cotjax.data.check import check, print_contents
+    from cotjax.data.tokens import Codec
+    from cotjax.study.progress import Reporter
+
+    _not_negative(arguments.limit)
+    if arguments.max_length < 1:
+        raise UsageError(f"--max-length is {arguments.max_length}; it must be at least 1")
+    codec = Codec.load(arguments.tokenizer, arguments.template) if arguments.tokenizer else None
+    reporter = Reporter()
+    with reporter.stage("check", f"Checking {arguments.file}") as stage:
+        found = check(
+            arguments.file,
+            limit=arguments.limit,
+            codec=codec,
+            max_length=arguments.max_length,
+            progress=lambda done, total: stage.update(done // 10**6, total // 10**6, "MB"),
+        )
+    print_contents(arguments.file, found, reporter.console, arguments.max_length)
+    if found.bad:
+        raise DataError(f"{arguments.file}: {found.bad:,} of {found.bad + found.episodes:,} lines are bad")
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from cotjax.data.importing import import_files
+    from cotjax.study.progress import Reporter
+
+    _not_negative(arguments.limit)
+    reporter = Reporter()
+    with reporter.stage("import", f"Reading {', '.join(map(str, arguments.files))}") as stage:
+        found = import_files(
+            arguments.files,
+            arguments.out,
+            layout=arguments.layout,
+            environment=arguments.environment,
+            split=arguments.split,
+            rejected=arguments.rejected,
+            limit=arguments.limit,
+            progress=lambda rows, share: stage.update(round(100 * share), 100, f"percent, {rows:,} rows"),
+        )
+    for message in found.messages:
+        print(message, file=sys.stderr)
+    if found.rejected > len(found.messages):
+        print(f"and {found.rejected - len(found.messages):,} more", file=sys.stderr)
+    for reason, count in found.reasons.most_common():
+        reporter.say(f"  {count:,} rejected: {reason}")
+    layouts = ", ".join(f"{name} {count:,}" for name, count in found.layouts.most_common())
+    reporter.say(f"{found.kept:,} of {found.rows:,} rows are trajectories ({layouts}): {arguments.out}")
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    import tensorflow_datasets as tfds
+
+    from cotjax.study.data_speed import benchmark
+
+    for name in ("length", "batch", "seconds"):
+        if getattr(arguments, name) <= 0:
+            raise UsageError(f"--{name} is {getattr(arguments, name)}; give more than 0")
+    tfds.disable_progress_bar()
+    benchmark(arguments.data, arguments.tokenizer, length=arguments.length, batch=arguments.batch, seconds=arguments.seconds)
+
+
+def _not_negative(limit: int) -> None:
+    if limit < 0:
+        raise UsageError(f"--limit is {limit}; give at least 0")

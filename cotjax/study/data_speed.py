@@ -1,0 +1,146 @@
+"""How fast the input pipeline is, how full its rows are, and how many train steps of the demo's model it could feed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import jax
+import numpy as np
+
+from cotjax.assets import BASE_FOLDER
+from cotjax.config import default_config
+from cotjax.data.collect import collect
+from cotjax.data.packing import Packing, example_lengths
+from cotjax.data.pipeline import Masking, batches, dropped_weights
+from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
+from cotjax.data.trajectories import Trajectory, read_trajectories, write_trajectories
+from cotjax.envs.base import TASK_TYPES
+from cotjax.envs.household import make_games
+from cotjax.model import decoder
+from cotjax.model.config import ModelConfig
+from cotjax.model.sharding import batch_sharding, make_mesh
+from cotjax.train.optim import configured
+from cotjax.train.step import init_state, make_train_step
+
+LENGTHS = (768, 1024, 2048, 4096, 8192)
+_GAMES = 3  # of each task type
+_EPISODES = 4  # of each game
+_COPIES = 15  # of each episode, under other ids: packing is for more than a few episodes
+_ROUNDS = 3
+_STEPS = 2  # train steps a round
+
+
+def benchmark(
+    data: Path | None = None, tokenizer: Path | None = None, *, length: int = 2048, batch: int = 8, seconds: float = 3.0
+) -> dict[str, float]:
+    """Print, and return: tokens/s of writing the dataset ("written/s"), of reading, packing, masking and collating batches without
+    and with dropping ("tokens/s", "dropping tokens/s") and of the demo model's train step ("step tokens/s"); "ratio", the second over
+    the last; and "filling at N", the share of rows of N tokens that is not padding. A row's tokens count with their padding.
+
+    Args:
+      data: trajectories (None: made games are played by the expert, and each episode is taken several times).
+      tokenizer: folder with tokenizer.json (None: the shipped base's).
+      length, batch: tokens a row, rows a batch.
+      seconds: how long each of the pipeline's figures is measured. It and the train step take turns.
+
+    Raises:
+      DataError: `data` holds no trajectories, or one whose first prompt is longer than a row.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = data or _play(folder)
+        config = AgentConfig("bench", sources={"train": str(path)}, tokenizer=str(tokenizer or BASE_FOLDER), max_length=length)
+        started = time.perf_counter()
+        source = prepare_dataset(config, folder / "dataset").as_data_source(split="train")
+        taken = time.perf_counter() - started
+        lengths = example_lengths(source)
+        figures = {"written/s": float(lengths.sum() / taken)}
+        print(
+            f"{len(source):,} examples of {lengths.min():,} to {lengths.max():,} tokens, {lengths.mean():,.0f} on average; "
+            f"encoded and written at {figures['written/s']:,.0f} tokens/s"
+        )
+        _fillings(figures, lengths, length)
+        _speeds(figures, source, length, batch, seconds)
+    return figures
+
+
+def _fillings(figures: dict[str, float], lengths: np.ndarray, length: int) -> None:
+    for row_length in sorted({*LENGTHS, length}):
+        if row_length >= lengths.max():
+            packing = Packing(lengths, row_length, seed=0)
+            figures[f"filling at {row_length}"] = packing.filling
+            print(f"rows of {row_length:,}: {packing.filling:.1%} filled, {len(lengths) / packing.rows:.1f} examples a row")
+
+
+def _speeds(figures: dict[str, float], source: Sequence[dict], length: int, batch: int, seconds: float) -> None:
+    maskings = {"tokens/s": Masking(), "dropping tokens/s": Masking(fraction=0.3)}
+    readers = {name: iter(batches(source, row_length=length, batch=batch, masking=masking, seed=0)) for name, masking in maskings.items()}
+    step, shape = _train_step(next(readers["tokens/s"]))
+    measured: dict[str, list[float]] = {name: [] for name in (*maskings, "step tokens/s")}
+    for _ in range(_ROUNDS):
+        for name, reader in readers.items():
+            measured[name].append(batch * length * _rate(reader, maskings[name], seconds / _ROUNDS))
+        started = time.perf_counter()
+        for _ in range(_STEPS):
+            step()
+        measured["step tokens/s"].append(_STEPS * shape[0] * shape[1] / (time.perf_counter() - started))
+    figures.update({name: median(rates) for name, rates in measured.items()})
+    figures["ratio"] = figures["dropping tokens/s"] / figures["step tokens/s"]
+    print(
+        f"batches of {batch} rows of {length:,}: {figures['tokens/s']:,.0f} tokens/s, with dropping {figures['dropping tokens/s']:,.0f}\n"
+        f"the demo model's train step, {shape[0]} rows of {shape[1]:,} on {jax.device_count()} {jax.default_backend()} device(s): "
+        f"{figures['step tokens/s']:,.0f} tokens/s\nthe pipeline could feed {figures['ratio']:,.0f} of them"
+    )
+
+
+def _rate(reader: Iterator[dict], masking: Masking, seconds: float) -> float:
+    """Batches a second. What was read ahead while others took their turn is not counted."""
+    for _ in range(9):  # the prefetching threads hold eight
+        next(reader)
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        dropped_weights(next(reader), masking.fraction)
+        count += 1
+    return count / (time.perf_counter() - started)
+
+
+def _train_step(batch: dict[str, np.ndarray]) -> tuple[Callable[[], None], tuple[int, int]]:
+    """The demo model's train step, compiled, on a batch of its shape cut out of `batch`; and that shape."""
+    settings, mesh = default_config().train, make_mesh(1, 1, 1, devices=jax.devices()[:1])
+    rows = {name: np.resize(array[:, : settings.row_length], (settings.batch, settings.row_length)) for name, array in batch.items()}
+    rows = jax.device_put(dropped_weights(rows, 0.0), batch_sharding(mesh))
+    config = ModelConfig.from_hf(BASE_FOLDER)
+    _, optimizer = configured(settings)
+    with jax.set_mesh(mesh):
+        state = init_state(config, optimizer, decoder.init_params(config, jax.random.key(0), mesh), mesh)
+        train_step = make_train_step(config, optimizer, state.params, mesh, remat=settings.remat)
+
+    def step() -> None:
+        nonlocal state
+        with jax.set_mesh(mesh):
+            state, metrics = train_step(state, rows)
+        jax.block_until_ready(metrics)
+
+    step()
+    return step, (settings.batch, settings.row_length)
+
+
+def _play(folder: Path) -> Path:
+    print(f"making {_GAMES * len(TASK_TYPES)} games and playing each {_EPISODES} times", flush=True)
+    workers = os.cpu_count() or 1
+    games = make_games(folder / "games", {"train": dict.fromkeys(TASK_TYPES, _GAMES)}, 0, workers)
+    collect(games, folder / "played.jsonl", "expert", 0, workers=workers, episodes_per_game=_EPISODES)
+
+    def copies() -> Iterator[Trajectory]:
+        for copy in range(_COPIES):
+            for trajectory in read_trajectories(folder / "played.jsonl"):
+                yield replace(trajectory, id=f"{trajectory.id}/{copy}")
+
+    write_trajectories(folder / "copies.jsonl", copies())
+    return folder / "copies.jsonl"

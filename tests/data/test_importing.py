@@ -1,0 +1,184 @@
+"""Public layouts become trajectories, or are told and kept apart."""
+
+import json
+
+import pytest
+import tiny
+
+from cotjax.cli import main
+from cotjax.data.check import check
+from cotjax.data.importing import import_files
+from cotjax.data.layouts import IMPORTED_BEFORE
+from cotjax.data.tokens import trajectory_examples
+from cotjax.data.trajectories import read_trajectories
+from cotjax.errors import DataError, UsageError
+
+ROOM = "You are in the middle of a room. Looking quickly around you, you see a cabinet 1, and a fridge 1."
+TASK = "Your task is to: put a plate in fridge."
+INSTRUCTION = "Interact with a household. Your response should use the format:\n\nThought: <your thoughts>\nAction: <your next action>"
+
+
+def _said(*texts, speakers=("human", "gpt"), keys=("from", "value"), **more):
+    return [{keys[0]: speakers[number % 2], keys[1]: text} | more for number, text in enumerate(texts)]
+
+
+RESPONSES = ("Thought: i need a plate.\nAction: open cabinet 1", "Thought: next i look.\nAction: look")
+ETO = {
+    "id": 12,
+    "game_file": "json_2.1.1/train/pick_and_place_simple-Plate-None-Fridge-1/trial_T1/game.tw-pddl",
+    "conversations": _said(
+        INSTRUCTION, "OK", f"{ROOM}\n\n{TASK}", RESPONSES[0], "Observation: You open the cabinet 1.", RESPONSES[1], "Observation: Done."
+    ),
+}
+AGENTGYM = {
+    "item_id": "alfworld_7",
+    "conversations": [
+        {"from": "human", "loss": None, "value": INSTRUCTION},
+        {"from": "gpt", "loss": False, "value": "OK. I'll follow your instructions and try my best to solve the task."},
+        {"from": "human", "loss": None, "value": f"{ROOM}\n\n{TASK}\nAVAILABLE ACTIONS: open cabinet 1,look"},
+        {"from": "gpt", "loss": True, "value": "Thought:\ni need a plate.\n\nAction:\nopen cabinet 1"},
+        {"from": "human", "loss": None, "value": "You open the cabinet 1.\nAVAILABLE ACTIONS: look, close cabinet 1"},
+        {"from": "gpt", "loss": False, "value": "Thought:\nnext i look.\n\nAction:\nlook"},
+    ],
+}
+CHAT = ("user", "assistant")
+MESSAGES = {
+    "id": "m",
+    "environment": "alfworld",
+    "success": True,
+    "messages": [
+        {"role": "system", "content": "You play games."},
+        *_said(f"{ROOM}\n{TASK}", "<think>i need a plate.</think>\n<action> open cabinet 1 </action>", "You open the cabinet 1.",
+               "<action>look</action>", speakers=CHAT, keys=("role", "content")),
+    ],
+}  # fmt: skip
+PAIR = {"prompt": f"{ROOM}\n{TASK}", "response": "Thought: i need a plate. Action: open cabinet 1", "score": 0.5}
+
+
+def _import(tmp_path, rows, array=False, **options):
+    file = tmp_path / "public.json"
+    file.write_text(json.dumps(rows, indent=1) if array else "".join(json.dumps(row) + "\n" for row in rows))
+    found = import_files([file], tmp_path / "t.jsonl", **options)
+    return found, list(read_trajectories(tmp_path / "t.jsonl"))
+
+
+@pytest.mark.parametrize("array", [True, False], ids=["array", "lines"])
+def test_every_layout_becomes_the_same_steps(tmp_path, array):
+    found, made = _import(tmp_path, [ETO, AGENTGYM, MESSAGES, PAIR], array)
+    assert found.kept == 4 and found.layouts == {"eto": 1, "agentgym": 1, "messages": 1, "prompt-response": 1}
+    for trajectory in made:
+        assert trajectory.task == "put a plate in fridge"
+        first = trajectory.steps[0]
+        assert (first.observation, first.thought, first.action) == (ROOM, "i need a plate.", "open cabinet 1")
+        assert first.provenance == IMPORTED_BEFORE and first.trained
+        if len(trajectory.steps) > 1:
+            assert (trajectory.steps[1].observation, trajectory.steps[1].action) == ("You open the cabinet 1.", "look")
+    eto, gym, chat, pair = made
+    assert [len(trajectory.steps) for trajectory in made] == [2, 2, 2, 1]
+    assert (eto.task_type, eto.game) == ("pick_and_place_simple", "pick_and_place_simple-Plate-None-Fridge-1/trial_T1")
+    assert (eto.id, gym.id, chat.id) == ("public/12", "public/alfworld_7", "public/m") and pair.id.startswith("public/")
+    assert (eto.environment, gym.environment, chat.environment) == ("unknown", "alfworld", "alfworld")
+    assert (eto.success, chat.success, pair.reward) == (None, True, 0.5), "what a row does not say is not known"
+    assert gym.steps[0].admissible_commands == ("open cabinet 1", "look") and eto.steps[0].admissible_commands == ()
+    assert [step.trained for step in gym.steps] == [True, False]
+    assert chat.steps[1].thought is None and chat.steps[1].provenance is None
+
+
+@pytest.mark.parametrize(
+    ("first", "task", "observation", "commands"),
+    [
+        ("Task Description:\nYour task is to boil water. For ice, melt it first.\nYou are in a hallway.", "boil water",
+         "For ice, melt it first.\nYou are in a hallway.", ()),
+        ("Your goal: go to the red ball 1\nYou see a wall.\nAvailable actions: [\"turn left\", \"move forward\"]", "go to the red ball 1",
+         "You see a wall.", ("turn left", "move forward")),
+        ("Commands:\ncraft 1 stick\n\nGoal: craft stick.", "craft stick", "Commands:\ncraft 1 stick", ()),
+        ("Your task is to: look. You see a cat.\nAVAILABLE ACTIONS: [what", "look. You see a cat", "AVAILABLE ACTIONS: [what", ()),
+    ],
+    ids=["sentence", "list", "goal", "broken list"],
+)  # fmt: skip
+def test_the_task_is_where_the_text_says_so(tmp_path, first, task, observation, commands):
+    _, (made,) = _import(tmp_path, [_chat(first, RESPONSES[0])])
+    step = made.steps[0]
+    assert (made.task, step.observation, step.admissible_commands) == (task, observation, commands)
+
+
+def test_what_is_imported_is_checked_and_encoded(tmp_path):
+    _import(tmp_path, [ETO, AGENTGYM])
+    codec = tiny.word_codec(tmp_path / "tokenizer", [*tiny.TINY_WORDS, ROOM, RESPONSES[0], RESPONSES[1]])
+    assert check(tmp_path / "t.jsonl", codec=codec).bad == 0
+    examples = [list(trajectory_examples(codec, one, "cot", 768)) for one in read_trajectories(tmp_path / "t.jsonl")]
+    assert [len(each) for each in examples] == [1, 1]
+
+
+def _chat(*texts):
+    return {"conversations": _said(*texts)}
+
+
+FIRST = f"{ROOM}\n{TASK}"
+REJECTED = {
+    "no task": (_chat(ROOM, RESPONSES[0]), "names no task"),
+    "no action": (_chat(FIRST, "i open cabinet 1"), "step 0: the response is neither"),
+    "an empty action": (_chat(FIRST, "Thought: hm\nAction: "), "empty action"),
+    "two actions": (_chat(FIRST, "Thought: hm\nAction: look\nAction: look"), "more than one"),
+    "a made-up observation": (_chat(FIRST, "Thought: hm\nAction: look\nObservation: a cat"), "more than one"),
+    "the action first": (_chat(FIRST, "Action: look\nThought: hm"), "more than one"),
+    "an unclosed thought": (_chat(FIRST, "<think>hm <action>look</action>"), "no </think>"),
+    "text behind": (_chat(FIRST, "<action>look</action> and then"), "behind the action"),
+    "two users": ({"conversations": [*_said(FIRST), *_said(FIRST), *_said(FIRST, RESPONSES[0])[1:]]}, "turn 1: user and agent"),
+    "nobody answers": (_chat(FIRST), "the agent never speaks"),
+    "a tool": ({"messages": [{"role": "tool", "content": "x"}]}, "message 0, from 'tool'"),
+    "a tool call": ({"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]}, "tool calls"),
+    "a picture": ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "no text"),
+    "no list": ({"conversations": "hello"}, "must be a list"),
+    "another layout": ({"text": "hello"}, "none of a known layout"),
+    "no object": ([1], "must be a JSON object"),
+    "a tag in the prompt": ({"prompt": f"{FIRST}\nAnswer in <action>", "response": RESPONSES[0]}, "holds '<action>'"),
+    "nothing trained": ({"conversations": _said(FIRST, RESPONSES[0], loss=False)}, "no step is to be trained on"),
+    "no text at all": ({"prompt": FIRST, "response": "Action: \ud800"}, "surrogate"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row, reason", REJECTED.values(), ids=REJECTED)
+def test_what_cannot_be_mapped_is_told_and_kept_apart(tmp_path, row, reason):
+    found, made = _import(tmp_path, [ETO, row, AGENTGYM], rejected=tmp_path / "apart.jsonl")
+    assert (found.rows, found.kept, found.rejected, len(made)) == (3, 2, 1, 2) and sum(found.reasons.values()) == 1
+    (message,) = found.messages
+    assert message.startswith(f"{tmp_path / 'public.json'}:2: ") and reason in message
+    (kept,) = map(json.loads, (tmp_path / "apart.jsonl").read_text().splitlines())
+    assert kept["row"] == row and kept["where"].endswith(":2") and reason in kept["reason"]
+
+
+def test_a_task_that_was_played_twice_is_two_episodes(tmp_path):
+    _, made = _import(tmp_path, [ETO, ETO])
+    assert [trajectory.id for trajectory in made] == ["public/12", "public/12/2"]
+
+
+def test_a_broken_line_is_one_row_and_a_broken_array_is_no_file(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps(ETO) + "\n{\n\n" + json.dumps(PAIR) + "\n")
+    found = import_files([file], tmp_path / "t.jsonl", rejected=tmp_path / "apart.jsonl")
+    assert (found.kept, found.rejected, found.messages) == (2, 1, [f"{file}:2: the line is no JSON"])
+    before = (tmp_path / "t.jsonl").read_bytes()
+    file.write_text(json.dumps([ETO])[:-1])
+    with pytest.raises(DataError, match=r"a\.jsonl:1: no JSON"):
+        import_files([file], tmp_path / "t.jsonl")
+    assert (tmp_path / "t.jsonl").read_bytes() == before and not list(tmp_path.glob("*.partial"))
+
+
+def test_the_command_tells_what_it_did(tmp_path, capsys):
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps([ETO, _chat(ROOM, RESPONSES[0])]))
+    out = tmp_path / "t.jsonl"
+    arguments = ["data", "import", str(file), "--out", str(out), "--environment", "household", "--split", "more"]
+    assert main(arguments) == 0
+    told = capsys.readouterr()
+    assert "1 of 2 rows are trajectories (eto 1)" in told.out and "1 rejected: the first observation names no task" in told.out
+    assert told.err == f"{file}, row 1: the first observation names no task, as in 'Your task is to: …'\n"
+    (made,) = read_trajectories(out)
+    assert (made.environment, made.split) == ("household", "more")
+    assert main(["data", "check", str(out)]) == 0
+    file.write_text(json.dumps([{"text": "x"}]))
+    assert main(arguments) == 3
+    assert "none of 1 rows is a trajectory" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="auto, eto"):
+        import_files([file], out, layout="sharegpt")
