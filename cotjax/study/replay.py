@@ -57,7 +57,7 @@ def _show_rows(batch: dict[str, np.ndarray], losses_BT: np.ndarray, console: Con
         table.add_column(column, justify="right")
     for row, (losses_T, weights_T) in enumerate(zip(losses_BT, batch["weights"], strict=True)):
         means = by_role(losses_T, weights_T, batch["roles"][row])
-        whole = f"{losses_T.sum() / weights_T.sum():.3f}" if weights_T.any() else "-"
+        whole = f"{losses_T[weights_T > 0].mean():.3f}" if weights_T.any() else "-"
         parts = (f"{means[role.name]:.3f}" if role.name in means else "-" for role in roles)
         table.add_row(str(row), whole, *parts, str(wrong_BT[row].sum()))
     console.print(table)
