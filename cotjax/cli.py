@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cotjax.errors import CotjaxError, UsageError
-from cotjax.files import disk_error
+from cotjax.files import plain_disk_errors
 from cotjax.sigterm import stop_at_sigterm
 
 DESCRIPTION = """\
@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.overrides = overrides
     _quiet_libraries()
     try:
-        _run(arguments)
+        with stop_at_sigterm(), plain_disk_errors():
+            arguments.run(arguments)
     except CotjaxError as error:
         print(f"cotjax: {error}", file=sys.stderr)
         return error.exit_code
@@ -44,14 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("cotjax: interrupted; what is finished is kept, the same command goes on from it", file=sys.stderr)
         return 130
     return 0
-
-
-def _run(arguments: argparse.Namespace) -> None:
-    try:
-        with stop_at_sigterm():
-            arguments.run(arguments)
-    except OSError as error:
-        raise disk_error(error.filename or "a file", error) from error
 
 
 def _parser() -> argparse.ArgumentParser:

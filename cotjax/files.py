@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from cotjax.errors import DataError
@@ -41,9 +43,18 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def plain_disk_errors() -> Iterator[None]:
+    """Turn what a disk refuses inside into a DataError."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error.filename or "a file", error) from error
+
+
 def disk_error(path: str | Path, error: OSError) -> Exception:
     """The DataError that says what the disk refused; `error` itself where it says something else."""
     if error.errno not in _TAKES_NO_MORE:
         return error
-    reason = os.strerror(error.errno)
+    reason = os.strerror(error.errno or 0)
     return DataError(f"{path}: could not be written ({reason}); make room or choose another --out, then the same command goes on")

@@ -61,10 +61,8 @@ class Study:
         check_counts(self.config.train)
         check_trackers(self.config.train)
         if self.config.train.keep_last and (self.config.games.in_domain or self.config.games.ood):
-            raise UsageError(
-                f"train.keep_last is {self.config.train.keep_last}, but the study plays every checkpoint: set it to 0, "
-                "or games.in_domain and games.ood to 0 to train alone"
-            )
+            kept = f"train.keep_last is {self.config.train.keep_last}, but the study plays every checkpoint"
+            raise UsageError(f"{kept}: set it to 0, or games.in_domain and games.ood to 0 to train alone")
         if self.config.data.max_length > self.config.train.row_length:
             raise UsageError(
                 f"data.max_length ({self.config.data.max_length}) must be at most train.row_length ({self.config.train.row_length})"
