@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cotjax.errors import CotjaxError, UsageError
-from cotjax.files import plain_disk_errors
+from cotjax.files import disk_errors
 from cotjax.sigterm import stop_at_sigterm
 
 DESCRIPTION = """\
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.overrides = overrides
     _quiet_libraries()
     try:
-        with stop_at_sigterm(), plain_disk_errors():
+        with stop_at_sigterm(), disk_errors():
             arguments.run(arguments)
     except CotjaxError as error:
         print(f"cotjax: {error}", file=sys.stderr)

@@ -23,15 +23,14 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as out:
+        with disk_errors(path), partial.open("wb") as out:
             out.write(content.encode() if isinstance(content, str) else content)
             out.flush()
             os.fsync(out.fileno())
         os.replace(partial, path)
-        sync_folder(path.parent)
-    except OSError as error:
+    finally:
         partial.unlink(missing_ok=True)
-        raise disk_error(path, error) from error
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -44,17 +43,14 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def plain_disk_errors() -> Iterator[None]:
-    """Turn what a disk refuses inside into a DataError."""
+def disk_errors(path: str | Path | None = None) -> Iterator[None]:
+    """Turn what a disk refuses inside into a DataError that names `path` (None: what the error names)."""
     try:
         yield
     except OSError as error:
-        raise disk_error(error.filename or "a file", error) from error
-
-
-def disk_error(path: str | Path, error: OSError) -> Exception:
-    """The DataError that says what the disk refused; `error` itself where it says something else."""
-    if error.errno not in _TAKES_NO_MORE:
-        return error
-    reason = os.strerror(error.errno or 0)
-    return DataError(f"{path}: could not be written ({reason}); make room or choose another --out, then the same command goes on")
+        if error.errno not in _TAKES_NO_MORE:
+            raise
+        where, reason = path or error.filename or "a file", os.strerror(error.errno)
+        raise DataError(
+            f"{where}: could not be written ({reason}); make room or choose another --out, then the same command goes on"
+        ) from error

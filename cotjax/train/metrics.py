@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from cotjax.errors import DataError
-from cotjax.files import disk_error, write_whole
+from cotjax.files import disk_errors, write_whole
 from cotjax.masking import Role
 from cotjax.model.config import ModelConfig
 from cotjax.model.flops import attended_flops, peak_flops
@@ -148,19 +148,15 @@ class MetricsFile:
     def write(self, row: dict) -> None:
         if self._out is None:
             return
-        try:
+        with disk_errors(self._path):
             self._out.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise disk_error(self._path, error) from error
 
     def sync(self) -> None:
         """Force the rows to the disk. A checkpoint is saved after this, so that none is there without the rows before it."""
         if self._out is None:
             return
-        try:
+        with disk_errors(self._path):
             os.fsync(self._out.fileno())
-        except OSError as error:
-            raise disk_error(self._path, error) from error
 
     def close(self) -> None:
         if self._out is not None:
