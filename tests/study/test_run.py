@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from pathlib import Path
 
 import jax
@@ -219,10 +218,13 @@ def test_sigterm_ends_training_with_code_75(study, capsys, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     rows = tmp_path / "run" / "arms" / "sft" / "metrics.jsonl"
 
+    ended = threading.Event()
+
     def send():
-        while not (rows.exists() and rows.read_text()):
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
+        while not ended.wait(0.01):
+            if rows.exists() and rows.read_text():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
 
     sender = threading.Thread(target=send, daemon=True)
     sender.start()
