@@ -10,6 +10,8 @@ from pathlib import Path
 
 from cotjax.cli_data import add_bench_data, add_data
 from cotjax.errors import CotjaxError, UsageError
+from cotjax.files import disk_errors
+from cotjax.sigterm import stop_at_sigterm
 
 DESCRIPTION = """\
 cotjax shows where the gains of chain-of-thought (CoT) training of agents land: in the prompt action (decoded
@@ -24,7 +26,8 @@ CONFIG_HELP = "config file, e.g. configs/demo.py; change a field with --config.t
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, or 2 usage, 3 data, 4 environment, 130 interrupted."""
+    """Run one command and return its exit code: 0, or 2 usage, 3 data (a full disk too), 4 environment, 75 stopped by SIGTERM (the
+    same command goes on), 130 interrupted."""
     parser = _parser()
     arguments, extra = parser.parse_known_args(argv)
     overrides = [item.removeprefix("--config.") for item in extra if item.startswith("--config.")]
@@ -34,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.overrides = overrides
     _quiet_libraries()
     try:
-        arguments.run(arguments)
+        with stop_at_sigterm(), disk_errors():
+            arguments.run(arguments)
     except CotjaxError as error:
         print(f"cotjax: {error}", file=sys.stderr)
         return error.exit_code
@@ -107,6 +111,16 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", required=True, type=Path, help="folder to write")
     export.add_argument("--adapter", action="store_true", help="of a run with LoRA: the adapters alone, for PEFT")
     export.set_defaults(run=_export)
+
+    replay = commands.add_parser(
+        "replay",
+        help="look into a training step whose loss was not finite",
+        description="Run a failed step's batch through the checkpoint before it, and print its loss by row and role, the gradient's norm "
+        "by group of parameters, and what is not finite.",
+    )
+    replay.add_argument("failed", metavar="FAILED", type=Path, help="folder of a failed step, e.g. runs/demo/arms/sft/failed/step-000123")
+    replay.add_argument("--step", type=int, help="checkpoint to use (default: the last before the step)")
+    replay.set_defaults(run=_replay)
 
     plan = commands.add_parser(
         "plan",
@@ -301,6 +315,12 @@ def _export(arguments: argparse.Namespace) -> None:
 
     step = export(arguments.run_folder, arguments.arm, arguments.step, arguments.out, arguments.adapter)
     print(f"{arguments.arm} at step {step}: {arguments.out}")
+
+
+def _replay(arguments: argparse.Namespace) -> None:
+    from cotjax.study.replay import replay
+
+    replay(arguments.failed, arguments.step)
 
 
 def _plan(arguments: argparse.Namespace) -> None:

@@ -89,6 +89,13 @@ def default_config() -> ConfigDict:
     config.train.vector_rate = 1.0  # times the learning rate, for vectors (norm scales); more for a small model from random weights
     config.train.clip_norm = 1.0  # global gradient norm; 0: no clipping
     config.train.save_every = 40  # updates between checkpoints
+    config.train.keep_last = 0  # newest checkpoints that stay, the others are deleted; 0: all stay, which a study that plays them needs
+    config.train.keep_every = 0  # where some are deleted: those of every so many updates stay too; 0: none of them
+    config.train.keep_best = 0  # where some are deleted: so many of the least training loss stay too; 0: none of them
+    config.train.tensorboard = False  # event files for TensorBoard beside metrics.jsonl; needs tensorboardX
+    config.train.wandb_project = ""  # project in Weights & Biases that rows go to, offline with WANDB_MODE=offline; empty: none
+    config.train.profile_start = 1  # first update of a window under jax's profiler, written to <arm>/profile
+    config.train.profile_steps = 0  # updates in that window; 0: no profile
     config.train.remat = "block"  # what the backward pass computes again to save memory: "none", "dots" or "block" (most)
     config.train.scan_layers = False  # layers as one program that runs once a layer: compiles faster where there are many
     config.train.attention = "auto"  # kernel: "xla", "splash" (TPU) or "cudnn" (GPU, bfloat16); "auto": the fastest there

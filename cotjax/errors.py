@@ -1,4 +1,4 @@
-"""What can go wrong, in three kinds. The command line prints the message alone, on one line, and exits with the kind's code."""
+"""What can go wrong, in a few kinds. The command line prints the message alone, on one line, and exits with the kind's code."""
 
 
 class CotjaxError(Exception):
@@ -14,7 +14,7 @@ class UsageError(CotjaxError):
 
 
 class DataError(CotjaxError):
-    """A file does not hold what it should; the message names the file, and the line where there is one."""
+    """A file does not hold what it should, or cannot be written; the message names the file, and the line where there is one."""
 
     exit_code = 3
 
@@ -23,3 +23,9 @@ class EnvError(CotjaxError):
     """An environment failed (not the agent); the message names the game and the step."""
 
     exit_code = 4
+
+
+class Stopped(CotjaxError):
+    """Asked to stop by SIGTERM, as before a preemption: what is done is saved, and the same command goes on from it."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again

@@ -13,6 +13,8 @@ A batch is a dict of [B, T] numpy arrays, which `dropped_weights` makes into wha
     segment_ids    int32    0 is padding, 1.. the example within the row
     branches       int32    0 is the trunk
     positions      int32    rope position within the example
+
+and `dropped_weights` adds `budget`, float32 [B, 1], and `dropped`, int32 [B, 3].
 """
 
 from __future__ import annotations
@@ -37,6 +39,9 @@ from cotjax.masking import (
     targets,
     turn_numbers,
 )
+
+# What `dropped` counts in each row: targets that lose their weight, and the drawn units and the examples that they are of.
+DROPPED = ("tokens", "units", "examples")
 
 
 @dataclass(frozen=True)
@@ -150,18 +155,30 @@ def _draws(dropping: Dropping, example: dict, epoch: int) -> np.ndarray:
 
 def dropped_weights(batch: dict[str, np.ndarray], fraction: float) -> dict[str, np.ndarray]:
     """A batch of `batches` -> what a train step sees at this fraction: `weights` with the drawn targets dropped, and `budget`
-    [B, 1] float32, the weight of the row without dropping.
+    [B, 1] float32, the weight of the row without dropping; `dropped` [B, 3] int32, what the row loses to it (DROPPED).
 
     Raises:
       DataError: nothing is left to train on.
     """
     batch = dict(batch)
     draws, full = batch.pop("draws"), batch["weights"]
-    batch["weights"] = np.where(draws < np.float32(fraction), np.float32(0), full)
+    gone = draws < np.float32(fraction)
+    batch["weights"] = np.where(gone, np.float32(0), full)
     batch["budget"] = full.sum(-1, keepdims=True)
+    batch["dropped"] = _counts(gone & (full > 0), batch["segment_ids"], draws)
     if not batch["weights"].any():
         raise DataError("a batch holds no supervised token: the masking drops everything; check masking.supervised and the data's roles")
     return batch
+
+
+def _counts(gone_BT: np.ndarray, segment_ids_BT: np.ndarray, draws_BT: np.ndarray) -> np.ndarray:
+    """What each row loses to dropping, [B, 3] int32, as DROPPED names it."""
+    rows, _ = np.nonzero(gone_BT)
+    examples = np.stack([rows, segment_ids_BT[gone_BT]])
+    # What is drawn together has one draw, and within an example no two units have the same.
+    units = np.concatenate([examples, draws_BT[gone_BT].view(np.int32)[None]])
+    different = [np.bincount(np.unique(found, axis=1)[0], minlength=len(gone_BT)) for found in (units, examples)]
+    return np.stack([gone_BT.sum(axis=1), *different], axis=1).astype(np.int32)
 
 
 @dataclass(frozen=True)

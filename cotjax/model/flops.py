@@ -42,8 +42,17 @@ def train_flops(config: ModelConfig, lengths: Iterable[int]) -> int:
     backward) over the square, and half of it under a causal mask (Chowdhery et al., 2022, appendix B, has the whole square).
     """
     lengths = list(lengths)
-    square = sum(length * length for length in lengths)
-    return 6 * matmul_params(config) * sum(lengths) + 6 * config.layers * config.heads * config.head_size * square
+    return _train_flops(config, sum(lengths), sum(length * length for length in lengths))
+
+
+def attended_flops(config: ModelConfig, tokens: int, seen: int) -> int:
+    """`train_flops` where examples branch: over `tokens` that see `seen` tokens together, each itself among them."""
+    # A sequence of T tokens sees T (T + 1) / 2, of which its square follows.
+    return _train_flops(config, tokens, 2 * seen - tokens)
+
+
+def _train_flops(config: ModelConfig, tokens: int, square: int) -> int:
+    return 6 * matmul_params(config) * tokens + 6 * config.layers * config.heads * config.head_size * square
 
 
 def peak_flops(device_kind: str) -> float | None:

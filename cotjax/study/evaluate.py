@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from cotjax.rollout.replay import ReplayEnvironments
 from cotjax.sample.sampler import Sampler
 from cotjax.study.games import GameSets
 from cotjax.train.checkpoint import Checkpoints
+from cotjax.train.main import checkpoint_steps
 
 BASE_ARM = "base"
 
@@ -79,7 +80,7 @@ def evaluate(
     elicitation = elicitation_of(config)
     jobs = [
         _Job(arm, step, checkpoints, driver, played)
-        for arm, step, checkpoints in _plan(arms)
+        for arm, step, checkpoints in _plan(arms, checkpoint_steps(config.train.steps, config.train.save_every))
         for driver, played in (
             ("cot", games.played),
             ("prompt", games.played),
@@ -137,12 +138,15 @@ class _Job:
         return record_path(records, arm=self.arm, checkpoint=self.step, driver=self.driver, game_id=game.id)
 
 
-def _plan(arms: Mapping[str, Path]) -> list[tuple[str, int, Checkpoints]]:
-    """(arm, step, checkpoints) in the order of play: the base once, then each arm's own."""
+def _plan(arms: Mapping[str, Path], planned: Sequence[int]) -> list[tuple[str, int, Checkpoints]]:
+    """(arm, step, checkpoints) in the order of play: the base once, then each arm's own.
+
+    Only the steps at which training was to save: one that was saved because the run was asked to stop is there for its sake alone.
+    """
     plan: list[tuple[str, int, Checkpoints]] = []
     for arm, folder in arms.items():
         checkpoints = Checkpoints(folder)
-        steps = checkpoints.steps()
+        steps = [step for step in checkpoints.steps() if step in planned]
         if not steps:
             raise UsageError(f"{folder}: no checkpoint to evaluate; run `cotjax train` first")
         if not plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ class Reporter:
 
     def __init__(self, log: Path | None = None, console: Console | None = None):
         self.console = console or Console(highlight=False)
+        self._errors = Console(highlight=False, stderr=True)
         self.seconds: dict[str, float] = {}
         self._started = time.perf_counter()
         self._log = log
@@ -26,9 +27,12 @@ class Reporter:
         """Print one line, on the terminal and in the log."""
         elapsed = time.perf_counter() - self._started
         self.console.print(f"[{elapsed:6.0f} s] {text}", markup=False, soft_wrap=True)
-        if self._log:
-            with self._log.open("a", encoding="utf-8") as log:
-                log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        self._note(text)
+
+    def warn(self, text: str) -> None:
+        """Print a line where errors go, and keep it in the log: something is wrong, and the run goes on."""
+        self._errors.print(f"cotjax: {text}", markup=False, soft_wrap=True)
+        self._note(f"warning: {text}")
 
     @contextmanager
     def stage(self, name: str, title: str) -> Iterator[Stage]:
@@ -38,6 +42,11 @@ class Reporter:
         with Stage(self, title) as stage:
             yield stage
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def _note(self, text: str) -> None:
+        if self._log:
+            with self._log.open("a", encoding="utf-8") as log:
+                log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
 
 class Stage:
@@ -68,3 +77,17 @@ class Stage:
         elif time.perf_counter() - self._last >= PLAIN_INTERVAL_S:
             self._last = time.perf_counter()
             self._reporter.say(f"  {done}/{total} {detail}")
+
+
+def training_progress(stage: Stage) -> Callable[[int, int, dict], None]:
+    """What `cotjax.train.main.train` reports its rows to."""
+    begun: tuple[int, float] | None = None  # the first step seen, for a run may go on from any, and when
+
+    def report(step: int, steps: int, row: dict) -> None:
+        nonlocal begun
+        now = time.perf_counter()
+        begun = begun or (step, now)
+        left = f", {(now - begun[1]) / (step - begun[0]) * (steps - step):.0f} s left" if step > begun[0] else ""
+        stage.update(step, steps, f"steps, loss {row['loss']:.3f}, {row['time']['tokens_per_s']:,.0f} tokens/s{left}")
+
+    return report

@@ -6,11 +6,9 @@ Every stage finds what an earlier run of the same config left in the run's folde
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import shutil
-import time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +27,7 @@ from cotjax.data.word_tokenizer import build_word_tokenizer, save_tokenizer
 from cotjax.envs.base import Game
 from cotjax.envs.words import alfworld_words
 from cotjax.errors import UsageError
+from cotjax.files import write_whole
 from cotjax.formats import TEMPLATES, first_turn
 from cotjax.model import decoder, lora
 from cotjax.model.config import LoRA, ModelConfig
@@ -36,10 +35,13 @@ from cotjax.model.published import PUBLISHED
 from cotjax.model.sharding import param_shardings
 from cotjax.study.evaluate import check_layout, elicitation_of, evaluate
 from cotjax.study.games import GameSets, prepare_games
-from cotjax.study.progress import Reporter, Stage
+from cotjax.study.progress import Reporter, training_progress
+from cotjax.train.claim import FREE
 from cotjax.train.convert import folder_kind, load_params, read_config
 from cotjax.train.main import check_counts, checkpoint_steps, train
+from cotjax.train.provenance import git_revision, package_versions
 from cotjax.train.recall import grow_recall
+from cotjax.train.trackers import check_trackers
 
 VOCAB_MULTIPLE = 64
 _ARM_FIELDS = ("fraction", "last_fraction", "fraction_steps", "control")
@@ -57,6 +59,10 @@ class Study:
         if not self.config.arms:
             raise UsageError("the config has no arms; give at least one, as configs/demo.py does")
         check_counts(self.config.train)
+        check_trackers(self.config.train)
+        if self.config.train.keep_last and (self.config.games.in_domain or self.config.games.ood):
+            kept = f"train.keep_last is {self.config.train.keep_last}, but the study plays every checkpoint"
+            raise UsageError(f"{kept}: set it to 0, or games.in_domain and games.ood to 0 to train alone")
         if self.config.data.max_length > self.config.train.row_length:
             raise UsageError(
                 f"data.max_length ({self.config.data.max_length}) must be at most train.row_length ({self.config.train.row_length})"
@@ -108,7 +114,10 @@ class Study:
                     make_params=make_params,
                     mesh_shape=dict(self.config.mesh),
                     seed=self.config.seed,
-                    report=_training_progress(stage),
+                    config=json.loads(self.config.to_json_best_effort()),
+                    report=training_progress(stage),
+                    say=lambda line: self.reporter.say(f"  {line}"),
+                    warn=self.reporter.warn,
                 )
 
     def evaluate(self, games: GameSets) -> None:
@@ -228,19 +237,22 @@ class Study:
                 for step in trajectory.steps:
                     yield from (step.observation, step.action, step.thought or "")
 
-        save_tokenizer(build_word_tokenizer(texts(), template), folder, template)
+        partial = folder.with_name(".tokenizer.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        save_tokenizer(build_word_tokenizer(texts(), template), partial, template)
+        os.rename(partial, folder)  # whole or not there, for it is made once
         return folder
 
     def _keep_model(self, model: ModelConfig, tokenizer: Path) -> None:
         """Keep the model's sizes and its tokenizer in the run, so that it can be evaluated and exported without its base."""
-        (self.folder / "model.json").write_text(json.dumps(asdict(model), indent=2) + "\n")
+        write_whole(self.folder / "model.json", json.dumps(asdict(model), indent=2) + "\n")
         kept = self.folder / "tokenizer"
         if tokenizer.resolve() == kept.resolve():
             return
         kept.mkdir(exist_ok=True)
         for name in TOKENIZER_FILES:
             if (tokenizer / name).exists():
-                shutil.copyfile(tokenizer / name, kept / name)
+                write_whole(kept / name, (tokenizer / name).read_bytes())
 
     def _dataset(self, trajectories: Path, tokenizer: Path):
         settings = self.config.data
@@ -318,13 +330,14 @@ class Study:
             "data": {"trajectories": kept, "held_out_trajectories": len(expert), "thought_provenance": dict(provenance)},
             "train": dict(config.train),
             "masking": {name: list(value) if isinstance(value, tuple) else value for name, value in config.masking.items()},
-            "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint", "alfworld")},
+            "versions": package_versions(),
+            "git": git_revision(),
             "devices": f"{jax.device_count()} {jax.default_backend()}",
             "seed": config.seed,
             "seconds": self._seconds(),
             "config": json.loads(config.to_json_best_effort()),
         }
-        (self.folder / "run.json").write_text(json.dumps(run, indent=2) + "\n")
+        write_whole(self.folder / "run.json", json.dumps(run, indent=2) + "\n")
 
 
 def open_study(config: ConfigDict) -> Study:
@@ -341,17 +354,16 @@ def open_study(config: ConfigDict) -> Study:
     elif folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty and holds no cotjax run; choose another folder with --out")
     folder.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(mine, indent=2, sort_keys=True) + "\n")
-    os.replace(partial, file)
+    write_whole(file, json.dumps(mine, indent=2, sort_keys=True) + "\n")
     return Study(config, folder, Reporter(folder / "log.txt"))
 
 
 def _refuse_other_run(folder: Path, theirs: dict, mine: dict) -> None:
     before, now = _flatten(theirs), _flatten(mine)
-    for key in sorted({*before, *now}):
-        # Where work is done does not change what comes out of it.
-        if key != "workers" and before.get(key) != now.get(key):
+    # Where work is done, what is kept of it and how one looks on does not change what comes out of it.
+    free = {"workers", *(f"train.{name}" for name in FREE)}
+    for key in sorted({*before, *now} - free):
+        if before.get(key) != now.get(key):
             difference = f"{key} is {before.get(key)!r} there, {now.get(key)!r} here"
             raise UsageError(f"{folder} holds another run ({difference}); choose another folder with --out, or remove it")
 
@@ -362,16 +374,6 @@ def _flatten(tree: dict, prefix: str = "") -> dict:
         name = f"{prefix}{key}"
         flat |= _flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return flat
-
-
-def _training_progress(stage: Stage):
-    started = time.perf_counter()
-
-    def report(step: int, steps: int, row: dict) -> None:
-        rate = f", {row['tokens_per_s']:,.0f} tokens/s" if row["tokens_per_s"] else ""
-        stage.update(step, steps, f"steps, loss {row['loss']:.3f}{rate}, {time.perf_counter() - started:.0f} s")
-
-    return report
 
 
 def _adapters(config: ConfigDict) -> LoRA | None:

@@ -104,6 +104,7 @@ def _batch(ids: np.ndarray) -> dict[str, np.ndarray]:
         "targets": np.asarray(targets(ids)),
         "weights": weights,
         "budget": weights,
+        "dropped": np.zeros((len(ids), 3), np.int32),
         "roles": np.full(ids.shape, Role.REASONING, np.int8),
         "segment_ids": np.ones_like(ids),
         "branches": np.zeros_like(ids),

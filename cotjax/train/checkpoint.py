@@ -3,43 +3,132 @@
 Each step's folder holds the items `params`, `opt_state` and `run` (JSON: step, data iterator state, seed, settings), so that an
 evaluation restores the parameters alone. Restoring goes onto any mesh. With LoRA too `params` are all of them, the frozen base among
 them: each checkpoint stands alone, for the price of the base's size.
+
+Beside the items stands `sums.json`: the size and the checksum of every file, written before the folder gets its name. A checkpoint
+whose files are not those is damaged, and is never loaded.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import zlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from cotjax.errors import DataError
+from cotjax.errors import DataError, UsageError
+from cotjax.files import write_whole
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
 from cotjax.train.step import TrainState
 
+_SUMS = "sums.json"
+_PART_BYTES = 1 << 22  # read at once while a checksum is made
+
+
+@dataclass
+class Keep:
+    """Which checkpoints stay. Orbax asks it after each save, and deletes the others.
+
+    steps: those that the run is to save. One of another step, saved because the run was asked to stop, goes once a later one is there.
+    last: the newest so many (0: all).
+    every: those of every so many updates too (0: none more).
+    best: the so many of least loss too (0: none more).
+    losses: step -> loss of that update, in nats.
+    """
+
+    steps: Collection[int]
+    last: int = 0
+    every: int = 0
+    best: int = 0
+    losses: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("last", "every", "best"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"train.keep_{name} is {getattr(self, name)}; it must be at least 0")
+        for name in ("every", "best"):
+            if getattr(self, name) and not self.last:
+                raise UsageError(f"train.keep_{name} is set, but train.keep_last is 0, which keeps all; set that to 1 or more")
+
+    def __call__(self, saved: Sequence[int]) -> set[int]:
+        """The steps that stay, of those saved."""
+        planned = [step for step in saved if step in self.steps]
+        if not self.last:
+            return {*planned, *saved[-1:]}
+        ranked = sorted((step for step in planned if step in self.losses), key=lambda step: (self.losses[step], step))
+        every = {step for step in planned if self.every and step % self.every == 0}
+        return {*planned[-self.last :], *ranked[: self.best], *every, *saved[-1:]}
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Orbax's question: which of these, in order of step, stay."""
+        stay = self([info.step for info in checkpoints])
+        return [info.step in stay for info in checkpoints]
+
 
 class Checkpoints:
-    """The checkpoints of one arm, under `folder`."""
+    """The checkpoints of one arm, under `folder`. Without `keep`, they are only read."""
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, keep: Keep | None = None):
         self.folder = Path(folder).resolve()
-        self._manager = ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=None))
+        self._keep = keep
+        self._saving: int | None = None
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep,
+            # A save that was cut off is no checkpoint; another process may be in the midst of one, while this one only reads.
+            cleanup_tmp_directories=keep is not None,
+            # The metadata of a damaged checkpoint must not stand in the way of the others.
+            lightweight_initialize=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sums),
+        )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def steps(self) -> list[int]:
         """Finished checkpoints, in order."""
         return sorted(self._manager.all_steps())
 
-    def save(self, state: TrainState, run: dict) -> None:
-        """Begin to save; the loop goes on. `run` must be JSON."""
+    def save(self, state: TrainState, run: dict, loss: float | None = None) -> None:
+        """Begin to save; the loop goes on. `run` must be JSON; `loss`, in nats, is what `Keep` ranks by.
+
+        Raises:
+          DataError: it cannot be written, or the save before it could not.
+        """
+        step = run["step"]
+        if loss is not None:
+            self._keep.losses[step] = loss
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             opt_state=ocp.args.StandardSave(state.opt_state),
             run=ocp.args.JsonSave(run),
         )
-        self._manager.save(int(state.step), args=items)
+        self._written(self._manager.wait_until_finished)
+        self._saving = step
+        self._written(lambda: self._manager.save(step, args=items, force=True))
+
+    def resume(self, like: TrainState, warn: Callable[[str], None]) -> tuple[TrainState, dict] | None:
+        """The newest checkpoint that is whole, as `restore` gives it; None where there is none.
+
+        Newer ones that are damaged are named to `warn` and put aside, as `30.damaged-1`, so that the step can be saved again.
+
+        Raises:
+          DataError: a checkpoint of another model, or one that is whole and cannot be restored.
+        """
+        for step in reversed(self.steps()):
+            reason = self._damage(step)
+            if reason is None:
+                return self.restore(step, like)
+            aside = self._put_aside(step)
+            warn(f"{self.folder / str(step)}: {reason}; this checkpoint is damaged and not used, it is now {aside.name}")
+        return None
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict]:
         """The whole state, sharded as `like` is, and the `run` saved beside it."""
@@ -54,15 +143,67 @@ class Checkpoints:
         return TrainState(count, restored["params"], restored["opt_state"]), restored["run"]
 
     def restore_params(self, step: int, config: ModelConfig, mesh: Mesh) -> dict:
-        """The parameters alone, sharded over `mesh`."""
+        """The parameters alone, sharded over `mesh`.
+
+        Raises:
+          DataError: there is no such checkpoint, it is damaged, or of another model.
+        """
         like = decoder.abstract_params(config, mesh)
+        if step in self.steps() and (reason := self._damage(step, "params")) is not None:
+            raise DataError(f"{self.folder / str(step)}: {reason}; this checkpoint is damaged, and cannot be used")
         self._check_shapes(step, like)
         return self._restore(step, ocp.args.Composite(params=ocp.args.StandardRestore(like)))["params"]
 
     def close(self) -> None:
-        """Return when every begun save is on disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Return when every begun save is on disk.
+
+        Raises:
+          DataError: the last save could not be written.
+        """
+        self._written(self._manager.close)
+
+    def _written(self, write: Callable[[], Any]) -> None:
+        """Run what may find that a save went wrong, this one or the one before it, and say so in one line."""
+        try:
+            write()
+        except (OSError, ValueError, RuntimeError, TimeoutError) as error:
+            text = " ".join(str(error).split())
+            full = "No space left on device" in text or "Disk quota exceeded" in text
+            reason = "the disk is full" if full else text[:300]
+            kept = [step for step in whole_steps(self.folder) if step != self._saving]
+            raise DataError(
+                f"{self.folder / str(self._saving)}: the checkpoint could not be saved ({reason}); those of steps {kept} are as they were; "
+                "make room, and the same command goes on from the last of them"
+            ) from error
+
+    def _write_sums(self) -> None:
+        """Called by Orbax, on one process and beside the loop, when all files of a save are there and its folder has no name yet."""
+        unnamed = next(self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"), self.folder / str(self._saving))
+        files = sorted(path for path in unnamed.rglob("*") if path.is_file() and path.parent != unnamed)
+        sums = {path.relative_to(unnamed).as_posix(): [path.stat().st_size, _checksum(path)] for path in files}
+        write_whole(unnamed / _SUMS, json.dumps(sums, indent=0) + "\n")
+
+    def _damage(self, step: int, item: str = "") -> str | None:
+        """What is wrong with a checkpoint's files (or with one item's); None where nothing is. Each process looks at its share."""
+        reason = damage(self.folder / str(step), item, jax.process_index(), jax.process_count())
+        if jax.process_count() > 1:
+            found = multihost_utils.process_allgather(np.array(reason is not None))
+            reason = reason or ("another process found it so" if found.any() else None)
+        return reason
+
+    def _put_aside(self, step: int) -> Path:
+        folder = self.folder / str(step)
+        number = 1
+        while (aside := folder.with_name(f"{step}.damaged-{number}")).exists():
+            number += 1
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("all have seen what is there")
+        if jax.process_index() == 0:
+            os.rename(folder, aside)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("the damaged checkpoint is put aside")
+        self._manager.reload()
+        return aside
 
     def _check_shapes(self, step: int, params: dict) -> None:
         """Compare names and shapes before anything is read: a restore that fails half-way leaves reads behind."""
@@ -78,6 +219,44 @@ class Checkpoints:
             raise DataError(
                 f"{self.folder}/{step}: cannot be restored into this model ({reason}); is it a checkpoint of another model?"
             ) from error
+
+
+def whole_steps(folder: Path) -> list[int]:
+    """Steps of the finished checkpoints in a folder, in order."""
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+
+
+def damage(folder: Path, item: str = "", share: int = 0, shares: int = 1) -> str | None:
+    """What is wrong with the files of a checkpoint, by its sums; None where nothing is.
+
+    Only those of `item`, such as "params", where one is named; and of these only every `shares`-th, from the `share`-th on.
+    """
+    try:
+        sums: Mapping[str, list[int]] = json.loads((folder / _SUMS).read_text())
+    except FileNotFoundError:
+        return f"{_SUMS} is missing"
+    except (ValueError, OSError) as error:
+        return f"{_SUMS} cannot be read ({error})"
+    for name in sorted(name for name in sums if name.startswith(item))[share::shares]:
+        size, checksum = sums[name]
+        try:
+            found = (folder / name).stat().st_size
+            if found != size:
+                return f"{name} has {found} bytes, and had {size}"
+            if _checksum(folder / name) != checksum:
+                return f"{name} is not what was written (its checksum differs)"
+        except OSError as error:
+            return f"{name}: {error.strerror}"
+    return None
+
+
+def _checksum(path: Path) -> int:
+    """CRC-32 of a file."""
+    checksum = 0
+    with path.open("rb") as file:
+        while part := file.read(_PART_BYTES):
+            checksum = zlib.crc32(part, checksum)
+    return checksum
 
 
 def check_shapes(folder: Path, params: dict) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,21 @@ from typing import Any
 import jax
 
 from cotjax.data.pipeline import Masking, batches, dropped_weights
-from cotjax.errors import UsageError
+from cotjax.errors import DataError, Stopped, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import REMAT
 from cotjax.model.kernels import KERNELS
 from cotjax.model.sharding import batch_parts, batch_sharding, make_mesh
-from cotjax.train.checkpoint import Checkpoints
-from cotjax.train.metrics import MetricsFile, as_row
+from cotjax.train.checkpoint import Checkpoints, Keep
+from cotjax.train.claim import binding, claim
+from cotjax.train.failed import keep_failed
+from cotjax.train.metrics import Clock, MetricsFile, all_peak, as_row, step_flops
 from cotjax.train.optim import configured
+from cotjax.train.profiling import Profiler
+from cotjax.train.provenance import git_revision, package_versions
 from cotjax.train.step import abstract_batch, compiled, init_state, make_train_step
+from cotjax.train.stop import StopRequest
+from cotjax.train.trackers import Trackers, check_trackers
 
 
 def checkpoint_steps(steps: int, save_every: int) -> list[int]:
@@ -28,15 +33,27 @@ def checkpoint_steps(steps: int, save_every: int) -> list[int]:
     return sorted({*range(0, steps + 1, save_every), steps})
 
 
+def keep_of(settings: Any) -> Keep:
+    """Which checkpoints the config's `train` section keeps. Raises UsageError for counts that cannot be."""
+    planned = set(checkpoint_steps(settings.steps, settings.save_every))
+    return Keep(planned, settings.keep_last, settings.keep_every, settings.keep_best)
+
+
 def check_counts(settings: Any) -> None:
-    """Raise UsageError when a count of the config's `train` section is not positive."""
+    """Raise UsageError when a count of the config's `train` section is out of its range, or a name unknown."""
     for name in ("steps", "save_every", "batch", "row_length", "accumulate"):
         if settings[name] < 1:
             raise UsageError(f"train.{name} is {settings[name]}; it must be at least 1")
+    for name in ("profile_start", "profile_steps"):
+        if settings[name] < 0:
+            raise UsageError(f"train.{name} is {settings[name]}; it must be at least 0")
+    if settings.profile_steps and not 1 <= settings.profile_start <= settings.steps:
+        raise UsageError(f"train.profile_start is {settings.profile_start}; it must be a step, from 1 to train.steps ({settings.steps})")
     if settings.remat not in REMAT:
         raise UsageError(f"train.remat is {settings.remat!r}; there are {', '.join(REMAT)}")
     if settings.attention not in ("auto", *KERNELS):
         raise UsageError(f"train.attention is {settings.attention!r}; there are auto, {', '.join(KERNELS)}")
+    keep_of(settings)
 
 
 def check_batch(settings: Any, mesh: jax.sharding.Mesh) -> None:
@@ -44,6 +61,10 @@ def check_batch(settings: Any, mesh: jax.sharding.Mesh) -> None:
     if settings.batch % (batch_parts(mesh) * settings.accumulate):
         shared = f"{batch_parts(mesh)} devices that share it" + (f" x {settings.accumulate} parts" if settings.accumulate > 1 else "")
         raise UsageError(f"train.batch ({settings.batch}) must be a multiple of the {shared}")
+
+
+def _warn(text: str) -> None:
+    print(f"cotjax: {text}", file=sys.stderr)
 
 
 def train(
@@ -56,9 +77,12 @@ def train(
     make_params: Callable[[jax.sharding.Mesh], dict],
     mesh_shape: dict[str, int],
     seed: int,
+    config: Mapping[str, Any] | None = None,
     report: Callable[[int, int, dict], None] = lambda step, steps, row: None,
+    say: Callable[[str], None] = lambda text: None,
+    warn: Callable[[str], None] = _warn,
 ) -> Path:
-    """Train one arm and return its checkpoint folder. Run again, it goes on from the last checkpoint.
+    """Train one arm and return its checkpoint folder. Run again, it goes on from the last checkpoint that is whole.
 
     Args:
       settings: the config's `train` section.
@@ -67,19 +91,24 @@ def train(
       masking: which targets are trained on.
       model, make_params: the decoder, and how its first parameters come onto a mesh.
       mesh_shape: sizes of the axes data, fsdp and tensor; one may be -1.
+      config: the whole config, to be kept in every checkpoint.
       report: called with (step, steps, metrics row) after each logged step.
+      say, warn: called with a line for people: what the loop waited for; and what was found damaged.
 
     Raises:
       UsageError: a count of zero, a batch that the mesh does not divide, a folder that holds another run.
-      DataError: nothing to supervise, a loss that is not finite, a checkpoint of another model.
+      DataError: nothing to supervise, a loss that is not finite, a checkpoint of another model, a disk that is full.
+      Stopped: SIGTERM came; the step it came in is saved.
     """
     # ---- fail before anything is spent
     check_counts(settings)
+    check_trackers(settings)
     folder = Path(folder)
     mesh = make_mesh(**mesh_shape)
     check_batch(settings, mesh)
-    run = {"train": dict(settings), "masking": asdict(masking), "model": asdict(model), "seed": seed}
-    _claim(folder, run)
+    run = {"train": binding(settings), "masking": asdict(masking), "model": asdict(model), "seed": seed}
+    if jax.process_index() == 0:
+        claim(folder, run)
 
     # ---- model, optimizer, step
     schedule, optimizer = configured(settings)
@@ -103,67 +132,71 @@ def train(
     iterator = iter(batches(source, row_length=settings.row_length, batch=settings.batch, masking=masking, seed=seed))
 
     # ---- resume
-    checkpoints = Checkpoints(folder / "checkpoints")
-    saved = checkpoints.steps()
-    start = saved[-1] if saved else 0
-    if saved:
-        state, before = checkpoints.restore(start, like=state)
-        iterator.set_state(before["iterator"])
+    keep = keep_of(settings)
+    checkpoints = Checkpoints(folder / "checkpoints", keep)
+    about = run | {"config": config, "git": git_revision(), "versions": package_versions()}
+    found = checkpoints.resume(state, warn)
+    if found is None:
+        start = 0
+        checkpoints.save(state, about | {"step": 0, "iterator": iterator.get_state()})
     else:
-        checkpoints.save(state, run | {"step": 0, "iterator": iterator.get_state()})
+        state, before = found
+        start = before["step"]
+        iterator.set_state(before["iterator"])
     metrics_file = MetricsFile(folder / "metrics.jsonl", resume_step=start)
+    keep.losses.update(metrics_file.losses)
+    trackers = Trackers(settings, folder, about, resume_step=start)
+    profiler = Profiler(settings, folder / "profile")
+
+    def log(step: int, metrics: dict, batch: dict) -> float:
+        """Wait for a step, write its row and return its loss; keep its batch where the loss is not finite."""
+        metrics = jax.device_get(metrics)
+        try:
+            row = as_row(step, metrics, learning_rate=float(schedule(step - 1)), positions=settings.batch * settings.row_length)
+        except DataError as error:
+            where = keep_failed(folder / "failed", step, batch, run | {"checkpoint": saved, "error": str(error)})
+            raise DataError(f"{error}; its batch is kept: cotjax replay {where}") from None
+        row["time"] = clock.lap(row["tokens"], step_flops(model, metrics), peak)
+        metrics_file.write(row)
+        trackers.write(row)
+        report(step, settings.steps, row)
+        return row["loss"]
 
     # ---- loop: dispatch step n, then read what step n - 1 measured, so that the host never makes the device wait
+    saved, peak = start, all_peak()
     pending = None
-    clock = time.perf_counter()
-    to_save = set(checkpoint_steps(settings.steps, settings.save_every))
+    clock = Clock()
     try:
-        for step in range(start + 1, settings.steps + 1):
-            batch = dropped_weights(next(iterator), dropping.fraction_at(step - 1))
-            batch = jax.device_put(batch, batch_sharding(mesh))
-            state, metrics = train_step(state, batch)
-            if pending is not None:
-                clock = _log(*pending, schedule, clock, metrics_file, settings, report)
-            pending = (step, metrics)
-            if step in to_save:
-                # The loss is looked at before the parameters behind it are kept.
-                clock = _log(*pending, schedule, clock, metrics_file, settings, report)
-                pending = None
-                checkpoints.save(state, run | {"step": step, "iterator": iterator.get_state()})
+        with StopRequest() as stop:
+            for step in range(start + 1, settings.steps + 1):
+                profiler.before(step)
+                with clock.waiting("input_wait"):
+                    rows = next(iterator)
+                rows = dropped_weights(rows, dropping.fraction_at(step - 1))
+                batch = jax.device_put(rows, batch_sharding(mesh))
+                state, metrics = train_step(state, batch)
+                profiler.after(step, metrics)
+                if pending is not None:
+                    log(*pending)
+                pending = (step, metrics, rows)
+                stopping = stop.at(step)
+                if step in keep.steps or stopping:
+                    # The loss is looked at before the parameters behind it are kept, and its row is on the disk before them.
+                    loss = log(*pending)
+                    pending = None
+                    metrics_file.sync()
+                    with clock.waiting("save_blocked"):
+                        checkpoints.save(state, about | {"step": step, "iterator": iterator.get_state()}, loss)
+                    saved = step
+                if stopping and step < settings.steps:
+                    say(clock.summary())
+                    raise Stopped(f"stopped by SIGTERM after step {step} of {settings.steps}, which is saved; the same command goes on")
+            if start < settings.steps:
+                say(clock.summary())
     finally:
         # ---- done, or stopped: what was begun is written whole
-        checkpoints.close()
+        profiler.close()
+        trackers.close()
         metrics_file.close()
+        checkpoints.close()
     return folder / "checkpoints"
-
-
-def _log(step, metrics, schedule, clock, metrics_file, settings, report) -> float:
-    metrics = jax.device_get(metrics)
-    now = time.perf_counter()
-    row = as_row(step, metrics, float(schedule(step - 1)), now - clock)
-    metrics_file.write(row)
-    report(step, settings.steps, row)
-    return now
-
-
-def _claim(folder: Path, run: dict) -> None:
-    """Take `folder` for this run, or find that it is this run's already.
-
-    Raises UsageError, naming the first setting that differs, when it holds another run.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "settings.json"
-    mine = json.loads(json.dumps(run))
-    if file.exists():
-        theirs = json.loads(file.read_text())
-        for section, values in mine.items():
-            other = theirs.get(section)
-            if other == values:
-                continue
-            name, was, now = section, other, values
-            if isinstance(values, dict) and isinstance(other, dict):
-                key = next(key for key in {**other, **values} if other.get(key) != values.get(key))
-                name, was, now = f"{section}.{key}", other.get(key), values.get(key)
-            raise UsageError(f"{folder} holds another run ({name} is {was!r} there, {now!r} here); choose another folder with --out")
-    else:
-        file.write_text(json.dumps(mine, indent=2) + "\n")

@@ -1,58 +1,146 @@
-"""What a run says of itself: one JSON line a logged step."""
+"""What a run says of itself: one JSON line a step, and where its time went."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import jax
 import numpy as np
 
+from cotjax.data.pipeline import DROPPED
 from cotjax.errors import DataError
+from cotjax.files import disk_errors, write_whole
 from cotjax.masking import Role
+from cotjax.model.config import ModelConfig
+from cotjax.model.flops import attended_flops, peak_flops
 
 
-def as_row(step: int, metrics: dict, learning_rate: float, seconds: float) -> dict:
-    """Device metrics of one step -> a JSON row. Losses are nats a supervised token; roles without one are left out.
+class Clock:
+    """Where the loop's time goes, in seconds, since the last lap and in all."""
+
+    def __init__(self):
+        self._started = self._lap = time.perf_counter()
+        self._of_lap = {"input_wait": 0.0, "save_blocked": 0.0}
+        self._in_all = dict(self._of_lap)
+
+    @contextmanager
+    def waiting(self, kind: str) -> Iterator[None]:
+        """Count what happens inside as waiting: "input_wait" for a batch, "save_blocked" for a save to begin."""
+        began = time.perf_counter()
+        yield
+        spent = time.perf_counter() - began
+        self._of_lap[kind] += spent
+        self._in_all[kind] += spent
+
+    def lap(self, tokens: int, flops: float, peak: float | None) -> dict[str, float]:
+        """The `time` of a row: all since the last lap. `flops` of the step, and `peak` a second, are of all devices."""
+        now = time.perf_counter()
+        seconds, self._lap = now - self._lap, now
+        waits, self._of_lap = self._of_lap, dict.fromkeys(self._of_lap, 0.0)
+        row = {"seconds": seconds, "tokens_per_s": tokens / seconds}
+        if peak is not None:
+            # A lap may be shorter than its step, when the host was held up in the one before; only the mean cannot be over 1.
+            row["mfu"] = flops / seconds / peak
+        row |= {f"{kind}_s": spent for kind, spent in waits.items()}
+        return row | {"input_wait_share": waits["input_wait"] / seconds}
+
+    def summary(self) -> str:
+        """What the whole loop waited for, in percent of its time."""
+        seconds = max(time.perf_counter() - self._started, 1e-9)
+        saving, waiting = (100 * self._in_all[kind] / seconds for kind in ("save_blocked", "input_wait"))
+        return f"{seconds:.1f} s in the loop: saving blocked {saving:.1f} % of the time, input wait {waiting:.1f} %"
+
+
+def all_peak() -> float | None:
+    """Operations a second of all devices together; None where that is not known."""
+    peak = peak_flops(jax.devices()[0].device_kind)
+    return None if peak is None else peak * jax.device_count()
+
+
+def step_flops(model: ModelConfig, metrics: dict) -> float:
+    """Operations of a step, as `cotjax.model.flops` counts; NaN with LoRA, which spares the gradients of frozen weights."""
+    return math.nan if model.lora else attended_flops(model, int(metrics["tokens"]), int(metrics["seen"]))
+
+
+def as_row(step: int, metrics: dict, *, learning_rate: float, positions: int) -> dict:
+    """Device metrics of one step -> a JSON row without its `time`. Losses are nats a supervised token; roles without one are left out.
+
+    `positions`: of the whole batch, padding too.
 
     Raises:
-      DataError: the loss is not finite, or nothing was supervised.
+      DataError: the loss or the gradient's norm is not finite, or nothing was supervised.
     """
-    loss = float(metrics["loss"])
+    loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
     weights = np.asarray(metrics["weight_by_role"])
     if weights.sum() == 0:
         raise DataError(f"step {step}: the batch holds no supervised token; check masking.supervised and the data's roles")
-    if not math.isfinite(loss):
-        raise DataError(f"step {step}: the loss is {loss}; lower train.learning_rate or look at the data of this step")
+    for name, value in (("loss", loss), ("gradient's norm", norm)):
+        if not math.isfinite(value):
+            raise DataError(f"step {step}: the {name} is {value}; lower train.learning_rate or look at the data of this step")
     losses = np.asarray(metrics["loss_by_role"])
     tokens = int(metrics["tokens"])
     return {
         "step": step,
         "loss": loss,
-        "grad_norm": float(metrics["grad_norm"]),
+        "grad_norm": norm,
         "learning_rate": learning_rate,
         "tokens": tokens,
-        "tokens_per_s": tokens / seconds if seconds > 0 else None,
+        "padding": 1 - tokens / positions,
         "supervised": {role.name: int(weights[role]) for role in Role if weights[role]},
         "loss_by_role": {role.name: float(losses[role] / weights[role]) for role in Role if weights[role]},
+        "dropped": {name: int(count) for name, count in zip(DROPPED, metrics["dropped"], strict=True)},
     }
 
 
 class MetricsFile:
-    """Appends rows to a JSONL file. On a resume, rows of steps that will be made again are cut off first."""
+    """Appends rows to a JSONL file. On a resume, rows of steps that will be made again are cut off first.
+
+    On several processes all read it, so that they agree on what is there, and the first alone writes.
+
+    Raises:
+      DataError: a row up to the resumed step is not there, or the disk takes no more.
+    """
 
     def __init__(self, path: str | Path, resume_step: int):
         self._path = Path(path)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [row for row in read_metrics(self._path) if row["step"] <= resume_step] if self._path.exists() else []
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        rows = read_metrics(self._path) if self._path.exists() else []
+        kept = [row for row in rows if row["step"] <= resume_step]
+        if [row["step"] for row in kept] != list(range(1, resume_step + 1)):
+            raise DataError(
+                f"{self._path}: does not hold the rows of steps 1 to {resume_step}, one each, though there is a checkpoint of step "
+                f"{resume_step}; bring the file back, or move its folder away to train from the start"
+            )
+        self.losses = {row["step"]: row["loss"] for row in kept}
+        self._out = None
+        if jax.process_index() > 0:
+            return
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        if not self._path.exists() or self._path.read_text() != text:
+            write_whole(self._path, text)
         self._out = self._path.open("a", buffering=1)
 
     def write(self, row: dict) -> None:
-        self._out.write(json.dumps(row) + "\n")
+        if self._out is None:
+            return
+        with disk_errors(self._path):
+            self._out.write(json.dumps(row) + "\n")
+
+    def sync(self) -> None:
+        """Force the rows to the disk. A checkpoint is saved after this, so that none is there without the rows before it."""
+        if self._out is None:
+            return
+        with disk_errors(self._path):
+            os.fsync(self._out.fileno())
 
     def close(self) -> None:
-        self._out.close()
+        if self._out is not None:
+            self._out.close()
 
 
 def read_metrics(path: str | Path) -> list[dict]:

@@ -20,11 +20,12 @@ from cotjax.model.sharding import batch_sharding, param_shardings
 from cotjax.train.cross_entropy import supervised_cross_entropy
 from cotjax.train.loss import normalized, totals_by_role
 
-# What a batch holds, as data.pipeline makes it: field -> dtype. All are [B, T] but the budget, which is [B, 1].
+# What a batch holds, as data.pipeline makes it: field -> dtype. All are [B, T] but those of BATCH_WIDTHS.
 BATCH_FIELDS = {
     "ids": jnp.int32, "targets": jnp.int32, "weights": jnp.float32, "budget": jnp.float32, "roles": jnp.int8,
-    "segment_ids": jnp.int32, "branches": jnp.int32, "positions": jnp.int32,
+    "segment_ids": jnp.int32, "branches": jnp.int32, "positions": jnp.int32, "dropped": jnp.int32,
 }  # fmt: skip
+BATCH_WIDTHS = {"budget": 1, "dropped": 3}
 
 
 class TrainState(NamedTuple):
@@ -69,7 +70,7 @@ def abstract_state(config: ModelConfig, optimizer: optax.GradientTransformation,
 def abstract_batch(rows: int, length: int, mesh: Mesh | None = None) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and dtype of a batch, and its place where there is a mesh."""
     where = None if mesh is None else batch_sharding(mesh)
-    shapes = {name: (rows, 1 if name == "budget" else length) for name in BATCH_FIELDS}
+    shapes = {name: (rows, BATCH_WIDTHS.get(name, length)) for name in BATCH_FIELDS}
     return {name: jax.ShapeDtypeStruct(shape, BATCH_FIELDS[name], sharding=where) for name, shape in shapes.items()}
 
 
@@ -107,7 +108,8 @@ def make_train_step(
     `accumulate`: parts that the batch is worked off in.
 
     Metrics: `loss` (nats, divided as `normalizer` says), `grad_norm` (of what is trained), `loss_by_role` and `weight_by_role`
-    (sums, [roles]), `tokens` (positions that are not padding). A batch without supervised tokens gives a NaN loss, which the loop
+    (sums, [roles]), `tokens` (positions that are not padding), `seen` (what they attend to, added up), `dropped` (by
+    data.pipeline.DROPPED). A batch without supervised tokens gives a NaN loss, which the loop
     refuses.
     """
     shardings = state_shardings(config, optimizer, params, mesh)
@@ -134,7 +136,15 @@ def make_train_step(
         grads = jax.tree.map(lambda grad: (grad / weight).astype(grad.dtype), grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, trained)
         params = lora.join(config, optax.apply_updates(trained, updates), frozen)
-        metrics = totals | {"loss": total / weight, "grad_norm": optax.tree.norm(grads), "tokens": (batch["segment_ids"] > 0).sum()}
+        real_BT = batch["segment_ids"] > 0
+        metrics = totals | {
+            "loss": total / weight,
+            "grad_norm": optax.tree.norm(grads),
+            "tokens": real_BT.sum(),
+            # A token sees those before it on its branch and itself: one more than its position.
+            "seen": jnp.where(real_BT, batch["positions"] + 1, 0).sum(dtype=jnp.float32),
+            "dropped": batch["dropped"].sum(axis=0),
+        }
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return jax.jit(

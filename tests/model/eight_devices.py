@@ -37,6 +37,7 @@ def forward_and_gradients(params, mesh, **how):
     weights = np.where((ids % 3 > 0) & (segments > 0), 0.5 + ids % 2, 0).astype(np.float32)
     batch = {"ids": ids, "positions": positions, "segment_ids": segments, "branches": branches, "weights": weights}
     batch |= {"targets": np.roll(ids, -1, axis=1), "roles": (ids % 7).astype(np.int8), "budget": weights.sum(-1, keepdims=True)}
+    batch["dropped"] = np.zeros((len(ids), 3), np.int32)
     batch = {name: jax.device_put(x, batch_sharding(mesh)) for name, x in batch.items()}
 
     def loss(params):

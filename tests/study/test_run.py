@@ -1,7 +1,10 @@
 """A whole miniature study through the command line: games, trajectories, dataset, two arms, play, report; and its errors."""
 
 import json
+import os
 import shutil
+import signal
+import threading
 from pathlib import Path
 
 import jax
@@ -200,6 +203,7 @@ def test_a_folder_with_other_things_is_refused(study, capsys, tmp_path):
         ("--config.model.lora_rank=-1", 2, ["the rank is -1"]),
         ("--config.model.lora_rank=2 --config.model.lora_targets=wq", 2, ["'wq' match no projection", "self_attn.q_proj"]),
         ("--config.evaluate.slots=0", 2, ["evaluate.slots is 0"]),
+        ("--config.train.keep_last=2", 2, ["train.keep_last is 2", "plays every checkpoint"]),
         ("--config.masking.supervised=PAD", 3, ["no supervised token"]),
         ("--config.masking.unit=word", 2, ["masking: unknown unit 'word'", "example, turn, token"]),
         ("--config.masking.normalizer=mean", 2, ["masking.normalizer", "token_sum, example_mean, fixed_budget"]),
@@ -211,6 +215,31 @@ def test_bad_input_is_one_clear_line(study, capsys, tmp_path, override, code, wo
     if "games.source" not in override:
         arguments.append(f"--config.games.root={study[1] / 'games'}")
     _fails(capsys, arguments, code, *words)
+
+
+def test_sigterm_ends_training_with_code_75(study, capsys, tmp_path):
+    """Sent when the first rows are there; the loop saves the step that it is in."""
+    before = signal.getsignal(signal.SIGTERM)
+    rows = tmp_path / "run" / "arms" / "sft" / "metrics.jsonl"
+
+    ended = threading.Event()
+
+    def send():
+        while not ended.wait(0.01):
+            if rows.exists() and rows.read_text():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    arguments = ["train", "--config", str(study[0]), "--out", str(tmp_path / "run"), f"--config.games.root={study[1] / 'games'}"]
+    _fails(
+        capsys, [*arguments, "--config.train.steps=100000", "--config.train.save_every=50000"], 75, "SIGTERM", "the same command goes on"
+    )
+    sender.join()
+    saved = sorted(int(path.name) for path in (rows.parent / "checkpoints").iterdir())
+    assert len(saved) == 2 and saved[1] == len(rows.read_text().splitlines())
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_real_data_without_a_folder_or_games_says_so(study, capsys, tmp_path, monkeypatch):
@@ -259,6 +288,7 @@ def test_help_reads_well_everywhere(capsys):
         ["collect"],
         ["export"],
         ["convert"],
+        ["replay"],
         ["bench", "env"],
         ["bench", "data"],
         ["data", "check"],

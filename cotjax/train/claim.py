@@ -1,0 +1,45 @@
+"""A folder belongs to one run: what trains in it is written there first, and another run is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cotjax.errors import DataError, UsageError
+from cotjax.files import write_whole
+
+# Settings of the `train` section that change no number: what is kept, and how one looks on. They may change when a run goes on.
+FREE = ("keep_last", "keep_every", "keep_best", "tensorboard", "wandb_project", "profile_start", "profile_steps")
+
+
+def binding(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a `train` section that a run cannot change."""
+    return {name: value for name, value in settings.items() if name not in FREE}
+
+
+def claim(folder: Path, run: dict) -> None:
+    """Take `folder` for this run, or find that it is this run's already. Only one process is to call it.
+
+    Raises UsageError, naming the first setting that differs, when it holds another run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "settings.json"
+    mine = json.loads(json.dumps(run))
+    if not file.exists():
+        write_whole(file, json.dumps(mine, indent=2) + "\n")
+        return
+    try:
+        theirs = json.loads(file.read_text())
+    except ValueError as error:
+        raise DataError(f"{file}: cannot be read ({error}); bring it back, or move its folder away") from None
+    for section, values in mine.items():
+        other = theirs.get(section)
+        if other == values:
+            continue
+        name, was, now = section, other, values
+        if isinstance(values, dict) and isinstance(other, dict):
+            key = next(key for key in {**other, **values} if other.get(key) != values.get(key))
+            name, was, now = f"{section}.{key}", other.get(key), values.get(key)
+        raise UsageError(f"{folder} holds another run ({name} is {was!r} there, {now!r} here); choose another folder with --out")

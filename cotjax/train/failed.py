@@ -1,0 +1,102 @@
+"""A step whose loss is not finite: its batch is kept, and can be looked into with the checkpoint before it.
+
+failed/step-000123/batch-0.npz    rows of process 0, as the train step saw them (`cotjax.train.step.BATCH_FIELDS`)
+failed/step-000123/about.json     step, the checkpoint before it, seed, masking, and what was found
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from cotjax.errors import DataError
+from cotjax.files import write_whole
+from cotjax.masking import Role
+from cotjax.model import decoder, lora
+from cotjax.model.config import ModelConfig
+from cotjax.model.sharding import batch_sharding
+from cotjax.train.cross_entropy import supervised_cross_entropy
+from cotjax.train.step import BATCH_FIELDS, loss_sums
+
+
+def keep_failed(folder: Path, step: int, batch: dict[str, np.ndarray], about: dict) -> Path:
+    """Write a failed step's batch (this process's rows) and what is known of it; return its folder."""
+    where = folder / f"step-{step:06d}"
+    where.mkdir(parents=True, exist_ok=True)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **batch)
+    write_whole(where / f"batch-{jax.process_index()}.npz", packed.getvalue())
+    if jax.process_index() == 0:
+        write_whole(where / "about.json", json.dumps({"step": step, **about}, indent=2) + "\n")
+    return where
+
+
+def load_failed(where: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """(batch of all processes' rows, about). Raises DataError, naming the file, when it is not a failed step's folder."""
+    try:
+        about = json.loads((where / "about.json").read_text())
+        files = [where / f"batch-{index}.npz" for index in range(len(list(where.glob("batch-*.npz"))))]
+        parts = [dict(np.load(file)) for file in files]
+        batch = {name: np.concatenate([part[name] for part in parts]) for name in BATCH_FIELDS}
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{where}: not the whole of a failed step, as training writes it to failed/step-… ({error})") from None
+    return batch, about
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What one step over a batch gives, part by part. Losses are in nats.
+
+    losses_BT: of each target, times its weight.
+    gradient_norms: group of parameters -> norm of the gradient of the loss, divided as the run divides it.
+    wrong_params: names of parameters that hold a number that is not finite.
+    """
+
+    losses_BT: np.ndarray
+    gradient_norms: dict[str, float]
+    wrong_params: tuple[str, ...]
+
+
+def examine(model: ModelConfig, params: dict, batch: dict[str, np.ndarray], mesh: Mesh, normalizer: str) -> Examined:
+    """Run the loss and its gradients once, forward values kept a token."""
+    trained, frozen = lora.split(model, params)
+
+    def sums(trained: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
+        total, aux = loss_sums(model, lora.join(model, trained, frozen), batch, "block", normalizer)
+        return total, aux["weight"]
+
+    def by_token(params: dict, batch: dict) -> jax.Array:
+        rows = (batch[name] for name in ("ids", "positions", "segment_ids", "branches"))
+        hidden_BTD = decoder.hidden_states(model, params, *rows, remat="block")
+        return supervised_cross_entropy(hidden_BTD, decoder.output_weight(model, params), batch["targets"], batch["weights"])
+
+    batch = jax.device_put(batch, batch_sharding(mesh))
+    with jax.set_mesh(mesh):
+        losses_BT = jax.jit(by_token)(params, batch)
+        grads, weight = jax.jit(jax.grad(sums, has_aux=True))(trained, batch)
+        grads = jax.tree.map(lambda grad: grad / weight, grads)
+        squares: dict[str, jax.Array] = {}
+        for path, grad in jax.tree.leaves_with_path(grads):
+            group = _group([key.key for key in path])
+            squares[group] = squares.get(group, 0.0) + jnp.sum(jnp.square(grad.astype(jnp.float32)))
+        whole = [(".".join(key.key for key in path), jnp.isfinite(leaf).all()) for path, leaf in jax.tree.leaves_with_path(params)]
+    norms = {group: float(square) ** 0.5 for group, square in squares.items()}
+    return Examined(np.asarray(losses_BT), norms, tuple(name for name, finite in whole if not finite))
+
+
+def _group(path: list[str]) -> str:
+    """model.layers.3.self_attn.q_proj.weight -> model.layers.3.self_attn; model.norm.weight -> model.norm."""
+    return ".".join(path[:-2] if len(path) > 3 else path[:-1])
+
+
+def by_role(losses_T: np.ndarray, weights_T: np.ndarray, roles_T: np.ndarray) -> dict[str, float]:
+    """Mean loss of a row's supervised targets by their role, in nats."""
+    supervised = weights_T > 0
+    return {role.name: float(losses_T[chosen].mean()) for role in Role if (chosen := supervised & (roles_T == role)).any()}

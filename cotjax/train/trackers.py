@@ -1,0 +1,73 @@
+"""Where rows go besides metrics.jsonl: TensorBoard's event files and Weights & Biases, where the config asks for them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from cotjax.errors import UsageError
+
+
+def check_trackers(settings: Any) -> None:
+    """Raise UsageError when the config's `train` section asks for a tracker whose package is not installed."""
+    for field, package in (("tensorboard", "tensorboardX"), ("wandb_project", "wandb")):
+        if settings[field] and importlib.util.find_spec(package) is None:
+            raise UsageError(f"train.{field} needs {package}, which is not installed: pip install {package}")
+
+
+class Trackers:
+    """What the settings ask for, of one arm. On several processes the first alone writes."""
+
+    def __init__(self, settings: Any, folder: Path, about: Mapping[str, Any], resume_step: int):
+        first = jax.process_index() == 0
+        self._board = _tensorboard(folder, resume_step) if settings.tensorboard and first else None
+        self._wandb = _wandb(settings.wandb_project, folder, about) if settings.wandb_project and first else None
+
+    def write(self, row: dict) -> None:
+        """Send one row; its parts are named as `loss_by_role/ACTION`."""
+        values = flat(row)
+        step = values.pop("step")
+        if self._board:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.log(values, step=step)
+
+    def sync(self) -> None:
+        """Write what is not yet written."""
+        if self._board:
+            self._board.flush()
+
+    def close(self) -> None:
+        if self._board:
+            self._board.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+def flat(row: dict, prefix: str = "") -> dict[str, Any]:
+    """Nested names joined by slashes."""
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        found |= flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
+def _tensorboard(folder: Path, resume_step: int) -> Any:
+    from tensorboardX import SummaryWriter
+
+    # Rows of steps that are made again are then shown once.
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1 if resume_step else None)
+
+
+def _wandb(project: str, folder: Path, about: Mapping[str, Any]) -> Any:
+    import wandb
+
+    # The same folder is the same run, whenever it goes on.
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    return wandb.init(project=project, id=name, name=folder.name, dir=str(folder), config=dict(about), resume="allow")

@@ -1,0 +1,272 @@
+"""A run that is stopped, killed or spoilt goes on to exactly what it would have been, or ends with a clear reason."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
+from test_train import make_source, params_at, run
+
+from cotjax.data.pipeline import Masking, batches, dropped_weights
+from cotjax.errors import DataError, Stopped, UsageError
+from cotjax.study.replay import replay
+from cotjax.train.metrics import read_metrics
+
+HERE = Path(__file__).parent
+MASKING = Masking(fraction=0.4, redraw=True)
+CHANGES = {"steps": 6, "save_every": 2, "row_length": 96, "batch": 4, "warmup": 2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Runs that go on compile the program of the run before: here they find it."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    reset_cache()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return make_source(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def whole(source, tmp_path_factory):
+    """The folder of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    said = []
+    run(folder, source, masking=MASKING, say=said.append, **CHANGES)
+    assert len(said) == 1 and "saving blocked" in said[0] and "input wait" in said[0]
+    return folder
+
+
+def rows(folder: Path) -> list[dict]:
+    """The metrics without the times."""
+    return [{name: value for name, value in row.items() if name != "time"} for row in read_metrics(folder / "metrics.jsonl")]
+
+
+def same(folder: Path, other: Path, step: int) -> None:
+    """Assert that two runs left the same rows, checkpoints and parameters, to the bit."""
+    assert rows(folder) == rows(other)
+    assert [row["step"] for row in rows(folder)] == list(range(1, step + 1))
+    names = [sorted(path.name for path in (each / "checkpoints").iterdir()) for each in (folder, other)]
+    assert names[0] == names[1]
+    jax.tree.map(np.testing.assert_array_equal, *(params_at(each / "checkpoints", step) for each in (folder, other)))
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_a_run_ends_as_if_nothing_had_been(tmp_path):
+    """Real processes, real SIGKILL: while it starts, compiles, steps, saves and ends."""
+    places = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, str(HERE / "killed.py"), str(tmp_path), "12", "0"]
+    ran = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": places})
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    told = json.loads(ran.stdout.splitlines()[-1])
+    assert len(told["kills"]) >= 12
+    undisturbed, *killed = map(Path, told["runs"])
+    for folder in killed:
+        same(folder, undisturbed, 9)
+        assert not list(folder.rglob("*.partial")) or all(path.name.startswith(".") for path in folder.rglob("*.partial"))
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(whole, source, tmp_path):
+    """In step 3, for which no checkpoint was planned: it is saved, and gone again when the run is done."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminate(step, steps, row):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped, match=r"after step 3 of 6, which is saved; the same command goes on") as stopped:
+        run(tmp_path, source, masking=MASKING, report=terminate, **CHANGES)
+    assert stopped.value.exit_code == 75
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["0", "2", "3"]
+    assert len(rows(tmp_path)) == 3
+    run(tmp_path, source, masking=MASKING, **CHANGES)
+    same(tmp_path, whole, 6)
+
+
+def test_a_damaged_checkpoint_is_made_again(whole, source, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    largest = max((tmp_path / "checkpoints" / "6").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    os.truncate(largest, 100)
+    warned = []
+    run(tmp_path, source, masking=MASKING, warn=warned.append, **CHANGES)
+    assert len(warned) == 1 and str(tmp_path / "checkpoints" / "6") in warned[0] and largest.name in warned[0]
+    (aside,) = (tmp_path / "checkpoints").glob("*.damaged-*")
+    assert aside.name == "6.damaged-1"
+    shutil.rmtree(aside)
+    same(tmp_path, whole, 6)
+
+
+def test_a_checkpoint_tells_what_made_it(whole):
+    run_item = json.loads(next(path for path in (whole / "checkpoints" / "4" / "run").rglob("metadata")).read_text())
+    assert (run_item["step"], run_item["seed"], run_item["masking"]["fraction"]) == (4, 3, 0.4)
+    assert run_item["versions"]["jax"] == jax.__version__
+    assert run_item["git"] is None or len(run_item["git"].removesuffix("-dirty")) == 40
+    assert {"iterator", "config", "train", "model"} <= run_item.keys()
+
+
+def test_what_only_looks_on_may_change_and_what_counts_may_not(whole, source, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    run(tmp_path, source, masking=MASKING, **CHANGES | {"keep_last": 1})
+    with pytest.raises(UsageError, match=r"train\.b2 is"):
+        run(tmp_path, source, masking=MASKING, **CHANGES | {"b2": 0.5})
+
+
+def test_rows_that_are_lost_are_not_made_up(whole, source, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:2] + lines[3:]))
+    with pytest.raises(DataError, match=r"metrics\.jsonl: does not hold the rows of steps 1 to 6"):
+        run(tmp_path, source, masking=MASKING, **CHANGES)
+
+
+def test_a_loss_that_is_not_finite_stops_and_can_be_looked_into(source, tmp_path, capsys):
+    arm = tmp_path / "arms" / "sft"
+    with pytest.raises(DataError, match=r"step (\d+): the (loss|gradient's norm) is (nan|inf).*cotjax replay") as stopped:
+        run(arm, source, learning_rate=1e30, clip_norm=0.0, schedule="constant", **CHANGES | {"warmup": 0})
+    step = int(str(stopped.value).split(":")[0].removeprefix("step "))
+    failed = arm / "failed" / f"step-{step:06d}"
+    assert f"cotjax replay {failed}" in str(stopped.value)
+    assert [row["step"] for row in rows(arm)] == list(range(1, step))
+    assert all(int(path.name) < step for path in (arm / "checkpoints").iterdir()), "its parameters are not kept"
+    told = json.loads((failed / "about.json").read_text())
+    assert (told["step"], told["seed"]) == (step, 3) and told["checkpoint"] < step
+    found = replay(failed, None)
+    shown = capsys.readouterr().out
+    assert f"Step {step} failed" in shown and "ACTION" in shown and "model.layers.0.self_attn" in shown
+    assert found.losses_BT.shape == (4, 96) and found.wrong_params == ()
+    # A batch that is wrong by itself is found by row and token.
+    with np.load(failed / "batch-0.npz") as batch:
+        batch = dict(batch)
+    place = tuple(np.argwhere(batch["weights"] > 0)[0])
+    batch["weights"][place] = np.inf
+    np.savez(failed / "batch-0.npz", **batch)
+    replay(failed, 0)
+    shown = capsys.readouterr().out
+    assert f"row {place[0]}: not finite at {place[1]} (" in shown and "own weights is not finite" in shown
+    (failed / "batch-0.npz").write_bytes(b"PK")
+    with pytest.raises(DataError, match="not the whole of a failed step"):
+        replay(failed, None)
+
+
+def test_dropped_counts_are_those_of_the_draws(source):
+    """Counted again one by one from the batch."""
+    batch = next(iter(batches(source, row_length=96, batch=4, masking=MASKING, seed=3)))
+    lost = {
+        (row, place)
+        for row in range(4)
+        for place in range(96)
+        if batch["weights"][row, place] > 0 and batch["draws"][row, place] < np.float32(0.4)
+    }
+    turns = {(row, batch["segment_ids"][row, place], batch["branches"][row, place]) for row, place in lost}
+    assert len(turns) > 1
+    counted = [[len([one for one in found if one[0] == row]) for found in (lost, turns, {turn[:2] for turn in turns})] for row in range(4)]
+    assert dropped_weights(batch, 0.4)["dropped"].tolist() == counted
+    assert not dropped_weights(batch, 0.0)["dropped"].any()
+
+
+def test_tensorboard_has_every_row_once(source, whole, tmp_path):
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.proto.event_pb2 import Event
+
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "checkpoints" / "6")
+    run(tmp_path, source, masking=MASKING, tensorboard=True, profile_start=5, profile_steps=1, **CHANGES)
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    data, losses = file.read_bytes(), {}
+    while data:  # a record: length (8), its checksum (4), the event, its checksum (4)
+        length = int.from_bytes(data[:8], "little")
+        event, data = Event.FromString(data[12 : 12 + length]), data[16 + length :]
+        losses.update((event.step, value.simple_value) for value in event.summary.value if value.tag == "loss")
+    assert losses == {row["step"]: pytest.approx(row["loss"]) for row in rows(tmp_path)[4:]}
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_wandb_takes_rows_without_a_network(source, whole, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "checkpoints" / "6")
+    run(tmp_path, source, masking=MASKING, wandb_project="cotjax-test", **CHANGES)
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_a_tracker_that_is_not_installed_says_what_to_install(source, tmp_path):
+    import importlib.util
+
+    missing = [
+        (field, name) for field, name in (("tensorboard", "tensorboardX"), ("wandb_project", "wandb")) if not importlib.util.find_spec(name)
+    ]
+    if not missing:
+        pytest.skip("both trackers are installed")
+    for field, name in missing:
+        with pytest.raises(UsageError, match=f"train.{field} needs {name}.*pip install {name}"):
+            run(tmp_path / name, source, **{field: True if field == "tensorboard" else "p"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"keep_last": -1}, "train.keep_last is -1"),
+        ({"keep_every": 2}, "train.keep_last is 0, which keeps all"),
+        ({"profile_steps": -1}, "train.profile_steps is -1"),
+        ({"profile_steps": 2, "profile_start": 7}, r"train.profile_start is 7; it must be a step, from 1 to train.steps \(6\)"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(source, tmp_path, changes, words):
+    with pytest.raises(UsageError, match=words):
+        run(tmp_path, source, **CHANGES | changes)
+
+
+TWO = """
+import os, signal, sys, time
+import jax
+me = int(sys.argv[1])
+jax.distributed.initialize(f"localhost:{sys.argv[2]}", num_processes=2, process_id=me)
+from cotjax.train.stop import StopRequest
+with StopRequest() as stop:
+    for step in range(1, 400):
+        time.sleep(0.02 * (1 + me))
+        if step == 5 and me == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if stop.at(step):
+            print("stopped", step, flush=True)
+            break
+jax.distributed.shutdown()
+"""
+
+
+def test_two_processes_stop_at_the_same_step(tmp_path):
+    """Only one of them is sent SIGTERM, and they are at different steps when it comes."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    each = [
+        subprocess.Popen([sys.executable, "-c", TWO, str(me), str(port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for me in (0, 1)
+    ]
+    try:
+        outs = [process.communicate(timeout=120) for process in each]
+    finally:
+        for process in each:
+            process.kill()
+    found = [out.splitlines() for out, _ in outs]
+    assert found[0] == found[1] and found[0][0].startswith("stopped "), outs
+    assert int(found[0][0].split()[1]) > 5
