@@ -24,9 +24,10 @@ from cotjax.train.step import TrainState
 class Checkpoints:
     """The checkpoints of one arm, under `folder`."""
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, alone: bool = False):
+        """`alone`: for one process of several, which reads onto its own devices when it likes; else all of them do everything together."""
         self.folder = Path(folder).resolve()
-        self._manager = ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=None))
+        self._manager = ocp.CheckpointManager(self.folder, options=_alone() if alone else ocp.CheckpointManagerOptions(max_to_keep=None))
 
     def steps(self) -> list[int]:
         """Finished checkpoints, in order."""
@@ -78,6 +79,14 @@ class Checkpoints:
             raise DataError(
                 f"{self.folder}/{step}: cannot be restored into this model ({reason}); is it a checkpoint of another model?"
             ) from error
+
+
+def _alone() -> ocp.CheckpointManagerOptions:
+    process = jax.process_index()
+    together = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process {process}"
+    )
+    return ocp.CheckpointManagerOptions(read_only=True, create=False, multiprocessing_options=together)
 
 
 def check_shapes(folder: Path, params: dict) -> None:

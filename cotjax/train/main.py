@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from cotjax import distributed
 from cotjax.data.pipeline import Masking, batches, dropped_weights
 from cotjax.errors import UsageError
 from cotjax.model.config import ModelConfig
@@ -79,7 +80,9 @@ def train(
     mesh = make_mesh(**mesh_shape)
     check_batch(settings, mesh)
     run = {"train": dict(settings), "masking": asdict(masking), "model": asdict(model), "seed": seed}
-    _claim(folder, run)
+    if distributed.first():
+        _claim(folder, run)
+    distributed.barrier("claimed")
 
     # ---- model, optimizer, step
     schedule, optimizer = configured(settings)
@@ -99,6 +102,7 @@ def train(
 
     # ---- data
     dropping = masking.dropping()
+    rows = distributed.local_rows(batch_sharding(mesh), settings.batch)
     iterator = iter(batches(source, row_length=settings.row_length, batch=settings.batch, masking=masking, seed=seed))
 
     # ---- resume
@@ -110,7 +114,7 @@ def train(
         iterator.set_state(before["iterator"])
     else:
         checkpoints.save(state, run | {"step": 0, "iterator": iterator.get_state()})
-    metrics_file = MetricsFile(folder / "metrics.jsonl", resume_step=start)
+    metrics_file = MetricsFile(folder / "metrics.jsonl", resume_step=start) if distributed.first() else None
 
     # ---- loop: dispatch step n, then read what step n - 1 measured, so that the host never makes the device wait
     pending = None
@@ -119,7 +123,7 @@ def train(
     try:
         for step in range(start + 1, settings.steps + 1):
             batch = dropped_weights(next(iterator), dropping.fraction_at(step - 1))
-            batch = jax.device_put(batch, batch_sharding(mesh))
+            batch = distributed.global_batch({name: x[rows] for name, x in batch.items()}, batch_sharding(mesh), settings.batch)
             with jax.set_mesh(mesh):
                 state, metrics = train_step(state, batch)
             if pending is not None:
@@ -133,7 +137,8 @@ def train(
     finally:
         # ---- done, or stopped: what was begun is written whole
         checkpoints.close()
-        metrics_file.close()
+        if metrics_file is not None:
+            metrics_file.close()
     return folder / "checkpoints"
 
 
@@ -141,8 +146,9 @@ def _log(step, metrics, schedule, clock, metrics_file, settings, report) -> floa
     metrics = jax.device_get(metrics)
     now = time.perf_counter()
     row = as_row(step, metrics, float(schedule(step - 1)), now - clock)
-    metrics_file.write(row)
-    report(step, settings.steps, row)
+    if metrics_file is not None:
+        metrics_file.write(row)
+        report(step, settings.steps, row)
     return now
 
 
