@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
     except KeyboardInterrupt:
         print("cotjax: interrupted; what is finished is kept, the same command goes on from it", file=sys.stderr)
+        _stop_others("interrupted", 130)
         return 130
     return 0
 

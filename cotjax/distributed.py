@@ -67,10 +67,11 @@ def start(
     if not jax.distributed.is_initialized():
         if any(value is not None for value in named.values()):
             _check_named(named)
-            _join(timeout_s, heartbeat_s, coordinator_address=coordinator, num_processes=processes, process_id=process, alone=True)
+            where = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
+            _join(timeout_s, heartbeat_s, cluster_detection_method="deactivate", **where)
         elif _on_slurm():
             _join(timeout_s, heartbeat_s, cluster_detection_method="slurm")
-        elif cloud_tpu_init.running_in_cloud_tpu_vm and os.environ.get("JAX_PLATFORMS", "tpu").startswith("tpu"):
+        elif cloud_tpu_init.running_in_cloud_tpu_vm and (os.environ.get("JAX_PLATFORMS") or "tpu").startswith("tpu"):
             _join_tpu(timeout_s, heartbeat_s)
     if _client() is None:
         if devices is not None and jax.device_count() != devices:
@@ -232,9 +233,7 @@ def _join_tpu(timeout_s: float, heartbeat_s: int) -> None:
             raise
 
 
-def _join(timeout_s: float, heartbeat_s: int, *, alone: bool = False, **where: Any) -> None:
-    if alone:
-        where["cluster_detection_method"] = "deactivate"
+def _join(timeout_s: float, heartbeat_s: int, **where: Any) -> None:
     joined = threading.Event()
     threading.Thread(target=_give_up, args=(joined, timeout_s), daemon=True).start()
     try:
@@ -248,8 +247,10 @@ def _give_up(joined: threading.Event, timeout_s: float) -> None:
     if joined.wait(timeout_s):
         return
     state = jax_distributed.global_state
-    address, process = state.coordinator_address or "(its address is not known yet)", state.process_id
-    if process == 0:
+    address, process = state.coordinator_address, state.process_id
+    if address is None:
+        reason = "the other processes' addresses could not be found out"
+    elif process == 0:
         reason = f"not all of the {state.num_processes} processes have come to {address}"
     elif _reaches(address):
         reason = f"process 0 is at {address}, but not all of the {state.num_processes} processes have come"

@@ -92,6 +92,8 @@ def main(address: str, count: int, process: int, scene: str, folder: Path) -> No
     except CotjaxError as error:
         print(f"cotjax: {error}", file=sys.stderr)
         distributed.stop_all(str(error), error.exit_code)
+    except Exception as error:
+        distributed.stop_all(str(error), 1)
 
 
 if __name__ == "__main__":

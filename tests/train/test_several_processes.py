@@ -1,7 +1,6 @@
 """Training by several processes: what one process with the same mesh makes, also when all are killed and others go on."""
 
 import json
-import time
 
 import jax
 import numpy as np
@@ -66,9 +65,8 @@ def test_two_processes_train_what_one_trains(folder, alone, shape):
 def test_killed_with_two_processes_and_resumed_with_four(folder, alone):
     """Process 0 dies at step 5, behind the checkpoint of step 4; jax ends process 1. Four others go on."""
     shape, mine = SHAPES["rows apart"], folder / "resumed"
-    started = time.monotonic()
-    codes = [code for code, _, _ in train(mine, shape, count=2, kill_after=5)]
-    assert codes[0] == -9 and codes[1] != 0 and time.monotonic() - started < 300
+    results = train(mine, shape, count=2, kill_after=5)
+    assert results[0][0] == -9 and results[1][0] != 0, results
     assert [row["step"] for row in measured(mine)] == [1, 2, 3, 4, 5]
     results = train(mine, shape, count=4)
     assert [code for code, _, _ in results] == [0] * 4, results
