@@ -21,7 +21,9 @@ def free_address() -> str:
 def environment(devices: int) -> dict[str, str]:
     """Of a process with so many emulated devices."""
     path = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS / "train")))
-    return os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
+    # On a busy machine a device may wait longer for another than the 40 seconds after which XLA gives up.
+    patient = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
+    return os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu", "PYTHONPATH": path, "XLA_FLAGS": patient}
 
 
 def start_process(command: Sequence[object], devices: int = 1, **more: str) -> subprocess.Popen:
