@@ -104,16 +104,14 @@ def test_a_lost_episode_is_played_again_to_the_same_record(study):
 
 
 def _played(out):
-    """(arm, checkpoint, driver, game) -> the record without what rounding and the clock may change."""
-    records = {}
+    """((arm, checkpoint, driver, game) -> the record without what rounding and the clock may change, all log probabilities)."""
+    records, logprobs = {}, []
     for record in read_records(out / "records"):
         del record["timing"]
         for step in record["steps"]:
-            for kind in ("cot", "prompt"):
-                if step[kind]:
-                    step[kind]["logprob"] = round(step[kind]["logprob"], 3)
+            logprobs += [step[kind].pop("logprob") for kind in ("cot", "prompt") if step[kind]]
         records[record["arm"], record["checkpoint"], record["driver"], record["game"]["id"]] = record
-    return records
+    return records, logprobs
 
 
 @pytest.mark.slow
@@ -135,11 +133,13 @@ def test_two_processes_make_a_whole_study_and_play_what_one_plays(study, tmp_pat
         np.testing.assert_allclose(*losses, rtol=1e-4)
     assert len(json.loads((out / "summary.json").read_text())["points"]) == len(json.loads((first / "summary.json").read_text())["points"])
 
-    together = _played(out)
+    together, logprobs = _played(out)
     assert len(together) == 5 * 3 * 6
     shutil.rmtree(out / "records")
     assert main(["evaluate", *map(str, arguments[:-2])]) == 0
-    assert _played(out) == together
+    alone, expected = _played(out)
+    assert alone == together
+    np.testing.assert_allclose(logprobs, expected, rtol=1e-4)
 
 
 def test_a_checkpoint_leaves_as_a_hugging_face_folder(study, tmp_path):
