@@ -41,11 +41,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.run(arguments)
     except CotjaxError as error:
         print(f"cotjax: {error}", file=sys.stderr)
+        _stop_others(str(error), error.exit_code)
         return error.exit_code
+    except Exception as error:
+        _stop_others(f"{type(error).__name__}: {error}", 1)
+        raise
     except KeyboardInterrupt:
         print("cotjax: interrupted; what is finished is kept, the same command goes on from it", file=sys.stderr)
+        _stop_others("interrupted", 130)
         return 130
     return 0
+
+
+def _stop_others(message: str, exit_code: int) -> None:
+    """End the other processes of this run, where there are any; they would wait for this one."""
+    if "cotjax.distributed" in sys.modules:
+        sys.modules["cotjax.distributed"].stop_all(message, exit_code)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -199,7 +210,12 @@ def _add_bench_train(train: argparse.ArgumentParser) -> None:
 def _add_config(command: argparse.ArgumentParser, default: str | None) -> None:
     shown = default or "the demo's own"
     command.add_argument("--config", type=Path, default=default, help=f"{CONFIG_HELP} (default: {shown})")
-    command.add_argument("--out", help="folder to write to (default: the config's)")
+    command.add_argument("--out", help="folder to write to (default: the config's); of several hosts: one that all of them see")
+    command.add_argument("--devices", type=int, help="stop unless there are so many in all")
+    hosts = command.add_argument_group("several processes", "On SLURM and on the hosts of a TPU slice they find each other; elsewhere:")
+    hosts.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, with a free port")
+    hosts.add_argument("--processes", type=int, help="how many there are")
+    hosts.add_argument("--process-id", type=int, help="which one this is, from 0")
 
 
 def _quiet_libraries() -> None:
@@ -213,8 +229,10 @@ def _quiet_libraries() -> None:
 
 
 def _open(arguments: argparse.Namespace, path: Path):
+    from cotjax import distributed
     from cotjax.config import load_config
 
+    distributed.start(arguments.coordinator, arguments.processes, arguments.process_id, devices=arguments.devices)
     config = load_config(path, arguments.overrides)
     if arguments.out:
         config.out = arguments.out

@@ -11,7 +11,7 @@ ROOT = Path(cotjax.__file__).parent
 LEVELS = {
     "errors": 0, "files": 0, "sigterm": 0, "masking": 0, "formats": 0, "envs": 0, "assets": 0,
     "data": 1, "rollout": 1,
-    "model": 2,
+    "model": 2, "distributed": 2,
     "train": 3, "sample": 3,
     "study": 4, "plan": 4, "config": 4,
     "cli": 5, "cli_data": 5,

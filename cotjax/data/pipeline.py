@@ -156,9 +156,6 @@ def _draws(dropping: Dropping, example: dict, epoch: int) -> np.ndarray:
 def dropped_weights(batch: dict[str, np.ndarray], fraction: float) -> dict[str, np.ndarray]:
     """A batch of `batches` -> what a train step sees at this fraction: `weights` with the drawn targets dropped, and `budget`
     [B, 1] float32, the weight of the row without dropping; `dropped` [B, 3] int32, what the row loses to it (DROPPED).
-
-    Raises:
-      DataError: nothing is left to train on.
     """
     batch = dict(batch)
     draws, full = batch.pop("draws"), batch["weights"]
@@ -166,8 +163,6 @@ def dropped_weights(batch: dict[str, np.ndarray], fraction: float) -> dict[str, 
     batch["weights"] = np.where(gone, np.float32(0), full)
     batch["budget"] = full.sum(-1, keepdims=True)
     batch["dropped"] = _counts(gone & (full > 0), batch["segment_ids"], draws)
-    if not batch["weights"].any():
-        raise DataError("a batch holds no supervised token: the masking drops everything; check masking.supervised and the data's roles")
     return batch
 
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from cotjax import distributed
 from cotjax.config import sampler_mesh
 from cotjax.data.tokens import Codec, Layout
 from cotjax.data.trajectories import Trajectory
@@ -58,6 +61,17 @@ def check_layout(config: ConfigDict) -> None:
         )
 
 
+def playing_mesh(config: ConfigDict) -> Mesh:
+    """The mesh that this process plays on: its own devices. Raises UsageError when a copy of the weights is to lie on more."""
+    try:
+        return make_mesh(**sampler_mesh(config), devices=jax.local_devices())
+    except UsageError as error:
+        if not distributed.several():
+            raise
+        here = f"each of {distributed.count()} processes plays with a copy of the weights on its own {jax.local_device_count()} devices"
+        raise UsageError(f"{error}: {here}; set evaluate.tensor to a divisor of that") from None
+
+
 def evaluate(
     config: ConfigDict,
     *,
@@ -69,17 +83,17 @@ def evaluate(
     records: Path,
     report: Callable[[int, int, str], None] = lambda done, total, detail: None,
 ) -> None:
-    """Play what has no record yet; run again, it goes on.
+    """Play what has no record yet; run again, it goes on. Of several processes each plays its share of the games on its own devices.
 
     Args:
       expert: game id -> the expert's trajectory on a played game; its states are those of the offline diagnostics.
       arms: arm -> its folder of checkpoints. Checkpoint 0, the base, is the same in every arm and is played once.
       records: folder for the records.
-      report: called with (episodes done, episodes in all, what is being played) after each episode.
+      report: called with (episodes done, episodes in all, what is being played) after each episode; of this process's share.
     """
     elicitation = elicitation_of(config)
     jobs = [
-        _Job(arm, step, checkpoints, driver, played)
+        _Job(arm, step, checkpoints, driver, tuple(game for at, game in enumerate(played) if distributed.share(at)))
         for arm, step, checkpoints in _plan(arms, checkpoint_steps(config.train.steps, config.train.save_every))
         for driver, played in (
             ("cot", games.played),
@@ -92,8 +106,8 @@ def evaluate(
     done = total - sum(map(len, missing.values()))
     if done == total:
         return
-    mesh = make_mesh(**sampler_mesh(config))
-    slots = whole_slots(min(config.evaluate.slots, len(games.played)), mesh)
+    mesh = playing_mesh(config)
+    slots = whole_slots(-(-min(config.evaluate.slots, len(games.played)) // distributed.count()), mesh)
     sampler = Sampler(model, mesh, slots=slots, max_length=config.evaluate.max_length, stop=codec.stop, pad_id=codec.pad_id)
     references = {game_id: [step.action for step in trajectory.steps] for game_id, trajectory in expert.items()}
     factory = partial(AlfworldEnv, max_steps=elicitation.max_steps)
@@ -145,7 +159,9 @@ def _plan(arms: Mapping[str, Path], planned: Sequence[int]) -> list[tuple[str, i
     """
     plan: list[tuple[str, int, Checkpoints]] = []
     for arm, folder in arms.items():
-        checkpoints = Checkpoints(folder)
+        if not folder.is_dir():
+            raise UsageError(f"{folder}: no checkpoint to evaluate; run `cotjax train` first")
+        checkpoints = Checkpoints(folder, alone=distributed.several())
         steps = [step for step in checkpoints.steps() if step in planned]
         if not steps:
             raise UsageError(f"{folder}: no checkpoint to evaluate; run `cotjax train` first")

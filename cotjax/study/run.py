@@ -1,7 +1,8 @@
 """The main job, stage by stage: games, trajectories, dataset, base model, arms, play, report.
 
 Every stage finds what an earlier run of the same config left in the run's folder and goes on from there. `cotjax train`,
-`cotjax evaluate` and `cotjax report` are the same stages one by one.
+`cotjax evaluate` and `cotjax report` are the same stages one by one. Of several processes the first makes the files, all train one
+model together, each plays its share of the games, and the first writes the report.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
+from rich.console import Console
 
+from cotjax import distributed
 from cotjax.assets import BASE_FOLDER
 from cotjax.data.collect import collect
 from cotjax.data.pipeline import Masking
@@ -33,10 +37,10 @@ from cotjax.model import decoder, lora
 from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.published import PUBLISHED
 from cotjax.model.sharding import param_shardings
-from cotjax.study.evaluate import check_layout, elicitation_of, evaluate
+from cotjax.study.evaluate import check_layout, elicitation_of, evaluate, playing_mesh
+from cotjax.study.folder import claim, flatten
 from cotjax.study.games import GameSets, prepare_games
 from cotjax.study.progress import Reporter, training_progress
-from cotjax.train.claim import FREE
 from cotjax.train.convert import folder_kind, load_params, read_config
 from cotjax.train.main import check_counts, checkpoint_steps, train
 from cotjax.train.provenance import git_revision, package_versions
@@ -79,7 +83,9 @@ class Study:
         return {arm: self.folder / "arms" / arm for arm in self.config.arms}
 
     def run(self) -> dict | None:
-        """All stages; return the report's summary (None where nothing is played)."""
+        """All stages; return the report's summary (None where nothing is played, and on all processes but the first)."""
+        if distributed.several() and (self.config.games.in_domain or self.config.games.ood):
+            playing_mesh(self.config)  # better now than after hours of training
         games = self.games()
         self.train(games)
         if not games.played:
@@ -91,17 +97,19 @@ class Study:
 
     def games(self) -> GameSets:
         made = "Making" if self.config.games.source == "made" else "Finding"
-        with self.reporter.stage("games", f"{made} games") as stage:
+        with self.reporter.stage("games", f"{made} games") as stage, distributed.in_turn("games"):
             games = prepare_games(self.config, lambda done, total: stage.update(done, total, "games"))
         self.reporter.say(f"  {len(games.train)} to train on, {len(games.in_domain)} in-domain and {len(games.ood)} OOD games to play")
         return games
 
     def train(self, games: GameSets) -> None:
         """Collect, build the dataset, and train every arm from the base."""
-        trajectories = self._training_trajectories(games)
-        model, make_params, tokenizer = self._start(trajectories)
-        source = self._dataset(trajectories, tokenizer)
-        self._keep_model(model, tokenizer)
+        with distributed.in_turn("dataset"):
+            trajectories = self._training_trajectories(games)
+            model, make_params, tokenizer = self._start(trajectories)
+            source = self._dataset(trajectories, tokenizer)
+            if distributed.first():
+                self._keep_model(model, tokenizer)
         for arm, settings in self.config.arms.items():
             title = f"Training {arm!r} ({settings.label}) on {jax.device_count()} {jax.default_backend()} device(s)"
             with self.reporter.stage("train", title) as stage:
@@ -125,7 +133,8 @@ class Study:
         if not games.played:
             raise UsageError("games.in_domain and games.ood are both 0: there is nothing to play")
         model, codec = self._trained()
-        expert = self._held_out_trajectories(games)
+        with distributed.in_turn("held out"):
+            expert = self._held_out_trajectories(games)
         with self.reporter.stage("evaluate", "Playing every checkpoint: CoT actions, prompt actions, expert states") as stage:
             evaluate(
                 self.config,
@@ -137,14 +146,20 @@ class Study:
                 records=self.folder / "records",
                 report=stage.update,
             )
-        self._describe(games, model, expert)
+            distributed.barrier("played")
+        if distributed.first():
+            self._describe(games, model, expert)
 
-    def report(self) -> dict:
-        """Read the records; write summary.json, the figures and report.html."""
+    def report(self) -> dict | None:
+        """Read the records; write summary.json, the figures and report.html. Only the first process does."""
         from cotjax.study.report import make_report  # matplotlib is slow to import, and only this stage draws
 
+        summary = None
         with self.reporter.stage("report", "Writing the report"):
-            return make_report(self.folder)
+            if distributed.first():
+                summary = make_report(self.folder)
+            distributed.barrier("reported")
+        return summary
 
     # ---- parts
 
@@ -222,6 +237,8 @@ class Study:
                 steps,
                 lambda done, total, right: stage.update(done, total, f"updates, {right:.2f} recalled"),
             )
+        if distributed.several():
+            params = multihost_utils.broadcast_one_to_all(params)  # each has grown its own, equal up to the order of its sums
         return jax.device_put(params, param_shardings(model, mesh))
 
     def _make_tokenizer(self, trajectories: Path) -> Path:
@@ -343,37 +360,17 @@ class Study:
 def open_study(config: ConfigDict) -> Study:
     """Take the config's output folder, and be ready to run.
 
-    Raises UsageError when the folder holds another run, naming what differs.
+    Raises UsageError when the folder holds another run, naming what differs, or when processes have different configs or folders.
     """
     folder = Path(config.out)
     mine = json.loads(config.to_json_best_effort())
     mine.pop("out")
-    file = folder / "config.json"
-    if file.exists():
-        _refuse_other_run(folder, json.loads(file.read_text()), mine)
-    elif folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder} is not empty and holds no cotjax run; choose another folder with --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(mine, indent=2, sort_keys=True) + "\n")
-    return Study(config, folder, Reporter(folder / "log.txt"))
-
-
-def _refuse_other_run(folder: Path, theirs: dict, mine: dict) -> None:
-    before, now = _flatten(theirs), _flatten(mine)
-    # Where work is done, what is kept of it and how one looks on does not change what comes out of it.
-    free = {"workers", *(f"train.{name}" for name in FREE)}
-    for key in sorted({*before, *now} - free):
-        if before.get(key) != now.get(key):
-            difference = f"{key} is {before.get(key)!r} there, {now.get(key)!r} here"
-            raise UsageError(f"{folder} holds another run ({difference}); choose another folder with --out, or remove it")
-
-
-def _flatten(tree: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat |= _flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
+    distributed.check_same("config", {**flatten(mine), "jax": jax.__version__})
+    if distributed.first():
+        claim(folder, mine)
+    distributed.check_folder(folder)
+    reporter = Reporter(folder / "log.txt") if distributed.first() else Reporter(console=Console(quiet=True, force_terminal=False))
+    return Study(config, folder, reporter)
 
 
 def _adapters(config: ConfigDict) -> LoRA | None:

@@ -14,7 +14,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +78,10 @@ class Keep:
 class Checkpoints:
     """The checkpoints of one arm, under `folder`. Without `keep`, they are only read."""
 
-    def __init__(self, folder: str | Path, keep: Keep | None = None):
+    def __init__(self, folder: str | Path, keep: Keep | None = None, alone: bool = False):
+        """`alone`: for one process of several, which reads onto its own devices when it likes; else all of them do everything together."""
         self.folder = Path(folder).resolve()
-        self._keep = keep
+        self._keep, self._alone = keep, alone
         self._saving: int | None = None
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep,
@@ -90,7 +91,7 @@ class Checkpoints:
             lightweight_initialize=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sums),
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._manager = ocp.CheckpointManager(self.folder, options=_apart(options) if alone else options)
 
     def steps(self) -> list[int]:
         """Finished checkpoints, in order."""
@@ -185,6 +186,8 @@ class Checkpoints:
 
     def _damage(self, step: int, item: str = "") -> str | None:
         """What is wrong with a checkpoint's files (or with one item's); None where nothing is. Each process looks at its share."""
+        if self._alone:
+            return damage(self.folder / str(step), item)
         reason = damage(self.folder / str(step), item, jax.process_index(), jax.process_count())
         if jax.process_count() > 1:
             found = multihost_utils.process_allgather(np.array(reason is not None))
@@ -219,6 +222,15 @@ class Checkpoints:
             raise DataError(
                 f"{self.folder}/{step}: cannot be restored into this model ({reason}); is it a checkpoint of another model?"
             ) from error
+
+
+def _apart(options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManagerOptions:
+    """The same for one process that reads, whatever the others do."""
+    process = jax.process_index()
+    itself = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process {process}"
+    )
+    return replace(options, read_only=True, create=False, multiprocessing_options=itself)
 
 
 def whole_steps(folder: Path) -> list[int]:

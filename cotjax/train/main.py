@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from cotjax import distributed
 from cotjax.data.pipeline import Masking, batches, dropped_weights
 from cotjax.errors import DataError, Stopped, UsageError
 from cotjax.model.config import ModelConfig
@@ -107,8 +108,9 @@ def train(
     mesh = make_mesh(**mesh_shape)
     check_batch(settings, mesh)
     run = {"train": binding(settings), "masking": asdict(masking), "model": asdict(model), "seed": seed}
-    if jax.process_index() == 0:
+    if distributed.first():
         claim(folder, run)
+    distributed.barrier("claimed")
 
     # ---- model, optimizer, step
     schedule, optimizer = configured(settings)
@@ -127,9 +129,10 @@ def train(
         )
     train_step = compiled(train_step, state, abstract_batch(settings.batch, settings.row_length, mesh), mesh)
 
-    # ---- data
+    # ---- data: each process reads the rows that its devices hold
     dropping = masking.dropping()
-    iterator = iter(batches(source, row_length=settings.row_length, batch=settings.batch, masking=masking, seed=seed))
+    own = distributed.local_rows(batch_sharding(mesh), settings.batch)
+    iterator = iter(batches(source, row_length=settings.row_length, batch=settings.batch, masking=masking, seed=seed, rows=own))
 
     # ---- resume
     keep = keep_of(settings)
@@ -173,7 +176,7 @@ def train(
                 with clock.waiting("input_wait"):
                     rows = next(iterator)
                 rows = dropped_weights(rows, dropping.fraction_at(step - 1))
-                batch = jax.device_put(rows, batch_sharding(mesh))
+                batch = distributed.global_batch(rows, batch_sharding(mesh), settings.batch)
                 state, metrics = train_step(state, batch)
                 profiler.after(step, metrics)
                 if pending is not None:

@@ -219,12 +219,6 @@ def test_by_example_all_steps_of_a_trajectory_drop_together(source):
         assert len(set(weights[action & (np.append(example["branches"][1:], 0) > 0)])) == 1
 
 
-def test_a_batch_without_supervised_tokens_is_an_error(source):
-    (batch,), _ = _batches(source, 1, masking=Masking(supervised=("PAD",)))
-    with pytest.raises(DataError, match="no supervised token"):
-        dropped_weights(batch, 0.0)
-
-
 def test_a_redrawn_subset_changes_each_epoch_and_a_fixed_one_does_not(source):
     for redraw in (False, True):
         masking = Masking(fraction=0.5, unit="example", redraw=redraw)

@@ -106,6 +106,45 @@ def test_a_lost_episode_is_played_again_to_the_same_record(study):
     assert after == before
 
 
+def _played(out):
+    """((arm, checkpoint, driver, game) -> the record without what rounding and the clock may change, all log probabilities)."""
+    records, logprobs = {}, []
+    for record in read_records(out / "records"):
+        del record["timing"]
+        for step in record["steps"]:
+            logprobs += [step[kind].pop("logprob") for kind in ("cot", "prompt") if step[kind]]
+        records[record["arm"], record["checkpoint"], record["driver"], record["game"]["id"]] = record
+    return records, logprobs
+
+
+@pytest.mark.slow
+def test_two_processes_make_a_whole_study_and_play_what_one_plays(study, tmp_path):
+    """Through the command line: process 0 makes the files, both train one model, each plays its share."""
+    from processes import ended, free_address, start_process
+
+    config, first = study
+    out, address = tmp_path / "run", free_address()
+    arguments = ["--config", config, "--out", out, f"--config.games.root={first / 'games'}", "--devices", "2"]
+    hosts = ["--coordinator", address, "--processes", "2", "--process-id"]
+    command = ["-m", "cotjax.cli", "study", *arguments, *hosts]
+    results = ended([start_process([*command, process]) for process in range(2)])
+    assert [code for code, _, _ in results] == [0, 0], results
+    assert "report.html" in results[0][1] and "Training" not in results[1][1], "process 0 alone tells"
+    assert (out / "log.txt").read_text().count("Writing the report") == 1
+    for arm in ("sft", "reduced"):
+        losses = [[json.loads(line)["loss"] for line in (run / "arms" / arm / "metrics.jsonl").open()] for run in (out, first)]
+        np.testing.assert_allclose(*losses, rtol=1e-4)
+    assert len(json.loads((out / "summary.json").read_text())["points"]) == len(json.loads((first / "summary.json").read_text())["points"])
+
+    together, logprobs = _played(out)
+    assert len(together) == 5 * 3 * 6
+    shutil.rmtree(out / "records")
+    assert main(["evaluate", *map(str, arguments[:-2])]) == 0
+    alone, expected = _played(out)
+    assert alone == together
+    np.testing.assert_allclose(logprobs, expected, rtol=1e-4)
+
+
 def test_a_checkpoint_leaves_as_a_hugging_face_folder(study, tmp_path):
     _, out = study
     assert main(["export", "--run", str(out), "--arm", "sft", "--out", str(tmp_path / "hf")]) == 0

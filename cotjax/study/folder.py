@@ -1,0 +1,40 @@
+"""A run's folder: whose it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cotjax.errors import UsageError
+from cotjax.files import write_whole
+from cotjax.train.claim import FREE
+
+
+def claim(folder: Path, mine: dict) -> None:
+    """Take `folder` for the run of this config, or find that it is this run's already. Raises UsageError when it holds something else."""
+    file = folder / "config.json"
+    if file.exists():
+        _refuse_other_run(folder, json.loads(file.read_text()), mine)
+    elif folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty and holds no cotjax run; choose another folder with --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps(mine, indent=2, sort_keys=True) + "\n")
+
+
+def _refuse_other_run(folder: Path, theirs: dict, mine: dict) -> None:
+    before, now = flatten(theirs), flatten(mine)
+    # Where work is done, what is kept of it and how one looks on does not change what comes out of it.
+    free = {"workers", *(f"train.{name}" for name in FREE)}
+    for key in sorted({*before, *now} - free):
+        if before.get(key) != now.get(key):
+            difference = f"{key} is {before.get(key)!r} there, {now.get(key)!r} here"
+            raise UsageError(f"{folder} holds another run ({difference}); choose another folder with --out, or remove it")
+
+
+def flatten(tree: dict, prefix: str = "") -> dict:
+    """A dict of dicts as one, with dotted names."""
+    flat = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
