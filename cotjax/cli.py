@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CotjaxError as error:
         print(f"cotjax: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("cotjax: interrupted; what is finished is kept, the same command goes on from it", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"cotjax: {str(interrupt) or 'interrupted; what is finished is kept, the same command goes on from it'}", file=sys.stderr)
         return 130
     return 0
 

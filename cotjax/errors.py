@@ -1,4 +1,4 @@
-"""What can go wrong, in three kinds. The command line prints the message alone, on one line, and exits with the kind's code."""
+"""What can go wrong, in four kinds. The command line prints the message alone, on one line, and exits with the kind's code."""
 
 
 class CotjaxError(Exception):
@@ -23,3 +23,9 @@ class EnvError(CotjaxError):
     """An environment failed (not the agent); the message names the game and the step."""
 
     exit_code = 4
+
+
+class InternalError(CotjaxError):
+    """cotjax broke a rule of its own: a bug, to be reported with the message."""
+
+    exit_code = 5

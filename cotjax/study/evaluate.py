@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,18 +15,20 @@ from cotjax.data.tokens import Codec
 from cotjax.data.trajectories import Trajectory
 from cotjax.envs.alfworld import AlfworldEnv
 from cotjax.envs.base import Game
-from cotjax.envs.pool import EnvPool
-from cotjax.errors import UsageError
+from cotjax.envs.pool import EnvPool, Limits
+from cotjax.errors import DataError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import make_mesh, whole_slots
 from cotjax.rollout.loop import Elicitation, play
-from cotjax.rollout.record import record_path, write_record
+from cotjax.rollout.record import record_path, set_aside, write_record
 from cotjax.rollout.replay import ReplayEnvironments
 from cotjax.sample.sampler import Sampler
+from cotjax.study.diagnostics import read_episode
 from cotjax.study.games import GameSets
 from cotjax.train.checkpoint import Checkpoints
 
 BASE_ARM = "base"
+_GAMES_KEPT = 4  # that each environment's process remembers, some 1.5 MB each; loading another one takes 50 ms
 
 
 def elicitation_of(config: ConfigDict) -> Elicitation:
@@ -43,6 +46,17 @@ def elicitation_of(config: ConfigDict) -> Elicitation:
     )
 
 
+def limits_of(config: ConfigDict) -> Limits:
+    """Seconds that an environment may take under this config."""
+    settings = config.evaluate
+    for name in ("start_timeout", "reset_timeout", "step_timeout"):
+        if settings[name] <= 0:
+            raise UsageError(f"evaluate.{name} is {settings[name]:g}; it must be more than 0 seconds")
+    if settings.env_retries < 0:
+        raise UsageError(f"evaluate.env_retries is {settings.env_retries}; it must be at least 0")
+    return Limits(start=settings.start_timeout, reset=settings.reset_timeout, step=settings.step_timeout)
+
+
 def evaluate(
     config: ConfigDict,
     *,
@@ -53,6 +67,7 @@ def evaluate(
     arms: Mapping[str, Path],
     records: Path,
     report: Callable[[int, int, str], None] = lambda done, total, detail: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Play what has no record yet; run again, it goes on.
 
@@ -61,8 +76,9 @@ def evaluate(
       arms: arm -> its folder of checkpoints. Checkpoint 0, the base, is the same in every arm and is played once.
       records: folder for the records.
       report: called with (episodes done, episodes in all, what is being played) after each episode.
+      warn: called with each sentence that the user should read.
     """
-    elicitation = elicitation_of(config)
+    elicitation, limits = elicitation_of(config), limits_of(config)
     jobs = [
         _Job(arm, step, checkpoints, driver, played)
         for arm, step, checkpoints in _plan(arms)
@@ -73,7 +89,7 @@ def evaluate(
         )
     ]
     total = sum(len(job.games) for job in jobs)
-    missing = {job: [game for game in job.games if not job.path(records, game).exists()] for job in jobs}
+    missing = {job: [game for game in job.games if not job.is_done(records, game, warn)] for job in jobs}
     done = total - sum(map(len, missing.values()))
     if done == total:
         return
@@ -81,32 +97,52 @@ def evaluate(
     slots = whole_slots(min(config.evaluate.slots, len(games.played)), mesh)
     sampler = Sampler(model, mesh, slots=slots, max_length=config.evaluate.max_length, stop=codec.stop, pad_id=codec.pad_id)
     references = {game_id: [step.action for step in trajectory.steps] for game_id, trajectory in expert.items()}
-    factory = partial(AlfworldEnv, max_steps=elicitation.max_steps)
-    loaded = None
-    with EnvPool(factory, slots, config.workers, timeout=config.evaluate.step_timeout) as pool:
-        for job, todo in missing.items():
-            if todo and loaded != (job.arm, job.step):
-                sampler.load(job.checkpoints.restore_params(job.step, model, mesh))
-                loaded = (job.arm, job.step)
+    factory = partial(AlfworldEnv, max_steps=elicitation.max_steps, games_kept=_GAMES_KEPT)
+    loaded, facts = None, {}
 
-            def keep(game: Game, record: dict, job: _Job = job) -> None:
-                nonlocal done
-                facts = {"arm": job.arm, "checkpoint": job.step, "domain": games.domain_of(game), "games_hash": games.hash}
-                write_record(job.path(records, game), facts | record)
-                done += 1
-                report(done, total, f"episodes, {job.arm} at step {job.step}, {job.driver}")
+    def keep(job: _Job, game: Game, record: dict) -> None:
+        nonlocal done
+        if record["env_error"]:
+            warn(f"environment error, counted for nobody: {record['env_error']}")
+        write_record(job.path(records, game), facts | {"domain": games.domain_of(game)} | record)
+        done += 1
+        report(done, total, f"episodes, {job.arm} at step {job.step}, {job.driver}")
 
-            play(
-                todo,
-                policy=sampler,
-                codec=codec,
-                environments=ReplayEnvironments(expert) if job.driver == "reference" else pool,
-                driver=job.driver,
-                elicitation=elicitation,
-                seed=config.seed,
-                on_record=keep,
-                references=references,
-            )
+    # One process a game: what one game breaks, no other game feels.
+    with EnvPool(factory, slots, slots if config.workers else 0, limits, config.evaluate.env_retries) as pool:
+        try:
+            for job, todo in missing.items():
+                if not todo:
+                    continue
+                if loaded != (job.arm, job.step):
+                    sampler.load(job.checkpoints.restore_params(job.step, model, mesh))
+                    loaded = job.arm, job.step
+                    facts = {"checkpoint_hash": files_hash(job.checkpoints.folder / str(job.step) / "params"), "games_hash": games.hash}
+                    facts |= {"arm": job.arm, "checkpoint": job.step}
+                play(
+                    todo,
+                    policy=sampler,
+                    codec=codec,
+                    environments=ReplayEnvironments(expert) if job.driver == "reference" else pool,
+                    driver=job.driver,
+                    elicitation=elicitation,
+                    seed=config.seed,
+                    on_record=partial(keep, job),
+                    references=references,
+                )
+        except KeyboardInterrupt:
+            kept = f"interrupted; {done} of {total} episodes are finished and kept, the same command goes on from them"
+            raise KeyboardInterrupt(kept) from None
+
+
+def files_hash(folder: Path) -> str:
+    """Hash of a folder: the names and the contents of its files."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "blake2b").hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +157,21 @@ class _Job:
 
     def path(self, records: Path, game: Game) -> Path:
         return record_path(records, arm=self.arm, checkpoint=self.step, driver=self.driver, game_id=game.id)
+
+    def is_done(self, records: Path, game: Game, warn: Callable[[str], None]) -> bool:
+        """Whether the game's record is there and whole; one that is damaged is set aside."""
+        path = self.path(records, game)
+        if not path.exists():
+            return False
+        try:
+            episode = read_episode(path)
+            wanted = (self.arm, self.step, self.driver, game.id)
+            if (episode.arm, episode.checkpoint, episode.driver, episode.game) != wanted:
+                raise DataError(f"{path}: the record of another episode")
+            return True
+        except DataError as error:
+            warn(f"{str(error).partition(';')[0]}; set aside as {set_aside(path).name}, and played again")
+            return False
 
 
 def _plan(arms: Mapping[str, Path]) -> list[tuple[str, int, Checkpoints]]:

@@ -34,7 +34,7 @@ from cotjax.model import decoder, lora
 from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.published import PUBLISHED
 from cotjax.model.sharding import param_shardings
-from cotjax.study.evaluate import elicitation_of, evaluate
+from cotjax.study.evaluate import elicitation_of, evaluate, limits_of
 from cotjax.study.games import GameSets, prepare_games
 from cotjax.study.progress import Reporter, Stage
 from cotjax.train.convert import folder_kind, load_params, read_config
@@ -42,6 +42,8 @@ from cotjax.train.main import check_counts, checkpoint_steps, train
 from cotjax.train.recall import grow_recall
 
 VOCAB_MULTIPLE = 64
+# Where work is done, and how patiently, does not change what comes out of it.
+_FREE_TO_CHANGE = ("workers", "evaluate.start_timeout", "evaluate.reset_timeout", "evaluate.step_timeout", "evaluate.env_retries")
 _ARM_FIELDS = ("fraction", "last_fraction", "fraction_steps", "control")
 
 
@@ -64,6 +66,7 @@ class Study:
         for arm in self.config.arms:
             self._masking(arm)
         elicitation_of(self.config)
+        limits_of(self.config)
         _check_base(self.config)
         _adapters(self.config)
 
@@ -126,6 +129,7 @@ class Study:
                 arms={arm: folder / "checkpoints" for arm, folder in self.arm_folders.items()},
                 records=self.folder / "records",
                 report=stage.update,
+                warn=self.reporter.say,
             )
         self._describe(games, model, expert)
 
@@ -351,8 +355,7 @@ def open_study(config: ConfigDict) -> Study:
 def _refuse_other_run(folder: Path, theirs: dict, mine: dict) -> None:
     before, now = _flatten(theirs), _flatten(mine)
     for key in sorted({*before, *now}):
-        # Where work is done does not change what comes out of it.
-        if key != "workers" and before.get(key) != now.get(key):
+        if key not in _FREE_TO_CHANGE and before.get(key) != now.get(key):
             difference = f"{key} is {before.get(key)!r} there, {now.get(key)!r} here"
             raise UsageError(f"{folder} holds another run ({difference}); choose another folder with --out, or remove it")
 

@@ -100,6 +100,7 @@ def test_a_lost_episode_is_played_again_to_the_same_record(study):
         for step in record["steps"]:
             for kind in ("cot", "prompt"):
                 step[kind]["logprob"] = round(step[kind]["logprob"], 3)
+                step[kind]["logprobs"] = [round(logprob, 3) for logprob in step[kind]["logprobs"]]
     assert after == before
 
 
