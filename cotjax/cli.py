@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cotjax.commands import add_bench_faults, add_play
 from cotjax.errors import CotjaxError, UsageError
 
 DESCRIPTION = """\
@@ -16,6 +17,7 @@ without reasoning) or in the CoT advantage (what reasoning adds).
 
   cotjax demo                        the whole study on this machine, from made games to report.html
   cotjax study --config FILE         the same for any config
+  cotjax play --game PATH            play one game, or watch a checkpoint play it
   cotjax train|evaluate|report       its parts, one by one, on the same --config and --out
   cotjax plan --config FILE          does it fit a TPU slice? compiled here, without one
 """
@@ -97,6 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     mask.add_argument("--html", type=Path, help="write the same as a page")
     mask.set_defaults(run=_show_mask)
 
+    add_play(commands.add_parser("play", help="play a game in the terminal, or watch a checkpoint play it"))
+
     export = commands.add_parser("export", help="write a checkpoint as a Hugging Face folder (LoRA merged), or its adapters as PEFT's")
     export.add_argument("--run", dest="run_folder", required=True, type=Path, help="a run's folder, e.g. runs/demo")
     export.add_argument("--arm", required=True, help="arm to export, e.g. sft")
@@ -150,6 +154,7 @@ never unpickled; between reading and writing, the devices of this machine hold t
     env.set_defaults(run=_bench_env)
     speed = bench.add_parser("mask", help="the loss mask: tokens/s on one core, and its share of a train step")
     speed.set_defaults(run=_bench_mask)
+    add_bench_faults(bench.add_parser("faults", help="many episodes while environments are killed, hung and garbled at random"))
     _add_bench_train(bench.add_parser("train", help="the train step: tokens/s and MFU, alone or beside transformers on torch"))
     return parser
 

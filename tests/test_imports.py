@@ -14,10 +14,10 @@ LEVELS = {
     "model": 2,
     "train": 3, "sample": 3,
     "study": 4, "plan": 4, "config": 4,
-    "cli": 5,
+    "cli": 5, "commands": 5,
 }  # fmt: skip
 # Within a level a package imports itself alone, and these.
-SAME_LEVEL = {("envs", "errors"), ("study", "config"), ("plan", "config")}
+SAME_LEVEL = {("envs", "errors"), ("study", "config"), ("plan", "config"), ("cli", "commands")}
 FORBIDDEN = {
     ("rollout", "masking"),
     ("train", "envs"),

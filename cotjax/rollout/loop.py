@@ -98,6 +98,7 @@ def play(
     on_record: Callable[[Game, dict], None],
     references: Mapping[str, Sequence[str]] | None = None,
     on_step: Callable[[dict, Observation | None], None] = lambda step, answer: None,
+    both: bool = False,
 ) -> None:
     """Play every game once and hand each finished episode's record to `on_record`.
 
@@ -106,6 +107,7 @@ def play(
         (both are decoded, and `references[game.id]` is executed).
       codec: ids of prompts, prefixes and text (`cotjax.data.tokens.Codec`).
       seed: with the game's id, the turn and the kind of action, the source of a sampled response's randomness.
+      both: decode the CoT action beside the prompt action under the driver "prompt" too, which does without.
       on_step: called after each step with what the record says of it, and what the environment answered (None: it failed).
 
     An environment that fails for good ends its episode as "env_error"; the record says so, and the other episodes go on.
@@ -119,7 +121,7 @@ def play(
     live: dict[int, _Episode] = {}
     while waiting or live:
         _fill(live, waiting, policy, codec, environments, seed)
-        turn = _Turn(policy, codec, elicitation, driver, references)
+        turn = _Turn(policy, codec, elicitation, driver, references, both or driver != "prompt")
         turn.decode(live)
         _advance(live, turn.executed, codec, environments, on_step)
         for slot, episode in list(live.items()):
@@ -152,9 +154,9 @@ def _fill(live: dict[int, _Episode], waiting: list[Game], policy: Policy, codec:
 class _Turn:
     """One turn of all live slots: extend the prompts, decode from them, note what was decoded."""
 
-    def __init__(self, policy: Policy, codec: Any, elicitation: Elicitation, driver: str, references):
+    def __init__(self, policy: Policy, codec: Any, elicitation: Elicitation, driver: str, references, both: bool):
         self._policy, self._codec, self._elicitation, self._driver = policy, codec, elicitation, driver
-        self._references = references
+        self._references, self._both = references, both
         self.executed: dict[int, tuple[str, list[int] | None]] = {}  # what is sent, and its sampled ids where it has some
 
     def decode(self, live: dict[int, _Episode]) -> None:
@@ -172,7 +174,7 @@ class _Turn:
             episode.prompt += episode.next_piece
             check_prompt(episode.where, episode.prompt, int(self._policy.lengths[slot]))
         prompt = self._branch(ready, "prompt", elicitation.max_action_tokens)
-        cot = self._branch(ready, "cot", elicitation.max_new_tokens) if self._driver != "prompt" else {}
+        cot = self._branch(ready, "cot", elicitation.max_new_tokens) if self._both else {}
         seconds = (time.perf_counter() - started_at) / len(ready)
         for slot, episode in ready.items():
             episode.sampler_s += seconds

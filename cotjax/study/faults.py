@@ -35,13 +35,14 @@ from cotjax.envs.base import TASK_TYPES, Game, Observation
 from cotjax.envs.household import make_games
 from cotjax.envs.pool import EnvPool, Limits
 from cotjax.envs.words import alfworld_words
-from cotjax.errors import EnvError
+from cotjax.errors import EnvError, UsageError
 from cotjax.formats import ACTION_CLOSE, CHATML, first_turn
 from cotjax.rollout.loop import Elicitation, play
 from cotjax.rollout.record import read_records, record_path, write_record
+from cotjax.study.progress import Reporter
 
 KINDS = {"killed": signal.SIGKILL, "hung": signal.SIGSTOP, "garbled": signal.SIGUSR1}
-_LIMITS = Limits(start=60.0, reset=20.0, step=2.0)
+_LIMITS = Limits(start=60.0, reset=20.0, step=1.0)
 
 
 @dataclass
@@ -74,7 +75,7 @@ def run(
     *,
     folder: Path,
     games: list[Game] | None = None,
-    slots: int = 8,
+    slots: int = 16,
     rate: float = 0.02,
     retries: int = 2,
     max_steps: int = 12,
@@ -209,6 +210,34 @@ class _Telling:
 
     def _tell(self, seen: dict[int, Observation]) -> None:
         self._policy.commands |= {slot: observation.admissible_commands for slot, observation in seen.items()}
+
+
+def benchmark(episodes: int, rate: float, retries: int, slots: int, seed: int) -> bool:
+    """Run it in a temporary folder and print what came of it; returns whether all is as it should be."""
+    if episodes < 1 or slots < 1 or retries < 0 or not 0 <= rate <= 1:
+        raise UsageError("bench faults: give --episodes and --slots of 1 or more, --retries of 0 or more, and a --rate between 0 and 1")
+    reporter = Reporter()
+    with (
+        tempfile.TemporaryDirectory(prefix="cotjax-faults-") as folder,
+        reporter.stage("faults", "Playing in peace, then under fire") as stage,
+    ):
+        outcome = run(
+            episodes, folder=Path(folder), slots=slots, rate=rate, retries=retries, seed=seed,
+            progress=lambda done, total: stage.update(done, total, "episodes"),
+        )  # fmt: skip
+    injected = ", ".join(f"{n} {kind}" for kind, n in sorted(outcome.injected.items())) or "none"
+    for line in (
+        f"episodes {outcome.episodes}, records {outcome.records}, steps {outcome.steps}, in {outcome.seconds:.0f} s",
+        f"faults injected: {injected}; seen by the pool: {outcome.faults}",
+        f"episodes with a fault that ended as if there had been none: {outcome.recovered}; given up: {outcome.env_errors}",
+        f"episodes that differ from the undisturbed run: {outcome.different}",
+        f"left behind: {outcome.leaked_processes} processes, {outcome.leaked_files} files",
+        f"memory of this process: {outcome.memory[0]:.0f} MB after a tenth of the episodes, {outcome.memory[1]:.0f} MB at the end",
+        f"memory of the environments: {outcome.environments_memory[0]:.0f} MB, {outcome.environments_memory[1]:.0f} MB",
+        "all accounted for" if outcome.good else "NOT all accounted for",
+    ):
+        reporter.say(line)
+    return outcome.good
 
 
 def _play(games, environments, slots, max_steps, seed, keep, progress, before) -> None:
