@@ -88,13 +88,22 @@ def test_a_second_run_reuses_everything(study, capsys):
     assert json.loads((out / "summary.json").read_text())["points"] == json.loads(summary)["points"]
 
 
-def test_a_lost_episode_is_played_again_to_the_same_record(study):
+@pytest.mark.parametrize("damage", ["lost", "cut", "of another episode"])
+def test_a_lost_or_damaged_episode_is_played_again_to_the_same_record(study, damage):
     config, out = study
-    path = sorted((out / "records" / "sft" / "4" / "cot").glob("*.json"))[0]
-    before = json.loads(path.read_text())
+    path, other = sorted((out / "records" / "sft" / "4" / "cot").glob("*.json"))[:2]
+    text = path.read_text()
+    before = json.loads(text)
     path.unlink()
+    if damage != "lost":
+        path.write_text(text[:-100] if damage == "cut" else other.read_text())
     assert main(["evaluate", "--config", str(config), "--out", str(out)]) == 0
     after = json.loads(path.read_text())
+    aside = list(path.parent.glob("*.damaged"))
+    assert len(aside) == (damage != "lost")
+    for one in aside:
+        one.unlink()
+        assert one.name in (out / "log.txt").read_text()
     for record in (before, after):
         del record["timing"]
         for step in record["steps"]:
@@ -197,6 +206,8 @@ def test_a_folder_with_other_things_is_refused(study, capsys, tmp_path):
         ("--config.model.lora_rank=-1", 2, ["the rank is -1"]),
         ("--config.model.lora_rank=2 --config.model.lora_targets=wq", 2, ["'wq' match no projection", "self_attn.q_proj"]),
         ("--config.evaluate.slots=0", 2, ["evaluate.slots is 0"]),
+        ("--config.evaluate.step_timeout=0.0", 2, ["evaluate.step_timeout is 0", "more than 0 seconds"]),
+        ("--config.evaluate.env_retries=-1", 2, ["evaluate.env_retries is -1"]),
         ("--config.masking.supervised=PAD", 3, ["no supervised token"]),
         ("--config.masking.unit=word", 2, ["masking: unknown unit 'word'", "example, turn, token"]),
         ("--config.masking.normalizer=mean", 2, ["masking.normalizer", "token_sum, example_mean, fixed_budget"]),
@@ -257,6 +268,8 @@ def test_help_reads_well_everywhere(capsys):
         ["export"],
         ["convert"],
         ["bench", "env"],
+        ["bench", "faults"],
+        ["play"],
     ):
         with pytest.raises(SystemExit) as ended:
             main([*command, "--help"])
