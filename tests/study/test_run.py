@@ -124,6 +124,16 @@ def test_a_checkpoint_leaves_as_a_hugging_face_folder(study, tmp_path):
     assert model.vocab_size >= Codec.load(tmp_path / "hf").vocab_size
 
 
+def test_a_run_s_checkpoint_is_watched(study, capsys):
+    _, out = study
+    arguments = ["play", "--games", str(out / "games"), "--split", "valid_unseen", "--run", str(out), "--arm", "sft"]
+    assert main([*arguments, "--step", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "sft, step 2 plays" in said and "Step 3 of 3" in said, "with the run's own limit of steps"
+    _fails(capsys, [*arguments, "--step", "3"], 3, "no checkpoint at step 3")
+    _fails(capsys, [*arguments, "--arm", "other"], 2, "no arm 'other'")
+
+
 @pytest.mark.slow
 def test_lora_trains_plays_and_leaves_merged_or_as_an_adapter(study, tmp_path):
     from cotjax.assets import BASE_FOLDER
