@@ -78,26 +78,14 @@ def evaluate(
       report: called with (episodes done, episodes in all, what is being played) after each episode.
       warn: called with each sentence that the user should read.
     """
-    elicitation, limits = elicitation_of(config), limits_of(config)
-    jobs = [
-        _Job(arm, step, checkpoints, driver, played)
-        for arm, step, checkpoints in _plan(arms)
-        for driver, played in (
-            ("cot", games.played),
-            ("prompt", games.played),
-            ("reference", tuple(game for game in games.played if game.id in expert)),
-        )
-    ]
+    jobs = _jobs(arms, games, expert)
     total = sum(len(job.games) for job in jobs)
     missing = {job: [game for game in job.games if not job.is_done(records, game, warn)] for job in jobs}
     done = total - sum(map(len, missing.values()))
     if done == total:
         return
-    mesh = make_mesh(**sampler_mesh(config))
-    slots = whole_slots(min(config.evaluate.slots, len(games.played)), mesh)
-    sampler = Sampler(model, mesh, slots=slots, max_length=config.evaluate.max_length, stop=codec.stop, pad_id=codec.pad_id)
+    sampler = _sampler(config, model, codec, len(games.played))
     references = {game_id: [step.action for step in trajectory.steps] for game_id, trajectory in expert.items()}
-    factory = partial(AlfworldEnv, max_steps=elicitation.max_steps, games_kept=_GAMES_KEPT)
     loaded, facts = None, {}
 
     def keep(job: _Job, game: Game, record: dict) -> None:
@@ -108,24 +96,20 @@ def evaluate(
         done += 1
         report(done, total, f"episodes, {job.arm} at step {job.step}, {job.driver}")
 
-    # One process a game: what one game breaks, no other game feels.
-    with EnvPool(factory, slots, slots if config.workers else 0, limits, config.evaluate.env_retries) as pool:
+    with _environments(config, sampler.slots) as pool:
         try:
             for job, todo in missing.items():
-                if not todo:
-                    continue
-                if loaded != (job.arm, job.step):
-                    sampler.load(job.checkpoints.restore_params(job.step, model, mesh))
+                if todo and loaded != (job.arm, job.step):
+                    sampler.load(job.checkpoints.restore_params(job.step, model, sampler.mesh))
                     loaded = job.arm, job.step
-                    facts = {"checkpoint_hash": files_hash(job.checkpoints.folder / str(job.step) / "params"), "games_hash": games.hash}
-                    facts |= {"arm": job.arm, "checkpoint": job.step}
+                    facts = job.facts() | {"games_hash": games.hash}
                 play(
                     todo,
                     policy=sampler,
                     codec=codec,
                     environments=ReplayEnvironments(expert) if job.driver == "reference" else pool,
                     driver=job.driver,
-                    elicitation=elicitation,
+                    elicitation=elicitation_of(config),
                     seed=config.seed,
                     on_record=partial(keep, job),
                     references=references,
@@ -133,6 +117,18 @@ def evaluate(
         except KeyboardInterrupt:
             kept = f"interrupted; {done} of {total} episodes are finished and kept, the same command goes on from them"
             raise KeyboardInterrupt(kept) from None
+
+
+def _sampler(config: ConfigDict, model: ModelConfig, codec: Codec, games: int) -> Sampler:
+    mesh, settings = make_mesh(**sampler_mesh(config)), config.evaluate
+    slots = whole_slots(min(settings.slots, games), mesh)
+    return Sampler(model, mesh, slots=slots, max_length=settings.max_length, stop=codec.stop, pad_id=codec.pad_id)
+
+
+def _environments(config: ConfigDict, slots: int) -> EnvPool:
+    """One process a game: what one game breaks, no other game feels."""
+    factory = partial(AlfworldEnv, max_steps=config.evaluate.max_steps, games_kept=_GAMES_KEPT)
+    return EnvPool(factory, slots, slots if config.workers else 0, limits_of(config), config.evaluate.env_retries)
 
 
 def files_hash(folder: Path) -> str:
@@ -155,6 +151,11 @@ class _Job:
     driver: str
     games: tuple[Game, ...]
 
+    def facts(self) -> dict:
+        """What every record of the job says of its checkpoint."""
+        parameters = self.checkpoints.folder / str(self.step) / "params"
+        return {"arm": self.arm, "checkpoint": self.step, "checkpoint_hash": files_hash(parameters)}
+
     def path(self, records: Path, game: Game) -> Path:
         return record_path(records, arm=self.arm, checkpoint=self.step, driver=self.driver, game_id=game.id)
 
@@ -172,6 +173,13 @@ class _Job:
         except DataError as error:
             warn(f"{str(error).partition(';')[0]}; set aside as {set_aside(path).name}, and played again")
             return False
+
+
+def _jobs(arms: Mapping[str, Path], games: GameSets, expert: Mapping[str, Trajectory]) -> list[_Job]:
+    """Every checkpoint by every driver, in the order of play."""
+    expert_states = tuple(game for game in games.played if game.id in expert)
+    by_driver = (("cot", games.played), ("prompt", games.played), ("reference", expert_states))
+    return [_Job(arm, step, checkpoints, driver, played) for arm, step, checkpoints in _plan(arms) for driver, played in by_driver]
 
 
 def _plan(arms: Mapping[str, Path]) -> list[tuple[str, int, Checkpoints]]:

@@ -19,7 +19,8 @@ import struct
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -96,9 +97,10 @@ def run(
     peace: dict[str, list] = {}
     with EnvPool(factory, slots, slots, _LIMITS) as pool:
         _play(played, pool, slots, max_steps, seed, lambda game, record: peace.__setitem__(game.id, _told(record)), progress, 0)
-    outcome, before = Outcome(episodes), _temporary()
+    outcome, temporary = Outcome(episodes), folder / "temporary"
+    temporary.mkdir()
     started = time.perf_counter()
-    with EnvPool(factory, slots, slots, _LIMITS, retries) as pool:
+    with _temporary_files_in(temporary), EnvPool(factory, slots, slots, _LIMITS, retries) as pool:
         fire = Fire(pool, rate, seed, outcome.injected)
 
         def keep(game: Game, record: dict) -> None:
@@ -109,7 +111,7 @@ def run(
         _play(played, fire, slots, max_steps, seed, keep, progress, episodes)
     outcome.seconds = time.perf_counter() - started
     outcome.leaked_processes = sum(map(_runs, fire.met))
-    outcome.leaked_files = len(_temporary() - before) + len(list(folder.rglob("*.partial")))
+    outcome.leaked_files = len(list(temporary.iterdir())) + len(list(folder.rglob("*.partial")))
     _count(outcome, list(read_records(folder / "records")), peace)
     outcome.memory, outcome.environments_memory = ((kind[len(kind) // 10], kind[-1]) for kind in zip(*memory, strict=True))
     return outcome
@@ -279,8 +281,13 @@ def _count(outcome: Outcome, records: list[dict], peace: dict[str, list]) -> Non
             outcome.different += _told(record) != peace[record["game"]["id"]]
 
 
-def _temporary() -> set[str]:
-    return {path.name for path in Path(tempfile.gettempdir()).glob("cotjax-envs-*")}
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _memory(pids) -> float:

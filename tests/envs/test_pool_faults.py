@@ -158,10 +158,11 @@ def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def test_nothing_is_left_of_a_closed_pool():
-    before = set(Path(tempfile.gettempdir()).glob("cotjax-envs-*"))
+def test_nothing_is_left_of_a_closed_pool(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with EnvPool(Counter, 3, 3, QUICK, retries=1) as pool:
         pool.reset({slot: game("a") for slot in range(3)})
+        assert list(tmp_path.iterdir()), "where the environments have their temporary files"
         met = set(pool.pids().values())
         os.kill(min(met), signal.SIGSTOP)
         assert pool.step({0: "x", 1: "x", 2: "x"})[0].text == "1 x"
@@ -169,7 +170,7 @@ def test_nothing_is_left_of_a_closed_pool():
         met.add(_parent(pool.pids()[0]))
         os.kill(pool.pids()[1], signal.SIGSTOP)  # and one hangs when the pool is closed
     assert not any(map(exists, met)), "neither running nor a zombie"
-    assert set(Path(tempfile.gettempdir()).glob("cotjax-envs-*")) == before
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_left_of_a_killed_caller(tmp_path):
