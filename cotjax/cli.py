@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cotjax.cli_data import add_bench_data, add_data
+from cotjax.cli_play import add_bench_faults, add_play
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.files import disk_errors
 from cotjax.sigterm import stop_at_sigterm
@@ -19,6 +20,7 @@ without reasoning) or in the CoT advantage (what reasoning adds).
 
   cotjax demo                        the whole study on this machine, from made games to report.html
   cotjax study --config FILE         the same for any config
+  cotjax play --game PATH            play one game, or watch a checkpoint play it
   cotjax train|evaluate|report       its parts, one by one, on the same --config and --out
   cotjax plan --config FILE          does it fit a TPU slice? compiled here, without one
 """
@@ -46,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         _stop_others(f"{type(error).__name__}: {error}", 1)
         raise
-    except KeyboardInterrupt:
-        print("cotjax: interrupted; what is finished is kept, the same command goes on from it", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"cotjax: {str(interrupt) or 'interrupted; what is finished is kept, the same command goes on from it'}", file=sys.stderr)
         _stop_others("interrupted", 130)
         return 130
     return 0
@@ -115,6 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     mask.add_argument("--html", type=Path, help="write the same as a page")
     mask.set_defaults(run=_show_mask)
 
+    add_play(commands.add_parser("play", help="play a game in the terminal, or watch a checkpoint play it"))
+
     export = commands.add_parser("export", help="write a checkpoint as a Hugging Face folder (LoRA merged), or its adapters as PEFT's")
     export.add_argument("--run", dest="run_folder", required=True, type=Path, help="a run's folder, e.g. runs/demo")
     export.add_argument("--arm", required=True, help="arm to export, e.g. sft")
@@ -179,6 +183,7 @@ never unpickled; between reading and writing, the devices of this machine hold t
     speed = bench.add_parser("mask", help="the loss mask: tokens/s on one core, and its share of a train step")
     speed.set_defaults(run=_bench_mask)
     add_bench_data(bench)
+    add_bench_faults(bench.add_parser("faults", help="many episodes while environments are killed, hung and garbled at random"))
     _add_bench_train(bench.add_parser("train", help="the train step: tokens/s and MFU, alone or beside transformers on torch"))
     return parser
 

@@ -25,7 +25,7 @@ def default_config() -> ConfigDict:
     config.title = "Where the gains of CoT training land"
     config.out = "runs/study"  # folder that everything is written to
     config.seed = 0  # of games, data order, masking and sampled decoding
-    config.workers = 2  # environment processes; 0 plays in this process
+    config.workers = 2  # processes that make games and collect; an evaluation has one a slot. 0: all is played in this process
 
     config.games = ConfigDict()
     config.games.source = "made"  # "made": household games are generated; "alfworld": read from games.root
@@ -128,7 +128,10 @@ def default_config() -> ConfigDict:
     config.evaluate.max_action_tokens = 16  # tokens a prompt action
     config.evaluate.temperature = 0.0  # 0: greedy
     config.evaluate.cot_prefix = ""  # prefilled before a CoT response; "<think>" forces reasoning
-    config.evaluate.step_timeout = 120.0  # seconds an environment may take to answer
+    config.evaluate.start_timeout = 120.0  # seconds an environment's process may take to start
+    config.evaluate.reset_timeout = 120.0  # seconds an environment may take to load a game
+    config.evaluate.step_timeout = 120.0  # seconds an environment may take to answer an action
+    config.evaluate.env_retries = 2  # times an episode's environment may fail and be replaced before the episode is given up
     return config.lock()  # a config file that sets an unknown key fails there
 
 

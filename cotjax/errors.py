@@ -25,6 +25,12 @@ class EnvError(CotjaxError):
     exit_code = 4
 
 
+class InternalError(CotjaxError):
+    """cotjax broke a rule of its own: a bug, to be reported with the message."""
+
+    exit_code = 5
+
+
 class Stopped(CotjaxError):
     """Asked to stop by SIGTERM, as before a preemption: what is done is saved, and the same command goes on from it."""
 

@@ -43,13 +43,34 @@ LLAMA3 = TurnTemplate(
 TEMPLATES = {template.name: template for template in (CHATML, LLAMA3)}
 
 
+# Why a response has no valid action: code -> what a person reads.
+PROBLEMS = {
+    "no_action": f"no {ACTION_OPEN}",
+    "two_actions": "two actions",
+    "unclosed_action": f"no {ACTION_CLOSE}",
+    "empty_action": "an empty action",
+    "tag_in_action": "a tag inside the action",
+    "control_token": "a control token inside the action",
+    "text_before": f"text before {THINK_OPEN}",
+    "unclosed_thought": f"no {THINK_CLOSE}",
+    "text_between": f"text between {THINK_CLOSE} and {ACTION_OPEN}",
+    "text_after": f"text after {ACTION_CLOSE}",
+    "cut": "cut by the token limit",
+}
+
+
 @dataclass(frozen=True)
 class Response:
-    """A parsed response. `problem` says why there is no valid action, and is None where there is one."""
+    """A parsed response. `reason`, a key of PROBLEMS, says why there is no valid action; None where there is one."""
 
     thought: str | None
     action: str | None
-    problem: str | None
+    reason: str | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """The reason in words."""
+        return None if self.reason is None else PROBLEMS[self.reason]
 
 
 def first_turn(task: str, observation: str) -> str:
@@ -62,39 +83,51 @@ def normalize_action(action: str) -> str:
     return " ".join(action.split())
 
 
-def parse_response(text: str, *, prefilled: bool) -> Response:
+def parse_response(text: str, *, prefilled: bool, stopped: bool = True) -> Response:
     """Read the thought and the action out of a decoded response.
 
-    `prefilled`: the response was prefilled with `<action>` (a prompt action), so `text` begins inside the tag. What follows
-    `</action>` is not looked at: there decoding stops.
+    A response is valid when it is, from end to end, `<think>` … `</think><action>` … `</action>` or the action alone; an
+    end-of-turn token and whitespace may follow. Whether the environment would accept the action is another question.
+
+    `prefilled`: the response was prefilled with `<action>` (a prompt action), so `text` begins inside the tag. `stopped`: the
+    model ended it; one that ran into the token limit before it was well-formed is "cut".
     """
-    if prefilled:
-        text = ACTION_OPEN + text
+    response = _parse(ACTION_OPEN + text if prefilled else text)
+    if response.reason in ("no_action", "unclosed_action", "unclosed_thought") and not stopped:
+        return Response(response.thought, None, "cut")
+    return response
+
+
+def _parse(text: str) -> Response:
     head, opened, rest = text.partition(ACTION_OPEN)
-    thought, problem = _parse_thought(head)
-    if problem:
-        return Response(thought, None, problem)
+    thought, reason = _parse_thought(head)
+    if reason:
+        return Response(thought, None, reason)
     if not opened:
-        return Response(thought, None, f"no {ACTION_OPEN}")
-    body, closed, _ = rest.partition(ACTION_CLOSE)
+        return Response(thought, None, "no_action")
+    body, closed, after = rest.partition(ACTION_CLOSE)
     if not closed:
-        return Response(thought, None, f"no {ACTION_CLOSE}")
+        return Response(thought, None, "unclosed_action")
     if re.search("|".join(map(re.escape, TAGS)), body):
-        return Response(thought, None, "a tag inside the action")
+        return Response(thought, None, "tag_in_action")
+    for template in TEMPLATES.values():
+        after = after.replace(template.response_end, " ")
+    if after.strip():
+        return Response(thought, None, "two_actions" if ACTION_OPEN in after else "text_after")
     action = normalize_action(body)
-    return Response(thought, action or None, None if action else "an empty action")
+    return Response(thought, action or None, None if action else "empty_action")
 
 
 def _parse_thought(head: str) -> tuple[str | None, str | None]:
-    """The reasoning before the action -> (thought, problem)."""
+    """The reasoning before the action -> (thought, reason why it is none)."""
     head = head.strip()
     if not head:
         return None, None
     if not head.startswith(THINK_OPEN):
-        return None, f"text before {THINK_OPEN}"
+        return None, "text_before"
     body, closed, after = head[len(THINK_OPEN) :].partition(THINK_CLOSE)
     if not closed:
-        return body.strip(), f"no {THINK_CLOSE}"
+        return body.strip(), "unclosed_thought"
     if after.strip():
-        return body.strip(), f"text between {THINK_CLOSE} and {ACTION_OPEN}"
+        return body.strip(), "text_between"
     return body.strip(), None

@@ -147,10 +147,14 @@ class Codec:
         """Ids of an episode's first prompt, up to where the response begins."""
         return [i for ids, _ in self._first_turn(task, observation) for i in ids]
 
-    def next_prompt(self, action: str, observation: str) -> list[int]:
-        """Ids to append to a prompt: the executed action as a past direct response, then the next observation."""
-        turn = self._direct(action) + self._next_turn(observation)
-        return [i for ids, _ in turn for i in ids]
+    def next_prompt(self, action: str | Sequence[int], observation: str) -> list[int]:
+        """Ids to append to a prompt: the executed action as a past direct response, then the next observation.
+
+        `action`: its ids as they were sampled, or its text.
+        """
+        action_ids = self.encode_plain(action, "the action") if isinstance(action, str) else action
+        response = [*self.action_prefix, *action_ids, *self.encode(formats.ACTION_CLOSE), *self.encode(self.template.response_end)]
+        return response + [i for ids, _ in self._next_turn(observation) for i in ids]
 
     def _pad_id(self) -> int:
         for token in ("[PAD]", "<pad>", "<|endoftext|>"):

@@ -36,7 +36,6 @@ from textworld.logic import Action, Placeholder, Proposition, Rule, Signature, T
 from cotjax.envs.alfworld_grammar import names_read, parse_logic
 from cotjax.envs.alfworld_translation import Translation, TranslationStore, translate_for_planner
 
-_ENTRIES_KEPT = 32  # games a process remembers; some 1.5 MB each
 _MEMENTOS_KEPT = 50_000
 _GAME_FIELDS = ("pddl_domain", "grammar", "pddl_problem")
 
@@ -211,8 +210,9 @@ class CachedPddlEnv(PddlEnv):
 
     _entries: ClassVar[OrderedDict[str, GameEntry]] = OrderedDict()
 
-    def __init__(self, infos: EnvInfos, cache_dir: str | os.PathLike):
+    def __init__(self, infos: EnvInfos, cache_dir: str | os.PathLike, games_kept: int = 32):
         super().__init__(infos)
+        self._games_kept = games_kept
         self._store = TranslationStore(cache_dir)
 
     def load(self, filename: str) -> None:
@@ -228,7 +228,7 @@ class CachedPddlEnv(PddlEnv):
             _forget_mementos()
             entry = _make_entry(data, self._store, self.downward_lib)
         self._entries[digest] = entry
-        if len(self._entries) > _ENTRIES_KEPT:
+        while len(self._entries) > self._games_kept:
             self._entries.popitem(last=False)
         self._entry = entry
         self._logic = entry.logic

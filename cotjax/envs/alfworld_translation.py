@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from textworld.envs.pddl.logic import Atom
 from textworld.logic import Proposition, Variable
 
 _FORMAT = 1  # raised whenever the meaning of a kept translation changes
+_STALE_S = 600.0  # a file that was to be written in milliseconds, and is this old, is of a process that was killed
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,9 @@ def _write(path: Path, translation: Translation) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(".*.partial"):
+            if time.time() - left.stat().st_mtime > _STALE_S:
+                left.unlink(missing_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
         with os.fdopen(handle, "wb") as file:
             file.write(packed)

@@ -1,17 +1,18 @@
-"""Episode records: one JSON file an episode, written whole or not at all.
+"""Episode records: one JSON file an episode, written whole or not at all. docs/records.md explains every field.
 
-    {"schema_version": 1, "arm": "sft", "checkpoint": 100, "driver": "cot", "domain": "in_domain",
-     "game": {"id": …, "task_type": …, "split": …}, "seed": 0, "task": "put a plate in fridge",
-     "success": true, "ended": "won" | "step_limit" | "length" | "env_error", "error": null,
-     "elicitation": {…}, "final_observation": "…",
+    {"schema_version": 2, "arm": "sft", "checkpoint": 100, "driver": "cot", "domain": "in_domain",
+     "games_hash": "…", "checkpoint_hash": "…", "game": {"id": …, "task_type": …, "split": …}, "seed": 0,
+     "task": "put a plate in fridge", "success": true, "ended": "won" | "step_limit" | "length" | "env_error",
+     "env_error": null, "env_faults": [], "elicitation": {…}, "final_observation": "…",
      "steps": [{"observation": …, "admissible_commands": […], "executed": "go to fridge 1", "reference": null,
-                "nothing_happens": false, "prompt_length": 214,
-                "cot": {"text": …, "thought": …, "action": …, "valid": true, "problem": null, "admissible": true,
-                        "ids": […], "logprob": -3.1, "new_tokens": 31}, "prompt": {… the same keys …}}, …],
-     "timing": {"environment_s": 0.1, "sampler_s": 2.0}}
+                "nothing_happens": false, "prompt_length": 214, "prompt_ids": […],
+                "cot": {"text": …, "thought": …, "action": …, "valid": true, "reason": null, "problem": null, "admissible": true,
+                        "ids": […], "new_tokens": 31, "stopped": true, "seed": 7, "logprob": -3.1, "logprobs": […]},
+                "prompt": {… the same keys …}}, …],
+     "timing": {"environment_s": 0.1, "sampler_s": 2.0, "total_s": 9.5}}
 
 `driver` says whose action the environment got: the CoT action ("cot"), the prompt action ("prompt"), or the recorded one of an
-expert's trajectory ("reference"). A kind of action that was not decoded is null. `logprob` is the sum over the response's tokens.
+expert's trajectory ("reference"). A kind of action that was not decoded is null.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from cotjax.errors import DataError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def record_path(folder: str | Path, *, arm: str, checkpoint: int, driver: str, game_id: str) -> Path:
@@ -35,9 +36,9 @@ def record_path(folder: str | Path, *, arm: str, checkpoint: int, driver: str, g
 
 
 def write_record(path: Path, record: dict) -> None:
-    """Write atomically: a temporary file beside it, then a rename."""
+    """Write atomically: a temporary file beside it, then a rename. One that a kill left behind is written over."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial = path.with_suffix(".partial")
     partial.write_text(json.dumps({"schema_version": SCHEMA_VERSION} | record, ensure_ascii=False), encoding="utf-8")
     os.replace(partial, path)
 
@@ -51,6 +52,17 @@ def read_record(path: Path) -> dict:
     if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
         raise DataError(f"{path}: not a record of schema {SCHEMA_VERSION}; delete it and evaluate again")
     return record
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what is not a whole record, so that its episode is played again and nothing is lost; returns the new path."""
+    aside = path.with_suffix(".json.damaged")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = path.with_suffix(f".json.damaged-{number}")
+    os.replace(path, aside)
+    return aside
 
 
 def read_records(folder: str | Path) -> Iterator[dict]:

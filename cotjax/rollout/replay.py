@@ -32,6 +32,10 @@ class ReplayEnvironments:
             self._at[slot] = (trajectory, step + 1)
         return {slot: self._observation(slot) for slot in actions}
 
+    def faults(self, slot: int) -> tuple[str, ...]:
+        """None: nothing is played that could fail."""
+        return ()
+
     def _observation(self, slot: int) -> Observation:
         trajectory, step = self._at[slot]
         if step == len(trajectory.steps):

@@ -75,7 +75,11 @@ DIFFERENCES = {"gap": ("d3_cot", "d3_prompt"), "d1_gap": ("d1_cot", "d1_prompt")
 
 @dataclass(frozen=True)
 class Episode:
-    """One record, counted: `counts[metric]` is (total, states or episodes) over its steps. Texts are left in the file at `path`."""
+    """One record, counted: `counts[metric]` is (total, states or episodes) over its steps. Texts are left in the file at `path`.
+
+    `invalid`: "cot" or "prompt" -> reason -> responses. `env_faults`: times that its environment failed, replaced or not.
+    `played_on`: (hash of the games, hash of the checkpoint), empty where the record does not say.
+    """
 
     path: Path
     arm: str
@@ -91,6 +95,9 @@ class Episode:
     revisions: int
     elicitation: dict
     timing: dict
+    env_faults: int
+    invalid: dict[str, Counter]
+    played_on: tuple[str, str]
     counts: dict[str, tuple[float, int]]
 
 
@@ -133,8 +140,13 @@ def read_episode(path: Path) -> Episode:
     """One record, counted. Raises DataError naming the file (and the step)."""
     record = checked_record(path)
     counts: dict[str, tuple[float, int]] = {}
+    invalid = {"cot": Counter(), "prompt": Counter()}
     if record["ended"] != "env_error":
         steps = [_judge(step, record["driver"], f"{path}: step {i}") for i, step in enumerate(record["steps"])]
+        for step in record["steps"]:
+            for kind, reasons in invalid.items():
+                if step[kind] is not None and not step[kind]["valid"]:
+                    reasons[str(step[kind].get("reason"))] += 1
         for step in steps:
             for name, hit in step.items():
                 total, n = counts.get(name, (0.0, 0))
@@ -157,6 +169,9 @@ def read_episode(path: Path) -> Episode:
         revisions=int(counts.get("revision_cot_driven", (0, 0))[0]),
         elicitation=record["elicitation"],
         timing=record.get("timing") or {},
+        env_faults=len(record["env_faults"]),
+        invalid=invalid,
+        played_on=(str(record.get("games_hash") or ""), str(record.get("checkpoint_hash") or "")),
         counts=counts,
     )
 
@@ -171,6 +186,7 @@ _RECORD_FIELDS = {
     "task": str,
     "success": bool,
     "ended": str,
+    "env_faults": list,
     "elicitation": dict,
     "steps": list,
 }
@@ -253,11 +269,16 @@ class Point:
 
     games: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     ended: dict[str, Counter] = field(default_factory=dict)
+    env_faults: Counter = field(default_factory=Counter)
+    invalid: dict[str, Counter] = field(default_factory=lambda: {"cot": Counter(), "prompt": Counter()})
     max_steps: int = 1
     longest_response: int = 1
 
     def add(self, episode: Episode) -> None:
         self.ended.setdefault(episode.driver, Counter())[episode.ended] += 1
+        self.env_faults[episode.driver] += episode.env_faults
+        if episode.driver in self.invalid:  # as the shares of valid responses: those that drove the episode
+            self.invalid[episode.driver] += episode.invalid[episode.driver]
         self.max_steps = max(self.max_steps, int(episode.elicitation.get("max_steps") or 1))
         self.longest_response = max(self.longest_response, int(episode.elicitation.get("max_new_tokens") or 1))
         for name, (total, n) in episode.counts.items():

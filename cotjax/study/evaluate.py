@@ -17,19 +17,21 @@ from cotjax.data.tokens import Codec, Layout
 from cotjax.data.trajectories import Trajectory
 from cotjax.envs.alfworld import AlfworldEnv
 from cotjax.envs.base import Game
-from cotjax.envs.pool import EnvPool
-from cotjax.errors import UsageError
+from cotjax.envs.pool import EnvPool, Limits
+from cotjax.errors import DataError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import make_mesh, whole_slots
 from cotjax.rollout.loop import Elicitation, play
-from cotjax.rollout.record import record_path, write_record
+from cotjax.rollout.record import record_path, set_aside, write_record
 from cotjax.rollout.replay import ReplayEnvironments
 from cotjax.sample.sampler import Sampler
+from cotjax.study.diagnostics import read_episode
 from cotjax.study.games import GameSets
 from cotjax.train.checkpoint import Checkpoints
 from cotjax.train.main import checkpoint_steps
 
 BASE_ARM = "base"
+_GAMES_KEPT = 4  # that each environment's process remembers, some 1.5 MB each; loading another one takes 50 ms
 
 
 def elicitation_of(config: ConfigDict) -> Elicitation:
@@ -72,6 +74,17 @@ def playing_mesh(config: ConfigDict) -> Mesh:
         raise UsageError(f"{error}: {here}; set evaluate.tensor to a divisor of that") from None
 
 
+def limits_of(config: ConfigDict) -> Limits:
+    """Seconds that an environment may take under this config."""
+    settings = config.evaluate
+    for name in ("start_timeout", "reset_timeout", "step_timeout"):
+        if settings[name] <= 0:
+            raise UsageError(f"evaluate.{name} is {settings[name]:g}; it must be more than 0 seconds")
+    if settings.env_retries < 0:
+        raise UsageError(f"evaluate.env_retries is {settings.env_retries}; it must be at least 0")
+    return Limits(start=settings.start_timeout, reset=settings.reset_timeout, step=settings.step_timeout)
+
+
 def evaluate(
     config: ConfigDict,
     *,
@@ -82,6 +95,7 @@ def evaluate(
     arms: Mapping[str, Path],
     records: Path,
     report: Callable[[int, int, str], None] = lambda done, total, detail: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Play what has no record yet; run again, it goes on. Of several processes each plays its share of the games on its own devices.
 
@@ -90,52 +104,59 @@ def evaluate(
       arms: arm -> its folder of checkpoints. Checkpoint 0, the base, is the same in every arm and is played once.
       records: folder for the records.
       report: called with (episodes done, episodes in all, what is being played) after each episode; of this process's share.
+      warn: called with each sentence that the user should read.
     """
-    elicitation = elicitation_of(config)
-    jobs = [
-        _Job(arm, step, checkpoints, driver, tuple(game for at, game in enumerate(played) if distributed.share(at)))
-        for arm, step, checkpoints in _plan(arms, checkpoint_steps(config.train.steps, config.train.save_every))
-        for driver, played in (
-            ("cot", games.played),
-            ("prompt", games.played),
-            ("reference", tuple(game for game in games.played if game.id in expert)),
-        )
-    ]
+    jobs = _jobs(arms, checkpoint_steps(config.train.steps, config.train.save_every), games, expert)
     total = sum(len(job.games) for job in jobs)
-    missing = {job: [game for game in job.games if not job.path(records, game).exists()] for job in jobs}
+    missing = {job: [game for game in job.games if not job.is_done(records, game, warn)] for job in jobs}
     done = total - sum(map(len, missing.values()))
     if done == total:
         return
-    mesh = playing_mesh(config)
-    slots = whole_slots(-(-min(config.evaluate.slots, len(games.played)) // distributed.count()), mesh)
-    sampler = Sampler(model, mesh, slots=slots, max_length=config.evaluate.max_length, stop=codec.stop, pad_id=codec.pad_id)
+    sampler = _sampler(config, model, codec, len(games.played))
     references = {game_id: [step.action for step in trajectory.steps] for game_id, trajectory in expert.items()}
-    factory = partial(AlfworldEnv, max_steps=elicitation.max_steps)
-    loaded = None
-    with EnvPool(factory, slots, config.workers, timeout=config.evaluate.step_timeout) as pool:
-        for job, todo in missing.items():
-            if todo and loaded != (job.arm, job.step):
-                sampler.load(job.checkpoints.restore_params(job.step, model, mesh))
-                loaded = (job.arm, job.step)
+    loaded, facts = None, {}
 
-            def keep(game: Game, record: dict, job: _Job = job) -> None:
-                nonlocal done
-                facts = {"arm": job.arm, "checkpoint": job.step, "domain": games.domain_of(game), "games_hash": games.hash}
-                write_record(job.path(records, game), facts | record)
-                done += 1
-                report(done, total, f"episodes, {job.arm} at step {job.step}, {job.driver}")
+    def keep(job: _Job, game: Game, record: dict) -> None:
+        nonlocal done
+        if record["env_error"]:
+            warn(f"environment error, counted for nobody: {record['env_error']}")
+        write_record(job.path(records, game), facts | {"domain": games.domain_of(game)} | record)
+        done += 1
+        report(done, total, f"episodes, {job.arm} at step {job.step}, {job.driver}")
 
-            play(
-                todo,
-                policy=sampler,
-                codec=codec,
-                environments=ReplayEnvironments(expert) if job.driver == "reference" else pool,
-                driver=job.driver,
-                elicitation=elicitation,
-                seed=config.seed,
-                on_record=keep,
-                references=references,
-            )
+    with _environments(config, sampler.slots) as pool:
+        try:
+            for job, todo in missing.items():
+                if todo and loaded != (job.arm, job.step):
+                    sampler.load(job.checkpoints.restore_params(job.step, model, sampler.mesh))
+                    loaded = job.arm, job.step
+                    facts = job.facts() | {"games_hash": games.hash}
+                play(
+                    todo,
+                    policy=sampler,
+                    codec=codec,
+                    environments=ReplayEnvironments(expert) if job.driver == "reference" else pool,
+                    driver=job.driver,
+                    elicitation=elicitation_of(config),
+                    seed=config.seed,
+                    on_record=partial(keep, job),
+                    references=references,
+                )
+        except KeyboardInterrupt:
+            kept = f"interrupted; {done} of {total} episodes are finished and kept, the same command goes on from them"
+            raise KeyboardInterrupt(kept) from None
+
+
+def _sampler(config: ConfigDict, model: ModelConfig, codec: Codec, games: int) -> Sampler:
+    mesh, settings = playing_mesh(config), config.evaluate
+    slots = whole_slots(-(-min(settings.slots, games) // distributed.count()), mesh)
+    return Sampler(model, mesh, slots=slots, max_length=settings.max_length, stop=codec.stop, pad_id=codec.pad_id)
+
+
+def _environments(config: ConfigDict, slots: int) -> EnvPool:
+    """One process a game: what one game breaks, no other game feels."""
+    factory = partial(AlfworldEnv, max_steps=config.evaluate.max_steps, games_kept=_GAMES_KEPT)
+    return EnvPool(factory, slots, slots if config.workers else 0, limits_of(config), config.evaluate.env_retries)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,8 +169,38 @@ class _Job:
     driver: str
     games: tuple[Game, ...]
 
+    def facts(self) -> dict:
+        """What every record of the job says of its checkpoint."""
+        return {"arm": self.arm, "checkpoint": self.step, "checkpoint_hash": self.checkpoints.digest(self.step)}
+
     def path(self, records: Path, game: Game) -> Path:
         return record_path(records, arm=self.arm, checkpoint=self.step, driver=self.driver, game_id=game.id)
+
+    def is_done(self, records: Path, game: Game, warn: Callable[[str], None]) -> bool:
+        """Whether the game's record is there and whole; one that is damaged is set aside."""
+        path = self.path(records, game)
+        if not path.exists():
+            return False
+        try:
+            episode = read_episode(path)
+            wanted = (self.arm, self.step, self.driver, game.id)
+            if (episode.arm, episode.checkpoint, episode.driver, episode.game) != wanted:
+                raise DataError(f"{path}: the record of another episode")
+            return True
+        except DataError as error:
+            warn(f"{str(error).partition(';')[0]}; set aside as {set_aside(path).name}, and played again")
+            return False
+
+
+def _jobs(arms: Mapping[str, Path], planned: Sequence[int], games: GameSets, expert: Mapping[str, Trajectory]) -> list[_Job]:
+    """Every checkpoint by every driver, in the order of play, with this process's share of the games."""
+    expert_states = tuple(game for game in games.played if game.id in expert)
+    by_driver = (("cot", games.played), ("prompt", games.played), ("reference", expert_states))
+    return [
+        _Job(arm, step, checkpoints, driver, tuple(game for at, game in enumerate(played) if distributed.share(at)))
+        for arm, step, checkpoints in _plan(arms, planned)
+        for driver, played in by_driver
+    ]
 
 
 def _plan(arms: Mapping[str, Path], planned: Sequence[int]) -> list[tuple[str, int, Checkpoints]]:

@@ -23,18 +23,10 @@ def export(run: Path, arm: str, step: int | None, out: Path, adapter: bool = Fal
     Raises UsageError when the run, the arm or the checkpoint is not there, `out` holds a model already, or adapters are asked for
     and there are none or no base that they could be loaded onto.
     """
-    file = run / "model.json"
-    if not file.exists():
-        raise UsageError(f"{run}: nothing was trained here; give a run's folder, e.g. runs/demo")
-    folder = run / "arms" / arm / "checkpoints"
-    if not folder.exists():
-        raise UsageError(f"{run}: no arm {arm!r}; there are {', '.join(sorted(path.name for path in (run / 'arms').iterdir()))}")
+    model, checkpoints, step = find_checkpoint(run, arm, step)
     if holds_weights(out) or (out / "adapter_model.safetensors").exists():
         raise UsageError(f"{out} holds a model already; choose another folder with --out, or remove it")
-    model = ModelConfig(**json.loads(file.read_text()))
     base = _base_name(run, model) if adapter else None
-    checkpoints = Checkpoints(folder)
-    step = checkpoints.steps()[-1] if step is None else step
     params = checkpoints.restore_params(step, model, make_mesh())
     if adapter:
         lora.save_peft(out, model, params, base)
@@ -43,6 +35,21 @@ def export(run: Path, arm: str, step: int | None, out: Path, adapter: bool = Fal
     for file in sorted((run / "tokenizer").iterdir()):
         shutil.copyfile(file, out / file.name)
     return step
+
+
+def find_checkpoint(run: Path, arm: str, step: int | None) -> tuple[ModelConfig, Checkpoints, int]:
+    """(model, the arm's checkpoints, step; the last where it is None). Raises UsageError when the run or the arm is not there."""
+    file = run / "model.json"
+    if not file.exists():
+        raise UsageError(f"{run}: nothing was trained here; give a run's folder, e.g. runs/demo")
+    folder = run / "arms" / arm / "checkpoints"
+    if not folder.exists():
+        raise UsageError(f"{run}: no arm {arm!r}; there are {', '.join(sorted(path.name for path in (run / 'arms').iterdir()))}")
+    checkpoints = Checkpoints(folder)
+    steps = checkpoints.steps()
+    if not steps:
+        raise UsageError(f"{folder}: no checkpoint in it; run `cotjax train` first")
+    return ModelConfig(**json.loads(file.read_text())), checkpoints, steps[-1] if step is None else step
 
 
 def _base_name(run: Path, model: ModelConfig) -> str:

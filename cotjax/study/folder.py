@@ -9,6 +9,13 @@ from cotjax.errors import UsageError
 from cotjax.files import write_whole
 from cotjax.train.claim import FREE
 
+# Where work is done, how patiently, what is kept of it and how one looks on does not change what comes out of it.
+_FREE_TO_CHANGE = {
+    "workers",
+    *(f"train.{name}" for name in FREE),
+    *(f"evaluate.{name}" for name in ("start_timeout", "reset_timeout", "step_timeout", "env_retries")),
+}
+
 
 def claim(folder: Path, mine: dict) -> None:
     """Take `folder` for the run of this config, or find that it is this run's already. Raises UsageError when it holds something else."""
@@ -23,9 +30,7 @@ def claim(folder: Path, mine: dict) -> None:
 
 def _refuse_other_run(folder: Path, theirs: dict, mine: dict) -> None:
     before, now = flatten(theirs), flatten(mine)
-    # Where work is done, what is kept of it and how one looks on does not change what comes out of it.
-    free = {"workers", *(f"train.{name}" for name in FREE)}
-    for key in sorted({*before, *now} - free):
+    for key in sorted({*before, *now} - _FREE_TO_CHANGE):
         if before.get(key) != now.get(key):
             difference = f"{key} is {before.get(key)!r} there, {now.get(key)!r} here"
             raise UsageError(f"{folder} holds another run ({difference}); choose another folder with --out, or remove it")

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich.console import Console
 
+from cotjax.formats import PROBLEMS
 from cotjax.study.answers import answers, lead
 from cotjax.study.diagnostics import action, checked_record, same
 from cotjax.study.figures import CHARTS, COLOURS, alt_text, arm_colours, panel_svg, write_figures
@@ -57,6 +58,7 @@ def write_report(run_folder: str | Path, summary: dict | None = None) -> Path:
         numbers=[_numbers(summary, domain) for domain in summary["domains"]],
         comparisons=[_comparisons(summary, domain) for domain in summary["domains"]],
         played=_played(summary),
+        responses=_responses(summary),
         point_columns=[summary["metrics"][name]["label"] for name in _POINT_COLUMNS],
         point_rows=_point_rows(summary),
         episode=_episode(run_folder, summary),
@@ -176,6 +178,7 @@ def _played(summary: dict) -> list[dict]:
                 "states": point["metrics"]["d1_cot"]["n"],
                 "trajectories": by_driver["reference"]["played"],
                 "env_error": sum(ended["env_error"] for ended in by_driver.values()),
+                "env_faults": sum(point["env_faults"].values()),
                 "length": sum(by_driver[driver]["ended"].get("length", 0) for driver in ("cot", "prompt")),
             }
         )
@@ -191,6 +194,23 @@ def _point_rows(summary: dict) -> list[dict]:
             "cells": [_cell(point["metrics"][name], summary["metrics"][name]["kind"]) for name in _POINT_COLUMNS],
         }
         for label, point in _labelled_points(summary)
+    ]
+
+
+def _responses(summary: dict) -> list[dict]:
+    """Of each point and mode: the shares of valid responses, of admissible actions and of “Nothing happens”, and what was invalid."""
+    return [
+        {
+            "arm": label,
+            "checkpoint": point["checkpoint"],
+            "domain": domain_label(point["domain"]),
+            "mode": mode,
+            "cells": [percent(point["metrics"][f"{name}_{driver}"], digits=1) for name in ("valid", "admissible", "nothing_happens")],
+            "invalid": ", ".join(f"{PROBLEMS.get(reason, reason)}: {n}" for reason, n in point["invalid"][driver].items()),
+        }
+        for label, point in _labelled_points(summary)
+        for driver, mode in (("cot", "CoT"), ("prompt", "prompt"))
+        if driver in point["episodes"]
     ]
 
 

@@ -37,7 +37,7 @@ from cotjax.model import decoder, lora
 from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.published import PUBLISHED
 from cotjax.model.sharding import param_shardings
-from cotjax.study.evaluate import check_layout, elicitation_of, evaluate, playing_mesh
+from cotjax.study.evaluate import check_layout, elicitation_of, evaluate, limits_of, playing_mesh
 from cotjax.study.folder import claim, flatten
 from cotjax.study.games import GameSets, prepare_games
 from cotjax.study.progress import Reporter, training_progress
@@ -75,6 +75,7 @@ class Study:
         for arm in self.config.arms:
             self._masking(arm)
         elicitation_of(self.config)
+        limits_of(self.config)
         _check_base(self.config)
         _adapters(self.config)
 
@@ -145,6 +146,7 @@ class Study:
                 arms={arm: folder / "checkpoints" for arm, folder in self.arm_folders.items()},
                 records=self.folder / "records",
                 report=stage.update,
+                warn=self.reporter.say,
             )
             distributed.barrier("played")
         if distributed.first():

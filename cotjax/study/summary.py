@@ -14,7 +14,9 @@ low and high are null where nothing was measured; values and ends are rounded to
     elicitation      [{"driver", "elicitation": {…}, "records": n}] as found in the records; more than one a driver is also a warning
     intervals        {"level", "resamples", "seed"}
     points           [{"arm", "checkpoint", "domain", "episodes": {driver: {"played", "won", "env_error", "ended": {how: n}}},
-                       "metrics": {metric: estimate}, "gap_p": p-value | null}]
+                       "metrics": {metric: estimate}, "gap_p": p-value | null,
+                       "invalid": {driver: {reason: responses}}: why responses had no valid action (cotjax.formats.PROBLEMS),
+                       "env_faults": {driver: n}: times that an environment failed, replaced or not}]
     changes          [{"arm", "domain", "metric", "from", "to", estimate…, "p"}]: last_checkpoint minus base, on the same games
     arm_differences  [{"domain", "metric", "arm", "minus": baseline, "checkpoint", estimate…, "p"}]: arms at last_checkpoint, same games
     shown_episode    path below the run folder of the episode that the report shows, or null
@@ -87,7 +89,7 @@ def summarize(run_folder: str | Path) -> dict:
         "shown_episode": str(shown.path.relative_to(run_folder)) if shown else None,
         "seconds": {kind: round(sum(float(e.timing.get(f"{kind}_s") or 0) for e in episodes), 3) for kind in ("environment", "sampler")},
     }
-    summary["warnings"] = _warnings(summary, run, found)
+    summary["warnings"] = _warnings(summary, run, found) + _mixed(episodes)
     write_text(run_folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return summary
 
@@ -201,6 +203,8 @@ def _point(arm: str, checkpoint: int, domain: str, point: Point) -> dict:
         "episodes": episodes,
         "metrics": {name: _rounded(point.estimate(name)) for name in METRICS},
         "gap_p": _p([(1, point, "gap")], "gap"),
+        "invalid": {driver: dict(sorted(reasons.items())) for driver, reasons in point.invalid.items()},
+        "env_faults": {driver: point.env_faults[driver] for driver in sorted(point.ended)},
     }
 
 
@@ -304,4 +308,20 @@ def _warnings(summary: dict, run: dict, found: dict) -> list[str]:
     broken = sum(point.ended[driver]["env_error"] for point in found.values() for driver in point.ended)
     if broken:
         warnings.append(f"{broken} episode{'s' if broken > 1 else ''} ended by an environment error: left out of every number.")
+    return warnings
+
+
+def _mixed(episodes: list[Episode]) -> list[str]:
+    """Warnings of records that stand side by side and were not made from the same things."""
+    warnings = []
+    if len({episode.played_on[0] for episode in episodes}) > 1:
+        warnings.append("The records were not all played on the same games (games_hash differs): they cannot be compared.")
+    checkpoints: dict[tuple[str, int], set[str]] = {}
+    for episode in episodes:
+        checkpoints.setdefault((episode.arm, episode.checkpoint), set()).add(episode.played_on[1])
+    for (arm, checkpoint), hashes in sorted(checkpoints.items()):
+        if len(hashes) > 1:
+            warnings.append(
+                f"The records of {arm} at checkpoint {checkpoint} are of {len(hashes)} different checkpoints (checkpoint_hash)."
+            )
     return warnings

@@ -249,6 +249,15 @@ def test_a_kept_translation_is_used_and_a_damaged_one_made_again(games, cache_di
         assert env.reset(games[0]) == fresh
         assert kept.read_bytes() == intact
     assert len(made) == 5
+    # What a killed process was writing goes at the next writing there; what may be being written now stays.
+    old, new = kept.parent / ".old.partial", kept.parent / ".new.partial"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    kept.unlink()
+    CachedPddlEnv.forget()
+    assert env.reset(games[0]) == fresh
+    assert set(kept.parent.iterdir()) == {kept, new}
 
 
 def test_without_a_writable_cache_games_still_play(games, tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from cotjax.envs.alfworld import AlfworldEnv
 from cotjax.envs.base import Game, Observation
 from cotjax.envs.household import make_games
-from cotjax.envs.pool import EnvPool
+from cotjax.envs.pool import EnvPool, Limits
 from cotjax.errors import DataError, EnvError, UsageError
 
 
@@ -139,7 +139,7 @@ def test_answers_given_before_a_crash_count():
 
 
 def test_a_hung_worker_is_replaced():
-    with EnvPool(Echo, slots=3, workers=2, timeout=1.0) as pool:
+    with EnvPool(Echo, slots=3, workers=2, limits=Limits(step=1.0)) as pool:
         pids = started(pool, 3)
         begin = time.monotonic()
         answers = pool.step({0: "sleep 100", 1: "look", 2: "look"})
@@ -152,7 +152,7 @@ def test_a_hung_worker_is_replaced():
 
 def test_the_time_limit_is_for_each_request():
     """Four requests of 0.5 s each in one worker take 2 s, and none of them is late."""
-    with EnvPool(Echo, slots=4, workers=1, timeout=1.5) as pool:
+    with EnvPool(Echo, slots=4, workers=1, limits=Limits(step=1.5)) as pool:
         started(pool, 4)
         answers = pool.step(dict.fromkeys(range(4), "sleep 0.5"))
         assert [answer.text for answer in answers.values()] == [f"g{slot} 2 sleep 0.5" for slot in range(4)]
@@ -174,7 +174,7 @@ def test_errors_of_games_and_of_environments(workers):
 def test_wrong_use_is_said_plainly():
     for slots, workers, timeout in ((0, 1, 1.0), (1, -1, 1.0), (1, 1, 0.0)):
         with pytest.raises(UsageError, match="a pool needs"):
-            EnvPool(Echo, slots, workers, timeout)
+            EnvPool(Echo, slots, workers, Limits(step=timeout))
     with pytest.raises(UsageError, match="picklable"):
         EnvPool(lambda: Echo(), slots=1, workers=1)
     with EnvPool(Echo, slots=2, workers=0) as pool:

@@ -82,6 +82,9 @@ class Cabinets:
             answers[slot] = Observation(text, ("look",), won, won)
         return answers
 
+    def faults(self, slot):
+        return ["the engine is gone"] if self.games[slot][0].id == "g9" else []
+
 
 def _games(*numbers):
     return [Game(f"g{number}", "", "valid_unseen", "pick_and_place_simple") for number in numbers]
@@ -129,8 +132,9 @@ def test_prompt_actions_drive_alone_until_the_step_limit(codec):
 
 def test_what_the_environment_does_wrong_ends_that_episode_alone(codec):
     records = _play(codec, _games(9, 4), "cot")
-    assert records["g9"]["ended"] == "env_error" and "step 2" in records["g9"]["error"] and not records["g9"]["success"]
-    assert records["g4"]["success"]
+    assert records["g9"]["ended"] == "env_error" and "step 2" in records["g9"]["env_error"] and not records["g9"]["success"]
+    assert records["g9"]["env_faults"] == ["the engine is gone"]
+    assert records["g4"]["success"] and records["g4"]["env_error"] is None and records["g4"]["env_faults"] == []
 
 
 def test_a_prompt_that_no_longer_fits_ends_the_episode(codec):
@@ -165,7 +169,7 @@ def test_an_invalid_response_costs_a_step_and_says_why(codec):
 
     record = _play(codec, _games(1), "cot", policy=Mumbles(codec))["g1"]
     assert record["ended"] == "step_limit"
-    assert record["steps"][0]["cot"]["problem"] == "no </think>" and record["steps"][0]["executed"] == ""
+    assert record["steps"][0]["cot"]["reason"] == "unclosed_thought" and record["steps"][0]["executed"] == ""
 
 
 def test_an_unknown_driver_is_refused(codec):
@@ -181,7 +185,7 @@ def test_records_are_written_whole_and_broken_ones_are_named(tmp_path):
         write_record(path, {"arm": "sft"})
     assert len(list(read_records(tmp_path))) == 3
     text = paths[0].read_text()
-    assert json.loads(text)["schema_version"] == 1
+    assert json.loads(text)["schema_version"] == 2
     paths[0].write_text(text[:-4])
     with pytest.raises(DataError, match=paths[0].name):
         list(read_records(tmp_path))

@@ -26,11 +26,15 @@ def response(action: str | None, thought: str | None, tokens: int) -> dict:
         "thought": thought,
         "action": action,
         "valid": valid,
+        "reason": None if valid else "unclosed_action",
         "problem": None if valid else "no </action>",
         "admissible": valid and action != "fly",
         "ids": [1] * tokens,
         "logprob": -1.0,
+        "logprobs": [-1.0 / tokens] * tokens,
         "new_tokens": tokens,
+        "stopped": True,
+        "seed": 0,
     }
 
 
@@ -78,7 +82,10 @@ def write_episode(
             "task": "put a plate in fridge",
             "success": success,
             "ended": ended or ("won" if success else "step_limit"),
-            "error": None,
+            "env_error": "the engine is gone" if ended == "env_error" else None,
+            "env_faults": ["the engine is gone"] if ended == "env_error" else [],
+            "games_hash": "g",
+            "checkpoint_hash": f"{arm} {checkpoint}",
             "elicitation": elicitation or ELICITATION,
             "steps": written,
             "final_observation": "Done.",

@@ -171,6 +171,33 @@ def test_report_escapes_what_it_shows(study, episode):
     assert all(load.startswith("#") for load in page.loads)
 
 
+def test_the_three_shares_stand_by_checkpoint_and_mode(tmp_path, episode):
+    steps = [("look", "look"), (None, "look"), ("fly", "look"), ("nothing", "look")]
+    episode(tmp_path, "g", steps, arm="base", checkpoint=0)
+    episode(tmp_path, "g", [("look", None), ("look", "look")], driver="prompt", arm="base", checkpoint=0)
+    episode(tmp_path, "broken", [(None, "look")], arm="base", checkpoint=0, success=False, ended="env_error")
+    summary = summarize(tmp_path)
+    point = find_point(summary, "base", 0, "in_domain")
+    values = [point["metrics"][name]["value"] for name in ("valid_cot", "admissible_cot", "valid_prompt", "admissible_prompt")]
+    assert values == [0.75, 0.5, 0.5, 0.5]
+    assert point["metrics"]["nothing_happens_cot"]["value"] == pytest.approx(1 / 3, abs=1e-6), "of the three that were sent"
+    assert point["invalid"] == {"cot": {"unclosed_action": 1}, "prompt": {"unclosed_action": 1}}
+    assert point["env_faults"] == {"cot": 1, "prompt": 0}
+    assert point["episodes"]["cot"]["env_error"] == 1 and point["metrics"]["d3_cot"]["value"] == 1, "broken is not lost"
+    text = Page(write_report(tmp_path, summary).read_text(encoding="utf-8")).text
+    table = text[text.index("Responses behind each point") : text.index("Every point of the curves")]
+    assert "75.0" in table and "no </action>: 1" in table and table.count("base") == 2
+
+
+def test_records_of_different_games_or_checkpoints_are_named(study):
+    paths = sorted((study / "records" / "sft" / "10" / "cot").glob("*.json"))
+    paths[0].write_text(json.dumps(json.loads(paths[0].read_text()) | {"games_hash": "other"}))
+    paths[1].write_text(json.dumps(json.loads(paths[1].read_text()) | {"checkpoint_hash": "other"}))
+    warnings = summarize(study)["warnings"]
+    assert len(warnings) == 2 and "not all played on the same games" in warnings[0]
+    assert "sft at checkpoint 10 are of 2 different checkpoints" in warnings[1]
+
+
 def test_shown_episode_is_won_and_revised(study, episode):
     summary = summarize(study)
     shown = json.loads((study / summary["shown_episode"]).read_text())

@@ -91,18 +91,28 @@ def test_a_second_run_reuses_everything(study, capsys):
     assert json.loads((out / "summary.json").read_text())["points"] == json.loads(summary)["points"]
 
 
-def test_a_lost_episode_is_played_again_to_the_same_record(study):
+@pytest.mark.parametrize("damage", ["lost", "cut", "of another episode"])
+def test_a_lost_or_damaged_episode_is_played_again_to_the_same_record(study, damage):
     config, out = study
-    path = sorted((out / "records" / "sft" / "4" / "cot").glob("*.json"))[0]
-    before = json.loads(path.read_text())
+    path, other = sorted((out / "records" / "sft" / "4" / "cot").glob("*.json"))[:2]
+    text = path.read_text()
+    before = json.loads(text)
     path.unlink()
+    if damage != "lost":
+        path.write_text(text[:-100] if damage == "cut" else other.read_text())
     assert main(["evaluate", "--config", str(config), "--out", str(out)]) == 0
     after = json.loads(path.read_text())
+    aside = list(path.parent.glob("*.damaged"))
+    assert len(aside) == (damage != "lost")
+    for one in aside:
+        one.unlink()
+        assert one.name in (out / "log.txt").read_text()
     for record in (before, after):
         del record["timing"]
         for step in record["steps"]:
             for kind in ("cot", "prompt"):
                 step[kind]["logprob"] = round(step[kind]["logprob"], 3)
+                step[kind]["logprobs"] = [round(logprob, 3) for logprob in step[kind]["logprobs"]]
     assert after == before
 
 
@@ -154,6 +164,16 @@ def test_a_checkpoint_leaves_as_a_hugging_face_folder(study, tmp_path):
 
     model, _ = load_hf(tmp_path / "hf")
     assert model.vocab_size >= Codec.load(tmp_path / "hf").vocab_size
+
+
+def test_a_run_s_checkpoint_is_watched(study, capsys):
+    _, out = study
+    arguments = ["play", "--games", str(out / "games"), "--split", "valid_unseen", "--run", str(out), "--arm", "sft"]
+    assert main([*arguments, "--step", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "sft, step 2 plays" in said and "Step 3 of 3" in said, "with the run's own limit of steps"
+    _fails(capsys, [*arguments, "--step", "3"], 3, "no checkpoint at step 3")
+    _fails(capsys, [*arguments, "--arm", "other"], 2, "no arm 'other'")
 
 
 @pytest.mark.slow
@@ -243,6 +263,8 @@ def test_a_folder_with_other_things_is_refused(study, capsys, tmp_path):
         ("--config.model.lora_rank=2 --config.model.lora_targets=wq", 2, ["'wq' match no projection", "self_attn.q_proj"]),
         ("--config.evaluate.slots=0", 2, ["evaluate.slots is 0"]),
         ("--config.train.keep_last=2", 2, ["train.keep_last is 2", "plays every checkpoint"]),
+        ("--config.evaluate.step_timeout=0.0", 2, ["evaluate.step_timeout is 0", "more than 0 seconds"]),
+        ("--config.evaluate.env_retries=-1", 2, ["evaluate.env_retries is -1"]),
         ("--config.masking.supervised=PAD", 3, ["no supervised token"]),
         ("--config.masking.unit=word", 2, ["masking: unknown unit 'word'", "example, turn, token"]),
         ("--config.masking.normalizer=mean", 2, ["masking.normalizer", "token_sum, example_mean, fixed_budget"]),
@@ -332,6 +354,8 @@ def test_help_reads_well_everywhere(capsys):
         ["bench", "data"],
         ["data", "check"],
         ["data", "import"],
+        ["bench", "faults"],
+        ["play"],
     ):
         with pytest.raises(SystemExit) as ended:
             main([*command, "--help"])

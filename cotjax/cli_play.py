@@ -1,0 +1,66 @@
+"""Commands of `cotjax` that have many arguments: `play` and `bench faults`. As in `cotjax.cli`, heavy imports wait for the command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from cotjax.errors import UsageError
+
+
+def add_play(play: argparse.ArgumentParser) -> None:
+    play.description = "Play a game in the terminal. With --run or --model, watch a checkpoint play it: thoughts, both actions, answers."
+    play.add_argument("--game", type=Path, help="game.tw-pddl, or the folder that holds it")
+    play.add_argument("--games", type=Path, help="ALFWorld data folder (made or real), instead of --game")
+    play.add_argument("--split", default="valid_seen", help="split of --games (default valid_seen)")
+    play.add_argument("--index", type=int, default=0, help="which game of the split, in the order of ids (default 0)")
+    play.add_argument("--run", dest="run_folder", type=Path, help="watch a checkpoint of this run's folder, e.g. runs/demo")
+    play.add_argument("--arm", default="sft", help="arm of the run (default sft)")
+    play.add_argument("--step", type=int, help="checkpoint of the arm (default: the last; 0 is the base)")
+    play.add_argument("--model", type=Path, help="watch the model in this folder, instead of --run")
+    play.add_argument("--template", default="chatml", help="turn template of --model (default chatml)")
+    play.add_argument("--driver", choices=("cot", "prompt"), default="cot", help="whose action is played (default cot)")
+    play.add_argument("--max-steps", type=int, help="steps an episode (default: the run's, else 30)")
+    play.add_argument("--seed", type=int, default=0, help="of sampled decoding (default 0)")
+    play.add_argument("--pause", action="store_true", help="wait for Enter after each step")
+    play.add_argument("--delay", type=float, default=0.0, help="seconds to wait after each step (default 0)")
+    play.set_defaults(run=_play)
+
+
+def add_bench_faults(faults: argparse.ArgumentParser) -> None:
+    faults.add_argument("--episodes", type=int, default=1000, help="episodes (default 1000)")
+    faults.add_argument("--rate", type=float, default=0.02, help="share of requests before which the environment is struck (default 0.02)")
+    faults.add_argument("--retries", type=int, default=2, help="times that an episode's environment is replaced (default 2)")
+    faults.add_argument("--slots", type=int, default=16, help="episodes at a time, each with its process (default 16)")
+    faults.add_argument("--seed", type=int, default=0, help="of the games, the actions and the faults (default 0)")
+    faults.set_defaults(run=_bench_faults)
+
+
+def _play(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from cotjax.study import play
+
+    if arguments.run_folder and arguments.model:
+        raise UsageError("give --run or --model, not both")
+    if arguments.max_steps is not None and arguments.max_steps < 1:
+        raise UsageError(f"--max-steps is {arguments.max_steps}; it must be at least 1")
+    game = play.choose_game(arguments.game, arguments.games, arguments.split, arguments.index)
+    console = Console(highlight=False)
+    if not arguments.run_folder and not arguments.model:
+        play.play_by_hand(game, console, sys.stdin, arguments.max_steps or 30)
+        return
+    after_step = play.pauses(arguments.pause, arguments.delay)
+    if arguments.run_folder:
+        player = play.player_of_run(arguments.run_folder, arguments.arm, arguments.step)
+    else:
+        player = play.player_of_model(arguments.model, arguments.template)
+    play.watch(game, player, console, driver=arguments.driver, max_steps=arguments.max_steps, seed=arguments.seed, after_step=after_step)
+
+
+def _bench_faults(arguments: argparse.Namespace) -> None:
+    from cotjax.study.faults import benchmark
+
+    if not benchmark(arguments.episodes, arguments.rate, arguments.retries, arguments.slots, arguments.seed):
+        sys.exit(1)

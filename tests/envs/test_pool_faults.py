@@ -1,0 +1,212 @@
+"""Environments that crash, hang and speak garbage in the middle of an episode: what is played again, and what is left behind."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from cotjax.envs.base import Game, Observation
+from cotjax.envs.channel import Channel, GarbledError
+from cotjax.envs.pool import EnvPool, Limits
+from cotjax.errors import EnvError
+
+QUICK = Limits(start=60.0, reset=60.0, step=1.0)
+
+
+class Counter:
+    """Counts its steps. `slow`: method -> seconds; `moody`: it counts on from where another process of it began."""
+
+    def __init__(self, slow: tuple[str, float] = ("", 0.0), moody: bool = False):
+        self._slow, self._moody = slow, moody
+        self._dawdle("start")
+        signal.signal(signal.SIGUSR1, _garble)
+
+    def reset(self, game: Game) -> tuple[str, Observation]:
+        self._dawdle("reset")
+        self._count = os.getpid() if self._moody else 0
+        return f"count in {game.id}", Observation(str(self._count), ("more",), False, False)
+
+    def step(self, action: str) -> Observation:
+        self._dawdle("step")
+        self._count += 1
+        if action == "raise":
+            raise RuntimeError("the floor gives way")
+        return Observation(f"{self._count} {action}", ("more",), False, False)
+
+    def close(self) -> None:
+        pass
+
+    def _dawdle(self, what: str) -> None:
+        if self._slow[0] == what:
+            time.sleep(self._slow[1])
+
+
+def _garble(*_) -> None:
+    for name in os.listdir("/proc/self/fd"):
+        if os.path.realpath(f"/proc/self/fd/{name}").rpartition("/")[2].startswith("socket:"):
+            os.write(int(name), b"\xff" * 20)
+
+
+def game(id_: str) -> Game:
+    return Game(id_, "", "train", "pick_and_place_simple")
+
+
+def exists(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def gone(pids, seconds: float = 15.0) -> bool:
+    """Whether these processes end in time; one that is only a zombie of another parent counts as ended."""
+    limit = time.monotonic() + seconds
+    left = set(pids)
+    while left and time.monotonic() < limit:
+        left = {pid for pid in left if exists(pid) and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"}
+        time.sleep(0.02)
+    return not left
+
+
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGSTOP, signal.SIGUSR1])
+def test_an_environment_that_fails_in_mid_episode_is_replaced_and_the_game_played_again(kind):
+    with EnvPool(Counter, 2, 2, QUICK, retries=1) as pool:
+        pool.reset({0: game("a"), 1: game("b")})
+        pool.step({0: "x", 1: "y"})
+        before = pool.pids()
+        os.kill(before[0], kind)
+        answers = pool.step({0: "z", 1: "z"})
+        assert {slot: answer.text for slot, answer in answers.items()} == {0: "2 z", 1: "2 z"}
+        assert pool.step({0: "w"})[0].text == "3 w"
+        assert pool.pids()[0] != before[0] and pool.pids()[1] == before[1]
+        said = {signal.SIGKILL: "exit code -9", signal.SIGSTOP: "no answer for 1 s", signal.SIGUSR1: "what is no answer"}[kind]
+        assert len(pool.faults(0)) == 1 and said in pool.faults(0)[0] and pool.faults(1) == ()
+        assert not exists(before[0]), "neither running nor a zombie"
+        # Its retry is used up: the next fault ends the episode, and the game and the step are named.
+        os.kill(pool.pids()[0], kind)
+        lost = pool.step({0: "x"})[0]
+        assert isinstance(lost, EnvError) and "a, step 4 (slot 0)" in str(lost) and said in str(lost) and "after 1 retries" in str(lost)
+        assert isinstance(pool.step({0: "x"})[0], EnvError) and len(pool.faults(0)) == 2
+        assert pool.reset({0: game("c")})[0][0] == "count in c" and pool.faults(0) == ()
+
+
+def test_an_environment_that_raises_gets_a_fresh_process():
+    with EnvPool(Counter, 1, 1, QUICK, retries=2) as pool:
+        pool.reset({0: game("a")})
+        first = pool.pids()[0]
+        answer = pool.step({0: "raise"})[0]
+        assert isinstance(answer, EnvError) and "the floor gives way" in str(answer) and len(pool.faults(0)) == 3
+        pool.reset({0: game("a")})
+        assert pool.pids()[0] != first and not exists(first)
+
+
+def test_neighbours_in_a_shared_process_are_replayed_too():
+    with EnvPool(Counter, 2, 1, QUICK, retries=1) as pool:
+        pool.reset({0: game("a"), 1: game("b")})
+        pool.step({0: "x", 1: "y"})
+        os.kill(pool.pids()[0], signal.SIGKILL)
+        assert pool.step({0: "z"})[0].text == "2 z"
+        assert pool.step({1: "z"})[1].text == "2 z"
+
+
+def test_a_replay_that_answers_otherwise_is_a_fault():
+    with EnvPool(partial(Counter, moody=True), 1, 1, QUICK, retries=1) as pool:
+        pool.reset({0: game("a")})
+        pool.step({0: "x"})
+        os.kill(pool.pids()[0], signal.SIGKILL)
+        answer = pool.step({0: "y"})[0]
+        assert isinstance(answer, EnvError) and "replayed after a fault, it answered otherwise at reset" in str(answer)
+
+
+@pytest.mark.parametrize("what", ["start", "reset", "step"])
+def test_each_time_limit_is_its_own(what):
+    """Two seconds are too long for the one that is limited to one, and for no other."""
+    limits = Limits(**{"start": 60.0, "reset": 60.0, "step": 60.0} | {what: 1.0})
+    slow = partial(Counter, slow=(what, 2.5 if what == "start" else 2.0))
+    with EnvPool(slow, 1, 1, limits) as pool:
+        if what == "start":
+            with pytest.raises(EnvError, match="the process that starts the environments"):
+                pool.reset({0: game("a")})
+            return
+        answer = pool.reset({0: game("a")})[0]
+        if what == "step":
+            assert answer[0] == "count in a"
+            answer = pool.step({0: "x"})[0]
+        assert isinstance(answer, EnvError) and "no answer for 1 s" in str(answer)
+    with EnvPool(slow, 1, 1, Limits(60.0, 60.0, 60.0)) as pool:
+        pool.reset({0: game("a")})
+        assert pool.step({0: "x"})[0].text == "1 x"
+
+
+def test_killing_the_process_that_forks_costs_time_alone():
+    with EnvPool(Counter, 2, 2, QUICK, retries=1) as pool:
+        pool.reset({0: game("a"), 1: game("b")})
+        pids = set(pool.pids().values())
+        os.kill(_parent(min(pids)), signal.SIGKILL)
+        assert gone(pids), "the kernel ends the environments with it"
+        assert [answer.text for answer in pool.step({0: "x", 1: "y"}).values()] == ["1 x", "1 y"]
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_nothing_is_left_of_a_closed_pool(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with EnvPool(Counter, 3, 3, QUICK, retries=1) as pool:
+        pool.reset({slot: game("a") for slot in range(3)})
+        assert list(tmp_path.iterdir()), "where the environments have their temporary files"
+        met = set(pool.pids().values())
+        os.kill(min(met), signal.SIGSTOP)
+        assert pool.step({0: "x", 1: "x", 2: "x"})[0].text == "1 x"
+        met |= set(pool.pids().values())
+        met.add(_parent(pool.pids()[0]))
+        os.kill(pool.pids()[1], signal.SIGSTOP)  # and one hangs when the pool is closed
+    assert not any(map(exists, met)), "neither running nor a zombie"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_left_of_a_killed_caller(tmp_path):
+    """One environment is idle, one stopped: both end, and so do the nursery and its temporary folder."""
+    code = """
+import os, signal
+from test_pool_faults import Counter, EnvPool, _parent, game
+pool = EnvPool(Counter, 2, 2)
+pool.reset({0: game("a"), 1: game("b")})
+pids = pool.pids()
+print(*pids.values(), _parent(pids[0]), flush=True)
+os.kill(pids[1], signal.SIGSTOP)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    path = os.pathsep.join([str(Path(__file__).parent), *map(str, sys.path)])
+    environment = {**os.environ, "PYTHONPATH": path, "TMPDIR": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    pids = [int(pid) for pid in run.stdout.split()]
+    assert len(pids) == 3 and gone(pids)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_garbage_never_passes_for_a_message():
+    rng = random.Random(5)
+    for trial in range(300):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            Channel(theirs).send({"number": trial})
+            frame = bytearray(ours.recv(1000))
+            place = rng.randrange(len(frame))
+            frame[place] ^= 1 << rng.randrange(8)
+            theirs.sendall(bytes(frame) if trial % 3 else rng.randbytes(rng.randrange(9, 60)))
+            ours.settimeout(0.2)
+            channel = Channel(ours)
+            try:
+                assert list(channel.receive()) == [], "at most a frame that is still to come"
+            except GarbledError:
+                continue

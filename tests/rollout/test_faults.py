@@ -1,0 +1,15 @@
+"""Many episodes in real environments, while these are killed, stopped and garbled. `cotjax bench faults` is the same at length."""
+
+import pytest
+
+from cotjax.study.faults import KINDS, run
+
+
+@pytest.mark.slow
+def test_every_episode_is_accounted_for_under_fire(tmp_path):
+    outcome = run(40, folder=tmp_path, rate=0.05, retries=2, max_steps=8, seed=1)
+    assert outcome.good, outcome
+    assert outcome.records == outcome.episodes == 40
+    assert set(outcome.injected) == set(KINDS) and outcome.recovered > 3
+    assert outcome.different == outcome.leaked_processes == outcome.leaked_files == 0
+    assert outcome.memory[1] < outcome.memory[0] + 20

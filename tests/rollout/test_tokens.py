@@ -1,0 +1,92 @@
+"""Token in, token out: sampled ids go on as they are, and a prompt that does not is an internal error."""
+
+import pytest
+import tiny
+from test_loop import Cabinets, Generation, RulePolicy
+
+from cotjax.envs.base import Game
+from cotjax.errors import InternalError
+from cotjax.rollout.loop import Elicitation, play
+from cotjax.rollout.tokens import action_ids, check_continues
+
+
+class Letters:
+    """A codec whose text can be written in two ways: "a" is 1 or 2."""
+
+    action_prefix, stop = [10], ((11,),)
+
+    def decode(self, ids):
+        return "".join({1: "a", 2: "a", 3: "b", 10: "<action>", 11: "</action>"}[i] for i in ids)
+
+
+@pytest.mark.parametrize(
+    ("ids", "prefilled", "found"),
+    [
+        ([2, 3, 11], True, [2, 3]),
+        ([1, 3, 11], True, [1, 3]),
+        ([3, 10, 2, 3, 11], False, [2, 3]),
+        ([3, 3], False, None),
+        ([10, 2, 3], False, None),
+        ([10, 2, 2, 11], False, None),  # not the ids of this action
+    ],
+)
+def test_the_action_s_ids_are_those_that_were_sampled(ids, prefilled, found):
+    assert action_ids(Letters(), ids, "ab", prefilled=prefilled) == found
+
+
+def test_another_encoding_of_the_same_text_is_noticed():
+    check_continues("g, step 1", [10, 2, 3, 11, 5], [2, 3], Letters())
+    with pytest.raises(InternalError, match="g, step 1"):
+        check_continues("g, step 1", [10, 1, 3, 11, 5], [2, 3], Letters())
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory):
+    return tiny.word_codec(tmp_path_factory.mktemp("tokenizer"), tiny.TINY_WORDS)
+
+
+def played(codec, policy, driver="cot"):
+    records = []
+    game = Game("g3", "", "valid_unseen", "pick_and_place_simple")
+    play(
+        [game], policy=policy, codec=codec, environments=Cabinets(), driver=driver, elicitation=Elicitation(max_steps=5), seed=0,
+        on_record=lambda game, record: records.append(record),
+    )  # fmt: skip
+    return records[0]
+
+
+@pytest.mark.parametrize(("driver", "opened"), [("cot", 1), ("prompt", 0)])
+def test_every_prompt_is_the_one_before_and_the_sampled_ids(codec, driver, opened):
+    """From the record alone, by ids alone."""
+    policy = RulePolicy(codec, slots=1)
+    record = played(codec, policy, driver)
+    prompt = []
+    for number, step in enumerate(record["steps"]):
+        if number:
+            before = record["steps"][number - 1][driver]["ids"]
+            start = before.index(codec.action_prefix[0]) if opened else 0
+            sampled = before[start:] if opened else [*codec.action_prefix, *before]
+            assert step["prompt_ids"][: len(sampled)] == sampled
+        prompt += step["prompt_ids"]
+        assert len(prompt) == step["prompt_length"]
+    assert prompt == policy.prompts[0] and number > 1
+
+
+def test_a_cache_that_lost_ids_is_an_internal_error(codec):
+    class Forgets(RulePolicy):
+        def extend(self, pieces):
+            super().extend({slot: ids[:-1] if self.prompts[slot] else ids for slot, ids in pieces.items()})
+
+    with pytest.raises(InternalError, match="g3, step 2: the policy's cache holds"):
+        played(codec, Forgets(codec, slots=1))
+
+
+def test_a_policy_may_keep_its_log_probabilities_to_itself(codec):
+    class Silent(RulePolicy):
+        def branch(self, prefixes, **kwargs):
+            made = super().branch(prefixes, **kwargs)
+            return {slot: Generation(one.ids, None) for slot, one in made.items()}
+
+    assert "logprobs" not in played(codec, Silent(codec))["steps"][0]["cot"]
+    response = played(codec, RulePolicy(codec))["steps"][0]["cot"]
+    assert len(response["logprobs"]) == len(response["ids"]) and sum(response["logprobs"]) == response["logprob"]
