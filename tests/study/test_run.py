@@ -281,7 +281,7 @@ def test_bad_input_is_one_clear_line(study, capsys, tmp_path, override, code, wo
 def test_sigterm_ends_training_with_code_75(study, capsys, tmp_path):
     """Sent when the first rows are there; the loop saves the step that it is in."""
     before = signal.getsignal(signal.SIGTERM)
-    rows = tmp_path / "run" / "arms" / "sft" / "metrics.jsonl"
+    rows = tmp_path / "run" / "arms" / "reduced" / "metrics.jsonl"  # the arm that is trained first
 
     ended = threading.Event()
 
