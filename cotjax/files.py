@@ -1,12 +1,14 @@
-"""Files that are whole or not there: written beside their place, forced to the disk, then renamed."""
+"""Files that are whole or not there: written beside their place, forced to the disk, then renamed; and what is said when they are not."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from cotjax.errors import DataError
 
@@ -40,6 +42,19 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def read_json(file: Path, author: str) -> dict[str, Any]:
+    """The object that a JSON file holds. `author` is what writes such files, for the error. Raises DataError."""
+    try:
+        read = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{file}: there is no such file; name a folder that {author} wrote") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{file}: not a readable JSON file ({error}); bring it back as {author} wrote it") from None
+    if not isinstance(read, dict):
+        raise DataError(f"{file}: holds a {type(read).__name__}; expected an object as {author} writes it")
+    return read
 
 
 @contextlib.contextmanager

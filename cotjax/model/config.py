@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from cotjax.errors import DataError, UsageError
+from cotjax.files import read_json
 
 _FLOATS = ("float32", "bfloat16", "float16")
 
@@ -125,6 +125,14 @@ class ModelConfig:
         return jnp.dtype(self.compute_dtype)
 
     @classmethod
+    def from_saved(cls, file: Path, **overrides: Any) -> ModelConfig:
+        """Reads this class's fields from a model.json of cotjax's own. Raises DataError."""
+        try:
+            return cls(**(read_json(file, "cotjax") | overrides))
+        except (TypeError, UsageError) as error:
+            raise DataError(f"{file}: not a model's fields as cotjax writes them: {error}") from None
+
+    @classmethod
     def from_hf(cls, source: Mapping[str, Any] | str | PathLike[str], **overrides: Any) -> ModelConfig:
         """Reads transformers' config: its dict, its config.json, or the folder that holds one.
 
@@ -201,19 +209,6 @@ _ROPE_SCALING = {
     "high_frequency": "high_freq_factor",
     "original_length": "original_max_position_embeddings",
 }
-
-
-def read_json(file: Path, author: str) -> dict[str, Any]:
-    """The object that a JSON file holds. `author` is what writes such files, for the error. Raises DataError."""
-    try:
-        read = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{file}: there is no such file; name a folder that {author} wrote") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{file}: not a readable JSON file: {error}") from None
-    if not isinstance(read, dict):
-        raise DataError(f"{file}: holds a {type(read).__name__}; expected an object as {author} writes it")
-    return read
 
 
 def _read(read: Mapping[str, Any], where: str, overrides: Mapping[str, Any]) -> ModelConfig:

@@ -23,7 +23,8 @@ import numpy as np
 from jax.sharding import Mesh, Sharding
 
 from cotjax.errors import DataError, UsageError
-from cotjax.model.config import LoRA, ModelConfig, read_json
+from cotjax.files import read_json
+from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.decoder import Params, Path, declared, init_params, leaf, nest
 from cotjax.model.sharding import param_shardings
 from cotjax.model.weights import gather, partial_of, place, some, write_part

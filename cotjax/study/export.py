@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 from cotjax.assets import BASE_FOLDER
 from cotjax.errors import UsageError
+from cotjax.files import read_json
 from cotjax.model import lora
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import make_mesh
@@ -49,14 +49,14 @@ def find_checkpoint(run: Path, arm: str, step: int | None) -> tuple[ModelConfig,
     steps = checkpoints.steps()
     if not steps:
         raise UsageError(f"{folder}: no checkpoint in it; run `cotjax train` first")
-    return ModelConfig(**json.loads(file.read_text())), checkpoints, steps[-1] if step is None else step
+    return ModelConfig.from_saved(file), checkpoints, steps[-1] if step is None else step
 
 
 def _base_name(run: Path, model: ModelConfig) -> str:
     """The folder of the base that the run's adapters were trained on."""
     if model.lora is None:
         raise UsageError(f"{run}: no adapters were trained here (model.lora_rank is 0); leave out --adapter")
-    base = json.loads((run / "config.json").read_text())["model"]["base"]
+    base = read_json(run / "config.json", "cotjax")["model"]["base"]
     if base == "random":
         raise UsageError(f"{run}: its base was drawn at random and is in no folder that adapters could be loaded onto; leave out --adapter")
     return str(BASE_FOLDER if base == "package" else base)

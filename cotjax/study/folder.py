@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from cotjax.errors import UsageError
-from cotjax.files import write_whole
+from cotjax.files import read_json, write_whole
 from cotjax.train.claim import FREE
 
 # Where work is done, how patiently, what is kept of it and how one looks on does not change what comes out of it.
@@ -18,14 +18,20 @@ _FREE_TO_CHANGE = {
 
 
 def claim(folder: Path, mine: dict) -> None:
-    """Take `folder` for the run of this config, or find that it is this run's already. Raises UsageError when it holds something else."""
+    """Take `folder` for the run of this config, or find that it is this run's already.
+
+    Raises UsageError when it holds something else or is no folder to write to, DataError when its config cannot be read.
+    """
     file = folder / "config.json"
-    if file.exists():
-        _refuse_other_run(folder, json.loads(file.read_text()), mine)
-    elif folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder} is not empty and holds no cotjax run; choose another folder with --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(mine, indent=2, sort_keys=True) + "\n")
+    try:
+        if file.exists():
+            _refuse_other_run(folder, read_json(file, "cotjax"), mine)
+        elif folder.exists() and any(folder.iterdir()):
+            raise UsageError(f"{folder} is not empty and holds no cotjax run; choose another folder with --out")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps(mine, indent=2, sort_keys=True) + "\n")
+    except OSError as error:
+        raise UsageError(f"{folder}: nothing can be written there ({error.strerror}); choose another folder with --out") from None
 
 
 def _refuse_other_run(folder: Path, theirs: dict, mine: dict) -> None:

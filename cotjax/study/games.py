@@ -41,6 +41,8 @@ def prepare_games(config: ConfigDict, progress: Callable[[int, int], None] | Non
       UsageError: an unknown source, no root for real data, or counts that ask for nothing.
       DataError: a game folder is missing, empty or broken, or holds too few games.
     """
+    if config.data.trajectories and not (config.games.in_domain or config.games.ood):
+        return GameSets("", (), (), (), "")  # the user's own data, and nothing to play
     if config.games.source == "made":
         root = Path(config.games.root or Path(config.out) / "games")
         make_games(root, made_counts(config), config.games.seed, max(1, config.workers), progress)
@@ -60,7 +62,7 @@ def prepare_games(config: ConfigDict, progress: Callable[[int, int], None] | Non
 def made_counts(config: ConfigDict) -> dict[str, dict[str, int]]:
     """split -> task type -> games to make; played games are shared out evenly over the task types of their domain."""
     counts: dict[str, dict[str, int]] = {}
-    if config.games.train:
+    if config.games.train and not config.data.trajectories:
         counts["train"] = dict.fromkeys(config.task_types.collect, config.games.train)
     split = counts.setdefault(config.games.eval_split, {})
     for types, wanted in ((config.task_types.in_domain, config.games.in_domain), (config.task_types.ood, config.games.ood)):

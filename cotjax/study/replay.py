@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ def replay(failed: Path, step: int | None, console: Console | None = None) -> Ex
     batch, about = load_failed(failed)
     arm = failed.resolve().parents[1]
     model_file = arm.parents[1] / "model.json"
-    model = ModelConfig(**(json.loads(model_file.read_text()) if model_file.exists() else about["model"]))
+    model = ModelConfig.from_saved(model_file) if model_file.exists() else ModelConfig(**about["model"])
     step = _nearest(arm / "checkpoints", about["step"]) if step is None else step
     mesh = make_mesh()
     if len(batch["ids"]) % batch_parts(mesh):

@@ -31,7 +31,7 @@ from cotjax.data.word_tokenizer import build_word_tokenizer, save_tokenizer
 from cotjax.envs.base import Game
 from cotjax.envs.words import alfworld_words
 from cotjax.errors import UsageError
-from cotjax.files import write_whole
+from cotjax.files import read_json, write_whole
 from cotjax.formats import TEMPLATES, first_turn
 from cotjax.model import decoder, lora
 from cotjax.model.config import LoRA, ModelConfig
@@ -311,12 +311,12 @@ class Study:
         file = self.folder / "model.json"
         if not file.exists():
             raise UsageError(f"{self.folder}: nothing was trained here; run `cotjax train` with the same --out first")
-        return ModelConfig(**json.loads(file.read_text())), Codec.load(self.folder / "tokenizer", self.config.data.template)
+        return ModelConfig.from_saved(file), Codec.load(self.folder / "tokenizer", self.config.data.template)
 
     def _seconds(self) -> dict[str, float]:
         """Seconds a stage took. A later run that finds a stage done does not make it look free."""
         file = self.folder / "run.json"
-        before = json.loads(file.read_text()).get("seconds", {}) if file.exists() else {}
+        before = read_json(file, "cotjax").get("seconds", {}) if file.exists() else {}
         now = self.reporter.seconds
         return {stage: round(max(before.get(stage, 0.0), now.get(stage, 0.0)), 1) for stage in {**before, **now}}
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cotjax.errors import DataError, UsageError
-from cotjax.files import write_whole
+from cotjax.errors import UsageError
+from cotjax.files import read_json, write_whole
 
 # Settings of the `train` section that change no number: what is kept, and how one looks on. They may change when a run goes on.
 FREE = ("keep_last", "keep_every", "keep_best", "tensorboard", "wandb_project", "profile_start", "profile_steps")
@@ -22,7 +22,7 @@ def binding(settings: Mapping[str, Any]) -> dict[str, Any]:
 def claim(folder: Path, run: dict) -> None:
     """Take `folder` for this run, or find that it is this run's already. Only one process is to call it.
 
-    Raises UsageError, naming the first setting that differs, when it holds another run.
+    Raises UsageError, naming the first setting that differs, when it holds another run; DataError when its settings cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "settings.json"
@@ -30,10 +30,7 @@ def claim(folder: Path, run: dict) -> None:
     if not file.exists():
         write_whole(file, json.dumps(mine, indent=2) + "\n")
         return
-    try:
-        theirs = json.loads(file.read_text())
-    except ValueError as error:
-        raise DataError(f"{file}: cannot be read ({error}); bring it back, or move its folder away") from None
+    theirs = read_json(file, "cotjax")
     for section, values in mine.items():
         other = theirs.get(section)
         if other == values:

@@ -64,11 +64,7 @@ def read_config(folder: Path, **overrides: Any) -> ModelConfig:
     """The model in a folder of either kind; `overrides` are fields of ModelConfig. Raises UsageError or DataError."""
     if folder_kind(folder) == HUGGING_FACE:
         return ModelConfig.from_hf(folder, **overrides)
-    file = folder / _CONFIG_FILES[ORBAX]
-    try:
-        return ModelConfig(**(json.loads(file.read_text(encoding="utf-8")) | overrides))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError, UsageError) as error:
-        raise DataError(f"{file}: not a model's fields as `cotjax convert` writes them: {error}") from None
+    return ModelConfig.from_saved(folder / _CONFIG_FILES[ORBAX], **overrides)
 
 
 def load_params(folder: Path, mesh: Mesh, **overrides: Any) -> Params:
