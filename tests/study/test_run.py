@@ -14,6 +14,7 @@ import pytest
 from cotjax.cli import main
 from cotjax.config import load_config
 from cotjax.rollout.record import read_records
+from cotjax.train.metrics import read_metrics
 
 CONFIG = '''
 """A study small enough for a test."""
@@ -142,7 +143,7 @@ def test_two_processes_make_a_whole_study_and_play_what_one_plays(study, tmp_pat
     assert "report.html" in results[0][1] and "Training" not in results[1][1], "process 0 alone tells"
     assert (out / "log.txt").read_text().count("Writing the report") == 1
     for arm in ("sft", "reduced"):
-        losses = [[json.loads(line)["loss"] for line in (run / "arms" / arm / "metrics.jsonl").open()] for run in (out, first)]
+        losses = [[row["loss"] for row in read_metrics(run / "arms" / arm / "metrics.jsonl")] for run in (out, first)]
         np.testing.assert_allclose(*losses, rtol=1e-4)
     assert len(json.loads((out / "summary.json").read_text())["points"]) == len(json.loads((first / "summary.json").read_text())["points"])
 
