@@ -23,7 +23,7 @@ def get_config():
     config.train.remat = "block"
     config.train.scan_layers = True
     config.evaluate.slots = 64
-    config.evaluate.tensor = 8
+    config.evaluate.tensor = 4  # the chips of one host: each host plays by itself
     config.evaluate.max_length = 8192
     config.evaluate.max_new_tokens = 512
     return config

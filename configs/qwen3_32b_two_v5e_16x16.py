@@ -19,4 +19,8 @@ def get_config():
     config.mesh.fsdp = 128
     config.mesh.tensor = 2
     config.train.batch = 256
+    # A copy of the weights is too large for the four chips of a host: the checkpoints are played elsewhere.
+    config.games.in_domain = 0
+    config.games.ood = 0
+    config.evaluate.tensor = 8
     return config
