@@ -1,7 +1,8 @@
-"""The host-side loop: many episodes over a policy's slots. Dumb and synchronous; a policy is ids in, ids out.
+"""The host-side loop: many episodes over a policy's slots. A policy is ids in, ids out.
 
-At each turn the loop appends the new part of every live slot's prompt, decodes the actions asked for from that same cached
-prompt, sends the driver's action to the environment, and goes on. A slot whose episode ended takes the next game.
+At each turn the loop appends the new part of every live slot's prompt, decodes the driver's actions from it and sends them to the
+environments. While those answer, and where an episode is over begin the next game, it decodes the actions that are only noted beside
+the driver's, from the same cached prompts. So the environments' time is hidden behind decoding, and nothing depends on who is faster.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -78,6 +80,7 @@ class _Episode:
     env_faults: list[str] = field(default_factory=list)
     ended: str | None = None
     environment_s: float = 0.0
+    waited_s: float = 0.0
     sampler_s: float = 0.0
     started_at: float = field(default_factory=time.perf_counter)
 
@@ -119,31 +122,68 @@ def play(
         raise UsageError(f"unknown driver {driver!r}; there are {', '.join(DRIVERS)}")
     waiting = list(reversed(games))
     live: dict[int, _Episode] = {}
-    while waiting or live:
-        _fill(live, waiting, policy, codec, environments, seed)
-        turn = _Turn(policy, codec, elicitation, driver, references, both or driver != "prompt")
-        turn.decode(live)
-        _advance(live, turn.executed, codec, environments, on_step)
-        for slot, episode in list(live.items()):
-            if episode.ended:
-                episode.env_faults = list(environments.faults(slot))
-                on_record(episode.game, _as_record(episode, driver, elicitation))
-                del live[slot]
+    # One thread, so that the environments are asked one thing at a time, in order.
+    with ThreadPoolExecutor(max_workers=1) as background:
+        while waiting or live:
+            _fill(live, waiting, policy, codec, environments, seed)
+            turn = _Turn(policy, codec, elicitation, driver, references, both or driver != "prompt")
+            turn.act(live)
+            moved = background.submit(_move, environments, turn.actions, turn.last, waiting)
+            turn.compare()
+            started_at = time.perf_counter()
+            moves = moved.result()
+            waited = (time.perf_counter() - started_at) / max(1, len(turn.executed))
+            _advance(live, turn.executed, moves, waited, codec, on_step)
+            for slot, episode in list(live.items()):
+                if episode.ended:
+                    episode.env_faults = moves.faults[slot] if slot in moves.faults else list(environments.faults(slot))
+                    on_record(episode.game, _as_record(episode, driver, elicitation))
+                    del live[slot]
+            _begin(live, moves.starting, moves.begun, moves.seconds, policy, codec, seed)
+
+
+@dataclass
+class _Moves:
+    """What the environments did with a turn's actions."""
+
+    answers: dict[int, Observation | EnvError] = field(default_factory=dict)
+    faults: dict[int, list[str]] = field(default_factory=dict)  # of the slots whose episode is over
+    starting: dict[int, Game] = field(default_factory=dict)  # what these slots play next
+    begun: dict[int, tuple[str, Observation] | EnvError] = field(default_factory=dict)
+    seconds: float = 0.0  # a slot
+
+
+def _move(environments: Environments, actions: dict[int, str], last: set[int], waiting: list[Game]) -> _Moves:
+    """Send the actions, and let the slots whose episode is over with them (it is the `last` step, or the game says so) begin the next."""
+    if not actions:
+        return _Moves()
+    started_at = time.perf_counter()
+    answers = environments.step(actions)
+    over = [slot for slot, answer in answers.items() if slot in last or isinstance(answer, EnvError) or answer.won or answer.done]
+    faults = {slot: list(environments.faults(slot)) for slot in over}
+    starting = {slot: waiting.pop() for slot in over[: len(waiting)]}
+    begun = environments.reset(starting) if starting else {}
+    return _Moves(answers, faults, starting, begun, (time.perf_counter() - started_at) / len(actions))
 
 
 def _fill(live: dict[int, _Episode], waiting: list[Game], policy: Policy, codec: Any, environments: Environments, seed: int) -> None:
-    """Give free slots the next games."""
+    """Give the next games to slots that are free: at the start, and where a prompt had grown too long."""
     free = [slot for slot in range(policy.slots) if slot not in live][: len(waiting)]
     if not free:
         return
     starting = {slot: waiting.pop() for slot in free}
-    policy.reset(free)
     started_at = time.perf_counter()
-    answers = environments.reset(starting)
-    seconds = (time.perf_counter() - started_at) / len(free)
+    begun = environments.reset(starting)
+    _begin(live, starting, begun, (time.perf_counter() - started_at) / len(free), policy, codec, seed)
+
+
+def _begin(
+    live: dict[int, _Episode], starting: dict[int, Game], begun: dict[int, Any], seconds: float, policy: Policy, codec: Any, seed: int
+) -> None:
+    policy.reset(starting)
     for slot, game in starting.items():
         episode = live[slot] = _Episode(game, seed, environment_s=seconds)
-        answer = answers[slot]
+        answer = begun[slot]
         if isinstance(answer, EnvError):
             episode.ended, episode.env_error = "env_error", str(answer)
             continue
@@ -152,20 +192,33 @@ def _fill(live: dict[int, _Episode], waiting: list[Game], policy: Policy, codec:
 
 
 class _Turn:
-    """One turn of all live slots: extend the prompts, decode from them, note what was decoded."""
+    """One turn of all live slots: extend the prompts, decode from them, note what was decoded.
+
+    `act` decodes what the environments wait for, `compare` what is only noted beside it: that, they need not wait for.
+    """
 
     def __init__(self, policy: Policy, codec: Any, elicitation: Elicitation, driver: str, references, both: bool):
         self._policy, self._codec, self._elicitation, self._driver = policy, codec, elicitation, driver
-        self._references, self._both = references, both
+        self._references = references
+        kinds = [kind for kind in ("cot", "prompt") if both or kind == driver]
+        self._first, self._beside = [kind for kind in kinds if kind == driver], [kind for kind in kinds if kind != driver]
+        self._ready: dict[int, _Episode] = {}
+        self._seeds: dict[str, dict[int, int]] = {}
         self.executed: dict[int, tuple[str, list[int] | None]] = {}  # what is sent, and its sampled ids where it has some
+        self.last: set[int] = set()  # slots whose episode ends with this step, whatever it does
 
-    def decode(self, live: dict[int, _Episode]) -> None:
+    @property
+    def actions(self) -> dict[int, str]:
+        return {slot: action for slot, (action, _) in self.executed.items()}
+
+    def act(self, live: dict[int, _Episode]) -> None:
+        """Extend the prompts, and decode the driver's actions."""
         elicitation, longest = self._elicitation, self._policy.max_length
         for slot, episode in live.items():
             needed = self._policy.lengths[slot] + len(episode.next_piece) + elicitation.max_new_tokens + 8
             if episode.ended is None and needed > longest:
                 episode.ended = "length"
-        ready = {slot: episode for slot, episode in live.items() if episode.ended is None}
+        self._ready = ready = {slot: episode for slot, episode in live.items() if episode.ended is None}
         if not ready:
             return
         started_at = time.perf_counter()
@@ -173,34 +226,55 @@ class _Turn:
         for slot, episode in ready.items():
             episode.prompt += episode.next_piece
             check_prompt(episode.where, episode.prompt, int(self._policy.lengths[slot]))
-        prompt = self._branch(ready, "prompt", elicitation.max_action_tokens)
-        cot = self._branch(ready, "cot", elicitation.max_new_tokens) if self._both else {}
-        seconds = (time.perf_counter() - started_at) / len(ready)
+        self._seeds = {kind: {slot: _seed(episode, kind) for slot, episode in ready.items()} for kind in ("cot", "prompt")}
+        decoded = {kind: self._branch(kind) for kind in self._first}
+        self._took(started_at)
         for slot, episode in ready.items():
-            episode.sampler_s += seconds
-            self._note(slot, episode, prompt.get(slot), cot.get(slot))
+            self._note(slot, episode, {kind: actions[slot] for kind, actions in decoded.items()})
 
-    def _branch(self, ready: dict[int, _Episode], kind: str, max_new: int) -> dict[int, dict]:
-        text = self._elicitation.prompt_prefix if kind == "prompt" else self._elicitation.cot_prefix
+    def compare(self) -> None:
+        """Decode the other actions of the same states, from the same cached prompts."""
+        if not self._ready:
+            return
+        started_at = time.perf_counter()
+        for kind in self._beside:
+            for slot, action in self._branch(kind).items():
+                self._ready[slot].steps[-1][kind] = action
+        self._took(started_at)
+
+    def _took(self, started_at: float) -> None:
+        seconds = (time.perf_counter() - started_at) / len(self._ready)
+        for episode in self._ready.values():
+            episode.sampler_s += seconds
+
+    def _branch(self, kind: str) -> dict[int, dict]:
+        elicitation, seeds = self._elicitation, self._seeds[kind]
+        prefilled = kind == "prompt"
+        text, max_new = (
+            (elicitation.prompt_prefix, elicitation.max_action_tokens)
+            if prefilled
+            else (elicitation.cot_prefix, elicitation.max_new_tokens)
+        )
         prefix = self._codec.encode(text) if text else []
-        seeds = {slot: _seed(episode, kind) for slot, episode in ready.items()}
         generations = self._policy.branch(
-            dict.fromkeys(ready, prefix), max_new=max_new, temperature=self._elicitation.temperature, seeds=seeds
+            dict.fromkeys(self._ready, prefix), max_new=max_new, temperature=elicitation.temperature, seeds=seeds
         )
         return {
-            slot: _as_action(generation, self._codec, ready[slot].observation, kind, text, seeds[slot])
+            slot: _as_action(generation, self._codec, self._ready[slot].observation, kind, text, seeds[slot])
             for slot, generation in generations.items()
         }
 
-    def _note(self, slot: int, episode: _Episode, prompt: dict | None, cot: dict | None) -> None:
+    def _note(self, slot: int, episode: _Episode, decoded: dict[str, dict]) -> None:
         reference = None
         if self._driver == "reference":
             reference = self._references[episode.game.id][len(episode.steps)]
-        chosen = {"cot": cot, "prompt": prompt, "reference": {"action": reference}}[self._driver]["action"]
+        own = decoded.get(self._driver)
+        chosen = own["action"] if own else reference
         # The environment answers "Nothing happens" to an empty command: an invalid response costs a step, as it should.
         executed = "" if chosen is None else chosen
-        own = {"cot": cot, "prompt": prompt, "reference": None}[self._driver]
-        sampled = action_ids(self._codec, own["ids"], executed, prefilled=own is prompt) if own and own["valid"] else None
+        sampled = None
+        if own and own["valid"]:
+            sampled = action_ids(self._codec, own["ids"], executed, prefilled=self._driver == "prompt")
         self.executed[slot] = executed, sampled
         episode.steps.append(
             {
@@ -211,30 +285,28 @@ class _Turn:
                 "nothing_happens": False,
                 "prompt_length": len(episode.prompt),
                 "prompt_ids": episode.next_piece,
-                "cot": cot,
-                "prompt": prompt,
+                "cot": None,
+                "prompt": None,
+                **decoded,
             }
         )
         if len(episode.steps) >= self._elicitation.max_steps:
-            episode.ended = "step_limit"  # unless this last action wins: see _advance
+            self.last.add(slot)
 
 
 def _advance(
     live: dict[int, _Episode],
     executed: dict[int, tuple[str, list[int] | None]],
+    moves: _Moves,
+    waited: float,
     codec: Any,
-    environments: Environments,
     on_step: Callable[[dict, Observation | None], None],
 ) -> None:
-    """Send the actions, and read what they changed."""
-    if not executed:
-        return
-    started_at = time.perf_counter()
-    answers = environments.step({slot: action for slot, (action, _) in executed.items()})
-    seconds = (time.perf_counter() - started_at) / len(executed)
+    """Read what the actions changed. `waited`: seconds a slot that nothing was decoded in."""
     for slot, (action, sampled) in executed.items():
-        episode, answer = live[slot], answers[slot]
-        episode.environment_s += seconds
+        episode, answer = live[slot], moves.answers[slot]
+        episode.environment_s += moves.seconds
+        episode.waited_s += waited
         if isinstance(answer, EnvError):
             episode.ended, episode.env_error = "env_error", str(answer)
             on_step(episode.steps[-1], None)
@@ -243,7 +315,7 @@ def _advance(
         episode.steps[-1]["nothing_happens"] = answer.text.startswith("Nothing happens")
         if answer.won:
             episode.ended = "won"
-        elif answer.done:
+        elif answer.done or slot in moves.faults:
             episode.ended = "step_limit"
         else:
             episode.next_piece = codec.next_prompt(action if sampled is None else sampled, answer.text)
@@ -291,6 +363,7 @@ def _as_record(episode: _Episode, driver: str, elicitation: Elicitation) -> dict
         "final_observation": episode.observation.text if episode.observation else None,
         "timing": {
             "environment_s": round(episode.environment_s, 4),
+            "waited_s": round(episode.waited_s, 4),
             "sampler_s": round(episode.sampler_s, 4),
             "total_s": round(time.perf_counter() - episode.started_at, 4),
         },

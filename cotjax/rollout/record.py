@@ -9,7 +9,7 @@
                 "cot": {"text": …, "thought": …, "action": …, "valid": true, "reason": null, "problem": null, "admissible": true,
                         "ids": […], "new_tokens": 31, "stopped": true, "seed": 7, "logprob": -3.1, "logprobs": […]},
                 "prompt": {… the same keys …}}, …],
-     "timing": {"environment_s": 0.1, "sampler_s": 2.0, "total_s": 9.5}}
+     "timing": {"environment_s": 0.1, "waited_s": 0.0, "sampler_s": 2.0, "total_s": 9.5}}
 
 `driver` says whose action the environment got: the CoT action ("cot"), the prompt action ("prompt"), or the recorded one of an
 expert's trajectory ("reference"). A kind of action that was not decoded is null.

@@ -1,6 +1,7 @@
 """The loop, on a world of cabinets and a policy that answers by rule: what is decoded, executed, recorded and resumed."""
 
 import json
+import threading
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -122,6 +123,33 @@ def test_the_next_prompt_is_the_exact_previous_ids_and_the_new_ones(codec):
         assert before["prompt_length"] == len(expected)
         expected += codec.next_prompt(before["executed"], after["observation"])
     assert policy.prompts[0] == expected
+
+
+def test_environments_step_while_the_other_action_is_decoded(codec):
+    """An environment that answers only once the prompt action is being decoded: a loop that waited for it would wait in vain."""
+    decoding = threading.Event()
+
+    class Decodes(RulePolicy):
+        def branch(self, prefixes, **kwargs):
+            if any(prefixes.values()):
+                decoding.set()
+            return super().branch(prefixes, **kwargs)
+
+    class Waits(Cabinets):
+        def step(self, actions):
+            assert decoding.wait(20)
+            decoding.clear()
+            return super().step(actions)
+
+    records = _play(codec, _games(1, 2, 3), "cot", Waits(), policy=Decodes(codec))
+    assert all(record["success"] and record["steps"][0]["prompt"]["action"] == "look" for record in records.values())
+
+
+def test_a_slot_takes_the_next_game_and_its_own_faults(codec):
+    """The game that breaks leaves its slot to others, and what it did wrong stays with it."""
+    records = _play(codec, _games(9, 1, 2, 3, 4), "cot", policy=RulePolicy(codec, slots=1))
+    assert [game for game, record in records.items()] == ["g9", "g1", "g2", "g3", "g4"]
+    assert [record["env_faults"] for record in records.values()] == [["the engine is gone"], [], [], [], []]
 
 
 def test_prompt_actions_drive_alone_until_the_step_limit(codec):
