@@ -191,8 +191,6 @@ def _split_response(text: str, where: str) -> tuple[str | None, str]:
         response = formats.parse_response(text, prefilled=False)
         if response.problem:
             raise Unmapped(f"the response has {response.problem}", where)
-        if text.partition(formats.ACTION_CLOSE)[2].strip():
-            raise Unmapped("there is text behind the action", where)
         return response.thought or None, response.action
     found = _THOUGHT_ACTION.fullmatch(text) or _ACTION.fullmatch(text)
     if not found:

@@ -103,7 +103,8 @@ class EnvPool:
 
     def _settle(self, slots: Iterable[int]) -> dict[int, Any]:
         """Have each slot's last request answered, in as many attempts as there are retries."""
-        plays = {slot: self._plays[slot] for slot in slots}
+        asked = list(slots)
+        plays = {slot: self._plays[slot] for slot in asked}
         settled: dict[int, Any] = {slot: self._error(slot, _Fault(play.lost)) for slot, play in plays.items() if play.over}
         plays = {slot: play for slot, play in plays.items() if not play.over}
         answers: dict[int, Any] = {slot: _Fault(play.lost) for slot, play in plays.items() if play.lost}
@@ -129,7 +130,7 @@ class EnvPool:
             answers = self._replay({slot: plays[slot] for slot in again})
         if wrong is not None:
             raise wrong
-        return settled
+        return {slot: settled[slot] for slot in asked}
 
     def _replay(self, plays: dict[int, _Play]) -> dict[int, Any]:
         """Send every request of these slots again, and compare; returns each slot's answer to its last one, or its fault."""

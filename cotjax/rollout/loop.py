@@ -159,11 +159,15 @@ def _move(environments: Environments, actions: dict[int, str], last: set[int], w
         return _Moves()
     started_at = time.perf_counter()
     answers = environments.step(actions)
-    over = [slot for slot, answer in answers.items() if slot in last or isinstance(answer, EnvError) or answer.won or answer.done]
+    over = [slot for slot in actions if slot in last or _ends(answers[slot])]
     faults = {slot: list(environments.faults(slot)) for slot in over}
     starting = {slot: waiting.pop() for slot in over[: len(waiting)]}
     begun = environments.reset(starting) if starting else {}
     return _Moves(answers, faults, starting, begun, (time.perf_counter() - started_at) / len(actions))
+
+
+def _ends(answer: Observation | EnvError) -> bool:
+    return isinstance(answer, EnvError) or answer.won or answer.done
 
 
 def _fill(live: dict[int, _Episode], waiting: list[Game], policy: Policy, codec: Any, environments: Environments, seed: int) -> None:

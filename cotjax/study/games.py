@@ -62,7 +62,7 @@ def prepare_games(config: ConfigDict, progress: Callable[[int, int], None] | Non
 def made_counts(config: ConfigDict) -> dict[str, dict[str, int]]:
     """split -> task type -> games to make; played games are shared out evenly over the task types of their domain."""
     counts: dict[str, dict[str, int]] = {}
-    if config.games.train and not config.data.trajectories:
+    if config.games.train:
         counts["train"] = dict.fromkeys(config.task_types.collect, config.games.train)
     split = counts.setdefault(config.games.eval_split, {})
     for types, wanted in ((config.task_types.in_domain, config.games.in_domain), (config.task_types.ood, config.games.ood)):

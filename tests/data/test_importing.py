@@ -123,7 +123,7 @@ REJECTED = {
     "a made-up observation": (_chat(FIRST, "Thought: hm\nAction: look\nObservation: a cat"), "more than one"),
     "the action first": (_chat(FIRST, "Action: look\nThought: hm"), "more than one"),
     "an unclosed thought": (_chat(FIRST, "<think>hm <action>look</action>"), "no </think>"),
-    "text behind": (_chat(FIRST, "<action>look</action> and then"), "behind the action"),
+    "text behind": (_chat(FIRST, "<action>look</action> and then"), "text after </action>"),
     "two users": ({"conversations": [*_said(FIRST), *_said(FIRST), *_said(FIRST, RESPONSES[0])[1:]]}, "turn 1: user and agent"),
     "nobody answers": (_chat(FIRST), "the agent never speaks"),
     "a tool": ({"messages": [{"role": "tool", "content": "x"}]}, "message 0, from 'tool'"),

@@ -206,7 +206,7 @@ def test_an_adapter_that_nothing_could_be_done_with_is_not_written(study, capsys
     arguments = ["export", "--arm", "sft", "--adapter", "--out", str(tmp_path / "adapter"), "--run"]
     _fails(capsys, [*arguments, str(out)], 2, "model.lora_rank is 0")
     run = tmp_path / "run"
-    (run / "arms" / "sft" / "checkpoints").mkdir(parents=True)
+    shutil.copytree(out / "arms" / "sft" / "checkpoints", run / "arms" / "sft" / "checkpoints")
     shutil.copy(out / "config.json", run)
     model = json.loads((out / "model.json").read_text()) | {"lora": {"rank": 2, "alpha": 4.0, "targets": ".*q_proj"}}
     (run / "model.json").write_text(json.dumps(model))

@@ -116,7 +116,7 @@ def _without_arrays(folder):
 @pytest.mark.parametrize(
     "spoil, words",
     [
-        (lambda folder: (folder / "model.json").write_text("{"), ["model.json", "not a model's fields"]),
+        (lambda folder: (folder / "model.json").write_text("{"), ["model.json", "not a readable JSON file"]),
         (lambda folder: (folder / "model.json").write_text('{"colour": 3}'), ["model.json", "colour"]),
         (
             lambda folder: (folder / "model.json").write_text((folder / "model.json").read_text().replace('"width": 32', '"width": 40')),
