@@ -89,18 +89,26 @@ class Attention(nnx.Module):
         self.q_norm = RMSNorm(config, H) if config.qk_norm else None
         self.k_norm = RMSNorm(config, H) if config.qk_norm else None
 
-    def __call__(self, x_BTD: jax.Array, rope: Rope, attend: Attend) -> jax.Array:
-        q_BNTH = _heads_first(self.q_proj(x_BTD))
+    def __call__(self, x_BTD: jax.Array, rope: Rope, attend: Attend, at_B: jax.Array | None = None) -> jax.Array:
+        q_BNTH = _heads_first(self.q_proj(_only(x_BTD, at_B, 1)))
         k_BKTH = _heads_first(self.k_proj(x_BTD))
         v_BKTH = _heads_first(self.v_proj(x_BTD))
         if self.q_norm is not None:
             q_BNTH, k_BKTH = self.q_norm(q_BNTH), self.k_norm(k_BKTH)
-        return self.o_proj(_heads_first(attend(_rotate(q_BNTH, rope), _rotate(k_BKTH, rope), v_BKTH)))
+        own = rope if at_B is None else (_only(rope[0], at_B, 2), _only(rope[1], at_B, 2))
+        return self.o_proj(_heads_first(attend(_rotate(q_BNTH, own), _rotate(k_BKTH, rope), v_BKTH)))
 
 
 def _heads_first(x_BTNH: jax.Array) -> jax.Array:
     """[B, T, N, H] -> [B, N, T, H], and back."""
     return x_BTNH.swapaxes(1, 2)
+
+
+def _only(x: jax.Array, at_B: jax.Array | None, axis: int) -> jax.Array:
+    """Of every row the one place `at_B` on this axis, which stays; None: all places."""
+    if at_B is None:
+        return x
+    return jnp.take_along_axis(x, at_B.reshape([-1 if i == 0 else 1 for i in range(x.ndim)]), axis=axis)
 
 
 class FeedForward(nnx.Module):
@@ -125,8 +133,9 @@ class DecoderLayer(nnx.Module):
         self.post_attention_layernorm = RMSNorm(config, config.width)
         self.mlp = FeedForward(config)
 
-    def __call__(self, x_BTD: jax.Array, rope: Rope, attend: Attend) -> jax.Array:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rope, attend)
+    def __call__(self, x_BTD: jax.Array, rope: Rope, attend: Attend, at_B: jax.Array | None = None) -> jax.Array:
+        """`at_B`: of every row, the one token that the result [B, 1, D] is of; None: all."""
+        x_BTD = _only(x_BTD, at_B, 1) + self.self_attn(self.input_layernorm(x_BTD), rope, attend, at_B)
         x_BTD = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
         return constrain(x_BTD, ("batch", "length", "hidden"))
 
@@ -172,19 +181,32 @@ class Decoder(nnx.Module):
             for path in config.lora.chosen(projections):
                 projections[path].adapt(config)
 
-    def hidden_states(self, ids_BT: jax.Array, positions_BT: jax.Array, attend: Any, remat: str = "none", scan: bool = False) -> jax.Array:
-        """`attend(layer index, q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]`; the result [B, T, D] has passed the last norm."""
+    def hidden_states(
+        self,
+        ids_BT: jax.Array,
+        positions_BT: jax.Array,
+        attend: Any,
+        remat: str = "none",
+        scan: bool = False,
+        at_B: jax.Array | None = None,
+    ) -> jax.Array:
+        """`attend(layer index, q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]`; the result [B, T, D] has passed the last norm.
+
+        `at_B` asks for one token's of every row, [B, 1, D]: of the others, the last layer computes keys and values alone, and
+        its queries are q_BN1H.
+        """
         x_BTD = constrain(self.model.embed_tokens(ids_BT), ("batch", "length", "hidden"))
         rope = _rope(positions_BT, self.config)
 
-        def apply(x_BTD: jax.Array, layer: DecoderLayer, index: int | jax.Array) -> jax.Array:
-            return layer(x_BTD, rope, lambda q, k, v: attend(index, q, k, v))
+        def apply(x_BTD: jax.Array, layer: DecoderLayer, index: int | jax.Array, at_B: jax.Array | None = None) -> jax.Array:
+            return layer(x_BTD, rope, lambda q, k, v: attend(index, q, k, v), at_B)
 
         if scan:
             return self.model.norm(_scanned(self.config, self.model.layers, x_BTD, apply, remat))
         # Decoding never scans: the sliced weights cost its loop half its speed on CPU.
         for index, layer in enumerate(self.model.layers):
-            step = partial(apply, layer=layer, index=index)
+            last = index == self.config.layers - 1
+            step = partial(apply, layer=layer, index=index, at_B=at_B if last else None)
             x_BTD = (step if remat == "none" else jax.checkpoint(step, policy=REMAT[remat]))(x_BTD)
         return self.model.norm(x_BTD)
 
