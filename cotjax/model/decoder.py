@@ -33,6 +33,7 @@ from cotjax.model.attention import ATTENDED
 from cotjax.model.config import ModelConfig
 from cotjax.model.kernels import attend_by
 from cotjax.model.linear import Linear, param
+from cotjax.model.rope import Rope, rope_of, rotate
 from cotjax.model.sharding import constrain, lookup, param_shardings
 
 # What the backward pass of a layer finds kept, and what it computes again; from most memory to least.
@@ -47,7 +48,6 @@ REMAT = {
 
 Params = dict[str, Any]
 Path = tuple[str, ...]
-Rope = tuple[jax.Array, jax.Array]  # cosines and signed sines, [B, 1, T, H]
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]
 
 
@@ -96,7 +96,7 @@ class Attention(nnx.Module):
         if self.q_norm is not None:
             q_BNTH, k_BKTH = self.q_norm(q_BNTH), self.k_norm(k_BKTH)
         own = rope if at_B is None else (_only(rope[0], at_B, 2), _only(rope[1], at_B, 2))
-        return self.o_proj(_heads_first(attend(_rotate(q_BNTH, own), _rotate(k_BKTH, rope), v_BKTH)))
+        return self.o_proj(_heads_first(attend(rotate(q_BNTH, own), rotate(k_BKTH, rope), v_BKTH)))
 
 
 def _heads_first(x_BTNH: jax.Array) -> jax.Array:
@@ -196,7 +196,7 @@ class Decoder(nnx.Module):
         its queries are q_BN1H.
         """
         x_BTD = constrain(self.model.embed_tokens(ids_BT), ("batch", "length", "hidden"))
-        rope = _rope(positions_BT, self.config)
+        rope = rope_of(positions_BT, self.config)
 
         def apply(x_BTD: jax.Array, layer: DecoderLayer, index: int | jax.Array, at_B: jax.Array | None = None) -> jax.Array:
             return layer(x_BTD, rope, lambda q, k, v: attend(index, q, k, v), at_B)
@@ -244,42 +244,6 @@ def _scanned(config: ModelConfig, layers: nnx.List, x_BTD: jax.Array, apply: Cal
     if remat != "none":
         body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)  # a scan's body is not merged with another
     return jax.lax.scan(body, x_BTD, (together, jnp.arange(len(each))))[0]
-
-
-def _rope(positions_BT: jax.Array, config: ModelConfig) -> Rope:
-    """Cosine and signed sine of every position's angles, [B, 1, T, H] each, float32 (Su et al., 2021).
-
-    The pair (i, i + H/2) turns by one angle, so that x cos + rolled(x) sin is the turned x (the pairing of Hugging Face's
-    checkpoints). The halves are spread over H by a matmul with ones and zeros: on CPU the compiler would otherwise work out
-    the cosines again inside every layer's fusion, where they cost more than the attention's own softmax.
-    """
-    half = config.head_size // 2
-    angles_BTh = positions_BT.astype(jnp.float32)[:, :, None] * _frequencies(config)[None, None, :]
-    one = jnp.eye(half, dtype=jnp.float32)
-
-    def spread(x_BTh: jax.Array, first: jax.Array) -> jax.Array:
-        return jnp.einsum("BTh,hH->BTH", x_BTh, jnp.concatenate([first, one], axis=1), precision="highest")[:, None]
-
-    return spread(jnp.cos(angles_BTh), one), spread(jnp.sin(angles_BTh), -one)
-
-
-def _frequencies(config: ModelConfig) -> np.ndarray:
-    """Radians a position of every pair, float32 [H/2], with Llama 3.1's stretching where the config asks for it."""
-    half = config.head_size // 2
-    # float32 throughout, as published implementations have it: at position 100,000 a rounding is a hundredth of a turn.
-    frequencies = np.float32(1) / np.float32(config.rope_theta) ** (np.arange(half, dtype=np.float32) / np.float32(half))
-    scaling = config.rope_scaling
-    if scaling is None:
-        return frequencies
-    turns = np.float32(scaling.original_length) * frequencies / np.float32(2 * np.pi)  # within the original length
-    share = np.clip((turns - scaling.low_frequency) / (scaling.high_frequency - scaling.low_frequency), 0, 1)
-    return ((1 - share) * frequencies / scaling.factor + share * frequencies).astype(np.float32)
-
-
-def _rotate(x_BNTH: jax.Array, rope: Rope) -> jax.Array:
-    cos, sin = rope
-    wide = x_BNTH.astype(jnp.float32)
-    return (wide * cos + jnp.roll(wide, wide.shape[-1] // 2, axis=-1) * sin).astype(x_BNTH.dtype)
 
 
 # The pure boundary: nested dicts in, arrays out.

@@ -4,7 +4,7 @@
     sampler.extend({0: prompt_ids, 3: other_ids})                              # read the prompts
     prompt_actions = sampler.branch({0: open_action, 3: open_action}, max_new=16)  # both actions from one state:
     cot_actions = sampler.branch({0: open_think, 3: open_think}, max_new=128)      # only their own tokens cost
-    cot_samples = sampler.branches({0: open_think}, max_new=128, sampling=warm, seeds={0: [1, 2, 3]})  # three from one slot
+    cot_samples = sampler.branches({0: open_think}, max_new=128, temperature=0.7, seeds={0: [1, 2, 3]})  # three of one
     logprobs = sampler.score({0: forced_trace})                                    # how likely is what another wrote?
     sampler.extend({0: executed_0 + observed_0, 3: executed_3 + observed_3})   # the next turn
     sampler.reset([3])                                                         # an episode ended
@@ -29,7 +29,7 @@ from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import Params
 from cotjax.model.sharding import param_shardings
 from cotjax.sample.programs import Programs
-from cotjax.sample.sampling import GREEDY, Sampling, Scalars, seed_words, stop_table
+from cotjax.sample.sampling import Sampling, Scalars, seed_words, stop_table
 
 # Tokens of a slot read in one pass: few, or as many as fit. Longer pieces take several passes, which bounds the scores'
 # memory (on CPU, passes twice as large cost a tenth of the speed).
@@ -114,7 +114,8 @@ class Sampler:
         For each room that a slot can need: one that makes or grows the cache, one that reads and one that scores a piece of
         each size of `read_buckets`, and two that decode, without a repetition penalty and with one.
         """
-        rooms = {bucket(length, ROOM_BUCKETS, self.max_length) for length in (*ROOM_BUCKETS, self.max_length) if length <= self.max_length}
+        lengths = (*range(1, self.max_length, ROOM_BUCKETS[0]), self.max_length)
+        rooms = {bucket(length, ROOM_BUCKETS, self.max_length) for length in lengths}
         return len(rooms) * (1 + 2 * len(self._reads) + 2)
 
     def load(self, params: Params) -> None:
@@ -155,34 +156,36 @@ class Sampler:
         prefixes: Mapping[int, Sequence[int]],
         *,
         max_new: int,
-        sampling: Sampling = GREEDY,
         seeds: Mapping[int, int] | None = None,
+        **how: Any,
     ) -> dict[int, Generation]:
         """Decodes from each of these slots' cached prompt plus its prefix (which may be empty), and leaves every slot's
         prompt as it was: the next extend or branch gives what it would have given without this one.
 
-        Greedy at temperature 0; else each slot samples with its own seed of `seeds`, 0 .. 2**64 - 1. A slot makes up to
-        `max_new` tokens, fewer where a stop sequence or max_length ends it. A repetition penalty is over the prompt, the
-        prefix and what was made.
+        `how` is the fields of sampling.Sampling. Greedy at temperature 0, the default; else each slot samples with its own seed
+        of `seeds`, 0 .. 2**64 - 1. A slot makes up to `max_new` tokens, fewer where a stop sequence or max_length ends it. A
+        repetition penalty is over the prompt, the prefix and what was made.
 
-        Raises UsageError for an empty slot with an empty prefix, one with no room left, or sampling without seeds.
+        Raises UsageError for a field of `how` out of range, an empty slot with an empty prefix, one with no room left, or
+        sampling without seeds.
         """
         several = None if seeds is None else {slot: [seed] for slot, seed in seeds.items()}
-        return {slot: made[0] for slot, made in self.branches(prefixes, max_new=max_new, sampling=sampling, seeds=several).items()}
+        return {slot: made[0] for slot, made in self.branches(prefixes, max_new=max_new, seeds=several, **how).items()}
 
     def branches(
         self,
         prefixes: Mapping[int, Sequence[int]],
         *,
         max_new: int,
-        sampling: Sampling = GREEDY,
         seeds: Mapping[int, Sequence[int]] | None = None,
+        **how: Any,
     ) -> dict[int, list[Generation]]:
-        """`branch`, which gives each slot as many generations as it has seeds, one of each.
+        """`branch`, but each slot makes as many generations as it has seeds, one of each (greedy: one).
 
-        The prefixes are read once. Then every slot that still has a seed decodes in turn with the others', so that n seeds
-        cost n decodes, and no token of a prompt or a prefix is read again.
+        The prefixes are read once. Then the slots decode together, once for each seed: no token of a prompt or a prefix is
+        read again.
         """
+        sampling = Sampling(**how)
         self._check_branch(prefixes, max_new, sampling, seeds)
         if not prefixes:
             return {}
@@ -271,8 +274,8 @@ class Sampler:
         }
 
     def _make_room(self, length: int) -> None:
-        room = bucket(length, ROOM_BUCKETS, self.max_length)
-        if length > self._cache.room:
+        while length > self._cache.room:  # one bucket after the other, so that there is one program a room
+            room = bucket(self._cache.room + 1, ROOM_BUCKETS, self.max_length)
             self._cache = self._program("grow", room)(self._cache)
 
     def _set_lengths(self) -> None:

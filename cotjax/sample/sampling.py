@@ -56,9 +56,6 @@ class Sampling:
         return Scalars(np.float32(self.temperature), np.int32(self.top_k), np.float32(self.top_p), np.float32(self.repetition_penalty))
 
 
-GREEDY = Sampling()
-
-
 class Scalars(NamedTuple):
     """Sampling as a program takes it: one program serves all values."""
 

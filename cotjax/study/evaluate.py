@@ -22,6 +22,7 @@ from cotjax.rollout.loop import Elicitation, play
 from cotjax.rollout.record import record_path, write_record
 from cotjax.rollout.replay import ReplayEnvironments
 from cotjax.sample.sampler import Sampler
+from cotjax.sample.sampling import Sampling
 from cotjax.study.games import GameSets
 from cotjax.train.checkpoint import Checkpoints
 
@@ -34,8 +35,10 @@ def elicitation_of(config: ConfigDict) -> Elicitation:
     for name in ("slots", "max_length", "max_steps", "max_new_tokens", "max_action_tokens"):
         if settings[name] < 1:
             raise UsageError(f"evaluate.{name} is {settings[name]}; it must be at least 1")
+    drawn = {name: settings[name] for name in ("temperature", "top_k", "top_p", "repetition_penalty")}
+    Sampling(**drawn).check("evaluate.")
     return Elicitation(
-        temperature=settings.temperature,
+        **drawn,
         max_new_tokens=settings.max_new_tokens,
         max_action_tokens=settings.max_action_tokens,
         max_steps=settings.max_steps,
@@ -79,7 +82,10 @@ def evaluate(
         return
     mesh = make_mesh(**sampler_mesh(config))
     slots = whole_slots(min(config.evaluate.slots, len(games.played)), mesh)
-    sampler = Sampler(model, mesh, slots=slots, max_length=config.evaluate.max_length, stop=codec.stop, pad_id=codec.pad_id)
+    max_new = max(elicitation.max_new_tokens, elicitation.max_action_tokens)
+    sampler = Sampler(
+        model, mesh, slots=slots, max_length=config.evaluate.max_length, stop=codec.stop, pad_id=codec.pad_id, max_new=max_new
+    )
     references = {game_id: [step.action for step in trajectory.steps] for game_id, trajectory in expert.items()}
     factory = partial(AlfworldEnv, max_steps=elicitation.max_steps)
     loaded = None
