@@ -151,7 +151,25 @@ never unpickled; between reading and writing, the devices of this machine hold t
     speed = bench.add_parser("mask", help="the loss mask: tokens/s on one core, and its share of a train step")
     speed.set_defaults(run=_bench_mask)
     _add_bench_train(bench.add_parser("train", help="the train step: tokens/s and MFU, alone or beside transformers on torch"))
+    _add_bench_sample(bench.add_parser("sample", help="generation: new tokens/s, alone or beside transformers on torch; how turns grow"))
     return parser
+
+
+def _add_bench_sample(sample: argparse.ArgumentParser) -> None:
+    text = "j1 (10M parameters), a published model such as qwen3-4b, or a Hugging Face folder; random weights (default j1)"
+    sample.add_argument("--model", default="j1", help=text)
+    sample.add_argument("--slots", type=int, default=32, help="prompts, decoded together (default 32)")
+    sample.add_argument("--prompt", type=int, default=256, help="tokens a prompt (default 256)")
+    sample.add_argument("--new", type=int, default=64, help="new tokens a prompt, greedy (default 64)")
+    sample.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of parameters and matmuls (default float32)")
+    sample.add_argument("--rounds", type=int, default=5, help="rounds, in which the sides take turns (default 5)")
+    sample.add_argument("--peer", choices=("transformers",), help="run the same in transformers on torch, and print the ratio")
+    sample.add_argument(
+        "--peer-cache", nargs="+", choices=("dynamic", "static"), default=["dynamic", "static"], help="the peer's cache (default both)"
+    )
+    sample.add_argument("--growth", action="store_true", help="instead: a turn's time against history length and slots, of a tiny model")
+    sample.add_argument("--out", type=Path, help="with --growth: the figure to write, a PNG")
+    sample.set_defaults(run=_bench_sample)
 
 
 def _add_bench_train(train: argparse.ArgumentParser) -> None:
@@ -351,6 +369,25 @@ def _bench_train(arguments: argparse.Namespace) -> None:
         mesh=(arguments.data, arguments.fsdp, arguments.tensor),
         peers=tuple(dict.fromkeys(arguments.peer_mode)) if arguments.peer else (),
         steps=arguments.steps,
+        rounds=arguments.rounds,
+    )
+
+
+def _bench_sample(arguments: argparse.Namespace) -> None:
+    if arguments.growth:
+        from cotjax.study.sample_growth import growth
+
+        growth(out=arguments.out)
+        return
+    from cotjax.study.sample_speed import benchmark
+
+    benchmark(
+        arguments.model,
+        slots=arguments.slots,
+        prompt=arguments.prompt,
+        new=arguments.new,
+        dtype=arguments.dtype,
+        peers=tuple(dict.fromkeys(arguments.peer_cache)) if arguments.peer else (),
         rounds=arguments.rounds,
     )
 

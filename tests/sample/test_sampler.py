@@ -270,15 +270,15 @@ def test_a_long_episode_compiles_at_most_one_program_a_bucket():
 
 def test_all_that_a_sampler_can_do_stays_within_its_bound():
     config = tiny.model_config(layers=1)
-    sampler = Sampler(config, MESH, slots=64, max_length=300, stop=[], pad_id=0, max_new=4)
+    sampler = Sampler(config, MESH, slots=64, max_length=200, stop=[], pad_id=0, max_new=4)
     sampler.load(decoder.init_params(config, jax.random.key(0)))
-    for length in (2, 230, 40):
+    for length in (2, 120):
         sampler.extend({0: _ids(length, length)})
         for how in ({}, {"top_k": 3, "temperature": 1.0, "seeds": {0: 1}}, {"repetition_penalty": 1.1}):
             sampler.branch({0: []}, max_new=4, **how)
         for size in (2, 20):
             sampler.score({0: _ids(size, size)})
-    assert sampler.compilations == sampler.programs_bound == 2 * (1 + 2 * 2 + 2)
+    assert sampler.compilations == sampler.programs_bound == 1 + 2 * 2 + 2
 
 
 @pytest.mark.parametrize(
