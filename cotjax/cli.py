@@ -19,6 +19,7 @@ without reasoning) or in the CoT advantage (what reasoning adds).
   cotjax train|evaluate|report       its parts, one by one, on the same --config and --out
   cotjax plan --config FILE          does it fit a TPU slice? compiled here, without one
 """
+BENCH_MODEL_HELP = "j1 (10M parameters), a published model such as qwen3-4b, or a Hugging Face folder; random weights (default j1)"
 CONFIG_HELP = "config file, e.g. configs/demo.py; change a field with --config.train.steps=200"
 
 
@@ -151,30 +152,29 @@ never unpickled; between reading and writing, the devices of this machine hold t
     speed = bench.add_parser("mask", help="the loss mask: tokens/s on one core, and its share of a train step")
     speed.set_defaults(run=_bench_mask)
     _add_bench_train(bench.add_parser("train", help="the train step: tokens/s and MFU, alone or beside transformers on torch"))
-    _add_bench_sample(bench.add_parser("sample", help="generation: new tokens/s, alone or beside transformers on torch; how turns grow"))
+    _add_bench_sample(bench)
     return parser
 
 
-def _add_bench_sample(sample: argparse.ArgumentParser) -> None:
-    text = "j1 (10M parameters), a published model such as qwen3-4b, or a Hugging Face folder; random weights (default j1)"
-    sample.add_argument("--model", default="j1", help=text)
-    sample.add_argument("--slots", type=int, default=32, help="prompts, decoded together (default 32)")
-    sample.add_argument("--prompt", type=int, default=256, help="tokens a prompt (default 256)")
-    sample.add_argument("--new", type=int, default=64, help="new tokens a prompt, greedy (default 64)")
+def _add_bench_sample(bench: argparse._SubParsersAction) -> None:
+    sample = bench.add_parser("sample", help="generation: new tokens/s, alone or beside transformers on torch; how turns grow")
+    sample.add_argument("--model", default="j1", help=BENCH_MODEL_HELP)
+    for name, default, text in (
+        ("slots", 32, "prompts, decoded together"),
+        ("prompt", 256, "tokens a prompt"),
+        ("new", 64, "new tokens a prompt, greedy"),
+        ("rounds", 5, "rounds, in which the sides take turns"),
+    ):
+        sample.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default {default})")
     sample.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of parameters and matmuls (default float32)")
-    sample.add_argument("--rounds", type=int, default=5, help="rounds, in which the sides take turns (default 5)")
-    sample.add_argument("--peer", choices=("transformers",), help="run the same in transformers on torch, and print the ratio")
-    sample.add_argument(
-        "--peer-cache", nargs="+", choices=("dynamic", "static"), default=["dynamic", "static"], help="the peer's cache (default both)"
-    )
-    sample.add_argument("--growth", action="store_true", help="instead: a turn's time against history length and slots, of a tiny model")
+    sample.add_argument("--peer", choices=("transformers",), help="run the same in transformers on torch, with either cache")
+    sample.add_argument("--growth", action="store_true", help="instead: a turn's time against history and slots, of a tiny model")
     sample.add_argument("--out", type=Path, help="with --growth: the figure to write, a PNG")
     sample.set_defaults(run=_bench_sample)
 
 
 def _add_bench_train(train: argparse.ArgumentParser) -> None:
-    text = "j1 (10M parameters), a published model such as qwen3-4b, or a Hugging Face folder; random weights (default j1)"
-    train.add_argument("--model", default="j1", help=text)
+    train.add_argument("--model", default="j1", help=BENCH_MODEL_HELP)
     train.add_argument("--batch", type=int, default=16, help="rows a step (default 16)")
     train.add_argument("--length", type=int, default=512, help="tokens a row (default 512)")
     train.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of parameters and matmuls (default float32)")
@@ -349,9 +349,9 @@ def _bench_env(arguments: argparse.Namespace) -> None:
 
 
 def _bench_mask(arguments: argparse.Namespace) -> None:
-    from cotjax.study.mask_speed import benchmark
+    from cotjax.study import mask_speed
 
-    benchmark()
+    mask_speed.benchmark()
 
 
 def _bench_train(arguments: argparse.Namespace) -> None:
@@ -374,22 +374,13 @@ def _bench_train(arguments: argparse.Namespace) -> None:
 
 
 def _bench_sample(arguments: argparse.Namespace) -> None:
+    from cotjax.study import sample_growth, sample_speed
+
     if arguments.growth:
-        from cotjax.study.sample_growth import growth
-
-        growth(out=arguments.out)
-        return
-    from cotjax.study.sample_speed import benchmark
-
-    benchmark(
-        arguments.model,
-        slots=arguments.slots,
-        prompt=arguments.prompt,
-        new=arguments.new,
-        dtype=arguments.dtype,
-        peers=tuple(dict.fromkeys(arguments.peer_cache)) if arguments.peer else (),
-        rounds=arguments.rounds,
-    )
+        sample_growth.growth(out=arguments.out)
+    else:
+        given = {name: getattr(arguments, name) for name in ("model", "slots", "prompt", "new", "dtype", "rounds")}
+        sample_speed.benchmark(**given, peers=("dynamic", "static") if arguments.peer else ())
 
 
 def _show_mask(arguments: argparse.Namespace) -> None:
