@@ -24,6 +24,7 @@ without reasoning) or in the CoT advantage (what reasoning adds).
   cotjax train|evaluate|report       its parts, one by one, on the same --config and --out
   cotjax plan --config FILE          does it fit a TPU slice? compiled here, without one
 """
+BENCH_MODEL_HELP = "j1 (10M parameters), a published model such as qwen3-4b, or a Hugging Face folder; random weights (default j1)"
 CONFIG_HELP = "config file, e.g. configs/demo.py; change a field with --config.train.steps=200"
 
 
@@ -185,12 +186,29 @@ never unpickled; between reading and writing, the devices of this machine hold t
     add_bench_data(bench)
     add_bench_faults(bench.add_parser("faults", help="many episodes while environments are killed, hung and garbled at random"))
     _add_bench_train(bench.add_parser("train", help="the train step: tokens/s and MFU, alone or beside transformers on torch"))
+    _add_bench_sample(bench)
     return parser
 
 
+def _add_bench_sample(bench: argparse._SubParsersAction) -> None:
+    sample = bench.add_parser("sample", help="generation: new tokens/s, alone or beside transformers on torch; how turns grow")
+    sample.add_argument("--model", default="j1", help=BENCH_MODEL_HELP)
+    for name, default, text in (
+        ("slots", 32, "prompts, decoded together"),
+        ("prompt", 256, "tokens a prompt"),
+        ("new", 64, "new tokens a prompt, greedy"),
+        ("rounds", 5, "rounds, in which the sides take turns"),
+    ):
+        sample.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default {default})")
+    sample.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of parameters and matmuls (default float32)")
+    sample.add_argument("--peer", choices=("transformers",), help="run the same in transformers on torch, with either cache")
+    sample.add_argument("--growth", action="store_true", help="instead: a turn's time against history and slots, of a tiny model")
+    sample.add_argument("--out", type=Path, help="with --growth: the figure to write, a PNG")
+    sample.set_defaults(run=_bench_sample)
+
+
 def _add_bench_train(train: argparse.ArgumentParser) -> None:
-    text = "j1 (10M parameters), a published model such as qwen3-4b, or a Hugging Face folder; random weights (default j1)"
-    train.add_argument("--model", default="j1", help=text)
+    train.add_argument("--model", default="j1", help=BENCH_MODEL_HELP)
     train.add_argument("--batch", type=int, default=16, help="rows a step (default 16)")
     train.add_argument("--length", type=int, default=512, help="tokens a row (default 512)")
     train.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of parameters and matmuls (default float32)")
@@ -378,9 +396,9 @@ def _bench_env(arguments: argparse.Namespace) -> None:
 
 
 def _bench_mask(arguments: argparse.Namespace) -> None:
-    from cotjax.study.mask_speed import benchmark
+    from cotjax.study import mask_speed
 
-    benchmark()
+    mask_speed.benchmark()
 
 
 def _bench_train(arguments: argparse.Namespace) -> None:
@@ -400,6 +418,16 @@ def _bench_train(arguments: argparse.Namespace) -> None:
         steps=arguments.steps,
         rounds=arguments.rounds,
     )
+
+
+def _bench_sample(arguments: argparse.Namespace) -> None:
+    from cotjax.study import sample_growth, sample_speed
+
+    if arguments.growth:
+        sample_growth.growth(out=arguments.out)
+    else:
+        given = {name: getattr(arguments, name) for name in ("model", "slots", "prompt", "new", "dtype", "rounds")}
+        sample_speed.benchmark(**given, peers=("dynamic", "static") if arguments.peer else ())
 
 
 def _show_mask(arguments: argparse.Namespace) -> None:

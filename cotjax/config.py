@@ -126,7 +126,10 @@ def default_config() -> ConfigDict:
     config.evaluate.max_steps = 30  # steps an episode
     config.evaluate.max_new_tokens = 96  # tokens a CoT response
     config.evaluate.max_action_tokens = 16  # tokens a prompt action
-    config.evaluate.temperature = 0.0  # 0: greedy
+    config.evaluate.temperature = 0.0  # logits are divided by it; 0: greedy
+    config.evaluate.top_k = 0  # sample among so many most likely ids; 0: all
+    config.evaluate.top_p = 1.0  # sample among the most likely ids whose probabilities add up to this; 1: all
+    config.evaluate.repetition_penalty = 1.0  # divides positive logits of ids in the prompt or response, multiplies negative ones; 1: none
     config.evaluate.cot_prefix = ""  # prefilled before a CoT response; "<think>" forces reasoning
     config.evaluate.start_timeout = 120.0  # seconds an environment's process may take to start
     config.evaluate.reset_timeout = 120.0  # seconds an environment may take to load a game

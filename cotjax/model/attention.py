@@ -3,11 +3,13 @@
 `tree_attention` is the compiler's own work and runs anywhere; model/kernels.py has the same on an accelerator's kernels.
 
 Letters are those of model/decoder.py; besides, G is the number of query heads that one key head serves (N = K G), C the
-length of a block of queries, R = G C the rows that meet one key head, and M the length of what lies beside a cache.
+length of a block of queries, R = G C the rows that meet one key head, and M the length of what lies beside a cache. A cache's
+keys are C blocks of Y tokens.
 """
 
 from __future__ import annotations
 
+from functools import reduce
 from math import sqrt
 
 import jax
@@ -142,36 +144,58 @@ def _hide(scores_BKRS: jax.Array, N: int, segment_ids_BT: jax.Array, branches_BT
     return jnp.where((seen_BCS & causal_CS[None])[:, None], scores_BNCS, _HIDDEN)
 
 
-def cached_attention(
+def prefill_attention(
     q_BNTH: jax.Array,
-    cached_k_BKHS: jax.Array,
-    cached_v_BKSH: jax.Array,
-    lengths_B: jax.Array,
     fresh_k_BKHM: jax.Array,
     fresh_v_BKMH: jax.Array,
-    seen_TM: jax.Array,
+    seen_BTM: jax.Array,
+    cached: tuple[jax.Array, jax.Array, jax.Array] | None,
 ) -> jax.Array:
-    """Attention over a cache, of which the first `lengths_B` tokens are valid, and over M fresh tokens beside it, of which
-    query t sees those where `seen_TM` holds. Returns [B, N, T, H].
+    """Attention over M fresh tokens, of which query t of row b sees those where `seen_BTM` holds, and over what is cached:
+    keys [B, K, H, S], values [B, K, S, H], and which of them a row sees, [B, S]; or None. Returns [B, N, T, H].
 
-    The fresh tokens stay apart because writing them into the cache first, each slot at its own length, would cost the
-    decode loop a scatter a layer; apart, a step writes at one index for all slots.
+    The fresh tokens stay apart because writing them into the cache first, each slot at its own length, would cost a scatter
+    before the matmul.
     """
     B, N, T, H = q_BNTH.shape
-    K, S = cached_v_BKSH.shape[1:3]
+    K = fresh_k_BKHM.shape[1]
     q_BKRH = _grouped(q_BNTH * (1 / sqrt(H)), K)
-    valid_BS = jnp.arange(S)[None, :] < lengths_B[:, None]
-    cached_BKRS = jnp.einsum("BKRH,BKHS->BKRS", q_BKRH, cached_k_BKHS, preferred_element_type=jnp.float32)
-    cached_BKRS = jnp.where(valid_BS[:, None, None, :], cached_BKRS, _HIDDEN)
-    fresh_BKRM = jnp.einsum("BKRH,BKHM->BKRM", q_BKRH, fresh_k_BKHM, preferred_element_type=jnp.float32)
-    seen_RM = jnp.tile(seen_TM, (N // K, 1))
-    fresh_BKRM = jnp.where(seen_RM[None, None], fresh_BKRM, _HIDDEN)
+    parts = [(fresh_k_BKHM, fresh_v_BKMH, jnp.tile(seen_BTM, (1, N // K, 1)))]
+    if cached is not None:
+        keys_BKHS, values_BKSH, seen_BS = cached
+        parts.append((keys_BKHS, values_BKSH, seen_BS[:, None, :]))
 
     # One softmax over both parts: a common maximum, and one division at the end.
-    top_BKR1 = jnp.maximum(cached_BKRS.max(axis=-1, keepdims=True), fresh_BKRM.max(axis=-1, keepdims=True))
-    cached_BKRS, fresh_BKRM = jnp.exp(cached_BKRS - top_BKR1), jnp.exp(fresh_BKRM - top_BKR1)
-    total_BKR1 = cached_BKRS.sum(axis=-1, keepdims=True) + fresh_BKRM.sum(axis=-1, keepdims=True)
     wide = {"preferred_element_type": jnp.float32}
-    out_BKRH = jnp.einsum("BKRS,BKSH->BKRH", cached_BKRS.astype(cached_v_BKSH.dtype), cached_v_BKSH, **wide)
-    out_BKRH += jnp.einsum("BKRM,BKMH->BKRH", fresh_BKRM.astype(fresh_v_BKMH.dtype), fresh_v_BKMH, **wide)
-    return (out_BKRH / total_BKR1).astype(q_BNTH.dtype).reshape(B, N, T, H)
+    scores = [jnp.einsum("BKRH,BKHS->BKRS", q_BKRH, k_BKHS, **wide) for k_BKHS, _, _ in parts]
+    scores = [jnp.where(seen[:, None], each, _HIDDEN) for each, (_, _, seen) in zip(scores, parts, strict=True)]
+    top_BKR1 = reduce(jnp.maximum, [each.max(axis=-1, keepdims=True) for each in scores])
+    shares = [jnp.exp(each - top_BKR1) for each in scores]
+    total_BKR1 = sum(each.sum(axis=-1, keepdims=True) for each in shares)
+    outs = [
+        jnp.einsum("BKRS,BKSH->BKRH", each.astype(v_BKSH.dtype), v_BKSH, **wide) for each, (_, v_BKSH, _) in zip(shares, parts, strict=True)
+    ]
+    return (sum(outs) / total_BKR1).astype(q_BNTH.dtype).reshape(B, N, T, H)
+
+
+def step_attention(q_BN1H: jax.Array, keys_BKCHY: jax.Array, values_BKSH: jax.Array, bias_BS: jax.Array) -> jax.Array:
+    """Attention of one query a row over cached keys, C blocks of Y tokens, and values (S = C Y). `bias_BS` is added to the
+    scores: 0 where a row sees a token, `hidden_bias`' large negative where it does not. Returns [B, N, 1, H].
+    """
+    B, N, _, H = q_BN1H.shape
+    K, C, _, Y = keys_BKCHY.shape[1:]
+    q_BKCGH = jnp.broadcast_to(_grouped(q_BN1H * (1 / sqrt(H)), K)[:, :, None], (B, K, C, N // K, H))
+    # A matmul a block: each reads a stretch of memory from end to end.
+    scores_BKCGY = jnp.einsum("BKCGH,BKCHY->BKCGY", q_BKCGH, keys_BKCHY, preferred_element_type=jnp.float32)
+    scores_BKCGY = scores_BKCGY + bias_BS.reshape(B, 1, C, 1, Y)
+    shares_BKCGY = jnp.exp(scores_BKCGY - scores_BKCGY.max(axis=(2, 4), keepdims=True))
+    total_BKG1 = shares_BKCGY.sum(axis=(2, 4))[..., None]
+    shares_BKGS = shares_BKCGY.swapaxes(2, 3).reshape(B, K, N // K, C * Y)
+    out_BKGH = jnp.einsum("BKGS,BKSH->BKGH", shares_BKGS.astype(values_BKSH.dtype), values_BKSH, preferred_element_type=jnp.float32)
+    return (out_BKGH / total_BKG1).astype(q_BN1H.dtype).reshape(B, N, 1, H)
+
+
+def hidden_bias(seen_BS: jax.Array) -> jax.Array:
+    """What `step_attention` adds to scores, float32 [B, S], from what a row sees. It is computed once and not in every layer,
+    into whose exponentials the compiler would otherwise fuse it."""
+    return jax.lax.optimization_barrier(jnp.where(seen_BS, 0.0, _HIDDEN).astype(jnp.float32))

@@ -1,103 +1,104 @@
 """The key-value cache: what a slot has read, and the two ways to go on from it.
 
 `prefill` reads tokens that are there; `step` reads one that was just made. Letters are those of model/decoder.py; B counts
-slots, S the tokens a slot has room for, and M the tokens a decode may make.
+slots and S the tokens that lie in one, which are C blocks of Y.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from cotjax.model.attention import cached_attention
+from cotjax.model.attention import hidden_bias, prefill_attention, step_attention
 from cotjax.model.config import ModelConfig
-from cotjax.model.decoder import Params, bind
+from cotjax.model.decoder import Params, bind, logits
 from cotjax.model.sharding import sharding, spec
 
-_KEY_AXES = ("batch", "kv_heads", "head_size", "length")
+# Tokens of all slots together whose logits are held at once when forced tokens are scored.
+_SCORED_AT_ONCE = 512
+
+_KEY_AXES = ("batch", "kv_heads", "length", "head_size", "length")
 _VALUE_AXES = ("batch", "kv_heads", "length", "head_size")
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class KVCache:
-    """Keys [B, K, H, S] and values [B, K, S, H] of every slot's prompt, a pair of arrays a layer.
+    """Keys [B, K, C, H, Y] and values [B, K, C Y, H] of every slot's prompt, a pair of arrays a layer.
 
-    Each lies as its matmul reads it, in one stretch a head: the scores q k sum over H, so keys have tokens last (on CPU a
-    decode step's scores take a fifth of the time that they take over [B, K, S, H]); the values' sum is over S.
+    Each lies as a decode step's matmul reads it, from end to end: the scores q k sum over H, so keys have tokens last, in C
+    blocks of Y tokens (on CPU they then take 0.4 of the time that they take over [B, K, H, S], and a quarter of that over
+    [B, K, S, H]); the values' sum is over tokens.
 
-    A slot is a row of `lengths_B`; its tokens lie from index 0, without gaps, and an index is also the rotary position.
-    Three slots with room for eight tokens (letters are tokens; `.` is whatever lies there, which nothing reads):
+    A slot is a row of `lengths_B`; its tokens lie from index 0, without gaps, and an index is also the rotary position. What
+    one decode makes lies behind the room of all prompts, the t-th new token of every slot at index room + t, whatever the
+    slots' lengths; its position is lengths_B + t. Three slots with room for eight tokens and two new ones (letters are tokens;
+    `.` is whatever lies there, which nothing reads):
 
-        index      0 1 2 3 4 5 6 7    length
-        slot 0     a b c d e . . .         5
-        slot 1     a b . . . . . .         2
-        slot 2     . . . . . . . .         0    empty
+        index      0 1 2 3 4 5 6 7  8 9    length
+        slot 0     a b c d e . . .  v w         5    v has position 5
+        slot 1     a b . . . . . .  x y         2
+        slot 2     . . . . . . . .  . .         0    empty
 
     Extending slot 1 by `f g h` writes indices 2 to 4 and leaves the other rows as they are:
 
-        slot 1     a b f g h . . .         5
+        slot 1     a b f g h . . .  . .         5
 
     A branch's prefix is written in the same way; then the length is set back, and the slot is as it was, because nothing
-    ever reads past the length.
+    ever reads past the length but a decode what it has made itself.
     """
 
-    keys: tuple[jax.Array, ...]  # L arrays [B, K, H, S], rotated, in the compute dtype
-    values: tuple[jax.Array, ...]  # L arrays [B, K, S, H]
+    keys: tuple[jax.Array, ...]  # L arrays [B, K, C, H, Y], rotated, in the compute dtype
+    values: tuple[jax.Array, ...]  # L arrays [B, K, S, H], S = C Y
     lengths_B: jax.Array  # int32: how many tokens of each slot are valid
+    new: int = field(metadata={"static": True})  # tokens that one decode may make; whole blocks
 
     @property
     def room(self) -> int:
-        """S: the tokens that every slot has room for."""
-        return self.values[0].shape[2]
+        """The tokens that every slot has room for, without what a decode makes."""
+        return self.values[0].shape[2] - self.new
+
+    @property
+    def block(self) -> int:
+        """Y: the tokens of a block of keys."""
+        return self.keys[0].shape[4]
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Tail:
-    """Keys [B, K, H, M] and values [B, K, M, H] of the tokens that one decode has made, beside the cache.
-
-    Index t holds the t-th new token of every slot, whatever the slots' lengths; its position is lengths_B + t.
-    """
-
-    keys: tuple[jax.Array, ...]
-    values: tuple[jax.Array, ...]
+def block_size(mesh: Mesh) -> int:
+    """Tokens of a block of keys: what reads fastest on CPU; elsewhere 128, the width of a TPU's vector, so that none is padding."""
+    return 64 if mesh.devices.flat[0].platform == "cpu" else 128
 
 
-def empty(config: ModelConfig, slots: int, room: int) -> KVCache:
-    """A cache of empty slots."""
-    return KVCache(*_zeros(config, slots, room), lengths_B=jnp.zeros(slots, jnp.int32))
-
-
-def empty_tail(config: ModelConfig, slots: int, room: int) -> Tail:
-    """Room for a decode's new tokens."""
-    return Tail(*_zeros(config, slots, room))
-
-
-def _zeros(config: ModelConfig, slots: int, room: int) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+def empty(config: ModelConfig, slots: int, room: int, new: int, block: int) -> KVCache:
+    """A cache of empty slots with room for `room` tokens each and `new` more that a decode makes, both rounded up to whole blocks."""
     K, H, dtype = config.kv_heads, config.head_size, config.compute_as
-    keys = tuple(jnp.zeros((slots, K, H, room), dtype) for _ in range(config.layers))
-    return keys, tuple(jnp.zeros((slots, K, room, H), dtype) for _ in range(config.layers))
+    prompt_blocks, new_blocks = -(-room // block), -(-new // block)
+    C = prompt_blocks + new_blocks
+    keys = tuple(jnp.zeros((slots, K, C, H, block), dtype) for _ in range(config.layers))
+    values = tuple(jnp.zeros((slots, K, C * block, H), dtype) for _ in range(config.layers))
+    return KVCache(keys, values, jnp.zeros(slots, jnp.int32), new_blocks * block)
 
 
-def cache_shardings(config: ModelConfig, mesh: Mesh, slots: int) -> KVCache:
+def cache_shardings(config: ModelConfig, mesh: Mesh, slots: int, new: int) -> KVCache:
     """Where a cache lives: slots over the batch axes, key heads over tensor. Raises UsageError where they do not divide."""
-    K, H, name = config.kv_heads, config.head_size, "the key-value cache"
-    keys = sharding(mesh, (slots, K, H, 1), _KEY_AXES, name=name)
-    values = sharding(mesh, (slots, K, 1, H), _VALUE_AXES, name=name)
-    return KVCache((keys,) * config.layers, (values,) * config.layers, NamedSharding(mesh, spec(("batch",))))
+    K, H, name, block = config.kv_heads, config.head_size, "the key-value cache", block_size(mesh)
+    keys = sharding(mesh, (slots, K, 1, H, block), _KEY_AXES, name=name)
+    values = sharding(mesh, (slots, K, block, H), _VALUE_AXES, name=name)
+    whole_blocks = -(-new // block) * block
+    return KVCache((keys,) * config.layers, (values,) * config.layers, NamedSharding(mesh, spec(("batch",))), whole_blocks)
 
 
 def resized(cache: KVCache, room: int) -> KVCache:
-    """The same cache with more room a slot."""
-    more = (0, room - cache.room)
+    """The same cache with more room a slot, rounded up to whole blocks."""
+    more = -(-room // cache.block) - cache.room // cache.block
     return replace(
         cache,
-        keys=tuple(jnp.pad(keys_BKHS, ((0, 0), (0, 0), (0, 0), more)) for keys_BKHS in cache.keys),
-        values=tuple(jnp.pad(values_BKSH, ((0, 0), (0, 0), more, (0, 0))) for values_BKSH in cache.values),
+        keys=tuple(jnp.pad(keys, ((0, 0), (0, 0), (0, more), (0, 0), (0, 0))) for keys in cache.keys),
+        values=tuple(jnp.pad(values, ((0, 0), (0, 0), (0, more * cache.block), (0, 0))) for values in cache.values),
     )
 
 
@@ -109,58 +110,121 @@ def prefill(
     A slot of count 0 keeps its rows, its length and its `hidden_BD`. The caller sees to it that lengths + counts fit into
     the room, and that T does.
     """
-    T = ids_BT.shape[1]
+    cache, last_B1D = _read(config, params, cache, ids_BT, counts_B, jnp.maximum(counts_B - 1, 0))
+    return cache, jnp.where(counts_B[:, None] > 0, last_B1D[:, 0], hidden_BD)
+
+
+def score(
+    config: ModelConfig, params: Params, cache: KVCache, hidden_BD: jax.Array, ids_BT: jax.Array, counts_B: jax.Array
+) -> tuple[KVCache, jax.Array, jax.Array]:
+    """`prefill`, which also returns the log-probability of every id after those before it, float32 [B, T]; the first one's
+    follows `hidden_BD`. What lies past a slot's count means nothing.
+    """
+    cache, hidden_BTD = _read(config, params, cache, ids_BT, counts_B, None)
+    before_BTD = jnp.concatenate([hidden_BD[:, None], hidden_BTD[:, :-1]], axis=1)
+
+    def score_one(at: tuple[jax.Array, jax.Array]) -> jax.Array:
+        before_BD, ids_B = at
+        logits_BV = logits(config, params, before_BD)
+        return jnp.take_along_axis(logits_BV, ids_B[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(logits_BV, axis=-1)
+
+    # A few tokens of every slot at a time: the logits of all would be the largest array there is.
+    few = max(1, _SCORED_AT_ONCE // ids_BT.shape[0])
+    logprobs_TB = jax.lax.map(score_one, (before_BTD.swapaxes(0, 1), ids_BT.swapaxes(0, 1)), batch_size=few)
+    last_BD = jnp.take_along_axis(hidden_BTD, jnp.maximum(counts_B - 1, 0)[:, None, None], axis=1)[:, 0]
+    return cache, jnp.where(counts_B[:, None] > 0, last_BD, hidden_BD), logprobs_TB.swapaxes(0, 1)
+
+
+def _read(
+    config: ModelConfig, params: Params, cache: KVCache, ids_BT: jax.Array, counts_B: jax.Array, at_B: jax.Array | None
+) -> tuple[KVCache, jax.Array]:
+    """Appends ids to each slot; returns the cache and hidden states, of the tokens `at_B` [B, 1, D] or of all [B, T, D]."""
+    T, room = ids_BT.shape[1], cache.room
     positions_BT = cache.lengths_B[:, None] + jnp.arange(T)[None, :]
-    seen_TT = jnp.arange(T)[:, None] >= jnp.arange(T)[None, :]
-    fresh: list[tuple[jax.Array, jax.Array]] = []
+    valid_BS = jnp.arange(room)[None, :] < cache.lengths_B[:, None]
+    seen_1TT = (jnp.arange(T)[:, None] >= jnp.arange(T)[None, :])[None]
+    seen_B1T = None if at_B is None else (jnp.arange(T)[None, :] <= at_B[:, None])[:, None]
+    # How far the longest slot reaches: a first prompt attends to no cache, and the next pieces not to all of its room.
+    reaches = sorted({0, *(-(-room // cache.block // parts) for parts in (4, 2, 1))})
+    reach = (cache.lengths_B.max() > cache.block * jnp.array(reaches[:-1])).sum()
+    keys, values = list(cache.keys), list(cache.values)
 
     def attend(index: int, q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array) -> jax.Array:
         k_BKHT = k_BKTH.swapaxes(2, 3)
-        fresh.append((k_BKHT, v_BKTH))
-        return cached_attention(q_BNTH, cache.keys[index], cache.values[index], cache.lengths_B, k_BKHT, v_BKTH, seen_TT)
+        # Written first, and what was there before is read from the new arrays: these then take the old ones' place in memory.
+        keys[index] = _write_keys(keys[index], k_BKHT, cache.lengths_B, counts_B)
+        values[index] = _write_values(values[index], v_BKTH, cache.lengths_B, counts_B)
+        seen_BTT = seen_1TT if q_BNTH.shape[2] == T else seen_B1T
 
-    hidden_BTD = bind(config, params).hidden_states(ids_BT, positions_BT, attend)
-    last_BD = jnp.take_along_axis(hidden_BTD, jnp.maximum(counts_B - 1, 0)[:, None, None], axis=1)[:, 0]
-    begun_B, keys, values = cache.lengths_B, [], []
-    for index, (k_BKHT, v_BKTH) in enumerate(fresh):
-        keys.append(_write(cache.keys[index], k_BKHT, begun_B, counts_B, axis=2))
-        values.append(_write(cache.values[index], v_BKTH, begun_B, counts_B, axis=1))
-    cache = KVCache(tuple(keys), tuple(values), begun_B + counts_B)
-    return cache, jnp.where(counts_B[:, None] > 0, last_BD, hidden_BD)
+        def to(blocks: int, keys_BKCHY: jax.Array, values_BKSH: jax.Array) -> jax.Array:
+            if blocks == 0:
+                return prefill_attention(q_BNTH, k_BKHT, v_BKTH, seen_BTT, None)
+            length = blocks * cache.block
+            keys_BKHCY = keys_BKCHY[:, :, :blocks].swapaxes(2, 3)
+            cached = keys_BKHCY.reshape(*keys_BKHCY.shape[:3], length), values_BKSH[:, :, :length], valid_BS[:, :length]
+            return prefill_attention(q_BNTH, k_BKHT, v_BKTH, seen_BTT, cached)
+
+        return jax.lax.switch(reach, [partial(to, blocks) for blocks in reaches], keys[index], values[index])
+
+    hidden = bind(config, params).hidden_states(ids_BT, positions_BT, attend, at_B=at_B)
+    return replace(cache, keys=tuple(keys), values=tuple(values), lengths_B=cache.lengths_B + counts_B), hidden
 
 
-def _write(old: jax.Array, new: jax.Array, begun_B: jax.Array, counts_B: jax.Array, axis: int) -> jax.Array:
-    """Each slot's `old` with the first `counts_B` of the `new` tokens from index `begun_B` on; `axis`: a slot's token axis.
+def _write_keys(old_BKCHY: jax.Array, new_BKHT: jax.Array, begun_B: jax.Array, counts_B: jax.Array) -> jax.Array:
+    """Each slot's `old` with the first `counts_B` of the `new` tokens from index `begun_B` on: the blocks that they touch are
+    taken out, changed and put back. What is not new keeps its value."""
+    blocks, block, T = old_BKCHY.shape[2], old_BKCHY.shape[4], new_BKHT.shape[3]
+    touched = min((T + block - 2) // block + 1, blocks)
 
-    A window that would reach past the end is moved back (a slice update would move it silently), so the new tokens move
-    forward in it. What is not new keeps its value.
+    def write(old_KCHY: jax.Array, new_KHT: jax.Array, begun: jax.Array, count: jax.Array) -> jax.Array:
+        # A window that would reach past the end is moved back (a slice update would move it silently).
+        start = jnp.minimum(begun // block, blocks - touched)
+        window_KCHY = jax.lax.dynamic_slice_in_dim(old_KCHY, start, touched, axis=1)
+        ahead_S, new_KHS = _shifted(new_KHT, begun - start * block, touched * block, axis=2)
+        new_KCHY = new_KHS.reshape(*new_KHS.shape[:2], touched, block).swapaxes(1, 2)
+        is_new_CY = ((ahead_S >= 0) & (ahead_S < count)).reshape(1, touched, 1, block)
+        return jax.lax.dynamic_update_slice_in_dim(old_KCHY, jnp.where(is_new_CY, new_KCHY, window_KCHY), start, axis=1)
+
+    return jax.vmap(write)(old_BKCHY, new_BKHT, begun_B, counts_B)
+
+
+def _write_values(old_BKSH: jax.Array, new_BKTH: jax.Array, begun_B: jax.Array, counts_B: jax.Array) -> jax.Array:
+    """The same of values, which are not in blocks."""
+    room, T = old_BKSH.shape[2], new_BKTH.shape[2]
+
+    def write(old_KSH: jax.Array, new_KTH: jax.Array, begun: jax.Array, count: jax.Array) -> jax.Array:
+        start = jnp.minimum(begun, room - T)
+        window_KTH = jax.lax.dynamic_slice_in_dim(old_KSH, start, T, axis=1)
+        ahead_T, new_KTH = _shifted(new_KTH, begun - start, T, axis=1)
+        is_new_T = ((ahead_T >= 0) & (ahead_T < count)).reshape(1, T, 1)
+        return jax.lax.dynamic_update_slice_in_dim(old_KSH, jnp.where(is_new_T, new_KTH, window_KTH), start, axis=1)
+
+    return jax.vmap(write)(old_BKSH, new_BKTH, begun_B, counts_B)
+
+
+def _shifted(new: jax.Array, by: jax.Array, length: int, axis: int) -> tuple[jax.Array, jax.Array]:
+    """`new` filled up to `length` and moved `by` places on; and which of its tokens is at each place, negative before the first."""
+    filled = jnp.pad(new, [(0, length - new.shape[axis]) if i == axis else (0, 0) for i in range(new.ndim)])
+    return jnp.arange(length) - by, jnp.roll(filled, by, axis)
+
+
+def step(config: ModelConfig, params: Params, cache: KVCache, ids_B: jax.Array, index: jax.Array) -> tuple[KVCache, jax.Array]:
+    """Reads each slot's `index`-th new token; returns the cache with it and the hidden states [B, D] that predict the next.
+
+    Prompts stay as they are. `index` is a scalar: all slots are at the same new token, whatever their lengths.
     """
-
-    def write(old: jax.Array, new: jax.Array, begun: jax.Array, count: jax.Array) -> jax.Array:
-        T = new.shape[axis]
-        start = jnp.minimum(begun, old.shape[axis] - T)
-        ahead_T = jnp.arange(T) - (begun - start)
-        is_new_T = ((ahead_T >= 0) & (ahead_T < count)).reshape([T if i == axis else 1 for i in range(3)])
-        window = jax.lax.dynamic_slice_in_dim(old, start, T, axis)
-        window = jnp.where(is_new_T, jnp.roll(new, begun - start, axis), window)
-        return jax.lax.dynamic_update_slice_in_dim(old, window, start, axis)
-
-    return jax.vmap(write)(old, new, begun_B, counts_B)
-
-
-def step(config: ModelConfig, params: Params, cache: KVCache, tail: Tail, ids_B: jax.Array, index: jax.Array) -> tuple[Tail, jax.Array]:
-    """Reads each slot's `index`-th new token; returns the tail with it and the hidden states [B, D] that predict the next.
-
-    The cache is only read. `index` is a scalar: all slots are at the same new token, whatever their lengths.
-    """
-    seen_1M = jnp.arange(tail.values[0].shape[2])[None, :] <= index
-    keys, values = list(tail.keys), list(tail.values)
+    at = cache.room + index
+    places_1S = jnp.arange(cache.room + cache.new)[None, :]
+    made_1S = (places_1S >= cache.room) & (places_1S <= at)
+    bias_BS = hidden_bias((places_1S < cache.lengths_B[:, None]) | made_1S)
+    keys, values = list(cache.keys), list(cache.values)
 
     def attend(layer: int, q_BN1H: jax.Array, k_BK1H: jax.Array, v_BK1H: jax.Array) -> jax.Array:
-        keys[layer] = jax.lax.dynamic_update_slice_in_dim(keys[layer], k_BK1H.swapaxes(2, 3), index, axis=3)
-        values[layer] = jax.lax.dynamic_update_slice_in_dim(values[layer], v_BK1H, index, axis=2)
-        return cached_attention(q_BN1H, cache.keys[layer], cache.values[layer], cache.lengths_B, keys[layer], values[layer], seen_1M)
+        k_BK1H1 = k_BK1H[..., None]
+        keys[layer] = jax.lax.dynamic_update_slice(keys[layer], k_BK1H1, (0, 0, at // cache.block, 0, at % cache.block))
+        values[layer] = jax.lax.dynamic_update_slice_in_dim(values[layer], v_BK1H, at, axis=2)
+        return step_attention(q_BN1H, keys[layer], values[layer], bias_BS)
 
     positions_B1 = (cache.lengths_B + index)[:, None]
     hidden_B1D = bind(config, params).hidden_states(ids_B[:, None], positions_B1, attend)
-    return Tail(tuple(keys), tuple(values)), hidden_B1D[:, 0]
+    return replace(cache, keys=tuple(keys), values=tuple(values)), hidden_B1D[:, 0]

@@ -33,6 +33,7 @@ from cotjax.model.attention import ATTENDED
 from cotjax.model.config import ModelConfig
 from cotjax.model.kernels import attend_by
 from cotjax.model.linear import Linear, param
+from cotjax.model.rope import Rope, rope_of, rotate
 from cotjax.model.sharding import constrain, lookup, param_shardings
 
 # What the backward pass of a layer finds kept, and what it computes again; from most memory to least.
@@ -47,7 +48,6 @@ REMAT = {
 
 Params = dict[str, Any]
 Path = tuple[str, ...]
-Rope = tuple[jax.Array, jax.Array]  # cosines and signed sines, [B, 1, T, H]
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]
 
 
@@ -89,18 +89,26 @@ class Attention(nnx.Module):
         self.q_norm = RMSNorm(config, H) if config.qk_norm else None
         self.k_norm = RMSNorm(config, H) if config.qk_norm else None
 
-    def __call__(self, x_BTD: jax.Array, rope: Rope, attend: Attend) -> jax.Array:
-        q_BNTH = _heads_first(self.q_proj(x_BTD))
+    def __call__(self, x_BTD: jax.Array, rope: Rope, attend: Attend, at_B: jax.Array | None = None) -> jax.Array:
+        q_BNTH = _heads_first(self.q_proj(_only(x_BTD, at_B, 1)))
         k_BKTH = _heads_first(self.k_proj(x_BTD))
         v_BKTH = _heads_first(self.v_proj(x_BTD))
         if self.q_norm is not None:
             q_BNTH, k_BKTH = self.q_norm(q_BNTH), self.k_norm(k_BKTH)
-        return self.o_proj(_heads_first(attend(_rotate(q_BNTH, rope), _rotate(k_BKTH, rope), v_BKTH)))
+        own = rope if at_B is None else (_only(rope[0], at_B, 2), _only(rope[1], at_B, 2))
+        return self.o_proj(_heads_first(attend(rotate(q_BNTH, own), rotate(k_BKTH, rope), v_BKTH)))
 
 
 def _heads_first(x_BTNH: jax.Array) -> jax.Array:
     """[B, T, N, H] -> [B, N, T, H], and back."""
     return x_BTNH.swapaxes(1, 2)
+
+
+def _only(x: jax.Array, at_B: jax.Array | None, axis: int) -> jax.Array:
+    """Of every row the one place `at_B` on this axis, which stays; None: all places."""
+    if at_B is None:
+        return x
+    return jnp.take_along_axis(x, at_B.reshape([-1 if i == 0 else 1 for i in range(x.ndim)]), axis=axis)
 
 
 class FeedForward(nnx.Module):
@@ -125,8 +133,9 @@ class DecoderLayer(nnx.Module):
         self.post_attention_layernorm = RMSNorm(config, config.width)
         self.mlp = FeedForward(config)
 
-    def __call__(self, x_BTD: jax.Array, rope: Rope, attend: Attend) -> jax.Array:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rope, attend)
+    def __call__(self, x_BTD: jax.Array, rope: Rope, attend: Attend, at_B: jax.Array | None = None) -> jax.Array:
+        """`at_B`: of every row, the one token that the result [B, 1, D] is of; None: all."""
+        x_BTD = _only(x_BTD, at_B, 1) + self.self_attn(self.input_layernorm(x_BTD), rope, attend, at_B)
         x_BTD = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
         return constrain(x_BTD, ("batch", "length", "hidden"))
 
@@ -172,19 +181,32 @@ class Decoder(nnx.Module):
             for path in config.lora.chosen(projections):
                 projections[path].adapt(config)
 
-    def hidden_states(self, ids_BT: jax.Array, positions_BT: jax.Array, attend: Any, remat: str = "none", scan: bool = False) -> jax.Array:
-        """`attend(layer index, q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]`; the result [B, T, D] has passed the last norm."""
-        x_BTD = constrain(self.model.embed_tokens(ids_BT), ("batch", "length", "hidden"))
-        rope = _rope(positions_BT, self.config)
+    def hidden_states(
+        self,
+        ids_BT: jax.Array,
+        positions_BT: jax.Array,
+        attend: Any,
+        remat: str = "none",
+        scan: bool = False,
+        at_B: jax.Array | None = None,
+    ) -> jax.Array:
+        """`attend(layer index, q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]`; the result [B, T, D] has passed the last norm.
 
-        def apply(x_BTD: jax.Array, layer: DecoderLayer, index: int | jax.Array) -> jax.Array:
-            return layer(x_BTD, rope, lambda q, k, v: attend(index, q, k, v))
+        `at_B` asks for one token's of every row, [B, 1, D]: of the others, the last layer computes keys and values alone, and
+        its queries are q_BN1H.
+        """
+        x_BTD = constrain(self.model.embed_tokens(ids_BT), ("batch", "length", "hidden"))
+        rope = rope_of(positions_BT, self.config)
+
+        def apply(x_BTD: jax.Array, layer: DecoderLayer, index: int | jax.Array, at_B: jax.Array | None = None) -> jax.Array:
+            return layer(x_BTD, rope, lambda q, k, v: attend(index, q, k, v), at_B)
 
         if scan:
             return self.model.norm(_scanned(self.config, self.model.layers, x_BTD, apply, remat))
         # Decoding never scans: the sliced weights cost its loop half its speed on CPU.
         for index, layer in enumerate(self.model.layers):
-            step = partial(apply, layer=layer, index=index)
+            last = index == self.config.layers - 1
+            step = partial(apply, layer=layer, index=index, at_B=at_B if last else None)
             x_BTD = (step if remat == "none" else jax.checkpoint(step, policy=REMAT[remat]))(x_BTD)
         return self.model.norm(x_BTD)
 
@@ -222,42 +244,6 @@ def _scanned(config: ModelConfig, layers: nnx.List, x_BTD: jax.Array, apply: Cal
     if remat != "none":
         body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)  # a scan's body is not merged with another
     return jax.lax.scan(body, x_BTD, (together, jnp.arange(len(each))))[0]
-
-
-def _rope(positions_BT: jax.Array, config: ModelConfig) -> Rope:
-    """Cosine and signed sine of every position's angles, [B, 1, T, H] each, float32 (Su et al., 2021).
-
-    The pair (i, i + H/2) turns by one angle, so that x cos + rolled(x) sin is the turned x (the pairing of Hugging Face's
-    checkpoints). The halves are spread over H by a matmul with ones and zeros: on CPU the compiler would otherwise work out
-    the cosines again inside every layer's fusion, where they cost more than the attention's own softmax.
-    """
-    half = config.head_size // 2
-    angles_BTh = positions_BT.astype(jnp.float32)[:, :, None] * _frequencies(config)[None, None, :]
-    one = jnp.eye(half, dtype=jnp.float32)
-
-    def spread(x_BTh: jax.Array, first: jax.Array) -> jax.Array:
-        return jnp.einsum("BTh,hH->BTH", x_BTh, jnp.concatenate([first, one], axis=1), precision="highest")[:, None]
-
-    return spread(jnp.cos(angles_BTh), one), spread(jnp.sin(angles_BTh), -one)
-
-
-def _frequencies(config: ModelConfig) -> np.ndarray:
-    """Radians a position of every pair, float32 [H/2], with Llama 3.1's stretching where the config asks for it."""
-    half = config.head_size // 2
-    # float32 throughout, as published implementations have it: at position 100,000 a rounding is a hundredth of a turn.
-    frequencies = np.float32(1) / np.float32(config.rope_theta) ** (np.arange(half, dtype=np.float32) / np.float32(half))
-    scaling = config.rope_scaling
-    if scaling is None:
-        return frequencies
-    turns = np.float32(scaling.original_length) * frequencies / np.float32(2 * np.pi)  # within the original length
-    share = np.clip((turns - scaling.low_frequency) / (scaling.high_frequency - scaling.low_frequency), 0, 1)
-    return ((1 - share) * frequencies / scaling.factor + share * frequencies).astype(np.float32)
-
-
-def _rotate(x_BNTH: jax.Array, rope: Rope) -> jax.Array:
-    cos, sin = rope
-    wide = x_BNTH.astype(jnp.float32)
-    return (wide * cos + jnp.roll(wide, wide.shape[-1] // 2, axis=-1) * sin).astype(x_BNTH.dtype)
 
 
 # The pure boundary: nested dicts in, arrays out.

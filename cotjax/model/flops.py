@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from cotjax.errors import CotjaxError
 from cotjax.model.config import ModelConfig
 
@@ -26,6 +28,20 @@ PEAK_FLOPS: dict[str, float] = {
     "NVIDIA B200": 2250e12,
 }
 """jax's device_kind -> dense bfloat16 operations a second, of one device, by the maker's data sheet."""
+
+PEAK_BANDWIDTH: dict[str, float] = {
+    "TPU v5 lite": 819e9,  # v5e
+    "TPU v5": 2765e9,  # v5p
+    "TPU v5p": 2765e9,
+    "TPU v6 lite": 1640e9,  # v6e
+    "TPU v6e": 1640e9,
+    "NVIDIA A100-SXM4-40GB": 1555e9,
+    "NVIDIA A100-SXM4-80GB": 2039e9,
+    "NVIDIA A100 80GB PCIe": 1935e9,
+    "NVIDIA H100 80GB HBM3": 3350e9,
+    "NVIDIA H200": 4800e9,
+}
+"""jax's device_kind -> bytes of its memory that one device reads a second, by the maker's data sheet."""
 
 
 def matmul_params(config: ModelConfig) -> int:
@@ -53,6 +69,13 @@ def attended_flops(config: ModelConfig, tokens: int, seen: int) -> int:
 
 def _train_flops(config: ModelConfig, tokens: int, square: int) -> int:
     return 6 * matmul_params(config) * tokens + 6 * config.layers * config.heads * config.head_size * square
+
+
+def decode_bytes(config: ModelConfig, cached: float) -> float:
+    """Bytes that one decode step has to read, with `cached` tokens in all slots together: every weight once, and their keys and
+    values, in the compute dtype. What is padding is not in it."""
+    values = matmul_params(config) + 2 * config.layers * config.kv_heads * config.head_size * cached
+    return values * np.dtype(config.compute_as).itemsize
 
 
 def peak_flops(device_kind: str) -> float | None:

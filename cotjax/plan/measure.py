@@ -24,7 +24,7 @@ from cotjax.model.kernels import kernel_for
 from cotjax.model.sharding import batch_parts, whole_slots
 from cotjax.plan.collectives import Collective, collectives
 from cotjax.sample.programs import Programs
-from cotjax.sample.sampler import NEW_BUCKETS, bucket, read_buckets
+from cotjax.sample.sampler import read_buckets
 from cotjax.sample.sampling import stop_table
 from cotjax.train.main import check_batch
 from cotjax.train.optim import configured
@@ -88,12 +88,13 @@ def sampler_programs(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> list
     """The sampler's two programs of this config at their largest: reading prompts, and decoding."""
     settings = config.evaluate
     slots = whole_slots(settings.slots, mesh)
-    programs, room = Programs(model, mesh, slots, stop_table([[0]]), pad_id=0), settings.max_length
+    new, room = max(settings.max_new_tokens, settings.max_action_tokens), settings.max_length
+    programs = Programs(model, mesh, slots, new, stop_table([[0]]), pad_id=0)
     parts = {"parameters": _bytes_a_device(programs.abstract_params()), "cache": _bytes_a_device(programs.abstract_cache(room))}
-    sizes = {"prefill": read_buckets(slots)[-1], "decode": bucket(settings.max_new_tokens, NEW_BUCKETS)}
+    sizes = {"prefill": min(read_buckets(slots)[-1], room), "decode": 0}
     found: list[Program | DoesNotFit] = []
     for name, size in sizes.items():
-        compiled = _compile(f"sampler, {name}", partial(getattr(programs, name), min(size, room), room), mesh)
+        compiled = _compile(f"sampler, {name}", partial(getattr(programs, name), size, room), mesh)
         if not isinstance(compiled, DoesNotFit):
             program, seconds, exchanged = compiled
             temporaries = {"temporaries": _peak(program) - sum(parts.values())}

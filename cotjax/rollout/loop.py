@@ -35,9 +35,7 @@ class Policy(Protocol):
 
     def extend(self, pieces: Mapping[int, Sequence[int]]) -> None: ...
 
-    def branch(
-        self, prefixes: Mapping[int, Sequence[int]], *, max_new: int, temperature: float, seeds: Mapping[int, int]
-    ) -> Mapping[int, Any]: ...
+    def branch(self, prefixes: Mapping[int, Sequence[int]], *, max_new: int, seeds: Mapping[int, int], **how: Any) -> Mapping[int, Any]: ...
 
 
 class Environments(Protocol):
@@ -54,17 +52,26 @@ class Environments(Protocol):
 class Elicitation:
     """How actions are drawn out of the model: stated in every record, fixed across checkpoints.
 
-    `temperature` 0 is greedy. `max_new_tokens` bounds a CoT response, `max_action_tokens` a prompt action (tokens).
+    `temperature` 0 is greedy; `top_k`, `top_p` and `repetition_penalty` are those of `cotjax.sample.sampling.Sampling`.
+    `max_new_tokens` bounds a CoT response, `max_action_tokens` a prompt action (tokens).
     `cot_prefix` is prefilled before a CoT response ("" leaves it to the model whether it reasons).
     """
 
     temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
     max_new_tokens: int = 96
     max_action_tokens: int = 16
     max_steps: int = 30
     cot_prefix: str = ""
     prompt_prefix: str = formats.ACTION_OPEN
     history: str = "observations and executed actions; past reasoning is not part of the prompt"
+
+    @property
+    def how(self) -> dict[str, float]:
+        """How the next id is drawn, as a policy's `branch` takes it."""
+        return {name: getattr(self, name) for name in ("temperature", "top_k", "top_p", "repetition_penalty")}
 
 
 @dataclass
@@ -253,16 +260,11 @@ class _Turn:
 
     def _branch(self, kind: str) -> dict[int, dict]:
         elicitation, seeds = self._elicitation, self._seeds[kind]
-        prefilled = kind == "prompt"
-        text, max_new = (
-            (elicitation.prompt_prefix, elicitation.max_action_tokens)
-            if prefilled
-            else (elicitation.cot_prefix, elicitation.max_new_tokens)
-        )
+        text, max_new = elicitation.cot_prefix, elicitation.max_new_tokens
+        if kind == "prompt":
+            text, max_new = elicitation.prompt_prefix, elicitation.max_action_tokens
         prefix = self._codec.encode(text) if text else []
-        generations = self._policy.branch(
-            dict.fromkeys(self._ready, prefix), max_new=max_new, temperature=elicitation.temperature, seeds=seeds
-        )
+        generations = self._policy.branch(dict.fromkeys(self._ready, prefix), max_new=max_new, seeds=seeds, **elicitation.how)
         return {
             slot: _as_action(generation, self._codec, self._ready[slot].observation, kind, text, seeds[slot])
             for slot, generation in generations.items()

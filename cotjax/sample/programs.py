@@ -19,7 +19,7 @@ from cotjax.model import cache as kv
 from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import Params, abstract_params, logits
 from cotjax.model.sharding import batch_sharding
-from cotjax.sample.sampling import NO_ID, choose, stops
+from cotjax.sample.sampling import NO_ID, Sampling, Scalars, choose, stops
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +27,14 @@ class Programs:
     """The programs of one sampler. `size` is a program's own length, `room` the tokens that the cache has room for; lower them
     with the mesh set around.
 
-    `stop_ZW`: the stop sequences, as sampling.stop_table lays them out. `pad_id` fills unused places.
+    `new`: tokens that a decode may make. `stop_ZW`: the stop sequences, as sampling.stop_table lays them out. `pad_id` fills
+    unused places.
     """
 
     config: ModelConfig
     mesh: Mesh
     slots: int
+    new: int
     stop_ZW: np.ndarray
     pad_id: int
 
@@ -49,11 +51,11 @@ class Programs:
     @cached_property
     def cache(self) -> kv.KVCache:
         """Where a cache lives."""
-        return kv.cache_shardings(self.config, self.mesh, self.slots)
+        return kv.cache_shardings(self.config, self.mesh, self.slots, self.new)
 
     def empty(self, size: int, room: int) -> Lowered:
         """() -> an empty cache with room for `size` tokens."""
-        return jax.jit(lambda: kv.empty(self.config, self.slots, size), out_shardings=self.cache).lower()
+        return jax.jit(partial(self._empty, size), out_shardings=self.cache).lower()
 
     def grow(self, size: int, room: int) -> Lowered:
         """(cache) -> the same with room for `size` tokens."""
@@ -64,13 +66,29 @@ class Programs:
         jitted = jax.jit(partial(kv.prefill, self.config), donate_argnums=1, out_shardings=(self.cache, self.by_slot))
         return jitted.lower(*self._state(room), self._rows(jnp.int32, size), self._rows(jnp.int32))
 
+    def score(self, size: int, room: int) -> Lowered:
+        """(params, cache, hidden_BD, ids_BT, counts_B) -> (cache, hidden_BD, logprobs_BT): prefill that tells how likely the ids are."""
+        places = self.cache, self.by_slot, self.by_slot
+        jitted = jax.jit(partial(kv.score, self.config), donate_argnums=1, out_shardings=places)
+        return jitted.lower(*self._state(room), self._rows(jnp.int32, size), self._rows(jnp.int32))
+
     def decode(self, size: int, room: int) -> Lowered:
-        """(params, cache, hidden_BD, limits_B, seeds_B2, temperature, stop_ZW) -> (ids_BM, logprobs_BM, counts_B, stopped_B), with
-        M = `size` new tokens a slot at most.
+        """(params, cache, hidden_BD, limits_B, seeds_B2, scalars, stop_ZW) -> (cache, ids_BM, logprobs_BM, counts_B, stopped_B), with
+        M = `new` tokens a slot at most.
+
+        `size`: 0, or that of read_BS, the last argument, all ids that each slot has read, filled up with vocab_size: only those
+        programs know a repetition penalty.
         """
-        jitted = jax.jit(partial(_decode, self.config, most=size, pad_id=self.pad_id), out_shardings=self.by_slot)
-        whole = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.whole) for x in (np.float32(0), self.stop_ZW)]
-        return jitted.lower(*self._state(room), self._rows(jnp.int32), self._rows(jnp.uint32, 2), *whole)
+        places = self.cache, *(self.by_slot,) * 4
+        jitted = jax.jit(partial(_decode, self.config, most=self.new, pad_id=self.pad_id), donate_argnums=1, out_shardings=places)
+        scalars = Sampling().scalars()
+        whole = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.whole) for x in (*scalars, self.stop_ZW)]
+        read = [self._rows(jnp.int32, size)] if size else []
+        made = self._rows(jnp.int32), self._rows(jnp.uint32, 2), Scalars(*whole[:-1]), whole[-1]
+        return jitted.lower(*self._state(room), *made, *read)
+
+    def _empty(self, room: int) -> kv.KVCache:
+        return kv.empty(self.config, self.slots, room, self.new, kv.block_size(self.mesh))
 
     def _rows(self, dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((self.slots, *shape), dtype, sharding=self.by_slot)
@@ -83,7 +101,7 @@ class Programs:
 
     def abstract_cache(self, room: int) -> kv.KVCache:
         """A cache's shapes and places."""
-        shapes = jax.eval_shape(lambda: kv.empty(self.config, self.slots, room))
+        shapes = jax.eval_shape(partial(self._empty, room))
         return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, self.cache)
 
     def _state(self, room: int) -> tuple[Any, ...]:
@@ -95,12 +113,13 @@ class _Drawn(NamedTuple):
     """The state of a decode. With M the most new tokens and W the longest stop sequence; at the top of the loop a slot
     that has made ids a b c, index 3:
 
-        ids_BM      a b c . .      recent_BW   b c (W = 2)      counts_B  3
-        tail        a b . . .      c is chosen but not yet read
+        ids_BM          a b c . .      recent_BW   b c (W = 2)      counts_B  3
+        cache, behind   a b . . .      c is chosen but not yet read
+        its room
     """
 
     index: jax.Array  # int32 scalar: tokens made so far by the slots that are still going
-    tail: kv.Tail  # keys and values of the tokens made and read
+    cache: kv.KVCache  # the tokens made and read lie behind its room
     last_B: jax.Array  # int32: each slot's last id
     recent_BW: jax.Array  # int32: the last W ids, NO_ID before the first
     ids_BM: jax.Array  # int32: what was made; pad after the end
@@ -108,6 +127,7 @@ class _Drawn(NamedTuple):
     counts_B: jax.Array  # int32: how many of ids_BM count
     stopped_B: jax.Array  # bool: a stop sequence was made
     done_B: jax.Array  # bool: stopped, or at its limit
+    seen_BV: jax.Array | None  # bool: ids that a slot has read or made; None: nobody asks
 
 
 def _decode(
@@ -117,25 +137,28 @@ def _decode(
     hidden_BD: jax.Array,
     limits_B: jax.Array,
     seeds_B2: jax.Array,
-    temperature: jax.Array,
+    scalars: Scalars,
     stop_ZW: jax.Array,
+    read_BS: jax.Array | None = None,
     *,
     most: int,
     pad_id: int,
-) -> tuple[jax.Array, ...]:
-    """Makes up to `limits_B` tokens (0: the slot sits out) after `hidden_BD`: ids [B, M], logprobs, counts, stopped."""
+) -> tuple[Any, ...]:
+    """Makes up to `limits_B` tokens (0: the slot sits out) after `hidden_BD`: the cache, its prompts as they were, ids [B, M],
+    logprobs, counts, stopped."""
+    rows = jnp.arange(limits_B.shape[0])
     B, W = limits_B.shape[0], stop_ZW.shape[1]
 
     def draw(state: _Drawn, hidden_BD: jax.Array) -> _Drawn:
         """Chooses the next token of every slot that is still going."""
-        ids_B, logprobs_B = choose(logits(config, params, hidden_BD), temperature, seeds_B2, state.index)
+        ids_B, logprobs_B = choose(logits(config, params, hidden_BD), scalars, seeds_B2, state.index, state.seen_BV)
         ids_B = jnp.where(state.done_B, pad_id, ids_B)
         recent_BW = jnp.concatenate([state.recent_BW[:, 1:], ids_B[:, None]], axis=1)
         counts_B = state.counts_B + ~state.done_B
         stopped_B = state.stopped_B | (~state.done_B & stops(recent_BW, stop_ZW))
         return _Drawn(
             index=state.index + 1,
-            tail=state.tail,
+            cache=state.cache,
             last_B=ids_B,
             recent_BW=recent_BW,
             ids_BM=jax.lax.dynamic_update_slice_in_dim(state.ids_BM, ids_B[:, None], state.index, axis=1),
@@ -143,15 +166,16 @@ def _decode(
             counts_B=counts_B,
             stopped_B=stopped_B,
             done_B=stopped_B | (counts_B >= limits_B),
+            seen_BV=None if state.seen_BV is None else state.seen_BV.at[rows, ids_B].set(True),
         )
 
     def go_on(state: _Drawn) -> _Drawn:
-        tail, hidden_BD = kv.step(config, params, cache, state.tail, state.last_B, state.index - 1)
-        return draw(state._replace(tail=tail), hidden_BD)
+        cache, hidden_BD = kv.step(config, params, state.cache, state.last_B, state.index - 1)
+        return draw(state._replace(cache=cache), hidden_BD)
 
     start = _Drawn(
         index=jnp.int32(0),
-        tail=kv.empty_tail(config, B, most),
+        cache=cache,
         last_B=jnp.full(B, pad_id, jnp.int32),
         recent_BW=jnp.full((B, W), NO_ID, jnp.int32),
         ids_BM=jnp.full((B, most), pad_id, jnp.int32),
@@ -159,6 +183,8 @@ def _decode(
         counts_B=jnp.zeros(B, jnp.int32),
         stopped_B=jnp.zeros(B, bool),
         done_B=limits_B == 0,
+        # vocab_size, which fills up what was read, is no id, and sets nothing.
+        seen_BV=None if read_BS is None else jnp.zeros((B, config.vocab_size), bool).at[rows[:, None], read_BS].set(True),
     )
     end = jax.lax.while_loop(lambda state: ~state.done_B.all(), go_on, draw(start, hidden_BD))
-    return end.ids_BM, end.logprobs_BM, end.counts_B, end.stopped_B
+    return end.cache, end.ids_BM, end.logprobs_BM, end.counts_B, end.stopped_B

@@ -4,10 +4,13 @@
     sampler.extend({0: prompt_ids, 3: other_ids})                              # read the prompts
     prompt_actions = sampler.branch({0: open_action, 3: open_action}, max_new=16)  # both actions from one state:
     cot_actions = sampler.branch({0: open_think, 3: open_think}, max_new=128)      # only their own tokens cost
+    cot_samples = sampler.branches({0: open_think}, max_new=128, temperature=0.7, seeds={0: [1, 2, 3]})  # three of one
+    logprobs = sampler.score({0: forced_trace})                                    # how likely is what another wrote?
     sampler.extend({0: executed_0 + observed_0, 3: executed_3 + observed_3})   # the next turn
     sampler.reset([3])                                                         # an episode ended
 
-Arrays have static shapes, so each program is compiled for a few lengths, the buckets below, and counted.
+Arrays have static shapes, so each program is compiled for a few lengths, the buckets below; `programs_bound` says how many
+programs that can be.
 """
 
 from __future__ import annotations
@@ -26,16 +29,16 @@ from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import Params
 from cotjax.model.sharding import param_shardings
 from cotjax.sample.programs import Programs
-from cotjax.sample.sampling import seed_words, stop_table
+from cotjax.sample.sampling import Sampling, Scalars, seed_words, stop_table
 
-# Tokens of a slot read in one pass, and about how many of all slots together: longer pieces take several passes, which
-# bounds the scores' memory (on CPU, passes twice as large cost a third of the speed in page faults).
-READ_BUCKETS = (8, 32, 64, 128, 256, 512)
-READ_AT_ONCE = 4096
-# Room of a slot's cache: decoding reads all of it at every step, so it grows with the longest slot.
-ROOM_BUCKETS = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768)
-# Tokens that one branch may make.
-NEW_BUCKETS = (16, 64, 256, 1024, 4096, 16384)
+# Tokens of a slot read in one pass: few, or as many as fit. Longer pieces take several passes, which bounds the scores'
+# memory (on CPU, passes twice as large cost a tenth of the speed).
+READ_FEW = (8, 32)
+READ_MOST = 512
+READ_AT_ONCE = 2048  # of all slots together, about
+# Room of a slot's cache: decoding reads all of it at every step, so it grows with the longest slot; each room has programs of
+# its own, so it doubles.
+ROOM_BUCKETS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,20 @@ class Sampler:
     Slots are spread over the mesh's batch axes; on several processes, give each a mesh of its own devices.
     """
 
-    def __init__(self, config: ModelConfig, mesh: Mesh, *, slots: int, max_length: int, stop: Sequence[Sequence[int]], pad_id: int):
+    def __init__(
+        self,
+        config: ModelConfig,
+        mesh: Mesh,
+        *,
+        slots: int,
+        max_length: int,
+        stop: Sequence[Sequence[int]],
+        pad_id: int,
+        max_new: int = 128,
+    ):
         """`max_length`: tokens a slot may hold, prompt, prefix and new ones together. `stop`: id sequences that end a
-        generation. `pad_id`: what fills unused places; any id of the vocabulary.
+        generation. `pad_id`: what fills unused places; any id of the vocabulary. `max_new`: tokens that a branch may make at
+        most; each slot's cache has room for them, and a decode reads all of it at every step.
 
         Raises UsageError when slots do not divide over the mesh, or lengths or ids are out of range.
         """
@@ -66,15 +80,19 @@ class Sampler:
             raise UsageError(f"sampler: slots is {slots}; it must be 1 or more")
         if not 1 <= max_length <= config.max_length:
             raise UsageError(f"sampler: max_length is {max_length}; the model's positions allow 1 to {config.max_length}")
+        if max_new < 1:
+            raise UsageError(f"sampler: max_new is {max_new}; it must be 1 or more")
         self.config, self.mesh, self.slots, self.max_length, self.pad_id = config, mesh, slots, max_length, pad_id
+        self.max_new = max_new
         for sequence in (*stop, [pad_id]):
             self._check_ids(sequence, "stop or pad_id")
-        self.programs = Programs(config, mesh, slots, stop_table(stop), pad_id)
+        self.programs = Programs(config, mesh, slots, min(max_new, max_length), stop_table(stop), pad_id)
         self._reads = read_buckets(slots)
         self._by_slot, self._whole = self.programs.by_slot, self.programs.whole
         self._compiled: dict[tuple[Any, ...], Any] = {}
         self._params: Params | None = None
         self._lengths = np.zeros(slots, np.int32)
+        self._ids: list[list[int]] = [[] for _ in range(slots)]  # each slot's cached prompt
         self._cache: kv.KVCache
         self._hidden_BD: jax.Array
         self._forget()
@@ -86,8 +104,19 @@ class Sampler:
 
     @property
     def compilations(self) -> int:
-        """Programs compiled so far: at most one for each combination of buckets met."""
+        """Programs compiled so far."""
         return len(self._compiled)
+
+    @property
+    def programs_bound(self) -> int:
+        """The most programs that this sampler ever compiles.
+
+        For each room that a slot can need: one that makes or grows the cache, one that reads and one that scores a piece of
+        each size of `read_buckets`, and two that decode, without a repetition penalty and with one.
+        """
+        lengths = (*range(1, self.max_length, ROOM_BUCKETS[0]), self.max_length)
+        rooms = {bucket(length, ROOM_BUCKETS, self.max_length) for length in lengths}
+        return len(rooms) * (1 + 2 * len(self._reads) + 2)
 
     def load(self, params: Params) -> None:
         """Places a checkpoint's weights, in the compute dtype, and empties every slot."""
@@ -103,6 +132,8 @@ class Sampler:
         emptied = list(slots)
         self._check_slots(emptied)
         self._lengths[emptied] = 0
+        for slot in emptied:
+            self._ids[slot] = []
         if not self._lengths.any():
             self._forget()
 
@@ -114,69 +145,95 @@ class Sampler:
         self._check_slots(pieces)
         for slot, ids in pieces.items():
             self._check_ids(ids, f"slot {slot}")
-            length = int(self._lengths[slot]) + len(ids)
-            if length > self.max_length:
-                raise UsageError(f"sampler: slot {slot} would hold {length} tokens; max_length is {self.max_length}")
-        self._hidden_BD = self._read(pieces, self._hidden_BD)
+            self._check_room(slot, ids)
+        self._hidden_BD = self._read(pieces)
         for slot, ids in pieces.items():
             self._lengths[slot] += len(ids)
+            self._ids[slot] += ids
 
     def branch(
         self,
         prefixes: Mapping[int, Sequence[int]],
         *,
         max_new: int,
-        temperature: float = 0.0,
         seeds: Mapping[int, int] | None = None,
+        **how: Any,
     ) -> dict[int, Generation]:
         """Decodes from each of these slots' cached prompt plus its prefix (which may be empty), and leaves every slot's
         prompt as it was: the next extend or branch gives what it would have given without this one.
 
-        Greedy at temperature 0; else each slot samples with its own seed of `seeds`, 0 .. 2**64 - 1. A slot makes up to
-        `max_new` tokens, fewer where a stop sequence or max_length ends it.
+        `how` is the fields of sampling.Sampling. Greedy at temperature 0, the default; else each slot samples with its own seed
+        of `seeds`, 0 .. 2**64 - 1. A slot makes up to `max_new` tokens, fewer where a stop sequence or max_length ends it. A
+        repetition penalty is over the prompt, the prefix and what was made.
 
-        Raises UsageError for an empty slot with an empty prefix, one with no room left, or sampling without seeds.
+        Raises UsageError for a field of `how` out of range, an empty slot with an empty prefix, one with no room left, or
+        sampling without seeds.
         """
-        self._check_branch(prefixes, max_new, temperature, seeds)
+        several = None if seeds is None else {slot: [seed] for slot, seed in seeds.items()}
+        return {slot: made[0] for slot, made in self.branches(prefixes, max_new=max_new, seeds=several, **how).items()}
+
+    def branches(
+        self,
+        prefixes: Mapping[int, Sequence[int]],
+        *,
+        max_new: int,
+        seeds: Mapping[int, Sequence[int]] | None = None,
+        **how: Any,
+    ) -> dict[int, list[Generation]]:
+        """`branch`, but each slot makes as many generations as it has seeds, one of each (greedy: one).
+
+        The prefixes are read once. Then the slots decode together, once for each seed: no token of a prompt or a prefix is
+        read again.
+        """
+        sampling = Sampling(**how)
+        self._check_branch(prefixes, max_new, sampling, seeds)
         if not prefixes:
             return {}
-        limits_B = np.zeros(self.slots, np.int32)
-        seeds_B2 = np.zeros((self.slots, 2), np.uint32)
-        for slot, ids in prefixes.items():
-            limits_B[slot] = min(max_new, self.max_length - int(self._lengths[slot]) - len(ids))
-            if temperature > 0:
-                seeds_B2[slot] = seed_words(seeds[slot])
-        hidden_BD = self._read(prefixes, self._hidden_BD)
-        most = bucket(int(limits_B.max()), NEW_BUCKETS)
-        decode = self._program("decode", most)
-        made = decode(
-            self._params,
-            self._cache,
-            hidden_BD,
-            *self._put_by_slot(limits_B, seeds_B2),
-            *self._put_whole(np.float32(temperature), self.programs.stop_ZW),
-        )
-        ids_BM, logprobs_BM, counts_B, stopped_B = map(np.asarray, made)
-        return {
-            slot: Generation(ids_BM[slot, : counts_B[slot]].tolist(), logprobs_BM[slot, : counts_B[slot]].tolist(), bool(stopped_B[slot]))
-            for slot in prefixes
-        }
+        if sampling.temperature == 0:
+            seeds = {slot: [0] for slot in prefixes}  # greedy: whatever the seeds
+        hidden_BD = self._read(prefixes)
+        made: dict[int, list[Generation]] = {slot: [] for slot in prefixes}
+        for turn in range(max(len(seeds[slot]) for slot in prefixes)):
+            drawn = {slot: seeds[slot][turn] for slot in prefixes if turn < len(seeds[slot])}
+            for slot, generation in self._decode(hidden_BD, prefixes, drawn, max_new, sampling).items():
+                made[slot].append(generation)
+        return made
+
+    def score(self, forced: Mapping[int, Sequence[int]]) -> dict[int, list[float]]:
+        """The log-probability (natural, under the model at temperature 1) of each of these ids after the slot's cached
+        prompt and the ids before it, and leaves every slot's prompt as it was. To go on after such a trace, give it to
+        `branch` as a prefix.
+
+        Raises UsageError, as `branch` does, for an empty slot or one with too little room.
+        """
+        self._check_slots(forced)
+        for slot, ids in forced.items():
+            self._check_ids(ids, f"slot {slot}'s forced ids")
+            if not self._lengths[slot]:
+                raise UsageError(f"sampler: slot {slot} is empty; extend it before its forced ids are scored")
+            self._check_room(slot, ids)
+        logprobs: dict[int, list[float]] = {slot: [] for slot in forced}
+        self._read(forced, logprobs)
+        return logprobs
 
     # Below: the cache and its programs.
 
     def _forget(self) -> None:
         """Empties every slot and gives back the cache's memory beyond the smallest room."""
         self._lengths[:] = 0
+        self._ids = [[] for _ in range(self.slots)]
         config, slots, room = self.config, self.slots, bucket(1, ROOM_BUCKETS, self.max_length)
         self._cache = self._program("empty", room)()
         zeros_BD = np.zeros((slots, config.width), config.compute_as)
         (self._hidden_BD,) = self._put_by_slot(zeros_BD)
 
-    def _read(self, pieces: Mapping[int, Sequence[int]], hidden_BD: jax.Array) -> jax.Array:
-        """Reads the pieces into the cache, from the lengths the cache has on; returns the last hidden states."""
+    def _read(self, pieces: Mapping[int, Sequence[int]], logprobs: Mapping[int, list[float]] | None = None) -> jax.Array:
+        """Reads the pieces into the cache, from the prompts' lengths on; returns the last hidden states. `logprobs`: slot ->
+        where the log-probabilities of its ids are put."""
         if self._params is None:
             raise UsageError("sampler: no weights; call load(params) first")
         self._set_lengths()  # a branch before this one read its prefixes into the room past the prompts; forget them
+        hidden_BD = self._hidden_BD
         longest = max((len(ids) for ids in pieces.values()), default=0)
         self._make_room(max((int(self._lengths[slot]) + len(ids) for slot, ids in pieces.items()), default=0))
         most = min(self._reads[-1], self._cache.room)
@@ -186,13 +243,39 @@ class Sampler:
             ids_BT, counts_B = np.full((self.slots, tokens), self.pad_id, np.int32), np.zeros(self.slots, np.int32)
             for slot, ids in passing.items():
                 ids_BT[slot, : len(ids)], counts_B[slot] = ids, len(ids)
-            prefill = self._program("prefill", tokens)
-            self._cache, hidden_BD = prefill(self._params, self._cache, hidden_BD, *self._put_by_slot(ids_BT, counts_B))
+            read = self._program("prefill" if logprobs is None else "score", tokens)
+            self._cache, hidden_BD, *scored = read(self._params, self._cache, hidden_BD, *self._put_by_slot(ids_BT, counts_B))
+            if logprobs is not None:
+                scored_BT = np.asarray(scored[0])
+                for slot, ids in passing.items():
+                    logprobs[slot].extend(scored_BT[slot, : len(ids)].tolist())
         return hidden_BD
 
+    def _decode(
+        self, hidden_BD: jax.Array, prefixes: Mapping[int, Sequence[int]], seeds: Mapping[int, int], max_new: int, sampling: Sampling
+    ) -> dict[int, Generation]:
+        """One generation for each slot of `seeds`, after the prefixes that were just read."""
+        limits_B = np.zeros(self.slots, np.int32)
+        seeds_B2 = np.zeros((self.slots, 2), np.uint32)
+        penalised = sampling.repetition_penalty != 1
+        read_BS = np.full((self.slots, self._cache.room if penalised else 0), self.config.vocab_size, np.int32)
+        for slot, seed in seeds.items():
+            read = [*self._ids[slot], *prefixes[slot]] if penalised else []
+            limits_B[slot] = min(max_new, self.max_length - int(self._lengths[slot]) - len(prefixes[slot]))
+            seeds_B2[slot], read_BS[slot, : len(read)] = seed_words(seed), read
+        decode = self._program("decode", read_BS.shape[1])
+        *scalars, stop_ZW = self._put_whole(*sampling.scalars(), self.programs.stop_ZW)
+        placed = self._put_by_slot(limits_B, seeds_B2, *([read_BS] if penalised else []))
+        self._cache, *made = decode(self._params, self._cache, hidden_BD, *placed[:2], Scalars(*scalars), stop_ZW, *placed[2:])
+        ids_BM, logprobs_BM, counts_B, stopped_B = map(np.asarray, made)
+        return {
+            slot: Generation(ids_BM[slot, : counts_B[slot]].tolist(), logprobs_BM[slot, : counts_B[slot]].tolist(), bool(stopped_B[slot]))
+            for slot in seeds
+        }
+
     def _make_room(self, length: int) -> None:
-        room = bucket(length, ROOM_BUCKETS, self.max_length)
-        if room > self._cache.room:
+        while length > self._cache.room:  # one bucket after the other, so that there is one program a room
+            room = bucket(self._cache.room + 1, ROOM_BUCKETS, self.max_length)
             self._cache = self._program("grow", room)(self._cache)
 
     def _set_lengths(self) -> None:
@@ -226,13 +309,17 @@ class Sampler:
         if len(ids) and not 0 <= min(ids) <= max(ids) < self.config.vocab_size:
             raise UsageError(f"sampler: {where} has an id outside the vocabulary, 0 .. {self.config.vocab_size - 1}")
 
+    def _check_room(self, slot: int, ids: Sequence[int]) -> None:
+        length = int(self._lengths[slot]) + len(ids)
+        if length > self.max_length:
+            raise UsageError(f"sampler: slot {slot} would hold {length} tokens; max_length is {self.max_length}")
+
     def _check_branch(
-        self, prefixes: Mapping[int, Sequence[int]], max_new: int, temperature: float, seeds: Mapping[int, int] | None
+        self, prefixes: Mapping[int, Sequence[int]], max_new: int, sampling: Sampling, seeds: Mapping[int, Sequence[int]] | None
     ) -> None:
-        if max_new < 1:
-            raise UsageError(f"sampler: max_new is {max_new}; it must be 1 or more")
-        if temperature < 0:
-            raise UsageError(f"sampler: temperature is {temperature}; it must be 0 or more")
+        if not 1 <= max_new <= self.max_new:
+            raise UsageError(f"sampler: max_new is {max_new}; it must be 1 to {self.max_new}, the max_new that the sampler was made with")
+        sampling.check("sampler: ")
         self._check_slots(prefixes)
         for slot, ids in prefixes.items():
             self._check_ids(ids, f"slot {slot}'s prefix")
@@ -241,13 +328,14 @@ class Sampler:
                 raise UsageError(f"sampler: slot {slot} is empty; extend it, or give the branch a prefix")
             if length >= self.max_length:
                 raise UsageError(f"sampler: slot {slot} and its prefix fill max_length, {self.max_length}; nothing can follow")
-            if temperature > 0 and (seeds is None or slot not in seeds):
-                raise UsageError(f"sampler: temperature is {temperature} but slot {slot} has no seed")
+            if sampling.temperature > 0 and (seeds is None or not seeds.get(slot)):
+                raise UsageError(f"sampler: temperature is {sampling.temperature} but slot {slot} has no seed")
 
 
 def read_buckets(slots: int) -> list[int]:
     """Tokens of a slot that this many slots may read in one pass."""
-    return [size for size in READ_BUCKETS if size <= 32 or size * slots <= READ_AT_ONCE]
+    most = min(READ_MOST, 1 << max(READ_AT_ONCE // slots, 1).bit_length() - 1)
+    return [*READ_FEW, *([most] if most > READ_FEW[-1] else [])]
 
 
 def bucket(size: int, buckets: Sequence[int], most: int | None = None) -> int:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,22 +30,94 @@ def seed_words(seed: int) -> np.ndarray:
     return np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32)
 
 
-def choose(logits_BV: jax.Array, temperature: jax.Array, seeds_B2: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Each slot's next id and its log-probability under the model (at temperature 1, whatever the one sampled at).
+@dataclass(frozen=True)
+class Sampling:
+    """How the next id is drawn. The terms, and their order (penalty, temperature, top-k, top-p), are those of transformers."""
+
+    temperature: float = 0.0  # logits are divided by it; 0: greedy, whatever top_k and top_p are
+    top_k: int = 0  # only ids among so many most likely; 0: all
+    top_p: float = 1.0  # only the most likely ids whose probabilities just add up to this or more; 1: all
+    # Divides the positive logits of ids that are in the prompt or were made, and multiplies the negative ones; 1: no penalty.
+    repetition_penalty: float = 1.0
+
+    def check(self, where: str) -> None:
+        """Raise UsageError, naming `where`, for a value out of range."""
+        for name, fits, range_ in (
+            ("temperature", 0 <= self.temperature < inf, "0 or more"),
+            ("top_k", self.top_k >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "over 0 and at most 1"),
+            ("repetition_penalty", 0 < self.repetition_penalty < inf, "over 0"),
+        ):
+            if not fits:
+                raise UsageError(f"{where}{name} is {getattr(self, name)}; it must be {range_}")
+
+    def scalars(self) -> Scalars:
+        """The same for a program."""
+        return Scalars(np.float32(self.temperature), np.int32(self.top_k), np.float32(self.top_p), np.float32(self.repetition_penalty))
+
+
+class Scalars(NamedTuple):
+    """Sampling as a program takes it: one program serves all values."""
+
+    temperature: jax.Array | np.ndarray
+    top_k: jax.Array | np.ndarray
+    top_p: jax.Array | np.ndarray
+    repetition_penalty: jax.Array | np.ndarray
+
+
+def choose(
+    logits_BV: jax.Array, scalars: Scalars, seeds_B2: jax.Array, index: jax.Array, seen_BV: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Each slot's next id and its log-probability under the model: at temperature 1, with no filter and no penalty, whatever
+    the id was drawn by.
 
     Temperature 0 takes the most likely id. Else the noise depends on nothing but (the slot's seed, `index`, the id): a
-    slot's text is the same whoever its neighbours are and wherever in the batch it sits.
+    slot's text is the same whoever its neighbours are and wherever in the batch it sits. `seen_BV`: the ids under the
+    penalty; None: there is none.
     """
 
-    def noisy(logits_BV: jax.Array) -> jax.Array:
+    def noisy(scores_BV: jax.Array) -> jax.Array:
         def noise(seed_2: jax.Array) -> jax.Array:
-            return jax.random.gumbel(jax.random.fold_in(slot_key(seed_2), index), logits_BV.shape[1:], jnp.float32)
+            return jax.random.gumbel(jax.random.fold_in(slot_key(seed_2), index), scores_BV.shape[1:], jnp.float32)
 
-        return logits_BV / temperature + jax.vmap(noise)(seeds_B2)
+        scores_BV = scores_BV / scalars.temperature
+        filtering = (scalars.top_k > 0) | (scalars.top_p < 1)
+        kept_BV = jax.lax.cond(filtering, partial(keep_likely, scalars=scalars), lambda scores_BV: scores_BV, scores_BV)
+        return kept_BV + jax.vmap(noise)(seeds_B2)
 
-    ids_B = jnp.argmax(jax.lax.cond(temperature > 0, noisy, lambda logits_BV: logits_BV, logits_BV), axis=-1)
+    scores_BV = logits_BV if seen_BV is None else penalised(logits_BV, seen_BV, scalars.repetition_penalty)
+    scores_BV = jax.lax.cond(scalars.temperature > 0, noisy, lambda scores_BV: scores_BV, scores_BV)
+    ids_B = _first_largest(scores_BV)
     chosen_B = jnp.take_along_axis(logits_BV, ids_B[:, None], axis=-1)[:, 0]
-    return ids_B.astype(jnp.int32), chosen_B - jax.nn.logsumexp(logits_BV, axis=-1)
+    return ids_B, chosen_B - jax.nn.logsumexp(logits_BV, axis=-1)
+
+
+def _first_largest(scores_BV: jax.Array) -> jax.Array:
+    """argmax over V, in two reductions that a CPU does many places at a time, which it does not with the one of two results."""
+    V = scores_BV.shape[-1]
+    is_top_BV = scores_BV == scores_BV.max(axis=-1, keepdims=True)
+    ids_1V = jnp.arange(V, dtype=jnp.int32)[None, :]
+    return jnp.minimum(jnp.where(is_top_BV, ids_1V, V).min(axis=-1), V - 1)  # V - 1: a row of NaN has no largest
+
+
+def penalised(logits_BV: jax.Array, seen_BV: jax.Array, penalty: jax.Array) -> jax.Array:
+    """Keskar et al., 2019: the logits of ids that were seen, made less likely by the penalty."""
+    return jnp.where(seen_BV, jnp.where(logits_BV < 0, logits_BV * penalty, logits_BV / penalty), logits_BV)
+
+
+def keep_likely(scores_BV: jax.Array, scalars: Scalars) -> jax.Array:
+    """Scores with -inf where top-k (Fan et al., 2018) or top-p (Holtzman et al., 2019; of what top-k leaves) drops the id.
+    An id as likely as the last one kept is kept."""
+    V = scores_BV.shape[-1]
+    falling_BV = -jnp.sort(-scores_BV, axis=-1)
+    k = jnp.where(scalars.top_k > 0, jnp.minimum(scalars.top_k, V), V)
+    among_1V = jnp.arange(V)[None, :] < k
+    shares_BV = jax.nn.softmax(jnp.where(among_1V, falling_BV, -jnp.inf), axis=-1)
+    more_likely_BV = jnp.cumsum(shares_BV, axis=-1) - shares_BV
+    # At 1 all are kept, also where the sum rounds to 1 before its last summand.
+    kept_B = (among_1V & ((more_likely_BV < scalars.top_p) | (scalars.top_p >= 1))).sum(axis=-1)
+    last_B1 = jnp.take_along_axis(falling_BV, kept_B[:, None] - 1, axis=-1)
+    return jnp.where(scores_BV >= last_B1, scores_BV, -jnp.inf)
 
 
 def stop_table(stop: Sequence[Sequence[int]]) -> np.ndarray:

@@ -25,6 +25,7 @@ from cotjax.rollout.loop import Elicitation, play
 from cotjax.rollout.record import record_path, set_aside, write_record
 from cotjax.rollout.replay import ReplayEnvironments
 from cotjax.sample.sampler import Sampler
+from cotjax.sample.sampling import Sampling
 from cotjax.study.diagnostics import read_episode
 from cotjax.study.games import GameSets
 from cotjax.train.checkpoint import Checkpoints
@@ -40,8 +41,10 @@ def elicitation_of(config: ConfigDict) -> Elicitation:
     for name in ("slots", "max_length", "max_steps", "max_new_tokens", "max_action_tokens"):
         if settings[name] < 1:
             raise UsageError(f"evaluate.{name} is {settings[name]}; it must be at least 1")
+    drawn = {name: settings[name] for name in ("temperature", "top_k", "top_p", "repetition_penalty")}
+    Sampling(**drawn).check("evaluate.")
     return Elicitation(
-        temperature=settings.temperature,
+        **drawn,
         max_new_tokens=settings.max_new_tokens,
         max_action_tokens=settings.max_action_tokens,
         max_steps=settings.max_steps,
@@ -150,7 +153,8 @@ def evaluate(
 def _sampler(config: ConfigDict, model: ModelConfig, codec: Codec, games: int) -> Sampler:
     mesh, settings = playing_mesh(config), config.evaluate
     slots = whole_slots(-(-min(settings.slots, games) // distributed.count()), mesh)
-    return Sampler(model, mesh, slots=slots, max_length=settings.max_length, stop=codec.stop, pad_id=codec.pad_id)
+    max_new = max(settings.max_new_tokens, settings.max_action_tokens)
+    return Sampler(model, mesh, slots=slots, max_length=settings.max_length, stop=codec.stop, pad_id=codec.pad_id, max_new=max_new)
 
 
 def _environments(config: ConfigDict, slots: int) -> EnvPool:

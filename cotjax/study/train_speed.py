@@ -146,9 +146,11 @@ def _check(config: ModelConfig, counts: dict[str, int], peers: bool, mesh: tuple
 
 
 class Side:
-    """A process that trains; see train_speed_worker. Started, it is warm."""
+    """A process that works; see train_speed_worker. Started, it is warm."""
 
-    def __init__(self, job: Job, folder: Path):
+    worker = "cotjax.study.train_speed_worker"
+
+    def __init__(self, job: Any, folder: Path):
         self.name = "cotjax" if job.side == "cotjax" else f"transformers, {job.side}"
         self.dtype = job.model["param_dtype"]
         self._errors = folder / f"{job.side}.errors"
@@ -157,18 +159,18 @@ class Side:
             environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | environment
         with self._errors.open("w") as said:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cotjax.study.train_speed_worker"],
+                [sys.executable, "-m", self.worker],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=said,
                 text=True,
                 env=environment,
             )
-        self._taken: list[dict] = []
+        self.taken: list[dict] = []
         try:
             self.started = self._ask(json.dumps(asdict(job)))
             if job.side == "cotjax" and job.weights and self.started["devices"] > 1:
-                raise UsageError(f"--peer trains on one device, and cotjax sees {self.started['devices']}; show it one alone")
+                raise UsageError(f"--peer runs on one device, and cotjax sees {self.started['devices']}; show it one alone")
         except BaseException:
             self.close()
             raise
@@ -189,7 +191,7 @@ class Side:
 
     def take(self, steps: int) -> None:
         """Let it take `steps` steps, and note what they took."""
-        self._taken.append(self._ask(str(steps)))
+        self.taken.append(self._ask(str(steps)))
 
     def describe(self) -> str:
         """What it runs on, and how it started."""
@@ -200,8 +202,8 @@ class Side:
 
     def measured(self) -> Measured:
         """All that was noted."""
-        rounds = tuple(tuple(each["seconds"]) for each in self._taken)
-        return Measured(self.name, self.started["first_step_s"], rounds, self._taken[-1]["peak_bytes"])
+        rounds = tuple(tuple(each["seconds"]) for each in self.taken)
+        return Measured(self.name, self.started["first_step_s"], rounds, self.taken[-1]["peak_bytes"])
 
     def close(self) -> None:
         """End the process: at the end of its input, or, in the midst of a step, by force."""
@@ -257,7 +259,7 @@ def _print(console: Console, measured: list[Measured], figures: dict[str, dict[s
         table.add_row(name, f"{row['tokens/s']:,.0f}", *times, mfu, f"{row['peak_bytes'] / 1e9:.2f} GB")
     console.print(table)
     console.print(
-        f"{len(measured[0].rounds)} rounds of {len(measured[0].rounds[0])} steps, in turn; environment of all sides: {_settings()}",
+        f"{len(measured[0].rounds)} rounds of {len(measured[0].rounds[0])} steps, in turn; environment of all sides: {settings()}",
         markup=False,
         soft_wrap=True,
     )
@@ -268,6 +270,7 @@ def _print(console: Console, measured: list[Measured], figures: dict[str, dict[s
             console.print(said, markup=False, soft_wrap=True)
 
 
-def _settings() -> str:
+def settings() -> str:
+    """What of the environment bears on speed."""
     tunables = os.environ.get("GLIBC_TUNABLES", _LARGE_PAGES)
     return f"GLIBC_TUNABLES={tunables} (large pages), XLA_FLAGS={os.environ.get('XLA_FLAGS', '')!r}"

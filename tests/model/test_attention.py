@@ -86,15 +86,30 @@ def test_bfloat16_is_near_float32():
     np.testing.assert_allclose(half.astype(jnp.float32), tree_attention(q, k, v, segments, branches), atol=0.05)
 
 
-def test_cached_attention_is_attention_over_both_parts():
+@pytest.mark.parametrize("lengths", [(5, 0), (0, 0)])
+def test_prefill_attention_is_attention_over_both_parts(lengths):
     draw = np.random.default_rng(4)
-    lengths, M, S = np.array([5, 0]), 3, 6
+    lengths, M, S = np.array(lengths), 3, 6
     q, fresh_k, fresh_v = (draw.normal(size=(2, heads, M, 8)).astype(np.float32) for heads in (4, 2, 2))
     k, v = (draw.normal(size=(2, 2, S, 8)).astype(np.float32) for _ in range(2))
-    seen = jnp.tri(M, dtype=bool)
-    out = jax.jit(attention.cached_attention)(q, k.swapaxes(2, 3), v, lengths, fresh_k.swapaxes(2, 3), fresh_v, seen)
+    cached = (k.swapaxes(2, 3), v, np.arange(S)[None, :] < lengths[:, None]) if lengths.any() else None
+    out = jax.jit(attention.prefill_attention)(q, fresh_k.swapaxes(2, 3), fresh_v, jnp.tri(M, dtype=bool)[None], cached)
     for b, length in enumerate(lengths):
         keys, values = (np.concatenate([old[b, :, :length], new[b]], axis=1) for old, new in ((k, fresh_k), (v, fresh_v)))
         padded = np.concatenate([np.zeros((4, length, 8)), q[b]], axis=1)
         whole = _spelled_out(padded, keys, values, np.ones(length + M), np.zeros(length + M))
         np.testing.assert_allclose(out[b], whole[:, length:], atol=2e-6)
+
+
+def test_step_attention_is_attention_over_what_is_seen():
+    draw = np.random.default_rng(5)
+    S, seen = 12, np.array([[1] * 7 + [0] * 5, [1] * 2 + [0] * 6 + [1] * 4], bool)
+    q = draw.normal(size=(2, 4, 1, 8)).astype(np.float32)
+    k, v = (draw.normal(size=(2, 2, S, 8)).astype(np.float32) for _ in range(2))
+    k_BKCHY = k.reshape(2, 2, 3, 4, 8).swapaxes(3, 4)
+    out = jax.jit(lambda q, k, v, seen: attention.step_attention(q, k, v, attention.hidden_bias(seen)))(q, k_BKCHY, v, seen)
+    for b in range(2):
+        keys, values, count = k[b, :, seen[b]].swapaxes(0, 1), v[b, :, seen[b]].swapaxes(0, 1), seen[b].sum()
+        padded = np.concatenate([np.zeros((4, count - 1, 8)), q[b]], axis=1)
+        whole = _spelled_out(padded, keys, values, np.ones(count), np.zeros(count))
+        np.testing.assert_allclose(out[b], whole[:, -1:], atol=2e-6)

@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import tiny
 
 from cotjax.model import cache as kv
@@ -27,23 +30,57 @@ def _read(cache, hidden, pieces, tokens):
 
 
 def _start(slots, room):
-    return kv.empty(CONFIG, slots, room), jnp.zeros((slots, CONFIG.width))
+    """Blocks of four tokens, so that a few tokens touch several."""
+    return kv.empty(CONFIG, slots, room, new=3, block=4), jnp.zeros((slots, CONFIG.width))
+
+
+def _kept(cache, slot, start=0, stop=None):
+    """A slot's keys [K, H, S] and values [K, S, H] of every layer, between two tokens."""
+    wide = [np.asarray(keys[slot]).swapaxes(1, 2).reshape(CONFIG.kv_heads, CONFIG.head_size, -1) for keys in cache.keys]
+    return [keys[..., start:stop] for keys in wide] + [np.asarray(values[slot, :, start:stop]) for values in cache.values]
 
 
 def test_prefill_in_pieces_and_decode_equal_the_full_forward():
     rows = [list(range(1, 15)), list(range(20, 31))]
     cache, hidden = _start(2, 16)
+    assert (cache.room, cache.new) == (16, 4)  # whole blocks
     for start, stop in ((0, 4), (4, 10)):  # of the second row only five tokens come in the second piece
         cache, hidden = _read(cache, hidden, [rows[0][start:stop], rows[1][start : min(stop, 9)]], 6)
     np.testing.assert_array_equal(cache.lengths_B, [10, 9])
     expected = [_full(row) for row in rows]
     np.testing.assert_allclose(hidden, np.stack([expected[0][9], expected[1][8]]), atol=1e-5)
 
-    tail = kv.empty_tail(CONFIG, 2, 3)
+    before = cache
     for index in range(2):
         tokens = np.array([rows[0][10 + index], rows[1][9 + index]], np.int32)
-        tail, hidden = step(CONFIG, PARAMS, cache, tail, tokens, index)
+        cache, hidden = step(CONFIG, PARAMS, cache, tokens, index)
         np.testing.assert_allclose(hidden, np.stack([expected[0][10 + index], expected[1][9 + index]]), atol=1e-5)
+    for slot in range(2):  # a decode leaves the prompts
+        for old, new in zip(_kept(before, slot, stop=16), _kept(cache, slot, stop=16), strict=True):
+            np.testing.assert_array_equal(new, old)
+
+
+@pytest.mark.parametrize("cached", [0, 1, 4, 5, 8, 9, 13])
+def test_pieces_reach_over_any_number_of_blocks(cached):
+    row = list(range(1, 17))
+    cache, hidden = _start(2, 16)
+    for start, stop in ((0, cached), (cached, cached + 3)):
+        cache, hidden = _read(cache, hidden, [row[start:stop], []], 16 if start == 0 else 4)
+    np.testing.assert_allclose(hidden[0], _full(row)[cached + 2], atol=1e-5)
+
+
+def test_scores_are_the_full_forwards():
+    row = list(range(1, 15))
+    cache, hidden = _start(2, 16)
+    cache, hidden = _read(cache, hidden, [row[:5], row[:2]], 6)
+    ids = np.array([[*row[5:9], 0, 0], [*row[2:8]]], np.int32)
+    scored, last, logprobs = jax.jit(kv.score, static_argnums=0)(CONFIG, PARAMS, cache, hidden, ids, np.array([4, 6], np.int32))
+    read, expected_last = _read(cache, hidden, [row[5:9], row[2:8]], 6)
+    np.testing.assert_allclose(last, expected_last, atol=1e-6)
+    np.testing.assert_array_equal(scored.lengths_B, read.lengths_B)
+    after = np.asarray(jax.nn.log_softmax(decoder.logits(CONFIG, PARAMS, _full(row))))
+    np.testing.assert_allclose(logprobs[0, :4], after[np.arange(4, 8), row[5:9]], atol=1e-5)
+    np.testing.assert_allclose(logprobs[1], after[np.arange(1, 7), row[2:8]], atol=1e-5)
 
 
 def test_writing_at_the_end_of_the_room_and_what_stays():
@@ -51,32 +88,33 @@ def test_writing_at_the_end_of_the_room_and_what_stays():
     cache, hidden = _start(2, 8)
     cache, hidden = _read(cache, hidden, [row[:6], row[:3]], 6)
     before = cache
-    cache, after = _read(cache, hidden, [row[6:], []], 6)  # a window of six would reach past the end
+    cache, after = _read(cache, hidden, [row[6:], []], 6)  # a window of six reaches past the room
     np.testing.assert_array_equal(cache.lengths_B, [8, 3])
     np.testing.assert_allclose(after[0], _full(row)[7], atol=1e-5)
     np.testing.assert_array_equal(after[1], hidden[1])
-    for old, new in zip(before.keys, cache.keys, strict=True):
-        np.testing.assert_array_equal(new[1], old[1])
-        np.testing.assert_array_equal(new[0, :, :, :6], old[0, :, :, :6])
-    for old, new in zip(before.values, cache.values, strict=True):
-        np.testing.assert_array_equal(new[1], old[1])
-        np.testing.assert_array_equal(new[0, :, :6], old[0, :, :6])
+    for slot, stop in ((1, None), (0, 6)):
+        for old, new in zip(_kept(before, slot, stop=stop), _kept(cache, slot, stop=stop), strict=True):
+            np.testing.assert_array_equal(new, old)
 
 
 def test_what_lies_past_the_length_is_never_read():
     cache, hidden = _start(1, 8)
     cache, _ = _read(cache, hidden, [[1, 2, 3]], 4)
-    spoiled = kv.KVCache(
-        tuple(keys.at[..., 3:].set(1e4) for keys in cache.keys), tuple(v.at[:, :, 3:].set(1e4) for v in cache.values), cache.lengths_B
+    spoiled = replace(
+        cache,
+        keys=tuple(keys.at[:, :, 0, :, 3:].set(1e4).at[:, :, 1:].set(1e4) for keys in cache.keys),
+        values=tuple(v.at[:, :, 3:].set(1e4) for v in cache.values),
     )
     (_, one), (_, two) = (_read(state, hidden, [[4, 5]], 4) for state in (cache, spoiled))
+    np.testing.assert_array_equal(one, two)
+    (_, one), (_, two) = (step(CONFIG, PARAMS, state, np.array([4], np.int32), 0) for state in (cache, spoiled))
     np.testing.assert_array_equal(one, two)
 
 
 def test_resized_keeps_what_is_there():
     cache, hidden = _start(1, 4)
     cache, _ = _read(cache, hidden, [[1, 2, 3, 4]], 4)
-    larger = kv.resized(cache, 8)
-    assert larger.room == 8
+    larger = kv.resized(cache, 7)
+    assert (larger.room, larger.new) == (8, 4)
     _, after = _read(larger, hidden, [[5]], 4)
     np.testing.assert_allclose(after[0], _full([1, 2, 3, 4, 5])[4], atol=1e-5)

@@ -124,18 +124,19 @@ def test_export_is_what_transformers_saved(theirs, tmp_path, part):
     jax.tree.map(np.testing.assert_array_equal, again_params, params)
 
 
-def test_greedy_text_of_unequal_lengths(theirs):
+@pytest.mark.parametrize("slots, how", [(1, {}), (32, {}), (1, {"repetition_penalty": 1.3})], ids=str)
+def test_greedy_text_of_unequal_lengths(theirs, slots, how):
     folder, model = theirs
     config, params = load_hf(folder)
-    sampler = Sampler(config, make_mesh(devices=jax.devices()[:1]), slots=3, max_length=128, stop=[], pad_id=0)
+    sampler = Sampler(config, make_mesh(devices=jax.devices()[:1]), slots=slots, max_length=128, stop=[], pad_id=0, max_new=12)
     sampler.load(params)
-    prompts = {slot: IDS[slot, : (5, 40, 17)[slot]].tolist() for slot in range(3)}
-    sampler.extend(prompts)
-    made = sampler.branch({slot: [] for slot in prompts}, max_new=12)
-    for slot, prompt in prompts.items():
-        with torch.no_grad():
-            whole = model.generate(
-                torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=12, do_sample=False,
-                eos_token_id=None, pad_token_id=0,
-            )  # fmt: skip
-        assert made[slot].ids == whole[0, len(prompt) :].tolist()
+    draw = np.random.default_rng(slots)
+    prompts = [draw.integers(0, 61, length).tolist() for length in draw.integers(3, 60, slots)]
+    sampler.extend(dict(enumerate(prompts)))
+    made = sampler.branch({slot: [] for slot in range(slots)}, max_new=12, **how)
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    with torch.no_grad():
+        whole = model.generate(ids, attention_mask=mask, max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0, **how)
+    assert [made[slot].ids for slot in range(slots)] == whole[:, longest:].tolist()

@@ -48,7 +48,7 @@ class RulePolicy:
         for slot, ids in pieces.items():
             self.prompts[slot] = self.prompts[slot] + list(ids)
 
-    def branch(self, prefixes, *, max_new, temperature, seeds):
+    def branch(self, prefixes, *, max_new, seeds, temperature, **how):
         answers = {}
         for slot, prefix in prefixes.items():
             opened = self.codec.decode(self.prompts[slot]).count("<action> open")

@@ -7,7 +7,7 @@ import tiny
 from cotjax.errors import UsageError
 from cotjax.model import decoder
 from cotjax.model.sharding import make_mesh
-from cotjax.sample.sampler import ROOM_BUCKETS, Sampler
+from cotjax.sample.sampler import ROOM_BUCKETS, Sampler, read_buckets
 
 CONFIG = tiny.model_config()
 MESH = make_mesh(devices=jax.devices()[:1])
@@ -74,7 +74,8 @@ def _cached(sampler):
     """Every slot's valid keys, values and last hidden state."""
     cache, kept = sampler._cache, []
     for slot, length in enumerate(sampler.lengths):
-        kept += [np.asarray(keys[slot, :, :, :length]) for keys in cache.keys]
+        wide = [np.asarray(keys[slot]).swapaxes(1, 2).reshape(CONFIG.kv_heads, CONFIG.head_size, -1) for keys in cache.keys]
+        kept += [keys[..., :length] for keys in wide]
         kept += [np.asarray(values[slot, :, :length]) for values in cache.values]
     return [*kept, np.asarray(sampler._hidden_BD)]
 
@@ -87,7 +88,9 @@ def test_a_branch_leaves_every_slot_as_it_was(sampler):
             sampler.extend({slot: _ids(7 + slot, 40 + turn + slot) for slot in (0, 1, 3)})
             if branching:
                 sampler.branch({0: _ids(50, 50), 3: []}, max_new=20, temperature=1.0, seeds={0: 1, 3: 2})
-                sampler.branch({1: _ids(1, 51)}, max_new=9)
+                sampler.branch({1: _ids(1, 51)}, max_new=9, repetition_penalty=1.3)
+                sampler.branches({0: [3], 1: []}, max_new=7, temperature=1.0, seeds={0: [1, 2], 1: [3]})
+                sampler.score({0: _ids(40, 53), 3: _ids(3, 54)})
             states.append(_cached(sampler))
             texts.append(sampler.branch({0: [], 1: [], 3: _ids(2, 52)}, max_new=8))
         return sampler.lengths, states, texts
@@ -101,17 +104,19 @@ def test_a_branch_leaves_every_slot_as_it_was(sampler):
             np.testing.assert_array_equal(found, kept)
 
 
-def test_sampled_text_does_not_depend_on_neighbours_or_place(sampler):
+@pytest.mark.parametrize("how", [{}, {"top_k": 20, "top_p": 0.9}, {"repetition_penalty": 1.2}], ids=str)
+def test_sampled_text_does_not_depend_on_neighbours_or_place(sampler, how):
     seeds = {0: 5, 1: 2**63 + 6, 2: 7, 3: 8}
+    how = {"max_new": 12, "temperature": 1.0} | how
     sampler.extend(PROMPTS)
-    together = sampler.branch({slot: [1] for slot in PROMPTS}, max_new=12, temperature=1.0, seeds=seeds)
-    assert sampler.branch({2: [1]}, max_new=12, temperature=1.0, seeds={2: 7})[2].ids == together[2].ids
-    assert sampler.branch({2: [1]}, max_new=12, temperature=1.0, seeds={2: 6})[2].ids != together[2].ids
+    together = sampler.branch({slot: [1] for slot in PROMPTS}, seeds=seeds, **how)
+    assert sampler.branch({2: [1]}, seeds={2: 7}, **how)[2].ids == together[2].ids
+    assert sampler.branch({2: [1]}, seeds={2: 6}, **how)[2].ids != together[2].ids
     sampler.load(PARAMS)
     moved = {0: 3, 1: 2, 2: 1, 3: 0}
     for slot in (2, 0, 3, 1):
         sampler.extend({moved[slot]: PROMPTS[slot]})
-    again = sampler.branch({moved[s]: [1] for s in PROMPTS}, max_new=12, temperature=1.0, seeds={moved[s]: seeds[s] for s in seeds})
+    again = sampler.branch({moved[s]: [1] for s in PROMPTS}, seeds={moved[s]: seeds[s] for s in seeds}, **how)
     for slot in PROMPTS:
         assert again[moved[slot]].ids == together[slot].ids
 
@@ -129,6 +134,78 @@ def test_stop_sequences_end_a_generation_and_are_part_of_it():
     # A prefix that ends with a stop's first two ids: a stop is made of new ids alone.
     cut = stopping.branch({2: free[:6]}, max_new=3)[2]
     assert (cut.ids, cut.stopped) == (free[6:9], False)
+
+
+def test_branches_of_one_slot_are_its_single_branches(sampler):
+    sampler.extend(PROMPTS)
+    seeds = {0: [5], 2: [7, 8, 7], 3: [9, 10]}
+    several = sampler.branches({slot: [1] for slot in seeds}, max_new=9, temperature=1.0, seeds=seeds)
+    for slot, own in seeds.items():
+        for number, seed in enumerate(own):
+            assert several[slot][number].ids == sampler.branch({slot: [1]}, max_new=9, temperature=1.0, seeds={slot: seed})[slot].ids
+    assert [len(several[slot]) for slot in seeds] == [1, 3, 2]
+    assert several[2][0] == several[2][2] and several[2][0].ids != several[2][1].ids
+    assert sampler.branches({2: [1]}, max_new=4) == {2: [sampler.branch({2: [1]}, max_new=4)[2]]}
+
+
+def test_a_branch_costs_its_own_tokens_alone(sampler, monkeypatch):
+    """Counted where programs are run: what each reads, and how often one decodes."""
+    ran, program = [], sampler._program
+
+    def counting(name, size):
+        def run(params, cache, hidden, *arrays):
+            ran.append((name, int(np.asarray(arrays[1]).sum())) if name in ("prefill", "score") else name)
+            return compiled(params, cache, hidden, *arrays)
+
+        compiled = program(name, size)
+        return compiled if name in ("empty", "grow") else run
+
+    monkeypatch.setattr(sampler, "_program", counting)
+    warm = {"max_new": 3, "temperature": 1.0}
+    sampler.extend({0: PROMPTS[1], 1: PROMPTS[2]})
+    assert sum(read for _, read in ran) == 140 + 20
+    for call, expected in (
+        (lambda: sampler.branch({0: [1, 2], 1: []}, max_new=3), [("prefill", 2), "decode"]),
+        (lambda: sampler.branch({0: [], 1: []}, max_new=3), ["decode"]),
+        (lambda: sampler.branches({0: [1, 2], 1: [3]}, seeds={0: [1, 2, 3], 1: [4]}, **warm), [("prefill", 3), *["decode"] * 3]),
+        (lambda: sampler.score({0: [1, 2, 3], 1: [4, 5]}), [("score", 5)]),
+    ):
+        ran.clear()
+        call()
+        assert ran == expected
+
+
+def test_scores_are_the_logprobs_of_what_was_decoded_and_of_the_full_forward(sampler):
+    sampler.extend(PROMPTS)
+    made = sampler.branch({0: [], 2: []}, max_new=12)
+    scored = sampler.score({0: made[0].ids, 2: made[2].ids, 3: _ids(150, 70)})  # several pieces, and another room
+    for slot in (0, 2):
+        np.testing.assert_allclose(scored[slot], made[slot].logprobs, atol=1e-4)
+    whole = [*PROMPTS[3], *_ids(150, 70)]
+    row = np.zeros((1, 192), np.int32)
+    row[0, : len(whole)] = whole
+    after = np.asarray(jax.nn.log_softmax(_logits(row)[0]))
+    np.testing.assert_allclose(scored[3], after[np.arange(8, 158), whole[9:]], atol=1e-4)
+    assert sampler.branch({0: [], 2: []}, max_new=12) == made
+
+
+def test_a_repetition_penalty_is_over_prompt_prefix_and_what_was_made(sampler):
+    sampler.extend(PROMPTS)
+    made = sampler.branch({0: [7, 8], 3: []}, max_new=10, repetition_penalty=1.5)
+    for slot, prefix in ((0, [7, 8]), (3, [])):
+        ids, logprobs = [*PROMPTS[slot], *prefix], []
+        for _ in range(10):
+            row = np.zeros((1, 192), np.int32)
+            row[0, : len(ids)] = ids
+            logits = np.asarray(_logits(row)[0, len(ids) - 1])
+            penalised = logits.copy()
+            for seen in set(ids):
+                penalised[seen] *= 1.5 if logits[seen] < 0 else 1 / 1.5
+            ids.append(int(penalised.argmax()))
+            logprobs.append(float(jax.nn.log_softmax(logits)[ids[-1]]))
+        assert made[slot].ids == ids[-10:]
+        np.testing.assert_allclose(made[slot].logprobs, logprobs, atol=1e-4)  # the model's own, without the penalty
+    assert made[3].ids != sampler.branch({3: []}, max_new=10)[3].ids
 
 
 def test_max_length_bounds_prompts_and_branches(sampler):
@@ -172,20 +249,36 @@ def test_weights_are_a_copy(sampler):
 
 
 def test_a_long_episode_compiles_at_most_one_program_a_bucket():
-    sampler = Sampler(CONFIG, MESH, slots=2, max_length=MAX_LENGTH, stop=[], pad_id=0)
+    sampler = Sampler(CONFIG, MESH, slots=2, max_length=MAX_LENGTH, stop=[], pad_id=0, max_new=16)
     rooms, counts = 2, []
     assert ROOM_BUCKETS[1] > MAX_LENGTH
+    assert read_buckets(2) == [8, 32, 512]
+    assert sampler.programs_bound == rooms * (1 + 2 * 3 + 2)
     for seed in range(2):
         sampler.load(PARAMS)
         sampler.extend({0: _ids(30, seed), 1: _ids(20, seed)})
         for turn in range(12):
             sampler.branch({0: [1], 1: []}, max_new=12)
             sampler.branch({1: [turn]}, max_new=5 + turn, temperature=0.7, seeds={1: turn})
-            sampler.extend({slot: _ids(9 + turn, turn) for slot in range(2)})
+            sampler.extend({slot: _ids(15 + turn, turn) for slot in range(2)})
+        sampler.branch({0: [1]}, max_new=3)
         counts.append(sampler.compilations)
-    # To make a cache, to let it grow; in each room two sizes of pieces, 8 and 32, and one of new tokens, 16.
-    assert counts[0] <= 2 + 3 * rooms
+    # To make a cache, to let it grow; in each room two sizes of pieces, 8 and 32, and one decode.
+    assert counts[0] == 2 + 3 * rooms
     assert counts[1] == counts[0]
+
+
+def test_all_that_a_sampler_can_do_stays_within_its_bound():
+    config = tiny.model_config(layers=1)
+    sampler = Sampler(config, MESH, slots=64, max_length=200, stop=[], pad_id=0, max_new=4)
+    sampler.load(decoder.init_params(config, jax.random.key(0)))
+    for length in (2, 120):
+        sampler.extend({0: _ids(length, length)})
+        for how in ({}, {"top_k": 3, "temperature": 1.0, "seeds": {0: 1}}, {"repetition_penalty": 1.1}):
+            sampler.branch({0: []}, max_new=4, **how)
+        for size in (2, 20):
+            sampler.score({0: _ids(size, size)})
+    assert sampler.compilations == sampler.programs_bound == 1 + 2 * 2 + 2
 
 
 @pytest.mark.parametrize(
@@ -196,7 +289,13 @@ def test_a_long_episode_compiles_at_most_one_program_a_bucket():
         (lambda s: s.extend({0: [61]}), "slot 0 has an id outside the vocabulary"),
         (lambda s: s.branch({2: []}, max_new=3), "slot 2 is empty"),
         (lambda s: s.branch({0: [1]}, max_new=0), "max_new is 0"),
+        (lambda s: s.branch({0: [1]}, max_new=129), "max_new is 129; it must be 1 to 128"),
         (lambda s: s.branch({0: [1]}, max_new=1, temperature=-1.0), r"temperature is -1\.0"),
+        (lambda s: s.branch({0: [1]}, max_new=1, top_k=-1), "top_k is -1"),
+        (lambda s: s.branch({0: [1]}, max_new=1, top_p=0.0), r"top_p is 0\.0; it must be over 0"),
+        (lambda s: s.branch({0: [1]}, max_new=1, repetition_penalty=0.0), r"repetition_penalty is 0\.0"),
+        (lambda s: s.branches({0: [1]}, max_new=1, temperature=1.0, seeds={0: []}), "slot 0 has no seed"),
+        (lambda s: s.score({0: [1]}), "slot 0 is empty"),
         (lambda s: s.branch({0: [1], 1: [1]}, max_new=1, temperature=1.0, seeds={0: 1}), "slot 1 has no seed"),
     ],
 )
@@ -206,7 +305,8 @@ def test_what_callers_may_get_wrong(sampler, call, words):
 
 
 @pytest.mark.parametrize(
-    "change, words", [({"slots": 0}, "slots is 0"), ({"max_length": 513}, "allow 1 to 512"), ({"pad_id": 61}, "pad_id")]
+    "change, words",
+    [({"slots": 0}, "slots is 0"), ({"max_length": 513}, "allow 1 to 512"), ({"max_new": 0}, "max_new is 0"), ({"pad_id": 61}, "pad_id")],
 )
 def test_construction_is_checked(change, words):
     with pytest.raises(UsageError, match=words):

@@ -9,9 +9,10 @@ from cotjax.sample import sampling
 LOGITS = jnp.asarray(np.random.default_rng(0).normal(size=(1, 6)) * 2, jnp.float32)
 
 
-def _draws(temperature, count, index=0):
+def _draws(temperature, count, index=0, **how):
     seeds = np.stack([sampling.seed_words(seed) for seed in range(count)])
-    return jax.jit(sampling.choose)(jnp.repeat(LOGITS, count, axis=0), jnp.float32(temperature), seeds, index)
+    scalars = sampling.Sampling(temperature, **how).scalars()
+    return jax.jit(sampling.choose)(jnp.repeat(LOGITS, count, axis=0), scalars, seeds, index)
 
 
 def test_temperature_zero_takes_the_most_likely():
@@ -28,11 +29,45 @@ def test_frequencies_are_the_softmax_at_the_temperature(temperature):
     np.testing.assert_allclose(logprobs, jax.nn.log_softmax(LOGITS)[0][ids], rtol=1e-5)  # at temperature 1 all the same
 
 
+@pytest.mark.parametrize("how", [{"top_k": 3}, {"top_p": 0.8}, {"top_k": 4, "top_p": 0.5}], ids=str)
+def test_filtered_frequencies_are_the_softmax_over_what_is_kept(how):
+    ids, logprobs = _draws(1.3, 20_000, **how)
+    kept = sampling.keep_likely(LOGITS / 1.3, sampling.Sampling(1.3, **how).scalars())
+    assert 1 < np.isfinite(kept).sum() < 6
+    np.testing.assert_allclose(np.bincount(ids, minlength=6) / 20_000, jax.nn.softmax(kept)[0], atol=0.015)
+    np.testing.assert_allclose(logprobs, jax.nn.log_softmax(LOGITS)[0][ids], rtol=1e-5)  # of the model, unfiltered
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_filters_and_penalty_are_those_of_transformers():
+    torch = pytest.importorskip("torch")
+    from transformers import (
+        LogitsProcessorList,
+        RepetitionPenaltyLogitsProcessor,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    draw = np.random.default_rng(2)
+    logits, read = draw.normal(size=(40, 300)).astype(np.float32) * 3, draw.integers(0, 300, (40, 17))
+    seen = np.zeros(logits.shape, bool)
+    np.put_along_axis(seen, read, True, axis=1)
+    for top_k, top_p, penalty in ((0, 1.0, 1.4), (5, 1.0, 1.0), (0, 0.7, 1.0), (500, 0.95, 0.8), (20, 0.9, 1.2), (1, 0.01, 1.0)):
+        chain = [RepetitionPenaltyLogitsProcessor(penalty), TemperatureLogitsWarper(0.7)]
+        chain += [TopKLogitsWarper(top_k)] if top_k else []
+        chain += [TopPLogitsWarper(top_p)] if top_p < 1 else []
+        expected = LogitsProcessorList(chain)(torch.tensor(read), torch.tensor(logits)).numpy()
+        scalars = sampling.Sampling(0.7, top_k, top_p, penalty).scalars()
+        ours = sampling.keep_likely(sampling.penalised(logits, seen, scalars.repetition_penalty) / scalars.temperature, scalars)
+        np.testing.assert_allclose(ours, expected, rtol=1e-6)
+
+
 def test_draws_differ_by_index_and_by_either_half_of_the_seed():
     first, second = _draws(1.0, 200, index=0)[0], _draws(1.0, 200, index=1)[0]
     assert (np.asarray(first) != np.asarray(second)).mean() > 0.3
     wide = np.stack([sampling.seed_words(seed + (1 << 40)) for seed in range(200)])
-    third = sampling.choose(jnp.repeat(LOGITS, 200, axis=0), jnp.float32(1), wide, 0)[0]
+    third = sampling.choose(jnp.repeat(LOGITS, 200, axis=0), sampling.Sampling(1.0).scalars(), wide, 0)[0]
     assert (np.asarray(first) != np.asarray(third)).mean() > 0.3
 
 

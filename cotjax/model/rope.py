@@ -1,0 +1,48 @@
+"""Rotary positions (Su et al., 2021). Letters are those of model/decoder.py; h is half of H."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cotjax.model.config import ModelConfig
+
+Rope = tuple[jax.Array, jax.Array]  # cosines and signed sines, [B, 1, T, H]
+
+
+def rope_of(positions_BT: jax.Array, config: ModelConfig) -> Rope:
+    """Cosine and signed sine of every position's angles, [B, 1, T, H] each, float32 (Su et al., 2021).
+
+    The pair (i, i + H/2) turns by one angle, so that x cos + rolled(x) sin is the turned x (the pairing of Hugging Face's
+    checkpoints). The halves are spread over H by a matmul with ones and zeros: on CPU the compiler would otherwise work out
+    the cosines again inside every layer's fusion, where they cost more than the attention's own softmax.
+    """
+    half = config.head_size // 2
+    angles_BTh = positions_BT.astype(jnp.float32)[:, :, None] * _frequencies(config)[None, None, :]
+    one = jnp.eye(half, dtype=jnp.float32)
+
+    def spread(x_BTh: jax.Array, first: jax.Array) -> jax.Array:
+        return jnp.einsum("BTh,hH->BTH", x_BTh, jnp.concatenate([first, one], axis=1), precision="highest")[:, None]
+
+    return spread(jnp.cos(angles_BTh), one), spread(jnp.sin(angles_BTh), -one)
+
+
+def _frequencies(config: ModelConfig) -> np.ndarray:
+    """Radians a position of every pair, float32 [H/2], with Llama 3.1's stretching where the config asks for it."""
+    half = config.head_size // 2
+    # float32 throughout, as published implementations have it: at position 100,000 a rounding is a hundredth of a turn.
+    frequencies = np.float32(1) / np.float32(config.rope_theta) ** (np.arange(half, dtype=np.float32) / np.float32(half))
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequencies
+    turns = np.float32(scaling.original_length) * frequencies / np.float32(2 * np.pi)  # within the original length
+    share = np.clip((turns - scaling.low_frequency) / (scaling.high_frequency - scaling.low_frequency), 0, 1)
+    return ((1 - share) * frequencies / scaling.factor + share * frequencies).astype(np.float32)
+
+
+def rotate(x_BNTH: jax.Array, rope: Rope) -> jax.Array:
+    """Turns every head's pairs by their position's angles, in float32."""
+    cos, sin = rope
+    wide = x_BNTH.astype(jnp.float32)
+    return (wide * cos + jnp.roll(wide, wide.shape[-1] // 2, axis=-1) * sin).astype(x_BNTH.dtype)

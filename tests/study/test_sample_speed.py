@@ -1,0 +1,100 @@
+"""`cotjax bench sample` at a tiny size: real processes, real generations, and two sides that have to agree."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import tiny
+from rich.console import Console
+
+from cotjax.cli import main
+from cotjax.errors import CotjaxError, UsageError
+from cotjax.model.flops import decode_bytes, matmul_params
+from cotjax.study.sample_growth import exponent, growth
+from cotjax.study.sample_speed import SampleSide, benchmark, check_same_texts
+from cotjax.study.sample_speed_worker import Job
+
+
+@pytest.fixture
+def model_folder(tmp_path) -> Path:
+    """config.json alone."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(tiny.model_config().to_hf()))
+    return folder
+
+
+def test_alone(model_folder, capsys):
+    assert main(["bench", "sample", "--model", str(model_folder), "--slots", "2", "--prompt", "12", "--new", "4", "--rounds", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 prompts of 12 tokens, 4 new ones each, greedy, float32" in printed
+    assert "times as fast" not in printed
+
+
+@pytest.mark.slow
+def test_beside_transformers(model_folder, capsys):
+    pytest.importorskip("torch")
+    sizes = {"slots": 3, "prompt": 20, "new": 6, "rounds": 3}
+    figures = benchmark(str(model_folder), **sizes, peers=("dynamic", "static"), console=Console(width=200))
+    ours = figures["cotjax"]
+    assert ours["tokens/s"] == pytest.approx(3 * 6 / ours["median_s"])
+    assert "bandwidth" not in ours  # nobody knows a CPU's
+    for name in ("transformers, dynamic", "transformers, static"):
+        row = figures[name]
+        assert row["ratio"] == pytest.approx(row["median_s"] / ours["median_s"])
+        assert row["ratio_low"] <= row["ratio_high"]
+        assert row["first_token_s"] < row["median_s"]
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"cotjax is {row['ratio']:.2f} times as fast as transformers, static (")
+
+
+@pytest.mark.slow
+def test_sides_that_run_different_models_are_not_compared(tmp_path):
+    pytest.importorskip("torch")
+    job = Job("cotjax", asdict(tiny.model_config()), 4, 20, 6, weights=str(tmp_path / "weights"))
+    ours = SampleSide(job, tmp_path)
+    try:
+        config_file = tmp_path / "weights" / "config.json"
+        config = json.loads(config_file.read_text())
+        config["rms_norm_eps"] = 3.0
+        config_file.write_text(json.dumps(config))
+        other = SampleSide(replace(job, side="dynamic"), tmp_path)
+        other.close()
+        with pytest.raises(CotjaxError, match=r"do not run the same model: \d of 4 greedy texts are the same"):
+            check_same_texts(ours, other)
+    finally:
+        ours.close()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"slots": 0}, "--slots is 0; it must be at least 1"),
+        ({"new": 1}, "--new is 1; it must be at least 2"),
+        ({"prompt": 510}, "516 tokens together: this model's positions end at 512"),
+        ({"model": "j2"}, "neither j1, nor a folder"),
+    ],
+)
+def test_what_does_not_fit_is_said(model_folder, wrong, named):
+    with pytest.raises(UsageError, match=named):
+        benchmark(**{"model": str(model_folder), "slots": 2, "prompt": 12, "new": 6, **wrong})
+
+
+def test_bytes_of_a_decode_step():
+    config = tiny.model_config()
+    a_token = 2 * config.layers * config.kv_heads * config.head_size
+    assert decode_bytes(config, 10) == 4 * (matmul_params(config) + 10 * a_token)
+    assert decode_bytes(replace(config, compute_dtype="bfloat16"), 10) == 2 * (matmul_params(config) + 10 * a_token)
+
+
+@pytest.mark.slow
+def test_growth(tmp_path, capsys):
+    by_history, by_slots = growth(histories=(256, 512), slots=(1, 2), out=tmp_path / "figures" / "growth.png", console=Console(width=200))
+    assert [turn.history for turn in by_history] == [256, 512]
+    assert [(turn.history, turn.slots) for turn in by_slots] == [(256, 1), (256, 2)]
+    assert (tmp_path / "figures" / "growth.png").read_bytes().startswith(b"\x89PNG")
+    assert "grows as the power" in capsys.readouterr().out
+
+
+def test_exponent():
+    assert exponent([1, 10, 100], [3, 300, 30_000]) == pytest.approx(2)
