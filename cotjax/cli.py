@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cotjax.cli_data import add_bench_data, add_data
-from cotjax.cli_play import add_bench_faults, add_play
+from cotjax.cli_bench import add_bench
+from cotjax.cli_data import add_data
+from cotjax.cli_play import add_play
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.files import disk_errors
 from cotjax.sigterm import stop_at_sigterm
@@ -24,7 +25,6 @@ without reasoning) or in the CoT advantage (what reasoning adds).
   cotjax train|evaluate|report       its parts, one by one, on the same --config and --out
   cotjax plan --config FILE          does it fit a TPU slice? compiled here, without one
 """
-BENCH_MODEL_HELP = "j1 (10M parameters), a published model such as qwen3-4b, or a Hugging Face folder; random weights (default j1)"
 CONFIG_HELP = "config file, e.g. configs/demo.py; change a field with --config.train.steps=200"
 
 
@@ -174,60 +174,8 @@ never unpickled; between reading and writing, the devices of this machine hold t
     )
     convert.set_defaults(run=_convert)
 
-    bench = commands.add_parser("bench", help="measure, and print the figures").add_subparsers(dest="what", required=True)
-    env = bench.add_parser("env", help="the cached ALFWorld engine against the stock one")
-    env.add_argument("--games", required=True, type=Path, help="ALFWorld data folder (made or real)")
-    env.add_argument("--split", default="valid_seen", help="split to play (default valid_seen)")
-    env.add_argument("--count", type=int, default=5, help="games (default 5)")
-    env.add_argument("--steps", type=int, default=20, help="random steps a game (default 20)")
-    env.set_defaults(run=_bench_env)
-    speed = bench.add_parser("mask", help="the loss mask: tokens/s on one core, and its share of a train step")
-    speed.set_defaults(run=_bench_mask)
-    add_bench_data(bench)
-    add_bench_faults(bench.add_parser("faults", help="many episodes while environments are killed, hung and garbled at random"))
-    _add_bench_train(bench.add_parser("train", help="the train step: tokens/s and MFU, alone or beside transformers on torch"))
-    _add_bench_sample(bench)
+    add_bench(commands)
     return parser
-
-
-def _add_bench_sample(bench: argparse._SubParsersAction) -> None:
-    sample = bench.add_parser("sample", help="generation: new tokens/s, alone or beside transformers on torch; how turns grow")
-    sample.add_argument("--model", default="j1", help=BENCH_MODEL_HELP)
-    for name, default, text in (
-        ("slots", 32, "prompts, decoded together"),
-        ("prompt", 256, "tokens a prompt"),
-        ("new", 64, "new tokens a prompt, greedy"),
-        ("rounds", 5, "rounds, in which the sides take turns"),
-    ):
-        sample.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default {default})")
-    sample.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of parameters and matmuls (default float32)")
-    sample.add_argument("--peer", choices=("transformers",), help="run the same in transformers on torch, with either cache")
-    sample.add_argument("--growth", action="store_true", help="instead: a turn's time against history and slots, of a tiny model")
-    sample.add_argument("--out", type=Path, help="with --growth: the figure to write, a PNG")
-    sample.set_defaults(run=_bench_sample)
-
-
-def _add_bench_train(train: argparse.ArgumentParser) -> None:
-    train.add_argument("--model", default="j1", help=BENCH_MODEL_HELP)
-    train.add_argument("--batch", type=int, default=16, help="rows a step (default 16)")
-    train.add_argument("--length", type=int, default=512, help="tokens a row (default 512)")
-    train.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of parameters and matmuls (default float32)")
-    train.add_argument(
-        "--remat", choices=("none", "dots", "block"), default="block", help="computed again in the backward pass (default block)"
-    )
-    train.add_argument("--scan", action="store_true", help="layers as one program that runs once a layer")
-    train.add_argument("--accumulate", type=int, default=1, help="parts of a batch that follow one another (default 1)")
-    train.add_argument("--peer-accumulate", type=int, default=1, help="the same, of the peer (default 1)")
-    train.add_argument("--steps", type=int, default=3, help="steps a round (default 3)")
-    train.add_argument("--rounds", type=int, default=4, help="rounds, in which the sides take turns (default 4)")
-    train.add_argument("--data", type=int, default=-1, help="devices on the mesh's data axis (default -1: what is left)")
-    train.add_argument("--fsdp", type=int, default=1, help="devices on its fsdp axis (default 1)")
-    train.add_argument("--tensor", type=int, default=1, help="devices on its tensor axis (default 1)")
-    train.add_argument("--peer", choices=("transformers",), help="run the same in transformers on torch, and print the ratio")
-    train.add_argument(
-        "--peer-mode", nargs="+", choices=("compile", "eager"), default=["compile"], help="how the peer runs, one or both (default compile)"
-    )
-    train.set_defaults(run=_bench_train)
 
 
 def _add_config(command: argparse.ArgumentParser, default: str | None) -> None:
@@ -387,47 +335,6 @@ def _convert(arguments: argparse.Namespace) -> None:
     print(f"{arguments.source} ({kind}) -> {arguments.out} ({ORBAX if kind == HUGGING_FACE else HUGGING_FACE})", flush=True)
     made = convert(arguments.source, arguments.out, arguments.dtype, max(1, int(arguments.max_shard_gb * 1e9)))
     print(f"{made.parameters:,} parameters, {made.bytes / 1e6:,.1f} MB, in {made.seconds:.1f} s: {arguments.out}")
-
-
-def _bench_env(arguments: argparse.Namespace) -> None:
-    from cotjax.envs.alfworld_speed import benchmark
-
-    benchmark(arguments.games, arguments.split, arguments.count, arguments.steps)
-
-
-def _bench_mask(arguments: argparse.Namespace) -> None:
-    from cotjax.study import mask_speed
-
-    mask_speed.benchmark()
-
-
-def _bench_train(arguments: argparse.Namespace) -> None:
-    from cotjax.study.train_speed import benchmark
-
-    benchmark(
-        arguments.model,
-        batch=arguments.batch,
-        length=arguments.length,
-        dtype=arguments.dtype,
-        remat=arguments.remat,
-        accumulate=arguments.accumulate,
-        scan=arguments.scan,
-        peer_accumulate=arguments.peer_accumulate,
-        mesh=(arguments.data, arguments.fsdp, arguments.tensor),
-        peers=tuple(dict.fromkeys(arguments.peer_mode)) if arguments.peer else (),
-        steps=arguments.steps,
-        rounds=arguments.rounds,
-    )
-
-
-def _bench_sample(arguments: argparse.Namespace) -> None:
-    from cotjax.study import sample_growth, sample_speed
-
-    if arguments.growth:
-        sample_growth.growth(out=arguments.out)
-    else:
-        given = {name: getattr(arguments, name) for name in ("model", "slots", "prompt", "new", "dtype", "rounds")}
-        sample_speed.benchmark(**given, peers=("dynamic", "static") if arguments.peer else ())
 
 
 def _show_mask(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""`cotjax data check|import`, and `cotjax bench data`."""
+"""`cotjax data check|import`."""
 
 from __future__ import annotations
 
@@ -39,18 +39,6 @@ def add_data(commands) -> None:
     read.add_argument("--rejected", type=Path, help="JSONL file for the rows that are not mapped, each with its place and the reason")
     read.add_argument("--limit", type=int, default=20, help="rejected rows to print; all are counted (default 20)")
     read.set_defaults(run=_import)
-
-
-def add_bench_data(bench) -> None:
-    """Add `data` to the subcommands of `bench`."""
-    text = "the input pipeline: tokens/s, filling, and how many demo train steps it could feed"
-    data = bench.add_parser("data", help=text, description=text[0].upper() + text[1:] + ".")
-    data.add_argument("--data", type=Path, help="JSONL of trajectories (default: made games, played by the expert)")
-    data.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json (default: the shipped base's)")
-    data.add_argument("--length", type=int, default=2048, help="tokens a row (default 2048)")
-    data.add_argument("--batch", type=int, default=8, help="rows a batch (default 8)")
-    data.add_argument("--seconds", type=float, default=3.0, help="how long each figure is measured (default 3)")
-    data.set_defaults(run=_bench)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -101,18 +89,6 @@ def _import(arguments: argparse.Namespace) -> None:
         reporter.say(f"  {count:,} rejected: {reason}")
     layouts = ", ".join(f"{name} {count:,}" for name, count in found.layouts.most_common())
     reporter.say(f"{found.kept:,} of {found.rows:,} rows are trajectories ({layouts}): {arguments.out}")
-
-
-def _bench(arguments: argparse.Namespace) -> None:
-    import tensorflow_datasets as tfds
-
-    from cotjax.study.data_speed import benchmark
-
-    for name in ("length", "batch", "seconds"):
-        if getattr(arguments, name) <= 0:
-            raise UsageError(f"--{name} is {getattr(arguments, name)}; give more than 0")
-    tfds.disable_progress_bar()
-    benchmark(arguments.data, arguments.tokenizer, length=arguments.length, batch=arguments.batch, seconds=arguments.seconds)
 
 
 def _not_negative(limit: int) -> None:

@@ -1,4 +1,4 @@
-"""Commands of `cotjax` that have many arguments: `play` and `bench faults`. As in `cotjax.cli`, heavy imports wait for the command."""
+"""`cotjax play`. As in `cotjax.cli`, heavy imports wait for the command."""
 
 from __future__ import annotations
 
@@ -28,15 +28,6 @@ def add_play(play: argparse.ArgumentParser) -> None:
     play.set_defaults(run=_play)
 
 
-def add_bench_faults(faults: argparse.ArgumentParser) -> None:
-    faults.add_argument("--episodes", type=int, default=1000, help="episodes (default 1000)")
-    faults.add_argument("--rate", type=float, default=0.02, help="share of requests before which the environment is struck (default 0.02)")
-    faults.add_argument("--retries", type=int, default=2, help="times that an episode's environment is replaced (default 2)")
-    faults.add_argument("--slots", type=int, default=16, help="episodes at a time, each with its process (default 16)")
-    faults.add_argument("--seed", type=int, default=0, help="of the games, the actions and the faults (default 0)")
-    faults.set_defaults(run=_bench_faults)
-
-
 def _play(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
@@ -57,10 +48,3 @@ def _play(arguments: argparse.Namespace) -> None:
     else:
         player = play.player_of_model(arguments.model, arguments.template)
     play.watch(game, player, console, driver=arguments.driver, max_steps=arguments.max_steps, seed=arguments.seed, after_step=after_step)
-
-
-def _bench_faults(arguments: argparse.Namespace) -> None:
-    from cotjax.study.faults import benchmark
-
-    if not benchmark(arguments.episodes, arguments.rate, arguments.retries, arguments.slots, arguments.seed):
-        sys.exit(1)
