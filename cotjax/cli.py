@@ -159,12 +159,8 @@ never unpickled; between reading and writing, the devices of this machine hold t
 def _add_bench_sample(bench: argparse._SubParsersAction) -> None:
     sample = bench.add_parser("sample", help="generation: new tokens/s, alone or beside transformers on torch; how turns grow")
     sample.add_argument("--model", default="j1", help=BENCH_MODEL_HELP)
-    for name, default, text in (
-        ("slots", 32, "prompts, decoded together"),
-        ("prompt", 256, "tokens a prompt"),
-        ("new", 64, "new tokens a prompt, greedy"),
-        ("rounds", 5, "rounds, in which the sides take turns"),
-    ):
+    counts = {"slots": (32, "prompts, decoded together"), "prompt": (256, "tokens a prompt"), "new": (64, "new tokens a prompt, greedy")}
+    for name, (default, text) in (counts | {"rounds": (5, "rounds, in which the sides take turns")}).items():
         sample.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default {default})")
     sample.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of parameters and matmuls (default float32)")
     sample.add_argument("--peer", choices=("transformers",), help="run the same in transformers on torch, with either cache")
