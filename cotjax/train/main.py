@@ -127,7 +127,6 @@ def train(
             scan=settings.scan_layers,
             kernel=settings.attention,
         )
-    train_step = compiled(train_step, state, abstract_batch(settings.batch, settings.row_length, mesh), mesh)
 
     # ---- data: each process reads the rows that its devices hold
     dropping = masking.dropping()
@@ -150,6 +149,8 @@ def train(
     keep.losses.update(metrics_file.losses)
     trackers = Trackers(settings, folder, about, resume_step=start)
     profiler = Profiler(settings, folder / "profile")
+    if start < settings.steps:
+        train_step = compiled(train_step, state, abstract_batch(settings.batch, settings.row_length, mesh), mesh)
 
     def log(step: int, metrics: dict, batch: dict) -> float:
         """Wait for a step, write its row and return its loss; keep its batch where the loss is not finite."""
