@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cotjax.cli_data import add_bench_data, add_data
 from cotjax.cli_play import add_bench_faults, add_play
+from cotjax.cli_rollout import add_bench_rollout
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.files import disk_errors
 from cotjax.sigterm import stop_at_sigterm
@@ -184,6 +185,7 @@ never unpickled; between reading and writing, the devices of this machine hold t
     speed.set_defaults(run=_bench_mask)
     add_bench_data(bench)
     add_bench_faults(bench.add_parser("faults", help="many episodes while environments are killed, hung and garbled at random"))
+    add_bench_rollout(bench.add_parser("rollout", help="rollouts: episodes a minute, alone or beside transformers on torch"))
     _add_bench_train(bench.add_parser("train", help="the train step: tokens/s and MFU, alone or beside transformers on torch"))
     return parser
 

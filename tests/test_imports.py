@@ -14,12 +14,12 @@ LEVELS = {
     "model": 2, "distributed": 2,
     "train": 3, "sample": 3,
     "study": 4, "plan": 4, "config": 4,
-    "cli": 5, "cli_data": 5, "cli_play": 5,
+    "cli": 5, "cli_data": 5, "cli_play": 5, "cli_rollout": 5,
 }  # fmt: skip
 # Within a level a package imports itself alone, and these.
 SAME_LEVEL = {
     ("envs", "errors"), ("files", "errors"), ("sigterm", "errors"), ("study", "config"), ("plan", "config"), ("cli", "cli_data"),
-    ("cli", "cli_play"),
+    ("cli", "cli_play"), ("cli", "cli_rollout"),
 }  # fmt: skip
 FORBIDDEN = {
     ("rollout", "masking"),
