@@ -81,9 +81,11 @@ def benchmark(
                 sides.append(RolloutSide(replace(job, side=name), folder))
                 console.print(sides[-1].describe(), markup=False, soft_wrap=True)
             agreed = agreement(sides, [game.id for game in played], console)
-            for _ in range(rounds):
+            for number in range(1, rounds + 1):
                 for side in sides:
                     side.take()
+                said = ", ".join(f"{side.name} {side.seconds()[-1]:.2f} s" for side in sides)
+                console.print(f"round {number}: {said}; cotjax without prompt actions {sides[0].seconds('alone')[-1]:.2f} s", markup=False)
         finally:
             for side in sides:
                 side.close()

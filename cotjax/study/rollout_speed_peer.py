@@ -19,9 +19,6 @@ from cotjax.errors import EnvError, UsageError
 from cotjax.rollout.tokens import action_ids
 from cotjax.study.rollout_speed_worker import MAX_LENGTH, Job, Rollout
 
-# A batch is padded to a multiple of this, so that one static cache serves several turns.
-_BUCKET = 64
-
 
 @dataclass
 class _Episode:
@@ -116,8 +113,9 @@ class TransformersSide:
     def _generate(self, prompts: list[list[int]], most: int) -> list[list[int]]:
         """Each prompt's new ids, up to and with what stopped it."""
         import torch
+        from transformers import StaticCache
 
-        length = -(-max(map(len, prompts)) // _BUCKET) * _BUCKET
+        length = max(map(len, prompts))
         ids_BT = torch.full((len(prompts), length), self._codec.pad_id)
         mask_BT = torch.zeros_like(ids_BT)
         for row, prompt in enumerate(prompts):
@@ -129,7 +127,8 @@ class TransformersSide:
                 attention_mask=mask_BT.to(self._device),
                 max_new_tokens=most,
                 do_sample=False,
-                cache_implementation="static",
+                # As cache_implementation="static" has it, but of this batch's length: that one keeps the longest there has ever been.
+                past_key_values=StaticCache(config=self._model.config, max_cache_len=length + most),
                 disable_compile=True,
                 pad_token_id=self._codec.pad_id,
                 **self._stopping,

@@ -90,10 +90,10 @@ def test_a_few_ties_are_allowed_and_named():
     assert check_agreement(games, ours, dict(ours), "other") == []
     one = ours | {"g4": ["look", "close fridge 1"]}
     assert check_agreement(games, ours, one, "other") == ["g4, step 2: 'open fridge 1' here, 'close fridge 1' there"]
-    two = one | {"g7": ["look"]}  # ended earlier
-    assert check_agreement(["g7", *games], ours, ours | {"g7": ["look"]}, "other")[0] == "g7, step 2: 'open fridge 1' here, None there"
+    ended = {"g7": ["look"]}
+    assert check_agreement(games, ours, ours | ended, "other") == ["g7, step 2: 'open fridge 1' here, None there"]
     with pytest.raises(CotjaxError, match="2 of 10 episodes differ, more than rounding explains; the first is g4, step 2"):
-        check_agreement(games, ours, two, "other")
+        check_agreement(games, ours, one | ended, "other")
 
 
 def test_the_peer_stops_where_cotjax_stops():
