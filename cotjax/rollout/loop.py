@@ -108,7 +108,7 @@ def play(
     on_record: Callable[[Game, dict], None],
     references: Mapping[str, Sequence[str]] | None = None,
     on_step: Callable[[dict, Observation | None], None] = lambda step, answer: None,
-    both: bool = False,
+    both: bool | None = None,
 ) -> None:
     """Play every game once and hand each finished episode's record to `on_record`.
 
@@ -117,7 +117,7 @@ def play(
         (both are decoded, and `references[game.id]` is executed).
       codec: ids of prompts, prefixes and text (`cotjax.data.tokens.Codec`).
       seed: with the game's id, the turn and the kind of action, the source of a sampled response's randomness.
-      both: decode the CoT action beside the prompt action under the driver "prompt" too, which does without.
+      both: decode both kinds of action, or the driver's alone; None: as the driver has it.
       on_step: called after each step with what the record says of it, and what the environment answered (None: it failed).
 
     An environment that fails for good ends its episode as "env_error"; the record says so, and the other episodes go on.
@@ -133,7 +133,7 @@ def play(
     with ThreadPoolExecutor(max_workers=1) as background:
         while waiting or live:
             _fill(live, waiting, policy, codec, environments, seed)
-            turn = _Turn(policy, codec, elicitation, driver, references, both or driver != "prompt")
+            turn = _Turn(policy, codec, elicitation, driver, references, driver != "prompt" if both is None else both)
             turn.act(live)
             moved = background.submit(_move, environments, turn.actions, turn.last, waiting)
             turn.compare()
@@ -146,7 +146,7 @@ def play(
                     episode.env_faults = moves.faults[slot] if slot in moves.faults else list(environments.faults(slot))
                     on_record(episode.game, _as_record(episode, driver, elicitation))
                     del live[slot]
-            _begin(live, moves.starting, moves.begun, moves.seconds, policy, codec, seed)
+            _begin(live, moves.starting, moves.begun, 0.0, policy, codec, seed)
 
 
 @dataclass
@@ -157,7 +157,7 @@ class _Moves:
     faults: dict[int, list[str]] = field(default_factory=dict)  # of the slots whose episode is over
     starting: dict[int, Game] = field(default_factory=dict)  # what these slots play next
     begun: dict[int, tuple[str, Observation] | EnvError] = field(default_factory=dict)
-    seconds: float = 0.0  # a slot
+    seconds: float = 0.0  # a slot that was sent an action
 
 
 def _move(environments: Environments, actions: dict[int, str], last: set[int], waiting: list[Game]) -> _Moves:
@@ -189,11 +189,12 @@ def _fill(live: dict[int, _Episode], waiting: list[Game], policy: Policy, codec:
 
 
 def _begin(
-    live: dict[int, _Episode], starting: dict[int, Game], begun: dict[int, Any], seconds: float, policy: Policy, codec: Any, seed: int
+    live: dict[int, _Episode], starting: dict[int, Game], begun: dict[int, Any], waited: float, policy: Policy, codec: Any, seed: int
 ) -> None:
+    """`waited`: seconds a slot that nothing else was done in; a game that began with a turn's actions is counted among what they took."""
     policy.reset(starting)
     for slot, game in starting.items():
-        episode = live[slot] = _Episode(game, seed, environment_s=seconds)
+        episode = live[slot] = _Episode(game, seed, environment_s=waited, waited_s=waited)
         answer = begun[slot]
         if isinstance(answer, EnvError):
             episode.ended, episode.env_error = "env_error", str(answer)

@@ -19,7 +19,8 @@ from cotjax.errors import CotjaxError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.flops import PEAK_BANDWIDTH, decode_bytes
 from cotjax.study.sample_speed_worker import Job
-from cotjax.study.train_speed import Side, named_model, settings
+from cotjax.study.sides import environment_of_sides
+from cotjax.study.train_speed import TrainSide, named_model
 
 # How many first ids of a prompt two sides are compared by, None: all; and the least share of prompts in which they are the same.
 # Random weights have near ties, in which rounding chooses; in bfloat16 soon every text has met one.
@@ -27,7 +28,7 @@ COMPARED = {"float32": None, "bfloat16": 1}
 AGREE = 0.8
 
 
-class SampleSide(Side):
+class SampleSide(TrainSide):
     """A process that generates."""
 
     worker = "cotjax.study.sample_speed_worker"
@@ -115,7 +116,7 @@ def _check(config: ModelConfig, counts: dict[str, int]) -> None:
         raise UsageError(f"--prompt and --new are {length} tokens together: this model's positions end at {config.max_length}")
 
 
-def check_same_texts(ours: Side, other: Side) -> None:
+def check_same_texts(ours: SampleSide, other: SampleSide) -> None:
     """Raise CotjaxError when two sides' greedy ids differ in too many prompts, UsageError when they run on different kinds of device."""
     if ours.started["platform"] != other.started["platform"]:
         raise UsageError(f"cotjax runs on {ours.started['platform']}, {other.name} on {other.started['platform']}: nothing to compare")
@@ -128,7 +129,7 @@ def check_same_texts(ours: Side, other: Side) -> None:
         )
 
 
-def _timed(side: Side) -> Timed:
+def _timed(side: SampleSide) -> Timed:
     seconds, first_token = (tuple(each[name][0] for each in side.taken) for name in ("seconds", "first_token"))
     return Timed(side.name, side.started["first_step_s"], seconds, first_token, side.taken[-1]["peak_bytes"])
 
@@ -165,7 +166,7 @@ def _print(console: Console, figures: dict[str, dict[str, float]], rounds: int, 
         times = (f"{row[column]:.3g} s" for column in ("median_s", "best_s", "first_token_s"))
         table.add_row(name, f"{row['tokens/s']:,.0f}", *times, share, f"{row['peak_bytes'] / 1e9:.2f} GB")
     console.print(table)
-    console.print(f"{rounds} rounds, in turn; environment of all sides: {settings()}", markup=False, soft_wrap=True)
+    console.print(f"{rounds} rounds, in turn; environment of all sides: {environment_of_sides()}", markup=False, soft_wrap=True)
     for name, row in figures.items():
         if "ratio" in row:
             spread = f"rounds {row['ratio_low']:.2f} to {row['ratio_high']:.2f}; best rounds {row['best_ratio']:.2f}"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cotjax.study import train_speed_worker
+from cotjax.study.sides import answer_lines
 from cotjax.study.train_speed_worker import peak_resident_bytes
 
 
@@ -106,4 +106,4 @@ def _seconds(side: Any, new: int) -> float:
 
 
 if __name__ == "__main__":
-    train_speed_worker.main(serve)
+    answer_lines(serve)

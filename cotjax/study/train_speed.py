@@ -8,11 +8,7 @@ same model, and those after the first updates if their gradients and optimizers 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,19 +18,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cotjax import errors
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.flops import peak_flops, train_flops, utilisation
 from cotjax.model.published import PUBLISHED, published
+from cotjax.study.sides import Side, environment_of_sides
 from cotjax.study.train_speed_worker import Job
 
 # Qwen3's layout at 10M parameters: small enough for two cores, and matmuls still take most of the time.
 J1 = ModelConfig(vocab_size=4096, width=256, layers=8, heads=8, kv_heads=4, head_size=32, feed_forward=768)
 # Most that two sides' losses may differ by, in nats. Both add up in another order.
 AGREE = {"float32": 1e-4, "bfloat16": 2e-2}
-# Large pages for all sides: a step's temporaries are hundreds of megabytes, and touching them 4 KB at a time takes a while.
-_LARGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 @dataclass(frozen=True)
@@ -104,11 +98,11 @@ def benchmark(
     job = Job("cotjax", asdict(config), batch, length, accumulate, remat, scan, mesh)
     with tempfile.TemporaryDirectory() as folder:
         job = replace(job, weights=str(Path(folder, "weights")) if peers else "")
-        sides: list[Side] = []
+        sides: list[TrainSide] = []
         try:
             for name in ("cotjax", *peers):
                 parts = accumulate if name == "cotjax" else peer_accumulate
-                sides.append(Side(replace(job, side=name, accumulate=parts), Path(folder)))
+                sides.append(TrainSide(replace(job, side=name, accumulate=parts), Path(folder)))
                 console.print(sides[-1].describe(), markup=False, soft_wrap=True)
                 check_agreement(sides[0], sides[-1])
             for _ in range(rounds):
@@ -145,53 +139,29 @@ def _check(config: ModelConfig, counts: dict[str, int], peers: bool, mesh: tuple
         raise UsageError("--peer trains on one device: leave out --data, --fsdp and --tensor, and show cotjax one device alone")
 
 
-class Side:
+class TrainSide(Side):
     """A process that works; see train_speed_worker. Started, it is warm."""
 
     worker = "cotjax.study.train_speed_worker"
 
     def __init__(self, job: Any, folder: Path):
-        self.name = "cotjax" if job.side == "cotjax" else f"transformers, {job.side}"
         self.dtype = job.model["param_dtype"]
-        self._errors = folder / f"{job.side}.errors"
-        environment = {"GLIBC_TUNABLES": _LARGE_PAGES} | os.environ
-        if job.weights:  # the sides share a GPU, of which jax alone would take most at once
-            environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | environment
-        with self._errors.open("w") as said:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", self.worker],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=said,
-                text=True,
-                env=environment,
-            )
         self.taken: list[dict] = []
+        # Sides that compare weights share a GPU, of which jax alone would take most at once.
+        sharing = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if job.weights else {}
+        name = "cotjax" if job.side == "cotjax" else f"transformers, {job.side}"
+        super().__init__(name, self.worker, folder, sharing)
         try:
-            self.started = self._ask(json.dumps(asdict(job)))
+            self.started = self.ask(json.dumps(asdict(job)))
             if job.side == "cotjax" and job.weights and self.started["devices"] > 1:
                 raise UsageError(f"--peer runs on one device, and cotjax sees {self.started['devices']}; show it one alone")
         except BaseException:
             self.close()
             raise
 
-    def _ask(self, line: str) -> dict[str, Any]:
-        try:
-            print(line, file=self._process.stdin, flush=True)
-            answered = self._process.stdout.readline()
-        except BrokenPipeError:
-            answered = ""
-        if not answered:
-            said = self._errors.read_text(errors="replace").strip().splitlines()
-            raise UsageError(f"{self.name} stopped (exit code {self._process.wait()}): {said[-1] if said else 'it said nothing'}")
-        found = json.loads(answered)
-        if "error" in found:
-            raise getattr(errors, found["error"])(found["message"])
-        return found
-
     def take(self, steps: int) -> None:
         """Let it take `steps` steps, and note what they took."""
-        self.taken.append(self._ask(str(steps)))
+        self.taken.append(self.ask(str(steps)))
 
     def describe(self) -> str:
         """What it runs on, and how it started."""
@@ -205,19 +175,8 @@ class Side:
         rounds = tuple(tuple(each["seconds"]) for each in self.taken)
         return Measured(self.name, self.started["first_step_s"], rounds, self.taken[-1]["peak_bytes"])
 
-    def close(self) -> None:
-        """End the process: at the end of its input, or, in the midst of a step, by force."""
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
 
-
-def check_agreement(ours: Side, other: Side) -> None:
+def check_agreement(ours: TrainSide, other: TrainSide) -> None:
     """Raise CotjaxError when two sides' first losses differ, or run on different kinds of device."""
     if ours.started["platform"] != other.started["platform"]:
         raise UsageError(f"cotjax runs on {ours.started['platform']}, {other.name} on {other.started['platform']}: nothing to compare")
@@ -258,19 +217,10 @@ def _print(console: Console, measured: list[Measured], figures: dict[str, dict[s
         times = (f"{row[column]:.3g} s" for column in ("step_s", "best_s"))
         table.add_row(name, f"{row['tokens/s']:,.0f}", *times, mfu, f"{row['peak_bytes'] / 1e9:.2f} GB")
     console.print(table)
-    console.print(
-        f"{len(measured[0].rounds)} rounds of {len(measured[0].rounds[0])} steps, in turn; environment of all sides: {settings()}",
-        markup=False,
-        soft_wrap=True,
-    )
+    rounds = f"{len(measured[0].rounds)} rounds of {len(measured[0].rounds[0])} steps, in turn"
+    console.print(f"{rounds}; environment of all sides: {environment_of_sides()}", markup=False, soft_wrap=True)
     for name, row in figures.items():
         if "ratio" in row:
             spread = f"rounds {row['ratio_low']:.2f} to {row['ratio_high']:.2f}; best steps {row['best_ratio']:.2f}"
             said = f"cotjax is {row['ratio']:.2f} times as fast as {name} ({spread}), with {row['memory_ratio']:.2f} of its memory"
             console.print(said, markup=False, soft_wrap=True)
-
-
-def settings() -> str:
-    """What of the environment bears on speed."""
-    tunables = os.environ.get("GLIBC_TUNABLES", _LARGE_PAGES)
-    return f"GLIBC_TUNABLES={tunables} (large pages), XLA_FLAGS={os.environ.get('XLA_FLAGS', '')!r}"

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cotjax.errors import CotjaxError
+from cotjax.study.sides import answer_lines
 
 WARM_UP = 3  # steps before the first that is timed; the first compiles
 # Adam's settings on both sides: the rate in update / step, then its decays, its epsilon, and the decay of matrices.
@@ -145,19 +145,5 @@ def _timed(side: Any, steps: int) -> tuple[list[float], list[float]]:
     return seconds, losses
 
 
-def main(serve: Callable[[Callable[[], str], Callable[[dict], None]], None] = serve) -> None:
-    """Serve standard input. What libraries print goes where errors go, so that answers are all there is on standard output."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def answer(found: dict) -> None:
-        print(json.dumps(found), file=answers, flush=True)
-
-    try:
-        serve(sys.stdin.readline, answer)
-    except CotjaxError as error:
-        answer({"error": type(error).__name__, "message": str(error)})
-
-
 if __name__ == "__main__":
-    main()
+    answer_lines(serve)

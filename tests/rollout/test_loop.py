@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -156,6 +157,29 @@ def test_prompt_actions_drive_alone_until_the_step_limit(codec):
     record = _play(codec, _games(2), "prompt")["g2"]
     assert not record["success"] and record["ended"] == "step_limit" and len(record["steps"]) == 6
     assert all(step["cot"] is None and step["executed"] == "look" and step["nothing_happens"] for step in record["steps"])
+
+
+def test_prompt_actions_may_be_left_out(codec):
+    paired, alone = (_play(codec, _games(1, 3), "cot", both=both) for both in (None, False))
+    assert all(step["prompt"] is None for record in alone.values() for step in record["steps"])
+    for game, record in alone.items():
+        assert record["success"] and record["steps"] == [step | {"prompt": None} for step in paired[game]["steps"]]
+
+
+def test_the_environments_time_is_counted_once_and_that_of_the_first_games_is_waited_for(codec):
+    class Slow(Cabinets):
+        took = 0.0
+
+        def reset(self, games):
+            time.sleep(0.05)
+            self.took += 0.05
+            return super().reset(games)
+
+    slow = Slow()
+    records = _play(codec, _games(1, 2, 3, 4), "cot", slow)
+    timing = {game: record["timing"] for game, record in records.items()}
+    assert timing["g1"]["waited_s"] >= 0.025 and timing["g2"]["waited_s"] >= 0.025  # half of the first reset each
+    assert slow.took == pytest.approx(sum(each["environment_s"] for each in timing.values()), rel=0.3)
 
 
 def test_what_the_environment_does_wrong_ends_that_episode_alone(codec):

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from cotjax.cli import main
 from cotjax.errors import CotjaxError, UsageError
-from cotjax.study.train_speed import Side, benchmark, check_agreement
+from cotjax.study.train_speed import TrainSide, benchmark, check_agreement
 from cotjax.study.train_speed_worker import Job
 
 BATCH, LENGTH = 4, 64
@@ -53,13 +53,13 @@ def test_beside_transformers(model_folder, capsys):
 def test_sides_that_train_different_models_are_not_compared(tmp_path):
     pytest.importorskip("torch")
     job = Job("cotjax", asdict(tiny.model_config()), BATCH, LENGTH, weights=str(tmp_path / "weights"))
-    ours = Side(job, tmp_path)
+    ours = TrainSide(job, tmp_path)
     try:
         config_file = tmp_path / "weights" / "config.json"
         config = json.loads(config_file.read_text())
         config["rope_parameters"]["rope_theta"] = config["rope_theta"] = 100.0
         config_file.write_text(json.dumps(config))
-        other = Side(Job("eager", *list(asdict(job).values())[1:]), tmp_path)
+        other = TrainSide(Job("eager", *list(asdict(job).values())[1:]), tmp_path)
         other.close()
         with pytest.raises(CotjaxError, match="do not train the same model: after 0 updates"):
             check_agreement(ours, other)
@@ -86,12 +86,12 @@ def test_a_peer_without_torch_is_said(tmp_path, monkeypatch):
     (tmp_path / "torch.py").write_text("raise ImportError('hidden')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(UsageError, match="pip install torch"):
-        Side(Job("eager", asdict(tiny.model_config()), BATCH, LENGTH, weights=str(tmp_path)), tmp_path)
+        TrainSide(Job("eager", asdict(tiny.model_config()), BATCH, LENGTH, weights=str(tmp_path)), tmp_path)
 
 
 def test_a_side_that_stops_is_said(tmp_path):
     with pytest.raises(UsageError, match=r"transformers, eager stopped .*: .*Error"):
-        Side(Job("eager", {"vocab_size": 61, "param_dtype": "float32"}, BATCH, LENGTH, weights=str(tmp_path / "nothing")), tmp_path)
+        TrainSide(Job("eager", {"vocab_size": 61, "param_dtype": "float32"}, BATCH, LENGTH, weights=str(tmp_path / "nothing")), tmp_path)
 
 
 def test_an_unknown_model_is_said():

@@ -1,0 +1,91 @@
+"""Sides of a comparison: each a process of its own that answers a line of JSON with one, so that they can take turns.
+
+`Side` is the end that asks. `answer_lines` is the other: what a module run by `python -m` does with its standard input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cotjax import errors
+from cotjax.errors import CotjaxError, UsageError
+
+# Large pages for all sides: a step's temporaries are hundreds of megabytes, and touching them 4 KB at a time takes a while.
+_LARGE_PAGES = "glibc.malloc.hugetlb=1"
+
+
+class Side:
+    """A process that runs `module`, and answers.
+
+    `name` is what messages call it; `folder` is for what it says to standard error; `environment` holds only where the caller's has
+    not set the same.
+    """
+
+    def __init__(self, name: str, module: str, folder: Path, environment: Mapping[str, str] | None = None):
+        self.name = name
+        self._errors = folder / f"{name}.errors"
+        with self._errors.open("w") as said:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+                env={"GLIBC_TUNABLES": _LARGE_PAGES} | dict(environment or {}) | os.environ,
+            )
+
+    def ask(self, line: str) -> dict[str, Any]:
+        """Its answer. Raises the package's error that it answers with, and UsageError when it has stopped."""
+        try:
+            print(line, file=self._process.stdin, flush=True)
+            answered = self._process.stdout.readline()
+        except BrokenPipeError:
+            answered = ""
+        if not answered:
+            said = self._errors.read_text(errors="replace").strip().splitlines()
+            raise UsageError(f"{self.name} stopped (exit code {self._process.wait()}): {said[-1] if said else 'it said nothing'}")
+        found = json.loads(answered)
+        if "error" in found:
+            raise getattr(errors, found["error"])(found["message"])
+        return found
+
+    def close(self) -> None:
+        """End the process: at the end of its input, or, in the midst of its work, by force."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+
+def answer_lines(serve: Callable[[Callable[[], str], Callable[[dict], None]], None]) -> None:
+    """Let `serve(ask, answer)` work off standard input; an error of the package is an answer.
+
+    What libraries print goes where errors go, so that answers are all there is on standard output.
+    """
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(found: dict) -> None:
+        print(json.dumps(found), file=answers, flush=True)
+
+    try:
+        serve(sys.stdin.readline, answer)
+    except CotjaxError as error:
+        answer({"error": type(error).__name__, "message": str(error)})
+
+
+def environment_of_sides() -> str:
+    """What is set for all sides alike, in words."""
+    tunables = os.environ.get("GLIBC_TUNABLES", _LARGE_PAGES)
+    return f"GLIBC_TUNABLES={tunables} (large pages), XLA_FLAGS={os.environ.get('XLA_FLAGS', '')!r}"
