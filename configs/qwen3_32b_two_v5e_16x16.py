@@ -1,7 +1,7 @@
 r"""Qwen3-32B on two slices of 256 TPU v5e chips: rows of 4,096 tokens, weights and Adam's moments in float32, shared out by fsdp.
 
 Plan      cotjax plan --config configs/qwen3_32b_two_v5e_16x16.py --topology v5e:16x16 --slices 2
-Result    of the plan: train step 9.4 GiB of 16 a chip, decoding 8.0
+Result    of the plan: train step 9.4 GiB of 16 a chip; the sampler fits too
 Command   cotjax train --config configs/qwen3_32b_two_v5e_16x16.py --config.model.base=/data/Qwen3-32B \
               --config.data.trajectories=/data/train.jsonl
 Hardware  two v5litepod-256: 128 hosts of 4 chips, 16 GiB a chip
