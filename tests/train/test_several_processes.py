@@ -42,14 +42,14 @@ def measured(folder):
 
 
 def same(one, other, step):
-    """The same metrics, and the same parameters bit for bit."""
+    """The same metrics and parameters, but for the last bits: processes add up their devices' sums in another order."""
     rows, expected = measured(one), measured(other)
     assert [row["step"] for row in rows] == list(range(1, 7))
     for row, wanted in zip(rows, expected, strict=True):
         assert row.pop("supervised") == wanted.pop("supervised")
         assert row == pytest.approx(wanted, rel=1e-6)
     ours, theirs = (params_at(folder / "checkpoints", step) for folder in (one, other))
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), ours, theirs)
 
 
 @pytest.mark.slow
