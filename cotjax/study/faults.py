@@ -181,7 +181,7 @@ class Scripted:
         for slot, ids in pieces.items():
             self.lengths[slot] += len(ids)
 
-    def branch(self, prefixes, *, max_new, temperature, seeds):
+    def branch(self, prefixes, *, seeds, **how):
         made = {}
         for slot in prefixes:
             rng = random.Random(seeds[slot])
