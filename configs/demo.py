@@ -2,8 +2,8 @@
 
 Command   launch/demo.sh      (or: cotjax demo; cotjax study --config configs/demo.py)
 Hardware  2 CPU cores, shared; 14 minutes from a fresh clone, set-up included; largest process 1.6 GB
-Result    standard SFT at step 150, 60 in-domain games: success by CoT actions 0.78 [0.66, 0.87], by prompt actions 0.00 [0.00, 0.06],
-          gap +0.78 [+0.64, +0.87]; D1 0.86 and 0.23, from 0.58 and 0.24 at the base. The figure is configs/demo.png.
+Result    standard SFT at step 150, 60 in-domain games: success by CoT actions 0.72 [0.59, 0.81], by prompt actions 0.02 [0.00, 0.09],
+          gap +0.70 [+0.55, +0.80]; D1 0.86 and 0.29, from 0.58 and 0.24 at the base. The figure is configs/demo.png.
 """
 
 from cotjax.config import default_config
