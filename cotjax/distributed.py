@@ -35,6 +35,7 @@ from jax._src import distributed as jax_distributed  # the coordinator's client 
 from jax.sharding import NamedSharding
 
 from cotjax.errors import CotjaxError, UsageError
+from cotjax.settings import first_difference
 
 _DAY_MS = 24 * 3600 * 1000  # a wait whose end only a death or a failure bounds, and those end it at once
 _FOLDER_S = 30.0  # how long a network file system may take to show another host's new file
@@ -151,19 +152,19 @@ def check_folder(folder: Path) -> None:
 
 
 def check_same(what: str, value: Mapping[str, Any]) -> None:
-    """Raise UsageError, naming the first that differs, unless `value` (flat, JSON) is the same as process 0's."""
+    """Raise UsageError, naming the first setting that differs, unless `value` (JSON) is the same as process 0's."""
     if not several():
         return
     key = _key(f"same/{what}")
     if first():
         _client().key_value_set(key, json.dumps(dict(value)))
     mine, theirs = json.loads(json.dumps(dict(value))), json.loads(_client().blocking_key_value_get(key, _DAY_MS))
-    for name in sorted({*mine, *theirs}):
-        if mine.get(name) != theirs.get(name):
-            raise UsageError(
-                f"{what}: {name} is {mine.get(name)!r} on host {socket.gethostname()} (process {jax.process_index()}), "
-                f"{theirs.get(name)!r} in process 0; give every process the same command and the same code"
-            )
+    if differs := first_difference(theirs, mine):
+        name, there, own = differs
+        raise UsageError(
+            f"{what}: {name} is {own!r} on host {socket.gethostname()} (process {jax.process_index()}), {there!r} in process 0; give "
+            "every process the same command and the same code"
+        )
 
 
 def stop_all(message: str, exit_code: int) -> None:

@@ -24,6 +24,44 @@ value_of() {
     printf '%s' "$2"
 }
 
+# parse VALUES SWITCHES WORD...: sets the variable of each flag of VALUES to what follows it, of SWITCHES to yes; `command` to the word
+# that is no flag, and `arguments` to what comes after --. Knows --dry-run, and --help, for which it calls `usage`.
+parse() {
+    local values=" $1 " switches=" $2 " flag value
+    shift 2
+    while [ $# -gt 0 ]; do
+        flag=${1#--}
+        case $1 in
+            --dry-run) dry_run=yes ;;
+            --help | -h) usage && exit 0 ;;
+            --)
+                shift
+                # shellcheck disable=SC2034  # read by who sources this
+                arguments=("$@")
+                break
+                ;;
+            -*)
+                case $values in
+                    *" $flag "*)
+                        value=$(value_of "$@")
+                        printf -v "$flag" '%s' "$value"
+                        shift
+                        ;;
+                    *) case $switches in
+                        *" $flag "*) printf -v "$flag" yes ;;
+                        *) die "unknown flag $1 (see --help)" ;;
+                    esac ;;
+                esac
+                ;;
+            *)
+                [ -z "$command" ] || die "one command at a time: $command, $1? (what cotjax gets comes after --)"
+                command=$1
+                ;;
+        esac
+        shift
+    done
+}
+
 # quoted WORD...: as one line that a shell reads back as the same words.
 quoted() {
     local line=

@@ -32,32 +32,7 @@ USAGE
 
 name='' type='' project=${CLOUDSDK_CORE_PROJECT:-} zone=${CLOUDSDK_COMPUTE_ZONE:-} slices=1 spot=no runtime='' nfs='' keys='' command=''
 arguments=()
-while [ $# -gt 0 ]; do
-    case $1 in
-        --name) name=$(value_of "$@"); shift ;;
-        --type) type=$(value_of "$@"); shift ;;
-        --project) project=$(value_of "$@"); shift ;;
-        --zone) zone=$(value_of "$@"); shift ;;
-        --slices) slices=$(value_of "$@"); shift ;;
-        --spot) spot=yes ;;
-        --runtime) runtime=$(value_of "$@"); shift ;;
-        --nfs) nfs=$(value_of "$@"); shift ;;
-        --keys) keys=$(value_of "$@"); shift ;;
-        --dry-run) dry_run=yes ;;
-        --help | -h) usage && exit 0 ;;
-        --)
-            shift
-            arguments=("$@")
-            break
-            ;;
-        -*) die "unknown flag $1 (see --help)" ;;
-        *)
-            [ -z "$command" ] || die "one command at a time: $command, $1? (what cotjax gets comes after --)"
-            command=$1
-            ;;
-    esac
-    shift
-done
+parse 'name type project zone slices runtime nfs keys' 'spot' "$@"
 
 case $command in
     create | install | run | resume | status | logs | stop | delete) ;;

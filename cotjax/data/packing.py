@@ -13,6 +13,7 @@ without planning the epochs before it. Lengths count as equal when they round up
 
 from __future__ import annotations
 
+import io
 import os
 from bisect import bisect_left, insort
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from cotjax.errors import DataError
+from cotjax.files import write_whole
 
 _ROUNDING = 128  # parts of the average length that lengths are rounded up to; it costs 1/256 of a row
 _WINDOW = 1024  # examples that are packed together, the longest first
@@ -109,10 +111,9 @@ def keep_lengths(source: Sequence[dict], lengths: np.ndarray) -> None:
     file = _lengths_file(source)
     if file is None or not os.access(file.parent, os.W_OK):
         return
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as out:
-        np.save(out, lengths)
-    os.replace(partial, file)
+    packed = io.BytesIO()
+    np.save(packed, lengths)
+    write_whole(file, packed.getvalue())
 
 
 def check_lengths(lengths: np.ndarray, row_length: int, source: Sequence[dict]) -> None:

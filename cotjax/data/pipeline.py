@@ -169,10 +169,10 @@ def dropped_weights(batch: dict[str, np.ndarray], fraction: float) -> dict[str, 
 def _counts(gone_BT: np.ndarray, segment_ids_BT: np.ndarray, draws_BT: np.ndarray) -> np.ndarray:
     """What each row loses to dropping, [B, 3] int32, as DROPPED names it."""
     rows, _ = np.nonzero(gone_BT)
-    examples = np.stack([rows, segment_ids_BT[gone_BT]])
-    # What is drawn together has one draw, and within an example no two units have the same.
-    units = np.concatenate([examples, draws_BT[gone_BT].view(np.int32)[None]])
-    different = [np.bincount(np.unique(found, axis=1)[0], minlength=len(gone_BT)) for found in (units, examples)]
+    # Row, example and draw in one number each. What is drawn together has one draw, and within an example no two units have the same.
+    examples = rows << 16 | segment_ids_BT[gone_BT]
+    units = examples << 32 | draws_BT[gone_BT].view(np.uint32)
+    different = [np.bincount(np.unique(found) >> bits, minlength=len(gone_BT)) for found, bits in ((units, 48), (examples, 16))]
     return np.stack([gone_BT.sum(axis=1), *different], axis=1).astype(np.int32)
 
 

@@ -91,7 +91,6 @@ class Sampler:
         self._by_slot, self._whole = self.programs.by_slot, self.programs.whole
         self._compiled: dict[tuple[Any, ...], Any] = {}
         self._params: Params | None = None
-        self._lengths = np.zeros(slots, np.int32)
         self._ids: list[list[int]] = [[] for _ in range(slots)]  # each slot's cached prompt
         self._cache: kv.KVCache
         self._hidden_BD: jax.Array
@@ -100,7 +99,7 @@ class Sampler:
     @property
     def lengths(self) -> np.ndarray:
         """Tokens in each slot's cached prompt, int32 [slots]."""
-        return self._lengths.copy()
+        return np.array([len(ids) for ids in self._ids], np.int32)
 
     @property
     def compilations(self) -> int:
@@ -131,10 +130,9 @@ class Sampler:
         """Empties these slots."""
         emptied = list(slots)
         self._check_slots(emptied)
-        self._lengths[emptied] = 0
         for slot in emptied:
             self._ids[slot] = []
-        if not self._lengths.any():
+        if not any(self._ids):
             self._forget()
 
     def extend(self, pieces: Mapping[int, Sequence[int]]) -> None:
@@ -148,7 +146,6 @@ class Sampler:
             self._check_room(slot, ids)
         self._hidden_BD = self._read(pieces)
         for slot, ids in pieces.items():
-            self._lengths[slot] += len(ids)
             self._ids[slot] += ids
 
     def branch(
@@ -209,7 +206,7 @@ class Sampler:
         self._check_slots(forced)
         for slot, ids in forced.items():
             self._check_ids(ids, f"slot {slot}'s forced ids")
-            if not self._lengths[slot]:
+            if not self._ids[slot]:
                 raise UsageError(f"sampler: slot {slot} is empty; extend it before its forced ids are scored")
             self._check_room(slot, ids)
         logprobs: dict[int, list[float]] = {slot: [] for slot in forced}
@@ -220,7 +217,6 @@ class Sampler:
 
     def _forget(self) -> None:
         """Empties every slot and gives back the cache's memory beyond the smallest room."""
-        self._lengths[:] = 0
         self._ids = [[] for _ in range(self.slots)]
         config, slots, room = self.config, self.slots, bucket(1, ROOM_BUCKETS, self.max_length)
         self._cache = self._program("empty", room)()
@@ -235,7 +231,7 @@ class Sampler:
         self._set_lengths()  # a branch before this one read its prefixes into the room past the prompts; forget them
         hidden_BD = self._hidden_BD
         longest = max((len(ids) for ids in pieces.values()), default=0)
-        self._make_room(max((int(self._lengths[slot]) + len(ids) for slot, ids in pieces.items()), default=0))
+        self._make_room(max((len(self._ids[slot]) + len(ids) for slot, ids in pieces.items()), default=0))
         most = min(self._reads[-1], self._cache.room)
         for start in range(0, longest, most):
             passing = {slot: ids[start : start + most] for slot, ids in pieces.items()}
@@ -261,7 +257,7 @@ class Sampler:
         read_BS = np.full((self.slots, self._cache.room if penalised else 0), self.config.vocab_size, np.int32)
         for slot, seed in seeds.items():
             read = [*self._ids[slot], *prefixes[slot]] if penalised else []
-            limits_B[slot] = min(max_new, self.max_length - int(self._lengths[slot]) - len(prefixes[slot]))
+            limits_B[slot] = min(max_new, self.max_length - len(self._ids[slot]) - len(prefixes[slot]))
             seeds_B2[slot], read_BS[slot, : len(read)] = seed_words(seed), read
         decode = self._program("decode", read_BS.shape[1])
         *scalars, stop_ZW = self._put_whole(*sampling.scalars(), self.programs.stop_ZW)
@@ -279,12 +275,11 @@ class Sampler:
             self._cache = self._program("grow", room)(self._cache)
 
     def _set_lengths(self) -> None:
-        (lengths_B,) = self._put_by_slot(self._lengths)
+        (lengths_B,) = self._put_by_slot(self.lengths)
         self._cache = replace(self._cache, lengths_B=lengths_B)
 
     def _put_by_slot(self, *arrays: np.ndarray) -> tuple[jax.Array, ...]:
-        # Copies, because a device array may share a numpy array's memory, and `_lengths` changes in place.
-        return tuple(jax.device_put(array.copy(), self._by_slot) for array in arrays)
+        return tuple(jax.device_put(array, self._by_slot) for array in arrays)
 
     def _put_whole(self, *arrays: np.ndarray) -> tuple[jax.Array, ...]:
         return tuple(jax.device_put(array, self._whole) for array in arrays)
@@ -310,7 +305,7 @@ class Sampler:
             raise UsageError(f"sampler: {where} has an id outside the vocabulary, 0 .. {self.config.vocab_size - 1}")
 
     def _check_room(self, slot: int, ids: Sequence[int]) -> None:
-        length = int(self._lengths[slot]) + len(ids)
+        length = len(self._ids[slot]) + len(ids)
         if length > self.max_length:
             raise UsageError(f"sampler: slot {slot} would hold {length} tokens; max_length is {self.max_length}")
 
@@ -323,7 +318,7 @@ class Sampler:
         self._check_slots(prefixes)
         for slot, ids in prefixes.items():
             self._check_ids(ids, f"slot {slot}'s prefix")
-            length = int(self._lengths[slot]) + len(ids)
+            length = len(self._ids[slot]) + len(ids)
             if length == 0:
                 raise UsageError(f"sampler: slot {slot} is empty; extend it, or give the branch a prefix")
             if length >= self.max_length:

@@ -124,7 +124,6 @@ class Fire:
         self._pool, self._rate, self._injected = pool, rate, injected
         self._random = random.Random(f"faults/{seed}")
         self.met: set[int] = set()  # every process seen
-        self.seen: dict[int, Observation] = {}
         self.faults = pool.faults
 
     def reset(self, games: dict[int, Game]) -> dict[int, tuple[str, Observation] | EnvError]:

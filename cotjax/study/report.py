@@ -12,11 +12,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich.console import Console
 
+from cotjax.files import write_whole
 from cotjax.formats import PROBLEMS
 from cotjax.study.answers import answers, lead
 from cotjax.study.diagnostics import action, checked_record, same
 from cotjax.study.figures import CHARTS, COLOURS, alt_text, arm_colours, panel_svg, write_figures
-from cotjax.study.summary import COMPARED, domain_label, find_point, p_text, percent, summarize, terminal_table, write_text
+from cotjax.study.summary import COMPARED, domain_label, find_point, p_text, percent, summarize, terminal_table
 
 # The arms' colours on a dark page, in the order of figures.COLOURS.
 _DARK_COLOURS = ("#5ab4f0", "#ff9351", "#3fcf9f", "#e7a3c8", "#e0b040", "#9ad4f5")
@@ -67,7 +68,7 @@ def write_report(run_folder: str | Path, summary: dict | None = None) -> Path:
         domain_label=domain_label,
     )
     path = run_folder / "report.html"
-    write_text(path, page)
+    write_whole(path, page)
     return path
 
 

@@ -15,30 +15,28 @@ from typing import Any
 from cotjax import formats
 from cotjax.data.tokens import Codec
 from cotjax.envs.base import Game
-from cotjax.errors import EnvError, UsageError
+from cotjax.errors import EnvError
 from cotjax.rollout.tokens import action_ids
 from cotjax.study.rollout_speed_worker import MAX_LENGTH, Job, Rollout
+from cotjax.study.side_facts import torch_device, torch_facts
 
 
 @dataclass
 class _Episode:
     game: Game
     prompt: list[int]
-    executed: list[str]
+    acted: list[str]
 
 
 class TransformersSide:
     """AutoModelForCausalLM with scaled_dot_product_attention and a static cache, not under torch.compile."""
 
     def __init__(self, job: Job):
-        try:
-            import torch
-        except ImportError:
-            raise UsageError("--peer transformers needs torch, which is not installed: pip install torch") from None
+        self._device = torch_device()
+        import torch
         from transformers import AutoModelForCausalLM
 
         self._job, self._codec = job, Codec.load(job.model, job.template)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = AutoModelForCausalLM.from_pretrained(job.weights, attn_implementation="sdpa", dtype=torch.float32)
         self._model = model.to(self._device).eval()
         self._max_length = min(MAX_LENGTH, model.config.max_position_embeddings)
@@ -77,9 +75,9 @@ class TransformersSide:
         rollout.new_tokens += sum(map(len, responses)) + sum(map(len, beside))
         acted = {slot: self._read(ids) for slot, ids in zip(live, responses, strict=True)}
         answers = self._ask(self._pool.step, {slot: action for slot, (action, _) in acted.items()}, rollout)
-        for slot, (action, sampled) in acted.items():
+        for (slot, (action, sampled)), ids in zip(acted.items(), responses, strict=True):
             episode, answer = live[slot], answers[slot]
-            episode.executed.append(action)
+            episode.acted.append(action or self._codec.decode(ids))
             rollout.won += answer.won
             if answer.won or answer.done:
                 self._end(live, slot, rollout)
@@ -100,7 +98,7 @@ class TransformersSide:
 
     def _end(self, live: dict[int, _Episode], slot: int, rollout: Rollout) -> None:
         episode = live.pop(slot)
-        rollout.executed[episode.game.id] = episode.executed
+        rollout.acted[episode.game.id] = episode.acted
 
     def _read(self, ids: list[int]) -> tuple[str, list[int] | None]:
         """The action of a CoT response, and its ids where they go on as they are."""
@@ -137,12 +135,7 @@ class TransformersSide:
 
     def describe(self) -> dict[str, Any]:
         """What it runs on."""
-        import torch
-        import transformers
-
-        kind = torch.cuda.get_device_name() if self._device.type == "cuda" else "cpu"
-        found = {"platform": "gpu" if self._device.type == "cuda" else "cpu", "device_kind": kind, "devices": 1}
-        return {**found, "versions": f"torch {torch.__version__}, transformers {transformers.__version__}"}
+        return torch_facts(self._device)
 
     def close(self) -> None:
         self._pool.close()

@@ -20,6 +20,7 @@ from cotjax.envs.alfworld import AlfworldEnv
 from cotjax.envs.base import Game
 from cotjax.envs.pool import EnvPool
 from cotjax.rollout.loop import Elicitation
+from cotjax.study.side_facts import jax_facts
 from cotjax.study.sides import answer_lines
 
 MAX_LENGTH = 2048  # tokens that an episode's prompt and response may take, or the model's positions if they are fewer
@@ -59,7 +60,7 @@ class Rollout:
     """All games, played once. Seconds are of the whole: each episode's share of its turns, added up."""
 
     seconds: float = 0.0
-    executed: dict[str, list[str]] = field(default_factory=dict)  # game -> its actions
+    acted: dict[str, list[str]] = field(default_factory=dict)  # game -> its CoT actions; of an invalid response, all its text
     won: int = 0
     new_tokens: int = 0
     environment_s: float = 0.0
@@ -117,7 +118,7 @@ class CotjaxSide:
         rollout = Rollout(time.perf_counter() - started_at)
         for record in records:
             steps, timing = record["steps"], record["timing"]
-            rollout.executed[record["game"]["id"]] = [step["executed"] for step in steps]
+            rollout.acted[record["game"]["id"]] = [step["executed"] or step["cot"]["text"] for step in steps]
             rollout.won += record["success"]
             rollout.new_tokens += sum(step[kind]["new_tokens"] for step in steps for kind in ("cot", "prompt") if step[kind])
             rollout.environment_s += timing["environment_s"]
@@ -127,12 +128,7 @@ class CotjaxSide:
 
     def describe(self) -> dict[str, Any]:
         """What it runs on, and what it has compiled."""
-        import jax
-
-        devices = jax.devices()
-        kind = {"platform": devices[0].platform, "device_kind": devices[0].device_kind, "devices": len(devices)}
-        compiled = {"programs": self._sampler.compilations, "compile_s": self.compile_s}
-        return {**kind, **compiled, "versions": f"jax {jax.__version__}"}
+        return {**jax_facts(), "programs": self._sampler.compilations, "compile_s": self.compile_s}
 
     def close(self) -> None:
         self._pool.close()

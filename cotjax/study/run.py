@@ -38,7 +38,7 @@ from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.published import PUBLISHED
 from cotjax.model.sharding import param_shardings
 from cotjax.study.evaluate import check_layout, elicitation_of, evaluate, limits_of, playing_mesh
-from cotjax.study.folder import claim, flatten
+from cotjax.study.folder import claim
 from cotjax.study.games import GameSets, prepare_games
 from cotjax.study.progress import Reporter, training_progress
 from cotjax.train.convert import folder_kind, load_params, read_config
@@ -367,7 +367,7 @@ def open_study(config: ConfigDict) -> Study:
     folder = Path(config.out)
     mine = json.loads(config.to_json_best_effort())
     mine.pop("out")
-    distributed.check_same("config", {**flatten(mine), "jax": jax.__version__})
+    distributed.check_same("config", {**mine, "jax": jax.__version__})
     if distributed.first():
         claim(folder, mine)
     distributed.check_folder(folder)

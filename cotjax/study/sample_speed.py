@@ -19,7 +19,7 @@ from cotjax.errors import CotjaxError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.flops import PEAK_BANDWIDTH, decode_bytes
 from cotjax.study.sample_speed_worker import Job
-from cotjax.study.sides import environment_of_sides
+from cotjax.study.sides import check_same_platform, environment_of_sides
 from cotjax.study.train_speed import TrainSide, named_model
 
 # How many first ids of a prompt two sides are compared by, None: all; and the least share of prompts in which they are the same.
@@ -35,9 +35,7 @@ class SampleSide(TrainSide):
 
     def describe(self) -> str:
         """What it runs on, and how it started."""
-        found = self.started
-        where = f"{found['devices']} x {found['device_kind']}, {found['cores']} cores"
-        return f"{self.name}: {found['versions']}; {where}; first texts after {found['first_step_s']:.1f} s"
+        return f"{self.where}; first texts after {self.started['first_step_s']:.1f} s"
 
 
 @dataclass(frozen=True)
@@ -118,8 +116,7 @@ def _check(config: ModelConfig, counts: dict[str, int]) -> None:
 
 def check_same_texts(ours: SampleSide, other: SampleSide) -> None:
     """Raise CotjaxError when two sides' greedy ids differ in too many prompts, UsageError when they run on different kinds of device."""
-    if ours.started["platform"] != other.started["platform"]:
-        raise UsageError(f"cotjax runs on {ours.started['platform']}, {other.name} on {other.started['platform']}: nothing to compare")
+    check_same_platform(ours, other)
     compared = COMPARED[ours.dtype]
     same = [mine[:compared] == theirs[:compared] for mine, theirs in zip(ours.started["ids"], other.started["ids"], strict=True)]
     if sum(same) < AGREE * len(same):

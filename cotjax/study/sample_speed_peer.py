@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from cotjax.errors import UsageError
-from cotjax.study.sample_speed_worker import Job, peak_resident_bytes
+from cotjax.study.sample_speed_worker import Job
+from cotjax.study.side_facts import torch_device, torch_facts, torch_peak_bytes
 
 
 class TransformersSide:
     """AutoModelForCausalLM.generate with scaled_dot_product_attention and the cache that the job names, all else as it comes."""
 
     def __init__(self, job: Job):
-        try:
-            import torch
-        except ImportError:
-            raise UsageError("--peer transformers needs torch, which is not installed: pip install torch") from None
+        self._device = torch_device()
+        import torch
         from transformers import AutoModelForCausalLM
 
         self._torch = torch
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = AutoModelForCausalLM.from_pretrained(
             job.weights, attn_implementation="sdpa", dtype=getattr(torch, job.model["compute_dtype"])
         )
@@ -43,12 +40,8 @@ class TransformersSide:
 
     def describe(self) -> dict[str, Any]:
         """What it runs on."""
-        import transformers
-
-        gpu = self._device.type == "cuda"
-        found = {"platform": "gpu" if gpu else "cpu", "device_kind": self._torch.cuda.get_device_name() if gpu else "cpu", "devices": 1}
-        return {**found, "versions": f"torch {self._torch.__version__}, transformers {transformers.__version__}"}
+        return torch_facts(self._device)
 
     def peak_bytes(self) -> int:
-        """Most memory held so far: of the device where there is an accelerator, else of this process."""
-        return self._torch.cuda.max_memory_allocated() if self._device.type == "cuda" else peak_resident_bytes()
+        """Most memory held so far."""
+        return torch_peak_bytes(self._device)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from cotjax.study.side_facts import jax_facts, jax_peak_bytes
 from cotjax.study.sides import answer_lines
-from cotjax.study.train_speed_worker import peak_resident_bytes
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,11 @@ class CotjaxSide:
 
     def describe(self) -> dict[str, Any]:
         """What it runs on."""
-        import jax
-
-        devices = jax.devices()
-        kind = {"platform": devices[0].platform, "device_kind": devices[0].device_kind, "devices": len(devices)}
-        return {**kind, "versions": f"jax {jax.__version__}"}
+        return jax_facts()
 
     def peak_bytes(self) -> int:
-        """Most memory held so far: of a device where there is an accelerator, else of this process."""
-        import jax
-
-        statistics = [device.memory_stats() for device in jax.local_devices()]
-        return max(found["peak_bytes_in_use"] for found in statistics) if all(statistics) else peak_resident_bytes()
+        """Most memory held so far."""
+        return jax_peak_bytes()
 
 
 def serve(ask: Callable[[], str], answer: Callable[[dict], None]) -> None:

@@ -10,7 +10,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +23,41 @@ _LARGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 class Side:
-    """A process that runs `module`, and answers.
+    """A process that runs the module `worker`, and answers. The first that it is told is its job; started, it is warm.
 
-    `name` is what messages call it; `folder` is for what it says to standard error; `environment` holds only where the caller's has
-    not set the same.
+    `name` is what messages call it; `folder` is for what it says to standard error. `job`, a dataclass, has at least `side`, "cotjax"
+    or a peer, and `weights`, the folder that they come from where sides are compared.
     """
 
-    def __init__(self, name: str, module: str, folder: Path, environment: Mapping[str, str] | None = None):
+    worker: str
+
+    def __init__(self, name: str, job: Any, folder: Path):
         self.name = name
+        # Sides that compare share a GPU, of which jax alone would take most at once.
+        environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if job.weights else {}
         self._errors = folder / f"{name}.errors"
         with self._errors.open("w") as said:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module],
+                [sys.executable, "-m", self.worker],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=said,
                 text=True,
-                env={"GLIBC_TUNABLES": _LARGE_PAGES} | dict(environment or {}) | os.environ,
+                env={"GLIBC_TUNABLES": _LARGE_PAGES} | environment | os.environ,
             )
+        try:
+            self.started = self.ask(json.dumps(asdict(job)))
+            if job.side == "cotjax" and job.weights and self.started["devices"] > 1:
+                raise UsageError(f"--peer runs on one device, and cotjax sees {self.started['devices']}; show it one alone")
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def where(self) -> str:
+        """What it runs on, in words."""
+        found = self.started
+        return f"{self.name}: {found['versions']}; {found['devices']} x {found['device_kind']}, {found['cores']} cores"
 
     def ask(self, line: str) -> dict[str, Any]:
         """Its answer. Raises the package's error that it answers with, and UsageError when it has stopped."""
@@ -66,6 +84,12 @@ class Side:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
+
+
+def check_same_platform(ours: Side, other: Side) -> None:
+    """Raise UsageError when two sides run on different kinds of device."""
+    if ours.started["platform"] != other.started["platform"]:
+        raise UsageError(f"cotjax runs on {ours.started['platform']}, {other.name} on {other.started['platform']}: nothing to compare")
 
 
 def answer_lines(serve: Callable[[Callable[[], str], Callable[[dict], None]], None]) -> None:

@@ -30,7 +30,6 @@ leaves out "env_error". A metric's "env_error" episodes are in no estimate.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -39,6 +38,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cotjax.errors import DataError
+from cotjax.files import write_whole
 from cotjax.study import statistics
 from cotjax.study.diagnostics import METRICS, Episode, Point, contrast, contrast_p, points, read_records
 from cotjax.study.statistics import Estimate
@@ -90,15 +90,8 @@ def summarize(run_folder: str | Path) -> dict:
         "seconds": {kind: round(sum(float(e.timing.get(f"{kind}_s") or 0) for e in episodes), 3) for kind in ("environment", "sampler")},
     }
     summary["warnings"] = _warnings(summary, run, found) + _mixed(episodes)
-    write_text(run_folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_whole(run_folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return summary
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def find_point(summary: dict, arm: str, checkpoint: int, domain: str) -> dict | None:

@@ -8,7 +8,6 @@ same model, and those after the first updates if their gradients and optimizers 
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from cotjax.errors import CotjaxError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.flops import peak_flops, train_flops, utilisation
 from cotjax.model.published import PUBLISHED, published
-from cotjax.study.sides import Side, environment_of_sides
+from cotjax.study.sides import Side, check_same_platform, environment_of_sides
 from cotjax.study.train_speed_worker import Job
 
 # Qwen3's layout at 10M parameters: small enough for two cores, and matmuls still take most of the time.
@@ -147,17 +146,7 @@ class TrainSide(Side):
     def __init__(self, job: Any, folder: Path):
         self.dtype = job.model["param_dtype"]
         self.taken: list[dict] = []
-        # Sides that compare weights share a GPU, of which jax alone would take most at once.
-        sharing = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if job.weights else {}
-        name = "cotjax" if job.side == "cotjax" else f"transformers, {job.side}"
-        super().__init__(name, self.worker, folder, sharing)
-        try:
-            self.started = self.ask(json.dumps(asdict(job)))
-            if job.side == "cotjax" and job.weights and self.started["devices"] > 1:
-                raise UsageError(f"--peer runs on one device, and cotjax sees {self.started['devices']}; show it one alone")
-        except BaseException:
-            self.close()
-            raise
+        super().__init__("cotjax" if job.side == "cotjax" else f"transformers, {job.side}", job, folder)
 
     def take(self, steps: int) -> None:
         """Let it take `steps` steps, and note what they took."""
@@ -165,10 +154,8 @@ class TrainSide(Side):
 
     def describe(self) -> str:
         """What it runs on, and how it started."""
-        found = self.started
-        losses = ", ".join(f"{loss:.5f}" for loss in found["losses"])
-        where = f"{found['devices']} x {found['device_kind']}, {found['cores']} cores"
-        return f"{self.name}: {found['versions']}; {where}; first step after {found['first_step_s']:.1f} s; first losses {losses}"
+        losses = ", ".join(f"{loss:.5f}" for loss in self.started["losses"])
+        return f"{self.where}; first step after {self.started['first_step_s']:.1f} s; first losses {losses}"
 
     def measured(self) -> Measured:
         """All that was noted."""
@@ -178,8 +165,7 @@ class TrainSide(Side):
 
 def check_agreement(ours: TrainSide, other: TrainSide) -> None:
     """Raise CotjaxError when two sides' first losses differ, or run on different kinds of device."""
-    if ours.started["platform"] != other.started["platform"]:
-        raise UsageError(f"cotjax runs on {ours.started['platform']}, {other.name} on {other.started['platform']}: nothing to compare")
+    check_same_platform(ours, other)
     for update, (mine, theirs) in enumerate(zip(ours.started["losses"], other.started["losses"], strict=True)):
         if not abs(mine - theirs) <= AGREE[ours.dtype]:
             raise CotjaxError(

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from cotjax.errors import UsageError
-from cotjax.study.train_speed_worker import B1, B2, EPSILON, LEARNING_RATE, WEIGHT_DECAY, Job, peak_resident_bytes
+from cotjax.study.side_facts import torch_device, torch_facts, torch_peak_bytes
+from cotjax.study.train_speed_worker import B1, B2, EPSILON, LEARNING_RATE, WEIGHT_DECAY, Job
 
 
 class TransformersSide:
     """AutoModelForCausalLM with scaled_dot_product_attention, under torch.compile where the job says so, and fused AdamW."""
 
     def __init__(self, job: Job):
-        try:
-            import torch
-        except ImportError:
-            raise UsageError("--peer transformers needs torch, which is not installed: pip install torch") from None
+        self._device = torch_device()
+        import torch
         from transformers import AutoModelForCausalLM
 
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = AutoModelForCausalLM.from_pretrained(
             job.weights, attn_implementation="sdpa", dtype=getattr(torch, job.model["param_dtype"])
         )
@@ -50,15 +47,8 @@ class TransformersSide:
 
     def describe(self) -> dict[str, Any]:
         """What it runs on."""
-        import torch
-        import transformers
-
-        kind = torch.cuda.get_device_name() if self._device.type == "cuda" else "cpu"
-        found = {"platform": "gpu" if self._device.type == "cuda" else "cpu", "device_kind": kind, "devices": 1}
-        return {**found, "versions": f"torch {torch.__version__}, transformers {transformers.__version__}"}
+        return torch_facts(self._device)
 
     def peak_bytes(self) -> int:
-        """Most memory held so far: of the device where there is an accelerator, else of this process."""
-        import torch
-
-        return torch.cuda.max_memory_allocated() if self._device.type == "cuda" else peak_resident_bytes()
+        """Most memory held so far."""
+        return torch_peak_bytes(self._device)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from cotjax.study.side_facts import jax_facts, jax_peak_bytes
 from cotjax.study.sides import answer_lines
 
 WARM_UP = 3  # steps before the first that is timed; the first compiles
@@ -79,18 +78,11 @@ class CotjaxSide:
 
     def describe(self) -> dict[str, Any]:
         """What it runs on."""
-        import jax
-
-        devices = jax.devices()
-        kind = {"platform": devices[0].platform, "device_kind": devices[0].device_kind, "devices": len(devices)}
-        return {**kind, "versions": f"jax {jax.__version__}"}
+        return jax_facts()
 
     def peak_bytes(self) -> int:
-        """Most memory held so far: of a device where there is an accelerator, else of this process."""
-        import jax
-
-        statistics = [device.memory_stats() for device in jax.local_devices()]
-        return max(found["peak_bytes_in_use"] for found in statistics) if all(statistics) else peak_resident_bytes()
+        """Most memory held so far."""
+        return jax_peak_bytes()
 
 
 def _batch(ids: np.ndarray) -> dict[str, np.ndarray]:
@@ -110,12 +102,6 @@ def _batch(ids: np.ndarray) -> dict[str, np.ndarray]:
         "branches": np.zeros_like(ids),
         "positions": np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape),
     }
-
-
-def peak_resident_bytes() -> int:
-    """Most memory that this process has held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def serve(ask: Callable[[], str], answer: Callable[[dict], None]) -> None:

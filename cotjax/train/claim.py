@@ -9,6 +9,7 @@ from typing import Any
 
 from cotjax.errors import UsageError
 from cotjax.files import read_json, write_whole
+from cotjax.settings import first_difference
 
 # Settings of the `train` section that change no number: what is kept, and how one looks on. They may change when a run goes on.
 FREE = ("keep_last", "keep_every", "keep_best", "tensorboard", "wandb_project", "profile_start", "profile_steps")
@@ -31,12 +32,6 @@ def claim(folder: Path, run: dict) -> None:
         write_whole(file, json.dumps(mine, indent=2) + "\n")
         return
     theirs = read_json(file, "cotjax")
-    for section, values in mine.items():
-        other = theirs.get(section)
-        if other == values:
-            continue
-        name, was, now = section, other, values
-        if isinstance(values, dict) and isinstance(other, dict):
-            key = next(key for key in {**other, **values} if other.get(key) != values.get(key))
-            name, was, now = f"{section}.{key}", other.get(key), values.get(key)
-        raise UsageError(f"{folder} holds another run ({name} is {was!r} there, {now!r} here); choose another folder with --out")
+    if differs := first_difference(theirs, mine):
+        difference = "{} is {!r} there, {!r} here".format(*differs)
+        raise UsageError(f"{folder} holds another run ({difference}); choose another folder with --out")

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from types import FrameType
+import contextlib
 
 import jax
 from jax.experimental import multihost_utils
 
+from cotjax.sigterm import at_sigterm
 
-class StopRequest:
-    """Notes SIGTERM while it is entered as a context, and afterwards leaves the signal to whom it was.
+
+class StopRequest(contextlib.ExitStack):
+    """Notes SIGTERM while it is entered as a context.
 
     On several processes jax itself listens, and has all of them agree on one step: a machine may be told before the others are.
     """
 
     def __init__(self):
+        super().__init__()
         self._noted = False
-        self._before = None
+        if jax.process_count() == 1:
+            self.enter_context(at_sigterm(self._note))
 
-    def __enter__(self) -> StopRequest:
-        # Only the main thread may listen; where train runs in another, whoever started it stops it.
-        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._note)
-        return self
-
-    def __exit__(self, *exc_info) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _note(self) -> None:
         self._noted = True
 
     def at(self, step: int) -> bool:

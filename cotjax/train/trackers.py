@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from cotjax.errors import UsageError
+from cotjax.settings import flatten
 
 
 def check_trackers(settings: Any) -> None:
@@ -30,7 +31,7 @@ class Trackers:
 
     def write(self, row: dict) -> None:
         """Send one row; its parts are named as `loss_by_role/ACTION`."""
-        values = flat(row)
+        values = flatten(row, joint="/")
         step = values.pop("step")
         if self._board:
             for name, value in values.items():
@@ -38,24 +39,11 @@ class Trackers:
         if self._wandb:
             self._wandb.log(values, step=step)
 
-    def sync(self) -> None:
-        """Write what is not yet written."""
-        if self._board:
-            self._board.flush()
-
     def close(self) -> None:
         if self._board:
             self._board.close()
         if self._wandb:
             self._wandb.finish()
-
-
-def flat(row: dict, prefix: str = "") -> dict[str, Any]:
-    """Nested names joined by slashes."""
-    found: dict[str, Any] = {}
-    for name, value in row.items():
-        found |= flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
 
 
 def _tensorboard(folder: Path, resume_step: int) -> Any:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import tiny
 
 from cotjax.rollout.record import record_path, write_record
 
@@ -134,3 +135,12 @@ def study(tmp_path) -> Path:
     }
     (tmp_path / "run.json").write_text(json.dumps(meta))
     return tmp_path
+
+
+@pytest.fixture
+def model_folder(tmp_path) -> Path:
+    """config.json alone."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(tiny.model_config().to_hf()))
+    return folder

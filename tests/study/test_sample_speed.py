@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 import tiny
@@ -14,15 +13,6 @@ from cotjax.model.flops import decode_bytes, matmul_params
 from cotjax.study.sample_growth import exponent, growth
 from cotjax.study.sample_speed import SampleSide, benchmark, check_same_texts
 from cotjax.study.sample_speed_worker import Job
-
-
-@pytest.fixture
-def model_folder(tmp_path) -> Path:
-    """config.json alone."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(tiny.model_config().to_hf()))
-    return folder
 
 
 def test_alone(model_folder, capsys):

@@ -3,7 +3,6 @@
 import json
 import os
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import tiny
@@ -15,15 +14,6 @@ from cotjax.study.train_speed import TrainSide, benchmark, check_agreement
 from cotjax.study.train_speed_worker import Job
 
 BATCH, LENGTH = 4, 64
-
-
-@pytest.fixture
-def model_folder(tmp_path) -> Path:
-    """config.json alone."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(tiny.model_config().to_hf()))
-    return folder
 
 
 def test_alone(model_folder, capsys):
