@@ -8,7 +8,6 @@ rounding breaks.
 
 from __future__ import annotations
 
-import json
 import random
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ from cotjax.envs.base import TASK_TYPES, Game
 from cotjax.envs.household import make_games
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.study.rollout_speed_worker import Job
-from cotjax.study.sides import Side, environment_of_sides
+from cotjax.study.sides import Side, check_same_platform, environment_of_sides
 
 AGREE = 0.9  # least share of episodes that two sides play with the same actions
 _SPLIT = "valid_seen"  # of made games
@@ -107,17 +106,11 @@ def _games(folder: Path, root: Path | None, split: str, episodes: int, seed: int
 class RolloutSide(Side):
     """A process that plays; see rollout_speed_worker. Started, it is warm."""
 
+    worker = "cotjax.study.rollout_speed_worker"
+
     def __init__(self, job: Job, folder: Path):
         self.rounds: list[dict[str, Any]] = []
-        sharing = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if job.weights else {}  # of a GPU, of which jax alone would take most
-        super().__init__(job.side, "cotjax.study.rollout_speed_worker", folder, sharing)
-        try:
-            self.started = self.ask(json.dumps(asdict(job)))
-            if job.side == "cotjax" and job.weights and self.started["devices"] > 1:
-                raise UsageError(f"--peer plays on one device, and cotjax sees {self.started['devices']}; show it one alone")
-        except BaseException:
-            self.close()
-            raise
+        super().__init__(job.side, job, folder)
 
     def take(self) -> None:
         """Let it play a round, and note what that took."""
@@ -126,9 +119,8 @@ class RolloutSide(Side):
     def describe(self) -> str:
         """What it runs on, and how it started."""
         found = self.started
-        where = f"{found['devices']} x {found['device_kind']}, {found['cores']} cores"
         compiled = f", of which {found['compile_s']:.1f} s for compiling {found['programs']} programs" if "programs" in found else ""
-        return f"{self.name}: {found['versions']}; {where}; warm-up {found['warm_up_s']:.1f} s{compiled}"
+        return f"{self.where}; warm-up {found['warm_up_s']:.1f} s{compiled}"
 
     def seconds(self, kind: str = "both") -> list[float]:
         """What each round took."""
@@ -137,15 +129,12 @@ class RolloutSide(Side):
 
 def agreement(sides: Sequence[RolloutSide], games: Sequence[str], console: Console) -> float:
     """Share of episodes that the other side plays with cotjax's actions, 1 where there is none."""
-    ours = sides[0].started["both"]["executed"]
-    check_agreement(games, ours, sides[0].started["alone"]["executed"], "cotjax without prompt actions")
+    ours = sides[0].started["both"]["acted"]
+    check_agreement(games, ours, sides[0].started["alone"]["acted"], "cotjax without prompt actions")
     shares = [1.0]
     for other in sides[1:]:
-        if sides[0].started["platform"] != other.started["platform"]:
-            raise UsageError(
-                f"cotjax runs on {sides[0].started['platform']}, {other.name} on {other.started['platform']}: nothing to compare"
-            )
-        differ = check_agreement(games, ours, other.started["both"]["executed"], other.name)
+        check_same_platform(sides[0], other)
+        differ = check_agreement(games, ours, other.started["both"]["acted"], other.name)
         shares.append(1.0 - len(differ) / len(games))
         said = f"{len(games) - len(differ)} of {len(games)} episodes have the same actions on both sides"
         console.print("; ".join([said, *differ]), markup=False, soft_wrap=True)
@@ -173,7 +162,7 @@ def _figures(sides: Sequence[RolloutSide], agreed: float) -> dict[str, dict[str,
     for side in sides:
         took = median(side.seconds())
         rounds = [each["both"] for each in side.rounds]
-        episodes, steps = len(rounds[-1]["executed"]), sum(map(len, rounds[-1]["executed"].values()))
+        episodes, steps = len(rounds[-1]["acted"]), sum(map(len, rounds[-1]["acted"].values()))
         hidden = 1 - sum(each["waited_s"] for each in rounds) / sum(each["environment_s"] for each in rounds)
         row = {"rollout_s": took, "episodes/min": 60 * episodes / took, "steps/s": steps / took, "hidden": hidden}
         row |= {"tokens/s": rounds[-1]["new_tokens"] / took, "episodes": episodes, "steps": steps, "won": rounds[-1]["won"]}

@@ -69,7 +69,7 @@ def test_sides_that_play_otherwise_are_not_compared(games, tmp_path):
     pytest.importorskip("torch")
     _, played = games
     fields = tuple(asdict(game) for game in played)
-    job = Job("cotjax", str(BASE_FOLDER), "chatml", fields, str(tmp_path / "pddl"), 2, 3, 32, weights=str(tmp_path / "weights"))
+    job = Job("cotjax", str(BASE_FOLDER), "chatml", fields, str(tmp_path / "pddl"), 2, 3, 64, weights=str(tmp_path / "weights"))
     sides = [RolloutSide(job, tmp_path)]
     try:
         config_file = tmp_path / "weights" / "config.json"
