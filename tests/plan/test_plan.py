@@ -1,17 +1,13 @@
 """`cotjax plan`. What needs the TPU compiler runs where libtpu is: in the environment, or beside it where launch/test.sh puts it."""
 
 import importlib.util
-import os
 import re
 import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from math import prod
-from pathlib import Path
 
 import pytest
+from planning import CONFIGS, SHIPPED, command, compiler, environment
 
-import cotjax
 from cotjax.config import load_config, sampler_mesh
 from cotjax.errors import UsageError
 from cotjax.model import decoder
@@ -20,51 +16,25 @@ from cotjax.plan.main import changes, model_of
 from cotjax.plan.measure import _NO_ROOM, _amount, replicated
 from cotjax.plan.topology import Topology
 
-CONFIGS = Path(cotjax.__file__).parent.parent / "configs"
-SHIPPED = {
-    "qwen3_4b_v5e_4x4": ["v5e:4x4"],
-    "qwen3_8b_v5e_8x8": ["v5e:8x8"],
-    "qwen3_8b_v6e_4x4": ["v6e:4x4"],
-    "qwen3_14b_v5p_4x4x4": ["v5p:4x4x4"],
-    "llama3_8b_v5p_2x2x4": ["v5p:2x2x4"],
-    "qwen3_32b_two_v5e_16x16": ["v5e:16x16", "--slices", "2"],
-}
 # A plan that compiles in seconds.
 SMALL = (
     "--config", str(CONFIGS / "demo.py"), "--topology", "v5e:2x2", "--config.model.compute_dtype=bfloat16", "--config.mesh.fsdp=2",
     "--config.mesh.data=2", "--config.train.scan_layers=True",
 )  # fmt: skip
 
-
-def _compiler() -> Path | None:
-    beside = Path(sys.prefix) / "libtpu" / "libtpu" / "libtpu.so"
-    installed = importlib.util.find_spec("libtpu")
-    return Path(installed.origin).parent / "libtpu.so" if installed else beside if beside.exists() else None
+needs_compiler = pytest.mark.skipif(compiler() is None, reason="the TPU compiler (libtpu) is not here")
 
 
-needs_compiler = pytest.mark.skipif(_compiler() is None, reason="the TPU compiler (libtpu) is not here")
-
-
-def _plan(*arguments: str, compiler: bool = True) -> subprocess.CompletedProcess:
-    environment = {name: value for name, value in os.environ.items() if name != "TPU_LIBRARY_PATH"}
-    if compiler:
-        environment["TPU_LIBRARY_PATH"] = str(_compiler())
-    return subprocess.run([sys.executable, "-m", "cotjax.cli", "plan", *arguments], capture_output=True, text=True, env=environment)
-
-
-@pytest.fixture(scope="module")
-def shipped():
-    """Config -> what its plan printed. A compile keeps one core busy, so that two go at a time."""
-    with ThreadPoolExecutor(2) as pool:
-        runs = {name: pool.submit(_plan, "--config", str(CONFIGS / f"{name}.py"), "--topology", *where) for name, where in SHIPPED.items()}
-        return {name: run.result() for name, run in runs.items()}
+def _plan(*arguments: str, compiled: bool = True) -> subprocess.CompletedProcess:
+    found = environment(compiler() if compiled else None)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, env=found)
 
 
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_config_fits_its_slice(shipped, name):
-    run = shipped[name]
+def test_a_shipped_config_fits_its_slice(plans, name):
+    run = plans[name]
     assert run.returncode == 0, run.stdout + run.stderr
     for program in ("train step: fits", "sampler, prefill: fits", "sampler, decode: fits"):
         assert program in run.stdout
@@ -122,7 +92,7 @@ def test_the_plan_of_a_small_model_adds_up():
 )
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is part of this environment")
 def test_what_cannot_be_planned_is_one_line(arguments, words):
-    run = _plan("--config", str(CONFIGS / "demo.py"), *arguments, compiler=False)
+    run = _plan("--config", str(CONFIGS / "demo.py"), *arguments, compiled=False)
     assert (run.returncode, len(run.stderr.splitlines())) == (2, 1), run.stderr
     assert words in run.stderr
 

@@ -1,0 +1,42 @@
+"""`cotjax plan` as the tests call it, with the TPU compiler that is in the environment, or beside it where launch/test.sh puts it."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import cotjax
+
+CONFIGS = Path(cotjax.__file__).parent.parent / "configs"
+# The slice that each is for.
+SHIPPED = {
+    "qwen3_4b_v5e_4x4": ["v5e:4x4"],
+    "qwen3_8b_v5e_8x8": ["v5e:8x8"],
+    "qwen3_8b_v6e_4x4": ["v6e:4x4"],
+    "qwen3_14b_v5p_4x4x4": ["v5p:4x4x4"],
+    "llama3_8b_v5p_2x2x4": ["v5p:2x2x4"],
+    "qwen3_32b_two_v5e_16x16": ["v5e:16x16", "--slices", "2"],
+}
+
+
+def compiler() -> Path | None:
+    """Where the TPU compiler is, if it is here."""
+    beside = Path(sys.prefix) / "libtpu" / "libtpu" / "libtpu.so"
+    installed = importlib.util.find_spec("libtpu")
+    return Path(installed.origin).parent / "libtpu.so" if installed else beside if beside.exists() else None
+
+
+def environment(compiler_path: Path | None) -> dict[str, str]:
+    """This process's, with that compiler or none."""
+    without = {name: value for name, value in os.environ.items() if name != "TPU_LIBRARY_PATH"}
+    return without | ({"TPU_LIBRARY_PATH": str(compiler_path)} if compiler_path else {})
+
+
+def command(*arguments: str) -> list[str]:
+    """`cotjax plan` with these arguments."""
+    return [sys.executable, "-m", "cotjax.cli", "plan", *arguments]
+
+
+def shipped(name: str) -> list[str]:
+    """The arguments that plan a shipped config on its slice."""
+    return ["--config", str(CONFIGS / f"{name}.py"), "--topology", *SHIPPED[name]]
