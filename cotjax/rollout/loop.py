@@ -22,6 +22,8 @@ from cotjax.errors import EnvError, UsageError
 from cotjax.rollout.tokens import action_ids, check_continues, check_prompt
 
 DRIVERS = ("cot", "prompt", "reference")
+# How the next id is drawn: of an Elicitation's fields, those that a policy's `branch` takes.
+DRAWN = ("temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram_size")
 
 
 class Policy(Protocol):
@@ -52,7 +54,7 @@ class Environments(Protocol):
 class Elicitation:
     """How actions are drawn out of the model: stated in every record, fixed across checkpoints.
 
-    `temperature` 0 is greedy; `top_k`, `top_p` and `repetition_penalty` are those of `cotjax.sample.sampling.Sampling`.
+    The fields named in DRAWN are those of `cotjax.sample.sampling.Sampling`; `temperature` 0 is greedy.
     `max_new_tokens` bounds a CoT response, `max_action_tokens` a prompt action (tokens).
     `cot_prefix` is prefilled before a CoT response ("" leaves it to the model whether it reasons).
     """
@@ -61,6 +63,7 @@ class Elicitation:
     top_k: int = 0
     top_p: float = 1.0
     repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
     max_new_tokens: int = 96
     max_action_tokens: int = 16
     max_steps: int = 30
@@ -71,7 +74,7 @@ class Elicitation:
     @property
     def how(self) -> dict[str, float]:
         """How the next id is drawn, as a policy's `branch` takes it."""
-        return {name: getattr(self, name) for name in ("temperature", "top_k", "top_p", "repetition_penalty")}
+        return {name: getattr(self, name) for name in DRAWN}
 
 
 @dataclass

@@ -19,7 +19,7 @@ from cotjax.model import cache as kv
 from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import Params, abstract_params, logits
 from cotjax.model.sharding import batch_sharding
-from cotjax.sample.sampling import NO_ID, Sampling, Scalars, choose, stops
+from cotjax.sample.sampling import NO_ID, Past, Sampling, Scalars, choose, stops
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ class Programs:
         M = `new` tokens a slot at most.
 
         `size`: 0, or that of read_BS, the last argument, all ids that each slot has read, filled up with vocab_size: only those
-        programs know a repetition penalty.
+        programs look back (Sampling.looks_back).
         """
         places = self.cache, *(self.by_slot,) * 4
         jitted = jax.jit(partial(_decode, self.config, most=self.new, pad_id=self.pad_id), donate_argnums=1, out_shardings=places)
@@ -127,7 +127,7 @@ class _Drawn(NamedTuple):
     counts_B: jax.Array  # int32: how many of ids_BM count
     stopped_B: jax.Array  # bool: a stop sequence was made
     done_B: jax.Array  # bool: stopped, or at its limit
-    seen_BV: jax.Array | None  # bool: ids that a slot has read or made; None: nobody asks
+    past: Past | None  # what slots have read and made; None: nobody looks back
 
 
 def _decode(
@@ -151,7 +151,7 @@ def _decode(
 
     def draw(state: _Drawn, hidden_BD: jax.Array) -> _Drawn:
         """Chooses the next token of every slot that is still going."""
-        ids_B, logprobs_B = choose(logits(config, params, hidden_BD), scalars, seeds_B2, state.index, state.seen_BV)
+        ids_B, logprobs_B = choose(logits(config, params, hidden_BD), scalars, seeds_B2, state.index, state.past)
         ids_B = jnp.where(state.done_B, pad_id, ids_B)
         recent_BW = jnp.concatenate([state.recent_BW[:, 1:], ids_B[:, None]], axis=1)
         counts_B = state.counts_B + ~state.done_B
@@ -166,8 +166,17 @@ def _decode(
             counts_B=counts_B,
             stopped_B=stopped_B,
             done_B=stopped_B | (counts_B >= limits_B),
-            seen_BV=None if state.seen_BV is None else state.seen_BV.at[rows, ids_B].set(True),
+            past=None if state.past is None else grown(state.past, ids_B),
         )
+
+    def grown(past: Past, ids_B: jax.Array) -> Past:
+        return Past(past.ids_BS.at[rows, past.lengths_B].set(ids_B), past.lengths_B + 1, past.seen_BV.at[rows, ids_B].set(True))
+
+    def first_past(read_BS: jax.Array) -> Past:
+        # vocab_size, which fills up what was read, is no id, and sets nothing.
+        seen_BV = jnp.zeros((B, config.vocab_size), bool).at[rows[:, None], read_BS].set(True)
+        ids_BS = jnp.pad(read_BS, ((0, 0), (0, most)), constant_values=config.vocab_size)
+        return Past(ids_BS, (read_BS < config.vocab_size).sum(axis=1), seen_BV)
 
     def go_on(state: _Drawn) -> _Drawn:
         cache, hidden_BD = kv.step(config, params, state.cache, state.last_B, state.index - 1)
@@ -183,8 +192,7 @@ def _decode(
         counts_B=jnp.zeros(B, jnp.int32),
         stopped_B=jnp.zeros(B, bool),
         done_B=limits_B == 0,
-        # vocab_size, which fills up what was read, is no id, and sets nothing.
-        seen_BV=None if read_BS is None else jnp.zeros((B, config.vocab_size), bool).at[rows[:, None], read_BS].set(True),
+        past=None if read_BS is None else first_past(read_BS),
     )
     end = jax.lax.while_loop(lambda state: ~state.done_B.all(), go_on, draw(start, hidden_BD))
     return end.cache, end.ids_BM, end.logprobs_BM, end.counts_B, end.stopped_B

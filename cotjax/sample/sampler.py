@@ -111,7 +111,7 @@ class Sampler:
         """The most programs that this sampler ever compiles.
 
         For each room that a slot can need: one that makes or grows the cache, one that reads and one that scores a piece of
-        each size of `read_buckets`, and two that decode, without a repetition penalty and with one.
+        each size of `read_buckets`, and two that decode, of which one looks back (Sampling.looks_back).
         """
         lengths = (*range(1, self.max_length, ROOM_BUCKETS[0]), self.max_length)
         rooms = {bucket(length, ROOM_BUCKETS, self.max_length) for length in lengths}
@@ -160,8 +160,8 @@ class Sampler:
         prompt as it was: the next extend or branch gives what it would have given without this one.
 
         `how` is the fields of sampling.Sampling. Greedy at temperature 0, the default; else each slot samples with its own seed
-        of `seeds`, 0 .. 2**64 - 1. A slot makes up to `max_new` tokens, fewer where a stop sequence or max_length ends it. A
-        repetition penalty is over the prompt, the prefix and what was made.
+        of `seeds`, 0 .. 2**64 - 1. A slot makes up to `max_new` tokens, fewer where a stop sequence or max_length ends it. What
+        limits repetition looks at the prompt, the prefix and what was made.
 
         Raises UsageError for a field of `how` out of range, an empty slot with an empty prefix, one with no room left, or
         sampling without seeds.
@@ -253,15 +253,14 @@ class Sampler:
         """One generation for each slot of `seeds`, after the prefixes that were just read."""
         limits_B = np.zeros(self.slots, np.int32)
         seeds_B2 = np.zeros((self.slots, 2), np.uint32)
-        penalised = sampling.repetition_penalty != 1
-        read_BS = np.full((self.slots, self._cache.room if penalised else 0), self.config.vocab_size, np.int32)
+        read_BS = np.full((self.slots, self._cache.room if sampling.looks_back else 0), self.config.vocab_size, np.int32)
         for slot, seed in seeds.items():
-            read = [*self._ids[slot], *prefixes[slot]] if penalised else []
+            read = [*self._ids[slot], *prefixes[slot]] if sampling.looks_back else []
             limits_B[slot] = min(max_new, self.max_length - len(self._ids[slot]) - len(prefixes[slot]))
             seeds_B2[slot], read_BS[slot, : len(read)] = seed_words(seed), read
         decode = self._program("decode", read_BS.shape[1])
         *scalars, stop_ZW = self._put_whole(*sampling.scalars(), self.programs.stop_ZW)
-        placed = self._put_by_slot(limits_B, seeds_B2, *([read_BS] if penalised else []))
+        placed = self._put_by_slot(limits_B, seeds_B2, *([read_BS] if sampling.looks_back else []))
         self._cache, *made = decode(self._params, self._cache, hidden_BD, *placed[:2], Scalars(*scalars), stop_ZW, *placed[2:])
         ids_BM, logprobs_BM, counts_B, stopped_B = map(np.asarray, made)
         return {

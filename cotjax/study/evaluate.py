@@ -21,7 +21,7 @@ from cotjax.envs.pool import EnvPool, Limits
 from cotjax.errors import DataError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import make_mesh, whole_slots
-from cotjax.rollout.loop import Elicitation, play
+from cotjax.rollout.loop import DRAWN, Elicitation, play
 from cotjax.rollout.record import record_path, set_aside, write_record
 from cotjax.rollout.replay import ReplayEnvironments
 from cotjax.sample.sampler import Sampler
@@ -41,7 +41,7 @@ def elicitation_of(config: ConfigDict) -> Elicitation:
     for name in ("slots", "max_length", "max_steps", "max_new_tokens", "max_action_tokens"):
         if settings[name] < 1:
             raise UsageError(f"evaluate.{name} is {settings[name]}; it must be at least 1")
-    drawn = {name: settings[name] for name in ("temperature", "top_k", "top_p", "repetition_penalty")}
+    drawn = {name: settings[name] for name in DRAWN}
     Sampling(**drawn).check("evaluate.")
     return Elicitation(
         **drawn,

@@ -124,7 +124,10 @@ def test_export_is_what_transformers_saved(theirs, tmp_path, part):
     jax.tree.map(np.testing.assert_array_equal, again_params, params)
 
 
-@pytest.mark.parametrize("slots, how", [(1, {}), (32, {}), (1, {"repetition_penalty": 1.3})], ids=str)
+LIMITED = {"repetition_penalty": 1.1, "no_repeat_ngram_size": 2}
+
+
+@pytest.mark.parametrize("slots, how", [(1, {}), (32, {}), (1, LIMITED)], ids=str)
 def test_greedy_text_of_unequal_lengths(theirs, slots, how):
     folder, model = theirs
     config, params = load_hf(folder)

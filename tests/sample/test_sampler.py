@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -208,6 +210,24 @@ def test_a_repetition_penalty_is_over_prompt_prefix_and_what_was_made(sampler):
     assert made[3].ids != sampler.branch({3: []}, max_new=10)[3].ids
 
 
+def test_no_ngram_comes_twice_where_none_may(sampler):
+    sampler.extend(PROMPTS)
+    free = sampler.branch({slot: [7, 8] for slot in PROMPTS}, max_new=20)
+    made = sampler.branch({slot: [7, 8] for slot in PROMPTS}, max_new=20, no_repeat_ngram_size=2)
+    again = sampler.branches(
+        {slot: [7, 8] for slot in PROMPTS}, max_new=20, temperature=2.0, seeds={slot: [1] for slot in PROMPTS}, no_repeat_ngram_size=2
+    )
+
+    def repeated(slot, ids):
+        whole = [*PROMPTS[slot], 7, 8, *ids]
+        pairs = list(itertools.pairwise(whole))
+        begun = len(whole) - len(ids) - 1  # pairs of the prompt may come twice
+        return [pair for at, pair in enumerate(pairs) if at >= begun and pair in pairs[:at]]
+
+    assert any(repeated(slot, free[slot].ids) for slot in PROMPTS)
+    assert not any(repeated(slot, made[slot].ids) or repeated(slot, again[slot][0].ids) for slot in PROMPTS)
+
+
 def test_max_length_bounds_prompts_and_branches(sampler):
     sampler.extend({0: _ids(MAX_LENGTH - 5, 60), 1: [1, 2]})
     with pytest.raises(UsageError, match=rf"slot 0 would hold {MAX_LENGTH + 1} tokens; max_length is {MAX_LENGTH}"):
@@ -294,6 +314,7 @@ def test_all_that_a_sampler_can_do_stays_within_its_bound():
         (lambda s: s.branch({0: [1]}, max_new=1, top_k=-1), "top_k is -1"),
         (lambda s: s.branch({0: [1]}, max_new=1, top_p=0.0), r"top_p is 0\.0; it must be over 0"),
         (lambda s: s.branch({0: [1]}, max_new=1, repetition_penalty=0.0), r"repetition_penalty is 0\.0"),
+        (lambda s: s.branch({0: [1]}, max_new=1, no_repeat_ngram_size=-1), r"no_repeat_ngram_size is -1"),
         (lambda s: s.branches({0: [1]}, max_new=1, temperature=1.0, seeds={0: []}), "slot 0 has no seed"),
         (lambda s: s.score({0: [1]}), "slot 0 is empty"),
         (lambda s: s.branch({0: [1], 1: [1]}, max_new=1, temperature=1.0, seeds={0: 1}), "slot 1 has no seed"),

@@ -43,6 +43,7 @@ def test_filters_and_penalty_are_those_of_transformers():
     torch = pytest.importorskip("torch")
     from transformers import (
         LogitsProcessorList,
+        NoRepeatNGramLogitsProcessor,
         RepetitionPenaltyLogitsProcessor,
         TemperatureLogitsWarper,
         TopKLogitsWarper,
@@ -50,17 +51,36 @@ def test_filters_and_penalty_are_those_of_transformers():
     )
 
     draw = np.random.default_rng(2)
-    logits, read = draw.normal(size=(40, 300)).astype(np.float32) * 3, draw.integers(0, 300, (40, 17))
+    logits, read = draw.normal(size=(40, 300)).astype(np.float32) * 3, draw.integers(0, 5, (40, 17)) * 60
     seen = np.zeros(logits.shape, bool)
     np.put_along_axis(seen, read, True, axis=1)
-    for top_k, top_p, penalty in ((0, 1.0, 1.4), (5, 1.0, 1.0), (0, 0.7, 1.0), (500, 0.95, 0.8), (20, 0.9, 1.2), (1, 0.01, 1.0)):
-        chain = [RepetitionPenaltyLogitsProcessor(penalty), TemperatureLogitsWarper(0.7)]
+    past = sampling.Past(jnp.pad(read, ((0, 0), (0, 4)), constant_values=300), jnp.full(40, 17), seen)
+    cases = (
+        (0, 1.0, 1.4, 0),
+        (5, 1.0, 1.0, 2),
+        (0, 0.7, 1.0, 1),
+        (500, 0.95, 0.8, 3),
+        (20, 0.9, 1.2, 0),
+        (1, 0.01, 1.0, 4),
+        (0, 1.0, 1.0, 40),
+    )
+    for top_k, top_p, penalty, size in cases:
+        chain = [RepetitionPenaltyLogitsProcessor(penalty)]
+        chain += [NoRepeatNGramLogitsProcessor(size)] if size else []
+        chain += [TemperatureLogitsWarper(0.7)]
         chain += [TopKLogitsWarper(top_k)] if top_k else []
         chain += [TopPLogitsWarper(top_p)] if top_p < 1 else []
         expected = LogitsProcessorList(chain)(torch.tensor(read), torch.tensor(logits)).numpy()
-        scalars = sampling.Sampling(0.7, top_k, top_p, penalty).scalars()
-        ours = sampling.keep_likely(sampling.penalised(logits, seen, scalars.repetition_penalty) / scalars.temperature, scalars)
+        scalars = sampling.Sampling(0.7, top_k, top_p, penalty, size).scalars()
+        ours = sampling.keep_likely(sampling.looking_back(logits, past, scalars) / scalars.temperature, scalars)
         np.testing.assert_allclose(ours, expected, rtol=1e-6)
+
+
+def test_the_example_of_repeated_ngrams():
+    a, b, c, d, none = 0, 1, 2, 3, 5
+    past = sampling.Past(jnp.array([[a, b, c, d, a, b, none], [c, c, none, *[none] * 4]]), jnp.array([6, 2]), jnp.zeros((2, none), bool))
+    found = {size: [np.flatnonzero(row).tolist() for row in np.asarray(sampling.repeats(past, size))] for size in (1, 2, 3, 4, 7)}
+    assert found == {1: [[a, b, c, d], [c]], 2: [[c], [c]], 3: [[c], []], 4: [[], []], 7: [[], []]}
 
 
 def test_draws_differ_by_index_and_by_either_half_of_the_seed():
