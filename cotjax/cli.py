@@ -13,7 +13,7 @@ from cotjax.cli_data import add_data
 from cotjax.cli_play import add_play
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.files import disk_errors
-from cotjax.sigterm import stop_at_sigterm
+from cotjax.signals import caused_by_interrupt, never_unheard, stop_at_sigterm
 
 DESCRIPTION = """\
 cotjax shows where the gains of chain-of-thought (CoT) training of agents land: in the prompt action (decoded
@@ -40,20 +40,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.overrides = overrides
     _quiet_libraries()
     try:
-        with stop_at_sigterm(), disk_errors():
+        with never_unheard(), stop_at_sigterm(), disk_errors():
             arguments.run(arguments)
     except CotjaxError as error:
         print(f"cotjax: {error}", file=sys.stderr)
         _stop_others(str(error), error.exit_code)
         return error.exit_code
+    except KeyboardInterrupt as interrupt:
+        return _interrupted(str(interrupt))
     except Exception as error:
+        if caused_by_interrupt(error):
+            return _interrupted()
         _stop_others(f"{type(error).__name__}: {error}", 1)
         raise
-    except KeyboardInterrupt as interrupt:
-        print(f"cotjax: {str(interrupt) or 'interrupted; what is finished is kept, the same command goes on from it'}", file=sys.stderr)
-        _stop_others("interrupted", 130)
-        return 130
     return 0
+
+
+def _interrupted(kept: str = "") -> int:
+    print(f"cotjax: {kept or 'interrupted; what is finished is kept, the same command goes on from it'}", file=sys.stderr)
+    _stop_others("interrupted", 130)
+    return 130
 
 
 def _stop_others(message: str, exit_code: int) -> None:

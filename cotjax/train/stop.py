@@ -7,7 +7,7 @@ import contextlib
 import jax
 from jax.experimental import multihost_utils
 
-from cotjax.sigterm import at_sigterm
+from cotjax.signals import at_sigterm
 
 
 class StopRequest(contextlib.ExitStack):
