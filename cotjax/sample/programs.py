@@ -21,6 +21,10 @@ from cotjax.model.decoder import Params, abstract_params, logits
 from cotjax.model.sharding import batch_sharding
 from cotjax.sample.sampling import NO_ID, Past, Sampling, Scalars, choose, stops
 
+# Ids of a prefix that a decode takes before it chooses its own, one a step; more are read in a pass of their own, which costs as
+# much as several steps.
+FORCED_MOST = 8
+
 
 @dataclass(frozen=True, eq=False)
 class Programs:
@@ -73,8 +77,8 @@ class Programs:
         return jitted.lower(*self._state(room), self._rows(jnp.int32, size), self._rows(jnp.int32))
 
     def decode(self, size: int, room: int) -> Lowered:
-        """(params, cache, hidden_BD, limits_B, seeds_B2, scalars, stop_ZW) -> (cache, ids_BM, logprobs_BM, counts_B, stopped_B), with
-        M = `new` tokens a slot at most.
+        """(params, cache, hidden_BD, limits_B, seeds_B2, scalars, stop_ZW, prefix_BP) -> (cache, ids_BM, logprobs_BM, counts_B,
+        stopped_B), with M = `new` tokens a slot at most and P = FORCED_MOST.
 
         `size`: 0, or that of read_BS, the last argument, all ids that each slot has read, filled up with vocab_size: only those
         programs look back (Sampling.looks_back).
@@ -84,7 +88,7 @@ class Programs:
         scalars = Sampling().scalars()
         whole = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.whole) for x in (*scalars, self.stop_ZW)]
         read = [self._rows(jnp.int32, size)] if size else []
-        made = self._rows(jnp.int32), self._rows(jnp.uint32, 2), Scalars(*whole[:-1]), whole[-1]
+        made = self._rows(jnp.int32), self._rows(jnp.uint32, 2), Scalars(*whole[:-1]), whole[-1], self._rows(jnp.int32, FORCED_MOST)
         return jitted.lower(*self._state(room), *made, *read)
 
     def _empty(self, room: int) -> kv.KVCache:
@@ -110,21 +114,21 @@ class Programs:
 
 
 class _Drawn(NamedTuple):
-    """The state of a decode. With M the most new tokens and W the longest stop sequence; at the top of the loop a slot
-    that has made ids a b c, index 3:
+    """The state of a decode. With M the most new tokens, P the most ids of a prefix and W the longest stop sequence; at the top of
+    the loop of a slot that was given the prefix p and has made ids a b, index 3:
 
-        ids_BM          a b c . .      recent_BW   b c (W = 2)      counts_B  3
-        cache, behind   a b . . .      c is chosen but not yet read
+        ids_BX          p a b . .  (X = P + M)      recent_BW   a b (W = 2)      counts_B  2
+        cache, behind   p a . . .      b is chosen but not yet read
         its room
     """
 
-    index: jax.Array  # int32 scalar: tokens made so far by the slots that are still going
-    cache: kv.KVCache  # the tokens made and read lie behind its room
+    index: jax.Array  # int32 scalar: tokens given or made so far in the slots that are still going
+    cache: kv.KVCache  # the tokens given or made, and read, lie behind its room
     last_B: jax.Array  # int32: each slot's last id
-    recent_BW: jax.Array  # int32: the last W ids, NO_ID before the first
-    ids_BM: jax.Array  # int32: what was made; pad after the end
-    logprobs_BM: jax.Array  # float32, of ids_BM
-    counts_B: jax.Array  # int32: how many of ids_BM count
+    recent_BW: jax.Array  # int32: the last W ids made, NO_ID before the first
+    ids_BX: jax.Array  # int32: what was given, then what was made; pad after the end
+    logprobs_BX: jax.Array  # float32, of ids_BX
+    counts_B: jax.Array  # int32: how many were made
     stopped_B: jax.Array  # bool: a stop sequence was made
     done_B: jax.Array  # bool: stopped, or at its limit
     past: Past | None  # what slots have read and made; None: nobody looks back
@@ -139,43 +143,51 @@ def _decode(
     seeds_B2: jax.Array,
     scalars: Scalars,
     stop_ZW: jax.Array,
+    prefix_BP: jax.Array,
     read_BS: jax.Array | None = None,
     *,
     most: int,
     pad_id: int,
 ) -> tuple[Any, ...]:
-    """Makes up to `limits_B` tokens (0: the slot sits out) after `hidden_BD`: the cache, its prompts as they were, ids [B, M],
-    logprobs, counts, stopped."""
+    """Makes up to `limits_B` tokens (0: the slot sits out) after `hidden_BD` and the ids of `prefix_BP`, which ends where NO_ID
+    begins: the cache, its prompts as they were, ids [B, M], logprobs, counts, stopped. `read_BS` holds prompts and prefixes."""
     rows = jnp.arange(limits_B.shape[0])
-    B, W = limits_B.shape[0], stop_ZW.shape[1]
+    (B, P), W = prefix_BP.shape, stop_ZW.shape[1]
+    given_B = (prefix_BP != NO_ID).sum(axis=1)
+    given_BX = jnp.pad(prefix_BP, ((0, 0), (0, most)), constant_values=NO_ID)
 
     def draw(state: _Drawn, hidden_BD: jax.Array) -> _Drawn:
-        """Chooses the next token of every slot that is still going."""
-        ids_B, logprobs_B = choose(logits(config, params, hidden_BD), scalars, seeds_B2, state.index, state.past)
-        ids_B = jnp.where(state.done_B, pad_id, ids_B)
-        recent_BW = jnp.concatenate([state.recent_BW[:, 1:], ids_B[:, None]], axis=1)
-        counts_B = state.counts_B + ~state.done_B
-        stopped_B = state.stopped_B | (~state.done_B & stops(recent_BW, stop_ZW))
+        """The next token of every slot that is still going: the prefix's, or one that is chosen."""
+        # A draw's noise is that of the place among what the slot makes, so that it does not depend on how the prefix was read.
+        chosen_B, logprobs_B = choose(logits(config, params, hidden_BD), scalars, seeds_B2, state.counts_B, state.past)
+        given_now_B = jax.lax.dynamic_index_in_dim(given_BX, state.index, axis=1, keepdims=False)
+        chooses_B = (given_now_B == NO_ID) & ~state.done_B
+        ids_B = jnp.where(state.done_B, pad_id, jnp.where(chooses_B, chosen_B, given_now_B))
+        shifted_BW = jnp.concatenate([state.recent_BW[:, 1:], ids_B[:, None]], axis=1)
+        recent_BW = jnp.where(chooses_B[:, None], shifted_BW, state.recent_BW)
+        counts_B = state.counts_B + chooses_B
+        stopped_B = state.stopped_B | (chooses_B & stops(recent_BW, stop_ZW))
         return _Drawn(
             index=state.index + 1,
             cache=state.cache,
             last_B=ids_B,
             recent_BW=recent_BW,
-            ids_BM=jax.lax.dynamic_update_slice_in_dim(state.ids_BM, ids_B[:, None], state.index, axis=1),
-            logprobs_BM=jax.lax.dynamic_update_slice_in_dim(state.logprobs_BM, logprobs_B[:, None], state.index, axis=1),
+            ids_BX=jax.lax.dynamic_update_slice_in_dim(state.ids_BX, ids_B[:, None], state.index, axis=1),
+            logprobs_BX=jax.lax.dynamic_update_slice_in_dim(state.logprobs_BX, logprobs_B[:, None], state.index, axis=1),
             counts_B=counts_B,
             stopped_B=stopped_B,
             done_B=stopped_B | (counts_B >= limits_B),
-            past=None if state.past is None else grown(state.past, ids_B),
+            past=None if state.past is None else grown(state.past, ids_B, chooses_B),
         )
 
-    def grown(past: Past, ids_B: jax.Array) -> Past:
-        return Past(past.ids_BS.at[rows, past.lengths_B].set(ids_B), past.lengths_B + 1, past.seen_BV.at[rows, ids_B].set(True))
+    def grown(past: Past, ids_B: jax.Array, made_B: jax.Array) -> Past:
+        """The past with these ids, where they were made: it has the prefix from the start."""
+        ids_B = jnp.where(made_B, ids_B, config.vocab_size)  # which fills up the row, is no id, and is never seen
+        return Past(past.ids_BS.at[rows, past.lengths_B].set(ids_B), past.lengths_B + made_B, past.seen_BV.at[rows, ids_B].set(True))
 
     def first_past(read_BS: jax.Array) -> Past:
-        # vocab_size, which fills up what was read, is no id, and sets nothing.
         seen_BV = jnp.zeros((B, config.vocab_size), bool).at[rows[:, None], read_BS].set(True)
-        ids_BS = jnp.pad(read_BS, ((0, 0), (0, most)), constant_values=config.vocab_size)
+        ids_BS = jnp.pad(read_BS, ((0, 0), (0, P + most)), constant_values=config.vocab_size)
         return Past(ids_BS, (read_BS < config.vocab_size).sum(axis=1), seen_BV)
 
     def go_on(state: _Drawn) -> _Drawn:
@@ -187,12 +199,17 @@ def _decode(
         cache=cache,
         last_B=jnp.full(B, pad_id, jnp.int32),
         recent_BW=jnp.full((B, W), NO_ID, jnp.int32),
-        ids_BM=jnp.full((B, most), pad_id, jnp.int32),
-        logprobs_BM=jnp.zeros((B, most), jnp.float32),
+        ids_BX=jnp.full((B, P + most), pad_id, jnp.int32),
+        logprobs_BX=jnp.zeros((B, P + most), jnp.float32),
         counts_B=jnp.zeros(B, jnp.int32),
         stopped_B=jnp.zeros(B, bool),
         done_B=limits_B == 0,
         past=None if read_BS is None else first_past(read_BS),
     )
     end = jax.lax.while_loop(lambda state: ~state.done_B.all(), go_on, draw(start, hidden_BD))
-    return end.cache, end.ids_BM, end.logprobs_BM, end.counts_B, end.stopped_B
+
+    def own(x_BX: jax.Array) -> jax.Array:
+        """[B, M] of [B, P + M]: each slot's from the end of its prefix on."""
+        return jax.vmap(partial(jax.lax.dynamic_slice_in_dim, slice_size=most))(x_BX, given_B)
+
+    return end.cache, own(end.ids_BX), own(end.logprobs_BX), end.counts_B, end.stopped_B

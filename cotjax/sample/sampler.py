@@ -28,17 +28,17 @@ from cotjax.model import cache as kv
 from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import Params
 from cotjax.model.sharding import param_shardings
-from cotjax.sample.programs import Programs
-from cotjax.sample.sampling import Sampling, Scalars, seed_words, stop_table
+from cotjax.sample.programs import FORCED_MOST, Programs
+from cotjax.sample.sampling import NO_ID, Sampling, Scalars, seed_words, stop_table
 
 # Tokens of a slot read in one pass: few, or as many as fit. Longer pieces take several passes, which bounds the scores'
 # memory (on CPU, passes twice as large cost a tenth of the speed).
-READ_FEW = (8, 32)
+READ_FEW = (16, 32, 48)
 READ_MOST = 512
 READ_AT_ONCE = 2048  # of all slots together, about
 # Room of a slot's cache: decoding reads all of it at every step, so it grows with the longest slot; each room has programs of
-# its own, so it doubles.
-ROOM_BUCKETS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+# its own, so it grows by a half or a third.
+ROOM_BUCKETS = (256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768)
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,8 @@ class Sampler:
     ) -> dict[int, list[Generation]]:
         """`branch`, but each slot makes as many generations as it has seeds, one of each (greedy: one).
 
-        The prefixes are read once. Then the slots decode together, once for each seed: no token of a prompt or a prefix is
-        read again.
+        The slots decode together, once for each seed, from prefixes that are read once: no token of a prompt or a prefix is read
+        again.
         """
         sampling = Sampling(**how)
         self._check_branch(prefixes, max_new, sampling, seeds)
@@ -188,11 +188,15 @@ class Sampler:
             return {}
         if sampling.temperature == 0:
             seeds = {slot: [0] for slot in prefixes}  # greedy: whatever the seeds
-        hidden_BD = self._read(prefixes)
+        turns = max(len(seeds[slot]) for slot in prefixes)
+        longest = max(map(len, prefixes.values()))
+        # One decode takes short prefixes itself, behind the room where what it makes lies.
+        given = turns == 1 and longest <= FORCED_MOST and longest + max_new <= self._cache.new + 1  # nobody reads the last one made
+        hidden_BD = self._read({} if given else prefixes)
         made: dict[int, list[Generation]] = {slot: [] for slot in prefixes}
-        for turn in range(max(len(seeds[slot]) for slot in prefixes)):
+        for turn in range(turns):
             drawn = {slot: seeds[slot][turn] for slot in prefixes if turn < len(seeds[slot])}
-            for slot, generation in self._decode(hidden_BD, prefixes, drawn, max_new, sampling).items():
+            for slot, generation in self._decode(hidden_BD, prefixes, drawn, max_new, sampling, given).items():
                 made[slot].append(generation)
         return made
 
@@ -248,19 +252,28 @@ class Sampler:
         return hidden_BD
 
     def _decode(
-        self, hidden_BD: jax.Array, prefixes: Mapping[int, Sequence[int]], seeds: Mapping[int, int], max_new: int, sampling: Sampling
+        self,
+        hidden_BD: jax.Array,
+        prefixes: Mapping[int, Sequence[int]],
+        seeds: Mapping[int, int],
+        max_new: int,
+        sampling: Sampling,
+        given: bool,
     ) -> dict[int, Generation]:
-        """One generation for each slot of `seeds`, after the prefixes that were just read."""
+        """One generation for each slot of `seeds`, after the prefixes: they are `given` to the decode, or were just read."""
         limits_B = np.zeros(self.slots, np.int32)
         seeds_B2 = np.zeros((self.slots, 2), np.uint32)
+        prefix_BP = np.full((self.slots, FORCED_MOST), NO_ID, np.int32)
         read_BS = np.full((self.slots, self._cache.room if sampling.looks_back else 0), self.config.vocab_size, np.int32)
         for slot, seed in seeds.items():
             read = [*self._ids[slot], *prefixes[slot]] if sampling.looks_back else []
             limits_B[slot] = min(max_new, self.max_length - len(self._ids[slot]) - len(prefixes[slot]))
             seeds_B2[slot], read_BS[slot, : len(read)] = seed_words(seed), read
+            if given:
+                prefix_BP[slot, : len(prefixes[slot])] = prefixes[slot]
         decode = self._program("decode", read_BS.shape[1])
         *scalars, stop_ZW = self._put_whole(*sampling.scalars(), self.programs.stop_ZW)
-        placed = self._put_by_slot(limits_B, seeds_B2, *([read_BS] if sampling.looks_back else []))
+        placed = self._put_by_slot(limits_B, seeds_B2, prefix_BP, *([read_BS] if sampling.looks_back else []))
         self._cache, *made = decode(self._params, self._cache, hidden_BD, *placed[:2], Scalars(*scalars), stop_ZW, *placed[2:])
         ids_BM, logprobs_BM, counts_B, stopped_B = map(np.asarray, made)
         return {

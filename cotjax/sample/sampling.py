@@ -83,24 +83,24 @@ class Past(NamedTuple):
 
 
 def choose(
-    logits_BV: jax.Array, scalars: Scalars, seeds_B2: jax.Array, index: jax.Array, past: Past | None = None
+    logits_BV: jax.Array, scalars: Scalars, seeds_B2: jax.Array, index_B: jax.Array, past: Past | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Each slot's next id and its log-probability under the model: at temperature 1, with no filter and no penalty, whatever
     the id was drawn by.
 
-    Temperature 0 takes the most likely id. Else the noise depends on nothing but (the slot's seed, `index`, the id): a
+    Temperature 0 takes the most likely id. Else the noise depends on nothing but (the slot's seed, its `index_B`, the id): a
     slot's text is the same whoever its neighbours are and wherever in the batch it sits. `past`: None where the drawing does
     not look back.
     """
 
     def noisy(scores_BV: jax.Array) -> jax.Array:
-        def noise(seed_2: jax.Array) -> jax.Array:
+        def noise(seed_2: jax.Array, index: jax.Array) -> jax.Array:
             return jax.random.gumbel(jax.random.fold_in(slot_key(seed_2), index), scores_BV.shape[1:], jnp.float32)
 
         scores_BV = scores_BV / scalars.temperature
         filtering = (scalars.top_k > 0) | (scalars.top_p < 1)
         kept_BV = jax.lax.cond(filtering, partial(keep_likely, scalars=scalars), lambda scores_BV: scores_BV, scores_BV)
-        return kept_BV + jax.vmap(noise)(seeds_B2)
+        return kept_BV + jax.vmap(noise)(seeds_B2, index_B)
 
     scores_BV = logits_BV if past is None else looking_back(logits_BV, past, scalars)
     scores_BV = jax.lax.cond(scalars.temperature > 0, noisy, lambda scores_BV: scores_BV, scores_BV)

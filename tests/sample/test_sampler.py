@@ -9,6 +9,7 @@ import tiny
 from cotjax.errors import UsageError
 from cotjax.model import decoder
 from cotjax.model.sharding import make_mesh
+from cotjax.sample.programs import FORCED_MOST
 from cotjax.sample.sampler import ROOM_BUCKETS, Sampler, read_buckets
 
 CONFIG = tiny.model_config()
@@ -167,7 +168,8 @@ def test_a_branch_costs_its_own_tokens_alone(sampler, monkeypatch):
     sampler.extend({0: PROMPTS[1], 1: PROMPTS[2]})
     assert sum(read for _, read in ran) == 140 + 20
     for call, expected in (
-        (lambda: sampler.branch({0: [1, 2], 1: []}, max_new=3), [("prefill", 2), "decode"]),
+        (lambda: sampler.branch({0: [1, 2], 1: []}, max_new=3), ["decode"]),  # which takes a short prefix itself
+        (lambda: sampler.branch({0: [1] * 9, 1: []}, max_new=3), [("prefill", 9), "decode"]),
         (lambda: sampler.branch({0: [], 1: []}, max_new=3), ["decode"]),
         (lambda: sampler.branches({0: [1, 2], 1: [3]}, seeds={0: [1, 2, 3], 1: [4]}, **warm), [("prefill", 3), *["decode"] * 3]),
         (lambda: sampler.score({0: [1, 2, 3], 1: [4, 5]}), [("score", 5)]),
@@ -175,6 +177,33 @@ def test_a_branch_costs_its_own_tokens_alone(sampler, monkeypatch):
         ran.clear()
         call()
         assert ran == expected
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"temperature": 1.0, "seeds": {slot: slot for slot in PROMPTS}}, {"repetition_penalty": 1.3, "no_repeat_ngram_size": 3}],
+    ids=str,
+)
+def test_a_prefix_that_a_decode_takes_is_one_that_was_read(how):
+    """Long prefixes are read in a pass of their own. Of unequal ones, and a stop sequence that must not begin in the prefix."""
+    free = Sampler(CONFIG, MESH, slots=4, max_length=MAX_LENGTH, stop=[], pad_id=0, max_new=12)
+    free.load(PARAMS)
+    free.extend(PROMPTS)
+    prefixes = {0: [], 1: _ids(FORCED_MOST, 10), 2: _ids(1, 11), 3: _ids(3, 12)}
+    text = free.branch(prefixes, max_new=12, **how)
+    first = text[3].ids[0]
+    sampler = Sampler(CONFIG, MESH, slots=4, max_length=MAX_LENGTH, stop=[[prefixes[3][-1], first], text[1].ids[3:5]], pad_id=0, max_new=12)
+    sampler.load(PARAMS)
+    sampler.extend(PROMPTS)
+    given = sampler.branch(prefixes, max_new=12, **how)
+    assert sampler.compilations == 3, "a cache, a read of the prompts, a decode: nothing for the prefixes"
+    sampler.extend(prefixes)
+    read = sampler.branch(dict.fromkeys(prefixes, ()), max_new=12, **how)
+    for slot in PROMPTS:
+        assert (given[slot].ids, given[slot].stopped) == (read[slot].ids, read[slot].stopped)
+        np.testing.assert_allclose(given[slot].logprobs, read[slot].logprobs, atol=1e-4)
+    assert given[1].stopped and given[1].ids == text[1].ids[:5]
+    assert not given[3].stopped and given[3].ids == text[3].ids
 
 
 def test_scores_are_the_logprobs_of_what_was_decoded_and_of_the_full_forward(sampler):
@@ -272,19 +301,19 @@ def test_a_long_episode_compiles_at_most_one_program_a_bucket():
     sampler = Sampler(CONFIG, MESH, slots=2, max_length=MAX_LENGTH, stop=[], pad_id=0, max_new=16)
     rooms, counts = 2, []
     assert ROOM_BUCKETS[1] > MAX_LENGTH
-    assert read_buckets(2) == [8, 32, 512]
-    assert sampler.programs_bound == rooms * (1 + 2 * 3 + 2)
+    assert read_buckets(2) == [16, 32, 48, 512]
+    assert sampler.programs_bound == rooms * (1 + 2 * 4 + 2)
     for seed in range(2):
         sampler.load(PARAMS)
         sampler.extend({0: _ids(30, seed), 1: _ids(20, seed)})
         for turn in range(12):
             sampler.branch({0: [1], 1: []}, max_new=12)
             sampler.branch({1: [turn]}, max_new=5 + turn, temperature=0.7, seeds={1: turn})
-            sampler.extend({slot: _ids(15 + turn, turn) for slot in range(2)})
+            sampler.extend({slot: _ids(17 + turn, turn) for slot in range(2)})
         sampler.branch({0: [1]}, max_new=3)
         counts.append(sampler.compilations)
-    # To make a cache, to let it grow; in each room two sizes of pieces, 8 and 32, and one decode.
-    assert counts[0] == 2 + 3 * rooms
+    # To make a cache, to let it grow; in each room one that reads (here pieces of up to 32) and one that decodes.
+    assert counts[0] == 2 + 2 * rooms
     assert counts[1] == counts[0]
 
 
@@ -292,13 +321,13 @@ def test_all_that_a_sampler_can_do_stays_within_its_bound():
     config = tiny.model_config(layers=1)
     sampler = Sampler(config, MESH, slots=64, max_length=200, stop=[], pad_id=0, max_new=4)
     sampler.load(decoder.init_params(config, jax.random.key(0)))
-    for length in (2, 120):
+    for length in (2, 20, 120):
         sampler.extend({0: _ids(length, length)})
         for how in ({}, {"top_k": 3, "temperature": 1.0, "seeds": {0: 1}}, {"repetition_penalty": 1.1}):
             sampler.branch({0: []}, max_new=4, **how)
-        for size in (2, 20):
+        for size in (2, 20, 40):
             sampler.score({0: _ids(size, size)})
-    assert sampler.compilations == sampler.programs_bound == 1 + 2 * 2 + 2
+    assert sampler.compilations == sampler.programs_bound == 1 + 2 * 3 + 2
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ LOGITS = jnp.asarray(np.random.default_rng(0).normal(size=(1, 6)) * 2, jnp.float
 def _draws(temperature, count, index=0, **how):
     seeds = np.stack([sampling.seed_words(seed) for seed in range(count)])
     scalars = sampling.Sampling(temperature, **how).scalars()
-    return jax.jit(sampling.choose)(jnp.repeat(LOGITS, count, axis=0), scalars, seeds, index)
+    return jax.jit(sampling.choose)(jnp.repeat(LOGITS, count, axis=0), scalars, seeds, jnp.full(count, index))
 
 
 def test_temperature_zero_takes_the_most_likely():
@@ -87,7 +87,7 @@ def test_draws_differ_by_index_and_by_either_half_of_the_seed():
     first, second = _draws(1.0, 200, index=0)[0], _draws(1.0, 200, index=1)[0]
     assert (np.asarray(first) != np.asarray(second)).mean() > 0.3
     wide = np.stack([sampling.seed_words(seed + (1 << 40)) for seed in range(200)])
-    third = sampling.choose(jnp.repeat(LOGITS, 200, axis=0), sampling.Sampling(1.0).scalars(), wide, 0)[0]
+    third = sampling.choose(jnp.repeat(LOGITS, 200, axis=0), sampling.Sampling(1.0).scalars(), wide, jnp.zeros(200, int))[0]
     assert (np.asarray(first) != np.asarray(third)).mean() > 0.3
 
 
