@@ -306,7 +306,7 @@ def test_a_long_episode_compiles_at_most_one_program_a_bucket():
     for seed in range(2):
         sampler.load(PARAMS)
         sampler.extend({0: _ids(30, seed), 1: _ids(20, seed)})
-        for turn in range(12):
+        for turn in range(11):
             sampler.branch({0: [1], 1: []}, max_new=12)
             sampler.branch({1: [turn]}, max_new=5 + turn, temperature=0.7, seeds={1: turn})
             sampler.extend({slot: _ids(17 + turn, turn) for slot in range(2)})
