@@ -67,7 +67,8 @@ class GameEntry:
     """One game's data that never changes while it is played; every environment object of the process shares it.
 
     Filled as operators turn up: `actions` (operator name -> action), `commands` (operator id -> command) and `derived`
-    (action name and the objects its command names -> command). A command that can change during a game is not kept.
+    (action name and the objects its command names -> command). A command that can change during a game is not kept. `first`,
+    how textworld indexes the facts that a game begins with, and `intro`, its first text, are the same at every reset.
     """
 
     logic: GameLogic
@@ -79,6 +80,8 @@ class GameEntry:
     actions: dict[str, Action] = field(default_factory=dict)
     commands: dict[int, str] = field(default_factory=dict)
     derived: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)
+    first: tuple[dict[Signature, set[Proposition]], dict[str, Variable], dict[str, set[Variable]], Counter[str]] | None = None
+    intro: str | None = None
 
     def action(self, operator_name: str, operator_id: int) -> Action:
         """The textworld action of a fast-downward operator, whose name is "action argument argument ..."."""
@@ -123,10 +126,6 @@ class CachedState(PddlState):
     """`PddlState` from a kept translation: the current state lives in the library, the facts mirror it."""
 
     def __init__(self, downward_lib, entry: GameEntry):
-        self._facts = defaultdict(set)
-        self._vars_by_name = {}
-        self._vars_by_type = defaultdict(set)
-        self._var_counts = Counter()
         self._logic = entry.logic
         self._entry = entry
         self._sorted: dict[str, dict[Signature, list[Proposition]]] = {}  # predicate name -> `_candidates` of it
@@ -135,7 +134,18 @@ class CachedState(PddlState):
         self.pddl_problem = entry.problem
         self.name2type = entry.translation.object_types
         downward_lib.load_sas(entry.translation.sas.encode("utf-8"))
-        self.add_facts(entry.facts)
+        if entry.first is None:
+            self._take_index({}, {}, {}, Counter())
+            self.add_facts(entry.facts)
+            entry.first = self._facts, self._vars_by_name, self._vars_by_type, self._var_counts
+        self._take_index(*entry.first)
+
+    def _take_index(self, facts, vars_by_name, vars_by_type, var_counts) -> None:
+        """Hold copies of these tables, which are those of textworld's State."""
+        self._facts = defaultdict(set, {signature: set(held) for signature, held in facts.items()})
+        self._vars_by_name = dict(vars_by_name)
+        self._vars_by_type = defaultdict(set, {type_: set(held) for type_, held in vars_by_type.items()})
+        self._var_counts = var_counts.copy()
 
     def all_applicable_actions(self) -> list[Action]:
         operators = (fast_downward.Operator * self.downward_lib.get_applicable_operators_count())()
@@ -245,7 +255,9 @@ class CachedPddlEnv(PddlEnv):
         self.state = GameState()
         self._last_action = None
         self._moves = 0
-        self.state.feedback = self._logic.grammar.derive("#intro#", self._context({}))
+        if self._entry.intro is None:
+            self._entry.intro = self._logic.grammar.derive("#intro#", self._context({}))
+        self.state.feedback = self._entry.intro
         self.state.raw = self.state.feedback
         self._gather_infos()
         return self.state
