@@ -228,9 +228,9 @@ class _Turn:
 
     def act(self, live: dict[int, _Episode]) -> None:
         """Extend the prompts, and decode the driver's actions."""
-        elicitation, longest = self._elicitation, self._policy.max_length
+        elicitation, longest, lengths = self._elicitation, self._policy.max_length, self._policy.lengths
         for slot, episode in live.items():
-            needed = self._policy.lengths[slot] + len(episode.next_piece) + elicitation.max_new_tokens + 8
+            needed = lengths[slot] + len(episode.next_piece) + elicitation.max_new_tokens + 8
             if episode.ended is None and needed > longest:
                 episode.ended = "length"
         self._ready = ready = {slot: episode for slot, episode in live.items() if episode.ended is None}
@@ -238,9 +238,10 @@ class _Turn:
             return
         started_at = time.perf_counter()
         self._policy.extend({slot: episode.next_piece for slot, episode in ready.items()})
+        lengths = self._policy.lengths
         for slot, episode in ready.items():
             episode.prompt += episode.next_piece
-            check_prompt(episode.where, episode.prompt, int(self._policy.lengths[slot]))
+            check_prompt(episode.where, episode.prompt, int(lengths[slot]))
         self._seeds = {kind: {slot: _seed(episode, kind) for slot, episode in ready.items()} for kind in ("cot", "prompt")}
         decoded = {kind: self._branch(kind) for kind in self._first}
         self._took(started_at)

@@ -127,7 +127,7 @@ def test_export_is_what_transformers_saved(theirs, tmp_path, part):
 LIMITED = {"repetition_penalty": 1.1, "no_repeat_ngram_size": 2}
 
 
-@pytest.mark.parametrize("slots, how", [(1, {}), (32, {}), (1, LIMITED)], ids=str)
+@pytest.mark.parametrize("slots, how", [(1, {}), (32, {}), (1, {"repetition_penalty": 1.3}), (1, LIMITED)], ids=str)
 def test_greedy_text_of_unequal_lengths(theirs, slots, how):
     folder, model = theirs
     config, params = load_hf(folder)

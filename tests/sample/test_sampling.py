@@ -51,7 +51,8 @@ def test_filters_and_penalty_are_those_of_transformers():
     )
 
     draw = np.random.default_rng(2)
-    logits, read = draw.normal(size=(40, 300)).astype(np.float32) * 3, draw.integers(0, 5, (40, 17)) * 60
+    logits, read = draw.normal(size=(40, 300)).astype(np.float32) * 3, draw.integers(0, 300, (40, 17))
+    read[20:] = draw.integers(0, 5, (20, 17))  # few ids, whose n-grams come again
     seen = np.zeros(logits.shape, bool)
     np.put_along_axis(seen, read, True, axis=1)
     past = sampling.Past(jnp.pad(read, ((0, 0), (0, 4)), constant_values=300), jnp.full(40, 17), seen)
