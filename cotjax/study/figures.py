@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import re
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from scipy.optimize import isotonic_regression
 
 from cotjax.study.summary import BASE, domain_label, find_point
 
@@ -202,16 +204,19 @@ def _draw(axes: Axes, summary: dict, chart: Chart, domain: str, limits: tuple[fl
 
 
 def _name_ends(axes: Axes, ends: list[tuple[float, str, str]], x: float, limits: tuple[float, float]) -> None:
-    """Each line's name at its last value, pushed apart where values are close."""
-    room = 0.075 * (limits[1] - limits[0])
-    heights, order = [], sorted(ends)
-    for value, _, _ in order:
-        heights.append(max(value, heights[-1] + room) if heights else value)
-    over = max(heights[-1] - (limits[1] - room / 2), 0.0) if heights else 0.0
-    pushed = sum(height - value for height, (value, _, _) in zip(heights, order, strict=True)) / max(len(order), 1)
-    for height, (_, label, colour) in zip(heights, order, strict=True):
-        y = height - max(over, min(pushed, height - limits[0]))
+    """Each line's name beside its last value, or as near to it as the other names leave room."""
+    order, room = sorted(ends), 0.075 * (limits[1] - limits[0])
+    heights = apart([value for value, _, _ in order], room, limits[0] + room / 2, limits[1] - room / 2)
+    for y, (_, label, colour) in zip(heights, order, strict=True):
         axes.text(x, y, label, color=colour, fontsize=10.5, fontweight="bold", va="center", clip_on=False)
+
+
+def apart(values: Sequence[float], room: float, low: float, high: float) -> np.ndarray:
+    """Rising `values` moved as little as it takes (by least squares) for them to be `room` apart, and then into low .. high."""
+    if not values:
+        return np.empty(0)
+    steps = room * np.arange(len(values))
+    return np.clip(isotonic_regression(np.asarray(values) - steps).x, low, high - steps[-1]) + steps
 
 
 def _style(axes: Axes, chart: Chart, checkpoints: list[int]) -> None:

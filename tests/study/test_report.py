@@ -6,13 +6,14 @@ import re
 from html.parser import HTMLParser
 
 import matplotlib
+import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
 from cotjax.errors import DataError
 from cotjax.study.answers import answers, lead
-from cotjax.study.figures import CHARTS, alt_text, panel_svg, write_figures
+from cotjax.study.figures import CHARTS, alt_text, apart, panel_svg, write_figures
 from cotjax.study.report import make_report, write_report
 from cotjax.study.summary import find_point, percent, summarize, terminal_table
 
@@ -270,6 +271,20 @@ def test_figures(study):
     assert alt_text(summary, "d3", "ood").endswith(
         "reduced action supervision, k = 0.3, CoT: 17 to 100; reduced action supervision, k = 0.3, prompt: 8 to 75."
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "heights"),
+    [
+        ([], []),
+        ([0.2, 0.5, 0.8], [0.2, 0.5, 0.8]),  # far apart: where they are
+        ([0.3, 0.49, 0.51, 0.9], [0.3, 0.45, 0.55, 0.9]),  # two give way, the others do not move
+        ([0.0, 0.0, 0.0, 0.0], [0.05, 0.15, 0.25, 0.35]),  # all on the axis: above it
+        ([0.97, 0.98], [0.85, 0.95]),
+    ],
+)
+def test_names_at_the_ends_of_lines_keep_apart(values, heights):
+    np.testing.assert_allclose(apart(values, 0.1, 0.05, 0.95), heights)
 
 
 def test_terminal_table_fits_80_columns(study):
