@@ -15,6 +15,7 @@ def get_config():
     config = default_config()
     config.title = "Where the gains of CoT training land: real ALFWorld, valid_seen"
     config.out = "runs/alfworld"
+    config.cpu_devices = 2
     config.games.source = "alfworld"
     config.games.train = 600
     config.games.eval_split = "valid_seen"

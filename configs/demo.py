@@ -13,6 +13,7 @@ def get_config():
     config = default_config()
     config.title = "Where the gains of CoT training land: the demo"
     config.out = "runs/demo"
+    config.cpu_devices = 2
     config.games.train = 150  # of each in-domain task type: 600
     config.games.in_domain = 60
     config.games.ood = 20

@@ -208,9 +208,12 @@ def _quiet_libraries() -> None:
 def _open(arguments: argparse.Namespace, path: Path):
     from cotjax import distributed
     from cotjax.config import load_config
+    from cotjax.model.sharding import split_cpu
 
-    distributed.start(arguments.coordinator, arguments.processes, arguments.process_id, devices=arguments.devices)
+    distributed.join(arguments.coordinator, arguments.processes, arguments.process_id)
     config = load_config(path, arguments.overrides)
+    split_cpu(config.cpu_devices)
+    distributed.check(processes=arguments.processes, devices=arguments.devices)
     if arguments.out:
         config.out = arguments.out
     import tensorflow_datasets as tfds

@@ -40,6 +40,7 @@ def _add_sample(bench: argparse._SubParsersAction) -> None:
     ):
         sample.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default {default})")
     sample.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of parameters and matmuls (default float32)")
+    sample.add_argument("--cpu-devices", type=int, help="devices that cotjax splits a CPU into (default: one a core)")
     sample.add_argument("--peer", choices=("transformers",), help="run the same in transformers on torch, with either cache")
     sample.add_argument("--growth", action="store_true", help="instead: a turn's time against history and slots, of a tiny model")
     sample.add_argument("--out", type=Path, help="with --growth: the figure to write, a PNG")
@@ -62,6 +63,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--data", type=int, default=-1, help="devices on the mesh's data axis (default -1: what is left)")
     train.add_argument("--fsdp", type=int, default=1, help="devices on its fsdp axis (default 1)")
     train.add_argument("--tensor", type=int, default=1, help="devices on its tensor axis (default 1)")
+    train.add_argument("--cpu-devices", type=int, help="devices that cotjax splits a CPU into (default: one a core)")
     train.add_argument("--peer", choices=("transformers",), help="run the same in transformers on torch, and print the ratio")
     train.add_argument(
         "--peer-mode", nargs="+", choices=("compile", "eager"), default=["compile"], help="how the peer runs, one or both (default compile)"
@@ -103,6 +105,7 @@ def _add_rollout(rollout: argparse.ArgumentParser) -> None:
     rollout.add_argument("--split", default="valid_seen", help="split of --games (default valid_seen)")
     rollout.add_argument("--model", type=Path, help="folder of a model with its tokenizer (default: the shipped base)")
     rollout.add_argument("--template", default="chatml", help="turn template of --model (default chatml)")
+    rollout.add_argument("--cpu-devices", type=int, help="devices that cotjax splits a CPU into (default: one a core)")
     rollout.add_argument("--peer", choices=("transformers",), help="play the same in transformers on torch, and print the ratio")
     rollout.add_argument("--rounds", type=int, default=3, help="rounds, in which the sides take turns (default 3)")
     rollout.add_argument("--seed", type=int, default=0, help="of the games (default 0)")
@@ -134,6 +137,7 @@ def _train(arguments: argparse.Namespace) -> None:
         scan=arguments.scan,
         peer_accumulate=arguments.peer_accumulate,
         mesh=(arguments.data, arguments.fsdp, arguments.tensor),
+        cpu_devices=arguments.cpu_devices,
         peers=tuple(dict.fromkeys(arguments.peer_mode)) if arguments.peer else (),
         steps=arguments.steps,
         rounds=arguments.rounds,
@@ -146,7 +150,7 @@ def _sample(arguments: argparse.Namespace) -> None:
     if arguments.growth:
         sample_growth.growth(out=arguments.out)
     else:
-        given = {name: getattr(arguments, name) for name in ("model", "slots", "prompt", "new", "dtype", "rounds")}
+        given = {name: getattr(arguments, name) for name in ("model", "slots", "prompt", "new", "dtype", "cpu_devices", "rounds")}
         sample_speed.benchmark(**given, peers=("dynamic", "static") if arguments.peer else ())
 
 
@@ -181,6 +185,7 @@ def _rollout(arguments: argparse.Namespace) -> None:
         slots=arguments.slots,
         steps=arguments.steps,
         new=arguments.new,
+        cpu_devices=arguments.cpu_devices,
         peer=arguments.peer is not None,
         rounds=arguments.rounds,
         seed=arguments.seed,

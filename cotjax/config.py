@@ -25,6 +25,7 @@ def default_config() -> ConfigDict:
     config.title = "Where the gains of CoT training land"
     config.out = "runs/study"  # folder that everything is written to
     config.seed = 0  # of games, data order, masking and sampled decoding
+    config.cpu_devices = 1  # devices that a CPU's cores are split into, where there is no accelerator; one a core is faster
     config.workers = 2  # processes that make games and collect; an evaluation has one a slot. 0: all is played in this process
 
     config.games = ConfigDict()

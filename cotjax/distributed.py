@@ -1,6 +1,7 @@
 """Several processes as one run: a TPU pod, GKE, SLURM, or processes that are told each other's address.
 
-    start()                          # before any device is used; alone, it does nothing
+    join()                           # before any device is used; alone, it does nothing
+    check(devices=32)                # the processes and devices are those expected
     with in_turn("games"):           # process 0 makes the files, then the others find them made
         games = prepare_games(config)
     rows = local_rows(sharding, 32)  # what of a batch of 32 this process feeds to its devices
@@ -45,24 +46,22 @@ _STOPPED = "cotjax/stopped"
 _counts: Counter[str] = Counter()
 
 
-def start(
+def join(
     coordinator: str | None = None,
     processes: int | None = None,
     process: int | None = None,
     *,
-    devices: int | None = None,
     timeout_s: float = 300,
     heartbeat_s: int = 100,
 ) -> None:
     """Join the other processes of this run. To be called before any device is used; called again, it does nothing.
 
     `coordinator` (host:port, on process 0's host), `processes` (how many) and `process` (which one, from 0) go together. Without them
-    SLURM's tasks and the hosts of a TPU slice (Cloud TPU VM or GKE) are found by jax; anything else is one process.
-    `devices`: how many there must be in all. `timeout_s`: how long to wait for the others. `heartbeat_s`: how long a silent
-    process counts as alive.
+    SLURM's tasks and the hosts of a TPU slice (Cloud TPU VM or GKE) are found by jax; anything else is one process. `timeout_s`: how
+    long to wait for the others. `heartbeat_s`: how long a silent process counts as alive.
 
-    Raises UsageError when the three do not go together, or processes or devices are missing. A process that does not find the
-    others prints one line and ends with exit code 2: jax would end it without one.
+    Raises UsageError when the three do not go together. A process that does not find the others prints one line and ends with exit
+    code 2: jax would end it without one.
     """
     named = {"--coordinator": coordinator, "--processes": processes, "--process-id": process}
     if not jax.distributed.is_initialized():
@@ -74,12 +73,19 @@ def start(
             _join(timeout_s, heartbeat_s, cluster_detection_method="slurm")
         elif cloud_tpu_init.running_in_cloud_tpu_vm and (os.environ.get("JAX_PLATFORMS") or "tpu").startswith("tpu"):
             _join_tpu(timeout_s, heartbeat_s)
-    if _client() is None:
-        if devices is not None and jax.device_count() != devices:
-            raise UsageError(f"--devices is {devices}, but {jax.device_count()} are there ({jax.default_backend()}), in one process")
-        return
-    _watch()
-    _check_seen(processes, devices, timeout_s)
+    if _client() is not None:
+        _watch()
+
+
+def check(*, processes: int | None = None, devices: int | None = None, timeout_s: float = 300) -> None:
+    """Make the devices, wait until all processes have, and tell which there are. `processes`, `devices`: how many there must be in all.
+
+    Raises UsageError when some are missing, or a process has others than the rest.
+    """
+    if _client() is not None:
+        _check_seen(processes, devices, timeout_s)
+    elif devices is not None and jax.device_count() != devices:
+        raise UsageError(f"--devices is {devices}, but {jax.device_count()} are there ({jax.default_backend()}), in one process")
 
 
 def first() -> bool:

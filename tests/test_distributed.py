@@ -63,7 +63,7 @@ import sys
 from cotjax import distributed
 from cotjax.errors import CotjaxError
 try:
-    distributed.start({}, timeout_s=2)
+    distributed.join(*{}, timeout_s=2)
 except CotjaxError as error:
     sys.exit(f"cotjax: {{error}}")
 """
@@ -72,7 +72,7 @@ except CotjaxError as error:
 def test_processes_that_do_not_meet_say_what_to_look_at():
     """Process 1 where nobody is, and process 0 to which nobody comes."""
     nobody, alone = free_address(), free_address()
-    started = [start_process(["-c", START.format(call)]) for call in (f"'{nobody}', 3, 1", f"'{alone}', 3, 0")]
+    started = [start_process(["-c", START.format(call)]) for call in ((nobody, 3, 1), (alone, 3, 0))]
     results = ended(started)
     assert [code for code, _, _ in results] == [2, 2], results
     for (_, _, error), words in zip(
@@ -89,7 +89,7 @@ def test_slurm_tasks_find_each_other():
     """With the variables that srun sets; jax reads them."""
     port = free_address().rpartition(":")[2]
     step = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": "2", "JAX_COORDINATOR_PORT": port}
-    code = START.format("devices=2") + "print(distributed.count(), distributed.first())"
+    code = START.format(()) + "distributed.check(devices=2)\nprint(distributed.count(), distributed.first())"
     results = ended([start_process(["-c", code], SLURM_PROCID=str(task), SLURM_LOCALID=str(task), **step) for task in range(2)])
     assert [code for code, _, _ in results] == [0, 0], results
     assert [out.splitlines()[-1] for _, out, _ in results] == ["2 True", "2 False"]
@@ -106,13 +106,14 @@ def test_slurm_tasks_find_each_other():
 )
 def test_addresses_that_cannot_be_are_refused(named, words):
     with pytest.raises(UsageError, match=words):
-        distributed.start(*named)
+        distributed.join(*named)
 
 
 def test_one_process_is_all_there_is(tmp_path):
-    distributed.start(devices=1)
+    distributed.join()
+    distributed.check(devices=1)
     with pytest.raises(UsageError, match="--devices is 4, but 1 are there"):
-        distributed.start(devices=4)
+        distributed.check(devices=4)
     with distributed.in_turn("alone"):
         distributed.barrier("alone")
     distributed.check_folder(tmp_path)

@@ -86,7 +86,8 @@ def dies(folder: Path) -> None:
 
 def main(address: str, count: int, process: int, scene: str, folder: Path) -> None:
     try:
-        distributed.start(address, count, process, heartbeat_s=5)
+        distributed.join(address, count, process, heartbeat_s=5)
+        distributed.check(processes=count)
         globals()[scene](folder)
         distributed.barrier("over")
     except CotjaxError as error:

@@ -25,7 +25,7 @@ from cotjax.envs.base import TASK_TYPES, Game
 from cotjax.envs.household import make_games
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.study.rollout_speed_worker import Job
-from cotjax.study.sides import Side, check_same_platform, environment_of_sides
+from cotjax.study.sides import Side, check_same_platform, devices_of, environment_of_sides
 
 AGREE = 0.9  # least share of episodes that two sides play with the same actions
 _SPLIT = "valid_seen"  # of made games
@@ -41,6 +41,7 @@ def benchmark(
     slots: int = 32,
     steps: int = 30,
     new: int = 64,
+    cpu_devices: int | None = None,
     peer: bool = False,
     rounds: int = 3,
     seed: int = 0,
@@ -58,6 +59,7 @@ def benchmark(
       model: folder of a model with its tokenizer; None is the shipped base. Both sides compute in float32.
       games, split: ALFWorld data to draw `episodes` games from; None makes as many, of all task types in turn.
       slots, steps, new: episodes at a time, steps an episode, new tokens a CoT response; of each, the most.
+      cpu_devices: that cotjax splits a CPU into; None: one a core, as far as that divides the slots.
       rounds: each side plays all games in turn, so often.
 
     Raises:
@@ -73,7 +75,8 @@ def benchmark(
         played = _games(folder, games, split, episodes, seed)
         fields = tuple(asdict(game) for game in played)
         job = Job("cotjax", str(model or BASE_FOLDER), template, fields, str(folder / "pddl"), min(slots, episodes), steps, new, seed)
-        job = replace(job, weights=str(folder / "weights") if peer else "")
+        devices = devices_of(job.slots, cpu_devices)
+        job = replace(job, cpu_devices=devices, weights=str(folder / "weights") if peer else "")
         sides: list[RolloutSide] = []
         try:
             for name in ("cotjax", "transformers") if peer else ("cotjax",):

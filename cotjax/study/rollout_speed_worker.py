@@ -40,6 +40,7 @@ class Job:
     steps: int = 30  # an episode
     new: int = 64  # tokens a CoT response
     seed: int = 0
+    cpu_devices: int = 1  # cotjax alone: that it splits a CPU into
     weights: str = ""  # Hugging Face folder of the model in float32: cotjax writes it (empty: does not), the other reads it
 
     @property
@@ -74,11 +75,12 @@ class CotjaxSide:
     def __init__(self, job: Job):
         import jax
 
-        from cotjax.model.sharding import make_mesh, whole_slots
+        from cotjax.model.sharding import make_mesh, split_cpu, whole_slots
         from cotjax.model.weights import save_hf
         from cotjax.sample.sampler import Sampler
         from cotjax.train.convert import load_params, read_config
 
+        split_cpu(job.cpu_devices)
         self.compile_s, mesh, self._job = 0.0, make_mesh(), job
         jax.monitoring.register_event_duration_secs_listener(self._note)
         model, as_float32 = Path(job.model), {"param_dtype": "float32", "compute_dtype": "float32"}

@@ -19,7 +19,7 @@ from cotjax.errors import CotjaxError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.flops import PEAK_BANDWIDTH, decode_bytes
 from cotjax.study.sample_speed_worker import Job
-from cotjax.study.sides import check_same_platform, environment_of_sides
+from cotjax.study.sides import check_same_platform, devices_of, environment_of_sides
 from cotjax.study.train_speed import TrainSide, named_model
 
 # How many first ids of a prompt two sides are compared by, None: all; and the least share of prompts in which they are the same.
@@ -61,6 +61,7 @@ def benchmark(
     prompt: int = 256,
     new: int = 64,
     dtype: str = "float32",
+    cpu_devices: int | None = None,
     peers: tuple[str, ...] = (),
     rounds: int = 5,
     console: Console | None = None,
@@ -75,6 +76,7 @@ def benchmark(
     Args:
       model: "j1", a published name, or a Hugging Face folder, of which config.json alone is read: the weights are random.
       slots, prompt, new: prompts, tokens of each, and new tokens of each.
+      cpu_devices: that cotjax splits a CPU into; None: one a core, as far as that divides the slots.
       peers: "dynamic" and "static": the cache of transformers' generate.
 
     Raises:
@@ -84,7 +86,7 @@ def benchmark(
     console = console or Console(highlight=False)
     config = replace(named_model(model), param_dtype=dtype, compute_dtype=dtype)
     _check(config, {"slots": slots, "prompt": prompt, "new": new, "rounds": rounds})
-    job = Job("cotjax", asdict(config), slots, prompt, new)
+    job = Job("cotjax", asdict(config), slots, prompt, new, devices_of(slots, cpu_devices))
     with tempfile.TemporaryDirectory() as folder:
         job = replace(job, weights=str(Path(folder, "weights")) if peers else "")
         sides: list[SampleSide] = []

@@ -27,6 +27,7 @@ class Job:
     slots: int  # prompts
     prompt: int  # tokens a prompt
     new: int  # new tokens a prompt
+    cpu_devices: int = 1  # cotjax alone: that it splits a CPU into
     weights: str = ""  # Hugging Face folder of the weights: cotjax writes it (empty: does not), the others read it
 
     def ids(self) -> np.ndarray:
@@ -42,10 +43,11 @@ class CotjaxSide:
 
         from cotjax.model import decoder
         from cotjax.model.config import ModelConfig
-        from cotjax.model.sharding import make_mesh
+        from cotjax.model.sharding import make_mesh, split_cpu
         from cotjax.model.weights import save_hf
         from cotjax.sample.sampler import Sampler
 
+        split_cpu(job.cpu_devices)
         config, mesh = ModelConfig(**job.model), make_mesh()
         params = decoder.init_params(config, jax.random.key(0), mesh)
         if job.weights:

@@ -47,7 +47,8 @@ class Side:
             )
         try:
             self.started = self.ask(json.dumps(asdict(job)))
-            if job.side == "cotjax" and job.weights and self.started["devices"] > 1:
+            # The peer computes with all cores of a CPU, which cotjax may have split into devices.
+            if job.side == "cotjax" and job.weights and self.started["devices"] > 1 and self.started["platform"] != "cpu":
                 raise UsageError(f"--peer runs on one device, and cotjax sees {self.started['devices']}; show it one alone")
         except BaseException:
             self.close()
@@ -84,6 +85,14 @@ class Side:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
+
+
+def devices_of(rows: int, asked: int | None) -> int:
+    """How many devices a side splits the CPU into that computes so many rows at once: `asked`, or as many as there are cores, if they
+    divide the rows; else the next number below that does."""
+    if asked is not None:
+        return asked
+    return next(devices for devices in range(len(os.sched_getaffinity(0)), 0, -1) if rows % devices == 0)
 
 
 def check_same_platform(ours: Side, other: Side) -> None:

@@ -21,7 +21,7 @@ from cotjax.errors import CotjaxError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.flops import peak_flops, train_flops, utilisation
 from cotjax.model.published import PUBLISHED, published
-from cotjax.study.sides import Side, check_same_platform, environment_of_sides
+from cotjax.study.sides import Side, check_same_platform, devices_of, environment_of_sides
 from cotjax.study.train_speed_worker import Job
 
 # Qwen3's layout at 10M parameters: small enough for two cores, and matmuls still take most of the time.
@@ -61,6 +61,7 @@ def benchmark(
     scan: bool = False,
     peer_accumulate: int = 1,
     mesh: tuple[int, int, int] = (-1, 1, 1),
+    cpu_devices: int | None = None,
     peers: tuple[str, ...] = (),
     steps: int = 3,
     rounds: int = 4,
@@ -80,6 +81,7 @@ def benchmark(
       remat, scan: of cotjax alone; see decoder.hidden_states.
       dtype: of parameters, moments and matmuls alike; there is no float32 copy of bfloat16 parameters on either side.
       mesh: devices on the axes data, fsdp and tensor; one may be -1.
+      cpu_devices: that cotjax splits a CPU into; None: one a core, as far as that divides the rows of a part.
       peers: "compile" and "eager": transformers' model with or without torch.compile.
       steps, rounds: each side takes `steps` steps in turn, `rounds` times.
 
@@ -94,7 +96,7 @@ def benchmark(
     for name, count in parts.items():
         if batch % count:
             raise UsageError(f"--batch ({batch}) must be a multiple of --{name} ({count})")
-    job = Job("cotjax", asdict(config), batch, length, accumulate, remat, scan, mesh)
+    job = Job("cotjax", asdict(config), batch, length, accumulate, remat, scan, mesh, devices_of(batch // accumulate, cpu_devices))
     with tempfile.TemporaryDirectory() as folder:
         job = replace(job, weights=str(Path(folder, "weights")) if peers else "")
         sides: list[TrainSide] = []

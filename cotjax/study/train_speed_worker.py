@@ -35,6 +35,7 @@ class Job:
     remat: str = "none"  # cotjax alone
     scan: bool = False  # cotjax alone: layers as one program
     mesh: tuple[int, int, int] = (-1, 1, 1)  # cotjax alone: devices on data, fsdp and tensor
+    cpu_devices: int = 1  # cotjax alone: that it splits a CPU into
     weights: str = ""  # Hugging Face folder of the first weights: cotjax writes it (empty: does not), the others read it
 
     def ids(self) -> np.ndarray:
@@ -51,11 +52,12 @@ class CotjaxSide:
 
         from cotjax.model import decoder
         from cotjax.model.config import ModelConfig
-        from cotjax.model.sharding import batch_sharding, make_mesh
+        from cotjax.model.sharding import batch_sharding, make_mesh, split_cpu
         from cotjax.model.weights import save_hf
         from cotjax.train.optim import make_optimizer
         from cotjax.train.step import compiled, init_state, make_train_step
 
+        split_cpu(job.cpu_devices)
         config = ModelConfig(**job.model)
         self._mesh = make_mesh(*job.mesh)
         optimizer = make_optimizer(optax.constant_schedule(LEARNING_RATE), b1=B1, b2=B2, weight_decay=WEIGHT_DECAY, clip_norm=0.0)

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import jax
@@ -44,3 +47,29 @@ def test_sizes_that_do_not_divide_raise_with_both_numbers():
     four = SimpleNamespace(shape={"data": 1, "fsdp": 1, "tensor": 4})  # a mesh's shape is all that is asked of it
     with pytest.raises(UsageError, match=r"k_proj has 2 along 'kv_heads', which tensor = 4 devices do not divide"):
         sharding.sharding(four, (32, 2, 8), ("embed", "kv_heads", "head_size"), name="k_proj")
+
+
+SPLIT = """
+import jax
+from cotjax.model.sharding import split_cpu
+split_cpu(2)
+there = jax.device_count()
+split_cpu(4)
+print(there, jax.device_count())
+"""
+
+
+@pytest.mark.parametrize(
+    ("named", "counts"),
+    [({}, "2 2"), ({"JAX_NUM_CPU_DEVICES": "3"}, "3 3"), ({"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, "5 5")],
+)
+def test_a_cpu_is_split_once_and_as_the_environment_has_it(named, counts):
+    """In a process of its own: this one has its devices."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
+    ran = subprocess.run([sys.executable, "-c", SPLIT], env=environment | named, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == counts.split(), ran.stderr
+
+
+def test_a_cpu_is_not_split_into_nothing():
+    with pytest.raises(UsageError, match="cpu_devices is 0; it must be at least 1"):
+        sharding.split_cpu(0)

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -155,6 +157,27 @@ def test_two_processes_make_a_whole_study_and_play_what_one_plays(study, tmp_pat
     assert main(["evaluate", *map(str, arguments[:-2])]) == 0
     alone, expected = _played(out)
     assert alone == together
+    np.testing.assert_allclose(logprobs, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_cpu_that_is_split_trains_and_plays_as_one_device_does(study, tmp_path):
+    config, first = study
+    out = tmp_path / "run"
+    split = ["--config.cpu_devices=2", "--devices", "2", f"--config.games.root={first / 'games'}"]
+    command = [sys.executable, "-m", "cotjax.cli", "study", "--config", str(config), "--out", str(out), *split]
+    environment = {name: value for name, value in os.environ.items() if name not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
+    subprocess.run(command, env=environment, check=True)
+    assert "on 2 cpu device(s)" in (out / "log.txt").read_text()
+    for arm in ("sft", "reduced"):
+        losses = [[row["loss"] for row in read_metrics(run / "arms" / arm / "metrics.jsonl")] for run in (out, first)]
+        np.testing.assert_allclose(*losses, rtol=1e-4)
+
+    played, logprobs = _played(out)
+    shutil.rmtree(out / "records")
+    assert main(["evaluate", *command[4:8], split[0], split[-1]]) == 0  # this process has its one device already
+    alone, expected = _played(out)
+    assert played == alone
     np.testing.assert_allclose(logprobs, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -25,17 +25,19 @@ def test_alone(model_folder, capsys):
 @pytest.mark.slow
 def test_beside_transformers(model_folder, capsys):
     pytest.importorskip("torch")
-    sizes = {"slots": 3, "prompt": 20, "new": 6, "rounds": 3}
+    sizes = {"slots": 4, "prompt": 20, "new": 6, "rounds": 3, "cpu_devices": 2}
     figures = benchmark(str(model_folder), **sizes, peers=("dynamic", "static"), console=Console(width=200))
     ours = figures["cotjax"]
-    assert ours["tokens/s"] == pytest.approx(3 * 6 / ours["median_s"])
+    assert ours["tokens/s"] == pytest.approx(4 * 6 / ours["median_s"])
     assert "bandwidth" not in ours  # nobody knows a CPU's
     for name in ("transformers, dynamic", "transformers, static"):
         row = figures[name]
         assert row["ratio"] == pytest.approx(row["median_s"] / ours["median_s"])
         assert row["ratio_low"] <= row["ratio_high"]
         assert row["first_token_s"] < row["median_s"]
-    assert capsys.readouterr().out.splitlines()[-1].startswith(f"cotjax is {row['ratio']:.2f} times as fast as transformers, static (")
+    printed = capsys.readouterr().out
+    assert "; 2 x cpu, " in printed, "the peer has all cores too"
+    assert printed.splitlines()[-1].startswith(f"cotjax is {row['ratio']:.2f} times as fast as transformers, static (")
 
 
 @pytest.mark.slow

@@ -23,7 +23,8 @@ STEPS, SAVE_EVERY = 6, 2
 
 def main(address: str, count: int, process: int, folder: Path, shape: str, kill_after: int) -> None:
     if count > 1:
-        distributed.start(address, count, process, heartbeat_s=30)
+        distributed.join(address, count, process, heartbeat_s=30)
+        distributed.check(processes=count)
     data = folder.parent / "data"
     config = AgentConfig(name="t", sources={"train": str(data / "t.jsonl")}, tokenizer=str(data / "tokenizer"), max_length=128)
     source = prepare_dataset(config, data / "tfds").as_data_source(split="train")
