@@ -88,9 +88,14 @@ def check(*, processes: int | None = None, devices: int | None = None, timeout_s
         raise UsageError(f"--devices is {devices}, but {jax.device_count()} are there ({jax.default_backend()}), in one process")
 
 
+def own_process() -> int:
+    """Which process this is, from 0. Unlike jax.process_index it makes no devices, for which all processes would have to be well."""
+    return jax_distributed.global_state.process_id
+
+
 def first() -> bool:
     """Whether this is process 0, or the only one."""
-    return jax_distributed.global_state.process_id == 0
+    return own_process() == 0
 
 
 def several() -> bool:
@@ -148,7 +153,7 @@ def check_folder(folder: Path) -> None:
     while not _holds(token, written["word"]):
         if time.monotonic() > until:
             raise UsageError(
-                f"{folder}: host {socket.gethostname()} (process {jax.process_index()}) does not see what host {written['host']} wrote "
+                f"{folder}: host {socket.gethostname()} (process {own_process()}) does not see what host {written['host']} wrote "
                 "there; name a folder on a file system that all hosts share (NFS, Filestore, a mounted bucket) with --out"
             )
         time.sleep(0.2)
@@ -168,7 +173,7 @@ def check_same(what: str, value: Mapping[str, Any]) -> None:
     if differs := first_difference(theirs, mine):
         name, there, own = differs
         raise UsageError(
-            f"{what}: {name} is {own!r} on host {socket.gethostname()} (process {jax.process_index()}), {there!r} in process 0; give "
+            f"{what}: {name} is {own!r} on host {socket.gethostname()} (process {own_process()}), {there!r} in process 0; give "
             "every process the same command and the same code"
         )
 
@@ -177,7 +182,7 @@ def stop_all(message: str, exit_code: int) -> None:
     """End every process of the run with this exit code; the others print the message. Alone, it does nothing and returns."""
     if not several():
         return
-    client, process = _client(), jax.process_index()
+    client, process = _client(), own_process()
     stopped = {"message": message, "exit_code": exit_code, "process": process, "host": socket.gethostname()}
     with suppress(jax.errors.JaxRuntimeError):  # the coordinator may be gone already
         client.key_value_set(f"{_STOPPED}/{process}", json.dumps(stopped), allow_overwrite=True)
@@ -284,9 +289,9 @@ def _check_seen(processes: int | None, devices: int | None, timeout_s: float) ->
     """Tell the processes and devices; raise UsageError when they are not those expected."""
     client, own = _client(), jax.local_devices()
     about = {"host": socket.gethostname(), "devices": len(own), "kind": own[0].device_kind}
-    client.key_value_set(f"cotjax/host/{jax.process_index()}", json.dumps(about), allow_overwrite=True)
+    client.key_value_set(f"cotjax/host/{own_process()}", json.dumps(about), allow_overwrite=True)
     client.wait_at_barrier(_key("barrier/hosts"), int(timeout_s * 1000))
-    hosts = [json.loads(client.blocking_key_value_get(f"cotjax/host/{i}", _DAY_MS)) for i in range(jax.process_count())]
+    hosts = [json.loads(client.blocking_key_value_get(f"cotjax/host/{i}", _DAY_MS)) for i in range(count())]
     if first():
         for process, host in enumerate(hosts):
             print(f"process {process} of {len(hosts)} on {host['host']}: {host['devices']} x {host['kind']}", flush=True)
@@ -324,7 +329,7 @@ def _watch() -> None:
 
 
 def _look_for_stop(over: threading.Event) -> None:
-    client, process = _client(), jax.process_index()
+    client, process = _client(), own_process()
     while not over.wait(_WATCH_S):
         try:
             found = [json.loads(value) for _, value in client.key_value_dir_get(f"{_STOPPED}/")]

@@ -18,15 +18,17 @@ def free_address() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def environment(devices: int) -> dict[str, str]:
-    """Of a process with so many emulated devices."""
+def environment(devices: int | None) -> dict[str, str]:
+    """Of a process with so many emulated devices; None: as many as it makes itself."""
     path = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS / "train")))
     # On a busy machine a device may wait longer for another than the 40 seconds after which XLA gives up.
     patient = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
-    return os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu", "PYTHONPATH": path, "XLA_FLAGS": patient}
+    named = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
+    own = {} if devices is None else {"JAX_NUM_CPU_DEVICES": str(devices)}
+    return named | own | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path, "XLA_FLAGS": patient}
 
 
-def start_process(command: Sequence[object], devices: int = 1, **more: str) -> subprocess.Popen:
+def start_process(command: Sequence[object], devices: int | None = 1, **more: str) -> subprocess.Popen:
     text = [sys.executable, *map(str, command)]
     return subprocess.Popen(text, env=environment(devices) | more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -1,12 +1,23 @@
 """Several processes, for real, over loopback: they find each other, take turns, and stop together."""
 
+import socket
 import time
+from pathlib import Path
 
 import pytest
 from processes import ended, free_address, run_together, start_process
 
 from cotjax import distributed
 from cotjax.errors import UsageError
+
+CONFIG = Path(__file__).parent.parent / "configs" / "base.py"
+
+
+def train_together(configs, tmp_path, *arguments):
+    """`cotjax train` of one process a config."""
+    hosts = ["--coordinator", free_address(), "--processes", len(configs), "--out", tmp_path / "run", *arguments, "--process-id"]
+    commands = [["-m", "cotjax.cli", "train", "--config", config, *hosts, process] for process, config in enumerate(configs)]
+    return ended([start_process(command, devices=None) for command in commands])
 
 
 def together(scene, tmp_path, count=2, **more):
@@ -48,6 +59,20 @@ def test_processes_with_different_configs_do_not_start(tmp_path):
     results = together("configs", tmp_path)
     assert [code for code, _, _ in results] == [2, 2], results
     assert "config: train.steps is 6 on host" in results[1][2] and "5 in process 0" in results[1][2]
+
+
+def test_a_process_that_cannot_read_the_config_stops_all(tmp_path):
+    """Through the command line, before any device is made: the others do not wait for it."""
+    missing = tmp_path / "none.py"
+    results = train_together([CONFIG, missing], tmp_path)
+    assert [code for code, _, _ in results] == [2, 2], results
+    assert f"cotjax: process 1 on {socket.gethostname()} stopped: {missing}: no such config file" in results[0][2]
+
+
+def test_each_process_splits_its_cpu_as_the_config_has_it(tmp_path):
+    results = train_together([CONFIG, CONFIG], tmp_path, "--config.cpu_devices=2", "--devices", 5)
+    assert [code for code, _, _ in results] == [2, 2], results
+    assert "cotjax: --devices is 5, but the 2 processes have 4" in results[0][2]
 
 
 def test_when_one_dies_the_others_end_and_say_so(tmp_path):
