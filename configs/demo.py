@@ -1,7 +1,7 @@
 """The demo: the whole study on a laptop's CPU, from made games to the report.
 
 Command   launch/demo.sh      (or: cotjax demo; cotjax study --config configs/demo.py)
-Hardware  2 CPU cores, shared; 14 minutes from a fresh clone, set-up included; largest process 1.6 GB
+Hardware  2 CPU cores; 12 minutes from a fresh clone, set-up included; largest process 1.6 GB
 Result    standard SFT at step 150, 60 in-domain games: success by CoT actions 0.72 [0.59, 0.81], by prompt actions 0.02 [0.00, 0.09],
           gap +0.70 [+0.55, +0.80]; D1 0.86 and 0.29, from 0.58 and 0.24 at the base. The figure is configs/demo.png.
 """

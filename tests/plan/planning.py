@@ -27,8 +27,8 @@ def compiler() -> Path | None:
 
 
 def environment(compiler_path: Path | None) -> dict[str, str]:
-    """This process's, with that compiler or none."""
-    without = {name: value for name, value in os.environ.items() if name != "TPU_LIBRARY_PATH"}
+    """This process's, with that compiler or none; what it compiles is not kept, because nobody asks for it again."""
+    without = {name: value for name, value in os.environ.items() if name not in ("TPU_LIBRARY_PATH", "JAX_COMPILATION_CACHE_DIR")}
     return without | ({"TPU_LIBRARY_PATH": str(compiler_path)} if compiler_path else {})
 
 
