@@ -142,7 +142,8 @@ def play(
             turn.compare()
             started_at = time.perf_counter()
             moves = moved.result()
-            waited = (time.perf_counter() - started_at) / max(1, len(turn.executed))
+            # At most what the environments took: that a thread wakes up late on a busy machine is not their doing.
+            waited = min((time.perf_counter() - started_at) / max(1, len(turn.executed)), moves.seconds)
             _advance(live, turn.executed, moves, waited, codec, on_step)
             for slot, episode in list(live.items()):
                 if episode.ended:
