@@ -1,11 +1,9 @@
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import jax
 import pytest
 import tiny
+from processes import ended, start_process
 
 from cotjax.errors import UsageError
 from cotjax.model import sharding
@@ -65,9 +63,8 @@ print(there, jax.device_count())
 )
 def test_a_cpu_is_split_once_and_as_the_environment_has_it(named, counts):
     """In a process of its own: this one has its devices."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
-    ran = subprocess.run([sys.executable, "-c", SPLIT], env=environment | named, capture_output=True, text=True, check=True)
-    assert ran.stdout.split() == counts.split(), ran.stderr
+    ((code, printed, error),) = ended([start_process(["-c", SPLIT], devices=None, **named)])
+    assert (code, printed.split()) == (0, counts.split()), error
 
 
 def test_a_cpu_is_not_split_into_nothing():

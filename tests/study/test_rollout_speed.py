@@ -46,7 +46,7 @@ def test_alone(games, model_folder, capsys):
     assert ours["episodes/min"] == pytest.approx(120 / ours["rollout_s"]) and ours["steps/s"] == pytest.approx(4 / ours["rollout_s"])
     # It never closes a tag: each of the four steps makes 8 tokens by CoT and 16 for the prompt action.
     assert ours["tokens/s"] == pytest.approx(4 * (8 + 16) / ours["rollout_s"])
-    assert 0 <= ours["hidden"] < 1 and ours["alone_s"] > 0 and ours["prompt_cost"] < 1
+    assert 0 < ours["hidden"] < 1 and ours["alone_s"] > 0 and ours["prompt_cost"] < 1
     assert ours["programs"] > 0 and ours["compile_s"] > 0
     printed = capsys.readouterr().out
     assert "2 episodes in 1 slots, at most 2 steps; 4 steps, 0 won" in printed and "times as fast" not in printed

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -162,12 +160,14 @@ def test_two_processes_make_a_whole_study_and_play_what_one_plays(study, tmp_pat
 
 @pytest.mark.slow
 def test_a_cpu_that_is_split_trains_and_plays_as_one_device_does(study, tmp_path):
+    from processes import ended, start_process
+
     config, first = study
     out = tmp_path / "run"
     split = ["--config.cpu_devices=2", "--devices", "2", f"--config.games.root={first / 'games'}"]
-    command = [sys.executable, "-m", "cotjax.cli", "study", "--config", str(config), "--out", str(out), *split]
-    environment = {name: value for name, value in os.environ.items() if name not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
-    subprocess.run(command, env=environment, check=True)
+    where = ["--config", str(config), "--out", str(out)]
+    ((code, _, error),) = ended([start_process(["-m", "cotjax.cli", "study", *where, *split], devices=None)])
+    assert code == 0, error
     assert "on 2 cpu device(s)" in (out / "log.txt").read_text()
     for arm in ("sft", "reduced"):
         losses = [[row["loss"] for row in read_metrics(run / "arms" / arm / "metrics.jsonl")] for run in (out, first)]
@@ -175,7 +175,7 @@ def test_a_cpu_that_is_split_trains_and_plays_as_one_device_does(study, tmp_path
 
     played, logprobs = _played(out)
     shutil.rmtree(out / "records")
-    assert main(["evaluate", *command[4:8], split[0], split[-1]]) == 0  # this process has its one device already
+    assert main(["evaluate", *where, split[0], split[-1]]) == 0  # this process has its one device already
     alone, expected = _played(out)
     assert played == alone
     np.testing.assert_allclose(logprobs, expected, rtol=1e-4, atol=1e-5)
