@@ -39,7 +39,7 @@ def _training(folder, *overrides):
         "data.trajectories": folder / "data.jsonl", "data.max_length": 128, "model.base": "random", "model.tokenizer": folder / "tokenizer",
         "model.width": 16, "model.layers": 1, "model.heads": 2, "model.kv_heads": 1, "model.head_size": 8, "model.feed_forward": 16,
         "train.steps": 2, "train.save_every": 1, "train.batch": 1, "train.row_length": 128, "train.warmup": 1, "games.train": 0,
-        "games.in_domain": 0, "games.ood": 0,
+        "games.in_domain": 0, "games.ood": 0, "cpu_devices": 1,
     }  # fmt: skip
     return ["--config", str(CONFIGS / "demo.py"), *[f"--config.{name}={value}" for name, value in settings.items()], *overrides]
 

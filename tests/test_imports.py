@@ -18,7 +18,7 @@ LEVELS = {
 }  # fmt: skip
 # Within a level a package imports itself alone, and these.
 SAME_LEVEL = {
-    ("envs", "errors"), ("files", "errors"), ("signals", "errors"), ("study", "config"), ("plan", "config"), ("cli", "cli_data"),
+    ("envs", "errors"), ("envs", "files"), ("files", "errors"), ("signals", "errors"), ("study", "config"), ("plan", "config"), ("cli", "cli_data"),
     ("cli", "cli_bench"), ("cli", "cli_play"),
 }  # fmt: skip
 FORBIDDEN = {
