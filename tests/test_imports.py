@@ -9,7 +9,7 @@ import cotjax
 
 ROOT = Path(cotjax.__file__).parent
 LEVELS = {
-    "errors": 0, "files": 0, "settings": 0, "signals": 0, "masking": 0, "formats": 0, "envs": 0, "assets": 0,
+    "errors": 0, "files": 0, "settings": 0, "signals": 0, "ranges": 0, "masking": 0, "formats": 0, "envs": 0, "assets": 0,
     "data": 1, "rollout": 1,
     "model": 2, "distributed": 2,
     "train": 3, "sample": 3,
@@ -19,7 +19,7 @@ LEVELS = {
 # Within a level a package imports itself alone, and these.
 SAME_LEVEL = {
     ("envs", "errors"), ("envs", "files"), ("files", "errors"), ("signals", "errors"), ("study", "config"), ("plan", "config"), ("cli", "cli_data"),
-    ("cli", "cli_bench"), ("cli", "cli_play"),
+    ("cli", "cli_bench"), ("cli", "cli_play"), ("ranges", "errors"),
 }  # fmt: skip
 FORBIDDEN = {
     ("rollout", "masking"),

@@ -37,6 +37,7 @@ from cotjax.model import decoder, lora
 from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.published import PUBLISHED
 from cotjax.model.sharding import param_shardings
+from cotjax.ranges import check_all_ranges
 from cotjax.study.evaluate import check_layout, elicitation_of, evaluate, limits_of, playing_mesh
 from cotjax.study.folder import claim
 from cotjax.study.games import GameSets, prepare_games
@@ -62,6 +63,7 @@ class Study:
     def __post_init__(self):
         if not self.config.arms:
             raise UsageError("the config has no arms; give at least one, as configs/demo.py does")
+        check_all_ranges(self.config)
         check_counts(self.config.train)
         check_trackers(self.config.train)
         if self.config.train.keep_last and (self.config.games.in_domain or self.config.games.ood):

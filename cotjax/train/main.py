@@ -17,6 +17,7 @@ from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import REMAT
 from cotjax.model.kernels import KERNELS
 from cotjax.model.sharding import batch_parts, batch_sharding, make_mesh
+from cotjax.ranges import check_ranges
 from cotjax.train.checkpoint import Checkpoints, Keep
 from cotjax.train.claim import binding, claim
 from cotjax.train.failed import keep_failed
@@ -41,13 +42,9 @@ def keep_of(settings: Any) -> Keep:
 
 
 def check_counts(settings: Any) -> None:
-    """Raise UsageError when a count of the config's `train` section is out of its range, or a name unknown."""
-    for name in ("steps", "save_every", "batch", "row_length", "accumulate"):
-        if settings[name] < 1:
-            raise UsageError(f"train.{name} is {settings[name]}; it must be at least 1")
-    for name in ("profile_start", "profile_steps"):
-        if settings[name] < 0:
-            raise UsageError(f"train.{name} is {settings[name]}; it must be at least 0")
+    """Raise UsageError when a number of the config's `train` section is out of its range, or a name unknown."""
+    check_ranges("train", settings)
+    configured(settings)  # the schedule's name, and a warm-up that is longer than the run
     if settings.profile_steps and not 1 <= settings.profile_start <= settings.steps:
         raise UsageError(f"train.profile_start is {settings.profile_start}; it must be a step, from 1 to train.steps ({settings.steps})")
     if settings.remat not in REMAT:
