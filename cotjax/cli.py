@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from cotjax.cli_bench import add_bench
 from cotjax.cli_data import add_data
 from cotjax.cli_play import add_play
 from cotjax.errors import CotjaxError, UsageError
-from cotjax.files import disk_errors
+from cotjax.files import disk_errors, local_path
 from cotjax.signals import caused_by_interrupt, never_unheard, stop_at_sigterm
 
 DESCRIPTION = """\
@@ -31,6 +32,7 @@ CONFIG_HELP = "config file, e.g. configs/demo.py; change a field with --config.t
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, or 2 usage, 3 data (a full disk too), 4 environment, 75 stopped by SIGTERM (the
     same command goes on), 130 interrupted."""
+    _never_fail_to_print()
     parser = _parser()
     arguments, extra = parser.parse_known_args(argv)
     overrides = [item.removeprefix("--config.") for item in extra if item.startswith("--config.")]
@@ -41,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _quiet_libraries()
     try:
         with never_unheard(), stop_at_sigterm(), disk_errors():
+            _check_paths(arguments)
             arguments.run(arguments)
     except CotjaxError as error:
         print(f"cotjax: {error}", file=sys.stderr)
@@ -54,6 +57,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         _stop_others(f"{type(error).__name__}: {error}", 1)
         raise
     return 0
+
+
+def _never_fail_to_print() -> None:
+    """Replace what a terminal or a job's log that is not UTF-8 cannot show, instead of ending a run over it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _check_paths(arguments: argparse.Namespace) -> None:
+    """Expand `~` in every path of the command line, and refuse URLs, before anything is done."""
+    for name, value in vars(arguments).items():
+        if isinstance(value, Path):
+            setattr(arguments, name, local_path(value))
+        elif isinstance(value, list):
+            setattr(arguments, name, [local_path(one) if isinstance(one, Path) else one for one in value])
 
 
 def _interrupted(kept: str = "") -> int:
@@ -187,7 +206,7 @@ never unpickled; between reading and writing, the devices of this machine hold t
 def _add_config(command: argparse.ArgumentParser, default: str | None) -> None:
     shown = default or "the demo's own"
     command.add_argument("--config", type=Path, default=default, help=f"{CONFIG_HELP} (default: {shown})")
-    command.add_argument("--out", help="folder to write to (default: the config's); of several hosts: one that all of them see")
+    command.add_argument("--out", type=Path, help="folder to write to (default: the config's); of several hosts: one that all of them see")
     command.add_argument("--devices", type=int, help="stop unless there are so many in all")
     hosts = command.add_argument_group("several processes", "On SLURM and on the hosts of a TPU slice they find each other; elsewhere:")
     hosts.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, with a free port")
@@ -215,7 +234,7 @@ def _open(arguments: argparse.Namespace, path: Path):
     split_cpu(config.cpu_devices)
     distributed.check(processes=arguments.processes, devices=arguments.devices)
     if arguments.out:
-        config.out = arguments.out
+        config.out = str(arguments.out)
     import tensorflow_datasets as tfds
 
     from cotjax.study.run import open_study

@@ -17,6 +17,10 @@ from ml_collections import ConfigDict
 
 from cotjax.envs.base import IN_DOMAIN_TASKS, OOD_TASKS, TASK_TYPES
 from cotjax.errors import UsageError
+from cotjax.files import local_path
+
+# Fields that name a file or a folder: `~` is expanded in them, and URLs are refused.
+PATHS = ("out", "games.root", "data.trajectories", "model.base", "model.tokenizer")
 
 
 def default_config() -> ConfigDict:
@@ -162,6 +166,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
         sys.path.remove(str(path.parent))
     for override in overrides:
         set_field(config, override)
+    for dotted in PATHS:
+        *sections, name = dotted.split(".")
+        section = config[sections[0]] if sections else config
+        if section[name]:
+            section[name] = str(local_path(section[name]))
     return config
 
 

@@ -154,7 +154,7 @@ def check_folder(folder: Path) -> None:
         if time.monotonic() > until:
             raise UsageError(
                 f"{folder}: host {socket.gethostname()} (process {own_process()}) does not see what host {written['host']} wrote "
-                "there; name a folder on a file system that all hosts share (NFS, Filestore, a mounted bucket) with --out"
+                "there; name a folder on a file system that all hosts share (NFS, Filestore) with --out"
             )
         time.sleep(0.2)
     barrier("folder")

@@ -29,8 +29,8 @@ def local_path(text: str | Path) -> Path:
     """
     if _SCHEME.match(str(text)):
         raise UsageError(
-            f"{text}: only paths of this machine's file system can be read and written, not URLs; mount the bucket "
-            "or the share and name its folder, or copy the files"
+            f"{re.sub(':/+', '://', str(text), count=1)}: only paths of this machine's file system can be read and written, "
+            "not URLs; work on a disk or a shared file system (NFS, Filestore), and copy from or to the bucket apart"
         )
     return Path(os.path.expanduser(text))
 

@@ -3,9 +3,13 @@
 import json
 import os
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from cotjax.cli import main
 from cotjax.errors import DataError, UsageError
 from cotjax.files import check_output, local_path, whole, whole_folder, write_whole
 
@@ -109,3 +113,29 @@ def test_other_paths_are_taken_as_they_are(tmp_path, monkeypatch):
     assert str(local_path("C:/data")) == "C:/data"
     write_whole("~/x.json", json.dumps({}))
     assert (tmp_path / "x.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("place", ["--out", "--config.out", "--config.data.trajectories", "--config.model.base", "--config.games.root"])
+def test_no_command_makes_a_folder_of_a_url(tmp_path, monkeypatch, capsys, place):
+    monkeypatch.chdir(tmp_path)
+    config = str(Path(__file__).parent.parent / "configs" / "demo_quick.py")
+    assert main(["train", "--config", config, f"{place}=gs://bucket/run"]) == 2
+    assert "gs://bucket/run: only paths of this machine's file system" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["games", "make", "--out", "URL"], ["convert", "model", "URL"], ["data", "import", "URL", "--out", "x"], ["play", "--games", "URL"]],
+)
+def test_no_path_of_the_command_line_is_a_url(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    assert main([word.replace("URL", "gs://bucket/a") for word in command]) == 2
+    assert "gs://bucket/a: only paths of this machine's file system" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_that_is_not_utf8_gets_what_it_can_show():
+    text = "import sys; from cotjax.cli import main; main(['data', 'check', 'na\\u2212me \\u23ce.jsonl'])"
+    ended = subprocess.run([sys.executable, "-c", text], env=os.environ | {"PYTHONIOENCODING": "latin-1"}, capture_output=True, check=True)
+    assert b"Traceback" not in ended.stderr and b"na?me ?.jsonl: no such" in ended.stderr

@@ -11,7 +11,6 @@ import io
 import json
 import os
 import sys
-import tempfile
 import time
 import zlib
 from collections.abc import Iterator
@@ -23,6 +22,9 @@ from typing import Any
 import fast_downward
 from textworld.envs.pddl.logic import Atom
 from textworld.logic import Proposition, Variable
+
+from cotjax.errors import CotjaxError
+from cotjax.files import write_whole
 
 _FORMAT = 1  # raised whenever the meaning of a kept translation changes
 _STALE_S = 600.0  # a file that was to be written in milliseconds, and is this old, is of a process that was killed
@@ -130,17 +132,9 @@ def _read(path: Path) -> Translation | None:
 
 def _write(path: Path, translation: Translation) -> None:
     packed = zlib.compress(json.dumps(asdict(translation), separators=(",", ":")).encode("utf-8"), 6)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    # A full or read-only disk costs time, not correctness.
+    with contextlib.suppress(OSError, CotjaxError):
         for left in path.parent.glob(".*.partial"):
             if time.time() - left.stat().st_mtime > _STALE_S:
                 left.unlink(missing_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
-        with os.fdopen(handle, "wb") as file:
-            file.write(packed)
-        os.replace(temporary, path)
-    except OSError:  # a full or read-only disk costs time, not correctness
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        write_whole(path, packed)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from cotjax.errors import DataError, UsageError
+from cotjax.files import write_whole
 
 GAME_FILES = ("game.tw-pddl", "initial_state.pddl", "traj_data.json")
 _NAME = "manifest.json"
@@ -89,6 +89,4 @@ class Manifest:
             "counts": self.counts,
             "games": {key: {"id": game.id, "sha256": game.sha256} for key, game in sorted(self.games.items())},
         }
-        written = self.path.with_name(f".{_NAME}.{os.getpid()}")
-        written.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        written.replace(self.path)
+        write_whole(self.path, json.dumps(content, indent=1) + "\n")

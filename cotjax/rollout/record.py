@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cotjax.errors import DataError
+from cotjax.files import write_whole
 
 SCHEMA_VERSION = 2
 
@@ -36,11 +37,8 @@ def record_path(folder: str | Path, *, arm: str, checkpoint: int, driver: str, g
 
 
 def write_record(path: Path, record: dict) -> None:
-    """Write atomically: a temporary file beside it, then a rename. One that a kill left behind is written over."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"schema_version": SCHEMA_VERSION} | record, ensure_ascii=False), encoding="utf-8")
-    os.replace(partial, path)
+    """Write the record whole or not at all."""
+    write_whole(path, json.dumps({"schema_version": SCHEMA_VERSION} | record, ensure_ascii=False))
 
 
 def read_record(path: Path) -> dict:

@@ -8,8 +8,6 @@ model together, each plays its share of the games, and the first writes the repo
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,7 +29,7 @@ from cotjax.data.word_tokenizer import build_word_tokenizer, save_tokenizer
 from cotjax.envs.base import Game
 from cotjax.envs.words import alfworld_words
 from cotjax.errors import UsageError
-from cotjax.files import read_json, write_whole
+from cotjax.files import local_path, read_json, whole_folder, write_whole
 from cotjax.formats import TEMPLATES, first_turn
 from cotjax.model import decoder, lora
 from cotjax.model.config import LoRA, ModelConfig
@@ -258,10 +256,8 @@ class Study:
                 for step in trajectory.steps:
                     yield from (step.observation, step.action, step.thought or "")
 
-        partial = folder.with_name(".tokenizer.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        save_tokenizer(build_word_tokenizer(texts(), template), partial, template)
-        os.rename(partial, folder)  # whole or not there, for it is made once
+        with whole_folder(folder) as partial:
+            save_tokenizer(build_word_tokenizer(texts(), template), partial, template)
         return folder
 
     def _keep_model(self, model: ModelConfig, tokenizer: Path) -> None:
@@ -366,7 +362,7 @@ def open_study(config: ConfigDict) -> Study:
 
     Raises UsageError when the folder holds another run, naming what differs, or when processes have different configs or folders.
     """
-    folder = Path(config.out)
+    folder = local_path(config.out)
     mine = json.loads(config.to_json_best_effort())
     mine.pop("out")
     distributed.check_same("config", {**mine, "jax": jax.__version__})

@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from cotjax.files import check_output, whole
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import make_mesh
@@ -26,6 +27,7 @@ from cotjax.sample.sampler import Sampler
 MODEL = ModelConfig(vocab_size=512, width=64, layers=2, heads=4, kv_heads=2, head_size=16, feed_forward=128, max_length=32_768)
 HISTORIES = (1024, 2048, 4096, 8192, 16_384)  # tokens
 SLOTS = (1, 4, 16, 64, 256)
+MARK = b"cotjax bench sample --growth"  # in the figure's file, so that a later run may replace it
 READ, MADE, TURNS = 32, 16, 3  # tokens that a turn reads and makes, and turns that are timed
 
 
@@ -47,6 +49,8 @@ def growth(
     Returns both lists. A turn reads READ tokens a slot and makes MADE.
     """
     console = console or Console(highlight=False)
+    if out is not None:
+        check_output(out, mark=MARK)
     by_history = [_turn(history, 2) for history in histories]
     _print(console, f"a turn of {READ} tokens read and {MADE} made, 2 slots, by history", by_history)
     by_slots = [_turn(min(histories), count) for count in slots]
@@ -113,5 +117,5 @@ def _draw(by_history: Sequence[Turn], by_slots: Sequence[Turn], out: Path) -> No
         axes.loglog(sizes, [seconds[-1] * size / sizes[-1] for size in sizes], linestyle=":", color="grey", label="linear")
         axes.set(xlabel=label, ylabel="seconds a turn")
         axes.legend()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=150)
+    with whole(out, "wb", mark=MARK) as file:
+        figure.savefig(file, dpi=150, format="png", metadata={"Software": MARK.decode()})

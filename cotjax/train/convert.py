@@ -9,7 +9,6 @@ The second kind is what a pod restores from: every process reads its own shards,
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from jax.sharding import Mesh
 
 from cotjax.data.tokens import TOKENIZER_FILES
 from cotjax.errors import DataError, UsageError
+from cotjax.files import whole_folder, write_whole
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import Params
@@ -87,7 +87,7 @@ def save_orbax(folder: Path, config: ModelConfig, params: Params) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with ocp.StandardCheckpointer(save_concurrent_gb=_HOST_GB) as checkpointer:
         checkpointer.save((folder / _PARAMS).resolve(), params)
-    (folder / _CONFIG_FILES[ORBAX]).write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / _CONFIG_FILES[ORBAX], json.dumps(asdict(config), indent=2) + "\n")
 
 
 def convert(source: Path, out: Path, dtype: str | None = None, max_shard_bytes: int = MAX_SHARD_BYTES) -> Converted:
@@ -99,23 +99,16 @@ def convert(source: Path, out: Path, dtype: str | None = None, max_shard_bytes: 
     Raises UsageError when `source` is no model's folder or `out` holds something, DataError when the model cannot be read.
     """
     started = time.perf_counter()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is not empty; name a folder that is not there yet")
     overrides = {} if dtype is None else {"param_dtype": dtype}
-    kind, config = folder_kind(source), read_config(source, **overrides)
-    params = load_params(source, make_mesh(data=1, fsdp=-1), **overrides)
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    if partial.exists():  # an earlier conversion was interrupted
-        shutil.rmtree(partial)
-    if kind == HUGGING_FACE:
-        save_orbax(partial, config, params)
-    else:
-        save_hf(partial, config, params, max_shard_bytes)
-    for name in _KEPT:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, partial / name)
-    os.rename(partial, out)
+    with whole_folder(out) as partial:
+        kind, config = folder_kind(source), read_config(source, **overrides)
+        params = load_params(source, make_mesh(data=1, fsdp=-1), **overrides)
+        if kind == HUGGING_FACE:
+            save_orbax(partial, config, params)
+        else:
+            save_hf(partial, config, params, max_shard_bytes)
+        for name in _KEPT:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, partial / name)
     leaves = jax.tree.leaves(params)
     return Converted(sum(x.size for x in leaves), sum(x.nbytes for x in leaves), time.perf_counter() - started)
