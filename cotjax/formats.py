@@ -23,22 +23,38 @@ TAGS = (THINK_OPEN, THINK_CLOSE, ACTION_OPEN, ACTION_CLOSE)
 
 @dataclass(frozen=True)
 class TurnTemplate:
-    """What stands around a user turn and a response. `response_end` is the end-of-turn token: the model must learn to write it."""
+    """What stands around a user turn and a response.
+
+    `response_end` is the end-of-turn token: the model must learn to write it. `turn_gap` stands between it and the next turn.
+    `system_open` opens a system message, which ends as a response does. `begin` is the token that every prompt begins with, once.
+    """
 
     name: str
     turn_open: str
     response_open: str
     response_end: str
     turn_gap: str
+    system_open: str
+    begin: str = ""
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The template's `<|…|>` marks, in order of first use."""
+        pieces = (self.turn_open, self.response_open, self.response_end, self.system_open, self.begin)
+        return tuple(dict.fromkeys(mark for piece in pieces for mark in re.findall(r"<\|.*?\|>", piece)))
 
 
-CHATML = TurnTemplate("chatml", "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>", "\n")
+CHATML = TurnTemplate(
+    "chatml", "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>", "\n", "<|im_start|>system\n"
+)  # fmt: skip
 LLAMA3 = TurnTemplate(
     "llama3",
     "<|start_header_id|>user<|end_header_id|>\n\n",
     "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
     "<|eot_id|>",
     "",
+    "<|start_header_id|>system<|end_header_id|>\n\n",
+    "<|begin_of_text|>",
 )
 TEMPLATES = {template.name: template for template in (CHATML, LLAMA3)}
 

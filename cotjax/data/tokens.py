@@ -16,24 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
 
-from cotjax import formats
+from cotjax.data.codec import TOKENIZER_FILES as TOKENIZER_FILES
+from cotjax.data.codec import Codec, Segments
 from cotjax.data.trajectories import Trajectory
 from cotjax.errors import DataError, UsageError
-from cotjax.formats import TurnTemplate
 from cotjax.masking import Role
 
 FORMS = ("cot", "direct")
 LAYOUTS = ("trajectory", "step")
-# What a tokenizer may consist of in a Hugging Face folder. Codec reads the first; transformers reads all.
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-    "tokenizer.model", "chat_template.jinja", "chat_template.json",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,123 +72,6 @@ class TokenExample:
     positions: np.ndarray
 
 
-class Codec:
-    """Text <-> ids for one tokenizer and one turn template: the only place where either happens.
-
-    Raises:
-      DataError: the tokenizer does not know a tag or a word of the text, or a tag stands inside the text.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, template: TurnTemplate):
-        self.template = template
-        self._tokenizer = tokenizer
-        self._unknown = tokenizer.token_to_id(getattr(tokenizer.model, "unk_token", None) or "[UNK]")
-        for tag in (*formats.TAGS, template.response_end):
-            if not self.encode(tag):
-                raise DataError(f"the tokenizer gives no ids for {tag!r}; add it to the tokenizer's vocabulary")
-        self.action_prefix = self.encode(formats.ACTION_OPEN)
-        # Decoding stops at the end of the turn, or where the action closes: nothing after it is looked at.
-        self.stop = (tuple(self.encode(formats.ACTION_CLOSE)), tuple(self.encode(template.response_end)))
-        self.pad_id = self._pad_id()
-
-    @classmethod
-    def load(cls, folder: str | Path, template: str = "chatml") -> Codec:
-        """Read `tokenizer.json` from a local Hugging Face folder."""
-        file = Path(folder) / "tokenizer.json"
-        if not file.is_file():
-            raise UsageError(f"{file}: no such tokenizer; the model folder must hold tokenizer.json")
-        if template not in formats.TEMPLATES:
-            raise UsageError(f"unknown turn template {template!r}; there are {', '.join(formats.TEMPLATES)}")
-        try:
-            tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare Exception
-            raise DataError(f"{file}: not a tokenizer ({error})") from None
-        return cls(tokenizer, formats.TEMPLATES[template])
-
-    @property
-    def vocab_size(self) -> int:
-        return self._tokenizer.get_vocab_size(with_added_tokens=True)
-
-    def encode(self, text: str) -> list[int]:
-        ids = self._tokenizer.encode(text, add_special_tokens=False)
-        if self._unknown is not None and self._unknown in ids.ids:
-            start, end = ids.offsets[ids.ids.index(self._unknown)]
-            raise DataError(
-                f"the tokenizer does not know {text[start:end]!r} in {text[:60]!r}; use a tokenizer whose vocabulary covers the data"
-            )
-        return ids.ids
-
-    def encode_plain(self, text: str, what: str) -> list[int]:
-        """Encode text that must not hold a tag or an end-of-turn token."""
-        for tag in (*formats.TAGS, self.template.response_end):
-            if tag in text:
-                raise DataError(f"{what} holds {tag!r}, which would be read as a tag; remove it from {text[:60]!r}")
-        return self.encode(text)
-
-    def encodable(self, text: str) -> bool:
-        """Whether `encode_plain` takes this text."""
-        try:
-            self.encode_plain(text, "the text")
-        except DataError:
-            return False
-        return True
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
-
-    def first_prompt(self, task: str, observation: str) -> list[int]:
-        """Ids of an episode's first prompt, up to where the response begins."""
-        return [i for ids, _ in self._first_turn(task, observation) for i in ids]
-
-    def next_prompt(self, action: str | Sequence[int], observation: str) -> list[int]:
-        """Ids to append to a prompt: the executed action as a past direct response, then the next observation.
-
-        `action`: its ids as they were sampled, or its text.
-        """
-        action_ids = self.encode_plain(action, "the action") if isinstance(action, str) else action
-        response = [*self.action_prefix, *action_ids, *self.encode(formats.ACTION_CLOSE), *self.encode(self.template.response_end)]
-        return response + [i for ids, _ in self._next_turn(observation) for i in ids]
-
-    def _pad_id(self) -> int:
-        for token in ("[PAD]", "<pad>", "<|endoftext|>"):
-            found = self._tokenizer.token_to_id(token)
-            if found is not None:
-                return found
-        return 0  # any id will do: padding is in segment 0 and is never attended to nor trained on
-
-    def _first_turn(self, task: str, observation: str) -> list[tuple[list[int], Role]]:
-        asked = formats.first_turn(task, "")
-        return [
-            (self.encode(self.template.turn_open), Role.PROMPT),
-            (self.encode_plain(asked, "the task"), Role.PROMPT),
-            (self.encode_plain(observation, "the observation"), Role.OBSERVATION),
-            (self.encode(self.template.response_open), Role.PROMPT),
-        ]
-
-    def _next_turn(self, observation: str) -> list[tuple[list[int], Role]]:
-        return [
-            (self.encode(self.template.turn_gap + self.template.turn_open), Role.PROMPT),
-            (self.encode_plain(observation, "the observation"), Role.OBSERVATION),
-            (self.encode(self.template.response_open), Role.PROMPT),
-        ]
-
-    def _direct(self, action: str) -> list[tuple[list[int], Role]]:
-        return [
-            (self.action_prefix, Role.ACTION_OPEN),
-            (self.encode_plain(action, "the action"), Role.ACTION),
-            (self.encode(formats.ACTION_CLOSE), Role.ACTION_CLOSE),
-            (self.encode(self.template.response_end), Role.END),
-        ]
-
-    def _reasoned(self, thought: str, action: str) -> list[tuple[list[int], Role]]:
-        return [
-            (self.encode(formats.THINK_OPEN), Role.REASONING),
-            (self.encode_plain(thought, "the thought"), Role.REASONING),
-            (self.encode(formats.THINK_CLOSE), Role.REASONING),
-            *self._direct(action),
-        ]
-
-
 def trajectory_examples(codec: Codec, trajectory: Trajectory, form: str, max_length: int, layout: Layout = TREES) -> Iterator[TokenExample]:
     """Yield the examples of one trajectory, each at most `max_length` tokens.
 
@@ -220,9 +96,6 @@ def trajectory_examples(codec: Codec, trajectory: Trajectory, form: str, max_len
     return _trees(trajectory.id, turns, max_length) if branching else _line(trajectory.id, turns, max_length)
 
 
-Segments = list[tuple[list[int], Role]]
-
-
 @dataclass(frozen=True)
 class _Turn:
     """A step in ids: its observation, the response to train on, and what later prompts show of it."""
@@ -239,11 +112,11 @@ def _encoded(codec: Codec, trajectory: Trajectory, form: str, past_thoughts: boo
     for number, step in enumerate(trajectory.steps):
         where = f"trajectory {trajectory.id!r}, step {number}"
         try:
-            prompt = codec._next_turn(step.observation) if number else codec._first_turn(trajectory.task, step.observation)
+            prompt = codec.next_turn(step.observation) if number else codec.first_turn(trajectory.task, step.observation)
             if form == "cot" and step.trained and step.thought is None:
                 raise DataError("the step has no thought, which the form 'cot' trains on; data.direct_share=1 trains on actions alone")
-            direct = codec._direct(step.action)
-            reasoned = codec._reasoned(step.thought, step.action) if form == "cot" and step.thought is not None else direct
+            direct = codec.direct(step.action)
+            reasoned = codec.reasoned(step.thought, step.action) if form == "cot" and step.thought is not None else direct
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
         yield _Turn(number, where, prompt, reasoned, _as_prompt(reasoned if past_thoughts else direct), step.trained)
@@ -308,7 +181,7 @@ def _steps(codec: Codec, trajectory: Trajectory, turns: Iterator[_Turn], max_len
 
 def _opening(codec: Codec, trajectory: Trajectory, start: int, turn: _Turn) -> Segments:
     """The first turn of a prompt whose history begins at step `start`."""
-    return codec._first_turn(trajectory.task, trajectory.steps[start].observation) if start else turn.prompt
+    return codec.first_turn(trajectory.task, trajectory.steps[start].observation) if start else turn.prompt
 
 
 def _too_long(turn: _Turn, length: int, max_length: int) -> bool:

@@ -23,7 +23,7 @@ def build_word_tokenizer(texts: Iterable[str], template: formats.TurnTemplate = 
     words = set()
     for text in texts:
         words.update(word for word, _ in split.pre_tokenize_str(text))
-    control = _control_tokens(template)
+    control = list(template.marks)
     words.update(word for piece in (template.turn_open, template.response_open) for word in _words_around(piece, control))
     vocabulary = [PAD, UNKNOWN, *control, *formats.TAGS]
     vocabulary += sorted(words - set(vocabulary))
@@ -42,20 +42,6 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | Path, template: formats.T
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": PAD, "unk_token": UNKNOWN, "eos_token": template.response_end}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-
-def _control_tokens(template: formats.TurnTemplate) -> list[str]:
-    """The template's `<|…|>` marks, in order of first use."""
-    found: list[str] = []
-    for piece in (template.turn_open, template.response_open, template.response_end):
-        rest = piece
-        while "<|" in rest:
-            start = rest.index("<|")
-            end = rest.index("|>", start) + 2
-            if rest[start:end] not in found:
-                found.append(rest[start:end])
-            rest = rest[end:]
-    return found
 
 
 def _words_around(piece: str, control: list[str]) -> list[str]:
