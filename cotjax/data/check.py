@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from cotjax.data.oddities import oddities
 from cotjax.data.tokens import Codec, trajectory_examples
 from cotjax.data.trajectories import KNOWN_FIELDS, KNOWN_STEP_FIELDS, Line, Trajectory, read_lines
 from cotjax.errors import DataError
@@ -31,6 +32,7 @@ class Contents:
     outcomes: won, lost, not known; provenance: of trained steps' thoughts
     lengths: steps an episode; tokens: tokens an episode
     unknown: fields that the schema does not have
+    odd: what the schema allows but may not be meant
     long, lost: episodes longer than max_length tokens, and their steps that do not fit even by themselves
     """
 
@@ -48,6 +50,7 @@ class Contents:
     lengths: Counter = field(default_factory=Counter)
     tokens: Counter = field(default_factory=Counter)
     unknown: Counter = field(default_factory=Counter)
+    odd: Counter = field(default_factory=Counter)
     long: int = 0
     lost: int = 0
 
@@ -99,6 +102,7 @@ def _count(found: Contents, line: Line) -> None:
     _tally(found.task_types, trajectory.task_type)
     _tally(found.environments, trajectory.environment)
     found.lengths[len(trajectory.steps)] += 1
+    found.odd.update(oddities(trajectory))
     for step in trajectory.steps:
         if not step.trained:
             found.untrained += 1
@@ -151,6 +155,8 @@ def print_contents(path: Path, found: Contents, console: Console, max_length: in
     table.add_row("steps not trained on", f"{found.untrained:,}")
     table.add_row("thoughts missing", f"{found.thoughtless:,}")
     table.add_row("thoughts' provenance", _listed(found.provenance))
+    for what, count in found.odd.most_common():
+        table.add_row("odd", f"{count:,} {what}")
     if found.unknown:
         table.add_row("unknown fields, passed over", _listed(found.unknown))
     if found.tokens:

@@ -8,6 +8,7 @@ import tiny
 
 from cotjax.cli import main
 from cotjax.data.check import check
+from cotjax.data.oddities import CONTRADICTION, NOT_ADMISSIBLE
 from cotjax.data.trajectories import write_trajectories
 
 
@@ -59,6 +60,13 @@ def test_unknown_fields_are_passed_over_and_counted(played):
         step["score"] = 1
     played.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert check(played).unknown == {"difficulty": 1, "steps.score": 3}
+
+
+def test_what_is_odd_is_told(played, capsys):
+    played.write_text(played.read_text().replace('"action": "open cabinet 1"', '"action": "dance"', 2))
+    assert check(played).odd == {NOT_ADMISSIBLE: 2, CONTRADICTION: 2}  # the lost episodes have reward 1
+    assert main(["data", "check", str(played)]) == 0
+    assert "2 actions not among their admissible commands" in capsys.readouterr().out
 
 
 def test_tokens_are_counted_and_what_does_not_fit_is_told(played, tmp_path, capsys):

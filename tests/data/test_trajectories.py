@@ -1,14 +1,19 @@
+import gzip
 import json
+import os
 import random
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny
 
 from cotjax.data.digests import Digests
+from cotjax.data.oddities import CONTRADICTION, NOT_ADMISSIBLE, NOTHING_TRAINED, OTHER_CASE, SEVERAL_LINES, oddities
+from cotjax.data.tokens import trajectory_examples
 from cotjax.data.trajectories import read_lines, read_trajectories, write_trajectories
-from cotjax.errors import DataError
+from cotjax.errors import CotjaxError, DataError
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -61,7 +66,17 @@ def _row(**changes):
 
 BROKEN = {
     "no JSON": ("{", "no JSON"),
-    "an empty line": ("", "no JSON"),
+    "an empty line between": ("\n" + _row(id="t1"), "no JSON (the line is blank)"),
+    "true as version": (_row(schema_version=True), "schema_version is True"),
+    "a version with a point": (_row(schema_version=1.0), "schema_version is 1.0"),
+    "a key that comes twice": (_row()[:-1] + ', "seed": 7}', "no JSON (the key 'seed' comes twice in one object)"),
+    "a key that comes twice in a step": (_row().replace('"thought"', '"action": "look", "thought"', 1), "the key 'action' comes twice"),
+    "a NUL in the task": (_row(task="a\0b"), "field 'task' holds a NUL"),
+    "a NUL in an action": (_row(steps__1__action="look\0"), "step 1: the field 'action' holds a NUL"),
+    "a NUL in a command": (_row(steps__0__admissible_commands=["\0"]), "step 0: admissible_commands[0]"),
+    "a carriage return in an action": (_row(steps__0__action="open\rcabinet 1"), "step 0: the action holds a carriage return"),
+    "a line end behind an action": (_row(steps__0__action="open cabinet 1\n"), "step 0: the action begins or ends with an empty line"),
+    "a provenance without a thought": (_row(steps__1__thought=None), "step 1: the provenance is 'scripted, before the action' but"),
     "a list": ("[1]", "JSON object"),
     "no version": (_row(schema_version=KeyError), "schema_version is None"),
     "a later version": (_row(schema_version=2), "schema_version is 2"),
@@ -77,7 +92,9 @@ BROKEN = {
     "an action with a tag": (_row(steps__1__action="<action>look"), "step 1: the action holds '<action>'"),
     "an empty id": (_row(id=" "), "field 'id' is empty"),
     "an empty task": (_row(task=""), "field 'task' is empty"),
-    "an empty observation": (_row(steps__2__observation="\n"), "step 2: the observation is empty"),
+    "a blank observation": (_row(steps__2__observation="\n"), "step 2: the observation is empty"),
+    "an empty observation": (_row(steps__2__observation=""), "step 2: the observation is empty"),
+    "a blank first observation": (_row(steps__0__observation=" "), "step 0: the observation is empty"),
     "a number as command": (_row(steps__0__admissible_commands=["look", 3]), "step 0: admissible_commands[1] is 3"),
     "an empty command": (_row(steps__0__admissible_commands=[""]), "step 0: admissible_commands[0] is ''"),
     "a reward that is no number": (_row(reward=float("nan")), "no JSON (NaN is none of its numbers)"),
@@ -114,6 +131,109 @@ def test_a_windows_file_is_read_and_a_mark_elsewhere_is_not(tmp_path):
     path.write_bytes(_row().encode() + b"\n\xef\xbb\xbf" + _row(id="t1").encode())
     with pytest.raises(DataError, match=r"t\.jsonl:2: no JSON \(Expecting value at column 1"):
         list(read_trajectories(path))
+
+
+def test_blank_lines_at_the_end_are_no_lines(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text(_row() + "\n\n \n" + _row(id="t1") + "\n\n  \n")
+    lines = list(read_lines(path))
+    assert [str(line.error)[len(str(path)) :][:10] for line in lines if line.error] == [":2: no JSO", ":3: no JSO"]
+    assert [line.trajectory.id for line in lines if line.trajectory] == ["t0", "t1"]
+    path.write_text("\n\n")
+    with pytest.raises(DataError, match="the trajectory file is empty"):
+        list(read_lines(path))
+
+
+def test_the_first_observation_may_be_empty(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text(_row(steps__0__observation="") + "\n")
+    (read,) = read_trajectories(path)
+    assert read.steps[0].observation == ""
+    codec = tiny.word_codec(tmp_path / "tokenizer", tiny.TINY_WORDS)
+    (example,) = trajectory_examples(codec, read, "cot", 768)
+    assert codec.decode(example.ids.tolist()).startswith(codec.decode(codec.first_prompt(read.task, "")))
+
+
+def _loop(path):
+    path.symlink_to(path)
+
+
+FOREIGN = {
+    "a folder": (lambda path: path.mkdir(), "a folder, not a file"),
+    "links in a circle": (_loop, "cannot be read (Too many levels of symbolic links)"),
+    "a link to nothing": (lambda path: path.symlink_to("nowhere"), "a symbolic link to nowhere, which is not there"),
+    "a pipe": (os.mkfifo, "a device or a pipe"),
+    "gzip": (lambda path: path.write_bytes(gzip.compress(_row().encode())), "compressed with gzip; unpack it"),
+    "UTF-16": (lambda path: path.write_text(_row(), encoding="utf-16"), "in UTF-16; save it as UTF-8"),
+    "UTF-16 without a mark": (lambda path: path.write_text(_row(), encoding="utf-16-le"), "in UTF-16 or UTF-32"),
+    "Parquet": (lambda path: path.write_bytes(b"PAR1\x15\x04"), "a Parquet file; write its rows as JSON Lines"),
+    "an array": (lambda path: path.write_text(f"[{_row()}]"), "1: a trajectory is a JSON object, this is a list; write one object a line"),
+    "an object over several lines": (
+        lambda path: path.write_text(json.dumps(json.loads(_row()), indent=1)),
+        "1: one JSON value over several lines",
+    ),
+    "rows inside an object": (lambda path: path.write_text('{"data": [' + _row() + "]}"), "'data' is a list: no trajectory"),
+}
+
+
+@pytest.mark.parametrize("make, message", FOREIGN.values(), ids=FOREIGN)
+def test_what_is_no_json_lines_is_named_for_what_it_is(tmp_path, make, message):
+    path = tmp_path / "t.jsonl"
+    make(path)
+    with pytest.raises(DataError) as caught:
+        list(read_trajectories(path))
+    assert str(caught.value).startswith(f"{path}:") and message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def _unwritable(folder):
+    (folder / "file").write_text("")
+    return folder / "file" / "t.jsonl"
+
+
+def _taken(folder):
+    (folder / "t.jsonl").write_text("my notes\n")
+    return folder / "t.jsonl"
+
+
+def _link(folder):
+    write_trajectories(folder / "target.jsonl", [tiny.trajectory(name="old")])
+    (folder / "t.jsonl").symlink_to("target.jsonl")
+    return folder / "t.jsonl"
+
+
+PLACES = {
+    "a folder": (lambda folder: folder, "is a folder"),
+    "a device": (lambda folder: Path("/dev/null"), "not a regular file"),
+    "a symbolic link": (_link, "is a symbolic link"),
+    "below a file": (_unwritable, "nothing can be written there"),
+    "a file that is not ours": (_taken, "was not written by this command"),
+}
+
+
+@pytest.mark.parametrize("make, message", PLACES.values(), ids=PLACES)
+def test_what_is_not_ours_is_not_written_over(tmp_path, make, message):
+    place = make(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(CotjaxError) as caught:
+        write_trajectories(place, [tiny.trajectory()])
+    assert message in str(caught.value) and str(place) in str(caught.value)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}, "nothing changed, nothing left"
+
+
+def test_what_is_odd_is_counted_not_refused():
+    whole = tiny.trajectory(steps=4)
+    assert oddities(whole) == []
+    first, second, third, last = whole.steps
+    steps = (
+        replace(first, action="dance"),
+        replace(second, action="bash\n\nls", admissible_commands=()),
+        replace(third, thought="so <Action> is next"),
+        replace(last, admissible_commands=()),
+    )
+    assert oddities(replace(whole, steps=steps)) == [NOT_ADMISSIBLE, SEVERAL_LINES, OTHER_CASE]
+    assert oddities(replace(whole, success=False)) == oddities(replace(whole, reward=0.0)) == [CONTRADICTION]
+    assert oddities(replace(whole, success=False, reward=0.5)) == oddities(replace(whole, success=None)) == []
+    assert oddities(replace(whole, steps=(replace(first, trained=False),))) == [NOTHING_TRAINED]
 
 
 def test_what_nobody_knows_is_null(tmp_path):
