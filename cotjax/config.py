@@ -68,7 +68,9 @@ def default_config() -> ConfigDict:
     # `cotjax plan` also knows published models by name, such as "qwen3-8b"; to train one, give the folder that holds it.
     config.model.base = "package"
     config.model.tokenizer = ""  # folder with tokenizer.json; empty: the base's own ("random": made from the data)
-    config.model.param_dtype = "float32"  # parameters, their gradients and Adam's moments: "float32" or "bfloat16"
+    # Parameters and their gradients: "float32" or "bfloat16". With bfloat16 the optimizer keeps a float32 copy, from which they are
+    # rounded after each update; it and Adam's moments stay float32, so this spares exchange between devices, and no memory.
+    config.model.param_dtype = "float32"
     config.model.compute_dtype = "float32"  # matmuls: "float32" or "bfloat16"; norms, rotary positions and softmax are always float32
     config.model.width = 128  # sizes of a "random" model
     config.model.layers = 6
@@ -86,12 +88,12 @@ def default_config() -> ConfigDict:
     config.train.batch = 8  # rows an update
     config.train.row_length = 768  # tokens a row
     config.train.learning_rate = 1e-3  # peak
-    config.train.warmup = 20  # updates of linear warm-up
+    config.train.warmup = 20  # updates of linear warm-up from 0, at which the first of them is made; 0: none
     config.train.schedule = "cosine"  # "constant", "cosine" or "linear"; the last two end at a tenth of the peak
     config.train.b1 = 0.9  # Adam's decay of the first moment
     config.train.b2 = 0.98  # Adam's decay of the second moment
-    config.train.weight_decay = 0.0  # decoupled, on matrices only
-    config.train.vector_rate = 1.0  # times the learning rate, for vectors (norm scales); more for a small model from random weights
+    config.train.weight_decay = 0.0  # decoupled, on matrices only: not on norm scales and biases
+    config.train.vector_rate = 1.0  # times the learning rate, for norm scales and biases; more for a small model from random weights
     config.train.clip_norm = 1.0  # global gradient norm; 0: no clipping
     config.train.save_every = 40  # updates between checkpoints
     config.train.keep_last = 0  # newest checkpoints that stay, the others are deleted; 0: all stay, which a study that plays them needs

@@ -135,7 +135,8 @@ def _show_nearest(which: str, config: ConfigDict, model: ModelConfig, devices: l
             console.print(f"    nearest change that fits: {flags} ({_gb(peak)} a chip)")
             return
         console.print(f"    {flags}: does not fit either")
-    console.print("    none of these fits: take a larger slice, or parameters in bfloat16 (model.param_dtype), or LoRA (model.lora_rank)")
+    # Not bfloat16 parameters: with the float32 copy that keeps their updates they take as much as float32 ones.
+    console.print("    none of these fits: take a larger slice, or LoRA (model.lora_rank)")
 
 
 def changes(which: str, config: ConfigDict) -> Iterator[tuple[str, ...]]:

@@ -65,7 +65,7 @@ def train_program(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program
     """
     settings = config.train
     check_batch(settings, mesh)
-    _, optimizer = configured(settings)
+    _, optimizer = configured(settings, model)
     state, batch = abstract_state(model, optimizer, mesh), abstract_batch(settings.batch, settings.row_length, mesh)
     kernel = kernel_for(model, mesh, settings.attention)
     how = {"remat": settings.remat, "normalizer": config.masking.normalizer, "scan": settings.scan_layers, "kernel": kernel}

@@ -79,7 +79,8 @@ def benchmark(
       batch, length: rows a step, and tokens a row; all tokens are trained on, none are padding.
       accumulate, peer_accumulate: parts that cotjax and the peers work the batch off in, one after another.
       remat, scan: of cotjax alone; see decoder.hidden_states.
-      dtype: of parameters, moments and matmuls alike; there is no float32 copy of bfloat16 parameters on either side.
+      dtype: of parameters and matmuls. For bfloat16 parameters cotjax keeps a float32 copy and float32 moments, as `cotjax train` does; the
+        peers keep neither, which spares them 10 bytes a parameter.
       mesh: devices on the axes data, fsdp and tensor; one may be -1.
       cpu_devices: that cotjax splits a CPU into; None: one a core, as far as that divides the rows of a part.
       peers: "compile" and "eager": transformers' model with or without torch.compile.

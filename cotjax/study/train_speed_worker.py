@@ -54,13 +54,15 @@ class CotjaxSide:
         from cotjax.model.config import ModelConfig
         from cotjax.model.sharding import batch_sharding, make_mesh, split_cpu
         from cotjax.model.weights import save_hf
-        from cotjax.train.optim import make_optimizer
+        from cotjax.train.optim import make_optimizer, needs_master
         from cotjax.train.step import compiled, init_state, make_train_step
 
         split_cpu(job.cpu_devices)
         config = ModelConfig(**job.model)
         self._mesh = make_mesh(*job.mesh)
-        optimizer = make_optimizer(optax.constant_schedule(LEARNING_RATE), b1=B1, b2=B2, weight_decay=WEIGHT_DECAY, clip_norm=0.0)
+        optimizer = make_optimizer(
+            optax.constant_schedule(LEARNING_RATE), b1=B1, b2=B2, weight_decay=WEIGHT_DECAY, clip_norm=0.0, master=needs_master(config)
+        )
         with jax.set_mesh(self._mesh):
             params = decoder.init_params(config, jax.random.key(0), self._mesh)
             if job.weights:

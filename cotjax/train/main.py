@@ -22,7 +22,7 @@ from cotjax.train.checkpoint import Checkpoints, Keep
 from cotjax.train.claim import binding, claim
 from cotjax.train.failed import keep_failed
 from cotjax.train.metrics import Clock, MetricsFile, all_peak, as_row, step_flops
-from cotjax.train.optim import configured
+from cotjax.train.optim import configured, needs_master
 from cotjax.train.profiling import Profiler
 from cotjax.train.provenance import git_revision, package_versions
 from cotjax.train.step import abstract_batch, compiled, init_state, make_train_step
@@ -110,7 +110,9 @@ def train(
     distributed.barrier("claimed")
 
     # ---- model, optimizer, step
-    schedule, optimizer = configured(settings)
+    schedule, optimizer = configured(settings, model)
+    if needs_master(model):
+        say(f"parameters in {model.param_dtype}: the optimizer keeps a float32 copy of them, so that small updates add up")
     with jax.set_mesh(mesh):
         state = init_state(model, optimizer, make_params(mesh), mesh)
         train_step = make_train_step(

@@ -19,6 +19,7 @@ from cotjax.model.kernels import kernel_for
 from cotjax.model.sharding import batch_sharding, param_shardings
 from cotjax.train.cross_entropy import supervised_cross_entropy
 from cotjax.train.loss import normalized, totals_by_role
+from cotjax.train.optim import Mastered, apply
 
 # What a batch holds, as data.pipeline makes it: field -> dtype. All are [B, T] but those of BATCH_WIDTHS.
 BATCH_FIELDS = {
@@ -37,7 +38,7 @@ class TrainState(NamedTuple):
 
 
 def state_shardings(config: ModelConfig, optimizer: optax.GradientTransformation, params: dict, mesh: Mesh) -> TrainState:
-    """A NamedSharding for every leaf of the state: Adam's moments lie as their parameters do, counters are replicated."""
+    """A NamedSharding for every leaf of the state: Adam's moments and a float32 copy lie as their parameters do, counters are replicated."""
     replicated = NamedSharding(mesh, PartitionSpec())
     for_params = param_shardings(config, mesh)
     trained, _ = lora.split(config, params)
@@ -133,9 +134,10 @@ def make_train_step(
             total, totals, grads = _accumulated(sums_and_grads, _parts(batch, accumulate))
         weight = totals.pop("weight")
         # Divided here, once, over all parts and devices: parts with few supervised tokens weigh no more for it.
-        grads = jax.tree.map(lambda grad: (grad / weight).astype(grad.dtype), grads)
+        wide = isinstance(state.opt_state, Mastered)
+        grads = jax.tree.map(lambda grad: (grad / weight).astype(jnp.float32 if wide else grad.dtype), grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, trained)
-        params = lora.join(config, optax.apply_updates(trained, updates), frozen)
+        params = lora.join(config, apply(trained, updates, opt_state), frozen)
         real_BT = batch["segment_ids"] > 0
         metrics = totals | {
             "loss": total / weight,
