@@ -137,3 +137,16 @@ def test_coverage_of_a_paired_difference_over_states():
         found = contrast([(1, helpful + both, counts), (-1, harmful + both, counts)])
         held += found.low <= 0.1 - 0.9 * 0.05 <= found.high
     assert held / 150 >= 0.90
+
+
+def test_a_share_over_states_has_the_interval_of_its_effective_number_of_states():
+    hits, states = np.array([1.0, 4, 2, 7, 3, 6]), np.array([5, 8, 6, 10, 7, 9])
+    value = 23 / 45
+    # The linearised variance of a ratio over games, the states that would have it if they were independent, and t for six games.
+    variance = sum((h - value * s) ** 2 for h, s in zip(hits, states, strict=True)) * 6 / 5 / 45**2
+    size = value * (1 - value) / variance / (stats.t.ppf(0.975, 5) / stats.norm.ppf(0.975)) ** 2
+    expected = wilson(value, min(45, size))
+    found = rate(hits, states)
+    assert (found.value, found.n, found.games) == (pytest.approx(value), 45, 6)
+    assert (found.low, found.high) == pytest.approx(expected, abs=1e-12)
+    assert size < 45
