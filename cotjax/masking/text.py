@@ -20,7 +20,9 @@ import numpy as np
 from cotjax.masking.roles import MaskError, Role
 
 _FIRST_WINS = (Role.PROMPT, Role.OBSERVATION, Role.ACTION, Role.ACTION_OPEN, Role.ACTION_CLOSE, Role.END, Role.REASONING)
-_QUOTES = "\"'`“”‘’«»„"
+# An opening quotation mark -> the marks that close it. A straight one opens where nothing but a space or a bracket is before it.
+_QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»", "„": "“”", "‚": "‘’", "»": "«"}
+_BEFORE_A_QUOTATION = re.compile(r"(^|[\s([{<>=:,—–-])$")
 Span = tuple[int, int]
 
 
@@ -89,7 +91,7 @@ def _response_spans(text: str, start: int, end: int, tags: Tags, ends: tuple[str
     names = astuple(tags)
     found = [match for match in re.finditer("|".join(map(re.escape, names)), text[start:end])]
     for match in found:
-        if match.start() and text[start + match.start() - 1] in _QUOTES:
+        if match[0] in (tags.think_open, tags.action_open) and _is_quoted(text[start:end], *match.span()):
             raise fail(f"{match[0]} stands in a quotation, so it is not clear what is the action", start + match.start())
     for tag in names:
         twice = [match for match in found if match[0] == tag][1:2]
@@ -125,6 +127,15 @@ def _response_spans(text: str, start: int, end: int, tags: Tags, ends: tuple[str
             raise fail("text behind the action", closed[1] + len(after) - len(after.lstrip()))
         parts.append((closed[1], closed[1] + len(after.rstrip()), Role.END))
     return parts
+
+
+def _is_quoted(response: str, start: int, end: int) -> bool:
+    """Whether an opening quotation mark stands right before the tag, and one that closes it behind the tag."""
+    mark = response[start - 1 : start]
+    closing = _QUOTES.get(mark)
+    if closing is None or not _BEFORE_A_QUOTATION.search(response[: start - 1][-1:]):
+        return False
+    return any(mark in response[end:] for mark in closing)
 
 
 def _token_roles(characters: np.ndarray, offsets: Sequence[Span]) -> np.ndarray:

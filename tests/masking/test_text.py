@@ -101,6 +101,7 @@ def test_other_tags():
         ("<think>i write\n'<action>go</action>'</think>", "in a quotation", "line 3, column 2 "),
         ('<think>so</think><action>say "<action>"</action>', "in a quotation", "line 2, column 31 "),
         ("well <think>so</think><action>go</action>", "text before <think>", "line 2, column 1 "),
+        ("<think>i write (`<action>go`)</think><action>go</action>", "in a quotation", "line 2, column 18 "),
         ("<think>so</think>then<action>go</action>", "text between </think> and <action>", "line 2, column 18 "),
         ("<action>go</action> and wait", "text behind the action", "line 2, column 21 "),
         ("<action>go</action><think>so</think>", "not in the order", "line 2, column 1 "),
@@ -116,6 +117,36 @@ def test_what_is_no_response_is_named_with_its_place(response, problem, place):
     assert "episode 12" in str(error.value) and problem in str(error.value) and place in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "response",
+    [
+        '<think>the label reads "mug"</think><action>take mug</action>',
+        '<think>so</think><action>say "hello"</action>',
+        "<think>so</think><action>echo `date`</action>",
+        "<think>run `ls`</think><action>go</action>",
+        "<think>it is the dogs’</think><action>go</action>",
+        "<think>I said “go”</think><action>go</action>",
+        '<think>so</think><action>{"text": "<b>bold</b>"}</action>',
+        'it says "mug"<action>say "mug"</action>',
+        "the dogs'<action>take the dogs' bowl</action>",
+        'an open quote: "<action>go</action>',
+    ],
+)
+def test_a_quotation_mark_before_a_tag_is_none_unless_it_opens_there_and_closes_behind(response):
+    text = PROMPT + response
+    roles = roles_from_text(text, [(i, i + 1) for i in range(len(text))], [(len(PROMPT), len(text))])
+    action = "".join(c for c, role in zip(text, roles, strict=True) if role == A)
+    assert f"<action>{action}</action>" in response and "action" not in action
+
+
+def test_only_the_first_empty_token_behind_a_response_is_its_end():
+    text = PROMPT + RESPONSE.removesuffix("<|end|>")
+    pieces = ["<think>", "take it", "</think>", "<action>", "take mug", "</action>"]
+    offsets = [(0, len(PROMPT)), *spans_of(text, pieces), (0, 0), (0, 0)]
+    roles = roles_from_text(text, offsets, [(len(PROMPT), len(text))])
+    assert [Role(role) for role in roles[-3:]] == [AC, E, P]
+
+
 def test_a_span_outside_the_text_is_refused():
     with pytest.raises(MaskError, match=r"\(14, 99\)"):
         roles_from_text(PROMPT, [(0, 1)], [(14, 99)])
@@ -125,5 +156,6 @@ def test_segments_are_joined_as_they_are():
     ids, roles = roles_from_segments([([5, 6], P), ([7], AO), ([8, 9], A)])
     assert ids.tolist() == [5, 6, 7, 8, 9] and roles.tolist() == [P, P, AO, A, A]
     assert ids.dtype == np.int32 and roles.dtype == np.int8
-    with pytest.raises(MaskError, match="segment 0"):
-        roles_from_segments([([1], 9)])
+    for wrong in ([([1], 9)], [([1], "x")], [([-1], P)], [([1 << 40], P)], [([1.5], P)], [5], [([1], [2])]):
+        with pytest.raises(MaskError, match="segment 0"):
+            roles_from_segments(wrong)
