@@ -76,6 +76,7 @@ def _forward(
     def step(index: jax.Array, found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         losses_BT, norms_BT = found
         hidden, targets, weights = (_cut(x, index, chunk) for x in (hidden_BTD, targets_BT, weights_BT))
+        hidden = _where_supervised(hidden, weights)
         logits_BCV = _logits(hidden, output_VD)
         norms_BC = jax.nn.logsumexp(logits_BCV, axis=-1)
         of_target_BC = jnp.take_along_axis(logits_BCV, targets[..., None], axis=-1)[..., 0]
@@ -93,7 +94,8 @@ def _backward(chunk: int, saved: tuple[jax.Array, ...], d_losses_BT: jax.Array) 
     def step(index: jax.Array, found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         d_hidden_BTD, d_output_VD = found
         hidden, targets, weights = (_cut(x, index, chunk) for x in (hidden_BTD, targets_BT, weights_BT))
-        pull_BC1 = (jnp.where(weights > 0, weights, 0.0) * _cut(d_losses_BT, index, chunk))[..., None]
+        hidden = _where_supervised(hidden, weights)
+        pull_BC1 = jnp.where(weights > 0, weights * _cut(d_losses_BT, index, chunk), 0.0)[..., None]
         shares_BCV = jnp.exp(_logits(hidden, output_VD) - _cut(norms_BT, index, chunk)[..., None])
         is_target_BCV = targets[..., None] == jnp.arange(output_VD.shape[0])[None, None, :]
         d_logits_BCV = (jnp.where(is_target_BCV, shares_BCV - 1, shares_BCV) * pull_BC1).astype(output_VD.dtype)
@@ -112,6 +114,11 @@ _compacted.defvjp(_forward, _backward)
 def _chunks(weights_BT: jax.Array, chunk: int) -> jax.Array:
     """How many chunks hold a supervised position, of the row that has most."""
     return (jnp.max(jnp.sum(weights_BT > 0, axis=1)) + chunk - 1) // chunk
+
+
+def _where_supervised(hidden_BCD: jax.Array, weights_BC: jax.Array) -> jax.Array:
+    """What is not finite where nothing is supervised would reach the output's gradient as 0 times NaN."""
+    return jnp.where(weights_BC[..., None] > 0, hidden_BCD, 0)
 
 
 def _logits(hidden_BCD: jax.Array, output_VD: jax.Array) -> jax.Array:

@@ -74,6 +74,25 @@ def test_a_large_vocabulary_never_becomes_whole_logits():
     assert compiled.memory_analysis().temp_size_in_bytes < logits / 10
 
 
+@pytest.mark.parametrize("wrong", [jnp.nan, jnp.inf])
+def test_what_is_not_finite_where_nothing_is_supervised_reaches_no_gradient(wrong):
+    """Also within a chunk that another row reaches, and where the loss's own cotangent there is not finite."""
+    hidden, output, targets, _, _ = _arrays(3)
+    weights = jnp.zeros((B, T)).at[0].set(1.0).at[1, 0].set(1.0)
+    here = weights[..., None] > 0
+    pull = jnp.where(weights > 0, 1.0, wrong)
+
+    def total(hidden, output):
+        losses, back = jax.vjp(lambda h, o: supervised_cross_entropy(h, o, targets, weights, 8), hidden, output)
+        return losses, back(pull)
+
+    losses, (of_hidden, of_output) = total(jnp.where(here, hidden, wrong), output)
+    clean, (_, clean_output) = total(jnp.where(here, hidden, 0.0), output)
+    np.testing.assert_allclose(losses, clean)
+    np.testing.assert_allclose(of_output, clean_output)
+    assert (jnp.where(here, 0.0, of_hidden) == 0).all() and np.isfinite(of_hidden).all()
+
+
 def test_logits_of_chunks_that_no_row_reaches_are_not_computed():
     hidden, output, targets, _, _ = _arrays(2)
     weights = jnp.zeros((B, T)).at[:, :4].set(1.0)
