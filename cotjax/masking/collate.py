@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from cotjax.masking.arrays import checked_roles, integers
 from cotjax.masking.drop import Dropping
 from cotjax.masking.roles import RESPONSE_ROLES, MaskError, Role
-from cotjax.masking.weights import check_supervision, labels, target_weights
+from cotjax.masking.weights import check_supervision, labels, target_weights, trainable
 
 FORMATS = ("pt", "np")
 
@@ -27,15 +29,19 @@ class MaskCollator:
       supervised: the roles that are trained on.
       max_length: an example longer than this, in tokens, is an error (a cut one could end within its action).
       padding_side: "right" or "left".
+      pad_to_multiple_of: rows (of `flatten`: the one row) are padded to a multiple of so many tokens; None: as long as they must be.
       flatten: one row of all examples end to end, without padding, with `position_ids` that start anew at each, instead of a
         padded batch: for models whose attention tells packed examples apart by their positions.
       return_tensors: "pt" (torch) or "np".
 
-    `epoch` is counted from 0; set it where `dropping.redraw` is true (a `TrainerCallback` can, with dataloader_num_workers=0).
-    `step` likewise, where the fraction follows a schedule.
+    `epoch`, counted from 0, is that of the examples where `dropping.redraw` is true, and `step` that of the update where the fraction
+    follows a schedule. `MaskCallback` sets both; in a loop of your own, set them before you fetch a batch.
+
+    Nothing is dropped from a feature with `"drop": False`, so that one trainer can evaluate on whole labels; `evaluation()` drops
+    nothing at all. Other columns are left out of the batch.
 
     Raises:
-      MaskError: when called: a feature lacks a field, is too long, or the batch is supervised nowhere or everywhere.
+      MaskError: when called: there are no features, or one lacks a field, is too long, or is supervised nowhere or everywhere.
     """
 
     def __init__(
@@ -46,6 +52,7 @@ class MaskCollator:
         supervised: Iterable[Role] = RESPONSE_ROLES,
         max_length: int | None = None,
         padding_side: str = "right",
+        pad_to_multiple_of: int | None = None,
         flatten: bool = False,
         return_tensors: str = "pt",
     ):
@@ -53,34 +60,48 @@ class MaskCollator:
             raise MaskError(f"padding_side must be 'right' or 'left', not {padding_side!r}")
         if return_tensors not in FORMATS:
             raise MaskError(f"return_tensors must be one of {', '.join(FORMATS)}, not {return_tensors!r}")
-        self.pad_id, self.dropping, self.supervised = pad_id, dropping, tuple(supervised)
+        if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
+            raise MaskError(f"pad_to_multiple_of must be at least 1, not {pad_to_multiple_of}")
+        if not isinstance(pad_id, int | np.integer) or pad_id < 0:
+            raise MaskError(f"pad_id must be a token id, not {pad_id!r}; a tokenizer without one can pad with its end-of-turn token")
+        self.pad_id, self.dropping, self.supervised = pad_id, dropping, trainable(supervised)
         self.max_length, self.padding_side, self.flatten = max_length, padding_side, flatten
+        self.multiple = pad_to_multiple_of or 1
         self._format = return_tensors
         self.epoch = 0
         self.step = 0
 
+    def evaluation(self) -> MaskCollator:
+        """Return a collator like this one that drops nothing, for held-out examples."""
+        other = copy.copy(self)
+        other.dropping = None
+        return other
+
     def __call__(self, features: Sequence[Mapping[str, Any]], return_tensors: str | None = None) -> dict[str, Any]:
+        kind = return_tensors or self._format
+        if kind not in FORMATS:
+            raise MaskError(f"return_tensors must be one of {', '.join(FORMATS)}, not {kind!r}")
+        if not features:
+            raise MaskError("the batch holds no features")
         examples = [self._example(feature, place) for place, feature in enumerate(features)]
+        lengths = [len(ids) for ids, _, _ in examples]
         if self.flatten:
-            rows = [np.concatenate(parts)[None] for parts in zip(*examples, strict=True)]
-            segments = np.repeat(np.arange(1, len(examples) + 1), [len(ids) for ids, _, _ in examples])[None]
+            rows = [[np.concatenate(parts)] for parts in zip(*examples, strict=True)]
+            segments, positions = np.repeat(np.arange(1, len(examples) + 1), lengths), np.concatenate(list(map(np.arange, lengths)))
         else:
-            length = max(len(ids) for ids, _, _ in examples)
-            rows = [
-                self._pad(parts, length, fill)
-                for parts, fill in zip(zip(*examples, strict=True), (self.pad_id, Role.PAD, False), strict=True)
-            ]
-            segments = None
-        ids, roles, dropped = rows
-        everything = target_weights(roles, segment_ids=segments, supervised=self.supervised)
-        check_supervision(everything, roles)
+            rows = list(zip(*examples, strict=True))
+        length = -(-max(map(len, rows[0])) // self.multiple) * self.multiple
+        ids, roles, dropped = (self._pad(parts, length, fill) for parts, fill in zip(rows, (self.pad_id, Role.PAD, False), strict=True))
+        segments = self._pad([segments], length, 0) if self.flatten else None
         weights = target_weights(roles, segment_ids=segments, supervised=self.supervised, drop_tokens=dropped)
         batch = {"input_ids": ids, "labels": labels(ids, weights)}
         if self.flatten:
-            batch["position_ids"] = np.concatenate([np.arange(len(example[0])) for example in examples])[None]
+            # Padding is a segment of its own, whose positions start anew too.
+            filling = np.arange(length - len(positions))
+            batch["position_ids"] = np.concatenate([positions, filling] if self.padding_side == "right" else [filling, positions])[None]
         else:
             batch["attention_mask"] = (roles != Role.PAD).astype(np.int64)
-        if (return_tensors or self._format) == "np":
+        if kind == "np":
             return batch
         import torch
 
@@ -88,20 +109,24 @@ class MaskCollator:
 
     def _example(self, feature: Mapping[str, Any], place: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(ids int64, roles int8, dropped bool), each [T]."""
-        name = feature.get("id")
+        name = feature.get("id") if isinstance(feature, Mapping) else None
         where = f"feature {place} of the batch" if name is None else f"example {name!r}"
+        if not isinstance(feature, Mapping):
+            raise MaskError(f"{where} must be a mapping with input_ids, roles and id, not {type(feature).__name__}")
         for field in ("input_ids", "roles"):
             if field not in feature:
                 raise MaskError(
                     f"{where} has no {field!r}; it has {', '.join(sorted(feature))}. Make both with roles_from_messages, and give "
                     "the trainer remove_unused_columns=False"
                 )
-        ids, roles = np.asarray(feature["input_ids"], np.int64), np.asarray(feature["roles"], np.int8)
+        ids = integers(feature["input_ids"], f"{where}: input_ids", np.int64, least=0)
+        roles = checked_roles(feature["roles"], f"{where}: roles")
         if ids.shape != roles.shape or ids.ndim != 1:
             raise MaskError(f"{where}: input_ids have shape {ids.shape}, roles {roles.shape}; both must be [T]")
         if self.max_length is not None and len(ids) > self.max_length:
             raise MaskError(f"{where} has {len(ids)} tokens, the limit is {self.max_length}; split it, or leave it out")
-        if self.dropping is None:
+        check_supervision(target_weights(roles, supervised=self.supervised), roles, where)
+        if self.dropping is None or not feature.get("drop", True):
             return ids, roles, np.zeros(ids.shape, bool)
         if name is None:
             raise MaskError(f"{where} has no 'id', which decides whether its action loss is dropped")

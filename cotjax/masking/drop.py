@@ -15,10 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cotjax.masking.arrays import checked_roles, integers
 from cotjax.masking.roles import RESPONSE_ROLES, MaskError, Role
+from cotjax.masking.weights import trainable
 
 UNITS = ("example", "turn", "token")
 CONTROLS = ("action", "random tokens", "reasoning", "reasoning tokens", "examples")
+AS_MANY = ("random tokens", "reasoning tokens")  # controls that drop as many tokens as the action has, drawn at random
 NEVER = np.float32(2.0)  # the draw of a token that no fraction drops
 _STEPS = 2.0**24  # draws are multiples of 1 / _STEPS, which float32 holds exactly
 
@@ -88,10 +91,22 @@ class Dropping:
             raise MaskError(f"the control {self.control!r} drops whole units: with it, the unit must be 'example' or 'turn'")
         if not callable(self.fraction):
             _checked(self.fraction)
+        trainable(self.supervised)
 
     def fraction_at(self, step: int = 0) -> float:
-        """The fraction at a step, in updates."""
-        return self.fraction(step) if callable(self.fraction) else self.fraction
+        """The fraction at a step, in updates.
+
+        Raises:
+          MaskError: a schedule gives what is outside 0..1.
+        """
+        return _checked(self.fraction(step)) if callable(self.fraction) else self.fraction
+
+    @property
+    def _most(self) -> float:
+        """No step's fraction is above this."""
+        if isinstance(self.fraction, LinearFraction):
+            return max(self.fraction.start, self.fraction.end)
+        return 1.0 if callable(self.fraction) else self.fraction
 
     @property
     def action_roles(self) -> tuple[Role, ...]:
@@ -120,54 +135,65 @@ class Dropping:
         `draws < fraction` is `tokens`; a jitted step can ask it with a fraction that changes from step to step.
 
         Raises:
-          MaskError: the roles are not of one example, `redraw` is set and there is no epoch, or the control "reasoning tokens"
-            finds fewer tokens of reasoning than of action. It names the example and the turn.
+          MaskError: the roles are not of one example, `redraw` is set and there is no epoch, or a control of as many tokens finds
+            fewer than there are of action, in a unit that is dropped at some fraction of this run. It names the example and the turn.
         """
-        roles = np.asarray(roles)
+        roles = checked_roles(roles, f"example {example_id!r}: roles")
         if roles.ndim != 1:
             raise MaskError(f"example {example_id!r}: roles of one example have one axis, not shape {roles.shape}")
         if self.redraw and epoch is None:
             raise MaskError(f"example {example_id!r}: a subset that is redrawn each epoch needs the epoch")
-        turns = turn_numbers(roles) if turns is None else np.asarray(turns)
+        turns = turn_numbers(roles) if turns is None else integers(turns, f"example {example_id!r}: turns", np.int64)
+        if turns.shape != roles.shape:
+            raise MaskError(f"example {example_id!r}: turns have shape {turns.shape}, roles {roles.shape}")
         epoch = epoch if self.redraw else None
         found = np.full(roles.shape, NEVER, np.float32)
         is_action = _among(roles, self.action_roles)
         responses = _among(roles, RESPONSE_ROLES)
-        pool = np.arange(len(roles)) > 0  # the first token is no target
+        pool = np.append(False, roles[:-1] != Role.PAD)[: len(roles)]  # the first token is no target
         for turn in np.unique(turns[responses]) if self.unit != "example" else (None,):
             here = pool & responses & (True if turn is None else turns == turn)
             key = example_id if turn is None else f"{example_id}#{turn}"
             action = here & is_action
-            which = self._controlled(here, action, roles, key, epoch)
-            if self.unit == "token":
-                found[which] = _draws(self.seed, f"{key}/tokens", epoch, int(which.sum()))
-            else:
-                found[which] = draw(self.seed, key, epoch)
+            by_token = self.unit == "token"
+            count = int(action.sum())
+            drawn = _draws(self.seed, f"{key}/tokens", epoch, count) if by_token else np.float32(draw(self.seed, key, epoch))
+            among = self._among(here, action, roles)
+            if len(among) >= count or self.control not in AS_MANY:
+                found[self._chosen(among, count, key, epoch)] = drawn
+            # A unit that no fraction of this run draws may have too few.
+            elif np.min(drawn) < np.float32(self._most):
+                raise MaskError(
+                    f"{key!r}: {count} action tokens, but only {len(among)} tokens for the control {self.control!r} to drop instead"
+                )
         return found
 
-    def _controlled(self, here: np.ndarray, action: np.ndarray, roles: np.ndarray, key: str, epoch: int | None) -> np.ndarray:
-        """[T] bool: what the unit `here` drops if it is drawn."""
+    def _among(self, here: np.ndarray, action: np.ndarray, roles: np.ndarray) -> np.ndarray:
+        """The places that the control takes from, in a unit: [N] int."""
         if self.control == "action":
-            return action
-        if self.control == "examples":
-            return here & _among(roles, self.supervised)
-        reasoning = here & (roles == Role.REASONING)
-        if self.control == "reasoning":
-            return reasoning
-        among = np.flatnonzero(reasoning if self.control == "reasoning tokens" else here & _among(roles, self.supervised))
-        count = int(action.sum())
-        if len(among) < count:
-            raise MaskError(
-                f"{key!r}: {count} action tokens, but only {len(among)} tokens for the control {self.control!r} to drop instead"
-            )
-        chosen = np.zeros(len(roles), bool)
-        chosen[among[np.argsort(_draws(self.seed, f"{key}/{self.control}", epoch, len(among)), kind="stable")[:count]]] = True
-        return chosen
+            return np.flatnonzero(action)
+        if self.control in ("reasoning", "reasoning tokens"):
+            return np.flatnonzero(here & (roles == Role.REASONING))
+        return np.flatnonzero(here & _among(roles, self.supervised))
+
+    def _chosen(self, among: np.ndarray, count: int, key: str, epoch: int | None) -> np.ndarray:
+        """The places of `among` that are dropped if the unit is drawn: all, or `count` of them at random."""
+        if self.control not in AS_MANY:
+            return among
+        order = np.argsort(_draws(self.seed, f"{key}/{self.control}", epoch, len(among)), kind="stable")
+        return np.sort(among[order[:count]])
 
 
 def turn_numbers(roles: np.ndarray) -> np.ndarray:
-    """Which response each token is of, counted from 0 -> [T] int32; a prompt belongs to the response behind it."""
-    responses = _among(np.asarray(roles), RESPONSE_ROLES)
+    """Which response each token is of, counted from 0 -> [T] int32; a prompt belongs to the response behind it.
+
+    Raises:
+      MaskError: the roles are not of one example.
+    """
+    roles = checked_roles(roles)
+    if roles.ndim != 1:
+        raise MaskError(f"roles of one example have one axis, not shape {roles.shape}")
+    responses = _among(roles, RESPONSE_ROLES)
     ends = responses[:-1] & ~responses[1:]
     return np.concatenate([[0], np.cumsum(ends)]).astype(np.int32)[: len(responses)]
 
@@ -179,7 +205,7 @@ def _among(roles: np.ndarray, which: Iterable[Role]) -> np.ndarray:
 
 
 def _hash(seed: int, key: str, epoch: int | None) -> int:
-    text = f"{seed}\x00{'' if epoch is None else epoch}\x00{key}".encode()
+    text = f"{seed}\x00{'' if epoch is None else epoch}\x00{key}".encode(errors="surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
@@ -190,6 +216,6 @@ def _draws(seed: int, key: str, epoch: int | None, count: int) -> np.ndarray:
 
 
 def _checked(fraction: float) -> float:
-    if not 0.0 <= fraction <= 1.0:
-        raise MaskError(f"the fraction of examples that drop their action must be in 0..1, not {fraction}")
+    if not isinstance(fraction, int | float | np.integer | np.floating) or not 0.0 <= fraction <= 1.0:
+        raise MaskError(f"the fraction of examples that drop their action must be in 0..1, not {fraction!r}")
     return fraction

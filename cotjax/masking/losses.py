@@ -1,6 +1,7 @@
 """Normalizers and the policy loss. Dropping tokens changes the denominator of a mean, so how the loss is divided has a name.
 
-A normalizer returns (sum, weight); add both up over micro-batches and devices, and divide once. numpy and jax alike.
+A normalizer returns (sum, weight); add both up over micro-batches and devices, and divide once, by at least 1: a batch of which all is
+dropped has weight 0, and is a step of gradient 0. numpy, jax and torch alike; gradients go through.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from cotjax.masking.arrays import Array, alike, is_torch, namespace
 from cotjax.masking.roles import MaskError
-from cotjax.masking.weights import _namespace
 
-Array = Any  # numpy.ndarray or jax.Array
+MOST_LOG_RATIO = 20.0  # nats; exp of it is finite in float32 and bfloat16
 NORMALIZERS = ("token_sum", "example_mean", "fixed_budget")
 
 
@@ -21,8 +22,12 @@ def token_sum(losses: Array, weights: Array) -> tuple[Array, Array]:
 
     A dropped token leaves the denominator, so the tokens that stay weigh more. losses, weights: [..., T]. A loss at weight 0
     counts as 0, even where it is not finite.
+
+    Raises:
+      MaskError: shapes differ, or the arrays are of torch and of another library.
     """
-    return _weighted(losses, weights).sum(), weights.sum()
+    weighted, weights = _weighted(losses, weights)
+    return weighted.sum(), weights.sum()
 
 
 def example_mean(losses: Array, weights: Array, segment_ids: Array | None = None, segments: int | None = None) -> tuple[Array, Array]:
@@ -33,15 +38,22 @@ def example_mean(losses: Array, weights: Array, segment_ids: Array | None = None
     Args:
       segment_ids: [B, T] int, 0 padding, 1.. the example within a packed row (None: a row is an example).
       segments: the most examples in a row; needed inside `jax.jit`, where shapes are static.
+
+    Raises:
+      MaskError: as `token_sum`.
     """
-    xp, weighted = _namespace(losses), _weighted(losses, weights)
+    weighted, weights = _weighted(losses, weights)
+    xp = namespace(weighted)
     if segment_ids is None:
         sums, counts = weighted.sum(-1), weights.sum(-1)
     else:
+        segment_ids = alike(segment_ids, weighted, "segment_ids")
+        _same_shape("segment_ids", segment_ids, weighted)
         if segments is None:
-            segments = int(segment_ids.max())
+            segments = int(segment_ids.max()) if np.prod(np.shape(segment_ids)) else 0
         sums, counts = (_by_segment(xp, values, segment_ids, segments) for values in (weighted, weights))
-    return xp.where(counts > 0, sums / xp.where(counts > 0, counts, 1), 0).sum(), (counts > 0).sum().astype(np.float32)
+    number = xp.asarray((counts > 0).sum(), dtype=xp.float32)
+    return xp.where(counts > 0, sums / xp.where(counts > 0, counts, 1), 0).sum(), number
 
 
 def fixed_budget(losses: Array, weights: Array, budget: Array | float) -> tuple[Array, Array]:
@@ -49,11 +61,15 @@ def fixed_budget(losses: Array, weights: Array, budget: Array | float) -> tuple[
 
     `budget`: tokens, such as batch size times length, or the sum of the weights without any dropping, so that what stays
     weighs what it did before.
+
+    Raises:
+      MaskError: as `token_sum`.
     """
-    return _weighted(losses, weights).sum(), _namespace(losses).asarray(budget, dtype=np.float32)
+    xp = namespace(losses)
+    return _weighted(losses, weights)[0].sum(), xp.asarray(budget, dtype=xp.float32)
 
 
-def policy_losses(log_probs: Array, old_log_probs: Array, advantages: Array, *, clip: float = 0.2) -> Array:
+def policy_losses(log_probs: Array, old_log_probs: Array, advantages: Array, *, clip: float = 0.2, weights: Array | None = None) -> Array:
     """The clipped policy-gradient loss of GRPO a token -> [B, T], to be weighed and divided by a normalizer.
 
     Reduced action supervision is in the weights alone: `target_weights(roles, drop_tokens=...)` takes the action tokens of a
@@ -64,27 +80,51 @@ def policy_losses(log_probs: Array, old_log_probs: Array, advantages: Array, *, 
       log_probs, old_log_probs: [B, T] log-probability of each target under the policy and under the one that sampled, nats.
       advantages: [B] of each sample, or [B, T].
       clip: half the width of the ratio's interval around 1.
+      weights: [B, T] of the targets. Where they are 0 the log-probabilities are not looked at, so that not even a NaN among them
+        reaches the loss or a gradient. None: all are looked at.
+
+    The log of the ratio is cut at MOST_LOG_RATIO (20) either way, so an impossible token (-inf, or -100 as a filler) in
+    `old_log_probs` gives a finite loss, and no gradient.
 
     Raises:
-      MaskError: the advantages have neither shape.
+      MaskError: the advantages have neither shape, the other shapes differ, or the arrays are of torch and of another library.
     """
-    xp = _namespace(log_probs)
-    if np.ndim(advantages) == np.ndim(log_probs) - 1:
+    log_probs = np.asarray(log_probs) if isinstance(log_probs, list | tuple) else log_probs
+    xp = namespace(log_probs)
+    old_log_probs = alike(old_log_probs, log_probs, "old_log_probs")
+    advantages = alike(advantages, log_probs, "advantages")
+    _same_shape("old_log_probs", old_log_probs, log_probs)
+    if tuple(np.shape(advantages)) == tuple(np.shape(log_probs))[:-1]:
         advantages = advantages[..., None]
     elif np.shape(advantages) != np.shape(log_probs):
-        raise MaskError(f"advantages have shape {np.shape(advantages)}, log-probabilities {np.shape(log_probs)}")
+        raise MaskError(f"advantages have shape {tuple(np.shape(advantages))}, log-probabilities {tuple(np.shape(log_probs))}")
     advantages = xp.broadcast_to(advantages, log_probs.shape)
-    ratio = xp.exp(log_probs - old_log_probs)
+    if weights is not None:
+        weights = alike(weights, log_probs, "weights")
+        _same_shape("weights", weights, log_probs)
+        # The inputs are masked, not the loss: the gradient of a masked NaN is 0 times NaN, which is NaN.
+        log_probs, old_log_probs = (xp.where(weights > 0, array, 0) for array in (log_probs, old_log_probs))
+    ratio = xp.exp(xp.clip(log_probs - old_log_probs, -MOST_LOG_RATIO, MOST_LOG_RATIO))
     return -xp.minimum(ratio * advantages, xp.clip(ratio, 1 - clip, 1 + clip) * advantages)
 
 
-def _weighted(losses: Array, weights: Array) -> Array:
-    xp = _namespace(losses)
-    return xp.where(weights > 0, losses, 0) * weights
+def _weighted(losses: Array, weights: Array) -> tuple[Array, Array]:
+    """(losses times weights, weights), both arrays of one library; a loss at weight 0 gives 0."""
+    losses = np.asarray(losses) if isinstance(losses, list | tuple) else losses
+    weights = alike(weights, losses, "weights")
+    _same_shape("weights", weights, losses)
+    return namespace(losses).where(weights > 0, losses, 0) * weights, weights
+
+
+def _same_shape(what: str, array: Array, other: Array) -> None:
+    if np.shape(array) != np.shape(other):
+        raise MaskError(f"{what} have shape {tuple(np.shape(array))}, the losses {tuple(np.shape(other))}")
 
 
 def _by_segment(xp: Any, values: Array, segment_ids: Array, segments: int) -> Array:
     """Sums of [B, T] over each row's segments 1..S -> [B, S]; padding is left out."""
+    if is_torch(values):
+        return values.new_zeros((values.shape[0], segments + 1)).scatter_add(1, segment_ids.long(), values)[:, 1:]
     rows = xp.broadcast_to(xp.arange(values.shape[0])[:, None], values.shape)
     sums = xp.zeros((values.shape[0], segments + 1), values.dtype)
     if xp is np:

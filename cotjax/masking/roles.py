@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
+
+from cotjax.errors import DataError
 
 
 class Role(IntEnum):
@@ -25,7 +28,7 @@ class Role(IntEnum):
 RESPONSE_ROLES = (Role.REASONING, Role.ACTION_OPEN, Role.ACTION, Role.ACTION_CLOSE, Role.END)
 
 
-class MaskError(ValueError):
+class MaskError(DataError, ValueError):
     """Roles or weights cannot be made from what was given; the message names the example and the place."""
 
 
@@ -40,13 +43,21 @@ def roles_from_segments(segments: Iterable[tuple[Sequence[int], Role]]) -> RoleT
     """Join (ids, role) segments, each tokenised by itself: exact, whatever the tokenizer would merge, so to be preferred.
 
     Raises:
-      MaskError: a role is none of `Role`.
+      MaskError: a role is none of `Role`, or an id is no integer of 31 bits.
     """
     ids: list[int] = []
     roles: list[int] = []
-    for number, (part, role) in enumerate(segments):
-        if int(role) not in Role._value2member_map_:
+    for number, segment in enumerate(segments):
+        try:
+            part, role = segment
+            tokens = [operator.index(token) for token in part]
+            known = role in Role._value2member_map_
+        except (TypeError, ValueError) as error:
+            raise MaskError(f"segment {number} is no pair of token ids and a role ({error})") from None
+        if not known:
             raise MaskError(f"segment {number}: {role!r} is no role; there are {', '.join(Role.__members__)}")
-        ids.extend(int(token) for token in part)
-        roles.extend([int(role)] * len(part))
+        if tokens and not 0 <= min(tokens) <= max(tokens) < 1 << 31:
+            raise MaskError(f"segment {number}: token ids must be in 0..{(1 << 31) - 1}, these go from {min(tokens)} to {max(tokens)}")
+        ids += tokens
+        roles += [int(role)] * len(tokens)
     return RoleTokens(np.asarray(ids, np.int32), np.asarray(roles, np.int8))

@@ -10,7 +10,7 @@
 `weight[i]` belongs to the prediction of `ids[i + 1]`; the last position has no target. With the action dropped the
 `<action>` tag keeps its weight, so the model still learns when to stop reasoning (arXiv 2606.26935, reduced action supervision).
 
-All functions take numpy arrays, jax arrays and jax tracers, and answer in kind.
+All functions take numpy arrays, jax arrays, jax tracers and torch tensors, and answer in kind.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from cotjax.masking.arrays import Array, checked_roles, from_tensors, namespace, to_numpy
 from cotjax.masking.roles import RESPONSE_ROLES, MaskError, Role
 
-Array = Any  # numpy.ndarray or jax.Array
 
-
+@from_tensors
 def target_weights(
     roles: Array,
     *,
@@ -44,22 +44,21 @@ def target_weights(
       segment_ids: [..., T] int; a target in another segment than its position weighs 0 (packed rows).
       branches: [..., T] int, 0 on the trunk (rows whose prompt is shared by several responses). The token before a
         trunk token that follows a branch is not what it continues, so that target weighs 0.
-      supervised: the roles that are trained on.
+      supervised: the roles that are trained on; PAD cannot be one.
       dropped: the roles that lose their weight where `drop_action` is true. Default: the action's own tokens, so
         `</action>` and the end-of-turn token stay supervised.
 
     Returns:
-      [..., T] float32, each 0 or 1; the last position is 0.
+      [..., T] float32, each 0 or 1; the last position is 0, and so is a position of padding.
 
     Raises:
-      MaskError: shapes differ, or (of a numpy array) a role is none of `Role`.
+      MaskError: shapes differ, `supervised` names PAD or no role, or (of a numpy array) a role is none of `Role`.
     """
-    roles = np.asarray(roles) if isinstance(roles, list | tuple) else roles
-    xp = _namespace(roles)
-    if xp is np and roles.size and not 0 <= roles.min() <= roles.max() < len(Role):
-        raise MaskError(f"roles must be in 0..{len(Role) - 1} (see Role), these go from {roles.min()} to {roles.max()}")
+    xp = namespace(roles)
+    if xp is np:
+        roles = checked_roles(roles)
     codes = roles.astype(np.uint8)
-    keep = _is_one_of(codes, supervised)
+    keep = _is_one_of(codes, trainable(supervised))
     if drop_action is not None:
         if np.shape(drop_action) == np.shape(roles)[:-1]:
             drop_action = xp.asarray(drop_action)[..., None]
@@ -69,7 +68,8 @@ def target_weights(
     if drop_tokens is not None:
         _same_shape("drop_tokens", drop_tokens, roles)
         keep = keep & ~xp.asarray(drop_tokens)
-    keep = keep[..., 1:]
+    # With padding on the left the first token follows a PAD, which predicts nothing.
+    keep = keep[..., 1:] & (codes[..., :-1] != Role.PAD)
     if segment_ids is not None:
         _same_shape("segment_ids", segment_ids, roles)
         keep = keep & (segment_ids[..., 1:] == segment_ids[..., :-1])
@@ -84,11 +84,14 @@ def target_weights(
     return xp.concatenate([keep, xp.zeros_like(keep, shape=(*keep.shape[:-1], min(1, roles.shape[-1])))], axis=-1).astype(np.float32)
 
 
+@from_tensors
 def targets(ids: Array) -> Array:
     """The ids that the positions predict: [..., T] -> [..., T], shifted left by one; the last (weight 0) repeats its own id."""
-    return _namespace(ids).concatenate([ids[..., 1:], ids[..., -1:]], axis=-1)
+    ids = np.asarray(ids) if isinstance(ids, list | tuple) else ids
+    return namespace(ids).concatenate([ids[..., 1:], ids[..., -1:]], axis=-1)
 
 
+@from_tensors
 def labels(ids: Array, weights: Array, ignore_index: int = -100) -> Array:
     """Labels as Hugging Face models take them: `labels[i]` is `ids[i]` where token i is trained on, else `ignore_index`.
 
@@ -98,35 +101,67 @@ def labels(ids: Array, weights: Array, ignore_index: int = -100) -> Array:
       MaskError: shapes differ, or (of numpy arrays) a weight is neither 0 nor 1, which labels cannot say.
     """
     _same_shape("weights", weights, ids)
-    xp = _namespace(ids)
+    ids, weights = (np.asarray(array) if isinstance(array, list | tuple) else array for array in (ids, weights))
+    xp = namespace(ids)
     if xp is np and not np.isin(weights, (0.0, 1.0)).all():
         raise MaskError("labels can only say whether a token is trained on: its weight must be 0 or 1")
     trained = xp.concatenate([xp.zeros_like(weights[..., :1]), weights[..., :-1]], axis=-1) > 0
     return xp.where(trained, ids, ids.dtype.type(ignore_index) if xp is np else ignore_index)
 
 
+@from_tensors
 def spread(values: Array, segment_ids: Array, fill: Any = 0) -> Array:
     """A value an example -> a value a token: [..., S] and [..., T] -> [..., T].
 
     Segment s (1..S) of a packed row gets `values[..., s - 1]`; padding (segment 0) gets `fill`.
     """
-    xp = _namespace(values)
+    xp = namespace(values)
     index = xp.maximum(segment_ids, 1) - 1
     return xp.where(segment_ids > 0, xp.take_along_axis(xp.asarray(values), index, axis=-1), fill)
 
 
-def check_supervision(weights: np.ndarray, roles: np.ndarray, name: str = "the batch") -> None:
-    """Refuse the two masks that mean a mistake upstream: nothing is trained on, or everything is.
+def check_supervision(weights: np.ndarray, roles: np.ndarray, name: str = "the batch", segment_ids: np.ndarray | None = None) -> None:
+    """Refuse, of each example, the two masks that mean a mistake upstream: nothing is trained on, or everything is.
+
+    Give the weights before dropping: a control may drop all that a batch holds, which is a step of gradient 0.
+
+    Args:
+      weights, roles: [T] of one example, or [B, T].
+      name: what errors call it.
+      segment_ids: [T] or [B, T] int, 0 padding, 1.. the example within a packed row (None: a row is an example).
 
     Raises:
-      MaskError: no target has a weight, or every target that is not padding has one though there is something to leave out.
+      MaskError: an example has no target with a weight, or its first token is no prompt and every target has one.
     """
-    real = targets(roles) != Role.PAD
-    real[..., -1] = False
-    if not (weights > 0).any():
-        raise MaskError(f"{name}: no token is supervised; do the roles hold a response, and does `supervised` name its roles?")
-    if (weights[real] > 0).all():
-        raise MaskError(f"{name}: every token is supervised, the prompt too; are the roles those of the data?")
+    roles, weights = checked_roles(roles), np.asarray(to_numpy(weights))
+    _same_shape("weights", weights, roles)
+    if not (roles != Role.PAD).any():
+        raise MaskError(f"{name}: there is no token")
+    segments = (roles != Role.PAD).astype(np.int64) if segment_ids is None else np.asarray(to_numpy(segment_ids))
+    _same_shape("segment_ids", segments, roles)
+    rows = zip(*(array.reshape(-1, roles.shape[-1]) for array in (weights, roles, segments)), strict=True)
+    for row, (weights_T, roles_T, segments_T) in enumerate(rows):
+        for example in np.unique(segments_T[segments_T > 0]):
+            here = np.flatnonzero(segments_T == example)
+            where = name + (f", row {row}" if roles.ndim > 1 else "") + (f", segment {example}" if segment_ids is not None else "")
+            if not (weights_T[here] > 0).any():
+                raise MaskError(f"{where}: no token is supervised; do the roles hold a response, and does `supervised` name its roles?")
+            # A prompt of one token is no target itself, so all targets behind it may well be trained on.
+            if roles_T[here[0]] in RESPONSE_ROLES and (weights_T[here[:-1]] > 0).all():
+                raise MaskError(f"{where}: every token is supervised, the prompt too; are the roles those of the data?")
+
+
+def trainable(supervised: Iterable[Role]) -> tuple[Role, ...]:
+    """Return the roles that are trained on, checked.
+
+    Raises:
+      MaskError: one is PAD, or no role.
+    """
+    found = tuple(supervised)
+    wrong = [role for role in found if role not in Role._value2member_map_ or role == Role.PAD]
+    if wrong:
+        raise MaskError(f"{wrong[0]!r} cannot be trained on; there are {', '.join(role.name for role in Role if role)}")
+    return found
 
 
 def _is_one_of(codes: Array, roles: Iterable[Role]) -> Array:
@@ -135,10 +170,6 @@ def _is_one_of(codes: Array, roles: Iterable[Role]) -> Array:
     for role in roles:
         bits |= 1 << int(role)
     return (np.uint8(bits) >> codes & np.uint8(1)).astype(bool)
-
-
-def _namespace(array: Array) -> Any:
-    return array.__array_namespace__() if hasattr(array, "__array_namespace__") else np
 
 
 def _same_shape(name: str, array: Array, roles: Array) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from layouts import tokenizer
 
-from cotjax.masking import Dropping, MaskCollator, MaskError, labels, roles_from_messages, target_weights
+from cotjax.masking import Dropping, LinearFraction, MaskCollator, MaskError, Role, labels, roles_from_messages, target_weights
 
 PAGE = Path(__file__).parents[2] / "docs" / "masking.md"
 DROPPING = Dropping(fraction=0.5)
@@ -52,12 +52,94 @@ def test_a_flattened_batch_holds_the_same_labels_and_positions_start_anew():
     assert "attention_mask" not in batch
 
 
-def test_epoch_and_step_reach_the_draw():
+def test_the_epoch_reaches_the_draw():
     made = features(40)
     collator = MaskCollator(0, dropping=Dropping(fraction=0.5, redraw=True), return_tensors="np")
     first = collator(made)["labels"]
     collator.epoch = 1
     assert (first != collator(made)["labels"]).any()
+
+
+def test_the_step_reaches_the_schedule():
+    made = features(3)
+    schedule = LinearFraction(0.0, 1.0, 10)
+    collator = MaskCollator(0, dropping=Dropping(schedule), return_tensors="np")
+    for step in (0, 10):
+        collator.step = step
+        labels_of = collator(made)["labels"]
+        for row, feature in enumerate(made):
+            expected = expected_labels(feature, Dropping(schedule(step)))
+            np.testing.assert_array_equal(labels_of[row, : len(expected)], expected)
+
+
+def test_only_the_supervised_roles_have_labels():
+    made = features(3)
+    batch = MaskCollator(0, supervised=(Role.REASONING,), return_tensors="np")(made)
+    for row, feature in enumerate(made):
+        roles = np.array(feature["roles"])
+        np.testing.assert_array_equal(batch["labels"][row, : len(roles)] != -100, roles == Role.REASONING)
+
+
+@pytest.mark.parametrize("flatten", [False, True], ids=["padded", "flat"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_an_example_that_begins_with_its_response_has_no_label_for_its_first_token(side, flatten):
+    features = [{"input_ids": [7, 8, 9, 5], "roles": [1, 1, 3, 5]}, {"input_ids": [4, 6, 3], "roles": [3, 5, 1]}]
+    batch = MaskCollator(0, padding_side=side, flatten=flatten, return_tensors="np")(features)
+    found = batch["labels"].reshape(-1)
+    assert sorted(found[found != -100].tolist()) == [5, 6, 9], "4 follows nothing"
+
+
+@pytest.mark.parametrize("flatten", [False, True], ids=["padded", "flat"])
+@pytest.mark.parametrize(("roles", "problem"), [([3, 3, 5], "every token is supervised"), ([1, 1, 1], "no token is supervised")])
+def test_each_example_is_checked_whatever_it_is_batched_with(flatten, roles, problem):
+    good, bad = features(1)[0], {"input_ids": [1, 2, 3], "roles": roles, "id": "bad"}
+    for batch in ([good, bad], [bad, good], [bad, bad]):
+        with pytest.raises(MaskError, match=f"example 'bad': {problem}"):
+            MaskCollator(0, dropping=DROPPING, flatten=flatten, return_tensors="np")(batch)
+
+
+def test_a_batch_of_which_a_control_drops_all_is_made():
+    made = features(2)
+    batch = MaskCollator(0, dropping=Dropping(1.0, control="examples"), return_tensors="np")(made)
+    assert (batch["labels"] == -100).all()
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("flatten", [False, True], ids=["padded", "flat"])
+def test_rows_are_padded_to_a_multiple(side, flatten):
+    made = features(3)
+    options = {"padding_side": side, "flatten": flatten, "return_tensors": "np"}
+    plain, padded = (MaskCollator(6, pad_to_multiple_of=multiple, **options)(made) for multiple in (None, 64))
+    length, new = plain["input_ids"].shape[1], padded["input_ids"].shape[1]
+    assert new % 64 == 0 and length <= new < length + 64 and new != length
+    here = slice(0, length) if side == "right" else slice(new - length, None)
+    for name, array in plain.items():
+        np.testing.assert_array_equal(padded[name][:, here], array)
+    rest = np.ones(new, bool)
+    rest[here] = False
+    assert (padded["labels"][:, rest] == -100).all() and (padded["input_ids"][:, rest] == 6).all()
+    if flatten:
+        np.testing.assert_array_equal(padded["position_ids"][0, rest], np.arange(new - length))
+    else:
+        assert not padded["attention_mask"][:, rest].any()
+
+
+def test_held_out_examples_lose_no_label():
+    made = features(4)
+    collator = MaskCollator(0, dropping=Dropping(1.0), return_tensors="np")
+    whole = MaskCollator(0, return_tensors="np")(made)["labels"]
+    dropped = collator(made)["labels"]
+    np.testing.assert_array_equal(collator.evaluation()(made)["labels"], whole)
+    np.testing.assert_array_equal(collator([feature | {"drop": False} for feature in made])["labels"], whole)
+    assert (dropped != whole).any() and (collator(made)["labels"] == dropped).all()
+
+
+def test_an_example_of_just_the_longest_length_is_taken():
+    made = features(1)
+    length = len(made[0]["roles"])
+    assert MaskCollator(0, max_length=length, return_tensors="np")(made)["labels"].shape == (1, length)
+    with pytest.raises(MaskError, match=f"'e0' has {length} tokens, the limit is {length - 1}"):
+        MaskCollator(0, max_length=length - 1, return_tensors="np")(made)
 
 
 @pytest.mark.parametrize(
@@ -69,14 +151,46 @@ def test_epoch_and_step_reach_the_draw():
         (lambda f: f.update(input_ids=[1] * 500, roles=[1] * 500), "'e0' has 500 tokens, the limit is 200"),
         (lambda f: f.update(roles=[1] * len(f["roles"])), "no token is supervised"),
         (lambda f: f.update(roles=[3] * len(f["roles"])), "every token is supervised"),
+        (lambda f: f.update(roles=[300] * len(f["roles"])), r"'e0': roles must be in 0\.\.7"),
+        (lambda f: f.update(roles=["x"] * len(f["roles"])), "'e0': roles must be integers"),
+        (lambda f: f.update(input_ids=[10**30] * len(f["roles"])), "'e0': input_ids must be integers"),
+        (lambda f: f.update(input_ids=[-1] * len(f["roles"])), "'e0': input_ids must be in 0"),
+        (lambda f: f.update(input_ids=[0.5] * len(f["roles"])), "'e0': input_ids must be integers"),
+        (lambda f: f.update(input_ids=[], roles=[]), "'e0': there is no token"),
     ],
-    ids=["no roles", "no id", "shapes", "too long", "all zero", "all one"],
+    ids=[
+        "no roles",
+        "no id",
+        "shapes",
+        "too long",
+        "all zero",
+        "all one",
+        "no role",
+        "texts",
+        "huge",
+        "negative",
+        "fractions",
+        "empty",
+    ],
 )
 def test_what_is_wrong_with_a_feature_is_named(change, problem):
     made = features(1)
     change(made[0])
     with pytest.raises(MaskError, match=problem):
         MaskCollator(0, dropping=DROPPING, max_length=200, return_tensors="np")(made)
+
+
+def test_no_features_and_what_is_no_feature_and_settings_that_cannot_be():
+    collator = MaskCollator(0, return_tensors="np")
+    with pytest.raises(MaskError, match="no features"):
+        collator([])
+    with pytest.raises(MaskError, match="feature 0 of the batch must be a mapping"):
+        collator(["x"])
+    with pytest.raises(MaskError, match="return_tensors"):
+        collator(features(1), return_tensors="tf")
+    for wrong in ({"pad_id": None}, {"pad_id": -1}, {"pad_to_multiple_of": 0}, {"padding_side": "top"}, {"supervised": (Role.PAD,)}):
+        with pytest.raises(MaskError):
+            MaskCollator(**{"pad_id": 0} | wrong)
 
 
 # ---- with torch, transformers' Trainer and TRL

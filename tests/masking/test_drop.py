@@ -123,6 +123,88 @@ def test_a_schedule_moves_the_fraction_and_the_subsets_stay_nested():
     assert chosen[1] == {i for i in range(2000) if drops_action(0, f"{i}", 0.3)}
 
 
+def test_a_schedule_starts_at_step_0_and_one_that_leaves_0_to_1_is_refused():
+    assert LinearFraction(0.1, 0.5, 100)(-50) == 0.1
+    roles = np.array([P, R, AO, A, AC, E], np.int8)
+    for wrong in (30.0, -0.1, float("nan"), None):
+        with pytest.raises(MaskError, match=r"0\.\.1"):
+            Dropping(lambda step, wrong=wrong: wrong).tokens(roles, "x")
+
+
+@pytest.mark.parametrize("control", ["action", "random tokens", "reasoning tokens"])
+@pytest.mark.parametrize("unit", ["example", "turn", "token"])
+def test_every_draw_depends_on_the_seed_and_where_asked_on_the_epoch(unit, control):
+    roles = np.array([P, *[R] * 30, AO, *[A] * 20, AC, E], np.int8)
+
+    def drawn(seed, epoch=0, redraw=False):
+        dropping = Dropping(0.5, seed, unit, redraw, control)
+        return np.concatenate([dropping.tokens(roles, f"{i}", epoch=epoch) for i in range(30)])
+
+    assert (drawn(1) != drawn(2)).any()
+    np.testing.assert_array_equal(drawn(1, epoch=0), drawn(1, epoch=1))
+    assert (drawn(1, 0, redraw=True) != drawn(1, 1, redraw=True)).any()
+
+
+@pytest.mark.parametrize(("control", "unit"), [("random tokens", "example"), ("random tokens", "token"), ("reasoning tokens", "token")])
+def test_which_tokens_a_control_takes_depends_on_the_seed_and_the_epoch_by_itself(control, unit):
+    """At fraction 1 every unit is drawn, so what differs is the choice of tokens within it."""
+    roles = np.array([P, *[R] * 30, AO, *[A] * 20, AC, E], np.int8)
+
+    def chosen(seed, epoch):
+        return Dropping(1.0, seed, unit, True, control).tokens(roles, "x", epoch=epoch)
+
+    assert (chosen(1, 0) != chosen(2, 0)).any() and (chosen(1, 0) != chosen(1, 1)).any()
+
+
+@pytest.mark.parametrize("control", ["random tokens", "examples"])
+def test_a_control_takes_only_from_what_is_trained_on(control):
+    roles = np.array([P, *[R] * 8, AO, A, A, AC, E], np.int8)
+    drop = Dropping(1.0, control=control, supervised=(R, A)).tokens(roles, "x")
+    assert set(roles[drop]) <= {R, A} and drop.any()
+    assert drop.sum() == (10 if control == "examples" else 2)
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_padding_on_the_left_changes_no_draw_and_the_first_token_is_never_drawn(control):
+    roles = np.array([R, R, R, R, AO, A, A, AC, E], np.int8)
+    dropping = Dropping(1.0, control=control)
+    whole = dropping.draws(roles, "x")
+    padded = dropping.draws(np.concatenate([[Role.PAD] * 3, roles]), "x")
+    np.testing.assert_array_equal(padded[3:], whole)
+    assert whole[0] == padded[:4].min() == 2.0
+
+
+def test_a_unit_that_is_never_drawn_may_lack_the_reasoning_to_drop_instead():
+    roles = np.array([P, R, AO, A, A, A, AC, E], np.int8)
+    for unit in ("example", "turn", "token"):
+        for fraction in (0.0, 1e-9, LinearFraction(0.0, 1e-9, 10)):
+            assert not Dropping(fraction, unit=unit, control="reasoning tokens").tokens(roles, "x", step=10).any()
+        with pytest.raises(MaskError, match="3 action tokens"):
+            Dropping(LinearFraction(0.0, 1.0, 10), unit=unit, control="reasoning tokens").tokens(roles, "x", step=0)
+
+
+@pytest.mark.parametrize(
+    ("roles", "more", "named"),
+    [
+        ([P, 300], {}, r"0\.\.7"),
+        ([[P, A]], {}, "one axis"),
+        ([P, 1.5], {}, "integers"),
+        ([P, "A"], {}, "integers"),
+        ([P, [A]], {}, "integers"),
+        ([P, 10**30], {}, "integers"),
+        (3, {}, "an axis of tokens"),
+        ([P, A, E], {"turns": [0, 0]}, r"turns have shape \(2,\)"),
+    ],
+)
+def test_roles_and_turns_that_cannot_be_are_named(roles, more, named):
+    with pytest.raises(MaskError, match=f"'episode 9'.*{named}"):
+        Dropping(1.0).tokens(roles, "episode 9", **more)
+
+
+def test_an_example_without_tokens_drops_none():
+    assert Dropping(1.0).tokens([], "x").shape == (0,) and turn_numbers([]).shape == (0,)
+
+
 def test_redrawing_needs_the_epoch_and_then_changes_with_it():
     roles = np.array([P, R, AO, A, AC, E], np.int8)
     with pytest.raises(MaskError, match="epoch"):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cotjax.masking import (
     NORMALIZERS,
     Dropping,
+    MaskError,
     Role,
     example_mean,
     fixed_budget,
@@ -153,6 +154,84 @@ def test_a_loss_that_is_not_finite_is_no_loss_where_it_weighs_nothing():
     losses, weights = np.array([[np.inf, 2.0, np.nan]], np.float32), np.array([[0.0, 1.0, 0.0]], np.float32)
     assert token_sum(losses, weights) == (2.0, 1.0)
     assert example_mean(losses, weights) == (2.0, 1.0)
+
+
+@pytest.mark.parametrize("filler", [-100.0, -jnp.inf, jnp.inf, 0.0])
+def test_the_policy_loss_of_an_impossible_token_is_finite_and_its_gradient_at_weight_0_is_0(filler):
+    old, weights = jnp.array([[-1.0, -1.0, filler]]), jnp.array([[1.0, 1.0, 0.0]])
+
+    def loss(log_probs, advantage):
+        total, weight = token_sum(policy_losses(log_probs, old, jnp.array([advantage])), weights)
+        return total / weight
+
+    for advantage in (1.0, -1.0):
+        value, gradient = jax.value_and_grad(loss)(jnp.full((1, 3), -1.0), advantage)
+        assert value == -advantage
+        np.testing.assert_allclose(gradient, [[-advantage / 2, -advantage / 2, 0.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [jnp.nan, -jnp.inf])
+def test_with_its_weights_the_policy_loss_does_not_look_at_what_weighs_nothing(wrong):
+    weights = jnp.array([[1.0, 0.0, 1.0]])
+
+    def loss(log_probs, old):
+        return token_sum(policy_losses(log_probs, old, jnp.array([1.0]), weights=weights), weights)[0]
+
+    log_probs = jnp.array([[-1.0, wrong, -2.0]])
+    value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(log_probs, log_probs)
+    assert value == -2.0
+    for gradient in gradients:
+        assert np.isfinite(gradient).all() and gradient[0, 1] == 0.0
+    _, seen = jax.value_and_grad(loss)(jnp.array([[jnp.nan, -1.0, -1.0]]), jnp.full((1, 3), -1.0))
+    assert np.isnan(seen[0, 0]), "what weighs is not hidden"
+
+
+@pytest.mark.parametrize("name", ["token_sum", "example_mean", "fixed_budget"])
+def test_a_loss_that_is_not_finite_has_no_gradient_where_it_weighs_nothing(name):
+    weights, segments = jnp.array([[1.0, 0.0, 1.0, 0.0]]), jnp.array([[1, 1, 2, 3]])
+    divide = {
+        "token_sum": lambda losses: token_sum(losses, weights),
+        "example_mean": lambda losses: example_mean(losses, weights, segments, segments=3),
+        "fixed_budget": lambda losses: fixed_budget(losses, weights, 4.0),
+    }[name]
+    value, gradient = jax.value_and_grad(lambda losses: divide(losses)[0])(jnp.array([[2.0, jnp.nan, 3.0, jnp.inf]]))
+    assert value == 5.0
+    np.testing.assert_array_equal(gradient, [[1.0, 0.0, 1.0, 0.0]])
+
+
+def test_the_ratio_is_clipped_where_asked_and_only_there():
+    new, old = np.array([[0.0, 0.0]]), np.array([[-1.0, -0.1]])
+    for clip in (0.05, 0.5, 3.0):
+        expected = -np.minimum(np.exp(new - old), np.clip(np.exp(new - old), 1 - clip, 1 + clip))
+        np.testing.assert_allclose(policy_losses(new, old, np.array([1.0]), clip=clip), expected)
+
+
+def test_advantages_are_of_each_sample_or_of_each_token_and_nothing_else():
+    log_probs = np.zeros((2, 3))
+    by_token = np.arange(6.0).reshape(2, 3)
+    np.testing.assert_array_equal(policy_losses(log_probs, log_probs, by_token), -by_token)
+    np.testing.assert_array_equal(policy_losses(log_probs, log_probs, np.array([1.0, 2.0])), [[-1.0] * 3, [-2.0] * 3])
+    for wrong in ((3,), (1,), (2, 1), (1, 3), (2, 4), (), (2, 3, 1)):
+        with pytest.raises(MaskError, match="advantages have shape"):
+            policy_losses(log_probs, log_probs, np.zeros(wrong))
+    for wrong in ((2, 1), (3,), (2, 4)):
+        with pytest.raises(MaskError, match="old_log_probs have shape"):
+            policy_losses(log_probs, np.zeros(wrong), np.zeros(2))
+        with pytest.raises(MaskError, match="weights have shape"):
+            token_sum(log_probs, np.zeros(wrong))
+
+
+def test_a_batch_of_which_all_is_dropped_is_a_step_of_gradient_0():
+    nothing, segments = jnp.zeros((1, 3)), jnp.ones((1, 3), jnp.int32)
+    for divide in (token_sum, partial(example_mean, segment_ids=segments, segments=1), partial(fixed_budget, budget=3.0)):
+
+        def loss(losses, divide=divide):
+            total, weight = divide(losses, nothing)
+            return total / jnp.maximum(weight, 1)
+
+        value, gradient = jax.value_and_grad(loss)(jnp.ones((1, 3)))
+        assert value == 0.0
+        np.testing.assert_array_equal(gradient, nothing)
 
 
 def test_normalizers_on_a_worked_example():

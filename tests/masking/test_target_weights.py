@@ -68,13 +68,56 @@ def test_a_value_an_example_is_spread_over_its_tokens():
 
 @pytest.mark.parametrize(
     ("roles", "problem"),
-    [([P, P, P], "no token is supervised"), ([P, R, R, Role.PAD], "every token is supervised")],
-    ids=["all zero", "all one"],
+    [
+        ([P, P, P], "no token is supervised"),
+        ([R, R, R, Role.PAD], "every token is supervised"),
+        ([Role.PAD, R, R, R], "every token is supervised"),
+        ([Role.PAD, Role.PAD], "no token"),
+        ([], "no token"),
+    ],
+    ids=["all zero", "all one", "all one behind padding", "padding", "empty"],
 )
 def test_a_mask_of_zeros_alone_or_ones_alone_is_refused(roles, problem):
-    roles = np.array(roles)
-    with pytest.raises(MaskError, match=f"file.jsonl: {problem}"):
+    roles = np.array(roles, int)
+    with pytest.raises(MaskError, match=f"file.jsonl: .*{problem}"):
         check_supervision(target_weights(roles), roles, "file.jsonl")
+
+
+def test_a_prompt_of_one_token_is_no_mask_of_ones():
+    check_supervision(target_weights([P, R, A, E]), [P, R, A, E])
+
+
+@pytest.mark.parametrize(
+    ("packed", "problem"),
+    [
+        ([[P, R, A, E, P, P, P]], "row 0, segment 2: no token is supervised"),
+        ([[P, R, A, E, R, R, R]], "row 0, segment 2: every token is supervised"),
+        ([[R, R, R, R, R, R, R]], "row 0, segment 1: every token is supervised"),
+    ],
+    ids=["one trains nothing", "one trains everything", "all train everything"],
+)
+def test_every_example_of_a_packed_row_is_checked_by_itself(packed, problem):
+    roles, segments = np.array(packed), np.array([[1, 1, 1, 1, 2, 2, 2]])
+    with pytest.raises(MaskError, match=problem):
+        check_supervision(target_weights(roles, segment_ids=segments), roles, segment_ids=segments)
+
+
+def test_every_row_of_a_batch_is_checked_and_one_of_padding_alone_is_none():
+    roles = np.array([[P, R, A, E], [P, P, P, P], [Role.PAD] * 4])
+    with pytest.raises(MaskError, match="row 1: no token is supervised"):
+        check_supervision(target_weights(roles), roles)
+    check_supervision(target_weights(roles[[0, 2]]), roles[[0, 2]])
+
+
+def test_behind_padding_on_the_left_the_first_token_is_no_target():
+    """A response whose prompt was cut away: its first token follows padding, which predicts nothing."""
+    np.testing.assert_array_equal(target_weights([Role.PAD, Role.PAD, R, A, E]), [0, 0, 1, 1, 0])
+
+
+def test_padding_cannot_be_trained_on():
+    for wrong in (Role.PAD, 9):
+        with pytest.raises(MaskError, match="cannot be trained on"):
+            target_weights(EXAMPLE, supervised=(R, wrong))
 
 
 @pytest.mark.parametrize("broken", ["drop_action", "drop_tokens", "segment_ids", "branches"])

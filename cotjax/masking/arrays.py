@@ -1,0 +1,107 @@
+"""Arrays that users give: of numpy, jax or torch, or plain lists. What cannot be a role, an id or a weight is refused by name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import numpy as np
+
+from cotjax.masking.roles import MaskError, Role
+
+Array = Any  # numpy.ndarray, jax.Array or torch.Tensor
+
+
+def is_torch(array: Any) -> bool:
+    """Whether this is a torch tensor. torch is not imported for it."""
+    return "torch" in sys.modules and isinstance(array, sys.modules["torch"].Tensor)
+
+
+def namespace(array: Any) -> Any:
+    """Return the module whose functions take this array: `torch`, `jax.numpy` or `numpy`."""
+    if is_torch(array):
+        return sys.modules["torch"]
+    return array.__array_namespace__() if hasattr(array, "__array_namespace__") else np
+
+
+def alike(array: Any, like: Array, what: str) -> Array:
+    """Return `array` as an array of the library (and, of torch, on the device) of `like`.
+
+    Raises:
+      MaskError: `array` is a torch tensor and `like` is not.
+    """
+    if is_torch(like):
+        return sys.modules["torch"].as_tensor(array, device=like.device)
+    if is_torch(array):
+        raise MaskError(f"{what} is a torch tensor, the losses are not; give all of them of one library")
+    return np.asarray(array) if isinstance(array, list | tuple) else array
+
+
+def from_tensors(function: Callable) -> Callable:
+    """Let a function of numpy arrays take torch tensors, and answer with one on the first one's device.
+
+    Roles, ids and weights carry no gradient, so numpy computes the same.
+    """
+
+    @wraps(function)
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        tensors = [value for value in (*arguments, *options.values()) if is_torch(value)]
+        if not tensors:
+            return function(*arguments, **options)
+        arguments = [to_numpy(value) for value in arguments]
+        found = function(*arguments, **{name: to_numpy(value) for name, value in options.items()})
+        return sys.modules["torch"].from_numpy(np.ascontiguousarray(found)).to(tensors[0].device)
+
+    return wrapped
+
+
+def to_numpy(value: Any) -> Any:
+    """Return a torch tensor as a numpy array, and anything else as it is.
+
+    Raises:
+      MaskError: the tensor requires a gradient, which would be lost.
+    """
+    if not is_torch(value):
+        return value
+    if value.requires_grad:
+        raise MaskError("a mask carries no gradient: give tensor.detach()")
+    return (value.float() if value.is_floating_point() else value).cpu().numpy()
+
+
+def integers(values: Any, what: str, dtype: type, least: int | None = None, most: int | None = None) -> np.ndarray:
+    """Return a user's integers as a numpy array of `dtype`.
+
+    Raises:
+      MaskError: they are none, are ragged, or one is outside `least`..`most` (None: what `dtype` holds). It names `what`.
+    """
+    limits = np.iinfo(dtype)
+    least, most = limits.min if least is None else least, limits.max if most is None else most
+    try:
+        array = np.asarray(to_numpy(values))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise MaskError(f"{what} must be integers in rows of one length ({error})") from None
+    if not array.size:
+        return array.astype(dtype)
+    if array.dtype.kind not in "iu":
+        raise MaskError(f"{what} must be integers, not {array.dtype if array.dtype != object else type(array.flat[0]).__name__}")
+    low, high = int(array.min()), int(array.max())
+    if low < least or high > most:
+        raise MaskError(f"{what} must be in {least}..{most}, these go from {low} to {high}")
+    return array.astype(dtype)
+
+
+def checked_roles(values: Any, what: str = "roles") -> np.ndarray:
+    """Return roles as int8 [..., T].
+
+    Raises:
+      MaskError: they are no integers of `Role`, or have no axis.
+    """
+    try:
+        roles = integers(values, what, np.int8, 0, len(Role) - 1)
+    except MaskError as error:
+        raise MaskError(f"{error}; see cotjax.masking.Role") from None
+    if roles.ndim == 0:
+        raise MaskError(f"{what} must have an axis of tokens, [..., T]")
+    return roles
