@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cotjax.errors import DataError, UsageError
 
-LAYOUTS = ("auto", "eto", "agentgym", "messages", "prompt-response")
+LAYOUTS = ("auto", "eto", "agentgym", "sharegpt", "messages", "alpaca", "prompt-response", "verl-agent")
 
 
 def add_data(commands) -> None:
@@ -87,6 +87,8 @@ def _import(arguments: argparse.Namespace) -> None:
         print(f"and {found.rejected - len(found.messages):,} more", file=sys.stderr)
     for reason, count in found.reasons.most_common():
         reporter.say(f"  {count:,} rejected: {reason}")
+    for what, count in found.left_out.most_common():
+        reporter.say(f"  {count:,} left out: {what}")
     layouts = ", ".join(f"{name} {count:,}" for name, count in found.layouts.most_common())
     reporter.say(f"{found.kept:,} of {found.rows:,} rows are trajectories ({layouts}): {arguments.out}")
 

@@ -11,22 +11,39 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cotjax.data.digests import Digests
-from cotjax.data.layouts import LAYOUTS, Unmapped, as_steps, environment_of, id_of, layout_of, outcome_of, task_type_of
-from cotjax.data.trajectories import SCHEMA_VERSION, Trajectory, as_trajectory, write_trajectories
+from cotjax.data.json_text import open_json
+from cotjax.data.layouts import LAYOUTS, episode_of, facts_of, id_of
+from cotjax.data.rows import Broken, read_rows
+from cotjax.data.trajectories import MARK, SCHEMA_VERSION, Trajectory, as_trajectory, write_trajectories
+from cotjax.data.turns import Unmapped
 from cotjax.errors import DataError, UsageError
+from cotjax.files import check_output, local_path, whole
+
+_REJECTED_MARK = b'{"where": '  # how a file of rejected rows begins
 
 
 @dataclass
 class Imported:
-    """What an import came to. `rows` = `kept` + `rejected`; `reasons` counts the rejected by what is wrong; `messages` are the
-    first of them, each with its place; `layouts` counts the kept."""
+    """What an import came to.
+
+    rows: `kept` + `rejected`
+    reasons: of the rejected, by what is wrong
+    layouts: of the kept
+    left_out: what of the kept rows has no place in a trajectory, in rows and messages
+    messages: the first of the rejected, each with its place
+    """
 
     rows: int = 0
     kept: int = 0
     rejected: int = 0
     reasons: Counter = field(default_factory=Counter)
     layouts: Counter = field(default_factory=Counter)
+    left_out: Counter = field(default_factory=Counter)
     messages: list[str] = field(default_factory=list)
+
+
+class _NothingKept(DataError):
+    """No row is a trajectory; the rejected rows are worth keeping all the same."""
 
 
 def import_files(
@@ -45,62 +62,72 @@ def import_files(
     Args:
       layout: one of `LAYOUTS`, or "auto": each row's fields tell.
       environment, split: of the rows that do not say.
-      rejected: JSON Lines of what was not mapped: {"where", "reason", "row"}.
+      rejected: JSON Lines of what was not mapped: {"where", "reason", "row"}; written whole too, also where no row is mapped.
       limit: messages kept.
       progress: called with the rows read and the share of the files that is done, now and then.
 
     Raises:
-      UsageError: an unknown layout.
-      DataError: a file is missing or no JSON, or no row of any is a trajectory.
+      UsageError: an unknown layout; `out` or `rejected` is one of `files`, the other, a folder, a symbolic link, a device, or
+        a file that an import did not write.
+      DataError: a file is missing or no JSON, no row of any is a trajectory, or nothing can be written.
     """
     if layout != "auto" and layout not in LAYOUTS:
         raise UsageError(f"unknown layout {layout!r}; there are auto, {', '.join(LAYOUTS)}")
+    for file in files:
+        open_json(file).close()
+    check_output(out, mark=MARK, inputs=files)
+    if rejected is not None:
+        check_output(rejected, mark=_REJECTED_MARK, inputs=files)
+        if local_path(out).resolve() == local_path(rejected).resolve():
+            raise UsageError(f"{out} cannot hold both the trajectories and the rejected rows; name two files")
     found, ids = Imported(), Digests()
     facts = {"environment": environment, "split": split}
 
     def trajectories(apart: TextIO | None) -> Iterator[Trajectory]:
         for place, file in enumerate(files):
-            for number, where, row, share in _rows(file):
+            for number, where, row, share in read_rows(file):
                 found.rows += 1
                 try:
-                    made, kind = _mapped(row, layout, f"{file.stem}/", number, where, facts, ids)
+                    made, kind, left_out = _mapped(row, layout, f"{file.stem}/", number, where, facts, ids)
                 except (Unmapped, DataError) as error:
                     _reject(found, error, where, row, limit, apart)
                 else:
                     found.kept += 1
                     found.layouts[kind] += 1
+                    found.left_out.update(left_out)
                     yield made
                 if found.rows % 100 == 0:
                     progress(found.rows, (place + share) / len(files))
         if not found.kept:
             why = found.messages[0] if found.messages else "there are no rows"
-            raise DataError(f"none of {found.rows} rows is a trajectory: {why}")
+            raise _NothingKept(f"none of {found.rows} rows is a trajectory: {why}")
 
-    if rejected:
-        rejected.parent.mkdir(parents=True, exist_ok=True)
-    with rejected.open("w", encoding="utf-8") if rejected else nullcontext() as apart:
-        write_trajectories(out, trajectories(apart))
+    nothing = None
+    with whole(rejected, mark=_REJECTED_MARK, inputs=files) if rejected else nullcontext() as apart:
+        try:
+            write_trajectories(out, trajectories(apart), inputs=files)
+        except _NothingKept as error:
+            nothing = error
+    if nothing:
+        raise nothing
     return found
 
 
-def _mapped(row: Any, layout: str, stem: str, number: int, where: str, facts: dict, ids: Digests) -> tuple[Trajectory, str]:
-    if isinstance(row, _Broken):
+def _mapped(
+    row: Any, layout: str, stem: str, number: int, where: str, defaults: dict[str, str], ids: Digests
+) -> tuple[Trajectory, str, list[str]]:
+    if isinstance(row, Broken):
         raise Unmapped(row.reason)
     if not isinstance(row, dict):
         raise Unmapped("a row must be a JSON object")
-    kind = layout_of(row) if layout == "auto" else layout
-    task, steps = as_steps(LAYOUTS[kind](row))
-    if not any(step["trained"] for step in steps):
+    episode, kind, environment = episode_of(row, layout)
+    if not any(step["trained"] for step in episode.steps):
         raise Unmapped("no step is to be trained on")
-    task_type, game = task_type_of(row)
-    success, reward = outcome_of(row)
-    facts = facts | {"environment": environment_of(row) or facts["environment"]}
-    said = {name: row[name] if isinstance(row.get(name), str) and row[name].strip() else value for name, value in facts.items()}
-    name = stem + id_of(row, number)
     made = as_trajectory(
-        {
-            "schema_version": SCHEMA_VERSION, "id": name, **said, "task": task, "task_type": task_type, "game": game,
-            "steps": steps, "success": success, "reward": reward, "seed": 0, "agent": "imported",
+        facts_of(row, environment, defaults)
+        | {
+            "schema_version": SCHEMA_VERSION, "id": stem + id_of(row, number), "task": episode.task, "steps": episode.steps, "seed": 0,
+            "agent": "imported",
         },
         where,
     )  # fmt: skip
@@ -112,7 +139,7 @@ def _mapped(row: Any, layout: str, stem: str, number: int, where: str, facts: di
         made = replace(made, id=f"{made.id}/{number}")
         if ids.add(made.id, number) is not None:
             raise Unmapped("its id stands in an earlier row already")
-    return made, kind
+    return made, kind, episode.left_out
 
 
 def _reject(found: Imported, error: Exception, where: str, row: Any, limit: int, apart: TextIO | None) -> None:
@@ -123,47 +150,5 @@ def _reject(found: Imported, error: Exception, where: str, row: Any, limit: int,
     if len(found.messages) < limit:
         found.messages.append(text)
     if apart is not None:
-        kept = {"where": where, "reason": text.removeprefix(f"{where}: "), "row": row.text if isinstance(row, _Broken) else row}
+        kept = {"where": where, "reason": text.removeprefix(f"{where}: "), "row": row.text if isinstance(row, Broken) else row}
         apart.write(json.dumps(kept) + "\n")
-
-
-@dataclass(frozen=True)
-class _Broken:
-    """A line that is no JSON."""
-
-    text: str
-    reason: str
-
-
-def _rows(file: Path) -> Iterator[tuple[int, str, Any, float]]:
-    """(number, place, row, share of the file that is read) of every row; a line of JSON Lines that is no JSON is a `_Broken`."""
-    if not file.is_file():
-        raise DataError(f"{file}: no such file")
-    with file.open(encoding="utf-8-sig") as lines:
-        try:
-            if _first_character(lines) == "[":
-                rows = json.load(lines)
-                yield from ((number, f"{file}, row {number}", row, number / len(rows)) for number, row in enumerate(rows))
-                return
-            size = max(1, file.stat().st_size)
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield number, f"{file}:{number}", _parsed(line), lines.buffer.tell() / size
-        except UnicodeDecodeError as error:
-            raise DataError(f"{file}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
-        except json.JSONDecodeError as error:
-            raise DataError(f"{file}:{error.lineno}: no JSON ({error.msg} at column {error.colno}); the file is not whole") from None
-
-
-def _first_character(lines: Any) -> str:
-    while (character := lines.read(1)).isspace():
-        pass
-    lines.seek(0)
-    return character
-
-
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return _Broken(line.rstrip("\n"), "the line is no JSON")

@@ -1,86 +1,133 @@
-"""Public layouts of agent data, row by row -> the fields of a trajectory. What a row does not say is never guessed.
+"""Public layouts of agent data, row by row -> episodes. What a row does not say is never guessed.
 
     eto, agentgym      {"conversations": [{"from": "human" | "gpt", "value": …, "loss": …}, …], "id" | "item_id": …}
-    messages           {"messages": [{"role": "system" | "user" | "assistant", "content": …, "weight": …}, …]}
-    prompt-response    {"prompt": …, "response": …}, or "completion" or "output" for the response, "instruction" for the prompt
+    sharegpt           the same with tools: "from" is "function_call", "observation" or "tool" too, or <tool_call> tags in a value
+    messages           {"messages": [{"role": "system" | "user" | "assistant" | "tool", "content": …, "weight": …}, …]}, with
+                       `tool_calls`, <tool_call> tags, or `reasoning_content`
+    alpaca             {"instruction": …, "input": …, "output": …, "history": [[…, …], …], "system": …}
+    prompt-response    {"prompt": …, "response": …}, or "completion" or "output" for the response
+    verl-agent         a prompt-response or messages row whose prompt is verl-agent's
 
-A response is `Thought: … Action: …`, or `<think>…</think><action>…</action>`, or an action alone of either kind.
+docs/data.md says how each is read; `cotjax.data.responses` which forms a response may have.
 """
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from cotjax import formats
+from cotjax.data.json_text import decode
+from cotjax.data.steps import as_episode
+from cotjax.data.tool_calls import call_action, result_text, tagged_action, written_action
+from cotjax.data.turns import Episode, Turn, Unmapped
+from cotjax.data.verl_agent import as_verl_agent, is_verl_agent
 from cotjax.envs.base import TASK_TYPES
 
-IMPORTED_BEFORE = "imported, before the action"
-
-
-class Unmapped(Exception):
-    """A row that is no trajectory; the message says why, and `kind` is the same for all rows with that fault."""
-
-    def __init__(self, kind: str, where: str = ""):
-        super().__init__(f"{where}: {kind}" if where else kind)
-        self.kind = kind
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One message. `who`: "user" or "agent". `trained`: false where the row says that it is not trained on."""
-
-    who: str
-    text: str
-    trained: bool = True
-
-
-_SPEAKERS = {"human": "user", "user": "user", "gpt": "agent", "assistant": "agent", "system": "system"}
+_SPEAKERS = {
+    "human": "user", "user": "user", "gpt": "agent", "assistant": "agent", "function_call": "agent", "system": "system",
+    "developer": "system", "tool": "result", "function": "result", "observation": "result",
+}  # fmt: skip
+_FLAGS = ("loss", "weight", "train", "trained")
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 _PROMPTS, _RESPONSES = ("prompt", "instruction"), ("response", "completion", "output")
+_MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+# AgentInstruct numbers its rows by environment: os_0, os_1, …
+_INSTRUCT = ("alfworld", "db", "kg", "mind2web", "os", "webshop")
 
 
 def conversation_turns(row: dict) -> list[Turn]:
-    return [_turn(message, number, "from", "value", "loss") for number, message in enumerate(_messages(row, "conversations"))]
+    return _row_system(row) + [_turn(message, number, "from", "value") for number, message in enumerate(_messages(row, "conversations"))]
 
 
 def message_turns(row: dict) -> list[Turn]:
-    return [_turn(message, number, "role", "content", "weight") for number, message in enumerate(_messages(row, "messages"))]
+    return _row_system(row) + [_turn(message, number, "role", "content") for number, message in enumerate(_messages(row, "messages"))]
 
 
 def prompt_turns(row: dict) -> list[Turn]:
-    prompt, response = (next((row[name] for name in names if name in row), None) for names in (_PROMPTS, _RESPONSES))
-    if isinstance(prompt, list) and isinstance(response, list):
-        return message_turns({"messages": prompt + response})
+    names = _PROMPTS if any(row.get(name) is not None for name in _PROMPTS) else ("input",)
+    prompt, response = _only(row, names), _only(row, _RESPONSES)
+    if isinstance(prompt, list):
+        response = [{"role": "assistant", "content": response}] if isinstance(response, str) else response
+        if not isinstance(response, list) or row.get("history"):
+            raise Unmapped("prompt and response must be texts, or lists of messages")
+        return message_turns({"messages": prompt + response, "system": row.get("system")})
     if not isinstance(prompt, str) or not isinstance(response, str):
         raise Unmapped("prompt and response must be texts")
-    more = row.get("input") or ""
+    more = "" if names == ("input",) else row.get("input") or ""
     if not isinstance(more, str):
         raise Unmapped("input must be a text")
-    return [Turn("user", f"{prompt}\n{more}" if more else prompt), Turn("agent", response)]
+    turns = _row_system(row)
+    history = row.get("history") or []
+    if not isinstance(history, list):
+        raise Unmapped("history must be a list of [prompt, response]")
+    for pair in [*history, [f"{prompt}\n{more}" if more else prompt, response]]:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise Unmapped("history must be a list of [prompt, response]")
+        for speaker, text in zip(("user", "assistant"), pair, strict=True):
+            turns.append(_turn({"role": speaker, "content": text}, len(turns), "role", "content"))
+    return turns
 
 
-LAYOUTS: dict[str, Callable[[dict], list[Turn]]] = {
+_TURNS: dict[str, Callable[[dict], list[Turn]]] = {
     "eto": conversation_turns,
     "agentgym": conversation_turns,
+    "sharegpt": conversation_turns,
     "messages": message_turns,
+    "alpaca": prompt_turns,
     "prompt-response": prompt_turns,
 }
+LAYOUTS = (*_TURNS, "verl-agent")
+
+
+def episode_of(row: dict, layout: str = "auto") -> tuple[Episode, str, str | None]:
+    """A row -> (its episode, the name of its layout, the environment where the layout names it).
+
+    `layout`: one of `LAYOUTS`, or "auto": the row's fields tell.
+
+    Raises:
+      Unmapped: the row is not of this layout, or does not say for sure what a trajectory must hold.
+    """
+    if any(row.get(name) for name in _MEDIA):
+        raise Unmapped("it holds pictures, sound or video")
+    if row.get("chosen") is not None or row.get("rejected") is not None:
+        raise Unmapped("it holds a preferred and a rejected response, not an episode")
+    kind = layout_of(row) if layout in ("auto", "verl-agent") else layout
+    turns = _TURNS[kind](row)
+    if layout == "verl-agent" or (layout == "auto" and is_verl_agent(turns)):
+        episode, environment = as_verl_agent(turns)
+        return episode, "verl-agent", environment
+    if layout == "auto" and kind in ("eto", "agentgym") and any(turn.call or turn.who == "result" for turn in turns):
+        kind = "sharegpt"
+    episode = as_episode(turns)
+    if row.get("tools"):
+        episode.left_out.append("lists of tools")
+    return episode, kind, None
 
 
 def layout_of(row: dict) -> str:
-    """The layout that a row's fields tell. Raises Unmapped where they tell none."""
-    if "conversations" in row:
+    """The layout that a row's fields tell. Raises Unmapped where they tell none, or two."""
+    prompted = any(row.get(name) is not None for name in (*_PROMPTS, "input")) and any(row.get(name) is not None for name in _RESPONSES)
+    found = [name for name in ("conversations", "messages") if row.get(name) is not None]
+    if len(found) > 1 or (found and prompted):
+        raise Unmapped("its fields are those of two layouts; --layout says which to read")
+    if found == ["conversations"]:
         turns = row["conversations"]
         flagged = isinstance(turns, list) and any(isinstance(turn, dict) and "loss" in turn for turn in turns)
         return "agentgym" if flagged else "eto"
-    if "messages" in row:
+    if found:
         return "messages"
-    if any(name in row for name in _PROMPTS) and any(name in row for name in _RESPONSES):
-        return "prompt-response"
+    if prompted:
+        return "alpaca" if "instruction" in row and "prompt" not in row else "prompt-response"
     raise Unmapped("its fields are none of a known layout")
+
+
+def _only(row: dict, names: tuple[str, ...]) -> Any:
+    """The value of the one field of these that the row has."""
+    found = [row[name] for name in names if row.get(name) is not None]
+    if len(found) > 1:
+        raise Unmapped(f"it has more than one of {', '.join(names)}")
+    return found[0] if found else None
 
 
 def _messages(row: dict, name: str) -> list:
@@ -89,148 +136,154 @@ def _messages(row: dict, name: str) -> list:
     return row[name]
 
 
-def _turn(message: Any, number: int, speaker: str, text: str, flag: str) -> Turn:
+def _row_system(row: dict) -> list[Turn]:
+    return [Turn("system", str(row["system"]))] if row.get("system") else []
+
+
+def _turn(message: Any, number: int, speaker: str, content: str) -> Turn:
     where = f"message {number}"
     if not isinstance(message, dict) or not isinstance(message.get(speaker), str):
-        raise Unmapped(f"a message needs {speaker!r} and {text!r}", where)
-    if message.get("tool_calls") or message.get("function_call"):
-        raise Unmapped("tool calls are not actions in text", where)
-    who = _SPEAKERS.get(message[speaker])
+        raise Unmapped(f"a message needs {speaker!r} and {content!r}", where)
+    name = message[speaker]
+    who = _SPEAKERS.get(name)
     if who is None:
-        raise Unmapped("it comes neither from the user nor from the agent", f"{where}, from {message[speaker]!r:.40}")
-    return Turn(who, _text(message.get(text), where), message.get(flag) != 0)
+        raise Unmapped("it comes neither from the user nor from the agent", f"{where}, from {name!r:.40}")
+    calls = message.get("tool_calls") or message.get("function_call")
+    text = _text("" if calls and message.get(content) is None else message.get(content), where)
+    trained = _trained(message, where)
+    if who == "agent":
+        return _agent_turn(message, name, text, calls, trained, where)
+    if calls:
+        raise Unmapped("tool calls that are not the agent's", where)
+    result = result_text(text) if who in ("user", "result") else None
+    who = "result" if result is not None else who
+    ids = (message.get("tool_call_id"),) if isinstance(message.get("tool_call_id"), str) else (None,)
+    return Turn(who, text if result is None else result, ids=ids)
+
+
+def _agent_turn(message: dict, name: str, text: str, calls: Any, trained: bool, where: str) -> Turn:
+    thoughts = [message[field] for field in _THOUGHTS if message.get(field) is not None]
+    if not all(isinstance(thought, str) for thought in thoughts):
+        raise Unmapped("its thought is no text", where)
+    thoughts = {thought.strip() for thought in thoughts} - {""}
+    if len(thoughts) > 1:
+        raise Unmapped("it has two thoughts", where)
+    thought = next(iter(thoughts), None)
+    if name == "function_call":
+        before, closed, rest = text.rpartition("</think>")
+        call = written_action(rest, where)
+        return Turn("agent", before + closed, trained, thought, call, _unnamed(call))
+    if calls:
+        call, ids = call_action(calls, where)
+        return Turn("agent", text, trained, thought, call, ids)
+    text, call, count = tagged_action(text, where)
+    return Turn("agent", text, trained, thought, call, (None,) * count)
+
+
+def _unnamed(call: str) -> tuple[None, ...]:
+    called = decode(call)
+    return (None,) * (len(called) if isinstance(called, list) else 1)
+
+
+def _trained(message: dict, where: str) -> bool:
+    """Whether the message's flags say that it is trained on; none says nothing, and that is yes."""
+    said = {bool(message[name]) for name in _FLAGS if message.get(name) is not None}
+    for name in _FLAGS:
+        if message.get(name) not in (None, False, True):  # 0 and 1 are equal to these
+            raise Unmapped(f"its {name!r} must be true or false", where)
+    if len(said) > 1:
+        raise Unmapped("its flags contradict each other", where)
+    return said != {False}
 
 
 def _text(content: Any, where: str) -> str:
-    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-        content = "".join(str(part.get("text", "")) for part in content)
+    if isinstance(content, list) and all(
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in content
+    ):
+        content = "".join(part["text"] for part in content)
     if not isinstance(content, str):
         raise Unmapped("its content is no text", where)
     return content
 
 
-# ---- turns -> task and steps
-
-_THOUGHT_ACTION = re.compile(r"\s*(?:Thought|Think)[ \t]*:(?P<thought>.*?)(?<![^\s])Action[ \t]*:(?P<action>.*)", re.I | re.S)
-_ACTION = re.compile(r"\s*Action[ \t]*:(?P<action>.*)", re.I | re.S)
-_MARK = re.compile(r"^[ \t]*(?:Thought|Think|Action|Observation)[ \t]*:", re.I | re.M)
-_TAG = re.compile("|".join(map(re.escape, formats.TAGS)))
-_OK = re.compile(r"\s*(?:ok|okay|sure|understood|got it)\b", re.I)
-_OBSERVATION = re.compile(r"\s*Observation[ \t]*:", re.I)
-_AVAILABLE = re.compile(r"\n[ \t]*AVAILABLE ACTIONS[ \t]*:(?P<commands>[^\n]*)\s*$", re.I)
-# Each names the task on a line of its own, or to the end of its sentence.
-_TASK = re.compile(
-    r"(?:^|(?<=[\s.]))(?:(?:Task Description[ \t]*:\s*)?Your (?:task|goal) is to (?P<sentence>[^\n.]+)"
-    r"|(?:Your task is to|Your goal is to|Your task is|Your goal is|Your goal|Task Description|Task|Goal)[ \t]*:[ \t]*(?P<line>[^\n]+))",
-    re.I,
-)
-
-
-def as_steps(turns: list[Turn]) -> tuple[str, list[dict]]:
-    """Turns -> (task, steps as the schema has them). Raises Unmapped."""
-    turns = [turn for turn in turns if turn.who != "system"]
-    while turns and turns[-1].who == "user":
-        turns = turns[:-1]  # what the environment said last: nobody answers it
-    if not turns:
-        raise Unmapped("the agent never speaks")
-    for number, turn in enumerate(turns):
-        if turn.who != ("user", "agent")[number % 2]:
-            raise Unmapped("user and agent do not take turns", f"turn {number}")
-    if len(turns) > 2 and _acknowledges(turns[1]):
-        turns = turns[2:]  # the instruction and its "OK": then comes the first observation
-    task, first = _split_task(turns[0].text)
-    steps = []
-    for number in range(0, len(turns), 2):
-        observation, commands = _split_commands(turns[number].text if number else first)
-        thought, action = _split_response(turns[number + 1].text, f"step {number // 2}")
-        steps.append(
-            {
-                "observation": _OBSERVATION.sub("", observation, count=1).strip(),
-                "thought": thought,
-                "action": action,
-                "provenance": IMPORTED_BEFORE if thought is not None else None,
-                "admissible_commands": commands,
-                "trained": turns[number + 1].trained,
-            }
-        )
-    return task, steps
-
-
-def _acknowledges(turn: Turn) -> bool:
-    """Whether the agent only says that it has understood: an "OK", or what the row does not train on, without an action."""
-    return not _MARK.search(turn.text) and not _TAG.search(turn.text) and (not turn.trained or bool(_OK.match(turn.text)))
-
-
-def _split_task(text: str) -> tuple[str, str]:
-    """The first observation -> (task, the observation without the line that names it)."""
-    found = list(_TASK.finditer(text))
-    if not found:
-        raise Unmapped("the first observation names no task, as in 'Your task is to: …'")
-    last = found[-1]  # behind examples, should there be any
-    task = (last["line"] or last["sentence"]).strip().rstrip(".").strip()
-    return task, f"{text[: last.start()].rstrip()}\n{text[last.end() :].lstrip(' .').strip()}".strip()
-
-
-def _split_commands(text: str) -> tuple[str, list[str]]:
-    found = _AVAILABLE.search(text)
-    commands = found["commands"].strip() if found else ""
-    if commands.startswith("["):
-        try:
-            named = ast.literal_eval(commands)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            return text, []
-        if not all(isinstance(command, str) for command in named):
-            return text, []
-    else:
-        named = commands.split(",")
-    return text[: found.start()] if found else text, [command.strip() for command in named if command.strip()]
-
-
-def _split_response(text: str, where: str) -> tuple[str | None, str]:
-    if formats.ACTION_OPEN in text or formats.THINK_OPEN in text:
-        response = formats.parse_response(text, prefilled=False)
-        if response.problem:
-            raise Unmapped(f"the response has {response.problem}", where)
-        return response.thought or None, response.action
-    found = _THOUGHT_ACTION.fullmatch(text) or _ACTION.fullmatch(text)
-    if not found:
-        raise Unmapped("the response is neither 'Thought: … Action: …' nor <action>…</action>", where)
-    thought, action = found.groupdict().get("thought"), found["action"].strip()
-    if not action:
-        raise Unmapped("the response has an empty action", where)
-    if "\n" in action or _MARK.search(action) or (thought and _MARK.search(thought)):
-        raise Unmapped("the response holds more than one thought and one action", where)
-    return (thought or "").strip() or None, formats.normalize_action(action)
-
-
 # ---- what else a row says
 
 
-def task_type_of(row: dict) -> tuple[str, str]:
+def facts_of(row: dict, environment: str | None, defaults: dict[str, str]) -> dict[str, Any]:
+    """The fields of a trajectory beside id, task and steps.
+
+    Args:
+      environment: as the layout names it.
+      defaults: environment and split of rows that name none.
+
+    Raises:
+      Unmapped: a field is there but is not what it must be.
+    """
+    task_type, game = _task_type_of(row)
+    success, reward = _outcome_of(row)
+    return {
+        "environment": _name(row, "environment") or environment or _environment_of(row) or defaults["environment"],
+        "split": _name(row, "split") or defaults["split"],
+        "task_type": task_type,
+        "game": game,
+        "success": success,
+        "reward": reward,
+    }
+
+
+def id_of(row: dict, number: int) -> str:
+    """The row's own id, or its number."""
+    for name in ("id", "item_id"):
+        found = row.get(name)
+        if found is not None and (isinstance(found, bool) or not isinstance(found, str | int)):
+            raise Unmapped(f"its {name!r} is neither a text nor a number")
+        if found is not None and str(found).strip():
+            return str(found)
+    return str(number)
+
+
+def _name(row: dict, field: str) -> str | None:
+    found = row.get(field)
+    if found is not None and not isinstance(found, str):
+        raise Unmapped(f"its {field!r} is no text")
+    return found if found and found.strip() else None
+
+
+def _task_type_of(row: dict) -> tuple[str, str]:
     """(task type, game) where the row names them, or an ALFWorld game file; else "unknown"."""
-    game = row.get("game_file") or row.get("gamefile") or row.get("game")
-    game = game if isinstance(game, str) else "unknown"
+    game = _name(row, "game_file") or _name(row, "gamefile") or _name(row, "game") or "unknown"
     parts = game.replace("\\", "/").split("/")
     for number, part in enumerate(parts):
         if part.split("-")[0] in TASK_TYPES:
             return part.split("-")[0], "/".join(parts[number : number + 2])
-    kind = row.get("task_type")
-    return kind if isinstance(kind, str) else "unknown", game
+    return _name(row, "task_type") or "unknown", game
 
 
-def environment_of(row: dict) -> str | None:
-    """AgentGym's item ids begin with it: `alfworld_12`."""
+def _environment_of(row: dict) -> str | None:
+    """AgentGym's item ids begin with it, `alfworld_12`, and AgentInstruct's ids."""
     found = re.fullmatch(r"([a-z_]+)_\d+", str(row.get("item_id")))
+    if found is None and (found := re.fullmatch(r"([a-z0-9]+)_\d+", str(row.get("id")))) and found[1] not in _INSTRUCT:
+        return None
     return found[1] if found else None
 
 
-def id_of(row: dict, number: int) -> str:
-    found = next((row[name] for name in ("id", "item_id") if isinstance(row.get(name), str | int)), None)
-    return str(number) if found is None or not str(found).strip() else str(found)
-
-
-def outcome_of(row: dict) -> tuple[bool | None, float | None]:
+def _outcome_of(row: dict) -> tuple[bool | None, float | None]:
     """(success, reward) as the row says; None where it says nothing."""
     success = row.get("success")
-    reward = next((row[name] for name in ("reward", "score") if isinstance(row.get(name), int | float)), None)
-    return success if isinstance(success, bool) else None, None if isinstance(reward, bool) else reward
+    if success is not None and not isinstance(success, bool):
+        raise Unmapped("its 'success' must be true or false")
+    said = {name: _number(row[name], name) for name in ("reward", "score") if row.get(name) is not None}
+    if len(set(said.values())) > 1:
+        raise Unmapped("its reward and its score differ")
+    return success, next(iter(said.values()), None)
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, str):
+        try:
+            value = decode(value)
+        except ValueError:
+            value = None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Unmapped(f"its {name!r} is no number")
+    return value

@@ -33,7 +33,7 @@ from cotjax.formats import TAGS
 SCHEMA_VERSION = 1
 SCRIPTED_BEFORE = "scripted, before the action"
 MAX_LINE_BYTES = 16 * 2**20  # a longer line is an error; it is passed over without being held
-_MARK = b'"schema_version"'  # what the beginning of a trajectory file holds
+MARK = b'"schema_version"'  # what the beginning of a trajectory file holds
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def write_trajectories(path: str | Path, trajectories: Iterable[Trajectory], inp
       DataError: nothing can be written there.
     """
     count = 0
-    with whole(path, mark=_MARK, inputs=inputs) as out:
+    with whole(path, mark=MARK, inputs=inputs) as out:
         for trajectory in trajectories:
             out.write(json.dumps({"schema_version": SCHEMA_VERSION} | asdict(trajectory), ensure_ascii=False) + "\n")
             count += 1

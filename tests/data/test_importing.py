@@ -1,6 +1,7 @@
 """Public layouts become trajectories, or are told and kept apart."""
 
 import json
+from pathlib import Path
 
 import pytest
 import tiny
@@ -8,7 +9,8 @@ import tiny
 from cotjax.cli import main
 from cotjax.data.check import check
 from cotjax.data.importing import import_files
-from cotjax.data.layouts import IMPORTED_BEFORE
+from cotjax.data.rows import read_rows
+from cotjax.data.steps import IMPORTED_BEFORE
 from cotjax.data.tokens import trajectory_examples
 from cotjax.data.trajectories import read_trajectories
 from cotjax.errors import DataError, UsageError
@@ -126,8 +128,9 @@ REJECTED = {
     "text behind": (_chat(FIRST, "<action>look</action> and then"), "text after </action>"),
     "two users": ({"conversations": [*_said(FIRST), *_said(FIRST), *_said(FIRST, RESPONSES[0])[1:]]}, "turn 1: user and agent"),
     "nobody answers": (_chat(FIRST), "the agent never speaks"),
-    "a tool": ({"messages": [{"role": "tool", "content": "x"}]}, "message 0, from 'tool'"),
-    "a tool call": ({"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]}, "tool calls"),
+    "a stranger": ({"messages": [{"role": "narrator", "content": "x"}]}, "message 0, from 'narrator'"),
+    "a tool alone": ({"messages": [{"role": "tool", "content": "x"}]}, "the agent never speaks"),
+    "an empty tool call": ({"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]}, "message 0: a tool call must"),
     "a picture": ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "no text"),
     "no list": ({"conversations": "hello"}, "must be a list"),
     "another layout": ({"text": "hello"}, "none of a known layout"),
@@ -165,6 +168,115 @@ def test_a_broken_line_is_one_row_and_a_broken_array_is_no_file(tmp_path):
     assert (tmp_path / "t.jsonl").read_bytes() == before and not list(tmp_path.glob("*.partial"))
 
 
+def test_a_key_that_comes_twice_is_no_row(tmp_path):
+    twice = json.dumps(PAIR)[:-1] + ', "score": 1}'
+    for text in (f"{twice}\n{json.dumps(ETO)}\n", f"[{twice}, {json.dumps(ETO)}]"):
+        (tmp_path / "a.json").write_text(text)
+        found = import_files([tmp_path / "a.json"], tmp_path / "t.jsonl", rejected=tmp_path / "apart.jsonl")
+        assert (found.kept, found.rejected) == (1, 1) and "the key 'score' comes twice in one object" in found.messages[0]
+        (kept,) = map(json.loads, (tmp_path / "apart.jsonl").read_text().splitlines())
+        assert kept["row"] == twice
+
+
+WHOLE_FILES = {
+    "one object over several lines": (json.dumps(ETO, indent=1), [""]),
+    "one object on a line": (json.dumps(ETO), [""]),
+    "rows inside an object": (json.dumps({"version": 2, "data": [ETO, PAIR]}, indent=2), ["data, ", "data, "]),
+    "rows inside an object on a line": (json.dumps({"data": [PAIR]}) + "\n\n", ["data, "]),
+    "an array with a mark": ("\ufeff [" + json.dumps(ETO) + " ]\n", [""]),
+}
+
+
+@pytest.mark.parametrize("text, names", WHOLE_FILES.values(), ids=WHOLE_FILES)
+def test_a_file_is_read_whatever_holds_its_rows(tmp_path, text, names):
+    file = tmp_path / "a.json"
+    file.write_text(text, encoding="utf-8")
+    assert import_files([file], tmp_path / "t.jsonl").kept == len(names)
+    assert [where for _, where, _, _ in read_rows(file)] == [f"{file}, {name}row {number}" for number, name in enumerate(names)]
+
+
+NO_FILES = {
+    "brackets without end": (b"[" * 100_000, "no JSON (nested too deeply)"),
+    "braces without end": (b'{"a":' * 100_000, "none of 1 rows"),
+    "an array that does not end": (b'[{"a": 1},', ":1: no JSON (Expecting value at column 11); the file is not whole"),
+    "an array without commas": (b'[{"a": 1} {"b": 1}]', "no JSON (Expecting ',' or ']' at column 11)"),
+    "text behind an array": (b"[{}]\n[{}]", ":1: no JSON (Text behind the array at column 5)"),
+    "objects over several lines": (json.dumps(ETO, indent=1).encode() * 2, "write one object a line"),
+    "bytes that are no text": (b'["\xff"]', "not UTF-8 at byte 2; save the file as UTF-8"),
+    "gzip": (b"\x1f\x8b\x08", "compressed with gzip; unpack it"),
+    "UTF-16": (json.dumps([ETO]).encode("utf-16"), "in UTF-16; save it as UTF-8"),
+    "nothing": (b"", "there are no rows"),
+    "an empty array": (b"[ ]", "there are no rows"),
+}
+
+
+@pytest.mark.parametrize("content, words", NO_FILES.values(), ids=NO_FILES)
+def test_a_file_that_is_no_json_is_told_in_one_line(tmp_path, capsys, content, words):
+    (tmp_path / "a.json").write_bytes(content)
+    assert main(["data", "import", str(tmp_path / "a.json"), "--out", str(tmp_path / "t.jsonl")]) == 3
+    err = capsys.readouterr().err.splitlines()
+    assert words in err[-1] and not (tmp_path / "t.jsonl").exists()
+
+
+def test_bytes_that_are_no_text_are_one_row(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(b'{"a": "\xff"}\n' + json.dumps(ETO).encode() + b"\r\n")
+    found = import_files([file], tmp_path / "t.jsonl")
+    assert found.messages == [f"{file}:1: the line is not UTF-8 (at byte 7)"] and found.kept == 1
+
+
+def _link(folder, name):
+    (folder / "target.txt").write_text("precious")
+    (folder / name).symlink_to("target.txt")
+    return folder / name
+
+
+def _precious(folder, name):
+    (folder / name).write_text("precious")
+    return folder / name
+
+
+PLACES = {
+    "the input": (lambda folder, name: folder / "a.json", "is read and cannot be written"),
+    "a hard link to the input": (lambda folder, name: (folder / name).hardlink_to(folder / "a.json") or folder / name, "is read and"),
+    "somebody's file": (_precious, "was not written by this command"),
+    "a link": (_link, "is a symbolic link"),
+    "a folder": (lambda folder, name: folder, "is a folder"),
+    "below a file": (lambda folder, name: folder / "a.json" / name, "nothing can be written there"),
+    "a device": (lambda folder, name: Path("/dev/null"), "not a regular file"),
+}
+
+
+@pytest.mark.parametrize("option", ["--out", "--rejected"])
+@pytest.mark.parametrize("make, words", PLACES.values(), ids=PLACES)
+def test_an_import_writes_over_nothing_that_is_not_its_own(tmp_path, capsys, option, make, words):
+    (tmp_path / "a.json").write_text(json.dumps([ETO, {"text": "x"}]))
+    place = make(tmp_path, "place.jsonl")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    places = {"--out": tmp_path / "t.jsonl", "--rejected": tmp_path / "r.jsonl"} | {option: place}
+    code = main(["data", "import", str(tmp_path / "a.json"), *(str(part) for pair in places.items() for part in pair)])
+    err = capsys.readouterr().err
+    assert code in (2, 3) and words in err and str(place) in err and err.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_import_that_fails_leaves_what_was_there(tmp_path):
+    file, out, apart = tmp_path / "a.json", tmp_path / "t.jsonl", tmp_path / "apart.jsonl"
+    file.write_text(json.dumps([ETO, {"text": "x"}]))
+    import_files([file], out, rejected=apart)
+    before, rejected = out.read_bytes(), apart.read_bytes()
+    file.write_text(json.dumps([ETO, {"text": "y"}])[:-1])
+    with pytest.raises(DataError, match="the file is not whole"):
+        import_files([file], out, rejected=apart)
+    assert (out.read_bytes(), apart.read_bytes()) == (before, rejected)
+    file.write_text(json.dumps([{"text": "z"}]))
+    with pytest.raises(DataError, match="none of 1 rows"):
+        import_files([file], out, rejected=apart)
+    assert out.read_bytes() == before and json.loads(apart.read_text())["row"] == {"text": "z"}, "why nothing was kept is worth keeping"
+    with pytest.raises(UsageError, match="cannot hold both"):
+        import_files([file], tmp_path / "new.jsonl", rejected=tmp_path / "new.jsonl")
+
+
 def test_the_command_tells_what_it_did(tmp_path, capsys):
     file = tmp_path / "mine.json"
     file.write_text(json.dumps([ETO, _chat(ROOM, RESPONSES[0])]))
@@ -173,6 +285,7 @@ def test_the_command_tells_what_it_did(tmp_path, capsys):
     assert main(arguments) == 0
     told = capsys.readouterr()
     assert "1 of 2 rows are trajectories (eto 1)" in told.out and "1 rejected: the first observation names no task" in told.out
+    assert "1 left out: observations after the last action" in told.out
     assert told.err == f"{file}, row 1: the first observation names no task, as in 'Your task is to: …'\n"
     (made,) = read_trajectories(out)
     assert (made.environment, made.split) == ("household", "more")
@@ -181,4 +294,4 @@ def test_the_command_tells_what_it_did(tmp_path, capsys):
     assert main(arguments) == 3
     assert "none of 1 rows is a trajectory" in capsys.readouterr().err
     with pytest.raises(UsageError, match="auto, eto"):
-        import_files([file], out, layout="sharegpt")
+        import_files([file], out, layout="parquet")

@@ -1,0 +1,162 @@
+"""Files of `public`: a row each, in the layout of a public data set as its authors write it; the words are our own."""
+
+import json
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "public"
+
+
+def row(name):
+    """The one row of a file."""
+    (only,) = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return only
+
+
+# File -> what its row must become: (layout, task, [(observation, thought, action), …]).
+EPISODES = {
+    "webshop": (
+        "eto",
+        "i need a 6.76 fl oz bottle of cologne, price lower than 100.00 dollars",
+        [
+            ("WebShop [SEP]\nSearch", "I search for it first.", "search[6.76 fl oz  bottle, cologne]"),
+            ("[button] Back to Search [button_] [SEP] Page 1 (Total results: 2) [SEP] B01 [SEP] $31.5", "The first fits.", "click[B01]"),
+        ],
+    ),
+    "scienceworld": (
+        "eto",
+        "heat the water to 37.5 degrees",
+        [
+            (
+                "First, focus on the water. Then, heat it.\nThis room is called the kitchen. In it, you see:\n  a stove\n  a sink",
+                "I follow the order, e.g. focus first.",
+                "focus on water",
+            )
+        ],
+    ),
+    "weather": (
+        "agentgym",
+        "What is the highest temperature here today?",
+        [
+            ("Now new trial starts.\nGive me one action.", "I need the date.", "get_user_current_date with Action Input: {}"),
+            ("2023-06-12\n\nGive me one action.", "I know it.", 'finish with Action Input: {"answer": "31.4"}'),
+        ],
+    ),
+    "wordle": (
+        "agentgym",
+        "guess a hidden 5 letter word",
+        [
+            ("Now let's start a new game. The word should be strictly in the vocabulary.", "I begin with common letters.", "c r a n e"),
+            ("b y b b g", "It ends in e.", "r o g u e"),
+        ],
+    ),
+    "sqlgym": (
+        "agentgym",
+        "How many customers pay in euros?",
+        [
+            (
+                "debit_card contains tables such as customers. Table customers has columns such as CustomerID, Currency.",
+                "I count them.",
+                "```sql\nSELECT COUNT(*) FROM customers WHERE Currency = 'EUR';\n```",
+            )
+        ],
+    ),
+    "agentinstruct_os": (
+        "agentgym",
+        'Tell me how many files are in the directory "/etc".',
+        [
+            ("", "I list the files, one a line, and count.", "bash\n\n```bash\ncd /etc\nls -1  | wc -l\n```"),
+            ("The output of the OS:\n\n220", "That is the number.", "answer(220)"),
+        ],
+    ),
+    "agentinstruct_db": (
+        "agentgym",
+        "What are the Notes when the Method is decision?",
+        [
+            (
+                "The name of this table is Results, and the headers of this table are Result,Method,Notes.",
+                "To answer this I filter the rows by method.",
+                "Operation\n```sql\nSELECT Notes FROM Results WHERE Method = 'decision';\n```",
+            ),
+            ("[('Women +60kg Bronze',)]", "That is the row.", 'Answer\nFinal Answer: ["Women +60kg Bronze"]'),
+        ],
+    ),
+    "agentinstruct_kg": (
+        "agentgym",
+        "which bridge crosses the Spree?",
+        [
+            ("Entities: ['Spree']", "I look at the river's relations.", "get_relations(Spree)"),
+            ("[geography.river.bridges, geography.river.length]", "The variable holds them.", "Final Answer: #0"),
+        ],
+    ),
+    "openai_tool_calls": (
+        "messages",
+        "Is it warmer in Paris or in Rome?\nAnswer with one word.",
+        [
+            (
+                "",
+                "I need both temperatures.",
+                '[{"name": "get_weather", "arguments": {"city":  "Paris"}}, {"name": "get_weather", "arguments": {"city": "Rome"}}]',
+            ),
+            ('{"celsius": 24}\n{"celsius": 31.5}', None, "Rome."),
+        ],
+    ),
+    "hermes": (
+        "sharegpt",
+        "What is the weather in Oslo?",
+        [
+            ("", None, '{"arguments": {"city": "Oslo"}, "name": "get_weather"}'),
+            ('{"celsius": -3}', None, "It is -3 degrees in Oslo.\nDress warmly."),
+        ],
+    ),
+    "qwen_tool_call": (
+        "messages",
+        "put a plate in the fridge",
+        [
+            ("You are in a kitchen.", "The fridge is closed.", '{"name": "act", "arguments": {"command": "open  fridge"}}'),
+            (
+                "You open the fridge.",
+                None,
+                '[{"name": "act", "arguments": {"command": "look"}}, {"name": "act", "arguments": {"command": "wait"}}]',
+            ),
+            ("A cold fridge.\nTime passes.", "Done.", "The plate is in the fridge."),
+        ],
+    ),
+    "llamafactory_sharegpt": (
+        "sharegpt",
+        "Book a table for two.",
+        [("", None, '{"name": "book", "arguments": {"people": 2}}'), ('{"booked": true}', None, "Your table is booked.")],
+    ),
+    "llamafactory_alpaca": (
+        "alpaca",
+        "find the key",
+        [
+            ("You are in a room. You see a drawer 1.", "in there?", "open drawer 1"),
+            ("The drawer 1 is open. In it you see a key 1.", "there it is.", "take key 1 from drawer 1"),
+        ],
+    ),
+    "verl_agent_first": (
+        "verl-agent",
+        "cool some bread",
+        [
+            (
+                "-= Welcome to TextWorld, ALFRED! =-\n\nYou are in the middle of a room. Looking quickly around you, you see a fridge 1.",
+                "The fridge cools.",
+                "go to fridge 1",
+            )
+        ],
+    ),
+    "verl_agent_later": (
+        "verl-agent",
+        "cool some bread",
+        [
+            ("You arrive at fridge 1. It's closed.", None, "open fridge 1"),
+            ("You open the fridge 1.", None, "look"),
+            ("You are facing the fridge 1.", "Now I cool it.", "cool bread 1 with fridge 1"),
+        ],
+    ),
+    "verl_agent_webshop": (
+        "verl-agent",
+        "find a red mug, price lower than 9.50 dollars",
+        [("'Search'", "I search.", "search[red mug]")],
+    ),
+}

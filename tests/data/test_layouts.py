@@ -1,0 +1,260 @@
+"""Rows of public data sets: tasks, observations, thoughts and actions come over whole, or the row is rejected with its reason."""
+
+import copy
+import json
+
+import pytest
+import tiny
+from public_rows import EPISODES, FOLDER, row
+
+from cotjax import cli_data
+from cotjax.data.check import check
+from cotjax.data.importing import import_files
+from cotjax.data.layouts import LAYOUTS, episode_of, facts_of
+from cotjax.data.steps import IMPORTED_BEFORE
+from cotjax.data.tool_calls import is_call
+from cotjax.data.trajectories import read_trajectories
+from cotjax.data.turns import Unmapped
+
+WEBSHOP, WEATHER, OS, OPENAI, HERMES, QWEN, FACTORY, VERL_FIRST, VERL_LATER = map(
+    row,
+    ("webshop", "weather", "agentinstruct_os", "openai_tool_calls", "hermes", "qwen_tool_call", "llamafactory_sharegpt",
+     "verl_agent_first", "verl_agent_later"),
+)  # fmt: skip
+FIRST = "You are in a room.\nYour task is to: find the key."
+
+
+@pytest.mark.parametrize("name", EPISODES)
+def test_a_public_row_comes_over_whole(tmp_path, name):
+    layout, task, steps = EPISODES[name]
+    found = import_files([FOLDER / f"{name}.json"], tmp_path / "t.jsonl")
+    (made,) = read_trajectories(tmp_path / "t.jsonl")
+    assert found.layouts == {layout: 1} and made.task == task
+    assert [(step.observation, step.thought, step.action) for step in made.steps] == steps
+    assert all(step.provenance == (IMPORTED_BEFORE if step.thought else None) for step in made.steps)
+    assert check(tmp_path / "t.jsonl").bad == 0
+
+
+def test_what_a_trajectory_has_no_place_for_is_told():
+    left_out = {name: sorted(set(episode_of(row(name))[0].left_out)) for name in EPISODES}
+    assert left_out["openai_tool_calls"] == ["lists of tools", "system messages"]
+    assert left_out["llamafactory_sharegpt"] == ["lists of tools", "system messages"]
+    assert left_out["webshop"] == ["instructions, and that the agent has understood them"]
+    assert left_out["verl_agent_later"] == ["prompts' words on the format of the response"]
+    assert left_out["qwen_tool_call"] == []
+    ends = {"conversations": [*WEBSHOP["conversations"], {"from": "human", "value": "Done."}]}
+    assert "observations after the last action" in episode_of(ends)[0].left_out
+
+
+def test_environments_and_trained_steps_of_public_rows(tmp_path):
+    file = tmp_path / "public.jsonl"
+    rows = [WEATHER, OS, VERL_FIRST, VERL_LATER, OPENAI]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    import_files([file], tmp_path / "t.jsonl")
+    made = list(read_trajectories(tmp_path / "t.jsonl"))
+    assert [one.environment for one in made] == ["weather", "os", "alfworld", "alfworld", "unknown"]
+    assert [step.trained for step in made[3].steps] == [False, False, True], "past steps are trained on in rows of their own"
+    assert made[3].steps[2].admissible_commands == ("close fridge 1", "cool bread 1 with fridge 1")
+    assert made[2].reward == 0.0 and made[2].steps[0].admissible_commands == ("go to fridge 1", "look")
+
+
+def test_tool_calls_are_read_back_from_their_action():
+    called = episode_of(OPENAI)[0].steps[0]["action"]
+    functions = [call["function"] for call in OPENAI["messages"][2]["tool_calls"]]
+    assert json.loads(called) == [{"name": each["name"], "arguments": json.loads(each["arguments"])} for each in functions]
+    assert json.loads(episode_of(HERMES)[0].steps[0]["action"]) == {"name": "get_weather", "arguments": {"city": "Oslo"}}
+    legacy = {"role": "assistant", "content": "", "function_call": {"name": "f", "arguments": "{}"}}
+    row = {"messages": [{"role": "user", "content": "Do it."}, legacy, {"role": "function", "name": "f", "content": "done"}, legacy]}
+    assert [step["action"] for step in episode_of(row)[0].steps] == ['{"name": "f", "arguments": {}}'] * 2
+    single_quoted = HERMES | {"conversations": copy.deepcopy(HERMES["conversations"])}
+    single_quoted["conversations"][2]["value"] = "<tool_call>\n{'name': 'f', 'arguments': {'on': True}}\n</tool_call>"
+    assert episode_of(single_quoted)[0].steps[0]["action"] == '{"name": "f", "arguments": {"on": true}}'
+    assert is_call(called) and not is_call("Rome.") and not is_call('{"name": "f"}') and not is_call("[]")
+
+
+def _pairs(*texts, **more):
+    return {"conversations": [{"from": ("human", "gpt")[number % 2], "value": text} for number, text in enumerate(texts)]} | more
+
+
+def _one(first=FIRST, response="Thought: hm\nAction: look", **more):
+    episode, _, _ = episode_of(_pairs(first, response, **more))
+    return episode.task, episode.steps[0]
+
+
+@pytest.mark.parametrize(
+    ("first", "task", "observation"),
+    [
+        ("Your task is to heat the water to 37.5 degrees. You are in a lab.", "heat the water to 37.5 degrees", "You are in a lab."),
+        ("Your task is to find Dr. Wu, i.e. the owner. You are here.", "find Dr. Wu, i.e. the owner", "You are here."),
+        ("Your goal is to answer: who was first? You see a book.", "answer: who was first?", "You see a book."),
+        ("You are in a room. Your task is to: win.\nThe sign says Goal: lose.", "win", "You are in a room.\nThe sign says Goal: lose."),
+        ("Your task is to: win.\nA note. It reads: 'Your task is to: lose'", "win", "A note. It reads: 'Your task is to: lose'"),
+        ("Goal:\ncraft a stick...\n\n  You hold:\n    wood", "craft a stick..", "  You hold:\n    wood"),
+        ("Your goal is to help. Be kind.\nYour task is to: win.\nYou see a cat.", "win", "Your goal is to help. Be kind.\nYou see a cat."),
+        ("Question: who? and why?\nYou see a book.", "who? and why?", "You see a book."),
+        ("Task: look.\nTask: look\nA cat.", "look", "Task: look\nA cat."),
+    ],
+)
+def test_a_task_is_read_where_it_is_named_and_whole(first, task, observation):
+    made, step = _one(first)
+    assert (made, step["observation"]) == (task, observation)
+
+
+@pytest.mark.parametrize(
+    ("line", "commands"),
+    [
+        ("search[red, blue], look", ["search[red, blue]", "look"]),
+        ("put(a, (b, c)),look", ["put(a, (b, c))", "look"]),
+        ('["go  north", "say a, b"]', ["go  north", "say a, b"]),
+        ("search[red, blue", None),
+        ("red], look", None),
+        ("[1, 2]", None),
+        ("[what", None),
+    ],
+)
+def test_available_actions_are_told_apart_or_stay_in_the_observation(line, commands):
+    _, step = _one(f"{FIRST}\nAVAILABLE ACTIONS: {line}")
+    assert step["admissible_commands"] == (commands or [])
+    assert step["observation"] == "You are in a room." + ("" if commands else f"\nAVAILABLE ACTIONS: {line}")
+
+
+@pytest.mark.parametrize(
+    ("response", "thought", "action"),
+    [
+        ("Action: say  two   spaces", None, "say  two   spaces"),
+        ("<think> a </think><action> say  two   spaces </action>", "a", "say  two   spaces"),
+        ("Thought: a\n\nb\nAction: look", "a\n\nb", "look"),
+        ("thought: my next action: none\naction: look", "my next action: none", "look"),
+        ("<think>a</think>\nAction: look", "a", "look"),
+        ('Thought: a\nAction: get\nAction Input: {"x":  1}', "a", 'get\nAction Input: {"x":  1}'),
+        ('Action: run ["Action": 1]', None, 'run ["Action": 1]'),
+    ],
+)
+def test_a_response_keeps_its_text(response, thought, action):
+    _, step = _one(response=response)
+    assert (step["thought"], step["action"]) == (thought, action)
+
+
+def test_a_thought_in_a_field_of_its_own_is_kept():
+    for field in ("reasoning_content", "reasoning", "thinking"):
+        answer = {"role": "assistant", field: "in there?", "content": "<action>open drawer 1</action>"}
+        episode, _, _ = episode_of({"messages": [{"role": "user", "content": FIRST}, answer]})
+        assert [(step["thought"], step["action"]) for step in episode.steps] == [("in there?", "open drawer 1")]
+
+
+def test_flags_say_what_is_trained_on():
+    for name in ("loss", "weight", "train", "trained"):
+        flags = [{name: value} for value in (False, 0, True, 1, 1.0, None)]
+        turns = [
+            turn for flag in flags for turn in ({"role": "user", "content": FIRST}, {"role": "assistant", "content": "Action: look"} | flag)
+        ]
+        assert [step["trained"] for step in episode_of({"messages": turns})[0].steps] == [False, False, True, True, True, True]
+
+
+def _messages(*messages, **more):
+    return {"messages": [{"role": "user", "content": FIRST}, *messages]} | more
+
+
+def _call(**changes):
+    """OpenAI's row with its messages changed by index."""
+    row = copy.deepcopy(OPENAI)
+    for name, change in changes.items():
+        row["messages"][int(name[1:])] |= change
+    return row
+
+
+LOOK = {"role": "assistant", "content": "Action: look"}
+REJECTED = {
+    "a note that looks like a task": (_pairs("Your task is to: win.\nYour task is to: lose.", "Action: look"), "more than one task"),
+    "a second action in the thought": (
+        _pairs(FIRST, "Thought: I recall Action: bad and then I do it. Action: look"),
+        "more than one thought and one action",
+    ),
+    "a quoted action": (_pairs(FIRST, "Thought: it reads 'Action: win'.\nAction: look"), "more than one thought and one action"),
+    "an observation in the action": (_pairs(FIRST, "Action: look Observation: a cat"), "more than one thought and one action"),
+    "lines behind the action": (_pairs(FIRST, "Action: look\nYou see a cat."), "more than one thought and one action"),
+    "two blocks of code": (_pairs(FIRST, "Act: bash\n```bash\nls\n```\n```bash\nrm x\n```"), "more than one thought and one action"),
+    "words before the action": (_pairs(FIRST, "I shall look.\nAction: look"), "not marked as a thought"),
+    "a thought without an end": (_pairs(FIRST, "<think>hm\nAction: look"), "no </think>"),
+    "two thoughts": (_messages(LOOK | {"content": "Thought: a\nAction: look", "reasoning_content": "b"}), "two thoughts"),
+    "a thought that is no text": (_messages(LOOK | {"reasoning_content": ["b"]}), "its thought is no text"),
+    "a first step that begins with Sure": (
+        _pairs(FIRST, "Sure, I begin by opening it: open cabinet 1", "You open it.\nYour task is to: find the key.", "Action: look"),
+        "step 0: the response is neither",
+    ),
+    "a first step that holds OK": (_pairs(FIRST, "look. OK", f"A cat. {FIRST}", "Action: look"), "step 0: the response is neither"),
+    "a first step that is not trained on": (
+        {"conversations": [{"from": "human", "value": FIRST}, {"from": "gpt", "value": "open it", "loss": False},
+                           {"from": "human", "value": FIRST}, {"from": "gpt", "value": "Action: look"}]},
+        "step 0: the response is neither",
+    ),
+    "an instruction and no task": (_pairs("Play.", "OK", "You see a cat.", "Action: look"), "names no task"),
+    "a system message in the middle": (_messages(LOOK, {"role": "system", "content": "Be brief."}, LOOK), "in the middle"),
+    "a flag that is a word": (_messages(LOOK | {"loss": "false"}), "its 'loss' must be true or false"),
+    "half a weight": (_messages(LOOK | {"weight": 0.5}), "its 'weight' must be true or false"),
+    "flags that contradict": (_messages(LOOK | {"weight": 1, "train": False}), "contradict"),
+    "a reward that is true": (_messages(LOOK, reward=True), "its 'reward' is no number"),
+    "a score in words": (_messages(LOOK, score="high"), "its 'score' is no number"),
+    "a reward beside another score": (_messages(LOOK, reward=1, score=0.5), "differ"),
+    "a success that is a number": (_messages(LOOK, success=1), "'success' must be true or false"),
+    "an environment that is no text": (_messages(LOOK, environment=3), "its 'environment' is no text"),
+    "an id that is no name": (_messages(LOOK, id=[1]), "its 'id' is neither"),
+    "pictures": (_messages(LOOK, images=["a.png"]), "pictures"),
+    "a preference": (_pairs(FIRST, "Action: look", chosen={"from": "gpt", "value": "x"}, rejected={}), "a preferred and a rejected"),
+    "two layouts": ({"prompt": FIRST, "response": "Action: look", **_messages(LOOK)}, "two layouts"),
+    "two responses": ({"prompt": FIRST, "response": "Action: look", "output": "Action: wait"}, "more than one of response"),
+    "a history that is text": ({"instruction": FIRST, "output": "Action: look", "history": "x"}, "history must be a list"),
+    "a history of one": ({"instruction": FIRST, "output": "Action: look", "history": [["x"]]}, "history must be a list"),
+    "text beside a call": (_call(m2={"content": "Let me see."}), "text beside the tool call"),
+    "arguments that are no JSON": (_call(m2={"tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}), "a tool call must be JSON"),
+    "a call without a name": (_call(m2={"tool_calls": [{"function": {"arguments": "{}"}}]}), "a tool call must be JSON"),
+    "a result of another call": (_call(m3={"tool_call_id": "c9"}), "not those of the calls"),
+    "a call without a result": (_call(m3={"role": "user"}, m4={"role": "user"}), "user and agent do not take turns"),
+    "a call that is not closed": (_pairs("Do it.", '<tool_call>\n{"name": "f", "arguments": {}}'), "a <tool_call> is not closed"),
+    "text behind a call": (_pairs("Do it.", '<tool_call>{"name": "f", "arguments": {}}</tool_call> Done.'), "behind or between"),
+    "an answer that reads like a call": (_call(m5={"content": '{"name": "f", "arguments": {}}'}), "could be an action"),
+    "an answer that reads like an action": (_call(m5={"content": "Action: look"}), "could be an action"),
+    "a picture in a tool's result": (_call(m3={"content": [{"type": "image_url"}]}), "its content is no text"),
+    "a part without text": (_call(m3={"content": [{"type": "text"}]}), "its content is no text"),
+    "a call by the user": (_messages({"role": "user", "content": "x", "tool_calls": [{}]}), "not the agent's"),
+    "tools without a call": (_messages({"role": "assistant", "content": "No."}, tools=[{}]), "the response is neither"),
+    "a history that is not counted right": (
+        VERL_LATER | {"prompt": VERL_LATER["prompt"].replace("[Observation 3", "[Observation 4").replace("Action 3:", "Action 4:")},
+        "not those that it counts",
+    ),
+    "a history that is cut": (VERL_LATER | {"prompt": VERL_LATER["prompt"].replace("Action 3: 'look'", "Action 3: 'look")}, "told apart"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row, reason", REJECTED.values(), ids=REJECTED)
+def test_what_is_not_sure_is_rejected_with_its_reason(tmp_path, row, reason):
+    file = tmp_path / "public.jsonl"
+    file.write_text(json.dumps(row) + "\n" + json.dumps(WEBSHOP) + "\n")
+    found = import_files([file], tmp_path / "t.jsonl")
+    assert (found.kept, found.rejected) == (1, 1)
+    assert reason in found.messages[0] and found.messages[0].startswith(f"{file}:1: ")
+
+
+def test_a_number_in_quotes_is_a_number():
+    facts = facts_of(_messages(LOOK, score="0.5"), None, {"environment": "unknown", "split": "train"})
+    assert (facts["reward"], facts["success"], facts["environment"]) == (0.5, None, "unknown")
+
+
+def test_a_layout_that_is_named_is_read_so():
+    row = {"prompt": FIRST, "response": "Action: look", **_messages(LOOK | {"content": "Action: wait"})}
+    assert episode_of(row, "messages")[0].steps[0]["action"] == "wait"
+    assert episode_of(row, "prompt-response")[0].steps[0]["action"] == "look"
+    assert episode_of(FACTORY, "sharegpt")[1] == "sharegpt" and episode_of(QWEN, "messages")[1] == "messages"
+    with pytest.raises(Unmapped, match="the prompt is not verl-agent's"):
+        episode_of(QWEN, "verl-agent")
+    assert ("auto", *LAYOUTS) == cli_data.LAYOUTS
+
+
+def test_imported_text_is_encoded_as_it_is(tmp_path):
+    """The words of an imported action are those of the file, down to its spaces."""
+    file = tmp_path / "public.json"
+    file.write_text(json.dumps([WEBSHOP]))
+    import_files([file], tmp_path / "t.jsonl")
+    (made,) = read_trajectories(tmp_path / "t.jsonl")
+    assert made.steps[0].action in WEBSHOP["conversations"][3]["value"]
+    assert tiny.word_codec(tmp_path / "tokenizer", [made.steps[0].action]).encodable(made.steps[0].action)
