@@ -224,7 +224,7 @@ def _quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _open(arguments: argparse.Namespace, path: Path):
+def _open(arguments: argparse.Namespace, path: Path, trains: bool = True):
     from cotjax import distributed
     from cotjax.config import load_config
     from cotjax.model.sharding import split_cpu
@@ -240,7 +240,7 @@ def _open(arguments: argparse.Namespace, path: Path):
     from cotjax.study.run import open_study
 
     tfds.disable_progress_bar()
-    return open_study(config)
+    return open_study(config, trains)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -270,13 +270,13 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    study = _open(arguments, arguments.config)
+    study = _open(arguments, arguments.config, trains=False)
     study.evaluate(study.games())
     study.reporter.say(f"Records: {study.folder / 'records'}")
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    study = _open(arguments, arguments.config)
+    study = _open(arguments, arguments.config, trains=False)
     _finish(study, study.report())
 
 

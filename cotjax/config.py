@@ -23,6 +23,10 @@ from cotjax.files import local_path
 PATHS = ("out", "games.root", "data.trajectories", "model.base", "model.tokenizer")
 
 
+# What an arm may say, and what holds where it does not.
+ARM_FIELDS = {"label": "", "fraction": 0.0, "last_fraction": 0.0, "fraction_steps": 0, "control": "action"}
+
+
 def default_config() -> ConfigDict:
     """Every field there is. Counts are numbers of things; lengths are tokens; times are seconds."""
     config = ConfigDict()
@@ -89,7 +93,8 @@ def default_config() -> ConfigDict:
     config.train.row_length = 768  # tokens a row
     config.train.learning_rate = 1e-3  # peak
     config.train.warmup = 20  # updates of linear warm-up from 0, at which the first of them is made; 0: none
-    config.train.schedule = "cosine"  # "constant", "cosine" or "linear"; the last two end at a tenth of the peak
+    config.train.schedule = "cosine"  # "constant", "cosine" or "linear"; the last two end at a tenth of the peak, and stay there
+    config.train.schedule_steps = 0  # update at which the schedule ends; 0: at train.steps. A run that is prolonged needs it (docs/runs.md)
     config.train.b1 = 0.9  # Adam's decay of the first moment
     config.train.b2 = 0.98  # Adam's decay of the second moment
     config.train.weight_decay = 0.0  # decoupled, on matrices only: not on norm scales and biases
@@ -116,7 +121,7 @@ def default_config() -> ConfigDict:
     config.masking.supervised = ("REASONING", "ACTION_OPEN", "ACTION", "ACTION_CLOSE", "END")  # roles trained on
     config.masking.normalizer = "token_sum"  # what the loss is divided by: "token_sum", "example_mean" or "fixed_budget"
     # name -> label, and fraction: the share of units whose action loss is dropped. An arm may also have: control (see
-    # cotjax.masking.CONTROLS), and last_fraction with fraction_steps (the fraction goes there over so many updates).
+    # cotjax.masking.CONTROLS), and last_fraction with fraction_steps (the fraction goes there over so many updates); see ARM_FIELDS.
     config.arms = ConfigDict()
     config.arms.sft = ConfigDict({"label": "standard SFT", "fraction": 0.0})
     config.arms.reduced = ConfigDict({"label": "reduced action supervision, k = 0.3", "fraction": 0.3})
@@ -192,6 +197,9 @@ def set_field(config: ConfigDict, override: str) -> None:
         section = section[_known(section, part, ".".join(sections[:depth]))]
         if not isinstance(section, ConfigDict):
             raise UsageError(f"--config.{dotted}: {'.'.join(sections[: depth + 1])} is a value, not a section")
+    if len(sections) == 2 and sections[0] == "arms" and name in ARM_FIELDS and name not in section:
+        with section.unlocked():
+            section[name] = ARM_FIELDS[name]
     name = _known(section, name, ".".join(sections))
     old = section[name]
     if isinstance(old, ConfigDict):

@@ -24,7 +24,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,16 @@ def in_turn(name: str) -> Iterator[None]:
     else:
         _client().blocking_key_value_get(key, _DAY_MS)
         yield
+
+
+def from_first(name: str, make: Callable[[], Any]) -> Any:
+    """Return what `make` returns (JSON) in process 0, which alone calls it."""
+    if not several():
+        return make()
+    key = _key(f"from first/{name}")
+    if first():
+        _client().key_value_set(key, json.dumps(make()))
+    return json.loads(_client().blocking_key_value_get(key, _DAY_MS))
 
 
 def check_folder(folder: Path) -> None:

@@ -41,27 +41,31 @@ _DECAY = Range(0, 1, below=True)  # of a moving average: at 1 it never moves
 _NOT_NEGATIVE, _POSITIVE = Range(0), Range(0, above=True)
 
 RANGES: dict[str, dict[str, Range]] = {
+    "": {"seed": _COUNT, "workers": _COUNT, "cpu_devices": _SOME},
+    "games": {"train": _COUNT, "in_domain": _COUNT, "ood": _COUNT, "seed": _COUNT},
     "data": {"direct_share": _SHARE},
-    "collect": {"news": _SHARE, "slips": _SHARE},
+    "collect": {"news": _SHARE, "slips": _SHARE, "max_steps": _SOME, "episodes_per_game": _SOME},
     "model": {"lora_rank": _COUNT, "lora_alpha": _POSITIVE, "recall_steps": _COUNT},
     "train": {
         "steps": _SOME, "batch": _SOME, "row_length": _SOME, "accumulate": _SOME, "save_every": _SOME, "warmup": _COUNT,
+        "schedule_steps": _COUNT,
         "keep_last": _COUNT, "keep_every": _COUNT, "keep_best": _COUNT, "profile_start": _COUNT, "profile_steps": _COUNT,
         "learning_rate": _POSITIVE, "b1": _DECAY, "b2": _DECAY, "weight_decay": _NOT_NEGATIVE, "vector_rate": _POSITIVE,
         "clip_norm": _NOT_NEGATIVE,
     },
 }  # fmt: skip
-"""Section of a config -> field -> what it may be. Fields that are no numbers, or depend on others, are checked where they are used."""
+"""Section of a config ("" is its top) -> field -> what it may be. Fields that are no numbers, or depend on others, are checked where they
+are used."""
 
 
 def check_ranges(section: str, values: Mapping[str, Any]) -> None:
     """Raise UsageError, naming the field, its value and its range, when a number of this section of a config is out of it."""
     for name, allowed in RANGES[section].items():
         if values[name] not in allowed:
-            raise UsageError(f"{section}.{name} is {values[name]}; it must be {allowed}")
+            raise UsageError(f"{'.'.join(filter(None, (section, name)))} is {values[name]}; it must be {allowed}")
 
 
 def check_all_ranges(config: Mapping[str, Any]) -> None:
     """`check_ranges` for every section that the table has."""
     for section in RANGES:
-        check_ranges(section, config[section])
+        check_ranges(section, config[section] if section else config)

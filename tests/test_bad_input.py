@@ -125,9 +125,9 @@ def _refused(arguments, code, words, place, capsys):
 
 
 def _contents(place):
-    """The bytes of every file, but those of the folder that a command writes to, and the log, which grows."""
+    """The bytes of every file, but those of the folder that a command writes to, the log, which grows, and the sums that are remembered."""
     files = (path for path in place.rglob("*") if path.is_file() and "other" not in path.relative_to(place).parts)
-    return {path: path.read_bytes() for path in files if path.name != "log.txt"}
+    return {path: path.read_bytes() for path in files if path.name not in ("log.txt", "fingerprints.json")}
 
 
 def _train(*overrides):

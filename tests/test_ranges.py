@@ -15,17 +15,22 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 FIELDS = [(section, field) for section, fields in RANGES.items() for field in fields]
 
 
+def _section(config, name):
+    return config[name] if name else config
+
+
 def _refused(section, field, value):
     config = default_config()
-    config[section][field] = value
-    with pytest.raises(UsageError, match=rf"^{section}\.{field} is \S+; it must be (at least|more than) [\d.]+") as error:
+    _section(config, section)[field] = value
+    name = rf"{section}\.{field}" if section else field
+    with pytest.raises(UsageError, match=rf"^{name} is \S+; it must be (at least|more than) [\d.]+") as error:
         check_all_ranges(config)
     assert f"{value}" in str(error.value)
 
 
 @pytest.mark.parametrize(("section", "field"), FIELDS)
 def test_what_no_number_may_be_is_refused_in_every_field(section, field):
-    floats = isinstance(default_config()[section][field], float)
+    floats = isinstance(_section(default_config(), section)[field], float)
     for value in (-1.0, math.nan, math.inf, -math.inf, 1e39) if floats else (-1, INT32_MAX + 1):
         _refused(section, field, value)
 
@@ -35,7 +40,7 @@ def test_what_no_number_may_be_is_refused_in_every_field(section, field):
     [
         ("train", "learning_rate", 0.0), ("train", "b1", 1.0), ("train", "b2", 1.0), ("train", "b2", 2.0), ("train", "vector_rate", 0.0),
         ("train", "steps", 0), ("train", "batch", 0), ("train", "accumulate", 0), ("data", "direct_share", 1.5), ("collect", "slips", 1.01),
-        ("model", "lora_alpha", 0.0),
+        ("model", "lora_alpha", 0.0), ("", "seed", 10**20), ("games", "seed", 2**31), ("collect", "max_steps", 0), ("", "cpu_devices", 0),
     ],
 )  # fmt: skip
 def test_an_end_that_is_out_is_refused(section, field, value):

@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import io
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,13 +89,21 @@ def _of_types(task_types: tuple[str, ...] | None) -> str:
     return f" in trajectories of the task types {', '.join(task_types)}" if task_types else ""
 
 
-def prepare_dataset(config: AgentConfig, data_dir: str | Path, shards: int | None = None) -> AgentTrajectories:
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def prepare_dataset(
+    config: AgentConfig, data_dir: str | Path, shards: int | None = None, digest: Callable[[Path], str] = sha256_of
+) -> AgentTrajectories:
     """Build the dataset under `data_dir` unless it is there; return the builder to read it with `as_data_source`.
 
     The dataset's name holds a hash of everything it depends on, so changed data, tokenizer or settings make a new one. `shards`:
-    files a split (None: by size, 64 MB or more each).
+    files a split (None: by size, 64 MB or more each). `digest`: what tells a file's content.
     """
-    config.name = f"{config.name}-{_fingerprint(config)}"
+    config.name = f"{config.name}-{fingerprint(config, digest)}"
     builder = AgentTrajectories(config=config, data_dir=str(data_dir), file_format="array_record")
     download = tfds.download.DownloadConfig(try_download_gcs=False, num_shards=shards)
     # TFDS prints what it downloads; nothing is downloaded here, and the caller reports the stage.
@@ -106,15 +114,15 @@ def prepare_dataset(config: AgentConfig, data_dir: str | Path, shards: int | Non
     return builder
 
 
-def _fingerprint(config: AgentConfig) -> str:
-    digest = hashlib.sha256()
+def fingerprint(config: AgentConfig, digest: Callable[[Path], str] = sha256_of) -> str:
+    """Return 12 hexadecimal digits that name the examples: of the data, the tokenizer and every setting that they depend on."""
+    together = hashlib.sha256()
     tokenizer = Path(config.tokenizer) / "tokenizer.json"
     files = [tokenizer, *(Path(path) for path in config.sources.values())]
     for file in files:
         if not file.is_file():
             raise DataError(f"{file}: no such file")
-        with file.open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
+        together.update(bytes.fromhex(digest(file)))
     settings = (
         sorted(config.sources),
         config.template,
@@ -126,5 +134,5 @@ def _fingerprint(config: AgentConfig) -> str:
         config.past_thoughts,
         str(AgentTrajectories.VERSION),
     )
-    digest.update(repr(settings).encode())
-    return digest.hexdigest()[:12]
+    together.update(repr(settings).encode())
+    return together.hexdigest()[:12]

@@ -29,7 +29,7 @@ from cotjax.sample.sampling import Sampling
 from cotjax.study.diagnostics import read_episode
 from cotjax.study.games import GameSets
 from cotjax.train.checkpoint import Checkpoints
-from cotjax.train.main import checkpoint_steps
+from cotjax.train.claim import planned_steps
 
 BASE_ARM = "base"
 _GAMES_KEPT = 4  # that each environment's process remembers, some 1.5 MB each; loading another one takes 50 ms
@@ -109,15 +109,14 @@ def evaluate(
       report: called with (episodes done, episodes in all, what is being played) after each episode; of this process's share.
       warn: called with each sentence that the user should read.
     """
-    jobs = _jobs(arms, checkpoint_steps(config.train.steps, config.train.save_every), games, expert)
+    planned = distributed.from_first("planned", lambda: {arm: planned_steps(folder.parent) for arm, folder in arms.items()})
+    jobs = _jobs(arms, planned, games, expert)
     total = sum(len(job.games) for job in jobs)
     missing = {job: [game for game in job.games if not job.is_done(records, game, warn)] for job in jobs}
     done = total - sum(map(len, missing.values()))
     if done == total:
         return
-    sampler = sampler_of(
-        config.evaluate, model, codec, playing_mesh(config), -(-min(config.evaluate.slots, len(games.played)) // distributed.count())
-    )
+    sampler = _sampler(config, model, codec, len(games.played))
     references = {game_id: [step.action for step in trajectory.steps] for game_id, trajectory in expert.items()}
     loaded, facts = None, {}
 
@@ -152,34 +151,11 @@ def evaluate(
             raise KeyboardInterrupt(kept) from None
 
 
-def sampler_of(settings: ConfigDict, model: ModelConfig, codec: Codec, mesh: Mesh, slots: int) -> Sampler:
-    """A sampler of these `evaluate` settings, which draws the codec's tokens and stops at its texts. The weights are yet to load."""
-    return Sampler(
-        model,
-        mesh,
-        slots=whole_slots(slots, mesh),
-        max_length=settings.max_length,
-        stop=codec.stop_texts,
-        pad_id=codec.pad_id,
-        max_new=max(settings.max_new_tokens, settings.max_action_tokens),
-        pieces=codec.pieces,
-    )
-
-
-def check_playable(config: ConfigDict, model: ModelConfig, codec: Codec) -> None:
-    """Raise UsageError (DataError: the tokenizer cannot encode a prefix) where this model could be trained but not be played as
-    `config.evaluate` says. Called before anything is trained."""
-    settings, elicitation = config.evaluate, elicitation_of(config)
-    playing_mesh(config)
-    if settings.max_length > model.max_length:
-        raise UsageError(f"evaluate.max_length is {settings.max_length}; the model's positions allow 1 to {model.max_length}")
-    if codec.vocab_size > model.vocab_size:
-        raise UsageError(f"the tokenizer has {codec.vocab_size} ids, the model's vocabulary {model.vocab_size}: they are not of one model")
-    for name in ("max_new_tokens", "max_action_tokens"):
-        if settings[name] >= settings.max_length:
-            raise UsageError(f"evaluate.{name} is {settings[name]}; it must be less than evaluate.max_length, {settings.max_length}")
-    for prefix in (elicitation.cot_prefix, elicitation.prompt_prefix):
-        codec.encode(prefix)
+def _sampler(config: ConfigDict, model: ModelConfig, codec: Codec, games: int) -> Sampler:
+    mesh, settings = playing_mesh(config), config.evaluate
+    slots = whole_slots(-(-min(settings.slots, games) // distributed.count()), mesh)
+    max_new = max(settings.max_new_tokens, settings.max_action_tokens)
+    return Sampler(model, mesh, slots=slots, max_length=settings.max_length, stop=codec.stop, pad_id=codec.pad_id, max_new=max_new)
 
 
 def _environments(config: ConfigDict, slots: int) -> EnvPool:
@@ -221,7 +197,7 @@ class _Job:
             return False
 
 
-def _jobs(arms: Mapping[str, Path], planned: Sequence[int], games: GameSets, expert: Mapping[str, Trajectory]) -> list[_Job]:
+def _jobs(arms: Mapping[str, Path], planned: Mapping[str, Sequence[int]], games: GameSets, expert: Mapping[str, Trajectory]) -> list[_Job]:
     """Every checkpoint by every driver, in the order of play, with this process's share of the games."""
     expert_states = tuple(game for game in games.played if game.id in expert)
     by_driver = (("cot", games.played), ("prompt", games.played), ("reference", expert_states))
@@ -232,7 +208,7 @@ def _jobs(arms: Mapping[str, Path], planned: Sequence[int], games: GameSets, exp
     ]
 
 
-def _plan(arms: Mapping[str, Path], planned: Sequence[int]) -> list[tuple[str, int, Checkpoints]]:
+def _plan(arms: Mapping[str, Path], planned: Mapping[str, Sequence[int]]) -> list[tuple[str, int, Checkpoints]]:
     """(arm, step, checkpoints) in the order of play: the base once, then each arm's own.
 
     Only the steps at which training was to save: one that was saved because the run was asked to stop is there for its sake alone.
@@ -242,7 +218,7 @@ def _plan(arms: Mapping[str, Path], planned: Sequence[int]) -> list[tuple[str, i
         if not folder.is_dir():
             raise UsageError(f"{folder}: no checkpoint to evaluate; run `cotjax train` first")
         checkpoints = Checkpoints(folder, alone=distributed.several())
-        steps = [step for step in checkpoints.steps() if step in planned]
+        steps = [step for step in checkpoints.steps() if step in planned[arm]]
         if not steps:
             raise UsageError(f"{folder}: no checkpoint to evaluate; run `cotjax train` first")
         if not plan:

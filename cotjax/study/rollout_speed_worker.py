@@ -93,10 +93,9 @@ class CotjaxSide:
             mesh,
             slots=whole_slots(job.slots, mesh),
             max_length=min(MAX_LENGTH, config.max_length),
-            stop=self._codec.stop_texts,
+            stop=self._codec.stop,
             pad_id=self._codec.pad_id,
             max_new=max(job.new, Elicitation.max_action_tokens),
-            pieces=self._codec.pieces,
         )
         self._sampler.load(params)
         self._pool = job.pool()

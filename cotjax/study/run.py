@@ -19,10 +19,8 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from cotjax import distributed
-from cotjax.assets import BASE_FOLDER
 from cotjax.data.collect import collect
-from cotjax.data.pipeline import Masking
-from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
+from cotjax.data.tfds_agent import AgentConfig, fingerprint, prepare_dataset
 from cotjax.data.tokens import TOKENIZER_FILES, Codec
 from cotjax.data.trajectories import read_trajectories
 from cotjax.data.word_tokenizer import build_word_tokenizer, save_tokenizer
@@ -32,22 +30,22 @@ from cotjax.errors import UsageError
 from cotjax.files import local_path, read_json, whole_folder, write_whole
 from cotjax.formats import TEMPLATES, first_turn
 from cotjax.model import decoder, lora
-from cotjax.model.config import LoRA, ModelConfig
-from cotjax.model.published import PUBLISHED
+from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import param_shardings
-from cotjax.ranges import check_all_ranges
-from cotjax.study.evaluate import check_layout, elicitation_of, evaluate, limits_of, playing_mesh
-from cotjax.study.folder import claim
+from cotjax.study.evaluate import evaluate
+from cotjax.study.folder import arms_begun, claim
+from cotjax.study.folder import check as check_folder
 from cotjax.study.games import GameSets, prepare_games
 from cotjax.study.progress import Reporter, training_progress
-from cotjax.train.convert import folder_kind, load_params, read_config
-from cotjax.train.main import check_counts, checkpoint_steps, train
+from cotjax.study.ready import adapters_of, base_folder, check, masking_of
+from cotjax.train.claim import check_content, made_from_of, planned_steps
+from cotjax.train.convert import load_params, read_config
+from cotjax.train.fingerprints import Fingerprints, contents
+from cotjax.train.main import train
 from cotjax.train.provenance import git_revision, package_versions
 from cotjax.train.recall import grow_recall
-from cotjax.train.trackers import check_trackers
 
 VOCAB_MULTIPLE = 64
-_ARM_FIELDS = ("fraction", "last_fraction", "fraction_steps", "control")
 
 
 @dataclass
@@ -58,35 +56,12 @@ class Study:
     folder: Path
     reporter: Reporter
 
-    def __post_init__(self):
-        if not self.config.arms:
-            raise UsageError("the config has no arms; give at least one, as configs/demo.py does")
-        check_all_ranges(self.config)
-        check_counts(self.config.train)
-        check_trackers(self.config.train)
-        if self.config.train.keep_last and (self.config.games.in_domain or self.config.games.ood):
-            kept = f"train.keep_last is {self.config.train.keep_last}, but the study plays every checkpoint"
-            raise UsageError(f"{kept}: set it to 0, or games.in_domain and games.ood to 0 to train alone")
-        if self.config.data.max_length > self.config.train.row_length:
-            raise UsageError(
-                f"data.max_length ({self.config.data.max_length}) must be at most train.row_length ({self.config.train.row_length})"
-            )
-        check_layout(self.config)
-        for arm in self.config.arms:
-            self._masking(arm)
-        elicitation_of(self.config)
-        limits_of(self.config)
-        _check_base(self.config)
-        _adapters(self.config)
-
     @property
     def arm_folders(self) -> dict[str, Path]:
         return {arm: self.folder / "arms" / arm for arm in self.config.arms}
 
     def run(self) -> dict | None:
         """All stages; return the report's summary (None where nothing is played, and on all processes but the first)."""
-        if distributed.several() and (self.config.games.in_domain or self.config.games.ood):
-            playing_mesh(self.config)  # better now than after hours of training
         games = self.games()
         self.train(games)
         if not games.played:
@@ -108,9 +83,10 @@ class Study:
         with distributed.in_turn("dataset"):
             trajectories = self._training_trajectories(games)
             model, make_params, tokenizer = self._start(trajectories)
-            source = self._dataset(trajectories, tokenizer)
+            source, made_from = self._dataset(trajectories, tokenizer)
             if distributed.first():
                 self._keep_model(model, tokenizer)
+        distributed.check_same("what the run is made from", contents(made_from))
         for arm, settings in self.config.arms.items():
             title = f"Training {arm!r} ({settings.label}) on {jax.device_count()} {jax.default_backend()} device(s)"
             with self.reporter.stage("train", title) as stage:
@@ -118,11 +94,12 @@ class Study:
                     self.config.train,
                     folder=self.arm_folders[arm],
                     source=source,
-                    masking=self._masking(arm),
+                    masking=masking_of(self.config, arm),
                     model=model,
                     make_params=make_params,
                     mesh_shape=dict(self.config.mesh),
                     seed=self.config.seed,
+                    made_from=made_from,
                     config=json.loads(self.config.to_json_best_effort()),
                     report=training_progress(stage),
                     say=lambda line: self.reporter.say(f"  {line}"),
@@ -202,7 +179,7 @@ class Study:
     def _start(self, trajectories: Path):
         """What training starts from: as `_base`, with fresh adapters where the config asks for them."""
         base, make_base, tokenizer = self._base(trajectories)
-        adapters = _adapters(self.config)
+        adapters = adapters_of(self.config)
         if adapters is None:
             return base, make_base, tokenizer
         model = replace(base, lora=adapters)
@@ -221,7 +198,7 @@ class Study:
             # Rounded up, so that the vocabulary can be shared out over a tensor axis.
             model = ModelConfig(vocab_size=-(-codec.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE, **sizes, **dtypes)
             return model, lambda mesh: self._random_params(model, mesh), tokenizer
-        folder = BASE_FOLDER if settings.base == "package" else Path(settings.base)
+        folder = base_folder(self.config)
         model = read_config(folder, **dtypes)
         return model, lambda mesh: load_params(folder, mesh, **dtypes), Path(settings.tokenizer) if settings.tokenizer else folder
 
@@ -245,8 +222,9 @@ class Study:
 
     def _make_tokenizer(self, trajectories: Path) -> Path:
         folder = self.folder / "tokenizer"
-        if (folder / "tokenizer.json").exists():
-            return folder
+        made = (folder / "tokenizer.json").exists()
+        if made and (arms_begun(self.folder) or not distributed.first()):
+            return folder  # else the data that it was made of may be others by now
         template = TEMPLATES[self.config.data.template]
 
         def texts():
@@ -270,6 +248,8 @@ class Study:
         for name in TOKENIZER_FILES:
             if (tokenizer / name).exists():
                 write_whole(kept / name, (tokenizer / name).read_bytes())
+            else:
+                (kept / name).unlink(missing_ok=True)
 
     def _dataset(self, trajectories: Path, tokenizer: Path):
         settings = self.config.data
@@ -280,29 +260,35 @@ class Study:
             task_types=self._trained_task_types(),
             **{name: settings[name] for name in ("template", "direct_share", "max_length", "layout", "history", "past_thoughts")},
         )
+        fingerprints = Fingerprints(self.folder / "fingerprints.json")
+        made_from = self._made_from(trajectories, tokenizer, fingerprint(builder_config, fingerprints.of), fingerprints)
         with self.reporter.stage("dataset", "Building the dataset"):
-            builder = prepare_dataset(builder_config, self.folder / "dataset")
+            builder = prepare_dataset(builder_config, self.folder / "dataset", digest=fingerprints.of)
         source = builder.as_data_source(split="train")
         self.reporter.say(f"  {len(source)} examples")
-        return source
+        return source, made_from
+
+    def _made_from(self, trajectories: Path, tokenizer: Path, examples: str, fingerprints: Fingerprints) -> dict:
+        """Return what binds the run besides its settings. Raises UsageError when an arm was begun with other content."""
+        base, file = base_folder(self.config), tokenizer / "tokenizer.json"
+        made_from = {
+            "data": {"file": str(trajectories), "sha256": fingerprints.of(trajectories), "examples": examples},
+            "tokenizer": {"file": str(file), "sha256": fingerprints.of(file)},
+            "base": {"recipe": "random", "recall_steps": self.config.model.recall_steps}
+            if base is None
+            else {"file": str(base), "sha256": fingerprints.of_base(base)},
+        }
+        if distributed.first():
+            fingerprints.keep()
+        for arm in arms_begun(self.folder):
+            check_content(self.folder / "arms" / arm, made_from)
+        return made_from
 
     def _trained_task_types(self) -> tuple[str, ...] | None:
         """Task types that are trained on; None: whatever the user's own trajectories hold."""
         if self.config.data.trajectories:
             return None
         return tuple(self.config.task_types.in_domain)
-
-    def _masking(self, arm: str) -> Masking:
-        settings, own = self.config.masking, dict(self.config.arms[arm])
-        own.pop("label")
-        unknown = sorted(own.keys() - set(_ARM_FIELDS))
-        if unknown:
-            raise UsageError(f"arms.{arm}: unknown field {unknown[0]!r}; there are label, {', '.join(_ARM_FIELDS)}")
-        supervised = tuple(settings.supervised)
-        try:
-            return Masking(seed=self.config.seed, **(dict(settings) | {"supervised": supervised} | own))
-        except UsageError as error:
-            raise UsageError(f"arms.{arm}: {error}") from None
 
     def _trained(self) -> tuple[ModelConfig, Codec]:
         """The model that `train` trained, and its codec."""
@@ -332,7 +318,7 @@ class Study:
             "name": self.folder.name,
             "title": config.title,
             "arms": {arm: dict(settings) for arm, settings in config.arms.items()},
-            "checkpoints": checkpoint_steps(config.train.steps, config.train.save_every),
+            "checkpoints": sorted({step for folder in self.arm_folders.values() for step in planned_steps(folder)}),
             "model": {"parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes)), "base": config.model.base},
             "games": {
                 "source": "made by cotjax" if config.games.source == "made" else "ALFWorld",
@@ -345,6 +331,7 @@ class Study:
                 "ood": {"games": len(games.ood), "split": config.games.eval_split, "task_types": list(config.task_types.ood)},
             },
             "data": {"trajectories": kept, "held_out_trajectories": len(expert), "thought_provenance": dict(provenance)},
+            "made_from": next(map(made_from_of, self.arm_folders.values())),
             "train": dict(config.train),
             "masking": {name: list(value) if isinstance(value, tuple) else value for name, value in config.masking.items()},
             "versions": package_versions(),
@@ -357,38 +344,21 @@ class Study:
         write_whole(self.folder / "run.json", json.dumps(run, indent=2) + "\n")
 
 
-def open_study(config: ConfigDict) -> Study:
-    """Take the config's output folder, and be ready to run.
+def open_study(config: ConfigDict, trains: bool = True) -> Study:
+    """Take the config's output folder, once all is checked that can be, and be ready to run. `trains`: as `cotjax.study.ready.check`.
 
-    Raises UsageError when the folder holds another run, naming what differs, or when processes have different configs or folders.
+    Raises UsageError when a setting cannot be, the folder holds another run, naming what differs, or processes have different configs or
+    folders; DataError when a file that is needed is missing or broken.
     """
     folder = local_path(config.out)
     mine = json.loads(config.to_json_best_effort())
     mine.pop("out")
     distributed.check_same("config", {**mine, "jax": jax.__version__})
     if distributed.first():
+        check_folder(folder, mine)
+    check(config, trains)
+    if distributed.first():
         claim(folder, mine)
     distributed.check_folder(folder)
     reporter = Reporter(folder / "log.txt") if distributed.first() else Reporter(console=Console(quiet=True, force_terminal=False))
     return Study(config, folder, reporter)
-
-
-def _adapters(config: ConfigDict) -> LoRA | None:
-    """The adapters that the config asks for. Raises UsageError for settings that cannot be."""
-    settings = config.model
-    return LoRA(settings.lora_rank, settings.lora_alpha, settings.lora_targets) if settings.lora_rank else None
-
-
-def _check_base(config: ConfigDict) -> None:
-    """Raise UsageError unless the base, where it is a folder, looks like a model."""
-    if config.model.base in ("package", "random"):
-        return
-    folder = Path(config.model.base)
-    if config.model.base in PUBLISHED and not folder.exists():
-        raise UsageError(f"model.base is {config.model.base!r}, a name for plans: give the folder with it, --config.model.base=FOLDER")
-    try:
-        folder_kind(folder)
-    except UsageError as error:
-        raise UsageError(f"model.base: {error}; 'package' and 'random' are bases too") from None
-    if not config.model.tokenizer and not (folder / "tokenizer.json").is_file():
-        raise UsageError(f"model.base: {folder} holds no tokenizer.json; name a folder that does as model.tokenizer")

@@ -60,6 +60,12 @@ def folder_kind(folder: Path) -> str:
     return kind
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold the parameters of a folder of either kind. Raises UsageError when it is neither."""
+    found = folder.glob("*.safetensors") if folder_kind(folder) == HUGGING_FACE else (folder / _PARAMS).rglob("*")
+    return sorted(path for path in found if path.is_file())
+
+
 def read_config(folder: Path, **overrides: Any) -> ModelConfig:
     """The model in a folder of either kind; `overrides` are fields of ModelConfig. Raises UsageError or DataError."""
     if folder_kind(folder) == HUGGING_FACE:

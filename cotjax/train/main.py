@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from cotjax.model.kernels import KERNELS
 from cotjax.model.sharding import batch_parts, batch_sharding, make_mesh
 from cotjax.ranges import check_ranges
 from cotjax.train.checkpoint import Checkpoints, Keep
-from cotjax.train.claim import binding, claim
+from cotjax.train.claim import check, claim
 from cotjax.train.failed import keep_failed
 from cotjax.train.metrics import Clock, MetricsFile, all_peak, as_row, step_flops
 from cotjax.train.optim import configured, needs_master
@@ -30,15 +30,9 @@ from cotjax.train.stop import StopRequest
 from cotjax.train.trackers import Trackers, check_trackers
 
 
-def checkpoint_steps(steps: int, save_every: int) -> list[int]:
-    """The steps at which a run saves: 0 (what it starts from), every `save_every`, and the last."""
-    return sorted({*range(0, steps + 1, save_every), steps})
-
-
-def keep_of(settings: Any) -> Keep:
-    """Which checkpoints the config's `train` section keeps. Raises UsageError for counts that cannot be."""
-    planned = set(checkpoint_steps(settings.steps, settings.save_every))
-    return Keep(planned, settings.keep_last, settings.keep_every, settings.keep_best)
+def keep_of(settings: Any, saves: Collection[int] = ()) -> Keep:
+    """Return which checkpoints stay of those that the run saves by plan. Raises UsageError for counts that cannot be."""
+    return Keep(set(saves), settings.keep_last, settings.keep_every, settings.keep_best)
 
 
 def check_counts(settings: Any) -> None:
@@ -75,6 +69,7 @@ def train(
     make_params: Callable[[jax.sharding.Mesh], dict],
     mesh_shape: dict[str, int],
     seed: int,
+    made_from: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     report: Callable[[int, int, dict], None] = lambda step, steps, row: None,
     say: Callable[[str], None] = lambda text: None,
@@ -89,6 +84,7 @@ def train(
       masking: which targets are trained on.
       model, make_params: the decoder, and how its first parameters come onto a mesh.
       mesh_shape: sizes of the axes data, fsdp and tensor; one may be -1.
+      made_from: fingerprints of the data, the tokenizer and the base, kept in every checkpoint (see `cotjax.train.fingerprints`).
       config: the whole config, to be kept in every checkpoint.
       report: called with (step, steps, metrics row) after each logged step.
       say, warn: called with a line for people: what the loop waited for; and what was found damaged.
@@ -104,10 +100,10 @@ def train(
     folder = Path(folder)
     mesh = make_mesh(**mesh_shape)
     check_batch(settings, mesh)
-    run = {"train": binding(settings), "masking": asdict(masking), "model": asdict(model), "seed": seed}
-    if distributed.first():
-        claim(folder, run)
-    distributed.barrier("claimed")
+    run = {"train": dict(settings), "masking": asdict(masking), "model": asdict(model), "seed": seed}
+    run |= {"made_from": made_from} if made_from else {}
+    for line in distributed.from_first("run", lambda: check(folder, run)):
+        warn(line)
 
     # ---- model, optimizer, step
     schedule, optimizer = configured(settings, model)
@@ -132,8 +128,8 @@ def train(
     own = distributed.local_rows(batch_sharding(mesh), settings.batch)
     iterator = iter(batches(source, row_length=settings.row_length, batch=settings.batch, masking=masking, seed=seed, rows=own))
 
-    # ---- resume
-    keep = keep_of(settings)
+    # ---- resume; the folder is taken now that nothing that could be wrong with the start was
+    keep = keep_of(settings, distributed.from_first("saves", lambda: claim(folder, run)))
     checkpoints = Checkpoints(folder / "checkpoints", keep)
     about = run | {"config": config, "git": git_revision(), "versions": package_versions()}
     found = checkpoints.resume(state, warn)
@@ -142,6 +138,7 @@ def train(
         checkpoints.save(state, about | {"step": 0, "iterator": iterator.get_state()})
     else:
         state, before = found
+        check(folder, run, theirs=before)
         start = before["step"]
         iterator.set_state(before["iterator"])
     metrics_file = MetricsFile(folder / "metrics.jsonl", resume_step=start)

@@ -58,7 +58,8 @@ def make_optimizer(
 
 def configured(settings: Any, model: ModelConfig | None = None) -> tuple[optax.Schedule, optax.GradientTransformation]:
     """The schedule and the optimizer of a config's `train` section, for this model. Raises UsageError as `learning_rate_schedule` does."""
-    schedule = learning_rate_schedule(peak=settings.learning_rate, steps=settings.steps, warmup=settings.warmup, schedule=settings.schedule)
+    ends = settings.schedule_steps or settings.steps
+    schedule = learning_rate_schedule(peak=settings.learning_rate, steps=ends, warmup=settings.warmup, schedule=settings.schedule)
     names = ("b1", "b2", "weight_decay", "clip_norm", "vector_rate")
     master = model is not None and needs_master(model)
     return schedule, make_optimizer(schedule, **{name: settings[name] for name in names}, master=master)

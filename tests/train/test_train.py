@@ -19,7 +19,8 @@ from cotjax.errors import DataError, UsageError
 from cotjax.model import decoder
 from cotjax.model.sharding import make_mesh
 from cotjax.train.checkpoint import Checkpoints
-from cotjax.train.main import checkpoint_steps, train
+from cotjax.train.claim import checkpoint_steps
+from cotjax.train.main import train
 from cotjax.train.metrics import read_metrics
 
 MODEL = tiny.model_config(vocab_size=64)
@@ -45,11 +46,11 @@ def make_source(folder: Path):
     return prepare_dataset(config, folder / "tfds").as_data_source(split="train")
 
 
-def run(folder, source, *, masking=None, mesh_shape=ONE, report=lambda *row: None, say=print, warn=print, **changes):
+def run(folder, source, *, masking=None, mesh_shape=ONE, made_from=None, report=lambda *row: None, say=print, warn=print, **changes):
     return train(
         settings(**changes), folder=folder, source=source, masking=masking or Masking(), model=MODEL,
         make_params=lambda mesh: decoder.init_params(MODEL, jax.random.key(0), mesh), mesh_shape=mesh_shape, seed=3, report=report,
-        say=say, warn=warn,
+        made_from=made_from, say=say, warn=warn,
     )  # fmt: skip
 
 

@@ -1,0 +1,137 @@
+"""What can be checked of a config before its folder is taken, so that a start that fails claims nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from cotjax import distributed
+from cotjax.assets import BASE_FOLDER
+from cotjax.config import ARM_FIELDS
+from cotjax.data.collect import AGENTS
+from cotjax.data.pipeline import Masking
+from cotjax.data.tokens import Codec
+from cotjax.errors import DataError, UsageError
+from cotjax.formats import TEMPLATES
+from cotjax.model.config import LoRA, ModelConfig
+from cotjax.model.published import PUBLISHED
+from cotjax.model.sharding import make_mesh
+from cotjax.ranges import check_all_ranges
+from cotjax.study.evaluate import check_layout, elicitation_of, limits_of, playing_mesh
+from cotjax.train.convert import folder_kind, read_config
+from cotjax.train.main import check_batch, check_counts
+from cotjax.train.trackers import check_trackers
+
+
+def check(config: ConfigDict, trains: bool = True) -> None:
+    """Raise UsageError or DataError for what cannot be, by the config and the files that it names. Makes nothing.
+
+    `trains`: whether training is to come; without it neither the data nor the base needs to be there.
+    """
+    check_all_ranges(config)
+    check_counts(config.train)
+    _check_arms(config)
+    _check_data(config)
+    _check_collection(config)
+    adapters_of(config)
+    elicitation_of(config)
+    limits_of(config)
+    plays = bool(config.games.in_domain or config.games.ood)
+    if plays and config.train.keep_last:
+        kept = f"train.keep_last is {config.train.keep_last}, but the study plays every checkpoint"
+        raise UsageError(f"{kept}: set it to 0, or games.in_domain and games.ood to 0 to train alone")
+    if plays and distributed.several():
+        playing_mesh(config)
+    if trains:
+        _check_training(config, plays)
+
+
+def masking_of(config: ConfigDict, arm: str) -> Masking:
+    """Return what an arm trains on. Raises UsageError for settings that cannot be."""
+    settings, own = config.masking, dict(config.arms[arm])
+    own.pop("label", None)
+    unknown = sorted(own.keys() - ARM_FIELDS.keys())
+    if unknown:
+        raise UsageError(f"arms.{arm}: unknown field {unknown[0]!r}; there are {', '.join(ARM_FIELDS)}")
+    supervised = tuple(settings.supervised)
+    try:
+        return Masking(seed=config.seed, **(dict(settings) | {"supervised": supervised} | own))
+    except UsageError as error:
+        raise UsageError(f"arms.{arm}: {error}") from None
+
+
+def adapters_of(config: ConfigDict) -> LoRA | None:
+    """Return the adapters that the config asks for. Raises UsageError for settings that cannot be."""
+    settings = config.model
+    return LoRA(settings.lora_rank, settings.lora_alpha, settings.lora_targets) if settings.lora_rank else None
+
+
+def base_folder(config: ConfigDict) -> Path | None:
+    """Return the folder of the base's weights; None where they are new ones."""
+    base = config.model.base
+    return None if base == "random" else BASE_FOLDER if base == "package" else Path(base)
+
+
+def _check_arms(config: ConfigDict) -> None:
+    if not config.arms:
+        raise UsageError("the config has no arms; give at least one, as configs/demo.py does")
+    for arm, own in config.arms.items():
+        if not isinstance(own, ConfigDict):
+            raise UsageError(f"arms.{arm} is {own!r}; give its fields: {', '.join(ARM_FIELDS)}")
+        for name, usual in ARM_FIELDS.items():
+            if not isinstance(own.get(name, usual), (int, float) if isinstance(usual, float) else type(usual)):
+                raise UsageError(f"arms.{arm}.{name} is {own[name]!r}, no {type(usual).__name__}")
+        if own.get("fraction_steps", 0) < 0:
+            raise UsageError(f"arms.{arm}.fraction_steps is {own.fraction_steps}; it must be at least 0")
+        masking_of(config, arm)
+
+
+def _check_data(config: ConfigDict) -> None:
+    if config.data.max_length > config.train.row_length:
+        raise UsageError(f"data.max_length ({config.data.max_length}) must be at most train.row_length ({config.train.row_length})")
+    if config.data.template not in TEMPLATES:
+        raise UsageError(f"data.template is {config.data.template!r}; there are {', '.join(TEMPLATES)}")
+    check_layout(config)
+
+
+def _check_collection(config: ConfigDict) -> None:
+    settings = config.collect
+    if settings.agent not in AGENTS:
+        raise UsageError(f"collect.agent is {settings.agent!r}; there are {', '.join(AGENTS)}")
+    skill = tuple(settings.skill)
+    if len(skill) != 2 or not 0 <= skill[0] <= skill[1] <= 1:
+        raise UsageError(f"collect.skill is {skill}; give two shares of 0..1, the lower first")
+
+
+def _check_base(config: ConfigDict) -> ModelConfig:
+    """Return the base's sizes; of new weights all but the vocabulary, which the data make."""
+    folder = base_folder(config)
+    dtypes = {name: config.model[name] for name in ("param_dtype", "compute_dtype")}
+    if config.model.tokenizer:
+        Codec.load(config.model.tokenizer, config.data.template)
+    if folder is None:
+        sizes = {name: config.model[name] for name in ("width", "layers", "heads", "kv_heads", "head_size", "feed_forward")}
+        return ModelConfig(vocab_size=1, **sizes, **dtypes)
+    if config.model.base in PUBLISHED and not folder.exists():
+        raise UsageError(f"model.base is {config.model.base!r}, a name for plans: give the folder with it, --config.model.base=FOLDER")
+    try:
+        folder_kind(folder)
+    except UsageError as error:
+        raise UsageError(f"model.base: {error}; 'package' and 'random' are bases too") from None
+    if not config.model.tokenizer:
+        if not (folder / "tokenizer.json").is_file():
+            raise UsageError(f"model.base: {folder} holds no tokenizer.json; name a folder that does as model.tokenizer")
+        Codec.load(folder, config.data.template)
+    return read_config(folder, **dtypes)
+
+
+def _check_training(config: ConfigDict, plays: bool) -> None:
+    check_trackers(config.train)
+    trajectories = config.data.trajectories
+    if trajectories and not Path(trajectories).is_file():
+        raise DataError(f"data.trajectories: {trajectories}: no such file; give one with a JSON line an episode, as docs/data.md says")
+    check_batch(config.train, make_mesh(**config.mesh))
+    positions = _check_base(config).max_length
+    if plays and config.evaluate.max_length > positions:
+        raise UsageError(f"evaluate.max_length is {config.evaluate.max_length}; the model's positions allow 1 to {positions}")
