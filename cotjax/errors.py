@@ -19,6 +19,14 @@ class DataError(CotjaxError):
     exit_code = 3
 
 
+class NotFiniteError(DataError):
+    """A model's logits are NaN or infinite, so no token can be drawn; `slot` is the sampler's slot that they are of."""
+
+    def __init__(self, message: str, slot: int):
+        super().__init__(message)
+        self.slot = slot
+
+
 class EnvError(CotjaxError):
     """An environment failed (not the agent); the message names the game and the step."""
 

@@ -39,7 +39,15 @@ def test_its_tokenizer_knows_every_word_of_the_worlds(base):
 
 def test_it_answers_in_both_forms_from_one_prompt(base):
     (config, params), codec = base
-    sampler = Sampler(config, make_mesh(1, 1, 1, devices=jax.devices()[:1]), slots=1, max_length=256, stop=codec.stop, pad_id=codec.pad_id)
+    sampler = Sampler(
+        config,
+        make_mesh(1, 1, 1, devices=jax.devices()[:1]),
+        slots=1,
+        max_length=256,
+        stop=codec.stop_texts,
+        pad_id=codec.pad_id,
+        pieces=codec.pieces,
+    )
     sampler.load(params)
     sampler.extend({0: codec.first_prompt("put a plate in fridge", OBSERVATION)})
     prompt_action = sampler.branch({0: codec.action_prefix}, max_new=16)[0]

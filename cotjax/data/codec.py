@@ -64,6 +64,7 @@ class Codec:
         self._drops_characters = self._unknown is None and not self._spells_every_byte()
         self.action_prefix = self.encode(formats.ACTION_OPEN)
         # Decoding stops at the end of the turn, or where the action closes: nothing after it is looked at.
+        self.stop_texts = (formats.ACTION_CLOSE, template.response_end)
         self.stop = (tuple(self.encode(formats.ACTION_CLOSE)), tuple(self.encode(template.response_end)))
         self.pad_id = self._pad_id()
         self._opening = self._begin(system)
@@ -95,6 +96,14 @@ class Codec:
         mask[ids] = True
         mask.setflags(write=False)
         return mask
+
+    @cached_property
+    def pieces(self) -> tuple[str | None, ...]:
+        """The text that each id adds to a response, None where the id is no token. Joined, they are the decoded text, but for
+        blanks and for characters of several tokens; the response's tags are found in it wherever tokens begin and end."""
+        before = len(self.decode(self.action_prefix))
+        ids = range(self.vocab_size)
+        return tuple(self.decode([*self.action_prefix, id])[before:] if self.token_mask[id] else None for id in ids)
 
     @property
     def end_ids(self) -> tuple[int, ...]:

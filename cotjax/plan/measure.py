@@ -23,9 +23,9 @@ from cotjax.model.flops import train_flops
 from cotjax.model.kernels import kernel_for
 from cotjax.model.sharding import batch_parts, whole_slots
 from cotjax.plan.collectives import Collective, collectives
+from cotjax.sample.buckets import read_buckets
 from cotjax.sample.programs import Programs
-from cotjax.sample.sampler import read_buckets
-from cotjax.sample.sampling import stop_table
+from cotjax.sample.vocabulary import stop_table
 from cotjax.train.main import check_batch
 from cotjax.train.optim import configured
 from cotjax.train.step import abstract_batch, abstract_state, loss_sums, make_train_step
@@ -89,7 +89,7 @@ def sampler_programs(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> list
     settings = config.evaluate
     slots = whole_slots(settings.slots, mesh)
     new, room = max(settings.max_new_tokens, settings.max_action_tokens), settings.max_length
-    programs = Programs(model, mesh, slots, new, stop_table([[0]]), pad_id=0)
+    programs = Programs(model, mesh, slots, new, stop_table([[0]], model.vocab_size), pad_id=0)
     parts = {"parameters": _bytes_a_device(programs.abstract_params()), "cache": _bytes_a_device(programs.abstract_cache(room))}
     sizes = {"prefill": min(read_buckets(slots)[-1], room), "decode": 0}
     found: list[Program | DoesNotFit] = []

@@ -23,22 +23,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cotjax.errors import UsageError
+from cotjax.errors import NotFiniteError, UsageError
 from cotjax.model import cache as kv
 from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import Params
 from cotjax.model.sharding import param_shardings
-from cotjax.sample.programs import FORCED_MOST, Programs
-from cotjax.sample.sampling import NO_ID, Sampling, Scalars, seed_words, stop_table
-
-# Tokens of a slot read in one pass: few, or as many as fit. Longer pieces take several passes, which bounds the scores'
-# memory (on CPU, passes twice as large cost a tenth of the speed).
-READ_FEW = (16, 32, 48)
-READ_MOST = 512
-READ_AT_ONCE = 2048  # of all slots together, about
-# Room of a slot's cache: decoding reads all of it at every step, so it grows with the longest slot; each room has programs of
-# its own, so it grows by a half or a third.
-ROOM_BUCKETS = (256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768)
+from cotjax.sample.buckets import ROOM_BUCKETS, bucket, read_buckets
+from cotjax.sample.programs import AT_STOP, FORCED_MOST, NOT_FINITE, Programs
+from cotjax.sample.sampling import NO_ID, Sampling, Scalars, seed_words
+from cotjax.sample.vocabulary import stop_table, token_mask
 
 
 @dataclass(frozen=True)
@@ -46,8 +39,9 @@ class Generation:
     """What one branch made."""
 
     ids: list[int]  # the new tokens, after the prefix; the stop sequence is part of them
-    logprobs: list[float]  # of each, natural logarithm, under the model at temperature 1
-    stopped: bool  # a stop sequence ended it; False: it ran into max_new or into max_length
+    logprobs: list[float]  # of each, natural logarithm, under the model at temperature 1, over all rows of its vocabulary
+    # A stop sequence ended it; False: it ran into max_new or into max_length, or no_repeat_ngram_size forbade every next id.
+    stopped: bool
 
 
 class Sampler:
@@ -66,13 +60,16 @@ class Sampler:
         *,
         slots: int,
         max_length: int,
-        stop: Sequence[Sequence[int]],
+        stop: Sequence[Sequence[int]] | Sequence[str],
         pad_id: int,
         max_new: int = 128,
+        pieces: Sequence[str | None] | None = None,
     ):
-        """`max_length`: tokens a slot may hold, prompt, prefix and new ones together. `stop`: id sequences that end a
-        generation. `pad_id`: what fills unused places; any id of the vocabulary. `max_new`: tokens that a branch may make at
-        most; each slot's cache has room for them, and a decode reads all of it at every step.
+        """`max_length`: tokens a slot may hold, prompt, prefix and new ones together. `stop`: what ends a generation: id
+        sequences, or texts, which are seen whichever tokens they are made of. `pad_id`: what fills unused places; any id of the
+        vocabulary. `max_new`: tokens that a branch may make at most; each slot's cache has room for them, and a decode reads
+        all of it at every step. `pieces`: the text that each id adds to a response, None where the id is no token; only
+        tokens are drawn, so no row of the model past them is. None: every row is a token, and `stop` holds ids.
 
         Raises UsageError when slots do not divide over the mesh, or lengths or ids are out of range.
         """
@@ -84,11 +81,12 @@ class Sampler:
             raise UsageError(f"sampler: max_new is {max_new}; it must be 1 or more")
         self.config, self.mesh, self.slots, self.max_length, self.pad_id = config, mesh, slots, max_length, pad_id
         self.max_new = max_new
-        for sequence in (*stop, [pad_id]):
-            self._check_ids(sequence, "stop or pad_id")
-        self.programs = Programs(config, mesh, slots, min(max_new, max_length), stop_table(stop), pad_id)
+        self._check_ids([pad_id], "pad_id")
+        tokens_V, table = token_mask(pieces, config.vocab_size), stop_table(stop, config.vocab_size, pieces)
+        self.programs = Programs(config, mesh, slots, min(max_new, max_length), table, pad_id)
         self._reads = read_buckets(slots)
         self._by_slot, self._whole = self.programs.by_slot, self.programs.whole
+        self._vocabulary = self._put_whole(table, tokens_V)  # what ends a generation, and what may be drawn
         self._compiled: dict[tuple[Any, ...], Any] = {}
         self._params: Params | None = None
         self._ids: list[list[int]] = [[] for _ in range(slots)]  # each slot's cached prompt
@@ -100,6 +98,11 @@ class Sampler:
     def lengths(self) -> np.ndarray:
         """Tokens in each slot's cached prompt, int32 [slots]."""
         return np.array([len(ids) for ids in self._ids], np.int32)
+
+    def prompt(self, slot: int) -> list[int]:
+        """The ids of a slot's cached prompt."""
+        self._check_slots([slot])
+        return list(self._ids[slot])
 
     @property
     def compilations(self) -> int:
@@ -164,7 +167,7 @@ class Sampler:
         limits repetition looks at the prompt, the prefix and what was made.
 
         Raises UsageError for a field of `how` out of range, an empty slot with an empty prefix, one with no room left, or
-        sampling without seeds.
+        sampling without seeds; NotFiniteError, naming a slot, where the model's logits are not finite.
         """
         several = None if seeds is None else {slot: [seed] for slot, seed in seeds.items()}
         return {slot: made[0] for slot, made in self.branches(prefixes, max_new=max_new, seeds=several, **how).items()}
@@ -205,7 +208,7 @@ class Sampler:
         prompt and the ids before it, and leaves every slot's prompt as it was. To go on after such a trace, give it to
         `branch` as a prefix.
 
-        Raises UsageError, as `branch` does, for an empty slot or one with too little room.
+        Raises UsageError, as `branch` does, for an empty slot or one with too little room, and NotFiniteError.
         """
         self._check_slots(forced)
         for slot, ids in forced.items():
@@ -215,6 +218,9 @@ class Sampler:
             self._check_room(slot, ids)
         logprobs: dict[int, list[float]] = {slot: [] for slot in forced}
         self._read(forced, logprobs)
+        for slot, own in logprobs.items():
+            if not np.isfinite(own).all():
+                raise _not_finite(slot)
         return logprobs
 
     # Below: the cache and its programs.
@@ -264,21 +270,26 @@ class Sampler:
         limits_B = np.zeros(self.slots, np.int32)
         seeds_B2 = np.zeros((self.slots, 2), np.uint32)
         prefix_BP = np.full((self.slots, FORCED_MOST), NO_ID, np.int32)
-        read_BS = np.full((self.slots, self._cache.room if sampling.looks_back else 0), self.config.vocab_size, np.int32)
+        # A prefix that the decode takes itself lies behind the room.
+        size = self._cache.room + FORCED_MOST if sampling.looks_back else 0
+        read_BS = np.full((self.slots, size), self.config.vocab_size, np.int32)
         for slot, seed in seeds.items():
             read = [*self._ids[slot], *prefixes[slot]] if sampling.looks_back else []
             limits_B[slot] = min(max_new, self.max_length - len(self._ids[slot]) - len(prefixes[slot]))
             seeds_B2[slot], read_BS[slot, : len(read)] = seed_words(seed), read
             if given:
                 prefix_BP[slot, : len(prefixes[slot])] = prefixes[slot]
-        decode = self._program("decode", read_BS.shape[1])
-        *scalars, stop_ZW = self._put_whole(*sampling.scalars(), self.programs.stop_ZW)
+        decode = self._program("decode", size)
+        scalars = Scalars(*self._put_whole(*sampling.scalars()))
         placed = self._put_by_slot(limits_B, seeds_B2, prefix_BP, *([read_BS] if sampling.looks_back else []))
-        self._cache, *made = decode(self._params, self._cache, hidden_BD, *placed[:2], Scalars(*scalars), stop_ZW, *placed[2:])
-        ids_BM, logprobs_BM, counts_B, stopped_B = map(np.asarray, made)
+        self._cache, *made = decode(self._params, self._cache, hidden_BD, *placed[:2], scalars, *self._vocabulary, *placed[2:])
+        ids_BM, logprobs_BM, counts_B, ended_B = map(np.asarray, made)
+        for slot in seeds:
+            if ended_B[slot] == NOT_FINITE:
+                raise _not_finite(slot)
         return {
-            slot: Generation(ids_BM[slot, : counts_B[slot]].tolist(), logprobs_BM[slot, : counts_B[slot]].tolist(), bool(stopped_B[slot]))
-            for slot in seeds
+            slot: Generation(ids_BM[slot, :count].tolist(), logprobs_BM[slot, :count].tolist(), bool(ended_B[slot] == AT_STOP))
+            for slot, count in ((slot, counts_B[slot]) for slot in seeds)
         }
 
     def _make_room(self, length: int) -> None:
@@ -339,16 +350,5 @@ class Sampler:
                 raise UsageError(f"sampler: temperature is {sampling.temperature} but slot {slot} has no seed")
 
 
-def read_buckets(slots: int) -> list[int]:
-    """Tokens of a slot that this many slots may read in one pass."""
-    most = min(READ_MOST, 1 << max(READ_AT_ONCE // slots, 1).bit_length() - 1)
-    return [*READ_FEW, *([most] if most > READ_FEW[-1] else [])]
-
-
-def bucket(size: int, buckets: Sequence[int], most: int | None = None) -> int:
-    """The smallest bucket that holds `size`, at most `most`; past the last one, the next multiple of it."""
-    for bucket in buckets:
-        if size <= bucket:
-            return bucket if most is None else min(bucket, most)
-    rounded = -(-size // buckets[-1]) * buckets[-1]
-    return rounded if most is None else min(rounded, most)
+def _not_finite(slot: int) -> NotFiniteError:
+    return NotFiniteError(f"slot {slot}: the model's logits are not finite; look at its weights, or play an earlier checkpoint", slot)

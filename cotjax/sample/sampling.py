@@ -1,8 +1,7 @@
-"""Logits -> ids, and when a generation ends. Letters are those of model/decoder.py."""
+"""Logits -> ids. Letters are those of model/decoder.py."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -14,8 +13,10 @@ import numpy as np
 
 from cotjax.errors import UsageError
 
-# Stands for "no id" in stop sequences and in what a slot has not yet made.
+# Stands for "no id": behind the end of a prefix, and where nothing is left to draw.
 NO_ID = -1
+_MOST_INT32, _LEAST_FLOAT32, _MOST_FLOAT32 = 2**31 - 1, 2.0**-126, 2.0**127
+_LONGEST_NGRAM = 1024  # each id of it costs a pass over all that was read, for every token
 
 
 def slot_key(seed_2: jax.Array) -> jax.Array:
@@ -36,10 +37,12 @@ class Sampling:
 
     temperature: float = 0.0  # logits are divided by it; 0: greedy, whatever top_k and top_p are
     top_k: int = 0  # only ids among so many most likely; 0: all
-    top_p: float = 1.0  # only the most likely ids whose probabilities just add up to this or more; 1: all
+    # Only the most likely ids whose probabilities just add up to this or more, of equally likely ones the lower; 1: all.
+    top_p: float = 1.0
     # Divides the positive logits of ids that are in the prompt or were made, and multiplies the negative ones; 1: no penalty.
     repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0  # no so many ids in a row come twice in prompt and response together; 0: they may
+    # Forbid repeating any n-gram of this size in prompt + response (0: off). Where every id is forbidden, the response ends.
+    no_repeat_ngram_size: int = 0
 
     @property
     def looks_back(self) -> bool:
@@ -50,10 +53,10 @@ class Sampling:
         """Raise UsageError, naming `where`, for a value out of range."""
         for name, fits, range_ in (
             ("temperature", 0 <= self.temperature < inf, "0 or more"),
-            ("top_k", self.top_k >= 0, "0 or more"),
+            ("top_k", 0 <= self.top_k <= _MOST_INT32, f"0 to {_MOST_INT32}"),
             ("top_p", 0 < self.top_p <= 1, "over 0 and at most 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty < inf, "over 0"),
-            ("no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "0 or more"),
+            ("repetition_penalty", _LEAST_FLOAT32 <= self.repetition_penalty <= _MOST_FLOAT32, "over 0, and finite in float32"),
+            ("no_repeat_ngram_size", 0 <= self.no_repeat_ngram_size <= _LONGEST_NGRAM, f"0 to {_LONGEST_NGRAM}"),
         ):
             if not fits:
                 raise UsageError(f"{where}{name} is {getattr(self, name)}; it must be {range_}")
@@ -83,14 +86,21 @@ class Past(NamedTuple):
 
 
 def choose(
-    logits_BV: jax.Array, scalars: Scalars, seeds_B2: jax.Array, index_B: jax.Array, past: Past | None = None
+    logits_BV: jax.Array,
+    scalars: Scalars,
+    seeds_B2: jax.Array,
+    index_B: jax.Array,
+    past: Past | None = None,
+    tokens_V: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Each slot's next id and its log-probability under the model: at temperature 1, with no filter and no penalty, whatever
-    the id was drawn by.
+    """Return each slot's next id, and its log-probability under the model: at temperature 1, over all rows of the vocabulary,
+    with no filter and no penalty, whatever the id was drawn by.
 
     Temperature 0 takes the most likely id. Else the noise depends on nothing but (the slot's seed, its `index_B`, the id): a
     slot's text is the same whoever its neighbours are and wherever in the batch it sits. `past`: None where the drawing does
-    not look back.
+    not look back. `tokens_V`: which ids are tokens, the only ones drawn; None: all.
+
+    An id is NO_ID where none is left to draw. A log-probability is not finite where a logit is NaN or infinite.
     """
 
     def noisy(scores_BV: jax.Array) -> jax.Array:
@@ -103,18 +113,22 @@ def choose(
         return kept_BV + jax.vmap(noise)(seeds_B2, index_B)
 
     scores_BV = logits_BV if past is None else looking_back(logits_BV, past, scalars)
+    if tokens_V is not None:
+        scores_BV = jnp.where(tokens_V[None, :], scores_BV, -jnp.inf)
     scores_BV = jax.lax.cond(scalars.temperature > 0, noisy, lambda scores_BV: scores_BV, scores_BV)
     ids_B = _first_largest(scores_BV)
-    chosen_B = jnp.take_along_axis(logits_BV, ids_B[:, None], axis=-1)[:, 0]
+    chosen_B = jnp.take_along_axis(logits_BV, jnp.maximum(ids_B, 0)[:, None], axis=-1)[:, 0]
     return ids_B, chosen_B - jax.nn.logsumexp(logits_BV, axis=-1)
 
 
 def _first_largest(scores_BV: jax.Array) -> jax.Array:
-    """argmax over V, in two reductions that a CPU does many places at a time, which it does not with the one of two results."""
+    """argmax over V, in two reductions that a CPU does many places at a time, which it does not with the one of two results.
+    NO_ID for a row of -inf, or with a NaN."""
     V = scores_BV.shape[-1]
-    is_top_BV = scores_BV == scores_BV.max(axis=-1, keepdims=True)
+    top_B1 = scores_BV.max(axis=-1, keepdims=True)
     ids_1V = jnp.arange(V, dtype=jnp.int32)[None, :]
-    return jnp.minimum(jnp.where(is_top_BV, ids_1V, V).min(axis=-1), V - 1)  # V - 1: a row of NaN has no largest
+    first_B = jnp.where(scores_BV == top_B1, ids_1V, V).min(axis=-1)
+    return jnp.where(top_B1[:, 0] > -jnp.inf, first_B, NO_ID)
 
 
 def looking_back(logits_BV: jax.Array, past: Past, scalars: Scalars) -> jax.Array:
@@ -152,40 +166,22 @@ def penalised(logits_BV: jax.Array, seen_BV: jax.Array, penalty: jax.Array) -> j
 
 
 def keep_likely(scores_BV: jax.Array, scalars: Scalars) -> jax.Array:
-    """Scores with -inf where top-k (Fan et al., 2018) or top-p (Holtzman et al., 2019; of what top-k leaves) drops the id.
-    An id as likely as the last one kept is kept."""
+    """Return the scores with -inf where top-k (Fan et al., 2018) or top-p (Holtzman et al., 2019; of what top-k leaves) drops
+    the id.
+
+    Top-k keeps every id as likely as the k-th. Top-p keeps no more ids than it needs: of those as likely as the last one kept
+    the lower ids. (transformers does both, but for which of the equally likely ids it keeps: that its sort decides.)
+    """
     V = scores_BV.shape[-1]
     falling_BV = -jnp.sort(-scores_BV, axis=-1)
     k = jnp.where(scalars.top_k > 0, jnp.minimum(scalars.top_k, V), V)
-    among_1V = jnp.arange(V)[None, :] < k
-    shares_BV = jax.nn.softmax(jnp.where(among_1V, falling_BV, -jnp.inf), axis=-1)
+    kth_B1 = jnp.take_along_axis(falling_BV, jnp.broadcast_to(k - 1, (scores_BV.shape[0], 1)), axis=-1)
+    among_BV = falling_BV >= kth_B1
+    shares_BV = jax.nn.softmax(jnp.where(among_BV, falling_BV, -jnp.inf), axis=-1)
     more_likely_BV = jnp.cumsum(shares_BV, axis=-1) - shares_BV
     # At 1 all are kept, also where the sum rounds to 1 before its last summand.
-    kept_B = (among_1V & ((more_likely_BV < scalars.top_p) | (scalars.top_p >= 1))).sum(axis=-1)
-    last_B1 = jnp.take_along_axis(falling_BV, kept_B[:, None] - 1, axis=-1)
-    return jnp.where(scores_BV >= last_B1, scores_BV, -jnp.inf)
-
-
-def stop_table(stop: Sequence[Sequence[int]]) -> np.ndarray:
-    """Stop sequences as one int32 array [sequences, longest], filled with NO_ID on the left.
-
-    Raises UsageError for an empty sequence: it would end every generation before its first token.
-    """
-    for sequence in stop:
-        if len(sequence) == 0:
-            raise UsageError("sampler: a stop sequence is empty; give at least one id")
-    longest = max((len(sequence) for sequence in stop), default=1)
-    table = np.full((len(stop), longest), NO_ID, np.int32)
-    for row, sequence in enumerate(stop):
-        table[row, longest - len(sequence) :] = sequence
-    return table
-
-
-def stops(recent_BW: jax.Array, stop_ZW: jax.Array) -> jax.Array:
-    """Whether each slot's last W new ids end with one of the Z stop sequences: bool [B].
-
-    Stop sequences (7) and (4 5) make the table [[-1 7] [4 5]]; of the slots' last two ids [[9 7] [4 5] [-1 5] [5 4]]
-    (the third has made one id so far) the first two end.
-    """
-    same_BZW = (recent_BW[:, None, :] == stop_ZW[None]) | (stop_ZW == NO_ID)[None]
-    return same_BZW.all(axis=-1).any(axis=-1)
+    kept_B = (among_BV & ((more_likely_BV < scalars.top_p) | (scalars.top_p >= 1))).sum(axis=-1)
+    last_B1 = jnp.take_along_axis(falling_BV, jnp.maximum(kept_B - 1, 0)[:, None], axis=-1)
+    above_BV, level_BV = scores_BV > last_B1, scores_BV == last_B1
+    kept_of_level_B1 = kept_B[:, None] - above_BV.sum(axis=-1, keepdims=True)
+    return jnp.where(above_BV | (level_BV & (jnp.cumsum(level_BV, axis=-1) <= kept_of_level_B1)), scores_BV, -jnp.inf)

@@ -116,7 +116,9 @@ def evaluate(
     done = total - sum(map(len, missing.values()))
     if done == total:
         return
-    sampler = _sampler(config, model, codec, len(games.played))
+    sampler = sampler_of(
+        config.evaluate, model, codec, playing_mesh(config), -(-min(config.evaluate.slots, len(games.played)) // distributed.count())
+    )
     references = {game_id: [step.action for step in trajectory.steps] for game_id, trajectory in expert.items()}
     loaded, facts = None, {}
 
@@ -151,11 +153,34 @@ def evaluate(
             raise KeyboardInterrupt(kept) from None
 
 
-def _sampler(config: ConfigDict, model: ModelConfig, codec: Codec, games: int) -> Sampler:
-    mesh, settings = playing_mesh(config), config.evaluate
-    slots = whole_slots(-(-min(settings.slots, games) // distributed.count()), mesh)
-    max_new = max(settings.max_new_tokens, settings.max_action_tokens)
-    return Sampler(model, mesh, slots=slots, max_length=settings.max_length, stop=codec.stop, pad_id=codec.pad_id, max_new=max_new)
+def sampler_of(settings: ConfigDict, model: ModelConfig, codec: Codec, mesh: Mesh, slots: int) -> Sampler:
+    """A sampler of these `evaluate` settings, which draws the codec's tokens and stops at its texts. The weights are yet to load."""
+    return Sampler(
+        model,
+        mesh,
+        slots=whole_slots(slots, mesh),
+        max_length=settings.max_length,
+        stop=codec.stop_texts,
+        pad_id=codec.pad_id,
+        max_new=max(settings.max_new_tokens, settings.max_action_tokens),
+        pieces=codec.pieces,
+    )
+
+
+def check_playable(config: ConfigDict, model: ModelConfig, codec: Codec) -> None:
+    """Raise UsageError (DataError: the tokenizer cannot encode a prefix) where this model could be trained but not be played as
+    `config.evaluate` says. Called before anything is trained."""
+    settings, elicitation = config.evaluate, elicitation_of(config)
+    playing_mesh(config)
+    if settings.max_length > model.max_length:
+        raise UsageError(f"evaluate.max_length is {settings.max_length}; the model's positions allow 1 to {model.max_length}")
+    if codec.vocab_size > model.vocab_size:
+        raise UsageError(f"the tokenizer has {codec.vocab_size} ids, the model's vocabulary {model.vocab_size}: they are not of one model")
+    for name in ("max_new_tokens", "max_action_tokens"):
+        if settings[name] >= settings.max_length:
+            raise UsageError(f"evaluate.{name} is {settings[name]}; it must be less than evaluate.max_length, {settings.max_length}")
+    for prefix in (elicitation.cot_prefix, elicitation.prompt_prefix):
+        codec.encode(prefix)
 
 
 def _environments(config: ConfigDict, slots: int) -> EnvPool:

@@ -118,16 +118,15 @@ def watch(
     """A checkpoint plays; returns whether it won. `driver`: "cot" or "prompt", whose action is played; both are shown."""
     from cotjax.data.tokens import Codec
     from cotjax.envs.pool import EnvPool
-    from cotjax.model.sharding import make_mesh, whole_slots
+    from cotjax.model.sharding import make_mesh
     from cotjax.rollout.loop import play
-    from cotjax.sample.sampler import Sampler
-    from cotjax.study.evaluate import elicitation_of
+    from cotjax.study.evaluate import elicitation_of, sampler_of
 
     settings = player.config.evaluate
     settings.max_steps = max_steps or settings.max_steps
     codec, mesh = Codec.load(player.tokenizer, player.template), make_mesh()
-    length = min(settings.max_length, player.model.max_length)
-    sampler = Sampler(player.model, mesh, slots=whole_slots(1, mesh), max_length=length, stop=codec.stop, pad_id=codec.pad_id)
+    settings.max_length = min(settings.max_length, player.model.max_length)
+    sampler = sampler_of(settings, player.model, codec, mesh, slots=1)
     sampler.load(player.params(mesh))
     _say(console, f"{player.name} plays {game.id} by {'CoT' if driver == 'cot' else 'prompt'} actions", "bold")
     shown, records = [], []
@@ -151,7 +150,7 @@ def watch(
     if record["env_error"]:
         _say(console, f"The environment failed: {record['env_error']}", "bold")
     elif record["ended"] == "length":
-        _say(console, f"The prompt has outgrown evaluate.max_length, {length} tokens.", "bold")
+        _say(console, f"The prompt has outgrown evaluate.max_length, {settings.max_length} tokens.", "bold")
     _say(console, _verdict(record["success"], len(shown)), "bold green" if record["success"] else "bold")
     return record["success"]
 

@@ -93,9 +93,10 @@ class CotjaxSide:
             mesh,
             slots=whole_slots(job.slots, mesh),
             max_length=min(MAX_LENGTH, config.max_length),
-            stop=self._codec.stop,
+            stop=self._codec.stop_texts,
             pad_id=self._codec.pad_id,
             max_new=max(job.new, Elicitation.max_action_tokens),
+            pieces=self._codec.pieces,
         )
         self._sampler.load(params)
         self._pool = job.pool()

@@ -9,8 +9,9 @@ import tiny
 from cotjax.errors import UsageError
 from cotjax.model import decoder
 from cotjax.model.sharding import make_mesh
+from cotjax.sample.buckets import ROOM_BUCKETS, read_buckets
 from cotjax.sample.programs import FORCED_MOST
-from cotjax.sample.sampler import ROOM_BUCKETS, Sampler, read_buckets
+from cotjax.sample.sampler import Sampler
 
 CONFIG = tiny.model_config()
 MESH = make_mesh(devices=jax.devices()[:1])

@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,14 +101,51 @@ def test_seeds_outside_64_bits():
             sampling.seed_words(seed)
 
 
-def test_the_stop_example():
-    table = sampling.stop_table([[7], [4, 5]])
-    np.testing.assert_array_equal(table, [[-1, 7], [4, 5]])
-    recent = jnp.array([[9, 7], [4, 5], [-1, 5], [5, 4]])
-    np.testing.assert_array_equal(sampling.stops(recent, table), [True, True, False, False])
+def test_top_p_keeps_no_more_of_equal_ids_than_it_needs_and_top_k_keeps_all():
+    def kept(scores, **how):
+        return np.flatnonzero(
+            np.isfinite(sampling.keep_likely(jnp.array([scores], jnp.float32), sampling.Sampling(1.0, **how).scalars())[0])
+        )
+
+    assert kept([0.0] * 8, top_p=0.3).tolist() == [0, 1, 2]
+    assert kept([0.0] * 8, top_k=3).tolist() == list(range(8))
+    assert kept([0.0, 5.0, 0.0, 0.0], top_p=0.99).tolist() == [0, 1, 2]  # shares .007, .980, .007, .007
+    # Shares are over what top-k leaves, the ids as likely as the k-th among them: a third each, not a half.
+    assert kept([-9.0, 1.0, 1.0, 1.0], top_k=2, top_p=0.6).tolist() == [1, 2]
+    assert kept([-9.0, 1.0, 1.0, 1.0], top_k=2, top_p=0.3).tolist() == [1]
+    # Over all ids the first alone would be 0.5; over the two that top-k leaves it is 0.67.
+    assert kept(np.log([0.5, 0.25, 0.15, 0.1]), top_k=2, top_p=0.6).tolist() == [0]
+    assert len(kept([0.0] * 1000, top_p=0.1)) == pytest.approx(100, abs=1)
 
 
-def test_no_stops_and_an_empty_one():
-    assert not sampling.stops(jnp.array([[3]]), sampling.stop_table([])).any()
-    with pytest.raises(UsageError, match="a stop sequence is empty"):
-        sampling.stop_table([[1], []])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_of_equal_ids_as_many_are_kept_as_by_transformers():
+    torch = pytest.importorskip("torch")
+    from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
+
+    logits = np.random.default_rng(3).integers(0, 4, (200, 30)).astype(np.float32)
+    for top_k, top_p in ((0, 0.32), (7, 0.61), (20, 0.93)):
+        chain = [TopKLogitsWarper(top_k)] if top_k else []
+        expected = LogitsProcessorList([*chain, TopPLogitsWarper(top_p)])(None, torch.tensor(logits)).numpy()
+        ours = sampling.keep_likely(logits, sampling.Sampling(1.0, top_k, top_p).scalars())
+        np.testing.assert_array_equal(np.sort(ours), np.sort(expected))
+
+
+@pytest.mark.parametrize(
+    "field, value", [("top_k", 2**31), ("no_repeat_ngram_size", 1025), ("repetition_penalty", 1e-50), ("repetition_penalty", 1e39)]
+)
+def test_what_a_program_cannot_hold_is_refused(field, value):
+    with pytest.raises(UsageError, match=f"evaluate.{field} is {re.escape(str(value))}"):
+        sampling.Sampling(**{field: value}).check("evaluate.")
+    sampling.Sampling(top_k=2**31 - 1, no_repeat_ngram_size=1024).check("")
+
+
+def test_no_id_is_chosen_where_none_is_left_or_the_logits_are_not_finite():
+    rows = jnp.array([[1.0, 2.0, 0.0], [jnp.nan, 2.0, 0.0], [1.0, jnp.inf, 0.0], [-jnp.inf] * 3], jnp.float32)
+    seeds = np.stack([sampling.seed_words(seed) for seed in range(4)])
+    for temperature in (0.0, 1.0):
+        how = sampling.Sampling(temperature).scalars()
+        _, logprobs = sampling.choose(rows, how, seeds, jnp.zeros(4, int))
+        assert np.isfinite(logprobs).tolist() == [True, False, False, False]
+        ids, _ = sampling.choose(rows[:1], how, seeds[:1], jnp.zeros(1, int), None, jnp.zeros(3, bool))
+        assert ids.tolist() == [sampling.NO_ID]
