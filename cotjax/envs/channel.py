@@ -7,6 +7,7 @@ JSON rather than pickle, so that bytes from a process gone wild are refused and 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import struct
@@ -67,3 +68,28 @@ class Channel:
 
     def close(self) -> None:
         self.socket.close()
+
+
+class Bell:
+    """Wakes a thread that waits for it along with its sockets (`multiprocessing.connection.wait`)."""
+
+    def __init__(self):
+        self._ours, self._theirs = socket.socketpair()
+        self._ours.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._ours.fileno()
+
+    def ring(self) -> None:
+        with contextlib.suppress(OSError):  # it is closed, so nobody waits
+            self._theirs.sendall(b"!")
+
+    def quiet(self) -> None:
+        """Forget that it rang."""
+        with contextlib.suppress(OSError):
+            while self._ours.recv(_AT_ONCE):
+                pass
+
+    def close(self) -> None:
+        self._ours.close()
+        self._theirs.close()

@@ -2,13 +2,16 @@
 
 The nursery is a fresh interpreter because forking the caller is unsafe once jax has started its threads; its children are forks
 because an import takes most of a second and 65 MB, and a fork neither. It ends with the caller, however the caller ends: it reads the
-end of its pipe, ends its children, and removes the temporary folder that is theirs. Should it be killed itself, the kernel kills them.
+end of its pipe, lets its children close their environments, ends those that take too long, and removes the temporary folder that is
+theirs. Should it be killed itself, the kernel kills them.
+
+Each child has a session of its own, and adopts the orphans among its descendants; the nursery adopts what a dead child leaves, and
+kills it. What a killed nursery leaves, the caller knows by a variable in its environment, and kills.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import json
 import os
@@ -22,17 +25,19 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import wait
 from typing import Any
 
 from cotjax import errors
 from cotjax.envs.base import Game, TextEnv
-from cotjax.envs.channel import Channel
+from cotjax.envs.channel import Bell, Channel
+from cotjax.envs.descendants import adopt_orphans, children, die_with, end_children, end_group, end_marked
 from cotjax.errors import CotjaxError, EnvError, UsageError
 
-_GRACE_S = 2.0  # for a process that ends by itself
+_GRACE_S = 2.0  # for a process that closes its environments and ends by itself
 _WATCH_S = 0.5  # between two looks at who has ended
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_MARK = "COTJAX_ENVIRONMENTS"  # in the environment of all that descends from a nursery: its temporary folder
 _BOOTSTRAP = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); import json; "
     "sys.path[:] = json.loads(sys.argv[2]); from cotjax.envs.nursery import tend; tend(int(sys.argv[1]))"
@@ -40,10 +45,13 @@ _BOOTSTRAP = (
 
 
 class Nursery:
-    """The caller's end. `factory`: pickled; makes one environment. `seconds`: the most that a start may take."""
+    """The caller's end. `factory`: pickled; makes one environment. `seconds`: the most that a start may take.
 
-    def __init__(self, factory: bytes, seconds: float):
-        self._factory, self._seconds = factory, seconds
+    `bell`: when another thread rings it, a call that waits gives up.
+    """
+
+    def __init__(self, factory: bytes, seconds: float, bell: Bell):
+        self._factory, self._seconds, self._bell = factory, seconds, bell
         self._open()
 
     def bear(self, slots: list[int]) -> tuple[int, Channel]:
@@ -52,6 +60,7 @@ class Nursery:
         Raises:
           CotjaxError: what the factory raised.
           EnvError: no process can be started.
+          UsageError: the bell rang.
         """
         problem: OSError | None = None
         for _ in range(2):  # a nursery that was killed is opened again, once
@@ -78,27 +87,35 @@ class Nursery:
         return None
 
     def close(self) -> None:
-        """End every process; idle ones whose channel is closed by now end by themselves."""
+        """End every process; those whose channel is closed by now get time to close their environments."""
         with contextlib.suppress(OSError):
             self._control.settimeout(_GRACE_S)
             self._control.sendall(b"{}")
         self._control.close()
         try:
-            self._process.wait(3 * _GRACE_S)
+            # One that never answered is still making its first environment, and will not listen until it has.
+            self._process.wait(3 * _GRACE_S if self._answered else 0.0)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            end_group(self._process.pid)
             self._process.wait()
+        if self._process.returncode:
+            end_marked(_MARK, self._temporary)
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _open(self) -> None:
+        self._answered = False
         self._control, theirs = socket.socketpair()
         self._temporary = tempfile.mkdtemp(prefix="cotjax-envs-")
         # One thread of linear algebra a process: environments need no more, and threads do not survive a fork.
         environment = os.environ | {"TMPDIR": self._temporary, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        environment[_MARK] = self._temporary
         with theirs:
             fd = theirs.fileno()
             command = [sys.executable, "-c", _BOOTSTRAP, str(fd), json.dumps([str(place) for place in sys.path])]
-            self._process = subprocess.Popen(command, pass_fds=[fd], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment)
+            # A session of its own: what kills the caller's process group leaves the nursery to clear up.
+            self._process = subprocess.Popen(
+                command, pass_fds=[fd], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment, start_new_session=True
+            )
         with contextlib.suppress(OSError):  # it died at once: `bear` finds out
             self._control.sendall(len(self._factory).to_bytes(8, "big") + self._factory)
 
@@ -106,22 +123,32 @@ class Nursery:
         """One request, one answer; both fit into a socket's buffer, and the nursery never speaks unasked."""
         self._control.settimeout(self._seconds)
         socket.send_fds(self._control, [json.dumps(request).encode()], [passed.fileno()] if passed else [])
+        ready = wait([self._control, self._bell], self._seconds)
+        if self._bell in ready:
+            raise UsageError("the pool is closed")
+        if not ready:
+            raise TimeoutError(f"it gave no answer for {self._seconds:g} s")
         answer = self._control.recv(1 << 16)
         if not answer:
             raise ConnectionError("it has died")
+        self._answered = True
         return json.loads(answer)
 
 
 def tend(fd: int) -> None:
     """The nursery's life: import what `factory` needs by making one environment, then fork and end processes as asked."""
-    parent, alive, codes = os.getppid(), set(), {}
+    parent = os.getppid()
+    adopt_orphans()
     control = socket.socket(fileno=fd)
+    brood = None
     try:
-        problem, factory = _rehearsed(control)
+        with _watched(parent):
+            problem, factory = _rehearsed(control)
+        brood = _Brood()
         gc.collect()
         gc.freeze()  # the collector of a fork then leaves these objects' pages shared
         while True:
-            _reap(alive, codes)
+            brood.reap()
             if not select.select([control], [], [], _WATCH_S)[0]:
                 if os.getppid() != parent:
                     return
@@ -129,27 +156,45 @@ def tend(fd: int) -> None:
             message, fds, *_ = socket.recv_fds(control, 1 << 16, 1)
             request = json.loads(message or b"{}")
             if "slots" in request and problem is None:
-                pid = _fork(control, fds[0], factory, request["slots"])
-                alive.add(pid)
-                answer = {"pid": pid}
+                answer = {"pid": brood.fork(control, fds[0], factory, request["slots"])}
             elif "slots" in request:
                 answer = {"error": as_message(problem)}
             elif "end" in request:
-                answer = {"code": _ended(request["end"], request["at_once"], alive, codes)}
+                answer = {"code": brood.end(request["end"], _GRACE_S * (not request["at_once"]))}
             else:
                 return
             for passed in fds:
                 os.close(passed)
             control.sendall(json.dumps(answer).encode())
     finally:
-        limit = time.monotonic() + _GRACE_S
-        while alive and time.monotonic() < limit and os.getppid() == parent:
-            _reap(alive, codes)
-            time.sleep(0.01)
-        for pid in list(alive):
-            _ended(pid, True, alive, codes)
-        shutil.rmtree(tempfile.gettempdir(), ignore_errors=True)
-        os._exit(0)
+        if brood:
+            brood.end_all(_GRACE_S)
+        _leave()
+
+
+@contextlib.contextmanager
+def _watched(parent: int) -> Iterator[None]:
+    """While the first environment is made, which may hang, end with the caller. No thread is left to be forked."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_WATCH_S):
+            if os.getppid() != parent:
+                _leave(1)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _leave(code: int = 0) -> None:
+    end_children(spared=())
+    shutil.rmtree(tempfile.gettempdir(), ignore_errors=True)
+    os._exit(code)
 
 
 def _rehearsed(control: socket.socket) -> tuple[CotjaxError | None, Callable[[], TextEnv] | None]:
@@ -175,74 +220,89 @@ def _read(end: socket.socket, count: int) -> bytes:
     return come
 
 
-def _fork(control: socket.socket, fd: int, factory: Callable[[], TextEnv], slots: list[int]) -> int:
-    nursery = os.getpid()
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        control.close()
-        _die_with(nursery)
-        serve(Channel(socket.socket(fileno=fd)), factory, slots)
-    finally:
-        os._exit(0)
+class _Brood:
+    """The nursery's processes. Those of an environment end with the process that the environment was in."""
 
+    def __init__(self):
+        self._alive: set[int] = set()
+        self._codes: dict[int, int] = {}
+        self._own = children()  # what importing the environment started, such as a server that all of them share
 
-def _die_with(parent: int) -> None:
-    """Have this process killed when its parent ends, even while it hangs or is stopped."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the call above
-            os._exit(1)
-    else:
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    def fork(self, control: socket.socket, fd: int, factory: Callable[[], TextEnv], slots: list[int]) -> int:
+        nursery = os.getpid()
+        pid = os.fork()
+        if pid:
+            self._alive.add(pid)
+            return pid
+        try:
+            control.close()
+            os.setsid()
+            adopt_orphans()
+            die_with(nursery)
+            serve(Channel(socket.socket(fileno=fd)), factory, slots)
+        finally:
+            os._exit(0)
 
+    def reap(self) -> None:
+        """Let no process that has ended stay a zombie, nor leave any of its own; its exit code is kept until it is asked for."""
+        for pid in list(self._alive):
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                self._alive.remove(pid)
+                self._codes[pid] = os.waitstatus_to_exitcode(status)
+                end_group(pid)
+                end_children(spared=self._alive | self._own)
 
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_WATCH_S)
-    os._exit(1)
+    def end(self, pid: int, seconds: float) -> int | None:
+        """Give a process `seconds` to end by itself, then kill it; returns its exit code, None when nobody knows it."""
+        limit = time.monotonic() + seconds
+        self._wait(pid, limit)
+        if pid in self._alive:
+            os.kill(pid, signal.SIGKILL)
+            self._wait(pid, time.monotonic() + _GRACE_S)
+        return self._codes.pop(pid, None)
 
+    def end_all(self, seconds: float) -> None:
+        limit = time.monotonic() + seconds
+        for pid in list(self._alive):
+            self._wait(pid, limit)
+        for pid in list(self._alive):
+            self.end(pid, 0.0)
 
-def _reap(alive: set[int], codes: dict[int, int]) -> None:
-    """Let no process that has ended stay a zombie; its exit code is kept until it is asked for."""
-    for pid in list(alive):
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            alive.remove(pid)
-            codes[pid] = os.waitstatus_to_exitcode(status)
-
-
-def _ended(pid: int, at_once: bool, alive: set[int], codes: dict[int, int]) -> int | None:
-    limit = time.monotonic() + (0 if at_once else _GRACE_S)
-    while pid in alive and time.monotonic() < limit:
-        _reap(alive, codes)
-        time.sleep(0.002)
-    if pid in alive:
-        os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-        alive.remove(pid)
-        codes[pid] = os.waitstatus_to_exitcode(status)
-    return codes.pop(pid, None)
+    def _wait(self, pid: int, limit: float) -> None:
+        while pid in self._alive and time.monotonic() < limit:
+            self.reap()
+            time.sleep(0.002)
 
 
 def serve(channel: Channel, factory: Callable[[], TextEnv], slots: list[int]) -> None:
-    """A process's life: make the environments, answer [number, slot, method, argument] one by one, end when the channel closes.
+    """A process's life: make the environments, answer [number, slot, method, argument] one by one, close them when the channel closes.
 
     It first says {"ready": true}, or {"error": …}. An answer is {"number", "slot"} and one of "seen" (with "task" after a reset),
     "error" (the environment raised one of the package's errors) or "failure" (it raised something else: its text).
     """
-    with contextlib.suppress(EOFError, OSError):
-        try:
-            envs = {slot: factory() for slot in slots}
-        except Exception as error:
-            known = error if isinstance(error, CotjaxError) else UsageError(f"an environment could not be made ({error!r})")
-            channel.send({"error": as_message(known)})
-            return
-        channel.send({"ready": True})
-        while True:
-            for number, slot, method, argument in channel.receive():
-                channel.send({"number": number, "slot": slot} | answered(envs[slot], method, argument))
+    envs: dict[int, TextEnv] = {}
+    try:
+        with contextlib.suppress(EOFError, OSError):
+            try:
+                envs.update((slot, factory()) for slot in slots)
+            except Exception as error:
+                known = error if isinstance(error, CotjaxError) else UsageError(f"an environment could not be made ({error!r})")
+                channel.send({"error": as_message(known)})
+                return
+            channel.send({"ready": True})
+            while True:
+                for number, slot, method, argument in channel.receive():
+                    channel.send({"number": number, "slot": slot} | answered(envs[slot], method, argument))
+    finally:
+        close_all(envs.values())
+
+
+def close_all(envs: Iterable[TextEnv]) -> None:
+    """Close every environment, whatever the closing of another one raises."""
+    for env in envs:
+        with contextlib.suppress(Exception):
+            env.close()
 
 
 def answered(env: TextEnv, method: str, argument: Any) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 An environment that crashes, hangs, or answers with what is no answer is replaced, and its game played again up to where it was:
 games are deterministic, so the same actions lead to the same state, and a replay that answers otherwise is itself a fault. The
 caller sees nothing of it but the time it took and `faults`, until a slot's retries are used up.
+
+Environments are closed when the pool is; what they have started ends with them (`cotjax.envs.descendants`).
 """
 
 from __future__ import annotations
 
 import pickle
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -16,9 +19,12 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from cotjax.envs.base import Game, Observation, TextEnv
-from cotjax.envs.channel import GarbledError
-from cotjax.envs.nursery import Nursery, answered, as_error
+from cotjax.envs.channel import Bell, GarbledError
+from cotjax.envs.nursery import Nursery, answered, as_error, close_all
 from cotjax.errors import CotjaxError, EnvError, UsageError
+
+
+_PATIENCE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class EnvPool:
     A request that cannot be answered, its retries used up, comes back as an EnvError value that names game and step; the
     slot's later steps do too, until `reset` makes it good again. Other errors of the package (DataError: a broken game
     file) are raised here, after every other answer of the same call has come in.
+
+    One thread asks at a time. `close` may be called by another, and the call that waits then raises UsageError.
     """
 
     def __init__(self, factory: Callable[[], TextEnv], slots: int, workers: int, limits: Limits | None = None, retries: int = 0):
@@ -53,13 +61,14 @@ class EnvPool:
         self._plays: dict[int, _Play] = {}
         self._workers: list[_Worker] = []
         self._nurseries: list[Nursery] = []
-        self._closer = weakref.finalize(self, _close, self._workers, self._nurseries)
+        self._bell, self._asking, self._closed = Bell(), threading.RLock(), False
+        self._closer = weakref.finalize(self, _close, self._workers, self._nurseries, self._bell)
         self._local: dict[int, TextEnv] = {}
         if workers == 0:
             self._local = {slot: factory() for slot in range(slots)}
             return
         workers = min(workers, slots)
-        self._nurseries.append(Nursery(_pickled(factory), self._limits.start))
+        self._nurseries.append(Nursery(_pickled(factory), self._limits.start, self._bell))
         self._workers += [_Worker(self._nurseries[0], list(range(worker, slots, workers)), self._limits) for worker in range(workers)]
 
     def reset(self, games: dict[int, Game]) -> dict[int, tuple[str, Observation] | EnvError]:
@@ -87,11 +96,19 @@ class EnvPool:
         return {slot: worker.pid for worker in self._workers if worker.pid for slot in worker.slots}
 
     def close(self) -> None:
-        """End every process. The pool cannot be used afterwards."""
-        for env in self._local.values():
-            env.close()
-        self._local = {}
-        self._closer()
+        """Close every environment and end every process. The pool cannot be used afterwards."""
+        self._closed = True
+        self._bell.ring()
+        # An environment of this process may hang in another thread: it cannot be ended, and is not waited for.
+        if not self._asking.acquire(timeout=_PATIENCE_S if self._local else -1):
+            return
+        try:
+            self._bell.quiet()
+            close_all(self._local.values())
+            self._local = {}
+            self._closer()
+        finally:
+            self._asking.release()
 
     def __enter__(self) -> EnvPool:
         return self
@@ -161,7 +178,11 @@ class EnvPool:
 
     def _ask(self, requests: dict[int, tuple[str, Any]]) -> dict[int, Any]:
         """One request a slot -> its answer, a _Fault, or the package's error that is not the environment's."""
-        if not self._local and not self._workers:
+        with self._asking:
+            return self._ask_open(requests)
+
+    def _ask_open(self, requests: dict[int, tuple[str, Any]]) -> dict[int, Any]:
+        if self._closed:
             raise UsageError("the pool is closed")
         for slot, (method, _) in requests.items():
             if method == "reset":
@@ -184,7 +205,9 @@ class EnvPool:
                 self._replace(worker, answers)
         while owing := [worker for worker in self._workers if worker.owed]:
             first = min(worker.deadline for worker in owing)
-            speaking = wait([worker.channel for worker in owing], max(0.0, first - time.monotonic()))
+            speaking = wait([self._bell, *(worker.channel for worker in owing)], max(0.0, first - time.monotonic()))
+            if self._bell in speaking:
+                raise UsageError("the pool is closed")
             for worker in owing:
                 try:
                     if worker.channel in speaking:
@@ -297,13 +320,16 @@ class _Worker:
         return self._nursery.end(pid, at_once)
 
 
-def _close(workers: list[_Worker], nurseries: list[Nursery]) -> None:
+def _close(workers: list[_Worker], nurseries: list[Nursery], bell: Bell) -> None:
     for worker in workers:
-        if worker.pid:
+        if worker.owed:
+            worker.end(at_once=True)  # it may hang, and nobody waits for its answer any more
+        elif worker.pid:
             worker.channel.close()  # all at once: each ends by itself when it sees this
     workers.clear()
     while nurseries:
         nurseries.pop().close()
+    bell.close()
 
 
 def _read_answer(message: dict[str, Any]) -> Any:
