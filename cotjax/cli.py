@@ -15,6 +15,7 @@ from cotjax.cli_play import add_play
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.files import disk_errors, local_path
 from cotjax.signals import caused_by_interrupt, never_unheard, stop_at_sigterm
+from cotjax.terminal import visible
 
 DESCRIPTION = """\
 cotjax shows where the gains of chain-of-thought (CoT) training of agents land: in the prompt action (decoded
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _check_paths(arguments)
             arguments.run(arguments)
     except CotjaxError as error:
-        print(f"cotjax: {error}", file=sys.stderr)
+        print(f"cotjax: {visible(str(error))}", file=sys.stderr)
         _stop_others(str(error), error.exit_code)
         return error.exit_code
     except KeyboardInterrupt as interrupt:

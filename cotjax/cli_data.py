@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from cotjax.errors import DataError, UsageError
+from cotjax.terminal import visible
 
 LAYOUTS = ("auto", "eto", "agentgym", "sharegpt", "messages", "alpaca", "prompt-response", "verl-agent")
 
@@ -82,7 +83,7 @@ def _import(arguments: argparse.Namespace) -> None:
             progress=lambda rows, share: stage.update(round(100 * share), 100, f"percent, {rows:,} rows"),
         )
     for message in found.messages:
-        print(message, file=sys.stderr)
+        print(visible(str(message)), file=sys.stderr)
     if found.rejected > len(found.messages):
         print(f"and {found.rejected - len(found.messages):,} more", file=sys.stderr)
     for reason, count in found.reasons.most_common():

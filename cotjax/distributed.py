@@ -37,6 +37,7 @@ from jax.sharding import NamedSharding
 
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.settings import first_difference
+from cotjax.terminal import visible
 
 _DAY_MS = 24 * 3600 * 1000  # a wait whose end only a death or a failure bounds, and those end it at once
 _FOLDER_S = 30.0  # how long a network file system may take to show another host's new file
@@ -348,7 +349,11 @@ def _look_for_stop(over: threading.Event) -> None:
             client.key_value_set(f"{_STOPPED}/{process}", json.dumps(found[0] | {"process": process}))
         except jax.errors.JaxRuntimeError:
             return  # the coordinator is gone: jax says so and ends this process
-        print(f"cotjax: process {found[0]['process']} on {found[0]['host']} stopped: {found[0]['message']}", file=sys.stderr, flush=True)
+        print(
+            f"cotjax: process {found[0]['process']} on {found[0]['host']} stopped: {visible(found[0]['message'])}",
+            file=sys.stderr,
+            flush=True,
+        )
         with suppress(jax.errors.JaxRuntimeError):
             _see_off(client)
         _exit(found[0]["exit_code"])

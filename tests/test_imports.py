@@ -9,7 +9,7 @@ import cotjax
 
 ROOT = Path(cotjax.__file__).parent
 LEVELS = {
-    "errors": 0, "files": 0, "settings": 0, "signals": 0, "ranges": 0, "masking": 0, "formats": 0, "envs": 0, "assets": 0,
+    "errors": 0, "files": 0, "settings": 0, "signals": 0, "ranges": 0, "terminal": 0, "masking": 0, "formats": 0, "envs": 0, "assets": 0,
     "data": 1, "rollout": 1,
     "model": 2, "distributed": 2,
     "train": 3, "sample": 3,
@@ -18,7 +18,7 @@ LEVELS = {
 }  # fmt: skip
 # Within a level a package imports itself alone, and these.
 SAME_LEVEL = {
-    ("envs", "errors"), ("envs", "files"), ("files", "errors"), ("masking", "errors"), ("signals", "errors"),
+    ("envs", "errors"), ("envs", "files"), ("envs", "terminal"), ("files", "errors"), ("masking", "errors"), ("signals", "errors"),
     ("ranges", "errors"),
     ("study", "config"), ("plan", "config"), ("cli", "cli_data"), ("cli", "cli_bench"), ("cli", "cli_play"),
 }  # fmt: skip

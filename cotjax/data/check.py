@@ -9,12 +9,14 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cotjax.data.oddities import oddities
 from cotjax.data.tokens import Codec, trajectory_examples
 from cotjax.data.trajectories import KNOWN_FIELDS, KNOWN_STEP_FIELDS, Line, Trajectory, read_lines
 from cotjax.errors import DataError
 from cotjax.masking import Role
+from cotjax.terminal import visible
 
 _WHOLE = 1 << 30  # tokens; nothing is cut for measuring it
 _PROGRESS_BYTES = 1 << 20  # between two calls of `progress`
@@ -139,7 +141,7 @@ def _measure(found: Contents, trajectory: Trajectory, codec: Codec, max_length: 
 def print_contents(path: Path, found: Contents, console: Console, max_length: int) -> None:
     """The bad lines, and a table of the rest."""
     for error in found.errors:
-        console.print(error, style="red", markup=False, soft_wrap=True)
+        console.print(visible(str(error)), style="red", markup=False, soft_wrap=True)
     if found.bad > len(found.errors):
         console.print(f"and {found.bad - len(found.errors):,} more", style="red")
     console.print(f"{path}: {found.episodes:,} episodes, {found.steps:,} steps", markup=False, soft_wrap=True)
@@ -150,15 +152,15 @@ def print_contents(path: Path, found: Contents, console: Console, max_length: in
     won = f"{found.outcomes['won'] / known:.1%} of the {known:,} whose outcome is known" if known else "no outcome is known"
     table.add_row("success", won)
     for name, counts in (("split", found.splits), ("environment", found.environments), ("task type", found.task_types)):
-        table.add_row(name, _listed(counts))
+        table.add_row(name, Text(_listed(counts)))
     table.add_row("steps an episode", _spread(found.lengths))
     table.add_row("steps not trained on", f"{found.untrained:,}")
     table.add_row("thoughts missing", f"{found.thoughtless:,}")
-    table.add_row("thoughts' provenance", _listed(found.provenance))
+    table.add_row("thoughts' provenance", Text(_listed(found.provenance)))
     for what, count in found.odd.most_common():
-        table.add_row("odd", f"{count:,} {what}")
+        table.add_row("odd", Text(f"{count:,} {visible(what)}"))
     if found.unknown:
-        table.add_row("unknown fields, passed over", _listed(found.unknown))
+        table.add_row("unknown fields, passed over", Text(_listed(found.unknown)))
     if found.tokens:
         table.add_row("tokens an episode", _spread(found.tokens))
         text = f"{found.long:,} episodes; {found.lost:,} of their steps do not fit with their prompt, and are not trained on"
@@ -167,7 +169,7 @@ def print_contents(path: Path, found: Contents, console: Console, max_length: in
 
 
 def _listed(counts: Counter) -> str:
-    shown = [f"{value:.60} {count:,}" for value, count in counts.most_common(_SHOWN)]
+    shown = [f"{visible(value):.60} {count:,}" for value, count in counts.most_common(_SHOWN)]
     others = len(counts) - len(shown)
     return ", ".join([*shown, *([f"and {others:,} other values"] if others else [])]) or "none"
 

@@ -19,6 +19,7 @@ from cotjax.data.tokens import Codec, trajectory_examples
 from cotjax.data.trajectories import read_trajectories
 from cotjax.errors import DataError, UsageError
 from cotjax.masking import Dropping, MaskError, Role, check_supervision, roles_from_messages, target_weights
+from cotjax.terminal import visible
 
 COLOURS = {
     Role.PROMPT: "grey50", Role.OBSERVATION: "cyan", Role.REASONING: "yellow", Role.ACTION_OPEN: "magenta", Role.ACTION: "green",
@@ -99,7 +100,7 @@ def show(
             here = example.roles == role
             total += (int(here.sum()), int((here & (example.weights > 0)).sum()), int((here & example.dropped).sum()))
     title = f"{path}: {examples} examples, k = {dropping.fraction:g} of each {dropping.unit}, dropped: {dropping.control}"
-    console.print(title, soft_wrap=True)
+    console.print(Text(title), soft_wrap=True)
     table = Table()
     for column in ("role", "tokens", "trained on", "dropped"):
         table.add_column(column, justify="left" if column == "role" else "right")
@@ -114,7 +115,7 @@ def show(
 
 
 def _print(console: Console, example: Shown) -> None:
-    console.print(Text(example.name, "bold"))
+    console.print(Text(visible(example.name), "bold"))
     for role, weight, dropped, tokens in example.runs():
         style = COLOURS[role] + ("" if weight else " strike" if dropped else " dim")
         mark = "dropped" if dropped else ""
@@ -124,7 +125,7 @@ def _print(console: Console, example: Shown) -> None:
 
 
 def _visible(token: str) -> str:
-    return token.replace("\n", "⏎").replace("\t", "⇥")
+    return visible(token.replace("\n", "⏎").replace("\t", "⇥"), kept="")
 
 
 def _of_trajectories(path: Path, tokenizer: Path | None) -> Iterator[tuple]:

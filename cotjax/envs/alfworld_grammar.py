@@ -3,18 +3,27 @@
 Imports textworld, so only `alfworld_engine` imports this module. The stock grammar parses the start text of every
 derivation and copies every symbol with its whole context; here the parsed symbols are shared and never modified, and a
 context is a dict that nobody writes to. What is derived, and in which order, is the same.
+
+The stock grammar also hands a game file's `{expression}` to Python's `eval`. Here an expression is names, attributes of named
+things, quoted texts, `+` and `or`, which is all that ALFWorld's grammar has; a game file with any other is refused.
 """
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, reduce
 from typing import Any
 
 from textworld.envs.pddl import logic as pddl_logic
 from textworld.envs.pddl import textgen
+from textworld.generator.game import EntityInfo
 from textworld.logic import Placeholder, Rule, TypeHierarchy, Variable
+
+_LONGEST_EXPRESSION = 200  # characters
+_MOST_SYMBOLS = 1_000_000  # in one text; ALFWorld's have some hundred
 
 Context = Mapping[str, Any]  # state, variables {name: EntityInfo}, mapping {Placeholder: Variable}, entity_infos
 
@@ -29,9 +38,57 @@ def _parse_query(query: str) -> Rule:
     return Rule.parse_conjunctive_query(query)
 
 
+@dataclass(frozen=True)
+class _Expression:
+    """`{expression}` of a grammar. `names`: of the variables it reads; `value(variables)`: what it stands for."""
+
+    names: frozenset[str]
+    value: Callable[[Mapping[str, EntityInfo]], Any]
+
+
 @lru_cache(maxsize=1024)
-def _compile(expression: str):
-    return compile(expression.strip(), "<grammar>", "eval")
+def _read_expression(text: str) -> _Expression:
+    """Raises ValueError for an expression that is more than names, their attributes, texts, `+` and `or`."""
+    refused = ValueError(
+        f"its grammar has the expression {{{text[:_LONGEST_EXPRESSION]}}}; only a name, name.attribute, a quoted text, + and `or` "
+        "are read, for a game file must not run code"
+    )
+    try:
+        if len(text) > _LONGEST_EXPRESSION:
+            raise refused
+        tree = ast.parse(text.strip(), mode="eval").body
+        names = frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
+        return _Expression(names, _evaluator(tree))
+    except (SyntaxError, TypeError, RecursionError, MemoryError):
+        raise refused from None
+
+
+def _evaluator(node: ast.expr) -> Callable[[Mapping[str, EntityInfo]], Any]:
+    """Raises TypeError for what is no part of an expression."""
+    match node:
+        case ast.Name(id=name):
+            return lambda variables: variables[name]
+        case ast.Attribute(value=ast.Name(id=name), attr=attribute) if attribute in EntityInfo.__slots__:
+            return lambda variables: getattr(variables[name], attribute)
+        case ast.Constant(value=str(text)):
+            return lambda variables: text
+        case ast.BinOp(op=ast.Add()):
+            left, right = _evaluator(node.left), _evaluator(node.right)
+            return lambda variables: left(variables) + right(variables)
+        case ast.BoolOp(op=ast.Or(), values=[first, *others]):
+            first, others = _evaluator(first), list(map(_evaluator, others))
+            return lambda variables: reduce(lambda value, other: value or other(variables), others, first(variables))
+    raise TypeError(type(node).__name__)
+
+
+def _check_expressions(symbols: Iterable[textgen.Symbol]) -> None:
+    for symbol in symbols:
+        if isinstance(symbol, textgen.ListSymbol):
+            _check_expressions([symbol.symbol])
+        elif isinstance(symbol, textgen.ConditionalSymbol):
+            _check_expressions([symbol.expression])
+        elif isinstance(symbol, textgen.EvalSymbol):
+            _read_expression(symbol.expression)
 
 
 class CachedGrammar(textgen.ContextSensitiveGrammar):
@@ -40,12 +97,16 @@ class CachedGrammar(textgen.ContextSensitiveGrammar):
     def derive(self, start: str, context: Context) -> str:
         stack = [(symbol, context) for symbol in reversed(_parse_symbols(start))]
         derived = []
+        left = _MOST_SYMBOLS
         while stack:
+            left -= 1
+            if not left:
+                raise ValueError(f"its grammar has no end at {start!r}: {_MOST_SYMBOLS:,} symbols")
             symbol, context = stack.pop()
             if isinstance(symbol, textgen.TerminalSymbol):
                 derived.append(str(symbol))
             elif isinstance(symbol, textgen.EvalSymbol):
-                derived.append(str(eval(_compile(symbol.expression), {}, context["variables"])))
+                derived.append(str(_read_expression(symbol.expression).value(context["variables"])))
             elif isinstance(symbol, textgen.NonterminalSymbol):
                 stack.extend((part, context) for part in reversed(self._production(symbol, context)))
             elif isinstance(symbol, textgen.ListSymbol):
@@ -108,7 +169,7 @@ def names_read(template: str, fluents: frozenset[str]) -> frozenset[str] | None:
             names.update(place.name for predicate in predicates for place in predicate.parameters)
             symbol = symbol.expression
         if isinstance(symbol, textgen.EvalSymbol):
-            names.update(_compile(symbol.expression).co_names)
+            names.update(_read_expression(symbol.expression).names)
         elif isinstance(symbol, textgen.NonterminalSymbol):
             return None
     return frozenset(names)
@@ -121,7 +182,13 @@ _NO_GOAL = "Your task is to: UNKNOWN GOAL."
 
 @lru_cache(maxsize=16)
 def _parse_document(grammar: str) -> tuple[dict[str, pddl_logic.Action], textgen.ContextSensitiveGrammar]:
-    return pddl_logic._parse_and_convert(grammar, rule_name="pddlStart")
+    actions, parsed = pddl_logic._parse_and_convert(grammar, rule_name="pddlStart")
+    for action in actions.values():
+        _check_expressions(_parse_symbols(action.template) + _parse_symbols(action.feedback_rule))
+    for rules in parsed._rules.values():
+        for rule in rules:
+            _check_expressions(rule.rhs)
+    return actions, parsed
 
 
 def parse_logic(domain: str, grammar: str) -> pddl_logic.GameLogic:

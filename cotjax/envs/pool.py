@@ -23,7 +23,6 @@ from cotjax.envs.channel import Bell, GarbledError
 from cotjax.envs.nursery import Nursery, answered, as_error, close_all
 from cotjax.errors import CotjaxError, EnvError, UsageError
 
-
 _PATIENCE_S = 0.5
 
 

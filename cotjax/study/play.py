@@ -18,6 +18,7 @@ from cotjax.config import default_config
 from cotjax.envs.alfworld import AlfworldEnv, find_games, game_at
 from cotjax.envs.base import Game, Observation
 from cotjax.errors import DataError, UsageError
+from cotjax.terminal import visible
 
 _HELP = "type a command, ? for those that work here, a number to take one of them, quit to leave"
 
@@ -201,4 +202,4 @@ def _verdict(won: bool, steps: int) -> str:
 
 
 def _say(console: Console, text: str, style: str = "") -> None:
-    console.print(Text(text, style=style), soft_wrap=True)
+    console.print(Text(visible(text), style=style), soft_wrap=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cotjax.terminal import visible
+
 PLAIN_INTERVAL_S = 10.0
 
 
@@ -25,12 +27,13 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Print one line, on the terminal and in the log."""
-        elapsed = time.perf_counter() - self._started
+        elapsed, text = time.perf_counter() - self._started, visible(text)
         self.console.print(f"[{elapsed:6.0f} s] {text}", markup=False, soft_wrap=True)
         self._note(text)
 
     def warn(self, text: str) -> None:
         """Print a line where errors go, and keep it in the log: something is wrong, and the run goes on."""
+        text = visible(text)
         self._errors.print(f"cotjax: {text}", markup=False, soft_wrap=True)
         self._note(f"warning: {text}")
 

@@ -371,3 +371,98 @@ def test_nothing_is_printed_and_nothing_leaks_into_the_process(games, tmp_path):
     run = subprocess.run([sys.executable, "-W", "error", "-c", code, "mine"], env=environ, capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
     assert sorted(path.name for path in tmp_path.glob(".cache/*")) == ["cotjax"]
+
+
+def with_intro(game: Game, folder: Path, addition: str) -> Game:
+    """The game whose first text has `addition`, as a JSON string spells it, before the room."""
+    grammar = json.loads(Path(game.path).read_text())["grammar"]
+    start = "#look.feedback#\\n\\n#task#"
+    assert grammar.count(start) == 1
+    return copied(game, folder, grammar=grammar.replace(start, addition + start))
+
+
+@pytest.mark.parametrize("place", ["text", "list", "command"])
+def test_a_game_file_runs_no_code(games, cache_dir, tmp_path, place):
+    """Whether the expression stands in a text, in a list or in a command: the game is refused when it is loaded."""
+    made = tmp_path / "made"
+    hostile = f"open('{made}', 'w').close() or 'x'"
+    if place == "command":
+        grammar = json.loads(Path(games[0].path).read_text())["grammar"]
+        game = copied(games[0], tmp_path, grammar=grammar.replace("close {r}", f"close {{{hostile}}}"))
+    else:
+        game = with_intro(games[0], tmp_path, f"[{{{hostile} | holds(a:agent, o:object)}}]" if place == "list" else f"{{{hostile}}}")
+    with pytest.raises(DataError, match=r"game\.tw-pddl: not a playable ALFWorld game"):
+        AlfworldEnv(cache_dir=cache_dir).reset(game)
+    assert not made.exists()
+
+
+RUNS_CODE = (
+    "__import__('os').getpid()", "[x for x in [1]]", "(lambda: 1)()", "'{0}'.upper()", "exec()", "r.name if r else r.id", "r.__class__",
+    "r.serialize", "r.name.upper", "f'{r}'", "'a' * 9", "1", "None", "r[0]", "r.name and r.id", "(" * 150 + ")" * 150, "r" * 500, "not", "",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", RUNS_CODE)
+def test_no_expression_is_more_than_names_and_their_attributes(text, cache_dir):
+    AlfworldEnv(cache_dir=cache_dir)
+    from cotjax.envs.alfworld_grammar import _read_expression
+
+    with pytest.raises(ValueError, match="must not run code"):
+        _read_expression(text)
+
+
+def test_a_refused_expression_is_named_with_the_game_file(games, cache_dir, tmp_path):
+    game = with_intro(games[0], tmp_path, "{open('x')}")
+    with pytest.raises(DataError) as caught:
+        AlfworldEnv(cache_dir=cache_dir).reset(game)
+    assert game.path in str(caught.value) and "{open('x')}" in str(caught.value) and "must not run code" in str(caught.value)
+
+
+def test_expressions_are_names_attributes_texts_plus_and_or(cache_dir):
+    AlfworldEnv(cache_dir=cache_dir)
+    from textworld.generator.game import EntityInfo
+
+    from cotjax.envs.alfworld_grammar import _read_expression
+
+    mug, unnamed = EntityInfo("mug_1", "object"), EntityInfo("cup_1", "object")
+    mug.name, mug.indefinite = "mug 1", "a"
+    variables = {"o": mug, "u": unnamed}
+    for text in ("o", "o.name ", "o.indefinite + ' ' + o.name ", "u.name or u.id", "u.name or u.desc", "'' or o.id or u.id", "('a' + o.id) or 'b'"):
+        assert _read_expression(text).value(variables) == eval(text, {}, variables)
+        assert _read_expression(text).names <= {"o", "u"}
+
+
+def test_a_text_without_end_is_refused(games, cache_dir, tmp_path):
+    grammar = json.loads(Path(games[0].path).read_text())["grammar"]
+    game = copied(games[0], tmp_path, grammar=grammar.replace("#look.feedback#\\n\\n#task#", "#intro##intro#"))
+    with pytest.raises(EnvError, match="no end"):
+        AlfworldEnv(cache_dir=cache_dir).reset(game)
+
+
+@STOCK_WARNINGS
+def test_a_command_that_changes_during_a_game_is_derived_anew(games, cache_dir, tmp_path):
+    """A command that says what the drawer is like: no step may show the command of the state before."""
+    grammar = json.loads(Path(games[0].path).read_text())["grammar"]
+    told = "examine {r}[{' of ' + o.name | inreceptacle(o:object, r:receptacle)}]"
+    assert grammar.count("examine {r}") == 1
+    game = copied(games[0], tmp_path, grammar=grammar.replace("examine {r}", told))
+    stock, cached = engines(cache_dir)
+    left = iter(walkthrough(game))
+    compare(game.path, stock, cached, lambda _: next(left, None))
+
+
+def test_facts_that_were_looked_up_are_looked_up_again_when_they_change(games, cache_dir):
+    """What lies on a place is said anew after each thing that is taken from it and put back."""
+    env = AlfworldEnv(cache_dir=cache_dir)
+    _, seen = env.reset(games[0])
+    for action in walkthrough(games[0]):
+        seen = env.step(action)
+        if action.startswith("take "):
+            break
+    thing, place = action.removeprefix("take ").split(" from ")
+    listed = f"a {thing}"
+    assert listed not in env.step(f"examine {place}").text and thing in env.step("inventory").text
+    env.step(f"move {thing} to {place}")
+    assert listed in env.step(f"examine {place}").text and thing not in env.step("inventory").text
+    env.step(f"take {thing} from {place}")
+    assert listed not in env.step(f"examine {place}").text and thing in env.step("inventory").text
