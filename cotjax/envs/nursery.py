@@ -11,6 +11,7 @@ kills it. What a killed nursery leaves, the caller knows by a variable in its en
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gc
 import json
@@ -30,13 +31,16 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from cotjax import errors
-from cotjax.envs.base import Game, TextEnv
+from cotjax.envs.base import Game, Observation, TextEnv
 from cotjax.envs.channel import Bell, Channel
 from cotjax.envs.descendants import adopt_orphans, children, die_with, end_children, end_group, end_marked
 from cotjax.errors import CotjaxError, EnvError, UsageError
+from cotjax.terminal import visible
 
 _GRACE_S = 2.0  # for a process that closes its environments and ends by itself
 _WATCH_S = 0.5  # between two looks at who has ended
+_MOST_CHARACTERS = 1 << 20  # of an observation and its commands; a frame of a channel holds that many, however they are escaped
+_MOST_SAID = 1000  # characters of an error's message
 _MARK = "COTJAX_ENVIRONMENTS"  # in the environment of all that descends from a nursery: its temporary folder
 _BOOTSTRAP = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); import json; "
@@ -100,6 +104,7 @@ class Nursery:
             self._process.wait()
         if self._process.returncode:
             end_marked(_MARK, self._temporary)
+        self._relaying.join(_GRACE_S)
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _open(self) -> None:
@@ -109,13 +114,17 @@ class Nursery:
         # One thread of linear algebra a process: environments need no more, and threads do not survive a fork.
         environment = os.environ | {"TMPDIR": self._temporary, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         environment[_MARK] = self._temporary
-        with theirs:
+        said, their_stderr = os.pipe()
+        self._relaying = threading.Thread(target=_relay, args=(said,), daemon=True)
+        self._relaying.start()
+        with theirs, open(their_stderr, "wb") as stderr:
             fd = theirs.fileno()
             command = [sys.executable, "-c", _BOOTSTRAP, str(fd), json.dumps([str(place) for place in sys.path])]
             # A session of its own: what kills the caller's process group leaves the nursery to clear up.
             self._process = subprocess.Popen(
-                command, pass_fds=[fd], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment, start_new_session=True
-            )
+                command, pass_fds=[fd], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, env=environment,
+                start_new_session=True,
+            )  # fmt: skip
         with contextlib.suppress(OSError):  # it died at once: `bear` finds out
             self._control.sendall(len(self._factory).to_bytes(8, "big") + self._factory)
 
@@ -133,6 +142,16 @@ class Nursery:
             raise ConnectionError("it has died")
         self._answered = True
         return json.loads(answer)
+
+
+def _relay(fd: int) -> None:
+    """Print what the environments write to their stderr, until the last of them has ended."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    while piece := os.read(fd, 1 << 12):
+        with contextlib.suppress(OSError, ValueError):  # the caller's own stderr is gone
+            sys.stderr.write(visible(decoder.decode(piece)))
+            sys.stderr.flush()
+    os.close(fd)
 
 
 def tend(fd: int) -> None:
@@ -310,16 +329,45 @@ def answered(env: TextEnv, method: str, argument: Any) -> dict[str, Any]:
     try:
         if method == "reset":
             task, seen = env.reset(Game(**argument))
-            return {"task": task, "seen": vars(seen)}
-        return {"seen": vars(env.step(argument))}
-    except CotjaxError as error:
-        return {"error": as_message(error)}
-    except Exception as error:
-        return {"failure": f"the environment failed ({type(error).__name__}: {error})"}
+            return {"task": _checked_text(task, "task"), "seen": _checked(seen)}
+        return {"seen": _checked(env.step(argument))}
+    except (Exception, SystemExit) as error:
+        # Only a reset can find that the game or the installation is broken; what a step raises is the environment's own.
+        if isinstance(error, EnvError) or (isinstance(error, CotjaxError) and method == "reset"):
+            return {"error": as_message(error)}
+        return {"failure": f"the environment failed ({type(error).__name__}: {_said(error)})"}
+
+
+def _checked(seen: Observation) -> dict[str, Any]:
+    """The observation as a message. Raises TypeError or ValueError where it is none."""
+    if not isinstance(seen, Observation):
+        raise TypeError(f"it answered with {type(seen).__name__}, not an Observation")
+    for name in ("won", "done"):
+        if getattr(seen, name) not in (True, False):
+            raise TypeError(f"its {name} is {getattr(seen, name)!r}, neither true nor false")
+    text, commands = _checked_text(seen.text, "text"), [_checked_text(one, "admissible command") for one in seen.admissible_commands]
+    if (length := len(text) + sum(map(len, commands))) > _MOST_CHARACTERS:
+        raise ValueError(f"it said {length:,} characters; at most {_MOST_CHARACTERS:,} are taken")
+    return {"text": text, "admissible_commands": commands, "won": bool(seen.won), "done": bool(seen.done)}
+
+
+def _checked_text(text: Any, what: str) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"its {what} is {type(text).__name__}, not str")
+    return _clean(text)
+
+
+def _clean(text: str) -> str:
+    """The text, with U+FFFD for half surrogates, which no file and no tokenizer takes."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def as_message(error: CotjaxError) -> list[str]:
-    return [type(error).__name__, str(error)]
+    return [type(error).__name__, _said(error)]
+
+
+def _said(error: BaseException) -> str:
+    return _clean(str(error))[:_MOST_SAID]
 
 
 def as_error(message: list[str]) -> CotjaxError:

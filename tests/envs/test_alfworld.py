@@ -427,7 +427,16 @@ def test_expressions_are_names_attributes_texts_plus_and_or(cache_dir):
     mug, unnamed = EntityInfo("mug_1", "object"), EntityInfo("cup_1", "object")
     mug.name, mug.indefinite = "mug 1", "a"
     variables = {"o": mug, "u": unnamed}
-    for text in ("o", "o.name ", "o.indefinite + ' ' + o.name ", "u.name or u.id", "u.name or u.desc", "'' or o.id or u.id", "('a' + o.id) or 'b'"):
+    texts = (
+        "o",
+        "o.name ",
+        "o.indefinite + ' ' + o.name ",
+        "u.name or u.id",
+        "u.name or u.desc",
+        "'' or o.id or u.id",
+        "('a' + o.id) or 'b'",
+    )
+    for text in texts:
         assert _read_expression(text).value(variables) == eval(text, {}, variables)
         assert _read_expression(text).names <= {"o", "u"}
 
@@ -454,9 +463,9 @@ def test_a_command_that_changes_during_a_game_is_derived_anew(games, cache_dir, 
 def test_facts_that_were_looked_up_are_looked_up_again_when_they_change(games, cache_dir):
     """What lies on a place is said anew after each thing that is taken from it and put back."""
     env = AlfworldEnv(cache_dir=cache_dir)
-    _, seen = env.reset(games[0])
+    env.reset(games[0])
     for action in walkthrough(games[0]):
-        seen = env.step(action)
+        env.step(action)
         if action.startswith("take "):
             break
     thing, place = action.removeprefix("take ").split(" from ")

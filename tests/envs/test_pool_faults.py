@@ -6,10 +6,12 @@ import os
 import random
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +20,7 @@ import pytest
 from cotjax.envs.base import Game, Observation
 from cotjax.envs.channel import Channel, GarbledError
 from cotjax.envs.pool import EnvPool, Limits
-from cotjax.errors import EnvError
+from cotjax.errors import DataError, EnvError
 
 QUICK = Limits(start=60.0, reset=60.0, step=1.0)
 
@@ -210,3 +212,88 @@ def test_garbage_never_passes_for_a_message():
                 assert list(channel.receive()) == [], "at most a frame that is still to come"
             except GarbledError:
                 continue
+
+
+class Babbler:
+    """Answers with whatever a step's action names."""
+
+    def reset(self, game: Game) -> tuple[str, Observation]:
+        return ("babble", Observation("begin", (), False, False)) if game.id != "mute" else None
+
+    def step(self, action: str) -> Observation:
+        if action == "leave":
+            raise SystemExit("goodbye")
+        if action == "deep":
+            return self.step(action)
+        if action == "broken game":
+            raise DataError("the game is broken")
+        if action == "half an error":
+            raise EnvError("lost \ud800" + "x" * 5000)
+        said = {
+            "bytes": Observation(b"\xff\xfe", (), False, False),
+            "number": Observation("x", (7,), False, False),
+            "no commands": Observation("x", None, False, False),
+            "outcome": Observation("x", (), "false", False),
+            "nothing": None,
+            "dictionary": {"text": "x"},
+            "huge": Observation("x" * (3 << 20), (), False, False),
+            "many": Observation("x", ("go",) * (2 << 20), False, False),
+            "half": Observation("a\ud83d b\udc00", ("take \udfff",), False, True),
+            "controls": Observation("\x1b[2J\0\u202e\x9b", ("\x07",), True, True),
+            "long": Observation("🚀" * (1 << 19), (), False, False),
+        }
+        return said[action]
+
+    def close(self) -> None:
+        pass
+
+
+BABBLE = ("bytes", "number", "no commands", "outcome", "nothing", "dictionary", "huge", "many", "leave", "deep", "broken game")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_that_an_environment_says_ends_a_run(workers):
+    """What is no observation costs its episode, and the error names the game and the step; every other text is passed on."""
+    with EnvPool(Babbler, 1, workers) as pool:
+        for said in BABBLE:
+            pool.reset({0: game("g")})
+            answer = pool.step({0: said})[0]
+            assert isinstance(answer, EnvError) and "g, step 1 (slot 0): the environment failed (" in str(answer), said
+            assert len(str(answer)) < 2000
+        lost = pool.reset({0: game("mute")})[0]
+        assert isinstance(lost, EnvError) and "mute, reset (slot 0)" in str(lost)
+        pool.reset({0: game("g")})
+        lost = pool.step({0: "half an error"})[0]
+        assert isinstance(lost, EnvError) and str(lost).startswith("lost \ufffdxxx") and len(str(lost)) < 2000
+        for said, expected in (
+            ("half", Observation("a\ufffd b\ufffd", ("take \ufffd",), False, True)),
+            ("controls", Observation("\x1b[2J\0\u202e\x9b", ("\x07",), True, True)),
+            ("long", Observation("🚀" * (1 << 19), (), False, False)),
+        ):
+            pool.reset({0: game("g")})
+            assert pool.step({0: said})[0] == expected
+
+
+def test_a_frame_of_nested_lists_is_garbage():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(frame(b"[" * 50_000))
+        with pytest.raises(GarbledError, match="not JSON"):
+            list(Channel(ours).receive())
+
+
+def frame(body: bytes) -> bytes:
+    return struct.pack(">II", len(body), zlib.crc32(body)) + body
+
+
+class Noisy(Babbler):
+    def step(self, action: str) -> Observation:
+        os.write(2, b"warning: \x1b]0;title\x07 \xff\n")
+        return Observation("x", (), False, False)
+
+
+def test_what_environments_write_to_stderr_is_shown_as_text(capsys):
+    with EnvPool(Noisy, 1, 1) as pool:
+        pool.reset({0: game("g")})
+        pool.step({0: "x"})
+    assert capsys.readouterr().err == "warning: \\x1b]0;title\\x07 \ufffd\n"
