@@ -38,6 +38,11 @@ def add_data(commands) -> None:
     read.add_argument("--environment", default="unknown", help="of the rows that do not say (default unknown)")
     read.add_argument("--split", default="train", help="of the rows that do not say (default train)")
     read.add_argument("--rejected", type=Path, help="JSONL file for the rows that are not mapped, each with its place and the reason")
+    read.add_argument(
+        "--instructions",
+        action="store_true",
+        help="begin the first observation with system messages, tools and instructions, else left out",
+    )
     read.add_argument("--limit", type=int, default=20, help="rejected rows to print; all are counted (default 20)")
     read.set_defaults(run=_import)
 
@@ -79,6 +84,7 @@ def _import(arguments: argparse.Namespace) -> None:
             environment=arguments.environment,
             split=arguments.split,
             rejected=arguments.rejected,
+            instructions=arguments.instructions,
             limit=arguments.limit,
             progress=lambda rows, share: stage.update(round(100 * share), 100, f"percent, {rows:,} rows"),
         )

@@ -12,13 +12,15 @@ from typing import Any, TextIO
 
 from cotjax.data.digests import Digests
 from cotjax.data.json_text import open_json
-from cotjax.data.layouts import LAYOUTS, episode_of, facts_of, id_of
+from cotjax.data.layouts import LAYOUTS, episode_of, facts_of, id_of, unread_fields
 from cotjax.data.rows import Broken, read_rows
 from cotjax.data.trajectories import MARK, SCHEMA_VERSION, Trajectory, as_trajectory, write_trajectories
 from cotjax.data.turns import Unmapped
 from cotjax.errors import DataError, UsageError
 from cotjax.files import check_output, local_path, whole
 
+_KEPT = 100  # things left out that are told apart; a row's field may have another name in every row
+_OTHERS = "other fields"
 _REJECTED_MARK = b'{"where": '  # how a file of rejected rows begins
 
 
@@ -54,6 +56,7 @@ def import_files(
     environment: str = "unknown",
     split: str = "train",
     rejected: Path | None = None,
+    instructions: bool = False,
     limit: int = 20,
     progress: Callable[[int, float], None] = lambda rows, share: None,
 ) -> Imported:
@@ -63,6 +66,7 @@ def import_files(
       layout: one of `LAYOUTS`, or "auto": each row's fields tell.
       environment, split: of the rows that do not say.
       rejected: JSON Lines of what was not mapped: {"where", "reason", "row"}; written whole too, also where no row is mapped.
+      instructions: system messages, lists of tools and instructions begin the first observation; they are left out otherwise.
       limit: messages kept.
       progress: called with the rows read and the share of the files that is done, now and then.
 
@@ -88,13 +92,14 @@ def import_files(
             for number, where, row, share in read_rows(file):
                 found.rows += 1
                 try:
-                    made, kind, left_out = _mapped(row, layout, f"{file.stem}/", number, where, facts, ids)
+                    made, kind, left_out = _mapped(row, layout, f"{file.stem}/", number, where, facts, ids, instructions)
                 except (Unmapped, DataError) as error:
                     _reject(found, error, where, row, limit, apart)
                 else:
                     found.kept += 1
                     found.layouts[kind] += 1
-                    found.left_out.update(left_out)
+                    for what in left_out:
+                        found.left_out[what if what in found.left_out or len(found.left_out) < _KEPT else _OTHERS] += 1
                     yield made
                 if found.rows % 100 == 0:
                     progress(found.rows, (place + share) / len(files))
@@ -114,7 +119,7 @@ def import_files(
 
 
 def _mapped(
-    row: Any, layout: str, stem: str, number: int, where: str, defaults: dict[str, str], ids: Digests
+    row: Any, layout: str, stem: str, number: int, where: str, defaults: dict[str, str], ids: Digests, instructions: bool
 ) -> tuple[Trajectory, str, list[str]]:
     if isinstance(row, Broken):
         raise Unmapped(row.reason)
@@ -123,6 +128,12 @@ def _mapped(
     episode, kind, environment = episode_of(row, layout)
     if not any(step["trained"] for step in episode.steps):
         raise Unmapped("no step is to be trained on")
+    left_out = episode.left_out + unread_fields(row)
+    if instructions:
+        first = episode.steps[0]
+        first["observation"] = "\n\n".join([*(text for _, text in episode.instructions), first["observation"]]).rstrip()
+    else:
+        left_out += [what for what, _ in episode.instructions]
     made = as_trajectory(
         facts_of(row, environment, defaults)
         | {
@@ -139,7 +150,7 @@ def _mapped(
         made = replace(made, id=f"{made.id}/{number}")
         if ids.add(made.id, number) is not None:
             raise Unmapped("its id stands in an earlier row already")
-    return made, kind, episode.left_out
+    return made, kind, left_out
 
 
 def _reject(found: Imported, error: Exception, where: str, row: Any, limit: int, apart: TextIO | None) -> None:

@@ -13,6 +13,7 @@ docs/data.md says how each is read; `cotjax.data.responses` which forms a respon
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,14 @@ _FLAGS = ("loss", "weight", "train", "trained")
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 _PROMPTS, _RESPONSES = ("prompt", "instruction"), ("response", "completion", "output")
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+_EMPTY = (None, "", [], {})
+_ROW_FIELDS = frozenset(
+    ("conversations", "messages", *_PROMPTS, "input", *_RESPONSES, "history", "system", "tools", "id", "item_id", "game_file", "gamefile",
+     "game", "task_type", "environment", "split", "success", "reward", "score")
+)  # fmt: skip
+_MESSAGE_FIELDS = frozenset(
+    ("from", "value", "role", "content", "tool_calls", "function_call", "tool_call_id", "name", *_FLAGS, *_THOUGHTS)
+)  # fmt: skip
 # AgentInstruct numbers its rows by environment: os_0, os_1, …
 _INSTRUCT = ("alfworld", "db", "kg", "mind2web", "os", "webshop")
 
@@ -100,9 +109,21 @@ def episode_of(row: dict, layout: str = "auto") -> tuple[Episode, str, str | Non
     if layout == "auto" and kind in ("eto", "agentgym") and any(turn.call or turn.who == "result" for turn in turns):
         kind = "sharegpt"
     episode = as_episode(turns)
-    if row.get("tools"):
-        episode.left_out.append("lists of tools")
+    if tools := row.get("tools"):
+        text = tools if isinstance(tools, str) else json.dumps(tools, ensure_ascii=False)
+        episode.instructions.append(("lists of tools", text))
     return episode, kind, None
+
+
+def unread_fields(row: dict) -> list[str]:
+    """Return what a row and its messages hold under names that no layout has: passed over, to be counted and told."""
+    found = [f"the field {name!r:.60}" for name, value in row.items() if name not in _ROW_FIELDS and value not in _EMPTY]
+    for messages in (row.get("messages"), row.get("conversations"), row.get("prompt")):
+        for message in messages if isinstance(messages, list) else ():
+            items = message.items() if isinstance(message, dict) else ()
+            names = (name for name, value in items if name not in _MESSAGE_FIELDS and value not in _EMPTY)
+            found += [f"the field {name!r:.60} of messages" for name in names]
+    return found
 
 
 def layout_of(row: dict) -> str:
@@ -137,7 +158,9 @@ def _messages(row: dict, name: str) -> list:
 
 
 def _row_system(row: dict) -> list[Turn]:
-    return [Turn("system", str(row["system"]))] if row.get("system") else []
+    if row.get("system") and not isinstance(row["system"], str):
+        raise Unmapped("its 'system' is no text")
+    return [Turn("system", row["system"])] if row.get("system") else []
 
 
 def _turn(message: Any, number: int, speaker: str, content: str) -> Turn:
@@ -145,6 +168,8 @@ def _turn(message: Any, number: int, speaker: str, content: str) -> Turn:
     if not isinstance(message, dict) or not isinstance(message.get(speaker), str):
         raise Unmapped(f"a message needs {speaker!r} and {content!r}", where)
     name = message[speaker]
+    if any(message.get(kind) for kind in _MEDIA):
+        raise Unmapped("it holds pictures, sound or video", where)
     who = _SPEAKERS.get(name)
     if who is None:
         raise Unmapped("it comes neither from the user nor from the agent", f"{where}, from {name!r:.40}")

@@ -10,6 +10,8 @@ from cotjax.data.turns import Episode, Turn, Unmapped
 
 IMPORTED_BEFORE = "imported, before the action"
 
+INSTRUCTION = "instructions that the agent says it has understood"
+
 _OBSERVATION = re.compile(r"^\s*Observation[ \t]*:[ \t]*", re.I)
 # What the agents of public sets answer to the instruction, from end to end. Anything else could be a step.
 _OK = re.compile(
@@ -26,25 +28,25 @@ _OK = re.compile(
 def as_episode(turns: list[Turn]) -> Episode:
     """Turns -> the episode. Raises Unmapped."""
     systems = next((number for number, turn in enumerate(turns) if turn.who != "system"), len(turns))
-    left_out = ["system messages"] * systems
+    instructions = [("system messages", turn.text) for turn in turns[:systems]]
     turns = turns[systems:]
     if any(turn.who == "system" for turn in turns):
         raise Unmapped("a system message stands in the middle of the conversation")
     last = max((number for number, turn in enumerate(turns) if turn.who == "agent"), default=-1)
     if last < 0:
         raise Unmapped("the agent never speaks")
-    if last + 1 < len(turns):
-        left_out.append("observations after the last action")
+    left_out = ["observations after the last action"] * (last + 1 < len(turns))
     tools = any(turn.call is not None for turn in turns)
     exchanges = _exchanges(turns[: last + 1], tools)
     first = exchanges[0][0]
-    named = None
     if not tools and len(exchanges) > 1 and _acknowledges(exchanges[0][1], first, exchanges[1][0]):
-        left_out.append("instructions, and that the agent has understood them")
         exchanges = exchanges[1:]
-        if not names_task(exchanges[0][0]):
-            named, _ = split_task(first)
-    task, first = (named, exchanges[0][0]) if named else split_task(exchanges[0][0], tools)
+        if names_task(exchanges[0][0]):
+            instructions.append((INSTRUCTION, first))
+            first = exchanges[0][0]
+        else:  # the instruction names the task, and may show the agent more: both are the first observation
+            first = f"{first.rstrip()}\n{exchanges[0][0]}"
+    task, first = split_task(first, tools)
     steps = []
     for number, (text, turn) in enumerate(exchanges):
         observation, commands = split_commands(text if number else first)
@@ -59,7 +61,7 @@ def as_episode(turns: list[Turn]) -> Episode:
                 "trained": turn.trained,
             }
         )
-    return Episode(task, steps, left_out)
+    return Episode(task, steps, instructions, left_out)
 
 
 def _exchanges(turns: list[Turn], tools: bool) -> list[tuple[str, Turn]]:

@@ -35,8 +35,13 @@ class Turn:
 
 @dataclass(frozen=True)
 class Episode:
-    """A task and its steps as the schema has them. `left_out`: what of the row has no place in a trajectory."""
+    """A task and its steps as the schema has them.
+
+    instructions: (what it is, its text) of what the row says before the task; prompts have no place for it
+    left_out: what else of the row has no place in a trajectory
+    """
 
     task: str
     steps: list[dict]
+    instructions: list[tuple[str, str]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)

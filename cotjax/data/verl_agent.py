@@ -57,8 +57,9 @@ def as_verl_agent(turns: list[Turn]) -> tuple[Episode, str]:
     thought, action = split_response(spoken[1], "step 0", tools=False)
     provenance = IMPORTED_BEFORE if thought is not None else None
     steps.append(_step(observation, thought, action, provenance, _commands(found["commands"]), spoken[1].trained))
-    left_out = ["system messages"] * (len(turns) - len(spoken)) + ["prompts' words on the format of the response"]
-    return Episode(task.strip().removesuffix("."), steps, left_out), _WORLDS[found["world"]]
+    instructions = [("system messages", turn.text) for turn in turns if turn.who == "system"]
+    left_out = ["prompts' words on the format of the response"]
+    return Episode(task.strip().removesuffix("."), steps, instructions, left_out), _WORLDS[found["world"]]
 
 
 def _past(found: re.Match) -> list[dict]:

@@ -45,7 +45,12 @@ EPISODES = {
         "agentgym",
         "guess a hidden 5 letter word",
         [
-            ("Now let's start a new game. The word should be strictly in the vocabulary.", "I begin with common letters.", "c r a n e"),
+            (
+                "You are an expert wordle player. Welcome to the game of Wordle.\nYou have 6 attempts to guess it correctly.\n"
+                "Now let's start a new game. The word should be strictly in the vocabulary.",
+                "I begin with common letters.",
+                "c r a n e",
+            ),
             ("b y b b g", "It ends in e.", "r o g u e"),
         ],
     ),

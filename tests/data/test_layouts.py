@@ -21,6 +21,7 @@ WEBSHOP, WEATHER, OS, OPENAI, HERMES, QWEN, FACTORY, VERL_FIRST, VERL_LATER = ma
     ("webshop", "weather", "agentinstruct_os", "openai_tool_calls", "hermes", "qwen_tool_call", "llamafactory_sharegpt",
      "verl_agent_first", "verl_agent_later"),
 )  # fmt: skip
+LOOK = {"role": "assistant", "content": "Action: look"}
 FIRST = "You are in a room.\nYour task is to: find the key."
 
 
@@ -35,15 +36,42 @@ def test_a_public_row_comes_over_whole(tmp_path, name):
     assert check(tmp_path / "t.jsonl").bad == 0
 
 
-def test_what_a_trajectory_has_no_place_for_is_told():
-    left_out = {name: sorted(set(episode_of(row(name))[0].left_out)) for name in EPISODES}
-    assert left_out["openai_tool_calls"] == ["lists of tools", "system messages"]
-    assert left_out["llamafactory_sharegpt"] == ["lists of tools", "system messages"]
-    assert left_out["webshop"] == ["instructions, and that the agent has understood them"]
-    assert left_out["verl_agent_later"] == ["prompts' words on the format of the response"]
-    assert left_out["qwen_tool_call"] == []
-    ends = {"conversations": [*WEBSHOP["conversations"], {"from": "human", "value": "Done."}]}
-    assert "observations after the last action" in episode_of(ends)[0].left_out
+LEFT_OUT = {
+    "openai_tool_calls": {"system messages": 1, "lists of tools": 1},
+    "llamafactory_sharegpt": {"system messages": 1, "lists of tools": 1},
+    "llamafactory_alpaca": {"system messages": 1},
+    "webshop": {"instructions that the agent says it has understood": 1},
+    "verl_agent_later": {"prompts' words on the format of the response": 1},
+    "hermes": {"system messages": 1, "lists of tools": 1, "the field 'category'": 1},
+    "qwen_tool_call": {},
+    "wordle": {},
+}
+
+
+@pytest.mark.parametrize("name, left_out", LEFT_OUT.items(), ids=LEFT_OUT)
+def test_what_a_trajectory_has_no_place_for_is_counted(tmp_path, name, left_out):
+    assert import_files([FOLDER / f"{name}.json"], tmp_path / "t.jsonl").left_out == left_out
+
+
+def test_fields_that_no_layout_has_are_counted(tmp_path):
+    messages = [{"role": "user", "content": FIRST, "mood": "good"}, LOOK | {"refusal": None}, {"role": "user", "content": "A cat."}]
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps([{"messages": messages, "context": "A note.", "notes": ""}]))
+    assert import_files([file], tmp_path / "t.jsonl").left_out == {
+        "observations after the last action": 1, "the field 'context'": 1, "the field 'mood' of messages": 1
+    }  # fmt: skip
+    file.write_text(json.dumps([{"messages": messages[:2]} | {f"x{number}": 1 for number in range(300)}]))
+    found = import_files([file], tmp_path / "t.jsonl").left_out
+    assert len(found) == 101 and sum(found.values()) == 301
+
+
+def test_instructions_can_begin_the_first_observation(tmp_path):
+    found = import_files([FOLDER / "weather.json", FOLDER / "openai_tool_calls.json"], tmp_path / "t.jsonl", instructions=True)
+    weather, openai = read_trajectories(tmp_path / "t.jsonl")
+    rules = WEATHER["conversations"][0]["value"]
+    assert weather.steps[0].observation == f"{rules}\n\nNow new trial starts.\nGive me one action."
+    assert openai.steps[0].observation == f"You are a helpful assistant.\n\n{json.dumps(OPENAI['tools'])}"
+    assert weather.task == "What is the highest temperature here today?" and not found.left_out
 
 
 def test_environments_and_trained_steps_of_public_rows(tmp_path):
@@ -163,7 +191,6 @@ def _call(**changes):
     return row
 
 
-LOOK = {"role": "assistant", "content": "Action: look"}
 REJECTED = {
     "a note that looks like a task": (_pairs("Your task is to: win.\nYour task is to: lose.", "Action: look"), "more than one task"),
     "a second action in the thought": (
@@ -199,6 +226,8 @@ REJECTED = {
     "a success that is a number": (_messages(LOOK, success=1), "'success' must be true or false"),
     "an environment that is no text": (_messages(LOOK, environment=3), "its 'environment' is no text"),
     "an id that is no name": (_messages(LOOK, id=[1]), "its 'id' is neither"),
+    "a message's picture": (_messages(LOOK | {"images": ["a.png"]}), "message 1: it holds pictures"),
+    "a system that is no text": (_messages(LOOK, system=["Be brief."]), "its 'system' is no text"),
     "pictures": (_messages(LOOK, images=["a.png"]), "pictures"),
     "a preference": (_pairs(FIRST, "Action: look", chosen={"from": "gpt", "value": "x"}, rejected={}), "a preferred and a rejected"),
     "two layouts": ({"prompt": FIRST, "response": "Action: look", **_messages(LOOK)}, "two layouts"),
