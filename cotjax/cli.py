@@ -184,16 +184,19 @@ Turn a model's folder into the other kind; which one SOURCE is, its files tell:
 
   Hugging Face   config.json, model.safetensors whole or in indexed parts
   Orbax          model.json, params/; restored by every device straight into its own share
+  PEFT           adapter_config.json, adapter_model.safetensors; becomes a Hugging Face folder, merged into its base
 
-The tokenizer's files come along. Either kind serves as a config's model.base. Parameters are read tensor by tensor and
+The tokenizer's files come along. Each kind serves as a config's model.base. Parameters are read tensor by tensor and
 never unpickled; between reading and writing, the devices of this machine hold them. OUT appears when all of it is written.
 """,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    convert.add_argument("source", metavar="SOURCE", type=Path, help="folder of a model, of either kind")
+    convert.add_argument("source", metavar="SOURCE", type=Path, help="folder of a model, of any kind")
     convert.add_argument("out", metavar="OUT", type=Path, help="folder to write; one that is not there yet, or is empty")
     convert.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), help="dtype of the written parameters (default: as they are)"
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="dtype of the written parameters (default: that of the tensors in SOURCE)",
     )
     convert.add_argument(
         "--max-shard-gb", type=float, default=4.0, help="most GB in one safetensors file of a Hugging Face OUT (default 4)"
@@ -356,13 +359,13 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    from cotjax.train.convert import HUGGING_FACE, ORBAX, convert, folder_kind
+    from cotjax.train.convert import OTHER, convert, folder_kind
 
     if arguments.max_shard_gb <= 0:
         raise UsageError(f"--max-shard-gb is {arguments.max_shard_gb:g}; give more than 0")
     kind = folder_kind(arguments.source)
-    print(f"{arguments.source} ({kind}) -> {arguments.out} ({ORBAX if kind == HUGGING_FACE else HUGGING_FACE})", flush=True)
-    made = convert(arguments.source, arguments.out, arguments.dtype, max(1, int(arguments.max_shard_gb * 1e9)))
+    print(f"{arguments.source} ({kind}) -> {arguments.out} ({OTHER[kind]})", flush=True)
+    made = convert(arguments.source, arguments.out, arguments.dtype, max(1, int(arguments.max_shard_gb * 1e9)), print)
     print(f"{made.parameters:,} parameters, {made.bytes / 1e6:,.1f} MB, in {made.seconds:.1f} s: {arguments.out}")
 
 

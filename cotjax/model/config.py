@@ -1,4 +1,4 @@
-"""What a decoder is made of, and how that reads and writes as Hugging Face's config.json."""
+"""What a decoder is made of: its sizes, its options and their checks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from cotjax.errors import DataError, UsageError
 from cotjax.files import read_json
+from cotjax.model.hf_config import read_fields, write_fields
 
 _FLOATS = ("float32", "bfloat16", "float16")
 
@@ -32,6 +33,9 @@ class RopeScaling:
     original_length: int
 
     def __post_init__(self) -> None:
+        numbers = (self.factor, self.low_frequency, self.high_frequency, self.original_length)
+        if not all(isinstance(number, int | float) and isfinite(number) for number in numbers):
+            raise UsageError(f"model: {self} makes no sense: all four are finite numbers")
         if not (self.factor >= 1 and 0 < self.low_frequency < self.high_frequency and self.original_length >= 1):
             raise UsageError(f"model: {self} makes no sense: the factor is 1 or more, and low_frequency is below high_frequency")
 
@@ -104,8 +108,13 @@ class ModelConfig:
         if isinstance(self.lora, Mapping):
             object.__setattr__(self, "lora", LoRA(**self.lora))
         for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "head_size", "feed_forward", "max_length"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"model: {name} is {getattr(self, name)}; it must be 1 or more")
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UsageError(f"model: {name} is {value!r}; it must be a whole number, 1 or more")
+        for name in ("rope_theta", "norm_eps"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+                raise UsageError(f"model: {name} is {value!r}; it must be a finite number above 0")
         if self.heads % self.kv_heads:
             raise UsageError(f"model: heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         if self.head_size % 2:
@@ -142,122 +151,19 @@ class ModelConfig:
         Raises DataError for an architecture, an option or a missing key that this decoder cannot honour.
         """
         if isinstance(source, Mapping):
-            return _read(source, "config", overrides)
-        path = Path(source)
-        path = path / "config.json" if path.is_dir() else path
-        return _read(read_json(path, "transformers' save_pretrained"), str(path), overrides)
+            read, where = source, "config"
+        else:
+            path = Path(source)
+            path = path / "config.json" if path.is_dir() else path
+            read, where = read_json(path, "transformers' save_pretrained"), str(path)
+        try:
+            return cls(**(read_fields(read, where) | overrides))
+        except (UsageError, TypeError) as error:
+            raise DataError(f"{where}: {error}") from None
 
-    def to_hf(self) -> dict[str, Any]:
-        """The same sizes as transformers' config dict. Raises UsageError when no known architecture has this combination."""
-        flags = {"qk_norm": self.qk_norm, "qkv_bias": self.qkv_bias}
-        model_type = next((name for name, known in _ARCHITECTURES.items() if known.flags == flags), None)
-        if model_type is None:
-            raise UsageError(f"model: no published architecture has {flags}; known: {', '.join(_ARCHITECTURES)}")
-        rope: dict[str, Any] = {"rope_type": "default"}
-        if self.rope_scaling is not None:
-            rope = {"rope_type": "llama3"} | {theirs: getattr(self.rope_scaling, ours) for ours, theirs in _ROPE_SCALING.items()}
-        return {
-            "architectures": [_ARCHITECTURES[model_type].transformers_class],
-            "model_type": model_type,
-            **{theirs: getattr(self, ours) for ours, theirs in _SIZES.items()},
-            "rope_parameters": rope | {"rope_theta": self.rope_theta},
-            "rope_theta": self.rope_theta,
-            "rope_scaling": rope if self.rope_scaling is not None else None,
-            "tie_word_embeddings": self.tied_embeddings,
-            "dtype": self.param_dtype,
-            **_ARCHITECTURES[model_type].required,
-        }
+    def to_hf(self, token_ids: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The same sizes as transformers' config dict, with its bos, eos and pad ids where they are known.
 
-
-@dataclass(frozen=True)
-class _Architecture:
-    """What one of transformers' model types means in this decoder's terms."""
-
-    transformers_class: str
-    flags: Mapping[str, bool]
-    required: Mapping[str, Any]
-
-
-# Options whose other values would change the numbers; where a config leaves one out, transformers means this value.
-_ALWAYS = {"hidden_act": "silu"}
-# A further published family is one more row, as long as its differences are fields of ModelConfig.
-_ARCHITECTURES = {
-    "qwen3": _Architecture(
-        "Qwen3ForCausalLM", {"qk_norm": True, "qkv_bias": False}, {**_ALWAYS, "attention_bias": False, "use_sliding_window": False}
-    ),
-    # Qwen2.5, and the DeepSeek-R1 distillations of it; its biases are not an option.
-    "qwen2": _Architecture("Qwen2ForCausalLM", {"qk_norm": False, "qkv_bias": True}, {**_ALWAYS, "use_sliding_window": False}),
-    "llama": _Architecture(
-        "LlamaForCausalLM", {"qk_norm": False, "qkv_bias": False}, {**_ALWAYS, "attention_bias": False, "mlp_bias": False}
-    ),
-}
-
-_SIZES = {  # our field: transformers' key
-    "vocab_size": "vocab_size",
-    "width": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads",
-    "head_size": "head_dim",
-    "feed_forward": "intermediate_size",
-    "norm_eps": "rms_norm_eps",
-    "max_length": "max_position_embeddings",
-}
-_ROPE_SCALING = {
-    "factor": "factor",
-    "low_frequency": "low_freq_factor",
-    "high_frequency": "high_freq_factor",
-    "original_length": "original_max_position_embeddings",
-}
-
-
-def _read(read: Mapping[str, Any], where: str, overrides: Mapping[str, Any]) -> ModelConfig:
-    model_type = read.get("model_type")
-    architecture = _ARCHITECTURES.get(model_type)
-    if architecture is None:
-        raise DataError(f"{where}: model_type is {model_type!r}; this decoder reads {', '.join(_ARCHITECTURES)}")
-    read = dict(read)
-    # Older configs leave out what follows from the others.
-    if read.get("head_dim") is None and read.get("hidden_size") and read.get("num_attention_heads"):
-        read["head_dim"] = read["hidden_size"] // read["num_attention_heads"]
-    if read.get("num_key_value_heads") is None and "num_attention_heads" in read:
-        read["num_key_value_heads"] = read["num_attention_heads"]
-    missing = [theirs for theirs in _SIZES.values() if theirs not in read]
-    if missing:
-        raise DataError(f"{where}: missing {', '.join(missing)}")
-    for key, value in architecture.required.items():
-        if read.get(key, value) != value:
-            raise DataError(f"{where}: {key} is {read[key]!r}; only {value!r} is supported")
-    fields = {ours: read[theirs] for ours, theirs in _SIZES.items()}
-    if set(read.get("layer_types") or ()) - {"full_attention"}:
-        raise DataError(f"{where}: layer_types has {sorted(set(read['layer_types']))}; only 'full_attention' is supported")
-    theta, scaling = _rope(read, where)
-    fields |= {"rope_theta": theta, "rope_scaling": scaling, "tied_embeddings": bool(read.get("tie_word_embeddings", False))}
-    fields |= architecture.flags
-    stored = read.get("dtype", read.get("torch_dtype"))
-    if stored is not None:
-        fields["param_dtype"] = stored
-    try:
-        return ModelConfig(**(fields | dict(overrides)))
-    except (UsageError, TypeError) as error:
-        raise DataError(f"{where}: {error}") from None
-
-
-def _rope(read: Mapping[str, Any], where: str) -> tuple[float, RopeScaling | None]:
-    """The rotary base and its scaling, from `rope_parameters` or from the top level and `rope_scaling`."""
-    rope = read.get("rope_parameters") or read.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ("default", "llama3"):
-        raise DataError(f"{where}: rope_type is {kind!r}; only 'default' and 'llama3' are supported")
-    theta = rope.get("rope_theta", read.get("rope_theta"))
-    if theta is None:
-        raise DataError(f"{where}: missing rope_theta (in rope_parameters or at the top level)")
-    if kind == "default":
-        return float(theta), None
-    missing = [theirs for theirs in _ROPE_SCALING.values() if theirs not in rope]
-    if missing:
-        raise DataError(f"{where}: the llama3 rope scaling lacks {', '.join(missing)}")
-    try:
-        return float(theta), RopeScaling(**{ours: rope[theirs] for ours, theirs in _ROPE_SCALING.items()})
-    except UsageError as error:
-        raise DataError(f"{where}: {error}") from None
+        Raises UsageError when no known architecture has this combination.
+        """
+        return write_fields(self, token_ids or {})

@@ -27,7 +27,8 @@ from cotjax.files import read_json
 from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.decoder import Params, Path, declared, init_params, leaf, nest
 from cotjax.model.sharding import param_shardings
-from cotjax.model.weights import gather, partial_of, place, some, write_part
+from cotjax.model.stored import some
+from cotjax.model.weights import gather, partial_of, place, write_part
 
 _FACTORS = ("lora_A", "lora_B")
 
@@ -106,7 +107,7 @@ def _need_adapters(config: ModelConfig) -> None:
 
 # PEFT's folder: adapter_config.json beside adapter_model.safetensors.
 
-_CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG_FILE, TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 # Keys of adapter_config.json that do not change what a trained adapter computes. Of all others, also those that PEFT is yet
 # to have, nothing but "off" is read.
@@ -153,9 +154,9 @@ def save_peft(folder: str | PathLike[str], config: ModelConfig, params: Params, 
     folder = FilePath(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # As in weights.save_hf, a reader never meets half a file.
-    partial_of(folder / _CONFIG).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    write_part(partial_of(folder / _TENSORS), tensors, mode_of=partial_of(folder / _CONFIG))
-    for name in (_TENSORS, _CONFIG):
+    partial_of(folder / CONFIG_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    write_part(partial_of(folder / TENSORS_FILE), tensors, mode_of=partial_of(folder / CONFIG_FILE))
+    for name in (TENSORS_FILE, CONFIG_FILE):
         os.replace(partial_of(folder / name), folder / name)
 
 
@@ -169,13 +170,13 @@ def load_peft(folder: str | PathLike[str], config: ModelConfig, params: Params, 
     from safetensors.numpy import load_file
 
     folder = FilePath(folder)
-    config = _adapted(config, _read_config(folder / _CONFIG))
-    file = folder / _TENSORS
+    config = _adapted(config, read_adapter(folder))
+    file = folder / TENSORS_FILE
     try:
         names = {_name_there(path): path for path in sorted(trainable(config))}
         tensors = load_file(file)
     except UsageError as error:
-        raise DataError(f"{folder / _CONFIG}: {error}") from None
+        raise DataError(f"{folder / CONFIG_FILE}: {error}") from None
     except (OSError, SafetensorError) as error:
         raise DataError(f"{file}: not a whole safetensors file: {error}") from None
     for kind, wrong in (("missing", names.keys() - tensors.keys()), ("unknown", tensors.keys() - names.keys())):
@@ -186,7 +187,7 @@ def load_peft(folder: str | PathLike[str], config: ModelConfig, params: Params, 
     for name, path in names.items():
         weight, there = declared(config)[path], _matrix_shape(config, path)[::-1]
         if tensors[name].shape != there:
-            raise DataError(f"{file}: {name} has shape {tensors[name].shape}; this model and {_CONFIG} ask for {there}")
+            raise DataError(f"{file}: {name} has shape {tensors[name].shape}; this model and {CONFIG_FILE} ask for {there}")
         values = tensors[name].T.reshape(weight.shape).astype(weight.dtype)
         adapters[path] = place(values.__getitem__, weight, None if shardings is None else leaf(shardings, path))
     return config, join(config, nest(adapters), params)
@@ -213,8 +214,9 @@ def _target_modules(config: ModelConfig) -> list[str]:
     return sorted(names) if alike == set(targets) else [".".join(path) for path in targets]
 
 
-def _read_config(file: FilePath) -> LoRA:
-    """The adapters that adapter_config.json describes. Raises DataError for what this decoder cannot honour."""
+def read_adapter(folder: FilePath) -> LoRA:
+    """The adapters that a folder's adapter_config.json describes. Raises DataError for what this decoder cannot honour."""
+    file = folder / CONFIG_FILE
     read = read_json(file, "PEFT's save_pretrained")
     if read.get("peft_type") != "LORA":
         raise DataError(f"{file}: peft_type is {read.get('peft_type')!r}; only 'LORA' is supported")

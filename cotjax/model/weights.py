@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import prod
 from os import PathLike
 from pathlib import Path
@@ -20,6 +20,18 @@ from cotjax.errors import DataError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import Params, Weight, declared, leaf, nest
 from cotjax.model.sharding import param_shardings
+from cotjax.model.stored import (
+    EMBEDDING,
+    FILE,
+    HEAD,
+    INDEX,
+    Stored,
+    same_values,
+    some,
+    stored_tensors,
+    widest_dtype,
+    wrapped_by,
+)
 
 # A parameter's name there is its path here joined by dots; this says how its values lie there. torch's Linear keeps
 # [out, in] where ours keeps [in, out], and flattens heads into one axis.
@@ -43,44 +55,37 @@ _LIE: dict[str, str] = {
 # The input axes of the projections whose input is not one axis.
 _INPUT_AXES = {"o_proj.weight": 2}
 
-_FILE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names
-_NAMED = 5  # how many tensors an error names
-
 MAX_SHARD_BYTES = 4_000_000_000
 
 Cut = tuple[slice, ...]  # a part of an array, one slice a dimension
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """A tensor as its file's header declares it."""
-
-    file: Path
-    shape: tuple[int, ...]
-    dtype: str
+Say = Callable[[str], None]  # takes a line for the user
 
 
-def load_hf(folder: str | PathLike[str], mesh: Mesh | None = None, **overrides: Any) -> tuple[ModelConfig, Params]:
-    """Reads a checkpoint folder as transformers writes it: config.json, and model.safetensors whole or in indexed parts.
+def read_hf(folder: str | PathLike[str], say: Say | None = None, **overrides: Any) -> ModelConfig:
+    """Return the model of a checkpoint folder: its config.json, corrected by what its tensors are.
 
-    Names, shapes and dtypes are checked against the files' headers before any tensor is read. Then each tensor goes to its
-    devices before the next is read, and of each only the parts that this process's devices hold: the host's peak is at most
-    two tensors more than this process's own share of the parameters. `overrides` are ModelConfig fields such as
-    `compute_dtype`; with `param_dtype`, values are cast as they are read.
+    The output projection is tied only where the files hold none of its own, and `param_dtype` is what all tensors' values
+    fit in. `say` is told where config.json says otherwise. `overrides` are ModelConfig fields such as `compute_dtype`.
 
     Raises DataError, naming the tensors, for those missing, unknown, of another shape or not floats, and for a broken file.
     """
-    folder = Path(folder)
-    config = ModelConfig.from_hf(folder, **overrides)
-    stored = {name: tensor for file in _files(folder) for name, tensor in _header(file).items()}
-    if config.tied_embeddings:
-        stored.pop("lm_head.weight", None)  # some exports repeat the tied matrix; transformers passes over it too
-    weights = {".".join(path): (path, weight) for path, weight in declared(config).items()}
-    _check(folder, stored, {name: weight for name, (_, weight) in weights.items()})
+    return _open(Path(folder), say, overrides)[0]
 
+
+def load_hf(folder: str | PathLike[str], mesh: Mesh | None = None, **overrides: Any) -> tuple[ModelConfig, Params]:
+    """Read a checkpoint folder as transformers writes it: config.json, and model.safetensors whole or in indexed parts.
+
+    The model is that of `read_hf`, which checks names, shapes and dtypes against the files' headers before any tensor is read.
+    Then each tensor goes to its devices before the next is read, and of each only the parts that this process's devices hold:
+    the host's peak is at most two tensors more than this process's own share of the parameters. With `param_dtype` among the
+    overrides, values are cast as they are read.
+
+    Raises DataError as `read_hf`.
+    """
+    config, stored = _open(Path(folder), None, overrides)
+    weights = {".".join(path): (path, weight) for path, weight in declared(config).items()}
     shardings = None if mesh is None else param_shardings(config, mesh)
     loaded: dict[tuple[str, ...], jax.Array] = {}
     for name in sorted(weights, key=lambda name: str(stored[name].file)):
@@ -91,8 +96,16 @@ def load_hf(folder: str | PathLike[str], mesh: Mesh | None = None, **overrides: 
     return config, nest({path: loaded[path] for path in declared(config)})
 
 
-def save_hf(folder: str | PathLike[str], config: ModelConfig, params: Params, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+def save_hf(
+    folder: str | PathLike[str],
+    config: ModelConfig,
+    params: Params,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    token_ids: Mapping[str, Any] | None = None,
+) -> None:
     """Writes config.json and safetensors, which `load_hf` and transformers' from_pretrained read.
+
+    `token_ids`: bos, eos and pad ids for config.json (hf_config.TOKEN_IDS).
 
     Up to `max_shard_bytes` go into model.safetensors; more go into numbered parts of at most that size (a larger tensor has a
     part of its own) and an index. One tensor at a time is gathered, and one part at a time held. Values keep their bits.
@@ -118,7 +131,7 @@ def save_hf(folder: str | PathLike[str], config: ModelConfig, params: Params, ma
         folder.mkdir(parents=True, exist_ok=True)
         for left_over in (*folder.glob("model*.partial"), *folder.glob("config.json.partial")):
             left_over.unlink()
-        partial_of(folder / "config.json").write_text(json.dumps(config.to_hf(), indent=2) + "\n", encoding="utf-8")
+        partial_of(folder / "config.json").write_text(json.dumps(config.to_hf(token_ids), indent=2) + "\n", encoding="utf-8")
     for file, names in parts.items():
         tensors = {}
         for name in names:
@@ -138,77 +151,57 @@ def stored_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {".".join(path): _shape_there(".".join(path), weight) for path, weight in declared(config).items()}
 
 
-def holds_weights(folder: Path) -> bool:
-    """Whether a folder holds a finished save."""
-    return any((folder / name).exists() for name in (_FILE, _INDEX))
-
-
 # ---- reading
 
 
-def _files(folder: Path) -> list[Path]:
-    """The files that hold the tensors, each there."""
-    if (folder / _FILE).is_file():
-        return [folder / _FILE]
-    index = folder / _INDEX
-    if not index.is_file():
-        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
-        if pickles:
-            raise DataError(
-                f"{folder}: holds {pickles[0]} and no safetensors; pickled weights are not read, because opening a pickle runs code: "
-                "write them anew with transformers: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(OTHER)"
-            )
-        raise DataError(f"{folder}: neither {_FILE} nor {_INDEX} is there; name a folder that save_pretrained wrote")
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        files = [folder / name for name in names]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{index}: not a readable index of tensors: {error!r}") from None
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise DataError(f"{folder}: missing files: {some(missing)}; {_INDEX} names them")
-    return files
+def _open(folder: Path, say: Say | None, overrides: Mapping[str, Any]) -> tuple[ModelConfig, dict[str, Stored]]:
+    """Return the model and its tensors by name; exactly those that it declares."""
+    stored = stored_tensors(folder)
+    config = ModelConfig.from_hf(folder, **overrides)
+    say = say or (lambda line: None)
+    if config.tied_embeddings and HEAD in stored:
+        if EMBEDDING not in stored:
+            stored[EMBEDDING] = stored.pop(HEAD)  # the one matrix, under its other name
+        elif same_values(stored[HEAD], stored[EMBEDDING]):
+            del stored[HEAD]
+        else:
+            config = replace(config, tied_embeddings=False)
+            say(f"{folder}: {HEAD} is not the embedding, though config.json says that they are tied; it is kept, and the model is untied")
+    _check(folder, stored, {".".join(path): weight for path, weight in declared(config).items()})
+    dtype = widest_dtype(stored.values())
+    if "param_dtype" in overrides or dtype == config.param_dtype:
+        return config, stored
+    if dtype == "float64":
+        raise DataError(f"{folder}: its tensors are float64, which is not kept; choose another dtype (convert --dtype, model.param_dtype)")
+    say(f"{folder}: the tensors are {dtype} and are read as such, not as {config.param_dtype}, which is config.json's dtype")
+    return replace(config, param_dtype=dtype), stored
 
 
-def _header(file: Path) -> dict[str, _Stored]:
-    """Every tensor of a file, without its values."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="np") as opened:
-            names = opened.keys()
-            cuts = {name: opened.get_slice(name) for name in names}
-            return {name: _Stored(file, tuple(cut.get_shape()), cut.get_dtype()) for name, cut in cuts.items()}
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{file}: not a whole safetensors file: {error}") from None
-
-
-def _check(folder: Path, stored: Mapping[str, _Stored], weights: Mapping[str, Weight]) -> None:
-    """Raises one DataError with all that does not fit."""
+def _check(folder: Path, stored: Mapping[str, Stored], weights: Mapping[str, Weight]) -> None:
+    """Raise one DataError with all that does not fit."""
     both = [name for name in weights if name in stored]
     shapes = [
         f"{name} has shape {stored[name].shape}; config.json asks for {_shape_there(name, weights[name])}"
         for name in both
         if stored[name].shape != _shape_there(name, weights[name])
     ]
-    integers = [f"{name} is {stored[name].dtype}" for name in both if stored[name].dtype not in _FLOATS]
     missing, unknown = sorted(weights.keys() - stored.keys()), sorted(stored.keys() - weights.keys())
+    if missing == [HEAD] and not unknown:
+        raise DataError(
+            f"{folder}: missing tensors: {HEAD}, and config.json says that it is not tied to the embedding; "
+            "save the whole model (AutoModelForCausalLM), or set tie_word_embeddings to true if it is"
+        )
+    before = wrapped_by(unknown, missing)
+    if before is not None:
+        raise DataError(f"{folder}: every name has {before!r} before it; save the model that is inside that wrapper")
     wrong = [f"missing tensors: {some(missing)}"] if missing else []
     wrong += [f"unknown tensors: {some(unknown)}"] if unknown else []
     wrong += [f"wrong shapes: {some(shapes)}"] if shapes else []
     if wrong:
         raise DataError(f"{folder}: {'; '.join(wrong)}; is config.json of another model?")
-    if integers:
-        raise DataError(f"{folder}: not floats: {some(integers)}; quantized weights are not read, so take the model's original ones")
 
 
-def some(names: Sequence[str]) -> str:
-    """The first names of a list, for an error."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
-
-
-def _reader(name: str, weight: Weight, stored: _Stored) -> Callable[[Cut], np.ndarray]:
+def _reader(name: str, weight: Weight, stored: Stored) -> Callable[[Cut], np.ndarray]:
     """Reads a part of a parameter, cut as it lies here, from its file."""
     from safetensors import SafetensorError, safe_open
 
@@ -216,9 +209,9 @@ def _reader(name: str, weight: Weight, stored: _Stored) -> Callable[[Cut], np.nd
         # Opened for each tensor: the pages of a file stay in memory as long as it is open.
         try:
             with safe_open(stored.file, framework="np") as opened:
-                values = opened.get_slice(name)[_cut_there(name, weight, cut)]
+                values = opened.get_slice(stored.name)[_cut_there(name, weight, cut)]
         except (OSError, SafetensorError) as error:
-            raise DataError(f"{stored.file}: {name} cannot be read: {error}") from None
+            raise DataError(f"{stored.file}: {stored.name} cannot be read: {error}") from None
         shape = [one.stop - one.start for one in cut]
         return _as_declared(name, values, shape).astype(weight.dtype, copy=False)
 
@@ -306,7 +299,7 @@ def _parts(config: ModelConfig, params: Params, max_bytes: int) -> dict[str, lis
         parts[-1].append(name)
         held += size
     if len(parts) == 1:
-        return {_FILE: parts[0]}
+        return {FILE: parts[0]}
     return {f"model-{number:05d}-of-{len(parts):05d}.safetensors": names for number, names in enumerate(parts, 1)}
 
 
@@ -325,7 +318,7 @@ def write_part(file: Path, tensors: dict[str, np.ndarray], mode_of: Path) -> Non
 
 def _reveal(folder: Path, parts: Mapping[str, list[str]], sizes: Mapping[str, int]) -> None:
     """Gives what is written its names. What a reader looks for first goes first and comes last: it never meets a mixture."""
-    for name in (_INDEX, _FILE):
+    for name in (INDEX, FILE):
         (folder / name).unlink(missing_ok=True)
     for old in folder.glob("model-*-of-*.safetensors"):
         old.unlink()
@@ -334,9 +327,9 @@ def _reveal(folder: Path, parts: Mapping[str, list[str]], sizes: Mapping[str, in
         os.replace(partial_of(folder / file), folder / file)
     if len(parts) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": {name: file for file in parts for name in parts[file]}}
-        partial = partial_of(folder / _INDEX)
+        partial = partial_of(folder / INDEX)
         partial.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(partial, folder / _INDEX)
+        os.replace(partial, folder / INDEX)
 
 
 def gather(x: Any) -> np.ndarray:

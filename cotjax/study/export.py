@@ -11,7 +11,8 @@ from cotjax.files import read_json
 from cotjax.model import lora
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import make_mesh
-from cotjax.model.weights import holds_weights, save_hf
+from cotjax.model.stored import holds_weights
+from cotjax.model.weights import save_hf
 from cotjax.train.checkpoint import Checkpoints
 
 

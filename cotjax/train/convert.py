@@ -1,7 +1,9 @@
-"""A model's folder, of either kind, and from one to the other.
+"""A model's folder, of any kind, and from one to another.
 
     Hugging Face    config.json, model.safetensors whole or in indexed parts, the tokenizer's files
-    Orbax           model.json (the fields of ModelConfig), params/ (an Orbax tree), the tokenizer's files
+    Orbax           model.json (the fields of ModelConfig), params/ (an Orbax tree), token_ids.json (bos, eos and pad ids,
+                    where they are known), the tokenizer's files
+    PEFT            adapter_config.json, adapter_model.safetensors; read as its base with the adapters merged into it
 
 The second kind is what a pod restores from: every process reads its own shards, from as many files as there are.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,19 +24,22 @@ from jax.sharding import Mesh
 
 from cotjax.data.tokens import TOKENIZER_FILES
 from cotjax.errors import DataError, UsageError
-from cotjax.files import whole_folder, write_whole
-from cotjax.model import decoder
+from cotjax.files import read_json, whole_folder, write_whole
+from cotjax.model import decoder, lora
 from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import Params
+from cotjax.model.generation import GENERATION_FILE, TOKEN_IDS_FILE, token_ids
 from cotjax.model.sharding import make_mesh
-from cotjax.model.weights import MAX_SHARD_BYTES, load_hf, save_hf
+from cotjax.model.stored import holds_weights
+from cotjax.model.weights import MAX_SHARD_BYTES, Say, load_hf, read_hf, save_hf
 from cotjax.train.checkpoint import check_shapes
 
-HUGGING_FACE, ORBAX = "Hugging Face", "Orbax"
+HUGGING_FACE, ORBAX, PEFT = "Hugging Face", "Orbax", "PEFT"
+OTHER = {HUGGING_FACE: ORBAX, ORBAX: HUGGING_FACE, PEFT: HUGGING_FACE}  # what `convert` makes of each
 _CONFIG_FILES = {HUGGING_FACE: "config.json", ORBAX: "model.json"}
 _PARAMS = "params"
 # What transformers keeps beside the weights, and a model is not the same without.
-_KEPT = (*TOKENIZER_FILES, "generation_config.json")
+_KEPT = (*TOKENIZER_FILES, GENERATION_FILE)
 # Arrays on their way between host and files at any one time; more than the largest single one (5 GB in a 70B model).
 _HOST_GB = 8
 
@@ -48,11 +54,14 @@ class Converted:
 
 
 def folder_kind(folder: Path) -> str:
-    """HUGGING_FACE or ORBAX. Raises UsageError when the folder is neither, saying what was looked for."""
+    """HUGGING_FACE, ORBAX or PEFT. Raises UsageError when the folder is none of them, saying what was looked for."""
     kind = next((kind for kind, name in _CONFIG_FILES.items() if (folder / name).is_file()), None)
+    if (folder / lora.CONFIG_FILE).is_file() and (kind is None or (kind == HUGGING_FACE and not holds_weights(folder))):
+        return PEFT
     if kind is None:
         raise UsageError(
-            f"{folder}: holds neither config.json (a Hugging Face folder) nor model.json (the Orbax folder of `cotjax convert`)"
+            f"{folder}: holds neither config.json (a Hugging Face folder) nor model.json (the Orbax folder of `cotjax convert`) "
+            f"nor {lora.CONFIG_FILE} (PEFT's)"
         )
     if kind == ORBAX and not (folder / _PARAMS).is_dir():
         hint = "; it is a run: `cotjax export` writes its checkpoints" if (folder / "arms").is_dir() else ""
@@ -61,22 +70,58 @@ def folder_kind(folder: Path) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files that hold the parameters of a folder of either kind. Raises UsageError when it is neither."""
-    found = folder.glob("*.safetensors") if folder_kind(folder) == HUGGING_FACE else (folder / _PARAMS).rglob("*")
+    """Return the files that hold the parameters of a folder of any kind. Raises UsageError when it is none."""
+    kind = folder_kind(folder)
+    if kind == PEFT:
+        return [folder / lora.CONFIG_FILE, folder / lora.TENSORS_FILE, *weight_files(base_of(folder))]
+    found = folder.glob("*.safetensors") if kind == HUGGING_FACE else (folder / _PARAMS).rglob("*")
     return sorted(path for path in found if path.is_file())
 
 
-def read_config(folder: Path, **overrides: Any) -> ModelConfig:
-    """The model in a folder of either kind; `overrides` are fields of ModelConfig. Raises UsageError or DataError."""
-    if folder_kind(folder) == HUGGING_FACE:
-        return ModelConfig.from_hf(folder, **overrides)
+def read_config(folder: Path, say: Say | None = None, **overrides: Any) -> ModelConfig:
+    """The model in a folder of any kind; `overrides` are fields of ModelConfig. Raises UsageError or DataError.
+
+    `say` is told where its tensors are not what its config.json says (weights.read_hf), and those are right.
+    """
+    kind = folder_kind(folder)
+    if kind == PEFT:
+        lora.read_adapter(folder)
+        return read_config(base_of(folder), say, **overrides)
+    if kind == HUGGING_FACE:
+        return read_hf(folder, say, **overrides)
     return ModelConfig.from_saved(folder / _CONFIG_FILES[ORBAX], **overrides)
 
 
+def base_of(folder: Path) -> Path:
+    """The folder of the base that a PEFT folder's adapters belong to. Raises UsageError when it is not there."""
+    named = read_json(folder / lora.CONFIG_FILE, "PEFT's save_pretrained").get("base_model_name_or_path")
+    base = next((path for path in (Path(str(named)), folder / str(named)) if named and path.is_dir()), None)
+    if base is None:
+        raise UsageError(
+            f"{folder}: {lora.CONFIG_FILE} names the base {named!r}, which is no folder here; write there, "
+            "as base_model_name_or_path, the folder that holds the base"
+        )
+    if folder_kind(base) == PEFT:
+        raise UsageError(f"{folder}: its base {base} is adapters too; merge those first: cotjax convert {base} FOLDER")
+    return base
+
+
+def tokenizer_folder(folder: Path) -> Path:
+    """Where the tokenizer of a model's folder lies: there, or with the base of adapters."""
+    if not (folder / "tokenizer.json").is_file() and folder_kind(folder) == PEFT:
+        return base_of(folder)
+    return folder
+
+
 def load_params(folder: Path, mesh: Mesh, **overrides: Any) -> Params:
-    """The parameters in a folder of either kind, read straight into their places on `mesh`. Raises UsageError or DataError."""
-    if folder_kind(folder) == HUGGING_FACE:
+    """The parameters in a folder of any kind, read straight into their places on `mesh`. Raises UsageError or DataError."""
+    kind = folder_kind(folder)
+    if kind == HUGGING_FACE:
         return load_hf(folder, mesh, **overrides)[1]
+    if kind == PEFT:
+        base = base_of(folder)
+        config, params = read_config(base, **overrides), load_params(base, mesh, **overrides)
+        return lora.merge(*lora.load_peft(folder, config, params, mesh))[1]
     like = decoder.abstract_params(read_config(folder, **overrides), mesh)
     saved = (folder / _PARAMS).resolve()
     try:
@@ -88,33 +133,38 @@ def load_params(folder: Path, mesh: Mesh, **overrides: Any) -> Params:
         raise DataError(f"{saved}: cannot be restored ({reason}); convert the model anew") from error
 
 
-def save_orbax(folder: Path, config: ModelConfig, params: Params) -> None:
-    """Writes model.json and params/ into a folder. On several processes every one must call it."""
+def save_orbax(folder: Path, config: ModelConfig, params: Params, token_ids: Mapping[str, Any] | None = None) -> None:
+    """Writes model.json, params/ and the known `token_ids` into a folder. On several processes every one must call it."""
     folder.mkdir(parents=True, exist_ok=True)
     with ocp.StandardCheckpointer(save_concurrent_gb=_HOST_GB) as checkpointer:
         checkpointer.save((folder / _PARAMS).resolve(), params)
+    if token_ids:
+        write_whole(folder / TOKEN_IDS_FILE, json.dumps(dict(token_ids), indent=2) + "\n")
     write_whole(folder / _CONFIG_FILES[ORBAX], json.dumps(asdict(config), indent=2) + "\n")
 
 
-def convert(source: Path, out: Path, dtype: str | None = None, max_shard_bytes: int = MAX_SHARD_BYTES) -> Converted:
-    """Writes the model of a folder of one kind as a folder of the other.
+def convert(source: Path, out: Path, dtype: str | None = None, max_shard_bytes: int = MAX_SHARD_BYTES, say: Say | None = None) -> Converted:
+    """Writes the model of a folder of one kind as a folder of the other; adapters merged into their base, as Hugging Face's.
 
-    `dtype` is what the parameters become (None: what they are); `max_shard_bytes` is of a safetensors file. Each device of
-    this process holds its share of the parameters in between. `out` appears when all of it is written.
+    `dtype` is what the parameters become (None: what the source's tensors are); `max_shard_bytes` is of a safetensors file.
+    Each device of this process holds its share of the parameters in between. `out` appears when all of it is written.
 
     Raises UsageError when `source` is no model's folder or `out` holds something, DataError when the model cannot be read.
     """
     started = time.perf_counter()
     overrides = {} if dtype is None else {"param_dtype": dtype}
     with whole_folder(out) as partial:
-        kind, config = folder_kind(source), read_config(source, **overrides)
+        kind, config = folder_kind(source), read_config(source, say, **overrides)
         params = load_params(source, make_mesh(data=1, fsdp=-1), **overrides)
-        if kind == HUGGING_FACE:
-            save_orbax(partial, config, params)
+        homes = (source, base_of(source)) if kind == PEFT else (source,)
+        ids = token_ids(homes[-1])
+        if OTHER[kind] == ORBAX:
+            save_orbax(partial, config, params, ids)
         else:
-            save_hf(partial, config, params, max_shard_bytes)
+            save_hf(partial, config, params, max_shard_bytes, ids)
         for name in _KEPT:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, partial / name)
+            found = next((home / name for home in homes if (home / name).is_file()), None)
+            if found is not None:
+                shutil.copyfile(found, partial / name)
     leaves = jax.tree.leaves(params)
     return Converted(sum(x.size for x in leaves), sum(x.nbytes for x in leaves), time.perf_counter() - started)

@@ -22,7 +22,7 @@ def test_every_family_goes_out_and_comes_in_through_json_too(flags):
 
 
 def test_what_older_configs_leave_out_follows_from_the_rest():
-    written = tiny.model_config(qk_norm=False, qkv_bias=True, kv_heads=4).to_hf()
+    written = tiny.model_config(qk_norm=False, kv_heads=4).to_hf()
     for key in ("head_dim", "num_key_value_heads"):
         del written[key]
     assert ModelConfig.from_hf(written).head_size == 8 and ModelConfig.from_hf(written).kv_heads == 4
@@ -66,8 +66,8 @@ def test_what_it_cannot_honour_is_one_clear_error(change, words):
 
 
 def test_missing_keys_are_named():
-    without = {key: value for key, value in tiny.model_config().to_hf().items() if key not in ("head_dim", "hidden_size")}
-    with pytest.raises(DataError, match="missing hidden_size, head_dim"):
+    without = {key: value for key, value in tiny.model_config().to_hf().items() if key not in ("vocab_size", "hidden_size")}
+    with pytest.raises(DataError, match="missing vocab_size, hidden_size"):
         ModelConfig.from_hf(without)
 
 
