@@ -101,6 +101,14 @@ def holds_weights(folder: Path) -> bool:
     return any((folder / name).exists() for name in (FILE, INDEX))
 
 
+def all_there(folder: Path) -> bool:
+    """Return whether a folder holds every file of its tensors."""
+    try:
+        return bool(weight_files(folder))
+    except DataError:
+        return False
+
+
 def same_values(one: Stored, other: Stored) -> bool:
     """Return whether two tensors are equal bit for bit. Some rows of each are held at a time."""
     from safetensors import SafetensorError, safe_open

@@ -21,6 +21,7 @@ from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import abstract_params
 from cotjax.model.published import PUBLISHED, published
 from cotjax.model.sharding import make_mesh
+from cotjax.model.stored import all_there
 from cotjax.plan.measure import DoesNotFit, Program, replicated, sampler_programs, train_program
 from cotjax.plan.topology import Topology
 from cotjax.train.convert import read_config
@@ -70,6 +71,8 @@ def model_of(config: ConfigDict) -> ModelConfig:
     folder = BASE_FOLDER if base == "package" else Path(base)
     if not folder.is_dir():
         raise UsageError(f"model.base: {base} is neither a folder nor a published model; there are {', '.join(PUBLISHED)}")
+    if (folder / "config.json").is_file() and not all_there(folder):
+        return ModelConfig.from_hf(folder, **dtypes)
     return read_config(folder, **dtypes)
 
 
