@@ -59,7 +59,9 @@ class Fingerprints:
         """Return one SHA-256 of several files in a folder: of their names and their content."""
         together = hashlib.sha256()
         for file in files:
-            together.update(f"{file.relative_to(folder).as_posix()}\0{self.of(file)}\n".encode())
+            # Adapters count their base's files, which lie elsewhere.
+            name = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
+            together.update(f"{name}\0{self.of(file)}\n".encode())
         return together.hexdigest()
 
     def of_base(self, folder: Path) -> str:
