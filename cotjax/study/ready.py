@@ -18,7 +18,7 @@ from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.published import PUBLISHED
 from cotjax.model.sharding import make_mesh
 from cotjax.ranges import check_all_ranges
-from cotjax.study.evaluate import check_layout, elicitation_of, limits_of, playing_mesh
+from cotjax.study.evaluate import check_layout, check_playable, elicitation_of, limits_of, playing_mesh
 from cotjax.train.convert import folder_kind, read_config
 from cotjax.train.main import check_batch, check_counts
 from cotjax.train.trackers import check_trackers
@@ -104,26 +104,25 @@ def _check_collection(config: ConfigDict) -> None:
         raise UsageError(f"collect.skill is {skill}; give two shares of 0..1, the lower first")
 
 
-def _check_base(config: ConfigDict) -> ModelConfig:
-    """Return the base's sizes; of new weights all but the vocabulary, which the data make."""
+def _check_base(config: ConfigDict) -> tuple[ModelConfig, Codec | None]:
+    """Return the base's sizes and tokenizer; None where the data are to make one, and the vocabulary's size with it."""
     folder = base_folder(config)
     dtypes = {name: config.model[name] for name in ("param_dtype", "compute_dtype")}
-    if config.model.tokenizer:
-        Codec.load(config.model.tokenizer, config.data.template)
+    codec = Codec.load(config.model.tokenizer, config.data.template) if config.model.tokenizer else None
     if folder is None:
         sizes = {name: config.model[name] for name in ("width", "layers", "heads", "kv_heads", "head_size", "feed_forward")}
-        return ModelConfig(vocab_size=1, **sizes, **dtypes)
+        return ModelConfig(vocab_size=codec.vocab_size if codec else 1, **sizes, **dtypes), codec
     if config.model.base in PUBLISHED and not folder.exists():
         raise UsageError(f"model.base is {config.model.base!r}, a name for plans: give the folder with it, --config.model.base=FOLDER")
     try:
         folder_kind(folder)
     except UsageError as error:
         raise UsageError(f"model.base: {error}; 'package' and 'random' are bases too") from None
-    if not config.model.tokenizer:
+    if codec is None:
         if not (folder / "tokenizer.json").is_file():
             raise UsageError(f"model.base: {folder} holds no tokenizer.json; name a folder that does as model.tokenizer")
-        Codec.load(folder, config.data.template)
-    return read_config(folder, **dtypes)
+        codec = Codec.load(folder, config.data.template)
+    return read_config(folder, **dtypes), codec
 
 
 def _check_training(config: ConfigDict, plays: bool) -> None:
@@ -132,6 +131,6 @@ def _check_training(config: ConfigDict, plays: bool) -> None:
     if trajectories and not Path(trajectories).is_file():
         raise DataError(f"data.trajectories: {trajectories}: no such file; give one with a JSON line an episode, as docs/data.md says")
     check_batch(config.train, make_mesh(**config.mesh))
-    positions = _check_base(config).max_length
-    if plays and config.evaluate.max_length > positions:
-        raise UsageError(f"evaluate.max_length is {config.evaluate.max_length}; the model's positions allow 1 to {positions}")
+    model, codec = _check_base(config)
+    if plays and codec is not None:  # new weights are made for the data's tokenizer, and checked when there is one
+        check_playable(config, model, codec)

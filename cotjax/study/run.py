@@ -32,7 +32,7 @@ from cotjax.formats import TEMPLATES, first_turn
 from cotjax.model import decoder, lora
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import param_shardings
-from cotjax.study.evaluate import evaluate
+from cotjax.study.evaluate import check_playable, evaluate
 from cotjax.study.folder import arms_begun, claim
 from cotjax.study.folder import check as check_folder
 from cotjax.study.games import GameSets, prepare_games
@@ -83,6 +83,8 @@ class Study:
         with distributed.in_turn("dataset"):
             trajectories = self._training_trajectories(games)
             model, make_params, tokenizer = self._start(trajectories)
+            if games.played:
+                check_playable(self.config, model, Codec.load(tokenizer, self.config.data.template))
             source, made_from = self._dataset(trajectories, tokenizer)
             if distributed.first():
                 self._keep_model(model, tokenizer)
@@ -111,6 +113,7 @@ class Study:
         if not games.played:
             raise UsageError("games.in_domain and games.ood are both 0: there is nothing to play")
         model, codec = self._trained()
+        check_playable(self.config, model, codec)
         with distributed.in_turn("held out"):
             expert = self._held_out_trajectories(games)
         with self.reporter.stage("evaluate", "Playing every checkpoint: CoT actions, prompt actions, expert states") as stage:
