@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 
 from cotjax.errors import Stopped
+
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
+_AT_ONCE_S = 2.0  # how long the main thread may take to end by itself when it is to end at once
 
 
 @contextlib.contextmanager
@@ -36,6 +40,60 @@ def stop_at_sigterm() -> contextlib.AbstractContextManager[None]:
         raise Stopped("stopped by SIGTERM; what is finished is kept, the same command goes on from it")
 
     return at_sigterm(stop)
+
+
+@contextlib.contextmanager
+def at_interrupt(note: Callable[[], bool], said: str, end: Callable[[], None]) -> Iterator[None]:
+    """Call `note` at the first Ctrl-C while inside, and raise KeyboardInterrupt at a second one, or where `note` returns False.
+
+    Python runs a signal's handler between two of its instructions, and none run while the main thread waits for a device or a
+    compiler. So a thread hears the signal too: it prints `said` at once where `note` returned True, and where the process is to
+    stop and has not within `_AT_ONCE_S`, it calls `end` and ends the process.
+
+    Only the main thread can listen; in another, or where Ctrl-C is ignored (as in a shell's background), this does nothing.
+
+    Args:
+      note: takes the request and returns True, or returns False where there is nothing to wait for. Called in either thread.
+      end: what is to be done before the process ends without unwinding.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    heard, over = [0], threading.Event()
+
+    def handle(number: int, frame: object) -> None:
+        heard[0] += 1
+        if heard[0] > 1 or not note():
+            raise KeyboardInterrupt
+
+    def watch() -> None:
+        count = 0
+        while (byte := os.read(reading, 1)) != b"\0":
+            count += byte[0] == signal.SIGINT
+            if byte[0] == signal.SIGINT and count == 1 and note():
+                os.write(2, f"cotjax: {said}\n".encode())
+            elif byte[0] == signal.SIGINT and not over.wait(_AT_ONCE_S):
+                os.write(2, b"cotjax: stopped at once; what is saved is kept, the same command goes on from it\n")
+                end()
+                os._exit(INTERRUPTED)
+
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    signal.signal(signal.SIGINT, handle)
+    wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(wakeup)
+        signal.signal(signal.SIGINT, before)
+        os.write(writing, b"\0")
+        watcher.join()
+        os.close(reading)
+        os.close(writing)
 
 
 @contextlib.contextmanager

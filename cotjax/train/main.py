@@ -12,7 +12,7 @@ import jax
 
 from cotjax import distributed
 from cotjax.data.pipeline import Masking, batches, dropped_weights
-from cotjax.errors import DataError, Stopped, UsageError
+from cotjax.errors import DataError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import REMAT
 from cotjax.model.kernels import KERNELS
@@ -93,6 +93,7 @@ def train(
       UsageError: a count of zero, a batch that the mesh does not divide, a folder that holds another run.
       DataError: nothing to supervise, a loss that is not finite, a checkpoint of another model, a disk that is full.
       Stopped: SIGTERM came; the step it came in is saved.
+      KeyboardInterrupt: Ctrl-C came; likewise. A second one does not wait for the step.
     """
     # ---- fail before anything is spent
     check_counts(settings)
@@ -145,8 +146,6 @@ def train(
     keep.losses.update(metrics_file.losses)
     trackers = Trackers(settings, folder, about, resume_step=start)
     profiler = Profiler(settings, folder / "profile")
-    if start < settings.steps:
-        train_step = compiled(train_step, state, abstract_batch(settings.batch, settings.row_length, mesh), mesh)
 
     def log(step: int, metrics: dict, batch: dict) -> float:
         """Wait for a step, write its row and return its loss; keep its batch where the loss is not finite."""
@@ -166,37 +165,36 @@ def train(
     saved, peak = start, all_peak()
     pending = None
     clock = Clock()
-    try:
-        with StopRequest() as stop:
-            for step in range(start + 1, settings.steps + 1):
-                profiler.before(step)
-                with clock.waiting("input_wait"):
-                    rows = next(iterator)
-                rows = dropped_weights(rows, dropping.fraction_at(step - 1))
-                batch = distributed.global_batch(rows, batch_sharding(mesh), settings.batch)
-                state, metrics = train_step(state, batch)
-                profiler.after(step, metrics)
-                if pending is not None:
-                    log(*pending)
-                pending = (step, metrics, rows)
-                stopping = stop.at(step)
-                if step in keep.steps or stopping:
-                    # The loss is looked at before the parameters behind it are kept, and its row is on the disk before them.
-                    loss = log(*pending)
-                    pending = None
-                    metrics_file.sync()
-                    with clock.waiting("save_blocked"):
-                        checkpoints.save(state, about | {"step": step, "iterator": iterator.get_state()}, loss)
-                    saved = step
-                if stopping and step < settings.steps:
-                    say(clock.summary())
-                    raise Stopped(f"stopped by SIGTERM after step {step} of {settings.steps}, which is saved; the same command goes on")
-            if start < settings.steps:
-                say(clock.summary())
-    finally:
-        # ---- done, or stopped: what was begun is written whole
-        profiler.close()
-        trackers.close()
-        metrics_file.close()
-        checkpoints.close()
+    with StopRequest() as stop:
+        # Done, or stopped: what was begun is written whole, the last of these first.
+        for begun in (checkpoints, metrics_file, trackers, profiler):
+            stop.callback(begun.close)
+        if start < settings.steps:
+            train_step = compiled(train_step, state, abstract_batch(settings.batch, settings.row_length, mesh), mesh)
+        stop.stepping = True
+        for step in range(start + 1, settings.steps + 1):
+            profiler.before(step)
+            with clock.waiting("input_wait"):
+                rows = next(iterator)
+            rows = dropped_weights(rows, dropping.fraction_at(step - 1))
+            batch = distributed.global_batch(rows, batch_sharding(mesh), settings.batch)
+            state, metrics = train_step(state, batch)
+            profiler.after(step, metrics)
+            if pending is not None:
+                log(*pending)
+            pending = (step, metrics, rows)
+            stopping = stop.at(step)
+            if step in keep.steps or stopping:
+                # The loss is looked at before the parameters behind it are kept, and its row is on the disk before them.
+                loss = log(*pending)
+                pending = None
+                metrics_file.sync()
+                with clock.waiting("save_blocked"):
+                    checkpoints.save(state, about | {"step": step, "iterator": iterator.get_state()}, loss)
+                saved = step
+            if stopping:
+                break
+        if start < settings.steps:
+            say(clock.summary())
+        stop.check(saved, settings.steps)
     return folder / "checkpoints"
