@@ -27,6 +27,7 @@ def get_config():
     config.collect.news = 0.9
     config.collect.max_steps = 24
     config.collect.episodes_per_game = 2
+    config.data.won_only = False  # the explorer explores, and seldom wins
     config.data.direct_share = 0.25
     config.model.base = "random"
     config.model.recall_steps = 400

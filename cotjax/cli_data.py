@@ -20,11 +20,14 @@ def add_data(commands) -> None:
         help="validate a trajectory file and say what it holds",
         description="Validate every line of a trajectory file and print what it holds. Ends with exit code 3 when a line is bad.",
     )
-    check.add_argument("file", metavar="FILE", type=Path, help="JSONL of trajectories")
+    check.add_argument("file", metavar="FILE", type=Path, nargs="?", help="JSONL of trajectories (default: the config's data.trajectories)")
     check.add_argument("--limit", type=int, default=20, help="bad lines to print; all are counted (default 20)")
+    check.add_argument(
+        "--config", type=Path, help="say what a run of this config would train on; --config.data.layout=step changes a field"
+    )
     check.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json: encode every episode and count its tokens")
-    check.add_argument("--template", default="chatml", help="turn template it is encoded with: chatml or llama3 (default chatml)")
-    check.add_argument("--max-length", type=int, default=768, help="tokens an example may have in training (default 768)")
+    check.add_argument("--template", help="turn template it is encoded with: chatml or llama3 (default chatml)")
+    check.add_argument("--max-length", type=int, help="tokens an example may have in training (default 768)")
     check.set_defaults(run=_check)
 
     read = data.add_parser(
@@ -49,25 +52,57 @@ def add_data(commands) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     from cotjax.data.check import check, print_contents
-    from cotjax.data.tokens import Codec
+    from cotjax.data.codec import Codec
     from cotjax.study.progress import Reporter
 
     _not_negative(arguments.limit)
-    if arguments.max_length < 1:
+    if arguments.max_length is not None and arguments.max_length < 1:
         raise UsageError(f"--max-length is {arguments.max_length}; it must be at least 1")
-    codec = Codec.load(arguments.tokenizer, arguments.template) if arguments.tokenizer else None
+    file, codec, selection = arguments.file, None, None
+    max_length = 768 if arguments.max_length is None else arguments.max_length
+    if arguments.config or arguments.overrides:
+        file, codec, selection = _of_config(arguments)
+    elif file is None:
+        raise UsageError("give the FILE to check, or a --config that names one as data.trajectories")
+    elif arguments.tokenizer:
+        codec = Codec.load(arguments.tokenizer, arguments.template or "chatml")
     reporter = Reporter()
-    with reporter.stage("check", f"Checking {arguments.file}") as stage:
+    with reporter.stage("check", f"Checking {file}") as stage:
         found = check(
-            arguments.file,
+            file,
             limit=arguments.limit,
             codec=codec,
-            max_length=arguments.max_length,
+            max_length=max_length,
+            selection=selection,
             progress=lambda done, total: stage.update(done // 10**6, total // 10**6, "MB"),
         )
-    print_contents(arguments.file, found, reporter.console, arguments.max_length)
+    print_contents(file, found, reporter.console, max_length)
     if found.bad:
-        raise DataError(f"{arguments.file}: {found.bad:,} of {found.bad + found.episodes:,} lines are bad")
+        raise DataError(f"{file}: {found.bad:,} of {found.bad + found.episodes:,} lines are bad")
+    if found.trained is not None and not found.trained.examples:
+        raise DataError(f"{file}: {found.trained.why_nothing()}")
+
+
+def _of_config(arguments: argparse.Namespace) -> tuple:
+    """(file, codec, selection) of a run of the config that the arguments give."""
+    from cotjax.config import default_config, load_config, set_field
+    from cotjax.study.training_data import codec_of, selection_of
+
+    flags = {"data.trajectories": arguments.file, "model.tokenizer": arguments.tokenizer}
+    flags |= {"data.template": arguments.template, "data.max_length": arguments.max_length}
+    overrides = [*arguments.overrides, *(f"{name}={value}" for name, value in flags.items() if value is not None)]
+    if arguments.config:
+        config = load_config(arguments.config, overrides)
+    else:
+        config = default_config()
+        for override in overrides:
+            set_field(config, override)
+    if not config.data.trajectories:
+        raise UsageError("the config collects its own trajectories: give the FILE to check, or set --config.data.trajectories=FILE")
+    file = Path(config.data.trajectories)
+    if not file.is_file():
+        raise DataError(f"{file}: no such trajectory file; `cotjax collect` makes one")
+    return file, codec_of(config, file), selection_of(config)
 
 
 def _import(arguments: argparse.Namespace) -> None:

@@ -60,6 +60,10 @@ def default_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.trajectories = ""  # JSONL file to train on; empty: collect them
+    config.data.splits = ("train",)  # only episodes of these splits are trained on; (): of all
+    config.data.won_only = True  # lost episodes are not trained on; those whose outcome nobody knows are
+    config.data.no_thought = "skip"  # a step without a thought, in the CoT form: "skip" (history alone), "direct" (action alone), "error"
+    config.data.system = ""  # text of a system message before the first turn, as some models' own templates have one; empty: none
     config.data.direct_share = 0.0  # share of trajectories in the direct form (no reasoning)
     config.data.template = "chatml"  # turn template: "chatml" or "llama3"
     config.data.max_length = 768  # tokens an example; at most train.row_length
@@ -119,7 +123,7 @@ def default_config() -> ConfigDict:
     config.masking.action_close = False  # a dropped action takes `</action>` with it
     config.masking.end = False  # a dropped action takes the end-of-turn token with it
     config.masking.supervised = ("REASONING", "ACTION_OPEN", "ACTION", "ACTION_CLOSE", "END")  # roles trained on
-    config.masking.normalizer = "token_sum"  # what the loss is divided by: "token_sum", "example_mean" or "fixed_budget"
+    config.masking.normalizer = "token_sum"  # what the loss is divided by: "token_sum", "example_mean" (of responses) or "fixed_budget"
     # name -> label, and fraction: the share of units whose action loss is dropped. An arm may also have: control (see
     # cotjax.masking.CONTROLS), and last_fraction with fraction_steps (the fraction goes there over so many updates); see ARM_FIELDS.
     config.arms = ConfigDict()

@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cotjax.data.codec import Codec
 from cotjax.data.oddities import oddities
-from cotjax.data.tokens import Codec, trajectory_examples
+from cotjax.data.selection import UNKNOWN_PROVENANCE, Counts, Selection, tally
+from cotjax.data.tokens import trajectory_examples
 from cotjax.data.trajectories import KNOWN_FIELDS, KNOWN_STEP_FIELDS, Line, Trajectory, read_lines
 from cotjax.errors import DataError
 from cotjax.masking import Role
@@ -20,8 +22,6 @@ from cotjax.terminal import visible
 
 _WHOLE = 1 << 30  # tokens; nothing is cut for measuring it
 _PROGRESS_BYTES = 1 << 20  # between two calls of `progress`
-_KEPT = 1000  # values of a field that are told apart; a field that is another in every line must not fill the memory
-_OTHERS = "other values"
 _SHOWN = 12  # values a table lists of a field; the others are counted together
 
 
@@ -32,10 +32,11 @@ class Contents:
     errors: the first bad lines, as `file:line: what`; bad: how many there are in all
     episodes, steps: of the good lines; untrained: steps that are history alone; thoughtless: trained steps without a thought
     outcomes: won, lost, not known; provenance: of trained steps' thoughts
-    lengths: steps an episode; tokens: tokens an episode
+    lengths: steps an episode; tokens: tokens an episode, or, where there is a selection, an example
     unknown: fields that the schema does not have
     odd: what the schema allows but may not be meant
     long, lost: episodes longer than max_length tokens, and their steps that do not fit even by themselves
+    trained: what a run with the selection trains on, and what it leaves out; None without one
     """
 
     errors: list[str] = field(default_factory=list)
@@ -55,6 +56,7 @@ class Contents:
     odd: Counter = field(default_factory=Counter)
     long: int = 0
     lost: int = 0
+    trained: Counts | None = None
 
 
 def check(
@@ -63,6 +65,7 @@ def check(
     limit: int = 20,
     codec: Codec | None = None,
     max_length: int = 768,
+    selection: Selection | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Contents:
     """Read all of a file, good lines and bad, holding one line at a time.
@@ -71,18 +74,23 @@ def check(
       limit: bad lines whose message is kept; all are counted.
       codec: with one, every episode is encoded too: its text must be, and its tokens are counted.
       max_length: tokens an example may have in training.
+      selection: with one, and a codec, exactly those steps are encoded that a run with it trains on, and only text that it would
+        encode must be encodable; its own `max_length` counts then.
       progress: called with (bytes read, bytes in all) now and then.
 
     Raises:
       DataError: the file is missing or empty.
     """
-    found, done, told, path = Contents(), 0, 0, Path(path)
+    found, done, told, path = Contents(trained=selection and Counts()), 0, 0, Path(path)
     total = path.stat().st_size if path.is_file() else 0
     for line in read_lines(path):
         done += line.size
         error = line.error
         if error is None and codec is not None:
-            error = _measure(found, line.trajectory, codec, max_length, f"{path}:{found.bad + found.episodes + 1}")
+            try:
+                _encode(found, line.trajectory, codec, max_length, selection)
+            except DataError as refused:
+                error = DataError(f"{path}:{found.bad + found.episodes + 1}: {refused}")
         if error is not None:
             found.bad += 1
             if len(found.errors) < limit:
@@ -100,9 +108,9 @@ def _count(found: Contents, line: Line) -> None:
     found.episodes += 1
     found.steps += len(trajectory.steps)
     found.outcomes[{True: "won", False: "lost", None: "not known"}[trajectory.success]] += 1
-    _tally(found.splits, trajectory.split)
-    _tally(found.task_types, trajectory.task_type)
-    _tally(found.environments, trajectory.environment)
+    tally(found.splits, trajectory.split)
+    tally(found.task_types, trajectory.task_type)
+    tally(found.environments, trajectory.environment)
     found.lengths[len(trajectory.steps)] += 1
     found.odd.update(oddities(trajectory))
     for step in trajectory.steps:
@@ -111,31 +119,25 @@ def _count(found: Contents, line: Line) -> None:
         elif step.thought is None:
             found.thoughtless += 1
         else:
-            _tally(found.provenance, step.provenance or "not known")
+            tally(found.provenance, step.provenance or UNKNOWN_PROVENANCE)
     for name in line.row.keys() - KNOWN_FIELDS:
-        _tally(found.unknown, name)
+        tally(found.unknown, name)
     for step in line.row["steps"]:
         for name in step.keys() - KNOWN_STEP_FIELDS:
-            _tally(found.unknown, f"steps.{name}")
+            tally(found.unknown, f"steps.{name}")
 
 
-def _tally(counts: Counter, value: str) -> None:
-    counts[value if len(counts) < _KEPT or value in counts else _OTHERS] += 1
-
-
-def _measure(found: Contents, trajectory: Trajectory, codec: Codec, max_length: int, where: str) -> DataError | None:
-    form = "cot" if all(step.thought is not None for step in trajectory.steps if step.trained) else "direct"
-    try:
-        examples = list(trajectory_examples(codec, trajectory, form, _WHOLE))
-    except DataError as error:
-        return DataError(f"{where}: {error}")
-    for example in examples:  # one, or none where no step is trained
+def _encode(found: Contents, trajectory: Trajectory, codec: Codec, max_length: int, selection: Selection | None) -> None:
+    """Raises DataError: what would be encoded cannot be."""
+    if selection is not None:
+        found.tokens.update(len(example.ids) for example in selection.examples(codec, trajectory, found.trained))
+        return
+    for example in trajectory_examples(codec, trajectory, "cot", _WHOLE, no_thought="direct"):  # one, or none where no step is trained
         found.tokens[len(example.ids)] += 1
         if len(example.ids) > max_length:
             found.long += 1
             # Positions go on from a response's own prompt, whatever stands between them in the example.
             found.lost += int((example.positions[example.roles == Role.END] >= max_length).sum())
-    return None
 
 
 def print_contents(path: Path, found: Contents, console: Console, max_length: int) -> None:
@@ -161,11 +163,16 @@ def print_contents(path: Path, found: Contents, console: Console, max_length: in
         table.add_row("odd", Text(f"{count:,} {visible(what)}"))
     if found.unknown:
         table.add_row("unknown fields, passed over", Text(_listed(found.unknown)))
-    if found.tokens:
+    if found.trained is not None:
+        table.add_row("tokens an example", _spread(found.tokens))
+    elif found.tokens:
         table.add_row("tokens an episode", _spread(found.tokens))
         text = f"{found.long:,} episodes; {found.lost:,} of their steps do not fit with their prompt, and are not trained on"
         table.add_row(f"longer than {max_length:,}", text)
     console.print(table)
+    if found.trained is not None:
+        for line in ("A run trains on", *(f"  {line}" for line in found.trained.lines())):
+            console.print(line, markup=False, soft_wrap=True)
 
 
 def _listed(counts: Counter) -> str:

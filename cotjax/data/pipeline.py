@@ -143,12 +143,18 @@ def packed_row(examples: Sequence[dict], masking: Masking, epoch: int, row_lengt
     }
 
 
+def example_turns(example: dict) -> np.ndarray:
+    """The trajectory's step that each token is of -> [T] int32: a response's own step, and for a prompt that of the response behind it.
+
+    So a step is drawn under one number in every layout, also behind steps that are not trained on.
+    """
+    steps = example["steps"]
+    return steps[np.minimum(turn_numbers(example["roles"]), len(steps) - 1)]
+
+
 def _draws(dropping: Dropping, example: dict, epoch: int) -> np.ndarray:
-    roles, branches = example["roles"], example["branches"]
-    # Tokens on the trunk, branch 0, are a turn only where there are no branches; there the roles tell the turns apart.
-    turns = branches - 1 if branches.any() else turn_numbers(roles)
     try:
-        return dropping.draws(roles, example["id"].decode(), turns=example["first_step"] + turns, epoch=epoch)
+        return dropping.draws(example["roles"], example["id"].decode(), turns=example_turns(example), epoch=epoch)
     except MaskError as error:
         raise DataError(str(error)) from None
 

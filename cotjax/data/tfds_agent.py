@@ -2,8 +2,8 @@
 
 Works without tensorflow: it is written with `download_and_prepare` and read with `as_data_source`, both in the array_record
 format (TFDS's default, TFRecord, needs tensorflow). Examples keep the order of the trajectory file. Arrays are stored as their
-bytes, which are read ten times as fast as lists of integers. Beside the shards stands `lengths-<split>.npy`, every example's number of
-tokens: what packing is planned from.
+bytes, which are read ten times as fast as lists of integers. Beside the shards stand `lengths-<split>.npy`, every example's number of
+tokens, which packing is planned from, and `counts-<split>.json`: what of the file is trained on, and what is not, by reason.
 """
 
 from __future__ import annotations
@@ -11,38 +11,43 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from cotjax.data.codec import Codec
 from cotjax.data.packing import keep_lengths
-from cotjax.data.tokens import Codec, Layout, trajectory_examples
+from cotjax.data.selection import Counts, Selection
 from cotjax.data.trajectories import read_trajectories
 from cotjax.errors import DataError
-from cotjax.masking import drops_action
+from cotjax.files import read_json, write_whole
 
-ARRAYS = {"ids": np.int32, "roles": np.int8, "branches": np.int32, "positions": np.int32}
+ARRAYS = {"steps": np.int32, "ids": np.int32, "roles": np.int8, "branches": np.int32, "positions": np.int32}
 
 
 @dataclass
 class AgentConfig(tfds.core.BuilderConfig):
     """What a prepared dataset depends on.
 
-    `sources`: split name -> trajectory file (JSONL). `tokenizer`: folder with tokenizer.json. `direct_share`: the share of
-    trajectories written in the direct form (no reasoning), drawn by a stable hash of their id; the others in the CoT form.
-    `task_types`: only these (None: all). `max_length`: tokens an example. `layout`, `history`, `past_thoughts`: see
-    `cotjax.data.tokens.Layout`.
+    `sources`: split name -> trajectory file (JSONL). `tokenizer`: folder with tokenizer.json. `system`: a system message before the
+    first user turn. The other fields are those of `cotjax.data.selection.Selection`.
     """
 
     sources: dict[str, str] | None = None
     tokenizer: str = ""
     template: str = "chatml"
-    direct_share: float = 0.0
+    system: str = ""
+    splits: tuple[str, ...] = ("train",)
+    won_only: bool = True
     task_types: tuple[str, ...] | None = None
+    held_out: tuple[str, ...] = ()
+    direct_share: float = 0.0
+    no_thought: str = "skip"
     max_length: int = 768
     layout: str = "trajectory"
     history: int = 0
@@ -52,7 +57,7 @@ class AgentConfig(tfds.core.BuilderConfig):
 class AgentTrajectories(tfds.core.GeneratorBasedBuilder):
     """Examples of tokens; see `cotjax.data.tokens`."""
 
-    VERSION = tfds.core.Version("2.0.0")
+    VERSION = tfds.core.Version("3.0.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
         tokens = {name: tfds.features.Tensor(shape=(None,), dtype=dtype, encoding="bytes") for name, dtype in ARRAYS.items()}
@@ -64,29 +69,24 @@ class AgentTrajectories(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
-        self.lengths = {}  # split -> tokens of each example
+        self.lengths: dict[str, np.ndarray] = {}  # split -> tokens of each example
         return {split: self._generate_examples(split, path) for split, path in self.builder_config.sources.items()}
 
     def _generate_examples(self, split: str, path: str) -> Iterator[tuple[int, dict]]:
         config = self.builder_config
-        codec = Codec.load(config.tokenizer, config.template)
-        layout = Layout(config.layout, config.history, config.past_thoughts)
+        codec = Codec.load(config.tokenizer, config.template, config.system)
+        selection, counts = Selection.of(config), Counts()
         lengths = array("i")
         for trajectory in read_trajectories(path):
-            if config.task_types is not None and trajectory.task_type not in config.task_types:
-                continue
-            form = "direct" if drops_action(0, f"form/{trajectory.id}", config.direct_share) else "cot"
-            for example in trajectory_examples(codec, trajectory, form, config.max_length, layout):
+            for example in selection.examples(codec, trajectory, counts):
                 arrays = {name: getattr(example, name).astype(dtype) for name, dtype in ARRAYS.items()}
                 yield len(lengths), {"id": example.id, "first_step": example.first_step, **arrays}
                 lengths.append(len(example.ids))
         if not lengths:
-            raise DataError(f"{path}: no step{_of_types(config.task_types)}; nothing to train on")
+            raise DataError(f"{path}: {counts.why_nothing()}")
         self.lengths[split] = np.asarray(lengths, np.int32)
-
-
-def _of_types(task_types: tuple[str, ...] | None) -> str:
-    return f" in trajectories of the task types {', '.join(task_types)}" if task_types else ""
+        # Into the folder that TFDS makes, and renames when it is whole: there is no dataset without it.
+        write_whole(_counts_file(self, split), json.dumps(counts.as_dict(), indent=2) + "\n")
 
 
 def sha256_of(file: Path) -> str:
@@ -114,6 +114,15 @@ def prepare_dataset(
     return builder
 
 
+def dataset_counts(builder: AgentTrajectories, split: str = "train") -> Counts:
+    """What of the trajectory file a prepared split trains on, and what it leaves out."""
+    return Counts.of(read_json(_counts_file(builder, split), "cotjax"))
+
+
+def _counts_file(builder: AgentTrajectories, split: str) -> Path:
+    return Path(builder.data_dir) / f"counts-{split}.json"
+
+
 def fingerprint(config: AgentConfig, digest: Callable[[Path], str] = sha256_of) -> str:
     """Return 12 hexadecimal digits that name the examples: of the data, the tokenizer and every setting that they depend on."""
     together = hashlib.sha256()
@@ -123,16 +132,6 @@ def fingerprint(config: AgentConfig, digest: Callable[[Path], str] = sha256_of) 
         if not file.is_file():
             raise DataError(f"{file}: no such file")
         together.update(bytes.fromhex(digest(file)))
-    settings = (
-        sorted(config.sources),
-        config.template,
-        config.direct_share,
-        config.task_types,
-        config.max_length,
-        config.layout,
-        config.history,
-        config.past_thoughts,
-        str(AgentTrajectories.VERSION),
-    )
+    settings = (sorted(config.sources), config.template, config.system, asdict(Selection.of(config)), str(AgentTrajectories.VERSION))
     together.update(repr(settings).encode())
     return together.hexdigest()[:12]

@@ -14,7 +14,7 @@ turns that keep their thoughts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ from cotjax.masking import Role
 
 FORMS = ("cot", "direct")
 LAYOUTS = ("trajectory", "step")
+NO_THOUGHT = ("skip", "direct", "error")  # what becomes of a step without a thought in the form "cot"
 
 
 @dataclass(frozen=True)
@@ -62,34 +63,43 @@ TREES = Layout()
 
 @dataclass(frozen=True)
 class TokenExample:
-    """One example's tokens; all arrays have length T. `first_step`: the step of the trajectory that its first response is of."""
+    """One example's tokens.
+
+    steps: [R], the trajectory's step that each of its responses is of, in their order; `first_step`: the step that its history of
+      trained responses begins with. The other arrays have length T.
+    """
 
     id: str
     first_step: int
+    steps: np.ndarray
     ids: np.ndarray
     roles: np.ndarray
     branches: np.ndarray
     positions: np.ndarray
 
 
-def trajectory_examples(codec: Codec, trajectory: Trajectory, form: str, max_length: int, layout: Layout = TREES) -> Iterator[TokenExample]:
+def trajectory_examples(
+    codec: Codec, trajectory: Trajectory, form: str, max_length: int, layout: Layout = TREES, no_thought: str = "skip"
+) -> Iterator[TokenExample]:
     """Yield the examples of one trajectory, each at most `max_length` tokens.
 
-    `form` "cot": responses reason, then act. `form` "direct": they act alone. A step that is not `trained` is history alone. A step
-    that does not fit together with its prompt is left out, and so are those behind it if they show all of their history.
+    `form` "cot": responses reason, then act. `form` "direct": they act alone. A step that is not `trained`, or that does not fit
+    together with its prompt, is history alone. `no_thought`: what the form "cot" does with a trained step that has no thought: "skip"
+    makes it history, "direct" trains its action alone, "error" refuses the trajectory.
 
-    Layout "trajectory", form "cot": trees. The reasoned responses are branches, the past direct responses in the trunk are prompt; a
+    Layout "trajectory", form "cot": trees. The responses are branches, the past direct responses in the trunk are prompt; a
     trajectory too long for one tree goes on in another that holds the trunk again but only the later branches. Form "direct", and
     thoughts kept in past turns: no branches; the trunk's responses are those to train on.
 
     Raises:
-      UsageError: an unknown form.
-      DataError: a step cannot be encoded, has no thought where the form needs one, or the first prompt alone is too long; the
-        message names the trajectory and the step.
+      UsageError: an unknown form or `no_thought`.
+      DataError: a step cannot be encoded, or has no thought where that is an error; the message names the trajectory and the step.
     """
     if form not in FORMS:
         raise UsageError(f"unknown response form {form!r}; there are {', '.join(FORMS)}")
-    turns = _encoded(codec, trajectory, form, layout.past_thoughts)
+    if no_thought not in NO_THOUGHT:
+        raise UsageError(f"unknown no_thought {no_thought!r}; there are {', '.join(NO_THOUGHT)}")
+    turns = _encoded(codec, trajectory, form, layout.past_thoughts, no_thought)
     if layout.name == "step":
         return _steps(codec, trajectory, turns, max_length, layout.history)
     branching = form == "cot" and not layout.past_thoughts
@@ -101,25 +111,27 @@ class _Turn:
     """A step in ids: its observation, the response to train on, and what later prompts show of it."""
 
     number: int
-    where: str
     prompt: Segments
     response: Segments
     past: Segments
     trained: bool
 
 
-def _encoded(codec: Codec, trajectory: Trajectory, form: str, past_thoughts: bool) -> Iterator[_Turn]:
+def _encoded(codec: Codec, trajectory: Trajectory, form: str, past_thoughts: bool, no_thought: str) -> Iterator[_Turn]:
     for number, step in enumerate(trajectory.steps):
-        where = f"trajectory {trajectory.id!r}, step {number}"
+        silent = form == "cot" and step.thought is None
         try:
+            if silent and step.trained and no_thought == "error":
+                raise DataError(
+                    "the step has no thought; data.no_thought='skip' leaves such steps out, 'direct' trains their actions alone"
+                )
             prompt = codec.next_turn(step.observation) if number else codec.first_turn(trajectory.task, step.observation)
-            if form == "cot" and step.trained and step.thought is None:
-                raise DataError("the step has no thought, which the form 'cot' trains on; data.direct_share=1 trains on actions alone")
             direct = codec.direct(step.action)
-            reasoned = codec.reasoned(step.thought, step.action) if form == "cot" and step.thought is not None else direct
+            response = direct if form == "direct" or silent else codec.reasoned(step.thought, step.action)
         except DataError as error:
-            raise DataError(f"{where}: {error}") from None
-        yield _Turn(number, where, prompt, reasoned, _as_prompt(reasoned if past_thoughts else direct), step.trained)
+            raise DataError(f"trajectory {trajectory.id!r}, step {number}: {error}") from None
+        trained = step.trained and not (silent and no_thought == "skip")
+        yield _Turn(number, prompt, response, _as_prompt(response if past_thoughts else direct), trained)
 
 
 def _as_prompt(segments: Segments) -> Segments:
@@ -132,16 +144,16 @@ def _trees(name: str, turns: Iterator[_Turn], max_length: int) -> Iterator[Token
     for turn in turns:
         trunk.append(turn.prompt, branch=0)
         tree.append(turn.prompt, branch=0)
-        response = turn.response if turn.trained else []
-        needed = _length(turn.response if turn.trained else turn.past)
-        if len(tree) + needed > max_length and turn.number > first:
-            if end:
-                yield tree.cut(end).example(name, first)
-            tree, first, end = trunk.copy(), turn.number, 0
-        if _too_long(turn, len(tree) + needed, max_length):
+        if len(trunk) > max_length:
             break  # later prompts are longer still
-        tree.append(response, branch=turn.number - first + 1)
-        end = len(tree) if turn.trained else end
+        length = _length(turn.response)
+        if turn.trained and len(trunk) + length <= max_length:
+            if len(tree) + length > max_length:
+                if end:
+                    yield tree.cut(end).example(name, first)
+                tree, first = trunk.copy(), turn.number
+            tree.append(turn.response, branch=turn.number - first + 1, step=turn.number)
+            end = len(tree)
         trunk.append(turn.past, branch=0)
         tree.append(turn.past, branch=0)
     if end:
@@ -153,9 +165,9 @@ def _line(name: str, turns: Iterator[_Turn], max_length: int) -> Iterator[TokenE
     for turn in turns:
         line.append(turn.prompt, branch=0)
         response = turn.response if turn.trained else turn.past
-        if _too_long(turn, len(line) + _length(response), max_length):
-            break
-        line.append(response, branch=0)
+        if len(line) + _length(response) > max_length:
+            break  # later prompts hold this response, and are longer still
+        line.append(response, branch=0, step=turn.number if turn.trained else None)
         end = len(line) if turn.trained else end
     if end:
         yield line.cut(end).example(name, 0)
@@ -170,24 +182,17 @@ def _steps(codec: Codec, trajectory: Trajectory, turns: Iterator[_Turn], max_len
             tokens.append(past.prompt if past.number > start else _opening(codec, trajectory, start, past), branch=0)
             tokens.append(past.past, branch=0)
         tokens.append(turn.prompt, branch=0)
-        fits = not _too_long(turn, len(tokens) + _length(turn.response), max_length)
-        if turn.trained and fits:
-            tokens.append(turn.response, branch=0)
+        if len(tokens) > max_length and not history:
+            break  # later prompts are longer still
+        if turn.trained and len(tokens) + _length(turn.response) <= max_length:
+            tokens.append(turn.response, branch=0, step=turn.number)
             yield tokens.example(trajectory.id, turn.number)
-        elif not fits and not history:
-            break
         seen.append(turn)
 
 
 def _opening(codec: Codec, trajectory: Trajectory, start: int, turn: _Turn) -> Segments:
     """The first turn of a prompt whose history begins at step `start`."""
     return codec.first_turn(trajectory.task, trajectory.steps[start].observation) if start else turn.prompt
-
-
-def _too_long(turn: _Turn, length: int, max_length: int) -> bool:
-    if length > max_length and turn.number == 0:
-        raise DataError(f"{turn.where}: prompt and response take {length} tokens, the limit is {max_length}")
-    return length > max_length
 
 
 def _length(segments: Segments) -> int:
@@ -202,6 +207,7 @@ class _Tokens:
         self.roles: list[int] = []
         self.branches: list[int] = []
         self.positions: list[int] = []
+        self.steps: list[int] = []
         self._trunk_length = 0
 
     def __len__(self) -> int:
@@ -209,12 +215,14 @@ class _Tokens:
 
     def copy(self) -> _Tokens:
         other = _Tokens()
-        for name in ("ids", "roles", "branches", "positions"):
+        for name in ("ids", "roles", "branches", "positions", "steps"):
             setattr(other, name, list(getattr(self, name)))
         other._trunk_length = self._trunk_length
         return other
 
-    def append(self, segments: Sequence[tuple[list[int], Role]], branch: int) -> None:
+    def append(self, segments: Segments, branch: int, step: int | None = None) -> None:
+        """`step`: of the response that the segments are, where they are one to train on."""
+        self.steps += [] if step is None else [step]
         position = self._trunk_length
         for ids, role in segments:
             self.ids.extend(ids)
@@ -235,6 +243,7 @@ class _Tokens:
         return TokenExample(
             id,
             first_step,
+            np.asarray(self.steps, np.int32),
             np.asarray(self.ids, np.int32),
             np.asarray(self.roles, np.int32),
             np.asarray(self.branches, np.int32),

@@ -55,7 +55,10 @@ def benchmark(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = data or _play(folder)
-        config = AgentConfig("bench", sources={"train": str(path)}, tokenizer=str(tokenizer or BASE_FOLDER), max_length=length)
+        config = AgentConfig(
+            "bench", sources={"train": str(path)}, tokenizer=str(tokenizer or BASE_FOLDER), max_length=length,
+            splits=(), won_only=False, no_thought="direct",
+        )  # fmt: skip
         started = time.perf_counter()
         source = prepare_dataset(config, folder / "dataset").as_data_source(split="train")
         taken = time.perf_counter() - started

@@ -88,6 +88,7 @@ class Player:
     params: Callable
     tokenizer: Path
     template: str
+    system: str
     config: object
 
 
@@ -103,14 +104,15 @@ def player_of_run(run: Path, arm: str, step: int | None) -> Player:
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{run / 'config.json'}: not a run's config ({error}); give --model with an exported checkpoint") from None
     restore = partial(checkpoints.restore_params, step, model)
-    return Player(f"{arm}, step {step}", model, restore, run / "tokenizer", saved["data"]["template"], config)
+    data = saved["data"]
+    return Player(f"{arm}, step {step}", model, restore, run / "tokenizer", data["template"], data.get("system", ""), config)
 
 
 def player_of_model(folder: Path, template: str) -> Player:
     """A model's folder, Hugging Face or Orbax. Raises UsageError where it is neither."""
     from cotjax.train.convert import load_params, read_config
 
-    return Player(str(folder), read_config(folder), partial(load_params, folder), folder, template, default_config())
+    return Player(str(folder), read_config(folder), partial(load_params, folder), folder, template, "", default_config())
 
 
 def watch(
@@ -125,7 +127,7 @@ def watch(
 
     settings = player.config.evaluate
     settings.max_steps = max_steps or settings.max_steps
-    codec, mesh = Codec.load(player.tokenizer, player.template), make_mesh()
+    codec, mesh = Codec.load(player.tokenizer, player.template, player.system), make_mesh()
     settings.max_length = min(settings.max_length, player.model.max_length)
     sampler = sampler_of(settings, player.model, codec, mesh, slots=1)
     sampler.load(player.params(mesh))

@@ -19,6 +19,7 @@ from cotjax.model.published import PUBLISHED
 from cotjax.model.sharding import make_mesh
 from cotjax.ranges import check_all_ranges
 from cotjax.study.evaluate import check_layout, check_playable, elicitation_of, limits_of, playing_mesh
+from cotjax.study.training_data import selection_of
 from cotjax.train.convert import folder_kind, read_config
 from cotjax.train.main import check_batch, check_counts
 from cotjax.train.trackers import check_trackers
@@ -92,6 +93,7 @@ def _check_data(config: ConfigDict) -> None:
         raise UsageError(f"data.max_length ({config.data.max_length}) must be at most train.row_length ({config.train.row_length})")
     if config.data.template not in TEMPLATES:
         raise UsageError(f"data.template is {config.data.template!r}; there are {', '.join(TEMPLATES)}")
+    selection_of(config)
     check_layout(config)
 
 
@@ -108,7 +110,7 @@ def _check_base(config: ConfigDict) -> tuple[ModelConfig, Codec | None]:
     """Return the base's sizes and tokenizer; None where the data are to make one, and the vocabulary's size with it."""
     folder = base_folder(config)
     dtypes = {name: config.model[name] for name in ("param_dtype", "compute_dtype")}
-    codec = Codec.load(config.model.tokenizer, config.data.template) if config.model.tokenizer else None
+    codec = Codec.load(config.model.tokenizer, config.data.template, config.data.system) if config.model.tokenizer else None
     if folder is None:
         sizes = {name: config.model[name] for name in ("width", "layers", "heads", "kv_heads", "head_size", "feed_forward")}
         return ModelConfig(vocab_size=codec.vocab_size if codec else 1, **sizes, **dtypes), codec
@@ -121,7 +123,7 @@ def _check_base(config: ConfigDict) -> tuple[ModelConfig, Codec | None]:
     if codec is None:
         if not (folder / "tokenizer.json").is_file():
             raise UsageError(f"model.base: {folder} holds no tokenizer.json; name a folder that does as model.tokenizer")
-        codec = Codec.load(folder, config.data.template)
+        codec = Codec.load(folder, config.data.template, config.data.system)
     return read_config(folder, **dtypes), codec
 
 

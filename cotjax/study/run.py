@@ -8,7 +8,6 @@ model together, each plays its share of the games, and the first writes the repo
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,15 +19,14 @@ from rich.console import Console
 
 from cotjax import distributed
 from cotjax.data.collect import collect
-from cotjax.data.tfds_agent import AgentConfig, fingerprint, prepare_dataset
+from cotjax.data.tfds_agent import dataset_counts, fingerprint, prepare_dataset
 from cotjax.data.tokens import TOKENIZER_FILES, Codec
 from cotjax.data.trajectories import read_trajectories
-from cotjax.data.word_tokenizer import build_word_tokenizer, save_tokenizer
+from cotjax.data.word_tokenizer import save_tokenizer
 from cotjax.envs.base import Game
-from cotjax.envs.words import alfworld_words
 from cotjax.errors import UsageError
 from cotjax.files import local_path, read_json, whole_folder, write_whole
-from cotjax.formats import TEMPLATES, first_turn
+from cotjax.formats import TEMPLATES
 from cotjax.model import decoder, lora
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import param_shardings
@@ -38,6 +36,7 @@ from cotjax.study.folder import check as check_folder
 from cotjax.study.games import GameSets, prepare_games
 from cotjax.study.progress import Reporter, training_progress
 from cotjax.study.ready import adapters_of, base_folder, check, masking_of
+from cotjax.study.training_data import agent_config, made_tokenizer
 from cotjax.train.claim import check_content, made_from_of, planned_steps
 from cotjax.train.convert import load_params, read_config
 from cotjax.train.fingerprints import Fingerprints, contents
@@ -196,7 +195,7 @@ class Study:
         dtypes = {name: settings[name] for name in ("param_dtype", "compute_dtype")}
         if settings.base == "random":
             tokenizer = Path(settings.tokenizer) if settings.tokenizer else self._make_tokenizer(trajectories)
-            codec = Codec.load(tokenizer, self.config.data.template)
+            codec = Codec.load(tokenizer, self.config.data.template, self.config.data.system)
             sizes = {name: settings[name] for name in ("width", "layers", "heads", "kv_heads", "head_size", "feed_forward")}
             # Rounded up, so that the vocabulary can be shared out over a tensor axis.
             model = ModelConfig(vocab_size=-(-codec.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE, **sizes, **dtypes)
@@ -230,15 +229,8 @@ class Study:
             return folder  # else the data that it was made of may be others by now
         template = TEMPLATES[self.config.data.template]
 
-        def texts():
-            yield from alfworld_words()
-            for trajectory in read_trajectories(trajectories):
-                yield first_turn(trajectory.task, trajectory.steps[0].observation)
-                for step in trajectory.steps:
-                    yield from (step.observation, step.action, step.thought or "")
-
         with whole_folder(folder) as partial:
-            save_tokenizer(build_word_tokenizer(texts(), template), partial, template)
+            save_tokenizer(made_tokenizer(self.config, trajectories), partial, template)
         return folder
 
     def _keep_model(self, model: ModelConfig, tokenizer: Path) -> None:
@@ -255,21 +247,17 @@ class Study:
                 (kept / name).unlink(missing_ok=True)
 
     def _dataset(self, trajectories: Path, tokenizer: Path):
-        settings = self.config.data
-        builder_config = AgentConfig(
-            name="agent",
-            sources={"train": str(trajectories)},
-            tokenizer=str(tokenizer),
-            task_types=self._trained_task_types(),
-            **{name: settings[name] for name in ("template", "direct_share", "max_length", "layout", "history", "past_thoughts")},
-        )
+        builder_config = agent_config(self.config, trajectories, tokenizer)
         fingerprints = Fingerprints(self.folder / "fingerprints.json")
         made_from = self._made_from(trajectories, tokenizer, fingerprint(builder_config, fingerprints.of), fingerprints)
         with self.reporter.stage("dataset", "Building the dataset"):
             builder = prepare_dataset(builder_config, self.folder / "dataset", digest=fingerprints.of)
-        source = builder.as_data_source(split="train")
-        self.reporter.say(f"  {len(source)} examples")
-        return source, made_from
+        counts = dataset_counts(builder)
+        for line in counts.lines():
+            self.reporter.say(f"  {line}")
+        if distributed.first():
+            write_whole(self.folder / "data.json", json.dumps(counts.as_dict(), indent=2) + "\n")
+        return builder.as_data_source(split="train"), made_from
 
     def _made_from(self, trajectories: Path, tokenizer: Path, examples: str, fingerprints: Fingerprints) -> dict:
         """Return what binds the run besides its settings. Raises UsageError when an arm was begun with other content."""
@@ -287,18 +275,13 @@ class Study:
             check_content(self.folder / "arms" / arm, made_from)
         return made_from
 
-    def _trained_task_types(self) -> tuple[str, ...] | None:
-        """Task types that are trained on; None: whatever the user's own trajectories hold."""
-        if self.config.data.trajectories:
-            return None
-        return tuple(self.config.task_types.in_domain)
-
     def _trained(self) -> tuple[ModelConfig, Codec]:
         """The model that `train` trained, and its codec."""
         file = self.folder / "model.json"
         if not file.exists():
             raise UsageError(f"{self.folder}: nothing was trained here; run `cotjax train` with the same --out first")
-        return ModelConfig.from_saved(file), Codec.load(self.folder / "tokenizer", self.config.data.template)
+        settings = self.config.data
+        return ModelConfig.from_saved(file), Codec.load(self.folder / "tokenizer", settings.template, settings.system)
 
     def _seconds(self) -> dict[str, float]:
         """Seconds a stage took. A later run that finds a stage done does not make it look free."""
@@ -310,12 +293,7 @@ class Study:
     def _describe(self, games: GameSets, model: ModelConfig, expert: dict) -> None:
         """Write run.json: what the report says about the run."""
         config = self.config
-        trajectories = Path(config.data.trajectories or self.folder / "trajectories" / "train.jsonl")
-        provenance, kept = Counter(), 0
-        for trajectory in read_trajectories(trajectories):
-            if trajectory.task_type in config.task_types.in_domain or config.data.trajectories:
-                kept += 1
-                provenance.update(step.provenance or "no thought" for step in trajectory.steps if step.trained)
+        counts = read_json(self.folder / "data.json", "cotjax train")
         shapes = decoder.abstract_params(model)
         run = {
             "name": self.folder.name,
@@ -333,7 +311,14 @@ class Study:
                 },
                 "ood": {"games": len(games.ood), "split": config.games.eval_split, "task_types": list(config.task_types.ood)},
             },
-            "data": {"trajectories": kept, "held_out_trajectories": len(expert), "thought_provenance": dict(provenance)},
+            "data": {
+                "trajectories": counts["trained_trajectories"],
+                "steps": counts["trained_steps"],
+                "examples": counts["examples"],
+                "left_out": counts["left_out"],
+                "held_out_trajectories": len(expert),
+                "thought_provenance": counts["thought_provenance"],
+            },
             "made_from": next(map(made_from_of, self.arm_folders.values())),
             "train": dict(config.train),
             "masking": {name: list(value) if isinstance(value, tuple) else value for name, value in config.masking.items()},

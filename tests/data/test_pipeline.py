@@ -1,5 +1,7 @@
 import json
+import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +109,15 @@ def test_a_packed_example_has_the_features_that_it_has_alone(folder, layout):
     assert not any(row[name][place:].any() for name in row if name != "draws") and (row["draws"][place:] == NEVER).all()
 
 
+def test_an_example_that_begins_with_a_response_adds_nothing_to_the_one_before_it():
+    """The last token of an example predicts nothing, whatever the next example begins with."""
+    roles = np.array([Role.ACTION, Role.ACTION, Role.END], np.int8)
+    one = {"id": b"a", "first_step": 0, "steps": np.zeros(1, np.int32), "ids": np.arange(5, 8, dtype=np.int32), "roles": roles}
+    one |= {"branches": np.zeros(3, np.int32), "positions": np.arange(3, dtype=np.int32)}
+    row = packed_row([one, one], Masking(), 0, 8)
+    assert row["weights"].tolist() == [1, 1, 0, 1, 1, 0, 0, 0]
+
+
 def test_batches_are_a_function_of_the_seed_and_go_on_from_their_state(source):
     first, iterator = _batches(source, 3)
     state = iterator.get_state()
@@ -181,16 +192,62 @@ def test_several_shards_are_one_source(folder, source):
     assert [parts[index]["ids"].tobytes() for index in range(30)] == [source[index]["ids"].tobytes() for index in range(30)]
 
 
-def test_the_same_steps_are_drawn_whatever_the_layout(folder):
-    masking, drawn = Masking(seed=2, fraction=0.5), {}
-    for layout in ({}, {"past_thoughts": True}, {"layout": "step"}, {"layout": "step", "history": 1, "past_thoughts": True}):
-        kept = Counter()
-        for example in _dataset(folder, **layout):
-            features = example_features(example, masking)
-            action = (features["roles"] == Role.ACTION) & (features["weights"] > 0)
-            kept[example["id"].decode()] += int((features["draws"][action] < 0.5).sum())
-        drawn[str(layout)] = kept
-    assert len({tuple(sorted(kept.items())) for kept in drawn.values()}) == 1 and any(kept.values())
+LAYOUTS = [{}, {"past_thoughts": True}, {"direct_share": 1.0}, {"layout": "step"}, {"layout": "step", "history": 1, "past_thoughts": True}]
+
+
+@pytest.fixture(scope="module")
+def partly(folder):
+    """A folder with episodes of five steps of which some are not trained on: the first, one in the middle, and several."""
+    played = []
+    for index, left_out in enumerate([(), (1,), (0,), (0, 1, 3), (4,)]):
+        whole = tiny.trajectory(name=f"p{index}", steps=5)
+        steps = [replace(step, trained=number not in left_out) for number, step in enumerate(whole.steps)]
+        played.append(replace(whole, steps=tuple(steps)))
+    other = folder / "partly"
+    other.mkdir()
+    write_trajectories(other / "t.jsonl", played)
+    shutil.copytree(folder / "tokenizer", other / "tokenizer")
+    return other
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_the_same_steps_are_drawn_whatever_the_layout(folder, partly, layout):
+    """A step is drawn under its own number, also behind steps that are not trained on."""
+    masking = Masking(seed=2, fraction=0.5)
+    for where in (folder, partly):
+        seen = Counter()
+        for example in _dataset(where, **layout):
+            name, roles = example["id"].decode(), example["roles"]
+            draws = np.append(NEVER, example_features(example, masking)["draws"][:-1])  # of the tokens themselves
+            starts = np.flatnonzero((roles == Role.ACTION) & (np.append(0, roles[:-1]) != Role.ACTION))
+            assert len(starts) == len(example["steps"])
+            for start, step in zip(starts, example["steps"].tolist(), strict=True):
+                assert (draws[start] < 0.5) == drops_action(2, f"{name}#{step}", 0.5)
+                seen[name, step] += 1
+        assert set(seen.values()) == {1} and len({drops_action(2, f"{name}#{step}", 0.5) for name, step in seen}) == 2
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_an_example_mean_counts_a_response_whatever_the_layout(partly, layout):
+    """A response counts once: in a tree, in a line with the others of its episode, and by itself."""
+    import jax.numpy as jnp
+
+    from cotjax.train.loss import normalized
+
+    for batch in batches(_dataset(partly, **layout), row_length=700, batch=1, masking=Masking(), seed=0, epochs=1):
+        batch = dropped_weights(batch, 0.0)
+        roles, weights = batch["roles"][0], batch["weights"][0]
+        ends = np.flatnonzero((roles == Role.END) & (weights > 0))
+        losses = np.random.default_rng(0).random(weights.shape, np.float32)
+        means, start = [], 0
+        for end in ends + 1:
+            here = weights[start:end]
+            means.append((losses[start:end] * here).sum() / here.sum())
+            start = end
+        batch = {name: jnp.asarray(array) for name, array in batch.items()}
+        total, count = normalized("example_mean", losses[None] * batch["weights"], batch)
+        assert int(count) == len(ends)
+        np.testing.assert_allclose(total, sum(means), rtol=1e-5)
 
 
 def test_dropping_takes_the_action_tokens_of_the_drawn_steps_alone(source):

@@ -173,7 +173,8 @@ def test_a_step_without_thought_cannot_train_reasoning(codec):
     trajectory = tiny.trajectory(steps=1)
     silent = replace(trajectory, steps=(replace(trajectory.steps[0], thought=None, provenance=None),))
     with pytest.raises(DataError, match="no thought"):
-        list(trajectory_examples(codec, silent, "cot", 500))
+        list(trajectory_examples(codec, silent, "cot", 500, no_thought="error"))
+    assert list(trajectory_examples(codec, silent, "cot", 500)) == []
     assert len(_one(codec, silent, form="direct").ids) > 0
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from cotjax.cli import main
 from cotjax.config import load_config
+from cotjax.data.trajectories import read_trajectories
 from cotjax.rollout.record import read_records
 from cotjax.train.metrics import read_metrics
 
@@ -28,6 +29,7 @@ def get_config():
     config.games.in_domain = 4
     config.games.ood = 2
     config.task_types.collect = config.task_types.in_domain
+    config.collect.slips = 0.3
     config.model.base = "random"
     config.model.width, config.model.layers, config.model.heads, config.model.kv_heads = 32, 2, 2, 1
     config.model.head_size, config.model.feed_forward = 16, 48
@@ -60,6 +62,19 @@ def test_every_part_leaves_what_it_should(study):
     assert "<html" in (out / "report.html").read_text()
     assert list((out / "figures").glob("*.png"))
     assert "Playing every checkpoint" in (out / "log.txt").read_text()
+
+
+def test_what_is_trained_on_and_what_is_left_out_stands_in_the_log_the_run_and_the_report(study):
+    config, out = study
+    trajectories = list(read_trajectories(out / "trajectories" / "train.jsonl"))
+    slips = [sum(not step.trained for step in trajectory.steps) for trajectory in trajectories]
+    data = json.loads((out / "run.json").read_text())["data"]
+    assert data["left_out"] == {"untrained": {"trajectories": sum(map(bool, slips)), "steps": sum(slips)}} and sum(slips)
+    assert data["trajectories"] == len(trajectories)
+    assert data["steps"] == sum(len(trajectory.steps) for trajectory in trajectories) - sum(slips)
+    assert data["thought_provenance"] == {"scripted, before the action": data["steps"]}
+    assert f"left out: {sum(slips)} steps marked as not trained on" in (out / "log.txt").read_text()
+    assert "left_out.untrained.steps" in (out / "report.html").read_text()
 
 
 def test_ood_task_types_are_never_trained_on(study):

@@ -1,0 +1,72 @@
+"""What a config trains on: which steps of the trajectories, in which form, and with which tokenizer.
+
+A run builds its dataset by these, and `cotjax data check --config` says by them what it would build.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ml_collections import ConfigDict
+from tokenizers import Tokenizer
+
+from cotjax.assets import BASE_FOLDER
+from cotjax.data.codec import Codec
+from cotjax.data.selection import Selection
+from cotjax.data.tfds_agent import AgentConfig
+from cotjax.data.trajectories import read_trajectories
+from cotjax.data.word_tokenizer import build_word_tokenizer
+from cotjax.envs.words import alfworld_words
+from cotjax.formats import TEMPLATES, first_turn
+
+
+def selection_of(config: ConfigDict) -> Selection:
+    """Which steps a config trains on. Raises UsageError for settings that cannot be.
+
+    OOD task types are held out of training. Of collected data the in-domain types alone are trained on, of a user's file all others.
+    """
+    types = config.task_types
+    own = {"held_out": tuple(types.ood)} if config.data.trajectories else {"task_types": tuple(types.in_domain)}
+    return Selection.of(config.data, **own)
+
+
+def agent_config(config: ConfigDict, trajectories: Path, tokenizer: Path) -> AgentConfig:
+    """The dataset that a config trains on."""
+    return AgentConfig(
+        name="agent",
+        sources={"train": str(trajectories)},
+        tokenizer=str(tokenizer),
+        template=config.data.template,
+        system=config.data.system,
+        **vars(selection_of(config)),
+    )
+
+
+def made_tokenizer(config: ConfigDict, trajectories: Path) -> Tokenizer:
+    """The word-level tokenizer that a "random" model without one gets: of ALFWorld's words and the trajectories'."""
+
+    def texts() -> Iterator[str]:
+        yield from alfworld_words()
+        if config.data.system:
+            yield f"system {config.data.system}"
+        for trajectory in read_trajectories(trajectories):
+            yield first_turn(trajectory.task, trajectory.steps[0].observation)
+            for step in trajectory.steps:
+                yield from (step.observation, step.action, step.thought or "")
+
+    return build_word_tokenizer(texts(), TEMPLATES[config.data.template])
+
+
+def codec_of(config: ConfigDict, trajectories: Path) -> Codec:
+    """The codec that a run of this config encodes its data with.
+
+    Raises:
+      UsageError: there is no such tokenizer or template.
+      DataError: the tokenizer, or a trajectory that it would be made of, cannot be read.
+    """
+    settings = config.model
+    if settings.base == "random" and not settings.tokenizer:
+        return Codec(made_tokenizer(config, trajectories), TEMPLATES[config.data.template], config.data.system)
+    folder = settings.tokenizer or (BASE_FOLDER if settings.base == "package" else settings.base)
+    return Codec.load(folder, config.data.template, config.data.system)
