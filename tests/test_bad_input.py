@@ -202,7 +202,7 @@ OTHERS = {
     "a tokenizer that is cut": (_cut("tokenizer/tokenizer.json", _train()), DATA, ["tokenizer.json"]),
     "a tokenizer without the tags": (_change("tokenizer/tokenizer.json", "<action>", "<xction>", _train()), DATA, ["<action>"]),
     "examples longer than a row": (_train("--config.data.max_length=512"), USAGE, ["data.max_length (512)", "train.row_length (128)"]),
-    "no step that fits": (_train("--config.data.max_length=4"), DATA, ["4"]),
+    "no step that fits": (_train("--config.data.max_length=4"), DATA, ["nothing to train on", "data.max_length"]),
     "eight devices on one": (_train("--config.mesh.data=1", "--config.mesh.fsdp=8"), USAGE, ["8", "devices"]),
     "a batch in more parts than rows": (_train("--config.train.accumulate=3"), USAGE, ["train.batch (1)"]),
     "an unknown key": (_train("--config.train.stepz=3"), USAGE, ["did you mean 'steps'"]),
