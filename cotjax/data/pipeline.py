@@ -101,6 +101,13 @@ def example_features(example: dict, masking: Masking, epoch: int = 0) -> dict[st
     return {name: array for name, array in row.items() if name != "segment_ids"}
 
 
+def check_supervised(source: Sequence[dict], masking: Masking) -> None:
+    """Raise DataError when no example of the source has a token that is trained on."""
+    examples = (source[number] for number in range(len(source)))
+    if not any(example_features(example, masking)["weights"].any() for example in examples):
+        raise DataError("no example holds a supervised token; check masking.supervised and the data's roles")
+
+
 def packed_row(examples: Sequence[dict], masking: Masking, epoch: int, row_length: int) -> dict[str, np.ndarray]:
     """Stored examples -> one row [T] of each of a batch's fields. The filling behind them is segment 0, weighs 0, and is never drawn.
 

@@ -91,6 +91,7 @@ def training_progress(stage: Stage) -> Callable[[int, int, dict], None]:
         now = time.perf_counter()
         begun = begun or (step, now)
         left = f", {(now - begun[1]) / (step - begun[0]) * (steps - step):.0f} s left" if step > begun[0] else ""
-        stage.update(step, steps, f"steps, loss {row['loss']:.3f}, {row['time']['tokens_per_s']:,.0f} tokens/s{left}")
+        loss = "none" if row["loss"] is None else f"{row['loss']:.3f}"
+        stage.update(step, steps, f"steps, loss {loss}, {row['time']['tokens_per_s']:,.0f} tokens/s{left}")
 
     return report

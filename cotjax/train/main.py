@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from cotjax import distributed
-from cotjax.data.pipeline import Masking, batches, dropped_weights
+from cotjax.data.pipeline import Masking, batches, check_supervised, dropped_weights
 from cotjax.errors import DataError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import REMAT
@@ -91,7 +91,7 @@ def train(
 
     Raises:
       UsageError: a count of zero, a batch that the mesh does not divide, a folder that holds another run.
-      DataError: nothing to supervise, a loss that is not finite, a checkpoint of another model, a disk that is full.
+      DataError: no example holds a supervised token, a loss that is not finite, a checkpoint of another model, a disk that is full.
       Stopped: SIGTERM came; the step it came in is saved.
       KeyboardInterrupt: Ctrl-C came; likewise. A second one does not wait for the step.
     """
@@ -126,6 +126,7 @@ def train(
 
     # ---- data: each process reads the rows that its devices hold
     dropping = masking.dropping()
+    check_supervised(source, masking)
     own = distributed.local_rows(batch_sharding(mesh), settings.batch)
     iterator = iter(batches(source, row_length=settings.row_length, batch=settings.batch, masking=masking, seed=seed, rows=own))
 
@@ -143,11 +144,11 @@ def train(
         start = before["step"]
         iterator.set_state(before["iterator"])
     metrics_file = MetricsFile(folder / "metrics.jsonl", resume_step=start)
-    keep.losses.update(metrics_file.losses)
+    keep.losses.update((step, loss) for step, loss in metrics_file.losses.items() if loss is not None)
     trackers = Trackers(settings, folder, about, resume_step=start)
     profiler = Profiler(settings, folder / "profile")
 
-    def log(step: int, metrics: dict, batch: dict) -> float:
+    def log(step: int, metrics: dict, batch: dict) -> float | None:
         """Wait for a step, write its row and return its loss; keep its batch where the loss is not finite."""
         metrics = jax.device_get(metrics)
         try:
@@ -196,5 +197,7 @@ def train(
                 break
         if start < settings.steps:
             say(clock.summary())
+        if empty := sum(loss is None for loss in metrics_file.losses.values()):
+            say(f"{empty} updates had no supervised token left, and gradient 0")
         stop.check(saved, settings.steps)
     return folder / "checkpoints"

@@ -71,15 +71,15 @@ def step_flops(model: ModelConfig, metrics: dict) -> float:
 def as_row(step: int, metrics: dict, *, learning_rate: float, positions: int) -> dict:
     """Device metrics of one step -> a JSON row without its `time`. Losses are nats a supervised token; roles without one are left out.
 
+    A step without a supervised token, as a control may leave it, has no loss: None.
+
     `positions`: of the whole batch, padding too.
 
     Raises:
-      DataError: the loss or the gradient's norm is not finite, or nothing was supervised.
+      DataError: the loss or the gradient's norm is not finite.
     """
     loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
     weights = np.asarray(metrics["weight_by_role"])
-    if weights.sum() == 0:
-        raise DataError(f"step {step}: the batch holds no supervised token; check masking.supervised and the data's roles")
     for name, value in (("loss", loss), ("gradient's norm", norm)):
         if not math.isfinite(value):
             raise DataError(f"step {step}: the {name} is {value}; lower train.learning_rate or look at the data of this step")
@@ -87,7 +87,7 @@ def as_row(step: int, metrics: dict, *, learning_rate: float, positions: int) ->
     tokens = int(metrics["tokens"])
     return {
         "step": step,
-        "loss": loss,
+        "loss": loss if weights.any() else None,
         "grad_norm": norm,
         "learning_rate": learning_rate,
         "tokens": tokens,
@@ -102,6 +102,8 @@ class MetricsFile:
     """Appends rows to a JSONL file. On a resume, rows of steps that will be made again are cut off first.
 
     On several processes all read it, so that they agree on what is there, and the first alone writes.
+
+    losses: step -> loss of each row, nats; None where nothing was supervised.
 
     Raises:
       DataError: a row up to the resumed step is not there, or the disk takes no more.
@@ -126,6 +128,7 @@ class MetricsFile:
         self._out = self._path.open("a", buffering=1)
 
     def write(self, row: dict) -> None:
+        self.losses[row["step"]] = row["loss"]
         if self._out is None:
             return
         with disk_errors(self._path):

@@ -110,8 +110,7 @@ def make_train_step(
 
     Metrics: `loss` (nats, divided as `normalizer` says), `grad_norm` (of what is trained), `loss_by_role` and `weight_by_role`
     (sums, [roles]), `tokens` (positions that are not padding), `seen` (what they attend to, added up), `dropped` (by
-    data.pipeline.DROPPED). A batch without supervised tokens gives a NaN loss, which the loop
-    refuses.
+    data.pipeline.DROPPED). A batch without supervised tokens makes a step of gradient 0.
     """
     shardings = state_shardings(config, optimizer, params, mesh)
     on_batch = dict.fromkeys(BATCH_FIELDS, batch_sharding(mesh))
@@ -133,6 +132,7 @@ def make_train_step(
         else:
             total, totals, grads = _accumulated(sums_and_grads, _parts(batch, accumulate))
         weight = totals.pop("weight")
+        weight = jnp.where(weight > 0, weight, 1.0)  # where nothing is supervised, loss and gradient are 0, not 0 / 0
         # Divided here, once, over all parts and devices: parts with few supervised tokens weigh no more for it.
         wide = isinstance(state.opt_state, Mastered)
         grads = jax.tree.map(lambda grad: (grad / weight).astype(jnp.float32 if wide else grad.dtype), grads)

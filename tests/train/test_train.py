@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import jax
@@ -140,9 +141,29 @@ def test_settings_that_cannot_be_are_refused_at_once(source, tmp_path, changes, 
         run(tmp_path, source, **changes)
 
 
-def test_nothing_supervised_is_an_error_and_never_a_loss(source, tmp_path):
-    with pytest.raises(DataError, match="no supervised token"):
-        run(tmp_path, source, masking=Masking(supervised=("PAD",)))
+def test_data_without_a_supervised_token_is_refused_at_once(source, tmp_path):
+    untrained = [dict(example, roles=np.ones_like(example["roles"])) for example in (source[number] for number in range(9))]
+    with pytest.raises(DataError, match="no example holds a supervised token"):
+        run(tmp_path / "run", untrained)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("normalizer", ["token_sum", "example_mean", "fixed_budget"])
+def test_a_step_that_a_control_leaves_nothing_of_is_one_of_gradient_zero(source, tmp_path, normalizer):
+    """It has no loss, Adam's momentum alone moves the parameters, and the run goes on to its end."""
+    masking = Masking(fraction=0.8, unit="example", control="examples", normalizer=normalizer)
+    said = []
+    small = {"batch": 1, "row_length": 96, "steps": 6, "save_every": 1, "warmup": 0, "schedule": "constant"}
+    checkpoints = run(tmp_path, source, masking=masking, say=said.append, **small)
+    read = read_metrics(tmp_path / "metrics.jsonl")
+    empty = [row["step"] for row in read if row["loss"] is None]
+    assert 0 < len(empty) < 6 and f"{len(empty)} updates had no supervised token left" in said[-1]
+    for row in read:
+        assert (row["loss"] is None) == (row["grad_norm"] == 0) == (not row["supervised"])
+    params = [params_at(checkpoints, step) for step in range(7)]
+    moved = [max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, pair), strict=True)) for pair in pairwise(params)]
+    assert all(np.isfinite(moved))
+    assert [step for step, far in enumerate(moved, 1) if far == 0] == [step for step in empty if step < min(set(range(1, 7)) - set(empty))]
 
 
 def test_a_checkpoint_of_another_model_is_refused(finished):
