@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grain
 import numpy as np
@@ -39,6 +39,7 @@ from cotjax.masking import (
     targets,
     turn_numbers,
 )
+from cotjax.masking.drop import AS_MANY
 
 # What `dropped` counts in each row: targets that lose their weight, and the drawn units and the examples that they are of.
 DROPPED = ("tokens", "units", "examples")
@@ -166,6 +167,20 @@ def _draws(dropping: Dropping, example: dict, epoch: int) -> np.ndarray:
         raise DataError(str(error)) from None
 
 
+def _check_control(source: Sequence[dict], masking: Masking) -> None:
+    """Raise DataError, naming it, for an example that has too few tokens for a control that drops as many as the action has.
+
+    All examples are read, so that the run does not stop at one of them hours later.
+    """
+    if not masking.drops() or masking.control not in AS_MANY:
+        return
+    dropping = masking.dropping()
+    if dropping.redraw:  # sooner or later every unit is drawn
+        dropping = replace(dropping, fraction=1.0)
+    for index in range(len(source)):
+        _draws(dropping, source[index], epoch=0)
+
+
 def dropped_weights(batch: dict[str, np.ndarray], fraction: float) -> dict[str, np.ndarray]:
     """A batch of `batches` -> what a train step sees at this fraction: `weights` with the drawn targets dropped, and `budget`
     [B, 1] float32, the weight of the row without dropping; `dropped` [B, 3] int32, what the row loses to it (DROPPED).
@@ -243,7 +258,7 @@ def batches(
 
     Raises:
       UsageError: `batch` or `row_length` is not positive, or `rows` names none, or one that the batch does not have.
-      DataError: the source is empty, an example is longer than a row, or (from the iterator) the masking does not go with an example.
+      DataError: the source is empty, an example is longer than a row, or the masking does not go with an example.
     """
     if batch <= 0 or row_length <= 0:
         raise UsageError(f"batch ({batch}) and row_length ({row_length}) must be at least 1")
@@ -254,6 +269,7 @@ def batches(
         raise DataError("the dataset holds no examples")
     lengths = example_lengths(source)
     check_lengths(lengths, row_length, source)
+    _check_control(source, masking)
     packing = Packing(lengths, row_length, seed, bins)
     count = (sys.maxsize if epochs is None else packing.rows * epochs) // batch * len(rows)
     read = _Rows(source, packing, batch, rows, count)

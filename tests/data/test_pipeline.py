@@ -250,6 +250,20 @@ def test_an_example_mean_counts_a_response_whatever_the_layout(partly, layout):
         np.testing.assert_allclose(total, sum(means), rtol=1e-5)
 
 
+@pytest.mark.parametrize("redraw", [False, True])
+@pytest.mark.parametrize("unit", ["example", "turn", "token"])
+def test_an_example_that_a_control_cannot_be_applied_to_is_named_before_anything_is_read(folder, unit, redraw):
+    """A direct response has no reasoning to drop as many tokens of as its action has."""
+    masking = Masking(fraction=0.5, unit=unit, control="reasoning tokens", redraw=redraw)
+    with pytest.raises(DataError, match=r"'t\d+(#0)?': \d+ action tokens, but only 0 tokens for the control 'reasoning tokens'"):
+        batches(_dataset(folder, direct_share=1.0), row_length=256, batch=2, masking=masking, seed=0)
+    assert batches(_dataset(folder), row_length=256, batch=2, masking=masking, seed=0)
+    # Where none is drawn, none has to have them.
+    seldom = Masking(fraction=1e-9, unit=unit, control="reasoning tokens")
+    taken, _ = _batches(_dataset(folder, direct_share=1.0), 5, masking=seldom)
+    assert all((dropped_weights(batch, 1e-9)["dropped"] == 0).all() for batch in taken)
+
+
 def test_dropping_takes_the_action_tokens_of_the_drawn_steps_alone(source):
     masking = Masking(seed=5, fraction=0.4)
     dropped = 0
