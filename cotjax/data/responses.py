@@ -103,7 +103,7 @@ def _known_action(action: str) -> bool:
 def _beside_call(text: str, where: str) -> tuple[str | None, str]:
     if formats.THINK_OPEN in text or formats.THINK_CLOSE in text:
         found = _THINK.fullmatch(text)
-        if not found or _TAG.search(found["rest"]) or formats.THINK_OPEN in found["thought"]:
+        if not found:
             raise Unmapped("the response has no whole <think>…</think>", where)
         return found["thought"], found["rest"]
     if (found := _THOUGHT.match(text)) and not acts(text[found.end() :]):

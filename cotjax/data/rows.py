@@ -20,10 +20,11 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 @dataclass(frozen=True)
 class Broken:
-    """A row that is no JSON, or JSON that says two things."""
+    """A row that is no JSON, or JSON that says two things. `cut`: it is JSON as far as it goes."""
 
     text: str
     reason: str
+    cut: bool = False
 
 
 Row = tuple[int, str, Any, float]  # its number, its place, itself, the share of the file that is read
@@ -73,8 +74,8 @@ def _parsed(line: bytes) -> Any:
         return decode(text)
     except UnicodeDecodeError as error:
         return Broken(line.decode(errors="replace"), f"the line is not UTF-8 (at byte {error.start})")
-    except json.JSONDecodeError:
-        return Broken(text, "the line is no JSON")
+    except json.JSONDecodeError as error:
+        return Broken(text, "the line is no JSON", cut=error.pos >= len(text.rstrip()))
     except ValueError as error:
         return Broken(text, f"the line is no JSON ({error})")
 
@@ -88,7 +89,7 @@ def _text(raw: BinaryIO, file: Path) -> str:
 
 def _whole_object(file: Path, first: Broken) -> dict | None:
     """The object that the whole file is, over several lines; None where the file is JSON Lines that begin with a broken line."""
-    if not first.text.lstrip().startswith("{"):
+    if not first.cut:
         return None
     try:
         return decode(file.read_text(encoding="utf-8-sig"))

@@ -35,6 +35,7 @@ _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 def split_task(text: str, tools: bool = False) -> tuple[str, str]:
     """The first observation -> (task, the observation without the words that name it).
 
+    A period at the end of the task is left out: prompts put one there.
     `tools`: the agent calls tools, so the whole text is the task unless it says "Your task is …".
 
     Raises:
@@ -43,13 +44,13 @@ def split_task(text: str, tools: bool = False) -> tuple[str, str]:
     found = _named(text, tools)
     if not found:
         if tools and text.strip():
-            return text.strip(), ""
+            return text.strip().removesuffix("."), ""
         raise Unmapped("the first observation names no task, as in 'Your task is to: …'")
-    if len({task for _, _, task in found}) > 1:
+    if len({task.removesuffix(".") for _, _, task in found}) > 1:
         raise Unmapped("the first observation names more than one task")
     start, end, task = found[0]
     before, after = text[:start].rstrip(), re.sub(r"^[ \t]*\n*", "", text[end:])
-    return task, f"{before}\n{after}" if before and after else before or after
+    return task.removesuffix("."), f"{before}\n{after}" if before and after else before or after
 
 
 def names_task(text: str) -> bool:
@@ -83,28 +84,26 @@ def _named(text: str, tools: bool) -> list[tuple[int, int, str]]:
     for pattern in () if tools else _KNOWN:
         if found := [(match.start(), match.end(), match["task"]) for match in pattern.finditer(text)]:
             return found
-    lines = [(match.start(), match.end(), match["task"].strip().removesuffix(".")) for match in _LINE.finditer(text)]
+    lines = [(match.start(), match.end(), match["task"].strip()) for match in _LINE.finditer(text)]
     if plain := [line for line in lines if _YOURS.match(text, line[0])]:
         return plain
     sentences = [(match.start(), *_sentence(text, match.start("task"), match.end())) for match in _SENTENCE.finditer(text)]
     if tools:
         return sentences
     # "Task Description: Your task is to boil water." is one place, and the sentence says it best.
-    return sentences + [
-        line for line in lines if not any(line[0] <= start < line[1] or start <= line[0] < end for start, end, _ in sentences)
-    ]
+    return sentences + [line for line in lines if not any(line[0] <= start < line[1] for start, _, _ in sentences)]
 
 
 def _sentence(text: str, start: int, line_end: int) -> tuple[int, str]:
-    """Where the sentence that begins at `start` ends, and its words without the period."""
+    """Where the sentence that begins at `start` ends, and its words."""
     for stop in re.finditer(r"[.!?](?=\s)", text[start:line_end]):
         words, rest = text[start : start + stop.start()], text[start + stop.end() : line_end].lstrip()
         word = re.split(r"[\s(]", words)[-1].lower()
         # A period that may belong to its word, or that no new sentence follows, ends nothing: rather too long a task than half of one.
         cut = stop[0] == "." and (word in _ABBREVIATIONS or len(word) == 1)
         if not cut and (not rest or not rest[0].islower()):
-            return start + stop.end(), words if stop[0] == "." else words + stop[0]
-    return line_end, text[start:line_end].strip().removesuffix(".")
+            return start + stop.end(), words + stop[0]
+    return line_end, text[start:line_end].strip()
 
 
 def _at_commas(text: str) -> list[str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import dropwhile
 
 from cotjax.data.responses import split_response
 from cotjax.data.steps import IMPORTED_BEFORE
@@ -29,9 +30,8 @@ _WORLDS = {"ALFRED": "alfworld", "WebShop": "webshop"}
 
 
 def is_verl_agent(turns: list[Turn]) -> bool:
-    """Whether the one prompt of these turns is verl-agent's."""
-    spoken = [turn for turn in turns if turn.who != "system"]
-    return [turn.who for turn in spoken] == ["user", "agent"] and bool(_PROMPT.fullmatch(spoken[0].text))
+    """Whether these turns are one prompt of verl-agent's and its response."""
+    return _read(turns) is not None
 
 
 def as_verl_agent(turns: list[Turn]) -> tuple[Episode, str]:
@@ -40,8 +40,7 @@ def as_verl_agent(turns: list[Turn]) -> tuple[Episode, str]:
     The past steps that the prompt shows come first, without thoughts and not trained on: they are trained on in rows of their
     own. Raises Unmapped.
     """
-    spoken = [turn for turn in turns if turn.who != "system"]
-    found = _PROMPT.fullmatch(spoken[0].text) if len(spoken) == 2 else None
+    found = _read(turns)
     if found is None:
         raise Unmapped("the prompt is not verl-agent's")
     steps = [] if found["history"] is None else _past(found)
@@ -54,12 +53,17 @@ def as_verl_agent(turns: list[Turn]) -> tuple[Episode, str]:
             steps[0]["observation"] = first
         else:
             observation = first
-    thought, action = split_response(spoken[1], "step 0", tools=False)
+    thought, action = split_response(turns[-1], "step 0", tools=False)
     provenance = IMPORTED_BEFORE if thought is not None else None
-    steps.append(_step(observation, thought, action, provenance, _commands(found["commands"]), spoken[1].trained))
+    steps.append(_step(observation, thought, action, provenance, _commands(found["commands"]), turns[-1].trained))
     instructions = [("system messages", turn.text) for turn in turns if turn.who == "system"]
     left_out = ["prompts' words on the format of the response"]
     return Episode(task.strip().removesuffix("."), steps, instructions, left_out), _WORLDS[found["world"]]
+
+
+def _read(turns: list[Turn]) -> re.Match | None:
+    spoken = list(dropwhile(lambda turn: turn.who == "system", turns))
+    return _PROMPT.fullmatch(spoken[0].text) if [turn.who for turn in spoken] == ["user", "agent"] else None
 
 
 def _past(found: re.Match) -> list[dict]:

@@ -67,7 +67,7 @@ EPISODES = {
     ),
     "agentinstruct_os": (
         "agentgym",
-        'Tell me how many files are in the directory "/etc".',
+        'Tell me how many files are in the directory "/etc"',
         [
             ("", "I list the files, one a line, and count.", "bash\n\n```bash\ncd /etc\nls -1  | wc -l\n```"),
             ("The output of the OS:\n\n220", "That is the number.", "answer(220)"),
@@ -95,7 +95,7 @@ EPISODES = {
     ),
     "openai_tool_calls": (
         "messages",
-        "Is it warmer in Paris or in Rome?\nAnswer with one word.",
+        "Is it warmer in Paris or in Rome?\nAnswer with one word",
         [
             (
                 "",
@@ -128,7 +128,7 @@ EPISODES = {
     ),
     "llamafactory_sharegpt": (
         "sharegpt",
-        "Book a table for two.",
+        "Book a table for two",
         [("", None, '{"name": "book", "arguments": {"people": 2}}'), ('{"booked": true}', None, "Your table is booked.")],
     ),
     "llamafactory_alpaca": (

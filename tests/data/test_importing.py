@@ -218,6 +218,17 @@ def test_a_file_that_is_no_json_is_told_in_one_line(tmp_path, capsys, content, w
     assert words in err[-1] and not (tmp_path / "t.jsonl").exists()
 
 
+@pytest.mark.parametrize("array", [True, False], ids=["array", "lines"])
+def test_progress_is_told_every_hundred_rows(tmp_path, array):
+    told = []
+    file = tmp_path / "public.json"
+    rows = [PAIR | {"id": str(number)} for number in range(250)]
+    file.write_text(json.dumps(rows) if array else "".join(json.dumps(row) + "\n" for row in rows))
+    import_files([file, file], tmp_path / "t.jsonl", progress=lambda rows, share: told.append((rows, share)))
+    assert [rows for rows, _ in told] == [100, 200, 300, 400, 500]
+    assert [share for _, share in told] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0], abs=0.01)
+
+
 def test_bytes_that_are_no_text_are_one_row(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_bytes(b'{"a": "\xff"}\n' + json.dumps(ETO).encode() + b"\r\n")

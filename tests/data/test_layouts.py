@@ -119,6 +119,8 @@ def _one(first=FIRST, response="Thought: hm\nAction: look", **more):
         ("Your task is to: win.\nA note. It reads: 'Your task is to: lose'", "win", "A note. It reads: 'Your task is to: lose'"),
         ("Goal:\ncraft a stick...\n\n  You hold:\n    wood", "craft a stick..", "  You hold:\n    wood"),
         ("Your goal is to help. Be kind.\nYour task is to: win.\nYou see a cat.", "win", "Your goal is to help. Be kind.\nYou see a cat."),
+        ("Play.\n\nnow, my problem is:\n\ncount files.\nAnd dirs.", "count files.\nAnd dirs", "Play."),
+        ("You should perform actions to accomplish the goal: sum B. Give me one action.", "sum B", "Give me one action."),
         ("Question: who? and why?\nYou see a book.", "who? and why?", "You see a book."),
         ("Task: look.\nTask: look\nA cat.", "look", "Task: look\nA cat."),
     ],
@@ -161,6 +163,18 @@ def test_available_actions_are_told_apart_or_stay_in_the_observation(line, comma
 def test_a_response_keeps_its_text(response, thought, action):
     _, step = _one(response=response)
     assert (step["thought"], step["action"]) == (thought, action)
+
+
+def test_results_come_in_the_order_of_the_calls_or_as_they_stand():
+    unnamed = _call(m3={"tool_call_id": None}, m4={"tool_call_id": None})
+    assert [episode_of(row)[0].steps[1]["observation"] for row in (OPENAI, unnamed)] == [
+        '{"celsius": 24}\n{"celsius": 31.5}',
+        '{"celsius": 31.5}\n{"celsius": 24}',
+    ]
+    together = copy.deepcopy(OPENAI)
+    del together["messages"][3]
+    together["messages"][3]["tool_call_id"] = None
+    assert episode_of(together)[0].steps[1]["observation"] == '{"celsius": 24}', "one message may hold all results"
 
 
 def test_a_thought_in_a_field_of_its_own_is_kept():
@@ -228,6 +242,26 @@ REJECTED = {
     "an id that is no name": (_messages(LOOK, id=[1]), "its 'id' is neither"),
     "a message's picture": (_messages(LOOK | {"images": ["a.png"]}), "message 1: it holds pictures"),
     "a system that is no text": (_messages(LOOK, system=["Be brief."]), "its 'system' is no text"),
+    "a message that is text": ({"messages": [FIRST, "Action: look"]}, "message 0: a message needs 'role' and 'content'"),
+    "a prompt alone": ({"prompt": FIRST}, "none of a known layout"),
+    "a response alone": ({"response": "Action: look"}, "none of a known layout"),
+    "results without names, too many": (
+        _call(m2={"tool_calls": OPENAI["messages"][2]["tool_calls"] * 2}, m3={"tool_call_id": None}), "not those of the calls"
+    ),
+    "a thought in the thought": (_call(m5={"content": "<think>a<think>b</think>Rome."}), "the thought holds '<think>'"),
+    "an answer with tags": (_call(m5={"content": "<think>a</think>Rome</action>."}), "could be an action"),
+    "a result missing": (_call(m4={"role": "assistant"}), "not those of the calls"),
+    "two answers": (_messages(LOOK, LOOK), "turn 2: user and agent do not take turns"),
+    "a system message at the end": ({"messages": [*VERL_FIRST["prompt"], LOOK, {"role": "system", "content": "x"}]}, "in the middle"),
+    "a result that nobody asked for": (
+        {"messages": [*OPENAI["messages"], OPENAI["messages"][3], OPENAI["messages"][5]]}, "a tool's result answers no call"
+    ),
+    "two observations": (_messages(LOOK, *({"role": "observation", "content": "x"},) * 2, LOOK), "answers no call"),
+    "verl-agent's prompt twice": (
+        {"messages": VERL_FIRST["prompt"] + [{"role": "assistant", "content": VERL_FIRST["response"]}]
+         + VERL_FIRST["prompt"] + [{"role": "assistant", "content": VERL_FIRST["response"]}]},
+        "holds '<think>'",
+    ),
     "pictures": (_messages(LOOK, images=["a.png"]), "pictures"),
     "a preference": (_pairs(FIRST, "Action: look", chosen={"from": "gpt", "value": "x"}, rejected={}), "a preferred and a rejected"),
     "two layouts": ({"prompt": FIRST, "response": "Action: look", **_messages(LOOK)}, "two layouts"),
