@@ -82,7 +82,8 @@ class Expert:
         if self.slips and self._rng.random() < self.slips:
             slip = slip_intent(self.memory, admissible, self._rng)
             if slip is not None:
-                return Decision(None, slip.action, vain=slip.action not in admissible, slip=True)
+                command = slip.command(admissible)
+                return Decision(None, command, vain=command not in admissible, slip=True)
         if self._rng.random() < self.noise:
             if self._rng.random() < self.vain:
                 intent = vain_intent(self.memory, admissible, self._rng)
@@ -90,12 +91,12 @@ class Expert:
             intent = intent or random_intent(self.memory, admissible, self._rng)
         plan = next_intent(self.goal, self.memory, admissible)
         intent = intent or plan
-        return Decision(self._wording.thought(self.memory, intent, plan), intent.action, vain)
+        return Decision(self._wording.thought(self.memory, intent, plan), intent.command(admissible), vain)
 
 
 def next_intent(goal: Goal, memory: Memory, admissible: tuple[str, ...]) -> Intent:
     """What the expert does in this state. `admissible` is asked one thing only: whether "go to" a place is possible, which it
-    is not for a place at the agent's own standing point."""
+    is not for a place at the agent's own standing point. (`Intent.command` asks it for the game's form of a command, too.)"""
     held = memory.holding
     if held is not None and class_of(held) != goal.target:
         return _free_hand(memory, admissible)
@@ -129,7 +130,7 @@ def vain_intent(memory: Memory, admissible: tuple[str, ...], rng: random.Random)
         "use": [Intent("use", thing, place) for thing, place in seen if "lamp" in thing],
         "take": [Intent("take", thing, place) for thing, place in seen],
     }
-    vain = {verb: [intent for intent in intents if intent.action not in admissible] for verb, intents in known.items()}
+    vain = {verb: [intent for intent in intents if intent.command(()) not in admissible] for verb, intents in known.items()}
     verbs = [verb for verb in vain if vain[verb]]
     return rng.choice(vain[rng.choices(verbs, [VAIN_KINDS[verb] for verb in verbs])[0]]) if verbs else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 _NAME = r"[a-z]+ \d+"
@@ -13,6 +14,7 @@ _COMMANDS = tuple(
         rf"(?P<verb>open|close) (?P<place>{_NAME})",
         rf"(?P<verb>take) (?P<thing>{_NAME}) from (?P<place>{_NAME})",
         rf"(?P<verb>move) (?P<thing>{_NAME}) to (?P<place>{_NAME})",
+        rf"(?P<verb>put) (?P<thing>{_NAME}) (?:in/on|in|on) (?P<place>{_NAME})",
         rf"(?P<verb>heat|cool|clean) (?P<thing>{_NAME}) with (?P<place>{_NAME})",
         rf"(?P<verb>use|examine) (?P<thing>{_NAME})",
         r"(?P<verb>look|inventory)",
@@ -23,13 +25,16 @@ _ACTIONS = {
     "move": "move {thing} to {place}", "heat": "heat {thing} with {place}", "cool": "cool {thing} with {place}",
     "clean": "clean {thing} with {place}", "use": "use {thing}", "examine": "examine {thing}", "look": "look", "inventory": "inventory",
 }  # fmt: skip
+# How ALFWorld's older grammars have it.
+_OLDER = {"move": ("put {thing} in/on {place}", "put {thing} in {place}", "put {thing} on {place}")}
+_VERBS = {"put": "move"}
 
 
 @dataclass(frozen=True)
 class Intent:
     """One intended action.
 
-    verb: the first word of the command
+    verb: the first word of the present grammar's command
     thing, place: what it is about. For "go" and "open", `thing` (or None) is what the agent goes there for; "use" keeps the
       lamp's place; "examine" is about `thing`, which may be a place
     why: "search", "fetch", "treat", "lamp", "lamp search", "deliver", "free hand", "lost" (nothing left to try) or "wonder" (a
@@ -41,10 +46,10 @@ class Intent:
     place: str | None = None
     why: str = "wonder"
 
-    @property
-    def action(self) -> str:
-        """The command that the game takes."""
-        return _ACTIONS[self.verb].format(thing=self.thing, place=self.place)
+    def command(self, admissible: Collection[str]) -> str:
+        """The command, in the form that the game takes; in the present one where it takes none now."""
+        forms = [form.format(thing=self.thing, place=self.place) for form in (_ACTIONS[self.verb], *_OLDER.get(self.verb, ()))]
+        return next((form for form in forms if form in admissible), forms[0])
 
     @staticmethod
     def parse(command: str) -> Intent | None:
@@ -53,5 +58,5 @@ class Intent:
             match = pattern.fullmatch(command)
             if match:
                 found = match.groupdict()
-                return Intent(found["verb"], found.get("thing"), found.get("place"))
+                return Intent(_VERBS.get(found["verb"], found["verb"]), found.get("thing"), found.get("place"))
         return None

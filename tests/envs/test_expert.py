@@ -1,8 +1,11 @@
 """The scripted household agents: what they read, what they do, and what their thoughts claim."""
 
 import itertools
+import json
 import re
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -294,3 +297,39 @@ def test_the_thought_of_a_step_at_random_says_so(world):
     for game in games[:3]:
         for _, thought, _ in play(env, game, Explorer(11, 0.0))[1]:
             assert re.search(r"wonder|not sure|just try|no good plan|want to see", thought), thought
+
+
+def in_older_grammar(game: Game, folder: Path) -> Game:
+    """The game as ALFWorld's first releases say it: `put X in/on Y`, and the place where one arrives by its number."""
+    content = json.loads(Path(game.path).read_text())
+    for new, old in (
+        ("move {o} to {r}", "put {o} in/on {r}"),
+        ("You move the {o.name} to the {r.name}.", "You put the {o.name} in/on the {r.name}."),
+        ("You arrive at {r.name}.", "You arrive at {lend.name}."),
+    ):
+        assert new in content["grammar"]
+        content["grammar"] = content["grammar"].replace(new, old)
+    path = folder / game.id / "game.tw-pddl"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content))
+    return replace(game, path=str(path))
+
+
+def test_the_expert_plays_the_older_grammar_as_the_present_one(world, tmp_path):
+    """The same episodes, step by step, with `put X in/on Y` in place of `move X to Y`; the random agent too."""
+    env, games = world
+    put = 0
+    for game in games[:6]:
+        older = in_older_grammar(game, tmp_path)
+        for agent in (Expert(0), Explorer(4, 0.5)):
+            (_, present, won), (_, turns, older_won) = play(env, game, agent), play(env, older, agent)
+            actions = [action for _, _, action in turns]
+            if isinstance(agent, Explorer):
+                put += sum(action.startswith("put ") for action in actions)
+                continue
+            assert won and older_won
+            assert [thought for _, thought, _ in turns] == [thought for _, thought, _ in present]
+            assert [re.sub(r"^put (.*) in/on ", r"move \1 to ", action) for action in actions] == [action for _, _, action in present]
+            assert not any(action.startswith("move ") for action in actions)
+            put += sum(action.startswith("put ") for action in actions)
+    assert put > 6
