@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cotjax.cli_bench import add_bench
 from cotjax.cli_data import add_data
+from cotjax.cli_games import add_games
 from cotjax.cli_play import add_play
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.files import disk_errors, local_path
@@ -107,26 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_config(command, default="configs/demo.py")
         command.set_defaults(run=run)
 
-    games = commands.add_parser("games", help="make household games in ALFWorld's format").add_subparsers(dest="what", required=True)
-    make = games.add_parser("make", help="make games", description="Make solvable household games that the stock ALFWorld loads.")
-    make.add_argument("--out", required=True, type=Path, help="folder for the games; it then serves as ALFWorld data")
-    make.add_argument("--split", action="append", help="train, valid_seen or valid_unseen; repeat for several (default: all)")
-    make.add_argument("--per-type", type=int, default=10, help="games of each task type in each split (default 10)")
-    make.add_argument("--task-type", action="append", help="only this task type; repeat for several (default: all six)")
-    make.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
-    make.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
-    make.set_defaults(run=_make_games)
-
-    collect = commands.add_parser("collect", help="let a scripted agent play games and write its trajectories")
-    collect.add_argument("--games", required=True, type=Path, help="ALFWorld data folder (made or real)")
-    collect.add_argument("--split", default="train", help="split to play (default train)")
-    collect.add_argument("--out", required=True, type=Path, help="JSONL file to write")
-    collect.add_argument("--agent", choices=("expert", "explorer"), default="expert", help="who plays (default expert)")
-    collect.add_argument("--limit", type=int, default=0, help="play at most this many games (default: all)")
-    collect.add_argument("--seed", type=int, default=0, help="of wording and exploration (default 0)")
-    collect.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
-    collect.set_defaults(run=_collect)
-
+    add_games(commands)
     add_data(commands)
 
     mask = commands.add_parser(
@@ -292,43 +274,6 @@ def _finish(study, summary: dict | None) -> None:
 
     study.reporter.console.print(terminal_table(summary))
     study.reporter.say(f"Report: {(study.folder / 'report.html').resolve()}")
-
-
-def _make_games(arguments: argparse.Namespace) -> None:
-    from cotjax.envs.base import TASK_TYPES
-    from cotjax.envs.household import make_games
-    from cotjax.study.progress import Reporter
-
-    reporter = Reporter()
-    counts = {
-        split: dict.fromkeys(arguments.task_type or TASK_TYPES, arguments.per_type)
-        for split in arguments.split or ("train", "valid_seen", "valid_unseen")
-    }
-    with reporter.stage("games", "Making games") as stage:
-        made = make_games(arguments.out, counts, arguments.seed, arguments.workers, lambda done, total: stage.update(done, total, "games"))
-    reporter.say(f"{len(made)} games in {arguments.out}")
-
-
-def _collect(arguments: argparse.Namespace) -> None:
-    from cotjax.data.collect import collect
-    from cotjax.envs.alfworld import find_games
-    from cotjax.study.progress import Reporter
-
-    reporter = Reporter()
-    games = find_games(arguments.games, arguments.split)
-    if arguments.limit:
-        games = games[: arguments.limit]
-    with reporter.stage("collect", f"The {arguments.agent} plays {len(games)} games") as stage:
-        summary = collect(
-            games,
-            arguments.out,
-            agent=arguments.agent,
-            seed=arguments.seed,
-            workers=arguments.workers,
-            only_won=arguments.agent == "expert",
-            progress=lambda done, total: stage.update(done, total, "episodes"),
-        )
-    reporter.say(f"won {summary.won} of {summary.played}; kept {summary.kept} trajectories, {summary.steps} steps: {arguments.out}")
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # pathlib makes gs://a of gs
 
 
 def local_path(text: str | Path) -> Path:
-    """Return a path of this machine's file system, its `~` expanded.
+    """Return a path of this machine's file system, with `~` and variables of the environment (`$DATA`) expanded.
 
     Raises:
       UsageError: the text is a URL such as gs://bucket/run, which would become a local folder called `gs:`.
@@ -32,7 +32,7 @@ def local_path(text: str | Path) -> Path:
             f"{re.sub(':/+', '://', str(text), count=1)}: only paths of this machine's file system can be read and written, "
             "not URLs; work on a disk or a shared file system (NFS, Filestore), and copy from or to the bucket apart"
         )
-    return Path(os.path.expanduser(text))
+    return Path(os.path.expanduser(os.path.expandvars(text)))
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:

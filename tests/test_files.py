@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cotjax.cli import main
+from cotjax.config import load_config
 from cotjax.errors import DataError, UsageError
 from cotjax.files import check_output, local_path, whole, whole_folder, write_whole
 
@@ -139,3 +140,9 @@ def test_a_log_that_is_not_utf8_gets_what_it_can_show():
     text = "import sys; from cotjax.cli import main; main(['data', 'check', 'na\\u2212me \\u23ce.jsonl'])"
     ended = subprocess.run([sys.executable, "-c", text], env=os.environ | {"PYTHONIOENCODING": "latin-1"}, capture_output=True, check=True)
     assert b"Traceback" not in ended.stderr and b"na?me ?.jsonl: no such" in ended.stderr
+
+
+def test_a_variable_of_the_environment_is_expanded_in_a_path(monkeypatch, tmp_path):
+    monkeypatch.setenv("COTJAX_TEST_DATA", str(tmp_path))
+    assert local_path("$COTJAX_TEST_DATA/games") == local_path("${COTJAX_TEST_DATA}/games") == tmp_path / "games"
+    assert load_config(Path(__file__).parents[1] / "configs" / "demo.py", ["games.root=$COTJAX_TEST_DATA/games"]).games.root == str(tmp_path / "games")

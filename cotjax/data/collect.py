@@ -23,6 +23,7 @@ from cotjax.errors import CotjaxError, EnvError, UsageError
 
 AGENTS = ("expert", "explorer")
 _FAULTS_NAMED = 10
+_FAULTS_TOLD = 3
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,28 @@ class CollectSummary:
     failed: int = 0
     inadmissible: int = 0
     faults: tuple[str, ...] = ()
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Reason -> episodes that are not in the file for it."""
+        broken = self.failed + self.inadmissible
+        reasons = {
+            "not won": self.played - self.kept - broken,
+            "the environment or the game file failed": self.failed,
+            "the agent chose an action that the game does not take": self.inadmissible,
+        }
+        return {reason: count for reason, count in reasons.items() if count}
+
+    def lines(self) -> list[str]:
+        """What to tell: what was kept, what was left out and why, and the first few that broke off."""
+        lines = [f"won {self.won} of {self.played}; kept {self.kept} trajectories, {self.steps} steps"]
+        if self.left_out:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
+            lines[0] += f"; left out {self.played - self.kept}: {reasons}"
+        lines += [f"  broke off: {fault}" for fault in self.faults[:_FAULTS_TOLD]]
+        if (more := self.failed + self.inadmissible - len(self.faults[:_FAULTS_TOLD])) > 0:
+            lines.append(f"  and {more} more")
+        return lines
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,32 +15,64 @@ from cotjax.envs.base import TASK_TYPES, Game, Observation
 from cotjax.errors import DataError, EnvError, UsageError
 
 _INTRO = re.compile(r"-= Welcome to TextWorld, ALFRED! =-\s*(?P<room>.*?)\s*Your task is to: (?P<task>.*?)\.?\s*", re.DOTALL)
+_FILES = {"game.tw-pddl", "traj_data.json"}
 _NOT_OFFERED = "help"  # admissible in every state, and never of use
 
 
-def find_games(root: str | os.PathLike, split: str) -> list[Game]:
+def find_games(root: str | os.PathLike, split: str, left_out: Counter[str] | None = None) -> list[Game]:
     """The playable games of `<root>/json_2.1.1/<split>/` (or `<root>/<split>/`), sorted by id.
 
     Playable as ALFWorld's own `AlfredTWEnv.collect_game_files` has it: a folder with `traj_data.json` of a known task
     type and a `game.tw-pddl` marked solvable, and neither "movable" nor "Sliced" in the folder's name.
+    `left_out` is told how many others there are, by reason (`told_left_out` puts it into words).
     Raises UsageError where there is no such folder, DataError where it holds no playable game or a broken file.
     """
     root = Path(root)
     folders = [folder for folder in (root / "json_2.1.1" / split, root / split) if folder.is_dir()]
     if not folders:
-        raise UsageError(f"{root}: no ALFWorld games of split {split!r} in it; make some with `cotjax games make`")
-    games = []
+        raise UsageError(
+            f"{root}: no ALFWorld games of split {split!r} in it, neither in json_2.1.1/{split} nor in {split}; unpack ALFWorld's data "
+            "there, or make games with `cotjax games make`"
+        )
+    games, others = [], Counter()
     for folder, _, files in os.walk(folders[0]):
-        id_ = Path(folder).relative_to(folders[0]).as_posix()
-        if not {"traj_data.json", "game.tw-pddl"} <= set(files) or "movable" in id_ or "Sliced" in id_:
-            continue
-        task_type = _read_json(Path(folder, "traj_data.json")).get("task_type")
-        game_file = Path(folder, "game.tw-pddl")
-        if task_type in TASK_TYPES and _read_json(game_file).get("solvable"):
-            games.append(Game(id_, str(game_file), split, task_type))
+        if _FILES & set(files):
+            id_ = Path(folder).relative_to(folders[0]).as_posix()
+            game = _game_in(Path(folder), id_, split, set(files))
+            if isinstance(game, Game):
+                games.append(game)
+            else:
+                others[game] += 1
+    if left_out is not None:
+        left_out.update(others)
+    if others and not games:
+        raise DataError(
+            f"{folders[0]}: none of its {others.total():,} games is played: {told_left_out(others)}; "
+            "name another split or folder, or play a single one with `cotjax play --game PATH`"
+        )
     if not games:
-        raise DataError(f"{folders[0]}: no playable ALFWorld game in it; make some with `cotjax games make`")
+        raise DataError(f"{folders[0]}: no ALFWorld game in it; unpack ALFWorld's data there, or make games with `cotjax games make`")
     return sorted(games, key=lambda game: game.id)
+
+
+def told_left_out(left_out: Counter[str]) -> str:
+    """ "3 not marked solvable, 1 without traj_data.json"."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
+
+
+def _game_in(folder: Path, id_: str, split: str, files: set[str]) -> Game | str:
+    """The game of a folder, or why it is left out."""
+    for name in sorted(_FILES - files):
+        return f"without {name}"
+    for name in ("movable", "Sliced"):
+        if name in id_:
+            return f"with {name!r} in the name"
+    task_type = _read_json(folder / "traj_data.json").get("task_type")
+    if task_type not in TASK_TYPES:
+        return "of no known task type"
+    if not _read_json(folder / "game.tw-pddl").get("solvable"):
+        return "not marked solvable"
+    return Game(id_, str(folder / "game.tw-pddl"), split, task_type)
 
 
 def games_hash(games: Iterable[Game]) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -14,17 +15,20 @@ from cotjax.envs.alfworld import find_games, games_hash
 from cotjax.envs.base import Game
 from cotjax.envs.household import make_games
 from cotjax.errors import DataError, UsageError
+from cotjax.files import local_path
 
 
 @dataclass(frozen=True)
 class GameSets:
-    """The games of one study. `hash` is over the contents of those that are played for the report."""
+    """The games of one study. `hash` is over the contents of those that are played for the report; `left_out`: split -> what its
+    folder holds besides, by reason."""
 
     root: str
     train: tuple[Game, ...]
     in_domain: tuple[Game, ...]
     ood: tuple[Game, ...]
     hash: str
+    left_out: dict[str, Counter[str]] = field(default_factory=dict)
 
     def domain_of(self, game: Game) -> str:
         return "ood" if game in self.ood else "in_domain"
@@ -50,13 +54,15 @@ def prepare_games(config: ConfigDict, progress: Callable[[int, int], None] | Non
         named = config.games.root or os.environ.get("ALFWORLD_DATA", "")
         if not named:
             raise UsageError("games.source is 'alfworld', but there is no folder: set ALFWORLD_DATA or --config.games.root=FOLDER")
-        root = Path(named)
+        root = local_path(named)
     else:
         raise UsageError(f"unknown games.source {config.games.source!r}; there are made, alfworld")
-    in_domain, ood = _played(config, root)
-    train = _train(config, root)
+    left_out: dict[str, Counter[str]] = defaultdict(Counter)
+    in_domain, ood = _played(config, root, left_out)
+    train = _train(config, root, left_out)
     played = in_domain + ood
-    return GameSets(str(root), train, in_domain, ood, games_hash(played) if played else "")
+    told = {split: reasons for split, reasons in left_out.items() if reasons}
+    return GameSets(str(root), train, in_domain, ood, games_hash(played) if played else "", told)
 
 
 def made_counts(config: ConfigDict) -> dict[str, dict[str, int]]:
@@ -73,10 +79,10 @@ def made_counts(config: ConfigDict) -> dict[str, dict[str, int]]:
     return {split: types for split, types in counts.items() if types}
 
 
-def _train(config: ConfigDict, root: Path) -> tuple[Game, ...]:
+def _train(config: ConfigDict, root: Path, left_out: dict[str, Counter[str]]) -> tuple[Game, ...]:
     if config.data.trajectories:
         return ()  # the user's own; no game needs to be played for training
-    games = [game for game in find_games(root, "train") if game.task_type in config.task_types.collect]
+    games = [game for game in find_games(root, "train", left_out["train"]) if game.task_type in config.task_types.collect]
     if not games:
         raise DataError(f"{root}: no training games of the task types {', '.join(config.task_types.collect)}")
     if config.games.source == "alfworld" and config.games.train:
@@ -84,11 +90,11 @@ def _train(config: ConfigDict, root: Path) -> tuple[Game, ...]:
     return tuple(games)
 
 
-def _played(config: ConfigDict, root: Path) -> tuple[tuple[Game, ...], tuple[Game, ...]]:
+def _played(config: ConfigDict, root: Path, left_out: dict[str, Counter[str]]) -> tuple[tuple[Game, ...], tuple[Game, ...]]:
     wanted = (config.games.in_domain, config.games.ood)
     if not any(wanted):
         return (), ()
-    games = find_games(root, config.games.eval_split)
+    games = find_games(root, config.games.eval_split, left_out[config.games.eval_split])
     chosen = []
     for name, types, count in zip(("in_domain", "ood"), (config.task_types.in_domain, config.task_types.ood), wanted, strict=True):
         fitting = [game for game in games if game.task_type in types]

@@ -23,8 +23,9 @@ from cotjax.data.tfds_agent import dataset_counts, fingerprint, prepare_dataset
 from cotjax.data.tokens import TOKENIZER_FILES, Codec
 from cotjax.data.trajectories import read_trajectories
 from cotjax.data.word_tokenizer import save_tokenizer
+from cotjax.envs.alfworld import told_left_out
 from cotjax.envs.base import Game
-from cotjax.errors import UsageError
+from cotjax.errors import DataError, UsageError
 from cotjax.files import local_path, read_json, whole_folder, write_whole
 from cotjax.formats import TEMPLATES
 from cotjax.model import decoder, lora
@@ -74,6 +75,8 @@ class Study:
         made = "Making" if self.config.games.source == "made" else "Finding"
         with self.reporter.stage("games", f"{made} games") as stage, distributed.in_turn("games"):
             games = prepare_games(self.config, lambda done, total: stage.update(done, total, "games"))
+        for split, reasons in games.left_out.items():
+            self.reporter.say(f"  left out of {split}: {told_left_out(reasons)}")
         self.reporter.say(f"  {len(games.train)} to train on, {len(games.in_domain)} in-domain and {len(games.ood)} OOD games to play")
         return games
 
@@ -154,10 +157,10 @@ class Study:
 
     def _held_out_trajectories(self, games: GameSets) -> dict:
         path = self.folder / "trajectories" / "held_out.jsonl"
-        self._collect(games.played, path, "expert", 1, slips=0.0)
+        self._collect(games.played, path, "expert", 1, slips=0.0, needed=False)
         return {trajectory.game: trajectory for trajectory in read_trajectories(path)}
 
-    def _collect(self, games: tuple[Game, ...], path: Path, agent: str, episodes: int, slips: float) -> None:
+    def _collect(self, games: tuple[Game, ...], path: Path, agent: str, episodes: int, slips: float, needed: bool = True) -> None:
         if path.exists():
             return
         settings = self.config.collect
@@ -176,7 +179,11 @@ class Study:
                 episodes_per_game=episodes,
                 progress=lambda done, total: stage.update(done, total, "episodes"),
             )
-        self.reporter.say(f"  won {summary.won} of {summary.played}; kept {summary.kept} trajectories, {summary.steps} steps")
+        for line in summary.lines():
+            self.reporter.say(f"  {line}")
+        if needed and not summary.kept:
+            path.unlink()  # an empty file is not taken for a finished one
+            raise DataError(f"{path}: the {agent} could not play one of {summary.played} games to keep; see why above")
 
     def _start(self, trajectories: Path):
         """What training starts from: as `_base`, with fresh adapters where the config asks for them."""

@@ -1,13 +1,15 @@
 """Collecting trajectories: what is kept, what is counted, and that the file depends on nothing else than it says."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cotjax.cli import main
 from cotjax.data import collect as collecting
-from cotjax.data.collect import collect
+from cotjax.data.collect import CollectSummary, collect
 from cotjax.data.trajectories import SCRIPTED_BEFORE, read_trajectories
 from cotjax.envs.base import TASK_TYPES, Game
 from cotjax.envs.expert import Decision, Expert
@@ -110,3 +112,37 @@ def test_no_games_or_one_game_twice_says_so(games, tmp_path):
         collect([], tmp_path / "out.jsonl", "expert", seed=0)
     with pytest.raises(UsageError, match="2 times"):
         collect(games[:1] * 2, tmp_path / "out.jsonl", "expert", seed=0)
+
+
+def test_what_was_left_out_is_told_by_reason_with_the_first_examples():
+    faults = tuple(f"game {number}: fell" for number in range(6))
+    summary = CollectSummary(played=20, won=9, kept=9, steps=70, failed=4, inadmissible=2, faults=faults)
+    left_out = {
+        "not won": 5,
+        "the environment or the game file failed": 4,
+        "the agent chose an action that the game does not take": 2,
+    }
+    assert summary.left_out == left_out
+    first, *broke = summary.lines()
+    reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+    assert first == f"won 9 of 20; kept 9 trajectories, 70 steps; left out 11: {reasons}"
+    assert broke == [f"  broke off: game {number}: fell" for number in range(3)] + ["  and 3 more"]
+    assert CollectSummary(played=3, won=2, kept=3, steps=9).lines() == ["won 2 of 3; kept 3 trajectories, 9 steps"]
+
+
+def test_the_command_says_which_games_and_episodes_were_left_out(games, tmp_path, capsys):
+    root = tmp_path / "json_2.1.1" / "train"
+    for number, game in enumerate(games[:3]):
+        shutil.copytree(Path(game.path).parent, root / f"g{number}" / "trial")
+    broken = root / "g0" / "trial" / "game.tw-pddl"
+    broken.write_text(json.dumps(json.loads(broken.read_text()) | {"grammar": "nonsense"}))
+    (root / "g1" / "trial" / "traj_data.json").unlink()
+    command = ["collect", "--games", str(tmp_path), "--out", str(tmp_path / "out.jsonl"), "--workers", "1"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "1 without traj_data.json" in said
+    assert "won 1 of 2; kept 1 trajectories" in said and "left out 1: 1 the environment or the game file failed" in said
+    assert "broke off: " in said and str(broken) in said
+    shutil.rmtree(root / "g2")
+    assert main(command) == 3
+    assert "no episode could be kept" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -331,7 +332,12 @@ def test_find_games_filters_as_alfworld_does(games, tmp_path):
     for number, change in enumerate(({"solvable": False}, {"solvable": None})):
         copied(games[0], placed(f"unsolvable/trial_{number}"), **change)
 
-    found = find_games(tmp_path, "train")
+    left_out = Counter()
+    found = find_games(tmp_path, "train", left_out)
+    assert left_out == {
+        "not marked solvable": 2, "of no known task type": 1, "with 'Sliced' in the name": 1, "with 'movable' in the name": 1,
+        "without game.tw-pddl": 1, "without traj_data.json": 1,
+    }  # fmt: skip
     assert [game.id for game in found] == ["a/trial_3", "b/trial_1", "b/trial_2"]
     assert {game.task_type for game in found} == {games[0].task_type}
     assert find_games(tmp_path / "json_2.1.1", "train") == found
@@ -347,6 +353,22 @@ def test_find_games_filters_as_alfworld_does(games, tmp_path):
         with pytest.raises(DataError, match=str(broken)):
             find_games(tmp_path, "train")
         shutil.rmtree(broken.parent)
+
+
+def test_a_folder_whose_games_are_all_left_out_says_how_many_and_why(games, tmp_path):
+    for number, name in enumerate(("unsolvable", "AppleSliced", "unsolvable", "bare")):
+        folder = tmp_path / "valid_seen" / name / f"trial_{number}"
+        shutil.copytree(Path(games[0].path).parent, folder)
+        if name == "unsolvable":
+            copied(games[0], folder, solvable=False)
+        elif name == "bare":
+            (folder / "game.tw-pddl").unlink()
+    with pytest.raises(DataError) as caught:
+        find_games(tmp_path, "valid_seen")
+    said = str(caught.value)
+    assert "none of its 4 games is played: 2 not marked solvable, 1 " in said
+    assert "1 with 'Sliced' in the name" in said and "1 without game.tw-pddl" in said
+    assert "games make" not in said and "cotjax play --game" in said, "advice for one who has games"
 
 
 def test_a_folder_without_games_says_how_to_make_some(tmp_path):
