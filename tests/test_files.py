@@ -145,4 +145,6 @@ def test_a_log_that_is_not_utf8_gets_what_it_can_show():
 def test_a_variable_of_the_environment_is_expanded_in_a_path(monkeypatch, tmp_path):
     monkeypatch.setenv("COTJAX_TEST_DATA", str(tmp_path))
     assert local_path("$COTJAX_TEST_DATA/games") == local_path("${COTJAX_TEST_DATA}/games") == tmp_path / "games"
-    assert load_config(Path(__file__).parents[1] / "configs" / "demo.py", ["games.root=$COTJAX_TEST_DATA/games"]).games.root == str(tmp_path / "games")
+    assert load_config(Path(__file__).parents[1] / "configs" / "demo.py", ["games.root=$COTJAX_TEST_DATA/games"]).games.root == str(
+        tmp_path / "games"
+    )

@@ -44,7 +44,7 @@ _MOST_SAID = 1000  # characters of an error's message
 _MARK = "COTJAX_ENVIRONMENTS"  # in the environment of all that descends from a nursery: its temporary folder
 _BOOTSTRAP = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); import json; "
-    "sys.path[:] = json.loads(sys.argv[2]); from cotjax.envs.nursery import tend; tend(int(sys.argv[1]))"
+    "sys.path[:] = json.loads(sys.argv[2]); from cotjax.envs.nursery import tend; tend(int(sys.argv[1]), sys.argv[3])"
 )
 
 
@@ -119,7 +119,7 @@ class Nursery:
         self._relaying.start()
         with theirs, open(their_stderr, "wb") as stderr:
             fd = theirs.fileno()
-            command = [sys.executable, "-c", _BOOTSTRAP, str(fd), json.dumps([str(place) for place in sys.path])]
+            command = [sys.executable, "-c", _BOOTSTRAP, str(fd), json.dumps([str(place) for place in sys.path]), self._temporary]
             # A session of its own: what kills the caller's process group leaves the nursery to clear up.
             self._process = subprocess.Popen(
                 command, pass_fds=[fd], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, env=environment,
@@ -154,14 +154,17 @@ def _relay(fd: int) -> None:
     os.close(fd)
 
 
-def tend(fd: int) -> None:
-    """The nursery's life: import what `factory` needs by making one environment, then fork and end processes as asked."""
+def tend(fd: int, temporary: str) -> None:
+    """The nursery's life: import what `factory` needs by making one environment, then fork and end processes as asked.
+
+    `temporary`: the folder for temporary files, which goes with it.
+    """
     parent = os.getppid()
     adopt_orphans()
     control = socket.socket(fileno=fd)
     brood = None
     try:
-        with _watched(parent):
+        with _watched(parent, temporary):
             problem, factory = _rehearsed(control)
         brood = _Brood()
         gc.collect()
@@ -188,18 +191,18 @@ def tend(fd: int) -> None:
     finally:
         if brood:
             brood.end_all(_GRACE_S)
-        _leave()
+        _leave(temporary)
 
 
 @contextlib.contextmanager
-def _watched(parent: int) -> Iterator[None]:
+def _watched(parent: int, temporary: str) -> Iterator[None]:
     """While the first environment is made, which may hang, end with the caller. No thread is left to be forked."""
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(_WATCH_S):
             if os.getppid() != parent:
-                _leave(1)
+                _leave(temporary, 1)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -210,9 +213,10 @@ def _watched(parent: int) -> Iterator[None]:
         watcher.join()
 
 
-def _leave(code: int = 0) -> None:
+def _leave(temporary: str, code: int = 0) -> None:
     end_children(spared=())
-    shutil.rmtree(tempfile.gettempdir(), ignore_errors=True)
+    # By its name, never by tempfile.gettempdir(), which names the machine's own folder once this one is gone.
+    shutil.rmtree(temporary, ignore_errors=True)
     os._exit(code)
 
 

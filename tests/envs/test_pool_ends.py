@@ -140,6 +140,23 @@ def test_all_of_it_ends_with_a_caller_that_is_killed(tmp_path, group):
     assert not list(tmp_path.glob("cotjax-envs-*"))
 
 
+def test_no_folder_is_removed_but_the_pools_own(tmp_path, monkeypatch):
+    """The pool's temporary folder is gone before the pool is: what temporary files fall back to stays as it is."""
+    fallback = tmp_path / "fallback"
+    (fallback / "precious").mkdir(parents=True)
+    monkeypatch.setenv("TEMP", str(fallback))
+    caller = run("time.sleep(1000)", tmp_path)
+    with caller.stdout:
+        worker = int(caller.stdout.readline())
+    left = spawned(tmp_path) | {worker, parent(worker)}
+    (own,) = tmp_path.glob("cotjax-envs-*")
+    own.rename(tmp_path / "moved")
+    caller.kill()
+    caller.wait()
+    assert ended(left)
+    assert (fallback / "precious").is_dir()
+
+
 def test_all_of_it_ends_when_the_process_that_forks_is_killed(tmp_path):
     with EnvPool(partial(Spawner, str(tmp_path)), 1, 1) as pool:
         pool.reset({0: game("a")})
