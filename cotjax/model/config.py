@@ -133,6 +133,21 @@ class ModelConfig:
         """The dtype matmuls run in."""
         return jnp.dtype(self.compute_dtype)
 
+    def check_length(self, length: int, what: str) -> None:
+        """Raise UsageError when sequences of so many tokens pass the positions that the model was made for. `what` sets it."""
+        if length > self.max_length:
+            raise UsageError(
+                f"{what} is {length}; the model's positions allow 1 to {self.max_length} (max_position_embeddings), so set it no higher"
+            )
+
+    def check_ids(self, count: int) -> None:
+        """Raise UsageError when a tokenizer's ids, of which the highest is count - 1, pass the vocabulary."""
+        if count > self.vocab_size:
+            raise UsageError(
+                f"the tokenizer has ids up to {count - 1}, the model's vocabulary ends at {self.vocab_size - 1} (vocab_size "
+                f"{self.vocab_size}): give the model's own tokenizer, or resize its embeddings (transformers' resize_token_embeddings)"
+            )
+
     @classmethod
     def from_saved(cls, file: Path, **overrides: Any) -> ModelConfig:
         """Reads this class's fields from a model.json of cotjax's own. Raises DataError."""

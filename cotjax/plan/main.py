@@ -16,6 +16,7 @@ from rich.table import Table
 
 from cotjax.assets import BASE_FOLDER
 from cotjax.config import sampler_mesh, set_field
+from cotjax.data.tokens import Codec
 from cotjax.errors import UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import abstract_params
@@ -24,7 +25,7 @@ from cotjax.model.sharding import make_mesh
 from cotjax.model.stored import all_there
 from cotjax.plan.measure import DoesNotFit, Program, replicated, sampler_programs, train_program
 from cotjax.plan.topology import Topology
-from cotjax.train.convert import read_config
+from cotjax.train.convert import read_config, tokenizer_folder
 from cotjax.train.main import check_counts
 
 PROGRAMS = ("train", "sampler")
@@ -38,6 +39,7 @@ def plan(config: ConfigDict, topology: Topology, console: Console, only: str | N
     """
     check_counts(config.train)
     model, devices = model_of(config), topology.devices()
+    model.check_length(config.data.max_length, "data.max_length")
     meshes = {which: _mesh(which, config, devices) for which in (PROGRAMS if only is None else (only,))}
     room = topology.chip.memory * len({(getattr(device, "slice_index", 0), *device.coords) for device in devices}) / len(devices)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(model)))
@@ -73,7 +75,11 @@ def model_of(config: ConfigDict) -> ModelConfig:
         raise UsageError(f"model.base: {base} is neither a folder nor a published model; there are {', '.join(PUBLISHED)}")
     if (folder / "config.json").is_file() and not all_there(folder):
         return ModelConfig.from_hf(folder, **dtypes)
-    return read_config(folder, **dtypes)
+    model = read_config(folder, **dtypes)
+    tokenizer = Path(config.model.tokenizer) if config.model.tokenizer else tokenizer_folder(folder)
+    if (tokenizer / "tokenizer.json").is_file():
+        model.check_ids(Codec.load(tokenizer, config.data.template).vocab_size)
+    return model
 
 
 def _mesh(which: str, config: ConfigDict, devices: list[jax.Device]) -> Mesh:

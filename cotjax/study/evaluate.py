@@ -172,10 +172,8 @@ def check_playable(config: ConfigDict, model: ModelConfig, codec: Codec) -> None
     `config.evaluate` says. Called before anything is trained."""
     settings, elicitation = config.evaluate, elicitation_of(config)
     playing_mesh(config)
-    if settings.max_length > model.max_length:
-        raise UsageError(f"evaluate.max_length is {settings.max_length}; the model's positions allow 1 to {model.max_length}")
-    if codec.vocab_size > model.vocab_size:
-        raise UsageError(f"the tokenizer has {codec.vocab_size} ids, the model's vocabulary {model.vocab_size}: they are not of one model")
+    model.check_length(settings.max_length, "evaluate.max_length")
+    model.check_ids(codec.vocab_size)
     for name in ("max_new_tokens", "max_action_tokens"):
         if settings[name] >= settings.max_length:
             raise UsageError(f"evaluate.{name} is {settings[name]}; it must be less than evaluate.max_length, {settings.max_length}")

@@ -109,10 +109,10 @@ def player_of_run(run: Path, arm: str, step: int | None) -> Player:
 
 
 def player_of_model(folder: Path, template: str) -> Player:
-    """A model's folder, Hugging Face or Orbax. Raises UsageError where it is neither."""
-    from cotjax.train.convert import load_params, read_config
+    """A model's folder, Hugging Face, Orbax or PEFT. Raises UsageError where it is none."""
+    from cotjax.train.convert import load_params, read_config, tokenizer_folder
 
-    return Player(str(folder), read_config(folder), partial(load_params, folder), folder, template, "", default_config())
+    return Player(str(folder), read_config(folder), partial(load_params, folder), tokenizer_folder(folder), template, "", default_config())
 
 
 def watch(

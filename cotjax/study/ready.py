@@ -20,7 +20,7 @@ from cotjax.model.sharding import make_mesh
 from cotjax.ranges import check_all_ranges
 from cotjax.study.evaluate import check_layout, check_playable, elicitation_of, limits_of, playing_mesh
 from cotjax.study.training_data import selection_of
-from cotjax.train.convert import folder_kind, read_config
+from cotjax.train.convert import folder_kind, read_config, tokenizer_folder
 from cotjax.train.main import check_batch, check_counts
 from cotjax.train.trackers import check_trackers
 
@@ -121,9 +121,10 @@ def _check_base(config: ConfigDict) -> tuple[ModelConfig, Codec | None]:
     except UsageError as error:
         raise UsageError(f"model.base: {error}; 'package' and 'random' are bases too") from None
     if codec is None:
-        if not (folder / "tokenizer.json").is_file():
-            raise UsageError(f"model.base: {folder} holds no tokenizer.json; name a folder that does as model.tokenizer")
-        codec = Codec.load(folder, config.data.template, config.data.system)
+        tokenizer = tokenizer_folder(folder)
+        if not (tokenizer / "tokenizer.json").is_file():
+            raise UsageError(f"model.base: {tokenizer} holds no tokenizer.json; name a folder that does as model.tokenizer")
+        codec = Codec.load(tokenizer, config.data.template, config.data.system)
     return read_config(folder, **dtypes), codec
 
 
@@ -134,5 +135,8 @@ def _check_training(config: ConfigDict, plays: bool) -> None:
         raise DataError(f"data.trajectories: {trajectories}: no such file; give one with a JSON line an episode, as docs/data.md says")
     check_batch(config.train, make_mesh(**config.mesh))
     model, codec = _check_base(config)
+    model.check_length(config.data.max_length, "data.max_length")
+    if codec is not None:
+        model.check_ids(codec.vocab_size)
     if plays and codec is not None:  # new weights are made for the data's tokenizer, and checked when there is one
         check_playable(config, model, codec)

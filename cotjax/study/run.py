@@ -32,6 +32,7 @@ from cotjax.model import decoder, lora
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import param_shardings
 from cotjax.study.evaluate import check_playable, evaluate
+from cotjax.study.export import keep_base
 from cotjax.study.folder import arms_begun, claim
 from cotjax.study.folder import check as check_folder
 from cotjax.study.games import GameSets, prepare_games
@@ -39,7 +40,7 @@ from cotjax.study.progress import Reporter, training_progress
 from cotjax.study.ready import adapters_of, base_folder, check, masking_of
 from cotjax.study.training_data import agent_config, made_tokenizer
 from cotjax.train.claim import check_content, made_from_of, planned_steps
-from cotjax.train.convert import load_params, read_config
+from cotjax.train.convert import load_params, read_config, tokenizer_folder
 from cotjax.train.fingerprints import Fingerprints, contents
 from cotjax.train.main import train
 from cotjax.train.provenance import git_revision, package_versions
@@ -90,6 +91,7 @@ class Study:
             source, made_from = self._dataset(trajectories, tokenizer)
             if distributed.first():
                 self._keep_model(model, tokenizer)
+                keep_base(self.folder, base_folder(self.config), tokenizer, Codec.load(tokenizer, self.config.data.template))
         distributed.check_same("what the run is made from", contents(made_from))
         for arm, settings in self.config.arms.items():
             title = f"Training {arm!r} ({settings.label}) on {jax.device_count()} {jax.default_backend()} device(s)"
@@ -208,8 +210,9 @@ class Study:
             model = ModelConfig(vocab_size=-(-codec.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE, **sizes, **dtypes)
             return model, lambda mesh: self._random_params(model, mesh), tokenizer
         folder = base_folder(self.config)
-        model = read_config(folder, **dtypes)
-        return model, lambda mesh: load_params(folder, mesh, **dtypes), Path(settings.tokenizer) if settings.tokenizer else folder
+        model = read_config(folder, lambda line: self.reporter.say(f"  {line}"), **dtypes)
+        tokenizer = Path(settings.tokenizer) if settings.tokenizer else tokenizer_folder(folder)
+        return model, lambda mesh: load_params(folder, mesh, **dtypes), tokenizer
 
     def _random_params(self, model: ModelConfig, mesh: Mesh) -> dict:
         key, steps = jax.random.key(self.config.seed), self.config.model.recall_steps

@@ -106,6 +106,11 @@ def base_of(folder: Path) -> Path:
     return base
 
 
+def homes(folder: Path) -> tuple[Path, ...]:
+    """Return the folders where a model's files lie: its own, and behind it the base's where it is adapters."""
+    return (folder, base_of(folder)) if folder_kind(folder) == PEFT else (folder,)
+
+
 def tokenizer_folder(folder: Path) -> Path:
     """Where the tokenizer of a model's folder lies: there, or with the base of adapters."""
     if not (folder / "tokenizer.json").is_file() and folder_kind(folder) == PEFT:
@@ -156,14 +161,13 @@ def convert(source: Path, out: Path, dtype: str | None = None, max_shard_bytes: 
     with whole_folder(out) as partial:
         kind, config = folder_kind(source), read_config(source, say, **overrides)
         params = load_params(source, make_mesh(data=1, fsdp=-1), **overrides)
-        homes = (source, base_of(source)) if kind == PEFT else (source,)
-        ids = token_ids(homes[-1])
+        ids = token_ids(homes(source)[-1])
         if OTHER[kind] == ORBAX:
             save_orbax(partial, config, params, ids)
         else:
             save_hf(partial, config, params, max_shard_bytes, ids)
         for name in _KEPT:
-            found = next((home / name for home in homes if (home / name).is_file()), None)
+            found = next((home / name for home in homes(source) if (home / name).is_file()), None)
             if found is not None:
                 shutil.copyfile(found, partial / name)
     leaves = jax.tree.leaves(params)
