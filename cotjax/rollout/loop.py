@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -19,6 +18,7 @@ import numpy as np
 from cotjax import formats
 from cotjax.envs.base import Game, Observation
 from cotjax.errors import EnvError, UsageError
+from cotjax.rollout.background import in_background
 from cotjax.rollout.tokens import action_ids, check_continues, check_prompt
 
 DRIVERS = ("cot", "prompt", "reference")
@@ -132,25 +132,23 @@ def play(
         raise UsageError(f"unknown driver {driver!r}; there are {', '.join(DRIVERS)}")
     waiting = list(reversed(games))
     live: dict[int, _Episode] = {}
-    # One thread, so that the environments are asked one thing at a time, in order.
-    with ThreadPoolExecutor(max_workers=1) as background:
-        while waiting or live:
-            _fill(live, waiting, policy, codec, environments, seed)
-            turn = _Turn(policy, codec, elicitation, driver, references, driver != "prompt" if both is None else both)
-            turn.act(live)
-            moved = background.submit(_move, environments, turn.actions, turn.last, waiting)
-            turn.compare()
-            started_at = time.perf_counter()
-            moves = moved.result()
-            # At most what the environments took: that a thread wakes up late on a busy machine is not their doing.
-            waited = min((time.perf_counter() - started_at) / max(1, len(turn.executed)), moves.seconds)
-            _advance(live, turn.executed, moves, waited, codec, on_step)
-            for slot, episode in list(live.items()):
-                if episode.ended:
-                    episode.env_faults = moves.faults[slot] if slot in moves.faults else list(environments.faults(slot))
-                    on_record(episode.game, _as_record(episode, driver, elicitation))
-                    del live[slot]
-            _begin(live, moves.starting, moves.begun, 0.0, policy, codec, seed)
+    while waiting or live:
+        _fill(live, waiting, policy, codec, environments, seed)
+        turn = _Turn(policy, codec, elicitation, driver, references, driver != "prompt" if both is None else both)
+        turn.act(live)
+        moved = in_background(_move, environments, turn.actions, turn.last, waiting)  # one at a time, in order
+        turn.compare()
+        started_at = time.perf_counter()
+        moves = moved.result()
+        # At most what the environments took: that a thread wakes up late on a busy machine is not their doing.
+        waited = min((time.perf_counter() - started_at) / max(1, len(turn.executed)), moves.seconds)
+        _advance(live, turn.executed, moves, waited, codec, on_step)
+        for slot, episode in list(live.items()):
+            if episode.ended:
+                episode.env_faults = moves.faults[slot] if slot in moves.faults else list(environments.faults(slot))
+                on_record(episode.game, _as_record(episode, driver, elicitation))
+                del live[slot]
+        _begin(live, moves.starting, moves.begun, 0.0, policy, codec, seed)
 
 
 @dataclass

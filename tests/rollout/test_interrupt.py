@@ -1,0 +1,72 @@
+"""Ctrl-C while an environment hangs ends the program, long before the environment's time limit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cotjax.envs.base import Game, Observation
+
+# Two games in two slots, one of which hangs at its second step; the other thread waits for both when the interrupt comes.
+PLAYS = """
+import sys
+from functools import partial
+from pathlib import Path
+import tiny
+from test_interrupt import Hanging, game
+from test_loop import RulePolicy
+from cotjax.envs.pool import EnvPool
+from cotjax.rollout.loop import Elicitation, play
+
+folder, workers = Path(sys.argv[1]), int(sys.argv[2])
+codec = tiny.word_codec(folder / "tokenizer", tiny.TINY_WORDS)
+with EnvPool(partial(Hanging, str(folder)), 2, workers) as pool:
+    play(
+        [game("a"), game("b")], policy=RulePolicy(codec), codec=codec, environments=pool, driver="cot", elicitation=Elicitation(),
+        seed=0, on_record=lambda game, record: None,
+    )
+"""
+
+
+def game(id_: str) -> Game:
+    return Game(id_, "", "train", "pick_and_place_simple")
+
+
+class Hanging:
+    """Its second step never ends, and heeds no signal that can be blocked."""
+
+    def __init__(self, folder: str):
+        self._folder, self._steps = Path(folder), 0
+
+    def reset(self, game: Game) -> tuple[str, Observation]:
+        self._game, self._steps = game.id, 0
+        return "put a plate in fridge", Observation("You see a cabinet 1, a cabinet 2, and a fridge 1.", ("look",), False, False)
+
+    def step(self, action: str) -> Observation:
+        self._steps += 1
+        if self._steps == 2 and self._game == "b":
+            (self._folder / "hangs").touch()
+            while True:
+                time.sleep(1000)
+        return Observation(f"You open the cabinet {self._steps}.", ("look",), False, False)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_interrupt_ends_a_rollout_whose_environment_hangs(tmp_path, workers):
+    path = os.pathsep.join([str(Path(__file__).parent), *map(str, sys.path)])
+    command = [sys.executable, "-c", PLAYS, str(tmp_path), str(workers)]
+    run = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, text=True)
+    limit = time.monotonic() + 60
+    while not (tmp_path / "hangs").exists():
+        assert run.poll() is None and time.monotonic() < limit
+        time.sleep(0.02)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=30)
+    assert run.returncode in (1, 130, -signal.SIGINT) and "KeyboardInterrupt" in said
