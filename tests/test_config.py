@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from cotjax.config import default_config, load_config, set_field
+from cotjax.config import ARM_FIELDS, default_config, load_config, set_field
 from cotjax.errors import UsageError
+from cotjax.study.ready import masking_of
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -40,6 +41,21 @@ def test_a_wrong_override_is_one_clear_line(override, message):
     with pytest.raises(UsageError) as caught:
         set_field(default_config(), override)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_every_field_of_an_arm_can_be_set(tmp_path):
+    config = default_config()
+    for name, value in (("control", "random tokens"), ("fraction", 0.5), ("last_fraction", 0.25), ("fraction_steps", 7), ("label", "x")):
+        set_field(config, f"arms.reduced.{name}={value}")
+        assert config.arms.reduced[name] == value and type(config.arms.reduced[name]) is type(ARM_FIELDS[name])
+    assert set(config.arms.reduced) == set(ARM_FIELDS) and set(config.arms.sft) == {"label", "fraction"}
+    assert masking_of(config, "reduced").dropping().fraction_at(7) == 0.25
+    for override, words in (
+        ("arms.reduced.contrl=x", "did you mean 'control'"),
+        ("arms.new.fraction=0.5", "unknown config key 'arms.new'"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            set_field(config, override)
 
 
 def test_a_config_file_that_is_missing_or_broken_is_named(tmp_path):

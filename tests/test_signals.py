@@ -2,13 +2,17 @@
 
 import contextlib
 import gc
+import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 
 import pytest
 
 from cotjax.errors import Stopped
-from cotjax.signals import caused_by_interrupt, never_unheard, stop_at_sigterm
+from cotjax.signals import at_interrupt, caused_by_interrupt, never_unheard, stop_at_sigterm
 
 
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Stopped)])
@@ -50,3 +54,65 @@ def test_what_a_library_makes_of_an_interrupt_is_one():
     except SystemError as error:
         assert caused_by_interrupt(error)
     assert not caused_by_interrupt(ValueError()) and not caused_by_interrupt(None)
+
+
+DEADLOCK = """
+import ctypes
+from cotjax.signals import at_interrupt
+with at_interrupt(lambda: {patient}, "the step is finished first", lambda: print("the others are told", flush=True)):
+    print("ready", flush=True)
+    lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)
+    lock(mutex), lock(mutex)
+"""
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_an_interrupt_is_heard_while_native_code_holds_the_main_thread(patient):
+    """Twice where the first asks to finish a step, once where there is none; no handler of Python's ever runs."""
+    command = [sys.executable, "-c", DEADLOCK.format(patient=patient)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        if patient:
+            assert process.stderr.readline() == "cotjax: the step is finished first\n"
+            process.send_signal(signal.SIGINT)
+        out, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == "the others are told\n"
+    assert said == "cotjax: stopped at once; what is saved is kept, the same command goes on from it\n"
+
+
+def test_the_first_interrupt_is_noted_and_the_second_raised(capfd):
+    before = signal.getsignal(signal.SIGINT)
+    noted = []
+    with pytest.raises(KeyboardInterrupt), at_interrupt(lambda: not noted.append(1), "first", lambda: None):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert noted
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(20)
+    assert signal.getsignal(signal.SIGINT) is before and signal.set_wakeup_fd(-1) == -1
+    assert capfd.readouterr().err.count("cotjax: first\n") == 1
+    with pytest.raises(KeyboardInterrupt), at_interrupt(lambda: False, "never said", lambda: None):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(20)
+    assert "never said" not in capfd.readouterr().err
+
+
+def test_where_interrupts_are_not_to_be_heard_they_are_not():
+    """In a shell's background, and in another thread than the main one, which alone can listen."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with at_interrupt(lambda: pytest.fail("heard"), "", lambda: None):
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    entered = []
+
+    def enter():
+        with at_interrupt(lambda: True, "", lambda: None):
+            entered.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert entered == [before]

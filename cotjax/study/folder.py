@@ -58,6 +58,18 @@ def claim(folder: Path, mine: Mapping[str, Any]) -> None:
         raise UsageError(f"{folder}: nothing can be written there ({error.strerror}); choose another folder with --out") from None
 
 
+def bind_held_out(folder: Path, sha256: str) -> None:
+    """Keep which expert's trajectories the games of a run are played beside. Raises UsageError when they are others than at first."""
+    file = folder / "held_out.json"
+    if file.exists() and any((folder / "records").rglob("*.json")) and read_json(file, "cotjax").get("sha256") != sha256:
+        raise UsageError(
+            f"{folder / 'trajectories' / 'held_out.jsonl'} changed since episodes were played; bring it back, or move "
+            f"{folder / 'records'} away to play all again"
+        )
+    if not file.exists() or read_json(file, "cotjax").get("sha256") != sha256:
+        write_whole(file, json.dumps({"sha256": sha256}) + "\n")
+
+
 def arms_begun(folder: Path) -> list[str]:
     """Return the arms of a run that at least one update was made of."""
     arms = folder / "arms"

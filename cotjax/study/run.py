@@ -8,6 +8,7 @@ model together, each plays its share of the games, and the first writes the repo
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from rich.console import Console
 
 from cotjax import distributed
 from cotjax.data.collect import collect
-from cotjax.data.tfds_agent import dataset_counts, fingerprint, prepare_dataset
+from cotjax.data.tfds_agent import dataset_counts, fingerprint, prepare_dataset, sha256_of
 from cotjax.data.tokens import TOKENIZER_FILES, Codec
 from cotjax.data.trajectories import read_trajectories
 from cotjax.data.word_tokenizer import save_tokenizer
@@ -33,7 +34,7 @@ from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import param_shardings
 from cotjax.study.evaluate import check_playable, evaluate
 from cotjax.study.export import keep_base
-from cotjax.study.folder import arms_begun, claim
+from cotjax.study.folder import arms_begun, bind_held_out, claim
 from cotjax.study.folder import check as check_folder
 from cotjax.study.games import GameSets, prepare_games
 from cotjax.study.progress import Reporter, training_progress
@@ -120,6 +121,8 @@ class Study:
         check_playable(self.config, model, codec)
         with distributed.in_turn("held out"):
             expert = self._held_out_trajectories(games)
+            if distributed.first():
+                bind_held_out(self.folder, sha256_of(self.folder / "trajectories" / "held_out.jsonl"))
         with self.reporter.stage("evaluate", "Playing every checkpoint: CoT actions, prompt actions, expert states") as stage:
             evaluate(
                 self.config,
@@ -239,8 +242,10 @@ class Study:
             return folder  # else the data that it was made of may be others by now
         template = TEMPLATES[self.config.data.template]
 
+        tokenizer = made_tokenizer(self.config, trajectories)
+        shutil.rmtree(folder, ignore_errors=True)
         with whole_folder(folder) as partial:
-            save_tokenizer(made_tokenizer(self.config, trajectories), partial, template)
+            save_tokenizer(tokenizer, partial, template)
         return folder
 
     def _keep_model(self, model: ModelConfig, tokenizer: Path) -> None:

@@ -14,7 +14,9 @@ import pytest
 from cotjax.cli import main
 from cotjax.config import load_config
 from cotjax.data.trajectories import read_trajectories
+from cotjax.errors import UsageError
 from cotjax.rollout.record import read_records
+from cotjax.study.folder import check
 from cotjax.train.metrics import read_metrics
 
 CONFIG = '''
@@ -283,6 +285,42 @@ def test_another_config_in_the_same_folder_is_refused(study, capsys):
     assert (out / "config.json").read_bytes() == before
 
 
+def test_settings_of_playing_may_change_until_an_episode_is_recorded(study, capsys, tmp_path):
+    config, out = study
+    arguments = ["evaluate", "--config", str(config), "--out", str(out)]
+    for name, there, here in (("temperature", 0.0, 0.5), ("max_length", 2048, 1024), ("max_steps", 3, 4), ("cot_prefix", "''", "'x'")):
+        words = f"evaluate.{name} is {there} there, {here} here", "90 episodes were played with it", "to play all again"
+        _fails(capsys, [*arguments, f"--config.evaluate.{name}={str(here).strip(chr(39))}"], 2, *words)
+    free = ("slots=2", "tensor=1", "step_timeout=7.0", "env_retries=1")
+    assert main([*arguments, *(f"--config.evaluate.{one}" for one in free)]) == 0
+    changed = load_config(config, ["evaluate.temperature=0.5", "evaluate.max_length=1024", "games.ood=1"])
+    mine = json.loads(changed.to_json_best_effort())
+    with pytest.raises(UsageError, match="is 0.0 there, 0.5 here"):
+        check(out, mine)
+    unplayed = tmp_path / "unplayed"
+    shutil.copytree(out, unplayed, ignore=shutil.ignore_patterns("records", "held_out.jsonl"))
+    check(unplayed, mine)
+
+
+def test_collected_trajectories_that_changed_are_named(study, capsys, tmp_path):
+    """Those that training was begun with, and those that the games are played beside."""
+    config, out = study
+    run = tmp_path / "run"
+    shutil.copytree(out, run)
+    arguments = ["--config", str(config), "--out", str(run), f"--config.games.root={out / 'games'}"]
+    kept = json.loads((run / "config.json").read_text())
+    kept["games"]["root"] = str(out / "games")
+    (run / "config.json").write_text(json.dumps(kept))
+    for command, name in (("train", "train.jsonl"), ("evaluate", "held_out.jsonl")):
+        file = run / "trajectories" / name
+        text = file.read_text()
+        file.write_text("".join(text.splitlines(keepends=True)[1:]))
+        _fails(capsys, [command, *arguments], 2, str(file), "changed")
+        file.write_text(text)
+    assert main(["study", *arguments]) == 0
+    assert json.loads((run / "run.json").read_text())["made_from"]["base"] == {"recipe": "random", "recall_steps": 0}
+
+
 def test_a_folder_with_other_things_is_refused(study, capsys, tmp_path):
     (tmp_path / "thesis.tex").touch()
     _fails(capsys, ["study", "--config", str(study[0]), "--out", str(tmp_path)], 2, str(tmp_path), "not empty")
@@ -319,9 +357,12 @@ def test_bad_input_is_one_clear_line(study, capsys, tmp_path, override, code, wo
     _fails(capsys, arguments, code, *words)
 
 
-def test_sigterm_ends_training_with_code_75(study, capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code", "words"), [(signal.SIGTERM, 75, "stopped by SIGTERM after step"), (signal.SIGINT, 130, "interrupted after step")]
+)
+def test_a_signal_ends_training_with_its_code(study, capsys, tmp_path, number, code, words):
     """Sent when the first rows are there; the loop saves the step that it is in."""
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     rows = tmp_path / "run" / "arms" / "reduced" / "metrics.jsonl"  # the arm that is trained first
 
     ended = threading.Event()
@@ -329,19 +370,21 @@ def test_sigterm_ends_training_with_code_75(study, capsys, tmp_path):
     def send():
         while not ended.wait(0.01):
             if rows.exists() and rows.read_text():
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
                 return
 
     sender = threading.Thread(target=send, daemon=True)
     sender.start()
     arguments = ["train", "--config", str(study[0]), "--out", str(tmp_path / "run"), f"--config.games.root={study[1] / 'games'}"]
-    _fails(
-        capsys, [*arguments, "--config.train.steps=100000", "--config.train.save_every=50000"], 75, "SIGTERM", "the same command goes on"
-    )
+    assert main([*arguments, "--config.train.steps=100000", "--config.train.save_every=50000"]) == code
+    ended.set()
     sender.join()
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith(f"cotjax: {words}") and said[-1].endswith("which is saved; the same command goes on")
+    assert ["cotjax: interrupted; this step is finished" in line for line in said[:-1]] == [True] * (number == signal.SIGINT)
     saved = sorted(int(path.name) for path in (rows.parent / "checkpoints").iterdir())
     assert len(saved) == 2 and saved[1] == len(rows.read_text().splitlines())
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
 
 
 def test_real_data_without_a_folder_or_games_says_so(study, capsys, tmp_path, monkeypatch):

@@ -79,20 +79,50 @@ def test_killed_at_random_moments_a_run_ends_as_if_nothing_had_been(tmp_path):
         assert not list(folder.rglob("*.partial")) or all(path.name.startswith(".") for path in folder.rglob("*.partial"))
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(whole, source, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "raised", "words"), [(signal.SIGTERM, Stopped, "stopped by SIGTERM"), (signal.SIGINT, KeyboardInterrupt, "interrupted")]
+)
+def test_a_signal_saves_the_step_and_the_same_command_goes_on(whole, source, tmp_path, number, raised, words):
     """In step 3, for which no checkpoint was planned: it is saved, and gone again when the run is done."""
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
 
-    def terminate(step, steps, row):
+    def interrupt(step, steps, row):
         if step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
-    with pytest.raises(Stopped, match=r"after step 3 of 6, which is saved; the same command goes on") as stopped:
-        run(tmp_path, source, masking=MASKING, report=terminate, **CHANGES)
-    assert stopped.value.exit_code == 75
-    assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(raised, match=rf"{words} after step 3 of 6, which is saved; the same command goes on") as stopped:
+        run(tmp_path, source, masking=MASKING, report=interrupt, **CHANGES)
+    assert raised is KeyboardInterrupt or stopped.value.exit_code == 75
+    assert signal.getsignal(number) is before
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["0", "2", "3"]
     assert len(rows(tmp_path)) == 3
+    run(tmp_path, source, masking=MASKING, **CHANGES)
+    same(tmp_path, whole, 6)
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, Stopped), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_in_the_last_step_is_not_lost(whole, source, tmp_path, number, raised):
+    """What comes behind training is not begun."""
+
+    def interrupt(step, steps, row):
+        if step == 6:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(raised, match="after step 6 of 6, which is saved"):
+        run(tmp_path, source, masking=MASKING, report=interrupt, **CHANGES)
+    same(tmp_path, whole, 6)
+
+
+def test_a_second_interrupt_does_not_wait_for_the_step(whole, source, tmp_path):
+    def interrupt(step, steps, row):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        run(tmp_path, source, masking=MASKING, report=interrupt, **CHANGES)
+    assert "is saved" not in str(stopped.value)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["0", "2"]
     run(tmp_path, source, masking=MASKING, **CHANGES)
     same(tmp_path, whole, 6)
 
@@ -123,6 +153,16 @@ def test_what_only_looks_on_may_change_and_what_counts_may_not(whole, source, tm
     run(tmp_path, source, masking=MASKING, **CHANGES | {"keep_last": 1})
     with pytest.raises(UsageError, match=r"train\.b2 is"):
         run(tmp_path, source, masking=MASKING, **CHANGES | {"b2": 0.5})
+
+
+def test_the_logged_learning_rate_is_that_of_the_update(source, tmp_path):
+    """Adam's first update moves a parameter by the learning rate, whatever its gradient."""
+    checkpoints = run(tmp_path, source, **CHANGES | {"steps": 2, "save_every": 1, "warmup": 0, "schedule": "linear", "clip_norm": 0.0})
+    first, second = rows(tmp_path)
+    assert second["learning_rate"] < 0.6 * first["learning_rate"]
+    leaves = [jax.tree.leaves(params_at(checkpoints, step)) for step in (0, 1)]
+    moved = max(np.abs(after - before).max() for before, after in zip(*leaves, strict=True))
+    assert moved == pytest.approx(first["learning_rate"], rel=1e-3)
 
 
 def test_rows_that_are_lost_are_not_made_up(whole, source, tmp_path):
