@@ -93,8 +93,8 @@ def _check_data(config: ConfigDict) -> None:
         raise UsageError(f"data.max_length ({config.data.max_length}) must be at most train.row_length ({config.train.row_length})")
     if config.data.template not in TEMPLATES:
         raise UsageError(f"data.template is {config.data.template!r}; there are {', '.join(TEMPLATES)}")
-    selection_of(config)
     check_layout(config)
+    selection_of(config)
 
 
 def _check_collection(config: ConfigDict) -> None:

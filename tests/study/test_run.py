@@ -295,7 +295,7 @@ def test_settings_of_playing_may_change_until_an_episode_is_recorded(study, caps
     assert main([*arguments, *(f"--config.evaluate.{one}" for one in free)]) == 0
     changed = load_config(config, ["evaluate.temperature=0.5", "evaluate.max_length=1024", "games.ood=1"])
     mine = json.loads(changed.to_json_best_effort())
-    with pytest.raises(UsageError, match="is 0.0 there, 0.5 here"):
+    with pytest.raises(UsageError, match=r"games\.ood is 2 there, 1 here"):
         check(out, mine)
     unplayed = tmp_path / "unplayed"
     shutil.copytree(out, unplayed, ignore=shutil.ignore_patterns("records", "held_out.jsonl"))
@@ -381,7 +381,6 @@ def test_a_signal_ends_training_with_its_code(study, capsys, tmp_path, number, c
     sender.join()
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith(f"cotjax: {words}") and said[-1].endswith("which is saved; the same command goes on")
-    assert ["cotjax: interrupted; this step is finished" in line for line in said[:-1]] == [True] * (number == signal.SIGINT)
     saved = sorted(int(path.name) for path in (rows.parent / "checkpoints").iterdir())
     assert len(saved) == 2 and saved[1] == len(rows.read_text().splitlines())
     assert signal.getsignal(number) is before
