@@ -79,7 +79,7 @@ class Selection:
         made = []
         if reason is None:
             made = list(trajectory_examples(codec, trajectory, form, self.max_length, self._layout(), self.no_thought))
-        counts.add(trajectory, made, reason, skips_silent=form == "cot" and self.no_thought == "skip")
+        counts.add(trajectory, made, reason, form, skips_silent=form == "cot" and self.no_thought == "skip")
         return made
 
     def _layout(self) -> Layout:
@@ -107,7 +107,7 @@ class Counts:
 
     trajectories, steps: read; trained_trajectories, trained_steps, examples, tokens: what there is to train on
     unknown_outcomes: trajectories to train on that nobody knows to be won
-    splits: of all that was read; thought_provenance: of the trained steps' thoughts
+    splits: of all that was read; thought_provenance: of the thoughts trained on, and how many steps are trained without one
     """
 
     trajectories: int = 0
@@ -121,9 +121,9 @@ class Counts:
     splits: Counter = field(default_factory=Counter)
     thought_provenance: Counter = field(default_factory=Counter)
 
-    def add(self, trajectory: Trajectory, examples: list[TokenExample], reason: str | None, *, skips_silent: bool) -> None:
-        """Count one trajectory and the examples made of it. `reason`: why none of it is trained on, where that does not depend on
-        its steps. `skips_silent`: its steps without a thought are history alone."""
+    def add(self, trajectory: Trajectory, examples: list[TokenExample], reason: str | None, form: str, *, skips_silent: bool) -> None:
+        """Count one trajectory and the examples made of it in a form. `reason`: why none of it is trained on, where that does not
+        depend on its steps. `skips_silent`: its steps without a thought are history alone."""
         trained = {int(step) for example in examples for step in example.steps}
         self.trajectories += 1
         self.steps += len(trajectory.steps)
@@ -136,7 +136,8 @@ class Counts:
         reasons = Counter()
         for number, step in enumerate(trajectory.steps):
             if number in trained:
-                tally(self.thought_provenance, SILENT if step.thought is None else step.provenance or UNKNOWN_PROVENANCE)
+                silent = form == "direct" or step.thought is None
+                tally(self.thought_provenance, SILENT if silent else step.provenance or UNKNOWN_PROVENANCE)
             elif reason is not None:
                 reasons[reason] += 1
             elif not step.trained:

@@ -175,6 +175,8 @@ def test_a_check_says_what_a_run_will_train_on(folder, changes):
     assert counts.trained_steps == len(trained) == sum(len(one["steps"]) for one in stored)
     assert counts.trained_trajectories == len({one["id"] for one in stored})
     assert counts.trained_steps + sum(one["steps"] for one in counts.left_out.values()) == counts.steps == 42
+    thoughts = sum(one["roles"].tolist().count(Role.REASONING) > 0 for one in stored)
+    assert (counts.thought_provenance.keys() <= {"no thought"}) == (not thoughts)
     assert sum(counts.thought_provenance.values()) == counts.trained_steps and counts.left_out.keys() <= REASONS.keys()
     assert Counts.of(json.loads(json.dumps(counts.as_dict()))) == counts
 
