@@ -99,7 +99,7 @@ def episode_of(row: dict, layout: str = "auto") -> tuple[Episode, str, str | Non
     """
     if any(row.get(name) for name in _MEDIA):
         raise Unmapped("it holds pictures, sound or video")
-    if row.get("chosen") is not None or row.get("rejected") is not None:
+    if row.get("chosen") or row.get("rejected"):
         raise Unmapped("it holds a preferred and a rejected response, not an episode")
     kind = layout_of(row) if layout in ("auto", "verl-agent") else layout
     turns = _TURNS[kind](row)

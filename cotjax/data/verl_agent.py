@@ -11,7 +11,7 @@ from cotjax.data.tasks import split_task
 from cotjax.data.turns import Episode, Turn, Unmapped
 
 # What may stand around the prompt where the row holds it as the model saw it.
-_OPEN = r"\s*(?:(?:<\|im_start\|>)?system\n.*?)?(?:(?:<\|im_start\|>)?user\n)?"
+_OPEN = r"\s*(?:(?:<\|im_start\|>)?system\n(?P<system>.*?)(?:<\|im_end\|>)?\s*)?(?:(?:<\|im_start\|>)?user\n)?\s*"
 _CLOSE = r"\s*(?:<\|im_end\|>)?\s*(?:(?:<\|im_start\|>)?assistant\n)?\s*"
 _PROMPT = re.compile(
     _OPEN + r"You are an expert [^\n]*?(?P<world>ALFRED|WebShop)[^\n.]*\.\s*"
@@ -57,6 +57,8 @@ def as_verl_agent(turns: list[Turn]) -> tuple[Episode, str]:
     provenance = IMPORTED_BEFORE if thought is not None else None
     steps.append(_step(observation, thought, action, provenance, _commands(found["commands"]), turns[-1].trained))
     instructions = [("system messages", turn.text) for turn in turns if turn.who == "system"]
+    if found["system"]:
+        instructions.append(("system messages", found["system"]))
     left_out = ["prompts' words on the format of the response"]
     return Episode(task.strip().removesuffix("."), steps, instructions, left_out), _WORLDS[found["world"]]
 

@@ -184,6 +184,15 @@ def test_a_thought_in_a_field_of_its_own_is_kept():
         assert [(step["thought"], step["action"]) for step in episode.steps] == [("in there?", "open drawer 1")]
 
 
+@pytest.mark.parametrize("special", [True, False], ids=["with control tokens", "without"])
+def test_a_verl_prompt_is_read_as_the_model_saw_it(special):
+    open_, close = ("<|im_start|>", "<|im_end|>\n") if special else ("", "\n")
+    seen = f"{open_}system\nYou are Qwen.{close}{open_}user\n{VERL_LATER['prompt']}{close}{open_}assistant\n"
+    dumped, layout, environment = episode_of({"input": seen, "output": VERL_LATER["response"], "score": 1.0, "step": 3})
+    assert (layout, environment, dumped.task) == ("verl-agent", "alfworld", "cool some bread")
+    assert dumped.steps == episode_of(VERL_LATER)[0].steps and dumped.instructions == [("system messages", "You are Qwen.")]
+
+
 def test_flags_say_what_is_trained_on():
     for name in ("loss", "weight", "train", "trained"):
         flags = [{name: value} for value in (False, 0, True, 1, 1.0, None)]
