@@ -105,9 +105,11 @@ def default_config() -> ConfigDict:
     config.train.vector_rate = 1.0  # times the learning rate, for norm scales and biases; more for a small model from random weights
     config.train.clip_norm = 1.0  # global gradient norm; 0: no clipping
     config.train.save_every = 40  # updates between checkpoints
+    config.train.eval_every = 0  # updates between held-out losses, which every checkpoint has then too; 0: none are measured
+    config.train.eval_share = 0.0  # share of the trajectories that is held out for them, drawn by id, and not trained on
     config.train.keep_last = 0  # newest checkpoints that stay, the others are deleted; 0: all stay, which a study that plays them needs
     config.train.keep_every = 0  # where some are deleted: those of every so many updates stay too; 0: none of them
-    config.train.keep_best = 0  # where some are deleted: so many of the least training loss stay too; 0: none of them
+    config.train.keep_best = 0  # where some are deleted: so many of the least held-out loss stay too (needs eval_every); 0: none
     config.train.tensorboard = False  # event files for TensorBoard beside metrics.jsonl; needs tensorboardX
     config.train.wandb_project = ""  # project in Weights & Biases that rows go to, offline with WANDB_MODE=offline; empty: none
     config.train.profile_start = 1  # first update of a window under jax's profiler, written to <arm>/profile

@@ -48,7 +48,7 @@ RANGES: dict[str, dict[str, Range]] = {
     "model": {"lora_rank": _COUNT, "lora_alpha": _POSITIVE, "recall_steps": _COUNT},
     "train": {
         "steps": _SOME, "batch": _SOME, "row_length": _SOME, "accumulate": _SOME, "save_every": _SOME, "warmup": _COUNT,
-        "schedule_steps": _COUNT,
+        "schedule_steps": _COUNT, "eval_every": _COUNT, "eval_share": Range(0, 1, below=True),
         "keep_last": _COUNT, "keep_every": _COUNT, "keep_best": _COUNT, "profile_start": _COUNT, "profile_steps": _COUNT,
         "learning_rate": _POSITIVE, "b1": _DECAY, "b2": _DECAY, "weight_decay": _NOT_NEGATIVE, "vector_rate": _POSITIVE,
         "clip_norm": _NOT_NEGATIVE,

@@ -95,7 +95,9 @@ def fit(lengths: Sequence[int], row_length: int, bins: int) -> np.ndarray:
 
 def example_lengths(source: Sequence[dict]) -> np.ndarray:
     """Tokens of each example of a data source -> [N] int32. Those of a prepared dataset stand in a file beside it; without one,
-    every example is read, and the file written."""
+    every example is read, and the file written. A source that has `lengths` (held_out.Part) says them itself."""
+    if hasattr(source, "lengths"):
+        return source.lengths
     file = _lengths_file(source)
     if file is not None and file.is_file():
         lengths = np.load(file)

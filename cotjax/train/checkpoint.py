@@ -43,8 +43,8 @@ class Keep:
     steps: those that the run is to save. One of another step, saved because the run was asked to stop, goes once a later one is there.
     last: the newest so many (0: all).
     every: those of every so many updates too (0: none more).
-    best: the so many of least loss too (0: none more).
-    losses: step -> loss of that update, in nats.
+    best: the so many of least held-out loss too (0: none more).
+    losses: step -> held-out loss of its parameters, in nats.
     """
 
     steps: Collection[int]
@@ -99,7 +99,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, run: dict, loss: float | None = None) -> None:
-        """Begin to save; the loop goes on. `run` must be JSON; `loss`, in nats, is what `Keep` ranks by.
+        """Begin to save; the loop goes on. `run` must be JSON; `loss`, the held-out one in nats, is what `Keep` ranks by.
 
         Raises:
           DataError: it cannot be written, or the save before it could not.

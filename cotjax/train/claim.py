@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,13 @@ def told(name: str, there: Any, here: Any, schedule: Any = None) -> str:
 
 def begun(folder: Path) -> bool:
     """Whether an update was made in an arm's folder."""
-    rows = folder / "metrics.jsonl"
-    return (rows.exists() and rows.stat().st_size > 0) or any(whole_steps(folder / "checkpoints"))
+    file = folder / "metrics.jsonl"
+    if file.exists():
+        with file.open(encoding="utf-8") as rows:
+            # The held-out loss of step 0 has a row before the first update has one.
+            if any('"held_out"' not in row for row in islice(rows, 2)):
+                return True
+    return any(whole_steps(folder / "checkpoints"))
 
 
 def check(folder: Path, run: Mapping[str, Any], theirs: Mapping[str, Any] | None = None) -> list[str]:

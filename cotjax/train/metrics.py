@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,6 +37,15 @@ class Clock:
         spent = time.perf_counter() - began
         self._of_lap[kind] += spent
         self._in_all[kind] += spent
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Leave what happens inside out of all figures."""
+        began = time.perf_counter()
+        yield
+        spent = time.perf_counter() - began
+        self._lap += spent
+        self._started += spent
 
     def lap(self, tokens: int, flops: float, peak: float | None) -> dict[str, float]:
         """The `time` of a row: all since the last lap. `flops` of the step, and `peak` a second, are of all devices."""
@@ -101,24 +110,32 @@ def as_row(step: int, metrics: dict, *, learning_rate: float, positions: int) ->
 class MetricsFile:
     """Appends rows to a JSONL file. On a resume, rows of steps that will be made again are cut off first.
 
-    On several processes all read it, so that they agree on what is there, and the first alone writes.
+    There are rows of updates, and rows of held-out losses (`held_out`), which stand behind the row of their step. On several
+    processes all read it, so that they agree on what is there, and the first alone writes.
 
-    losses: step -> loss of each row, nats; None where nothing was supervised.
+    losses: step -> loss of each update, nats; None where nothing was supervised.
+    held_out: step -> held-out loss, nats, of the rows that were there at a resume.
 
     Raises:
       DataError: a row up to the resumed step is not there, or the disk takes no more.
     """
 
-    def __init__(self, path: str | Path, resume_step: int):
+    def __init__(self, path: str | Path, resume_step: int, held_out_at: Collection[int] = ()):
+        """`resume_step`: updates that the run goes on behind; -1: it starts anew. `held_out_at`: steps that have a held-out loss."""
         self._path = Path(path)
-        rows = read_metrics(self._path) if self._path.exists() else []
+        rows = _all_rows(self._path) if self._path.exists() else []
         kept = [row for row in rows if row["step"] <= resume_step]
-        if [row["step"] for row in kept] != list(range(1, resume_step + 1)):
+        updates = [row["step"] for row in kept if "held_out" not in row]
+        self.losses = {row["step"]: row["loss"] for row in kept if "held_out" not in row}
+        self.held_out = {row["step"]: row["held_out"]["loss"] for row in kept if "held_out" in row}
+        missing = {step for step in held_out_at if step <= resume_step} - self.held_out.keys()
+        whole = updates == list(range(1, resume_step + 1))
+        if not whole or missing:
+            what = f"the held-out loss of step {min(missing)}" if whole else f"the rows of steps 1 to {resume_step}, one each"
             raise DataError(
-                f"{self._path}: does not hold the rows of steps 1 to {resume_step}, one each, though there is a checkpoint of step "
+                f"{self._path}: does not hold {what}, though there is a checkpoint of step "
                 f"{resume_step}; bring the file back, or move its folder away to train from the start"
             )
-        self.losses = {row["step"]: row["loss"] for row in kept}
         self._out = None
         if jax.process_index() > 0:
             return
@@ -128,7 +145,8 @@ class MetricsFile:
         self._out = self._path.open("a", buffering=1)
 
     def write(self, row: dict) -> None:
-        self.losses[row["step"]] = row["loss"]
+        if "held_out" not in row:
+            self.losses[row["step"]] = row["loss"]
         if self._out is None:
             return
         with disk_errors(self._path):
@@ -147,7 +165,16 @@ class MetricsFile:
 
 
 def read_metrics(path: str | Path) -> list[dict]:
-    """The file's whole rows; a last line that was cut short by a kill is left out."""
+    """The file's whole rows of updates; a last line that was cut short by a kill is left out."""
+    return [row for row in _all_rows(path) if "held_out" not in row]
+
+
+def read_held_out(path: str | Path) -> list[dict]:
+    """The file's whole rows of held-out losses: {"step", "held_out": {"loss", "loss_by_role", "supervised", "examples"}, "time"}."""
+    return [row for row in _all_rows(path) if "held_out" in row]
+
+
+def _all_rows(path: str | Path) -> list[dict]:
     rows = []
     for line in Path(path).read_text().splitlines():
         try:

@@ -38,7 +38,7 @@ class TrainState(NamedTuple):
 
 
 def state_shardings(config: ModelConfig, optimizer: optax.GradientTransformation, params: dict, mesh: Mesh) -> TrainState:
-    """A NamedSharding for every leaf of the state: Adam's moments and a float32 copy lie as their parameters do, counters are replicated."""
+    """A NamedSharding for every leaf of the state: Adam's moments and a float32 copy lie as the parameters, counters are replicated."""
     replicated = NamedSharding(mesh, PartitionSpec())
     for_params = param_shardings(config, mesh)
     trained, _ = lora.split(config, params)
@@ -91,6 +91,46 @@ def loss_sums(
     }
 
 
+def _make_gradients(
+    config: ModelConfig, *, remat: str, normalizer: str, accumulate: int, scan: bool, kernel: str
+) -> Callable[[dict, dict, dict], tuple[jax.Array, dict, dict]]:
+    """(trained, frozen, batch) -> (sum of losses, totals, gradients of that sum), as `loss_sums` gives them, all parts added up."""
+
+    def gradients(trained: dict, frozen: dict, batch: dict) -> tuple[jax.Array, dict, dict]:
+        def sums_and_grads(part: dict) -> tuple[jax.Array, dict, dict]:
+            def sums(trained: dict) -> tuple[jax.Array, dict]:
+                return loss_sums(config, lora.join(config, trained, frozen), part, remat, normalizer, scan, kernel)
+
+            (total, aux), grads = jax.value_and_grad(sums, has_aux=True)(trained)
+            return total, aux, grads
+
+        return sums_and_grads(batch) if accumulate == 1 else _accumulated(sums_and_grads, _parts(batch, accumulate))
+
+    return gradients
+
+
+def make_probe(
+    config: ModelConfig,
+    mesh: Mesh,
+    *,
+    remat: str,
+    normalizer: str = "token_sum",
+    accumulate: int = 1,
+    scan: bool = False,
+    kernel: str = "auto",
+) -> Callable[[dict, dict], tuple[jax.Array, jax.Array]]:
+    """(params, batch) -> (sum of losses, norm of its gradient), as the train step would find them; compiled when it is first called."""
+    how = {"remat": remat, "normalizer": normalizer, "accumulate": accumulate, "scan": scan}
+    gradients = _make_gradients(config, kernel=kernel_for(config, mesh, kernel), **how)
+
+    def probe(params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
+        total, _, grads = gradients(*lora.split(config, params), batch)
+        return total, optax.tree.norm(optax.tree.cast(grads, jnp.float32))
+
+    places = (param_shardings(config, mesh), dict.fromkeys(BATCH_FIELDS, batch_sharding(mesh)))
+    return jax.jit(probe, in_shardings=places, compiler_options=_compiler_options(mesh))
+
+
 def make_train_step(
     config: ModelConfig,
     optimizer: optax.GradientTransformation,
@@ -114,23 +154,13 @@ def make_train_step(
     """
     shardings = state_shardings(config, optimizer, params, mesh)
     on_batch = dict.fromkeys(BATCH_FIELDS, batch_sharding(mesh))
-    kernel = kernel_for(config, mesh, kernel)
+    how = {"remat": remat, "normalizer": normalizer, "accumulate": accumulate, "scan": scan}
+    gradients = _make_gradients(config, kernel=kernel_for(config, mesh, kernel), **how)
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         # Only what is trained is differentiated: a frozen weight has no gradient, and its buffer goes through as it is.
         trained, frozen = lora.split(config, state.params)
-
-        def sums_and_grads(part: dict) -> tuple[jax.Array, dict, dict]:
-            def sums(trained: dict) -> tuple[jax.Array, dict]:
-                return loss_sums(config, lora.join(config, trained, frozen), part, remat, normalizer, scan, kernel)
-
-            (total, aux), grads = jax.value_and_grad(sums, has_aux=True)(trained)
-            return total, aux, grads
-
-        if accumulate == 1:
-            total, totals, grads = sums_and_grads(batch)
-        else:
-            total, totals, grads = _accumulated(sums_and_grads, _parts(batch, accumulate))
+        total, totals, grads = gradients(trained, frozen, batch)
         weight = totals.pop("weight")
         weight = jnp.where(weight > 0, weight, 1.0)  # where nothing is supervised, loss and gradient are 0, not 0 / 0
         # Divided here, once, over all parts and devices: parts with few supervised tokens weigh no more for it.

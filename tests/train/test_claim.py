@@ -127,7 +127,7 @@ def test_what_counts_may_not_change(copy, source, changes, words):
 
 def test_what_changes_no_result_may_change(copy, whole, source):
     shutil.rmtree(copy / "checkpoints" / "4")
-    free = {"remat": "none", "accumulate": 2, "scan_layers": True, "attention": "xla", "keep_last": 1, "keep_best": 1}
+    free = {"remat": "none", "accumulate": 2, "scan_layers": True, "attention": "xla", "keep_last": 1}
     run(copy, source, made_from=MADE_FROM, **CHANGES | free)
     losses = [[row["loss"] for row in rows(folder)] for folder in (copy, whole)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
@@ -186,10 +186,10 @@ def test_a_start_that_failed_binds_nothing(source, tmp_path):
     """It fails in the first update, behind the checkpoint of what it begins from, which another base would not begin from."""
 
     def broken(mesh):
-        return jax.tree.map(lambda x: x * jax.numpy.nan, decoder.init_params(MODEL, jax.random.key(0), mesh))
+        return jax.tree.map(lambda x: x * 1e30, decoder.init_params(MODEL, jax.random.key(0), mesh))
 
     rest = {"folder": tmp_path, "source": source, "mesh_shape": ONE}
-    with pytest.raises(DataError, match="step 1: the loss is nan"):
+    with pytest.raises(DataError, match="step 1: the (loss|gradient's norm) is nan"):
         train(settings(**CHANGES), **rest, masking=Masking(fraction=0.5), model=MODEL, make_params=broken, seed=3, made_from=MADE_FROM)
     assert not begun(tmp_path) and (tmp_path / "checkpoints" / "0").exists()
     other = replace(MODEL, feed_forward=32)
