@@ -32,7 +32,7 @@ _AVAILABLE = re.compile(r"(?:^|\n)[ \t]*AVAILABLE ACTIONS[ \t]*:(?P<commands>[^\
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
 
-def split_task(text: str, tools: bool = False) -> tuple[str, str]:
+def split_task(text: str, tools: bool) -> tuple[str, str]:
     """The first observation -> (task, the observation without the words that name it).
 
     A period at the end of the task is left out: prompts put one there.

@@ -48,7 +48,7 @@ def as_verl_agent(turns: list[Turn]) -> tuple[Episode, str]:
     task = found["task"]
     if task is None:
         first = steps[0]["observation"] if steps else observation
-        task, first = split_task(first)
+        task, first = split_task(first, tools=False)
         if steps:
             steps[0]["observation"] = first
         else:

@@ -183,6 +183,7 @@ WHOLE_FILES = {
     "one object on a line": (json.dumps(ETO), [""]),
     "rows inside an object": (json.dumps({"version": 2, "data": [ETO, PAIR]}, indent=2), ["data, ", "data, "]),
     "rows inside an object on a line": (json.dumps({"data": [PAIR]}) + "\n\n", ["data, "]),
+    "lines with a mark": ("\ufeff" + json.dumps(ETO) + "\n" + json.dumps(PAIR) + "\n", None),
     "an array with a mark": ("\ufeff [" + json.dumps(ETO) + " ]\n", [""]),
 }
 
@@ -191,8 +192,9 @@ WHOLE_FILES = {
 def test_a_file_is_read_whatever_holds_its_rows(tmp_path, text, names):
     file = tmp_path / "a.json"
     file.write_text(text, encoding="utf-8")
-    assert import_files([file], tmp_path / "t.jsonl").kept == len(names)
-    assert [where for _, where, _, _ in read_rows(file)] == [f"{file}, {name}row {number}" for number, name in enumerate(names)]
+    places = [f"{file}:1", f"{file}:2"] if names is None else [f"{file}, {name}row {number}" for number, name in enumerate(names)]
+    assert import_files([file], tmp_path / "t.jsonl").kept == len(places)
+    assert [where for _, where, _, _ in read_rows(file)] == places
 
 
 NO_FILES = {

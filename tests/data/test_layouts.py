@@ -193,6 +193,20 @@ def test_a_verl_prompt_is_read_as_the_model_saw_it(special):
     assert dumped.steps == episode_of(VERL_LATER)[0].steps and dumped.instructions == [("system messages", "You are Qwen.")]
 
 
+def test_a_verl_step_may_be_untrained():
+    system, told = {"role": "system", "content": "You are Qwen."}, VERL_FIRST["prompt"][0]
+    row = {"messages": [system, told, {"role": "assistant", "content": VERL_FIRST["response"], "loss": False}]}
+    episode, layout, _ = episode_of(row)
+    assert layout == "verl-agent" and [step["trained"] for step in episode.steps] == [False]
+
+
+@pytest.mark.parametrize("folder", ["", "train/", "json_2.1.1/train/", "data\\json_2.1.1\\train\\"])
+def test_a_game_is_named_by_its_last_two_folders(folder):
+    row = _messages(LOOK, gamefile=f"{folder}pick_and_place_simple-Plate-None-Fridge-1/trial_T1/game.tw-pddl", task_type="other")
+    facts = facts_of(row, None, {"environment": "unknown", "split": "train"})
+    assert (facts["task_type"], facts["game"]) == ("pick_and_place_simple", "pick_and_place_simple-Plate-None-Fridge-1/trial_T1")
+
+
 def test_flags_say_what_is_trained_on():
     for name in ("loss", "weight", "train", "trained"):
         flags = [{name: value} for value in (False, 0, True, 1, 1.0, None)]
@@ -263,8 +277,12 @@ REJECTED = {
     "two answers": (_messages(LOOK, LOOK), "turn 2: user and agent do not take turns"),
     "a system message at the end": ({"messages": [*VERL_FIRST["prompt"], LOOK, {"role": "system", "content": "x"}]}, "in the middle"),
     "a result that nobody asked for": (
-        {"messages": [*OPENAI["messages"], OPENAI["messages"][3], OPENAI["messages"][5]]}, "a tool's result answers no call"
+        {"messages": [*OPENAI["messages"], OPENAI["messages"][3], OPENAI["messages"][5]]}, "turn 5: a tool's result answers no call"
     ),
+    "a result before anything": ({"messages": [OPENAI["messages"][3], LOOK]}, "turn 0: a tool's result answers no call"),
+    "an agent that speaks first": ({"messages": [LOOK, *VERL_FIRST["prompt"], LOOK]}, "turn 0: user and agent do not take turns"),
+    "a caption": (_messages(LOOK | {"content": [{"type": "image", "text": "Action: look"}]}), "its content is no text"),
+    "a result as a part": (_messages(LOOK | {"content": [{"type": "tool_result", "text": "Action: look"}]}), "its content is no text"),
     "two observations": (_messages(LOOK, *({"role": "observation", "content": "x"},) * 2, LOOK), "answers no call"),
     "verl-agent's prompt twice": (
         {"messages": VERL_FIRST["prompt"] + [{"role": "assistant", "content": VERL_FIRST["response"]}]

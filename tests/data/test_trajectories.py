@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 
+from cotjax.data import trajectories
 from cotjax.data.digests import Digests
 from cotjax.data.oddities import CONTRADICTION, NOT_ADMISSIBLE, NOTHING_TRAINED, OTHER_CASE, SEVERAL_LINES, oddities
 from cotjax.data.tokens import trajectory_examples
@@ -257,6 +258,15 @@ def test_a_line_without_end_is_named_and_never_held(tmp_path):
     assert [line.error is None for line in lines] == [True, False, True]
     assert f"{path}:2: the line has 50,000,011 bytes, at most 16,777,216" in str(lines[1].error)
     assert peak < 60e6
+
+
+def test_a_line_may_be_as_long_as_the_limit(tmp_path, monkeypatch):
+    whole = _row().encode()
+    for limit, good in ((len(whole), True), (len(whole) - 1, False)):
+        monkeypatch.setattr(trajectories, "MAX_LINE_BYTES", limit)
+        for end in (b"\n", b""):
+            (tmp_path / "t.jsonl").write_bytes(whole + end)
+            assert [line.error is None for line in read_lines(tmp_path / "t.jsonl")] == [good]
 
 
 def test_a_name_that_comes_again_is_found_among_many():
