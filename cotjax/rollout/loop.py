@@ -7,18 +7,19 @@ the driver's, from the same cached prompts. So the environments' time is hidden 
 
 from __future__ import annotations
 
-import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from cotjax import formats
 from cotjax.envs.base import Game, Observation
-from cotjax.errors import EnvError, UsageError
+from cotjax.errors import EnvError, NotFiniteError, UsageError
 from cotjax.rollout.background import in_background
+from cotjax.rollout.episode import Episode, as_action, as_record, draw_seed
 from cotjax.rollout.tokens import action_ids, check_continues, check_prompt
 
 DRIVERS = ("cot", "prompt", "reference")
@@ -36,6 +37,8 @@ class Policy(Protocol):
     def reset(self, slots: Iterable[int]) -> None: ...
 
     def extend(self, pieces: Mapping[int, Sequence[int]]) -> None: ...
+
+    def prompt(self, slot: int) -> Sequence[int]: ...
 
     def branch(self, prefixes: Mapping[int, Sequence[int]], *, max_new: int, seeds: Mapping[int, int], **how: Any) -> Mapping[int, Any]: ...
 
@@ -77,28 +80,6 @@ class Elicitation:
         return {name: getattr(self, name) for name in DRAWN}
 
 
-@dataclass
-class _Episode:
-    game: Game
-    seed: int
-    task: str = ""
-    observation: Observation | None = None
-    prompt: list[int] = field(default_factory=list)  # ids that the policy's slot holds
-    next_piece: list[int] = field(default_factory=list)  # ids to append to them
-    steps: list[dict] = field(default_factory=list)
-    env_error: str | None = None
-    env_faults: list[str] = field(default_factory=list)
-    ended: str | None = None
-    environment_s: float = 0.0
-    waited_s: float = 0.0
-    sampler_s: float = 0.0
-    started_at: float = field(default_factory=time.perf_counter)
-
-    @property
-    def where(self) -> str:
-        return f"{self.game.id}, step {len(self.steps) + 1}"
-
-
 def play(
     games: Sequence[Game],
     *,
@@ -112,26 +93,30 @@ def play(
     references: Mapping[str, Sequence[str]] | None = None,
     on_step: Callable[[dict, Observation | None], None] = lambda step, answer: None,
     both: bool | None = None,
+    samples: Sequence[int] | None = None,
 ) -> None:
     """Play every game once and hand each finished episode's record to `on_record`.
 
     Args:
       driver: "cot" (the prompt action is decoded beside it at every state), "prompt" (prompt actions alone), or "reference"
         (both are decoded, and `references[game.id]` is executed).
-      codec: ids of prompts, prefixes and text (`cotjax.data.tokens.Codec`).
-      seed: with the game's id, the turn and the kind of action, the source of a sampled response's randomness.
+      codec: ids of prompts, prefixes and text (`cotjax.data.codec.Codec`).
+      seed: with the game's id, the sample, the turn and the kind of action, the source of a sampled response's randomness.
       both: decode both kinds of action, or the driver's alone; None: as the driver has it.
       on_step: called after each step with what the record says of it, and what the environment answered (None: it failed).
+      samples: the number of each episode among those of its game; None: a game that comes again is its next sample.
 
-    An environment that fails for good ends its episode as "env_error"; the record says so, and the other episodes go on.
+    An environment that fails for good ends its episode as "env_error"; the record says so, and the other episodes go on. Whatever text
+    an environment gives, the model reads it as text.
 
     Raises:
+      NotFiniteError: the policy's logits or log-probabilities are NaN or infinite; the message names the game and the step.
       InternalError: a prompt does not go on with exactly the ids that were sampled (see `cotjax.rollout.tokens`).
     """
     if driver not in DRIVERS:
         raise UsageError(f"unknown driver {driver!r}; there are {', '.join(DRIVERS)}")
-    waiting = list(reversed(games))
-    live: dict[int, _Episode] = {}
+    waiting = list(reversed(_numbered(games, samples)))
+    live: dict[int, Episode] = {}
     while waiting or live:
         _fill(live, waiting, policy, codec, environments, seed)
         turn = _Turn(policy, codec, elicitation, driver, references, driver != "prompt" if both is None else both)
@@ -146,9 +131,23 @@ def play(
         for slot, episode in list(live.items()):
             if episode.ended:
                 episode.env_faults = moves.faults[slot] if slot in moves.faults else list(environments.faults(slot))
-                on_record(episode.game, _as_record(episode, driver, elicitation))
+                on_record(episode.game, as_record(episode, driver, elicitation))
                 del live[slot]
         _begin(live, moves.starting, moves.begun, 0.0, policy, codec, seed)
+
+
+def _numbered(games: Sequence[Game], samples: Sequence[int] | None) -> list[tuple[Game, int]]:
+    """The games, each with the number of its episode among those of the same game."""
+    if samples is None:
+        seen: Counter = Counter()
+        samples = []
+        for game in games:
+            samples.append(seen[game.id])
+            seen[game.id] += 1
+    numbered = list(zip(games, samples, strict=True))
+    if len({(game.id, sample) for game, sample in numbered}) < len(numbered):
+        raise UsageError("two samples of one game have the same number, so they would be equal; number them 0, 1, …")
+    return numbered
 
 
 @dataclass
@@ -157,12 +156,12 @@ class _Moves:
 
     answers: dict[int, Observation | EnvError] = field(default_factory=dict)
     faults: dict[int, list[str]] = field(default_factory=dict)  # of the slots whose episode is over
-    starting: dict[int, Game] = field(default_factory=dict)  # what these slots play next
+    starting: dict[int, tuple[Game, int]] = field(default_factory=dict)  # what these slots play next: a game, and which sample of it
     begun: dict[int, tuple[str, Observation] | EnvError] = field(default_factory=dict)
     seconds: float = 0.0  # a slot that was sent an action
 
 
-def _move(environments: Environments, actions: dict[int, str], last: set[int], waiting: list[Game]) -> _Moves:
+def _move(environments: Environments, actions: dict[int, str], last: set[int], waiting: list[tuple[Game, int]]) -> _Moves:
     """Send the actions, and let the slots whose episode is over with them (it is the `last` step, or the game says so) begin the next."""
     if not actions:
         return _Moves()
@@ -171,7 +170,7 @@ def _move(environments: Environments, actions: dict[int, str], last: set[int], w
     over = [slot for slot in actions if slot in last or _ends(answers[slot])]
     faults = {slot: list(environments.faults(slot)) for slot in over}
     starting = {slot: waiting.pop() for slot in over[: len(waiting)]}
-    begun = environments.reset(starting) if starting else {}
+    begun = _reset(environments, starting) if starting else {}
     return _Moves(answers, faults, starting, begun, (time.perf_counter() - started_at) / len(actions))
 
 
@@ -179,24 +178,36 @@ def _ends(answer: Observation | EnvError) -> bool:
     return isinstance(answer, EnvError) or answer.won or answer.done
 
 
-def _fill(live: dict[int, _Episode], waiting: list[Game], policy: Policy, codec: Any, environments: Environments, seed: int) -> None:
+def _reset(environments: Environments, starting: Mapping[int, tuple[Game, int]]) -> dict[int, tuple[str, Observation] | EnvError]:
+    return environments.reset({slot: game for slot, (game, _) in starting.items()})
+
+
+def _fill(
+    live: dict[int, Episode], waiting: list[tuple[Game, int]], policy: Policy, codec: Any, environments: Environments, seed: int
+) -> None:
     """Give the next games to slots that are free: at the start, and where a prompt had grown too long."""
     free = [slot for slot in range(policy.slots) if slot not in live][: len(waiting)]
     if not free:
         return
     starting = {slot: waiting.pop() for slot in free}
     started_at = time.perf_counter()
-    begun = environments.reset(starting)
+    begun = _reset(environments, starting)
     _begin(live, starting, begun, (time.perf_counter() - started_at) / len(free), policy, codec, seed)
 
 
 def _begin(
-    live: dict[int, _Episode], starting: dict[int, Game], begun: dict[int, Any], waited: float, policy: Policy, codec: Any, seed: int
+    live: dict[int, Episode],
+    starting: dict[int, tuple[Game, int]],
+    begun: dict[int, Any],
+    waited: float,
+    policy: Policy,
+    codec: Any,
+    seed: int,
 ) -> None:
     """`waited`: seconds a slot that nothing else was done in; a game that began with a turn's actions is counted among what they took."""
     policy.reset(starting)
-    for slot, game in starting.items():
-        episode = live[slot] = _Episode(game, seed, environment_s=waited, waited_s=waited)
+    for slot, (game, sample) in starting.items():
+        episode = live[slot] = Episode(game, sample, seed, environment_s=waited, waited_s=waited)
         answer = begun[slot]
         if isinstance(answer, EnvError):
             episode.ended, episode.env_error = "env_error", str(answer)
@@ -216,7 +227,12 @@ class _Turn:
         self._references = references
         kinds = [kind for kind in ("cot", "prompt") if both or kind == driver]
         self._first, self._beside = [kind for kind in kinds if kind == driver], [kind for kind in kinds if kind != driver]
-        self._ready: dict[int, _Episode] = {}
+        # kind -> what is prefilled before a response, as text and as ids; and the tokens that it may have.
+        self._prefix = {"cot": elicitation.cot_prefix, "prompt": elicitation.prompt_prefix}
+        self._prefix_ids = {kind: codec.encode(text) if text else [] for kind, text in self._prefix.items()}
+        self._max_new = {"cot": elicitation.max_new_tokens, "prompt": elicitation.max_action_tokens}
+        self._ready: dict[int, Episode] = {}
+        self._where: dict[int, str] = {}
         self._seeds: dict[str, dict[int, int]] = {}
         self.executed: dict[int, tuple[str, list[int] | None]] = {}  # what is sent, and its sampled ids where it has some
         self.last: set[int] = set()  # slots whose episode ends with this step, whatever it does
@@ -225,23 +241,23 @@ class _Turn:
     def actions(self) -> dict[int, str]:
         return {slot: action for slot, (action, _) in self.executed.items()}
 
-    def act(self, live: dict[int, _Episode]) -> None:
+    def act(self, live: dict[int, Episode]) -> None:
         """Extend the prompts, and decode the driver's actions."""
-        elicitation, longest, lengths = self._elicitation, self._policy.max_length, self._policy.lengths
+        lengths = self._policy.lengths
+        response = max(self._max_new["cot"] + 8, *(len(self._prefix_ids[kind]) + self._max_new[kind] for kind in self._prefix))
         for slot, episode in live.items():
-            needed = lengths[slot] + len(episode.next_piece) + elicitation.max_new_tokens + 8
-            if episode.ended is None and needed > longest:
+            if episode.ended is None and lengths[slot] + len(episode.next_piece) + response > self._policy.max_length:
                 episode.ended = "length"
         self._ready = ready = {slot: episode for slot, episode in live.items() if episode.ended is None}
         if not ready:
             return
         started_at = time.perf_counter()
         self._policy.extend({slot: episode.next_piece for slot, episode in ready.items()})
-        lengths = self._policy.lengths
         for slot, episode in ready.items():
             episode.prompt += episode.next_piece
-            check_prompt(episode.where, episode.prompt, int(lengths[slot]))
-        self._seeds = {kind: {slot: _seed(episode, kind) for slot, episode in ready.items()} for kind in ("cot", "prompt")}
+            check_prompt(episode.where, episode.prompt, self._policy.prompt(slot))
+        self._where = {slot: episode.where for slot, episode in ready.items()}
+        self._seeds = {kind: {slot: draw_seed(episode, kind) for slot, episode in ready.items()} for kind in ("cot", "prompt")}
         decoded = {kind: self._branch(kind) for kind in self._first}
         self._took(started_at)
         for slot, episode in ready.items():
@@ -263,18 +279,20 @@ class _Turn:
             episode.sampler_s += seconds
 
     def _branch(self, kind: str) -> dict[int, dict]:
-        elicitation, seeds = self._elicitation, self._seeds[kind]
-        text, max_new = elicitation.cot_prefix, elicitation.max_new_tokens
-        if kind == "prompt":
-            text, max_new = elicitation.prompt_prefix, elicitation.max_action_tokens
-        prefix = self._codec.encode(text) if text else []
-        generations = self._policy.branch(dict.fromkeys(self._ready, prefix), max_new=max_new, seeds=seeds, **elicitation.how)
-        return {
-            slot: _as_action(generation, self._codec, self._ready[slot].observation, kind, text, seeds[slot])
-            for slot, generation in generations.items()
-        }
+        seeds, how = self._seeds[kind], self._elicitation.how
+        try:
+            prefixes = dict.fromkeys(self._ready, self._prefix_ids[kind])
+            generations = self._policy.branch(prefixes, max_new=self._max_new[kind], seeds=seeds, **how)
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{self._where[error.slot]}: {error}", error.slot) from None
+        actions = {}
+        for slot, generation in generations.items():
+            if generation.logprobs is not None and not np.isfinite(generation.logprobs).all():
+                raise NotFiniteError(f"{self._where[slot]}: a log-probability is not finite; look at the policy's weights", slot)
+            actions[slot] = as_action(generation, self._codec, self._ready[slot].observation, kind, self._prefix[kind], seeds[slot])
+        return actions
 
-    def _note(self, slot: int, episode: _Episode, decoded: dict[str, dict]) -> None:
+    def _note(self, slot: int, episode: Episode, decoded: dict[str, dict]) -> None:
         reference = None
         if self._driver == "reference":
             reference = self._references[episode.game.id][len(episode.steps)]
@@ -284,7 +302,7 @@ class _Turn:
         executed = "" if chosen is None else chosen
         sampled = None
         if own and own["valid"]:
-            sampled = action_ids(self._codec, own["ids"], executed, prefilled=self._driver == "prompt")
+            sampled = action_ids(self._codec, own["ids"], executed, opened=self._prefix[self._driver])
         self.executed[slot] = executed, sampled
         episode.steps.append(
             {
@@ -305,7 +323,7 @@ class _Turn:
 
 
 def _advance(
-    live: dict[int, _Episode],
+    live: dict[int, Episode],
     executed: dict[int, tuple[str, list[int] | None]],
     moves: _Moves,
     waited: float,
@@ -332,54 +350,3 @@ def _advance(
             if sampled is not None:
                 check_continues(episode.where, episode.next_piece, sampled, codec)
         on_step(episode.steps[-1], answer)
-
-
-def _as_action(generation: Any, codec: Any, observation: Observation, kind: str, prefix: str, seed: int) -> dict:
-    text = codec.decode(generation.ids)
-    prefilled = kind == "prompt"
-    response = formats.parse_response(text if prefilled else prefix + text, prefilled=prefilled, stopped=generation.stopped)
-    if response.action is not None and not codec.encodable(response.action):
-        response = formats.Response(response.thought, None, "control_token")
-    logprobs = generation.logprobs  # None from a policy that gives none
-    measured = {} if logprobs is None else {"logprob": float(sum(logprobs)), "logprobs": [round(float(x), 6) for x in logprobs]}
-    return {
-        "text": text,
-        "thought": response.thought,
-        "action": response.action,
-        "valid": response.reason is None,
-        "reason": response.reason,
-        "problem": response.problem,
-        "admissible": response.action in observation.admissible_commands,
-        "ids": [int(i) for i in generation.ids],
-        "new_tokens": len(generation.ids),
-        "stopped": bool(generation.stopped),
-        "seed": seed,
-        **measured,
-    }
-
-
-def _as_record(episode: _Episode, driver: str, elicitation: Elicitation) -> dict:
-    return {
-        "driver": driver,
-        "game": {"id": episode.game.id, "task_type": episode.game.task_type, "split": episode.game.split},
-        "seed": episode.seed,
-        "task": episode.task,
-        "success": episode.ended == "won",
-        "ended": episode.ended,
-        "env_error": episode.env_error,
-        "env_faults": episode.env_faults,
-        "elicitation": asdict(elicitation),
-        "steps": episode.steps,
-        "final_observation": episode.observation.text if episode.observation else None,
-        "timing": {
-            "environment_s": round(episode.environment_s, 4),
-            "waited_s": round(episode.waited_s, 4),
-            "sampler_s": round(episode.sampler_s, 4),
-            "total_s": round(time.perf_counter() - episode.started_at, 4),
-        },
-    }
-
-
-def _seed(episode: _Episode, kind: str) -> int:
-    key = f"{episode.seed}/{episode.game.id}/{len(episode.steps)}/{kind}".encode()
-    return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "big") >> 1

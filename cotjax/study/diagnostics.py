@@ -11,7 +11,8 @@ How a state is judged:
 - A revision is helpful when only the CoT action is the reference action, harmful when only the prompt action is, neutral when neither
   is. All three are shares of all expert states, so helpful + harmful + neutral = revision, and helpful - harmful = the gap of D1.
 - An episode that the environment broke (`ended` is "env_error") says nothing about the agent: it is left out everywhere and counted.
-- The gap pairs games: games that either mode lacks (or that broke in one) are left out of it.
+- The gap pairs games: games that either mode lacks (or that broke in one) are left out of it. Of several episodes of a game the one
+  of the same sample number is the other one; a game's samples then count as one game, for they are not independent.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ class Episode:
     driver: str
     domain: str
     game: str
+    sample: int
     task_type: str
     seed: int
     success: bool
@@ -114,10 +116,10 @@ def read_records(folder: Path) -> list[Episode]:
     episodes, seen = [], {}
     for path in paths:
         episode = read_episode(path)
-        key = (episode.arm, episode.checkpoint, episode.driver, episode.domain, episode.game, episode.seed)
+        key = (episode.arm, episode.checkpoint, episode.driver, episode.domain, episode.game, episode.sample, episode.seed)
         if key in seen:
             raise DataError(
-                f"{path}: the same game and seed as {seen[key]} at the same arm, checkpoint and driver; keep one of the two files"
+                f"{path}: the same game, sample and seed as {seen[key]} at the same arm, checkpoint and driver; keep one of the two files"
             )
         seen[key] = path
         episodes.append(episode)
@@ -161,6 +163,7 @@ def read_episode(path: Path) -> Episode:
         driver=record["driver"],
         domain=record["domain"],
         game=record["game"]["id"],
+        sample=_field(record, "sample", int, path) if "sample" in record else 0,
         task_type=str(record["game"].get("task_type", "")),
         seed=record["seed"],
         success=record["success"],
@@ -265,9 +268,9 @@ def same(first: dict | None, second: dict | None) -> bool:
 
 @dataclass
 class Point:
-    """Everything counted at one (arm, checkpoint, domain). `games[metric][game]` is [total, states or episodes]."""
+    """Everything counted at one (arm, checkpoint, domain). `cells[metric][game, sample]` is [total, states or episodes]."""
 
-    games: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    cells: dict[str, dict[tuple[str, int], list[float]]] = field(default_factory=dict)
     ended: dict[str, Counter] = field(default_factory=dict)
     env_faults: Counter = field(default_factory=Counter)
     invalid: dict[str, Counter] = field(default_factory=lambda: {"cot": Counter(), "prompt": Counter()})
@@ -282,7 +285,7 @@ class Point:
         self.max_steps = max(self.max_steps, int(episode.elicitation.get("max_steps") or 1))
         self.longest_response = max(self.longest_response, int(episode.elicitation.get("max_new_tokens") or 1))
         for name, (total, n) in episode.counts.items():
-            cell = self.games.setdefault(name, {}).setdefault(episode.game, [0.0, 0])
+            cell = self.cells.setdefault(name, {}).setdefault((episode.game, episode.sample), [0.0, 0])
             cell[0] += total
             cell[1] += n
 
@@ -290,8 +293,8 @@ class Point:
         """A metric, or a difference of two metrics on the same games ("gap", "d1_gap"), with its interval."""
         if name in DIFFERENCES:
             return contrast([(1, self, name)])
-        cells = list(self.games.get(name, {}).values())
-        totals, counts = [cell[0] for cell in cells], [cell[1] for cell in cells]
+        cells = self.cells.get(name, {})
+        totals, counts = _by_game(cells, cells)
         if METRICS[name].kind == "rate":
             return statistics.rate(totals, counts)
         return statistics.mean(totals, counts, self.max_steps if name.startswith("steps") else self.longest_response)
@@ -306,7 +309,8 @@ def points(episodes: Iterable[Episode]) -> dict[tuple[str, int, str], Point]:
 
 
 def contrast(signed: list[tuple[int, Point, str]]) -> Estimate:
-    """A signed sum of rates (or gaps) of several points, paired by game: [(1, last, "gap"), (-1, base, "gap")] is how the gap changed."""
+    """A signed sum of rates (or gaps) of several points, paired by game and sample: [(1, last, "gap"), (-1, base, "gap")] is how
+    the gap changed."""
     return statistics.contrast(_terms(signed))
 
 
@@ -323,7 +327,15 @@ def _terms(signed: list[tuple[int, Point, str]]) -> list[tuple[int, np.ndarray, 
     flat = []
     for sign, point, name in signed:
         first, *second = DIFFERENCES.get(name, (name,))
-        flat += [(sign, point.games.get(first, {}))] + [(-sign, point.games.get(other, {})) for other in second]
-    games = sorted(set().union(*(cells for _, cells in flat)))
-    empty = [0.0, 0]
-    return [(sign, *np.array([cells.get(game, empty) for game in games], dtype=float).reshape(-1, 2).T) for sign, cells in flat]
+        flat += [(sign, point.cells.get(first, {}))] + [(-sign, point.cells.get(other, {})) for other in second]
+    in_all = sorted(set.intersection(*({key for key, (_, n) in cells.items() if n} for _, cells in flat)))
+    return [(sign, *_by_game(cells, in_all)) for sign, cells in flat]
+
+
+def _by_game(cells: dict[tuple[str, int], list[float]], keys: Iterable[tuple[str, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """(totals, counts) of these cells by game, each game's samples added up."""
+    games: dict[str, np.ndarray] = {}
+    for key in keys:
+        games[key[0]] = games.get(key[0], np.zeros(2)) + cells[key]
+    totals, counts = np.array(list(games.values())).reshape(-1, 2).T
+    return totals, counts

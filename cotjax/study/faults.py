@@ -170,15 +170,23 @@ class Scripted:
 
     def __init__(self, codec: Codec, slots: int):
         self.slots, self._codec = slots, codec
-        self.lengths = np.zeros(slots, np.int64)
+        self._ids: list[list[int]] = [[] for _ in range(slots)]
         self.commands: dict[int, tuple[str, ...]] = {}
 
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array([len(ids) for ids in self._ids])
+
+    def prompt(self, slot: int) -> list[int]:
+        return self._ids[slot]
+
     def reset(self, slots) -> None:
-        self.lengths[list(slots)] = 0
+        for slot in slots:
+            self._ids[slot] = []
 
     def extend(self, pieces) -> None:
         for slot, ids in pieces.items():
-            self.lengths[slot] += len(ids)
+            self._ids[slot] += ids
 
     def branch(self, prefixes, *, seeds, **how):
         made = {}

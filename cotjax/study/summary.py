@@ -256,7 +256,7 @@ def _shown_episode(episodes: list[Episode], arm: str, last: int) -> Episode | No
     """
     played = [e for e in episodes if e.checkpoint == last and e.driver == "cot" and e.ended != "env_error" and e.steps]
     lost = {
-        (e.arm, e.game, e.seed)
+        (e.arm, e.game, e.sample, e.seed)
         for e in episodes
         if e.checkpoint == last and e.driver == "prompt" and not e.success and e.ended != "env_error"
     }
@@ -265,7 +265,7 @@ def _shown_episode(episodes: list[Episode], arm: str, last: int) -> Episode | No
         return (
             not e.success,
             not e.revisions,
-            (e.arm, e.game, e.seed) not in lost,
+            (e.arm, e.game, e.sample, e.seed) not in lost,
             e.domain != "in_domain",
             e.arm != arm,
             e.steps,
