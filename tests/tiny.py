@@ -7,9 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
 from cotjax.data.tokens import Codec
 from cotjax.data.trajectories import SCRIPTED_BEFORE, Step, Trajectory
 from cotjax.data.word_tokenizer import build_word_tokenizer, save_tokenizer
+from cotjax.formats import CHATML
 from cotjax.model.config import ModelConfig
 
 _TINY = ModelConfig(
@@ -26,6 +29,21 @@ def word_codec(folder: Path, texts: Iterable[str]) -> Codec:
     """A codec over a word-level tokenizer that knows `texts`, saved in `folder` and loaded from there."""
     save_tokenizer(build_word_tokenizer(texts), folder)
     return Codec.load(folder)
+
+
+def subword_codec(*added: str) -> Codec:
+    """A codec over a byte-level tokenizer whose merges cross every border between words and tags, such as `><` and `.</`.
+
+    It spells the response's tags and ChatML's marks with ordinary tokens, but for those in `added`.
+    """
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.decoder = decoders.ByteLevel()
+    texts = [f"<think> i need it. </think><action> open cabinet {n} </action><|im_end|>\n<|im_start|>user" for n in range(9)]
+    trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    bpe.train_from_iterator([*texts, *["><", "a.</", "1</", "n>o"] * 20], trainer)
+    bpe.add_tokens(list(added))
+    return Codec(bpe, CHATML)
 
 
 def trajectory(name: str = "t0", steps: int = 3, **changes: Any) -> Trajectory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -110,6 +111,8 @@ def evaluate(
       warn: called with each sentence that the user should read.
     """
     planned = distributed.from_first("planned", lambda: {arm: planned_steps(folder.parent) for arm, folder in arms.items()})
+    if distributed.first():
+        _say_what_is_left_out(arms, planned, games, expert, warn)
     jobs = _jobs(arms, planned, games, expert)
     total = sum(len(job.games) for job in jobs)
     missing = {job: [game for game in job.games if not job.is_done(records, game, warn)] for job in jobs}
@@ -120,10 +123,11 @@ def evaluate(
         config.evaluate, model, codec, playing_mesh(config), -(-min(config.evaluate.slots, len(games.played)) // distributed.count())
     )
     references = {game_id: [step.action for step in trajectory.steps] for game_id, trajectory in expert.items()}
-    loaded, facts = None, {}
+    loaded, facts, ended = None, {}, Counter()
 
     def keep(job: _Job, game: Game, record: dict) -> None:
         nonlocal done
+        ended[record["ended"]] += 1
         if record["env_error"]:
             warn(f"environment error, counted for nobody: {record['env_error']}")
         write_record(job.path(records, game), facts | {"domain": games.domain_of(game)} | record)
@@ -151,6 +155,32 @@ def evaluate(
         except KeyboardInterrupt:
             kept = f"interrupted; {done} of {total} episodes are finished and kept, the same command goes on from them"
             raise KeyboardInterrupt(kept) from None
+    if ended["env_error"]:
+        warn(f"{ended['env_error']} episodes broke in their environment: they are left out of every rate, and counted in the report")
+    if ended["length"]:
+        warn(f"{ended['length']} episodes ended, not won, because their prompt outgrew evaluate.max_length={config.evaluate.max_length}")
+
+
+def _say_what_is_left_out(
+    arms: Mapping[str, Path],
+    planned: Mapping[str, Sequence[int]],
+    games: GameSets,
+    expert: Mapping[str, Trajectory],
+    warn: Callable[[str], None],
+) -> None:
+    lacking = [game.id for game in games.played if game.id not in expert]
+    if lacking:
+        warn(
+            f"{len(lacking)} of {len(games.played)} games have no trajectory of an expert that won them, so their states are left out of "
+            f"the offline diagnostics (D1, D2): {', '.join(lacking[:3])}{', …' * (len(lacking) > 3)}"
+        )
+    for arm, folder in arms.items():
+        steps = Checkpoints(folder, alone=distributed.several()).steps() if folder.is_dir() else []
+        others = [str(step) for step in steps if step not in planned[arm]]
+        if others:
+            warn(
+                f"{arm}: the checkpoint of step {', '.join(others)} is not played: it was saved to go on from, not as train.save_every says"
+            )
 
 
 def sampler_of(settings: ConfigDict, model: ModelConfig, codec: Codec, mesh: Mesh, slots: int) -> Sampler:

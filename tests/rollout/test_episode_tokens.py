@@ -7,31 +7,42 @@ from test_loop import Cabinets, Generation, RulePolicy
 from cotjax.envs.base import Game
 from cotjax.errors import InternalError
 from cotjax.rollout.loop import Elicitation, play
-from cotjax.rollout.tokens import action_ids, check_continues
+from cotjax.rollout.tokens import action_ids, check_continues, check_prompt, text_to_stop
 
 
 class Letters:
-    """A codec whose text can be written in two ways: "a" is 1 or 2."""
+    """A codec whose text can be written in several ways: "a" is 1 or 2, and tags come whole, in parts, or merged with others."""
 
-    action_prefix, stop = [10], ((11,),)
+    action_prefix, stop, stop_texts = [10], ((11,),), ("</action>",)
+    pieces = ("", "a", "a", "b", "</act", "ion>", "ion>.", "><action>", " <action", "> ", "<action>", "</action>", None, "b</action>")
 
     def decode(self, ids):
-        return "".join({1: "a", 2: "a", 3: "b", 10: "<action>", 11: "</action>"}[i] for i in ids)
+        return "".join(self.pieces[i] for i in ids)
 
 
 @pytest.mark.parametrize(
-    ("ids", "prefilled", "found"),
+    ("ids", "opened", "found"),
     [
-        ([2, 3, 11], True, [2, 3]),
-        ([1, 3, 11], True, [1, 3]),
-        ([3, 10, 2, 3, 11], False, [2, 3]),
-        ([3, 3], False, None),
-        ([10, 2, 3], False, None),
-        ([10, 2, 2, 11], False, None),  # not the ids of this action
+        ([2, 3, 11], "<action>", [2, 3]),
+        ([1, 3, 11], "<action>", [1, 3]),
+        ([3, 10, 2, 3, 11], "", [2, 3]),
+        ([3, 3], "", None),
+        ([10, 2, 3], "", None),
+        ([10, 2, 2, 11], "", None),  # not the ids of this action
+        ([3, 7, 2, 3, 4, 6], "", [2, 3]),  # both tags merged with what is not the action, the second in two tokens
+        ([8, 9, 1, 3, 11], "", [1, 3]),  # a blank of the action in the tag's last token
+        ([10, 2, 13], "", None),  # "b" and the closing tag are one token
+        ([2, 3, 11], "<action>a", None),  # a part of the action was prefilled
+        ([10, 2, 3, 11, 10, 2, 2, 11], "", [2, 3]),  # the first of two
     ],
 )
-def test_the_action_s_ids_are_those_that_were_sampled(ids, prefilled, found):
-    assert action_ids(Letters(), ids, "ab", prefilled=prefilled) == found
+def test_the_action_s_ids_are_those_that_were_sampled(ids, opened, found):
+    assert action_ids(Letters(), ids, "ab", opened=opened) == found
+
+
+def test_what_the_last_token_holds_past_the_stop_is_not_looked_at():
+    for ids, text in (([2, 4, 6], "a</action>"), ([2, 4, 5], "a</action>"), ([2, 4, 6, 3], "a</action>.b"), ([2, 3], "ab")):
+        assert text_to_stop(Letters(), ids, Letters().decode(ids)) == text
 
 
 def test_another_encoding_of_the_same_text_is_noticed():
@@ -70,6 +81,13 @@ def test_every_prompt_is_the_one_before_and_the_sampled_ids(codec, driver, opene
         prompt += step["prompt_ids"]
         assert len(prompt) == step["prompt_length"]
     assert prompt == policy.prompts[0] and number > 1
+
+
+def test_a_cache_of_other_ids_is_noticed_though_there_are_as_many():
+    check_prompt("g, step 1", [1, 2, 3], (1, 2, 3))
+    for cached, at in (([1, 9, 3], 1), ([1, 2], 2), ([9, 1, 2, 3], 0)):
+        with pytest.raises(InternalError, match=rf"g, step 1: .* they differ from id {at} on"):
+            check_prompt("g, step 1", [1, 2, 3], cached)
 
 
 def test_a_cache_that_lost_ids_is_an_internal_error(codec):

@@ -41,6 +41,9 @@ class RulePolicy:
     def lengths(self):
         return np.array([len(self.prompts.get(slot, ())) for slot in range(self.slots)])
 
+    def prompt(self, slot):
+        return self.prompts[slot]
+
     def reset(self, slots):
         for slot in slots:
             self.prompts[slot] = []

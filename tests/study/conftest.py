@@ -54,6 +54,7 @@ def write_episode(
     thought="I need a plate.",
     elicitation=None,
     seed=0,
+    sample=0,
 ) -> Path:
     """Write a record of steps (CoT action, prompt action[, reference action]); "nothing" is answered by "Nothing happens"."""
     written = []
@@ -70,7 +71,8 @@ def write_episode(
                 "prompt": response(prompt, None, 4),
             }
         )
-    path = record_path(run / "records", arm=arm, checkpoint=checkpoint, driver=driver, game_id=f"{game}-{seed}" if seed else game)
+    game_id = f"{game}-{seed}" if seed else game
+    path = record_path(run / "records", arm=arm, checkpoint=checkpoint, driver=driver, game_id=game_id, sample=sample)
     write_record(
         path,
         {
@@ -80,6 +82,7 @@ def write_episode(
             "domain": domain,
             "game": {"id": game, "task_type": "pick", "split": "valid_unseen"},
             "seed": seed,
+            **({"sample": sample} if sample else {}),  # records of before there were samples have none
             "task": "put a plate in fridge",
             "success": success,
             "ended": ended or ("won" if success else "step_limit"),

@@ -134,6 +134,19 @@ def test_seeds_of_a_game_are_one_game(tmp_path, episode):
     assert (estimate.value, estimate.n, estimate.games) == (pytest.approx(1 / 3), 3, 1)
 
 
+def test_samples_of_a_game_are_one_game_and_are_paired_by_their_number(tmp_path, episode):
+    """Of game g the second sample broke under one driver, so neither driver's counts; game h has one."""
+    for driver, wins in (("cot", {"g": [True, False, True], "h": [True]}), ("prompt", {"g": [False, True, False], "h": [True]})):
+        for game, won in wins.items():
+            for sample, success in enumerate(won):
+                broke = (driver, game, sample) == ("prompt", "g", 1)
+                episode(tmp_path, game, driver=driver, success=success and not broke, ended="env_error" if broke else None, sample=sample)
+    point = point_of(tmp_path)
+    assert (point.estimate("d3_cot").games, point.estimate("d3_cot").n) == (2, 4)
+    gap = point.estimate("gap")
+    assert (gap.games, gap.n, gap.value) == (2, 3, pytest.approx(2 / 3))  # samples 0 and 2 of g: 2 of 2 against 0; h: 1 against 1
+
+
 def test_missing_and_empty_folders(tmp_path):
     with pytest.raises(DataError, match=r"records: no such folder.*cotjax evaluate"):
         read_records(tmp_path / "records")
@@ -179,5 +192,5 @@ def test_a_broken_record_says_where(tmp_path, episode, change, said):
 def test_the_same_episode_twice_is_an_error(tmp_path, episode):
     path = episode(tmp_path, "g")
     path.with_name("copy.json").write_text(path.read_text())
-    with pytest.raises(DataError, match="same game and seed"):
+    with pytest.raises(DataError, match="same game, sample and seed"):
         read_records(tmp_path / "records")

@@ -1,0 +1,163 @@
+"""The loop over the real Sampler: subwords, temperature above 0, slots that take the next game while others play on."""
+
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from test_loop import Cabinets, Generation, RulePolicy
+
+from cotjax.envs.base import Game
+from cotjax.errors import InternalError, NotFiniteError, UsageError
+from cotjax.model import decoder
+from cotjax.model.sharding import make_mesh
+from cotjax.rollout.loop import Elicitation, play
+from cotjax.rollout.record import read_records, record_path, write_record
+from cotjax.sample.sampler import Sampler
+
+
+@pytest.fixture(scope="module")
+def codec():
+    # The tags are tokens, so that a model that writes at random closes an action now and then.
+    return tiny.subword_codec("<action>", "</action>")
+
+
+@pytest.fixture(scope="module")
+def model(codec):
+    config = tiny.model_config(vocab_size=codec.vocab_size + 20, layers=1)
+    return config, jax.tree.map(lambda x: 2 * x, decoder.init_params(config, jax.random.key(1)))
+
+
+def sampler(codec, model, slots, params=None, kind=Sampler):
+    config, own = model
+    made = kind(
+        config, make_mesh(devices=jax.devices()[:1]), slots=slots, max_length=500, stop=codec.stop_texts, pad_id=0, max_new=40,
+        pieces=codec.pieces,
+    )  # fmt: skip
+    made.load(own if params is None else params)
+    return made
+
+
+class Uneven(Cabinets):
+    """Game g<n> ends after n % 3 + 1 steps, so slots are freed one by one."""
+
+    def step(self, actions):
+        answers = super().step(actions)
+        for slot in actions:
+            game, steps = self.games[slot]
+            answers[slot] = type(answers[slot])(answers[slot].text, ("look",), False, steps > int(game.id[1:]) % 3)
+        return answers
+
+
+def games(*numbers):
+    return [Game(f"g{number}", "", "valid_unseen", "t") for number in numbers]
+
+
+def played(codec, policy, played, environments=None, driver="prompt", seed=0, temperature=1.0, **how):
+    records = []
+    play(
+        played, policy=policy, codec=codec, environments=environments or Uneven(), driver=driver, seed=seed,
+        elicitation=Elicitation(max_steps=4, temperature=temperature, max_new_tokens=20, max_action_tokens=40),
+        on_record=lambda game, record: records.append(record), **how,
+    )  # fmt: skip
+    return {(record["game"]["id"], record["sample"]): record for record in records}
+
+
+def plain(record):
+    """What does not depend on time or rounding, as JSON."""
+    measured = ("timing", "logprob", "logprobs")
+    return json.dumps(json.loads(json.dumps(record), object_hook=lambda found: {k: v for k, v in found.items() if k not in measured}))
+
+
+def test_an_episode_is_the_same_alone_and_among_others_whose_slots_are_refilled(codec, model):
+    every = games(2, 0, 1, 5, 3, 4, 2, 8, 11)
+    together = played(codec, sampler(codec, model, 3), every, both=True)
+    one = sampler(codec, model, 1)
+    for number, game in enumerate(every):
+        ((key, record),) = played(codec, one, [game], both=True, samples=[int(number == 6)]).items()
+        assert plain(record) == plain(together[key]), key
+    valid, otherwise = 0, 0
+    for record in together.values():
+        for before, after in itertools.pairwise(record["steps"]):
+            if before["prompt"]["valid"]:  # its ids go on, with the tag that was prefilled and the one that was sampled
+                ids = before["prompt"]["ids"]
+                assert after["prompt_ids"][: len(ids) + 1] == [*codec.action_prefix, *ids]
+                valid += 1
+                otherwise += ids[:-1] != codec.encode_plain(before["executed"], "it", lenient=True)
+    assert valid >= otherwise > 0, "some actions were whole, and spelled otherwise than their text is encoded"
+
+
+def test_a_slot_that_keeps_an_id_of_the_game_before_is_noticed(codec, model):
+    class Keeps(Sampler):
+        def reset(self, slots):
+            kept = {slot: self._ids[slot][:1] for slot in slots}
+            super().reset(kept)
+            for slot, ids in kept.items():
+                self._ids[slot] = ids
+
+    with pytest.raises(InternalError, match=r"g2, step 1: the policy's cache holds .* ids"):
+        played(codec, sampler(codec, model, 1, kind=Keeps), games(1, 2))
+
+
+def test_samples_of_a_game_differ_and_their_records_stand_apart(codec, model, tmp_path):
+    policy = sampler(codec, model, 2)
+    records = played(codec, policy, games(2, 2, 2, 1))
+    assert sorted(records) == [("g1", 0), ("g2", 0), ("g2", 1), ("g2", 2)]
+    texts = {tuple(step["prompt"]["text"] for step in records["g2", sample]["steps"]) for sample in range(3)}
+    assert len(texts) == 3
+    for (game, sample), record in records.items():
+        write_record(record_path(tmp_path, arm="sft", checkpoint=1, driver="prompt", game_id=game, sample=sample), record)
+    found = {(record["game"]["id"], record["sample"]): record for record in read_records(tmp_path)}
+    assert found.keys() == records.keys()
+    first = record_path(tmp_path, arm="sft", checkpoint=1, driver="prompt", game_id="g2")
+    assert first.exists() and "sample" not in first.name, "the first sample's record stands where a game's only one does"
+    again = played(codec, policy, games(2), samples=[2])
+    assert plain(again["g2", 2]) == plain(records["g2", 2])
+    with pytest.raises(UsageError, match="same number"):
+        played(codec, policy, games(2, 2), samples=[1, 1])
+
+
+@pytest.mark.parametrize("driver", ["cot", "prompt"])
+def test_every_response_has_a_seed_of_its_own(codec, driver):
+    """By the study's seed, the game, its sample, the turn, and the kind of action."""
+
+    class Mumbles(RulePolicy):
+        def branch(self, prefixes, **how):
+            return {slot: Generation(self.codec.encode("look"), [-1.0]) for slot in prefixes}
+
+    seeds, responses = set(), 0
+    for study in (0, 1, 2):
+        for record in played(codec, Mumbles(codec, max_length=9000), games(2, 2, 5), Cabinets(), driver, study, both=True).values():
+            for step in record["steps"]:
+                seeds |= {step[kind]["seed"] for kind in ("cot", "prompt")}
+                responses += 2
+    assert len(seeds) == responses == 3 * 3 * 4 * 2
+    assert all(0 <= seed < 2**64 for seed in seeds) and max(seeds) > 2**62, "all 64 bits"
+
+
+def test_admissible_is_what_the_environment_says_and_not_what_could_be_parsed(codec):
+    class Flies(RulePolicy):
+        def branch(self, prefixes, **how):
+            texts = {slot: "fly</action>" if prefix else "<action>look</action>" for slot, prefix in prefixes.items()}
+            return {slot: Generation(self.codec.encode(text), None) for slot, text in texts.items()}
+
+    (record,) = played(codec, Flies(codec, slots=1, max_length=9000), games(2), Cabinets(), "cot").values()
+    for step in record["steps"]:
+        assert (step["cot"]["action"], step["cot"]["valid"], step["cot"]["admissible"]) == ("look", True, True)
+        assert (step["prompt"]["action"], step["prompt"]["valid"], step["prompt"]["admissible"]) == ("fly", True, False)
+
+
+def test_logits_that_are_not_finite_stop_with_the_game_and_the_step(codec, model):
+    spoilt = jax.tree.map(lambda x: x * np.nan, model[1])
+    with pytest.raises(NotFiniteError, match="g2, step 1: slot 0: the model's logits are not finite"):
+        played(codec, sampler(codec, model, 1, spoilt), games(2))
+
+    class Broken(RulePolicy):
+        def branch(self, prefixes, **how):
+            worth = float("nan") if self.codec.decode(self.prompts[0]).count("user") > 1 else 0.0
+            return {slot: Generation(self.codec.encode("look</action>"), [worth]) for slot in prefixes}
+
+    with pytest.raises(NotFiniteError, match="g2, step 2: a log-probability is not finite"):
+        played(codec, Broken(codec, slots=1, max_length=9000), games(2), Cabinets())
