@@ -40,7 +40,7 @@ def subword_codec(*added: str) -> Codec:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bpe.decoder = decoders.ByteLevel()
     texts = [f"<think> i need it. </think><action> open cabinet {n} </action><|im_end|>\n<|im_start|>user" for n in range(9)]
-    trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     bpe.train_from_iterator([*texts, *["><", "a.</", "1</", "n>o"] * 20], trainer)
     bpe.add_tokens(list(added))
     return Codec(bpe, CHATML)

@@ -178,9 +178,7 @@ def _say_what_is_left_out(
         steps = Checkpoints(folder, alone=distributed.several()).steps() if folder.is_dir() else []
         others = [str(step) for step in steps if step not in planned[arm]]
         if others:
-            warn(
-                f"{arm}: the checkpoint of step {', '.join(others)} is not played: it was saved to go on from, not as train.save_every says"
-            )
+            warn(f"{arm}: the checkpoint of step {', '.join(others)} is not played: it was saved to go on from, not by train.save_every")
 
 
 def sampler_of(settings: ConfigDict, model: ModelConfig, codec: Codec, mesh: Mesh, slots: int) -> Sampler:

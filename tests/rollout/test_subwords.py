@@ -99,7 +99,7 @@ def test_however_a_response_is_spelled_it_is_read_the_same_and_its_action_s_ids_
             assert after["prompt_ids"][: len(start)] == start
             kept += inside != encoded
         assert [id for step in steps for id in step["prompt_ids"]] == policy.prompts[0]
-    assert kept > 5, "some actions were spelled otherwise than their text is encoded, and went on as they were"
+    assert kept > 1, "some actions were spelled otherwise than their text is encoded, and went on as they were"
 
 
 def test_the_parser_sees_the_closing_tag_in_another_segmentation_and_nothing_after_it(codec):
