@@ -242,7 +242,6 @@ def batches(
     seed: int,
     rows: Sequence[int] | None = None,
     epochs: int | None = None,
-    bins: int = 256,
     threads: int = 4,
 ) -> grain.IterDataset:
     """Shuffled each epoch, packed into rows of `row_length`, batched. The same arguments give the same batches.
@@ -253,7 +252,6 @@ def batches(
       batch: rows of the global batch.
       rows: which of them this process reads, in this order (None: all).
       epochs: how often each example is read, less what fills no last batch (None: without end).
-      bins: rows that stay open while packing is planned.
       threads: that read and pack ahead of the caller; 0: the caller does it.
 
     Raises:
@@ -270,7 +268,7 @@ def batches(
     lengths = example_lengths(source)
     check_lengths(lengths, row_length, source)
     _check_control(source, masking)
-    packing = Packing(lengths, row_length, seed, bins)
+    packing = Packing(lengths, row_length, seed)
     count = (sys.maxsize if epochs is None else packing.rows * epochs) // batch * len(rows)
     read = _Rows(source, packing, batch, rows, count)
     made = grain.MapDataset.source(read).map(_Pack(masking, row_length)).batch(len(rows), drop_remainder=True)

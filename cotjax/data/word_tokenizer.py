@@ -41,6 +41,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | Path, template: formats.T
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": PAD, "unk_token": UNKNOWN, "eos_token": template.response_end}
+    config |= {"bos_token": template.begin} if template.begin else {}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 

@@ -97,6 +97,21 @@ def test_a_token_that_cannot_be_spelled_is_refused_in_data_and_taken_apart_in_pl
     assert codec.encode_plain("see <|im_end|> dragons", "it", lenient=True) == [2, *[1] * len("<|im_end|>"), 1]
 
 
+def test_pieces_of_a_vocabulary_that_are_added_tokens_too_do_not_come_out_of_content():
+    """A unigram vocabulary lists its control tokens among its pieces, so plain text could be cut into them."""
+    pieces = ["<unk>", "</s>", *CHATML.marks, *formats.TAGS, *"abcdeghiklmnorstu</>|_ \n"]
+    tokenizer = Tokenizer(models.Unigram([(piece, -float(len(piece) == 1)) for piece in pieces], unk_id=0))
+    tokenizer.add_special_tokens(["<unk>", "</s>", *CHATML.marks])
+    tokenizer.add_tokens([*formats.TAGS])
+    codec = Codec(tokenizer, CHATML)
+    assert codec.decode(codec.encode_plain("see the lamb", "the observation")).replace(" ", "") == "seethelamb"
+    with pytest.raises(DataError, match="the observation holds '</s>', a token of the tokenizer's own"):
+        codec.encode_plain("see</s>", "the observation")
+    assert [pieces[i] for i in codec.encode_plain("see</s>", "it", lenient=True)] == [*"see</s>"]
+    with pytest.raises(DataError, match="does not know '7'"):
+        codec.encode_plain("a 7", "the observation")
+
+
 def test_unknown_words_and_half_pairs_are_named_in_data_and_stand_as_such_in_play(subword, words):
     with pytest.raises(DataError, match="does not know 'dragon'"):
         words.encode_plain("You see a dragon.", "the observation")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from cotjax.data.packing import example_lengths
+from cotjax.data.packing import Packing, example_lengths
 from cotjax.data.pipeline import Masking, batches, dropped_weights, example_features, packed_row
 from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
 from cotjax.data.trajectories import write_trajectories
@@ -159,6 +159,43 @@ def test_an_epoch_reads_every_example_once_and_an_end_may_be_set(source):
     )  # fmt: skip
     assert sum(counts.values()) == 2 * len(source)
     assert counts == Counter(source[index]["ids"].tobytes() for index in range(len(source)) for _ in range(2))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_batch_n_is_rows_n_times_b_to_n_plus_1_times_b_of_the_plan(source, batch):
+    packing = Packing(example_lengths(source), 256, 0)
+    for number, made in enumerate(_batches(source, 7, batch=batch)[0]):
+        for place in range(batch):
+            _, examples = packing.row(number * batch + place)
+            ids = np.concatenate([source[example]["ids"] for example in examples.tolist()])
+            assert made["ids"][place][: len(ids)].tolist() == ids.tolist() and not made["ids"][place][len(ids) :].any()
+
+
+def test_what_a_row_loses_is_counted_in_tokens_units_and_examples():
+    # Draws of two rows: a turn of two tokens and one of one token in the first example, one of the second; the second row's only.
+    draws = np.array([[2, 0.1, 0.1, 0.2, 2, 0.1, 0.6, 2], [2, 2, 2, 0.1, 0.1, 0.1, 0.3, 2]], np.float32)
+    segments = np.array([[1, 1, 1, 1, 1, 2, 2, 0], [1, 1, 2, 2, 3, 3, 3, 0]], np.int32)
+    weights = np.where(draws < 2, np.float32(1), np.float32(0))
+    weights[1, 3] = 0  # drawn, but never supervised
+    made = dropped_weights({"draws": draws, "weights": weights, "segment_ids": segments}, 0.5)
+    assert made["dropped"].tolist() == [[4, 3, 2], [3, 2, 1]] and made["dropped"].dtype == np.int32
+    assert made["budget"].tolist() == [[5], [3]]
+    assert made["weights"].tolist() == [[0, 0, 0, 0, 0, 0, 1, 0], [0] * 8]
+    lighter = dropped_weights({"draws": draws, "weights": weights * np.float32(0.5), "segment_ids": segments}, 0.5)
+    assert lighter["dropped"].tolist() == made["dropped"].tolist(), "a weight need not be 1"
+    exact = dropped_weights({"draws": draws, "weights": weights, "segment_ids": segments}, float(np.float32(0.1)))
+    assert not exact["dropped"].any(), "a fraction drops the draws below it"
+
+
+def test_a_fraction_is_constant_unless_steps_are_given_and_then_goes_to_the_last():
+    assert not Masking().drops() and Masking().dropping().fraction_at(10**6) == 0
+    assert (
+        not Masking(last_fraction=0.5).drops() and Masking(fraction=0.5).drops() and Masking(fraction=0.3).dropping().fraction_at(99) == 0.3
+    )
+    falling = Masking(fraction=0.5, fraction_steps=10)
+    assert falling.drops() and [falling.dropping().fraction_at(step) for step in (0, 5, 10, 99)] == [0.5, 0.25, 0, 0]
+    rising = Masking(last_fraction=0.4, fraction_steps=1)
+    assert rising.drops() and [rising.dropping().fraction_at(step) for step in (0, 1)] == [0, 0.4]
 
 
 def test_a_late_state_is_restored_at_once(source):
