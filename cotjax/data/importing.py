@@ -146,6 +146,8 @@ def _mapped(
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise Unmapped("half of a surrogate pair is no text") from None
+    except RecursionError:
+        raise Unmapped("nested too deeply") from None
     if ids.add(made.id, number) is not None:  # several episodes of one task: the row's number tells them apart
         made = replace(made, id=f"{made.id}/{number}")
         if ids.add(made.id, number) is not None:

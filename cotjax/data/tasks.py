@@ -91,7 +91,7 @@ def _named(text: str, tools: bool) -> list[tuple[int, int, str]]:
     if tools:
         return sentences
     # "Task Description: Your task is to boil water." is one place, and the sentence says it best.
-    return sentences + [line for line in lines if not any(line[0] <= start < line[1] for start, _, _ in sentences)]
+    return sentences + [line for line in lines if line[0] not in {start for start, _, _ in sentences}]
 
 
 def _sentence(text: str, start: int, line_end: int) -> tuple[int, str]:

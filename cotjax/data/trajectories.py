@@ -229,7 +229,7 @@ def _parse_line(raw: bytes, size: int, where: str, first: bool) -> dict:
                 "(`jq -c .`, or `jq -c .[]` of an array, writes it so)"
             ) from None
         raise DataError(f"{where}: no JSON ({error.msg} at column {error.colno}); mend or remove this line") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: no JSON ({error}); mend or remove this line") from None
     if not isinstance(row, dict):
         more = "; write one object a line (`jq -c .[]`)" if isinstance(row, list) else ""

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 import tiny
@@ -34,6 +35,56 @@ def test_a_public_row_comes_over_whole(tmp_path, name):
     assert [(step.observation, step.thought, step.action) for step in made.steps] == steps
     assert all(step.provenance == (IMPORTED_BEFORE if step.thought else None) for step in made.steps)
     assert check(tmp_path / "t.jsonl").bad == 0
+
+
+def _texts(value, path=()):
+    """(path, text) of every text in a row's turns."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(inner, str) and key not in (
+            "from",
+            "role",
+            "id",
+            "type",
+            "tool_call_id",
+            "tools",
+            "system",
+            "name",
+            "item_id",
+            "category",
+        ):
+            yield (*path, key), inner
+        elif isinstance(inner, dict | list) and key != "tools":
+            yield from _texts(inner, (*path, key))
+
+
+def _with(changed, path, text):
+    whole = copy.deepcopy(changed)
+    inner = whole
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = text
+    return whole
+
+
+@pytest.mark.parametrize("name", EPISODES)
+def test_no_word_of_a_turn_is_lost(name):
+    """A word put anywhere in a row's turns is in the episode, or the row is rejected."""
+    whole, kept = row(name), 0
+    for path, text in _texts(whole):
+        if path[:2] == ("conversations", 1) and name not in ("hermes", "llamafactory_sharegpt"):
+            continue  # the agent says that it has understood
+        for place in re.finditer(r"\b", text):
+            if name.startswith("verl") and not re.search(r"(?:you took|observation is|task is to): ", text[: place.start()]):
+                continue  # verl-agent's own words: they stand before what they name, and behind it
+            if name.startswith("verl") and "it's your turn" in text[: place.start() + 15]:
+                break
+            try:
+                episode, _, _ = episode_of(_with(whole, path, f"{text[: place.start()]} wombat {text[place.start() :]}"))
+            except Unmapped:
+                continue
+            kept += 1
+            assert "wombat" in json.dumps([episode.task, episode.steps, episode.instructions]), (path, text[: place.start()])
+    assert kept > 15
 
 
 LEFT_OUT = {
@@ -97,6 +148,11 @@ def test_tool_calls_are_read_back_from_their_action():
     single_quoted = HERMES | {"conversations": copy.deepcopy(HERMES["conversations"])}
     single_quoted["conversations"][2]["value"] = "<tool_call>\n{'name': 'f', 'arguments': {'on': True}}\n</tool_call>"
     assert episode_of(single_quoted)[0].steps[0]["action"] == '{"name": "f", "arguments": {"on": true}}'
+    at_once = copy.deepcopy(HERMES)
+    at_once["conversations"][2]["value"] = (
+        '<tool_call>[{"name": "f", "arguments": {}}]</tool_call>\n<tool_call>{"name": "g", "arguments": {}}</tool_call>'
+    )
+    assert [call["name"] for call in json.loads(episode_of(at_once)[0].steps[0]["action"])] == ["f", "g"]
     assert is_call(called) and not is_call("Rome.") and not is_call('{"name": "f"}') and not is_call("[]")
 
 
@@ -114,6 +170,7 @@ def _one(first=FIRST, response="Thought: hm\nAction: look", **more):
     [
         ("Your task is to heat the water to 37.5 degrees. You are in a lab.", "heat the water to 37.5 degrees", "You are in a lab."),
         ("Your task is to find Dr. Wu, i.e. the owner. You are here.", "find Dr. Wu, i.e. the owner", "You are here."),
+        ("Your task is to find substance B. First look. You see it.", "find substance B. First look", "You see it."),
         ("Your goal is to answer: who was first? You see a book.", "answer: who was first?", "You see a book."),
         ("You are in a room. Your task is to: win.\nThe sign says Goal: lose.", "win", "You are in a room.\nThe sign says Goal: lose."),
         ("Your task is to: win.\nA note. It reads: 'Your task is to: lose'", "win", "A note. It reads: 'Your task is to: lose'"),
@@ -230,6 +287,12 @@ def _call(**changes):
 
 REJECTED = {
     "a note that looks like a task": (_pairs("Your task is to: win.\nYour task is to: lose.", "Action: look"), "more than one task"),
+    "two kinds of tasks": (_pairs("Task: relax. Your task is to boil water. It is cold.", "Action: look"), "more than one task"),
+    "an observation in the thought": (_pairs(FIRST, "Thought: a\nobservation: b\nAction: look"), "more than one thought and one action"),
+    "the agent alone": ({"messages": [LOOK]}, "turn 0: user and agent do not take turns"),
+    "a prompt that is a number": ({"prompt": 3, "response": "Action: look"}, "prompt and response must be texts"),
+    "a response that is a number": ({"prompt": FIRST, "response": 3}, "prompt and response must be texts"),
+    "a history of three": ({"instruction": FIRST, "output": "Action: look", "history": [["x", "y", "z"]]}, "history must be a list"),
     "a second action in the thought": (
         _pairs(FIRST, "Thought: I recall Action: bad and then I do it. Action: look"),
         "more than one thought and one action",
@@ -334,7 +397,8 @@ def test_a_layout_that_is_named_is_read_so():
     row = {"prompt": FIRST, "response": "Action: look", **_messages(LOOK | {"content": "Action: wait"})}
     assert episode_of(row, "messages")[0].steps[0]["action"] == "wait"
     assert episode_of(row, "prompt-response")[0].steps[0]["action"] == "look"
-    assert episode_of(FACTORY, "sharegpt")[1] == "sharegpt" and episode_of(QWEN, "messages")[1] == "messages"
+    assert [episode_of(FACTORY, name)[1] for name in ("sharegpt", "agentgym", "eto", "auto")] == ["sharegpt", "agentgym", "eto", "sharegpt"]
+    assert episode_of(QWEN, "messages")[1] == "messages"
     with pytest.raises(Unmapped, match="the prompt is not verl-agent's"):
         episode_of(QWEN, "verl-agent")
     assert ("auto", *LAYOUTS) == cli_data.LAYOUTS

@@ -173,6 +173,7 @@ FOREIGN = {
         lambda path: path.write_text(json.dumps(json.loads(_row()), indent=1)),
         "1: one JSON value over several lines",
     ),
+    "a broken first line": (lambda path: path.write_text('{"id" 1}\n'), "1: no JSON (Expecting ':' delimiter at column 7)"),
     "rows inside an object": (lambda path: path.write_text('{"data": [' + _row() + "]}"), "'data' is a list: no trajectory"),
 }
 
