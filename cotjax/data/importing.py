@@ -60,20 +60,22 @@ def import_files(
     limit: int = 20,
     progress: Callable[[int, float], None] = lambda rows, share: None,
 ) -> Imported:
-    """Write the trajectories of `files` (each a JSON array, or JSON Lines) to `out`, whole or not at all.
+    """Write the trajectories of `files` (see `cotjax.data.rows`) to `out`, whole or not at all.
 
     Args:
       layout: one of `LAYOUTS`, or "auto": each row's fields tell.
       environment, split: of the rows that do not say.
-      rejected: JSON Lines of what was not mapped: {"where", "reason", "row"}; written whole too, also where no row is mapped.
-      instructions: system messages, lists of tools and instructions begin the first observation; they are left out otherwise.
+      rejected: JSON Lines of what was not mapped: {"where", "reason", "row"}; written whole too,
+        also where no row is mapped.
+      instructions: system messages, lists of tools and instructions begin the first observation;
+        they are left out otherwise.
       limit: messages kept.
       progress: called with the rows read and the share of the files that is done, now and then.
 
     Raises:
-      UsageError: an unknown layout; `out` or `rejected` is one of `files`, the other, a folder, a symbolic link, a device, or
-        a file that an import did not write.
-      DataError: a file is missing or no JSON, no row of any is a trajectory, or nothing can be written.
+      UsageError: an unknown layout; `out` or `rejected` is one of `files`, the other, a folder, a
+        symbolic link, a device, or a file that an import did not write.
+      DataError: a file is missing or no JSON, no row is a trajectory, or nothing can be written.
     """
     if layout != "auto" and layout not in LAYOUTS:
         raise UsageError(f"unknown layout {layout!r}; there are auto, {', '.join(LAYOUTS)}")
@@ -156,7 +158,7 @@ def _mapped(
 
 
 def _reject(found: Imported, error: Exception, where: str, row: Any, limit: int, apart: TextIO | None) -> None:
-    # A fault that the schema found begins with the place already, and may hold the row's own words behind the colon.
+    # A fault that the schema found begins with the place already, and may hold words of the row.
     text = str(error) if isinstance(error, DataError) else f"{where}: {error}"
     found.rejected += 1
     found.reasons[error.kind if isinstance(error, Unmapped) else "it breaks a rule of the schema"] += 1

@@ -56,7 +56,7 @@ def open_json(path: str | Path, missing: str = "no such file") -> BinaryIO:
 
 
 def decode(text: str) -> Any:
-    """Return the one JSON value that `text` is. Raises ValueError, with the reason on one line, as `decode_from`."""
+    """Return the one JSON value that `text` is. Raises as `decode_from`."""
     try:
         return _DECODER.decode(text)
     except RecursionError:
@@ -68,7 +68,8 @@ def decode_from(text: str, start: int) -> tuple[Any, int]:
 
     Raises:
       json.JSONDecodeError: there is no JSON value.
-      ValueError: there is one that says two things or none: a key twice in an object, NaN, Infinity, nested too deeply.
+      ValueError: there is one with a key twice in an object, with NaN or Infinity, or nested too
+        deeply.
     """
     try:
         return _DECODER.raw_decode(text, start)
@@ -77,7 +78,7 @@ def decode_from(text: str, start: int) -> tuple[Any, int]:
 
 
 def end_of(text: str, start: int) -> int:
-    """Return where the JSON value that begins at `start` ends, whatever it says. Raises ValueError where there is none."""
+    """Return where the JSON value that begins at `start` ends. Raises ValueError where there is none."""
     try:
         return _LENIENT.raw_decode(text, start)[1]
     except RecursionError:

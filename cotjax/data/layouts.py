@@ -46,14 +46,17 @@ _INSTRUCT = ("alfworld", "db", "kg", "mind2web", "os", "webshop")
 
 
 def conversation_turns(row: dict) -> list[Turn]:
+    """Return the turns of `conversations`. Raises Unmapped."""
     return _row_system(row) + [_turn(message, number, "from", "value") for number, message in enumerate(_messages(row, "conversations"))]
 
 
 def message_turns(row: dict) -> list[Turn]:
+    """Return the turns of `messages`. Raises Unmapped."""
     return _row_system(row) + [_turn(message, number, "role", "content") for number, message in enumerate(_messages(row, "messages"))]
 
 
 def prompt_turns(row: dict) -> list[Turn]:
+    """Return the turns of a prompt, its response, and the history before them. Raises Unmapped."""
     names = _PROMPTS if any(row.get(name) is not None for name in _PROMPTS) else ("input",)
     prompt, response = _only(row, names), _only(row, _RESPONSES)
     if isinstance(prompt, list):
@@ -90,7 +93,7 @@ LAYOUTS = (*_TURNS, "verl-agent")
 
 
 def episode_of(row: dict, layout: str = "auto") -> tuple[Episode, str, str | None]:
-    """A row -> (its episode, the name of its layout, the environment where the layout names it).
+    """Return a row's episode, the name of its layout, and the environment where the layout names it.
 
     `layout`: one of `LAYOUTS`, or "auto": the row's fields tell.
 
@@ -116,7 +119,7 @@ def episode_of(row: dict, layout: str = "auto") -> tuple[Episode, str, str | Non
 
 
 def unread_fields(row: dict) -> list[str]:
-    """Return what a row and its messages hold under names that no layout has: passed over, to be counted and told."""
+    """Return the fields of a row and its messages that no layout has; they are passed over, and counted."""
     found = [f"the field {name!r:.60}" for name, value in row.items() if name not in _ROW_FIELDS and value not in _EMPTY]
     for messages in (row.get("messages"), row.get("conversations"), row.get("prompt")):
         for message in messages if isinstance(messages, list) else ():
@@ -127,7 +130,7 @@ def unread_fields(row: dict) -> list[str]:
 
 
 def layout_of(row: dict) -> str:
-    """The layout that a row's fields tell. Raises Unmapped where they tell none, or two."""
+    """Return the layout that a row's fields tell. Raises Unmapped where they tell none, or two."""
     prompted = any(row.get(name) is not None for name in (*_PROMPTS, "input")) and any(row.get(name) is not None for name in _RESPONSES)
     found = [name for name in ("conversations", "messages") if row.get(name) is not None]
     if len(found) > 1 or (found and prompted):
@@ -235,7 +238,7 @@ def _text(content: Any, where: str) -> str:
 
 
 def facts_of(row: dict, environment: str | None, defaults: dict[str, str]) -> dict[str, Any]:
-    """The fields of a trajectory beside id, task and steps.
+    """Return the fields of a trajectory beside id, task and steps.
 
     Args:
       environment: as the layout names it.
@@ -257,7 +260,7 @@ def facts_of(row: dict, environment: str | None, defaults: dict[str, str]) -> di
 
 
 def id_of(row: dict, number: int) -> str:
-    """The row's own id, or its number."""
+    """Return the row's own id, or its number."""
     for name in ("id", "item_id"):
         found = row.get(name)
         if found is not None and (isinstance(found, bool) or not isinstance(found, str | int)):

@@ -13,7 +13,7 @@ NOTHING_TRAINED = "episodes without a step to train on"
 
 
 def oddities(trajectory: Trajectory) -> list[str]:
-    """Return what is odd about an episode, an entry each time: values to be counted and told, not refused."""
+    """Return what is odd about an episode, an entry each time; to be counted, not refused."""
     found = []
     for step in trajectory.steps:
         if step.admissible_commands and step.action not in step.admissible_commands:

@@ -1,4 +1,4 @@
-"""A response -> its thought and its action. The action keeps its text; a response that can be read in two ways is refused."""
+"""The thought and the action of a response. A response that can be read in two ways is refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cotjax.data.turns import Turn, Unmapped
 
 _THINK = re.compile(rf"\s*{formats.THINK_OPEN}(?P<thought>.*?){formats.THINK_CLOSE}(?P<rest>.*)", re.S)
 _THOUGHT = re.compile(r"\s*(?:Thought|Think)[ \t]*:", re.I)
-# Names of the parts of a response: at the beginning of a line in any case, in the middle of one as "Action:" alone.
+# "Action:" anywhere, and in any case at the beginning of a line.
 _ACTION = re.compile(r"(?:^[ \t]*(?i:Action|Act)|\b(?:Action|Act))[ \t]*:", re.M)
 _OTHERS = re.compile(r"^[ \t]*(?:Thought|Think|Observation)[ \t]*:", re.I | re.M)
 _INSIDE_ACTION = re.compile(r"\b(?:Thought|Think|Action|Act|Observation)[ \t]*:")
@@ -24,14 +24,15 @@ _TAG = re.compile("|".join(map(re.escape, formats.TAGS)))
 
 
 def acts(text: str) -> bool:
-    """Whether a text of the agent has the outer marks of a thought, an action or a tool call."""
+    """Return whether a text has the outer marks of a thought, an action or a tool call."""
     return "<tool_call>" in text or any(mark.search(text) for mark in (_ACTION, _OTHERS, _FINAL, _TAG))
 
 
 def split_response(turn: Turn, where: str, tools: bool) -> tuple[str | None, str]:
-    """A message of the agent -> (thought or None, action).
+    """Return (thought or None, action) of a message of the agent.
 
-    `tools`: the agent calls tools in this episode, so a message without a call is an answer, and its text the action.
+    The action keeps its text. `tools`: the agent calls tools in this episode, so a message without a
+    call is an answer, and its text the action.
 
     Raises:
       Unmapped: the message is none of the known forms, or could be two.
@@ -61,7 +62,7 @@ def _split_text(text: str, where: str) -> tuple[str | None, str]:
 
 
 def _split_named(text: str, where: str) -> tuple[str | None, str]:
-    """`Thought: … Action: …`, an action alone, or one of the forms that public sets have beside it."""
+    """Read `Thought: … Action: …`, an action alone, or the forms that public sets have beside it."""
     places = list(_ACTION.finditer(text))
     finals = list(_FINAL.finditer(text))
     if not places and len(finals) == 1:  # AgentInstruct kg: "Thought: … Final Answer: #3"
@@ -74,7 +75,7 @@ def _split_named(text: str, where: str) -> tuple[str | None, str]:
         raise Unmapped("the response is neither 'Thought: … Action: …' nor <action>…</action>", where)
     labelled = _THOUGHT.match(head)
     thought = head[labelled.end() :] if labelled else head
-    # Before AgentInstruct db's two actions the thought has no name: "Let me look. Action: Operation ```sql …"
+    # Before AgentInstruct db's actions the thought has no name: "Let me look. Action: Operation …"
     unnamed = thought.strip() and not labelled and not _SQL.match(action)
     if unnamed:
         raise Unmapped("text stands before the action that is not marked as a thought", where)

@@ -1,4 +1,4 @@
-"""The rows of a file of public data: a JSON array, JSON Lines, one object, or an object that holds a list of rows."""
+"""The rows of a file: a JSON array, JSON Lines, one object, or an object with a list of rows."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _text(raw: BinaryIO, file: Path) -> str:
 
 
 def _whole_object(file: Path, first: Broken) -> dict | None:
-    """The object that the whole file is, over several lines; None where the file is JSON Lines that begin with a broken line."""
+    """Return the object that the whole file is; None where only its first line is broken."""
     if not first.cut:
         return None
     try:
@@ -101,7 +101,7 @@ def _whole_object(file: Path, first: Broken) -> dict | None:
 
 
 def _list_of_rows(row: dict) -> str | None:
-    """The name of the list that an object holds, as in {"data": [...]}, where it is no row itself."""
+    """Return the name of the list in an object such as {"data": [...]}; None for a row."""
     try:
         layout_of(row)
     except Unmapped:
@@ -111,7 +111,7 @@ def _list_of_rows(row: dict) -> str | None:
 
 
 def _array(text: str, file: Path) -> Iterator[Row]:
-    """The rows of a JSON array. All of it is read before the first is yielded: an array that does not end yields none."""
+    """Yield the rows of a JSON array, once all of it is read: one that does not end yields none."""
     rows: list[Any] = []
     try:
         end = _behind(text, text.index("[") + 1)

@@ -13,7 +13,7 @@ IMPORTED_BEFORE = "imported, before the action"
 INSTRUCTION = "instructions that the agent says it has understood"
 
 _OBSERVATION = re.compile(r"^\s*Observation[ \t]*:[ \t]*", re.I)
-# What the agents of public sets answer to the instruction, from end to end. Anything else could be a step.
+# What agents of public sets answer to the instruction, end to end. Anything else may be a step.
 _OK = re.compile(
     r"""\s*(?:
     (?:ok(?:ay)?|sure|understood|got\ it)[.!]?
@@ -26,7 +26,7 @@ _OK = re.compile(
 
 
 def as_episode(turns: list[Turn]) -> Episode:
-    """Turns -> the episode. Raises Unmapped."""
+    """Return the episode that turns make. Raises Unmapped."""
     systems = next((number for number, turn in enumerate(turns) if turn.who != "system"), len(turns))
     instructions = [("system messages", turn.text) for turn in turns[:systems]]
     turns = turns[systems:]
@@ -99,7 +99,7 @@ def _answers(results: list[Turn], caller: Turn, where: str) -> list[Turn]:
 
 
 def _acknowledges(turn: Turn, told: str, following: str) -> bool:
-    """Whether the agent only says that it has understood, and the first observation comes behind it."""
+    """Whether the agent only says that it has understood, before the first observation."""
     if turn.thought or acts(turn.text):
         return False
     if _OK.fullmatch(turn.text):

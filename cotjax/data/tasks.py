@@ -1,4 +1,4 @@
-"""A first observation -> the task that it names, and the rest. Two tasks, or none, are no task: nothing is guessed."""
+"""The task that a first observation names, and the commands at its end. Nothing is guessed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 from cotjax.data.turns import Unmapped
 
-# Phrases of one public set each. They outrank the others, which may stand in the instructions around them.
+# Phrases of one public set each. They outrank the others, which may stand in instructions.
 _KNOWN = (
     re.compile(r"Instruction:[ \t]*\[SEP\]\s*(?P<task>[^\n]+?)\s*\[SEP\][ \t]*"),  # WebShop
     re.compile(
@@ -17,7 +17,7 @@ _KNOWN = (
     re.compile(r"(?:^|(?<=\s))(?:Now, )?my problem is:\s*(?P<task>.+?)\s*$", re.I | re.S),  # AgentInstruct os
     re.compile(r"^(?P<task>[^\n]+)\n(?=The name of this table is )"),  # AgentInstruct db
 )
-# At the beginning of a line or of a sentence, and nowhere else: "The sign says Goal: win." names no task.
+# At the beginning of a line or a sentence alone: "The sign says Goal: win." names no task.
 _BEGIN = r"(?:^[ \t]*|(?<=[.!?][ \n])[ \t]*)"
 _LINE = re.compile(
     _BEGIN + r"(?:Task Description[ \t]*:\s*)?"
@@ -33,7 +33,7 @@ _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
 
 def split_task(text: str, tools: bool) -> tuple[str, str]:
-    """The first observation -> (task, the observation without the words that name it).
+    """Return (task, the first observation without the words that name it).
 
     A period at the end of the task is left out: prompts put one there.
     `tools`: the agent calls tools, so the whole text is the task unless it says "Your task is …".
@@ -54,12 +54,12 @@ def split_task(text: str, tools: bool) -> tuple[str, str]:
 
 
 def names_task(text: str) -> bool:
-    """Whether the text names a task, or several."""
+    """Return whether the text names a task, or several."""
     return bool(_named(text, False))
 
 
 def split_commands(text: str) -> tuple[str, list[str]]:
-    """An observation -> (it without the line AVAILABLE ACTIONS at its end, the commands there).
+    """Return (an observation without the line AVAILABLE ACTIONS at its end, the commands there).
 
     A line whose commands cannot be told apart for sure stays in the observation.
     """
@@ -99,7 +99,8 @@ def _sentence(text: str, start: int, line_end: int) -> tuple[int, str]:
     for stop in re.finditer(r"[.!?](?=\s)", text[start:line_end]):
         words, rest = text[start : start + stop.start()], text[start + stop.end() : line_end].lstrip()
         word = re.split(r"[\s(]", words)[-1].lower()
-        # A period that may belong to its word, or that no new sentence follows, ends nothing: rather too long a task than half of one.
+        # A period that may belong to its word, or that no new sentence follows, ends nothing:
+        # a task that is too long is whole.
         cut = stop[0] == "." and (word in _ABBREVIATIONS or len(word) == 1)
         if not cut and (not rest or not rest[0].islower()):
             return start + stop.end(), words + stop[0]

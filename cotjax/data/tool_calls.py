@@ -1,10 +1,10 @@
-"""Tool calls -> action text, in one form: the JSON of the call, as it stands in the file.
+"""Tool calls as action text, in one form: the JSON of the call, as it stands in the file.
 
     one call         {"name": "get_weather", "arguments": {"city": "Paris"}}
     several at once  [{"name": …, "arguments": …}, {"name": …, "arguments": …}]
 
-Text that is JSON in the row (between <tool_call> tags, the value of a function_call, an `arguments` string) is kept character
-for character, so the calls can be read back by `json.loads`.
+Text that is JSON in the row (between <tool_call> tags, the value of a function_call, an `arguments`
+string) is kept character for character, so `json.loads` gives the calls back.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NO_CALL = 'a tool call must be JSON with a "name" and "arguments"'
 
 
 def call_action(calls: Any, where: str) -> tuple[str, tuple[str | None, ...]]:
-    """OpenAI's `tool_calls`, or one `function_call` -> (action, ids of the calls). Raises Unmapped."""
+    """Return (action, ids) of OpenAI's `tool_calls`, or of one `function_call`. Raises Unmapped."""
     calls = [calls] if isinstance(calls, dict) else calls
     if not isinstance(calls, list):
         raise Unmapped(_NO_CALL, where)
@@ -31,7 +31,7 @@ def call_action(calls: Any, where: str) -> tuple[str, tuple[str | None, ...]]:
 
 
 def written_action(text: str, where: str) -> str:
-    """A call that is written as text -> action. Raises Unmapped."""
+    """Return the action of a call that is written as text. Raises Unmapped."""
     text = text.strip()
     try:
         called = decode(text)
@@ -47,7 +47,7 @@ def written_action(text: str, where: str) -> str:
 
 
 def tagged_action(text: str, where: str) -> tuple[str, str | None, int]:
-    """Text with <tool_call>…</tool_call> -> (the text before, the calls' action or None, how many). Raises Unmapped."""
+    """Return (text before, action or None, number of calls) of text with <tool_call> tags. Raises Unmapped."""
     found = list(_TAGGED.finditer(text))
     if not found:
         if "<tool_call>" in text or "</tool_call>" in text:
@@ -60,13 +60,13 @@ def tagged_action(text: str, where: str) -> tuple[str, str | None, int]:
 
 
 def result_text(text: str) -> str | None:
-    """The results inside <tool_response> tags, where the text is nothing else; None otherwise."""
+    """Return what stands in <tool_response> tags; None where the text is anything else too."""
     found = list(_RESULT.finditer(text))
     return None if not found or _RESULT.sub("", text).strip() else "\n".join(result[1] for result in found)
 
 
 def is_call(text: str) -> bool:
-    """Whether `text` reads as the action of a tool call."""
+    """Return whether `text` reads as the action of a tool call."""
     try:
         called = decode(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What an import makes of a row on its way to a trajectory: turns, then an episode; or the reason why it cannot."""
+"""What an import makes of a row: turns, then an episode; or the reason why it cannot."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 
 class Unmapped(Exception):
-    """A row that is no trajectory; the message says why, and `kind` is the same for all rows with that fault."""
+    """A row that is no trajectory. The message says why; `kind` is the same for all such rows."""
 
     def __init__(self, kind: str, where: str = ""):
         super().__init__(f"{where}: {kind}" if where else kind)

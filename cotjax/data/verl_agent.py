@@ -1,4 +1,4 @@
-"""verl-agent's rows: one a step, whose prompt holds task, recent history, observation and admissible actions in fixed words."""
+"""verl-agent's rows: one a step, whose prompt holds task, history and observation in fixed words."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _WORLDS = {"ALFRED": "alfworld", "WebShop": "webshop"}
 
 
 def is_verl_agent(turns: list[Turn]) -> bool:
-    """Whether these turns are one prompt of verl-agent's and its response."""
+    """Return whether these turns are one prompt of verl-agent's and its response."""
     return _read(turns) is not None
 
 
 def as_verl_agent(turns: list[Turn]) -> tuple[Episode, str]:
-    """The turns of one row -> (the episode, its environment).
+    """Return the episode of one row, and its environment.
 
-    The past steps that the prompt shows come first, without thoughts and not trained on: they are trained on in rows of their
-    own. Raises Unmapped.
+    The past steps that the prompt shows come first, without thoughts and not trained on: they are
+    trained on in rows of their own. Raises Unmapped.
     """
     found = _read(turns)
     if found is None:

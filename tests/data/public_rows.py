@@ -1,5 +1,6 @@
 """Files of `public`: a row each, in the layout of a public data set as its authors write it; the words are our own."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -10,6 +11,31 @@ def row(name):
     """The one row of a file."""
     (only,) = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     return only
+
+
+WEBSHOP, WEATHER, OS, OPENAI, HERMES, QWEN, FACTORY, VERL_FIRST, VERL_LATER = map(
+    row,
+    ("webshop", "weather", "agentinstruct_os", "openai_tool_calls", "hermes", "qwen_tool_call", "llamafactory_sharegpt",
+     "verl_agent_first", "verl_agent_later"),
+)  # fmt: skip
+LOOK = {"role": "assistant", "content": "Action: look"}
+FIRST = "You are in a room.\nYour task is to: find the key."
+
+
+def pairs(*texts, **more):
+    return {"conversations": [{"from": ("human", "gpt")[number % 2], "value": text} for number, text in enumerate(texts)]} | more
+
+
+def messages(*later, **more):
+    return {"messages": [{"role": "user", "content": FIRST}, *later]} | more
+
+
+def changed_call(**changes):
+    """Return OpenAI's row with changes of its messages: m2 is the third."""
+    row = copy.deepcopy(OPENAI)
+    for name, change in changes.items():
+        row["messages"][int(name[1:])] |= change
+    return row
 
 
 # File -> what its row must become: (layout, task, [(observation, thought, action), …]).

@@ -6,7 +6,25 @@ import re
 
 import pytest
 import tiny
-from public_rows import EPISODES, FOLDER, row
+from public_rows import (
+    EPISODES,
+    FACTORY,
+    FIRST,
+    FOLDER,
+    HERMES,
+    LOOK,
+    OPENAI,
+    OS,
+    QWEN,
+    VERL_FIRST,
+    VERL_LATER,
+    WEATHER,
+    WEBSHOP,
+    changed_call,
+    messages,
+    pairs,
+    row,
+)
 
 from cotjax import cli_data
 from cotjax.data.check import check
@@ -16,14 +34,6 @@ from cotjax.data.steps import IMPORTED_BEFORE
 from cotjax.data.tool_calls import is_call
 from cotjax.data.trajectories import read_trajectories
 from cotjax.data.turns import Unmapped
-
-WEBSHOP, WEATHER, OS, OPENAI, HERMES, QWEN, FACTORY, VERL_FIRST, VERL_LATER = map(
-    row,
-    ("webshop", "weather", "agentinstruct_os", "openai_tool_calls", "hermes", "qwen_tool_call", "llamafactory_sharegpt",
-     "verl_agent_first", "verl_agent_later"),
-)  # fmt: skip
-LOOK = {"role": "assistant", "content": "Action: look"}
-FIRST = "You are in a room.\nYour task is to: find the key."
 
 
 @pytest.mark.parametrize("name", EPISODES)
@@ -156,12 +166,8 @@ def test_tool_calls_are_read_back_from_their_action():
     assert is_call(called) and not is_call("Rome.") and not is_call('{"name": "f"}') and not is_call("[]")
 
 
-def _pairs(*texts, **more):
-    return {"conversations": [{"from": ("human", "gpt")[number % 2], "value": text} for number, text in enumerate(texts)]} | more
-
-
 def _one(first=FIRST, response="Thought: hm\nAction: look", **more):
-    episode, _, _ = episode_of(_pairs(first, response, **more))
+    episode, _, _ = episode_of(pairs(first, response, **more))
     return episode.task, episode.steps[0]
 
 
@@ -223,7 +229,7 @@ def test_a_response_keeps_its_text(response, thought, action):
 
 
 def test_results_come_in_the_order_of_the_calls_or_as_they_stand():
-    unnamed = _call(m3={"tool_call_id": None}, m4={"tool_call_id": None})
+    unnamed = changed_call(m3={"tool_call_id": None}, m4={"tool_call_id": None})
     assert [episode_of(row)[0].steps[1]["observation"] for row in (OPENAI, unnamed)] == [
         '{"celsius": 24}\n{"celsius": 31.5}',
         '{"celsius": 31.5}\n{"celsius": 24}',
@@ -259,7 +265,7 @@ def test_a_verl_step_may_be_untrained():
 
 @pytest.mark.parametrize("folder", ["", "train/", "json_2.1.1/train/", "data\\json_2.1.1\\train\\"])
 def test_a_game_is_named_by_its_last_two_folders(folder):
-    row = _messages(LOOK, gamefile=f"{folder}pick_and_place_simple-Plate-None-Fridge-1/trial_T1/game.tw-pddl", task_type="other")
+    row = messages(LOOK, gamefile=f"{folder}pick_and_place_simple-Plate-None-Fridge-1/trial_T1/game.tw-pddl", task_type="other")
     facts = facts_of(row, None, {"environment": "unknown", "split": "train"})
     assert (facts["task_type"], facts["game"]) == ("pick_and_place_simple", "pick_and_place_simple-Plate-None-Fridge-1/trial_T1")
 
@@ -273,128 +279,13 @@ def test_flags_say_what_is_trained_on():
         assert [step["trained"] for step in episode_of({"messages": turns})[0].steps] == [False, False, True, True, True, True]
 
 
-def _messages(*messages, **more):
-    return {"messages": [{"role": "user", "content": FIRST}, *messages]} | more
-
-
-def _call(**changes):
-    """OpenAI's row with its messages changed by index."""
-    row = copy.deepcopy(OPENAI)
-    for name, change in changes.items():
-        row["messages"][int(name[1:])] |= change
-    return row
-
-
-REJECTED = {
-    "a note that looks like a task": (_pairs("Your task is to: win.\nYour task is to: lose.", "Action: look"), "more than one task"),
-    "two kinds of tasks": (_pairs("Task: relax. Your task is to boil water. It is cold.", "Action: look"), "more than one task"),
-    "an observation in the thought": (_pairs(FIRST, "Thought: a\nobservation: b\nAction: look"), "more than one thought and one action"),
-    "the agent alone": ({"messages": [LOOK]}, "turn 0: user and agent do not take turns"),
-    "a prompt that is a number": ({"prompt": 3, "response": "Action: look"}, "prompt and response must be texts"),
-    "a response that is a number": ({"prompt": FIRST, "response": 3}, "prompt and response must be texts"),
-    "a history of three": ({"instruction": FIRST, "output": "Action: look", "history": [["x", "y", "z"]]}, "history must be a list"),
-    "a second action in the thought": (
-        _pairs(FIRST, "Thought: I recall Action: bad and then I do it. Action: look"),
-        "more than one thought and one action",
-    ),
-    "a quoted action": (_pairs(FIRST, "Thought: it reads 'Action: win'.\nAction: look"), "more than one thought and one action"),
-    "an observation in the action": (_pairs(FIRST, "Action: look Observation: a cat"), "more than one thought and one action"),
-    "lines behind the action": (_pairs(FIRST, "Action: look\nYou see a cat."), "more than one thought and one action"),
-    "two blocks of code": (_pairs(FIRST, "Act: bash\n```bash\nls\n```\n```bash\nrm x\n```"), "more than one thought and one action"),
-    "words before the action": (_pairs(FIRST, "I shall look.\nAction: look"), "not marked as a thought"),
-    "a thought without an end": (_pairs(FIRST, "<think>hm\nAction: look"), "no </think>"),
-    "two thoughts": (_messages(LOOK | {"content": "Thought: a\nAction: look", "reasoning_content": "b"}), "two thoughts"),
-    "a thought that is no text": (_messages(LOOK | {"reasoning_content": ["b"]}), "its thought is no text"),
-    "a first step that begins with Sure": (
-        _pairs(FIRST, "Sure, I begin by opening it: open cabinet 1", "You open it.\nYour task is to: find the key.", "Action: look"),
-        "step 0: the response is neither",
-    ),
-    "a first step that holds OK": (_pairs(FIRST, "look. OK", f"A cat. {FIRST}", "Action: look"), "step 0: the response is neither"),
-    "a first step that is not trained on": (
-        {"conversations": [{"from": "human", "value": FIRST}, {"from": "gpt", "value": "open it", "loss": False},
-                           {"from": "human", "value": FIRST}, {"from": "gpt", "value": "Action: look"}]},
-        "step 0: the response is neither",
-    ),
-    "an instruction and no task": (_pairs("Play.", "OK", "You see a cat.", "Action: look"), "names no task"),
-    "a system message in the middle": (_messages(LOOK, {"role": "system", "content": "Be brief."}, LOOK), "in the middle"),
-    "a flag that is a word": (_messages(LOOK | {"loss": "false"}), "its 'loss' must be true or false"),
-    "half a weight": (_messages(LOOK | {"weight": 0.5}), "its 'weight' must be true or false"),
-    "flags that contradict": (_messages(LOOK | {"weight": 1, "train": False}), "contradict"),
-    "a reward that is true": (_messages(LOOK, reward=True), "its 'reward' is no number"),
-    "a score in words": (_messages(LOOK, score="high"), "its 'score' is no number"),
-    "a reward beside another score": (_messages(LOOK, reward=1, score=0.5), "differ"),
-    "a success that is a number": (_messages(LOOK, success=1), "'success' must be true or false"),
-    "an environment that is no text": (_messages(LOOK, environment=3), "its 'environment' is no text"),
-    "an id that is no name": (_messages(LOOK, id=[1]), "its 'id' is neither"),
-    "a message's picture": (_messages(LOOK | {"images": ["a.png"]}), "message 1: it holds pictures"),
-    "a system that is no text": (_messages(LOOK, system=["Be brief."]), "its 'system' is no text"),
-    "a message that is text": ({"messages": [FIRST, "Action: look"]}, "message 0: a message needs 'role' and 'content'"),
-    "a prompt alone": ({"prompt": FIRST}, "none of a known layout"),
-    "a response alone": ({"response": "Action: look"}, "none of a known layout"),
-    "results without names, too many": (
-        _call(m2={"tool_calls": OPENAI["messages"][2]["tool_calls"] * 2}, m3={"tool_call_id": None}), "not those of the calls"
-    ),
-    "a thought in the thought": (_call(m5={"content": "<think>a<think>b</think>Rome."}), "the thought holds '<think>'"),
-    "an answer with tags": (_call(m5={"content": "<think>a</think>Rome</action>."}), "could be an action"),
-    "a result missing": (_call(m4={"role": "assistant"}), "not those of the calls"),
-    "two answers": (_messages(LOOK, LOOK), "turn 2: user and agent do not take turns"),
-    "a system message at the end": ({"messages": [*VERL_FIRST["prompt"], LOOK, {"role": "system", "content": "x"}]}, "in the middle"),
-    "a result that nobody asked for": (
-        {"messages": [*OPENAI["messages"], OPENAI["messages"][3], OPENAI["messages"][5]]}, "turn 5: a tool's result answers no call"
-    ),
-    "a result before anything": ({"messages": [OPENAI["messages"][3], LOOK]}, "turn 0: a tool's result answers no call"),
-    "an agent that speaks first": ({"messages": [LOOK, *VERL_FIRST["prompt"], LOOK]}, "turn 0: user and agent do not take turns"),
-    "a caption": (_messages(LOOK | {"content": [{"type": "image", "text": "Action: look"}]}), "its content is no text"),
-    "a result as a part": (_messages(LOOK | {"content": [{"type": "tool_result", "text": "Action: look"}]}), "its content is no text"),
-    "two observations": (_messages(LOOK, *({"role": "observation", "content": "x"},) * 2, LOOK), "answers no call"),
-    "verl-agent's prompt twice": (
-        {"messages": VERL_FIRST["prompt"] + [{"role": "assistant", "content": VERL_FIRST["response"]}]
-         + VERL_FIRST["prompt"] + [{"role": "assistant", "content": VERL_FIRST["response"]}]},
-        "holds '<think>'",
-    ),
-    "pictures": (_messages(LOOK, images=["a.png"]), "pictures"),
-    "a preference": (_pairs(FIRST, "Action: look", chosen={"from": "gpt", "value": "x"}, rejected={}), "a preferred and a rejected"),
-    "two layouts": ({"prompt": FIRST, "response": "Action: look", **_messages(LOOK)}, "two layouts"),
-    "two responses": ({"prompt": FIRST, "response": "Action: look", "output": "Action: wait"}, "more than one of response"),
-    "a history that is text": ({"instruction": FIRST, "output": "Action: look", "history": "x"}, "history must be a list"),
-    "a history of one": ({"instruction": FIRST, "output": "Action: look", "history": [["x"]]}, "history must be a list"),
-    "text beside a call": (_call(m2={"content": "Let me see."}), "text beside the tool call"),
-    "arguments that are no JSON": (_call(m2={"tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}), "a tool call must be JSON"),
-    "a call without a name": (_call(m2={"tool_calls": [{"function": {"arguments": "{}"}}]}), "a tool call must be JSON"),
-    "a result of another call": (_call(m3={"tool_call_id": "c9"}), "not those of the calls"),
-    "a call without a result": (_call(m3={"role": "user"}, m4={"role": "user"}), "user and agent do not take turns"),
-    "a call that is not closed": (_pairs("Do it.", '<tool_call>\n{"name": "f", "arguments": {}}'), "a <tool_call> is not closed"),
-    "text behind a call": (_pairs("Do it.", '<tool_call>{"name": "f", "arguments": {}}</tool_call> Done.'), "behind or between"),
-    "an answer that reads like a call": (_call(m5={"content": '{"name": "f", "arguments": {}}'}), "could be an action"),
-    "an answer that reads like an action": (_call(m5={"content": "Action: look"}), "could be an action"),
-    "a picture in a tool's result": (_call(m3={"content": [{"type": "image_url"}]}), "its content is no text"),
-    "a part without text": (_call(m3={"content": [{"type": "text"}]}), "its content is no text"),
-    "a call by the user": (_messages({"role": "user", "content": "x", "tool_calls": [{}]}), "not the agent's"),
-    "tools without a call": (_messages({"role": "assistant", "content": "No."}, tools=[{}]), "the response is neither"),
-    "a history that is not counted right": (
-        VERL_LATER | {"prompt": VERL_LATER["prompt"].replace("[Observation 3", "[Observation 4").replace("Action 3:", "Action 4:")},
-        "not those that it counts",
-    ),
-    "a history that is cut": (VERL_LATER | {"prompt": VERL_LATER["prompt"].replace("Action 3: 'look'", "Action 3: 'look")}, "told apart"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("row, reason", REJECTED.values(), ids=REJECTED)
-def test_what_is_not_sure_is_rejected_with_its_reason(tmp_path, row, reason):
-    file = tmp_path / "public.jsonl"
-    file.write_text(json.dumps(row) + "\n" + json.dumps(WEBSHOP) + "\n")
-    found = import_files([file], tmp_path / "t.jsonl")
-    assert (found.kept, found.rejected) == (1, 1)
-    assert reason in found.messages[0] and found.messages[0].startswith(f"{file}:1: ")
-
-
 def test_a_number_in_quotes_is_a_number():
-    facts = facts_of(_messages(LOOK, score="0.5"), None, {"environment": "unknown", "split": "train"})
+    facts = facts_of(messages(LOOK, score="0.5"), None, {"environment": "unknown", "split": "train"})
     assert (facts["reward"], facts["success"], facts["environment"]) == (0.5, None, "unknown")
 
 
 def test_a_layout_that_is_named_is_read_so():
-    row = {"prompt": FIRST, "response": "Action: look", **_messages(LOOK | {"content": "Action: wait"})}
+    row = {"prompt": FIRST, "response": "Action: look", **messages(LOOK | {"content": "Action: wait"})}
     assert episode_of(row, "messages")[0].steps[0]["action"] == "wait"
     assert episode_of(row, "prompt-response")[0].steps[0]["action"] == "look"
     assert [episode_of(FACTORY, name)[1] for name in ("sharegpt", "agentgym", "eto", "auto")] == ["sharegpt", "agentgym", "eto", "sharegpt"]
