@@ -72,7 +72,8 @@ def default_config() -> ConfigDict:
     config.data.past_thoughts = False  # past turns keep their thoughts
 
     config.model = ConfigDict()
-    # A local Hugging Face folder, or what `cotjax convert` made of one; "package": the base shipped with cotjax; "random": new weights.
+    # A local Hugging Face folder, what `cotjax convert` made of one, or PEFT's folder of adapters, which are merged into their base;
+    # "package": the base shipped with cotjax; "random": new weights.
     # `cotjax plan` also knows published models by name, such as "qwen3-8b"; to train one, give the folder that holds it.
     config.model.base = "package"
     config.model.tokenizer = ""  # folder with tokenizer.json; empty: the base's own ("random": made from the data)

@@ -1,5 +1,6 @@
 """`cotjax convert`, through the command line."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from cotjax.cli import main
 from cotjax.model import decoder
@@ -85,6 +86,47 @@ def test_another_dtype_on_either_way(source, tmp_path):
     for folder in ("back", "back too"):
         assert ModelConfig.from_hf(tmp_path / folder).param_dtype == "bfloat16"
         jax.tree.map(np.testing.assert_array_equal, _tensors(tmp_path / folder), expected)
+
+
+@pytest.mark.parametrize("told", ["bfloat16", "torch.float32", "float16"])
+def test_tensors_keep_their_dtype_whatever_config_json_says(source, tmp_path, capsys, told):
+    before = _tensors(source)
+    described = json.loads((source / "config.json").read_text()) | {"dtype": None, "torch_dtype": told}
+    (source / "config.json").write_text(json.dumps(described))
+    _convert(source, tmp_path / "orbax")
+    said = capsys.readouterr().out
+    assert ("the tensors are float32 and are read as such" in said) == (told != "torch.float32")
+    _convert(tmp_path / "orbax", tmp_path / "back")
+    jax.tree.map(np.testing.assert_array_equal, _tensors(tmp_path / "back"), before)
+    assert {tensor.dtype for tensor in _tensors(tmp_path / "back").values()} == {np.dtype("float32")}
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["torch_dtype"] == "float32"
+
+
+@pytest.mark.parametrize("generates", [True, False])
+def test_the_ids_of_config_json_go_there_and_back(source, tmp_path, generates):
+    """With a generation_config.json, which has ids of its own, and without."""
+    ids = {"bos_token_id": 4, "eos_token_id": [5, 6], "pad_token_id": 0}
+    (source / "config.json").write_text(json.dumps(json.loads((source / "config.json").read_text()) | ids))
+    if not generates:
+        (source / "generation_config.json").unlink()
+    _convert(source, tmp_path / "orbax")
+    _convert(tmp_path / "orbax", tmp_path / "back")
+    back = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert {key: back[key] for key in ids} == ids
+    assert (tmp_path / "back" / "generation_config.json").exists() == generates
+
+
+def test_a_head_of_its_own_goes_there_and_back_and_is_said(source, tmp_path, capsys):
+    (source / "model.safetensors.index.json").unlink()
+    tensors = _tensors(source)
+    for old in source.glob("*.safetensors"):
+        old.unlink()
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] * 2
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    _convert(source, tmp_path / "orbax")
+    assert "lm_head.weight is not the embedding" in capsys.readouterr().out
+    _convert(tmp_path / "orbax", tmp_path / "back")
+    jax.tree.map(np.testing.assert_array_equal, _tensors(tmp_path / "back"), tensors)
 
 
 def _fails(capsys, arguments, code, *words):
