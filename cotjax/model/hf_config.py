@@ -105,7 +105,8 @@ diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size encoder_
 eta_cutoff exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id length_penalty max_length
 max_new_tokens min_length no_repeat_ngram_size num_assistant_tokens num_assistant_tokens_schedule num_beam_groups
 num_beams num_return_sequences output_scores remove_invalid_values repetition_penalty return_dict_in_generate
-suppress_tokens target_lookbehind temperature top_k top_p typical_p
+suppress_tokens target_lookbehind temperature cache_implementation renormalize_logits
+force_words_ids low_memory top_k top_p typical_p
 """
 _HARMLESS = frozenset(_HARMLESS_NAMES.split())
 

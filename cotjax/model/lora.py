@@ -26,8 +26,9 @@ from cotjax.errors import DataError, UsageError
 from cotjax.files import read_json
 from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.decoder import Params, Path, declared, init_params, leaf, nest
+from cotjax.model.hf_config import QUANTIZED
 from cotjax.model.sharding import param_shardings
-from cotjax.model.stored import some
+from cotjax.model.stored import FLOATS, header, some
 from cotjax.model.weights import gather, partial_of, place, write_part
 
 _FACTORS = ("lora_A", "lora_B")
@@ -160,35 +161,48 @@ def save_peft(folder: str | PathLike[str], config: ModelConfig, params: Params, 
         os.replace(partial_of(folder / name), folder / name)
 
 
-def load_peft(folder: str | PathLike[str], config: ModelConfig, params: Params, mesh: Mesh | None = None) -> tuple[ModelConfig, Params]:
-    """The base with the adapters of a folder that PEFT, or `save_peft`, wrote; they are kept in float32.
+def read_adapter(folder: str | PathLike[str], config: ModelConfig) -> ModelConfig:
+    """The config with the adapters of a folder that PEFT, or `save_peft`, wrote; their tensors' headers are read, not their values.
 
     Raises UsageError when the config has adapters already; DataError for an option that changes numbers in a way this decoder
     does not (DoRA, rsLoRA, biases, …), and, naming the tensors, for one that is missing, unknown or of another shape.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     folder = FilePath(folder)
-    config = _adapted(config, read_adapter(folder))
-    file = folder / TENSORS_FILE
+    config, file = _adapted(config, _read_config(folder / CONFIG_FILE)), folder / TENSORS_FILE
+    if not file.is_file():
+        raise DataError(f"{file}: there is no such file; pickled adapters are not read, so save them with PEFT's safe_serialization=True")
     try:
         names = {_name_there(path): path for path in sorted(trainable(config))}
-        tensors = load_file(file)
     except UsageError as error:
         raise DataError(f"{folder / CONFIG_FILE}: {error}") from None
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{file}: not a whole safetensors file: {error}") from None
+    tensors = header(file)
     for kind, wrong in (("missing", names.keys() - tensors.keys()), ("unknown", tensors.keys() - names.keys())):
         if wrong:
             raise DataError(f"{file}: {kind} tensors: {some(sorted(wrong))}; is the adapter of another model?")
-    shardings = None if mesh is None else param_shardings(config, mesh)
-    adapters: dict[Path, jax.Array] = {}
     for name, path in names.items():
-        weight, there = declared(config)[path], _matrix_shape(config, path)[::-1]
+        there = _matrix_shape(config, path)[::-1]
         if tensors[name].shape != there:
             raise DataError(f"{file}: {name} has shape {tensors[name].shape}; this model and {CONFIG_FILE} ask for {there}")
-        values = tensors[name].T.reshape(weight.shape).astype(weight.dtype)
+        if tensors[name].dtype not in FLOATS:
+            raise DataError(f"{file}: {name} is {tensors[name].dtype}; {QUANTIZED}")
+    return config
+
+
+def load_peft(folder: str | PathLike[str], config: ModelConfig, params: Params, mesh: Mesh | None = None) -> tuple[ModelConfig, Params]:
+    """The base with the adapters of a folder that PEFT, or `save_peft`, wrote; they are kept in float32. Raises as `read_adapter`."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    config, file = read_adapter(folder, config), FilePath(folder) / TENSORS_FILE
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{file}: not a whole safetensors file: {error}") from None
+    shardings = None if mesh is None else param_shardings(config, mesh)
+    adapters: dict[Path, jax.Array] = {}
+    for path in sorted(trainable(config)):
+        weight = declared(config)[path]
+        values = tensors[_name_there(path)].T.reshape(weight.shape).astype(weight.dtype)
         adapters[path] = place(values.__getitem__, weight, None if shardings is None else leaf(shardings, path))
     return config, join(config, nest(adapters), params)
 
@@ -214,9 +228,8 @@ def _target_modules(config: ModelConfig) -> list[str]:
     return sorted(names) if alike == set(targets) else [".".join(path) for path in targets]
 
 
-def read_adapter(folder: FilePath) -> LoRA:
-    """The adapters that a folder's adapter_config.json describes. Raises DataError for what this decoder cannot honour."""
-    file = folder / CONFIG_FILE
+def _read_config(file: FilePath) -> LoRA:
+    """The adapters that adapter_config.json describes. Raises DataError for what this decoder cannot honour."""
     read = read_json(file, "PEFT's save_pretrained")
     if read.get("peft_type") != "LORA":
         raise DataError(f"{file}: peft_type is {read.get('peft_type')!r}; only 'LORA' is supported")

@@ -53,7 +53,7 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
     """
     found: dict[str, Stored] = {}
     for file in weight_files(folder):
-        for name, tensor in _header(file).items():
+        for name, tensor in header(file).items():
             if name in found:
                 raise DataError(f"{folder}: {name} is in {found[name].file.name} and in {file.name}; keep one of them")
             if not _BUFFER.fullmatch(name):
@@ -160,7 +160,7 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-def _header(file: Path) -> dict[str, Stored]:
+def header(file: Path) -> dict[str, Stored]:
     """Return every tensor of a file, without its values."""
     from safetensors import SafetensorError, safe_open
 

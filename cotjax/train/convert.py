@@ -85,8 +85,9 @@ def read_config(folder: Path, say: Say | None = None, **overrides: Any) -> Model
     """
     kind = folder_kind(folder)
     if kind == PEFT:
-        lora.read_adapter(folder)
-        return read_config(base_of(folder), say, **overrides)
+        base = read_config(base_of(folder), say, **overrides)
+        lora.read_adapter(folder, base)
+        return base
     if kind == HUGGING_FACE:
         return read_hf(folder, say, **overrides)
     return ModelConfig.from_saved(folder / _CONFIG_FILES[ORBAX], **overrides)

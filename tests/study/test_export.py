@@ -1,6 +1,7 @@
 """What leaves a run: a folder that generates as its base did and stops where training stopped."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -153,6 +154,28 @@ def test_an_adapter_whose_base_is_not_here_says_what_to_do(adapted, tmp_path, ca
     error = capsys.readouterr().err
     assert repr(named) in error and "base_model_name_or_path" in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "pickled adapters are not read"),
+        (
+            lambda folder: base_folder(folder / "other", feed_forward=40),
+            "has shape (2, 48); this model and adapter_config.json ask for (2, 40)",
+        ),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused_before_anything_is_claimed(adapted, tmp_path, capsys, spoil, words):
+    base, adapter, _ = adapted
+    shutil.copytree(adapter, tmp_path / "adapter")
+    spoil(tmp_path / "adapter")
+    named = tmp_path / "adapter" / "other" if (tmp_path / "adapter" / "other").exists() else base
+    described = read(adapter, "adapter_config.json") | {"base_model_name_or_path": str(named)}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(described))
+    with pytest.raises(AssertionError):
+        train(tmp_path, tmp_path / "adapter")
+    assert words in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_an_adapter_names_its_base_wherever_the_command_ran(adapted, tmp_path, monkeypatch):
