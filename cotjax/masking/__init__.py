@@ -13,10 +13,11 @@ Importing it needs numpy alone; the array functions take numpy and jax arrays, i
 """
 
 from cotjax.masking.chat import roles_from_messages
-from cotjax.masking.collate import MaskCollator
+from cotjax.masking.collate import MaskCollator, mask_callback
 from cotjax.masking.drop import CONTROLS, NEVER, UNITS, Dropping, LinearFraction, draw, drops_action, turn_numbers
 from cotjax.masking.losses import NORMALIZERS, example_mean, fixed_budget, policy_losses, token_sum
 from cotjax.masking.roles import RESPONSE_ROLES, MaskError, Role, RoleTokens, roles_from_segments
+from cotjax.masking.sampled import SampledRoles, roles_from_ids
 from cotjax.masking.text import DEFAULT_TAGS, Tags, roles_from_text
 from cotjax.masking.weights import check_supervision, labels, spread, target_weights, targets
 
@@ -33,6 +34,7 @@ __all__ = [
     "MaskError",
     "Role",
     "RoleTokens",
+    "SampledRoles",
     "Tags",
     "check_supervision",
     "draw",
@@ -40,7 +42,9 @@ __all__ = [
     "example_mean",
     "fixed_budget",
     "labels",
+    "mask_callback",
     "policy_losses",
+    "roles_from_ids",
     "roles_from_messages",
     "roles_from_segments",
     "roles_from_text",

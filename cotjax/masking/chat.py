@@ -164,8 +164,8 @@ class _Conversation:
         advice = "see the template's add_generation_prompt"
         if self.tags.think_open in announced[len(before) :]:
             advice = (
-                "give its reasoning as 'reasoning_content' (or the field that the template reads), begin its content as the prompt ends, or "
-                "give enable_thinking as the response has it; a template that strips reasoning trains without it: use another"
+                "give its reasoning as 'reasoning_content' (or the field that the template reads), begin its content as the prompt ends, "
+                "or give enable_thinking as the response has it; a template that strips reasoning trains without it: use another"
             )
         raise self._fail(
             f"the chat template's generation prompt ends in {announced[len(before) :][-30:]!r}, but renders message {number} as "

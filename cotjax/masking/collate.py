@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ class MaskCollator:
       return_tensors: "pt" (torch) or "np".
 
     `epoch`, counted from 0, is that of the examples where `dropping.redraw` is true, and `step` that of the update where the fraction
-    follows a schedule. `MaskCallback` sets both; in a loop of your own, set them before you fetch a batch.
+    follows a schedule. `mask_callback` sets both; in a loop of your own, set them, or call `begin_epoch`, before you fetch a batch.
 
     Nothing is dropped from a feature with `"drop": False`, so that one trainer can evaluate on whole labels; `evaluation()` drops
     nothing at all. Other columns are left out of the batch.
@@ -70,6 +71,16 @@ class MaskCollator:
         self._format = return_tensors
         self.epoch = 0
         self.step = 0
+        self.batches: int | None = None  # made since `begin_epoch`; None: not counted
+        self._first_step, self._accumulate = 0, 1
+
+    def begin_epoch(self, epoch: int, step: int, accumulate: int = 1) -> None:
+        """Set the epoch, and let `step` follow the batches from here on: `accumulate` of them make an update, the first of them `step`.
+
+        Data loaders make batches before they are trained on, so the update that a batch is for is counted where it is made.
+        """
+        self.epoch, self.step = epoch, step
+        self.batches, self._first_step, self._accumulate = 0, step, accumulate
 
     def evaluation(self) -> MaskCollator:
         """Return a collator like this one that drops nothing, for held-out examples."""
@@ -83,6 +94,9 @@ class MaskCollator:
             raise MaskError(f"return_tensors must be one of {', '.join(FORMATS)}, not {kind!r}")
         if not features:
             raise MaskError("the batch holds no features")
+        if self.batches is not None and any(not isinstance(feature, Mapping) or feature.get("drop", True) for feature in features):
+            self.step = self._first_step + _number(self.batches) // self._accumulate
+            self.batches += 1
         examples = [self._example(feature, place) for place, feature in enumerate(features)]
         lengths = [len(ids) for ids, _, _ in examples]
         if self.flatten:
@@ -137,3 +151,40 @@ class MaskCollator:
         for row, part in zip(padded, parts, strict=True):
             row[slice(0, len(part)) if self.padding_side == "right" else slice(length - len(part), None)] = part
         return padded
+
+
+def _number(made: int) -> int:
+    """The number of the batch that is made next, where `made` are: a loader's workers take turns."""
+    worker = None
+    if "torch" in sys.modules:
+        from torch.utils.data import get_worker_info
+
+        worker = get_worker_info()
+    return made if worker is None else made * worker.num_workers + worker.id
+
+
+def mask_callback(collator: MaskCollator) -> Any:
+    """Return a `TrainerCallback` that gives a collator the epoch, and the step that each batch is for.
+
+    accelerate's loaders make a batch while the one before is trained on, so `state.global_step` is not the step of the batch that is made.
+    """
+    from transformers import TrainerCallback
+
+    class MaskCallback(TrainerCallback):
+        """Begins the collator's epochs, and takes no batch of an evaluation for one of training."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            if args.dataloader_num_workers and args.dataloader_persistent_workers:
+                raise MaskError("workers that stay from epoch to epoch never hear of the next: set dataloader_persistent_workers=False")
+
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            collator.begin_epoch(int(state.epoch or 0), state.global_step, args.gradient_accumulation_steps)
+            self.made = 0
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            self.made = collator.batches
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            collator.batches = getattr(self, "made", None)
+
+    return MaskCallback()

@@ -37,7 +37,7 @@ class Chat:
             raise MaskError(f"{name}: character offsets need a fast tokenizer; load it with AutoTokenizer")
         if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence) or not messages:
             raise MaskError(f"{name}: messages must be a list of {{'role', 'content'}}, not {_shown(messages)}")
-        special = [str(token) for token in (*tokenizer.all_special_tokens, *_added_special(tokenizer))]
+        special = special_texts(tokenizer)
         kept, left_out = [], set()
         for number, message in enumerate(messages):
             _check(message, f"{name}: message {number}", sorted(set(special) - set(astuple(tags))))
@@ -45,8 +45,7 @@ class Chat:
             if message.pop("trained", True) is False and message["role"] == "assistant":
                 left_out.add(number)
             kept.append(message)
-        ends = tuple({*special, *tokenizer.get_added_vocab()} - set(astuple(tags)))
-        return cls(kept, tokenizer, name, template, ends, frozenset(left_out))
+        return cls(kept, tokenizer, name, template, end_texts(tokenizer, tags), frozenset(left_out))
 
     def assistants(self) -> list[int]:
         """Return the numbers of the assistant's messages."""
@@ -181,8 +180,15 @@ def _forms(text: str) -> tuple[str, ...]:
     return (*spaced, *(json.dumps(form, ensure_ascii=ascii)[1:-1] for form in spaced for ascii in (False, True)))
 
 
-def _added_special(tokenizer: Any) -> list[str]:
-    return [token for token in getattr(tokenizer, "added_tokens_decoder", {}).values() if token.special]
+def special_texts(tokenizer: Any) -> list[str]:
+    """Return the texts of a tokenizer's control tokens."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    return [str(token) for token in (*tokenizer.all_special_tokens, *(token for token in added if token.special))]
+
+
+def end_texts(tokenizer: Any, tags: Tags) -> tuple[str, ...]:
+    """Return the texts of a tokenizer's tokens that may end a turn: all that were added to it, but for the tags."""
+    return tuple({*special_texts(tokenizer), *tokenizer.get_added_vocab()} - set(astuple(tags)))
 
 
 def _check(message: Any, where: str, controls: Sequence[str]) -> None:

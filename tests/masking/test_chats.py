@@ -72,7 +72,7 @@ def test_what_is_no_response_of_a_chat_is_named(content, problem):
 
 
 def test_a_strict_example_says_how_a_chat_is_asked_for():
-    with pytest.raises(MaskError, match="no <action>.*responses='chat'"):
+    with pytest.raises(MaskError, match=r"no <action>.*responses='chat'"):
         roles_from_messages([ASKED, assistant("It is sunny.")], tokenizer("chatml"))
 
 
@@ -159,7 +159,7 @@ def test_calls_and_reasoning_beside_the_content_must_be_rendered():
         message = assistant("I look.", tool_calls=[{"function": {"name": "get_weather", "arguments": arguments}}])
         with pytest.raises(MaskError, match="the call of message 1: 'get_weather'"):
             masked([ASKED, message])
-    with pytest.raises(MaskError, match="'why'.*reasoning_content"):
+    with pytest.raises(MaskError, match=r"'why'.*reasoning_content"):
         masked([ASKED, assistant("It is sunny.", reasoning_content="why")])
     tok = tokenizer("chatml")
     shows = tok.chat_template.replace("{{ m['content'] }}", "{{ m['content'] }}{{ m.tool_calls[0].function | tojson if m.tool_calls }}")
@@ -186,7 +186,7 @@ def test_a_template_that_ends_no_turn_needs_to_be_told_the_end():
     endless = tok.chat_template.replace("{{ m['content'] }}<|im_end|>\n", "{{ m['content'] }}")
     messages = [ASKED, assistant(CALL), TOLD, assistant(ANSWER)]
     options = {"responses": "chat", "tags": CALLS, "chat_template": endless}
-    with pytest.raises(MaskError, match="no end-of-turn token behind message 3.*end_of_turn"):
+    with pytest.raises(MaskError, match=r"no end-of-turn token behind message 3.*end_of_turn"):
         roles_from_messages(messages, tok, **options)
     ids, roles = roles_from_messages(messages, tok, end_of_turn="<|im_start|>", **options)
     # Between turns it is the token that opens the next one, as at the end.
@@ -229,6 +229,6 @@ def test_what_a_template_or_tokenizer_cannot_do_is_a_mask_error():
 
 
 def test_a_response_to_nothing_is_refused_unless_it_is_prompt():
-    with pytest.raises(MaskError, match="message 0 is a response to nothing.*'trained': False"):
+    with pytest.raises(MaskError, match=r"message 0 is a response to nothing.*'trained': False"):
         masked([assistant(ANSWER), ASKED, assistant(ANSWER)])
     assert masked([assistant(ANSWER, trained=False), ASKED, assistant(ANSWER)])(Role.ACTION) == ["It is sunny."]

@@ -1,0 +1,128 @@
+"""Roles of sampled ids. A model that learns writes responses that are cut, hold two actions, or none: they get roles too, and a reason.
+
+Ids are never decoded and encoded again: a text has many encodings, and the loss is that of the ids that were drawn.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cotjax.masking.arrays import integers
+from cotjax.masking.messages import end_texts
+from cotjax.masking.responses import chat_parts, content_spans
+from cotjax.masking.roles import MaskError, Role
+from cotjax.masking.text import DEFAULT_TAGS, Malformed, Part, Span, Tags, action_parts, is_quoted, one_of, token_roles
+
+
+class SampledRoles(NamedTuple):
+    """`ids` int32 [T], `roles` int8 [T], and why the response is not well formed: None where it is."""
+
+    ids: np.ndarray
+    roles: np.ndarray
+    reason: str | None
+
+
+def roles_from_ids(
+    ids: Sequence[int],
+    tokenizer: Any,
+    *,
+    prompt: int,
+    responses: str = "action",
+    tags: Tags = DEFAULT_TAGS,
+    ends: Iterable[str] | None = None,
+    prefilled: str = "",
+    name: str = "the sample",
+) -> SampledRoles:
+    """Say what each of a sample's tokens is, well formed or not.
+
+    Args:
+      ids: [T] prompt and response, as they were sampled, without padding.
+      tokenizer: of transformers.
+      prompt: how many ids are prompt.
+      responses, tags: see `roles_from_messages`.
+      ends: texts of the tokens that end a turn (None: any that was added to the tokenizer).
+      prefilled: what the prompt already holds of the response's text (`"<action>"`, of a prompt action).
+      name: what errors call the sample.
+
+    Of a response that is not well formed, what stands between action tags is action, and all else that was sampled is reasoning, so
+    everything has a role that can be trained on. `reason` says what is wrong, for a penalty: it begins with "cut" where the response
+    stopped before its end.
+
+    Raises:
+      MaskError: an id is none, or there are fewer of them than `prompt`.
+    """
+    ids = integers(ids, f"{name}: ids", np.int32, least=0)
+    if ids.ndim != 1 or not 0 <= prompt <= len(ids):
+        raise MaskError(f"{name}: the prompt has {prompt} ids of {ids.shape}; give one sample, and how many of its ids are prompt")
+    if responses not in ("action", "chat"):
+        raise MaskError(f"responses must be one of action, chat, not {responses!r}")
+    ends = end_texts(tokenizer, tags) if ends is None else tuple(ends)
+    written, offsets = _decoded(tokenizer, ids[prompt:].tolist())
+    text, ahead = prefilled + written, len(prefilled)
+    reason = None
+    try:
+        if responses == "action":
+            parts = action_parts(text, 0, len(text), tags, ends)
+        else:
+            message = {"content": re.sub(rf"(?:\s|{one_of(ends)})+\Z", "", text)}
+            spans = [span for _, span in content_spans(text, 0, len(text), message, tags) if span is not None]
+            parts = chat_parts(text, 0, len(text), message, tags, ends, spans)
+    except Malformed as wrong:
+        parts = _lenient(text, tags, ends)
+        ended = any(role == Role.END for _, _, role in parts)
+        unfinished = not ended and re.search(r"^no |is not closed|neither", wrong.problem)
+        reason = "empty: nothing was sampled" if not written else f"{'cut: ' if unfinished else ''}{wrong.problem}"
+    characters = np.full(len(text), Role.REASONING, np.int8)
+    for start, end, role in parts:
+        characters[start:end] = role
+    roles = np.full(len(ids), Role.PROMPT, np.int8)
+    if offsets:
+        of_response = token_roles(characters, [(ahead + start, ahead + end) for start, end in offsets])
+        # A token without characters was sampled all the same.
+        roles[prompt:] = np.where(of_response == Role.PROMPT, Role.REASONING, of_response)
+    return SampledRoles(ids, roles, reason)
+
+
+def _lenient(text: str, tags: Tags, ends: Sequence[str]) -> list[Part]:
+    """Parts of any text: action between action tags, the end of the turn at its end; what is in no part is reasoning."""
+    end = re.search(rf"\s*(?:{one_of(ends)})+\Z", text)
+    last = end.start() if end else len(text)
+    parts: list[Part] = []
+    opened = None
+    for match in re.finditer(one_of((tags.action_open, tags.action_close)), text[:last]):
+        if is_quoted(text[:last], match, tags):
+            continue
+        if opened is not None:
+            parts.append((opened, match.start(), Role.ACTION))
+        opens = match[0] == tags.action_open
+        parts.append((*match.span(), Role.ACTION_OPEN if opens else Role.ACTION_CLOSE))
+        opened = match.end() if opens else None
+    if opened is not None:
+        parts.append((opened, last, Role.ACTION))
+    return [*parts, (last, len(text), Role.END)] if end else parts
+
+
+def _decoded(tokenizer: Any, ids: list[int]) -> tuple[str, list[Span]]:
+    """The text of ids, and each one's characters in it. Ids that make a character together share it.
+
+    Only a few ids are decoded at a time, behind the few before them, for what an id's text is depends on its neighbours.
+    """
+
+    def decode(part: list[int]) -> str:
+        return tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    text, offsets = "", []
+    before, read = 0, 0
+    for number in range(1, len(ids) + 1):
+        known, longer = decode(ids[before:read]), decode(ids[before:number])
+        if longer.endswith("�") and number < len(ids):
+            continue  # part of a character
+        piece = longer[len(known) :]
+        offsets += [(len(text), len(text) + len(piece))] * (number - read)
+        text += piece
+        before, read = read, number
+    return text, offsets
