@@ -1,0 +1,84 @@
+"""What an evaluation checks before anything is trained, and what it says that it leaves out."""
+
+from dataclasses import replace
+from io import StringIO
+
+import jax
+import pytest
+import tiny
+from rich.console import Console
+
+from cotjax.assets import BASE_FOLDER
+from cotjax.config import default_config
+from cotjax.data.codec import Codec
+from cotjax.envs.alfworld import find_games
+from cotjax.envs.base import Game
+from cotjax.envs.household import make_games
+from cotjax.errors import DataError, UsageError
+from cotjax.model.sharding import make_mesh
+from cotjax.study import play
+from cotjax.study.evaluate import _say_what_is_left_out, check_playable, sampler_of
+from cotjax.study.games import GameSets
+from cotjax.train.convert import read_config
+
+
+@pytest.fixture(scope="module")
+def base():
+    return read_config(BASE_FOLDER), Codec.load(BASE_FOLDER)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"max_length": 40_000}, UsageError, "evaluate.max_length"),
+        ({"max_length": 96}, UsageError, "evaluate.max_new_tokens is 96; it must be less than evaluate.max_length, 96"),
+        ({"max_action_tokens": 2048}, UsageError, "evaluate.max_action_tokens is 2048"),
+        ({"cot_prefix": "dragons"}, DataError, "does not know 'dragons'"),
+        ({"top_k": 2**31}, UsageError, "evaluate.top_k"),
+        ({"no_repeat_ngram_size": 2**31}, UsageError, "evaluate.no_repeat_ngram_size"),
+        ({"temperature": -1.0}, UsageError, "evaluate.temperature"),
+    ],
+    ids=str,
+)
+def test_settings_that_could_be_trained_but_not_played_are_refused(base, changes, error, words):
+    config = default_config()
+    check_playable(config, *base)
+    config.evaluate.update(changes)
+    with pytest.raises(error, match=words):
+        check_playable(config, *base)
+
+
+def test_a_tokenizer_of_another_model_is_refused(base):
+    model, codec = base
+    with pytest.raises(UsageError, match=rf"{codec.vocab_size} .*{codec.vocab_size - 1}"):
+        check_playable(default_config(), replace(model, vocab_size=codec.vocab_size - 1), codec)
+
+
+def test_a_sampler_draws_the_codecs_tokens_and_holds_the_longest_response(base):
+    model, codec = base
+    settings = default_config().evaluate
+    settings.max_new_tokens, settings.max_length = 200, 512
+    made = sampler_of(settings, model, codec, make_mesh(devices=jax.devices()[:1]), 1)
+    assert made.max_new == 200
+    tokens_V = jax.device_get(made._vocabulary[1])
+    assert tokens_V[: codec.vocab_size].tolist() == codec.token_mask.tolist() and not tokens_V[codec.vocab_size :].any()
+
+
+def test_a_model_with_long_responses_is_watched(tmp_path):
+    """Of more tokens than a sampler makes that is not told."""
+    make_games(tmp_path, {"valid_seen": {"pick_and_place_simple": 1}}, 0, 1)
+    player = play.player_of_model(BASE_FOLDER, "chatml")
+    player.config.evaluate.max_new_tokens, player.config.evaluate.max_length = 130, 512
+    out = StringIO()
+    (game,) = find_games(tmp_path, "valid_seen")
+    play.watch(game, player, Console(file=out), driver="cot", max_steps=1, seed=0, after_step=lambda: None)
+    assert "Step 1 of 1" in out.getvalue() and "after 1 step" in out.getvalue()
+
+
+def test_games_without_an_experts_trajectory_are_named():
+    games = tuple(Game(f"g{number}", "", "valid_unseen", "t") for number in range(5))
+    said = []
+    _say_what_is_left_out({}, {}, GameSets("", (), games, (), ""), {"g1": tiny.trajectory()}, said.append)
+    assert len(said) == 1 and said[0].startswith("4 of 5 games have no trajectory") and said[0].endswith("(D1, D2): g0, g2, g3, …")
+    _say_what_is_left_out({}, {}, GameSets("", (), games, (), ""), {game.id: tiny.trajectory() for game in games}, said.append)
+    assert len(said) == 1
