@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from cotjax.envs.base import Game, Observation
-from cotjax.errors import DataError, EnvError, UsageError
+from cotjax.errors import DataError, EnvError, InternalError, UsageError
 from cotjax.rollout.loop import Elicitation, play
 from cotjax.rollout.record import read_records, record_path, write_record
 from cotjax.rollout.replay import ReplayEnvironments
@@ -230,6 +230,13 @@ def test_an_invalid_response_costs_a_step_and_says_why(codec):
 def test_an_unknown_driver_is_refused(codec):
     with pytest.raises(UsageError, match="driver"):
         _play(codec, _games(1), "judge")
+
+
+def test_a_record_that_json_cannot_hold_is_not_written(tmp_path):
+    for worth in (float("nan"), float("inf")):
+        with pytest.raises(InternalError, match=r"a\.json: the record holds what JSON cannot"):
+            write_record(tmp_path / "a.json", {"steps": [{"cot": {"logprobs": [worth]}}]})
+    assert not list(tmp_path.iterdir())
 
 
 def test_records_are_written_whole_and_broken_ones_are_named(tmp_path):

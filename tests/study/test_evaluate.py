@@ -50,7 +50,7 @@ def test_settings_that_could_be_trained_but_not_played_are_refused(base, changes
 
 def test_a_tokenizer_of_another_model_is_refused(base):
     model, codec = base
-    with pytest.raises(UsageError, match=rf"{codec.vocab_size} .*{codec.vocab_size - 1}"):
+    with pytest.raises(UsageError, match=f"the tokenizer has ids up to {codec.vocab_size - 1}"):
         check_playable(default_config(), replace(model, vocab_size=codec.vocab_size - 1), codec)
 
 
