@@ -286,8 +286,9 @@ class Study:
         }
         if distributed.first():
             fingerprints.keep()
+        known = any((self.folder / "dataset").glob(f"*/agent-{examples}"))
         for arm in arms_begun(self.folder):
-            check_content(self.folder / "arms" / arm, made_from)
+            check_content(self.folder / "arms" / arm, made_from, self.config.train.steps, known)
         return made_from
 
     def _trained(self) -> tuple[ModelConfig, Codec]:

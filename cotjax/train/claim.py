@@ -94,11 +94,23 @@ def check(folder: Path, run: Mapping[str, Any], theirs: Mapping[str, Any] | None
     return _check_content(folder, theirs, mine.get("made_from"))
 
 
-def check_content(folder: Path, made_from: Mapping[str, Any]) -> None:
-    """As `check`, of what the run is made from alone: before a dataset is built of it."""
+def check_content(folder: Path, made_from: Mapping[str, Any], steps: int, known: bool) -> None:
+    """As `check`, of what the run is made from alone: before a dataset is built of it.
+
+    Args:
+      steps: updates that the run is to have.
+      known: whether these examples were made before. A run of a version that kept no fingerprints goes on with no others.
+    """
     file = folder / "settings.json"
-    if begun(folder) and file.exists():
-        _check_content(folder, read_json(file, "cotjax"), made_from)
+    if not begun(folder) or not file.exists():
+        return
+    theirs = read_json(file, "cotjax")
+    _check_content(folder, theirs, made_from)
+    if not theirs.get("made_from") and not known and max(whole_steps(folder / "checkpoints"), default=0) < steps:
+        raise UsageError(
+            f"{folder}: begun by a version that kept no fingerprints, and of other examples than {made_from['data']['file']} gives "
+            "now: the data changed, or how they are encoded; go on with that version, or choose another folder with --out"
+        )
 
 
 def made_from_of(folder: Path) -> dict[str, Any] | None:

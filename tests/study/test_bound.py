@@ -92,6 +92,21 @@ def test_what_the_run_is_made_from_stands_in_its_settings(trained):
     assert made_from["base"] == {"recipe": "random", "recall_steps": 0}
 
 
+def test_a_run_without_fingerprints_goes_on_with_the_examples_that_it_had(trained, stopped, capsys):
+    arguments, folder = stopped
+    arm, data = folder / "run" / "arms" / "sft", folder / "data.jsonl"
+    settings = json.loads((arm / "settings.json").read_text())
+    del settings["made_from"]
+    (arm / "settings.json").write_text(json.dumps(settings))
+    kept = data.read_bytes()
+    write_data(data, first=50)
+    fails(capsys, arguments, 2, "kept no fingerprints", str(data))
+    data.write_bytes(kept)
+    assert main(arguments) == 0
+    assert "no fingerprint of its data, tokenizer and base was kept" in capsys.readouterr().err
+    assert rows(folder / "run") == rows(trained[1])
+
+
 @pytest.mark.parametrize("part", ["base", "tokenizer"])
 def test_a_changed_base_or_tokenizer_is_refused(trained, capsys, tmp_path, part):
     arguments, run = trained
