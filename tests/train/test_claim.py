@@ -182,6 +182,14 @@ def test_checkpoints_stay_where_their_interval_changes(copy, source):
     assert planned_steps(copy) == [0, 2, 4, 6, 9]
 
 
+def test_held_out_losses_go_on_where_the_plan_changes(source, tmp_path):
+    held = CHANGES | {"eval_share": 0.2, "eval_every": 2}
+    run(tmp_path, source, **held | {"keep_last": 1, "keep_best": 1})
+    run(tmp_path, source, **held | {"steps": 9, "save_every": 3, "keep_last": 2})
+    run(tmp_path, source, **held | {"steps": 9, "save_every": 4, "keep_last": 2})
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl") if "loss" in row] == list(range(1, 10))
+
+
 def test_a_start_that_failed_binds_nothing(source, tmp_path):
     """It fails in the first update, behind the checkpoint of what it begins from, which another base would not begin from."""
 
@@ -189,7 +197,7 @@ def test_a_start_that_failed_binds_nothing(source, tmp_path):
         return jax.tree.map(lambda x: x * 1e30, decoder.init_params(MODEL, jax.random.key(0), mesh))
 
     rest = {"folder": tmp_path, "source": source, "mesh_shape": ONE}
-    with pytest.raises(DataError, match="step 1: the (loss|gradient's norm) is nan"):
+    with pytest.raises(DataError, match=r"step 1: the (loss|gradient's norm) is nan"):
         train(settings(**CHANGES), **rest, masking=Masking(fraction=0.5), model=MODEL, make_params=broken, seed=3, made_from=MADE_FROM)
     assert not begun(tmp_path) and (tmp_path / "checkpoints" / "0").exists()
     other = replace(MODEL, feed_forward=32)

@@ -280,10 +280,11 @@ me = int(sys.argv[1])
 jax.distributed.initialize(f"localhost:{sys.argv[2]}", num_processes=2, process_id=me)
 from cotjax.train.stop import StopRequest
 with StopRequest() as stop:
+    stop.stepping = True
     for step in range(1, 400):
         time.sleep(0.02 * (1 + me))
         if step == 5 and me == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), int(sys.argv[3]))
         if stop.at(step):
             print("stopped", step, flush=True)
             break
@@ -291,17 +292,16 @@ jax.distributed.shutdown()
 """
 
 
-def test_two_processes_stop_at_the_same_step(tmp_path):
-    """Only one of them is sent SIGTERM, and they are at different steps when it comes."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_two_processes_stop_at_the_same_step(number):
+    """Only one of them is sent the signal, and they are at different steps when it comes."""
     import socket
 
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    each = [
-        subprocess.Popen([sys.executable, "-c", TWO, str(me), str(port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for me in (0, 1)
-    ]
+    commands = [[sys.executable, "-c", TWO, str(me), str(port), str(int(number))] for me in (0, 1)]
+    each = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for command in commands]
     try:
         outs = [process.communicate(timeout=120) for process in each]
     finally:
