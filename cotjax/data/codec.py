@@ -291,5 +291,5 @@ def _has_gap(text: str, places: Sequence[tuple[int, int]]) -> bool:
     for start, end in [*places, (len(text), len(text))]:
         if text[done:start].strip():
             return True
-        done = max(done, end)
+        done = end
     return False

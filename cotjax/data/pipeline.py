@@ -156,8 +156,7 @@ def example_turns(example: dict) -> np.ndarray:
 
     So a step is drawn under one number in every layout, also behind steps that are not trained on.
     """
-    steps = example["steps"]
-    return steps[np.minimum(turn_numbers(example["roles"]), len(steps) - 1)]
+    return example["steps"][turn_numbers(example["roles"])]
 
 
 def _draws(dropping: Dropping, example: dict, epoch: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import tokenizer as chat_tokenizer
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from cotjax import formats
 from cotjax.data.codec import Codec
@@ -110,6 +110,38 @@ def test_pieces_of_a_vocabulary_that_are_added_tokens_too_do_not_come_out_of_con
     assert [pieces[i] for i in codec.encode_plain("see</s>", "it", lenient=True)] == [*"see</s>"]
     with pytest.raises(DataError, match="does not know '7'"):
         codec.encode_plain("a 7", "the observation")
+
+
+def test_blanks_are_text_even_where_the_tokenizer_lists_them_among_its_added_tokens():
+    letters = {letter: i for i, letter in enumerate("abcdeghiklmnorstu<>/|_ \n")}
+    tokenizer = Tokenizer(models.BPE(letters, []))
+    tokenizer.add_special_tokens([*CHATML.marks])
+    tokenizer.add_tokens(["\n", " "])
+    codec = Codec(tokenizer, CHATML)
+    assert codec.encode_plain("a mug\nis here", "the observation") == [letters[letter] for letter in "a mug\nis here"]
+    assert codec.encodable("a mug\nis here")
+
+
+def test_a_mark_that_only_normalising_makes_is_refused_where_it_would_be_spelled():
+    tokenizer = _without_marks()
+    tokenizer.normalizer = normalizers.NFKC()
+    with pytest.raises(DataError, match="the observation holds '<action>', which would be read as a tag"):
+        Codec(tokenizer, CHATML).encode_plain("＜action＞look", "the observation")
+
+
+def test_what_no_token_stands_for_is_passed_over_in_play_or_becomes_the_unknown_token():
+    marks = [*CHATML.marks, *formats.TAGS, "user", "assistant"]
+    known = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["a", "§", *marks])}, unk_token="[UNK]"))
+    known.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    known.add_special_tokens([*CHATML.marks])
+    known.add_tokens([*formats.TAGS, "§"])
+    codec = Codec(known, CHATML)  # its unknown token is not in its vocabulary, so an unknown word is an error of the library
+    with pytest.raises(DataError, match="cannot encode the observation 'a dragon'"):
+        codec.encode_plain("a dragon", "the observation")
+    assert codec.encode_plain("a dragon", "it", lenient=True) == [0, 0]
+    assert codec.encode_plain("a §", "it", lenient=True) == [0]
+    known.add_special_tokens(["[UNK]"])
+    assert Codec(known, CHATML).encode_plain("a §", "it", lenient=True) == [0, known.token_to_id("[UNK]")]
 
 
 def test_unknown_words_and_half_pairs_are_named_in_data_and_stand_as_such_in_play(subword, words):

@@ -297,6 +297,9 @@ def test_an_example_that_a_control_cannot_be_applied_to_is_named_before_anything
     assert batches(_dataset(folder), row_length=256, batch=2, masking=masking, seed=0)
     # Where none is drawn, none has to have them.
     seldom = Masking(fraction=1e-9, unit=unit, control="reasoning tokens")
+    if redraw:  # each epoch draws anew, so each unit is drawn some time
+        with pytest.raises(DataError, match="only 0 tokens"):
+            batches(_dataset(folder, direct_share=1.0), row_length=256, batch=2, masking=replace(seldom, redraw=True), seed=0)
     taken, _ = _batches(_dataset(folder, direct_share=1.0), 5, masking=seldom)
     assert all((dropped_weights(batch, 1e-9)["dropped"] == 0).all() for batch in taken)
 

@@ -9,15 +9,15 @@ import pytest
 import tiny
 
 from cotjax.cli import main
-from cotjax.config import default_config, load_config
+from cotjax.config import default_config, load_config, set_field
 from cotjax.data.check import check
 from cotjax.data.codec import Codec
-from cotjax.data.selection import REASONS, Counts, Selection
+from cotjax.data.selection import REASONS, Counts, Selection, tally
 from cotjax.data.tfds_agent import AgentConfig, dataset_counts, prepare_dataset
 from cotjax.data.tokens import Layout, trajectory_examples
 from cotjax.data.trajectories import read_trajectories, write_trajectories
 from cotjax.errors import DataError, UsageError
-from cotjax.masking import Role
+from cotjax.masking import Role, draw
 from cotjax.study.training_data import selection_of
 
 ROOM = "You see a cabinet 1, a cabinet 2, and a fridge 1."
@@ -236,6 +236,53 @@ def test_a_check_counts_an_episode_as_too_long_only_beyond_the_limit(folder):
     most = max(found.tokens)
     assert check(folder / "t.jsonl", codec=codec, max_length=most).long == 0
     assert check(folder / "t.jsonl", codec=codec, max_length=most - 1).long == found.tokens[most] > 0
+
+
+@pytest.mark.parametrize("max_length", [60, 70, 103, 122, 169, 400])
+def test_a_check_without_a_config_counts_the_steps_that_do_not_fit_as_a_run_does(folder, max_length):
+    """And it encodes every step, with a thought or without."""
+    codec = Codec.load(folder / "tokenizer")
+    found = check(folder / "t.jsonl", codec=codec, max_length=max_length)
+    everything = Selection(splits=(), won_only=False, no_thought="direct", max_length=max_length)
+    counts = check(folder / "t.jsonl", codec=codec, selection=everything).trained
+    assert found.lost == counts.left_out.get("too_long", {"steps": 0})["steps"] and sum(found.tokens.values()) == 12
+
+
+def test_with_a_short_history_an_observation_that_is_too_long_costs_the_steps_that_see_it_alone(folder):
+    codec = Codec.load(folder / "tokenizer")
+    long = _changed(tiny.trajectory(steps=6), 2, observation=ROOM * 20)
+    made = list(trajectory_examples(codec, long, "cot", 200, Layout("step", 1)))
+    assert [example.first_step for example in made] == [0, 1, 4, 5]
+
+
+def test_the_direct_form_is_drawn_from_the_trajectorys_name(folder):
+    source, _ = _built(folder, direct_share=0.5, splits=(), won_only=False, max_length=2000, no_thought="direct")
+    seen = {source[index]["id"].decode(): not source[index]["branches"].any() for index in range(len(source))}
+    assert seen == {name: draw(0, f"form/{name}") < 0.5 for name in seen} and len(set(seen.values())) == 2
+
+
+def test_outcomes_that_nobody_knows_are_counted_where_they_are_trained_on(folder):
+    codec, counts, selection = Codec.load(folder / "tokenizer"), Counts(), Selection()
+    unknown = tiny.trajectory("u", success=None, reward=None)
+    for one in (unknown, replace(unknown, id="v", split="valid"), tiny.trajectory("w")):
+        selection.examples(codec, one, counts)
+    assert counts.unknown_outcomes == 1 and "trained on although nobody knows the outcome: 1 trajectory" in list(counts.lines())
+
+
+def test_a_field_that_is_another_in_every_line_is_not_held():
+    counts = Counter()
+    for number in range(1500):
+        tally(counts, f"split {number}")
+    tally(counts, "split 3")
+    assert len(counts) == 1001 and counts["other values"] == 500 and counts["split 3"] == 2
+
+
+def test_no_split_named_is_every_split():
+    config = default_config()
+    set_field(config, "data.splits=")
+    assert selection_of(config).splits == ()
+    with pytest.raises(UsageError, match=r"data\.max_length is 0"):
+        Selection(max_length=0)
 
 
 def test_what_is_collected_is_trained_on_whole():
