@@ -29,6 +29,8 @@ from cotjax.train.convert import read_config, tokenizer_folder
 from cotjax.train.main import check_counts
 
 PROGRAMS = ("train", "sampler")
+# Not bfloat16 parameters for the train step: with the float32 copy that keeps their updates they take as much as float32 ones.
+_ELSE = {"train": "LoRA (model.lora_rank)", "sampler": "parameters in bfloat16 (model.param_dtype)"}
 _SHOWN = 1e6  # bytes: smaller replicated parameters are told in one line
 
 
@@ -144,8 +146,7 @@ def _show_nearest(which: str, config: ConfigDict, model: ModelConfig, devices: l
             console.print(f"    nearest change that fits: {flags} ({_gb(peak)} a chip)")
             return
         console.print(f"    {flags}: does not fit either")
-    # Not bfloat16 parameters: with the float32 copy that keeps their updates they take as much as float32 ones.
-    console.print("    none of these fits: take a larger slice, or LoRA (model.lora_rank)")
+    console.print(f"    none of these fits: take a larger slice, or {_ELSE[which]}")
 
 
 def changes(which: str, config: ConfigDict) -> Iterator[tuple[str, ...]]:

@@ -13,8 +13,10 @@ from cotjax.errors import UsageError
 from cotjax.model import decoder
 from cotjax.model.sharding import make_mesh
 from cotjax.plan.main import changes, model_of
-from cotjax.plan.measure import _NO_ROOM, _amount, replicated
+from cotjax.plan.measure import _NO_ROOM, _amount, _bytes_a_device, replicated
 from cotjax.plan.topology import Topology
+from cotjax.train.optim import configured
+from cotjax.train.step import abstract_state
 
 # A plan that compiles in seconds.
 SMALL = (
@@ -151,6 +153,17 @@ def test_what_is_replicated_is_what_the_mesh_does_not_cut():
     found = replicated(whole, Wide())
     layers = sum(weight.dtype.itemsize * prod(weight.shape) for path, weight in decoder.declared(config).items() if "q_proj" in path)
     assert found["model.layers.*.self_attn.q_proj.weight"] == (4, layers)
+
+
+def test_a_plan_counts_the_float32_copy_of_bfloat16_parameters():
+    """The bytes that it tells of the optimizer: 12 a parameter of 2, where float32 ones have 8 beside 4."""
+    for dtype, own, kept in (("float32", 4, 8), ("bfloat16", 2, 12)):
+        config = load_config(CONFIGS / "demo.py", [f"model.param_dtype={dtype}"])
+        model, mesh = model_of(config), make_mesh()
+        state = abstract_state(model, configured(config.train, model)[1], mesh)
+        parameters = sum(prod(weight.shape) for weight in decoder.declared(model).values())
+        assert _bytes_a_device(state.params) == own * parameters
+        assert _bytes_a_device(state.opt_state) == pytest.approx(kept * parameters, rel=1e-4)
 
 
 def test_topologies_by_name():

@@ -1,5 +1,7 @@
 """What the config says of fraction, rate and normalizer is what each step of a run does, counted again by hand from its batches."""
 
+from itertools import pairwise
+
 import jax
 import numpy as np
 import pytest
@@ -41,7 +43,7 @@ def test_the_fraction_and_the_rate_follow_their_schedules(source, tmp_path):
     # Row n has the rate that update n was made at: the first is made at 0, and moves nothing.
     assert [row["learning_rate"] for row in rows] == pytest.approx([0.0, 2e-3, 4e-3, 2.2e-3])
     saved = [params_at(checkpoints, step)["model"]["embed_tokens"]["weight"] for step in range(5)]
-    moved = [np.abs(after - before).max() for before, after in zip(saved, saved[1:], strict=False)]
+    moved = [np.abs(after - before).max() for before, after in pairwise(saved)]
     assert moved[0] == 0 and moved[1] > 1e-3
 
 

@@ -8,7 +8,7 @@ import pytest
 from processes import run_together
 from test_train import make_source, params_at
 
-from cotjax.train.metrics import read_metrics
+from cotjax.train.metrics import read_held_out, read_metrics
 
 SCRIPT = "train/train_together.py"
 # Four devices on the axes that make each process read rows of its own; and two that share out weights, so that both read the same.
@@ -48,6 +48,12 @@ def same(one, other, step):
     for row, wanted in zip(rows, expected, strict=True):
         assert row.pop("supervised") == wanted.pop("supervised")
         assert row == pytest.approx(wanted, rel=1e-6)
+    held, wanted = ([(row["step"], row["held_out"]) for row in read_held_out(folder / "metrics.jsonl")] for folder in (one, other))
+    assert [at for at, _ in held] == [at for at, _ in wanted] == [0, 2, 3, 4, 6]
+    for (_, row), (_, other_row) in zip(held, wanted, strict=True):
+        assert row.pop("supervised") == other_row.pop("supervised")
+        assert row.pop("loss_by_role") == pytest.approx(other_row.pop("loss_by_role"), rel=1e-6)
+        assert row == pytest.approx(other_row, rel=1e-6)
     ours, theirs = (params_at(folder / "checkpoints", step) for folder in (one, other))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), ours, theirs)
 

@@ -33,7 +33,7 @@ def main(address: str, count: int, process: int, folder: Path, shape: str, kill_
         if step == kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    run(folder, source, steps=STEPS, save_every=SAVE_EVERY, mesh_shape=json.loads(shape), report=report)
+    run(folder, source, steps=STEPS, save_every=SAVE_EVERY, eval_every=3, eval_share=0.3, mesh_shape=json.loads(shape), report=report)
     # Every process restores onto devices of its own, when it likes: here one after another, and some of them other steps.
     checkpoints = Checkpoints(folder / "checkpoints", alone=count > 1)
     mesh = make_mesh(-1, 1, 1, devices=jax.local_devices())
