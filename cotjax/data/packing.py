@@ -76,7 +76,7 @@ def fit(lengths: Sequence[int], row_length: int, bins: int) -> np.ndarray:
     fullest is closed."""
     row_of = np.empty(len(lengths), np.int64)
     rooms: list[int] = []  # sorted; the tokens that are free, and behind them, in the low bits, the row
-    count, shortest = 0, min(lengths, default=0)
+    count = 0
     for index, length in enumerate(lengths):
         place = bisect_left(rooms, length << _ROW_BITS)
         if place < len(rooms):
@@ -86,10 +86,9 @@ def fit(lengths: Sequence[int], row_length: int, bins: int) -> np.ndarray:
             count += 1
         row_of[index] = room & (1 << _ROW_BITS) - 1
         room -= length << _ROW_BITS
-        if room >> _ROW_BITS >= shortest:
-            insort(rooms, room)
-            if len(rooms) > bins:
-                rooms.pop(0)
+        insort(rooms, room)
+        if len(rooms) > bins:
+            rooms.pop(0)
     return row_of
 
 

@@ -271,4 +271,5 @@ def batches(
     count = (sys.maxsize if epochs is None else packing.rows * epochs) // batch * len(rows)
     read = _Rows(source, packing, batch, rows, count)
     made = grain.MapDataset.source(read).map(_Pack(masking, row_length)).batch(len(rows), drop_remainder=True)
-    return made.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
+    ahead = 2 * threads
+    return made.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead))
