@@ -23,6 +23,7 @@ _FREE = (
     "title", "workers", "cpu_devices", "mesh.",
     *(f"evaluate.{name}" for name in ("slots", "tensor", "start_timeout", "reset_timeout", "step_timeout", "env_retries")),
 )  # fmt: skip
+_SECTIONS = {"games", "data", "model", "train", "masking", "arms", "evaluate"}  # by which a run's config is known
 _OF_GAMES = ("games.source", "games.root", "games.seed")
 _PLAYED_GAMES = ("games.eval_split", "games.in_domain", "games.ood")
 
@@ -34,13 +35,13 @@ def check(folder: Path, mine: Mapping[str, Any]) -> None:
     """
     file = folder / CONFIG
     try:
-        if not file.exists():
-            if folder.exists() and any(folder.iterdir()):
-                raise UsageError(f"{folder} is not empty and holds no cotjax run; choose another folder with --out")
-            return
+        if not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir()):
+            return  # not there, or with no more than a file that was being written
+        theirs = read_json(file, "cotjax") if file.exists() else {}
     except OSError as error:
         raise UsageError(f"{folder}: cannot be read ({error.strerror}); choose another folder with --out") from None
-    theirs = read_json(file, "cotjax")
+    if _SECTIONS - theirs.keys():  # a model's folder has a config.json too
+        raise UsageError(f"{folder} is not empty and holds no cotjax run; choose another folder with --out")
     before, now = _comparable(folder, theirs), _comparable(folder, mine)
     for made, bound in _made(folder):
         free = [name for name in {*before, *now} if _under(name, _FREE) or not _under(name, bound)]

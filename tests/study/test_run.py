@@ -323,7 +323,12 @@ def test_collected_trajectories_that_changed_are_named(study, capsys, tmp_path):
 
 def test_a_folder_with_other_things_is_refused(study, capsys, tmp_path):
     (tmp_path / "thesis.tex").touch()
-    _fails(capsys, ["study", "--config", str(study[0]), "--out", str(tmp_path)], 2, str(tmp_path), "not empty")
+    arguments = ["study", "--config", str(study[0]), "--out", str(tmp_path)]
+    _fails(capsys, arguments, 2, str(tmp_path), "not empty")
+    # A model has a config.json too.
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
+    _fails(capsys, arguments, 2, str(tmp_path), "not empty")
+    assert (tmp_path / "config.json").read_text() == '{"model_type": "qwen3"}'
 
 
 @pytest.mark.parametrize(
