@@ -58,12 +58,12 @@ def test_the_rows_of_a_seed_stay_the_same_from_version_to_version():
     ]
     assert _epoch(small, 0) == _epoch(Packing(np.array([5, 3, 4, 6, 2, 7, 1, 5, 3, 4]), 10, seed=7 - 2**64), 0)
     # Several windows, more open rows than stay open, and classes of equal length.
-    lengths = 100 + np.arange(3000) * 7919 % 1900
+    lengths = 100 + np.arange(3000) * 7919 % 1855
     digest = hashlib.sha256()
     for epoch in (0, 1, 10**6):
         for row in _epoch(Packing(lengths, 2048, seed=5), epoch):
             digest.update(np.array([*row, -1], np.int64).tobytes())
-    assert digest.hexdigest()[:16] == "61c95f4d3b6ef81a"
+    assert digest.hexdigest()[:16] == "2885b899aa1216cb"
 
 
 def test_the_filling_is_the_share_of_places_that_hold_a_token():
