@@ -149,7 +149,8 @@ def default_config() -> ConfigDict:
     config.evaluate.top_k = 0  # sample among so many most likely ids; 0: all
     config.evaluate.top_p = 1.0  # sample among the most likely ids whose probabilities add up to this; 1: all
     config.evaluate.repetition_penalty = 1.0  # divides positive logits of ids in the prompt or response, multiplies negative ones; 1: none
-    config.evaluate.no_repeat_ngram_size = 0  # so many ids in a row never come twice in prompt and response together; 0: they may
+    # Forbid repeating any n-gram of this size (ids) in prompt + response (0: off); where every id is forbidden, the response ends.
+    config.evaluate.no_repeat_ngram_size = 0
     config.evaluate.cot_prefix = ""  # prefilled before a CoT response; "<think>" forces reasoning
     config.evaluate.start_timeout = 120.0  # seconds an environment's process may take to start
     config.evaluate.reset_timeout = 120.0  # seconds an environment may take to load a game
