@@ -12,6 +12,7 @@ from pathlib import Path
 from cotjax.cli_bench import add_bench
 from cotjax.cli_data import add_data
 from cotjax.cli_games import add_games
+from cotjax.cli_mask import add_mask
 from cotjax.cli_play import add_play
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.files import disk_errors, local_path
@@ -53,6 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt as interrupt:
         return _interrupted(str(interrupt))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "cotjax"):
+            raise
+        print(f"cotjax: this command needs the package {package!r}; install cotjax with all it needs (`pip install .`)", file=sys.stderr)
+        _stop_others(str(error), UsageError.exit_code)
+        return UsageError.exit_code
     except Exception as error:
         if caused_by_interrupt(error):
             return _interrupted()
@@ -111,21 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     add_games(commands)
     add_data(commands)
 
-    mask = commands.add_parser(
-        "show-mask",
-        help="show which tokens of a data file are trained on",
-        description="Print a data file's tokens by role, with their loss weight, and the totals by role.",
-    )
-    mask.add_argument("--data", required=True, type=Path, help='JSONL of trajectories, or of {"id", "messages"}')
-    mask.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json (default, for trajectories: the shipped base's)")
-    mask.add_argument("--drop", type=float, default=0.0, help="fraction of units whose action loss is dropped (default 0)")
-    mask.add_argument("--unit", default="turn", help="example, turn or token (default turn)")
-    mask.add_argument("--control", default="action", help="what they drop: action, or a control such as 'random tokens' (default action)")
-    mask.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
-    mask.add_argument("--limit", type=int, default=3, help="examples to print; the totals are of all (default 3)")
-    mask.add_argument("--html", type=Path, help="write the same as a page")
-    mask.set_defaults(run=_show_mask)
-
+    add_mask(commands)
     add_play(commands.add_parser("play", help="play a game in the terminal, or watch a checkpoint play it"))
 
     export = commands.add_parser("export", help="write a checkpoint as a Hugging Face folder (LoRA merged), or its adapters as PEFT's")
@@ -312,17 +306,6 @@ def _convert(arguments: argparse.Namespace) -> None:
     print(f"{arguments.source} ({kind}) -> {arguments.out} ({OTHER[kind]})", flush=True)
     made = convert(arguments.source, arguments.out, arguments.dtype, max(1, int(arguments.max_shard_gb * 1e9)), print)
     print(f"{made.parameters:,} parameters, {made.bytes / 1e6:,.1f} MB, in {made.seconds:.1f} s: {arguments.out}")
-
-
-def _show_mask(arguments: argparse.Namespace) -> None:
-    from cotjax.data.show_mask import show
-    from cotjax.masking import Dropping, MaskError
-
-    try:
-        dropping = Dropping(arguments.drop, arguments.seed, arguments.unit, control=arguments.control)
-    except MaskError as error:
-        raise UsageError(str(error)) from None
-    show(arguments.data, arguments.tokenizer, dropping, limit=arguments.limit, page=arguments.html)
 
 
 def entry_point() -> None:

@@ -85,11 +85,19 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _of_config(arguments: argparse.Namespace) -> tuple:
     """(file, codec, selection) of a run of the config that the arguments give."""
-    from cotjax.config import default_config, load_config, set_field
     from cotjax.study.training_data import codec_of, selection_of
 
     flags = {"data.trajectories": arguments.file, "model.tokenizer": arguments.tokenizer}
     flags |= {"data.template": arguments.template, "data.max_length": arguments.max_length}
+    config = data_config(arguments, flags)
+    file = Path(config.data.trajectories)
+    return file, codec_of(config, file), selection_of(config)
+
+
+def data_config(arguments: argparse.Namespace, flags: dict):
+    """The config that the arguments give, with a trajectory file that is there. `flags`: field -> value, or None for the config's own."""
+    from cotjax.config import default_config, load_config, set_field
+
     overrides = [*arguments.overrides, *(f"{name}={value}" for name, value in flags.items() if value is not None)]
     if arguments.config:
         config = load_config(arguments.config, overrides)
@@ -98,11 +106,10 @@ def _of_config(arguments: argparse.Namespace) -> tuple:
         for override in overrides:
             set_field(config, override)
     if not config.data.trajectories:
-        raise UsageError("the config collects its own trajectories: give the FILE to check, or set --config.data.trajectories=FILE")
-    file = Path(config.data.trajectories)
-    if not file.is_file():
-        raise DataError(f"{file}: no such trajectory file; `cotjax collect` makes one")
-    return file, codec_of(config, file), selection_of(config)
+        raise UsageError("the config collects its own trajectories: give a file of them, or set --config.data.trajectories=FILE")
+    if not Path(config.data.trajectories).is_file():
+        raise DataError(f"{config.data.trajectories}: no such trajectory file; `cotjax collect` makes one")
+    return config
 
 
 def _import(arguments: argparse.Namespace) -> None:

@@ -14,13 +14,14 @@ LEVELS = {
     "model": 2, "distributed": 2,
     "train": 3, "sample": 3,
     "study": 4, "plan": 4, "config": 4,
-    "cli": 5, "cli_bench": 5, "cli_data": 5, "cli_games": 5, "cli_play": 5,
+    "cli": 5, "cli_bench": 5, "cli_data": 5, "cli_games": 5, "cli_mask": 5, "cli_play": 5,
 }  # fmt: skip
 # Within a level a package imports itself alone, and these.
 SAME_LEVEL = {
     ("envs", "errors"), ("envs", "files"), ("envs", "terminal"), ("files", "errors"), ("masking", "errors"), ("signals", "errors"),
     ("ranges", "errors"),
     ("study", "config"), ("plan", "config"), ("cli", "cli_data"), ("cli", "cli_games"), ("cli", "cli_bench"), ("cli", "cli_play"),
+    ("cli", "cli_mask"), ("cli_mask", "cli_data"),
 }  # fmt: skip
 FORBIDDEN = {
     ("rollout", "masking"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -15,9 +17,14 @@ from rich.table import Table
 from rich.text import Text
 
 from cotjax.assets import BASE_FOLDER
-from cotjax.data.tokens import Codec, trajectory_examples
+from cotjax.data.codec import Codec
+from cotjax.data.json_text import open_json
+from cotjax.data.pipeline import Masking, example_features, example_turns
+from cotjax.data.selection import Counts, Selection
+from cotjax.data.tokens import TREES, Layout, TokenExample, trajectory_examples
 from cotjax.data.trajectories import read_trajectories
 from cotjax.errors import DataError, UsageError
+from cotjax.files import check_output, write_whole
 from cotjax.masking import Dropping, MaskError, Role, check_supervision, roles_from_messages, target_weights
 from cotjax.terminal import visible
 
@@ -51,56 +58,96 @@ class Shown:
             yield Role(self.roles[start]), float(self.weights[start]), bool(self.dropped[start]), self.tokens[start:end]
 
 
-def read_shown(path: Path, tokenizer: Path | None, dropping: Dropping) -> Iterator[Shown]:
-    """The examples of a JSONL file of trajectories, or of `{"id", "messages"}` (which need a tokenizer with a chat template).
+def read_shown(
+    path: Path,
+    tokenizer: Path | None,
+    dropping: Dropping,
+    *,
+    template: str = "chatml",
+    layout: Layout = TREES,
+    chat: Mapping[str, Any] | None = None,
+) -> Iterator[Shown]:
+    """Yield the examples of a JSONL file of trajectories, or of `{"id", "messages"}` (which need a tokenizer with a chat template).
+
+    Args:
+      template, layout: how trajectories are written, as a config's `data.template` and `data.layout`.
+      chat: options of `roles_from_messages`, for messages.
 
     Raises:
       DataError: a line is neither, or its mask trains nothing, or everything; the message names the file and the line or id.
       UsageError: the tokenizer is not there, or has no chat template.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; `cotjax collect` makes trajectories")
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        first = next((line for line in lines if line.strip()), "")
-    reader = _of_messages if '"messages"' in first else _of_trajectories
-    found = False
-    for where, name, tokens, roles, branches in reader(path, tokenizer):
-        try:
-            full = target_weights(roles, branches=branches)
-            check_supervision(full, roles, where)
-            turns = None if branches is None or not branches.any() else branches - 1
-            dropped = dropping.tokens(roles, name, turns=turns)
-        except MaskError as error:
-            raise DataError(str(error)) from None
-        weights = target_weights(roles, branches=branches, drop_tokens=dropped)
-        of_token = np.concatenate([[0.0], weights[:-1]])
-        yield Shown(name, tokens, roles, of_token, dropped & (np.concatenate([[0.0], full[:-1]]) > 0))
-        found = True
-    if not found:
-        raise DataError(f"{path}: the file is empty")
+    with open_json(path, "no such file; `cotjax collect` makes trajectories") as file:
+        first = next((line for line in file if line.strip()), b"")
+    if b'"messages"' in first:
+        yield from _of_messages(path, tokenizer, dropping, chat or {})
+        return
+    codec = Codec.load(tokenizer or BASE_FOLDER, template)
+    for trajectory in read_trajectories(path):
+        form = "cot" if all(step.thought is not None for step in trajectory.steps if step.trained) else "direct"
+        for example in trajectory_examples(codec, trajectory, form, _MAX_LENGTH, layout):
+            full = target_weights(example.roles, branches=example.branches)
+            try:
+                check_supervision(full, example.roles, f"{path}, trajectory {trajectory.id!r}")
+                draws = dropping.draws(example.roles, example.id, turns=example_turns(vars(example)))
+            except MaskError as error:
+                raise DataError(str(error)) from None
+            yield _shown(codec, example, full, draws < np.float32(dropping.fraction_at()))
 
 
-def show(
-    path: Path, tokenizer: Path | None, dropping: Dropping, *, limit: int = 3, page: Path | None = None, console: Console | None = None
-) -> None:
-    """Print the first `limit` examples and the whole file's totals by role; with `page`, write the same as one HTML file.
+def run_shown(path: Path, codec: Codec, selection: Selection, masking: Masking, epoch: int = 0, step: int = 0) -> Iterator[Shown]:
+    """Yield the examples that a run trains on, with their weights in an epoch and at a step.
 
     Raises:
-      DataError, UsageError: as `read_shown`.
+      DataError: a line is no trajectory, nothing is trained on, or the masking does not go with an example.
+    """
+    counts, fraction = Counts(), np.float32(masking.dropping().fraction_at(step))
+    for trajectory in read_trajectories(path):
+        for example in selection.examples(codec, trajectory, counts):
+            stored = {**vars(example), "id": example.id.encode()}
+            row = example_features(stored, masking, epoch)
+            # A row's draws are those of its targets, the token behind each position.
+            dropped = np.concatenate([[False], row["draws"][:-1] < fraction])
+            yield _shown(codec, example, row["weights"], dropped)
+    if not counts.examples:
+        raise DataError(f"{path}: {counts.why_nothing()}")
+
+
+def _shown(codec: Codec, example: TokenExample, full: np.ndarray, dropped: np.ndarray) -> Shown:
+    tokens = [codec.decode([token]) for token in example.ids.tolist()]
+    return _of_tokens(example.id, tokens, example.roles, full, dropped)
+
+
+def _of_tokens(name: str, tokens: list[str], roles: np.ndarray, full: np.ndarray, dropped: np.ndarray) -> Shown:
+    """`full` is the weight of what each position predicts, without dropping; `dropped` is of the tokens themselves."""
+    of_token = np.concatenate([[0.0], full[:-1]])
+    return Shown(name, tokens, roles, np.where(dropped, 0.0, of_token), dropped & (of_token > 0))
+
+
+def show(shown: Iterable[Shown], title: str, *, limit: int = 3, page: Path | None = None, console: Console | None = None) -> None:
+    """Print the first `limit` examples and the totals of all by role; with `page`, write the same as one HTML file.
+
+    Raises:
+      DataError: there are none, or the page cannot be written.
+      DataError, UsageError: as what gives the examples.
     """
     console = console or Console(highlight=False)
+    if page:
+        check_output(page)
     totals = {role: np.zeros(3, np.int64) for role in COLOURS}  # tokens, supervised, dropped
-    shown, examples = [], 0
-    for example in read_shown(path, tokenizer, dropping):
+    kept, examples = [], 0
+    for example in shown:
         examples += 1
-        if len(shown) < limit:
-            shown.append(example)
+        if len(kept) < limit:
+            kept.append(example)
             _print(console, example)
         for role, total in totals.items():
             here = example.roles == role
             total += (int(here.sum()), int((here & (example.weights > 0)).sum()), int((here & example.dropped).sum()))
-    title = f"{path}: {examples} examples, k = {dropping.fraction:g} of each {dropping.unit}, dropped: {dropping.control}"
-    console.print(Text(title), soft_wrap=True)
+    if not examples:
+        raise DataError(f"{title}: there are no examples")
+    title = f"{title}: {examples} examples"
+    console.print(Text(visible(title)), soft_wrap=True)
     table = Table()
     for column in ("role", "tokens", "trained on", "dropped"):
         table.add_column(column, justify="left" if column == "role" else "right")
@@ -110,8 +157,13 @@ def show(
     table.add_row("all", *(f"{count:,}" for count in sum(totals.values())))
     console.print(table)
     if page:
-        page.write_text(_page(title, shown, totals), encoding="utf-8")
+        write_whole(page, _page(title, kept, totals))
         console.print(f"Page: {page.resolve()}", soft_wrap=True)
+
+
+def about(dropping: Dropping, step: int = 0) -> str:
+    """Return what is dropped, in words."""
+    return f"k = {dropping.fraction_at(step):g} of each {dropping.unit}, dropped: {dropping.control}"
 
 
 def _print(console: Console, example: Shown) -> None:
@@ -128,32 +180,42 @@ def _visible(token: str) -> str:
     return visible(token.replace("\n", "⏎").replace("\t", "⇥"), kept="")
 
 
-def _of_trajectories(path: Path, tokenizer: Path | None) -> Iterator[tuple]:
-    codec = Codec.load(tokenizer or BASE_FOLDER)
-    for trajectory in read_trajectories(path):
-        form = "cot" if all(step.thought is not None for step in trajectory.steps if step.trained) else "direct"
-        for example in trajectory_examples(codec, trajectory, form, _MAX_LENGTH):
-            tokens = [codec.decode([token]) for token in example.ids.tolist()]
-            yield f"{path}, trajectory {trajectory.id!r}", trajectory.id, tokens, example.roles, example.branches
-
-
-def _of_messages(path: Path, tokenizer: Path | None) -> Iterator[tuple]:
+def _of_messages(path: Path, tokenizer: Path | None, dropping: Dropping, chat: Mapping[str, Any]) -> Iterator[Shown]:
     if tokenizer is None:
         raise UsageError(f"{path} holds chat messages: give --tokenizer DIR, a folder whose tokenizer has a chat template")
-    chat = _chat_tokenizer(tokenizer)
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
+    renders = _chat_tokenizer(tokenizer)
+    lines: dict[str, int] = {}
+    with open_json(path, "no such file") as file:
+        for number, raw in enumerate(file, start=1):
             where = f"{path}:{number}"
+            if not raw.strip():
+                continue
+            row = _message_row(raw, where)
+            name = str(row.get("id", where))
+            if lines.setdefault(name, number) != number:
+                raise DataError(f"{where}: id {name!r:.80} stands at line {lines[name]} already; make it unique")
             try:
-                row = json.loads(line)
-                messages, name = row["messages"], str(row.get("id", where))
-            except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-                raise DataError(f'{where}: no {{"id", "messages"}} ({type(error).__name__}: {error}); mend or remove this line') from None
-            try:
-                ids, roles = roles_from_messages(messages, chat, name=where)
+                ids, roles = roles_from_messages(row["messages"], renders, name=where, **chat)
+                full = target_weights(roles)
+                check_supervision(full, roles, where)
+                dropped = dropping.tokens(roles, name)
             except MaskError as error:
                 raise DataError(str(error)) from None
-            yield where, name, [chat.decode([token]) for token in ids.tolist()], roles, None
+            yield _of_tokens(name, [renders.decode([token]) for token in ids.tolist()], roles, full, dropped)
+
+
+def _message_row(raw: bytes, where: str) -> dict:
+    try:
+        row = json.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: no JSON ({type(error).__name__}: {error}); mend or remove this line") from None
+    if not isinstance(row, dict) or "messages" not in row:
+        raise DataError(f'{where}: no {{"id", "messages"}}; mend or remove this line')
+    if re.search("[\ud800-\udfff]", str(row.get("id", ""))):
+        raise DataError(f"{where}: half of a surrogate pair in the id is no text; mend or remove this line")
+    return row
 
 
 def _chat_tokenizer(folder: Path) -> Callable:

@@ -1,0 +1,109 @@
+"""`cotjax show-mask`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cotjax.cli_data import data_config
+from cotjax.errors import UsageError
+
+# Flags that say how a file is read and masked where no config does, with their defaults.
+_OWN = {"drop": 0.0, "unit": "turn", "control": "action", "seed": 0, "layout": "trajectory", "trained": "all", "responses": "action"}
+_OWN |= {"tags": "<think>,</think>,<action>,</action>"}
+
+
+def add_mask(commands) -> None:
+    """Add `show-mask` to the commands of the parser."""
+    mask = commands.add_parser(
+        "show-mask",
+        help="show which tokens of a data file are trained on",
+        description="Print a data file's tokens by role, with their loss weight, and the totals by role. With --config: exactly those "
+        "of a run, with its tokenizer, template, layout, selection and masking.",
+    )
+    mask.add_argument(
+        "--data", type=Path, help='JSONL of trajectories, or of {"id", "messages"} (default: the config\'s data.trajectories)'
+    )
+    mask.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json (default, for trajectories: the shipped base's)")
+    mask.add_argument("--template", help="turn template of trajectories: chatml or llama3 (default chatml)")
+    mask.add_argument("--limit", type=int, default=3, help="examples to print; the totals are of all (default 3)")
+    mask.add_argument("--html", type=Path, help="write the same as a page")
+    run = mask.add_argument_group("the mask of a run")
+    run.add_argument("--config", type=Path, help="config file; --config.data.layout=step changes a field")
+    run.add_argument("--arm", help="arm whose mask it is (default: the first that drops)")
+    run.add_argument("--epoch", type=int, default=0, help="pass over the data, where the subset is redrawn each (default 0)")
+    run.add_argument("--step", type=int, default=0, help="update, where the fraction follows a schedule (default 0)")
+    own = mask.add_argument_group("without a config")
+    own.add_argument("--drop", type=float, help="fraction of units whose action loss is dropped (default 0)")
+    own.add_argument("--unit", help="example, turn or token (default turn)")
+    own.add_argument("--control", help="what they drop: action, or a control such as 'random tokens' (default action)")
+    own.add_argument("--seed", type=int, help="of the draw (default 0)")
+    own.add_argument("--layout", help="of trajectories: trajectory, or step (default trajectory)")
+    own.add_argument("--trained", help="of messages: all responses, or the last (default all)")
+    own.add_argument("--responses", help="of messages: action, or chat with calls and answers (default action)")
+    own.add_argument("--tags", help=f"of messages, four with commas between (default {_OWN['tags']})")
+    mask.set_defaults(run=_show_mask)
+
+
+def _show_mask(arguments: argparse.Namespace) -> None:
+    from cotjax.data.show_mask import show
+
+    for name in ("limit", "epoch", "step"):
+        if getattr(arguments, name) < 0:
+            raise UsageError(f"--{name} is {getattr(arguments, name)}; give at least 0")
+    read = _of_run if arguments.config or arguments.overrides else _of_file
+    examples, title = read(arguments)
+    show(examples, title, limit=arguments.limit, page=arguments.html)
+
+
+def _of_run(arguments: argparse.Namespace) -> tuple:
+    """(examples, title) of a run of the config that the arguments give."""
+    from cotjax.data.show_mask import about, run_shown
+    from cotjax.study.ready import masking_of
+    from cotjax.study.training_data import codec_of, selection_of
+
+    given = [name for name in _OWN if getattr(arguments, name) is not None]
+    if given:
+        raise UsageError(f"--{given[0]} is for a file without a config; change the config's field instead, as in --config.seed=1")
+    flags = {"data.trajectories": arguments.data, "model.tokenizer": arguments.tokenizer, "data.template": arguments.template}
+    config = data_config(arguments, flags)
+    if arguments.arm is not None and arguments.arm not in config.arms:
+        raise UsageError(f"--arm is {arguments.arm!r}; there are {', '.join(config.arms)}")
+    maskings = {arm: masking_of(config, arm) for arm in config.arms}
+    arm = arguments.arm or next((arm for arm, masking in maskings.items() if masking.drops()), next(iter(maskings)))
+    masking, file = maskings[arm], Path(config.data.trajectories)
+    examples = run_shown(file, codec_of(config, file), selection_of(config), masking, arguments.epoch, arguments.step)
+    where = f"epoch {arguments.epoch}, step {arguments.step}, " if masking.redraw or masking.fraction_steps else ""
+    return examples, f"{file}, arm {arm!r}, {where}{about(masking.dropping(), arguments.step)}"
+
+
+def _of_file(arguments: argparse.Namespace) -> tuple:
+    """(examples, title) of a file as the arguments say it is read."""
+    from cotjax.data.show_mask import about, read_shown
+    from cotjax.data.tokens import Layout
+    from cotjax.masking import Dropping, MaskError, Tags
+
+    if arguments.data is None:
+        raise UsageError("give --data FILE, or a --config that names one as data.trajectories")
+    if arguments.arm is not None:
+        raise UsageError("--arm is of a config: give --config too")
+    own = {name: default if getattr(arguments, name) is None else getattr(arguments, name) for name, default in _OWN.items()}
+    tags = own["tags"].split(",")
+    if len(tags) != 4 or not all(tags):
+        raise UsageError(f"--tags are four texts with commas between, as {_OWN['tags']}, not {own['tags']!r}")
+    for name, known in (("trained", ("all", "last")), ("responses", ("action", "chat"))):
+        if own[name] not in known:
+            raise UsageError(f"--{name} is {own[name]!r}; there are {', '.join(known)}")
+    try:
+        dropping = Dropping(own["drop"], own["seed"], own["unit"], control=own["control"])
+    except MaskError as error:
+        raise UsageError(str(error)) from None
+    examples = read_shown(
+        arguments.data,
+        arguments.tokenizer,
+        dropping,
+        template=arguments.template or "chatml",
+        layout=Layout(own["layout"]),
+        chat={"trained": own["trained"], "responses": own["responses"], "tags": Tags(*tags)},
+    )
+    return examples, f"{arguments.data}, {about(dropping)}"
