@@ -277,9 +277,11 @@ def test_every_block_of_the_page_runs(model_folder, monkeypatch, capsys):
     pytest.importorskip("trl", reason="TRL is a test extra")
     monkeypatch.chdir(model_folder.parent)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 9
     names = {}
     for number, block in enumerate(blocks):
         exec(compile(block, f"{PAGE.name}, block {number + 1}", "exec"), names)
     assert names["losses"][-1] < names["losses"][0] - 0.5
+    assert names["actions"].endswith("Yes, it is sunny.") and names["sample"].reason == "a second action begins"
+    assert names["scheduled"].step >= 2, "the last of three updates, or a batch made ahead"
     assert 0 < names["dropping"].fraction < 1 and names["rows"]["drop"].any()
