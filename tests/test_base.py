@@ -1,5 +1,7 @@
 """The base model that ships: it loads, it is small, transformers reads it too, and it can answer in both forms."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -29,6 +31,13 @@ def test_it_is_a_small_whole_hugging_face_folder(base):
     assert sum(path.stat().st_size for path in BASE_FOLDER.iterdir()) <= 8e6
     assert 0.5e6 < sum(leaf.size for leaf in jax.tree.leaves(params)) < 2e6
     assert codec.vocab_size <= config.vocab_size
+
+
+def test_it_says_where_generation_ends(base):
+    _, codec = base
+    for name in ("generation_config.json", "config.json"):
+        read = json.loads((BASE_FOLDER / name).read_text())
+        assert (read["eos_token_id"],) == codec.end_ids and read["pad_token_id"] == codec.pad_id
 
 
 def test_its_tokenizer_knows_every_word_of_the_worlds(base):

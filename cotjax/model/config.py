@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ class ModelConfig:
             object.__setattr__(self, "lora", LoRA(**self.lora))
         for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "head_size", "feed_forward", "max_length"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
                 raise UsageError(f"model: {name} is {value!r}; it must be a whole number, 1 or more")
         for name in ("rope_theta", "norm_eps"):
             value = getattr(self, name)

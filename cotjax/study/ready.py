@@ -133,8 +133,8 @@ def _check_training(config: ConfigDict, plays: bool) -> None:
     trajectories = config.data.trajectories
     if trajectories and not Path(trajectories).is_file():
         raise DataError(f"data.trajectories: {trajectories}: no such file; give one with a JSON line an episode, as docs/data.md says")
-    check_batch(config.train, make_mesh(**config.mesh))
     model, codec = _check_base(config)
+    check_batch(config.train, make_mesh(**config.mesh))
     model.check_length(config.data.max_length, "data.max_length")
     if codec is not None:
         model.check_ids(codec.vocab_size)
