@@ -86,9 +86,9 @@ class HeldOut:
         for own in held_out_batches(self._source, rows=self._rows, **self._sizes):
             batch = distributed.global_batch(own, batch_sharding(self._mesh), self._sizes["batch"])
             with jax.set_mesh(self._mesh):
-                found.append(self._forward(params, batch))
+                found.append(jax.device_get(self._forward(params, batch)))
         # Added up in float64, so that many batches round no more than few.
-        totals = jax.tree.map(lambda *each: np.sum(each, axis=0, dtype=np.float64), *jax.device_get(found))
+        totals = jax.tree.map(lambda *each: np.sum(each, axis=0, dtype=np.float64), *found)
         losses, weights = totals["loss_by_role"], totals["weight_by_role"]
         if not weights.sum():
             raise DataError("no token of the held-out examples is supervised; check masking.supervised and train.eval_share")
