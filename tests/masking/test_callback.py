@@ -47,7 +47,7 @@ def test_each_batch_is_collated_for_the_update_that_it_is_trained_in(tmp_path, w
         collator = Recording(0, dropping=Dropping(LinearFraction(0.0, 1.0, 100), redraw=True))
         options = TrainingArguments(
             output_dir=str(tmp_path), max_steps=steps, per_device_train_batch_size=2, gradient_accumulation_steps=2, report_to=[],
-            save_strategy="steps", save_steps=4, eval_strategy="steps", eval_steps=2, use_cpu=True, remove_unused_columns=False,
+            save_strategy="steps", save_steps=4, eval_strategy="steps", eval_steps=1, use_cpu=True, remove_unused_columns=False,
             disable_tqdm=True, dataloader_num_workers=workers,
         )  # fmt: skip
         return Watched(

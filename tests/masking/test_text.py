@@ -130,6 +130,7 @@ def test_what_is_no_response_is_named_with_its_place(response, problem, place):
         'it says "mug"<action>say "mug"</action>',
         "the dogs'<action>take the dogs' bowl</action>",
         'an open quote: "<action>go</action>',
+        '<think>i type "</think><action>say "x"</action>',
     ],
 )
 def test_a_quotation_mark_before_a_tag_is_none_unless_it_opens_there_and_closes_behind(response):
