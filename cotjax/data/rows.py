@@ -51,8 +51,10 @@ def read_rows(file: Path) -> Iterator[Row]:
             second = next(lines, None)
         if second is None and isinstance(row, dict):  # the one value of the file
             name = _list_of_rows(row)
-            rows = row[name] if name else [row]
-            yield from ((number, f"{file}, {f'{name}, ' if name else ''}row {number}", each, 1.0) for number, each in enumerate(rows))
+            if name is None:
+                yield *first[:2], row, 1.0
+            else:
+                yield from ((number, f"{file}, {name}, row {number}", each, 1.0) for number, each in enumerate(row[name]))
             return
         yield from (each for each in (first, second) if each is not None)
         yield from lines

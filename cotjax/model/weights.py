@@ -156,8 +156,8 @@ def stored_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def _open(folder: Path, say: Say | None, overrides: Mapping[str, Any]) -> tuple[ModelConfig, dict[str, Stored]]:
     """Return the model and its tensors by name; exactly those that it declares."""
+    config = ModelConfig.from_hf(folder, **overrides)  # first: what kind of model it is says more than what is missing
     stored = stored_tensors(folder)
-    config = ModelConfig.from_hf(folder, **overrides)
     say = say or (lambda line: None)
     if config.tied_embeddings and HEAD in stored:
         if EMBEDDING not in stored:
