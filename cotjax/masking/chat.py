@@ -63,13 +63,13 @@ def roles_from_messages(
             raise MaskError(f"{what} must be one of {', '.join(known)}, not {value!r}")
     if fixed := {"tokenize", "add_generation_prompt"} & set(template):
         raise MaskError(f"{fixed.pop()} is set by roles_from_messages itself; leave it out")
-    chat = Chat.of(messages, tokenizer, name, template, tags)
+    kinds = set(observations)
+    chat = Chat.of(messages, tokenizer, name, template, tags, kinds)
     wanted = chat.trained(trained)
     conversation = _Conversation(chat, *chat.placed(), tags, responses, trained)
 
     whole, first = conversation.whole, chat.assistants()[0]
     characters = np.full(len(whole), Role.PROMPT, np.int8)
-    kinds = set(observations)
     for number, (start, end) in conversation.contents:
         if number > first and chat.messages[number]["role"] in kinds:
             characters[start:end] = Role.OBSERVATION

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from cotjax.masking.responses import REASONING_FIELDS, written_texts
 from cotjax.masking.roles import MaskError
 from cotjax.masking.text import Span, Tags, one_of
+
+# Many templates render whatever role they are given, so a misspelt "assistant" would be prompt without a word.
+ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,16 @@ class Chat:
     left_out: frozenset[int] = field(default_factory=frozenset)  # assistant messages with "trained": False
 
     @classmethod
-    def of(cls, messages: Sequence[Mapping[str, Any]], tokenizer: Any, name: str, template: Mapping[str, Any], tags: Tags) -> Chat:
-        """Check the messages and the tokenizer.
+    def of(
+        cls,
+        messages: Sequence[Mapping[str, Any]],
+        tokenizer: Any,
+        name: str,
+        template: Mapping[str, Any],
+        tags: Tags,
+        kinds: Collection[str] = (),
+    ) -> Chat:
+        """Check the messages and the tokenizer. `kinds`: roles that are known beside ROLES.
 
         Raises:
           MaskError: a message is none, holds a control token or half a surrogate pair, or the tokenizer has no template or offsets.
@@ -41,6 +52,11 @@ class Chat:
         kept, left_out = [], set()
         for number, message in enumerate(messages):
             _check(message, f"{name}: message {number}", sorted(set(special) - set(astuple(tags))))
+            if message["role"] not in {*ROLES, *kinds}:
+                raise MaskError(
+                    f"{name}: message {number} has the role {message['role']!r}, which is none of {', '.join(ROLES)}; "
+                    "rename it, or name it in `observations`"
+                )
             message = dict(message)
             if message.pop("trained", True) is False and message["role"] == "assistant":
                 left_out.add(number)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cotjax.assets import BASE_FOLDER
-from cotjax.masking import Role, target_weights, targets
+from cotjax.masking import UNITS, Dropping, Role, target_weights, targets
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
 from cotjax.train.loss import masked_cross_entropy
@@ -23,12 +23,20 @@ _PACKED = 8  # examples a row
 
 
 def benchmark(repeats: int = 30) -> dict[str, float]:
-    """Print, and return: tokens/s of packed weights in numpy on one core; milliseconds of the jitted mask alone and of the demo
-    model's jitted forward and backward pass with it, and the first's share of the second in per cent. Best of `repeats`."""
+    """Print the mask's speed, and return its figures; each is the best of `repeats`.
+
+    They are tokens/s of packed weights in numpy on one core, and of the draw by each unit; milliseconds of the jitted mask
+    alone and of the demo model's jitted forward and backward pass with it, and the first's share of the second in per cent.
+    """
     packed = _rows(HOST_SHAPE)
     seconds = _best(lambda: _mask(**packed), repeats)
     figures = {"tokens/s": packed["roles"].size / seconds}
     print(f"numpy, one core: weights of {HOST_SHAPE[0]} packed rows of {HOST_SHAPE[1]}: {figures['tokens/s'] / 1e6:,.0f}M tokens/s")
+    example = packed["roles"][0, : HOST_SHAPE[1] // _PACKED]
+    for unit in UNITS:
+        drawn = partial(Dropping(fraction=0.3, unit=unit).tokens, example, "example")
+        figures[f"{unit} draws/s"] = len(example) / _best(drawn, repeats)
+        print(f"  drawing by {unit}, an example of {len(example)} at a time: {figures[f'{unit} draws/s'] / 1e6:,.1f}M tokens/s")
 
     config = ModelConfig.from_hf(BASE_FOLDER)
     params = decoder.init_params(config, jax.random.key(0))

@@ -103,17 +103,27 @@ def test_stock_templates_without_generation_marks_give_the_mask_that_transformer
     [
         (ONE[:1], "no message of the role 'assistant'"),
         ([*ONE[:1], {"role": "assistant", "content": "go to desk 1"}], "no <action>"),
-        ([*TWO[:2], {"role": "user", "content": "a  b"}, TWO[3]], None),
         ([*ONE[:1], {"role": "assistant", "content": FIRST + " bye"}], "text behind the action"),
+        ([*TWO[:3], TWO[3] | {"role": "asistant"}], "message 3 has the role 'asistant', which is none of"),
     ],
-    ids=["none", "no action", "fine", "more text"],
+    ids=["none", "no action", "more text", "a role that is none"],
 )
 def test_what_cannot_be_mapped_names_the_example(messages, problem):
-    if problem is None:
-        assert roles_from_messages(messages, tokenizer("chatml")).roles.any()
-        return
     with pytest.raises(MaskError, match=f"line 7.*{problem}"):
         roles_from_messages(messages, tokenizer("chatml"), name="line 7")
+
+
+def test_blanks_within_an_observation_stay_and_are_observation():
+    tok = tokenizer("chatml")
+    ids, roles = roles_from_messages([*TWO[:2], {"role": "user", "content": "a  b"}, TWO[3]], tok)
+    assert tok.decode(ids[roles == Role.OBSERVATION]) == "a  b"
+
+
+def test_a_role_of_its_own_can_be_named_as_observation():
+    messages = [*TWO[:2], TWO[2] | {"role": "world"}, TWO[3]]
+    tok = tokenizer("chatml")
+    ids, roles = roles_from_messages(messages, tok, observations=["world"])
+    assert tok.decode(ids[roles == Role.OBSERVATION]) == TWO[2]["content"]
 
 
 def test_a_template_that_changes_an_observation_is_named():

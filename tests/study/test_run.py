@@ -67,7 +67,7 @@ def test_every_part_leaves_what_it_should(study):
 
 
 def test_what_is_trained_on_and_what_is_left_out_stands_in_the_log_the_run_and_the_report(study):
-    config, out = study
+    _, out = study
     trajectories = list(read_trajectories(out / "trajectories" / "train.jsonl"))
     slips = [sum(not step.trained for step in trajectory.steps) for trajectory in trajectories]
     data = json.loads((out / "run.json").read_text())["data"]
