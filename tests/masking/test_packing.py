@@ -1,5 +1,6 @@
 """The mask does not care how examples lie in arrays, nor which library's arrays they are."""
 
+import itertools
 from functools import partial
 
 import jax
@@ -200,10 +201,11 @@ def test_a_loss_that_is_not_finite_has_no_gradient_where_it_weighs_nothing(name)
 
 
 def test_the_ratio_is_clipped_where_asked_and_only_there():
-    new, old = np.array([[0.0, 0.0]]), np.array([[-1.0, -0.1]])
-    for clip in (0.05, 0.5, 3.0):
-        expected = -np.minimum(np.exp(new - old), np.clip(np.exp(new - old), 1 - clip, 1 + clip))
-        np.testing.assert_allclose(policy_losses(new, old, np.array([1.0]), clip=clip), expected)
+    new, old = np.array([[0.0, 0.0, -1.0, -0.1]]), np.array([[-1.0, -0.1, 0.0, 0.0]])
+    ratio = np.exp(new - old)
+    for clip, advantage in itertools.product((0.05, 0.5, 3.0), (1.0, -1.0)):
+        expected = -np.minimum(ratio * advantage, np.clip(ratio, 1 - clip, 1 + clip) * advantage)
+        np.testing.assert_allclose(policy_losses(new, old, np.array([advantage]), clip=clip), expected)
 
 
 def test_advantages_are_of_each_sample_or_of_each_token_and_nothing_else():
