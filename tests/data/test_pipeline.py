@@ -323,6 +323,15 @@ def test_dropping_takes_the_action_tokens_of_the_drawn_steps_alone(source):
     assert 0 < dropped < 75
 
 
+@pytest.mark.parametrize("control", ["random tokens", "examples"])
+def test_a_control_takes_only_from_the_roles_that_the_run_trains_on(source, control):
+    masking = Masking(fraction=1.0, control=control, supervised=("REASONING", "ACTION_OPEN"))
+    for index in range(len(source)):
+        features = example_features(source[index], masking)
+        drawn = features["roles"][features["draws"] < NEVER]
+        assert len(drawn) and set(drawn) <= {Role.REASONING, Role.ACTION_OPEN}
+
+
 def test_by_example_all_steps_of_a_trajectory_drop_together(source):
     for index in range(len(source)):
         example = source[index]

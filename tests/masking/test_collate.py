@@ -80,6 +80,14 @@ def test_only_the_supervised_roles_have_labels():
         np.testing.assert_array_equal(batch["labels"][row, : len(roles)] != -100, roles == Role.REASONING)
 
 
+def test_an_example_is_checked_for_the_roles_that_are_trained_on():
+    """One that holds observations alone trains a model of the world, and a response alone does not."""
+    collator = MaskCollator(0, supervised=(Role.OBSERVATION,), return_tensors="np")
+    assert collator([{"input_ids": [4, 5, 6, 7], "roles": [1, 2, 2, 1]}])["labels"].tolist() == [[-100, 5, 6, -100]]
+    with pytest.raises(MaskError, match="'e0': no token is supervised"):
+        collator(features(1))
+
+
 @pytest.mark.parametrize("flatten", [False, True], ids=["padded", "flat"])
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_an_example_that_begins_with_its_response_has_no_label_for_its_first_token(side, flatten):
