@@ -1,5 +1,7 @@
 """Real chats: answers, calls, text before them, messages that are not trained on, results in parts; and what is no chat."""
 
+import copy
+
 import numpy as np
 import pytest
 from layouts import TEMPLATES, tokenizer
@@ -52,6 +54,18 @@ def test_parallel_calls_are_dropped_together_and_keep_their_tags():
     drop = Dropping(1.0, unit="turn").tokens(roles, "x")
     assert texts(tok, ids, roles, Role.ACTION_OPEN) == ["<tool_call>", "\n<tool_call>"]
     assert tok.decode(ids[drop]) == '{"city": "Rome"}{"city": "Oslo"}'
+
+
+def test_a_call_may_end_in_a_quotation_mark_and_an_answer_may_quote_a_tag():
+    calls = '<think>so</think><tool_call>say "</tool_call><tool_call>say "x"</tool_call>'
+    assert masked([ASKED, assistant(calls)])(Role.ACTION) == ['say "', 'say "x"']
+    answer = 'The tag "<think>" begins a thought.'
+    assert masked([ASKED, assistant(answer)])(Role.ACTION) == [answer]
+
+
+def test_an_answer_that_stands_in_its_thought_too_is_the_one_behind_it():
+    found = masked([ASKED, assistant("<think>It is sunny. I say so.</think>It is sunny.")])
+    assert found(Role.ACTION) == ["It is sunny."] and found(Role.REASONING) == ["<think>It is sunny. I say so.</think>"]
 
 
 @pytest.mark.parametrize(
@@ -194,6 +208,15 @@ def test_a_template_that_ends_no_turn_needs_to_be_told_the_end():
     assert target_weights(roles)[-2] == 1
     ids, roles = roles_from_messages(messages, tok, end_of_turn="", **options)
     assert texts(tok, ids, roles, Role.END) == ["<|im_start|>"]
+
+
+def test_a_token_that_was_added_ends_a_turn_though_it_is_not_special():
+    tok = copy.deepcopy(tokenizer("chatml"))
+    tok.add_tokens(["<end>"])
+    ended = tok.chat_template.replace("<|im_end|>", "<end>")
+    messages = [ASKED, assistant(CALL), TOLD, assistant(ANSWER)]
+    ids, roles = roles_from_messages(messages, tok, responses="chat", tags=CALLS, chat_template=ended)
+    assert texts(tok, ids, roles, Role.END) == ["<end>"] * 2 and texts(tok, ids, roles, Role.ACTION)[-1] == "It is sunny."
 
 
 @pytest.mark.parametrize(
