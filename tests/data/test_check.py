@@ -82,6 +82,14 @@ def test_tokens_are_counted_and_what_does_not_fit_is_told(played, tmp_path, caps
     assert f"{played}:2: trajectory 't1', step 1: the tokenizer does not know 'dragon'" in out and "tokens an episode" in out
 
 
+def test_an_episode_of_just_the_longest_length_is_not_too_long(tmp_path):
+    codec, path = tiny.word_codec(tmp_path / "tokenizer", tiny.TINY_WORDS), tmp_path / "t.jsonl"
+    write_trajectories(path, [tiny.trajectory(steps=1)])
+    ((length, _),) = check(path, codec=codec).tokens.items()
+    found = {most: check(path, codec=codec, max_length=most) for most in (length - 1, length)}
+    assert {most: (one.long, one.lost) for most, one in found.items()} == {length - 1: (1, 1), length: (0, 0)}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

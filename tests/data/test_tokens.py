@@ -110,6 +110,19 @@ def test_a_long_trajectory_is_cut_into_trees_that_lose_no_step(codec, max_length
     assert sorted(seen) == list(range(len(seen))) and (max_length < 400 or len(seen) == 6)
 
 
+@pytest.mark.parametrize(("form", "layout"), [("cot", TREES), ("direct", TREES), ("cot", Layout("step"))], ids=["trees", "line", "steps"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_what_is_just_as_long_as_an_example_may_be_is_one_example(codec, form, layout, steps):
+    trajectory = tiny.trajectory(steps=steps)
+    *_, longest = trajectory_examples(codec, trajectory, form, 1000, layout)
+    *_, fits = trajectory_examples(codec, trajectory, form, len(longest.ids), layout)
+    assert fits.ids.tolist() == longest.ids.tolist()
+    assert all(
+        example.ids.tolist() != longest.ids.tolist()
+        for example in trajectory_examples(codec, trajectory, form, len(longest.ids) - 1, layout)
+    )
+
+
 @pytest.mark.parametrize("history", [0, 1, 3])
 @pytest.mark.parametrize("form", ["cot", "direct"])
 def test_a_step_by_itself_has_the_prompt_that_a_rollout_with_its_history_builds(codec, form, history):
