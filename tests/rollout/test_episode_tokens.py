@@ -90,6 +90,13 @@ def test_a_cache_of_other_ids_is_noticed_though_there_are_as_many():
             check_prompt("g, step 1", [1, 2, 3], cached)
 
 
+def test_a_next_prompt_without_the_sampled_ids_is_an_internal_error(codec, monkeypatch):
+    whole = codec.next_prompt
+    monkeypatch.setattr(codec, "next_prompt", lambda action, observation: whole(action, observation)[1:])
+    with pytest.raises(InternalError, match="g3, step 2: the next prompt does not go on with the sampled ids"):
+        played(codec, RulePolicy(codec, slots=1))
+
+
 def test_a_cache_that_lost_ids_is_an_internal_error(codec):
     class Forgets(RulePolicy):
         def extend(self, pieces):

@@ -162,6 +162,26 @@ def test_prompt_actions_drive_alone_until_the_step_limit(codec):
     assert all(step["cot"] is None and step["executed"] == "look" and step["nothing_happens"] for step in record["steps"])
 
 
+def test_an_episode_that_ends_without_a_win_is_not_won(codec):
+    class Over(Cabinets):
+        def step(self, actions):
+            answers = super().step(actions)
+            return {slot: Observation("The game is over.", (), False, self.games[slot][1] == 2) for slot in answers}
+
+    for record in _play(codec, _games(1, 2, 5), "cot", Over()).values():
+        assert (record["ended"], record["success"], len(record["steps"])) == ("step_limit", False, 2)
+
+
+def test_nothing_happened_where_the_environment_says_so_first_and_not_where_it_quotes_it(codec):
+    class Reads(Cabinets):
+        def step(self, actions):
+            said = {"g1": "Nothing happens.", "g2": 'The note reads: "Nothing happens."'}
+            return {slot: Observation(said[self.games[slot][0].id], ("look",), False, True) for slot in actions}
+
+    records = _play(codec, _games(1, 2), "cot", Reads())
+    assert [records[game]["steps"][0]["nothing_happens"] for game in ("g1", "g2")] == [True, False]
+
+
 def test_prompt_actions_may_be_left_out(codec):
     paired, alone = (_play(codec, _games(1, 3), "cot", both=both) for both in (None, False))
     assert all(step["prompt"] is None for record in alone.values() for step in record["steps"])
