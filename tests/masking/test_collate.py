@@ -142,6 +142,18 @@ def test_held_out_examples_lose_no_label():
     assert (dropped != whole).any() and (collator(made)["labels"] == dropped).all()
 
 
+def test_a_batch_of_held_out_examples_alone_is_none_of_training():
+    made = features(2)
+    held = [feature | {"drop": False} for feature in made]
+    collator = MaskCollator(0, dropping=DROPPING, return_tensors="np")
+    collator.begin_epoch(0, 5)
+    counted = []
+    for batch in (held, [held[0], made[1]], held, made):
+        collator(batch)
+        counted.append((collator.batches, collator.step))
+    assert counted == [(0, 5), (1, 5), (1, 5), (2, 6)]
+
+
 def test_an_example_of_just_the_longest_length_is_taken():
     made = features(1)
     length = len(made[0]["roles"])

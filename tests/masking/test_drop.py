@@ -98,6 +98,14 @@ def test_a_control_drops_exactly_as_many_tokens_of_the_same_units_and_nothing_un
         assert set(roles[other]) <= {A, *([AC] if close else []), *([E] if end else [])}
 
 
+def test_turns_are_drawn_one_by_one():
+    roles, drop = np.tile([P, R, AO, A, AC, E], 3), Dropping(0.5, seed=2, unit="turn")
+    turns = turn_numbers(roles)
+    drawn = [[drop.tokens(roles, f"{i}")[turns == turn].any() for turn in range(3)] for i in range(20)]
+    assert drawn == [[drops_action(2, f"{i}#{turn}", 0.5) for turn in range(3)] for i in range(20)]
+    assert any(0 < sum(one) < 3 for one in drawn)
+
+
 def test_random_tokens_are_drawn_from_the_whole_response_and_evenly():
     roles = np.array([P, R, R, R, AO, A, A, AC, E], np.int8)
     drop = Dropping(fraction=1.0, control="random tokens")
