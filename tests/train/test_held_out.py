@@ -94,6 +94,17 @@ def test_every_held_out_example_is_measured_once_and_loses_nothing(source, batch
     assert weights == supervised > 0
 
 
+def test_held_out_examples_need_nothing_for_a_control_to_drop(source):
+    """They lose nothing, so they may be without reasoning where a control drops as much of it as there is action."""
+    silent = [source[index] for index in range(6)]
+    silent = [one | {"roles": np.where(one["roles"] == Role.REASONING, Role.PROMPT, one["roles"]).astype(np.int8)} for one in silent]
+    masking = Masking(fraction=1.0, control="reasoning tokens")
+    with pytest.raises(DataError, match="only 0 tokens"):
+        example_features(silent[0], masking)
+    for made in held_out_batches(silent, row_length=96, batch=2, masking=masking, rows=range(2)):
+        assert made["weights"].any() and not made["dropped"].any()
+
+
 def test_each_process_makes_its_rows_of_the_same_batches(source):
     _, held = split(source, 0.3, seed=3)
     sizes = {"row_length": 96, "batch": 4, "masking": MASKING}
