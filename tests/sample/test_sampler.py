@@ -223,8 +223,11 @@ def test_scores_are_the_logprobs_of_what_was_decoded_and_of_the_full_forward(sam
 
 def test_a_repetition_penalty_is_over_prompt_prefix_and_what_was_made(sampler):
     sampler.extend(PROMPTS)
-    made = sampler.branch({0: [7, 8], 3: []}, max_new=10, repetition_penalty=1.5)
-    for slot, prefix in ((0, [7, 8]), (3, [])):
+    free = sampler.branch({0: []}, max_new=20)[0].ids
+    repeated = next(at for at, id in enumerate(free) if id in free[:at] and id not in PROMPTS[0])
+    prefixes = {0: free[:repeated], 3: []}  # behind this prefix the model would make one of its ids again
+    made = sampler.branch(prefixes, max_new=10, repetition_penalty=1.5)
+    for slot, prefix in prefixes.items():
         ids, logprobs = [*PROMPTS[slot], *prefix], []
         for _ in range(10):
             row = np.zeros((1, 192), np.int32)
@@ -237,6 +240,7 @@ def test_a_repetition_penalty_is_over_prompt_prefix_and_what_was_made(sampler):
             logprobs.append(float(jax.nn.log_softmax(logits)[ids[-1]]))
         assert made[slot].ids == ids[-10:]
         np.testing.assert_allclose(made[slot].logprobs, logprobs, atol=1e-4)  # the model's own, without the penalty
+    assert made[0].ids[0] != free[repeated]
     assert made[3].ids != sampler.branch({3: []}, max_new=10)[3].ids
 
 
