@@ -62,10 +62,15 @@ def test_a_chat_is_read_where_asked():
              ("ACTION_CLOSE", "</action>"), ("END", "<|im_end|>")],
         ),
         ("go to desk 1<|im_end|>", "no <action>", [("REASONING", "go to desk 1"), ("END", "<|im_end|>")]),
+        (
+            '<think>"<action>" comes last</think><action>go</action>', "in a quotation",
+            [("REASONING", '<think>"<action>" comes last</think>'), ("ACTION_OPEN", "<action>"), ("ACTION", "go"),
+             ("ACTION_CLOSE", "</action>")],
+        ),
         ("<action>go</action>!", "text behind",
          [("ACTION_OPEN", "<action>"), ("ACTION", "go"), ("ACTION_CLOSE", "</action>"), ("REASONING", "!")]),
     ],
-    ids=["empty", "only its end", "cut thought", "cut action", "two actions", "no action", "text behind"],
+    ids=["empty", "only its end", "cut thought", "cut action", "two actions", "no action", "a quoted tag", "text behind"],
 )  # fmt: skip
 def test_a_malformed_sample_has_roles_and_a_reason(response, reason, expected):
     ids = [*PROMPT, *(token for piece in _pieces(response) for token in TOK(piece, add_special_tokens=False)["input_ids"])]
@@ -83,6 +88,17 @@ def _pieces(text):
 def test_a_prompt_action_begins_within_its_tag():
     found = sampled("go to desk 1</action><|im_end|>", prefilled="<action>")
     assert found.reason is None and texts(found)[0] == ("ACTION", "go to desk 1")
+
+
+def test_ids_without_text_were_sampled_all_the_same():
+    class Silent:
+        def decode(self, ids, **how):
+            return TOK.decode([id for id in ids if id != silent], **how)
+
+    silent, response = TOK.convert_tokens_to_ids("[PAD]"), TOK("<action>go</action>", add_special_tokens=False)["input_ids"]
+    found = roles_from_ids([*PROMPT, silent, *response, silent, silent], Silent(), prompt=len(PROMPT), ends=("<|im_end|>",))
+    assert found.reason is None
+    assert [Role(role) for role in found.roles[[len(PROMPT), -2, -1]]] == [Role.ACTION_OPEN, Role.END, Role.REASONING]
 
 
 @settings(max_examples=150, deadline=None)
