@@ -240,6 +240,13 @@ def test_results_come_in_the_order_of_the_calls_or_as_they_stand():
     assert episode_of(together)[0].steps[1]["observation"] == '{"celsius": 24}', "one message may hold all results"
 
 
+def test_an_agent_that_calls_tools_may_answer_ok():
+    told = copy.deepcopy(OPENAI)
+    told["messages"][2:2] = [{"role": "assistant", "content": "OK."}, {"role": "user", "content": "Your task is to: compare them."}]
+    steps = [[step["action"] for step in episode_of(row)[0].steps] for row in (OPENAI, told)]
+    assert steps[1] == ["OK.", *steps[0]]
+
+
 def test_a_thought_in_a_field_of_its_own_is_kept():
     for field in ("reasoning_content", "reasoning", "thinking"):
         answer = {"role": "assistant", field: "in there?", "content": "<action>open drawer 1</action>"}

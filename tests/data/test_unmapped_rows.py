@@ -37,6 +37,7 @@ REJECTED = {
                            {"from": "human", "value": FIRST}, {"from": "gpt", "value": "Action: look"}]},
         "step 0: the response is neither",
     ),
+    "a first step that is trained on": (pairs("Play.", "I shall try.", FIRST, "Action: look"), "names no task"),
     "an instruction and no task": (pairs("Play.", "OK", "You see a cat.", "Action: look"), "names no task"),
     "a system message in the middle": (messages(LOOK, {"role": "system", "content": "Be brief."}, LOOK), "in the middle"),
     "a flag that is a word": (messages(LOOK | {"loss": "false"}), "its 'loss' must be true or false"),
