@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import re
@@ -61,6 +62,7 @@ def whole(path: str | Path, mode: str = "w", *, mark: bytes | None = None, input
         with disk_errors(path):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
+                _clear_up(path)
                 out = partial.open(mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "")
             except OSError as error:
                 raise _unwritable(path, error) from error
@@ -176,6 +178,24 @@ def disk_errors(path: str | Path | None = None) -> Iterator[None]:
         raise DataError(
             f"{where}: could not be written ({reason}); make room or choose another --out, then the same command goes on"
         ) from error
+
+
+def _clear_up(path: Path) -> None:
+    """Remove what killed processes of this machine had begun to write for this file."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        pid = left.name.split(".")[-2]
+        if pid.isdecimal() and not _runs(int(pid)):
+            left.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _unwritable(path: Path, error: OSError) -> Exception:

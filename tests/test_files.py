@@ -38,6 +38,15 @@ def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path, fai
     assert path.read_text() == "before" and left_over(tmp_path) == []
 
 
+def test_what_a_killed_process_had_begun_is_removed_and_what_a_living_one_writes_stays(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for name, pid in (("a.txt", ended.pid), ("a.txt", 1), ("b.txt", ended.pid)):
+        (tmp_path / f".{name}.{pid}.partial").write_text("begun")
+    write_whole(tmp_path / "a.txt", "whole")
+    assert left_over(tmp_path) == [".a.txt.1.partial", f".b.txt.{ended.pid}.partial"]
+
+
 def test_a_symbolic_link_and_its_target_stay(tmp_path):
     (tmp_path / "target").write_text("mine")
     (tmp_path / "link").symlink_to("target")

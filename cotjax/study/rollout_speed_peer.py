@@ -106,7 +106,7 @@ class TransformersSide:
         response = formats.parse_response(self._codec.decode(ids), prefilled=False, stopped=stopped)
         if response.action is None or not self._codec.encodable(response.action):
             return "", None
-        return response.action, action_ids(self._codec, ids, response.action, prefilled=False)
+        return response.action, action_ids(self._codec, ids, response.action, opened="")
 
     def _generate(self, prompts: list[list[int]], most: int) -> list[list[int]]:
         """Each prompt's new ids, up to and with what stopped it."""

@@ -36,24 +36,26 @@ def wait_for_records(run: Path, count: int, process: subprocess.Popen) -> None:
         time.sleep(0.005)
 
 
-def session_of(pid: int) -> list[int]:
-    """Processes of the session that `pid` led: itself, its environments and what starts them; zombies left out."""
+def of(scratch: Path) -> list[int]:
+    """Processes whose TMPDIR is this folder or below it: a run, its environments and what starts them; zombies left out."""
     found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            fields = stat.read_text().rpartition(")")[2].split()
+            named = (folder / "environ").read_bytes().split(b"\0")
+            alive = (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
         except OSError:
             continue
-        if int(fields[3]) == pid and fields[0] != "Z":
-            found.append(int(stat.parent.name))
+        if alive and any(entry.startswith(f"TMPDIR={scratch}".encode()) for entry in named):
+            found.append(int(folder.name))
     return found
 
 
-def nothing_runs(pid: int, seconds: float = 15.0) -> bool:
+def nothing_is_left(scratch: Path, seconds: float = 15.0) -> bool:
+    """Whether all processes and temporary files of a run are gone; those of a killed one clear up behind it."""
     limit = time.monotonic() + seconds
-    while session_of(pid) and time.monotonic() < limit:
+    while (of(scratch) or list(scratch.glob("cotjax-*"))) and time.monotonic() < limit:
         time.sleep(0.05)
-    return not session_of(pid)
+    return not of(scratch) and not list(scratch.glob("cotjax-*"))
 
 
 @pytest.mark.slow
@@ -75,7 +77,7 @@ def test_killed_damaged_and_interrupted_it_ends_as_if_undisturbed(tmp_path, capf
     wait_for_records(run, 7, process)
     process.kill()
     process.communicate()
-    assert nothing_runs(process.pid) and list(scratch.glob("cotjax-*")) == []
+    assert nothing_is_left(scratch)
     assert 7 <= len(records_of(run)) < len(records_of(calm))
     for path in records_of(run)[7:]:
         path.unlink()  # so that there is much to interrupt, however far it had come
@@ -89,7 +91,7 @@ def test_killed_damaged_and_interrupted_it_ends_as_if_undisturbed(tmp_path, capf
     _, said = process.communicate()
     assert process.returncode == 130, said
     assert f"of {len(records_of(calm))} episodes are finished and kept" in said and said.count("\n") == 1, said
-    assert nothing_runs(process.pid) and list(scratch.glob("cotjax-*")) == []
+    assert nothing_is_left(scratch)
     assert len(list(cut.parent.glob("*.damaged"))) == 1
     assert "set aside as" in (run / "log.txt").read_text()
 
