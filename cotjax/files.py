@@ -184,17 +184,18 @@ def _clear_up(path: Path) -> None:
     """Remove what killed processes of this machine had begun to write for this file."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         pid = left.name.split(".")[-2]
-        if pid.isdecimal() and not _runs(int(pid)):
+        if pid.isdecimal() and not is_running(int(pid)):
             left.unlink(missing_ok=True)
 
 
-def _runs(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine is there, be it as a zombie."""
     try:
         os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
     except PermissionError:
         return True
+    except (ProcessLookupError, OverflowError):
+        return False
     return True
 
 

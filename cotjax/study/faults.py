@@ -37,6 +37,7 @@ from cotjax.envs.household import make_games
 from cotjax.envs.pool import EnvPool, Limits
 from cotjax.envs.words import alfworld_words
 from cotjax.errors import EnvError, UsageError
+from cotjax.files import is_running
 from cotjax.formats import ACTION_CLOSE, CHATML, first_turn
 from cotjax.rollout.loop import Elicitation, play
 from cotjax.rollout.record import read_records, record_path, write_record
@@ -110,7 +111,7 @@ def run(
         memory: list[tuple[float, float]] = []
         _play(played, fire, slots, max_steps, seed, keep, progress, episodes)
     outcome.seconds = time.perf_counter() - started
-    outcome.leaked_processes = sum(map(_runs, fire.met))
+    outcome.leaked_processes = sum(map(is_running, fire.met))
     outcome.leaked_files = len(list(temporary.iterdir())) + len(list(folder.rglob("*.partial")))
     _count(outcome, list(read_records(folder / "records")), peace)
     outcome.memory, outcome.environments_memory = ((kind[len(kind) // 10], kind[-1]) for kind in zip(*memory, strict=True))
@@ -306,8 +307,3 @@ def _memory(pids) -> float:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return total / 1e6
-
-
-def _runs(pid: int) -> bool:
-    """Whether a process is there at all, be it as a zombie."""
-    return Path(f"/proc/{pid}").exists()
