@@ -15,9 +15,9 @@ from cotjax.cli_games import add_games
 from cotjax.cli_mask import add_mask
 from cotjax.cli_play import add_play
 from cotjax.errors import CotjaxError, UsageError
-from cotjax.files import disk_errors, local_path
-from cotjax.signals import caused_by_interrupt, never_unheard, stop_at_sigterm
-from cotjax.terminal import visible
+from cotjax.runtime.files import disk_errors, local_path
+from cotjax.runtime.signals import caused_by_interrupt, never_unheard, stop_at_sigterm
+from cotjax.runtime.terminal import visible
 
 DESCRIPTION = """\
 cotjax shows where the gains of chain-of-thought (CoT) training of agents land: in the prompt action (decoded
@@ -93,8 +93,8 @@ def _interrupted(kept: str = "") -> int:
 
 def _stop_others(message: str, exit_code: int) -> None:
     """End the other processes of this run, where there are any; they would wait for this one."""
-    if "cotjax.distributed" in sys.modules:
-        sys.modules["cotjax.distributed"].stop_all(message, exit_code)
+    if "cotjax.runtime.distributed" in sys.modules:
+        sys.modules["cotjax.runtime.distributed"].stop_all(message, exit_code)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -205,9 +205,9 @@ def _quiet_libraries() -> None:
 
 
 def _open(arguments: argparse.Namespace, path: Path, trains: bool = True):
-    from cotjax import distributed
     from cotjax.config import load_config
     from cotjax.model.sharding import split_cpu
+    from cotjax.runtime import distributed
 
     distributed.join(arguments.coordinator, arguments.processes, arguments.process_id)
     config = load_config(path, arguments.overrides)

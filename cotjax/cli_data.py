@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from cotjax.errors import DataError, UsageError
-from cotjax.terminal import visible
+from cotjax.runtime.terminal import visible
 
 LAYOUTS = ("auto", "eto", "agentgym", "sharegpt", "messages", "alpaca", "prompt-response", "verl-agent")
 
@@ -53,7 +53,7 @@ def add_data(commands) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     from cotjax.data.check import check, print_contents
     from cotjax.data.codec import Codec
-    from cotjax.study.progress import Reporter
+    from cotjax.runtime.progress import Reporter
 
     _not_negative(arguments.limit)
     if arguments.max_length is not None and arguments.max_length < 1:
@@ -114,7 +114,7 @@ def data_config(arguments: argparse.Namespace, flags: dict):
 
 def _import(arguments: argparse.Namespace) -> None:
     from cotjax.data.importing import import_files
-    from cotjax.study.progress import Reporter
+    from cotjax.runtime.progress import Reporter
 
     _not_negative(arguments.limit)
     reporter = Reporter()

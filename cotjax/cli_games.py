@@ -36,7 +36,7 @@ def add_games(commands) -> None:
 def _make_games(arguments: argparse.Namespace) -> None:
     from cotjax.envs.base import TASK_TYPES
     from cotjax.envs.household import make_games
-    from cotjax.study.progress import Reporter
+    from cotjax.runtime.progress import Reporter
 
     reporter = Reporter()
     counts = {
@@ -51,7 +51,7 @@ def _make_games(arguments: argparse.Namespace) -> None:
 def _collect(arguments: argparse.Namespace) -> None:
     from cotjax.data.collect import collect
     from cotjax.envs.alfworld import find_games, told_left_out
-    from cotjax.study.progress import Reporter
+    from cotjax.runtime.progress import Reporter
 
     if arguments.limit < 0:
         raise UsageError(f"--limit is {arguments.limit}; give at least 0")

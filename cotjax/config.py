@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from cotjax.envs.base import IN_DOMAIN_TASKS, OOD_TASKS, TASK_TYPES
 from cotjax.errors import UsageError
-from cotjax.files import local_path
+from cotjax.runtime.files import local_path
 
 # Fields that name a file or a folder: `~` and `$NAME` are expanded in them, and URLs are refused.
 PATHS = ("out", "games.root", "data.trajectories", "model.base", "model.tokenizer")

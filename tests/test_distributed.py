@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from processes import ended, free_address, run_together, start_process
 
-from cotjax import distributed
 from cotjax.errors import UsageError
+from cotjax.runtime import distributed
 
 CONFIG = Path(__file__).parent.parent / "configs" / "base.py"
 

@@ -12,7 +12,7 @@ import pytest
 from cotjax.cli import main
 from cotjax.config import load_config
 from cotjax.errors import DataError, UsageError
-from cotjax.files import check_output, local_path, whole, whole_folder, write_whole
+from cotjax.runtime.files import check_output, local_path, whole, whole_folder, write_whole
 
 
 def left_over(folder):

@@ -8,7 +8,7 @@ import pytest
 from cotjax.cli import main
 from cotjax.config import default_config, load_config
 from cotjax.errors import UsageError
-from cotjax.ranges import INT32_MAX, RANGES, check_all_ranges
+from cotjax.runtime.ranges import INT32_MAX, RANGES, check_all_ranges
 from cotjax.train.main import check_counts
 
 CONFIGS = Path(__file__).parent.parent / "configs"

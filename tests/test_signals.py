@@ -12,7 +12,7 @@ import time
 import pytest
 
 from cotjax.errors import Stopped
-from cotjax.signals import at_interrupt, caused_by_interrupt, never_unheard, stop_at_sigterm
+from cotjax.runtime.signals import at_interrupt, caused_by_interrupt, never_unheard, stop_at_sigterm
 
 
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Stopped)])
@@ -58,7 +58,7 @@ def test_what_a_library_makes_of_an_interrupt_is_one():
 
 DEADLOCK = """
 import ctypes
-from cotjax.signals import at_interrupt
+from cotjax.runtime.signals import at_interrupt
 with at_interrupt(lambda: {patient}, "the step is finished first", lambda: print("the others are told", flush=True)):
     print("ready", flush=True)
     lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from cotjax import distributed
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.model.sharding import batch_sharding, make_mesh
+from cotjax.runtime import distributed
 
 B, T = 8, 3
 

@@ -18,7 +18,7 @@ from cotjax.data.tokens import trajectory_examples
 from cotjax.data.trajectories import KNOWN_FIELDS, KNOWN_STEP_FIELDS, Line, Trajectory, read_lines
 from cotjax.errors import DataError
 from cotjax.masking import Role
-from cotjax.terminal import visible
+from cotjax.runtime.terminal import visible
 
 _WHOLE = 1 << 30  # tokens; nothing is cut for measuring it
 _PROGRESS_BYTES = 1 << 20  # between two calls of `progress`

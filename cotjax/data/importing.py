@@ -17,7 +17,7 @@ from cotjax.data.rows import Broken, read_rows
 from cotjax.data.trajectories import MARK, SCHEMA_VERSION, Trajectory, as_trajectory, write_trajectories
 from cotjax.data.turns import Unmapped
 from cotjax.errors import DataError, UsageError
-from cotjax.files import check_output, local_path, whole
+from cotjax.runtime.files import check_output, local_path, whole
 
 _KEPT = 100  # things left out that are told apart; a row's field may have another name in every row
 _OTHERS = "other fields"

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from cotjax.errors import DataError
-from cotjax.files import write_whole
+from cotjax.runtime.files import write_whole
 
 _ROUNDING = 128  # parts of the average length that lengths are rounded up to; it costs 1/256 of a row
 _WINDOW = 1024  # examples that are packed together, the longest first

@@ -24,9 +24,9 @@ from cotjax.data.selection import Counts, Selection
 from cotjax.data.tokens import TREES, Layout, TokenExample, trajectory_examples
 from cotjax.data.trajectories import read_trajectories
 from cotjax.errors import DataError, UsageError
-from cotjax.files import check_output, write_whole
 from cotjax.masking import Dropping, MaskError, Role, check_supervision, roles_from_messages, target_weights
-from cotjax.terminal import visible
+from cotjax.runtime.files import check_output, write_whole
+from cotjax.runtime.terminal import visible
 
 COLOURS = {
     Role.PROMPT: "grey50", Role.OBSERVATION: "cyan", Role.REASONING: "yellow", Role.ACTION_OPEN: "magenta", Role.ACTION: "green",

@@ -25,7 +25,7 @@ from cotjax.data.packing import keep_lengths
 from cotjax.data.selection import Counts, Selection
 from cotjax.data.trajectories import read_trajectories
 from cotjax.errors import DataError
-from cotjax.files import read_json, write_whole
+from cotjax.runtime.files import read_json, write_whole
 
 ARRAYS = {"steps": np.int32, "ids": np.int32, "roles": np.int8, "branches": np.int32, "positions": np.int32}
 

@@ -27,8 +27,8 @@ from typing import Any, BinaryIO
 from cotjax.data.digests import Digests
 from cotjax.data.json_text import decode, open_json
 from cotjax.errors import DataError
-from cotjax.files import whole
 from cotjax.formats import TAGS
+from cotjax.runtime.files import whole
 
 SCHEMA_VERSION = 1
 SCRIPTED_BEFORE = "scripted, before the action"

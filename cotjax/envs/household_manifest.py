@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cotjax.errors import DataError, UsageError
-from cotjax.files import write_whole
+from cotjax.runtime.files import write_whole
 
 GAME_FILES = ("game.tw-pddl", "initial_state.pddl", "traj_data.json")
 _NAME = "manifest.json"

@@ -35,7 +35,7 @@ from cotjax.envs.base import Game, Observation, TextEnv
 from cotjax.envs.channel import Bell, Channel
 from cotjax.envs.descendants import adopt_orphans, children, die_with, end_children, end_group, end_marked
 from cotjax.errors import CotjaxError, EnvError, UsageError
-from cotjax.terminal import visible
+from cotjax.runtime.terminal import visible
 
 _GRACE_S = 2.0  # for a process that closes its environments and ends by itself
 _WATCH_S = 0.5  # between two looks at who has ended

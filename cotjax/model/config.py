@@ -14,8 +14,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from cotjax.errors import DataError, UsageError
-from cotjax.files import read_json
 from cotjax.model.hf_config import read_fields, write_fields
+from cotjax.runtime.files import read_json
 
 _FLOATS = ("float32", "bfloat16", "float16")
 

@@ -23,13 +23,13 @@ import numpy as np
 from jax.sharding import Mesh, Sharding
 
 from cotjax.errors import DataError, UsageError
-from cotjax.files import read_json
 from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.decoder import Params, Path, declared, init_params, leaf, nest
 from cotjax.model.hf_config import QUANTIZED
 from cotjax.model.sharding import param_shardings
 from cotjax.model.stored import FLOATS, header, some
 from cotjax.model.weights import gather, partial_of, place, write_part
+from cotjax.runtime.files import read_json
 
 _FACTORS = ("lora_A", "lora_B")
 

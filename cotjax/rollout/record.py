@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cotjax.errors import DataError, InternalError
-from cotjax.files import write_whole
+from cotjax.runtime.files import write_whole
 
 SCHEMA_VERSION = 2
 _HALF_PAIR = re.compile("[\ud800-\udfff]")

@@ -12,7 +12,6 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cotjax import distributed
 from cotjax.config import sampler_mesh
 from cotjax.data.tokens import Codec, Layout
 from cotjax.data.trajectories import Trajectory
@@ -25,6 +24,7 @@ from cotjax.model.sharding import make_mesh, whole_slots
 from cotjax.rollout.loop import DRAWN, Elicitation, play
 from cotjax.rollout.record import record_path, set_aside, write_record
 from cotjax.rollout.replay import ReplayEnvironments
+from cotjax.runtime import distributed
 from cotjax.sample.sampler import Sampler
 from cotjax.sample.sampling import Sampling
 from cotjax.study.diagnostics import read_episode

@@ -12,13 +12,13 @@ from tokenizers import Tokenizer
 from cotjax.assets import BASE_FOLDER
 from cotjax.data.tokens import Codec
 from cotjax.errors import UsageError
-from cotjax.files import read_json, write_whole
 from cotjax.model import lora
 from cotjax.model.config import ModelConfig
 from cotjax.model.generation import GENERATION_FILE, generation_config, stopping_at
 from cotjax.model.sharding import make_mesh
 from cotjax.model.stored import holds_weights
 from cotjax.model.weights import save_hf
+from cotjax.runtime.files import read_json, write_whole
 from cotjax.train.checkpoint import Checkpoints
 from cotjax.train.convert import homes
 

@@ -37,11 +37,11 @@ from cotjax.envs.household import make_games
 from cotjax.envs.pool import EnvPool, Limits
 from cotjax.envs.words import alfworld_words
 from cotjax.errors import EnvError, UsageError
-from cotjax.files import is_running
 from cotjax.formats import ACTION_CLOSE, CHATML, first_turn
 from cotjax.rollout.loop import Elicitation, play
 from cotjax.rollout.record import read_records, record_path, write_record
-from cotjax.study.progress import Reporter
+from cotjax.runtime.files import is_running
+from cotjax.runtime.progress import Reporter
 
 KINDS = {"killed": signal.SIGKILL, "hung": signal.SIGSTOP, "garbled": signal.SIGUSR1}
 _LIMITS = Limits(start=60.0, reset=20.0, step=1.0)

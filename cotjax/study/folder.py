@@ -13,8 +13,8 @@ from typing import Any
 
 from cotjax.config import ARM_FIELDS, default_config
 from cotjax.errors import UsageError
-from cotjax.files import read_json, write_whole
-from cotjax.settings import first_difference, flatten
+from cotjax.runtime.files import read_json, write_whole
+from cotjax.runtime.settings import first_difference, flatten
 from cotjax.train.claim import begun, binding, told
 
 CONFIG = "config.json"

@@ -15,7 +15,7 @@ from cotjax.envs.alfworld import find_games, games_hash
 from cotjax.envs.base import Game
 from cotjax.envs.household import make_games
 from cotjax.errors import DataError, UsageError
-from cotjax.files import local_path
+from cotjax.runtime.files import local_path
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from cotjax.config import default_config
 from cotjax.envs.alfworld import AlfworldEnv, find_games, game_at
 from cotjax.envs.base import Game, Observation
 from cotjax.errors import DataError, UsageError
-from cotjax.terminal import visible
+from cotjax.runtime.terminal import visible
 
 _HELP = "type a command, ? for those that work here, a number to take one of them, quit to leave"
 

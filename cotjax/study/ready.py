@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cotjax import distributed
 from cotjax.assets import BASE_FOLDER
 from cotjax.config import ARM_FIELDS
 from cotjax.data.collect import AGENTS
@@ -17,7 +16,8 @@ from cotjax.formats import TEMPLATES
 from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.published import PUBLISHED
 from cotjax.model.sharding import make_mesh
-from cotjax.ranges import check_all_ranges
+from cotjax.runtime import distributed
+from cotjax.runtime.ranges import check_all_ranges
 from cotjax.study.evaluate import check_layout, check_playable, elicitation_of, limits_of, playing_mesh
 from cotjax.study.training_data import selection_of
 from cotjax.train.convert import folder_kind, read_config, tokenizer_folder

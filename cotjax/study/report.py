@@ -12,8 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich.console import Console
 
-from cotjax.files import write_whole
 from cotjax.formats import PROBLEMS
+from cotjax.runtime.files import write_whole
 from cotjax.study.answers import answers, lead
 from cotjax.study.diagnostics import action, checked_record, same
 from cotjax.study.figures import CHARTS, COLOURS, alt_text, arm_colours, panel_svg, write_figures

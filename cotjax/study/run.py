@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from cotjax import distributed
 from cotjax.data.collect import collect
 from cotjax.data.tfds_agent import dataset_counts, fingerprint, prepare_dataset, sha256_of
 from cotjax.data.tokens import TOKENIZER_FILES, Codec
@@ -27,24 +26,25 @@ from cotjax.data.word_tokenizer import save_tokenizer
 from cotjax.envs.alfworld import told_left_out
 from cotjax.envs.base import Game
 from cotjax.errors import DataError, UsageError
-from cotjax.files import local_path, read_json, whole_folder, write_whole
 from cotjax.formats import TEMPLATES
 from cotjax.model import decoder, lora
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import param_shardings
+from cotjax.runtime import distributed
+from cotjax.runtime.files import local_path, read_json, whole_folder, write_whole
+from cotjax.runtime.progress import Reporter, training_progress
+from cotjax.runtime.provenance import git_revision, package_versions
 from cotjax.study.evaluate import check_playable, evaluate
 from cotjax.study.export import keep_base
 from cotjax.study.folder import arms_begun, bind_held_out, claim
 from cotjax.study.folder import check as check_folder
 from cotjax.study.games import GameSets, prepare_games
-from cotjax.study.progress import Reporter, training_progress
 from cotjax.study.ready import adapters_of, base_folder, check, masking_of
 from cotjax.study.training_data import agent_config, made_tokenizer
 from cotjax.train.claim import check_content, made_from_of, planned_steps
 from cotjax.train.convert import load_params, read_config, tokenizer_folder
 from cotjax.train.fingerprints import Fingerprints, contents
 from cotjax.train.main import train
-from cotjax.train.provenance import git_revision, package_versions
 from cotjax.train.recall import grow_recall
 
 VOCAB_MULTIPLE = 64

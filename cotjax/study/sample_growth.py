@@ -17,10 +17,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from cotjax.files import check_output, whole
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import make_mesh
+from cotjax.runtime.files import check_output, whole
 from cotjax.sample.sampler import Sampler
 
 # Small, so that 16k tokens and 256 slots take minutes on two cores; its heads make attention the larger part at long histories.

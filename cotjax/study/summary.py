@@ -38,7 +38,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cotjax.errors import DataError
-from cotjax.files import write_whole
+from cotjax.runtime.files import write_whole
 from cotjax.study import statistics
 from cotjax.study.diagnostics import METRICS, Episode, Point, contrast, contrast_p, points, read_records
 from cotjax.study.statistics import Estimate

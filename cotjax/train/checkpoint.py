@@ -27,9 +27,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from cotjax.errors import DataError, UsageError
-from cotjax.files import write_whole
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
+from cotjax.runtime.files import write_whole
 from cotjax.train.step import TrainState
 
 _SUMS = "sums.json"

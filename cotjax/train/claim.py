@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cotjax.errors import UsageError
-from cotjax.files import read_json, write_whole
-from cotjax.settings import first_difference
+from cotjax.runtime.files import read_json, write_whole
+from cotjax.runtime.settings import first_difference
 from cotjax.train.checkpoint import whole_steps
 from cotjax.train.fingerprints import changed
 

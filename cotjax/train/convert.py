@@ -24,7 +24,6 @@ from jax.sharding import Mesh
 
 from cotjax.data.tokens import TOKENIZER_FILES
 from cotjax.errors import DataError, UsageError
-from cotjax.files import read_json, whole_folder, write_whole
 from cotjax.model import decoder, lora
 from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import Params
@@ -32,6 +31,7 @@ from cotjax.model.generation import GENERATION_FILE, TOKEN_IDS_FILE, token_ids
 from cotjax.model.sharding import make_mesh
 from cotjax.model.stored import holds_weights
 from cotjax.model.weights import MAX_SHARD_BYTES, Say, load_hf, read_hf, save_hf
+from cotjax.runtime.files import read_json, whole_folder, write_whole
 from cotjax.train.checkpoint import check_shapes
 
 HUGGING_FACE, ORBAX, PEFT = "Hugging Face", "Orbax", "PEFT"

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 
-from cotjax import distributed
 from cotjax.data.held_out import split
 from cotjax.data.pipeline import Masking, batches, check_supervised, dropped_weights
 from cotjax.errors import DataError, UsageError
@@ -19,14 +18,15 @@ from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import REMAT
 from cotjax.model.kernels import KERNELS
 from cotjax.model.sharding import batch_parts, batch_sharding, make_mesh
-from cotjax.ranges import check_ranges
+from cotjax.runtime import distributed
+from cotjax.runtime.provenance import git_revision, package_versions
+from cotjax.runtime.ranges import check_ranges
 from cotjax.train.checkpoint import Checkpoints, Keep
 from cotjax.train.claim import check, claim
 from cotjax.train.failed import keep_failed
 from cotjax.train.metrics import Clock, MetricsFile, all_peak, as_row, step_flops
 from cotjax.train.optim import configured, needs_master
 from cotjax.train.profiling import Profiler
-from cotjax.train.provenance import git_revision, package_versions
 from cotjax.train.soundness import HeldOut, is_sound, make_forward
 from cotjax.train.step import abstract_batch, compiled, init_state, make_probe, make_train_step
 from cotjax.train.stop import StopRequest

@@ -15,10 +15,10 @@ import numpy as np
 
 from cotjax.data.pipeline import DROPPED
 from cotjax.errors import DataError
-from cotjax.files import disk_errors, write_whole
 from cotjax.masking import Role
 from cotjax.model.config import ModelConfig
 from cotjax.model.flops import attended_flops, peak_flops
+from cotjax.runtime.files import disk_errors, write_whole
 
 
 class Clock:

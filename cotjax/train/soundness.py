@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from cotjax import distributed
 from cotjax.data.held_out import held_out_batches
 from cotjax.data.pipeline import Masking
 from cotjax.errors import DataError
@@ -23,6 +22,7 @@ from cotjax.masking import Role
 from cotjax.model.config import ModelConfig
 from cotjax.model.kernels import kernel_for
 from cotjax.model.sharding import batch_sharding, param_shardings
+from cotjax.runtime import distributed
 from cotjax.train.step import BATCH_FIELDS, TrainState, loss_sums
 
 # Where every array of parameters has a root mean square up to this, a step neither forward nor backward can overflow: a normed activation

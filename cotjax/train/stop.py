@@ -9,9 +9,9 @@ import signal
 import jax
 from jax.experimental import multihost_utils
 
-from cotjax import distributed
 from cotjax.errors import Stopped
-from cotjax.signals import INTERRUPTED, at_interrupt, at_sigterm
+from cotjax.runtime import distributed
+from cotjax.runtime.signals import INTERRUPTED, at_interrupt, at_sigterm
 
 _SAID = "interrupted; this step is finished and saved first (Ctrl-C again stops at once)"
 

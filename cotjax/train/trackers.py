@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from cotjax.errors import UsageError
-from cotjax.settings import flatten
+from cotjax.runtime.settings import flatten
 
 
 def check_trackers(settings: Any) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 import jax
 from test_train import MODEL, run
 
-from cotjax import distributed
 from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
 from cotjax.model.sharding import make_mesh
+from cotjax.runtime import distributed
 from cotjax.train.checkpoint import Checkpoints
 
 STEPS, SAVE_EVERY = 6, 2

@@ -36,8 +36,8 @@ from jax._src import distributed as jax_distributed  # the coordinator's client 
 from jax.sharding import NamedSharding
 
 from cotjax.errors import CotjaxError, UsageError
-from cotjax.settings import first_difference
-from cotjax.terminal import visible
+from cotjax.runtime.settings import first_difference
+from cotjax.runtime.terminal import visible
 
 _DAY_MS = 24 * 3600 * 1000  # a wait whose end only a death or a failure bounds, and those end it at once
 _FOLDER_S = 30.0  # how long a network file system may take to show another host's new file

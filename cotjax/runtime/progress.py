@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cotjax.terminal import visible
+from cotjax.runtime.terminal import visible
 
 PLAIN_INTERVAL_S = 10.0
 
