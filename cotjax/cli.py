@@ -278,7 +278,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _replay(arguments: argparse.Namespace) -> None:
-    from cotjax.study.replay import replay
+    from cotjax.train.replay import replay
 
     replay(arguments.failed, arguments.step)
 

@@ -30,7 +30,7 @@ EQUIVALENT = ROOT / "tests" / "mutation_equivalent.toml"
 ROOMS = {
     "masking": ("cotjax/masking", "tests/masking"),
     "objectives": (
-        "cotjax/train/loss.py cotjax/train/cross_entropy.py cotjax/train/optim.py",
+        "cotjax/objectives/supervised.py cotjax/objectives/cross_entropy.py cotjax/train/optim.py",
         "tests/train/test_loss.py tests/train/test_cross_entropy.py tests/train/test_optim.py",
     ),
     "packing": ("cotjax/data/packing.py cotjax/data/pipeline.py", "tests/data/test_packing_plan.py tests/data/test_pipeline.py"),

@@ -15,7 +15,7 @@ from cotjax.assets import BASE_FOLDER
 from cotjax.masking import UNITS, Dropping, Role, target_weights, targets
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
-from cotjax.train.loss import masked_cross_entropy
+from cotjax.objectives.supervised import masked_cross_entropy
 
 HOST_SHAPE = (64, 4096)
 STEP_SHAPE = (8, 768)  # the demo's batch

@@ -21,8 +21,8 @@ from cotjax.masking import Role
 from cotjax.model import decoder, lora
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import batch_sharding
+from cotjax.objectives.cross_entropy import supervised_cross_entropy
 from cotjax.runtime.files import write_whole
-from cotjax.train.cross_entropy import supervised_cross_entropy
 from cotjax.train.step import BATCH_FIELDS, loss_sums
 
 

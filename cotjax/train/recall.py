@@ -24,7 +24,7 @@ import optax
 from cotjax.errors import UsageError
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
-from cotjax.train.loss import masked_cross_entropy
+from cotjax.objectives.supervised import masked_cross_entropy
 from cotjax.train.optim import make_optimizer
 
 

@@ -17,8 +17,8 @@ from cotjax.model import decoder, lora
 from cotjax.model.config import ModelConfig
 from cotjax.model.kernels import kernel_for
 from cotjax.model.sharding import batch_sharding, param_shardings
-from cotjax.train.cross_entropy import supervised_cross_entropy
-from cotjax.train.loss import normalized, totals_by_role
+from cotjax.objectives.cross_entropy import supervised_cross_entropy
+from cotjax.objectives.supervised import normalized, totals_by_role
 from cotjax.train.optim import Mastered, apply
 
 # What a batch holds, as data.pipeline makes it: field -> dtype. All are [B, T] but those of BATCH_WIDTHS.

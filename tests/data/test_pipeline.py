@@ -270,7 +270,7 @@ def test_an_example_mean_counts_a_response_whatever_the_layout(partly, layout):
     """A response counts once: in a tree, in a line with the others of its episode, and by itself."""
     import jax.numpy as jnp
 
-    from cotjax.train.loss import normalized
+    from cotjax.objectives.supervised import normalized
 
     for batch in batches(_dataset(partly, **layout), row_length=700, batch=1, masking=Masking(), seed=0, epochs=1):
         batch = dropped_weights(batch, 0.0)

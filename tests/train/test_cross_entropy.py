@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cotjax.train.cross_entropy import supervised_cross_entropy
-from cotjax.train.loss import masked_cross_entropy
+from cotjax.objectives.cross_entropy import supervised_cross_entropy
+from cotjax.objectives.supervised import masked_cross_entropy
 
 B, T, D, V = 3, 21, 8, 13
 

@@ -8,7 +8,7 @@ import tiny
 from cotjax.masking import target_weights, targets
 from cotjax.model import decoder
 from cotjax.model.sharding import make_mesh
-from cotjax.train.loss import masked_cross_entropy, normalized
+from cotjax.objectives.supervised import masked_cross_entropy, normalized
 from cotjax.train.step import init_state, make_train_step
 
 #                 segment 1: trunk, branch 1, trunk, branch 2   | segment 2: one branch | padding

@@ -10,7 +10,7 @@ from test_train import MODEL, make_source, params_at, run
 from cotjax.data.pipeline import Masking, batches, dropped_weights
 from cotjax.masking import Role
 from cotjax.model import decoder
-from cotjax.train.cross_entropy import supervised_cross_entropy
+from cotjax.objectives.cross_entropy import supervised_cross_entropy
 from cotjax.train.metrics import read_metrics
 
 SIZES = {"batch": 4, "row_length": 96}

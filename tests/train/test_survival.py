@@ -16,8 +16,8 @@ from test_train import make_source, params_at, run
 
 from cotjax.data.pipeline import Masking, batches, dropped_weights
 from cotjax.errors import DataError, Stopped, UsageError
-from cotjax.study.replay import replay
 from cotjax.train.metrics import read_metrics
+from cotjax.train.replay import replay
 
 HERE = Path(__file__).parent
 MASKING = Masking(fraction=0.4, redraw=True)
