@@ -113,19 +113,19 @@ def _add_rollout(rollout: argparse.ArgumentParser) -> None:
 
 
 def _env(arguments: argparse.Namespace) -> None:
-    from cotjax.envs.alfworld_speed import benchmark
+    from cotjax.bench.engine import benchmark
 
     benchmark(arguments.games, arguments.split, arguments.count, arguments.steps)
 
 
 def _mask(arguments: argparse.Namespace) -> None:
-    from cotjax.study import mask_speed
+    from cotjax.bench import mask as mask_speed
 
     mask_speed.benchmark()
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from cotjax.study.train_speed import benchmark
+    from cotjax.bench.train import benchmark
 
     benchmark(
         arguments.model,
@@ -145,7 +145,8 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _sample(arguments: argparse.Namespace) -> None:
-    from cotjax.study import sample_growth, sample_speed
+    from cotjax.bench import growth as sample_growth
+    from cotjax.bench import sample as sample_speed
 
     if arguments.growth:
         sample_growth.growth(out=arguments.out)
@@ -157,7 +158,7 @@ def _sample(arguments: argparse.Namespace) -> None:
 def _data(arguments: argparse.Namespace) -> None:
     import tensorflow_datasets as tfds
 
-    from cotjax.study.data_speed import benchmark
+    from cotjax.bench.data import benchmark
 
     for name in ("length", "batch", "seconds"):
         if getattr(arguments, name) <= 0:
@@ -167,14 +168,14 @@ def _data(arguments: argparse.Namespace) -> None:
 
 
 def _faults(arguments: argparse.Namespace) -> None:
-    from cotjax.study.faults import benchmark
+    from cotjax.bench.faults import benchmark
 
     if not benchmark(arguments.episodes, arguments.rate, arguments.retries, arguments.slots, arguments.seed):
         sys.exit(1)
 
 
 def _rollout(arguments: argparse.Namespace) -> None:
-    from cotjax.study.rollout_speed import benchmark
+    from cotjax.bench.rollout import benchmark
 
     benchmark(
         arguments.model,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cotjax.study.faults import KINDS, run
+from cotjax.bench.faults import KINDS, run
 
 
 @pytest.mark.slow

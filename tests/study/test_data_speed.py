@@ -5,9 +5,9 @@ import json
 import pytest
 import tiny
 
+from cotjax.bench.data import benchmark
 from cotjax.cli import main
 from cotjax.data.trajectories import write_trajectories
-from cotjax.study.data_speed import benchmark
 from cotjax.train.metrics import read_metrics
 
 CONFIG = '''

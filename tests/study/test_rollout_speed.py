@@ -12,13 +12,13 @@ import tiny
 from rich.console import Console
 
 from cotjax.assets import BASE_FOLDER
+from cotjax.bench.rollout import RolloutSide, agreement, benchmark, check_agreement
+from cotjax.bench.rollout_worker import Job
 from cotjax.cli import main
 from cotjax.envs.household import make_games
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.model import decoder
 from cotjax.model.weights import save_hf
-from cotjax.study.rollout_speed import RolloutSide, agreement, benchmark, check_agreement
-from cotjax.study.rollout_speed_worker import Job
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_a_few_ties_are_allowed_and_named():
 
 def test_the_peer_stops_where_cotjax_stops():
     torch = pytest.importorskip("torch")
-    from cotjax.study.rollout_speed_peer import end_of, stopping
+    from cotjax.bench.rollout_peer import end_of, stopping
 
     stop = ((5, 6), (7,))
     assert [end_of(ids, stop) for ids in ([1, 5, 6, 7], [6, 5, 7, 1], [5, 1, 6], [])] == [3, 3, None, None]

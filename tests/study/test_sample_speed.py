@@ -7,12 +7,12 @@ import pytest
 import tiny
 from rich.console import Console
 
+from cotjax.bench.growth import exponent, growth
+from cotjax.bench.sample import SampleSide, benchmark, check_same_texts
+from cotjax.bench.sample_worker import Job
 from cotjax.cli import main
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.model.flops import decode_bytes, matmul_params
-from cotjax.study.sample_growth import exponent, growth
-from cotjax.study.sample_speed import SampleSide, benchmark, check_same_texts
-from cotjax.study.sample_speed_worker import Job
 
 
 def test_alone(model_folder, capsys):

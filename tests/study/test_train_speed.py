@@ -8,10 +8,10 @@ import pytest
 import tiny
 from rich.console import Console
 
+from cotjax.bench.train import TrainSide, benchmark, check_agreement
+from cotjax.bench.train_worker import Job
 from cotjax.cli import main
 from cotjax.errors import CotjaxError, UsageError
-from cotjax.study.train_speed import TrainSide, benchmark, check_agreement
-from cotjax.study.train_speed_worker import Job
 
 BATCH, LENGTH = 4, 64
 

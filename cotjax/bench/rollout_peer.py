@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cotjax import formats
+from cotjax.bench.facts import torch_device, torch_facts
+from cotjax.bench.rollout_worker import MAX_LENGTH, Job, Rollout
 from cotjax.data.tokens import Codec
 from cotjax.envs.base import Game
 from cotjax.errors import EnvError
 from cotjax.rollout.tokens import action_ids
-from cotjax.study.rollout_speed_worker import MAX_LENGTH, Job, Rollout
-from cotjax.study.side_facts import torch_device, torch_facts
 
 
 @dataclass

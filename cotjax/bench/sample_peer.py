@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cotjax.study.sample_speed_worker import Job
-from cotjax.study.side_facts import torch_device, torch_facts, torch_peak_bytes
+from cotjax.bench.facts import torch_device, torch_facts, torch_peak_bytes
+from cotjax.bench.sample_worker import Job
 
 
 class TransformersSide:

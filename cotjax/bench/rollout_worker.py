@@ -1,6 +1,6 @@
 """One side of `cotjax bench rollout`, in a process of its own: it takes a job, plays it once to warm up, and again when it is told to.
 
-`python -m cotjax.study.rollout_speed_worker` reads lines of JSON and answers each with one. The first is a Job, answered with what it
+`python -m cotjax.bench.rollout_worker` reads lines of JSON and answers each with one. The first is a Job, answered with what it
 runs on and the games as it played them; every further one, whatever it says, is answered by a round. It ends with its input.
 """
 
@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cotjax.bench.facts import jax_facts
+from cotjax.bench.sides import answer_lines
 from cotjax.data.tokens import Codec
 from cotjax.envs.alfworld import AlfworldEnv
 from cotjax.envs.base import Game
 from cotjax.envs.pool import EnvPool
 from cotjax.rollout.loop import Elicitation
-from cotjax.study.side_facts import jax_facts
-from cotjax.study.sides import answer_lines
 
 MAX_LENGTH = 2048  # tokens that an episode's prompt and response may take, or the model's positions if they are fewer
 _GAMES_KEPT = 4  # that each environment's process remembers, so that the timed rollouts reset to games that are loaded
@@ -144,7 +144,7 @@ def serve(ask: Callable[[], str], answer: Callable[[dict], None]) -> None:
     if job.side == "cotjax":
         side: Any = CotjaxSide(job)
     else:
-        from cotjax.study.rollout_speed_peer import TransformersSide
+        from cotjax.bench.rollout_peer import TransformersSide
 
         side = TransformersSide(job)
     try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cotjax.study.side_facts import torch_device, torch_facts, torch_peak_bytes
-from cotjax.study.train_speed_worker import B1, B2, EPSILON, LEARNING_RATE, WEIGHT_DECAY, Job
+from cotjax.bench.facts import torch_device, torch_facts, torch_peak_bytes
+from cotjax.bench.train_worker import B1, B2, EPSILON, LEARNING_RATE, WEIGHT_DECAY, Job
 
 
 class TransformersSide:

@@ -15,12 +15,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cotjax.bench.sample_worker import Job
+from cotjax.bench.sides import check_same_platform, devices_of, environment_of_sides
+from cotjax.bench.train import TrainSide, named_model
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.flops import PEAK_BANDWIDTH, decode_bytes
-from cotjax.study.sample_speed_worker import Job
-from cotjax.study.sides import check_same_platform, devices_of, environment_of_sides
-from cotjax.study.train_speed import TrainSide, named_model
 
 # How many first ids of a prompt two sides are compared by, None: all; and the least share of prompts in which they are the same.
 # Random weights have near ties, in which rounding chooses; in bfloat16 soon every text has met one.
@@ -31,7 +31,7 @@ AGREE = 0.8
 class SampleSide(TrainSide):
     """A process that generates."""
 
-    worker = "cotjax.study.sample_speed_worker"
+    worker = "cotjax.bench.sample_worker"
 
     def describe(self) -> str:
         """What it runs on, and how it started."""

@@ -17,12 +17,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cotjax.bench.sides import Side, check_same_platform, devices_of, environment_of_sides
+from cotjax.bench.train_worker import Job
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.flops import peak_flops, train_flops, utilisation
 from cotjax.model.published import PUBLISHED, published
-from cotjax.study.sides import Side, check_same_platform, devices_of, environment_of_sides
-from cotjax.study.train_speed_worker import Job
 
 # Qwen3's layout at 10M parameters: small enough for two cores, and matmuls still take most of the time.
 J1 = ModelConfig(vocab_size=4096, width=256, layers=8, heads=8, kv_heads=4, head_size=32, feed_forward=768)
@@ -144,7 +144,7 @@ def _check(config: ModelConfig, counts: dict[str, int], peers: bool, mesh: tuple
 class TrainSide(Side):
     """A process that works; see train_speed_worker. Started, it is warm."""
 
-    worker = "cotjax.study.train_speed_worker"
+    worker = "cotjax.bench.train_worker"
 
     def __init__(self, job: Any, folder: Path):
         self.dtype = job.model["param_dtype"]

@@ -1,6 +1,6 @@
 """One side of `cotjax bench train`, in a process of its own: it takes a job, warms up, and then steps when it is told to.
 
-`python -m cotjax.study.train_speed_worker` reads lines of JSON and answers each with one. The first is a Job, answered when
+`python -m cotjax.bench.train_worker` reads lines of JSON and answers each with one. The first is a Job, answered when
 the side is warm; every further one is a number of steps to take, answered by what they took. It ends with its input.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from cotjax.study.side_facts import jax_facts, jax_peak_bytes
-from cotjax.study.sides import answer_lines
+from cotjax.bench.facts import jax_facts, jax_peak_bytes
+from cotjax.bench.sides import answer_lines
 
 WARM_UP = 3  # steps before the first that is timed; the first compiles
 # Adam's settings on both sides: the rate in update / step, then its decays, its epsilon, and the decay of matrices.
@@ -115,7 +115,7 @@ def serve(ask: Callable[[], str], answer: Callable[[dict], None]) -> None:
     if job.side == "cotjax":
         side: Any = CotjaxSide(job)
     else:
-        from cotjax.study.train_speed_peer import TransformersSide
+        from cotjax.bench.train_peer import TransformersSide
 
         side = TransformersSide(job)
     made = time.perf_counter() - begun

@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from cotjax.assets import BASE_FOLDER
+from cotjax.bench.rollout_worker import Job
+from cotjax.bench.sides import Side, check_same_platform, devices_of, environment_of_sides
 from cotjax.envs.alfworld import find_games
 from cotjax.envs.base import TASK_TYPES, Game
 from cotjax.envs.household import make_games
 from cotjax.errors import CotjaxError, UsageError
-from cotjax.study.rollout_speed_worker import Job
-from cotjax.study.sides import Side, check_same_platform, devices_of, environment_of_sides
 
 AGREE = 0.9  # least share of episodes that two sides play with the same actions
 _SPLIT = "valid_seen"  # of made games
@@ -109,7 +109,7 @@ def _games(folder: Path, root: Path | None, split: str, episodes: int, seed: int
 class RolloutSide(Side):
     """A process that plays; see rollout_speed_worker. Started, it is warm."""
 
-    worker = "cotjax.study.rollout_speed_worker"
+    worker = "cotjax.bench.rollout_worker"
 
     def __init__(self, job: Job, folder: Path):
         self.rounds: list[dict[str, Any]] = []

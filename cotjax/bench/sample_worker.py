@@ -1,6 +1,6 @@
 """One side of `cotjax bench sample`, in a process of its own: it takes a job, warms up, and then generates when it is told to.
 
-`python -m cotjax.study.sample_speed_worker` speaks as train_speed_worker does; a step is a generation for all prompts.
+`python -m cotjax.bench.sample_worker` speaks as train_speed_worker does; a step is a generation for all prompts.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from cotjax.study.side_facts import jax_facts, jax_peak_bytes
-from cotjax.study.sides import answer_lines
+from cotjax.bench.facts import jax_facts, jax_peak_bytes
+from cotjax.bench.sides import answer_lines
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def serve(ask: Callable[[], str], answer: Callable[[dict], None]) -> None:
     if job.side == "cotjax":
         side: Any = CotjaxSide(job)
     else:
-        from cotjax.study.sample_speed_peer import TransformersSide
+        from cotjax.bench.sample_peer import TransformersSide
 
         side = TransformersSide(job)
     made = side.generate(job.new)
