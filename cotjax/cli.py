@@ -264,7 +264,7 @@ def _finish(study, summary: dict | None) -> None:
     if summary is None:
         study.reporter.say(f"Trained: {study.folder / 'arms'} (no games to play were asked for)")
         return
-    from cotjax.study.summary import terminal_table
+    from cotjax.report.summary import terminal_table
 
     study.reporter.console.print(terminal_table(summary))
     study.reporter.say(f"Report: {(study.folder / 'report.html').resolve()}")

@@ -35,7 +35,7 @@ ROOMS = {
     ),
     "packing": ("cotjax/data/packing.py cotjax/data/pipeline.py", "tests/data/test_packing_plan.py tests/data/test_pipeline.py"),
     "sampler": ("cotjax/sample", "tests/sample"),
-    "statistics": ("cotjax/study/statistics.py", "tests/study/test_statistics.py"),
+    "statistics": ("cotjax/diagnostics/statistics.py", "tests/study/test_statistics.py"),
 }
 
 

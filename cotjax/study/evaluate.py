@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from cotjax.config import sampler_mesh
 from cotjax.data.tokens import Codec, Layout
 from cotjax.data.trajectories import Trajectory
+from cotjax.diagnostics.metrics import read_episode
 from cotjax.envs.alfworld import AlfworldEnv
 from cotjax.envs.base import Game
 from cotjax.envs.pool import EnvPool, Limits
@@ -27,7 +28,6 @@ from cotjax.rollout.replay import ReplayEnvironments
 from cotjax.runtime import distributed
 from cotjax.sample.sampler import Sampler
 from cotjax.sample.sampling import Sampling
-from cotjax.study.diagnostics import read_episode
 from cotjax.study.games import GameSets
 from cotjax.train.checkpoint import Checkpoints
 from cotjax.train.claim import planned_steps

@@ -141,7 +141,7 @@ class Study:
 
     def report(self) -> dict | None:
         """Read the records; write summary.json, the figures and report.html. Only the first process does."""
-        from cotjax.study.report import make_report  # matplotlib is slow to import, and only this stage draws
+        from cotjax.report.page import make_report  # matplotlib is slow to import, and only this stage draws
 
         summary = None
         with self.reporter.stage("report", "Writing the report"):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from cotjax.diagnostics.metrics import contrast, contrast_p, points, read_episode, read_records
 from cotjax.errors import DataError
-from cotjax.study.diagnostics import contrast, contrast_p, points, read_episode, read_records
 
 
 def point_of(run, arm="sft", checkpoint=10, domain="in_domain"):

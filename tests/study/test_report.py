@@ -12,10 +12,10 @@ from PIL import Image
 from rich.console import Console
 
 from cotjax.errors import DataError
-from cotjax.study.answers import answers, lead
-from cotjax.study.figures import CHARTS, alt_text, apart, panel_svg, write_figures
-from cotjax.study.report import make_report, write_report
-from cotjax.study.summary import find_point, percent, summarize, terminal_table
+from cotjax.report.answers import answers, lead
+from cotjax.report.figures import CHARTS, alt_text, apart, panel_svg, write_figures
+from cotjax.report.page import make_report, write_report
+from cotjax.report.summary import find_point, percent, summarize, terminal_table
 
 _VOID = {"meta", "br", "img", "link", "hr", "input"}
 

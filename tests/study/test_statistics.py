@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cotjax.study.statistics import NOTHING, bonett_price, contrast, mean, rate, sign_test, wilson
+from cotjax.diagnostics.statistics import NOTHING, bonett_price, contrast, mean, rate, sign_test, wilson
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (0, 60), (1, 7), (30, 60), (59, 60), (60, 60)])

@@ -37,11 +37,11 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
+from cotjax.diagnostics import statistics
+from cotjax.diagnostics.metrics import METRICS, Episode, Point, contrast, contrast_p, points, read_records
+from cotjax.diagnostics.statistics import Estimate
 from cotjax.errors import DataError
 from cotjax.runtime.files import write_whole
-from cotjax.study import statistics
-from cotjax.study.diagnostics import METRICS, Episode, Point, contrast, contrast_p, points, read_records
-from cotjax.study.statistics import Estimate
 
 SCHEMA_VERSION = 1
 BASE = "base"

@@ -24,10 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cotjax.diagnostics import statistics
+from cotjax.diagnostics.statistics import Estimate
 from cotjax.errors import DataError
 from cotjax.rollout.record import read_record
-from cotjax.study import statistics
-from cotjax.study.statistics import Estimate
 
 DRIVERS = ("cot", "prompt", "reference")
 ENDED = ("won", "step_limit", "env_error", "length")

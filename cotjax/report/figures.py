@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy.optimize import isotonic_regression
 
-from cotjax.study.summary import BASE, domain_label, find_point
+from cotjax.report.summary import BASE, domain_label, find_point
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
 INK, FAINT = "#24292f", "#d8dce1"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cotjax.study.summary import domain_label, find_point, p_text, percent
+from cotjax.report.summary import domain_label, find_point, p_text, percent
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich.console import Console
 
+from cotjax.diagnostics.metrics import action, checked_record, same
 from cotjax.formats import PROBLEMS
+from cotjax.report.answers import answers, lead
+from cotjax.report.figures import CHARTS, COLOURS, alt_text, arm_colours, panel_svg, write_figures
+from cotjax.report.summary import COMPARED, domain_label, find_point, p_text, percent, summarize, terminal_table
 from cotjax.runtime.files import write_whole
-from cotjax.study.answers import answers, lead
-from cotjax.study.diagnostics import action, checked_record, same
-from cotjax.study.figures import CHARTS, COLOURS, alt_text, arm_colours, panel_svg, write_figures
-from cotjax.study.summary import COMPARED, domain_label, find_point, p_text, percent, summarize, terminal_table
 
 # The arms' colours on a dark page, in the order of figures.COLOURS.
 _DARK_COLOURS = ("#5ab4f0", "#ff9351", "#3fcf9f", "#e7a3c8", "#e0b040", "#9ad4f5")
