@@ -47,7 +47,7 @@ def write_report(run_folder: str | Path, summary: dict | None = None) -> Path:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     run, colours = summary["run"], arm_colours(summary)
-    page = environment.get_template("report.html.jinja").render(
+    page = environment.get_template("page.html.jinja").render(
         summary=summary,
         title=run.get("title") or run.get("name") or run_folder.name,
         created=run.get("created"),
