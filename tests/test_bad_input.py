@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from cotjax.cli import main
+from cotjax.cli.main import main
 from cotjax.data.trajectories import write_trajectories
 
 USAGE, DATA = 2, 3

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cotjax.cli import main
+from cotjax.cli.main import main
 from cotjax.config import load_config
 from cotjax.errors import DataError, UsageError
 from cotjax.runtime.files import check_output, local_path, whole, whole_folder, write_whole
@@ -146,7 +146,7 @@ def test_no_path_of_the_command_line_is_a_url(tmp_path, monkeypatch, capsys, com
 
 
 def test_a_log_that_is_not_utf8_gets_what_it_can_show():
-    text = "import sys; from cotjax.cli import main; main(['data', 'check', 'na\\u2212me \\u23ce.jsonl'])"
+    text = "import sys; from cotjax.cli.main import main; main(['data', 'check', 'na\\u2212me \\u23ce.jsonl'])"
     ended = subprocess.run([sys.executable, "-c", text], env=os.environ | {"PYTHONIOENCODING": "latin-1"}, capture_output=True, check=True)
     assert b"Traceback" not in ended.stderr and b"na?me ?.jsonl: no such" in ended.stderr
 

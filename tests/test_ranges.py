@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cotjax.cli import main
+from cotjax.cli.main import main
 from cotjax.config import default_config, load_config
 from cotjax.errors import UsageError
 from cotjax.runtime.ranges import INT32_MAX, RANGES, check_all_ranges

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from rich.console import Console
 
-from cotjax.cli import main
+from cotjax.cli.main import main
 from cotjax.data.trajectories import write_trajectories
 from cotjax.envs.household import make_games
 from cotjax.runtime.progress import Reporter

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import tiny
 
-from cotjax.cli import main
+from cotjax.cli.main import main
 from cotjax.data.check import check
 from cotjax.data.oddities import CONTRADICTION, NOT_ADMISSIBLE
 from cotjax.data.trajectories import write_trajectories

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cotjax.cli import main
+from cotjax.cli.main import main
 from cotjax.data import collect as collecting
 from cotjax.data.collect import CollectSummary, collect
 from cotjax.data.trajectories import SCRIPTED_BEFORE, read_trajectories

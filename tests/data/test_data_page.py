@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tiny
 
-from cotjax.cli import main
+from cotjax.cli.main import main
 from cotjax.data.trajectories import KNOWN_FIELDS, KNOWN_STEP_FIELDS, MAX_LINE_BYTES, read_trajectories
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"

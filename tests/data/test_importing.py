@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from cotjax.cli import main
+from cotjax.cli.main import main
 from cotjax.data.check import check
 from cotjax.data.importing import import_files
 from cotjax.data.rows import read_rows

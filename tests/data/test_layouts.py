@@ -26,7 +26,7 @@ from public_rows import (
     row,
 )
 
-from cotjax import cli_data
+from cotjax.cli import data as cli_data
 from cotjax.data.check import check
 from cotjax.data.importing import import_files
 from cotjax.data.layouts import LAYOUTS, episode_of, facts_of

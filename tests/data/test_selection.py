@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from cotjax.cli import main
+from cotjax.cli.main import main
 from cotjax.config import default_config, load_config, set_field
 from cotjax.data.check import check
 from cotjax.data.codec import Codec

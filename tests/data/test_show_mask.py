@@ -8,7 +8,7 @@ import tiny
 from layouts import tokenizer
 from rich.console import Console
 
-from cotjax.cli import main
+from cotjax.cli.main import main
 from cotjax.data.show_mask import read_shown, show
 from cotjax.data.trajectories import write_trajectories
 from cotjax.errors import DataError, UsageError

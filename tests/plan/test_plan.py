@@ -135,7 +135,7 @@ def test_the_sampler_has_the_training_mesh_or_its_own():
 
 
 def test_a_published_name_is_no_base_to_train_from(tmp_path, capsys):
-    from cotjax.cli import main
+    from cotjax.cli.main import main
 
     assert main(["train", "--config", str(CONFIGS / "qwen3_4b_v5e_4x4.py"), "--out", str(tmp_path / "run"), "--config.mesh.fsdp=1"]) == 2
     assert "--config.model.base=FOLDER" in capsys.readouterr().err

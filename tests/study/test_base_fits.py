@@ -5,7 +5,7 @@ import pytest
 import tiny
 from test_export import CONFIG, base_folder
 
-from cotjax.cli import main
+from cotjax.cli.main import main
 from cotjax.config import default_config
 from cotjax.data.tokens import Codec
 from cotjax.data.trajectories import write_trajectories

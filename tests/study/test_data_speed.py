@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 from cotjax.bench.data import benchmark
-from cotjax.cli import main
+from cotjax.cli.main import main
 from cotjax.data.trajectories import write_trajectories
 from cotjax.train.metrics import read_metrics
 

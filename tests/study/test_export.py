@@ -9,7 +9,7 @@ import pytest
 import tiny
 from safetensors.numpy import load_file
 
-from cotjax.cli import main
+from cotjax.cli.main import main
 from cotjax.data.trajectories import write_trajectories
 from cotjax.data.word_tokenizer import build_word_tokenizer, save_tokenizer
 from cotjax.formats import TEMPLATES

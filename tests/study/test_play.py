@@ -12,7 +12,7 @@ import pytest
 
 import cotjax
 from cotjax.assets import BASE_FOLDER
-from cotjax.cli import main
+from cotjax.cli.main import main
 from cotjax.envs.household import make_games
 
 

@@ -15,7 +15,7 @@ import pytest
 from test_run import CONFIG
 
 import cotjax
-from cotjax.cli import main
+from cotjax.cli.main import main
 
 
 def started(arguments: list[str], scratch: Path) -> subprocess.Popen:

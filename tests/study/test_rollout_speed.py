@@ -14,7 +14,7 @@ from rich.console import Console
 from cotjax.assets import BASE_FOLDER
 from cotjax.bench.rollout import RolloutSide, agreement, benchmark, check_agreement
 from cotjax.bench.rollout_worker import Job
-from cotjax.cli import main
+from cotjax.cli.main import main
 from cotjax.envs.household import make_games
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.model import decoder

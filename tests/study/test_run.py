@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from cotjax.cli import main
+from cotjax.cli.main import main
 from cotjax.config import load_config
 from cotjax.data.trajectories import read_trajectories
 from cotjax.errors import UsageError

@@ -10,7 +10,7 @@ from rich.console import Console
 from cotjax.bench.growth import exponent, growth
 from cotjax.bench.sample import SampleSide, benchmark, check_same_texts
 from cotjax.bench.sample_worker import Job
-from cotjax.cli import main
+from cotjax.cli.main import main
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.model.flops import decode_bytes, matmul_params
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cotjax.bench.train import TrainSide, benchmark, check_agreement
 from cotjax.bench.train_worker import Job
-from cotjax.cli import main
+from cotjax.cli.main import main
 from cotjax.errors import CotjaxError, UsageError
 
 BATCH, LENGTH = 4, 64

@@ -14,7 +14,7 @@ import pytest
 import tiny
 from safetensors.numpy import load_file, save_file
 
-from cotjax.cli import main
+from cotjax.cli.main import main
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig, RopeScaling
 from cotjax.model.sharding import make_mesh, param_shardings

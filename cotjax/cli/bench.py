@@ -1,4 +1,4 @@
-"""`cotjax bench …`: commands that measure, and print the figures. As in `cotjax.cli`, heavy imports wait for the command."""
+"""`cotjax bench …`: commands that measure, and print the figures. As in `cotjax.cli.main`, heavy imports wait for the command."""
 
 from __future__ import annotations
 

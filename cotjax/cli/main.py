@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cotjax.cli_bench import add_bench
-from cotjax.cli_data import add_data
-from cotjax.cli_games import add_games
-from cotjax.cli_mask import add_mask
-from cotjax.cli_play import add_play
+from cotjax.cli.bench import add_bench
+from cotjax.cli.data import add_data
+from cotjax.cli.games import add_games
+from cotjax.cli.mask import add_mask
+from cotjax.cli.play import add_play
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.runtime.files import disk_errors, local_path
 from cotjax.runtime.signals import caused_by_interrupt, never_unheard, stop_at_sigterm
@@ -232,7 +232,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 def _shipped_config(name: str) -> Path:
     """A config of this checkout, wherever the command is run."""
-    for folder in (Path.cwd(), Path(__file__).resolve().parent.parent):
+    for folder in (Path.cwd(), Path(__file__).resolve().parents[2]):
         if (folder / "configs" / name).is_file():
             return folder / "configs" / name
     raise UsageError(f"configs/{name} is not here; run this from a checkout of cotjax, or give --config FILE")
@@ -311,7 +311,3 @@ def _convert(arguments: argparse.Namespace) -> None:
 def entry_point() -> None:
     """The `cotjax` command."""
     sys.exit(main())
-
-
-if __name__ == "__main__":
-    entry_point()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cotjax.cli_data import data_config
+from cotjax.cli.data import data_config
 from cotjax.errors import UsageError
 
 # Flags that say how a file is read and masked where no config does, with their defaults.

@@ -1,4 +1,4 @@
-"""`cotjax play`. As in `cotjax.cli`, heavy imports wait for the command."""
+"""`cotjax play`. As in `cotjax.cli.main`, heavy imports wait for the command."""
 
 from __future__ import annotations
 

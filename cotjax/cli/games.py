@@ -1,4 +1,4 @@
-"""`cotjax games make` and `cotjax collect`. As in `cotjax.cli`, heavy imports wait for the command."""
+"""`cotjax games make` and `cotjax collect`. As in `cotjax.cli.main`, heavy imports wait for the command."""
 
 from __future__ import annotations
 
