@@ -34,7 +34,7 @@ from cotjax.data.word_tokenizer import build_word_tokenizer
 from cotjax.envs.alfworld import AlfworldEnv
 from cotjax.envs.base import TASK_TYPES, Game, Observation
 from cotjax.envs.household import make_games
-from cotjax.envs.pool import EnvPool, Limits
+from cotjax.envs.pool.pool import EnvPool, Limits
 from cotjax.envs.words import alfworld_words
 from cotjax.errors import EnvError, UsageError
 from cotjax.formats import ACTION_CLOSE, CHATML, first_turn

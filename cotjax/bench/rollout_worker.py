@@ -20,7 +20,7 @@ from cotjax.bench.sides import answer_lines
 from cotjax.data.tokens import Codec
 from cotjax.envs.alfworld import AlfworldEnv
 from cotjax.envs.base import Game
-from cotjax.envs.pool import EnvPool
+from cotjax.envs.pool.pool import EnvPool
 from cotjax.rollout.loop import Elicitation
 
 MAX_LENGTH = 2048  # tokens that an episode's prompt and response may take, or the model's positions if they are fewer

@@ -44,7 +44,7 @@ class Policy(Protocol):
 
 
 class Environments(Protocol):
-    """Slots of environments (`cotjax.envs.pool.EnvPool` is one)."""
+    """Slots of environments (`cotjax.envs.pool.pool.EnvPool` is one)."""
 
     def reset(self, games: dict[int, Game]) -> dict[int, tuple[str, Observation] | EnvError]: ...
 

@@ -18,7 +18,7 @@ from cotjax.data.trajectories import Trajectory
 from cotjax.diagnostics.metrics import read_episode
 from cotjax.envs.alfworld import AlfworldEnv
 from cotjax.envs.base import Game
-from cotjax.envs.pool import EnvPool, Limits
+from cotjax.envs.pool.pool import EnvPool, Limits
 from cotjax.errors import DataError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import make_mesh, whole_slots

@@ -120,7 +120,7 @@ def watch(
 ) -> bool:
     """A checkpoint plays; returns whether it won. `driver`: "cot" or "prompt", whose action is played; both are shown."""
     from cotjax.data.tokens import Codec
-    from cotjax.envs.pool import EnvPool
+    from cotjax.envs.pool.pool import EnvPool
     from cotjax.model.sharding import make_mesh
     from cotjax.rollout.loop import play
     from cotjax.study.evaluate import elicitation_of, sampler_of

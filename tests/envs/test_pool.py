@@ -15,7 +15,7 @@ import pytest
 from cotjax.envs.alfworld import AlfworldEnv
 from cotjax.envs.base import Game, Observation
 from cotjax.envs.household import make_games
-from cotjax.envs.pool import EnvPool, Limits
+from cotjax.envs.pool.pool import EnvPool, Limits
 from cotjax.errors import DataError, EnvError, UsageError
 
 

@@ -15,7 +15,7 @@ import pytest
 from test_pool import ended, game, is_running
 
 from cotjax.envs.base import Game, Observation
-from cotjax.envs.pool import EnvPool, Limits
+from cotjax.envs.pool.pool import EnvPool, Limits
 from cotjax.errors import UsageError
 
 SLEEPS = ("-c", "import time; time.sleep(1000)")

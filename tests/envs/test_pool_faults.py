@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from cotjax.envs.base import Game, Observation
-from cotjax.envs.channel import Channel, GarbledError
-from cotjax.envs.pool import EnvPool, Limits
+from cotjax.envs.pool.channel import Channel, GarbledError
+from cotjax.envs.pool.pool import EnvPool, Limits
 from cotjax.errors import DataError, EnvError
 
 QUICK = Limits(start=60.0, reset=60.0, step=1.0)

@@ -32,8 +32,8 @@ from typing import Any
 
 from cotjax import errors
 from cotjax.envs.base import Game, Observation, TextEnv
-from cotjax.envs.channel import Bell, Channel
-from cotjax.envs.descendants import adopt_orphans, children, die_with, end_children, end_group, end_marked
+from cotjax.envs.pool.channel import Bell, Channel
+from cotjax.envs.pool.descendants import adopt_orphans, children, die_with, end_children, end_group, end_marked
 from cotjax.errors import CotjaxError, EnvError, UsageError
 from cotjax.runtime.terminal import visible
 
@@ -44,7 +44,7 @@ _MOST_SAID = 1000  # characters of an error's message
 _MARK = "COTJAX_ENVIRONMENTS"  # in the environment of all that descends from a nursery: its temporary folder
 _BOOTSTRAP = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); import json; "
-    "sys.path[:] = json.loads(sys.argv[2]); from cotjax.envs.nursery import tend; tend(int(sys.argv[1]), sys.argv[3])"
+    "sys.path[:] = json.loads(sys.argv[2]); from cotjax.envs.pool.nursery import tend; tend(int(sys.argv[1]), sys.argv[3])"
 )
 
 

@@ -4,7 +4,7 @@ An environment that crashes, hangs, or answers with what is no answer is replace
 games are deterministic, so the same actions lead to the same state, and a replay that answers otherwise is itself a fault. The
 caller sees nothing of it but the time it took and `faults`, until a slot's retries are used up.
 
-Environments are closed when the pool is; what they have started ends with them (`cotjax.envs.descendants`).
+Environments are closed when the pool is; what they have started ends with them (`cotjax.envs.pool.descendants`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from cotjax.envs.base import Game, Observation, TextEnv
-from cotjax.envs.channel import Bell, GarbledError
-from cotjax.envs.nursery import Nursery, answered, as_error, close_all
+from cotjax.envs.pool.channel import Bell, GarbledError
+from cotjax.envs.pool.nursery import Nursery, answered, as_error, close_all
 from cotjax.errors import CotjaxError, EnvError, UsageError
 
 _PATIENCE_S = 0.5
