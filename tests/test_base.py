@@ -8,7 +8,7 @@ import pytest
 
 from cotjax.assets import BASE_FOLDER
 from cotjax.data.tokens import Codec
-from cotjax.envs.words import alfworld_words
+from cotjax.envs.alfworld.words import alfworld_words
 from cotjax.formats import parse_response
 from cotjax.model.sharding import make_mesh
 from cotjax.model.weights import load_hf

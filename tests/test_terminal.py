@@ -11,7 +11,7 @@ from rich.console import Console
 
 from cotjax.cli.main import main
 from cotjax.data.trajectories import write_trajectories
-from cotjax.envs.household import make_games
+from cotjax.envs.alfworld.maker.make import make_games
 from cotjax.runtime.progress import Reporter
 from cotjax.runtime.terminal import visible
 

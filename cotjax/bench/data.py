@@ -20,8 +20,8 @@ from cotjax.data.packing import Packing, example_lengths
 from cotjax.data.pipeline import Masking, batches, dropped_weights
 from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
 from cotjax.data.trajectories import Trajectory, read_trajectories, write_trajectories
+from cotjax.envs.alfworld.maker.make import make_games
 from cotjax.envs.base import TASK_TYPES
-from cotjax.envs.household import make_games
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import batch_sharding, make_mesh

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cotjax.envs.alfworld import AlfworldEnv, find_games
+from cotjax.envs.alfworld.env import AlfworldEnv, find_games
 from cotjax.errors import EnvError
 
 _COLUMNS = ("load", "reset", "step")
@@ -29,7 +29,7 @@ def benchmark(root: str | os.PathLike, split: str, games: int = 5, steps: int = 
     from textworld.core import EnvInfos
     from textworld.envs.pddl.pddl import PddlEnv
 
-    from cotjax.envs.alfworld_engine import CachedPddlEnv
+    from cotjax.envs.alfworld.engine import CachedPddlEnv
 
     found = find_games(root, split)
     chosen = found[:: max(1, len(found) // games)][:games]

@@ -31,11 +31,11 @@ from tokenizers import Tokenizer
 
 from cotjax.data.tokens import Codec
 from cotjax.data.word_tokenizer import build_word_tokenizer
-from cotjax.envs.alfworld import AlfworldEnv
+from cotjax.envs.alfworld.env import AlfworldEnv
+from cotjax.envs.alfworld.maker.make import make_games
+from cotjax.envs.alfworld.words import alfworld_words
 from cotjax.envs.base import TASK_TYPES, Game, Observation
-from cotjax.envs.household import make_games
 from cotjax.envs.pool.pool import EnvPool, Limits
-from cotjax.envs.words import alfworld_words
 from cotjax.errors import EnvError, UsageError
 from cotjax.formats import ACTION_CLOSE, CHATML, first_turn
 from cotjax.rollout.loop import Elicitation, play

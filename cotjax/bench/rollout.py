@@ -22,9 +22,9 @@ from rich.table import Table
 from cotjax.assets import BASE_FOLDER
 from cotjax.bench.rollout_worker import Job
 from cotjax.bench.sides import Side, check_same_platform, devices_of, environment_of_sides
-from cotjax.envs.alfworld import find_games
+from cotjax.envs.alfworld.env import find_games
+from cotjax.envs.alfworld.maker.make import make_games
 from cotjax.envs.base import TASK_TYPES, Game
-from cotjax.envs.household import make_games
 from cotjax.errors import CotjaxError, UsageError
 
 AGREE = 0.9  # least share of episodes that two sides play with the same actions

@@ -34,8 +34,8 @@ def add_games(commands) -> None:
 
 
 def _make_games(arguments: argparse.Namespace) -> None:
+    from cotjax.envs.alfworld.maker.make import make_games
     from cotjax.envs.base import TASK_TYPES
-    from cotjax.envs.household import make_games
     from cotjax.runtime.progress import Reporter
 
     reporter = Reporter()
@@ -50,7 +50,7 @@ def _make_games(arguments: argparse.Namespace) -> None:
 
 def _collect(arguments: argparse.Namespace) -> None:
     from cotjax.data.collect import collect
-    from cotjax.envs.alfworld import find_games, told_left_out
+    from cotjax.envs.alfworld.env import find_games, told_left_out
     from cotjax.runtime.progress import Reporter
 
     if arguments.limit < 0:

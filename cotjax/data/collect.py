@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cotjax.data.trajectories import SCRIPTED_BEFORE, Step, Trajectory, write_trajectories
-from cotjax.envs.alfworld import AlfworldEnv
+from cotjax.envs.alfworld.env import AlfworldEnv
+from cotjax.envs.alfworld.scripted.expert import Expert
+from cotjax.envs.alfworld.scripted.explorer import Explorer
 from cotjax.envs.base import Game, TextEnv
-from cotjax.envs.expert import Expert
-from cotjax.envs.explorer import Explorer
 from cotjax.errors import CotjaxError, EnvError, UsageError
 
 AGENTS = ("expert", "explorer")

@@ -16,7 +16,7 @@ from cotjax.config import sampler_mesh
 from cotjax.data.tokens import Codec, Layout
 from cotjax.data.trajectories import Trajectory
 from cotjax.diagnostics.metrics import read_episode
-from cotjax.envs.alfworld import AlfworldEnv
+from cotjax.envs.alfworld.env import AlfworldEnv
 from cotjax.envs.base import Game
 from cotjax.envs.pool.pool import EnvPool, Limits
 from cotjax.errors import DataError, UsageError

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cotjax.envs.alfworld import find_games, games_hash
+from cotjax.envs.alfworld.env import find_games, games_hash
+from cotjax.envs.alfworld.maker.make import make_games
 from cotjax.envs.base import Game
-from cotjax.envs.household import make_games
 from cotjax.errors import DataError, UsageError
 from cotjax.runtime.files import local_path
 

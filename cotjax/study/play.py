@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cotjax.config import default_config
-from cotjax.envs.alfworld import AlfworldEnv, find_games, game_at
+from cotjax.envs.alfworld.env import AlfworldEnv, find_games, game_at
 from cotjax.envs.base import Game, Observation
 from cotjax.errors import DataError, UsageError
 from cotjax.runtime.terminal import visible

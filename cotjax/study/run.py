@@ -23,7 +23,7 @@ from cotjax.data.tfds_agent import dataset_counts, fingerprint, prepare_dataset,
 from cotjax.data.tokens import TOKENIZER_FILES, Codec
 from cotjax.data.trajectories import read_trajectories
 from cotjax.data.word_tokenizer import save_tokenizer
-from cotjax.envs.alfworld import told_left_out
+from cotjax.envs.alfworld.env import told_left_out
 from cotjax.envs.base import Game
 from cotjax.errors import DataError, UsageError
 from cotjax.formats import TEMPLATES

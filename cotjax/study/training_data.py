@@ -17,7 +17,7 @@ from cotjax.data.selection import Selection
 from cotjax.data.tfds_agent import AgentConfig
 from cotjax.data.trajectories import read_trajectories
 from cotjax.data.word_tokenizer import build_word_tokenizer
-from cotjax.envs.words import alfworld_words
+from cotjax.envs.alfworld.words import alfworld_words
 from cotjax.formats import TEMPLATES, first_turn
 
 

@@ -11,9 +11,9 @@ from cotjax.cli.main import main
 from cotjax.data import collect as collecting
 from cotjax.data.collect import CollectSummary, collect
 from cotjax.data.trajectories import SCRIPTED_BEFORE, read_trajectories
+from cotjax.envs.alfworld.maker.make import make_games
+from cotjax.envs.alfworld.scripted.expert import Decision, Expert
 from cotjax.envs.base import TASK_TYPES, Game
-from cotjax.envs.expert import Decision, Expert
-from cotjax.envs.household import make_games
 from cotjax.errors import UsageError
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from cotjax.envs.alfworld import AlfworldEnv, find_games, games_hash
+from cotjax.envs.alfworld.env import AlfworldEnv, find_games, games_hash
+from cotjax.envs.alfworld.maker.make import make_games
 from cotjax.envs.base import TASK_TYPES, Game
-from cotjax.envs.household import make_games
 from cotjax.errors import DataError, EnvError, UsageError
 
 # The stock engine leaves files open.
@@ -69,7 +69,7 @@ def engines(cache_dir: str):
     from textworld.core import EnvInfos
     from textworld.envs.pddl.pddl import PddlEnv
 
-    from cotjax.envs.alfworld_engine import CachedPddlEnv
+    from cotjax.envs.alfworld.engine import CachedPddlEnv
 
     infos = EnvInfos(won=True, admissible_commands=True, facts=True)
     return AlfredDemangler()(PddlEnv(infos)), CachedPddlEnv(infos, cache_dir)
@@ -230,8 +230,8 @@ def test_interleaved_environments_do_not_mix(games, cache_dir):
 
 def test_a_kept_translation_is_used_and_a_damaged_one_made_again(games, cache_dir, monkeypatch):
     env = AlfworldEnv(cache_dir=cache_dir)
-    from cotjax.envs import alfworld_translation
-    from cotjax.envs.alfworld_engine import CachedPddlEnv
+    from cotjax.envs.alfworld import translation as alfworld_translation
+    from cotjax.envs.alfworld.engine import CachedPddlEnv
 
     made = []
     real = alfworld_translation.translate
@@ -383,7 +383,7 @@ def test_nothing_is_printed_and_nothing_leaks_into_the_process(games, tmp_path):
     """In a fresh process: no output, arguments and environment as before, no folder in the user's cache but ours."""
     code = (
         "import os, sys; before = (list(sys.argv), dict(os.environ), sys.stdout, sys.stderr)\n"
-        "from cotjax.envs.alfworld import AlfworldEnv; from cotjax.envs.base import Game\n"
+        "from cotjax.envs.alfworld.env import AlfworldEnv; from cotjax.envs.base import Game\n"
         f"env = AlfworldEnv(); env.reset(Game('g', {games[0].path!r}, 's', 't')); env.step('look')\n"
         "assert before == (sys.argv, dict(os.environ), sys.stdout, sys.stderr)\n"
         "assert 'jax' not in sys.modules and 'torch' not in sys.modules"
@@ -427,7 +427,7 @@ RUNS_CODE = (
 @pytest.mark.parametrize("text", RUNS_CODE)
 def test_no_expression_is_more_than_names_and_their_attributes(text, cache_dir):
     AlfworldEnv(cache_dir=cache_dir)
-    from cotjax.envs.alfworld_grammar import _read_expression
+    from cotjax.envs.alfworld.grammar import _read_expression
 
     with pytest.raises(ValueError, match="must not run code"):
         _read_expression(text)
@@ -444,7 +444,7 @@ def test_expressions_are_names_attributes_texts_plus_and_or(cache_dir):
     AlfworldEnv(cache_dir=cache_dir)
     from textworld.generator.game import EntityInfo
 
-    from cotjax.envs.alfworld_grammar import _read_expression
+    from cotjax.envs.alfworld.grammar import _read_expression
 
     mug, unnamed = EntityInfo("mug_1", "object"), EntityInfo("cup_1", "object")
     mug.name, mug.indefinite = "mug 1", "a"

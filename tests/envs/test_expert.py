@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from cotjax.envs.alfworld import AlfworldEnv
+from cotjax.envs.alfworld.catalog import load_catalog
+from cotjax.envs.alfworld.env import AlfworldEnv
+from cotjax.envs.alfworld.maker.make import make_games
+from cotjax.envs.alfworld.scripted.expert import SEARCH_ORDER, Expert
+from cotjax.envs.alfworld.scripted.explorer import Explorer
+from cotjax.envs.alfworld.scripted.memory import Event, Goal, Memory, parse_observation, parse_task
+from cotjax.envs.alfworld.scripted.thoughts import MOST_WORDS, VOCABULARY
 from cotjax.envs.base import TASK_TYPES, Game, Observation
-from cotjax.envs.expert import SEARCH_ORDER, Expert
-from cotjax.envs.explorer import Explorer
-from cotjax.envs.household import make_games
-from cotjax.envs.household_catalog import load_catalog
-from cotjax.envs.household_memory import Event, Goal, Memory, parse_observation, parse_task
-from cotjax.envs.thoughts import MOST_WORDS, VOCABULARY
 from cotjax.errors import EnvError, UsageError
 
 ROOM = "You are in the middle of a room. Looking quickly around you, you see a bed 1, a desk 1, a drawer 2, a drawer 1, and a safe 1."

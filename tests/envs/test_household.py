@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from cotjax.envs import household
-from cotjax.envs.alfworld import AlfworldEnv
+from cotjax.envs.alfworld.catalog import load_catalog
+from cotjax.envs.alfworld.env import AlfworldEnv
+from cotjax.envs.alfworld.maker import make as household
+from cotjax.envs.alfworld.maker.make import make_games
+from cotjax.envs.alfworld.maker.pddl import folder_name, problem_text
+from cotjax.envs.alfworld.maker.sample import TREATMENTS, UNSEEN_FLOOR_PLANS, floor_plans_of, sample_world
+from cotjax.envs.alfworld.maker.walkthrough import engine_names
 from cotjax.envs.base import TASK_TYPES
-from cotjax.envs.household import make_games
-from cotjax.envs.household_catalog import load_catalog
-from cotjax.envs.household_pddl import folder_name, problem_text
-from cotjax.envs.household_walkthrough import engine_names
-from cotjax.envs.household_world import TREATMENTS, UNSEEN_FLOOR_PLANS, floor_plans_of, sample_world
 from cotjax.errors import DataError, EnvError, UsageError
 
 PICK, LOOK, CLEAN, HEAT, COOL, TWO = TASK_TYPES
@@ -313,7 +313,7 @@ def test_bad_requests(tmp_path, changed, message):
 def test_reading_the_package_leaves_no_trace(tmp_path):
     code = (
         "import os, random, sys\nstate, before = random.getstate(), dict(os.environ)\n"
-        "from cotjax.envs.household_catalog import load_catalog\nload_catalog()\n"
+        "from cotjax.envs.alfworld.catalog import load_catalog\nload_catalog()\n"
         "assert random.getstate() == state and dict(os.environ) == before and 'alfworld' not in sys.modules"
     )
     environment = {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cotjax.envs.alfworld import AlfworldEnv
+from cotjax.envs.alfworld.env import AlfworldEnv
+from cotjax.envs.alfworld.maker.make import make_games
 from cotjax.envs.base import Game, Observation
-from cotjax.envs.household import make_games
 from cotjax.envs.pool.pool import EnvPool, Limits
 from cotjax.errors import DataError, EnvError, UsageError
 

@@ -8,7 +8,7 @@ import pytest
 
 from cotjax.config import default_config
 from cotjax.data.trajectories import read_trajectories
-from cotjax.envs.household import make_games
+from cotjax.envs.alfworld.maker.make import make_games
 from cotjax.errors import DataError
 from cotjax.study.games import GameSets, prepare_games
 from cotjax.study.run import open_study

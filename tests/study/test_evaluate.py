@@ -11,9 +11,9 @@ from rich.console import Console
 from cotjax.assets import BASE_FOLDER
 from cotjax.config import default_config
 from cotjax.data.codec import Codec
-from cotjax.envs.alfworld import find_games
+from cotjax.envs.alfworld.env import find_games
+from cotjax.envs.alfworld.maker.make import make_games
 from cotjax.envs.base import Game
-from cotjax.envs.household import make_games
 from cotjax.errors import DataError, UsageError
 from cotjax.model.sharding import make_mesh
 from cotjax.study import play

@@ -13,7 +13,7 @@ import pytest
 import cotjax
 from cotjax.assets import BASE_FOLDER
 from cotjax.cli.main import main
-from cotjax.envs.household import make_games
+from cotjax.envs.alfworld.maker.make import make_games
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from cotjax.assets import BASE_FOLDER
 from cotjax.bench.rollout import RolloutSide, agreement, benchmark, check_agreement
 from cotjax.bench.rollout_worker import Job
 from cotjax.cli.main import main
-from cotjax.envs.household import make_games
+from cotjax.envs.alfworld.maker.make import make_games
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.model import decoder
 from cotjax.model.weights import save_hf

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from cotjax.envs.household_catalog import load_catalog
-from cotjax.envs.thoughts import VOCABULARY
+from cotjax.envs.alfworld.catalog import load_catalog
+from cotjax.envs.alfworld.scripted.thoughts import VOCABULARY
 
 HIGHEST_NUMBER = 60  # instances of one class in one room; the largest real kitchens have some 40 cabinets and drawers
 

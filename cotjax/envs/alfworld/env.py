@@ -128,7 +128,7 @@ class AlfworldEnv:
         try:
             from textworld.core import EnvInfos
 
-            from cotjax.envs.alfworld_engine import CachedPddlEnv
+            from cotjax.envs.alfworld.engine import CachedPddlEnv
         except ImportError as error:
             raise UsageError(f"ALFWorld is not installed ({error}): pip install alfworld") from error
         self._max_steps = max_steps

@@ -23,12 +23,12 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
+from cotjax.envs.alfworld.catalog import load_catalog
+from cotjax.envs.alfworld.maker.manifest import MadeGame, Manifest, hash_game
+from cotjax.envs.alfworld.maker.pddl import folder_name, game_file, instruction, problem_text, trajectory_file
+from cotjax.envs.alfworld.maker.sample import sample_world
+from cotjax.envs.alfworld.maker.walkthrough import walkthrough
 from cotjax.envs.base import TASK_TYPES, Game
-from cotjax.envs.household_catalog import load_catalog
-from cotjax.envs.household_manifest import MadeGame, Manifest, hash_game
-from cotjax.envs.household_pddl import folder_name, game_file, instruction, problem_text, trajectory_file
-from cotjax.envs.household_walkthrough import walkthrough
-from cotjax.envs.household_world import sample_world
 from cotjax.errors import EnvError, UsageError
 
 SPLITS = ("train", "valid_seen", "valid_unseen")
@@ -159,7 +159,7 @@ class _Maker:
     """Makes one game after another with one engine (an engine's memory is never given back)."""
 
     def __init__(self, out: Path, seed: int):
-        from cotjax.envs.alfworld import AlfworldEnv
+        from cotjax.envs.alfworld.env import AlfworldEnv
 
         self._out, self._seed = out, seed
         self._catalog = load_catalog()

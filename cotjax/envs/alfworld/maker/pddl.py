@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import random
 
-from cotjax.envs.household_catalog import Catalog, Receptacle
-from cotjax.envs.household_world import Item, World
+from cotjax.envs.alfworld.catalog import Catalog, Receptacle
+from cotjax.envs.alfworld.maker.sample import Item, World
 
 _PREDICATES = {"Cleanable": "cleanable", "Coolable": "coolable", "Heatable": "heatable", "Sliceable": "sliceable"}
 # Types that the domain's actions name, so every problem must declare them.

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from cotjax.envs.household_catalog import STEP_METRES, Catalog, FloorPlan, Receptacle
+from cotjax.envs.alfworld.catalog import STEP_METRES, Catalog, FloorPlan, Receptacle
 
 UNSEEN_FLOOR_PLANS = (10, 219, 308, 424)  # ALFWorld's own valid_unseen rooms
 

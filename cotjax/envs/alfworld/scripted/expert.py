@@ -13,11 +13,11 @@ import random
 from dataclasses import dataclass
 from functools import cache
 
+from cotjax.envs.alfworld.catalog import load_catalog
+from cotjax.envs.alfworld.scripted.intent import Intent
+from cotjax.envs.alfworld.scripted.memory import TREATMENTS, Goal, Memory, class_of, number_of, parse_task
+from cotjax.envs.alfworld.scripted.thoughts import Wording
 from cotjax.envs.base import Observation
-from cotjax.envs.household_catalog import load_catalog
-from cotjax.envs.household_intent import Intent
-from cotjax.envs.household_memory import TREATMENTS, Goal, Memory, class_of, number_of, parse_task
-from cotjax.envs.thoughts import Wording
 
 # Small specific holders and open surfaces first, closed storage (two steps a look) last. Over the 3,694 real games this
 # costs 0.1 steps a game more than the best order of each target by itself.

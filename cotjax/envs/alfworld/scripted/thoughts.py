@@ -15,8 +15,8 @@ from __future__ import annotations
 import random
 import re
 
-from cotjax.envs.household_intent import Intent
-from cotjax.envs.household_memory import TREATMENTS, Event, Goal, Memory, class_of, number_of
+from cotjax.envs.alfworld.scripted.intent import Intent
+from cotjax.envs.alfworld.scripted.memory import TREATMENTS, Event, Goal, Memory, class_of, number_of
 
 _GOALS = {
     "place": ("i need {a} in the {to}", "i must put {a} in the {to}", "the goal is {a} in the {to}", "i want {a} in the {to}"),

@@ -6,7 +6,7 @@ style and as honest: of a step at random they say that it is one.
 
 from __future__ import annotations
 
-from cotjax.envs.expert import Expert
+from cotjax.envs.alfworld.scripted.expert import Expert
 from cotjax.errors import UsageError
 
 VAIN = 0.15  # share of its own steps that cannot work

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cotjax.envs.household_catalog import Catalog
-from cotjax.envs.household_pddl import symbol
-from cotjax.envs.household_world import TREATMENTS, Item, World
+from cotjax.envs.alfworld.catalog import Catalog
+from cotjax.envs.alfworld.maker.pddl import symbol
+from cotjax.envs.alfworld.maker.sample import TREATMENTS, Item, World
 
 
 def walkthrough(catalog: Catalog, world: World) -> list[str]:

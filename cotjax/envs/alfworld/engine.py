@@ -33,8 +33,8 @@ from textworld.envs.pddl.pddl import PddlEnv
 from textworld.generator.game import EntityInfo
 from textworld.logic import Action, Placeholder, Proposition, Rule, Signature, Type, Variable
 
-from cotjax.envs.alfworld_grammar import names_read, parse_logic
-from cotjax.envs.alfworld_translation import Translation, TranslationStore, translate_for_planner
+from cotjax.envs.alfworld.grammar import names_read, parse_logic
+from cotjax.envs.alfworld.translation import Translation, TranslationStore, translate_for_planner
 
 _MEMENTOS_KEPT = 50_000
 _GAME_FIELDS = ("pddl_domain", "grammar", "pddl_problem")

@@ -83,7 +83,7 @@ def parse_task(task: str) -> Goal:
             found = match.groupdict()
             treatment = found.get("verb") or _TREATMENT_WORDS.get(found.get("state", ""))
             return Goal(found["target"], found.get("place"), found.get("lamp"), treatment, 2 if found.get("count") else 1)
-    raise EnvError(f"the task {task!r} has no wording of a household task; see parse_task in cotjax/envs/household_memory.py")
+    raise EnvError(f"the task {task!r} has no wording of a household task; see parse_task in cotjax/envs/alfworld/scripted/memory.py")
 
 
 def parse_observation(text: str) -> Event:
