@@ -113,7 +113,7 @@ def data_config(arguments: argparse.Namespace, flags: dict):
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    from cotjax.data.importing import import_files
+    from cotjax.data.importing.importing import import_files
     from cotjax.runtime.progress import Reporter
 
     _not_negative(arguments.limit)

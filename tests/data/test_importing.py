@@ -8,9 +8,9 @@ import tiny
 
 from cotjax.cli.main import main
 from cotjax.data.check import check
-from cotjax.data.importing import import_files
-from cotjax.data.rows import read_rows
-from cotjax.data.steps import IMPORTED_BEFORE
+from cotjax.data.importing.importing import import_files
+from cotjax.data.importing.rows import read_rows
+from cotjax.data.importing.steps import IMPORTED_BEFORE
 from cotjax.data.tokens import trajectory_examples
 from cotjax.data.trajectories import read_trajectories
 from cotjax.errors import DataError, UsageError

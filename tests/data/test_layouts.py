@@ -28,12 +28,12 @@ from public_rows import (
 
 from cotjax.cli import data as cli_data
 from cotjax.data.check import check
-from cotjax.data.importing import import_files
-from cotjax.data.layouts import LAYOUTS, episode_of, facts_of
-from cotjax.data.steps import IMPORTED_BEFORE
-from cotjax.data.tool_calls import is_call
+from cotjax.data.importing.importing import import_files
+from cotjax.data.importing.layouts import LAYOUTS, episode_of, facts_of
+from cotjax.data.importing.steps import IMPORTED_BEFORE
+from cotjax.data.importing.tool_calls import is_call
+from cotjax.data.importing.turns import Unmapped
 from cotjax.data.trajectories import read_trajectories
-from cotjax.data.turns import Unmapped
 
 
 @pytest.mark.parametrize("name", EPISODES)

@@ -5,7 +5,7 @@ import json
 import pytest
 from public_rows import FIRST, LOOK, OPENAI, VERL_FIRST, VERL_LATER, WEBSHOP, changed_call, messages, pairs
 
-from cotjax.data.importing import import_files
+from cotjax.data.importing.importing import import_files
 
 REJECTED = {
     "a note that looks like a task": (pairs("Your task is to: win.\nYour task is to: lose.", "Action: look"), "more than one task"),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from cotjax.data.responses import acts, split_response
-from cotjax.data.tasks import names_task, split_commands, split_task
-from cotjax.data.turns import Episode, Turn, Unmapped
+from cotjax.data.importing.responses import acts, split_response
+from cotjax.data.importing.tasks import names_task, split_commands, split_task
+from cotjax.data.importing.turns import Episode, Turn, Unmapped
 
 IMPORTED_BEFORE = "imported, before the action"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from itertools import dropwhile
 
-from cotjax.data.responses import split_response
-from cotjax.data.steps import IMPORTED_BEFORE
-from cotjax.data.tasks import split_task
-from cotjax.data.turns import Episode, Turn, Unmapped
+from cotjax.data.importing.responses import split_response
+from cotjax.data.importing.steps import IMPORTED_BEFORE
+from cotjax.data.importing.tasks import split_task
+from cotjax.data.importing.turns import Episode, Turn, Unmapped
 
 # What may stand around the prompt where the row holds it as the model saw it.
 _OPEN = r"\s*(?:(?:<\|im_start\|>)?system\n(?P<system>.*?)(?:<\|im_end\|>)?\s*)?(?:(?:<\|im_start\|>)?user\n)?\s*"

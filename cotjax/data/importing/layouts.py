@@ -8,7 +8,7 @@
     prompt-response    {"prompt": …, "response": …}, or "completion" or "output" for the response
     verl-agent         a prompt-response or messages row whose prompt is verl-agent's
 
-docs/data.md says how each is read; `cotjax.data.responses` which forms a response may have.
+docs/data.md says how each is read; `cotjax.data.importing.responses` which forms a response may have.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from cotjax.data.importing.steps import as_episode
+from cotjax.data.importing.tool_calls import call_action, result_text, tagged_action, written_action
+from cotjax.data.importing.turns import Episode, Turn, Unmapped
+from cotjax.data.importing.verl_agent import as_verl_agent, is_verl_agent
 from cotjax.data.json_text import decode
-from cotjax.data.steps import as_episode
-from cotjax.data.tool_calls import call_action, result_text, tagged_action, written_action
-from cotjax.data.turns import Episode, Turn, Unmapped
-from cotjax.data.verl_agent import as_verl_agent, is_verl_agent
 from cotjax.envs.base import TASK_TYPES
 
 _SPEAKERS = {

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from cotjax.data.importing.layouts import layout_of
+from cotjax.data.importing.turns import Unmapped
 from cotjax.data.json_text import decode, decode_from, end_of, open_json
-from cotjax.data.layouts import layout_of
-from cotjax.data.turns import Unmapped
 from cotjax.errors import DataError
 
 _MARK_OF_ORDER = b"\xef\xbb\xbf"

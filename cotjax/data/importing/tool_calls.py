@@ -14,8 +14,8 @@ import json
 import re
 from typing import Any
 
+from cotjax.data.importing.turns import Unmapped
 from cotjax.data.json_text import decode
-from cotjax.data.turns import Unmapped
 
 _TAGGED = re.compile(r"<tool_call>(.*?)</tool_call>", re.S)
 _RESULT = re.compile(r"<tool_response>\n?(.*?)\n?</tool_response>", re.S)

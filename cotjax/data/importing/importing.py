@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cotjax.data.digests import Digests
+from cotjax.data.importing.layouts import LAYOUTS, episode_of, facts_of, id_of, unread_fields
+from cotjax.data.importing.rows import Broken, read_rows
+from cotjax.data.importing.turns import Unmapped
 from cotjax.data.json_text import open_json
-from cotjax.data.layouts import LAYOUTS, episode_of, facts_of, id_of, unread_fields
-from cotjax.data.rows import Broken, read_rows
 from cotjax.data.trajectories import MARK, SCHEMA_VERSION, Trajectory, as_trajectory, write_trajectories
-from cotjax.data.turns import Unmapped
 from cotjax.errors import DataError, UsageError
 from cotjax.runtime.files import check_output, local_path, whole
 
@@ -60,7 +60,7 @@ def import_files(
     limit: int = 20,
     progress: Callable[[int, float], None] = lambda rows, share: None,
 ) -> Imported:
-    """Write the trajectories of `files` (see `cotjax.data.rows`) to `out`, whole or not at all.
+    """Write the trajectories of `files` (see `cotjax.data.importing.rows`) to `out`, whole or not at all.
 
     Args:
       layout: one of `LAYOUTS`, or "auto": each row's fields tell.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from cotjax import formats
-from cotjax.data import tool_calls
+from cotjax.data.importing import tool_calls
+from cotjax.data.importing.turns import Turn, Unmapped
 from cotjax.data.json_text import decode
-from cotjax.data.turns import Turn, Unmapped
 
 _THINK = re.compile(rf"\s*{formats.THINK_OPEN}(?P<thought>.*?){formats.THINK_CLOSE}(?P<rest>.*)", re.S)
 _THOUGHT = re.compile(r"\s*(?:Thought|Think)[ \t]*:", re.I)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 
-from cotjax.data.turns import Unmapped
+from cotjax.data.importing.turns import Unmapped
 
 # Phrases of one public set each. They outrank the others, which may stand in instructions.
 _KNOWN = (

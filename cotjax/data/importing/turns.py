@@ -21,7 +21,7 @@ class Turn:
     text: its content; where the agent calls tools, the text beside the calls
     trained: false where the row says that it is not trained on
     thought: reasoning that the row keeps apart from the text
-    call: the tool calls as one action (see `cotjax.data.tool_calls`)
+    call: the tool calls as one action (see `cotjax.data.importing.tool_calls`)
     ids: of its calls, or of the call that it is the result of; None where the row gives none
     """
 
