@@ -15,7 +15,6 @@ import numpy as np
 
 from cotjax.assets import BASE_FOLDER
 from cotjax.config import default_config
-from cotjax.data.collect import collect
 from cotjax.data.packing import Packing, example_lengths
 from cotjax.data.pipeline import Masking, batches, dropped_weights
 from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
@@ -25,6 +24,7 @@ from cotjax.envs.base import TASK_TYPES
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import batch_sharding, make_mesh
+from cotjax.rollout.collect import collect
 from cotjax.train.optim import configured
 from cotjax.train.step import init_state, make_train_step
 

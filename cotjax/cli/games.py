@@ -49,8 +49,8 @@ def _make_games(arguments: argparse.Namespace) -> None:
 
 
 def _collect(arguments: argparse.Namespace) -> None:
-    from cotjax.data.collect import collect
     from cotjax.envs.alfworld.env import find_games, told_left_out
+    from cotjax.rollout.collect import collect
     from cotjax.runtime.progress import Reporter
 
     if arguments.limit < 0:

@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 
 from cotjax.assets import BASE_FOLDER
 from cotjax.config import ARM_FIELDS
-from cotjax.data.collect import AGENTS
 from cotjax.data.pipeline import Masking
 from cotjax.data.tokens import Codec
 from cotjax.errors import DataError, UsageError
@@ -16,6 +15,7 @@ from cotjax.formats import TEMPLATES
 from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.published import PUBLISHED
 from cotjax.model.sharding import make_mesh
+from cotjax.rollout.collect import AGENTS
 from cotjax.runtime import distributed
 from cotjax.runtime.ranges import check_all_ranges
 from cotjax.study.evaluate import check_layout, check_playable, elicitation_of, limits_of, playing_mesh

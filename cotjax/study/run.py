@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from cotjax.data.collect import collect
 from cotjax.data.tfds_agent import dataset_counts, fingerprint, prepare_dataset, sha256_of
 from cotjax.data.tokens import TOKENIZER_FILES, Codec
 from cotjax.data.trajectories import read_trajectories
@@ -30,6 +29,7 @@ from cotjax.formats import TEMPLATES
 from cotjax.model import decoder, lora
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import param_shardings
+from cotjax.rollout.collect import collect
 from cotjax.runtime import distributed
 from cotjax.runtime.files import local_path, read_json, whole_folder, write_whole
 from cotjax.runtime.progress import Reporter, training_progress

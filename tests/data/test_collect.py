@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from cotjax.cli.main import main
-from cotjax.data import collect as collecting
-from cotjax.data.collect import CollectSummary, collect
 from cotjax.data.trajectories import SCRIPTED_BEFORE, read_trajectories
 from cotjax.envs.alfworld.maker.make import make_games
 from cotjax.envs.alfworld.scripted.expert import Decision, Expert
 from cotjax.envs.base import TASK_TYPES, Game
 from cotjax.errors import UsageError
+from cotjax.rollout import collect as collecting
+from cotjax.rollout.collect import CollectSummary, collect
 
 
 @pytest.fixture(scope="module")
