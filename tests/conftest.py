@@ -6,6 +6,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import jax
 
+pytest_plugins = ["helpers.studies"]
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # What several processes of the tests run is compiled once; JAX_COMPILATION_CACHE_DIR keeps it for the next run too.
 _COMPILED = tempfile.TemporaryDirectory(prefix="cotjax-compiled-")

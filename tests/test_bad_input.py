@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tiny
+from helpers import tiny
 
 from cotjax.cli.main import main
 from cotjax.data.trajectories import write_trajectories

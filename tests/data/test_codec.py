@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
+from helpers.layouts import tokenizer as chat_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import tokenizer as chat_tokenizer
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from cotjax import formats

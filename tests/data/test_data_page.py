@@ -5,7 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
-import tiny
+from helpers import tiny
 
 from cotjax.cli.main import main
 from cotjax.data.trajectories import KNOWN_FIELDS, KNOWN_STEP_FIELDS, MAX_LINE_BYTES, read_trajectories

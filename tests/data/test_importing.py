@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-import tiny
+from helpers import tiny
 
 from cotjax.cli.main import main
 from cotjax.data.check import check

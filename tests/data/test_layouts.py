@@ -5,8 +5,8 @@ import json
 import re
 
 import pytest
-import tiny
-from public_rows import (
+from helpers import tiny
+from helpers.public_rows import (
     EPISODES,
     FACTORY,
     FIRST,

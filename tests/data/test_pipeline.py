@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 
 from cotjax.data.packing import Packing, example_lengths
 from cotjax.data.pipeline import Masking, batches, dropped_weights, example_features, packed_row

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 
 from cotjax.cli.main import main
 from cotjax.config import default_config, load_config, set_field

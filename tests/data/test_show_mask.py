@@ -4,8 +4,8 @@ import re
 
 import numpy as np
 import pytest
-import tiny
-from layouts import tokenizer
+from helpers import tiny
+from helpers.layouts import tokenizer
 from rich.console import Console
 
 from cotjax.cli.main import main

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 
 from cotjax.data.tokens import TREES, Codec, Layout, trajectory_examples
 from cotjax.data.word_tokenizer import build_word_tokenizer

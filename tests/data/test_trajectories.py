@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tiny
+from helpers import tiny
 
 from cotjax.data import trajectories
 from cotjax.data.digests import Digests

@@ -1,7 +1,7 @@
 """The step and the epoch that a real Trainer's batches are collated for."""
 
 import pytest
-from layouts import tokenizer
+from helpers.layouts import tokenizer
 
 from cotjax.masking import Dropping, LinearFraction, MaskCollator, MaskError, mask_callback
 

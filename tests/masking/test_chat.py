@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from layouts import TEMPLATES, tokenizer
+from helpers.layouts import TEMPLATES, tokenizer
 
 from cotjax.masking import RESPONSE_ROLES, MaskError, Role, labels, roles_from_messages, target_weights
 

@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 import pytest
-from layouts import TEMPLATES, tokenizer
+from helpers.layouts import TEMPLATES, tokenizer
 
 from cotjax.masking import Dropping, MaskError, Role, Tags, roles_from_messages, target_weights
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import tokenizer
+from helpers.layouts import tokenizer
 
 from cotjax.masking import Dropping, LinearFraction, MaskCollator, MaskError, Role, labels, roles_from_messages, target_weights
 

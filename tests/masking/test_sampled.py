@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from helpers.layouts import tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import tokenizer
 
 from cotjax.masking import MaskError, Role, Tags, policy_losses, roles_from_ids, roles_from_messages, target_weights, token_sum
 

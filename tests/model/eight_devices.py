@@ -4,7 +4,7 @@ from tempfile import TemporaryDirectory
 
 import jax
 import numpy as np
-import tiny
+from helpers import tiny
 
 from cotjax.errors import UsageError
 from cotjax.model import decoder, lora

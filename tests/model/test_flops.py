@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-import tiny
+from helpers import tiny
 
 from cotjax.errors import CotjaxError
 from cotjax.model import decoder

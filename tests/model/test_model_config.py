@@ -2,7 +2,7 @@ import json
 from dataclasses import asdict
 
 import pytest
-import tiny
+from helpers import tiny
 
 from cotjax.errors import DataError, UsageError
 from cotjax.model.config import ModelConfig, RopeScaling

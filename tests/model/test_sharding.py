@@ -2,8 +2,8 @@ from types import SimpleNamespace
 
 import jax
 import pytest
-import tiny
-from processes import ended, start_process
+from helpers import tiny
+from helpers.processes import ended, start_process
 
 from cotjax.errors import UsageError
 from cotjax.model import sharding

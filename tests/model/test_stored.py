@@ -6,7 +6,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 from safetensors.numpy import load_file, save_file
 
 from cotjax.errors import DataError

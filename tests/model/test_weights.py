@@ -5,7 +5,7 @@ from itertools import pairwise
 import jax
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 from safetensors.numpy import load_file, save_file
 
 from cotjax.errors import DataError, UsageError

@@ -4,8 +4,8 @@ leave of the cores, and the tests that ask for them come last."""
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
-import planning
 import pytest
+from helpers import planning
 
 
 class Plans:

@@ -6,7 +6,7 @@ import subprocess
 from math import prod
 
 import pytest
-from planning import CONFIGS, SHIPPED, command, compiler, environment
+from helpers.planning import CONFIGS, SHIPPED, command, compiler, environment
 
 from cotjax.config import load_config, sampler_mesh
 from cotjax.errors import UsageError

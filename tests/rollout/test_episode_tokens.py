@@ -1,7 +1,7 @@
 """Token in, token out: sampled ids go on as they are, and a prompt that does not is an internal error."""
 
 import pytest
-import tiny
+from helpers import tiny
 from test_loop import Cabinets, Generation, RulePolicy
 
 from cotjax.envs.base import Game

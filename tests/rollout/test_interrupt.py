@@ -16,7 +16,7 @@ PLAYS = """
 import sys
 from functools import partial
 from pathlib import Path
-import tiny
+from helpers import tiny
 from test_interrupt import Hanging, game
 from test_loop import RulePolicy
 from cotjax.envs.pool import EnvPool

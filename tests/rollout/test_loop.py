@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 
 from cotjax.envs.base import Game, Observation
 from cotjax.errors import DataError, EnvError, InternalError, UsageError

@@ -6,7 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 from test_loop import Cabinets, Generation, RulePolicy
 
 from cotjax.envs.base import Game

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 from test_loop import Cabinets, Generation, RulePolicy
 
 from cotjax import formats

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 
 from cotjax.model import decoder
 from cotjax.model.sharding import make_mesh

@@ -2,7 +2,7 @@
 
 import jax
 import pytest
-import tiny
+from helpers import tiny
 from test_export import CONFIG, base_folder
 
 from cotjax.cli.main import main

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 from safetensors.numpy import load_file, save_file
 
 from cotjax.cli.main import main

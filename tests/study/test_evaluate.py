@@ -5,7 +5,7 @@ from io import StringIO
 
 import jax
 import pytest
-import tiny
+from helpers import tiny
 from rich.console import Console
 
 from cotjax.assets import BASE_FOLDER

@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 from safetensors.numpy import load_file
 
 from cotjax.cli.main import main

@@ -150,7 +150,7 @@ def _played(out):
 @pytest.mark.slow
 def test_two_processes_make_a_whole_study_and_play_what_one_plays(study, tmp_path):
     """Through the command line: process 0 makes the files, both train one model, each plays its share."""
-    from processes import ended, free_address, start_process
+    from helpers.processes import ended, free_address, start_process
 
     config, first = study
     out, address = tmp_path / "run", free_address()
@@ -177,7 +177,7 @@ def test_two_processes_make_a_whole_study_and_play_what_one_plays(study, tmp_pat
 
 @pytest.mark.slow
 def test_a_cpu_that_is_split_trains_and_plays_as_one_device_does(study, tmp_path):
-    from processes import ended, start_process
+    from helpers.processes import ended, start_process
 
     config, first = study
     out = tmp_path / "run"

@@ -217,7 +217,7 @@ def test_a_full_disk_is_one_clear_line_and_spoils_nothing(tmp_path):
 
 
 def test_a_damaged_checkpoint_is_not_evaluated(three, tmp_path):
-    import tiny
+    from helpers import tiny
 
     from cotjax.model.sharding import make_mesh
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-import tiny
+from helpers import tiny
 from jax.extend.core import jaxprs_in_params
 from test_train import ONE, make_source, params_at, settings
 

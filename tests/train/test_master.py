@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 from jax.sharding import AbstractMesh, AxisType
 from test_train import ONE, make_source, params_at, settings
 

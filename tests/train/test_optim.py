@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny
+from helpers import tiny
 from ml_collections import ConfigDict
 
 from cotjax.config import default_config

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from processes import run_together
+from helpers.processes import run_together
 from test_train import make_source, params_at
 
 from cotjax.train.metrics import read_held_out, read_metrics

@@ -2,7 +2,7 @@
 
 import jax
 import optax
-import tiny
+from helpers import tiny
 
 from cotjax.model.sharding import make_mesh
 from cotjax.train.optim import make_optimizer

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 from ml_collections import ConfigDict
 
 from cotjax.config import default_config

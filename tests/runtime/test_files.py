@@ -128,7 +128,7 @@ def test_other_paths_are_taken_as_they_are(tmp_path, monkeypatch):
 @pytest.mark.parametrize("place", ["--out", "--config.out", "--config.data.trajectories", "--config.model.base", "--config.games.root"])
 def test_no_command_makes_a_folder_of_a_url(tmp_path, monkeypatch, capsys, place):
     monkeypatch.chdir(tmp_path)
-    config = str(Path(__file__).parent.parent / "configs" / "demo_quick.py")
+    config = str(Path(__file__).parents[2] / "configs" / "demo_quick.py")
     assert main(["train", "--config", config, f"{place}=gs://bucket/run"]) == 2
     assert "gs://bucket/run: only paths of this machine's file system" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -154,6 +154,6 @@ def test_a_log_that_is_not_utf8_gets_what_it_can_show():
 def test_a_variable_of_the_environment_is_expanded_in_a_path(monkeypatch, tmp_path):
     monkeypatch.setenv("COTJAX_TEST_DATA", str(tmp_path))
     assert local_path("$COTJAX_TEST_DATA/games") == local_path("${COTJAX_TEST_DATA}/games") == tmp_path / "games"
-    assert load_config(Path(__file__).parents[1] / "configs" / "demo.py", ["games.root=$COTJAX_TEST_DATA/games"]).games.root == str(
+    assert load_config(Path(__file__).parents[2] / "configs" / "demo.py", ["games.root=$COTJAX_TEST_DATA/games"]).games.root == str(
         tmp_path / "games"
     )

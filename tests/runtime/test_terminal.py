@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tiny
+from helpers import tiny
 from rich.console import Console
 
 from cotjax.cli.main import main

@@ -5,7 +5,7 @@ import os
 from dataclasses import asdict
 
 import pytest
-import tiny
+from helpers import tiny
 from rich.console import Console
 
 from cotjax.bench.train import TrainSide, benchmark, check_agreement

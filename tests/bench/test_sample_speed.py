@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
-import tiny
+from helpers import tiny
 from rich.console import Console
 
 from cotjax.bench.growth import exponent, growth

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-import tiny
+from helpers import tiny
 
 from cotjax.bench.data import benchmark
 from cotjax.cli.main import main

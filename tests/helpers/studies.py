@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-import tiny
 
 from cotjax.rollout.record import record_path, write_record
+from helpers import tiny
 
 ELICITATION = {
     "temperature": 0.0,

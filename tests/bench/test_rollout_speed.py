@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 import pytest
-import tiny
+from helpers import tiny
 from rich.console import Console
 
 from cotjax.assets import BASE_FOLDER

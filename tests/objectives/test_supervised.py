@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny
+from helpers import tiny
 
 from cotjax.masking import target_weights, targets
 from cotjax.model import decoder

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cotjax
 
-CONFIGS = Path(cotjax.__file__).parent.parent / "configs"
+CONFIGS = Path(cotjax.__file__).parents[1] / "configs"
 # The slice that each is for.
 SHIPPED = {
     "qwen3_4b_v5e_4x4": ["v5e:4x4"],

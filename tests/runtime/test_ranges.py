@@ -11,7 +11,7 @@ from cotjax.errors import UsageError
 from cotjax.runtime.ranges import INT32_MAX, RANGES, check_all_ranges
 from cotjax.train.main import check_counts
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 FIELDS = [(section, field) for section, fields in RANGES.items() for field in fields]
 
 

@@ -5,12 +5,12 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import ended, free_address, run_together, start_process
+from helpers.processes import ended, free_address, run_together, start_process
 
 from cotjax.errors import UsageError
 from cotjax.runtime import distributed
 
-CONFIG = Path(__file__).parent.parent / "configs" / "base.py"
+CONFIG = Path(__file__).parents[2] / "configs" / "base.py"
 
 
 def train_together(configs, tmp_path, *arguments):
@@ -21,7 +21,7 @@ def train_together(configs, tmp_path, *arguments):
 
 
 def together(scene, tmp_path, count=2, **more):
-    return run_together("together.py", count, scene, tmp_path, **more)
+    return run_together("helpers/together.py", count, scene, tmp_path, **more)
 
 
 def test_every_mesh_gets_its_batch(tmp_path):
