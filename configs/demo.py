@@ -18,7 +18,9 @@ def get_config():
     config.games.in_domain = 60
     config.games.ood = 20
     config.task_types.collect = config.task_types.in_domain  # the OOD task types are never shown
-    config.collect.slips = 0.3  # a model that has only seen faultless play repeats itself where nothing happens
+    config.collect.slips = (
+        0.3  # a model that has only seen faultless play repeats itself where nothing happens
+    )
     config.train.steps = 150
     config.train.save_every = 30  # 5 checkpoints an arm, and the base
     config.train.learning_rate = 2e-3

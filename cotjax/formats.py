@@ -40,8 +40,16 @@ class TurnTemplate:
     @property
     def marks(self) -> tuple[str, ...]:
         """The template's `<|…|>` marks, in order of first use."""
-        pieces = (self.turn_open, self.response_open, self.response_end, self.system_open, self.begin)
-        return tuple(dict.fromkeys(mark for piece in pieces for mark in re.findall(r"<\|.*?\|>", piece)))
+        pieces = (
+            self.turn_open,
+            self.response_open,
+            self.response_end,
+            self.system_open,
+            self.begin,
+        )
+        return tuple(
+            dict.fromkeys(mark for piece in pieces for mark in re.findall(r"<\|.*?\|>", piece))
+        )
 
 
 CHATML = TurnTemplate(

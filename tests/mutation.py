@@ -33,16 +33,23 @@ ROOMS = {
         "cotjax/objectives/supervised.py cotjax/objectives/cross_entropy.py cotjax/train/optim.py",
         "tests/train/test_loss.py tests/train/test_cross_entropy.py tests/train/test_optim.py",
     ),
-    "packing": ("cotjax/data/packing.py cotjax/data/pipeline.py", "tests/data/test_packing_plan.py tests/data/test_pipeline.py"),
+    "packing": (
+        "cotjax/data/packing.py cotjax/data/pipeline.py",
+        "tests/data/test_packing_plan.py tests/data/test_pipeline.py",
+    ),
     "sampler": ("cotjax/sample", "tests/sample"),
     "statistics": ("cotjax/diagnostics/statistics.py", "tests/study/test_statistics.py"),
 }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("room", choices=ROOMS)
-    parser.add_argument("--sample", type=int, default=0, help="mutants to run, drawn at random (default 0: all)")
+    parser.add_argument(
+        "--sample", type=int, default=0, help="mutants to run, drawn at random (default 0: all)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time (default 1)")
     arguments = parser.parse_args()
@@ -58,14 +65,18 @@ def main() -> int:
         chosen = _chosen(copies[0], modules, tests, timeout, arguments.sample, arguments.seed)
         shares = [chosen[number :: arguments.jobs] for number in range(arguments.jobs)]
         with ThreadPoolExecutor(arguments.jobs) as pool:
-            rows = pool.map(lambda copy, share: _run(copy, share, modules, tests, timeout), copies, shares)
+            rows = pool.map(
+                lambda copy, share: _run(copy, share, modules, tests, timeout), copies, shares
+            )
             results = [result for share in rows for result in share]
     return _report(arguments.room, results)
 
 
 def _copy(folder: Path) -> Path:
     """Copy what git tracks of this checkout, as it is now."""
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    names = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
     for name in filter(None, names):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +85,19 @@ def _copy(folder: Path) -> Path:
 
 
 def _pytest(tests: list[str]) -> list[str]:
-    return [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--durations=0", "-m", "not slow", *tests]
+    return [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--durations=0",
+        "-m",
+        "not slow",
+        *tests,
+    ]
 
 
 def _session(copy: Path, modules: list[str], tests: list[str], timeout: float) -> Path:
@@ -91,14 +114,22 @@ def _session(copy: Path, modules: list[str], tests: list[str], timeout: float) -
     return session
 
 
-def _chosen(copy: Path, modules: list[str], tests: list[str], timeout: float, sample: int, seed: int) -> list[tuple]:
+def _chosen(
+    copy: Path, modules: list[str], tests: list[str], timeout: float, sample: int, seed: int
+) -> list[tuple]:
     """(module, operator, occurrence) of the mutants to run, in a random order."""
     with closing(connect(_session(copy, modules, tests, timeout))) as session:
-        rows = session.execute("select module_path, operator_name, occurrence, start_pos_row, start_pos_col from mutation_specs").fetchall()
+        rows = session.execute(
+            "select module_path, operator_name, occurrence, start_pos_row, start_pos_col from mutation_specs"
+        ).fetchall()
     annotated = {module: _annotations(copy / module) for module in {row[0] for row in rows}}
-    found = sorted(tuple(row[:3]) for row in rows if not any(a <= row[3:] < b for a, b in annotated[row[0]]))
+    found = sorted(
+        tuple(row[:3]) for row in rows if not any(a <= row[3:] < b for a, b in annotated[row[0]])
+    )
     random.Random(seed).shuffle(found)
-    print(f"{len(found)} mutants" + (f", of which {sample} are drawn" if sample else ""), flush=True)
+    print(
+        f"{len(found)} mutants" + (f", of which {sample} are drawn" if sample else ""), flush=True
+    )
     return found[: sample or None]
 
 
@@ -107,15 +138,23 @@ def _annotations(module: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     parts = []
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         parts += [getattr(node, name, None) for name in ("annotation", "returns")]
-    return [((part.lineno, part.col_offset), (part.end_lineno, part.end_col_offset)) for part in parts if part is not None]
+    return [
+        ((part.lineno, part.col_offset), (part.end_lineno, part.end_col_offset))
+        for part in parts
+        if part is not None
+    ]
 
 
-def _run(copy: Path, share: list[tuple], modules: list[str], tests: list[str], timeout: float) -> list[tuple[str, str]]:
+def _run(
+    copy: Path, share: list[tuple], modules: list[str], tests: list[str], timeout: float
+) -> list[tuple[str, str]]:
     """Run a share of the mutants -> (outcome, diff) of each."""
     file = _session(copy, modules, tests, timeout)
     with closing(connect(file)) as session:
         wanted = set(share)
-        rows = session.execute("select job_id, module_path, operator_name, occurrence from mutation_specs").fetchall()
+        rows = session.execute(
+            "select job_id, module_path, operator_name, occurrence from mutation_specs"
+        ).fetchall()
         drop = [(row[0],) for row in rows if tuple(row[1:]) not in wanted]
         session.executemany("delete from mutation_specs where job_id = ?", drop)
         session.executemany("delete from work_items where job_id = ?", drop)
@@ -128,11 +167,16 @@ def _run(copy: Path, share: list[tuple], modules: list[str], tests: list[str], t
 def _change(diff: str) -> tuple[str, str]:
     """What a diff takes away and what it puts there, as one line each."""
     lines = [line for line in diff.splitlines() if not line.startswith(("---", "+++"))]
-    return tuple(" ".join(line[1:].strip() for line in lines if line.startswith(sign)) for sign in "-+")
+    return tuple(
+        " ".join(line[1:].strip() for line in lines if line.startswith(sign)) for sign in "-+"
+    )
 
 
 def _report(room: str, results: list[tuple[str, str]]) -> int:
-    known = [tuple(entry[name] for name in ("line", "becomes")) for entry in tomllib.loads(EQUIVALENT.read_text()).get("mutant", [])]
+    known = [
+        tuple(entry[name] for name in ("line", "becomes"))
+        for entry in tomllib.loads(EQUIVALENT.read_text()).get("mutant", [])
+    ]
     survivors = [diff for outcome, diff in results if outcome == "SURVIVED"]
     changes = [_change(diff) for diff in survivors]
     alive = [diff for diff, change in zip(survivors, changes, strict=True) if change not in known]

@@ -20,7 +20,9 @@ def good(tmp_path_factory):
     """A folder with good input: trajectories, a tokenizer, a config, and a run that was trained from them."""
     folder = tmp_path_factory.mktemp("good")
     tiny.word_codec(folder / "tokenizer", tiny.TINY_WORDS)
-    write_trajectories(folder / "data.jsonl", [tiny.trajectory(name=f"t{i}", steps=2) for i in range(6)])
+    write_trajectories(
+        folder / "data.jsonl", [tiny.trajectory(name=f"t{i}", steps=2) for i in range(6)]
+    )
     assert main(["train", *_training(folder), "--out", str(folder / "run")]) == 0
     return folder
 
@@ -41,12 +43,19 @@ def _training(folder, *overrides):
         "train.steps": 2, "train.save_every": 1, "train.batch": 1, "train.row_length": 128, "train.warmup": 1, "games.train": 0,
         "games.in_domain": 0, "games.ood": 0, "cpu_devices": 1,
     }  # fmt: skip
-    return ["--config", str(CONFIGS / "demo.py"), *[f"--config.{name}={value}" for name, value in settings.items()], *overrides]
+    return [
+        "--config",
+        str(CONFIGS / "demo.py"),
+        *[f"--config.{name}={value}" for name, value in settings.items()],
+        *overrides,
+    ]
 
 
 def _row(**changes):
     """The first trajectory's JSON with some fields changed; a value of `...` takes the field away."""
-    return lambda row: json.dumps({name: value for name, value in (row | changes).items() if value is not ...}).encode()
+    return lambda row: json.dumps(
+        {name: value for name, value in (row | changes).items() if value is not ...}
+    ).encode()
 
 
 def _step(**changes):
@@ -105,7 +114,11 @@ def test_a_bad_line(name, command, place, capsys):
     lines = data.read_bytes().splitlines()
     lines[1] = make(json.loads(lines[1]))
     data.write_bytes(b"\n".join(lines) + b"\n")
-    arguments = ["data", "check", str(data)] if command == "check" else ["train", *_training(place), "--out", str(place / "other")]
+    arguments = (
+        ["data", "check", str(data)]
+        if command == "check"
+        else ["train", *_training(place), "--out", str(place / "other")]
+    )
     _refused(arguments, DATA, [str(data), ":2", words], place, capsys)
 
 
@@ -126,8 +139,16 @@ def _refused(arguments, code, words, place, capsys):
 
 def _contents(place):
     """The bytes of every file, but those of the folder that a command writes to, the log, which grows, and the sums that are remembered."""
-    files = (path for path in place.rglob("*") if path.is_file() and "other" not in path.relative_to(place).parts)
-    return {path: path.read_bytes() for path in files if path.name not in ("log.txt", "fingerprints.json")}
+    files = (
+        path
+        for path in place.rglob("*")
+        if path.is_file() and "other" not in path.relative_to(place).parts
+    )
+    return {
+        path: path.read_bytes()
+        for path in files
+        if path.name not in ("log.txt", "fingerprints.json")
+    }
 
 
 def _train(*overrides):
@@ -136,7 +157,13 @@ def _train(*overrides):
 
 def _again(*overrides):
     """The training that made the run, again."""
-    return lambda place: ["train", *_training(Path((place / "origin").read_text())), "--out", place / "run", *overrides]
+    return lambda place: [
+        "train",
+        *_training(Path((place / "origin").read_text())),
+        "--out",
+        place / "run",
+        *overrides,
+    ]
 
 
 def _write(name, content, arguments):

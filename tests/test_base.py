@@ -27,7 +27,11 @@ def base():
 
 def test_it_is_a_small_whole_hugging_face_folder(base):
     (config, params), codec = base
-    assert {path.name for path in BASE_FOLDER.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    assert {path.name for path in BASE_FOLDER.iterdir()} >= {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    }
     assert sum(path.stat().st_size for path in BASE_FOLDER.iterdir()) <= 8e6
     assert 0.5e6 < sum(leaf.size for leaf in jax.tree.leaves(params)) < 2e6
     assert codec.vocab_size <= config.vocab_size
@@ -76,7 +80,9 @@ def test_transformers_computes_the_same_logits(base):
     (config, params), codec = base
     ids = np.asarray([codec.first_prompt("put a plate in fridge", OBSERVATION)], np.int32)
     ones, positions = np.ones_like(ids), np.arange(ids.shape[1], dtype=np.int32)[None]
-    ours = decoder.logits(config, params, decoder.hidden_states(config, params, ids, positions, ones, ones * 0))
+    ours = decoder.logits(
+        config, params, decoder.hidden_states(config, params, ids, positions, ones, ones * 0)
+    )
     model = AutoModelForCausalLM.from_pretrained(BASE_FOLDER)
     with torch.no_grad():
         theirs = model(torch.tensor(ids, dtype=torch.long)).logits.numpy()

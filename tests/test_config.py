@@ -13,12 +13,22 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 def test_every_config_loads_and_says_how_to_run_it(path):
     config = load_config(path)
     assert set(config) == set(default_config())
-    assert "cotjax" in path.read_text().split('"""')[1] or "launch/" in path.read_text().split('"""')[1]
+    assert (
+        "cotjax" in path.read_text().split('"""')[1]
+        or "launch/" in path.read_text().split('"""')[1]
+    )
 
 
 def test_fields_are_set_with_their_type():
     config = load_config(
-        CONFIGS[0], ["train.steps=7", "train.learning_rate=1", "out=runs/x", "train.remat=dots", "masking.supervised=ACTION,END"]
+        CONFIGS[0],
+        [
+            "train.steps=7",
+            "train.learning_rate=1",
+            "out=runs/x",
+            "train.remat=dots",
+            "masking.supervised=ACTION,END",
+        ],
     )
     assert config.train.steps == 7 and config.train.learning_rate == 1.0 and config.out == "runs/x"
     assert config.train.remat == "dots" and config.masking.supervised == ("ACTION", "END")
@@ -45,10 +55,21 @@ def test_a_wrong_override_is_one_clear_line(override, message):
 
 def test_every_field_of_an_arm_can_be_set(tmp_path):
     config = default_config()
-    for name, value in (("control", "random tokens"), ("fraction", 0.5), ("last_fraction", 0.25), ("fraction_steps", 7), ("label", "x")):
+    for name, value in (
+        ("control", "random tokens"),
+        ("fraction", 0.5),
+        ("last_fraction", 0.25),
+        ("fraction_steps", 7),
+        ("label", "x"),
+    ):
         set_field(config, f"arms.reduced.{name}={value}")
-        assert config.arms.reduced[name] == value and type(config.arms.reduced[name]) is type(ARM_FIELDS[name])
-    assert set(config.arms.reduced) == set(ARM_FIELDS) and set(config.arms.sft) == {"label", "fraction"}
+        assert config.arms.reduced[name] == value and type(config.arms.reduced[name]) is type(
+            ARM_FIELDS[name]
+        )
+    assert set(config.arms.reduced) == set(ARM_FIELDS) and set(config.arms.sft) == {
+        "label",
+        "fraction",
+    }
     assert masking_of(config, "reduced").dropping().fraction_at(7) == 0.25
     for override, words in (
         ("arms.reduced.contrl=x", "did you mean 'control'"),
@@ -59,7 +80,11 @@ def test_every_field_of_an_arm_can_be_set(tmp_path):
 
 
 def test_a_config_file_that_is_missing_or_broken_is_named(tmp_path):
-    for text, message in ((None, "no such config file"), ("x = 1", "get_config"), ("def get_config(:", "invalid syntax")):
+    for text, message in (
+        (None, "no such config file"),
+        ("x = 1", "get_config"),
+        ("def get_config(:", "invalid syntax"),
+    ):
         path = tmp_path / "c.py"
         if text is not None:
             path.write_text(text)

@@ -6,7 +6,11 @@ from cotjax.formats import parse_response
 @pytest.mark.parametrize(
     ("text", "thought", "action"),
     [
-        ("<think> i look. </think><action> go to  shelf 1 </action><|im_end|>", "i look.", "go to shelf 1"),
+        (
+            "<think> i look. </think><action> go to  shelf 1 </action><|im_end|>",
+            "i look.",
+            "go to shelf 1",
+        ),
         ("<action> look </action>", None, "look"),
         ("<think> </think> <action>look</action>\n", "", "look"),
     ],
@@ -27,13 +31,23 @@ def test_a_prefilled_response_begins_inside_the_action():
         ("i look", False, "text_before", "text before <think>"),
         ("<think> i look", False, "unclosed_thought", "no </think>"),
         ("<think> i look </think>", False, "no_action", "no <action>"),
-        ("<think> a </think> b <action> look </action>", False, "text_between", "text between </think> and <action>"),
+        (
+            "<think> a </think> b <action> look </action>",
+            False,
+            "text_between",
+            "text between </think> and <action>",
+        ),
         ("<action> look", False, "unclosed_action", "no </action>"),
         ("look", True, "unclosed_action", "no </action>"),
         (" </action>", True, "empty_action", "an empty action"),
         ("<think> look </action>", True, "tag_in_action", "a tag inside the action"),
         ("<action> look </action> and so on", False, "text_after", "text after </action>"),
-        ("<action> look </action><action> open fridge 1 </action>", False, "two_actions", "two actions"),
+        (
+            "<action> look </action><action> open fridge 1 </action>",
+            False,
+            "two_actions",
+            "two actions",
+        ),
         ("look </action><|im_end|> <action> look </action>", True, "two_actions", "two actions"),
     ],
 )

@@ -44,7 +44,9 @@ CLOSED = dict.fromkeys(("errors", "assets", "formats", "masking", "runtime", "en
 CLOSED |= dict.fromkeys(("data", "rollout", "report"), JAX)
 # A process of several is one of jax's; an environment's engine is imported by its constructor alone.
 OPEN = {"runtime/distributed.py": {"jax"}, "envs/alfworld/engine.py": {"alfworld", "textworld"}}
-OPEN["envs/alfworld/translation.py"] = OPEN["envs/alfworld/grammar.py"] = OPEN["envs/alfworld/engine.py"]
+OPEN["envs/alfworld/translation.py"] = OPEN["envs/alfworld/grammar.py"] = OPEN[
+    "envs/alfworld/engine.py"
+]
 # Functions that may be longer than 60 lines: they read top to bottom.
 LONG = {"train/main.py:train"}
 
@@ -70,7 +72,9 @@ def _imports(nodes):
 
 
 def _name(path):
-    return ".".join(("cotjax", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+    return ".".join(("cotjax", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(
+        ".__init__"
+    )
 
 
 def test_every_arrow_points_down():
@@ -89,7 +93,11 @@ def test_every_arrow_points_down():
 def test_no_module_imports_itself_through_others():
     trees = {_name(path): tree for path, _, tree in _trees()}
     graph = {
-        name: {other for other in _imports(ast.walk(tree)) if other in trees and other != name and not name.startswith(f"{other}.")}
+        name: {
+            other
+            for other in _imports(ast.walk(tree))
+            if other in trees and other != name and not name.startswith(f"{other}.")
+        }
         for name, tree in trees.items()
     }
     try:
@@ -113,7 +121,11 @@ def test_no_room_is_above_18_percent_of_the_lines_and_no_file_above_400():
     rooms = Counter()
     for path, room in _modules():
         rooms[room] += lines[path]
-    large = {room: f"{count / rooms.total():.1%}" for room, count in rooms.items() if count > 0.18 * rooms.total()}
+    large = {
+        room: f"{count / rooms.total():.1%}"
+        for room, count in rooms.items()
+        if count > 0.18 * rooms.total()
+    }
     assert not large, large
     long = {str(path.relative_to(ROOT)): count for path, count in lines.items() if count > 400}
     assert not long, long
@@ -149,5 +161,7 @@ assert masking.target_weights(np.array([1, 3, 3])).tolist() == [1, 1, 0]
 
 def test_importing_cotjax_loads_nothing_else():
     code = "import sys; before = set(sys.modules); import cotjax; print(*sorted(set(sys.modules) - before))"
-    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    out = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.split()
     assert out == ["cotjax"]

@@ -37,7 +37,12 @@ _STEPS = 2  # train steps a round
 
 
 def benchmark(
-    data: Path | None = None, tokenizer: Path | None = None, *, length: int = 2048, batch: int = 8, seconds: float = 3.0
+    data: Path | None = None,
+    tokenizer: Path | None = None,
+    *,
+    length: int = 2048,
+    batch: int = 8,
+    seconds: float = 3.0,
 ) -> dict[str, float]:
     """Print, and return: tokens/s of writing the dataset ("written/s"), of reading, packing, masking and collating batches without
     and with dropping ("tokens/s", "dropping tokens/s") and of the demo model's train step ("step tokens/s"); "ratio", the second over
@@ -78,12 +83,19 @@ def _fillings(figures: dict[str, float], lengths: np.ndarray, length: int) -> No
         if row_length >= lengths.max():
             packing = Packing(lengths, row_length, seed=0)
             figures[f"filling at {row_length}"] = packing.filling
-            print(f"rows of {row_length:,}: {packing.filling:.1%} filled, {len(lengths) / packing.rows:.1f} examples a row")
+            print(
+                f"rows of {row_length:,}: {packing.filling:.1%} filled, {len(lengths) / packing.rows:.1f} examples a row"
+            )
 
 
-def _speeds(figures: dict[str, float], source: Sequence[dict], length: int, batch: int, seconds: float) -> None:
+def _speeds(
+    figures: dict[str, float], source: Sequence[dict], length: int, batch: int, seconds: float
+) -> None:
     maskings = {"tokens/s": Masking(), "dropping tokens/s": Masking(fraction=0.3)}
-    readers = {name: iter(batches(source, row_length=length, batch=batch, masking=masking, seed=0)) for name, masking in maskings.items()}
+    readers = {
+        name: iter(batches(source, row_length=length, batch=batch, masking=masking, seed=0))
+        for name, masking in maskings.items()
+    }
     step, shape = _train_step(next(readers["tokens/s"]))
     measured: dict[str, list[float]] = {name: [] for name in (*maskings, "step tokens/s")}
     for _ in range(_ROUNDS):
@@ -92,7 +104,9 @@ def _speeds(figures: dict[str, float], source: Sequence[dict], length: int, batc
         started = time.perf_counter()
         for _ in range(_STEPS):
             step()
-        measured["step tokens/s"].append(_STEPS * shape[0] * shape[1] / (time.perf_counter() - started))
+        measured["step tokens/s"].append(
+            _STEPS * shape[0] * shape[1] / (time.perf_counter() - started)
+        )
     figures.update({name: median(rates) for name, rates in measured.items()})
     figures["ratio"] = figures["dropping tokens/s"] / figures["step tokens/s"]
     print(
@@ -116,12 +130,17 @@ def _rate(reader: Iterator[dict], masking: Masking, seconds: float) -> float:
 def _train_step(batch: dict[str, np.ndarray]) -> tuple[Callable[[], None], tuple[int, int]]:
     """The demo model's train step, compiled, on a batch of its shape cut out of `batch`; and that shape."""
     settings, mesh = default_config().train, make_mesh(1, 1, 1, devices=jax.devices()[:1])
-    rows = {name: np.resize(array[:, : settings.row_length], (settings.batch, settings.row_length)) for name, array in batch.items()}
+    rows = {
+        name: np.resize(array[:, : settings.row_length], (settings.batch, settings.row_length))
+        for name, array in batch.items()
+    }
     rows = jax.device_put(dropped_weights(rows, 0.0), batch_sharding(mesh))
     config = ModelConfig.from_hf(BASE_FOLDER)
     _, optimizer = configured(settings)
     with jax.set_mesh(mesh):
-        state = init_state(config, optimizer, decoder.init_params(config, jax.random.key(0), mesh), mesh)
+        state = init_state(
+            config, optimizer, decoder.init_params(config, jax.random.key(0), mesh), mesh
+        )
         train_step = make_train_step(config, optimizer, state.params, mesh, remat=settings.remat)
 
     def step() -> None:
@@ -138,7 +157,9 @@ def _play(folder: Path) -> Path:
     print(f"making {_GAMES * len(TASK_TYPES)} games and playing each {_EPISODES} times", flush=True)
     workers = os.cpu_count() or 1
     games = make_games(folder / "games", {"train": dict.fromkeys(TASK_TYPES, _GAMES)}, 0, workers)
-    collect(games, folder / "played.jsonl", "expert", 0, workers=workers, episodes_per_game=_EPISODES)
+    collect(
+        games, folder / "played.jsonl", "expert", 0, workers=workers, episodes_per_game=_EPISODES
+    )
 
     def copies() -> Iterator[Trajectory]:
         for copy in range(_COPIES):

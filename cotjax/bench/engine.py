@@ -16,7 +16,9 @@ from cotjax.errors import EnvError
 _COLUMNS = ("load", "reset", "step")
 
 
-def benchmark(root: str | os.PathLike, split: str, games: int = 5, steps: int = 50) -> dict[str, dict[str, float]]:
+def benchmark(
+    root: str | os.PathLike, split: str, games: int = 5, steps: int = 50
+) -> dict[str, dict[str, float]]:
     """Play `steps` random steps of `games` games in both engines, print a table, and return its figures.
 
     {"stock" | "cached, new game" | "cached, known game": {"load", "reset", "step": milliseconds, "steps/s"}}; steps/s
@@ -47,7 +49,9 @@ def benchmark(root: str | os.PathLike, split: str, games: int = 5, steps: int = 
                 CachedPddlEnv.forget()
                 walks[name] = _walk(engine, game.path, steps, seconds[name])
             if any(walk != walks["stock"] for walk in walks.values()):
-                raise EnvError(f"{game.id}: the cached engine differs from the installed one; please report it")
+                raise EnvError(
+                    f"{game.id}: the cached engine differs from the installed one; please report it"
+                )
     return _table(seconds, len(chosen), steps)
 
 
@@ -60,23 +64,33 @@ def _walk(engine, path: str, steps: int, seconds: dict[str, float]) -> list[Any]
         seen = []
         for _ in range(steps):
             seen.append((state.feedback, state["admissible_commands"], state["won"]))
-            state, _, _ = _timed(seconds, "step", engine.step, rng.choice(state["admissible_commands"]))
+            state, _, _ = _timed(
+                seconds, "step", engine.step, rng.choice(state["admissible_commands"])
+            )
     return [*seen, (state.feedback, state["admissible_commands"], state["won"])]
 
 
-def _timed(seconds: dict[str, float], column: str, function: Callable[..., Any], *arguments: Any) -> Any:
+def _timed(
+    seconds: dict[str, float], column: str, function: Callable[..., Any], *arguments: Any
+) -> Any:
     start = time.perf_counter()
     result = function(*arguments)
     seconds[column] += time.perf_counter() - start
     return result
 
 
-def _table(seconds: dict[str, dict[str, float]], games: int, steps: int) -> dict[str, dict[str, float]]:
+def _table(
+    seconds: dict[str, dict[str, float]], games: int, steps: int
+) -> dict[str, dict[str, float]]:
     figures = {}
     print(f"{games} games of {steps} random steps; milliseconds, with admissible commands\n")
     print(f"{'':20}{'load':>9}{'reset':>9}{'step':>9}{'steps/s':>9}{'ratio':>8}")
     for name, total in seconds.items():
-        row = {"load": total["load"] / games, "reset": total["reset"] / games, "step": total["step"] / (games * steps)}
+        row = {
+            "load": total["load"] / games,
+            "reset": total["reset"] / games,
+            "step": total["step"] / (games * steps),
+        }
         figures[name] = {column: 1000 * value for column, value in row.items()}
         figures[name]["steps/s"] = games * steps / sum(total.values())
         ratio = figures[name]["steps/s"] / figures["stock"]["steps/s"]

@@ -14,7 +14,11 @@ def jax_facts() -> dict[str, Any]:
     import jax
 
     devices = jax.devices()
-    kind = {"platform": devices[0].platform, "device_kind": devices[0].device_kind, "devices": len(devices)}
+    kind = {
+        "platform": devices[0].platform,
+        "device_kind": devices[0].device_kind,
+        "devices": len(devices),
+    }
     return {**kind, "versions": f"jax {jax.__version__}"}
 
 
@@ -23,7 +27,11 @@ def jax_peak_bytes() -> int:
     import jax
 
     statistics = [device.memory_stats() for device in jax.local_devices()]
-    return max(found["peak_bytes_in_use"] for found in statistics) if all(statistics) else peak_resident_bytes()
+    return (
+        max(found["peak_bytes_in_use"] for found in statistics)
+        if all(statistics)
+        else peak_resident_bytes()
+    )
 
 
 def torch_device() -> Any:
@@ -31,7 +39,9 @@ def torch_device() -> Any:
     try:
         import torch
     except ImportError:
-        raise UsageError("--peer transformers needs torch, which is not installed: pip install torch") from None
+        raise UsageError(
+            "--peer transformers needs torch, which is not installed: pip install torch"
+        ) from None
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -41,8 +51,15 @@ def torch_facts(device: Any) -> dict[str, Any]:
     import transformers
 
     gpu = device.type == "cuda"
-    found = {"platform": "gpu" if gpu else "cpu", "device_kind": torch.cuda.get_device_name() if gpu else "cpu", "devices": 1}
-    return {**found, "versions": f"torch {torch.__version__}, transformers {transformers.__version__}"}
+    found = {
+        "platform": "gpu" if gpu else "cpu",
+        "device_kind": torch.cuda.get_device_name() if gpu else "cpu",
+        "devices": 1,
+    }
+    return {
+        **found,
+        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
+    }
 
 
 def torch_peak_bytes(device: Any) -> int:

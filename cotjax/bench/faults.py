@@ -68,7 +68,9 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        whole = self.records == self.episodes and self.recovered + self.env_errors >= min(1, self.injected.total())
+        whole = self.records == self.episodes and self.recovered + self.env_errors >= min(
+            1, self.injected.total()
+        )
         return whole and not (self.different or self.leaked_processes or self.leaked_files)
 
 
@@ -93,11 +95,23 @@ def run(
     """
     if games is None:
         games = make_games(folder / "games", {"train": dict.fromkeys(TASK_TYPES[:3], 2)}, seed, 1)
-    played = [replace(games[number % len(games)], id=f"{games[number % len(games)].id}#{number}") for number in range(episodes)]
+    played = [
+        replace(games[number % len(games)], id=f"{games[number % len(games)].id}#{number}")
+        for number in range(episodes)
+    ]
     factory = partial(Struck, max_steps=max_steps, cache_dir=str(folder / "pddl"), games_kept=4)
     peace: dict[str, list] = {}
     with EnvPool(factory, slots, slots, _LIMITS) as pool:
-        _play(played, pool, slots, max_steps, seed, lambda game, record: peace.__setitem__(game.id, _told(record)), progress, 0)
+        _play(
+            played,
+            pool,
+            slots,
+            max_steps,
+            seed,
+            lambda game, record: peace.__setitem__(game.id, _told(record)),
+            progress,
+            0,
+        )
     outcome, temporary = Outcome(episodes), folder / "temporary"
     temporary.mkdir()
     started = time.perf_counter()
@@ -105,7 +119,16 @@ def run(
         fire = Fire(pool, rate, seed, outcome.injected)
 
         def keep(game: Game, record: dict) -> None:
-            write_record(record_path(folder / "records", arm="scripted", checkpoint=0, driver="prompt", game_id=game.id), record)
+            write_record(
+                record_path(
+                    folder / "records",
+                    arm="scripted",
+                    checkpoint=0,
+                    driver="prompt",
+                    game_id=game.id,
+                ),
+                record,
+            )
             memory.append((_memory([os.getpid()]), _memory(set(pool.pids().values()))))
 
         memory: list[tuple[float, float]] = []
@@ -114,7 +137,9 @@ def run(
     outcome.leaked_processes = sum(map(is_running, fire.met))
     outcome.leaked_files = len(list(temporary.iterdir())) + len(list(folder.rglob("*.partial")))
     _count(outcome, list(read_records(folder / "records")), peace)
-    outcome.memory, outcome.environments_memory = ((kind[len(kind) // 10], kind[-1]) for kind in zip(*memory, strict=True))
+    outcome.memory, outcome.environments_memory = (
+        (kind[len(kind) // 10], kind[-1]) for kind in zip(*memory, strict=True)
+    )
     return outcome
 
 
@@ -155,7 +180,14 @@ class Struck(AlfworldEnv):
 
 def _garble(*_) -> None:
     rng = random.Random(f"{os.getpid()}")
-    garbage = rng.choice((rng.randbytes(3), rng.randbytes(40), struct.pack(">II", 1000, 7) + b'{"number": 1', b"\0" * 8 + b"[]"))
+    garbage = rng.choice(
+        (
+            rng.randbytes(3),
+            rng.randbytes(40),
+            struct.pack(">II", 1000, 7) + b'{"number": 1',
+            b"\0" * 8 + b"[]",
+        )
+    )
     for name in os.listdir("/proc/self/fd"):
         try:
             if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
@@ -195,7 +227,9 @@ class Scripted:
             rng = random.Random(seeds[slot])
             verbs = sorted({command.split()[0] for command in self.commands[slot]})
             verb = rng.choice(verbs)  # a verb first, since nine commands of ten are "go to"
-            action = rng.choice([command for command in self.commands[slot] if command.split()[0] == verb])
+            action = rng.choice(
+                [command for command in self.commands[slot] if command.split()[0] == verb]
+            )
             ids = self._codec.encode(action) + self._codec.encode(ACTION_CLOSE)
             made[slot] = SimpleNamespace(ids=ids, logprobs=None, stopped=True)
         return made
@@ -210,22 +244,34 @@ class _Telling:
 
     def reset(self, games):
         answers = self._environments.reset(games)
-        self._tell({slot: answer[1] for slot, answer in answers.items() if not isinstance(answer, EnvError)})
+        self._tell(
+            {
+                slot: answer[1]
+                for slot, answer in answers.items()
+                if not isinstance(answer, EnvError)
+            }
+        )
         return answers
 
     def step(self, actions):
         answers = self._environments.step(actions)
-        self._tell({slot: answer for slot, answer in answers.items() if not isinstance(answer, EnvError)})
+        self._tell(
+            {slot: answer for slot, answer in answers.items() if not isinstance(answer, EnvError)}
+        )
         return answers
 
     def _tell(self, seen: dict[int, Observation]) -> None:
-        self._policy.commands |= {slot: observation.admissible_commands for slot, observation in seen.items()}
+        self._policy.commands |= {
+            slot: observation.admissible_commands for slot, observation in seen.items()
+        }
 
 
 def benchmark(episodes: int, rate: float, retries: int, slots: int, seed: int) -> bool:
     """Run it in a temporary folder and print what came of it; returns whether all is as it should be."""
     if episodes < 1 or slots < 1 or retries < 0 or not 0 <= rate <= 1:
-        raise UsageError("bench faults: give --episodes and --slots of 1 or more, --retries of 0 or more, and a --rate between 0 and 1")
+        raise UsageError(
+            "bench faults: give --episodes and --slots of 1 or more, --retries of 0 or more, and a --rate between 0 and 1"
+        )
     reporter = Reporter()
     with (
         tempfile.TemporaryDirectory(prefix="cotjax-faults-") as folder,
@@ -273,7 +319,11 @@ def _tokenizer() -> Tokenizer:
 
 def _told(record: dict) -> list:
     """What happened in an episode, apart from how long it took and what went wrong on the way."""
-    return [record["ended"], record["final_observation"], [step | {"prompt": step["prompt"]["ids"]} for step in record["steps"]]]
+    return [
+        record["ended"],
+        record["final_observation"],
+        [step | {"prompt": step["prompt"]["ids"]} for step in record["steps"]],
+    ]
 
 
 def _count(outcome: Outcome, records: list[dict], peace: dict[str, list]) -> None:
@@ -303,7 +353,9 @@ def _memory(pids) -> float:
     total = 0
     for pid in pids:
         try:
-            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf(
+                "SC_PAGE_SIZE"
+            )
         except (FileNotFoundError, ProcessLookupError):
             continue
     return total / 1e6

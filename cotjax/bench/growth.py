@@ -24,7 +24,16 @@ from cotjax.runtime.files import check_output, whole
 from cotjax.sample.sampler import Sampler
 
 # Small, so that 16k tokens and 256 slots take minutes on two cores; its heads make attention the larger part at long histories.
-MODEL = ModelConfig(vocab_size=512, width=64, layers=2, heads=4, kv_heads=2, head_size=16, feed_forward=128, max_length=32_768)
+MODEL = ModelConfig(
+    vocab_size=512,
+    width=64,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_size=16,
+    feed_forward=128,
+    max_length=32_768,
+)
 HISTORIES = (1024, 2048, 4096, 8192, 16_384)  # tokens
 SLOTS = (1, 4, 16, 64, 256)
 MARK = b"cotjax bench sample --growth"  # in the figure's file, so that a later run may replace it
@@ -42,7 +51,11 @@ class Turn:
 
 
 def growth(
-    *, histories: Sequence[int] = HISTORIES, slots: Sequence[int] = SLOTS, out: Path | None = None, console: Console | None = None
+    *,
+    histories: Sequence[int] = HISTORIES,
+    slots: Sequence[int] = SLOTS,
+    out: Path | None = None,
+    console: Console | None = None,
 ) -> tuple[list[Turn], list[Turn]]:
     """Time a turn against history (two slots) and against slots (the shortest history); print tables, and draw a figure to `out`.
 
@@ -52,7 +65,9 @@ def growth(
     if out is not None:
         check_output(out, mark=MARK)
     by_history = [_turn(history, 2) for history in histories]
-    _print(console, f"a turn of {READ} tokens read and {MADE} made, 2 slots, by history", by_history)
+    _print(
+        console, f"a turn of {READ} tokens read and {MADE} made, 2 slots, by history", by_history
+    )
     by_slots = [_turn(min(histories), count) for count in slots]
     _print(console, f"the same, {min(histories)} tokens of history, by slots", by_slots)
     if out is not None:
@@ -63,7 +78,9 @@ def growth(
 
 def _turn(history: int, slots: int) -> Turn:
     mesh = make_mesh(devices=jax.devices()[:1])
-    sampler = Sampler(MODEL, mesh, slots=slots, max_length=2 * history, stop=[], pad_id=0, max_new=MADE)
+    sampler = Sampler(
+        MODEL, mesh, slots=slots, max_length=2 * history, stop=[], pad_id=0, max_new=MADE
+    )
     sampler.load(decoder.init_params(MODEL, jax.random.key(0), mesh))
     draw = np.random.default_rng(0)
 
@@ -94,13 +111,23 @@ def _print(console: Console, title: str, turns: Sequence[Turn]) -> None:
         table.add_column(column, justify="right")
     for turn in turns:
         rate = turn.slots * MADE / turn.seconds
-        table.add_row(f"{turn.history:,}", str(turn.slots), f"{1000 * turn.seconds:,.1f} ms", f"{rate:,.0f}", f"{turn.first_s:.2f} s")
+        table.add_row(
+            f"{turn.history:,}",
+            str(turn.slots),
+            f"{1000 * turn.seconds:,.1f} ms",
+            f"{rate:,.0f}",
+            f"{turn.first_s:.2f} s",
+        )
     console.print(title, markup=False, soft_wrap=True)
     console.print(table)
     sizes = [turn.history * turn.slots for turn in turns]
     if len(set(sizes)) > 1:
         power = exponent(sizes, [turn.seconds for turn in turns])
-        console.print(f"a turn's time grows as the power {power:.2f} of it (1: linear, 2: squared)", markup=False, soft_wrap=True)
+        console.print(
+            f"a turn's time grows as the power {power:.2f} of it (1: linear, 2: squared)",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _draw(by_history: Sequence[Turn], by_slots: Sequence[Turn], out: Path) -> None:
@@ -110,11 +137,22 @@ def _draw(by_history: Sequence[Turn], by_slots: Sequence[Turn], out: Path) -> No
     left, right = figure.subplots(1, 2)
     for axes, turns, sizes, label in (
         (left, by_history, [turn.history for turn in by_history], "tokens of history (2 slots)"),
-        (right, by_slots, [turn.slots for turn in by_slots], f"slots ({by_slots[0].history:,} tokens of history)"),
+        (
+            right,
+            by_slots,
+            [turn.slots for turn in by_slots],
+            f"slots ({by_slots[0].history:,} tokens of history)",
+        ),
     ):
         seconds = [turn.seconds for turn in turns]
         axes.loglog(sizes, seconds, marker="o", label="a turn")
-        axes.loglog(sizes, [seconds[-1] * size / sizes[-1] for size in sizes], linestyle=":", color="grey", label="linear")
+        axes.loglog(
+            sizes,
+            [seconds[-1] * size / sizes[-1] for size in sizes],
+            linestyle=":",
+            color="grey",
+            label="linear",
+        )
         axes.set(xlabel=label, ylabel="seconds a turn")
         axes.legend()
     with whole(out, "wb", mark=MARK) as file:

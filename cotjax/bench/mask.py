@@ -31,12 +31,16 @@ def benchmark(repeats: int = 30) -> dict[str, float]:
     packed = _rows(HOST_SHAPE)
     seconds = _best(lambda: _mask(**packed), repeats)
     figures = {"tokens/s": packed["roles"].size / seconds}
-    print(f"numpy, one core: weights of {HOST_SHAPE[0]} packed rows of {HOST_SHAPE[1]}: {figures['tokens/s'] / 1e6:,.0f}M tokens/s")
+    print(
+        f"numpy, one core: weights of {HOST_SHAPE[0]} packed rows of {HOST_SHAPE[1]}: {figures['tokens/s'] / 1e6:,.0f}M tokens/s"
+    )
     example = packed["roles"][0, : HOST_SHAPE[1] // _PACKED]
     for unit in UNITS:
         drawn = partial(Dropping(fraction=0.3, unit=unit).tokens, example, "example")
         figures[f"{unit} draws/s"] = len(example) / _best(drawn, repeats)
-        print(f"  drawing by {unit}, an example of {len(example)} at a time: {figures[f'{unit} draws/s'] / 1e6:,.1f}M tokens/s")
+        print(
+            f"  drawing by {unit}, an example of {len(example)} at a time: {figures[f'{unit} draws/s'] / 1e6:,.1f}M tokens/s"
+        )
 
     config = ModelConfig.from_hf(BASE_FOLDER)
     params = decoder.init_params(config, jax.random.key(0))
@@ -46,7 +50,9 @@ def benchmark(repeats: int = 30) -> dict[str, float]:
     alone = jax.jit(lambda rows: _mask(**rows))
     step = jax.jit(jax.value_and_grad(partial(_loss, config)))
     figures["mask_ms"] = 1e3 * _best(lambda: alone(rows).block_until_ready(), repeats)
-    figures["step_ms"] = 1e3 * _best(lambda: jax.block_until_ready(step(params, ids, positions, rows)), min(repeats, 5))
+    figures["step_ms"] = 1e3 * _best(
+        lambda: jax.block_until_ready(step(params, ids, positions, rows)), min(repeats, 5)
+    )
     figures["share_percent"] = 100 * figures["mask_ms"] / figures["step_ms"]
     print(
         f"jitted, {jax.device_count()} {jax.default_backend()} device(s), {STEP_SHAPE[0]} rows of {STEP_SHAPE[1]}: "
@@ -60,9 +66,19 @@ def _mask(roles: Any, drop_tokens: Any, segment_ids: Any) -> Any:
     return target_weights(roles, drop_tokens=drop_tokens, segment_ids=segment_ids)
 
 
-def _loss(config: ModelConfig, params: dict, ids: jax.Array, positions: jax.Array, rows: dict[str, jax.Array]) -> jax.Array:
-    hidden = decoder.hidden_states(config, params, ids, positions, rows["segment_ids"], jnp.zeros_like(ids), remat="block")
-    losses, weights = masked_cross_entropy(decoder.logits(config, params, hidden), targets(ids), _mask(**rows))
+def _loss(
+    config: ModelConfig,
+    params: dict,
+    ids: jax.Array,
+    positions: jax.Array,
+    rows: dict[str, jax.Array],
+) -> jax.Array:
+    hidden = decoder.hidden_states(
+        config, params, ids, positions, rows["segment_ids"], jnp.zeros_like(ids), remat="block"
+    )
+    losses, weights = masked_cross_entropy(
+        decoder.logits(config, params, hidden), targets(ids), _mask(**rows)
+    )
     return losses.sum() / weights.sum()
 
 

@@ -67,14 +67,30 @@ def benchmark(
       CotjaxError: sides whose actions differ in too many episodes.
     """
     console = console or Console(highlight=False)
-    for name, value in {"episodes": episodes, "slots": slots, "steps": steps, "new": new, "rounds": rounds}.items():
+    for name, value in {
+        "episodes": episodes,
+        "slots": slots,
+        "steps": steps,
+        "new": new,
+        "rounds": rounds,
+    }.items():
         if value < 1:
             raise UsageError(f"--{name} is {value}; it must be at least 1")
     with tempfile.TemporaryDirectory(prefix="cotjax-rollout-") as name:
         folder = Path(name)
         played = _games(folder, games, split, episodes, seed)
         fields = tuple(asdict(game) for game in played)
-        job = Job("cotjax", str(model or BASE_FOLDER), template, fields, str(folder / "pddl"), min(slots, episodes), steps, new, seed)
+        job = Job(
+            "cotjax",
+            str(model or BASE_FOLDER),
+            template,
+            fields,
+            str(folder / "pddl"),
+            min(slots, episodes),
+            steps,
+            new,
+            seed,
+        )
         devices = devices_of(job.slots, cpu_devices)
         job = replace(job, cpu_devices=devices, weights=str(folder / "weights") if peer else "")
         sides: list[RolloutSide] = []
@@ -87,22 +103,35 @@ def benchmark(
                 for side in sides:
                     side.take()
                 said = ", ".join(f"{side.name} {side.seconds()[-1]:.2f} s" for side in sides)
-                console.print(f"round {number}: {said}; cotjax without prompt actions {sides[0].seconds('alone')[-1]:.2f} s", markup=False)
+                console.print(
+                    f"round {number}: {said}; cotjax without prompt actions {sides[0].seconds('alone')[-1]:.2f} s",
+                    markup=False,
+                )
         finally:
             for side in sides:
                 side.close()
     figures = _figures(sides, agreed)
-    _print(console, figures, f"{model or 'the shipped base'}: {episodes} episodes in {job.slots} slots, at most {steps} steps", rounds)
+    _print(
+        console,
+        figures,
+        f"{model or 'the shipped base'}: {episodes} episodes in {job.slots} slots, at most {steps} steps",
+        rounds,
+    )
     return figures
 
 
 def _games(folder: Path, root: Path | None, split: str, episodes: int, seed: int) -> list[Game]:
     if root is None:
-        share = {task: episodes // len(TASK_TYPES) + (at < episodes % len(TASK_TYPES)) for at, task in enumerate(TASK_TYPES)}
+        share = {
+            task: episodes // len(TASK_TYPES) + (at < episodes % len(TASK_TYPES))
+            for at, task in enumerate(TASK_TYPES)
+        }
         return make_games(folder / "games", {_SPLIT: share}, seed)
     found = find_games(root, split)
     if len(found) < episodes:
-        raise UsageError(f"--episodes {episodes}: {root} has {len(found)} games in split {split!r}; ask for fewer or make more")
+        raise UsageError(
+            f"--episodes {episodes}: {root} has {len(found)} games in split {split!r}; ask for fewer or make more"
+        )
     return random.Random(f"bench rollout/{seed}").sample(found, episodes)
 
 
@@ -122,7 +151,11 @@ class RolloutSide(Side):
     def describe(self) -> str:
         """What it runs on, and how it started."""
         found = self.started
-        compiled = f", of which {found['compile_s']:.1f} s for compiling {found['programs']} programs" if "programs" in found else ""
+        compiled = (
+            f", of which {found['compile_s']:.1f} s for compiling {found['programs']} programs"
+            if "programs" in found
+            else ""
+        )
         return f"{self.where}; warm-up {found['warm_up_s']:.1f} s{compiled}"
 
     def seconds(self, kind: str = "both") -> list[float]:
@@ -133,7 +166,9 @@ class RolloutSide(Side):
 def agreement(sides: Sequence[RolloutSide], games: Sequence[str], console: Console) -> float:
     """Share of episodes that the other side plays with cotjax's actions, 1 where there is none."""
     ours = sides[0].started["both"]["acted"]
-    check_agreement(games, ours, sides[0].started["alone"]["acted"], "cotjax without prompt actions")
+    check_agreement(
+        games, ours, sides[0].started["alone"]["acted"], "cotjax without prompt actions"
+    )
     shares = [1.0]
     for other in sides[1:]:
         check_same_platform(sides[0], other)
@@ -144,13 +179,19 @@ def agreement(sides: Sequence[RolloutSide], games: Sequence[str], console: Conso
     return shares[-1]
 
 
-def check_agreement(games: Sequence[str], ours: Mapping[str, list], theirs: Mapping[str, list], other: str) -> list[str]:
+def check_agreement(
+    games: Sequence[str], ours: Mapping[str, list], theirs: Mapping[str, list], other: str
+) -> list[str]:
     """Where the episodes differ, a sentence for each that does. Raises CotjaxError when they are more than a few."""
     differ = []
     for game in games:
         mine, their = ([*actions.get(game, []), None] for actions in (ours, theirs))
         if mine != their:
-            step = next(step for step, pair in enumerate(zip(mine, their, strict=False)) if pair[0] != pair[1])
+            step = next(
+                step
+                for step, pair in enumerate(zip(mine, their, strict=False))
+                if pair[0] != pair[1]
+            )
             differ.append(f"{game}, step {step + 1}: {mine[step]!r} here, {their[step]!r} there")
     if len(games) - len(differ) < AGREE * len(games):
         raise CotjaxError(
@@ -166,32 +207,64 @@ def _figures(sides: Sequence[RolloutSide], agreed: float) -> dict[str, dict[str,
         took = median(side.seconds())
         rounds = [each["both"] for each in side.rounds]
         episodes, steps = len(rounds[-1]["acted"]), sum(map(len, rounds[-1]["acted"].values()))
-        hidden = 1 - sum(each["waited_s"] for each in rounds) / sum(each["environment_s"] for each in rounds)
-        row = {"rollout_s": took, "episodes/min": 60 * episodes / took, "steps/s": steps / took, "hidden": hidden}
-        row |= {"tokens/s": rounds[-1]["new_tokens"] / took, "episodes": episodes, "steps": steps, "won": rounds[-1]["won"]}
+        hidden = 1 - sum(each["waited_s"] for each in rounds) / sum(
+            each["environment_s"] for each in rounds
+        )
+        row = {
+            "rollout_s": took,
+            "episodes/min": 60 * episodes / took,
+            "steps/s": steps / took,
+            "hidden": hidden,
+        }
+        row |= {
+            "tokens/s": rounds[-1]["new_tokens"] / took,
+            "episodes": episodes,
+            "steps": steps,
+            "won": rounds[-1]["won"],
+        }
         if side is sides[0]:
             alone = side.seconds("alone")
             row["alone_s"] = median(alone)
-            row["prompt_cost"] = median(1 - mine / both for mine, both in zip(alone, side.seconds(), strict=True))
+            row["prompt_cost"] = median(
+                1 - mine / both for mine, both in zip(alone, side.seconds(), strict=True)
+            )
             row |= {name: side.rounds[-1][name] for name in ("programs", "compile_s")}
         else:
-            by_round = [theirs / mine for theirs, mine in zip(side.seconds(), sides[0].seconds(), strict=True)]
+            by_round = [
+                theirs / mine
+                for theirs, mine in zip(side.seconds(), sides[0].seconds(), strict=True)
+            ]
             ratio = took / figures[sides[0].name]["rollout_s"]
-            row |= {"agree": agreed, "ratio": ratio, "ratio_low": min(by_round), "ratio_high": max(by_round)}
+            row |= {
+                "agree": agreed,
+                "ratio": ratio,
+                "ratio_low": min(by_round),
+                "ratio_high": max(by_round),
+            }
         figures[side.name] = row
     return figures
 
 
 def _print(console: Console, figures: dict[str, dict[str, float]], title: str, rounds: int) -> None:
     ours = figures["cotjax"]
-    console.print(f"{title}; {ours['steps']} steps, {ours['won']} won; float32, greedy", markup=False, soft_wrap=True)
+    console.print(
+        f"{title}; {ours['steps']} steps, {ours['won']} won; float32, greedy",
+        markup=False,
+        soft_wrap=True,
+    )
     table = Table()
     table.add_column("side")
     for column in ("episodes/min", "steps/s", "tokens/s", "rollout", "hidden"):
         table.add_column(column, justify="right")
     for name, row in figures.items():
         speeds = (f"{row[column]:,.1f}" for column in ("episodes/min", "steps/s"))
-        table.add_row(name, *speeds, f"{row['tokens/s']:,.0f}", f"{row['rollout_s']:.2f} s", f"{100 * row['hidden']:.0f} %")
+        table.add_row(
+            name,
+            *speeds,
+            f"{row['tokens/s']:,.0f}",
+            f"{row['rollout_s']:.2f} s",
+            f"{100 * row['hidden']:.0f} %",
+        )
     console.print(table)
     for line in (
         "tokens/s: new ones, of both actions; rollout: median; hidden: share of the environments' time in which something was decoded",
@@ -203,4 +276,8 @@ def _print(console: Console, figures: dict[str, dict[str, float]], title: str, r
     if "transformers" in figures:
         row = figures["transformers"]
         said = f"cotjax plays {row['ratio']:.2f} times as fast as transformers (rounds {row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
-        console.print(f"{said}; {100 * row['agree']:.0f} % of the episodes are the same", markup=False, soft_wrap=True)
+        console.print(
+            f"{said}; {100 * row['agree']:.0f} % of the episodes are the same",
+            markup=False,
+            soft_wrap=True,
+        )

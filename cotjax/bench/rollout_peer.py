@@ -37,7 +37,9 @@ class TransformersSide:
         from transformers import AutoModelForCausalLM
 
         self._job, self._codec = job, Codec.load(job.model, job.template)
-        model = AutoModelForCausalLM.from_pretrained(job.weights, attn_implementation="sdpa", dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            job.weights, attn_implementation="sdpa", dtype=torch.float32
+        )
         self._model = model.to(self._device).eval()
         self._max_length = min(MAX_LENGTH, model.config.max_position_embeddings)
         self._stopping = stopping(self._codec.stop, self._device)
@@ -63,18 +65,24 @@ class TransformersSide:
         starting = {slot: waiting.pop() for slot in free}
         for slot, answer in self._ask(self._pool.reset, starting, rollout).items():
             task, observation = answer
-            live[slot] = _Episode(starting[slot], self._codec.first_prompt(task, observation.text), [])
+            live[slot] = _Episode(
+                starting[slot], self._codec.first_prompt(task, observation.text), []
+            )
 
     def _turn(self, live: dict[int, _Episode], rollout: Rollout) -> None:
         elicitation, started_at = self._job.elicitation, time.perf_counter()
         prompts = [episode.prompt for episode in live.values()]
         responses = self._generate(prompts, elicitation.max_new_tokens)
         prefix = self._codec.encode(elicitation.prompt_prefix)
-        beside = self._generate([prompt + prefix for prompt in prompts], elicitation.max_action_tokens)
+        beside = self._generate(
+            [prompt + prefix for prompt in prompts], elicitation.max_action_tokens
+        )
         rollout.sampler_s += time.perf_counter() - started_at
         rollout.new_tokens += sum(map(len, responses)) + sum(map(len, beside))
         acted = {slot: self._read(ids) for slot, ids in zip(live, responses, strict=True)}
-        answers = self._ask(self._pool.step, {slot: action for slot, (action, _) in acted.items()}, rollout)
+        answers = self._ask(
+            self._pool.step, {slot: action for slot, (action, _) in acted.items()}, rollout
+        )
         for (slot, (action, sampled)), ids in zip(acted.items(), responses, strict=True):
             episode, answer = live[slot], answers[slot]
             episode.acted.append(action or self._codec.decode(ids))
@@ -82,7 +90,9 @@ class TransformersSide:
             if answer.won or answer.done:
                 self._end(live, slot, rollout)
             else:
-                episode.prompt = episode.prompt + self._codec.next_prompt(action if sampled is None else sampled, answer.text)
+                episode.prompt = episode.prompt + self._codec.next_prompt(
+                    action if sampled is None else sampled, answer.text
+                )
 
     def _ask(self, method, requests: dict[int, Any], rollout: Rollout) -> dict[int, Any]:
         """What the environments answer; nothing is decoded meanwhile."""
@@ -143,7 +153,11 @@ class TransformersSide:
 
 def end_of(ids: Sequence[int], stop: Sequence[Sequence[int]]) -> int | None:
     """Where the first stop sequence ends; None where there is none."""
-    ends = (end for end in range(1, len(ids) + 1) if any(tuple(ids[:end][-len(tag) :]) == tuple(tag) for tag in stop))
+    ends = (
+        end
+        for end in range(1, len(ids) + 1)
+        if any(tuple(ids[:end][-len(tag) :]) == tuple(tag) for tag in stop)
+    )
     return next(ends, None)
 
 

@@ -53,7 +53,13 @@ class Job:
 
     def pool(self) -> EnvPool:
         """One process a game."""
-        return EnvPool(partial(AlfworldEnv, max_steps=self.steps, cache_dir=self.folder, games_kept=_GAMES_KEPT), self.slots, self.slots)
+        return EnvPool(
+            partial(
+                AlfworldEnv, max_steps=self.steps, cache_dir=self.folder, games_kept=_GAMES_KEPT
+            ),
+            self.slots,
+            self.slots,
+        )
 
 
 @dataclass
@@ -61,7 +67,9 @@ class Rollout:
     """All games, played once. Seconds are of the whole: each episode's share of its turns, added up."""
 
     seconds: float = 0.0
-    acted: dict[str, list[str]] = field(default_factory=dict)  # game -> its CoT actions; of an invalid response, all its text
+    acted: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # game -> its CoT actions; of an invalid response, all its text
     won: int = 0
     new_tokens: int = 0
     environment_s: float = 0.0
@@ -121,9 +129,16 @@ class CotjaxSide:
         rollout = Rollout(time.perf_counter() - started_at)
         for record in records:
             steps, timing = record["steps"], record["timing"]
-            rollout.acted[record["game"]["id"]] = [step["executed"] or step["cot"]["text"] for step in steps]
+            rollout.acted[record["game"]["id"]] = [
+                step["executed"] or step["cot"]["text"] for step in steps
+            ]
             rollout.won += record["success"]
-            rollout.new_tokens += sum(step[kind]["new_tokens"] for step in steps for kind in ("cot", "prompt") if step[kind])
+            rollout.new_tokens += sum(
+                step[kind]["new_tokens"]
+                for step in steps
+                for kind in ("cot", "prompt")
+                if step[kind]
+            )
             rollout.environment_s += timing["environment_s"]
             rollout.waited_s += timing["waited_s"]
             rollout.sampler_s += timing["sampler_s"]
@@ -150,7 +165,10 @@ def serve(ask: Callable[[], str], answer: Callable[[dict], None]) -> None:
     try:
         started_at = time.perf_counter()
         warm_up = side.round()
-        took = {"warm_up_s": time.perf_counter() - started_at, "cores": len(os.sched_getaffinity(0))}
+        took = {
+            "warm_up_s": time.perf_counter() - started_at,
+            "cores": len(os.sched_getaffinity(0)),
+        }
         answer({**warm_up, **side.describe(), **took})
         while ask():
             answer(side.round() | side.describe())

@@ -43,7 +43,9 @@ class Timed:
     """What one side took, in seconds: one generation a round."""
 
     name: str
-    first_step_s: float  # to the end of the first generation, from nothing: model, weights, compilation
+    first_step_s: (
+        float  # to the end of the first generation, from nothing: model, weights, compilation
+    )
     seconds: tuple[float, ...]
     first_token: tuple[float, ...]  # for one new token: the prompts' own time
     peak_bytes: int
@@ -103,24 +105,36 @@ def benchmark(
                 side.close()
         timed = [_timed(side) for side in sides]
     figures = _figures(timed, sides[0].started, config, job)
-    _print(console, figures, rounds, f"{model}: {slots} prompts of {prompt} tokens, {new} new ones each, greedy, {dtype}")
+    _print(
+        console,
+        figures,
+        rounds,
+        f"{model}: {slots} prompts of {prompt} tokens, {new} new ones each, greedy, {dtype}",
+    )
     return figures
 
 
 def _check(config: ModelConfig, counts: dict[str, int]) -> None:
     for name, value in counts.items():
         if value < (2 if name == "new" else 1):
-            raise UsageError(f"--{name} is {value}; it must be at least {2 if name == 'new' else 1}")
+            raise UsageError(
+                f"--{name} is {value}; it must be at least {2 if name == 'new' else 1}"
+            )
     length = counts["prompt"] + counts["new"]
     if length > config.max_length:
-        raise UsageError(f"--prompt and --new are {length} tokens together: this model's positions end at {config.max_length}")
+        raise UsageError(
+            f"--prompt and --new are {length} tokens together: this model's positions end at {config.max_length}"
+        )
 
 
 def check_same_texts(ours: SampleSide, other: SampleSide) -> None:
     """Raise CotjaxError when two sides' greedy ids differ in too many prompts, UsageError when they run on different kinds of device."""
     check_same_platform(ours, other)
     compared = COMPARED[ours.dtype]
-    same = [mine[:compared] == theirs[:compared] for mine, theirs in zip(ours.started["ids"], other.started["ids"], strict=True)]
+    same = [
+        mine[:compared] == theirs[:compared]
+        for mine, theirs in zip(ours.started["ids"], other.started["ids"], strict=True)
+    ]
     if sum(same) < AGREE * len(same):
         raise CotjaxError(
             f"cotjax and {other.name} do not run the same model: {sum(same)} of {len(same)} greedy texts are the same; "
@@ -129,26 +143,50 @@ def check_same_texts(ours: SampleSide, other: SampleSide) -> None:
 
 
 def _timed(side: SampleSide) -> Timed:
-    seconds, first_token = (tuple(each[name][0] for each in side.taken) for name in ("seconds", "first_token"))
-    return Timed(side.name, side.started["first_step_s"], seconds, first_token, side.taken[-1]["peak_bytes"])
+    seconds, first_token = (
+        tuple(each[name][0] for each in side.taken) for name in ("seconds", "first_token")
+    )
+    return Timed(
+        side.name, side.started["first_step_s"], seconds, first_token, side.taken[-1]["peak_bytes"]
+    )
 
 
-def _figures(timed: list[Timed], started: dict[str, Any], config: ModelConfig, job: Job) -> dict[str, dict[str, float]]:
+def _figures(
+    timed: list[Timed], started: dict[str, Any], config: ModelConfig, job: Job
+) -> dict[str, dict[str, float]]:
     ours, figures = timed[0], {}
     peak = PEAK_BANDWIDTH.get(started["device_kind"])
     for side in timed:
-        row = {"tokens/s": job.slots * job.new / side.median_s, "median_s": side.median_s, "best_s": min(side.seconds)}
-        row |= {"first_token_s": median(side.first_token), "first_step_s": side.first_step_s, "peak_bytes": side.peak_bytes}
+        row = {
+            "tokens/s": job.slots * job.new / side.median_s,
+            "median_s": side.median_s,
+            "best_s": min(side.seconds),
+        }
+        row |= {
+            "first_token_s": median(side.first_token),
+            "first_step_s": side.first_step_s,
+            "peak_bytes": side.peak_bytes,
+        }
         if side is ours and peak is not None:
             step_s = (row["median_s"] - row["first_token_s"]) / (job.new - 1)
-            row["bandwidth"] = decode_bytes(config, job.slots * (job.prompt + job.new / 2)) / step_s / (peak * started["devices"])
+            row["bandwidth"] = (
+                decode_bytes(config, job.slots * (job.prompt + job.new / 2))
+                / step_s
+                / (peak * started["devices"])
+            )
             if not 0 < row["bandwidth"] <= 1:
                 raise CotjaxError(
                     f"{row['bandwidth']:.0%} of the memory bandwidth: the clock did not wait for the device, or its table is wrong"
                 )
         if side is not ours:
-            by_round = [theirs / mine for theirs, mine in zip(side.seconds, ours.seconds, strict=True)]
-            row |= {"ratio": side.median_s / ours.median_s, "ratio_low": min(by_round), "ratio_high": max(by_round)}
+            by_round = [
+                theirs / mine for theirs, mine in zip(side.seconds, ours.seconds, strict=True)
+            ]
+            row |= {
+                "ratio": side.median_s / ours.median_s,
+                "ratio_low": min(by_round),
+                "ratio_high": max(by_round),
+            }
             row["best_ratio"] = min(side.seconds) / min(ours.seconds)
         figures[side.name] = row
     return figures
@@ -163,10 +201,20 @@ def _print(console: Console, figures: dict[str, dict[str, float]], rounds: int, 
     for name, row in figures.items():
         share = f"{100 * row['bandwidth']:.1f} %" if "bandwidth" in row else "unknown"
         times = (f"{row[column]:.3g} s" for column in ("median_s", "best_s", "first_token_s"))
-        table.add_row(name, f"{row['tokens/s']:,.0f}", *times, share, f"{row['peak_bytes'] / 1e9:.2f} GB")
+        table.add_row(
+            name, f"{row['tokens/s']:,.0f}", *times, share, f"{row['peak_bytes'] / 1e9:.2f} GB"
+        )
     console.print(table)
-    console.print(f"{rounds} rounds, in turn; environment of all sides: {environment_of_sides()}", markup=False, soft_wrap=True)
+    console.print(
+        f"{rounds} rounds, in turn; environment of all sides: {environment_of_sides()}",
+        markup=False,
+        soft_wrap=True,
+    )
     for name, row in figures.items():
         if "ratio" in row:
             spread = f"rounds {row['ratio_low']:.2f} to {row['ratio_high']:.2f}; best rounds {row['best_ratio']:.2f}"
-            console.print(f"cotjax is {row['ratio']:.2f} times as fast as {name} ({spread})", markup=False, soft_wrap=True)
+            console.print(
+                f"cotjax is {row['ratio']:.2f} times as fast as {name} ({spread})",
+                markup=False,
+                soft_wrap=True,
+            )

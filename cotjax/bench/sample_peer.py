@@ -18,7 +18,9 @@ class TransformersSide:
 
         self._torch = torch
         model = AutoModelForCausalLM.from_pretrained(
-            job.weights, attn_implementation="sdpa", dtype=getattr(torch, job.model["compute_dtype"])
+            job.weights,
+            attn_implementation="sdpa",
+            dtype=getattr(torch, job.model["compute_dtype"]),
         )
         self._model = model.to(self._device).eval()
         self._ids = torch.from_numpy(job.ids()).long().to(self._device)

@@ -32,7 +32,9 @@ class Job:
 
     def ids(self) -> np.ndarray:
         """The prompts, the same for every side: random ids, int32 [slots, prompt]."""
-        return np.random.default_rng(0).integers(self.model["vocab_size"], size=(self.slots, self.prompt), dtype=np.int32)
+        return np.random.default_rng(0).integers(
+            self.model["vocab_size"], size=(self.slots, self.prompt), dtype=np.int32
+        )
 
 
 class CotjaxSide:
@@ -54,7 +56,9 @@ class CotjaxSide:
             with jax.set_mesh(mesh):
                 save_hf(job.weights, config, params)
         length = job.prompt + job.new
-        self._sampler = Sampler(config, mesh, slots=job.slots, max_length=length, stop=[], pad_id=0, max_new=job.new)
+        self._sampler = Sampler(
+            config, mesh, slots=job.slots, max_length=length, stop=[], pad_id=0, max_new=job.new
+        )
         self._sampler.load(params)
         self._prompts = dict(enumerate(job.ids().tolist()))
 
@@ -88,10 +92,23 @@ def serve(ask: Callable[[], str], answer: Callable[[dict], None]) -> None:
     first_step_s = time.perf_counter() - begun
     side.generate(1)
     side.generate(job.new)
-    answer({"ids": made, "first_step_s": first_step_s, **side.describe(), "cores": len(os.sched_getaffinity(0))})
+    answer(
+        {
+            "ids": made,
+            "first_step_s": first_step_s,
+            **side.describe(),
+            "cores": len(os.sched_getaffinity(0)),
+        }
+    )
     while line := ask():
         taken = [(_seconds(side, 1), _seconds(side, job.new)) for _ in range(int(line))]
-        answer({"first_token": [one for one, _ in taken], "seconds": [all_ for _, all_ in taken], "peak_bytes": side.peak_bytes()})
+        answer(
+            {
+                "first_token": [one for one, _ in taken],
+                "seconds": [all_ for _, all_ in taken],
+                "peak_bytes": side.peak_bytes(),
+            }
+        )
 
 
 def _seconds(side: Any, new: int) -> float:

@@ -48,8 +48,15 @@ class Side:
         try:
             self.started = self.ask(json.dumps(asdict(job)))
             # The peer computes with all cores of a CPU, which cotjax may have split into devices.
-            if job.side == "cotjax" and job.weights and self.started["devices"] > 1 and self.started["platform"] != "cpu":
-                raise UsageError(f"--peer runs on one device, and cotjax sees {self.started['devices']}; show it one alone")
+            if (
+                job.side == "cotjax"
+                and job.weights
+                and self.started["devices"] > 1
+                and self.started["platform"] != "cpu"
+            ):
+                raise UsageError(
+                    f"--peer runs on one device, and cotjax sees {self.started['devices']}; show it one alone"
+                )
         except BaseException:
             self.close()
             raise
@@ -69,7 +76,9 @@ class Side:
             answered = ""
         if not answered:
             said = self._errors.read_text(errors="replace").strip().splitlines()
-            raise UsageError(f"{self.name} stopped (exit code {self._process.wait()}): {said[-1] if said else 'it said nothing'}")
+            raise UsageError(
+                f"{self.name} stopped (exit code {self._process.wait()}): {said[-1] if said else 'it said nothing'}"
+            )
         found = json.loads(answered)
         if "error" in found:
             raise getattr(errors, found["error"])(found["message"])
@@ -92,13 +101,17 @@ def devices_of(rows: int, asked: int | None) -> int:
     divide the rows; else the next number below that does."""
     if asked is not None:
         return asked
-    return next(devices for devices in range(len(os.sched_getaffinity(0)), 0, -1) if rows % devices == 0)
+    return next(
+        devices for devices in range(len(os.sched_getaffinity(0)), 0, -1) if rows % devices == 0
+    )
 
 
 def check_same_platform(ours: Side, other: Side) -> None:
     """Raise UsageError when two sides run on different kinds of device."""
     if ours.started["platform"] != other.started["platform"]:
-        raise UsageError(f"cotjax runs on {ours.started['platform']}, {other.name} on {other.started['platform']}: nothing to compare")
+        raise UsageError(
+            f"cotjax runs on {ours.started['platform']}, {other.name} on {other.started['platform']}: nothing to compare"
+        )
 
 
 def answer_lines(serve: Callable[[Callable[[], str], Callable[[dict], None]], None]) -> None:

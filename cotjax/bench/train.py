@@ -25,7 +25,9 @@ from cotjax.model.flops import peak_flops, train_flops, utilisation
 from cotjax.model.published import PUBLISHED, published
 
 # Qwen3's layout at 10M parameters: small enough for two cores, and matmuls still take most of the time.
-J1 = ModelConfig(vocab_size=4096, width=256, layers=8, heads=8, kv_heads=4, head_size=32, feed_forward=768)
+J1 = ModelConfig(
+    vocab_size=4096, width=256, layers=8, heads=8, kv_heads=4, head_size=32, feed_forward=768
+)
 # Most that two sides' losses may differ by, in nats. Both add up in another order.
 AGREE = {"float32": 1e-4, "bfloat16": 2e-2}
 
@@ -93,11 +95,26 @@ def benchmark(
     console = console or Console(highlight=False)
     config = replace(named_model(model), param_dtype=dtype, compute_dtype=dtype)
     parts = {"accumulate": accumulate, "peer-accumulate": peer_accumulate}
-    _check(config, {"batch": batch, "length": length, "steps": steps, "rounds": rounds} | parts, bool(peers), mesh)
+    _check(
+        config,
+        {"batch": batch, "length": length, "steps": steps, "rounds": rounds} | parts,
+        bool(peers),
+        mesh,
+    )
     for name, count in parts.items():
         if batch % count:
             raise UsageError(f"--batch ({batch}) must be a multiple of --{name} ({count})")
-    job = Job("cotjax", asdict(config), batch, length, accumulate, remat, scan, mesh, devices_of(batch // accumulate, cpu_devices))
+    job = Job(
+        "cotjax",
+        asdict(config),
+        batch,
+        length,
+        accumulate,
+        remat,
+        scan,
+        mesh,
+        devices_of(batch // accumulate, cpu_devices),
+    )
     with tempfile.TemporaryDirectory() as folder:
         job = replace(job, weights=str(Path(folder, "weights")) if peers else "")
         sides: list[TrainSide] = []
@@ -114,9 +131,13 @@ def benchmark(
             for side in sides:
                 side.close()
         measured = [side.measured() for side in sides]
-        figures = _figures(measured, sides[0].started, train_flops(config, [length] * batch), batch * length)
+        figures = _figures(
+            measured, sides[0].started, train_flops(config, [length] * batch), batch * length
+        )
         how = f"remat {remat}, {'scanned' if scan else 'unrolled'}, accumulate {accumulate} (peer {peer_accumulate})"
-        _print(console, measured, figures, f"{model}: {batch} rows of {length} tokens, {dtype}, {how}")
+        _print(
+            console, measured, figures, f"{model}: {batch} rows of {length} tokens, {dtype}, {how}"
+        )
     return figures
 
 
@@ -127,18 +148,26 @@ def named_model(name: str) -> ModelConfig:
     if name in PUBLISHED:
         return published(name)
     if not Path(name).exists():
-        raise UsageError(f"--model {name}: neither j1, nor a folder with a config.json, nor one of {', '.join(PUBLISHED)}")
+        raise UsageError(
+            f"--model {name}: neither j1, nor a folder with a config.json, nor one of {', '.join(PUBLISHED)}"
+        )
     return ModelConfig.from_hf(name)
 
 
-def _check(config: ModelConfig, counts: dict[str, int], peers: bool, mesh: tuple[int, int, int]) -> None:
+def _check(
+    config: ModelConfig, counts: dict[str, int], peers: bool, mesh: tuple[int, int, int]
+) -> None:
     for name, value in counts.items():
         if value < 1:
             raise UsageError(f"--{name} is {value}; it must be at least 1")
     if counts["length"] > config.max_length:
-        raise UsageError(f"--length {counts['length']}: this model's positions end at {config.max_length}")
+        raise UsageError(
+            f"--length {counts['length']}: this model's positions end at {config.max_length}"
+        )
     if peers and any(size > 1 for size in mesh):
-        raise UsageError("--peer trains on one device: leave out --data, --fsdp and --tensor, and show cotjax one device alone")
+        raise UsageError(
+            "--peer trains on one device: leave out --data, --fsdp and --tensor, and show cotjax one device alone"
+        )
 
 
 class TrainSide(Side):
@@ -149,7 +178,9 @@ class TrainSide(Side):
     def __init__(self, job: Any, folder: Path):
         self.dtype = job.model["param_dtype"]
         self.taken: list[dict] = []
-        super().__init__("cotjax" if job.side == "cotjax" else f"transformers, {job.side}", job, folder)
+        super().__init__(
+            "cotjax" if job.side == "cotjax" else f"transformers, {job.side}", job, folder
+        )
 
     def take(self, steps: int) -> None:
         """Let it take `steps` steps, and note what they took."""
@@ -163,13 +194,17 @@ class TrainSide(Side):
     def measured(self) -> Measured:
         """All that was noted."""
         rounds = tuple(tuple(each["seconds"]) for each in self.taken)
-        return Measured(self.name, self.started["first_step_s"], rounds, self.taken[-1]["peak_bytes"])
+        return Measured(
+            self.name, self.started["first_step_s"], rounds, self.taken[-1]["peak_bytes"]
+        )
 
 
 def check_agreement(ours: TrainSide, other: TrainSide) -> None:
     """Raise CotjaxError when two sides' first losses differ, or run on different kinds of device."""
     check_same_platform(ours, other)
-    for update, (mine, theirs) in enumerate(zip(ours.started["losses"], other.started["losses"], strict=True)):
+    for update, (mine, theirs) in enumerate(
+        zip(ours.started["losses"], other.started["losses"], strict=True)
+    ):
         if not abs(mine - theirs) <= AGREE[ours.dtype]:
             raise CotjaxError(
                 f"cotjax and {other.name} do not train the same model: after {update} updates the loss is {mine:.5f} here and "
@@ -177,25 +212,41 @@ def check_agreement(ours: TrainSide, other: TrainSide) -> None:
             )
 
 
-def _figures(measured: list[Measured], started: dict[str, Any], flops: int, tokens: int) -> dict[str, dict[str, float]]:
+def _figures(
+    measured: list[Measured], started: dict[str, Any], flops: int, tokens: int
+) -> dict[str, dict[str, float]]:
     figures: dict[str, dict[str, float]] = {}
     ours = measured[0]
     peak = peak_flops(started["device_kind"])
     for side in measured:
-        row = {"step_s": side.step_s, "best_s": side.best_s, "first_step_s": side.first_step_s, "peak_bytes": side.peak_bytes}
+        row = {
+            "step_s": side.step_s,
+            "best_s": side.best_s,
+            "first_step_s": side.first_step_s,
+            "peak_bytes": side.peak_bytes,
+        }
         row["tokens/s"] = tokens / side.step_s
         if peak is not None:
             row["mfu"] = utilisation(flops, side.step_s, peak * started["devices"])
         if side is not ours:
-            by_round = [median(theirs) / median(mine) for theirs, mine in zip(side.rounds, ours.rounds, strict=True)]
-            row |= {"ratio": side.step_s / ours.step_s, "ratio_low": min(by_round), "ratio_high": max(by_round)}
+            by_round = [
+                median(theirs) / median(mine)
+                for theirs, mine in zip(side.rounds, ours.rounds, strict=True)
+            ]
+            row |= {
+                "ratio": side.step_s / ours.step_s,
+                "ratio_low": min(by_round),
+                "ratio_high": max(by_round),
+            }
             row["best_ratio"] = side.best_s / ours.best_s
             row["memory_ratio"] = ours.peak_bytes / side.peak_bytes
         figures[side.name] = row
     return figures
 
 
-def _print(console: Console, measured: list[Measured], figures: dict[str, dict[str, float]], title: str) -> None:
+def _print(
+    console: Console, measured: list[Measured], figures: dict[str, dict[str, float]], title: str
+) -> None:
     console.print(title, markup=False, soft_wrap=True)
     table = Table()
     table.add_column("side")
@@ -204,10 +255,16 @@ def _print(console: Console, measured: list[Measured], figures: dict[str, dict[s
     for name, row in figures.items():
         mfu = f"{100 * row['mfu']:.1f} %" if "mfu" in row else "unknown"
         times = (f"{row[column]:.3g} s" for column in ("step_s", "best_s"))
-        table.add_row(name, f"{row['tokens/s']:,.0f}", *times, mfu, f"{row['peak_bytes'] / 1e9:.2f} GB")
+        table.add_row(
+            name, f"{row['tokens/s']:,.0f}", *times, mfu, f"{row['peak_bytes'] / 1e9:.2f} GB"
+        )
     console.print(table)
     rounds = f"{len(measured[0].rounds)} rounds of {len(measured[0].rounds[0])} steps, in turn"
-    console.print(f"{rounds}; environment of all sides: {environment_of_sides()}", markup=False, soft_wrap=True)
+    console.print(
+        f"{rounds}; environment of all sides: {environment_of_sides()}",
+        markup=False,
+        soft_wrap=True,
+    )
     for name, row in figures.items():
         if "ratio" in row:
             spread = f"rounds {row['ratio_low']:.2f} to {row['ratio_high']:.2f}; best steps {row['best_ratio']:.2f}"

@@ -24,8 +24,13 @@ class TransformersSide:
         # The step of cotjax spares vectors (norm scales, biases) too.
         decayed = [param for param in model.parameters() if param.ndim > 1]
         spared = [param for param in model.parameters() if param.ndim == 1]
-        groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": spared, "weight_decay": 0.0}]
-        self._optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(B1, B2), eps=EPSILON, fused=True)
+        groups = [
+            {"params": decayed, "weight_decay": WEIGHT_DECAY},
+            {"params": spared, "weight_decay": 0.0},
+        ]
+        self._optimizer = torch.optim.AdamW(
+            groups, lr=LEARNING_RATE, betas=(B1, B2), eps=EPSILON, fused=True
+        )
         self._model = torch.compile(model) if job.side == "compile" else model
         ids = torch.from_numpy(job.ids()).long().to(self._device)
         self._parts = [ids[start :: job.accumulate] for start in range(job.accumulate)]

@@ -40,7 +40,9 @@ class Job:
 
     def ids(self) -> np.ndarray:
         """The batch, the same for every side: random ids, int32 [batch, length]."""
-        return np.random.default_rng(0).integers(self.model["vocab_size"], size=(self.batch, self.length), dtype=np.int32)
+        return np.random.default_rng(0).integers(
+            self.model["vocab_size"], size=(self.batch, self.length), dtype=np.int32
+        )
 
 
 class CotjaxSide:
@@ -61,14 +63,27 @@ class CotjaxSide:
         config = ModelConfig(**job.model)
         self._mesh = make_mesh(*job.mesh)
         optimizer = make_optimizer(
-            optax.constant_schedule(LEARNING_RATE), b1=B1, b2=B2, weight_decay=WEIGHT_DECAY, clip_norm=0.0, master=needs_master(config)
+            optax.constant_schedule(LEARNING_RATE),
+            b1=B1,
+            b2=B2,
+            weight_decay=WEIGHT_DECAY,
+            clip_norm=0.0,
+            master=needs_master(config),
         )
         with jax.set_mesh(self._mesh):
             params = decoder.init_params(config, jax.random.key(0), self._mesh)
             if job.weights:
                 save_hf(job.weights, config, params)
             self._state = init_state(config, optimizer, params, self._mesh)
-            step = make_train_step(config, optimizer, params, self._mesh, remat=job.remat, accumulate=job.accumulate, scan=job.scan)
+            step = make_train_step(
+                config,
+                optimizer,
+                params,
+                self._mesh,
+                remat=job.remat,
+                accumulate=job.accumulate,
+                scan=job.scan,
+            )
         self._batch = jax.device_put(_batch(job.ids()), batch_sharding(self._mesh))
         self._step = compiled(step, self._state, self._batch, self._mesh)
 
@@ -120,7 +135,14 @@ def serve(ask: Callable[[], str], answer: Callable[[dict], None]) -> None:
         side = TransformersSide(job)
     made = time.perf_counter() - begun
     seconds, losses = _timed(side, WARM_UP)
-    answer({"losses": losses, "first_step_s": made + seconds[0], **side.describe(), "cores": len(os.sched_getaffinity(0))})
+    answer(
+        {
+            "losses": losses,
+            "first_step_s": made + seconds[0],
+            **side.describe(),
+            "cores": len(os.sched_getaffinity(0)),
+        }
+    )
     while line := ask():
         seconds, losses = _timed(side, int(line))
         answer({"seconds": seconds, "loss": losses[-1], "peak_bytes": side.peak_bytes()})

@@ -9,25 +9,54 @@ from pathlib import Path
 from cotjax.errors import DataError, UsageError
 from cotjax.runtime.terminal import visible
 
-LAYOUTS = ("auto", "eto", "agentgym", "sharegpt", "messages", "alpaca", "prompt-response", "verl-agent")
+LAYOUTS = (
+    "auto",
+    "eto",
+    "agentgym",
+    "sharegpt",
+    "messages",
+    "alpaca",
+    "prompt-response",
+    "verl-agent",
+)
 
 
 def add_data(commands) -> None:
     """Add `data` and its subcommands to the commands of the parser."""
-    data = commands.add_parser("data", help="check trajectories, or import public ones").add_subparsers(dest="what", required=True)
+    data = commands.add_parser(
+        "data", help="check trajectories, or import public ones"
+    ).add_subparsers(dest="what", required=True)
     check = data.add_parser(
         "check",
         help="validate a trajectory file and say what it holds",
         description="Validate every line of a trajectory file and print what it holds. Ends with exit code 3 when a line is bad.",
     )
-    check.add_argument("file", metavar="FILE", type=Path, nargs="?", help="JSONL of trajectories (default: the config's data.trajectories)")
-    check.add_argument("--limit", type=int, default=20, help="bad lines to print; all are counted (default 20)")
     check.add_argument(
-        "--config", type=Path, help="say what a run of this config would train on; --config.data.layout=step changes a field"
+        "file",
+        metavar="FILE",
+        type=Path,
+        nargs="?",
+        help="JSONL of trajectories (default: the config's data.trajectories)",
     )
-    check.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json: encode every episode and count its tokens")
-    check.add_argument("--template", help="turn template it is encoded with: chatml or llama3 (default chatml)")
-    check.add_argument("--max-length", type=int, help="tokens an example may have in training (default 768)")
+    check.add_argument(
+        "--limit", type=int, default=20, help="bad lines to print; all are counted (default 20)"
+    )
+    check.add_argument(
+        "--config",
+        type=Path,
+        help="say what a run of this config would train on; --config.data.layout=step changes a field",
+    )
+    check.add_argument(
+        "--tokenizer",
+        type=Path,
+        help="folder with tokenizer.json: encode every episode and count its tokens",
+    )
+    check.add_argument(
+        "--template", help="turn template it is encoded with: chatml or llama3 (default chatml)"
+    )
+    check.add_argument(
+        "--max-length", type=int, help="tokens an example may have in training (default 768)"
+    )
     check.set_defaults(run=_check)
 
     read = data.add_parser(
@@ -36,17 +65,32 @@ def add_data(commands) -> None:
         description="Turn public agent data (a JSON array or JSON Lines) into a trajectory file. What cannot be mapped is told.",
     )
     read.add_argument("files", metavar="FILE", type=Path, nargs="+", help="files to read")
-    read.add_argument("--layout", choices=LAYOUTS, default="auto", help="how their rows are laid out (default auto: by each row's fields)")
+    read.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default="auto",
+        help="how their rows are laid out (default auto: by each row's fields)",
+    )
     read.add_argument("--out", required=True, type=Path, help="JSONL file to write")
-    read.add_argument("--environment", default="unknown", help="of the rows that do not say (default unknown)")
-    read.add_argument("--split", default="train", help="of the rows that do not say (default train)")
-    read.add_argument("--rejected", type=Path, help="JSONL file for the rows that are not mapped, each with its place and the reason")
+    read.add_argument(
+        "--environment", default="unknown", help="of the rows that do not say (default unknown)"
+    )
+    read.add_argument(
+        "--split", default="train", help="of the rows that do not say (default train)"
+    )
+    read.add_argument(
+        "--rejected",
+        type=Path,
+        help="JSONL file for the rows that are not mapped, each with its place and the reason",
+    )
     read.add_argument(
         "--instructions",
         action="store_true",
         help="begin the first observation with system messages, tools and instructions, else left out",
     )
-    read.add_argument("--limit", type=int, default=20, help="rejected rows to print; all are counted (default 20)")
+    read.add_argument(
+        "--limit", type=int, default=20, help="rejected rows to print; all are counted (default 20)"
+    )
     read.set_defaults(run=_import)
 
 
@@ -63,7 +107,9 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.config or arguments.overrides:
         file, codec, selection = _of_config(arguments)
     elif file is None:
-        raise UsageError("give the FILE to check, or a --config that names one as data.trajectories")
+        raise UsageError(
+            "give the FILE to check, or a --config that names one as data.trajectories"
+        )
     elif arguments.tokenizer:
         codec = Codec.load(arguments.tokenizer, arguments.template or "chatml")
     reporter = Reporter()
@@ -98,7 +144,10 @@ def data_config(arguments: argparse.Namespace, flags: dict):
     """The config that the arguments give, with a trajectory file that is there. `flags`: field -> value, or None for the config's own."""
     from cotjax.config import default_config, load_config, set_field
 
-    overrides = [*arguments.overrides, *(f"{name}={value}" for name, value in flags.items() if value is not None)]
+    overrides = [
+        *arguments.overrides,
+        *(f"{name}={value}" for name, value in flags.items() if value is not None),
+    ]
     if arguments.config:
         config = load_config(arguments.config, overrides)
     else:
@@ -106,9 +155,13 @@ def data_config(arguments: argparse.Namespace, flags: dict):
         for override in overrides:
             set_field(config, override)
     if not config.data.trajectories:
-        raise UsageError("the config collects its own trajectories: give a file of them, or set --config.data.trajectories=FILE")
+        raise UsageError(
+            "the config collects its own trajectories: give a file of them, or set --config.data.trajectories=FILE"
+        )
     if not Path(config.data.trajectories).is_file():
-        raise DataError(f"{config.data.trajectories}: no such trajectory file; `cotjax collect` makes one")
+        raise DataError(
+            f"{config.data.trajectories}: no such trajectory file; `cotjax collect` makes one"
+        )
     return config
 
 
@@ -128,7 +181,9 @@ def _import(arguments: argparse.Namespace) -> None:
             rejected=arguments.rejected,
             instructions=arguments.instructions,
             limit=arguments.limit,
-            progress=lambda rows, share: stage.update(round(100 * share), 100, f"percent, {rows:,} rows"),
+            progress=lambda rows, share: stage.update(
+                round(100 * share), 100, f"percent, {rows:,} rows"
+            ),
         )
     for message in found.messages:
         print(visible(str(message)), file=sys.stderr)
@@ -139,7 +194,9 @@ def _import(arguments: argparse.Namespace) -> None:
     for what, count in found.left_out.most_common():
         reporter.say(f"  {count:,} left out: {what}")
     layouts = ", ".join(f"{name} {count:,}" for name, count in found.layouts.most_common())
-    reporter.say(f"{found.kept:,} of {found.rows:,} rows are trajectories ({layouts}): {arguments.out}")
+    reporter.say(
+        f"{found.kept:,} of {found.rows:,} rows are trajectories ({layouts}): {arguments.out}"
+    )
 
 
 def _not_negative(limit: int) -> None:

@@ -58,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package in ("", "cotjax"):
             raise
-        print(f"cotjax: this command needs the package {package!r}; install cotjax with all it needs (`pip install .`)", file=sys.stderr)
+        print(
+            f"cotjax: this command needs the package {package!r}; install cotjax with all it needs (`pip install .`)",
+            file=sys.stderr,
+        )
         _stop_others(str(error), UsageError.exit_code)
         return UsageError.exit_code
     except Exception as error:
@@ -82,11 +85,18 @@ def _check_paths(arguments: argparse.Namespace) -> None:
         if isinstance(value, Path):
             setattr(arguments, name, local_path(value))
         elif isinstance(value, list):
-            setattr(arguments, name, [local_path(one) if isinstance(one, Path) else one for one in value])
+            setattr(
+                arguments,
+                name,
+                [local_path(one) if isinstance(one, Path) else one for one in value],
+            )
 
 
 def _interrupted(kept: str = "") -> int:
-    print(f"cotjax: {kept or 'interrupted; what is finished is kept, the same command goes on from it'}", file=sys.stderr)
+    print(
+        f"cotjax: {kept or 'interrupted; what is finished is kept, the same command goes on from it'}",
+        file=sys.stderr,
+    )
     _stop_others("interrupted", 130)
     return 130
 
@@ -98,19 +108,33 @@ def _stop_others(message: str, exit_code: int) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cotjax", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="cotjax", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    demo = commands.add_parser("demo", help="run the whole study on this machine, from made games to the report")
-    demo.add_argument("--quick", action="store_true", help="fewer games, steps and checkpoints; the same path")
+    demo = commands.add_parser(
+        "demo", help="run the whole study on this machine, from made games to the report"
+    )
+    demo.add_argument(
+        "--quick", action="store_true", help="fewer games, steps and checkpoints; the same path"
+    )
     _add_config(demo, default=None)
     demo.set_defaults(run=_demo)
 
     for name, run, text in (
         ("study", _study, "run a config's whole study"),
-        ("train", _train, "make or find the games, collect, build the dataset, and train every arm"),
+        (
+            "train",
+            _train,
+            "make or find the games, collect, build the dataset, and train every arm",
+        ),
         ("evaluate", _evaluate, "play every checkpoint that `train` left in --out"),
-        ("report", _report, "write report.html, figures and summary.json from the records in --out"),
+        (
+            "report",
+            _report,
+            "write report.html, figures and summary.json from the records in --out",
+        ),
     ):
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         _add_config(command, default="configs/demo.py")
@@ -120,14 +144,25 @@ def _parser() -> argparse.ArgumentParser:
     add_data(commands)
 
     add_mask(commands)
-    add_play(commands.add_parser("play", help="play a game in the terminal, or watch a checkpoint play it"))
+    add_play(
+        commands.add_parser(
+            "play", help="play a game in the terminal, or watch a checkpoint play it"
+        )
+    )
 
-    export = commands.add_parser("export", help="write a checkpoint as a Hugging Face folder (LoRA merged), or its adapters as PEFT's")
-    export.add_argument("--run", dest="run_folder", required=True, type=Path, help="a run's folder, e.g. runs/demo")
+    export = commands.add_parser(
+        "export",
+        help="write a checkpoint as a Hugging Face folder (LoRA merged), or its adapters as PEFT's",
+    )
+    export.add_argument(
+        "--run", dest="run_folder", required=True, type=Path, help="a run's folder, e.g. runs/demo"
+    )
     export.add_argument("--arm", required=True, help="arm to export, e.g. sft")
     export.add_argument("--step", type=int, help="checkpoint (default: the last)")
     export.add_argument("--out", required=True, type=Path, help="folder to write")
-    export.add_argument("--adapter", action="store_true", help="of a run with LoRA: the adapters alone, for PEFT")
+    export.add_argument(
+        "--adapter", action="store_true", help="of a run with LoRA: the adapters alone, for PEFT"
+    )
     export.set_defaults(run=_export)
 
     replay = commands.add_parser(
@@ -136,8 +171,15 @@ def _parser() -> argparse.ArgumentParser:
         description="Run a failed step's batch through the checkpoint before it, and print its loss by row and role, the gradient's norm "
         "by group of parameters, and what is not finite.",
     )
-    replay.add_argument("failed", metavar="FAILED", type=Path, help="folder of a failed step, e.g. runs/demo/arms/sft/failed/step-000123")
-    replay.add_argument("--step", type=int, help="checkpoint to use (default: the last before the step)")
+    replay.add_argument(
+        "failed",
+        metavar="FAILED",
+        type=Path,
+        help="folder of a failed step, e.g. runs/demo/arms/sft/failed/step-000123",
+    )
+    replay.add_argument(
+        "--step", type=int, help="checkpoint to use (default: the last before the step)"
+    )
     replay.set_defaults(run=_replay)
 
     plan = commands.add_parser(
@@ -147,9 +189,15 @@ def _parser() -> argparse.ArgumentParser:
         "the FLOPs and what is exchanged. No speed is estimated. Ends with exit code 1 when something does not fit.",
     )
     plan.add_argument("--config", type=Path, required=True, help=CONFIG_HELP)
-    plan.add_argument("--topology", required=True, help="generation and shape of a slice, such as v5e:8x8 or v5p:4x4x4")
+    plan.add_argument(
+        "--topology",
+        required=True,
+        help="generation and shape of a slice, such as v5e:8x8 or v5p:4x4x4",
+    )
     plan.add_argument("--slices", type=int, default=1, help="slices of that shape (default 1)")
-    plan.add_argument("--only", choices=("train", "sampler"), help="compile only this (default: both)")
+    plan.add_argument(
+        "--only", choices=("train", "sampler"), help="compile only this (default: both)"
+    )
     plan.set_defaults(run=_plan)
 
     convert = commands.add_parser(
@@ -167,15 +215,25 @@ never unpickled; between reading and writing, the devices of this machine hold t
 """,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    convert.add_argument("source", metavar="SOURCE", type=Path, help="folder of a model, of any kind")
-    convert.add_argument("out", metavar="OUT", type=Path, help="folder to write; one that is not there yet, or is empty")
+    convert.add_argument(
+        "source", metavar="SOURCE", type=Path, help="folder of a model, of any kind"
+    )
+    convert.add_argument(
+        "out",
+        metavar="OUT",
+        type=Path,
+        help="folder to write; one that is not there yet, or is empty",
+    )
     convert.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
         help="dtype of the written parameters (default: that of the tensors in SOURCE)",
     )
     convert.add_argument(
-        "--max-shard-gb", type=float, default=4.0, help="most GB in one safetensors file of a Hugging Face OUT (default 4)"
+        "--max-shard-gb",
+        type=float,
+        default=4.0,
+        help="most GB in one safetensors file of a Hugging Face OUT (default 4)",
     )
     convert.set_defaults(run=_convert)
 
@@ -185,10 +243,19 @@ never unpickled; between reading and writing, the devices of this machine hold t
 
 def _add_config(command: argparse.ArgumentParser, default: str | None) -> None:
     shown = default or "the demo's own"
-    command.add_argument("--config", type=Path, default=default, help=f"{CONFIG_HELP} (default: {shown})")
-    command.add_argument("--out", type=Path, help="folder to write to (default: the config's); of several hosts: one that all of them see")
+    command.add_argument(
+        "--config", type=Path, default=default, help=f"{CONFIG_HELP} (default: {shown})"
+    )
+    command.add_argument(
+        "--out",
+        type=Path,
+        help="folder to write to (default: the config's); of several hosts: one that all of them see",
+    )
     command.add_argument("--devices", type=int, help="stop unless there are so many in all")
-    hosts = command.add_argument_group("several processes", "On SLURM and on the hosts of a TPU slice they find each other; elsewhere:")
+    hosts = command.add_argument_group(
+        "several processes",
+        "On SLURM and on the hosts of a TPU slice they find each other; elsewhere:",
+    )
     hosts.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, with a free port")
     hosts.add_argument("--processes", type=int, help="how many there are")
     hosts.add_argument("--process-id", type=int, help="which one this is, from 0")
@@ -226,7 +293,10 @@ def _open(arguments: argparse.Namespace, path: Path, trains: bool = True):
 def _demo(arguments: argparse.Namespace) -> None:
     if arguments.quick and arguments.config:
         raise UsageError("--quick is a config of its own: give --quick or --config, not both")
-    study = _open(arguments, arguments.config or _shipped_config("demo_quick.py" if arguments.quick else "demo.py"))
+    study = _open(
+        arguments,
+        arguments.config or _shipped_config("demo_quick.py" if arguments.quick else "demo.py"),
+    )
     _finish(study, study.run())
 
 
@@ -235,7 +305,9 @@ def _shipped_config(name: str) -> Path:
     for folder in (Path.cwd(), Path(__file__).resolve().parents[2]):
         if (folder / "configs" / name).is_file():
             return folder / "configs" / name
-    raise UsageError(f"configs/{name} is not here; run this from a checkout of cotjax, or give --config FILE")
+    raise UsageError(
+        f"configs/{name} is not here; run this from a checkout of cotjax, or give --config FILE"
+    )
 
 
 def _study(arguments: argparse.Namespace) -> None:
@@ -273,7 +345,9 @@ def _finish(study, summary: dict | None) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     from cotjax.study.export import export
 
-    step = export(arguments.run_folder, arguments.arm, arguments.step, arguments.out, arguments.adapter)
+    step = export(
+        arguments.run_folder, arguments.arm, arguments.step, arguments.out, arguments.adapter
+    )
     print(f"{arguments.arm} at step {step}: {arguments.out}")
 
 
@@ -293,7 +367,12 @@ def _plan(arguments: argparse.Namespace) -> None:
     from cotjax.config import load_config
     from cotjax.plan.main import plan
 
-    if not plan(load_config(arguments.config, arguments.overrides), topology, Console(highlight=False, soft_wrap=True), arguments.only):
+    if not plan(
+        load_config(arguments.config, arguments.overrides),
+        topology,
+        Console(highlight=False, soft_wrap=True),
+        arguments.only,
+    ):
         sys.exit(1)
 
 
@@ -304,8 +383,16 @@ def _convert(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--max-shard-gb is {arguments.max_shard_gb:g}; give more than 0")
     kind = folder_kind(arguments.source)
     print(f"{arguments.source} ({kind}) -> {arguments.out} ({OTHER[kind]})", flush=True)
-    made = convert(arguments.source, arguments.out, arguments.dtype, max(1, int(arguments.max_shard_gb * 1e9)), print)
-    print(f"{made.parameters:,} parameters, {made.bytes / 1e6:,.1f} MB, in {made.seconds:.1f} s: {arguments.out}")
+    made = convert(
+        arguments.source,
+        arguments.out,
+        arguments.dtype,
+        max(1, int(arguments.max_shard_gb * 1e9)),
+        print,
+    )
+    print(
+        f"{made.parameters:,} parameters, {made.bytes / 1e6:,.1f} MB, in {made.seconds:.1f} s: {arguments.out}"
+    )
 
 
 def entry_point() -> None:

@@ -9,7 +9,15 @@ from cotjax.cli.data import data_config
 from cotjax.errors import UsageError
 
 # Flags that say how a file is read and masked where no config does, with their defaults.
-_OWN = {"drop": 0.0, "unit": "turn", "control": "action", "seed": 0, "layout": "trajectory", "trained": "all", "responses": "action"}
+_OWN = {
+    "drop": 0.0,
+    "unit": "turn",
+    "control": "action",
+    "seed": 0,
+    "layout": "trajectory",
+    "trained": "all",
+    "responses": "action",
+}
 _OWN |= {"tags": "<think>,</think>,<action>,</action>"}
 
 
@@ -22,26 +30,57 @@ def add_mask(commands) -> None:
         "of a run, with its tokenizer, template, layout, selection and masking.",
     )
     mask.add_argument(
-        "--data", type=Path, help='JSONL of trajectories, or of {"id", "messages"} (default: the config\'s data.trajectories)'
+        "--data",
+        type=Path,
+        help='JSONL of trajectories, or of {"id", "messages"} (default: the config\'s data.trajectories)',
     )
-    mask.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json (default, for trajectories: the shipped base's)")
-    mask.add_argument("--template", help="turn template of trajectories: chatml or llama3 (default chatml)")
-    mask.add_argument("--limit", type=int, default=3, help="examples to print; the totals are of all (default 3)")
+    mask.add_argument(
+        "--tokenizer",
+        type=Path,
+        help="folder with tokenizer.json (default, for trajectories: the shipped base's)",
+    )
+    mask.add_argument(
+        "--template", help="turn template of trajectories: chatml or llama3 (default chatml)"
+    )
+    mask.add_argument(
+        "--limit", type=int, default=3, help="examples to print; the totals are of all (default 3)"
+    )
     mask.add_argument("--html", type=Path, help="write the same as a page")
     run = mask.add_argument_group("the mask of a run")
-    run.add_argument("--config", type=Path, help="config file; --config.data.layout=step changes a field")
+    run.add_argument(
+        "--config", type=Path, help="config file; --config.data.layout=step changes a field"
+    )
     run.add_argument("--arm", help="arm whose mask it is (default: the first that drops)")
-    run.add_argument("--epoch", type=int, default=0, help="pass over the data, where the subset is redrawn each (default 0)")
-    run.add_argument("--step", type=int, default=0, help="update, where the fraction follows a schedule (default 0)")
+    run.add_argument(
+        "--epoch",
+        type=int,
+        default=0,
+        help="pass over the data, where the subset is redrawn each (default 0)",
+    )
+    run.add_argument(
+        "--step",
+        type=int,
+        default=0,
+        help="update, where the fraction follows a schedule (default 0)",
+    )
     own = mask.add_argument_group("without a config")
-    own.add_argument("--drop", type=float, help="fraction of units whose action loss is dropped (default 0)")
+    own.add_argument(
+        "--drop", type=float, help="fraction of units whose action loss is dropped (default 0)"
+    )
     own.add_argument("--unit", help="example, turn or token (default turn)")
-    own.add_argument("--control", help="what they drop: action, or a control such as 'random tokens' (default action)")
+    own.add_argument(
+        "--control",
+        help="what they drop: action, or a control such as 'random tokens' (default action)",
+    )
     own.add_argument("--seed", type=int, help="of the draw (default 0)")
     own.add_argument("--layout", help="of trajectories: trajectory, or step (default trajectory)")
     own.add_argument("--trained", help="of messages: all responses, or the last (default all)")
-    own.add_argument("--responses", help="of messages: action, or chat with calls and answers (default action)")
-    own.add_argument("--tags", help=f"of messages, four with commas between (default {_OWN['tags']})")
+    own.add_argument(
+        "--responses", help="of messages: action, or chat with calls and answers (default action)"
+    )
+    own.add_argument(
+        "--tags", help=f"of messages, four with commas between (default {_OWN['tags']})"
+    )
     mask.set_defaults(run=_show_mask)
 
 
@@ -64,16 +103,30 @@ def _of_run(arguments: argparse.Namespace) -> tuple:
 
     given = [name for name in _OWN if getattr(arguments, name) is not None]
     if given:
-        raise UsageError(f"--{given[0]} is for a file without a config; change the config's field instead, as in --config.seed=1")
-    flags = {"data.trajectories": arguments.data, "model.tokenizer": arguments.tokenizer, "data.template": arguments.template}
+        raise UsageError(
+            f"--{given[0]} is for a file without a config; change the config's field instead, as in --config.seed=1"
+        )
+    flags = {
+        "data.trajectories": arguments.data,
+        "model.tokenizer": arguments.tokenizer,
+        "data.template": arguments.template,
+    }
     config = data_config(arguments, flags)
     if arguments.arm is not None and arguments.arm not in config.arms:
         raise UsageError(f"--arm is {arguments.arm!r}; there are {', '.join(config.arms)}")
     maskings = {arm: masking_of(config, arm) for arm in config.arms}
-    arm = arguments.arm or next((arm for arm, masking in maskings.items() if masking.drops()), next(iter(maskings)))
+    arm = arguments.arm or next(
+        (arm for arm, masking in maskings.items() if masking.drops()), next(iter(maskings))
+    )
     masking, file = maskings[arm], Path(config.data.trajectories)
-    examples = run_shown(file, codec_of(config, file), selection_of(config), masking, arguments.epoch, arguments.step)
-    where = f"epoch {arguments.epoch}, step {arguments.step}, " if masking.redraw or masking.fraction_steps else ""
+    examples = run_shown(
+        file, codec_of(config, file), selection_of(config), masking, arguments.epoch, arguments.step
+    )
+    where = (
+        f"epoch {arguments.epoch}, step {arguments.step}, "
+        if masking.redraw or masking.fraction_steps
+        else ""
+    )
     return examples, f"{file}, arm {arm!r}, {where}{about(masking.dropping(), arguments.step)}"
 
 
@@ -87,10 +140,15 @@ def _of_file(arguments: argparse.Namespace) -> tuple:
         raise UsageError("give --data FILE, or a --config that names one as data.trajectories")
     if arguments.arm is not None:
         raise UsageError("--arm is of a config: give --config too")
-    own = {name: default if getattr(arguments, name) is None else getattr(arguments, name) for name, default in _OWN.items()}
+    own = {
+        name: default if getattr(arguments, name) is None else getattr(arguments, name)
+        for name, default in _OWN.items()
+    }
     tags = own["tags"].split(",")
     if len(tags) != 4 or not all(tags):
-        raise UsageError(f"--tags are four texts with commas between, as {_OWN['tags']}, not {own['tags']!r}")
+        raise UsageError(
+            f"--tags are four texts with commas between, as {_OWN['tags']}, not {own['tags']!r}"
+        )
     for name, known in (("trained", ("all", "last")), ("responses", ("action", "chat"))):
         if own[name] not in known:
             raise UsageError(f"--{name} is {own[name]!r}; there are {', '.join(known)}")

@@ -12,19 +12,44 @@ from cotjax.errors import UsageError
 def add_play(play: argparse.ArgumentParser) -> None:
     play.description = "Play a game in the terminal. With --run or --model, watch a checkpoint play it: thoughts, both actions, answers."
     play.add_argument("--game", type=Path, help="game.tw-pddl, or the folder that holds it")
-    play.add_argument("--games", type=Path, help="ALFWorld data folder (made or real), instead of --game")
+    play.add_argument(
+        "--games", type=Path, help="ALFWorld data folder (made or real), instead of --game"
+    )
     play.add_argument("--split", default="valid_seen", help="split of --games (default valid_seen)")
-    play.add_argument("--index", type=int, default=0, help="which game of the split, in the order of ids (default 0)")
-    play.add_argument("--run", dest="run_folder", type=Path, help="watch a checkpoint of this run's folder, e.g. runs/demo")
+    play.add_argument(
+        "--index",
+        type=int,
+        default=0,
+        help="which game of the split, in the order of ids (default 0)",
+    )
+    play.add_argument(
+        "--run",
+        dest="run_folder",
+        type=Path,
+        help="watch a checkpoint of this run's folder, e.g. runs/demo",
+    )
     play.add_argument("--arm", default="sft", help="arm of the run (default sft)")
-    play.add_argument("--step", type=int, help="checkpoint of the arm (default: the last; 0 is the base)")
+    play.add_argument(
+        "--step", type=int, help="checkpoint of the arm (default: the last; 0 is the base)"
+    )
     play.add_argument("--model", type=Path, help="watch the model in this folder, instead of --run")
-    play.add_argument("--template", default="chatml", help="turn template of --model (default chatml)")
-    play.add_argument("--driver", choices=("cot", "prompt"), default="cot", help="whose action is played (default cot)")
-    play.add_argument("--max-steps", type=int, help="steps an episode (default: the run's, else 30)")
+    play.add_argument(
+        "--template", default="chatml", help="turn template of --model (default chatml)"
+    )
+    play.add_argument(
+        "--driver",
+        choices=("cot", "prompt"),
+        default="cot",
+        help="whose action is played (default cot)",
+    )
+    play.add_argument(
+        "--max-steps", type=int, help="steps an episode (default: the run's, else 30)"
+    )
     play.add_argument("--seed", type=int, default=0, help="of sampled decoding (default 0)")
     play.add_argument("--pause", action="store_true", help="wait for Enter after each step")
-    play.add_argument("--delay", type=float, default=0.0, help="seconds to wait after each step (default 0)")
+    play.add_argument(
+        "--delay", type=float, default=0.0, help="seconds to wait after each step (default 0)"
+    )
     play.set_defaults(run=_play)
 
 
@@ -47,4 +72,12 @@ def _play(arguments: argparse.Namespace) -> None:
         player = play.player_of_run(arguments.run_folder, arguments.arm, arguments.step)
     else:
         player = play.player_of_model(arguments.model, arguments.template)
-    play.watch(game, player, console, driver=arguments.driver, max_steps=arguments.max_steps, seed=arguments.seed, after_step=after_step)
+    play.watch(
+        game,
+        player,
+        console,
+        driver=arguments.driver,
+        max_steps=arguments.max_steps,
+        seed=arguments.seed,
+        after_step=after_step,
+    )

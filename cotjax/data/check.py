@@ -127,12 +127,22 @@ def _count(found: Contents, line: Line) -> None:
             tally(found.unknown, f"steps.{name}")
 
 
-def _encode(found: Contents, trajectory: Trajectory, codec: Codec, max_length: int, selection: Selection | None) -> None:
+def _encode(
+    found: Contents,
+    trajectory: Trajectory,
+    codec: Codec,
+    max_length: int,
+    selection: Selection | None,
+) -> None:
     """Raises DataError: what would be encoded cannot be."""
     if selection is not None:
-        found.tokens.update(len(example.ids) for example in selection.examples(codec, trajectory, found.trained))
+        found.tokens.update(
+            len(example.ids) for example in selection.examples(codec, trajectory, found.trained)
+        )
         return
-    for example in trajectory_examples(codec, trajectory, "cot", _WHOLE, no_thought="direct"):  # one, or none where no step is trained
+    for example in trajectory_examples(
+        codec, trajectory, "cot", _WHOLE, no_thought="direct"
+    ):  # one, or none where no step is trained
         found.tokens[len(example.ids)] += 1
         if len(example.ids) > max_length:
             found.long += 1
@@ -146,14 +156,24 @@ def print_contents(path: Path, found: Contents, console: Console, max_length: in
         console.print(visible(str(error)), style="red", markup=False, soft_wrap=True)
     if found.bad > len(found.errors):
         console.print(f"and {found.bad - len(found.errors):,} more", style="red")
-    console.print(f"{path}: {found.episodes:,} episodes, {found.steps:,} steps", markup=False, soft_wrap=True)
+    console.print(
+        f"{path}: {found.episodes:,} episodes, {found.steps:,} steps", markup=False, soft_wrap=True
+    )
     table = Table(show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     known = found.outcomes["won"] + found.outcomes["lost"]
-    won = f"{found.outcomes['won'] / known:.1%} of the {known:,} whose outcome is known" if known else "no outcome is known"
+    won = (
+        f"{found.outcomes['won'] / known:.1%} of the {known:,} whose outcome is known"
+        if known
+        else "no outcome is known"
+    )
     table.add_row("success", won)
-    for name, counts in (("split", found.splits), ("environment", found.environments), ("task type", found.task_types)):
+    for name, counts in (
+        ("split", found.splits),
+        ("environment", found.environments),
+        ("task type", found.task_types),
+    ):
         table.add_row(name, Text(_listed(counts)))
     table.add_row("steps an episode", _spread(found.lengths))
     table.add_row("steps not trained on", f"{found.untrained:,}")

@@ -46,9 +46,15 @@ class Codec:
         tokenizer.no_padding()
         self._tokenizer = tokenizer
         self._plain = _without_added_tokens(tokenizer)
-        added = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items() if not token.content.isspace()}
+        added = {
+            token.content: id
+            for id, token in tokenizer.get_added_tokens_decoder().items()
+            if not token.content.isspace()
+        }
         names = (getattr(tokenizer.model, "unk_token", None), "[UNK]", "<unk>")
-        self._unknown = next((id for id in map(tokenizer.token_to_id, filter(None, names)) if id is not None), None)
+        self._unknown = next(
+            (id for id in map(tokenizer.token_to_id, filter(None, names)) if id is not None), None
+        )
         self._added = frozenset(added.values()) - {self._unknown}
         self._added_texts = tuple(added)
         if template.begin and template.begin not in added:
@@ -58,14 +64,19 @@ class Codec:
             )
         for tag in (*formats.TAGS, template.response_end):
             if not self.encode(tag):
-                raise DataError(f"the tokenizer gives no ids for {tag!r}; add it to the tokenizer's vocabulary")
+                raise DataError(
+                    f"the tokenizer gives no ids for {tag!r}; add it to the tokenizer's vocabulary"
+                )
         # Marks that this tokenizer spells with ordinary tokens: content that holds them would have the same ids.
         self._spelled_marks = tuple(mark for mark in template.marks if mark not in added)
         self._drops_characters = self._unknown is None and not self._spells_every_byte()
         self.action_prefix = self.encode(formats.ACTION_OPEN)
         # Decoding stops at the end of the turn, or where the action closes: nothing after it is looked at.
         self.stop_texts = (formats.ACTION_CLOSE, template.response_end)
-        self.stop = (tuple(self.encode(formats.ACTION_CLOSE)), tuple(self.encode(template.response_end)))
+        self.stop = (
+            tuple(self.encode(formats.ACTION_CLOSE)),
+            tuple(self.encode(template.response_end)),
+        )
         self.pad_id = self._pad_id()
         self._opening = self._begin(system)
 
@@ -74,9 +85,13 @@ class Codec:
         """Read `tokenizer.json` from a local Hugging Face folder."""
         file = Path(folder) / "tokenizer.json"
         if not file.is_file():
-            raise UsageError(f"{file}: no such tokenizer; the model folder must hold tokenizer.json")
+            raise UsageError(
+                f"{file}: no such tokenizer; the model folder must hold tokenizer.json"
+            )
         if template not in formats.TEMPLATES:
-            raise UsageError(f"unknown turn template {template!r}; there are {', '.join(formats.TEMPLATES)}")
+            raise UsageError(
+                f"unknown turn template {template!r}; there are {', '.join(formats.TEMPLATES)}"
+            )
         try:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
@@ -103,7 +118,10 @@ class Codec:
         blanks and for characters of several tokens; the response's tags are found in it wherever tokens begin and end."""
         before = len(self.decode(self.action_prefix))
         ids = range(self.vocab_size)
-        return tuple(self.decode([*self.action_prefix, id])[before:] if self.token_mask[id] else None for id in ids)
+        return tuple(
+            self.decode([*self.action_prefix, id])[before:] if self.token_mask[id] else None
+            for id in ids
+        )
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -142,17 +160,26 @@ class Codec:
         try:
             ids = self._plain.encode(text, add_special_tokens=False)
         except Exception as error:  # the library raises bare Exception; it has no other name for a word without an id
-            raise DataError(f"the tokenizer cannot encode {what} {text[:60]!r} ({error}); use one that covers the data") from None
+            raise DataError(
+                f"the tokenizer cannot encode {what} {text[:60]!r} ({error}); use one that covers the data"
+            ) from None
         self._check_known(ids, text)
         if not self._added.isdisjoint(ids.ids):
-            start, end = next(place for id, place in zip(ids.ids, ids.offsets, strict=True) if id in self._added)
+            start, end = next(
+                place for id, place in zip(ids.ids, ids.offsets, strict=True) if id in self._added
+            )
             raise DataError(
                 f"{what} holds {text[start:end]!r}, a token of the tokenizer's own that it cannot spell as plain text; "
                 f"remove it from {text[:60]!r}"
             )
         if self._drops_characters and _has_gap(text, ids.offsets):
-            lost = next((one for one in text if not one.isspace() and not self._plain.encode(one).ids), text[:60])
-            raise DataError(f"the tokenizer has no token for {lost!r} in {text[:60]!r}; use a tokenizer whose vocabulary covers the data")
+            lost = next(
+                (one for one in text if not one.isspace() and not self._plain.encode(one).ids),
+                text[:60],
+            )
+            raise DataError(
+                f"the tokenizer has no token for {lost!r} in {text[:60]!r}; use a tokenizer whose vocabulary covers the data"
+            )
         return ids.ids
 
     def encodable(self, text: str) -> bool:
@@ -178,8 +205,17 @@ class Codec:
 
         `action`: its ids as they were sampled, or its text.
         """
-        action_ids = self.encode_plain(action, "the action", lenient=True) if isinstance(action, str) else action
-        response = [*self.action_prefix, *action_ids, *self.encode(formats.ACTION_CLOSE), *self.encode(self.template.response_end)]
+        action_ids = (
+            self.encode_plain(action, "the action", lenient=True)
+            if isinstance(action, str)
+            else action
+        )
+        response = [
+            *self.action_prefix,
+            *action_ids,
+            *self.encode(formats.ACTION_CLOSE),
+            *self.encode(self.template.response_end),
+        ]
         return response + [i for ids, _ in self.next_turn(observation, lenient=True) for i in ids]
 
     # ---- a trajectory's parts, with their roles
@@ -227,8 +263,16 @@ class Codec:
         template = self.template
         if not system:
             return [*self.begin_ids, *self.encode(template.turn_open)]
-        message = [*self.encode(template.system_open), *self.encode_plain(system, "the system message")]
-        return [*self.begin_ids, *message, *self.encode(template.response_end), *self.encode(template.turn_gap + template.turn_open)]
+        message = [
+            *self.encode(template.system_open),
+            *self.encode_plain(system, "the system message"),
+        ]
+        return [
+            *self.begin_ids,
+            *message,
+            *self.encode(template.response_end),
+            *self.encode(template.turn_gap + template.turn_open),
+        ]
 
     def _pad_id(self) -> int:
         for token in ("[PAD]", "<pad>", "<|endoftext|>"):
@@ -251,12 +295,16 @@ class Codec:
     def _check_marks(self, text: str, what: str) -> None:
         """Raise DataError for half pairs, and for marks that would be read, or would have the same ids, as the format's own."""
         if half := _HALF_PAIR.search(text):
-            raise DataError(f"{what} holds half of a surrogate pair at character {half.start()}: the text was cut; mend or remove it")
+            raise DataError(
+                f"{what} holds half of a surrogate pair at character {half.start()}: the text was cut; mend or remove it"
+            )
         normalizer = self._plain.normalizer
         seen = (text,) if normalizer is None else (text, normalizer.normalize_str(text))
         for mark in (*formats.TAGS, *self._spelled_marks):
             if any(mark in form for form in seen):
-                raise DataError(f"{what} holds {mark!r}, which would be read as a tag; remove it from {text[:60]!r}")
+                raise DataError(
+                    f"{what} holds {mark!r}, which would be read as a tag; remove it from {text[:60]!r}"
+                )
 
     def _encode_leniently(self, text: str) -> list[int]:
         if _HALF_PAIR.search(text):
@@ -264,7 +312,11 @@ class Codec:
         try:
             ids = self._plain.encode(text, add_special_tokens=False)
         except Exception:  # a word without an id, in a vocabulary without an unknown token
-            return [] if len(text) < 2 else [i for character in text for i in self._encode_leniently(character)]
+            return (
+                []
+                if len(text) < 2
+                else [i for character in text for i in self._encode_leniently(character)]
+            )
         if self._added.isdisjoint(ids.ids):
             return ids.ids
         found = []
@@ -274,7 +326,11 @@ class Codec:
 
     def _apart(self, text: str) -> list[int]:
         """Encode, character by character, a text that is an added token as a whole."""
-        found = [i for character in text for i in self._encode_leniently(character)] if len(text) > 1 else []
+        found = (
+            [i for character in text for i in self._encode_leniently(character)]
+            if len(text) > 1
+            else []
+        )
         return found or [i for i in (self._unknown,) if i is not None]
 
 

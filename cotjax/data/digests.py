@@ -31,8 +31,12 @@ class Digests:
         return None
 
     def _merge(self) -> None:
-        digests = np.concatenate([self._digests, np.fromiter(self._recent, np.uint64, len(self._recent))])
-        numbers = np.concatenate([self._numbers, np.fromiter(self._recent.values(), np.uint32, len(self._recent))])
+        digests = np.concatenate(
+            [self._digests, np.fromiter(self._recent, np.uint64, len(self._recent))]
+        )
+        numbers = np.concatenate(
+            [self._numbers, np.fromiter(self._recent.values(), np.uint32, len(self._recent))]
+        )
         order = np.argsort(digests)
         self._digests, self._numbers = digests[order], numbers[order]
         self._recent = {}

@@ -76,8 +76,14 @@ def held_out_batches(
     def row(number: int) -> dict[str, np.ndarray]:
         examples = [source[index] for index in packing.row(min(number, packing.rows - 1))[1]]
         made = packed_row(examples, masking, 0, row_length)
-        return made if number < packing.rows else {name: np.zeros_like(array) for name, array in made.items()}
+        return (
+            made
+            if number < packing.rows
+            else {name: np.zeros_like(array) for name, array in made.items()}
+        )
 
     for first in range(0, packing.rows, batch):
         made = [row(first + place) for place in rows]
-        yield dropped_weights({name: np.stack([each[name] for each in made]) for name in made[0]}, 0.0)
+        yield dropped_weights(
+            {name: np.stack([each[name] for each in made]) for name in made[0]}, 0.0
+        )

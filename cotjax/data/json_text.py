@@ -41,10 +41,14 @@ def open_json(path: str | Path, missing: str = "no such file") -> BinaryIO:
         file = open(path, "rb")  # noqa: SIM115 the caller closes it
     except FileNotFoundError:
         if os.path.islink(path):
-            raise DataError(f"{path}: a symbolic link to {os.readlink(path)}, which is not there") from None
+            raise DataError(
+                f"{path}: a symbolic link to {os.readlink(path)}, which is not there"
+            ) from None
         raise DataError(f"{path}: {missing}") from None
     except OSError as error:  # no permission, links in a circle, a file in place of a folder
-        raise DataError(f"{path}: cannot be read ({error.strerror}); name another file or mend its permissions") from None
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); name another file or mend its permissions"
+        ) from None
     head = file.peek(_HEAD)[:_HEAD]
     what = next((what for start, what in _FOREIGN.items() if head.startswith(start)), None)
     if what is None and b"\0" in head[:2]:

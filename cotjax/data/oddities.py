@@ -8,7 +8,9 @@ from cotjax.formats import TAGS
 NOT_ADMISSIBLE = "actions not among their admissible commands"
 SEVERAL_LINES = "actions of several lines (cotjax's own environments read them as one)"
 OTHER_CASE = "steps with a response tag in another case, as <Action>, which is plain text"
-CONTRADICTION = "episodes whose reward contradicts their success (lost with 1 or more, won with 0 or less)"
+CONTRADICTION = (
+    "episodes whose reward contradicts their success (lost with 1 or more, won with 0 or less)"
+)
 NOTHING_TRAINED = "episodes without a step to train on"
 
 
@@ -24,7 +26,9 @@ def oddities(trajectory: Trajectory) -> list[str]:
         if any("<" in text and any(tag in text.lower() for tag in TAGS) for text in texts):
             found.append(OTHER_CASE)  # in their own case the schema refuses them
     success, reward = trajectory.success, trajectory.reward
-    if reward is not None and ((success is False and reward >= 1) or (success is True and reward <= 0)):
+    if reward is not None and (
+        (success is False and reward >= 1) or (success is True and reward <= 0)
+    ):
         found.append(CONTRADICTION)
     if not any(step.trained for step in trajectory.steps):
         found.append(NOTHING_TRAINED)

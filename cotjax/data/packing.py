@@ -25,7 +25,9 @@ import numpy as np
 from cotjax.errors import DataError
 from cotjax.runtime.files import write_whole
 
-_ROUNDING = 128  # parts of the average length that lengths are rounded up to; it costs 1/256 of a row
+_ROUNDING = (
+    128  # parts of the average length that lengths are rounded up to; it costs 1/256 of a row
+)
 _WINDOW = 1024  # examples that are packed together, the longest first
 _ROW_BITS = 40
 
@@ -75,7 +77,9 @@ def fit(lengths: Sequence[int], row_length: int, bins: int) -> np.ndarray:
     """Pack in order, each into the open row whose room it fills best -> [N], the row of each. With more than `bins` rows open, the
     fullest is closed."""
     row_of = np.empty(len(lengths), np.int64)
-    rooms: list[int] = []  # sorted; the tokens that are free, and behind them, in the low bits, the row
+    rooms: list[
+        int
+    ] = []  # sorted; the tokens that are free, and behind them, in the low bits, the row
     count = 0
     for index, length in enumerate(lengths):
         place = bisect_left(rooms, length << _ROW_BITS)
@@ -102,7 +106,9 @@ def example_lengths(source: Sequence[dict]) -> np.ndarray:
         lengths = np.load(file)
         if len(lengths) == len(source):
             return lengths
-    lengths = np.fromiter((len(source[index]["ids"]) for index in range(len(source))), np.int32, len(source))
+    lengths = np.fromiter(
+        (len(source[index]["ids"]) for index in range(len(source))), np.int32, len(source)
+    )
     keep_lengths(source, lengths)
     return lengths
 

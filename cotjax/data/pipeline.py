@@ -70,17 +70,34 @@ class Masking:
     def __post_init__(self):
         for name in self.supervised:
             if name not in Role.__members__:
-                raise UsageError(f"masking.supervised: unknown role {name!r}; there are {', '.join(Role.__members__)}")
+                raise UsageError(
+                    f"masking.supervised: unknown role {name!r}; there are {', '.join(Role.__members__)}"
+                )
         if self.normalizer not in NORMALIZERS:
-            raise UsageError(f"masking.normalizer: unknown {self.normalizer!r}; there are {', '.join(NORMALIZERS)}")
+            raise UsageError(
+                f"masking.normalizer: unknown {self.normalizer!r}; there are {', '.join(NORMALIZERS)}"
+            )
         try:
             self.dropping()
         except MaskError as error:
             raise UsageError(f"masking: {error}") from None
 
     def dropping(self) -> Dropping:
-        fraction = LinearFraction(self.fraction, self.last_fraction, self.fraction_steps) if self.fraction_steps else self.fraction
-        return Dropping(fraction, self.seed, self.unit, self.redraw, self.control, self.action_close, self.end, self.roles())
+        fraction = (
+            LinearFraction(self.fraction, self.last_fraction, self.fraction_steps)
+            if self.fraction_steps
+            else self.fraction
+        )
+        return Dropping(
+            fraction,
+            self.seed,
+            self.unit,
+            self.redraw,
+            self.control,
+            self.action_close,
+            self.end,
+            self.roles(),
+        )
 
     def roles(self) -> tuple[Role, ...]:
         """The supervised roles."""
@@ -106,10 +123,14 @@ def check_supervised(source: Sequence[dict], masking: Masking) -> None:
     """Raise DataError when no example of the source has a token that is trained on."""
     examples = (source[number] for number in range(len(source)))
     if not any(example_features(example, masking)["weights"].any() for example in examples):
-        raise DataError("no example holds a supervised token; check masking.supervised and the data's roles")
+        raise DataError(
+            "no example holds a supervised token; check masking.supervised and the data's roles"
+        )
 
 
-def packed_row(examples: Sequence[dict], masking: Masking, epoch: int, row_length: int) -> dict[str, np.ndarray]:
+def packed_row(
+    examples: Sequence[dict], masking: Masking, epoch: int, row_length: int
+) -> dict[str, np.ndarray]:
     """Stored examples -> one row [T] of each of a batch's fields. The filling behind them is segment 0, weighs 0, and is never drawn.
 
     Raises:
@@ -129,12 +150,21 @@ def packed_row(examples: Sequence[dict], masking: Masking, epoch: int, row_lengt
         moved[ends] = row[ends]  # as in an example by itself
         return moved
 
-    ids, roles, branches = joined("ids", np.int32), joined("roles", np.int8), joined("branches", np.int32)
+    ids, roles, branches = (
+        joined("ids", np.int32),
+        joined("roles", np.int8),
+        joined("branches", np.int32),
+    )
     segment_ids = np.zeros(row_length, np.int32)
     segment_ids[:used] = np.repeat(np.arange(1, len(examples) + 1, dtype=np.int32), lengths)
     here = slice(0, used)
     weights = np.zeros(row_length, np.float32)
-    weights[here] = target_weights(roles[here], branches=branches[here], segment_ids=segment_ids[here], supervised=masking.roles())
+    weights[here] = target_weights(
+        roles[here],
+        branches=branches[here],
+        segment_ids=segment_ids[here],
+        supervised=masking.roles(),
+    )
     draws = np.full(row_length, NEVER, np.float32)
     if masking.drops():
         dropping = masking.dropping()
@@ -161,7 +191,9 @@ def example_turns(example: dict) -> np.ndarray:
 
 def _draws(dropping: Dropping, example: dict, epoch: int) -> np.ndarray:
     try:
-        return dropping.draws(example["roles"], example["id"].decode(), turns=example_turns(example), epoch=epoch)
+        return dropping.draws(
+            example["roles"], example["id"].decode(), turns=example_turns(example), epoch=epoch
+        )
     except MaskError as error:
         raise DataError(str(error)) from None
 
@@ -199,7 +231,10 @@ def _counts(gone_BT: np.ndarray, segment_ids_BT: np.ndarray, draws_BT: np.ndarra
     # Row, example and draw in one number each. What is drawn together has one draw, and within an example no two units have the same.
     examples = rows << 16 | segment_ids_BT[gone_BT]
     units = examples << 32 | draws_BT[gone_BT].view(np.uint32)
-    different = [np.bincount(np.unique(found) >> bits, minlength=len(gone_BT)) for found, bits in ((units, 48), (examples, 16))]
+    different = [
+        np.bincount(np.unique(found) >> bits, minlength=len(gone_BT))
+        for found, bits in ((units, 48), (examples, 16))
+    ]
     return np.stack([gone_BT.sum(axis=1), *different], axis=1).astype(np.int32)
 
 
@@ -270,6 +305,10 @@ def batches(
     packing = Packing(lengths, row_length, seed)
     count = (sys.maxsize if epochs is None else packing.rows * epochs) // batch * len(rows)
     read = _Rows(source, packing, batch, rows, count)
-    made = grain.MapDataset.source(read).map(_Pack(masking, row_length)).batch(len(rows), drop_remainder=True)
+    made = (
+        grain.MapDataset.source(read)
+        .map(_Pack(masking, row_length))
+        .batch(len(rows), drop_remainder=True)
+    )
     ahead = 2 * threads
     return made.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead))

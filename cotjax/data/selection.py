@@ -57,7 +57,9 @@ class Selection:
         if not 0.0 <= self.direct_share <= 1.0:
             raise UsageError(f"data.direct_share is {self.direct_share}; a share is from 0 to 1")
         if self.no_thought not in NO_THOUGHT:
-            raise UsageError(f"data.no_thought is {self.no_thought!r}; there are {', '.join(NO_THOUGHT)}")
+            raise UsageError(
+                f"data.no_thought is {self.no_thought!r}; there are {', '.join(NO_THOUGHT)}"
+            )
         if self.max_length < 1:
             raise UsageError(f"data.max_length is {self.max_length}; it must be at least 1")
         self._layout()
@@ -65,7 +67,9 @@ class Selection:
     @classmethod
     def of(cls, settings: Any, **more: Any) -> Selection:
         """The selection that an object with these fields asks for; of a config, its `data` section and, as `more`, the task types."""
-        values = {f.name: getattr(settings, f.name) for f in fields(cls) if hasattr(settings, f.name)} | more
+        values = {
+            f.name: getattr(settings, f.name) for f in fields(cls) if hasattr(settings, f.name)
+        } | more
         return cls(**values | {"splits": tuple(split for split in values["splits"] if split)})
 
     def examples(self, codec: Codec, trajectory: Trajectory, counts: Counts) -> list[TokenExample]:
@@ -78,8 +82,14 @@ class Selection:
         form = "direct" if draw(0, f"form/{trajectory.id}") < self.direct_share else "cot"
         made = []
         if reason is None:
-            made = list(trajectory_examples(codec, trajectory, form, self.max_length, self._layout(), self.no_thought))
-        counts.add(trajectory, made, reason, form, skips_silent=form == "cot" and self.no_thought == "skip")
+            made = list(
+                trajectory_examples(
+                    codec, trajectory, form, self.max_length, self._layout(), self.no_thought
+                )
+            )
+        counts.add(
+            trajectory, made, reason, form, skips_silent=form == "cot" and self.no_thought == "skip"
+        )
         return made
 
     def _layout(self) -> Layout:
@@ -91,7 +101,9 @@ class Selection:
             return "split"
         if self.won_only and trajectory.success is False:
             return "lost"
-        if trajectory.task_type in self.held_out or (self.task_types is not None and trajectory.task_type not in self.task_types):
+        if trajectory.task_type in self.held_out or (
+            self.task_types is not None and trajectory.task_type not in self.task_types
+        ):
             return "task_type"
         return None
 
@@ -121,7 +133,15 @@ class Counts:
     splits: Counter = field(default_factory=Counter)
     thought_provenance: Counter = field(default_factory=Counter)
 
-    def add(self, trajectory: Trajectory, examples: list[TokenExample], reason: str | None, form: str, *, skips_silent: bool) -> None:
+    def add(
+        self,
+        trajectory: Trajectory,
+        examples: list[TokenExample],
+        reason: str | None,
+        form: str,
+        *,
+        skips_silent: bool,
+    ) -> None:
         """Count one trajectory and the examples made of it in a form. `reason`: why none of it is trained on, where that does not
         depend on its steps. `skips_silent`: its steps without a thought are history alone."""
         trained = {int(step) for example in examples for step in example.steps}
@@ -137,7 +157,10 @@ class Counts:
         for number, step in enumerate(trajectory.steps):
             if number in trained:
                 silent = form == "direct" or step.thought is None
-                tally(self.thought_provenance, SILENT if silent else step.provenance or UNKNOWN_PROVENANCE)
+                tally(
+                    self.thought_provenance,
+                    SILENT if silent else step.provenance or UNKNOWN_PROVENANCE,
+                )
             elif reason is not None:
                 reasons[reason] += 1
             elif not step.trained:
@@ -165,7 +188,11 @@ class Counts:
 
     def why_nothing(self) -> str:
         """Why there is nothing to train on, and which splits the file has."""
-        reasons = ", ".join(f"{self.left_out[name]['steps']:,} {text}" for name, text in REASONS.items() if name in self.left_out)
+        reasons = ", ".join(
+            f"{self.left_out[name]['steps']:,} {text}"
+            for name, text in REASONS.items()
+            if name in self.left_out
+        )
         splits = ", ".join(f"{split!r} ({count:,})" for split, count in self.splits.most_common(12))
         return f"nothing to train on; of its {self.steps:,} steps are {reasons}; its trajectories are of the splits {splits}"
 

@@ -24,7 +24,14 @@ from cotjax.data.selection import Counts, Selection
 from cotjax.data.tokens import TREES, Layout, TokenExample, trajectory_examples
 from cotjax.data.trajectories import read_trajectories
 from cotjax.errors import DataError, UsageError
-from cotjax.masking import Dropping, MaskError, Role, check_supervision, roles_from_messages, target_weights
+from cotjax.masking import (
+    Dropping,
+    MaskError,
+    Role,
+    check_supervision,
+    roles_from_messages,
+    target_weights,
+)
 from cotjax.runtime.files import check_output, write_whole
 from cotjax.runtime.terminal import visible
 
@@ -52,10 +59,20 @@ class Shown:
 
     def runs(self) -> Iterator[tuple[Role, float, bool, list[str]]]:
         """Neighbours of one role and weight: (role, weight, whether dropped, token texts)."""
-        begins = np.flatnonzero(np.diff(self.roles) | np.diff(self.weights).astype(bool) | np.diff(self.dropped)) + 1
+        begins = (
+            np.flatnonzero(
+                np.diff(self.roles) | np.diff(self.weights).astype(bool) | np.diff(self.dropped)
+            )
+            + 1
+        )
         edges = [0, *begins.tolist(), len(self.tokens)]
         for start, end in pairwise(edges):
-            yield Role(self.roles[start]), float(self.weights[start]), bool(self.dropped[start]), self.tokens[start:end]
+            yield (
+                Role(self.roles[start]),
+                float(self.weights[start]),
+                bool(self.dropped[start]),
+                self.tokens[start:end],
+            )
 
 
 def read_shown(
@@ -84,18 +101,26 @@ def read_shown(
         return
     codec = Codec.load(tokenizer or BASE_FOLDER, template)
     for trajectory in read_trajectories(path):
-        form = "cot" if all(step.thought is not None for step in trajectory.steps if step.trained) else "direct"
+        form = (
+            "cot"
+            if all(step.thought is not None for step in trajectory.steps if step.trained)
+            else "direct"
+        )
         for example in trajectory_examples(codec, trajectory, form, _MAX_LENGTH, layout):
             full = target_weights(example.roles, branches=example.branches)
             try:
                 check_supervision(full, example.roles, f"{path}, trajectory {trajectory.id!r}")
-                draws = dropping.draws(example.roles, example.id, turns=example_turns(vars(example)))
+                draws = dropping.draws(
+                    example.roles, example.id, turns=example_turns(vars(example))
+                )
             except MaskError as error:
                 raise DataError(str(error)) from None
             yield _shown(codec, example, full, draws < np.float32(dropping.fraction_at()))
 
 
-def run_shown(path: Path, codec: Codec, selection: Selection, masking: Masking, epoch: int = 0, step: int = 0) -> Iterator[Shown]:
+def run_shown(
+    path: Path, codec: Codec, selection: Selection, masking: Masking, epoch: int = 0, step: int = 0
+) -> Iterator[Shown]:
     """Yield the examples that a run trains on, with their weights in an epoch and at a step.
 
     Raises:
@@ -118,13 +143,22 @@ def _shown(codec: Codec, example: TokenExample, full: np.ndarray, dropped: np.nd
     return _of_tokens(example.id, tokens, example.roles, full, dropped)
 
 
-def _of_tokens(name: str, tokens: list[str], roles: np.ndarray, full: np.ndarray, dropped: np.ndarray) -> Shown:
+def _of_tokens(
+    name: str, tokens: list[str], roles: np.ndarray, full: np.ndarray, dropped: np.ndarray
+) -> Shown:
     """`full` is the weight of what each position predicts, without dropping; `dropped` is of the tokens themselves."""
     of_token = np.concatenate([[0.0], full[:-1]])
     return Shown(name, tokens, roles, np.where(dropped, 0.0, of_token), dropped & (of_token > 0))
 
 
-def show(shown: Iterable[Shown], title: str, *, limit: int = 3, page: Path | None = None, console: Console | None = None) -> None:
+def show(
+    shown: Iterable[Shown],
+    title: str,
+    *,
+    limit: int = 3,
+    page: Path | None = None,
+    console: Console | None = None,
+) -> None:
     """Print the first `limit` examples and the totals of all by role; with `page`, write the same as one HTML file.
 
     Raises:
@@ -143,7 +177,11 @@ def show(shown: Iterable[Shown], title: str, *, limit: int = 3, page: Path | Non
             _print(console, example)
         for role, total in totals.items():
             here = example.roles == role
-            total += (int(here.sum()), int((here & (example.weights > 0)).sum()), int((here & example.dropped).sum()))
+            total += (
+                int(here.sum()),
+                int((here & (example.weights > 0)).sum()),
+                int((here & example.dropped).sum()),
+            )
     if not examples:
         raise DataError(f"{title}: there are no examples")
     title = f"{title}: {examples} examples"
@@ -163,7 +201,9 @@ def show(shown: Iterable[Shown], title: str, *, limit: int = 3, page: Path | Non
 
 def about(dropping: Dropping, step: int = 0) -> str:
     """Return what is dropped, in words."""
-    return f"k = {dropping.fraction_at(step):g} of each {dropping.unit}, dropped: {dropping.control}"
+    return (
+        f"k = {dropping.fraction_at(step):g} of each {dropping.unit}, dropped: {dropping.control}"
+    )
 
 
 def _print(console: Console, example: Shown) -> None:
@@ -171,7 +211,9 @@ def _print(console: Console, example: Shown) -> None:
     for role, weight, dropped, tokens in example.runs():
         style = COLOURS[role] + ("" if weight else " strike" if dropped else " dim")
         mark = "dropped" if dropped else ""
-        line = Text(f"  {role.name:<12} {weight:g} {mark:<8}", COLOURS[role]) + Text("·".join(map(_visible, tokens)), style)
+        line = Text(f"  {role.name:<12} {weight:g} {mark:<8}", COLOURS[role]) + Text(
+            "·".join(map(_visible, tokens)), style
+        )
         console.print(line, soft_wrap=True)
     console.print()
 
@@ -180,9 +222,13 @@ def _visible(token: str) -> str:
     return visible(token.replace("\n", "⏎").replace("\t", "⇥"), kept="")
 
 
-def _of_messages(path: Path, tokenizer: Path | None, dropping: Dropping, chat: Mapping[str, Any]) -> Iterator[Shown]:
+def _of_messages(
+    path: Path, tokenizer: Path | None, dropping: Dropping, chat: Mapping[str, Any]
+) -> Iterator[Shown]:
     if tokenizer is None:
-        raise UsageError(f"{path} holds chat messages: give --tokenizer DIR, a folder whose tokenizer has a chat template")
+        raise UsageError(
+            f"{path} holds chat messages: give --tokenizer DIR, a folder whose tokenizer has a chat template"
+        )
     renders = _chat_tokenizer(tokenizer)
     lines: dict[str, int] = {}
     with open_json(path, "no such file") as file:
@@ -193,7 +239,9 @@ def _of_messages(path: Path, tokenizer: Path | None, dropping: Dropping, chat: M
             row = _message_row(raw, where)
             name = str(row.get("id", where))
             if lines.setdefault(name, number) != number:
-                raise DataError(f"{where}: id {name!r:.80} stands at line {lines[name]} already; make it unique")
+                raise DataError(
+                    f"{where}: id {name!r:.80} stands at line {lines[name]} already; make it unique"
+                )
             try:
                 ids, roles = roles_from_messages(row["messages"], renders, name=where, **chat)
                 full = target_weights(roles)
@@ -201,20 +249,28 @@ def _of_messages(path: Path, tokenizer: Path | None, dropping: Dropping, chat: M
                 dropped = dropping.tokens(roles, name)
             except MaskError as error:
                 raise DataError(str(error)) from None
-            yield _of_tokens(name, [renders.decode([token]) for token in ids.tolist()], roles, full, dropped)
+            yield _of_tokens(
+                name, [renders.decode([token]) for token in ids.tolist()], roles, full, dropped
+            )
 
 
 def _message_row(raw: bytes, where: str) -> dict:
     try:
         row = json.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+        raise DataError(
+            f"{where}: not UTF-8 at byte {error.start}; save the file as UTF-8"
+        ) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: no JSON ({type(error).__name__}: {error}); mend or remove this line") from None
+        raise DataError(
+            f"{where}: no JSON ({type(error).__name__}: {error}); mend or remove this line"
+        ) from None
     if not isinstance(row, dict) or "messages" not in row:
         raise DataError(f'{where}: no {{"id", "messages"}}; mend or remove this line')
     if re.search("[\ud800-\udfff]", str(row.get("id", ""))):
-        raise DataError(f"{where}: half of a surrogate pair in the id is no text; mend or remove this line")
+        raise DataError(
+            f"{where}: half of a surrogate pair in the id is no text; mend or remove this line"
+        )
     return row
 
 
@@ -225,7 +281,9 @@ def _chat_tokenizer(folder: Path) -> Callable:
         raise UsageError(f"{folder}: no tokenizer.json there; give --tokenizer a model's folder")
     chat = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if not chat.chat_template:
-        raise UsageError(f"{folder}: this tokenizer has no chat template, so messages cannot be rendered")
+        raise UsageError(
+            f"{folder}: this tokenizer has no chat template, so messages cannot be rendered"
+        )
     return chat
 
 
@@ -240,9 +298,13 @@ td,th{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:right}td:first
 
 
 def _page(title: str, shown: list[Shown], totals: dict[Role, np.ndarray]) -> str:
-    rules = "".join(f".{role.name}{{background:{colour}}}" for role, colour in _PAGE_COLOURS.items())
+    rules = "".join(
+        f".{role.name}{{background:{colour}}}" for role, colour in _PAGE_COLOURS.items()
+    )
     rows = "".join(
-        f'<tr><td><span class="t {role.name}">{role.name}</span></td>' + "".join(f"<td>{count:,}</td>" for count in total) + "</tr>"
+        f'<tr><td><span class="t {role.name}">{role.name}</span></td>'
+        + "".join(f"<td>{count:,}</td>" for count in total)
+        + "</tr>"
         for role, total in totals.items()
     )
     parts = [
@@ -256,7 +318,10 @@ def _page(title: str, shown: list[Shown], totals: dict[Role, np.ndarray]) -> str
         for role, weight, dropped, tokens in example.runs():
             kind = f"{role.name} {'d' if dropped else 'w1' if weight else 'w0'}"
             tip = f"{role.name}, weight {weight:g}{', dropped' if dropped else ''}"
-            parts += [f'<span class="t {kind}" title="{tip}">{html.escape(token)}</span><wbr>' for token in tokens]
+            parts += [
+                f'<span class="t {kind}" title="{tip}">{html.escape(token)}</span><wbr>'
+                for token in tokens
+            ]
             if role is Role.END:
                 parts.append("<br>")
         parts.append("</p>")

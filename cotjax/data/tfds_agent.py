@@ -27,7 +27,13 @@ from cotjax.data.trajectories import read_trajectories
 from cotjax.errors import DataError
 from cotjax.runtime.files import read_json, write_whole
 
-ARRAYS = {"steps": np.int32, "ids": np.int32, "roles": np.int8, "branches": np.int32, "positions": np.int32}
+ARRAYS = {
+    "steps": np.int32,
+    "ids": np.int32,
+    "roles": np.int8,
+    "branches": np.int32,
+    "positions": np.int32,
+}
 
 
 @dataclass
@@ -60,8 +66,13 @@ class AgentTrajectories(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("3.0.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        tokens = {name: tfds.features.Tensor(shape=(None,), dtype=dtype, encoding="bytes") for name, dtype in ARRAYS.items()}
-        features = tfds.features.FeaturesDict({"id": tfds.features.Text(), "first_step": np.int32, **tokens})
+        tokens = {
+            name: tfds.features.Tensor(shape=(None,), dtype=dtype, encoding="bytes")
+            for name, dtype in ARRAYS.items()
+        }
+        features = tfds.features.FeaturesDict(
+            {"id": tfds.features.Text(), "first_step": np.int32, **tokens}
+        )
         return self.dataset_info_from_configs(
             features=features,
             description="Agent trajectories as token ids, roles, branches and positions.",
@@ -70,7 +81,10 @@ class AgentTrajectories(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
         self.lengths: dict[str, np.ndarray] = {}  # split -> tokens of each example
-        return {split: self._generate_examples(split, path) for split, path in self.builder_config.sources.items()}
+        return {
+            split: self._generate_examples(split, path)
+            for split, path in self.builder_config.sources.items()
+        }
 
     def _generate_examples(self, split: str, path: str) -> Iterator[tuple[int, dict]]:
         config = self.builder_config
@@ -79,7 +93,9 @@ class AgentTrajectories(tfds.core.GeneratorBasedBuilder):
         lengths = array("i")
         for trajectory in read_trajectories(path):
             for example in selection.examples(codec, trajectory, counts):
-                arrays = {name: getattr(example, name).astype(dtype) for name, dtype in ARRAYS.items()}
+                arrays = {
+                    name: getattr(example, name).astype(dtype) for name, dtype in ARRAYS.items()
+                }
                 yield len(lengths), {"id": example.id, "first_step": example.first_step, **arrays}
                 lengths.append(len(example.ids))
         if not lengths:
@@ -96,7 +112,10 @@ def sha256_of(file: Path) -> str:
 
 
 def prepare_dataset(
-    config: AgentConfig, data_dir: str | Path, shards: int | None = None, digest: Callable[[Path], str] = sha256_of
+    config: AgentConfig,
+    data_dir: str | Path,
+    shards: int | None = None,
+    digest: Callable[[Path], str] = sha256_of,
 ) -> AgentTrajectories:
     """Build the dataset under `data_dir` unless it is there; return the builder to read it with `as_data_source`.
 
@@ -132,6 +151,12 @@ def fingerprint(config: AgentConfig, digest: Callable[[Path], str] = sha256_of) 
         if not file.is_file():
             raise DataError(f"{file}: no such file")
         together.update(bytes.fromhex(digest(file)))
-    settings = (sorted(config.sources), config.template, config.system, asdict(Selection.of(config)), str(AgentTrajectories.VERSION))
+    settings = (
+        sorted(config.sources),
+        config.template,
+        config.system,
+        asdict(Selection.of(config)),
+        str(AgentTrajectories.VERSION),
+    )
     together.update(repr(settings).encode())
     return together.hexdigest()[:12]

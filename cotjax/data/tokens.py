@@ -27,7 +27,11 @@ from cotjax.masking import Role
 
 FORMS = ("cot", "direct")
 LAYOUTS = ("trajectory", "step")
-NO_THOUGHT = ("skip", "direct", "error")  # what becomes of a step without a thought in the form "cot"
+NO_THOUGHT = (
+    "skip",
+    "direct",
+    "error",
+)  # what becomes of a step without a thought in the form "cot"
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,13 @@ class Layout:
         if self.name not in LAYOUTS:
             raise UsageError(f"unknown layout {self.name!r}; there are {', '.join(LAYOUTS)}")
         if self.history < 0:
-            raise UsageError(f"a history of {self.history} turns cannot be; give at least 0, which is all of them")
+            raise UsageError(
+                f"a history of {self.history} turns cannot be; give at least 0, which is all of them"
+            )
         if self.history and self.name != "step":
-            raise UsageError("steps of one sequence share all of their history; a shorter one needs the layout 'step'")
+            raise UsageError(
+                "steps of one sequence share all of their history; a shorter one needs the layout 'step'"
+            )
 
     @property
     def playable(self) -> bool:
@@ -79,7 +87,12 @@ class TokenExample:
 
 
 def trajectory_examples(
-    codec: Codec, trajectory: Trajectory, form: str, max_length: int, layout: Layout = TREES, no_thought: str = "skip"
+    codec: Codec,
+    trajectory: Trajectory,
+    form: str,
+    max_length: int,
+    layout: Layout = TREES,
+    no_thought: str = "skip",
 ) -> Iterator[TokenExample]:
     """Yield the examples of one trajectory, each at most `max_length` tokens.
 
@@ -103,7 +116,11 @@ def trajectory_examples(
     if layout.name == "step":
         return _steps(codec, trajectory, turns, max_length, layout.history)
     branching = form == "cot" and not layout.past_thoughts
-    return _trees(trajectory.id, turns, max_length) if branching else _line(trajectory.id, turns, max_length)
+    return (
+        _trees(trajectory.id, turns, max_length)
+        if branching
+        else _line(trajectory.id, turns, max_length)
+    )
 
 
 @dataclass(frozen=True)
@@ -117,7 +134,9 @@ class _Turn:
     trained: bool
 
 
-def _encoded(codec: Codec, trajectory: Trajectory, form: str, past_thoughts: bool, no_thought: str) -> Iterator[_Turn]:
+def _encoded(
+    codec: Codec, trajectory: Trajectory, form: str, past_thoughts: bool, no_thought: str
+) -> Iterator[_Turn]:
     for number, step in enumerate(trajectory.steps):
         silent = form == "cot" and step.thought is None
         try:
@@ -125,13 +144,21 @@ def _encoded(codec: Codec, trajectory: Trajectory, form: str, past_thoughts: boo
                 raise DataError(
                     "the step has no thought; data.no_thought='skip' leaves such steps out, 'direct' trains their actions alone"
                 )
-            prompt = codec.next_turn(step.observation) if number else codec.first_turn(trajectory.task, step.observation)
+            prompt = (
+                codec.next_turn(step.observation)
+                if number
+                else codec.first_turn(trajectory.task, step.observation)
+            )
             direct = codec.direct(step.action)
-            response = direct if form == "direct" or silent else codec.reasoned(step.thought, step.action)
+            response = (
+                direct if form == "direct" or silent else codec.reasoned(step.thought, step.action)
+            )
         except DataError as error:
             raise DataError(f"trajectory {trajectory.id!r}, step {number}: {error}") from None
         trained = step.trained and not (silent and no_thought == "skip")
-        yield _Turn(number, prompt, response, _as_prompt(response if past_thoughts else direct), trained)
+        yield _Turn(
+            number, prompt, response, _as_prompt(response if past_thoughts else direct), trained
+        )
 
 
 def _as_prompt(segments: Segments) -> Segments:
@@ -173,13 +200,18 @@ def _line(name: str, turns: Iterator[_Turn], max_length: int) -> Iterator[TokenE
         yield line.cut(end).example(name, 0)
 
 
-def _steps(codec: Codec, trajectory: Trajectory, turns: Iterator[_Turn], max_length: int, history: int) -> Iterator[TokenExample]:
+def _steps(
+    codec: Codec, trajectory: Trajectory, turns: Iterator[_Turn], max_length: int, history: int
+) -> Iterator[TokenExample]:
     seen: list[_Turn] = []
     for turn in turns:
         start = max(0, turn.number - history) if history else 0
         tokens = _Tokens()
         for past in seen[start:]:
-            tokens.append(past.prompt if past.number > start else _opening(codec, trajectory, start, past), branch=0)
+            tokens.append(
+                past.prompt if past.number > start else _opening(codec, trajectory, start, past),
+                branch=0,
+            )
             tokens.append(past.past, branch=0)
         tokens.append(turn.prompt, branch=0)
         if len(tokens) > max_length and not history:
@@ -192,7 +224,11 @@ def _steps(codec: Codec, trajectory: Trajectory, turns: Iterator[_Turn], max_len
 
 def _opening(codec: Codec, trajectory: Trajectory, start: int, turn: _Turn) -> Segments:
     """The first turn of a prompt whose history begins at step `start`."""
-    return codec.first_turn(trajectory.task, trajectory.steps[start].observation) if start else turn.prompt
+    return (
+        codec.first_turn(trajectory.task, trajectory.steps[start].observation)
+        if start
+        else turn.prompt
+    )
 
 
 def _length(segments: Segments) -> int:

@@ -113,7 +113,12 @@ def read_lines(path: str | Path) -> Iterator[Line]:
                 blank.append((number, size))
                 continue
             for before, length in blank:
-                yield Line(length, error=DataError(f"{path}:{before}: no JSON (the line is blank); remove this line"))
+                yield Line(
+                    length,
+                    error=DataError(
+                        f"{path}:{before}: no JSON (the line is blank); remove this line"
+                    ),
+                )
             blank.clear()
             where = f"{path}:{number}"
             try:
@@ -121,7 +126,9 @@ def read_lines(path: str | Path) -> Iterator[Line]:
                 trajectory = as_trajectory(row, where)
                 before = ids.add(trajectory.id, number)
                 if before is not None:
-                    raise DataError(f"{where}: id {trajectory.id!r:.80} stands at line {before} already; ids must be unique")
+                    raise DataError(
+                        f"{where}: id {trajectory.id!r:.80} stands at line {before} already; ids must be unique"
+                    )
             except DataError as error:
                 yield Line(size, error=error)
             else:
@@ -142,7 +149,9 @@ def _raw_lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
         yield raw, size
 
 
-def write_trajectories(path: str | Path, trajectories: Iterable[Trajectory], inputs: Iterable[str | Path] = ()) -> int:
+def write_trajectories(
+    path: str | Path, trajectories: Iterable[Trajectory], inputs: Iterable[str | Path] = ()
+) -> int:
     """Write `trajectories` whole or not at all; return how many.
 
     Args:
@@ -155,7 +164,12 @@ def write_trajectories(path: str | Path, trajectories: Iterable[Trajectory], inp
     count = 0
     with whole(path, mark=MARK, inputs=inputs) as out:
         for trajectory in trajectories:
-            out.write(json.dumps({"schema_version": SCHEMA_VERSION} | asdict(trajectory), ensure_ascii=False) + "\n")
+            out.write(
+                json.dumps(
+                    {"schema_version": SCHEMA_VERSION} | asdict(trajectory), ensure_ascii=False
+                )
+                + "\n"
+            )
             count += 1
     return count
 
@@ -168,17 +182,24 @@ def as_trajectory(row: dict, where: str) -> Trajectory:
     """
     version = row.get("schema_version")
     if type(version) is not int or version != SCHEMA_VERSION:  # true and 1.0 are equal to 1
-        raise DataError(f"{where}: schema_version is {version!r}, this cotjax reads {SCHEMA_VERSION}")
+        raise DataError(
+            f"{where}: schema_version is {version!r}, this cotjax reads {SCHEMA_VERSION}"
+        )
     _check_fields(row, _FIELDS, where)
     for name in ("id", "environment", "split", "task"):
         if not row[name].strip():
             raise DataError(f"{where}: the field {name!r} is empty")
     _refuse_tags(row["task"], "task", where)
     if row["reward"] is not None and not abs(row["reward"]) <= sys.float_info.max:
-        raise DataError(f"{where}: the reward is {row['reward']}, it must be a finite number, or null where it is not known")
+        raise DataError(
+            f"{where}: the reward is {row['reward']}, it must be a finite number, or null where it is not known"
+        )
     if not row["steps"]:
         raise DataError(f"{where}: the trajectory has no steps; remove this line")
-    steps = tuple(_as_step(step, f"{where}: step {number}", first=not number) for number, step in enumerate(row["steps"]))
+    steps = tuple(
+        _as_step(step, f"{where}: step {number}", first=not number)
+        for number, step in enumerate(row["steps"])
+    )
     return Trajectory(**{key: row[key] for key in _FIELDS} | {"steps": steps})
 
 
@@ -192,7 +213,11 @@ def _as_step(step: Any, at: str, first: bool) -> Step:
             raise DataError(f"{at}: the {name} is empty")
         _refuse_tags(step[name], name, at)
     if "\r" in step["action"] or step["action"].strip("\n") != step["action"]:
-        found = "holds a carriage return" if "\r" in step["action"] else "begins or ends with an empty line"
+        found = (
+            "holds a carriage return"
+            if "\r" in step["action"]
+            else "begins or ends with an empty line"
+        )
         raise DataError(f"{at}: the action {found}, which no environment was sent; remove it")
     thought, trained = step["thought"], step.get("trained", True)
     if thought is not None:
@@ -200,40 +225,56 @@ def _as_step(step: Any, at: str, first: bool) -> Step:
             raise DataError(f"{at}: the thought is empty; use null for a step without reasoning")
         _refuse_tags(thought, "thought", at)
     elif step["provenance"] is not None:
-        raise DataError(f"{at}: the provenance is {step['provenance']!r:.60} but there is no thought; it must be null, as the thought is")
+        raise DataError(
+            f"{at}: the provenance is {step['provenance']!r:.60} but there is no thought; it must be null, as the thought is"
+        )
     if not isinstance(trained, bool):
         raise DataError(f"{at}: the field 'trained' is a {type(trained).__name__}, it must be bool")
     commands = step["admissible_commands"]
     for place, command in enumerate(commands):
         if not isinstance(command, str) or not command.strip() or "\0" in command:
-            raise DataError(f"{at}: admissible_commands[{place}] is {command!r:.40}; each must be a text that is not empty")
-    return Step(step["observation"], thought, step["action"], step["provenance"], tuple(commands), trained)
+            raise DataError(
+                f"{at}: admissible_commands[{place}] is {command!r:.40}; each must be a text that is not empty"
+            )
+    return Step(
+        step["observation"], thought, step["action"], step["provenance"], tuple(commands), trained
+    )
 
 
 def _parse_line(raw: bytes, size: int, where: str, first: bool) -> dict:
     if len(raw) != size:
-        raise DataError(f"{where}: the line has {size:,} bytes, at most {MAX_LINE_BYTES:,} are read; split or remove this episode")
+        raise DataError(
+            f"{where}: the line has {size:,} bytes, at most {MAX_LINE_BYTES:,} are read; split or remove this episode"
+        )
     try:
         text = raw.decode("utf-8-sig" if first else "utf-8")
         row = decode(text)
         if "\\u" in text:
             json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+        raise DataError(
+            f"{where}: not UTF-8 at byte {error.start}; save the file as UTF-8"
+        ) from None
     except UnicodeEncodeError:
-        raise DataError(f"{where}: half of a surrogate pair (\\ud800 to \\udfff) is no text; mend or remove this line") from None
+        raise DataError(
+            f"{where}: half of a surrogate pair (\\ud800 to \\udfff) is no text; mend or remove this line"
+        ) from None
     except json.JSONDecodeError as error:
         if first and error.pos >= len(text.rstrip()):  # the line is fine as far as it goes
             raise DataError(
                 f"{where}: one JSON value over several lines, or a line cut short; a trajectory file has one object a line "
                 "(`jq -c .`, or `jq -c .[]` of an array, writes it so)"
             ) from None
-        raise DataError(f"{where}: no JSON ({error.msg} at column {error.colno}); mend or remove this line") from None
+        raise DataError(
+            f"{where}: no JSON ({error.msg} at column {error.colno}); mend or remove this line"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: no JSON ({error}); mend or remove this line") from None
     if not isinstance(row, dict):
         more = "; write one object a line (`jq -c .[]`)" if isinstance(row, list) else ""
-        raise DataError(f"{where}: a trajectory is a JSON object, this is a {type(row).__name__}{more}")
+        raise DataError(
+            f"{where}: a trajectory is a JSON object, this is a {type(row).__name__}{more}"
+        )
     lists = [name for name, value in row.items() if isinstance(value, list)]
     if first and "schema_version" not in row and lists and "steps" not in row:
         raise DataError(
@@ -247,20 +288,32 @@ def _refuse_tags(text: str, what: str, where: str) -> None:
     if "<" in text:
         for tag in TAGS:
             if tag in text:
-                raise DataError(f"{where}: the {what} holds {tag!r}, which would be read as a tag of the response; remove it")
+                raise DataError(
+                    f"{where}: the {what} holds {tag!r}, which would be read as a tag of the response; remove it"
+                )
 
 
 def _check_fields(row: dict, fields: dict, where: str) -> None:
     for name, kinds in fields.items():
         if name not in row:
-            raise DataError(f"{where}: the field {name!r} is missing; see docs/data.md for the schema")
+            raise DataError(
+                f"{where}: the field {name!r} is missing; see docs/data.md for the schema"
+            )
         value = row[name]
         # bool is an int to Python; a seed or reward of `true` is still a mistake.
         if not isinstance(value, kinds) or (isinstance(value, bool) and not _takes_bool(kinds)):
-            wanted = kinds.__name__ if isinstance(kinds, type) else " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
-            raise DataError(f"{where}: the field {name!r} is a {type(value).__name__}, it must be {wanted}")
+            wanted = (
+                kinds.__name__
+                if isinstance(kinds, type)
+                else " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
+            )
+            raise DataError(
+                f"{where}: the field {name!r} is a {type(value).__name__}, it must be {wanted}"
+            )
         if isinstance(value, str) and "\0" in value:
-            raise DataError(f"{where}: the field {name!r} holds a NUL character (\\u0000), which is no text; remove it")
+            raise DataError(
+                f"{where}: the field {name!r} holds a NUL character (\\u0000), which is no text; remove it"
+            )
 
 
 def _takes_bool(kinds: type | tuple[type, ...]) -> bool:

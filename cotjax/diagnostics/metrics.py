@@ -116,7 +116,15 @@ def read_records(folder: Path) -> list[Episode]:
     episodes, seen = [], {}
     for path in paths:
         episode = read_episode(path)
-        key = (episode.arm, episode.checkpoint, episode.driver, episode.domain, episode.game, episode.sample, episode.seed)
+        key = (
+            episode.arm,
+            episode.checkpoint,
+            episode.driver,
+            episode.domain,
+            episode.game,
+            episode.sample,
+            episode.seed,
+        )
         if key in seen:
             raise DataError(
                 f"{path}: the same game, sample and seed as {seen[key]} at the same arm, checkpoint and driver; keep one of the two files"
@@ -133,7 +141,9 @@ def checked_record(path: Path) -> dict:
         _field(record, name, kind, path)
     for name, known in (("driver", DRIVERS), ("ended", ENDED)):
         if record[name] not in known:
-            raise DataError(f"{path}: {name} is {record[name]!r}, not one of {', '.join(known)}; {_REMEDY}")
+            raise DataError(
+                f"{path}: {name} is {record[name]!r}, not one of {', '.join(known)}; {_REMEDY}"
+            )
     _field(record["game"], "id", str, path, "game.")
     return record
 
@@ -144,7 +154,10 @@ def read_episode(path: Path) -> Episode:
     counts: dict[str, tuple[float, int]] = {}
     invalid = {"cot": Counter(), "prompt": Counter()}
     if record["ended"] != "env_error":
-        steps = [_judge(step, record["driver"], f"{path}: step {i}") for i, step in enumerate(record["steps"])]
+        steps = [
+            _judge(step, record["driver"], f"{path}: step {i}")
+            for i, step in enumerate(record["steps"])
+        ]
         for step in record["steps"]:
             for kind, reasons in invalid.items():
                 if step[kind] is not None and not step[kind]["valid"]:
@@ -193,7 +206,13 @@ _RECORD_FIELDS = {
     "elicitation": dict,
     "steps": list,
 }
-_RESPONSE_FIELDS = {"text": str, "action": (str, type(None)), "valid": bool, "admissible": bool, "new_tokens": int}
+_RESPONSE_FIELDS = {
+    "text": str,
+    "action": (str, type(None)),
+    "valid": bool,
+    "admissible": bool,
+    "new_tokens": int,
+}
 
 
 def _field(holder: dict, name: str, kind, where, prefix: str = ""):
@@ -211,7 +230,9 @@ def _judge(step: dict, driver: str, where: str) -> dict[str, float]:
         raise DataError(f"{where}: not a step but {step!r:.60}; {_REMEDY}")
     cot, prompt = (_response(step, name, driver, where) for name in ("cot", "prompt"))
     if driver == "reference":
-        return _judge_reference(action(cot), action(prompt), normal(_field(step, "reference", str, where)))
+        return _judge_reference(
+            action(cot), action(prompt), normal(_field(step, "reference", str, where))
+        )
     judged: dict[str, float] = {}
     own = cot if driver == "cot" else prompt
     judged |= {
@@ -258,7 +279,11 @@ def normal(text: str) -> str:
 
 def action(response: dict | None) -> str | None:
     """The response's action with whitespace normalised; None when the response is invalid or missing."""
-    return normal(response["action"]) if response is not None and response["valid"] and response["action"] is not None else None
+    return (
+        normal(response["action"])
+        if response is not None and response["valid"] and response["action"] is not None
+        else None
+    )
 
 
 def same(first: dict | None, second: dict | None) -> bool:
@@ -273,19 +298,27 @@ class Point:
     cells: dict[str, dict[tuple[str, int], list[float]]] = field(default_factory=dict)
     ended: dict[str, Counter] = field(default_factory=dict)
     env_faults: Counter = field(default_factory=Counter)
-    invalid: dict[str, Counter] = field(default_factory=lambda: {"cot": Counter(), "prompt": Counter()})
+    invalid: dict[str, Counter] = field(
+        default_factory=lambda: {"cot": Counter(), "prompt": Counter()}
+    )
     max_steps: int = 1
     longest_response: int = 1
 
     def add(self, episode: Episode) -> None:
         self.ended.setdefault(episode.driver, Counter())[episode.ended] += 1
         self.env_faults[episode.driver] += episode.env_faults
-        if episode.driver in self.invalid:  # as the shares of valid responses: those that drove the episode
+        if (
+            episode.driver in self.invalid
+        ):  # as the shares of valid responses: those that drove the episode
             self.invalid[episode.driver] += episode.invalid[episode.driver]
         self.max_steps = max(self.max_steps, int(episode.elicitation.get("max_steps") or 1))
-        self.longest_response = max(self.longest_response, int(episode.elicitation.get("max_new_tokens") or 1))
+        self.longest_response = max(
+            self.longest_response, int(episode.elicitation.get("max_new_tokens") or 1)
+        )
         for name, (total, n) in episode.counts.items():
-            cell = self.cells.setdefault(name, {}).setdefault((episode.game, episode.sample), [0.0, 0])
+            cell = self.cells.setdefault(name, {}).setdefault(
+                (episode.game, episode.sample), [0.0, 0]
+            )
             cell[0] += total
             cell[1] += n
 
@@ -297,7 +330,9 @@ class Point:
         totals, counts = _by_game(cells, cells)
         if METRICS[name].kind == "rate":
             return statistics.rate(totals, counts)
-        return statistics.mean(totals, counts, self.max_steps if name.startswith("steps") else self.longest_response)
+        return statistics.mean(
+            totals, counts, self.max_steps if name.startswith("steps") else self.longest_response
+        )
 
 
 def points(episodes: Iterable[Episode]) -> dict[tuple[str, int, str], Point]:
@@ -320,19 +355,27 @@ def contrast_p(signed: list[tuple[int, Point, str]]) -> float | None:
     kept = np.all([counts > 0 for _, _, counts in terms], axis=0)
     if not kept.any():
         return None
-    return statistics.sign_test(sum(sign * totals[kept] / counts[kept] for sign, totals, counts in terms))
+    return statistics.sign_test(
+        sum(sign * totals[kept] / counts[kept] for sign, totals, counts in terms)
+    )
 
 
 def _terms(signed: list[tuple[int, Point, str]]) -> list[tuple[int, np.ndarray, np.ndarray]]:
     flat = []
     for sign, point, name in signed:
         first, *second = DIFFERENCES.get(name, (name,))
-        flat += [(sign, point.cells.get(first, {}))] + [(-sign, point.cells.get(other, {})) for other in second]
-    in_all = sorted(set.intersection(*({key for key, (_, n) in cells.items() if n} for _, cells in flat)))
+        flat += [(sign, point.cells.get(first, {}))] + [
+            (-sign, point.cells.get(other, {})) for other in second
+        ]
+    in_all = sorted(
+        set.intersection(*({key for key, (_, n) in cells.items() if n} for _, cells in flat))
+    )
     return [(sign, *_by_game(cells, in_all)) for sign, cells in flat]
 
 
-def _by_game(cells: dict[tuple[str, int], list[float]], keys: Iterable[tuple[str, int]]) -> tuple[np.ndarray, np.ndarray]:
+def _by_game(
+    cells: dict[tuple[str, int], list[float]], keys: Iterable[tuple[str, int]]
+) -> tuple[np.ndarray, np.ndarray]:
     """(totals, counts) of these cells by game, each game's samples added up."""
     games: dict[str, np.ndarray] = {}
     for key in keys:

@@ -95,11 +95,17 @@ def rate(totals: Sequence[float] | np.ndarray, counts: Sequence[int] | np.ndarra
     if not games:
         return NOTHING
     value = float(totals.sum() / n)
-    size = games if n == games or _too_uniform(totals / counts, 5) else _effective_size(value, totals, counts)
+    size = (
+        games
+        if n == games or _too_uniform(totals / counts, 5)
+        else _effective_size(value, totals, counts)
+    )
     return Estimate(value, *wilson(value, size), n, games)
 
 
-def mean(totals: Sequence[float] | np.ndarray, counts: Sequence[int] | np.ndarray, upper: float) -> Estimate:
+def mean(
+    totals: Sequence[float] | np.ndarray, counts: Sequence[int] | np.ndarray, upper: float
+) -> Estimate:
     """A mean of something that lies between 0 and `upper` (new tokens a response, steps an episode), with totals and counts by game."""
     totals, counts = _kept(totals, counts)
     if not len(counts):
@@ -113,7 +119,9 @@ def mean(totals: Sequence[float] | np.ndarray, counts: Sequence[int] | np.ndarra
     return Estimate(value, min(low, value), max(high, value), int(counts.sum()), len(counts))
 
 
-def contrast(terms: Sequence[tuple[int, Sequence[float] | np.ndarray, Sequence[int] | np.ndarray]]) -> Estimate:
+def contrast(
+    terms: Sequence[tuple[int, Sequence[float] | np.ndarray, Sequence[int] | np.ndarray]],
+) -> Estimate:
     """A signed sum of proportions measured on the same games: each term is (+1 or -1, totals by game, counts by game).
 
     Two terms are a paired difference (the gap; an arm against another), four a change of a difference. A game that any term has no count
@@ -134,7 +142,9 @@ def contrast(terms: Sequence[tuple[int, Sequence[float] | np.ndarray, Sequence[i
         low, high = bonett_price(differences.sum(), (differences**2).sum(), games)
     else:
         states = np.min(counts, axis=0)
-        discordant = np.abs(differences * states).sum()  # by game, the net number of states that differ
+        discordant = np.abs(
+            differences * states
+        ).sum()  # by game, the net number of states that differ
         floor = bonett_price(value * states.sum(), discordant, states.sum())
         low, high = _union(_bootstrap(list(zip(signs, totals, counts, strict=True))), floor)
     reach = len(terms) / 2
@@ -170,7 +180,9 @@ def _bootstrap(terms) -> tuple[float, float]:
     """
     games = len(terms[0][1])
     weights = _resamples(games)
-    sums = weights @ np.stack([column for _, totals, counts in terms for column in (totals, counts)], axis=1)
+    sums = weights @ np.stack(
+        [column for _, totals, counts in terms for column in (totals, counts)], axis=1
+    )
     values = sum(sign * sums[:, 2 * i] / sums[:, 2 * i + 1] for i, (sign, _, _) in enumerate(terms))
     tail = stats.norm.cdf(-np.sqrt(games / (games - 1)) * stats.t.ppf(0.5 + LEVEL / 2, games - 1))
     low, high = np.quantile(values, [tail, 1 - tail])
@@ -180,5 +192,7 @@ def _bootstrap(terms) -> tuple[float, float]:
 @lru_cache(maxsize=2)
 def _resamples(games: int) -> np.ndarray:
     """[RESAMPLES, games]: how often each game is drawn."""
-    drawn = np.random.default_rng(SEED).multinomial(games, np.full(games, 1 / games), size=RESAMPLES)
+    drawn = np.random.default_rng(SEED).multinomial(
+        games, np.full(games, 1 / games), size=RESAMPLES
+    )
     return drawn.astype(float)

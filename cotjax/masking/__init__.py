@@ -14,7 +14,16 @@ Importing it needs numpy alone; the array functions take numpy and jax arrays, i
 
 from cotjax.masking.chat import roles_from_messages
 from cotjax.masking.collate import MaskCollator, mask_callback
-from cotjax.masking.drop import CONTROLS, NEVER, UNITS, Dropping, LinearFraction, draw, drops_action, turn_numbers
+from cotjax.masking.drop import (
+    CONTROLS,
+    NEVER,
+    UNITS,
+    Dropping,
+    LinearFraction,
+    draw,
+    drops_action,
+    turn_numbers,
+)
 from cotjax.masking.losses import NORMALIZERS, example_mean, fixed_budget, policy_losses, token_sum
 from cotjax.masking.roles import RESPONSE_ROLES, MaskError, Role, RoleTokens, roles_from_segments
 from cotjax.masking.sampled import SampledRoles, roles_from_ids

@@ -35,7 +35,9 @@ def alike(array: Any, like: Array, what: str) -> Array:
     if is_torch(like):
         return sys.modules["torch"].as_tensor(array, device=like.device)
     if is_torch(array):
-        raise MaskError(f"{what} is a torch tensor, the losses are not; give all of them of one library")
+        raise MaskError(
+            f"{what} is a torch tensor, the losses are not; give all of them of one library"
+        )
     return np.asarray(array) if isinstance(array, list | tuple) else array
 
 
@@ -70,7 +72,9 @@ def to_numpy(value: Any) -> Any:
     return (value.float() if value.is_floating_point() else value).cpu().numpy()
 
 
-def integers(values: Any, what: str, dtype: type, least: int | None = None, most: int | None = None) -> np.ndarray:
+def integers(
+    values: Any, what: str, dtype: type, least: int | None = None, most: int | None = None
+) -> np.ndarray:
     """Return a user's integers as a numpy array of `dtype`.
 
     Raises:
@@ -85,7 +89,9 @@ def integers(values: Any, what: str, dtype: type, least: int | None = None, most
     if not array.size:
         return array.astype(dtype)
     if array.dtype.kind not in "iu":
-        raise MaskError(f"{what} must be integers, not {array.dtype if array.dtype != object else type(array.flat[0]).__name__}")
+        raise MaskError(
+            f"{what} must be integers, not {array.dtype if array.dtype != object else type(array.flat[0]).__name__}"
+        )
     low, high = int(array.min()), int(array.max())
     if low < least or high > most:
         raise MaskError(f"{what} must be in {least}..{most}, these go from {low} to {high}")

@@ -17,7 +17,13 @@ from typing import Any
 import numpy as np
 
 from cotjax.masking.messages import Chat, behind, common, whole_tokens
-from cotjax.masking.responses import chat_parts, content_spans, missing_call, visible_texts, written_texts
+from cotjax.masking.responses import (
+    chat_parts,
+    content_spans,
+    missing_call,
+    visible_texts,
+    written_texts,
+)
 from cotjax.masking.roles import MaskError, Role, RoleTokens
 from cotjax.masking.text import DEFAULT_TAGS, Malformed, Part, Span, Tags, action_parts, token_roles
 
@@ -127,10 +133,15 @@ class _Conversation:
         try:
             self._check_thoughts(message, start, end)
             if self.responses == "chat":
-                parts = chat_parts(whole, start, end, message, self.tags, chat.ends, [span for _, span in found])
+                parts = chat_parts(
+                    whole, start, end, message, self.tags, chat.ends, [span for _, span in found]
+                )
             else:
                 header = self._header(message, start, end)
-                parts = [(start, header, Role.REASONING), *action_parts(whole, header, end, self.tags, chat.ends)]
+                parts = [
+                    (start, header, Role.REASONING),
+                    *action_parts(whole, header, end, self.tags, chat.ends),
+                ]
         except Malformed as wrong:
             raise MaskError(f"{wrong.error(whole, chat.name)}; {self._advice(wrong)}") from None
         # The end of a turn may be the token that opens the next (GLM).
@@ -142,9 +153,18 @@ class _Conversation:
     def check_past(self, number: int) -> None:
         """Refuse an assistant message that is prompt and whose content, but for its reasoning, the template does not render."""
         start = max((end for other, (_, end) in self.contents if other < number), default=0)
-        end = min((start for other, (start, _) in self.contents if other > number), default=len(self.whole))
-        here, message = self.whole[start:end] if start < end else self.whole, self.chat.messages[number]
-        lost = next((piece for piece in visible_texts(message, self.tags) if piece not in here), missing_call(here, message))
+        end = min(
+            (start for other, (start, _) in self.contents if other > number),
+            default=len(self.whole),
+        )
+        here, message = (
+            self.whole[start:end] if start < end else self.whole,
+            self.chat.messages[number],
+        )
+        lost = next(
+            (piece for piece in visible_texts(message, self.tags) if piece not in here),
+            missing_call(here, message),
+        )
         if lost is not None:
             raise self._fail(
                 f"the chat template does not render message {number} as it is written: {lost[:40]!r} is not in it; use a template that "
@@ -154,7 +174,9 @@ class _Conversation:
     def _start(self, number: int) -> int:
         """Where the generation prompt of the messages before this one ends."""
         if number == 0:
-            raise self._fail("message 0 is a response to nothing; begin with a user's message, or give it 'trained': False")
+            raise self._fail(
+                "message 0 is a response to nothing; begin with a user's message, or give it 'trained': False"
+            )
         announced = self.chat.render(number, add_generation_prompt=True)
         if self.whole.startswith(announced):
             return len(announced)
@@ -191,12 +213,16 @@ class _Conversation:
 
     def _check_thoughts(self, message: Mapping[str, Any], start: int, end: int) -> None:
         close = self.tags.think_close
-        if self.whole.count(close, start, end) > max(1, "".join(written_texts(message)).count(close)):
+        if self.whole.count(close, start, end) > max(
+            1, "".join(written_texts(message)).count(close)
+        ):
             raise Malformed("the template writes a thought of its own beside the content's", start)
 
     def _advice(self, wrong: Malformed) -> str:
         if "thought of its own" in wrong.problem:
-            return "give the reasoning as the field that the template reads, often 'reasoning_content'"
+            return (
+                "give the reasoning as the field that the template reads, often 'reasoning_content'"
+            )
         if self.responses == "action" and "text behind" not in wrong.problem:
             return "give tags as the template writes calls, or responses='chat' for several calls, text before them, and answers"
         return "mend or leave out this example"
@@ -227,6 +253,8 @@ def _tokens(tokenizer: Any, whole: str, edges: list[int]) -> tuple[list[int], li
         ids += piece["input_ids"]
         offsets += [(start + first, start + last) for first, last in piece["offset_mapping"]]
     at_once = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
-    if "".join(tokenizer.convert_ids_to_tokens(ids)) == "".join(tokenizer.convert_ids_to_tokens(at_once["input_ids"])):
+    if "".join(tokenizer.convert_ids_to_tokens(ids)) == "".join(
+        tokenizer.convert_ids_to_tokens(at_once["input_ids"])
+    ):
         return ids, offsets
     return at_once["input_ids"], at_once["offset_mapping"]

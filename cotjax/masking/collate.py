@@ -60,11 +60,15 @@ class MaskCollator:
         if padding_side not in ("right", "left"):
             raise MaskError(f"padding_side must be 'right' or 'left', not {padding_side!r}")
         if return_tensors not in FORMATS:
-            raise MaskError(f"return_tensors must be one of {', '.join(FORMATS)}, not {return_tensors!r}")
+            raise MaskError(
+                f"return_tensors must be one of {', '.join(FORMATS)}, not {return_tensors!r}"
+            )
         if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
             raise MaskError(f"pad_to_multiple_of must be at least 1, not {pad_to_multiple_of}")
         if not isinstance(pad_id, int | np.integer) or pad_id < 0:
-            raise MaskError(f"pad_id must be a token id, not {pad_id!r}; a tokenizer without one can pad with its end-of-turn token")
+            raise MaskError(
+                f"pad_id must be a token id, not {pad_id!r}; a tokenizer without one can pad with its end-of-turn token"
+            )
         self.pad_id, self.dropping, self.supervised = pad_id, dropping, trainable(supervised)
         self.max_length, self.padding_side, self.flatten = max_length, padding_side, flatten
         self.multiple = pad_to_multiple_of or 1
@@ -88,31 +92,45 @@ class MaskCollator:
         other.dropping = None
         return other
 
-    def __call__(self, features: Sequence[Mapping[str, Any]], return_tensors: str | None = None) -> dict[str, Any]:
+    def __call__(
+        self, features: Sequence[Mapping[str, Any]], return_tensors: str | None = None
+    ) -> dict[str, Any]:
         kind = return_tensors or self._format
         if kind not in FORMATS:
             raise MaskError(f"return_tensors must be one of {', '.join(FORMATS)}, not {kind!r}")
         if not features:
             raise MaskError("the batch holds no features")
-        if self.batches is not None and any(not isinstance(feature, Mapping) or feature.get("drop", True) for feature in features):
+        if self.batches is not None and any(
+            not isinstance(feature, Mapping) or feature.get("drop", True) for feature in features
+        ):
             self.step = self._first_step + _number(self.batches) // self._accumulate
             self.batches += 1
         examples = [self._example(feature, place) for place, feature in enumerate(features)]
         lengths = [len(ids) for ids, _, _ in examples]
         if self.flatten:
             rows = [[np.concatenate(parts)] for parts in zip(*examples, strict=True)]
-            segments, positions = np.repeat(np.arange(1, len(examples) + 1), lengths), np.concatenate(list(map(np.arange, lengths)))
+            segments, positions = (
+                np.repeat(np.arange(1, len(examples) + 1), lengths),
+                np.concatenate(list(map(np.arange, lengths))),
+            )
         else:
             rows = list(zip(*examples, strict=True))
         length = -(-max(map(len, rows[0])) // self.multiple) * self.multiple
-        ids, roles, dropped = (self._pad(parts, length, fill) for parts, fill in zip(rows, (self.pad_id, Role.PAD, False), strict=True))
+        ids, roles, dropped = (
+            self._pad(parts, length, fill)
+            for parts, fill in zip(rows, (self.pad_id, Role.PAD, False), strict=True)
+        )
         segments = self._pad([segments], length, 0) if self.flatten else None
-        weights = target_weights(roles, segment_ids=segments, supervised=self.supervised, drop_tokens=dropped)
+        weights = target_weights(
+            roles, segment_ids=segments, supervised=self.supervised, drop_tokens=dropped
+        )
         batch = {"input_ids": ids, "labels": labels(ids, weights)}
         if self.flatten:
             # Padding is a segment of its own, whose positions start anew too.
             filling = np.arange(length - len(positions))
-            batch["position_ids"] = np.concatenate([positions, filling] if self.padding_side == "right" else [filling, positions])[None]
+            batch["position_ids"] = np.concatenate(
+                [positions, filling] if self.padding_side == "right" else [filling, positions]
+            )[None]
         else:
             batch["attention_mask"] = (roles != Role.PAD).astype(np.int64)
         if kind == "np":
@@ -121,12 +139,16 @@ class MaskCollator:
 
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
-    def _example(self, feature: Mapping[str, Any], place: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _example(
+        self, feature: Mapping[str, Any], place: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(ids int64, roles int8, dropped bool), each [T]."""
         name = feature.get("id") if isinstance(feature, Mapping) else None
         where = f"feature {place} of the batch" if name is None else f"example {name!r}"
         if not isinstance(feature, Mapping):
-            raise MaskError(f"{where} must be a mapping with input_ids, roles and id, not {type(feature).__name__}")
+            raise MaskError(
+                f"{where} must be a mapping with input_ids, roles and id, not {type(feature).__name__}"
+            )
         for field in ("input_ids", "roles"):
             if field not in feature:
                 raise MaskError(
@@ -136,20 +158,30 @@ class MaskCollator:
         ids = integers(feature["input_ids"], f"{where}: input_ids", np.int64, least=0)
         roles = checked_roles(feature["roles"], f"{where}: roles")
         if ids.shape != roles.shape or ids.ndim != 1:
-            raise MaskError(f"{where}: input_ids have shape {ids.shape}, roles {roles.shape}; both must be [T]")
+            raise MaskError(
+                f"{where}: input_ids have shape {ids.shape}, roles {roles.shape}; both must be [T]"
+            )
         if self.max_length is not None and len(ids) > self.max_length:
-            raise MaskError(f"{where} has {len(ids)} tokens, the limit is {self.max_length}; split it, or leave it out")
+            raise MaskError(
+                f"{where} has {len(ids)} tokens, the limit is {self.max_length}; split it, or leave it out"
+            )
         check_supervision(target_weights(roles, supervised=self.supervised), roles, where)
         if self.dropping is None or not feature.get("drop", True):
             return ids, roles, np.zeros(ids.shape, bool)
         if name is None:
-            raise MaskError(f"{where} has no 'id', which decides whether its action loss is dropped")
+            raise MaskError(
+                f"{where} has no 'id', which decides whether its action loss is dropped"
+            )
         return ids, roles, self.dropping.tokens(roles, str(name), epoch=self.epoch, step=self.step)
 
     def _pad(self, parts: Sequence[np.ndarray], length: int, fill: Any) -> np.ndarray:
         padded = np.full((len(parts), length), fill, parts[0].dtype)
         for row, part in zip(padded, parts, strict=True):
-            row[slice(0, len(part)) if self.padding_side == "right" else slice(length - len(part), None)] = part
+            row[
+                slice(0, len(part))
+                if self.padding_side == "right"
+                else slice(length - len(part), None)
+            ] = part
         return padded
 
 
@@ -175,10 +207,14 @@ def mask_callback(collator: MaskCollator) -> Any:
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
             if args.dataloader_num_workers and args.dataloader_persistent_workers:
-                raise MaskError("workers that stay from epoch to epoch never hear of the next: set dataloader_persistent_workers=False")
+                raise MaskError(
+                    "workers that stay from epoch to epoch never hear of the next: set dataloader_persistent_workers=False"
+                )
 
         def on_epoch_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            collator.begin_epoch(int(state.epoch or 0), state.global_step, args.gradient_accumulation_steps)
+            collator.begin_epoch(
+                int(state.epoch or 0), state.global_step, args.gradient_accumulation_steps
+            )
             self.made = 0
 
         def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:

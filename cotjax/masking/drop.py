@@ -21,7 +21,10 @@ from cotjax.masking.weights import trainable
 
 UNITS = ("example", "turn", "token")
 CONTROLS = ("action", "random tokens", "reasoning", "reasoning tokens", "examples")
-AS_MANY = ("random tokens", "reasoning tokens")  # controls that drop as many tokens as the action has, drawn at random
+AS_MANY = (
+    "random tokens",
+    "reasoning tokens",
+)  # controls that drop as many tokens as the action has, drawn at random
 NEVER = np.float32(2.0)  # the draw of a token that no fraction drops
 _STEPS = 2.0**24  # draws are multiples of 1 / _STEPS, which float32 holds exactly
 
@@ -87,8 +90,14 @@ class Dropping:
             raise MaskError(f"unknown unit {self.unit!r}; there are {', '.join(UNITS)}")
         if self.control not in CONTROLS:
             raise MaskError(f"unknown control {self.control!r}; there are {', '.join(CONTROLS)}")
-        if self.unit == "token" and self.control not in ("action", "random tokens", "reasoning tokens"):
-            raise MaskError(f"the control {self.control!r} drops whole units: with it, the unit must be 'example' or 'turn'")
+        if self.unit == "token" and self.control not in (
+            "action",
+            "random tokens",
+            "reasoning tokens",
+        ):
+            raise MaskError(
+                f"the control {self.control!r} drops whole units: with it, the unit must be 'example' or 'turn'"
+            )
         if not callable(self.fraction):
             _checked(self.fraction)
         trainable(self.supervised)
@@ -110,10 +119,20 @@ class Dropping:
 
     @property
     def action_roles(self) -> tuple[Role, ...]:
-        return (Role.ACTION, *((Role.ACTION_CLOSE,) if self.action_close else ()), *((Role.END,) if self.end else ()))
+        return (
+            Role.ACTION,
+            *((Role.ACTION_CLOSE,) if self.action_close else ()),
+            *((Role.END,) if self.end else ()),
+        )
 
     def tokens(
-        self, roles: np.ndarray, example_id: str, *, turns: np.ndarray | None = None, epoch: int | None = None, step: int = 0
+        self,
+        roles: np.ndarray,
+        example_id: str,
+        *,
+        turns: np.ndarray | None = None,
+        epoch: int | None = None,
+        step: int = 0,
     ) -> np.ndarray:
         """The tokens of one example that lose their loss -> [T] bool, for `target_weights(roles, drop_tokens=...)`.
 
@@ -127,9 +146,18 @@ class Dropping:
         Raises:
           MaskError: as `draws`.
         """
-        return self.draws(roles, example_id, turns=turns, epoch=epoch) < np.float32(self.fraction_at(step))
+        return self.draws(roles, example_id, turns=turns, epoch=epoch) < np.float32(
+            self.fraction_at(step)
+        )
 
-    def draws(self, roles: np.ndarray, example_id: str, *, turns: np.ndarray | None = None, epoch: int | None = None) -> np.ndarray:
+    def draws(
+        self,
+        roles: np.ndarray,
+        example_id: str,
+        *,
+        turns: np.ndarray | None = None,
+        epoch: int | None = None,
+    ) -> np.ndarray:
         """The fraction above which each token loses its loss -> [T] float32 in [0, 1), and NEVER (2) for the others.
 
         `draws < fraction` is `tokens`; a jitted step can ask it with a fraction that changes from step to step.
@@ -140,24 +168,40 @@ class Dropping:
         """
         roles = checked_roles(roles, f"example {example_id!r}: roles")
         if roles.ndim != 1:
-            raise MaskError(f"example {example_id!r}: roles of one example have one axis, not shape {roles.shape}")
+            raise MaskError(
+                f"example {example_id!r}: roles of one example have one axis, not shape {roles.shape}"
+            )
         if self.redraw and epoch is None:
-            raise MaskError(f"example {example_id!r}: a subset that is redrawn each epoch needs the epoch")
-        turns = turn_numbers(roles) if turns is None else integers(turns, f"example {example_id!r}: turns", np.int64)
+            raise MaskError(
+                f"example {example_id!r}: a subset that is redrawn each epoch needs the epoch"
+            )
+        turns = (
+            turn_numbers(roles)
+            if turns is None
+            else integers(turns, f"example {example_id!r}: turns", np.int64)
+        )
         if turns.shape != roles.shape:
-            raise MaskError(f"example {example_id!r}: turns have shape {turns.shape}, roles {roles.shape}")
+            raise MaskError(
+                f"example {example_id!r}: turns have shape {turns.shape}, roles {roles.shape}"
+            )
         epoch = epoch if self.redraw else None
         found = np.full(roles.shape, NEVER, np.float32)
         is_action = _among(roles, self.action_roles)
         responses = _among(roles, RESPONSE_ROLES)
-        pool = np.append(False, roles[:-1] != Role.PAD)[: len(roles)]  # the first token is no target
+        pool = np.append(False, roles[:-1] != Role.PAD)[
+            : len(roles)
+        ]  # the first token is no target
         for turn in np.unique(turns[responses]) if self.unit != "example" else (None,):
             here = pool & responses & (True if turn is None else turns == turn)
             key = example_id if turn is None else f"{example_id}#{turn}"
             action = here & is_action
             by_token = self.unit == "token"
             count = int(action.sum())
-            drawn = _draws(self.seed, f"{key}/tokens", epoch, count) if by_token else np.float32(draw(self.seed, key, epoch))
+            drawn = (
+                _draws(self.seed, f"{key}/tokens", epoch, count)
+                if by_token
+                else np.float32(draw(self.seed, key, epoch))
+            )
             among = self._among(here, action, roles)
             if len(among) >= count or self.control not in AS_MANY:
                 found[self._chosen(among, count, key, epoch)] = drawn
@@ -180,7 +224,9 @@ class Dropping:
         """The places of `among` that are dropped if the unit is drawn: all, or `count` of them at random."""
         if self.control not in AS_MANY:
             return among
-        order = np.argsort(_draws(self.seed, f"{key}/{self.control}", epoch, len(among)), kind="stable")
+        order = np.argsort(
+            _draws(self.seed, f"{key}/{self.control}", epoch, len(among)), kind="stable"
+        )
         return np.sort(among[order[:count]])
 
 
@@ -216,6 +262,11 @@ def _draws(seed: int, key: str, epoch: int | None, count: int) -> np.ndarray:
 
 
 def _checked(fraction: float) -> float:
-    if not isinstance(fraction, int | float | np.integer | np.floating) or not 0.0 <= fraction <= 1.0:
-        raise MaskError(f"the fraction of examples that drop their action must be in 0..1, not {fraction!r}")
+    if (
+        not isinstance(fraction, int | float | np.integer | np.floating)
+        or not 0.0 <= fraction <= 1.0
+    ):
+        raise MaskError(
+            f"the fraction of examples that drop their action must be in 0..1, not {fraction!r}"
+        )
     return fraction

@@ -30,7 +30,9 @@ def token_sum(losses: Array, weights: Array) -> tuple[Array, Array]:
     return weighted.sum(), weights.sum()
 
 
-def example_mean(losses: Array, weights: Array, segment_ids: Array | None = None, segments: int | None = None) -> tuple[Array, Array]:
+def example_mean(
+    losses: Array, weights: Array, segment_ids: Array | None = None, segments: int | None = None
+) -> tuple[Array, Array]:
     """Every example counts the same: (sum over examples of the mean over its supervised tokens, number of such examples).
 
     An example without a supervised token counts for nothing. losses, weights: [B, T].
@@ -51,7 +53,9 @@ def example_mean(losses: Array, weights: Array, segment_ids: Array | None = None
         _same_shape("segment_ids", segment_ids, weighted)
         if segments is None:
             segments = int(segment_ids.max()) if np.prod(np.shape(segment_ids)) else 0
-        sums, counts = (_by_segment(xp, values, segment_ids, segments) for values in (weighted, weights))
+        sums, counts = (
+            _by_segment(xp, values, segment_ids, segments) for values in (weighted, weights)
+        )
     number = xp.asarray((counts > 0).sum(), dtype=xp.float32)
     return xp.where(counts > 0, sums / xp.where(counts > 0, counts, 1), 0).sum(), number
 
@@ -69,7 +73,14 @@ def fixed_budget(losses: Array, weights: Array, budget: Array | float) -> tuple[
     return _weighted(losses, weights)[0].sum(), xp.asarray(budget, dtype=xp.float32)
 
 
-def policy_losses(log_probs: Array, old_log_probs: Array, advantages: Array, *, clip: float = 0.2, weights: Array | None = None) -> Array:
+def policy_losses(
+    log_probs: Array,
+    old_log_probs: Array,
+    advantages: Array,
+    *,
+    clip: float = 0.2,
+    weights: Array | None = None,
+) -> Array:
     """The clipped policy-gradient loss of GRPO a token -> [B, T], to be weighed and divided by a normalizer.
 
     Reduced action supervision is in the weights alone: `target_weights(roles, drop_tokens=...)` takes the action tokens of a
@@ -97,13 +108,17 @@ def policy_losses(log_probs: Array, old_log_probs: Array, advantages: Array, *, 
     if tuple(np.shape(advantages)) == tuple(np.shape(log_probs))[:-1]:
         advantages = advantages[..., None]
     elif np.shape(advantages) != np.shape(log_probs):
-        raise MaskError(f"advantages have shape {tuple(np.shape(advantages))}, log-probabilities {tuple(np.shape(log_probs))}")
+        raise MaskError(
+            f"advantages have shape {tuple(np.shape(advantages))}, log-probabilities {tuple(np.shape(log_probs))}"
+        )
     advantages = xp.broadcast_to(advantages, log_probs.shape)
     if weights is not None:
         weights = alike(weights, log_probs, "weights")
         _same_shape("weights", weights, log_probs)
         # The inputs are masked, not the loss: the gradient of a masked NaN is 0 times NaN, which is NaN.
-        log_probs, old_log_probs = (xp.where(weights > 0, array, 0) for array in (log_probs, old_log_probs))
+        log_probs, old_log_probs = (
+            xp.where(weights > 0, array, 0) for array in (log_probs, old_log_probs)
+        )
     ratio = xp.exp(xp.clip(log_probs - old_log_probs, -MOST_LOG_RATIO, MOST_LOG_RATIO))
     return -xp.minimum(ratio * advantages, xp.clip(ratio, 1 - clip, 1 + clip) * advantages)
 
@@ -118,13 +133,17 @@ def _weighted(losses: Array, weights: Array) -> tuple[Array, Array]:
 
 def _same_shape(what: str, array: Array, other: Array) -> None:
     if np.shape(array) != np.shape(other):
-        raise MaskError(f"{what} have shape {tuple(np.shape(array))}, the losses {tuple(np.shape(other))}")
+        raise MaskError(
+            f"{what} have shape {tuple(np.shape(array))}, the losses {tuple(np.shape(other))}"
+        )
 
 
 def _by_segment(xp: Any, values: Array, segment_ids: Array, segments: int) -> Array:
     """Sums of [B, T] over each row's segments 1..S -> [B, S]; padding is left out."""
     if is_torch(values):
-        return values.new_zeros((values.shape[0], segments + 1)).scatter_add(1, segment_ids.long(), values)[:, 1:]
+        return values.new_zeros((values.shape[0], segments + 1)).scatter_add(
+            1, segment_ids.long(), values
+        )[:, 1:]
     rows = xp.broadcast_to(xp.arange(values.shape[0])[:, None], values.shape)
     sums = xp.zeros((values.shape[0], segments + 1), values.dtype)
     if xp is np:

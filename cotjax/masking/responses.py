@@ -29,7 +29,11 @@ def written_texts(message: Mapping[str, Any]) -> list[str]:
     content = message.get("content")
     if content is None:
         return []
-    return [content] if isinstance(content, str) else [part["text"] for part in content if part.get("type", "text") == "text"]
+    return (
+        [content]
+        if isinstance(content, str)
+        else [part["text"] for part in content if part.get("type", "text") == "text"]
+    )
 
 
 def visible_texts(message: Mapping[str, Any], tags: Tags) -> list[str]:
@@ -38,7 +42,9 @@ def visible_texts(message: Mapping[str, Any], tags: Tags) -> list[str]:
     return _pieces("".join(written_texts(message)).rpartition(tags.think_close)[2], tags)
 
 
-def content_spans(text: str, start: int, end: int, message: Mapping[str, Any], tags: Tags) -> list[tuple[str, Span | None]]:
+def content_spans(
+    text: str, start: int, end: int, message: Mapping[str, Any], tags: Tags
+) -> list[tuple[str, Span | None]]:
     """Where the pieces of a response stand in `text[start:end]`: its reasoning field, then its content, cut at the tags.
 
     -> (piece, its span, or None where it is not there); they are looked for one behind another.
@@ -63,7 +69,13 @@ def missing_call(text: str, message: Mapping[str, Any]) -> str | None:
 
 
 def chat_parts(
-    text: str, start: int, end: int, message: Mapping[str, Any], tags: Tags, ends: tuple[str, ...], pieces: Sequence[Span]
+    text: str,
+    start: int,
+    end: int,
+    message: Mapping[str, Any],
+    tags: Tags,
+    ends: tuple[str, ...],
+    pieces: Sequence[Span],
 ) -> list[Part]:
     """(start, end, role) of the parts of a response, in order and without a hole up to its end-of-turn token.
 
@@ -73,12 +85,22 @@ def chat_parts(
       Malformed: a call is not closed, text follows the calls, or there is neither a call nor an answer.
     """
     response = text[start:end]
-    found = [match for match in re.finditer(one_of(astuple(tags)), response) if not is_quoted(response, match, tags)]
+    found = [
+        match
+        for match in re.finditer(one_of(astuple(tags)), response)
+        if not is_quoted(response, match, tags)
+    ]
     closes = [start + match.end() for match in found if match[0] == tags.think_close]
     if not closes and any(match[0] == tags.think_open for match in found):
-        raise Malformed(f"{tags.think_open} is not closed by {tags.think_close}; the response begins", start)
+        raise Malformed(
+            f"{tags.think_open} is not closed by {tags.think_close}; the response begins", start
+        )
     reasoned = closes[0] if closes else pieces[0][1] if _reasoning(message) else start
-    calls = [match for match in found if match[0] in (tags.action_open, tags.action_close) and start + match.start() >= reasoned]
+    calls = [
+        match
+        for match in found
+        if match[0] in (tags.action_open, tags.action_close) and start + match.start() >= reasoned
+    ]
     if calls:
         return _tagged(text, start, end, calls, tags, ends)
     answers = [piece for piece in pieces if piece[0] >= reasoned]
@@ -87,17 +109,26 @@ def chat_parts(
     if not answers:
         raise Malformed("neither a call nor an answer stands in the response that begins", start)
     begin, stop = answers[0][0], answers[-1][1]
-    return [(start, begin, Role.REASONING), (begin, stop, Role.ACTION), *end_parts(text, stop, end, ends)]
+    return [
+        (start, begin, Role.REASONING),
+        (begin, stop, Role.ACTION),
+        *end_parts(text, stop, end, ends),
+    ]
 
 
-def _tagged(text: str, start: int, end: int, calls: Sequence[re.Match], tags: Tags, ends: tuple[str, ...]) -> list[Part]:
+def _tagged(
+    text: str, start: int, end: int, calls: Sequence[re.Match], tags: Tags, ends: tuple[str, ...]
+) -> list[Part]:
     parts: list[Part] = []
     at = start
     for number, match in enumerate(calls):
         first, last = start + match.start(), start + match.end()
         closes = number % 2 == 1
         if match[0] != (tags.action_close if closes else tags.action_open):
-            raise Malformed(f"{match[0]} stands where {tags.action_close if closes else tags.action_open} should", first)
+            raise Malformed(
+                f"{match[0]} stands where {tags.action_close if closes else tags.action_open} should",
+                first,
+            )
         if closes:
             if not text[at:first].strip():
                 raise Malformed("the action is empty", at)
@@ -108,11 +139,16 @@ def _tagged(text: str, start: int, end: int, calls: Sequence[re.Match], tags: Ta
             parts += [(at, first, between), (first, last, Role.ACTION_OPEN)]
         at = last
     if len(calls) % 2:
-        raise Malformed(f"{tags.action_open} is not closed by {tags.action_close}; it stands", start + calls[-1].start())
+        raise Malformed(
+            f"{tags.action_open} is not closed by {tags.action_close}; it stands",
+            start + calls[-1].start(),
+        )
     return parts + end_parts(text, at, end, ends)
 
 
-def _untagged(text: str, start: int, begin: int, end: int, message: Mapping[str, Any], ends: tuple[str, ...]) -> list[Part]:
+def _untagged(
+    text: str, start: int, begin: int, end: int, message: Mapping[str, Any], ends: tuple[str, ...]
+) -> list[Part]:
     """The parts of a response whose calls no tag marks: they begin at `begin`. The last control token ends the turn."""
     if missing_call(text[begin:end], message) is not None:
         raise Malformed("the template does not write the calls behind the text", begin)
@@ -128,7 +164,14 @@ def _untagged(text: str, start: int, begin: int, end: int, message: Mapping[str,
 
 def _reasoning(message: Mapping[str, Any]) -> str:
     """The reasoning of a message that has it beside its content."""
-    return next((message[field].strip() for field in REASONING_FIELDS if isinstance(message.get(field), str)), "")
+    return next(
+        (
+            message[field].strip()
+            for field in REASONING_FIELDS
+            if isinstance(message.get(field), str)
+        ),
+        "",
+    )
 
 
 def _pieces(text: str, tags: Tags) -> list[str]:
@@ -142,8 +185,16 @@ def _leaves(arguments: Any) -> Iterator[str | int]:
             arguments = json.loads(arguments)
         except ValueError:
             return
-    for value in arguments.values() if isinstance(arguments, Mapping) else arguments if isinstance(arguments, list) else ():
+    for value in (
+        arguments.values()
+        if isinstance(arguments, Mapping)
+        else arguments
+        if isinstance(arguments, list)
+        else ()
+    ):
         if isinstance(value, Mapping | list):
             yield from _leaves(value)
-        elif type(value) is int or (isinstance(value, str) and re.fullmatch(r"\w+", value, re.ASCII)):
+        elif type(value) is int or (
+            isinstance(value, str) and re.fullmatch(r"\w+", value, re.ASCII)
+        ):
             yield value

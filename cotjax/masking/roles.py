@@ -53,11 +53,17 @@ def roles_from_segments(segments: Iterable[tuple[Sequence[int], Role]]) -> RoleT
             tokens = [operator.index(token) for token in part]
             known = role in Role._value2member_map_
         except (TypeError, ValueError) as error:
-            raise MaskError(f"segment {number} is no pair of token ids and a role ({error})") from None
+            raise MaskError(
+                f"segment {number} is no pair of token ids and a role ({error})"
+            ) from None
         if not known:
-            raise MaskError(f"segment {number}: {role!r} is no role; there are {', '.join(Role.__members__)}")
+            raise MaskError(
+                f"segment {number}: {role!r} is no role; there are {', '.join(Role.__members__)}"
+            )
         if tokens and not 0 <= min(tokens) <= max(tokens) < 1 << 31:
-            raise MaskError(f"segment {number}: token ids must be in 0..{(1 << 31) - 1}, these go from {min(tokens)} to {max(tokens)}")
+            raise MaskError(
+                f"segment {number}: token ids must be in 0..{(1 << 31) - 1}, these go from {min(tokens)} to {max(tokens)}"
+            )
         ids += tokens
         roles += [int(role)] * len(tokens)
     return RoleTokens(np.asarray(ids, np.int32), np.asarray(roles, np.int8))

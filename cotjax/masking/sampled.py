@@ -15,7 +15,17 @@ from cotjax.masking.arrays import integers
 from cotjax.masking.messages import end_texts
 from cotjax.masking.responses import chat_parts, content_spans
 from cotjax.masking.roles import MaskError, Role
-from cotjax.masking.text import DEFAULT_TAGS, Malformed, Part, Span, Tags, action_parts, is_quoted, one_of, token_roles
+from cotjax.masking.text import (
+    DEFAULT_TAGS,
+    Malformed,
+    Part,
+    Span,
+    Tags,
+    action_parts,
+    is_quoted,
+    one_of,
+    token_roles,
+)
 
 
 class SampledRoles(NamedTuple):
@@ -57,7 +67,9 @@ def roles_from_ids(
     """
     ids = integers(ids, f"{name}: ids", np.int32, least=0)
     if ids.ndim != 1 or not 0 <= prompt <= len(ids):
-        raise MaskError(f"{name}: the prompt has {prompt} ids of {ids.shape}; give one sample, and how many of its ids are prompt")
+        raise MaskError(
+            f"{name}: the prompt has {prompt} ids of {ids.shape}; give one sample, and how many of its ids are prompt"
+        )
     if responses not in ("action", "chat"):
         raise MaskError(f"responses must be one of action, chat, not {responses!r}")
     ends = end_texts(tokenizer, tags) if ends is None else tuple(ends)
@@ -69,19 +81,29 @@ def roles_from_ids(
             parts = action_parts(text, 0, len(text), tags, ends)
         else:
             message = {"content": re.sub(rf"(?:\s|{one_of(ends)})+\Z", "", text)}
-            spans = [span for _, span in content_spans(text, 0, len(text), message, tags) if span is not None]
+            spans = [
+                span
+                for _, span in content_spans(text, 0, len(text), message, tags)
+                if span is not None
+            ]
             parts = chat_parts(text, 0, len(text), message, tags, ends, spans)
     except Malformed as wrong:
         parts = _lenient(text, tags, ends)
         ended = any(role == Role.END for _, _, role in parts)
         unfinished = not ended and re.search(r"^no |is not closed|neither", wrong.problem)
-        reason = "empty: nothing was sampled" if not written else f"{'cut: ' if unfinished else ''}{wrong.problem}"
+        reason = (
+            "empty: nothing was sampled"
+            if not written
+            else f"{'cut: ' if unfinished else ''}{wrong.problem}"
+        )
     characters = np.full(len(text), Role.REASONING, np.int8)
     for start, end, role in parts:
         characters[start:end] = role
     roles = np.full(len(ids), Role.PROMPT, np.int8)
     if offsets:
-        of_response = token_roles(characters, [(ahead + start, ahead + end) for start, end in offsets])
+        of_response = token_roles(
+            characters, [(ahead + start, ahead + end) for start, end in offsets]
+        )
         # A token without characters was sampled all the same.
         roles[prompt:] = np.where(of_response == Role.PROMPT, Role.REASONING, of_response)
     return SampledRoles(ids, roles, reason)

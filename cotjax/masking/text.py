@@ -19,9 +19,27 @@ import numpy as np
 
 from cotjax.masking.roles import MaskError, Role
 
-_FIRST_WINS = (Role.PROMPT, Role.OBSERVATION, Role.ACTION, Role.ACTION_OPEN, Role.ACTION_CLOSE, Role.END, Role.REASONING)
+_FIRST_WINS = (
+    Role.PROMPT,
+    Role.OBSERVATION,
+    Role.ACTION,
+    Role.ACTION_OPEN,
+    Role.ACTION_CLOSE,
+    Role.END,
+    Role.REASONING,
+)
 # An opening quotation mark -> the marks that close it. A straight one opens where nothing but a space or a bracket is before it.
-_QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»", "„": "“”", "‚": "‘’", "»": "«"}
+_QUOTES = {
+    '"': '"',
+    "'": "'",
+    "`": "`",
+    "“": "”",
+    "‘": "’",
+    "«": "»",
+    "„": "“”",
+    "‚": "‘’",
+    "»": "«",
+}
 _BEFORE_A_QUOTATION = re.compile(r"[\s([{<>=:,—–-]?")
 Span = tuple[int, int]
 Part = tuple[int, int, Role]  # of a text: from character, to character
@@ -73,7 +91,9 @@ def roles_from_text(
     for spans, role in ((observations, Role.OBSERVATION), (responses, Role.PROMPT)):
         for start, end in spans:
             if not 0 <= start <= end <= len(text):
-                raise MaskError(f"{name}: the span ({start}, {end}) lies outside the text of {len(text)} characters")
+                raise MaskError(
+                    f"{name}: the span ({start}, {end}) lies outside the text of {len(text)} characters"
+                )
             characters[start:end] = role
     for start, end in responses:
         try:
@@ -97,7 +117,9 @@ class Malformed(Exception):
         before = text[: self.at]
         line, column = before.count("\n") + 1, self.at - (before.rfind("\n") + 1) + 1
         shown = text[self.at : self.at + 30]
-        return MaskError(f"{name}: {self.problem} at line {line}, column {column} of its text (character {self.at}): {shown!r}")
+        return MaskError(
+            f"{name}: {self.problem} at line {line}, column {column} of its text (character {self.at}): {shown!r}"
+        )
 
 
 def action_parts(text: str, start: int, end: int, tags: Tags, ends: tuple[str, ...]) -> list[Part]:
@@ -110,27 +132,47 @@ def action_parts(text: str, start: int, end: int, tags: Tags, ends: tuple[str, .
     found = [match for match in re.finditer("|".join(map(re.escape, names)), text[start:end])]
     for match in found:
         if is_quoted(text[start:end], match, tags):
-            raise Malformed(f"{match[0]} stands in a quotation, so it is not clear what is the action", start + match.start())
+            raise Malformed(
+                f"{match[0]} stands in a quotation, so it is not clear what is the action",
+                start + match.start(),
+            )
     for tag in names:
         twice = [match for match in found if match[0] == tag][1:2]
         if twice:
-            raise Malformed("a second action begins" if tag == tags.action_open else f"a second {tag} stands", start + twice[0].start())
+            raise Malformed(
+                "a second action begins" if tag == tags.action_open else f"a second {tag} stands",
+                start + twice[0].start(),
+            )
     at = {match[0]: (start + match.start(), start + match.end()) for match in found}
     if tags.action_open not in at:
         raise Malformed(f"no {tags.action_open} in the response that begins", start)
     opened = at[tags.action_open]
     if tags.action_close not in at:
-        raise Malformed(f"{tags.action_open} is not closed by {tags.action_close}; it stands", opened[0])
+        raise Malformed(
+            f"{tags.action_open} is not closed by {tags.action_close}; it stands", opened[0]
+        )
     closed = at[tags.action_close]
     if tags.think_open in at and tags.think_close not in at:
-        raise Malformed(f"{tags.think_open} is not closed by {tags.think_close}; it stands", at[tags.think_open][0])
-    order = [tag for tag in (tags.think_open, tags.think_close, tags.action_open, tags.action_close) if tag in at]
+        raise Malformed(
+            f"{tags.think_open} is not closed by {tags.think_close}; it stands",
+            at[tags.think_open][0],
+        )
+    order = [
+        tag
+        for tag in (tags.think_open, tags.think_close, tags.action_open, tags.action_close)
+        if tag in at
+    ]
     if order != sorted(order, key=at.get):
-        raise Malformed("the tags are not in the order of reasoning, then action; the first is", start + found[0].start())
+        raise Malformed(
+            "the tags are not in the order of reasoning, then action; the first is",
+            start + found[0].start(),
+        )
     if tags.think_open in at and text[start : at[tags.think_open][0]].strip():
         raise Malformed(f"text before {tags.think_open}", start)
     if tags.think_close in at and text[at[tags.think_close][1] : opened[0]].strip():
-        raise Malformed(f"text between {tags.think_close} and {tags.action_open}", at[tags.think_close][1])
+        raise Malformed(
+            f"text between {tags.think_close} and {tags.action_open}", at[tags.think_close][1]
+        )
     if not text[opened[1] : closed[0]].strip():
         raise Malformed("the action is empty", opened[0])
     parts = [
@@ -162,7 +204,10 @@ def end_parts(text: str, stop: int, end: int, ends: Iterable[str]) -> list[Part]
 
 def one_of(tokens: Iterable[str]) -> str:
     """A regular expression for any of these texts, the longest that fits; of none, for nothing."""
-    return "|".join(map(re.escape, sorted(filter(str.strip, tokens), key=len, reverse=True))) or r"(?!)"
+    return (
+        "|".join(map(re.escape, sorted(filter(str.strip, tokens), key=len, reverse=True)))
+        or r"(?!)"
+    )
 
 
 def is_quoted(response: str, tag: re.Match, tags: Tags) -> bool:
@@ -186,11 +231,15 @@ def token_roles(characters: np.ndarray, offsets: Sequence[Span]) -> np.ndarray:
     rank[list(_FIRST_WINS)] = np.arange(len(_FIRST_WINS), 0, -1)
     by_rank = np.zeros(len(Role), np.int8)
     by_rank[rank[list(_FIRST_WINS)]] = _FIRST_WINS
-    ranks = np.append(rank[characters], np.int8(0))  # so that an end behind the last character is an index
+    ranks = np.append(
+        rank[characters], np.int8(0)
+    )  # so that an end behind the last character is an index
     roles = np.full(len(spans), Role.PROMPT, np.int8)
     whole = starts < ends
     if whole.any():
-        roles[whole] = by_rank[np.maximum.reduceat(ranks, np.stack([starts[whole], ends[whole]], 1).reshape(-1))[::2]]
+        roles[whole] = by_rank[
+            np.maximum.reduceat(ranks, np.stack([starts[whole], ends[whole]], 1).reshape(-1))[::2]
+        ]
         last = len(whole) - 1 - int(np.argmax(whole[::-1]))
         empty = np.flatnonzero(~whole)
         inside = empty[empty < last]

@@ -81,7 +81,9 @@ def target_weights(
         weights[..., :-1] = keep
         weights[..., -1:] = 0
         return weights
-    return xp.concatenate([keep, xp.zeros_like(keep, shape=(*keep.shape[:-1], min(1, roles.shape[-1])))], axis=-1).astype(np.float32)
+    return xp.concatenate(
+        [keep, xp.zeros_like(keep, shape=(*keep.shape[:-1], min(1, roles.shape[-1])))], axis=-1
+    ).astype(np.float32)
 
 
 @from_tensors
@@ -101,10 +103,14 @@ def labels(ids: Array, weights: Array, ignore_index: int = -100) -> Array:
       MaskError: shapes differ, or (of numpy arrays) a weight is neither 0 nor 1, which labels cannot say.
     """
     _same_shape("weights", weights, ids)
-    ids, weights = (np.asarray(array) if isinstance(array, list | tuple) else array for array in (ids, weights))
+    ids, weights = (
+        np.asarray(array) if isinstance(array, list | tuple) else array for array in (ids, weights)
+    )
     xp = namespace(ids)
     if xp is np and not np.isin(weights, (0.0, 1.0)).all():
-        raise MaskError("labels can only say whether a token is trained on: its weight must be 0 or 1")
+        raise MaskError(
+            "labels can only say whether a token is trained on: its weight must be 0 or 1"
+        )
     trained = xp.concatenate([xp.zeros_like(weights[..., :1]), weights[..., :-1]], axis=-1) > 0
     return xp.where(trained, ids, ids.dtype.type(ignore_index) if xp is np else ignore_index)
 
@@ -120,7 +126,12 @@ def spread(values: Array, segment_ids: Array, fill: Any = 0) -> Array:
     return xp.where(segment_ids > 0, xp.take_along_axis(xp.asarray(values), index, axis=-1), fill)
 
 
-def check_supervision(weights: np.ndarray, roles: np.ndarray, name: str = "the batch", segment_ids: np.ndarray | None = None) -> None:
+def check_supervision(
+    weights: np.ndarray,
+    roles: np.ndarray,
+    name: str = "the batch",
+    segment_ids: np.ndarray | None = None,
+) -> None:
     """Refuse, of each example, the two masks that mean a mistake upstream: nothing is trained on, or everything is.
 
     Give the weights before dropping: a control may drop all that a batch holds, which is a step of gradient 0.
@@ -137,18 +148,32 @@ def check_supervision(weights: np.ndarray, roles: np.ndarray, name: str = "the b
     _same_shape("weights", weights, roles)
     if not (roles != Role.PAD).any():
         raise MaskError(f"{name}: there is no token")
-    segments = (roles != Role.PAD).astype(np.int64) if segment_ids is None else np.asarray(to_numpy(segment_ids))
+    segments = (
+        (roles != Role.PAD).astype(np.int64)
+        if segment_ids is None
+        else np.asarray(to_numpy(segment_ids))
+    )
     _same_shape("segment_ids", segments, roles)
-    rows = zip(*(array.reshape(-1, roles.shape[-1]) for array in (weights, roles, segments)), strict=True)
+    rows = zip(
+        *(array.reshape(-1, roles.shape[-1]) for array in (weights, roles, segments)), strict=True
+    )
     for row, (weights_T, roles_T, segments_T) in enumerate(rows):
         for example in np.unique(segments_T[segments_T > 0]):
             here = np.flatnonzero(segments_T == example)
-            where = name + (f", row {row}" if roles.ndim > 1 else "") + (f", segment {example}" if segment_ids is not None else "")
+            where = (
+                name
+                + (f", row {row}" if roles.ndim > 1 else "")
+                + (f", segment {example}" if segment_ids is not None else "")
+            )
             if not (weights_T[here] > 0).any():
-                raise MaskError(f"{where}: no token is supervised; do the roles hold a response, and does `supervised` name its roles?")
+                raise MaskError(
+                    f"{where}: no token is supervised; do the roles hold a response, and does `supervised` name its roles?"
+                )
             # A prompt of one token is no target itself, so all targets behind it may well be trained on.
             if roles_T[here[0]] in RESPONSE_ROLES and (weights_T[here[:-1]] > 0).all():
-                raise MaskError(f"{where}: every token is supervised, the prompt too; are the roles those of the data?")
+                raise MaskError(
+                    f"{where}: every token is supervised, the prompt too; are the roles those of the data?"
+                )
 
 
 def trainable(supervised: Iterable[Role]) -> tuple[Role, ...]:
@@ -160,7 +185,9 @@ def trainable(supervised: Iterable[Role]) -> tuple[Role, ...]:
     found = tuple(supervised)
     wrong = [role for role in found if role not in Role._value2member_map_ or role == Role.PAD]
     if wrong:
-        raise MaskError(f"{wrong[0]!r} cannot be trained on; there are {', '.join(role.name for role in Role if role)}")
+        raise MaskError(
+            f"{wrong[0]!r} cannot be trained on; there are {', '.join(role.name for role in Role if role)}"
+        )
     return found
 
 

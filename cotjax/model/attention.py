@@ -28,7 +28,10 @@ ATTENDED = "attended"
 
 
 def visible(
-    query_segments_BT: jax.Array, query_branches_BT: jax.Array, key_segments_BS: jax.Array, key_branches_BS: jax.Array
+    query_segments_BT: jax.Array,
+    query_branches_BT: jax.Array,
+    key_segments_BS: jax.Array,
+    key_branches_BS: jax.Array,
 ) -> jax.Array:
     """What a tree lets a query see, before causality: [B, T, S], true where the key is of the query's own segment, and on
     the trunk (branch 0) or on the query's own branch.
@@ -54,7 +57,13 @@ def visible(
 
 
 @jax.custom_vjp
-def tree_attention(q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, segment_ids_BT: jax.Array, branches_BT: jax.Array) -> jax.Array:
+def tree_attention(
+    q_BNTH: jax.Array,
+    k_BKTH: jax.Array,
+    v_BKTH: jax.Array,
+    segment_ids_BT: jax.Array,
+    branches_BT: jax.Array,
+) -> jax.Array:
     """Attention over whole rows by the rule of `visible`, each query seeing keys no later in the row. Returns [B, N, T, H].
 
     Scores and softmax are float32, block by block of queries. The backward pass computes a block's scores again from their
@@ -67,20 +76,28 @@ _Residuals = tuple[jax.Array, ...]
 
 
 def _forward(
-    q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, segment_ids_BT: jax.Array, branches_BT: jax.Array
+    q_BNTH: jax.Array,
+    k_BKTH: jax.Array,
+    v_BKTH: jax.Array,
+    segment_ids_BT: jax.Array,
+    branches_BT: jax.Array,
 ) -> tuple[jax.Array, _Residuals]:
     B, N, T, H = q_BNTH.shape
     outs, norms = [], []
     for start, end in _blocks(T):
         k_BKSH, v_BKSH = k_BKTH[:, :, :end], v_BKTH[:, :, :end]
         q_BKRH = _grouped(q_BNTH[:, :, start:end] * (1 / sqrt(H)), k_BKTH.shape[1])
-        scores_BKRS = jnp.einsum("BKRH,BKSH->BKRS", q_BKRH, k_BKSH, preferred_element_type=jnp.float32)
+        scores_BKRS = jnp.einsum(
+            "BKRH,BKSH->BKRS", q_BKRH, k_BKSH, preferred_element_type=jnp.float32
+        )
         scores_BNCS = _hide(scores_BKRS, N, segment_ids_BT, branches_BT, start, end)
         top_BNC1 = scores_BNCS.max(axis=-1, keepdims=True)
         shares_BNCS = jnp.exp(scores_BNCS - top_BNC1)
         total_BNC1 = shares_BNCS.sum(axis=-1, keepdims=True)
         shares_BKRS = shares_BNCS.reshape(scores_BKRS.shape).astype(v_BKTH.dtype)
-        out_BKRH = jnp.einsum("BKRS,BKSH->BKRH", shares_BKRS, v_BKSH, preferred_element_type=jnp.float32)
+        out_BKRH = jnp.einsum(
+            "BKRS,BKSH->BKRH", shares_BKRS, v_BKSH, preferred_element_type=jnp.float32
+        )
         outs.append((out_BKRH.reshape(B, N, end - start, H) / total_BNC1).astype(v_BKTH.dtype))
         norms.append(top_BNC1 + jnp.log(total_BNC1))
     # Named, so that a layer that is computed again in the backward pass may keep these two and spare the attention.
@@ -94,25 +111,50 @@ def _backward(residuals: _Residuals, d_out_BNTH: jax.Array) -> tuple[jax.Array |
     B, N, T, H = q_BNTH.shape
     K, compute = k_BKTH.shape[1], k_BKTH.dtype
     q_BNTH = q_BNTH * (1 / sqrt(H))
-    pull_BNT1 = (d_out_BNTH.astype(jnp.float32) * out_BNTH.astype(jnp.float32)).sum(axis=-1, keepdims=True)
+    pull_BNT1 = (d_out_BNTH.astype(jnp.float32) * out_BNTH.astype(jnp.float32)).sum(
+        axis=-1, keepdims=True
+    )
     k_BKHT, v_BKHT = _turned(k_BKTH), _turned(v_BKTH)
-    d_q, d_k_BKHT, d_v_BKHT = [], jnp.zeros(k_BKHT.shape, jnp.float32), jnp.zeros(v_BKHT.shape, jnp.float32)
+    d_q, d_k_BKHT, d_v_BKHT = (
+        [],
+        jnp.zeros(k_BKHT.shape, jnp.float32),
+        jnp.zeros(v_BKHT.shape, jnp.float32),
+    )
     for start, end in _blocks(T):
-        q_BKRH, d_out_BKRH = _grouped(q_BNTH[:, :, start:end], K), _grouped(d_out_BNTH[:, :, start:end], K)
-        scores_BKRS = jnp.einsum("BKRH,BKHS->BKRS", q_BKRH, k_BKHT[..., :end], preferred_element_type=jnp.float32)
+        q_BKRH, d_out_BKRH = (
+            _grouped(q_BNTH[:, :, start:end], K),
+            _grouped(d_out_BNTH[:, :, start:end], K),
+        )
+        scores_BKRS = jnp.einsum(
+            "BKRH,BKHS->BKRS", q_BKRH, k_BKHT[..., :end], preferred_element_type=jnp.float32
+        )
         scores_BNCS = _hide(scores_BKRS, N, segment_ids_BT, branches_BT, start, end)
         shares_BNCS = jnp.exp(scores_BNCS - norm_BNT1[:, :, start:end])
-        d_shares_BKRS = jnp.einsum("BKRH,BKHS->BKRS", d_out_BKRH, v_BKHT[..., :end], preferred_element_type=jnp.float32)
-        d_scores_BNCS = shares_BNCS * (d_shares_BKRS.reshape(shares_BNCS.shape) - pull_BNT1[:, :, start:end])
+        d_shares_BKRS = jnp.einsum(
+            "BKRH,BKHS->BKRS", d_out_BKRH, v_BKHT[..., :end], preferred_element_type=jnp.float32
+        )
+        d_scores_BNCS = shares_BNCS * (
+            d_shares_BKRS.reshape(shares_BNCS.shape) - pull_BNT1[:, :, start:end]
+        )
         shares_BKRS = shares_BNCS.reshape(scores_BKRS.shape).astype(compute)
         d_scores_BKRS = d_scores_BNCS.reshape(scores_BKRS.shape).astype(compute)
         add = {"preferred_element_type": jnp.float32}
-        d_v_BKHT = d_v_BKHT.at[..., :end].add(jnp.einsum("BKHR,BKRS->BKHS", _turned(d_out_BKRH), shares_BKRS, **add))
-        d_k_BKHT = d_k_BKHT.at[..., :end].add(jnp.einsum("BKHR,BKRS->BKHS", _turned(q_BKRH), d_scores_BKRS, **add))
+        d_v_BKHT = d_v_BKHT.at[..., :end].add(
+            jnp.einsum("BKHR,BKRS->BKHS", _turned(d_out_BKRH), shares_BKRS, **add)
+        )
+        d_k_BKHT = d_k_BKHT.at[..., :end].add(
+            jnp.einsum("BKHR,BKRS->BKHS", _turned(q_BKRH), d_scores_BKRS, **add)
+        )
         d_q_BKRH = jnp.einsum("BKRS,BKSH->BKRH", d_scores_BKRS, k_BKTH[:, :, :end], **add)
         d_q.append(d_q_BKRH.reshape(B, N, end - start, H) * (1 / sqrt(H)))
     d_k_BKTH, d_v_BKTH = d_k_BKHT.swapaxes(-1, -2), d_v_BKHT.swapaxes(-1, -2)
-    return jnp.concatenate(d_q, axis=2).astype(compute), d_k_BKTH.astype(compute), d_v_BKTH.astype(compute), None, None
+    return (
+        jnp.concatenate(d_q, axis=2).astype(compute),
+        d_k_BKTH.astype(compute),
+        d_v_BKTH.astype(compute),
+        None,
+        None,
+    )
 
 
 tree_attention.defvjp(_forward, _backward)
@@ -135,10 +177,22 @@ def _turned(x: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(x.swapaxes(-1, -2))
 
 
-def _hide(scores_BKRS: jax.Array, N: int, segment_ids_BT: jax.Array, branches_BT: jax.Array, start: int, end: int) -> jax.Array:
+def _hide(
+    scores_BKRS: jax.Array,
+    N: int,
+    segment_ids_BT: jax.Array,
+    branches_BT: jax.Array,
+    start: int,
+    end: int,
+) -> jax.Array:
     """The scores of queries start .. end to keys 0 .. end as [B, N, C, S], those that the rule hides at a large negative."""
     B, S = scores_BKRS.shape[0], scores_BKRS.shape[-1]
-    seen_BCS = visible(segment_ids_BT[:, start:end], branches_BT[:, start:end], segment_ids_BT[:, :end], branches_BT[:, :end])
+    seen_BCS = visible(
+        segment_ids_BT[:, start:end],
+        branches_BT[:, start:end],
+        segment_ids_BT[:, :end],
+        branches_BT[:, :end],
+    )
     causal_CS = jnp.arange(start, end)[:, None] >= jnp.arange(end)[None, :]
     scores_BNCS = scores_BKRS.reshape(B, N, end - start, S)
     return jnp.where((seen_BCS & causal_CS[None])[:, None], scores_BNCS, _HIDDEN)
@@ -168,30 +222,45 @@ def prefill_attention(
     # One softmax over both parts: a common maximum, and one division at the end.
     wide = {"preferred_element_type": jnp.float32}
     scores = [jnp.einsum("BKRH,BKHS->BKRS", q_BKRH, k_BKHS, **wide) for k_BKHS, _, _ in parts]
-    scores = [jnp.where(seen[:, None], each, _HIDDEN) for each, (_, _, seen) in zip(scores, parts, strict=True)]
+    scores = [
+        jnp.where(seen[:, None], each, _HIDDEN)
+        for each, (_, _, seen) in zip(scores, parts, strict=True)
+    ]
     top_BKR1 = reduce(jnp.maximum, [each.max(axis=-1, keepdims=True) for each in scores])
     shares = [jnp.exp(each - top_BKR1) for each in scores]
     total_BKR1 = sum(each.sum(axis=-1, keepdims=True) for each in shares)
     outs = [
-        jnp.einsum("BKRS,BKSH->BKRH", each.astype(v_BKSH.dtype), v_BKSH, **wide) for each, (_, v_BKSH, _) in zip(shares, parts, strict=True)
+        jnp.einsum("BKRS,BKSH->BKRH", each.astype(v_BKSH.dtype), v_BKSH, **wide)
+        for each, (_, v_BKSH, _) in zip(shares, parts, strict=True)
     ]
     return (sum(outs) / total_BKR1).astype(q_BNTH.dtype).reshape(B, N, T, H)
 
 
-def step_attention(q_BN1H: jax.Array, keys_BKCHY: jax.Array, values_BKSH: jax.Array, bias_BS: jax.Array) -> jax.Array:
+def step_attention(
+    q_BN1H: jax.Array, keys_BKCHY: jax.Array, values_BKSH: jax.Array, bias_BS: jax.Array
+) -> jax.Array:
     """Attention of one query a row over cached keys, C blocks of Y tokens, and values (S = C Y). `bias_BS` is added to the
     scores: 0 where a row sees a token, `hidden_bias`' large negative where it does not. Returns [B, N, 1, H].
     """
     B, N, _, H = q_BN1H.shape
     K, C, _, Y = keys_BKCHY.shape[1:]
-    q_BKCGH = jnp.broadcast_to(_grouped(q_BN1H * (1 / sqrt(H)), K)[:, :, None], (B, K, C, N // K, H))
+    q_BKCGH = jnp.broadcast_to(
+        _grouped(q_BN1H * (1 / sqrt(H)), K)[:, :, None], (B, K, C, N // K, H)
+    )
     # A matmul a block: each reads a stretch of memory from end to end.
-    scores_BKCGY = jnp.einsum("BKCGH,BKCHY->BKCGY", q_BKCGH, keys_BKCHY, preferred_element_type=jnp.float32)
+    scores_BKCGY = jnp.einsum(
+        "BKCGH,BKCHY->BKCGY", q_BKCGH, keys_BKCHY, preferred_element_type=jnp.float32
+    )
     scores_BKCGY = scores_BKCGY + bias_BS.reshape(B, 1, C, 1, Y)
     shares_BKCGY = jnp.exp(scores_BKCGY - scores_BKCGY.max(axis=(2, 4), keepdims=True))
     total_BKG1 = shares_BKCGY.sum(axis=(2, 4))[..., None]
     shares_BKGS = shares_BKCGY.swapaxes(2, 3).reshape(B, K, N // K, C * Y)
-    out_BKGH = jnp.einsum("BKGS,BKSH->BKGH", shares_BKGS.astype(values_BKSH.dtype), values_BKSH, preferred_element_type=jnp.float32)
+    out_BKGH = jnp.einsum(
+        "BKGS,BKSH->BKGH",
+        shares_BKGS.astype(values_BKSH.dtype),
+        values_BKSH,
+        preferred_element_type=jnp.float32,
+    )
     return (out_BKGH / total_BKG1).astype(q_BN1H.dtype).reshape(B, N, 1, H)
 
 

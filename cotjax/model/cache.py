@@ -89,7 +89,12 @@ def cache_shardings(config: ModelConfig, mesh: Mesh, slots: int, new: int) -> KV
     keys = sharding(mesh, (slots, K, 1, H, block), _KEY_AXES, name=name)
     values = sharding(mesh, (slots, K, block, H), _VALUE_AXES, name=name)
     whole_blocks = -(-new // block) * block
-    return KVCache((keys,) * config.layers, (values,) * config.layers, NamedSharding(mesh, spec(("batch",))), whole_blocks)
+    return KVCache(
+        (keys,) * config.layers,
+        (values,) * config.layers,
+        NamedSharding(mesh, spec(("batch",))),
+        whole_blocks,
+    )
 
 
 def resized(cache: KVCache, room: int) -> KVCache:
@@ -97,13 +102,23 @@ def resized(cache: KVCache, room: int) -> KVCache:
     more = -(-room // cache.block) - cache.room // cache.block
     return replace(
         cache,
-        keys=tuple(jnp.pad(keys, ((0, 0), (0, 0), (0, more), (0, 0), (0, 0))) for keys in cache.keys),
-        values=tuple(jnp.pad(values, ((0, 0), (0, 0), (0, more * cache.block), (0, 0))) for values in cache.values),
+        keys=tuple(
+            jnp.pad(keys, ((0, 0), (0, 0), (0, more), (0, 0), (0, 0))) for keys in cache.keys
+        ),
+        values=tuple(
+            jnp.pad(values, ((0, 0), (0, 0), (0, more * cache.block), (0, 0)))
+            for values in cache.values
+        ),
     )
 
 
 def prefill(
-    config: ModelConfig, params: Params, cache: KVCache, hidden_BD: jax.Array, ids_BT: jax.Array, counts_B: jax.Array
+    config: ModelConfig,
+    params: Params,
+    cache: KVCache,
+    hidden_BD: jax.Array,
+    ids_BT: jax.Array,
+    counts_B: jax.Array,
 ) -> tuple[KVCache, jax.Array]:
     """Appends the first `counts_B` of `ids_BT` to each slot; returns the cache and each slot's last hidden state [B, D].
 
@@ -115,7 +130,12 @@ def prefill(
 
 
 def score(
-    config: ModelConfig, params: Params, cache: KVCache, hidden_BD: jax.Array, ids_BT: jax.Array, counts_B: jax.Array
+    config: ModelConfig,
+    params: Params,
+    cache: KVCache,
+    hidden_BD: jax.Array,
+    ids_BT: jax.Array,
+    counts_B: jax.Array,
 ) -> tuple[KVCache, jax.Array, jax.Array]:
     """`prefill`, which also returns the log-probability of every id after those before it, float32 [B, T]; the first one's
     follows `hidden_BD`. What lies past a slot's count means nothing.
@@ -126,17 +146,28 @@ def score(
     def score_one(at: tuple[jax.Array, jax.Array]) -> jax.Array:
         before_BD, ids_B = at
         logits_BV = logits(config, params, before_BD)
-        return jnp.take_along_axis(logits_BV, ids_B[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(logits_BV, axis=-1)
+        return jnp.take_along_axis(logits_BV, ids_B[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(
+            logits_BV, axis=-1
+        )
 
     # A few tokens of every slot at a time: the logits of all would be the largest array there is.
     few = max(1, _SCORED_AT_ONCE // ids_BT.shape[0])
-    logprobs_TB = jax.lax.map(score_one, (before_BTD.swapaxes(0, 1), ids_BT.swapaxes(0, 1)), batch_size=few)
-    last_BD = jnp.take_along_axis(hidden_BTD, jnp.maximum(counts_B - 1, 0)[:, None, None], axis=1)[:, 0]
+    logprobs_TB = jax.lax.map(
+        score_one, (before_BTD.swapaxes(0, 1), ids_BT.swapaxes(0, 1)), batch_size=few
+    )
+    last_BD = jnp.take_along_axis(hidden_BTD, jnp.maximum(counts_B - 1, 0)[:, None, None], axis=1)[
+        :, 0
+    ]
     return cache, jnp.where(counts_B[:, None] > 0, last_BD, hidden_BD), logprobs_TB.swapaxes(0, 1)
 
 
 def _read(
-    config: ModelConfig, params: Params, cache: KVCache, ids_BT: jax.Array, counts_B: jax.Array, at_B: jax.Array | None
+    config: ModelConfig,
+    params: Params,
+    cache: KVCache,
+    ids_BT: jax.Array,
+    counts_B: jax.Array,
+    at_B: jax.Array | None,
 ) -> tuple[KVCache, jax.Array]:
     """Appends ids to each slot; returns the cache and hidden states, of the tokens `at_B` [B, 1, D] or of all [B, T, D]."""
     T, room = ids_BT.shape[1], cache.room
@@ -161,54 +192,78 @@ def _read(
                 return prefill_attention(q_BNTH, k_BKHT, v_BKTH, seen_BTT, None)
             length = blocks * cache.block
             keys_BKHCY = keys_BKCHY[:, :, :blocks].swapaxes(2, 3)
-            cached = keys_BKHCY.reshape(*keys_BKHCY.shape[:3], length), values_BKSH[:, :, :length], valid_BS[:, :length]
+            cached = (
+                keys_BKHCY.reshape(*keys_BKHCY.shape[:3], length),
+                values_BKSH[:, :, :length],
+                valid_BS[:, :length],
+            )
             return prefill_attention(q_BNTH, k_BKHT, v_BKTH, seen_BTT, cached)
 
-        return jax.lax.switch(reach, [partial(to, blocks) for blocks in reaches], keys[index], values[index])
+        return jax.lax.switch(
+            reach, [partial(to, blocks) for blocks in reaches], keys[index], values[index]
+        )
 
     hidden = bind(config, params).hidden_states(ids_BT, positions_BT, attend, at_B=at_B)
-    return replace(cache, keys=tuple(keys), values=tuple(values), lengths_B=cache.lengths_B + counts_B), hidden
+    return replace(
+        cache, keys=tuple(keys), values=tuple(values), lengths_B=cache.lengths_B + counts_B
+    ), hidden
 
 
-def _write_keys(old_BKCHY: jax.Array, new_BKHT: jax.Array, begun_B: jax.Array, counts_B: jax.Array) -> jax.Array:
+def _write_keys(
+    old_BKCHY: jax.Array, new_BKHT: jax.Array, begun_B: jax.Array, counts_B: jax.Array
+) -> jax.Array:
     """Each slot's `old` with the first `counts_B` of the `new` tokens from index `begun_B` on: the blocks that they touch are
     taken out, changed and put back. What is not new keeps its value."""
     blocks, block, T = old_BKCHY.shape[2], old_BKCHY.shape[4], new_BKHT.shape[3]
     touched = min((T + block - 2) // block + 1, blocks)
 
-    def write(old_KCHY: jax.Array, new_KHT: jax.Array, begun: jax.Array, count: jax.Array) -> jax.Array:
+    def write(
+        old_KCHY: jax.Array, new_KHT: jax.Array, begun: jax.Array, count: jax.Array
+    ) -> jax.Array:
         # A window that would reach past the end is moved back (a slice update would move it silently).
         start = jnp.minimum(begun // block, blocks - touched)
         window_KCHY = jax.lax.dynamic_slice_in_dim(old_KCHY, start, touched, axis=1)
         ahead_S, new_KHS = _shifted(new_KHT, begun - start * block, touched * block, axis=2)
         new_KCHY = new_KHS.reshape(*new_KHS.shape[:2], touched, block).swapaxes(1, 2)
         is_new_CY = ((ahead_S >= 0) & (ahead_S < count)).reshape(1, touched, 1, block)
-        return jax.lax.dynamic_update_slice_in_dim(old_KCHY, jnp.where(is_new_CY, new_KCHY, window_KCHY), start, axis=1)
+        return jax.lax.dynamic_update_slice_in_dim(
+            old_KCHY, jnp.where(is_new_CY, new_KCHY, window_KCHY), start, axis=1
+        )
 
     return jax.vmap(write)(old_BKCHY, new_BKHT, begun_B, counts_B)
 
 
-def _write_values(old_BKSH: jax.Array, new_BKTH: jax.Array, begun_B: jax.Array, counts_B: jax.Array) -> jax.Array:
+def _write_values(
+    old_BKSH: jax.Array, new_BKTH: jax.Array, begun_B: jax.Array, counts_B: jax.Array
+) -> jax.Array:
     """The same of values, which are not in blocks."""
     room, T = old_BKSH.shape[2], new_BKTH.shape[2]
 
-    def write(old_KSH: jax.Array, new_KTH: jax.Array, begun: jax.Array, count: jax.Array) -> jax.Array:
+    def write(
+        old_KSH: jax.Array, new_KTH: jax.Array, begun: jax.Array, count: jax.Array
+    ) -> jax.Array:
         start = jnp.minimum(begun, room - T)
         window_KTH = jax.lax.dynamic_slice_in_dim(old_KSH, start, T, axis=1)
         ahead_T, new_KTH = _shifted(new_KTH, begun - start, T, axis=1)
         is_new_T = ((ahead_T >= 0) & (ahead_T < count)).reshape(1, T, 1)
-        return jax.lax.dynamic_update_slice_in_dim(old_KSH, jnp.where(is_new_T, new_KTH, window_KTH), start, axis=1)
+        return jax.lax.dynamic_update_slice_in_dim(
+            old_KSH, jnp.where(is_new_T, new_KTH, window_KTH), start, axis=1
+        )
 
     return jax.vmap(write)(old_BKSH, new_BKTH, begun_B, counts_B)
 
 
 def _shifted(new: jax.Array, by: jax.Array, length: int, axis: int) -> tuple[jax.Array, jax.Array]:
     """`new` filled up to `length` and moved `by` places on; and which of its tokens is at each place, negative before the first."""
-    filled = jnp.pad(new, [(0, length - new.shape[axis]) if i == axis else (0, 0) for i in range(new.ndim)])
+    filled = jnp.pad(
+        new, [(0, length - new.shape[axis]) if i == axis else (0, 0) for i in range(new.ndim)]
+    )
     return jnp.arange(length) - by, jnp.roll(filled, by, axis)
 
 
-def step(config: ModelConfig, params: Params, cache: KVCache, ids_B: jax.Array, index: jax.Array) -> tuple[KVCache, jax.Array]:
+def step(
+    config: ModelConfig, params: Params, cache: KVCache, ids_B: jax.Array, index: jax.Array
+) -> tuple[KVCache, jax.Array]:
     """Reads each slot's `index`-th new token; returns the cache with it and the hidden states [B, D] that predict the next.
 
     Prompts stay as they are. `index` is a scalar: all slots are at the same new token, whatever their lengths.
@@ -221,7 +276,9 @@ def step(config: ModelConfig, params: Params, cache: KVCache, ids_B: jax.Array, 
 
     def attend(layer: int, q_BN1H: jax.Array, k_BK1H: jax.Array, v_BK1H: jax.Array) -> jax.Array:
         k_BK1H1 = k_BK1H[..., None]
-        keys[layer] = jax.lax.dynamic_update_slice(keys[layer], k_BK1H1, (0, 0, at // cache.block, 0, at % cache.block))
+        keys[layer] = jax.lax.dynamic_update_slice(
+            keys[layer], k_BK1H1, (0, 0, at // cache.block, 0, at % cache.block)
+        )
         values[layer] = jax.lax.dynamic_update_slice_in_dim(values[layer], v_BK1H, at, axis=2)
         return step_attention(q_BN1H, keys[layer], values[layer], bias_BS)
 

@@ -37,8 +37,14 @@ class RopeScaling:
         numbers = (self.factor, self.low_frequency, self.high_frequency, self.original_length)
         if not all(isinstance(number, int | float) and isfinite(number) for number in numbers):
             raise UsageError(f"model: {self} makes no sense: all four are finite numbers")
-        if not (self.factor >= 1 and 0 < self.low_frequency < self.high_frequency and self.original_length >= 1):
-            raise UsageError(f"model: {self} makes no sense: the factor is 1 or more, and low_frequency is below high_frequency")
+        if not (
+            self.factor >= 1
+            and 0 < self.low_frequency < self.high_frequency
+            and self.original_length >= 1
+        ):
+            raise UsageError(
+                f"model: {self} makes no sense: the factor is 1 or more, and low_frequency is below high_frequency"
+            )
 
 
 @dataclass(frozen=True)
@@ -57,13 +63,17 @@ class LoRA:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.rank, int) and self.rank >= 1):
-            raise UsageError(f"lora: the rank is {self.rank!r}; it must be a whole number, 1 or more")
+            raise UsageError(
+                f"lora: the rank is {self.rank!r}; it must be a whole number, 1 or more"
+            )
         if not (isfinite(self.alpha) and self.alpha > 0):
             raise UsageError(f"lora: alpha is {self.alpha}; it must be more than 0")
         try:
             re.compile(self.targets)
         except re.error as error:
-            raise UsageError(f"lora: the targets {self.targets!r} are no regular expression: {error}") from None
+            raise UsageError(
+                f"lora: the targets {self.targets!r} are no regular expression: {error}"
+            ) from None
 
     def chosen(self, projections: Iterable[str]) -> list[str]:
         """Those of the projections' dotted paths that are targets. Raises UsageError, naming what there is, when none is."""
@@ -101,28 +111,51 @@ class ModelConfig:
     max_length: int = 32_768  # longest sequence the rotary positions were made for, in tokens
     param_dtype: str = "float32"  # parameters and gradients
     compute_dtype: str = "float32"  # matmuls; norms, softmax and logits are always float32
-    lora: LoRA | None = None  # adapters beside projections, which alone are trained; None: every weight is
+    lora: LoRA | None = (
+        None  # adapters beside projections, which alone are trained; None: every weight is
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.rope_scaling, Mapping):  # read back from JSON
             object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
         if isinstance(self.lora, Mapping):
             object.__setattr__(self, "lora", LoRA(**self.lora))
-        for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "head_size", "feed_forward", "max_length"):
+        for name in (
+            "vocab_size",
+            "width",
+            "layers",
+            "heads",
+            "kv_heads",
+            "head_size",
+            "feed_forward",
+            "max_length",
+        ):
             value = getattr(self, name)
             if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-                raise UsageError(f"model: {name} is {value!r}; it must be a whole number, 1 or more")
+                raise UsageError(
+                    f"model: {name} is {value!r}; it must be a whole number, 1 or more"
+                )
         for name in ("rope_theta", "norm_eps"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+            if (
+                not isinstance(value, int | float)
+                or isinstance(value, bool)
+                or not 0 < value < float("inf")
+            ):
                 raise UsageError(f"model: {name} is {value!r}; it must be a finite number above 0")
         if self.heads % self.kv_heads:
-            raise UsageError(f"model: heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+            raise UsageError(
+                f"model: heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})"
+            )
         if self.head_size % 2:
-            raise UsageError(f"model: head_size is {self.head_size}; rotary positions need an even size")
+            raise UsageError(
+                f"model: head_size is {self.head_size}; rotary positions need an even size"
+            )
         for name in ("param_dtype", "compute_dtype"):
             if getattr(self, name) not in _FLOATS:
-                raise UsageError(f"model: {name} is {getattr(self, name)!r}; choose one of {', '.join(_FLOATS)}")
+                raise UsageError(
+                    f"model: {name} is {getattr(self, name)!r}; choose one of {', '.join(_FLOATS)}"
+                )
 
     @property
     def params_as(self) -> jnp.dtype:
@@ -155,10 +188,14 @@ class ModelConfig:
         try:
             return cls(**(read_json(file, "cotjax") | overrides))
         except (TypeError, UsageError) as error:
-            raise DataError(f"{file}: not a model's fields as cotjax writes them: {error}") from None
+            raise DataError(
+                f"{file}: not a model's fields as cotjax writes them: {error}"
+            ) from None
 
     @classmethod
-    def from_hf(cls, source: Mapping[str, Any] | str | PathLike[str], **overrides: Any) -> ModelConfig:
+    def from_hf(
+        cls, source: Mapping[str, Any] | str | PathLike[str], **overrides: Any
+    ) -> ModelConfig:
         """Reads transformers' config: its dict, its config.json, or the folder that holds one.
 
         `overrides` are fields of this class that the file does not decide, such as `compute_dtype`. Both spellings of the

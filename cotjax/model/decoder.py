@@ -41,14 +41,18 @@ _ATTENDED_ALONE = jax.checkpoint_policies.save_only_these_names(ATTENDED)
 REMAT = {
     "none": jax.checkpoint_policies.everything_saveable,
     # The results of all projections, so that only element-wise work is done again.
-    "dots": jax.checkpoint_policies.save_from_both_policies(_ATTENDED_ALONE, jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        _ATTENDED_ALONE, jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    ),
     # Only attention's result, which is small beside what it takes to compute it again.
     "block": _ATTENDED_ALONE,
 }
 
 Params = dict[str, Any]
 Path = tuple[str, ...]
-Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]
+Attend = Callable[
+    [jax.Array, jax.Array, jax.Array], jax.Array
+]  # (q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,9 @@ class Weight:
     shape: tuple[int, ...]
     dtype: jnp.dtype
     axes: tuple[str, ...]  # logical axes, one a dimension; sharding.RULES places them
-    std: float | None  # of its normal initial values; None: a norm's scale, which starts at one; 0: starts at zero
+    std: (
+        float | None
+    )  # of its normal initial values; None: a norm's scale, which starts at one; 0: starts at zero
 
 
 class RMSNorm(nnx.Module):
@@ -80,7 +86,11 @@ class Attention(nnx.Module):
 
     def __init__(self, config: ModelConfig):
         D, N, K, H = config.width, config.heads, config.kv_heads, config.head_size
-        embed, query_heads, key_heads = {"embed": D}, {"heads": N, "head_size": H}, {"kv_heads": K, "head_size": H}
+        embed, query_heads, key_heads = (
+            {"embed": D},
+            {"heads": N, "head_size": H},
+            {"kv_heads": K, "head_size": H},
+        )
         self.q_proj = Linear(config, embed, query_heads, 1 / sqrt(D), config.qkv_bias)
         self.k_proj = Linear(config, embed, key_heads, 1 / sqrt(D), config.qkv_bias)
         self.v_proj = Linear(config, embed, key_heads, 1 / sqrt(D), config.qkv_bias)
@@ -89,7 +99,9 @@ class Attention(nnx.Module):
         self.q_norm = RMSNorm(config, H) if config.qk_norm else None
         self.k_norm = RMSNorm(config, H) if config.qk_norm else None
 
-    def __call__(self, x_BTD: jax.Array, rope: Rope, attend: Attend, at_B: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x_BTD: jax.Array, rope: Rope, attend: Attend, at_B: jax.Array | None = None
+    ) -> jax.Array:
         q_BNTH = _heads_first(self.q_proj(_only(x_BTD, at_B, 1)))
         k_BKTH = _heads_first(self.k_proj(x_BTD))
         v_BKTH = _heads_first(self.v_proj(x_BTD))
@@ -108,7 +120,9 @@ def _only(x: jax.Array, at_B: jax.Array | None, axis: int) -> jax.Array:
     """Of every row the one place `at_B` on this axis, which stays; None: all places."""
     if at_B is None:
         return x
-    return jnp.take_along_axis(x, at_B.reshape([-1 if i == 0 else 1 for i in range(x.ndim)]), axis=axis)
+    return jnp.take_along_axis(
+        x, at_B.reshape([-1 if i == 0 else 1 for i in range(x.ndim)]), axis=axis
+    )
 
 
 class FeedForward(nnx.Module):
@@ -133,9 +147,13 @@ class DecoderLayer(nnx.Module):
         self.post_attention_layernorm = RMSNorm(config, config.width)
         self.mlp = FeedForward(config)
 
-    def __call__(self, x_BTD: jax.Array, rope: Rope, attend: Attend, at_B: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x_BTD: jax.Array, rope: Rope, attend: Attend, at_B: jax.Array | None = None
+    ) -> jax.Array:
         """`at_B`: of every row, the one token that the result [B, 1, D] is of; None: all."""
-        x_BTD = _only(x_BTD, at_B, 1) + self.self_attn(self.input_layernorm(x_BTD), rope, attend, at_B)
+        x_BTD = _only(x_BTD, at_B, 1) + self.self_attn(
+            self.input_layernorm(x_BTD), rope, attend, at_B
+        )
         x_BTD = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
         return constrain(x_BTD, ("batch", "length", "hidden"))
 
@@ -177,7 +195,11 @@ class Decoder(nnx.Module):
         self.model = Backbone(config)
         self.lm_head = None if config.tied_embeddings else Embed(config)
         if config.lora is not None:
-            projections = {".".join(map(str, path)): part for path, part in nnx.iter_modules(self) if isinstance(part, Linear)}
+            projections = {
+                ".".join(map(str, path)): part
+                for path, part in nnx.iter_modules(self)
+                if isinstance(part, Linear)
+            }
             for path in config.lora.chosen(projections):
                 projections[path].adapt(config)
 
@@ -198,7 +220,12 @@ class Decoder(nnx.Module):
         x_BTD = constrain(self.model.embed_tokens(ids_BT), ("batch", "length", "hidden"))
         rope = rope_of(positions_BT, self.config)
 
-        def apply(x_BTD: jax.Array, layer: DecoderLayer, index: int | jax.Array, at_B: jax.Array | None = None) -> jax.Array:
+        def apply(
+            x_BTD: jax.Array,
+            layer: DecoderLayer,
+            index: int | jax.Array,
+            at_B: jax.Array | None = None,
+        ) -> jax.Array:
             return layer(x_BTD, rope, lambda q, k, v: attend(index, q, k, v), at_B)
 
         if scan:
@@ -220,7 +247,13 @@ class Decoder(nnx.Module):
         return self.model.embed_tokens if self.lm_head is None else self.lm_head
 
 
-def _scanned(config: ModelConfig, layers: nnx.List, x_BTD: jax.Array, apply: Callable[..., jax.Array], remat: str) -> jax.Array:
+def _scanned(
+    config: ModelConfig,
+    layers: nnx.List,
+    x_BTD: jax.Array,
+    apply: Callable[..., jax.Array],
+    remat: str,
+) -> jax.Array:
     """`apply(x_BTD, layer, index)` for every layer, as one program that runs once a layer: a 64-layer model compiles like one of one.
 
     Parameters stay apart, each under its checkpoint's name; here their copies in the compute dtype are laid side by side,
@@ -229,11 +262,15 @@ def _scanned(config: ModelConfig, layers: nnx.List, x_BTD: jax.Array, apply: Cal
     graph = nnx.graphdef(layers[0])
     each = [nnx.state(layer) for layer in layers]
     if any(nnx.graphdef(layer) != graph for layer in layers):
-        raise UsageError("scan: the layers are not all alike (LoRA in some of them?); train with scan_layers=False")
+        raise UsageError(
+            "scan: the layers are not all alike (LoRA in some of them?); train with scan_layers=False"
+        )
 
     def side_by_side(*weights: nnx.Variable) -> nnx.Variable:
         together = jnp.stack([weight[...].astype(config.compute_as) for weight in weights])
-        return weights[0].replace(constrain(together, ("layers", *weights[0].get_metadata()["axes"])))
+        return weights[0].replace(
+            constrain(together, ("layers", *weights[0].get_metadata()["axes"]))
+        )
 
     together = jax.tree.map(side_by_side, *each, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
@@ -242,7 +279,9 @@ def _scanned(config: ModelConfig, layers: nnx.List, x_BTD: jax.Array, apply: Cal
         return apply(x_BTD, nnx.merge(graph, weights), index), None
 
     if remat != "none":
-        body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)  # a scan's body is not merged with another
+        body = jax.checkpoint(
+            body, policy=REMAT[remat], prevent_cse=False
+        )  # a scan's body is not merged with another
     return jax.lax.scan(body, x_BTD, (together, jnp.arange(len(each))))[0]
 
 
@@ -256,7 +295,9 @@ def _graph(config: ModelConfig) -> tuple[Any, Any, dict[Path, Weight]]:
     weights: dict[Path, Weight] = {}
     for path, leaf in nnx.to_flat_state(state):
         shape, metadata = leaf.get_value(), leaf.get_metadata()
-        weights[tuple(map(str, path))] = Weight(shape.shape, shape.dtype, metadata["axes"], metadata["std"])
+        weights[tuple(map(str, path))] = Weight(
+            shape.shape, shape.dtype, metadata["axes"], metadata["std"]
+        )
     return graph, jax.tree.structure(state), weights
 
 
@@ -281,7 +322,9 @@ def leaf(params: Params, path: Path) -> Any:
     found: Any = params
     for name in path:
         if not isinstance(found, Mapping) or name not in found:
-            raise DataError(f"params: there is no {'.'.join(path)}; these are not the weights of this config")
+            raise DataError(
+                f"params: there is no {'.'.join(path)}; these are not the weights of this config"
+            )
         found = found[name]
     return found
 
@@ -294,13 +337,27 @@ def bind(config: ModelConfig, params: Params) -> Decoder:
 
 def abstract_params(config: ModelConfig, mesh: Mesh | None = None) -> Params:
     """Shape and dtype of every parameter, and its sharding where there is a mesh: what a restore asks for."""
-    abstract = nest({path: jax.ShapeDtypeStruct(weight.shape, weight.dtype) for path, weight in declared(config).items()})
+    abstract = nest(
+        {
+            path: jax.ShapeDtypeStruct(weight.shape, weight.dtype)
+            for path, weight in declared(config).items()
+        }
+    )
     if mesh is None:
         return abstract
-    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), abstract, param_shardings(config, mesh))
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        abstract,
+        param_shardings(config, mesh),
+    )
 
 
-def init_params(config: ModelConfig, key: jax.Array, mesh: Mesh | None = None, only: Collection[Path] | None = None) -> Params:
+def init_params(
+    config: ModelConfig,
+    key: jax.Array,
+    mesh: Mesh | None = None,
+    only: Collection[Path] | None = None,
+) -> Params:
     """Fresh parameters, made where they will live: the same values on any mesh. `only`: the paths that are made (None: all).
 
     `key` is a jax.random key; each parameter's own key comes from its path, so that adding one leaves the others as they were.
@@ -312,11 +369,19 @@ def init_params(config: ModelConfig, key: jax.Array, mesh: Mesh | None = None, o
         initial = _initialiser(weight, None if places is None else leaf(places, path))
         return initial(key, np.uint32(zlib.crc32(".".join(path).encode())))
 
-    return nest({path: make(path, weight) for path, weight in declared(config).items() if only is None or path in only})
+    return nest(
+        {
+            path: make(path, weight)
+            for path, weight in declared(config).items()
+            if only is None or path in only
+        }
+    )
 
 
 @lru_cache(maxsize=256)
-def _initialiser(weight: Weight, where: NamedSharding | None) -> Callable[[jax.Array, np.uint32], jax.Array]:
+def _initialiser(
+    weight: Weight, where: NamedSharding | None
+) -> Callable[[jax.Array, np.uint32], jax.Array]:
     """Makes a weight where it lives, from the key of all and its own number.
 
     Layers share it: one program for all parameters at once would take a minute to compile, because each draw is unrolled.
@@ -351,7 +416,9 @@ def hidden_states(
     """
     attention = attend_by(kernel)
 
-    def attend(_: int | jax.Array, q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array) -> jax.Array:
+    def attend(
+        _: int | jax.Array, q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array
+    ) -> jax.Array:
         return attention(q_BNTH, k_BKTH, v_BKTH, segment_ids_BT, branches_BT)
 
     return bind(config, params).hidden_states(ids_BT, positions_BT, attend, remat, scan)

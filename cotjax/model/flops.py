@@ -68,7 +68,10 @@ def attended_flops(config: ModelConfig, tokens: int, seen: int) -> int:
 
 
 def _train_flops(config: ModelConfig, tokens: int, square: int) -> int:
-    return 6 * matmul_params(config) * tokens + 6 * config.layers * config.heads * config.head_size * square
+    return (
+        6 * matmul_params(config) * tokens
+        + 6 * config.layers * config.heads * config.head_size * square
+    )
 
 
 def decode_bytes(config: ModelConfig, cached: float) -> float:

@@ -22,12 +22,16 @@ class _Architecture:
 
     name: str  # its classes are NameForCausalLM and, without the output projection, NameModel
     flags: Mapping[str, bool]  # fields of ModelConfig
-    written: Mapping[str, Any]  # options that go into config.json; other values would change the numbers
+    written: Mapping[
+        str, Any
+    ]  # options that go into config.json; other values would change the numbers
     left_out: Mapping[str, Any]  # sizes as transformers means them where config.json has none
     harmless: frozenset[str] = frozenset()  # fields that change nothing beside `written`
 
 
-_SLIDING = frozenset({"sliding_window", "max_window_layers"})  # without effect while use_sliding_window is false
+_SLIDING = frozenset(
+    {"sliding_window", "max_window_layers"}
+)  # without effect while use_sliding_window is false
 # A further published family is one more row, as long as its differences are fields of ModelConfig.
 _ARCHITECTURES = {
     "qwen3": _Architecture(
@@ -86,7 +90,14 @@ _OPTIONS: dict[str, tuple[Any, ...]] = {
 }
 _ALIKE = {"hidden_act": {"swish": "silu"}}  # other names of the same thing
 # Fields that say how weights are packed. Whatever else they hold, the tensors are no plain floats.
-_QUANTIZED_BY = ("quantization_config", "compression_config", "quantization", "quant_method", "load_in_4bit", "load_in_8bit")
+_QUANTIZED_BY = (
+    "quantization_config",
+    "compression_config",
+    "quantization",
+    "quant_method",
+    "load_in_4bit",
+    "load_in_8bit",
+)
 
 # Fields that change no logit: who wrote the file, which tokens are special, how transformers runs, generates or classifies.
 _HARMLESS_NAMES = """
@@ -128,8 +139,15 @@ def read_fields(read: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise DataError(f"{where}: tie_word_embeddings is {tied!r}; it must be true or false")
     theta, scaling = _rope(read, where)
     fields = {ours: sizes[theirs] for ours, theirs in _SIZES.items()}
-    fields |= {"rope_theta": theta, "rope_scaling": scaling, "tied_embeddings": tied, **architecture.flags}
-    stored = read.get("dtype") or read.get("torch_dtype")  # where both are given, transformers obeys the first
+    fields |= {
+        "rope_theta": theta,
+        "rope_scaling": scaling,
+        "tied_embeddings": tied,
+        **architecture.flags,
+    }
+    stored = read.get("dtype") or read.get(
+        "torch_dtype"
+    )  # where both are given, transformers obeys the first
     if stored is not None:
         fields["param_dtype"] = stored.removeprefix("torch.") if isinstance(stored, str) else stored
     return fields
@@ -141,12 +159,18 @@ def write_fields(config: ModelConfig, token_ids: Mapping[str, Any]) -> dict[str,
     Raises UsageError when no known architecture has this combination.
     """
     flags = {"qk_norm": config.qk_norm, "qkv_bias": config.qkv_bias}
-    model_type = next((name for name, known in _ARCHITECTURES.items() if known.flags == flags), None)
+    model_type = next(
+        (name for name, known in _ARCHITECTURES.items() if known.flags == flags), None
+    )
     if model_type is None:
-        raise UsageError(f"model: no published architecture has {flags}; known: {', '.join(_ARCHITECTURES)}")
+        raise UsageError(
+            f"model: no published architecture has {flags}; known: {', '.join(_ARCHITECTURES)}"
+        )
     rope: dict[str, Any] = {"rope_type": "default"}
     if config.rope_scaling is not None:
-        rope = {"rope_type": "llama3"} | {theirs: getattr(config.rope_scaling, ours) for ours, theirs in _ROPE_SCALING.items()}
+        rope = {"rope_type": "llama3"} | {
+            theirs: getattr(config.rope_scaling, ours) for ours, theirs in _ROPE_SCALING.items()
+        }
     return {
         "architectures": [f"{_ARCHITECTURES[model_type].name}ForCausalLM"],
         "model_type": model_type,
@@ -168,12 +192,20 @@ def _architecture(read: Mapping[str, Any], where: str) -> _Architecture:
     known = _ARCHITECTURES.get(model_type) if isinstance(model_type, str) else None
     if known is None:
         inner = read.get("text_config")
-        hint = "; its text model is inside text_config: save that alone with transformers" if isinstance(inner, Mapping) else ""
-        raise DataError(f"{where}: model_type is {model_type!r}; this decoder reads {', '.join(_ARCHITECTURES)}{hint}")
+        hint = (
+            "; its text model is inside text_config: save that alone with transformers"
+            if isinstance(inner, Mapping)
+            else ""
+        )
+        raise DataError(
+            f"{where}: model_type is {model_type!r}; this decoder reads {', '.join(_ARCHITECTURES)}{hint}"
+        )
     classes = (f"{known.name}ForCausalLM", f"{known.name}Model")
     named = read.get("architectures") or classes
     if not isinstance(named, list | tuple) or set(map(str, named)) - set(classes):
-        raise DataError(f"{where}: architectures is {_short(named)}; a model of this type is read as {' or '.join(classes)} alone")
+        raise DataError(
+            f"{where}: architectures is {_short(named)}; a model of this type is read as {' or '.join(classes)} alone"
+        )
     return known
 
 
@@ -181,15 +213,29 @@ def _check_options(read: Mapping[str, Any], architecture: _Architecture, where: 
     """Raise DataError for the first field that may change numbers in a way this decoder does not know."""
     for key, value in architecture.written.items():
         given = read.get(key, value)
-        if _ALIKE.get(key, {}).get(given, given) != value if isinstance(given, str) else given is not value:
+        if (
+            _ALIKE.get(key, {}).get(given, given) != value
+            if isinstance(given, str)
+            else given is not value
+        ):
             raise DataError(f"{where}: {key} is {given!r}; only {value!r} is supported")
     for key, allowed in _OPTIONS.items():
         if read.get(key) not in allowed:
-            raise DataError(f"{where}: {key} is {_short(read[key])}; only {allowed[0]!r} is supported")
+            raise DataError(
+                f"{where}: {key} is {_short(read[key])}; only {allowed[0]!r} is supported"
+            )
     types = read.get("layer_types")
-    if types is not None and (not isinstance(types, list) or set(map(str, types)) - {"full_attention", "attention"}):
-        raise DataError(f"{where}: layer_types has {_short(types)}; only 'full_attention' is supported")
-    known = _HARMLESS | architecture.harmless | {*_SIZES.values(), *architecture.written, *_OPTIONS, *_QUANTIZED_BY}
+    if types is not None and (
+        not isinstance(types, list) or set(map(str, types)) - {"full_attention", "attention"}
+    ):
+        raise DataError(
+            f"{where}: layer_types has {_short(types)}; only 'full_attention' is supported"
+        )
+    known = (
+        _HARMLESS
+        | architecture.harmless
+        | {*_SIZES.values(), *architecture.written, *_OPTIONS, *_QUANTIZED_BY}
+    )
     for key, value in read.items():
         if key not in known and not _is_off(key, value):
             raise DataError(
@@ -212,7 +258,11 @@ def _is_off(key: str, value: Any) -> bool:
 def _sizes(read: Mapping[str, Any], architecture: _Architecture, where: str) -> dict[str, Any]:
     """Return transformers' sizes by their keys, those filled in that follow from others."""
     read = {**architecture.left_out, **read}
-    if read.get("head_dim") is None and _count(read.get("hidden_size")) and _count(read.get("num_attention_heads")):
+    if (
+        read.get("head_dim") is None
+        and _count(read.get("hidden_size"))
+        and _count(read.get("num_attention_heads"))
+    ):
         read["head_dim"] = read["hidden_size"] // read["num_attention_heads"]
     if read.get("num_key_value_heads") is None and "num_attention_heads" in read:
         read["num_key_value_heads"] = read["num_attention_heads"]
@@ -232,38 +282,64 @@ def _rope(read: Mapping[str, Any], where: str) -> tuple[float, dict[str, Any] | 
     They stand in `rope_parameters` (transformers 5), or at the top level and in `rope_scaling`, or in both. Readers differ in
     which of the two they obey, so that both must say the same.
     """
-    told = [(key, _rope_of(read[key], f"{where}: {key}")) for key in ("rope_parameters", "rope_scaling") if read.get(key)]
+    told = [
+        (key, _rope_of(read[key], f"{where}: {key}"))
+        for key in ("rope_parameters", "rope_scaling")
+        if read.get(key)
+    ]
     scalings = [scaling for _, (_, scaling) in told]
     if len(told) == 2 and scalings[0] != scalings[1]:
-        raise DataError(f"{where}: rope_parameters is {_short(read['rope_parameters'])} and rope_scaling another; keep one of them")
+        raise DataError(
+            f"{where}: rope_parameters is {_short(read['rope_parameters'])} and rope_scaling another; keep one of them"
+        )
     thetas = {f"rope_theta in {key}": theta for key, (theta, _) in told if theta is not None}
     if read.get("rope_theta") is not None:
         thetas["rope_theta"] = read["rope_theta"]
     for name, theta in thetas.items():
-        if not isinstance(theta, int | float) or isinstance(theta, bool) or not 0 < theta < float("inf"):
+        if (
+            not isinstance(theta, int | float)
+            or isinstance(theta, bool)
+            or not 0 < theta < float("inf")
+        ):
             raise DataError(f"{where}: {name} is {theta!r}; it must be a number above 0")
     if len(set(thetas.values())) > 1:
-        raise DataError(f"{where}: {' and '.join(f'{name} is {theta:g}' for name, theta in thetas.items())}; keep one of them")
+        raise DataError(
+            f"{where}: {' and '.join(f'{name} is {theta:g}' for name, theta in thetas.items())}; keep one of them"
+        )
     return float(next(iter(thetas.values()), _DEFAULT_THETA)), scalings[0] if scalings else None
 
 
 def _rope_of(rope: Any, where: str) -> tuple[Any, dict[str, Any] | None]:
     """Return what one of the two dicts says: its rotary base, if any, and its scaling, if any."""
     if not isinstance(rope, Mapping):
-        raise DataError(f"{where} is {_short(rope)}; expected an object, such as {{'rope_type': 'default'}}")
-    kinds = {rope[key] if isinstance(rope[key], str) else _short(rope[key]) for key in ("rope_type", "type") if rope.get(key) is not None}
+        raise DataError(
+            f"{where} is {_short(rope)}; expected an object, such as {{'rope_type': 'default'}}"
+        )
+    kinds = {
+        rope[key] if isinstance(rope[key], str) else _short(rope[key])
+        for key in ("rope_type", "type")
+        if rope.get(key) is not None
+    }
     kind = kinds.pop() if len(kinds) == 1 else " and ".join(sorted(kinds)) or "default"
     if kind == "dynamic":
         raise DataError(
             f"{where}: rope_type is 'dynamic', which changes nothing up to max_position_embeddings; take it out to train within them"
         )
     if kind not in ("default", "llama3"):
-        raise DataError(f"{where}: rope_type is {kind!r}; only 'default' and 'llama3' are supported")
+        raise DataError(
+            f"{where}: rope_type is {kind!r}; only 'default' and 'llama3' are supported"
+        )
     scaling = _ROPE_SCALING if kind == "llama3" else {}
     known = {"rope_type", "type", "rope_theta", *scaling.values()}
     for key, value in rope.items():
-        if key not in known and value is not None and not (key == "partial_rotary_factor" and value == 1):
-            raise DataError(f"{where}: {key} is {_short(value)}, which is not supported with rope_type {kind!r}")
+        if (
+            key not in known
+            and value is not None
+            and not (key == "partial_rotary_factor" and value == 1)
+        ):
+            raise DataError(
+                f"{where}: {key} is {_short(value)}, which is not supported with rope_type {kind!r}"
+            )
     missing = [theirs for theirs in scaling.values() if rope.get(theirs) is None]
     if missing:
         raise DataError(f"{where}: the llama3 rope scaling lacks {', '.join(missing)}")

@@ -49,7 +49,9 @@ def kernel_for(config: ModelConfig, mesh: Mesh, asked: str = "auto") -> str:
 def check_kernel(kernel: str) -> None:
     """Raise UsageError unless `kernel` is one of KERNELS."""
     if kernel not in KERNELS:
-        raise UsageError(f"attention: there is no kernel {kernel!r}; there are {', '.join(KERNELS)}")
+        raise UsageError(
+            f"attention: there is no kernel {kernel!r}; there are {', '.join(KERNELS)}"
+        )
 
 
 def attend_by(kernel: str, *, interpret: bool = False) -> Callable[..., jax.Array]:
@@ -60,20 +62,33 @@ def attend_by(kernel: str, *, interpret: bool = False) -> Callable[..., jax.Arra
     check_kernel(kernel)
     if kernel == "xla":
         return tree_attention
-    return partial(_on_each_device, partial(_splash, interpret=interpret) if kernel == "splash" else _cudnn)
+    return partial(
+        _on_each_device, partial(_splash, interpret=interpret) if kernel == "splash" else _cudnn
+    )
 
 
 def _on_each_device(attention: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
     """Attention is independent by row and by head; a kernel is opaque to the partitioner, so it is told so."""
     if jax.sharding.get_abstract_mesh().empty:
         return attention(*arrays)
-    queries, keys = spec(("batch", "heads", "length", "head_size")), spec(("batch", "kv_heads", "length", "head_size"))
+    queries, keys = (
+        spec(("batch", "heads", "length", "head_size")),
+        spec(("batch", "kv_heads", "length", "head_size")),
+    )
     rows: PartitionSpec = spec(("batch", "length"))
-    return jax.shard_map(attention, in_specs=(queries, keys, keys, rows, rows), out_specs=queries, check_vma=False)(*arrays)
+    return jax.shard_map(
+        attention, in_specs=(queries, keys, keys, rows, rows), out_specs=queries, check_vma=False
+    )(*arrays)
 
 
 def _splash(
-    q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, segment_ids_BT: jax.Array, branches_BT: jax.Array, *, interpret: bool
+    q_BNTH: jax.Array,
+    k_BKTH: jax.Array,
+    v_BKTH: jax.Array,
+    segment_ids_BT: jax.Array,
+    branches_BT: jax.Array,
+    *,
+    interpret: bool,
 ) -> jax.Array:
     """Its segment ids and its causal mask are two thirds of the rule. That branches do not see each other is told in the heads
     themselves: a score is a sum over their size, and a few more places add a large negative where branches differ, and
@@ -84,7 +99,9 @@ def _splash(
     N, T, H = q_BNTH.shape[1:]
     q_BNTX, k_BKTX = _tell_branches(q_BNTH * (1 / sqrt(H)), k_BKTH, branches_BT)
     short = -T % _SPLASH_BLOCKS[-1]
-    q_BNTX, k_BKTX, v_BKTH = (jnp.pad(x, ((0, 0), (0, 0), (0, short), (0, 0))) for x in (q_BNTX, k_BKTX, v_BKTH))
+    q_BNTX, k_BKTX, v_BKTH = (
+        jnp.pad(x, ((0, 0), (0, 0), (0, short), (0, 0))) for x in (q_BNTX, k_BKTX, v_BKTH)
+    )
     segment_ids_BT = jnp.pad(segment_ids_BT, ((0, 0), (0, short)))
     block = next(size for size in _SPLASH_BLOCKS if (T + short) % size == 0)
     attention = splash.make_splash_mha(
@@ -102,7 +119,9 @@ def _splash(
     return jax.vmap(attention)(q_BNTX, k_BKTX, v_BKTH, segments)[:, :, :T].astype(v_BKTH.dtype)
 
 
-def _tell_branches(q_BNTH: jax.Array, k_BKTH: jax.Array, branches_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _tell_branches(
+    q_BNTH: jax.Array, k_BKTH: jax.Array, branches_BT: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Queries and keys with two places a bit more, whose products are 0 where the bits of query and key agree or the key is
     on the trunk, and _APART where they differ.
 
@@ -112,10 +131,14 @@ def _tell_branches(q_BNTH: jax.Array, k_BKTH: jax.Array, branches_BT: jax.Array)
 
     A product of what should be seen is 0 in every place: a sum that cancels would take the score's own digits with it.
     """
-    bits_BTb = ((branches_BT[..., None] >> jnp.arange(_BRANCH_BITS)[None, None, :]) & 1).astype(q_BNTH.dtype)
+    bits_BTb = ((branches_BT[..., None] >> jnp.arange(_BRANCH_BITS)[None, None, :]) & 1).astype(
+        q_BNTH.dtype
+    )
     query_BTX = jnp.concatenate([1 - bits_BTb, bits_BTb], axis=-1)
     off_trunk_BT1 = (branches_BT > 0)[..., None]
-    key_BTX = jnp.where(off_trunk_BT1, _APART * jnp.concatenate([bits_BTb, 1 - bits_BTb], axis=-1), 0).astype(k_BKTH.dtype)
+    key_BTX = jnp.where(
+        off_trunk_BT1, _APART * jnp.concatenate([bits_BTb, 1 - bits_BTb], axis=-1), 0
+    ).astype(k_BKTH.dtype)
 
     def beside(x_BNTH: jax.Array, more_BTX: jax.Array) -> jax.Array:
         wide = jnp.broadcast_to(more_BTX[:, None], (*x_BNTH.shape[:-1], more_BTX.shape[-1]))
@@ -135,5 +158,7 @@ def _cudnn(
     """The rule as a mask [B, 1, T, T], the only form of it that cuDNN takes; all layers share it."""
     seen_B1TT = visible(segment_ids_BT, branches_BT, segment_ids_BT, branches_BT)[:, None]
     q_BTNH, k_BTKH, v_BTKH = (x.swapaxes(1, 2) for x in (q_BNTH, k_BKTH, v_BKTH))
-    out_BTNH = jax.nn.dot_product_attention(q_BTNH, k_BTKH, v_BTKH, mask=seen_B1TT, is_causal=True, implementation=implementation)
+    out_BTNH = jax.nn.dot_product_attention(
+        q_BTNH, k_BTKH, v_BTKH, mask=seen_B1TT, is_causal=True, implementation=implementation
+    )
     return out_BTNH.swapaxes(1, 2)

@@ -15,10 +15,18 @@ Sizes = Mapping[str, int]
 
 
 def param(
-    config: ModelConfig, shape: tuple[int, ...], axes: tuple[str, ...], std: float | None, dtype: jnp.dtype | None = None
+    config: ModelConfig,
+    shape: tuple[int, ...],
+    axes: tuple[str, ...],
+    std: float | None,
+    dtype: jnp.dtype | None = None,
 ) -> nnx.Param:
     """A parameter that holds no values yet, only its declaration (decoder.Weight). `dtype`: the config's, unless told."""
-    return nnx.Param(jax.ShapeDtypeStruct(shape, config.params_as if dtype is None else dtype), axes=axes, std=std)
+    return nnx.Param(
+        jax.ShapeDtypeStruct(shape, config.params_as if dtype is None else dtype),
+        axes=axes,
+        std=std,
+    )
 
 
 class Linear(nnx.Module):
@@ -30,7 +38,9 @@ class Linear(nnx.Module):
 
     lora_A = lora_B = None  # unless `adapt` declares them
 
-    def __init__(self, config: ModelConfig, inputs: Sizes, outputs: Sizes, std: float, bias: bool = False):
+    def __init__(
+        self, config: ModelConfig, inputs: Sizes, outputs: Sizes, std: float, bias: bool = False
+    ):
         """`inputs` and `outputs`: logical axis -> size, in the order of the weight's axes."""
         self.inputs, self.compute = tuple(inputs.values()), config.compute_dtype
         self.outputs = tuple(outputs.values())
@@ -47,8 +57,12 @@ class Linear(nnx.Module):
         self.lora_scale = lora.alpha / lora.rank
         # The variance of PEFT's draw (uniform, Kaiming with a = sqrt(5)). B is zero, so that a fresh adapter changes nothing.
         std = 1 / sqrt(3 * prod(self.inputs))
-        self.lora_A = param(config, (*self.inputs, lora.rank), (*axes[:count], "rank"), std, jnp.float32)
-        self.lora_B = param(config, (lora.rank, *self.outputs), ("rank", *axes[count:]), 0.0, jnp.float32)
+        self.lora_A = param(
+            config, (*self.inputs, lora.rank), (*axes[:count], "rank"), std, jnp.float32
+        )
+        self.lora_B = param(
+            config, (lora.rank, *self.outputs), ("rank", *axes[count:]), 0.0, jnp.float32
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         lead = x.shape[: x.ndim - len(self.inputs)]

@@ -37,7 +37,9 @@ _FACTORS = ("lora_A", "lora_B")
 def trainable(config: ModelConfig) -> frozenset[Path]:
     """The paths of the parameters that training changes: the adapters' where the config has them, else all."""
     paths = declared(config)
-    return frozenset(paths if config.lora is None else (path for path in paths if path[-1] in _FACTORS))
+    return frozenset(
+        paths if config.lora is None else (path for path in paths if path[-1] in _FACTORS)
+    )
 
 
 def split(config: ModelConfig, params: Params) -> tuple[Params, Params]:
@@ -52,10 +54,14 @@ def split(config: ModelConfig, params: Params) -> tuple[Params, Params]:
 def join(config: ModelConfig, trained: Params, frozen: Params) -> Params:
     """What `split` took apart."""
     paths = trainable(config)
-    return nest({path: leaf(trained if path in paths else frozen, path) for path in declared(config)})
+    return nest(
+        {path: leaf(trained if path in paths else frozen, path) for path in declared(config)}
+    )
 
 
-def add(config: ModelConfig, params: Params, lora: LoRA, key: jax.Array, mesh: Mesh | None = None) -> tuple[ModelConfig, Params]:
+def add(
+    config: ModelConfig, params: Params, lora: LoRA, key: jax.Array, mesh: Mesh | None = None
+) -> tuple[ModelConfig, Params]:
     """The base with fresh adapters, which change none of its outputs yet. Its own arrays are taken over, not copied.
 
     Raises UsageError when the config has adapters already, or `lora.targets` matches no projection of it.
@@ -75,17 +81,23 @@ def merge(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
     merged = {path: leaf(params, path) for path in declared(whole)}
     for target in _targets(config):
         path = (*target, "weight")
-        into = _merging(config.lora.alpha / config.lora.rank, getattr(merged[path], "sharding", None))
+        into = _merging(
+            config.lora.alpha / config.lora.rank, getattr(merged[path], "sharding", None)
+        )
         merged[path] = into(merged[path], *(leaf(params, (*target, factor)) for factor in _FACTORS))
     return whole, nest(merged)
 
 
 @lru_cache(maxsize=64)
-def _merging(scale: float, where: Sharding | None) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
+def _merging(
+    scale: float, where: Sharding | None
+) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
     def merged(weight: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
         rank = b.shape[0]
         update = jnp.matmul(a.reshape(-1, rank), b.reshape(rank, -1), precision="highest")
-        return (weight.astype(jnp.float32) + scale * update.reshape(weight.shape)).astype(weight.dtype)
+        return (weight.astype(jnp.float32) + scale * update.reshape(weight.shape)).astype(
+            weight.dtype
+        )
 
     return jax.jit(merged, out_shardings=where)
 
@@ -122,7 +134,9 @@ _READ = {"peft_type", "r", "lora_alpha", "target_modules", "init_lora_weights"}
 _DRAWS = (True, False, "gaussian", "orthogonal", "eva")
 
 
-def save_peft(folder: str | PathLike[str], config: ModelConfig, params: Params, base_name: str) -> None:
+def save_peft(
+    folder: str | PathLike[str], config: ModelConfig, params: Params, base_name: str
+) -> None:
     """Writes the adapters alone as `peft.PeftModel.from_pretrained(model, folder)` and `load_peft` read them.
 
     `base_name`: the folder or hub name of the base, for who reads the file; PEFT's AutoPeftModel loads it from there. Values
@@ -132,7 +146,9 @@ def save_peft(folder: str | PathLike[str], config: ModelConfig, params: Params, 
     tensors: dict[str, np.ndarray] = {}
     for path in sorted(trainable(config)):
         values = gather(leaf(params, path))
-        tensors[_name_there(path)] = np.ascontiguousarray(values.reshape(_matrix_shape(config, path)).T)
+        tensors[_name_there(path)] = np.ascontiguousarray(
+            values.reshape(_matrix_shape(config, path)).T
+        )
     if jax.process_index() != 0:
         return
     alpha = config.lora.alpha
@@ -155,7 +171,9 @@ def save_peft(folder: str | PathLike[str], config: ModelConfig, params: Params, 
     folder = FilePath(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # As in weights.save_hf, a reader never meets half a file.
-    partial_of(folder / CONFIG_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    partial_of(folder / CONFIG_FILE).write_text(
+        json.dumps(described, indent=2) + "\n", encoding="utf-8"
+    )
     write_part(partial_of(folder / TENSORS_FILE), tensors, mode_of=partial_of(folder / CONFIG_FILE))
     for name in (TENSORS_FILE, CONFIG_FILE):
         os.replace(partial_of(folder / name), folder / name)
@@ -170,25 +188,36 @@ def read_adapter(folder: str | PathLike[str], config: ModelConfig) -> ModelConfi
     folder = FilePath(folder)
     config, file = _adapted(config, _read_config(folder / CONFIG_FILE)), folder / TENSORS_FILE
     if not file.is_file():
-        raise DataError(f"{file}: there is no such file; pickled adapters are not read, so save them with PEFT's safe_serialization=True")
+        raise DataError(
+            f"{file}: there is no such file; pickled adapters are not read, so save them with PEFT's safe_serialization=True"
+        )
     try:
         names = {_name_there(path): path for path in sorted(trainable(config))}
     except UsageError as error:
         raise DataError(f"{folder / CONFIG_FILE}: {error}") from None
     tensors = header(file)
-    for kind, wrong in (("missing", names.keys() - tensors.keys()), ("unknown", tensors.keys() - names.keys())):
+    for kind, wrong in (
+        ("missing", names.keys() - tensors.keys()),
+        ("unknown", tensors.keys() - names.keys()),
+    ):
         if wrong:
-            raise DataError(f"{file}: {kind} tensors: {some(sorted(wrong))}; is the adapter of another model?")
+            raise DataError(
+                f"{file}: {kind} tensors: {some(sorted(wrong))}; is the adapter of another model?"
+            )
     for name, path in names.items():
         there = _matrix_shape(config, path)[::-1]
         if tensors[name].shape != there:
-            raise DataError(f"{file}: {name} has shape {tensors[name].shape}; this model and {CONFIG_FILE} ask for {there}")
+            raise DataError(
+                f"{file}: {name} has shape {tensors[name].shape}; this model and {CONFIG_FILE} ask for {there}"
+            )
         if tensors[name].dtype not in FLOATS:
             raise DataError(f"{file}: {name} is {tensors[name].dtype}; {QUANTIZED}")
     return config
 
 
-def load_peft(folder: str | PathLike[str], config: ModelConfig, params: Params, mesh: Mesh | None = None) -> tuple[ModelConfig, Params]:
+def load_peft(
+    folder: str | PathLike[str], config: ModelConfig, params: Params, mesh: Mesh | None = None
+) -> tuple[ModelConfig, Params]:
     """The base with the adapters of a folder that PEFT, or `save_peft`, wrote; they are kept in float32. Raises as `read_adapter`."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -203,7 +232,9 @@ def load_peft(folder: str | PathLike[str], config: ModelConfig, params: Params, 
     for path in sorted(trainable(config)):
         weight = declared(config)[path]
         values = tensors[_name_there(path)].T.reshape(weight.shape).astype(weight.dtype)
-        adapters[path] = place(values.__getitem__, weight, None if shardings is None else leaf(shardings, path))
+        adapters[path] = place(
+            values.__getitem__, weight, None if shardings is None else leaf(shardings, path)
+        )
     return config, join(config, nest(adapters), params)
 
 
@@ -236,7 +267,9 @@ def _read_config(file: FilePath) -> LoRA:
     for key, value in read.items():
         off = value is None or value is False or value in ({}, [], "", "none")
         if key not in _READ | _WITHOUT_EFFECT and not off:
-            raise DataError(f"{file}: {key} is {value!r}, which is not supported; merge this adapter with PEFT and load the whole model")
+            raise DataError(
+                f"{file}: {key} is {value!r}, which is not supported; merge this adapter with PEFT and load the whole model"
+            )
     if read.get("init_lora_weights", True) not in _DRAWS:
         raise DataError(
             f"{file}: init_lora_weights is {read['init_lora_weights']!r}, which changes the base; save the adapter with PEFT's "

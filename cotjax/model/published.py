@@ -21,11 +21,15 @@ def published(name: str, **overrides: Any) -> ModelConfig:
     sizes = PUBLISHED.get(name.lower())
     if sizes is None:
         close = difflib.get_close_matches(name.lower(), PUBLISHED, n=1, cutoff=0)
-        raise UsageError(f"no published model is called {name!r}; did you mean {close[0]!r}? There are {', '.join(PUBLISHED)}")
+        raise UsageError(
+            f"no published model is called {name!r}; did you mean {close[0]!r}? There are {', '.join(PUBLISHED)}"
+        )
     return ModelConfig(**(sizes | {"param_dtype": "bfloat16"} | overrides))
 
 
-def _qwen3(width: int, layers: int, heads: int, feed_forward: int, *, tied: bool = False) -> dict[str, Any]:
+def _qwen3(
+    width: int, layers: int, heads: int, feed_forward: int, *, tied: bool = False
+) -> dict[str, Any]:
     """Qwen3's dense models. Their head size is 128 whatever the width: heads x 128 is twice the 0.6B's, 1.6 times the 4B's."""
     return {
         "vocab_size": 151_936, "width": width, "layers": layers, "heads": heads, "kv_heads": 8, "head_size": 128,
@@ -46,7 +50,9 @@ def _qwen2(
     }  # fmt: skip
 
 
-def _llama3(width: int, layers: int, heads: int, feed_forward: int, *, factor: float, tied: bool = False) -> dict[str, Any]:
+def _llama3(
+    width: int, layers: int, heads: int, feed_forward: int, *, factor: float, tied: bool = False
+) -> dict[str, Any]:
     """Llama 3.1 (factor 8) and 3.2 (factor 32)."""
     return {
         "vocab_size": 128_256, "width": width, "layers": layers, "heads": heads, "kv_heads": 8, "head_size": width // heads,

@@ -23,7 +23,9 @@ def rope_of(positions_BT: jax.Array, config: ModelConfig) -> Rope:
     one = jnp.eye(half, dtype=jnp.float32)
 
     def spread(x_BTh: jax.Array, first: jax.Array) -> jax.Array:
-        return jnp.einsum("BTh,hH->BTH", x_BTh, jnp.concatenate([first, one], axis=1), precision="highest")[:, None]
+        return jnp.einsum(
+            "BTh,hH->BTH", x_BTh, jnp.concatenate([first, one], axis=1), precision="highest"
+        )[:, None]
 
     return spread(jnp.cos(angles_BTh), one), spread(jnp.sin(angles_BTh), -one)
 
@@ -32,12 +34,18 @@ def _frequencies(config: ModelConfig) -> np.ndarray:
     """Radians a position of every pair, float32 [H/2], with Llama 3.1's stretching where the config asks for it."""
     half = config.head_size // 2
     # float32 throughout, as published implementations have it: at position 100,000 a rounding is a hundredth of a turn.
-    frequencies = np.float32(1) / np.float32(config.rope_theta) ** (np.arange(half, dtype=np.float32) / np.float32(half))
+    frequencies = np.float32(1) / np.float32(config.rope_theta) ** (
+        np.arange(half, dtype=np.float32) / np.float32(half)
+    )
     scaling = config.rope_scaling
     if scaling is None:
         return frequencies
-    turns = np.float32(scaling.original_length) * frequencies / np.float32(2 * np.pi)  # within the original length
-    share = np.clip((turns - scaling.low_frequency) / (scaling.high_frequency - scaling.low_frequency), 0, 1)
+    turns = (
+        np.float32(scaling.original_length) * frequencies / np.float32(2 * np.pi)
+    )  # within the original length
+    share = np.clip(
+        (turns - scaling.low_frequency) / (scaling.high_frequency - scaling.low_frequency), 0, 1
+    )
     return ((1 - share) * frequencies / scaling.factor + share * frequencies).astype(np.float32)
 
 

@@ -62,15 +62,23 @@ def split_cpu(devices: int) -> None:
     if devices < 1:
         raise UsageError(f"cpu_devices is {devices}; it must be at least 1")
     flags = os.environ.get("XLA_FLAGS", "")
-    if devices == 1 or jax.config.jax_num_cpu_devices != -1 or "xla_force_host_platform_device_count" in flags:
+    if (
+        devices == 1
+        or jax.config.jax_num_cpu_devices != -1
+        or "xla_force_host_platform_device_count" in flags
+    ):
         return
     with suppress(RuntimeError):  # jax has its devices
         jax.config.update("jax_num_cpu_devices", devices)
         # On a machine that is busy otherwise, one may wait longer for another than the 40 seconds after which XLA ends the process.
-        os.environ["XLA_FLAGS"] = f"--xla_cpu_collective_call_terminate_timeout_seconds=600 {flags}".strip()
+        os.environ["XLA_FLAGS"] = (
+            f"--xla_cpu_collective_call_terminate_timeout_seconds=600 {flags}".strip()
+        )
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
     """A mesh over `devices` (all of them unless told) with the axes `data`, `fsdp` and `tensor`; -1 takes what is left.
 
     Raises UsageError when the sizes do not multiply to the number of devices.
@@ -82,30 +90,42 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
             raise UsageError(f"mesh: {name} is {size}; give 1 or more, or -1 for what is left")
     free = [name for name, size in sizes.items() if size == -1]
     if len(free) > 1:
-        raise UsageError(f"mesh: both {free[0]} and {free[1]} are -1; only one axis can take what is left")
+        raise UsageError(
+            f"mesh: both {free[0]} and {free[1]} are -1; only one axis can take what is left"
+        )
     taken = prod(size for size in sizes.values() if size != -1)
     if free:
         sizes[free[0]] = max(1, len(devices) // taken)
     if prod(sizes.values()) != len(devices):
         asked = " x ".join(f"{name} {size}" for name, size in sizes.items())
-        raise UsageError(f"mesh: {asked} = {prod(sizes.values())} devices, but {len(devices)} are there")
+        raise UsageError(
+            f"mesh: {asked} = {prod(sizes.values())} devices, but {len(devices)} are there"
+        )
     # Explicit axes, make_mesh's default, turn sharding into a type that every model operation would have to satisfy.
     auto = (AxisType.Auto,) * 3
     if devices[0].platform != "tpu":
         return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=auto, devices=devices)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if sizes["data"] % slices:
-        raise UsageError(f"mesh: data is {sizes['data']}; it must be a multiple of the {slices} slices, which a slow network joins")
+        raise UsageError(
+            f"mesh: data is {sizes['data']}; it must be a multiple of the {slices} slices, which a slow network joins"
+        )
     # A mesh axis may be part of a side of the slice, or several sides: any sizes that multiply to it will do.
     if slices == 1:
-        placed = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+        placed = mesh_utils.create_device_mesh(
+            tuple(sizes.values()), devices, allow_split_physical_axes=True
+        )
     else:
         within = (sizes["data"] // slices, sizes["fsdp"], sizes["tensor"])
-        placed = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, allow_split_physical_axes=True)
+        placed = mesh_utils.create_hybrid_device_mesh(
+            within, (slices, 1, 1), devices, allow_split_physical_axes=True
+        )
     return Mesh(placed, MESH_AXES, axis_types=auto)
 
 
-def spec(axes: Sequence[str], rules: Mapping[str, tuple[str, ...]] = RULES, *, name: str = "array") -> PartitionSpec:
+def spec(
+    axes: Sequence[str], rules: Mapping[str, tuple[str, ...]] = RULES, *, name: str = "array"
+) -> PartitionSpec:
     """The PartitionSpec of an array with these logical axes.
 
     Raises UsageError, naming the array and the axes, when a logical axis has no rule or two of them want one mesh axis.
@@ -114,23 +134,31 @@ def spec(axes: Sequence[str], rules: Mapping[str, tuple[str, ...]] = RULES, *, n
     parts: list[str | tuple[str, ...] | None] = []
     for axis in axes:
         if axis not in rules:
-            raise UsageError(f"sharding: {name} has the logical axis {axis!r}, which matches no rule; rules: {', '.join(rules)}")
+            raise UsageError(
+                f"sharding: {name} has the logical axis {axis!r}, which matches no rule; rules: {', '.join(rules)}"
+            )
         for mesh_axis in rules[axis]:
             if mesh_axis in used:
-                raise UsageError(f"sharding: {name} uses mesh axis {mesh_axis!r} twice, for {used[mesh_axis]!r} and {axis!r}")
+                raise UsageError(
+                    f"sharding: {name} uses mesh axis {mesh_axis!r} twice, for {used[mesh_axis]!r} and {axis!r}"
+                )
             used[mesh_axis] = axis
         parts.append(rules[axis] if len(rules[axis]) > 1 else next(iter(rules[axis]), None))
     return PartitionSpec(*parts)
 
 
-def sharding(mesh: Mesh, shape: Sequence[int], axes: Sequence[str], *, name: str = "array") -> NamedSharding:
+def sharding(
+    mesh: Mesh, shape: Sequence[int], axes: Sequence[str], *, name: str = "array"
+) -> NamedSharding:
     """Where an array of this shape lives. Raises UsageError, with both numbers, when a size does not divide."""
     partition = spec(axes, name=name)
     for size, axis in zip(shape, axes, strict=True):
         parts = prod(mesh.shape[mesh_axis] for mesh_axis in RULES[axis])
         if size % parts:
             over = " x ".join(RULES[axis])
-            raise UsageError(f"sharding: {name} has {size} along {axis!r}, which {over} = {parts} devices do not divide")
+            raise UsageError(
+                f"sharding: {name} has {size} along {axis!r}, which {over} = {parts} devices do not divide"
+            )
     return NamedSharding(mesh, partition)
 
 
@@ -138,7 +166,12 @@ def param_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, Any]:
     """The sharding of every parameter, in the tree that `decoder.init_params` returns."""
     from cotjax.model.decoder import declared, nest
 
-    return nest({path: sharding(mesh, weight.shape, weight.axes, name=".".join(path)) for path, weight in declared(config).items()})
+    return nest(
+        {
+            path: sharding(mesh, weight.shape, weight.axes, name=".".join(path))
+            for path, weight in declared(config).items()
+        }
+    )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -183,9 +216,17 @@ def lookup(table_VD: jax.Array, ids_BT: jax.Array, dtype: str) -> jax.Array:
 
     def on_each_device(columns_VE: jax.Array, ids_BT: jax.Array) -> jax.Array:
         all_ids = jax.lax.all_gather(ids_BT, columns, tiled=True)
-        return jax.lax.all_to_all(columns_VE[all_ids].astype(dtype), columns, split_axis=0, concat_axis=2, tiled=True)
+        return jax.lax.all_to_all(
+            columns_VE[all_ids].astype(dtype), columns, split_axis=0, concat_axis=2, tiled=True
+        )
 
     # Over vocab too, but that the compiler sees to.
     rows, share = PartitionSpec(shared), PartitionSpec(None, columns)
-    found = jax.shard_map(on_each_device, in_specs=(share, rows), out_specs=rows, axis_names=set(shared), check_vma=False)
+    found = jax.shard_map(
+        on_each_device,
+        in_specs=(share, rows),
+        out_specs=rows,
+        axis_names=set(shared),
+        check_vma=False,
+    )
     return found(table_VD, ids_BT)

@@ -17,7 +17,12 @@ FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
-FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' name: ours
+FLOATS = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+}  # safetensors' name: ours
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _NAMED = 5  # how many tensors an error names
@@ -29,7 +34,9 @@ _PACKED = re.compile(
     r"|weight_shape|weight_g_idx|weight_global_scale|input_global_scale|weight\.(absmax|quant_map|nested_absmax|nested_quant_map"
     r"|quant_state\..*))"
 )
-_ADAPTER = re.compile(r".*\.(lora_(A|B|magnitude_vector|embedding_A|embedding_B)(\..*)?|base_layer\..*)")
+_ADAPTER = re.compile(
+    r".*\.(lora_(A|B|magnitude_vector|embedding_A|embedding_B)(\..*)?|base_layer\..*)"
+)
 _CHUNK_BYTES = 1 << 26  # of each tensor that are compared at a time
 
 
@@ -55,20 +62,28 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
     for file in weight_files(folder):
         for name, tensor in header(file).items():
             if name in found:
-                raise DataError(f"{folder}: {name} is in {found[name].file.name} and in {file.name}; keep one of them")
+                raise DataError(
+                    f"{folder}: {name} is in {found[name].file.name} and in {file.name}; keep one of them"
+                )
             if not _BUFFER.fullmatch(name):
                 found[name] = tensor
     packed = [name for name in found if _PACKED.fullmatch(name)]
     if packed:
         raise DataError(f"{folder}: quantized: it holds {some(packed)}; {QUANTIZED}")
-    no_floats = [f"{name} is {tensor.dtype}" for name, tensor in found.items() if tensor.dtype not in FLOATS]
+    no_floats = [
+        f"{name} is {tensor.dtype}" for name, tensor in found.items() if tensor.dtype not in FLOATS
+    ]
     if no_floats:
         raise DataError(f"{folder}: not floats: {some(no_floats)}; {QUANTIZED}")
     adapters = [name for name in found if _ADAPTER.fullmatch(name)]
     if adapters:
-        raise DataError(f"{folder}: holds adapters that were not merged: {some(adapters)}; call PEFT's merge_and_unload, then save anew")
+        raise DataError(
+            f"{folder}: holds adapters that were not merged: {some(adapters)}; call PEFT's merge_and_unload, then save anew"
+        )
     if EMBEDDING not in found and EMBEDDING.removeprefix("model.") in found:
-        found = {name if name == HEAD else f"model.{name}": tensor for name, tensor in found.items()}
+        found = {
+            name if name == HEAD else f"model.{name}": tensor for name, tensor in found.items()
+        }
     return found
 
 
@@ -84,11 +99,20 @@ def weight_files(folder: Path) -> list[Path]:
                 f"{folder}: holds {pickles[0]} and no safetensors; pickled weights are not read, because opening a pickle runs code: "
                 "write them anew with transformers: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(OTHER)"
             )
-        raise DataError(f"{folder}: neither {FILE} nor {INDEX} is there; name a folder that save_pretrained wrote")
+        raise DataError(
+            f"{folder}: neither {FILE} nor {INDEX} is there; name a folder that save_pretrained wrote"
+        )
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         files = [folder / name for name in names]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        UnicodeDecodeError,
+        json.JSONDecodeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise DataError(f"{index}: not a readable index of tensors: {error!r}") from None
     missing = [file.name for file in files if not file.is_file()]
     if missing:
@@ -122,7 +146,11 @@ def same_values(one: Stored, other: Stored) -> bool:
             try:
                 # Opened for each part: the pages of a file stay in memory as long as it is open.
                 with safe_open(tensor.file, framework="np") as opened:
-                    parts.append(opened.get_slice(tensor.name)[start : min(start + rows, one.shape[0])].tobytes())
+                    parts.append(
+                        opened.get_slice(tensor.name)[
+                            start : min(start + rows, one.shape[0])
+                        ].tobytes()
+                    )
             except (OSError, SafetensorError) as error:
                 raise DataError(f"{tensor.file}: {tensor.name} cannot be read: {error}") from None
         if parts[0] != parts[1]:
@@ -135,7 +163,9 @@ def widest_dtype(tensors: Iterable[Stored]) -> str:
     import jax.numpy as jnp
 
     names = {FLOATS[tensor.dtype] for tensor in tensors}
-    if "float64" in names or not names:  # which jax, as it is set up here, would cut to float32 without a word
+    if (
+        "float64" in names or not names
+    ):  # which jax, as it is set up here, would cut to float32 without a word
         return "float64" if names else "float32"
     found = jnp.dtype(names.pop())
     for name in names:
@@ -168,6 +198,9 @@ def header(file: Path) -> dict[str, Stored]:
         with safe_open(file, framework="np") as opened:
             names = opened.keys()
             cuts = {name: opened.get_slice(name) for name in names}
-            return {name: Stored(file, name, tuple(cut.get_shape()), cut.get_dtype()) for name, cut in cuts.items()}
+            return {
+                name: Stored(file, name, tuple(cut.get_shape()), cut.get_dtype())
+                for name, cut in cuts.items()
+            }
     except (OSError, SafetensorError) as error:
         raise DataError(f"{file}: not a whole safetensors file: {error}") from None

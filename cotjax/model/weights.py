@@ -74,7 +74,9 @@ def read_hf(folder: str | PathLike[str], say: Say | None = None, **overrides: An
     return _open(Path(folder), say, overrides)[0]
 
 
-def load_hf(folder: str | PathLike[str], mesh: Mesh | None = None, **overrides: Any) -> tuple[ModelConfig, Params]:
+def load_hf(
+    folder: str | PathLike[str], mesh: Mesh | None = None, **overrides: Any
+) -> tuple[ModelConfig, Params]:
     """Read a checkpoint folder as transformers writes it: config.json, and model.safetensors whole or in indexed parts.
 
     The model is that of `read_hf`, which checks names, shapes and dtypes against the files' headers before any tensor is read.
@@ -118,20 +120,26 @@ def save_hf(
     adapters, for which these files have no place.
     """
     if config.lora is not None:
-        raise UsageError("lora: this model has adapters; merge them first (lora.merge), or write them alone (lora.save_peft)")
+        raise UsageError(
+            "lora: this model has adapters; merge them first (lora.merge), or write them alone (lora.save_peft)"
+        )
     if max_shard_bytes < 1:
         raise UsageError(f"max_shard_bytes is {max_shard_bytes}; it must be 1 or more")
     folder = Path(folder)
     for path, weight in declared(config).items():
         if leaf(params, path).shape != weight.shape:
-            raise DataError(f"params: {'.'.join(path)} has shape {leaf(params, path).shape}; the config asks for {weight.shape}")
+            raise DataError(
+                f"params: {'.'.join(path)} has shape {leaf(params, path).shape}; the config asks for {weight.shape}"
+            )
     parts = _parts(config, params, max_shard_bytes)
     writes = jax.process_index() == 0
     if writes:
         folder.mkdir(parents=True, exist_ok=True)
         for left_over in (*folder.glob("model*.partial"), *folder.glob("config.json.partial")):
             left_over.unlink()
-        partial_of(folder / "config.json").write_text(json.dumps(config.to_hf(token_ids), indent=2) + "\n", encoding="utf-8")
+        partial_of(folder / "config.json").write_text(
+            json.dumps(config.to_hf(token_ids), indent=2) + "\n", encoding="utf-8"
+        )
     for file, names in parts.items():
         tensors = {}
         for name in names:
@@ -139,24 +147,35 @@ def save_hf(
             if writes:
                 tensors[name] = _as_stored(name, declared(config)[tuple(name.split("."))], values)
         if writes:
-            write_part(partial_of(folder / file), tensors, mode_of=partial_of(folder / "config.json"))
+            write_part(
+                partial_of(folder / file), tensors, mode_of=partial_of(folder / "config.json")
+            )
     if writes:
         _reveal(folder, parts, _sizes(config, params))
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("save_hf")  # nobody goes on to read what is not there yet
+        multihost_utils.sync_global_devices(
+            "save_hf"
+        )  # nobody goes on to read what is not there yet
 
 
 def stored_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The name and the shape of every tensor of a checkpoint of this config."""
-    return {".".join(path): _shape_there(".".join(path), weight) for path, weight in declared(config).items()}
+    return {
+        ".".join(path): _shape_there(".".join(path), weight)
+        for path, weight in declared(config).items()
+    }
 
 
 # ---- reading
 
 
-def _open(folder: Path, say: Say | None, overrides: Mapping[str, Any]) -> tuple[ModelConfig, dict[str, Stored]]:
+def _open(
+    folder: Path, say: Say | None, overrides: Mapping[str, Any]
+) -> tuple[ModelConfig, dict[str, Stored]]:
     """Return the model and its tensors by name; exactly those that it declares."""
-    config = ModelConfig.from_hf(folder, **overrides)  # first: what kind of model it is says more than what is missing
+    config = ModelConfig.from_hf(
+        folder, **overrides
+    )  # first: what kind of model it is says more than what is missing
     stored = stored_tensors(folder)
     say = say or (lambda line: None)
     if config.tied_embeddings and HEAD in stored:
@@ -166,14 +185,20 @@ def _open(folder: Path, say: Say | None, overrides: Mapping[str, Any]) -> tuple[
             del stored[HEAD]
         else:
             config = replace(config, tied_embeddings=False)
-            say(f"{folder}: {HEAD} is not the embedding, though config.json says that they are tied; it is kept, and the model is untied")
+            say(
+                f"{folder}: {HEAD} is not the embedding, though config.json says that they are tied; it is kept, and the model is untied"
+            )
     _check(folder, stored, {".".join(path): weight for path, weight in declared(config).items()})
     dtype = widest_dtype(stored.values())
     if "param_dtype" in overrides or dtype == config.param_dtype:
         return config, stored
     if dtype == "float64":
-        raise DataError(f"{folder}: its tensors are float64, which is not kept; choose another dtype (convert --dtype, model.param_dtype)")
-    say(f"{folder}: the tensors are {dtype} and are read as such, not as {config.param_dtype}, which is config.json's dtype")
+        raise DataError(
+            f"{folder}: its tensors are float64, which is not kept; choose another dtype (convert --dtype, model.param_dtype)"
+        )
+    say(
+        f"{folder}: the tensors are {dtype} and are read as such, not as {config.param_dtype}, which is config.json's dtype"
+    )
     return replace(config, param_dtype=dtype), stored
 
 
@@ -185,7 +210,10 @@ def _check(folder: Path, stored: Mapping[str, Stored], weights: Mapping[str, Wei
         for name in both
         if stored[name].shape != _shape_there(name, weights[name])
     ]
-    missing, unknown = sorted(weights.keys() - stored.keys()), sorted(stored.keys() - weights.keys())
+    missing, unknown = (
+        sorted(weights.keys() - stored.keys()),
+        sorted(stored.keys() - weights.keys()),
+    )
     if missing == [HEAD] and not unknown:
         raise DataError(
             f"{folder}: missing tensors: {HEAD}, and config.json says that it is not tied to the embedding; "
@@ -193,7 +221,9 @@ def _check(folder: Path, stored: Mapping[str, Stored], weights: Mapping[str, Wei
         )
     before = wrapped_by(unknown, missing)
     if before is not None:
-        raise DataError(f"{folder}: every name has {before!r} before it; save the model that is inside that wrapper")
+        raise DataError(
+            f"{folder}: every name has {before!r} before it; save the model that is inside that wrapper"
+        )
     wrong = [f"missing tensors: {some(missing)}"] if missing else []
     wrong += [f"unknown tensors: {some(unknown)}"] if unknown else []
     wrong += [f"wrong shapes: {some(shapes)}"] if shapes else []
@@ -218,7 +248,9 @@ def _reader(name: str, weight: Weight, stored: Stored) -> Callable[[Cut], np.nda
     return read
 
 
-def place(read: Callable[[Cut], np.ndarray], weight: Weight, where: NamedSharding | None) -> jax.Array:
+def place(
+    read: Callable[[Cut], np.ndarray], weight: Weight, where: NamedSharding | None
+) -> jax.Array:
     """The array on its devices; a part that several devices hold is read once."""
     if where is None:
         return jax.numpy.asarray(read(tuple(slice(0, size) for size in weight.shape)))
@@ -263,7 +295,9 @@ def _cut_there(name: str, weight: Weight, cut: Cut) -> Cut:
     for axes in _merged(name, weight):
         first, *rest = range(at, at + axes)
         whole = all((cut[axis].start, cut[axis].stop) == (0, weight.shape[axis]) for axis in rest)
-        assert whole, f"{name}: only the first of axes that are one there may be cut (sharding.RULES)"
+        assert whole, (
+            f"{name}: only the first of axes that are one there may be cut (sharding.RULES)"
+        )
         step = prod(weight.shape[axis] for axis in rest)
         there.append(slice(cut[first].start * step, cut[first].stop * step))
         at += axes
@@ -285,7 +319,10 @@ def _as_stored(name: str, weight: Weight, values: np.ndarray) -> np.ndarray:
 
 def _sizes(config: ModelConfig, params: Params) -> dict[str, int]:
     """Bytes of every tensor by its name."""
-    return {".".join(path): leaf(params, path).size * leaf(params, path).dtype.itemsize for path in declared(config)}
+    return {
+        ".".join(path): leaf(params, path).size * leaf(params, path).dtype.itemsize
+        for path in declared(config)
+    }
 
 
 def _parts(config: ModelConfig, params: Params, max_bytes: int) -> dict[str, list[str]]:
@@ -300,7 +337,10 @@ def _parts(config: ModelConfig, params: Params, max_bytes: int) -> dict[str, lis
         held += size
     if len(parts) == 1:
         return {FILE: parts[0]}
-    return {f"model-{number:05d}-of-{len(parts):05d}.safetensors": names for number, names in enumerate(parts, 1)}
+    return {
+        f"model-{number:05d}-of-{len(parts):05d}.safetensors": names
+        for number, names in enumerate(parts, 1)
+    }
 
 
 def partial_of(file: Path) -> Path:
@@ -326,7 +366,10 @@ def _reveal(folder: Path, parts: Mapping[str, list[str]], sizes: Mapping[str, in
     for file in parts:
         os.replace(partial_of(folder / file), folder / file)
     if len(parts) > 1:
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": {name: file for file in parts for name in parts[file]}}
+        index = {
+            "metadata": {"total_size": sum(sizes.values())},
+            "weight_map": {name: file for file in parts for name in parts[file]},
+        }
         partial = partial_of(folder / INDEX)
         partial.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         os.replace(partial, folder / INDEX)
@@ -342,6 +385,8 @@ def gather(x: Any) -> np.ndarray:
     for shard in x.addressable_shards:
         if shard.replica_id == 0:
             # An array keeps the copy on the host that it once gave: a fresh one of the same buffer takes it along when it goes.
-            fresh = jax.make_array_from_single_device_arrays(shard.data.shape, shard.data.sharding, [shard.data])
+            fresh = jax.make_array_from_single_device_arrays(
+                shard.data.shape, shard.data.sharding, [shard.data]
+            )
             whole[shard.index] = np.asarray(fresh)
     return whole

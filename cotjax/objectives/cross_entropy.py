@@ -23,7 +23,11 @@ CHUNK = 128  # positions of every row at a time
 
 
 def supervised_cross_entropy(
-    hidden_BTD: jax.Array, output_VD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, chunk: int = CHUNK
+    hidden_BTD: jax.Array,
+    output_VD: jax.Array,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+    chunk: int = CHUNK,
 ) -> jax.Array:
     """-log softmax(hidden output^T)[target] in nats, times the weight: float32 [B, T], exactly 0 where the weight is 0.
 
@@ -35,17 +39,33 @@ def supervised_cross_entropy(
     if not shared:
         return _of_rows(hidden_BTD, output_VD, targets_BT, weights_BT, chunk)
 
-    def on_each_device(hidden_BTD: jax.Array, output_VE: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array) -> jax.Array:
+    def on_each_device(
+        hidden_BTD: jax.Array, output_VE: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
+    ) -> jax.Array:
         # Its transpose adds up the devices' gradients and leaves each its own columns.
-        output_VD = jax.lax.all_gather(output_VE, columns, axis=1, tiled=True) if columns else output_VE
+        output_VD = (
+            jax.lax.all_gather(output_VE, columns, axis=1, tiled=True) if columns else output_VE
+        )
         return _of_rows(hidden_BTD, output_VD, targets_BT, weights_BT, chunk)
 
     rows, share = PartitionSpec(shared), PartitionSpec(None, columns or None)
-    losses = jax.shard_map(on_each_device, in_specs=(rows, share, rows, rows), out_specs=rows, axis_names=set(shared), check_vma=False)
+    losses = jax.shard_map(
+        on_each_device,
+        in_specs=(rows, share, rows, rows),
+        out_specs=rows,
+        axis_names=set(shared),
+        check_vma=False,
+    )
     return losses(hidden_BTD, output_VD, targets_BT, weights_BT)
 
 
-def _of_rows(hidden_BTD: jax.Array, output_VD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, chunk: int) -> jax.Array:
+def _of_rows(
+    hidden_BTD: jax.Array,
+    output_VD: jax.Array,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+    chunk: int,
+) -> jax.Array:
     T = hidden_BTD.shape[1]
     whole = -(-T // chunk) * chunk
     # Supervised positions go to the front, each in its order; what is not supervised lies behind.
@@ -53,9 +73,13 @@ def _of_rows(hidden_BTD: jax.Array, output_VD: jax.Array, targets_BT: jax.Array,
     ahead_BT, behind_BT = jnp.cumsum(supervised_BT, axis=1), jnp.cumsum(~supervised_BT, axis=1)
     place_BT = jnp.where(supervised_BT, ahead_BT, ahead_BT[:, -1:] + behind_BT) - 1
     order_BT = jnp.broadcast_to(jnp.arange(T)[None], place_BT.shape)
-    front_BT = jnp.put_along_axis(jnp.zeros_like(place_BT), place_BT, order_BT, axis=1, inplace=False)
+    front_BT = jnp.put_along_axis(
+        jnp.zeros_like(place_BT), place_BT, order_BT, axis=1, inplace=False
+    )
     compact = partial(_compact, front_BT=front_BT, whole=whole)
-    losses_BT = _compacted(compact(hidden_BTD), output_VD, compact(targets_BT), compact(weights_BT), chunk)[:, :T]
+    losses_BT = _compacted(
+        compact(hidden_BTD), output_VD, compact(targets_BT), compact(weights_BT), chunk
+    )[:, :T]
     return jnp.take_along_axis(losses_BT, place_BT, axis=1)
 
 
@@ -66,16 +90,28 @@ def _compact(x: jax.Array, front_BT: jax.Array, whole: int) -> jax.Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _compacted(hidden_BTD: jax.Array, output_VD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, chunk: int) -> jax.Array:
+def _compacted(
+    hidden_BTD: jax.Array,
+    output_VD: jax.Array,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+    chunk: int,
+) -> jax.Array:
     return _forward(hidden_BTD, output_VD, targets_BT, weights_BT, chunk)[0]
 
 
 def _forward(
-    hidden_BTD: jax.Array, output_VD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, chunk: int
+    hidden_BTD: jax.Array,
+    output_VD: jax.Array,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+    chunk: int,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     def step(index: jax.Array, found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         losses_BT, norms_BT = found
-        hidden, targets, weights = (_cut(x, index, chunk) for x in (hidden_BTD, targets_BT, weights_BT))
+        hidden, targets, weights = (
+            _cut(x, index, chunk) for x in (hidden_BTD, targets_BT, weights_BT)
+        )
         hidden = _where_supervised(hidden, weights)
         logits_BCV = _logits(hidden, output_VD)
         norms_BC = jax.nn.logsumexp(logits_BCV, axis=-1)
@@ -84,23 +120,35 @@ def _forward(
         return _put(losses_BT, losses_BC, index, chunk), _put(norms_BT, norms_BC, index, chunk)
 
     nothing_BT = jnp.zeros(weights_BT.shape, jnp.float32)
-    losses_BT, norms_BT = jax.lax.fori_loop(0, _chunks(weights_BT, chunk), step, (nothing_BT, nothing_BT))
+    losses_BT, norms_BT = jax.lax.fori_loop(
+        0, _chunks(weights_BT, chunk), step, (nothing_BT, nothing_BT)
+    )
     return losses_BT, (hidden_BTD, output_VD, targets_BT, weights_BT, norms_BT)
 
 
-def _backward(chunk: int, saved: tuple[jax.Array, ...], d_losses_BT: jax.Array) -> tuple[jax.Array | None, ...]:
+def _backward(
+    chunk: int, saved: tuple[jax.Array, ...], d_losses_BT: jax.Array
+) -> tuple[jax.Array | None, ...]:
     hidden_BTD, output_VD, targets_BT, weights_BT, norms_BT = saved
 
     def step(index: jax.Array, found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         d_hidden_BTD, d_output_VD = found
-        hidden, targets, weights = (_cut(x, index, chunk) for x in (hidden_BTD, targets_BT, weights_BT))
+        hidden, targets, weights = (
+            _cut(x, index, chunk) for x in (hidden_BTD, targets_BT, weights_BT)
+        )
         hidden = _where_supervised(hidden, weights)
         pull_BC1 = jnp.where(weights > 0, weights * _cut(d_losses_BT, index, chunk), 0.0)[..., None]
         shares_BCV = jnp.exp(_logits(hidden, output_VD) - _cut(norms_BT, index, chunk)[..., None])
         is_target_BCV = targets[..., None] == jnp.arange(output_VD.shape[0])[None, None, :]
-        d_logits_BCV = (jnp.where(is_target_BCV, shares_BCV - 1, shares_BCV) * pull_BC1).astype(output_VD.dtype)
-        d_hidden_BCD = jnp.einsum("BCV,VD->BCD", d_logits_BCV, output_VD, preferred_element_type=jnp.float32)
-        d_output_VD += jnp.einsum("BCV,BCD->VD", d_logits_BCV, hidden, preferred_element_type=jnp.float32)
+        d_logits_BCV = (jnp.where(is_target_BCV, shares_BCV - 1, shares_BCV) * pull_BC1).astype(
+            output_VD.dtype
+        )
+        d_hidden_BCD = jnp.einsum(
+            "BCV,VD->BCD", d_logits_BCV, output_VD, preferred_element_type=jnp.float32
+        )
+        d_output_VD += jnp.einsum(
+            "BCV,BCD->VD", d_logits_BCV, hidden, preferred_element_type=jnp.float32
+        )
         return _put(d_hidden_BTD, d_hidden_BCD.astype(hidden.dtype), index, chunk), d_output_VD
 
     start = (jnp.zeros_like(hidden_BTD), jnp.zeros(output_VD.shape, jnp.float32))

@@ -9,7 +9,9 @@ import optax
 from cotjax.masking import RESPONSE_ROLES, example_mean
 
 
-def masked_cross_entropy(logits_BTV: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+def masked_cross_entropy(
+    logits_BTV: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Weighted next-token cross-entropy in nats -> (losses_BT already weighted, weights_BT), both float32.
 
     The per-token losses are not summed here, so that the caller can total them by role as well; a position of weight 0
@@ -17,7 +19,9 @@ def masked_cross_entropy(logits_BTV: jax.Array, targets_BT: jax.Array, weights_B
     """
     # The inputs are masked: behind a masked loss alone, the gradient of a logit that is not finite is 0 times NaN.
     logits_BTV = jnp.where(weights_BT[..., None] > 0, logits_BTV, 0)
-    losses_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV.astype(jnp.float32), targets_BT)
+    losses_BT = optax.softmax_cross_entropy_with_integer_labels(
+        logits_BTV.astype(jnp.float32), targets_BT
+    )
     return jnp.where(weights_BT > 0, losses_BT * weights_BT, 0.0), weights_BT
 
 
@@ -34,8 +38,12 @@ def normalized(normalizer: str, losses_BT: jax.Array, batch: dict) -> tuple[jax.
         return losses_BT.sum(), batch["budget"].sum()
     segments_BT, branches_BT = batch["segment_ids"], batch["branches"]
     # The target of a branch's first token stands on the trunk before it, so borders are those between the targets.
-    segments_BT, branches_BT = (jnp.concatenate([x[:, 1:], x[:, -1:]], axis=1) for x in (segments_BT, branches_BT))
-    borders_BT = (segments_BT[:, 1:] != segments_BT[:, :-1]) | (branches_BT[:, 1:] != branches_BT[:, :-1])
+    segments_BT, branches_BT = (
+        jnp.concatenate([x[:, 1:], x[:, -1:]], axis=1) for x in (segments_BT, branches_BT)
+    )
+    borders_BT = (segments_BT[:, 1:] != segments_BT[:, :-1]) | (
+        branches_BT[:, 1:] != branches_BT[:, :-1]
+    )
     # Where there are no branches, what is given between two responses tells them apart.
     written_BT = jnp.isin(batch["roles"], jnp.asarray(RESPONSE_ROLES))
     borders_BT |= written_BT[:, :-1] & ~written_BT[:, 1:]

@@ -102,7 +102,10 @@ def _turns(bodies: Mapping[str, list[str]], hlo: str) -> dict[str, int]:
         for line in bodies.get(name, ()):
             loop = _WHILE.search(line)
             if loop:
-                visit(loop["body"], times * _trips(bodies.get(loop["condition"], []), bodies.get(loop["body"], [])))
+                visit(
+                    loop["body"],
+                    times * _trips(bodies.get(loop["condition"], []), bodies.get(loop["body"], [])),
+                )
             else:
                 for called in set(_CALL.findall(line)) & bodies.keys():
                     visit(called, times)
@@ -121,14 +124,25 @@ def _trips(condition: list[str], body: list[str]) -> int:
     lines = {found[1]: line for line in body if (found := _DEFINED.match(line))}
     root = next((line for line in body if line.lstrip().startswith("ROOT")), "")
     results = re.findall(r"%?([\w.\-]+)", root.rpartition(" tuple(")[2].partition(")")[0])
-    added = lines.get(results[counter], "").partition(" add(")[2].partition(")")[0] if counter < len(results) else ""
-    steps = [int(step) for name in re.findall(r"%?([\w.\-]+)", added) for step in _CONSTANT.findall(lines.get(name, ""))]
+    added = (
+        lines.get(results[counter], "").partition(" add(")[2].partition(")")[0]
+        if counter < len(results)
+        else ""
+    )
+    steps = [
+        int(step)
+        for name in re.findall(r"%?([\w.\-]+)", added)
+        for step in _CONSTANT.findall(lines.get(name, ""))
+    ]
     return -(-max(bounds) // (steps[0] if steps else 1))
 
 
 def _size(result: str) -> int:
     """Bytes of a result's arrays."""
-    return sum(_bytes(dtype) * prod(map(int, filter(None, shape.split(",")))) for dtype, shape in _ARRAY.findall(result))
+    return sum(
+        _bytes(dtype) * prod(map(int, filter(None, shape.split(","))))
+        for dtype, shape in _ARRAY.findall(result)
+    )
 
 
 def _bytes(dtype: str) -> int:

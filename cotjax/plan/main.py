@@ -42,14 +42,26 @@ def plan(config: ConfigDict, topology: Topology, console: Console, only: str | N
     check_counts(config.train)
     model, devices = model_of(config), topology.devices()
     model.check_length(config.data.max_length, "data.max_length")
-    meshes = {which: _mesh(which, config, devices) for which in (PROGRAMS if only is None else (only,))}
-    room = topology.chip.memory * len({(getattr(device, "slice_index", 0), *device.coords) for device in devices}) / len(devices)
+    meshes = {
+        which: _mesh(which, config, devices) for which in (PROGRAMS if only is None else (only,))
+    }
+    room = (
+        topology.chip.memory
+        * len({(getattr(device, "slice_index", 0), *device.coords) for device in devices})
+        / len(devices)
+    )
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(model)))
-    console.print(f"{config.model.base}, {parameters / 1e9:.2f}B parameters, on {topology}: {len(devices)} devices of {_gb(room)}")
-    console.print("Compiled, not run: this says what fits and what is exchanged, and nothing about speed.\n")
+    console.print(
+        f"{config.model.base}, {parameters / 1e9:.2f}B parameters, on {topology}: {len(devices)} devices of {_gb(room)}"
+    )
+    console.print(
+        "Compiled, not run: this says what fits and what is exchanged, and nothing about speed.\n"
+    )
     fits = True
     for which, mesh in meshes.items():
-        console.print(f"{which}: mesh {' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}")
+        console.print(
+            f"{which}: mesh {' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}"
+        )
         found = _measured(which, config, model, mesh)
         for each in found:
             _show(each, room, console)
@@ -71,10 +83,14 @@ def model_of(config: ConfigDict) -> ModelConfig:
     if base in PUBLISHED:
         return published(base, **dtypes)
     if base == "random":
-        raise UsageError("model.base is 'random': its vocabulary is made from data; name a folder or a published model, such as qwen3-8b")
+        raise UsageError(
+            "model.base is 'random': its vocabulary is made from data; name a folder or a published model, such as qwen3-8b"
+        )
     folder = BASE_FOLDER if base == "package" else Path(base)
     if not folder.is_dir():
-        raise UsageError(f"model.base: {base} is neither a folder nor a published model; there are {', '.join(PUBLISHED)}")
+        raise UsageError(
+            f"model.base: {base} is neither a folder nor a published model; there are {', '.join(PUBLISHED)}"
+        )
     if (folder / "config.json").is_file() and not all_there(folder):
         return ModelConfig.from_hf(folder, **dtypes)
     model = read_config(folder, **dtypes)
@@ -88,8 +104,14 @@ def _mesh(which: str, config: ConfigDict, devices: list[jax.Device]) -> Mesh:
     return make_mesh(**(config.mesh if which == "train" else sampler_mesh(config)), devices=devices)
 
 
-def _measured(which: str, config: ConfigDict, model: ModelConfig, mesh: Mesh) -> list[Program | DoesNotFit]:
-    return [train_program(config, model, mesh)] if which == "train" else sampler_programs(config, model, mesh)
+def _measured(
+    which: str, config: ConfigDict, model: ModelConfig, mesh: Mesh
+) -> list[Program | DoesNotFit]:
+    return (
+        [train_program(config, model, mesh)]
+        if which == "train"
+        else sampler_programs(config, model, mesh)
+    )
 
 
 def _fits(found: Program | DoesNotFit, room: float) -> bool:
@@ -98,39 +120,66 @@ def _fits(found: Program | DoesNotFit, room: float) -> bool:
 
 def _show(found: Program | DoesNotFit, room: float, console: Console) -> None:
     if isinstance(found, DoesNotFit):
-        needs = f"{_gb(found.peak)} of {_gb(found.room)} a chip" if found.peak else f"more than {_gb(room)} a chip"
+        needs = (
+            f"{_gb(found.peak)} of {_gb(found.room)} a chip"
+            if found.peak
+            else f"more than {_gb(room)} a chip"
+        )
         console.print(f"  {found.name}: DOES NOT FIT ({needs})")
         return
     verdict = "fits" if _fits(found, room) else "DOES NOT FIT"
     console.print(
         f"  {found.name}: {verdict} ({_gb(found.peak)} of {_gb(room)} a chip at the worst moment; compiled in {found.seconds:.0f} s)"
     )
-    console.print("    bytes a chip: " + ", ".join(f"{name} {_gb(size)}" for name, size in found.parts.items()))
+    console.print(
+        "    bytes a chip: "
+        + ", ".join(f"{name} {_gb(size)}" for name, size in found.parts.items())
+    )
     if found.flops:
-        console.print(f"    arithmetic: {found.flops:.3g} FLOPs a step, of the model (what remat does again is not counted)")
+        console.print(
+            f"    arithmetic: {found.flops:.3g} FLOPs a step, of the model (what remat does again is not counted)"
+        )
     if found.exchanged:
-        table = Table("axis", "collective", "times", "bytes a chip", box=None, padding=(0, 2), show_edge=False)
+        table = Table(
+            "axis", "collective", "times", "bytes a chip", box=None, padding=(0, 2), show_edge=False
+        )
         for each in found.exchanged:
             table.add_row(each.axis, each.kind, f"{each.count:,}", _gb(each.bytes))
-        console.print("    exchanged in one run (a loop that the data ends, such as decoding, counts as one turn):")
+        console.print(
+            "    exchanged in one run (a loop that the data ends, such as decoding, counts as one turn):"
+        )
         console.print(table)
 
 
 def _show_replicated(model: ModelConfig, mesh: Mesh, console: Console) -> None:
     if mesh.shape["data"] > 1:
-        console.print(f"    replicated: every parameter, once for each of the {mesh.shape['data']} groups of data; and within a group:")
+        console.print(
+            f"    replicated: every parameter, once for each of the {mesh.shape['data']} groups of data; and within a group:"
+        )
     # A group's own copies: what data parallelism copies by intent is told above.
-    within = {name: (copies // mesh.shape["data"], size) for name, (copies, size) in replicated(abstract_params(model, mesh), mesh).items()}
+    within = {
+        name: (copies // mesh.shape["data"], size)
+        for name, (copies, size) in replicated(abstract_params(model, mesh), mesh).items()
+    }
     whole = {name: found for name, found in within.items() if found[0] > 1}
     large = {name: found for name, found in whole.items() if found[1] >= _SHOWN}
     for name, (copies, size) in large.items():
         console.print(f"    replicated: {name}, {copies} copies of each piece, {_gb(size)} a chip")
     rest = sum(size for name, (_, size) in whole.items() if name not in large)
     if rest:
-        console.print(f"    replicated: {len(whole) - len(large)} kinds of small parameters (norms, biases), {_gb(rest)} a chip in all")
+        console.print(
+            f"    replicated: {len(whole) - len(large)} kinds of small parameters (norms, biases), {_gb(rest)} a chip in all"
+        )
 
 
-def _show_nearest(which: str, config: ConfigDict, model: ModelConfig, devices: list[jax.Device], room: float, console: Console) -> None:
+def _show_nearest(
+    which: str,
+    config: ConfigDict,
+    model: ModelConfig,
+    devices: list[jax.Device],
+    room: float,
+    console: Console,
+) -> None:
     for overrides in changes(which, config):
         other = config.copy_and_resolve_references()
         for override in overrides:
@@ -153,7 +202,11 @@ def changes(which: str, config: ConfigDict) -> Iterator[tuple[str, ...]]:
     """What may make a program smaller, each a set of overrides, from what costs least to what changes the run."""
     if which == "sampler":
         settings = config.evaluate
-        yield from ((f"evaluate.slots={settings.slots // part}",) for part in (2, 4) if settings.slots >= part)
+        yield from (
+            (f"evaluate.slots={settings.slots // part}",)
+            for part in (2, 4)
+            if settings.slots >= part
+        )
         yield (f"evaluate.tensor={2 * sampler_mesh(config)['tensor']}",)
         yield (f"evaluate.max_length={settings.max_length // 2}",)
         return

@@ -33,7 +33,9 @@ from cotjax.train.step import abstract_batch, abstract_state, loss_sums, make_tr
 # The pass of the compiler after which its text shows every collective once, and as one operation.
 _PASS = "all-reduce-combiner"
 # As the compiler says it after laying out the memory, and as it says it before where that is hopeless.
-_NO_ROOM = re.compile(r"(?:Used |temporaries \()([\d.]+[KMGT]?)(?: of |\) exceeds available HBM \()([\d.]+[KMGT]?)")
+_NO_ROOM = re.compile(
+    r"(?:Used |temporaries \()([\d.]+[KMGT]?)(?: of |\) exceeds available HBM \()([\d.]+[KMGT]?)"
+)
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -66,31 +68,53 @@ def train_program(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program
     settings = config.train
     check_batch(settings, mesh)
     _, optimizer = configured(settings, model)
-    state, batch = abstract_state(model, optimizer, mesh), abstract_batch(settings.batch, settings.row_length, mesh)
+    state, batch = (
+        abstract_state(model, optimizer, mesh),
+        abstract_batch(settings.batch, settings.row_length, mesh),
+    )
     kernel = kernel_for(model, mesh, settings.attention)
-    how = {"remat": settings.remat, "normalizer": config.masking.normalizer, "scan": settings.scan_layers, "kernel": kernel}
-    step = make_train_step(model, optimizer, state.params, mesh, accumulate=settings.accumulate, **how)
+    how = {
+        "remat": settings.remat,
+        "normalizer": config.masking.normalizer,
+        "scan": settings.scan_layers,
+        "kernel": kernel,
+    }
+    step = make_train_step(
+        model, optimizer, state.params, mesh, accumulate=settings.accumulate, **how
+    )
     compiled = _compile("train step", partial(step.lower, state, batch), mesh)
     if isinstance(compiled, DoesNotFit):
         return compiled
     program, seconds, exchanged = compiled
-    kept = _kept_bytes(partial(loss_sums, model, **how), state.params, settings.row_length) * settings.batch
+    kept = (
+        _kept_bytes(partial(loss_sums, model, **how), state.params, settings.row_length)
+        * settings.batch
+    )
     kept /= settings.accumulate * batch_parts(mesh)
     peak = _peak(program)
-    parts = {"parameters": _bytes_a_device(state.params), "optimizer": _bytes_a_device(state.opt_state), "batch": _bytes_a_device(batch)}
+    parts = {
+        "parameters": _bytes_a_device(state.params),
+        "optimizer": _bytes_a_device(state.opt_state),
+        "batch": _bytes_a_device(batch),
+    }
     made = peak - sum(parts.values())
     parts |= {"activations": min(kept, made), "temporaries": made - min(kept, made)}
     flops = train_flops(model, [settings.row_length] * settings.batch)
     return Program("train step", seconds, peak, parts, flops, exchanged)
 
 
-def sampler_programs(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> list[Program | DoesNotFit]:
+def sampler_programs(
+    config: ConfigDict, model: ModelConfig, mesh: Mesh
+) -> list[Program | DoesNotFit]:
     """The sampler's two programs of this config at their largest: reading prompts, and decoding."""
     settings = config.evaluate
     slots = whole_slots(settings.slots, mesh)
     new, room = max(settings.max_new_tokens, settings.max_action_tokens), settings.max_length
     programs = Programs(model, mesh, slots, new, stop_table([[0]], model.vocab_size), pad_id=0)
-    parts = {"parameters": _bytes_a_device(programs.abstract_params()), "cache": _bytes_a_device(programs.abstract_cache(room))}
+    parts = {
+        "parameters": _bytes_a_device(programs.abstract_params()),
+        "cache": _bytes_a_device(programs.abstract_cache(room)),
+    }
     sizes = {"prefill": min(read_buckets(slots)[-1], room), "decode": 0}
     found: list[Program | DoesNotFit] = []
     for name, size in sizes.items():
@@ -98,7 +122,13 @@ def sampler_programs(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> list
         if not isinstance(compiled, DoesNotFit):
             program, seconds, exchanged = compiled
             temporaries = {"temporaries": _peak(program) - sum(parts.values())}
-            compiled = Program(f"sampler, {name}", seconds, _peak(program), parts | temporaries, exchanged=exchanged)
+            compiled = Program(
+                f"sampler, {name}",
+                seconds,
+                _peak(program),
+                parts | temporaries,
+                exchanged=exchanged,
+            )
         found.append(compiled)
     return found
 
@@ -107,7 +137,14 @@ def replicated(params: Any, mesh: Mesh) -> dict[str, tuple[int, int]]:
     """Parameters of which several devices hold the same piece: name, with `*` for the layer -> (copies, bytes a device)."""
     found: dict[str, tuple[int, int]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        pieces = np.prod([size // part for size, part in zip(leaf.shape, leaf.sharding.shard_shape(leaf.shape), strict=True)])
+        pieces = np.prod(
+            [
+                size // part
+                for size, part in zip(
+                    leaf.shape, leaf.sharding.shard_shape(leaf.shape), strict=True
+                )
+            ]
+        )
         copies = mesh.size // int(pieces)
         if copies > 1:
             name = ".".join("*" if key.key.isdigit() else key.key for key in path)
@@ -115,15 +152,24 @@ def replicated(params: Any, mesh: Mesh) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _compile(name: str, lower: Callable[[], Lowered], mesh: Mesh) -> tuple[Compiled, float, tuple[Collective, ...]] | DoesNotFit:
+def _compile(
+    name: str, lower: Callable[[], Lowered], mesh: Mesh
+) -> tuple[Compiled, float, tuple[Collective, ...]] | DoesNotFit:
     """Compiles for the mesh's devices; returns the program, seconds, and its collectives."""
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), tempfile.TemporaryDirectory(prefix="cotjax-plan-") as folder:
+    with (
+        jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
+        tempfile.TemporaryDirectory(prefix="cotjax-plan-") as folder,
+    ):
         started = time.perf_counter()
         try:
-            compiled = lower().compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_pass_re": _PASS})
+            compiled = lower().compile(
+                compiler_options={"xla_dump_to": folder, "xla_dump_hlo_pass_re": _PASS}
+            )
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
-                raise CotjaxError(f"{name}: the compiler failed: {str(error).splitlines()[0]}") from error
+                raise CotjaxError(
+                    f"{name}: the compiler failed: {str(error).splitlines()[0]}"
+                ) from error
             used = _NO_ROOM.search(str(error))
             return DoesNotFit(name, *map(_amount, used.groups())) if used else DoesNotFit(name)
         seconds = time.perf_counter() - started
@@ -141,13 +187,21 @@ def _peak(program: Compiled) -> float:
     """Bytes of a device in use at the worst moment, code included."""
     memory = program.memory_analysis()
     # The sum of all that is ever allocated, where the compiler does not tell the most that is in use at a time.
-    whole = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+    whole = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
     return (memory.peak_memory_in_bytes or whole) + memory.generated_code_size_in_bytes
 
 
 def _bytes_a_device(tree: Any) -> int:
     """Bytes that each device holds of these arrays."""
-    return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+    return sum(
+        int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize
+        for x in jax.tree.leaves(tree)
+    )
 
 
 def _kept_bytes(sums: Callable[..., Any], params: Any, length: int) -> float:
@@ -155,7 +209,11 @@ def _kept_bytes(sums: Callable[..., Any], params: Any, length: int) -> float:
 
     def kept(rows: int) -> int:
         forward = partial(jax.vjp, has_aux=True)
-        _, pull, _ = jax.eval_shape(lambda params, batch: forward(lambda p: sums(p, batch), params), params, abstract_batch(rows, length))
+        _, pull, _ = jax.eval_shape(
+            lambda params, batch: forward(lambda p: sums(p, batch), params),
+            params,
+            abstract_batch(rows, length),
+        )
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pull))
 
     return kept(3) - kept(2)

@@ -41,7 +41,9 @@ class Topology:
     def __post_init__(self) -> None:
         found = _NAME.fullmatch(self.name)
         if found is None or found["generation"] not in CHIPS:
-            raise UsageError(f"topology {self.name!r}: give a generation ({', '.join(CHIPS)}) and a shape, such as v5e:8x8 or v5p:4x4x4")
+            raise UsageError(
+                f"topology {self.name!r}: give a generation ({', '.join(CHIPS)}) and a shape, such as v5e:8x8 or v5p:4x4x4"
+            )
         if self.slices < 1:
             raise UsageError(f"slices is {self.slices}; it must be 1 or more")
 
@@ -64,7 +66,11 @@ class Topology:
             raise UsageError("the TPU compiler is not installed here: pip install 'cotjax[plan]'")
         several = {"num_slices": self.slices} if self.slices > 1 else {}
         try:
-            return list(topologies.get_topology_desc(platform="tpu", topology_name=self.name, **several).devices)
+            return list(
+                topologies.get_topology_desc(
+                    platform="tpu", topology_name=self.name, **several
+                ).devices
+            )
         except Exception as error:  # the runtime's own kinds differ between versions of jax
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(f"topology {self}: {reason}") from None
@@ -73,7 +79,11 @@ class Topology:
 def use_compiler_alone() -> None:
     """Tells jax, before it is first used, that this machine computes on its CPU and that libtpu is here for its compiler."""
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # do not ask the cloud's metadata server what machine this is
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no device is taken, so that several may compile at a time
+    os.environ.setdefault(
+        "TPU_SKIP_MDS_QUERY", "1"
+    )  # do not ask the cloud's metadata server what machine this is
+    os.environ.setdefault(
+        "ALLOW_MULTIPLE_LIBTPU_LOAD", "1"
+    )  # no device is taken, so that several may compile at a time
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{CHIPS['v5e'].accelerator_type}-16")

@@ -34,7 +34,10 @@ def lead(summary: dict) -> str:
     if last == 0:
         level = _level_gap(summary, summary["baseline"], domain)
         return f"Only the base model has been played so far: nothing has been trained, so there is no gain to place yet. {level}"
-    total, prompt, gap = (_change(summary, summary["baseline"], domain, name) for name in ("d3_cot", "d3_prompt", "gap"))
+    total, prompt, gap = (
+        _change(summary, summary["baseline"], domain, name)
+        for name in ("d3_cot", "d3_prompt", "gap")
+    )
     if _measured(total) and _measured(prompt) and _measured(gap):
         sentences.append(
             f"From the base to step {last}, {label} moved {domain_label(domain)} success by CoT actions by {_points(total)}. Success by "
@@ -43,7 +46,11 @@ def lead(summary: dict) -> str:
         )
     elsewhere = summary["domains"][-1]
     for arm, about in summary["arms"].items():
-        differences = [row for row in summary["arm_differences"] if row["arm"] == arm and row["domain"] == elsewhere and _measured(row)]
+        differences = [
+            row
+            for row in summary["arm_differences"]
+            if row["arm"] == arm and row["domain"] == elsewhere and _measured(row)
+        ]
         found = {row["metric"]: row for row in differences}
         if "d3_cot" in found:
             row = found["d3_cot"]
@@ -51,18 +58,34 @@ def lead(summary: dict) -> str:
             sentences.append(
                 f"Against {label}, {about['label']} shows {verdict} {domain_label(elsewhere)} success by CoT actions ({_points(row)})."
             )
-    return " ".join(sentences) or "The records are too few for an answer: see the tables for what was measured."
+    return (
+        " ".join(sentences)
+        or "The records are too few for an answer: see the tables for what was measured."
+    )
 
 
 def answers(summary: dict) -> list[Answer]:
     """Every question, answered for every arm and domain."""
     cells = [(arm, domain) for arm in summary["arms"] for domain in summary["domains"]]
     trained = cells if summary["last_checkpoint"] else []
-    untrained = () if trained else (Finding("", "Nothing has been trained yet: only the base model has records."),)
+    untrained = (
+        ()
+        if trained
+        else (Finding("", "Nothing has been trained yet: only the base model has records."),)
+    )
     return [
-        Answer("Did the prompt action get better?", untrained + tuple(_prompt_action(summary, *cell) for cell in trained)),
-        Answer("Did the CoT advantage widen?", untrained + tuple(_advantage(summary, *cell) for cell in trained)),
-        Answer("How often does reasoning revise the action?", tuple(_revisions(summary, *cell) for cell in cells)),
+        Answer(
+            "Did the prompt action get better?",
+            untrained + tuple(_prompt_action(summary, *cell) for cell in trained),
+        ),
+        Answer(
+            "Did the CoT advantage widen?",
+            untrained + tuple(_advantage(summary, *cell) for cell in trained),
+        ),
+        Answer(
+            "How often does reasoning revise the action?",
+            tuple(_revisions(summary, *cell) for cell in cells),
+        ),
         Answer("Does it help?", tuple(_help(summary, *cell) for cell in cells)),
         Answer("What does masking change?", _masking(summary)),
     ]
@@ -70,7 +93,11 @@ def answers(summary: dict) -> list[Answer]:
 
 def _where_it_went(total: dict, prompt: dict, gap: dict) -> str:
     if total["low"] <= 0:
-        return "there is no clear gain to place." if total["high"] >= 0 else "success fell, so there is no gain to place."
+        return (
+            "there is no clear gain to place."
+            if total["high"] >= 0
+            else "success fell, so there is no gain to place."
+        )
     if prompt["low"] > 0 and gap["low"] <= 0:
         return "the gain is in the prompt action, " + (
             "and the gap shows no clear change." if gap["high"] >= 0 else "and the gap narrowed."
@@ -114,8 +141,15 @@ def _revisions(summary: dict, arm: str, domain: str) -> Finding:
     )
     trend = trend.replace("no clear change than at the base", "no clear change from the base")
     own = metrics["revision_cot_driven"]
-    also = f"; in the states of its own CoT-driven episodes, {percent(own, digits=1)} %" if own["value"] is not None else ""
-    return Finding(_where(summary, arm, domain), f"in {percent(metrics['revision'], digits=1)} % of expert states{trend}{also}.")
+    also = (
+        f"; in the states of its own CoT-driven episodes, {percent(own, digits=1)} %"
+        if own["value"] is not None
+        else ""
+    )
+    return Finding(
+        _where(summary, arm, domain),
+        f"in {percent(metrics['revision'], digits=1)} % of expert states{trend}{also}.",
+    )
 
 
 def _help(summary: dict, arm: str, domain: str) -> Finding:
@@ -124,13 +158,25 @@ def _help(summary: dict, arm: str, domain: str) -> Finding:
         return Finding(_where(summary, arm, domain), "not measured.")
     parts = []
     if metrics["d1_gap"]["value"] is not None:
-        helpful, harmful = (f"{percent(metrics[name], digits=1)} %" for name in ("revision_helpful", "revision_harmful"))
-        verdict = _direction(metrics["d1_gap"], "helps more than it harms", "harms more than it helps", "no clear net effect")
-        parts.append(f"on expert states, {verdict}: helpful in {helpful}, harmful in {harmful}, net {_points(metrics['d1_gap'])}")
+        helpful, harmful = (
+            f"{percent(metrics[name], digits=1)} %"
+            for name in ("revision_helpful", "revision_harmful")
+        )
+        verdict = _direction(
+            metrics["d1_gap"],
+            "helps more than it harms",
+            "harms more than it helps",
+            "no clear net effect",
+        )
+        parts.append(
+            f"on expert states, {verdict}: helpful in {helpful}, harmful in {harmful}, net {_points(metrics['d1_gap'])}"
+        )
     if metrics["gap"]["value"] is not None:
         point = find_point(summary, arm, summary["last_checkpoint"], domain)
         verdict = _direction(metrics["gap"], "it wins games", "it loses games", "no clear effect")
-        parts.append(f"over whole episodes, {verdict}: gap {_points(metrics['gap'])}, McNemar's {p_text(point['gap_p'])}")
+        parts.append(
+            f"over whole episodes, {verdict}: gap {_points(metrics['gap'])}, McNemar's {p_text(point['gap_p'])}"
+        )
     return Finding(_where(summary, arm, domain), "; ".join(parts) + ".")
 
 
@@ -147,19 +193,34 @@ def _masking(summary: dict) -> tuple[Finding, ...]:
     for arm, about in summary["arms"].items():
         for domain in reversed(summary["domains"]):
             rows = {
-                row["metric"]: row for row in summary["arm_differences"] if row["arm"] == arm and row["domain"] == domain and _measured(row)
+                row["metric"]: row
+                for row in summary["arm_differences"]
+                if row["arm"] == arm and row["domain"] == domain and _measured(row)
             }
             rows = {name: rows[name] for name in names if name in rows}
             if not rows:
                 continue
             clear = [
-                f"{names[name]} is {_direction(row, 'higher', 'lower', '')} ({_points(row)})" for name, row in rows.items() if _clear(row)
+                f"{names[name]} is {_direction(row, 'higher', 'lower', '')} ({_points(row)})"
+                for name, row in rows.items()
+                if _clear(row)
             ]
-            unclear = [f"{names[name]} ({_points(row)})" for name, row in rows.items() if not _clear(row)]
-            parts = [", ".join(clear)] * bool(clear) + ["no clear difference in " + ", ".join(unclear)] * bool(unclear)
+            unclear = [
+                f"{names[name]} ({_points(row)})" for name, row in rows.items() if not _clear(row)
+            ]
+            parts = [", ".join(clear)] * bool(clear) + [
+                "no clear difference in " + ", ".join(unclear)
+            ] * bool(unclear)
             against = summary["arms"][summary["baseline"]]["label"]
-            findings.append(Finding(f"{_upper(about['label'])} against {against}, {domain_label(domain)}", "; ".join(parts) + "."))
-    return tuple(findings) or (Finding("", "There is one trained arm at most, so there is nothing to compare."),)
+            findings.append(
+                Finding(
+                    f"{_upper(about['label'])} against {against}, {domain_label(domain)}",
+                    "; ".join(parts) + ".",
+                )
+            )
+    return tuple(findings) or (
+        Finding("", "There is one trained arm at most, so there is nothing to compare."),
+    )
 
 
 def _level_gap(summary: dict, arm: str, domain: str) -> str:
@@ -201,7 +262,9 @@ def _verdict(changes: tuple[dict | None, ...], up: str, down: str, neither: str)
         return words[0]
     if {up, down} <= set(words):
         return "mixed"
-    return " and ".join(f"{word} in {measure}" for word, measure in zip(words, ("success", "D1"), strict=True))
+    return " and ".join(
+        f"{word} in {measure}" for word, measure in zip(words, ("success", "D1"), strict=True)
+    )
 
 
 def _points(estimate: dict) -> str:
@@ -217,9 +280,15 @@ def _moved(change: dict | None) -> str:
 
 
 def _from_to(summary: dict, arm: str, domain: str, metric: str) -> str:
-    ends = [find_point(summary, arm, checkpoint, domain) for checkpoint in (0, summary["last_checkpoint"])]
+    ends = [
+        find_point(summary, arm, checkpoint, domain)
+        for checkpoint in (0, summary["last_checkpoint"])
+    ]
     values = [point["metrics"][metric]["value"] if point else None for point in ends]
-    first, last = ("not measured" if value is None else f"{round(100 * value, 1) + 0.0:.1f}".replace("-", "−") for value in values)
+    first, last = (
+        "not measured" if value is None else f"{round(100 * value, 1) + 0.0:.1f}".replace("-", "−")
+        for value in values
+    )
     return f"{first} → {last}" + (" points" if metric.endswith("gap") else " %")
 
 

@@ -86,7 +86,10 @@ CHARTS = {
     "revision_quality": Chart(
         "Revisions that help, and that harm",
         "share of expert states",
-        (Line("revision_helpful", "helpful", "-", "^"), Line("revision_harmful", "harmful", ":", "v")),
+        (
+            Line("revision_helpful", "helpful", "-", "^"),
+            Line("revision_harmful", "harmful", ":", "v"),
+        ),
         high=None,
         note="Helpful: only the CoT action is the expert's. Harmful: only the prompt action is. Their difference is the gap of D1.",
     ),
@@ -142,11 +145,21 @@ def _overview_figure(summary: dict) -> Figure:
     figure = Figure(figsize=(16, 9), layout="constrained")
     grid = figure.subplots(len(domains), len(_OVERVIEW), squeeze=False)
     for axes, name in zip(grid[0], _OVERVIEW, strict=True):
-        axes.set_title(textwrap.fill(CHARTS[name].title, 25), fontsize=12, color=INK, fontweight="bold", loc="left")
+        axes.set_title(
+            textwrap.fill(CHARTS[name].title, 25),
+            fontsize=12,
+            color=INK,
+            fontweight="bold",
+            loc="left",
+        )
     for row, domain in zip(grid, domains, strict=True):
         for axes, name in zip(row, _OVERVIEW, strict=True):
             _draw(axes, summary, CHARTS[name], domain, _limits(summary, CHARTS[name]))
-        row[0].set_ylabel(f"{_panel_title(summary, domain)}\n\n{CHARTS[_OVERVIEW[0]].axis}", fontsize=11, color=INK)
+        row[0].set_ylabel(
+            f"{_panel_title(summary, domain)}\n\n{CHARTS[_OVERVIEW[0]].axis}",
+            fontsize=11,
+            color=INK,
+        )
     figure.suptitle("Where CoT training gains land", fontsize=17, color=INK, fontweight="bold")
     _legend(figure, summary)
     return figure
@@ -154,7 +167,12 @@ def _overview_figure(summary: dict) -> Figure:
 
 def _panel_title(summary: dict, domain: str) -> str:
     games = max(
-        (point["metrics"][name]["games"] for point in summary["points"] if point["domain"] == domain for name in ("d3_cot", "d1_cot")),
+        (
+            point["metrics"][name]["games"]
+            for point in summary["points"]
+            if point["domain"] == domain
+            for name in ("d3_cot", "d1_cot")
+        ),
         default=0,
     )
     return f"{domain_label(domain)}, {games} games"
@@ -162,21 +180,49 @@ def _panel_title(summary: dict, domain: str) -> str:
 
 def _legend(figure: Figure, summary: dict) -> None:
     colours = arm_colours(summary)
-    handles = [Line2D([], [], color=colours[arm], linewidth=3, label=about["label"]) for arm, about in summary["arms"].items()]
-    handles.append(Line2D([], [], color=INK, linewidth=1, marker="|", markersize=9, linestyle="none", label="95 % interval"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False, fontsize=11, labelcolor=INK)
+    handles = [
+        Line2D([], [], color=colours[arm], linewidth=3, label=about["label"])
+        for arm, about in summary["arms"].items()
+    ]
+    handles.append(
+        Line2D(
+            [],
+            [],
+            color=INK,
+            linewidth=1,
+            marker="|",
+            markersize=9,
+            linestyle="none",
+            label="95 % interval",
+        )
+    )
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(len(handles), 4),
+        frameon=False,
+        fontsize=11,
+        labelcolor=INK,
+    )
 
 
 def _limits(summary: dict, chart: Chart) -> tuple[float, float]:
     """The y axis, the same for every domain of a chart."""
-    edges = [point["metrics"][line.metric][side] for point in summary["points"] for line in chart.lines for side in ("low", "high")]
+    edges = [
+        point["metrics"][line.metric][side]
+        for point in summary["points"]
+        for line in chart.lines
+        for side in ("low", "high")
+    ]
     edges = [edge for edge in edges if edge is not None] or [0.0, 1.0]
     low = min(*edges, 0.0) - 0.03 if chart.low is None else chart.low
     high = max(*edges, 0.05) + 0.03 if chart.high is None else chart.high
     return low - 0.02 * (high - low), high + 0.02 * (high - low)
 
 
-def _draw(axes: Axes, summary: dict, chart: Chart, domain: str, limits: tuple[float, float]) -> None:
+def _draw(
+    axes: Axes, summary: dict, chart: Chart, domain: str, limits: tuple[float, float]
+) -> None:
     """The chart's curves of one domain into `axes`."""
     checkpoints = summary["checkpoints"]
     span = max(checkpoints[-1] - checkpoints[0], 1)
@@ -184,15 +230,31 @@ def _draw(axes: Axes, summary: dict, chart: Chart, domain: str, limits: tuple[fl
     ends = []
     drawn = [(arm, line) for arm in summary["arms"] for line in chart.lines]
     for i, (arm, line) in enumerate(drawn):
-        shift = (i - (len(drawn) - 1) / 2) * 0.011 * span  # so that the bars of two lines do not hide each other
-        found = [(c, point["metrics"][line.metric]) for c in checkpoints if (point := find_point(summary, arm, c, domain))]
+        shift = (
+            (i - (len(drawn) - 1) / 2) * 0.011 * span
+        )  # so that the bars of two lines do not hide each other
+        found = [
+            (c, point["metrics"][line.metric])
+            for c in checkpoints
+            if (point := find_point(summary, arm, c, domain))
+        ]
         found = [(c, estimate) for c, estimate in found if estimate["value"] is not None]
         if not found:
             continue
         x = np.array([c for c, _ in found]) + shift
-        value, low, high = (np.array([estimate[key] for _, estimate in found]) for key in ("value", "low", "high"))
+        value, low, high = (
+            np.array([estimate[key] for _, estimate in found]) for key in ("value", "low", "high")
+        )
         axes.vlines(x, low, high, color=colours[arm], linewidth=1.3, alpha=0.55)
-        axes.plot(x, value, color=colours[arm], linestyle=line.style, linewidth=2, marker=line.marker, markersize=5)
+        axes.plot(
+            x,
+            value,
+            color=colours[arm],
+            linestyle=line.style,
+            linewidth=2,
+            marker=line.marker,
+            markersize=5,
+        )
         label = line.label if len(chart.lines) > 1 or not several else arm
         ends.append((value[-1], label, colours[arm]))
     axes.set_ylim(*limits)
@@ -203,12 +265,18 @@ def _draw(axes: Axes, summary: dict, chart: Chart, domain: str, limits: tuple[fl
         axes.text(0.5, 0.5, "no records", transform=axes.transAxes, ha="center", color=INK)
 
 
-def _name_ends(axes: Axes, ends: list[tuple[float, str, str]], x: float, limits: tuple[float, float]) -> None:
+def _name_ends(
+    axes: Axes, ends: list[tuple[float, str, str]], x: float, limits: tuple[float, float]
+) -> None:
     """Each line's name beside its last value, or as near to it as the other names leave room."""
     order, room = sorted(ends), 0.075 * (limits[1] - limits[0])
-    heights = apart([value for value, _, _ in order], room, limits[0] + room / 2, limits[1] - room / 2)
+    heights = apart(
+        [value for value, _, _ in order], room, limits[0] + room / 2, limits[1] - room / 2
+    )
     for y, (_, label, colour) in zip(heights, order, strict=True):
-        axes.text(x, y, label, color=colour, fontsize=10.5, fontweight="bold", va="center", clip_on=False)
+        axes.text(
+            x, y, label, color=colour, fontsize=10.5, fontweight="bold", va="center", clip_on=False
+        )
 
 
 def apart(values: Sequence[float], room: float, low: float, high: float) -> np.ndarray:
@@ -223,10 +291,14 @@ def _style(axes: Axes, chart: Chart, checkpoints: list[int]) -> None:
     axes.set_ylabel(chart.axis, fontsize=10.5, color=INK)
     axes.set_xlabel("training step", fontsize=10.5, color=INK)
     axes.set_xticks(_ticks(checkpoints))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "base" if round(x) == 0 else f"{x:.0f}"))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda x, _: "base" if round(x) == 0 else f"{x:.0f}")
+    )
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     unit = "" if chart.axis.endswith("points") else " %"
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f}".replace("-", "−") + unit))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda y, _: f"{100 * y:.0f}".replace("-", "−") + unit)
+    )
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     if chart.low is None:
@@ -239,23 +311,36 @@ def _style(axes: Axes, chart: Chart, checkpoints: list[int]) -> None:
 
 def _ticks(checkpoints: list[int]) -> list[int]:
     """At most seven checkpoints, first and last among them."""
-    chosen = np.unique(np.linspace(0, len(checkpoints) - 1, min(len(checkpoints), 7)).round().astype(int))
+    chosen = np.unique(
+        np.linspace(0, len(checkpoints) - 1, min(len(checkpoints), 7)).round().astype(int)
+    )
     return [checkpoints[i] for i in chosen]
 
 
 def _inline(svg: str, prefix: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\s(?:xmlns(?::xlink)?|version|width|height)="[^"]*"', "", svg[: svg.index(">")]) + svg[svg.index(">") :]
+    svg = (
+        re.sub(r'\s(?:xmlns(?::xlink)?|version|width|height)="[^"]*"', "", svg[: svg.index(">")])
+        + svg[svg.index(">") :]
+    )
     svg = svg.replace("xlink:href=", "href=")
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))
     # matplotlib salts its ids with a random number: number them in the order of appearance instead.
     names: dict[str, str] = {}
-    svg = re.sub(r'\sid="([^"]+)"', lambda m: f' id="{names.setdefault(m[1], f"{prefix}{len(names)}")}"' if m[1] in used else "", svg)
+    svg = re.sub(
+        r'\sid="([^"]+)"',
+        lambda m: (
+            f' id="{names.setdefault(m[1], f"{prefix}{len(names)}")}"' if m[1] in used else ""
+        ),
+        svg,
+    )
     svg = re.sub(r'(href="|url\()#([^")]+)', lambda m: f"{m[1]}#{names[m[2]]}", svg)
     for i, colour in enumerate(COLOURS):
         svg = svg.replace(colour, f"var(--arm{i})")
-    return re.sub(r"\n\s*", "\n", svg.replace(INK, "currentColor").replace(FAINT, "var(--line)")).strip()
+    return re.sub(
+        r"\n\s*", "\n", svg.replace(INK, "currentColor").replace(FAINT, "var(--line)")
+    ).strip()
 
 
 def alt_text(summary: dict, name: str, domain: str) -> str:
@@ -263,7 +348,10 @@ def alt_text(summary: dict, name: str, domain: str) -> str:
     parts = []
     for arm, about in summary["arms"].items():
         for line in CHARTS[name].lines:
-            ends = [find_point(summary, arm, checkpoint, domain) for checkpoint in (0, summary["last_checkpoint"])]
+            ends = [
+                find_point(summary, arm, checkpoint, domain)
+                for checkpoint in (0, summary["last_checkpoint"])
+            ]
             values = [point["metrics"][line.metric]["value"] for point in ends if point]
             if values and None not in values:
                 label = f"{about['label']}, {line.label}" if arm != BASE else line.label

@@ -16,13 +16,34 @@ from cotjax.diagnostics.metrics import action, checked_record, same
 from cotjax.formats import PROBLEMS
 from cotjax.report.answers import answers, lead
 from cotjax.report.figures import CHARTS, COLOURS, alt_text, arm_colours, panel_svg, write_figures
-from cotjax.report.summary import COMPARED, domain_label, find_point, p_text, percent, summarize, terminal_table
+from cotjax.report.summary import (
+    COMPARED,
+    domain_label,
+    find_point,
+    p_text,
+    percent,
+    summarize,
+    terminal_table,
+)
 from cotjax.runtime.files import write_whole
 
 # The arms' colours on a dark page, in the order of figures.COLOURS.
 _DARK_COLOURS = ("#5ab4f0", "#ff9351", "#3fcf9f", "#e7a3c8", "#e0b040", "#9ad4f5")
-_DRIVER_LABELS = {"cot": "CoT-driven episodes", "prompt": "prompt-driven episodes", "reference": "trajectories of expert states"}
-_POINT_COLUMNS = ("d3_cot", "d3_prompt", "gap", "d1_cot", "d1_prompt", "d2", "revision_helpful", "revision_harmful")
+_DRIVER_LABELS = {
+    "cot": "CoT-driven episodes",
+    "prompt": "prompt-driven episodes",
+    "reference": "trajectories of expert states",
+}
+_POINT_COLUMNS = (
+    "d3_cot",
+    "d3_prompt",
+    "gap",
+    "d1_cot",
+    "d1_prompt",
+    "d2",
+    "revision_helpful",
+    "revision_harmful",
+)
 
 
 def make_report(run_folder: str | Path, console: Console | None = None) -> dict:
@@ -44,7 +65,11 @@ def write_report(run_folder: str | Path, summary: dict | None = None) -> Path:
     run_folder = Path(run_folder)
     summary = summarize(run_folder) if summary is None else summary
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     run, colours = summary["run"], arm_colours(summary)
     page = environment.get_template("page.html.jinja").render(
@@ -54,7 +79,10 @@ def write_report(run_folder: str | Path, summary: dict | None = None) -> Path:
         lead=lead(summary),
         answers=answers(summary),
         palette=list(zip(COLOURS, _DARK_COLOURS, strict=True)),
-        arms=[{"name": arm, "colour": COLOURS.index(colours[arm]), **about} for arm, about in summary["arms"].items()],
+        arms=[
+            {"name": arm, "colour": COLOURS.index(colours[arm]), **about}
+            for arm, about in summary["arms"].items()
+        ],
         charts=_charts(summary),
         numbers=[_numbers(summary, domain) for domain in summary["domains"]],
         comparisons=[_comparisons(summary, domain) for domain in summary["domains"]],
@@ -95,16 +123,32 @@ def _numbers(summary: dict, domain: str) -> dict:
     columns = [("base", next(iter(summary["arms"])), 0)]
     if summary["last_checkpoint"]:
         columns += [
-            (f"{about['label']}, step {summary['last_checkpoint']}", arm, summary["last_checkpoint"])
+            (
+                f"{about['label']}, step {summary['last_checkpoint']}",
+                arm,
+                summary["last_checkpoint"],
+            )
             for arm, about in summary["arms"].items()
         ]
-    found = [(label, find_point(summary, arm, checkpoint, domain)) for label, arm, checkpoint in columns]
+    found = [
+        (label, find_point(summary, arm, checkpoint, domain)) for label, arm, checkpoint in columns
+    ]
     found = [(label, point["metrics"]) for label, point in found if point]
     rows = [
         {
-            "label": about["label"] + (", %" if about["kind"] == "rate" else ", points" if about["kind"] == "difference" else ""),
+            "label": about["label"]
+            + (
+                ", %"
+                if about["kind"] == "rate"
+                else ", points"
+                if about["kind"] == "difference"
+                else ""
+            ),
             "cells": [
-                {"text": _cell(metrics[name], about["kind"]), "behind": _behind(metrics[name], about["source"], name)}
+                {
+                    "text": _cell(metrics[name], about["kind"]),
+                    "behind": _behind(metrics[name], about["source"], name),
+                }
                 for _, metrics in found
             ],
         }
@@ -128,7 +172,10 @@ def _behind(estimate: dict, source: str, name: str) -> str:
 def _comparisons(summary: dict, domain: str) -> dict:
     """What changed from the base in each arm, and what the arms differ by at the last checkpoint; all on the same games."""
     baseline = summary["arms"][summary["baseline"]]["label"]
-    columns = [(f"{about['label']}: change from base", arm, "changes") for arm, about in summary["arms"].items()]
+    columns = [
+        (f"{about['label']}: change from base", arm, "changes")
+        for arm, about in summary["arms"].items()
+    ]
     columns += [
         (f"{about['label']} minus {baseline}", arm, "arm_differences")
         for arm, about in summary["arms"].items()
@@ -137,19 +184,39 @@ def _comparisons(summary: dict, domain: str) -> dict:
     rows = []
     for metric in COMPARED:
         cells = [
-            next((row for row in summary[kind] if row["arm"] == arm and row["domain"] == domain and row["metric"] == metric), None)
+            next(
+                (
+                    row
+                    for row in summary[kind]
+                    if row["arm"] == arm and row["domain"] == domain and row["metric"] == metric
+                ),
+                None,
+            )
             for _, arm, kind in columns
         ]
         if any(cells):
-            rows.append({"label": summary["metrics"][metric]["label"], "cells": [_difference_cell(cell) for cell in cells]})
-    return {"domain": domain_label(domain), "columns": [label for label, _, _ in columns], "rows": rows}
+            rows.append(
+                {
+                    "label": summary["metrics"][metric]["label"],
+                    "cells": [_difference_cell(cell) for cell in cells],
+                }
+            )
+    return {
+        "domain": domain_label(domain),
+        "columns": [label for label, _, _ in columns],
+        "rows": rows,
+    }
 
 
 def _difference_cell(row: dict | None) -> dict:
     if row is None or row["value"] is None:
         return {"text": "–", "behind": "", "sure": False}
     behind = f"{row['games']} games" + ("" if row["p"] is None else f", {p_text(row['p'])}")
-    return {"text": percent(row, signed=True, digits=1), "behind": behind, "sure": row["low"] > 0 or row["high"] < 0}
+    return {
+        "text": percent(row, signed=True, digits=1),
+        "behind": behind,
+        "sure": row["low"] > 0 or row["high"] < 0,
+    }
 
 
 def _labelled_points(summary: dict) -> Iterator[tuple[str, dict]]:
@@ -168,7 +235,10 @@ def _played(summary: dict) -> list[dict]:
     nothing = {"played": 0, "won": 0, "env_error": 0, "ended": {}}
     rows = []
     for label, point in _labelled_points(summary):
-        by_driver = {driver: point["episodes"].get(driver, nothing) for driver in ("cot", "prompt", "reference")}
+        by_driver = {
+            driver: point["episodes"].get(driver, nothing)
+            for driver in ("cot", "prompt", "reference")
+        }
         rows.append(
             {
                 "arm": label,
@@ -180,7 +250,9 @@ def _played(summary: dict) -> list[dict]:
                 "trajectories": by_driver["reference"]["played"],
                 "env_error": sum(ended["env_error"] for ended in by_driver.values()),
                 "env_faults": sum(point["env_faults"].values()),
-                "length": sum(by_driver[driver]["ended"].get("length", 0) for driver in ("cot", "prompt")),
+                "length": sum(
+                    by_driver[driver]["ended"].get("length", 0) for driver in ("cot", "prompt")
+                ),
             }
         )
     return rows
@@ -192,7 +264,10 @@ def _point_rows(summary: dict) -> list[dict]:
             "arm": label,
             "checkpoint": point["checkpoint"],
             "domain": domain_label(point["domain"]),
-            "cells": [_cell(point["metrics"][name], summary["metrics"][name]["kind"]) for name in _POINT_COLUMNS],
+            "cells": [
+                _cell(point["metrics"][name], summary["metrics"][name]["kind"])
+                for name in _POINT_COLUMNS
+            ],
         }
         for label, point in _labelled_points(summary)
     ]
@@ -206,8 +281,14 @@ def _responses(summary: dict) -> list[dict]:
             "checkpoint": point["checkpoint"],
             "domain": domain_label(point["domain"]),
             "mode": mode,
-            "cells": [percent(point["metrics"][f"{name}_{driver}"], digits=1) for name in ("valid", "admissible", "nothing_happens")],
-            "invalid": ", ".join(f"{PROBLEMS.get(reason, reason)}: {n}" for reason, n in point["invalid"][driver].items()),
+            "cells": [
+                percent(point["metrics"][f"{name}_{driver}"], digits=1)
+                for name in ("valid", "admissible", "nothing_happens")
+            ],
+            "invalid": ", ".join(
+                f"{PROBLEMS.get(reason, reason)}: {n}"
+                for reason, n in point["invalid"][driver].items()
+            ),
         }
         for label, point in _labelled_points(summary)
         for driver, mode in (("cot", "CoT"), ("prompt", "prompt"))
@@ -219,9 +300,15 @@ def _elicitation(summary: dict) -> list[dict]:
     """One table for each elicitation that differs, with the records made by it."""
     merged: list[dict] = []
     for row in summary["elicitation"]:
-        found = next((other for other in merged if other["elicitation"] == row["elicitation"]), None)
+        found = next(
+            (other for other in merged if other["elicitation"] == row["elicitation"]), None
+        )
         if found is None:
-            found = {"elicitation": row["elicitation"], "rows": list(_flat(row["elicitation"])), "records": []}
+            found = {
+                "elicitation": row["elicitation"],
+                "rows": list(_flat(row["elicitation"])),
+                "records": [],
+            }
             merged.append(found)
         found["records"].append(f"{row['records']} {_DRIVER_LABELS[row['driver']]}")
     return merged
@@ -260,7 +347,10 @@ def _episode(run_folder: Path, summary: dict) -> dict | None:
 def _shown_action(response: dict) -> dict:
     text = action(response)
     if text is None:
-        return {"text": response["text"].strip(), "note": f"invalid: {response.get('problem') or 'no action'}"}
+        return {
+            "text": response["text"].strip(),
+            "note": f"invalid: {response.get('problem') or 'no action'}",
+        }
     return {"text": text, "note": "" if response["admissible"] else "not admissible here"}
 
 
@@ -268,11 +358,22 @@ def _facts(run: dict, summary: dict) -> list[dict]:
     """run.json in sections, flattened, the config last and folded; what the records say about time is added."""
     titles = {"data": "Training data", "train": "Training", "seconds": "Seconds a stage"}
     shown_above = ("title", "arms", "checkpoints")
-    rest = {key: value for key, value in run.items() if key not in shown_above and value not in (None, {}, [])}
+    rest = {
+        key: value
+        for key, value in run.items()
+        if key not in shown_above and value not in (None, {}, [])
+    }
     single = [(key, _plain(value)) for key, value in rest.items() if not isinstance(value, dict)]
-    played = [(f"seconds in records, {kind}", f"{seconds:.1f}") for kind, seconds in summary["seconds"].items()]
+    played = [
+        (f"seconds in records, {kind}", f"{seconds:.1f}")
+        for kind, seconds in summary["seconds"].items()
+    ]
     sections = [
-        {"title": titles.get(key, key.capitalize()), "rows": list(_flat(value)), "long": key == "config"}
+        {
+            "title": titles.get(key, key.capitalize()),
+            "rows": list(_flat(value)),
+            "long": key == "config",
+        }
         for key, value in sorted(rest.items(), key=lambda item: item[0] == "config")
         if isinstance(value, dict)
     ]

@@ -60,7 +60,9 @@ class CollectSummary:
 
     def lines(self) -> list[str]:
         """What to tell: what was kept, what was left out and why, and the first few that broke off."""
-        lines = [f"won {self.won} of {self.played}; kept {self.kept} trajectories, {self.steps} steps"]
+        lines = [
+            f"won {self.won} of {self.played}; kept {self.kept} trajectories, {self.steps} steps"
+        ]
         if self.left_out:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
             lines[0] += f"; left out {self.played - self.kept}: {reasons}"
@@ -132,7 +134,10 @@ def collect(
     tally = _Tally()
     with _outcomes(jobs, workers) as outcomes:
         write_trajectories(out, _kept(outcomes, len(jobs), only_won, tally, progress))
-    counts = {name: tally.counts[name] for name in ("played", "won", "kept", "steps", "failed", "inadmissible")}
+    counts = {
+        name: tally.counts[name]
+        for name in ("played", "won", "kept", "steps", "failed", "inadmissible")
+    }
     return CollectSummary(**counts, faults=tuple(tally.faults))
 
 
@@ -155,21 +160,38 @@ def _jobs(
     if not 0.0 <= slips < 1.0:
         raise UsageError(f"slips is a share of steps, at least 0 and below 1; {slips} is not")
     if max_steps < 1 or episodes_per_game < 1:
-        raise UsageError(f"max_steps ({max_steps}) and episodes_per_game ({episodes_per_game}) must be at least 1")
+        raise UsageError(
+            f"max_steps ({max_steps}) and episodes_per_game ({episodes_per_game}) must be at least 1"
+        )
     (name, times), = Counter(f"{game.split}/{game.id}" for game in games).most_common(1)  # fmt: skip
     if times > 1:
-        raise UsageError(f"the game {name} is listed {times} times; use episodes_per_game to play it more than once")
+        raise UsageError(
+            f"the game {name} is listed {times} times; use episodes_per_game to play it more than once"
+        )
     jobs = []
     for game in games:
         for episode in range(episodes_per_game):
             episode_seed = _stable_seed(seed, game.id, episode)
-            jobs.append(_Job(game, episode, agent, episode_seed, random.Random(episode_seed).uniform(*skill), news, slips, max_steps))
+            jobs.append(
+                _Job(
+                    game,
+                    episode,
+                    agent,
+                    episode_seed,
+                    random.Random(episode_seed).uniform(*skill),
+                    news,
+                    slips,
+                    max_steps,
+                )
+            )
     return jobs
 
 
 def _stable_seed(seed: int, game_id: str, episode: int) -> int:
     """The same on every machine, and another for every (seed, game, episode): 32 bits of a hash."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{game_id}/{episode}".encode()).digest()[:4], "big")
+    return int.from_bytes(
+        hashlib.sha256(f"{seed}/{game_id}/{episode}".encode()).digest()[:4], "big"
+    )
 
 
 @contextmanager
@@ -184,7 +206,9 @@ def _outcomes(jobs: list[_Job], workers: int) -> Iterator[Iterator[_Outcome]]:
             env.close()
         return
     # Spawn, not fork: the parent may hold a jax runtime, whose threads do not survive a fork.
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs)), _start_worker, (max_steps,)) as pool:
+    with multiprocessing.get_context("spawn").Pool(
+        min(workers, len(jobs)), _start_worker, (max_steps,)
+    ) as pool:
         yield pool.imap(_play_in_worker, jobs, chunksize=4)
 
 
@@ -208,7 +232,11 @@ def _play(job: _Job, env: TextEnv) -> _Outcome:
 
 def _episode(job: _Job, env: TextEnv) -> Trajectory:
     game = job.game
-    player = Expert(job.seed, slips=job.slips) if job.agent == "expert" else Explorer(job.seed, job.skill, job.news)
+    player = (
+        Expert(job.seed, slips=job.slips)
+        if job.agent == "expert"
+        else Explorer(job.seed, job.skill, job.news)
+    )
     task, observation = env.reset(game)
     try:
         player.start(task, observation)
@@ -219,10 +247,14 @@ def _episode(job: _Job, env: TextEnv) -> Trajectory:
         decision = player.act(observation)
         if decision.action not in observation.admissible_commands and not decision.vain:
             where = f"{game.id}, step {len(steps)}"
-            raise _InadmissibleAction(f"{where}: the {job.agent} chose {decision.action!r}, which the game does not take")
+            raise _InadmissibleAction(
+                f"{where}: the {job.agent} chose {decision.action!r}, which the game does not take"
+            )
         provenance = SCRIPTED_BEFORE if decision.thought is not None else None
         commands, trained = observation.admissible_commands, not decision.slip
-        steps.append(Step(observation.text, decision.thought, decision.action, provenance, commands, trained))
+        steps.append(
+            Step(observation.text, decision.thought, decision.action, provenance, commands, trained)
+        )
         observation = env.step(decision.action)
     if not steps:
         raise EnvError(f"{game.id}: the episode is over before its first step; leave this game out")
@@ -234,7 +266,11 @@ def _episode(job: _Job, env: TextEnv) -> Trajectory:
 
 
 def _kept(
-    outcomes: Iterator[_Outcome], total: int, only_won: bool, tally: _Tally, progress: Callable[[int, int], None] | None
+    outcomes: Iterator[_Outcome],
+    total: int,
+    only_won: bool,
+    tally: _Tally,
+    progress: Callable[[int, int], None] | None,
 ) -> Iterator[Trajectory]:
     for done, outcome in enumerate(outcomes, start=1):
         trajectory = outcome.trajectory

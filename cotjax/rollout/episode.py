@@ -39,20 +39,32 @@ class Episode:
 
 def draw_seed(episode: Episode, kind: str) -> int:
     """Return the seed, 64 bits, of the response of this kind at the episode's next step: no other response of the study has it."""
-    key = f"{episode.seed}/{episode.game.id}/{len(episode.steps)}/{kind}" + f"/{episode.sample}" * (episode.sample > 0)
-    return int.from_bytes(hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
+    key = f"{episode.seed}/{episode.game.id}/{len(episode.steps)}/{kind}" + f"/{episode.sample}" * (
+        episode.sample > 0
+    )
+    return int.from_bytes(
+        hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest(), "big"
+    )
 
 
-def as_action(generation: Any, codec: Any, observation: Observation, kind: str, prefix: str, seed: int) -> dict:
+def as_action(
+    generation: Any, codec: Any, observation: Observation, kind: str, prefix: str, seed: int
+) -> dict:
     """Return what the record says of one response; `prefix`: the text that it was prefilled with."""
     text = codec.decode(generation.ids)
     prefilled = kind == "prompt"
     whole = text_to_stop(codec, generation.ids, text)
-    response = formats.parse_response(whole if prefilled else prefix + whole, prefilled=prefilled, stopped=generation.stopped)
+    response = formats.parse_response(
+        whole if prefilled else prefix + whole, prefilled=prefilled, stopped=generation.stopped
+    )
     if response.action is not None and not codec.encodable(response.action):
         response = formats.Response(response.thought, None, "control_token")
     logprobs = generation.logprobs  # None from a policy that gives none
-    measured = {} if logprobs is None else {"logprob": float(sum(logprobs)), "logprobs": [round(float(x), 6) for x in logprobs]}
+    measured = (
+        {}
+        if logprobs is None
+        else {"logprob": float(sum(logprobs)), "logprobs": [round(float(x), 6) for x in logprobs]}
+    )
     return {
         "text": text,
         "thought": response.thought,
@@ -73,7 +85,11 @@ def as_record(episode: Episode, driver: str, elicitation: Any) -> dict:
     """Return the record of an episode that is over. `elicitation`: a dataclass."""
     return {
         "driver": driver,
-        "game": {"id": episode.game.id, "task_type": episode.game.task_type, "split": episode.game.split},
+        "game": {
+            "id": episode.game.id,
+            "task_type": episode.game.task_type,
+            "split": episode.game.split,
+        },
         "seed": episode.seed,
         "sample": episode.sample,
         "task": episode.task,

@@ -40,7 +40,14 @@ class Policy(Protocol):
 
     def prompt(self, slot: int) -> Sequence[int]: ...
 
-    def branch(self, prefixes: Mapping[int, Sequence[int]], *, max_new: int, seeds: Mapping[int, int], **how: Any) -> Mapping[int, Any]: ...
+    def branch(
+        self,
+        prefixes: Mapping[int, Sequence[int]],
+        *,
+        max_new: int,
+        seeds: Mapping[int, int],
+        **how: Any,
+    ) -> Mapping[int, Any]: ...
 
 
 class Environments(Protocol):
@@ -119,9 +126,18 @@ def play(
     live: dict[int, Episode] = {}
     while waiting or live:
         _fill(live, waiting, policy, codec, environments, seed)
-        turn = _Turn(policy, codec, elicitation, driver, references, driver != "prompt" if both is None else both)
+        turn = _Turn(
+            policy,
+            codec,
+            elicitation,
+            driver,
+            references,
+            driver != "prompt" if both is None else both,
+        )
         turn.act(live)
-        moved = in_background(_move, environments, turn.actions, turn.last, waiting)  # one at a time, in order
+        moved = in_background(
+            _move, environments, turn.actions, turn.last, waiting
+        )  # one at a time, in order
         turn.compare()
         started_at = time.perf_counter()
         moves = moved.result()
@@ -130,7 +146,9 @@ def play(
         _advance(live, turn.executed, moves, waited, codec, on_step)
         for slot, episode in list(live.items()):
             if episode.ended:
-                episode.env_faults = moves.faults[slot] if slot in moves.faults else list(environments.faults(slot))
+                episode.env_faults = (
+                    moves.faults[slot] if slot in moves.faults else list(environments.faults(slot))
+                )
                 on_record(episode.game, as_record(episode, driver, elicitation))
                 del live[slot]
         _begin(live, moves.starting, moves.begun, 0.0, policy, codec, seed)
@@ -146,7 +164,9 @@ def _numbered(games: Sequence[Game], samples: Sequence[int] | None) -> list[tupl
             seen[game.id] += 1
     numbered = list(zip(games, samples, strict=True))
     if len({(game.id, sample) for game, sample in numbered}) < len(numbered):
-        raise UsageError("two samples of one game have the same number, so they would be equal; number them 0, 1, …")
+        raise UsageError(
+            "two samples of one game have the same number, so they would be equal; number them 0, 1, …"
+        )
     return numbered
 
 
@@ -156,12 +176,19 @@ class _Moves:
 
     answers: dict[int, Observation | EnvError] = field(default_factory=dict)
     faults: dict[int, list[str]] = field(default_factory=dict)  # of the slots whose episode is over
-    starting: dict[int, tuple[Game, int]] = field(default_factory=dict)  # what these slots play next: a game, and which sample of it
+    starting: dict[int, tuple[Game, int]] = field(
+        default_factory=dict
+    )  # what these slots play next: a game, and which sample of it
     begun: dict[int, tuple[str, Observation] | EnvError] = field(default_factory=dict)
     seconds: float = 0.0  # a slot that was sent an action
 
 
-def _move(environments: Environments, actions: dict[int, str], last: set[int], waiting: list[tuple[Game, int]]) -> _Moves:
+def _move(
+    environments: Environments,
+    actions: dict[int, str],
+    last: set[int],
+    waiting: list[tuple[Game, int]],
+) -> _Moves:
     """Send the actions, and let the slots whose episode is over with them (it is the `last` step, or the game says so) begin the next."""
     if not actions:
         return _Moves()
@@ -171,19 +198,28 @@ def _move(environments: Environments, actions: dict[int, str], last: set[int], w
     faults = {slot: list(environments.faults(slot)) for slot in over}
     starting = {slot: waiting.pop() for slot in over[: len(waiting)]}
     begun = _reset(environments, starting) if starting else {}
-    return _Moves(answers, faults, starting, begun, (time.perf_counter() - started_at) / len(actions))
+    return _Moves(
+        answers, faults, starting, begun, (time.perf_counter() - started_at) / len(actions)
+    )
 
 
 def _ends(answer: Observation | EnvError) -> bool:
     return isinstance(answer, EnvError) or answer.won or answer.done
 
 
-def _reset(environments: Environments, starting: Mapping[int, tuple[Game, int]]) -> dict[int, tuple[str, Observation] | EnvError]:
+def _reset(
+    environments: Environments, starting: Mapping[int, tuple[Game, int]]
+) -> dict[int, tuple[str, Observation] | EnvError]:
     return environments.reset({slot: game for slot, (game, _) in starting.items()})
 
 
 def _fill(
-    live: dict[int, Episode], waiting: list[tuple[Game, int]], policy: Policy, codec: Any, environments: Environments, seed: int
+    live: dict[int, Episode],
+    waiting: list[tuple[Game, int]],
+    policy: Policy,
+    codec: Any,
+    environments: Environments,
+    seed: int,
 ) -> None:
     """Give the next games to slots that are free: at the start, and where a prompt had grown too long."""
     free = [slot for slot in range(policy.slots) if slot not in live][: len(waiting)]
@@ -192,7 +228,9 @@ def _fill(
     starting = {slot: waiting.pop() for slot in free}
     started_at = time.perf_counter()
     begun = _reset(environments, starting)
-    _begin(live, starting, begun, (time.perf_counter() - started_at) / len(free), policy, codec, seed)
+    _begin(
+        live, starting, begun, (time.perf_counter() - started_at) / len(free), policy, codec, seed
+    )
 
 
 def _begin(
@@ -222,19 +260,39 @@ class _Turn:
     `act` decodes what the environments wait for, `compare` what is only noted beside it: that, they need not wait for.
     """
 
-    def __init__(self, policy: Policy, codec: Any, elicitation: Elicitation, driver: str, references, both: bool):
-        self._policy, self._codec, self._elicitation, self._driver = policy, codec, elicitation, driver
+    def __init__(
+        self,
+        policy: Policy,
+        codec: Any,
+        elicitation: Elicitation,
+        driver: str,
+        references,
+        both: bool,
+    ):
+        self._policy, self._codec, self._elicitation, self._driver = (
+            policy,
+            codec,
+            elicitation,
+            driver,
+        )
         self._references = references
         kinds = [kind for kind in ("cot", "prompt") if both or kind == driver]
-        self._first, self._beside = [kind for kind in kinds if kind == driver], [kind for kind in kinds if kind != driver]
+        self._first, self._beside = (
+            [kind for kind in kinds if kind == driver],
+            [kind for kind in kinds if kind != driver],
+        )
         # kind -> what is prefilled before a response, as text and as ids; and the tokens that it may have.
         self._prefix = {"cot": elicitation.cot_prefix, "prompt": elicitation.prompt_prefix}
-        self._prefix_ids = {kind: codec.encode(text) if text else [] for kind, text in self._prefix.items()}
+        self._prefix_ids = {
+            kind: codec.encode(text) if text else [] for kind, text in self._prefix.items()
+        }
         self._max_new = {"cot": elicitation.max_new_tokens, "prompt": elicitation.max_action_tokens}
         self._ready: dict[int, Episode] = {}
         self._where: dict[int, str] = {}
         self._seeds: dict[str, dict[int, int]] = {}
-        self.executed: dict[int, tuple[str, list[int] | None]] = {}  # what is sent, and its sampled ids where it has some
+        self.executed: dict[
+            int, tuple[str, list[int] | None]
+        ] = {}  # what is sent, and its sampled ids where it has some
         self.last: set[int] = set()  # slots whose episode ends with this step, whatever it does
 
     @property
@@ -244,11 +302,19 @@ class _Turn:
     def act(self, live: dict[int, Episode]) -> None:
         """Extend the prompts, and decode the driver's actions."""
         lengths = self._policy.lengths
-        response = max(self._max_new["cot"] + 8, *(len(self._prefix_ids[kind]) + self._max_new[kind] for kind in self._prefix))
+        response = max(
+            self._max_new["cot"] + 8,
+            *(len(self._prefix_ids[kind]) + self._max_new[kind] for kind in self._prefix),
+        )
         for slot, episode in live.items():
-            if episode.ended is None and lengths[slot] + len(episode.next_piece) + response > self._policy.max_length:
+            if (
+                episode.ended is None
+                and lengths[slot] + len(episode.next_piece) + response > self._policy.max_length
+            ):
                 episode.ended = "length"
-        self._ready = ready = {slot: episode for slot, episode in live.items() if episode.ended is None}
+        self._ready = ready = {
+            slot: episode for slot, episode in live.items() if episode.ended is None
+        }
         if not ready:
             return
         started_at = time.perf_counter()
@@ -257,7 +323,10 @@ class _Turn:
             episode.prompt += episode.next_piece
             check_prompt(episode.where, episode.prompt, self._policy.prompt(slot))
         self._where = {slot: episode.where for slot, episode in ready.items()}
-        self._seeds = {kind: {slot: draw_seed(episode, kind) for slot, episode in ready.items()} for kind in ("cot", "prompt")}
+        self._seeds = {
+            kind: {slot: draw_seed(episode, kind) for slot, episode in ready.items()}
+            for kind in ("cot", "prompt")
+        }
         decoded = {kind: self._branch(kind) for kind in self._first}
         self._took(started_at)
         for slot, episode in ready.items():
@@ -282,14 +351,26 @@ class _Turn:
         seeds, how = self._seeds[kind], self._elicitation.how
         try:
             prefixes = dict.fromkeys(self._ready, self._prefix_ids[kind])
-            generations = self._policy.branch(prefixes, max_new=self._max_new[kind], seeds=seeds, **how)
+            generations = self._policy.branch(
+                prefixes, max_new=self._max_new[kind], seeds=seeds, **how
+            )
         except NotFiniteError as error:
             raise NotFiniteError(f"{self._where[error.slot]}: {error}", error.slot) from None
         actions = {}
         for slot, generation in generations.items():
             if generation.logprobs is not None and not np.isfinite(generation.logprobs).all():
-                raise NotFiniteError(f"{self._where[slot]}: a log-probability is not finite; look at the policy's weights", slot)
-            actions[slot] = as_action(generation, self._codec, self._ready[slot].observation, kind, self._prefix[kind], seeds[slot])
+                raise NotFiniteError(
+                    f"{self._where[slot]}: a log-probability is not finite; look at the policy's weights",
+                    slot,
+                )
+            actions[slot] = as_action(
+                generation,
+                self._codec,
+                self._ready[slot].observation,
+                kind,
+                self._prefix[kind],
+                seeds[slot],
+            )
         return actions
 
     def _note(self, slot: int, episode: Episode, decoded: dict[str, dict]) -> None:
@@ -302,7 +383,9 @@ class _Turn:
         executed = "" if chosen is None else chosen
         sampled = None
         if own and own["valid"]:
-            sampled = action_ids(self._codec, own["ids"], executed, opened=self._prefix[self._driver])
+            sampled = action_ids(
+                self._codec, own["ids"], executed, opened=self._prefix[self._driver]
+            )
         self.executed[slot] = executed, sampled
         episode.steps.append(
             {
@@ -346,7 +429,9 @@ def _advance(
         elif answer.done or slot in moves.faults:
             episode.ended = "step_limit"
         else:
-            episode.next_piece = codec.next_prompt(action if sampled is None else sampled, answer.text)
+            episode.next_piece = codec.next_prompt(
+                action if sampled is None else sampled, answer.text
+            )
             if sampled is not None:
                 check_continues(episode.where, episode.next_piece, sampled, codec)
         on_step(episode.steps[-1], answer)

@@ -32,7 +32,9 @@ SCHEMA_VERSION = 2
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
-def record_path(folder: str | Path, *, arm: str, checkpoint: int, driver: str, game_id: str, sample: int = 0) -> Path:
+def record_path(
+    folder: str | Path, *, arm: str, checkpoint: int, driver: str, game_id: str, sample: int = 0
+) -> Path:
     """Where an episode's record stands: a readable start of the game's id, a hash that keeps two games apart, and the number of a
     sample after the first."""
     digest = hashlib.sha256(game_id.encode(errors="surrogatepass")).hexdigest()[:12]
@@ -47,7 +49,9 @@ def write_record(path: Path, record: dict) -> None:
     Raises InternalError for a number that is not finite: JSON has none.
     """
     try:
-        text = json.dumps({"schema_version": SCHEMA_VERSION} | record, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(
+            {"schema_version": SCHEMA_VERSION} | record, ensure_ascii=False, allow_nan=False
+        )
     except ValueError as error:
         raise InternalError(f"{path}: the record holds what JSON cannot ({error})") from None
     if _HALF_PAIR.search(text):
@@ -60,9 +64,13 @@ def read_record(path: Path) -> dict:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a whole record ({error}); delete it and evaluate again") from None
+        raise DataError(
+            f"{path}: not a whole record ({error}); delete it and evaluate again"
+        ) from None
     if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
-        raise DataError(f"{path}: not a record of schema {SCHEMA_VERSION}; delete it and evaluate again")
+        raise DataError(
+            f"{path}: not a record of schema {SCHEMA_VERSION}; delete it and evaluate again"
+        )
     return record
 
 

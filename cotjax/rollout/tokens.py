@@ -34,7 +34,11 @@ def action_ids(codec: Any, ids: Sequence[int], action: str, *, opened: str) -> l
         return None
     start, end = start - len(opened), end - len(opened)
     ends = accumulate(map(len, pieces))
-    inside = [id for id, piece, until in zip(ids, pieces, ends, strict=True) if until - len(piece) >= start and start < until <= end]
+    inside = [
+        id
+        for id, piece, until in zip(ids, pieces, ends, strict=True)
+        if until - len(piece) >= start and start < until <= end
+    ]
     # A token that was left out may hold blanks of the action, and no more.
     return inside if normalize_action(codec.decode(inside)) == action else None
 
@@ -62,7 +66,9 @@ def check_continues(where: str, piece: Sequence[int], sampled: Sequence[int], co
     """Raise InternalError unless `piece`, which is appended to a prompt, begins with exactly the ids that were sampled for the action."""
     expected = [*codec.action_prefix, *sampled, *codec.stop[0]]
     if list(piece[: len(expected)]) != expected:
-        raise InternalError(f"{where}: the next prompt does not go on with the sampled ids {expected}, but with {piece[: len(expected)]}")
+        raise InternalError(
+            f"{where}: the next prompt does not go on with the sampled ids {expected}, but with {piece[: len(expected)]}"
+        )
 
 
 def _pieces(codec: Any, ids: Sequence[int]) -> list[str]:

@@ -39,7 +39,9 @@ from cotjax.errors import CotjaxError, UsageError
 from cotjax.runtime.settings import first_difference
 from cotjax.runtime.terminal import visible
 
-_DAY_MS = 24 * 3600 * 1000  # a wait whose end only a death or a failure bounds, and those end it at once
+_DAY_MS = (
+    24 * 3600 * 1000
+)  # a wait whose end only a death or a failure bounds, and those end it at once
 _FOLDER_S = 30.0  # how long a network file system may take to show another host's new file
 _WATCH_S = 0.5
 _GOODBYE_S = 5.0
@@ -68,17 +70,25 @@ def join(
     if not jax.distributed.is_initialized():
         if any(value is not None for value in named.values()):
             _check_named(named)
-            where = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
+            where = {
+                "coordinator_address": coordinator,
+                "num_processes": processes,
+                "process_id": process,
+            }
             _join(timeout_s, heartbeat_s, cluster_detection_method="deactivate", **where)
         elif _on_slurm():
             _join(timeout_s, heartbeat_s, cluster_detection_method="slurm")
-        elif cloud_tpu_init.running_in_cloud_tpu_vm and (os.environ.get("JAX_PLATFORMS") or "tpu").startswith("tpu"):
+        elif cloud_tpu_init.running_in_cloud_tpu_vm and (
+            os.environ.get("JAX_PLATFORMS") or "tpu"
+        ).startswith("tpu"):
             _join_tpu(timeout_s, heartbeat_s)
     if _client() is not None:
         _watch()
 
 
-def check(*, processes: int | None = None, devices: int | None = None, timeout_s: float = 300) -> None:
+def check(
+    *, processes: int | None = None, devices: int | None = None, timeout_s: float = 300
+) -> None:
     """Make the devices, wait until all processes have, and tell which there are. `processes`, `devices`: how many there must be in all.
 
     Raises UsageError when some are missing, or a process has others than the rest.
@@ -86,7 +96,9 @@ def check(*, processes: int | None = None, devices: int | None = None, timeout_s
     if _client() is not None:
         _check_seen(processes, devices, timeout_s)
     elif devices is not None and jax.device_count() != devices:
-        raise UsageError(f"--devices is {devices}, but {jax.device_count()} are there ({jax.default_backend()}), in one process")
+        raise UsageError(
+            f"--devices is {devices}, but {jax.device_count()} are there ({jax.default_backend()}), in one process"
+        )
 
 
 def own_process() -> int:
@@ -180,7 +192,10 @@ def check_same(what: str, value: Mapping[str, Any]) -> None:
     key = _key(f"same/{what}")
     if first():
         _client().key_value_set(key, json.dumps(dict(value)))
-    mine, theirs = json.loads(json.dumps(dict(value))), json.loads(_client().blocking_key_value_get(key, _DAY_MS))
+    mine, theirs = (
+        json.loads(json.dumps(dict(value))),
+        json.loads(_client().blocking_key_value_get(key, _DAY_MS)),
+    )
     if differs := first_difference(theirs, mine):
         name, there, own = differs
         raise UsageError(
@@ -194,7 +209,12 @@ def stop_all(message: str, exit_code: int) -> None:
     if not several():
         return
     client, process = _client(), own_process()
-    stopped = {"message": message, "exit_code": exit_code, "process": process, "host": socket.gethostname()}
+    stopped = {
+        "message": message,
+        "exit_code": exit_code,
+        "process": process,
+        "host": socket.gethostname(),
+    }
     with suppress(jax.errors.JaxRuntimeError):  # the coordinator may be gone already
         client.key_value_set(f"{_STOPPED}/{process}", json.dumps(stopped), allow_overwrite=True)
         _see_off(client)
@@ -214,13 +234,17 @@ def local_rows(sharding: NamedSharding, batch: int) -> list[int]:
     return sorted({row for (rows,) in indices for row in range(*rows.indices(batch))})
 
 
-def global_batch(own: Mapping[str, np.ndarray], sharding: NamedSharding, batch: int) -> dict[str, jax.Array]:
+def global_batch(
+    own: Mapping[str, np.ndarray], sharding: NamedSharding, batch: int
+) -> dict[str, jax.Array]:
     """Arrays [batch, ...] over all devices, of which each process gives its `local_rows` (in their order)."""
     place = {row: at for at, row in enumerate(local_rows(sharding, batch))}
 
     def as_global(x: np.ndarray) -> jax.Array:
         def piece(index: tuple[slice, ...]) -> np.ndarray:
-            return x[[place[row] for row in range(*index[0].indices(batch))]][(slice(None), *index[1:])]
+            return x[[place[row] for row in range(*index[0].indices(batch))]][
+                (slice(None), *index[1:])
+            ]
 
         return jax.make_array_from_callback((batch, *x.shape[1:]), sharding, piece)
 
@@ -237,9 +261,13 @@ def _check_named(named: dict[str, Any]) -> None:
     address, processes, process = named.values()
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise UsageError(f"--coordinator is {address!r}; give process 0's host and a free port there, as in 10.0.0.1:8476")
+        raise UsageError(
+            f"--coordinator is {address!r}; give process 0's host and a free port there, as in 10.0.0.1:8476"
+        )
     if processes < 1 or not 0 <= process < processes:
-        raise UsageError(f"--process-id is {process} of --processes {processes}; processes count from 0")
+        raise UsageError(
+            f"--process-id is {process} of --processes {processes}; processes count from 0"
+        )
 
 
 def _on_slurm() -> bool:
@@ -261,7 +289,11 @@ def _join(timeout_s: float, heartbeat_s: int, **where: Any) -> None:
     threading.Thread(target=_give_up, args=(joined, timeout_s), daemon=True).start()
     try:
         # It ends the process, with a stack trace, where it gives up itself: it must not be the first to do so.
-        jax.distributed.initialize(initialization_timeout=int(timeout_s) + 60, heartbeat_timeout_seconds=heartbeat_s, **where)
+        jax.distributed.initialize(
+            initialization_timeout=int(timeout_s) + 60,
+            heartbeat_timeout_seconds=heartbeat_s,
+            **where,
+        )
     finally:
         joined.set()
 
@@ -302,15 +334,25 @@ def _check_seen(processes: int | None, devices: int | None, timeout_s: float) ->
     about = {"host": socket.gethostname(), "devices": len(own), "kind": own[0].device_kind}
     client.key_value_set(f"cotjax/host/{own_process()}", json.dumps(about), allow_overwrite=True)
     client.wait_at_barrier(_key("barrier/hosts"), int(timeout_s * 1000))
-    hosts = [json.loads(client.blocking_key_value_get(f"cotjax/host/{i}", _DAY_MS)) for i in range(count())]
+    hosts = [
+        json.loads(client.blocking_key_value_get(f"cotjax/host/{i}", _DAY_MS))
+        for i in range(count())
+    ]
     if first():
         for process, host in enumerate(hosts):
-            print(f"process {process} of {len(hosts)} on {host['host']}: {host['devices']} x {host['kind']}", flush=True)
-    expected = processes or int(os.environ.get("SLURM_NTASKS", "0") if _on_slurm() else 0) or len(hosts)
+            print(
+                f"process {process} of {len(hosts)} on {host['host']}: {host['devices']} x {host['kind']}",
+                flush=True,
+            )
+    expected = (
+        processes or int(os.environ.get("SLURM_NTASKS", "0") if _on_slurm() else 0) or len(hosts)
+    )
     if len(hosts) != expected:
         raise UsageError(f"{expected} processes were expected, {len(hosts)} are there")
     if devices is not None and jax.device_count() != devices:
-        raise UsageError(f"--devices is {devices}, but the {len(hosts)} processes have {jax.device_count()}")
+        raise UsageError(
+            f"--devices is {devices}, but the {len(hosts)} processes have {jax.device_count()}"
+        )
     usual, _ = Counter(host["devices"] for host in hosts).most_common(1)[0]
     for process, host in enumerate(hosts):
         if host["devices"] != usual:
@@ -318,7 +360,10 @@ def _check_seen(processes: int | None, devices: int | None, timeout_s: float) ->
                 f"process {process} on {host['host']} has {host['devices']} devices, the others have {usual}; look at that host, or leave "
                 "it out"
             )
-    on_node, here = int(os.environ.get("SLURM_GPUS_ON_NODE", "0")), sum(host["host"] == about["host"] for host in hosts)
+    on_node, here = (
+        int(os.environ.get("SLURM_GPUS_ON_NODE", "0")),
+        sum(host["host"] == about["host"] for host in hosts),
+    )
     if _on_slurm() and own[0].platform == "gpu" and here * len(own) < on_node:
         raise UsageError(
             f"SLURM gave {on_node} GPUs on {about['host']}, but its {here} task(s) see {here * len(own)}; run one task a GPU, or let one "
@@ -346,7 +391,9 @@ def _look_for_stop(over: threading.Event) -> None:
             found = [json.loads(value) for _, value in client.key_value_dir_get(f"{_STOPPED}/")]
             if not found or any(stopped["process"] == process for stopped in found):
                 continue
-            client.key_value_set(f"{_STOPPED}/{process}", json.dumps(found[0] | {"process": process}))
+            client.key_value_set(
+                f"{_STOPPED}/{process}", json.dumps(found[0] | {"process": process})
+            )
         except jax.errors.JaxRuntimeError:
             return  # the coordinator is gone: jax says so and ends this process
         print(
@@ -362,7 +409,11 @@ def _look_for_stop(over: threading.Event) -> None:
 def _see_off(client: Any) -> None:
     """In process 0, wait until the others have seen that the run stops: the coordinator ends with it."""
     until = time.monotonic() + _GOODBYE_S
-    while first() and len(client.key_value_dir_get(f"{_STOPPED}/")) < count() and time.monotonic() < until:
+    while (
+        first()
+        and len(client.key_value_dir_get(f"{_STOPPED}/")) < count()
+        and time.monotonic() < until
+    ):
         time.sleep(0.1)
 
 

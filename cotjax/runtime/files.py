@@ -19,7 +19,9 @@ from cotjax.errors import DataError, UsageError
 # What a disk says when it takes no more: full, over the quota, a file too large, broken, read-only.
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _MARK_BYTES = 4096  # within so many bytes of its beginning a file of ours shows its mark
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # pathlib makes gs://a of gs:/a; one letter is a Windows drive
+_SCHEME = re.compile(
+    r"[A-Za-z][A-Za-z0-9+.-]+:/"
+)  # pathlib makes gs://a of gs:/a; one letter is a Windows drive
 
 
 def local_path(text: str | Path) -> Path:
@@ -43,7 +45,13 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
 
 
 @contextlib.contextmanager
-def whole(path: str | Path, mode: str = "w", *, mark: bytes | None = None, inputs: Iterable[str | Path] = ()) -> Iterator[IO[Any]]:
+def whole(
+    path: str | Path,
+    mode: str = "w",
+    *,
+    mark: bytes | None = None,
+    inputs: Iterable[str | Path] = (),
+) -> Iterator[IO[Any]]:
     """Open a file for writing that appears under its name, whole, when the block ends; not at all when it raises.
 
     Args:
@@ -63,7 +71,11 @@ def whole(path: str | Path, mode: str = "w", *, mark: bytes | None = None, input
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _clear_up(path)
-                out = partial.open(mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "")
+                out = partial.open(
+                    mode,
+                    encoding=None if "b" in mode else "utf-8",
+                    newline=None if "b" in mode else "",
+                )
             except OSError as error:
                 raise _unwritable(path, error) from error
             with out:
@@ -77,7 +89,9 @@ def whole(path: str | Path, mode: str = "w", *, mark: bytes | None = None, input
             partial.unlink(missing_ok=True)
 
 
-def check_output(path: str | Path, *, mark: bytes | None = None, inputs: Iterable[str | Path] = ()) -> None:
+def check_output(
+    path: str | Path, *, mark: bytes | None = None, inputs: Iterable[str | Path] = ()
+) -> None:
     """Refuse a place that a file must not replace. Call it before the work whose result goes there.
 
     Args:
@@ -94,20 +108,28 @@ def check_output(path: str | Path, *, mark: bytes | None = None, inputs: Iterabl
     path = local_path(path)
     try:
         if path.is_symlink():
-            raise UsageError(f"{path} is a symbolic link (to {os.readlink(path)}); name the file itself, or another place")
+            raise UsageError(
+                f"{path} is a symbolic link (to {os.readlink(path)}); name the file itself, or another place"
+            )
         kind = path.stat().st_mode
         for other in inputs:
             if os.path.exists(other) and path.samefile(other):
-                raise UsageError(f"{path} is read and cannot be written at the same time; choose another file to write")
+                raise UsageError(
+                    f"{path} is read and cannot be written at the same time; choose another file to write"
+                )
         if stat.S_ISDIR(kind):
             raise UsageError(f"{path} is a folder; name a file to write")
         if not stat.S_ISREG(kind):
-            raise UsageError(f"{path} is not a regular file (a device, a pipe or a socket); name a file to write")
+            raise UsageError(
+                f"{path} is not a regular file (a device, a pipe or a socket); name a file to write"
+            )
         if mark is not None:
             with path.open("rb") as file:
                 start = file.read(_MARK_BYTES)
             if start and mark not in start:
-                raise UsageError(f"{path} exists and was not written by this command; choose another file, or remove it")
+                raise UsageError(
+                    f"{path} exists and was not written by this command; choose another file, or remove it"
+                )
     except FileNotFoundError:
         return
     except OSError as error:
@@ -158,11 +180,17 @@ def read_json(file: Path, author: str) -> dict[str, Any]:
     try:
         read = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{file}: there is no such file; name a folder that {author} wrote") from None
+        raise DataError(
+            f"{file}: there is no such file; name a folder that {author} wrote"
+        ) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{file}: not a readable JSON file ({error}); bring it back as {author} wrote it") from None
+        raise DataError(
+            f"{file}: not a readable JSON file ({error}); bring it back as {author} wrote it"
+        ) from None
     if not isinstance(read, dict):
-        raise DataError(f"{file}: holds a {type(read).__name__}; expected an object as {author} writes it")
+        raise DataError(
+            f"{file}: holds a {type(read).__name__}; expected an object as {author} writes it"
+        )
     return read
 
 
@@ -202,4 +230,6 @@ def is_running(pid: int) -> bool:
 def _unwritable(path: Path, error: OSError) -> Exception:
     if error.errno in _DISK_FULL:
         return error
-    return DataError(f"{path}: nothing can be written there ({error.strerror}); choose another place")
+    return DataError(
+        f"{path}: nothing can be written there ({error.strerror}); choose another place"
+    )

@@ -61,7 +61,12 @@ class Stage:
         self._task = None
         self._last = time.perf_counter()
         if reporter.console.is_terminal:
-            columns = (TextColumn("  {task.percentage:3.0f} %"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+            columns = (
+                TextColumn("  {task.percentage:3.0f} %"),
+                BarColumn(),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, console=reporter.console, transient=True)
             self._task = self._bar.add_task("", total=None)
 
@@ -76,7 +81,9 @@ class Stage:
 
     def update(self, done: int, total: int, detail: str = "") -> None:
         if self._bar:
-            self._bar.update(self._task, completed=done, total=total, description=f"{done}/{total} {detail}")
+            self._bar.update(
+                self._task, completed=done, total=total, description=f"{done}/{total} {detail}"
+            )
         elif time.perf_counter() - self._last >= PLAIN_INTERVAL_S:
             self._last = time.perf_counter()
             self._reporter.say(f"  {done}/{total} {detail}")
@@ -84,14 +91,22 @@ class Stage:
 
 def training_progress(stage: Stage) -> Callable[[int, int, dict], None]:
     """What `cotjax.train.main.train` reports its rows to."""
-    begun: tuple[int, float] | None = None  # the first step seen, for a run may go on from any, and when
+    begun: tuple[int, float] | None = (
+        None  # the first step seen, for a run may go on from any, and when
+    )
 
     def report(step: int, steps: int, row: dict) -> None:
         nonlocal begun
         now = time.perf_counter()
         begun = begun or (step, now)
-        left = f", {(now - begun[1]) / (step - begun[0]) * (steps - step):.0f} s left" if step > begun[0] else ""
+        left = (
+            f", {(now - begun[1]) / (step - begun[0]) * (steps - step):.0f} s left"
+            if step > begun[0]
+            else ""
+        )
         loss = "none" if row["loss"] is None else f"{row['loss']:.3f}"
-        stage.update(step, steps, f"steps, loss {loss}, {row['time']['tokens_per_s']:,.0f} tokens/s{left}")
+        stage.update(
+            step, steps, f"steps, loss {loss}, {row['time']['tokens_per_s']:,.0f} tokens/s{left}"
+        )
 
     return report

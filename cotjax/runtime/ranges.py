@@ -62,7 +62,9 @@ def check_ranges(section: str, values: Mapping[str, Any]) -> None:
     """Raise UsageError, naming the field, its value and its range, when a number of this section of a config is out of it."""
     for name, allowed in RANGES[section].items():
         if values[name] not in allowed:
-            raise UsageError(f"{'.'.join(filter(None, (section, name)))} is {values[name]}; it must be {allowed}")
+            raise UsageError(
+                f"{'.'.join(filter(None, (section, name)))} is {values[name]}; it must be {allowed}"
+            )
 
 
 def check_all_ranges(config: Mapping[str, Any]) -> None:

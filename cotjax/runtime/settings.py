@@ -15,7 +15,9 @@ def flatten(tree: Mapping[str, Any], joint: str = ".", prefix: str = "") -> dict
     return flat
 
 
-def first_difference(theirs: Mapping[str, Any], mine: Mapping[str, Any], free: Collection[str] = ()) -> tuple[str, Any, Any] | None:
+def first_difference(
+    theirs: Mapping[str, Any], mine: Mapping[str, Any], free: Collection[str] = ()
+) -> tuple[str, Any, Any] | None:
     """(name, their value, mine) of the first setting by name that differs, None where none does. Those of `free` may; one that is
     missing counts as None."""
     before, now = flatten(theirs), flatten(mine)

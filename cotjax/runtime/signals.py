@@ -37,7 +37,9 @@ def stop_at_sigterm() -> contextlib.AbstractContextManager[None]:
     """
 
     def stop() -> None:
-        raise Stopped("stopped by SIGTERM; what is finished is kept, the same command goes on from it")
+        raise Stopped(
+            "stopped by SIGTERM; what is finished is kept, the same command goes on from it"
+        )
 
     return at_sigterm(stop)
 
@@ -74,7 +76,10 @@ def at_interrupt(note: Callable[[], bool], said: str, end: Callable[[], None]) -
             if byte[0] == signal.SIGINT and count == 1 and note():
                 os.write(2, f"cotjax: {said}\n".encode())
             elif byte[0] == signal.SIGINT and not over.wait(_AT_ONCE_S):
-                os.write(2, b"cotjax: stopped at once; what is saved is kept, the same command goes on from it\n")
+                os.write(
+                    2,
+                    b"cotjax: stopped at once; what is saved is kept, the same command goes on from it\n",
+                )
                 end()
                 os._exit(INTERRUPTED)
 
@@ -106,11 +111,15 @@ def never_unheard() -> Iterator[None]:
     before = sys.unraisablehook
 
     def again(unraisable: sys.UnraisableHookArgs) -> None:
-        number = {KeyboardInterrupt: signal.SIGINT, Stopped: signal.SIGTERM}.get(unraisable.exc_type)
+        number = {KeyboardInterrupt: signal.SIGINT, Stopped: signal.SIGTERM}.get(
+            unraisable.exc_type
+        )
         if number is None:
             before(unraisable)
         else:  # in a moment, when the callback is over
-            sending = threading.Timer(0.02, signal.pthread_kill, (threading.main_thread().ident, number))
+            sending = threading.Timer(
+                0.02, signal.pthread_kill, (threading.main_thread().ident, number)
+            )
             sending.daemon = True
             sending.start()
 

@@ -19,5 +19,8 @@ def visible(text: str, kept: str = "\n\t") -> str:
         return text
     harmless = kept + _JOINERS
     return "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) in _ACTING and char not in harmless else char for char in text
+        char.encode("unicode_escape").decode()
+        if unicodedata.category(char) in _ACTING and char not in harmless
+        else char
+        for char in text
     )

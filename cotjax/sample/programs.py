@@ -65,11 +65,17 @@ class Programs:
 
     def grow(self, size: int, room: int) -> Lowered:
         """(cache) -> the same with room for `size` tokens."""
-        return jax.jit(lambda cache: kv.resized(cache, size), out_shardings=self.cache).lower(self.abstract_cache(room))
+        return jax.jit(lambda cache: kv.resized(cache, size), out_shardings=self.cache).lower(
+            self.abstract_cache(room)
+        )
 
     def prefill(self, size: int, room: int) -> Lowered:
         """(params, cache, hidden_BD, ids_BT, counts_B) -> (cache, hidden_BD), reading T = `size` tokens a slot at most."""
-        jitted = jax.jit(partial(kv.prefill, self.config), donate_argnums=1, out_shardings=(self.cache, self.by_slot))
+        jitted = jax.jit(
+            partial(kv.prefill, self.config),
+            donate_argnums=1,
+            out_shardings=(self.cache, self.by_slot),
+        )
         return jitted.lower(*self._state(room), self._rows(jnp.int32, size), self._rows(jnp.int32))
 
     def score(self, size: int, room: int) -> Lowered:
@@ -87,13 +93,27 @@ class Programs:
         programs look back (Sampling.looks_back).
         """
         places = self.cache, *(self.by_slot,) * 4
-        jitted = jax.jit(partial(_decode, self.config, most=self.new, pad_id=self.pad_id), donate_argnums=1, out_shardings=places)
+        jitted = jax.jit(
+            partial(_decode, self.config, most=self.new, pad_id=self.pad_id),
+            donate_argnums=1,
+            out_shardings=places,
+        )
         scalars = Sampling().scalars()
         tokens_V = np.ones(self.config.vocab_size, bool)
-        whole = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.whole) for x in (*scalars, self.stop_ZV, tokens_V)]
+        whole = [
+            jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.whole)
+            for x in (*scalars, self.stop_ZV, tokens_V)
+        ]
         read = [self._rows(jnp.int32, size)] if size else []
         slots = self._rows(jnp.int32), self._rows(jnp.uint32, 2)
-        return jitted.lower(*self._state(room), *slots, Scalars(*whole[:-2]), *whole[-2:], self._rows(jnp.int32, FORCED_MOST), *read)
+        return jitted.lower(
+            *self._state(room),
+            *slots,
+            Scalars(*whole[:-2]),
+            *whole[-2:],
+            self._rows(jnp.int32, FORCED_MOST),
+            *read,
+        )
 
     def _empty(self, room: int) -> kv.KVCache:
         return kv.empty(self.config, self.slots, room, self.new, kv.block_size(self.mesh))
@@ -105,16 +125,26 @@ class Programs:
         """The parameters' shapes and places. They are in the compute dtype."""
         compute = self.config.compute_as
         shapes = abstract_params(self.config, self.mesh)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, compute, sharding=x.sharding), shapes)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, compute, sharding=x.sharding), shapes
+        )
 
     def abstract_cache(self, room: int) -> kv.KVCache:
         """A cache's shapes and places."""
         shapes = jax.eval_shape(partial(self._empty, room))
-        return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, self.cache)
+        return jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+            shapes,
+            self.cache,
+        )
 
     def _state(self, room: int) -> tuple[Any, ...]:
         """Parameters, cache and hidden states, as prefill and decode take them."""
-        return self.abstract_params(), self.abstract_cache(room), self._rows(self.config.compute_as, self.config.width)
+        return (
+            self.abstract_params(),
+            self.abstract_cache(room),
+            self._rows(self.config.compute_as, self.config.width),
+        )
 
 
 class _Drawn(NamedTuple):
@@ -164,23 +194,42 @@ def _decode(
     def draw(state: _Drawn, hidden_BD: jax.Array) -> _Drawn:
         """The next token of every slot that is still going: the prefix's, or one that is chosen."""
         # A draw's noise is that of the place among what the slot makes, so that it does not depend on how the prefix was read.
-        chosen_B, logprobs_B = choose(logits(config, params, hidden_BD), scalars, seeds_B2, state.counts_B, state.past, tokens_V)
+        chosen_B, logprobs_B = choose(
+            logits(config, params, hidden_BD),
+            scalars,
+            seeds_B2,
+            state.counts_B,
+            state.past,
+            tokens_V,
+        )
         given_now_B = jax.lax.dynamic_index_in_dim(given_BX, state.index, axis=1, keepdims=False)
         asked_B = (given_now_B == NO_ID) & ~state.done_B
         finite_B = jnp.isfinite(logprobs_B)
         chooses_B = asked_B & finite_B & (chosen_B != NO_ID)
-        ids_B = jnp.where(chooses_B, chosen_B, jnp.where(state.done_B | asked_B, pad_id, given_now_B))
+        ids_B = jnp.where(
+            chooses_B, chosen_B, jnp.where(state.done_B | asked_B, pad_id, given_now_B)
+        )
         stop_B = jnp.where(chooses_B, stop_ZV[state.stop_B, ids_B].astype(jnp.int32), state.stop_B)
         counts_B = state.counts_B + chooses_B
-        now_B = jnp.where(finite_B, jnp.where(chooses_B, jnp.where(stop_B == stop_ZV.shape[0], AT_STOP, AT_LIMIT), NONE_LEFT), NOT_FINITE)
+        now_B = jnp.where(
+            finite_B,
+            jnp.where(
+                chooses_B, jnp.where(stop_B == stop_ZV.shape[0], AT_STOP, AT_LIMIT), NONE_LEFT
+            ),
+            NOT_FINITE,
+        )
         ended_B = jnp.where(asked_B, now_B, state.ended_B)
         return _Drawn(
             index=state.index + 1,
             cache=state.cache,
             last_B=ids_B,
             stop_B=stop_B,
-            ids_BX=jax.lax.dynamic_update_slice_in_dim(state.ids_BX, ids_B[:, None], state.index, axis=1),
-            logprobs_BX=jax.lax.dynamic_update_slice_in_dim(state.logprobs_BX, logprobs_B[:, None], state.index, axis=1),
+            ids_BX=jax.lax.dynamic_update_slice_in_dim(
+                state.ids_BX, ids_B[:, None], state.index, axis=1
+            ),
+            logprobs_BX=jax.lax.dynamic_update_slice_in_dim(
+                state.logprobs_BX, logprobs_B[:, None], state.index, axis=1
+            ),
             counts_B=counts_B,
             ended_B=ended_B,
             done_B=(ended_B != AT_LIMIT) | (counts_B >= limits_B),
@@ -189,8 +238,14 @@ def _decode(
 
     def grown(past: Past, ids_B: jax.Array, made_B: jax.Array) -> Past:
         """The past with these ids, where they were made: it has the prefix from the start."""
-        ids_B = jnp.where(made_B, ids_B, config.vocab_size)  # which fills up the row, is no id, and is never seen
-        return Past(past.ids_BS.at[rows, past.lengths_B].set(ids_B), past.lengths_B + made_B, past.seen_BV.at[rows, ids_B].set(True))
+        ids_B = jnp.where(
+            made_B, ids_B, config.vocab_size
+        )  # which fills up the row, is no id, and is never seen
+        return Past(
+            past.ids_BS.at[rows, past.lengths_B].set(ids_B),
+            past.lengths_B + made_B,
+            past.seen_BV.at[rows, ids_B].set(True),
+        )
 
     def first_past(read_BS: jax.Array) -> Past:
         seen_BV = jnp.zeros((B, config.vocab_size), bool).at[rows[:, None], read_BS].set(True)

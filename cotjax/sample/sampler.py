@@ -39,7 +39,9 @@ class Generation:
     """What one branch made."""
 
     ids: list[int]  # the new tokens, after the prefix; the stop sequence is part of them
-    logprobs: list[float]  # of each, natural logarithm, under the model at temperature 1, over all rows of its vocabulary
+    logprobs: list[
+        float
+    ]  # of each, natural logarithm, under the model at temperature 1, over all rows of its vocabulary
     # A stop sequence ended it; False: it ran into max_new or into max_length, or no_repeat_ngram_size forbade every next id.
     stopped: bool
 
@@ -76,17 +78,30 @@ class Sampler:
         if slots < 1:
             raise UsageError(f"sampler: slots is {slots}; it must be 1 or more")
         if not 1 <= max_length <= config.max_length:
-            raise UsageError(f"sampler: max_length is {max_length}; the model's positions allow 1 to {config.max_length}")
+            raise UsageError(
+                f"sampler: max_length is {max_length}; the model's positions allow 1 to {config.max_length}"
+            )
         if max_new < 1:
             raise UsageError(f"sampler: max_new is {max_new}; it must be 1 or more")
-        self.config, self.mesh, self.slots, self.max_length, self.pad_id = config, mesh, slots, max_length, pad_id
+        self.config, self.mesh, self.slots, self.max_length, self.pad_id = (
+            config,
+            mesh,
+            slots,
+            max_length,
+            pad_id,
+        )
         self.max_new = max_new
         self._check_ids([pad_id], "pad_id")
-        tokens_V, table = token_mask(pieces, config.vocab_size), stop_table(stop, config.vocab_size, pieces)
+        tokens_V, table = (
+            token_mask(pieces, config.vocab_size),
+            stop_table(stop, config.vocab_size, pieces),
+        )
         self.programs = Programs(config, mesh, slots, min(max_new, max_length), table, pad_id)
         self._reads = read_buckets(slots)
         self._by_slot, self._whole = self.programs.by_slot, self.programs.whole
-        self._vocabulary = self._put_whole(table, tokens_V)  # what ends a generation, and what may be drawn
+        self._vocabulary = self._put_whole(
+            table, tokens_V
+        )  # what ends a generation, and what may be drawn
         self._compiled: dict[tuple[Any, ...], Any] = {}
         self._params: Params | None = None
         self._ids: list[list[int]] = [[] for _ in range(slots)]  # each slot's cached prompt
@@ -124,7 +139,12 @@ class Sampler:
         """Places a checkpoint's weights, in the compute dtype, and empties every slot."""
         compute = self.config.compute_as
         shardings = param_shardings(self.config, self.mesh)
-        cast = jax.tree.map(lambda x: np.asarray(x).astype(compute) if isinstance(x, np.ndarray) else x.astype(compute), params)
+        cast = jax.tree.map(
+            lambda x: (
+                np.asarray(x).astype(compute) if isinstance(x, np.ndarray) else x.astype(compute)
+            ),
+            params,
+        )
         # A copy: a trainer may donate its own arrays to the next step.
         self._params = jax.device_put(cast, shardings, may_alias=False)
         self._forget()
@@ -170,7 +190,10 @@ class Sampler:
         sampling without seeds; NotFiniteError, naming a slot, where the model's logits are not finite.
         """
         several = None if seeds is None else {slot: [seed] for slot, seed in seeds.items()}
-        return {slot: made[0] for slot, made in self.branches(prefixes, max_new=max_new, seeds=several, **how).items()}
+        return {
+            slot: made[0]
+            for slot, made in self.branches(prefixes, max_new=max_new, seeds=several, **how).items()
+        }
 
     def branches(
         self,
@@ -194,12 +217,16 @@ class Sampler:
         turns = max(len(seeds[slot]) for slot in prefixes)
         longest = max(map(len, prefixes.values()))
         # One decode takes short prefixes itself, behind the room where what it makes lies.
-        given = turns == 1 and longest <= FORCED_MOST and longest + max_new <= self._cache.new + 1  # nobody reads the last one made
+        given = (
+            turns == 1 and longest <= FORCED_MOST and longest + max_new <= self._cache.new + 1
+        )  # nobody reads the last one made
         hidden_BD = self._read({} if given else prefixes)
         made: dict[int, list[Generation]] = {slot: [] for slot in prefixes}
         for turn in range(turns):
             drawn = {slot: seeds[slot][turn] for slot in prefixes if turn < len(seeds[slot])}
-            for slot, generation in self._decode(hidden_BD, prefixes, drawn, max_new, sampling, given).items():
+            for slot, generation in self._decode(
+                hidden_BD, prefixes, drawn, max_new, sampling, given
+            ).items():
                 made[slot].append(generation)
         return made
 
@@ -214,7 +241,9 @@ class Sampler:
         for slot, ids in forced.items():
             self._check_ids(ids, f"slot {slot}'s forced ids")
             if not self._ids[slot]:
-                raise UsageError(f"sampler: slot {slot} is empty; extend it before its forced ids are scored")
+                raise UsageError(
+                    f"sampler: slot {slot} is empty; extend it before its forced ids are scored"
+                )
             self._check_room(slot, ids)
         logprobs: dict[int, list[float]] = {slot: [] for slot in forced}
         self._read(forced, logprobs)
@@ -233,7 +262,9 @@ class Sampler:
         zeros_BD = np.zeros((slots, config.width), config.compute_as)
         (self._hidden_BD,) = self._put_by_slot(zeros_BD)
 
-    def _read(self, pieces: Mapping[int, Sequence[int]], logprobs: Mapping[int, list[float]] | None = None) -> jax.Array:
+    def _read(
+        self, pieces: Mapping[int, Sequence[int]], logprobs: Mapping[int, list[float]] | None = None
+    ) -> jax.Array:
         """Reads the pieces into the cache, from the prompts' lengths on; returns the last hidden states. `logprobs`: slot ->
         where the log-probabilities of its ids are put."""
         if self._params is None:
@@ -241,16 +272,23 @@ class Sampler:
         self._set_lengths()  # a branch before this one read its prefixes into the room past the prompts; forget them
         hidden_BD = self._hidden_BD
         longest = max((len(ids) for ids in pieces.values()), default=0)
-        self._make_room(max((len(self._ids[slot]) + len(ids) for slot, ids in pieces.items()), default=0))
+        self._make_room(
+            max((len(self._ids[slot]) + len(ids) for slot, ids in pieces.items()), default=0)
+        )
         most = min(self._reads[-1], self._cache.room)
         for start in range(0, longest, most):
             passing = {slot: ids[start : start + most] for slot, ids in pieces.items()}
             tokens = bucket(max(map(len, passing.values())), self._reads, self._cache.room)
-            ids_BT, counts_B = np.full((self.slots, tokens), self.pad_id, np.int32), np.zeros(self.slots, np.int32)
+            ids_BT, counts_B = (
+                np.full((self.slots, tokens), self.pad_id, np.int32),
+                np.zeros(self.slots, np.int32),
+            )
             for slot, ids in passing.items():
                 ids_BT[slot, : len(ids)], counts_B[slot] = ids, len(ids)
             read = self._program("prefill" if logprobs is None else "score", tokens)
-            self._cache, hidden_BD, *scored = read(self._params, self._cache, hidden_BD, *self._put_by_slot(ids_BT, counts_B))
+            self._cache, hidden_BD, *scored = read(
+                self._params, self._cache, hidden_BD, *self._put_by_slot(ids_BT, counts_B)
+            )
             if logprobs is not None:
                 scored_BT = np.asarray(scored[0])
                 for slot, ids in passing.items():
@@ -275,25 +313,43 @@ class Sampler:
         read_BS = np.full((self.slots, size), self.config.vocab_size, np.int32)
         for slot, seed in seeds.items():
             read = [*self._ids[slot], *prefixes[slot]] if sampling.looks_back else []
-            limits_B[slot] = min(max_new, self.max_length - len(self._ids[slot]) - len(prefixes[slot]))
+            limits_B[slot] = min(
+                max_new, self.max_length - len(self._ids[slot]) - len(prefixes[slot])
+            )
             seeds_B2[slot], read_BS[slot, : len(read)] = seed_words(seed), read
             if given:
                 prefix_BP[slot, : len(prefixes[slot])] = prefixes[slot]
         decode = self._program("decode", size)
         scalars = Scalars(*self._put_whole(*sampling.scalars()))
-        placed = self._put_by_slot(limits_B, seeds_B2, prefix_BP, *([read_BS] if sampling.looks_back else []))
-        self._cache, *made = decode(self._params, self._cache, hidden_BD, *placed[:2], scalars, *self._vocabulary, *placed[2:])
+        placed = self._put_by_slot(
+            limits_B, seeds_B2, prefix_BP, *([read_BS] if sampling.looks_back else [])
+        )
+        self._cache, *made = decode(
+            self._params,
+            self._cache,
+            hidden_BD,
+            *placed[:2],
+            scalars,
+            *self._vocabulary,
+            *placed[2:],
+        )
         ids_BM, logprobs_BM, counts_B, ended_B = map(np.asarray, made)
         for slot in seeds:
             if ended_B[slot] == NOT_FINITE:
                 raise _not_finite(slot)
         return {
-            slot: Generation(ids_BM[slot, :count].tolist(), logprobs_BM[slot, :count].tolist(), bool(ended_B[slot] == AT_STOP))
+            slot: Generation(
+                ids_BM[slot, :count].tolist(),
+                logprobs_BM[slot, :count].tolist(),
+                bool(ended_B[slot] == AT_STOP),
+            )
             for slot, count in ((slot, counts_B[slot]) for slot in seeds)
         }
 
     def _make_room(self, length: int) -> None:
-        while length > self._cache.room:  # one bucket after the other, so that there is one program a room
+        while (
+            length > self._cache.room
+        ):  # one bucket after the other, so that there is one program a room
             room = bucket(self._cache.room + 1, ROOM_BUCKETS, self.max_length)
             self._cache = self._program("grow", room)(self._cache)
 
@@ -325,30 +381,49 @@ class Sampler:
 
     def _check_ids(self, ids: Sequence[int], where: str) -> None:
         if len(ids) and not 0 <= min(ids) <= max(ids) < self.config.vocab_size:
-            raise UsageError(f"sampler: {where} has an id outside the vocabulary, 0 .. {self.config.vocab_size - 1}")
+            raise UsageError(
+                f"sampler: {where} has an id outside the vocabulary, 0 .. {self.config.vocab_size - 1}"
+            )
 
     def _check_room(self, slot: int, ids: Sequence[int]) -> None:
         length = len(self._ids[slot]) + len(ids)
         if length > self.max_length:
-            raise UsageError(f"sampler: slot {slot} would hold {length} tokens; max_length is {self.max_length}")
+            raise UsageError(
+                f"sampler: slot {slot} would hold {length} tokens; max_length is {self.max_length}"
+            )
 
     def _check_branch(
-        self, prefixes: Mapping[int, Sequence[int]], max_new: int, sampling: Sampling, seeds: Mapping[int, Sequence[int]] | None
+        self,
+        prefixes: Mapping[int, Sequence[int]],
+        max_new: int,
+        sampling: Sampling,
+        seeds: Mapping[int, Sequence[int]] | None,
     ) -> None:
         if not 1 <= max_new <= self.max_new:
-            raise UsageError(f"sampler: max_new is {max_new}; it must be 1 to {self.max_new}, the max_new that the sampler was made with")
+            raise UsageError(
+                f"sampler: max_new is {max_new}; it must be 1 to {self.max_new}, the max_new that the sampler was made with"
+            )
         sampling.check("sampler: ")
         self._check_slots(prefixes)
         for slot, ids in prefixes.items():
             self._check_ids(ids, f"slot {slot}'s prefix")
             length = len(self._ids[slot]) + len(ids)
             if length == 0:
-                raise UsageError(f"sampler: slot {slot} is empty; extend it, or give the branch a prefix")
+                raise UsageError(
+                    f"sampler: slot {slot} is empty; extend it, or give the branch a prefix"
+                )
             if length >= self.max_length:
-                raise UsageError(f"sampler: slot {slot} and its prefix fill max_length, {self.max_length}; nothing can follow")
+                raise UsageError(
+                    f"sampler: slot {slot} and its prefix fill max_length, {self.max_length}; nothing can follow"
+                )
             if sampling.temperature > 0 and (seeds is None or not seeds.get(slot)):
-                raise UsageError(f"sampler: temperature is {sampling.temperature} but slot {slot} has no seed")
+                raise UsageError(
+                    f"sampler: temperature is {sampling.temperature} but slot {slot} has no seed"
+                )
 
 
 def _not_finite(slot: int) -> NotFiniteError:
-    return NotFiniteError(f"slot {slot}: the model's logits are not finite; look at its weights, or play an earlier checkpoint", slot)
+    return NotFiniteError(
+        f"slot {slot}: the model's logits are not finite; look at its weights, or play an earlier checkpoint",
+        slot,
+    )

@@ -55,8 +55,16 @@ class Sampling:
             ("temperature", 0 <= self.temperature < inf, "0 or more"),
             ("top_k", 0 <= self.top_k <= _MOST_INT32, f"0 to {_MOST_INT32}"),
             ("top_p", 0 < self.top_p <= 1, "over 0 and at most 1"),
-            ("repetition_penalty", _LEAST_FLOAT32 <= self.repetition_penalty <= _MOST_FLOAT32, "over 0, and finite in float32"),
-            ("no_repeat_ngram_size", 0 <= self.no_repeat_ngram_size <= _LONGEST_NGRAM, f"0 to {_LONGEST_NGRAM}"),
+            (
+                "repetition_penalty",
+                _LEAST_FLOAT32 <= self.repetition_penalty <= _MOST_FLOAT32,
+                "over 0, and finite in float32",
+            ),
+            (
+                "no_repeat_ngram_size",
+                0 <= self.no_repeat_ngram_size <= _LONGEST_NGRAM,
+                f"0 to {_LONGEST_NGRAM}",
+            ),
         ):
             if not fits:
                 raise UsageError(f"{where}{name} is {getattr(self, name)}; it must be {range_}")
@@ -64,7 +72,13 @@ class Sampling:
     def scalars(self) -> Scalars:
         """The same for a program."""
         penalty, size = np.float32(self.repetition_penalty), np.int32(self.no_repeat_ngram_size)
-        return Scalars(np.float32(self.temperature), np.int32(self.top_k), np.float32(self.top_p), penalty, size)
+        return Scalars(
+            np.float32(self.temperature),
+            np.int32(self.top_k),
+            np.float32(self.top_p),
+            penalty,
+            size,
+        )
 
 
 class Scalars(NamedTuple):
@@ -105,11 +119,15 @@ def choose(
 
     def noisy(scores_BV: jax.Array) -> jax.Array:
         def noise(seed_2: jax.Array, index: jax.Array) -> jax.Array:
-            return jax.random.gumbel(jax.random.fold_in(slot_key(seed_2), index), scores_BV.shape[1:], jnp.float32)
+            return jax.random.gumbel(
+                jax.random.fold_in(slot_key(seed_2), index), scores_BV.shape[1:], jnp.float32
+            )
 
         scores_BV = scores_BV / scalars.temperature
         filtering = (scalars.top_k > 0) | (scalars.top_p < 1)
-        kept_BV = jax.lax.cond(filtering, partial(keep_likely, scalars=scalars), lambda scores_BV: scores_BV, scores_BV)
+        kept_BV = jax.lax.cond(
+            filtering, partial(keep_likely, scalars=scalars), lambda scores_BV: scores_BV, scores_BV
+        )
         return kept_BV + jax.vmap(noise)(seeds_B2, index_B)
 
     scores_BV = logits_BV if past is None else looking_back(logits_BV, past, scalars)
@@ -138,7 +156,9 @@ def looking_back(logits_BV: jax.Array, past: Past, scalars: Scalars) -> jax.Arra
     def without_repeats(scores_BV: jax.Array) -> jax.Array:
         return jnp.where(repeats(past, scalars.no_repeat_ngram_size), -jnp.inf, scores_BV)
 
-    return jax.lax.cond(scalars.no_repeat_ngram_size > 0, without_repeats, lambda scores_BV: scores_BV, scores_BV)
+    return jax.lax.cond(
+        scalars.no_repeat_ngram_size > 0, without_repeats, lambda scores_BV: scores_BV, scores_BV
+    )
 
 
 def repeats(past: Past, size: jax.Array) -> jax.Array:
@@ -150,7 +170,9 @@ def repeats(past: Past, size: jax.Array) -> jax.Array:
     places_1S, rows_B1 = jnp.arange(S)[None, :], jnp.arange(B)[:, None]
 
     def same(back: jax.Array, following_BS: jax.Array) -> jax.Array:
-        last_B1 = jnp.take_along_axis(past.ids_BS, jnp.maximum(past.lengths_B - back, 0)[:, None], axis=1)
+        last_B1 = jnp.take_along_axis(
+            past.ids_BS, jnp.maximum(past.lengths_B - back, 0)[:, None], axis=1
+        )
         return following_BS & (jnp.roll(past.ids_BS, back, axis=1) == last_B1)
 
     # Places whose id follows the last size - 1 ids; what rolls over the end falls on places before size - 1.
@@ -162,7 +184,9 @@ def repeats(past: Past, size: jax.Array) -> jax.Array:
 
 def penalised(logits_BV: jax.Array, seen_BV: jax.Array, penalty: jax.Array) -> jax.Array:
     """Keskar et al., 2019: the logits of ids that were seen, made less likely by the penalty."""
-    return jnp.where(seen_BV, jnp.where(logits_BV < 0, logits_BV * penalty, logits_BV / penalty), logits_BV)
+    return jnp.where(
+        seen_BV, jnp.where(logits_BV < 0, logits_BV * penalty, logits_BV / penalty), logits_BV
+    )
 
 
 def keep_likely(scores_BV: jax.Array, scalars: Scalars) -> jax.Array:
@@ -175,7 +199,9 @@ def keep_likely(scores_BV: jax.Array, scalars: Scalars) -> jax.Array:
     V = scores_BV.shape[-1]
     falling_BV = -jnp.sort(-scores_BV, axis=-1)
     k = jnp.where(scalars.top_k > 0, jnp.minimum(scalars.top_k, V), V)
-    kth_B1 = jnp.take_along_axis(falling_BV, jnp.broadcast_to(k - 1, (scores_BV.shape[0], 1)), axis=-1)
+    kth_B1 = jnp.take_along_axis(
+        falling_BV, jnp.broadcast_to(k - 1, (scores_BV.shape[0], 1)), axis=-1
+    )
     among_BV = falling_BV >= kth_B1
     shares_BV = jax.nn.softmax(jnp.where(among_BV, falling_BV, -jnp.inf), axis=-1)
     more_likely_BV = jnp.cumsum(shares_BV, axis=-1) - shares_BV
@@ -184,4 +210,8 @@ def keep_likely(scores_BV: jax.Array, scalars: Scalars) -> jax.Array:
     last_B1 = jnp.take_along_axis(falling_BV, jnp.maximum(kept_B - 1, 0)[:, None], axis=-1)
     above_BV, level_BV = scores_BV > last_B1, scores_BV == last_B1
     kept_of_level_B1 = kept_B[:, None] - above_BV.sum(axis=-1, keepdims=True)
-    return jnp.where(above_BV | (level_BV & (jnp.cumsum(level_BV, axis=-1) <= kept_of_level_B1)), scores_BV, -jnp.inf)
+    return jnp.where(
+        above_BV | (level_BV & (jnp.cumsum(level_BV, axis=-1) <= kept_of_level_B1)),
+        scores_BV,
+        -jnp.inf,
+    )

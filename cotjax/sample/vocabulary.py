@@ -30,7 +30,9 @@ def token_mask(pieces: Sequence[str | None] | None, vocab_size: int) -> np.ndarr
     if pieces is None:
         return np.ones(vocab_size, bool)
     if len(pieces) > vocab_size:
-        raise UsageError(f"sampler: the tokenizer has {len(pieces)} ids, the model's vocabulary {vocab_size}; they are not of one model")
+        raise UsageError(
+            f"sampler: the tokenizer has {len(pieces)} ids, the model's vocabulary {vocab_size}; they are not of one model"
+        )
     tokens_V = np.zeros(vocab_size, bool)
     tokens_V[: len(pieces)] = [piece is not None for piece in pieces]
     if not tokens_V.any():
@@ -38,7 +40,11 @@ def token_mask(pieces: Sequence[str | None] | None, vocab_size: int) -> np.ndarr
     return tokens_V
 
 
-def stop_table(stop: Sequence[Sequence[int]] | Sequence[str], vocab_size: int, pieces: Sequence[str | None] | None = None) -> np.ndarray:
+def stop_table(
+    stop: Sequence[Sequence[int]] | Sequence[str],
+    vocab_size: int,
+    pieces: Sequence[str | None] | None = None,
+) -> np.ndarray:
     """Return the table of these stop sequences, each of ids or a text, int16 [Z, V].
 
     `pieces`: the text that each id adds, for sequences that are texts. Ids past them, and None, add nothing.
@@ -52,18 +58,26 @@ def stop_table(stop: Sequence[Sequence[int]] | Sequence[str], vocab_size: int, p
     if not texts:
         sequences = [tuple(map(int, sequence)) for sequence in stop]
         if not all(0 <= id < vocab_size for sequence in sequences for id in sequence):
-            raise UsageError(f"sampler: stop has an id outside the vocabulary, 0 .. {vocab_size - 1}")
+            raise UsageError(
+                f"sampler: stop has an id outside the vocabulary, 0 .. {vocab_size - 1}"
+            )
         return _automaton(sequences, vocab_size)
     if len(texts) < len(stop) or pieces is None:
-        raise UsageError("sampler: stop sequences that are texts need `pieces`, and no sequence of ids beside them")
+        raise UsageError(
+            "sampler: stop sequences that are texts need `pieces`, and no sequence of ids beside them"
+        )
     return _over_pieces(_automaton([tuple(text) for text in texts], _BYTES), pieces, vocab_size)
 
 
 def _automaton(patterns: Sequence[tuple[int, ...]], symbols: int) -> np.ndarray:
     """The table over single symbols. A state is what has been read of some pattern: the longest beginning that what was read ends with."""
-    states = sorted({pattern[:length] for pattern in patterns for length in range(len(pattern))} | {()}, key=len)
+    states = sorted(
+        {pattern[:length] for pattern in patterns for length in range(len(pattern))} | {()}, key=len
+    )
     if len(states) > np.iinfo(np.int16).max - 1:
-        raise UsageError(f"sampler: the stop sequences are {len(states)} symbols long in all; give shorter ones")
+        raise UsageError(
+            f"sampler: the stop sequences are {len(states)} symbols long in all; give shorter ones"
+        )
     number = {state: z for z, state in enumerate(states)}
     next_ZS = np.zeros((len(states), symbols), np.int16)
     for z, state in enumerate(states):
@@ -71,7 +85,9 @@ def _automaton(patterns: Sequence[tuple[int, ...]], symbols: int) -> np.ndarray:
             read = (*state, symbol)
             ends = [read[start:] for start in range(len(read) + 1)]  # the longest first
             stopped = any(end in patterns for end in ends)
-            next_ZS[z, symbol] = len(states) if stopped else next(number[end] for end in ends if end in number)
+            next_ZS[z, symbol] = (
+                len(states) if stopped else next(number[end] for end in ends if end in number)
+            )
     return next_ZS
 
 
@@ -79,7 +95,10 @@ def _over_pieces(next_ZS: np.ndarray, pieces: Sequence[str | None], vocab_size: 
     """The table over ids, of which each adds the bytes of its piece."""
     Z = len(next_ZS)
     going_on = np.vstack([next_ZS, np.full((1, _BYTES), Z, np.int16)])  # the end is never left
-    added = sorted(((piece.encode(errors="replace"), id) for id, piece in enumerate(pieces) if piece), key=lambda one: -len(one[0]))
+    added = sorted(
+        ((piece.encode(errors="replace"), id) for id, piece in enumerate(pieces) if piece),
+        key=lambda one: -len(one[0]),
+    )
     ids = np.array([id for _, id in added], np.int64)
     reached_ZN = np.repeat(np.arange(Z, dtype=np.int16)[:, None], len(ids), axis=1)
     longer = len(added)

@@ -83,10 +83,14 @@ def limits_of(config: ConfigDict) -> Limits:
     settings = config.evaluate
     for name in ("start_timeout", "reset_timeout", "step_timeout"):
         if settings[name] <= 0:
-            raise UsageError(f"evaluate.{name} is {settings[name]:g}; it must be more than 0 seconds")
+            raise UsageError(
+                f"evaluate.{name} is {settings[name]:g}; it must be more than 0 seconds"
+            )
     if settings.env_retries < 0:
         raise UsageError(f"evaluate.env_retries is {settings.env_retries}; it must be at least 0")
-    return Limits(start=settings.start_timeout, reset=settings.reset_timeout, step=settings.step_timeout)
+    return Limits(
+        start=settings.start_timeout, reset=settings.reset_timeout, step=settings.step_timeout
+    )
 
 
 def evaluate(
@@ -110,19 +114,30 @@ def evaluate(
       report: called with (episodes done, episodes in all, what is being played) after each episode; of this process's share.
       warn: called with each sentence that the user should read.
     """
-    planned = distributed.from_first("planned", lambda: {arm: planned_steps(folder.parent) for arm, folder in arms.items()})
+    planned = distributed.from_first(
+        "planned", lambda: {arm: planned_steps(folder.parent) for arm, folder in arms.items()}
+    )
     if distributed.first():
         _say_what_is_left_out(arms, planned, games, expert, warn)
     jobs = _jobs(arms, planned, games, expert)
     total = sum(len(job.games) for job in jobs)
-    missing = {job: [game for game in job.games if not job.is_done(records, game, warn)] for job in jobs}
+    missing = {
+        job: [game for game in job.games if not job.is_done(records, game, warn)] for job in jobs
+    }
     done = total - sum(map(len, missing.values()))
     if done == total:
         return
     sampler = sampler_of(
-        config.evaluate, model, codec, playing_mesh(config), -(-min(config.evaluate.slots, len(games.played)) // distributed.count())
+        config.evaluate,
+        model,
+        codec,
+        playing_mesh(config),
+        -(-min(config.evaluate.slots, len(games.played)) // distributed.count()),
     )
-    references = {game_id: [step.action for step in trajectory.steps] for game_id, trajectory in expert.items()}
+    references = {
+        game_id: [step.action for step in trajectory.steps]
+        for game_id, trajectory in expert.items()
+    }
     loaded, facts, ended = None, {}, Counter()
 
     def keep(job: _Job, game: Game, record: dict) -> None:
@@ -156,9 +171,13 @@ def evaluate(
             kept = f"interrupted; {done} of {total} episodes are finished and kept, the same command goes on from them"
             raise KeyboardInterrupt(kept) from None
     if ended["env_error"]:
-        warn(f"{ended['env_error']} episodes broke in their environment: they are left out of every rate, and counted in the report")
+        warn(
+            f"{ended['env_error']} episodes broke in their environment: they are left out of every rate, and counted in the report"
+        )
     if ended["length"]:
-        warn(f"{ended['length']} episodes ended, not won, because their prompt outgrew evaluate.max_length={config.evaluate.max_length}")
+        warn(
+            f"{ended['length']} episodes ended, not won, because their prompt outgrew evaluate.max_length={config.evaluate.max_length}"
+        )
 
 
 def _say_what_is_left_out(
@@ -178,10 +197,14 @@ def _say_what_is_left_out(
         steps = Checkpoints(folder, alone=distributed.several()).steps() if folder.is_dir() else []
         others = [str(step) for step in steps if step not in planned[arm]]
         if others:
-            warn(f"{arm}: the checkpoint of step {', '.join(others)} is not played: it was saved to go on from, not by train.save_every")
+            warn(
+                f"{arm}: the checkpoint of step {', '.join(others)} is not played: it was saved to go on from, not by train.save_every"
+            )
 
 
-def sampler_of(settings: ConfigDict, model: ModelConfig, codec: Codec, mesh: Mesh, slots: int) -> Sampler:
+def sampler_of(
+    settings: ConfigDict, model: ModelConfig, codec: Codec, mesh: Mesh, slots: int
+) -> Sampler:
     """A sampler of these `evaluate` settings, which draws the codec's tokens and stops at its texts. The weights are yet to load."""
     return Sampler(
         model,
@@ -204,7 +227,9 @@ def check_playable(config: ConfigDict, model: ModelConfig, codec: Codec) -> None
     model.check_ids(codec.vocab_size)
     for name in ("max_new_tokens", "max_action_tokens"):
         if settings[name] >= settings.max_length:
-            raise UsageError(f"evaluate.{name} is {settings[name]}; it must be less than evaluate.max_length, {settings.max_length}")
+            raise UsageError(
+                f"evaluate.{name} is {settings[name]}; it must be less than evaluate.max_length, {settings.max_length}"
+            )
     for prefix in (elicitation.cot_prefix, elicitation.prompt_prefix):
         codec.encode(prefix)
 
@@ -212,7 +237,13 @@ def check_playable(config: ConfigDict, model: ModelConfig, codec: Codec) -> None
 def _environments(config: ConfigDict, slots: int) -> EnvPool:
     """One process a game: what one game breaks, no other game feels."""
     factory = partial(AlfworldEnv, max_steps=config.evaluate.max_steps, games_kept=_GAMES_KEPT)
-    return EnvPool(factory, slots, slots if config.workers else 0, limits_of(config), config.evaluate.env_retries)
+    return EnvPool(
+        factory,
+        slots,
+        slots if config.workers else 0,
+        limits_of(config),
+        config.evaluate.env_retries,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,10 +258,16 @@ class _Job:
 
     def facts(self) -> dict:
         """What every record of the job says of its checkpoint."""
-        return {"arm": self.arm, "checkpoint": self.step, "checkpoint_hash": self.checkpoints.digest(self.step)}
+        return {
+            "arm": self.arm,
+            "checkpoint": self.step,
+            "checkpoint_hash": self.checkpoints.digest(self.step),
+        }
 
     def path(self, records: Path, game: Game) -> Path:
-        return record_path(records, arm=self.arm, checkpoint=self.step, driver=self.driver, game_id=game.id)
+        return record_path(
+            records, arm=self.arm, checkpoint=self.step, driver=self.driver, game_id=game.id
+        )
 
     def is_done(self, records: Path, game: Game, warn: Callable[[str], None]) -> bool:
         """Whether the game's record is there and whole; one that is damaged is set aside."""
@@ -244,22 +281,37 @@ class _Job:
                 raise DataError(f"{path}: the record of another episode")
             return True
         except DataError as error:
-            warn(f"{str(error).partition(';')[0]}; set aside as {set_aside(path).name}, and played again")
+            warn(
+                f"{str(error).partition(';')[0]}; set aside as {set_aside(path).name}, and played again"
+            )
             return False
 
 
-def _jobs(arms: Mapping[str, Path], planned: Mapping[str, Sequence[int]], games: GameSets, expert: Mapping[str, Trajectory]) -> list[_Job]:
+def _jobs(
+    arms: Mapping[str, Path],
+    planned: Mapping[str, Sequence[int]],
+    games: GameSets,
+    expert: Mapping[str, Trajectory],
+) -> list[_Job]:
     """Every checkpoint by every driver, in the order of play, with this process's share of the games."""
     expert_states = tuple(game for game in games.played if game.id in expert)
     by_driver = (("cot", games.played), ("prompt", games.played), ("reference", expert_states))
     return [
-        _Job(arm, step, checkpoints, driver, tuple(game for at, game in enumerate(played) if distributed.share(at)))
+        _Job(
+            arm,
+            step,
+            checkpoints,
+            driver,
+            tuple(game for at, game in enumerate(played) if distributed.share(at)),
+        )
         for arm, step, checkpoints in _plan(arms, planned)
         for driver, played in by_driver
     ]
 
 
-def _plan(arms: Mapping[str, Path], planned: Mapping[str, Sequence[int]]) -> list[tuple[str, int, Checkpoints]]:
+def _plan(
+    arms: Mapping[str, Path], planned: Mapping[str, Sequence[int]]
+) -> list[tuple[str, int, Checkpoints]]:
     """(arm, step, checkpoints) in the order of play: the base once, then each arm's own.
 
     Only the steps at which training was to save: one that was saved because the run was asked to stop is there for its sake alone.

@@ -36,14 +36,20 @@ def export(run: Path, arm: str, step: int | None, out: Path, adapter: bool = Fal
     """
     model, checkpoints, step = find_checkpoint(run, arm, step)
     if holds_weights(out) or (out / "adapter_model.safetensors").exists():
-        raise UsageError(f"{out} holds a model already; choose another folder with --out, or remove it")
+        raise UsageError(
+            f"{out} holds a model already; choose another folder with --out, or remove it"
+        )
     base = _base_name(run, model) if adapter else None
     params = checkpoints.restore_params(step, model, make_mesh())
     if adapter:
         lora.save_peft(out, model, params, base)
     else:
         generation = _generation_of(run)
-        save_hf(out, *(lora.merge(model, params) if model.lora else (model, params)), token_ids=generation)
+        save_hf(
+            out,
+            *(lora.merge(model, params) if model.lora else (model, params)),
+            token_ids=generation,
+        )
         write_whole(out / GENERATION_FILE, json.dumps(generation, indent=2) + "\n")
     for file in sorted((run / "tokenizer").iterdir()):
         shutil.copyfile(file, out / file.name)
@@ -57,7 +63,9 @@ def find_checkpoint(run: Path, arm: str, step: int | None) -> tuple[ModelConfig,
         raise UsageError(f"{run}: nothing was trained here; give a run's folder, e.g. runs/demo")
     folder = run / "arms" / arm / "checkpoints"
     if not folder.exists():
-        raise UsageError(f"{run}: no arm {arm!r}; there are {', '.join(sorted(path.name for path in (run / 'arms').iterdir()))}")
+        raise UsageError(
+            f"{run}: no arm {arm!r}; there are {', '.join(sorted(path.name for path in (run / 'arms').iterdir()))}"
+        )
     checkpoints = Checkpoints(folder)
     steps = checkpoints.steps()
     if not steps:
@@ -71,7 +79,9 @@ def keep_base(run: Path, base: Path | None, tokenizer: Path, codec: Codec) -> No
     folder               where the base lies; null where its weights were new
     generation_config    the base's, with the end of a turn, as it was trained, among its eos ids
     """
-    write_whole(run / BASE_FILE, json.dumps(_describe_base(base, tokenizer, codec), indent=2) + "\n")
+    write_whole(
+        run / BASE_FILE, json.dumps(_describe_base(base, tokenizer, codec), indent=2) + "\n"
+    )
 
 
 def _describe_base(base: Path | None, tokenizer: Path, codec: Codec) -> dict[str, Any]:
@@ -79,8 +89,13 @@ def _describe_base(base: Path | None, tokenizer: Path, codec: Codec) -> dict[str
     for home in homes(base) if base else ():
         generation = generation_config(home) | generation
     usual = {"bos_token_id": codec.begin_ids, "pad_token_id": _pad_ids(tokenizer)}
-    generation |= {key: ids[0] for key, ids in usual.items() if len(ids) == 1 and generation.get(key) is None}
-    return {"folder": str(base.resolve()) if base else None, "generation_config": stopping_at(generation, codec.end_ids)}
+    generation |= {
+        key: ids[0] for key, ids in usual.items() if len(ids) == 1 and generation.get(key) is None
+    }
+    return {
+        "folder": str(base.resolve()) if base else None,
+        "generation_config": stopping_at(generation, codec.end_ids),
+    }
 
 
 def _pad_ids(tokenizer: Path) -> tuple[int, ...]:
@@ -88,7 +103,11 @@ def _pad_ids(tokenizer: Path) -> tuple[int, ...]:
     file = tokenizer / "tokenizer_config.json"
     named = read_json(file, "transformers").get("pad_token") if file.is_file() else None
     token = named.get("content") if isinstance(named, dict) else named
-    found = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).token_to_id(token) if isinstance(token, str) else None
+    found = (
+        Tokenizer.from_file(str(tokenizer / "tokenizer.json")).token_to_id(token)
+        if isinstance(token, str)
+        else None
+    )
     return () if found is None else (found,)
 
 
@@ -98,20 +117,28 @@ def _generation_of(run: Path) -> dict[str, Any]:
         return read_json(run / BASE_FILE, "cotjax")["generation_config"]
     tokenizer, base = run / "tokenizer", _base_of_config(run)
     codec = Codec.load(tokenizer, read_json(run / "config.json", "cotjax")["data"]["template"])
-    return _describe_base(base if base and base.is_dir() else None, tokenizer, codec)["generation_config"]
+    return _describe_base(base if base and base.is_dir() else None, tokenizer, codec)[
+        "generation_config"
+    ]
 
 
 def _base_of_config(run: Path) -> Path | None:
     named = read_json(run / "config.json", "cotjax")["model"]["base"]
-    return None if named == "random" else BASE_FOLDER if named == "package" else Path(named).resolve()
+    return (
+        None if named == "random" else BASE_FOLDER if named == "package" else Path(named).resolve()
+    )
 
 
 def _base_name(run: Path, model: ModelConfig) -> str:
     """Return the folder of the base that the run's adapters were trained on."""
     if model.lora is None:
-        raise UsageError(f"{run}: no adapters were trained here (model.lora_rank is 0); leave out --adapter")
+        raise UsageError(
+            f"{run}: no adapters were trained here (model.lora_rank is 0); leave out --adapter"
+        )
     kept = run / BASE_FILE
     base = read_json(kept, "cotjax")["folder"] if kept.is_file() else _base_of_config(run)
     if base is None:
-        raise UsageError(f"{run}: its base was drawn at random and is in no folder that adapters could be loaded onto; leave out --adapter")
+        raise UsageError(
+            f"{run}: its base was drawn at random and is in no folder that adapters could be loaded onto; leave out --adapter"
+        )
     return str(base)

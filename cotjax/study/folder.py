@@ -23,7 +23,15 @@ _FREE = (
     "title", "workers", "cpu_devices", "mesh.",
     *(f"evaluate.{name}" for name in ("slots", "tensor", "start_timeout", "reset_timeout", "step_timeout", "env_retries")),
 )  # fmt: skip
-_SECTIONS = {"games", "data", "model", "train", "masking", "arms", "evaluate"}  # by which a run's config is known
+_SECTIONS = {
+    "games",
+    "data",
+    "model",
+    "train",
+    "masking",
+    "arms",
+    "evaluate",
+}  # by which a run's config is known
 _OF_GAMES = ("games.source", "games.root", "games.seed")
 _PLAYED_GAMES = ("games.eval_split", "games.in_domain", "games.ood")
 
@@ -39,15 +47,21 @@ def check(folder: Path, mine: Mapping[str, Any]) -> None:
             return  # not there, or with no more than a file that was being written
         theirs = read_json(file, "cotjax") if file.exists() else {}
     except OSError as error:
-        raise UsageError(f"{folder}: cannot be read ({error.strerror}); choose another folder with --out") from None
+        raise UsageError(
+            f"{folder}: cannot be read ({error.strerror}); choose another folder with --out"
+        ) from None
     if _SECTIONS - theirs.keys():  # a model's folder has a config.json too
-        raise UsageError(f"{folder} is not empty and holds no cotjax run; choose another folder with --out")
+        raise UsageError(
+            f"{folder} is not empty and holds no cotjax run; choose another folder with --out"
+        )
     before, now = _comparable(folder, theirs), _comparable(folder, mine)
     for made, bound in _made(folder):
         free = [name for name in {*before, *now} if _under(name, _FREE) or not _under(name, bound)]
         if differs := first_difference(before, now, free):
             difference = told(*differs, mine["train"]["schedule"])
-            raise UsageError(f"{folder} holds another run ({difference}); {made}; choose another folder with --out, or remove it")
+            raise UsageError(
+                f"{folder} holds another run ({difference}); {made}; choose another folder with --out, or remove it"
+            )
 
 
 def claim(folder: Path, mine: Mapping[str, Any]) -> None:
@@ -56,13 +70,19 @@ def claim(folder: Path, mine: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / CONFIG, json.dumps(mine, indent=2, sort_keys=True) + "\n")
     except OSError as error:
-        raise UsageError(f"{folder}: nothing can be written there ({error.strerror}); choose another folder with --out") from None
+        raise UsageError(
+            f"{folder}: nothing can be written there ({error.strerror}); choose another folder with --out"
+        ) from None
 
 
 def bind_held_out(folder: Path, sha256: str) -> None:
     """Keep which expert's trajectories the games of a run are played beside. Raises UsageError when they are others than at first."""
     file = folder / "held_out.json"
-    if file.exists() and any((folder / "records").rglob("*.json")) and read_json(file, "cotjax").get("sha256") != sha256:
+    if (
+        file.exists()
+        and any((folder / "records").rglob("*.json"))
+        and read_json(file, "cotjax").get("sha256") != sha256
+    ):
         raise UsageError(
             f"{folder / 'trajectories' / 'held_out.jsonl'} changed since episodes were played; bring it back, or move "
             f"{folder / 'records'} away to play all again"
@@ -86,9 +106,16 @@ def _made(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
     if (folder / "trajectories" / "train.jsonl").exists():
         made.append(("trajectories were collected with it", collected))
     if arms:
-        made.append((f"{', '.join(arms)} trained with it", (*trained, *(f"arms.{arm}." for arm in arms))))
+        made.append(
+            (f"{', '.join(arms)} trained with it", (*trained, *(f"arms.{arm}." for arm in arms)))
+        )
     if (folder / "trajectories" / "held_out.jsonl").exists():
-        made.append(("the expert played games with it", ("seed", "task_types.", *_OF_GAMES, *_PLAYED_GAMES, "collect.max_steps")))
+        made.append(
+            (
+                "the expert played games with it",
+                ("seed", "task_types.", *_OF_GAMES, *_PLAYED_GAMES, "collect.max_steps"),
+            )
+        )
     if records := sum(1 for _ in (folder / "records").rglob("*.json")):
         kept = f"{records} episodes were played with it, and are not to be mixed: move {folder / 'records'} away to play all again"
         made.append((kept, (*trained, *_PLAYED_GAMES, "evaluate.")))
@@ -101,8 +128,14 @@ def _comparable(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     arms = config.get("arms", {})
     for part in ("arms", "out"):
         defaults.pop(part)
-    filled = flatten(defaults) | flatten({name: value for name, value in config.items() if name not in ("arms", "out")})
-    train = {name.removeprefix("train."): value for name, value in filled.items() if name.startswith("train.")}
+    filled = flatten(defaults) | flatten(
+        {name: value for name, value in config.items() if name not in ("arms", "out")}
+    )
+    train = {
+        name.removeprefix("train."): value
+        for name, value in filled.items()
+        if name.startswith("train.")
+    }
     others = {name: value for name, value in filled.items() if not name.startswith("train.")}
     by_arm = {arm: ARM_FIELDS | own for arm, own in arms.items()}
     for own in by_arm.values():

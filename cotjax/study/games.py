@@ -38,7 +38,9 @@ class GameSets:
         return self.in_domain + self.ood
 
 
-def prepare_games(config: ConfigDict, progress: Callable[[int, int], None] | None = None) -> GameSets:
+def prepare_games(
+    config: ConfigDict, progress: Callable[[int, int], None] | None = None
+) -> GameSets:
     """Make the games, or find the real ones, and choose those that the config asks for.
 
     Raises:
@@ -53,7 +55,9 @@ def prepare_games(config: ConfigDict, progress: Callable[[int, int], None] | Non
     elif config.games.source == "alfworld":
         named = config.games.root or os.environ.get("ALFWORLD_DATA", "")
         if not named:
-            raise UsageError("games.source is 'alfworld', but there is no folder: set ALFWORLD_DATA or --config.games.root=FOLDER")
+            raise UsageError(
+                "games.source is 'alfworld', but there is no folder: set ALFWORLD_DATA or --config.games.root=FOLDER"
+            )
         root = local_path(named)
     else:
         raise UsageError(f"unknown games.source {config.games.source!r}; there are made, alfworld")
@@ -71,7 +75,10 @@ def made_counts(config: ConfigDict) -> dict[str, dict[str, int]]:
     if config.games.train:
         counts["train"] = dict.fromkeys(config.task_types.collect, config.games.train)
     split = counts.setdefault(config.games.eval_split, {})
-    for types, wanted in ((config.task_types.in_domain, config.games.in_domain), (config.task_types.ood, config.games.ood)):
+    for types, wanted in (
+        (config.task_types.in_domain, config.games.in_domain),
+        (config.task_types.ood, config.games.ood),
+    ):
         for index, task_type in enumerate(types):
             share = wanted // len(types) + (index < wanted % len(types))
             if share:
@@ -82,21 +89,34 @@ def made_counts(config: ConfigDict) -> dict[str, dict[str, int]]:
 def _train(config: ConfigDict, root: Path, left_out: dict[str, Counter[str]]) -> tuple[Game, ...]:
     if config.data.trajectories:
         return ()  # the user's own; no game needs to be played for training
-    games = [game for game in find_games(root, "train", left_out["train"]) if game.task_type in config.task_types.collect]
+    games = [
+        game
+        for game in find_games(root, "train", left_out["train"])
+        if game.task_type in config.task_types.collect
+    ]
     if not games:
-        raise DataError(f"{root}: no training games of the task types {', '.join(config.task_types.collect)}")
+        raise DataError(
+            f"{root}: no training games of the task types {', '.join(config.task_types.collect)}"
+        )
     if config.games.source == "alfworld" and config.games.train:
         games = _choose(games, config.games.train, config.seed)
     return tuple(games)
 
 
-def _played(config: ConfigDict, root: Path, left_out: dict[str, Counter[str]]) -> tuple[tuple[Game, ...], tuple[Game, ...]]:
+def _played(
+    config: ConfigDict, root: Path, left_out: dict[str, Counter[str]]
+) -> tuple[tuple[Game, ...], tuple[Game, ...]]:
     wanted = (config.games.in_domain, config.games.ood)
     if not any(wanted):
         return (), ()
     games = find_games(root, config.games.eval_split, left_out[config.games.eval_split])
     chosen = []
-    for name, types, count in zip(("in_domain", "ood"), (config.task_types.in_domain, config.task_types.ood), wanted, strict=True):
+    for name, types, count in zip(
+        ("in_domain", "ood"),
+        (config.task_types.in_domain, config.task_types.ood),
+        wanted,
+        strict=True,
+    ):
         fitting = [game for game in games if game.task_type in types]
         if len(fitting) < count:
             raise DataError(

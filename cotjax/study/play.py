@@ -26,16 +26,22 @@ _HELP = "type a command, ? for those that work here, a number to take one of the
 def choose_game(game: Path | None, games: Path | None, split: str, index: int) -> Game:
     """The game of `--game PATH`, or number `index` of `--games FOLDER --split S`. Raises UsageError where there is none."""
     if (game is None) == (games is None):
-        raise UsageError("give the game to play: --game PATH, or --games FOLDER with --split and --index")
+        raise UsageError(
+            "give the game to play: --game PATH, or --games FOLDER with --split and --index"
+        )
     if game is not None:
         return game_at(game)
     found = find_games(games, split)
     if not 0 <= index < len(found):
-        raise UsageError(f"--index {index}: {games} has games 0 to {len(found) - 1} in split {split!r}")
+        raise UsageError(
+            f"--index {index}: {games} has games 0 to {len(found) - 1} in split {split!r}"
+        )
     return found[index]
 
 
-def play_by_hand(game: Game, console: Console, lines: TextIO = sys.stdin, max_steps: int = 30) -> bool:
+def play_by_hand(
+    game: Game, console: Console, lines: TextIO = sys.stdin, max_steps: int = 30
+) -> bool:
     """A person plays; returns whether the game was won. The end of `lines` is taken for quit."""
     env = AlfworldEnv(max_steps)
     task, seen = env.reset(game)
@@ -100,23 +106,50 @@ def player_of_run(run: Path, arm: str, step: int | None) -> Player:
     config = default_config()
     try:
         saved = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        config.evaluate.update({name: value for name, value in saved["evaluate"].items() if name in config.evaluate})
+        config.evaluate.update(
+            {name: value for name, value in saved["evaluate"].items() if name in config.evaluate}
+        )
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{run / 'config.json'}: not a run's config ({error}); give --model with an exported checkpoint") from None
+        raise DataError(
+            f"{run / 'config.json'}: not a run's config ({error}); give --model with an exported checkpoint"
+        ) from None
     restore = partial(checkpoints.restore_params, step, model)
     data = saved["data"]
-    return Player(f"{arm}, step {step}", model, restore, run / "tokenizer", data["template"], data.get("system", ""), config)
+    return Player(
+        f"{arm}, step {step}",
+        model,
+        restore,
+        run / "tokenizer",
+        data["template"],
+        data.get("system", ""),
+        config,
+    )
 
 
 def player_of_model(folder: Path, template: str) -> Player:
     """A model's folder, Hugging Face, Orbax or PEFT. Raises UsageError where it is none."""
     from cotjax.train.convert import load_params, read_config, tokenizer_folder
 
-    return Player(str(folder), read_config(folder), partial(load_params, folder), tokenizer_folder(folder), template, "", default_config())
+    return Player(
+        str(folder),
+        read_config(folder),
+        partial(load_params, folder),
+        tokenizer_folder(folder),
+        template,
+        "",
+        default_config(),
+    )
 
 
 def watch(
-    game: Game, player: Player, console: Console, *, driver: str, max_steps: int | None, seed: int, after_step: Callable[[], None]
+    game: Game,
+    player: Player,
+    console: Console,
+    *,
+    driver: str,
+    max_steps: int | None,
+    seed: int,
+    after_step: Callable[[], None],
 ) -> bool:
     """A checkpoint plays; returns whether it won. `driver`: "cot" or "prompt", whose action is played; both are shown."""
     from cotjax.data.tokens import Codec
@@ -131,7 +164,11 @@ def watch(
     settings.max_length = min(settings.max_length, player.model.max_length)
     sampler = sampler_of(settings, player.model, codec, mesh, slots=1)
     sampler.load(player.params(mesh))
-    _say(console, f"{player.name} plays {game.id} by {'CoT' if driver == 'cot' else 'prompt'} actions", "bold")
+    _say(
+        console,
+        f"{player.name} plays {game.id} by {'CoT' if driver == 'cot' else 'prompt'} actions",
+        "bold",
+    )
     shown, records = [], []
 
     def on_step(step: dict, answer: Observation | None) -> None:
@@ -153,8 +190,16 @@ def watch(
     if record["env_error"]:
         _say(console, f"The environment failed: {record['env_error']}", "bold")
     elif record["ended"] == "length":
-        _say(console, f"The prompt has outgrown evaluate.max_length, {settings.max_length} tokens.", "bold")
-    _say(console, _verdict(record["success"], len(shown)), "bold green" if record["success"] else "bold")
+        _say(
+            console,
+            f"The prompt has outgrown evaluate.max_length, {settings.max_length} tokens.",
+            "bold",
+        )
+    _say(
+        console,
+        _verdict(record["success"], len(shown)),
+        "bold green" if record["success"] else "bold",
+    )
     return record["success"]
 
 
@@ -173,7 +218,14 @@ class _Announcing:
         return answers
 
 
-def _show_step(console: Console, step: dict, number: int, max_steps: int, driver: str, answer: Observation | None) -> None:
+def _show_step(
+    console: Console,
+    step: dict,
+    number: int,
+    max_steps: int,
+    driver: str,
+    answer: Observation | None,
+) -> None:
     console.print()
     _say(console, f"Step {number} of {max_steps}", "bold")
     commands = step["admissible_commands"]
@@ -187,7 +239,11 @@ def _show_step(console: Console, step: dict, number: int, max_steps: int, driver
         elif not response["admissible"]:
             notes.append("not admissible")
         action = response["action"] if response["valid"] else response["text"].strip()
-        _say(console, f"  {label}  {action}" + f"   ({', '.join(notes)})" * bool(notes), "cyan" if kind == driver else "")
+        _say(
+            console,
+            f"  {label}  {action}" + f"   ({', '.join(notes)})" * bool(notes),
+            "cyan" if kind == driver else "",
+        )
     if answer is not None:
         _say(console, f"  answer         {answer.text}")
 

@@ -18,7 +18,13 @@ from cotjax.model.sharding import make_mesh
 from cotjax.rollout.collect import AGENTS
 from cotjax.runtime import distributed
 from cotjax.runtime.ranges import check_all_ranges
-from cotjax.study.evaluate import check_layout, check_playable, elicitation_of, limits_of, playing_mesh
+from cotjax.study.evaluate import (
+    check_layout,
+    check_playable,
+    elicitation_of,
+    limits_of,
+    playing_mesh,
+)
 from cotjax.study.training_data import selection_of
 from cotjax.train.convert import folder_kind, read_config, tokenizer_folder
 from cotjax.train.main import check_batch, check_counts
@@ -41,7 +47,9 @@ def check(config: ConfigDict, trains: bool = True) -> None:
     plays = bool(config.games.in_domain or config.games.ood)
     if plays and config.train.keep_last:
         kept = f"train.keep_last is {config.train.keep_last}, but the study plays every checkpoint"
-        raise UsageError(f"{kept}: set it to 0, or games.in_domain and games.ood to 0 to train alone")
+        raise UsageError(
+            f"{kept}: set it to 0, or games.in_domain and games.ood to 0 to train alone"
+        )
     if plays and distributed.several():
         playing_mesh(config)
     if trains:
@@ -54,7 +62,9 @@ def masking_of(config: ConfigDict, arm: str) -> Masking:
     own.pop("label", None)
     unknown = sorted(own.keys() - ARM_FIELDS.keys())
     if unknown:
-        raise UsageError(f"arms.{arm}: unknown field {unknown[0]!r}; there are {', '.join(ARM_FIELDS)}")
+        raise UsageError(
+            f"arms.{arm}: unknown field {unknown[0]!r}; there are {', '.join(ARM_FIELDS)}"
+        )
     supervised = tuple(settings.supervised)
     try:
         return Masking(seed=config.seed, **(dict(settings) | {"supervised": supervised} | own))
@@ -65,7 +75,11 @@ def masking_of(config: ConfigDict, arm: str) -> Masking:
 def adapters_of(config: ConfigDict) -> LoRA | None:
     """Return the adapters that the config asks for. Raises UsageError for settings that cannot be."""
     settings = config.model
-    return LoRA(settings.lora_rank, settings.lora_alpha, settings.lora_targets) if settings.lora_rank else None
+    return (
+        LoRA(settings.lora_rank, settings.lora_alpha, settings.lora_targets)
+        if settings.lora_rank
+        else None
+    )
 
 
 def base_folder(config: ConfigDict) -> Path | None:
@@ -81,18 +95,26 @@ def _check_arms(config: ConfigDict) -> None:
         if not isinstance(own, ConfigDict):
             raise UsageError(f"arms.{arm} is {own!r}; give its fields: {', '.join(ARM_FIELDS)}")
         for name, usual in ARM_FIELDS.items():
-            if not isinstance(own.get(name, usual), (int, float) if isinstance(usual, float) else type(usual)):
+            if not isinstance(
+                own.get(name, usual), (int, float) if isinstance(usual, float) else type(usual)
+            ):
                 raise UsageError(f"arms.{arm}.{name} is {own[name]!r}, no {type(usual).__name__}")
         if own.get("fraction_steps", 0) < 0:
-            raise UsageError(f"arms.{arm}.fraction_steps is {own.fraction_steps}; it must be at least 0")
+            raise UsageError(
+                f"arms.{arm}.fraction_steps is {own.fraction_steps}; it must be at least 0"
+            )
         masking_of(config, arm)
 
 
 def _check_data(config: ConfigDict) -> None:
     if config.data.max_length > config.train.row_length:
-        raise UsageError(f"data.max_length ({config.data.max_length}) must be at most train.row_length ({config.train.row_length})")
+        raise UsageError(
+            f"data.max_length ({config.data.max_length}) must be at most train.row_length ({config.train.row_length})"
+        )
     if config.data.template not in TEMPLATES:
-        raise UsageError(f"data.template is {config.data.template!r}; there are {', '.join(TEMPLATES)}")
+        raise UsageError(
+            f"data.template is {config.data.template!r}; there are {', '.join(TEMPLATES)}"
+        )
     check_layout(config)
     selection_of(config)
 
@@ -110,12 +132,21 @@ def _check_base(config: ConfigDict) -> tuple[ModelConfig, Codec | None]:
     """Return the base's sizes and tokenizer; None where the data are to make one, and the vocabulary's size with it."""
     folder = base_folder(config)
     dtypes = {name: config.model[name] for name in ("param_dtype", "compute_dtype")}
-    codec = Codec.load(config.model.tokenizer, config.data.template, config.data.system) if config.model.tokenizer else None
+    codec = (
+        Codec.load(config.model.tokenizer, config.data.template, config.data.system)
+        if config.model.tokenizer
+        else None
+    )
     if folder is None:
-        sizes = {name: config.model[name] for name in ("width", "layers", "heads", "kv_heads", "head_size", "feed_forward")}
+        sizes = {
+            name: config.model[name]
+            for name in ("width", "layers", "heads", "kv_heads", "head_size", "feed_forward")
+        }
         return ModelConfig(vocab_size=codec.vocab_size if codec else 1, **sizes, **dtypes), codec
     if config.model.base in PUBLISHED and not folder.exists():
-        raise UsageError(f"model.base is {config.model.base!r}, a name for plans: give the folder with it, --config.model.base=FOLDER")
+        raise UsageError(
+            f"model.base is {config.model.base!r}, a name for plans: give the folder with it, --config.model.base=FOLDER"
+        )
     try:
         folder_kind(folder)
     except UsageError as error:
@@ -123,7 +154,9 @@ def _check_base(config: ConfigDict) -> tuple[ModelConfig, Codec | None]:
     if codec is None:
         tokenizer = tokenizer_folder(folder)
         if not (tokenizer / "tokenizer.json").is_file():
-            raise UsageError(f"model.base: {tokenizer} holds no tokenizer.json; name a folder that does as model.tokenizer")
+            raise UsageError(
+                f"model.base: {tokenizer} holds no tokenizer.json; name a folder that does as model.tokenizer"
+            )
         codec = Codec.load(tokenizer, config.data.template, config.data.system)
     return read_config(folder, **dtypes), codec
 
@@ -132,11 +165,15 @@ def _check_training(config: ConfigDict, plays: bool) -> None:
     check_trackers(config.train)
     trajectories = config.data.trajectories
     if trajectories and not Path(trajectories).is_file():
-        raise DataError(f"data.trajectories: {trajectories}: no such file; give one with a JSON line an episode, as docs/data.md says")
+        raise DataError(
+            f"data.trajectories: {trajectories}: no such file; give one with a JSON line an episode, as docs/data.md says"
+        )
     model, codec = _check_base(config)
     check_batch(config.train, make_mesh(**config.mesh))
     model.check_length(config.data.max_length, "data.max_length")
     if codec is not None:
         model.check_ids(codec.vocab_size)
-    if plays and codec is not None:  # new weights are made for the data's tokenizer, and checked when there is one
+    if (
+        plays and codec is not None
+    ):  # new weights are made for the data's tokenizer, and checked when there is one
         check_playable(config, model, codec)

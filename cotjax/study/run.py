@@ -76,10 +76,14 @@ class Study:
     def games(self) -> GameSets:
         made = "Making" if self.config.games.source == "made" else "Finding"
         with self.reporter.stage("games", f"{made} games") as stage, distributed.in_turn("games"):
-            games = prepare_games(self.config, lambda done, total: stage.update(done, total, "games"))
+            games = prepare_games(
+                self.config, lambda done, total: stage.update(done, total, "games")
+            )
         for split, reasons in games.left_out.items():
             self.reporter.say(f"  left out of {split}: {told_left_out(reasons)}")
-        self.reporter.say(f"  {len(games.train)} to train on, {len(games.in_domain)} in-domain and {len(games.ood)} OOD games to play")
+        self.reporter.say(
+            f"  {len(games.train)} to train on, {len(games.in_domain)} in-domain and {len(games.ood)} OOD games to play"
+        )
         return games
 
     def train(self, games: GameSets) -> None:
@@ -92,7 +96,12 @@ class Study:
             source, made_from = self._dataset(trajectories, tokenizer)
             if distributed.first():
                 self._keep_model(model, tokenizer)
-                keep_base(self.folder, base_folder(self.config), tokenizer, Codec.load(tokenizer, self.config.data.template))
+                keep_base(
+                    self.folder,
+                    base_folder(self.config),
+                    tokenizer,
+                    Codec.load(tokenizer, self.config.data.template),
+                )
         distributed.check_same("what the run is made from", contents(made_from))
         for arm, settings in self.config.arms.items():
             title = f"Training {arm!r} ({settings.label}) on {jax.device_count()} {jax.default_backend()} device(s)"
@@ -122,8 +131,12 @@ class Study:
         with distributed.in_turn("held out"):
             expert = self._held_out_trajectories(games)
             if distributed.first():
-                bind_held_out(self.folder, sha256_of(self.folder / "trajectories" / "held_out.jsonl"))
-        with self.reporter.stage("evaluate", "Playing every checkpoint: CoT actions, prompt actions, expert states") as stage:
+                bind_held_out(
+                    self.folder, sha256_of(self.folder / "trajectories" / "held_out.jsonl")
+                )
+        with self.reporter.stage(
+            "evaluate", "Playing every checkpoint: CoT actions, prompt actions, expert states"
+        ) as stage:
             evaluate(
                 self.config,
                 model=model,
@@ -141,7 +154,9 @@ class Study:
 
     def report(self) -> dict | None:
         """Read the records; write summary.json, the figures and report.html. Only the first process does."""
-        from cotjax.report.page import make_report  # matplotlib is slow to import, and only this stage draws
+        from cotjax.report.page import (
+            make_report,
+        )  # matplotlib is slow to import, and only this stage draws
 
         summary = None
         with self.reporter.stage("report", "Writing the report"):
@@ -165,11 +180,21 @@ class Study:
         self._collect(games.played, path, "expert", 1, slips=0.0, needed=False)
         return {trajectory.game: trajectory for trajectory in read_trajectories(path)}
 
-    def _collect(self, games: tuple[Game, ...], path: Path, agent: str, episodes: int, slips: float, needed: bool = True) -> None:
+    def _collect(
+        self,
+        games: tuple[Game, ...],
+        path: Path,
+        agent: str,
+        episodes: int,
+        slips: float,
+        needed: bool = True,
+    ) -> None:
         if path.exists():
             return
         settings = self.config.collect
-        with self.reporter.stage("collect", f"Collecting trajectories: the {agent} plays {len(games)} games") as stage:
+        with self.reporter.stage(
+            "collect", f"Collecting trajectories: the {agent} plays {len(games)} games"
+        ) as stage:
             summary = collect(
                 list(games),
                 path,
@@ -188,7 +213,9 @@ class Study:
             self.reporter.say(f"  {line}")
         if needed and not summary.kept:
             path.unlink()  # an empty file is not taken for a finished one
-            raise DataError(f"{path}: the {agent} could not play one of {summary.played} games to keep; see why above")
+            raise DataError(
+                f"{path}: the {agent} could not play one of {summary.played} games to keep; see why above"
+            )
 
     def _start(self, trajectories: Path):
         """What training starts from: as `_base`, with fresh adapters where the config asks for them."""
@@ -197,20 +224,37 @@ class Study:
         if adapters is None:
             return base, make_base, tokenizer
         model = replace(base, lora=adapters)
-        lora.trainable(model)  # targets that match nothing are an error here, before the dataset is built
+        lora.trainable(
+            model
+        )  # targets that match nothing are an error here, before the dataset is built
         key = jax.random.key(self.config.seed)
-        return model, lambda mesh: lora.add(base, make_base(mesh), adapters, key, mesh)[1], tokenizer
+        return (
+            model,
+            lambda mesh: lora.add(base, make_base(mesh), adapters, key, mesh)[1],
+            tokenizer,
+        )
 
     def _base(self, trajectories: Path):
         """(model config, how its parameters come onto a mesh, tokenizer folder)."""
         settings = self.config.model
         dtypes = {name: settings[name] for name in ("param_dtype", "compute_dtype")}
         if settings.base == "random":
-            tokenizer = Path(settings.tokenizer) if settings.tokenizer else self._make_tokenizer(trajectories)
+            tokenizer = (
+                Path(settings.tokenizer)
+                if settings.tokenizer
+                else self._make_tokenizer(trajectories)
+            )
             codec = Codec.load(tokenizer, self.config.data.template, self.config.data.system)
-            sizes = {name: settings[name] for name in ("width", "layers", "heads", "kv_heads", "head_size", "feed_forward")}
+            sizes = {
+                name: settings[name]
+                for name in ("width", "layers", "heads", "kv_heads", "head_size", "feed_forward")
+            }
             # Rounded up, so that the vocabulary can be shared out over a tensor axis.
-            model = ModelConfig(vocab_size=-(-codec.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE, **sizes, **dtypes)
+            model = ModelConfig(
+                vocab_size=-(-codec.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE,
+                **sizes,
+                **dtypes,
+            )
             return model, lambda mesh: self._random_params(model, mesh), tokenizer
         folder = base_folder(self.config)
         model = read_config(folder, lambda line: self.reporter.say(f"  {line}"), **dtypes)
@@ -229,10 +273,14 @@ class Study:
                 params,
                 jax.random.fold_in(key, 1),
                 steps,
-                lambda done, total, right: stage.update(done, total, f"updates, {right:.2f} recalled"),
+                lambda done, total, right: stage.update(
+                    done, total, f"updates, {right:.2f} recalled"
+                ),
             )
         if distributed.several():
-            params = multihost_utils.broadcast_one_to_all(params)  # each has grown its own, equal up to the order of its sums
+            params = multihost_utils.broadcast_one_to_all(
+                params
+            )  # each has grown its own, equal up to the order of its sums
         return jax.device_put(params, param_shardings(model, mesh))
 
     def _make_tokenizer(self, trajectories: Path) -> Path:
@@ -264,9 +312,13 @@ class Study:
     def _dataset(self, trajectories: Path, tokenizer: Path):
         builder_config = agent_config(self.config, trajectories, tokenizer)
         fingerprints = Fingerprints(self.folder / "fingerprints.json")
-        made_from = self._made_from(trajectories, tokenizer, fingerprint(builder_config, fingerprints.of), fingerprints)
+        made_from = self._made_from(
+            trajectories, tokenizer, fingerprint(builder_config, fingerprints.of), fingerprints
+        )
         with self.reporter.stage("dataset", "Building the dataset"):
-            builder = prepare_dataset(builder_config, self.folder / "dataset", digest=fingerprints.of)
+            builder = prepare_dataset(
+                builder_config, self.folder / "dataset", digest=fingerprints.of
+            )
         counts = dataset_counts(builder)
         for line in counts.lines():
             self.reporter.say(f"  {line}")
@@ -274,11 +326,17 @@ class Study:
             write_whole(self.folder / "data.json", json.dumps(counts.as_dict(), indent=2) + "\n")
         return builder.as_data_source(split="train"), made_from
 
-    def _made_from(self, trajectories: Path, tokenizer: Path, examples: str, fingerprints: Fingerprints) -> dict:
+    def _made_from(
+        self, trajectories: Path, tokenizer: Path, examples: str, fingerprints: Fingerprints
+    ) -> dict:
         """Return what binds the run besides its settings. Raises UsageError when an arm was begun with other content."""
         base, file = base_folder(self.config), tokenizer / "tokenizer.json"
         made_from = {
-            "data": {"file": str(trajectories), "sha256": fingerprints.of(trajectories), "examples": examples},
+            "data": {
+                "file": str(trajectories),
+                "sha256": fingerprints.of(trajectories),
+                "examples": examples,
+            },
             "tokenizer": {"file": str(file), "sha256": fingerprints.of(file)},
             "base": {"recipe": "random", "recall_steps": self.config.model.recall_steps}
             if base is None
@@ -295,16 +353,23 @@ class Study:
         """The model that `train` trained, and its codec."""
         file = self.folder / "model.json"
         if not file.exists():
-            raise UsageError(f"{self.folder}: nothing was trained here; run `cotjax train` with the same --out first")
+            raise UsageError(
+                f"{self.folder}: nothing was trained here; run `cotjax train` with the same --out first"
+            )
         settings = self.config.data
-        return ModelConfig.from_saved(file), Codec.load(self.folder / "tokenizer", settings.template, settings.system)
+        return ModelConfig.from_saved(file), Codec.load(
+            self.folder / "tokenizer", settings.template, settings.system
+        )
 
     def _seconds(self) -> dict[str, float]:
         """Seconds a stage took. A later run that finds a stage done does not make it look free."""
         file = self.folder / "run.json"
         before = read_json(file, "cotjax").get("seconds", {}) if file.exists() else {}
         now = self.reporter.seconds
-        return {stage: round(max(before.get(stage, 0.0), now.get(stage, 0.0)), 1) for stage in {**before, **now}}
+        return {
+            stage: round(max(before.get(stage, 0.0), now.get(stage, 0.0)), 1)
+            for stage in {**before, **now}
+        }
 
     def _describe(self, games: GameSets, model: ModelConfig, expert: dict) -> None:
         """Write run.json: what the report says about the run."""
@@ -315,8 +380,13 @@ class Study:
             "name": self.folder.name,
             "title": config.title,
             "arms": {arm: dict(settings) for arm, settings in config.arms.items()},
-            "checkpoints": sorted({step for folder in self.arm_folders.values() for step in planned_steps(folder)}),
-            "model": {"parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes)), "base": config.model.base},
+            "checkpoints": sorted(
+                {step for folder in self.arm_folders.values() for step in planned_steps(folder)}
+            ),
+            "model": {
+                "parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes)),
+                "base": config.model.base,
+            },
             "games": {
                 "source": "made by cotjax" if config.games.source == "made" else "ALFWorld",
                 "hash": games.hash,
@@ -325,7 +395,11 @@ class Study:
                     "split": config.games.eval_split,
                     "task_types": list(config.task_types.in_domain),
                 },
-                "ood": {"games": len(games.ood), "split": config.games.eval_split, "task_types": list(config.task_types.ood)},
+                "ood": {
+                    "games": len(games.ood),
+                    "split": config.games.eval_split,
+                    "task_types": list(config.task_types.ood),
+                },
             },
             "data": {
                 "trajectories": counts["trained_trajectories"],
@@ -337,7 +411,10 @@ class Study:
             },
             "made_from": next(map(made_from_of, self.arm_folders.values())),
             "train": dict(config.train),
-            "masking": {name: list(value) if isinstance(value, tuple) else value for name, value in config.masking.items()},
+            "masking": {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in config.masking.items()
+            },
             "versions": package_versions(),
             "git": git_revision(),
             "devices": f"{jax.device_count()} {jax.default_backend()}",
@@ -364,5 +441,9 @@ def open_study(config: ConfigDict, trains: bool = True) -> Study:
     if distributed.first():
         claim(folder, mine)
     distributed.check_folder(folder)
-    reporter = Reporter(folder / "log.txt") if distributed.first() else Reporter(console=Console(quiet=True, force_terminal=False))
+    reporter = (
+        Reporter(folder / "log.txt")
+        if distributed.first()
+        else Reporter(console=Console(quiet=True, force_terminal=False))
+    )
     return Study(config, folder, reporter)

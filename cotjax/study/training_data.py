@@ -27,7 +27,11 @@ def selection_of(config: ConfigDict) -> Selection:
     OOD task types are held out of training. Of collected data the in-domain types alone are trained on, of a user's file all others.
     """
     types = config.task_types
-    own = {"held_out": tuple(types.ood)} if config.data.trajectories else {"task_types": tuple(types.in_domain)}
+    own = (
+        {"held_out": tuple(types.ood)}
+        if config.data.trajectories
+        else {"task_types": tuple(types.in_domain)}
+    )
     return Selection.of(config.data, **own)
 
 
@@ -67,6 +71,10 @@ def codec_of(config: ConfigDict, trajectories: Path) -> Codec:
     """
     settings = config.model
     if settings.base == "random" and not settings.tokenizer:
-        return Codec(made_tokenizer(config, trajectories), TEMPLATES[config.data.template], config.data.system)
+        return Codec(
+            made_tokenizer(config, trajectories),
+            TEMPLATES[config.data.template],
+            config.data.system,
+        )
     folder = settings.tokenizer or (BASE_FOLDER if settings.base == "package" else settings.base)
     return Codec.load(folder, config.data.template, config.data.system)

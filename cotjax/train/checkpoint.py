@@ -56,17 +56,24 @@ class Keep:
     def __post_init__(self):
         for name in ("last", "every", "best"):
             if getattr(self, name) < 0:
-                raise UsageError(f"train.keep_{name} is {getattr(self, name)}; it must be at least 0")
+                raise UsageError(
+                    f"train.keep_{name} is {getattr(self, name)}; it must be at least 0"
+                )
         for name in ("every", "best"):
             if getattr(self, name) and not self.last:
-                raise UsageError(f"train.keep_{name} is set, but train.keep_last is 0, which keeps all; set that to 1 or more")
+                raise UsageError(
+                    f"train.keep_{name} is set, but train.keep_last is 0, which keeps all; set that to 1 or more"
+                )
 
     def __call__(self, saved: Sequence[int]) -> set[int]:
         """The steps that stay, of those saved."""
         planned = [step for step in saved if step in self.steps]
         if not self.last:
             return {*planned, *saved[-1:]}
-        ranked = sorted((step for step in planned if step in self.losses), key=lambda step: (self.losses[step], step))
+        ranked = sorted(
+            (step for step in planned if step in self.losses),
+            key=lambda step: (self.losses[step], step),
+        )
         every = {step for step in planned if self.every and step % self.every == 0}
         return {*planned[-self.last :], *ranked[: self.best], *every, *saved[-1:]}
 
@@ -92,7 +99,9 @@ class Checkpoints:
             lightweight_initialize=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sums),
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=_apart(options) if alone else options)
+        self._manager = ocp.CheckpointManager(
+            self.folder, options=_apart(options) if alone else options
+        )
 
     def steps(self) -> list[int]:
         """Finished checkpoints, in order."""
@@ -116,7 +125,9 @@ class Checkpoints:
         self._saving = step
         self._written(lambda: self._manager.save(step, args=items, force=True))
 
-    def resume(self, like: TrainState, warn: Callable[[str], None]) -> tuple[TrainState, dict] | None:
+    def resume(
+        self, like: TrainState, warn: Callable[[str], None]
+    ) -> tuple[TrainState, dict] | None:
         """The newest checkpoint that is whole, as `restore` gives it; None where there is none.
 
         Newer ones that are damaged are named to `warn` and put aside, as `30.damaged-1`, so that the step can be saved again.
@@ -129,7 +140,9 @@ class Checkpoints:
             if reason is None:
                 return self.restore(step, like)
             aside = self._put_aside(step)
-            warn(f"{self.folder / str(step)}: {reason}; this checkpoint is damaged and not used, it is now {aside.name}")
+            warn(
+                f"{self.folder / str(step)}: {reason}; this checkpoint is damaged and not used, it is now {aside.name}"
+            )
         return None
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict]:
@@ -152,13 +165,19 @@ class Checkpoints:
         """
         like = decoder.abstract_params(config, mesh)
         if step in self.steps() and (reason := self._damage(step, "params")) is not None:
-            raise DataError(f"{self.folder / str(step)}: {reason}; this checkpoint is damaged, and cannot be used")
+            raise DataError(
+                f"{self.folder / str(step)}: {reason}; this checkpoint is damaged, and cannot be used"
+            )
         self._check_shapes(step, like)
-        return self._restore(step, ocp.args.Composite(params=ocp.args.StandardRestore(like)))["params"]
+        return self._restore(step, ocp.args.Composite(params=ocp.args.StandardRestore(like)))[
+            "params"
+        ]
 
     def digest(self, step: int) -> str:
         """A hash of the sums of a finished checkpoint: which files it was, 32 hexadecimal digits."""
-        return hashlib.blake2b((self.folder / str(step) / _SUMS).read_bytes(), digest_size=16).hexdigest()
+        return hashlib.blake2b(
+            (self.folder / str(step) / _SUMS).read_bytes(), digest_size=16
+        ).hexdigest()
 
     def close(self) -> None:
         """Return when every begun save is on disk.
@@ -184,9 +203,17 @@ class Checkpoints:
 
     def _write_sums(self) -> None:
         """Called by Orbax, on one process and beside the loop, when all files of a save are there and its folder has no name yet."""
-        unnamed = next(self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"), self.folder / str(self._saving))
-        files = sorted(path for path in unnamed.rglob("*") if path.is_file() and path.parent != unnamed)
-        sums = {path.relative_to(unnamed).as_posix(): [path.stat().st_size, _checksum(path)] for path in files}
+        unnamed = next(
+            self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"),
+            self.folder / str(self._saving),
+        )
+        files = sorted(
+            path for path in unnamed.rglob("*") if path.is_file() and path.parent != unnamed
+        )
+        sums = {
+            path.relative_to(unnamed).as_posix(): [path.stat().st_size, _checksum(path)]
+            for path in files
+        }
         write_whole(unnamed / _SUMS, json.dumps(sums, indent=0) + "\n")
 
     def _damage(self, step: int, item: str = "") -> str | None:
@@ -216,7 +243,9 @@ class Checkpoints:
     def _check_shapes(self, step: int, params: dict) -> None:
         """Compare names and shapes before anything is read: a restore that fails half-way leaves reads behind."""
         if step not in self._manager.all_steps():
-            raise DataError(f"{self.folder}: no checkpoint at step {step}; there are {self.steps() or 'none'}")
+            raise DataError(
+                f"{self.folder}: no checkpoint at step {step}; there are {self.steps() or 'none'}"
+            )
         check_shapes(self.folder / str(step) / "params", params)
 
     def _restore(self, step: int, items: ocp.args.Composite):
@@ -233,14 +262,20 @@ def _apart(options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManagerOption
     """The same for one process that reads, whatever the others do."""
     process = jax.process_index()
     itself = ocp.options.MultiprocessingOptions(
-        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process {process}"
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f"process {process}",
     )
     return replace(options, read_only=True, create=False, multiprocessing_options=itself)
 
 
 def whole_steps(folder: Path) -> list[int]:
     """Steps of the finished checkpoints in a folder, in order."""
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+    return (
+        sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+        if folder.is_dir()
+        else []
+    )
 
 
 def damage(folder: Path, item: str = "", share: int = 0, shares: int = 1) -> str | None:
@@ -278,7 +313,10 @@ def _checksum(path: Path) -> int:
 
 def check_shapes(folder: Path, params: dict) -> None:
     """Raise DataError unless the tree saved in `folder` has the names and shapes of `params`."""
-    saved, wanted = _shapes(ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree), _shapes(params)
+    saved, wanted = (
+        _shapes(ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree),
+        _shapes(params),
+    )
     for name in sorted({*saved, *wanted}):
         if saved.get(name) != wanted.get(name):
             raise DataError(
@@ -294,4 +332,6 @@ def _shapes(tree) -> dict[str, tuple[int, ...]]:
 
 
 def _abstract(tree):
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree
+    )

@@ -44,8 +44,12 @@ def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str | None
     before, now = ({**run, "train": binding(run.get("train", {}))} for run in (theirs, mine))
     parts = ("train", "masking", "model")
     for part in parts:
-        now[part] = {name: value for name, value in now[part].items() if name in before.get(part, {})}
-    differs = first_difference(*({name: run.get(name) for name in (*parts, "seed")} for run in (before, now)))
+        now[part] = {
+            name: value for name, value in now[part].items() if name in before.get(part, {})
+        }
+    differs = first_difference(
+        *({name: run.get(name) for name in (*parts, "seed")} for run in (before, now))
+    )
     return None if differs is None else told(*differs, now["train"].get("schedule"))
 
 
@@ -53,7 +57,9 @@ def told(name: str, there: Any, here: Any, schedule: Any = None) -> str:
     """Say that a setting differs, and for the length of a schedule what to do."""
     if name == "train.schedule_steps" and there is not None and here is not None:
         keep = f"--config.train.schedule_steps={there} keeps it, and lets the run be of any length"
-        return f"train.steps is {there} there, {here} here, where the {schedule} schedule ends; {keep}"
+        return (
+            f"train.steps is {there} there, {here} here, where the {schedule} schedule ends; {keep}"
+        )
     return f"{name} is {there!r} there, {here!r} here"
 
 
@@ -68,7 +74,9 @@ def begun(folder: Path) -> bool:
     return any(whole_steps(folder / "checkpoints"))
 
 
-def check(folder: Path, run: Mapping[str, Any], theirs: Mapping[str, Any] | None = None) -> list[str]:
+def check(
+    folder: Path, run: Mapping[str, Any], theirs: Mapping[str, Any] | None = None
+) -> list[str]:
     """Find whether `run` may go on in an arm's folder; return what the user should read. Nothing is written.
 
     Args:
@@ -85,7 +93,9 @@ def check(folder: Path, run: Mapping[str, Any], theirs: Mapping[str, Any] | None
     theirs = read_json(file, "cotjax") if theirs is None else theirs
     mine = _as_json(run)
     if differs := difference(theirs, mine):
-        raise UsageError(f"{folder} holds another run ({differs}); choose another folder with --out")
+        raise UsageError(
+            f"{folder} holds another run ({differs}); choose another folder with --out"
+        )
     reached = max(whole_steps(folder / "checkpoints"), default=0)
     if mine["train"]["steps"] < reached:
         raise UsageError(
@@ -106,7 +116,11 @@ def check_content(folder: Path, made_from: Mapping[str, Any], steps: int, known:
         return
     theirs = read_json(file, "cotjax")
     _check_content(folder, theirs, made_from)
-    if not theirs.get("made_from") and not known and max(whole_steps(folder / "checkpoints"), default=0) < steps:
+    if (
+        not theirs.get("made_from")
+        and not known
+        and max(whole_steps(folder / "checkpoints"), default=0) < steps
+    ):
         raise UsageError(
             f"{folder}: begun by a version that kept no fingerprints, and of other examples than {made_from['data']['file']} gives "
             "now: the data changed, or how they are encoded; go on with that version, or choose another folder with --out"
@@ -119,13 +133,19 @@ def made_from_of(folder: Path) -> dict[str, Any] | None:
     return read_json(file, "cotjax").get("made_from") if file.exists() else None
 
 
-def _check_content(folder: Path, theirs: Mapping[str, Any], made_from: Mapping[str, Any] | None) -> list[str]:
+def _check_content(
+    folder: Path, theirs: Mapping[str, Any], made_from: Mapping[str, Any] | None
+) -> list[str]:
     if made_from is None:
         return []
     if not theirs.get("made_from"):
-        return [f"{folder}: no fingerprint of its data, tokenizer and base was kept; they are taken to be what they were"]
+        return [
+            f"{folder}: no fingerprint of its data, tokenizer and base was kept; they are taken to be what they were"
+        ]
     if said := changed(theirs["made_from"], made_from):
-        raise UsageError(f"{folder} holds another run ({said}); bring back what it was begun with, or choose another folder with --out")
+        raise UsageError(
+            f"{folder} holds another run ({said}); bring back what it was begun with, or choose another folder with --out"
+        )
     return []
 
 
@@ -136,9 +156,15 @@ def claim(folder: Path, run: Mapping[str, Any]) -> list[int]:
     mine = _as_json(run)
     saves = checkpoint_steps(mine["train"]["steps"], mine["train"]["save_every"])
     if begun(folder):
-        saves = _continued(folder, read_json(file, "cotjax"), mine["train"], saves) if file.exists() else saves
+        saves = (
+            _continued(folder, read_json(file, "cotjax"), mine["train"], saves)
+            if file.exists()
+            else saves
+        )
     elif not file.exists() or _bound(read_json(file, "cotjax")) != _bound(mine):
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of a start that failed: what it would have begun from
+        shutil.rmtree(
+            folder / "checkpoints", ignore_errors=True
+        )  # of a start that failed: what it would have begun from
     text = json.dumps({**mine, "saves": saves}, indent=2) + "\n"
     if not file.exists() or file.read_text(encoding="utf-8") != text:
         write_whole(file, text)
@@ -156,16 +182,25 @@ def planned_steps(folder: Path) -> list[int]:
     if not file.exists():
         return []
     theirs = read_json(file, "cotjax")
-    return theirs.get("saves") or checkpoint_steps(theirs["train"]["steps"], theirs["train"]["save_every"])
+    return theirs.get("saves") or checkpoint_steps(
+        theirs["train"]["steps"], theirs["train"]["save_every"]
+    )
 
 
-def _continued(folder: Path, theirs: dict[str, Any], settings: Mapping[str, Any], saves: list[int]) -> list[int]:
+def _continued(
+    folder: Path, theirs: dict[str, Any], settings: Mapping[str, Any], saves: list[int]
+) -> list[int]:
     """The steps at which a run saves that goes on: those that it saved stay, whatever its settings are now."""
     before = planned_steps(folder)
     if all(theirs["train"].get(name) == settings[name] for name in ("steps", "save_every")):
         return before
     there = whole_steps(folder / "checkpoints")
-    return sorted({*(step for step in before if step in there), *(step for step in saves if step > max(there, default=-1))})
+    return sorted(
+        {
+            *(step for step in before if step in there),
+            *(step for step in saves if step > max(there, default=-1)),
+        }
+    )
 
 
 def _bound(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,11 @@ from cotjax.runtime.files import read_json, whole_folder, write_whole
 from cotjax.train.checkpoint import check_shapes
 
 HUGGING_FACE, ORBAX, PEFT = "Hugging Face", "Orbax", "PEFT"
-OTHER = {HUGGING_FACE: ORBAX, ORBAX: HUGGING_FACE, PEFT: HUGGING_FACE}  # what `convert` makes of each
+OTHER = {
+    HUGGING_FACE: ORBAX,
+    ORBAX: HUGGING_FACE,
+    PEFT: HUGGING_FACE,
+}  # what `convert` makes of each
 _CONFIG_FILES = {HUGGING_FACE: "config.json", ORBAX: "model.json"}
 _PARAMS = "params"
 # What transformers keeps beside the weights, and a model is not the same without.
@@ -56,7 +60,9 @@ class Converted:
 def folder_kind(folder: Path) -> str:
     """HUGGING_FACE, ORBAX or PEFT. Raises UsageError when the folder is none of them, saying what was looked for."""
     kind = next((kind for kind, name in _CONFIG_FILES.items() if (folder / name).is_file()), None)
-    if (folder / lora.CONFIG_FILE).is_file() and (kind is None or (kind == HUGGING_FACE and not holds_weights(folder))):
+    if (folder / lora.CONFIG_FILE).is_file() and (
+        kind is None or (kind == HUGGING_FACE and not holds_weights(folder))
+    ):
         return PEFT
     if kind is None:
         raise UsageError(
@@ -64,7 +70,11 @@ def folder_kind(folder: Path) -> str:
             f"nor {lora.CONFIG_FILE} (PEFT's)"
         )
     if kind == ORBAX and not (folder / _PARAMS).is_dir():
-        hint = "; it is a run: `cotjax export` writes its checkpoints" if (folder / "arms").is_dir() else ""
+        hint = (
+            "; it is a run: `cotjax export` writes its checkpoints"
+            if (folder / "arms").is_dir()
+            else ""
+        )
         raise UsageError(f"{folder}: holds model.json but no {_PARAMS}/{hint}")
     return kind
 
@@ -73,7 +83,11 @@ def weight_files(folder: Path) -> list[Path]:
     """Return the files that hold the parameters of a folder of any kind. Raises UsageError when it is none."""
     kind = folder_kind(folder)
     if kind == PEFT:
-        return [folder / lora.CONFIG_FILE, folder / lora.TENSORS_FILE, *weight_files(base_of(folder))]
+        return [
+            folder / lora.CONFIG_FILE,
+            folder / lora.TENSORS_FILE,
+            *weight_files(base_of(folder)),
+        ]
     found = folder.glob("*.safetensors") if kind == HUGGING_FACE else (folder / _PARAMS).rglob("*")
     return sorted(path for path in found if path.is_file())
 
@@ -95,15 +109,21 @@ def read_config(folder: Path, say: Say | None = None, **overrides: Any) -> Model
 
 def base_of(folder: Path) -> Path:
     """The folder of the base that a PEFT folder's adapters belong to. Raises UsageError when it is not there."""
-    named = read_json(folder / lora.CONFIG_FILE, "PEFT's save_pretrained").get("base_model_name_or_path")
-    base = next((path for path in (Path(str(named)), folder / str(named)) if named and path.is_dir()), None)
+    named = read_json(folder / lora.CONFIG_FILE, "PEFT's save_pretrained").get(
+        "base_model_name_or_path"
+    )
+    base = next(
+        (path for path in (Path(str(named)), folder / str(named)) if named and path.is_dir()), None
+    )
     if base is None:
         raise UsageError(
             f"{folder}: {lora.CONFIG_FILE} names the base {named!r}, which is no folder here; write there, "
             "as base_model_name_or_path, the folder that holds the base"
         )
     if folder_kind(base) == PEFT:
-        raise UsageError(f"{folder}: its base {base} is adapters too; merge those first: cotjax convert {base} FOLDER")
+        raise UsageError(
+            f"{folder}: its base {base} is adapters too; merge those first: cotjax convert {base} FOLDER"
+        )
     return base
 
 
@@ -136,10 +156,14 @@ def load_params(folder: Path, mesh: Mesh, **overrides: Any) -> Params:
             return checkpointer.restore(saved, like)
     except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{saved}: cannot be restored ({reason}); convert the model anew") from error
+        raise DataError(
+            f"{saved}: cannot be restored ({reason}); convert the model anew"
+        ) from error
 
 
-def save_orbax(folder: Path, config: ModelConfig, params: Params, token_ids: Mapping[str, Any] | None = None) -> None:
+def save_orbax(
+    folder: Path, config: ModelConfig, params: Params, token_ids: Mapping[str, Any] | None = None
+) -> None:
     """Writes model.json, params/ and the known `token_ids` into a folder. On several processes every one must call it."""
     folder.mkdir(parents=True, exist_ok=True)
     with ocp.StandardCheckpointer(save_concurrent_gb=_HOST_GB) as checkpointer:
@@ -149,7 +173,13 @@ def save_orbax(folder: Path, config: ModelConfig, params: Params, token_ids: Map
     write_whole(folder / _CONFIG_FILES[ORBAX], json.dumps(asdict(config), indent=2) + "\n")
 
 
-def convert(source: Path, out: Path, dtype: str | None = None, max_shard_bytes: int = MAX_SHARD_BYTES, say: Say | None = None) -> Converted:
+def convert(
+    source: Path,
+    out: Path,
+    dtype: str | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    say: Say | None = None,
+) -> Converted:
     """Writes the model of a folder of one kind as a folder of the other; adapters merged into their base, as Hugging Face's.
 
     `dtype` is what the parameters become (None: what the source's tensors are); `max_shard_bytes` is of a safetensors file.
@@ -172,4 +202,6 @@ def convert(source: Path, out: Path, dtype: str | None = None, max_shard_bytes: 
             if found is not None:
                 shutil.copyfile(found, partial / name)
     leaves = jax.tree.leaves(params)
-    return Converted(sum(x.size for x in leaves), sum(x.nbytes for x in leaves), time.perf_counter() - started)
+    return Converted(
+        sum(x.size for x in leaves), sum(x.nbytes for x in leaves), time.perf_counter() - started
+    )

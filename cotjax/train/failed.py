@@ -42,11 +42,15 @@ def load_failed(where: Path) -> tuple[dict[str, np.ndarray], dict]:
     """(batch of all processes' rows, about). Raises DataError, naming the file, when it is not a failed step's folder."""
     try:
         about = json.loads((where / "about.json").read_text())
-        files = [where / f"batch-{index}.npz" for index in range(len(list(where.glob("batch-*.npz"))))]
+        files = [
+            where / f"batch-{index}.npz" for index in range(len(list(where.glob("batch-*.npz"))))
+        ]
         parts = [dict(np.load(file)) for file in files]
         batch = {name: np.concatenate([part[name] for part in parts]) for name in BATCH_FIELDS}
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{where}: not the whole of a failed step, as training writes it to failed/step-… ({error})") from None
+        raise DataError(
+            f"{where}: not the whole of a failed step, as training writes it to failed/step-… ({error})"
+        ) from None
     return batch, about
 
 
@@ -64,7 +68,9 @@ class Examined:
     wrong_params: tuple[str, ...]
 
 
-def examine(model: ModelConfig, params: dict, batch: dict[str, np.ndarray], mesh: Mesh, normalizer: str) -> Examined:
+def examine(
+    model: ModelConfig, params: dict, batch: dict[str, np.ndarray], mesh: Mesh, normalizer: str
+) -> Examined:
     """Run the loss and its gradients once, forward values kept a token."""
     trained, frozen = lora.split(model, params)
 
@@ -75,7 +81,9 @@ def examine(model: ModelConfig, params: dict, batch: dict[str, np.ndarray], mesh
     def by_token(params: dict, batch: dict) -> jax.Array:
         rows = (batch[name] for name in ("ids", "positions", "segment_ids", "branches"))
         hidden_BTD = decoder.hidden_states(model, params, *rows, remat="block")
-        return supervised_cross_entropy(hidden_BTD, decoder.output_weight(model, params), batch["targets"], batch["weights"])
+        return supervised_cross_entropy(
+            hidden_BTD, decoder.output_weight(model, params), batch["targets"], batch["weights"]
+        )
 
     batch = jax.device_put(batch, batch_sharding(mesh))
     with jax.set_mesh(mesh):
@@ -86,9 +94,14 @@ def examine(model: ModelConfig, params: dict, batch: dict[str, np.ndarray], mesh
         for path, grad in jax.tree.leaves_with_path(grads):
             group = _group([key.key for key in path])
             squares[group] = squares.get(group, 0.0) + jnp.sum(jnp.square(grad.astype(jnp.float32)))
-        whole = [(".".join(key.key for key in path), jnp.isfinite(leaf).all()) for path, leaf in jax.tree.leaves_with_path(params)]
+        whole = [
+            (".".join(key.key for key in path), jnp.isfinite(leaf).all())
+            for path, leaf in jax.tree.leaves_with_path(params)
+        ]
     norms = {group: float(square) ** 0.5 for group, square in squares.items()}
-    return Examined(np.asarray(losses_BT), norms, tuple(name for name, finite in whole if not finite))
+    return Examined(
+        np.asarray(losses_BT), norms, tuple(name for name, finite in whole if not finite)
+    )
 
 
 def _group(path: list[str]) -> str:
@@ -99,4 +112,8 @@ def _group(path: list[str]) -> str:
 def by_role(losses_T: np.ndarray, weights_T: np.ndarray, roles_T: np.ndarray) -> dict[str, float]:
     """Mean loss of a row's supervised targets by their role, in nats."""
     supervised = weights_T > 0
-    return {role.name: float(losses_T[chosen].mean()) for role in Role if (chosen := supervised & (roles_T == role)).any()}
+    return {
+        role.name: float(losses_T[chosen].mean())
+        for role in Role
+        if (chosen := supervised & (roles_T == role)).any()
+    }

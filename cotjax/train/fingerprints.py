@@ -30,7 +30,9 @@ class Fingerprints:
     def __init__(self, memory: Path):
         self._memory = memory
         self._known: dict[str, list[Any]] = {}
-        with contextlib.suppress(OSError, ValueError, TypeError):  # not there, or spoilt: everything is read again
+        with contextlib.suppress(
+            OSError, ValueError, TypeError
+        ):  # not there, or spoilt: everything is read again
             self._known = dict(json.loads(memory.read_text(encoding="utf-8")))
 
     def of(self, file: Path) -> str:
@@ -75,7 +77,10 @@ class Fingerprints:
 
 def contents(made_from: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """`made_from` without the places where the files lay."""
-    return {part: {name: value for name, value in about.items() if name != "file"} for part, about in made_from.items()}
+    return {
+        part: {name: value for name, value in about.items() if name != "file"}
+        for part, about in made_from.items()
+    }
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
@@ -86,13 +91,19 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
         if was == found:
             continue
         place = now[part].get("file", "the base of new weights")
-        if part == "data" and was.get("sha256") == found["sha256"] and theirs.get("tokenizer") == mine["tokenizer"]:
+        if (
+            part == "data"
+            and was.get("sha256") == found["sha256"]
+            and theirs.get("tokenizer") == mine["tokenizer"]
+        ):
             return f"{place} is what it was, but other examples are made of it: by other data settings, or another version of cotjax"
         if "sha256" in was and "sha256" in found and was["sha256"] != found["sha256"]:
             sums = f"sha256 {was['sha256'][:_SHOWN]}… there, {found['sha256'][:_SHOWN]}… here"
             return f"{_OF[part]}: the content of {place} changed ({sums})"
         if part != "data":
-            return f"{_OF[part]}: it was {_told(before.get(part, {}))}, and is {_told(now[part])} now"
+            return (
+                f"{_OF[part]}: it was {_told(before.get(part, {}))}, and is {_told(now[part])} now"
+            )
     return None
 
 
@@ -101,4 +112,8 @@ _OF = {"data": "the data", "tokenizer": "the tokenizer", "base": "the base model
 
 def _told(about: Mapping[str, Any]) -> str:
     recipe = {name: value for name, value in about.items() if name not in ("file", "sha256")}
-    return str(about.get("file") or ", ".join(f"{name} {value}" for name, value in recipe.items()) or "not known")
+    return str(
+        about.get("file")
+        or ", ".join(f"{name} {value}" for name, value in recipe.items())
+        or "not known"
+    )

@@ -45,7 +45,11 @@ def keep_of(settings: Any, saves: Collection[int] = ()) -> Keep:
 
 def held_out_steps(settings: Any, saves: Collection[int]) -> set[int]:
     """Return the steps that a held-out loss is measured behind: every `eval_every`, and those at which the run saves by plan."""
-    return {*range(0, settings.steps + 1, settings.eval_every), *saves} if settings.eval_every else set()
+    return (
+        {*range(0, settings.steps + 1, settings.eval_every), *saves}
+        if settings.eval_every
+        else set()
+    )
 
 
 def check_counts(settings: Any) -> None:
@@ -53,22 +57,32 @@ def check_counts(settings: Any) -> None:
     check_ranges("train", settings)
     configured(settings)  # the schedule's name, and a warm-up that is longer than the run
     if settings.profile_steps and not 1 <= settings.profile_start <= settings.steps:
-        raise UsageError(f"train.profile_start is {settings.profile_start}; it must be a step, from 1 to train.steps ({settings.steps})")
+        raise UsageError(
+            f"train.profile_start is {settings.profile_start}; it must be a step, from 1 to train.steps ({settings.steps})"
+        )
     if settings.remat not in REMAT:
         raise UsageError(f"train.remat is {settings.remat!r}; there are {', '.join(REMAT)}")
     if settings.attention not in ("auto", *KERNELS):
-        raise UsageError(f"train.attention is {settings.attention!r}; there are auto, {', '.join(KERNELS)}")
+        raise UsageError(
+            f"train.attention is {settings.attention!r}; there are auto, {', '.join(KERNELS)}"
+        )
     if settings.eval_every and not settings.eval_share:
-        raise UsageError(f"train.eval_every is {settings.eval_every}, but train.eval_share is 0, which holds nothing out; set it above 0")
+        raise UsageError(
+            f"train.eval_every is {settings.eval_every}, but train.eval_share is 0, which holds nothing out; set it above 0"
+        )
     if settings.eval_share and not settings.eval_every:
-        raise UsageError(f"train.eval_share is {settings.eval_share}, but train.eval_every is 0, which measures nothing; set it above 0")
+        raise UsageError(
+            f"train.eval_share is {settings.eval_share}, but train.eval_every is 0, which measures nothing; set it above 0"
+        )
     keep_of(settings)
 
 
 def check_batch(settings: Any, mesh: jax.sharding.Mesh) -> None:
     """Raise UsageError when the config's batch does not divide over the mesh and its parts."""
     if settings.batch % (batch_parts(mesh) * settings.accumulate):
-        shared = f"{batch_parts(mesh)} devices that share it" + (f" x {settings.accumulate} parts" if settings.accumulate > 1 else "")
+        shared = f"{batch_parts(mesh)} devices that share it" + (
+            f" x {settings.accumulate} parts" if settings.accumulate > 1 else ""
+        )
         raise UsageError(f"train.batch ({settings.batch}) must be a multiple of the {shared}")
 
 
@@ -119,7 +133,12 @@ def train(
     folder = Path(folder)
     mesh = make_mesh(**mesh_shape)
     check_batch(settings, mesh)
-    run = {"train": dict(settings), "masking": asdict(masking), "model": asdict(model), "seed": seed}
+    run = {
+        "train": dict(settings),
+        "masking": asdict(masking),
+        "model": asdict(model),
+        "seed": seed,
+    }
     run |= {"made_from": made_from} if made_from else {}
     for line in distributed.from_first("run", lambda: check(folder, run)):
         warn(line)
@@ -127,11 +146,18 @@ def train(
     # ---- model, optimizer, step
     schedule, optimizer = configured(settings, model)
     if needs_master(model):
-        say(f"parameters in {model.param_dtype}: the optimizer keeps a float32 copy of them, so that small updates add up")
+        say(
+            f"parameters in {model.param_dtype}: the optimizer keeps a float32 copy of them, so that small updates add up"
+        )
     with jax.set_mesh(mesh):
         state = init_state(model, optimizer, make_params(mesh), mesh)
         layers = {"scan": settings.scan_layers, "kernel": settings.attention}
-        how = {"remat": settings.remat, "normalizer": masking.normalizer, "accumulate": settings.accumulate, **layers}
+        how = {
+            "remat": settings.remat,
+            "normalizer": masking.normalizer,
+            "accumulate": settings.accumulate,
+            **layers,
+        }
         train_step = make_train_step(model, optimizer, state.params, mesh, **how)
         probe = make_probe(model, mesh, **how)
 
@@ -142,10 +168,21 @@ def train(
     if settings.eval_every:
         examples = len(source)
         source, kept_back = split(source, settings.eval_share, seed)
-        held_out = HeldOut(kept_back, make_forward(model, mesh, **layers), mesh, settings, masking, own)
+        held_out = HeldOut(
+            kept_back, make_forward(model, mesh, **layers), mesh, settings, masking, own
+        )
         say(f"held out: {len(kept_back)} of {examples} examples; the others are trained on")
     check_supervised(source, masking)
-    iterator = iter(batches(source, row_length=settings.row_length, batch=settings.batch, masking=masking, seed=seed, rows=own))
+    iterator = iter(
+        batches(
+            source,
+            row_length=settings.row_length,
+            batch=settings.batch,
+            masking=masking,
+            seed=seed,
+            rows=own,
+        )
+    )
 
     # ---- resume; the folder is taken now that nothing that could be wrong with the start was
     keep = keep_of(settings, distributed.from_first("saves", lambda: claim(folder, run)))
@@ -159,21 +196,30 @@ def train(
         start = before["step"]
         iterator.set_state(before["iterator"])
     held_out_at = held_out_steps(settings, keep.steps)
-    metrics_file = MetricsFile(folder / "metrics.jsonl", -1 if found is None else start, held_out_at)
+    metrics_file = MetricsFile(
+        folder / "metrics.jsonl", -1 if found is None else start, held_out_at
+    )
     keep.losses.update(metrics_file.held_out)
     trackers = Trackers(settings, folder, about, resume_step=start)
     profiler = Profiler(settings, folder / "profile")
 
     def failed(step: int, batch: dict, error: str) -> DataError:
         """Keep a batch, and return the error that ends the run."""
-        where = keep_failed(folder / "failed", step, batch, run | {"checkpoint": saved, "error": error})
+        where = keep_failed(
+            folder / "failed", step, batch, run | {"checkpoint": saved, "error": error}
+        )
         return DataError(f"{error}; its batch is kept: cotjax replay {where}")
 
     def log(step: int, metrics: dict, batch: dict) -> None:
         """Wait for a step and write its row; keep its batch where the loss is not finite."""
         metrics = jax.device_get(metrics)
         try:
-            row = as_row(step, metrics, learning_rate=float(schedule(step - 1)), positions=settings.batch * settings.row_length)
+            row = as_row(
+                step,
+                metrics,
+                learning_rate=float(schedule(step - 1)),
+                positions=settings.batch * settings.row_length,
+            )
         except DataError as error:
             raise failed(step, batch, str(error)) from None
         row["time"] = clock.lap(row["tokens"], step_flops(model, metrics), peak)
@@ -190,7 +236,9 @@ def train(
             raise DataError(error) if batch is None else failed(step, batch, error)
         metrics_file.write(row)
         trackers.write(row)
-        by_role = ", ".join(f"{role} {loss:.3f}" for role, loss in row["held_out"]["loss_by_role"].items())
+        by_role = ", ".join(
+            f"{role} {loss:.3f}" for role, loss in row["held_out"]["loss_by_role"].items()
+        )
         say(f"step {step}: held-out loss {loss:.4f} ({by_role})")
         return loss
 
@@ -210,12 +258,16 @@ def train(
         if found is None:
             with clock.apart():
                 if not is_sound(state, lambda params: (0.0, 0.0)):
-                    raise DataError("the parameters that training starts from are not all finite; look at the model's weights")
+                    raise DataError(
+                        "the parameters that training starts from are not all finite; look at the model's weights"
+                    )
                 loss = measure(0, None) if held_out else None
                 metrics_file.sync()
                 checkpoints.save(state, about | {"step": 0, "iterator": iterator.get_state()}, loss)
         if start < settings.steps:
-            train_step = compiled(train_step, state, abstract_batch(settings.batch, settings.row_length, mesh), mesh)
+            train_step = compiled(
+                train_step, state, abstract_batch(settings.batch, settings.row_length, mesh), mesh
+            )
         stop.stepping = True
         for step in range(start + 1, settings.steps + 1):
             profiler.before(step)
@@ -241,10 +293,16 @@ def train(
                 # What these parameters give is looked at before they are kept, and the rows are on the disk before them.
                 if not is_sound(state, examined):
                     what = "the parameters after this update, or the loss or gradient that they give, are not finite"
-                    raise failed(step, rows, f"step {step}: {what}; lower train.learning_rate, or look at the data of this step")
+                    raise failed(
+                        step,
+                        rows,
+                        f"step {step}: {what}; lower train.learning_rate, or look at the data of this step",
+                    )
                 metrics_file.sync()
                 with clock.waiting("save_blocked"):
-                    checkpoints.save(state, about | {"step": step, "iterator": iterator.get_state()}, loss)
+                    checkpoints.save(
+                        state, about | {"step": step, "iterator": iterator.get_state()}, loss
+                    )
                 saved = step
             if stopping:
                 break

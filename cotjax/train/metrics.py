@@ -62,7 +62,9 @@ class Clock:
     def summary(self) -> str:
         """What the whole loop waited for, in percent of its time."""
         seconds = max(time.perf_counter() - self._started, 1e-9)
-        saving, waiting = (100 * self._in_all[kind] / seconds for kind in ("save_blocked", "input_wait"))
+        saving, waiting = (
+            100 * self._in_all[kind] / seconds for kind in ("save_blocked", "input_wait")
+        )
         return f"{seconds:.1f} s in the loop: saving blocked {saving:.1f} % of the time, input wait {waiting:.1f} %"
 
 
@@ -74,7 +76,11 @@ def all_peak() -> float | None:
 
 def step_flops(model: ModelConfig, metrics: dict) -> float:
     """Operations of a step, as `cotjax.model.flops` counts; NaN with LoRA, which spares the gradients of frozen weights."""
-    return math.nan if model.lora else attended_flops(model, int(metrics["tokens"]), int(metrics["seen"]))
+    return (
+        math.nan
+        if model.lora
+        else attended_flops(model, int(metrics["tokens"]), int(metrics["seen"]))
+    )
 
 
 def as_row(step: int, metrics: dict, *, learning_rate: float, positions: int) -> dict:
@@ -91,7 +97,9 @@ def as_row(step: int, metrics: dict, *, learning_rate: float, positions: int) ->
     weights = np.asarray(metrics["weight_by_role"])
     for name, value in (("loss", loss), ("gradient's norm", norm)):
         if not math.isfinite(value):
-            raise DataError(f"step {step}: the {name} is {value}; lower train.learning_rate or look at the data of this step")
+            raise DataError(
+                f"step {step}: the {name} is {value}; lower train.learning_rate or look at the data of this step"
+            )
     losses = np.asarray(metrics["loss_by_role"])
     tokens = int(metrics["tokens"])
     return {
@@ -102,8 +110,12 @@ def as_row(step: int, metrics: dict, *, learning_rate: float, positions: int) ->
         "tokens": tokens,
         "padding": 1 - tokens / positions,
         "supervised": {role.name: int(weights[role]) for role in Role if weights[role]},
-        "loss_by_role": {role.name: float(losses[role] / weights[role]) for role in Role if weights[role]},
-        "dropped": {name: int(count) for name, count in zip(DROPPED, metrics["dropped"], strict=True)},
+        "loss_by_role": {
+            role.name: float(losses[role] / weights[role]) for role in Role if weights[role]
+        },
+        "dropped": {
+            name: int(count) for name, count in zip(DROPPED, metrics["dropped"], strict=True)
+        },
     }
 
 
@@ -131,7 +143,11 @@ class MetricsFile:
         missing = {step for step in held_out_at if step <= resume_step} - self.held_out.keys()
         whole = updates == list(range(1, resume_step + 1))
         if not whole or missing:
-            what = f"the held-out loss of step {min(missing)}" if whole else f"the rows of steps 1 to {resume_step}, one each"
+            what = (
+                f"the held-out loss of step {min(missing)}"
+                if whole
+                else f"the rows of steps 1 to {resume_step}, one each"
+            )
             raise DataError(
                 f"{self._path}: does not hold {what}, though there is a checkpoint of step "
                 f"{resume_step}; bring the file back, or move its folder away to train from the start"

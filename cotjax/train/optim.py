@@ -19,7 +19,9 @@ from cotjax.model.decoder import declared
 SCHEDULES = ("constant", "cosine", "linear")
 
 
-def learning_rate_schedule(*, peak: float, steps: int, warmup: int, schedule: str) -> optax.Schedule:
+def learning_rate_schedule(
+    *, peak: float, steps: int, warmup: int, schedule: str
+) -> optax.Schedule:
     """step -> learning rate: linear warm-up over `warmup` steps, then constant, or down to a tenth of the peak at `steps`.
 
     Raises:
@@ -28,7 +30,9 @@ def learning_rate_schedule(*, peak: float, steps: int, warmup: int, schedule: st
     if schedule not in SCHEDULES:
         raise UsageError(f"unknown train.schedule {schedule!r}; there are {', '.join(SCHEDULES)}")
     if not 0 <= warmup < steps:
-        raise UsageError(f"train.warmup ({warmup}) must be at least 0 and below train.steps ({steps})")
+        raise UsageError(
+            f"train.warmup ({warmup}) must be at least 0 and below train.steps ({steps})"
+        )
     rest = steps - warmup
     after = {
         "constant": optax.constant_schedule(peak),
@@ -39,7 +43,14 @@ def learning_rate_schedule(*, peak: float, steps: int, warmup: int, schedule: st
 
 
 def make_optimizer(
-    schedule: optax.Schedule, *, b1: float, b2: float, weight_decay: float, clip_norm: float, vector_rate: float = 1.0, master: bool = False
+    schedule: optax.Schedule,
+    *,
+    b1: float,
+    b2: float,
+    weight_decay: float,
+    clip_norm: float,
+    vector_rate: float = 1.0,
+    master: bool = False,
 ) -> optax.GradientTransformation:
     """Gradients -> updates. `clip_norm` 0 turns clipping off; weight decay spares vectors (`is_vector`: norm scales, biases).
 
@@ -51,18 +62,26 @@ def make_optimizer(
     """
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm > 0 else optax.identity()
     adam = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=_matrices)
-    faster = optax.masked(optax.scale(vector_rate), _vectors) if vector_rate != 1.0 else optax.identity()
+    faster = (
+        optax.masked(optax.scale(vector_rate), _vectors) if vector_rate != 1.0 else optax.identity()
+    )
     optimizer = optax.chain(clip, adam, faster)
     return with_master(optimizer) if master else optimizer
 
 
-def configured(settings: Any, model: ModelConfig | None = None) -> tuple[optax.Schedule, optax.GradientTransformation]:
+def configured(
+    settings: Any, model: ModelConfig | None = None
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
     """The schedule and the optimizer of a config's `train` section, for this model. Raises UsageError as `learning_rate_schedule` does."""
     ends = settings.schedule_steps or settings.steps
-    schedule = learning_rate_schedule(peak=settings.learning_rate, steps=ends, warmup=settings.warmup, schedule=settings.schedule)
+    schedule = learning_rate_schedule(
+        peak=settings.learning_rate, steps=ends, warmup=settings.warmup, schedule=settings.schedule
+    )
     names = ("b1", "b2", "weight_decay", "clip_norm", "vector_rate")
     master = model is not None and needs_master(model)
-    return schedule, make_optimizer(schedule, **{name: settings[name] for name in names}, master=master)
+    return schedule, make_optimizer(
+        schedule, **{name: settings[name] for name in names}, master=master
+    )
 
 
 # ---- which parameters are vectors
@@ -78,7 +97,10 @@ def _matrices(params):
 
 
 def _vectors(params):
-    return jax.tree.map_with_path(lambda path, param: is_vector(tuple(getattr(key, "key", "") for key in path), param.ndim), params)
+    return jax.tree.map_with_path(
+        lambda path, param: is_vector(tuple(getattr(key, "key", "") for key in path), param.ndim),
+        params,
+    )
 
 
 # ---- the float32 copy
@@ -109,8 +131,12 @@ def with_master(optimizer: optax.GradientTransformation) -> optax.GradientTransf
         master = optax.tree.cast(params, jnp.float32)
         return Mastered(master, optimizer.init(master))
 
-    def update(grads: optax.Updates, state: Mastered, params: optax.Params | None = None) -> tuple[optax.Updates, Mastered]:
-        updates, inner = optimizer.update(optax.tree.cast(grads, jnp.float32), state.inner, state.master)
+    def update(
+        grads: optax.Updates, state: Mastered, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, Mastered]:
+        updates, inner = optimizer.update(
+            optax.tree.cast(grads, jnp.float32), state.inner, state.master
+        )
         return updates, Mastered(optax.apply_updates(state.master, updates), inner)
 
     return optax.GradientTransformation(init, update)
@@ -119,5 +145,7 @@ def with_master(optimizer: optax.GradientTransformation) -> optax.GradientTransf
 def apply(params: optax.Params, updates: optax.Updates, opt_state: optax.OptState) -> optax.Params:
     """The parameters after these updates: where there is a float32 copy, that copy rounded to their dtype."""
     if isinstance(opt_state, Mastered):
-        return jax.tree.map(lambda param, master: master.astype(param.dtype), params, opt_state.master)
+        return jax.tree.map(
+            lambda param, master: master.astype(param.dtype), params, opt_state.master
+        )
     return optax.apply_updates(params, updates)

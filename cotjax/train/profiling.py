@@ -12,7 +12,10 @@ class Profiler:
     """Traces the steps `profile_start` .. `profile_start + profile_steps - 1` into `folder`, for XProf or Perfetto."""
 
     def __init__(self, settings: Any, folder: Path):
-        self._first, self._end = settings.profile_start, settings.profile_start + settings.profile_steps
+        self._first, self._end = (
+            settings.profile_start,
+            settings.profile_start + settings.profile_steps,
+        )
         self._folder = folder
         self._running = False
 

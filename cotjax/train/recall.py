@@ -49,7 +49,11 @@ _OTHERS_WEIGHT = 0.1  # of a token that cannot be foretold, where one that can h
 
 
 def grow_recall(
-    config: ModelConfig, params: dict, key: jax.Array, steps: int, report: Callable[[int, int, float], None] | None = None
+    config: ModelConfig,
+    params: dict,
+    key: jax.Array,
+    steps: int,
+    report: Callable[[int, int, float], None] | None = None,
 ) -> dict:
     """Train `params` (which are used up) on the lessons for `steps` updates in all; the same key gives the same parameters.
 
@@ -59,15 +63,21 @@ def grow_recall(
     """
     least = 2 * max(lesson.most for lesson in LESSONS)
     if config.vocab_size < least:
-        raise UsageError(f"model.recall_steps: the lessons need {least} tokens, the vocabulary has {config.vocab_size}; set it to 0")
+        raise UsageError(
+            f"model.recall_steps: the lessons need {least} tokens, the vocabulary has {config.vocab_size}; set it to 0"
+        )
     done = 0
     for index, lesson in enumerate(LESSONS):
         last = index == len(LESSONS) - 1
         updates = steps - done if last else round(steps * lesson.share)
         if not updates:
             continue
-        schedule = optax.warmup_cosine_decay_schedule(0.0, lesson.learning_rate, min(30, updates - 1), 2 * updates)
-        optimizer = make_optimizer(schedule, b1=0.9, b2=0.98, weight_decay=0.0, clip_norm=1.0, vector_rate=10.0)
+        schedule = optax.warmup_cosine_decay_schedule(
+            0.0, lesson.learning_rate, min(30, updates - 1), 2 * updates
+        )
+        optimizer = make_optimizer(
+            schedule, b1=0.9, b2=0.98, weight_decay=0.0, clip_norm=1.0, vector_rate=10.0
+        )
         update = _make_update(config, optimizer, lesson)
         opt_state = jax.jit(optimizer.init)(params)
         for _ in range(updates):
@@ -83,9 +93,13 @@ def _make_update(config: ModelConfig, optimizer: optax.GradientTransformation, l
         B, T = ids_BT.shape
         positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
         one, trunk = jnp.ones((B, T), jnp.int32), jnp.zeros((B, T), jnp.int32)
-        logits_BTV = decoder.logits(config, params, decoder.hidden_states(config, params, ids_BT, positions, one, trunk))[:, :-1]
+        logits_BTV = decoder.logits(
+            config, params, decoder.hidden_states(config, params, ids_BT, positions, one, trunk)
+        )[:, :-1]
         targets, told = ids_BT[:, 1:], told_BT[:, 1:]
-        losses, weights = masked_cross_entropy(logits_BTV, targets, jnp.where(told, 1.0, _OTHERS_WEIGHT))
+        losses, weights = masked_cross_entropy(
+            logits_BTV, targets, jnp.where(told, 1.0, _OTHERS_WEIGHT)
+        )
         right = ((logits_BTV.argmax(-1) == targets) & told).sum() / told.sum()
         return losses.sum() / weights.sum(), right
 
@@ -111,10 +125,18 @@ def told_pairs(lesson: Lesson, vocab_size: int, key: jax.Array) -> tuple[jax.Arr
     count_B1 = jax.random.randint(for_count, (B, 1), lesson.fewest, lesson.most + 1)
     # Every round tells the pairs 0 .. count - 1 in an order of its own.
     rounds = -(-T // (2 * lesson.fewest))
-    scores = jnp.where(jnp.arange(most)[None, None, :] < count_B1[:, :, None], jax.random.uniform(for_rounds, (B, rounds, most)), 2.0)
+    scores = jnp.where(
+        jnp.arange(most)[None, None, :] < count_B1[:, :, None],
+        jax.random.uniform(for_rounds, (B, rounds, most)),
+        2.0,
+    )
     orders = jnp.argsort(scores, axis=2)
     place = jnp.arange(T)[None, :] // 2
     pair_BT = orders[jnp.arange(B)[:, None], place // count_B1, place % count_B1]
     second = jnp.broadcast_to(jnp.arange(T)[None, :] % 2 == 1, (B, T))
-    ids = jnp.where(second, jnp.take_along_axis(seconds, pair_BT, axis=1), jnp.take_along_axis(firsts, pair_BT, axis=1))
+    ids = jnp.where(
+        second,
+        jnp.take_along_axis(seconds, pair_BT, axis=1),
+        jnp.take_along_axis(firsts, pair_BT, axis=1),
+    )
     return ids, second & (place // count_B1 > 0)

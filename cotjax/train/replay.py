@@ -27,7 +27,9 @@ def replay(failed: Path, step: int | None, console: Console | None = None) -> Ex
     batch, about = load_failed(failed)
     arm = failed.resolve().parents[1]
     model_file = arm.parents[1] / "model.json"
-    model = ModelConfig.from_saved(model_file) if model_file.exists() else ModelConfig(**about["model"])
+    model = (
+        ModelConfig.from_saved(model_file) if model_file.exists() else ModelConfig(**about["model"])
+    )
     step = _nearest(arm / "checkpoints", about["step"]) if step is None else step
     mesh = make_mesh()
     if len(batch["ids"]) % batch_parts(mesh):
@@ -35,7 +37,10 @@ def replay(failed: Path, step: int | None, console: Console | None = None) -> Ex
     params = Checkpoints(arm / "checkpoints").restore_params(step, model, mesh)
     found = examine(model, params, batch, mesh, about["masking"]["normalizer"])
     console.print(f"Step {about['step']} failed: {about['error']}", markup=False)
-    console.print(f"Its batch under checkpoint {step}; {about['step'] - 1 - step} updates lie between them", markup=False)
+    console.print(
+        f"Its batch under checkpoint {step}; {about['step'] - 1 - step} updates lie between them",
+        markup=False,
+    )
     _show_rows(batch, found.losses_BT, console)
     _show_gradients(found, console)
     return found
@@ -62,16 +67,22 @@ def _show_rows(batch: dict[str, np.ndarray], losses_BT: np.ndarray, console: Con
     console.print(table)
     for row in np.flatnonzero(wrong_BT.any(-1)):
         places = np.flatnonzero(wrong_BT[row])
-        named = ", ".join(f"{place} ({Role(batch['roles'][row, place]).name})" for place in places[:_SHOWN])
+        named = ", ".join(
+            f"{place} ({Role(batch['roles'][row, place]).name})" for place in places[:_SHOWN]
+        )
         more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
         console.print(f"row {row}: not finite at {named}{more}", markup=False)
     for name, values in batch.items():
         if not np.isfinite(values).all():
             console.print(
-                f"the batch's own {name} is not finite in rows {np.flatnonzero(~np.isfinite(values).all(-1)).tolist()}", markup=False
+                f"the batch's own {name} is not finite in rows {np.flatnonzero(~np.isfinite(values).all(-1)).tolist()}",
+                markup=False,
             )
     if not wrong_BT.any():
-        console.print("every loss is finite under this checkpoint: what went wrong came with the updates since", markup=False)
+        console.print(
+            "every loss is finite under this checkpoint: what went wrong came with the updates since",
+            markup=False,
+        )
 
 
 def _show_gradients(found: Examined, console: Console) -> None:

@@ -35,7 +35,10 @@ LARGE = 1e2
 def _extremes(state: TrainState) -> tuple[jax.Array, jax.Array]:
     """(the largest root mean square of an array of parameters, whether all numbers of the state are finite)."""
     floats = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    sizes = [jnp.sqrt(jnp.square(leaf.astype(jnp.float32)).mean()) for leaf in jax.tree.leaves(state.params)]
+    sizes = [
+        jnp.sqrt(jnp.square(leaf.astype(jnp.float32)).mean())
+        for leaf in jax.tree.leaves(state.params)
+    ]
     return jnp.stack(sizes).max(), jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]).all()
 
 
@@ -45,10 +48,14 @@ def is_sound(state: TrainState, probe: Callable[[dict], tuple[Any, Any]]) -> boo
     `probe(params)` gives these two. It costs a step, and the first time its compilation, so it is asked only where parameters are LARGE.
     """
     largest, finite = jax.device_get(_extremes(state))
-    return bool(finite) and (largest <= LARGE or bool(np.isfinite(jax.device_get(probe(state.params))).all()))
+    return bool(finite) and (
+        largest <= LARGE or bool(np.isfinite(jax.device_get(probe(state.params))).all())
+    )
 
 
-def make_forward(config: ModelConfig, mesh: Mesh, *, scan: bool = False, kernel: str = "auto") -> Callable[[dict, dict], dict]:
+def make_forward(
+    config: ModelConfig, mesh: Mesh, *, scan: bool = False, kernel: str = "auto"
+) -> Callable[[dict, dict], dict]:
     """(params, batch) -> the (sum, weight) totals of its losses by role; compiled once, when it is first called."""
     kernel = kernel_for(config, mesh, kernel)
     places = (param_shardings(config, mesh), dict.fromkeys(BATCH_FIELDS, batch_sharding(mesh)))
@@ -73,7 +80,11 @@ class HeldOut:
         rows: Sequence[int],
     ):
         self._source, self._forward, self._mesh, self._rows = source, forward, mesh, rows
-        self._sizes = {"row_length": settings.row_length, "batch": settings.batch, "masking": masking}
+        self._sizes = {
+            "row_length": settings.row_length,
+            "batch": settings.batch,
+            "masking": masking,
+        }
 
     def row(self, step: int, params: dict) -> dict:
         """A row for metrics.jsonl, of the parameters after so many updates.
@@ -91,10 +102,22 @@ class HeldOut:
         totals = jax.tree.map(lambda *each: np.sum(each, axis=0, dtype=np.float64), *found)
         losses, weights = totals["loss_by_role"], totals["weight_by_role"]
         if not weights.sum():
-            raise DataError("no token of the held-out examples is supervised; check masking.supervised and train.eval_share")
+            raise DataError(
+                "no token of the held-out examples is supervised; check masking.supervised and train.eval_share"
+            )
         of_roles = {
             "supervised": {role.name: int(weights[role]) for role in Role if weights[role]},
-            "loss_by_role": {role.name: float(losses[role] / weights[role]) for role in Role if weights[role]},
+            "loss_by_role": {
+                role.name: float(losses[role] / weights[role]) for role in Role if weights[role]
+            },
         }
-        held_out = {"loss": float(losses.sum() / weights.sum()), "examples": len(self._source), **of_roles}
-        return {"step": step, "held_out": held_out, "time": {"held_out_s": time.perf_counter() - begun}}
+        held_out = {
+            "loss": float(losses.sum() / weights.sum()),
+            "examples": len(self._source),
+            **of_roles,
+        }
+        return {
+            "step": step,
+            "held_out": held_out,
+            "time": {"held_out_s": time.perf_counter() - begun},
+        }

@@ -37,7 +37,9 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
 
 
-def state_shardings(config: ModelConfig, optimizer: optax.GradientTransformation, params: dict, mesh: Mesh) -> TrainState:
+def state_shardings(
+    config: ModelConfig, optimizer: optax.GradientTransformation, params: dict, mesh: Mesh
+) -> TrainState:
     """A NamedSharding for every leaf of the state: Adam's moments and a float32 copy lie as the parameters, counters are replicated."""
     replicated = NamedSharding(mesh, PartitionSpec())
     for_params = param_shardings(config, mesh)
@@ -45,44 +47,71 @@ def state_shardings(config: ModelConfig, optimizer: optax.GradientTransformation
     for_trained, _ = lora.split(config, for_params)
     opt_shapes = jax.eval_shape(optimizer.init, trained)
     for_opt = optax.tree_utils.tree_map_params(
-        optimizer, lambda _, sharding: sharding, opt_shapes, for_trained, transform_non_params=lambda _: replicated
+        optimizer,
+        lambda _, sharding: sharding,
+        opt_shapes,
+        for_trained,
+        transform_non_params=lambda _: replicated,
     )
     return TrainState(replicated, for_params, for_opt)
 
 
-def init_state(config: ModelConfig, optimizer: optax.GradientTransformation, params: dict, mesh: Mesh) -> TrainState:
+def init_state(
+    config: ModelConfig, optimizer: optax.GradientTransformation, params: dict, mesh: Mesh
+) -> TrainState:
     """The state before the first step, sharded over `mesh`."""
     shardings = state_shardings(config, optimizer, params, mesh)
     return jax.jit(partial(_state, config, optimizer), out_shardings=shardings)(params)
 
 
-def _state(config: ModelConfig, optimizer: optax.GradientTransformation, params: dict) -> TrainState:
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(lora.split(config, params)[0]))
+def _state(
+    config: ModelConfig, optimizer: optax.GradientTransformation, params: dict
+) -> TrainState:
+    return TrainState(
+        jnp.zeros((), jnp.int32), params, optimizer.init(lora.split(config, params)[0])
+    )
 
 
-def abstract_state(config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(
+    config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
     """Shape, dtype and place of every leaf of the state, for devices that may not be there."""
     params = decoder.abstract_params(config, mesh)
     state = jax.eval_shape(partial(_state, config, optimizer), params)
     places = state_shardings(config, optimizer, params, mesh)
-    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, places)
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, places
+    )
 
 
-def abstract_batch(rows: int, length: int, mesh: Mesh | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(
+    rows: int, length: int, mesh: Mesh | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and dtype of a batch, and its place where there is a mesh."""
     where = None if mesh is None else batch_sharding(mesh)
     shapes = {name: (rows, BATCH_WIDTHS.get(name, length)) for name in BATCH_FIELDS}
-    return {name: jax.ShapeDtypeStruct(shape, BATCH_FIELDS[name], sharding=where) for name, shape in shapes.items()}
+    return {
+        name: jax.ShapeDtypeStruct(shape, BATCH_FIELDS[name], sharding=where)
+        for name, shape in shapes.items()
+    }
 
 
 def loss_sums(
-    config: ModelConfig, params: dict, batch: dict, remat: str, normalizer: str = "token_sum", scan: bool = False, kernel: str = "xla"
+    config: ModelConfig,
+    params: dict,
+    batch: dict,
+    remat: str,
+    normalizer: str = "token_sum",
+    scan: bool = False,
+    kernel: str = "xla",
 ) -> tuple[jax.Array, dict]:
     """The sum of losses that `normalizer` divides, and, with it, its `weight` and the (sum, weight) totals over tokens by role."""
     rows = (batch[name] for name in ("ids", "positions", "segment_ids", "branches"))
     hidden_BTD = decoder.hidden_states(config, params, *rows, remat=remat, scan=scan, kernel=kernel)
     weights_BT = batch["weights"]
-    losses_BT = supervised_cross_entropy(hidden_BTD, decoder.output_weight(config, params), batch["targets"], weights_BT)
+    losses_BT = supervised_cross_entropy(
+        hidden_BTD, decoder.output_weight(config, params), batch["targets"], weights_BT
+    )
     total, weight = normalized(normalizer, losses_BT, batch)
     return total, {
         "weight": weight,
@@ -99,12 +128,24 @@ def _make_gradients(
     def gradients(trained: dict, frozen: dict, batch: dict) -> tuple[jax.Array, dict, dict]:
         def sums_and_grads(part: dict) -> tuple[jax.Array, dict, dict]:
             def sums(trained: dict) -> tuple[jax.Array, dict]:
-                return loss_sums(config, lora.join(config, trained, frozen), part, remat, normalizer, scan, kernel)
+                return loss_sums(
+                    config,
+                    lora.join(config, trained, frozen),
+                    part,
+                    remat,
+                    normalizer,
+                    scan,
+                    kernel,
+                )
 
             (total, aux), grads = jax.value_and_grad(sums, has_aux=True)(trained)
             return total, aux, grads
 
-        return sums_and_grads(batch) if accumulate == 1 else _accumulated(sums_and_grads, _parts(batch, accumulate))
+        return (
+            sums_and_grads(batch)
+            if accumulate == 1
+            else _accumulated(sums_and_grads, _parts(batch, accumulate))
+        )
 
     return gradients
 
@@ -162,10 +203,14 @@ def make_train_step(
         trained, frozen = lora.split(config, state.params)
         total, totals, grads = gradients(trained, frozen, batch)
         weight = totals.pop("weight")
-        weight = jnp.where(weight > 0, weight, 1.0)  # where nothing is supervised, loss and gradient are 0, not 0 / 0
+        weight = jnp.where(
+            weight > 0, weight, 1.0
+        )  # where nothing is supervised, loss and gradient are 0, not 0 / 0
         # Divided here, once, over all parts and devices: parts with few supervised tokens weigh no more for it.
         wide = isinstance(state.opt_state, Mastered)
-        grads = jax.tree.map(lambda grad: (grad / weight).astype(jnp.float32 if wide else grad.dtype), grads)
+        grads = jax.tree.map(
+            lambda grad: (grad / weight).astype(jnp.float32 if wide else grad.dtype), grads
+        )
         updates, opt_state = optimizer.update(grads, state.opt_state, trained)
         params = lora.join(config, apply(trained, updates, opt_state), frozen)
         real_BT = batch["segment_ids"] > 0
@@ -198,18 +243,24 @@ def _compiler_options(mesh: Mesh) -> dict[str, str] | None:
 
 def _parts(batch: dict, count: int) -> dict:
     """[B, ...] -> [count, B / count, ...]. Neighbours go to different parts, so that every device has rows of each."""
-    return jax.tree.map(lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1), batch)
+    return jax.tree.map(
+        lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1), batch
+    )
 
 
 def _accumulated(sums_and_grads: Callable, parts: dict) -> tuple[jax.Array, dict, dict]:
     """What `sums_and_grads` gives, added up over the parts, one after another."""
     count = len(parts["ids"])
     first = jax.tree.map(lambda x: x[0], parts)
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(sums_and_grads, first))
+    nothing = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(sums_and_grads, first)
+    )
 
     def add(carry: tuple, index: jax.Array) -> tuple[tuple, None]:
         found, part = carry
-        following = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, (index + 1) % count, keepdims=False), parts)
+        following = jax.tree.map(
+            lambda x: jax.lax.dynamic_index_in_dim(x, (index + 1) % count, keepdims=False), parts
+        )
         return (jax.tree.map(jnp.add, found, sums_and_grads(part)), following), None
 
     # The part to come is cut in the round before. Cut in its own round, XLA fuses the cutting into every use of the ids, and on a

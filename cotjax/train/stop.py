@@ -31,11 +31,17 @@ class StopRequest(contextlib.ExitStack):
         self._terminated = self._interrupted = False
         if jax.process_count() == 1:
             self.enter_context(at_sigterm(self._terminate))
-        self.enter_context(at_interrupt(self._interrupt, _SAID, lambda: distributed.stop_all("interrupted", INTERRUPTED)))
+        self.enter_context(
+            at_interrupt(
+                self._interrupt, _SAID, lambda: distributed.stop_all("interrupted", INTERRUPTED)
+            )
+        )
 
     def _terminate(self) -> None:
         if not self.stepping:
-            raise Stopped("stopped by SIGTERM; what is finished is kept, the same command goes on from it")
+            raise Stopped(
+                "stopped by SIGTERM; what is finished is kept, the same command goes on from it"
+            )
         self._terminated = True
 
     def _interrupt(self) -> bool:

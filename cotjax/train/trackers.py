@@ -18,7 +18,9 @@ def check_trackers(settings: Any) -> None:
     """Raise UsageError when the config's `train` section asks for a tracker whose package is not installed."""
     for field, package in (("tensorboard", "tensorboardX"), ("wandb_project", "wandb")):
         if settings[field] and importlib.util.find_spec(package) is None:
-            raise UsageError(f"train.{field} needs {package}, which is not installed: pip install {package}")
+            raise UsageError(
+                f"train.{field} needs {package}, which is not installed: pip install {package}"
+            )
 
 
 class Trackers:
@@ -27,11 +29,17 @@ class Trackers:
     def __init__(self, settings: Any, folder: Path, about: Mapping[str, Any], resume_step: int):
         first = jax.process_index() == 0
         self._board = _tensorboard(folder, resume_step) if settings.tensorboard and first else None
-        self._wandb = _wandb(settings.wandb_project, folder, about) if settings.wandb_project and first else None
+        self._wandb = (
+            _wandb(settings.wandb_project, folder, about)
+            if settings.wandb_project and first
+            else None
+        )
 
     def write(self, row: dict) -> None:
         """Send one row; its parts are named as `loss_by_role/ACTION`."""
-        values = {name: value for name, value in flatten(row, joint="/").items() if value is not None}
+        values = {
+            name: value for name, value in flatten(row, joint="/").items() if value is not None
+        }
         step = values.pop("step")
         if self._board:
             for name, value in values.items():
@@ -50,7 +58,9 @@ def _tensorboard(folder: Path, resume_step: int) -> Any:
     from tensorboardX import SummaryWriter
 
     # Rows of steps that are made again are then shown once.
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1 if resume_step else None)
+    return SummaryWriter(
+        str(folder / "tensorboard"), purge_step=resume_step + 1 if resume_step else None
+    )
 
 
 def _wandb(project: str, folder: Path, about: Mapping[str, Any]) -> Any:
@@ -58,4 +68,11 @@ def _wandb(project: str, folder: Path, about: Mapping[str, Any]) -> Any:
 
     # The same folder is the same run, whenever it goes on.
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    return wandb.init(project=project, id=name, name=folder.name, dir=str(folder), config=dict(about), resume="allow")
+    return wandb.init(
+        project=project,
+        id=name,
+        name=folder.name,
+        dir=str(folder),
+        config=dict(about),
+        resume="allow",
+    )

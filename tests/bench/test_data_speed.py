@@ -33,23 +33,59 @@ def get_config():
 @pytest.mark.slow
 def test_the_figures_of_the_pipeline(tmp_path, capsys):
     tiny.word_codec(tmp_path / "tokenizer", tiny.TINY_WORDS)
-    write_trajectories(tmp_path / "t.jsonl", [tiny.trajectory(name=f"t{number}", steps=1 + number % 4) for number in range(60)])
-    figures = benchmark(tmp_path / "t.jsonl", tmp_path / "tokenizer", length=256, batch=2, seconds=0.3)
+    write_trajectories(
+        tmp_path / "t.jsonl",
+        [tiny.trajectory(name=f"t{number}", steps=1 + number % 4) for number in range(60)],
+    )
+    figures = benchmark(
+        tmp_path / "t.jsonl", tmp_path / "tokenizer", length=256, batch=2, seconds=0.3
+    )
     printed = capsys.readouterr().out
-    assert figures["ratio"] == pytest.approx(figures["dropping tokens/s"] / figures["step tokens/s"]) and figures["ratio"] > 1
-    assert 0.5 < figures["filling at 256"] <= 1 and "60 examples" in printed and "train step" in printed
+    assert (
+        figures["ratio"] == pytest.approx(figures["dropping tokens/s"] / figures["step tokens/s"])
+        and figures["ratio"] > 1
+    )
+    assert (
+        0.5 < figures["filling at 256"] <= 1
+        and "60 examples" in printed
+        and "train step" in printed
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", [[], ["layout=step", "history=1", "past_thoughts=True"]], ids=["trees", "steps"])
+@pytest.mark.parametrize(
+    "layout", [[], ["layout=step", "history=1", "past_thoughts=True"]], ids=["trees", "steps"]
+)
 def test_imported_data_train(tmp_path, layout):
-    texts = ["You see a cabinet 1.\nYour task is to: put a plate in fridge.", "Thought: i look.\nAction: look"]
+    texts = [
+        "You see a cabinet 1.\nYour task is to: put a plate in fridge.",
+        "Thought: i look.\nAction: look",
+    ]
     texts += ["You see a plate 1.", "Thought: i take it.\nAction: take plate 1"]
-    turns = [{"from": ("human", "gpt")[number % 2], "value": text} for number, text in enumerate(texts)]
+    turns = [
+        {"from": ("human", "gpt")[number % 2], "value": text} for number, text in enumerate(texts)
+    ]
     (tmp_path / "public.json").write_text(json.dumps([{"conversations": turns}] * 20))
-    assert main(["data", "import", str(tmp_path / "public.json"), "--out", str(tmp_path / "t.jsonl")]) == 0
+    assert (
+        main(["data", "import", str(tmp_path / "public.json"), "--out", str(tmp_path / "t.jsonl")])
+        == 0
+    )
     (tmp_path / "config.py").write_text(CONFIG)
-    options = [f"--config.data.{field}" for field in (f"trajectories={tmp_path / 't.jsonl'}", *layout)]
-    assert main(["train", "--config", str(tmp_path / "config.py"), "--out", str(tmp_path / "run"), *options]) == 0
+    options = [
+        f"--config.data.{field}" for field in (f"trajectories={tmp_path / 't.jsonl'}", *layout)
+    ]
+    assert (
+        main(
+            [
+                "train",
+                "--config",
+                str(tmp_path / "config.py"),
+                "--out",
+                str(tmp_path / "run"),
+                *options,
+            ]
+        )
+        == 0
+    )
     rows = read_metrics(tmp_path / "run" / "arms" / "sft" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2] and rows[1]["loss"] < 10

@@ -24,7 +24,12 @@ from cotjax.model.weights import save_hf
 @pytest.fixture(scope="module")
 def games(tmp_path_factory):
     root = tmp_path_factory.mktemp("games")
-    return root, make_games(root, {"valid_seen": {"look_at_obj_in_light": 1, "pick_and_place_simple": 1}}, seed=2, workers=1)
+    return root, make_games(
+        root,
+        {"valid_seen": {"look_at_obj_in_light": 1, "pick_and_place_simple": 1}},
+        seed=2,
+        workers=1,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -39,24 +44,49 @@ def model_folder(tmp_path_factory) -> Path:
 
 def test_alone(games, model_folder, capsys):
     root, _ = games
-    figures = benchmark(model_folder, games=root, episodes=2, slots=1, steps=2, new=8, rounds=2, console=Console(width=100))
+    figures = benchmark(
+        model_folder,
+        games=root,
+        episodes=2,
+        slots=1,
+        steps=2,
+        new=8,
+        rounds=2,
+        console=Console(width=100),
+    )
     ours = figures.pop("cotjax")
     assert not figures
     assert (ours["episodes"], ours["steps"], ours["won"]) == (2, 4, 0)
-    assert ours["episodes/min"] == pytest.approx(120 / ours["rollout_s"]) and ours["steps/s"] == pytest.approx(4 / ours["rollout_s"])
+    assert ours["episodes/min"] == pytest.approx(120 / ours["rollout_s"]) and ours[
+        "steps/s"
+    ] == pytest.approx(4 / ours["rollout_s"])
     # It never closes a tag: each of the four steps makes 8 tokens by CoT and 16 for the prompt action.
     assert ours["tokens/s"] == pytest.approx(4 * (8 + 16) / ours["rollout_s"])
     assert 0 < ours["hidden"] < 1 and ours["alone_s"] > 0 and ours["prompt_cost"] < 1
     assert ours["programs"] > 0 and ours["compile_s"] > 0
     printed = capsys.readouterr().out
-    assert "2 episodes in 1 slots, at most 2 steps; 4 steps, 0 won" in printed and "times as fast" not in printed
+    assert (
+        "2 episodes in 1 slots, at most 2 steps; 4 steps, 0 won" in printed
+        and "times as fast" not in printed
+    )
 
 
 @pytest.mark.slow
 def test_beside_transformers(games, capsys):
     pytest.importorskip("torch")
     root, _ = games
-    arguments = ["--games", str(root), "--episodes", "2", "--steps", "8", "--rounds", "1", "--peer", "transformers"]
+    arguments = [
+        "--games",
+        str(root),
+        "--episodes",
+        "2",
+        "--steps",
+        "8",
+        "--rounds",
+        "1",
+        "--peer",
+        "transformers",
+    ]
     assert main(["bench", "rollout", *arguments]) == 0
     printed = capsys.readouterr().out
     assert "2 of 2 episodes have the same actions on both sides" in printed
@@ -69,7 +99,17 @@ def test_sides_that_play_otherwise_are_not_compared(games, tmp_path):
     pytest.importorskip("torch")
     _, played = games
     fields = tuple(asdict(game) for game in played)
-    job = Job("cotjax", str(BASE_FOLDER), "chatml", fields, str(tmp_path / "pddl"), 2, 3, 64, weights=str(tmp_path / "weights"))
+    job = Job(
+        "cotjax",
+        str(BASE_FOLDER),
+        "chatml",
+        fields,
+        str(tmp_path / "pddl"),
+        2,
+        3,
+        64,
+        weights=str(tmp_path / "weights"),
+    )
     sides = [RolloutSide(job, tmp_path)]
     try:
         config_file = tmp_path / "weights" / "config.json"
@@ -77,7 +117,9 @@ def test_sides_that_play_otherwise_are_not_compared(games, tmp_path):
         config["rope_parameters"]["rope_theta"] = config["rope_theta"] = 10.0
         config_file.write_text(json.dumps(config))
         sides.append(RolloutSide(replace(job, side="transformers"), tmp_path))
-        with pytest.raises(CotjaxError, match=r"do not play alike: [12] of 2 episodes differ.* step \d: '"):
+        with pytest.raises(
+            CotjaxError, match=r"do not play alike: [12] of 2 episodes differ.* step \d: '"
+        ):
             agreement(sides, [game.id for game in played], Console())
     finally:
         for side in sides:
@@ -89,10 +131,17 @@ def test_a_few_ties_are_allowed_and_named():
     ours = {game: ["look", "open fridge 1"] for game in games}
     assert check_agreement(games, ours, dict(ours), "other") == []
     one = ours | {"g4": ["look", "close fridge 1"]}
-    assert check_agreement(games, ours, one, "other") == ["g4, step 2: 'open fridge 1' here, 'close fridge 1' there"]
+    assert check_agreement(games, ours, one, "other") == [
+        "g4, step 2: 'open fridge 1' here, 'close fridge 1' there"
+    ]
     ended = {"g7": ["look"]}
-    assert check_agreement(games, ours, ours | ended, "other") == ["g7, step 2: 'open fridge 1' here, None there"]
-    with pytest.raises(CotjaxError, match="2 of 10 episodes differ, more than rounding explains; the first is g4, step 2"):
+    assert check_agreement(games, ours, ours | ended, "other") == [
+        "g7, step 2: 'open fridge 1' here, None there"
+    ]
+    with pytest.raises(
+        CotjaxError,
+        match="2 of 10 episodes differ, more than rounding explains; the first is g4, step 2",
+    ):
         check_agreement(games, ours, one | ended, "other")
 
 
@@ -101,10 +150,19 @@ def test_the_peer_stops_where_cotjax_stops():
     from cotjax.bench.rollout_peer import end_of, stopping
 
     stop = ((5, 6), (7,))
-    assert [end_of(ids, stop) for ids in ([1, 5, 6, 7], [6, 5, 7, 1], [5, 1, 6], [])] == [3, 3, None, None]
+    assert [end_of(ids, stop) for ids in ([1, 5, 6, 7], [6, 5, 7, 1], [5, 1, 6], [])] == [
+        3,
+        3,
+        None,
+        None,
+    ]
     assert stopping(((5,), (7,)), torch.device("cpu")) == {"eos_token_id": [5, 7]}
     (criterion,) = stopping(stop, torch.device("cpu"))["stopping_criteria"]
-    assert criterion(torch.tensor([[1, 5, 6], [5, 6, 1], [1, 1, 7]]), None).tolist() == [True, False, True]
+    assert criterion(torch.tensor([[1, 5, 6], [5, 6, 1], [1, 1, 7]]), None).tolist() == [
+        True,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +172,10 @@ def test_the_peer_stops_where_cotjax_stops():
         ({"rounds": -1}, "--rounds is -1"),
         ({"episodes": 3}, "has 2 games in split 'valid_seen'"),
         ({"split": "train"}, "no ALFWorld games of split 'train'"),
-        ({"model": Path("nowhere")}, "nowhere: holds neither config.json"),  # said by the other process
+        (
+            {"model": Path("nowhere")},
+            "nowhere: holds neither config.json",
+        ),  # said by the other process
     ],
 )
 def test_what_does_not_fit_is_said(games, wrong, named):

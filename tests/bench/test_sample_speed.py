@@ -16,7 +16,25 @@ from cotjax.model.flops import decode_bytes, matmul_params
 
 
 def test_alone(model_folder, capsys):
-    assert main(["bench", "sample", "--model", str(model_folder), "--slots", "2", "--prompt", "12", "--new", "4", "--rounds", "2"]) == 0
+    assert (
+        main(
+            [
+                "bench",
+                "sample",
+                "--model",
+                str(model_folder),
+                "--slots",
+                "2",
+                "--prompt",
+                "12",
+                "--new",
+                "4",
+                "--rounds",
+                "2",
+            ]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "2 prompts of 12 tokens, 4 new ones each, greedy, float32" in printed
     assert "times as fast" not in printed
@@ -26,7 +44,9 @@ def test_alone(model_folder, capsys):
 def test_beside_transformers(model_folder, capsys):
     pytest.importorskip("torch")
     sizes = {"slots": 4, "prompt": 20, "new": 6, "rounds": 3, "cpu_devices": 2}
-    figures = benchmark(str(model_folder), **sizes, peers=("dynamic", "static"), console=Console(width=200))
+    figures = benchmark(
+        str(model_folder), **sizes, peers=("dynamic", "static"), console=Console(width=200)
+    )
     ours = figures["cotjax"]
     assert ours["tokens/s"] == pytest.approx(4 * 6 / ours["median_s"])
     assert "bandwidth" not in ours  # nobody knows a CPU's
@@ -37,7 +57,9 @@ def test_beside_transformers(model_folder, capsys):
         assert row["first_token_s"] < row["median_s"]
     printed = capsys.readouterr().out
     assert "; 2 x cpu, " in printed, "the peer has all cores too"
-    assert printed.splitlines()[-1].startswith(f"cotjax is {row['ratio']:.2f} times as fast as transformers, static (")
+    assert printed.splitlines()[-1].startswith(
+        f"cotjax is {row['ratio']:.2f} times as fast as transformers, static ("
+    )
 
 
 @pytest.mark.slow
@@ -52,7 +74,9 @@ def test_sides_that_run_different_models_are_not_compared(tmp_path):
         config_file.write_text(json.dumps(config))
         other = SampleSide(replace(job, side="dynamic"), tmp_path)
         other.close()
-        with pytest.raises(CotjaxError, match=r"do not run the same model: \d of 4 greedy texts are the same"):
+        with pytest.raises(
+            CotjaxError, match=r"do not run the same model: \d of 4 greedy texts are the same"
+        ):
             check_same_texts(ours, other)
     finally:
         ours.close()
@@ -76,12 +100,19 @@ def test_bytes_of_a_decode_step():
     config = tiny.model_config()
     a_token = 2 * config.layers * config.kv_heads * config.head_size
     assert decode_bytes(config, 10) == 4 * (matmul_params(config) + 10 * a_token)
-    assert decode_bytes(replace(config, compute_dtype="bfloat16"), 10) == 2 * (matmul_params(config) + 10 * a_token)
+    assert decode_bytes(replace(config, compute_dtype="bfloat16"), 10) == 2 * (
+        matmul_params(config) + 10 * a_token
+    )
 
 
 @pytest.mark.slow
 def test_growth(tmp_path, capsys):
-    by_history, by_slots = growth(histories=(256, 512), slots=(1, 2), out=tmp_path / "figures" / "growth.png", console=Console(width=200))
+    by_history, by_slots = growth(
+        histories=(256, 512),
+        slots=(1, 2),
+        out=tmp_path / "figures" / "growth.png",
+        console=Console(width=200),
+    )
     assert [turn.history for turn in by_history] == [256, 512]
     assert [(turn.history, turn.slots) for turn in by_slots] == [(256, 1), (256, 2)]
     assert (tmp_path / "figures" / "growth.png").read_bytes().startswith(b"\x89PNG")

@@ -17,7 +17,20 @@ BATCH, LENGTH = 4, 64
 
 
 def test_alone(model_folder, capsys):
-    arguments = ["bench", "train", "--model", str(model_folder), "--batch", "4", "--length", "64", "--rounds", "2", "--steps", "2"]
+    arguments = [
+        "bench",
+        "train",
+        "--model",
+        str(model_folder),
+        "--batch",
+        "4",
+        "--length",
+        "64",
+        "--rounds",
+        "2",
+        "--steps",
+        "2",
+    ]
     assert main([*arguments, "--accumulate", "2"]) == 0
     printed = capsys.readouterr().out
     assert "4 rows of 64 tokens" in printed
@@ -28,7 +41,16 @@ def test_alone(model_folder, capsys):
 def test_beside_transformers(model_folder, capsys):
     pytest.importorskip("torch")
     console = Console(width=200)
-    figures = benchmark(str(model_folder), batch=BATCH, length=LENGTH, accumulate=2, peers=("eager",), steps=2, rounds=2, console=console)
+    figures = benchmark(
+        str(model_folder),
+        batch=BATCH,
+        length=LENGTH,
+        accumulate=2,
+        peers=("eager",),
+        steps=2,
+        rounds=2,
+        console=console,
+    )
     ours, theirs = figures["cotjax"], figures["transformers, eager"]
     assert theirs["ratio"] == pytest.approx(theirs["step_s"] / ours["step_s"])
     assert theirs["ratio_low"] <= theirs["ratio_high"]
@@ -36,13 +58,17 @@ def test_beside_transformers(model_folder, capsys):
     assert 0 < ours["best_s"] <= ours["step_s"]
     assert "mfu" not in ours  # nobody knows a CPU's peak
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith(f"cotjax is {theirs['ratio']:.2f} times as fast as transformers, eager (rounds ")
+    assert last.startswith(
+        f"cotjax is {theirs['ratio']:.2f} times as fast as transformers, eager (rounds "
+    )
 
 
 @pytest.mark.slow
 def test_sides_that_train_different_models_are_not_compared(tmp_path):
     pytest.importorskip("torch")
-    job = Job("cotjax", asdict(tiny.model_config()), BATCH, LENGTH, weights=str(tmp_path / "weights"))
+    job = Job(
+        "cotjax", asdict(tiny.model_config()), BATCH, LENGTH, weights=str(tmp_path / "weights")
+    )
     ours = TrainSide(job, tmp_path)
     try:
         config_file = tmp_path / "weights" / "config.json"
@@ -76,12 +102,24 @@ def test_a_peer_without_torch_is_said(tmp_path, monkeypatch):
     (tmp_path / "torch.py").write_text("raise ImportError('hidden')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(UsageError, match="pip install torch"):
-        TrainSide(Job("eager", asdict(tiny.model_config()), BATCH, LENGTH, weights=str(tmp_path)), tmp_path)
+        TrainSide(
+            Job("eager", asdict(tiny.model_config()), BATCH, LENGTH, weights=str(tmp_path)),
+            tmp_path,
+        )
 
 
 def test_a_side_that_stops_is_said(tmp_path):
     with pytest.raises(UsageError, match=r"transformers, eager stopped .*: .*Error"):
-        TrainSide(Job("eager", {"vocab_size": 61, "param_dtype": "float32"}, BATCH, LENGTH, weights=str(tmp_path / "nothing")), tmp_path)
+        TrainSide(
+            Job(
+                "eager",
+                {"vocab_size": 61, "param_dtype": "float32"},
+                BATCH,
+                LENGTH,
+                weights=str(tmp_path / "nothing"),
+            ),
+            tmp_path,
+        )
 
 
 def test_an_unknown_model_is_said():

@@ -14,9 +14,16 @@ from cotjax.data.trajectories import write_trajectories
 
 @pytest.fixture
 def played(tmp_path):
-    whole = [tiny.trajectory(name=f"t{number}", steps=1 + number % 3, success=number % 2 == 0) for number in range(6)]
+    whole = [
+        tiny.trajectory(name=f"t{number}", steps=1 + number % 3, success=number % 2 == 0)
+        for number in range(6)
+    ]
     first = whole[5].steps[0]
-    silent = (replace(first, thought=None, provenance=None), replace(first, trained=False), replace(first, provenance="imported"))
+    silent = (
+        replace(first, thought=None, provenance=None),
+        replace(first, trained=False),
+        replace(first, provenance="imported"),
+    )
     whole[5] = replace(whole[5], steps=silent, split="valid", success=None, reward=None)
     path = tmp_path / "t.jsonl"
     write_trajectories(path, whole)
@@ -25,7 +32,13 @@ def played(tmp_path):
 
 def test_what_a_file_holds(played):
     found = check(played)
-    assert (found.bad, found.episodes, found.steps, found.untrained, found.thoughtless) == (0, 6, 12, 1, 1)
+    assert (found.bad, found.episodes, found.steps, found.untrained, found.thoughtless) == (
+        0,
+        6,
+        12,
+        1,
+        1,
+    )
     assert found.outcomes == {"won": 3, "lost": 2, "not known": 1}
     assert found.splits == {"train": 5, "valid": 1} and found.environments == {"tiny": 6}
     assert found.lengths == {1: 2, 2: 2, 3: 2}
@@ -35,21 +48,42 @@ def test_what_a_file_holds(played):
 
 def test_every_bad_line_is_named_up_to_the_limit_and_the_rest_counted(played, capsys):
     lines = played.read_text().splitlines()
-    broken = [lines[0], "{", lines[1], lines[0], lines[2].replace("i need", "</think> i need", 1), "", lines[3].replace("t3", "t9")]
+    broken = [
+        lines[0],
+        "{",
+        lines[1],
+        lines[0],
+        lines[2].replace("i need", "</think> i need", 1),
+        "",
+        lines[3].replace("t3", "t9"),
+    ]
     played.write_text("\n".join(broken) + "\n")
     found = check(played, limit=3)
     assert (found.bad, found.episodes) == (4, 3)
-    assert [error.removeprefix(f"{played}:").split(":")[0] for error in found.errors] == ["2", "4", "5"]
+    assert [error.removeprefix(f"{played}:").split(":")[0] for error in found.errors] == [
+        "2",
+        "4",
+        "5",
+    ]
     assert main(["data", "check", str(played), "--limit", "3"]) == 3
     out, err = capsys.readouterr()
-    assert f"{played}:5: step 0: the thought holds '</think>'" in out and "and 1 more" in out and "3 episodes" in out
+    assert (
+        f"{played}:5: step 0: the thought holds '</think>'" in out
+        and "and 1 more" in out
+        and "3 episodes" in out
+    )
     assert err == f"cotjax: {played}: 4 of 7 lines are bad\n"
 
 
 def test_a_good_file_is_told_and_ends_well(played, capsys):
     assert main(["data", "check", str(played)]) == 0
     out = capsys.readouterr().out
-    for words in ("6 episodes, 12 steps", "60.0% of the 5 whose outcome is known", "train 5, valid 1", "scripted, before the action 9"):
+    for words in (
+        "6 episodes, 12 steps",
+        "60.0% of the 5 whose outcome is known",
+        "train 5, valid 1",
+        "scripted, before the action 9",
+    ):
         assert words in out, out
 
 
@@ -63,8 +97,13 @@ def test_unknown_fields_are_passed_over_and_counted(played):
 
 
 def test_what_is_odd_is_told(played, capsys):
-    played.write_text(played.read_text().replace('"action": "open cabinet 1"', '"action": "dance"', 2))
-    assert check(played).odd == {NOT_ADMISSIBLE: 2, CONTRADICTION: 2}  # the lost episodes have reward 1
+    played.write_text(
+        played.read_text().replace('"action": "open cabinet 1"', '"action": "dance"', 2)
+    )
+    assert check(played).odd == {
+        NOT_ADMISSIBLE: 2,
+        CONTRADICTION: 2,
+    }  # the lost episodes have reward 1
     assert main(["data", "check", str(played)]) == 0
     assert "2 actions not among their admissible commands" in capsys.readouterr().out
 
@@ -72,14 +111,19 @@ def test_what_is_odd_is_told(played, capsys):
 def test_tokens_are_counted_and_what_does_not_fit_is_told(played, tmp_path, capsys):
     codec = tiny.word_codec(tmp_path / "tokenizer", tiny.TINY_WORDS)
     found = check(played, codec=codec, max_length=60)
-    assert sum(found.tokens.values()) == 6 and found.long == sum(count for length, count in found.tokens.items() if length > 60)
+    assert sum(found.tokens.values()) == 6 and found.long == sum(
+        count for length, count in found.tokens.items() if length > 60
+    )
     assert 0 < found.lost < found.steps
     assert check(played, codec=codec, max_length=1000).long == 0
     text = played.read_text().replace("You open the cabinet 1.", "You see a dragon.", 1)
     played.write_text(text)
     assert main(["data", "check", str(played), "--tokenizer", str(tmp_path / "tokenizer")]) == 3
     out = capsys.readouterr().out
-    assert f"{played}:2: trajectory 't1', step 1: the tokenizer does not know 'dragon'" in out and "tokens an episode" in out
+    assert (
+        f"{played}:2: trajectory 't1', step 1: the tokenizer does not know 'dragon'" in out
+        and "tokens an episode" in out
+    )
 
 
 def test_an_episode_of_just_the_longest_length_is_not_too_long(tmp_path):
@@ -87,7 +131,10 @@ def test_an_episode_of_just_the_longest_length_is_not_too_long(tmp_path):
     write_trajectories(path, [tiny.trajectory(steps=1)])
     ((length, _),) = check(path, codec=codec).tokens.items()
     found = {most: check(path, codec=codec, max_length=most) for most in (length - 1, length)}
-    assert {most: (one.long, one.lost) for most, one in found.items()} == {length - 1: (1, 1), length: (0, 0)}
+    assert {most: (one.long, one.lost) for most, one in found.items()} == {
+        length - 1: (1, 1),
+        length: (0, 0),
+    }
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,12 @@ from pathlib import Path
 from helpers import tiny
 
 from cotjax.cli.main import main
-from cotjax.data.trajectories import KNOWN_FIELDS, KNOWN_STEP_FIELDS, MAX_LINE_BYTES, read_trajectories
+from cotjax.data.trajectories import (
+    KNOWN_FIELDS,
+    KNOWN_STEP_FIELDS,
+    MAX_LINE_BYTES,
+    read_trajectories,
+)
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 
@@ -20,7 +25,9 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("mine.jsonl").write_text(json.dumps(line) + "\n")
     Path("public.json").write_text(json.dumps([public]))
-    tiny.word_codec(tmp_path / "my-tokenizer", [*tiny.TINY_WORDS, json.dumps(line).replace('"', " ")])
+    tiny.word_codec(
+        tmp_path / "my-tokenizer", [*tiny.TINY_WORDS, json.dumps(line).replace('"', " ")]
+    )
     names = {}
     for number, (kind, body) in enumerate(blocks):
         if kind == "python":
@@ -28,7 +35,9 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
         for command in body.splitlines() if kind == "sh" else ():
             assert main(shlex.split(command)[1:]) == 0, command
     assert names["batch"]["ids"].shape == (4, 256) and names["state"] == {"next_index": 1}
-    (mine,), (imported,) = (list(read_trajectories(name)) for name in ("mine.jsonl", "imported.jsonl"))
+    (mine,), (imported,) = (
+        list(read_trajectories(name)) for name in ("mine.jsonl", "imported.jsonl")
+    )
     assert [step.action for step in imported.steps] == [step.action for step in mine.steps]
     assert imported.game == mine.game and Path("rejected.jsonl").read_text() == ""
     assert "tokens an episode" in capsys.readouterr().out

@@ -21,25 +21,52 @@ INSTRUCTION = "Interact with a household. Your response should use the format:\n
 
 
 def _said(*texts, speakers=("human", "gpt"), keys=("from", "value"), **more):
-    return [{keys[0]: speakers[number % 2], keys[1]: text} | more for number, text in enumerate(texts)]
+    return [
+        {keys[0]: speakers[number % 2], keys[1]: text} | more for number, text in enumerate(texts)
+    ]
 
 
-RESPONSES = ("Thought: i need a plate.\nAction: open cabinet 1", "Thought: next i look.\nAction: look")
+RESPONSES = (
+    "Thought: i need a plate.\nAction: open cabinet 1",
+    "Thought: next i look.\nAction: look",
+)
 ETO = {
     "id": 12,
     "game_file": "json_2.1.1/train/pick_and_place_simple-Plate-None-Fridge-1/trial_T1/game.tw-pddl",
     "conversations": _said(
-        INSTRUCTION, "OK", f"{ROOM}\n\n{TASK}", RESPONSES[0], "Observation: You open the cabinet 1.", RESPONSES[1], "Observation: Done."
+        INSTRUCTION,
+        "OK",
+        f"{ROOM}\n\n{TASK}",
+        RESPONSES[0],
+        "Observation: You open the cabinet 1.",
+        RESPONSES[1],
+        "Observation: Done.",
     ),
 }
 AGENTGYM = {
     "item_id": "alfworld_7",
     "conversations": [
         {"from": "human", "loss": None, "value": INSTRUCTION},
-        {"from": "gpt", "loss": False, "value": "OK. I'll follow your instructions and try my best to solve the task."},
-        {"from": "human", "loss": None, "value": f"{ROOM}\n\n{TASK}\nAVAILABLE ACTIONS: open cabinet 1,look"},
-        {"from": "gpt", "loss": True, "value": "Thought:\ni need a plate.\n\nAction:\nopen cabinet 1"},
-        {"from": "human", "loss": None, "value": "You open the cabinet 1.\nAVAILABLE ACTIONS: look, close cabinet 1"},
+        {
+            "from": "gpt",
+            "loss": False,
+            "value": "OK. I'll follow your instructions and try my best to solve the task.",
+        },
+        {
+            "from": "human",
+            "loss": None,
+            "value": f"{ROOM}\n\n{TASK}\nAVAILABLE ACTIONS: open cabinet 1,look",
+        },
+        {
+            "from": "gpt",
+            "loss": True,
+            "value": "Thought:\ni need a plate.\n\nAction:\nopen cabinet 1",
+        },
+        {
+            "from": "human",
+            "loss": None,
+            "value": "You open the cabinet 1.\nAVAILABLE ACTIONS: look, close cabinet 1",
+        },
         {"from": "gpt", "loss": False, "value": "Thought:\nnext i look.\n\nAction:\nlook"},
     ],
 }
@@ -54,12 +81,18 @@ MESSAGES = {
                "<action>look</action>", speakers=CHAT, keys=("role", "content")),
     ],
 }  # fmt: skip
-PAIR = {"prompt": f"{ROOM}\n{TASK}", "response": "Thought: i need a plate. Action: open cabinet 1", "score": 0.5}
+PAIR = {
+    "prompt": f"{ROOM}\n{TASK}",
+    "response": "Thought: i need a plate. Action: open cabinet 1",
+    "score": 0.5,
+}
 
 
 def _import(tmp_path, rows, array=False, **options):
     file = tmp_path / "public.json"
-    file.write_text(json.dumps(rows, indent=1) if array else "".join(json.dumps(row) + "\n" for row in rows))
+    file.write_text(
+        json.dumps(rows, indent=1) if array else "".join(json.dumps(row) + "\n" for row in rows)
+    )
     found = import_files([file], tmp_path / "t.jsonl", **options)
     return found, list(read_trajectories(tmp_path / "t.jsonl"))
 
@@ -67,21 +100,49 @@ def _import(tmp_path, rows, array=False, **options):
 @pytest.mark.parametrize("array", [True, False], ids=["array", "lines"])
 def test_every_layout_becomes_the_same_steps(tmp_path, array):
     found, made = _import(tmp_path, [ETO, AGENTGYM, MESSAGES, PAIR], array)
-    assert found.kept == 4 and found.layouts == {"eto": 1, "agentgym": 1, "messages": 1, "prompt-response": 1}
+    assert found.kept == 4 and found.layouts == {
+        "eto": 1,
+        "agentgym": 1,
+        "messages": 1,
+        "prompt-response": 1,
+    }
     for trajectory in made:
         assert trajectory.task == "put a plate in fridge"
         first = trajectory.steps[0]
-        assert (first.observation, first.thought, first.action) == (ROOM, "i need a plate.", "open cabinet 1")
+        assert (first.observation, first.thought, first.action) == (
+            ROOM,
+            "i need a plate.",
+            "open cabinet 1",
+        )
         assert first.provenance == IMPORTED_BEFORE and first.trained
         if len(trajectory.steps) > 1:
-            assert (trajectory.steps[1].observation, trajectory.steps[1].action) == ("You open the cabinet 1.", "look")
+            assert (trajectory.steps[1].observation, trajectory.steps[1].action) == (
+                "You open the cabinet 1.",
+                "look",
+            )
     eto, gym, chat, pair = made
     assert [len(trajectory.steps) for trajectory in made] == [2, 2, 2, 1]
-    assert (eto.task_type, eto.game) == ("pick_and_place_simple", "pick_and_place_simple-Plate-None-Fridge-1/trial_T1")
-    assert (eto.id, gym.id, chat.id) == ("public/12", "public/alfworld_7", "public/m") and pair.id.startswith("public/")
-    assert (eto.environment, gym.environment, chat.environment) == ("unknown", "alfworld", "alfworld")
-    assert (eto.success, chat.success, pair.reward) == (None, True, 0.5), "what a row does not say is not known"
-    assert gym.steps[0].admissible_commands == ("open cabinet 1", "look") and eto.steps[0].admissible_commands == ()
+    assert (eto.task_type, eto.game) == (
+        "pick_and_place_simple",
+        "pick_and_place_simple-Plate-None-Fridge-1/trial_T1",
+    )
+    assert (eto.id, gym.id, chat.id) == (
+        "public/12",
+        "public/alfworld_7",
+        "public/m",
+    ) and pair.id.startswith("public/")
+    assert (eto.environment, gym.environment, chat.environment) == (
+        "unknown",
+        "alfworld",
+        "alfworld",
+    )
+    assert (eto.success, chat.success, pair.reward) == (None, True, 0.5), (
+        "what a row does not say is not known"
+    )
+    assert (
+        gym.steps[0].admissible_commands == ("open cabinet 1", "look")
+        and eto.steps[0].admissible_commands == ()
+    )
     assert [step.trained for step in gym.steps] == [True, False]
     assert chat.steps[1].thought is None and chat.steps[1].provenance is None
 
@@ -106,9 +167,14 @@ def test_the_task_is_where_the_text_says_so(tmp_path, first, task, observation, 
 
 def test_what_is_imported_is_checked_and_encoded(tmp_path):
     _import(tmp_path, [ETO, AGENTGYM])
-    codec = tiny.word_codec(tmp_path / "tokenizer", [*tiny.TINY_WORDS, ROOM, RESPONSES[0], RESPONSES[1]])
+    codec = tiny.word_codec(
+        tmp_path / "tokenizer", [*tiny.TINY_WORDS, ROOM, RESPONSES[0], RESPONSES[1]]
+    )
     assert check(tmp_path / "t.jsonl", codec=codec).bad == 0
-    examples = [list(trajectory_examples(codec, one, "cot", 768)) for one in read_trajectories(tmp_path / "t.jsonl")]
+    examples = [
+        list(trajectory_examples(codec, one, "cot", 768))
+        for one in read_trajectories(tmp_path / "t.jsonl")
+    ]
     assert [len(each) for each in examples] == [1, 1]
 
 
@@ -144,7 +210,9 @@ REJECTED = {
 @pytest.mark.parametrize("row, reason", REJECTED.values(), ids=REJECTED)
 def test_what_cannot_be_mapped_is_told_and_kept_apart(tmp_path, row, reason):
     found, made = _import(tmp_path, [ETO, row, AGENTGYM], rejected=tmp_path / "apart.jsonl")
-    assert (found.rows, found.kept, found.rejected, len(made)) == (3, 2, 1, 2) and sum(found.reasons.values()) == 1
+    assert (found.rows, found.kept, found.rejected, len(made)) == (3, 2, 1, 2) and sum(
+        found.reasons.values()
+    ) == 1
     (message,) = found.messages
     assert message.startswith(f"{tmp_path / 'public.json'}:2: ") and reason in message
     (kept,) = map(json.loads, (tmp_path / "apart.jsonl").read_text().splitlines())
@@ -160,7 +228,11 @@ def test_a_broken_line_is_one_row_and_a_broken_array_is_no_file(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text(json.dumps(ETO) + "\n{\n\n" + json.dumps(PAIR) + "\n")
     found = import_files([file], tmp_path / "t.jsonl", rejected=tmp_path / "apart.jsonl")
-    assert (found.kept, found.rejected, found.messages) == (2, 1, [f"{file}:2: the line is no JSON"])
+    assert (found.kept, found.rejected, found.messages) == (
+        2,
+        1,
+        [f"{file}:2: the line is no JSON"],
+    )
     before = (tmp_path / "t.jsonl").read_bytes()
     file.write_text(json.dumps([ETO])[:-1])
     with pytest.raises(DataError, match=r"a\.jsonl:1: no JSON"):
@@ -172,8 +244,13 @@ def test_a_key_that_comes_twice_is_no_row(tmp_path):
     twice = json.dumps(PAIR)[:-1] + ', "score": 1}'
     for text in (f"{twice}\n{json.dumps(ETO)}\n", f"[{twice}, {json.dumps(ETO)}]"):
         (tmp_path / "a.json").write_text(text)
-        found = import_files([tmp_path / "a.json"], tmp_path / "t.jsonl", rejected=tmp_path / "apart.jsonl")
-        assert (found.kept, found.rejected) == (1, 1) and "the key 'score' comes twice in one object" in found.messages[0]
+        found = import_files(
+            [tmp_path / "a.json"], tmp_path / "t.jsonl", rejected=tmp_path / "apart.jsonl"
+        )
+        assert (found.kept, found.rejected) == (
+            1,
+            1,
+        ) and "the key 'score' comes twice in one object" in found.messages[0]
         (kept,) = map(json.loads, (tmp_path / "apart.jsonl").read_text().splitlines())
         assert kept["row"] == twice
 
@@ -181,9 +258,15 @@ def test_a_key_that_comes_twice_is_no_row(tmp_path):
 WHOLE_FILES = {
     "one object over several lines": (json.dumps(ETO, indent=1), [":1"]),
     "one object on a line": (json.dumps(ETO), [":1"]),
-    "rows inside an object": (json.dumps({"version": 2, "data": [ETO, PAIR]}, indent=2), [", data, row 0", ", data, row 1"]),
+    "rows inside an object": (
+        json.dumps({"version": 2, "data": [ETO, PAIR]}, indent=2),
+        [", data, row 0", ", data, row 1"],
+    ),
     "rows inside an object on a line": (json.dumps({"data": [PAIR]}) + "\n\n", [", data, row 0"]),
-    "lines with a mark": ("\ufeff" + json.dumps(ETO) + "\n" + json.dumps(PAIR) + "\n", [":1", ":2"]),
+    "lines with a mark": (
+        "\ufeff" + json.dumps(ETO) + "\n" + json.dumps(PAIR) + "\n",
+        [":1", ":2"],
+    ),
     "an array with a mark": ("\ufeff [" + json.dumps(ETO) + " ]\n", [", row 0"]),
 }
 
@@ -199,10 +282,19 @@ def test_a_file_is_read_whatever_holds_its_rows(tmp_path, text, places):
 NO_FILES = {
     "brackets without end": (b"[" * 100_000, "no JSON (nested too deeply)"),
     "braces without end": (b'{"a":' * 100_000, "none of 1 rows"),
-    "an array that does not end": (b'[{"a": 1},', ":1: no JSON (Expecting value at column 11); the file is not whole"),
-    "an array without commas": (b'[{"a": 1} {"b": 1}]', "no JSON (Expecting ',' or ']' at column 11)"),
+    "an array that does not end": (
+        b'[{"a": 1},',
+        ":1: no JSON (Expecting value at column 11); the file is not whole",
+    ),
+    "an array without commas": (
+        b'[{"a": 1} {"b": 1}]',
+        "no JSON (Expecting ',' or ']' at column 11)",
+    ),
     "text behind an array": (b"[{}]\n[{}]", ":1: no JSON (Text behind the array at column 5)"),
-    "objects over several lines": (json.dumps(ETO, indent=1).encode() * 2, "write one object a line"),
+    "objects over several lines": (
+        json.dumps(ETO, indent=1).encode() * 2,
+        "write one object a line",
+    ),
     "bytes that are no text": (b'["\xff"]', "not UTF-8 at byte 2; save the file as UTF-8"),
     "gzip": (b"\x1f\x8b\x08", "compressed with gzip; unpack it"),
     "UTF-16": (json.dumps([ETO]).encode("utf-16"), "in UTF-16; save it as UTF-8"),
@@ -214,7 +306,9 @@ NO_FILES = {
 @pytest.mark.parametrize("content, words", NO_FILES.values(), ids=NO_FILES)
 def test_a_file_that_is_no_json_is_told_in_one_line(tmp_path, capsys, content, words):
     (tmp_path / "a.json").write_bytes(content)
-    assert main(["data", "import", str(tmp_path / "a.json"), "--out", str(tmp_path / "t.jsonl")]) == 3
+    assert (
+        main(["data", "import", str(tmp_path / "a.json"), "--out", str(tmp_path / "t.jsonl")]) == 3
+    )
     err = capsys.readouterr().err.splitlines()
     assert words in err[-1] and not (tmp_path / "t.jsonl").exists()
 
@@ -225,7 +319,9 @@ def test_progress_is_told_every_hundred_rows(tmp_path, array):
     file = tmp_path / "public.json"
     rows = [PAIR | {"id": str(number)} for number in range(250)]
     file.write_text(json.dumps(rows) if array else "".join(json.dumps(row) + "\n" for row in rows))
-    import_files([file, file], tmp_path / "t.jsonl", progress=lambda rows, share: told.append((rows, share)))
+    import_files(
+        [file, file], tmp_path / "t.jsonl", progress=lambda rows, share: told.append((rows, share))
+    )
     assert [rows for rows, _ in told] == [100, 200, 300, 400, 500]
     assert [share for _, share in told] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0], abs=0.01)
 
@@ -250,7 +346,10 @@ def _precious(folder, name):
 
 PLACES = {
     "the input": (lambda folder, name: folder / "a.json", "is read and cannot be written"),
-    "a hard link to the input": (lambda folder, name: (folder / name).hardlink_to(folder / "a.json") or folder / name, "is read and"),
+    "a hard link to the input": (
+        lambda folder, name: (folder / name).hardlink_to(folder / "a.json") or folder / name,
+        "is read and",
+    ),
     "somebody's file": (_precious, "was not written by this command"),
     "a link": (_link, "is a symbolic link"),
     "a folder": (lambda folder, name: folder, "is a folder"),
@@ -266,7 +365,14 @@ def test_an_import_writes_over_nothing_that_is_not_its_own(tmp_path, capsys, opt
     place = make(tmp_path, "place.jsonl")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     places = {"--out": tmp_path / "t.jsonl", "--rejected": tmp_path / "r.jsonl"} | {option: place}
-    code = main(["data", "import", str(tmp_path / "a.json"), *(str(part) for pair in places.items() for part in pair)])
+    code = main(
+        [
+            "data",
+            "import",
+            str(tmp_path / "a.json"),
+            *(str(part) for pair in places.items() for part in pair),
+        ]
+    )
     err = capsys.readouterr().err
     assert code in (2, 3) and words in err and str(place) in err and err.count("\n") == 1
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -284,7 +390,9 @@ def test_an_import_that_fails_leaves_what_was_there(tmp_path):
     file.write_text(json.dumps([{"text": "z"}]))
     with pytest.raises(DataError, match="none of 1 rows"):
         import_files([file], out, rejected=apart)
-    assert out.read_bytes() == before and json.loads(apart.read_text())["row"] == {"text": "z"}, "why nothing was kept is worth keeping"
+    assert out.read_bytes() == before and json.loads(apart.read_text())["row"] == {"text": "z"}, (
+        "why nothing was kept is worth keeping"
+    )
     with pytest.raises(UsageError, match="cannot hold both"):
         import_files([file], tmp_path / "new.jsonl", rejected=tmp_path / "new.jsonl")
 
@@ -293,12 +401,28 @@ def test_the_command_tells_what_it_did(tmp_path, capsys):
     file = tmp_path / "mine.json"
     file.write_text(json.dumps([ETO, _chat(ROOM, RESPONSES[0])]))
     out = tmp_path / "t.jsonl"
-    arguments = ["data", "import", str(file), "--out", str(out), "--environment", "household", "--split", "more"]
+    arguments = [
+        "data",
+        "import",
+        str(file),
+        "--out",
+        str(out),
+        "--environment",
+        "household",
+        "--split",
+        "more",
+    ]
     assert main(arguments) == 0
     told = capsys.readouterr()
-    assert "1 of 2 rows are trajectories (eto 1)" in told.out and "1 rejected: the first observation names no task" in told.out
+    assert (
+        "1 of 2 rows are trajectories (eto 1)" in told.out
+        and "1 rejected: the first observation names no task" in told.out
+    )
     assert "1 left out: observations after the last action" in told.out
-    assert told.err == f"{file}, row 1: the first observation names no task, as in 'Your task is to: …'\n"
+    assert (
+        told.err
+        == f"{file}, row 1: the first observation names no task, as in 'Your task is to: …'\n"
+    )
     (made,) = read_trajectories(out)
     assert (made.environment, made.split) == ("household", "more")
     assert main(["data", "check", str(out)]) == 0

@@ -43,7 +43,9 @@ def test_a_public_row_comes_over_whole(tmp_path, name):
     (made,) = read_trajectories(tmp_path / "t.jsonl")
     assert found.layouts == {layout: 1} and made.task == task
     assert [(step.observation, step.thought, step.action) for step in made.steps] == steps
-    assert all(step.provenance == (IMPORTED_BEFORE if step.thought else None) for step in made.steps)
+    assert all(
+        step.provenance == (IMPORTED_BEFORE if step.thought else None) for step in made.steps
+    )
     assert check(tmp_path / "t.jsonl").bad == 0
 
 
@@ -84,16 +86,23 @@ def test_no_word_of_a_turn_is_lost(name):
         if path[:2] == ("conversations", 1) and name not in ("hermes", "llamafactory_sharegpt"):
             continue  # the agent says that it has understood
         for place in re.finditer(r"\b", text):
-            if name.startswith("verl") and not re.search(r"(?:you took|observation is|task is to): ", text[: place.start()]):
+            if name.startswith("verl") and not re.search(
+                r"(?:you took|observation is|task is to): ", text[: place.start()]
+            ):
                 continue  # verl-agent's own words: they stand before what they name, and behind it
             if name.startswith("verl") and "it's your turn" in text[: place.start() + 15]:
                 break
             try:
-                episode, _, _ = episode_of(_with(whole, path, f"{text[: place.start()]} wombat {text[place.start() :]}"))
+                episode, _, _ = episode_of(
+                    _with(whole, path, f"{text[: place.start()]} wombat {text[place.start() :]}")
+                )
             except Unmapped:
                 continue
             kept += 1
-            assert "wombat" in json.dumps([episode.task, episode.steps, episode.instructions]), (path, text[: place.start()])
+            assert "wombat" in json.dumps([episode.task, episode.steps, episode.instructions]), (
+                path,
+                text[: place.start()],
+            )
     assert kept > 15
 
 
@@ -115,23 +124,36 @@ def test_what_a_trajectory_has_no_place_for_is_counted(tmp_path, name, left_out)
 
 
 def test_fields_that_no_layout_has_are_counted(tmp_path):
-    messages = [{"role": "user", "content": FIRST, "mood": "good"}, LOOK | {"refusal": None}, {"role": "user", "content": "A cat."}]
+    messages = [
+        {"role": "user", "content": FIRST, "mood": "good"},
+        LOOK | {"refusal": None},
+        {"role": "user", "content": "A cat."},
+    ]
     file = tmp_path / "a.json"
     file.write_text(json.dumps([{"messages": messages, "context": "A note.", "notes": ""}]))
     assert import_files([file], tmp_path / "t.jsonl").left_out == {
         "observations after the last action": 1, "the field 'context'": 1, "the field 'mood' of messages": 1
     }  # fmt: skip
-    file.write_text(json.dumps([{"messages": messages[:2]} | {f"x{number}": 1 for number in range(300)}]))
+    file.write_text(
+        json.dumps([{"messages": messages[:2]} | {f"x{number}": 1 for number in range(300)}])
+    )
     found = import_files([file], tmp_path / "t.jsonl").left_out
     assert len(found) == 101 and sum(found.values()) == 301
 
 
 def test_instructions_can_begin_the_first_observation(tmp_path):
-    found = import_files([FOLDER / "weather.json", FOLDER / "openai_tool_calls.json"], tmp_path / "t.jsonl", instructions=True)
+    found = import_files(
+        [FOLDER / "weather.json", FOLDER / "openai_tool_calls.json"],
+        tmp_path / "t.jsonl",
+        instructions=True,
+    )
     weather, openai = read_trajectories(tmp_path / "t.jsonl")
     rules = WEATHER["conversations"][0]["value"]
     assert weather.steps[0].observation == f"{rules}\n\nNow new trial starts.\nGive me one action."
-    assert openai.steps[0].observation == f"You are a helpful assistant.\n\n{json.dumps(OPENAI['tools'])}"
+    assert (
+        openai.steps[0].observation
+        == f"You are a helpful assistant.\n\n{json.dumps(OPENAI['tools'])}"
+    )
     assert weather.task == "What is the highest temperature here today?" and not found.left_out
 
 
@@ -142,28 +164,60 @@ def test_environments_and_trained_steps_of_public_rows(tmp_path):
     import_files([file], tmp_path / "t.jsonl")
     made = list(read_trajectories(tmp_path / "t.jsonl"))
     assert [one.environment for one in made] == ["weather", "os", "alfworld", "alfworld", "unknown"]
-    assert [step.trained for step in made[3].steps] == [False, False, True], "past steps are trained on in rows of their own"
+    assert [step.trained for step in made[3].steps] == [False, False, True], (
+        "past steps are trained on in rows of their own"
+    )
     assert made[3].steps[2].admissible_commands == ("close fridge 1", "cool bread 1 with fridge 1")
-    assert made[2].reward == 0.0 and made[2].steps[0].admissible_commands == ("go to fridge 1", "look")
+    assert made[2].reward == 0.0 and made[2].steps[0].admissible_commands == (
+        "go to fridge 1",
+        "look",
+    )
 
 
 def test_tool_calls_are_read_back_from_their_action():
     called = episode_of(OPENAI)[0].steps[0]["action"]
     functions = [call["function"] for call in OPENAI["messages"][2]["tool_calls"]]
-    assert json.loads(called) == [{"name": each["name"], "arguments": json.loads(each["arguments"])} for each in functions]
-    assert json.loads(episode_of(HERMES)[0].steps[0]["action"]) == {"name": "get_weather", "arguments": {"city": "Oslo"}}
+    assert json.loads(called) == [
+        {"name": each["name"], "arguments": json.loads(each["arguments"])} for each in functions
+    ]
+    assert json.loads(episode_of(HERMES)[0].steps[0]["action"]) == {
+        "name": "get_weather",
+        "arguments": {"city": "Oslo"},
+    }
     legacy = {"role": "assistant", "content": "", "function_call": {"name": "f", "arguments": "{}"}}
-    row = {"messages": [{"role": "user", "content": "Do it."}, legacy, {"role": "function", "name": "f", "content": "done"}, legacy]}
-    assert [step["action"] for step in episode_of(row)[0].steps] == ['{"name": "f", "arguments": {}}'] * 2
+    row = {
+        "messages": [
+            {"role": "user", "content": "Do it."},
+            legacy,
+            {"role": "function", "name": "f", "content": "done"},
+            legacy,
+        ]
+    }
+    assert [step["action"] for step in episode_of(row)[0].steps] == [
+        '{"name": "f", "arguments": {}}'
+    ] * 2
     single_quoted = HERMES | {"conversations": copy.deepcopy(HERMES["conversations"])}
-    single_quoted["conversations"][2]["value"] = "<tool_call>\n{'name': 'f', 'arguments': {'on': True}}\n</tool_call>"
-    assert episode_of(single_quoted)[0].steps[0]["action"] == '{"name": "f", "arguments": {"on": true}}'
+    single_quoted["conversations"][2]["value"] = (
+        "<tool_call>\n{'name': 'f', 'arguments': {'on': True}}\n</tool_call>"
+    )
+    assert (
+        episode_of(single_quoted)[0].steps[0]["action"]
+        == '{"name": "f", "arguments": {"on": true}}'
+    )
     at_once = copy.deepcopy(HERMES)
     at_once["conversations"][2]["value"] = (
         '<tool_call>[{"name": "f", "arguments": {}}]</tool_call>\n<tool_call>{"name": "g", "arguments": {}}</tool_call>'
     )
-    assert [call["name"] for call in json.loads(episode_of(at_once)[0].steps[0]["action"])] == ["f", "g"]
-    assert is_call(called) and not is_call("Rome.") and not is_call('{"name": "f"}') and not is_call("[]")
+    assert [call["name"] for call in json.loads(episode_of(at_once)[0].steps[0]["action"])] == [
+        "f",
+        "g",
+    ]
+    assert (
+        is_call(called)
+        and not is_call("Rome.")
+        and not is_call('{"name": "f"}')
+        and not is_call("[]")
+    )
 
 
 def _one(first=FIRST, response="Thought: hm\nAction: look", **more):
@@ -174,16 +228,56 @@ def _one(first=FIRST, response="Thought: hm\nAction: look", **more):
 @pytest.mark.parametrize(
     ("first", "task", "observation"),
     [
-        ("Your task is to heat the water to 37.5 degrees. You are in a lab.", "heat the water to 37.5 degrees", "You are in a lab."),
-        ("Your task is to find Dr. Wu, i.e. the owner. You are here.", "find Dr. Wu, i.e. the owner", "You are here."),
-        ("Your task is to find substance B. First look. You see it.", "find substance B. First look", "You see it."),
-        ("Your goal is to answer: who was first? You see a book.", "answer: who was first?", "You see a book."),
-        ("You are in a room. Your task is to: win.\nThe sign says Goal: lose.", "win", "You are in a room.\nThe sign says Goal: lose."),
-        ("Your task is to: win.\nA note. It reads: 'Your task is to: lose'", "win", "A note. It reads: 'Your task is to: lose'"),
-        ("Goal:\ncraft a stick...\n\n  You hold:\n    wood", "craft a stick..", "  You hold:\n    wood"),
-        ("Your goal is to help. Be kind.\nYour task is to: win.\nYou see a cat.", "win", "Your goal is to help. Be kind.\nYou see a cat."),
-        ("Play.\n\nnow, my problem is:\n\ncount files.\nAnd dirs.", "count files.\nAnd dirs", "Play."),
-        ("You should perform actions to accomplish the goal: sum B. Give me one action.", "sum B", "Give me one action."),
+        (
+            "Your task is to heat the water to 37.5 degrees. You are in a lab.",
+            "heat the water to 37.5 degrees",
+            "You are in a lab.",
+        ),
+        (
+            "Your task is to find Dr. Wu, i.e. the owner. You are here.",
+            "find Dr. Wu, i.e. the owner",
+            "You are here.",
+        ),
+        (
+            "Your task is to find substance B. First look. You see it.",
+            "find substance B. First look",
+            "You see it.",
+        ),
+        (
+            "Your goal is to answer: who was first? You see a book.",
+            "answer: who was first?",
+            "You see a book.",
+        ),
+        (
+            "You are in a room. Your task is to: win.\nThe sign says Goal: lose.",
+            "win",
+            "You are in a room.\nThe sign says Goal: lose.",
+        ),
+        (
+            "Your task is to: win.\nA note. It reads: 'Your task is to: lose'",
+            "win",
+            "A note. It reads: 'Your task is to: lose'",
+        ),
+        (
+            "Goal:\ncraft a stick...\n\n  You hold:\n    wood",
+            "craft a stick..",
+            "  You hold:\n    wood",
+        ),
+        (
+            "Your goal is to help. Be kind.\nYour task is to: win.\nYou see a cat.",
+            "win",
+            "Your goal is to help. Be kind.\nYou see a cat.",
+        ),
+        (
+            "Play.\n\nnow, my problem is:\n\ncount files.\nAnd dirs.",
+            "count files.\nAnd dirs",
+            "Play.",
+        ),
+        (
+            "You should perform actions to accomplish the goal: sum B. Give me one action.",
+            "sum B",
+            "Give me one action.",
+        ),
         ("Question: who? and why?\nYou see a book.", "who? and why?", "You see a book."),
         ("Task: look.\nTask: look\nA cat.", "look", "Task: look\nA cat."),
     ],
@@ -208,7 +302,9 @@ def test_a_task_is_read_where_it_is_named_and_whole(first, task, observation):
 def test_available_actions_are_told_apart_or_stay_in_the_observation(line, commands):
     _, step = _one(f"{FIRST}\nAVAILABLE ACTIONS: {line}")
     assert step["admissible_commands"] == (commands or [])
-    assert step["observation"] == "You are in a room." + ("" if commands else f"\nAVAILABLE ACTIONS: {line}")
+    assert step["observation"] == "You are in a room." + (
+        "" if commands else f"\nAVAILABLE ACTIONS: {line}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -237,65 +333,116 @@ def test_results_come_in_the_order_of_the_calls_or_as_they_stand():
     together = copy.deepcopy(OPENAI)
     del together["messages"][3]
     together["messages"][3]["tool_call_id"] = None
-    assert episode_of(together)[0].steps[1]["observation"] == '{"celsius": 24}', "one message may hold all results"
+    assert episode_of(together)[0].steps[1]["observation"] == '{"celsius": 24}', (
+        "one message may hold all results"
+    )
 
 
 def test_an_agent_that_calls_tools_may_answer_ok():
     told = copy.deepcopy(OPENAI)
-    told["messages"][2:2] = [{"role": "assistant", "content": "OK."}, {"role": "user", "content": "Your task is to: compare them."}]
+    told["messages"][2:2] = [
+        {"role": "assistant", "content": "OK."},
+        {"role": "user", "content": "Your task is to: compare them."},
+    ]
     steps = [[step["action"] for step in episode_of(row)[0].steps] for row in (OPENAI, told)]
     assert steps[1] == ["OK.", *steps[0]]
 
 
 def test_a_thought_in_a_field_of_its_own_is_kept():
     for field in ("reasoning_content", "reasoning", "thinking"):
-        answer = {"role": "assistant", field: "in there?", "content": "<action>open drawer 1</action>"}
+        answer = {
+            "role": "assistant",
+            field: "in there?",
+            "content": "<action>open drawer 1</action>",
+        }
         episode, _, _ = episode_of({"messages": [{"role": "user", "content": FIRST}, answer]})
-        assert [(step["thought"], step["action"]) for step in episode.steps] == [("in there?", "open drawer 1")]
+        assert [(step["thought"], step["action"]) for step in episode.steps] == [
+            ("in there?", "open drawer 1")
+        ]
 
 
 @pytest.mark.parametrize("special", [True, False], ids=["with control tokens", "without"])
 def test_a_verl_prompt_is_read_as_the_model_saw_it(special):
     open_, close = ("<|im_start|>", "<|im_end|>\n") if special else ("", "\n")
     seen = f"{open_}system\nYou are Qwen.{close}{open_}user\n{VERL_LATER['prompt']}{close}{open_}assistant\n"
-    dumped, layout, environment = episode_of({"input": seen, "output": VERL_LATER["response"], "score": 1.0, "step": 3})
+    dumped, layout, environment = episode_of(
+        {"input": seen, "output": VERL_LATER["response"], "score": 1.0, "step": 3}
+    )
     assert (layout, environment, dumped.task) == ("verl-agent", "alfworld", "cool some bread")
-    assert dumped.steps == episode_of(VERL_LATER)[0].steps and dumped.instructions == [("system messages", "You are Qwen.")]
+    assert dumped.steps == episode_of(VERL_LATER)[0].steps and dumped.instructions == [
+        ("system messages", "You are Qwen.")
+    ]
 
 
 def test_a_verl_step_may_be_untrained():
     system, told = {"role": "system", "content": "You are Qwen."}, VERL_FIRST["prompt"][0]
-    row = {"messages": [system, told, {"role": "assistant", "content": VERL_FIRST["response"], "loss": False}]}
+    row = {
+        "messages": [
+            system,
+            told,
+            {"role": "assistant", "content": VERL_FIRST["response"], "loss": False},
+        ]
+    }
     episode, layout, _ = episode_of(row)
     assert layout == "verl-agent" and [step["trained"] for step in episode.steps] == [False]
 
 
 @pytest.mark.parametrize("folder", ["", "train/", "json_2.1.1/train/", "data\\json_2.1.1\\train\\"])
 def test_a_game_is_named_by_its_last_two_folders(folder):
-    row = messages(LOOK, gamefile=f"{folder}pick_and_place_simple-Plate-None-Fridge-1/trial_T1/game.tw-pddl", task_type="other")
+    row = messages(
+        LOOK,
+        gamefile=f"{folder}pick_and_place_simple-Plate-None-Fridge-1/trial_T1/game.tw-pddl",
+        task_type="other",
+    )
     facts = facts_of(row, None, {"environment": "unknown", "split": "train"})
-    assert (facts["task_type"], facts["game"]) == ("pick_and_place_simple", "pick_and_place_simple-Plate-None-Fridge-1/trial_T1")
+    assert (facts["task_type"], facts["game"]) == (
+        "pick_and_place_simple",
+        "pick_and_place_simple-Plate-None-Fridge-1/trial_T1",
+    )
 
 
 def test_flags_say_what_is_trained_on():
     for name in ("loss", "weight", "train", "trained"):
         flags = [{name: value} for value in (False, 0, True, 1, 1.0, None)]
         turns = [
-            turn for flag in flags for turn in ({"role": "user", "content": FIRST}, {"role": "assistant", "content": "Action: look"} | flag)
+            turn
+            for flag in flags
+            for turn in (
+                {"role": "user", "content": FIRST},
+                {"role": "assistant", "content": "Action: look"} | flag,
+            )
         ]
-        assert [step["trained"] for step in episode_of({"messages": turns})[0].steps] == [False, False, True, True, True, True]
+        assert [step["trained"] for step in episode_of({"messages": turns})[0].steps] == [
+            False,
+            False,
+            True,
+            True,
+            True,
+            True,
+        ]
 
 
 def test_a_number_in_quotes_is_a_number():
-    facts = facts_of(messages(LOOK, score="0.5"), None, {"environment": "unknown", "split": "train"})
+    facts = facts_of(
+        messages(LOOK, score="0.5"), None, {"environment": "unknown", "split": "train"}
+    )
     assert (facts["reward"], facts["success"], facts["environment"]) == (0.5, None, "unknown")
 
 
 def test_a_layout_that_is_named_is_read_so():
-    row = {"prompt": FIRST, "response": "Action: look", **messages(LOOK | {"content": "Action: wait"})}
+    row = {
+        "prompt": FIRST,
+        "response": "Action: look",
+        **messages(LOOK | {"content": "Action: wait"}),
+    }
     assert episode_of(row, "messages")[0].steps[0]["action"] == "wait"
     assert episode_of(row, "prompt-response")[0].steps[0]["action"] == "look"
-    assert [episode_of(FACTORY, name)[1] for name in ("sharegpt", "agentgym", "eto", "auto")] == ["sharegpt", "agentgym", "eto", "sharegpt"]
+    assert [episode_of(FACTORY, name)[1] for name in ("sharegpt", "agentgym", "eto", "auto")] == [
+        "sharegpt",
+        "agentgym",
+        "eto",
+        "sharegpt",
+    ]
     assert episode_of(QWEN, "messages")[1] == "messages"
     with pytest.raises(Unmapped, match="the prompt is not verl-agent's"):
         episode_of(QWEN, "verl-agent")
@@ -309,4 +456,6 @@ def test_imported_text_is_encoded_as_it_is(tmp_path):
     import_files([file], tmp_path / "t.jsonl")
     (made,) = read_trajectories(tmp_path / "t.jsonl")
     assert made.steps[0].action in WEBSHOP["conversations"][3]["value"]
-    assert tiny.word_codec(tmp_path / "tokenizer", [made.steps[0].action]).encodable(made.steps[0].action)
+    assert tiny.word_codec(tmp_path / "tokenizer", [made.steps[0].action]).encodable(
+        made.steps[0].action
+    )

@@ -41,11 +41,17 @@ def test_epochs_mix_the_examples_and_the_rows_anew_and_a_seed_fixes_both():
     lengths = np.random.default_rng(0).integers(100, 900, 500)
     packing = Packing(lengths, 2048, seed=3)
     first, second = _epoch(packing, 0), _epoch(packing, 1)
-    assert first == _epoch(Packing(lengths, 2048, seed=3), 0) != _epoch(Packing(lengths, 2048, seed=4), 0)
+    assert (
+        first
+        == _epoch(Packing(lengths, 2048, seed=3), 0)
+        != _epoch(Packing(lengths, 2048, seed=4), 0)
+    )
     together = {frozenset(row) for row in first} & {frozenset(row) for row in second}
     assert len(together) < 0.2 * packing.rows, "who shares a row changes"
     place = {example: row for row, examples in enumerate(first) for example in examples}
-    moved = [abs(place[example] - row) for row, examples in enumerate(second) for example in examples]
+    moved = [
+        abs(place[example] - row) for row, examples in enumerate(second) for example in examples
+    ]
     assert np.mean(moved) > packing.rows / 5, "and so does when it comes"
 
 
@@ -56,7 +62,9 @@ def test_the_rows_of_a_seed_stay_the_same_from_version_to_version():
         [[5, 1], [3, 9], [2, 8, 4, 6], [7, 0]],
         [[3, 9], [5, 8], [2, 1, 4, 6], [0, 7]],
     ]
-    assert _epoch(small, 0) == _epoch(Packing(np.array([5, 3, 4, 6, 2, 7, 1, 5, 3, 4]), 10, seed=7 - 2**64), 0)
+    assert _epoch(small, 0) == _epoch(
+        Packing(np.array([5, 3, 4, 6, 2, 7, 1, 5, 3, 4]), 10, seed=7 - 2**64), 0
+    )
     # Several windows, more open rows than stay open, and classes of equal length.
     lengths = 100 + np.arange(3000) * 7919 % 1855
     digest = hashlib.sha256()
@@ -89,5 +97,8 @@ def test_rows_are_filled(row_length):
 def test_an_example_longer_than_a_row_is_named():
     source = [{"id": b"a"}, {"id": b"b"}, {"id": b"c"}]
     check_lengths(np.array([5, 8, 8]), 8, source)
-    with pytest.raises(DataError, match=r"example 'b' has 9 tokens, a row has 8 \(so for 2 of 3 examples\).*row_length"):
+    with pytest.raises(
+        DataError,
+        match=r"example 'b' has 9 tokens, a row has 8 \(so for 2 of 3 examples\).*row_length",
+    ):
         check_lengths(np.array([5, 9, 10]), 8, source)

@@ -20,13 +20,21 @@ from cotjax.masking import NEVER, Role, drops_action, target_weights
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     tiny.word_codec(folder / "tokenizer", tiny.TINY_WORDS)
-    played = [tiny.trajectory(name=f"t{i}", steps=1 + i % 4, task_type="a" if i % 3 else "b") for i in range(30)]
+    played = [
+        tiny.trajectory(name=f"t{i}", steps=1 + i % 4, task_type="a" if i % 3 else "b")
+        for i in range(30)
+    ]
     write_trajectories(folder / "t.jsonl", played)
     return folder
 
 
 def _dataset(folder, **changes):
-    config = AgentConfig(name="tiny", sources={"train": str(folder / "t.jsonl")}, tokenizer=str(folder / "tokenizer"), **changes)
+    config = AgentConfig(
+        name="tiny",
+        sources={"train": str(folder / "t.jsonl")},
+        tokenizer=str(folder / "tokenizer"),
+        **changes,
+    )
     return prepare_dataset(config, folder / "tfds").as_data_source(split="train")
 
 
@@ -35,8 +43,19 @@ def source(folder):
     return _dataset(folder)
 
 
-def _batches(source, count, *, batch=2, seed=0, masking=None, state=None, row_length=256, **changes):
-    iterator = iter(batches(source, row_length=row_length, batch=batch, masking=masking or Masking(), seed=seed, **changes))
+def _batches(
+    source, count, *, batch=2, seed=0, masking=None, state=None, row_length=256, **changes
+):
+    iterator = iter(
+        batches(
+            source,
+            row_length=row_length,
+            batch=batch,
+            masking=masking or Masking(),
+            seed=seed,
+            **changes,
+        )
+    )
     if state is not None:
         iterator.set_state(state)
     return [next(iterator) for _ in range(count)], iterator
@@ -53,7 +72,11 @@ def test_the_dataset_reads_back_what_was_encoded_in_order(folder, source):
     from cotjax.data.trajectories import read_trajectories
 
     codec = Codec.load(folder / "tokenizer")
-    expected = [e for t in read_trajectories(folder / "t.jsonl") for e in trajectory_examples(codec, t, "cot", 768)]
+    expected = [
+        e
+        for t in read_trajectories(folder / "t.jsonl")
+        for e in trajectory_examples(codec, t, "cot", 768)
+    ]
     assert len(source) == len(expected) == 30
     for stored, example in zip((source[i] for i in range(30)), expected, strict=True):
         assert stored["id"].decode() == example.id
@@ -79,7 +102,10 @@ def test_packed_rows_keep_each_examples_tokens_and_weights(source):
     (batch,), _ = _batches(source, 1, batch=4, masking=masking)
     whole = batch["weights"]
     batch = dropped_weights(batch, masking.fraction)
-    assert "draws" not in batch and batch.pop("budget").tolist() == whole.sum(-1, keepdims=True).tolist()
+    assert (
+        "draws" not in batch
+        and batch.pop("budget").tolist() == whole.sum(-1, keepdims=True).tolist()
+    )
     del batch["dropped"]
     found = 0
     for row in range(4):
@@ -89,12 +115,16 @@ def test_packed_rows_keep_each_examples_tokens_and_weights(source):
             # Trajectories of equal text differ in their id, so in what they drop.
             assert any((batch["weights"][row][here] == candidate).all() for candidate in weights)
             found += 1
-        assert not batch["weights"][row][batch["segment_ids"][row] == 0].any(), "padding is never trained on"
+        assert not batch["weights"][row][batch["segment_ids"][row] == 0].any(), (
+            "padding is never trained on"
+        )
     assert found > 4
     assert all(array.shape == (4, 256) for array in batch.values())
 
 
-@pytest.mark.parametrize("layout", [{}, {"direct_share": 1.0}, {"layout": "step"}], ids=["trees", "lines", "steps"])
+@pytest.mark.parametrize(
+    "layout", [{}, {"direct_share": 1.0}, {"layout": "step"}], ids=["trees", "lines", "steps"]
+)
 def test_a_packed_example_has_the_features_that_it_has_alone(folder, layout):
     masking = Masking(fraction=0.5)
     examples = [_dataset(folder, **layout)[index] for index in (3, 0, 7)]
@@ -104,15 +134,26 @@ def test_a_packed_example_has_the_features_that_it_has_alone(folder, layout):
         for name, array in example_features(example, masking).items():
             np.testing.assert_array_equal(row[name][here], array)
         assert (row["segment_ids"][here] == number).all()
-        assert row["targets"][here].tolist() == [*example["ids"][1:], example["ids"][-1]], "no target is another example's token"
+        assert row["targets"][here].tolist() == [*example["ids"][1:], example["ids"][-1]], (
+            "no target is another example's token"
+        )
         place = here.stop
-    assert not any(row[name][place:].any() for name in row if name != "draws") and (row["draws"][place:] == NEVER).all()
+    assert (
+        not any(row[name][place:].any() for name in row if name != "draws")
+        and (row["draws"][place:] == NEVER).all()
+    )
 
 
 def test_an_example_that_begins_with_a_response_adds_nothing_to_the_one_before_it():
     """The last token of an example predicts nothing, whatever the next example begins with."""
     roles = np.array([Role.ACTION, Role.ACTION, Role.END], np.int8)
-    one = {"id": b"a", "first_step": 0, "steps": np.zeros(1, np.int32), "ids": np.arange(5, 8, dtype=np.int32), "roles": roles}
+    one = {
+        "id": b"a",
+        "first_step": 0,
+        "steps": np.zeros(1, np.int32),
+        "ids": np.arange(5, 8, dtype=np.int32),
+        "roles": roles,
+    }
     one |= {"branches": np.zeros(3, np.int32), "positions": np.arange(3, dtype=np.int32)}
     row = packed_row([one, one], Masking(), 0, 8)
     assert row["weights"].tolist() == [1, 1, 0, 1, 1, 0, 0, 0]
@@ -128,7 +169,9 @@ def test_batches_are_a_function_of_the_seed_and_go_on_from_their_state(source):
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])
     other_seed, _ = _batches(source, 3, seed=1)
-    assert any((one["ids"] != other["ids"]).any() for one, other in zip(first, other_seed, strict=True))
+    assert any(
+        (one["ids"] != other["ids"]).any() for one, other in zip(first, other_seed, strict=True)
+    )
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
@@ -140,7 +183,9 @@ def test_hosts_read_the_parts_of_one_batch_and_go_on_from_any_hosts_state(source
     for host in range(hosts):
         rows = range(host * 8 // hosts, (host + 1) * 8 // hosts)
         mine, reader = _batches(source, 4, batch=8, masking=masking, rows=rows)
-        assert json.loads(json.dumps(reader.get_state())) == one, "a state does not tell how many hosts there were"
+        assert json.loads(json.dumps(reader.get_state())) == one, (
+            "a state does not tell how many hosts there were"
+        )
         parts.append(mine + _batches(source, 5, batch=8, masking=masking, rows=rows, state=one)[0])
     for step, batch in enumerate(whole):
         for name in batch:
@@ -159,7 +204,9 @@ def test_an_epoch_reads_every_example_once_and_an_end_may_be_set(source):
         for batch in read for segment in range(1, batch["segment_ids"].max() + 1)
     )  # fmt: skip
     assert sum(counts.values()) == 2 * len(source)
-    assert counts == Counter(source[index]["ids"].tobytes() for index in range(len(source)) for _ in range(2))
+    assert counts == Counter(
+        source[index]["ids"].tobytes() for index in range(len(source)) for _ in range(2)
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
@@ -169,12 +216,17 @@ def test_batch_n_is_rows_n_times_b_to_n_plus_1_times_b_of_the_plan(source, batch
         for place in range(batch):
             _, examples = packing.row(number * batch + place)
             ids = np.concatenate([source[example]["ids"] for example in examples.tolist()])
-            assert made["ids"][place][: len(ids)].tolist() == ids.tolist() and not made["ids"][place][len(ids) :].any()
+            assert (
+                made["ids"][place][: len(ids)].tolist() == ids.tolist()
+                and not made["ids"][place][len(ids) :].any()
+            )
 
 
 def test_what_a_row_loses_is_counted_in_tokens_units_and_examples():
     # Draws of two rows: a turn of two tokens and one of one token in the first example, one of the second; the second row's only.
-    draws = np.array([[2, 0.1, 0.1, 0.2, 2, 0.1, 0.6, 2], [2, 2, 2, 0.1, 0.1, 0.1, 0.3, 2]], np.float32)
+    draws = np.array(
+        [[2, 0.1, 0.1, 0.2, 2, 0.1, 0.6, 2], [2, 2, 2, 0.1, 0.1, 0.1, 0.3, 2]], np.float32
+    )
     segments = np.array([[1, 1, 1, 1, 1, 2, 2, 0], [1, 1, 2, 2, 3, 3, 3, 0]], np.int32)
     weights = np.where(draws < 2, np.float32(1), np.float32(0))
     weights[1, 3] = 0  # drawn, but never supervised
@@ -182,9 +234,13 @@ def test_what_a_row_loses_is_counted_in_tokens_units_and_examples():
     assert made["dropped"].tolist() == [[4, 3, 2], [3, 2, 1]] and made["dropped"].dtype == np.int32
     assert made["budget"].tolist() == [[5], [3]]
     assert made["weights"].tolist() == [[0, 0, 0, 0, 0, 0, 1, 0], [0] * 8]
-    lighter = dropped_weights({"draws": draws, "weights": weights * np.float32(0.5), "segment_ids": segments}, 0.5)
+    lighter = dropped_weights(
+        {"draws": draws, "weights": weights * np.float32(0.5), "segment_ids": segments}, 0.5
+    )
     assert lighter["dropped"].tolist() == made["dropped"].tolist(), "a weight need not be 1"
-    exact = dropped_weights({"draws": draws, "weights": weights, "segment_ids": segments}, float(np.float32(0.1)))
+    exact = dropped_weights(
+        {"draws": draws, "weights": weights, "segment_ids": segments}, float(np.float32(0.1))
+    )
     assert not exact["dropped"].any(), "a fraction drops the draws below it"
 
 
@@ -193,7 +249,9 @@ def test_a_fraction_is_constant_unless_steps_are_given_and_then_goes_to_the_last
     assert not Masking(last_fraction=0.5).drops() and not Masking(fraction_steps=10).drops()
     assert Masking(fraction=0.5).drops() and Masking(fraction=0.3).dropping().fraction_at(99) == 0.3
     falling = Masking(fraction=0.5, fraction_steps=10)
-    assert falling.drops() and [falling.dropping().fraction_at(step) for step in (0, 5, 10, 99)] == [0.5, 0.25, 0, 0]
+    assert falling.drops() and [
+        falling.dropping().fraction_at(step) for step in (0, 5, 10, 99)
+    ] == [0.5, 0.25, 0, 0]
     rising = Masking(last_fraction=0.4, fraction_steps=1)
     assert rising.drops() and [rising.dropping().fraction_at(step) for step in (0, 1)] == [0, 0.4]
 
@@ -204,7 +262,9 @@ def test_a_late_state_is_restored_at_once(source):
 
 
 def test_threads_change_nothing(source):
-    for one, other in zip(_batches(source, 6, threads=0)[0], _batches(source, 6, threads=3)[0], strict=True):
+    for one, other in zip(
+        _batches(source, 6, threads=0)[0], _batches(source, 6, threads=3)[0], strict=True
+    ):
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])
 
@@ -223,14 +283,26 @@ def test_lengths_are_kept_beside_the_dataset_and_read_again_where_they_are_gone(
 
 
 def test_several_shards_are_one_source(folder, source):
-    config = AgentConfig(name="shards", sources={"train": str(folder / "t.jsonl")}, tokenizer=str(folder / "tokenizer"))
+    config = AgentConfig(
+        name="shards",
+        sources={"train": str(folder / "t.jsonl")},
+        tokenizer=str(folder / "tokenizer"),
+    )
     builder = prepare_dataset(config, folder / "tfds", shards=4)
     assert len(list(Path(builder.data_path).glob("*.array_record-*"))) == 4
     parts = builder.as_data_source(split="train")
-    assert [parts[index]["ids"].tobytes() for index in range(30)] == [source[index]["ids"].tobytes() for index in range(30)]
+    assert [parts[index]["ids"].tobytes() for index in range(30)] == [
+        source[index]["ids"].tobytes() for index in range(30)
+    ]
 
 
-LAYOUTS = [{}, {"past_thoughts": True}, {"direct_share": 1.0}, {"layout": "step"}, {"layout": "step", "history": 1, "past_thoughts": True}]
+LAYOUTS = [
+    {},
+    {"past_thoughts": True},
+    {"direct_share": 1.0},
+    {"layout": "step"},
+    {"layout": "step", "history": 1, "past_thoughts": True},
+]
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +311,9 @@ def partly(folder):
     played = []
     for index, left_out in enumerate([(), (1,), (0,), (0, 1, 3), (4,)]):
         whole = tiny.trajectory(name=f"p{index}", steps=5)
-        steps = [replace(step, trained=number not in left_out) for number, step in enumerate(whole.steps)]
+        steps = [
+            replace(step, trained=number not in left_out) for number, step in enumerate(whole.steps)
+        ]
         played.append(replace(whole, steps=tuple(steps)))
     other = folder / "partly"
     other.mkdir()
@@ -256,13 +330,20 @@ def test_the_same_steps_are_drawn_whatever_the_layout(folder, partly, layout):
         seen = Counter()
         for example in _dataset(where, **layout):
             name, roles = example["id"].decode(), example["roles"]
-            draws = np.append(NEVER, example_features(example, masking)["draws"][:-1])  # of the tokens themselves
-            starts = np.flatnonzero((roles == Role.ACTION) & (np.append(0, roles[:-1]) != Role.ACTION))
+            draws = np.append(
+                NEVER, example_features(example, masking)["draws"][:-1]
+            )  # of the tokens themselves
+            starts = np.flatnonzero(
+                (roles == Role.ACTION) & (np.append(0, roles[:-1]) != Role.ACTION)
+            )
             assert len(starts) == len(example["steps"])
             for start, step in zip(starts, example["steps"].tolist(), strict=True):
                 assert (draws[start] < 0.5) == drops_action(2, f"{name}#{step}", 0.5)
                 seen[name, step] += 1
-        assert set(seen.values()) == {1} and len({drops_action(2, f"{name}#{step}", 0.5) for name, step in seen}) == 2
+        assert (
+            set(seen.values()) == {1}
+            and len({drops_action(2, f"{name}#{step}", 0.5) for name, step in seen}) == 2
+        )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
@@ -272,7 +353,9 @@ def test_an_example_mean_counts_a_response_whatever_the_layout(partly, layout):
 
     from cotjax.objectives.supervised import normalized
 
-    for batch in batches(_dataset(partly, **layout), row_length=700, batch=1, masking=Masking(), seed=0, epochs=1):
+    for batch in batches(
+        _dataset(partly, **layout), row_length=700, batch=1, masking=Masking(), seed=0, epochs=1
+    ):
         batch = dropped_weights(batch, 0.0)
         roles, weights = batch["roles"][0], batch["weights"][0]
         ends = np.flatnonzero((roles == Role.END) & (weights > 0))
@@ -290,17 +373,30 @@ def test_an_example_mean_counts_a_response_whatever_the_layout(partly, layout):
 
 @pytest.mark.parametrize("redraw", [False, True])
 @pytest.mark.parametrize("unit", ["example", "turn", "token"])
-def test_an_example_that_a_control_cannot_be_applied_to_is_named_before_anything_is_read(folder, unit, redraw):
+def test_an_example_that_a_control_cannot_be_applied_to_is_named_before_anything_is_read(
+    folder, unit, redraw
+):
     """A direct response has no reasoning to drop as many tokens of as its action has."""
     masking = Masking(fraction=0.5, unit=unit, control="reasoning tokens", redraw=redraw)
-    with pytest.raises(DataError, match=r"'t\d+(#0)?': \d+ action tokens, but only 0 tokens for the control 'reasoning tokens'"):
-        batches(_dataset(folder, direct_share=1.0), row_length=256, batch=2, masking=masking, seed=0)
+    with pytest.raises(
+        DataError,
+        match=r"'t\d+(#0)?': \d+ action tokens, but only 0 tokens for the control 'reasoning tokens'",
+    ):
+        batches(
+            _dataset(folder, direct_share=1.0), row_length=256, batch=2, masking=masking, seed=0
+        )
     assert batches(_dataset(folder), row_length=256, batch=2, masking=masking, seed=0)
     # Where none is drawn, none has to have them.
     seldom = Masking(fraction=1e-9, unit=unit, control="reasoning tokens")
     if redraw:  # each epoch draws anew, so each unit is drawn some time
         with pytest.raises(DataError, match="only 0 tokens"):
-            batches(_dataset(folder, direct_share=1.0), row_length=256, batch=2, masking=replace(seldom, redraw=True), seed=0)
+            batches(
+                _dataset(folder, direct_share=1.0),
+                row_length=256,
+                batch=2,
+                masking=replace(seldom, redraw=True),
+                seed=0,
+            )
     taken, _ = _batches(_dataset(folder, direct_share=1.0), 5, masking=seldom)
     assert all((dropped_weights(batch, 1e-9)["dropped"] == 0).all() for batch in taken)
 
@@ -319,7 +415,9 @@ def test_dropping_takes_the_action_tokens_of_the_drawn_steps_alone(source):
             drop = drops_action(5, f"{example['id'].decode()}#{branch - 1}", 0.4)
             dropped += drop
             assert (reduced[action] == (0 if drop else 1)).all()
-            np.testing.assert_array_equal(reduced[targets_here & ~action], full[targets_here & ~action])
+            np.testing.assert_array_equal(
+                reduced[targets_here & ~action], full[targets_here & ~action]
+            )
     assert 0 < dropped < 75
 
 
@@ -343,7 +441,10 @@ def test_by_example_all_steps_of_a_trajectory_drop_together(source):
 def test_a_redrawn_subset_changes_each_epoch_and_a_fixed_one_does_not(source):
     for redraw in (False, True):
         masking = Masking(fraction=0.5, unit="example", redraw=redraw)
-        chosen = [[_weights(source[i], masking, epoch).sum() for i in range(len(source))] for epoch in range(3)]
+        chosen = [
+            [_weights(source[i], masking, epoch).sum() for i in range(len(source))]
+            for epoch in range(3)
+        ]
         assert (chosen[0] == chosen[1] == chosen[2]) is not redraw
         # The pipeline counts the epochs itself: later batches hold what later epochs draw.
         first, later = (

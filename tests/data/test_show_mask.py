@@ -16,7 +16,10 @@ from cotjax.masking import Dropping, Role, drops_action
 
 MESSAGES = [
     {"role": "user", "content": "you see a desk 1."},
-    {"role": "assistant", "content": "<think>a mug may be there.</think><action>go to desk 1</action>"},
+    {
+        "role": "assistant",
+        "content": "<think>a mug may be there.</think><action>go to desk 1</action>",
+    },
 ]
 
 
@@ -26,7 +29,9 @@ def folder(tmp_path_factory):
     tiny.word_codec(folder / "words", tiny.TINY_WORDS)
     write_trajectories(folder / "t.jsonl", [tiny.trajectory(name=f"t{i}") for i in range(6)])
     tokenizer("qwen3").save_pretrained(folder / "chat")
-    (folder / "m.jsonl").write_text("".join(json.dumps({"id": f"m{i}", "messages": MESSAGES}) + "\n" for i in range(4)))
+    (folder / "m.jsonl").write_text(
+        "".join(json.dumps({"id": f"m{i}", "messages": MESSAGES}) + "\n" for i in range(4))
+    )
     return folder
 
 
@@ -35,7 +40,9 @@ def test_the_weights_shown_are_the_tokens_own_and_the_dropped_are_marked(folder)
     seen = 0
     for example in read_shown(folder / "t.jsonl", folder / "words", dropping):
         actions = [run for run in example.runs() if run[0] is Role.ACTION]
-        assert [" ".join(tokens) for _, _, _, tokens in actions] == [f"open cabinet {number}" for number in (1, 2, 3)]
+        assert [" ".join(tokens) for _, _, _, tokens in actions] == [
+            f"open cabinet {number}" for number in (1, 2, 3)
+        ]
         for step, (_, weight, dropped, _) in enumerate(actions):
             assert dropped is drops_action(1, f"{example.name}#{step}", 0.5)
             assert weight == (0.0 if dropped else 1.0)
@@ -69,7 +76,9 @@ def test_messages_with_a_bad_line_or_without_a_tokenizer(folder, tmp_path):
         plain.chat_template = kept
         list(read_shown(folder / "m.jsonl", tmp_path / "plain", dropping))
     good = json.dumps({"id": "a", "messages": MESSAGES})
-    no_action = json.dumps({"id": "b", "messages": [MESSAGES[0], {"role": "assistant", "content": "go"}]})
+    no_action = json.dumps(
+        {"id": "b", "messages": [MESSAGES[0], {"role": "assistant", "content": "go"}]}
+    )
     for bad, problem in (
         ("{", "JSONDecodeError"),
         ('{"id": 1}', "no .*messages"),
@@ -85,8 +94,13 @@ def test_messages_with_a_bad_line_or_without_a_tokenizer(folder, tmp_path):
 def test_a_file_that_trains_nothing_or_everything_is_an_error(folder, monkeypatch):
     import cotjax.data.show_mask as module
 
-    for role, problem in ((Role.PROMPT, "no token is supervised"), (Role.REASONING, "every token is supervised")):
-        monkeypatch.setattr(module, "trajectory_examples", lambda *a, role=role: [_all_of_one_role(folder, role)])
+    for role, problem in (
+        (Role.PROMPT, "no token is supervised"),
+        (Role.REASONING, "every token is supervised"),
+    ):
+        monkeypatch.setattr(
+            module, "trajectory_examples", lambda *a, role=role: [_all_of_one_role(folder, role)]
+        )
         with pytest.raises(DataError, match=rf"t\.jsonl, trajectory 't0': {problem}"):
             list(read_shown(folder / "t.jsonl", folder / "words", Dropping(fraction=0.0)))
 
@@ -101,7 +115,15 @@ def _all_of_one_role(folder, role):
 
 
 def test_the_command_line(folder, tmp_path, capsys):
-    arguments = ["show-mask", "--data", str(folder / "t.jsonl"), "--tokenizer", str(folder / "words"), "--limit", "1"]
+    arguments = [
+        "show-mask",
+        "--data",
+        str(folder / "t.jsonl"),
+        "--tokenizer",
+        str(folder / "words"),
+        "--limit",
+        "1",
+    ]
     assert main([*arguments, "--drop", "0.3", "--html", str(tmp_path / "m.html")]) == 0
     out = capsys.readouterr().out
     assert "t0" in out and "t1\n" not in out and (tmp_path / "m.html").exists()
@@ -139,7 +161,9 @@ def get_config():
         ({"data.max_length": "50"}, "sft", {}),
     ],
 )
-def test_with_a_config_it_shows_the_weights_that_a_run_trains_with(folder, tmp_path, fields, arm, at):
+def test_with_a_config_it_shows_the_weights_that_a_run_trains_with(
+    folder, tmp_path, fields, arm, at
+):
     """Against the dataset that a run builds and the batches that it reads."""
     from cotjax.config import load_config
     from cotjax.data.pipeline import dropped_weights, packed_row
@@ -153,11 +177,18 @@ def test_with_a_config_it_shows_the_weights_that_a_run_trains_with(folder, tmp_p
     config = load_config(tmp_path / "c.py", [f"{name}={value}" for name, value in fields.items()])
     masking = masking_of(config, arm)
     shown = list(run_shown(data, codec_of(config, data), selection_of(config), masking, **at))
-    source = prepare_dataset(agent_config(config, data, words), tmp_path).as_data_source(split="train")
+    source = prepare_dataset(agent_config(config, data, words), tmp_path).as_data_source(
+        split="train"
+    )
     assert len(shown) == len(source) > 0
     dropped = 0
     for example, stored in zip(shown, source, strict=True):
-        row = {name: array[None] for name, array in packed_row([stored], masking, at.get("epoch", 0), len(stored["ids"])).items()}
+        row = {
+            name: array[None]
+            for name, array in packed_row(
+                [stored], masking, at.get("epoch", 0), len(stored["ids"])
+            ).items()
+        }
         trained = dropped_weights(row, masking.dropping().fraction_at(at.get("step", 0)))
         np.testing.assert_array_equal(example.weights, np.append(0, trained["weights"][0, :-1]))
         np.testing.assert_array_equal(example.roles, stored["roles"])
@@ -167,7 +198,9 @@ def test_with_a_config_it_shows_the_weights_that_a_run_trains_with(folder, tmp_p
 
 
 def test_the_command_line_shows_an_arm_of_a_config(folder, tmp_path, capsys):
-    (tmp_path / "c.py").write_text(CONFIG.format(data=str(folder / "t.jsonl"), tokenizer=str(folder / "words")))
+    (tmp_path / "c.py").write_text(
+        CONFIG.format(data=str(folder / "t.jsonl"), tokenizer=str(folder / "words"))
+    )
     config = ["show-mask", "--config", str(tmp_path / "c.py"), "--limit", "0"]
 
     def totals(*more):
@@ -179,7 +212,10 @@ def test_the_command_line_shows_an_arm_of_a_config(folder, tmp_path, capsys):
     assert [totals("--arm", "late", "--step", step)[0] for step in ("0", "10")] == [0, 6 * 3 * 3]
     assert "arm 'late'" in totals()[1], "the first that drops"
     dropped, out = totals("--arm", "random", "--config.arms.random.fraction=1.0")
-    assert dropped == 6 * 3 * 3 and "arm 'random', k = 1 of each turn, dropped: random tokens: 6 examples" in out
+    assert (
+        dropped == 6 * 3 * 3
+        and "arm 'random', k = 1 of each turn, dropped: random tokens: 6 examples" in out
+    )
     for wrong, said in (
         (["--arm", "none"], "there are late, random, reduced, sft"),
         (["--drop", "0.5"], "without a config"),
@@ -199,18 +235,43 @@ def test_chats_are_shown_as_the_flags_say(folder, tmp_path, capsys):
         {"role": "assistant", "content": "<think>so</think>done"},
     ]
     (tmp_path / "m.jsonl").write_text(json.dumps({"id": "a", "messages": rows}))
-    command = ["show-mask", "--data", str(tmp_path / "m.jsonl"), "--tokenizer", str(folder / "chat")]
+    command = [
+        "show-mask",
+        "--data",
+        str(tmp_path / "m.jsonl"),
+        "--tokenizer",
+        str(folder / "chat"),
+    ]
     assert main(command) == 3
-    flags = ["--trained", "last", "--responses", "chat", "--tags", "<think>,</think>,<tool_call>,</tool_call>"]
+    flags = [
+        "--trained",
+        "last",
+        "--responses",
+        "chat",
+        "--tags",
+        "<think>,</think>,<tool_call>,</tool_call>",
+    ]
     assert main([*command, *flags]) == 0
     assert re.search(r"ACTION +1 +d", capsys.readouterr().out)
-    for wrong, said in ((["--trained", "some"], "all, last"), (["--tags", "<a>"], "four"), (["--responses", "x"], "action, chat")):
+    for wrong, said in (
+        (["--trained", "some"], "all, last"),
+        (["--tags", "<a>"], "four"),
+        (["--responses", "x"], "action, chat"),
+    ):
         assert main([*command, *wrong]) == 2
         assert said in capsys.readouterr().err
 
 
 def test_trajectories_are_shown_in_the_template_and_layout_of_the_flags(folder, capsys):
-    command = ["show-mask", "--data", str(folder / "t.jsonl"), "--tokenizer", str(folder / "words"), "--limit", "0"]
+    command = [
+        "show-mask",
+        "--data",
+        str(folder / "t.jsonl"),
+        "--tokenizer",
+        str(folder / "words"),
+        "--limit",
+        "0",
+    ]
     assert main([*command, "--layout", "step"]) == 0
     assert ": 18 examples" in capsys.readouterr().out
     for wrong, said in (
@@ -225,8 +286,13 @@ def test_trajectories_are_shown_in_the_template_and_layout_of_the_flags(folder, 
 
 
 def test_messages_that_windows_wrote_are_read(folder, tmp_path):
-    (tmp_path / "m.jsonl").write_bytes(b"\xef\xbb\xbf" + (folder / "m.jsonl").read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
-    ours, plain = (list(read_shown(place / "m.jsonl", folder / "chat", Dropping(0.0))) for place in (tmp_path, folder))
+    (tmp_path / "m.jsonl").write_bytes(
+        b"\xef\xbb\xbf" + (folder / "m.jsonl").read_bytes().replace(b"\n", b"\r\n") + b"\r\n"
+    )
+    ours, plain = (
+        list(read_shown(place / "m.jsonl", folder / "chat", Dropping(0.0)))
+        for place in (tmp_path, folder)
+    )
     assert [shown.tokens for shown in ours] == [shown.tokens for shown in plain]
 
 
@@ -245,6 +311,10 @@ sys.meta_path.insert(0, Refuse())
 from cotjax.cli import main
 sys.exit(main(["show-mask", "--data", sys.argv[1]]))
 """
-    found = subprocess.run([sys.executable, "-c", code, str(folder / "t.jsonl")], capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(folder / "t.jsonl")], capture_output=True, text=True
+    )
     assert found.returncode == 2
-    assert re.fullmatch(r"cotjax: this command needs the package '\w+'.*install.*\n", found.stderr), found.stderr
+    assert re.fullmatch(
+        r"cotjax: this command needs the package '\w+'.*install.*\n", found.stderr
+    ), found.stderr

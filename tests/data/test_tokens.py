@@ -27,12 +27,18 @@ def _text(codec, example, role):
 
 def test_roles_of_a_worked_example(codec):
     example = _one(codec, tiny.trajectory(steps=1))
-    assert _text(codec, example, Role.REASONING) == "<think> i need a plate. next i open cabinet 1. </think>"
+    assert (
+        _text(codec, example, Role.REASONING)
+        == "<think> i need a plate. next i open cabinet 1. </think>"
+    )
     assert _text(codec, example, Role.ACTION_OPEN) == "<action>"
     assert _text(codec, example, Role.ACTION) == "open cabinet 1"
     assert _text(codec, example, Role.ACTION_CLOSE) == "</action>"
     assert _text(codec, example, Role.END) == "<|im_end|>"
-    assert _text(codec, example, Role.OBSERVATION) == "You see a cabinet 1, a cabinet 2, and a fridge 1."
+    assert (
+        _text(codec, example, Role.OBSERVATION)
+        == "You see a cabinet 1, a cabinet 2, and a fridge 1."
+    )
     assert set(example.roles) == set(Role) - {Role.PAD}
 
 
@@ -81,7 +87,9 @@ def test_an_episode_that_ends_with_a_slip_loses_it_and_one_of_slips_alone_trains
     whole = tiny.trajectory(steps=2)
     slips = [replace(step, thought=None, provenance=None, trained=False) for step in whole.steps]
     example = _one(codec, replace(whole, steps=(whole.steps[0], slips[1])))
-    np.testing.assert_array_equal(example.ids, _one(codec, replace(whole, steps=whole.steps[:1])).ids)
+    np.testing.assert_array_equal(
+        example.ids, _one(codec, replace(whole, steps=whole.steps[:1])).ids
+    )
     assert list(trajectory_examples(codec, replace(whole, steps=tuple(slips)), "cot", 1000)) == []
 
 
@@ -101,7 +109,10 @@ def test_a_long_trajectory_is_cut_into_trees_that_lose_no_step(codec, max_length
         for branch in range(1, tree.branches.max() + 1):
             start = int(np.flatnonzero(tree.branches == branch)[0])
             prompt = tree.ids[:start][tree.branches[:start] == 0]
-            seen[tree.first_step + branch - 1] = (prompt.tolist(), tree.ids[tree.branches == branch].tolist())
+            seen[tree.first_step + branch - 1] = (
+                prompt.tolist(),
+                tree.ids[tree.branches == branch].tolist(),
+            )
         assert tree.branches[-1] == tree.branches.max(), "nothing follows the last response"
     for step, (prompt, response) in seen.items():
         start = int(np.flatnonzero(whole.branches == step + 1)[0])
@@ -110,7 +121,11 @@ def test_a_long_trajectory_is_cut_into_trees_that_lose_no_step(codec, max_length
     assert sorted(seen) == list(range(len(seen))) and (max_length < 400 or len(seen) == 6)
 
 
-@pytest.mark.parametrize(("form", "layout"), [("cot", TREES), ("direct", TREES), ("cot", Layout("step"))], ids=["trees", "line", "steps"])
+@pytest.mark.parametrize(
+    ("form", "layout"),
+    [("cot", TREES), ("direct", TREES), ("cot", Layout("step"))],
+    ids=["trees", "line", "steps"],
+)
 @pytest.mark.parametrize("steps", [1, 3])
 def test_what_is_just_as_long_as_an_example_may_be_is_one_example(codec, form, layout, steps):
     trajectory = tiny.trajectory(steps=steps)
@@ -125,7 +140,9 @@ def test_what_is_just_as_long_as_an_example_may_be_is_one_example(codec, form, l
 
 @pytest.mark.parametrize("history", [0, 1, 3])
 @pytest.mark.parametrize("form", ["cot", "direct"])
-def test_a_step_by_itself_has_the_prompt_that_a_rollout_with_its_history_builds(codec, form, history):
+def test_a_step_by_itself_has_the_prompt_that_a_rollout_with_its_history_builds(
+    codec, form, history
+):
     trajectory = tiny.trajectory(steps=5)
     examples = list(trajectory_examples(codec, trajectory, form, 1000, Layout("step", history)))
     assert [example.first_step for example in examples] == list(range(5))
@@ -133,13 +150,23 @@ def test_a_step_by_itself_has_the_prompt_that_a_rollout_with_its_history_builds(
         start = max(0, number - history) if history else 0
         prompt = codec.first_prompt(trajectory.task, trajectory.steps[start].observation)
         for past in range(start, number):
-            prompt += codec.next_prompt(trajectory.steps[past].action, trajectory.steps[past + 1].observation)
+            prompt += codec.next_prompt(
+                trajectory.steps[past].action, trajectory.steps[past + 1].observation
+            )
         assert example.ids[: len(prompt)].tolist() == prompt
-        assert set(example.roles[: len(prompt)]) == {Role.PROMPT, Role.OBSERVATION}, "past responses are nobody's to train on again"
-        assert not example.branches.any() and example.positions.tolist() == list(range(len(example.ids)))
+        assert set(example.roles[: len(prompt)]) == {Role.PROMPT, Role.OBSERVATION}, (
+            "past responses are nobody's to train on again"
+        )
+        assert not example.branches.any() and example.positions.tolist() == list(
+            range(len(example.ids))
+        )
         whole = _one(codec, replace(trajectory, steps=trajectory.steps[: number + 1]), form)
         response = example.roles > Role.OBSERVATION
-        own = whole.branches == number + 1 if form == "cot" else np.arange(len(whole.ids)) >= len(whole.ids) - response.sum()
+        own = (
+            whole.branches == number + 1
+            if form == "cot"
+            else np.arange(len(whole.ids)) >= len(whole.ids) - response.sum()
+        )
         assert example.ids[response].tolist() == whole.ids[own].tolist()
 
 
@@ -147,11 +174,18 @@ def test_past_turns_may_keep_their_thoughts(codec):
     trajectory = tiny.trajectory(steps=3)
     line = _one(codec, trajectory, layout=Layout(past_thoughts=True))
     assert not line.branches.any() and line.positions.tolist() == list(range(len(line.ids)))
-    assert codec.decode(line.ids).count("<think>") == 3 and _text(codec, line, Role.REASONING).count("i need a plate.") == 3
-    *_, last = trajectory_examples(codec, trajectory, "cot", 1000, Layout("step", past_thoughts=True))
+    assert (
+        codec.decode(line.ids).count("<think>") == 3
+        and _text(codec, line, Role.REASONING).count("i need a plate.") == 3
+    )
+    *_, last = trajectory_examples(
+        codec, trajectory, "cot", 1000, Layout("step", past_thoughts=True)
+    )
     assert last.ids.tolist() == line.ids.tolist()
     assert _text(codec, last, Role.REASONING).count("i need a plate.") == 1
-    *_, short = trajectory_examples(codec, trajectory, "cot", 1000, Layout("step", 1, past_thoughts=True))
+    *_, short = trajectory_examples(
+        codec, trajectory, "cot", 1000, Layout("step", 1, past_thoughts=True)
+    )
     assert codec.decode(short.ids).count("<think>") == 2
 
 
@@ -159,11 +193,24 @@ def test_steps_that_are_not_trained_or_do_not_fit_are_left_out(codec):
     whole = tiny.trajectory(steps=4)
     slip = replace(whole.steps[1], thought=None, provenance=None, trained=False)
     played = replace(whole, steps=(whole.steps[0], slip, *whole.steps[2:]))
-    assert [example.first_step for example in trajectory_examples(codec, played, "cot", 1000, Layout("step"))] == [0, 2, 3]
-    lengths = [len(example.ids) for example in trajectory_examples(codec, whole, "cot", 1000, Layout("step"))]
-    assert [e.first_step for e in trajectory_examples(codec, whole, "cot", lengths[2], Layout("step"))] == [0, 1, 2]
-    long = replace(whole, steps=(*whole.steps[:2], replace(whole.steps[2], thought="look " * 200), whole.steps[3]))
-    assert [e.first_step for e in trajectory_examples(codec, long, "cot", lengths[2], Layout("step", 1))] == [0, 1, 3]
+    assert [
+        example.first_step
+        for example in trajectory_examples(codec, played, "cot", 1000, Layout("step"))
+    ] == [0, 2, 3]
+    lengths = [
+        len(example.ids)
+        for example in trajectory_examples(codec, whole, "cot", 1000, Layout("step"))
+    ]
+    assert [
+        e.first_step for e in trajectory_examples(codec, whole, "cot", lengths[2], Layout("step"))
+    ] == [0, 1, 2]
+    long = replace(
+        whole,
+        steps=(*whole.steps[:2], replace(whole.steps[2], thought="look " * 200), whole.steps[3]),
+    )
+    assert [
+        e.first_step for e in trajectory_examples(codec, long, "cot", lengths[2], Layout("step", 1))
+    ] == [0, 1, 3]
 
 
 @pytest.mark.parametrize("broken", [("turn",), ("step", -1), ("trajectory", 2)])
@@ -173,18 +220,26 @@ def test_a_layout_that_cannot_be_is_refused(broken):
 
 
 @pytest.mark.parametrize(
-    ("change", "word"), [({"observation": "You see a dragon."}, "dragon"), ({"thought": "i write </think> here"}, "</think>")]
+    ("change", "word"),
+    [
+        ({"observation": "You see a dragon."}, "dragon"),
+        ({"thought": "i write </think> here"}, "</think>"),
+    ],
 )
 def test_a_word_or_tag_that_would_corrupt_the_ids_is_refused(codec, change, word):
     trajectory = tiny.trajectory(steps=2)
-    broken = replace(trajectory, steps=(trajectory.steps[0], replace(trajectory.steps[1], **change)))
+    broken = replace(
+        trajectory, steps=(trajectory.steps[0], replace(trajectory.steps[1], **change))
+    )
     with pytest.raises(DataError, match=f"'t0', step 1.*{word}"):
         list(trajectory_examples(codec, broken, "cot", 500))
 
 
 def test_a_step_without_thought_cannot_train_reasoning(codec):
     trajectory = tiny.trajectory(steps=1)
-    silent = replace(trajectory, steps=(replace(trajectory.steps[0], thought=None, provenance=None),))
+    silent = replace(
+        trajectory, steps=(replace(trajectory.steps[0], thought=None, provenance=None),)
+    )
     with pytest.raises(DataError, match="no thought"):
         list(trajectory_examples(codec, silent, "cot", 500, no_thought="error"))
     assert list(trajectory_examples(codec, silent, "cot", 500)) == []
@@ -218,4 +273,6 @@ def test_transformers_reads_the_same_tokenizer(codec, tmp_path):
 
     save_tokenizer(build_word_tokenizer(tiny.TINY_WORDS), tmp_path)
     text = f"{CHATML.turn_open}You see a fridge 1.{CHATML.response_open}<think> i look. </think><action>look</action>{CHATML.response_end}"
-    assert AutoTokenizer.from_pretrained(tmp_path).encode(text, add_special_tokens=False) == codec.encode(text)
+    assert AutoTokenizer.from_pretrained(tmp_path).encode(
+        text, add_special_tokens=False
+    ) == codec.encode(text)

@@ -11,7 +11,14 @@ from helpers import tiny
 
 from cotjax.data import trajectories
 from cotjax.data.digests import Digests
-from cotjax.data.oddities import CONTRADICTION, NOT_ADMISSIBLE, NOTHING_TRAINED, OTHER_CASE, SEVERAL_LINES, oddities
+from cotjax.data.oddities import (
+    CONTRADICTION,
+    NOT_ADMISSIBLE,
+    NOTHING_TRAINED,
+    OTHER_CASE,
+    SEVERAL_LINES,
+    oddities,
+)
 from cotjax.data.tokens import trajectory_examples
 from cotjax.data.trajectories import read_lines, read_trajectories, write_trajectories
 from cotjax.errors import CotjaxError, DataError
@@ -30,10 +37,14 @@ def test_a_step_may_say_that_it_is_not_trained_on(tmp_path):
     (back,) = read_trajectories(tmp_path / "t.jsonl")
     assert [step.trained for step in back.steps] == [True, False]
     text = (tmp_path / "t.jsonl").read_text()
-    (tmp_path / "t.jsonl").write_text(text.replace(', "trained": true', "").replace('"trained": false', '"trained": 0'))
+    (tmp_path / "t.jsonl").write_text(
+        text.replace(', "trained": true', "").replace('"trained": false', '"trained": 0')
+    )
     with pytest.raises(DataError, match=r"t\.jsonl:1: step 1: the field 'trained' is a int"):
         list(read_trajectories(tmp_path / "t.jsonl"))
-    (tmp_path / "t.jsonl").write_text(text.replace(', "trained": true', "").replace(', "trained": false', ""))
+    (tmp_path / "t.jsonl").write_text(
+        text.replace(', "trained": true', "").replace(', "trained": false', "")
+    )
     (old,) = read_trajectories(tmp_path / "t.jsonl")
     assert all(step.trained for step in old.steps), "files written before there were slips"
 
@@ -52,7 +63,9 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 
 
 def _row(**changes):
-    row = json.loads(json.dumps(tiny.trajectory().__dict__, default=lambda step: step.__dict__)) | {"schema_version": 1}
+    row = json.loads(json.dumps(tiny.trajectory().__dict__, default=lambda step: step.__dict__)) | {
+        "schema_version": 1
+    }
     for dotted, value in changes.items():
         target = row
         *way, last = dotted.split("__")
@@ -70,14 +83,35 @@ BROKEN = {
     "an empty line between": ("\n" + _row(id="t1"), "no JSON (the line is blank)"),
     "true as version": (_row(schema_version=True), "schema_version is True"),
     "a version with a point": (_row(schema_version=1.0), "schema_version is 1.0"),
-    "a key that comes twice": (_row()[:-1] + ', "seed": 7}', "no JSON (the key 'seed' comes twice in one object)"),
-    "a key that comes twice in a step": (_row().replace('"thought"', '"action": "look", "thought"', 1), "the key 'action' comes twice"),
+    "a key that comes twice": (
+        _row()[:-1] + ', "seed": 7}',
+        "no JSON (the key 'seed' comes twice in one object)",
+    ),
+    "a key that comes twice in a step": (
+        _row().replace('"thought"', '"action": "look", "thought"', 1),
+        "the key 'action' comes twice",
+    ),
     "a NUL in the task": (_row(task="a\0b"), "field 'task' holds a NUL"),
-    "a NUL in an action": (_row(steps__1__action="look\0"), "step 1: the field 'action' holds a NUL"),
-    "a NUL in a command": (_row(steps__0__admissible_commands=["\0"]), "step 0: admissible_commands[0]"),
-    "a carriage return in an action": (_row(steps__0__action="open\rcabinet 1"), "step 0: the action holds a carriage return"),
-    "a line end behind an action": (_row(steps__0__action="open cabinet 1\n"), "step 0: the action begins or ends with an empty line"),
-    "a provenance without a thought": (_row(steps__1__thought=None), "step 1: the provenance is 'scripted, before the action' but"),
+    "a NUL in an action": (
+        _row(steps__1__action="look\0"),
+        "step 1: the field 'action' holds a NUL",
+    ),
+    "a NUL in a command": (
+        _row(steps__0__admissible_commands=["\0"]),
+        "step 0: admissible_commands[0]",
+    ),
+    "a carriage return in an action": (
+        _row(steps__0__action="open\rcabinet 1"),
+        "step 0: the action holds a carriage return",
+    ),
+    "a line end behind an action": (
+        _row(steps__0__action="open cabinet 1\n"),
+        "step 0: the action begins or ends with an empty line",
+    ),
+    "a provenance without a thought": (
+        _row(steps__1__thought=None),
+        "step 1: the provenance is 'scripted, before the action' but",
+    ),
     "a list": ("[1]", "JSON object"),
     "no version": (_row(schema_version=KeyError), "schema_version is None"),
     "a later version": (_row(schema_version=2), "schema_version is 2"),
@@ -89,17 +123,38 @@ BROKEN = {
     "no action": (_row(steps__1__action=KeyError), "step 1: the field 'action' is missing"),
     "an empty action": (_row(steps__1__action=" "), "step 1: the action is empty"),
     "an empty thought": (_row(steps__0__thought=""), "step 0: the thought is empty"),
-    "a thought with a tag": (_row(steps__0__thought="so </think> now"), "step 0: the thought holds '</think>'"),
-    "an action with a tag": (_row(steps__1__action="<action>look"), "step 1: the action holds '<action>'"),
+    "a thought with a tag": (
+        _row(steps__0__thought="so </think> now"),
+        "step 0: the thought holds '</think>'",
+    ),
+    "an action with a tag": (
+        _row(steps__1__action="<action>look"),
+        "step 1: the action holds '<action>'",
+    ),
     "an empty id": (_row(id=" "), "field 'id' is empty"),
     "an empty task": (_row(task=""), "field 'task' is empty"),
     "a blank observation": (_row(steps__2__observation="\n"), "step 2: the observation is empty"),
     "an empty observation": (_row(steps__2__observation=""), "step 2: the observation is empty"),
-    "a blank first observation": (_row(steps__0__observation=" "), "step 0: the observation is empty"),
-    "a number as command": (_row(steps__0__admissible_commands=["look", 3]), "step 0: admissible_commands[1] is 3"),
-    "an empty command": (_row(steps__0__admissible_commands=[""]), "step 0: admissible_commands[0] is ''"),
-    "a reward that is no number": (_row(reward=float("nan")), "no JSON (NaN is none of its numbers)"),
-    "a reward without end": (_row(reward=7).replace('"reward": 7', '"reward": 1e999'), "the reward is inf"),
+    "a blank first observation": (
+        _row(steps__0__observation=" "),
+        "step 0: the observation is empty",
+    ),
+    "a number as command": (
+        _row(steps__0__admissible_commands=["look", 3]),
+        "step 0: admissible_commands[1] is 3",
+    ),
+    "an empty command": (
+        _row(steps__0__admissible_commands=[""]),
+        "step 0: admissible_commands[0] is ''",
+    ),
+    "a reward that is no number": (
+        _row(reward=float("nan")),
+        "no JSON (NaN is none of its numbers)",
+    ),
+    "a reward without end": (
+        _row(reward=7).replace('"reward": 7', '"reward": 1e999'),
+        "the reward is inf",
+    ),
     "a reward beyond floats": (_row(reward=10**400), "it must be a finite number"),
     "a yes as success": (_row(success="yes"), "field 'success' is a str, it must be bool or null"),
     "half a surrogate pair": (_row(task="\ud800"), "half of a surrogate pair"),
@@ -115,7 +170,11 @@ def test_a_broken_line_is_named(tmp_path, line, message):
     path.write_text(_row() + "\n" + line + "\n")
     with pytest.raises(DataError) as caught:
         list(read_trajectories(path))
-    assert str(caught.value).startswith(f"{path}:2: ") and message in str(caught.value) and "\n" not in str(caught.value)
+    assert (
+        str(caught.value).startswith(f"{path}:2: ")
+        and message in str(caught.value)
+        and "\n" not in str(caught.value)
+    )
 
 
 def test_bytes_that_are_no_text_are_named(tmp_path):
@@ -138,7 +197,10 @@ def test_blank_lines_at_the_end_are_no_lines(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text(_row() + "\n\n \n" + _row(id="t1") + "\n\n  \n")
     lines = list(read_lines(path))
-    assert [str(line.error)[len(str(path)) :][:10] for line in lines if line.error] == [":2: no JSO", ":3: no JSO"]
+    assert [str(line.error)[len(str(path)) :][:10] for line in lines if line.error] == [
+        ":2: no JSO",
+        ":3: no JSO",
+    ]
     assert [line.trajectory.id for line in lines if line.trajectory] == ["t0", "t1"]
     path.write_text("\n\n")
     with pytest.raises(DataError, match="the trajectory file is empty"):
@@ -152,7 +214,9 @@ def test_the_first_observation_may_be_empty(tmp_path):
     assert read.steps[0].observation == ""
     codec = tiny.word_codec(tmp_path / "tokenizer", tiny.TINY_WORDS)
     (example,) = trajectory_examples(codec, read, "cot", 768)
-    assert codec.decode(example.ids.tolist()).startswith(codec.decode(codec.first_prompt(read.task, "")))
+    assert codec.decode(example.ids.tolist()).startswith(
+        codec.decode(codec.first_prompt(read.task, ""))
+    )
 
 
 def _loop(path):
@@ -162,19 +226,43 @@ def _loop(path):
 FOREIGN = {
     "a folder": (lambda path: path.mkdir(), "a folder, not a file"),
     "links in a circle": (_loop, "cannot be read (Too many levels of symbolic links)"),
-    "a link to nothing": (lambda path: path.symlink_to("nowhere"), "a symbolic link to nowhere, which is not there"),
+    "a link to nothing": (
+        lambda path: path.symlink_to("nowhere"),
+        "a symbolic link to nowhere, which is not there",
+    ),
     "a pipe": (os.mkfifo, "a device or a pipe"),
-    "gzip": (lambda path: path.write_bytes(gzip.compress(_row().encode())), "compressed with gzip; unpack it"),
-    "UTF-16": (lambda path: path.write_text(_row(), encoding="utf-16"), "in UTF-16; save it as UTF-8"),
-    "UTF-16 without a mark": (lambda path: path.write_text(_row(), encoding="utf-16-le"), "in UTF-16 or UTF-32"),
-    "Parquet": (lambda path: path.write_bytes(b"PAR1\x15\x04"), "a Parquet file; write its rows as JSON Lines"),
-    "an array": (lambda path: path.write_text(f"[{_row()}]"), "1: a trajectory is a JSON object, this is a list; write one object a line"),
+    "gzip": (
+        lambda path: path.write_bytes(gzip.compress(_row().encode())),
+        "compressed with gzip; unpack it",
+    ),
+    "UTF-16": (
+        lambda path: path.write_text(_row(), encoding="utf-16"),
+        "in UTF-16; save it as UTF-8",
+    ),
+    "UTF-16 without a mark": (
+        lambda path: path.write_text(_row(), encoding="utf-16-le"),
+        "in UTF-16 or UTF-32",
+    ),
+    "Parquet": (
+        lambda path: path.write_bytes(b"PAR1\x15\x04"),
+        "a Parquet file; write its rows as JSON Lines",
+    ),
+    "an array": (
+        lambda path: path.write_text(f"[{_row()}]"),
+        "1: a trajectory is a JSON object, this is a list; write one object a line",
+    ),
     "an object over several lines": (
         lambda path: path.write_text(json.dumps(json.loads(_row()), indent=1)),
         "1: one JSON value over several lines",
     ),
-    "a broken first line": (lambda path: path.write_text('{"id" 1}\n'), "1: no JSON (Expecting ':' delimiter at column 7)"),
-    "rows inside an object": (lambda path: path.write_text('{"data": [' + _row() + "]}"), "'data' is a list: no trajectory"),
+    "a broken first line": (
+        lambda path: path.write_text('{"id" 1}\n'),
+        "1: no JSON (Expecting ':' delimiter at column 7)",
+    ),
+    "rows inside an object": (
+        lambda path: path.write_text('{"data": [' + _row() + "]}"),
+        "'data' is a list: no trajectory",
+    ),
 }
 
 
@@ -184,7 +272,11 @@ def test_what_is_no_json_lines_is_named_for_what_it_is(tmp_path, make, message):
     make(path)
     with pytest.raises(DataError) as caught:
         list(read_trajectories(path))
-    assert str(caught.value).startswith(f"{path}:") and message in str(caught.value) and "\n" not in str(caught.value)
+    assert (
+        str(caught.value).startswith(f"{path}:")
+        and message in str(caught.value)
+        and "\n" not in str(caught.value)
+    )
 
 
 def _unwritable(folder):
@@ -219,7 +311,9 @@ def test_what_is_not_ours_is_not_written_over(tmp_path, make, message):
     with pytest.raises(CotjaxError) as caught:
         write_trajectories(place, [tiny.trajectory()])
     assert message in str(caught.value) and str(place) in str(caught.value)
-    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}, "nothing changed, nothing left"
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}, (
+        "nothing changed, nothing left"
+    )
 
 
 def test_what_is_odd_is_counted_not_refused():
@@ -233,8 +327,16 @@ def test_what_is_odd_is_counted_not_refused():
         replace(last, admissible_commands=()),
     )
     assert oddities(replace(whole, steps=steps)) == [NOT_ADMISSIBLE, SEVERAL_LINES, OTHER_CASE]
-    assert oddities(replace(whole, success=False)) == oddities(replace(whole, reward=0.0)) == [CONTRADICTION]
-    assert oddities(replace(whole, success=False, reward=0.5)) == oddities(replace(whole, success=None)) == []
+    assert (
+        oddities(replace(whole, success=False))
+        == oddities(replace(whole, reward=0.0))
+        == [CONTRADICTION]
+    )
+    assert (
+        oddities(replace(whole, success=False, reward=0.5))
+        == oddities(replace(whole, success=None))
+        == []
+    )
     assert oddities(replace(whole, steps=(replace(first, trained=False),))) == [NOTHING_TRAINED]
 
 

@@ -3,7 +3,17 @@
 import json
 
 import pytest
-from helpers.public_rows import FIRST, LOOK, OPENAI, VERL_FIRST, VERL_LATER, WEBSHOP, changed_call, messages, pairs
+from helpers.public_rows import (
+    FIRST,
+    LOOK,
+    OPENAI,
+    VERL_FIRST,
+    VERL_LATER,
+    WEBSHOP,
+    changed_call,
+    messages,
+    pairs,
+)
 
 from cotjax.data.importing.importing import import_files
 

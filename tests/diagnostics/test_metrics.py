@@ -51,12 +51,19 @@ def test_an_action_in_an_invalid_response_does_not_count(tmp_path, episode):
     record["steps"][0]["cot"]["valid"] = False
     path.write_text(json.dumps(record))
     point = point_of(tmp_path)
-    assert (value(point, "d1_cot"), value(point, "d1_prompt"), value(point, "revision_harmful")) == (0, 1, 1)
+    assert (
+        value(point, "d1_cot"),
+        value(point, "d1_prompt"),
+        value(point, "revision_harmful"),
+    ) == (0, 1, 1)
 
 
 def test_helpful_minus_harmful_is_the_gap_of_d1(study):
     for point in points(read_records(study / "records")).values():
-        helpful, harmful = point.estimate("revision_helpful").value, point.estimate("revision_harmful").value
+        helpful, harmful = (
+            point.estimate("revision_helpful").value,
+            point.estimate("revision_harmful").value,
+        )
         assert point.estimate("d1_gap").value == pytest.approx(helpful - harmful)
         assert point.estimate("d2").value == pytest.approx(1 - point.estimate("revision").value)
 
@@ -106,7 +113,10 @@ def test_an_episode_that_the_environment_broke_counts_nowhere(tmp_path, episode)
     assert (value(point, "d3_cot"), point.estimate("d3_cot").n) == (0.5, 2)
     assert (value(point, "d2_cot_driven"), point.estimate("d2_cot_driven").n) == (1.0, 2)
     assert point.ended["cot"]["env_error"] == point.ended["prompt"]["env_error"] == 1
-    assert (point.estimate("gap").value, point.estimate("gap").games) == (0.0, 1)  # only game a was played both ways
+    assert (point.estimate("gap").value, point.estimate("gap").games) == (
+        0.0,
+        1,
+    )  # only game a was played both ways
 
 
 def test_outgrowing_the_context_is_a_failure(tmp_path, episode):
@@ -120,7 +130,10 @@ def test_a_change_pairs_the_games(tmp_path, episode):
         episode(tmp_path, f"g{i}", checkpoint=10, success=i < 15)
     episode(tmp_path, "only at the end", checkpoint=10, success=True)
     found = points(read_records(tmp_path / "records"))
-    signed = [(1, found["sft", 10, "in_domain"], "d3_cot"), (-1, found["sft", 0, "in_domain"], "d3_cot")]
+    signed = [
+        (1, found["sft", 10, "in_domain"], "d3_cot"),
+        (-1, found["sft", 0, "in_domain"], "d3_cot"),
+    ]
     change = contrast(signed)
     assert (change.value, change.games) == (0.5, 20)
     assert change.low > 0.2
@@ -136,15 +149,29 @@ def test_seeds_of_a_game_are_one_game(tmp_path, episode):
 
 def test_samples_of_a_game_are_one_game_and_are_paired_by_their_number(tmp_path, episode):
     """Of game g the second sample broke under one driver, so neither driver's counts; game h has one."""
-    for driver, wins in (("cot", {"g": [True, False, True], "h": [True]}), ("prompt", {"g": [False, True, False], "h": [True]})):
+    for driver, wins in (
+        ("cot", {"g": [True, False, True], "h": [True]}),
+        ("prompt", {"g": [False, True, False], "h": [True]}),
+    ):
         for game, won in wins.items():
             for sample, success in enumerate(won):
                 broke = (driver, game, sample) == ("prompt", "g", 1)
-                episode(tmp_path, game, driver=driver, success=success and not broke, ended="env_error" if broke else None, sample=sample)
+                episode(
+                    tmp_path,
+                    game,
+                    driver=driver,
+                    success=success and not broke,
+                    ended="env_error" if broke else None,
+                    sample=sample,
+                )
     point = point_of(tmp_path)
     assert (point.estimate("d3_cot").games, point.estimate("d3_cot").n) == (2, 4)
     gap = point.estimate("gap")
-    assert (gap.games, gap.n, gap.value) == (2, 3, pytest.approx(2 / 3))  # samples 0 and 2 of g: 2 of 2 against 0; h: 1 against 1
+    assert (gap.games, gap.n, gap.value) == (
+        2,
+        3,
+        pytest.approx(2 / 3),
+    )  # samples 0 and 2 of g: 2 of 2 against 0; h: 1 against 1
 
 
 def test_missing_and_empty_folders(tmp_path):

@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cotjax.diagnostics.statistics import NOTHING, bonett_price, contrast, mean, rate, sign_test, wilson
+from cotjax.diagnostics.statistics import (
+    NOTHING,
+    bonett_price,
+    contrast,
+    mean,
+    rate,
+    sign_test,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (0, 60), (1, 7), (30, 60), (59, 60), (60, 60)])
@@ -21,19 +29,30 @@ def test_wins_of_all_games_are_no_certainty():
     won = rate([1] * 60, [1] * 60)
     assert (won.value, won.high, won.n, won.games) == (1.0, 1.0, 60, 60)
     assert won.low == pytest.approx(60 / (60 + 1.959964**2), abs=1e-6)  # Wilson at k = n
-    never = rate([0] * 60, [10] * 60)  # 600 states, but 60 games: the states of a game are not taken as independent
+    never = rate(
+        [0] * 60, [10] * 60
+    )  # 600 states, but 60 games: the states of a game are not taken as independent
     assert (never.value, never.low, never.n) == (0.0, 0.0, 600)
     assert never.high == pytest.approx(1.959964**2 / (60 + 1.959964**2), abs=1e-6)
 
 
 def test_no_games_is_nothing_and_not_nan():
-    assert rate([], []) == rate([0.0], [0]) == mean([], [], 5) == contrast([(1, [], []), (-1, [], [])]) == NOTHING
+    assert (
+        rate([], [])
+        == rate([0.0], [0])
+        == mean([], [], 5)
+        == contrast([(1, [], []), (-1, [], [])])
+        == NOTHING
+    )
     assert contrast([(1, [1.0], [1]), (-1, [0.0], [0])]) == NOTHING  # no game on both sides
     assert NOTHING.value is NOTHING.low is NOTHING.high is None
 
 
 def test_clustered_states_count_for_less_than_independent_ones():
-    totals, counts = np.array([10] * 15 + [0] * 15), np.full(30, 10)  # a game is all right or all wrong
+    totals, counts = (
+        np.array([10] * 15 + [0] * 15),
+        np.full(30, 10),
+    )  # a game is all right or all wrong
     clustered, independent = rate(totals, counts), wilson(0.5, 300)
     assert clustered.high - clustered.low > 2.5 * (independent[1] - independent[0])
     assert (clustered.low, clustered.high) == pytest.approx(wilson(0.5, 30), abs=0.03)
@@ -73,7 +92,12 @@ def test_equal_answers_leave_a_difference_with_a_width():
 
 def test_change_of_a_gap_sums_four_terms():
     games = np.ones(20)
-    terms = [(1, games, games), (-1, games * 0, games), (-1, games * 0, games), (1, games * 0, games)]
+    terms = [
+        (1, games, games),
+        (-1, games * 0, games),
+        (-1, games * 0, games),
+        (1, games * 0, games),
+    ]
     change = contrast(terms)
     assert change.value == 1.0 and change.low > 0.6 and change.high <= 2
 
@@ -90,7 +114,13 @@ def test_the_same_numbers_give_the_same_interval():
     assert mean(totals, counts, 6) == mean(totals, counts, 6)
 
 
-_games = st.lists(st.integers(1, 9).flatmap(lambda n: st.tuples(st.integers(0, n), st.integers(0, n), st.just(n))), min_size=1, max_size=25)
+_games = st.lists(
+    st.integers(1, 9).flatmap(
+        lambda n: st.tuples(st.integers(0, n), st.integers(0, n), st.just(n))
+    ),
+    min_size=1,
+    max_size=25,
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -100,7 +130,10 @@ def test_intervals_hold_their_value_and_have_a_width(games):
     share = rate(first, counts)
     assert 0 <= share.low <= share.value <= share.high <= 1 and share.low < share.high
     difference = contrast([(1, first, counts), (-1, second, counts)])
-    assert -1 <= difference.low <= difference.value <= difference.high <= 1 and difference.low < difference.high
+    assert (
+        -1 <= difference.low <= difference.value <= difference.high <= 1
+        and difference.low < difference.high
+    )
     average = mean(first, counts, 9)
     assert 0 <= average.low <= average.value <= average.high and average.low < average.high
 
@@ -110,7 +143,10 @@ def test_coverage_of_a_share_over_clustered_states(p, concentration):
     random, held = np.random.default_rng(7), 0
     for _ in range(400):
         counts = random.integers(5, 20, 40)
-        found = rate(random.binomial(counts, random.beta(p * concentration, (1 - p) * concentration, 40)), counts)
+        found = rate(
+            random.binomial(counts, random.beta(p * concentration, (1 - p) * concentration, 40)),
+            counts,
+        )
         held += found.low <= p <= found.high
     assert 0.90 <= held / 400 <= 0.99
 

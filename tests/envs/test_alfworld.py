@@ -22,7 +22,9 @@ from cotjax.envs.base import TASK_TYPES, Game
 from cotjax.errors import DataError, EnvError, UsageError
 
 # The stock engine leaves files open.
-STOCK_WARNINGS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+STOCK_WARNINGS = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+)
 NONSENSE = ("", "fly to the moon", "take mug 99 from fridge 7", "LOOK", "look around")
 
 
@@ -47,7 +49,9 @@ def copied(game: Game, folder: Path, **changes) -> Game:
     """The game with some of its file's fields changed; a field changed to None is left out."""
     path = folder / "game.tw-pddl"
     content = {**json.loads(Path(game.path).read_text()), **changes}
-    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+    path.write_text(
+        json.dumps({name: value for name, value in content.items() if value is not None})
+    )
     return Game("copied/trial", str(path), game.split, game.task_type)
 
 
@@ -96,7 +100,9 @@ def compare(path: str, stock, cached, actions) -> None:
 def random_walk(steps: int, seed: int):
     rng = random.Random(seed)
     left = iter(range(steps))
-    return lambda state: None if next(left, None) is None else varied_action(state["admissible_commands"], rng)
+    return lambda state: (
+        None if next(left, None) is None else varied_action(state["admissible_commands"], rng)
+    )
 
 
 @STOCK_WARNINGS
@@ -130,7 +136,9 @@ def test_queries_are_answered_as_textworld_does(games, cache_dir, query):
     assert list(state.all_assignments(rule, {})) == expected
     for match in expected[:3]:
         bound = dict(list(match.items())[-1:])
-        assert list(state.all_assignments(rule, bound)) == list(State.all_assignments(state, rule, bound))
+        assert list(state.all_assignments(rule, bound)) == list(
+            State.all_assignments(state, rule, bound)
+        )
 
 
 @STOCK_WARNINGS
@@ -146,7 +154,9 @@ def test_a_plan_equals_the_stock_engines_plan(games, cache_dir):
 @pytest.mark.slow
 @STOCK_WARNINGS
 def test_the_engine_equals_the_stock_engine_on_more_games(tmp_path, cache_dir):
-    games = make_games(tmp_path / "games", {"valid_unseen": dict.fromkeys(TASK_TYPES, 1)}, seed=4, workers=1)
+    games = make_games(
+        tmp_path / "games", {"valid_unseen": dict.fromkeys(TASK_TYPES, 1)}, seed=4, workers=1
+    )
     if real := os.environ.get("COTJAX_REAL_ALFWORLD"):
         games += random.Random(0).sample(find_games(real, "valid_seen"), 10)
     stock, cached = engines(cache_dir)
@@ -178,14 +188,19 @@ def test_texts_are_those_of_the_stock_batch_environment(made, cache_dir):
     texts, infos = batch.reset()
     game = next(game for game in games if game.path == infos["extra.gamefile"][0])
     task, observation = env.reset(game)
-    assert texts[0].strip() == f"-= Welcome to TextWorld, ALFRED! =-\n\n{observation.text}\n\nYour task is to: {task}."
+    assert (
+        texts[0].strip()
+        == f"-= Welcome to TextWorld, ALFRED! =-\n\n{observation.text}\n\nYour task is to: {task}."
+    )
     rng = random.Random(0)
     while not observation.done:
         action = varied_action(observation.admissible_commands, rng)
         texts, _, dones, infos = batch.step([action])
         observation = env.step(action)
         assert observation.text == texts[0].strip()
-        assert list(observation.admissible_commands) == [c for c in infos["admissible_commands"][0] if c != "help"]
+        assert list(observation.admissible_commands) == [
+            c for c in infos["admissible_commands"][0] if c != "help"
+        ]
         assert (observation.won, observation.done) == (infos["won"][0], dones[0])
     batch.close()
 
@@ -199,7 +214,9 @@ def test_an_episode_ends_with_the_win_or_with_its_steps(games, cache_dir):
     env.step(walkthrough(games[0])[0])
     assert env.reset(games[0]) == (task, first)  # a reset in between takes nothing along
     observations = [env.step(action) for action in walkthrough(games[0])]
-    assert [observation.done for observation in observations] == [False] * (len(observations) - 1) + [True]
+    assert [observation.done for observation in observations] == [False] * (
+        len(observations) - 1
+    ) + [True]
     assert observations[-1].won
     with pytest.raises(EnvError, match="episode is over"):
         env.step("look")
@@ -224,7 +241,9 @@ def test_interleaved_environments_do_not_mix(games, cache_dir):
     alone = AlfworldEnv(cache_dir=cache_dir)
     slots = [(games[slot % 2], slot) for slot in range(4)]
     expected = [list(played(alone, *slot)) for slot in slots]
-    together = zip(*(played(AlfworldEnv(cache_dir=cache_dir), *slot) for slot in slots), strict=True)
+    together = zip(
+        *(played(AlfworldEnv(cache_dir=cache_dir), *slot) for slot in slots), strict=True
+    )
     assert [list(column) for column in zip(*together, strict=True)] == expected
 
 
@@ -235,7 +254,9 @@ def test_a_kept_translation_is_used_and_a_damaged_one_made_again(games, cache_di
 
     made = []
     real = alfworld_translation.translate
-    monkeypatch.setattr(alfworld_translation, "translate", lambda *arguments: made.append(1) or real(*arguments))
+    monkeypatch.setattr(
+        alfworld_translation, "translate", lambda *arguments: made.append(1) or real(*arguments)
+    )
     CachedPddlEnv.forget()
     fresh = env.reset(games[0])
     CachedPddlEnv.forget()
@@ -244,7 +265,12 @@ def test_a_kept_translation_is_used_and_a_damaged_one_made_again(games, cache_di
     (kept,) = [path for path in Path(cache_dir).rglob("*") if path.is_file()]
     intact = kept.read_bytes()
     middle = len(intact) // 2
-    for damaged in (b"", intact[:middle], intact[:middle] + b"?" + intact[middle + 1 :], intact[:-4] + bytes(4)):
+    for damaged in (
+        b"",
+        intact[:middle],
+        intact[:middle] + b"?" + intact[middle + 1 :],
+        intact[:-4] + bytes(4),
+    ):
         kept.write_bytes(damaged)
         CachedPddlEnv.forget()
         assert env.reset(games[0]) == fresh
@@ -269,7 +295,13 @@ def test_without_a_writable_cache_games_still_play(games, tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"pddl_problem": None}, {"grammar": None}, {"pddl_domain": 7}, {"pddl_problem": "(define (problem"}, {"grammar": "grammar :: {"}],
+    [
+        {"pddl_problem": None},
+        {"grammar": None},
+        {"pddl_domain": 7},
+        {"pddl_problem": "(define (problem"},
+        {"grammar": "grammar :: {"},
+    ],
     ids=str,
 )
 def test_a_broken_game_is_named(games, cache_dir, tmp_path, changes):
@@ -388,9 +420,18 @@ def test_nothing_is_printed_and_nothing_leaks_into_the_process(games, tmp_path):
         "assert before == (sys.argv, dict(os.environ), sys.stdout, sys.stderr)\n"
         "assert 'jax' not in sys.modules and 'torch' not in sys.modules"
     )
-    environ = {name: value for name, value in os.environ.items() if name not in ("ALFWORLD_DATA", "XDG_CACHE_HOME")}
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("ALFWORLD_DATA", "XDG_CACHE_HOME")
+    }
     environ |= {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
-    run = subprocess.run([sys.executable, "-W", "error", "-c", code, "mine"], env=environ, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, "mine"],
+        env=environ,
+        capture_output=True,
+        text=True,
+    )
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
     assert sorted(path.name for path in tmp_path.glob(".cache/*")) == ["cotjax"]
 
@@ -410,9 +451,15 @@ def test_a_game_file_runs_no_code(games, cache_dir, tmp_path, place):
     hostile = f"open('{made}', 'w').close() or 'x'"
     if place == "command":
         grammar = json.loads(Path(games[0].path).read_text())["grammar"]
-        game = copied(games[0], tmp_path, grammar=grammar.replace("close {r}", f"close {{{hostile}}}"))
+        game = copied(
+            games[0], tmp_path, grammar=grammar.replace("close {r}", f"close {{{hostile}}}")
+        )
     else:
-        game = with_intro(games[0], tmp_path, f"[{{{hostile} | holds(a:agent, o:object)}}]" if place == "list" else f"{{{hostile}}}")
+        game = with_intro(
+            games[0],
+            tmp_path,
+            f"[{{{hostile} | holds(a:agent, o:object)}}]" if place == "list" else f"{{{hostile}}}",
+        )
     with pytest.raises(DataError, match=r"game\.tw-pddl: not a playable ALFWorld game"):
         AlfworldEnv(cache_dir=cache_dir).reset(game)
     assert not made.exists()
@@ -437,7 +484,11 @@ def test_a_refused_expression_is_named_with_the_game_file(games, cache_dir, tmp_
     game = with_intro(games[0], tmp_path, "{open('x')}")
     with pytest.raises(DataError) as caught:
         AlfworldEnv(cache_dir=cache_dir).reset(game)
-    assert game.path in str(caught.value) and "{open('x')}" in str(caught.value) and "must not run code" in str(caught.value)
+    assert (
+        game.path in str(caught.value)
+        and "{open('x')}" in str(caught.value)
+        and "must not run code" in str(caught.value)
+    )
 
 
 def test_expressions_are_names_attributes_texts_plus_and_or(cache_dir):
@@ -465,7 +516,9 @@ def test_expressions_are_names_attributes_texts_plus_and_or(cache_dir):
 
 def test_a_text_without_end_is_refused(games, cache_dir, tmp_path):
     grammar = json.loads(Path(games[0].path).read_text())["grammar"]
-    game = copied(games[0], tmp_path, grammar=grammar.replace("#look.feedback#\\n\\n#task#", "#intro##intro#"))
+    game = copied(
+        games[0], tmp_path, grammar=grammar.replace("#look.feedback#\\n\\n#task#", "#intro##intro#")
+    )
     with pytest.raises(EnvError, match="no end"):
         AlfworldEnv(cache_dir=cache_dir).reset(game)
 

@@ -35,13 +35,19 @@ def world(tmp_path_factory) -> tuple[AlfworldEnv, list[Game]]:
     return AlfworldEnv(max_steps=30, cache_dir=str(tmp_path_factory.mktemp("cache"))), games
 
 
-def play(env: AlfworldEnv, game: Game, agent: Expert) -> tuple[str, list[tuple[Observation, str, str]], bool]:
+def play(
+    env: AlfworldEnv, game: Game, agent: Expert
+) -> tuple[str, list[tuple[Observation, str, str]], bool]:
     task, observation = env.reset(game)
     agent.start(task, observation)
     turns = []
     while not observation.done:
         decision = agent.act(observation)
-        assert (decision.action in observation.admissible_commands) != decision.vain, (task, len(turns), decision)
+        assert (decision.action in observation.admissible_commands) != decision.vain, (
+            task,
+            len(turns),
+            decision,
+        )
         turns.append((observation, decision.thought, decision.action))
         observation = env.step(decision.action)
     return task, turns, observation.won
@@ -85,13 +91,28 @@ def test_another_wording_is_an_error_that_quotes_it():
     ("text", "event"),
     [
         (ROOM, Event("start", contents=("bed 1", "desk 1", "drawer 2", "drawer 1", "safe 1"))),
-        ("You are in the middle of a room. Looking quickly around you, you see nothing.", Event("facing")),
-        ("You are facing the drawer 8, and drawer 7. Next to it, you see nothing.", Event("facing", contents=("drawer 8", "drawer 7"))),
-        ("You arrive at bed 1. On the bed 1, you see a book 2, and an apple 1.", Event("seen", "bed 1", contents=("book 2", "apple 1"))),
+        (
+            "You are in the middle of a room. Looking quickly around you, you see nothing.",
+            Event("facing"),
+        ),
+        (
+            "You are facing the drawer 8, and drawer 7. Next to it, you see nothing.",
+            Event("facing", contents=("drawer 8", "drawer 7")),
+        ),
+        (
+            "You arrive at bed 1. On the bed 1, you see a book 2, and an apple 1.",
+            Event("seen", "bed 1", contents=("book 2", "apple 1")),
+        ),
         ("You arrive at bed 1. On the bed 1, you see nothing.", Event("seen", "bed 1")),
         ("You arrive at safe 1. The safe 1 is closed.", Event("closed", "safe 1")),
-        ("You arrive at safe 1. The safe 1 is open. In it, you see a cd 1.", Event("seen", "safe 1", contents=("cd 1",))),
-        ("You open the safe 1. The safe 1 is open. In it, you see nothing.", Event("seen", "safe 1")),
+        (
+            "You arrive at safe 1. The safe 1 is open. In it, you see a cd 1.",
+            Event("seen", "safe 1", contents=("cd 1",)),
+        ),
+        (
+            "You open the safe 1. The safe 1 is open. In it, you see nothing.",
+            Event("seen", "safe 1"),
+        ),
         ("On the bed 1, you see a book 2.", Event("seen", "bed 1", contents=("book 2",))),
         ("The safe 1 is closed.", Event("closed", "safe 1")),
         ("You close the safe 1.", Event("shut", "safe 1")),
@@ -138,7 +159,9 @@ def test_heating_undoes_cooling_and_leaves_cleaning():
     memory = Memory()
     for verb, place in (("clean", "sinkbasin 1"), ("cool", "fridge 1"), ("heat", "microwave 1")):
         memory.observe(f"You {verb} the egg 1 using the {place}.")
-    assert [memory.is_treated("egg 1", treatment) for treatment in ("clean", "cool", "heat", None)] == [True, False, True, True]
+    assert [
+        memory.is_treated("egg 1", treatment) for treatment in ("clean", "cool", "heat", None)
+    ] == [True, False, True, True]
 
 
 def test_the_expert_wins_every_game_by_admissible_actions_and_looks_into_nothing_twice(world):
@@ -146,7 +169,9 @@ def test_the_expert_wins_every_game_by_admissible_actions_and_looks_into_nothing
     for game in games:
         _, turns, won = play(env, game, Expert(0))
         assert won, game.id
-        assert all(action in observation.admissible_commands for observation, _, action in turns), game.id
+        assert all(action in observation.admissible_commands for observation, _, action in turns), (
+            game.id
+        )
         opened = [action for _, _, action in turns if action.startswith(("open", "examine"))]
         assert len(opened) == len(set(opened)), game.id
 
@@ -155,13 +180,23 @@ def test_the_search_goes_class_by_class_in_one_order_and_within_a_class_down_fro
     receptacles = {name.lower() for name in load_catalog().fits}
     assert receptacles - set(SEARCH_ORDER) <= {"toaster"}  # it can hold nothing
     expert, goes = Expert(0), []
-    observation = Observation(ROOM, ("go to bed 1", "go to desk 1", "go to drawer 1", "go to drawer 2", "go to safe 1"), False, False)
+    observation = Observation(
+        ROOM,
+        ("go to bed 1", "go to desk 1", "go to drawer 1", "go to drawer 2", "go to safe 1"),
+        False,
+        False,
+    )
     expert.start("put a cd in safe", observation)
     for _ in range(3):
         action = expert.act(observation).action
         goes.append(action)
         place = action.removeprefix("go to ")
-        observation = Observation(f"You arrive at {place}. On the {place}, you see nothing.", observation.admissible_commands, False, False)
+        observation = Observation(
+            f"You arrive at {place}. On the {place}, you see nothing.",
+            observation.admissible_commands,
+            False,
+            False,
+        )
     # A bed can't hold a cd, and the safe is where the cd has to go.
     assert goes == ["go to desk 1", "go to drawer 2", "go to drawer 1"]
 
@@ -169,14 +204,28 @@ def test_the_search_goes_class_by_class_in_one_order_and_within_a_class_down_fro
 def test_a_place_at_the_same_standing_point_is_examined():
     expert = Expert(0)
     expert.start("put a cd in safe", Observation(ROOM, (), False, False))
-    arrived = Observation("You arrive at desk 1. On the desk 1, you see nothing.", ("examine drawer 2", "go to drawer 1"), False, False)
+    arrived = Observation(
+        "You arrive at desk 1. On the desk 1, you see nothing.",
+        ("examine drawer 2", "go to drawer 1"),
+        False,
+        False,
+    )
     assert expert.act(arrived).action == "examine drawer 2"
-    assert expert.act(Observation("The drawer 2 is closed.", ("open drawer 2", "go to drawer 1"), False, False)).action == "open drawer 2"
+    assert (
+        expert.act(
+            Observation(
+                "The drawer 2 is closed.", ("open drawer 2", "go to drawer 1"), False, False
+            )
+        ).action
+        == "open drawer 2"
+    )
 
 
 def test_the_same_seed_gives_the_same_episode_and_another_only_other_words(world):
     env, games = world
-    (_, first, _), (_, again, _), (_, other, _) = (play(env, games[0], Expert(seed)) for seed in (5, 5, 6))
+    (_, first, _), (_, again, _), (_, other, _) = (
+        play(env, games[0], Expert(seed)) for seed in (5, 5, 6)
+    )
     assert first == again
     assert [turn[2] for turn in first] == [turn[2] for turn in other]
     assert [turn[1] for turn in first] != [turn[1] for turn in other]
@@ -184,7 +233,9 @@ def test_the_same_seed_gives_the_same_episode_and_another_only_other_words(world
 
 def test_skill_one_is_the_expert_and_skill_zero_is_not(world):
     env, games = world
-    expert, able, poor = (play(env, games[0], agent) for agent in (Expert(7), Explorer(7, 1.0), Explorer(7, 0.0)))
+    expert, able, poor = (
+        play(env, games[0], agent) for agent in (Expert(7), Explorer(7, 1.0), Explorer(7, 0.0))
+    )
     assert able == expert and poor[1] != expert[1]
     with pytest.raises(UsageError, match=r"1\.5"):
         Explorer(0, 1.5)
@@ -201,7 +252,9 @@ def test_an_expert_that_slips_goes_on_and_wins_and_its_slips_have_no_thought(wor
             if after.text == "Nothing happens.":
                 assert thought is None, "a step that was decided on works"
                 vain += 1
-                told += next_thought is not None and bool(re.search(r"that did nothing|nothing came of that", next_thought))
+                told += next_thought is not None and bool(
+                    re.search(r"that did nothing|nothing came of that", next_thought)
+                )
     assert slips > 5 and slips * 0.4 < vain < slips and told > 0
 
 
@@ -211,7 +264,9 @@ def test_without_slips_the_expert_decides_every_step(world):
     assert play(env, games[0], Expert(4, slips=0.0)) == play(env, games[0], Expert(4))
 
 
-def test_nothing_happens_after_a_step_in_vain_and_only_then_and_the_next_thought_may_say_so(episodes):
+def test_nothing_happens_after_a_step_in_vain_and_only_then_and_the_next_thought_may_say_so(
+    episodes,
+):
     """`play` has checked that every other action is admissible, however the things were moved."""
     told = vain = 0
     for _, turns in episodes:
@@ -244,7 +299,9 @@ def test_what_a_thought_says_of_a_place_or_the_hand_is_true(episodes):
         held = None
         for observation, thought, _ in turns:
             text = observation.text
-            if match := re.search(r"(?:On the|The) (\w+ \d+)(?: is open\. In it)?, you see (.*)\.$", text):
+            if match := re.search(
+                r"(?:On the|The) (\w+ \d+)(?: is open\. In it)?, you see (.*)\.$", text
+            ):
                 things_at[match[1]] = match[2]
             if match := re.match(r"You pick up the (\w+ \d+) from the (\w+ \d+)", text):
                 held = match[1]
@@ -253,13 +310,21 @@ def test_what_a_thought_says_of_a_place_or_the_hand_is_true(episodes):
                 held = None
                 things_at[match[2]] = things_at.get(match[2], "") + f", a {match[1]}"
             says_empty = bool(re.search(r"\b(hold nothing|hand is empty|have nothing)\b", thought))
-            at_random = re.search(r"not sure what helps|just try|no good plan|see what happens|i wonder|i want to see", thought)
+            at_random = re.search(
+                r"not sure what helps|just try|no good plan|see what happens|i wonder|i want to see",
+                thought,
+            )
             assert says_empty == (held is None) or (at_random and not says_empty), (text, thought)
-            for kind, *places in re.findall(r"([a-z]+) (?:is not|not seen|none) at (\w+ \d+)(?:(?:, not at| and) (\w+ \d+))?", thought):
+            for kind, *places in re.findall(
+                r"([a-z]+) (?:is not|not seen|none) at (\w+ \d+)(?:(?:, not at| and) (\w+ \d+))?",
+                thought,
+            ):
                 for place in filter(None, places):
                     assert not re.search(rf"\b{kind} \d", things_at[place]), (text, thought)
                 absent += 1
-            for thing, place in re.findall(r"\b(\w+ \d+) (?:is |seen |here )?at (\w+ \d+)", thought):
+            for thing, place in re.findall(
+                r"\b(\w+ \d+) (?:is |seen |here )?at (\w+ \d+)", thought
+            ):
                 assert re.search(rf"\b{thing}\b", things_at[place]), (text, thought)
                 present += 1
             if match := re.search(r"(\w+ \d+) is closed", thought):
@@ -270,7 +335,9 @@ def test_what_a_thought_says_of_a_place_or_the_hand_is_true(episodes):
 @cache
 def names_of_the_game() -> frozenset[str]:
     catalog = load_catalog()
-    return frozenset(kind.lower() for kind in catalog.kinds | catalog.fits.keys() | catalog.portable)
+    return frozenset(
+        kind.lower() for kind in catalog.kinds | catalog.fits.keys() | catalog.portable
+    )
 
 
 def test_thoughts_are_short_and_of_a_closed_vocabulary(episodes):
@@ -280,7 +347,9 @@ def test_thoughts_are_short_and_of_a_closed_vocabulary(episodes):
             assert re.fullmatch(r"[a-z0-9]+([,.]? [a-z0-9]+)*\.", thought), thought
             assert 10 <= len(thought.split()) <= MOST_WORDS, thought
             words = set(re.findall(r"[a-z]+", thought))
-            assert words <= VOCABULARY | names_of_the_game(), words - VOCABULARY - names_of_the_game()
+            assert words <= VOCABULARY | names_of_the_game(), (
+                words - VOCABULARY - names_of_the_game()
+            )
 
 
 def test_the_last_clause_of_a_thought_is_its_action(episodes):
@@ -289,7 +358,9 @@ def test_the_last_clause_of_a_thought_is_its_action(episodes):
             clause = re.split(r", so |\. ", thought.removesuffix("."))[-1]
             verb = action.split()[0]
             assert re.search(rf"\bi (?:{WORDS_OF[verb]})\b", clause), (thought, action)
-            assert re.findall(r"[a-z]+ \d+", clause) == re.findall(r"[a-z]+ \d+", action.removeprefix("go to "))
+            assert re.findall(r"[a-z]+ \d+", clause) == re.findall(
+                r"[a-z]+ \d+", action.removeprefix("go to ")
+            )
 
 
 def test_the_thought_of_a_step_at_random_says_so(world):
@@ -322,14 +393,19 @@ def test_the_expert_plays_the_older_grammar_as_the_present_one(world, tmp_path):
     for game in games[:6]:
         older = in_older_grammar(game, tmp_path)
         for agent in (Expert(0), Explorer(4, 0.5)):
-            (_, present, won), (_, turns, older_won) = play(env, game, agent), play(env, older, agent)
+            (_, present, won), (_, turns, older_won) = (
+                play(env, game, agent),
+                play(env, older, agent),
+            )
             actions = [action for _, _, action in turns]
             if isinstance(agent, Explorer):
                 put += sum(action.startswith("put ") for action in actions)
                 continue
             assert won and older_won
             assert [thought for _, thought, _ in turns] == [thought for _, thought, _ in present]
-            assert [re.sub(r"^put (.*) in/on ", r"move \1 to ", action) for action in actions] == [action for _, _, action in present]
+            assert [re.sub(r"^put (.*) in/on ", r"move \1 to ", action) for action in actions] == [
+                action for _, _, action in present
+            ]
             assert not any(action.startswith("move ") for action in actions)
             put += sum(action.startswith("put ") for action in actions)
     assert put > 6

@@ -15,13 +15,22 @@ from cotjax.envs.alfworld.env import AlfworldEnv
 from cotjax.envs.alfworld.maker import make as household
 from cotjax.envs.alfworld.maker.make import make_games
 from cotjax.envs.alfworld.maker.pddl import folder_name, problem_text
-from cotjax.envs.alfworld.maker.sample import TREATMENTS, UNSEEN_FLOOR_PLANS, floor_plans_of, sample_world
+from cotjax.envs.alfworld.maker.sample import (
+    TREATMENTS,
+    UNSEEN_FLOOR_PLANS,
+    floor_plans_of,
+    sample_world,
+)
 from cotjax.envs.alfworld.maker.walkthrough import engine_names
 from cotjax.envs.base import TASK_TYPES
 from cotjax.errors import DataError, EnvError, UsageError
 
 PICK, LOOK, CLEAN, HEAT, COOL, TWO = TASK_TYPES
-COUNTS = {"train": dict.fromkeys(TASK_TYPES, 1), "valid_seen": {PICK: 1, TWO: 1}, "valid_unseen": {CLEAN: 1}}
+COUNTS = {
+    "train": dict.fromkeys(TASK_TYPES, 1),
+    "valid_seen": {PICK: 1, TWO: 1},
+    "valid_unseen": {CLEAN: 1},
+}
 SEED = 7
 
 
@@ -47,12 +56,18 @@ def one_game(tmp_path):
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file()
+    }
 
 
 def worlds(task_type: str, split: str = "train", number: int = 150):
     for index in range(number):
-        world = sample_world(load_catalog(), split, task_type, random.Random(f"{split} {task_type} {index}"))
+        world = sample_world(
+            load_catalog(), split, task_type, random.Random(f"{split} {task_type} {index}")
+        )
         if world is not None:
             yield world
 
@@ -80,12 +95,17 @@ def test_splits_share_no_game_and_unseen_has_its_own_floor_plans(made):
     catalog = load_catalog()
     numbers = {split: {plan.number for plan in floor_plans_of(catalog, split)} for split in COUNTS}
     assert numbers["valid_unseen"] == set(UNSEEN_FLOOR_PLANS)
-    assert numbers["train"] == numbers["valid_seen"] and not numbers["train"] & numbers["valid_unseen"]
+    assert (
+        numbers["train"] == numbers["valid_seen"] and not numbers["train"] & numbers["valid_unseen"]
+    )
     assert len(numbers["train"]) == 116
     games = made[1]
     for game in games:
         assert int(game.id.split("/")[0].rsplit("-", 1)[1]) in numbers[game.split]
-    problems = [re.sub(r"plan_trial_\w+", "", json.loads(Path(game.path).read_text())["pddl_problem"]) for game in games]
+    problems = [
+        re.sub(r"plan_trial_\w+", "", json.loads(Path(game.path).read_text())["pddl_problem"])
+        for game in games
+    ]
     assert len(set(problems)) == len(games)
 
 
@@ -113,7 +133,11 @@ def test_no_world_starts_at_its_goal(task_type):
         if task_type == LOOK:
             assert world.goal == "" and world.toggle == "DeskLamp" and world.lamps
         else:
-            assert world.goal in kinds.values() and world.target in catalog.fits[world.goal] and not world.toggle
+            assert (
+                world.goal in kinds.values()
+                and world.target in catalog.fits[world.goal]
+                and not world.toggle
+            )
         if treatment := TREATMENTS.get(task_type):
             assert world.target in catalog.affords[treatment.affordance]
             assert treatment.station in kinds.values() and treatment.station != world.goal
@@ -125,8 +149,12 @@ def test_things_lie_where_they_fit_and_no_two_share_an_id():
     for task_type in TASK_TYPES:
         for world in worlds(task_type, number=40):
             receptacles = {r.id: r for r in world.receptacles}
-            assert all(item.kind in catalog.fits[receptacles[item.inside].kind] for item in world.objects)
-            assert all(item.spot == receptacles[item.inside].spot for item in world.items if item.inside)
+            assert all(
+                item.kind in catalog.fits[receptacles[item.inside].kind] for item in world.objects
+            )
+            assert all(
+                item.spot == receptacles[item.inside].spot for item in world.items if item.inside
+            )
             ids = [*receptacles, *(item.id for item in world.items)]
             assert len(set(ids)) == len(ids)
             assert world.start not in {thing.spot for thing in (*world.receptacles, *world.items)}
@@ -134,12 +162,19 @@ def test_things_lie_where_they_fit_and_no_two_share_an_id():
 
 def test_rooms_are_as_large_as_released_ones():
     # Medians of the released training games: receptacles, objects in them. Kitchens are kept below the released 34.
-    released = {"Kitchen": (26, 45), "LivingRoom": (14, 21), "Bedroom": (14, 24), "Bathroom": (15, 17)}
+    released = {
+        "Kitchen": (26, 45),
+        "LivingRoom": (14, 21),
+        "Bedroom": (14, 24),
+        "Bathroom": (15, 17),
+    }
     sizes: dict[str, list[tuple[int, int]]] = {room: [] for room in released}
     for task_type in TASK_TYPES:
         for world in worlds(task_type):
             room = load_catalog().floor_plans[world.floor_plan].room
-            sizes[room].append((len(world.receptacles), sum(item.inside is not None for item in world.items)))
+            sizes[room].append(
+                (len(world.receptacles), sum(item.inside is not None for item in world.items))
+            )
     for room, expected in released.items():
         medians = [sorted(values)[len(values) // 2] for values in zip(*sizes[room], strict=True)]
         assert medians == pytest.approx(expected, rel=0.2), room
@@ -152,7 +187,11 @@ def test_the_problem_declares_every_name_it_uses():
             head, body = problem_text(catalog, world, "trial_x").split("(:init")
             declared = {line.split(" - ")[0].strip() for line in head.splitlines() if " - " in line}
             facts = body.split("(:goal")[0]
-            assert {word for fact in re.findall(r"\((\w+(?: \w+)+)\)", facts) for word in fact.split()[1:]} <= declared
+            assert {
+                word
+                for fact in re.findall(r"\((\w+(?: \w+)+)\)", facts)
+                for word in fact.split()[1:]
+            } <= declared
 
 
 # --- what the engines say ---------------------------------------------------------------------------------------------
@@ -162,13 +201,27 @@ def test_names_are_the_engines_own(made):
     for game in made[1]:
         problem = json.loads(Path(game.path).read_text())["pddl_problem"]
         spelled = re.findall(r"^\s+(\w+) - receptacle", problem, re.MULTILINE)
-        ids = [name.replace("_bar_", "|").replace("_plus_", "+").replace("_minus_", "-").replace("_dot_", ".") for name in spelled]
+        ids = [
+            name.replace("_bar_", "|")
+            .replace("_plus_", "+")
+            .replace("_minus_", "-")
+            .replace("_dot_", ".")
+            for name in spelled
+        ]
         _, observation = AlfworldEnv().reset(game)
-        assert set(re.findall(r"an? (\w+ \d+)", observation.text)) == set(engine_names(ids).values())
+        assert set(re.findall(r"an? (\w+ \d+)", observation.text)) == set(
+            engine_names(ids).values()
+        )
 
 
 @pytest.mark.filterwarnings("ignore")  # the stock environment leaves files open
-@pytest.mark.parametrize("task_type", [pytest.param(task, marks=() if task in (LOOK, TWO) else pytest.mark.slow) for task in TASK_TYPES])
+@pytest.mark.parametrize(
+    "task_type",
+    [
+        pytest.param(task, marks=() if task in (LOOK, TWO) else pytest.mark.slow)
+        for task in TASK_TYPES
+    ],
+)
 def test_the_walkthrough_wins_in_the_stock_environment(made, task_type, tmp_path, monkeypatch):
     monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path))  # importing alfworld creates this folder
     from alfworld.agents.environment import get_environment
@@ -218,12 +271,18 @@ def test_a_game_that_is_not_won_is_never_kept(tmp_path, monkeypatch):
 def test_folders_and_games_are_named_as_alfworld_names_them(made):
     out, games = made
     assert [(game.split, game.task_type) for game in games] == [
-        (split, task) for split in COUNTS for task in TASK_TYPES for _ in range(COUNTS[split].get(task, 0))
+        (split, task)
+        for split in COUNTS
+        for task in TASK_TYPES
+        for _ in range(COUNTS[split].get(task, 0))
     ]
     for game in games:
         path = Path(game.path)
         assert path == out / game.split / game.id / "game.tw-pddl"
-        game_file, header = json.loads(path.read_text()), json.loads(path.with_name("traj_data.json").read_text())
+        game_file, header = (
+            json.loads(path.read_text()),
+            json.loads(path.with_name("traj_data.json").read_text()),
+        )
         goal = header["pddl_params"]["parent_target"] or header["pddl_params"]["toggle_target"]
         folder = f"{game.task_type}-{header['pddl_params']['object_target']}-None-{goal}-{header['scene']['scene_num']}"
         assert game.id == f"{folder}/{header['task_id']}"
@@ -234,14 +293,26 @@ def test_folders_and_games_are_named_as_alfworld_names_them(made):
 
 def test_folder_name_of_a_lamp_task():
     world = next(worlds(LOOK))
-    assert folder_name(world) == f"look_at_obj_in_light-{world.target}-None-DeskLamp-{world.floor_plan}"
+    assert (
+        folder_name(world)
+        == f"look_at_obj_in_light-{world.target}-None-DeskLamp-{world.floor_plan}"
+    )
 
 
 def test_a_second_call_makes_nothing(made):
     out, games = made
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     calls = []
-    assert make_games(out, {**COUNTS, "valid_seen": {**COUNTS["valid_seen"], LOOK: 0}}, SEED, 1, lambda *call: calls.append(call)) == games
+    assert (
+        make_games(
+            out,
+            {**COUNTS, "valid_seen": {**COUNTS["valid_seen"], LOOK: 0}},
+            SEED,
+            1,
+            lambda *call: calls.append(call),
+        )
+        == games
+    )
     assert calls == [(9, 9)]
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
@@ -252,7 +323,9 @@ def test_a_damaged_game_is_made_again(one_game, harm):
     before = contents(out)
     harm(Path(game.path))
     calls = []
-    assert make_games(out, {"train": {PICK: 1}}, SEED, progress=lambda *call: calls.append(call)) == [game]
+    assert make_games(
+        out, {"train": {PICK: 1}}, SEED, progress=lambda *call: calls.append(call)
+    ) == [game]
     assert contents(out) == before and calls == [(1, 1)]
 
 
@@ -316,6 +389,9 @@ def test_reading_the_package_leaves_no_trace(tmp_path):
         "from cotjax.envs.alfworld.catalog import load_catalog\nload_catalog()\n"
         "assert random.getstate() == state and dict(os.environ) == before and 'alfworld' not in sys.modules"
     )
-    environment = {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment = {
+        "HOME": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
     assert not list(tmp_path.iterdir())

@@ -57,7 +57,9 @@ def game(id_: str) -> Game:
 def started(pool: EnvPool, slots: int) -> dict[int, int]:
     """Reset every slot to game g<slot>; returns slot -> process id of its worker."""
     pool.reset({slot: game(f"g{slot}") for slot in range(slots)})
-    return {slot: int(seen.text) for slot, seen in pool.step(dict.fromkeys(range(slots), "pid")).items()}
+    return {
+        slot: int(seen.text) for slot, seen in pool.step(dict.fromkeys(range(slots), "pid")).items()
+    }
 
 
 def is_running(pid: int) -> bool:
@@ -88,7 +90,12 @@ def test_interleaved_slots_equal_one_process(tmp_path):
             while now := {slot: seen for slot, seen in now.items() if not seen.done}:
                 turn = len(record)
                 choices = {slot: seen.admissible_commands for slot, seen in now.items()}
-                now = pool.step({slot: commands[(7 * slot + turn) % len(commands)] for slot, commands in choices.items()})
+                now = pool.step(
+                    {
+                        slot: commands[(7 * slot + turn) % len(commands)]
+                        for slot, commands in choices.items()
+                    }
+                )
                 record.append(now)
             return record
 
@@ -145,7 +152,10 @@ def test_a_hung_worker_is_replaced():
         answers = pool.step({0: "sleep 100", 1: "look", 2: "look"})
         assert 0.9 < time.monotonic() - begin < 10
         assert answers[1].text == "g1 2 look"
-        assert all(isinstance(answers[slot], EnvError) and "no answer for 1 s" in str(answers[slot]) for slot in (0, 2))
+        assert all(
+            isinstance(answers[slot], EnvError) and "no answer for 1 s" in str(answers[slot])
+            for slot in (0, 2)
+        )
         assert ended([pids[0]])
         assert pool.reset({0: game("again")})[0][0] == "play again"
 
@@ -155,7 +165,9 @@ def test_the_time_limit_is_for_each_request():
     with EnvPool(Echo, slots=4, workers=1, limits=Limits(step=1.5)) as pool:
         started(pool, 4)
         answers = pool.step(dict.fromkeys(range(4), "sleep 0.5"))
-        assert [answer.text for answer in answers.values()] == [f"g{slot} 2 sleep 0.5" for slot in range(4)]
+        assert [answer.text for answer in answers.values()] == [
+            f"g{slot} 2 sleep 0.5" for slot in range(4)
+        ]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -167,7 +179,9 @@ def test_errors_of_games_and_of_environments(workers):
         assert pool.step({0: "look", 2: "look"})[2].text == "good 1 look"
         failed = pool.step({0: "raise eyebrows", 2: "look"})
         assert isinstance(failed[0], EnvError)
-        assert "fine, step 2 (slot 0)" in str(failed[0]) and "RuntimeError: cannot eyebrows" in str(failed[0])
+        assert "fine, step 2 (slot 0)" in str(failed[0]) and "RuntimeError: cannot eyebrows" in str(
+            failed[0]
+        )
         assert failed[2].text == "good 2 look"
 
 
@@ -198,8 +212,12 @@ def test_no_process_is_left_after_close():
     with EnvPool(Echo, slots=3, workers=3) as pool:
         pids = set(started(pool, 3).values())
         assert all(map(is_running, pids))
-        os.kill(min(pids), signal.SIGINT)  # Ctrl-C reaches every process of a terminal; workers leave it to the parent
-        assert {answer.text for answer in pool.step({slot: "pid" for slot in range(3)}).values()} == set(map(str, pids))
+        os.kill(
+            min(pids), signal.SIGINT
+        )  # Ctrl-C reaches every process of a terminal; workers leave it to the parent
+        assert {
+            answer.text for answer in pool.step({slot: "pid" for slot in range(3)}).values()
+        } == set(map(str, pids))
     assert not any(map(is_running, pids))
 
 
@@ -222,7 +240,12 @@ time.sleep(0.5)
 os.kill(os.getpid(), 9)
 """
     path = os.pathsep.join([str(Path(__file__).parent), *map(str, sys.path)])
-    run = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == -signal.SIGKILL, run.stderr
     pids = [int(pid) for pid in run.stdout.split()]
     assert len(pids) == 2

@@ -119,7 +119,13 @@ print(pool.pids()[0], flush=True)
 def run(code: str, folder: Path, **options) -> subprocess.Popen:
     path = os.pathsep.join([str(Path(__file__).parent), *map(str, sys.path)])
     environment = {**os.environ, "PYTHONPATH": path, "TMPDIR": str(folder)}
-    return subprocess.Popen([sys.executable, "-c", RUNS + code, str(folder)], env=environment, stdout=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        [sys.executable, "-c", RUNS + code, str(folder)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        **options,
+    )
 
 
 def parent(pid: int) -> int:

@@ -72,7 +72,12 @@ def gone(pids, seconds: float = 15.0) -> bool:
     limit = time.monotonic() + seconds
     left = set(pids)
     while left and time.monotonic() < limit:
-        left = {pid for pid in left if exists(pid) and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"}
+        left = {
+            pid
+            for pid in left
+            if exists(pid)
+            and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        }
         time.sleep(0.02)
     return not left
 
@@ -88,13 +93,22 @@ def test_an_environment_that_fails_in_mid_episode_is_replaced_and_the_game_playe
         assert {slot: answer.text for slot, answer in answers.items()} == {0: "2 z", 1: "2 z"}
         assert pool.step({0: "w"})[0].text == "3 w"
         assert pool.pids()[0] != before[0] and pool.pids()[1] == before[1]
-        said = {signal.SIGKILL: "exit code -9", signal.SIGSTOP: "no answer for 1 s", signal.SIGUSR1: "what is no answer"}[kind]
+        said = {
+            signal.SIGKILL: "exit code -9",
+            signal.SIGSTOP: "no answer for 1 s",
+            signal.SIGUSR1: "what is no answer",
+        }[kind]
         assert len(pool.faults(0)) == 1 and said in pool.faults(0)[0] and pool.faults(1) == ()
         assert not exists(before[0]), "neither running nor a zombie"
         # Its retry is used up: the next fault ends the episode, and the game and the step are named.
         os.kill(pool.pids()[0], kind)
         lost = pool.step({0: "x"})[0]
-        assert isinstance(lost, EnvError) and "a, step 4 (slot 0)" in str(lost) and said in str(lost) and "after 1 retries" in str(lost)
+        assert (
+            isinstance(lost, EnvError)
+            and "a, step 4 (slot 0)" in str(lost)
+            and said in str(lost)
+            and "after 1 retries" in str(lost)
+        )
         assert isinstance(pool.step({0: "x"})[0], EnvError) and len(pool.faults(0)) == 2
         assert pool.reset({0: game("c")})[0][0] == "count in c" and pool.faults(0) == ()
 
@@ -104,7 +118,11 @@ def test_an_environment_that_raises_gets_a_fresh_process():
         pool.reset({0: game("a")})
         first = pool.pids()[0]
         answer = pool.step({0: "raise"})[0]
-        assert isinstance(answer, EnvError) and "the floor gives way" in str(answer) and len(pool.faults(0)) == 3
+        assert (
+            isinstance(answer, EnvError)
+            and "the floor gives way" in str(answer)
+            and len(pool.faults(0)) == 3
+        )
         pool.reset({0: game("a")})
         assert pool.pids()[0] != first and not exists(first)
 
@@ -124,7 +142,9 @@ def test_a_replay_that_answers_otherwise_is_a_fault():
         pool.step({0: "x"})
         os.kill(pool.pids()[0], signal.SIGKILL)
         answer = pool.step({0: "y"})[0]
-        assert isinstance(answer, EnvError) and "replayed after a fault, it answered otherwise at reset" in str(answer)
+        assert isinstance(
+            answer, EnvError
+        ) and "replayed after a fault, it answered otherwise at reset" in str(answer)
 
 
 @pytest.mark.parametrize("what", ["start", "reset", "step"])
@@ -189,7 +209,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     path = os.pathsep.join([str(Path(__file__).parent), *map(str, sys.path)])
     environment = {**os.environ, "PYTHONPATH": path, "TMPDIR": str(tmp_path)}
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
     assert run.returncode == -signal.SIGKILL, run.stderr
     pids = [int(pid) for pid in run.stdout.split()]
     assert len(pids) == 3 and gone(pids)
@@ -248,7 +270,19 @@ class Babbler:
         pass
 
 
-BABBLE = ("bytes", "number", "no commands", "outcome", "nothing", "dictionary", "huge", "many", "leave", "deep", "broken game")
+BABBLE = (
+    "bytes",
+    "number",
+    "no commands",
+    "outcome",
+    "nothing",
+    "dictionary",
+    "huge",
+    "many",
+    "leave",
+    "deep",
+    "broken game",
+)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -258,13 +292,19 @@ def test_nothing_that_an_environment_says_ends_a_run(workers):
         for said in BABBLE:
             pool.reset({0: game("g")})
             answer = pool.step({0: said})[0]
-            assert isinstance(answer, EnvError) and "g, step 1 (slot 0): the environment failed (" in str(answer), said
+            assert isinstance(
+                answer, EnvError
+            ) and "g, step 1 (slot 0): the environment failed (" in str(answer), said
             assert len(str(answer)) < 2000
         lost = pool.reset({0: game("mute")})[0]
         assert isinstance(lost, EnvError) and "mute, reset (slot 0)" in str(lost)
         pool.reset({0: game("g")})
         lost = pool.step({0: "half an error"})[0]
-        assert isinstance(lost, EnvError) and str(lost).startswith("lost \ufffdxxx") and len(str(lost)) < 2000
+        assert (
+            isinstance(lost, EnvError)
+            and str(lost).startswith("lost \ufffdxxx")
+            and len(str(lost)) < 2000
+        )
         for said, expected in (
             ("half", Observation("a\ufffd b\ufffd", ("take \ufffd",), False, True)),
             ("controls", Observation("\x1b[2J\0\u202e\x9b", ("\x07",), True, True)),

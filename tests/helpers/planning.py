@@ -23,12 +23,22 @@ def compiler() -> Path | None:
     """Where the TPU compiler is, if it is here."""
     beside = Path(sys.prefix) / "libtpu" / "libtpu" / "libtpu.so"
     installed = importlib.util.find_spec("libtpu")
-    return Path(installed.origin).parent / "libtpu.so" if installed else beside if beside.exists() else None
+    return (
+        Path(installed.origin).parent / "libtpu.so"
+        if installed
+        else beside
+        if beside.exists()
+        else None
+    )
 
 
 def environment(compiler_path: Path | None) -> dict[str, str]:
     """This process's, with that compiler or none; what it compiles is not kept, because nobody asks for it again."""
-    without = {name: value for name, value in os.environ.items() if name not in ("TPU_LIBRARY_PATH", "JAX_COMPILATION_CACHE_DIR")}
+    without = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("TPU_LIBRARY_PATH", "JAX_COMPILATION_CACHE_DIR")
+    }
     return without | ({"TPU_LIBRARY_PATH": str(compiler_path)} if compiler_path else {})
 
 

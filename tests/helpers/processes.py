@@ -28,12 +28,22 @@ def environment(devices: int | None) -> dict[str, str]:
     return named | own | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path, "XLA_FLAGS": patient}
 
 
-def start_process(command: Sequence[object], devices: int | None = 1, **more: str) -> subprocess.Popen:
+def start_process(
+    command: Sequence[object], devices: int | None = 1, **more: str
+) -> subprocess.Popen:
     text = [sys.executable, *map(str, command)]
-    return subprocess.Popen(text, env=environment(devices) | more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        text,
+        env=environment(devices) | more,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
-def ended(processes: Sequence[subprocess.Popen], timeout: float = 600) -> list[tuple[int, str, str]]:
+def ended(
+    processes: Sequence[subprocess.Popen], timeout: float = 600
+) -> list[tuple[int, str, str]]:
     """(exit code, stdout, stderr) of each, when all have ended; what has not by then is killed, and the test fails."""
     try:
         results = []
@@ -46,8 +56,13 @@ def ended(processes: Sequence[subprocess.Popen], timeout: float = 600) -> list[t
             process.kill()
 
 
-def run_together(script: str, count: int, *arguments: object, devices: int = 1, **more: str) -> list[tuple[int, str, str]]:
+def run_together(
+    script: str, count: int, *arguments: object, devices: int = 1, **more: str
+) -> list[tuple[int, str, str]]:
     """Run a script of this folder as `count` processes: SCRIPT host:port count process ARGUMENTS."""
     address = free_address()
-    started = [start_process([TESTS / script, address, count, process, *arguments], devices, **more) for process in range(count)]
+    started = [
+        start_process([TESTS / script, address, count, process, *arguments], devices, **more)
+        for process in range(count)
+    ]
     return ended(started)

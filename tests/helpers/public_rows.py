@@ -23,7 +23,12 @@ FIRST = "You are in a room.\nYour task is to: find the key."
 
 
 def pairs(*texts, **more):
-    return {"conversations": [{"from": ("human", "gpt")[number % 2], "value": text} for number, text in enumerate(texts)]} | more
+    return {
+        "conversations": [
+            {"from": ("human", "gpt")[number % 2], "value": text}
+            for number, text in enumerate(texts)
+        ]
+    } | more
 
 
 def messages(*later, **more):
@@ -44,8 +49,16 @@ EPISODES = {
         "eto",
         "i need a 6.76 fl oz bottle of cologne, price lower than 100.00 dollars",
         [
-            ("WebShop [SEP]\nSearch", "I search for it first.", "search[6.76 fl oz  bottle, cologne]"),
-            ("[button] Back to Search [button_] [SEP] Page 1 (Total results: 2) [SEP] B01 [SEP] $31.5", "The first fits.", "click[B01]"),
+            (
+                "WebShop [SEP]\nSearch",
+                "I search for it first.",
+                "search[6.76 fl oz  bottle, cologne]",
+            ),
+            (
+                "[button] Back to Search [button_] [SEP] Page 1 (Total results: 2) [SEP] B01 [SEP] $31.5",
+                "The first fits.",
+                "click[B01]",
+            ),
         ],
     ),
     "scienceworld": (
@@ -63,8 +76,16 @@ EPISODES = {
         "agentgym",
         "What is the highest temperature here today?",
         [
-            ("Now new trial starts.\nGive me one action.", "I need the date.", "get_user_current_date with Action Input: {}"),
-            ("2023-06-12\n\nGive me one action.", "I know it.", 'finish with Action Input: {"answer": "31.4"}'),
+            (
+                "Now new trial starts.\nGive me one action.",
+                "I need the date.",
+                "get_user_current_date with Action Input: {}",
+            ),
+            (
+                "2023-06-12\n\nGive me one action.",
+                "I know it.",
+                'finish with Action Input: {"answer": "31.4"}',
+            ),
         ],
     ),
     "wordle": (
@@ -95,7 +116,11 @@ EPISODES = {
         "agentgym",
         'Tell me how many files are in the directory "/etc"',
         [
-            ("", "I list the files, one a line, and count.", "bash\n\n```bash\ncd /etc\nls -1  | wc -l\n```"),
+            (
+                "",
+                "I list the files, one a line, and count.",
+                "bash\n\n```bash\ncd /etc\nls -1  | wc -l\n```",
+            ),
             ("The output of the OS:\n\n220", "That is the number.", "answer(220)"),
         ],
     ),
@@ -108,7 +133,11 @@ EPISODES = {
                 "To answer this I filter the rows by method.",
                 "Operation\n```sql\nSELECT Notes FROM Results WHERE Method = 'decision';\n```",
             ),
-            ("[('Women +60kg Bronze',)]", "That is the row.", 'Answer\nFinal Answer: ["Women +60kg Bronze"]'),
+            (
+                "[('Women +60kg Bronze',)]",
+                "That is the row.",
+                'Answer\nFinal Answer: ["Women +60kg Bronze"]',
+            ),
         ],
     ),
     "agentinstruct_kg": (
@@ -116,7 +145,11 @@ EPISODES = {
         "which bridge crosses the Spree?",
         [
             ("Entities: ['Spree']", "I look at the river's relations.", "get_relations(Spree)"),
-            ("[geography.river.bridges, geography.river.length]", "The variable holds them.", "Final Answer: #0"),
+            (
+                "[geography.river.bridges, geography.river.length]",
+                "The variable holds them.",
+                "Final Answer: #0",
+            ),
         ],
     ),
     "openai_tool_calls": (
@@ -143,7 +176,11 @@ EPISODES = {
         "messages",
         "put a plate in the fridge",
         [
-            ("You are in a kitchen.", "The fridge is closed.", '{"name": "act", "arguments": {"command": "open  fridge"}}'),
+            (
+                "You are in a kitchen.",
+                "The fridge is closed.",
+                '{"name": "act", "arguments": {"command": "open  fridge"}}',
+            ),
             (
                 "You open the fridge.",
                 None,
@@ -155,14 +192,21 @@ EPISODES = {
     "llamafactory_sharegpt": (
         "sharegpt",
         "Book a table for two",
-        [("", None, '{"name": "book", "arguments": {"people": 2}}'), ('{"booked": true}', None, "Your table is booked.")],
+        [
+            ("", None, '{"name": "book", "arguments": {"people": 2}}'),
+            ('{"booked": true}', None, "Your table is booked."),
+        ],
     ),
     "llamafactory_alpaca": (
         "alpaca",
         "find the key",
         [
             ("You are in a room. You see a drawer 1.", "in there?", "open drawer 1"),
-            ("The drawer 1 is open. In it you see a key 1.", "there it is.", "take key 1 from drawer 1"),
+            (
+                "The drawer 1 is open. In it you see a key 1.",
+                "there it is.",
+                "take key 1 from drawer 1",
+            ),
         ],
     ),
     "verl_agent_first": (

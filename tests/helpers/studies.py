@@ -16,7 +16,10 @@ ELICITATION = {
     "cot_prefix": "",
     "prompt_prefix": "<action>",
 }
-ARMS = {"sft": {"label": "standard SFT", "fraction": 0.0}, "reduced": {"label": "reduced action supervision, k = 0.3", "fraction": 0.3}}
+ARMS = {
+    "sft": {"label": "standard SFT", "fraction": 0.0},
+    "reduced": {"label": "reduced action supervision, k = 0.3", "fraction": 0.3},
+}
 
 
 def response(action: str | None, thought: str | None, tokens: int) -> dict:
@@ -59,7 +62,9 @@ def write_episode(
     """Write a record of steps (CoT action, prompt action[, reference action]); "nothing" is answered by "Nothing happens"."""
     written = []
     for cot, prompt, *reference in steps:
-        executed = {"cot": cot, "prompt": prompt, "reference": reference[0] if reference else None}[driver]
+        executed = {"cot": cot, "prompt": prompt, "reference": reference[0] if reference else None}[
+            driver
+        ]
         written.append(
             {
                 "observation": observation,
@@ -72,7 +77,14 @@ def write_episode(
             }
         )
     game_id = f"{game}-{seed}" if seed else game
-    path = record_path(run / "records", arm=arm, checkpoint=checkpoint, driver=driver, game_id=game_id, sample=sample)
+    path = record_path(
+        run / "records",
+        arm=arm,
+        checkpoint=checkpoint,
+        driver=driver,
+        game_id=game_id,
+        sample=sample,
+    )
     write_record(
         path,
         {
@@ -82,7 +94,9 @@ def write_episode(
             "domain": domain,
             "game": {"id": game, "task_type": "pick", "split": "valid_unseen"},
             "seed": seed,
-            **({"sample": sample} if sample else {}),  # records of before there were samples have none
+            **(
+                {"sample": sample} if sample else {}
+            ),  # records of before there were samples have none
             "task": "put a plate in fridge",
             "success": success,
             "ended": ended or ("won" if success else "step_limit"),
@@ -116,12 +130,27 @@ def study(tmp_path) -> Path:
             for i in range(12):
                 here = {"arm": arm, "checkpoint": checkpoint, "domain": domain}
                 won = i < (2 if arm == "base" else 10) or (arm == "reduced" and domain == "ood")
-                write_episode(tmp_path, f"{domain}-{i}", [("look", "look"), ("take plate 1", "nothing")], success=won, **here)
                 write_episode(
-                    tmp_path, f"{domain}-{i}", [("x", "nothing")] * 3, driver="prompt", success=i < (1 if arm == "base" else 9), **here
+                    tmp_path,
+                    f"{domain}-{i}",
+                    [("look", "look"), ("take plate 1", "nothing")],
+                    success=won,
+                    **here,
+                )
+                write_episode(
+                    tmp_path,
+                    f"{domain}-{i}",
+                    [("x", "nothing")] * 3,
+                    driver="prompt",
+                    success=i < (1 if arm == "base" else 9),
+                    **here,
                 )
                 right = "open fridge 1" if arm != "base" else "look"
-                steps = [("open fridge 1", right, "open fridge 1"), ("look", "look", "look"), ("go", "take", "put")]
+                steps = [
+                    ("open fridge 1", right, "open fridge 1"),
+                    ("look", "look", "look"),
+                    ("go", "take", "put"),
+                ]
                 write_episode(tmp_path, f"{domain}-{i}", steps, driver="reference", **here)
     meta = {
         "name": "tiny",

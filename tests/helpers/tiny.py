@@ -16,7 +16,15 @@ from cotjax.formats import CHATML
 from cotjax.model.config import ModelConfig
 
 _TINY = ModelConfig(
-    vocab_size=61, width=32, layers=2, heads=4, kv_heads=2, head_size=8, feed_forward=48, rope_theta=10_000.0, max_length=512
+    vocab_size=61,
+    width=32,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_size=8,
+    feed_forward=48,
+    rope_theta=10_000.0,
+    max_length=512,
 )
 
 
@@ -39,8 +47,13 @@ def subword_codec(*added: str) -> Codec:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bpe.decoder = decoders.ByteLevel()
-    texts = [f"<think> i need it. </think><action> open cabinet {n} </action><|im_end|>\n<|im_start|>user" for n in range(9)]
-    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    texts = [
+        f"<think> i need it. </think><action> open cabinet {n} </action><|im_end|>\n<|im_start|>user"
+        for n in range(9)
+    ]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
     bpe.train_from_iterator([*texts, *["><", "a.</", "1</", "n>o"] * 20], trainer)
     bpe.add_tokens(list(added))
     return Codec(bpe, CHATML)

@@ -25,13 +25,24 @@ def arrays(folder: Path) -> None:
         for placed in (devices, devices.reshape(2, 2).T.ravel()):
             mesh = make_mesh(*shape, devices=placed)
             sharding = batch_sharding(mesh)
-            whole = {"ids": np.arange(B * T).reshape(B, T), "budget": np.arange(B, dtype=np.float32)[:, None]}
+            whole = {
+                "ids": np.arange(B * T).reshape(B, T),
+                "budget": np.arange(B, dtype=np.float32)[:, None],
+            }
             rows = distributed.local_rows(sharding, B)
-            made = distributed.global_batch({name: x[rows] for name, x in whole.items()}, sharding, B)
-            held = {row for shard in made["ids"].addressable_shards for row in range(*shard.index[0].indices(B))}
+            made = distributed.global_batch(
+                {name: x[rows] for name, x in whole.items()}, sharding, B
+            )
+            held = {
+                row
+                for shard in made["ids"].addressable_shards
+                for row in range(*shard.index[0].indices(B))
+            }
             assert held == set(rows), (shape, held, rows)
             for name, x in made.items():
-                everywhere = jax.jit(lambda x: x, out_shardings=jax.NamedSharding(mesh, PartitionSpec()))(x)
+                everywhere = jax.jit(
+                    lambda x: x, out_shardings=jax.NamedSharding(mesh, PartitionSpec())
+                )(x)
                 np.testing.assert_array_equal(np.asarray(everywhere), whole[name])
     print("rows", len(distributed.local_rows(batch_sharding(make_mesh(4, 1, 1)), B)))
 

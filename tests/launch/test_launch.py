@@ -17,7 +17,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TOOLS = ("gcloud", "xpk", "docker", "kubectl", "sbatch", "srun", "scontrol", "nvidia-smi")
 # Words that a careless script would break or run.
-NASTY = ["study", "--config", "my configs/it's.py", "--out", '/mnt/a "b" $(touch hacked) `touch hacked`;&|*', "--config.title=ü \\ x\ny"]
+NASTY = [
+    "study",
+    "--config",
+    "my configs/it's.py",
+    "--out",
+    '/mnt/a "b" $(touch hacked) `touch hacked`;&|*',
+    "--config.title=ü \\ x\ny",
+]
 RECORD = """#!{python}
 import json, os, sys
 from pathlib import Path
@@ -59,7 +66,9 @@ class Desk:
             "HF_TOKEN": "secret-of-mine",
         }
         command = ["bash", ROOT / "launch" / script, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=environment | more, cwd=self.work)
+        return subprocess.run(
+            command, capture_output=True, text=True, env=environment | more, cwd=self.work
+        )
 
     def calls(self, path: Path | None = None) -> list[list[str]]:
         file = (path or self.bin) / "calls"
@@ -75,13 +84,25 @@ def read_back(printed: str) -> list[list[str]]:
     """The words of each printed command, as a shell reads them."""
     commands = []
     for line in printed.splitlines():
-        words = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True).stdout
+        words = subprocess.run(
+            ["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True
+        ).stdout
         commands.append(words.split("\0")[:-1])
     return commands
 
 
 TPU = ("tpu_vm.sh", "--name", "my slice's", "--type", "v6e-16")
-XPK = ("gke_xpk.sh", "--name", "my-run", "--cluster", "my cluster", "--image", "registry/cotjax:1", "--type", "v6e-16")
+XPK = (
+    "gke_xpk.sh",
+    "--name",
+    "my-run",
+    "--cluster",
+    "my cluster",
+    "--image",
+    "registry/cotjax:1",
+    "--type",
+    "v6e-16",
+)
 COMMANDS = {
     "create": (*TPU, "--spot", "create"),
     "create slices": (*TPU, "--slices", "2", "create"),
@@ -99,7 +120,14 @@ COMMANDS = {
     "xpk status": (*XPK, "status"),
     "xpk logs": (*XPK, "logs"),
     "xpk delete": (*XPK, "delete"),
-    "sbatch": ("slurm.sbatch", "--nodes=2", "--gpus-per-node=8", "--comment=my job's", "--", *NASTY),
+    "sbatch": (
+        "slurm.sbatch",
+        "--nodes=2",
+        "--gpus-per-node=8",
+        "--comment=my job's",
+        "--",
+        *NASTY,
+    ),
 }
 
 
@@ -121,7 +149,12 @@ def test_what_is_printed_is_what_is_run(case, desk):
 def test_a_slice_is_asked_for_as_gcloud_wants_it(desk):
     desk.run(*TPU, "--spot", "create")
     place = ["--project=my-project", "--zone=us-east5-b"]
-    asked = ["--node-id=my slice's", "--accelerator-type=v6e-16", "--runtime-version=v2-alpha-tpuv6e", "--spot"]
+    asked = [
+        "--node-id=my slice's",
+        "--accelerator-type=v6e-16",
+        "--runtime-version=v2-alpha-tpuv6e",
+        "--spot",
+    ]
     queue = ["gcloud", "compute", "tpus", "queued-resources"]
     assert desk.calls() == [
         [*queue, "create", "my slice's", *place, *asked],
@@ -131,7 +164,9 @@ def test_a_slice_is_asked_for_as_gcloud_wants_it(desk):
 
 def sent(desk: Desk) -> str:
     """The command line that a host is given."""
-    return next(word for word in desk.calls()[-1] if word.startswith("--command=")).removeprefix("--command=")
+    return next(word for word in desk.calls()[-1] if word.startswith("--command=")).removeprefix(
+        "--command="
+    )
 
 
 def host(tmp_path: Path) -> tuple[Path, Desk]:
@@ -162,19 +197,34 @@ def test_a_host_gets_the_arguments_as_they_were(keys, desk, tmp_path):
         shutil.copy(file, home / ".cotjax_keys")
     cotjax = bin_ / "cotjax"
     desk.add(cotjax)
-    cotjax.write_text(cotjax.read_text().replace("print(", "print(os.environ.get('WANDB_API_KEY'), "))
-    subprocess.run(["bash", "-c", sent(desk)], cwd=home, check=True, env={"PATH": os.environ["PATH"], "HOME": str(home)})
+    cotjax.write_text(
+        cotjax.read_text().replace("print(", "print(os.environ.get('WANDB_API_KEY'), ")
+    )
+    subprocess.run(
+        ["bash", "-c", sent(desk)],
+        cwd=home,
+        check=True,
+        env={"PATH": os.environ["PATH"], "HOME": str(home)},
+    )
     eventually(home / "cotjax.log")
     assert desk.calls(bin_) == [["cotjax", *NASTY]]
     assert ("secret-of-mine" in (home / "cotjax.log").read_text()) == keys
-    assert (home / "cotjax.pid").read_text().strip().isdigit() and not list(tmp_path.rglob("hacked"))
+    assert (home / "cotjax.pid").read_text().strip().isdigit() and not list(
+        tmp_path.rglob("hacked")
+    )
 
 
 def test_a_second_start_beside_a_running_one_is_refused(desk, tmp_path):
     desk.run(*TPU, "run", "--", "study")
     home, _ = host(tmp_path)
     (home / "cotjax.pid").write_text(str(os.getpid()))
-    ran = subprocess.run(["bash", "-c", sent(desk)], cwd=home, capture_output=True, text=True, env=os.environ | {"HOME": str(home)})
+    ran = subprocess.run(
+        ["bash", "-c", sent(desk)],
+        cwd=home,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HOME": str(home)},
+    )
     assert ran.returncode == 1 and "runs here already" in ran.stdout
 
 
@@ -183,7 +233,10 @@ def test_a_pod_that_saved_asks_to_be_started_again(code, ends, desk, tmp_path):
     """xpk starts again what ends with 42, and not what ends with 75."""
     desk.run(*XPK, "create", "--", *NASTY)
     desk.add(desk.bin / "cotjax")
-    ran = subprocess.run(["bash", "-c", sent(desk)], env={"PATH": f"{desk.bin}:/usr/bin:/bin", "EXITS_cotjax": str(code)})
+    ran = subprocess.run(
+        ["bash", "-c", sent(desk)],
+        env={"PATH": f"{desk.bin}:/usr/bin:/bin", "EXITS_cotjax": str(code)},
+    )
     assert ran.returncode == ends
     assert desk.calls()[-1] == ["cotjax", *NASTY]
 
@@ -194,26 +247,39 @@ def prepared(desk: Desk, tmp_path: Path, extra: str) -> dict[str, str]:
     (venv / "bin").mkdir(parents=True)
     desk.add(venv / "bin" / "cotjax")
     sums = subprocess.run(
-        "cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1", shell=True, cwd=ROOT, capture_output=True, text=True
+        "cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1",
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     (venv / f".cotjax-{extra}-{sums.stdout.strip()}").touch()
     return {"VENV": str(venv), "PYTHON": sys.executable}
 
 
-@pytest.mark.parametrize(("driver", "extra"), [("580.82.07", "cuda13"), ("579.9", "cuda12"), ("525.60.13", "cuda12")])
+@pytest.mark.parametrize(
+    ("driver", "extra"), [("580.82.07", "cuda13"), ("579.9", "cuda12"), ("525.60.13", "cuda12")]
+)
 def test_the_driver_chooses_cuda(driver, extra, desk, tmp_path):
     here = prepared(desk, tmp_path, extra)
     dry = desk.run("gpu.sh", "--dry-run", *NASTY, SAYS_nvidia_smi=driver, **here)
     setup, command = dry.stdout.split("\n", 1)
     assert setup == f". launch/setup.sh {extra}"
-    assert read_back(command) == [[f"{here['VENV']}/bin/cotjax", *NASTY]] and desk.calls(tmp_path / "venv" / "bin") == []
+    assert (
+        read_back(command) == [[f"{here['VENV']}/bin/cotjax", *NASTY]]
+        and desk.calls(tmp_path / "venv" / "bin") == []
+    )
     assert desk.run("gpu.sh", *NASTY, SAYS_nvidia_smi=driver, **here).returncode == 0
     assert desk.calls(tmp_path / "venv" / "bin") == [["cotjax", *NASTY]]
 
 
 @pytest.mark.parametrize("code", [0, 2, 75])
 def test_a_job_runs_one_process_a_node_and_is_requeued_when_it_saved(code, desk, tmp_path):
-    here = prepared(desk, tmp_path, "cuda13") | {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(ROOT), "EXITS_srun": str(code)}
+    here = prepared(desk, tmp_path, "cuda13") | {
+        "SLURM_JOB_ID": "7",
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "EXITS_srun": str(code),
+    }
     dry = desk.run("slurm.sbatch", "--dry-run", "--", *NASTY, **here)
     setup, command = dry.stdout.split("\n", 1)
     assert setup == ". launch/setup.sh cuda13", dry.stderr
@@ -223,27 +289,55 @@ def test_a_job_runs_one_process_a_node_and_is_requeued_when_it_saved(code, desk,
     assert after == ([["scontrol", "requeue", "7"]] if code == 75 else [])
     # What srun starts on a node sees all of the node's GPUs.
     cotjax = tmp_path / "venv" / "bin" / "cotjax"
-    cotjax.write_text(cotjax.read_text().replace("print(", "print(os.environ['JAX_LOCAL_DEVICE_IDS'], "))
-    task = subprocess.run(srun[2:], capture_output=True, text=True, env={"SLURM_GPUS_ON_NODE": "4", "PATH": "/usr/bin:/bin"}, check=True)
+    cotjax.write_text(
+        cotjax.read_text().replace("print(", "print(os.environ['JAX_LOCAL_DEVICE_IDS'], ")
+    )
+    task = subprocess.run(
+        srun[2:],
+        capture_output=True,
+        text=True,
+        env={"SLURM_GPUS_ON_NODE": "4", "PATH": "/usr/bin:/bin"},
+        check=True,
+    )
     assert task.stdout.strip() == "0,1,2,3" and desk.calls(cotjax.parent) == [["cotjax", *NASTY]]
 
 
 @pytest.mark.parametrize(
     ("arguments", "changes", "words"),
     [
-        (("tpu_vm.sh", "--name", "a", "status"), {"CLOUDSDK_CORE_PROJECT": ""}, "--project is missing"),
-        (("tpu_vm.sh", "--name", "a", "status"), {"CLOUDSDK_COMPUTE_ZONE": ""}, "--zone is missing"),
+        (
+            ("tpu_vm.sh", "--name", "a", "status"),
+            {"CLOUDSDK_CORE_PROJECT": ""},
+            "--project is missing",
+        ),
+        (
+            ("tpu_vm.sh", "--name", "a", "status"),
+            {"CLOUDSDK_COMPUTE_ZONE": ""},
+            "--zone is missing",
+        ),
         (("tpu_vm.sh", "status"), {}, "--name is missing"),
         (("tpu_vm.sh", "--name", "a", "create"), {}, "--type is missing"),
-        (("tpu_vm.sh", "--name", "a", "--type", "v99-1", "create"), {}, "no image is known for v99-1"),
+        (
+            ("tpu_vm.sh", "--name", "a", "--type", "v99-1", "create"),
+            {},
+            "no image is known for v99-1",
+        ),
         (("tpu_vm.sh", "--name", "a", "run"), {}, "nothing to run"),
-        (("tpu_vm.sh", "--name", "a", "--keys", "/none", "run", "--", "study"), {}, "/none cannot be read"),
+        (
+            ("tpu_vm.sh", "--name", "a", "--keys", "/none", "run", "--", "study"),
+            {},
+            "/none cannot be read",
+        ),
         (("tpu_vm.sh", "--name", "a", "--slices", "two", "status"), {}, "--slices is 'two'"),
         (("tpu_vm.sh", "--name"), {}, "--name needs a value"),
         (("tpu_vm.sh", "--nmae", "a"), {}, "unknown flag --nmae"),
         (("tpu_vm.sh", "fly"), {}, "unknown command fly"),
         (("gke_xpk.sh", "--name", "a", "status"), {}, "--cluster is missing"),
-        (("gke_xpk.sh", "--name", "a", "--cluster", "c", "create", "--", "study"), {}, "--image is missing"),
+        (
+            ("gke_xpk.sh", "--name", "a", "--cluster", "c", "create", "--", "study"),
+            {},
+            "--image is missing",
+        ),
         (("slurm.sbatch", "--nodes=2"), {}, "nothing to run"),
         (("slurm.sbatch", "--nodes=2", "--", "study"), {}, "no GPUs are asked for"),
         (("gpu.sh",), {}, "nothing to run"),
@@ -276,7 +370,9 @@ def test_a_tool_that_is_missing_is_named(arguments, tool, desk, tmp_path):
     for name in ("bash", "dirname", "basename", "cat", "sed", "head"):
         (plain / name).symlink_to(shutil.which(name))
     ran = desk.run(*arguments, PATH=str(plain))
-    assert ran.returncode == 2 and ran.stderr.startswith(f"{arguments[0]}: {tool} is not here; "), ran.stderr
+    assert ran.returncode == 2 and ran.stderr.startswith(f"{arguments[0]}: {tool} is not here; "), (
+        ran.stderr
+    )
 
 
 def test_a_slice_that_cannot_come_ends_the_wait(desk):

@@ -23,7 +23,9 @@ def example(number, **more):
 
 @pytest.mark.filterwarnings("ignore")  # the trainer's own
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("flag", [{}, {"drop": False}], ids=["plain held-out examples", "marked ones"])
+@pytest.mark.parametrize(
+    "flag", [{}, {"drop": False}], ids=["plain held-out examples", "marked ones"]
+)
 def test_each_batch_is_collated_for_the_update_that_it_is_trained_in(tmp_path, workers, flag):
     from transformers import Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments
 
@@ -35,7 +37,9 @@ def test_each_batch_is_collated_for_the_update_that_it_is_trained_in(tmp_path, w
 
     class Watched(Trainer):
         def training_step(self, model, inputs, *more):
-            seen.append((int(inputs["labels"].min()), 1000 * int(self.state.epoch) + self.state.global_step))
+            seen.append(
+                (int(inputs["labels"].min()), 1000 * int(self.state.epoch) + self.state.global_step)
+            )
             inputs["labels"] = inputs["input_ids"].clone()
             return super().training_step(model, inputs, *more)
 
@@ -57,7 +61,16 @@ def test_each_batch_is_collated_for_the_update_that_it_is_trained_in(tmp_path, w
 
     trainer(4).train()  # 5 batches an epoch: the third update of each has one alone
     trainer(8).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
-    assert len(seen) == 7 + 7 and {step for _, step in seen} == {0, 1, 2, 1003, 1004, 1005, 2006, 2007}
+    assert len(seen) == 7 + 7 and {step for _, step in seen} == {
+        0,
+        1,
+        2,
+        1003,
+        1004,
+        1005,
+        2006,
+        2007,
+    }
     assert all(collated == trained for collated, trained in seen), seen
 
 
@@ -66,6 +79,8 @@ def test_workers_that_stay_are_refused():
     from transformers import TrainingArguments
 
     callback = mask_callback(MaskCollator(0))
-    wrong = TrainingArguments(dataloader_num_workers=2, dataloader_persistent_workers=True, use_cpu=True)
+    wrong = TrainingArguments(
+        dataloader_num_workers=2, dataloader_persistent_workers=True, use_cpu=True
+    )
     with pytest.raises(MaskError, match="dataloader_persistent_workers=False"):
         callback.on_train_begin(wrong, None, None)

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from helpers.layouts import tokenizer
 
-from cotjax.masking import Dropping, LinearFraction, MaskCollator, MaskError, Role, labels, roles_from_messages, target_weights
+from cotjax.masking import (
+    Dropping,
+    LinearFraction,
+    MaskCollator,
+    MaskError,
+    Role,
+    labels,
+    roles_from_messages,
+    target_weights,
+)
 
 PAGE = Path(__file__).parents[2] / "docs" / "masking.md"
 DROPPING = Dropping(fraction=0.5)
@@ -19,7 +28,10 @@ def features(count=5):
         thought = "a mug may be here. " * (1 + number % 3)
         messages = [
             {"role": "user", "content": f"you see a desk {number}."},
-            {"role": "assistant", "content": f"<think>{thought}</think><action>go to desk {number}</action>"},
+            {
+                "role": "assistant",
+                "content": f"<think>{thought}</think><action>go to desk {number}</action>",
+            },
         ]
         ids, roles = roles_from_messages(messages, tokenizer("qwen3"))
         made.append({"input_ids": ids.tolist(), "roles": roles.tolist(), "id": f"e{number}"})
@@ -40,15 +52,22 @@ def test_each_row_has_its_own_labels_and_padding_has_none(side):
         here = batch["attention_mask"][row] == 1
         assert batch["input_ids"][row][here].tolist() == feature["input_ids"]
         np.testing.assert_array_equal(batch["labels"][row][here], expected_labels(feature))
-        assert (batch["labels"][row][~here] == -100).all() and (batch["input_ids"][row][~here] == 0).all()
+        assert (batch["labels"][row][~here] == -100).all() and (
+            batch["input_ids"][row][~here] == 0
+        ).all()
         assert here[0 if side == "right" else -1]
 
 
 def test_a_flattened_batch_holds_the_same_labels_and_positions_start_anew():
     made = features()
     batch = MaskCollator(0, dropping=DROPPING, flatten=True, return_tensors="np")(made)
-    np.testing.assert_array_equal(batch["labels"][0], np.concatenate([expected_labels(feature) for feature in made]))
-    np.testing.assert_array_equal(batch["position_ids"][0], np.concatenate([np.arange(len(feature["roles"])) for feature in made]))
+    np.testing.assert_array_equal(
+        batch["labels"][0], np.concatenate([expected_labels(feature) for feature in made])
+    )
+    np.testing.assert_array_equal(
+        batch["position_ids"][0],
+        np.concatenate([np.arange(len(feature["roles"])) for feature in made]),
+    )
     assert "attention_mask" not in batch
 
 
@@ -77,13 +96,17 @@ def test_only_the_supervised_roles_have_labels():
     batch = MaskCollator(0, supervised=(Role.REASONING,), return_tensors="np")(made)
     for row, feature in enumerate(made):
         roles = np.array(feature["roles"])
-        np.testing.assert_array_equal(batch["labels"][row, : len(roles)] != -100, roles == Role.REASONING)
+        np.testing.assert_array_equal(
+            batch["labels"][row, : len(roles)] != -100, roles == Role.REASONING
+        )
 
 
 def test_an_example_is_checked_for_the_roles_that_are_trained_on():
     """One that holds observations alone trains a model of the world, and a response alone does not."""
     collator = MaskCollator(0, supervised=(Role.OBSERVATION,), return_tensors="np")
-    assert collator([{"input_ids": [4, 5, 6, 7], "roles": [1, 2, 2, 1]}])["labels"].tolist() == [[-100, 5, 6, -100]]
+    assert collator([{"input_ids": [4, 5, 6, 7], "roles": [1, 2, 2, 1]}])["labels"].tolist() == [
+        [-100, 5, 6, -100]
+    ]
     with pytest.raises(MaskError, match="'e0': no token is supervised"):
         collator(features(1))
 
@@ -91,14 +114,20 @@ def test_an_example_is_checked_for_the_roles_that_are_trained_on():
 @pytest.mark.parametrize("flatten", [False, True], ids=["padded", "flat"])
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_an_example_that_begins_with_its_response_has_no_label_for_its_first_token(side, flatten):
-    features = [{"input_ids": [7, 8, 9, 5], "roles": [1, 1, 3, 5]}, {"input_ids": [4, 6, 3], "roles": [3, 5, 1]}]
+    features = [
+        {"input_ids": [7, 8, 9, 5], "roles": [1, 1, 3, 5]},
+        {"input_ids": [4, 6, 3], "roles": [3, 5, 1]},
+    ]
     batch = MaskCollator(0, padding_side=side, flatten=flatten, return_tensors="np")(features)
     found = batch["labels"].reshape(-1)
     assert sorted(found[found != -100].tolist()) == [5, 6, 9], "4 follows nothing"
 
 
 @pytest.mark.parametrize("flatten", [False, True], ids=["padded", "flat"])
-@pytest.mark.parametrize(("roles", "problem"), [([3, 3, 5], "every token is supervised"), ([1, 1, 1], "no token is supervised")])
+@pytest.mark.parametrize(
+    ("roles", "problem"),
+    [([3, 3, 5], "every token is supervised"), ([1, 1, 1], "no token is supervised")],
+)
 def test_each_example_is_checked_whatever_it_is_batched_with(flatten, roles, problem):
     good, bad = features(1)[0], {"input_ids": [1, 2, 3], "roles": roles, "id": "bad"}
     for batch in ([good, bad], [bad, good], [bad, bad]):
@@ -117,7 +146,9 @@ def test_a_batch_of_which_a_control_drops_all_is_made():
 def test_rows_are_padded_to_a_multiple(side, flatten):
     made = features(3)
     options = {"padding_side": side, "flatten": flatten, "return_tensors": "np"}
-    plain, padded = (MaskCollator(6, pad_to_multiple_of=multiple, **options)(made) for multiple in (None, 64))
+    plain, padded = (
+        MaskCollator(6, pad_to_multiple_of=multiple, **options)(made) for multiple in (None, 64)
+    )
     length, new = plain["input_ids"].shape[1], padded["input_ids"].shape[1]
     assert new % 64 == 0 and length <= new < length + 64 and new != length
     here = slice(0, length) if side == "right" else slice(new - length, None)
@@ -138,7 +169,9 @@ def test_held_out_examples_lose_no_label():
     whole = MaskCollator(0, return_tensors="np")(made)["labels"]
     dropped = collator(made)["labels"]
     np.testing.assert_array_equal(collator.evaluation()(made)["labels"], whole)
-    np.testing.assert_array_equal(collator([feature | {"drop": False} for feature in made])["labels"], whole)
+    np.testing.assert_array_equal(
+        collator([feature | {"drop": False} for feature in made])["labels"], whole
+    )
     assert (dropped != whole).any() and (collator(made)["labels"] == dropped).all()
 
 
@@ -157,7 +190,10 @@ def test_a_batch_of_held_out_examples_alone_is_none_of_training():
 def test_an_example_of_just_the_longest_length_is_taken():
     made = features(1)
     length = len(made[0]["roles"])
-    assert MaskCollator(0, max_length=length, return_tensors="np")(made)["labels"].shape == (1, length)
+    assert MaskCollator(0, max_length=length, return_tensors="np")(made)["labels"].shape == (
+        1,
+        length,
+    )
     with pytest.raises(MaskError, match=f"'e0' has {length} tokens, the limit is {length - 1}"):
         MaskCollator(0, max_length=length - 1, return_tensors="np")(made)
 
@@ -168,12 +204,18 @@ def test_an_example_of_just_the_longest_length_is_taken():
         (lambda f: f.pop("roles"), "'e0' has no 'roles'"),
         (lambda f: f.pop("id"), "feature 0 of the batch has no 'id'"),
         (lambda f: f["roles"].pop(), "input_ids have shape"),
-        (lambda f: f.update(input_ids=[1] * 500, roles=[1] * 500), "'e0' has 500 tokens, the limit is 200"),
+        (
+            lambda f: f.update(input_ids=[1] * 500, roles=[1] * 500),
+            "'e0' has 500 tokens, the limit is 200",
+        ),
         (lambda f: f.update(roles=[1] * len(f["roles"])), "no token is supervised"),
         (lambda f: f.update(roles=[3] * len(f["roles"])), "every token is supervised"),
         (lambda f: f.update(roles=[300] * len(f["roles"])), r"'e0': roles must be in 0\.\.7"),
         (lambda f: f.update(roles=["x"] * len(f["roles"])), "'e0': roles must be integers"),
-        (lambda f: f.update(input_ids=[10**30] * len(f["roles"])), "'e0': input_ids must be integers"),
+        (
+            lambda f: f.update(input_ids=[10**30] * len(f["roles"])),
+            "'e0': input_ids must be integers",
+        ),
         (lambda f: f.update(input_ids=[-1] * len(f["roles"])), "'e0': input_ids must be in 0"),
         (lambda f: f.update(input_ids=[0.5] * len(f["roles"])), "'e0': input_ids must be integers"),
         (lambda f: f.update(input_ids=[], roles=[]), "'e0': there is no token"),
@@ -208,7 +250,13 @@ def test_no_features_and_what_is_no_feature_and_settings_that_cannot_be():
         collator(["x"])
     with pytest.raises(MaskError, match="return_tensors"):
         collator(features(1), return_tensors="tf")
-    for wrong in ({"pad_id": None}, {"pad_id": -1}, {"pad_to_multiple_of": 0}, {"padding_side": "top"}, {"supervised": (Role.PAD,)}):
+    for wrong in (
+        {"pad_id": None},
+        {"pad_id": -1},
+        {"pad_to_multiple_of": 0},
+        {"padding_side": "top"},
+        {"supervised": (Role.PAD,)},
+    ):
         with pytest.raises(MaskError):
             MaskCollator(**{"pad_id": 0} | wrong)
 
@@ -236,9 +284,14 @@ def model_folder(tmp_path_factory):
 def _loss(model, batch):
     import torch
 
-    outputs = model(**{name: torch.from_numpy(array) for name, array in batch.items() if name != "labels"}, use_cache=False)
+    outputs = model(
+        **{name: torch.from_numpy(array) for name, array in batch.items() if name != "labels"},
+        use_cache=False,
+    )
     wanted = torch.from_numpy(batch["labels"])[:, 1:]
-    losses = torch.nn.functional.cross_entropy(outputs.logits[:, :-1].transpose(1, 2), wanted, ignore_index=-100, reduction="sum")
+    losses = torch.nn.functional.cross_entropy(
+        outputs.logits[:, :-1].transpose(1, 2), wanted, ignore_index=-100, reduction="sum"
+    )
     return losses / (wanted != -100).sum()
 
 
@@ -248,9 +301,14 @@ def test_packed_is_unpacked_in_a_transformers_model_in_loss_and_gradient(model_f
     results = []
     for flatten in (False, True):
         model = AutoModelForCausalLM.from_pretrained(model_folder, attn_implementation="eager")
-        loss = _loss(model, MaskCollator(6, dropping=DROPPING, flatten=flatten, return_tensors="np")(features()))
+        loss = _loss(
+            model,
+            MaskCollator(6, dropping=DROPPING, flatten=flatten, return_tensors="np")(features()),
+        )
         loss.backward()
-        results.append((loss.item(), {name: p.grad.numpy() for name, p in model.named_parameters()}))
+        results.append(
+            (loss.item(), {name: p.grad.numpy() for name, p in model.named_parameters()})
+        )
     (one, gradients), (other, others) = results
     assert one == pytest.approx(other, rel=1e-5)
     for name, gradient in gradients.items():
@@ -288,7 +346,9 @@ def test_both_trainers_train_on_exactly_these_targets(model_folder, tmp_path):
         make(model).train()
         for key, parameter in by_hand.named_parameters():
             moved = dict(model.named_parameters())[key].detach() - before[key]
-            assert torch.allclose(moved, -0.1 * parameter.grad, rtol=1e-3, atol=1e-6), f"{name}: {key}"
+            assert torch.allclose(moved, -0.1 * parameter.grad, rtol=1e-3, atol=1e-6), (
+                f"{name}: {key}"
+            )
 
 
 @pytest.mark.slow
@@ -302,6 +362,9 @@ def test_every_block_of_the_page_runs(model_folder, monkeypatch, capsys):
     for number, block in enumerate(blocks):
         exec(compile(block, f"{PAGE.name}, block {number + 1}", "exec"), names)
     assert names["losses"][-1] < names["losses"][0] - 0.5
-    assert names["actions"].endswith("Yes, it is sunny.") and names["sample"].reason == "a second action begins"
+    assert (
+        names["actions"].endswith("Yes, it is sunny.")
+        and names["sample"].reason == "a second action begins"
+    )
     assert names["scheduled"].step >= 2, "the last of three updates, or a batch made ahead"
     assert 0 < names["dropping"].fraction < 1 and names["rows"]["drop"].any()

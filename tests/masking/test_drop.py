@@ -18,7 +18,15 @@ from cotjax.masking import (
     turn_numbers,
 )
 
-P, OBS, R, AO, A, AC, E = Role.PROMPT, Role.OBSERVATION, Role.REASONING, Role.ACTION_OPEN, Role.ACTION, Role.ACTION_CLOSE, Role.END
+P, OBS, R, AO, A, AC, E = (
+    Role.PROMPT,
+    Role.OBSERVATION,
+    Role.REASONING,
+    Role.ACTION_OPEN,
+    Role.ACTION,
+    Role.ACTION_CLOSE,
+    Role.END,
+)
 
 
 @st.composite
@@ -72,23 +80,40 @@ def test_turns_are_counted_off_the_roles(roles):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    conversations(), st.sampled_from(["example", "turn", "token"]), st.sampled_from(CONTROLS), st.floats(0, 1), st.booleans(), st.booleans()
+    conversations(),
+    st.sampled_from(["example", "turn", "token"]),
+    st.sampled_from(CONTROLS),
+    st.floats(0, 1),
+    st.booleans(),
+    st.booleans(),
 )
-def test_a_control_drops_exactly_as_many_tokens_of_the_same_units_and_nothing_unsupervised(roles, unit, control, fraction, close, end):
+def test_a_control_drops_exactly_as_many_tokens_of_the_same_units_and_nothing_unsupervised(
+    roles, unit, control, fraction, close, end
+):
     if unit == "token" and control in ("reasoning", "examples"):
         return
     options = {"fraction": fraction, "seed": 3, "unit": unit, "action_close": close, "end": end}
     if control == "reasoning tokens" and (close or end):
         roles = np.repeat(roles, np.where(roles == R, 3, 1))  # enough of it
-    real, other = (Dropping(**options, control=which).tokens(roles, "x") for which in ("action", control))
+    real, other = (
+        Dropping(**options, control=which).tokens(roles, "x") for which in ("action", control)
+    )
     assert not other[~np.isin(roles, RESPONSE_ROLES)].any()
     turns = turn_numbers(roles)
     if unit != "token":
         touched = [set(turns[mask]) for mask in (real, other)]
-        assert touched[1] == touched[0] if control in ("reasoning", "examples") or unit == "turn" else touched[1] <= set(turns)
+        assert (
+            touched[1] == touched[0]
+            if control in ("reasoning", "examples") or unit == "turn"
+            else touched[1] <= set(turns)
+        )
     if control in ("random tokens", "reasoning tokens") and unit != "token":
         full = target_weights(roles).sum()
-        assert target_weights(roles, drop_tokens=other).sum() == target_weights(roles, drop_tokens=real).sum() == full - real.sum()
+        assert (
+            target_weights(roles, drop_tokens=other).sum()
+            == target_weights(roles, drop_tokens=real).sum()
+            == full - real.sum()
+        )
         if unit == "turn":
             for turn in touched[0]:
                 assert other[turns == turn].sum() == real[turns == turn].sum()
@@ -101,7 +126,9 @@ def test_a_control_drops_exactly_as_many_tokens_of_the_same_units_and_nothing_un
 def test_turns_are_drawn_one_by_one():
     roles, drop = np.tile([P, R, AO, A, AC, E], 3), Dropping(0.5, seed=2, unit="turn")
     turns = turn_numbers(roles)
-    drawn = [[drop.tokens(roles, f"{i}")[turns == turn].any() for turn in range(3)] for i in range(20)]
+    drawn = [
+        [drop.tokens(roles, f"{i}")[turns == turn].any() for turn in range(3)] for i in range(20)
+    ]
     assert drawn == [[drops_action(2, f"{i}#{turn}", 0.5) for turn in range(3)] for i in range(20)]
     assert any(0 < sum(one) < 3 for one in drawn)
 
@@ -126,7 +153,10 @@ def test_a_schedule_moves_the_fraction_and_the_subsets_stay_nested():
     assert [schedule(step) for step in (0, 50, 100, 1000)] == [0.1, pytest.approx(0.3), 0.5, 0.5]
     roles = np.array([P, R, AO, A, AC, E], np.int8)
     drop = Dropping(fraction=schedule)
-    chosen = [{i for i in range(2000) if drop.tokens(roles, f"{i}", step=step).any()} for step in (0, 50, 100)]
+    chosen = [
+        {i for i in range(2000) if drop.tokens(roles, f"{i}", step=step).any()}
+        for step in (0, 50, 100)
+    ]
     assert chosen[0] < chosen[1] < chosen[2]
     assert chosen[1] == {i for i in range(2000) if drops_action(0, f"{i}", 0.3)}
 
@@ -153,7 +183,10 @@ def test_every_draw_depends_on_the_seed_and_where_asked_on_the_epoch(unit, contr
     assert (drawn(1, 0, redraw=True) != drawn(1, 1, redraw=True)).any()
 
 
-@pytest.mark.parametrize(("control", "unit"), [("random tokens", "example"), ("random tokens", "token"), ("reasoning tokens", "token")])
+@pytest.mark.parametrize(
+    ("control", "unit"),
+    [("random tokens", "example"), ("random tokens", "token"), ("reasoning tokens", "token")],
+)
 def test_which_tokens_a_control_takes_depends_on_the_seed_and_the_epoch_by_itself(control, unit):
     """At fraction 1 every unit is drawn, so what differs is the choice of tokens within it."""
     roles = np.array([P, *[R] * 30, AO, *[A] * 20, AC, E], np.int8)
@@ -186,9 +219,15 @@ def test_a_unit_that_is_never_drawn_may_lack_the_reasoning_to_drop_instead():
     roles = np.array([P, R, AO, A, A, A, AC, E], np.int8)
     for unit in ("example", "turn", "token"):
         for fraction in (0.0, 1e-9, LinearFraction(0.0, 1e-9, 10)):
-            assert not Dropping(fraction, unit=unit, control="reasoning tokens").tokens(roles, "x", step=10).any()
+            assert (
+                not Dropping(fraction, unit=unit, control="reasoning tokens")
+                .tokens(roles, "x", step=10)
+                .any()
+            )
         with pytest.raises(MaskError, match="3 action tokens"):
-            Dropping(LinearFraction(0.0, 1.0, 10), unit=unit, control="reasoning tokens").tokens(roles, "x", step=0)
+            Dropping(LinearFraction(0.0, 1.0, 10), unit=unit, control="reasoning tokens").tokens(
+                roles, "x", step=0
+            )
 
 
 @pytest.mark.parametrize(
@@ -218,7 +257,10 @@ def test_redrawing_needs_the_epoch_and_then_changes_with_it():
     with pytest.raises(MaskError, match="epoch"):
         Dropping(redraw=True).tokens(roles, "x")
     fixed, redrawn = (
-        [[Dropping(redraw=redraw).tokens(roles, f"{i}", epoch=epoch).any() for i in range(200)] for epoch in (0, 1)]
+        [
+            [Dropping(redraw=redraw).tokens(roles, f"{i}", epoch=epoch).any() for i in range(200)]
+            for epoch in (0, 1)
+        ]
         for redraw in (False, True)
     )
     assert fixed[0] == fixed[1] and redrawn[0] != redrawn[1]
@@ -226,13 +268,21 @@ def test_redrawing_needs_the_epoch_and_then_changes_with_it():
 
 def test_another_process_draws_the_same():
     code = "from cotjax.masking import *; import numpy as np; print([int(i) for i in range(300) if drops_action(4, str(i), 0.3, epoch=2)])"
-    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env={"PYTHONHASHSEED": "77"}).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={"PYTHONHASHSEED": "77"},
+    ).stdout
     assert out.strip() == str([i for i in range(300) if drops_action(4, str(i), 0.3, epoch=2)])
 
 
 def test_too_little_reasoning_to_drop_instead_is_named():
     with pytest.raises(MaskError, match=r"'episode 9'.*3 action tokens.*only 1"):
-        Dropping(fraction=1.0, control="reasoning tokens").tokens(np.array([P, R, AO, A, A, A, AC, E]), "episode 9")
+        Dropping(fraction=1.0, control="reasoning tokens").tokens(
+            np.array([P, R, AO, A, A, A, AC, E]), "episode 9"
+        )
 
 
 @pytest.mark.parametrize(

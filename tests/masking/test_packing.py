@@ -50,7 +50,9 @@ def pack(examples, length, *, left=False):
 
 
 @given(EXAMPLES, st.booleans(), st.sampled_from([12, 17, 40]), st.floats(0, 1))
-def test_weights_are_those_of_the_single_example_under_any_packing_and_padding_side(examples, left, length, fraction):
+def test_weights_are_those_of_the_single_example_under_any_packing_and_padding_side(
+    examples, left, length, fraction
+):
     roles, segments, where = pack(examples, length, left=left)
     dropping = Dropping(fraction=fraction)
     drops = [dropping.tokens(np.array(example), f"{i}") for i, example in enumerate(examples)]
@@ -59,7 +61,9 @@ def test_weights_are_those_of_the_single_example_under_any_packing_and_padding_s
         dropped[place] = drops[number]
     weights = target_weights(roles, segment_ids=segments, drop_tokens=dropped)
     for number, place in where.items():
-        np.testing.assert_array_equal(weights[place], target_weights(np.array(examples[number]), drop_tokens=drops[number]))
+        np.testing.assert_array_equal(
+            weights[place], target_weights(np.array(examples[number]), drop_tokens=drops[number])
+        )
         weights[place] = 0
     assert not weights.any(), "padding weighs nothing"
 
@@ -68,12 +72,21 @@ def test_weights_are_those_of_the_single_example_under_any_packing_and_padding_s
 def test_an_array_split_over_hosts_keeps_its_weights(examples, hosts):
     roles, segments, _ = pack(examples, 12)
     whole = target_weights(roles, segment_ids=segments)
-    parts = [target_weights(r, segment_ids=s) for r, s in zip(np.array_split(roles, hosts), np.array_split(segments, hosts), strict=True)]
+    parts = [
+        target_weights(r, segment_ids=s)
+        for r, s in zip(np.array_split(roles, hosts), np.array_split(segments, hosts), strict=True)
+    ]
     np.testing.assert_array_equal(whole, np.concatenate(parts))
 
 
 def _everything(xp, roles, segments, ids, drop, rows, losses):
-    weights = target_weights(roles, drop_tokens=drop, drop_action=rows, segment_ids=segments, supervised=(Role.REASONING, Role.ACTION))
+    weights = target_weights(
+        roles,
+        drop_tokens=drop,
+        drop_action=rows,
+        segment_ids=segments,
+        supervised=(Role.REASONING, Role.ACTION),
+    )
     counts = xp.stack([(segments == s).sum(-1) for s in range(1, 17)], axis=-1)
     return {
         "weights": weights,
@@ -96,7 +109,9 @@ _JITTED = jax.jit(partial(_everything, jnp))
 @settings(max_examples=25, deadline=None)
 @given(EXAMPLES, st.integers(0, 2**31))
 def test_numpy_jax_and_jitted_jax_say_the_same(examples, seed):
-    roles, segments = (np.pad(rows, ((0, 6 - len(rows)), (0, 0))) for rows in pack(examples, 16)[:2])  # one shape, one program
+    roles, segments = (
+        np.pad(rows, ((0, 6 - len(rows)), (0, 0))) for rows in pack(examples, 16)[:2]
+    )  # one shape, one program
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, 99, roles.shape).astype(np.int32)
     drop, draws = rng.random(roles.shape) < 0.3, rng.random(len(roles)) < 0.5
@@ -107,14 +122,23 @@ def test_numpy_jax_and_jitted_jax_say_the_same(examples, seed):
     of_jax = _everything(jnp, *map(jnp.asarray, arguments))
     jitted = _JITTED(*arguments)
     for other in (of_jax, jitted):
-        assert isinstance(other["weights"], jax.Array) and other["weights"].dtype == of_numpy["weights"].dtype == np.float32
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), of_numpy, other)
+        assert (
+            isinstance(other["weights"], jax.Array)
+            and other["weights"].dtype == of_numpy["weights"].dtype == np.float32
+        )
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), of_numpy, other
+        )
 
 
 NORMALIZE = {
     "token_sum": lambda losses, batch: token_sum(losses, batch["weights"]),
-    "example_mean": lambda losses, batch: example_mean(losses, batch["weights"], batch["segments"], segments=8),
-    "fixed_budget": lambda losses, batch: fixed_budget(losses, batch["weights"], batch["full"].sum()),
+    "example_mean": lambda losses, batch: example_mean(
+        losses, batch["weights"], batch["segments"], segments=8
+    ),
+    "fixed_budget": lambda losses, batch: fixed_budget(
+        losses, batch["weights"], batch["full"].sum()
+    ),
 }
 
 
@@ -123,36 +147,68 @@ def test_packed_is_unpacked_in_loss_and_gradient(normalizer):
     config = tiny.model_config()
     params = decoder.init_params(config, jax.random.key(0))
     rng = np.random.default_rng(0)
-    examples = [[1] * rng.integers(2, 6) + [3] * rng.integers(2, 6) + [4] + [5] * rng.integers(1, 4) + [6, 7] for _ in range(6)]
+    examples = [
+        [1] * rng.integers(2, 6)
+        + [3] * rng.integers(2, 6)
+        + [4]
+        + [5] * rng.integers(1, 4)
+        + [6, 7]
+        for _ in range(6)
+    ]
     text = [rng.integers(1, 61, len(example)) for example in examples]
     dropping = Dropping(fraction=0.5)
 
     def batch_of(length):
         roles, segments, where = pack(examples, length)
-        ids, positions, dropped = np.zeros_like(roles), np.zeros_like(roles), np.zeros(roles.shape, bool)
+        ids, positions, dropped = (
+            np.zeros_like(roles),
+            np.zeros_like(roles),
+            np.zeros(roles.shape, bool),
+        )
         for number, place in where.items():
             ids[place], positions[place] = text[number], np.arange(len(text[number]))
             dropped[place] = dropping.tokens(np.array(examples[number]), f"{number}")
         full = target_weights(roles, segment_ids=segments)
         weights = target_weights(roles, segment_ids=segments, drop_tokens=dropped)
-        return {"ids": ids, "positions": positions, "segments": segments, "weights": weights, "full": full}
+        return {
+            "ids": ids,
+            "positions": positions,
+            "segments": segments,
+            "weights": weights,
+            "full": full,
+        }
 
     def loss(params, batch):
-        hidden = decoder.hidden_states(config, params, batch["ids"], batch["positions"], batch["segments"], jnp.zeros_like(batch["ids"]))
+        hidden = decoder.hidden_states(
+            config,
+            params,
+            batch["ids"],
+            batch["positions"],
+            batch["segments"],
+            jnp.zeros_like(batch["ids"]),
+        )
         log_probs = jax.nn.log_softmax(decoder.logits(config, params, hidden).astype(jnp.float32))
         losses = -jnp.take_along_axis(log_probs, targets(batch["ids"])[..., None], axis=-1)[..., 0]
         total, weight = NORMALIZE[normalizer](losses, batch)
         return total / weight
 
-    single, packed = (jax.jit(jax.value_and_grad(loss))(params, batch_of(length)) for length in (max(map(len, examples)), 48))
+    single, packed = (
+        jax.jit(jax.value_and_grad(loss))(params, batch_of(length))
+        for length in (max(map(len, examples)), 48)
+    )
     np.testing.assert_allclose(single[0], packed[0], rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-6), single[1], packed[1])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-6), single[1], packed[1]
+    )
     dropped_away = batch_of(48)
     assert dropped_away["weights"].sum() < dropped_away["full"].sum()
 
 
 def test_a_loss_that_is_not_finite_is_no_loss_where_it_weighs_nothing():
-    losses, weights = np.array([[np.inf, 2.0, np.nan]], np.float32), np.array([[0.0, 1.0, 0.0]], np.float32)
+    losses, weights = (
+        np.array([[np.inf, 2.0, np.nan]], np.float32),
+        np.array([[0.0, 1.0, 0.0]], np.float32),
+    )
     assert token_sum(losses, weights) == (2.0, 1.0)
     assert example_mean(losses, weights) == (2.0, 1.0)
 
@@ -176,7 +232,9 @@ def test_with_its_weights_the_policy_loss_does_not_look_at_what_weighs_nothing(w
     weights = jnp.array([[1.0, 0.0, 1.0]])
 
     def loss(log_probs, old):
-        return token_sum(policy_losses(log_probs, old, jnp.array([1.0]), weights=weights), weights)[0]
+        return token_sum(policy_losses(log_probs, old, jnp.array([1.0]), weights=weights), weights)[
+            0
+        ]
 
     log_probs = jnp.array([[-1.0, wrong, -2.0]])
     value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(log_probs, log_probs)
@@ -195,7 +253,9 @@ def test_a_loss_that_is_not_finite_has_no_gradient_where_it_weighs_nothing(name)
         "example_mean": lambda losses: example_mean(losses, weights, segments, segments=3),
         "fixed_budget": lambda losses: fixed_budget(losses, weights, 4.0),
     }[name]
-    value, gradient = jax.value_and_grad(lambda losses: divide(losses)[0])(jnp.array([[2.0, jnp.nan, 3.0, jnp.inf]]))
+    value, gradient = jax.value_and_grad(lambda losses: divide(losses)[0])(
+        jnp.array([[2.0, jnp.nan, 3.0, jnp.inf]])
+    )
     assert value == 5.0
     np.testing.assert_array_equal(gradient, [[1.0, 0.0, 1.0, 0.0]])
 
@@ -205,14 +265,18 @@ def test_the_ratio_is_clipped_where_asked_and_only_there():
     ratio = np.exp(new - old)
     for clip, advantage in itertools.product((0.05, 0.5, 3.0), (1.0, -1.0)):
         expected = -np.minimum(ratio * advantage, np.clip(ratio, 1 - clip, 1 + clip) * advantage)
-        np.testing.assert_allclose(policy_losses(new, old, np.array([advantage]), clip=clip), expected)
+        np.testing.assert_allclose(
+            policy_losses(new, old, np.array([advantage]), clip=clip), expected
+        )
 
 
 def test_advantages_are_of_each_sample_or_of_each_token_and_nothing_else():
     log_probs = np.zeros((2, 3))
     by_token = np.arange(6.0).reshape(2, 3)
     np.testing.assert_array_equal(policy_losses(log_probs, log_probs, by_token), -by_token)
-    np.testing.assert_array_equal(policy_losses(log_probs, log_probs, np.array([1.0, 2.0])), [[-1.0] * 3, [-2.0] * 3])
+    np.testing.assert_array_equal(
+        policy_losses(log_probs, log_probs, np.array([1.0, 2.0])), [[-1.0] * 3, [-2.0] * 3]
+    )
     for wrong in ((3,), (1,), (2, 1), (1, 3), (2, 4), (), (2, 3, 1)):
         with pytest.raises(MaskError, match="advantages have shape"):
             policy_losses(log_probs, log_probs, np.zeros(wrong))
@@ -225,7 +289,11 @@ def test_advantages_are_of_each_sample_or_of_each_token_and_nothing_else():
 
 def test_a_batch_of_which_all_is_dropped_is_a_step_of_gradient_0():
     nothing, segments = jnp.zeros((1, 3)), jnp.ones((1, 3), jnp.int32)
-    for divide in (token_sum, partial(example_mean, segment_ids=segments, segments=1), partial(fixed_budget, budget=3.0)):
+    for divide in (
+        token_sum,
+        partial(example_mean, segment_ids=segments, segments=1),
+        partial(fixed_budget, budget=3.0),
+    ):
 
         def loss(losses, divide=divide):
             total, weight = divide(losses, nothing)
@@ -255,8 +323,15 @@ def test_the_policy_loss_loses_the_dropped_tokens_and_nothing_else():
     elements = policy_losses(new, old, advantages)
     ratio = np.exp(new - old)
     clipped = np.clip(ratio, 0.8, 1.2)
-    np.testing.assert_allclose(elements, -np.minimum(ratio * advantages[:, None], clipped * advantages[:, None]))
-    full, dropped = target_weights(roles), target_weights(roles, drop_action=np.array([True, False]))
+    np.testing.assert_allclose(
+        elements, -np.minimum(ratio * advantages[:, None], clipped * advantages[:, None])
+    )
+    full, dropped = (
+        target_weights(roles),
+        target_weights(roles, drop_action=np.array([True, False])),
+    )
     gone = (full - dropped).astype(bool)
     np.testing.assert_array_equal(targets(roles)[gone], [Role.ACTION] * 2)
-    assert token_sum(elements, full)[0] - token_sum(elements, dropped)[0] == pytest.approx(elements[gone].sum(), rel=1e-5)
+    assert token_sum(elements, full)[0] - token_sum(elements, dropped)[0] == pytest.approx(
+        elements[gone].sum(), rel=1e-5
+    )

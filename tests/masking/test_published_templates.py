@@ -29,10 +29,17 @@ def tokenizer(file: str):
     from transformers import PreTrainedTokenizerFast
 
     template = (FOLDER / file).read_text(encoding="utf-8")
-    letters = {letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    letters = {
+        letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))
+    }
     made = Tokenizer(models.BPE(letters, []))
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    control = sorted({*CONTROL.findall(template), *(["<|user|>", "<|observation|>"] if "glm" in file else [])})
+    made.pre_tokenizer, made.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    control = sorted(
+        {*CONTROL.findall(template), *(["<|user|>", "<|observation|>"] if "glm" in file else [])}
+    )
     tok = PreTrainedTokenizerFast(
         tokenizer_object=made,
         chat_template=template,
@@ -46,10 +53,17 @@ def tokenizer(file: str):
 
 
 def call(city):
-    return {"type": "function", "id": f"id0000{city}", "function": {"name": "get_weather", "arguments": {"city": city}}}
+    return {
+        "type": "function",
+        "id": f"id0000{city}",
+        "function": {"name": "get_weather", "arguments": {"city": city}},
+    }
 
 
-ASKED, TOLD = {"role": "user", "content": "you see a mug 1."}, {"role": "tool", "name": "get_weather", "content": "user"}
+ASKED, TOLD = (
+    {"role": "user", "content": "you see a mug 1."},
+    {"role": "tool", "name": "get_weather", "content": "user"},
+)
 ACTED = "<action>go to desk 1</action>"
 THOUGHT = {"role": "assistant", "reasoning_content": "i need a mug."}
 CALLED = {"role": "assistant", "content": "", "tool_calls": [call("Rome")]}
@@ -96,7 +110,10 @@ def masked(file, letter):
     """(messages, ids, roles) of a conversation under a template; what GLM's lacks is given."""
     messages, _ = CONVERSATIONS[letter]
     if file.startswith(("idefics", "smolvlm", "llava")):
-        messages = [m | {"content": [{"type": "text", "text": m["content"]}]} if m["content"] else m for m in messages]
+        messages = [
+            m | {"content": [{"type": "text", "text": m["content"]}]} if m["content"] else m
+            for m in messages
+        ]
     options = {"responses": "chat", "tags": CALLS} if letter in "cpr" else {}
     end = {"end_of_turn": "<|user|>"} if file == "glm4moe.jinja" else {}
     return messages, *roles_from_messages(messages, tokenizer(file), **options, **end)
@@ -127,39 +144,70 @@ def test_a_published_template_gives_the_right_mask_or_says_what_to_do(file):
         whole = tok.apply_chat_template(messages, tokenize=False)
         assert tok.decode(ids).removesuffix("<|user|>") == whole.removesuffix("<|user|>")
         trained = runs(tok, ids, np.isin(roles, RESPONSE_ROLES))
-        numbers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+        numbers = [
+            number for number, message in enumerate(messages) if message["role"] == "assistant"
+        ]
         assert len(trained) == len(numbers)
         for number, text in zip(numbers, trained, strict=True):
-            before = tok.apply_chat_template(messages[:number], tokenize=False, add_generation_prompt=True)
-            assert (whole + "<|user|>").startswith(before + text), f"{letter}: {text!r} does not stand behind the generation prompt"
-            assert CONTROL.search(text) and CONTROL.split(text)[-1] == "", f"{letter}: {text!r} does not end in a control token"
+            before = tok.apply_chat_template(
+                messages[:number], tokenize=False, add_generation_prompt=True
+            )
+            assert (whole + "<|user|>").startswith(before + text), (
+                f"{letter}: {text!r} does not stand behind the generation prompt"
+            )
+            assert CONTROL.search(text) and CONTROL.split(text)[-1] == "", (
+                f"{letter}: {text!r} does not end in a control token"
+            )
             for field in ("content", "reasoning_content"):
                 said = messages[number].get(field) or ""
-                for piece in re.split(r"</?\w+>", said if isinstance(said, str) else said[0]["text"]):
+                for piece in re.split(
+                    r"</?\w+>", said if isinstance(said, str) else said[0]["text"]
+                ):
                     assert piece.strip() in text, f"{letter}: {piece!r} is not trained on"
         acted = runs(tok, ids, roles == Role.ACTION)
-        assert len(acted) <= len(actions) and all(any(action in text for text in acted) for action in actions), acted
-        assert not any("i need" in text or "I look" in text for text in acted), "the thought and the text before a call are no action"
-        seen = [message for number, message in enumerate(messages) if number > numbers[0] and message["role"] != "assistant"]
+        assert len(acted) <= len(actions) and all(
+            any(action in text for text in acted) for action in actions
+        ), acted
+        assert not any("i need" in text or "I look" in text for text in acted), (
+            "the thought and the text before a call are no action"
+        )
+        seen = [
+            message
+            for number, message in enumerate(messages)
+            if number > numbers[0] and message["role"] != "assistant"
+        ]
         assert runs(tok, ids, roles == Role.OBSERVATION) == [
-            message["content"] if isinstance(message["content"], str) else message["content"][0]["text"] for message in seen
+            message["content"]
+            if isinstance(message["content"], str)
+            else message["content"][0]["text"]
+            for message in seen
         ]
         _as_trl_marks(file, messages, trained)
     expected = {name: letters for letters, names in RIGHT.items() for name in names.split()}
     name = file.removesuffix(".jinja")
-    assert right == (expected[name] if name in expected else expected[name.removesuffix("_training")])
+    assert right == (
+        expected[name] if name in expected else expected[name.removesuffix("_training")]
+    )
 
 
 def _as_trl_marks(file, messages, trained):
     """TRL's marks may take in the end of the header, and what a template writes behind the end of a turn."""
     twin = file if "_training" in file else file.replace(".jinja", "_training.jinja")
-    if not (FOLDER / twin).exists() or "diffusion_gemma" in file:  # which writes another header behind a tool's result, unmarked
+    if (
+        not (FOLDER / twin).exists() or "diffusion_gemma" in file
+    ):  # which writes another header behind a tool's result, unmarked
         return
     tok = tokenizer(twin)
-    theirs = tok.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    theirs = tok.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
     marked = runs(tok, theirs["input_ids"], theirs["assistant_masks"])
     assert len(marked) == len(trained)
     for mark, ours in zip(marked, trained, strict=True):
         before, found, behind = mark.partition(ours)
         assert found, f"TRL marks {mark!r}, not {ours!r}"
-        assert re.fullmatch(r"(<[|｜][^<>]+[|｜]>|assistant|</?think>|\s)*", before) and behind in ("", "\n", "\n<eos>"), (before, behind)
+        assert re.fullmatch(r"(<[|｜][^<>]+[|｜]>|assistant|</?think>|\s)*", before) and behind in (
+            "",
+            "\n",
+            "\n<eos>",
+        ), (before, behind)

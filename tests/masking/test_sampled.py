@@ -6,18 +6,31 @@ from helpers.layouts import tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cotjax.masking import MaskError, Role, Tags, policy_losses, roles_from_ids, roles_from_messages, target_weights, token_sum
+from cotjax.masking import (
+    MaskError,
+    Role,
+    Tags,
+    policy_losses,
+    roles_from_ids,
+    roles_from_messages,
+    target_weights,
+    token_sum,
+)
 
 TOK = tokenizer("chatml")
 ASKED = [{"role": "user", "content": "you see a desk 1."}]
-PROMPT = TOK.apply_chat_template(ASKED, add_generation_prompt=True, tokenize=True, return_dict=False)
+PROMPT = TOK.apply_chat_template(
+    ASKED, add_generation_prompt=True, tokenize=True, return_dict=False
+)
 
 
 def sampled(text, **options):
     ids = [*PROMPT, *TOK(text, add_special_tokens=False)["input_ids"]]
     found = roles_from_ids(ids, TOK, prompt=len(PROMPT), **options)
     assert found.ids.tolist() == ids and (found.roles[: len(PROMPT)] == Role.PROMPT).all()
-    assert (found.roles[len(PROMPT) :] >= Role.REASONING).all(), "all that was sampled can be trained on"
+    assert (found.roles[len(PROMPT) :] >= Role.REASONING).all(), (
+        "all that was sampled can be trained on"
+    )
     return found
 
 
@@ -43,10 +56,19 @@ def test_a_well_formed_sample_has_the_roles_of_the_same_message(thought):
 
 def test_a_chat_is_read_where_asked():
     tags = Tags(action_open="<tool_call>", action_close="</tool_call>")
-    two = sampled("<think>so</think>I look.<tool_call>a</tool_call><tool_call>b</tool_call><|im_end|>", responses="chat", tags=tags)
-    assert two.reason is None and [text for role, text in texts(two) if role == "ACTION"] == ["a", "b"]
+    two = sampled(
+        "<think>so</think>I look.<tool_call>a</tool_call><tool_call>b</tool_call><|im_end|>",
+        responses="chat",
+        tags=tags,
+    )
+    assert two.reason is None and [text for role, text in texts(two) if role == "ACTION"] == [
+        "a",
+        "b",
+    ]
     answer = sampled("<think>so</think>It is sunny.<|im_end|>", responses="chat", tags=tags)
-    assert answer.reason is None and [text for role, text in texts(answer) if role == "ACTION"] == ["It is sunny."]
+    assert answer.reason is None and [text for role, text in texts(answer) if role == "ACTION"] == [
+        "It is sunny."
+    ]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +95,14 @@ def test_a_chat_is_read_where_asked():
     ids=["empty", "only its end", "cut thought", "cut action", "two actions", "no action", "a quoted tag", "text behind"],
 )  # fmt: skip
 def test_a_malformed_sample_has_roles_and_a_reason(response, reason, expected):
-    ids = [*PROMPT, *(token for piece in _pieces(response) for token in TOK(piece, add_special_tokens=False)["input_ids"])]
+    ids = [
+        *PROMPT,
+        *(
+            token
+            for piece in _pieces(response)
+            for token in TOK(piece, add_special_tokens=False)["input_ids"]
+        ),
+    ]
     found = roles_from_ids(ids, TOK, prompt=len(PROMPT))
     assert texts(found) == expected and reason in found.reason
 
@@ -95,10 +124,22 @@ def test_ids_without_text_were_sampled_all_the_same():
         def decode(self, ids, **how):
             return TOK.decode([id for id in ids if id != silent], **how)
 
-    silent, response = TOK.convert_tokens_to_ids("[PAD]"), TOK("<action>go</action>", add_special_tokens=False)["input_ids"]
-    found = roles_from_ids([*PROMPT, silent, *response, silent, silent], Silent(), prompt=len(PROMPT), ends=("<|im_end|>",))
+    silent, response = (
+        TOK.convert_tokens_to_ids("[PAD]"),
+        TOK("<action>go</action>", add_special_tokens=False)["input_ids"],
+    )
+    found = roles_from_ids(
+        [*PROMPT, silent, *response, silent, silent],
+        Silent(),
+        prompt=len(PROMPT),
+        ends=("<|im_end|>",),
+    )
     assert found.reason is None
-    assert [Role(role) for role in found.roles[[len(PROMPT), -2, -1]]] == [Role.ACTION_OPEN, Role.END, Role.REASONING]
+    assert [Role(role) for role in found.roles[[len(PROMPT), -2, -1]]] == [
+        Role.ACTION_OPEN,
+        Role.END,
+        Role.REASONING,
+    ]
 
 
 @settings(max_examples=150, deadline=None)
@@ -111,11 +152,18 @@ def test_whatever_is_sampled_has_roles(ids, responses):
 
 def test_the_policy_loss_takes_malformed_samples_too():
     found = sampled("<action>go</action><action>look</action>")
-    losses = policy_losses(np.full((1, len(found.ids)), -1.0), np.full((1, len(found.ids)), -1.0), np.array([-0.1]))
-    assert token_sum(losses, target_weights(found.roles[None]))[0] == pytest.approx(0.1 * (len(found.ids) - len(PROMPT)))
+    losses = policy_losses(
+        np.full((1, len(found.ids)), -1.0), np.full((1, len(found.ids)), -1.0), np.array([-0.1])
+    )
+    assert token_sum(losses, target_weights(found.roles[None]))[0] == pytest.approx(
+        0.1 * (len(found.ids) - len(PROMPT))
+    )
 
 
-@pytest.mark.parametrize(("ids", "prompt"), [([1, 2], 3), ([1, -2], 1), ([1.5], 0), ([[1]], 0), (["x"], 0), ([1 << 40], 0), ([1], -1)])
+@pytest.mark.parametrize(
+    ("ids", "prompt"),
+    [([1, 2], 3), ([1, -2], 1), ([1.5], 0), ([[1]], 0), (["x"], 0), ([1 << 40], 0), ([1], -1)],
+)
 def test_ids_that_cannot_be_are_refused(ids, prompt):
     with pytest.raises(MaskError, match="sample 4"):
         roles_from_ids(ids, TOK, prompt=prompt, name="sample 4")

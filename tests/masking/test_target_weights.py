@@ -1,9 +1,26 @@
 import numpy as np
 import pytest
 
-from cotjax.masking import RESPONSE_ROLES, MaskError, Role, check_supervision, labels, spread, target_weights, targets
+from cotjax.masking import (
+    RESPONSE_ROLES,
+    MaskError,
+    Role,
+    check_supervision,
+    labels,
+    spread,
+    target_weights,
+    targets,
+)
 
-P, OBS, R, AO, A, AC, E = Role.PROMPT, Role.OBSERVATION, Role.REASONING, Role.ACTION_OPEN, Role.ACTION, Role.ACTION_CLOSE, Role.END
+P, OBS, R, AO, A, AC, E = (
+    Role.PROMPT,
+    Role.OBSERVATION,
+    Role.REASONING,
+    Role.ACTION_OPEN,
+    Role.ACTION,
+    Role.ACTION_CLOSE,
+    Role.END,
+)
 EXAMPLE = np.array([P, R, R, R, AO, A, AC, E])
 
 
@@ -32,13 +49,17 @@ def test_the_tag_and_the_end_go_with_the_action_only_when_asked():
 
 def test_observations_are_trained_on_when_asked():
     roles = np.array([P, R, AO, A, AC, E, P, OBS, OBS])
-    np.testing.assert_array_equal(target_weights(roles, supervised=(*RESPONSE_ROLES, OBS)), [1, 1, 1, 1, 1, 0, 1, 1, 0])
+    np.testing.assert_array_equal(
+        target_weights(roles, supervised=(*RESPONSE_ROLES, OBS)), [1, 1, 1, 1, 1, 0, 1, 1, 0]
+    )
 
 
 def test_prompt_observation_and_padding_are_never_trained_on_by_default():
     roles = np.array([P, OBS, P, R, AO, A, AC, E, Role.PAD, Role.PAD])
     weights = target_weights(roles)
-    supervised = {Role(role) for role, weight in zip(targets(roles), weights, strict=True) if weight}
+    supervised = {
+        Role(role) for role, weight in zip(targets(roles), weights, strict=True) if weight
+    }
     assert supervised == set(RESPONSE_ROLES)
     np.testing.assert_array_equal(weights, [0, 0, 1, 1, 1, 1, 1, 0, 0, 0])
 
@@ -63,7 +84,9 @@ def test_labels_stand_at_the_token_itself_and_say_what_weights_say():
 
 def test_a_value_an_example_is_spread_over_its_tokens():
     segments = np.array([[1, 1, 2, 0], [1, 2, 2, 2]])
-    np.testing.assert_array_equal(spread(np.array([[5, 6], [7, 8]]), segments, fill=-1), [[5, 5, 6, -1], [7, 8, 8, 8]])
+    np.testing.assert_array_equal(
+        spread(np.array([[5, 6], [7, 8]]), segments, fill=-1), [[5, 5, 6, -1], [7, 8, 8, 8]]
+    )
 
 
 @pytest.mark.parametrize(

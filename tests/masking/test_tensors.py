@@ -31,7 +31,9 @@ def _same(tensor, array):
 def test_masks_of_tensors_are_tensors_with_the_same_numbers():
     drop = ROLES == 5
     of_numpy = target_weights(ROLES, drop_tokens=drop, segment_ids=SEGMENTS)
-    of_torch = target_weights(torch.tensor(ROLES), drop_tokens=torch.tensor(drop), segment_ids=torch.tensor(SEGMENTS))
+    of_torch = target_weights(
+        torch.tensor(ROLES), drop_tokens=torch.tensor(drop), segment_ids=torch.tensor(SEGMENTS)
+    )
     _same(of_torch, of_numpy)
     assert of_torch.dtype == torch.float32
     _same(targets(torch.tensor(IDS)), targets(IDS))
@@ -39,7 +41,9 @@ def test_masks_of_tensors_are_tensors_with_the_same_numbers():
     assert labels(torch.tensor(IDS), of_torch).dtype == torch.int64
     values = np.array([[1.0, 2.0], [3.0, 4.0]])
     _same(spread(torch.tensor(values), torch.tensor(SEGMENTS)), spread(values, SEGMENTS))
-    np.testing.assert_array_equal(Dropping(1.0).tokens(torch.tensor(ROLES[0]), "x"), Dropping(1.0).tokens(ROLES[0], "x"))
+    np.testing.assert_array_equal(
+        Dropping(1.0).tokens(torch.tensor(ROLES[0]), "x"), Dropping(1.0).tokens(ROLES[0], "x")
+    )
 
 
 @pytest.mark.parametrize("weights_of", ["numpy", "torch"])
@@ -54,14 +58,18 @@ def test_losses_of_tensors_have_the_numbers_and_the_gradients_of_jax(weights_of)
     weights[0, 0] = 0
     divide = {
         "token_sum": lambda losses, weights, segments: token_sum(losses, weights),
-        "example_mean": lambda losses, weights, segments: example_mean(losses, weights, segments, segments=2),
+        "example_mean": lambda losses, weights, segments: example_mean(
+            losses, weights, segments, segments=2
+        ),
         "rows": lambda losses, weights, segments: example_mean(losses, weights),
         "fixed_budget": lambda losses, weights, segments: fixed_budget(losses, weights, 9.0),
     }
     for name, normalizer in divide.items():
 
         def loss(new, old, advantages, weights, segments, normalizer=normalizer):
-            total, weight = normalizer(policy_losses(new, old, advantages, weights=weights), weights, segments)
+            total, weight = normalizer(
+                policy_losses(new, old, advantages, weights=weights), weights, segments
+            )
             return total / weight
 
         arrays = (old, advantages, weights, SEGMENTS)
@@ -70,7 +78,9 @@ def test_losses_of_tensors_have_the_numbers_and_the_gradients_of_jax(weights_of)
         ours = loss(tensor, *(map(torch.tensor, arrays) if weights_of == "torch" else arrays))
         ours.backward()
         assert ours.item() == pytest.approx(float(value), rel=1e-5), name
-        np.testing.assert_allclose(tensor.grad.numpy(), gradient, rtol=1e-4, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(
+            tensor.grad.numpy(), gradient, rtol=1e-4, atol=1e-7, err_msg=name
+        )
 
 
 def test_what_cannot_be_converted_is_refused_in_a_sentence():

@@ -16,8 +16,16 @@ from cotjax.train.step import loss_sums
 
 CONFIG = tiny.model_config(vocab_size=64, heads=8, kv_heads=8)
 ONE = make_mesh(devices=jax.devices()[:1])
-SHAPES = [(data, fsdp, 8 // data // fsdp) for data in (1, 2, 4, 8) for fsdp in (1, 2, 4, 8) if data * fsdp <= 8]
-MESHES = {f"data {data}, fsdp {fsdp}, tensor {tensor}": make_mesh(data, fsdp, tensor) for data, fsdp, tensor in SHAPES}
+SHAPES = [
+    (data, fsdp, 8 // data // fsdp)
+    for data in (1, 2, 4, 8)
+    for fsdp in (1, 2, 4, 8)
+    if data * fsdp <= 8
+]
+MESHES = {
+    f"data {data}, fsdp {fsdp}, tensor {tensor}": make_mesh(data, fsdp, tensor)
+    for data, fsdp, tensor in SHAPES
+}
 FSDP = MESHES["data 1, fsdp 8, tensor 1"]
 LENGTH = 40
 
@@ -25,8 +33,12 @@ LENGTH = 40
 def rows():
     draw = np.random.default_rng(0)
     ids = draw.integers(0, CONFIG.vocab_size, (8, LENGTH))
-    segments = np.where(np.arange(LENGTH) < 35, 1 + (np.arange(LENGTH) >= 20), 0)[None].repeat(8, axis=0)
-    branches = np.where((np.arange(LENGTH) % 10) > 6, 1 + np.arange(LENGTH) // 10, 0)[None].repeat(8, axis=0)
+    segments = np.where(np.arange(LENGTH) < 35, 1 + (np.arange(LENGTH) >= 20), 0)[None].repeat(
+        8, axis=0
+    )
+    branches = np.where((np.arange(LENGTH) % 10) > 6, 1 + np.arange(LENGTH) // 10, 0)[None].repeat(
+        8, axis=0
+    )
     positions = np.arange(LENGTH)[None].repeat(8, axis=0)
     return [x.astype(np.int32) for x in (ids, positions, segments, branches)]
 
@@ -35,14 +47,26 @@ def forward_and_gradients(params, mesh, **how):
     """Hidden states, and the train step's own loss with its gradients."""
     ids, positions, segments, branches = rows()
     weights = np.where((ids % 3 > 0) & (segments > 0), 0.5 + ids % 2, 0).astype(np.float32)
-    batch = {"ids": ids, "positions": positions, "segment_ids": segments, "branches": branches, "weights": weights}
-    batch |= {"targets": np.roll(ids, -1, axis=1), "roles": (ids % 7).astype(np.int8), "budget": weights.sum(-1, keepdims=True)}
+    batch = {
+        "ids": ids,
+        "positions": positions,
+        "segment_ids": segments,
+        "branches": branches,
+        "weights": weights,
+    }
+    batch |= {
+        "targets": np.roll(ids, -1, axis=1),
+        "roles": (ids % 7).astype(np.int8),
+        "budget": weights.sum(-1, keepdims=True),
+    }
     batch["dropped"] = np.zeros((len(ids), 3), np.int32)
     batch = {name: jax.device_put(x, batch_sharding(mesh)) for name, x in batch.items()}
 
     def loss(params):
         arrays = (batch[name] for name in ("ids", "positions", "segment_ids", "branches"))
-        return loss_sums(CONFIG, params, batch, **how)[0], decoder.hidden_states(CONFIG, params, *arrays, **how)
+        return loss_sums(CONFIG, params, batch, **how)[0], decoder.hidden_states(
+            CONFIG, params, *arrays, **how
+        )
 
     with jax.set_mesh(mesh):
         (total, hidden_BTD), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
@@ -53,7 +77,10 @@ def attention_by_a_kernel(mesh):
     """Splash attention, which is told what lies where."""
     _, _, segments, branches = rows()
     draw = np.random.default_rng(1)
-    arrays = [draw.normal(size=(8, 8, LENGTH, 8)).astype(np.float32) for _ in range(3)] + [segments, branches]
+    arrays = [draw.normal(size=(8, 8, LENGTH, 8)).astype(np.float32) for _ in range(3)] + [
+        segments,
+        branches,
+    ]
     with jax.set_mesh(mesh):
         return np.asarray(jax.jit(attend_by("splash", interpret=True))(*arrays))[:, :, :35]
 
@@ -65,7 +92,14 @@ def texts(params, mesh):
     for turn in range(2):
         sampler.extend({slot: [slot + 1, turn + 1, 5 * slot] for slot in range(turn, 8)})
         made.append(sampler.branch({slot: [7] * slot for slot in range(1, 8)}, max_new=8))
-        made.append(sampler.branch({slot: [] for slot in range(6)}, max_new=8, temperature=1.0, seeds={slot: slot for slot in range(6)}))
+        made.append(
+            sampler.branch(
+                {slot: [] for slot in range(6)},
+                max_new=8,
+                temperature=1.0,
+                seeds={slot: slot for slot in range(6)},
+            )
+        )
         sampler.reset([4])
         sampler.extend({4: [1, 2, 3]})
     return [{slot: generation.ids for slot, generation in turn.items()} for turn in made]
@@ -84,7 +118,9 @@ def adapters(mesh):
     jax.tree.map(np.testing.assert_array_equal, again[1], adapted[1])
     whole = lora.merge(*again)
     for config, placed in (again, whole):
-        for x, where in zip(jax.tree.leaves(placed), jax.tree.leaves(param_shardings(config, mesh)), strict=True):
+        for x, where in zip(
+            jax.tree.leaves(placed), jax.tree.leaves(param_shardings(config, mesh)), strict=True
+        ):
             assert x.sharding.is_equivalent_to(where, x.ndim)
     return jax.tree.map(np.asarray, whole[1])
 
@@ -98,17 +134,29 @@ def main():
     for number, (name, mesh) in enumerate(MESHES.items()):
         params = decoder.init_params(CONFIG, jax.random.key(0), mesh)
         # The same draws; jax 0.12 fuses their scaling differently for some shard shapes, which moves a last bit.
-        jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6), params, reference)
-        for x, where in zip(jax.tree.leaves(params), jax.tree.leaves(param_shardings(CONFIG, mesh)), strict=True):
+        jax.tree.map(
+            lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6), params, reference
+        )
+        for x, where in zip(
+            jax.tree.leaves(params), jax.tree.leaves(param_shardings(CONFIG, mesh)), strict=True
+        ):
             assert x.sharding.is_equivalent_to(where, x.ndim), name
         how = {"remat": tuple(decoder.REMAT)[number % 3], "scan": number % 2 == 0}
         again, total_again, d_again = forward_and_gradients(params, mesh, **how)
         np.testing.assert_allclose(again, hidden, atol=2e-5, err_msg=name)
         np.testing.assert_allclose(total_again, total, rtol=1e-5, err_msg=name)
         np.testing.assert_allclose(attention_by_a_kernel(mesh), attended, atol=1e-6, err_msg=name)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max() + 1e-6), d_again, gradients)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max() + 1e-6),
+            d_again,
+            gradients,
+        )
         assert texts(params, mesh) == text, name
-        jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7), adapters(mesh), merged)
+        jax.tree.map(
+            lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7),
+            adapters(mesh),
+            merged,
+        )
 
     up_proj = param_shardings(CONFIG, FSDP)["model"]["layers"]["0"]["mlp"]["up_proj"]["weight"]
     assert up_proj.shard_shape((32, 48)) == (4, 48)

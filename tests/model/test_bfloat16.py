@@ -10,7 +10,19 @@ from cotjax.model.config import ModelConfig
 from cotjax.model.weights import load_hf, save_hf
 
 # What must see more than bfloat16's eight bits, forward and backward: norms, rotary angles, softmax and its normaliser.
-WIDE = {"exp", "exp2", "log", "log1p", "rsqrt", "sqrt", "cos", "sin", "reduce_max", "div", "integer_pow"}
+WIDE = {
+    "exp",
+    "exp2",
+    "log",
+    "log1p",
+    "rsqrt",
+    "sqrt",
+    "cos",
+    "sin",
+    "reduce_max",
+    "div",
+    "integer_pow",
+}
 FAMILIES = {
     "qwen3": {"qk_norm": True},
     "qwen2.5": {"qk_norm": False, "qkv_bias": True},
@@ -20,13 +32,25 @@ IDS = np.random.default_rng(0).integers(0, 512, (4, 96)).astype(np.int32)
 
 
 def _config(family, **changes):
-    sizes = {"vocab_size": 512, "width": 128, "layers": 4, "heads": 8, "kv_heads": 2, "head_size": 32, "feed_forward": 256}
-    return ModelConfig(**sizes, tied_embeddings=False, rope_theta=1e6, **FAMILIES[family], **changes)
+    sizes = {
+        "vocab_size": 512,
+        "width": 128,
+        "layers": 4,
+        "heads": 8,
+        "kv_heads": 2,
+        "head_size": 32,
+        "feed_forward": 256,
+    }
+    return ModelConfig(
+        **sizes, tied_embeddings=False, rope_theta=1e6, **FAMILIES[family], **changes
+    )
 
 
 def _ours(config, params):
     positions = np.broadcast_to(np.arange(IDS.shape[1], dtype=np.int32), IDS.shape)
-    hidden = decoder.hidden_states(config, params, IDS, positions, np.ones_like(IDS), np.zeros_like(IDS))
+    hidden = decoder.hidden_states(
+        config, params, IDS, positions, np.ones_like(IDS), np.zeros_like(IDS)
+    )
     return decoder.logits(config, params, hidden)
 
 
@@ -34,10 +58,17 @@ def _scattered(config):
     """Parameters far enough from their initial values that biases and norms matter."""
     params = decoder.init_params(config, jax.random.key(1))
     draw = np.random.default_rng(2)
-    return jax.tree.map(lambda x: (x + 0.3 * draw.standard_normal(x.shape) * (x.ndim < 3 and x.shape[0] < 400)).astype(x.dtype), params)
+    return jax.tree.map(
+        lambda x: (
+            x + 0.3 * draw.standard_normal(x.shape) * (x.ndim < 3 and x.shape[0] < 400)
+        ).astype(x.dtype),
+        params,
+    )
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_further_from_float32_than_transformers(family, tmp_path):
     torch = pytest.importorskip("torch")
@@ -47,7 +78,9 @@ def test_no_further_from_float32_than_transformers(family, tmp_path):
     save_hf(tmp_path, config, _scattered(config))
 
     def theirs(dtype):
-        model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=dtype, attn_implementation="eager").eval()
+        model = AutoModelForCausalLM.from_pretrained(
+            tmp_path, dtype=dtype, attn_implementation="eager"
+        ).eval()
         with torch.no_grad():
             return model(torch.tensor(IDS, dtype=torch.long)).logits.float().numpy()
 
@@ -71,7 +104,10 @@ def test_no_further_from_float32_than_transformers(family, tmp_path):
 def _equations(jaxpr):
     for equation in jaxpr.eqns:
         yield equation
-        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+        for value in jax.tree.leaves(
+            list(equation.params.values()),
+            is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr"),
+        ):
             if hasattr(value, "jaxpr") or hasattr(value, "eqns"):
                 yield from _equations(getattr(value, "jaxpr", value))
 

@@ -19,14 +19,18 @@ def _full(ids):
     """Hidden states of one row by the training path: [T, D]."""
     row = jnp.asarray([ids], jnp.int32)
     ones = jnp.ones_like(row)
-    return jax.jit(decoder.hidden_states, static_argnums=0)(CONFIG, PARAMS, row, jnp.arange(len(ids))[None], ones, ones * 0)[0]
+    return jax.jit(decoder.hidden_states, static_argnums=0)(
+        CONFIG, PARAMS, row, jnp.arange(len(ids))[None], ones, ones * 0
+    )[0]
 
 
 def _read(cache, hidden, pieces, tokens):
     ids = np.zeros((len(pieces), tokens), np.int32)
     for slot, piece in enumerate(pieces):
         ids[slot, : len(piece)] = piece
-    return prefill(CONFIG, PARAMS, cache, hidden, ids, np.array([len(piece) for piece in pieces], np.int32))
+    return prefill(
+        CONFIG, PARAMS, cache, hidden, ids, np.array([len(piece) for piece in pieces], np.int32)
+    )
 
 
 def _start(slots, room):
@@ -36,16 +40,26 @@ def _start(slots, room):
 
 def _kept(cache, slot, start=0, stop=None):
     """A slot's keys [K, H, S] and values [K, S, H] of every layer, between two tokens."""
-    wide = [np.asarray(keys[slot]).swapaxes(1, 2).reshape(CONFIG.kv_heads, CONFIG.head_size, -1) for keys in cache.keys]
-    return [keys[..., start:stop] for keys in wide] + [np.asarray(values[slot, :, start:stop]) for values in cache.values]
+    wide = [
+        np.asarray(keys[slot]).swapaxes(1, 2).reshape(CONFIG.kv_heads, CONFIG.head_size, -1)
+        for keys in cache.keys
+    ]
+    return [keys[..., start:stop] for keys in wide] + [
+        np.asarray(values[slot, :, start:stop]) for values in cache.values
+    ]
 
 
 def test_prefill_in_pieces_and_decode_equal_the_full_forward():
     rows = [list(range(1, 15)), list(range(20, 31))]
     cache, hidden = _start(2, 16)
     assert (cache.room, cache.new) == (16, 4)  # whole blocks
-    for start, stop in ((0, 4), (4, 10)):  # of the second row only five tokens come in the second piece
-        cache, hidden = _read(cache, hidden, [rows[0][start:stop], rows[1][start : min(stop, 9)]], 6)
+    for start, stop in (
+        (0, 4),
+        (4, 10),
+    ):  # of the second row only five tokens come in the second piece
+        cache, hidden = _read(
+            cache, hidden, [rows[0][start:stop], rows[1][start : min(stop, 9)]], 6
+        )
     np.testing.assert_array_equal(cache.lengths_B, [10, 9])
     expected = [_full(row) for row in rows]
     np.testing.assert_allclose(hidden, np.stack([expected[0][9], expected[1][8]]), atol=1e-5)
@@ -54,7 +68,9 @@ def test_prefill_in_pieces_and_decode_equal_the_full_forward():
     for index in range(2):
         tokens = np.array([rows[0][10 + index], rows[1][9 + index]], np.int32)
         cache, hidden = step(CONFIG, PARAMS, cache, tokens, index)
-        np.testing.assert_allclose(hidden, np.stack([expected[0][10 + index], expected[1][9 + index]]), atol=1e-5)
+        np.testing.assert_allclose(
+            hidden, np.stack([expected[0][10 + index], expected[1][9 + index]]), atol=1e-5
+        )
     for slot in range(2):  # a decode leaves the prompts
         for old, new in zip(_kept(before, slot, stop=16), _kept(cache, slot, stop=16), strict=True):
             np.testing.assert_array_equal(new, old)
@@ -74,7 +90,9 @@ def test_scores_are_the_full_forwards():
     cache, hidden = _start(2, 16)
     cache, hidden = _read(cache, hidden, [row[:5], row[:2]], 6)
     ids = np.array([[*row[5:9], 0, 0], [*row[2:8]]], np.int32)
-    scored, last, logprobs = jax.jit(kv.score, static_argnums=0)(CONFIG, PARAMS, cache, hidden, ids, np.array([4, 6], np.int32))
+    scored, last, logprobs = jax.jit(kv.score, static_argnums=0)(
+        CONFIG, PARAMS, cache, hidden, ids, np.array([4, 6], np.int32)
+    )
     read, expected_last = _read(cache, hidden, [row[5:9], row[2:8]], 6)
     np.testing.assert_allclose(last, expected_last, atol=1e-6)
     np.testing.assert_array_equal(scored.lengths_B, read.lengths_B)
@@ -93,7 +111,9 @@ def test_writing_at_the_end_of_the_room_and_what_stays():
     np.testing.assert_allclose(after[0], _full(row)[7], atol=1e-5)
     np.testing.assert_array_equal(after[1], hidden[1])
     for slot, stop in ((1, None), (0, 6)):
-        for old, new in zip(_kept(before, slot, stop=stop), _kept(cache, slot, stop=stop), strict=True):
+        for old, new in zip(
+            _kept(before, slot, stop=stop), _kept(cache, slot, stop=stop), strict=True
+        ):
             np.testing.assert_array_equal(new, old)
 
 
@@ -107,7 +127,9 @@ def test_what_lies_past_the_length_is_never_read():
     )
     (_, one), (_, two) = (_read(state, hidden, [[4, 5]], 4) for state in (cache, spoiled))
     np.testing.assert_array_equal(one, two)
-    (_, one), (_, two) = (step(CONFIG, PARAMS, state, np.array([4], np.int32), 0) for state in (cache, spoiled))
+    (_, one), (_, two) = (
+        step(CONFIG, PARAMS, state, np.array([4], np.int32), 0) for state in (cache, spoiled)
+    )
     np.testing.assert_array_equal(one, two)
 
 

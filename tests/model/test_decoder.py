@@ -30,7 +30,9 @@ def _tree():
 
 
 def _hidden(params, ids, positions, segments, branches, config=CONFIG, remat="none"):
-    arrays = (jnp.asarray(np.atleast_2d(x), jnp.int32) for x in (ids, positions, segments, branches))
+    arrays = (
+        jnp.asarray(np.atleast_2d(x), jnp.int32) for x in (ids, positions, segments, branches)
+    )
     return _hidden_states(config, params, *arrays, remat)
 
 
@@ -82,23 +84,37 @@ def test_packed_equals_unpacked_in_values_and_gradients():
         return loss(_hidden(params, *packed)[0, : T + 10])
 
     def apart(params):
-        return loss(_hidden(params, ids, positions, np.ones(T), branches)) + loss(_hidden(params, *_plain(other)))
+        return loss(_hidden(params, ids, positions, np.ones(T), branches)) + loss(
+            _hidden(params, *_plain(other))
+        )
 
     (one, d_one), (two, d_two) = (jax.jit(jax.value_and_grad(f))(PARAMS) for f in (together, apart))
     np.testing.assert_allclose(one, two, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4 * float(jnp.abs(b).max()) + 1e-6), d_one, d_two)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4 * float(jnp.abs(b).max()) + 1e-6),
+        d_one,
+        d_two,
+    )
 
 
 def test_remat_gives_the_same_gradients():
     arrays = _plain(list(range(30)))
 
     def loss(remat):
-        return lambda params: jnp.sin(decoder.logits(CONFIG, params, _hidden(params, *arrays, remat=remat))).sum()
+        return lambda params: jnp.sin(
+            decoder.logits(CONFIG, params, _hidden(params, *arrays, remat=remat))
+        ).sum()
 
     kept, *others = (jax.jit(jax.grad(loss(remat)))(PARAMS) for remat in decoder.REMAT)
     assert len(others) == 2
     for again in others:
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()) + 1e-7), kept, again)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(
+                a, b, atol=1e-5 * float(jnp.abs(b).max()) + 1e-7
+            ),
+            kept,
+            again,
+        )
 
 
 def test_initial_values_depend_on_key_and_path_alone():
@@ -106,20 +122,30 @@ def test_initial_values_depend_on_key_and_path_alone():
     assert untied.pop("lm_head")["weight"].shape == (CONFIG.vocab_size, CONFIG.width)
     jax.tree.map(np.testing.assert_array_equal, untied, PARAMS)
     layers = PARAMS["model"]["layers"]
-    assert not np.array_equal(layers["0"]["mlp"]["up_proj"]["weight"], layers["1"]["mlp"]["up_proj"]["weight"])
+    assert not np.array_equal(
+        layers["0"]["mlp"]["up_proj"]["weight"], layers["1"]["mlp"]["up_proj"]["weight"]
+    )
     another = decoder.init_params(CONFIG, jax.random.key(1))
-    assert not np.array_equal(another["model"]["embed_tokens"]["weight"], PARAMS["model"]["embed_tokens"]["weight"])
+    assert not np.array_equal(
+        another["model"]["embed_tokens"]["weight"], PARAMS["model"]["embed_tokens"]["weight"]
+    )
 
 
 def test_what_writes_into_the_stream_starts_small_by_depth():
     deep = tiny.model_config(layers=12, width=64, head_size=16, feed_forward=128)
-    down = decoder.init_params(deep, jax.random.key(3))["model"]["layers"]["0"]["mlp"]["down_proj"]["weight"]
+    down = decoder.init_params(deep, jax.random.key(3))["model"]["layers"]["0"]["mlp"]["down_proj"][
+        "weight"
+    ]
     np.testing.assert_allclose(float(down.std()) * np.sqrt(128 * 2 * 12), 1, rtol=0.05)
 
 
 def test_abstract_params_are_what_init_makes():
     abstract = decoder.abstract_params(CONFIG)
-    jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype) or pytest.fail(str(a)), abstract, PARAMS)
+    jax.tree.map(
+        lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype) or pytest.fail(str(a)),
+        abstract,
+        PARAMS,
+    )
 
 
 def test_biases_count_where_the_config_has_them():
@@ -143,7 +169,9 @@ def test_logits_are_float32_whatever_the_compute_dtype():
 
 def test_weights_of_another_config_are_named():
     with pytest.raises(DataError, match=r"there is no lm_head\.weight"):
-        decoder.logits(tiny.model_config(tied_embeddings=False), PARAMS, jnp.zeros((1, CONFIG.width)))
+        decoder.logits(
+            tiny.model_config(tied_embeddings=False), PARAMS, jnp.zeros((1, CONFIG.width))
+        )
 
 
 def test_a_second_step_is_not_traced_again():

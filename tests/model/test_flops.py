@@ -12,7 +12,9 @@ from cotjax.model.flops import matmul_params, peak_flops, train_flops, utilisati
 
 
 def test_matmul_params_are_every_matrix_and_one_output():
-    config = tiny.model_config(vocab_size=61, width=32, layers=2, heads=4, kv_heads=2, head_size=8, feed_forward=48)
+    config = tiny.model_config(
+        vocab_size=61, width=32, layers=2, heads=4, kv_heads=2, head_size=8, feed_forward=48
+    )
     # q and o: 32 x 32 each; k and v: 32 x 16 each; gate, up and down: 32 x 48 each; the output: 61 x 32.
     by_hand = 2 * (2 * 1024 + 2 * 512 + 3 * 1536) + 1952
     assert matmul_params(config) == by_hand
@@ -22,7 +24,9 @@ def test_matmul_params_are_every_matrix_and_one_output():
 
 def test_an_untied_look_up_is_not_counted():
     sizes = {"vocab_size": 61, "width": 32}
-    assert matmul_params(tiny.model_config(**sizes, tied_embeddings=False)) == matmul_params(tiny.model_config(**sizes))
+    assert matmul_params(tiny.model_config(**sizes, tied_embeddings=False)) == matmul_params(
+        tiny.model_config(**sizes)
+    )
 
 
 def test_train_flops_by_hand():
@@ -38,12 +42,16 @@ def test_train_flops_by_hand():
 @pytest.mark.parametrize("length", [32, 512])
 def test_train_flops_are_those_of_the_compiled_program(length):
     """XLA counts plain attention over the whole square, twice the causal half; what is element-wise is its surplus."""
-    config = tiny.model_config(vocab_size=512, width=256, layers=2, heads=4, kv_heads=2, head_size=128, feed_forward=512)
+    config = tiny.model_config(
+        vocab_size=512, width=256, layers=2, heads=4, kv_heads=2, head_size=128, feed_forward=512
+    )
     params = decoder.abstract_params(config)
     ids_BT = jax.ShapeDtypeStruct((1, length), jnp.int32)
 
     def attend(index, q_BNTH, k_BKTH, v_BKTH):
-        k_BNTH, v_BNTH = (jnp.repeat(x, config.heads // config.kv_heads, axis=1) for x in (k_BKTH, v_BKTH))
+        k_BNTH, v_BNTH = (
+            jnp.repeat(x, config.heads // config.kv_heads, axis=1) for x in (k_BKTH, v_BKTH)
+        )
         shares_BNTS = jax.nn.softmax(jnp.einsum("BNTH,BNSH->BNTS", q_BNTH, k_BNTH), axis=-1)
         return jnp.einsum("BNTS,BNSH->BNTH", shares_BNTS, v_BNTH)
 

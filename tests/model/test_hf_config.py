@@ -126,10 +126,18 @@ def family(request, tmp_path_factory):
 @partial(jax.jit, static_argnums=0)
 def _logits(config, params):
     positions = np.broadcast_to(np.arange(IDS.shape[1], dtype=np.int32), IDS.shape)
-    return decoder.logits(config, params, decoder.hidden_states(config, params, IDS, positions, jnp.ones_like(IDS), jnp.zeros_like(IDS)))
+    return decoder.logits(
+        config,
+        params,
+        decoder.hidden_states(
+            config, params, IDS, positions, jnp.ones_like(IDS), jnp.zeros_like(IDS)
+        ),
+    )
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
 @pytest.mark.parametrize("change", CHANGES)
 def test_our_logits_are_those_of_transformers_or_loading_is_refused(family, change, tmp_path):
     torch = pytest.importorskip("torch")
@@ -137,14 +145,18 @@ def test_our_logits_are_those_of_transformers_or_loading_is_refused(family, chan
 
     (tmp_path / "model.safetensors").symlink_to(family / "model.safetensors")
     fields = json.loads((family / "config.json").read_text()) | CHANGES[change]
-    (tmp_path / "config.json").write_text(json.dumps({key: x for key, x in fields.items() if x is not None}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({key: x for key, x in fields.items() if x is not None})
+    )
     try:
         config, params = load_hf(tmp_path)
     except DataError as error:
         assert "\n" not in str(error) and change not in READ, error
         return
     assert change not in REFUSED
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager").eval()
+    theirs = AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
     with torch.no_grad():
         expected = theirs(torch.tensor(IDS, dtype=torch.long)).logits.numpy()
     np.testing.assert_allclose(_logits(config, params), expected, atol=2e-4, rtol=2e-4)
@@ -198,24 +210,41 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_fields_of_published_models_are_all_known(name):
     read = ModelConfig.from_hf(PUBLISHED[name])
-    assert read.width == PUBLISHED[name]["hidden_size"] and read.rope_theta == PUBLISHED[name].get("rope_theta", 10_000)
+    assert read.width == PUBLISHED[name]["hidden_size"] and read.rope_theta == PUBLISHED[name].get(
+        "rope_theta", 10_000
+    )
     assert (read.rope_scaling == RopeScaling(8.0, 1.0, 4.0, 8192)) == (name == "Llama-3.1-8B")
 
 
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"text_config": {"model_type": "qwen3"}, "model_type": "qwen3_vl"}, "'qwen3_vl'; this decoder reads .* inside text_config"),
+        (
+            {"text_config": {"model_type": "qwen3"}, "model_type": "qwen3_vl"},
+            "'qwen3_vl'; this decoder reads .* inside text_config",
+        ),
         ({"model_type": ["llama"]}, r"model_type is \['llama'\]"),
-        ({"architectures": ["Qwen3ForSequenceClassification"]}, "read as Qwen3ForCausalLM or Qwen3Model alone"),
+        (
+            {"architectures": ["Qwen3ForSequenceClassification"]},
+            "read as Qwen3ForCausalLM or Qwen3Model alone",
+        ),
         ({"quant_method": "awq"}, "quant_method is 'awq'; quantized weights are not read"),
         ({"load_in_4bit": True}, "load_in_4bit is True; quantized weights are not read"),
         ({"scale_emb": 12}, "scale_emb is 12, which this decoder does not know; take it out"),
         ({"rope_scaling": "linear"}, "rope_scaling is 'linear'; expected an object"),
-        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic', which changes nothing up to max_position_embeddings"),
-        ({"rope_theta": -1.0, "rope_parameters": None}, "rope_theta is -1.0; it must be a number above 0"),
+        (
+            {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+            "'dynamic', which changes nothing up to max_position_embeddings",
+        ),
+        (
+            {"rope_theta": -1.0, "rope_parameters": None},
+            "rope_theta is -1.0; it must be a number above 0",
+        ),
         ({"rope_theta": "1e6", "rope_parameters": None}, "rope_theta is '1e6'"),
-        ({"rope_parameters": LLAMA3 | {"rope_theta": 1e4, "factor": "8"}}, "all four are finite numbers"),
+        (
+            {"rope_parameters": LLAMA3 | {"rope_theta": 1e4, "factor": "8"}},
+            "all four are finite numbers",
+        ),
         ({"hidden_size": 32.0}, "width is 32.0; it must be a whole number"),
         ({"rms_norm_eps": float("nan")}, "norm_eps is nan"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'"),
@@ -230,5 +259,12 @@ def test_refusals_name_the_field_and_what_to_do(change, words):
 
 
 def test_unknown_fields_that_turn_something_off_are_read():
-    off = {"logit_scale": 1.0, "hidden_dropout": 0.0, "num_nextn_predict_layers": 0, "use_qk_clip": False, "extra": None, "blocks": []}
+    off = {
+        "logit_scale": 1.0,
+        "hidden_dropout": 0.0,
+        "num_nextn_predict_layers": 0,
+        "use_qk_clip": False,
+        "extra": None,
+        "blocks": [],
+    }
     assert ModelConfig.from_hf(tiny.model_config().to_hf() | off) == tiny.model_config()

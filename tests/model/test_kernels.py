@@ -28,7 +28,9 @@ def _rows(T, seed=0):
     for b, border in enumerate((T // 2, T // 3)):
         segments[b, :border], segments[b, border : T - 9] = 1, 2
         for number, start in enumerate(range(5, T - 30, 31)):
-            branches[b, start : start + int(draw.integers(4, 25))] = (1, 2, 3, 255, 256, 40_000)[number % 6]
+            branches[b, start : start + int(draw.integers(4, 25))] = (1, 2, 3, 255, 256, 40_000)[
+                number % 6
+            ]
     return segments, branches
 
 
@@ -37,7 +39,12 @@ def _plain(q, k, v, segments, branches):
     k, v = k.repeat(G, axis=1), v.repeat(G, axis=1)
     seen = visible(segments, branches, segments, branches) & np.tri(T, dtype=bool)[None]
     scores = jnp.einsum("BNTH,BNSH->BNTS", q, k, precision="highest") / np.sqrt(q.shape[3])
-    return jnp.einsum("BNTS,BNSH->BNTH", jax.nn.softmax(jnp.where(seen[:, None], scores, -1e30)), v, precision="highest")
+    return jnp.einsum(
+        "BNTS,BNSH->BNTH",
+        jax.nn.softmax(jnp.where(seen[:, None], scores, -1e30)),
+        v,
+        precision="highest",
+    )
 
 
 def _heads(T, seed=1, dtype=jnp.float32):
@@ -57,11 +64,15 @@ def test_equals_the_rule_in_values_and_gradients(kernel, T):
         return (jnp.sin(out) * real_BT1[:, None]).sum(), out
 
     def of(attention):
-        return jax.jit(jax.value_and_grad(partial(total, attention), argnums=(0, 1, 2), has_aux=True))(q, k, v)
+        return jax.jit(
+            jax.value_and_grad(partial(total, attention), argnums=(0, 1, 2), has_aux=True)
+        )(q, k, v)
 
     (_, out), gradients = of(KERNELS[kernel])
     (_, expected), others = of(_plain)
-    np.testing.assert_allclose(out.swapaxes(1, 2)[segments > 0], expected.swapaxes(1, 2)[segments > 0], atol=5e-6)
+    np.testing.assert_allclose(
+        out.swapaxes(1, 2)[segments > 0], expected.swapaxes(1, 2)[segments > 0], atol=5e-6
+    )
     for ours, theirs in zip(gradients, others, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
@@ -91,9 +102,15 @@ def test_each_platform_gets_its_kernel():
 
     wide, narrow = tiny.model_config(), tiny.model_config(compute_dtype="bfloat16")
     assert kernels.kernel_for(wide, make_mesh(devices=jax.devices()[:1])) == "xla"
-    assert [kernels.kernel_for(narrow, Mesh(platform)) for platform in ("cpu", "tpu", "gpu")] == ["xla", "splash", "cudnn"]
+    assert [kernels.kernel_for(narrow, Mesh(platform)) for platform in ("cpu", "tpu", "gpu")] == [
+        "xla",
+        "splash",
+        "cudnn",
+    ]
     assert kernels.kernel_for(wide, Mesh("gpu")) == "xla"  # cuDNN has no float32
-    with pytest.raises(UsageError, match="there is no kernel 'flash'; there are xla, splash, cudnn"):
+    with pytest.raises(
+        UsageError, match="there is no kernel 'flash'; there are xla, splash, cudnn"
+    ):
         kernels.attend_by("flash")
 
 
@@ -106,7 +123,9 @@ def test_scanned_layers_are_the_layers(remat):
     positions = np.broadcast_to(np.arange(48, dtype=np.int32), ids.shape)
 
     def total(params, scan):
-        hidden_BTD = decoder.hidden_states(config, params, ids, positions, segments, branches, remat, scan)
+        hidden_BTD = decoder.hidden_states(
+            config, params, ids, positions, segments, branches, remat, scan
+        )
         return jnp.sin(hidden_BTD).sum(), hidden_BTD
 
     def of(scan):
@@ -115,7 +134,11 @@ def test_scanned_layers_are_the_layers(remat):
     (_, scanned), gradients = of(True)
     (_, unrolled), others = of(False)
     np.testing.assert_allclose(scanned, unrolled, atol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * float(np.abs(b).max()) + 1e-7), gradients, others)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * float(np.abs(b).max()) + 1e-7),
+        gradients,
+        others,
+    )
 
 
 def test_scanned_layers_are_one_program():

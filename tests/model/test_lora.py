@@ -26,7 +26,9 @@ def _logits(config, params):
     positions = np.broadcast_to(np.arange(IDS.shape[1], dtype=np.int32), IDS.shape)
 
     def of(params):
-        hidden_BTD = decoder.hidden_states(config, params, IDS, positions, jnp.ones_like(IDS), jnp.zeros_like(IDS))
+        hidden_BTD = decoder.hidden_states(
+            config, params, IDS, positions, jnp.ones_like(IDS), jnp.zeros_like(IDS)
+        )
         return decoder.logits(config, params, hidden_BTD)
 
     return np.asarray(jax.jit(of)(params))
@@ -37,7 +39,9 @@ def _adapted(config=CONFIG, params=PARAMS, targets=EVERY, rank=4, alpha=6.0, siz
     config, params = lora.add(config, params, LoRA(rank, alpha, targets), jax.random.key(1))
     draw = np.random.default_rng(2)
     trained, frozen = lora.split(config, params)
-    trained = jax.tree.map(lambda x: x + size * draw.standard_normal(x.shape).astype(np.float32), trained)
+    trained = jax.tree.map(
+        lambda x: x + size * draw.standard_normal(x.shape).astype(np.float32), trained
+    )
     return config, lora.join(config, trained, frozen)
 
 
@@ -46,10 +50,16 @@ def test_fresh_adapters_change_nothing():
     np.testing.assert_array_equal(_logits(config, params), _logits(CONFIG, PARAMS))
     projection = params["model"]["layers"]["1"]["self_attn"]["o_proj"]
     assert projection["lora_A"].shape == (4, 8, 4) and projection["lora_B"].shape == (4, 32)
-    assert not np.any(projection["lora_B"]) and 0.5 < float(projection["lora_A"].std()) * np.sqrt(3 * 32) < 1.5
+    assert (
+        not np.any(projection["lora_B"])
+        and 0.5 < float(projection["lora_A"].std()) * np.sqrt(3 * 32) < 1.5
+    )
     _, frozen = lora.split(config, params)
     assert jax.tree.structure(frozen) == jax.tree.structure(PARAMS)
-    assert all(one is other for one, other in zip(jax.tree.leaves(frozen), jax.tree.leaves(PARAMS), strict=True)), "taken over, not copied"
+    assert all(
+        one is other
+        for one, other in zip(jax.tree.leaves(frozen), jax.tree.leaves(PARAMS), strict=True)
+    ), "taken over, not copied"
 
 
 def test_a_model_drawn_whole_has_the_base_of_one_without_adapters():
@@ -61,7 +71,11 @@ def test_a_model_drawn_whole_has_the_base_of_one_without_adapters():
 
 def test_only_what_the_expression_matches_whole_is_a_target():
     paths = lora.trainable(replace(CONFIG, lora=LoRA(2, 2.0, r"model\.layers\.1\..*\.(q|v)_proj")))
-    expected = {("model", "layers", "1", "self_attn", name, factor) for name in ("q_proj", "v_proj") for factor in ("lora_A", "lora_B")}
+    expected = {
+        ("model", "layers", "1", "self_attn", name, factor)
+        for name in ("q_proj", "v_proj")
+        for factor in ("lora_A", "lora_B")
+    }
     assert paths == expected
     assert lora.trainable(CONFIG) == set(decoder.declared(CONFIG))
 
@@ -73,8 +87,13 @@ def test_adapters_add_scaled_products_and_merging_keeps_the_logits():
     whole, merged = lora.merge(config, params)
     assert whole == CONFIG and jax.tree.structure(merged) == jax.tree.structure(PARAMS)
     np.testing.assert_allclose(_logits(whole, merged), expected, atol=1e-5)
-    before, after = params["model"]["layers"]["0"]["mlp"]["up_proj"], merged["model"]["layers"]["0"]["mlp"]["up_proj"]
-    by_hand = np.asarray(before["weight"], np.float64) + 6.0 / 4 * np.asarray(before["lora_A"], np.float64) @ np.asarray(before["lora_B"])
+    before, after = (
+        params["model"]["layers"]["0"]["mlp"]["up_proj"],
+        merged["model"]["layers"]["0"]["mlp"]["up_proj"],
+    )
+    by_hand = np.asarray(before["weight"], np.float64) + 6.0 / 4 * np.asarray(
+        before["lora_A"], np.float64
+    ) @ np.asarray(before["lora_B"])
     np.testing.assert_allclose(after["weight"], by_hand, atol=1e-6)
 
 
@@ -87,17 +106,28 @@ def test_an_update_below_a_bfloat16_weights_last_bit_still_counts():
     assert {x.dtype for x in jax.tree.leaves(trained)} == {jnp.dtype("float32")}
     params = lora.join(config, jax.tree.map(lambda x: x + 1e-4, trained), frozen)
     whole, merged = lora.merge(config, params)
-    kept = [np.mean(np.asarray(one == other)) for one, other in zip(jax.tree.leaves(merged), jax.tree.leaves(frozen), strict=True)]
+    kept = [
+        np.mean(np.asarray(one == other))
+        for one, other in zip(jax.tree.leaves(merged), jax.tree.leaves(frozen), strict=True)
+    ]
     assert min(kept) > 0.9 and {x.dtype for x in jax.tree.leaves(merged)} == {jnp.dtype("bfloat16")}
-    exact_config, exact = lora.merge(replace(config, param_dtype="float32"), jax.tree.map(lambda x: x.astype(jnp.float32), params))
+    exact_config, exact = lora.merge(
+        replace(config, param_dtype="float32"),
+        jax.tree.map(lambda x: x.astype(jnp.float32), params),
+    )
     moved = np.abs(_logits(exact_config, exact) - _logits(whole, frozen)).max()
     assert moved > 1e-5
-    np.testing.assert_allclose(_logits(config, params), _logits(exact_config, exact), atol=0.02 * moved)
+    np.testing.assert_allclose(
+        _logits(config, params), _logits(exact_config, exact), atol=0.02 * moved
+    )
 
 
 def test_adapters_and_their_config_through_json_and_sharding():
     config, _ = _adapted()
-    assert ModelConfig(**json.loads(json.dumps(asdict(config)))) == config and len({config, CONFIG}) == 2
+    assert (
+        ModelConfig(**json.loads(json.dumps(asdict(config)))) == config
+        and len({config, CONFIG}) == 2
+    )
     mesh = make_mesh(devices=jax.devices()[:1])
     assert len(jax.tree.leaves(param_shardings(config, mesh))) == len(decoder.declared(config))
     _, placed = lora.add(CONFIG, PARAMS, config.lora, jax.random.key(1), mesh)
@@ -144,13 +174,18 @@ def test_peft_round_trip_keeps_every_bit(tmp_path, targets):
     lora.save_peft(tmp_path, config, params, "base")
     again, loaded = lora.load_peft(tmp_path, CONFIG, PARAMS, make_mesh(devices=jax.devices()[:1]))
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
-    assert (again.lora.rank, again.lora.alpha) == (4, 6.0) and lora.trainable(again) == lora.trainable(config)
+    assert (again.lora.rank, again.lora.alpha) == (4, 6.0) and lora.trainable(
+        again
+    ) == lora.trainable(config)
 
 
 def test_half_precision_adapters_come_in_as_float32(tmp_path):
     config, params = _adapted()
     lora.save_peft(tmp_path, config, params, "base")
-    tensors = {name: tensor.astype(jnp.bfloat16) for name, tensor in load_file(tmp_path / "adapter_model.safetensors").items()}
+    tensors = {
+        name: tensor.astype(jnp.bfloat16)
+        for name, tensor in load_file(tmp_path / "adapter_model.safetensors").items()
+    }
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     config, loaded = lora.load_peft(tmp_path, CONFIG, PARAMS)
     trained, _ = lora.split(config, loaded)
@@ -172,8 +207,14 @@ def test_half_precision_adapters_come_in_as_float32(tmp_path):
         ({"r": "8"}, "the rank is '8'"),
         ({"r": None, "target_modules": []}, "missing r, target_modules"),
         ({"target_modules": ["wq"]}, "match no projection"),
-        ({"target_modules": ["q_proj"]}, r"unknown tensors: .*down_proj\.lora_A\.weight.* and 19 more"),
-        ({"r": 8}, r"down_proj.lora_A\.weight has shape \(4, 48\); this model and adapter_config\.json ask for \(8, 48\)"),
+        (
+            {"target_modules": ["q_proj"]},
+            r"unknown tensors: .*down_proj\.lora_A\.weight.* and 19 more",
+        ),
+        (
+            {"r": 8},
+            r"down_proj.lora_A\.weight has shape \(4, 48\); this model and adapter_config\.json ask for \(8, 48\)",
+        ),
     ],
 )
 def test_what_it_cannot_honour_names_the_file(tmp_path, change, words):
@@ -191,18 +232,27 @@ def test_broken_files_are_named(tmp_path):
     lora.save_peft(tmp_path, *_adapted(), "base")
     whole = (tmp_path / "adapter_model.safetensors").read_bytes()
     (tmp_path / "adapter_model.safetensors").write_bytes(whole[:-50])
-    with pytest.raises(DataError, match=r"adapter_model\.safetensors: not a whole safetensors file"):
+    with pytest.raises(
+        DataError, match=r"adapter_model\.safetensors: not a whole safetensors file"
+    ):
         lora.load_peft(tmp_path, CONFIG, PARAMS)
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(DataError, match=r"adapter_model\.safetensors"):
         lora.load_peft(tmp_path, CONFIG, PARAMS)
-    for text, words in (("{", "not a readable JSON"), ("[]", "holds a list"), ("{}", "peft_type is None")):
+    for text, words in (
+        ("{", "not a readable JSON"),
+        ("[]", "holds a list"),
+        ("{}", "peft_type is None"),
+    ):
         (tmp_path / "adapter_config.json").write_text(text)
         with pytest.raises(DataError, match=words):
             lora.load_peft(tmp_path, CONFIG, PARAMS)
 
 
-FAMILIES = {"qwen3": {"head_dim": 16, "tie_word_embeddings": True}, "qwen2": {"tie_word_embeddings": False}}
+FAMILIES = {
+    "qwen3": {"head_dim": 16, "tie_word_embeddings": True},
+    "qwen2": {"tie_word_embeddings": False},
+}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -228,7 +278,9 @@ def _theirs(model):
         return model.eval()(torch.tensor(IDS, dtype=torch.long)).logits.numpy()
 
 
-peft_warns = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+peft_warns = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
 
 
 @peft_warns
@@ -242,13 +294,25 @@ def test_peft_computes_our_logits_from_our_folder(base, tmp_path, targets):
     ours = _logits(config, params)
     assert np.abs(ours - _logits(*before)).max() > 0.01
     lora.save_peft(tmp_path, config, params, str(base))
-    np.testing.assert_allclose(ours, _theirs(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path)), atol=5e-5)
-    np.testing.assert_allclose(ours, _theirs(AutoPeftModelForCausalLM.from_pretrained(tmp_path)), atol=5e-5)
+    np.testing.assert_allclose(
+        ours,
+        _theirs(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path)),
+        atol=5e-5,
+    )
+    np.testing.assert_allclose(
+        ours, _theirs(AutoPeftModelForCausalLM.from_pretrained(tmp_path)), atol=5e-5
+    )
 
 
 @peft_warns
 @pytest.mark.parametrize(
-    "modules", [["q_proj", "o_proj", "down_proj"], "all-linear", r".*\.1\.mlp\.(up|down)_proj", ["0.self_attn.v_proj"]]
+    "modules",
+    [
+        ["q_proj", "o_proj", "down_proj"],
+        "all-linear",
+        r".*\.1\.mlp\.(up|down)_proj",
+        ["0.self_attn.v_proj"],
+    ],
 )
 def test_our_logits_are_pefts_from_a_folder_that_peft_saved(base, tmp_path, modules):
     import torch
@@ -257,7 +321,8 @@ def test_our_logits_are_pefts_from_a_folder_that_peft_saved(base, tmp_path, modu
 
     torch.manual_seed(1)
     model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=3, lora_alpha=5, target_modules=modules, task_type="CAUSAL_LM")
+        AutoModelForCausalLM.from_pretrained(base),
+        LoraConfig(r=3, lora_alpha=5, target_modules=modules, task_type="CAUSAL_LM"),
     )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -277,6 +342,10 @@ def test_merged_in_peft_and_merged_here_are_one_model(base, tmp_path):
     config, params = _adapted(*load_hf(base))
     lora.save_peft(tmp_path, config, params, str(base))
     save_hf(tmp_path / "merged", *lora.merge(config, params))
-    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path).merge_and_unload().state_dict()
+    theirs = (
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path)
+        .merge_and_unload()
+        .state_dict()
+    )
     for name, tensor in load_file(tmp_path / "merged" / "model.safetensors").items():
         np.testing.assert_allclose(tensor, theirs[name].numpy(), atol=1e-6, err_msg=name)

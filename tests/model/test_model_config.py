@@ -13,37 +13,51 @@ def test_hf_round_trip():
     assert ModelConfig.from_hf(config.to_hf()) == config
 
 
-@pytest.mark.parametrize("flags", [{"qk_norm": False, "qkv_bias": True}, {"qk_norm": False, "qkv_bias": False}], ids=["qwen2", "llama"])
+@pytest.mark.parametrize(
+    "flags",
+    [{"qk_norm": False, "qkv_bias": True}, {"qk_norm": False, "qkv_bias": False}],
+    ids=["qwen2", "llama"],
+)
 def test_every_family_goes_out_and_comes_in_through_json_too(flags):
     config = tiny.model_config(**flags, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 8192))
     assert ModelConfig.from_hf(config.to_hf()) == config
     assert ModelConfig(**json.loads(json.dumps(asdict(config)))) == config
-    assert len({config, tiny.model_config(**flags)}) == 2, "configs are hashable, and scaling tells them apart"
+    assert len({config, tiny.model_config(**flags)}) == 2, (
+        "configs are hashable, and scaling tells them apart"
+    )
 
 
 def test_what_older_configs_leave_out_follows_from_the_rest():
     written = tiny.model_config(qk_norm=False, kv_heads=4).to_hf()
     for key in ("head_dim", "num_key_value_heads"):
         del written[key]
-    assert ModelConfig.from_hf(written).head_size == 8 and ModelConfig.from_hf(written).kv_heads == 4
+    assert (
+        ModelConfig.from_hf(written).head_size == 8 and ModelConfig.from_hf(written).kv_heads == 4
+    )
 
 
 def test_the_older_spelling_of_the_scaling():
-    written = tiny.model_config(qk_norm=False, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 8192)).to_hf()
+    written = tiny.model_config(
+        qk_norm=False, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 8192)
+    ).to_hf()
     older = {key: value for key, value in written.items() if key != "rope_parameters"}
     assert ModelConfig.from_hf(older) == ModelConfig.from_hf(written)
 
 
 def test_reads_both_spellings_of_the_rotary_base():
     written = tiny.model_config(rope_theta=5e5).to_hf()
-    older = {key: value for key, value in written.items() if key != "rope_parameters"} | {"rope_scaling": None}
+    older = {key: value for key, value in written.items() if key != "rope_parameters"} | {
+        "rope_scaling": None
+    }
     newer = {key: value for key, value in written.items() if key != "rope_theta"}
     assert ModelConfig.from_hf(older).rope_theta == ModelConfig.from_hf(newer).rope_theta == 5e5
 
 
 def test_overrides_and_folder(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(tiny.model_config().to_hf()))
-    assert ModelConfig.from_hf(tmp_path, compute_dtype="bfloat16") == tiny.model_config(compute_dtype="bfloat16")
+    assert ModelConfig.from_hf(tmp_path, compute_dtype="bfloat16") == tiny.model_config(
+        compute_dtype="bfloat16"
+    )
 
 
 @pytest.mark.parametrize(
@@ -54,7 +68,10 @@ def test_overrides_and_folder(tmp_path):
         ({"attention_bias": True}, "attention_bias is True"),
         ({"use_sliding_window": True}, "use_sliding_window is True; only False"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type is 'yarn'"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}}, "lacks low_freq_factor, high_freq_factor"),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}},
+            "lacks low_freq_factor, high_freq_factor",
+        ),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "only 'full_attention'"),
         ({"num_attention_heads": 3}, r"heads \(3\) must be a multiple of kv_heads \(2\)"),
         ({"dtype": "int8"}, "param_dtype is 'int8'"),
@@ -66,7 +83,11 @@ def test_what_it_cannot_honour_is_one_clear_error(change, words):
 
 
 def test_missing_keys_are_named():
-    without = {key: value for key, value in tiny.model_config().to_hf().items() if key not in ("vocab_size", "hidden_size")}
+    without = {
+        key: value
+        for key, value in tiny.model_config().to_hf().items()
+        if key not in ("vocab_size", "hidden_size")
+    }
     with pytest.raises(DataError, match="missing vocab_size, hidden_size"):
         ModelConfig.from_hf(without)
 

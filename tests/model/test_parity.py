@@ -10,7 +10,9 @@ from cotjax.model.sharding import make_mesh
 from cotjax.model.weights import load_hf, save_hf
 from cotjax.sample.sampler import Sampler
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
 torch = pytest.importorskip("torch")
 
 
@@ -21,9 +23,18 @@ SCALED = {
 FAMILIES = {
     "qwen3 tied": ("qwen3", {"head_dim": 16, "tie_word_embeddings": True}),
     "qwen3 untied": ("qwen3", {"head_dim": 16, "tie_word_embeddings": False}),
-    "qwen2.5": ("qwen2", {"tie_word_embeddings": False, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
+    "qwen2.5": (
+        "qwen2",
+        {
+            "tie_word_embeddings": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        },
+    ),
     "llama 3.1": ("llama", {"tie_word_embeddings": False, "rope_parameters": SCALED}),
-    "llama 3.2": ("llama", {"head_dim": 16, "tie_word_embeddings": True, "rope_parameters": SCALED | {"factor": 32.0}}),
+    "llama 3.2": (
+        "llama",
+        {"head_dim": 16, "tie_word_embeddings": True, "rope_parameters": SCALED | {"factor": 32.0}},
+    ),
 }
 
 
@@ -52,7 +63,13 @@ IDS = np.random.default_rng(0).integers(0, 61, (3, 40)).astype(np.int32)
 
 def _ours(config, params, ids, start=0):
     positions = np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32) + start, ids.shape)
-    return decoder.logits(config, params, decoder.hidden_states(config, params, ids, positions, jnp.ones_like(ids), jnp.zeros_like(ids)))
+    return decoder.logits(
+        config,
+        params,
+        decoder.hidden_states(
+            config, params, ids, positions, jnp.ones_like(ids), jnp.zeros_like(ids)
+        ),
+    )
 
 
 @pytest.mark.parametrize("start", [0, 8_180, 100_000])
@@ -62,7 +79,9 @@ def test_logits(theirs, start):
     positions = torch.arange(start, start + IDS.shape[1])[None].expand(IDS.shape)
     with torch.no_grad():
         expected = model(torch.tensor(IDS, dtype=torch.long), position_ids=positions).logits.numpy()
-    np.testing.assert_allclose(jax.jit(_ours, static_argnums=(0, 3))(config, params, IDS, start), expected, atol=5e-5)
+    np.testing.assert_allclose(
+        jax.jit(_ours, static_argnums=(0, 3))(config, params, IDS, start), expected, atol=5e-5
+    )
 
 
 def test_padded_and_packed_rows(theirs):
@@ -78,7 +97,9 @@ def test_padded_and_packed_rows(theirs):
     packed = np.asarray(decoder.logits(config, params, hidden))
     for number, (length, at) in enumerate(zip(lengths, (0, 13), strict=True)):
         with torch.no_grad():
-            expected = model(torch.tensor(IDS[number : number + 1, :length], dtype=torch.long)).logits.numpy()
+            expected = model(
+                torch.tensor(IDS[number : number + 1, :length], dtype=torch.long)
+            ).logits.numpy()
         np.testing.assert_allclose(packed[:, at : at + length], expected, atol=5e-5)
 
 
@@ -127,11 +148,21 @@ def test_export_is_what_transformers_saved(theirs, tmp_path, part):
 LIMITED = {"repetition_penalty": 1.1, "no_repeat_ngram_size": 2}
 
 
-@pytest.mark.parametrize("slots, how", [(1, {}), (32, {}), (1, {"repetition_penalty": 1.3}), (1, LIMITED)], ids=str)
+@pytest.mark.parametrize(
+    "slots, how", [(1, {}), (32, {}), (1, {"repetition_penalty": 1.3}), (1, LIMITED)], ids=str
+)
 def test_greedy_text_of_unequal_lengths(theirs, slots, how):
     folder, model = theirs
     config, params = load_hf(folder)
-    sampler = Sampler(config, make_mesh(devices=jax.devices()[:1]), slots=slots, max_length=128, stop=[], pad_id=0, max_new=12)
+    sampler = Sampler(
+        config,
+        make_mesh(devices=jax.devices()[:1]),
+        slots=slots,
+        max_length=128,
+        stop=[],
+        pad_id=0,
+        max_new=12,
+    )
     sampler.load(params)
     draw = np.random.default_rng(slots)
     prompts = [draw.integers(0, 61, length).tolist() for length in draw.integers(3, 60, slots)]
@@ -141,5 +172,13 @@ def test_greedy_text_of_unequal_lengths(theirs, slots, how):
     ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     with torch.no_grad():
-        whole = model.generate(ids, attention_mask=mask, max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0, **how)
+        whole = model.generate(
+            ids,
+            attention_mask=mask,
+            max_new_tokens=12,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+            **how,
+        )
     assert [made[slot].ids for slot in range(slots)] == whole[:, longest:].tolist()

@@ -41,7 +41,9 @@ def test_goes_out_as_config_json_and_comes_back(name):
     assert ModelConfig.from_hf(published(name).to_hf()) == published(name)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_transformers_has_every_name_and_shape(name):
     torch = pytest.importorskip("torch")
@@ -57,10 +59,15 @@ def test_transformers_has_every_name_and_shape(name):
     read = model.config
     assert (read.rms_norm_eps, read.max_position_embeddings) == (config.norm_eps, config.max_length)
     assert read.rope_parameters["rope_theta"] == config.rope_theta
-    assert read.rope_parameters["rope_type"] == ("default" if config.rope_scaling is None else "llama3")
+    assert read.rope_parameters["rope_type"] == (
+        "default" if config.rope_scaling is None else "llama3"
+    )
 
 
 def test_fields_may_be_changed_and_names_are_told_apart():
     assert published("Qwen3-8B", layers=2).layers == 2
-    with pytest.raises(UsageError, match=r"no published model is called 'qwen3-7b'; did you mean 'qwen3-1\.7b'\? There are qwen3-0\.6b, "):
+    with pytest.raises(
+        UsageError,
+        match=r"no published model is called 'qwen3-7b'; did you mean 'qwen3-1\.7b'\? There are qwen3-0\.6b, ",
+    ):
         published("qwen3-7b")

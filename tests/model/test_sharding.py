@@ -37,13 +37,19 @@ def test_every_parameter_has_a_place():
 def test_unknown_axis_and_axis_used_twice_raise_with_both_names():
     with pytest.raises(UsageError, match=r"w has the logical axis 'colour', which matches no rule"):
         sharding.spec(("embed", "colour"), name="w")
-    with pytest.raises(UsageError, match=r"w uses mesh axis 'tensor' twice, for 'heads' and 'vocab'"):
+    with pytest.raises(
+        UsageError, match=r"w uses mesh axis 'tensor' twice, for 'heads' and 'vocab'"
+    ):
         sharding.spec(("heads", "vocab"), name="w")
 
 
 def test_sizes_that_do_not_divide_raise_with_both_numbers():
-    four = SimpleNamespace(shape={"data": 1, "fsdp": 1, "tensor": 4})  # a mesh's shape is all that is asked of it
-    with pytest.raises(UsageError, match=r"k_proj has 2 along 'kv_heads', which tensor = 4 devices do not divide"):
+    four = SimpleNamespace(
+        shape={"data": 1, "fsdp": 1, "tensor": 4}
+    )  # a mesh's shape is all that is asked of it
+    with pytest.raises(
+        UsageError, match=r"k_proj has 2 along 'kv_heads', which tensor = 4 devices do not divide"
+    ):
         sharding.sharding(four, (32, 2, 8), ("embed", "kv_heads", "head_size"), name="k_proj")
 
 
@@ -59,7 +65,11 @@ print(there, jax.device_count())
 
 @pytest.mark.parametrize(
     ("named", "counts"),
-    [({}, "2 2"), ({"JAX_NUM_CPU_DEVICES": "3"}, "3 3"), ({"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, "5 5")],
+    [
+        ({}, "2 2"),
+        ({"JAX_NUM_CPU_DEVICES": "3"}, "3 3"),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, "5 5"),
+    ],
 )
 def test_a_cpu_is_split_once_and_as_the_environment_has_it(named, counts):
     """In a process of its own: this one has its devices."""

@@ -13,7 +13,11 @@ from cotjax.errors import DataError
 from cotjax.model import decoder, stored
 from cotjax.model.weights import load_hf, read_hf, save_hf
 
-EMBEDDING, HEAD, Q_PROJ = "model.embed_tokens.weight", "lm_head.weight", "model.layers.0.self_attn.q_proj.weight"
+EMBEDDING, HEAD, Q_PROJ = (
+    "model.embed_tokens.weight",
+    "lm_head.weight",
+    "model.layers.0.self_attn.q_proj.weight",
+)
 
 
 @pytest.fixture
@@ -27,7 +31,11 @@ def tied(tmp_path):
 def _rewrite(folder, change):
     tensors = load_file(folder / "model.safetensors")
     changed = change(dict(tensors))
-    save_file(tensors if changed is None else changed, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        tensors if changed is None else changed,
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
 
 
 def _set(folder, **fields):
@@ -42,7 +50,9 @@ def _another_head(there, row=-1):
 
 
 @pytest.mark.parametrize("row", [0, 30, -1])
-def test_a_head_that_differs_from_a_tied_embedding_is_kept_and_said(tied, tmp_path_factory, monkeypatch, row):
+def test_a_head_that_differs_from_a_tied_embedding_is_kept_and_said(
+    tied, tmp_path_factory, monkeypatch, row
+):
     monkeypatch.setattr(stored, "_CHUNK_BYTES", 8 * 32 * 7)  # seven rows at a time
     folder, params = tied
     _rewrite(folder, lambda there: _another_head(there, row))
@@ -53,7 +63,9 @@ def test_a_head_that_differs_from_a_tied_embedding_is_kept_and_said(tied, tmp_pa
     expected = np.asarray(params["model"]["embed_tokens"]["weight"]).copy()
     expected[row] += 1
     np.testing.assert_array_equal(loaded["lm_head"]["weight"], expected)
-    np.testing.assert_array_equal(loaded["model"]["embed_tokens"]["weight"], params["model"]["embed_tokens"]["weight"])
+    np.testing.assert_array_equal(
+        loaded["model"]["embed_tokens"]["weight"], params["model"]["embed_tokens"]["weight"]
+    )
     out = tmp_path_factory.mktemp("out")
     save_hf(out, config, loaded)
     np.testing.assert_array_equal(load_file(out / "model.safetensors")[HEAD], expected)
@@ -70,20 +82,30 @@ def test_an_equal_copy_of_a_tied_embedding_is_passed_over_in_silence(tied):
 
 def test_a_tied_matrix_under_the_heads_name_alone_is_the_embedding(tied):
     folder, params = tied
-    _rewrite(folder, lambda there: {HEAD if name == EMBEDDING else name: x for name, x in there.items()})
+    _rewrite(
+        folder, lambda there: {HEAD if name == EMBEDDING else name: x for name, x in there.items()}
+    )
     jax.tree.map(np.testing.assert_array_equal, load_hf(folder)[1], params)
 
 
 def test_an_untied_model_without_a_head_is_refused(tied):
     _set(tied[0], tie_word_embeddings=False)
-    with pytest.raises(DataError, match=r"missing tensors: lm_head\.weight.*not tied.*tie_word_embeddings"):
+    with pytest.raises(
+        DataError, match=r"missing tensors: lm_head\.weight.*not tied.*tie_word_embeddings"
+    ):
         load_hf(tied[0])
 
 
 def test_rotary_buffers_are_passed_over(tied):
     folder, params = tied
-    buffers = {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32) for layer in range(2)}
-    _rewrite(folder, lambda there: there | buffers | {"model.rotary_emb.inv_freq": np.ones(4, np.float32)})
+    buffers = {
+        f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)
+        for layer in range(2)
+    }
+    _rewrite(
+        folder,
+        lambda there: there | buffers | {"model.rotary_emb.inv_freq": np.ones(4, np.float32)},
+    )
     jax.tree.map(np.testing.assert_array_equal, load_hf(folder)[1], params)
 
 
@@ -116,23 +138,34 @@ def test_names_without_their_prefix_are_read(tied, own_head):
 )
 def test_quantized_weights_are_refused_as_such(tied, name, values):
     """fp8 block scales, bitsandbytes, GPTQ, AWQ, compressed-tensors; by name and by dtype, config.json saying nothing."""
-    _rewrite(tied[0], lambda there: {key: x for key, x in there.items() if key != Q_PROJ} | {name: values})
-    with pytest.raises(DataError, match="quantized weights are not read, so take the model's original ones") as caught:
+    _rewrite(
+        tied[0],
+        lambda there: {key: x for key, x in there.items() if key != Q_PROJ} | {name: values},
+    )
+    with pytest.raises(
+        DataError, match="quantized weights are not read, so take the model's original ones"
+    ) as caught:
         load_hf(tied[0])
     assert name in str(caught.value) and "another model" not in str(caught.value)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "language_model.", "base_model.model."])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "language_model.", "base_model.model."]
+)
 def test_a_wrapper_around_all_names_is_named(tied, prefix):
     _rewrite(tied[0], lambda there: {prefix + name: x for name, x in there.items()})
-    with pytest.raises(DataError, match=f"every name has '{prefix}' before it; save the model that is inside"):
+    with pytest.raises(
+        DataError, match=f"every name has '{prefix}' before it; save the model that is inside"
+    ):
         load_hf(tied[0])
 
 
 def test_adapters_that_were_not_merged_are_named(tied):
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"
     _rewrite(tied[0], lambda there: there | {name: np.ones((2, 32), np.float32)})
-    with pytest.raises(DataError, match=r"adapters that were not merged: .*lora_A.*merge_and_unload"):
+    with pytest.raises(
+        DataError, match=r"adapters that were not merged: .*lora_A.*merge_and_unload"
+    ):
         load_hf(tied[0])
 
 
@@ -140,8 +173,15 @@ def test_a_tensor_in_two_files_is_refused(tied):
     folder, params = tied
     save_hf(folder, tiny.model_config(), params, max_shard_bytes=30_000)
     files = sorted(folder.glob("model-*.safetensors"))
-    save_file(load_file(files[1]) | {EMBEDDING: np.zeros((61, 32), np.float32)}, files[1], metadata={"format": "pt"})
-    with pytest.raises(DataError, match=rf"model\.embed_tokens\.weight is in {files[0].name} and in {files[1].name}"):
+    save_file(
+        load_file(files[1]) | {EMBEDDING: np.zeros((61, 32), np.float32)},
+        files[1],
+        metadata={"format": "pt"},
+    )
+    with pytest.raises(
+        DataError,
+        match=rf"model\.embed_tokens\.weight is in {files[0].name} and in {files[1].name}",
+    ):
         load_hf(folder)
 
 
@@ -157,16 +197,27 @@ def test_a_tensor_in_two_files_is_refused(tied):
 )
 def test_tensors_are_read_as_what_they_are_whatever_config_json_says(tied, dtypes, widest):
     folder, _ = tied
-    _rewrite(folder, lambda there: {name: x.astype(dtypes[len(name) % len(dtypes)]) for name, x in there.items()})
-    exact = {name: x.astype(np.float32) for name, x in load_file(folder / "model.safetensors").items()}
+    _rewrite(
+        folder,
+        lambda there: {
+            name: x.astype(dtypes[len(name) % len(dtypes)]) for name, x in there.items()
+        },
+    )
+    exact = {
+        name: x.astype(np.float32) for name, x in load_file(folder / "model.safetensors").items()
+    }
     for told in ("float32", "bfloat16", "torch.float16"):
         _set(folder, dtype=told)
         said = []
         assert read_hf(folder, said.append).param_dtype == widest
-        assert [widest in line and "config.json" in line for line in said] == ([] if told.removeprefix("torch.") == widest else [True])
+        assert [widest in line and "config.json" in line for line in said] == (
+            [] if told.removeprefix("torch.") == widest else [True]
+        )
         config, params = load_hf(folder)
         assert config.param_dtype == widest
-        np.testing.assert_array_equal(params["model"]["embed_tokens"]["weight"].astype(np.float32), exact[EMBEDDING])
+        np.testing.assert_array_equal(
+            params["model"]["embed_tokens"]["weight"].astype(np.float32), exact[EMBEDDING]
+        )
     assert load_hf(folder, param_dtype="float32")[0].param_dtype == "float32"
 
 

@@ -11,7 +11,9 @@ from weights_memory import CONFIG, PART
 from cotjax.model import decoder
 from cotjax.model.weights import save_hf
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux's /proc")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux's /proc"
+)
 
 HERE = Path(__file__).parent
 
@@ -44,7 +46,9 @@ def test_a_checkpoint_streams_through_two_tensors(folder, devices, dtype):
     print(run.stdout)
     if dtype == "float32":
         for file in sorted(folder.iterdir()):
-            assert (folder.with_name(f"float32-{devices}") / file.name).read_bytes() == file.read_bytes(), file.name
+            assert (
+                folder.with_name(f"float32-{devices}") / file.name
+            ).read_bytes() == file.read_bytes(), file.name
 
 
 def test_two_processes_read_their_parts_and_write_one_model(folder):
@@ -53,9 +57,14 @@ def test_two_processes_read_their_parts_and_write_one_model(folder):
         address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [sys.executable, HERE / "weights_two_processes.py", folder, address]
     both = [
-        subprocess.Popen([*command, str(process)], stderr=subprocess.PIPE, text=True, env=_environment(devices=2)) for process in range(2)
+        subprocess.Popen(
+            [*command, str(process)], stderr=subprocess.PIPE, text=True, env=_environment(devices=2)
+        )
+        for process in range(2)
     ]
     errors = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], "\n".join(errors)
     for file in sorted(folder.iterdir()):
-        assert (folder.with_name("two processes") / file.name).read_bytes() == file.read_bytes(), file.name
+        assert (folder.with_name("two processes") / file.name).read_bytes() == file.read_bytes(), (
+            file.name
+        )

@@ -18,7 +18,15 @@ from cotjax.model.weights import load_hf, save_hf
 
 # 218 MB: matrices of 1.0 and 4.2 MB, and the two largest of 8.4 MB, one read first and one last.
 CONFIG = ModelConfig(
-    vocab_size=4096, width=512, layers=12, heads=8, kv_heads=8, head_size=64, feed_forward=2048, tied_embeddings=False, max_length=512
+    vocab_size=4096,
+    width=512,
+    layers=12,
+    heads=8,
+    kv_heads=8,
+    head_size=64,
+    feed_forward=2048,
+    tied_embeddings=False,
+    max_length=512,
 )
 PART = 40_000_000
 # What moves without any loading: stacks, compiled programs, the allocator's and the page tables' own.
@@ -35,21 +43,31 @@ def main(folder: Path, dtype: str) -> None:
     before = forget_peak()
     config, params = load_hf(folder, mesh, param_dtype=dtype)
     above = status("VmHWM") - before - own
-    print(f"load {dtype} on {jax.device_count()}: {above / 1e6:.1f} MB above the parameters' {own / 1e6:.0f} MB")
+    print(
+        f"load {dtype} on {jax.device_count()}: {above / 1e6:.1f} MB above the parameters' {own / 1e6:.0f} MB"
+    )
     assert above <= 2 * largest + SLACK
-    for x, where in zip(jax.tree.leaves(params), jax.tree.leaves(param_shardings(config, mesh)), strict=True):
+    for x, where in zip(
+        jax.tree.leaves(params), jax.tree.leaves(param_shardings(config, mesh)), strict=True
+    ):
         assert x.sharding.is_equivalent_to(where, x.ndim)
 
     before = forget_peak()
     save_hf(folder.with_name(f"{dtype}-{jax.device_count()}"), config, params, max_shard_bytes=PART)
     above = status("VmHWM") - before
-    print(f"save {dtype} on {jax.device_count()}: {above / 1e6:.1f} MB for parts of {PART / 1e6:.0f} MB")
+    print(
+        f"save {dtype} on {jax.device_count()}: {above / 1e6:.1f} MB for parts of {PART / 1e6:.0f} MB"
+    )
     assert above <= PART + 2 * largest + SLACK
 
 
 def status(field: str) -> int:
     """Bytes in a field of /proc/self/status."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    line = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith(field)
+    )
     return int(line.split()[1]) * 1024
 
 

@@ -22,7 +22,9 @@ def main(folder: Path, address: str, process: int) -> None:
     assert not params["lm_head"]["weight"].is_fully_addressable and own < 0.51 * sum(sizes)
     assert above <= own + 2 * max(sizes) + SLACK, (above, own)
     save_hf(folder.with_name("two processes"), config, params, max_shard_bytes=PART)
-    assert (folder.with_name("two processes") / "model.safetensors.index.json").exists(), "there for every process on return"
+    assert (folder.with_name("two processes") / "model.safetensors.index.json").exists(), (
+        "there for every process on return"
+    )
 
 
 if __name__ == "__main__":

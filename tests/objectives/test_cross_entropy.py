@@ -14,7 +14,13 @@ B, T, D, V = 3, 21, 8, 13
 def _arrays(seed, dtype=jnp.float32):
     rng = np.random.default_rng(seed)
     hidden, output = (jnp.asarray(rng.normal(size=size), dtype) for size in ((B, T, D), (V, D)))
-    return hidden, output, jnp.asarray(rng.integers(0, V, (B, T))), jnp.asarray(rng.random((B, T)) < 0.4, jnp.float32), rng
+    return (
+        hidden,
+        output,
+        jnp.asarray(rng.integers(0, V, (B, T))),
+        jnp.asarray(rng.random((B, T)) < 0.4, jnp.float32),
+        rng,
+    )
 
 
 def _whole(hidden, output, targets, weights):
@@ -35,7 +41,9 @@ def test_losses_and_gradients_are_those_over_whole_logits(seed, chunk):
 
         return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(hidden, output)
 
-    (_, losses), gradients = of(lambda h, o: supervised_cross_entropy(h, o, targets, weights, chunk))
+    (_, losses), gradients = of(
+        lambda h, o: supervised_cross_entropy(h, o, targets, weights, chunk)
+    )
     (_, expected), others = of(lambda h, o: _whole(h, o, targets, weights))
     np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-6)
     assert (np.asarray(losses)[np.asarray(weights) == 0] == 0).all()
@@ -50,20 +58,29 @@ def test_rows_with_nothing_and_with_everything(supervised):
     if supervised == "one row":
         weights = weights.at[1:].set(0)
     np.testing.assert_allclose(
-        supervised_cross_entropy(hidden, output, targets, weights, 8), _whole(hidden, output, targets, weights), rtol=1e-5
+        supervised_cross_entropy(hidden, output, targets, weights, 8),
+        _whole(hidden, output, targets, weights),
+        rtol=1e-5,
     )
 
 
 def test_bfloat16_is_near_float32():
     hidden, output, targets, weights, _ = _arrays(1)
-    low = supervised_cross_entropy(hidden.astype(jnp.bfloat16), output.astype(jnp.bfloat16), targets, weights, 8)
+    low = supervised_cross_entropy(
+        hidden.astype(jnp.bfloat16), output.astype(jnp.bfloat16), targets, weights, 8
+    )
     assert low.dtype == jnp.float32
     np.testing.assert_allclose(low, _whole(hidden, output, targets, weights), atol=0.1)
 
 
 def test_a_large_vocabulary_never_becomes_whole_logits():
     """8 x 4,096 positions and 151,936 ids: the compiled program's temporaries stay far below one array of logits."""
-    shapes = [((8, 4096, 64), jnp.bfloat16), ((151_936, 64), jnp.bfloat16), ((8, 4096), jnp.int32), ((8, 4096), jnp.float32)]
+    shapes = [
+        ((8, 4096, 64), jnp.bfloat16),
+        ((151_936, 64), jnp.bfloat16),
+        ((8, 4096), jnp.int32),
+        ((8, 4096), jnp.float32),
+    ]
     arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
 
     def loss(hidden, output, targets, weights):
@@ -83,7 +100,9 @@ def test_what_is_not_finite_where_nothing_is_supervised_reaches_no_gradient(wron
     pull = jnp.where(weights > 0, 1.0, wrong)
 
     def total(hidden, output):
-        losses, back = jax.vjp(lambda h, o: supervised_cross_entropy(h, o, targets, weights, 8), hidden, output)
+        losses, back = jax.vjp(
+            lambda h, o: supervised_cross_entropy(h, o, targets, weights, 8), hidden, output
+        )
         return losses, back(pull)
 
     losses, (of_hidden, of_output) = total(jnp.where(here, hidden, wrong), output)
@@ -97,5 +116,7 @@ def test_logits_of_chunks_that_no_row_reaches_are_not_computed():
     hidden, output, targets, _, _ = _arrays(2)
     weights = jnp.zeros((B, T)).at[:, :4].set(1.0)
     poisoned = hidden.at[:, 4:].set(jnp.nan)
-    gradient = jax.grad(lambda h: supervised_cross_entropy(h, output, targets, weights, 4).sum())(poisoned)
+    gradient = jax.grad(lambda h: supervised_cross_entropy(h, output, targets, weights, 4).sum())(
+        poisoned
+    )
     assert np.isfinite(np.asarray(gradient)).all()

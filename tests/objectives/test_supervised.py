@@ -21,8 +21,18 @@ LOSSES = np.arange(1.0, 17.0, dtype=np.float32)[None]
 def _sum_and_weight(normalizer, drop):
     full = target_weights(ROLES, segment_ids=SEGMENT, branches=BRANCH)
     weights = target_weights(ROLES, segment_ids=SEGMENT, branches=BRANCH, drop_tokens=drop)
-    batch = {"weights": weights, "budget": full.sum(-1, keepdims=True), "segment_ids": SEGMENT, "branches": BRANCH, "roles": targets(ROLES)}
-    total, weight = normalized(normalizer, jnp.asarray(LOSSES * weights), {name: jnp.asarray(array) for name, array in batch.items()})
+    batch = {
+        "weights": weights,
+        "budget": full.sum(-1, keepdims=True),
+        "segment_ids": SEGMENT,
+        "branches": BRANCH,
+        "roles": targets(ROLES),
+    }
+    total, weight = normalized(
+        normalizer,
+        jnp.asarray(LOSSES * weights),
+        {name: jnp.asarray(array) for name, array in batch.items()},
+    )
     return float(total), float(weight)
 
 
@@ -40,7 +50,9 @@ def test_dropping_changes_the_denominator_as_the_name_says():
     assert _sum_and_weight("example_mean", drop) == (pytest.approx(3 + (7 + 8 + 10) / 3 + 13), 3)
     assert _sum_and_weight("fixed_budget", drop) == (82 - 9, 10), "what stays weighs what it did"
     gone = (BRANCH == 2) & (ROLES > 2)
-    assert _sum_and_weight("example_mean", gone) == (3 + 13, 2), "a response without a target counts for nothing"
+    assert _sum_and_weight("example_mean", gone) == (3 + 13, 2), (
+        "a response without a target counts for nothing"
+    )
 
 
 def test_an_example_of_the_mean_is_a_response_without_branches_too():
@@ -50,8 +62,15 @@ def test_an_example_of_the_mean_is_a_response_without_branches_too():
     losses = np.arange(1.0, 19.0, dtype=np.float32)[None]
     for supervised, means in (((3, 5, 7), (2, 6.5, 11.5, 15)), ((2, 3, 5, 7), (2, 6.5, 11, 15))):
         weights = target_weights(roles, segment_ids=segments, supervised=supervised)
-        batch = {"weights": weights, "segment_ids": segments, "branches": np.zeros_like(roles), "roles": targets(roles)}
-        total, weight = normalized("example_mean", jnp.asarray(losses * weights), jax.tree.map(jnp.asarray, batch))
+        batch = {
+            "weights": weights,
+            "segment_ids": segments,
+            "branches": np.zeros_like(roles),
+            "roles": targets(roles),
+        }
+        total, weight = normalized(
+            "example_mean", jnp.asarray(losses * weights), jax.tree.map(jnp.asarray, batch)
+        )
         assert (float(total), float(weight)) == (sum(means), 4)
 
 
@@ -75,13 +94,19 @@ def test_a_train_step_divides_by_what_the_normalizer_names(normalizer):
     params = decoder.init_params(config, jax.random.key(0))
 
     def step(normalizer, **one_row):
-        made = make_train_step(config, optimizer, params, mesh, remat="none", normalizer=normalizer, kernel="xla")
+        made = make_train_step(
+            config, optimizer, params, mesh, remat="none", normalizer=normalizer, kernel="xla"
+        )
         with jax.set_mesh(mesh):
             state = init_state(config, optimizer, jax.tree.map(jnp.copy, params), mesh)
             return float(made(state, batch | one_row)[1]["loss"])
 
-    long, short = (step("token_sum", weights=weights * (np.arange(2)[:, None] == row)) for row in (0, 1))
-    expected = {"fixed_budget": (12 * long + 3 * short) / 20, "example_mean": (long + short) / 2}[normalizer]
+    long, short = (
+        step("token_sum", weights=weights * (np.arange(2)[:, None] == row)) for row in (0, 1)
+    )
+    expected = {"fixed_budget": (12 * long + 3 * short) / 20, "example_mean": (long + short) / 2}[
+        normalizer
+    ]
     assert step(normalizer) == pytest.approx(expected, rel=1e-5)
     assert step("token_sum") == pytest.approx((12 * long + 3 * short) / 15, rel=1e-5)
 
@@ -95,5 +120,7 @@ def test_what_weighs_nothing_adds_nothing_however_wrong_the_logits():
 @pytest.mark.parametrize("wrong", [jnp.inf, -jnp.inf, jnp.nan])
 def test_logits_that_are_not_finite_get_a_gradient_of_0_where_they_weigh_nothing(wrong):
     logits, weights = jnp.array([[[0.0, wrong], [0.0, 0.0]]]), jnp.array([[0.0, 1.0]])
-    gradient = jax.grad(lambda logits: masked_cross_entropy(logits, jnp.array([[0, 1]]), weights)[0].sum())(logits)
+    gradient = jax.grad(
+        lambda logits: masked_cross_entropy(logits, jnp.array([[0, 1]]), weights)[0].sum()
+    )(logits)
     np.testing.assert_allclose(gradient, [[[0.0, 0.0], [0.5, -0.5]]])

@@ -19,7 +19,11 @@ class Plans:
     def _plan(self, name: str) -> subprocess.CompletedProcess:
         command = ["nice", "-n", "19", *planning.command(*planning.shipped(name))]
         running = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=planning.environment(planning.compiler())
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=planning.environment(planning.compiler()),
         )
         self._running.append(running)
         said = running.communicate()

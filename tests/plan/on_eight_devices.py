@@ -16,7 +16,9 @@ def found(function, *arguments, out):
     def place(spec):
         return NamedSharding(MESH, PartitionSpec(*spec))
 
-    abstract = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place(spec)) for shape, spec in arguments]
+    abstract = [
+        jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place(spec)) for shape, spec in arguments
+    ]
     hlo = jax.jit(function, out_shardings=place(out)).lower(*abstract).compile().as_text()
     return collectives(hlo, dict(MESH.shape))
 
@@ -24,20 +26,35 @@ def found(function, *arguments, out):
 def main():
     # Each device lacks the other half of one axis, for one axis after another.
     for axis in MESH.axis_names:
-        assert found(lambda x: x + 1, ((8, 64), (axis,)), out=()) == [Collective(axis, "all-gather", 1, 8 * 64 * 4)], axis
+        assert found(lambda x: x + 1, ((8, 64), (axis,)), out=()) == [
+            Collective(axis, "all-gather", 1, 8 * 64 * 4)
+        ], axis
     both = found(lambda x: x + 1, ((8, 64), (("data", "tensor"),)), out=())
     assert [each.axis for each in both] == ["data, tensor"], both
 
     # A contraction over a sharded axis is summed over it.
-    (summed,) = found(lambda x, w: x @ w, ((16, 32), (None, "tensor")), ((32, 8), ("tensor",)), out=())
+    (summed,) = found(
+        lambda x, w: x @ w, ((16, 32), (None, "tensor")), ((32, 8), ("tensor",)), out=()
+    )
     assert summed == Collective("tensor", "all-reduce", 1, 16 * 8 * 4), summed
 
     # In a loop of five turns it is summed five times; each device keeps half of the columns.
     def five(x, w):
-        return jax.lax.fori_loop(0, 5, lambda _, x: jnp.tanh(jax.lax.with_sharding_constraint(x, PartitionSpec(None, "fsdp")) @ w), x)
+        return jax.lax.fori_loop(
+            0,
+            5,
+            lambda _, x: jnp.tanh(
+                jax.lax.with_sharding_constraint(x, PartitionSpec(None, "fsdp")) @ w
+            ),
+            x,
+        )
 
     with jax.set_mesh(MESH):
-        (looped,) = [each for each in found(five, ((16, 32), ()), ((32, 32), ("fsdp",)), out=()) if each.kind == "all-reduce"]
+        (looped,) = [
+            each
+            for each in found(five, ((16, 32), ()), ((32, 32), ("fsdp",)), out=())
+            if each.kind == "all-reduce"
+        ]
     assert looped == Collective("fsdp", "all-reduce", 5, 5 * 16 * 16 * 4), looped
 
     # Nothing to exchange.

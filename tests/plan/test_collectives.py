@@ -15,7 +15,9 @@ def test_exchange_worked_out_by_hand_is_what_is_found():
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     paths = os.pathsep.join([str(here.parent), str(here.parent.parent)])
     command = [sys.executable, "-W", "error", here / "on_eight_devices.py"]
-    run = subprocess.run(command, capture_output=True, text=True, env=environment | {"PYTHONPATH": paths})
+    run = subprocess.run(
+        command, capture_output=True, text=True, env=environment | {"PYTHONPATH": paths}
+    )
     assert run.returncode == 0, run.stderr
 
 
@@ -27,7 +29,10 @@ def test_exchange_worked_out_by_hand_is_what_is_found():
         ("replica_groups=[2,2]<=[2,2]T(1,0), x", [[0, 2], [1, 3]]),
         ("replica_groups=mesh['axis_0'=2,'axis_1'=3] {'axis_0'}, x", [[0, 3], [1, 4], [2, 5]]),
         ("replica_groups=mesh['axis_0'=2,'axis_1'=3] {'axis_1'}, x", [[0, 1, 2], [3, 4, 5]]),
-        ("replica_groups=mesh['a'=2,'b'=4], device_ids=([2,2,2]T(1,0,2)) {'a'}, x", [[0, 2], [1, 3], [4, 6], [5, 7]]),
+        (
+            "replica_groups=mesh['a'=2,'b'=4], device_ids=([2,2,2]T(1,0,2)) {'a'}, x",
+            [[0, 2], [1, 3], [4, 6], [5, 7]],
+        ),
         ("replica_groups=mesh['a'=2,'b'=2], device_ids=(3,2,1,0) {'b'}, x", [[3, 2], [1, 0]]),
         ("source_target_pairs={{0,1},{1,0}}, x", [[0, 1], [1, 0]]),
         ("channel_id=3, x", []),
@@ -42,7 +47,11 @@ def test_axes_are_those_along_which_a_group_differs():
     numbers = np.arange(12).reshape(2, 3, 2)
     for place, axis in enumerate(shape):
         groups = np.moveaxis(numbers, place, -1).reshape(-1, numbers.shape[place])
-        text = "replica_groups={" + ",".join("{" + ",".join(map(str, group)) + "}" for group in groups) + "}"
+        text = (
+            "replica_groups={"
+            + ",".join("{" + ",".join(map(str, group)) + "}" for group in groups)
+            + "}"
+        )
         assert list(_axes(text, shape)) == [axis]
 
 
@@ -89,6 +98,10 @@ def test_unrolled_loops_and_overlapped_collectives_count_once():
 
 
 def test_transfers_between_slices_are_told_from_exchange_within():
-    (found,) = (each for each in collectives(UNROLLED, {"data": 1, "fsdp": 2, "tensor": 1}) if each.axis == BETWEEN_SLICES)
+    (found,) = (
+        each
+        for each in collectives(UNROLLED, {"data": 1, "fsdp": 2, "tensor": 1})
+        if each.axis == BETWEEN_SLICES
+    )
     assert (found.kind, found.count) == ("all-reduce", 1)
     assert found.bytes == pytest.approx(8 * 4 * 2, abs=4)  # what was received, once

@@ -24,7 +24,9 @@ SMALL = (
     "--config.mesh.data=2", "--config.train.scan_layers=True",
 )  # fmt: skip
 
-needs_compiler = pytest.mark.skipif(compiler() is None, reason="the TPU compiler (libtpu) is not here")
+needs_compiler = pytest.mark.skipif(
+    compiler() is None, reason="the TPU compiler (libtpu) is not here"
+)
 
 
 def _plan(*arguments: str, compiled: bool = True) -> subprocess.CompletedProcess:
@@ -41,9 +43,13 @@ def test_a_shipped_config_fits_its_slice(plans, name):
     for program in ("train step: fits", "sampler, prefill: fits", "sampler, decode: fits"):
         assert program in run.stdout
     assert "DOES NOT FIT" not in run.stdout
-    assert re.search(r"fsdp +(collective-permute|all-gather)", run.stdout), "weights are gathered over fsdp"
+    assert re.search(r"fsdp +(collective-permute|all-gather)", run.stdout), (
+        "weights are gathered over fsdp"
+    )
     docstring = (CONFIGS / f"{name}.py").read_text()
-    assert f"--topology {SHIPPED[name][0]}" in docstring, "the docstring names the slice that the test compiles for"
+    assert f"--topology {SHIPPED[name][0]}" in docstring, (
+        "the docstring names the slice that the test compiles for"
+    )
 
 
 @needs_compiler
@@ -52,7 +58,9 @@ def test_what_does_not_fit_says_so_and_what_would():
     """What every layer keeps of 256 rows is too much for a chip; what it keeps under remat is not."""
     run = _plan(*SMALL, "--only", "train", "--config.train.batch=1024", "--config.train.remat=none")
     assert run.returncode == 1, run.stdout + run.stderr
-    assert re.search(r"train step: DOES NOT FIT \(1\d\.\d+ GiB of 15\.75 GiB a chip\)", run.stdout), run.stdout
+    assert re.search(
+        r"train step: DOES NOT FIT \(1\d\.\d+ GiB of 15\.75 GiB a chip\)", run.stdout
+    ), run.stdout
     assert "nearest change that fits: --config.train.remat=block" in run.stdout, run.stdout
 
 
@@ -64,7 +72,10 @@ def test_what_does_not_fit_says_so_and_what_would():
     ],
 )
 def test_both_ways_in_which_the_compiler_says_no(text):
-    assert [_amount(each) for each in _NO_ROOM.search(text).groups()] == [66.4 * 2**30, 15.75 * 2**30]
+    assert [_amount(each) for each in _NO_ROOM.search(text).groups()] == [
+        66.4 * 2**30,
+        15.75 * 2**30,
+    ]
 
 
 @needs_compiler
@@ -74,9 +85,20 @@ def test_the_plan_of_a_small_model_adds_up():
     assert run.returncode == 0, run.stdout + run.stderr
     assert "nothing about speed" in run.stdout
     # The base's parameters are float32 and shared out by two; Adam keeps twice as much.
-    sizes = {name: float(size) for name, size in re.findall(r"(parameters|optimizer) ([\d.]+) MiB", run.stdout.split("sampler")[0])}
+    sizes = {
+        name: float(size)
+        for name, size in re.findall(
+            r"(parameters|optimizer) ([\d.]+) MiB", run.stdout.split("sampler")[0]
+        )
+    }
     model = model_of(load_config(CONFIGS / "demo.py"))
-    whole = sum(weight.dtype.itemsize * prod(weight.shape) for weight in decoder.declared(model).values()) / 2**20
+    whole = (
+        sum(
+            weight.dtype.itemsize * prod(weight.shape)
+            for weight in decoder.declared(model).values()
+        )
+        / 2**20
+    )
     assert sizes["parameters"] == pytest.approx(whole / 2, rel=0.03)
     assert sizes["optimizer"] == pytest.approx(2 * sizes["parameters"], rel=0.03)
     assert re.search(r"data +all-reduce", run.stdout), "gradients are added up over data"
@@ -89,10 +111,15 @@ def test_the_plan_of_a_small_model_adds_up():
         (("--topology", "h100:8"), "give a generation (v4, v5e, v5p, v6e) and a shape"),
         (("--topology", "v5e"), "give a generation"),
         (("--topology", "v5e:2x2", "--slices", "0"), "slices is 0"),
-        (("--topology", "v5e:2x2"), "the TPU compiler is not installed here: pip install 'cotjax[plan]'"),
+        (
+            ("--topology", "v5e:2x2"),
+            "the TPU compiler is not installed here: pip install 'cotjax[plan]'",
+        ),
     ],
 )
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is part of this environment")
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is not None, reason="libtpu is part of this environment"
+)
 def test_what_cannot_be_planned_is_one_line(arguments, words):
     run = _plan("--config", str(CONFIGS / "demo.py"), *arguments, compiled=False)
     assert (run.returncode, len(run.stderr.splitlines())) == (2, 1), run.stderr
@@ -106,9 +133,22 @@ def test_what_cannot_be_planned_is_one_line(arguments, words):
         (("--topology", "v5e:5x7"), "topology v5e:5x7"),
         (("--topology", "v5e:2x2", "--config.mesh.data=3"), "4 are there"),
         (("--topology", "v5e:2x2", "--config.train.batch=6"), "train.batch (6) must be a multiple"),
-        (("--topology", "v5e:2x2", "--slices", "2", "--config.mesh.data=1", "--config.mesh.fsdp=8"), "multiple of the 2 slices"),
+        (
+            (
+                "--topology",
+                "v5e:2x2",
+                "--slices",
+                "2",
+                "--config.mesh.data=1",
+                "--config.mesh.fsdp=8",
+            ),
+            "multiple of the 2 slices",
+        ),
         (("--topology", "v5e:2x2", "--config.model.base=qwen3-9b"), "there are qwen3-0.6b"),
-        (("--topology", "v5e:2x2", "--config.model.base=random"), "its vocabulary is made from data"),
+        (
+            ("--topology", "v5e:2x2", "--config.model.base=random"),
+            "its vocabulary is made from data",
+        ),
     ],
 )
 def test_a_config_that_cannot_be_is_one_line(arguments, words):
@@ -119,12 +159,17 @@ def test_a_config_that_cannot_be_is_one_line(arguments, words):
 
 def test_changes_are_overrides_that_the_config_takes():
     for which in ("train", "sampler"):
-        for config in (load_config(CONFIGS / "demo.py"), load_config(CONFIGS / "qwen3_32b_two_v5e_16x16.py")):
+        for config in (
+            load_config(CONFIGS / "demo.py"),
+            load_config(CONFIGS / "qwen3_32b_two_v5e_16x16.py"),
+        ):
             found = list(changes(which, config))
             assert len(found) >= 4 and len(set(found)) == len(found)
             for overrides in found:
                 load_config(CONFIGS / "demo.py", overrides)
-    assert ("train.remat=block",) in changes("train", load_config(CONFIGS / "demo.py", ["train.remat=none"]))
+    assert ("train.remat=block",) in changes(
+        "train", load_config(CONFIGS / "demo.py", ["train.remat=none"])
+    )
 
 
 def test_the_sampler_has_the_training_mesh_or_its_own():
@@ -137,13 +182,27 @@ def test_the_sampler_has_the_training_mesh_or_its_own():
 def test_a_published_name_is_no_base_to_train_from(tmp_path, capsys):
     from cotjax.cli.main import main
 
-    assert main(["train", "--config", str(CONFIGS / "qwen3_4b_v5e_4x4.py"), "--out", str(tmp_path / "run"), "--config.mesh.fsdp=1"]) == 2
+    assert (
+        main(
+            [
+                "train",
+                "--config",
+                str(CONFIGS / "qwen3_4b_v5e_4x4.py"),
+                "--out",
+                str(tmp_path / "run"),
+                "--config.mesh.fsdp=1",
+            ]
+        )
+        == 2
+    )
     assert "--config.model.base=FOLDER" in capsys.readouterr().err
 
 
 def test_what_is_replicated_is_what_the_mesh_does_not_cut():
     config = model_of(load_config(CONFIGS / "demo.py"))
-    assert replicated(decoder.abstract_params(config, make_mesh()), make_mesh()) == {}  # one device: one copy
+    assert (
+        replicated(decoder.abstract_params(config, make_mesh()), make_mesh()) == {}
+    )  # one device: one copy
     mesh = make_mesh()
     whole = decoder.abstract_params(config, mesh)
 
@@ -151,7 +210,11 @@ def test_what_is_replicated_is_what_the_mesh_does_not_cut():
         size = 4
 
     found = replicated(whole, Wide())
-    layers = sum(weight.dtype.itemsize * prod(weight.shape) for path, weight in decoder.declared(config).items() if "q_proj" in path)
+    layers = sum(
+        weight.dtype.itemsize * prod(weight.shape)
+        for path, weight in decoder.declared(config).items()
+        if "q_proj" in path
+    )
     assert found["model.layers.*.self_attn.q_proj.weight"] == (4, layers)
 
 

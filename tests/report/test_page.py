@@ -49,8 +49,16 @@ class Page(HTMLParser):
     def _attributes(self, attrs):
         for name, value in attrs:
             self.ids += [value] if name == "id" else []
-            self.loads += [value] if name in ("src", "srcset", "href", "xlink:href", "action", "data", "poster") else []
-            self.loads += re.findall(r"url\(([^)]*)\)", value or "") if name in ("style", "clip-path", "fill") else []
+            self.loads += (
+                [value]
+                if name in ("src", "srcset", "href", "xlink:href", "action", "data", "poster")
+                else []
+            )
+            self.loads += (
+                re.findall(r"url\(([^)]*)\)", value or "")
+                if name in ("style", "clip-path", "fill")
+                else []
+            )
 
 
 def metrics(summary, arm, checkpoint, domain="in_domain"):
@@ -60,7 +68,12 @@ def metrics(summary, arm, checkpoint, domain="in_domain"):
 def test_summary_of_the_study(study):
     summary = summarize(study)
     assert json.loads((study / "summary.json").read_text()) == summary
-    assert (list(summary["arms"]), summary["baseline"], summary["checkpoints"], summary["last_checkpoint"]) == (
+    assert (
+        list(summary["arms"]),
+        summary["baseline"],
+        summary["checkpoints"],
+        summary["last_checkpoint"],
+    ) == (
         ["sft", "reduced"],
         "sft",
         [0, 10],
@@ -95,11 +108,17 @@ def test_changes_and_arm_differences(study):
     assert changes["sft", "in_domain", "d3_cot"]["low"] > 0
     assert changes["sft", "in_domain", "gap"]["value"] == pytest.approx(0, abs=1e-6)
     assert changes["sft", "in_domain", "d1_prompt"]["value"] == pytest.approx(1 / 3, abs=1e-6)
-    differences = {(row["arm"], row["domain"], row["metric"]): row for row in summary["arm_differences"]}
+    differences = {
+        (row["arm"], row["domain"], row["metric"]): row for row in summary["arm_differences"]
+    }
     assert {row["minus"] for row in summary["arm_differences"]} == {"sft"}
     assert differences["reduced", "ood", "d3_cot"]["value"] == pytest.approx(2 / 12, abs=1e-6)
     assert differences["reduced", "in_domain", "d3_cot"]["value"] == 0
-    assert differences["reduced", "in_domain", "d3_cot"]["low"] < 0 < differences["reduced", "in_domain", "d3_cot"]["high"]
+    assert (
+        differences["reduced", "in_domain", "d3_cot"]["low"]
+        < 0
+        < differences["reduced", "in_domain", "d3_cot"]["high"]
+    )
 
 
 def test_answers_follow_the_intervals(study):
@@ -110,8 +129,12 @@ def test_answers_follow_the_intervals(study):
     first = said["Did the prompt action get better?"][0]
     assert first.where == "Standard SFT, in-domain"
     assert first.text.startswith("better. Success by prompt actions 8.3 → 75.0 % (+66.7 [")
-    assert said["Did the CoT advantage widen?"][0].text.startswith("no clear change in success and narrower in D1")
-    assert "less often than at the base" in said["How often does reasoning revise the action?"][0].text
+    assert said["Did the CoT advantage widen?"][0].text.startswith(
+        "no clear change in success and narrower in D1"
+    )
+    assert (
+        "less often than at the base" in said["How often does reasoning revise the action?"][0].text
+    )
     assert "no clear net effect" in said["Does it help?"][0].text
 
 
@@ -135,10 +158,14 @@ def test_report_is_one_whole_page(study):
     text = write_report(study).read_text(encoding="utf-8")
     page = Page(text)
     assert "script" not in page.tags and "link" not in page.tags and "iframe" not in page.tags
-    assert page.loads and all(load.startswith("#") for load in page.loads)  # nothing outside the file
+    assert page.loads and all(
+        load.startswith("#") for load in page.loads
+    )  # nothing outside the file
     assert {load[1:] for load in page.loads} <= set(page.ids)
     assert len(page.ids) == len(set(page.ids))
-    assert "@import" not in text and "http" not in text and "url(" not in re.sub(r"url\(#", "", text)
+    assert (
+        "@import" not in text and "http" not in text and "url(" not in re.sub(r"url\(#", "", text)
+    )
     assert page.tags.count("svg") == 2 * len(CHARTS)
     for needed in (
         "A tiny study",
@@ -175,18 +202,37 @@ def test_report_escapes_what_it_shows(study, episode):
 def test_the_three_shares_stand_by_checkpoint_and_mode(tmp_path, episode):
     steps = [("look", "look"), (None, "look"), ("fly", "look"), ("nothing", "look")]
     episode(tmp_path, "g", steps, arm="base", checkpoint=0)
-    episode(tmp_path, "g", [("look", None), ("look", "look")], driver="prompt", arm="base", checkpoint=0)
-    episode(tmp_path, "broken", [(None, "look")], arm="base", checkpoint=0, success=False, ended="env_error")
+    episode(
+        tmp_path, "g", [("look", None), ("look", "look")], driver="prompt", arm="base", checkpoint=0
+    )
+    episode(
+        tmp_path,
+        "broken",
+        [(None, "look")],
+        arm="base",
+        checkpoint=0,
+        success=False,
+        ended="env_error",
+    )
     summary = summarize(tmp_path)
     point = find_point(summary, "base", 0, "in_domain")
-    values = [point["metrics"][name]["value"] for name in ("valid_cot", "admissible_cot", "valid_prompt", "admissible_prompt")]
+    values = [
+        point["metrics"][name]["value"]
+        for name in ("valid_cot", "admissible_cot", "valid_prompt", "admissible_prompt")
+    ]
     assert values == [0.75, 0.5, 0.5, 0.5]
-    assert point["metrics"]["nothing_happens_cot"]["value"] == pytest.approx(1 / 3, abs=1e-6), "of the three that were sent"
+    assert point["metrics"]["nothing_happens_cot"]["value"] == pytest.approx(1 / 3, abs=1e-6), (
+        "of the three that were sent"
+    )
     assert point["invalid"] == {"cot": {"unclosed_action": 1}, "prompt": {"unclosed_action": 1}}
     assert point["env_faults"] == {"cot": 1, "prompt": 0}
-    assert point["episodes"]["cot"]["env_error"] == 1 and point["metrics"]["d3_cot"]["value"] == 1, "broken is not lost"
+    assert (
+        point["episodes"]["cot"]["env_error"] == 1 and point["metrics"]["d3_cot"]["value"] == 1
+    ), "broken is not lost"
     text = Page(write_report(tmp_path, summary).read_text(encoding="utf-8")).text
-    table = text[text.index("Responses behind each point") : text.index("Every point of the curves")]
+    table = text[
+        text.index("Responses behind each point") : text.index("Every point of the curves")
+    ]
     assert "75.0" in table and "no </action>: 1" in table and table.count("base") == 2
 
 
@@ -203,16 +249,28 @@ def test_shown_episode_is_won_and_revised(study, episode):
     summary = summarize(study)
     shown = json.loads((study / summary["shown_episode"]).read_text())
     # Won by CoT actions, lost by prompt actions (game 9 of sft), with a revision in its second step.
-    assert (shown["arm"], shown["game"]["id"], shown["success"], shown["driver"]) == ("sft", "in_domain-9", True, "cot")
+    assert (shown["arm"], shown["game"]["id"], shown["success"], shown["driver"]) == (
+        "sft",
+        "in_domain-9",
+        True,
+        "cot",
+    )
     page = Page(write_report(study, summary).read_text(encoding="utf-8"))
-    steps = page.text[page.text.index("One episode, step by step") : page.text.index("How it was measured")]
+    steps = page.text[
+        page.text.index("One episode, step by step") : page.text.index("How it was measured")
+    ]
     assert steps.index("same") < steps.index("Step 2") < steps.rindex("revised")
 
 
 def test_only_the_base_was_played(tmp_path, episode):
     episode(tmp_path, "g", arm="base", checkpoint=0)
     summary = make_report(tmp_path)
-    assert (list(summary["arms"]), summary["last_checkpoint"], summary["changes"], summary["arm_differences"]) == (["base"], 0, [], [])
+    assert (
+        list(summary["arms"]),
+        summary["last_checkpoint"],
+        summary["changes"],
+        summary["arm_differences"],
+    ) == (["base"], 0, [], [])
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "nothing has been trained" in page.text and "There is no run.json" in page.text
 
@@ -267,7 +325,12 @@ def test_figures(study):
         assert len(overview.convert("RGB").getcolors(1 << 20)) > 50
     assert dict(matplotlib.rcParams) == before
     svg = panel_svg(summary, "d3", "ood", "p")
-    assert "var(--arm0)" in svg and "var(--arm1)" in svg and "currentColor" in svg and "xmlns" not in svg
+    assert (
+        "var(--arm0)" in svg
+        and "var(--arm1)" in svg
+        and "currentColor" in svg
+        and "xmlns" not in svg
+    )
     assert alt_text(summary, "d3", "ood").endswith(
         "reduced action supervision, k = 0.3, CoT: 17 to 100; reduced action supervision, k = 0.3, prompt: 8 to 75."
     )

@@ -19,7 +19,9 @@ from cotjax.rollout.collect import CollectSummary, collect
 
 @pytest.fixture(scope="module")
 def games(tmp_path_factory) -> list[Game]:
-    return make_games(tmp_path_factory.mktemp("games"), {"train": dict.fromkeys(TASK_TYPES, 1)}, seed=5)
+    return make_games(
+        tmp_path_factory.mktemp("games"), {"train": dict.fromkeys(TASK_TYPES, 1)}, seed=5
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -29,14 +31,32 @@ def cache(tmp_path_factory, monkeypatch) -> None:
 
 def test_the_expert_wins_every_game_and_each_step_is_what_it_saw_then_did(games, tmp_path):
     calls = []
-    summary = collect(games, tmp_path / "out.jsonl", "expert", seed=0, progress=lambda done, total: calls.append((done, total)))
+    summary = collect(
+        games,
+        tmp_path / "out.jsonl",
+        "expert",
+        seed=0,
+        progress=lambda done, total: calls.append((done, total)),
+    )
     trajectories = list(read_trajectories(tmp_path / "out.jsonl"))
     assert calls == [(done, 6) for done in range(1, 7)]
-    assert (summary.played, summary.won, summary.kept, summary.failed, summary.inadmissible) == (6, 6, 6, 0, 0)
+    assert (summary.played, summary.won, summary.kept, summary.failed, summary.inadmissible) == (
+        6,
+        6,
+        6,
+        0,
+        0,
+    )
     assert summary.steps == sum(len(trajectory.steps) for trajectory in trajectories)
-    assert [trajectory.id for trajectory in trajectories] == [f"expert/train/{game.id}/0" for game in games]
+    assert [trajectory.id for trajectory in trajectories] == [
+        f"expert/train/{game.id}/0" for game in games
+    ]
     for game, trajectory in zip(games, trajectories, strict=True):
-        assert (trajectory.game, trajectory.task_type, trajectory.split) == (game.id, game.task_type, "train")
+        assert (trajectory.game, trajectory.task_type, trajectory.split) == (
+            game.id,
+            game.task_type,
+            "train",
+        )
         assert trajectory.success and trajectory.reward == 1.0
         assert trajectory.steps[0].observation.startswith("You are in the middle of a room.")
         assert not trajectory.task.endswith(".")
@@ -46,15 +66,33 @@ def test_the_expert_wins_every_game_and_each_step_is_what_it_saw_then_did(games,
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(games, tmp_path):
     for workers in (1, 2):
-        options = {"agent": "explorer", "seed": 3, "only_won": False, "workers": workers, "max_steps": 8, "episodes_per_game": 2}
+        options = {
+            "agent": "explorer",
+            "seed": 3,
+            "only_won": False,
+            "workers": workers,
+            "max_steps": 8,
+            "episodes_per_game": 2,
+        }
         assert collect(games, tmp_path / f"{workers}.jsonl", **options).kept == 12
     assert (tmp_path / "1.jsonl").read_bytes() == (tmp_path / "2.jsonl").read_bytes()
 
 
 def test_an_episode_depends_on_the_seed_its_game_and_its_number_only(games, tmp_path):
     def lines(games: list[Game], seed: int, episodes: int) -> dict[str, dict]:
-        collect(games, tmp_path / "out.jsonl", "explorer", seed, max_steps=6, only_won=False, episodes_per_game=episodes)
-        return {row["id"]: row for row in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())}
+        collect(
+            games,
+            tmp_path / "out.jsonl",
+            "explorer",
+            seed,
+            max_steps=6,
+            only_won=False,
+            episodes_per_game=episodes,
+        )
+        return {
+            row["id"]: row
+            for row in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+        }
 
     two, alone, other = lines(games[:2], 1, 2), lines(games[1:2], 1, 1), lines(games[1:2], 2, 1)
     (name,) = alone
@@ -68,7 +106,10 @@ def test_lost_episodes_are_counted_and_kept_only_on_request(games, tmp_path):
     every = collect(games, tmp_path / "every.jsonl", **options, only_won=False)
     assert (won.played, won.won, won.kept, won.steps) == (6, 0, 0, 0)
     assert (every.played, every.won, every.kept, every.steps) == (6, 0, 6, 18)
-    assert all(not trajectory.success and trajectory.reward == 0.0 for trajectory in read_trajectories(tmp_path / "every.jsonl"))
+    assert all(
+        not trajectory.success and trajectory.reward == 0.0
+        for trajectory in read_trajectories(tmp_path / "every.jsonl")
+    )
 
 
 def test_a_broken_game_is_counted_and_named_and_the_others_go_on(games, tmp_path):
@@ -79,16 +120,24 @@ def test_a_broken_game_is_counted_and_named_and_the_others_go_on(games, tmp_path
     assert len(summary.faults) == 1 and "broken.tw-pddl" in summary.faults[0]
 
 
-def test_an_inadmissible_action_is_counted_and_named_with_its_game_and_step(games, tmp_path, monkeypatch):
+def test_an_inadmissible_action_is_counted_and_named_with_its_game_and_step(
+    games, tmp_path, monkeypatch
+):
     class Stubborn(Expert):
         def act(self, observation):
             decision = super().act(observation)
-            return decision if observation.text.startswith("You are in") else Decision(decision.thought, "take the biscuit")
+            return (
+                decision
+                if observation.text.startswith("You are in")
+                else Decision(decision.thought, "take the biscuit")
+            )
 
     monkeypatch.setattr(collecting, "Expert", Stubborn)
     summary = collect(games[:1], tmp_path / "out.jsonl", "expert", seed=0)
     assert (summary.played, summary.kept, summary.failed, summary.inadmissible) == (1, 0, 0, 1)
-    assert summary.faults == (f"{games[0].id}, step 1: the expert chose 'take the biscuit', which the game does not take",)
+    assert summary.faults == (
+        f"{games[0].id}, step 1: the expert chose 'take the biscuit', which the game does not take",
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,7 +165,9 @@ def test_no_games_or_one_game_twice_says_so(games, tmp_path):
 
 def test_what_was_left_out_is_told_by_reason_with_the_first_examples():
     faults = tuple(f"game {number}: fell" for number in range(6))
-    summary = CollectSummary(played=20, won=9, kept=9, steps=70, failed=4, inadmissible=2, faults=faults)
+    summary = CollectSummary(
+        played=20, won=9, kept=9, steps=70, failed=4, inadmissible=2, faults=faults
+    )
     left_out = {
         "not won": 5,
         "the environment or the game file failed": 4,
@@ -127,7 +178,9 @@ def test_what_was_left_out_is_told_by_reason_with_the_first_examples():
     reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
     assert first == f"won 9 of 20; kept 9 trajectories, 70 steps; left out 11: {reasons}"
     assert broke == [f"  broke off: game {number}: fell" for number in range(3)] + ["  and 3 more"]
-    assert CollectSummary(played=3, won=2, kept=3, steps=9).lines() == ["won 2 of 3; kept 3 trajectories, 9 steps"]
+    assert CollectSummary(played=3, won=2, kept=3, steps=9).lines() == [
+        "won 2 of 3; kept 3 trajectories, 9 steps"
+    ]
 
 
 def test_the_command_says_which_games_and_episodes_were_left_out(games, tmp_path, capsys):
@@ -137,11 +190,22 @@ def test_the_command_says_which_games_and_episodes_were_left_out(games, tmp_path
     broken = root / "g0" / "trial" / "game.tw-pddl"
     broken.write_text(json.dumps(json.loads(broken.read_text()) | {"grammar": "nonsense"}))
     (root / "g1" / "trial" / "traj_data.json").unlink()
-    command = ["collect", "--games", str(tmp_path), "--out", str(tmp_path / "out.jsonl"), "--workers", "1"]
+    command = [
+        "collect",
+        "--games",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out.jsonl"),
+        "--workers",
+        "1",
+    ]
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "1 without traj_data.json" in said
-    assert "won 1 of 2; kept 1 trajectories" in said and "left out 1: 1 the environment or the game file failed" in said
+    assert (
+        "won 1 of 2; kept 1 trajectories" in said
+        and "left out 1: 1 the environment or the game file failed" in said
+    )
     assert "broke off: " in said and str(broken) in said
     shutil.rmtree(root / "g2")
     assert main(command) == 3

@@ -17,7 +17,12 @@ from cotjax.study.run import open_study
 @pytest.fixture
 def games(tmp_path):
     """One game that can be played, and one whose file is broken."""
-    played, broken = make_games(tmp_path / "games", {"train": dict.fromkeys(["look_at_obj_in_light", "pick_and_place_simple"], 1)}, 2, 1)
+    played, broken = make_games(
+        tmp_path / "games",
+        {"train": dict.fromkeys(["look_at_obj_in_light", "pick_and_place_simple"], 1)},
+        2,
+        1,
+    )
     Path(broken.path).write_text(json.dumps({"solvable": True}))
     return played, broken
 
@@ -46,7 +51,11 @@ def test_games_that_are_left_out_are_counted_by_split(games, tmp_path):
     content = json.loads(Path(games[0].path).read_text())
     Path(games[1].path).write_text(json.dumps(content | {"solvable": False}))
     config = default_config()
-    config.games.source, config.games.root, config.games.train = "alfworld", str(tmp_path / "games"), 0
+    config.games.source, config.games.root, config.games.train = (
+        "alfworld",
+        str(tmp_path / "games"),
+        0,
+    )
     config.games.in_domain, config.games.ood = 0, 0
     found = prepare_games(config)
     assert [game.id for game in found.train] == [games[0].id]

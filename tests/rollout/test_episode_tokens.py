@@ -14,7 +14,22 @@ class Letters:
     """A codec whose text can be written in several ways: "a" is 1 or 2, and tags come whole, in parts, or merged with others."""
 
     action_prefix, stop, stop_texts = [10], ((11,),), ("</action>",)
-    pieces = ("", "a", "a", "b", "</act", "ion>", "ion>.", "><action>", " <action", "> ", "<action>", "</action>", None, "b</action>")
+    pieces = (
+        "",
+        "a",
+        "a",
+        "b",
+        "</act",
+        "ion>",
+        "ion>.",
+        "><action>",
+        " <action",
+        "> ",
+        "<action>",
+        "</action>",
+        None,
+        "b</action>",
+    )
 
     def decode(self, ids):
         return "".join(self.pieces[i] for i in ids)
@@ -29,7 +44,11 @@ class Letters:
         ([3, 3], "", None),
         ([10, 2, 3], "", None),
         ([10, 2, 2, 11], "", None),  # not the ids of this action
-        ([3, 7, 2, 3, 4, 6], "", [2, 3]),  # both tags merged with what is not the action, the second in two tokens
+        (
+            [3, 7, 2, 3, 4, 6],
+            "",
+            [2, 3],
+        ),  # both tags merged with what is not the action, the second in two tokens
         ([8, 9, 1, 3, 11], "", [1, 3]),  # a blank of the action in the tag's last token
         ([10, 2, 13], "", None),  # "b" and the closing tag are one token
         ([2, 3, 11], "<action>a", None),  # a part of the action was prefilled
@@ -41,7 +60,12 @@ def test_the_action_s_ids_are_those_that_were_sampled(ids, opened, found):
 
 
 def test_what_the_last_token_holds_past_the_stop_is_not_looked_at():
-    for ids, text in (([2, 4, 6], "a</action>"), ([2, 4, 5], "a</action>"), ([2, 4, 6, 3], "a</action>.b"), ([2, 3], "ab")):
+    for ids, text in (
+        ([2, 4, 6], "a</action>"),
+        ([2, 4, 5], "a</action>"),
+        ([2, 4, 6, 3], "a</action>.b"),
+        ([2, 3], "ab"),
+    ):
         assert text_to_stop(Letters(), ids, Letters().decode(ids)) == text
 
 
@@ -92,15 +116,21 @@ def test_a_cache_of_other_ids_is_noticed_though_there_are_as_many():
 
 def test_a_next_prompt_without_the_sampled_ids_is_an_internal_error(codec, monkeypatch):
     whole = codec.next_prompt
-    monkeypatch.setattr(codec, "next_prompt", lambda action, observation: whole(action, observation)[1:])
-    with pytest.raises(InternalError, match="g3, step 2: the next prompt does not go on with the sampled ids"):
+    monkeypatch.setattr(
+        codec, "next_prompt", lambda action, observation: whole(action, observation)[1:]
+    )
+    with pytest.raises(
+        InternalError, match="g3, step 2: the next prompt does not go on with the sampled ids"
+    ):
         played(codec, RulePolicy(codec, slots=1))
 
 
 def test_a_cache_that_lost_ids_is_an_internal_error(codec):
     class Forgets(RulePolicy):
         def extend(self, pieces):
-            super().extend({slot: ids[:-1] if self.prompts[slot] else ids for slot, ids in pieces.items()})
+            super().extend(
+                {slot: ids[:-1] if self.prompts[slot] else ids for slot, ids in pieces.items()}
+            )
 
     with pytest.raises(InternalError, match="g3, step 2: the policy's cache holds"):
         played(codec, Forgets(codec, slots=1))
@@ -114,4 +144,7 @@ def test_a_policy_may_keep_its_log_probabilities_to_itself(codec):
 
     assert "logprobs" not in played(codec, Silent(codec))["steps"][0]["cot"]
     response = played(codec, RulePolicy(codec))["steps"][0]["cot"]
-    assert len(response["logprobs"]) == len(response["ids"]) and sum(response["logprobs"]) == response["logprob"]
+    assert (
+        len(response["logprobs"]) == len(response["ids"])
+        and sum(response["logprobs"]) == response["logprob"]
+    )

@@ -44,7 +44,9 @@ class Hanging:
 
     def reset(self, game: Game) -> tuple[str, Observation]:
         self._game, self._steps = game.id, 0
-        return "put a plate in fridge", Observation("You see a cabinet 1, a cabinet 2, and a fridge 1.", ("look",), False, False)
+        return "put a plate in fridge", Observation(
+            "You see a cabinet 1, a cabinet 2, and a fridge 1.", ("look",), False, False
+        )
 
     def step(self, action: str) -> Observation:
         self._steps += 1
@@ -62,7 +64,9 @@ class Hanging:
 def test_an_interrupt_ends_a_rollout_whose_environment_hangs(tmp_path, workers):
     path = os.pathsep.join([str(Path(__file__).parent), *map(str, sys.path)])
     command = [sys.executable, "-c", PLAYS, str(tmp_path), str(workers)]
-    run = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, text=True
+    )
     limit = time.monotonic() + 60
     while not (tmp_path / "hangs").exists():
         assert run.poll() is None and time.monotonic() < limit

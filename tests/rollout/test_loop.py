@@ -56,7 +56,11 @@ class RulePolicy:
         answers = {}
         for slot, prefix in prefixes.items():
             opened = self.codec.decode(self.prompts[slot]).count("<action> open")
-            text = "look </action>" if prefix else f"<think> i need a plate. </think><action> open cabinet {opened + 1} </action>"
+            text = (
+                "look </action>"
+                if prefix
+                else f"<think> i need a plate. </think><action> open cabinet {opened + 1} </action>"
+            )
             ids = self.codec.encode(text)
             answers[slot] = Generation(ids, [-0.5] * len(ids))
         return answers
@@ -70,7 +74,12 @@ class Cabinets:
 
     def reset(self, games):
         self.games |= {slot: (game, 0) for slot, game in games.items()}
-        first = Observation("You see a cabinet 1, a cabinet 2, and a fridge 1.", ("open cabinet 1", "look"), False, False)
+        first = Observation(
+            "You see a cabinet 1, a cabinet 2, and a fridge 1.",
+            ("open cabinet 1", "look"),
+            False,
+            False,
+        )
         return {slot: ("put a plate in fridge", first) for slot in games}
 
     def step(self, actions):
@@ -111,9 +120,17 @@ def test_cot_actions_drive_and_prompt_actions_are_noted_beside_them(codec):
     assert sorted(records) == ["g1", "g2", "g3", "g4", "g5"]
     record = records["g3"]
     assert record["success"] and record["ended"] == "won" and len(record["steps"]) == 3
-    assert [step["executed"] for step in record["steps"]] == ["open cabinet 1", "open cabinet 2", "open cabinet 3"]
+    assert [step["executed"] for step in record["steps"]] == [
+        "open cabinet 1",
+        "open cabinet 2",
+        "open cabinet 3",
+    ]
     step = record["steps"][0]
-    assert step["cot"]["thought"] == "i need a plate." and step["cot"]["valid"] and step["cot"]["admissible"]
+    assert (
+        step["cot"]["thought"] == "i need a plate."
+        and step["cot"]["valid"]
+        and step["cot"]["admissible"]
+    )
     assert step["prompt"]["action"] == "look" and step["prompt"]["thought"] is None
     assert step["cot"]["logprob"] == pytest.approx(-0.5 * step["cot"]["new_tokens"])
     assert codec.decode(step["cot"]["ids"]) == step["cot"]["text"]
@@ -146,37 +163,59 @@ def test_environments_step_while_the_other_action_is_decoded(codec):
             return super().step(actions)
 
     records = _play(codec, _games(1, 2, 3), "cot", Waits(), policy=Decodes(codec))
-    assert all(record["success"] and record["steps"][0]["prompt"]["action"] == "look" for record in records.values())
+    assert all(
+        record["success"] and record["steps"][0]["prompt"]["action"] == "look"
+        for record in records.values()
+    )
 
 
 def test_a_slot_takes_the_next_game_and_its_own_faults(codec):
     """The game that breaks leaves its slot to others, and what it did wrong stays with it."""
     records = _play(codec, _games(9, 1, 2, 3, 4), "cot", policy=RulePolicy(codec, slots=1))
     assert [game for game, record in records.items()] == ["g9", "g1", "g2", "g3", "g4"]
-    assert [record["env_faults"] for record in records.values()] == [["the engine is gone"], [], [], [], []]
+    assert [record["env_faults"] for record in records.values()] == [
+        ["the engine is gone"],
+        [],
+        [],
+        [],
+        [],
+    ]
 
 
 def test_prompt_actions_drive_alone_until_the_step_limit(codec):
     record = _play(codec, _games(2), "prompt")["g2"]
     assert not record["success"] and record["ended"] == "step_limit" and len(record["steps"]) == 6
-    assert all(step["cot"] is None and step["executed"] == "look" and step["nothing_happens"] for step in record["steps"])
+    assert all(
+        step["cot"] is None and step["executed"] == "look" and step["nothing_happens"]
+        for step in record["steps"]
+    )
 
 
 def test_an_episode_that_ends_without_a_win_is_not_won(codec):
     class Over(Cabinets):
         def step(self, actions):
             answers = super().step(actions)
-            return {slot: Observation("The game is over.", (), False, self.games[slot][1] == 2) for slot in answers}
+            return {
+                slot: Observation("The game is over.", (), False, self.games[slot][1] == 2)
+                for slot in answers
+            }
 
     for record in _play(codec, _games(1, 2, 5), "cot", Over()).values():
-        assert (record["ended"], record["success"], len(record["steps"])) == ("step_limit", False, 2)
+        assert (record["ended"], record["success"], len(record["steps"])) == (
+            "step_limit",
+            False,
+            2,
+        )
 
 
 def test_nothing_happened_where_the_environment_says_so_first_and_not_where_it_quotes_it(codec):
     class Reads(Cabinets):
         def step(self, actions):
             said = {"g1": "Nothing happens.", "g2": 'The note reads: "Nothing happens."'}
-            return {slot: Observation(said[self.games[slot][0].id], ("look",), False, True) for slot in actions}
+            return {
+                slot: Observation(said[self.games[slot][0].id], ("look",), False, True)
+                for slot in actions
+            }
 
     records = _play(codec, _games(1, 2), "cot", Reads())
     assert [records[game]["steps"][0]["nothing_happens"] for game in ("g1", "g2")] == [True, False]
@@ -186,7 +225,9 @@ def test_prompt_actions_may_be_left_out(codec):
     paired, alone = (_play(codec, _games(1, 3), "cot", both=both) for both in (None, False))
     assert all(step["prompt"] is None for record in alone.values() for step in record["steps"])
     for game, record in alone.items():
-        assert record["success"] and record["steps"] == [step | {"prompt": None} for step in paired[game]["steps"]]
+        assert record["success"] and record["steps"] == [
+            step | {"prompt": None} for step in paired[game]["steps"]
+        ]
 
 
 def test_the_environments_time_is_counted_once_and_that_of_the_first_games_is_waited_for(codec):
@@ -201,50 +242,86 @@ def test_the_environments_time_is_counted_once_and_that_of_the_first_games_is_wa
     slow = Slow()
     records = _play(codec, _games(1, 2, 3, 4), "cot", slow)
     timing = {game: record["timing"] for game, record in records.items()}
-    assert timing["g1"]["waited_s"] >= 0.025 and timing["g2"]["waited_s"] >= 0.025  # half of the first reset each
-    assert slow.took == pytest.approx(sum(each["environment_s"] for each in timing.values()), rel=0.3)
+    assert (
+        timing["g1"]["waited_s"] >= 0.025 and timing["g2"]["waited_s"] >= 0.025
+    )  # half of the first reset each
+    assert slow.took == pytest.approx(
+        sum(each["environment_s"] for each in timing.values()), rel=0.3
+    )
 
 
 def test_what_the_environment_does_wrong_ends_that_episode_alone(codec):
     records = _play(codec, _games(9, 4), "cot")
-    assert records["g9"]["ended"] == "env_error" and "step 2" in records["g9"]["env_error"] and not records["g9"]["success"]
+    assert (
+        records["g9"]["ended"] == "env_error"
+        and "step 2" in records["g9"]["env_error"]
+        and not records["g9"]["success"]
+    )
     assert records["g9"]["env_faults"] == ["the engine is gone"]
-    assert records["g4"]["success"] and records["g4"]["env_error"] is None and records["g4"]["env_faults"] == []
+    assert (
+        records["g4"]["success"]
+        and records["g4"]["env_error"] is None
+        and records["g4"]["env_faults"] == []
+    )
 
 
 def test_a_prompt_that_no_longer_fits_ends_the_episode(codec):
-    record = _play(codec, _games(5), "cot", policy=RulePolicy(codec, max_length=110), elicitation=Elicitation(max_new_tokens=20))["g5"]
+    record = _play(
+        codec,
+        _games(5),
+        "cot",
+        policy=RulePolicy(codec, max_length=110),
+        elicitation=Elicitation(max_new_tokens=20),
+    )["g5"]
     assert record["ended"] == "length" and not record["success"] and 0 < len(record["steps"]) < 5
 
 
 def test_expert_states_are_replayed_whatever_the_model_says(codec):
     trajectories = {f"g{i}": tiny.trajectory(name=f"t{i}", steps=i) for i in (1, 3, 4)}
     references = {game: [step.action for step in t.steps] for game, t in trajectories.items()}
-    records = _play(codec, _games(1, 3, 4), "reference", ReplayEnvironments(trajectories), references=references)
+    records = _play(
+        codec, _games(1, 3, 4), "reference", ReplayEnvironments(trajectories), references=references
+    )
     for game, trajectory in trajectories.items():
         steps = records[game]["steps"]
-        assert [step["observation"] for step in steps] == [step.observation for step in trajectory.steps]
-        assert [step["reference"] for step in steps] == [step["executed"] for step in steps] == references[game]
+        assert [step["observation"] for step in steps] == [
+            step.observation for step in trajectory.steps
+        ]
+        assert (
+            [step["reference"] for step in steps]
+            == [step["executed"] for step in steps]
+            == references[game]
+        )
         assert [step["prompt"]["action"] for step in steps] == ["look"] * len(steps)
 
 
 def test_records_do_not_depend_on_the_number_of_slots(codec):
     def stable(records):
-        return {game: {key: value for key, value in record.items() if key != "timing"} for game, record in records.items()}
+        return {
+            game: {key: value for key, value in record.items() if key != "timing"}
+            for game, record in records.items()
+        }
 
     games = _games(1, 2, 3, 4, 5)
-    one, many = (_play(codec, games, "cot", policy=RulePolicy(codec, slots=slots)) for slots in (1, 4))
+    one, many = (
+        _play(codec, games, "cot", policy=RulePolicy(codec, slots=slots)) for slots in (1, 4)
+    )
     assert stable(one) == stable(many)
 
 
 def test_an_invalid_response_costs_a_step_and_says_why(codec):
     class Mumbles(RulePolicy):
         def branch(self, prefixes, **kwargs):
-            return {slot: Generation(self.codec.encode("<think> i look"), [0.0]) for slot in prefixes}
+            return {
+                slot: Generation(self.codec.encode("<think> i look"), [0.0]) for slot in prefixes
+            }
 
     record = _play(codec, _games(1), "cot", policy=Mumbles(codec))["g1"]
     assert record["ended"] == "step_limit"
-    assert record["steps"][0]["cot"]["reason"] == "unclosed_thought" and record["steps"][0]["executed"] == ""
+    assert (
+        record["steps"][0]["cot"]["reason"] == "unclosed_thought"
+        and record["steps"][0]["executed"] == ""
+    )
 
 
 def test_an_unknown_driver_is_refused(codec):
@@ -261,7 +338,9 @@ def test_a_record_that_json_cannot_hold_is_not_written(tmp_path):
 
 def test_records_are_written_whole_and_broken_ones_are_named(tmp_path):
     names = [f"{'x' * 80}/{i}" for i in range(3)]
-    paths = [record_path(tmp_path, arm="sft", checkpoint=5, driver="cot", game_id=name) for name in names]
+    paths = [
+        record_path(tmp_path, arm="sft", checkpoint=5, driver="cot", game_id=name) for name in names
+    ]
     assert len(set(paths)) == 3 and all(len(path.name) < 100 for path in paths)
     for path in paths:
         write_record(path, {"arm": "sft"})

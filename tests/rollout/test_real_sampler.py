@@ -47,7 +47,9 @@ class Uneven(Cabinets):
         answers = super().step(actions)
         for slot in actions:
             game, steps = self.games[slot]
-            answers[slot] = type(answers[slot])(answers[slot].text, ("look",), False, steps > int(game.id[1:]) % 3)
+            answers[slot] = type(answers[slot])(
+                answers[slot].text, ("look",), False, steps > int(game.id[1:]) % 3
+            )
         return answers
 
 
@@ -55,7 +57,9 @@ def games(*numbers):
     return [Game(f"g{number}", "", "valid_unseen", "t") for number in numbers]
 
 
-def played(codec, policy, played, environments=None, driver="prompt", seed=0, temperature=1.0, **how):
+def played(
+    codec, policy, played, environments=None, driver="prompt", seed=0, temperature=1.0, **how
+):
     records = []
     play(
         played, policy=policy, codec=codec, environments=environments or Uneven(), driver=driver, seed=seed,
@@ -68,7 +72,12 @@ def played(codec, policy, played, environments=None, driver="prompt", seed=0, te
 def plain(record):
     """What does not depend on time or rounding, as JSON."""
     measured = ("timing", "logprob", "logprobs")
-    return json.dumps(json.loads(json.dumps(record), object_hook=lambda found: {k: v for k, v in found.items() if k not in measured}))
+    return json.dumps(
+        json.loads(
+            json.dumps(record),
+            object_hook=lambda found: {k: v for k, v in found.items() if k not in measured},
+        )
+    )
 
 
 def test_an_episode_is_the_same_alone_and_among_others_whose_slots_are_refilled(codec, model):
@@ -86,7 +95,9 @@ def test_an_episode_is_the_same_alone_and_among_others_whose_slots_are_refilled(
                 # Its ids go on, with the tag that was prefilled and the one that was sampled.
                 assert after["prompt_ids"][: len(ids) + 1] == [*codec.action_prefix, *ids]
                 otherwise += ids[:-1] != codec.encode_plain(before["executed"], "it", lenient=True)
-    assert otherwise > 0, "some actions were whole, and spelled otherwise than their text is encoded"
+    assert otherwise > 0, (
+        "some actions were whole, and spelled otherwise than their text is encoded"
+    )
 
 
 def test_a_slot_that_keeps_an_id_of_the_game_before_is_noticed(codec, model):
@@ -105,14 +116,24 @@ def test_samples_of_a_game_differ_and_their_records_stand_apart(codec, model, tm
     policy = sampler(codec, model, 2)
     records = played(codec, policy, games(2, 2, 2, 1))
     assert sorted(records) == [("g1", 0), ("g2", 0), ("g2", 1), ("g2", 2)]
-    texts = {tuple(step["prompt"]["text"] for step in records["g2", sample]["steps"]) for sample in range(3)}
+    texts = {
+        tuple(step["prompt"]["text"] for step in records["g2", sample]["steps"])
+        for sample in range(3)
+    }
     assert len(texts) == 3
     for (game, sample), record in records.items():
-        write_record(record_path(tmp_path, arm="sft", checkpoint=1, driver="prompt", game_id=game, sample=sample), record)
+        write_record(
+            record_path(
+                tmp_path, arm="sft", checkpoint=1, driver="prompt", game_id=game, sample=sample
+            ),
+            record,
+        )
     found = {(record["game"]["id"], record["sample"]): record for record in read_records(tmp_path)}
     assert found.keys() == records.keys()
     first = record_path(tmp_path, arm="sft", checkpoint=1, driver="prompt", game_id="g2")
-    assert first.exists() and "sample" not in first.name, "the first sample's record stands where a game's only one does"
+    assert first.exists() and "sample" not in first.name, (
+        "the first sample's record stands where a game's only one does"
+    )
     again = played(codec, policy, games(2), samples=[2])
     assert plain(again["g2", 2]) == plain(records["g2", 2])
     with pytest.raises(UsageError, match="same number"):
@@ -129,7 +150,15 @@ def test_every_response_has_a_seed_of_its_own(codec, driver):
 
     seeds, responses = set(), 0
     for study in (0, 1, 2):
-        for record in played(codec, Mumbles(codec, max_length=9000), games(2, 2, 5), Cabinets(), driver, study, both=True).values():
+        for record in played(
+            codec,
+            Mumbles(codec, max_length=9000),
+            games(2, 2, 5),
+            Cabinets(),
+            driver,
+            study,
+            both=True,
+        ).values():
             for step in record["steps"]:
                 seeds |= {step[kind]["seed"] for kind in ("cot", "prompt")}
                 responses += 2
@@ -140,24 +169,41 @@ def test_every_response_has_a_seed_of_its_own(codec, driver):
 def test_admissible_is_what_the_environment_says_and_not_what_could_be_parsed(codec):
     class Flies(RulePolicy):
         def branch(self, prefixes, **how):
-            texts = {slot: "fly</action>" if prefix else "<action>look</action>" for slot, prefix in prefixes.items()}
+            texts = {
+                slot: "fly</action>" if prefix else "<action>look</action>"
+                for slot, prefix in prefixes.items()
+            }
             return {slot: Generation(self.codec.encode(text), None) for slot, text in texts.items()}
 
-    (record,) = played(codec, Flies(codec, slots=1, max_length=9000), games(2), Cabinets(), "cot").values()
+    (record,) = played(
+        codec, Flies(codec, slots=1, max_length=9000), games(2), Cabinets(), "cot"
+    ).values()
     for step in record["steps"]:
-        assert (step["cot"]["action"], step["cot"]["valid"], step["cot"]["admissible"]) == ("look", True, True)
-        assert (step["prompt"]["action"], step["prompt"]["valid"], step["prompt"]["admissible"]) == ("fly", True, False)
+        assert (step["cot"]["action"], step["cot"]["valid"], step["cot"]["admissible"]) == (
+            "look",
+            True,
+            True,
+        )
+        assert (
+            step["prompt"]["action"],
+            step["prompt"]["valid"],
+            step["prompt"]["admissible"],
+        ) == ("fly", True, False)
 
 
 def test_logits_that_are_not_finite_stop_with_the_game_and_the_step(codec, model):
     spoilt = jax.tree.map(lambda x: x * np.nan, model[1])
-    with pytest.raises(NotFiniteError, match="g2, step 1: slot 0: the model's logits are not finite"):
+    with pytest.raises(
+        NotFiniteError, match="g2, step 1: slot 0: the model's logits are not finite"
+    ):
         played(codec, sampler(codec, model, 1, spoilt), games(2))
 
     class Broken(RulePolicy):
         def branch(self, prefixes, **how):
             worth = float("nan") if self.codec.decode(self.prompts[0]).count("user") > 1 else 0.0
-            return {slot: Generation(self.codec.encode("look</action>"), [worth]) for slot in prefixes}
+            return {
+                slot: Generation(self.codec.encode("look</action>"), [worth]) for slot in prefixes
+            }
 
     with pytest.raises(NotFiniteError, match="g2, step 2: a log-probability is not finite"):
         played(codec, Broken(codec, slots=1, max_length=9000), games(2), Cabinets())

@@ -27,7 +27,11 @@ def spelled(codec, text, draw):
     """Ids that spell the text, cut at random; the last token may hold more than is left of it."""
     pieces, ids = list(enumerate(codec.pieces)), []
     while text:
-        fitting = [(id, piece) for id, piece in pieces if piece and (text.startswith(piece) or piece.startswith(text))]
+        fitting = [
+            (id, piece)
+            for id, piece in pieces
+            if piece and (text.startswith(piece) or piece.startswith(text))
+        ]
         longer = [one for one in fitting if len(one[1]) > 1]
         id, piece = draw.choice(longer if longer and draw.random() < 0.6 else fitting)
         ids.append(id)
@@ -40,13 +44,20 @@ class Spells(RulePolicy):
 
     def __init__(self, codec, seed=0, **kwargs):
         super().__init__(codec, **kwargs)
-        self.draw, self.table = random.Random(seed), stop_table(codec.stop_texts, len(codec.pieces), codec.pieces)
+        self.draw, self.table = (
+            random.Random(seed),
+            stop_table(codec.stop_texts, len(codec.pieces), codec.pieces),
+        )
 
     def branch(self, prefixes, *, seeds, **how):
         answers = {}
         for slot, prefix in prefixes.items():
             number = self.codec.decode(self.prompts[slot]).count("<action>open") + 1
-            text = "open cabinet 8</action>" if prefix else f"<think>i need it.</think><action>open cabinet {number}</action>"
+            text = (
+                "open cabinet 8</action>"
+                if prefix
+                else f"<think>i need it.</think><action>open cabinet {number}</action>"
+            )
             ids, state = spelled(self.codec, text, self.draw), 0
             for id in ids:
                 assert state < len(self.table)
@@ -70,7 +81,9 @@ def test_pieces_joined_are_the_decoded_text(codec):
     for text in ("<think>a b.</think><action>look</action>", "<|im_end|>\n", " x "):
         ids = spelled(codec, text, draw)
         assert "".join(codec.pieces[id] for id in ids) == codec.decode(ids)
-    ids = codec.encode_plain("ünï é</action>", "it", lenient=True)  # characters of several tokens are not those tokens' own
+    ids = codec.encode_plain(
+        "ünï é</action>", "it", lenient=True
+    )  # characters of several tokens are not those tokens' own
     assert "".join(codec.pieces[id] for id in ids).replace("\ufffd", "") == "n </action>"
     tagged = tiny.subword_codec("</action>")
     assert tagged.pieces[tagged.encode("</action>")[0]] == "</action>" and None not in tagged.pieces
@@ -78,13 +91,19 @@ def test_pieces_joined_are_the_decoded_text(codec):
 
 @pytest.mark.parametrize("added", [(), ("</action>",), MARKS], ids=len)
 @pytest.mark.parametrize("driver", ["cot", "prompt"])
-def test_however_a_response_is_spelled_it_is_read_the_same_and_its_action_s_ids_go_on(added, driver):
+def test_however_a_response_is_spelled_it_is_read_the_same_and_its_action_s_ids_go_on(
+    added, driver
+):
     codec, kept = tiny.subword_codec(*added), 0
     for seed in range(12):
         policy = Spells(codec, seed, slots=1, max_length=4000)
         (record,) = played(codec, policy, [3], driver)
         steps = record["steps"]
-        expected = ["open cabinet 1", "open cabinet 2", "open cabinet 3"] if driver == "cot" else ["open cabinet 8"] * 4
+        expected = (
+            ["open cabinet 1", "open cabinet 2", "open cabinet 3"]
+            if driver == "cot"
+            else ["open cabinet 8"] * 4
+        )
         assert [step["executed"] for step in steps] == expected
         assert all(step[driver]["valid"] for step in steps)
         for before, after in itertools.pairwise(steps):
@@ -95,11 +114,18 @@ def test_however_a_response_is_spelled_it_is_read_the_same_and_its_action_s_ids_
             alone = begins in cuts and text.find("</action>") in cuts
             encoded = codec.encode_plain(before["executed"], "it")
             inside = ids[cuts[begins] : cuts[text.find("</action>")]] if alone else encoded
-            start = [*codec.action_prefix, *inside, *codec.encode("</action>"), *codec.encode("<|im_end|>")]
+            start = [
+                *codec.action_prefix,
+                *inside,
+                *codec.encode("</action>"),
+                *codec.encode("<|im_end|>"),
+            ]
             assert after["prompt_ids"][: len(start)] == start
             kept += inside != encoded
         assert [id for step in steps for id in step["prompt_ids"]] == policy.prompts[0]
-    assert kept > 1, "some actions were spelled otherwise than their text is encoded, and went on as they were"
+    assert kept > 1, (
+        "some actions were spelled otherwise than their text is encoded, and went on as they were"
+    )
 
 
 def test_the_parser_sees_the_closing_tag_in_another_segmentation_and_nothing_after_it(codec):
@@ -109,10 +135,15 @@ def test_the_parser_sees_the_closing_tag_in_another_segmentation_and_nothing_aft
 
     class Merges(RulePolicy):
         def branch(self, prefixes, **how):
-            return {slot: Generation(ids if prefix else [*self.codec.action_prefix, *ids], None) for slot, prefix in prefixes.items()}
+            return {
+                slot: Generation(ids if prefix else [*self.codec.action_prefix, *ids], None)
+                for slot, prefix in prefixes.items()
+            }
 
     (record,) = played(codec, Merges(codec, slots=1, max_length=4000), [3])
-    assert all(step["cot"]["action"] == step["prompt"]["action"] == "look" for step in record["steps"])
+    assert all(
+        step["cot"]["action"] == step["prompt"]["action"] == "look" for step in record["steps"]
+    )
     assert all(step["cot"]["ids"][-1] == merged for step in record["steps"])
     assert formats.parse_response(codec.decode(ids), prefilled=True).reason == "text_after"
     assert not np.any([merged in step["prompt_ids"] for step in record["steps"]])
@@ -125,12 +156,21 @@ def test_an_action_with_a_control_token_is_invalid_and_is_not_sent():
 
         class Sneaks(RulePolicy):
             def branch(self, prefixes, **how):
-                return {slot: Generation(self.codec.encode(texts[not prefix]), None) for slot, prefix in prefixes.items()}  # noqa: B023
+                return {
+                    slot: Generation(self.codec.encode(texts[not prefix]), None)
+                    for slot, prefix in prefixes.items()
+                }  # noqa: B023
 
         (record,) = played(codec, Sneaks(codec, slots=1, max_length=4000), [3])
         for step in record["steps"]:
-            assert step["cot"]["reason"] == step["prompt"]["reason"] == "control_token" and step["executed"] == ""
-        assert all(step["prompt_ids"].count(codec.encode(token)[0]) == of_template for step in record["steps"][1:])
+            assert (
+                step["cot"]["reason"] == step["prompt"]["reason"] == "control_token"
+                and step["executed"] == ""
+            )
+        assert all(
+            step["prompt_ids"].count(codec.encode(token)[0]) == of_template
+            for step in record["steps"][1:]
+        )
 
 
 HOSTILE = (
@@ -143,25 +183,39 @@ HOSTILE = (
 
 @pytest.mark.parametrize("driver", ["cot", "prompt"])
 @pytest.mark.parametrize("kind", ["subword", "words"])
-def test_nothing_that_an_environment_says_ends_a_run_or_is_read_as_more_than_text(tmp_path, kind, driver):
+def test_nothing_that_an_environment_says_ends_a_run_or_is_read_as_more_than_text(
+    tmp_path, kind, driver
+):
     """Its task, its observations, its commands. The records are JSON that any reader takes."""
     words = kind == "words"
-    codec = tiny.word_codec(tmp_path / "tokenizer", tiny.TINY_WORDS) if words else tiny.subword_codec(*MARKS, "<pad>")
+    codec = (
+        tiny.word_codec(tmp_path / "tokenizer", tiny.TINY_WORDS)
+        if words
+        else tiny.subword_codec(*MARKS, "<pad>")
+    )
 
     class Says(Cabinets):
         def reset(self, games):
-            return {slot: (HOSTILE[1], self.said(seen)) for slot, (_, seen) in super().reset(games).items()}
+            return {
+                slot: (HOSTILE[1], self.said(seen))
+                for slot, (_, seen) in super().reset(games).items()
+            }
 
         def step(self, actions):
             return {slot: self.said(seen) for slot, seen in super().step(actions).items()}
 
         def said(self, seen):
-            return type(seen)(HOSTILE[len(self.sent) % len(HOSTILE)], (HOSTILE[1], "look"), seen.won, seen.done)
+            return type(seen)(
+                HOSTILE[len(self.sent) % len(HOSTILE)], (HOSTILE[1], "look"), seen.won, seen.done
+            )
 
     class Looks(RulePolicy):
         def branch(self, prefixes, **how):
             ids, start = self.codec.encode("<action> look </action>"), len(self.codec.action_prefix)
-            return {slot: Generation(ids[start:] if prefix else ids, None) for slot, prefix in prefixes.items()}
+            return {
+                slot: Generation(ids[start:] if prefix else ids, None)
+                for slot, prefix in prefixes.items()
+            }
 
     records = []
     play(
@@ -169,8 +223,14 @@ def test_nothing_that_an_environment_says_ends_a_run_or_is_read_as_more_than_tex
         environments=Says(), driver=driver, elicitation=Elicitation(max_steps=6), seed=0,
         on_record=lambda game, record: records.append(record),
     )  # fmt: skip
-    assert [(record["ended"], len(record["steps"])) for record in records] == [("step_limit", 6)] * 3
-    turn = ["<|im_start|>", "<|im_end|>", "<|im_start|>"]  # a user's turn, and where the response begins
+    assert [(record["ended"], len(record["steps"])) for record in records] == [
+        ("step_limit", 6)
+    ] * 3
+    turn = [
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|im_start|>",
+    ]  # a user's turn, and where the response begins
     control = {codec.encode(mark)[0] for mark in turn}
     for number, record in enumerate(records):
         for at, step in enumerate(record["steps"]):
@@ -178,7 +238,13 @@ def test_nothing_that_an_environment_says_ends_a_run_or_is_read_as_more_than_tex
             assert found == (["<|im_end|>", *turn] if at else turn)
         path = tmp_path / f"{number}.json"
         write_record(path, record)
-        assert not re.search(r"\\ud[89a-f]|NaN", path.read_bytes().decode("utf-8"))  # which is strict: half a pair is none
+        assert not re.search(
+            r"\\ud[89a-f]|NaN", path.read_bytes().decode("utf-8")
+        )  # which is strict: half a pair is none
         read = read_record(path)
         assert read["task"] == "dragons \ufffd and half a pair \ufffd"
-        assert {step["observation"] for step in read["steps"]} <= {HOSTILE[0], read["task"], *HOSTILE[2:]}
+        assert {step["observation"] for step in read["steps"]} <= {
+            HOSTILE[0],
+            read["task"],
+            *HOSTILE[2:],
+        }

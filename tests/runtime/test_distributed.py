@@ -15,8 +15,20 @@ CONFIG = Path(__file__).parents[2] / "configs" / "base.py"
 
 def train_together(configs, tmp_path, *arguments):
     """`cotjax train` of one process a config."""
-    hosts = ["--coordinator", free_address(), "--processes", len(configs), "--out", tmp_path / "run", *arguments, "--process-id"]
-    commands = [["-m", "cotjax.cli", "train", "--config", config, *hosts, process] for process, config in enumerate(configs)]
+    hosts = [
+        "--coordinator",
+        free_address(),
+        "--processes",
+        len(configs),
+        "--out",
+        tmp_path / "run",
+        *arguments,
+        "--process-id",
+    ]
+    commands = [
+        ["-m", "cotjax.cli", "train", "--config", config, *hosts, process]
+        for process, config in enumerate(configs)
+    ]
     return ended([start_process(command, devices=None) for command in commands])
 
 
@@ -37,21 +49,31 @@ def test_process_0_goes_first_and_all_meet(tmp_path):
     assert [code for code, _, _ in results] == [0, 0], results
 
 
-@pytest.mark.parametrize(("scene", "failed", "words"), [("fails", 0, "the disk is full"), ("last_fails", 1, "host z has no memory left")])
+@pytest.mark.parametrize(
+    ("scene", "failed", "words"),
+    [("fails", 0, "the disk is full"), ("last_fails", 1, "host z has no memory left")],
+)
 def test_when_one_fails_all_stop_and_say_why(scene, failed, words, tmp_path):
     started = time.monotonic()
     results = together(scene, tmp_path)
     assert [code for code, _, _ in results] == [2, 2], results
     assert f"cotjax: {words}\n" in results[failed][2]
     other = results[1 - failed][2]
-    assert f"cotjax: process {failed} on " in other and f" stopped: {words}\n" in other and "Traceback" not in other
+    assert (
+        f"cotjax: process {failed} on " in other
+        and f" stopped: {words}\n" in other
+        and "Traceback" not in other
+    )
     assert time.monotonic() - started < 55, "the others did not wait"
 
 
 def test_a_folder_that_is_not_shared_is_named(tmp_path):
     results = together("folders", tmp_path)
     assert [code for code, _, _ in results] == [2, 2], results
-    assert f"{tmp_path / '1'}: host " in results[1][2] and "file system that all hosts share" in results[1][2]
+    assert (
+        f"{tmp_path / '1'}: host " in results[1][2]
+        and "file system that all hosts share" in results[1][2]
+    )
     assert not list(tmp_path.glob(".seen*")), "nothing of the check stays"
 
 
@@ -66,7 +88,10 @@ def test_a_process_that_cannot_read_the_config_stops_all(tmp_path):
     missing = tmp_path / "none.py"
     results = train_together([CONFIG, missing], tmp_path)
     assert [code for code, _, _ in results] == [2, 2], results
-    assert f"cotjax: process 1 on {socket.gethostname()} stopped: {missing}: no such config file" in results[0][2]
+    assert (
+        f"cotjax: process 1 on {socket.gethostname()} stopped: {missing}: no such config file"
+        in results[0][2]
+    )
 
 
 def test_each_process_splits_its_cpu_as_the_config_has_it(tmp_path):
@@ -97,12 +122,17 @@ except CotjaxError as error:
 def test_processes_that_do_not_meet_say_what_to_look_at():
     """Process 1 where nobody is, and process 0 to which nobody comes."""
     nobody, alone = free_address(), free_address()
-    started = [start_process(["-c", START.format(call)]) for call in ((nobody, 3, 1), (alone, 3, 0))]
+    started = [
+        start_process(["-c", START.format(call)]) for call in ((nobody, 3, 1), (alone, 3, 0))
+    ]
     results = ended(started)
     assert [code for code, _, _ in results] == [2, 2], results
     for (_, _, error), words in zip(
         results,
-        (f"process 1 cannot reach process 0 at {nobody} in 2 s", f"not all of the 3 processes have come to {alone} in 2 s"),
+        (
+            f"process 1 cannot reach process 0 at {nobody} in 2 s",
+            f"not all of the 3 processes have come to {alone} in 2 s",
+        ),
         strict=True,
     ):
         lines = [line for line in error.splitlines() if line.startswith("cotjax: ")]
@@ -113,9 +143,22 @@ def test_processes_that_do_not_meet_say_what_to_look_at():
 def test_slurm_tasks_find_each_other():
     """With the variables that srun sets; jax reads them."""
     port = free_address().rpartition(":")[2]
-    step = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": "2", "JAX_COORDINATOR_PORT": port}
-    code = START.format(()) + "distributed.check(devices=2)\nprint(distributed.count(), distributed.first())"
-    results = ended([start_process(["-c", code], SLURM_PROCID=str(task), SLURM_LOCALID=str(task), **step) for task in range(2)])
+    step = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_NODELIST": "127.0.0.1",
+        "SLURM_NTASKS": "2",
+        "JAX_COORDINATOR_PORT": port,
+    }
+    code = (
+        START.format(())
+        + "distributed.check(devices=2)\nprint(distributed.count(), distributed.first())"
+    )
+    results = ended(
+        [
+            start_process(["-c", code], SLURM_PROCID=str(task), SLURM_LOCALID=str(task), **step)
+            for task in range(2)
+        ]
+    )
     assert [code for code, _, _ in results] == [0, 0], results
     assert [out.splitlines()[-1] for _, out, _ in results] == ["2 True", "2 False"]
 
@@ -143,4 +186,9 @@ def test_one_process_is_all_there_is(tmp_path):
         distributed.barrier("alone")
     distributed.check_folder(tmp_path)
     distributed.stop_all("nobody is told", 1)
-    assert distributed.first() and distributed.count() == 1 and distributed.share(5) and not list(tmp_path.iterdir())
+    assert (
+        distributed.first()
+        and distributed.count() == 1
+        and distributed.share(5)
+        and not list(tmp_path.iterdir())
+    )

@@ -57,7 +57,11 @@ def test_a_symbolic_link_and_its_target_stay(tmp_path):
 
 def test_folders_and_special_files_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for place, reason in ((tmp_path, "is a folder"), (tmp_path / "pipe", "not a regular file"), ("/dev/null", "not a regular file")):
+    for place, reason in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "pipe", "not a regular file"),
+        ("/dev/null", "not a regular file"),
+    ):
         with pytest.raises(UsageError, match=reason):
             write_whole(place, "new")
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode) and os.path.exists("/dev/null")
@@ -66,7 +70,9 @@ def test_folders_and_special_files_are_refused(tmp_path):
 
 def test_a_file_below_a_file_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(DataError, match=r"file/new\.txt: nothing can be written there \(.*\); choose another place"):
+    with pytest.raises(
+        DataError, match=r"file/new\.txt: nothing can be written there \(.*\); choose another place"
+    ):
         write_whole(tmp_path / "file" / "new.txt", "new")
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -74,7 +80,10 @@ def test_a_file_below_a_file_is_one_clear_error(tmp_path):
 def test_a_file_of_somebody_else_stays_and_one_of_ours_is_replaced(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("a diary\n")
-    with pytest.raises(UsageError, match="was not written by this command"), whole(path, mark=b'{"schema_version"') as out:
+    with (
+        pytest.raises(UsageError, match="was not written by this command"),
+        whole(path, mark=b'{"schema_version"') as out,
+    ):
         out.write("{}")
     assert path.read_text() == "a diary\n"
     for ours in ("", '{"schema_version": 1}\n'):
@@ -100,7 +109,9 @@ def test_a_folder_appears_when_it_is_whole(tmp_path):
     with whole_folder(tmp_path / "out") as folder:
         (folder / "a").write_text("1")
         assert not (tmp_path / "out").exists()
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"] and left_over(tmp_path) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"] and left_over(
+        tmp_path
+    ) == []
     with pytest.raises(UsageError, match="not empty"), whole_folder(tmp_path / "out"):
         pass
     with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "other") as folder:
@@ -109,9 +120,22 @@ def test_a_folder_appears_when_it_is_whole(tmp_path):
     assert not (tmp_path / "other").exists() and left_over(tmp_path) == []
 
 
-@pytest.mark.parametrize("url", ["gs://bucket/run", "s3://bucket/run", "file:///tmp/run", "hdfs://host:9000/run", "gs:/bucket/run"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "gs://bucket/run",
+        "s3://bucket/run",
+        "file:///tmp/run",
+        "hdfs://host:9000/run",
+        "gs:/bucket/run",
+    ],
+)
 def test_urls_are_refused_in_one_sentence(url):
-    for write in (local_path, lambda place: write_whole(place, "new"), lambda place: whole_folder(place).__enter__()):
+    for write in (
+        local_path,
+        lambda place: write_whole(place, "new"),
+        lambda place: whole_folder(place).__enter__(),
+    ):
         with pytest.raises(UsageError, match="only paths of this machine's file system"):
             write(url)
 
@@ -125,7 +149,16 @@ def test_other_paths_are_taken_as_they_are(tmp_path, monkeypatch):
     assert (tmp_path / "x.json").read_text() == "{}"
 
 
-@pytest.mark.parametrize("place", ["--out", "--config.out", "--config.data.trajectories", "--config.model.base", "--config.games.root"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "--out",
+        "--config.out",
+        "--config.data.trajectories",
+        "--config.model.base",
+        "--config.games.root",
+    ],
+)
 def test_no_command_makes_a_folder_of_a_url(tmp_path, monkeypatch, capsys, place):
     monkeypatch.chdir(tmp_path)
     config = str(Path(__file__).parents[2] / "configs" / "demo_quick.py")
@@ -136,7 +169,12 @@ def test_no_command_makes_a_folder_of_a_url(tmp_path, monkeypatch, capsys, place
 
 @pytest.mark.parametrize(
     "command",
-    [["games", "make", "--out", "URL"], ["convert", "model", "URL"], ["data", "import", "URL", "--out", "x"], ["play", "--games", "URL"]],
+    [
+        ["games", "make", "--out", "URL"],
+        ["convert", "model", "URL"],
+        ["data", "import", "URL", "--out", "x"],
+        ["play", "--games", "URL"],
+    ],
 )
 def test_no_path_of_the_command_line_is_a_url(tmp_path, monkeypatch, capsys, command):
     monkeypatch.chdir(tmp_path)
@@ -147,13 +185,22 @@ def test_no_path_of_the_command_line_is_a_url(tmp_path, monkeypatch, capsys, com
 
 def test_a_log_that_is_not_utf8_gets_what_it_can_show():
     text = "import sys; from cotjax.cli.main import main; main(['data', 'check', 'na\\u2212me \\u23ce.jsonl'])"
-    ended = subprocess.run([sys.executable, "-c", text], env=os.environ | {"PYTHONIOENCODING": "latin-1"}, capture_output=True, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", text],
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=True,
+    )
     assert b"Traceback" not in ended.stderr and b"na?me ?.jsonl: no such" in ended.stderr
 
 
 def test_a_variable_of_the_environment_is_expanded_in_a_path(monkeypatch, tmp_path):
     monkeypatch.setenv("COTJAX_TEST_DATA", str(tmp_path))
-    assert local_path("$COTJAX_TEST_DATA/games") == local_path("${COTJAX_TEST_DATA}/games") == tmp_path / "games"
-    assert load_config(Path(__file__).parents[2] / "configs" / "demo.py", ["games.root=$COTJAX_TEST_DATA/games"]).games.root == str(
-        tmp_path / "games"
+    assert (
+        local_path("$COTJAX_TEST_DATA/games")
+        == local_path("${COTJAX_TEST_DATA}/games")
+        == tmp_path / "games"
     )
+    assert load_config(
+        Path(__file__).parents[2] / "configs" / "demo.py", ["games.root=$COTJAX_TEST_DATA/games"]
+    ).games.root == str(tmp_path / "games")

@@ -23,7 +23,9 @@ def _refused(section, field, value):
     config = default_config()
     _section(config, section)[field] = value
     name = rf"{section}\.{field}" if section else field
-    with pytest.raises(UsageError, match=rf"^{name} is \S+; it must be (at least|more than) [\d.]+") as error:
+    with pytest.raises(
+        UsageError, match=rf"^{name} is \S+; it must be (at least|more than) [\d.]+"
+    ) as error:
         check_all_ranges(config)
     assert f"{value}" in str(error.value)
 
@@ -49,7 +51,16 @@ def test_an_end_that_is_out_is_refused(section, field, value):
 
 def test_an_end_that_is_in_is_taken():
     config = default_config()
-    config.train.update({"b1": 0.0, "b2": 0.0, "weight_decay": 0.0, "clip_norm": 0.0, "warmup": 0, "learning_rate": 1e30})
+    config.train.update(
+        {
+            "b1": 0.0,
+            "b2": 0.0,
+            "weight_decay": 0.0,
+            "clip_norm": 0.0,
+            "warmup": 0,
+            "learning_rate": 1e30,
+        }
+    )
     config.data.direct_share = 1.0
     check_all_ranges(config)
     check_counts(config.train)
@@ -66,20 +77,52 @@ def test_every_shipped_config_is_within(name):
 def test_every_number_of_the_optimizer_has_a_range():
     """A new field of the section is either in the table, or its meaning is checked elsewhere."""
     train = default_config().train
-    numbers = {name for name, value in train.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+    numbers = {
+        name
+        for name, value in train.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
     assert numbers == set(RANGES["train"])
 
 
-@pytest.mark.parametrize("override", ["learning_rate=-0.001", "learning_rate=0.0", "learning_rate=1e999", "b1=2.0", "clip_norm=-1.0"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "learning_rate=-0.001",
+        "learning_rate=0.0",
+        "learning_rate=1e999",
+        "b1=2.0",
+        "clip_norm=-1.0",
+    ],
+)
 def test_the_command_line_refuses_it_before_anything_is_made(tmp_path, capsys, override):
     out = tmp_path / "run"
-    assert main(["train", "--config", str(CONFIGS / "demo.py"), "--out", str(out), f"--config.train.{override}"]) == 2
+    assert (
+        main(
+            [
+                "train",
+                "--config",
+                str(CONFIGS / "demo.py"),
+                "--out",
+                str(out),
+                f"--config.train.{override}",
+            ]
+        )
+        == 2
+    )
     (line,) = capsys.readouterr().err.splitlines()
     assert f"train.{override.partition('=')[0]} is" in line and "it must be" in line
     assert not (out / "arms").exists() and not (out / "games").exists()
 
 
 def test_a_plan_refuses_it_before_it_looks_for_a_compiler(capsys):
-    arguments = ["plan", "--config", str(CONFIGS / "demo.py"), "--topology", "v5e:2x2", "--config.train.b2=1.0"]
+    arguments = [
+        "plan",
+        "--config",
+        str(CONFIGS / "demo.py"),
+        "--topology",
+        "v5e:2x2",
+        "--config.train.b2=1.0",
+    ]
     assert main(arguments) == 2
     assert "train.b2 is 1.0; it must be at least 0 and less than 1" in capsys.readouterr().err

@@ -15,7 +15,9 @@ from cotjax.errors import Stopped
 from cotjax.runtime.signals import at_interrupt, caused_by_interrupt, never_unheard, stop_at_sigterm
 
 
-@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Stopped)])
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Stopped)]
+)
 def test_a_signal_in_a_garbage_collection_is_heard(number, raised):
     def collecting(phase, info):
         gc.callbacks.remove(collecting)
@@ -70,7 +72,9 @@ with at_interrupt(lambda: {patient}, "the step is finished first", lambda: print
 def test_an_interrupt_is_heard_while_native_code_holds_the_main_thread(patient):
     """Twice where the first asks to finish a step, once where there is none; no handler of Python's ever runs."""
     command = [sys.executable, "-c", DEADLOCK.format(patient=patient)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
         if patient:
@@ -78,13 +82,18 @@ def test_an_interrupt_is_heard_while_native_code_holds_the_main_thread(patient):
             process.send_signal(signal.SIGINT)
         out, said = process.communicate(timeout=60)
     assert process.returncode == 130 and out == "the others are told\n"
-    assert said == "cotjax: stopped at once; what is saved is kept, the same command goes on from it\n"
+    assert (
+        said == "cotjax: stopped at once; what is saved is kept, the same command goes on from it\n"
+    )
 
 
 def test_the_first_interrupt_is_noted_and_the_second_raised(capfd):
     before = signal.getsignal(signal.SIGINT)
     noted = []
-    with pytest.raises(KeyboardInterrupt), at_interrupt(lambda: not noted.append(1), "first", lambda: None):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        at_interrupt(lambda: not noted.append(1), "first", lambda: None),
+    ):
         os.kill(os.getpid(), signal.SIGINT)
         assert noted
         os.kill(os.getpid(), signal.SIGINT)

@@ -41,7 +41,11 @@ def sampler(compiled):
 @jax.jit
 def _logits(ids):
     ones = jnp.ones_like(ids)
-    return decoder.logits(CONFIG, PARAMS, decoder.hidden_states(CONFIG, PARAMS, ids, jnp.arange(ids.shape[1])[None], ones, 0 * ones))
+    return decoder.logits(
+        CONFIG,
+        PARAMS,
+        decoder.hidden_states(CONFIG, PARAMS, ids, jnp.arange(ids.shape[1])[None], ones, 0 * ones),
+    )
 
 
 def _greedy(ids, count):
@@ -78,7 +82,10 @@ def _cached(sampler):
     """Every slot's valid keys, values and last hidden state."""
     cache, kept = sampler._cache, []
     for slot, length in enumerate(sampler.lengths):
-        wide = [np.asarray(keys[slot]).swapaxes(1, 2).reshape(CONFIG.kv_heads, CONFIG.head_size, -1) for keys in cache.keys]
+        wide = [
+            np.asarray(keys[slot]).swapaxes(1, 2).reshape(CONFIG.kv_heads, CONFIG.head_size, -1)
+            for keys in cache.keys
+        ]
         kept += [keys[..., :length] for keys in wide]
         kept += [np.asarray(values[slot, :, :length]) for values in cache.values]
     return [*kept, np.asarray(sampler._hidden_BD)]
@@ -91,9 +98,13 @@ def test_a_branch_leaves_every_slot_as_it_was(sampler):
         for turn in range(3):
             sampler.extend({slot: _ids(7 + slot, 40 + turn + slot) for slot in (0, 1, 3)})
             if branching:
-                sampler.branch({0: _ids(50, 50), 3: []}, max_new=20, temperature=1.0, seeds={0: 1, 3: 2})
+                sampler.branch(
+                    {0: _ids(50, 50), 3: []}, max_new=20, temperature=1.0, seeds={0: 1, 3: 2}
+                )
                 sampler.branch({1: _ids(1, 51)}, max_new=9, repetition_penalty=1.3)
-                sampler.branches({0: [3], 1: []}, max_new=7, temperature=1.0, seeds={0: [1, 2], 1: [3]})
+                sampler.branches(
+                    {0: [3], 1: []}, max_new=7, temperature=1.0, seeds={0: [1, 2], 1: [3]}
+                )
                 sampler.score({0: _ids(40, 53), 3: _ids(3, 54)})
             states.append(_cached(sampler))
             texts.append(sampler.branch({0: [], 1: [], 3: _ids(2, 52)}, max_new=8))
@@ -108,7 +119,9 @@ def test_a_branch_leaves_every_slot_as_it_was(sampler):
             np.testing.assert_array_equal(found, kept)
 
 
-@pytest.mark.parametrize("how", [{}, {"top_k": 20, "top_p": 0.9}, {"repetition_penalty": 1.2}], ids=str)
+@pytest.mark.parametrize(
+    "how", [{}, {"top_k": 20, "top_p": 0.9}, {"repetition_penalty": 1.2}], ids=str
+)
 def test_sampled_text_does_not_depend_on_neighbours_or_place(sampler, how):
     seeds = {0: 5, 1: 2**63 + 6, 2: 7, 3: 8}
     how = {"max_new": 12, "temperature": 1.0} | how
@@ -120,7 +133,9 @@ def test_sampled_text_does_not_depend_on_neighbours_or_place(sampler, how):
     moved = {0: 3, 1: 2, 2: 1, 3: 0}
     for slot in (2, 0, 3, 1):
         sampler.extend({moved[slot]: PROMPTS[slot]})
-    again = sampler.branch({moved[s]: [1] for s in PROMPTS}, seeds={moved[s]: seeds[s] for s in seeds}, **how)
+    again = sampler.branch(
+        {moved[s]: [1] for s in PROMPTS}, seeds={moved[s]: seeds[s] for s in seeds}, **how
+    )
     for slot in PROMPTS:
         assert again[moved[slot]].ids == together[slot].ids
 
@@ -128,7 +143,14 @@ def test_sampled_text_does_not_depend_on_neighbours_or_place(sampler, how):
 def test_stop_sequences_end_a_generation_and_are_part_of_it():
     free, _ = _greedy(PROMPTS[2], 12)
     other, _ = _greedy(PROMPTS[3], 12)
-    stopping = Sampler(CONFIG, MESH, slots=4, max_length=MAX_LENGTH, stop=[free[4:7], [free[4], (free[5] + 1) % 61]], pad_id=0)
+    stopping = Sampler(
+        CONFIG,
+        MESH,
+        slots=4,
+        max_length=MAX_LENGTH,
+        stop=[free[4:7], [free[4], (free[5] + 1) % 61]],
+        pad_id=0,
+    )
     stopping.load(PARAMS)
     stopping.extend(PROMPTS)
     made = stopping.branch({2: [], 3: []}, max_new=12)
@@ -143,10 +165,17 @@ def test_stop_sequences_end_a_generation_and_are_part_of_it():
 def test_branches_of_one_slot_are_its_single_branches(sampler):
     sampler.extend(PROMPTS)
     seeds = {0: [5], 2: [7, 8, 7], 3: [9, 10]}
-    several = sampler.branches({slot: [1] for slot in seeds}, max_new=9, temperature=1.0, seeds=seeds)
+    several = sampler.branches(
+        {slot: [1] for slot in seeds}, max_new=9, temperature=1.0, seeds=seeds
+    )
     for slot, own in seeds.items():
         for number, seed in enumerate(own):
-            assert several[slot][number].ids == sampler.branch({slot: [1]}, max_new=9, temperature=1.0, seeds={slot: seed})[slot].ids
+            assert (
+                several[slot][number].ids
+                == sampler.branch({slot: [1]}, max_new=9, temperature=1.0, seeds={slot: seed})[
+                    slot
+                ].ids
+            )
     assert [len(several[slot]) for slot in seeds] == [1, 3, 2]
     assert several[2][0] == several[2][2] and several[2][0].ids != several[2][1].ids
     assert sampler.branches({2: [1]}, max_new=4) == {2: [sampler.branch({2: [1]}, max_new=4)[2]]}
@@ -158,7 +187,9 @@ def test_a_branch_costs_its_own_tokens_alone(sampler, monkeypatch):
 
     def counting(name, size):
         def run(params, cache, hidden, *arrays):
-            ran.append((name, int(np.asarray(arrays[1]).sum())) if name in ("prefill", "score") else name)
+            ran.append(
+                (name, int(np.asarray(arrays[1]).sum())) if name in ("prefill", "score") else name
+            )
             return compiled(params, cache, hidden, *arrays)
 
         compiled = program(name, size)
@@ -169,10 +200,16 @@ def test_a_branch_costs_its_own_tokens_alone(sampler, monkeypatch):
     sampler.extend({0: PROMPTS[1], 1: PROMPTS[2]})
     assert sum(read for _, read in ran) == 140 + 20
     for call, expected in (
-        (lambda: sampler.branch({0: [1, 2], 1: []}, max_new=3), ["decode"]),  # which takes a short prefix itself
+        (
+            lambda: sampler.branch({0: [1, 2], 1: []}, max_new=3),
+            ["decode"],
+        ),  # which takes a short prefix itself
         (lambda: sampler.branch({0: [1] * 9, 1: []}, max_new=3), [("prefill", 9), "decode"]),
         (lambda: sampler.branch({0: [], 1: []}, max_new=3), ["decode"]),
-        (lambda: sampler.branches({0: [1, 2], 1: [3]}, seeds={0: [1, 2, 3], 1: [4]}, **warm), [("prefill", 3), *["decode"] * 3]),
+        (
+            lambda: sampler.branches({0: [1, 2], 1: [3]}, seeds={0: [1, 2, 3], 1: [4]}, **warm),
+            [("prefill", 3), *["decode"] * 3],
+        ),
         (lambda: sampler.score({0: [1, 2, 3], 1: [4, 5]}), [("score", 5)]),
     ):
         ran.clear()
@@ -182,7 +219,11 @@ def test_a_branch_costs_its_own_tokens_alone(sampler, monkeypatch):
 
 @pytest.mark.parametrize(
     "how",
-    [{}, {"temperature": 1.0, "seeds": {slot: slot for slot in PROMPTS}}, {"repetition_penalty": 1.3, "no_repeat_ngram_size": 3}],
+    [
+        {},
+        {"temperature": 1.0, "seeds": {slot: slot for slot in PROMPTS}},
+        {"repetition_penalty": 1.3, "no_repeat_ngram_size": 3},
+    ],
     ids=str,
 )
 def test_a_prefix_that_a_decode_takes_is_one_that_was_read(how):
@@ -193,11 +234,21 @@ def test_a_prefix_that_a_decode_takes_is_one_that_was_read(how):
     prefixes = {0: [], 1: _ids(FORCED_MOST, 10), 2: _ids(1, 11), 3: _ids(3, 12)}
     text = free.branch(prefixes, max_new=12, **how)
     first = text[3].ids[0]
-    sampler = Sampler(CONFIG, MESH, slots=4, max_length=MAX_LENGTH, stop=[[prefixes[3][-1], first], text[1].ids[3:5]], pad_id=0, max_new=12)
+    sampler = Sampler(
+        CONFIG,
+        MESH,
+        slots=4,
+        max_length=MAX_LENGTH,
+        stop=[[prefixes[3][-1], first], text[1].ids[3:5]],
+        pad_id=0,
+        max_new=12,
+    )
     sampler.load(PARAMS)
     sampler.extend(PROMPTS)
     given = sampler.branch(prefixes, max_new=12, **how)
-    assert sampler.compilations == 3, "a cache, a read of the prompts, a decode: nothing for the prefixes"
+    assert sampler.compilations == 3, (
+        "a cache, a read of the prompts, a decode: nothing for the prefixes"
+    )
     sampler.extend(prefixes)
     read = sampler.branch(dict.fromkeys(prefixes, ()), max_new=12, **how)
     for slot in PROMPTS:
@@ -210,7 +261,9 @@ def test_a_prefix_that_a_decode_takes_is_one_that_was_read(how):
 def test_scores_are_the_logprobs_of_what_was_decoded_and_of_the_full_forward(sampler):
     sampler.extend(PROMPTS)
     made = sampler.branch({0: [], 2: []}, max_new=12)
-    scored = sampler.score({0: made[0].ids, 2: made[2].ids, 3: _ids(150, 70)})  # several pieces, and another room
+    scored = sampler.score(
+        {0: made[0].ids, 2: made[2].ids, 3: _ids(150, 70)}
+    )  # several pieces, and another room
     for slot in (0, 2):
         np.testing.assert_allclose(scored[slot], made[slot].logprobs, atol=1e-4)
     whole = [*PROMPTS[3], *_ids(150, 70)]
@@ -225,7 +278,10 @@ def test_a_repetition_penalty_is_over_prompt_prefix_and_what_was_made(sampler):
     sampler.extend(PROMPTS)
     free = sampler.branch({0: []}, max_new=20)[0].ids
     repeated = next(at for at, id in enumerate(free) if id in free[:at] and id not in PROMPTS[0])
-    prefixes = {0: free[:repeated], 3: []}  # behind this prefix the model would make one of its ids again
+    prefixes = {
+        0: free[:repeated],
+        3: [],
+    }  # behind this prefix the model would make one of its ids again
     made = sampler.branch(prefixes, max_new=10, repetition_penalty=1.5)
     for slot, prefix in prefixes.items():
         ids, logprobs = [*PROMPTS[slot], *prefix], []
@@ -239,7 +295,9 @@ def test_a_repetition_penalty_is_over_prompt_prefix_and_what_was_made(sampler):
             ids.append(int(penalised.argmax()))
             logprobs.append(float(jax.nn.log_softmax(logits)[ids[-1]]))
         assert made[slot].ids == ids[-10:]
-        np.testing.assert_allclose(made[slot].logprobs, logprobs, atol=1e-4)  # the model's own, without the penalty
+        np.testing.assert_allclose(
+            made[slot].logprobs, logprobs, atol=1e-4
+        )  # the model's own, without the penalty
     assert made[0].ids[0] != free[repeated]
     assert made[3].ids != sampler.branch({3: []}, max_new=10)[3].ids
 
@@ -249,7 +307,11 @@ def test_no_ngram_comes_twice_where_none_may(sampler):
     free = sampler.branch({slot: [7, 8] for slot in PROMPTS}, max_new=20)
     made = sampler.branch({slot: [7, 8] for slot in PROMPTS}, max_new=20, no_repeat_ngram_size=2)
     again = sampler.branches(
-        {slot: [7, 8] for slot in PROMPTS}, max_new=20, temperature=2.0, seeds={slot: [1] for slot in PROMPTS}, no_repeat_ngram_size=2
+        {slot: [7, 8] for slot in PROMPTS},
+        max_new=20,
+        temperature=2.0,
+        seeds={slot: [1] for slot in PROMPTS},
+        no_repeat_ngram_size=2,
     )
 
     def repeated(slot, ids):
@@ -259,12 +321,16 @@ def test_no_ngram_comes_twice_where_none_may(sampler):
         return [pair for at, pair in enumerate(pairs) if at >= begun and pair in pairs[:at]]
 
     assert any(repeated(slot, free[slot].ids) for slot in PROMPTS)
-    assert not any(repeated(slot, made[slot].ids) or repeated(slot, again[slot][0].ids) for slot in PROMPTS)
+    assert not any(
+        repeated(slot, made[slot].ids) or repeated(slot, again[slot][0].ids) for slot in PROMPTS
+    )
 
 
 def test_max_length_bounds_prompts_and_branches(sampler):
     sampler.extend({0: _ids(MAX_LENGTH - 5, 60), 1: [1, 2]})
-    with pytest.raises(UsageError, match=rf"slot 0 would hold {MAX_LENGTH + 1} tokens; max_length is {MAX_LENGTH}"):
+    with pytest.raises(
+        UsageError, match=rf"slot 0 would hold {MAX_LENGTH + 1} tokens; max_length is {MAX_LENGTH}"
+    ):
         sampler.extend({1: [3], 0: _ids(6, 61)})
     np.testing.assert_array_equal(sampler.lengths, [MAX_LENGTH - 5, 2, 0, 0])  # no slot changed
     made = sampler.branch({0: [1, 2], 1: []}, max_new=10)
@@ -328,7 +394,11 @@ def test_all_that_a_sampler_can_do_stays_within_its_bound():
     sampler.load(decoder.init_params(config, jax.random.key(0)))
     for length in (2, 20, 120):
         sampler.extend({0: _ids(length, length)})
-        for how in ({}, {"top_k": 3, "temperature": 1.0, "seeds": {0: 1}}, {"repetition_penalty": 1.1}):
+        for how in (
+            {},
+            {"top_k": 3, "temperature": 1.0, "seeds": {0: 1}},
+            {"repetition_penalty": 1.1},
+        ):
             sampler.branch({0: []}, max_new=4, **how)
         for size in (2, 20, 40):
             sampler.score({0: _ids(size, size)})
@@ -347,11 +417,23 @@ def test_all_that_a_sampler_can_do_stays_within_its_bound():
         (lambda s: s.branch({0: [1]}, max_new=1, temperature=-1.0), r"temperature is -1\.0"),
         (lambda s: s.branch({0: [1]}, max_new=1, top_k=-1), "top_k is -1"),
         (lambda s: s.branch({0: [1]}, max_new=1, top_p=0.0), r"top_p is 0\.0; it must be over 0"),
-        (lambda s: s.branch({0: [1]}, max_new=1, repetition_penalty=0.0), r"repetition_penalty is 0\.0"),
-        (lambda s: s.branch({0: [1]}, max_new=1, no_repeat_ngram_size=-1), r"no_repeat_ngram_size is -1"),
-        (lambda s: s.branches({0: [1]}, max_new=1, temperature=1.0, seeds={0: []}), "slot 0 has no seed"),
+        (
+            lambda s: s.branch({0: [1]}, max_new=1, repetition_penalty=0.0),
+            r"repetition_penalty is 0\.0",
+        ),
+        (
+            lambda s: s.branch({0: [1]}, max_new=1, no_repeat_ngram_size=-1),
+            r"no_repeat_ngram_size is -1",
+        ),
+        (
+            lambda s: s.branches({0: [1]}, max_new=1, temperature=1.0, seeds={0: []}),
+            "slot 0 has no seed",
+        ),
         (lambda s: s.score({0: [1]}), "slot 0 is empty"),
-        (lambda s: s.branch({0: [1], 1: [1]}, max_new=1, temperature=1.0, seeds={0: 1}), "slot 1 has no seed"),
+        (
+            lambda s: s.branch({0: [1], 1: [1]}, max_new=1, temperature=1.0, seeds={0: 1}),
+            "slot 1 has no seed",
+        ),
     ],
 )
 def test_what_callers_may_get_wrong(sampler, call, words):
@@ -361,7 +443,12 @@ def test_what_callers_may_get_wrong(sampler, call, words):
 
 @pytest.mark.parametrize(
     "change, words",
-    [({"slots": 0}, "slots is 0"), ({"max_length": 513}, "allow 1 to 512"), ({"max_new": 0}, "max_new is 0"), ({"pad_id": 61}, "pad_id")],
+    [
+        ({"slots": 0}, "slots is 0"),
+        ({"max_length": 513}, "allow 1 to 512"),
+        ({"max_new": 0}, "max_new is 0"),
+        ({"pad_id": 61}, "pad_id"),
+    ],
 )
 def test_construction_is_checked(change, words):
     with pytest.raises(UsageError, match=words):

@@ -19,7 +19,9 @@ def refused(folder, capsys, *more):
     arguments = ["train", "--config", str(folder / "config.py"), "--out", str(folder / "run")]
     assert main([*arguments, f"--config.data.trajectories={folder / 'train.jsonl'}", *more]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("cotjax: ") and error.count("\n") == 1 and not (folder / "run").exists(), error
+    assert (
+        error.startswith("cotjax: ") and error.count("\n") == 1 and not (folder / "run").exists()
+    ), error
     return error
 
 
@@ -48,7 +50,9 @@ def test_a_plan_needs_config_json_alone_and_counts_a_head_of_its_own_where_it_is
     base = base_folder(tmp_path / "base", tied_embeddings=False)
     config.model.base = str(base)
     written = (base / "config.json").read_text()
-    (base / "config.json").write_text(written.replace('"tie_word_embeddings": false', '"tie_word_embeddings": true'))
+    (base / "config.json").write_text(
+        written.replace('"tie_word_embeddings": false', '"tie_word_embeddings": true')
+    )
     assert not model_of(config).tied_embeddings
     (base / "model.safetensors").unlink()
     assert model_of(config).tied_embeddings
@@ -56,7 +60,19 @@ def test_a_plan_needs_config_json_alone_and_counts_a_head_of_its_own_where_it_is
 
 def test_examples_longer_than_the_positions_are_refused_packed_rows_are_not(tmp_path, capsys):
     base = base_folder(tmp_path / "base", max_length=250)
-    assert "data.max_length is 256; the model's positions allow 1 to 250" in refused(tmp_path, capsys, f"--config.model.base={base}")
-    arguments = ["train", "--config", str(tmp_path / "config.py"), "--out", str(tmp_path / "run"), f"--config.model.base={base}"]
-    arguments += [f"--config.data.trajectories={tmp_path / 'train.jsonl'}", "--config.data.max_length=250"]
+    assert "data.max_length is 256; the model's positions allow 1 to 250" in refused(
+        tmp_path, capsys, f"--config.model.base={base}"
+    )
+    arguments = [
+        "train",
+        "--config",
+        str(tmp_path / "config.py"),
+        "--out",
+        str(tmp_path / "run"),
+        f"--config.model.base={base}",
+    ]
+    arguments += [
+        f"--config.data.trajectories={tmp_path / 'train.jsonl'}",
+        "--config.data.max_length=250",
+    ]
     assert main([*arguments, "--config.train.row_length=512"]) == 0

@@ -32,7 +32,9 @@ def get_config():
 
 
 def write_data(path, first=0):
-    write_trajectories(path, [tiny.trajectory(name=f"t{i}", steps=1 + i % 3) for i in range(first, first + 12)])
+    write_trajectories(
+        path, [tiny.trajectory(name=f"t{i}", steps=1 + i % 3) for i in range(first, first + 12)]
+    )
     return path
 
 
@@ -57,11 +59,19 @@ def stopped(trained, tmp_path):
     config["data"]["trajectories"] = str(data)
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     shutil.rmtree(tmp_path / "run" / "arms" / "sft" / "checkpoints" / "4")
-    return [*arguments[:-1], f"--config.data.trajectories={data}", "--out", str(tmp_path / "run")], tmp_path
+    return [
+        *arguments[:-1],
+        f"--config.data.trajectories={data}",
+        "--out",
+        str(tmp_path / "run"),
+    ], tmp_path
 
 
 def rows(run):
-    return [{name: value for name, value in row.items() if name != "time"} for row in read_metrics(run / "arms" / "sft" / "metrics.jsonl")]
+    return [
+        {name: value for name, value in row.items() if name != "time"}
+        for row in read_metrics(run / "arms" / "sft" / "metrics.jsonl")
+    ]
 
 
 def fails(capsys, arguments, code, *words):
@@ -73,11 +83,20 @@ def fails(capsys, arguments, code, *words):
         assert word in error, error
 
 
-def test_changed_data_is_refused_before_anything_is_built_and_the_same_goes_on(trained, stopped, capsys):
+def test_changed_data_is_refused_before_anything_is_built_and_the_same_goes_on(
+    trained, stopped, capsys
+):
     arguments, folder = stopped
     data, kept = folder / "data.jsonl", (folder / "data.jsonl").read_bytes()
     write_data(data, first=50)
-    fails(capsys, arguments, 2, "the content of", str(data), "bring back what it was begun with, or choose another folder with --out")
+    fails(
+        capsys,
+        arguments,
+        2,
+        "the content of",
+        str(data),
+        "bring back what it was begun with, or choose another folder with --out",
+    )
     assert len(list((folder / "run" / "dataset" / "agent_trajectories").iterdir())) == 1
     data.write_bytes(kept)
     assert main(arguments) == 0
@@ -112,7 +131,13 @@ def test_a_changed_base_or_tokenizer_is_refused(trained, capsys, tmp_path, part)
     arguments, run = trained
     base = tmp_path / "base"
     assert main(["export", "--run", str(run), "--arm", "sft", "--out", str(base)]) == 0
-    arguments = [*arguments, "--out", str(tmp_path / "run"), f"--config.model.base={base}", "--config.train.steps=2"]
+    arguments = [
+        *arguments,
+        "--out",
+        str(tmp_path / "run"),
+        f"--config.model.base={base}",
+        "--config.train.steps=2",
+    ]
     assert main(arguments) == 0
     shutil.rmtree(tmp_path / "run" / "arms" / "sft" / "checkpoints" / "2")
     if part == "base":
@@ -134,7 +159,9 @@ def test_what_changes_no_result_may_change_on_the_command_line(trained, stopped)
         "evaluate.tensor=1", "evaluate.step_timeout=7.0", "evaluate.env_retries=0", "evaluate.temperature=0.5", "evaluate.max_steps=3",
     ]  # fmt: skip
     assert main([*arguments, *(f"--config.{one}" for one in free)]) == 0
-    np.testing.assert_allclose(*([row["loss"] for row in rows(run)] for run in (folder / "run", trained[1])), rtol=1e-5)
+    np.testing.assert_allclose(
+        *([row["loss"] for row in rows(run)] for run in (folder / "run", trained[1])), rtol=1e-5
+    )
     kept = json.loads((folder / "run" / "config.json").read_text())
     assert kept["title"] == "another" and kept["evaluate"]["temperature"] == 0.5
 
@@ -167,7 +194,9 @@ def test_an_arm_may_join_later(stopped, tmp_path):
     arguments, folder = stopped
     assert main(arguments) == 0
     before = (folder / "run" / "arms" / "sft" / "metrics.jsonl").read_bytes()
-    more = CONFIG.replace('"fraction": 0.0}}', '"fraction": 0.0}, "other": {"label": "half", "fraction": 0.5}}')
+    more = CONFIG.replace(
+        '"fraction": 0.0}}', '"fraction": 0.0}, "other": {"label": "half", "fraction": 0.5}}'
+    )
     (tmp_path / "more.py").write_text(more)
     assert main(["train", "--config", str(tmp_path / "more.py"), *arguments[3:]]) == 0
     assert arms_begun(folder / "run") == ["other", "sft"]
@@ -195,10 +224,19 @@ def test_starts_that_failed_claim_nothing(trained, capsys, tmp_path):
         ("collect.agent=nobody", 2, "collect.agent is 'nobody'; there are expert, explorer"),
         ("collect.skill=0.5,2.0", 2, "collect.skill"),
         ("mesh.data=64", 2, "mesh"),
-        ("model.base=package --config.games.in_domain=1 --config.evaluate.max_length=40000", 2, "evaluate.max_length is 40000"),
+        (
+            "model.base=package --config.games.in_domain=1 --config.evaluate.max_length=40000",
+            2,
+            "evaluate.max_length is 40000",
+        ),
         ("model.head_size=15", 2, "head_size is 15"),
     ):
-        fails(capsys, [*arguments, "--out", str(tmp_path / "run"), *f"--config.{override}".split()], code, words)
+        fails(
+            capsys,
+            [*arguments, "--out", str(tmp_path / "run"), *f"--config.{override}".split()],
+            code,
+            words,
+        )
     assert arms_begun(tmp_path / "run") == []
     assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
     assert rows(tmp_path / "run") == rows(run)

@@ -31,7 +31,11 @@ def base():
     ("changes", "error", "words"),
     [
         ({"max_length": 40_000}, UsageError, "evaluate.max_length"),
-        ({"max_length": 96}, UsageError, "evaluate.max_new_tokens is 96; it must be less than evaluate.max_length, 96"),
+        (
+            {"max_length": 96},
+            UsageError,
+            "evaluate.max_new_tokens is 96; it must be less than evaluate.max_length, 96",
+        ),
         ({"max_action_tokens": 2048}, UsageError, "evaluate.max_action_tokens is 2048"),
         ({"cot_prefix": "dragons"}, DataError, "does not know 'dragons'"),
         ({"top_k": 2**31}, UsageError, "evaluate.top_k"),
@@ -61,7 +65,10 @@ def test_a_sampler_draws_the_codecs_tokens_and_holds_the_longest_response(base):
     made = sampler_of(settings, model, codec, make_mesh(devices=jax.devices()[:1]), 1)
     assert made.max_new == 200
     tokens_V = jax.device_get(made._vocabulary[1])
-    assert tokens_V[: codec.vocab_size].tolist() == codec.token_mask.tolist() and not tokens_V[codec.vocab_size :].any()
+    assert (
+        tokens_V[: codec.vocab_size].tolist() == codec.token_mask.tolist()
+        and not tokens_V[codec.vocab_size :].any()
+    )
 
 
 def test_a_model_with_long_responses_is_watched(tmp_path):
@@ -71,14 +78,28 @@ def test_a_model_with_long_responses_is_watched(tmp_path):
     player.config.evaluate.max_new_tokens, player.config.evaluate.max_length = 130, 512
     out = StringIO()
     (game,) = find_games(tmp_path, "valid_seen")
-    play.watch(game, player, Console(file=out), driver="cot", max_steps=1, seed=0, after_step=lambda: None)
+    play.watch(
+        game, player, Console(file=out), driver="cot", max_steps=1, seed=0, after_step=lambda: None
+    )
     assert "Step 1 of 1" in out.getvalue() and "after 1 step" in out.getvalue()
 
 
 def test_games_without_an_experts_trajectory_are_named():
     games = tuple(Game(f"g{number}", "", "valid_unseen", "t") for number in range(5))
     said = []
-    _say_what_is_left_out({}, {}, GameSets("", (), games, (), ""), {"g1": tiny.trajectory()}, said.append)
-    assert len(said) == 1 and said[0].startswith("4 of 5 games have no trajectory") and said[0].endswith("(D1, D2): g0, g2, g3, …")
-    _say_what_is_left_out({}, {}, GameSets("", (), games, (), ""), {game.id: tiny.trajectory() for game in games}, said.append)
+    _say_what_is_left_out(
+        {}, {}, GameSets("", (), games, (), ""), {"g1": tiny.trajectory()}, said.append
+    )
+    assert (
+        len(said) == 1
+        and said[0].startswith("4 of 5 games have no trajectory")
+        and said[0].endswith("(D1, D2): g0, g2, g3, …")
+    )
+    _say_what_is_left_out(
+        {},
+        {},
+        GameSets("", (), games, (), ""),
+        {game.id: tiny.trajectory() for game in games},
+        said.append,
+    )
     assert len(said) == 1

@@ -37,7 +37,9 @@ def base_folder(folder, template="chatml", ids=None, generation=None, **changes)
     """A Llama (whose ids transformers makes up where config.json has none) with a tokenizer of the tiny words."""
     config = tiny.model_config(qk_norm=False, **TIED | changes)
     save_hf(folder, config, decoder.init_params(config, jax.random.key(0)), token_ids=ids)
-    save_tokenizer(build_word_tokenizer(tiny.TINY_WORDS, TEMPLATES[template]), folder, TEMPLATES[template])
+    save_tokenizer(
+        build_word_tokenizer(tiny.TINY_WORDS, TEMPLATES[template]), folder, TEMPLATES[template]
+    )
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     if generation is not None:
         (folder / "generation_config.json").write_text(json.dumps(generation))
@@ -48,7 +50,14 @@ def train(folder, base, *more):
     """Train one update on two tiny episodes; return the run."""
     write_trajectories(folder / "train.jsonl", [tiny.trajectory("a"), tiny.trajectory("b")])
     (folder / "config.py").write_text(CONFIG)
-    arguments = ["train", "--config", str(folder / "config.py"), "--out", str(folder / "run"), f"--config.model.base={base}"]
+    arguments = [
+        "train",
+        "--config",
+        str(folder / "config.py"),
+        "--out",
+        str(folder / "run"),
+        f"--config.model.base={base}",
+    ]
     assert main([*arguments, f"--config.data.trajectories={folder / 'train.jsonl'}", *more]) == 0
     return folder / "run"
 
@@ -63,18 +72,32 @@ def read(folder, name):
 
 
 def token(folder, text):
-    vocabulary = {each["content"]: each["id"] for each in read(folder, "tokenizer.json")["added_tokens"]}
+    vocabulary = {
+        each["content"]: each["id"] for each in read(folder, "tokenizer.json")["added_tokens"]
+    }
     return vocabulary[text]
 
 
 def test_an_export_stops_at_the_end_of_turn_and_keeps_what_else_the_base_says(tmp_path):
     generation = {"bos_token_id": 7, "eos_token_id": [8, 9], "do_sample": True, "temperature": 0.6}
-    base = base_folder(tmp_path / "base", "llama3", ids={"pad_token_id": 5, "eos_token_id": 8}, generation=generation)
+    base = base_folder(
+        tmp_path / "base",
+        "llama3",
+        ids={"pad_token_id": 5, "eos_token_id": 8},
+        generation=generation,
+    )
     out = export(train(tmp_path, base, "--config.data.template=llama3"), tmp_path / "out")
     end = token(base, "<|eot_id|>")
-    assert read(out, "generation_config.json") == generation | {"eos_token_id": [8, 9, end], "pad_token_id": 5}
+    assert read(out, "generation_config.json") == generation | {
+        "eos_token_id": [8, 9, end],
+        "pad_token_id": 5,
+    }
     config = read(out, "config.json")
-    assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (7, [8, 9, end], 5)
+    assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (
+        7,
+        [8, 9, end],
+        5,
+    )
     assert config["dtype"] == config["torch_dtype"] == "float32"
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (out / name).read_bytes() == (base / name).read_bytes()
@@ -86,9 +109,14 @@ def test_a_base_without_ids_leaves_with_those_of_template_and_tokenizer(tmp_path
     end, pad = token(base, "<|im_end|>"), token(base, "[PAD]")
     out = export(run, tmp_path / "out")
     assert read(out, "generation_config.json") == {"eos_token_id": end, "pad_token_id": pad}
-    assert [read(out, "config.json")[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")] == [None, end, pad]
+    assert [
+        read(out, "config.json")[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")
+    ] == [None, end, pad]
     (run / "base.json").unlink()  # as a run of an earlier version
-    assert read(export(run, tmp_path / "again"), "generation_config.json") == {"eos_token_id": end, "pad_token_id": pad}
+    assert read(export(run, tmp_path / "again"), "generation_config.json") == {
+        "eos_token_id": end,
+        "pad_token_id": pad,
+    }
 
 
 def test_transformers_stops_where_training_stopped(tmp_path):
@@ -113,12 +141,16 @@ def test_transformers_stops_where_training_stopped(tmp_path):
 def adapted(tmp_path_factory):
     """(base, adapter, merged): of a base's folder by PEFT's files, and what they compute together."""
     folder = tmp_path_factory.mktemp("adapted")
-    base = base_folder(folder / "base", ids={"eos_token_id": 8}, generation={"eos_token_id": 8, "top_k": 3})
+    base = base_folder(
+        folder / "base", ids={"eos_token_id": 8}, generation={"eos_token_id": 8, "top_k": 3}
+    )
     config, params = load_hf(base)
     config, params = lora.add(config, params, LoRA(2, 8.0, r".*\.(q|down)_proj"), jax.random.key(1))
     draws = np.random.default_rng(0)
     trained, frozen = lora.split(config, params)
-    trained = jax.tree.map(lambda x: x + 0.1 * draws.normal(size=x.shape).astype(np.float32), trained)
+    trained = jax.tree.map(
+        lambda x: x + 0.1 * draws.normal(size=x.shape).astype(np.float32), trained
+    )
     params = lora.join(config, trained, frozen)
     lora.save_peft(folder / "adapter", config, params, str(base))
     return base, folder / "adapter", lora.merge(config, params)[1]
@@ -131,7 +163,11 @@ def test_an_adapters_folder_is_a_base_merged(adapted, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, load_hf(out)[1], merged)
     assert (out / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
     end = token(base, "<|im_end|>")
-    assert read(out, "generation_config.json") == {"eos_token_id": [8, end], "top_k": 3, "pad_token_id": token(base, "[PAD]")}
+    assert read(out, "generation_config.json") == {
+        "eos_token_id": [8, end],
+        "top_k": 3,
+        "pad_token_id": token(base, "[PAD]"),
+    }
 
 
 def test_an_adapter_is_converted_into_a_whole_model(adapted, tmp_path, capsys):
@@ -159,14 +195,19 @@ def test_an_adapter_whose_base_is_not_here_says_what_to_do(adapted, tmp_path, ca
 @pytest.mark.parametrize(
     "spoil, words",
     [
-        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "pickled adapters are not read"),
+        (
+            lambda folder: (folder / "adapter_model.safetensors").unlink(),
+            "pickled adapters are not read",
+        ),
         (
             lambda folder: base_folder(folder / "other", feed_forward=40),
             "has shape (2, 48); this model and adapter_config.json ask for (2, 40)",
         ),
     ],
 )
-def test_an_adapter_that_does_not_fit_is_refused_before_anything_is_claimed(adapted, tmp_path, capsys, spoil, words):
+def test_an_adapter_that_does_not_fit_is_refused_before_anything_is_claimed(
+    adapted, tmp_path, capsys, spoil, words
+):
     base, adapter, _ = adapted
     shutil.copytree(adapter, tmp_path / "adapter")
     spoil(tmp_path / "adapter")

@@ -19,13 +19,24 @@ from cotjax.envs.alfworld.maker.make import make_games
 @pytest.fixture(scope="module")
 def games(tmp_path_factory):
     root = tmp_path_factory.mktemp("games")
-    return root, make_games(root, {"valid_seen": {"look_at_obj_in_light": 1, "pick_and_place_simple": 1}}, seed=2, workers=1)
+    return root, make_games(
+        root,
+        {"valid_seen": {"look_at_obj_in_light": 1, "pick_and_place_simple": 1}},
+        seed=2,
+        workers=1,
+    )
 
 
 def by_hand(lines, *arguments) -> str:
     command = [sys.executable, "-m", "cotjax.cli", "play", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(Path(cotjax.__file__).parents[1])}
-    run = subprocess.run(command, input="".join(f"{line}\n" for line in lines), capture_output=True, text=True, env=environment)
+    run = subprocess.run(
+        command,
+        input="".join(f"{line}\n" for line in lines),
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
     return run.stdout
@@ -42,21 +53,38 @@ def test_a_person_wins_through_a_pipe(games):
 
 def test_a_person_asks_chooses_by_number_errs_and_leaves(games):
     root, _ = games
-    said = by_hand(["?", "2", "fly to the moon", "999", "", "quit", "look"], "--games", root, "--index", 1)
+    said = by_hand(
+        ["?", "2", "fly to the moon", "999", "", "quit", "look"], "--games", root, "--index", 1
+    )
     lines = said.splitlines()
     second = next(line.split(maxsplit=1)[1] for line in lines if line.startswith("   2 "))
-    assert lines.count(second) == 1 and lines.index(second) > lines.index("> 2"), "the command of that number is played"
+    assert lines.count(second) == 1 and lines.index(second) > lines.index("> 2"), (
+        "the command of that number is played"
+    )
     assert "Nothing happens." in lines and "[step 2 of 30, score 0 of 1]" in lines
     assert any("there are commands 1 to" in line for line in lines)
     assert lines[-2:] == ["> quit", "Not won after 2 steps, score 0 of 1."]
     # The end of the input is the end of the game.
-    assert by_hand(["look"], "--games", root).splitlines()[-2:] == ["> quit", "Not won after 1 step, score 0 of 1."]
+    assert by_hand(["look"], "--games", root).splitlines()[-2:] == [
+        "> quit",
+        "Not won after 1 step, score 0 of 1.",
+    ]
 
 
 @pytest.mark.parametrize("driver", ["cot", pytest.param("prompt", marks=pytest.mark.slow)])
 def test_a_checkpoint_is_watched(games, capsys, driver):
     root, _ = games
-    arguments = ["play", "--games", str(root), "--model", str(BASE_FOLDER), "--max-steps", "2", "--driver", driver]
+    arguments = [
+        "play",
+        "--games",
+        str(root),
+        "--model",
+        str(BASE_FOLDER),
+        "--max-steps",
+        "2",
+        "--driver",
+        driver,
+    ]
     assert main(arguments) == 0
     said = capsys.readouterr().out
     blocks = said.split("\nStep ")[1:]
@@ -78,7 +106,10 @@ def test_wrong_arguments_are_one_clear_line(games, capsys, tmp_path):
         (["--games", str(root), "--index", "7"], "has games 0 to 1"),
         (["--games", str(root), "--split", "train"], "no ALFWorld games of split 'train'"),
         (["--game", game.path, "--run", str(tmp_path)], "nothing was trained here"),
-        (["--game", game.path, "--run", str(tmp_path), "--model", str(tmp_path)], "--run or --model"),
+        (
+            ["--game", game.path, "--run", str(tmp_path), "--model", str(tmp_path)],
+            "--run or --model",
+        ),
         (["--game", game.path, "--model", str(tmp_path)], "holds neither config.json"),
         (["--game", game.path, "--model", str(BASE_FOLDER), "--delay", "-1"], "--delay is -1"),
         (["--game", game.path, "--max-steps", "0"], "--max-steps is 0"),

@@ -19,9 +19,19 @@ from cotjax.cli.main import main
 
 
 def started(arguments: list[str], scratch: Path) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(Path(cotjax.__file__).parents[1]), "TMPDIR": str(scratch)}
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(cotjax.__file__).parents[1]),
+        "TMPDIR": str(scratch),
+    }
     command = [sys.executable, "-m", "cotjax.cli", *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def records_of(run: Path) -> list[Path]:
@@ -60,12 +70,24 @@ def nothing_is_left(scratch: Path, seconds: float = 15.0) -> bool:
 
 @pytest.mark.slow
 def test_killed_damaged_and_interrupted_it_ends_as_if_undisturbed(tmp_path, capfd):
-    config, calm, run, scratch = tmp_path / "tiny.py", tmp_path / "calm", tmp_path / "run", tmp_path / "tmp"
+    config, calm, run, scratch = (
+        tmp_path / "tiny.py",
+        tmp_path / "calm",
+        tmp_path / "run",
+        tmp_path / "tmp",
+    )
     config.write_text(CONFIG)
     scratch.mkdir()
     assert main(["train", "--config", str(config), "--out", str(calm)]) == 0
     shutil.copytree(calm, run)
-    arguments = ["evaluate", "--config", str(config), "--out", str(run), f"--config.games.root={run / 'games'}"]
+    arguments = [
+        "evaluate",
+        "--config",
+        str(config),
+        "--out",
+        str(run),
+        f"--config.games.root={run / 'games'}",
+    ]
     for folder in (calm, run):  # the folder of the games is part of a run's config
         text = json.loads((folder / "config.json").read_text())
         text["games"]["root"] = str(run / "games")
@@ -90,14 +112,21 @@ def test_killed_damaged_and_interrupted_it_ends_as_if_undisturbed(tmp_path, capf
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 130, said
-    assert f"of {len(records_of(calm))} episodes are finished and kept" in said and said.count("\n") == 1, said
+    assert (
+        f"of {len(records_of(calm))} episodes are finished and kept" in said
+        and said.count("\n") == 1
+    ), said
     assert nothing_is_left(scratch)
     assert len(list(cut.parent.glob("*.damaged"))) == 1
     assert "set aside as" in (run / "log.txt").read_text()
 
     assert main(arguments) == 0
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in finished.items() if path != cut), "what was finished is kept"
-    assert [path.relative_to(run) for path in records_of(run)] == [path.relative_to(calm) for path in records_of(calm)]
+    assert all(
+        path.stat().st_mtime_ns == stamp for path, stamp in finished.items() if path != cut
+    ), "what was finished is kept"
+    assert [path.relative_to(run) for path in records_of(run)] == [
+        path.relative_to(calm) for path in records_of(calm)
+    ]
     for folder in (run, calm):
         assert main(["report", "--config", str(config), "--out", str(folder), same]) == 0
     ours, theirs = (json.loads((folder / "summary.json").read_text()) for folder in (run, calm))

@@ -56,7 +56,11 @@ def test_every_part_leaves_what_it_should(study):
     records = list(read_records(out / "records"))
     played = {(record["arm"], record["checkpoint"], record["driver"]) for record in records}
     checkpoints = [("base", 0), ("sft", 2), ("sft", 4), ("reduced", 2), ("reduced", 4)]
-    assert played == {(arm, step, driver) for arm, step in checkpoints for driver in ("cot", "prompt", "reference")}
+    assert played == {
+        (arm, step, driver)
+        for arm, step in checkpoints
+        for driver in ("cot", "prompt", "reference")
+    }
     assert len(records) == 5 * 3 * 6
     assert {record["domain"] for record in records} == {"in_domain", "ood"}
     summary = json.loads((out / "summary.json").read_text())
@@ -71,7 +75,9 @@ def test_what_is_trained_on_and_what_is_left_out_stands_in_the_log_the_run_and_t
     trajectories = list(read_trajectories(out / "trajectories" / "train.jsonl"))
     slips = [sum(not step.trained for step in trajectory.steps) for trajectory in trajectories]
     data = json.loads((out / "run.json").read_text())["data"]
-    assert data["left_out"] == {"untrained": {"trajectories": sum(map(bool, slips)), "steps": sum(slips)}} and sum(slips)
+    assert data["left_out"] == {
+        "untrained": {"trajectories": sum(map(bool, slips)), "steps": sum(slips)}
+    } and sum(slips)
     assert data["trajectories"] == len(trajectories)
     assert data["steps"] == sum(len(trajectory.steps) for trajectory in trajectories) - sum(slips)
     assert data["thought_provenance"] == {"scripted, before the action": data["steps"]}
@@ -82,9 +88,16 @@ def test_what_is_trained_on_and_what_is_left_out_stands_in_the_log_the_run_and_t
 def test_ood_task_types_are_never_trained_on(study):
     config, out = study
     held_out = set(load_config(config).task_types.ood)
-    trained = {json.loads(line)["task_type"] for line in (out / "trajectories" / "train.jsonl").read_text().splitlines()}
+    trained = {
+        json.loads(line)["task_type"]
+        for line in (out / "trajectories" / "train.jsonl").read_text().splitlines()
+    }
     assert trained and not trained & held_out
-    assert {record["game"]["task_type"] for record in read_records(out / "records") if record["domain"] == "ood"} == held_out
+    assert {
+        record["game"]["task_type"]
+        for record in read_records(out / "records")
+        if record["domain"] == "ood"
+    } == held_out
 
 
 def test_both_actions_of_a_state_come_from_one_prompt(study):
@@ -92,7 +105,9 @@ def test_both_actions_of_a_state_come_from_one_prompt(study):
     _, out = study
     by_driver = {}
     for record in read_records(out / "records"):
-        by_driver.setdefault((record["arm"], record["checkpoint"], record["game"]["id"]), {})[record["driver"]] = record
+        by_driver.setdefault((record["arm"], record["checkpoint"], record["game"]["id"]), {})[
+            record["driver"]
+        ] = record
     for records in by_driver.values():
         first = [records[driver]["steps"][0] for driver in ("cot", "prompt", "reference")]
         assert len({step["prompt_length"] for step in first}) == 1
@@ -102,7 +117,11 @@ def test_both_actions_of_a_state_come_from_one_prompt(study):
 
 def test_a_second_run_reuses_everything(study, capsys):
     config, out = study
-    stamps = {path: path.stat().st_mtime_ns for folder in ("records", "arms", "games") for path in (out / folder).rglob("*.json")}
+    stamps = {
+        path: path.stat().st_mtime_ns
+        for folder in ("records", "arms", "games")
+        for path in (out / folder).rglob("*.json")
+    }
     summary = (out / "summary.json").read_bytes()
     assert main(["study", "--config", str(config), "--out", str(out)]) == 0
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
@@ -143,7 +162,9 @@ def _played(out):
             for kind in ("cot", "prompt"):
                 if step[kind]:
                     logprobs += [step[kind].pop("logprob"), *step[kind].pop("logprobs")]
-        records[record["arm"], record["checkpoint"], record["driver"], record["game"]["id"]] = record
+        records[record["arm"], record["checkpoint"], record["driver"], record["game"]["id"]] = (
+            record
+        )
     return records, logprobs
 
 
@@ -154,17 +175,32 @@ def test_two_processes_make_a_whole_study_and_play_what_one_plays(study, tmp_pat
 
     config, first = study
     out, address = tmp_path / "run", free_address()
-    arguments = ["--config", config, "--out", out, f"--config.games.root={first / 'games'}", "--devices", "2"]
+    arguments = [
+        "--config",
+        config,
+        "--out",
+        out,
+        f"--config.games.root={first / 'games'}",
+        "--devices",
+        "2",
+    ]
     hosts = ["--coordinator", address, "--processes", "2", "--process-id"]
     command = ["-m", "cotjax.cli", "study", *arguments, *hosts]
     results = ended([start_process([*command, process]) for process in range(2)])
     assert [code for code, _, _ in results] == [0, 0], results
-    assert "report.html" in results[0][1] and "Training" not in results[1][1], "process 0 alone tells"
+    assert "report.html" in results[0][1] and "Training" not in results[1][1], (
+        "process 0 alone tells"
+    )
     assert (out / "log.txt").read_text().count("Writing the report") == 1
     for arm in ("sft", "reduced"):
-        losses = [[row["loss"] for row in read_metrics(run / "arms" / arm / "metrics.jsonl")] for run in (out, first)]
+        losses = [
+            [row["loss"] for row in read_metrics(run / "arms" / arm / "metrics.jsonl")]
+            for run in (out, first)
+        ]
         np.testing.assert_allclose(*losses, rtol=1e-4)
-    assert len(json.loads((out / "summary.json").read_text())["points"]) == len(json.loads((first / "summary.json").read_text())["points"])
+    assert len(json.loads((out / "summary.json").read_text())["points"]) == len(
+        json.loads((first / "summary.json").read_text())["points"]
+    )
 
     together, logprobs = _played(out)
     assert len(together) == 5 * 3 * 6
@@ -183,16 +219,23 @@ def test_a_cpu_that_is_split_trains_and_plays_as_one_device_does(study, tmp_path
     out = tmp_path / "run"
     split = ["--config.cpu_devices=2", "--devices", "2", f"--config.games.root={first / 'games'}"]
     where = ["--config", str(config), "--out", str(out)]
-    ((code, _, error),) = ended([start_process(["-m", "cotjax.cli", "study", *where, *split], devices=None)])
+    ((code, _, error),) = ended(
+        [start_process(["-m", "cotjax.cli", "study", *where, *split], devices=None)]
+    )
     assert code == 0, error
     assert "on 2 cpu device(s)" in (out / "log.txt").read_text()
     for arm in ("sft", "reduced"):
-        losses = [[row["loss"] for row in read_metrics(run / "arms" / arm / "metrics.jsonl")] for run in (out, first)]
+        losses = [
+            [row["loss"] for row in read_metrics(run / "arms" / arm / "metrics.jsonl")]
+            for run in (out, first)
+        ]
         np.testing.assert_allclose(*losses, rtol=1e-4)
 
     played, logprobs = _played(out)
     shutil.rmtree(out / "records")
-    assert main(["evaluate", *where, split[0], split[-1]]) == 0  # this process has its one device already
+    assert (
+        main(["evaluate", *where, split[0], split[-1]]) == 0
+    )  # this process has its one device already
     alone, expected = _played(out)
     assert played == alone
     np.testing.assert_allclose(logprobs, expected, rtol=1e-4, atol=1e-5)
@@ -201,7 +244,9 @@ def test_a_cpu_that_is_split_trains_and_plays_as_one_device_does(study, tmp_path
 def test_a_checkpoint_leaves_as_a_hugging_face_folder(study, tmp_path):
     _, out = study
     assert main(["export", "--run", str(out), "--arm", "sft", "--out", str(tmp_path / "hf")]) == 0
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in (tmp_path / "hf").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
+        path.name for path in (tmp_path / "hf").iterdir()
+    }
     from cotjax.data.tokens import Codec
     from cotjax.model.weights import load_hf
 
@@ -211,10 +256,22 @@ def test_a_checkpoint_leaves_as_a_hugging_face_folder(study, tmp_path):
 
 def test_a_run_s_checkpoint_is_watched(study, capsys):
     _, out = study
-    arguments = ["play", "--games", str(out / "games"), "--split", "valid_unseen", "--run", str(out), "--arm", "sft"]
+    arguments = [
+        "play",
+        "--games",
+        str(out / "games"),
+        "--split",
+        "valid_unseen",
+        "--run",
+        str(out),
+        "--arm",
+        "sft",
+    ]
     assert main([*arguments, "--step", "2"]) == 0
     said = capsys.readouterr().out
-    assert "sft, step 2 plays" in said and "Step 3 of 3" in said, "with the run's own limit of steps"
+    assert "sft, step 2 plays" in said and "Step 3 of 3" in said, (
+        "with the run's own limit of steps"
+    )
     _fails(capsys, [*arguments, "--step", "3"], 3, "no checkpoint at step 3")
     _fails(capsys, [*arguments, "--arm", "other"], 2, "no arm 'other'")
 
@@ -227,20 +284,39 @@ def test_lora_trains_plays_and_leaves_merged_or_as_an_adapter(study, tmp_path):
 
     config, out = study
     run = tmp_path / "run"
-    arguments = ["--config", str(config), "--out", str(run), f"--config.games.root={out / 'games'}", "--config.model.base=package"]
-    arguments += ["--config.model.lora_rank=2", "--config.train.steps=2", r"--config.model.lora_targets=.*\.(q|o|up)_proj"]
+    arguments = [
+        "--config",
+        str(config),
+        "--out",
+        str(run),
+        f"--config.games.root={out / 'games'}",
+        "--config.model.base=package",
+    ]
+    arguments += [
+        "--config.model.lora_rank=2",
+        "--config.train.steps=2",
+        r"--config.model.lora_targets=.*\.(q|o|up)_proj",
+    ]
     assert main(["train", *arguments]) == 0
     assert main(["evaluate", *arguments]) == 0
     assert len(list(read_records(run / "records"))) == 3 * 3 * 6
     export = ["export", "--run", str(run), "--arm", "sft"]
     assert main([*export, "--out", str(tmp_path / "merged")]) == 0
     assert main([*export, "--adapter", "--out", str(tmp_path / "adapter")]) == 0
-    assert main([*export, "--out", str(tmp_path / "adapter")]) == 2, "a folder with an adapter in it is taken"
+    assert main([*export, "--out", str(tmp_path / "adapter")]) == 2, (
+        "a folder with an adapter in it is taken"
+    )
     described = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert described["base_model_name_or_path"] == str(BASE_FOLDER) and described["target_modules"] == ["o_proj", "q_proj", "up_proj"]
+    assert described["base_model_name_or_path"] == str(BASE_FOLDER) and described[
+        "target_modules"
+    ] == ["o_proj", "q_proj", "up_proj"]
     adapted = lora.load_peft(tmp_path / "adapter", *load_hf(BASE_FOLDER))
-    assert any(np.any(x) for path, x in jax.tree.leaves_with_path(adapted[1]) if path[-1].key == "lora_B")
-    jax.tree.map(np.testing.assert_array_equal, lora.merge(*adapted)[1], load_hf(tmp_path / "merged")[1])
+    assert any(
+        np.any(x) for path, x in jax.tree.leaves_with_path(adapted[1]) if path[-1].key == "lora_B"
+    )
+    jax.tree.map(
+        np.testing.assert_array_equal, lora.merge(*adapted)[1], load_hf(tmp_path / "merged")[1]
+    )
 
 
 def test_an_adapter_that_nothing_could_be_done_with_is_not_written(study, capsys, tmp_path):
@@ -250,7 +326,9 @@ def test_an_adapter_that_nothing_could_be_done_with_is_not_written(study, capsys
     run = tmp_path / "run"
     shutil.copytree(out / "arms" / "sft" / "checkpoints", run / "arms" / "sft" / "checkpoints")
     shutil.copy(out / "config.json", run)
-    model = json.loads((out / "model.json").read_text()) | {"lora": {"rank": 2, "alpha": 4.0, "targets": ".*q_proj"}}
+    model = json.loads((out / "model.json").read_text()) | {
+        "lora": {"rank": 2, "alpha": 4.0, "targets": ".*q_proj"}
+    }
     (run / "model.json").write_text(json.dumps(model))
     _fails(capsys, [*arguments, str(run)], 2, "drawn at random")
 
@@ -260,13 +338,37 @@ def test_a_converted_folder_serves_as_a_base(study, tmp_path):
     assert main(["export", "--run", str(out), "--arm", "sft", "--out", str(tmp_path / "hf")]) == 0
     assert main(["convert", str(tmp_path / "hf"), str(tmp_path / "orbax")]) == 0
     config = tmp_path / "one_arm.py"
-    config.write_text(CONFIG.replace("    return config", '    config.arms = {"sft": config.arms.sft}\n    return config'))
-    arguments = [f"--config.games.root={out / 'games'}", f"--config.data.trajectories={out / 'trajectories' / 'train.jsonl'}"]
+    config.write_text(
+        CONFIG.replace(
+            "    return config", '    config.arms = {"sft": config.arms.sft}\n    return config'
+        )
+    )
+    arguments = [
+        f"--config.games.root={out / 'games'}",
+        f"--config.data.trajectories={out / 'trajectories' / 'train.jsonl'}",
+    ]
     arguments += [f"--config.model.base={tmp_path / 'orbax'}", "--config.train.steps=2"]
     assert main(["train", "--config", str(config), "--out", str(tmp_path / "run"), *arguments]) == 0
-    assert main(["export", "--run", str(tmp_path / "run"), "--arm", "sft", "--step", "0", "--out", str(tmp_path / "again")]) == 0
+    assert (
+        main(
+            [
+                "export",
+                "--run",
+                str(tmp_path / "run"),
+                "--arm",
+                "sft",
+                "--step",
+                "0",
+                "--out",
+                str(tmp_path / "again"),
+            ]
+        )
+        == 0
+    )
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "hf" / name).read_bytes(), name
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "hf" / name).read_bytes(), (
+            name
+        )
 
 
 def _fails(capsys, arguments, code, *words):
@@ -288,12 +390,25 @@ def test_another_config_in_the_same_folder_is_refused(study, capsys):
 def test_settings_of_playing_may_change_until_an_episode_is_recorded(study, capsys, tmp_path):
     config, out = study
     arguments = ["evaluate", "--config", str(config), "--out", str(out)]
-    for name, there, here in (("temperature", 0.0, 0.5), ("max_length", 2048, 1024), ("max_steps", 3, 4), ("cot_prefix", "''", "'x'")):
-        words = f"evaluate.{name} is {there} there, {here} here", "90 episodes were played with it", "to play all again"
-        _fails(capsys, [*arguments, f"--config.evaluate.{name}={str(here).strip(chr(39))}"], 2, *words)
+    for name, there, here in (
+        ("temperature", 0.0, 0.5),
+        ("max_length", 2048, 1024),
+        ("max_steps", 3, 4),
+        ("cot_prefix", "''", "'x'"),
+    ):
+        words = (
+            f"evaluate.{name} is {there} there, {here} here",
+            "90 episodes were played with it",
+            "to play all again",
+        )
+        _fails(
+            capsys, [*arguments, f"--config.evaluate.{name}={str(here).strip(chr(39))}"], 2, *words
+        )
     free = ("slots=2", "tensor=1", "step_timeout=7.0", "env_retries=1")
     assert main([*arguments, *(f"--config.evaluate.{one}" for one in free)]) == 0
-    changed = load_config(config, ["evaluate.temperature=0.5", "evaluate.max_length=1024", "games.ood=1"])
+    changed = load_config(
+        config, ["evaluate.temperature=0.5", "evaluate.max_length=1024", "games.ood=1"]
+    )
     mine = json.loads(changed.to_json_best_effort())
     with pytest.raises(UsageError, match=r"games\.ood is 2 there, 1 here"):
         check(out, mine)
@@ -318,7 +433,10 @@ def test_collected_trajectories_that_changed_are_named(study, capsys, tmp_path):
         _fails(capsys, [command, *arguments], 2, str(file), "changed")
         file.write_text(text)
     assert main(["study", *arguments]) == 0
-    assert json.loads((run / "run.json").read_text())["made_from"]["base"] == {"recipe": "random", "recall_steps": 0}
+    assert json.loads((run / "run.json").read_text())["made_from"]["base"] == {
+        "recipe": "random",
+        "recall_steps": 0,
+    }
 
 
 def test_a_folder_with_other_things_is_refused(study, capsys, tmp_path):
@@ -340,30 +458,57 @@ def test_a_folder_with_other_things_is_refused(study, capsys, tmp_path):
         ("--config.data.trajectories=/none/t.jsonl", 3, ["/none/t.jsonl"]),
         ("--config.data.layout=turn", 2, ["data.layout", "trajectory, step"]),
         ("--config.data.history=2", 2, ["data.history", "the layout 'step'"]),
-        ("--config.data.layout=step --config.data.history=2", 2, ["data.history=2", "games.in_domain=0"]),
+        (
+            "--config.data.layout=step --config.data.history=2",
+            2,
+            ["data.history=2", "games.in_domain=0"],
+        ),
         ("--config.data.past_thoughts=True", 2, ["data.past_thoughts=True", "games.in_domain=0"]),
         ("--config.model.base=/none", 2, ["/none", "config.json"]),
         ("--config.model.lora_rank=-1", 2, ["model.lora_rank is -1"]),
-        ("--config.model.lora_rank=2 --config.model.lora_targets=wq", 2, ["'wq' match no projection", "self_attn.q_proj"]),
+        (
+            "--config.model.lora_rank=2 --config.model.lora_targets=wq",
+            2,
+            ["'wq' match no projection", "self_attn.q_proj"],
+        ),
         ("--config.evaluate.slots=0", 2, ["evaluate.slots is 0"]),
         ("--config.train.keep_last=2", 2, ["train.keep_last is 2", "plays every checkpoint"]),
-        ("--config.evaluate.step_timeout=0.0", 2, ["evaluate.step_timeout is 0", "more than 0 seconds"]),
+        (
+            "--config.evaluate.step_timeout=0.0",
+            2,
+            ["evaluate.step_timeout is 0", "more than 0 seconds"],
+        ),
         ("--config.evaluate.env_retries=-1", 2, ["evaluate.env_retries is -1"]),
         ("--config.masking.supervised=PAD", 2, ["cannot be trained on"]),
         ("--config.masking.unit=word", 2, ["masking: unknown unit 'word'", "example, turn, token"]),
-        ("--config.masking.normalizer=mean", 2, ["masking.normalizer", "token_sum, example_mean, fixed_budget"]),
+        (
+            "--config.masking.normalizer=mean",
+            2,
+            ["masking.normalizer", "token_sum, example_mean, fixed_budget"],
+        ),
         ("--config.arms.reduced.fraction=1.5", 2, ["arms.reduced: masking:", "0..1"]),
     ],
 )
 def test_bad_input_is_one_clear_line(study, capsys, tmp_path, override, code, words):
-    arguments = ["study", "--config", str(study[0]), "--out", str(tmp_path / "run"), *override.split()]
+    arguments = [
+        "study",
+        "--config",
+        str(study[0]),
+        "--out",
+        str(tmp_path / "run"),
+        *override.split(),
+    ]
     if "games.source" not in override:
         arguments.append(f"--config.games.root={study[1] / 'games'}")
     _fails(capsys, arguments, code, *words)
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "words"), [(signal.SIGTERM, 75, "stopped by SIGTERM after step"), (signal.SIGINT, 130, "interrupted after step")]
+    ("number", "code", "words"),
+    [
+        (signal.SIGTERM, 75, "stopped by SIGTERM after step"),
+        (signal.SIGINT, 130, "interrupted after step"),
+    ],
 )
 def test_a_signal_ends_training_with_its_code(study, capsys, tmp_path, number, code, words):
     """Sent when the first rows are there; the loop saves the step that it is in."""
@@ -380,12 +525,23 @@ def test_a_signal_ends_training_with_its_code(study, capsys, tmp_path, number, c
 
     sender = threading.Thread(target=send, daemon=True)
     sender.start()
-    arguments = ["train", "--config", str(study[0]), "--out", str(tmp_path / "run"), f"--config.games.root={study[1] / 'games'}"]
-    assert main([*arguments, "--config.train.steps=100000", "--config.train.save_every=50000"]) == code
+    arguments = [
+        "train",
+        "--config",
+        str(study[0]),
+        "--out",
+        str(tmp_path / "run"),
+        f"--config.games.root={study[1] / 'games'}",
+    ]
+    assert (
+        main([*arguments, "--config.train.steps=100000", "--config.train.save_every=50000"]) == code
+    )
     ended.set()
     sender.join()
     said = capsys.readouterr().err.splitlines()
-    assert said[-1].startswith(f"cotjax: {words}") and said[-1].endswith("which is saved; the same command goes on")
+    assert said[-1].startswith(f"cotjax: {words}") and said[-1].endswith(
+        "which is saved; the same command goes on"
+    )
     saved = sorted(int(path.name) for path in (rows.parent / "checkpoints").iterdir())
     assert len(saved) == 2 and saved[1] == len(rows.read_text().splitlines())
     assert signal.getsignal(number) is before
@@ -421,7 +577,14 @@ def test_a_broken_trajectory_line_is_named(study, capsys, tmp_path):
     lines = (study[1] / "trajectories" / "train.jsonl").read_text().splitlines()
     path = tmp_path / "mine.jsonl"
     path.write_text(lines[0] + "\n" + lines[1][:50] + "\n")
-    arguments = ["train", "--config", str(study[0]), "--out", str(tmp_path / "run"), f"--config.data.trajectories={path}"]
+    arguments = [
+        "train",
+        "--config",
+        str(study[0]),
+        "--out",
+        str(tmp_path / "run"),
+        f"--config.data.trajectories={path}",
+    ]
     _fails(capsys, [*arguments, f"--config.games.root={study[1] / 'games'}"], 3, f"{path}:2: ")
 
 

@@ -23,14 +23,18 @@ PLANNED = range(0, 1000, 10)
 
 def state(step: int, size: int = 300) -> TrainState:
     """Numbers that tell the step."""
-    params = {"model": {"weight": jnp.full((size,), step, jnp.float32), "scale": jnp.arange(8.0) + step}}
+    params = {
+        "model": {"weight": jnp.full((size,), step, jnp.float32), "scale": jnp.arange(8.0) + step}
+    }
     return TrainState(jnp.int32(step), params, {"mu": jnp.full((size,), -step, jnp.float32)})
 
 
 def save(folder: Path, *steps: int, keep: Keep | None = None, losses: dict | None = None) -> None:
     checkpoints = Checkpoints(folder, keep or Keep(PLANNED))
     for step in steps:
-        checkpoints.save(state(step), {"step": step, "iterator": {"at": step}}, (losses or {}).get(step))
+        checkpoints.save(
+            state(step), {"step": step, "iterator": {"at": step}}, (losses or {}).get(step)
+        )
     checkpoints.close()
 
 
@@ -57,7 +61,10 @@ def three(tmp_path_factory):
 
 def _array_file(folder: Path, item: str) -> Path:
     """The largest file of an item: it holds numbers."""
-    return max((path for path in (folder / item).rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    return max(
+        (path for path in (folder / item).rglob("*") if path.is_file()),
+        key=lambda path: path.stat().st_size,
+    )
 
 
 def _cut(folder):
@@ -93,12 +100,23 @@ def test_a_damaged_checkpoint_is_passed_over_kept_and_saved_again(three, tmp_pat
     folder = tmp_path / "checkpoints"
     shutil.copytree(three, folder)
     DAMAGES[damage](folder / "20")
-    left = {path.relative_to(folder / "20"): path.read_bytes() for path in (folder / "20").rglob("*") if path.is_file()}
+    left = {
+        path.relative_to(folder / "20"): path.read_bytes()
+        for path in (folder / "20").rglob("*")
+        if path.is_file()
+    }
     step, warned = resumed(folder)
     assert step == 10
-    assert len(warned) == 1 and str(folder / "20") in warned[0] and "20.damaged-1" in warned[0] and "\n" not in warned[0]
+    assert (
+        len(warned) == 1
+        and str(folder / "20") in warned[0]
+        and "20.damaged-1" in warned[0]
+        and "\n" not in warned[0]
+    )
     aside = folder / "20.damaged-1"
-    assert {path.relative_to(aside): path.read_bytes() for path in aside.rglob("*") if path.is_file()} == left
+    assert {
+        path.relative_to(aside): path.read_bytes() for path in aside.rglob("*") if path.is_file()
+    } == left
     save(folder, 20)
     assert resumed(folder) == (20, [])
 
@@ -114,7 +132,12 @@ def test_damage_upon_damage_and_none_left(three, tmp_path):
         _cut(folder / name)
     step, warned = resumed(folder)
     assert step is None and len(warned) == 2
-    assert sorted(path.name for path in folder.glob("*.damaged-*")) == ["0.damaged-1", "10.damaged-1", "20.damaged-1", "20.damaged-2"]
+    assert sorted(path.name for path in folder.glob("*.damaged-*")) == [
+        "0.damaged-1",
+        "10.damaged-1",
+        "20.damaged-1",
+        "20.damaged-2",
+    ]
 
 
 def test_orbaxs_own_metadata_may_be_lost(three, tmp_path):
@@ -147,20 +170,38 @@ def test_a_later_update_does_not_reach_into_a_checkpoint(tmp_path):
     checkpoints.close()
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     for step in (0, 10, 20):
-        jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(step, state(0, size=4_000_000))[0], state(step, size=4_000_000))
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            checkpoints.restore(step, state(0, size=4_000_000))[0],
+            state(step, size=4_000_000),
+        )
     checkpoints.close()
 
 
 def test_what_stays_on_the_disk_is_what_keep_says(tmp_path):
     losses = {10: 5.0, 20: 1.0, 30: 4.0, 40: 3.0, 50: 2.0}
     save(tmp_path / "last", 0, 10, 20, 30, 40, 50, keep=Keep(PLANNED, last=2), losses=losses)
-    save(tmp_path / "all", 0, 10, 20, 30, 40, 50, keep=Keep(PLANNED, last=1, every=30, best=2), losses=losses)
+    save(
+        tmp_path / "all",
+        0,
+        10,
+        20,
+        30,
+        40,
+        50,
+        keep=Keep(PLANNED, last=1, every=30, best=2),
+        losses=losses,
+    )
     save(tmp_path / "stop", 0, 10, 13, 20, 25)
-    found = {path.name: sorted(int(each.name) for each in path.iterdir()) for path in tmp_path.iterdir()}
+    found = {
+        path.name: sorted(int(each.name) for each in path.iterdir()) for path in tmp_path.iterdir()
+    }
     assert found == {"last": [40, 50], "all": [0, 20, 30, 50], "stop": [0, 10, 20, 25]}
 
 
-@given(st.sets(st.integers(0, 30), min_size=1), st.integers(0, 4), st.integers(0, 4), st.integers(0, 4))
+@given(
+    st.sets(st.integers(0, 30), min_size=1), st.integers(0, 4), st.integers(0, 4), st.integers(0, 4)
+)
 def test_keeping_never_loses_the_newest_nor_what_it_names(steps, last, every, best):
     saved = sorted(steps)
     losses = {step: float((step * 7) % 11) for step in saved}
@@ -204,15 +245,23 @@ print(*resumed(folder))
 
 def test_a_full_disk_is_one_clear_line_and_spoils_nothing(tmp_path):
     """On a real file system of 16 MB, in a namespace of its own."""
-    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(tmp_path)], capture_output=True).returncode:
+    if subprocess.run(
+        ["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(tmp_path)], capture_output=True
+    ).returncode:
         pytest.skip("this machine lets nobody mount a file system")
     here = Path(__file__).parent
     inner = f'mount -t tmpfs -o size=16m none "{tmp_path}" && exec "$@"'
     command = [sys.executable, "-c", FULL, str(tmp_path), str(here), str(here.parent)]
-    ran = subprocess.run(["unshare", "-rm", "sh", "-c", inner, "sh", *command], capture_output=True, text=True)
+    ran = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", inner, "sh", *command], capture_output=True, text=True
+    )
     assert ran.returncode == 0, ran.stderr
     error, after, later = ran.stdout.splitlines()
-    assert str(tmp_path / "checkpoints" / "20") in error and "the disk is full" in error and "steps [0, 10]" in error
+    assert (
+        str(tmp_path / "checkpoints" / "20") in error
+        and "the disk is full" in error
+        and "steps [0, 10]" in error
+    )
     assert (after, later) == ("10 []", "20 []")
 
 
@@ -226,6 +275,8 @@ def test_a_damaged_checkpoint_is_not_evaluated(three, tmp_path):
     _cut(folder / "10")
     checkpoints = Checkpoints(folder)
     with pytest.raises(DataError, match=r"10: params/.* had .*damaged"):
-        checkpoints.restore_params(10, tiny.model_config(), make_mesh(1, 1, 1, devices=jax.devices()[:1]))
+        checkpoints.restore_params(
+            10, tiny.model_config(), make_mesh(1, 1, 1, devices=jax.devices()[:1])
+        )
     checkpoints.close()
     assert json.loads((folder / "10" / "sums.json").read_text())

@@ -23,7 +23,14 @@ from cotjax.train.fingerprints import Fingerprints
 from cotjax.train.main import train
 from cotjax.train.metrics import read_metrics
 
-CHANGES = {"steps": 4, "save_every": 2, "row_length": 96, "batch": 4, "warmup": 1, "schedule": "constant"}
+CHANGES = {
+    "steps": 4,
+    "save_every": 2,
+    "row_length": 96,
+    "batch": 4,
+    "warmup": 1,
+    "schedule": "constant",
+}
 MADE_FROM = {
     "data": {"file": "t.jsonl", "sha256": "d" * 64, "examples": "0123456789ab"},
     "tokenizer": {"file": "m/tokenizer.json", "sha256": "e" * 64},
@@ -60,9 +67,15 @@ def without(part, **changes):
             without("data", sha256="a" * 64, examples="fedcba987654"),
             "the content of t.jsonl changed .sha256 dddddddddddd… there, aaaa",
         ),
-        (without("tokenizer", sha256="a" * 64), "the tokenizer: the content of m/tokenizer.json changed"),
+        (
+            without("tokenizer", sha256="a" * 64),
+            "the tokenizer: the content of m/tokenizer.json changed",
+        ),
         (without("base", sha256="a" * 64), "the base model: the content of m changed"),
-        (without("data", examples="fedcba987654"), "t.jsonl is what it was, but other examples are made of it"),
+        (
+            without("data", examples="fedcba987654"),
+            "t.jsonl is what it was, but other examples are made of it",
+        ),
         (
             MADE_FROM | {"base": {"recipe": "random", "recall_steps": 500}},
             "it was m, and is recipe random, recall_steps 500 now",
@@ -71,7 +84,10 @@ def without(part, **changes):
 )
 def test_other_content_is_refused_and_the_file_named(copy, source, made_from, words):
     shutil.rmtree(copy / "checkpoints" / "4")
-    with pytest.raises(UsageError, match=f"{words}.*bring back what it was begun with, or choose another folder with --out"):
+    with pytest.raises(
+        UsageError,
+        match=f"{words}.*bring back what it was begun with, or choose another folder with --out",
+    ):
         run(copy, source, made_from=made_from, **CHANGES)
     assert len(rows(copy)) == 4 and not (copy / "checkpoints" / "4").exists()
 
@@ -87,7 +103,11 @@ def test_content_is_that_of_the_checkpoint_too(copy, source):
 
 def test_every_checkpoint_holds_the_fingerprints(whole):
     for step in (0, 2, 4):
-        kept = json.loads(next(path for path in (whole / "checkpoints" / str(step) / "run").rglob("metadata")).read_text())
+        kept = json.loads(
+            next(
+                path for path in (whole / "checkpoints" / str(step) / "run").rglob("metadata")
+            ).read_text()
+        )
         assert kept["made_from"] == MADE_FROM
     assert json.loads((whole / "settings.json").read_text())["made_from"] == MADE_FROM
 
@@ -107,7 +127,9 @@ def test_a_run_without_fingerprints_goes_on_with_a_sentence(copy, whole, source)
     shutil.rmtree(copy / "checkpoints" / "4")
     warned = []
     run(copy, source, made_from=MADE_FROM, warn=warned.append, **CHANGES)
-    assert len(warned) == 1 and "no fingerprint of its data, tokenizer and base was kept" in warned[0]
+    assert (
+        len(warned) == 1 and "no fingerprint of its data, tokenizer and base was kept" in warned[0]
+    )
     assert json.loads(file.read_text())["made_from"] == MADE_FROM
     same(copy, whole, 4)
 
@@ -128,11 +150,20 @@ def test_what_counts_may_not_change(copy, source, changes, words):
 
 def test_what_changes_no_result_may_change(copy, whole, source):
     shutil.rmtree(copy / "checkpoints" / "4")
-    free = {"remat": "none", "accumulate": 2, "scan_layers": True, "attention": "xla", "keep_last": 1}
+    free = {
+        "remat": "none",
+        "accumulate": 2,
+        "scan_layers": True,
+        "attention": "xla",
+        "keep_last": 1,
+    }
     run(copy, source, made_from=MADE_FROM, **CHANGES | free)
     losses = [[row["loss"] for row in rows(folder)] for folder in (copy, whole)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *(params_at(each / "checkpoints", 4) for each in (copy, whole)))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
+        *(params_at(each / "checkpoints", 4) for each in (copy, whole)),
+    )
 
 
 ON_A_MESH = """
@@ -153,8 +184,13 @@ def test_a_run_goes_on_with_the_same_losses_on_another_mesh(copy, whole):
     here = Path(__file__).parent
     command = [sys.executable, "-c", ON_A_MESH, str(copy), str(here), str(here.parent)]
     subprocess.run(command, check=True, capture_output=True, text=True)
-    np.testing.assert_allclose(*([row["loss"] for row in rows(folder)] for folder in (copy, whole)), rtol=2e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), *(params_at(each / "checkpoints", 4) for each in (copy, whole)))
+    np.testing.assert_allclose(
+        *([row["loss"] for row in rows(folder)] for folder in (copy, whole)), rtol=2e-5
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4),
+        *(params_at(each / "checkpoints", 4) for each in (copy, whole)),
+    )
 
 
 def test_a_finished_run_of_constant_rate_is_prolonged_to_the_same_bits(copy, source, tmp_path):
@@ -166,19 +202,29 @@ def test_a_finished_run_of_constant_rate_is_prolonged_to_the_same_bits(copy, sou
 def test_a_schedule_that_ends_is_prolonged_where_its_end_stays(source, tmp_path):
     ends = CHANGES | {"schedule": "cosine"}
     run(tmp_path / "short", source, **ends)
-    with pytest.raises(UsageError, match=r"train\.steps is 4 there, 6 here, where the cosine schedule ends.*schedule_steps=4"):
+    with pytest.raises(
+        UsageError,
+        match=r"train\.steps is 4 there, 6 here, where the cosine schedule ends.*schedule_steps=4",
+    ):
         run(tmp_path / "short", source, **ends | {"steps": 6})
     longer = ends | {"steps": 6, "schedule_steps": 4}
     run(tmp_path / "short", source, **longer)
     run(tmp_path / "long", source, **longer)
     same(tmp_path / "short", tmp_path / "long", 6)
-    assert [round(row["learning_rate"] / 3e-3, 6) for row in rows(tmp_path / "long")][-2:] == [0.1, 0.1]
+    assert [round(row["learning_rate"] / 3e-3, 6) for row in rows(tmp_path / "long")][-2:] == [
+        0.1,
+        0.1,
+    ]
 
 
 def test_checkpoints_stay_where_their_interval_changes(copy, source):
     longer = CHANGES | {"steps": 9, "save_every": 3}
     run(copy, source, made_from=MADE_FROM, **longer)
-    assert sorted(int(path.name) for path in (copy / "checkpoints").iterdir()) == planned_steps(copy) == [0, 2, 4, 6, 9]
+    assert (
+        sorted(int(path.name) for path in (copy / "checkpoints").iterdir())
+        == planned_steps(copy)
+        == [0, 2, 4, 6, 9]
+    )
     run(copy, source, made_from=MADE_FROM, **longer)
     assert planned_steps(copy) == [0, 2, 4, 6, 9]
 
@@ -188,7 +234,9 @@ def test_held_out_losses_go_on_where_the_plan_changes(source, tmp_path):
     run(tmp_path, source, **held | {"keep_last": 1, "keep_best": 1})
     run(tmp_path, source, **held | {"steps": 9, "save_every": 3, "keep_last": 2})
     run(tmp_path, source, **held | {"steps": 9, "save_every": 4, "keep_last": 2})
-    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl") if "loss" in row] == list(range(1, 10))
+    assert [
+        row["step"] for row in read_metrics(tmp_path / "metrics.jsonl") if "loss" in row
+    ] == list(range(1, 10))
 
 
 def test_a_start_that_failed_binds_nothing(source, tmp_path):
@@ -199,7 +247,15 @@ def test_a_start_that_failed_binds_nothing(source, tmp_path):
 
     rest = {"folder": tmp_path, "source": source, "mesh_shape": ONE}
     with pytest.raises(DataError, match=r"step 1: the (loss|gradient's norm) is nan"):
-        train(settings(**CHANGES), **rest, masking=Masking(fraction=0.5), model=MODEL, make_params=broken, seed=3, made_from=MADE_FROM)
+        train(
+            settings(**CHANGES),
+            **rest,
+            masking=Masking(fraction=0.5),
+            model=MODEL,
+            make_params=broken,
+            seed=3,
+            made_from=MADE_FROM,
+        )
     assert not begun(tmp_path) and (tmp_path / "checkpoints" / "0").exists()
     other = replace(MODEL, feed_forward=32)
     corrected = settings(**CHANGES | {"steps": 1, "warmup": 0})
@@ -209,7 +265,11 @@ def test_a_start_that_failed_binds_nothing(source, tmp_path):
     )  # fmt: skip
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1]
     start = params_at(tmp_path / "checkpoints", 0, other)
-    jax.tree.map(np.testing.assert_array_equal, start, jax.tree.map(np.asarray, decoder.init_params(other, jax.random.key(0))))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        start,
+        jax.tree.map(np.asarray, decoder.init_params(other, jax.random.key(0))),
+    )
 
 
 def test_a_base_that_cannot_be_read_leaves_no_trace(source, tmp_path):
@@ -241,7 +301,9 @@ def test_a_file_is_read_once_until_it_changes(tmp_path, monkeypatch):
     again.keep()
     status = file.stat()
     file.write_bytes(b"weights")
-    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a copy that keeps the times would have it
+    os.utime(
+        file, ns=(status.st_atime_ns, status.st_mtime_ns)
+    )  # as a copy that keeps the times would have it
     assert Fingerprints(memory).of(file) == told
     memory.write_text("[")
     assert Fingerprints(memory).of(file) == told, "a spoilt memory is none"

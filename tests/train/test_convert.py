@@ -23,8 +23,12 @@ from cotjax.train.convert import load_params, read_config
 
 MODELS = {
     "qwen3 float32": tiny.model_config(),
-    "qwen2 bfloat16": tiny.model_config(qk_norm=False, qkv_bias=True, tied_embeddings=False, param_dtype="bfloat16"),
-    "llama bfloat16": tiny.model_config(qk_norm=False, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 8192), param_dtype="bfloat16"),
+    "qwen2 bfloat16": tiny.model_config(
+        qk_norm=False, qkv_bias=True, tied_embeddings=False, param_dtype="bfloat16"
+    ),
+    "llama bfloat16": tiny.model_config(
+        qk_norm=False, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 8192), param_dtype="bfloat16"
+    ),
 }
 
 
@@ -56,12 +60,17 @@ def test_there_and_back_keeps_every_bit(model, tmp_path, capsys):
     _convert(source, tmp_path / "orbax")
     parameters = sum(x.size for x in jax.tree.leaves(decoder.abstract_params(config)))
     said = capsys.readouterr().out
-    assert f"{source} (Hugging Face) -> {tmp_path / 'orbax'} (Orbax)" in said and f"{parameters:,} parameters" in said
+    assert (
+        f"{source} (Hugging Face) -> {tmp_path / 'orbax'} (Orbax)" in said
+        and f"{parameters:,} parameters" in said
+    )
     _convert(tmp_path / "orbax", tmp_path / "back", "--max-shard-gb", "0.00002")
     assert "(Orbax) -> " in capsys.readouterr().out
 
     names = {path.name for path in source.iterdir()} - {"training_args.bin"}
-    assert {path.name for path in (tmp_path / "back").iterdir()} == names, "the same parts, and the tokenizer's files"
+    assert {path.name for path in (tmp_path / "back").iterdir()} == names, (
+        "the same parts, and the tokenizer's files"
+    )
     for name in names:
         assert (tmp_path / "back" / name).read_bytes() == (source / name).read_bytes(), name
     assert not (tmp_path / "orbax" / "training_args.bin").exists()
@@ -73,7 +82,11 @@ def test_what_is_restored_is_what_was_read_and_lies_where_it_should(source, tmp_
     assert read_config(tmp_path / "orbax") == read_config(source) == MODELS["qwen3 float32"]
     restored = load_params(tmp_path / "orbax", mesh)
     jax.tree.map(np.testing.assert_array_equal, restored, load_hf(source)[1])
-    for x, where in zip(jax.tree.leaves(restored), jax.tree.leaves(param_shardings(MODELS["qwen3 float32"], mesh)), strict=True):
+    for x, where in zip(
+        jax.tree.leaves(restored),
+        jax.tree.leaves(param_shardings(MODELS["qwen3 float32"], mesh)),
+        strict=True,
+    ):
         assert x.sharding.is_equivalent_to(where, x.ndim)
 
 
@@ -91,14 +104,19 @@ def test_another_dtype_on_either_way(source, tmp_path):
 @pytest.mark.parametrize("told", ["bfloat16", "torch.float32", "float16"])
 def test_tensors_keep_their_dtype_whatever_config_json_says(source, tmp_path, capsys, told):
     before = _tensors(source)
-    described = json.loads((source / "config.json").read_text()) | {"dtype": None, "torch_dtype": told}
+    described = json.loads((source / "config.json").read_text()) | {
+        "dtype": None,
+        "torch_dtype": told,
+    }
     (source / "config.json").write_text(json.dumps(described))
     _convert(source, tmp_path / "orbax")
     said = capsys.readouterr().out
     assert ("the tensors are float32 and are read as such" in said) == (told != "torch.float32")
     _convert(tmp_path / "orbax", tmp_path / "back")
     jax.tree.map(np.testing.assert_array_equal, _tensors(tmp_path / "back"), before)
-    assert {tensor.dtype for tensor in _tensors(tmp_path / "back").values()} == {np.dtype("float32")}
+    assert {tensor.dtype for tensor in _tensors(tmp_path / "back").values()} == {
+        np.dtype("float32")
+    }
     assert json.loads((tmp_path / "back" / "config.json").read_text())["torch_dtype"] == "float32"
 
 
@@ -106,7 +124,9 @@ def test_tensors_keep_their_dtype_whatever_config_json_says(source, tmp_path, ca
 def test_the_ids_of_config_json_go_there_and_back(source, tmp_path, generates):
     """With a generation_config.json, which has ids of its own, and without."""
     ids = {"bos_token_id": 4, "eos_token_id": [5, 6], "pad_token_id": 0}
-    (source / "config.json").write_text(json.dumps(json.loads((source / "config.json").read_text()) | ids))
+    (source / "config.json").write_text(
+        json.dumps(json.loads((source / "config.json").read_text()) | ids)
+    )
     if not generates:
         (source / "generation_config.json").unlink()
     _convert(source, tmp_path / "orbax")
@@ -158,16 +178,26 @@ def _without_arrays(folder):
 @pytest.mark.parametrize(
     "spoil, words",
     [
-        (lambda folder: (folder / "model.json").write_text("{"), ["model.json", "not a readable JSON file"]),
-        (lambda folder: (folder / "model.json").write_text('{"colour": 3}'), ["model.json", "colour"]),
         (
-            lambda folder: (folder / "model.json").write_text((folder / "model.json").read_text().replace('"width": 32', '"width": 40')),
+            lambda folder: (folder / "model.json").write_text("{"),
+            ["model.json", "not a readable JSON file"],
+        ),
+        (
+            lambda folder: (folder / "model.json").write_text('{"colour": 3}'),
+            ["model.json", "colour"],
+        ),
+        (
+            lambda folder: (folder / "model.json").write_text(
+                (folder / "model.json").read_text().replace('"width": 32', '"width": 40')
+            ),
             ["params: a checkpoint of another model", "(61, 32)", "(61, 40)"],
         ),
         (lambda folder: (folder / "params" / "_METADATA").unlink(), ["params: cannot be restored"]),
     ],
 )
-def test_a_broken_orbax_folder_is_one_line_and_leaves_nothing(source, tmp_path, capsys, spoil, words):
+def test_a_broken_orbax_folder_is_one_line_and_leaves_nothing(
+    source, tmp_path, capsys, spoil, words
+):
     _convert(source, tmp_path / "orbax")
     spoil(tmp_path / "orbax")
     capsys.readouterr()
@@ -181,7 +211,9 @@ def test_arrays_cut_short_are_one_line(source, tmp_path):
     # In a process of its own: the reads that a failed restore leaves behind end when they like, and what their threads print
     # may stand on the same line.
     command = [sys.executable, "-m", "cotjax.cli", "convert", tmp_path / "orbax", tmp_path / "out"]
-    run = subprocess.run(command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
+    run = subprocess.run(
+        command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True
+    )
     assert run.returncode == 3 and "params: cannot be restored" in run.stderr
     assert run.stderr.count("cotjax: ") == 1
     assert not (tmp_path / "out").exists()
@@ -194,11 +226,21 @@ def test_a_killed_conversion_leaves_no_model_and_is_done_anew(tmp_path):
     partial = tmp_path / ".out.partial"
     command = [sys.executable, "-m", "cotjax.cli", "convert", tmp_path / "source", tmp_path / "out"]
     paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    running = subprocess.Popen(command, env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}, stdout=subprocess.DEVNULL)
+    running = subprocess.Popen(
+        command,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": paths},
+        stdout=subprocess.DEVNULL,
+    )
     while not partial.exists() and running.poll() is None:
         time.sleep(0.001)
     running.send_signal(signal.SIGKILL)
-    assert running.wait() == -signal.SIGKILL and partial.exists() and not (tmp_path / "out").exists()
+    assert (
+        running.wait() == -signal.SIGKILL and partial.exists() and not (tmp_path / "out").exists()
+    )
     _convert(tmp_path / "source", tmp_path / "out")
     assert not partial.exists()
-    jax.tree.map(np.testing.assert_array_equal, load_params(tmp_path / "out", make_mesh(devices=jax.devices()[:1])), params)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        load_params(tmp_path / "out", make_mesh(devices=jax.devices()[:1])),
+        params,
+    )

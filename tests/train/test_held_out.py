@@ -34,7 +34,11 @@ def data(tmp_path_factory):
 
 def dataset(data, layout):
     config = AgentConfig(
-        name="t", sources={"train": str(data / "t.jsonl")}, tokenizer=str(data / "tokenizer"), max_length=128, layout=layout
+        name="t",
+        sources={"train": str(data / "t.jsonl")},
+        tokenizer=str(data / "tokenizer"),
+        max_length=128,
+        layout=layout,
     )
     return prepare_dataset(config, data / "tfds").as_data_source(split="train")
 
@@ -59,12 +63,17 @@ def test_the_steps_of_a_trajectory_are_on_one_side(data, layout):
     assert not set(names(trained)) & set(names(held))
     assert all(is_held_out(name, 0.3, 3) for name in names(held))
     for part in (trained, held):
-        np.testing.assert_array_equal(example_lengths(part), [len(part[index]["ids"]) for index in range(len(part))])
+        np.testing.assert_array_equal(
+            example_lengths(part), [len(part[index]["ids"]) for index in range(len(part))]
+        )
 
 
 def test_holding_out_depends_on_seed_and_id_alone_and_is_nested():
     ids = [f"t{i}" for i in range(2000)]
-    small, large, other = ({name for name in ids if is_held_out(name, share, seed)} for share, seed in ((0.1, 3), (0.3, 3), (0.3, 4)))
+    small, large, other = (
+        {name for name in ids if is_held_out(name, share, seed)}
+        for share, seed in ((0.1, 3), (0.3, 3), (0.3, 4))
+    )
     assert small < large and large != other
     assert len(small) == pytest.approx(200, abs=50) and len(large) == pytest.approx(600, abs=80)
     # Not those whose actions are dropped: the two draws know nothing of each other.
@@ -75,7 +84,9 @@ def test_holding_out_depends_on_seed_and_id_alone_and_is_nested():
 
 
 def test_a_share_that_holds_out_none_or_all_is_refused(source):
-    with pytest.raises(DataError, match=r"train\.eval_share 0\.0001 holds out none of the 40 trajectories"):
+    with pytest.raises(
+        DataError, match=r"train\.eval_share 0\.0001 holds out none of the 40 trajectories"
+    ):
         split(source, 0.0001, seed=3)
     with pytest.raises(DataError, match="holds out all"):
         split(Part(source, np.arange(1)), 0.9999, seed=3)
@@ -85,7 +96,9 @@ def test_a_share_that_holds_out_none_or_all_is_refused(source):
 def test_every_held_out_example_is_measured_once_and_loses_nothing(source, batch):
     _, held = split(source, 0.3, seed=3)
     weights, supervised = 0.0, 0.0
-    for made in held_out_batches(held, row_length=96, batch=batch, masking=MASKING, rows=range(batch)):
+    for made in held_out_batches(
+        held, row_length=96, batch=batch, masking=MASKING, rows=range(batch)
+    ):
         assert made["ids"].shape == (batch, 96)
         weights += made["weights"].sum()
         assert not made["dropped"].any()
@@ -97,7 +110,15 @@ def test_every_held_out_example_is_measured_once_and_loses_nothing(source, batch
 def test_held_out_examples_need_nothing_for_a_control_to_drop(source):
     """They lose nothing, so they may be without reasoning where a control drops as much of it as there is action."""
     silent = [source[index] for index in range(6)]
-    silent = [one | {"roles": np.where(one["roles"] == Role.REASONING, Role.PROMPT, one["roles"]).astype(np.int8)} for one in silent]
+    silent = [
+        one
+        | {
+            "roles": np.where(one["roles"] == Role.REASONING, Role.PROMPT, one["roles"]).astype(
+                np.int8
+            )
+        }
+        for one in silent
+    ]
     masking = Masking(fraction=1.0, control="reasoning tokens")
     with pytest.raises(DataError, match="only 0 tokens"):
         example_features(silent[0], masking)
@@ -112,7 +133,9 @@ def test_each_process_makes_its_rows_of_the_same_batches(source):
     halves = [list(held_out_batches(held, rows=rows, **sizes)) for rows in ((0, 1), (2, 3))]
     for made, *parts in zip(whole, *halves, strict=True):
         for name in made:
-            np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), made[name])
+            np.testing.assert_array_equal(
+                np.concatenate([part[name] for part in parts]), made[name]
+            )
 
 
 # ---- what is measured
@@ -136,20 +159,28 @@ def test_held_out_rows_stand_behind_their_steps_and_apart_from_updates(measured)
     held = read_held_out(folder / "metrics.jsonl")
     assert held[-1]["held_out"]["loss"] < held[0]["held_out"]["loss"]
     told = [line for line in said if "held-out loss" in line]
-    assert len(told) == len(held) and all(f"{row['held_out']['loss']:.4f}" in line for row, line in zip(held, told, strict=True))
+    assert len(told) == len(held) and all(
+        f"{row['held_out']['loss']:.4f}" in line for row, line in zip(held, told, strict=True)
+    )
     assert any(line.startswith("held out: ") and "of 40 examples" in line for line in said)
 
 
 def test_a_held_out_loss_is_the_mean_over_tokens_of_the_checkpoints_parameters(measured, source):
     """Of each example by itself, unpacked, in float64."""
     _, held = split(source, 0.3, seed=3)
-    (row,) = [row["held_out"] for row in read_held_out(measured[0] / "metrics.jsonl") if row["step"] == 3]
+    (row,) = [
+        row["held_out"] for row in read_held_out(measured[0] / "metrics.jsonl") if row["step"] == 3
+    ]
     params = params_at(measured[0] / "checkpoints", 3)
     sums = jax.jit(lambda params, batch: loss_sums(MODEL, params, batch, "none")[1])
     losses, weights = np.zeros(len(Role)), np.zeros(len(Role))
     for index in range(len(held)):
         features = example_features(held[index], Masking())
-        padded = {name: np.pad(array, (0, 96 - len(array)))[None] for name, array in features.items() if name != "draws"}
+        padded = {
+            name: np.pad(array, (0, 96 - len(array)))[None]
+            for name, array in features.items()
+            if name != "draws"
+        }
         padded["segment_ids"] = (np.arange(96) < len(features["ids"])).astype(np.int32)[None]
         found = sums(params, padded)
         losses += np.asarray(found["loss_by_role"], np.float64)
@@ -157,8 +188,14 @@ def test_a_held_out_loss_is_the_mean_over_tokens_of_the_checkpoints_parameters(m
     assert row["loss"] == pytest.approx(losses.sum() / weights.sum(), rel=1e-5)
     assert row["examples"] == len(held)
     assert row["supervised"] == {role.name: int(weights[role]) for role in Role if weights[role]}
-    assert row["supervised"]["ACTION"] > 0, "half of the turns' actions are dropped in training, none here"
-    assert row["loss_by_role"] == {role.name: pytest.approx(losses[role] / weights[role], rel=1e-5) for role in Role if weights[role]}
+    assert row["supervised"]["ACTION"] > 0, (
+        "half of the turns' actions are dropped in training, none here"
+    )
+    assert row["loss_by_role"] == {
+        role.name: pytest.approx(losses[role] / weights[role], rel=1e-5)
+        for role in Role
+        if weights[role]
+    }
 
 
 def test_held_out_trajectories_are_not_trained_on(source, tmp_path):
@@ -169,7 +206,10 @@ def test_held_out_trajectories_are_not_trained_on(source, tmp_path):
         return example | {"ids": example["ids"][::-1] if held else example["ids"]}
 
     other = [spoilt(source[index]) for index in range(len(source))]
-    ends = [params_at(run(tmp_path / name, one, **SMALL | {"steps": 3}, **HELD), 3) for name, one in (("a", source), ("b", other))]
+    ends = [
+        params_at(run(tmp_path / name, one, **SMALL | {"steps": 3}, **HELD), 3)
+        for name, one in (("a", source), ("b", other))
+    ]
     jax.tree.map(np.testing.assert_array_equal, *ends)
     held = [read_held_out(tmp_path / name / "metrics.jsonl")[-1]["held_out"] for name in "ab"]
     assert held[0]["loss"] != held[1]["loss"] and held[0]["supervised"] == held[1]["supervised"]
@@ -182,13 +222,24 @@ def test_a_resumed_run_has_the_same_rows(measured, source, tmp_path):
 
     def rows(folder):
         lines = (folder / "metrics.jsonl").read_text().splitlines()
-        return [{name: value for name, value in json.loads(line).items() if name != "time"} for line in lines]
+        return [
+            {name: value for name, value in json.loads(line).items() if name != "time"}
+            for line in lines
+        ]
 
     assert rows(tmp_path) == rows(measured[0])
     # A held-out row that is lost is not made up.
     file = tmp_path / "metrics.jsonl"
-    file.write_text("".join(line for line in file.read_text().splitlines(keepends=True) if '"step": 4, "held_out"' not in line))
-    with pytest.raises(DataError, match=r"metrics\.jsonl: does not hold the held-out loss of step 4"):
+    file.write_text(
+        "".join(
+            line
+            for line in file.read_text().splitlines(keepends=True)
+            if '"step": 4, "held_out"' not in line
+        )
+    )
+    with pytest.raises(
+        DataError, match=r"metrics\.jsonl: does not hold the held-out loss of step 4"
+    ):
         run(tmp_path, source, masking=MASKING, **SMALL, **HELD)
 
 
@@ -197,8 +248,14 @@ def test_a_resumed_run_has_the_same_rows(measured, source, tmp_path):
     [
         ({"eval_every": 2}, r"train\.eval_share is 0, which holds nothing out"),
         ({"eval_share": 0.5}, r"train\.eval_every is 0, which measures nothing"),
-        ({"eval_every": 2, "eval_share": 1.0}, r"train\.eval_share is 1\.0; it must be at least 0 and less than 1"),
-        ({"keep_last": 1, "keep_best": 1}, r"train\.keep_best is 1, but train\.eval_every is 0: .* held-out loss"),
+        (
+            {"eval_every": 2, "eval_share": 1.0},
+            r"train\.eval_share is 1\.0; it must be at least 0 and less than 1",
+        ),
+        (
+            {"keep_last": 1, "keep_best": 1},
+            r"train\.keep_best is 1, but train\.eval_every is 0: .* held-out loss",
+        ),
     ],
 )
 def test_held_out_settings_that_make_no_sense_are_refused(changes, words):
@@ -209,7 +266,17 @@ def test_held_out_settings_that_make_no_sense_are_refused(changes, words):
 def test_the_best_by_held_out_loss_stay_also_over_a_resume(source, tmp_path):
     """The rate grows until it makes things worse, so that an early checkpoint is the best; the run is cut in two behind it."""
     changes = (
-        SMALL | HELD | {"steps": 8, "save_every": 1, "eval_every": 8, "keep_last": 1, "keep_best": 2, "warmup": 7, "learning_rate": 0.7}
+        SMALL
+        | HELD
+        | {
+            "steps": 8,
+            "save_every": 1,
+            "eval_every": 8,
+            "keep_last": 1,
+            "keep_best": 2,
+            "warmup": 7,
+            "learning_rate": 0.7,
+        }
     )
 
     def stop(step, steps, row):
@@ -219,11 +286,15 @@ def test_the_best_by_held_out_loss_stay_also_over_a_resume(source, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, source, report=stop, **changes)
     run(tmp_path, source, **changes)
-    losses = {row["step"]: row["held_out"]["loss"] for row in read_held_out(tmp_path / "metrics.jsonl")}
+    losses = {
+        row["step"]: row["held_out"]["loss"] for row in read_held_out(tmp_path / "metrics.jsonl")
+    }
     assert list(losses) == list(range(9))
     best = sorted(losses, key=losses.get)[:2]
     assert max(best) < 6, losses
-    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == sorted({*best, 8})
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == sorted(
+        {*best, 8}
+    )
     # Those of least loss on their own training batch are others.
     trained = {row["step"]: row["loss"] for row in read_metrics(tmp_path / "metrics.jsonl")}
     assert set(sorted(trained, key=trained.get)[:2]) != set(best)
@@ -237,12 +308,15 @@ BLOWN_UP = {"steps": 4, "save_every": 1, "clip_norm": 0.0, "schedule": "constant
 
 @pytest.mark.parametrize("rate", [1e30, 1e10])
 @pytest.mark.parametrize("held", [{}, HELD], ids=["no held-out loss", "a held-out loss"])
-def test_parameters_that_blew_up_are_never_the_checkpoint_to_go_on_from(source, tmp_path, rate, held):
+def test_parameters_that_blew_up_are_never_the_checkpoint_to_go_on_from(
+    source, tmp_path, rate, held
+):
     """They are finite themselves, and the loss too; at 1e30 their squares are not, and at 1e10 the gradient is not."""
     arm = tmp_path / "arm"
     for _ in range(2):  # again, it goes on from the last good one, and ends the same way
         with pytest.raises(
-            DataError, match=r"^step 1: the parameters after .* not finite; lower .*; its batch is kept: cotjax replay"
+            DataError,
+            match=r"^step 1: the parameters after .* not finite; lower .*; its batch is kept: cotjax replay",
         ) as error:
             run(arm, source, **SMALL | BLOWN_UP | {"learning_rate": rate}, **held)
         assert [path.name for path in (arm / "checkpoints").iterdir()] == ["0"]
@@ -273,18 +347,27 @@ def test_one_number_that_is_not_finite_is_found_wherever_it_stands(value):
 def test_large_parameters_are_judged_by_their_loss_and_gradient(value):
     state = _state(changed=value)
     assert is_sound(state, lambda params: (1.0, 2.0))
-    assert not is_sound(state, lambda params: (1.0, np.nan)) and not is_sound(state, lambda params: (np.inf, 2.0))
+    assert not is_sound(state, lambda params: (1.0, np.nan)) and not is_sound(
+        state, lambda params: (np.inf, 2.0)
+    )
 
 
 def test_a_held_out_loss_that_is_not_finite_stops_the_run(source, tmp_path):
     """Here for a token that the model has no row for, which stands in held-out examples alone."""
 
     def beyond(example):
-        return example | {"ids": np.where(is_held_out(example["id"].decode(), 0.3, 3), 99, example["ids"])}
+        return example | {
+            "ids": np.where(is_held_out(example["id"].decode(), 0.3, 3), 99, example["ids"])
+        }
 
-    with pytest.raises(DataError, match=r"^step 0: the held-out loss behind it is nan; .* look at the held-out data"):
+    with pytest.raises(
+        DataError,
+        match=r"^step 0: the held-out loss behind it is nan; .* look at the held-out data",
+    ):
         run(tmp_path, [beyond(source[index]) for index in range(len(source))], **SMALL, **HELD)
-    assert not list((tmp_path / "checkpoints").iterdir()) and not read_held_out(tmp_path / "metrics.jsonl")
+    assert not list((tmp_path / "checkpoints").iterdir()) and not read_held_out(
+        tmp_path / "metrics.jsonl"
+    )
 
 
 def test_weights_that_hold_nan_are_told_before_anything_is_saved(source, tmp_path):

@@ -28,7 +28,13 @@ OPTIMIZER = optax.adamw(1e-2)
 
 
 def make_params(mesh):
-    return lora.add(BASE, decoder.init_params(BASE, jax.random.key(0), mesh), MODEL.lora, jax.random.key(0), mesh)[1]
+    return lora.add(
+        BASE,
+        decoder.init_params(BASE, jax.random.key(0), mesh),
+        MODEL.lora,
+        jax.random.key(0),
+        mesh,
+    )[1]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +54,9 @@ def begun(source):
     """(state before the first step, step, batch)"""
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
     state = init_state(MODEL, OPTIMIZER, make_params(mesh), mesh)
-    batch = dropped_weights(next(iter(batches(source, row_length=128, batch=8, masking=Masking(), seed=3))), 0.0)
+    batch = dropped_weights(
+        next(iter(batches(source, row_length=128, batch=8, masking=Masking(), seed=3))), 0.0
+    )
     batch = jax.device_put(batch, batch_sharding(mesh))
     return state, make_train_step(MODEL, OPTIMIZER, state.params, mesh, remat="block"), batch
 
@@ -58,8 +66,14 @@ def test_the_optimizer_keeps_state_for_adapters_alone(begun):
     adapters, _ = lora.split(MODEL, state.params)
     moments = state.opt_state[0]
     assert len(jax.tree.leaves(moments.mu)) == MODEL.layers * 7 * 2
-    assert jax.tree.structure(moments.mu) == jax.tree.structure(moments.nu) == jax.tree.structure(adapters)
-    assert sum(x.size for x in jax.tree.leaves(state.opt_state)) < 2.1 * sum(x.size for x in jax.tree.leaves(adapters))
+    assert (
+        jax.tree.structure(moments.mu)
+        == jax.tree.structure(moments.nu)
+        == jax.tree.structure(adapters)
+    )
+    assert sum(x.size for x in jax.tree.leaves(state.opt_state)) < 2.1 * sum(
+        x.size for x in jax.tree.leaves(adapters)
+    )
 
 
 def test_no_matmul_of_the_step_makes_a_frozen_weights_gradient(begun):
@@ -85,16 +99,24 @@ def test_three_steps_move_every_adapter_and_no_weight(begun):
     state, step, batch = begun
     state = jax.tree.map(lambda x: x.copy(), state)
     adapters, frozen = jax.tree.map(np.array, lora.split(MODEL, state.params))
-    buffers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(lora.split(MODEL, state.params)[1])]
+    buffers = [
+        x.unsafe_buffer_pointer() for x in jax.tree.leaves(lora.split(MODEL, state.params)[1])
+    ]
     losses = []
     for _ in range(3):
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]))
     moved, same = lora.split(MODEL, state.params)
     jax.tree.map(np.testing.assert_array_equal, same, frozen)
-    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != b)), moved, adapters)))
+    assert all(
+        jax.tree.leaves(
+            jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != b)), moved, adapters)
+        )
+    )
     assert losses[2] < losses[0]
-    assert [x.unsafe_buffer_pointer() for x in jax.tree.leaves(same)] == buffers, "donated weights go through without a copy"
+    assert [x.unsafe_buffer_pointer() for x in jax.tree.leaves(same)] == buffers, (
+        "donated weights go through without a copy"
+    )
 
 
 def test_the_gradient_norm_is_the_adapters(begun):
@@ -128,7 +150,11 @@ def test_stopped_and_resumed_equals_uninterrupted(finished, source, tmp_path):
     folder, last = finished
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "checkpoints" / "4")
-    jax.tree.map(np.testing.assert_array_equal, params_at(run(tmp_path, source, steps=4, save_every=2), 4, MODEL), last)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        params_at(run(tmp_path, source, steps=4, save_every=2), 4, MODEL),
+        last,
+    )
 
 
 def test_a_batch_in_parts_makes_the_step_of_the_whole_batch(finished, source, tmp_path):
@@ -149,12 +175,31 @@ run(Path(sys.argv[1]), make_source(Path(sys.argv[1]) / "data"), steps=4, save_ev
 """
 
 
-@pytest.mark.parametrize("shape", [{"data": 1, "fsdp": 8, "tensor": 1}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=["fsdp", "2x2x2"])
+@pytest.mark.parametrize(
+    "shape",
+    [{"data": 1, "fsdp": 8, "tensor": 1}, {"data": 2, "fsdp": 2, "tensor": 2}],
+    ids=["fsdp", "2x2x2"],
+)
 def test_eight_devices_give_the_losses_of_one(finished, tmp_path, shape):
     here = Path(__file__).parent
-    command = [sys.executable, "-c", SHARDED, str(tmp_path), json.dumps(shape), str(here), str(here.parent)]
+    command = [
+        sys.executable,
+        "-c",
+        SHARDED,
+        str(tmp_path),
+        json.dumps(shape),
+        str(here),
+        str(here.parent),
+    ]
     subprocess.run(command, check=True, capture_output=True, text=True)
     folder, last = finished
-    one, eight = ([row["loss"] for row in read_metrics(where / "metrics.jsonl")] for where in (folder, tmp_path))
+    one, eight = (
+        [row["loss"] for row in read_metrics(where / "metrics.jsonl")]
+        for where in (folder, tmp_path)
+    )
     np.testing.assert_allclose(eight, one, rtol=2e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), params_at(tmp_path / "checkpoints", 4, MODEL), last)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4),
+        params_at(tmp_path / "checkpoints", 4, MODEL),
+        last,
+    )

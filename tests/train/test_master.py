@@ -35,7 +35,9 @@ def source(tmp_path_factory):
 def trained(source):
     """Name -> states after 0 and after UPDATES updates of 1e-5, from the same (bfloat16) numbers on the same batch."""
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
-    batch = dropped_weights(next(iter(batches(source, row_length=96, batch=8, masking=Masking(), seed=3))), 0.0)
+    batch = dropped_weights(
+        next(iter(batches(source, row_length=96, batch=8, masking=Masking(), seed=3))), 0.0
+    )
     batch = jax.device_put(batch, batch_sharding(mesh))
     first = jax.tree.map(np.asarray, decoder.init_params(NARROW, jax.random.key(0)))
     found = {}
@@ -70,7 +72,11 @@ def test_the_parameters_are_the_copy_rounded(trained):
     for state in trained["copy"]:
         assert isinstance(state.opt_state, Mastered)
         assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype(jnp.bfloat16)}
-        floats = {leaf.dtype for leaf in jax.tree.leaves(state.opt_state) if jnp.issubdtype(leaf.dtype, jnp.floating)}
+        floats = {
+            leaf.dtype
+            for leaf in jax.tree.leaves(state.opt_state)
+            if jnp.issubdtype(leaf.dtype, jnp.floating)
+        }
         assert floats == {np.dtype(np.float32)}, "the copy and Adam's moments"
         rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), state.opt_state.master)
         jax.tree.map(np.testing.assert_array_equal, rounded, state.params)
@@ -86,7 +92,9 @@ def test_float32_parameters_have_no_copy_nor_have_adapters():
         state = abstract_state(model, optimizer, mesh)
         assert isinstance(state.opt_state, Mastered) == copied
         trained, _ = lora.split(model, state.params)
-        sizes = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state)) / sum(leaf.size for leaf in jax.tree.leaves(trained))
+        sizes = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state)) / sum(
+            leaf.size for leaf in jax.tree.leaves(trained)
+        )
         assert round(sizes, 1) == (3 if copied else 2)
 
 
@@ -122,4 +130,8 @@ def test_a_resumed_run_ends_with_the_same_bits(source, tmp_path):
         checkpoints.close()
     jax.tree.map(np.testing.assert_array_equal, *states)
     # What is evaluated and exported are the bfloat16 parameters alone.
-    jax.tree.map(np.testing.assert_array_equal, params_at(resumed, 6, NARROW), jax.tree.map(np.asarray, states[0].params))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        params_at(resumed, 6, NARROW),
+        jax.tree.map(np.asarray, states[0].params),
+    )

@@ -39,14 +39,26 @@ def test_weight_decay_spares_vectors():
 
 def _settings(**changes) -> ConfigDict:
     values = default_config().train
-    values.update({"steps": 6, "warmup": 2, "schedule": "linear", "learning_rate": 0.01, "b1": 0.8, "b2": 0.99, **changes})
+    values.update(
+        {
+            "steps": 6,
+            "warmup": 2,
+            "schedule": "linear",
+            "learning_rate": 0.01,
+            "b1": 0.8,
+            "b2": 0.99,
+            **changes,
+        }
+    )
     return values
 
 
 def _by_hand(settings, params, grads_of_steps):
     """Adam (Kingma and Ba, 2015, algorithm 1) with decoupled decay (Loshchilov and Hutter, 2019), in float64."""
     params = {name: np.asarray(value, np.float64) for name, value in params.items()}
-    first, second = ({name: np.zeros_like(value) for name, value in params.items()} for _ in range(2))
+    first, second = (
+        {name: np.zeros_like(value) for name, value in params.items()} for _ in range(2)
+    )
     peak, warmup, rest = settings.learning_rate, settings.warmup, settings.steps - settings.warmup
     for step, grads in enumerate(grads_of_steps):
         rate = peak * step / warmup if step < warmup else peak * (1 - 0.9 * (step - warmup) / rest)
@@ -56,25 +68,43 @@ def _by_hand(settings, params, grads_of_steps):
             grad = np.asarray(grads[name], np.float64) * shrink
             first[name] = settings.b1 * first[name] + (1 - settings.b1) * grad
             second[name] = settings.b2 * second[name] + (1 - settings.b2) * grad**2
-            unbiased = first[name] / (1 - settings.b1 ** (step + 1)), second[name] / (1 - settings.b2 ** (step + 1))
+            unbiased = (
+                first[name] / (1 - settings.b1 ** (step + 1)),
+                second[name] / (1 - settings.b2 ** (step + 1)),
+            )
             vector = param.ndim == 1
-            change = unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8) + (0.0 if vector else settings.weight_decay) * param
+            change = (
+                unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8)
+                + (0.0 if vector else settings.weight_decay) * param
+            )
             params[name] = param - rate * change * (settings.vector_rate if vector else 1.0)
     return params
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"clip_norm": 0.0}, {"clip_norm": 0.5}, {"clip_norm": 0.5, "weight_decay": 0.3, "vector_rate": 4.0}, {"b1": 0.0}, {"b2": 0.5}],
+    [
+        {"clip_norm": 0.0},
+        {"clip_norm": 0.5},
+        {"clip_norm": 0.5, "weight_decay": 0.3, "vector_rate": 4.0},
+        {"b1": 0.0},
+        {"b2": 0.5},
+    ],
     ids=str,
 )
 def test_updates_are_those_of_adam_by_hand(changes):
     """Gradients of norms from 0.02 to 20 a step: clipped or not, before Adam or behind it, and with b1 and b2 swapped, they differ."""
     settings = _settings(**changes)
     draw = np.random.default_rng(0)
-    params = {"matrix": draw.normal(size=(3, 4)).astype(np.float32), "scale": draw.normal(size=5).astype(np.float32)}
+    params = {
+        "matrix": draw.normal(size=(3, 4)).astype(np.float32),
+        "scale": draw.normal(size=5).astype(np.float32),
+    }
     sizes = (5, 0.005, 1, 0.2, 0.05)
-    grads = [{name: np.float32(size * draw.normal(size=value.shape)) for name, value in params.items()} for size in sizes]
+    grads = [
+        {name: np.float32(size * draw.normal(size=value.shape)) for name, value in params.items()}
+        for size in sizes
+    ]
     _, optimizer = configured(settings)
     moved, state = jax.tree.map(jnp.asarray, params), None
     state = optimizer.init(moved)
@@ -91,10 +121,14 @@ def test_a_clipped_update_is_that_of_the_shorter_gradient():
     """Over two steps, for the first of Adam's is the same whatever the gradient's length."""
 
     def after(scale, clip_norm):
-        optimizer = make_optimizer(lambda step: 0.01, b1=0.9, b2=0.98, weight_decay=0.0, clip_norm=clip_norm)
+        optimizer = make_optimizer(
+            lambda step: 0.01, b1=0.9, b2=0.98, weight_decay=0.0, clip_norm=clip_norm
+        )
         state = optimizer.init(PARAMS)
         for factor in (1.0, scale):
-            updates, state = optimizer.update(jax.tree.map(lambda x, factor=factor: factor * x, GRADS), state, PARAMS)
+            updates, state = optimizer.update(
+                jax.tree.map(lambda x, factor=factor: factor * x, GRADS), state, PARAMS
+            )
         return updates
 
     norm = float(optax.tree.norm(GRADS))
@@ -102,11 +136,17 @@ def test_a_clipped_update_is_that_of_the_shorter_gradient():
     assert (np.abs(after(100.0, norm)["matrix"] - after(100.0, 0.0)["matrix"]) > 1e-4).all()
 
 
-@pytest.mark.parametrize("model", [tiny.model_config(), QWEN25, tiny.model_config(lora=LoRA(2, 4.0, ".*proj"))], ids=["3", "2.5", "lora"])
+@pytest.mark.parametrize(
+    "model",
+    [tiny.model_config(), QWEN25, tiny.model_config(lora=LoRA(2, 4.0, ".*proj"))],
+    ids=["3", "2.5", "lora"],
+)
 def test_vectors_are_norms_and_biases_by_their_declaration(model):
     """A matrix takes one space to another: its axes hold the model's width, or an adapter's rank."""
     for path, weight in decoder.declared(model).items():
-        assert is_vector(path, len(weight.shape)) == (not {"embed", "rank"} & set(weight.axes)), path
+        assert is_vector(path, len(weight.shape)) == (not {"embed", "rank"} & set(weight.axes)), (
+            path
+        )
 
 
 def test_biases_of_heads_are_vectors():
@@ -117,22 +157,39 @@ def test_biases_of_heads_are_vectors():
     def updates(grad, **changes):
         _, optimizer = configured(_settings(warmup=0, clip_norm=0.0, **changes), QWEN25)
         grads = jax.tree.map(lambda x: np.full_like(x, grad), params)
-        found = jax.jit(lambda grads, params: optimizer.update(grads, optimizer.init(params), params)[0])(grads, params)
-        return {".".join(key.key for key in path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(found)}
+        found = jax.jit(
+            lambda grads, params: optimizer.update(grads, optimizer.init(params), params)[0]
+        )(grads, params)
+        return {
+            ".".join(key.key for key in path): np.asarray(leaf)
+            for path, leaf in jax.tree.leaves_with_path(found)
+        }
 
-    decayed, plain, faster = updates(0.0, weight_decay=0.1), updates(1.0), updates(1.0, vector_rate=3.0)
+    decayed, plain, faster = (
+        updates(0.0, weight_decay=0.1),
+        updates(1.0),
+        updates(1.0, vector_rate=3.0),
+    )
     biases = [name for name in plain if name.endswith("bias")]
     assert len(biases) == 3 * QWEN25.layers
     for name in plain:
         vector = name.endswith(("bias", "norm.weight"))
-        np.testing.assert_allclose(decayed[name], 0.0 if vector else -0.001, rtol=1e-5, err_msg=name)
-        np.testing.assert_allclose(faster[name], (3 if vector else 1) * plain[name], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            decayed[name], 0.0 if vector else -0.001, rtol=1e-5, err_msg=name
+        )
+        np.testing.assert_allclose(
+            faster[name], (3 if vector else 1) * plain[name], rtol=1e-5, err_msg=name
+        )
 
 
 def test_the_schedule_warms_up_and_ends_at_a_tenth():
     for name, middle in (("constant", 1.0), ("linear", 0.55), ("cosine", 0.55)):
         schedule = learning_rate_schedule(peak=1.0, steps=110, warmup=10, schedule=name)
-        assert float(schedule(0)) == 0.0 and float(schedule(5)) == pytest.approx(0.5) and float(schedule(10)) == pytest.approx(1.0)
+        assert (
+            float(schedule(0)) == 0.0
+            and float(schedule(5)) == pytest.approx(0.5)
+            and float(schedule(10)) == pytest.approx(1.0)
+        )
         assert float(schedule(60)) == pytest.approx(middle, abs=0.01)
         assert float(schedule(110)) == pytest.approx(1.0 if name == "constant" else 0.1, abs=1e-6)
 

@@ -9,13 +9,21 @@ from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
 from cotjax.train.recall import LESSONS, grow_recall, told_pairs
 
-MODEL = ModelConfig(vocab_size=384, width=128, layers=6, heads=4, kv_heads=2, head_size=32, feed_forward=288)
+MODEL = ModelConfig(
+    vocab_size=384, width=128, layers=6, heads=4, kv_heads=2, head_size=32, feed_forward=288
+)
 
 
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_a_told_second_is_what_followed_its_first_before_and_nothing_else_is_marked(lesson):
-    ids, told = (np.asarray(part) for part in told_pairs(lesson, MODEL.vocab_size, jax.random.key(3)))
-    assert ids.shape == told.shape == (lesson.rows, lesson.length) and ids.min() >= 0 and ids.max() < MODEL.vocab_size
+    ids, told = (
+        np.asarray(part) for part in told_pairs(lesson, MODEL.vocab_size, jax.random.key(3))
+    )
+    assert (
+        ids.shape == told.shape == (lesson.rows, lesson.length)
+        and ids.min() >= 0
+        and ids.max() < MODEL.vocab_size
+    )
     counts = set()
     for row, marks in zip(ids, told, strict=True):
         known = {}
@@ -28,7 +36,9 @@ def test_a_told_second_is_what_followed_its_first_before_and_nothing_else_is_mar
 
 
 def test_batches_differ_by_key_alone():
-    first, again, other = (np.asarray(told_pairs(LESSONS[0], 384, jax.random.key(key))[0]) for key in (1, 1, 2))
+    first, again, other = (
+        np.asarray(told_pairs(LESSONS[0], 384, jax.random.key(key))[0]) for key in (1, 1, 2)
+    )
     assert (first == again).all() and (first != other).any()
 
 
@@ -49,6 +59,12 @@ def test_the_first_lesson_alone_grows_the_heads():
             if done == 300:
                 raise StopIteration
 
-        grow_recall(MODEL, decoder.init_params(MODEL, jax.random.key(0)), jax.random.key(1), steps, stop_after_first)
+        grow_recall(
+            MODEL,
+            decoder.init_params(MODEL, jax.random.key(0)),
+            jax.random.key(1),
+            steps,
+            stop_after_first,
+        )
     assert shares[0] < 0.4  # before they form: no better than a guess among the pairs
     assert shares[-1] > 0.95

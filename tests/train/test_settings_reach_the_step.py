@@ -29,11 +29,19 @@ def read(source, masking, count):
 
 def test_the_fraction_and_the_rate_follow_their_schedules(source, tmp_path):
     masking = Masking(last_fraction=0.9, fraction_steps=3)
-    changes = SIZES | {"steps": 4, "save_every": 1, "warmup": 2, "schedule": "linear", "learning_rate": 4e-3}
+    changes = SIZES | {
+        "steps": 4,
+        "save_every": 1,
+        "warmup": 2,
+        "schedule": "linear",
+        "learning_rate": 4e-3,
+    }
     checkpoints = run(tmp_path, source, masking=masking, **changes)
     rows = read_metrics(tmp_path / "metrics.jsonl")
     left = []
-    for row, batch, fraction in zip(rows, read(source, masking, 4), (0.0, 0.3, 0.6, 0.9), strict=True):
+    for row, batch, fraction in zip(
+        rows, read(source, masking, 4), (0.0, 0.3, 0.6, 0.9), strict=True
+    ):
         action = (batch["roles"] == Role.ACTION) & (batch["weights"] > 0)
         kept = action & (batch["draws"] >= np.float32(fraction))
         left.append(kept.sum() / action.sum())
@@ -53,16 +61,22 @@ def _losses(batch):
     def losses(params, batch):
         rows = (batch[name] for name in ("ids", "positions", "segment_ids", "branches"))
         hidden_BTD = decoder.hidden_states(MODEL, params, *rows)
-        return supervised_cross_entropy(hidden_BTD, decoder.output_weight(MODEL, params), batch["targets"], batch["weights"])
+        return supervised_cross_entropy(
+            hidden_BTD, decoder.output_weight(MODEL, params), batch["targets"], batch["weights"]
+        )
 
-    return np.asarray(jax.jit(losses)(decoder.init_params(MODEL, jax.random.key(0)), batch), np.float64)
+    return np.asarray(
+        jax.jit(losses)(decoder.init_params(MODEL, jax.random.key(0)), batch), np.float64
+    )
 
 
 def test_the_loss_is_divided_as_the_normalizer_says(source, tmp_path):
     found, batch = {}, dropped_weights(read(source, Masking(fraction=0.5), 1)[0], 0.5)
     for normalizer in ("token_sum", "example_mean", "fixed_budget"):
         masking = Masking(fraction=0.5, normalizer=normalizer)
-        run(tmp_path / normalizer, source, masking=masking, steps=1, save_every=1, warmup=0, **SIZES)
+        run(
+            tmp_path / normalizer, source, masking=masking, steps=1, save_every=1, warmup=0, **SIZES
+        )
         found[normalizer] = read_metrics(tmp_path / normalizer / "metrics.jsonl")[0]["loss"]
     losses, weights = _losses(batch), batch["weights"].astype(np.float64)
     # A response begins behind a prompt, and ends with the end of its turn.

@@ -12,7 +12,10 @@ from cotjax.train.metrics import read_held_out, read_metrics
 
 SCRIPT = "train/train_together.py"
 # Four devices on the axes that make each process read rows of its own; and two that share out weights, so that both read the same.
-SHAPES = {"rows apart": {"data": 2, "fsdp": 2, "tensor": 1}, "rows shared": {"data": 1, "fsdp": 1, "tensor": 2}}
+SHAPES = {
+    "rows apart": {"data": 2, "fsdp": 2, "tensor": 1},
+    "rows shared": {"data": 1, "fsdp": 1, "tensor": 2},
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,10 @@ def same(one, other, step):
     for row, wanted in zip(rows, expected, strict=True):
         assert row.pop("supervised") == wanted.pop("supervised")
         assert row == pytest.approx(wanted, rel=1e-6)
-    held, wanted = ([(row["step"], row["held_out"]) for row in read_held_out(folder / "metrics.jsonl")] for folder in (one, other))
+    held, wanted = (
+        [(row["step"], row["held_out"]) for row in read_held_out(folder / "metrics.jsonl")]
+        for folder in (one, other)
+    )
     assert [at for at, _ in held] == [at for at, _ in wanted] == [0, 2, 3, 4, 6]
     for (_, row), (_, other_row) in zip(held, wanted, strict=True):
         assert row.pop("supervised") == other_row.pop("supervised")
@@ -76,5 +82,9 @@ def test_killed_with_two_processes_and_resumed_with_four(folder, alone):
     results = train(mine, shape, count=4)
     assert [code for code, _, _ in results] == [0] * 4, results
     same(mine, alone["rows apart"], 6)
-    total = sum(x.astype(np.float64).sum() for x in jax.tree.leaves(params_at(mine / "checkpoints", 6)))
-    assert float((mine / "sum-4").read_text()) == pytest.approx(total, rel=1e-3, abs=1e-2), "a process restores alone"
+    total = sum(
+        x.astype(np.float64).sum() for x in jax.tree.leaves(params_at(mine / "checkpoints", 6))
+    )
+    assert float((mine / "sum-4").read_text()) == pytest.approx(total, rel=1e-3, abs=1e-2), (
+        "a process restores alone"
+    )

@@ -12,7 +12,9 @@ from cotjax.train.step import abstract_batch, abstract_state, make_train_step
 def _temporary_bytes(remat: str) -> int:
     config = tiny.model_config(layers=8, width=64, feed_forward=192)
     mesh = make_mesh(devices=jax.devices()[:1])
-    optimizer = make_optimizer(optax.constant_schedule(1e-3), b1=0.9, b2=0.95, weight_decay=0.1, clip_norm=0.0)
+    optimizer = make_optimizer(
+        optax.constant_schedule(1e-3), b1=0.9, b2=0.95, weight_decay=0.1, clip_norm=0.0
+    )
     state = abstract_state(config, optimizer, mesh)
     step = make_train_step(config, optimizer, state.params, mesh, remat=remat)
     return step.lower(state, abstract_batch(8, 256)).compile().memory_analysis().temp_size_in_bytes

@@ -30,7 +30,16 @@ ONE = {"data": 1, "fsdp": 1, "tensor": 1}
 
 def settings(**changes) -> ConfigDict:
     values = default_config().train
-    values.update({"steps": 8, "batch": 8, "row_length": 128, "save_every": 4, "warmup": 2, "learning_rate": 3e-3})
+    values.update(
+        {
+            "steps": 8,
+            "batch": 8,
+            "row_length": 128,
+            "save_every": 4,
+            "warmup": 2,
+            "learning_rate": 3e-3,
+        }
+    )
     values.update(changes)
     return values
 
@@ -42,12 +51,30 @@ def source(tmp_path_factory):
 
 def make_source(folder: Path):
     tiny.word_codec(folder / "tokenizer", tiny.TINY_WORDS)
-    write_trajectories(folder / "t.jsonl", [tiny.trajectory(name=f"t{i}", steps=1 + i % 2) for i in range(40)])
-    config = AgentConfig(name="t", sources={"train": str(folder / "t.jsonl")}, tokenizer=str(folder / "tokenizer"), max_length=128)
+    write_trajectories(
+        folder / "t.jsonl", [tiny.trajectory(name=f"t{i}", steps=1 + i % 2) for i in range(40)]
+    )
+    config = AgentConfig(
+        name="t",
+        sources={"train": str(folder / "t.jsonl")},
+        tokenizer=str(folder / "tokenizer"),
+        max_length=128,
+    )
     return prepare_dataset(config, folder / "tfds").as_data_source(split="train")
 
 
-def run(folder, source, *, masking=None, mesh_shape=ONE, made_from=None, report=lambda *row: None, say=print, warn=print, **changes):
+def run(
+    folder,
+    source,
+    *,
+    masking=None,
+    mesh_shape=ONE,
+    made_from=None,
+    report=lambda *row: None,
+    say=print,
+    warn=print,
+    **changes,
+):
     return train(
         settings(**changes), folder=folder, source=source, masking=masking or Masking(), model=MODEL,
         make_params=lambda mesh: decoder.init_params(MODEL, jax.random.key(0), mesh), mesh_shape=mesh_shape, seed=3, report=report,
@@ -73,8 +100,16 @@ def test_the_loss_falls_and_every_step_is_logged_once(finished):
     rows = read_metrics(folder / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, 13))
     assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]
-    assert set(rows[0]["loss_by_role"]) == {"REASONING", "ACTION_OPEN", "ACTION", "ACTION_CLOSE", "END"}
-    total = sum(rows[0]["loss_by_role"][role] * count for role, count in rows[0]["supervised"].items())
+    assert set(rows[0]["loss_by_role"]) == {
+        "REASONING",
+        "ACTION_OPEN",
+        "ACTION",
+        "ACTION_CLOSE",
+        "END",
+    }
+    total = sum(
+        rows[0]["loss_by_role"][role] * count for role, count in rows[0]["supervised"].items()
+    )
     assert rows[0]["loss"] == pytest.approx(total / sum(rows[0]["supervised"].values()), rel=1e-5)
 
 
@@ -101,7 +136,10 @@ def test_stopped_and_resumed_equals_uninterrupted(finished, source, tmp_path):
     resumed = run(tmp_path, source, steps=12)
     jax.tree.map(np.testing.assert_array_equal, params_at(resumed, 12), params_at(checkpoints, 12))
     measured = [
-        [{key: value for key, value in row.items() if key != "time"} for row in read_metrics(one / "metrics.jsonl")]
+        [
+            {key: value for key, value in row.items() if key != "time"}
+            for row in read_metrics(one / "metrics.jsonl")
+        ]
         for one in (folder, tmp_path)
     ]
     assert measured[0] == measured[1]
@@ -142,18 +180,30 @@ def test_settings_that_cannot_be_are_refused_at_once(source, tmp_path, changes, 
 
 
 def test_data_without_a_supervised_token_is_refused_at_once(source, tmp_path):
-    untrained = [dict(example, roles=np.ones_like(example["roles"])) for example in (source[number] for number in range(9))]
+    untrained = [
+        dict(example, roles=np.ones_like(example["roles"]))
+        for example in (source[number] for number in range(9))
+    ]
     with pytest.raises(DataError, match="no example holds a supervised token"):
         run(tmp_path / "run", untrained)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("normalizer", ["token_sum", "example_mean", "fixed_budget"])
-def test_a_step_that_a_control_leaves_nothing_of_is_one_of_gradient_zero(source, tmp_path, normalizer):
+def test_a_step_that_a_control_leaves_nothing_of_is_one_of_gradient_zero(
+    source, tmp_path, normalizer
+):
     """It has no loss, Adam's momentum alone moves the parameters, and the run goes on to its end."""
     masking = Masking(fraction=0.8, unit="example", control="examples", normalizer=normalizer)
     said = []
-    small = {"batch": 1, "row_length": 96, "steps": 6, "save_every": 1, "warmup": 0, "schedule": "constant"}
+    small = {
+        "batch": 1,
+        "row_length": 96,
+        "steps": 6,
+        "save_every": 1,
+        "warmup": 0,
+        "schedule": "constant",
+    }
     checkpoints = run(tmp_path, source, masking=masking, say=said.append, **small)
     read = read_metrics(tmp_path / "metrics.jsonl")
     empty = [row["step"] for row in read if row["loss"] is None]
@@ -161,9 +211,14 @@ def test_a_step_that_a_control_leaves_nothing_of_is_one_of_gradient_zero(source,
     for row in read:
         assert (row["loss"] is None) == (row["grad_norm"] == 0) == (not row["supervised"])
     params = [params_at(checkpoints, step) for step in range(7)]
-    moved = [max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, pair), strict=True)) for pair in pairwise(params)]
+    moved = [
+        max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, pair), strict=True))
+        for pair in pairwise(params)
+    ]
     assert all(np.isfinite(moved))
-    assert [step for step, far in enumerate(moved, 1) if far == 0] == [step for step in empty if step < min(set(range(1, 7)) - set(empty))]
+    assert [step for step, far in enumerate(moved, 1) if far == 0] == [
+        step for step in empty if step < min(set(range(1, 7)) - set(empty))
+    ]
 
 
 def test_a_checkpoint_of_another_model_is_refused(finished):
@@ -190,13 +245,28 @@ run(Path(sys.argv[1]), make_source(Path(sys.argv[1]) / "data"), steps=4, mesh_sh
 """
 
 
-@pytest.mark.parametrize("shape", [{"data": 8, "fsdp": 1, "tensor": 1}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=["8", "2x2x2"])
+@pytest.mark.parametrize(
+    "shape",
+    [{"data": 8, "fsdp": 1, "tensor": 1}, {"data": 2, "fsdp": 2, "tensor": 2}],
+    ids=["8", "2x2x2"],
+)
 def test_eight_devices_give_the_losses_of_one(source, tmp_path, shape):
     here = Path(__file__).parent
-    command = [sys.executable, "-c", SHARDED, str(tmp_path / "eight"), json.dumps(shape), str(here), str(here.parent)]
+    command = [
+        sys.executable,
+        "-c",
+        SHARDED,
+        str(tmp_path / "eight"),
+        json.dumps(shape),
+        str(here),
+        str(here.parent),
+    ]
     subprocess.run(command, check=True, capture_output=True, text=True)
     run(tmp_path / "one", source, steps=4)
-    losses = {n: [row["loss"] for row in read_metrics(tmp_path / n / "metrics.jsonl")] for n in ("one", "eight")}
+    losses = {
+        n: [row["loss"] for row in read_metrics(tmp_path / n / "metrics.jsonl")]
+        for n in ("one", "eight")
+    }
     np.testing.assert_allclose(losses["eight"], losses["one"], rtol=2e-5)
     one, eight = (params_at(tmp_path / n / "checkpoints", 4) for n in ("one", "eight"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), one, eight)
@@ -207,10 +277,26 @@ def test_a_batch_in_parts_makes_the_step_of_the_whole_batch(source, tmp_path, no
     """Divided once: parts have unequal numbers of supervised tokens, so a mean of means would differ."""
     masking = Masking(fraction=0.5, normalizer=normalizer)
     whole, parts = (
-        run(tmp_path / f"{count}", source, steps=2, warmup=1, clip_norm=0.0, masking=masking, accumulate=count) for count in (1, 4)
+        run(
+            tmp_path / f"{count}",
+            source,
+            steps=2,
+            warmup=1,
+            clip_norm=0.0,
+            masking=masking,
+            accumulate=count,
+        )
+        for count in (1, 4)
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), params_at(whole, 2), params_at(parts, 2))
-    rows = [[row["loss"] for row in read_metrics(folder.parent / "metrics.jsonl")] for folder in (whole, parts)]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5),
+        params_at(whole, 2),
+        params_at(parts, 2),
+    )
+    rows = [
+        [row["loss"] for row in read_metrics(folder.parent / "metrics.jsonl")]
+        for folder in (whole, parts)
+    ]
     np.testing.assert_allclose(*rows, rtol=1e-5)
 
 

@@ -26,14 +26,28 @@ def main(address: str, count: int, process: int, folder: Path, shape: str, kill_
         distributed.join(address, count, process, heartbeat_s=30)
         distributed.check(processes=count)
     data = folder.parent / "data"
-    config = AgentConfig(name="t", sources={"train": str(data / "t.jsonl")}, tokenizer=str(data / "tokenizer"), max_length=128)
+    config = AgentConfig(
+        name="t",
+        sources={"train": str(data / "t.jsonl")},
+        tokenizer=str(data / "tokenizer"),
+        max_length=128,
+    )
     source = prepare_dataset(config, data / "tfds").as_data_source(split="train")
 
     def report(step: int, steps: int, row: dict) -> None:
         if step == kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    run(folder, source, steps=STEPS, save_every=SAVE_EVERY, eval_every=3, eval_share=0.3, mesh_shape=json.loads(shape), report=report)
+    run(
+        folder,
+        source,
+        steps=STEPS,
+        save_every=SAVE_EVERY,
+        eval_every=3,
+        eval_share=0.3,
+        mesh_shape=json.loads(shape),
+        report=report,
+    )
     # Every process restores onto devices of its own, when it likes: here one after another, and some of them other steps.
     checkpoints = Checkpoints(folder / "checkpoints", alone=count > 1)
     mesh = make_mesh(-1, 1, 1, devices=jax.local_devices())
@@ -41,9 +55,18 @@ def main(address: str, count: int, process: int, folder: Path, shape: str, kill_
         params = checkpoints.restore_params(step, MODEL, mesh)
     assert all(x.is_fully_addressable for x in jax.tree.leaves(params))
     if process == count - 1:
-        (folder / f"sum-{count}").write_text(repr(float(jax.device_get(sum(x.sum() for x in jax.tree.leaves(params))))))
+        (folder / f"sum-{count}").write_text(
+            repr(float(jax.device_get(sum(x.sum() for x in jax.tree.leaves(params)))))
+        )
     distributed.barrier("over")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), sys.argv[5], int(sys.argv[6]))
+    main(
+        sys.argv[1],
+        int(sys.argv[2]),
+        int(sys.argv[3]),
+        Path(sys.argv[4]),
+        sys.argv[5],
+        int(sys.argv[6]),
+    )

@@ -15,7 +15,13 @@ from cotjax.data.importing.layouts import LAYOUTS, episode_of, facts_of, id_of, 
 from cotjax.data.importing.rows import Broken, read_rows
 from cotjax.data.importing.turns import Unmapped
 from cotjax.data.json_text import open_json
-from cotjax.data.trajectories import MARK, SCHEMA_VERSION, Trajectory, as_trajectory, write_trajectories
+from cotjax.data.trajectories import (
+    MARK,
+    SCHEMA_VERSION,
+    Trajectory,
+    as_trajectory,
+    write_trajectories,
+)
 from cotjax.errors import DataError, UsageError
 from cotjax.runtime.files import check_output, local_path, whole
 
@@ -85,7 +91,9 @@ def import_files(
     if rejected is not None:
         check_output(rejected, mark=_REJECTED_MARK, inputs=files)
         if local_path(out).resolve() == local_path(rejected).resolve():
-            raise UsageError(f"{out} cannot hold both the trajectories and the rejected rows; name two files")
+            raise UsageError(
+                f"{out} cannot hold both the trajectories and the rejected rows; name two files"
+            )
     found, ids = Imported(), Digests()
     facts = {"environment": environment, "split": split}
 
@@ -94,14 +102,20 @@ def import_files(
             for number, where, row, share in read_rows(file):
                 found.rows += 1
                 try:
-                    made, kind, left_out = _mapped(row, layout, f"{file.stem}/", number, where, facts, ids, instructions)
+                    made, kind, left_out = _mapped(
+                        row, layout, f"{file.stem}/", number, where, facts, ids, instructions
+                    )
                 except (Unmapped, DataError) as error:
                     _reject(found, error, where, row, limit, apart)
                 else:
                     found.kept += 1
                     found.layouts[kind] += 1
                     for what in left_out:
-                        found.left_out[what if what in found.left_out or len(found.left_out) < _KEPT else _OTHERS] += 1
+                        found.left_out[
+                            what
+                            if what in found.left_out or len(found.left_out) < _KEPT
+                            else _OTHERS
+                        ] += 1
                     yield made
                 if found.rows % 100 == 0:
                     progress(found.rows, (place + share) / len(files))
@@ -121,7 +135,14 @@ def import_files(
 
 
 def _mapped(
-    row: Any, layout: str, stem: str, number: int, where: str, defaults: dict[str, str], ids: Digests, instructions: bool
+    row: Any,
+    layout: str,
+    stem: str,
+    number: int,
+    where: str,
+    defaults: dict[str, str],
+    ids: Digests,
+    instructions: bool,
 ) -> tuple[Trajectory, str, list[str]]:
     if isinstance(row, Broken):
         raise Unmapped(row.reason)
@@ -133,7 +154,9 @@ def _mapped(
     left_out = episode.left_out + unread_fields(row)
     if instructions:
         first = episode.steps[0]
-        first["observation"] = "\n\n".join([*(text for _, text in episode.instructions), first["observation"]]).rstrip()
+        first["observation"] = "\n\n".join(
+            [*(text for _, text in episode.instructions), first["observation"]]
+        ).rstrip()
     else:
         left_out += [what for what, _ in episode.instructions]
     made = as_trajectory(
@@ -150,20 +173,30 @@ def _mapped(
         raise Unmapped("half of a surrogate pair is no text") from None
     except RecursionError:
         raise Unmapped("nested too deeply") from None
-    if ids.add(made.id, number) is not None:  # several episodes of one task: the row's number tells them apart
+    if (
+        ids.add(made.id, number) is not None
+    ):  # several episodes of one task: the row's number tells them apart
         made = replace(made, id=f"{made.id}/{number}")
         if ids.add(made.id, number) is not None:
             raise Unmapped("its id stands in an earlier row already")
     return made, kind, left_out
 
 
-def _reject(found: Imported, error: Exception, where: str, row: Any, limit: int, apart: TextIO | None) -> None:
+def _reject(
+    found: Imported, error: Exception, where: str, row: Any, limit: int, apart: TextIO | None
+) -> None:
     # A fault that the schema found begins with the place already, and may hold words of the row.
     text = str(error) if isinstance(error, DataError) else f"{where}: {error}"
     found.rejected += 1
-    found.reasons[error.kind if isinstance(error, Unmapped) else "it breaks a rule of the schema"] += 1
+    found.reasons[
+        error.kind if isinstance(error, Unmapped) else "it breaks a rule of the schema"
+    ] += 1
     if len(found.messages) < limit:
         found.messages.append(text)
     if apart is not None:
-        kept = {"where": where, "reason": text.removeprefix(f"{where}: "), "row": row.text if isinstance(row, Broken) else row}
+        kept = {
+            "where": where,
+            "reason": text.removeprefix(f"{where}: "),
+            "row": row.text if isinstance(row, Broken) else row,
+        }
         apart.write(json.dumps(kept) + "\n")

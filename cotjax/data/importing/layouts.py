@@ -47,12 +47,18 @@ _INSTRUCT = ("alfworld", "db", "kg", "mind2web", "os", "webshop")
 
 def conversation_turns(row: dict) -> list[Turn]:
     """Return the turns of `conversations`. Raises Unmapped."""
-    return _row_system(row) + [_turn(message, number, "from", "value") for number, message in enumerate(_messages(row, "conversations"))]
+    return _row_system(row) + [
+        _turn(message, number, "from", "value")
+        for number, message in enumerate(_messages(row, "conversations"))
+    ]
 
 
 def message_turns(row: dict) -> list[Turn]:
     """Return the turns of `messages`. Raises Unmapped."""
-    return _row_system(row) + [_turn(message, number, "role", "content") for number, message in enumerate(_messages(row, "messages"))]
+    return _row_system(row) + [
+        _turn(message, number, "role", "content")
+        for number, message in enumerate(_messages(row, "messages"))
+    ]
 
 
 def prompt_turns(row: dict) -> list[Turn]:
@@ -60,7 +66,9 @@ def prompt_turns(row: dict) -> list[Turn]:
     names = _PROMPTS if any(row.get(name) is not None for name in _PROMPTS) else ("input",)
     prompt, response = _only(row, names), _only(row, _RESPONSES)
     if isinstance(prompt, list):
-        response = [{"role": "assistant", "content": response}] if isinstance(response, str) else response
+        response = (
+            [{"role": "assistant", "content": response}] if isinstance(response, str) else response
+        )
         if not isinstance(response, list) or row.get("history"):
             raise Unmapped("prompt and response must be texts, or lists of messages")
         return message_turns({"messages": prompt + response, "system": row.get("system")})
@@ -74,7 +82,11 @@ def prompt_turns(row: dict) -> list[Turn]:
     if not isinstance(history, list):
         raise Unmapped("history must be a list of [prompt, response]")
     for pair in [*history, [f"{prompt}\n{more}" if more else prompt, response]]:
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+        if (
+            not isinstance(pair, list)
+            or len(pair) != 2
+            or not all(isinstance(text, str) for text in pair)
+        ):
             raise Unmapped("history must be a list of [prompt, response]")
         for speaker, text in zip(("user", "assistant"), pair, strict=True):
             turns.append(_turn({"role": speaker, "content": text}, len(turns), "role", "content"))
@@ -109,7 +121,11 @@ def episode_of(row: dict, layout: str = "auto") -> tuple[Episode, str, str | Non
     if layout == "verl-agent" or (layout == "auto" and is_verl_agent(turns)):
         episode, environment = as_verl_agent(turns)
         return episode, "verl-agent", environment
-    if layout == "auto" and kind in ("eto", "agentgym") and any(turn.call or turn.who == "result" for turn in turns):
+    if (
+        layout == "auto"
+        and kind in ("eto", "agentgym")
+        and any(turn.call or turn.who == "result" for turn in turns)
+    ):
         kind = "sharegpt"
     episode = as_episode(turns)
     if tools := row.get("tools"):
@@ -120,24 +136,34 @@ def episode_of(row: dict, layout: str = "auto") -> tuple[Episode, str, str | Non
 
 def unread_fields(row: dict) -> list[str]:
     """Return the fields of a row and its messages that no layout has; they are passed over, and counted."""
-    found = [f"the field {name!r:.60}" for name, value in row.items() if name not in _ROW_FIELDS and value not in _EMPTY]
+    found = [
+        f"the field {name!r:.60}"
+        for name, value in row.items()
+        if name not in _ROW_FIELDS and value not in _EMPTY
+    ]
     for messages in (row.get("messages"), row.get("conversations"), row.get("prompt")):
         for message in messages if isinstance(messages, list) else ():
             items = message.items() if isinstance(message, dict) else ()
-            names = (name for name, value in items if name not in _MESSAGE_FIELDS and value not in _EMPTY)
+            names = (
+                name for name, value in items if name not in _MESSAGE_FIELDS and value not in _EMPTY
+            )
             found += [f"the field {name!r:.60} of messages" for name in names]
     return found
 
 
 def layout_of(row: dict) -> str:
     """Return the layout that a row's fields tell. Raises Unmapped where they tell none, or two."""
-    prompted = any(row.get(name) is not None for name in (*_PROMPTS, "input")) and any(row.get(name) is not None for name in _RESPONSES)
+    prompted = any(row.get(name) is not None for name in (*_PROMPTS, "input")) and any(
+        row.get(name) is not None for name in _RESPONSES
+    )
     found = [name for name in ("conversations", "messages") if row.get(name) is not None]
     if len(found) > 1 or (found and prompted):
         raise Unmapped("its fields are those of two layouts; --layout says which to read")
     if found == ["conversations"]:
         turns = row["conversations"]
-        flagged = isinstance(turns, list) and any(isinstance(turn, dict) and "loss" in turn for turn in turns)
+        flagged = isinstance(turns, list) and any(
+            isinstance(turn, dict) and "loss" in turn for turn in turns
+        )
         return "agentgym" if flagged else "eto"
     if found:
         return "messages"
@@ -175,7 +201,9 @@ def _turn(message: Any, number: int, speaker: str, content: str) -> Turn:
         raise Unmapped("it holds pictures, sound or video", where)
     who = _SPEAKERS.get(name)
     if who is None:
-        raise Unmapped("it comes neither from the user nor from the agent", f"{where}, from {name!r:.40}")
+        raise Unmapped(
+            "it comes neither from the user nor from the agent", f"{where}, from {name!r:.40}"
+        )
     calls = message.get("tool_calls") or message.get("function_call")
     text = _text("" if calls and message.get(content) is None else message.get(content), where)
     trained = _trained(message, where)
@@ -185,7 +213,9 @@ def _turn(message: Any, number: int, speaker: str, content: str) -> Turn:
         raise Unmapped("tool calls that are not the agent's", where)
     result = result_text(text) if who in ("user", "result") else None
     who = "result" if result is not None else who
-    ids = (message.get("tool_call_id"),) if isinstance(message.get("tool_call_id"), str) else (None,)
+    ids = (
+        (message.get("tool_call_id"),) if isinstance(message.get("tool_call_id"), str) else (None,)
+    )
     return Turn(who, text if result is None else result, ids=ids)
 
 
@@ -226,7 +256,8 @@ def _trained(message: dict, where: str) -> bool:
 
 def _text(content: Any, where: str) -> str:
     if isinstance(content, list) and all(
-        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in content
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+        for part in content
     ):
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str):
@@ -250,7 +281,10 @@ def facts_of(row: dict, environment: str | None, defaults: dict[str, str]) -> di
     task_type, game = _task_type_of(row)
     success, reward = _outcome_of(row)
     return {
-        "environment": _name(row, "environment") or environment or _environment_of(row) or defaults["environment"],
+        "environment": _name(row, "environment")
+        or environment
+        or _environment_of(row)
+        or defaults["environment"],
         "split": _name(row, "split") or defaults["split"],
         "task_type": task_type,
         "game": game,
@@ -290,7 +324,11 @@ def _task_type_of(row: dict) -> tuple[str, str]:
 def _environment_of(row: dict) -> str | None:
     """AgentGym's item ids begin with it, `alfworld_12`, and AgentInstruct's ids."""
     found = re.fullmatch(r"([a-z_]+)_\d+", str(row.get("item_id")))
-    if found is None and (found := re.fullmatch(r"([a-z0-9]+)_\d+", str(row.get("id")))) and found[1] not in _INSTRUCT:
+    if (
+        found is None
+        and (found := re.fullmatch(r"([a-z0-9]+)_\d+", str(row.get("id"))))
+        and found[1] not in _INSTRUCT
+    ):
         return None
     return found[1] if found else None
 
@@ -300,7 +338,9 @@ def _outcome_of(row: dict) -> tuple[bool | None, float | None]:
     success = row.get("success")
     if success is not None and not isinstance(success, bool):
         raise Unmapped("its 'success' must be true or false")
-    said = {name: _number(row[name], name) for name in ("reward", "score") if row.get(name) is not None}
+    said = {
+        name: _number(row[name], name) for name in ("reward", "score") if row.get(name) is not None
+    }
     if len(set(said.values())) > 1:
         raise Unmapped("its reward and its score differ")
     return success, next(iter(said.values()), None)

@@ -9,7 +9,9 @@ from cotjax.data.importing import tool_calls
 from cotjax.data.importing.turns import Turn, Unmapped
 from cotjax.data.json_text import decode
 
-_THINK = re.compile(rf"\s*{formats.THINK_OPEN}(?P<thought>.*?){formats.THINK_CLOSE}(?P<rest>.*)", re.S)
+_THINK = re.compile(
+    rf"\s*{formats.THINK_OPEN}(?P<thought>.*?){formats.THINK_CLOSE}(?P<rest>.*)", re.S
+)
 _THOUGHT = re.compile(r"\s*(?:Thought|Think)[ \t]*:", re.I)
 # "Action:" anywhere, and in any case at the beginning of a line.
 _ACTION = re.compile(r"(?:^[ \t]*(?i:Action|Act)|\b(?:Action|Act))[ \t]*:", re.M)
@@ -25,7 +27,9 @@ _TAG = re.compile("|".join(map(re.escape, formats.TAGS)))
 
 def acts(text: str) -> bool:
     """Return whether a text has the outer marks of a thought, an action or a tool call."""
-    return "<tool_call>" in text or any(mark.search(text) for mark in (_ACTION, _OTHERS, _FINAL, _TAG))
+    return "<tool_call>" in text or any(
+        mark.search(text) for mark in (_ACTION, _OTHERS, _FINAL, _TAG)
+    )
 
 
 def split_response(turn: Turn, where: str, tools: bool) -> tuple[str | None, str]:
@@ -49,12 +53,16 @@ def split_response(turn: Turn, where: str, tools: bool) -> tuple[str | None, str
 
 
 def _split_text(text: str, where: str) -> tuple[str | None, str]:
-    if formats.ACTION_OPEN in text or text.count(formats.THINK_OPEN) != text.count(formats.THINK_CLOSE):
+    if formats.ACTION_OPEN in text or text.count(formats.THINK_OPEN) != text.count(
+        formats.THINK_CLOSE
+    ):
         response = formats.parse_response(text, prefilled=False)
         if response.problem:
             raise Unmapped(f"the response has {response.problem}", where)
         # Not the parser's action, whose spaces are made one.
-        return response.thought or None, text.partition(formats.ACTION_OPEN)[2].partition(formats.ACTION_CLOSE)[0].strip()
+        return response.thought or None, text.partition(formats.ACTION_OPEN)[2].partition(
+            formats.ACTION_CLOSE
+        )[0].strip()
     if found := _THINK.fullmatch(text):
         thought, action = _split_named(found["rest"], where)
         return _one_thought(found["thought"], thought, where), action
@@ -72,7 +80,9 @@ def _split_named(text: str, where: str) -> tuple[str | None, str]:
         head, action = text[: places[0].start()], text[places[0].end() :].strip()
         known = _known_action(action)
     else:
-        raise Unmapped("the response is neither 'Thought: … Action: …' nor <action>…</action>", where)
+        raise Unmapped(
+            "the response is neither 'Thought: … Action: …' nor <action>…</action>", where
+        )
     labelled = _THOUGHT.match(head)
     thought = head[labelled.end() :] if labelled else head
     # Before AgentInstruct db's actions the thought has no name: "Let me look. Action: Operation …"
@@ -81,7 +91,12 @@ def _split_named(text: str, where: str) -> tuple[str | None, str]:
         raise Unmapped("text stands before the action that is not marked as a thought", where)
     if not action or action.rstrip(":").strip().lower() == "final answer":
         raise Unmapped("the response has an empty action", where)
-    if len(places) > 1 or not known or _OTHERS.search(thought) or (_INSIDE_ACTION.search(action) and not _FENCED.fullmatch(action)):
+    if (
+        len(places) > 1
+        or not known
+        or _OTHERS.search(thought)
+        or (_INSIDE_ACTION.search(action) and not _FENCED.fullmatch(action))
+    ):
         raise Unmapped("the response holds more than one thought and one action", where)
     return thought.strip() or None, action
 
@@ -124,5 +139,7 @@ def _answer(turn: Turn, where: str) -> tuple[str | None, str]:
 def _one_thought(apart: str | None, inside: str | None, where: str) -> str | None:
     apart, inside = ((thought or "").strip() for thought in (apart, inside))
     if apart and inside and apart != inside:
-        raise Unmapped("the response has two thoughts, one in its text and one in a field of its own", where)
+        raise Unmapped(
+            "the response has two thoughts, one in its text and one in a field of its own", where
+        )
     return apart or inside or None

@@ -27,7 +27,9 @@ class Broken:
     cut: bool = False
 
 
-Row = tuple[int, str, Any, float]  # its number, its place, itself, the share of the file that is read
+Row = tuple[
+    int, str, Any, float
+]  # its number, its place, itself, the share of the file that is read
 
 
 def read_rows(file: Path) -> Iterator[Row]:
@@ -54,7 +56,10 @@ def read_rows(file: Path) -> Iterator[Row]:
             if name is None:
                 yield *first[:2], row, 1.0
             else:
-                yield from ((number, f"{file}, {name}, row {number}", each, 1.0) for number, each in enumerate(row[name]))
+                yield from (
+                    (number, f"{file}, {name}, row {number}", each, 1.0)
+                    for number, each in enumerate(row[name])
+                )
             return
         yield from (each for each in (first, second) if each is not None)
         yield from lines
@@ -75,7 +80,9 @@ def _parsed(line: bytes) -> Any:
         text = line.decode()
         return decode(text)
     except UnicodeDecodeError as error:
-        return Broken(line.decode(errors="replace"), f"the line is not UTF-8 (at byte {error.start})")
+        return Broken(
+            line.decode(errors="replace"), f"the line is not UTF-8 (at byte {error.start})"
+        )
     except json.JSONDecodeError as error:
         return Broken(text, "the line is no JSON", cut=error.pos >= len(text.rstrip()))
     except ValueError as error:
@@ -86,7 +93,9 @@ def _text(raw: BinaryIO, file: Path) -> str:
     try:
         return raw.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+        raise DataError(
+            f"{file}: not UTF-8 at byte {error.start}; save the file as UTF-8"
+        ) from None
 
 
 def _whole_object(file: Path, first: Broken) -> dict | None:
@@ -98,7 +107,9 @@ def _whole_object(file: Path, first: Broken) -> dict | None:
     except ValueError as error:  # not UTF-8 somewhere is one too
         if first.text.strip() == "{":
             what = f"no JSON ({error})"
-            raise DataError(f"{file}: {what}; write one object a line (`jq -c .` does), or one array of them") from None
+            raise DataError(
+                f"{file}: {what}; write one object a line (`jq -c .` does), or one array of them"
+            ) from None
         return None
 
 
@@ -107,7 +118,11 @@ def _list_of_rows(row: dict) -> str | None:
     try:
         layout_of(row)
     except Unmapped:
-        lists = [name for name, rows in row.items() if isinstance(rows, list) and rows and all(isinstance(each, dict) for each in rows)]
+        lists = [
+            name
+            for name, rows in row.items()
+            if isinstance(rows, list) and rows and all(isinstance(each, dict) for each in rows)
+        ]
         return lists[0] if len(lists) == 1 else None
     return None
 
@@ -128,10 +143,15 @@ def _array(text: str, file: Path) -> Iterator[Row]:
         if text[end + 1 :].strip():
             raise json.JSONDecodeError("Text behind the array", text, end + 1)
     except json.JSONDecodeError as error:
-        raise DataError(f"{file}:{error.lineno}: no JSON ({error.msg} at column {error.colno}); the file is not whole") from None
+        raise DataError(
+            f"{file}:{error.lineno}: no JSON ({error.msg} at column {error.colno}); the file is not whole"
+        ) from None
     except ValueError as error:
         raise DataError(f"{file}: no JSON ({error})") from None
-    yield from ((number, f"{file}, row {number}", row, number / len(rows)) for number, row in enumerate(rows))
+    yield from (
+        (number, f"{file}, row {number}", row, number / len(rows))
+        for number, row in enumerate(rows)
+    )
 
 
 def _element(text: str, start: int) -> tuple[Any, int]:

@@ -27,7 +27,9 @@ _OK = re.compile(
 
 def as_episode(turns: list[Turn]) -> Episode:
     """Return the episode that turns make. Raises Unmapped."""
-    systems = next((number for number, turn in enumerate(turns) if turn.who != "system"), len(turns))
+    systems = next(
+        (number for number, turn in enumerate(turns) if turn.who != "system"), len(turns)
+    )
     instructions = [("system messages", turn.text) for turn in turns[:systems]]
     turns = turns[systems:]
     if any(turn.who == "system" for turn in turns):
@@ -73,8 +75,15 @@ def _exchanges(turns: list[Turn], tools: bool) -> list[tuple[str, Turn]]:
             told.append(turn)
             continue
         before = made[-1][1] if made else None
-        if not told or {other.who for other in told} == {"user", "result"} or (len(told) > 1 and told[0].who == "user"):
-            raise Unmapped("user and agent do not take turns", f"turn {number if not told else number - len(told) + 1}")
+        if (
+            not told
+            or {other.who for other in told} == {"user", "result"}
+            or (len(told) > 1 and told[0].who == "user")
+        ):
+            raise Unmapped(
+                "user and agent do not take turns",
+                f"turn {number if not told else number - len(told) + 1}",
+            )
         if before is not None and before.call is not None:
             told = _answers(told, before, f"turn {number}")
         elif told[0].who == "result" and (before is None or tools or len(told) > 1):

@@ -14,7 +14,9 @@ _KNOWN = (
         r"You should (?:perform actions|use the tools|take actions) to accomplish the goal:[ \t]*"  # AgentGym's tool worlds
         r"(?P<task>[^\n]+?)[ \t]*(?=Give me one action\b|\n|$)"
     ),
-    re.compile(r"(?:^|(?<=\s))(?:Now, )?my problem is:\s*(?P<task>.+?)\s*$", re.I | re.S),  # AgentInstruct os
+    re.compile(
+        r"(?:^|(?<=\s))(?:Now, )?my problem is:\s*(?P<task>.+?)\s*$", re.I | re.S
+    ),  # AgentInstruct os
     re.compile(r"^(?P<task>[^\n]+)\n(?=The name of this table is )"),  # AgentInstruct db
 )
 # At the beginning of a line or a sentence alone: "The sign says Goal: win." names no task.
@@ -25,9 +27,34 @@ _LINE = re.compile(
     r"[ \t]*:[ \t]*\n?[ \t]*(?P<task>[^\n]+)",
     re.I | re.M,
 )
-_YOURS = re.compile(r"\s*(?:Task Description[ \t]*:\s*)?Your [a-z ]+:", re.I)  # "Your task is to: …", the surest of them
-_SENTENCE = re.compile(_BEGIN + r"(?:Task Description[ \t]*:\s*)?Your (?:task|goal|objective) is to (?P<task>[^\s:][^\n]*)", re.I | re.M)
-_ABBREVIATIONS = frozenset(("mr", "mrs", "ms", "dr", "st", "no", "vs", "e.g", "i.e", "etc", "approx", "ca", "fig", "fl", "oz", "u.s"))
+_YOURS = re.compile(
+    r"\s*(?:Task Description[ \t]*:\s*)?Your [a-z ]+:", re.I
+)  # "Your task is to: …", the surest of them
+_SENTENCE = re.compile(
+    _BEGIN
+    + r"(?:Task Description[ \t]*:\s*)?Your (?:task|goal|objective) is to (?P<task>[^\s:][^\n]*)",
+    re.I | re.M,
+)
+_ABBREVIATIONS = frozenset(
+    (
+        "mr",
+        "mrs",
+        "ms",
+        "dr",
+        "st",
+        "no",
+        "vs",
+        "e.g",
+        "i.e",
+        "etc",
+        "approx",
+        "ca",
+        "fig",
+        "fl",
+        "oz",
+        "u.s",
+    )
+)
 _AVAILABLE = re.compile(r"(?:^|\n)[ \t]*AVAILABLE ACTIONS[ \t]*:(?P<commands>[^\n]*)\s*$", re.I)
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
@@ -74,7 +101,9 @@ def split_commands(text: str) -> tuple[str, list[str]]:
             return text, []
     else:
         named = _at_commas(commands)
-    if not isinstance(named, list) or not all(isinstance(command, str) and command.strip() for command in named):
+    if not isinstance(named, list) or not all(
+        isinstance(command, str) and command.strip() for command in named
+    ):
         return text, []
     return text[: found.start()], named
 
@@ -82,22 +111,32 @@ def split_commands(text: str) -> tuple[str, list[str]]:
 def _named(text: str, tools: bool) -> list[tuple[int, int, str]]:
     """(start, end, task) of every place that names a task, of the surest kind that there is."""
     for pattern in () if tools else _KNOWN:
-        if found := [(match.start(), match.end(), match["task"]) for match in pattern.finditer(text)]:
+        if found := [
+            (match.start(), match.end(), match["task"]) for match in pattern.finditer(text)
+        ]:
             return found
     lines = [(match.start(), match.end(), match["task"].strip()) for match in _LINE.finditer(text)]
     if plain := [line for line in lines if _YOURS.match(text, line[0])]:
         return plain
-    sentences = [(match.start(), *_sentence(text, match.start("task"), match.end())) for match in _SENTENCE.finditer(text)]
+    sentences = [
+        (match.start(), *_sentence(text, match.start("task"), match.end()))
+        for match in _SENTENCE.finditer(text)
+    ]
     if tools:
         return sentences
     # "Task Description: Your task is to boil water." is one place, and the sentence says it best.
-    return sentences + [line for line in lines if line[0] not in {start for start, _, _ in sentences}]
+    return sentences + [
+        line for line in lines if line[0] not in {start for start, _, _ in sentences}
+    ]
 
 
 def _sentence(text: str, start: int, line_end: int) -> tuple[int, str]:
     """Where the sentence that begins at `start` ends, and its words."""
     for stop in re.finditer(r"[.!?](?=\s)", text[start:line_end]):
-        words, rest = text[start : start + stop.start()], text[start + stop.end() : line_end].lstrip()
+        words, rest = (
+            text[start : start + stop.start()],
+            text[start + stop.end() : line_end].lstrip(),
+        )
         word = re.split(r"[\s(]", words)[-1].lower()
         # A period that may belong to its word, or that no new sentence follows, ends nothing:
         # a task that is too long is whole.

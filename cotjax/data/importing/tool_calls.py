@@ -27,7 +27,9 @@ def call_action(calls: Any, where: str) -> tuple[str, tuple[str | None, ...]]:
     calls = [calls] if isinstance(calls, dict) else calls
     if not isinstance(calls, list):
         raise Unmapped(_NO_CALL, where)
-    return _joined([_call_text(call, where) for call in calls]), tuple(_id_of(call) for call in calls)
+    return _joined([_call_text(call, where) for call in calls]), tuple(
+        _id_of(call) for call in calls
+    )
 
 
 def written_action(text: str, where: str) -> str:
@@ -62,7 +64,11 @@ def tagged_action(text: str, where: str) -> tuple[str, str | None, int]:
 def result_text(text: str) -> str | None:
     """Return what stands in <tool_response> tags; None where the text is anything else too."""
     found = list(_RESULT.finditer(text))
-    return None if not found or _RESULT.sub("", text).strip() else "\n".join(result[1] for result in found)
+    return (
+        None
+        if not found or _RESULT.sub("", text).strip()
+        else "\n".join(result[1] for result in found)
+    )
 
 
 def is_call(text: str) -> bool:
@@ -79,7 +85,11 @@ def _call_text(call: Any, where: str) -> str:
         function = call.get("function", call)
         if _is_call(function) and "arguments" in function:
             arguments = function["arguments"]
-            text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+            text = (
+                arguments
+                if isinstance(arguments, str)
+                else json.dumps(arguments, ensure_ascii=False)
+            )
             return f'{{"name": {json.dumps(function["name"], ensure_ascii=False)}, "arguments": {text.strip()}}}'
     raise Unmapped(_NO_CALL, where)
 

@@ -21,10 +21,14 @@ _PROMPT = re.compile(
     r"You are now at step \d+ and )?"
     r"[Yy]our current observation is: (?P<observation>.*?)\n"
     r"Your admissible actions of the current situation are:\s*\[(?P<commands>.*?)\]\.\s*\n"
-    r"\s*Now it's your turn to take (?:an action|one action for the current step)\.(?P<format>.*?)" + _CLOSE,
+    r"\s*Now it's your turn to take (?:an action|one action for the current step)\.(?P<format>.*?)"
+    + _CLOSE,
     re.S,
 )
-_PAST = re.compile(r"\s*\[Observation (?P<number>\d+): '(?P<observation>.*?)', Action (?P=number): '(?P<action>.*?)'\]", re.S)
+_PAST = re.compile(
+    r"\s*\[Observation (?P<number>\d+): '(?P<observation>.*?)', Action (?P=number): '(?P<action>.*?)'\]",
+    re.S,
+)
 _COMMAND = re.compile(r"\s*'(?P<command>[^\n]*?)',?[ \t]*(?:\n|$)")
 _WORLDS = {"ALFRED": "alfworld", "WebShop": "webshop"}
 
@@ -44,7 +48,11 @@ def as_verl_agent(turns: list[Turn]) -> tuple[Episode, str]:
     if found is None:
         raise Unmapped("the prompt is not verl-agent's")
     steps = [] if found["history"] is None else _past(found)
-    observation = found["observation"] if found["world"] == "ALFRED" else found["observation"].removesuffix(".")
+    observation = (
+        found["observation"]
+        if found["world"] == "ALFRED"
+        else found["observation"].removesuffix(".")
+    )
     task = found["task"]
     if task is None:
         first = steps[0]["observation"] if steps else observation
@@ -55,17 +63,32 @@ def as_verl_agent(turns: list[Turn]) -> tuple[Episode, str]:
             observation = first
     thought, action = split_response(turns[-1], "step 0", tools=False)
     provenance = IMPORTED_BEFORE if thought is not None else None
-    steps.append(_step(observation, thought, action, provenance, _commands(found["commands"]), turns[-1].trained))
+    steps.append(
+        _step(
+            observation,
+            thought,
+            action,
+            provenance,
+            _commands(found["commands"]),
+            turns[-1].trained,
+        )
+    )
     instructions = [("system messages", turn.text) for turn in turns if turn.who == "system"]
     if found["system"]:
         instructions.append(("system messages", found["system"]))
     left_out = ["prompts' words on the format of the response"]
-    return Episode(task.strip().removesuffix("."), steps, instructions, left_out), _WORLDS[found["world"]]
+    return Episode(task.strip().removesuffix("."), steps, instructions, left_out), _WORLDS[
+        found["world"]
+    ]
 
 
 def _read(turns: list[Turn]) -> re.Match | None:
     spoken = list(dropwhile(lambda turn: turn.who == "system", turns))
-    return _PROMPT.fullmatch(spoken[0].text) if [turn.who for turn in spoken] == ["user", "agent"] else None
+    return (
+        _PROMPT.fullmatch(spoken[0].text)
+        if [turn.who for turn in spoken] == ["user", "agent"]
+        else None
+    )
 
 
 def _past(found: re.Match) -> list[dict]:
@@ -89,7 +112,14 @@ def _commands(text: str) -> list[str]:
     return commands if end == len(text) and all(command.strip() for command in commands) else []
 
 
-def _step(observation: str, thought: str | None, action: str, provenance: str | None, commands: list[str], trained: bool) -> dict:
+def _step(
+    observation: str,
+    thought: str | None,
+    action: str,
+    provenance: str | None,
+    commands: list[str],
+    trained: bool,
+) -> dict:
     return {
         "observation": observation.strip("\n").rstrip(), "thought": thought, "action": action, "provenance": provenance,
         "admissible_commands": commands, "trained": trained,

@@ -69,12 +69,16 @@ def load_catalog() -> Catalog:
     """Read the installed package once a process. Raises EnvError when ALFWorld is missing or lacks a file."""
     spec = importlib.util.find_spec("alfworld")
     if spec is None or not spec.submodule_search_locations:
-        raise EnvError("making household games needs the alfworld package, which is not installed: pip install alfworld")
+        raise EnvError(
+            "making household games needs the alfworld package, which is not installed: pip install alfworld"
+        )
     root = Path(next(iter(spec.submodule_search_locations)))
     try:
         return _read_catalog(root)
     except OSError as error:
-        raise EnvError(f"the alfworld package lacks {error.filename}: install alfworld 0.4.2 again") from error
+        raise EnvError(
+            f"the alfworld package lacks {error.filename}: install alfworld 0.4.2 again"
+        ) from error
 
 
 def _read_catalog(root: Path) -> Catalog:
@@ -96,9 +100,12 @@ def _read_catalog(root: Path) -> Catalog:
         openable=frozenset(constants.OPENABLE_CLASS_SET) - containers,
         containers=containers,
         kinds=frozenset(constants.OBJECTS_SET),
-        goals={task: (library[task]["pddl"], tuple(library[task]["templates"])) for task in TASK_TYPES},
+        goals={
+            task: (library[task]["pddl"], tuple(library[task]["templates"])) for task in TASK_TYPES
+        },
         floor_plans={
-            number: _read_floor_plan(root / "gen" / "layouts", number, room, frozenset(fits)) for number, room in sorted(rooms.items())
+            number: _read_floor_plan(root / "gen" / "layouts", number, room, frozenset(fits))
+            for number, room in sorted(rooms.items())
         },
     )
 
@@ -113,8 +120,12 @@ def _run_file(path: Path) -> ModuleType:
 def _read_floor_plan(folder: Path, number: int, room: str, fixed: frozenset[str]) -> FloorPlan:
     poses = json.loads((folder / f"FloorPlan{number}-openable.json").read_text(encoding="utf-8"))
     kinds = json.loads((folder / f"FloorPlan{number}-objects.json").read_text(encoding="utf-8"))
-    receptacles = [Receptacle(_kind_of(name), name, _spot(*pose)) for name, pose in sorted(poses.items())]
-    return FloorPlan(number, room, tuple(r for r in receptacles if r.kind in fixed), tuple(sorted(set(kinds))))
+    receptacles = [
+        Receptacle(_kind_of(name), name, _spot(*pose)) for name, pose in sorted(poses.items())
+    ]
+    return FloorPlan(
+        number, room, tuple(r for r in receptacles if r.kind in fixed), tuple(sorted(set(kinds)))
+    )
 
 
 def _kind_of(name: str) -> str:

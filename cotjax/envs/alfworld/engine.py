@@ -44,11 +44,15 @@ def _import_demangler() -> type:
     """alfworld's `Demangler`, without the import's side effects: a cache folder made and `ALFWORLD_DATA` set."""
     if "alfworld" not in sys.modules:
         users = os.environ.get("ALFWORLD_DATA")
-        os.environ["ALFWORLD_DATA"] = tempfile.gettempdir()  # it exists, so there is nothing to make
+        os.environ["ALFWORLD_DATA"] = (
+            tempfile.gettempdir()
+        )  # it exists, so there is nothing to make
         try:
             import alfworld.info
 
-            alfworld.info.ALFWORLD_DATA = alfworld.ALFWORLD_DATA = users or alfworld.info._default_alfworld_cache
+            alfworld.info.ALFWORLD_DATA = alfworld.ALFWORLD_DATA = (
+                users or alfworld.info._default_alfworld_cache
+            )
         finally:
             if users is None:
                 del os.environ["ALFWORLD_DATA"]
@@ -80,7 +84,15 @@ class GameEntry:
     actions: dict[str, Action] = field(default_factory=dict)
     commands: dict[int, str] = field(default_factory=dict)
     derived: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)
-    first: tuple[dict[Signature, set[Proposition]], dict[str, Variable], dict[str, set[Variable]], Counter[str]] | None = None
+    first: (
+        tuple[
+            dict[Signature, set[Proposition]],
+            dict[str, Variable],
+            dict[str, set[Variable]],
+            Counter[str],
+        ]
+        | None
+    ) = None
     intro: str | None = None
 
     def action(self, operator_name: str, operator_id: int) -> Action:
@@ -90,7 +102,9 @@ class GameEntry:
             name, *arguments = operator_name.split()
             known = Action(name=name, preconditions=[], postconditions=[])
             known.id = operator_id
-            parameters = self.translation.parameters[name]  # the action's own, then those of its quantifiers
+            parameters = self.translation.parameters[
+                name
+            ]  # the action's own, then those of its quantifiers
             known.mapping = {
                 Placeholder(parameter.strip("?"), type_): Variable(argument, type_)
                 for (parameter, type_), argument in zip(parameters, arguments, strict=False)
@@ -105,14 +119,25 @@ def _make_entry(data: dict[str, Any], store: TranslationStore, downward_lib) -> 
     logic = parse_logic(data["pddl_domain"], data["grammar"])
     translation = store.get(data["pddl_domain"], data["pddl_problem"], downward_lib)
     for name, supertypes in translation.types:
-        if name not in logic.types._types:  # the translator lists "object" twice; the first one counts
+        if (
+            name not in logic.types._types
+        ):  # the translator lists "object" twice; the first one counts
             logic.types.add(Type(name, supertypes))
     facts = translation.propositions()
-    entity_infos = {var.name: EntityInfo(var.name, var.type) for fact in facts for var in fact.arguments}
+    entity_infos = {
+        var.name: EntityInfo(var.name, var.type) for fact in facts for var in fact.arguments
+    }
     names = _Demangler(game_infos=entity_infos, shuffle=False)
     for info in entity_infos.values():
         info.name, info.definite, info.indefinite = names.demangle_alfred_name(info.id), "the", "a"
-    return GameEntry(logic, data["pddl_problem"], translation, facts, entity_infos, frozenset(translation.fluents))
+    return GameEntry(
+        logic,
+        data["pddl_problem"],
+        translation,
+        facts,
+        entity_infos,
+        frozenset(translation.fluents),
+    )
 
 
 def _forget_mementos() -> None:
@@ -128,7 +153,9 @@ class CachedState(PddlState):
     def __init__(self, downward_lib, entry: GameEntry):
         self._logic = entry.logic
         self._entry = entry
-        self._sorted: dict[str, dict[Signature, list[Proposition]]] = {}  # predicate name -> `_candidates` of it
+        self._sorted: dict[
+            str, dict[Signature, list[Proposition]]
+        ] = {}  # predicate name -> `_candidates` of it
         self._planner_ready = False
         self.downward_lib = downward_lib
         self.pddl_problem = entry.problem
@@ -144,7 +171,9 @@ class CachedState(PddlState):
         """Hold copies of these tables, which are those of textworld's State."""
         self._facts = defaultdict(set, {signature: set(held) for signature, held in facts.items()})
         self._vars_by_name = dict(vars_by_name)
-        self._vars_by_type = defaultdict(set, {type_: set(held) for type_, held in vars_by_type.items()})
+        self._vars_by_type = defaultdict(
+            set, {type_: set(held) for type_, held in vars_by_type.items()}
+        )
         self._var_counts = var_counts.copy()
 
     def all_applicable_actions(self) -> list[Action]:
@@ -164,7 +193,9 @@ class CachedState(PddlState):
         super().remove_fact(prop)
         self._sorted.pop(prop.name, None)
 
-    def all_assignments(self, rule: Rule, mapping: Mapping[Placeholder, Variable]) -> Iterator[dict[Placeholder, Variable]]:
+    def all_assignments(
+        self, rule: Rule, mapping: Mapping[Placeholder, Variable]
+    ) -> Iterator[dict[Placeholder, Variable]]:
         """Every way to make the predicates of a query true, in the stock order. Two placeholders never share an object."""
         return self._assign(rule.preconditions, mapping)
 
@@ -194,7 +225,9 @@ class CachedState(PddlState):
                 fact
                 for subtypes in types.multi_subtypes([types.get(name) for name in signature.types])
                 for fact in sorted(
-                    self.facts_with_signature(Signature(signature.name, [type_.name for type_ in subtypes])),
+                    self.facts_with_signature(
+                        Signature(signature.name, [type_.name for type_ in subtypes])
+                    ),
                     key=lambda fact: [(var.name, var.type) for var in fact.arguments],
                 )
             ]
@@ -205,7 +238,9 @@ class CachedState(PddlState):
             sas = translate_for_planner(self._logic.domain, self.pddl_problem)
             self.downward_lib.load_sas_replan(sas.encode("utf-8"))
             self._actions = {
-                name: SimpleNamespace(parameters=[SimpleNamespace(name=parameter) for parameter, _ in parameters])
+                name: SimpleNamespace(
+                    parameters=[SimpleNamespace(name=parameter) for parameter, _ in parameters]
+                )
                 for name, parameters in self._entry.translation.parameters.items()
             }
             self._planner_ready = True
@@ -265,7 +300,9 @@ class CachedPddlEnv(PddlEnv):
     def _context(self, mapping: dict[Placeholder, Variable]) -> dict[str, Any]:
         return {
             "state": self._pddl_state,
-            "variables": {place.name: self._entity_infos[var.name] for place, var in mapping.items()},
+            "variables": {
+                place.name: self._entity_infos[var.name] for place, var in mapping.items()
+            },
             "mapping": mapping,
             "entity_infos": self._entity_infos,
         }
@@ -277,10 +314,17 @@ class CachedPddlEnv(PddlEnv):
             return command
         read = names_read(action.command_template, entry.fluents)
         if read is None:
-            return self._logic.grammar.derive(action.command_template, self._context(action.mapping))
-        key = action.name, tuple(var.name for place, var in action.mapping.items() if place.name in read)
+            return self._logic.grammar.derive(
+                action.command_template, self._context(action.mapping)
+            )
+        key = (
+            action.name,
+            tuple(var.name for place, var in action.mapping.items() if place.name in read),
+        )
         if key not in entry.derived:
-            entry.derived[key] = self._logic.grammar.derive(action.command_template, self._context(action.mapping))
+            entry.derived[key] = self._logic.grammar.derive(
+                action.command_template, self._context(action.mapping)
+            )
         entry.commands[action.id] = entry.derived[key]
         return entry.derived[key]
 
@@ -292,6 +336,8 @@ class CachedPddlEnv(PddlEnv):
         state["_valid_commands"] = [self._command(action) for action in state["_valid_actions"]]
         state["admissible_commands"] = sorted(set(state["_valid_commands"]))
         if self.request_infos.facts:
-            state["facts"] = [self._get_human_readable_fact(fact) for fact in self._pddl_state.facts]
+            state["facts"] = [
+                self._get_human_readable_fact(fact) for fact in self._pddl_state.facts
+            ]
         if self.request_infos.policy_commands:
             state["policy_commands"] = self._pddl_state.replan(self._entity_infos)

@@ -14,12 +14,17 @@ from typing import Any
 from cotjax.envs.base import TASK_TYPES, Game, Observation
 from cotjax.errors import DataError, EnvError, UsageError
 
-_INTRO = re.compile(r"-= Welcome to TextWorld, ALFRED! =-\s*(?P<room>.*?)\s*Your task is to: (?P<task>.*?)\.?\s*", re.DOTALL)
+_INTRO = re.compile(
+    r"-= Welcome to TextWorld, ALFRED! =-\s*(?P<room>.*?)\s*Your task is to: (?P<task>.*?)\.?\s*",
+    re.DOTALL,
+)
 _FILES = {"game.tw-pddl", "traj_data.json"}
 _NOT_OFFERED = "help"  # admissible in every state, and never of use
 
 
-def find_games(root: str | os.PathLike, split: str, left_out: Counter[str] | None = None) -> list[Game]:
+def find_games(
+    root: str | os.PathLike, split: str, left_out: Counter[str] | None = None
+) -> list[Game]:
     """The playable games of `<root>/json_2.1.1/<split>/` (or `<root>/<split>/`), sorted by id.
 
     Playable as ALFWorld's own `AlfredTWEnv.collect_game_files` has it: a folder with `traj_data.json` of a known task
@@ -51,7 +56,9 @@ def find_games(root: str | os.PathLike, split: str, left_out: Counter[str] | Non
             "name another split or folder, or play a single one with `cotjax play --game PATH`"
         )
     if not games:
-        raise DataError(f"{folders[0]}: no ALFWorld game in it; unpack ALFWorld's data there, or make games with `cotjax games make`")
+        raise DataError(
+            f"{folders[0]}: no ALFWorld game in it; unpack ALFWorld's data there, or make games with `cotjax games make`"
+        )
     return sorted(games, key=lambda game: game.id)
 
 
@@ -88,7 +95,9 @@ def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); make or unpack the game again") from error
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); make or unpack the game again"
+        ) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -106,10 +115,14 @@ def game_at(path: str | os.PathLike) -> Game:
     path = Path(path)
     file = path / "game.tw-pddl" if path.is_dir() else path
     if not file.is_file() or not (file.parent / "traj_data.json").is_file():
-        raise UsageError(f"{path}: no ALFWorld game; give a folder with game.tw-pddl and traj_data.json in it, or that game.tw-pddl")
+        raise UsageError(
+            f"{path}: no ALFWorld game; give a folder with game.tw-pddl and traj_data.json in it, or that game.tw-pddl"
+        )
     folder = file.resolve().parent
     task_type = _read_json(folder / "traj_data.json").get("task_type")
-    return Game(f"{folder.parent.name}/{folder.name}", str(file), folder.parent.parent.name, str(task_type))
+    return Game(
+        f"{folder.parent.name}/{folder.name}", str(file), folder.parent.parent.name, str(task_type)
+    )
 
 
 class AlfworldEnv:
@@ -130,9 +143,15 @@ class AlfworldEnv:
 
             from cotjax.envs.alfworld.engine import CachedPddlEnv
         except ImportError as error:
-            raise UsageError(f"ALFWorld is not installed ({error}): pip install alfworld") from error
+            raise UsageError(
+                f"ALFWorld is not installed ({error}): pip install alfworld"
+            ) from error
         self._max_steps = max_steps
-        self._engine = CachedPddlEnv(EnvInfos(won=True, admissible_commands=True), cache_dir or default_cache_dir(), games_kept)
+        self._engine = CachedPddlEnv(
+            EnvInfos(won=True, admissible_commands=True),
+            cache_dir or default_cache_dir(),
+            games_kept,
+        )
         self._game: Game | None = None
         self._steps = 0
         self._done = False
@@ -143,28 +162,40 @@ class AlfworldEnv:
         try:
             self._engine.load(game.path)
         except Exception as error:
-            raise DataError(f"{game.path}: not a playable ALFWorld game ({_one_line(error)}); make or unpack it again") from error
+            raise DataError(
+                f"{game.path}: not a playable ALFWorld game ({_one_line(error)}); make or unpack it again"
+            ) from error
         try:
             state = self._engine.reset()
         except Exception as error:
-            raise EnvError(f"{game.id}, reset: the ALFWorld engine failed ({_one_line(error)})") from error
+            raise EnvError(
+                f"{game.id}, reset: the ALFWorld engine failed ({_one_line(error)})"
+            ) from error
         intro = _INTRO.fullmatch(state.feedback)
         if intro is None:
-            raise DataError(f"{game.path}: its first text has no 'Your task is to:' line; make or unpack the game again")
+            raise DataError(
+                f"{game.path}: its first text has no 'Your task is to:' line; make or unpack the game again"
+            )
         self._game, self._steps = game, 0
         return intro["task"], self._observation(intro["room"], state)
 
     def step(self, action: str) -> Observation:
         """Send `action`; one that the engine does not know is answered by "Nothing happens." and counts as a step."""
         if self._game is None:
-            raise EnvError("no game to step: none was loaded, or it was closed; reset the environment to a game")
+            raise EnvError(
+                "no game to step: none was loaded, or it was closed; reset the environment to a game"
+            )
         if self._done:
-            raise EnvError(f"{self._game.id}, step {self._steps + 1}: the episode is over; reset the environment to a game")
+            raise EnvError(
+                f"{self._game.id}, step {self._steps + 1}: the episode is over; reset the environment to a game"
+            )
         self._steps += 1
         try:
             state, _, _ = self._engine.step(action)
         except Exception as error:
-            raise EnvError(f"{self._game.id}, step {self._steps}: the ALFWorld engine failed on {action!r} ({_one_line(error)})") from error
+            raise EnvError(
+                f"{self._game.id}, step {self._steps}: the ALFWorld engine failed on {action!r} ({_one_line(error)})"
+            ) from error
         return self._observation(state.feedback.strip(), state)
 
     def close(self) -> None:
@@ -172,7 +203,9 @@ class AlfworldEnv:
         self._game = None
 
     def _observation(self, text: str, state) -> Observation:
-        commands = tuple(command for command in state["admissible_commands"] if command != _NOT_OFFERED)
+        commands = tuple(
+            command for command in state["admissible_commands"] if command != _NOT_OFFERED
+        )
         self._done = state["won"] or self._steps >= self._max_steps
         return Observation(text, commands, state["won"], self._done)
 

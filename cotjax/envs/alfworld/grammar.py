@@ -25,7 +25,9 @@ from textworld.logic import Placeholder, Rule, TypeHierarchy, Variable
 _LONGEST_EXPRESSION = 200  # characters
 _MOST_SYMBOLS = 1_000_000  # in one text; ALFWorld's have some hundred
 
-Context = Mapping[str, Any]  # state, variables {name: EntityInfo}, mapping {Placeholder: Variable}, entity_infos
+Context = Mapping[
+    str, Any
+]  # state, variables {name: EntityInfo}, mapping {Placeholder: Variable}, entity_infos
 
 
 @lru_cache(maxsize=4096)
@@ -68,7 +70,9 @@ def _evaluator(node: ast.expr) -> Callable[[Mapping[str, EntityInfo]], Any]:
     match node:
         case ast.Name(id=name):
             return lambda variables: variables[name]
-        case ast.Attribute(value=ast.Name(id=name), attr=attribute) if attribute in EntityInfo.__slots__:
+        case ast.Attribute(value=ast.Name(id=name), attr=attribute) if (
+            attribute in EntityInfo.__slots__
+        ):
             return lambda variables: getattr(variables[name], attribute)
         case ast.Constant(value=str(text)):
             return lambda variables: text
@@ -77,7 +81,9 @@ def _evaluator(node: ast.expr) -> Callable[[Mapping[str, EntityInfo]], Any]:
             return lambda variables: left(variables) + right(variables)
         case ast.BoolOp(op=ast.Or(), values=[first, *others]):
             first, others = _evaluator(first), list(map(_evaluator, others))
-            return lambda variables: reduce(lambda value, other: value or other(variables), others, first(variables))
+            return lambda variables: reduce(
+                lambda value, other: value or other(variables), others, first(variables)
+            )
     raise TypeError(type(node).__name__)
 
 
@@ -108,7 +114,9 @@ class CachedGrammar(textgen.ContextSensitiveGrammar):
             elif isinstance(symbol, textgen.EvalSymbol):
                 derived.append(str(_read_expression(symbol.expression).value(context["variables"])))
             elif isinstance(symbol, textgen.NonterminalSymbol):
-                stack.extend((part, context) for part in reversed(self._production(symbol, context)))
+                stack.extend(
+                    (part, context) for part in reversed(self._production(symbol, context))
+                )
             elif isinstance(symbol, textgen.ListSymbol):
                 stack.extend(reversed(_enumerate(_expand(symbol.symbol, context), context)))
             else:
@@ -127,20 +135,29 @@ def _matches(query: str, context: Context) -> Iterator[Mapping[Placeholder, Vari
     return context["state"].all_assignments(_parse_query(query), context["mapping"])
 
 
-def _expand(symbol: textgen.ConditionalSymbol, context: Context) -> list[tuple[textgen.Symbol, Context]]:
+def _expand(
+    symbol: textgen.ConditionalSymbol, context: Context
+) -> list[tuple[textgen.Symbol, Context]]:
     """`{expression | query}`: the expression once for every match of the query, in the engine's (sorted) order."""
     if not symbol.given:
         return [(symbol.expression, context)]
     infos = context["entity_infos"]
     expanded = []
     for match in _matches(symbol.given, context):
-        variables = {**context["variables"], **{place.name: infos[var.name] for place, var in match.items()}}
+        variables = {
+            **context["variables"],
+            **{place.name: infos[var.name] for place, var in match.items()},
+        }
         mapping = {**context["mapping"], **match}
-        expanded.append((symbol.expression, {**context, "variables": variables, "mapping": mapping}))
+        expanded.append(
+            (symbol.expression, {**context, "variables": variables, "mapping": mapping})
+        )
     return expanded
 
 
-def _enumerate(items: list[tuple[textgen.Symbol, Context]], context: Context) -> list[tuple[textgen.Symbol, Context]]:
+def _enumerate(
+    items: list[tuple[textgen.Symbol, Context]], context: Context
+) -> list[tuple[textgen.Symbol, Context]]:
     """`[items]`: "a, b, and c" with the grammar's own separators, or its word for none."""
     if not items:
         return [(textgen.NonterminalSymbol("list_empty"), context)]
@@ -181,7 +198,9 @@ _NO_GOAL = "Your task is to: UNKNOWN GOAL."
 
 
 @lru_cache(maxsize=16)
-def _parse_document(grammar: str) -> tuple[dict[str, pddl_logic.Action], textgen.ContextSensitiveGrammar]:
+def _parse_document(
+    grammar: str,
+) -> tuple[dict[str, pddl_logic.Action], textgen.ContextSensitiveGrammar]:
     actions, parsed = pddl_logic._parse_and_convert(grammar, rule_name="pddlStart")
     for action in actions.values():
         _check_expressions(_parse_symbols(action.template) + _parse_symbols(action.feedback_rule))
@@ -206,5 +225,7 @@ def parse_logic(domain: str, grammar: str) -> pddl_logic.GameLogic:
         for rules in logic.grammar._rules.values():
             for place, rule in enumerate(rules):
                 if [str(symbol) for symbol in rule.rhs] == [_NO_GOAL]:
-                    rules[place] = textgen.ProductionRule(rule.lhs, goal, rule.weight, rule.condition)
+                    rules[place] = textgen.ProductionRule(
+                        rule.lhs, goal, rule.weight, rule.condition
+                    )
     return logic

@@ -48,7 +48,10 @@ class Translation:
 
     def propositions(self) -> list[Proposition]:
         kinds = self.object_types
-        return [Proposition(name, [Variable(object_, kinds[object_]) for object_ in objects]) for name, objects in self.facts]
+        return [
+            Proposition(name, [Variable(object_, kinds[object_]) for object_ in objects])
+            for name, objects in self.facts
+        ]
 
 
 @contextlib.contextmanager
@@ -80,13 +83,18 @@ def translate(domain: str, problem: str, downward_lib) -> Translation:
     downward_lib.get_state(atoms)
     now = [atom.get_fact(object_types) for atom in atoms]
     facts = list(filter(None, map(_initial_fact, task.init)))
-    facts += [[fact.name, [var.name for var in fact.arguments]] for fact in now if not fact.is_negation]
+    facts += [
+        [fact.name, [var.name for var in fact.arguments]] for fact in now if not fact.is_negation
+    ]
     changed = {effect.literal.predicate for action in task.actions for effect in action.effects}
     return Translation(
         sas=sas,
         types=[[type_.name, list(type_.supertype_names)] for type_ in task.types],
         object_types=object_types,
-        parameters={action.name: [[p.name, p.type_name] for p in action.parameters] for action in task.actions},
+        parameters={
+            action.name: [[p.name, p.type_name] for p in action.parameters]
+            for action in task.actions
+        },
         facts=facts,
         fluents=sorted(changed | {axiom.name for axiom in task.axioms}),
     )
@@ -126,12 +134,19 @@ class TranslationStore:
 def _read(path: Path) -> Translation | None:
     try:
         return Translation(**json.loads(zlib.decompress(path.read_bytes())))
-    except (OSError, zlib.error, ValueError, TypeError):  # absent, cut short (zlib keeps a checksum), not ours
+    except (
+        OSError,
+        zlib.error,
+        ValueError,
+        TypeError,
+    ):  # absent, cut short (zlib keeps a checksum), not ours
         return None
 
 
 def _write(path: Path, translation: Translation) -> None:
-    packed = zlib.compress(json.dumps(asdict(translation), separators=(",", ":")).encode("utf-8"), 6)
+    packed = zlib.compress(
+        json.dumps(asdict(translation), separators=(",", ":")).encode("utf-8"), 6
+    )
     # A full or read-only disk costs time, not correctness.
     with contextlib.suppress(OSError, CotjaxError):
         for left in path.parent.glob(".*.partial"):

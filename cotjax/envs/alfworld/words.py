@@ -17,7 +17,9 @@ def alfworld_words() -> Iterator[str]:
     Raises EnvError when the alfworld package is not installed.
     """
     catalog = load_catalog()
-    yield from sorted(kind.lower() for kind in catalog.kinds | catalog.fits.keys() | catalog.portable)
+    yield from sorted(
+        kind.lower() for kind in catalog.kinds | catalog.fits.keys() | catalog.portable
+    )
     yield " ".join(str(number) for number in range(HIGHEST_NUMBER + 1))
     for feedback in re.findall(r'"rhs": "([^"]*)"', catalog.grammar):
         yield _without_slots(feedback.replace("\\n", " "))

@@ -62,7 +62,10 @@ class Channel:
                 raise GarbledError("a wrong checksum")
             try:
                 message = json.loads(body)
-            except (ValueError, RecursionError):  # eight zero bytes are an empty frame with a right checksum
+            except (
+                ValueError,
+                RecursionError,
+            ):  # eight zero bytes are an empty frame with a right checksum
                 raise GarbledError("a frame that is not JSON") from None
             yield message
 

@@ -89,7 +89,9 @@ def end_marked(variable: str, value: str) -> None:
 def _marked(mark: bytes) -> set[int]:
     found = set()
     for environ in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):  # ended meanwhile, or another user's; a zombie's is empty
+        with contextlib.suppress(
+            OSError
+        ):  # ended meanwhile, or another user's; a zombie's is empty
             if mark in b"\0" + environ.read_bytes() + b"\0":
                 found.add(int(environ.parent.name))
     return found - {os.getpid()}

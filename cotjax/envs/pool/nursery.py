@@ -33,13 +33,22 @@ from typing import Any
 from cotjax import errors
 from cotjax.envs.base import Game, Observation, TextEnv
 from cotjax.envs.pool.channel import Bell, Channel
-from cotjax.envs.pool.descendants import adopt_orphans, children, die_with, end_children, end_group, end_marked
+from cotjax.envs.pool.descendants import (
+    adopt_orphans,
+    children,
+    die_with,
+    end_children,
+    end_group,
+    end_marked,
+)
 from cotjax.errors import CotjaxError, EnvError, UsageError
 from cotjax.runtime.terminal import visible
 
 _GRACE_S = 2.0  # for a process that closes its environments and ends by itself
 _WATCH_S = 0.5  # between two looks at who has ended
-_MOST_CHARACTERS = 1 << 20  # of an observation and its commands; a frame of a channel holds that many, however they are escaped
+_MOST_CHARACTERS = (
+    1 << 20
+)  # of an observation and its commands; a frame of a channel holds that many, however they are escaped
 _MOST_SAID = 1000  # characters of an error's message
 _MARK = "COTJAX_ENVIRONMENTS"  # in the environment of all that descends from a nursery: its temporary folder
 _BOOTSTRAP = (
@@ -82,7 +91,9 @@ class Nursery:
                 ours.close()
                 raise as_error(answer["error"])
             return answer["pid"], Channel(ours)
-        raise EnvError(f"the process that starts the environments is gone ({problem}); look for what kills it, such as too little memory")
+        raise EnvError(
+            f"the process that starts the environments is gone ({problem}); look for what kills it, such as too little memory"
+        )
 
     def end(self, pid: int, at_once: bool) -> int | None:
         """Stop a process, at once or when it has had time to; returns its exit code, None when nobody knows it."""
@@ -112,14 +123,25 @@ class Nursery:
         self._control, theirs = socket.socketpair()
         self._temporary = tempfile.mkdtemp(prefix="cotjax-envs-")
         # One thread of linear algebra a process: environments need no more, and threads do not survive a fork.
-        environment = os.environ | {"TMPDIR": self._temporary, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {
+            "TMPDIR": self._temporary,
+            "OPENBLAS_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+        }
         environment[_MARK] = self._temporary
         said, their_stderr = os.pipe()
         self._relaying = threading.Thread(target=_relay, args=(said,), daemon=True)
         self._relaying.start()
         with theirs, open(their_stderr, "wb") as stderr:
             fd = theirs.fileno()
-            command = [sys.executable, "-c", _BOOTSTRAP, str(fd), json.dumps([str(place) for place in sys.path]), self._temporary]
+            command = [
+                sys.executable,
+                "-c",
+                _BOOTSTRAP,
+                str(fd),
+                json.dumps([str(place) for place in sys.path]),
+                self._temporary,
+            ]
             # A session of its own: what kills the caller's process group leaves the nursery to clear up.
             self._process = subprocess.Popen(
                 command, pass_fds=[fd], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, env=environment,
@@ -131,7 +153,9 @@ class Nursery:
     def _ask(self, request: dict[str, Any], passed: socket.socket | None = None) -> dict[str, Any]:
         """One request, one answer; both fit into a socket's buffer, and the nursery never speaks unasked."""
         self._control.settimeout(self._seconds)
-        socket.send_fds(self._control, [json.dumps(request).encode()], [passed.fileno()] if passed else [])
+        socket.send_fds(
+            self._control, [json.dumps(request).encode()], [passed.fileno()] if passed else []
+        )
         ready = wait([self._control, self._bell], self._seconds)
         if self._bell in ready:
             raise UsageError("the pool is closed")
@@ -230,7 +254,9 @@ def _rehearsed(control: socket.socket) -> tuple[CotjaxError | None, Callable[[],
     except CotjaxError as error:
         return error, None
     except Exception as error:
-        return UsageError(f"a pool worker could not make its environments ({type(error).__name__}: {error})"), None
+        return UsageError(
+            f"a pool worker could not make its environments ({type(error).__name__}: {error})"
+        ), None
 
 
 def _read(end: socket.socket, count: int) -> bytes:
@@ -249,9 +275,13 @@ class _Brood:
     def __init__(self):
         self._alive: set[int] = set()
         self._codes: dict[int, int] = {}
-        self._own = children()  # what importing the environment started, such as a server that all of them share
+        self._own = (
+            children()
+        )  # what importing the environment started, such as a server that all of them share
 
-    def fork(self, control: socket.socket, fd: int, factory: Callable[[], TextEnv], slots: list[int]) -> int:
+    def fork(
+        self, control: socket.socket, fd: int, factory: Callable[[], TextEnv], slots: list[int]
+    ) -> int:
         nursery = os.getpid()
         pid = os.fork()
         if pid:
@@ -310,13 +340,19 @@ def serve(channel: Channel, factory: Callable[[], TextEnv], slots: list[int]) ->
             try:
                 envs.update((slot, factory()) for slot in slots)
             except Exception as error:
-                known = error if isinstance(error, CotjaxError) else UsageError(f"an environment could not be made ({error!r})")
+                known = (
+                    error
+                    if isinstance(error, CotjaxError)
+                    else UsageError(f"an environment could not be made ({error!r})")
+                )
                 channel.send({"error": as_message(known)})
                 return
             channel.send({"ready": True})
             while True:
                 for number, slot, method, argument in channel.receive():
-                    channel.send({"number": number, "slot": slot} | answered(envs[slot], method, argument))
+                    channel.send(
+                        {"number": number, "slot": slot} | answered(envs[slot], method, argument)
+                    )
     finally:
         close_all(envs.values())
 
@@ -349,10 +385,18 @@ def _checked(seen: Observation) -> dict[str, Any]:
     for name in ("won", "done"):
         if getattr(seen, name) not in (True, False):
             raise TypeError(f"its {name} is {getattr(seen, name)!r}, neither true nor false")
-    text, commands = _checked_text(seen.text, "text"), [_checked_text(one, "admissible command") for one in seen.admissible_commands]
+    text, commands = (
+        _checked_text(seen.text, "text"),
+        [_checked_text(one, "admissible command") for one in seen.admissible_commands],
+    )
     if (length := len(text) + sum(map(len, commands))) > _MOST_CHARACTERS:
         raise ValueError(f"it said {length:,} characters; at most {_MOST_CHARACTERS:,} are taken")
-    return {"text": text, "admissible_commands": commands, "won": bool(seen.won), "done": bool(seen.done)}
+    return {
+        "text": text,
+        "admissible_commands": commands,
+        "won": bool(seen.won),
+        "done": bool(seen.done),
+    }
 
 
 def _checked_text(text: Any, what: str) -> str:
@@ -363,7 +407,11 @@ def _checked_text(text: Any, what: str) -> str:
 
 def _clean(text: str) -> str:
     """The text, with U+FFFD for half surrogates, which no file and no tokenizer takes."""
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return (
+        text
+        if text.isascii()
+        else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    )
 
 
 def as_message(error: CotjaxError) -> list[str]:

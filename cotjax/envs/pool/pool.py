@@ -49,7 +49,14 @@ class EnvPool:
     One thread asks at a time. `close` may be called by another, and the call that waits then raises UsageError.
     """
 
-    def __init__(self, factory: Callable[[], TextEnv], slots: int, workers: int, limits: Limits | None = None, retries: int = 0):
+    def __init__(
+        self,
+        factory: Callable[[], TextEnv],
+        slots: int,
+        workers: int,
+        limits: Limits | None = None,
+        retries: int = 0,
+    ):
         self._limits = limits or Limits()
         if slots < 1 or workers < 0 or retries < 0 or min(asdict(self._limits).values()) <= 0:
             raise UsageError(
@@ -68,7 +75,10 @@ class EnvPool:
             return
         workers = min(workers, slots)
         self._nurseries.append(Nursery(_pickled(factory), self._limits.start, self._bell))
-        self._workers += [_Worker(self._nurseries[0], list(range(worker, slots, workers)), self._limits) for worker in range(workers)]
+        self._workers += [
+            _Worker(self._nurseries[0], list(range(worker, slots, workers)), self._limits)
+            for worker in range(workers)
+        ]
 
     def reset(self, games: dict[int, Game]) -> dict[int, tuple[str, Observation] | EnvError]:
         """Start `games[slot]` in each slot; returns (task instruction, first observation) per slot."""
@@ -121,10 +131,16 @@ class EnvPool:
         """Have each slot's last request answered, in as many attempts as there are retries."""
         asked = list(slots)
         plays = {slot: self._plays[slot] for slot in asked}
-        settled: dict[int, Any] = {slot: self._error(slot, _Fault(play.lost)) for slot, play in plays.items() if play.over}
+        settled: dict[int, Any] = {
+            slot: self._error(slot, _Fault(play.lost)) for slot, play in plays.items() if play.over
+        }
         plays = {slot: play for slot, play in plays.items() if not play.over}
-        answers: dict[int, Any] = {slot: _Fault(play.lost) for slot, play in plays.items() if play.lost}
-        answers |= self._ask({slot: play.requests[-1] for slot, play in plays.items() if not play.lost})
+        answers: dict[int, Any] = {
+            slot: _Fault(play.lost) for slot, play in plays.items() if play.lost
+        }
+        answers |= self._ask(
+            {slot: play.requests[-1] for slot, play in plays.items() if not play.lost}
+        )
         wrong: CotjaxError | None = None
         while answers:
             again = []
@@ -155,13 +171,20 @@ class EnvPool:
         while going := {slot: play for slot, play in plays.items() if slot not in results}:
             if number:
                 results |= {slot: _Fault(play.lost) for slot, play in going.items() if play.lost}
-            answers = self._ask({slot: play.requests[number] for slot, play in going.items() if slot not in results})
+            answers = self._ask(
+                {slot: play.requests[number] for slot, play in going.items() if slot not in results}
+            )
             for slot, answer in answers.items():
                 seen = going[slot].answers
-                if isinstance(answer, _Fault | CotjaxError) or number == len(going[slot].requests) - 1:
+                if (
+                    isinstance(answer, _Fault | CotjaxError)
+                    or number == len(going[slot].requests) - 1
+                ):
                     results[slot] = answer
                 elif answer != seen[number]:
-                    results[slot] = _Fault(f"replayed after a fault, it answered otherwise at {_where(number)}")
+                    results[slot] = _Fault(
+                        f"replayed after a fault, it answered otherwise at {_where(number)}"
+                    )
             number += 1
         return results
 
@@ -171,7 +194,9 @@ class EnvPool:
         tried = f" (after {self._retries} retries)" if self._retries else ""
         if fault.own:
             return EnvError(fault.what + tried)
-        return EnvError(f"{play.game.id}, {_where(len(play.requests) - 1)} (slot {slot}): {fault.what}{tried}")
+        return EnvError(
+            f"{play.game.id}, {_where(len(play.requests) - 1)} (slot {slot}): {fault.what}{tried}"
+        )
 
     # Below: requests to environments, by process.
 
@@ -187,11 +212,19 @@ class EnvPool:
             if method == "reset":
                 self._plays[slot].lost = None
         if self._local:
-            sent = {slot: (method, asdict(argument) if method == "reset" else argument) for slot, (method, argument) in requests.items()}
-            return {slot: _read_answer(answered(self._local[slot], *request)) for slot, request in sent.items()}
+            sent = {
+                slot: (method, asdict(argument) if method == "reset" else argument)
+                for slot, (method, argument) in requests.items()
+            }
+            return {
+                slot: _read_answer(answered(self._local[slot], *request))
+                for slot, request in sent.items()
+            }
         try:
             return self._ask_workers(requests)
-        except BaseException:  # Ctrl-C, a factory that fails: answers may still be on their way, so nothing can go on
+        except (
+            BaseException
+        ):  # Ctrl-C, a factory that fails: answers may still be on their way, so nothing can go on
             self.close()
             raise
 
@@ -204,7 +237,10 @@ class EnvPool:
                 self._replace(worker, answers)
         while owing := [worker for worker in self._workers if worker.owed]:
             first = min(worker.deadline for worker in owing)
-            speaking = wait([self._bell, *(worker.channel for worker in owing)], max(0.0, first - time.monotonic()))
+            speaking = wait(
+                [self._bell, *(worker.channel for worker in owing)],
+                max(0.0, first - time.monotonic()),
+            )
             if self._bell in speaking:
                 raise UsageError("the pool is closed")
             for worker in owing:
@@ -217,10 +253,19 @@ class EnvPool:
                 except (EOFError, OSError):
                     self._replace(worker, answers)
                 except GarbledError as error:
-                    self._replace(worker, answers, f"its worker sent what is no answer ({error}) and was replaced")
+                    self._replace(
+                        worker,
+                        answers,
+                        f"its worker sent what is no answer ({error}) and was replaced",
+                    )
         for worker in self._workers:
             # A process of one's own that raised something unforeseen is not trusted to play on; a shared one has other games.
-            if len(worker.slots) == 1 and self._retries and isinstance(answers.get(worker.slots[0]), _Fault) and worker.pid:
+            if (
+                len(worker.slots) == 1
+                and self._retries
+                and isinstance(answers.get(worker.slots[0]), _Fault)
+                and worker.pid
+            ):
                 worker.end(at_once=True)
         return answers
 
@@ -356,4 +401,6 @@ def _pickled(factory: Callable[[], TextEnv]) -> bytes:
     try:
         return pickle.dumps(factory)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise UsageError(f"a pool's factory must be picklable, such as functools.partial(AlfworldEnv): {error}") from error
+        raise UsageError(
+            f"a pool's factory must be picklable, such as functools.partial(AlfworldEnv): {error}"
+        ) from error

@@ -25,7 +25,13 @@ from pathlib import Path
 
 from cotjax.envs.alfworld.catalog import load_catalog
 from cotjax.envs.alfworld.maker.manifest import MadeGame, Manifest, hash_game
-from cotjax.envs.alfworld.maker.pddl import folder_name, game_file, instruction, problem_text, trajectory_file
+from cotjax.envs.alfworld.maker.pddl import (
+    folder_name,
+    game_file,
+    instruction,
+    problem_text,
+    trajectory_file,
+)
 from cotjax.envs.alfworld.maker.sample import sample_world
 from cotjax.envs.alfworld.maker.walkthrough import walkthrough
 from cotjax.envs.base import TASK_TYPES, Game
@@ -68,14 +74,25 @@ def make_games(
     """
     out = Path(out)
     keys = _requested(out, counts, seed, workers)
-    asked = {f"{split}/{task}": counts[split][task] for split in SPLITS for task in TASK_TYPES if counts.get(split, {}).get(task)}
+    asked = {
+        f"{split}/{task}": counts[split][task]
+        for split in SPLITS
+        for task in TASK_TYPES
+        if counts.get(split, {}).get(task)
+    }
     manifest = Manifest.open(out, _generator(), seed, asked, SPLITS)
-    made = {key: game for key in keys if (game := manifest.games.get(str(key))) and _is_intact(out, key, game)}
+    made = {
+        key: game
+        for key in keys
+        if (game := manifest.games.get(str(key))) and _is_intact(out, key, game)
+    }
     missing = [key for key in keys if key not in made]
     if made and progress is not None:
         progress(len(made), len(keys))
     try:
-        for done, (key, game) in enumerate(_make_all(out, seed, missing, workers), start=len(made) + 1):
+        for done, (key, game) in enumerate(
+            _make_all(out, seed, missing, workers), start=len(made) + 1
+        ):
             made[key] = manifest.games[str(key)] = game
             if done % _GAMES_PER_SAVE == 0:
                 manifest.save()
@@ -84,29 +101,53 @@ def make_games(
     finally:
         if missing:
             manifest.save()
-    return [Game(made[key].id, str(_folder(out, key, made[key]) / "game.tw-pddl"), key.split, key.task_type) for key in keys]
+    return [
+        Game(
+            made[key].id,
+            str(_folder(out, key, made[key]) / "game.tw-pddl"),
+            key.split,
+            key.task_type,
+        )
+        for key in keys
+    ]
 
 
-def _requested(out: Path, counts: Mapping[str, Mapping[str, int]], seed: int, workers: int) -> list[GameKey]:
+def _requested(
+    out: Path, counts: Mapping[str, Mapping[str, int]], seed: int, workers: int
+) -> list[GameKey]:
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise UsageError(f"the seed of household games must be a whole number, not {seed!r}")
     if not isinstance(workers, int) or workers < 1:
         raise UsageError(f"household games need at least 1 worker, not {workers!r}")
     for word in ("movable", "Sliced"):
         if word in str(out.absolute()):
-            raise UsageError(f"ALFWorld skips every game whose path holds {word!r}: choose another folder than {out}")
+            raise UsageError(
+                f"ALFWorld skips every game whose path holds {word!r}: choose another folder than {out}"
+            )
     for split, tasks in counts.items():
         if split not in SPLITS:
             raise UsageError(f"no split is called {split!r}: choose from {', '.join(SPLITS)}")
         for task, count in tasks.items():
             if task not in TASK_TYPES:
-                raise UsageError(f"no task type is called {task!r} (split {split}): choose from {', '.join(TASK_TYPES)}")
+                raise UsageError(
+                    f"no task type is called {task!r} (split {split}): choose from {', '.join(TASK_TYPES)}"
+                )
             if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-                raise UsageError(f"the number of {split} games of {task} must be a whole number from 0 up, not {count!r}")
-    numbers = {(split, task): counts.get(split, {}).get(task, 0) for split in SPLITS for task in TASK_TYPES}
+                raise UsageError(
+                    f"the number of {split} games of {task} must be a whole number from 0 up, not {count!r}"
+                )
+    numbers = {
+        (split, task): counts.get(split, {}).get(task, 0) for split in SPLITS for task in TASK_TYPES
+    }
     if not any(numbers.values()):
-        raise UsageError("no games are asked for: give at least one split and task type a number above 0")
-    return [GameKey(split, task, index) for (split, task), number in numbers.items() for index in range(number)]
+        raise UsageError(
+            "no games are asked for: give at least one split and task type a number above 0"
+        )
+    return [
+        GameKey(split, task, index)
+        for (split, task), number in numbers.items()
+        for index in range(number)
+    ]
 
 
 def _generator() -> str:
@@ -114,7 +155,9 @@ def _generator() -> str:
     try:
         return f"{_GENERATOR} on alfworld {importlib.metadata.version('alfworld')}"
     except importlib.metadata.PackageNotFoundError as error:
-        raise EnvError("making household games needs the alfworld package: pip install alfworld") from error
+        raise EnvError(
+            "making household games needs the alfworld package: pip install alfworld"
+        ) from error
 
 
 def _folder(out: Path, key: GameKey, game: MadeGame) -> Path:
@@ -128,7 +171,9 @@ def _is_intact(out: Path, key: GameKey, game: MadeGame) -> bool:
         return False
 
 
-def _make_all(out: Path, seed: int, keys: list[GameKey], workers: int) -> Iterator[tuple[GameKey, MadeGame]]:
+def _make_all(
+    out: Path, seed: int, keys: list[GameKey], workers: int
+) -> Iterator[tuple[GameKey, MadeGame]]:
     if workers == 1 or len(keys) < 2:
         maker = _Maker(out, seed) if keys else None
         yield from ((key, maker.make(key)) for key in keys)
@@ -137,7 +182,9 @@ def _make_all(out: Path, seed: int, keys: list[GameKey], workers: int) -> Iterat
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(keys)), context) as pool:
         try:
-            yield from zip(keys, pool.map(functools.partial(_make_one, out, seed), keys), strict=True)
+            yield from zip(
+                keys, pool.map(functools.partial(_make_one, out, seed), keys), strict=True
+            )
         except BrokenProcessPool as error:
             raise EnvError(
                 "a process that makes games died: ask for fewer workers; in a script, call make_games below `if __name__ == '__main__':`"
@@ -167,7 +214,9 @@ class _Maker:
 
     def make(self, key: GameKey) -> MadeGame:
         """Sample until a game is won by its walkthrough, then move it into place in one rename."""
-        trial = f"trial_G{hashlib.sha256(f'{_GENERATOR} {self._seed} {key}'.encode()).hexdigest()[:16]}"
+        trial = (
+            f"trial_G{hashlib.sha256(f'{_GENERATOR} {self._seed} {key}'.encode()).hexdigest()[:16]}"
+        )
         scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=self._out))
         try:
             for attempt in range(_MOST_ATTEMPTS):
@@ -180,7 +229,9 @@ class _Maker:
                     return game
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        raise EnvError(f"no winnable game in {_MOST_ATTEMPTS} attempts at {key} with seed {self._seed}: try another seed")
+        raise EnvError(
+            f"no winnable game in {_MOST_ATTEMPTS} attempts at {key} with seed {self._seed}: try another seed"
+        )
 
     def _write(self, key: GameKey, trial: str, rng: random.Random, scratch: Path) -> Path | None:
         world = sample_world(self._catalog, key.split, key.task_type, rng)
@@ -191,7 +242,9 @@ class _Maker:
         folder = scratch / folder_name(world) / trial
         folder.mkdir(parents=True, exist_ok=True)
         files = {
-            "game.tw-pddl": game_file(self._catalog, problem, task, walkthrough(self._catalog, world)),
+            "game.tw-pddl": game_file(
+                self._catalog, problem, task, walkthrough(self._catalog, world)
+            ),
             "initial_state.pddl": problem,
             "traj_data.json": trajectory_file(world, trial, task),
         }
@@ -203,7 +256,9 @@ class _Maker:
         """Play the walkthrough as the file has it: every command must be admissible, and none but the last one win."""
         path = folder / "game.tw-pddl"
         commands = json.loads(path.read_bytes())["walkthrough"]
-        _, observation = self._engine.reset(Game(folder.relative_to(scratch).as_posix(), str(path), key.split, key.task_type))
+        _, observation = self._engine.reset(
+            Game(folder.relative_to(scratch).as_posix(), str(path), key.split, key.task_type)
+        )
         for command in commands:
             if observation.won or command not in observation.admissible_commands:
                 return False

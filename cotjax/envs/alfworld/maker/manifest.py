@@ -43,7 +43,9 @@ class Manifest:
     games: dict[str, MadeGame]
 
     @classmethod
-    def open(cls, out: Path, generator: str, seed: int, counts: dict[str, int], splits: tuple[str, ...]) -> Manifest:
+    def open(
+        cls, out: Path, generator: str, seed: int, counts: dict[str, int], splits: tuple[str, ...]
+    ) -> Manifest:
         """Read the manifest of `out` and compare it with the request, or start one in a folder that has no games."""
         path = out / _NAME
         if path.exists():
@@ -52,7 +54,9 @@ class Manifest:
             return manifest
         for split in splits:
             if (out / split).exists():
-                raise UsageError(f"{out / split} was not made by cotjax (there is no {path}): choose another folder")
+                raise UsageError(
+                    f"{out / split} was not made by cotjax (there is no {path}): choose another folder"
+                )
         out.mkdir(parents=True, exist_ok=True)
         manifest = cls(path, generator, seed, counts, {})
         manifest.save()
@@ -62,11 +66,15 @@ class Manifest:
     def _read(cls, path: Path) -> Manifest:
         try:
             held = json.loads(path.read_text(encoding="utf-8"))
-            games = {key: MadeGame(game["id"], game["sha256"]) for key, game in held["games"].items()}
+            games = {
+                key: MadeGame(game["id"], game["sha256"]) for key, game in held["games"].items()
+            }
             return cls(path, held["generator"], held["seed"], dict(held["counts"]), games)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
-            raise DataError(f"{path} cannot be read ({reason}): delete {path.parent}, or choose another folder") from error
+            raise DataError(
+                f"{path} cannot be read ({reason}): delete {path.parent}, or choose another folder"
+            ) from error
 
     def _compare(self, generator: str, seed: int, counts: dict[str, int]) -> None:
         differing = []
@@ -74,12 +82,21 @@ class Manifest:
             differing.append(f"by {self.generator}, not {generator}")
         if self.seed != seed:
             differing.append(f"with seed {self.seed}, not {seed}")
-        keys = [key for key in {**self.counts, **counts} if self.counts.get(key, 0) != counts.get(key, 0)]
-        differing += [f"{self.counts.get(key, 0)} {key}, not {counts.get(key, 0)}" for key in keys[:_MOST_NAMED]]
+        keys = [
+            key
+            for key in {**self.counts, **counts}
+            if self.counts.get(key, 0) != counts.get(key, 0)
+        ]
+        differing += [
+            f"{self.counts.get(key, 0)} {key}, not {counts.get(key, 0)}"
+            for key in keys[:_MOST_NAMED]
+        ]
         if keys[_MOST_NAMED:]:
             differing.append(f"and {len(keys) - _MOST_NAMED} other counts")
         if differing:
-            raise UsageError(f"the games in {self.path.parent} were made {'; '.join(differing)}: choose another folder")
+            raise UsageError(
+                f"the games in {self.path.parent} were made {'; '.join(differing)}: choose another folder"
+            )
 
     def save(self) -> None:
         """Replace the file in one step."""
@@ -87,6 +104,9 @@ class Manifest:
             "generator": self.generator,
             "seed": self.seed,
             "counts": self.counts,
-            "games": {key: {"id": game.id, "sha256": game.sha256} for key, game in sorted(self.games.items())},
+            "games": {
+                key: {"id": game.id, "sha256": game.sha256}
+                for key, game in sorted(self.games.items())
+            },
         }
         write_whole(self.path, json.dumps(content, indent=1) + "\n")

@@ -8,7 +8,12 @@ import random
 from cotjax.envs.alfworld.catalog import Catalog, Receptacle
 from cotjax.envs.alfworld.maker.sample import Item, World
 
-_PREDICATES = {"Cleanable": "cleanable", "Coolable": "coolable", "Heatable": "heatable", "Sliceable": "sliceable"}
+_PREDICATES = {
+    "Cleanable": "cleanable",
+    "Coolable": "coolable",
+    "Heatable": "heatable",
+    "Sliceable": "sliceable",
+}
 # Types that the domain's actions name, so every problem must declare them.
 _DOMAIN_OBJECT_TYPES = ("ButterKnife", "Knife")
 _DOMAIN_RECEPTACLE_TYPES = ("Fridge", "Microwave", "SinkBasin")
@@ -22,7 +27,9 @@ def folder_name(world: World) -> str:
 def instruction(catalog: Catalog, world: World, rng: random.Random) -> str:
     """One of ALFWorld's own templates for the task type, filled in as ALFWorld does."""
     _, templates = catalog.goals[world.task_type]
-    return rng.choice(templates).format(obj=world.target.lower(), recep=world.goal.lower(), toggle=world.toggle.lower(), mrecep="")
+    return rng.choice(templates).format(
+        obj=world.target.lower(), recep=world.goal.lower(), toggle=world.toggle.lower(), mrecep=""
+    )
 
 
 def game_file(catalog: Catalog, problem: str, task: str, commands: list[str]) -> str:
@@ -51,7 +58,16 @@ def trajectory_file(world: World, trial: str, task: str) -> str:
                 "parent_target": world.goal,
                 "toggle_target": world.toggle,
             },
-            "turk_annotations": {"anns": [{"assignment_id": "generated", "high_descs": [], "task_desc": task, "votes": [1]}]},
+            "turk_annotations": {
+                "anns": [
+                    {
+                        "assignment_id": "generated",
+                        "high_descs": [],
+                        "task_desc": task,
+                        "votes": [1],
+                    }
+                ]
+            },
             "scene": {
                 "floor_plan": f"FloorPlan{world.floor_plan}",
                 "scene_num": world.floor_plan,
@@ -98,7 +114,11 @@ def _facts(catalog: Catalog, world: World) -> list[str]:
         facts += _receptacle_facts(catalog, receptacle)
     object_kinds = sorted({item.kind for item in world.items})
     for kind in sorted({r.kind for r in world.receptacles}):
-        facts += [f"canContain {kind}Type {other}Type" for other in object_kinds if other in catalog.fits[kind]]
+        facts += [
+            f"canContain {kind}Type {other}Type"
+            for other in object_kinds
+            if other in catalog.fits[kind]
+        ]
     portable = {item.id for item in world.objects}
     for item in world.items:
         facts += _item_facts(catalog, item, item.id in portable)
@@ -107,7 +127,10 @@ def _facts(catalog: Catalog, world: World) -> list[str]:
 
 def _receptacle_facts(catalog: Catalog, receptacle: Receptacle) -> list[str]:
     name = symbol(receptacle.id)
-    facts = [f"receptacleType {name} {receptacle.kind}Type", f"receptacleAtLocation {name} {symbol(receptacle.spot)}"]
+    facts = [
+        f"receptacleType {name} {receptacle.kind}Type",
+        f"receptacleAtLocation {name} {symbol(receptacle.spot)}",
+    ]
     return facts + ([f"openable {name}"] if receptacle.kind in catalog.openable else [])
 
 
@@ -120,7 +143,11 @@ def _item_facts(catalog: Catalog, item: Item, portable: bool) -> list[str]:
         facts.append(f"toggleable {name}")
     if portable:
         facts.append(f"pickupable {name}")
-        facts += [f"{fact} {name}" for affordance, fact in _PREDICATES.items() if item.kind in catalog.affords[affordance]]
+        facts += [
+            f"{fact} {name}"
+            for affordance, fact in _PREDICATES.items()
+            if item.kind in catalog.affords[affordance]
+        ]
         if item.kind in catalog.containers:
             facts.append(f"isReceptacleObject {name}")
     return facts
@@ -128,4 +155,9 @@ def _item_facts(catalog: Catalog, item: Item, portable: bool) -> list[str]:
 
 def symbol(name: str) -> str:
     """ALFWorld's spelling of an ALFRED id in PDDL: "Cup|-00.10|+01.00|+02.00" -> "Cup_bar__minus_00_dot_10_bar_..."."""
-    return name.replace("|", "_bar_").replace("+", "_plus_").replace("-", "_minus_").replace(".", "_dot_")
+    return (
+        name.replace("|", "_bar_")
+        .replace("+", "_plus_")
+        .replace("-", "_minus_")
+        .replace(".", "_dot_")
+    )

@@ -41,7 +41,9 @@ _ROOM_WEIGHTS = {
     "pick_cool_then_place_in_recep": {"Kitchen": 1},
     "pick_two_obj_and_place": {"Kitchen": 15, "LivingRoom": 27, "Bedroom": 30, "Bathroom": 28},
 }
-_NEVER_A_GOAL = frozenset({"SinkBasin", "TowelHolder", "HandTowelHolder", "Toaster", "LaundryHamper"})
+_NEVER_A_GOAL = frozenset(
+    {"SinkBasin", "TowelHolder", "HandTowelHolder", "Toaster", "LaundryHamper"}
+)
 _HOLDS_ONE = frozenset({"ToiletPaperHanger", "CoffeeMachine", "StoveBurner"})
 _LAMP = "DeskLamp"
 _LAMP_STANDS = ("Desk", "Dresser", "SideTable")
@@ -50,11 +52,25 @@ _LAMP_STANDS = ("Desk", "Dresser", "SideTable")
 _UNPLACED_COUNTS = {"StoveBurner": (4, 4), "HandTowelHolder": (1, 2), "TowelHolder": (1, 2)}
 # Every other class of furniture may lose a piece or gain one or two, so that two games in a floor plan differ in layout too.
 _ALWAYS_KEPT = frozenset(
-    {"Bed", "CoffeeMachine", "Fridge", "GarbageCan", "HandTowelHolder", "Microwave", "SinkBasin", "Sofa"}
+    {
+        "Bed",
+        "CoffeeMachine",
+        "Fridge",
+        "GarbageCan",
+        "HandTowelHolder",
+        "Microwave",
+        "SinkBasin",
+        "Sofa",
+    }
     | {"StoveBurner", "Toaster", "Toilet", "ToiletPaperHanger", "TowelHolder"}
 )
 _LOSES, _GAINS, _FEWEST_RECEPTACLES = 0.12, 0.25, 8
-_MOST_RECEPTACLES = {"Kitchen": (19, 34), "LivingRoom": (12, 26), "Bedroom": (12, 26), "Bathroom": (11, 19)}
+_MOST_RECEPTACLES = {
+    "Kitchen": (19, 34),
+    "LivingRoom": (12, 26),
+    "Bedroom": (12, 26),
+    "Bathroom": (11, 19),
+}
 
 # The weight of each receptacle of a class when an object's place is drawn among those it fits. Fitted so that the
 # mean number of objects in each class comes out as in ALFWorld's games; classes that take few kinds weigh more.
@@ -77,7 +93,15 @@ _LAMP_COPIES = (55, 45)
 # Portable by the tables, but always on the floor in released games.
 _ON_THE_FLOOR = frozenset({"BaseballBat", "BasketBall", "Plunger", "TennisRacket"})
 _DECOR_STANDS = {
-    "HousePlant": ("CoffeeTable", "CounterTop", "Desk", "DiningTable", "Dresser", "Shelf", "SideTable"),
+    "HousePlant": (
+        "CoffeeTable",
+        "CounterTop",
+        "Desk",
+        "DiningTable",
+        "Dresser",
+        "Shelf",
+        "SideTable",
+    ),
     "Television": ("CoffeeTable", "Dresser", "TVStand"),
 }
 
@@ -116,7 +140,11 @@ class World:
 def floor_plans_of(catalog: Catalog, split: str) -> list[FloorPlan]:
     """Train and valid_seen share their floor plans; valid_unseen has the four that ALFWorld keeps apart."""
     unseen = split == "valid_unseen"
-    return [plan for number, plan in catalog.floor_plans.items() if (number in UNSEEN_FLOOR_PLANS) == unseen]
+    return [
+        plan
+        for number, plan in catalog.floor_plans.items()
+        if (number in UNSEEN_FLOOR_PLANS) == unseen
+    ]
 
 
 def sample_world(catalog: Catalog, split: str, task_type: str, rng: random.Random) -> World | None:
@@ -154,7 +182,9 @@ def sample_world(catalog: Catalog, split: str, task_type: str, rng: random.Rando
     )
 
 
-def _sample_floor_plan(catalog: Catalog, split: str, task_type: str, rng: random.Random) -> FloorPlan:
+def _sample_floor_plan(
+    catalog: Catalog, split: str, task_type: str, rng: random.Random
+) -> FloorPlan:
     weights = _ROOM_WEIGHTS[task_type]
     room = rng.choices(list(weights), list(weights.values()))[0]
     return rng.choice([plan for plan in floor_plans_of(catalog, split) if plan.room == room])
@@ -176,7 +206,11 @@ class _Space:
             if near is None:
                 x, y, z = map(self._rng.uniform, self._low, self._high)
             else:
-                offsets = self._rng.uniform(-0.3, 0.3), self._rng.uniform(0.02, 0.2), self._rng.uniform(-0.3, 0.3)
+                offsets = (
+                    self._rng.uniform(-0.3, 0.3),
+                    self._rng.uniform(0.02, 0.2),
+                    self._rng.uniform(-0.3, 0.3),
+                )
                 x, y, z = map(sum, zip(_coordinates(near), offsets, strict=True))
             name = f"{kind}|{x:+06.2f}|{y:+06.2f}|{z:+06.2f}"
             if kind in ("SinkBasin", "BathtubBasin"):
@@ -187,7 +221,10 @@ class _Space:
 
     def new_spot(self, tilt: int | None = None) -> str:
         while True:
-            x, z = (round(self._rng.uniform(self._low[axis], self._high[axis]) / STEP_METRES) for axis in (0, 2))
+            x, z = (
+                round(self._rng.uniform(self._low[axis], self._high[axis]) / STEP_METRES)
+                for axis in (0, 2)
+            )
             drawn = self._rng.choice((0, 15, 30, 45, 60)) if tilt is None else tilt
             spot = f"loc|{x}|{z}|{self._rng.randrange(4)}|{drawn}"
             if spot not in self._taken:
@@ -200,7 +237,9 @@ def _coordinates(name: str) -> tuple[float, float, float]:
     return x, y, z
 
 
-def _furnish(catalog: Catalog, plan: FloorPlan, task_type: str, space: _Space, rng: random.Random) -> list[Receptacle]:
+def _furnish(
+    catalog: Catalog, plan: FloorPlan, task_type: str, space: _Space, rng: random.Random
+) -> list[Receptacle]:
     """The floor plan's receptacles, those it names without a place, and then some pieces fewer or more."""
     receptacles = list(plan.receptacles)
 
@@ -230,7 +269,11 @@ def _furnish(catalog: Catalog, plan: FloorPlan, task_type: str, space: _Space, r
 
 
 def _sample_goal(
-    catalog: Catalog, task_type: str, kinds: Sequence[str], present: Collection[str], rng: random.Random
+    catalog: Catalog,
+    task_type: str,
+    kinds: Sequence[str],
+    present: Collection[str],
+    rng: random.Random,
 ) -> tuple[str, str] | None:
     """(object class, goal receptacle class) that this room can host with the object starting elsewhere; first the
     receptacle is drawn, then the object, so that a table that holds everything is not every second goal."""
@@ -259,7 +302,9 @@ def _sample_goal(
 class _Shelves:
     """Puts things into the room's receptacles, by what fits and by the weight of each class."""
 
-    def __init__(self, catalog: Catalog, receptacles: Sequence[Receptacle], space: _Space, rng: random.Random):
+    def __init__(
+        self, catalog: Catalog, receptacles: Sequence[Receptacle], space: _Space, rng: random.Random
+    ):
         self._catalog, self._receptacles, self._space, self._rng = catalog, receptacles, space, rng
 
     def put(self, kind: str, count: int, banned: Collection[str] = ()) -> list[Item]:

@@ -35,7 +35,11 @@ def engine_names(ids: Iterable[str]) -> dict[str, str]:
     for name in sorted(ids, key=lambda name: symbol(name).lower()):
         parts = name.lower().split("|")
         by_class.setdefault(f"{parts[0]}basin" if len(parts) > 4 else parts[0], []).append(name)
-    return {name: f"{kind} {len(names) - index}" for kind, names in by_class.items() for index, name in enumerate(names)}
+    return {
+        name: f"{kind} {len(names) - index}"
+        for kind, names in by_class.items()
+        for index, name in enumerate(names)
+    }
 
 
 class _Walker:

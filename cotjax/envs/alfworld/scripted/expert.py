@@ -15,7 +15,14 @@ from functools import cache
 
 from cotjax.envs.alfworld.catalog import load_catalog
 from cotjax.envs.alfworld.scripted.intent import Intent
-from cotjax.envs.alfworld.scripted.memory import TREATMENTS, Goal, Memory, class_of, number_of, parse_task
+from cotjax.envs.alfworld.scripted.memory import (
+    TREATMENTS,
+    Goal,
+    Memory,
+    class_of,
+    number_of,
+    parse_task,
+)
 from cotjax.envs.alfworld.scripted.thoughts import Wording
 from cotjax.envs.base import Observation
 
@@ -44,7 +51,9 @@ class Decision:
     thought: str | None
     action: str
     vain: bool = False  # it is known not to work: the world will say "Nothing happens."
-    slip: bool = False  # it is not what the agent decided: it has no thought, and nobody should learn it
+    slip: bool = (
+        False  # it is not what the agent decided: it has no thought, and nobody should learn it
+    )
 
 
 class Expert:
@@ -60,7 +69,14 @@ class Expert:
         steps show how to go on from there, which no faultless episode does (noise injection; Laskey et al., 2017, DART).
     """
 
-    def __init__(self, seed: int, noise: float = 0.0, news: float = 0.4, vain: float = 0.0, slips: float = 0.0):
+    def __init__(
+        self,
+        seed: int,
+        noise: float = 0.0,
+        news: float = 0.4,
+        vain: float = 0.0,
+        slips: float = 0.0,
+    ):
         self.seed, self.noise, self.news, self.vain, self.slips = seed, noise, news, vain, slips
 
     def start(self, task: str, observation: Observation) -> None:
@@ -91,7 +107,9 @@ class Expert:
             intent = intent or random_intent(self.memory, admissible, self._rng)
         plan = next_intent(self.goal, self.memory, admissible)
         intent = intent or plan
-        return Decision(self._wording.thought(self.memory, intent, plan), intent.command(admissible), vain)
+        return Decision(
+            self._wording.thought(self.memory, intent, plan), intent.command(admissible), vain
+        )
 
 
 def next_intent(goal: Goal, memory: Memory, admissible: tuple[str, ...]) -> Intent:
@@ -130,16 +148,25 @@ def vain_intent(memory: Memory, admissible: tuple[str, ...], rng: random.Random)
         "use": [Intent("use", thing, place) for thing, place in seen if "lamp" in thing],
         "take": [Intent("take", thing, place) for thing, place in seen],
     }
-    vain = {verb: [intent for intent in intents if intent.command(()) not in admissible] for verb, intents in known.items()}
+    vain = {
+        verb: [intent for intent in intents if intent.command(()) not in admissible]
+        for verb, intents in known.items()
+    }
     verbs = [verb for verb in vain if vain[verb]]
-    return rng.choice(vain[rng.choices(verbs, [VAIN_KINDS[verb] for verb in verbs])[0]]) if verbs else None
+    return (
+        rng.choice(vain[rng.choices(verbs, [VAIN_KINDS[verb] for verb in verbs])[0]])
+        if verbs
+        else None
+    )
 
 
 def slip_intent(memory: Memory, admissible: tuple[str, ...], rng: random.Random) -> Intent | None:
     """A step that goes wrong: mostly one that does nothing, or else one that leads astray. None where there is none."""
     if rng.random() >= _ASTRAY:
         return vain_intent(memory, admissible, rng)
-    astray = [Intent("go", None, place) for place in memory.places if f"go to {place}" in admissible]
+    astray = [
+        Intent("go", None, place) for place in memory.places if f"go to {place}" in admissible
+    ]
     return rng.choice(astray) if astray else None
 
 
@@ -148,13 +175,18 @@ def search_places(goal: Goal, memory: Memory) -> list[str]:
     fits = {place for place in memory.places if _holds(place, goal.target)}
     # What only has to be put somewhere is hardly there yet, or the game would be won.
     last = {goal.place} if goal.treatment is None else set()
-    return sorted(memory.places, key=lambda place: (place not in fits, class_of(place) in last, _rank(place)))
+    return sorted(
+        memory.places, key=lambda place: (place not in fits, class_of(place) in last, _rank(place))
+    )
 
 
 @cache
 def _fits() -> dict[str, frozenset[str]]:
     """Receptacle class -> the classes that it may hold, both as the observations spell them."""
-    return {place.lower(): frozenset(kind.lower() for kind in kinds) for place, kinds in load_catalog().fits.items()}
+    return {
+        place.lower(): frozenset(kind.lower() for kind in kinds)
+        for place, kinds in load_catalog().fits.items()
+    }
 
 
 def _holds(place: str, kind: str) -> bool:
@@ -163,15 +195,23 @@ def _holds(place: str, kind: str) -> bool:
 
 def _rank(place: str) -> tuple[int, str, int]:
     kind = class_of(place)
-    return (SEARCH_ORDER.index(kind) if kind in SEARCH_ORDER else len(SEARCH_ORDER)), kind, -number_of(place)
+    return (
+        (SEARCH_ORDER.index(kind) if kind in SEARCH_ORDER else len(SEARCH_ORDER)),
+        kind,
+        -number_of(place),
+    )
 
 
 def _get_target(goal: Goal, memory: Memory, admissible: tuple[str, ...]) -> Intent:
     in_place = _delivered(goal, memory)
-    treated_first = sorted(memory.where(goal.target), key=lambda known: not memory.is_treated(known[0], goal.treatment))
+    treated_first = sorted(
+        memory.where(goal.target), key=lambda known: not memory.is_treated(known[0], goal.treatment)
+    )
     for thing, place in treated_first:
         if thing not in in_place:
-            return _reach(memory, admissible, place, "fetch", thing) or Intent("take", thing, place, "fetch")
+            return _reach(memory, admissible, place, "fetch", thing) or Intent(
+                "take", thing, place, "fetch"
+            )
     return _search(memory, admissible, search_places(goal, memory), "search")
 
 
@@ -189,7 +229,9 @@ def _use_lamp(goal: Goal, memory: Memory, admissible: tuple[str, ...]) -> Intent
         if not _is_here(memory, admissible, place):
             return Intent("go", lamp, place, "lamp")
         return Intent("use", lamp, place, "lamp")
-    order = sorted(memory.places, key=lambda place: (class_of(place) not in LAMP_PLACES, _rank(place)))
+    order = sorted(
+        memory.places, key=lambda place: (class_of(place) not in LAMP_PLACES, _rank(place))
+    )
     return _search(memory, admissible, order, "lamp search")
 
 
@@ -197,15 +239,23 @@ def _deliver(goal: Goal, memory: Memory, admissible: tuple[str, ...]) -> Intent:
     place = _destination(goal, memory)
     if place is None:
         return Intent("look", why="lost")
-    return _reach(memory, admissible, place, "deliver", memory.holding) or Intent("move", memory.holding, place, "deliver")
+    return _reach(memory, admissible, place, "deliver", memory.holding) or Intent(
+        "move", memory.holding, place, "deliver"
+    )
 
 
 def _free_hand(memory: Memory, admissible: tuple[str, ...]) -> Intent:
     """Put down what the task does not ask for: here if it fits, or else in the nearest place of the order that takes it."""
-    takes = [place for place in sorted(memory.places, key=_rank) if _holds(place, class_of(memory.holding))]
+    takes = [
+        place
+        for place in sorted(memory.places, key=_rank)
+        if _holds(place, class_of(memory.holding))
+    ]
     here = [place for place in takes if place in memory.spot and place not in memory.closed]
     for place in here + takes:
-        return _reach(memory, admissible, place, "free hand", memory.holding) or Intent("move", memory.holding, place, "free hand")
+        return _reach(memory, admissible, place, "free hand", memory.holding) or Intent(
+            "move", memory.holding, place, "free hand"
+        )
     return Intent("look", why="lost")
 
 
@@ -216,7 +266,9 @@ def _search(memory: Memory, admissible: tuple[str, ...], order: list[str], why: 
     return Intent("look", why="lost")
 
 
-def _reach(memory: Memory, admissible: tuple[str, ...], place: str, why: str, thing: str | None = None) -> Intent | None:
+def _reach(
+    memory: Memory, admissible: tuple[str, ...], place: str, why: str, thing: str | None = None
+) -> Intent | None:
     """The step that brings `place` within reach: go there, open it, or examine it where it stands at the agent's own standing
     point and has not been seen; None once it is within reach."""
     if not _is_here(memory, admissible, place):
@@ -241,7 +293,9 @@ def _first(memory: Memory, kind: str) -> str | None:
 def _destination(goal: Goal, memory: Memory) -> str | None:
     """The place to deliver to: of the goal's class, the one that holds most targets already, then the lowest number."""
     places = [place for place in memory.places if class_of(place) == goal.place]
-    return min(places, key=lambda place: (-_count(goal, memory, place), number_of(place)), default=None)
+    return min(
+        places, key=lambda place: (-_count(goal, memory, place), number_of(place)), default=None
+    )
 
 
 def _count(goal: Goal, memory: Memory, place: str) -> int:
@@ -252,4 +306,8 @@ def _delivered(goal: Goal, memory: Memory) -> set[str]:
     """Targets that are in their place already: of two, the one that the other must join."""
     if goal.count == 1:
         return set()
-    return {thing for thing in memory.contents.get(_destination(goal, memory), ()) if class_of(thing) == goal.target}
+    return {
+        thing
+        for thing in memory.contents.get(_destination(goal, memory), ())
+        if class_of(thing) == goal.target
+    }

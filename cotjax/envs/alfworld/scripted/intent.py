@@ -48,7 +48,10 @@ class Intent:
 
     def command(self, admissible: Collection[str]) -> str:
         """The command, in the form that the game takes; in the present one where it takes none now."""
-        forms = [form.format(thing=self.thing, place=self.place) for form in (_ACTIONS[self.verb], *_OLDER.get(self.verb, ()))]
+        forms = [
+            form.format(thing=self.thing, place=self.place)
+            for form in (_ACTIONS[self.verb], *_OLDER.get(self.verb, ()))
+        ]
         return next((form for form in forms if form in admissible), forms[0])
 
     @staticmethod
@@ -58,5 +61,7 @@ class Intent:
             match = pattern.fullmatch(command)
             if match:
                 found = match.groupdict()
-                return Intent(_VERBS.get(found["verb"], found["verb"]), found.get("thing"), found.get("place"))
+                return Intent(
+                    _VERBS.get(found["verb"], found["verb"]), found.get("thing"), found.get("place")
+                )
         return None

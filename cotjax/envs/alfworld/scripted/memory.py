@@ -22,30 +22,54 @@ _TEXTS = tuple(
         ("start", r"^You are in the middle of a room\."),
         ("facing", r"^You are facing the (?P<spot>.*)\. Next to it"),
         ("closed", rf"^(?:You arrive at {_NAME}\. )?The (?P<place>{_NAME}) is closed\.$"),
-        ("seen", rf"^(?:{_LEAD})?(?:On the|The) (?P<place>{_NAME})(?: is open\. In it)?, you see (?P<list>.*)\.$"),
+        (
+            "seen",
+            rf"^(?:{_LEAD})?(?:On the|The) (?P<place>{_NAME})(?: is open\. In it)?, you see (?P<list>.*)\.$",
+        ),
         ("shut", rf"^You close the (?P<place>{_NAME})\.$"),
         ("take", rf"^You pick up the (?P<thing>{_NAME}) from the (?P<place>{_NAME})\.$"),
-        ("move", rf"^You (?:move|put) the (?P<thing>{_NAME}) (?:to|in/on|in|on) the (?P<place>{_NAME})\.$"),
+        (
+            "move",
+            rf"^You (?:move|put) the (?P<thing>{_NAME}) (?:to|in/on|in|on) the (?P<place>{_NAME})\.$",
+        ),
         ("clean", rf"^You clean the (?P<thing>{_NAME}) using the (?P<place>{_NAME})\.$"),
         ("heat", rf"^You heat the (?P<thing>{_NAME}) using the (?P<place>{_NAME})\.$"),
         ("cool", rf"^You cool the (?P<thing>{_NAME}) using the (?P<place>{_NAME})\.$"),
         ("use", rf"^You turn (?:on|off) the (?P<thing>{_NAME})\.$"),
         ("inventory", r"^You are (?:carrying: (?P<list>.*)|not carrying anything)\.$"),
-        ("examine", rf"^(?:This is an? .*?|This |There's nothing special about )(?P<thing>{_NAME})\b.*\.$"),
+        (
+            "examine",
+            rf"^(?:This is an? .*?|This |There's nothing special about )(?P<thing>{_NAME})\b.*\.$",
+        ),
         ("nothing", r"^Nothing happens\.$"),
     )
 )
 
-TREATMENTS = {"clean": ("clean", "sinkbasin"), "heat": ("hot", "microwave"), "cool": ("cool", "fridge")}
-_TREATMENT_WORDS = {"clean": "clean", "hot": "heat", "heated": "heat", "cool": "cool", "cold": "cool", "cooled": "cool"}
+TREATMENTS = {
+    "clean": ("clean", "sinkbasin"),
+    "heat": ("hot", "microwave"),
+    "cool": ("cool", "fridge"),
+}
+_TREATMENT_WORDS = {
+    "clean": "clean",
+    "hot": "heat",
+    "heated": "heat",
+    "cool": "cool",
+    "cold": "cool",
+    "cooled": "cool",
+}
 _IN = r"(?:in/on|in|on|into) (?:an? |the )?(?P<place>[a-z]+)"
 _TREATED = "|".join(_TREATMENT_WORDS)
 _TASKS = (
     re.compile(rf"(?:put|place) (?:an?|some|the) (?P<state>{_TREATED}) (?P<target>[a-z]+) {_IN}"),
-    re.compile(rf"(?P<verb>clean|heat|cool) (?:an?|some|the) (?P<target>[a-z]+) and (?:put|place) it {_IN}"),
+    re.compile(
+        rf"(?P<verb>clean|heat|cool) (?:an?|some|the) (?P<target>[a-z]+) and (?:put|place) it {_IN}"
+    ),
     re.compile(rf"(?:put|place|find) (?P<count>two) (?P<target>[a-z]+) (?:and put them )?{_IN}"),
     re.compile(rf"(?:put|place) (?:an?|some|the) (?P<target>[a-z]+) {_IN}"),
-    re.compile(r"(?:look at|examine) (?:(?:an?|some|the) )?(?P<target>[a-z]+) (?:under|with|by) (?:an? |the )?(?P<lamp>[a-z]+)"),
+    re.compile(
+        r"(?:look at|examine) (?:(?:an?|some|the) )?(?P<target>[a-z]+) (?:under|with|by) (?:an? |the )?(?P<lamp>[a-z]+)"
+    ),
 )
 
 
@@ -82,8 +106,16 @@ def parse_task(task: str) -> Goal:
         if match:
             found = match.groupdict()
             treatment = found.get("verb") or _TREATMENT_WORDS.get(found.get("state", ""))
-            return Goal(found["target"], found.get("place"), found.get("lamp"), treatment, 2 if found.get("count") else 1)
-    raise EnvError(f"the task {task!r} has no wording of a household task; see parse_task in cotjax/envs/alfworld/scripted/memory.py")
+            return Goal(
+                found["target"],
+                found.get("place"),
+                found.get("lamp"),
+                treatment,
+                2 if found.get("count") else 1,
+            )
+    raise EnvError(
+        f"the task {task!r} has no wording of a household task; see parse_task in cotjax/envs/alfworld/scripted/memory.py"
+    )
 
 
 def parse_observation(text: str) -> Event:
@@ -94,7 +126,9 @@ def parse_observation(text: str) -> Event:
         if match:
             found = match.groupdict()
             listed = text if kind == "start" else found.get("list") or ""
-            names = re.findall(_NAME, found["spot"]) if kind == "facing" else _LISTED.findall(listed)
+            names = (
+                re.findall(_NAME, found["spot"]) if kind == "facing" else _LISTED.findall(listed)
+            )
             if kind == "start" and not names:
                 kind = "facing"  # a "look" from the starting point has the room's words, but lists nothing
             return Event(kind, found.get("place"), found.get("thing"), tuple(names))
@@ -182,7 +216,12 @@ class Memory:
     def where(self, kind: str) -> list[tuple[str, str]]:
         """(thing, place) of every thing of class `kind` whose place is known, in the order of the first look at the places."""
         ordered = self.checked + [place for place in self.contents if place not in self.checked]
-        return [(thing, place) for place in ordered for thing in self.contents.get(place, ()) if class_of(thing) == kind]
+        return [
+            (thing, place)
+            for place in ordered
+            for thing in self.contents.get(place, ())
+            if class_of(thing) == kind
+        ]
 
     def is_treated(self, thing: str | None, treatment: str | None) -> bool:
         """Whether `thing` has had `treatment` (always, where none is asked for)."""

@@ -16,18 +16,46 @@ import random
 import re
 
 from cotjax.envs.alfworld.scripted.intent import Intent
-from cotjax.envs.alfworld.scripted.memory import TREATMENTS, Event, Goal, Memory, class_of, number_of
+from cotjax.envs.alfworld.scripted.memory import (
+    TREATMENTS,
+    Event,
+    Goal,
+    Memory,
+    class_of,
+    number_of,
+)
 
 _GOALS = {
-    "place": ("i need {a} in the {to}", "i must put {a} in the {to}", "the goal is {a} in the {to}", "i want {a} in the {to}"),
-    "two": ("i need two {target} in the {to}", "i must put two {target} in the {to}", "the goal is two {target} in the {to}"),
-    "lamp": ("i need {a} under the {to}", "i must hold {a} by the {to}", "the goal is {a} under the {to}"),
+    "place": (
+        "i need {a} in the {to}",
+        "i must put {a} in the {to}",
+        "the goal is {a} in the {to}",
+        "i want {a} in the {to}",
+    ),
+    "two": (
+        "i need two {target} in the {to}",
+        "i must put two {target} in the {to}",
+        "the goal is two {target} in the {to}",
+    ),
+    "lamp": (
+        "i need {a} under the {to}",
+        "i must hold {a} by the {to}",
+        "the goal is {a} under the {to}",
+    ),
 }
 _HANDS = {
     "empty": ("i hold nothing", "my hand is empty", "i have nothing"),
     "full": ("i hold {held}", "{held} is in my hand", "i have {held} in my hand"),
-    "treated": ("i hold {held}, it is {state}", "i hold {held} and it is {state}", "{held} is in my hand, {state} now"),
-    "untreated": ("i hold {held}, it is not {state}", "i hold {held}, not {state} yet", "{held} is in my hand, not {state} yet"),
+    "treated": (
+        "i hold {held}, it is {state}",
+        "i hold {held} and it is {state}",
+        "{held} is in my hand, {state} now",
+    ),
+    "untreated": (
+        "i hold {held}, it is not {state}",
+        "i hold {held}, not {state} yet",
+        "{held} is in my hand, not {state} yet",
+    ),
 }
 _ONE_DONE = ("one {target} is there now", "the first {target} is there", "i need one more {target}")
 _EVERY = ("that was the last {kind}", "every {kind} is done", "i have seen every {kind}")
@@ -37,7 +65,10 @@ _EVERY = ("that was the last {kind}", "every {kind} is done", "i have seen every
 _NEWS = {
     "start": ("i have checked nothing yet", "i start here", "i know nothing yet"),
     "absent": ("{wanted} is not at {at}", "{wanted} not seen at {at}", "{wanted} none at {at}"),
-    "absent twice": ("{wanted} is not at {at}, not at {before}", "{wanted} none at {at} and {before}"),
+    "absent twice": (
+        "{wanted} is not at {at}, not at {before}",
+        "{wanted} none at {at} and {before}",
+    ),
     "empty": ("{at} is empty", "there is nothing at {at}", "i see nothing at {at}"),
     "present": ("{found} is at {at}", "{found} seen at {at}", "{found} here at {at}"),
     "closed": ("{at} is closed", "i see that {at} is closed"),
@@ -60,20 +91,55 @@ _REASONS = {
     "deliver": ("it must be in {place}", "it belongs in {place}", "i want it in {place}"),
     "free hand": ("i do not need {thing}", "{thing} is not what i need", "i want an empty hand"),
     "lost": ("i do not know what to do",),
-    "wonder": ("i am not sure what helps", "i just try something", "i have no good plan", "i want to see what happens"),
+    "wonder": (
+        "i am not sure what helps",
+        "i just try something",
+        "i have no good plan",
+        "i want to see what happens",
+    ),
     "wonder go": ("i wonder what is at {place}", "i want to see {place}"),
     "wonder open": ("i wonder what is in {place}", "i want to see what is in {place}"),
     "wonder examine": ("i wonder about {thing}", "i want to see {thing}"),
 }
 _NEXT = {
-    "go": ("next i go to {place}", "i go to {place}", "now i go to {place}", "next i walk to {place}"),
-    "open": ("next i open {place}", "i open {place}", "now i open {place}", "i open {place} and look"),
+    "go": (
+        "next i go to {place}",
+        "i go to {place}",
+        "now i go to {place}",
+        "next i walk to {place}",
+    ),
+    "open": (
+        "next i open {place}",
+        "i open {place}",
+        "now i open {place}",
+        "i open {place} and look",
+    ),
     "close": ("next i close {place}", "i close {place}", "now i close {place}"),
-    "take": ("next i take {thing} from {place}", "i take {thing} from {place}", "now i pick up {thing} from {place}"),
-    "move": ("next i move {thing} to {place}", "i move {thing} to {place}", "now i put {thing} in {place}"),
-    "heat": ("next i heat {thing} with {place}", "i heat {thing} with {place}", "now i warm {thing} with {place}"),
-    "cool": ("next i cool {thing} with {place}", "i cool {thing} with {place}", "now i chill {thing} with {place}"),
-    "clean": ("next i clean {thing} with {place}", "i clean {thing} with {place}", "now i wash {thing} with {place}"),
+    "take": (
+        "next i take {thing} from {place}",
+        "i take {thing} from {place}",
+        "now i pick up {thing} from {place}",
+    ),
+    "move": (
+        "next i move {thing} to {place}",
+        "i move {thing} to {place}",
+        "now i put {thing} in {place}",
+    ),
+    "heat": (
+        "next i heat {thing} with {place}",
+        "i heat {thing} with {place}",
+        "now i warm {thing} with {place}",
+    ),
+    "cool": (
+        "next i cool {thing} with {place}",
+        "i cool {thing} with {place}",
+        "now i chill {thing} with {place}",
+    ),
+    "clean": (
+        "next i clean {thing} with {place}",
+        "i clean {thing} with {place}",
+        "now i wash {thing} with {place}",
+    ),
     "use": ("next i use {thing}", "i use {thing}", "now i turn on {thing}"),
     "examine": ("next i examine {thing}", "i examine {thing}", "now i look closely at {thing}"),
     "look": ("next i look around", "i look around", "now i look around"),
@@ -110,9 +176,19 @@ class Wording:
     def thought(self, memory: Memory, intent: Intent, plan: Intent | None = None) -> str:
         """The thought before `intent`, from what `memory` holds; of a step at random, `plan` is what the expert would do."""
         wanted = self._wanted(intent)
-        names = {"thing": intent.thing, "place": intent.place, "wanted": wanted, "a_wanted": _with_article(wanted), "state": self._state()}
+        names = {
+            "thing": intent.thing,
+            "place": intent.place,
+            "wanted": wanted,
+            "a_wanted": _with_article(wanted),
+            "state": self._state(),
+        }
         goal, hand, done = self._goal(), self._hand(memory), None
-        if self.goal.count == 2 and intent.why in ("search", "fetch") and self._one_in_place(memory):
+        if (
+            self.goal.count == 2
+            and intent.why in ("search", "fetch")
+            and self._one_in_place(memory)
+        ):
             done = self._pick(_ONE_DONE, target=self.goal.target)
         news, kind = self._news(memory, intent, wanted, plan)
         reason = self._reason(memory, intent, kind, names)
@@ -139,7 +215,12 @@ class Wording:
         if goal.lamp:
             return self._pick(_GOALS["lamp"], a=_with_article(goal.target), to=goal.lamp)
         thing = f"{self._state()} {goal.target}" if goal.treatment else goal.target
-        return self._pick(_GOALS["two" if goal.count == 2 else "place"], a=_with_article(thing), target=goal.target, to=goal.place)
+        return self._pick(
+            _GOALS["two" if goal.count == 2 else "place"],
+            a=_with_article(thing),
+            target=goal.target,
+            to=goal.place,
+        )
 
     def _hand(self, memory: Memory) -> str:
         held = memory.holding
@@ -149,24 +230,34 @@ class Wording:
         return self._pick(_HANDS[kind], held=held, state=self._state())
 
     def _one_in_place(self, memory: Memory) -> bool:
-        return any(class_of(place) == self.goal.place for _, place in memory.where(self.goal.target))
+        return any(
+            class_of(place) == self.goal.place for _, place in memory.where(self.goal.target)
+        )
 
     def _wanted(self, intent: Intent) -> str:
         return self.goal.lamp if intent.why in ("lamp", "lamp search") else self.goal.target
 
-    def _news(self, memory: Memory, intent: Intent, wanted: str, plan: Intent | None) -> tuple[str | None, str | None]:
+    def _news(
+        self, memory: Memory, intent: Intent, wanted: str, plan: Intent | None
+    ) -> tuple[str | None, str | None]:
         """(the sentence on the last observation, its key in _NEWS); (None, None) where it says nothing to the purpose."""
         kind = memory.last.kind
         if kind == "seen":
             kind = self._verdict(memory, wanted)
         if intent.why == "wonder":
-            told = self._facts(memory, kind, wanted, plan) if kind == "nothing" or self._rng.random() < self._news_rate else []
+            told = (
+                self._facts(memory, kind, wanted, plan)
+                if kind == "nothing" or self._rng.random() < self._news_rate
+                else []
+            )
             return ". ".join(told) or None, kind
         if kind not in _NEWS or not self._bears_on(kind, intent):
             return None, None
         told = [self._tell(memory, kind, wanted)]
         if kind == "nothing":
-            told += self._where(memory, wanted if intent.why in ("search", "fetch", "lamp search") else None)
+            told += self._where(
+                memory, wanted if intent.why in ("search", "fetch", "lamp search") else None
+            )
         return ". ".join(told), kind
 
     def _where(self, memory: Memory, wanted: str | None) -> list[str]:
@@ -176,7 +267,9 @@ class Wording:
         (at,) = memory.spot
         told = [self._pick(_HERE, at=at)]
         if wanted is not None and at in memory.contents and at not in memory.closed:
-            found = next((thing for thing in memory.contents[at] if class_of(thing) == wanted), None)
+            found = next(
+                (thing for thing in memory.contents[at] if class_of(thing) == wanted), None
+            )
             kind = "present" if found else "absent" if memory.contents[at] else "empty"
             told.append(self._pick(_NEWS[kind], wanted=wanted, at=at, found=found))
         return told
@@ -186,24 +279,42 @@ class Wording:
         sentences at most."""
         told = []
         if kind in ("present", "absent", "absent twice"):
-            told = [self._tell(memory, self._verdict(memory, other), other) for other in self._any_classes(memory, wanted)]
+            told = [
+                self._tell(memory, self._verdict(memory, other), other)
+                for other in self._any_classes(memory, wanted)
+            ]
         elif kind in _NEWS:
             told = [self._tell(memory, kind, wanted)]
-        elsewhere = [(thing, place) for place, things in memory.contents.items() if place != memory.last.place for thing in things]
+        elsewhere = [
+            (thing, place)
+            for place, things in memory.contents.items()
+            if place != memory.last.place
+            for thing in things
+        ]
         if elsewhere and self._rng.random() < _REMEMBER_RATE:
             thing, place = self._rng.choice(elsewhere)
             told = [*told[:1], self._pick(_REASONS["fetch"], thing=thing, place=place)]
         elif kind == "nothing":
             told += self._where(memory, None)
-        if plan is not None and plan.why in ("search", "lamp search") and self._rng.random() < _PLAN_RATE:
+        if (
+            plan is not None
+            and plan.why in ("search", "lamp search")
+            and self._rng.random() < _PLAN_RATE
+        ):
             told = [*told[:1], self._search(memory, plan)]
         return told
 
     def _search(self, memory: Memory, intent: Intent) -> str:
         """Where a search goes on: the next of a class, from the highest number down, or the first of a new class."""
         kind, number = class_of(intent.place), number_of(intent.place)
-        begun = any(class_of(place) == kind and number_of(place) > number for place in memory.places)
-        return self._pick(_AFTER if begun else _MAY_BE, place=intent.place, a_wanted=_with_article(self._wanted(intent)))
+        begun = any(
+            class_of(place) == kind and number_of(place) > number for place in memory.places
+        )
+        return self._pick(
+            _AFTER if begun else _MAY_BE,
+            place=intent.place,
+            a_wanted=_with_article(self._wanted(intent)),
+        )
 
     def _verdict(self, memory: Memory, wanted: str) -> str:
         event = memory.last
@@ -211,19 +322,37 @@ class Wording:
             return "present"
         if not event.contents:
             return "empty"
-        return "absent twice" if _empty_before(memory, event, wanted) and self._rng.random() < _ABSENT_TWICE_RATE else "absent"
+        return (
+            "absent twice"
+            if _empty_before(memory, event, wanted) and self._rng.random() < _ABSENT_TWICE_RATE
+            else "absent"
+        )
 
     def _tell(self, memory: Memory, kind: str, wanted: str) -> str:
         event = memory.last
         found = next((thing for thing in event.contents if class_of(thing) == wanted), None)
         before = _empty_before(memory, event, wanted)
-        return self._pick(_NEWS[kind], wanted=wanted, at=event.place, before=before, found=found, moved=event.thing)
+        return self._pick(
+            _NEWS[kind],
+            wanted=wanted,
+            at=event.place,
+            before=before,
+            found=found,
+            moved=event.thing,
+        )
 
     def _any_classes(self, memory: Memory, wanted: str) -> list[str]:
         """Two classes, each as often one that the last observation showed as one that it did not: the wanted, or any seen before."""
         here = {class_of(thing) for thing in memory.last.contents}
-        elsewhere = {class_of(thing) for things in memory.contents.values() for thing in things} | {wanted}
-        drawn = [self._rng.choice(sorted(elsewhere - here if self._rng.random() < 0.5 and elsewhere - here else here)) for _ in range(2)]
+        elsewhere = {class_of(thing) for things in memory.contents.values() for thing in things} | {
+            wanted
+        }
+        drawn = [
+            self._rng.choice(
+                sorted(elsewhere - here if self._rng.random() < 0.5 and elsewhere - here else here)
+            )
+            for _ in range(2)
+        ]
         return list(dict.fromkeys(drawn))
 
     def _bears_on(self, kind: str, intent: Intent) -> bool:
@@ -234,22 +363,39 @@ class Wording:
             return intent.verb == "open"
         if kind == "move":
             return intent.why == "search" and self.goal.count == 1
-        return intent.why in ("search", "fetch", "lamp search") or (intent.why == "lamp" and intent.verb == "use")
+        return intent.why in ("search", "fetch", "lamp search") or (
+            intent.why == "lamp" and intent.verb == "use"
+        )
 
-    def _reason(self, memory: Memory, intent: Intent, news: str | None, names: dict[str, str | None]) -> str | None:
+    def _reason(
+        self, memory: Memory, intent: Intent, news: str | None, names: dict[str, str | None]
+    ) -> str | None:
         """Why the step is taken; None where the sentences before are reason enough."""
         if intent.why == "wonder":
-            return self._pick(_REASONS["wonder"] + _REASONS.get(f"wonder {intent.verb}", ()), **names)
+            return self._pick(
+                _REASONS["wonder"] + _REASONS.get(f"wonder {intent.verb}", ()), **names
+            )
         if news in ("closed", "present"):
             return None
         looked = intent.why == "search" and news in ("absent", "absent twice", "empty")
-        if looked and _was_last_of_its_class(memory) and class_of(intent.place) != class_of(memory.last.place):
+        if (
+            looked
+            and _was_last_of_its_class(memory)
+            and class_of(intent.place) != class_of(memory.last.place)
+        ):
             return self._pick(_EVERY, kind=class_of(memory.last.place))
         if intent.why in ("search", "lamp search"):
             return self._search(memory, intent) if intent.verb == "go" else None
         if intent.why != "deliver":
-            return self._pick(_REASONS["lamp here" if intent.why == "lamp" and intent.verb == "use" else intent.why], **names)
-        return self._pick(_REASONS[intent.why], **names) if self._rng.random() < _REASON_RATE else None
+            return self._pick(
+                _REASONS[
+                    "lamp here" if intent.why == "lamp" and intent.verb == "use" else intent.why
+                ],
+                **names,
+            )
+        return (
+            self._pick(_REASONS[intent.why], **names) if self._rng.random() < _REASON_RATE else None
+        )
 
 
 def _with_article(noun: str) -> str:
@@ -261,10 +407,16 @@ def _empty_before(memory: Memory, event: Event, wanted: str) -> str | None:
     earlier = [place for place in memory.checked if place != event.place]
     if event.place not in memory.checked[-1:] or not earlier:
         return None
-    return None if any(class_of(thing) == wanted for thing in memory.contents[earlier[-1]]) else earlier[-1]
+    return (
+        None
+        if any(class_of(thing) == wanted for thing in memory.contents[earlier[-1]])
+        else earlier[-1]
+    )
 
 
 def _was_last_of_its_class(memory: Memory) -> bool:
     """Whether the last observation was the first look into the last unseen place of its class."""
     place = memory.last.place
-    return place == memory.checked[-1] and all(other in memory.checked for other in memory.places if class_of(other) == class_of(place))
+    return place == memory.checked[-1] and all(
+        other in memory.checked for other in memory.places if class_of(other) == class_of(place)
+    )
