@@ -30,16 +30,23 @@ class Game:
 
 @dataclass(frozen=True)
 class Observation:
-    """What the environment says after `reset` or `step`.
+    """What an environment answers to `reset` or `step`.
 
-    `text` is stripped of surrounding whitespace; `admissible_commands` are those that the environment would accept
-    now; `done` is true when the episode is over, won or not.
+    Attributes:
+      text: the answer, stripped of surrounding whitespace.
+      admissible_commands: what the environment would accept now; None where it cannot list that.
+      won: the goal is met.
+      done: the episode is over, won or not.
+      accepted: the environment carried the action out. A refused action costs a step all the same.
+      score: the share of the goal reached so far, 0 to 1; None in a world that knows only `won`.
     """
 
     text: str
-    admissible_commands: tuple[str, ...]
+    admissible_commands: tuple[str, ...] | None
     won: bool
     done: bool
+    accepted: bool = True
+    score: float | None = None
 
 
 class TextEnv(Protocol):

@@ -423,7 +423,7 @@ def _advance(
             on_step(episode.steps[-1], None)
             continue
         episode.observation = answer
-        episode.steps[-1]["nothing_happens"] = answer.text.startswith("Nothing happens")
+        episode.steps[-1]["nothing_happens"] = not answer.accepted
         if answer.won:
             episode.ended = "won"
         elif answer.done or slot in moves.faults:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -254,12 +255,15 @@ class Babbler:
         said = {
             "bytes": Observation(b"\xff\xfe", (), False, False),
             "number": Observation("x", (7,), False, False),
-            "no commands": Observation("x", None, False, False),
+            "no commands": Observation("x", 7, False, False),
+            "acceptance": Observation("x", (), False, False, accepted=None),
+            "score": Observation("x", (), False, False, score=math.nan),
             "outcome": Observation("x", (), "false", False),
             "nothing": None,
             "dictionary": {"text": "x"},
             "huge": Observation("x" * (3 << 20), (), False, False),
             "many": Observation("x", ("go",) * (2 << 20), False, False),
+            "unlisted": Observation("x", None, False, False, False, 0.5),
             "half": Observation("a\ud83d b\udc00", ("take \udfff",), False, True),
             "controls": Observation("\x1b[2J\0\u202e\x9b", ("\x07",), True, True),
             "long": Observation("🚀" * (1 << 19), (), False, False),
@@ -274,6 +278,8 @@ BABBLE = (
     "bytes",
     "number",
     "no commands",
+    "acceptance",
+    "score",
     "outcome",
     "nothing",
     "dictionary",
@@ -306,6 +312,7 @@ def test_nothing_that_an_environment_says_ends_a_run(workers):
             and len(str(lost)) < 2000
         )
         for said, expected in (
+            ("unlisted", Observation("x", None, False, False, False, 0.5)),
             ("half", Observation("a\ufffd b\ufffd", ("take \ufffd",), False, True)),
             ("controls", Observation("\x1b[2J\0\u202e\x9b", ("\x07",), True, True)),
             ("long", Observation("🚀" * (1 << 19), (), False, False)),

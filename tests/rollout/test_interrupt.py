@@ -19,7 +19,7 @@ from pathlib import Path
 from helpers import tiny
 from test_interrupt import Hanging, game
 from test_loop import RulePolicy
-from cotjax.envs.pool import EnvPool
+from cotjax.envs.pool.pool import EnvPool
 from cotjax.rollout.loop import Elicitation, play
 
 folder, workers = Path(sys.argv[1]), int(sys.argv[2])

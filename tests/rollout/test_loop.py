@@ -208,12 +208,12 @@ def test_an_episode_that_ends_without_a_win_is_not_won(codec):
         )
 
 
-def test_nothing_happened_where_the_environment_says_so_first_and_not_where_it_quotes_it(codec):
+def test_nothing_happened_where_the_environment_did_not_accept_the_action(codec):
     class Reads(Cabinets):
         def step(self, actions):
-            said = {"g1": "Nothing happens.", "g2": 'The note reads: "Nothing happens."'}
+            accepted = {"g1": False, "g2": True}
             return {
-                slot: Observation(said[self.games[slot][0].id], ("look",), False, True)
+                slot: Observation("Hm.", ("look",), False, True, accepted[self.games[slot][0].id])
                 for slot in actions
             }
 

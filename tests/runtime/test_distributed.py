@@ -110,7 +110,7 @@ def test_when_one_dies_the_others_end_and_say_so(tmp_path):
 
 START = """
 import sys
-from cotjax import distributed
+from cotjax.runtime import distributed
 from cotjax.errors import CotjaxError
 try:
     distributed.join(*{}, timeout_s=2)

@@ -19,6 +19,7 @@ _INTRO = re.compile(
     re.DOTALL,
 )
 _FILES = {"game.tw-pddl", "traj_data.json"}
+_REFUSED = "Nothing happens"  # how the engine answers what it does not carry out
 _NOT_OFFERED = "help"  # admissible in every state, and never of use
 
 
@@ -207,7 +208,8 @@ class AlfworldEnv:
             command for command in state["admissible_commands"] if command != _NOT_OFFERED
         )
         self._done = state["won"] or self._steps >= self._max_steps
-        return Observation(text, commands, state["won"], self._done)
+        accepted = not text.startswith(_REFUSED)
+        return Observation(text, commands, state["won"], self._done, accepted)
 
 
 def default_cache_dir() -> str:

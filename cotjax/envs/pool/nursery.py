@@ -382,20 +382,24 @@ def _checked(seen: Observation) -> dict[str, Any]:
     """The observation as a message. Raises TypeError or ValueError where it is none."""
     if not isinstance(seen, Observation):
         raise TypeError(f"it answered with {type(seen).__name__}, not an Observation")
-    for name in ("won", "done"):
+    for name in ("won", "done", "accepted"):
         if getattr(seen, name) not in (True, False):
             raise TypeError(f"its {name} is {getattr(seen, name)!r}, neither true nor false")
-    text, commands = (
-        _checked_text(seen.text, "text"),
-        [_checked_text(one, "admissible command") for one in seen.admissible_commands],
-    )
-    if (length := len(text) + sum(map(len, commands))) > _MOST_CHARACTERS:
+    if seen.score is not None and not 0 <= seen.score <= 1:
+        raise ValueError(f"its score is {seen.score!r}; it must be 0 to 1, or None")
+    text = _checked_text(seen.text, "text")
+    commands = seen.admissible_commands
+    if commands is not None:
+        commands = [_checked_text(one, "admissible command") for one in commands]
+    if (length := len(text) + sum(map(len, commands or ()))) > _MOST_CHARACTERS:
         raise ValueError(f"it said {length:,} characters; at most {_MOST_CHARACTERS:,} are taken")
     return {
         "text": text,
         "admissible_commands": commands,
         "won": bool(seen.won),
         "done": bool(seen.done),
+        "accepted": bool(seen.accepted),
+        "score": None if seen.score is None else float(seen.score),
     }
 
 

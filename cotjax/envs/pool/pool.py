@@ -384,11 +384,14 @@ def _read_answer(message: dict[str, Any]) -> Any:
         error = as_error(message["error"])
         return _Fault(str(error), own=True) if isinstance(error, EnvError) else error
     seen = dict(message["seen"])
+    commands = seen["admissible_commands"]
     observation = Observation(
         text=str(seen["text"]),
-        admissible_commands=tuple(map(str, seen["admissible_commands"])),
+        admissible_commands=tuple(map(str, commands)) if commands is not None else None,
         won=bool(seen["won"]),
         done=bool(seen["done"]),
+        accepted=bool(seen["accepted"]),
+        score=None if seen["score"] is None else float(seen["score"]),
     )
     return (str(message["task"]), observation) if "task" in message else observation
 
