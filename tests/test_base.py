@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cotjax.assets import BASE_FOLDER
-from cotjax.data.tokens import Codec
+from cotjax.data.codec import Codec
 from cotjax.envs.alfworld.words import alfworld_words
 from cotjax.formats import parse_response
 from cotjax.model.sharding import make_mesh

@@ -29,7 +29,7 @@ from types import SimpleNamespace
 import numpy as np
 from tokenizers import Tokenizer
 
-from cotjax.data.tokens import Codec
+from cotjax.data.codec import Codec
 from cotjax.data.word_tokenizer import build_word_tokenizer
 from cotjax.envs.alfworld.env import AlfworldEnv
 from cotjax.envs.alfworld.maker.make import make_games

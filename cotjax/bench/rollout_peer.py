@@ -15,7 +15,7 @@ from typing import Any
 from cotjax import formats
 from cotjax.bench.facts import torch_device, torch_facts
 from cotjax.bench.rollout_worker import MAX_LENGTH, Job, Rollout
-from cotjax.data.tokens import Codec
+from cotjax.data.codec import Codec
 from cotjax.envs.base import Game
 from cotjax.errors import EnvError
 from cotjax.rollout.tokens import action_ids

@@ -17,7 +17,7 @@ from typing import Any
 
 from cotjax.bench.facts import jax_facts
 from cotjax.bench.sides import answer_lines
-from cotjax.data.tokens import Codec
+from cotjax.data.codec import Codec
 from cotjax.envs.alfworld.env import AlfworldEnv
 from cotjax.envs.base import Game
 from cotjax.envs.pool.pool import EnvPool

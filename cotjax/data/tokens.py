@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cotjax.data.codec import TOKENIZER_FILES as TOKENIZER_FILES
 from cotjax.data.codec import Codec, Segments
 from cotjax.data.trajectories import Trajectory
 from cotjax.errors import DataError, UsageError

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from cotjax.assets import BASE_FOLDER
 from cotjax.config import sampler_mesh, set_field
-from cotjax.data.tokens import Codec
+from cotjax.data.codec import Codec
 from cotjax.errors import UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import abstract_params

@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cotjax.config import sampler_mesh
-from cotjax.data.tokens import Codec, Layout
+from cotjax.data.codec import Codec
+from cotjax.data.tokens import Layout
 from cotjax.data.trajectories import Trajectory
 from cotjax.diagnostics.metrics import read_episode
 from cotjax.envs.alfworld.env import AlfworldEnv

@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from cotjax.assets import BASE_FOLDER
-from cotjax.data.tokens import Codec
+from cotjax.data.codec import Codec
 from cotjax.errors import UsageError
 from cotjax.model import lora
 from cotjax.model.config import ModelConfig

@@ -152,7 +152,7 @@ def watch(
     after_step: Callable[[], None],
 ) -> bool:
     """A checkpoint plays; returns whether it won. `driver`: "cot" or "prompt", whose action is played; both are shown."""
-    from cotjax.data.tokens import Codec
+    from cotjax.data.codec import Codec
     from cotjax.envs.pool.pool import EnvPool
     from cotjax.model.sharding import make_mesh
     from cotjax.rollout.loop import play

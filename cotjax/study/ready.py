@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from cotjax.assets import BASE_FOLDER
 from cotjax.config import ARM_FIELDS
+from cotjax.data.codec import Codec
 from cotjax.data.pipeline import Masking
-from cotjax.data.tokens import Codec
 from cotjax.errors import DataError, UsageError
 from cotjax.formats import TEMPLATES
 from cotjax.model.config import LoRA, ModelConfig

@@ -18,8 +18,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from cotjax.data.codec import TOKENIZER_FILES, Codec
 from cotjax.data.tfds_agent import dataset_counts, fingerprint, prepare_dataset, sha256_of
-from cotjax.data.tokens import TOKENIZER_FILES, Codec
 from cotjax.data.trajectories import read_trajectories
 from cotjax.data.word_tokenizer import save_tokenizer
 from cotjax.envs.alfworld.env import told_left_out

@@ -22,7 +22,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from cotjax.data.tokens import TOKENIZER_FILES
+from cotjax.data.codec import TOKENIZER_FILES
 from cotjax.errors import DataError, UsageError
 from cotjax.model import decoder, lora
 from cotjax.model.config import ModelConfig

@@ -68,7 +68,8 @@ def _weights(example, masking, epoch=0):
 
 
 def test_the_dataset_reads_back_what_was_encoded_in_order(folder, source):
-    from cotjax.data.tokens import Codec, trajectory_examples
+    from cotjax.data.codec import Codec
+    from cotjax.data.tokens import trajectory_examples
     from cotjax.data.trajectories import read_trajectories
 
     codec = Codec.load(folder / "tokenizer")

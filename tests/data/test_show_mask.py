@@ -108,7 +108,8 @@ def test_a_file_that_trains_nothing_or_everything_is_an_error(folder, monkeypatc
 def _all_of_one_role(folder, role):
     from dataclasses import replace
 
-    from cotjax.data.tokens import Codec, trajectory_examples
+    from cotjax.data.codec import Codec
+    from cotjax.data.tokens import trajectory_examples
 
     (example,) = trajectory_examples(Codec.load(folder / "words"), tiny.trajectory(), "direct", 500)
     return replace(example, roles=example.roles * 0 + role)

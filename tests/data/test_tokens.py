@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from helpers import tiny
 
-from cotjax.data.tokens import TREES, Codec, Layout, trajectory_examples
+from cotjax.data.codec import Codec
+from cotjax.data.tokens import TREES, Layout, trajectory_examples
 from cotjax.data.word_tokenizer import build_word_tokenizer
 from cotjax.errors import CotjaxError, DataError, UsageError
 from cotjax.formats import CHATML

@@ -36,7 +36,7 @@ QWEN3 = """\
 {%- elif m['role'] == 'tool' %}{%- if loop.first or messages[loop.index0 - 1]['role'] != 'tool' %}{{- '<|im_start|>user' }}{%- endif %}
 {{- '\n<tool_response>\n' + text + '\n</tool_response>' }}{%- if loop.last or messages[loop.index0 + 1]['role'] != 'tool' %}{{- '<|im_end|>\n' }}{%- endif %}
 {%- else %}{{- '<|im_start|>' + m['role'] + '\n' + text + '<|im_end|>\n' }}{%- endif %}{%- endfor %}
-{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""  # noqa: E501
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""
 TEMPLATES = {"chatml": CHATML, "llama3": LLAMA3, "qwen3": QWEN3}
 _CORPUS = (
     "you see a mug 1 and a desk 1. go to desk 1. take mug 1 from desk 1. <think>i need a mug, so i go to the desk.</think>",

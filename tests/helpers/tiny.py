@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from cotjax.data.tokens import Codec
+from cotjax.data.codec import Codec
 from cotjax.data.trajectories import SCRIPTED_BEFORE, Step, Trajectory
 from cotjax.data.word_tokenizer import build_word_tokenizer, save_tokenizer
 from cotjax.formats import CHATML

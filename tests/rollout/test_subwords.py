@@ -157,9 +157,9 @@ def test_an_action_with_a_control_token_is_invalid_and_is_not_sent():
         class Sneaks(RulePolicy):
             def branch(self, prefixes, **how):
                 return {
-                    slot: Generation(self.codec.encode(texts[not prefix]), None)
+                    slot: Generation(self.codec.encode(texts[not prefix]), None)  # noqa: B023
                     for slot, prefix in prefixes.items()
-                }  # noqa: B023
+                }
 
         (record,) = played(codec, Sneaks(codec, slots=1, max_length=4000), [3])
         for step in record["steps"]:

@@ -7,7 +7,7 @@ from test_export import CONFIG, base_folder
 
 from cotjax.cli.main import main
 from cotjax.config import default_config
-from cotjax.data.tokens import Codec
+from cotjax.data.codec import Codec
 from cotjax.data.trajectories import write_trajectories
 from cotjax.errors import UsageError
 from cotjax.plan.main import model_of

@@ -247,7 +247,7 @@ def test_a_checkpoint_leaves_as_a_hugging_face_folder(study, tmp_path):
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
         path.name for path in (tmp_path / "hf").iterdir()
     }
-    from cotjax.data.tokens import Codec
+    from cotjax.data.codec import Codec
     from cotjax.model.weights import load_hf
 
     model, _ = load_hf(tmp_path / "hf")
