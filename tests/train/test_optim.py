@@ -12,7 +12,14 @@ from cotjax.config import default_config
 from cotjax.errors import UsageError
 from cotjax.model import decoder
 from cotjax.model.config import LoRA
-from cotjax.train.optim import configured, is_vector, learning_rate_schedule, make_optimizer
+from cotjax.train.optim import (
+    Mastered,
+    configured,
+    is_vector,
+    learning_rate_schedule,
+    make_optimizer,
+    needs_master,
+)
 
 PARAMS = {"matrix": jnp.ones((3, 3)), "scale": jnp.ones(3)}
 GRADS = {"matrix": jnp.full((3, 3), 0.1), "scale": jnp.full(3, 0.1)}
@@ -184,16 +191,35 @@ def test_biases_of_heads_are_vectors():
 
 def test_the_schedule_warms_up_and_ends_at_a_tenth():
     for name, middle in (("constant", 1.0), ("linear", 0.55), ("cosine", 0.55)):
-        schedule = learning_rate_schedule(peak=1.0, steps=110, warmup=10, schedule=name)
+        schedule = learning_rate_schedule(peak=1.0, steps=100, warmup=10, schedule=name)
         assert (
             float(schedule(0)) == 0.0
             and float(schedule(5)) == pytest.approx(0.5)
             and float(schedule(10)) == pytest.approx(1.0)
         )
-        assert float(schedule(60)) == pytest.approx(middle, abs=0.01)
-        assert float(schedule(110)) == pytest.approx(1.0 if name == "constant" else 0.1, abs=1e-6)
+        assert float(schedule(55)) == pytest.approx(middle, abs=0.01)
+        assert float(schedule(100)) == pytest.approx(1.0 if name == "constant" else 0.1, abs=1e-6)
 
 
 def test_a_warm_up_as_long_as_the_run_is_refused():
     with pytest.raises(UsageError, match=r"train\.warmup"):
         learning_rate_schedule(peak=1.0, steps=10, warmup=10, schedule="cosine")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "adapters", "copied"),
+    [
+        ("float32", None, False),
+        ("bfloat16", None, True),
+        ("bfloat16", LoRA(2, 4.0, ".*proj"), False),
+    ],
+    ids=str,
+)
+def test_parameters_get_a_float32_copy_where_training_changes_narrower_ones(
+    dtype, adapters, copied
+):
+    model = tiny.model_config(layers=1, param_dtype=dtype, lora=adapters)
+    assert needs_master(model) == copied
+    _, optimizer = configured(_settings(), model)
+    state = jax.eval_shape(optimizer.init, PARAMS)
+    assert isinstance(state, Mastered) == copied
