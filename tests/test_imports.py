@@ -43,7 +43,9 @@ HEAVY = JAX | {
 CLOSED = dict.fromkeys(("errors", "assets", "formats", "masking", "runtime", "envs", "cli"), HEAVY)
 CLOSED |= dict.fromkeys(("data", "rollout", "report"), JAX)
 # A process of several is one of jax's; an environment's engine is imported by its constructor alone.
-OPEN = {"runtime/distributed.py": {"jax"}, "envs/alfworld/engine.py": {"alfworld", "textworld"}}
+_COORDINATION = ("distributed", "joining", "stopping", "arrays")
+OPEN = {f"runtime/{name}.py": {"jax"} for name in _COORDINATION}
+OPEN |= {"envs/alfworld/engine.py": {"alfworld", "textworld"}}
 OPEN["envs/alfworld/translation.py"] = OPEN["envs/alfworld/grammar.py"] = OPEN[
     "envs/alfworld/engine.py"
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from cotjax.errors import UsageError
@@ -310,13 +309,13 @@ def _data(arguments: argparse.Namespace) -> None:
     )
 
 
-def _faults(arguments: argparse.Namespace) -> None:
+def _faults(arguments: argparse.Namespace) -> int:
     from cotjax.bench.faults import benchmark
 
-    if not benchmark(
+    same = benchmark(
         arguments.episodes, arguments.rate, arguments.retries, arguments.slots, arguments.seed
-    ):
-        sys.exit(1)
+    )
+    return 0 if same else 1
 
 
 def _rollout(arguments: argparse.Namespace) -> None:

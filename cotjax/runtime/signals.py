@@ -1,4 +1,4 @@
-"""Being asked to stop: Ctrl-C, and SIGTERM, which comes before a machine is taken away."""
+"""Stop requests: Ctrl-C, and SIGTERM, which is sent before a machine is preempted."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 
 from cotjax.errors import Stopped
 
-INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
-_AT_ONCE_S = 2.0  # how long the main thread may take to end by itself when it is to end at once
+INTERRUPTED = 130  # exit code after Ctrl-C, as in shells
+_AT_ONCE_S = 2.0  # time that the main thread has to unwind after a second Ctrl-C
 
 
 @contextlib.contextmanager
 def at_sigterm(call: Callable[[], None]) -> Iterator[None]:
-    """Call this at SIGTERM while inside; afterwards the signal is again whose it was.
+    """Call this at SIGTERM inside the block; the previous handler is restored afterwards.
 
-    Only the main thread can listen; in another this does nothing: whoever started it stops it.
+    Only the main thread can set a handler; in another thread this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -32,60 +32,51 @@ def at_sigterm(call: Callable[[], None]) -> Iterator[None]:
 
 
 def stop_at_sigterm() -> contextlib.AbstractContextManager[None]:
-    """Raise Stopped at SIGTERM, wherever the program is: for what has nothing to save because it writes as it goes. Training
-    listens itself while its loop runs.
+    """Raise Stopped at SIGTERM inside the block.
+
+    This suits work that writes its results as it goes. The training loop has its own handler.
     """
 
     def stop() -> None:
-        raise Stopped(
-            "stopped by SIGTERM; what is finished is kept, the same command goes on from it"
-        )
+        raise Stopped("stopped by SIGTERM; finished work is kept, and the same command resumes")
 
     return at_sigterm(stop)
 
 
 @contextlib.contextmanager
-def at_interrupt(note: Callable[[], bool], said: str, end: Callable[[], None]) -> Iterator[None]:
-    """Call `note` at the first Ctrl-C while inside, and raise KeyboardInterrupt at a second one, or where `note` returns False.
+def at_interrupt(note: Callable[[], bool], notice: str, end: Callable[[], None]) -> Iterator[None]:
+    """Call `note` at the first Ctrl-C inside the block; raise KeyboardInterrupt at the second.
 
-    Python runs a signal's handler between two of its instructions, and none run while the main thread waits for a device or a
-    compiler. So a thread hears the signal too: it prints `said` at once where `note` returned True, and where the process is to
-    stop and has not within `_AT_ONCE_S`, it calls `end` and ends the process.
+    Python runs a signal handler between two of its instructions, so none runs while the main thread
+    waits for a device or a compiler. A second thread therefore receives the signal too. It prints
+    `notice` at once when `note` returns True. When the process is to stop and has not after
+    `_AT_ONCE_S`, it calls `end` and exits.
 
-    Only the main thread can listen; in another, or where Ctrl-C is ignored (as in a shell's background), this does nothing.
+    Only the main thread can set a handler; in another thread, or where Ctrl-C is ignored (in a
+    shell's background), this does nothing.
 
     Args:
-      note: takes the request and returns True, or returns False where there is nothing to wait for. Called in either thread.
-      end: what is to be done before the process ends without unwinding.
+      note: records the request and returns True; or returns False when there is nothing to wait
+        for, and the first Ctrl-C then raises KeyboardInterrupt. Called in either thread.
+      notice: line for the user.
+      end: called before the process exits without unwinding.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield
         return
-    heard, over = [0], threading.Event()
+    interrupts = 0
+    over = threading.Event()
 
     def handle(number: int, frame: object) -> None:
-        heard[0] += 1
-        if heard[0] > 1 or not note():
+        nonlocal interrupts
+        interrupts += 1
+        if interrupts > 1 or not note():
             raise KeyboardInterrupt
-
-    def watch() -> None:
-        count = 0
-        while (byte := os.read(reading, 1)) != b"\0":
-            count += byte[0] == signal.SIGINT
-            if byte[0] == signal.SIGINT and count == 1 and note():
-                os.write(2, f"cotjax: {said}\n".encode())
-            elif byte[0] == signal.SIGINT and not over.wait(_AT_ONCE_S):
-                os.write(
-                    2,
-                    b"cotjax: stopped at once; what is saved is kept, the same command goes on from it\n",
-                )
-                end()
-                os._exit(INTERRUPTED)
 
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    watcher = threading.Thread(target=watch, daemon=True)
+    watcher = threading.Thread(target=_watch, args=(reading, over, note, notice, end), daemon=True)
     watcher.start()
     signal.signal(signal.SIGINT, handle)
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -101,29 +92,56 @@ def at_interrupt(note: Callable[[], bool], said: str, end: Callable[[], None]) -
         os.close(writing)
 
 
-@contextlib.contextmanager
-def never_unheard() -> Iterator[None]:
-    """While inside, send Ctrl-C or SIGTERM again where the interpreter dropped what it raised.
+def _watch(
+    reading: int,
+    over: threading.Event,
+    note: Callable[[], bool],
+    notice: str,
+    end: Callable[[], None],
+) -> None:
+    """Read signal numbers from a wakeup pipe until a 0, and act as `at_interrupt` says."""
+    interrupts = 0
+    while (byte := os.read(reading, 1)) != b"\0":
+        if byte[0] != signal.SIGINT:
+            continue
+        interrupts += 1
+        if interrupts == 1 and note():
+            os.write(2, f"cotjax: {notice}\n".encode())
+        elif not over.wait(_AT_ONCE_S):
+            os.write(
+                2,
+                b"cotjax: stopped at once; saved work is kept, and the same command resumes\n",
+            )
+            end()
+            os._exit(INTERRUPTED)
 
-    Python ignores exceptions in a callback of the garbage collector (jax has one, which runs for long) and in `__del__`; a signal
-    that comes in there would be lost.
+
+@contextlib.contextmanager
+def resend_swallowed_signals() -> Iterator[None]:
+    """Re-deliver Ctrl-C or SIGTERM when the interpreter swallowed the exception it raised.
+
+    Python ignores exceptions in garbage-collector callbacks (jax has one, which runs for long) and
+    in `__del__`, so a signal that arrives in one would be lost.
     """
     before = sys.unraisablehook
+    main = threading.main_thread().ident
+    assert main is not None
 
-    def again(unraisable: sys.UnraisableHookArgs) -> None:
-        number = {KeyboardInterrupt: signal.SIGINT, Stopped: signal.SIGTERM}.get(
-            unraisable.exc_type
-        )
+    def resend(unraisable: sys.UnraisableHookArgs) -> None:
+        numbers: dict[type, signal.Signals] = {
+            KeyboardInterrupt: signal.SIGINT,
+            Stopped: signal.SIGTERM,
+        }
+        number = numbers.get(unraisable.exc_type)
         if number is None:
             before(unraisable)
-        else:  # in a moment, when the callback is over
-            sending = threading.Timer(
-                0.02, signal.pthread_kill, (threading.main_thread().ident, number)
-            )
-            sending.daemon = True
-            sending.start()
+            return
+        # After a moment, when the callback has returned.
+        timer = threading.Timer(0.02, signal.pthread_kill, (main, number))
+        timer.daemon = True
+        timer.start()
 
-    sys.unraisablehook = again
+    sys.unraisablehook = resend
     try:
         yield
     finally:
@@ -131,7 +149,7 @@ def never_unheard() -> Iterator[None]:
 
 
 def caused_by_interrupt(error: BaseException | None) -> bool:
-    """Whether an error is what a library made of Ctrl-C: native code that Python calls back may say something else in its stead."""
+    """Return whether Ctrl-C caused an error: native code may replace it by an error of its own."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return True

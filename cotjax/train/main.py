@@ -19,6 +19,7 @@ from cotjax.model.decoder import REMAT
 from cotjax.model.kernels import KERNELS
 from cotjax.model.sharding import batch_parts, batch_sharding, make_mesh
 from cotjax.runtime import distributed
+from cotjax.runtime.arrays import global_batch, local_rows
 from cotjax.runtime.provenance import git_revision, package_versions
 from cotjax.runtime.ranges import check_ranges
 from cotjax.train.checkpoint import Checkpoints, Keep
@@ -163,7 +164,7 @@ def train(
 
     # ---- data: each process reads the rows that its devices hold
     dropping = masking.dropping()
-    own = distributed.local_rows(batch_sharding(mesh), settings.batch)
+    own = local_rows(batch_sharding(mesh), settings.batch)
     held_out = None
     if settings.eval_every:
         examples = len(source)
@@ -274,7 +275,7 @@ def train(
             with clock.waiting("input_wait"):
                 rows = next(iterator)
             rows = dropped_weights(rows, dropping.fraction_at(step - 1))
-            batch = distributed.global_batch(rows, batch_sharding(mesh), settings.batch)
+            batch = global_batch(rows, batch_sharding(mesh), settings.batch)
             state, metrics = train_step(state, batch)
             profiler.after(step, metrics)
             if pending is not None:

@@ -22,7 +22,7 @@ from cotjax.masking import Role
 from cotjax.model.config import ModelConfig
 from cotjax.model.kernels import kernel_for
 from cotjax.model.sharding import batch_sharding, param_shardings
-from cotjax.runtime import distributed
+from cotjax.runtime.arrays import global_batch
 from cotjax.train.step import BATCH_FIELDS, TrainState, loss_sums
 
 # Where every array of parameters has a root mean square up to this, a step neither forward nor backward can overflow: a normed activation
@@ -95,7 +95,7 @@ class HeldOut:
         begun = time.perf_counter()
         found = []
         for own in held_out_batches(self._source, rows=self._rows, **self._sizes):
-            batch = distributed.global_batch(own, batch_sharding(self._mesh), self._sizes["batch"])
+            batch = global_batch(own, batch_sharding(self._mesh), self._sizes["batch"])
             with jax.set_mesh(self._mesh):
                 found.append(jax.device_get(self._forward(params, batch)))
         # Added up in float64, so that many batches round no more than few.

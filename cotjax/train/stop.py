@@ -10,8 +10,8 @@ import jax
 from jax.experimental import multihost_utils
 
 from cotjax.errors import Stopped
-from cotjax.runtime import distributed
 from cotjax.runtime.signals import INTERRUPTED, at_interrupt, at_sigterm
+from cotjax.runtime.stopping import stop_all
 
 _SAID = "interrupted; this step is finished and saved first (Ctrl-C again stops at once)"
 
@@ -32,9 +32,7 @@ class StopRequest(contextlib.ExitStack):
         if jax.process_count() == 1:
             self.enter_context(at_sigterm(self._terminate))
         self.enter_context(
-            at_interrupt(
-                self._interrupt, _SAID, lambda: distributed.stop_all("interrupted", INTERRUPTED)
-            )
+            at_interrupt(self._interrupt, _SAID, lambda: stop_all("interrupted", INTERRUPTED))
         )
 
     def _terminate(self) -> None:

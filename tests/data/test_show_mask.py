@@ -309,7 +309,7 @@ class Refuse:
         if name.split(".")[0] in {"rich", "tokenizers", "transformers", "jax", "grain"}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Refuse())
-from cotjax.cli import main
+from cotjax.cli.main import main
 sys.exit(main(["show-mask", "--data", sys.argv[1]]))
 """
     found = subprocess.run(

@@ -13,6 +13,9 @@ from jax.sharding import PartitionSpec
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.model.sharding import batch_sharding, make_mesh
 from cotjax.runtime import distributed
+from cotjax.runtime.arrays import global_batch, local_rows
+from cotjax.runtime.joining import check, join
+from cotjax.runtime.stopping import stop_all
 
 B, T = 8, 3
 
@@ -29,22 +32,20 @@ def arrays(folder: Path) -> None:
                 "ids": np.arange(B * T).reshape(B, T),
                 "budget": np.arange(B, dtype=np.float32)[:, None],
             }
-            rows = distributed.local_rows(sharding, B)
-            made = distributed.global_batch(
-                {name: x[rows] for name, x in whole.items()}, sharding, B
-            )
+            rows = local_rows(sharding, B)
+            arrays = global_batch({name: x[rows] for name, x in whole.items()}, sharding, B)
             held = {
                 row
-                for shard in made["ids"].addressable_shards
+                for shard in arrays["ids"].addressable_shards
                 for row in range(*shard.index[0].indices(B))
             }
             assert held == set(rows), (shape, held, rows)
-            for name, x in made.items():
+            for name, x in arrays.items():
                 everywhere = jax.jit(
                     lambda x: x, out_shardings=jax.NamedSharding(mesh, PartitionSpec())
                 )(x)
                 np.testing.assert_array_equal(np.asarray(everywhere), whole[name])
-    print("rows", len(distributed.local_rows(batch_sharding(make_mesh(4, 1, 1)), B)))
+    print("rows", len(local_rows(batch_sharding(make_mesh(4, 1, 1)), B)))
 
 
 def turns(folder: Path) -> None:
@@ -97,15 +98,15 @@ def dies(folder: Path) -> None:
 
 def main(address: str, count: int, process: int, scene: str, folder: Path) -> None:
     try:
-        distributed.join(address, count, process, heartbeat_s=5)
-        distributed.check(processes=count)
+        join(address, count, process, heartbeat_s=5)
+        check(processes=count)
         globals()[scene](folder)
         distributed.barrier("over")
     except CotjaxError as error:
         print(f"cotjax: {error}", file=sys.stderr)
-        distributed.stop_all(str(error), error.exit_code)
+        stop_all(str(error), error.exit_code)
     except Exception as error:
-        distributed.stop_all(str(error), 1)
+        stop_all(str(error), 1)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from helpers.processes import ended, free_address, run_together, start_process
 
 from cotjax.errors import UsageError
 from cotjax.runtime import distributed
+from cotjax.runtime.joining import check, join
+from cotjax.runtime.stopping import stop_all
 
 CONFIG = Path(__file__).parents[2] / "configs" / "base.py"
 
@@ -111,9 +113,10 @@ def test_when_one_dies_the_others_end_and_say_so(tmp_path):
 START = """
 import sys
 from cotjax.runtime import distributed
+from cotjax.runtime.joining import check, join
 from cotjax.errors import CotjaxError
 try:
-    distributed.join(*{}, timeout_s=2)
+    join(*{}, timeout_s=2)
 except CotjaxError as error:
     sys.exit(f"cotjax: {{error}}")
 """
@@ -149,10 +152,7 @@ def test_slurm_tasks_find_each_other():
         "SLURM_NTASKS": "2",
         "JAX_COORDINATOR_PORT": port,
     }
-    code = (
-        START.format(())
-        + "distributed.check(devices=2)\nprint(distributed.count(), distributed.first())"
-    )
+    code = START.format(()) + "check(devices=2)\nprint(distributed.count(), distributed.first())"
     results = ended(
         [
             start_process(["-c", code], SLURM_PROCID=str(task), SLURM_LOCALID=str(task), **step)
@@ -174,18 +174,18 @@ def test_slurm_tasks_find_each_other():
 )
 def test_addresses_that_cannot_be_are_refused(named, words):
     with pytest.raises(UsageError, match=words):
-        distributed.join(*named)
+        join(*named)
 
 
 def test_one_process_is_all_there_is(tmp_path):
-    distributed.join()
-    distributed.check(devices=1)
+    join()
+    check(devices=1)
     with pytest.raises(UsageError, match="--devices is 4, but 1 are there"):
-        distributed.check(devices=4)
+        check(devices=4)
     with distributed.in_turn("alone"):
         distributed.barrier("alone")
     distributed.check_folder(tmp_path)
-    distributed.stop_all("nobody is told", 1)
+    stop_all("nobody is told", 1)
     assert (
         distributed.first()
         and distributed.count() == 1

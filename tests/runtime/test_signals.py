@@ -12,7 +12,12 @@ import time
 import pytest
 
 from cotjax.errors import Stopped
-from cotjax.runtime.signals import at_interrupt, caused_by_interrupt, never_unheard, stop_at_sigterm
+from cotjax.runtime.signals import (
+    at_interrupt,
+    caused_by_interrupt,
+    resend_swallowed_signals,
+    stop_at_sigterm,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +30,7 @@ def test_a_signal_in_a_garbage_collection_is_heard(number, raised):
         sum(range(10))  # the signal's handler runs between two instructions
 
     with contextlib.ExitStack() as inside:
-        inside.enter_context(never_unheard())
+        inside.enter_context(resend_swallowed_signals())
         inside.enter_context(stop_at_sigterm())
         inside.enter_context(pytest.raises(raised))
         gc.callbacks.append(collecting)
@@ -42,7 +47,7 @@ def test_other_errors_that_nobody_can_catch_go_where_they_went(monkeypatch):
         def __del__(self):
             raise ValueError("broken")
 
-    with never_unheard():
+    with resend_swallowed_signals():
         Broken()
     assert [unraisable.exc_type for unraisable in told] == [ValueError]
 
@@ -61,30 +66,31 @@ def test_what_a_library_makes_of_an_interrupt_is_one():
 DEADLOCK = """
 import ctypes
 from cotjax.runtime.signals import at_interrupt
-with at_interrupt(lambda: {patient}, "the step is finished first", lambda: print("the others are told", flush=True)):
-    print("ready", flush=True)
+with at_interrupt(lambda: {patient}, "the step is finished first",
+                  lambda: print("the others are told", flush=True)):
     lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)
-    lock(mutex), lock(mutex)
+    lock(mutex)
+    print("ready", flush=True)
+    lock(mutex)
 """
 
 
 @pytest.mark.parametrize("patient", [True, False])
 def test_an_interrupt_is_heard_while_native_code_holds_the_main_thread(patient):
-    """Twice where the first asks to finish a step, once where there is none; no handler of Python's ever runs."""
+    """Twice when the first asks to finish a step, else once; no Python handler ever runs."""
     command = [sys.executable, "-c", DEADLOCK.format(patient=patient)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout.readline() == "ready\n"
+        time.sleep(0.2)  # until the main thread waits for the lock
         process.send_signal(signal.SIGINT)
         if patient:
             assert process.stderr.readline() == "cotjax: the step is finished first\n"
             process.send_signal(signal.SIGINT)
         out, said = process.communicate(timeout=60)
     assert process.returncode == 130 and out == "the others are told\n"
-    assert (
-        said == "cotjax: stopped at once; what is saved is kept, the same command goes on from it\n"
-    )
+    assert said == "cotjax: stopped at once; saved work is kept, and the same command resumes\n"
 
 
 def test_the_first_interrupt_is_noted_and_the_second_raised(capfd):

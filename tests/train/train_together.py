@@ -16,6 +16,7 @@ from test_train import MODEL, run
 from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
 from cotjax.model.sharding import make_mesh
 from cotjax.runtime import distributed
+from cotjax.runtime.joining import check, join
 from cotjax.train.checkpoint import Checkpoints
 
 STEPS, SAVE_EVERY = 6, 2
@@ -23,8 +24,8 @@ STEPS, SAVE_EVERY = 6, 2
 
 def main(address: str, count: int, process: int, folder: Path, shape: str, kill_after: int) -> None:
     if count > 1:
-        distributed.join(address, count, process, heartbeat_s=30)
-        distributed.check(processes=count)
+        join(address, count, process, heartbeat_s=30)
+        check(processes=count)
     data = folder.parent / "data"
     config = AgentConfig(
         name="t",

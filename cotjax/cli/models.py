@@ -1,0 +1,154 @@
+"""`cotjax export`, `convert`, `plan` and `replay`: checkpoints and models on disk."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from cotjax.cli.study import CONFIG_HELP
+from cotjax.errors import UsageError
+
+
+def add_export(commands: Any) -> None:
+    """Add `export` to the commands of the parser."""
+    export = commands.add_parser(
+        "export",
+        help="write a checkpoint as a Hugging Face folder (LoRA merged), or its adapters as PEFT's",
+    )
+    export.add_argument(
+        "--run", dest="run_folder", required=True, type=Path, help="a run's folder, e.g. runs/demo"
+    )
+    export.add_argument("--arm", required=True, help="arm to export, e.g. sft")
+    export.add_argument("--step", type=int, help="checkpoint (default: the last)")
+    export.add_argument("--out", required=True, type=Path, help="folder to write")
+    export.add_argument(
+        "--adapter", action="store_true", help="write only the LoRA adapters, for PEFT"
+    )
+    export.set_defaults(run=_export)
+
+
+def add_replay(commands: Any) -> None:
+    """Add `replay` to the commands of the parser."""
+    replay = commands.add_parser(
+        "replay",
+        help="examine a training step whose loss was not finite",
+        description="Run a failed step's batch through the checkpoint before it. Prints its loss "
+        "by row and role, the gradient's norm by group of parameters, and what is not finite.",
+    )
+    replay.add_argument(
+        "failed",
+        metavar="FAILED",
+        type=Path,
+        help="folder of a failed step, e.g. runs/demo/arms/sft/failed/step-000123",
+    )
+    replay.add_argument(
+        "--step", type=int, help="checkpoint to use (default: the last before the step)"
+    )
+    replay.set_defaults(run=_replay)
+
+
+def add_plan(commands: Any) -> None:
+    """Add `plan` to the commands of the parser."""
+    plan = commands.add_parser(
+        "plan",
+        help="does a config fit a TPU slice? compiled here, without one",
+        description="Compile a config's train step and sampler for a TPU slice on this CPU. "
+        "Prints whether they fit, the bytes a chip, the FLOPs and the collectives. No speed is "
+        "estimated. Ends with exit code 1 when something does not fit.",
+    )
+    plan.add_argument("--config", type=Path, required=True, help=CONFIG_HELP)
+    plan.add_argument(
+        "--topology",
+        required=True,
+        help="generation and shape of a slice, such as v5e:8x8 or v5p:4x4x4",
+    )
+    plan.add_argument("--slices", type=int, default=1, help="slices of that shape (default 1)")
+    plan.add_argument(
+        "--only", choices=("train", "sampler"), help="compile only this (default: both)"
+    )
+    plan.set_defaults(run=_plan)
+
+
+def add_convert(commands: Any) -> None:
+    """Add `convert` to the commands of the parser."""
+    convert = commands.add_parser(
+        "convert",
+        help="turn a Hugging Face folder into an Orbax folder, or back",
+        description="""\
+Write a model's folder as the other kind. The kind of SOURCE is known by its files:
+
+  Hugging Face   config.json, model.safetensors in one file or in indexed parts
+  Orbax          model.json, params/; every device restores its own shard directly
+  PEFT           adapter_config.json, adapter_model.safetensors; becomes a Hugging Face folder,
+                 merged into its base
+
+The tokenizer's files are copied. Each kind works as a config's model.base. Parameters are read
+tensor by tensor and never unpickled; between reading and writing they are held by the devices of
+this machine. OUT appears once everything is written.
+""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    convert.add_argument(
+        "source", metavar="SOURCE", type=Path, help="folder of a model, of any kind"
+    )
+    convert.add_argument(
+        "out", metavar="OUT", type=Path, help="folder to write; must not exist, or be empty"
+    )
+    convert.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="dtype of the written parameters (default: that of the tensors in SOURCE)",
+    )
+    convert.add_argument(
+        "--max-shard-gb",
+        type=float,
+        default=4.0,
+        help="most GB in one safetensors file of a Hugging Face OUT (default 4)",
+    )
+    convert.set_defaults(run=_convert)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from cotjax.study.export import export
+
+    step = export(
+        arguments.run_folder, arguments.arm, arguments.step, arguments.out, arguments.adapter
+    )
+    print(f"{arguments.arm} at step {step}: {arguments.out}")
+
+
+def _replay(arguments: argparse.Namespace) -> None:
+    from cotjax.train.replay import replay
+
+    replay(arguments.failed, arguments.step)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from cotjax.plan.topology import Topology, use_compiler_alone
+
+    topology = Topology(arguments.topology, arguments.slices)
+    use_compiler_alone()
+    from rich.console import Console
+
+    from cotjax.config import load_config
+    from cotjax.plan.main import plan
+
+    config = load_config(arguments.config, arguments.overrides)
+    fits = plan(config, topology, Console(highlight=False, soft_wrap=True), arguments.only)
+    return 0 if fits else 1
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from cotjax.train.convert import OTHER, convert, folder_kind
+
+    if arguments.max_shard_gb <= 0:
+        raise UsageError(f"--max-shard-gb is {arguments.max_shard_gb:g}; give more than 0")
+    kind = folder_kind(arguments.source)
+    print(f"{arguments.source} ({kind}) -> {arguments.out} ({OTHER[kind]})", flush=True)
+    shard_bytes = max(1, int(arguments.max_shard_gb * 1e9))
+    converted = convert(arguments.source, arguments.out, arguments.dtype, shard_bytes, print)
+    print(
+        f"{converted.parameters:,} parameters, {converted.bytes / 1e6:,.1f} MB, "
+        f"in {converted.seconds:.1f} s: {arguments.out}"
+    )

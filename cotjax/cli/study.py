@@ -1,0 +1,138 @@
+"""`cotjax demo`, `study`, `train`, `evaluate` and `report`: a config's study, whole or by stage."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cotjax.errors import UsageError
+
+if TYPE_CHECKING:
+    from cotjax.study.run import Study
+
+CONFIG_HELP = "config file, e.g. configs/demo.py; change a field with --config.train.steps=200"
+
+
+def add_demo(commands: Any) -> None:
+    """Add `demo` to the commands of the parser."""
+    demo = commands.add_parser(
+        "demo", help="run the whole study on this machine, from made games to the report"
+    )
+    demo.add_argument(
+        "--quick", action="store_true", help="fewer games, steps and checkpoints; the same stages"
+    )
+    _add_config(demo, default=None)
+    demo.set_defaults(run=_demo)
+
+
+def add_stages(commands: Any) -> None:
+    """Add `study`, `train`, `evaluate` and `report` to the commands of the parser."""
+    for name, run, text in (
+        ("study", _study, "run a config's whole study"),
+        (
+            "train",
+            _train,
+            "make or find the games, collect, build the dataset, and train every arm",
+        ),
+        ("evaluate", _evaluate, "play every checkpoint that `train` left in --out"),
+        (
+            "report",
+            _report,
+            "write report.html, figures and summary.json from the records in --out",
+        ),
+    ):
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        _add_config(command, default="configs/demo.py")
+        command.set_defaults(run=run)
+
+
+def _add_config(command: argparse.ArgumentParser, default: str | None) -> None:
+    shown = default or "the demo's own"
+    command.add_argument(
+        "--config", type=Path, default=default, help=f"{CONFIG_HELP} (default: {shown})"
+    )
+    command.add_argument(
+        "--out",
+        type=Path,
+        help="folder to write to (default: the config's); several hosts need a shared one",
+    )
+    command.add_argument(
+        "--devices", type=int, help="fail unless this many devices are there in all"
+    )
+    hosts = command.add_argument_group(
+        "several processes",
+        "On SLURM and on the hosts of a TPU slice they find each other; elsewhere:",
+    )
+    hosts.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, with a free port")
+    hosts.add_argument("--processes", type=int, help="number of processes")
+    hosts.add_argument("--process-id", type=int, help="number of this process, from 0")
+
+
+def _open(arguments: argparse.Namespace, path: Path, trains: bool = True) -> Study:
+    from cotjax.config import load_config
+    from cotjax.model.sharding import split_cpu
+    from cotjax.runtime.joining import check, join
+
+    join(arguments.coordinator, arguments.processes, arguments.process_id)
+    config = load_config(path, arguments.overrides)
+    split_cpu(config.cpu_devices)
+    check(processes=arguments.processes, devices=arguments.devices)
+    if arguments.out:
+        config.out = str(arguments.out)
+    import tensorflow_datasets as tfds
+
+    from cotjax.study.run import open_study
+
+    tfds.disable_progress_bar()
+    return open_study(config, trains)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    if arguments.quick and arguments.config:
+        raise UsageError("--quick is a config of its own: give --quick or --config, not both")
+    shipped = "demo_quick.py" if arguments.quick else "demo.py"
+    study = _open(arguments, arguments.config or _shipped_config(shipped))
+    _finish(study, study.run())
+
+
+def _shipped_config(name: str) -> Path:
+    """Return a config of this checkout, from any working directory."""
+    for folder in (Path.cwd(), Path(__file__).resolve().parents[2]):
+        if (folder / "configs" / name).is_file():
+            return folder / "configs" / name
+    raise UsageError(
+        f"configs/{name} is not here; run this from a checkout of cotjax, or give --config FILE"
+    )
+
+
+def _study(arguments: argparse.Namespace) -> None:
+    study = _open(arguments, arguments.config)
+    _finish(study, study.run())
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    study = _open(arguments, arguments.config)
+    study.train(study.games())
+    study.reporter.say(f"Trained: {study.folder / 'arms'}")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    study = _open(arguments, arguments.config, trains=False)
+    study.evaluate(study.games())
+    study.reporter.say(f"Records: {study.folder / 'records'}")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    study = _open(arguments, arguments.config, trains=False)
+    _finish(study, study.report())
+
+
+def _finish(study: Study, summary: Any) -> None:
+    if summary is None:
+        study.reporter.say(f"Trained: {study.folder / 'arms'} (no games to play were asked for)")
+        return
+    from cotjax.report.summary import terminal_table
+
+    study.reporter.console.print(terminal_table(summary))
+    study.reporter.say(f"Report: {(study.folder / 'report.html').resolve()}")

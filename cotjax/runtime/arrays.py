@@ -1,0 +1,28 @@
+"""A batch over the devices of all processes, of which each process provides its own rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+
+def local_rows(sharding: NamedSharding, batch: int) -> list[int]:
+    """Return the rows, in order, of an array [batch, ...] that this process's devices hold.
+
+    Processes hold the same rows when their devices differ on another axis than the batch's.
+    """
+    indices = sharding.addressable_devices_indices_map((batch,)).values()
+    return sorted({row for (rows,) in indices for row in range(*rows.indices(batch))})
+
+
+def global_batch(
+    own: Mapping[str, np.ndarray], sharding: NamedSharding, batch: int
+) -> dict[str, jax.Array]:
+    """Return arrays [batch, ...] over all devices, from each process's `local_rows`, in order."""
+    return {
+        name: jax.make_array_from_process_local_data(sharding, rows, (batch, *rows.shape[1:]))
+        for name, rows in own.items()
+    }
