@@ -1,4 +1,4 @@
-"""What a side of a comparison runs on and the memory that it holds, told from within its process. See sides.py for the other end."""
+"""What a side runs on and how much memory it has used, measured in its own process."""
 
 from __future__ import annotations
 
@@ -10,32 +10,30 @@ from cotjax.errors import UsageError
 
 
 def jax_facts() -> dict[str, Any]:
-    """The devices that jax sees, and its version."""
+    """Return jax's "platform", "device_kind", "devices" (their number) and "versions"."""
     import jax
 
     devices = jax.devices()
-    kind = {
+    return {
         "platform": devices[0].platform,
         "device_kind": devices[0].device_kind,
         "devices": len(devices),
+        "versions": f"jax {jax.__version__}",
     }
-    return {**kind, "versions": f"jax {jax.__version__}"}
 
 
 def jax_peak_bytes() -> int:
-    """Most memory held so far: of a device where there is an accelerator, else of this process."""
+    """Return the most memory held so far: of a device on an accelerator, else of this process."""
     import jax
 
     statistics = [device.memory_stats() for device in jax.local_devices()]
-    return (
-        max(found["peak_bytes_in_use"] for found in statistics)
-        if all(statistics)
-        else peak_resident_bytes()
-    )
+    if not all(statistics):
+        return peak_resident_bytes()
+    return max(each["peak_bytes_in_use"] for each in statistics)
 
 
 def torch_device() -> Any:
-    """The GPU where torch sees one, else the CPU. Raises UsageError without torch."""
+    """Return the GPU where torch sees one, else the CPU. Raises UsageError without torch."""
     try:
         import torch
     except ImportError:
@@ -46,30 +44,27 @@ def torch_device() -> Any:
 
 
 def torch_facts(device: Any) -> dict[str, Any]:
-    """The same as `jax_facts` of torch's one device."""
+    """Return the facts of `jax_facts` for torch's one device."""
     import torch
     import transformers
 
     gpu = device.type == "cuda"
-    found = {
+    return {
         "platform": "gpu" if gpu else "cpu",
         "device_kind": torch.cuda.get_device_name() if gpu else "cpu",
         "devices": 1,
-    }
-    return {
-        **found,
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
     }
 
 
 def torch_peak_bytes(device: Any) -> int:
-    """Most memory held so far: of the device where it is an accelerator, else of this process."""
+    """Return the most memory held so far: of the device on a GPU, else of this process."""
     import torch
 
     return torch.cuda.max_memory_allocated() if device.type == "cuda" else peak_resident_bytes()
 
 
 def peak_resident_bytes() -> int:
-    """Most memory that this process has held."""
+    """Return the most memory that this process has held."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,9 +1,7 @@
-"""How fast rollouts are: episodes a minute, and what the paired prompt action costs, alone or beside transformers on torch.
+"""`cotjax bench rollout`: episodes a minute, and what the prompt action costs.
 
-Every side is a process of its own (rollout_speed_worker) that plays all games once before anything is timed. Then they play them
-again in turn, round by round, never two at a time: a machine that is slower for a minute is slower for both, and the ratio stays.
-Before that they must agree: decoded greedily by the same model, an episode is the same actions on both sides, but for ties that
-rounding breaks.
+All sides play the same games greedily by the same model, so their actions must be equal, but for
+ties that rounding breaks.
 """
 
 from __future__ import annotations
@@ -11,273 +9,255 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from cotjax.assets import BASE_FOLDER
-from cotjax.bench.rollout_worker import Job
+from cotjax.bench.comparison import (
+    Figures,
+    check_counts,
+    compare,
+    flat,
+    print_table,
+    ratios,
+    say,
+)
+from cotjax.bench.jobs import RolloutJob
 from cotjax.bench.sides import Side, check_same_platform, devices_of, environment_of_sides
 from cotjax.envs.alfworld.env import find_games
 from cotjax.envs.alfworld.maker.make import make_games
 from cotjax.envs.base import TASK_TYPES, Game
 from cotjax.errors import CotjaxError, UsageError
 
-AGREE = 0.9  # least share of episodes that two sides play with the same actions
-_SPLIT = "valid_seen"  # of made games
+# The least share of episodes in which two sides' actions are equal.
+AGREE = 0.9
+# Of made games.
+_SPLIT = "valid_seen"
 
 
-def benchmark(
-    model: Path | None = None,
-    *,
-    template: str = "chatml",
-    games: Path | None = None,
-    split: str = _SPLIT,
-    episodes: int = 32,
-    slots: int = 32,
-    steps: int = 30,
-    new: int = 64,
-    cpu_devices: int | None = None,
-    peer: bool = False,
-    rounds: int = 3,
-    seed: int = 0,
-    console: Console | None = None,
-) -> dict[str, dict[str, float]]:
-    """Time rollouts by CoT actions with the prompt action beside each, print a table, and return the figures by side.
+@dataclass(frozen=True)
+class Settings:
+    """What to measure.
 
-    {"cotjax" | "transformers": {"rollout_s" (median), "episodes/min", "steps/s", "tokens/s" (new ones, of both actions), "hidden"
-    (share of the environments' time in which something was decoded), "episodes", "steps", "won"}}; "cotjax" has "alone_s" (median
-    of the same rollouts without prompt actions), "prompt_cost" (share of the rollout's time that they take, by round; the median),
-    "programs" and "compile_s"; "transformers" has "agree" (share of episodes), "ratio", "ratio_low" and "ratio_high" (its seconds
-    over cotjax's: of the medians, and the lowest and highest of the rounds).
+    Attributes:
+      model: folder of a model with its tokenizer; None: the shipped base. All sides compute in
+        float32.
+      template: name of the model's turn template.
+      games, split: ALFWorld data from which `episodes` games are drawn; None: make as many, of all
+        task types in turn.
+      slots, steps, new: concurrent episodes, most steps an episode, most tokens a CoT response.
+      cpu_devices: devices that cotjax splits the CPU into; None: see `sides.devices_of`.
+      peer: whether transformers plays too.
+      rounds: every side plays all games in each.
+      seed: of the games.
+    """
 
-    Args:
-      model: folder of a model with its tokenizer; None is the shipped base. Both sides compute in float32.
-      games, split: ALFWorld data to draw `episodes` games from; None makes as many, of all task types in turn.
-      slots, steps, new: episodes at a time, steps an episode, new tokens a CoT response; of each, the most.
-      cpu_devices: that cotjax splits a CPU into; None: one a core, as far as that divides the slots.
-      rounds: each side plays all games in turn, so often.
+    model: Path | None = None
+    template: str = "chatml"
+    games: Path | None = None
+    split: str = _SPLIT
+    episodes: int = 32
+    slots: int = 32
+    steps: int = 30
+    new: int = 64
+    cpu_devices: int | None = None
+    peer: bool = False
+    rounds: int = 3
+    seed: int = 0
+
+    def job(self, games: Sequence[Game], folder: Path) -> RolloutJob:
+        """Return cotjax's job; `folder`: for weights and translated games."""
+        slots = min(self.slots, self.episodes)
+        return RolloutJob(
+            model=str(self.model or BASE_FOLDER),
+            template=self.template,
+            games=tuple(asdict(game) for game in games),
+            folder=str(folder / "pddl"),
+            slots=slots,
+            steps=self.steps,
+            new=self.new,
+            seed=self.seed,
+            cpu_devices=devices_of(slots, self.cpu_devices),
+            weights=str(folder / "weights") if self.peer else "",
+        )
+
+    def __str__(self) -> str:
+        slots = f"{self.episodes} episodes in {min(self.slots, self.episodes)} slots"
+        return f"{self.model or 'the shipped base'}: {slots}, at most {self.steps} steps"
+
+
+def benchmark(settings: Settings, console: Console | None = None) -> Figures:
+    """Time rollouts by CoT actions with paired prompt actions; print a table, return its figures.
+
+    Sides are "cotjax" and "transformers". Figures are "rollout_s" (median), "episodes/min",
+    "steps/s", "tokens/s" (new ones, of both actions), "hidden" (share of environment time in which
+    something was decoded), "episodes", "steps" and "won". Of cotjax also "alone_s" (median without
+    prompt actions), "prompt_cost" (the share of the rollout that they take; the median round's),
+    "programs" and "compile_s"; of transformers "agree" (share of episodes) and those of
+    `comparison.ratios`.
 
     Raises:
-      UsageError: what cannot be, too few games, no torch, a side that stopped; the message ends with what it said last.
-      CotjaxError: sides whose actions differ in too many episodes.
+      UsageError: sizes that do not fit, too few games, no torch, or a side that stopped.
+      CotjaxError: actions that differ in too many episodes.
     """
     console = console or Console(highlight=False)
-    for name, value in {
-        "episodes": episodes,
-        "slots": slots,
-        "steps": steps,
-        "new": new,
-        "rounds": rounds,
-    }.items():
-        if value < 1:
-            raise UsageError(f"--{name} is {value}; it must be at least 1")
+    names = ("episodes", "slots", "steps", "new", "rounds")
+    check_counts({name: getattr(settings, name) for name in names})
+    agree: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="cotjax-rollout-") as name:
-        folder = Path(name)
-        played = _games(folder, games, split, episodes, seed)
-        fields = tuple(asdict(game) for game in played)
-        job = Job(
-            "cotjax",
-            str(model or BASE_FOLDER),
-            template,
-            fields,
-            str(folder / "pddl"),
-            min(slots, episodes),
-            steps,
-            new,
-            seed,
+        games = _games(Path(name), settings)
+        ours = settings.job(games, Path(name))
+
+        def check(ours: Side, other: Side) -> None:
+            agree[other.name] = agreement(ours, other, [game.id for game in games], console)
+
+        def after_round(number: int, sides: Sequence[Side]) -> None:
+            seconds = ", ".join(f"{side.name} {side.seconds[-1][0]:.2f} s" for side in sides)
+            alone = f"cotjax without prompt actions {_alone_s(sides[0])[-1]:.2f} s"
+            console.print(f"round {number}: {seconds}; {alone}", markup=False)
+
+        sides = compare(
+            [ours, *([replace(ours, side="transformers")] if settings.peer else [])],
+            Path(name),
+            console,
+            describe=_describe,
+            check=check,
+            rounds=settings.rounds,
+            after_round=after_round,
         )
-        devices = devices_of(job.slots, cpu_devices)
-        job = replace(job, cpu_devices=devices, weights=str(folder / "weights") if peer else "")
-        sides: list[RolloutSide] = []
-        try:
-            for name in ("cotjax", "transformers") if peer else ("cotjax",):
-                sides.append(RolloutSide(replace(job, side=name), folder))
-                console.print(sides[-1].describe(), markup=False, soft_wrap=True)
-            agreed = agreement(sides, [game.id for game in played], console)
-            for number in range(1, rounds + 1):
-                for side in sides:
-                    side.take()
-                said = ", ".join(f"{side.name} {side.seconds()[-1]:.2f} s" for side in sides)
-                console.print(
-                    f"round {number}: {said}; cotjax without prompt actions {sides[0].seconds('alone')[-1]:.2f} s",
-                    markup=False,
-                )
-        finally:
-            for side in sides:
-                side.close()
-    figures = _figures(sides, agreed)
-    _print(
-        console,
-        figures,
-        f"{model or 'the shipped base'}: {episodes} episodes in {job.slots} slots, at most {steps} steps",
-        rounds,
-    )
+    figures = _figures(sides, agree)
+    _print(console, figures, settings)
     return figures
 
 
-def _games(folder: Path, root: Path | None, split: str, episodes: int, seed: int) -> list[Game]:
+def _games(folder: Path, settings: Settings) -> list[Game]:
+    episodes, root = settings.episodes, settings.games
     if root is None:
-        share = {
-            task: episodes // len(TASK_TYPES) + (at < episodes % len(TASK_TYPES))
-            for at, task in enumerate(TASK_TYPES)
-        }
-        return make_games(folder / "games", {_SPLIT: share}, seed)
-    found = find_games(root, split)
-    if len(found) < episodes:
+        share, rest = divmod(episodes, len(TASK_TYPES))
+        counts = {task: share + (index < rest) for index, task in enumerate(TASK_TYPES)}
+        return make_games(folder / "games", {_SPLIT: counts}, settings.seed)
+    games = find_games(root, settings.split)
+    if len(games) < episodes:
         raise UsageError(
-            f"--episodes {episodes}: {root} has {len(found)} games in split {split!r}; ask for fewer or make more"
+            f"--episodes {episodes}: {root} has {len(games)} games in split {settings.split!r}; "
+            "ask for fewer or make more"
         )
-    return random.Random(f"bench rollout/{seed}").sample(found, episodes)
+    return random.Random(f"bench rollout/{settings.seed}").sample(games, episodes)
 
 
-class RolloutSide(Side):
-    """A process that plays; see rollout_speed_worker. Started, it is warm."""
-
-    worker = "cotjax.bench.rollout_worker"
-
-    def __init__(self, job: Job, folder: Path):
-        self.rounds: list[dict[str, Any]] = []
-        super().__init__(job.side, job, folder)
-
-    def take(self) -> None:
-        """Let it play a round, and note what that took."""
-        self.rounds.append(self.ask("round"))
-
-    def describe(self) -> str:
-        """What it runs on, and how it started."""
-        found = self.started
-        compiled = (
-            f", of which {found['compile_s']:.1f} s for compiling {found['programs']} programs"
-            if "programs" in found
-            else ""
-        )
-        return f"{self.where}; warm-up {found['warm_up_s']:.1f} s{compiled}"
-
-    def seconds(self, kind: str = "both") -> list[float]:
-        """What each round took."""
-        return [each[kind]["seconds"] for each in self.rounds]
+def _describe(side: Side) -> str:
+    facts = side.started
+    compiled = ""
+    if "programs" in facts:
+        programs = f"{facts['programs']} programs"
+        compiled = f", of which {facts['compile_s']:.1f} s for compiling {programs}"
+    return f"{side.where}; warm-up {facts['first_s']:.1f} s{compiled}"
 
 
-def agreement(sides: Sequence[RolloutSide], games: Sequence[str], console: Console) -> float:
-    """Share of episodes that the other side plays with cotjax's actions, 1 where there is none."""
-    ours = sides[0].started["both"]["acted"]
-    check_agreement(
-        games, ours, sides[0].started["alone"]["acted"], "cotjax without prompt actions"
-    )
-    shares = [1.0]
-    for other in sides[1:]:
-        check_same_platform(sides[0], other)
-        differ = check_agreement(games, ours, other.started["both"]["acted"], other.name)
-        shares.append(1.0 - len(differ) / len(games))
-        said = f"{len(games) - len(differ)} of {len(games)} episodes have the same actions on both sides"
-        console.print("; ".join([said, *differ]), markup=False, soft_wrap=True)
-    return shares[-1]
+def _alone_s(ours: Side) -> list[float]:
+    """Return cotjax's seconds without prompt actions, by round."""
+    return [each["alone"]["seconds"] for each in ours.rounds]
+
+
+def agreement(ours: Side, other: Side, games: Sequence[str], console: Console) -> float:
+    """Return the share of episodes in which the other side's actions are cotjax's.
+
+    With cotjax itself on both sides, its rollouts with and without prompt actions are compared.
+    """
+    actions = ours.started["both"]["acted"]
+    if other is ours:
+        alone = ours.started["alone"]["acted"]
+        check_agreement(games, actions, alone, "cotjax without prompt actions")
+        return 1.0
+    check_same_platform(ours, other)
+    differ = check_agreement(games, actions, other.started["both"]["acted"], other.name)
+    same = len(games) - len(differ)
+    text = f"{same} of {len(games)} episodes have the same actions on both sides"
+    say(console, "; ".join([text, *differ]))
+    return same / len(games)
 
 
 def check_agreement(
     games: Sequence[str], ours: Mapping[str, list], theirs: Mapping[str, list], other: str
 ) -> list[str]:
-    """Where the episodes differ, a sentence for each that does. Raises CotjaxError when they are more than a few."""
+    """Return a sentence for each episode that differs: its first differing step.
+
+    Raises CotjaxError when they are more than a few.
+    """
     differ = []
     for game in games:
         mine, their = ([*actions.get(game, []), None] for actions in (ours, theirs))
         if mine != their:
-            step = next(
-                step
-                for step, pair in enumerate(zip(mine, their, strict=False))
-                if pair[0] != pair[1]
-            )
+            pairs = enumerate(zip(mine, their, strict=False))
+            step = next(step for step, pair in pairs if pair[0] != pair[1])
             differ.append(f"{game}, step {step + 1}: {mine[step]!r} here, {their[step]!r} there")
     if len(games) - len(differ) < AGREE * len(games):
         raise CotjaxError(
-            f"cotjax and {other} do not play alike: {len(differ)} of {len(games)} episodes differ, more than rounding explains; "
-            f"the first is {differ[0]}"
+            f"cotjax and {other} do not play alike: {len(differ)} of {len(games)} episodes differ, "
+            f"more than rounding explains; the first is {differ[0]}"
         )
     return differ
 
 
-def _figures(sides: Sequence[RolloutSide], agreed: float) -> dict[str, dict[str, float]]:
-    figures: dict[str, dict[str, float]] = {}
+def _figures(sides: Sequence[Side], agree: Mapping[str, float]) -> Figures:
+    figures: Figures = {}
+    ours = sides[0]
     for side in sides:
-        took = median(side.seconds())
+        rollout_s = median(flat(side.seconds))
         rounds = [each["both"] for each in side.rounds]
-        episodes, steps = len(rounds[-1]["acted"]), sum(map(len, rounds[-1]["acted"].values()))
-        hidden = 1 - sum(each["waited_s"] for each in rounds) / sum(
-            each["environment_s"] for each in rounds
-        )
+        acted = rounds[-1]["acted"]
+        steps = sum(map(len, acted.values()))
+        waited_s = sum(each["waited_s"] for each in rounds)
         row = {
-            "rollout_s": took,
-            "episodes/min": 60 * episodes / took,
-            "steps/s": steps / took,
-            "hidden": hidden,
-        }
-        row |= {
-            "tokens/s": rounds[-1]["new_tokens"] / took,
-            "episodes": episodes,
+            "rollout_s": rollout_s,
+            "episodes/min": 60 * len(acted) / rollout_s,
+            "steps/s": steps / rollout_s,
+            "hidden": 1 - waited_s / sum(each["environment_s"] for each in rounds),
+            "tokens/s": rounds[-1]["new_tokens"] / rollout_s,
+            "episodes": len(acted),
             "steps": steps,
             "won": rounds[-1]["won"],
         }
-        if side is sides[0]:
-            alone = side.seconds("alone")
+        if side is ours:
+            alone = _alone_s(side)
+            pairs = zip(alone, flat(side.seconds), strict=True)
             row["alone_s"] = median(alone)
-            row["prompt_cost"] = median(
-                1 - mine / both for mine, both in zip(alone, side.seconds(), strict=True)
-            )
+            row["prompt_cost"] = median(1 - alone_s / both_s for alone_s, both_s in pairs)
             row |= {name: side.rounds[-1][name] for name in ("programs", "compile_s")}
         else:
-            by_round = [
-                theirs / mine
-                for theirs, mine in zip(side.seconds(), sides[0].seconds(), strict=True)
-            ]
-            ratio = took / figures[sides[0].name]["rollout_s"]
-            row |= {
-                "agree": agreed,
-                "ratio": ratio,
-                "ratio_low": min(by_round),
-                "ratio_high": max(by_round),
-            }
+            row |= {"agree": agree[side.name], **ratios(ours, side)}
         figures[side.name] = row
     return figures
 
 
-def _print(console: Console, figures: dict[str, dict[str, float]], title: str, rounds: int) -> None:
+def _print(console: Console, figures: Figures, settings: Settings) -> None:
     ours = figures["cotjax"]
-    console.print(
-        f"{title}; {ours['steps']} steps, {ours['won']} won; float32, greedy",
-        markup=False,
-        soft_wrap=True,
-    )
-    table = Table()
-    table.add_column("side")
-    for column in ("episodes/min", "steps/s", "tokens/s", "rollout", "hidden"):
-        table.add_column(column, justify="right")
+    say(console, f"{settings}; {ours['steps']} steps, {ours['won']} won; float32, greedy")
+    rows = []
     for name, row in figures.items():
         speeds = (f"{row[column]:,.1f}" for column in ("episodes/min", "steps/s"))
-        table.add_row(
-            name,
-            *speeds,
-            f"{row['tokens/s']:,.0f}",
-            f"{row['rollout_s']:.2f} s",
-            f"{100 * row['hidden']:.0f} %",
-        )
-    console.print(table)
+        times = (f"{row['rollout_s']:.2f} s", f"{100 * row['hidden']:.0f} %")
+        rows.append([name, *speeds, f"{row['tokens/s']:,.0f}", *times])
+    print_table(console, ("episodes/min", "steps/s", "tokens/s", "rollout", "hidden"), rows)
     for line in (
-        "tokens/s: new ones, of both actions; rollout: median; hidden: share of the environments' time in which something was decoded",
-        f"{rounds} rounds, in turn, after a warm-up; environment of all sides: {environment_of_sides()}",
-        f"prompt actions take {100 * ours['prompt_cost']:.0f} % of cotjax's rollout; without them it takes {ours['alone_s']:.2f} s",
-        f"{ours['programs']} programs compiled so far, in {ours['compile_s']:.1f} s that are not counted",
+        "tokens/s: new ones, of both actions; rollout: median; hidden: share of the environments' "
+        "time in which something was decoded",
+        f"{settings.rounds} rounds, in turn, after a warm-up; environment of all sides: "
+        f"{environment_of_sides()}",
+        f"prompt actions take {100 * ours['prompt_cost']:.0f} % of cotjax's rollout; without them "
+        f"it takes {ours['alone_s']:.2f} s",
+        f"{ours['programs']} programs compiled so far, in {ours['compile_s']:.1f} s that are not "
+        "counted",
     ):
-        console.print(line, markup=False, soft_wrap=True)
+        say(console, line)
     if "transformers" in figures:
         row = figures["transformers"]
-        said = f"cotjax plays {row['ratio']:.2f} times as fast as transformers (rounds {row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
-        console.print(
-            f"{said}; {100 * row['agree']:.0f} % of the episodes are the same",
-            markup=False,
-            soft_wrap=True,
+        rounds = f"rounds {row['ratio_low']:.2f} to {row['ratio_high']:.2f}"
+        say(
+            console,
+            f"cotjax plays {row['ratio']:.2f} times as fast as transformers ({rounds}); "
+            f"{100 * row['agree']:.0f} % of the episodes are the same",
         )

@@ -1,7 +1,4 @@
-"""Sides of a comparison: each a process of its own that answers a line of JSON with one, so that they can take turns.
-
-`Side` is the end that asks. `answer_lines` is the other: what a module run by `python -m` does with its standard input.
-"""
+"""Processes that take turns at a task, one for each side of a comparison. See `worker`."""
 
 from __future__ import annotations
 
@@ -10,82 +7,103 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cotjax import errors
+from cotjax.bench.jobs import Job, to_line
 from cotjax.errors import CotjaxError, UsageError
 
-# Large pages for all sides: a step's temporaries are hundreds of megabytes, and touching them 4 KB at a time takes a while.
+# Large pages on every side: a step's temporaries are hundreds of megabytes, and page faults of
+# 4 KB take a noticeable share of it.
 _LARGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 class Side:
-    """A process that runs the module `worker`, and answers. The first that it is told is its job; started, it is warm.
+    """A worker process with its job. The constructor returns when the worker is warm.
 
-    `name` is what messages call it; `folder` is for what it says to standard error. `job`, a dataclass, has at least `side`, "cotjax"
-    or a peer, and `weights`, the folder that they come from where sides are compared.
+    Attributes:
+      name: what messages call it.
+      started: the worker's answer to the job; see `worker.serve`.
+      rounds: its answers to `measure`, in order.
     """
 
-    worker: str
+    def __init__(self, job: Job, folder: Path):
+        """Start the worker. `folder`: for the file that holds its standard error.
 
-    def __init__(self, name: str, job: Any, folder: Path):
-        self.name = name
-        # Sides that compare share a GPU, of which jax alone would take most at once.
+        Raises:
+          UsageError: the worker has stopped; the message ends with what it printed last.
+          CotjaxError: an error of the package, raised by the worker.
+        """
+        self.name, self.rounds = job.name, list[dict[str, Any]]()
+        # Sides share a GPU, of which jax alone would allocate most at once.
         environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if job.weights else {}
-        self._errors = folder / f"{name}.errors"
-        with self._errors.open("w") as said:
+        self._errors = folder / f"{self.name}.errors"
+        with self._errors.open("w") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", self.worker],
+                [sys.executable, "-m", "cotjax.bench.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=said,
+                stderr=stderr,
                 text=True,
                 env={"GLIBC_TUNABLES": _LARGE_PAGES} | environment | os.environ,
             )
         try:
-            self.started = self.ask(json.dumps(asdict(job)))
-            # The peer computes with all cores of a CPU, which cotjax may have split into devices.
-            if (
-                job.side == "cotjax"
-                and job.weights
-                and self.started["devices"] > 1
-                and self.started["platform"] != "cpu"
-            ):
-                raise UsageError(
-                    f"--peer runs on one device, and cotjax sees {self.started['devices']}; show it one alone"
-                )
+            self.started = self._ask(to_line(job))
+            self._check_devices(job)
         except BaseException:
             self.close()
             raise
 
+    def _check_devices(self, job: Job) -> None:
+        # A baseline uses all cores of a CPU, which cotjax may have split into devices.
+        count, accelerator = self.started["devices"], self.started["platform"] != "cpu"
+        if job.side == "cotjax" and job.weights and accelerator and count > 1:
+            raise UsageError(
+                f"--peer runs on one device, and cotjax sees {count}; show it one alone"
+            )
+
     @property
     def where(self) -> str:
-        """What it runs on, in words."""
-        found = self.started
-        return f"{self.name}: {found['versions']}; {found['devices']} x {found['device_kind']}, {found['cores']} cores"
+        """Its versions, devices and cores, in words."""
+        facts = self.started
+        devices = f"{facts['devices']} x {facts['device_kind']}, {facts['cores']} cores"
+        return f"{self.name}: {facts['versions']}; {devices}"
 
-    def ask(self, line: str) -> dict[str, Any]:
-        """Its answer. Raises the package's error that it answers with, and UsageError when it has stopped."""
+    @property
+    def first_s(self) -> float:
+        """Seconds from nothing (no model, no weights) to the end of the first repetition."""
+        return self.started["setup_s"] + self.started["first_s"]
+
+    @property
+    def seconds(self) -> tuple[tuple[float, ...], ...]:
+        """Seconds of every repetition, by round."""
+        return tuple(tuple(each["seconds"]) for each in self.rounds)
+
+    def measure(self, count: int) -> None:
+        """Run a round of `count` repetitions, and append the answer to `rounds`."""
+        self.rounds.append(self._ask(str(count)))
+
+    def _ask(self, line: str) -> dict[str, Any]:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
         try:
-            print(line, file=self._process.stdin, flush=True)
-            answered = self._process.stdout.readline()
+            print(line, file=stdin, flush=True)
+            answer = stdout.readline()
         except BrokenPipeError:
-            answered = ""
-        if not answered:
-            said = self._errors.read_text(errors="replace").strip().splitlines()
-            raise UsageError(
-                f"{self.name} stopped (exit code {self._process.wait()}): {said[-1] if said else 'it said nothing'}"
-            )
-        found = json.loads(answered)
-        if "error" in found:
-            raise getattr(errors, found["error"])(found["message"])
-        return found
+            answer = ""
+        if not answer:
+            printed = self._errors.read_text(errors="replace").strip().splitlines()
+            last = printed[-1] if printed else "it printed nothing"
+            raise UsageError(f"{self.name} stopped (exit code {self._process.wait()}): {last}")
+        message = json.loads(answer)
+        if "error" in message:
+            raise getattr(errors, message["error"], CotjaxError)(message["message"])
+        return message
 
     def close(self) -> None:
-        """End the process: at the end of its input, or, in the midst of its work, by force."""
+        """End the process by closing its input; kill it after five seconds."""
+        assert self._process.stdin is not None and self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         try:
@@ -96,42 +114,25 @@ class Side:
         self._process.stdout.close()
 
 
-def devices_of(rows: int, asked: int | None) -> int:
-    """How many devices a side splits the CPU into that computes so many rows at once: `asked`, or as many as there are cores, if they
-    divide the rows; else the next number below that does."""
-    if asked is not None:
-        return asked
-    return next(
-        devices for devices in range(len(os.sched_getaffinity(0)), 0, -1) if rows % devices == 0
-    )
-
-
 def check_same_platform(ours: Side, other: Side) -> None:
     """Raise UsageError when two sides run on different kinds of device."""
-    if ours.started["platform"] != other.started["platform"]:
-        raise UsageError(
-            f"cotjax runs on {ours.started['platform']}, {other.name} on {other.started['platform']}: nothing to compare"
-        )
+    mine, theirs = ours.started["platform"], other.started["platform"]
+    if mine != theirs:
+        raise UsageError(f"cotjax runs on {mine}, {other.name} on {theirs}: nothing to compare")
 
 
-def answer_lines(serve: Callable[[Callable[[], str], Callable[[dict], None]], None]) -> None:
-    """Let `serve(ask, answer)` work off standard input; an error of the package is an answer.
+def devices_of(rows: int, asked: int | None) -> int:
+    """Return the number of devices to split the CPU into, for `rows` computed at once.
 
-    What libraries print goes where errors go, so that answers are all there is on standard output.
+    That is `asked`, or else the largest divisor of `rows` that is at most the number of cores.
     """
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def answer(found: dict) -> None:
-        print(json.dumps(found), file=answers, flush=True)
-
-    try:
-        serve(sys.stdin.readline, answer)
-    except CotjaxError as error:
-        answer({"error": type(error).__name__, "message": str(error)})
+    if asked is not None:
+        return asked
+    cores = len(os.sched_getaffinity(0))
+    return next(devices for devices in range(cores, 0, -1) if rows % devices == 0)
 
 
 def environment_of_sides() -> str:
-    """What is set for all sides alike, in words."""
+    """Return the environment variables that all sides share, in words."""
     tunables = os.environ.get("GLIBC_TUNABLES", _LARGE_PAGES)
     return f"GLIBC_TUNABLES={tunables} (large pages), XLA_FLAGS={os.environ.get('XLA_FLAGS', '')!r}"

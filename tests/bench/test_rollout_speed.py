@@ -12,8 +12,9 @@ from helpers import tiny
 from rich.console import Console
 
 from cotjax.assets import BASE_FOLDER
-from cotjax.bench.rollout import RolloutSide, agreement, benchmark, check_agreement
-from cotjax.bench.rollout_worker import Job
+from cotjax.bench.jobs import RolloutJob
+from cotjax.bench.rollout import Settings, agreement, benchmark, check_agreement
+from cotjax.bench.sides import Side
 from cotjax.cli.main import main
 from cotjax.envs.alfworld.maker.make import make_games
 from cotjax.errors import CotjaxError, UsageError
@@ -44,16 +45,8 @@ def model_folder(tmp_path_factory) -> Path:
 
 def test_alone(games, model_folder, capsys):
     root, _ = games
-    figures = benchmark(
-        model_folder,
-        games=root,
-        episodes=2,
-        slots=1,
-        steps=2,
-        new=8,
-        rounds=2,
-        console=Console(width=100),
-    )
+    settings = Settings(model_folder, games=root, episodes=2, slots=1, steps=2, new=8, rounds=2)
+    figures = benchmark(settings, Console(width=100))
     ours = figures.pop("cotjax")
     assert not figures
     assert (ours["episodes"], ours["steps"], ours["won"]) == (2, 4, 0)
@@ -98,29 +91,27 @@ def test_sides_that_play_otherwise_are_not_compared(games, tmp_path):
     """The other side's model is not the same."""
     pytest.importorskip("torch")
     _, played = games
-    fields = tuple(asdict(game) for game in played)
-    job = Job(
-        "cotjax",
-        str(BASE_FOLDER),
-        "chatml",
-        fields,
-        str(tmp_path / "pddl"),
-        2,
-        3,
-        64,
+    job = RolloutJob(
+        model=str(BASE_FOLDER),
+        template="chatml",
+        games=tuple(asdict(game) for game in played),
+        folder=str(tmp_path / "pddl"),
+        slots=2,
+        steps=3,
+        new=64,
         weights=str(tmp_path / "weights"),
     )
-    sides = [RolloutSide(job, tmp_path)]
+    sides = [Side(job, tmp_path)]
     try:
         config_file = tmp_path / "weights" / "config.json"
         config = json.loads(config_file.read_text())
         config["rope_parameters"]["rope_theta"] = config["rope_theta"] = 10.0
         config_file.write_text(json.dumps(config))
-        sides.append(RolloutSide(replace(job, side="transformers"), tmp_path))
+        sides.append(Side(replace(job, side="transformers"), tmp_path))
         with pytest.raises(
             CotjaxError, match=r"do not play alike: [12] of 2 episodes differ.* step \d: '"
         ):
-            agreement(sides, [game.id for game in played], Console())
+            agreement(*sides, [game.id for game in played], Console())
     finally:
         for side in sides:
             side.close()
@@ -147,7 +138,7 @@ def test_a_few_ties_are_allowed_and_named():
 
 def test_the_peer_stops_where_cotjax_stops():
     torch = pytest.importorskip("torch")
-    from cotjax.bench.rollout_peer import end_of, stopping
+    from cotjax.bench.peers import end_of, stopping
 
     stop = ((5, 6), (7,))
     assert [end_of(ids, stop) for ids in ([1, 5, 6, 7], [6, 5, 7, 1], [5, 1, 6], [])] == [
@@ -180,11 +171,20 @@ def test_the_peer_stops_where_cotjax_stops():
 )
 def test_what_does_not_fit_is_said(games, wrong, named):
     with pytest.raises(UsageError, match=named):
-        benchmark(**{"games": games[0], "episodes": 2, **wrong})
+        benchmark(Settings(**{"games": games[0], "episodes": 2, **wrong}))
 
 
 def test_a_peer_without_torch_is_said(tmp_path, monkeypatch):
     (tmp_path / "torch.py").write_text("raise ImportError('hidden')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(UsageError, match="pip install torch"):
-        RolloutSide(Job("transformers", str(BASE_FOLDER), "chatml", (), str(tmp_path)), tmp_path)
+        Side(
+            RolloutJob(
+                side="transformers",
+                model=str(BASE_FOLDER),
+                template="chatml",
+                games=(),
+                folder=str(tmp_path),
+            ),
+            tmp_path,
+        )

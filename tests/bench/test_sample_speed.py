@@ -8,8 +8,9 @@ from helpers import tiny
 from rich.console import Console
 
 from cotjax.bench.growth import exponent, growth
-from cotjax.bench.sample import SampleSide, benchmark, check_same_texts
-from cotjax.bench.sample_worker import Job
+from cotjax.bench.jobs import SampleJob
+from cotjax.bench.sample import Settings, benchmark, check_same_ids
+from cotjax.bench.sides import Side
 from cotjax.cli.main import main
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.model.flops import decode_bytes, matmul_params
@@ -44,9 +45,8 @@ def test_alone(model_folder, capsys):
 def test_beside_transformers(model_folder, capsys):
     pytest.importorskip("torch")
     sizes = {"slots": 4, "prompt": 20, "new": 6, "rounds": 3, "cpu_devices": 2}
-    figures = benchmark(
-        str(model_folder), **sizes, peers=("dynamic", "static"), console=Console(width=200)
-    )
+    settings = Settings(str(model_folder), **sizes, peers=("dynamic", "static"))
+    figures = benchmark(settings, Console(width=200))
     ours = figures["cotjax"]
     assert ours["tokens/s"] == pytest.approx(4 * 6 / ours["median_s"])
     assert "bandwidth" not in ours  # nobody knows a CPU's
@@ -65,19 +65,20 @@ def test_beside_transformers(model_folder, capsys):
 @pytest.mark.slow
 def test_sides_that_run_different_models_are_not_compared(tmp_path):
     pytest.importorskip("torch")
-    job = Job("cotjax", asdict(tiny.model_config()), 4, 20, 6, weights=str(tmp_path / "weights"))
-    ours = SampleSide(job, tmp_path)
+    weights = str(tmp_path / "weights")
+    job = SampleJob(model=asdict(tiny.model_config()), slots=4, prompt=20, new=6, weights=weights)
+    ours = Side(job, tmp_path)
     try:
         config_file = tmp_path / "weights" / "config.json"
         config = json.loads(config_file.read_text())
         config["rms_norm_eps"] = 3.0
         config_file.write_text(json.dumps(config))
-        other = SampleSide(replace(job, side="dynamic"), tmp_path)
+        other = Side(replace(job, side="dynamic"), tmp_path)
         other.close()
         with pytest.raises(
             CotjaxError, match=r"do not run the same model: \d of 4 greedy texts are the same"
         ):
-            check_same_texts(ours, other)
+            check_same_ids(ours, other, "float32")
     finally:
         ours.close()
 
@@ -93,7 +94,9 @@ def test_sides_that_run_different_models_are_not_compared(tmp_path):
 )
 def test_what_does_not_fit_is_said(model_folder, wrong, named):
     with pytest.raises(UsageError, match=named):
-        benchmark(**{"model": str(model_folder), "slots": 2, "prompt": 12, "new": 6, **wrong})
+        benchmark(
+            Settings(**{"model": str(model_folder), "slots": 2, "prompt": 12, "new": 6, **wrong})
+        )
 
 
 def test_bytes_of_a_decode_step():

@@ -2,14 +2,16 @@
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from helpers import tiny
 from rich.console import Console
 
-from cotjax.bench.train import TrainSide, benchmark, check_agreement
-from cotjax.bench.train_worker import Job
+from cotjax.bench.jobs import TrainJob
+from cotjax.bench.sides import Side
+from cotjax.bench.train import Settings, benchmark, check_agreement
 from cotjax.cli.main import main
 from cotjax.errors import CotjaxError, UsageError
 
@@ -41,7 +43,7 @@ def test_alone(model_folder, capsys):
 def test_beside_transformers(model_folder, capsys):
     pytest.importorskip("torch")
     console = Console(width=200)
-    figures = benchmark(
+    settings = Settings(
         str(model_folder),
         batch=BATCH,
         length=LENGTH,
@@ -49,8 +51,8 @@ def test_beside_transformers(model_folder, capsys):
         peers=("eager",),
         steps=2,
         rounds=2,
-        console=console,
     )
+    figures = benchmark(settings, console)
     ours, theirs = figures["cotjax"], figures["transformers, eager"]
     assert theirs["ratio"] == pytest.approx(theirs["step_s"] / ours["step_s"])
     assert theirs["ratio_low"] <= theirs["ratio_high"]
@@ -66,19 +68,22 @@ def test_beside_transformers(model_folder, capsys):
 @pytest.mark.slow
 def test_sides_that_train_different_models_are_not_compared(tmp_path):
     pytest.importorskip("torch")
-    job = Job(
-        "cotjax", asdict(tiny.model_config()), BATCH, LENGTH, weights=str(tmp_path / "weights")
+    job = TrainJob(
+        model=asdict(tiny.model_config()),
+        batch=BATCH,
+        length=LENGTH,
+        weights=str(tmp_path / "weights"),
     )
-    ours = TrainSide(job, tmp_path)
+    ours = Side(job, tmp_path)
     try:
         config_file = tmp_path / "weights" / "config.json"
         config = json.loads(config_file.read_text())
         config["rope_parameters"]["rope_theta"] = config["rope_theta"] = 100.0
         config_file.write_text(json.dumps(config))
-        other = TrainSide(Job("eager", *list(asdict(job).values())[1:]), tmp_path)
+        other = Side(replace(job, side="eager"), tmp_path)
         other.close()
         with pytest.raises(CotjaxError, match="do not train the same model: after 0 updates"):
-            check_agreement(ours, other)
+            check_agreement(ours, other, "float32")
     finally:
         ours.close()
 
@@ -95,33 +100,28 @@ def test_sides_that_train_different_models_are_not_compared(tmp_path):
 )
 def test_what_does_not_fit_is_said(model_folder, wrong, named):
     with pytest.raises(UsageError, match=named):
-        benchmark(str(model_folder), **{"batch": BATCH, "length": LENGTH, **wrong})
+        benchmark(Settings(str(model_folder), **{"batch": BATCH, "length": LENGTH, **wrong}))
 
 
 def test_a_peer_without_torch_is_said(tmp_path, monkeypatch):
     (tmp_path / "torch.py").write_text("raise ImportError('hidden')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(UsageError, match="pip install torch"):
-        TrainSide(
-            Job("eager", asdict(tiny.model_config()), BATCH, LENGTH, weights=str(tmp_path)),
-            tmp_path,
-        )
+        Side(job_of_eager(asdict(tiny.model_config()), tmp_path), tmp_path)
+
+
+def job_of_eager(model: dict, weights: Path) -> TrainJob:
+    return TrainJob(side="eager", model=model, batch=BATCH, length=LENGTH, weights=str(weights))
 
 
 def test_a_side_that_stops_is_said(tmp_path):
     with pytest.raises(UsageError, match=r"transformers, eager stopped .*: .*Error"):
-        TrainSide(
-            Job(
-                "eager",
-                {"vocab_size": 61, "param_dtype": "float32"},
-                BATCH,
-                LENGTH,
-                weights=str(tmp_path / "nothing"),
-            ),
+        Side(
+            job_of_eager({"vocab_size": 61, "param_dtype": "float32"}, tmp_path / "nothing"),
             tmp_path,
         )
 
 
 def test_an_unknown_model_is_said():
     with pytest.raises(UsageError, match="neither j1, nor a folder"):
-        benchmark("j2")
+        benchmark(Settings("j2"))

@@ -1,0 +1,106 @@
+"""A comparison of sides: they must agree, then they take turns, and a table shows the figures.
+
+No two sides run at the same time, and rounds alternate: a machine that is slower for a minute is
+slower for every side, and the ratios stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from cotjax.bench.jobs import Job
+from cotjax.bench.sides import Side
+from cotjax.errors import UsageError
+
+Figures = dict[str, dict[str, float]]
+
+
+def compare(
+    jobs: Iterable[Job],
+    folder: Path,
+    console: Console,
+    *,
+    describe: Callable[[Side], str],
+    check: Callable[[Side, Side], None],
+    rounds: int,
+    count: int = 1,
+    after_round: Callable[[int, Sequence[Side]], None] = lambda number, sides: None,
+) -> list[Side]:
+    """Start a side for each job, check it, and run the rounds; returns the sides, closed.
+
+    Args:
+      jobs: cotjax's first.
+      folder: for the sides' standard error.
+      describe: returns the line that is printed when a side has started.
+      check: raises an error when the second side disagrees with the first, cotjax's.
+      rounds, count: rounds, repetitions a round.
+      after_round: called with the round's number, from 1.
+    """
+    sides: list[Side] = []
+    try:
+        for job in jobs:
+            sides.append(Side(job, folder))
+            say(console, describe(sides[-1]))
+            check(sides[0], sides[-1])
+        for number in range(1, rounds + 1):
+            for side in sides:
+                side.measure(count)
+            after_round(number, sides)
+    finally:
+        for side in sides:
+            side.close()
+    return sides
+
+
+def ratios(ours: Side, other: Side) -> dict[str, float]:
+    """Return how much longer the other side takes than cotjax.
+
+    "ratio": of the medians; "ratio_low", "ratio_high": the lowest and highest round's;
+    "best_ratio": of the fastest repetitions, which other load on the machine hardly touches.
+    """
+    by_round = [
+        median(theirs) / median(mine)
+        for theirs, mine in zip(other.seconds, ours.seconds, strict=True)
+    ]
+    return {
+        "ratio": median(flat(other.seconds)) / median(flat(ours.seconds)),
+        "ratio_low": min(by_round),
+        "ratio_high": max(by_round),
+        "best_ratio": min(flat(other.seconds)) / min(flat(ours.seconds)),
+    }
+
+
+def flat(rounds: Sequence[Sequence[float]]) -> list[float]:
+    """Return the figures of all rounds in one list."""
+    return [figure for each in rounds for figure in each]
+
+
+def check_counts(counts: dict[str, int], least: dict[str, int] | None = None) -> None:
+    """Raise UsageError for an option below 1, or below `least` where it names the option."""
+    for name, value in counts.items():
+        limit = (least or {}).get(name, 1)
+        if value < limit:
+            raise UsageError(f"--{name} is {value}; it must be at least {limit}")
+
+
+def say(console: Console, line: str) -> None:
+    """Print a line as it is."""
+    console.print(line, markup=False, soft_wrap=True)
+
+
+def print_table(
+    console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], first: str = "side"
+) -> None:
+    """Print a table: `first` is the left column, the others are right-aligned."""
+    table = Table()
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

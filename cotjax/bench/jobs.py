@@ -1,0 +1,152 @@
+"""The jobs of a comparison: what every implementation ("side") trains, generates or plays."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from cotjax.envs.alfworld.env import AlfworldEnv
+from cotjax.envs.base import Game
+from cotjax.envs.pool.pool import EnvPool
+from cotjax.rollout.loop import Elicitation
+
+# AdamW's settings on every side.
+LEARNING_RATE, B1, B2, EPSILON, WEIGHT_DECAY = 3e-4, 0.9, 0.95, 1e-8, 0.1
+# Tokens of an episode's prompt and response together, unless the model has fewer positions.
+MAX_LENGTH = 2048
+# Games that each environment process keeps loaded, so that timed resets find their game loaded.
+_GAMES_KEPT = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The fields that all jobs share.
+
+    Attributes:
+      side: "cotjax", or how transformers runs (a compilation mode, a kind of cache).
+      cpu_devices: devices that cotjax splits the CPU into; the baselines ignore it.
+      weights: Hugging Face folder that cotjax writes and the baselines read; empty without a
+        baseline.
+    """
+
+    side: str = "cotjax"
+    cpu_devices: int = 1
+    weights: str = ""
+
+    @property
+    def name(self) -> str:
+        """The side's name in tables and messages."""
+        return "cotjax" if self.side == "cotjax" else f"transformers, {self.side}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob(Job):
+    """A batch to train on. `side` of a baseline: "compile" or "eager".
+
+    Attributes:
+      model: the fields of ModelConfig.
+      batch, length: rows a step, tokens a row.
+      accumulate: micro-batches a step.
+      remat, scan, mesh: of cotjax alone; see `decoder.hidden_states` and `sharding.make_mesh`.
+    """
+
+    model: dict[str, Any]
+    batch: int
+    length: int
+    accumulate: int = 1
+    remat: str = "none"
+    scan: bool = False
+    mesh: tuple[int, int, int] = (-1, 1, 1)
+
+    def ids(self) -> np.ndarray:
+        """Return the batch, the same on every side: random ids, int32 [batch, length]."""
+        return _random_ids(self.model["vocab_size"], (self.batch, self.length))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleJob(Job):
+    """Prompts to continue greedily. `side` of a baseline: its cache, "dynamic" or "static".
+
+    Attributes:
+      model: the fields of ModelConfig.
+      slots, prompt, new: prompts, tokens of each, new tokens of each.
+    """
+
+    model: dict[str, Any]
+    slots: int
+    prompt: int
+    new: int
+
+    def ids(self) -> np.ndarray:
+        """Return the prompts, the same on every side: random ids, int32 [slots, prompt]."""
+        return _random_ids(self.model["vocab_size"], (self.slots, self.prompt))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutJob(Job):
+    """Games to play greedily. `side` of the baseline: "transformers".
+
+    Attributes:
+      model, template: folder of the model with its tokenizer; name of its turn template.
+      games: the fields of each Game.
+      folder: cache of translated games.
+      slots, steps, new: concurrent episodes, most steps an episode, most tokens a CoT response.
+    """
+
+    model: str
+    template: str
+    games: tuple[dict[str, Any], ...]
+    folder: str
+    slots: int = 32
+    steps: int = 30
+    new: int = 64
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.side
+
+    @property
+    def elicitation(self) -> Elicitation:
+        """How every side draws actions: greedily."""
+        return Elicitation(max_new_tokens=self.new, max_steps=self.steps)
+
+    def played(self) -> list[Game]:
+        """Return the games."""
+        return [Game(**fields) for fields in self.games]
+
+    def pool(self) -> EnvPool:
+        """Return environments for all slots, each in its own process."""
+        factory = partial(
+            AlfworldEnv, max_steps=self.steps, cache_dir=self.folder, games_kept=_GAMES_KEPT
+        )
+        return EnvPool(factory, self.slots, self.slots)
+
+
+def _random_ids(vocab_size: int, shape: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(0).integers(vocab_size, size=shape, dtype=np.int32)
+
+
+_KINDS: dict[str, type[Job]] = {
+    "train": TrainJob,
+    "sample": SampleJob,
+    "rollout": RolloutJob,
+}
+
+
+def to_line(job: Job) -> str:
+    """Return the job as one line of JSON."""
+    kind = next(name for name, kind in _KINDS.items() if isinstance(job, kind))
+    return json.dumps({"kind": kind, **asdict(job)})
+
+
+def from_line(line: str) -> Job:
+    """Return the job that `to_line` wrote."""
+    fields = json.loads(line)
+    # JSON has lists where a job has tuples.
+    fields |= {key: tuple(fields[key]) for key in ("mesh", "games") if key in fields}
+    return _KINDS[fields.pop("kind")](**fields)
