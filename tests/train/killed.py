@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import jax
-from test_train import make_source, run
+from helpers.training import make_source, run
 
 from cotjax.data.pipeline import Masking
 

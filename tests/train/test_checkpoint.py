@@ -8,48 +8,14 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.checkpoints import PLANNED, resumed, save, state
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cotjax.errors import DataError, UsageError
 from cotjax.train.checkpoint import Checkpoints, Keep
-from cotjax.train.step import TrainState
-
-PLANNED = range(0, 1000, 10)
-
-
-def state(step: int, size: int = 300) -> TrainState:
-    """Numbers that tell the step."""
-    params = {
-        "model": {"weight": jnp.full((size,), step, jnp.float32), "scale": jnp.arange(8.0) + step}
-    }
-    return TrainState(jnp.int32(step), params, {"mu": jnp.full((size,), -step, jnp.float32)})
-
-
-def save(folder: Path, *steps: int, keep: Keep | None = None, losses: dict | None = None) -> None:
-    checkpoints = Checkpoints(folder, keep or Keep(PLANNED))
-    for step in steps:
-        checkpoints.save(
-            state(step), {"step": step, "iterator": {"at": step}}, (losses or {}).get(step)
-        )
-    checkpoints.close()
-
-
-def resumed(folder: Path) -> tuple[int | None, list[str]]:
-    """(the step that a resume goes on from, what it warned of); what it restored is checked on the way."""
-    warned: list[str] = []
-    checkpoints = Checkpoints(folder, Keep(PLANNED))
-    found = checkpoints.resume(state(0), warned.append)
-    checkpoints.close()
-    if found is None:
-        return None, warned
-    restored, run = found
-    jax.tree.map(np.testing.assert_array_equal, restored, state(run["step"]))
-    assert run["iterator"] == {"at": run["step"]}
-    return run["step"], warned
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +189,10 @@ FULL = """
 import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
-from test_checkpoint import *
+import jax.numpy as jnp
+import numpy as np
+from helpers.checkpoints import PLANNED, resumed, save, state
+from cotjax.train.checkpoint import Checkpoints, Keep
 from cotjax.errors import DataError
 folder = Path(sys.argv[1]) / "checkpoints"
 save(folder, 0, 10)

@@ -11,8 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from test_survival import rows, same
-from test_train import MODEL, ONE, make_source, params_at, run, settings
+from helpers.training import MODEL, ONE, assert_same, make_source, params_at, rows, run, settings
 
 from cotjax.data.pipeline import Masking
 from cotjax.errors import DataError, UsageError
@@ -23,6 +22,7 @@ from cotjax.train.fingerprints import Fingerprints
 from cotjax.train.main import train
 from cotjax.train.metrics import read_metrics
 
+TESTS = Path(__file__).parents[1]
 CHANGES = {
     "steps": 4,
     "save_every": 2,
@@ -131,7 +131,7 @@ def test_a_run_without_fingerprints_goes_on_with_a_sentence(copy, whole, source)
         len(warned) == 1 and "no fingerprint of its data, tokenizer and base was kept" in warned[0]
     )
     assert json.loads(file.read_text())["made_from"] == MADE_FROM
-    same(copy, whole, 4)
+    assert_same(copy, whole, 4)
 
 
 @pytest.mark.parametrize(
@@ -168,21 +168,22 @@ def test_what_changes_no_result_may_change(copy, whole, source):
 
 ON_A_MESH = """
 import sys
-sys.path[:0] = sys.argv[2:]
+sys.path.insert(0, sys.argv[4])
 import jax
 jax.config.update("jax_num_cpu_devices", 4)
+import json
 from pathlib import Path
-from test_claim import CHANGES, MADE_FROM
-from test_train import make_source, run
+from helpers.training import make_source, run
+folder, made_from, changes = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
 mesh = {"data": 2, "fsdp": 2, "tensor": 1}
-run(Path(sys.argv[1]), make_source(Path(sys.argv[1]) / "data"), made_from=MADE_FROM, mesh_shape=mesh, **CHANGES)
+run(folder, make_source(folder / "data"), made_from=made_from, mesh_shape=mesh, **changes)
 """
 
 
 def test_a_run_goes_on_with_the_same_losses_on_another_mesh(copy, whole):
     shutil.rmtree(copy / "checkpoints" / "4")
-    here = Path(__file__).parent
-    command = [sys.executable, "-c", ON_A_MESH, str(copy), str(here), str(here.parent)]
+    arguments = [str(copy), json.dumps(MADE_FROM), json.dumps(CHANGES), str(TESTS)]
+    command = [sys.executable, "-c", ON_A_MESH, *arguments]
     subprocess.run(command, check=True, capture_output=True, text=True)
     np.testing.assert_allclose(
         *([row["loss"] for row in rows(folder)] for folder in (copy, whole)), rtol=2e-5
@@ -196,7 +197,7 @@ def test_a_run_goes_on_with_the_same_losses_on_another_mesh(copy, whole):
 def test_a_finished_run_of_constant_rate_is_prolonged_to_the_same_bits(copy, source, tmp_path):
     run(copy, source, made_from=MADE_FROM, **CHANGES | {"steps": 6})
     run(tmp_path / "long", source, made_from=MADE_FROM, **CHANGES | {"steps": 6})
-    same(copy, tmp_path / "long", 6)
+    assert_same(copy, tmp_path / "long", 6)
 
 
 def test_a_schedule_that_ends_is_prolonged_where_its_end_stays(source, tmp_path):
@@ -210,7 +211,7 @@ def test_a_schedule_that_ends_is_prolonged_where_its_end_stays(source, tmp_path)
     longer = ends | {"steps": 6, "schedule_steps": 4}
     run(tmp_path / "short", source, **longer)
     run(tmp_path / "long", source, **longer)
-    same(tmp_path / "short", tmp_path / "long", 6)
+    assert_same(tmp_path / "short", tmp_path / "long", 6)
     assert [round(row["learning_rate"] / 3e-3, 6) for row in rows(tmp_path / "long")][-2:] == [
         0.1,
         0.1,

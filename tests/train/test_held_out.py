@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from test_train import MODEL, make_source, params_at, run, settings
+from helpers.training import MODEL, make_source, params_at, run, settings
 
 from cotjax.data.held_out import Part, held_out_batches, is_held_out, split
 from cotjax.data.packing import example_lengths

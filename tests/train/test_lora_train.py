@@ -10,43 +10,25 @@ import jax
 import numpy as np
 import optax
 import pytest
-from helpers import tiny
+from helpers.training import LORA_MODEL as MODEL
+from helpers.training import MODEL as BASE
+from helpers.training import init_lora_params as make_params
+from helpers.training import make_source, params_at
+from helpers.training import run_lora as run
 from jax.extend.core import jaxprs_in_params
-from test_train import ONE, make_source, params_at, settings
 
 from cotjax.data.pipeline import Masking, batches, dropped_weights
 from cotjax.model import decoder, lora
-from cotjax.model.config import LoRA
 from cotjax.model.sharding import batch_sharding, make_mesh
-from cotjax.train.main import train
 from cotjax.train.metrics import read_metrics
 from cotjax.train.step import init_state, loss_sums, make_train_step
 
-BASE = tiny.model_config(vocab_size=64)
-MODEL = tiny.model_config(vocab_size=64, lora=LoRA(4, 8.0, r".*\.(q|k|v|o|gate|up|down)_proj"))
 OPTIMIZER = optax.adamw(1e-2)
-
-
-def make_params(mesh):
-    return lora.add(
-        BASE,
-        decoder.init_params(BASE, jax.random.key(0), mesh),
-        MODEL.lora,
-        jax.random.key(0),
-        mesh,
-    )[1]
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     return make_source(tmp_path_factory.mktemp("data"))
-
-
-def run(folder, source, *, mesh_shape=ONE, **changes):
-    return train(
-        settings(**changes), folder=folder, source=source, masking=Masking(), model=MODEL, make_params=make_params, mesh_shape=mesh_shape,
-        seed=3,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +150,7 @@ sys.path[:0] = sys.argv[3:]
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
 from pathlib import Path
-from test_lora_train import make_source, run
+from helpers.training import make_source, run_lora as run
 import json
 shape = json.loads(sys.argv[2])
 run(Path(sys.argv[1]), make_source(Path(sys.argv[1]) / "data"), steps=4, save_every=2, mesh_shape=shape)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import tiny
+from helpers.training import ONE, make_source, params_at, settings
 from jax.sharding import AbstractMesh, AxisType
-from test_train import ONE, make_source, params_at, settings
 
 from cotjax.data.pipeline import Masking, batches, dropped_weights
 from cotjax.model import decoder, lora

@@ -5,7 +5,7 @@ from itertools import pairwise
 import jax
 import numpy as np
 import pytest
-from test_train import MODEL, make_source, params_at, run
+from helpers.training import MODEL, make_source, params_at, run
 
 from cotjax.data.pipeline import Masking, batches, dropped_weights
 from cotjax.masking import Role

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from helpers.processes import run_together
-from test_train import make_source, params_at
+from helpers.training import make_source, params_at
 
 from cotjax.train.metrics import read_held_out, read_metrics
 

@@ -11,12 +11,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers.training import assert_same, make_source, params_at, rows, run
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
-from test_train import make_source, params_at, run
 
 from cotjax.data.pipeline import Masking, batches, dropped_weights
 from cotjax.errors import DataError, Stopped, UsageError
-from cotjax.train.metrics import read_metrics
 from cotjax.train.replay import replay
 
 HERE = Path(__file__).parent
@@ -50,28 +49,6 @@ def whole(source, tmp_path_factory):
     return folder
 
 
-def rows(folder: Path) -> list[dict]:
-    """The metrics without the times."""
-    return [
-        {name: value for name, value in row.items() if name != "time"}
-        for row in read_metrics(folder / "metrics.jsonl")
-    ]
-
-
-def same(folder: Path, other: Path, step: int) -> None:
-    """Assert that two runs left the same rows, checkpoints and parameters, to the bit."""
-    assert rows(folder) == rows(other)
-    assert [row["step"] for row in rows(folder)] == list(range(1, step + 1))
-    names = [
-        sorted(path.name for path in (each / "checkpoints").iterdir()) for each in (folder, other)
-    ]
-    assert names[0] == names[1]
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        *(params_at(each / "checkpoints", step) for each in (folder, other)),
-    )
-
-
 @pytest.mark.slow
 def test_killed_at_random_moments_a_run_ends_as_if_nothing_had_been(tmp_path):
     """Real processes, real SIGKILL: while it starts, compiles, steps, saves and ends."""
@@ -85,7 +62,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_nothing_had_been(tmp_path):
     assert len(told["kills"]) >= 12
     undisturbed, *killed = map(Path, told["runs"])
     for folder in killed:
-        same(folder, undisturbed, 9)
+        assert_same(folder, undisturbed, 9)
         assert not list(folder.rglob("*.partial")) or all(
             path.name.startswith(".") for path in folder.rglob("*.partial")
         )
@@ -117,7 +94,7 @@ def test_a_signal_saves_the_step_and_the_same_command_goes_on(
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["0", "2", "3"]
     assert len(rows(tmp_path)) == 3
     run(tmp_path, source, masking=MASKING, **CHANGES)
-    same(tmp_path, whole, 6)
+    assert_same(tmp_path, whole, 6)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +109,7 @@ def test_a_signal_in_the_last_step_is_not_lost(whole, source, tmp_path, number, 
 
     with pytest.raises(raised, match="after step 6 of 6, which is saved"):
         run(tmp_path, source, masking=MASKING, report=interrupt, **CHANGES)
-    same(tmp_path, whole, 6)
+    assert_same(tmp_path, whole, 6)
 
 
 def test_a_second_interrupt_does_not_wait_for_the_step(whole, source, tmp_path):
@@ -146,7 +123,7 @@ def test_a_second_interrupt_does_not_wait_for_the_step(whole, source, tmp_path):
     assert "is saved" not in str(stopped.value)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["0", "2"]
     run(tmp_path, source, masking=MASKING, **CHANGES)
-    same(tmp_path, whole, 6)
+    assert_same(tmp_path, whole, 6)
 
 
 def test_a_damaged_checkpoint_is_made_again(whole, source, tmp_path):
@@ -166,7 +143,7 @@ def test_a_damaged_checkpoint_is_made_again(whole, source, tmp_path):
     (aside,) = (tmp_path / "checkpoints").glob("*.damaged-*")
     assert aside.name == "6.damaged-1"
     shutil.rmtree(aside)
-    same(tmp_path, whole, 6)
+    assert_same(tmp_path, whole, 6)
 
 
 def test_a_checkpoint_tells_what_made_it(whole):

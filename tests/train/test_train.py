@@ -10,83 +10,20 @@ import jax
 import numpy as np
 import pytest
 from helpers import tiny
-from ml_collections import ConfigDict
+from helpers.training import MODEL, make_source, params_at, run
 
-from cotjax.config import default_config
 from cotjax.data.pipeline import Masking
-from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
-from cotjax.data.trajectories import write_trajectories
 from cotjax.errors import DataError, UsageError
 from cotjax.model import decoder
 from cotjax.model.sharding import make_mesh
 from cotjax.train.checkpoint import Checkpoints
 from cotjax.train.claim import checkpoint_steps
-from cotjax.train.main import train
 from cotjax.train.metrics import read_metrics
-
-MODEL = tiny.model_config(vocab_size=64)
-ONE = {"data": 1, "fsdp": 1, "tensor": 1}
-
-
-def settings(**changes) -> ConfigDict:
-    values = default_config().train
-    values.update(
-        {
-            "steps": 8,
-            "batch": 8,
-            "row_length": 128,
-            "save_every": 4,
-            "warmup": 2,
-            "learning_rate": 3e-3,
-        }
-    )
-    values.update(changes)
-    return values
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     return make_source(tmp_path_factory.mktemp("data"))
-
-
-def make_source(folder: Path):
-    tiny.word_codec(folder / "tokenizer", tiny.TINY_WORDS)
-    write_trajectories(
-        folder / "t.jsonl", [tiny.trajectory(name=f"t{i}", steps=1 + i % 2) for i in range(40)]
-    )
-    config = AgentConfig(
-        name="t",
-        sources={"train": str(folder / "t.jsonl")},
-        tokenizer=str(folder / "tokenizer"),
-        max_length=128,
-    )
-    return prepare_dataset(config, folder / "tfds").as_data_source(split="train")
-
-
-def run(
-    folder,
-    source,
-    *,
-    masking=None,
-    mesh_shape=ONE,
-    made_from=None,
-    report=lambda *row: None,
-    say=print,
-    warn=print,
-    **changes,
-):
-    return train(
-        settings(**changes), folder=folder, source=source, masking=masking or Masking(), model=MODEL,
-        make_params=lambda mesh: decoder.init_params(MODEL, jax.random.key(0), mesh), mesh_shape=mesh_shape, seed=3, report=report,
-        made_from=made_from, say=say, warn=warn,
-    )  # fmt: skip
-
-
-def params_at(checkpoints, step, model=MODEL):
-    manager = Checkpoints(checkpoints)
-    params = manager.restore_params(step, model, make_mesh(1, 1, 1, devices=jax.devices()[:1]))
-    manager.close()
-    return jax.tree.map(np.asarray, params)
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +175,7 @@ sys.path[:0] = sys.argv[3:]
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
 from pathlib import Path
-from test_train import make_source, run
+from helpers.training import make_source, run
 import json
 shape = json.loads(sys.argv[2])
 run(Path(sys.argv[1]), make_source(Path(sys.argv[1]) / "data"), steps=4, mesh_shape=shape)

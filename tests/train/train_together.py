@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import jax
-from test_train import MODEL, run
+from helpers.training import MODEL, run
 
 from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
 from cotjax.model.sharding import make_mesh
