@@ -232,7 +232,7 @@ OTHERS = {
     "no step that fits": (_train("--config.data.max_length=4"), DATA, ["nothing to train on", "data.max_length"]),
     "eight devices on one": (_train("--config.mesh.data=1", "--config.mesh.fsdp=8"), USAGE, ["8", "devices"]),
     "a batch in more parts than rows": (_train("--config.train.accumulate=3"), USAGE, ["train.batch (1)"]),
-    "an unknown key": (_train("--config.train.stepz=3"), USAGE, ["did you mean 'steps'"]),
+    "an unknown key": (_train("--config.train.stepz=3"), USAGE, ["did you mean 'train.steps'"]),
     "a value that is no number": (_train("--config.train.steps=many"), USAGE, ["train.steps", "'many'"]),
     "no steps": (_train("--config.train.steps=0"), USAGE, ["train.steps is 0"]),
     "an unknown argument of a command": (_train("--config.masking.unit=word"), USAGE, ["'word'"]),

@@ -37,14 +37,16 @@ def test_fields_are_set_with_their_type():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.step=7", "unknown config key 'train.step'; did you mean 'steps'"),
-        ("trian.steps=7", "unknown config key 'trian'; did you mean 'train'"),
-        ("train.steps=seven", "'seven' is no int"),
-        ("train.steps=1.5", "'1.5' is no int"),
-        ("masking.redraw=1", "'1' is no bool"),
+        ("train.step=7", "unknown config field 'train.step'; did you mean 'train.steps'"),
+        ("trian.steps=7", "unknown config field 'trian.steps'; did you mean 'train.steps'"),
+        ("train.steps=seven", "'seven' is not of type int"),
+        ("train.steps=1.5", "'1.5' is not of type int"),
+        ("masking.redraw=1", "'1' is not of type bool"),
         ("train=7", "this is a section"),
         ("train.steps.more=7", "train.steps is a value"),
         ("train.steps", "give a value"),
+        ("train.steps=true", "'true' is not of type int"),
+        ("zzz=1", "unknown config field 'zzz'; there are arms, collect"),
     ],
 )
 def test_a_wrong_override_is_one_clear_line(override, message):
@@ -72,8 +74,8 @@ def test_every_field_of_an_arm_can_be_set(tmp_path):
     }
     assert masking_of(config, "reduced").dropping().fraction_at(7) == 0.25
     for override, words in (
-        ("arms.reduced.contrl=x", "did you mean 'control'"),
-        ("arms.new.fraction=0.5", "unknown config key 'arms.new'"),
+        ("arms.reduced.contrl=x", "did you mean 'arms.reduced.control'"),
+        ("arms.new.fraction=0.5", "unknown config field 'arms.new.fraction'"),
     ):
         with pytest.raises(UsageError, match=words):
             set_field(config, override)
@@ -83,7 +85,10 @@ def test_a_config_file_that_is_missing_or_broken_is_named(tmp_path):
     for text, message in (
         (None, "no such config file"),
         ("x = 1", "get_config"),
-        ("def get_config(:", "invalid syntax"),
+        ("def get_config(:", "line 1: invalid syntax"),
+        ("def get_config():\n    return {}", "returned a dict"),
+        ("def get_config():\n    return {}['steps']", "c.py, line 2: KeyError: steps"),
+        ("import os\nimport no_such_config", "c.py, line 2: ModuleNotFoundError"),
     ):
         path = tmp_path / "c.py"
         if text is not None:
@@ -99,5 +104,21 @@ def test_an_unknown_key_in_a_config_file_is_an_error(tmp_path):
         "from cotjax.config import default_config\n"
         "def get_config():\n    config = default_config()\n    config.train.step = 3\n    return config\n"
     )
-    with pytest.raises(UsageError, match="step"):
+    with pytest.raises(UsageError) as caught:
         load_config(path)
+    message = str(caught.value)
+    assert message.startswith(f'{path}, line 4: AttributeError: Key "step" does not exist')
+    assert message.endswith('Did you mean "steps" instead of "step"?') and "\n" not in message
+
+
+def test_an_error_below_a_config_names_the_config_line_that_led_there(tmp_path):
+    """A value of a wrong type is noticed in ml_collections; the line to change is the config's."""
+    (tmp_path / "shared_config.py").write_text(
+        "from cotjax.config import default_config\ndef make():\n    config = default_config()\n"
+        "    config.train.steps = 'many'\n    return config\n"
+    )
+    (tmp_path / "c.py").write_text(
+        "import shared_config\ndef get_config():\n    return shared_config.make()\n"
+    )
+    with pytest.raises(UsageError, match=r"shared_config\.py, line 4: TypeError: .*'steps'"):
+        load_config(tmp_path / "c.py")
