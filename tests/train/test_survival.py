@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import pytest
 from helpers.training import assert_same, make_source, params_at, rows, run
-from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from cotjax.data.pipeline import Masking, batches, dropped_weights
 from cotjax.errors import DataError, Stopped, UsageError
@@ -21,17 +20,6 @@ from cotjax.train.replay import replay
 HERE = Path(__file__).parent
 MASKING = Masking(fraction=0.4, redraw=True)
 CHANGES = {"steps": 6, "save_every": 2, "row_length": 96, "batch": 4, "warmup": 2}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Runs that go on compile the program of the run before: here they find it."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-    reset_cache()
 
 
 @pytest.fixture(scope="module")
