@@ -75,8 +75,8 @@ def _bytes(line):
 
 # What stands in line 2 of the data file -> words of the message. Each is given to `data check` and to `train`.
 LINES = {
-    "cut JSON": (lambda row: json.dumps(row).encode()[:-20], ":2: no JSON"),
-    "no JSON": (_bytes(b"id,observation,action"), ":2: no JSON"),
+    "cut JSON": (lambda row: json.dumps(row).encode()[:-20], ":2: invalid JSON"),
+    "no JSON": (_bytes(b"id,observation,action"), ":2: invalid JSON"),
     "a list": (_bytes(b"[1, 2]"), ":2: a trajectory is a JSON object"),
     "not UTF-8": (lambda row: json.dumps(row | {"task": "caf"}).encode().replace(b"caf", b"caf\xe9"), ":2: not UTF-8"),
     "a line of 50 MB": (lambda row: json.dumps(row | {"task": "x" * 50_000_000}).encode(), ":2: "),
@@ -86,23 +86,23 @@ LINES = {
     "an id twice": (_row(id="t0"), "id 't0'"),
     "an empty id": (_row(id=" "), "id"),
     "no task": (_row(task=...), "'task' is missing"),
-    "a task that is a number": (_row(task=7), "'task' is a int"),
-    "steps that are text": (_row(steps="go"), "'steps' is a str"),
+    "a task that is a number": (_row(task=7), "'task' is a number"),
+    "steps that are text": (_row(steps="go"), "'steps' is a string"),
     "no steps": (_row(steps=[]), "no steps"),
     "a step that is text": (_row(steps=["go"]), "step 0"),
-    "success that is text": (_row(success="yes"), "'success' is a str"),
+    "success that is text": (_row(success="yes"), "'success' is a string"),
     "a reward that is not finite": (_row(reward=float("nan")), "reward"),
-    "a seed that is true": (_row(seed=True), "'seed' is a bool"),
+    "a seed that is true": (_row(seed=True), "'seed' is a boolean"),
     "no action": (_step(action=...), "step 1: the field 'action' is missing"),
     "an empty action": (_step(action="  "), "step 1: the action is empty"),
     "an empty thought": (_step(thought=""), "step 1: the thought is empty"),
-    "a thought that is a list": (_step(thought=["a"]), "step 1: the field 'thought' is a list"),
+    "a thought that is a list": (_step(thought=["a"]), "step 1: the field 'thought' is an array"),
     "a tag in a thought": (_step(thought="so </think> it is"), "</think>"),
     "a tag in an action": (_step(action="go <action> north"), "<action>"),
-    "an observation that is null": (_step(observation=None), "step 1: the field 'observation' is a NoneType"),
+    "an observation that is null": (_step(observation=None), "step 1: the field 'observation' is null"),
     "commands that are text": (_step(admissible_commands="look"), "step 1"),
     "a command that is a number": (_step(admissible_commands=["look", 3]), "step 1"),
-    "trained that is text": (_step(trained="no"), "'trained' is a str"),
+    "trained that is text": (_step(trained="no"), "'trained' is a string"),
 }  # fmt: skip
 
 

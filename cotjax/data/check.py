@@ -1,4 +1,4 @@
-"""Check a trajectory file line by line, and say what it holds."""
+"""Check a trajectory file line by line, and summarise its contents."""
 
 from __future__ import annotations
 
@@ -15,27 +15,40 @@ from cotjax.data.codec import Codec
 from cotjax.data.oddities import oddities
 from cotjax.data.selection import UNKNOWN_PROVENANCE, Counts, Selection, tally
 from cotjax.data.tokens import trajectory_examples
-from cotjax.data.trajectories import KNOWN_FIELDS, KNOWN_STEP_FIELDS, Line, Trajectory, read_lines
+from cotjax.data.trajectories import (
+    KNOWN_FIELDS,
+    KNOWN_STEP_FIELDS,
+    BadLine,
+    Line,
+    Trajectory,
+    read_lines,
+)
 from cotjax.errors import DataError
 from cotjax.masking import Role
 from cotjax.runtime.terminal import visible
 
-_WHOLE = 1 << 30  # tokens; nothing is cut for measuring it
+_UNLIMITED = 1 << 30  # tokens: measure every episode uncut
 _PROGRESS_BYTES = 1 << 20  # between two calls of `progress`
-_SHOWN = 12  # values a table lists of a field; the others are counted together
+_MAX_LISTED = 12  # values of a field in the table; the others are counted together
 
 
 @dataclass
 class Contents:
-    """What a file holds. Counters are value -> how often.
+    """The contents of a trajectory file. Counters map a value to its number of occurrences.
 
-    errors: the first bad lines, as `file:line: what`; bad: how many there are in all
-    episodes, steps: of the good lines; untrained: steps that are history alone; thoughtless: trained steps without a thought
-    outcomes: won, lost, not known; provenance: of trained steps' thoughts
-    lengths: steps an episode; tokens: tokens an episode, or, where there is a selection, an example
+    errors: the messages of the first bad lines, as `file:line: problem`
+    bad: number of bad lines
+    episodes, steps: of the good lines
+    untrained: steps marked as not trained on
+    thoughtless: trained steps without a thought
+    outcomes: won, lost, not known
+    provenance: of trained steps' thoughts
+    lengths: steps per episode
+    tokens: tokens per episode, or, with a selection, per example
     unknown: fields that the schema does not have
-    odd: what the schema allows but may not be meant
-    long, lost: episodes longer than max_length tokens, and their steps that do not fit even by themselves
+    odd: what the schema allows but the author may not have meant
+    long, lost: episodes longer than max_length tokens, and their steps that do not fit together
+      with their prompt
     trained: what a run with the selection trains on, and what it leaves out; None without one
     """
 
@@ -45,15 +58,15 @@ class Contents:
     steps: int = 0
     untrained: int = 0
     thoughtless: int = 0
-    outcomes: Counter = field(default_factory=Counter)
-    splits: Counter = field(default_factory=Counter)
-    task_types: Counter = field(default_factory=Counter)
-    environments: Counter = field(default_factory=Counter)
-    provenance: Counter = field(default_factory=Counter)
-    lengths: Counter = field(default_factory=Counter)
-    tokens: Counter = field(default_factory=Counter)
-    unknown: Counter = field(default_factory=Counter)
-    odd: Counter = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)
+    task_types: Counter[str] = field(default_factory=Counter)
+    environments: Counter[str] = field(default_factory=Counter)
+    provenance: Counter[str] = field(default_factory=Counter)
+    lengths: Counter[int] = field(default_factory=Counter)
+    tokens: Counter[int] = field(default_factory=Counter)
+    unknown: Counter[str] = field(default_factory=Counter)
+    odd: Counter[str] = field(default_factory=Counter)
     long: int = 0
     lost: int = 0
     trained: Counts | None = None
@@ -68,147 +81,152 @@ def check(
     selection: Selection | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Contents:
-    """Read all of a file, good lines and bad, holding one line at a time.
+    """Read the whole file, good lines and bad, and return a summary of its contents.
 
     Args:
-      limit: bad lines whose message is kept; all are counted.
-      codec: with one, every episode is encoded too: its text must be, and its tokens are counted.
-      max_length: tokens an example may have in training.
-      selection: with one, and a codec, exactly those steps are encoded that a run with it trains on, and only text that it would
-        encode must be encodable; its own `max_length` counts then.
-      progress: called with (bytes read, bytes in all) now and then.
+      limit: number of bad lines whose message is kept; all are counted.
+      codec: if given, every episode is encoded, and its tokens are counted; a line whose text
+        cannot be encoded is bad.
+      max_length: tokens that an example may have in training.
+      selection: if given (with a codec), encode only the steps that a run with it trains on; its
+        own `max_length` applies then.
+      progress: called with (bytes read, bytes in all) about once a megabyte.
 
     Raises:
       DataError: the file is missing or empty.
     """
-    found, done, told, path = Contents(trained=selection and Counts()), 0, 0, Path(path)
+    path = Path(path)
+    contents = Contents(trained=None if selection is None else Counts())
     total = path.stat().st_size if path.is_file() else 0
+    done = reported = 0
     for line in read_lines(path):
         done += line.size
-        error = line.error
-        if error is None and codec is not None:
+        error = line.error if isinstance(line, BadLine) else None
+        if isinstance(line, Line) and codec is not None:
             try:
-                _encode(found, line.trajectory, codec, max_length, selection)
-            except DataError as refused:
-                error = DataError(f"{path}:{found.bad + found.episodes + 1}: {refused}")
+                if selection is None or contents.trained is None:
+                    _encode_whole(contents, line.trajectory, codec, max_length)
+                else:
+                    examples = selection.examples(codec, line.trajectory, contents.trained)
+                    contents.tokens.update(len(example.ids) for example in examples)
+            except DataError as problem:
+                error = DataError(f"{path}:{contents.bad + contents.episodes + 1}: {problem}")
         if error is not None:
-            found.bad += 1
-            if len(found.errors) < limit:
-                found.errors.append(str(error))
-        else:
-            _count(found, line)
-        if done - told >= _PROGRESS_BYTES:
+            contents.bad += 1
+            if len(contents.errors) < limit:
+                contents.errors.append(str(error))
+        elif isinstance(line, Line):
+            _count(contents, line)
+        if done - reported >= _PROGRESS_BYTES:
             progress(done, total)
-            told = done
-    return found
+            reported = done
+    return contents
 
 
-def _count(found: Contents, line: Line) -> None:
+def _count(contents: Contents, line: Line) -> None:
+    """Count a good line."""
     trajectory = line.trajectory
-    found.episodes += 1
-    found.steps += len(trajectory.steps)
-    found.outcomes[{True: "won", False: "lost", None: "not known"}[trajectory.success]] += 1
-    tally(found.splits, trajectory.split)
-    tally(found.task_types, trajectory.task_type)
-    tally(found.environments, trajectory.environment)
-    found.lengths[len(trajectory.steps)] += 1
-    found.odd.update(oddities(trajectory))
+    contents.episodes += 1
+    contents.steps += len(trajectory.steps)
+    contents.outcomes[{True: "won", False: "lost", None: "not known"}[trajectory.success]] += 1
+    tally(contents.splits, trajectory.split)
+    tally(contents.task_types, trajectory.task_type)
+    tally(contents.environments, trajectory.environment)
+    contents.lengths[len(trajectory.steps)] += 1
+    contents.odd.update(oddities(trajectory))
     for step in trajectory.steps:
         if not step.trained:
-            found.untrained += 1
+            contents.untrained += 1
         elif step.thought is None:
-            found.thoughtless += 1
+            contents.thoughtless += 1
         else:
-            tally(found.provenance, step.provenance or UNKNOWN_PROVENANCE)
-    for name in line.row.keys() - KNOWN_FIELDS:
-        tally(found.unknown, name)
-    for step in line.row["steps"]:
-        for name in step.keys() - KNOWN_STEP_FIELDS:
-            tally(found.unknown, f"steps.{name}")
+            tally(contents.provenance, step.provenance or UNKNOWN_PROVENANCE)
+    for name in line.fields.keys() - KNOWN_FIELDS:
+        tally(contents.unknown, name)
+    for fields in line.fields["steps"]:
+        for name in fields.keys() - KNOWN_STEP_FIELDS:
+            tally(contents.unknown, f"steps.{name}")
 
 
-def _encode(
-    found: Contents,
-    trajectory: Trajectory,
-    codec: Codec,
-    max_length: int,
-    selection: Selection | None,
+def _encode_whole(
+    contents: Contents, trajectory: Trajectory, codec: Codec, max_length: int
 ) -> None:
-    """Raises DataError: what would be encoded cannot be."""
-    if selection is not None:
-        found.tokens.update(
-            len(example.ids) for example in selection.examples(codec, trajectory, found.trained)
-        )
-        return
-    for example in trajectory_examples(
-        codec, trajectory, "cot", _WHOLE, no_thought="direct"
-    ):  # one, or none where no step is trained
-        found.tokens[len(example.ids)] += 1
+    """Encode an episode uncut, and count its tokens and the steps that would not fit.
+
+    Raises:
+      DataError: its text cannot be encoded.
+    """
+    # One example, or none where no step is trained on.
+    for example in trajectory_examples(codec, trajectory, "cot", _UNLIMITED, no_thought="direct"):
+        contents.tokens[len(example.ids)] += 1
         if len(example.ids) > max_length:
-            found.long += 1
-            # Positions go on from a response's own prompt, whatever stands between them in the example.
-            found.lost += int((example.positions[example.roles == Role.END] >= max_length).sum())
+            contents.long += 1
+            # Positions continue from a response's own prompt, so they tell its length alone.
+            ends = example.positions[example.roles == Role.END]
+            contents.lost += int((ends >= max_length).sum())
 
 
-def print_contents(path: Path, found: Contents, console: Console, max_length: int) -> None:
-    """The bad lines, and a table of the rest."""
-    for error in found.errors:
-        console.print(visible(str(error)), style="red", markup=False, soft_wrap=True)
-    if found.bad > len(found.errors):
-        console.print(f"and {found.bad - len(found.errors):,} more", style="red")
-    console.print(
-        f"{path}: {found.episodes:,} episodes, {found.steps:,} steps", markup=False, soft_wrap=True
-    )
-    table = Table(show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    known = found.outcomes["won"] + found.outcomes["lost"]
-    won = (
-        f"{found.outcomes['won'] / known:.1%} of the {known:,} whose outcome is known"
-        if known
-        else "no outcome is known"
-    )
-    table.add_row("success", won)
-    for name, counts in (
-        ("split", found.splits),
-        ("environment", found.environments),
-        ("task type", found.task_types),
-    ):
-        table.add_row(name, Text(_listed(counts)))
-    table.add_row("steps an episode", _spread(found.lengths))
-    table.add_row("steps not trained on", f"{found.untrained:,}")
-    table.add_row("thoughts missing", f"{found.thoughtless:,}")
-    table.add_row("thoughts' provenance", Text(_listed(found.provenance)))
-    for what, count in found.odd.most_common():
-        table.add_row("odd", Text(f"{count:,} {visible(what)}"))
-    if found.unknown:
-        table.add_row("unknown fields, passed over", Text(_listed(found.unknown)))
-    if found.trained is not None:
-        table.add_row("tokens an example", _spread(found.tokens))
-    elif found.tokens:
-        table.add_row("tokens an episode", _spread(found.tokens))
-        text = f"{found.long:,} episodes; {found.lost:,} of their steps do not fit with their prompt, and are not trained on"
-        table.add_row(f"longer than {max_length:,}", text)
-    console.print(table)
-    if found.trained is not None:
-        for line in ("A run trains on", *(f"  {line}" for line in found.trained.lines())):
+def print_contents(path: Path, contents: Contents, console: Console, max_length: int) -> None:
+    """Print the bad lines, a table of the rest, and what a run trains on."""
+    for error in contents.errors:
+        console.print(visible(error), style="red", markup=False, soft_wrap=True)
+    if contents.bad > len(contents.errors):
+        console.print(f"and {contents.bad - len(contents.errors):,} more", style="red")
+    summary = f"{path}: {contents.episodes:,} episodes, {contents.steps:,} steps"
+    console.print(summary, markup=False, soft_wrap=True)
+    console.print(_table(contents, max_length))
+    if contents.trained is not None:
+        for line in ("A run trains on", *(f"  {line}" for line in contents.trained.lines())):
             console.print(line, markup=False, soft_wrap=True)
 
 
-def _listed(counts: Counter) -> str:
-    shown = [f"{visible(value):.60} {count:,}" for value, count in counts.most_common(_SHOWN)]
-    others = len(counts) - len(shown)
-    return ", ".join([*shown, *([f"and {others:,} other values"] if others else [])]) or "none"
+def _table(contents: Contents, max_length: int) -> Table:
+    table = Table(show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    known = contents.outcomes["won"] + contents.outcomes["lost"]
+    share = f"{contents.outcomes['won'] / known:.1%}" if known else ""
+    table.add_row(
+        "success", f"{share} of the {known:,} whose outcome is known" if known else "none is known"
+    )
+    table.add_row("split", Text(_listed(contents.splits)))
+    table.add_row("environment", Text(_listed(contents.environments)))
+    table.add_row("task type", Text(_listed(contents.task_types)))
+    table.add_row("steps per episode", _quartiles(contents.lengths))
+    table.add_row("steps not trained on", f"{contents.untrained:,}")
+    table.add_row("missing thoughts", f"{contents.thoughtless:,}")
+    table.add_row("provenance of thoughts", Text(_listed(contents.provenance)))
+    for oddity, count in contents.odd.most_common():
+        table.add_row("odd", Text(f"{count:,} {visible(oddity)}"))
+    if contents.unknown:
+        table.add_row("unknown fields, ignored", Text(_listed(contents.unknown)))
+    if contents.trained is not None:
+        table.add_row("tokens per example", _quartiles(contents.tokens))
+    elif contents.tokens:
+        table.add_row("tokens per episode", _quartiles(contents.tokens))
+        table.add_row(
+            f"longer than {max_length:,}",
+            f"{contents.long:,} episodes; {contents.lost:,} of their steps do not fit together with "
+            "their prompt and are not trained on",
+        )
+    return table
 
 
-def _spread(counts: Counter) -> str:
-    """Quartiles of a counter's numbers."""
-    total, seen, marks = sum(counts.values()), 0, []
-    wanted = [0.0, 0.25, 0.5, 0.75, 1.0]
+def _listed(counts: Counter[str]) -> str:
+    listed = [f"{visible(value):.60} {count:,}" for value, count in counts.most_common(_MAX_LISTED)]
+    if len(counts) > _MAX_LISTED:
+        listed.append(f"and {len(counts) - _MAX_LISTED:,} other values")
+    return ", ".join(listed) or "none"
+
+
+def _quartiles(counts: Counter[int]) -> str:
+    """Return the minimum, quartiles and maximum of a counter's numbers, in words."""
+    total, seen = sum(counts.values()), 0
+    shares = [0.0, 0.25, 0.5, 0.75, 1.0]
+    values: list[int] = []
     for value in sorted(counts):
         seen += counts[value]
-        while wanted and seen >= max(1, wanted[0] * total):
-            marks.append(value)
-            wanted.pop(0)
-    names = ("least", "a quarter at most", "median", "three quarters at most", "most")
-    return ", ".join(f"{name} {mark:,}" for name, mark in zip(names, marks, strict=False))
+        while len(values) < len(shares) and seen >= max(1, shares[len(values)] * total):
+            values.append(value)
+    names = ("min", "25 %", "median", "75 %", "max")
+    return ", ".join(f"{name} {value:,}" for name, value in zip(names, values, strict=False))

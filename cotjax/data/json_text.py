@@ -1,16 +1,17 @@
-"""Strict JSON, and what a file is when it is not JSON in UTF-8."""
+"""Strict JSON decoding, and opening files with a clear error where they are not JSON in UTF-8."""
 
 from __future__ import annotations
 
 import json
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from cotjax.errors import DataError
 
-# The first bytes of what people take for JSON, and what to do about it.
+# First bytes of formats that are mistaken for JSON -> what the file is and what to do.
 _FOREIGN = {
     b"\x1f\x8b": "compressed with gzip; unpack it (gunzip)",
     b"BZh": "compressed with bzip2; unpack it (bunzip2)",
@@ -25,42 +26,45 @@ _FOREIGN = {
 _HEAD = max(map(len, _FOREIGN))
 
 
-def open_json(path: str | Path, missing: str = "no such file") -> BinaryIO:
-    """Open a file of JSON text for reading. `missing` is what is said of a file that is not there.
+def open_json(path: str | Path, missing: str = "no such file") -> BufferedReader:
+    """Open a file of JSON text for reading.
+
+    Args:
+      missing: the message for a file that does not exist.
 
     Raises:
-      DataError: it is not there, is a folder or a device, cannot be read, is compressed, or is not in UTF-8; the message
-        says which.
+      DataError: the file does not exist, is a folder or a device, cannot be read, is compressed, or
+        is not in UTF-8; the message says which.
     """
     try:
         kind = os.stat(path).st_mode
         if stat.S_ISDIR(kind):
             raise DataError(f"{path}: a folder, not a file; name a file in it")
         if not stat.S_ISREG(kind):
-            raise DataError(f"{path}: a device or a pipe, not a file; save what it holds to a file")
+            raise DataError(f"{path}: a device or a pipe, not a file; save its content to a file")
         file = open(path, "rb")  # noqa: SIM115 the caller closes it
     except FileNotFoundError:
         if os.path.islink(path):
             raise DataError(
-                f"{path}: a symbolic link to {os.readlink(path)}, which is not there"
+                f"{path}: a symbolic link to {os.readlink(path)}, which does not exist"
             ) from None
         raise DataError(f"{path}: {missing}") from None
-    except OSError as error:  # no permission, links in a circle, a file in place of a folder
+    except OSError as error:  # no permission, circular links, a file in the path
         raise DataError(
-            f"{path}: cannot be read ({error.strerror}); name another file or mend its permissions"
+            f"{path}: cannot be read ({error.strerror}); name another file or fix its permissions"
         ) from None
     head = file.peek(_HEAD)[:_HEAD]
-    what = next((what for start, what in _FOREIGN.items() if head.startswith(start)), None)
-    if what is None and b"\0" in head[:2]:
-        what = "in UTF-16 or UTF-32, or not text at all; save it as UTF-8"
-    if what is not None:
+    problem = next((text for start, text in _FOREIGN.items() if head.startswith(start)), None)
+    if problem is None and b"\0" in head[:2]:
+        problem = "in UTF-16 or UTF-32, or not text; save it as UTF-8"
+    if problem is not None:
         file.close()
-        raise DataError(f"{path}: {what}")
+        raise DataError(f"{path}: {problem}")
     return file
 
 
 def decode(text: str) -> Any:
-    """Return the one JSON value that `text` is. Raises as `decode_from`."""
+    """Return the JSON value that `text` consists of. Raises as `decode_from`."""
     try:
         return _DECODER.decode(text)
     except RecursionError:
@@ -68,12 +72,11 @@ def decode(text: str) -> Any:
 
 
 def decode_from(text: str, start: int) -> tuple[Any, int]:
-    """Return the JSON value that begins at `start`, and where it ends.
+    """Return (the JSON value that begins at `start`, the index of its end).
 
     Raises:
-      json.JSONDecodeError: there is no JSON value.
-      ValueError: there is one with a key twice in an object, with NaN or Infinity, or nested too
-        deeply.
+      json.JSONDecodeError: there is no valid JSON value.
+      ValueError: it repeats a key in an object, contains NaN or Infinity, or is nested too deeply.
     """
     try:
         return _DECODER.raw_decode(text, start)
@@ -82,7 +85,7 @@ def decode_from(text: str, start: int) -> tuple[Any, int]:
 
 
 def end_of(text: str, start: int) -> int:
-    """Return where the JSON value that begins at `start` ends. Raises ValueError where there is none."""
+    """Return the index of the end of the JSON value that begins at `start`. Raises ValueError."""
     try:
         return _LENIENT.raw_decode(text, start)[1]
     except RecursionError:
@@ -90,16 +93,16 @@ def end_of(text: str, start: int) -> int:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is none of its numbers")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r:.80} comes twice in one object")
-    return made
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {repeated!r:.80} occurs twice in one object")
+    return unique
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique)

@@ -1,6 +1,7 @@
-"""Which steps of a trajectory file are trained on, as which examples, and a count by reason of those that are not.
+"""Select the steps of a trajectory file to train on, and count by reason those that are not.
 
-The dataset builder and `cotjax data check --config` both go through `Selection.examples`, so a check says what a run will do.
+The dataset builder and `cotjax data check --config` both call `Selection.examples`, so a check
+reports exactly what a run trains on.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from cotjax.data.trajectories import Trajectory
 from cotjax.errors import UsageError
 from cotjax.masking import draw
 
-# Why a step is not trained on: code -> what a person reads.
+# Why a step is not trained on: code -> text for people.
 REASONS = {
     "split": "of another split than data.splits",
-    "lost": "of an episode that was lost",
+    "lost": "of a lost episode",
     "task_type": "of a task type that is held out",
     "untrained": "marked as not trained on",
     "no_thought": "without a thought",
@@ -28,18 +29,26 @@ REASONS = {
 UNKNOWN_PROVENANCE, SILENT = "not known", "no thought"
 OTHERS = "other values"
 _COUNTERS = ("splits", "thought_provenance")  # fields of Counts
-_KEPT = 1000  # values of a field that are told apart
+_MAX_VALUES = 1000  # distinct values of a field that are counted apart
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What of a trajectory file is trained on, and in which form.
+    """Which steps of a trajectory file are trained on, and in which form.
 
-    `splits`: only episodes of these (empty: all). `won_only`: leave out lost episodes; one whose outcome nobody knows stays.
-    `task_types`: only these (None: all); `held_out`: none of these. `direct_share`: the share of trajectories written in the direct
-    form (no reasoning), drawn by a stable hash of their id; the others in the CoT form. `no_thought`: what the CoT form does with a
-    trained step that has no thought; see `trajectory_examples`. `max_length`: tokens an example. `layout`, `history`,
-    `past_thoughts`: see `cotjax.data.tokens.Layout`.
+    splits: train on episodes of these splits only (empty: all)
+    won_only: leave out lost episodes; those with an unknown outcome stay
+    task_types: train on these task types only (None: all)
+    held_out: train on none of these task types
+    direct_share: the share of trajectories written in the direct form (without reasoning), chosen
+      by a stable hash of their id; the others are written in the CoT form
+    no_thought: what the CoT form does with a trained step that has no thought; see
+      `cotjax.data.tokens.trajectory_examples`
+    max_length: tokens per example
+    layout, history, past_thoughts: see `cotjax.data.tokens.Layout`
+
+    Raises:
+      UsageError: a field has an invalid value.
     """
 
     splits: tuple[str, ...] = ("train",)
@@ -55,10 +64,10 @@ class Selection:
 
     def __post_init__(self):
         if not 0.0 <= self.direct_share <= 1.0:
-            raise UsageError(f"data.direct_share is {self.direct_share}; a share is from 0 to 1")
+            raise UsageError(f"data.direct_share is {self.direct_share}; it must be from 0 to 1")
         if self.no_thought not in NO_THOUGHT:
             raise UsageError(
-                f"data.no_thought is {self.no_thought!r}; there are {', '.join(NO_THOUGHT)}"
+                f"data.no_thought is {self.no_thought!r}; it must be one of {', '.join(NO_THOUGHT)}"
             )
         if self.max_length < 1:
             raise UsageError(f"data.max_length is {self.max_length}; it must be at least 1")
@@ -66,37 +75,38 @@ class Selection:
 
     @classmethod
     def of(cls, settings: Any, **more: Any) -> Selection:
-        """The selection that an object with these fields asks for; of a config, its `data` section and, as `more`, the task types."""
-        values = {
-            f.name: getattr(settings, f.name) for f in fields(cls) if hasattr(settings, f.name)
-        } | more
+        """Return the selection with the fields of `settings`, and with `more`.
+
+        Args:
+          settings: an object such as a config's `data` section.
+          more: further fields, such as the task types; they take precedence.
+        """
+        names = [field.name for field in fields(cls) if hasattr(settings, field.name)]
+        values = {name: getattr(settings, name) for name in names} | more
         return cls(**values | {"splits": tuple(split for split in values["splits"] if split)})
 
     def examples(self, codec: Codec, trajectory: Trajectory, counts: Counts) -> list[TokenExample]:
-        """Encode what is trained on of a trajectory, and count it and the rest in `counts`.
+        """Return the examples to train on of a trajectory, and count its steps in `counts`.
 
         Raises:
           DataError: as `trajectory_examples`.
         """
-        reason = self._left_out(trajectory)
+        reason = self._reason(trajectory)
         form = "direct" if draw(0, f"form/{trajectory.id}") < self.direct_share else "cot"
-        made = []
+        examples: list[TokenExample] = []
         if reason is None:
-            made = list(
-                trajectory_examples(
-                    codec, trajectory, form, self.max_length, self._layout(), self.no_thought
-                )
+            examples += trajectory_examples(
+                codec, trajectory, form, self.max_length, self._layout(), self.no_thought
             )
-        counts.add(
-            trajectory, made, reason, form, skips_silent=form == "cot" and self.no_thought == "skip"
-        )
-        return made
+        skips_silent = form == "cot" and self.no_thought == "skip"
+        counts.add(trajectory, examples, reason, form, skips_silent=skips_silent)
+        return examples
 
     def _layout(self) -> Layout:
         return Layout(self.layout, self.history, self.past_thoughts)
 
-    def _left_out(self, trajectory: Trajectory) -> str | None:
-        """Why no step of the trajectory is trained on, whatever is in it."""
+    def _reason(self, trajectory: Trajectory) -> str | None:
+        """Return why the whole trajectory is left out, a key of REASONS; None if it is not."""
         if self.splits and trajectory.split not in self.splits:
             return "split"
         if self.won_only and trajectory.success is False:
@@ -108,18 +118,25 @@ class Selection:
         return None
 
 
-def tally(counts: Counter, value: str) -> None:
-    """Count a value of a field. A field that is another in every line must not fill the memory."""
-    counts[value if len(counts) < _KEPT or value in counts else OTHERS] += 1
+def tally(counts: Counter[str], value: str) -> None:
+    """Count a value of a field.
+
+    Past `_MAX_VALUES` distinct values, new ones are counted together: a field that differs in every
+    line must not fill the memory.
+    """
+    counts[value if len(counts) < _MAX_VALUES or value in counts else OTHERS] += 1
 
 
 @dataclass
 class Counts:
-    """What a selection makes of a file. `left_out`: reason (a key of REASONS) -> {"trajectories": in how many, "steps"}.
+    """How much of a file a selection trains on.
 
-    trajectories, steps: read; trained_trajectories, trained_steps, examples, tokens: what there is to train on
-    unknown_outcomes: trajectories to train on that nobody knows to be won
-    splits: of all that was read; thought_provenance: of the thoughts trained on, and how many steps are trained without one
+    trajectories, steps: number read
+    trained_trajectories, trained_steps, examples, tokens: number trained on
+    unknown_outcomes: trajectories trained on whose outcome is unknown
+    left_out: reason (a key of REASONS) -> {"trajectories": affected, "steps": left out}
+    splits: trajectories read, by split
+    thought_provenance: steps trained on, by the provenance of their thought
     """
 
     trajectories: int = 0
@@ -130,8 +147,8 @@ class Counts:
     tokens: int = 0
     unknown_outcomes: int = 0
     left_out: dict[str, dict[str, int]] = field(default_factory=dict)
-    splits: Counter = field(default_factory=Counter)
-    thought_provenance: Counter = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)
+    thought_provenance: Counter[str] = field(default_factory=Counter)
 
     def add(
         self,
@@ -142,8 +159,13 @@ class Counts:
         *,
         skips_silent: bool,
     ) -> None:
-        """Count one trajectory and the examples made of it in a form. `reason`: why none of it is trained on, where that does not
-        depend on its steps. `skips_silent`: its steps without a thought are history alone."""
+        """Count one trajectory and its examples.
+
+        Args:
+          reason: why the whole trajectory is left out, a key of REASONS; None if it is not.
+          form: the form of the examples, "cot" or "direct".
+          skips_silent: steps without a thought are left out.
+        """
         trained = {int(step) for example in examples for step in example.steps}
         self.trajectories += 1
         self.steps += len(trajectory.steps)
@@ -153,7 +175,7 @@ class Counts:
         self.examples += len(examples)
         self.tokens += sum(len(example.ids) for example in examples)
         self.unknown_outcomes += bool(trained) and trajectory.success is None
-        reasons = Counter()
+        reasons: Counter[str] = Counter()
         for number, step in enumerate(trajectory.steps):
             if number in trained:
                 silent = form == "direct" or step.thought is None
@@ -170,39 +192,44 @@ class Counts:
             else:
                 reasons["too_long"] += 1
         for name, steps in reasons.items():
-            so_far = self.left_out.setdefault(name, {"trajectories": 0, "steps": 0})
-            so_far["trajectories"] += 1
-            so_far["steps"] += steps
+            affected = self.left_out.setdefault(name, {"trajectories": 0, "steps": 0})
+            affected["trajectories"] += 1
+            affected["steps"] += steps
 
     def lines(self) -> Iterator[str]:
-        """What a person reads: what there is to train on, and each reason for leaving something out."""
+        """Yield lines of text: what is trained on, then each reason with what it leaves out."""
         yield (
-            f"{_number(self.examples, 'example')}: {self.trained_steps:,} of {_number(self.steps, 'step')}, "
-            f"in {self.trained_trajectories:,} of {_trajectories(self.trajectories)}"
+            f"{_number(self.examples, 'example')}: {self.trained_steps:,} of "
+            f"{_number(self.steps, 'step')}, in {self.trained_trajectories:,} of "
+            f"{_trajectories(self.trajectories)}"
         )
         for name, text in REASONS.items():
-            if found := self.left_out.get(name):
-                yield f"left out: {_number(found['steps'], 'step')} {text}, in {_trajectories(found['trajectories'])}"
+            if affected := self.left_out.get(name):
+                steps, trajectories = affected["steps"], affected["trajectories"]
+                yield f"left out: {_number(steps, 'step')} {text}, in {_trajectories(trajectories)}"
         if self.unknown_outcomes:
-            yield f"trained on although nobody knows the outcome: {_trajectories(self.unknown_outcomes)}"
+            yield f"trained on with unknown outcome: {_trajectories(self.unknown_outcomes)}"
 
     def why_nothing(self) -> str:
-        """Why there is nothing to train on, and which splits the file has."""
+        """Return a sentence on why there is nothing to train on, with the splits of the file."""
         reasons = ", ".join(
             f"{self.left_out[name]['steps']:,} {text}"
             for name, text in REASONS.items()
             if name in self.left_out
         )
         splits = ", ".join(f"{split!r} ({count:,})" for split, count in self.splits.most_common(12))
-        return f"nothing to train on; of its {self.steps:,} steps are {reasons}; its trajectories are of the splits {splits}"
+        return (
+            f"nothing to train on; of its {self.steps:,} steps are {reasons}; its trajectories are "
+            f"of the splits {splits}"
+        )
 
     @classmethod
     def of(cls, saved: dict[str, Any]) -> Counts:
-        """From what `as_dict` gave, as JSON."""
+        """Return the counts that `as_dict` saved."""
         return cls(**saved | {name: Counter(saved[name]) for name in _COUNTERS})
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the counts as a JSON object."""
         return vars(self) | {name: dict(getattr(self, name)) for name in _COUNTERS}
 
 

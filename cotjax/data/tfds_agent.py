@@ -1,21 +1,25 @@
-"""The tensorflow-datasets builder: agent trajectories as token ids and roles, in array_record shards.
+"""The tensorflow-datasets builder: trajectories -> a dataset of token examples on disk.
 
-Works without tensorflow: it is written with `download_and_prepare` and read with `as_data_source`, both in the array_record
-format (TFDS's default, TFRecord, needs tensorflow). Examples keep the order of the trajectory file. Arrays are stored as their
-bytes, which are read ten times as fast as lists of integers. Beside the shards stand `lengths-<split>.npy`, every example's number of
-tokens, which packing is planned from, and `counts-<split>.json`: what of the file is trained on, and what is not, by reason.
+Works without tensorflow: datasets are written with `download_and_prepare` and read with
+`as_data_source`, both in the array_record format (TFRecord, TFDS's default, needs tensorflow).
+Examples keep the order of the trajectory file. Arrays are stored as bytes, which are read ten times
+as fast as lists of integers. Two files stand beside the shards: `lengths-<split>.npy`, the number of
+tokens of every example, from which packing is planned; and `counts-<split>.json`, the steps that are
+trained on, and by reason those that are not.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import io
 import json
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -36,32 +40,41 @@ ARRAYS = {
 }
 
 
-@dataclass
 class AgentConfig(tfds.core.BuilderConfig):
     """What a prepared dataset depends on.
 
-    `sources`: split name -> trajectory file (JSONL). `tokenizer`: folder with tokenizer.json. `system`: a system message before the
-    first user turn. The other fields are those of `cotjax.data.selection.Selection`.
+    Args:
+      name: the beginning of the dataset's name.
+      sources: split name -> trajectory file (JSONL).
+      tokenizer: folder with tokenizer.json.
+      template: name of the turn template.
+      system: a system message before the first user turn; "" for none.
+      selection: fields of `cotjax.data.selection.Selection`.
+
+    Raises:
+      UsageError: a field of the selection has an invalid value.
     """
 
-    sources: dict[str, str] | None = None
-    tokenizer: str = ""
-    template: str = "chatml"
-    system: str = ""
-    splits: tuple[str, ...] = ("train",)
-    won_only: bool = True
-    task_types: tuple[str, ...] | None = None
-    held_out: tuple[str, ...] = ()
-    direct_share: float = 0.0
-    no_thought: str = "skip"
-    max_length: int = 768
-    layout: str = "trajectory"
-    history: int = 0
-    past_thoughts: bool = False
+    def __init__(
+        self,
+        *,
+        name: str,
+        sources: dict[str, str],
+        tokenizer: str,
+        template: str = "chatml",
+        system: str = "",
+        **selection: Any,
+    ):
+        super().__init__(name=name)
+        self.sources = sources
+        self.tokenizer = tokenizer
+        self.template = template
+        self.system = system
+        self.selection = Selection(**selection)
 
 
 class AgentTrajectories(tfds.core.GeneratorBasedBuilder):
-    """Examples of tokens; see `cotjax.data.tokens`."""
+    """Builds the dataset of an `AgentConfig`; `cotjax.data.tokens` defines its examples."""
 
     VERSION = tfds.core.Version("3.0.0")
 
@@ -79,7 +92,7 @@ class AgentTrajectories(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,
         )
 
-    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+    def _split_generators(self, dl_manager: object) -> dict[str, Iterator]:
         self.lengths: dict[str, np.ndarray] = {}  # split -> tokens of each example
         return {
             split: self._generate_examples(split, path)
@@ -89,7 +102,7 @@ class AgentTrajectories(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str, path: str) -> Iterator[tuple[int, dict]]:
         config = self.builder_config
         codec = Codec.load(config.tokenizer, config.template, config.system)
-        selection, counts = Selection.of(config), Counts()
+        selection, counts = config.selection, Counts()
         lengths = array("i")
         for trajectory in read_trajectories(path):
             for example in selection.examples(codec, trajectory, counts):
@@ -101,7 +114,7 @@ class AgentTrajectories(tfds.core.GeneratorBasedBuilder):
         if not lengths:
             raise DataError(f"{path}: {counts.why_nothing()}")
         self.lengths[split] = np.asarray(lengths, np.int32)
-        # Into the folder that TFDS makes, and renames when it is whole: there is no dataset without it.
+        # Written into TFDS's temporary folder, which it renames on success: so every dataset has it.
         write_whole(_counts_file(self, split), json.dumps(counts.as_dict(), indent=2) + "\n")
 
 
@@ -117,15 +130,23 @@ def prepare_dataset(
     shards: int | None = None,
     digest: Callable[[Path], str] = sha256_of,
 ) -> AgentTrajectories:
-    """Build the dataset under `data_dir` unless it is there; return the builder to read it with `as_data_source`.
+    """Build the dataset under `data_dir` unless it exists; return its builder.
 
-    The dataset's name holds a hash of everything it depends on, so changed data, tokenizer or settings make a new one. `shards`:
-    files a split (None: by size, 64 MB or more each). `digest`: what tells a file's content.
+    Read it with the builder's `as_data_source`. The dataset's name ends with the fingerprint, so
+    changed data, tokenizer or settings make a new one.
+
+    Args:
+      shards: files per split (None: by size, at least 64 MB each).
+      digest: returns a file's SHA-256 (or a remembered one) in hexadecimal digits.
+
+    Raises:
+      DataError: a file is missing, a trajectory is invalid, or there is nothing to train on.
     """
-    config.name = f"{config.name}-{fingerprint(config, digest)}"
-    builder = AgentTrajectories(config=config, data_dir=str(data_dir), file_format="array_record")
+    named = copy.copy(config)
+    named.name = f"{config.name}-{fingerprint(config, digest)}"
+    builder = AgentTrajectories(config=named, data_dir=str(data_dir), file_format="array_record")
     download = tfds.download.DownloadConfig(try_download_gcs=False, num_shards=shards)
-    # TFDS prints what it downloads; nothing is downloaded here, and the caller reports the stage.
+    # TFDS prints its progress; the caller reports the stage.
     with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(download_config=download)
     for split, lengths in getattr(builder, "lengths", {}).items():
@@ -134,16 +155,18 @@ def prepare_dataset(
 
 
 def dataset_counts(builder: AgentTrajectories, split: str = "train") -> Counts:
-    """What of the trajectory file a prepared split trains on, and what it leaves out."""
+    """Return the counts of a prepared split: what it trains on, and what it leaves out."""
     return Counts.of(read_json(_counts_file(builder, split), "cotjax"))
 
 
-def _counts_file(builder: AgentTrajectories, split: str) -> Path:
-    return Path(builder.data_dir) / f"counts-{split}.json"
-
-
 def fingerprint(config: AgentConfig, digest: Callable[[Path], str] = sha256_of) -> str:
-    """Return 12 hexadecimal digits that name the examples: of the data, the tokenizer and every setting that they depend on."""
+    """Return 12 hexadecimal digits of a hash of everything that the examples depend on.
+
+    That is the data, the tokenizer and the settings.
+
+    Raises:
+      DataError: a file is missing.
+    """
     together = hashlib.sha256()
     tokenizer = Path(config.tokenizer) / "tokenizer.json"
     files = [tokenizer, *(Path(path) for path in config.sources.values())]
@@ -155,8 +178,12 @@ def fingerprint(config: AgentConfig, digest: Callable[[Path], str] = sha256_of) 
         sorted(config.sources),
         config.template,
         config.system,
-        asdict(Selection.of(config)),
+        asdict(config.selection),
         str(AgentTrajectories.VERSION),
     )
     together.update(repr(settings).encode())
     return together.hexdigest()[:12]
+
+
+def _counts_file(builder: AgentTrajectories, split: str) -> Path:
+    return Path(builder.data_dir) / f"counts-{split}.json"

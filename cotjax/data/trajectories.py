@@ -1,30 +1,50 @@
-"""Agent trajectories: the schema, and JSON Lines in and out.
+"""Agent trajectories: their schema, and reading and writing them as JSON Lines.
 
-One line is one episode:
+A line of a data file becomes a loss weight on this way through `cotjax.data`:
 
-    {"schema_version": 1, "id": "household/train/0/0", "environment": "alfworld", "split": "train",
-     "task": "put a plate in fridge", "task_type": "pick_and_place_simple", "game": "pick_…/trial_…",
-     "steps": [{"observation": "…", "thought": "…", "action": "go to fridge 1", "provenance": "scripted, before the action",
+    line -> JSON object -> Trajectory   trajectories
+    Trajectory -> chosen steps          selection
+    chosen steps -> examples            tokens (text becomes ids in codec)
+    examples -> dataset on disk         tfds_agent
+    dataset -> packed rows -> batches   packing, pipeline
+
+The words mean one thing each in this package:
+
+    line         a line of a trajectory file
+    trajectory   one episode of an agent in an environment
+    step         one observation, thought and action of a trajectory
+    turn         a step in ids: the user's message and the agent's response
+    segment      consecutive ids of one role
+    example      one sequence (or tree) of tokens to train on
+    packed row   several examples in a row of fixed length
+    row          in `cotjax.data.importing`: one element of a public data set
+
+One line holds one trajectory:
+
+    {"schema_version": 1, "id": "household/train/0/0", "environment": "alfworld",
+     "split": "train", "task": "put a plate in fridge",
+     "task_type": "pick_and_place_simple", "game": "pick_…/trial_…",
+     "steps": [{"observation": "…", "thought": "…", "action": "go to fridge 1",
+                "provenance": "scripted, before the action",
                 "admissible_commands": ["go to fridge 1", "look", …]}, …],
      "success": true, "reward": 1.0, "seed": 0, "agent": "expert"}
 
-`thought` may be null (a step played without reasoning; then `provenance` is null too). The first observation may be "", where
-the task is all that the agent was shown. A step's thought was there before its
-action, or its provenance says otherwise. A step may have `"trained": false`: it happened, so it is in the history of later steps,
-but it is nobody's to learn from (a slip of the expert's). `success` and `reward` may be null: nobody knows. docs/data.md has every
-field and every rule.
+docs/data.md describes every field and rule.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, get_args, get_type_hints
 
-from cotjax.data.digests import Digests
+from pydantic import AfterValidator, Field, Strict, StringConstraints, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
 from cotjax.data.json_text import decode, open_json
 from cotjax.errors import DataError
 from cotjax.formats import TAGS
@@ -32,289 +52,344 @@ from cotjax.runtime.files import whole
 
 SCHEMA_VERSION = 1
 SCRIPTED_BEFORE = "scripted, before the action"
-MAX_LINE_BYTES = 16 * 2**20  # a longer line is an error; it is passed over without being held
-MARK = b'"schema_version"'  # what the beginning of a trajectory file holds
+MAX_LINE_BYTES = 16 * 2**20  # a longer line is an error, and is skipped without being loaded
+MARK = b'"schema_version"'  # occurs near the beginning of every trajectory file
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("contains a NUL character (\\u0000); remove it")
+    return text
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    return _no_nul(text)
+
+
+def _no_tag(text: str) -> str:
+    if "<" in text:
+        for tag in TAGS:
+            if tag in text:
+                raise ValueError(f"contains {tag!r}, a tag of the response format; remove it")
+    return _no_nul(text)
+
+
+def _task(text: str) -> str:
+    return _no_tag(_not_blank(text))
+
+
+def _thought(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty; use null for a step without reasoning")
+    return _no_tag(text)
+
+
+def _action(text: str) -> str:
+    if "\r" in text:
+        raise ValueError("contains a carriage return; remove it")
+    if text.strip("\n") != text and text.strip():
+        raise ValueError("begins or ends with an empty line; remove it")
+    return _no_tag(_not_blank(text))
+
+
+def _finite(value: int | float) -> int | float:
+    if not abs(value) <= sys.float_info.max:
+        raise ValueError(
+            f"is {value!s:.40}; it must be a finite number, or null where it is unknown"
+        )
+    return value
+
+
+# Strict: JSON's true is not the number 1, and "1" is not a number either.
+_Bool = Annotated[bool, Strict()]
+_Text = Annotated[str, Strict(), AfterValidator(_no_nul)]
+_Name = Annotated[str, Strict(), AfterValidator(_not_blank)]
+_Reward = Annotated[Annotated[int, Strict()] | Annotated[float, Strict()], AfterValidator(_finite)]
+# Not blank (as str.strip() has it), and without NUL. A pattern, since there are many commands a step.
+_Command = Annotated[
+    str, StringConstraints(strict=True, pattern=r"^[^\x00]*[^\s\x00\x1c-\x1f][^\x00]*$")
+]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One turn: what the agent saw, what it thought, what it did."""
+    """What the agent saw, thought and did.
 
-    observation: str
-    thought: str | None
-    action: str
-    provenance: str | None
-    admissible_commands: tuple[str, ...] = ()
-    trained: bool = True
+    observation: what the agent saw before it acted. That of the first step may be "", where the
+      task is all that the agent was shown.
+    thought: None where the agent acted without reasoning; `provenance` is None too then.
+    provenance: where the thought comes from, and whether it was written before the action.
+    admissible_commands: empty where the environment does not list them.
+    trained: False for a step that is not trained on (a mistake of the expert's, say); later
+      prompts show it all the same.
+    """
+
+    observation: Annotated[str, Strict(), AfterValidator(_no_tag)]
+    thought: Annotated[str, Strict(), AfterValidator(_thought)] | None
+    action: Annotated[str, Strict(), AfterValidator(_action)]
+    provenance: _Text | None
+    admissible_commands: tuple[_Command, ...]
+    trained: _Bool = True
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One episode. `reward` is the environment's own (ALFWorld: 1.0 when won); None, as with `success`: not known."""
+    """One episode.
 
-    id: str
-    environment: str
-    split: str
-    task: str
-    task_type: str
-    game: str
-    steps: tuple[Step, ...]
-    success: bool | None
-    reward: float | None
-    seed: int
-    agent: str
+    success, reward: the environment's verdict (ALFWorld's reward is 1.0 for a won episode); None
+      where it is unknown.
+    """
+
+    id: _Name
+    environment: _Name
+    split: _Name
+    task: Annotated[str, Strict(), AfterValidator(_task)]
+    task_type: _Text
+    game: _Text
+    steps: Annotated[tuple[Step, ...], Field(min_length=1)]
+    success: _Bool | None
+    reward: _Reward | None
+    seed: Annotated[int, Strict()]
+    agent: _Text
 
 
-_TEXT_OR_NULL = (str, type(None))
-_STEP_FIELDS = {
-    "observation": str, "thought": _TEXT_OR_NULL, "action": str, "provenance": _TEXT_OR_NULL, "admissible_commands": list,
-}  # fmt: skip
-_FIELDS = {
-    "id": str, "environment": str, "split": str, "task": str, "task_type": str, "game": str, "steps": list,
-    "success": (bool, type(None)), "reward": (int, float, type(None)), "seed": int, "agent": str,
-}  # fmt: skip
-KNOWN_FIELDS = frozenset({"schema_version", *_FIELDS})
-KNOWN_STEP_FIELDS = frozenset({"trained", *_STEP_FIELDS})
+KNOWN_FIELDS = frozenset({"schema_version", *(field.name for field in fields(Trajectory))})
+KNOWN_STEP_FIELDS = frozenset(field.name for field in fields(Step))
+
+_SCHEMA = TypeAdapter(Trajectory)
+_NULLABLE = frozenset(
+    name
+    for schema in (Step, Trajectory)
+    for name, kind in get_type_hints(schema).items()
+    if type(None) in get_args(kind)
+)
+_EXPECTED = {
+    "string_type": "a string",
+    "string_unicode": "a string without half of a surrogate pair",
+    "bool_type": "true or false",
+    "int_type": "an integer",
+    "float_type": "a number",
+    "tuple_type": "an array",
+}
+_JSON_TYPES = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    list: "an array",
+    dict: "an object",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A valid line: the JSON object, with fields that the schema does not have, and its trajectory."""
+
+    size: int  # bytes
+    fields: dict[str, Any]
+    trajectory: Trajectory
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """A line that is not a trajectory, and why."""
+
+    size: int  # bytes
+    error: DataError
 
 
 def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
     """Yield the file's trajectories in order.
 
     Raises:
-      DataError: the file is missing, empty, or a line is not a trajectory; the message is `file:line: what`.
+      DataError: the file is missing or empty, or a line is not a trajectory; the message begins
+        with `file:line:`.
     """
     for line in read_lines(path):
-        if line.error is not None:
+        if isinstance(line, BadLine):
             raise line.error
         yield line.trajectory
 
 
-@dataclass(frozen=True)
-class Line:
-    """A line of a trajectory file: a trajectory with the JSON object it was read from, or what is wrong with the line."""
+def read_lines(path: str | Path) -> Iterator[Line | BadLine]:
+    """Yield every line of the file, valid or not, except blank lines at its end.
 
-    size: int  # bytes
-    row: dict | None = None
-    trajectory: Trajectory | None = None
-    error: DataError | None = None
-
-
-def read_lines(path: str | Path) -> Iterator[Line]:
-    """Yield every line of the file, good or bad, without blank lines at the end. Memory grows with the ids alone, 12 bytes each.
+    Holds one line at a time, and a digest of every id.
 
     Raises:
-      DataError: the file is missing, empty, no file, or none that holds JSON Lines.
+      DataError: the file is missing, empty, not a regular file, or not JSON Lines.
     """
-    path = Path(path)
-    number, ids, blank = 0, Digests(), []
+    path, number = Path(path), 0
+    first_lines: dict[bytes, int] = {}  # digest of an id -> the line that it first occurred in
+    blank: list[tuple[int, int]] = []  # (line number, size) of blank lines not yet reported
     with open_json(path, "no such trajectory file; `cotjax collect` makes one") as file:
         for number, (raw, size) in enumerate(_raw_lines(file), start=1):
             if len(raw) == size and not raw.strip():
                 blank.append((number, size))
                 continue
-            for before, length in blank:
-                yield Line(
-                    length,
-                    error=DataError(
-                        f"{path}:{before}: no JSON (the line is blank); remove this line"
-                    ),
-                )
+            for blank_number, blank_size in blank:
+                problem = f"{path}:{blank_number}: invalid JSON (the line is blank); delete it"
+                yield BadLine(blank_size, DataError(problem))
             blank.clear()
             where = f"{path}:{number}"
             try:
                 row = _parse_line(raw, size, where, first=number == 1)
                 trajectory = as_trajectory(row, where)
-                before = ids.add(trajectory.id, number)
-                if before is not None:
+                first_line = first_lines.setdefault(id_digest(trajectory.id), number)
+                if first_line != number:
                     raise DataError(
-                        f"{where}: id {trajectory.id!r:.80} stands at line {before} already; ids must be unique"
+                        f"{where}: the id {trajectory.id!r:.80} occurs in line {first_line} already; "
+                        "ids must be unique"
                     )
             except DataError as error:
-                yield Line(size, error=error)
+                yield BadLine(size, error)
             else:
                 yield Line(size, row, trajectory)
     if number == len(blank):
         raise DataError(f"{path}: the trajectory file is empty; `cotjax collect` makes one")
 
 
-def _raw_lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """(line, its length in bytes); of a line that is too long, the length alone."""
-    while raw := file.readline(MAX_LINE_BYTES + 1):
-        size, whole = len(raw), len(raw) <= MAX_LINE_BYTES or raw.endswith(b"\n")
-        if not whole:
-            raw = b""
-        while not whole and (part := file.readline(MAX_LINE_BYTES)):
-            size, whole = size + len(part), part.endswith(b"\n")
-            del part
-        yield raw, size
+def id_digest(id: str) -> bytes:
+    """Return 8 bytes that stand for an id of any length.
+
+    Two of a million ids share a digest once in 37 million files.
+    """
+    return hashlib.blake2b(id.encode(), digest_size=8).digest()
 
 
 def write_trajectories(
     path: str | Path, trajectories: Iterable[Trajectory], inputs: Iterable[str | Path] = ()
 ) -> int:
-    """Write `trajectories` whole or not at all; return how many.
+    """Write `trajectories` atomically and return how many there were.
 
     Args:
       inputs: files that `trajectories` are read from; `path` must be none of them.
 
     Raises:
-      UsageError: `path` is one of `inputs`, a file that holds no trajectories, a folder, a symbolic link or a device.
-      DataError: nothing can be written there.
+      UsageError: `path` is one of `inputs`, a file that does not hold trajectories, a folder, a
+        symbolic link or a device.
+      DataError: the file cannot be written.
     """
     count = 0
     with whole(path, mark=MARK, inputs=inputs) as out:
         for trajectory in trajectories:
-            out.write(
-                json.dumps(
-                    {"schema_version": SCHEMA_VERSION} | asdict(trajectory), ensure_ascii=False
-                )
-                + "\n"
-            )
+            row = {"schema_version": SCHEMA_VERSION} | asdict(trajectory)
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
     return count
 
 
-def as_trajectory(row: dict, where: str) -> Trajectory:
-    """One JSON object -> the trajectory. Unknown fields are passed over.
+def as_trajectory(row: dict[str, Any], where: str) -> Trajectory:
+    """Return the trajectory that a JSON object describes; unknown fields are ignored.
 
     Raises:
       DataError: it breaks a rule of the schema; the message begins with `where`.
     """
     version = row.get("schema_version")
-    if type(version) is not int or version != SCHEMA_VERSION:  # true and 1.0 are equal to 1
+    if type(version) is not int or version != SCHEMA_VERSION:  # true and 1.0 equal 1
         raise DataError(
-            f"{where}: schema_version is {version!r}, this cotjax reads {SCHEMA_VERSION}"
+            f"{where}: schema_version is {version!r}; this version of cotjax reads {SCHEMA_VERSION}"
         )
-    _check_fields(row, _FIELDS, where)
-    for name in ("id", "environment", "split", "task"):
-        if not row[name].strip():
-            raise DataError(f"{where}: the field {name!r} is empty")
-    _refuse_tags(row["task"], "task", where)
-    if row["reward"] is not None and not abs(row["reward"]) <= sys.float_info.max:
-        raise DataError(
-            f"{where}: the reward is {row['reward']}, it must be a finite number, or null where it is not known"
-        )
-    if not row["steps"]:
-        raise DataError(f"{where}: the trajectory has no steps; remove this line")
-    steps = tuple(
-        _as_step(step, f"{where}: step {number}", first=not number)
-        for number, step in enumerate(row["steps"])
-    )
-    return Trajectory(**{key: row[key] for key in _FIELDS} | {"steps": steps})
-
-
-def _as_step(step: Any, at: str, first: bool) -> Step:
-    if not isinstance(step, dict):
-        raise DataError(f"{at} is a {type(step).__name__}, not an object")
-    _check_fields(step, _STEP_FIELDS, at)
-    for name in ("observation", "action"):
-        # Where the task is all there is, as with a question to be answered, the first observation is "".
-        if not step[name].strip() and not (first and name == "observation" and step[name] == ""):
-            raise DataError(f"{at}: the {name} is empty")
-        _refuse_tags(step[name], name, at)
-    if "\r" in step["action"] or step["action"].strip("\n") != step["action"]:
-        found = (
-            "holds a carriage return"
-            if "\r" in step["action"]
-            else "begins or ends with an empty line"
-        )
-        raise DataError(f"{at}: the action {found}, which no environment was sent; remove it")
-    thought, trained = step["thought"], step.get("trained", True)
-    if thought is not None:
-        if not thought.strip():
-            raise DataError(f"{at}: the thought is empty; use null for a step without reasoning")
-        _refuse_tags(thought, "thought", at)
-    elif step["provenance"] is not None:
-        raise DataError(
-            f"{at}: the provenance is {step['provenance']!r:.60} but there is no thought; it must be null, as the thought is"
-        )
-    if not isinstance(trained, bool):
-        raise DataError(f"{at}: the field 'trained' is a {type(trained).__name__}, it must be bool")
-    commands = step["admissible_commands"]
-    for place, command in enumerate(commands):
-        if not isinstance(command, str) or not command.strip() or "\0" in command:
+    try:
+        trajectory = _SCHEMA.validate_python(row)
+    except ValidationError as error:
+        raise DataError(f"{where}: {_explain(error.errors()[0])}") from None
+    for number, step in enumerate(trajectory.steps):
+        # The first observation is "" where the task is all there is, as for a question.
+        if not step.observation.strip() and (number or step.observation):
+            raise DataError(f"{where}: step {number}: the observation is empty")
+        if step.thought is None and step.provenance is not None:
             raise DataError(
-                f"{at}: admissible_commands[{place}] is {command!r:.40}; each must be a text that is not empty"
+                f"{where}: step {number}: the provenance is {step.provenance!r:.60} but the thought "
+                "is null; the provenance must be null too"
             )
-    return Step(
-        step["observation"], thought, step["action"], step["provenance"], tuple(commands), trained
-    )
+    return trajectory
 
 
-def _parse_line(raw: bytes, size: int, where: str, first: bool) -> dict:
+def _explain(error: ErrorDetails) -> str:
+    """Return a sentence for one of pydantic's validation errors."""
+    location, kind, value = error["loc"], error["type"], error["input"]
+    at = ""
+    if location[0] == "steps" and len(location) > 1:
+        if len(location) == 2:
+            return f"step {location[1]} is {_json_type(value)}; it must be an object"
+        at, location = f"step {location[1]}: ", location[2:]
+    name = str(location[0])
+    if kind == "missing":
+        return f"{at}the field {name!r} is missing; see docs/data.md for the schema"
+    if kind == "too_short":
+        return "the trajectory has no steps; delete this line"
+    if kind == "value_error":
+        return f"{at}the {name} {error['ctx']['error']}"
+    if name == "admissible_commands" and len(location) > 1:
+        command = f"admissible_commands[{location[1]}]"
+        return f"{at}{command} is {value!r:.40}; it must be a string that is not blank"
+    if location[-1] == "int":
+        kind = "float_type"  # the reward: an integer or another number
+    expected = _EXPECTED.get(kind, "valid") + (" or null" if name in _NULLABLE else "")
+    return f"{at}the field {name!r} is {_json_type(value)}; it must be {expected}"
+
+
+def _json_type(value: object) -> str:
+    return _JSON_TYPES.get(type(value), type(value).__name__)
+
+
+def _raw_lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Yield (line, its length in bytes); of a line that is too long, (b"", its length)."""
+    while raw := file.readline(MAX_LINE_BYTES + 1):
+        size, complete = len(raw), len(raw) <= MAX_LINE_BYTES or raw.endswith(b"\n")
+        if not complete:
+            raw = b""
+        while not complete and (part := file.readline(MAX_LINE_BYTES)):
+            size, complete = size + len(part), part.endswith(b"\n")
+            del part
+        yield raw, size
+
+
+def _parse_line(raw: bytes, size: int, where: str, first: bool) -> dict[str, Any]:
     if len(raw) != size:
         raise DataError(
-            f"{where}: the line has {size:,} bytes, at most {MAX_LINE_BYTES:,} are read; split or remove this episode"
+            f"{where}: the line has {size:,} bytes, at most {MAX_LINE_BYTES:,} are read; split or "
+            "delete this episode"
         )
     try:
         text = raw.decode("utf-8-sig" if first else "utf-8")
         row = decode(text)
         if "\\u" in text:
-            json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+            json.dumps(row, ensure_ascii=False).encode()  # raises for half of a surrogate pair
     except UnicodeDecodeError as error:
         raise DataError(
             f"{where}: not UTF-8 at byte {error.start}; save the file as UTF-8"
         ) from None
     except UnicodeEncodeError:
         raise DataError(
-            f"{where}: half of a surrogate pair (\\ud800 to \\udfff) is no text; mend or remove this line"
+            f"{where}: half of a surrogate pair (\\ud800 to \\udfff) is not a character; fix or "
+            "delete this line"
         ) from None
     except json.JSONDecodeError as error:
-        if first and error.pos >= len(text.rstrip()):  # the line is fine as far as it goes
+        # The first line is valid as far as it goes.
+        if first and error.pos >= len(text.rstrip()):
             raise DataError(
-                f"{where}: one JSON value over several lines, or a line cut short; a trajectory file has one object a line "
-                "(`jq -c .`, or `jq -c .[]` of an array, writes it so)"
+                f"{where}: invalid JSON: one value over several lines, or a line cut short; a "
+                "trajectory file has one object a line (convert it with `jq -c .`, or an array "
+                "with `jq -c .[]`)"
             ) from None
         raise DataError(
-            f"{where}: no JSON ({error.msg} at column {error.colno}); mend or remove this line"
+            f"{where}: invalid JSON ({error.msg} at column {error.colno}); fix or delete this line"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: no JSON ({error}); mend or remove this line") from None
+        raise DataError(f"{where}: invalid JSON ({error}); fix or delete this line") from None
     if not isinstance(row, dict):
-        more = "; write one object a line (`jq -c .[]`)" if isinstance(row, list) else ""
-        raise DataError(
-            f"{where}: a trajectory is a JSON object, this is a {type(row).__name__}{more}"
-        )
+        hint = "; write one object a line (`jq -c .[]`)" if isinstance(row, list) else ""
+        raise DataError(f"{where}: a trajectory is a JSON object, not {_json_type(row)}{hint}")
     lists = [name for name, value in row.items() if isinstance(value, list)]
     if first and "schema_version" not in row and lists and "steps" not in row:
         raise DataError(
-            f"{where}: schema_version is missing, and {lists[0]!r:.60} is a list: no trajectory. `cotjax data import` reads public "
-            "layouts; rows inside a list go on lines of their own"
+            f"{where}: schema_version is missing and {lists[0]!r:.60} is an array, so this is not a "
+            "trajectory; convert public data with `cotjax data import`, and write rows that are "
+            "inside an array one a line"
         )
     return row
-
-
-def _refuse_tags(text: str, what: str, where: str) -> None:
-    if "<" in text:
-        for tag in TAGS:
-            if tag in text:
-                raise DataError(
-                    f"{where}: the {what} holds {tag!r}, which would be read as a tag of the response; remove it"
-                )
-
-
-def _check_fields(row: dict, fields: dict, where: str) -> None:
-    for name, kinds in fields.items():
-        if name not in row:
-            raise DataError(
-                f"{where}: the field {name!r} is missing; see docs/data.md for the schema"
-            )
-        value = row[name]
-        # bool is an int to Python; a seed or reward of `true` is still a mistake.
-        if not isinstance(value, kinds) or (isinstance(value, bool) and not _takes_bool(kinds)):
-            wanted = (
-                kinds.__name__
-                if isinstance(kinds, type)
-                else " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
-            )
-            raise DataError(
-                f"{where}: the field {name!r} is a {type(value).__name__}, it must be {wanted}"
-            )
-        if isinstance(value, str) and "\0" in value:
-            raise DataError(
-                f"{where}: the field {name!r} holds a NUL character (\\u0000), which is no text; remove it"
-            )
-
-
-def _takes_bool(kinds: type | tuple[type, ...]) -> bool:
-    return bool in (kinds if isinstance(kinds, tuple) else (kinds,))

@@ -68,7 +68,7 @@ def test_every_bad_line_is_named_up_to_the_limit_and_the_rest_counted(played, ca
     assert main(["data", "check", str(played), "--limit", "3"]) == 3
     out, err = capsys.readouterr()
     assert (
-        f"{played}:5: step 0: the thought holds '</think>'" in out
+        f"{played}:5: step 0: the thought contains '</think>'" in out
         and "and 1 more" in out
         and "3 episodes" in out
     )
@@ -122,7 +122,7 @@ def test_tokens_are_counted_and_what_does_not_fit_is_told(played, tmp_path, caps
     out = capsys.readouterr().out
     assert (
         f"{played}:2: trajectory 't1', step 1: the tokenizer does not know 'dragon'" in out
-        and "tokens an episode" in out
+        and "tokens per episode" in out
     )
 
 

@@ -40,7 +40,7 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
     )
     assert [step.action for step in imported.steps] == [step.action for step in mine.steps]
     assert imported.game == mine.game and Path("rejected.jsonl").read_text() == ""
-    assert "tokens an episode" in capsys.readouterr().out
+    assert "tokens per episode" in capsys.readouterr().out
 
 
 def test_the_page_names_every_field_and_the_limit():

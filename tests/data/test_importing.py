@@ -201,7 +201,7 @@ REJECTED = {
     "no list": ({"conversations": "hello"}, "must be a list"),
     "another layout": ({"text": "hello"}, "none of a known layout"),
     "no object": ([1], "must be a JSON object"),
-    "a tag in the prompt": ({"prompt": f"{FIRST}\nAnswer in <action>", "response": RESPONSES[0]}, "holds '<action>'"),
+    "a tag in the prompt": ({"prompt": f"{FIRST}\nAnswer in <action>", "response": RESPONSES[0]}, "contains '<action>'"),
     "nothing trained": ({"conversations": _said(FIRST, RESPONSES[0], loss=False)}, "no step is to be trained on"),
     "no text at all": ({"prompt": FIRST, "response": "Action: \ud800"}, "surrogate"),
 }  # fmt: skip
@@ -250,7 +250,7 @@ def test_a_key_that_comes_twice_is_no_row(tmp_path):
         assert (found.kept, found.rejected) == (
             1,
             1,
-        ) and "the key 'score' comes twice in one object" in found.messages[0]
+        ) and "the key 'score' occurs twice in one object" in found.messages[0]
         (kept,) = map(json.loads, (tmp_path / "apart.jsonl").read_text().splitlines())
         assert kept["row"] == twice
 

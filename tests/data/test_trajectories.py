@@ -10,7 +10,6 @@ import pytest
 from helpers import tiny
 
 from cotjax.data import trajectories
-from cotjax.data.digests import Digests
 from cotjax.data.oddities import (
     CONTRADICTION,
     NOT_ADMISSIBLE,
@@ -20,7 +19,13 @@ from cotjax.data.oddities import (
     oddities,
 )
 from cotjax.data.tokens import trajectory_examples
-from cotjax.data.trajectories import read_lines, read_trajectories, write_trajectories
+from cotjax.data.trajectories import (
+    BadLine,
+    Line,
+    read_lines,
+    read_trajectories,
+    write_trajectories,
+)
 from cotjax.errors import CotjaxError, DataError
 
 
@@ -40,7 +45,10 @@ def test_a_step_may_say_that_it_is_not_trained_on(tmp_path):
     (tmp_path / "t.jsonl").write_text(
         text.replace(', "trained": true', "").replace('"trained": false', '"trained": 0')
     )
-    with pytest.raises(DataError, match=r"t\.jsonl:1: step 1: the field 'trained' is a int"):
+    with pytest.raises(
+        DataError,
+        match=r"t\.jsonl:1: step 1: the field 'trained' is a number; it must be true or false",
+    ):
         list(read_trajectories(tmp_path / "t.jsonl"))
     (tmp_path / "t.jsonl").write_text(
         text.replace(', "trained": true', "").replace(', "trained": false', "")
@@ -79,22 +87,22 @@ def _row(**changes):
 
 
 BROKEN = {
-    "no JSON": ("{", "no JSON"),
-    "an empty line between": ("\n" + _row(id="t1"), "no JSON (the line is blank)"),
+    "no JSON": ("{", "invalid JSON"),
+    "an empty line between": ("\n" + _row(id="t1"), "invalid JSON (the line is blank)"),
     "true as version": (_row(schema_version=True), "schema_version is True"),
     "a version with a point": (_row(schema_version=1.0), "schema_version is 1.0"),
     "a key that comes twice": (
         _row()[:-1] + ', "seed": 7}',
-        "no JSON (the key 'seed' comes twice in one object)",
+        "invalid JSON (the key 'seed' occurs twice in one object)",
     ),
     "a key that comes twice in a step": (
         _row().replace('"thought"', '"action": "look", "thought"', 1),
-        "the key 'action' comes twice",
+        "the key 'action' occurs twice",
     ),
-    "a NUL in the task": (_row(task="a\0b"), "field 'task' holds a NUL"),
+    "a NUL in the task": (_row(task="a\0b"), "the task contains a NUL"),
     "a NUL in an action": (
         _row(steps__1__action="look\0"),
-        "step 1: the field 'action' holds a NUL",
+        "step 1: the action contains a NUL",
     ),
     "a NUL in a command": (
         _row(steps__0__admissible_commands=["\0"]),
@@ -102,7 +110,7 @@ BROKEN = {
     ),
     "a carriage return in an action": (
         _row(steps__0__action="open\rcabinet 1"),
-        "step 0: the action holds a carriage return",
+        "step 0: the action contains a carriage return",
     ),
     "a line end behind an action": (
         _row(steps__0__action="open cabinet 1\n"),
@@ -116,23 +124,47 @@ BROKEN = {
     "no version": (_row(schema_version=KeyError), "schema_version is None"),
     "a later version": (_row(schema_version=2), "schema_version is 2"),
     "no task": (_row(task=KeyError), "field 'task' is missing"),
-    "a number as task": (_row(task=3), "field 'task' is a int, it must be str"),
-    "true as seed": (_row(seed=True), "field 'seed' is a bool"),
+    "a number as task": (_row(task=3), "field 'task' is a number; it must be a string"),
+    "true as seed": (_row(seed=True), "field 'seed' is a boolean; it must be an integer"),
     "no steps": (_row(steps=[]), "no steps"),
-    "a string as step": (_row(steps=["look"]), "step 0 is a str"),
+    "a string as step": (_row(steps=["look"]), "step 0 is a string; it must be an object"),
+    "no commands": (
+        _row(steps__1__admissible_commands=KeyError),
+        "step 1: the field 'admissible_commands' is missing",
+    ),
+    "commands that are text": (
+        _row(steps__1__admissible_commands="look"),
+        "step 1: the field 'admissible_commands' is a string; it must be an array",
+    ),
+    "a blank of Python's alone as command": (
+        _row(steps__0__admissible_commands=["\x1f\u2003"]),
+        "step 0: admissible_commands[0]",
+    ),
+    "a reward that is true": (
+        _row(reward=True),
+        "the field 'reward' is a boolean; it must be a number or null",
+    ),
+    "a reward in words": (
+        _row(reward="high"),
+        "the field 'reward' is a string; it must be a number or null",
+    ),
+    "a number as thought": (
+        _row(steps__0__thought=3),
+        "step 0: the field 'thought' is a number; it must be a string or null",
+    ),
     "no action": (_row(steps__1__action=KeyError), "step 1: the field 'action' is missing"),
     "an empty action": (_row(steps__1__action=" "), "step 1: the action is empty"),
     "an empty thought": (_row(steps__0__thought=""), "step 0: the thought is empty"),
     "a thought with a tag": (
         _row(steps__0__thought="so </think> now"),
-        "step 0: the thought holds '</think>'",
+        "step 0: the thought contains '</think>'",
     ),
     "an action with a tag": (
         _row(steps__1__action="<action>look"),
-        "step 1: the action holds '<action>'",
+        "step 1: the action contains '<action>'",
     ),
-    "an empty id": (_row(id=" "), "field 'id' is empty"),
-    "an empty task": (_row(task=""), "field 'task' is empty"),
+    "an empty id": (_row(id=" "), "the id is empty"),
+    "an empty task": (_row(task=""), "the task is empty"),
     "a blank observation": (_row(steps__2__observation="\n"), "step 2: the observation is empty"),
     "an empty observation": (_row(steps__2__observation=""), "step 2: the observation is empty"),
     "a blank first observation": (
@@ -149,18 +181,21 @@ BROKEN = {
     ),
     "a reward that is no number": (
         _row(reward=float("nan")),
-        "no JSON (NaN is none of its numbers)",
+        "invalid JSON (NaN is not a JSON number)",
     ),
     "a reward without end": (
         _row(reward=7).replace('"reward": 7', '"reward": 1e999'),
         "the reward is inf",
     ),
     "a reward beyond floats": (_row(reward=10**400), "it must be a finite number"),
-    "a yes as success": (_row(success="yes"), "field 'success' is a str, it must be bool or null"),
+    "a yes as success": (
+        _row(success="yes"),
+        "field 'success' is a string; it must be true or false or null",
+    ),
     "half a surrogate pair": (_row(task="\ud800"), "half of a surrogate pair"),
-    "brackets without end": ("[" * 100_000, "no JSON"),
-    "a number of a million digits": ('{"seed": 1' + "0" * 10**6 + "}", "no JSON"),
-    "the same id again": (_row(), "id 't0' stands at line 1 already"),
+    "brackets without end": ("[" * 100_000, "invalid JSON"),
+    "a number of a million digits": ('{"seed": 1' + "0" * 10**6 + "}", "invalid JSON"),
+    "the same id again": (_row(), "id 't0' occurs in line 1 already"),
 }
 
 
@@ -189,7 +224,7 @@ def test_a_windows_file_is_read_and_a_mark_elsewhere_is_not(tmp_path):
     path.write_bytes(b"\xef\xbb\xbf" + _row().encode() + b"\r\n" + _row(id="t1").encode() + b"\r\n")
     assert [trajectory.id for trajectory in read_trajectories(path)] == ["t0", "t1"]
     path.write_bytes(_row().encode() + b"\n\xef\xbb\xbf" + _row(id="t1").encode())
-    with pytest.raises(DataError, match=r"t\.jsonl:2: no JSON \(Expecting value at column 1"):
+    with pytest.raises(DataError, match=r"t\.jsonl:2: invalid JSON \(Expecting value at column 1"):
         list(read_trajectories(path))
 
 
@@ -197,11 +232,12 @@ def test_blank_lines_at_the_end_are_no_lines(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text(_row() + "\n\n \n" + _row(id="t1") + "\n\n  \n")
     lines = list(read_lines(path))
-    assert [str(line.error)[len(str(path)) :][:10] for line in lines if line.error] == [
-        ":2: no JSO",
-        ":3: no JSO",
+    bad = [line for line in lines if isinstance(line, BadLine)]
+    assert [str(line.error)[len(str(path)) :][:10] for line in bad] == [
+        ":2: invali",
+        ":3: invali",
     ]
-    assert [line.trajectory.id for line in lines if line.trajectory] == ["t0", "t1"]
+    assert [line.trajectory.id for line in lines if isinstance(line, Line)] == ["t0", "t1"]
     path.write_text("\n\n")
     with pytest.raises(DataError, match="the trajectory file is empty"):
         list(read_lines(path))
@@ -228,7 +264,7 @@ FOREIGN = {
     "links in a circle": (_loop, "cannot be read (Too many levels of symbolic links)"),
     "a link to nothing": (
         lambda path: path.symlink_to("nowhere"),
-        "a symbolic link to nowhere, which is not there",
+        "a symbolic link to nowhere, which does not exist",
     ),
     "a pipe": (os.mkfifo, "a device or a pipe"),
     "gzip": (
@@ -249,19 +285,19 @@ FOREIGN = {
     ),
     "an array": (
         lambda path: path.write_text(f"[{_row()}]"),
-        "1: a trajectory is a JSON object, this is a list; write one object a line",
+        "1: a trajectory is a JSON object, not an array; write one object a line",
     ),
     "an object over several lines": (
         lambda path: path.write_text(json.dumps(json.loads(_row()), indent=1)),
-        "1: one JSON value over several lines",
+        "1: invalid JSON: one value over several lines",
     ),
     "a broken first line": (
         lambda path: path.write_text('{"id" 1}\n'),
-        "1: no JSON (Expecting ':' delimiter at column 7)",
+        "1: invalid JSON (Expecting ':' delimiter at column 7)",
     ),
     "rows inside an object": (
         lambda path: path.write_text('{"data": [' + _row() + "]}"),
-        "'data' is a list: no trajectory",
+        "'data' is an array, so this is not a trajectory",
     ),
 }
 
@@ -358,7 +394,7 @@ def test_a_line_without_end_is_named_and_never_held(tmp_path):
     lines = list(read_lines(path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert [line.error is None for line in lines] == [True, False, True]
+    assert [isinstance(line, Line) for line in lines] == [True, False, True]
     assert f"{path}:2: the line has 50,000,011 bytes, at most 16,777,216" in str(lines[1].error)
     assert peak < 60e6
 
@@ -369,15 +405,21 @@ def test_a_line_may_be_as_long_as_the_limit(tmp_path, monkeypatch):
         monkeypatch.setattr(trajectories, "MAX_LINE_BYTES", limit)
         for end in (b"\n", b""):
             (tmp_path / "t.jsonl").write_bytes(whole + end)
-            assert [line.error is None for line in read_lines(tmp_path / "t.jsonl")] == [good]
+            assert [isinstance(line, Line) for line in read_lines(tmp_path / "t.jsonl")] == [good]
 
 
-def test_a_name_that_comes_again_is_found_among_many():
-    names, rng = Digests(), random.Random(0)
-    assert all(names.add(f"episode {number}", number) is None for number in range(150_000))
-    for number in rng.sample(range(150_000), 2000):
-        assert names.add(f"episode {number}", 1) == number
-    assert names.add("another", 7) is None and names.add("another", 8) == 7
+def test_an_id_that_comes_again_is_found_among_many(tmp_path):
+    lines = [
+        _row(id=f"episode {number}", steps=json.loads(_row())["steps"][:1])
+        for number in range(3000)
+    ]
+    again = random.Random(0).sample(range(3000), 20)
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join([*lines, *(lines[number] for number in again)]))
+    bad = [line for line in read_lines(path) if isinstance(line, BadLine)]
+    assert len(bad) == len(again)
+    for line, number in zip(bad, again, strict=True):
+        assert f"the id 'episode {number}' occurs in line {number + 1} already" in str(line.error)
 
 
 def test_a_missing_or_empty_file_says_how_to_make_one(tmp_path):

@@ -67,7 +67,7 @@ REJECTED = {
     "results without names, too many": (
         changed_call(m2={"tool_calls": OPENAI["messages"][2]["tool_calls"] * 2}, m3={"tool_call_id": None}), "not those of the calls"
     ),
-    "a thought in the thought": (changed_call(m5={"content": "<think>a<think>b</think>Rome."}), "the thought holds '<think>'"),
+    "a thought in the thought": (changed_call(m5={"content": "<think>a<think>b</think>Rome."}), "the thought contains '<think>'"),
     "an answer with tags": (changed_call(m5={"content": "<think>a</think>Rome</action>."}), "could be an action"),
     "a result missing": (changed_call(m4={"role": "assistant"}), "not those of the calls"),
     "two answers": (messages(LOOK, LOOK), "turn 2: user and agent do not take turns"),
@@ -83,7 +83,7 @@ REJECTED = {
     "verl-agent's prompt twice": (
         {"messages": VERL_FIRST["prompt"] + [{"role": "assistant", "content": VERL_FIRST["response"]}]
          + VERL_FIRST["prompt"] + [{"role": "assistant", "content": VERL_FIRST["response"]}]},
-        "holds '<think>'",
+        "contains '<think>'",
     ),
     "pictures": (messages(LOOK, images=["a.png"]), "pictures"),
     "a preference": (pairs(FIRST, "Action: look", chosen={"from": "gpt", "value": "x"}, rejected={}), "a preferred and a rejected"),

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from cotjax.data.digests import Digests
 from cotjax.data.importing.layouts import LAYOUTS, episode_of, facts_of, id_of, unread_fields
 from cotjax.data.importing.rows import Broken, read_rows
 from cotjax.data.importing.turns import Unmapped
@@ -20,6 +19,7 @@ from cotjax.data.trajectories import (
     SCHEMA_VERSION,
     Trajectory,
     as_trajectory,
+    id_digest,
     write_trajectories,
 )
 from cotjax.errors import DataError, UsageError
@@ -94,7 +94,8 @@ def import_files(
             raise UsageError(
                 f"{out} cannot hold both the trajectories and the rejected rows; name two files"
             )
-    found, ids = Imported(), Digests()
+    found = Imported()
+    ids: set[bytes] = set()  # digests of the ids so far
     facts = {"environment": environment, "split": split}
 
     def trajectories(apart: TextIO | None) -> Iterator[Trajectory]:
@@ -141,13 +142,19 @@ def _mapped(
     number: int,
     where: str,
     defaults: dict[str, str],
-    ids: Digests,
+    ids: set[bytes],
     instructions: bool,
 ) -> tuple[Trajectory, str, list[str]]:
     if isinstance(row, Broken):
         raise Unmapped(row.reason)
     if not isinstance(row, dict):
         raise Unmapped("a row must be a JSON object")
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Unmapped("half of a surrogate pair is no text") from None
+    except RecursionError:
+        raise Unmapped("nested too deeply") from None
     episode, kind, environment = episode_of(row, layout)
     if not any(step["trained"] for step in episode.steps):
         raise Unmapped("no step is to be trained on")
@@ -167,18 +174,11 @@ def _mapped(
         },
         where,
     )  # fmt: skip
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise Unmapped("half of a surrogate pair is no text") from None
-    except RecursionError:
-        raise Unmapped("nested too deeply") from None
-    if (
-        ids.add(made.id, number) is not None
-    ):  # several episodes of one task: the row's number tells them apart
+    if id_digest(made.id) in ids:  # several episodes of one task: the row's number tells them apart
         made = replace(made, id=f"{made.id}/{number}")
-        if ids.add(made.id, number) is not None:
-            raise Unmapped("its id stands in an earlier row already")
+        if id_digest(made.id) in ids:
+            raise Unmapped("its id occurs in an earlier row")
+    ids.add(id_digest(made.id))
     return made, kind, left_out
 
 
