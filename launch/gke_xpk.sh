@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs cotjax on TPU slices of a GKE cluster, through xpk. See launch/README.md.
+# Runs cotjax on TPU slices of a GKE cluster, through xpk. See docs/launch.md.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/common.sh"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs cotjax on a Cloud TPU slice, on all of its hosts. See launch/README.md.
+# Runs cotjax on a Cloud TPU slice, on all of its hosts. See docs/launch.md.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/common.sh"

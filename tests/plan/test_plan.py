@@ -6,7 +6,7 @@ import subprocess
 from math import prod
 
 import pytest
-from helpers.planning import CONFIGS, SHIPPED, command, compiler, environment
+from helpers.planning import CONFIGS, SHIPPED, command, compiler, environment, shipped
 
 from cotjax.config import load_config, sampler_mesh
 from cotjax.errors import UsageError
@@ -37,8 +37,8 @@ def _plan(*arguments: str, compiled: bool = True) -> subprocess.CompletedProcess
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_config_fits_its_slice(plans, name):
-    run = plans[name]
+def test_a_shipped_config_fits_its_slice(name):
+    run = _plan(*shipped(name))
     assert run.returncode == 0, run.stdout + run.stderr
     for program in ("train step: fits", "sampler, prefill: fits", "sampler, decode: fits"):
         assert program in run.stdout
