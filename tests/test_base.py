@@ -11,8 +11,8 @@ from cotjax.data.codec import Codec
 from cotjax.envs.alfworld.words import alfworld_words
 from cotjax.formats import parse_response
 from cotjax.model.sharding import make_mesh
-from cotjax.model.weights import load_hf
 from cotjax.sample.sampler import Sampler
+from cotjax.weights.huggingface import load_hf
 
 OBSERVATION = (
     "You are in the middle of a room. Looking quickly around you, you see a cabinet 2, a cabinet 1, a countertop 1, a fridge 1, "

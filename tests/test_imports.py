@@ -18,7 +18,7 @@ LEVELS = {
     "formats": 1, "masking": 1, "runtime": 1,
     "envs": 2, "model": 2,
     "config": 3, "data": 3,
-    "objectives": 4, "sample": 4, "rollout": 4,
+    "objectives": 4, "sample": 4, "rollout": 4, "weights": 4,
     "train": 5, "diagnostics": 5,
     "plan": 6, "report": 6,
     "study": 7,

@@ -21,8 +21,8 @@ from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
 from cotjax.data.trajectories import Trajectory, read_trajectories, write_trajectories
 from cotjax.envs.alfworld.maker.make import make_games
 from cotjax.envs.base import TASK_TYPES
-from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
+from cotjax.model.params import init_params
 from cotjax.model.sharding import batch_sharding, make_mesh
 from cotjax.rollout.collect import collect
 from cotjax.train.optim import configured
@@ -138,9 +138,7 @@ def _train_step(batch: dict[str, np.ndarray]) -> tuple[Callable[[], None], tuple
     config = ModelConfig.from_hf(BASE_FOLDER)
     _, optimizer = configured(settings)
     with jax.set_mesh(mesh):
-        state = init_state(
-            config, optimizer, decoder.init_params(config, jax.random.key(0), mesh), mesh
-        )
+        state = init_state(config, optimizer, init_params(config, jax.random.key(0), mesh), mesh)
         train_step = make_train_step(config, optimizer, state.params, mesh, remat=settings.remat)
 
     def step() -> None:

@@ -17,8 +17,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
+from cotjax.model.params import init_params
 from cotjax.model.sharding import make_mesh
 from cotjax.runtime.files import check_output, whole
 from cotjax.sample.sampler import Sampler
@@ -81,7 +81,7 @@ def _turn(history: int, slots: int) -> Turn:
     sampler = Sampler(
         MODEL, mesh, slots=slots, max_length=2 * history, stop=[], pad_id=0, max_new=MADE
     )
-    sampler.load(decoder.init_params(MODEL, jax.random.key(0), mesh))
+    sampler.load(init_params(MODEL, jax.random.key(0), mesh))
     draw = np.random.default_rng(0)
 
     def ids(count: int) -> dict[int, list[int]]:

@@ -15,6 +15,7 @@ from cotjax.assets import BASE_FOLDER
 from cotjax.masking import UNITS, Dropping, Role, target_weights, targets
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
+from cotjax.model.params import init_params
 from cotjax.objectives.supervised import masked_cross_entropy
 
 HOST_SHAPE = (64, 4096)
@@ -43,7 +44,7 @@ def benchmark(repeats: int = 30) -> dict[str, float]:
         )
 
     config = ModelConfig.from_hf(BASE_FOLDER)
-    params = decoder.init_params(config, jax.random.key(0))
+    params = init_params(config, jax.random.key(0))
     rows = jax.device_put(_rows(STEP_SHAPE))
     ids = jax.random.randint(jax.random.key(1), STEP_SHAPE, 0, config.vocab_size)
     positions = jnp.broadcast_to(jnp.arange(STEP_SHAPE[1]), STEP_SHAPE)

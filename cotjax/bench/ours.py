@@ -24,15 +24,15 @@ from cotjax.bench.jobs import (
 from cotjax.bench.tasks import Rollout, RolloutTask, SampleTask, TrainTask
 from cotjax.data.codec import Codec
 from cotjax.masking import Role, targets
-from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
+from cotjax.model.params import init_params
 from cotjax.model.sharding import batch_sharding, make_mesh, split_cpu, whole_slots
-from cotjax.model.weights import save_hf
 from cotjax.rollout.loop import Elicitation, play
 from cotjax.sample.sampler import Sampler
-from cotjax.train.convert import load_params, read_config
 from cotjax.train.optim import make_optimizer, needs_master
 from cotjax.train.step import compiled, init_state, make_train_step
+from cotjax.weights.convert import load_params, read_config
+from cotjax.weights.huggingface import save_hf
 
 
 class CotjaxTrain(TrainTask):
@@ -51,7 +51,7 @@ class CotjaxTrain(TrainTask):
             master=needs_master(config),
         )
         with jax.set_mesh(self._mesh):
-            params = decoder.init_params(config, jax.random.key(0), self._mesh)
+            params = init_params(config, jax.random.key(0), self._mesh)
             if job.weights:
                 save_hf(job.weights, config, params)
             self._state = init_state(config, optimizer, params, self._mesh)
@@ -102,7 +102,7 @@ class CotjaxSample(SampleTask):
     def __init__(self, job: SampleJob):
         split_cpu(job.cpu_devices)
         config, mesh = ModelConfig(**job.model), make_mesh()
-        params = decoder.init_params(config, jax.random.key(0), mesh)
+        params = init_params(config, jax.random.key(0), mesh)
         if job.weights:
             with jax.set_mesh(mesh):
                 save_hf(job.weights, config, params)

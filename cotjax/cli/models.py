@@ -140,7 +140,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    from cotjax.train.convert import OTHER, convert, folder_kind
+    from cotjax.weights.convert import OTHER, convert, folder_kind
 
     if arguments.max_shard_gb <= 0:
         raise UsageError(f"--max-shard-gb is {arguments.max_shard_gb:g}; give more than 0")

@@ -15,7 +15,8 @@ from jax.sharding import Mesh, NamedSharding
 
 from cotjax.model.attention import hidden_bias, prefill_attention, step_attention
 from cotjax.model.config import ModelConfig
-from cotjax.model.decoder import Params, bind, logits
+from cotjax.model.decoder import logits
+from cotjax.model.params import Params, bind
 from cotjax.model.sharding import sharding, spec
 
 # Tokens of all slots together whose logits are held at once when forced tokens are scored.

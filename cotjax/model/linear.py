@@ -11,6 +11,7 @@ from flax import nnx
 
 from cotjax.model.config import ModelConfig
 
+LORA_FACTORS = ("lora_A", "lora_B")  # the parameters of an adapter
 Sizes = Mapping[str, int]
 
 
@@ -21,7 +22,7 @@ def param(
     std: float | None,
     dtype: jnp.dtype | None = None,
 ) -> nnx.Param:
-    """A parameter that holds no values yet, only its declaration (decoder.Weight). `dtype`: the config's, unless told."""
+    """A parameter that holds no values yet, only its declaration (params.Weight). `dtype`: the config's, unless told."""
     return nnx.Param(
         jax.ShapeDtypeStruct(shape, config.params_as if dtype is None else dtype),
         axes=axes,

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import prod
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +13,6 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cotjax.errors import UsageError
-from cotjax.model.config import ModelConfig
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -160,18 +158,6 @@ def sharding(
                 f"sharding: {name} has {size} along {axis!r}, which {over} = {parts} devices do not divide"
             )
     return NamedSharding(mesh, partition)
-
-
-def param_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, Any]:
-    """The sharding of every parameter, in the tree that `decoder.init_params` returns."""
-    from cotjax.model.decoder import declared, nest
-
-    return nest(
-        {
-            path: sharding(mesh, weight.shape, weight.axes, name=".".join(path))
-            for path, weight in declared(config).items()
-        }
-    )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

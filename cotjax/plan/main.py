@@ -19,14 +19,14 @@ from cotjax.config import sampler_mesh, set_field
 from cotjax.data.codec import Codec
 from cotjax.errors import UsageError
 from cotjax.model.config import ModelConfig
-from cotjax.model.decoder import abstract_params
+from cotjax.model.params import abstract_params
 from cotjax.model.published import PUBLISHED, published
 from cotjax.model.sharding import make_mesh
-from cotjax.model.stored import all_there
 from cotjax.plan.measure import DoesNotFit, Program, replicated, sampler_programs, train_program
 from cotjax.plan.topology import Topology
-from cotjax.train.convert import read_config, tokenizer_folder
 from cotjax.train.main import check_counts
+from cotjax.weights.convert import read_config, tokenizer_folder
+from cotjax.weights.stored import all_there
 
 PROGRAMS = ("train", "sampler")
 # Not bfloat16 parameters for the train step: with the float32 copy that keeps their updates they take as much as float32 ones.

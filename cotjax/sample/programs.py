@@ -17,7 +17,8 @@ from jax.stages import Lowered
 
 from cotjax.model import cache as kv
 from cotjax.model.config import ModelConfig
-from cotjax.model.decoder import Params, abstract_params, logits
+from cotjax.model.decoder import logits
+from cotjax.model.params import Params, abstract_params
 from cotjax.model.sharding import batch_sharding
 from cotjax.sample.sampling import NO_ID, Past, Sampling, Scalars, choose
 

@@ -26,8 +26,7 @@ from jax.sharding import Mesh
 from cotjax.errors import NotFiniteError, UsageError
 from cotjax.model import cache as kv
 from cotjax.model.config import ModelConfig
-from cotjax.model.decoder import Params
-from cotjax.model.sharding import param_shardings
+from cotjax.model.params import Params, param_shardings
 from cotjax.sample.buckets import ROOM_BUCKETS, bucket, read_buckets
 from cotjax.sample.programs import AT_STOP, FORCED_MOST, NOT_FINITE, Programs
 from cotjax.sample.sampling import NO_ID, Sampling, Scalars, seed_words

@@ -14,13 +14,14 @@ from cotjax.data.codec import Codec
 from cotjax.errors import UsageError
 from cotjax.model import lora
 from cotjax.model.config import ModelConfig
-from cotjax.model.generation import GENERATION_FILE, generation_config, stopping_at
 from cotjax.model.sharding import make_mesh
-from cotjax.model.stored import holds_weights
-from cotjax.model.weights import save_hf
 from cotjax.runtime.files import read_json, write_whole
 from cotjax.train.checkpoint import Checkpoints
-from cotjax.train.convert import homes
+from cotjax.weights.convert import homes
+from cotjax.weights.generation import GENERATION_FILE, generation_config, stopping_at
+from cotjax.weights.huggingface import save_hf
+from cotjax.weights.peft import save_peft
+from cotjax.weights.stored import holds_weights
 
 BASE_FILE = "base.json"
 
@@ -42,7 +43,7 @@ def export(run: Path, arm: str, step: int | None, out: Path, adapter: bool = Fal
     base = _base_name(run, model) if adapter else None
     params = checkpoints.restore_params(step, model, make_mesh())
     if adapter:
-        lora.save_peft(out, model, params, base)
+        save_peft(out, model, params, base)
     else:
         generation = _generation_of(run)
         save_hf(

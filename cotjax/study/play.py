@@ -128,7 +128,7 @@ def player_of_run(run: Path, arm: str, step: int | None) -> Player:
 
 def player_of_model(folder: Path, template: str) -> Player:
     """A model's folder, Hugging Face, Orbax or PEFT. Raises UsageError where it is none."""
-    from cotjax.train.convert import load_params, read_config, tokenizer_folder
+    from cotjax.weights.convert import load_params, read_config, tokenizer_folder
 
     return Player(
         str(folder),

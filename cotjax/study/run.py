@@ -26,9 +26,9 @@ from cotjax.envs.alfworld.env import told_left_out
 from cotjax.envs.base import Game
 from cotjax.errors import DataError, UsageError
 from cotjax.formats import TEMPLATES
-from cotjax.model import decoder, lora
+from cotjax.model import lora
 from cotjax.model.config import ModelConfig
-from cotjax.model.sharding import param_shardings
+from cotjax.model.params import abstract_params, init_params, param_shardings, trainable_paths
 from cotjax.rollout.collect import collect
 from cotjax.runtime import distributed
 from cotjax.runtime.files import local_path, read_json, whole_folder, write_whole
@@ -42,10 +42,10 @@ from cotjax.study.games import GameSets, prepare_games
 from cotjax.study.ready import adapters_of, base_folder, check, masking_of
 from cotjax.study.training_data import agent_config, made_tokenizer
 from cotjax.train.claim import check_content, made_from_of, planned_steps
-from cotjax.train.convert import load_params, read_config, tokenizer_folder
 from cotjax.train.fingerprints import Fingerprints, contents
 from cotjax.train.main import train
 from cotjax.train.recall import grow_recall
+from cotjax.weights.convert import load_params, read_config, tokenizer_folder
 
 VOCAB_MULTIPLE = 64
 
@@ -224,7 +224,7 @@ class Study:
         if adapters is None:
             return base, make_base, tokenizer
         model = replace(base, lora=adapters)
-        lora.trainable(
+        trainable_paths(
             model
         )  # targets that match nothing are an error here, before the dataset is built
         key = jax.random.key(self.config.seed)
@@ -264,9 +264,9 @@ class Study:
     def _random_params(self, model: ModelConfig, mesh: Mesh) -> dict:
         key, steps = jax.random.key(self.config.seed), self.config.model.recall_steps
         if not steps:
-            return decoder.init_params(model, key, mesh)
+            return init_params(model, key, mesh)
         # On one device, whatever the mesh is: the same start for every mesh, and it is a small model's business.
-        params = decoder.init_params(model, key)
+        params = init_params(model, key)
         with self.reporter.stage("recall", "Growing heads that look things up") as stage:
             params = grow_recall(
                 model,
@@ -375,7 +375,7 @@ class Study:
         """Write run.json: what the report says about the run."""
         config = self.config
         counts = read_json(self.folder / "data.json", "cotjax train")
-        shapes = decoder.abstract_params(model)
+        shapes = abstract_params(model)
         run = {
             "name": self.folder.name,
             "title": config.title,

@@ -22,15 +22,15 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from cotjax.errors import DataError, UsageError
-from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
+from cotjax.model.params import abstract_params
 from cotjax.runtime.files import write_whole
 from cotjax.train.step import TrainState
+from cotjax.weights.orbax import check_shapes
 
 _SUMS = "sums.json"
 _PART_BYTES = 1 << 22  # read at once while a checksum is made
@@ -163,7 +163,7 @@ class Checkpoints:
         Raises:
           DataError: there is no such checkpoint, it is damaged, or of another model.
         """
-        like = decoder.abstract_params(config, mesh)
+        like = abstract_params(config, mesh)
         if step in self.steps() and (reason := self._damage(step, "params")) is not None:
             raise DataError(
                 f"{self.folder / str(step)}: {reason}; this checkpoint is damaged, and cannot be used"
@@ -309,26 +309,6 @@ def _checksum(path: Path) -> int:
         while part := file.read(_PART_BYTES):
             checksum = zlib.crc32(part, checksum)
     return checksum
-
-
-def check_shapes(folder: Path, params: dict) -> None:
-    """Raise DataError unless the tree saved in `folder` has the names and shapes of `params`."""
-    saved, wanted = (
-        _shapes(ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree),
-        _shapes(params),
-    )
-    for name in sorted({*saved, *wanted}):
-        if saved.get(name) != wanted.get(name):
-            raise DataError(
-                f"{folder}: a checkpoint of another model: {name} is {saved.get(name, 'missing')} there, "
-                f"{wanted.get(name, 'missing')} in this model"
-            )
-
-
-def _shapes(tree) -> dict[str, tuple[int, ...]]:
-    """Dotted name -> shape."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {".".join(str(key.key) for key in path): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def _abstract(tree):

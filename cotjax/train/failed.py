@@ -18,8 +18,9 @@ from jax.sharding import Mesh
 
 from cotjax.errors import DataError
 from cotjax.masking import Role
-from cotjax.model import decoder, lora
+from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
+from cotjax.model.params import join_params, split_params
 from cotjax.model.sharding import batch_sharding
 from cotjax.objectives.cross_entropy import supervised_cross_entropy
 from cotjax.runtime.files import write_whole
@@ -72,10 +73,12 @@ def examine(
     model: ModelConfig, params: dict, batch: dict[str, np.ndarray], mesh: Mesh, normalizer: str
 ) -> Examined:
     """Run the loss and its gradients once, forward values kept a token."""
-    trained, frozen = lora.split(model, params)
+    trained, frozen = split_params(model, params)
 
     def sums(trained: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
-        total, aux = loss_sums(model, lora.join(model, trained, frozen), batch, "block", normalizer)
+        total, aux = loss_sums(
+            model, join_params(model, trained, frozen), batch, "block", normalizer
+        )
         return total, aux["weight"]
 
     def by_token(params: dict, batch: dict) -> jax.Array:

@@ -18,7 +18,7 @@ from typing import Any
 
 from cotjax.errors import DataError
 from cotjax.runtime.files import write_whole
-from cotjax.train.convert import weight_files
+from cotjax.weights.convert import weight_files
 
 _SETTLED_S = 2.0  # a younger file may change again within one tick of the file system's clock, and is not remembered
 _SHOWN = 12  # hexadecimal digits in messages

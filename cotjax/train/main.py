@@ -15,8 +15,8 @@ from cotjax.data.held_out import split
 from cotjax.data.pipeline import Masking, batches, check_supervised, dropped_weights
 from cotjax.errors import DataError, UsageError
 from cotjax.model.config import ModelConfig
-from cotjax.model.decoder import REMAT
 from cotjax.model.kernels import KERNELS
+from cotjax.model.layers import REMAT
 from cotjax.model.sharding import batch_parts, batch_sharding, make_mesh
 from cotjax.runtime import distributed
 from cotjax.runtime.arrays import global_batch, local_rows

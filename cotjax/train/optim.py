@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from cotjax.errors import UsageError
-from cotjax.model import lora
 from cotjax.model.config import ModelConfig
-from cotjax.model.decoder import declared
+from cotjax.model.params import declared, trainable_paths
 
 SCHEDULES = ("constant", "cosine", "linear")
 
@@ -118,7 +117,7 @@ def needs_master(model: ModelConfig) -> bool:
     rounded away, so that at a learning rate of 1e-5 hardly any parameter ever moves. LoRA's adapters are float32 by themselves.
     """
     paths = declared(model)
-    return any(paths[path].dtype != jnp.float32 for path in lora.trainable(model))
+    return any(paths[path].dtype != jnp.float32 for path in trainable_paths(model))
 
 
 def with_master(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:

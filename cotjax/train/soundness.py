@@ -21,7 +21,8 @@ from cotjax.errors import DataError
 from cotjax.masking import Role
 from cotjax.model.config import ModelConfig
 from cotjax.model.kernels import kernel_for
-from cotjax.model.sharding import batch_sharding, param_shardings
+from cotjax.model.params import param_shardings
+from cotjax.model.sharding import batch_sharding
 from cotjax.runtime.arrays import global_batch
 from cotjax.train.step import BATCH_FIELDS, TrainState, loss_sums
 

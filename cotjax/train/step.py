@@ -13,10 +13,11 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cotjax.masking import Role
-from cotjax.model import decoder, lora
+from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
 from cotjax.model.kernels import kernel_for
-from cotjax.model.sharding import batch_sharding, param_shardings
+from cotjax.model.params import abstract_params, join_params, param_shardings, split_params
+from cotjax.model.sharding import batch_sharding
 from cotjax.objectives.cross_entropy import supervised_cross_entropy
 from cotjax.objectives.supervised import normalized, totals_by_role
 from cotjax.train.optim import Mastered, apply
@@ -30,7 +31,7 @@ BATCH_WIDTHS = {"budget": 1, "dropped": 3}
 
 
 class TrainState(NamedTuple):
-    """`step` is the number of updates made. The optimizer's state is that of what is trained (lora.trainable)."""
+    """`step` is the number of updates made. The optimizer's state is that of what is trained (params.trainable_paths)."""
 
     step: jax.Array
     params: dict
@@ -43,8 +44,8 @@ def state_shardings(
     """A NamedSharding for every leaf of the state: Adam's moments and a float32 copy lie as the parameters, counters are replicated."""
     replicated = NamedSharding(mesh, PartitionSpec())
     for_params = param_shardings(config, mesh)
-    trained, _ = lora.split(config, params)
-    for_trained, _ = lora.split(config, for_params)
+    trained, _ = split_params(config, params)
+    for_trained, _ = split_params(config, for_params)
     opt_shapes = jax.eval_shape(optimizer.init, trained)
     for_opt = optax.tree_utils.tree_map_params(
         optimizer,
@@ -68,7 +69,7 @@ def _state(
     config: ModelConfig, optimizer: optax.GradientTransformation, params: dict
 ) -> TrainState:
     return TrainState(
-        jnp.zeros((), jnp.int32), params, optimizer.init(lora.split(config, params)[0])
+        jnp.zeros((), jnp.int32), params, optimizer.init(split_params(config, params)[0])
     )
 
 
@@ -76,7 +77,7 @@ def abstract_state(
     config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
     """Shape, dtype and place of every leaf of the state, for devices that may not be there."""
-    params = decoder.abstract_params(config, mesh)
+    params = abstract_params(config, mesh)
     state = jax.eval_shape(partial(_state, config, optimizer), params)
     places = state_shardings(config, optimizer, params, mesh)
     return jax.tree.map(
@@ -130,7 +131,7 @@ def _make_gradients(
             def sums(trained: dict) -> tuple[jax.Array, dict]:
                 return loss_sums(
                     config,
-                    lora.join(config, trained, frozen),
+                    join_params(config, trained, frozen),
                     part,
                     remat,
                     normalizer,
@@ -165,7 +166,7 @@ def make_probe(
     gradients = _make_gradients(config, kernel=kernel_for(config, mesh, kernel), **how)
 
     def probe(params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
-        total, _, grads = gradients(*lora.split(config, params), batch)
+        total, _, grads = gradients(*split_params(config, params), batch)
         return total, optax.tree.norm(optax.tree.cast(grads, jnp.float32))
 
     places = (param_shardings(config, mesh), dict.fromkeys(BATCH_FIELDS, batch_sharding(mesh)))
@@ -200,7 +201,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         # Only what is trained is differentiated: a frozen weight has no gradient, and its buffer goes through as it is.
-        trained, frozen = lora.split(config, state.params)
+        trained, frozen = split_params(config, state.params)
         total, totals, grads = gradients(trained, frozen, batch)
         weight = totals.pop("weight")
         weight = jnp.where(
@@ -212,7 +213,7 @@ def make_train_step(
             lambda grad: (grad / weight).astype(jnp.float32 if wide else grad.dtype), grads
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, trained)
-        params = lora.join(config, apply(trained, updates, opt_state), frozen)
+        params = join_params(config, apply(trained, updates, opt_state), frozen)
         real_BT = batch["segment_ids"] > 0
         metrics = totals | {
             "loss": total / weight,

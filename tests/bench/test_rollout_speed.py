@@ -18,8 +18,8 @@ from cotjax.bench.sides import Side
 from cotjax.cli.main import main
 from cotjax.envs.alfworld.maker.make import make_games
 from cotjax.errors import CotjaxError, UsageError
-from cotjax.model import decoder
-from cotjax.model.weights import save_hf
+from cotjax.model.params import init_params
+from cotjax.weights.huggingface import save_hf
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def model_folder(tmp_path_factory) -> Path:
     """A tiny model that babbles in the shipped base's vocabulary."""
     folder = tmp_path_factory.mktemp("model")
     config = tiny.model_config(vocab_size=384)
-    save_hf(folder, config, decoder.init_params(config, jax.random.key(0)))
+    save_hf(folder, config, init_params(config, jax.random.key(0)))
     shutil.copyfile(BASE_FOLDER / "tokenizer.json", folder / "tokenizer.json")
     return folder
 

@@ -14,7 +14,7 @@ from cotjax.config import default_config
 from cotjax.data.pipeline import Masking
 from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
 from cotjax.data.trajectories import write_trajectories
-from cotjax.model import decoder, lora
+from cotjax.model import lora, params
 from cotjax.model.config import LoRA
 from cotjax.model.sharding import make_mesh
 from cotjax.train.checkpoint import Checkpoints
@@ -61,7 +61,7 @@ def make_source(folder: Path) -> Any:
 
 def init_params(mesh: jax.sharding.Mesh) -> Any:
     """Return the parameters of MODEL at the start of a run."""
-    return decoder.init_params(MODEL, jax.random.key(0), mesh)
+    return params.init_params(MODEL, jax.random.key(0), mesh)
 
 
 def init_lora_params(mesh: jax.sharding.Mesh) -> Any:

@@ -26,6 +26,7 @@ from cotjax.masking import (
     token_sum,
 )
 from cotjax.model import decoder
+from cotjax.model.params import init_params
 
 ROLES = st.integers(1, 7)
 EXAMPLES = st.lists(st.lists(ROLES, min_size=1, max_size=12), min_size=1, max_size=6)
@@ -145,7 +146,7 @@ NORMALIZE = {
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
 def test_packed_is_unpacked_in_loss_and_gradient(normalizer):
     config = tiny.model_config()
-    params = decoder.init_params(config, jax.random.key(0))
+    params = init_params(config, jax.random.key(0))
     rng = np.random.default_rng(0)
     examples = [
         [1] * rng.integers(2, 6)

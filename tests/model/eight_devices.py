@@ -10,9 +10,12 @@ from cotjax.errors import UsageError
 from cotjax.model import decoder, lora
 from cotjax.model.config import LoRA
 from cotjax.model.kernels import attend_by
-from cotjax.model.sharding import batch_sharding, make_mesh, param_shardings
+from cotjax.model.layers import REMAT
+from cotjax.model.params import init_params, join_params, param_shardings, split_params
+from cotjax.model.sharding import batch_sharding, make_mesh
 from cotjax.sample.sampler import Sampler
 from cotjax.train.step import loss_sums
+from cotjax.weights.peft import load_peft, save_peft
 
 CONFIG = tiny.model_config(vocab_size=64, heads=8, kv_heads=8)
 ONE = make_mesh(devices=jax.devices()[:1])
@@ -107,14 +110,14 @@ def texts(params, mesh):
 
 def adapters(mesh):
     """LoRA added on a mesh, sent to a folder and back, and merged: everything lies where the table says."""
-    params = decoder.init_params(CONFIG, jax.random.key(0), mesh)
+    params = init_params(CONFIG, jax.random.key(0), mesh)
     adapted = lora.add(CONFIG, params, LoRA(4, 8.0, r".*_proj"), jax.random.key(1), mesh)
-    trained, frozen = lora.split(*adapted)
+    trained, frozen = split_params(*adapted)
     trained = jax.tree.map(lambda x: x + 0.01, trained)
-    adapted = adapted[0], lora.join(adapted[0], trained, frozen)
+    adapted = adapted[0], join_params(adapted[0], trained, frozen)
     with TemporaryDirectory() as folder:
-        lora.save_peft(folder, *adapted, "base")
-        again = lora.load_peft(folder, CONFIG, params, mesh)
+        save_peft(folder, *adapted, "base")
+        again = load_peft(folder, CONFIG, params, mesh)
     jax.tree.map(np.testing.assert_array_equal, again[1], adapted[1])
     whole = lora.merge(*again)
     for config, placed in (again, whole):
@@ -126,13 +129,13 @@ def adapters(mesh):
 
 
 def main():
-    reference = decoder.init_params(CONFIG, jax.random.key(0), ONE)
+    reference = init_params(CONFIG, jax.random.key(0), ONE)
     hidden, total, gradients = forward_and_gradients(reference, ONE, remat="none")
     attended = attention_by_a_kernel(ONE)
     text = texts(reference, ONE)
     merged = adapters(ONE)
     for number, (name, mesh) in enumerate(MESHES.items()):
-        params = decoder.init_params(CONFIG, jax.random.key(0), mesh)
+        params = init_params(CONFIG, jax.random.key(0), mesh)
         # The same draws; jax 0.12 fuses their scaling differently for some shard shapes, which moves a last bit.
         jax.tree.map(
             lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6), params, reference
@@ -141,7 +144,7 @@ def main():
             jax.tree.leaves(params), jax.tree.leaves(param_shardings(CONFIG, mesh)), strict=True
         ):
             assert x.sharding.is_equivalent_to(where, x.ndim), name
-        how = {"remat": tuple(decoder.REMAT)[number % 3], "scan": number % 2 == 0}
+        how = {"remat": tuple(REMAT)[number % 3], "scan": number % 2 == 0}
         again, total_again, d_again = forward_and_gradients(params, mesh, **how)
         np.testing.assert_allclose(again, hidden, atol=2e-5, err_msg=name)
         np.testing.assert_allclose(total_again, total, rtol=1e-5, err_msg=name)

@@ -7,7 +7,8 @@ import pytest
 
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
-from cotjax.model.weights import load_hf, save_hf
+from cotjax.model.params import abstract_params, init_params
+from cotjax.weights.huggingface import load_hf, save_hf
 
 # What must see more than bfloat16's eight bits, forward and backward: norms, rotary angles, softmax and its normaliser.
 WIDE = {
@@ -56,7 +57,7 @@ def _ours(config, params):
 
 def _scattered(config):
     """Parameters far enough from their initial values that biases and norms matter."""
-    params = decoder.init_params(config, jax.random.key(1))
+    params = init_params(config, jax.random.key(1))
     draw = np.random.default_rng(2)
     return jax.tree.map(
         lambda x: (
@@ -119,7 +120,7 @@ def test_norms_rotary_positions_and_softmax_stay_wide(family):
     def loss(params):
         return jax.nn.logsumexp(_ours(config, params), axis=-1).sum()
 
-    traced = jax.make_jaxpr(jax.value_and_grad(loss))(decoder.abstract_params(config))
+    traced = jax.make_jaxpr(jax.value_and_grad(loss))(abstract_params(config))
     seen, narrow = set(), []
     for equation in _equations(traced.jaxpr):
         if equation.primitive.name in WIDE:

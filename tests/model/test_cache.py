@@ -8,9 +8,10 @@ from helpers import tiny
 
 from cotjax.model import cache as kv
 from cotjax.model import decoder
+from cotjax.model.params import init_params
 
 CONFIG = tiny.model_config()
-PARAMS = decoder.init_params(CONFIG, jax.random.key(0))
+PARAMS = init_params(CONFIG, jax.random.key(0))
 prefill = jax.jit(kv.prefill, static_argnums=0)
 step = jax.jit(kv.step, static_argnums=0)
 

@@ -6,9 +6,11 @@ from helpers import tiny
 
 from cotjax.errors import DataError
 from cotjax.model import decoder
+from cotjax.model.layers import REMAT
+from cotjax.model.params import abstract_params, init_params
 
 CONFIG = tiny.model_config()
-PARAMS = decoder.init_params(CONFIG, jax.random.key(0))
+PARAMS = init_params(CONFIG, jax.random.key(0))
 
 # A trunk of 12 tokens; branch 1 (tokens 20 21 22) leaves it after 4, branch 2 (30 31) after 8, branch 3 (40 41) at its end.
 TRUNK = list(range(1, 13))
@@ -105,7 +107,7 @@ def test_remat_gives_the_same_gradients():
             decoder.logits(CONFIG, params, _hidden(params, *arrays, remat=remat))
         ).sum()
 
-    kept, *others = (jax.jit(jax.grad(loss(remat)))(PARAMS) for remat in decoder.REMAT)
+    kept, *others = (jax.jit(jax.grad(loss(remat)))(PARAMS) for remat in REMAT)
     assert len(others) == 2
     for again in others:
         jax.tree.map(
@@ -118,14 +120,14 @@ def test_remat_gives_the_same_gradients():
 
 
 def test_initial_values_depend_on_key_and_path_alone():
-    untied = decoder.init_params(tiny.model_config(tied_embeddings=False), jax.random.key(0))
+    untied = init_params(tiny.model_config(tied_embeddings=False), jax.random.key(0))
     assert untied.pop("lm_head")["weight"].shape == (CONFIG.vocab_size, CONFIG.width)
     jax.tree.map(np.testing.assert_array_equal, untied, PARAMS)
     layers = PARAMS["model"]["layers"]
     assert not np.array_equal(
         layers["0"]["mlp"]["up_proj"]["weight"], layers["1"]["mlp"]["up_proj"]["weight"]
     )
-    another = decoder.init_params(CONFIG, jax.random.key(1))
+    another = init_params(CONFIG, jax.random.key(1))
     assert not np.array_equal(
         another["model"]["embed_tokens"]["weight"], PARAMS["model"]["embed_tokens"]["weight"]
     )
@@ -133,14 +135,14 @@ def test_initial_values_depend_on_key_and_path_alone():
 
 def test_what_writes_into_the_stream_starts_small_by_depth():
     deep = tiny.model_config(layers=12, width=64, head_size=16, feed_forward=128)
-    down = decoder.init_params(deep, jax.random.key(3))["model"]["layers"]["0"]["mlp"]["down_proj"][
+    down = init_params(deep, jax.random.key(3))["model"]["layers"]["0"]["mlp"]["down_proj"][
         "weight"
     ]
     np.testing.assert_allclose(float(down.std()) * np.sqrt(128 * 2 * 12), 1, rtol=0.05)
 
 
 def test_abstract_params_are_what_init_makes():
-    abstract = decoder.abstract_params(CONFIG)
+    abstract = abstract_params(CONFIG)
     jax.tree.map(
         lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype) or pytest.fail(str(a)),
         abstract,
@@ -150,7 +152,7 @@ def test_abstract_params_are_what_init_makes():
 
 def test_biases_count_where_the_config_has_them():
     config = tiny.model_config(qkv_bias=True, qk_norm=False)
-    params = decoder.init_params(config, jax.random.key(0))
+    params = init_params(config, jax.random.key(0))
     before = _hidden(params, *_plain([1, 2, 3]), config=config)
     bias = params["model"]["layers"]["0"]["self_attn"]["v_proj"]["bias"]
     params["model"]["layers"]["0"]["self_attn"]["v_proj"]["bias"] = bias + 1

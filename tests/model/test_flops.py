@@ -7,8 +7,8 @@ import pytest
 from helpers import tiny
 
 from cotjax.errors import CotjaxError
-from cotjax.model import decoder
 from cotjax.model.flops import matmul_params, peak_flops, train_flops, utilisation
+from cotjax.model.params import abstract_params, bind, declared
 
 
 def test_matmul_params_are_every_matrix_and_one_output():
@@ -18,7 +18,7 @@ def test_matmul_params_are_every_matrix_and_one_output():
     # q and o: 32 x 32 each; k and v: 32 x 16 each; gate, up and down: 32 x 48 each; the output: 61 x 32.
     by_hand = 2 * (2 * 1024 + 2 * 512 + 3 * 1536) + 1952
     assert matmul_params(config) == by_hand
-    matrices = [weight for path, weight in decoder.declared(config).items() if len(weight.axes) > 1]
+    matrices = [weight for path, weight in declared(config).items() if len(weight.axes) > 1]
     assert by_hand == sum(jnp.zeros(weight.shape).size for weight in matrices)
 
 
@@ -45,7 +45,7 @@ def test_train_flops_are_those_of_the_compiled_program(length):
     config = tiny.model_config(
         vocab_size=512, width=256, layers=2, heads=4, kv_heads=2, head_size=128, feed_forward=512
     )
-    params = decoder.abstract_params(config)
+    params = abstract_params(config)
     ids_BT = jax.ShapeDtypeStruct((1, length), jnp.int32)
 
     def attend(index, q_BNTH, k_BKTH, v_BKTH):
@@ -56,7 +56,7 @@ def test_train_flops_are_those_of_the_compiled_program(length):
         return jnp.einsum("BNTS,BNSH->BNTH", shares_BNTS, v_BNTH)
 
     def loss(params, ids_BT):
-        model = decoder.bind(config, params)
+        model = bind(config, params)
         positions_BT = jnp.arange(length)[None]
         logits_BTV = model.logits(model.hidden_states(ids_BT, positions_BT, attend))
         return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, ids_BT).mean()

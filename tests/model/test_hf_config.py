@@ -12,7 +12,8 @@ from helpers import tiny
 from cotjax.errors import DataError
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig, RopeScaling
-from cotjax.model.weights import load_hf, save_hf
+from cotjax.model.params import init_params
+from cotjax.weights.huggingface import load_hf, save_hf
 
 LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16,
@@ -115,7 +116,7 @@ IDS = np.random.default_rng(0).integers(0, 61, (2, 40)).astype(np.int32)
 def family(request, tmp_path_factory):
     """The folder of a model whose every weight differs from its first value."""
     config = tiny.model_config(**FAMILIES[request.param], tied_embeddings=False)
-    params = decoder.init_params(config, jax.random.key(0))
+    params = init_params(config, jax.random.key(0))
     draws = np.random.default_rng(1)
     params = jax.tree.map(lambda x: x + 0.1 * draws.normal(size=x.shape).astype(np.float32), params)
     folder = tmp_path_factory.mktemp(request.param)

@@ -11,6 +11,8 @@ from helpers import tiny
 from cotjax.errors import UsageError
 from cotjax.model import decoder, kernels
 from cotjax.model.attention import visible
+from cotjax.model.layers import REMAT
+from cotjax.model.params import abstract_params, init_params
 from cotjax.model.sharding import make_mesh
 
 # cuDNN itself needs a GPU; what is ours of it, the mask and the layout, goes through the same function of jax.
@@ -114,10 +116,10 @@ def test_each_platform_gets_its_kernel():
         kernels.attend_by("flash")
 
 
-@pytest.mark.parametrize("remat", decoder.REMAT)
+@pytest.mark.parametrize("remat", REMAT)
 def test_scanned_layers_are_the_layers(remat):
     config = tiny.model_config(layers=3)
-    params = decoder.init_params(config, jax.random.key(0))
+    params = init_params(config, jax.random.key(0))
     ids = np.random.default_rng(0).integers(0, config.vocab_size, (2, 48)).astype(np.int32)
     segments, branches = (x[:, -48:] for x in _rows(80))
     positions = np.broadcast_to(np.arange(48, dtype=np.int32), ids.shape)
@@ -148,7 +150,7 @@ def test_scanned_layers_are_one_program():
         config = tiny.model_config(layers=layers)
         rows = [jax.ShapeDtypeStruct((2, 16), jnp.int32)] * 4
         run = partial(decoder.hidden_states, config, scan=scan)
-        return str(jax.make_jaxpr(run)(decoder.abstract_params(config), *rows)).count("dot_general")
+        return str(jax.make_jaxpr(run)(abstract_params(config), *rows)).count("dot_general")
 
     assert matmuls(6, scan=True) == matmuls(3, scan=True)
     assert matmuls(6, scan=False) > matmuls(3, scan=False)

@@ -13,12 +13,21 @@ from safetensors.numpy import load_file, save_file
 from cotjax.errors import DataError, UsageError
 from cotjax.model import decoder, lora
 from cotjax.model.config import LoRA, ModelConfig
-from cotjax.model.sharding import make_mesh, param_shardings
-from cotjax.model.weights import load_hf, save_hf
+from cotjax.model.params import (
+    declared,
+    init_params,
+    join_params,
+    param_shardings,
+    split_params,
+    trainable_paths,
+)
+from cotjax.model.sharding import make_mesh
+from cotjax.weights.huggingface import load_hf, save_hf
+from cotjax.weights.peft import load_peft, save_peft
 
 EVERY = r".*\.(q|k|v|o|gate|up|down)_proj"
 CONFIG = tiny.model_config()
-PARAMS = decoder.init_params(CONFIG, jax.random.key(0))
+PARAMS = init_params(CONFIG, jax.random.key(0))
 IDS = np.random.default_rng(0).integers(0, 61, (3, 40)).astype(np.int32)
 
 
@@ -38,11 +47,11 @@ def _adapted(config=CONFIG, params=PARAMS, targets=EVERY, rank=4, alpha=6.0, siz
     """Adapters that say something: fresh ones plus noise."""
     config, params = lora.add(config, params, LoRA(rank, alpha, targets), jax.random.key(1))
     draw = np.random.default_rng(2)
-    trained, frozen = lora.split(config, params)
+    trained, frozen = split_params(config, params)
     trained = jax.tree.map(
         lambda x: x + size * draw.standard_normal(x.shape).astype(np.float32), trained
     )
-    return config, lora.join(config, trained, frozen)
+    return config, join_params(config, trained, frozen)
 
 
 def test_fresh_adapters_change_nothing():
@@ -54,7 +63,7 @@ def test_fresh_adapters_change_nothing():
         not np.any(projection["lora_B"])
         and 0.5 < float(projection["lora_A"].std()) * np.sqrt(3 * 32) < 1.5
     )
-    _, frozen = lora.split(config, params)
+    _, frozen = split_params(config, params)
     assert jax.tree.structure(frozen) == jax.tree.structure(PARAMS)
     assert all(
         one is other
@@ -64,20 +73,20 @@ def test_fresh_adapters_change_nothing():
 
 def test_a_model_drawn_whole_has_the_base_of_one_without_adapters():
     config = replace(CONFIG, lora=LoRA(4, 8.0, EVERY))
-    trained, frozen = lora.split(config, decoder.init_params(config, jax.random.key(0)))
+    trained, frozen = split_params(config, init_params(config, jax.random.key(0)))
     jax.tree.map(np.testing.assert_array_equal, frozen, PARAMS)
     assert len(jax.tree.leaves(trained)) == 2 * 7 * 2
 
 
 def test_only_what_the_expression_matches_whole_is_a_target():
-    paths = lora.trainable(replace(CONFIG, lora=LoRA(2, 2.0, r"model\.layers\.1\..*\.(q|v)_proj")))
+    paths = trainable_paths(replace(CONFIG, lora=LoRA(2, 2.0, r"model\.layers\.1\..*\.(q|v)_proj")))
     expected = {
         ("model", "layers", "1", "self_attn", name, factor)
         for name in ("q_proj", "v_proj")
         for factor in ("lora_A", "lora_B")
     }
     assert paths == expected
-    assert lora.trainable(CONFIG) == set(decoder.declared(CONFIG))
+    assert trainable_paths(CONFIG) == set(declared(CONFIG))
 
 
 def test_adapters_add_scaled_products_and_merging_keeps_the_logits():
@@ -102,9 +111,9 @@ def test_an_update_below_a_bfloat16_weights_last_bit_still_counts():
     config = tiny.model_config(param_dtype="bfloat16")
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
     config, params = lora.add(config, params, LoRA(4, 4.0, r".*\.up_proj"), jax.random.key(1))
-    trained, frozen = lora.split(config, params)
+    trained, frozen = split_params(config, params)
     assert {x.dtype for x in jax.tree.leaves(trained)} == {jnp.dtype("float32")}
-    params = lora.join(config, jax.tree.map(lambda x: x + 1e-4, trained), frozen)
+    params = join_params(config, jax.tree.map(lambda x: x + 1e-4, trained), frozen)
     whole, merged = lora.merge(config, params)
     kept = [
         np.mean(np.asarray(one == other))
@@ -129,7 +138,7 @@ def test_adapters_and_their_config_through_json_and_sharding():
         and len({config, CONFIG}) == 2
     )
     mesh = make_mesh(devices=jax.devices()[:1])
-    assert len(jax.tree.leaves(param_shardings(config, mesh))) == len(decoder.declared(config))
+    assert len(jax.tree.leaves(param_shardings(config, mesh))) == len(declared(config))
     _, placed = lora.add(CONFIG, PARAMS, config.lora, jax.random.key(1), mesh)
     assert placed["model"]["layers"]["0"]["mlp"]["up_proj"]["lora_A"].sharding.mesh == mesh
 
@@ -157,10 +166,10 @@ def test_what_needs_adapters_or_none_says_so(tmp_path):
         save_hf(tmp_path, config, params)
     with pytest.raises(UsageError, match="adapters already"):
         lora.add(config, params, config.lora, jax.random.key(0))
-    lora.save_peft(tmp_path, config, params, "base")
+    save_peft(tmp_path, config, params, "base")
     with pytest.raises(UsageError, match="adapters already"):
-        lora.load_peft(tmp_path, config, params)
-    for call in (lora.merge, lambda *model: lora.save_peft(tmp_path, *model, "base")):
+        load_peft(tmp_path, config, params)
+    for call in (lora.merge, lambda *model: save_peft(tmp_path, *model, "base")):
         with pytest.raises(UsageError, match="no adapters"):
             call(CONFIG, PARAMS)
 
@@ -171,24 +180,24 @@ def test_what_needs_adapters_or_none_says_so(tmp_path):
 @pytest.mark.parametrize("targets", [EVERY, r".*\.0\.self_attn.*", r".*\.(o|down)_proj"])
 def test_peft_round_trip_keeps_every_bit(tmp_path, targets):
     config, params = _adapted(targets=targets)
-    lora.save_peft(tmp_path, config, params, "base")
-    again, loaded = lora.load_peft(tmp_path, CONFIG, PARAMS, make_mesh(devices=jax.devices()[:1]))
+    save_peft(tmp_path, config, params, "base")
+    again, loaded = load_peft(tmp_path, CONFIG, PARAMS, make_mesh(devices=jax.devices()[:1]))
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
-    assert (again.lora.rank, again.lora.alpha) == (4, 6.0) and lora.trainable(
+    assert (again.lora.rank, again.lora.alpha) == (4, 6.0) and trainable_paths(
         again
-    ) == lora.trainable(config)
+    ) == trainable_paths(config)
 
 
 def test_half_precision_adapters_come_in_as_float32(tmp_path):
     config, params = _adapted()
-    lora.save_peft(tmp_path, config, params, "base")
+    save_peft(tmp_path, config, params, "base")
     tensors = {
         name: tensor.astype(jnp.bfloat16)
         for name, tensor in load_file(tmp_path / "adapter_model.safetensors").items()
     }
     save_file(tensors, tmp_path / "adapter_model.safetensors")
-    config, loaded = lora.load_peft(tmp_path, CONFIG, PARAMS)
-    trained, _ = lora.split(config, loaded)
+    config, loaded = load_peft(tmp_path, CONFIG, PARAMS)
+    trained, _ = split_params(config, loaded)
     assert {x.dtype for x in jax.tree.leaves(trained)} == {jnp.dtype("float32")}
 
 
@@ -218,27 +227,27 @@ def test_half_precision_adapters_come_in_as_float32(tmp_path):
     ],
 )
 def test_what_it_cannot_honour_names_the_file(tmp_path, change, words):
-    lora.save_peft(tmp_path, *_adapted(), "base")
+    save_peft(tmp_path, *_adapted(), "base")
     file = tmp_path / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(DataError, match=words) as caught:
-        lora.load_peft(tmp_path, CONFIG, PARAMS)
+        load_peft(tmp_path, CONFIG, PARAMS)
     assert str(tmp_path / "adapter_") in str(caught.value)
 
 
 def test_broken_files_are_named(tmp_path):
     with pytest.raises(DataError, match=r"adapter_config\.json: there is no such file"):
-        lora.load_peft(tmp_path, CONFIG, PARAMS)
-    lora.save_peft(tmp_path, *_adapted(), "base")
+        load_peft(tmp_path, CONFIG, PARAMS)
+    save_peft(tmp_path, *_adapted(), "base")
     whole = (tmp_path / "adapter_model.safetensors").read_bytes()
     (tmp_path / "adapter_model.safetensors").write_bytes(whole[:-50])
     with pytest.raises(
         DataError, match=r"adapter_model\.safetensors: not a whole safetensors file"
     ):
-        lora.load_peft(tmp_path, CONFIG, PARAMS)
+        load_peft(tmp_path, CONFIG, PARAMS)
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(DataError, match=r"adapter_model\.safetensors"):
-        lora.load_peft(tmp_path, CONFIG, PARAMS)
+        load_peft(tmp_path, CONFIG, PARAMS)
     for text, words in (
         ("{", "not a readable JSON"),
         ("[]", "holds a list"),
@@ -246,7 +255,7 @@ def test_broken_files_are_named(tmp_path):
     ):
         (tmp_path / "adapter_config.json").write_text(text)
         with pytest.raises(DataError, match=words):
-            lora.load_peft(tmp_path, CONFIG, PARAMS)
+            load_peft(tmp_path, CONFIG, PARAMS)
 
 
 FAMILIES = {
@@ -293,7 +302,7 @@ def test_peft_computes_our_logits_from_our_folder(base, tmp_path, targets):
     config, params = _adapted(*before, targets=targets)
     ours = _logits(config, params)
     assert np.abs(ours - _logits(*before)).max() > 0.01
-    lora.save_peft(tmp_path, config, params, str(base))
+    save_peft(tmp_path, config, params, str(base))
     np.testing.assert_allclose(
         ours,
         _theirs(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path)),
@@ -329,7 +338,7 @@ def test_our_logits_are_pefts_from_a_folder_that_peft_saved(base, tmp_path, modu
             if "lora_" in name:
                 parameter.copy_(0.2 * torch.randn_like(parameter))
     model.save_pretrained(tmp_path)
-    config, params = lora.load_peft(tmp_path, *load_hf(base))
+    config, params = load_peft(tmp_path, *load_hf(base))
     assert np.abs(_theirs(model) - _logits(*load_hf(base))).max() > 0.01
     np.testing.assert_allclose(_logits(config, params), _theirs(model), atol=5e-5)
 
@@ -340,7 +349,7 @@ def test_merged_in_peft_and_merged_here_are_one_model(base, tmp_path):
     from transformers import AutoModelForCausalLM
 
     config, params = _adapted(*load_hf(base))
-    lora.save_peft(tmp_path, config, params, str(base))
+    save_peft(tmp_path, config, params, str(base))
     save_hf(tmp_path / "merged", *lora.merge(config, params))
     theirs = (
         PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path)

@@ -7,8 +7,8 @@ import pytest
 
 from cotjax.model import decoder
 from cotjax.model.sharding import make_mesh
-from cotjax.model.weights import load_hf, save_hf
 from cotjax.sample.sampler import Sampler
+from cotjax.weights.huggingface import load_hf, save_hf
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"

@@ -6,9 +6,9 @@ import pytest
 
 from cotjax.errors import UsageError
 from cotjax.model.config import ModelConfig
-from cotjax.model.decoder import declared
+from cotjax.model.params import declared
 from cotjax.model.published import PUBLISHED, published
-from cotjax.model.weights import stored_shapes
+from cotjax.weights.huggingface import stored_shapes
 
 TOTALS = {
     "qwen3-0.6b": 596_049_920,

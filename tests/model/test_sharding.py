@@ -7,7 +7,7 @@ from helpers.processes import ended, start_process
 
 from cotjax.errors import UsageError
 from cotjax.model import sharding
-from cotjax.model.decoder import declared
+from cotjax.model.params import declared, param_shardings
 
 
 def test_mesh_takes_what_is_left():
@@ -30,7 +30,7 @@ def test_mesh_errors_name_their_numbers(sizes, words):
 
 def test_every_parameter_has_a_place():
     config = tiny.model_config(qkv_bias=True, tied_embeddings=False)
-    placed = sharding.param_shardings(config, sharding.make_mesh(devices=jax.devices()[:1]))
+    placed = param_shardings(config, sharding.make_mesh(devices=jax.devices()[:1]))
     assert len(jax.tree.leaves(placed)) == len(declared(config))
 
 

@@ -6,7 +6,7 @@ import pytest
 from helpers import tiny
 
 from cotjax.masking import target_weights, targets
-from cotjax.model import decoder
+from cotjax.model.params import init_params
 from cotjax.model.sharding import make_mesh
 from cotjax.objectives.supervised import masked_cross_entropy, normalized
 from cotjax.train.step import init_state, make_train_step
@@ -91,7 +91,7 @@ def test_a_train_step_divides_by_what_the_normalizer_names(normalizer):
     }  # fmt: skip
     mesh = make_mesh(devices=jax.devices()[:1])
     optimizer = optax.sgd(0.0)
-    params = decoder.init_params(config, jax.random.key(0))
+    params = init_params(config, jax.random.key(0))
 
     def step(normalizer, **one_row):
         made = make_train_step(

@@ -10,7 +10,7 @@ from helpers.planning import CONFIGS, SHIPPED, command, compiler, environment, s
 
 from cotjax.config import load_config, sampler_mesh
 from cotjax.errors import UsageError
-from cotjax.model import decoder
+from cotjax.model.params import abstract_params, declared
 from cotjax.model.sharding import make_mesh
 from cotjax.plan.main import changes, model_of
 from cotjax.plan.measure import _NO_ROOM, _amount, _bytes_a_device, replicated
@@ -93,10 +93,7 @@ def test_the_plan_of_a_small_model_adds_up():
     }
     model = model_of(load_config(CONFIGS / "demo.py"))
     whole = (
-        sum(
-            weight.dtype.itemsize * prod(weight.shape)
-            for weight in decoder.declared(model).values()
-        )
+        sum(weight.dtype.itemsize * prod(weight.shape) for weight in declared(model).values())
         / 2**20
     )
     assert sizes["parameters"] == pytest.approx(whole / 2, rel=0.03)
@@ -201,10 +198,10 @@ def test_a_published_name_is_no_base_to_train_from(tmp_path, capsys):
 def test_what_is_replicated_is_what_the_mesh_does_not_cut():
     config = model_of(load_config(CONFIGS / "demo.py"))
     assert (
-        replicated(decoder.abstract_params(config, make_mesh()), make_mesh()) == {}
+        replicated(abstract_params(config, make_mesh()), make_mesh()) == {}
     )  # one device: one copy
     mesh = make_mesh()
-    whole = decoder.abstract_params(config, mesh)
+    whole = abstract_params(config, mesh)
 
     class Wide:
         size = 4
@@ -212,7 +209,7 @@ def test_what_is_replicated_is_what_the_mesh_does_not_cut():
     found = replicated(whole, Wide())
     layers = sum(
         weight.dtype.itemsize * prod(weight.shape)
-        for path, weight in decoder.declared(config).items()
+        for path, weight in declared(config).items()
         if "q_proj" in path
     )
     assert found["model.layers.*.self_attn.q_proj.weight"] == (4, layers)
@@ -224,7 +221,7 @@ def test_a_plan_counts_the_float32_copy_of_bfloat16_parameters():
         config = load_config(CONFIGS / "demo.py", [f"model.param_dtype={dtype}"])
         model, mesh = model_of(config), make_mesh()
         state = abstract_state(model, configured(config.train, model)[1], mesh)
-        parameters = sum(prod(weight.shape) for weight in decoder.declared(model).values())
+        parameters = sum(prod(weight.shape) for weight in declared(model).values())
         assert _bytes_a_device(state.params) == own * parameters
         assert _bytes_a_device(state.opt_state) == pytest.approx(kept * parameters, rel=1e-4)
 

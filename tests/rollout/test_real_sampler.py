@@ -11,7 +11,7 @@ from test_loop import Cabinets, Generation, RulePolicy
 
 from cotjax.envs.base import Game
 from cotjax.errors import InternalError, NotFiniteError, UsageError
-from cotjax.model import decoder
+from cotjax.model.params import init_params
 from cotjax.model.sharding import make_mesh
 from cotjax.rollout.loop import Elicitation, play
 from cotjax.rollout.record import read_records, record_path, write_record
@@ -27,7 +27,7 @@ def codec():
 @pytest.fixture(scope="module")
 def model(codec):
     config = tiny.model_config(vocab_size=codec.vocab_size + 20, layers=1)
-    return config, jax.tree.map(lambda x: 2 * x, decoder.init_params(config, jax.random.key(1)))
+    return config, jax.tree.map(lambda x: 2 * x, init_params(config, jax.random.key(1)))
 
 
 def sampler(codec, model, slots, params=None, kind=Sampler):

@@ -7,6 +7,7 @@ import pytest
 from helpers import tiny
 
 from cotjax.model import decoder
+from cotjax.model.params import init_params
 from cotjax.model.sharding import make_mesh
 from cotjax.sample.buckets import ROOM_BUCKETS
 from cotjax.sample.programs import FORCED_MOST
@@ -32,7 +33,7 @@ ROUNDING = 2e-3
 
 @pytest.fixture(scope="module")
 def made():
-    params = jax.tree.map(lambda x: 3 * x, decoder.init_params(CONFIG, jax.random.key(0)))
+    params = jax.tree.map(lambda x: 3 * x, init_params(CONFIG, jax.random.key(0)))
     mesh = make_mesh(devices=jax.devices()[:1])
     sampler = Sampler(
         CONFIG,

@@ -8,6 +8,7 @@ from helpers import tiny
 
 from cotjax.errors import UsageError
 from cotjax.model import decoder
+from cotjax.model.params import init_params
 from cotjax.model.sharding import make_mesh
 from cotjax.sample.buckets import ROOM_BUCKETS, read_buckets
 from cotjax.sample.programs import FORCED_MOST
@@ -16,7 +17,7 @@ from cotjax.sample.sampler import Sampler
 CONFIG = tiny.model_config()
 MESH = make_mesh(devices=jax.devices()[:1])
 # Larger than initial weights, so that the text depends on what was read.
-PARAMS = jax.tree.map(lambda x: 3 * x, decoder.init_params(CONFIG, jax.random.key(0)))
+PARAMS = jax.tree.map(lambda x: 3 * x, init_params(CONFIG, jax.random.key(0)))
 MAX_LENGTH = 290  # past the first room bucket
 
 
@@ -391,7 +392,7 @@ def test_a_long_episode_compiles_at_most_one_program_a_bucket():
 def test_all_that_a_sampler_can_do_stays_within_its_bound():
     config = tiny.model_config(layers=1)
     sampler = Sampler(config, MESH, slots=64, max_length=200, stop=[], pad_id=0, max_new=4)
-    sampler.load(decoder.init_params(config, jax.random.key(0)))
+    sampler.load(init_params(config, jax.random.key(0)))
     for length in (2, 20, 120):
         sampler.extend({0: _ids(length, length)})
         for how in (

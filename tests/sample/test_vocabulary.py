@@ -7,7 +7,7 @@ import pytest
 from helpers import tiny
 
 from cotjax.errors import NotFiniteError, UsageError
-from cotjax.model import decoder
+from cotjax.model.params import init_params
 from cotjax.model.sharding import make_mesh
 from cotjax.sample import sampling
 from cotjax.sample.sampler import Sampler
@@ -124,7 +124,7 @@ def test_only_tokens_are_drawn_and_filters_are_over_tokens_alone(temperature, ho
 
 def test_a_row_that_is_no_token_is_never_made_though_it_is_the_likeliest():
     config = tiny.model_config(layers=1)
-    params = jax.tree.map(lambda x: 3 * x, decoder.init_params(config, jax.random.key(0)))
+    params = jax.tree.map(lambda x: 3 * x, init_params(config, jax.random.key(0)))
     mesh = make_mesh(devices=jax.devices()[:1])
 
     def make(pieces):
@@ -151,7 +151,7 @@ def test_a_row_that_is_no_token_is_never_made_though_it_is_the_likeliest():
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_logits_that_are_not_finite_name_their_slot(wrong):
     config = tiny.model_config(layers=1)
-    params = decoder.init_params(config, jax.random.key(0))
+    params = init_params(config, jax.random.key(0))
     sampler = Sampler(
         config,
         make_mesh(devices=jax.devices()[:1]),

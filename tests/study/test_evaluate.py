@@ -19,7 +19,7 @@ from cotjax.model.sharding import make_mesh
 from cotjax.study import play
 from cotjax.study.evaluate import _say_what_is_left_out, check_playable, sampler_of
 from cotjax.study.games import GameSets
-from cotjax.train.convert import read_config
+from cotjax.weights.convert import read_config
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,12 @@ from cotjax.cli.main import main
 from cotjax.data.trajectories import write_trajectories
 from cotjax.data.word_tokenizer import build_word_tokenizer, save_tokenizer
 from cotjax.formats import TEMPLATES
-from cotjax.model import decoder, lora
+from cotjax.model import lora
 from cotjax.model.config import LoRA
-from cotjax.model.weights import load_hf, save_hf
-from cotjax.train.convert import load_params, read_config
+from cotjax.model.params import init_params, join_params, split_params
+from cotjax.weights.convert import load_params, read_config
+from cotjax.weights.huggingface import load_hf, save_hf
+from cotjax.weights.peft import save_peft
 
 CONFIG = """
 from cotjax.config import default_config
@@ -36,7 +38,7 @@ TIED = {"tied_embeddings": True, "vocab_size": 192}
 def base_folder(folder, template="chatml", ids=None, generation=None, **changes):
     """A Llama (whose ids transformers makes up where config.json has none) with a tokenizer of the tiny words."""
     config = tiny.model_config(qk_norm=False, **TIED | changes)
-    save_hf(folder, config, decoder.init_params(config, jax.random.key(0)), token_ids=ids)
+    save_hf(folder, config, init_params(config, jax.random.key(0)), token_ids=ids)
     save_tokenizer(
         build_word_tokenizer(tiny.TINY_WORDS, TEMPLATES[template]), folder, TEMPLATES[template]
     )
@@ -147,12 +149,12 @@ def adapted(tmp_path_factory):
     config, params = load_hf(base)
     config, params = lora.add(config, params, LoRA(2, 8.0, r".*\.(q|down)_proj"), jax.random.key(1))
     draws = np.random.default_rng(0)
-    trained, frozen = lora.split(config, params)
+    trained, frozen = split_params(config, params)
     trained = jax.tree.map(
         lambda x: x + 0.1 * draws.normal(size=x.shape).astype(np.float32), trained
     )
-    params = lora.join(config, trained, frozen)
-    lora.save_peft(folder / "adapter", config, params, str(base))
+    params = join_params(config, trained, frozen)
+    save_peft(folder / "adapter", config, params, str(base))
     return base, folder / "adapter", lora.merge(config, params)[1]
 
 

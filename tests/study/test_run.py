@@ -18,6 +18,7 @@ from cotjax.errors import UsageError
 from cotjax.rollout.record import read_records
 from cotjax.study.folder import check
 from cotjax.train.metrics import read_metrics
+from cotjax.weights.peft import load_peft
 
 CONFIG = '''
 """A study small enough for a test."""
@@ -248,7 +249,7 @@ def test_a_checkpoint_leaves_as_a_hugging_face_folder(study, tmp_path):
         path.name for path in (tmp_path / "hf").iterdir()
     }
     from cotjax.data.codec import Codec
-    from cotjax.model.weights import load_hf
+    from cotjax.weights.huggingface import load_hf
 
     model, _ = load_hf(tmp_path / "hf")
     assert model.vocab_size >= Codec.load(tmp_path / "hf").vocab_size
@@ -280,7 +281,7 @@ def test_a_run_s_checkpoint_is_watched(study, capsys):
 def test_lora_trains_plays_and_leaves_merged_or_as_an_adapter(study, tmp_path):
     from cotjax.assets import BASE_FOLDER
     from cotjax.model import lora
-    from cotjax.model.weights import load_hf
+    from cotjax.weights.huggingface import load_hf
 
     config, out = study
     run = tmp_path / "run"
@@ -310,7 +311,7 @@ def test_lora_trains_plays_and_leaves_merged_or_as_an_adapter(study, tmp_path):
     assert described["base_model_name_or_path"] == str(BASE_FOLDER) and described[
         "target_modules"
     ] == ["o_proj", "q_proj", "up_proj"]
-    adapted = lora.load_peft(tmp_path / "adapter", *load_hf(BASE_FOLDER))
+    adapted = load_peft(tmp_path / "adapter", *load_hf(BASE_FOLDER))
     assert any(
         np.any(x) for path, x in jax.tree.leaves_with_path(adapted[1]) if path[-1].key == "lora_B"
     )

@@ -15,7 +15,7 @@ from helpers.training import MODEL, ONE, assert_same, make_source, params_at, ro
 
 from cotjax.data.pipeline import Masking
 from cotjax.errors import DataError, UsageError
-from cotjax.model import decoder
+from cotjax.model.params import init_params
 from cotjax.train import fingerprints
 from cotjax.train.claim import begun, planned_steps
 from cotjax.train.fingerprints import Fingerprints
@@ -244,7 +244,7 @@ def test_a_start_that_failed_binds_nothing(source, tmp_path):
     """It fails in the first update, behind the checkpoint of what it begins from, which another base would not begin from."""
 
     def broken(mesh):
-        return jax.tree.map(lambda x: x * 1e30, decoder.init_params(MODEL, jax.random.key(0), mesh))
+        return jax.tree.map(lambda x: x * 1e30, init_params(MODEL, jax.random.key(0), mesh))
 
     rest = {"folder": tmp_path, "source": source, "mesh_shape": ONE}
     with pytest.raises(DataError, match=r"step 1: the (loss|gradient's norm) is nan"):
@@ -262,14 +262,14 @@ def test_a_start_that_failed_binds_nothing(source, tmp_path):
     corrected = settings(**CHANGES | {"steps": 1, "warmup": 0})
     train(
         corrected, **rest, masking=Masking(), model=other, seed=4,
-        make_params=lambda mesh: decoder.init_params(other, jax.random.key(0), mesh), made_from=without("base", sha256="a" * 64),
+        make_params=lambda mesh: init_params(other, jax.random.key(0), mesh), made_from=without("base", sha256="a" * 64),
     )  # fmt: skip
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1]
     start = params_at(tmp_path / "checkpoints", 0, other)
     jax.tree.map(
         np.testing.assert_array_equal,
         start,
-        jax.tree.map(np.asarray, decoder.init_params(other, jax.random.key(0))),
+        jax.tree.map(np.asarray, init_params(other, jax.random.key(0))),
     )
 
 

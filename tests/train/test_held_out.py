@@ -14,7 +14,7 @@ from cotjax.data.pipeline import Masking, example_features
 from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
 from cotjax.errors import DataError, UsageError
 from cotjax.masking import Role
-from cotjax.model import decoder
+from cotjax.model.params import init_params
 from cotjax.train.main import check_counts
 from cotjax.train.metrics import read_held_out, read_metrics
 from cotjax.train.soundness import LARGE, is_sound
@@ -320,7 +320,7 @@ def test_parameters_that_blew_up_are_never_the_checkpoint_to_go_on_from(
         ) as error:
             run(arm, source, **SMALL | BLOWN_UP | {"learning_rate": rate}, **held)
         assert [path.name for path in (arm / "checkpoints").iterdir()] == ["0"]
-    first = jax.tree.map(np.asarray, decoder.init_params(MODEL, jax.random.key(0)))
+    first = jax.tree.map(np.asarray, init_params(MODEL, jax.random.key(0)))
     jax.tree.map(np.testing.assert_array_equal, params_at(arm / "checkpoints", 0), first)
     about = json.loads((arm / "failed" / "step-000001" / "about.json").read_text())
     assert (about["step"], about["checkpoint"]) == (1, 0) and about["error"] in str(error.value)
@@ -374,7 +374,7 @@ def test_weights_that_hold_nan_are_told_before_anything_is_saved(source, tmp_pat
     from cotjax.train.main import train
 
     def make_params(mesh):
-        params = decoder.init_params(MODEL, jax.random.key(0), mesh)
+        params = init_params(MODEL, jax.random.key(0), mesh)
         params["model"]["norm"]["weight"] = params["model"]["norm"]["weight"].at[3].set(np.nan)
         return params
 

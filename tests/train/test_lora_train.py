@@ -18,7 +18,7 @@ from helpers.training import run_lora as run
 from jax.extend.core import jaxprs_in_params
 
 from cotjax.data.pipeline import Masking, batches, dropped_weights
-from cotjax.model import decoder, lora
+from cotjax.model.params import init_params, join_params, split_params
 from cotjax.model.sharding import batch_sharding, make_mesh
 from cotjax.train.metrics import read_metrics
 from cotjax.train.step import init_state, loss_sums, make_train_step
@@ -45,7 +45,7 @@ def begun(source):
 
 def test_the_optimizer_keeps_state_for_adapters_alone(begun):
     state, _, _ = begun
-    adapters, _ = lora.split(MODEL, state.params)
+    adapters, _ = split_params(MODEL, state.params)
     moments = state.opt_state[0]
     assert len(jax.tree.leaves(moments.mu)) == MODEL.layers * 7 * 2
     assert (
@@ -72,7 +72,7 @@ def test_no_matmul_of_the_step_makes_a_frozen_weights_gradient(begun):
     state, step, batch = begun
     assert weight not in set(results(step.trace(state, batch).jaxpr.jaxpr))
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
-    whole = init_state(BASE, OPTIMIZER, decoder.init_params(BASE, jax.random.key(0)), mesh)
+    whole = init_state(BASE, OPTIMIZER, init_params(BASE, jax.random.key(0)), mesh)
     step_of_all = make_train_step(BASE, OPTIMIZER, whole.params, mesh, remat="block")
     assert weight in set(results(step_of_all.trace(whole, batch).jaxpr.jaxpr))
 
@@ -80,15 +80,15 @@ def test_no_matmul_of_the_step_makes_a_frozen_weights_gradient(begun):
 def test_three_steps_move_every_adapter_and_no_weight(begun):
     state, step, batch = begun
     state = jax.tree.map(lambda x: x.copy(), state)
-    adapters, frozen = jax.tree.map(np.array, lora.split(MODEL, state.params))
+    adapters, frozen = jax.tree.map(np.array, split_params(MODEL, state.params))
     buffers = [
-        x.unsafe_buffer_pointer() for x in jax.tree.leaves(lora.split(MODEL, state.params)[1])
+        x.unsafe_buffer_pointer() for x in jax.tree.leaves(split_params(MODEL, state.params)[1])
     ]
     losses = []
     for _ in range(3):
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]))
-    moved, same = lora.split(MODEL, state.params)
+    moved, same = split_params(MODEL, state.params)
     jax.tree.map(np.testing.assert_array_equal, same, frozen)
     assert all(
         jax.tree.leaves(
@@ -105,10 +105,10 @@ def test_the_gradient_norm_is_the_adapters(begun):
     state, step, batch = begun
 
     def loss(adapters, frozen):
-        total, aux = loss_sums(MODEL, lora.join(MODEL, adapters, frozen), batch, "none")
+        total, aux = loss_sums(MODEL, join_params(MODEL, adapters, frozen), batch, "none")
         return total / aux["weight"]
 
-    expected = optax.tree.norm(jax.jit(jax.grad(loss))(*lora.split(MODEL, state.params)))
+    expected = optax.tree.norm(jax.jit(jax.grad(loss))(*split_params(MODEL, state.params)))
     _, metrics = step(jax.tree.map(lambda x: x.copy(), state), batch)
     np.testing.assert_allclose(metrics["grad_norm"], expected, rtol=1e-5)
 
@@ -124,8 +124,8 @@ def test_a_run_learns_and_keeps_its_base(finished):
     folder, last = finished
     rows = read_metrics(folder / "metrics.jsonl")
     assert rows[-1]["loss"] < rows[0]["loss"]
-    base = decoder.init_params(BASE, jax.random.key(0))
-    jax.tree.map(np.testing.assert_array_equal, lora.split(MODEL, last)[1], base)
+    base = init_params(BASE, jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, split_params(MODEL, last)[1], base)
 
 
 def test_stopped_and_resumed_equals_uninterrupted(finished, source, tmp_path):

@@ -12,9 +12,9 @@ from helpers.training import ONE, make_source, params_at, settings
 from jax.sharding import AbstractMesh, AxisType
 
 from cotjax.data.pipeline import Masking, batches, dropped_weights
-from cotjax.model import decoder, lora
 from cotjax.model.config import LoRA
-from cotjax.model.sharding import MESH_AXES, batch_sharding, make_mesh, param_shardings
+from cotjax.model.params import abstract_params, init_params, param_shardings, split_params
+from cotjax.model.sharding import MESH_AXES, batch_sharding, make_mesh
 from cotjax.train.checkpoint import Checkpoints
 from cotjax.train.main import train
 from cotjax.train.optim import Mastered, configured, make_optimizer, needs_master
@@ -39,7 +39,7 @@ def trained(source):
         next(iter(batches(source, row_length=96, batch=8, masking=Masking(), seed=3))), 0.0
     )
     batch = jax.device_put(batch, batch_sharding(mesh))
-    first = jax.tree.map(np.asarray, decoder.init_params(NARROW, jax.random.key(0)))
+    first = jax.tree.map(np.asarray, init_params(NARROW, jax.random.key(0)))
     found = {}
     for name, model in (("float32", WIDE), ("copy", NARROW)):
         optimizer = make_optimizer(lambda step: 1e-5, **ADAM, master=needs_master(model))
@@ -91,7 +91,7 @@ def test_float32_parameters_have_no_copy_nor_have_adapters():
         _, optimizer = configured(settings(), model)
         state = abstract_state(model, optimizer, mesh)
         assert isinstance(state.opt_state, Mastered) == copied
-        trained, _ = lora.split(model, state.params)
+        trained, _ = split_params(model, state.params)
         sizes = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state)) / sum(
             leaf.size for leaf in jax.tree.leaves(trained)
         )
@@ -101,7 +101,7 @@ def test_float32_parameters_have_no_copy_nor_have_adapters():
 def test_the_copy_lies_as_its_parameters_do():
     mesh = AbstractMesh((2, 2, 2), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
     _, optimizer = configured(settings(), NARROW)
-    placed = state_shardings(NARROW, optimizer, decoder.abstract_params(NARROW), mesh)
+    placed = state_shardings(NARROW, optimizer, abstract_params(NARROW), mesh)
     expected = param_shardings(NARROW, mesh)
     assert placed.opt_state.master == expected == placed.params
     assert any(axis is not None for sharding in jax.tree.leaves(expected) for axis in sharding.spec)
@@ -110,7 +110,7 @@ def test_the_copy_lies_as_its_parameters_do():
 def _run(folder, source, **changes):
     return train(
         settings(steps=6, save_every=3, learning_rate=1e-4, batch=4, row_length=96, warmup=1, **changes), folder=folder, source=source,
-        masking=Masking(), model=NARROW, make_params=lambda mesh: decoder.init_params(NARROW, jax.random.key(0), mesh), mesh_shape=ONE,
+        masking=Masking(), model=NARROW, make_params=lambda mesh: init_params(NARROW, jax.random.key(0), mesh), mesh_shape=ONE,
         seed=3, say=lambda line: None,
     )  # fmt: skip
 

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 
 from cotjax.config import default_config
 from cotjax.errors import UsageError
-from cotjax.model import decoder
 from cotjax.model.config import LoRA
+from cotjax.model.params import abstract_params, declared
 from cotjax.train.optim import (
     Mastered,
     configured,
@@ -150,7 +150,7 @@ def test_a_clipped_update_is_that_of_the_shorter_gradient():
 )
 def test_vectors_are_norms_and_biases_by_their_declaration(model):
     """A matrix takes one space to another: its axes hold the model's width, or an adapter's rank."""
-    for path, weight in decoder.declared(model).items():
+    for path, weight in declared(model).items():
         assert is_vector(path, len(weight.shape)) == (not {"embed", "rank"} & set(weight.axes)), (
             path
         )
@@ -158,7 +158,7 @@ def test_vectors_are_norms_and_biases_by_their_declaration(model):
 
 def test_biases_of_heads_are_vectors():
     """They have two axes, [heads, size]: spared by decay, and moved at the rate of vectors."""
-    params = jax.tree.map(lambda x: np.ones(x.shape, np.float32), decoder.abstract_params(QWEN25))
+    params = jax.tree.map(lambda x: np.ones(x.shape, np.float32), abstract_params(QWEN25))
     assert params["model"]["layers"]["0"]["self_attn"]["q_proj"]["bias"].ndim == 2
 
     def updates(grad, **changes):

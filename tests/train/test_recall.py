@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from cotjax.errors import UsageError
-from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
+from cotjax.model.params import init_params
 from cotjax.train.recall import LESSONS, grow_recall, told_pairs
 
 MODEL = ModelConfig(
@@ -45,7 +45,7 @@ def test_batches_differ_by_key_alone():
 def test_too_small_a_vocabulary_is_refused():
     small = replace(MODEL, vocab_size=40)
     with pytest.raises(UsageError, match="vocabulary has 40"):
-        grow_recall(small, decoder.init_params(small, jax.random.key(0)), jax.random.key(1), 10)
+        grow_recall(small, init_params(small, jax.random.key(0)), jax.random.key(1), 10)
 
 
 @pytest.mark.slow
@@ -61,7 +61,7 @@ def test_the_first_lesson_alone_grows_the_heads():
 
         grow_recall(
             MODEL,
-            decoder.init_params(MODEL, jax.random.key(0)),
+            init_params(MODEL, jax.random.key(0)),
             jax.random.key(1),
             steps,
             stop_after_first,

@@ -10,6 +10,7 @@ from helpers.training import MODEL, make_source, params_at, run
 from cotjax.data.pipeline import Masking, batches, dropped_weights
 from cotjax.masking import Role
 from cotjax.model import decoder
+from cotjax.model.params import init_params
 from cotjax.objectives.cross_entropy import supervised_cross_entropy
 from cotjax.train.metrics import read_metrics
 
@@ -65,9 +66,7 @@ def _losses(batch):
             hidden_BTD, decoder.output_weight(MODEL, params), batch["targets"], batch["weights"]
         )
 
-    return np.asarray(
-        jax.jit(losses)(decoder.init_params(MODEL, jax.random.key(0)), batch), np.float64
-    )
+    return np.asarray(jax.jit(losses)(init_params(MODEL, jax.random.key(0)), batch), np.float64)
 
 
 def test_the_loss_is_divided_as_the_normalizer_says(source, tmp_path):

@@ -14,7 +14,7 @@ from helpers.training import MODEL, make_source, params_at, run
 
 from cotjax.data.pipeline import Masking
 from cotjax.errors import DataError, UsageError
-from cotjax.model import decoder
+from cotjax.model.params import init_params
 from cotjax.model.sharding import make_mesh
 from cotjax.train.checkpoint import Checkpoints
 from cotjax.train.claim import checkpoint_steps
@@ -55,7 +55,7 @@ def test_checkpoints_hold_the_base_and_every_interval(finished, source):
     manager = Checkpoints(checkpoints)
     assert manager.steps() == checkpoint_steps(12, 4) == [0, 4, 8, 12]
     manager.close()
-    start = jax.tree.map(np.asarray, decoder.init_params(MODEL, jax.random.key(0)))
+    start = jax.tree.map(np.asarray, init_params(MODEL, jax.random.key(0)))
     jax.tree.map(np.testing.assert_array_equal, params_at(checkpoints, 0), start)
 
 

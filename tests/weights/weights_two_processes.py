@@ -6,14 +6,14 @@ from pathlib import Path
 import jax
 from weights_memory import CONFIG, PART, SLACK, forget_peak, status
 
-from cotjax.model import decoder
+from cotjax.model.params import abstract_params
 from cotjax.model.sharding import make_mesh
-from cotjax.model.weights import load_hf, save_hf
+from cotjax.weights.huggingface import load_hf, save_hf
 
 
 def main(folder: Path, address: str, process: int) -> None:
     jax.distributed.initialize(address, num_processes=2, process_id=process)
-    sizes = [4 * x.size for x in jax.tree.leaves(decoder.abstract_params(CONFIG))]
+    sizes = [4 * x.size for x in jax.tree.leaves(abstract_params(CONFIG))]
     mesh = make_mesh(data=1, fsdp=-1)
     before = forget_peak()
     config, params = load_hf(folder, mesh)

@@ -10,8 +10,9 @@ from helpers import tiny
 from safetensors.numpy import load_file, save_file
 
 from cotjax.errors import DataError
-from cotjax.model import decoder, stored
-from cotjax.model.weights import load_hf, read_hf, save_hf
+from cotjax.model.params import init_params
+from cotjax.weights import stored
+from cotjax.weights.huggingface import load_hf, read_hf, save_hf
 
 EMBEDDING, HEAD, Q_PROJ = (
     "model.embed_tokens.weight",
@@ -23,7 +24,7 @@ EMBEDDING, HEAD, Q_PROJ = (
 @pytest.fixture
 def tied(tmp_path):
     """(folder, parameters) of a tied model."""
-    params = decoder.init_params(tiny.model_config(), jax.random.key(0))
+    params = init_params(tiny.model_config(), jax.random.key(0))
     save_hf(tmp_path, tiny.model_config(), params)
     return tmp_path, params
 

@@ -15,11 +15,11 @@ from helpers import tiny
 from safetensors.numpy import load_file, save_file
 
 from cotjax.cli.main import main
-from cotjax.model import decoder
 from cotjax.model.config import ModelConfig, RopeScaling
-from cotjax.model.sharding import make_mesh, param_shardings
-from cotjax.model.weights import load_hf, save_hf
-from cotjax.train.convert import load_params, read_config
+from cotjax.model.params import abstract_params, init_params, param_shardings
+from cotjax.model.sharding import make_mesh
+from cotjax.weights.convert import load_params, read_config
+from cotjax.weights.huggingface import load_hf, save_hf
 
 MODELS = {
     "qwen3 float32": tiny.model_config(),
@@ -33,7 +33,7 @@ MODELS = {
 
 
 def _hugging_face(folder, config):
-    save_hf(folder, config, decoder.init_params(config, jax.random.key(3)), max_shard_bytes=20_000)
+    save_hf(folder, config, init_params(config, jax.random.key(3)), max_shard_bytes=20_000)
     tiny.word_codec(folder, tiny.TINY_WORDS)
     (folder / "generation_config.json").write_text('{"eos_token_id": [1, 2]}\n')
     (folder / "training_args.bin").write_bytes(b"a pickle")
@@ -58,7 +58,7 @@ def test_there_and_back_keeps_every_bit(model, tmp_path, capsys):
     config = MODELS[model]
     source = _hugging_face(tmp_path / "source", config)
     _convert(source, tmp_path / "orbax")
-    parameters = sum(x.size for x in jax.tree.leaves(decoder.abstract_params(config)))
+    parameters = sum(x.size for x in jax.tree.leaves(abstract_params(config)))
     said = capsys.readouterr().out
     assert (
         f"{source} (Hugging Face) -> {tmp_path / 'orbax'} (Orbax)" in said
@@ -221,7 +221,7 @@ def test_arrays_cut_short_are_one_line(source, tmp_path):
 
 def test_a_killed_conversion_leaves_no_model_and_is_done_anew(tmp_path):
     config = tiny.model_config(width=256, feed_forward=4096, layers=16)
-    params = decoder.init_params(config, jax.random.key(0))
+    params = init_params(config, jax.random.key(0))
     save_hf(tmp_path / "source", config, params)
     partial = tmp_path / ".out.partial"
     command = [sys.executable, "-m", "cotjax.cli", "convert", tmp_path / "source", tmp_path / "out"]

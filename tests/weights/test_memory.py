@@ -8,8 +8,8 @@ import jax
 import pytest
 from weights_memory import CONFIG, PART
 
-from cotjax.model import decoder
-from cotjax.model.weights import save_hf
+from cotjax.model.params import init_params
+from cotjax.weights.huggingface import save_hf
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux's /proc"
@@ -31,7 +31,7 @@ def _environment(devices):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights") / "model"
-    save_hf(folder, CONFIG, decoder.init_params(CONFIG, jax.random.key(0)), max_shard_bytes=PART)
+    save_hf(folder, CONFIG, init_params(CONFIG, jax.random.key(0)), max_shard_bytes=PART)
     return folder
 
 

@@ -19,20 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from cotjax.data.codec import TOKENIZER_FILES
-from cotjax.errors import DataError, UsageError
-from cotjax.model import decoder, lora
+from cotjax.errors import UsageError
+from cotjax.model import lora
 from cotjax.model.config import ModelConfig
-from cotjax.model.decoder import Params
-from cotjax.model.generation import GENERATION_FILE, TOKEN_IDS_FILE, token_ids
+from cotjax.model.params import Params, abstract_params
 from cotjax.model.sharding import make_mesh
-from cotjax.model.stored import holds_weights
-from cotjax.model.weights import MAX_SHARD_BYTES, Say, load_hf, read_hf, save_hf
 from cotjax.runtime.files import read_json, whole_folder, write_whole
-from cotjax.train.checkpoint import check_shapes
+from cotjax.weights import peft
+from cotjax.weights.generation import GENERATION_FILE, TOKEN_IDS_FILE, token_ids
+from cotjax.weights.huggingface import MAX_SHARD_BYTES, Say, load_hf, read_hf, save_hf
+from cotjax.weights.orbax import restore_tree, save_tree
+from cotjax.weights.stored import holds_weights
 
 HUGGING_FACE, ORBAX, PEFT = "Hugging Face", "Orbax", "PEFT"
 OTHER = {
@@ -44,8 +44,6 @@ _CONFIG_FILES = {HUGGING_FACE: "config.json", ORBAX: "model.json"}
 _PARAMS = "params"
 # What transformers keeps beside the weights, and a model is not the same without.
 _KEPT = (*TOKENIZER_FILES, GENERATION_FILE)
-# Arrays on their way between host and files at any one time; more than the largest single one (5 GB in a 70B model).
-_HOST_GB = 8
 
 
 @dataclass(frozen=True)
@@ -60,14 +58,14 @@ class Converted:
 def folder_kind(folder: Path) -> str:
     """HUGGING_FACE, ORBAX or PEFT. Raises UsageError when the folder is none of them, saying what was looked for."""
     kind = next((kind for kind, name in _CONFIG_FILES.items() if (folder / name).is_file()), None)
-    if (folder / lora.CONFIG_FILE).is_file() and (
+    if (folder / peft.CONFIG_FILE).is_file() and (
         kind is None or (kind == HUGGING_FACE and not holds_weights(folder))
     ):
         return PEFT
     if kind is None:
         raise UsageError(
             f"{folder}: holds neither config.json (a Hugging Face folder) nor model.json (the Orbax folder of `cotjax convert`) "
-            f"nor {lora.CONFIG_FILE} (PEFT's)"
+            f"nor {peft.CONFIG_FILE} (PEFT's)"
         )
     if kind == ORBAX and not (folder / _PARAMS).is_dir():
         hint = (
@@ -84,8 +82,8 @@ def weight_files(folder: Path) -> list[Path]:
     kind = folder_kind(folder)
     if kind == PEFT:
         return [
-            folder / lora.CONFIG_FILE,
-            folder / lora.TENSORS_FILE,
+            folder / peft.CONFIG_FILE,
+            folder / peft.TENSORS_FILE,
             *weight_files(base_of(folder)),
         ]
     found = folder.glob("*.safetensors") if kind == HUGGING_FACE else (folder / _PARAMS).rglob("*")
@@ -100,7 +98,7 @@ def read_config(folder: Path, say: Say | None = None, **overrides: Any) -> Model
     kind = folder_kind(folder)
     if kind == PEFT:
         base = read_config(base_of(folder), say, **overrides)
-        lora.read_adapter(folder, base)
+        peft.read_adapter(folder, base)
         return base
     if kind == HUGGING_FACE:
         return read_hf(folder, say, **overrides)
@@ -109,7 +107,7 @@ def read_config(folder: Path, say: Say | None = None, **overrides: Any) -> Model
 
 def base_of(folder: Path) -> Path:
     """The folder of the base that a PEFT folder's adapters belong to. Raises UsageError when it is not there."""
-    named = read_json(folder / lora.CONFIG_FILE, "PEFT's save_pretrained").get(
+    named = read_json(folder / peft.CONFIG_FILE, "PEFT's save_pretrained").get(
         "base_model_name_or_path"
     )
     base = next(
@@ -117,7 +115,7 @@ def base_of(folder: Path) -> Path:
     )
     if base is None:
         raise UsageError(
-            f"{folder}: {lora.CONFIG_FILE} names the base {named!r}, which is no folder here; write there, "
+            f"{folder}: {peft.CONFIG_FILE} names the base {named!r}, which is no folder here; write there, "
             "as base_model_name_or_path, the folder that holds the base"
         )
     if folder_kind(base) == PEFT:
@@ -147,18 +145,8 @@ def load_params(folder: Path, mesh: Mesh, **overrides: Any) -> Params:
     if kind == PEFT:
         base = base_of(folder)
         config, params = read_config(base, **overrides), load_params(base, mesh, **overrides)
-        return lora.merge(*lora.load_peft(folder, config, params, mesh))[1]
-    like = decoder.abstract_params(read_config(folder, **overrides), mesh)
-    saved = (folder / _PARAMS).resolve()
-    try:
-        check_shapes(saved, like)
-        with ocp.StandardCheckpointer(restore_concurrent_gb=_HOST_GB) as checkpointer:
-            return checkpointer.restore(saved, like)
-    except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"{saved}: cannot be restored ({reason}); convert the model anew"
-        ) from error
+        return lora.merge(*peft.load_peft(folder, config, params, mesh))[1]
+    return restore_tree(folder / _PARAMS, abstract_params(read_config(folder, **overrides), mesh))
 
 
 def save_orbax(
@@ -166,8 +154,7 @@ def save_orbax(
 ) -> None:
     """Writes model.json, params/ and the known `token_ids` into a folder. On several processes every one must call it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with ocp.StandardCheckpointer(save_concurrent_gb=_HOST_GB) as checkpointer:
-        checkpointer.save((folder / _PARAMS).resolve(), params)
+    save_tree(folder / _PARAMS, params)
     if token_ids:
         write_whole(folder / TOKEN_IDS_FILE, json.dumps(dict(token_ids), indent=2) + "\n")
     write_whole(folder / _CONFIG_FILES[ORBAX], json.dumps(asdict(config), indent=2) + "\n")

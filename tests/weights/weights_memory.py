@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
-from cotjax.model.sharding import make_mesh, param_shardings
-from cotjax.model.weights import load_hf, save_hf
+from cotjax.model.params import declared, param_shardings
+from cotjax.model.sharding import make_mesh
+from cotjax.weights.huggingface import load_hf, save_hf
 
 # 218 MB: matrices of 1.0 and 4.2 MB, and the two largest of 8.4 MB, one read first and one last.
 CONFIG = ModelConfig(
@@ -35,7 +35,7 @@ SLACK = 4_000_000
 
 def main(folder: Path, dtype: str) -> None:
     assert safetensors.numpy, "what the two functions import is there before anything is measured"
-    sizes = [np.prod(weight.shape) for weight in decoder.declared(CONFIG).values()]
+    sizes = [np.prod(weight.shape) for weight in declared(CONFIG).values()]
     largest, own = 4 * max(sizes), jax.numpy.dtype(dtype).itemsize * sum(sizes)
     mesh = make_mesh(data=1, fsdp=-1)
     jax.block_until_ready(jax.device_put(np.zeros((8, 8), np.float32), mesh.devices.flat[0]))

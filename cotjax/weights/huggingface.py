@@ -18,9 +18,8 @@ from jax.sharding import Mesh, NamedSharding
 
 from cotjax.errors import DataError, UsageError
 from cotjax.model.config import ModelConfig
-from cotjax.model.decoder import Params, Weight, declared, leaf, nest
-from cotjax.model.sharding import param_shardings
-from cotjax.model.stored import (
+from cotjax.model.params import Params, Weight, declared, leaf, nest, param_shardings
+from cotjax.weights.stored import (
     EMBEDDING,
     FILE,
     HEAD,
@@ -121,7 +120,7 @@ def save_hf(
     """
     if config.lora is not None:
         raise UsageError(
-            "lora: this model has adapters; merge them first (lora.merge), or write them alone (lora.save_peft)"
+            "lora: this model has adapters; merge them first (lora.merge), or write them alone (weights.peft.save_peft)"
         )
     if max_shard_bytes < 1:
         raise UsageError(f"max_shard_bytes is {max_shard_bytes}; it must be 1 or more")

@@ -9,12 +9,12 @@ from helpers import tiny
 from safetensors.numpy import load_file, save_file
 
 from cotjax.errors import DataError, UsageError
-from cotjax.model import decoder
+from cotjax.model.params import declared, init_params
 from cotjax.model.sharding import make_mesh
-from cotjax.model.weights import load_hf, save_hf
+from cotjax.weights.huggingface import load_hf, save_hf
 
 CONFIG = tiny.model_config(tied_embeddings=False)
-PARAMS = decoder.init_params(CONFIG, jax.random.key(0))
+PARAMS = init_params(CONFIG, jax.random.key(0))
 K_PROJ = "model.layers.1.self_attn.k_proj.weight"
 
 
@@ -84,7 +84,7 @@ def test_parts_hold_what_the_index_says(tmp_path):
 
 def test_a_tensor_beyond_the_limit_has_a_part_of_its_own(tmp_path):
     save_hf(tmp_path, CONFIG, PARAMS, max_shard_bytes=1)
-    assert len(list(tmp_path.glob("model-*.safetensors"))) == len(decoder.declared(CONFIG))
+    assert len(list(tmp_path.glob("model-*.safetensors"))) == len(declared(CONFIG))
     jax.tree.map(np.testing.assert_array_equal, load_hf(tmp_path)[1], PARAMS)
     with pytest.raises(UsageError, match="max_shard_bytes is 0"):
         save_hf(tmp_path, CONFIG, PARAMS, max_shard_bytes=0)

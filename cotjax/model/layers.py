@@ -1,0 +1,256 @@
+"""The decoder's layers as Flax NNX modules, with the attribute names of Hugging Face's checkpoints.
+
+Letters are those of model/decoder.py. A module holds declarations of its weights (linear.param) until
+`params.bind` merges real values into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from math import sqrt
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cotjax.errors import UsageError
+from cotjax.model.attention import ATTENDED
+from cotjax.model.config import ModelConfig
+from cotjax.model.linear import Linear, param
+from cotjax.model.rope import Rope, rope_of, rotate
+from cotjax.model.sharding import constrain, lookup
+
+# What the backward pass of a layer finds kept, and what it computes again; from most memory to least.
+_ATTENDED_ALONE = jax.checkpoint_policies.save_only_these_names(ATTENDED)
+REMAT = {
+    "none": jax.checkpoint_policies.everything_saveable,
+    # The results of all projections, so that only element-wise work is done again.
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        _ATTENDED_ALONE, jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    ),
+    # Only attention's result, which is small beside what it takes to compute it again.
+    "block": _ATTENDED_ALONE,
+}
+
+# (q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+class RMSNorm(nnx.Module):
+    """Scales by the root mean square over the last axis, in float32 (Zhang and Sennrich, 2019)."""
+
+    def __init__(self, config: ModelConfig, size: int):
+        self.eps = config.norm_eps
+        self.weight = param(config, (size,), ("norm",), None)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        weight = self.weight[...].astype(x.dtype)
+        return wide.astype(x.dtype) * weight.reshape((1,) * (x.ndim - 1) + weight.shape)
+
+
+class Attention(nnx.Module):
+    """Self-attention with rotary positions. How queries meet keys is the caller's: training rows or a cache."""
+
+    def __init__(self, config: ModelConfig):
+        D, N, K, H = config.width, config.heads, config.kv_heads, config.head_size
+        embed, query_heads, key_heads = (
+            {"embed": D},
+            {"heads": N, "head_size": H},
+            {"kv_heads": K, "head_size": H},
+        )
+        self.q_proj = Linear(config, embed, query_heads, 1 / sqrt(D), config.qkv_bias)
+        self.k_proj = Linear(config, embed, key_heads, 1 / sqrt(D), config.qkv_bias)
+        self.v_proj = Linear(config, embed, key_heads, 1 / sqrt(D), config.qkv_bias)
+        # Two matrices a layer write into the residual stream: this scale keeps its size at one however deep the model is.
+        self.o_proj = Linear(config, query_heads, embed, 1 / sqrt(N * H * 2 * config.layers))
+        self.q_norm = RMSNorm(config, H) if config.qk_norm else None
+        self.k_norm = RMSNorm(config, H) if config.qk_norm else None
+
+    def __call__(
+        self, x_BTD: jax.Array, rope: Rope, attend: Attend, at_B: jax.Array | None = None
+    ) -> jax.Array:
+        q_BNTH = _heads_first(self.q_proj(_only(x_BTD, at_B, 1)))
+        k_BKTH = _heads_first(self.k_proj(x_BTD))
+        v_BKTH = _heads_first(self.v_proj(x_BTD))
+        if self.q_norm is not None:
+            q_BNTH, k_BKTH = self.q_norm(q_BNTH), self.k_norm(k_BKTH)
+        own = rope if at_B is None else (_only(rope[0], at_B, 2), _only(rope[1], at_B, 2))
+        return self.o_proj(_heads_first(attend(rotate(q_BNTH, own), rotate(k_BKTH, rope), v_BKTH)))
+
+
+def _heads_first(x_BTNH: jax.Array) -> jax.Array:
+    """[B, T, N, H] -> [B, N, T, H], and back."""
+    return x_BTNH.swapaxes(1, 2)
+
+
+def _only(x: jax.Array, at_B: jax.Array | None, axis: int) -> jax.Array:
+    """Of every row the one place `at_B` on this axis, which stays; None: all places."""
+    if at_B is None:
+        return x
+    return jnp.take_along_axis(
+        x, at_B.reshape([-1 if i == 0 else 1 for i in range(x.ndim)]), axis=axis
+    )
+
+
+class FeedForward(nnx.Module):
+    """The gated feed-forward (Shazeer, 2020): down(silu(gate x) * up x)."""
+
+    def __init__(self, config: ModelConfig):
+        D, F = {"embed": config.width}, {"feed_forward": config.feed_forward}
+        self.gate_proj = Linear(config, D, F, 1 / sqrt(config.width))
+        self.up_proj = Linear(config, D, F, 1 / sqrt(config.width))
+        self.down_proj = Linear(config, F, D, 1 / sqrt(config.feed_forward * 2 * config.layers))
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        return self.down_proj(jax.nn.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+
+
+class DecoderLayer(nnx.Module):
+    """Attention, then feed-forward, each on a normed copy of the residual stream."""
+
+    def __init__(self, config: ModelConfig):
+        self.input_layernorm = RMSNorm(config, config.width)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config, config.width)
+        self.mlp = FeedForward(config)
+
+    def __call__(
+        self, x_BTD: jax.Array, rope: Rope, attend: Attend, at_B: jax.Array | None = None
+    ) -> jax.Array:
+        """`at_B`: of every row, the one token that the result [B, 1, D] is of; None: all."""
+        x_BTD = _only(x_BTD, at_B, 1) + self.self_attn(
+            self.input_layernorm(x_BTD), rope, attend, at_B
+        )
+        x_BTD = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        return constrain(x_BTD, ("batch", "length", "hidden"))
+
+
+class Embed(nnx.Module):
+    """One row a token id: [V, D]. The same layout serves the output projection, tied or not."""
+
+    def __init__(self, config: ModelConfig):
+        self.compute = config.compute_dtype
+        self.weight = param(config, (config.vocab_size, config.width), ("vocab", "embed"), 0.02)
+
+    def __call__(self, ids_BT: jax.Array) -> jax.Array:
+        # Cast after the look-up: the gradients of a frequent token's many places are added up in the parameter's own dtype.
+        return lookup(self.weight[...], ids_BT, self.compute)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Float32 [..., V] of [..., D]."""
+        # Gathered over fsdp before use like any weight.
+        weight_VD = constrain(self.weight[...].astype(self.compute), ("vocab", "hidden"))
+        flat = hidden.reshape(-1, hidden.shape[-1])  # two axes, for Linear's reason
+        logits = jnp.einsum("XD,VD->XV", flat, weight_VD, preferred_element_type=jnp.float32)
+        return logits.reshape(*hidden.shape[:-1], weight_VD.shape[0])
+
+
+class Backbone(nnx.Module):
+    """Embedding, layers and last norm."""
+
+    def __init__(self, config: ModelConfig):
+        self.embed_tokens = Embed(config)
+        self.layers = nnx.List([DecoderLayer(config) for _ in range(config.layers)])
+        self.norm = RMSNorm(config, config.width)
+
+
+class Transformer(nnx.Module):
+    """The whole model, as the names of a checkpoint have it."""
+
+    def __init__(self, config: ModelConfig):
+        self.config = config
+        self.model = Backbone(config)
+        self.lm_head = None if config.tied_embeddings else Embed(config)
+        if config.lora is not None:
+            projections = {
+                ".".join(map(str, path)): part
+                for path, part in nnx.iter_modules(self)
+                if isinstance(part, Linear)
+            }
+            for path in config.lora.chosen(projections):
+                projections[path].adapt(config)
+
+    def hidden_states(
+        self,
+        ids_BT: jax.Array,
+        positions_BT: jax.Array,
+        attend: Any,
+        remat: str = "none",
+        scan: bool = False,
+        at_B: jax.Array | None = None,
+    ) -> jax.Array:
+        """`attend(layer index, q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]`; the result [B, T, D] has passed the last norm.
+
+        `at_B` asks for one token's of every row, [B, 1, D]: of the others, the last layer computes keys and values alone, and
+        its queries are q_BN1H.
+        """
+        x_BTD = constrain(self.model.embed_tokens(ids_BT), ("batch", "length", "hidden"))
+        rope = rope_of(positions_BT, self.config)
+
+        def apply(
+            x_BTD: jax.Array,
+            layer: DecoderLayer,
+            index: int | jax.Array,
+            at_B: jax.Array | None = None,
+        ) -> jax.Array:
+            return layer(x_BTD, rope, lambda q, k, v: attend(index, q, k, v), at_B)
+
+        if scan:
+            return self.model.norm(_scanned(self.config, self.model.layers, x_BTD, apply, remat))
+        # Decoding never scans: the sliced weights cost its loop half its speed on CPU.
+        for index, layer in enumerate(self.model.layers):
+            last = index == self.config.layers - 1
+            step = partial(apply, layer=layer, index=index, at_B=at_B if last else None)
+            x_BTD = (step if remat == "none" else jax.checkpoint(step, policy=REMAT[remat]))(x_BTD)
+        return self.model.norm(x_BTD)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Float32 [..., V] of last hidden states [..., D]."""
+        return self.output.logits(hidden)
+
+    @property
+    def output(self) -> Embed:
+        """The output projection."""
+        return self.model.embed_tokens if self.lm_head is None else self.lm_head
+
+
+def _scanned(
+    config: ModelConfig,
+    layers: nnx.List,
+    x_BTD: jax.Array,
+    apply: Callable[..., jax.Array],
+    remat: str,
+) -> jax.Array:
+    """`apply(x_BTD, layer, index)` for every layer, as one program that runs once a layer: a 64-layer model compiles like one of one.
+
+    Parameters stay apart, each under its checkpoint's name; here their copies in the compute dtype are laid side by side,
+    which takes two bytes a parameter, shared out as the parameters are, and saves every other part of the program from a second layout.
+    """
+    graph = nnx.graphdef(layers[0])
+    each = [nnx.state(layer) for layer in layers]
+    if any(nnx.graphdef(layer) != graph for layer in layers):
+        raise UsageError(
+            "scan: the layers are not all alike (LoRA in some of them?); train with scan_layers=False"
+        )
+
+    def side_by_side(*weights: nnx.Variable) -> nnx.Variable:
+        together = jnp.stack([weight[...].astype(config.compute_as) for weight in weights])
+        return weights[0].replace(
+            constrain(together, ("layers", *weights[0].get_metadata()["axes"]))
+        )
+
+    together = jax.tree.map(side_by_side, *each, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+    def body(x_BTD: jax.Array, layer: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
+        weights, index = layer
+        return apply(x_BTD, nnx.merge(graph, weights), index), None
+
+    if remat != "none":
+        body = jax.checkpoint(
+            body, policy=REMAT[remat], prevent_cse=False
+        )  # a scan's body is not merged with another
+    return jax.lax.scan(body, x_BTD, (together, jnp.arange(len(each))))[0]

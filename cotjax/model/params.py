@@ -1,0 +1,178 @@
+"""A decoder's parameters as nested dicts: declared, initialised, sharded, split into trained and frozen.
+
+A weight is declared once (shape, logical axes, scale of its initial values); the abstract tree, the sharding and the
+initialiser follow from the declaration, and nothing is materialised before its sharding is known.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from flax.traverse_util import unflatten_dict
+from jax.sharding import Mesh, NamedSharding
+
+from cotjax.errors import DataError
+from cotjax.model.config import ModelConfig
+from cotjax.model.layers import Transformer
+from cotjax.model.linear import LORA_FACTORS
+from cotjax.model.sharding import sharding
+
+Params = dict[str, Any]
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """The declaration of one parameter."""
+
+    shape: tuple[int, ...]
+    dtype: jnp.dtype
+    axes: tuple[str, ...]  # logical axes, one a dimension; sharding.RULES places them
+    std: (
+        float | None
+    )  # of its normal initial values; None: a norm's scale, which starts at one; 0: starts at zero
+
+
+@lru_cache(maxsize=64)
+def _graph(config: ModelConfig) -> tuple[Any, Any, dict[Path, Weight]]:
+    """The module's graph, its state's tree, and every parameter's declaration in that tree's order."""
+    graph, state = nnx.split(Transformer(config))
+    weights: dict[Path, Weight] = {}
+    for path, leaf in nnx.to_flat_state(state):
+        shape, metadata = leaf.get_value(), leaf.get_metadata()
+        weights[tuple(map(str, path))] = Weight(
+            shape.shape, shape.dtype, metadata["axes"], metadata["std"]
+        )
+    return graph, jax.tree.structure(state), weights
+
+
+def declared(config: ModelConfig) -> Mapping[Path, Weight]:
+    """Every parameter's declaration by its path, such as ("model", "layers", "0", "mlp", "up_proj", "weight")."""
+    return _graph(config)[2]
+
+
+def nest(by_path: Mapping[Path, Any]) -> Params:
+    """Return a flat dict of paths as the nested dict that `params` is."""
+    return unflatten_dict(dict(by_path))
+
+
+def leaf(params: Params, path: Path) -> Any:
+    """The parameter at a path. Raises DataError, naming it, when it is not there."""
+    found: Any = params
+    for name in path:
+        if not isinstance(found, Mapping) or name not in found:
+            raise DataError(
+                f"params: there is no {'.'.join(path)}; these are not the weights of this config"
+            )
+        found = found[name]
+    return found
+
+
+def bind(config: ModelConfig, params: Params) -> Transformer:
+    """The module with these parameters in it. Only to be called while a function is traced."""
+    graph, structure, weights = _graph(config)
+    return nnx.merge(graph, jax.tree.unflatten(structure, [leaf(params, path) for path in weights]))
+
+
+def param_shardings(config: ModelConfig, mesh: Mesh) -> Params:
+    """The sharding of every parameter, in the tree that `init_params` returns."""
+    return nest(
+        {
+            path: sharding(mesh, weight.shape, weight.axes, name=".".join(path))
+            for path, weight in declared(config).items()
+        }
+    )
+
+
+def abstract_params(config: ModelConfig, mesh: Mesh | None = None) -> Params:
+    """Shape and dtype of every parameter, and its sharding where there is a mesh: what a restore asks for."""
+    abstract = nest(
+        {
+            path: jax.ShapeDtypeStruct(weight.shape, weight.dtype)
+            for path, weight in declared(config).items()
+        }
+    )
+    if mesh is None:
+        return abstract
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        abstract,
+        param_shardings(config, mesh),
+    )
+
+
+def init_params(
+    config: ModelConfig,
+    key: jax.Array,
+    mesh: Mesh | None = None,
+    only: Collection[Path] | None = None,
+) -> Params:
+    """Fresh parameters, made where they will live: the same values on any mesh. `only`: the paths that are made (None: all).
+
+    `key` is a jax.random key; each parameter's own key comes from its path, so that adding one leaves the others as they were.
+    """
+
+    places = None if mesh is None else param_shardings(config, mesh)
+
+    def make(path: Path, weight: Weight) -> jax.Array:
+        initial = _initialiser(weight, None if places is None else leaf(places, path))
+        return initial(key, np.uint32(zlib.crc32(".".join(path).encode())))
+
+    return nest(
+        {
+            path: make(path, weight)
+            for path, weight in declared(config).items()
+            if only is None or path in only
+        }
+    )
+
+
+@lru_cache(maxsize=256)
+def _initialiser(
+    weight: Weight, where: NamedSharding | None
+) -> Callable[[jax.Array, np.uint32], jax.Array]:
+    """Makes a weight where it lives, from the key of all and its own number.
+
+    Layers share it: one program for all parameters at once would take a minute to compile, because each draw is unrolled.
+    """
+
+    def initial(key: jax.Array, number: jax.Array) -> jax.Array:
+        if weight.std is None:
+            return jnp.ones(weight.shape, weight.dtype)
+        own = jax.random.fold_in(key, number)
+        return (jax.random.normal(own, weight.shape, jnp.float32) * weight.std).astype(weight.dtype)
+
+    return jax.jit(initial, out_shardings=where)
+
+
+def trainable_paths(config: ModelConfig) -> frozenset[Path]:
+    """The paths of the parameters that training changes: the adapters' where the config has them, else all."""
+    paths = declared(config)
+    return frozenset(
+        paths if config.lora is None else (path for path in paths if path[-1] in LORA_FACTORS)
+    )
+
+
+def split_params(config: ModelConfig, params: Params) -> tuple[Params, Params]:
+    """(what training changes, what it leaves as it is), each a nested dict with the leaves of `params` that are its own."""
+    trained = trainable_paths(config)
+    parts: tuple[dict[Path, Any], dict[Path, Any]] = {}, {}
+    for path in declared(config):
+        parts[path not in trained][path] = leaf(params, path)
+    return nest(parts[0]), nest(parts[1])
+
+
+def join_params(config: ModelConfig, trained: Params, frozen: Params) -> Params:
+    """What `split_params` took apart."""
+    paths = trainable_paths(config)
+    return nest(
+        {path: leaf(trained if path in paths else frozen, path) for path in declared(config)}
+    )
