@@ -206,8 +206,8 @@ def _table(contents: Contents, max_length: int) -> Table:
         table.add_row("tokens per episode", _quartiles(contents.tokens))
         table.add_row(
             f"longer than {max_length:,}",
-            f"{contents.long:,} episodes; {contents.lost:,} of their steps do not fit together with "
-            "their prompt and are not trained on",
+            f"{contents.long:,} episodes; {contents.lost:,} of their steps do not fit together "
+            "with their prompt and are not trained on",
         )
     return table
 

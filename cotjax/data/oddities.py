@@ -1,4 +1,4 @@
-"""What an episode may hold by the schema, though its author may not have meant it."""
+"""Oddities of an episode: what the schema allows but its author may not have meant."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ NOTHING_TRAINED = "episodes without a step to train on"
 
 
 def oddities(trajectory: Trajectory) -> list[str]:
-    """Return what is odd about an episode, an entry each time; to be counted, not refused."""
-    found = []
+    """Return the oddities of an episode, one entry per occurrence. They are not errors."""
+    odd = []
     for step in trajectory.steps:
         if step.admissible_commands and step.action not in step.admissible_commands:
-            found.append(NOT_ADMISSIBLE)
+            odd.append(NOT_ADMISSIBLE)
         if "\n" in step.action:
-            found.append(SEVERAL_LINES)
+            odd.append(SEVERAL_LINES)
         texts = (step.observation, step.thought or "", step.action)
         if any("<" in text and any(tag in text.lower() for tag in TAGS) for text in texts):
-            found.append(OTHER_CASE)  # in their own case the schema refuses them
+            odd.append(OTHER_CASE)  # in lower case the schema rejects them
     success, reward = trajectory.success, trajectory.reward
     if reward is not None and (
         (success is False and reward >= 1) or (success is True and reward <= 0)
     ):
-        found.append(CONTRADICTION)
+        odd.append(CONTRADICTION)
     if not any(step.trained for step in trajectory.steps):
-        found.append(NOTHING_TRAINED)
-    return found
+        odd.append(NOTHING_TRAINED)
+    return odd

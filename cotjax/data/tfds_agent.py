@@ -2,10 +2,10 @@
 
 Works without tensorflow: datasets are written with `download_and_prepare` and read with
 `as_data_source`, both in the array_record format (TFRecord, TFDS's default, needs tensorflow).
-Examples keep the order of the trajectory file. Arrays are stored as bytes, which are read ten times
-as fast as lists of integers. Two files stand beside the shards: `lengths-<split>.npy`, the number of
-tokens of every example, from which packing is planned; and `counts-<split>.json`, the steps that are
-trained on, and by reason those that are not.
+Examples keep the order of the trajectory file. Arrays are stored as bytes, which are read ten
+times as fast as lists of integers. Beside the shards are `lengths-<split>.npy`, the number of
+tokens of every example, from which packing is planned; and `counts-<split>.json`, the steps that
+are trained on, and by reason those that are not.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class AgentTrajectories(tfds.core.GeneratorBasedBuilder):
         if not lengths:
             raise DataError(f"{path}: {counts.why_nothing()}")
         self.lengths[split] = np.asarray(lengths, np.int32)
-        # Written into TFDS's temporary folder, which it renames on success: so every dataset has it.
+        # Written into TFDS's temporary folder, which is renamed on success: no dataset lacks it.
         write_whole(_counts_file(self, split), json.dumps(counts.as_dict(), indent=2) + "\n")
 
 

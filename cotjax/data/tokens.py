@@ -1,15 +1,17 @@
-"""Trajectories -> token ids and roles. Text is tokenised once, segment by segment, and never decoded and encoded again.
+"""Trajectories -> examples of token ids with roles.
 
-A trajectory becomes trees of tokens. The trunk is the prompt with its history; each step's reasoned response is a branch that
-leaves the trunk where its prompt ends:
+Text is tokenised once, segment by segment (see `cotjax.data.codec`), and never decoded and encoded
+again. By default a trajectory becomes trees of tokens: the trunk is the prompt with its history,
+and the reasoned response of each step is a branch that leaves the trunk where the step's prompt
+ends:
 
-    row       prompt 1 | <think> … </action><end> | <action> a1 </action><end> prompt 2 | <think> … </action><end> | …
-    branches  0 0 0 0 0  1 1 1 1 1 1 1 1 1 1 1 1    0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0    2 2 2 2 2 2 2 2 2 2 2 2
-    positions 0 1 2 3 4  5 6 7 8 …                  5 6 7 8 …                            20 21 …
+    example   prompt 1 | <think> … </action><end> | <action> a1 </action><end> prompt 2 | <think> …
+    branches  0 0 0 0  | 1 1 1 1 1 1 1 1 1 1 1 1  | 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 | 2 2 2 2
+    positions 0 1 2 3  | 4 5 6 7 8 …              | 4 5 6 7 8 …                         | 20 21 …
 
-With the attention rule of `cotjax.model.attention` this trains exactly what one row a step would (each step its own prompt and
-response), without encoding the shared history again for every step. `Layout` says what else there is: one example a step, and past
-turns that keep their thoughts.
+With the attention rule of `cotjax.model.attention` this trains exactly what one example per step
+would, without encoding the shared history again for every step. `Layout` has the alternatives: one
+example per step, and past turns that keep their thoughts.
 """
 
 from __future__ import annotations
@@ -26,21 +28,22 @@ from cotjax.masking import Role
 
 FORMS = ("cot", "direct")
 LAYOUTS = ("trajectory", "step")
-NO_THOUGHT = (
-    "skip",
-    "direct",
-    "error",
-)  # what becomes of a step without a thought in the form "cot"
+# What the form "cot" does with a trained step that has no thought.
+NO_THOUGHT = ("skip", "direct", "error")
 
 
 @dataclass(frozen=True)
 class Layout:
     """How a trajectory becomes examples.
 
-    `name`: "trajectory" (one example an episode, the steps share their history) or "step" (one example a step: its own prompt and
-    response). `history`: past turns that a step's prompt shows, 0 for all; a prompt that shows fewer begins like an episode whose
-    first observation is that of its earliest turn. `past_thoughts`: past turns keep their thoughts. A rollout's prompts show all
-    turns without thoughts, so only such layouts can be played.
+    name: "trajectory" (one example per episode, whose steps share their history) or "step" (one
+      example per step: its own prompt and response)
+    history: past turns that a step's prompt shows, 0 for all. A prompt that shows fewer begins like
+      an episode whose first observation is that of its earliest turn.
+    past_thoughts: past turns keep their thoughts
+
+    Raises:
+      UsageError: an unknown name, or a history that does not go with it.
     """
 
     name: str = "trajectory"
@@ -49,19 +52,22 @@ class Layout:
 
     def __post_init__(self):
         if self.name not in LAYOUTS:
-            raise UsageError(f"unknown layout {self.name!r}; there are {', '.join(LAYOUTS)}")
+            raise UsageError(
+                f"unknown layout {self.name!r}; it must be one of {', '.join(LAYOUTS)}"
+            )
         if self.history < 0:
             raise UsageError(
-                f"a history of {self.history} turns cannot be; give at least 0, which is all of them"
+                f"data.history is {self.history}; it must be at least 0 (0: all turns)"
             )
         if self.history and self.name != "step":
             raise UsageError(
-                "steps of one sequence share all of their history; a shorter one needs the layout 'step'"
+                "the steps of one example share their whole history; data.history needs the layout "
+                "'step'"
             )
 
     @property
     def playable(self) -> bool:
-        """Whether its prompts are those that a rollout builds."""
+        """Whether its prompts are those of a rollout: all turns, without thoughts."""
         return not self.history and not self.past_thoughts
 
 
@@ -70,10 +76,12 @@ TREES = Layout()
 
 @dataclass(frozen=True)
 class TokenExample:
-    """One example's tokens.
+    """The tokens of one example.
 
-    steps: [R], the trajectory's step that each of its responses is of, in their order; `first_step`: the step that its history of
-      trained responses begins with. The other arrays have length T.
+    id: the trajectory's
+    first_step: the first step whose response the example may train on
+    steps: [R], the step of each response to train on, in order
+    ids, roles, branches, positions: [T]
     """
 
     id: str
@@ -95,36 +103,47 @@ def trajectory_examples(
 ) -> Iterator[TokenExample]:
     """Yield the examples of one trajectory, each at most `max_length` tokens.
 
-    `form` "cot": responses reason, then act. `form` "direct": they act alone. A step that is not `trained`, or that does not fit
-    together with its prompt, is history alone. `no_thought`: what the form "cot" does with a trained step that has no thought: "skip"
-    makes it history, "direct" trains its action alone, "error" refuses the trajectory.
+    Layout "trajectory", form "cot": trees. The responses are branches; the past direct responses in
+    the trunk belong to the prompt. A trajectory too long for one tree continues in another, which
+    repeats the trunk and holds only the later branches. With form "direct", or with thoughts kept
+    in past turns, there are no branches; the responses in the trunk are trained on.
 
-    Layout "trajectory", form "cot": trees. The responses are branches, the past direct responses in the trunk are prompt; a
-    trajectory too long for one tree goes on in another that holds the trunk again but only the later branches. Form "direct", and
-    thoughts kept in past turns: no branches; the trunk's responses are those to train on.
+    Args:
+      form: "cot" (responses reason, then act) or "direct" (they only act).
+      no_thought: what the form "cot" does with a trained step that has no thought: "skip" leaves
+        it to later prompts alone, "direct" trains on its action alone, "error" raises.
+
+    A step that is not `trained`, or does not fit together with its prompt, only occurs in later
+    prompts.
 
     Raises:
       UsageError: an unknown form or `no_thought`.
-      DataError: a step cannot be encoded, or has no thought where that is an error; the message names the trajectory and the step.
+      DataError: a step cannot be encoded, or lacks a thought where that is an error; the message
+        names the trajectory and the step.
     """
     if form not in FORMS:
-        raise UsageError(f"unknown response form {form!r}; there are {', '.join(FORMS)}")
+        raise UsageError(f"unknown form {form!r}; it must be one of {', '.join(FORMS)}")
     if no_thought not in NO_THOUGHT:
-        raise UsageError(f"unknown no_thought {no_thought!r}; there are {', '.join(NO_THOUGHT)}")
-    turns = _encoded(codec, trajectory, form, layout.past_thoughts, no_thought)
+        raise UsageError(
+            f"unknown no_thought {no_thought!r}; it must be one of {', '.join(NO_THOUGHT)}"
+        )
+    turns = _encode_turns(codec, trajectory, form, layout.past_thoughts, no_thought)
     if layout.name == "step":
-        return _steps(codec, trajectory, turns, max_length, layout.history)
-    branching = form == "cot" and not layout.past_thoughts
-    return (
-        _trees(trajectory.id, turns, max_length)
-        if branching
-        else _line(trajectory.id, turns, max_length)
-    )
+        return _step_examples(codec, trajectory, turns, max_length, layout.history)
+    if form == "cot" and not layout.past_thoughts:
+        return _tree_examples(trajectory.id, turns, max_length)
+    return _linear_examples(trajectory.id, turns, max_length)
 
 
 @dataclass(frozen=True)
 class _Turn:
-    """A step in ids: its observation, the response to train on, and what later prompts show of it."""
+    """A step in ids.
+
+    number: the step
+    prompt: the user's message, with the step's observation
+    response: what to train on
+    past: what later prompts show of the response
+    """
 
     number: int
     prompt: Segments
@@ -133,7 +152,7 @@ class _Turn:
     trained: bool
 
 
-def _encoded(
+def _encode_turns(
     codec: Codec, trajectory: Trajectory, form: str, past_thoughts: bool, no_thought: str
 ) -> Iterator[_Turn]:
     for number, step in enumerate(trajectory.steps):
@@ -141,32 +160,33 @@ def _encoded(
         try:
             if silent and step.trained and no_thought == "error":
                 raise DataError(
-                    "the step has no thought; data.no_thought='skip' leaves such steps out, 'direct' trains their actions alone"
+                    "the step has no thought; data.no_thought='skip' leaves such steps out, "
+                    "'direct' trains on their actions alone"
                 )
-            prompt = (
-                codec.next_turn(step.observation)
-                if number
-                else codec.first_turn(trajectory.task, step.observation)
-            )
+            if number:
+                prompt = codec.next_turn(step.observation)
+            else:
+                prompt = codec.first_turn(trajectory.task, step.observation)
             direct = codec.direct(step.action)
-            response = (
-                direct if form == "direct" or silent else codec.reasoned(step.thought, step.action)
-            )
+            if form == "direct" or step.thought is None:
+                response = direct
+            else:
+                response = codec.reasoned(step.thought, step.action)
         except DataError as error:
             raise DataError(f"trajectory {trajectory.id!r}, step {number}: {error}") from None
         trained = step.trained and not (silent and no_thought == "skip")
-        yield _Turn(
-            number, prompt, response, _as_prompt(response if past_thoughts else direct), trained
-        )
+        past = _as_prompt(response if past_thoughts else direct)
+        yield _Turn(number, prompt, response, past, trained)
 
 
 def _as_prompt(segments: Segments) -> Segments:
     return [(ids, Role.PROMPT) for ids, _ in segments]
 
 
-def _trees(name: str, turns: Iterator[_Turn], max_length: int) -> Iterator[TokenExample]:
+def _tree_examples(id: str, turns: Iterator[_Turn], max_length: int) -> Iterator[TokenExample]:
     trunk, tree = _Tokens(), _Tokens()
-    first, end = 0, 0  # the tree's first step, and its length up to its last response
+    # The first step of the tree, and its length up to the end of its last response.
+    first, end = 0, 0
     for turn in turns:
         trunk.append(turn.prompt, branch=0)
         tree.append(turn.prompt, branch=0)
@@ -176,17 +196,17 @@ def _trees(name: str, turns: Iterator[_Turn], max_length: int) -> Iterator[Token
         if turn.trained and len(trunk) + length <= max_length:
             if len(tree) + length > max_length:
                 if end:
-                    yield tree.cut(end).example(name, first)
+                    yield tree.cut(end).example(id, first)
                 tree, first = trunk.copy(), turn.number
             tree.append(turn.response, branch=turn.number - first + 1, step=turn.number)
             end = len(tree)
         trunk.append(turn.past, branch=0)
         tree.append(turn.past, branch=0)
     if end:
-        yield tree.cut(end).example(name, first)
+        yield tree.cut(end).example(id, first)
 
 
-def _line(name: str, turns: Iterator[_Turn], max_length: int) -> Iterator[TokenExample]:
+def _linear_examples(id: str, turns: Iterator[_Turn], max_length: int) -> Iterator[TokenExample]:
     line, end = _Tokens(), 0
     for turn in turns:
         line.append(turn.prompt, branch=0)
@@ -196,10 +216,10 @@ def _line(name: str, turns: Iterator[_Turn], max_length: int) -> Iterator[TokenE
         line.append(response, branch=0, step=turn.number if turn.trained else None)
         end = len(line) if turn.trained else end
     if end:
-        yield line.cut(end).example(name, 0)
+        yield line.cut(end).example(id, 0)
 
 
-def _steps(
+def _step_examples(
     codec: Codec, trajectory: Trajectory, turns: Iterator[_Turn], max_length: int, history: int
 ) -> Iterator[TokenExample]:
     seen: list[_Turn] = []
@@ -207,10 +227,9 @@ def _steps(
         start = max(0, turn.number - history) if history else 0
         tokens = _Tokens()
         for past in seen[start:]:
-            tokens.append(
-                past.prompt if past.number > start else _opening(codec, trajectory, start, past),
-                branch=0,
-            )
+            first = past.number == start
+            prompt = _first_prompt(codec, trajectory, past) if first else past.prompt
+            tokens.append(prompt, branch=0)
             tokens.append(past.past, branch=0)
         tokens.append(turn.prompt, branch=0)
         if len(tokens) > max_length and not history:
@@ -221,13 +240,11 @@ def _steps(
         seen.append(turn)
 
 
-def _opening(codec: Codec, trajectory: Trajectory, start: int, turn: _Turn) -> Segments:
-    """The first turn of a prompt whose history begins at step `start`."""
-    return (
-        codec.first_turn(trajectory.task, trajectory.steps[start].observation)
-        if start
-        else turn.prompt
-    )
+def _first_prompt(codec: Codec, trajectory: Trajectory, turn: _Turn) -> Segments:
+    """Return the user's message of a history that begins with this turn."""
+    if turn.number == 0:
+        return turn.prompt
+    return codec.first_turn(trajectory.task, trajectory.steps[turn.number].observation)
 
 
 def _length(segments: Segments) -> int:
@@ -235,7 +252,7 @@ def _length(segments: Segments) -> int:
 
 
 class _Tokens:
-    """Growing token arrays; positions of a branch continue from its trunk."""
+    """Growing lists of tokens; the positions of a branch continue from its trunk."""
 
     def __init__(self):
         self.ids: list[int] = []
@@ -256,7 +273,11 @@ class _Tokens:
         return other
 
     def append(self, segments: Segments, branch: int, step: int | None = None) -> None:
-        """`step`: of the response that the segments are, where they are one to train on."""
+        """Append segments to the trunk (branch 0) or as a new branch.
+
+        Args:
+          step: the step of the response that the segments are, if it is trained on.
+        """
         self.steps += [] if step is None else [step]
         position = self._trunk_length
         for ids, role in segments:
@@ -269,10 +290,11 @@ class _Tokens:
             self._trunk_length = position
 
     def cut(self, length: int) -> _Tokens:
-        kept = self.copy()
+        """Return the first `length` tokens; no response to train on may be cut."""
+        head = self.copy()
         for name in ("ids", "roles", "branches", "positions"):
-            del getattr(kept, name)[length:]
-        return kept
+            del getattr(head, name)[length:]
+        return head
 
     def example(self, id: str, first_step: int) -> TokenExample:
         return TokenExample(

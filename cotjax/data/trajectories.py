@@ -107,7 +107,7 @@ _Bool = Annotated[bool, Strict()]
 _Text = Annotated[str, Strict(), AfterValidator(_no_nul)]
 _Name = Annotated[str, Strict(), AfterValidator(_not_blank)]
 _Reward = Annotated[Annotated[int, Strict()] | Annotated[float, Strict()], AfterValidator(_finite)]
-# Not blank (as str.strip() has it), and without NUL. A pattern, since there are many commands a step.
+# Not blank (as str.strip() has it), and without NUL. A pattern is faster than a function here.
 _Command = Annotated[
     str, StringConstraints(strict=True, pattern=r"^[^\x00]*[^\s\x00\x1c-\x1f][^\x00]*$")
 ]
@@ -186,7 +186,7 @@ _JSON_TYPES = {
 
 @dataclass(frozen=True)
 class Line:
-    """A valid line: the JSON object, with fields that the schema does not have, and its trajectory."""
+    """A valid line: its JSON object, unknown fields included, and its trajectory."""
 
     size: int  # bytes
     fields: dict[str, Any]
@@ -241,8 +241,8 @@ def read_lines(path: str | Path) -> Iterator[Line | BadLine]:
                 first_line = first_lines.setdefault(id_digest(trajectory.id), number)
                 if first_line != number:
                     raise DataError(
-                        f"{where}: the id {trajectory.id!r:.80} occurs in line {first_line} already; "
-                        "ids must be unique"
+                        f"{where}: the id {trajectory.id!r:.80} occurs in line {first_line} "
+                        "already; ids must be unique"
                     )
             except DataError as error:
                 yield BadLine(size, error)
@@ -303,8 +303,8 @@ def as_trajectory(row: dict[str, Any], where: str) -> Trajectory:
             raise DataError(f"{where}: step {number}: the observation is empty")
         if step.thought is None and step.provenance is not None:
             raise DataError(
-                f"{where}: step {number}: the provenance is {step.provenance!r:.60} but the thought "
-                "is null; the provenance must be null too"
+                f"{where}: step {number}: the provenance is {step.provenance!r:.60} but the "
+                "thought is null; the provenance must be null too"
             )
     return trajectory
 
@@ -388,8 +388,8 @@ def _parse_line(raw: bytes, size: int, where: str, first: bool) -> dict[str, Any
     lists = [name for name, value in row.items() if isinstance(value, list)]
     if first and "schema_version" not in row and lists and "steps" not in row:
         raise DataError(
-            f"{where}: schema_version is missing and {lists[0]!r:.60} is an array, so this is not a "
-            "trajectory; convert public data with `cotjax data import`, and write rows that are "
+            f"{where}: schema_version is missing and {lists[0]!r:.60} is an array, so this is not "
+            "a trajectory; convert public data with `cotjax data import`, and write rows that are "
             "inside an array one a line"
         )
     return row

@@ -1,8 +1,9 @@
-"""Makes a word-level tokenizer: for small models on text worlds, whose whole vocabulary is a few hundred words."""
+"""Word-level tokenizers, for small models on text worlds of some hundred words."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,24 +17,21 @@ PAD, UNKNOWN = "[PAD]", "[UNK]"
 def build_word_tokenizer(
     texts: Iterable[str], template: formats.TurnTemplate = formats.CHATML
 ) -> Tokenizer:
-    """A tokenizer that knows every word and mark of `texts`, the response tags and the template's control tokens.
+    """Return a tokenizer of the words of `texts`, the response tags and the template's marks.
 
-    Words are split at whitespace and around punctuation; ids follow the words' alphabetical order, so the same texts give
-    the same tokenizer in any order.
+    Words are split at whitespace and around punctuation. Ids follow the alphabetical order of the
+    words (`WordLevelTrainer` orders by frequency), so the order of the texts does not matter.
     """
     split = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("isolated")]
     )
-    words = set()
+    words: set[str] = set()
     for text in texts:
         words.update(word for word, _ in split.pre_tokenize_str(text))
-    control = list(template.marks)
-    words.update(
-        word
-        for piece in (template.turn_open, template.response_open)
-        for word in _words_around(piece, control)
-    )
-    vocabulary = [PAD, UNKNOWN, *control, *formats.TAGS]
+    marks = template.marks
+    for piece in (template.turn_open, template.response_open):
+        words.update(re.sub("|".join(map(re.escape, marks)), " ", piece).split())
+    vocabulary = [PAD, UNKNOWN, *marks, *formats.TAGS]
     vocabulary += sorted(words - set(vocabulary))
     tokenizer = Tokenizer(
         models.WordLevel({word: index for index, word in enumerate(vocabulary)}, unk_token=UNKNOWN)
@@ -41,7 +39,7 @@ def build_word_tokenizer(
     tokenizer.pre_tokenizer = split
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
     tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in (PAD, UNKNOWN, *control)]
+        [AddedToken(token, special=True, normalized=False) for token in (PAD, UNKNOWN, *marks)]
     )
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in formats.TAGS])
     return tokenizer
@@ -50,7 +48,7 @@ def build_word_tokenizer(
 def save_tokenizer(
     tokenizer: Tokenizer, folder: str | Path, template: formats.TurnTemplate = formats.CHATML
 ) -> None:
-    """Write `tokenizer.json`, and the `tokenizer_config.json` by which transformers' AutoTokenizer loads it."""
+    """Write tokenizer.json, and tokenizer_config.json for transformers' AutoTokenizer."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -62,9 +60,3 @@ def save_tokenizer(
     }
     config |= {"bos_token": template.begin} if template.begin else {}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-
-def _words_around(piece: str, control: list[str]) -> list[str]:
-    for token in control:
-        piece = piece.replace(token, " ")
-    return piece.split()

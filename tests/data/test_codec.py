@@ -80,7 +80,7 @@ def test_tags_and_marks_that_the_tokenizer_spells_are_refused_in_data_and_are_te
     spelled = Codec(_without_marks(), CHATML)
     for mark in (*formats.TAGS, "<|im_end|>", "<|im_start|>"):
         text = f"i write {mark} here"
-        with pytest.raises(DataError, match=r"the thought holds .*would be read as a tag"):
+        with pytest.raises(DataError, match=r"the thought contains .*would be read as a tag"):
             spelled.encode_plain(text, "the thought")
         assert spelled.decode(spelled.encode_plain(text, "it", lenient=True)) == text
         assert not spelled.encodable(text)
@@ -102,7 +102,7 @@ def test_a_token_that_cannot_be_spelled_is_refused_in_data_and_taken_apart_in_pl
     tokenizer.add_tokens([*formats.TAGS])
     codec = Codec(tokenizer, CHATML)
     with pytest.raises(
-        DataError, match=r"the observation holds '\[PAD\]', a token of the tokenizer's own"
+        DataError, match=r"the observation contains '\[PAD\]', a token of the tokenizer's own"
     ):
         codec.encode_plain("see [PAD]", "the observation")
     assert codec.encode_plain("see [PAD]", "it", lenient=True) == [2, 3, 4, 1, 1, 1]
@@ -127,7 +127,7 @@ def test_pieces_of_a_vocabulary_that_are_added_tokens_too_do_not_come_out_of_con
         == "seethelamb"
     )
     with pytest.raises(
-        DataError, match="the observation holds '</s>', a token of the tokenizer's own"
+        DataError, match="the observation contains '</s>', a token of the tokenizer's own"
     ):
         codec.encode_plain("see</s>", "the observation")
     assert [pieces[i] for i in codec.encode_plain("see</s>", "it", lenient=True)] == [*"see</s>"]
@@ -151,7 +151,7 @@ def test_a_mark_that_only_normalising_makes_is_refused_where_it_would_be_spelled
     tokenizer = _without_marks()
     tokenizer.normalizer = normalizers.NFKC()
     with pytest.raises(
-        DataError, match="the observation holds '<action>', which would be read as a tag"
+        DataError, match="the observation contains '<action>', which would be read as a tag"
     ):
         Codec(tokenizer, CHATML).encode_plain("＜action＞look", "the observation")
 
@@ -185,7 +185,7 @@ def test_unknown_words_and_half_pairs_are_named_in_data_and_stand_as_such_in_pla
     assert words.decode(unknown) == "You see a [UNK]."
     for codec in (subword, words):
         with pytest.raises(
-            DataError, match="the action holds half of a surrogate pair at character 4"
+            DataError, match="the action contains half of a surrogate pair at character 4"
         ):
             codec.encode_plain("look\ud800", "the action")
         assert not codec.encodable("look\ud800")
@@ -297,7 +297,7 @@ def test_llama_3_begins_every_sequence_once_with_begin_of_text(llama, layout, fo
 def test_a_tokenizer_without_the_token_that_the_template_begins_with_is_told():
     with pytest.raises(
         DataError,
-        match=r"no token '<\|begin_of_text\|>', which every prompt of the turn template 'llama3'",
+        match=r"no token '<\|begin_of_text\|>', with which every prompt of the turn template 'llama3'",
     ):
         Codec(build_word_tokenizer(tiny.TINY_WORDS), LLAMA3)
 

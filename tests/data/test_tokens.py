@@ -248,7 +248,7 @@ def test_a_step_without_thought_cannot_train_reasoning(codec):
 
 
 def test_an_unknown_form_template_or_folder_is_refused(codec, tmp_path):
-    with pytest.raises(UsageError, match="response form"):
+    with pytest.raises(UsageError, match="unknown form"):
         list(trajectory_examples(codec, tiny.trajectory(), "both", 500))
     with pytest.raises(UsageError, match=r"tokenizer\.json"):
         Codec.load(tmp_path)
