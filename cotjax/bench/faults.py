@@ -38,13 +38,24 @@ from cotjax.envs.base import TASK_TYPES, Game, Observation
 from cotjax.envs.pool.pool import EnvPool, Limits
 from cotjax.errors import EnvError, UsageError
 from cotjax.formats import ACTION_CLOSE, CHATML, first_turn
-from cotjax.rollout.loop import Elicitation, play
-from cotjax.rollout.record import read_records, record_path, write_record
+from cotjax.rollout.elicitation import Elicitation
+from cotjax.rollout.loop import play
+from cotjax.rollout.record import (
+    Episode,
+    Heading,
+    Record,
+    read_records,
+    record_path,
+    write_record,
+)
 from cotjax.runtime.files import is_running
 from cotjax.runtime.progress import Reporter
 
 KINDS = {"killed": signal.SIGKILL, "hung": signal.SIGSTOP, "garbled": signal.SIGUSR1}
 _LIMITS = Limits(start=60.0, reset=20.0, step=1.0)
+_HEADING = Heading(
+    world="alfworld", arm="scripted", checkpoint=0, checkpoint_hash="", games_hash="", domain=""
+)
 
 
 @dataclass
@@ -118,17 +129,11 @@ def run(
     with _temporary_files_in(temporary), EnvPool(factory, slots, slots, _LIMITS, retries) as pool:
         fire = Fire(pool, rate, seed, outcome.injected)
 
-        def keep(game: Game, record: dict) -> None:
-            write_record(
-                record_path(
-                    folder / "records",
-                    arm="scripted",
-                    checkpoint=0,
-                    driver="prompt",
-                    game_id=game.id,
-                ),
-                record,
+        def keep(game: Game, episode: Episode) -> None:
+            path = record_path(
+                folder / "records", arm=_HEADING.arm, checkpoint=0, driver="prompt", game_id=game.id
             )
+            write_record(path, Record.of(_HEADING, episode))
             memory.append((_memory([os.getpid()]), _memory(set(pool.pids().values()))))
 
         memory: list[tuple[float, float]] = []
@@ -301,9 +306,9 @@ def _play(games, environments, slots, max_steps, seed, keep, progress, before) -
     policy = Scripted(codec, slots)
     done = 0
 
-    def on_record(game: Game, record: dict) -> None:
+    def on_record(game: Game, episode: Episode) -> None:
         nonlocal done
-        keep(game, record)
+        keep(game, episode)
         done += 1
         progress(before + done, 2 * len(games))
 
@@ -317,26 +322,22 @@ def _tokenizer() -> Tokenizer:
     return build_word_tokenizer([*alfworld_words(), first_turn("", "")])
 
 
-def _told(record: dict) -> list:
+def _told(episode: Episode) -> list:
     """What happened in an episode, apart from how long it took and what went wrong on the way."""
-    return [
-        record["ended"],
-        record["final_observation"],
-        [step | {"prompt": step["prompt"]["ids"]} for step in record["steps"]],
-    ]
+    return [episode.ended, episode.final_observation, episode.steps]
 
 
-def _count(outcome: Outcome, records: list[dict], peace: dict[str, list]) -> None:
-    outcome.records = len({record["game"]["id"] for record in records} & set(peace))
+def _count(outcome: Outcome, records: list[Record], peace: dict[str, list]) -> None:
+    outcome.records = len({record.game.id for record in records} & set(peace))
     for record in records:
-        outcome.steps += len(record["steps"])
-        outcome.won += record["success"]
-        outcome.faults += len(record["env_faults"])
-        if record["ended"] == "env_error":
+        outcome.steps += len(record.steps)
+        outcome.won += record.success
+        outcome.faults += len(record.env_faults)
+        if record.ended == "env_error":
             outcome.env_errors += 1
         else:
-            outcome.recovered += bool(record["env_faults"])
-            outcome.different += _told(record) != peace[record["game"]["id"]]
+            outcome.recovered += bool(record.env_faults)
+            outcome.different += _told(record) != peace[record.game.id]
 
 
 @contextmanager

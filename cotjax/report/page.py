@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich.console import Console
 
-from cotjax.diagnostics.metrics import action, checked_record, same
+from cotjax.diagnostics.episodes import action_of, same_action
 from cotjax.formats import PROBLEMS
 from cotjax.report.answers import answers, lead
 from cotjax.report.figures import CHARTS, COLOURS, alt_text, arm_colours, panel_svg, write_figures
@@ -25,6 +25,7 @@ from cotjax.report.summary import (
     summarize,
     terminal_table,
 )
+from cotjax.rollout.record import Response, read_record
 from cotjax.runtime.files import write_whole
 
 # The arms' colours on a dark page, in the order of figures.COLOURS.
@@ -274,7 +275,7 @@ def _point_rows(summary: dict) -> list[dict]:
 
 
 def _responses(summary: dict) -> list[dict]:
-    """Of each point and mode: the shares of valid responses, of admissible actions and of “Nothing happens”, and what was invalid."""
+    """Of each point and mode: the shares of valid responses, of admissible actions and of actions that were not accepted, and what was invalid."""
     return [
         {
             "arm": label,
@@ -283,7 +284,7 @@ def _responses(summary: dict) -> list[dict]:
             "mode": mode,
             "cells": [
                 percent(point["metrics"][f"{name}_{driver}"], digits=1)
-                for name in ("valid", "admissible", "nothing_happens")
+                for name in ("valid", "admissible", "not_accepted")
             ],
             "invalid": ", ".join(
                 f"{PROBLEMS.get(reason, reason)}: {n}"
@@ -318,40 +319,42 @@ def _episode(run_folder: Path, summary: dict) -> dict | None:
     """The shown episode, each step with both actions."""
     if summary["shown_episode"] is None:
         return None
-    record = checked_record(run_folder / summary["shown_episode"])
+    record = read_record(run_folder / summary["shown_episode"])
     steps = []
-    for step in record["steps"]:
-        cot, prompt = step["cot"], step["prompt"]
+    for turn in record.steps:
+        assert turn.cot is not None, "the episode is CoT-driven"
         steps.append(
             {
-                "observation": step["observation"],
-                "thought": (cot.get("thought") or "").strip(),
-                "cot": _shown_action(cot),
-                "prompt": None if prompt is None else _shown_action(prompt),
-                "same": prompt is not None and same(cot, prompt),
-                "nothing_happens": step["nothing_happens"],
+                "observation": turn.observation,
+                "thought": (turn.cot.thought or "").strip(),
+                "cot": _shown_action(turn.cot),
+                "prompt": None if turn.prompt is None else _shown_action(turn.prompt),
+                "same": turn.prompt is not None and same_action(turn.cot, turn.prompt),
+                "accepted": turn.accepted,
             }
         )
-    about = summary["arms"].get(record["arm"], {"label": "base model"})
+    about = summary["arms"].get(record.arm, {"label": "base model"})
     return {
-        **{key: record[key] for key in ("task", "success", "ended", "checkpoint")},
-        "game": record["game"],
+        "task": record.task,
+        "success": record.success,
+        "checkpoint": record.checkpoint,
+        "game": record.game.id,
         "arm": about["label"],
-        "domain": domain_label(record["domain"]),
+        "domain": domain_label(record.domain),
         "steps": steps,
         "revisions": sum(not step["same"] for step in steps if step["prompt"]),
-        "final_observation": record.get("final_observation"),
+        "final_observation": record.final_observation,
     }
 
 
-def _shown_action(response: dict) -> dict:
-    text = action(response)
+def _shown_action(response: Response) -> dict:
+    text = action_of(response)
     if text is None:
         return {
-            "text": response["text"].strip(),
-            "note": f"invalid: {response.get('problem') or 'no action'}",
+            "text": response.text.strip(),
+            "note": f"invalid: {response.problem or 'no action'}",
         }
-    return {"text": text, "note": "" if response["admissible"] else "not admissible here"}
+    return {"text": text, "note": "not admissible here" if response.admissible is False else ""}
 
 
 def _facts(run: dict, summary: dict) -> list[dict]:

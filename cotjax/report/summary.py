@@ -38,14 +38,14 @@ from rich.table import Table
 from rich.text import Text
 
 from cotjax.diagnostics import statistics
+from cotjax.diagnostics.episodes import EpisodeCounts as Episode
+from cotjax.diagnostics.episodes import count_records
 from cotjax.diagnostics.metrics import (
     METRICS,
-    Episode,
     Point,
     contrast,
     contrast_p,
     points,
-    read_records,
 )
 from cotjax.diagnostics.statistics import Estimate
 from cotjax.errors import DataError
@@ -77,7 +77,7 @@ def summarize(run_folder: str | Path) -> dict:
     """
     run_folder = Path(run_folder)
     run = _read_run(run_folder / "run.json")
-    episodes = read_records(run_folder / "records")
+    episodes = count_records(run_folder / "records")
     found = points(episodes)
     arms = _arms(run, {episode.arm for episode in episodes})
     domains = sorted(
@@ -119,7 +119,7 @@ def summarize(run_folder: str | Path) -> dict:
         "arm_differences": _arm_differences(curves, domains, baseline, last),
         "shown_episode": str(shown.path.relative_to(run_folder)) if shown else None,
         "seconds": {
-            kind: round(sum(float(e.timing.get(f"{kind}_s") or 0) for e in episodes), 3)
+            kind: round(sum(getattr(e, f"{kind}_s") for e in episodes), 3)
             for kind in ("environment", "sampler")
         },
     }

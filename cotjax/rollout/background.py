@@ -1,24 +1,27 @@
-"""A call on a thread of its own, which an interrupted program does not wait for."""
+"""A call in a thread of its own that an interrupted program does not wait for."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-def in_background(call: Callable[..., Any], *arguments: Any) -> Future:
+def in_background(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
     """Start `call` and return the future of its result.
 
-    Executors join their threads, at the end of their block and again at the end of the program: Ctrl-C would be obeyed only when a
-    hung environment has used up its time limits.
+    An executor would join its threads at the end of its block, and again at the end of the
+    program, so Ctrl-C would take effect only after a hung environment had used up its time limits.
     """
-    future: Future = Future()
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            future.set_result(call(*arguments))
+            future.set_result(call(*args, **kwargs))
         except BaseException as error:
             future.set_exception(error)
 

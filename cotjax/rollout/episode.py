@@ -1,32 +1,59 @@
-"""One episode: what the loop keeps of it, and what its record says."""
+"""An episode while it is played, and the making of its record."""
 
 from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from cotjax import formats
 from cotjax.envs.base import Game, Observation
+from cotjax.rollout.contracts import Codec, Generation
+from cotjax.rollout.elicitation import Elicitation
+from cotjax.rollout.record import Driver, Ended, Episode, PlayedGame, Response, Timing, Turn
 from cotjax.rollout.tokens import text_to_stop
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The action that a slot's environment receives.
+
+    Attributes:
+      text: what is sent; "" for an invalid response.
+      ids: the action as it was sampled; None where it was not, or cannot go on as ids.
+      reference: the expert's action, where one is replayed.
+    """
+
+    text: str
+    ids: list[int] | None
+    reference: str | None
+
+
 @dataclass
-class Episode:
-    """One episode while it is played."""
+class RunningEpisode:
+    """One episode while it is played.
+
+    Attributes:
+      sample: number of this episode among those of the same game.
+      seed: the study's seed.
+      observation: the environment's last answer; None before it has started.
+      prompt: ids that the policy's slot holds.
+      next_piece: ids to append to them at the next turn.
+      ended: None while it goes on.
+    """
 
     game: Game
-    sample: int  # which of the game's episodes it is
+    sample: int
     seed: int
     task: str = ""
     observation: Observation | None = None
-    prompt: list[int] = field(default_factory=list)  # ids that the policy's slot holds
-    next_piece: list[int] = field(default_factory=list)  # ids to append to them
-    steps: list[dict] = field(default_factory=list)
+    prompt: list[int] = field(default_factory=list)
+    next_piece: list[int] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
     env_error: str | None = None
     env_faults: list[str] = field(default_factory=list)
-    ended: str | None = None
+    ended: Ended | None = None
     environment_s: float = 0.0
     waited_s: float = 0.0
     sampler_s: float = 0.0
@@ -34,76 +61,111 @@ class Episode:
 
     @property
     def where(self) -> str:
-        return f"{self.game.id}, step {len(self.steps) + 1}"
+        """The game and the step being played, for messages."""
+        return f"{self.game.id}, step {len(self.turns) + 1}"
+
+    @property
+    def seen(self) -> Observation:
+        """The observation that the current turn answers."""
+        assert self.observation is not None, f"{self.where}: the episode has not started"
+        return self.observation
+
+    def draw_seed(self, kind: str) -> int:
+        """Return the seed (64 bits) of this turn's response of one kind, unique in the study."""
+        key = f"{self.seed}/{self.game.id}/{len(self.turns)}/{kind}"
+        if self.sample > 0:
+            key += f"/{self.sample}"
+        digest = hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest()
+        return int.from_bytes(digest, "big")
+
+    def fail(self, error: Exception) -> None:
+        """End the episode: its environment failed for good."""
+        self.ended, self.env_error = "env_error", str(error)
+
+    def add_turn(
+        self,
+        chosen: Chosen,
+        responses: Mapping[str, Response],
+        answer: Observation | None,
+    ) -> Turn:
+        """Append the turn that was just played. `answer`: None where the environment failed."""
+        commands = self.seen.admissible_commands
+        turn = Turn(
+            observation=self.seen.text,
+            admissible_commands=None if commands is None else tuple(commands),
+            prompt_ids=tuple(self.next_piece),
+            prompt_length=len(self.prompt),
+            cot=responses.get("cot"),
+            prompt=responses.get("prompt"),
+            reference=chosen.reference,
+            executed=chosen.text,
+            accepted=answer.accepted if answer else None,
+            score=answer.score if answer else None,
+        )
+        self.turns.append(turn)
+        if answer is not None:
+            self.observation = answer
+        return turn
+
+    def finish(self, driver: Driver, elicitation: Elicitation) -> Episode:
+        """Return what is recorded of the episode, which is over."""
+        assert self.ended is not None, f"{self.where}: the episode is not over"
+        return Episode(
+            driver=driver,
+            game=PlayedGame(id=self.game.id, task_type=self.game.task_type, split=self.game.split),
+            seed=self.seed,
+            sample=self.sample,
+            task=self.task,
+            success=self.ended == "won",
+            score=self.observation.score if self.observation else None,
+            ended=self.ended,
+            env_error=self.env_error,
+            env_faults=tuple(self.env_faults),
+            elicitation=asdict(elicitation),
+            steps=tuple(self.turns),
+            final_observation=self.observation.text if self.observation else None,
+            timing=Timing(
+                environment_s=round(self.environment_s, 4),
+                waited_s=round(self.waited_s, 4),
+                sampler_s=round(self.sampler_s, 4),
+                total_s=round(time.perf_counter() - self.started_at, 4),
+            ),
+        )
 
 
-def draw_seed(episode: Episode, kind: str) -> int:
-    """Return the seed, 64 bits, of the response of this kind at the episode's next step: no other response of the study has it."""
-    key = f"{episode.seed}/{episode.game.id}/{len(episode.steps)}/{kind}" + f"/{episode.sample}" * (
-        episode.sample > 0
-    )
-    return int.from_bytes(
-        hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest(), "big"
-    )
+def read_response(
+    generation: Generation,
+    codec: Codec,
+    observation: Observation,
+    *,
+    prefix: str,
+    prefilled: bool,
+    seed: int,
+) -> Response:
+    """Parse a generation and return what is recorded of it.
 
-
-def as_action(
-    generation: Any, codec: Any, observation: Observation, kind: str, prefix: str, seed: int
-) -> dict:
-    """Return what the record says of one response; `prefix`: the text that it was prefilled with."""
+    `prefix`: the text before it. `prefilled`: the prefix opened the action (a prompt response).
+    """
     text = codec.decode(generation.ids)
-    prefilled = kind == "prompt"
-    whole = text_to_stop(codec, generation.ids, text)
-    response = formats.parse_response(
-        whole if prefilled else prefix + whole, prefilled=prefilled, stopped=generation.stopped
+    read = text_to_stop(codec, generation.ids, text)
+    parsed = formats.parse_response(
+        read if prefilled else prefix + read, prefilled=prefilled, stopped=generation.stopped
     )
-    if response.action is not None and not codec.encodable(response.action):
-        response = formats.Response(response.thought, None, "control_token")
-    logprobs = generation.logprobs  # None from a policy that gives none
-    measured = (
-        {}
-        if logprobs is None
-        else {"logprob": float(sum(logprobs)), "logprobs": [round(float(x), 6) for x in logprobs]}
+    if parsed.action is not None and not codec.encodable(parsed.action):
+        parsed = formats.Response(parsed.thought, None, "control_token")
+    commands, logprobs = observation.admissible_commands, generation.logprobs
+    return Response(
+        text=text,
+        thought=parsed.thought,
+        action=parsed.action,
+        valid=parsed.reason is None,
+        reason=parsed.reason,
+        problem=parsed.problem,
+        admissible=None if commands is None else parsed.action in commands,
+        ids=tuple(int(i) for i in generation.ids),
+        new_tokens=len(generation.ids),
+        stopped=bool(generation.stopped),
+        seed=seed,
+        logprob=None if logprobs is None else float(sum(logprobs)),
+        logprobs=None if logprobs is None else tuple(round(float(x), 6) for x in logprobs),
     )
-    return {
-        "text": text,
-        "thought": response.thought,
-        "action": response.action,
-        "valid": response.reason is None,
-        "reason": response.reason,
-        "problem": response.problem,
-        "admissible": response.action in observation.admissible_commands,
-        "ids": [int(i) for i in generation.ids],
-        "new_tokens": len(generation.ids),
-        "stopped": bool(generation.stopped),
-        "seed": seed,
-        **measured,
-    }
-
-
-def as_record(episode: Episode, driver: str, elicitation: Any) -> dict:
-    """Return the record of an episode that is over. `elicitation`: a dataclass."""
-    return {
-        "driver": driver,
-        "game": {
-            "id": episode.game.id,
-            "task_type": episode.game.task_type,
-            "split": episode.game.split,
-        },
-        "seed": episode.seed,
-        "sample": episode.sample,
-        "task": episode.task,
-        "success": episode.ended == "won",
-        "ended": episode.ended,
-        "env_error": episode.env_error,
-        "env_faults": episode.env_faults,
-        "elicitation": asdict(elicitation),
-        "steps": episode.steps,
-        "final_observation": episode.observation.text if episode.observation else None,
-        "timing": {
-            "environment_s": round(episode.environment_s, 4),
-            "waited_s": round(episode.waited_s, 4),
-            "sampler_s": round(episode.sampler_s, 4),
-            "total_s": round(time.perf_counter() - episode.started_at, 4),
-        },
-    }

@@ -1,19 +1,7 @@
-"""Episode records: one JSON file an episode, written whole or not at all. docs/records.md explains every field.
+"""Episode records: one JSON file per episode. The models below are the schema.
 
-    {"schema_version": 2, "arm": "sft", "checkpoint": 100, "driver": "cot", "domain": "in_domain",
-     "games_hash": "…", "checkpoint_hash": "…", "game": {"id": …, "task_type": …, "split": …}, "seed": 0, "sample": 0,
-     "task": "put a plate in fridge", "success": true, "ended": "won" | "step_limit" | "length" | "env_error",
-     "env_error": null, "env_faults": [], "elicitation": {…}, "final_observation": "…",
-     "steps": [{"observation": …, "admissible_commands": […], "executed": "go to fridge 1", "reference": null,
-                "nothing_happens": false, "prompt_length": 214, "prompt_ids": […],
-                "cot": {"text": …, "thought": …, "action": …, "valid": true, "reason": null, "problem": null, "admissible": true,
-                        "ids": […], "new_tokens": 31, "stopped": true, "seed": 7, "logprob": -3.1, "logprobs": […]},
-                "prompt": {… the same keys …}}, …],
-     "timing": {"environment_s": 0.1, "waited_s": 0.0, "sampler_s": 2.0, "total_s": 9.5}}
-
-`driver` says whose action the environment got: the CoT action ("cot"), the prompt action ("prompt"), or the recorded one of an
-expert's trajectory ("reference"). A kind of action that was not decoded is null. `sample` numbers the episodes of one game by one
-driver; a record without it is of sample 0.
+docs/records.md explains every field; its tables are generated from the models
+(`python -m cotjax.rollout.record_page docs/records.md`).
 """
 
 from __future__ import annotations
@@ -24,58 +12,291 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
 
 from cotjax.errors import DataError, InternalError
 from cotjax.runtime.files import write_whole
 
-SCHEMA_VERSION = 2
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
+SCHEMA_VERSION = 3
+Driver = Literal["cot", "prompt", "reference"]
+Ended = Literal["won", "step_limit", "length", "env_error"]
+DRIVERS: tuple[Driver, ...] = get_args(Driver)
+T = TypeVar("T")
+# A list becomes a tuple; its items stay strict.
+Many = Annotated[tuple[T, ...], Field(strict=False)]
+_REMEDY = "delete the file and evaluate again"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Response(_Model):
+    """What the model answered to one prompt."""
+
+    text: str = Field(description="`ids` as text, for reading only")
+    thought: str | None = Field(description="the reasoning; null where there is none")
+    action: str | None = Field(description="the action; null when the response is invalid")
+    valid: bool = Field(description="well-formed from end to end, with one action")
+    reason: str | None = Field(description="why it is invalid: a code (below); else null")
+    problem: str | None = Field(description="the same in words")
+    admissible: bool | None = Field(
+        description="the action is among `admissible_commands`, whether or not the response is "
+        "valid; null where the environment lists none"
+    )
+    ids: Many[int] = Field(description="sampled after the prefix, stop sequence included")
+    new_tokens: int = Field(description="number of `ids`")
+    stopped: bool = Field(
+        description="false where it ran into the token limit, or `no_repeat_ngram_size` forbade "
+        "every next id"
+    )
+    seed: int = Field(
+        description="of its sampling: an integer below 2^64, from the study's seed, the game, the "
+        "sample, the turn and the kind of action"
+    )
+    logprob: float | None = Field(
+        default=None, description="sum of `logprobs`; null from a policy that reports none"
+    )
+    logprobs: Many[float] | None = Field(
+        default=None,
+        description="natural logarithm of each id's probability (6 decimals), under the model at "
+        "temperature 1, over all rows of its vocabulary",
+    )
+
+
+class Turn(_Model):
+    """One turn: what the environment said, the two responses, and what was executed."""
+
+    observation: str = Field(description="what the environment said")
+    admissible_commands: Many[str] | None = Field(
+        description="what it would accept; null where it cannot list that"
+    )
+    prompt_ids: Many[int] = Field(
+        description="ids appended to the prompt for this turn; those of all turns so far are the "
+        "whole prompt"
+    )
+    prompt_length: int = Field(description="tokens of that whole prompt")
+    cot: Response | None = Field(description="CoT response; null where none was decoded")
+    prompt: Response | None = Field(description="prompt response; null where none was decoded")
+    reference: str | None = Field(
+        description="the expert's action, under the driver `reference`; else null"
+    )
+    executed: str = Field(
+        description='the text that the environment received; "" for an invalid response, which '
+        "costs a step"
+    )
+    accepted: bool | None = Field(
+        description="the environment carried `executed` out; null where it failed to answer"
+    )
+    score: float | None = Field(
+        description="share of the goal reached after this turn, 0 to 1; null where the "
+        "environment has no score, or failed to answer"
+    )
+
+
+class PlayedGame(_Model):
+    """Which game was played."""
+
+    id: str = Field(description="the same on every machine")
+    task_type: str = Field(description="kind of task, in the world's words")
+    split: str = Field(description="which split of the world's games it belongs to")
+
+
+class Timing(_Model):
+    """Seconds. Slots are decoded and stepped together, so a turn's time is shared among them."""
+
+    environment_s: float = Field(description="the environment's resets and steps")
+    waited_s: float = Field(description="the part of `environment_s` in which nothing was decoded")
+    sampler_s: float = Field(description="decoding")
+    total_s: float = Field(description="from reset to record, wall clock")
+
+
+class Heading(_Model):
+    """Whose weights played, and on which games."""
+
+    schema_version: Literal[3] = Field(default=3, description="3")
+    world: str = Field(description="the world that the game belongs to (`config.world`)")
+    arm: str = Field(description="whose weights played; the base model is arm `base`")
+    checkpoint: int = Field(description="step of the checkpoint; the base model is 0")
+    checkpoint_hash: str = Field(
+        description="BLAKE2b over the checkpoint's `sums.json`: sizes and checksums of its files"
+    )
+    games_hash: str = Field(description="sha256 over ids and contents of all games of the study")
+    domain: str = Field(description="`in_domain` or `ood`")
+
+
+class Episode(_Model):
+    """One episode as the rollout loop played it."""
+
+    driver: Driver = Field(
+        description="whose action the environment received: `cot`, `prompt`, or `reference` (an "
+        "expert's recorded episode; nothing is played)"
+    )
+    game: PlayedGame = Field(description="`id`, `task_type`, `split` (below)")
+    seed: int = Field(description="the study's seed")
+    sample: int = Field(
+        description="number of this episode among those of the game and driver, from 0; the gap "
+        "compares samples of the same number"
+    )
+    task: str = Field(description="the instruction; empty when the game could not be started")
+    success: bool = Field(description="the game was won")
+    score: float | None = Field(
+        description="share of the goal reached at the end, 0 to 1; null where the environment has "
+        "no score"
+    )
+    ended: Ended = Field(
+        description="`won`; `step_limit`; `length` (the prompt outgrew `evaluate.max_length`); "
+        "`env_error`"
+    )
+    env_error: str | None = Field(
+        description="the fault that used up the environment's retries, with game and step; else "
+        "null"
+    )
+    env_faults: Many[str] = Field(
+        description="all of the environment's faults, in order, retried with success or not"
+    )
+    elicitation: dict[str, Any] = Field(
+        description="how actions were drawn out of the model: temperature, limits in tokens and "
+        "steps, prefixes, what the history holds"
+    )
+    steps: Many[Turn] = Field(description="the turns (below)")
+    final_observation: str | None = Field(
+        description="the environment's last answer; null when there was none"
+    )
+    timing: Timing = Field(description="seconds (below)")
+
+
+# The heading's fields come first in the file.
+class Record(Episode, Heading):
+    """An episode with its heading: what a record file holds."""
+
+    @classmethod
+    def of(cls, heading: Heading, episode: Episode) -> Self:
+        """Return the record of an episode."""
+        return cls(**dict(heading), **dict(episode))
+
+    @model_validator(mode="after")
+    def _check_driver(self) -> Self:
+        """Require what the driver stands for: its responses, or the expert's actions and both."""
+        needed = ("cot", "prompt", "reference") if self.driver == "reference" else (self.driver,)
+        for number, turn in enumerate(self.steps):
+            for name in needed:
+                if getattr(turn, name) is None:
+                    raise ValueError(f"steps[{number}].{name} is null; the driver needs it")
+        return self
 
 
 def record_path(
     folder: str | Path, *, arm: str, checkpoint: int, driver: str, game_id: str, sample: int = 0
 ) -> Path:
-    """Where an episode's record stands: a readable start of the game's id, a hash that keeps two games apart, and the number of a
-    sample after the first."""
+    """Return the path of an episode's record.
+
+    The name has a readable beginning of the game's id, a hash that keeps games apart, and the
+    number of every sample after the first.
+    """
     digest = hashlib.sha256(game_id.encode(errors="surrogatepass")).hexdigest()[:12]
     start = "".join(c if c.isalnum() or c in "-_" else "_" for c in game_id)[:60]
     number = f"-sample{sample}" if sample else ""
     return Path(folder) / arm / str(checkpoint) / driver / f"{start}-{digest}{number}.json"
 
 
-def write_record(path: Path, record: dict) -> None:
-    """Write a record, whole or not at all. Half of a surrogate pair, which no UTF-8 file can hold, becomes U+FFFD.
+def write_record(path: Path, record: Record) -> None:
+    """Write a record atomically. Lone surrogates, which UTF-8 cannot encode, become U+FFFD.
 
-    Raises InternalError for a number that is not finite: JSON has none.
+    Raises:
+      InternalError: a number is not finite; JSON has none.
     """
     try:
-        text = json.dumps(
-            {"schema_version": SCHEMA_VERSION} | record, ensure_ascii=False, allow_nan=False
-        )
+        text = json.dumps(record.model_dump(), ensure_ascii=False, allow_nan=False)
     except ValueError as error:
-        raise InternalError(f"{path}: the record holds what JSON cannot ({error})") from None
-    if _HALF_PAIR.search(text):
+        raise InternalError(f"{path}: the record does not fit into JSON ({error})") from None
+    if _SURROGATE.search(text):
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     write_whole(path, text)
 
 
-def read_record(path: Path) -> dict:
-    """Raises DataError, naming the file, when it does not hold a record."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+def record_files(folder: str | Path) -> list[Path]:
+    """Return the paths of all records under `folder`, sorted.
+
+    Raises:
+      DataError: there is no such folder, or no record in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
         raise DataError(
-            f"{path}: not a whole record ({error}); delete it and evaluate again"
-        ) from None
-    if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
-        raise DataError(
-            f"{path}: not a record of schema {SCHEMA_VERSION}; delete it and evaluate again"
+            f"{folder}: no such folder of episode records; run `cotjax evaluate` first, or name "
+            "the run folder that holds records/"
         )
-    return record
+    paths = sorted(path for path in folder.rglob("*.json") if not path.name.startswith("."))
+    if not paths:
+        raise DataError(f"{folder}: holds no episode record (*.json); run `cotjax evaluate` first")
+    return paths
+
+
+def read_records(folder: str | Path) -> Iterator[Record]:
+    """Yield every record under `folder`, in the order of paths.
+
+    Raises:
+      DataError: there is none, or a file does not hold one.
+    """
+    for path in record_files(folder):
+        yield read_record(path)
+
+
+def read_record(path: Path) -> Record:
+    """Read one record, of this schema or of schema 2.
+
+    Raises:
+      DataError: the file does not hold a record; the message names the file and the field.
+    """
+    try:
+        content = from_json(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path}: not a complete record ({error}); {_REMEDY}") from None
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version == 2:
+        content = upgrade_2_to_3(content)
+    elif version != SCHEMA_VERSION:
+        raise DataError(
+            f"{path}: not a record of schema {SCHEMA_VERSION} or 2 (schema_version is "
+            f"{version!r:.60}); {_REMEDY}"
+        )
+    try:
+        return Record.model_validate(content)
+    except ValidationError as error:
+        raise DataError(f"{path}: {_describe(error)}; {_REMEDY}") from None
+
+
+def upgrade_2_to_3(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record of schema 2 as one of schema 3.
+
+    Schema 2 had ALFWorld alone, `nothing_happens` in place of `accepted`, and no score. Its first
+    records had no `sample` and no `waited_s`. What is missing or malformed beyond that is left for
+    validation to find.
+    """
+    defaults = {"world": "alfworld", "sample": 0, "score": None}
+    upgraded = defaults | record | {"schema_version": 3}
+    if isinstance(record.get("timing"), dict):
+        upgraded["timing"] = {"waited_s": 0.0} | record["timing"]
+    steps = record.get("steps")
+    if not isinstance(steps, list):
+        return upgraded
+    steps = [{"score": None} | step if isinstance(step, dict) else step for step in steps]
+    for step in steps:
+        if isinstance(step, dict) and isinstance(step.get("nothing_happens"), bool):
+            step["accepted"] = not step.pop("nothing_happens")
+    # Schema 2 said "false" of a step that the environment failed to answer.
+    if record.get("ended") == "env_error" and steps and isinstance(steps[-1], dict):
+        steps[-1] |= {"accepted": None}
+    return upgraded | {"steps": steps}
 
 
 def set_aside(path: Path) -> Path:
-    """Rename what is not a whole record, so that its episode is played again and nothing is lost; returns the new path."""
+    """Rename a damaged record, so that its episode is played again; return the new path."""
     aside = path.with_suffix(".json.damaged")
     number = 1
     while aside.exists():
@@ -85,14 +306,13 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def read_records(folder: str | Path) -> Iterator[dict]:
-    """Every record under `folder`, in the order of its path.
-
-    Raises:
-      DataError: there is none, or a file does not hold one.
-    """
-    paths = sorted(Path(folder).rglob("*.json"))
-    if not paths:
-        raise DataError(f"{folder}: no episode records; `cotjax evaluate` makes them")
-    for path in paths:
-        yield read_record(path)
+def _describe(error: ValidationError) -> str:
+    """Return the first fault: the field's place and what is wrong with it."""
+    fault = error.errors(include_url=False)[0]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"])
+    place = place.removeprefix(".")
+    if fault["type"] == "missing":
+        return f"lacks the field {place}"
+    if not place:
+        return fault["msg"].removeprefix("Value error, ")
+    return f"{place} is {fault['input']!r:.60}: {fault['msg']}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import jax
@@ -16,15 +16,24 @@ from cotjax.config import sampler_mesh
 from cotjax.data.codec import Codec
 from cotjax.data.tokens import Layout
 from cotjax.data.trajectories import Trajectory
-from cotjax.diagnostics.metrics import read_episode
 from cotjax.envs.alfworld.env import AlfworldEnv
 from cotjax.envs.base import Game
 from cotjax.envs.pool.pool import EnvPool, Limits
 from cotjax.errors import DataError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import make_mesh, whole_slots
-from cotjax.rollout.loop import DRAWN, Elicitation, play
-from cotjax.rollout.record import record_path, set_aside, write_record
+from cotjax.rollout.elicitation import DRAWN, Elicitation
+from cotjax.rollout.loop import play
+from cotjax.rollout.record import (
+    Driver,
+    Episode,
+    Heading,
+    Record,
+    read_record,
+    record_path,
+    set_aside,
+    write_record,
+)
 from cotjax.rollout.replay import ReplayEnvironments
 from cotjax.runtime import distributed
 from cotjax.sample.sampler import Sampler
@@ -34,6 +43,7 @@ from cotjax.train.checkpoint import Checkpoints
 from cotjax.train.claim import planned_steps
 
 BASE_ARM = "base"
+WORLD = "alfworld"
 _GAMES_KEPT = 4  # that each environment's process remembers, some 1.5 MB each; loading another one takes 50 ms
 
 
@@ -139,14 +149,16 @@ def evaluate(
         game_id: [step.action for step in trajectory.steps]
         for game_id, trajectory in expert.items()
     }
-    loaded, facts, ended = None, {}, Counter()
+    loaded: tuple[str, int] | None = None
+    ended: Counter[str] = Counter()
 
-    def keep(job: _Job, game: Game, record: dict) -> None:
+    def keep(job: _Job, game: Game, episode: Episode) -> None:
         nonlocal done
-        ended[record["ended"]] += 1
-        if record["env_error"]:
-            warn(f"environment error, counted for nobody: {record['env_error']}")
-        write_record(job.path(records, game), facts | {"domain": games.domain_of(game)} | record)
+        ended[episode.ended] += 1
+        if episode.env_error:
+            warn(f"environment error, counted for nobody: {episode.env_error}")
+        heading = job.heading(games.hash, games.domain_of(game))
+        write_record(job.path(records, game), Record.of(heading, episode))
         done += 1
         report(done, total, f"episodes, {job.arm} at step {job.step}, {job.driver}")
 
@@ -156,7 +168,6 @@ def evaluate(
                 if todo and loaded != (job.arm, job.step):
                     sampler.load(job.checkpoints.restore_params(job.step, model, sampler.mesh))
                     loaded = job.arm, job.step
-                    facts = job.facts() | {"games_hash": games.hash}
                 play(
                     todo,
                     policy=sampler,
@@ -254,16 +265,24 @@ class _Job:
     arm: str
     step: int
     checkpoints: Checkpoints
-    driver: str
+    driver: Driver
     games: tuple[Game, ...]
 
-    def facts(self) -> dict:
-        """What every record of the job says of its checkpoint."""
-        return {
-            "arm": self.arm,
-            "checkpoint": self.step,
-            "checkpoint_hash": self.checkpoints.digest(self.step),
-        }
+    @cached_property
+    def checkpoint_hash(self) -> str:
+        """Hash of the checkpoint's files."""
+        return self.checkpoints.digest(self.step)
+
+    def heading(self, games_hash: str, domain: str) -> Heading:
+        """Return the heading of one of the job's records."""
+        return Heading(
+            world=WORLD,
+            arm=self.arm,
+            checkpoint=self.step,
+            checkpoint_hash=self.checkpoint_hash,
+            games_hash=games_hash,
+            domain=domain,
+        )
 
     def path(self, records: Path, game: Game) -> Path:
         return record_path(
@@ -276,9 +295,9 @@ class _Job:
         if not path.exists():
             return False
         try:
-            episode = read_episode(path)
+            record = read_record(path)
             wanted = (self.arm, self.step, self.driver, game.id)
-            if (episode.arm, episode.checkpoint, episode.driver, episode.game) != wanted:
+            if (record.arm, record.checkpoint, record.driver, record.game.id) != wanted:
                 raise DataError(f"{path}: the record of another episode")
             return True
         except DataError as error:
@@ -296,7 +315,11 @@ def _jobs(
 ) -> list[_Job]:
     """Every checkpoint by every driver, in the order of play, with this process's share of the games."""
     expert_states = tuple(game for game in games.played if game.id in expert)
-    by_driver = (("cot", games.played), ("prompt", games.played), ("reference", expert_states))
+    by_driver: tuple[tuple[Driver, tuple[Game, ...]], ...] = (
+        ("cot", games.played),
+        ("prompt", games.played),
+        ("reference", expert_states),
+    )
     return [
         _Job(
             arm,

@@ -18,6 +18,7 @@ from cotjax.config import default_config
 from cotjax.envs.alfworld.env import AlfworldEnv, find_games, game_at
 from cotjax.envs.base import Game, Observation
 from cotjax.errors import DataError, UsageError
+from cotjax.rollout.record import Driver, Episode, Turn
 from cotjax.runtime.terminal import visible
 
 _HELP = "type a command, ? for those that work here, a number to take one of them, quit to leave"
@@ -146,7 +147,7 @@ def watch(
     player: Player,
     console: Console,
     *,
-    driver: str,
+    driver: Driver,
     max_steps: int | None,
     seed: int,
     after_step: Callable[[], None],
@@ -169,11 +170,12 @@ def watch(
         f"{player.name} plays {game.id} by {'CoT' if driver == 'cot' else 'prompt'} actions",
         "bold",
     )
-    shown, records = [], []
+    shown: list[Turn] = []
+    records: list[Episode] = []
 
-    def on_step(step: dict, answer: Observation | None) -> None:
-        shown.append(step)
-        _show_step(console, step, len(shown), settings.max_steps, driver, answer)
+    def on_step(turn: Turn, answer: Observation | None) -> None:
+        shown.append(turn)
+        _show_step(console, turn, len(shown), settings.max_steps, driver, answer)
         after_step()
 
     def on_start(task: str, seen: Observation) -> None:
@@ -187,9 +189,9 @@ def watch(
             on_step=on_step, both=True,
         )  # fmt: skip
     record = records[0]
-    if record["env_error"]:
-        _say(console, f"The environment failed: {record['env_error']}", "bold")
-    elif record["ended"] == "length":
+    if record.env_error:
+        _say(console, f"The environment failed: {record.env_error}", "bold")
+    elif record.ended == "length":
         _say(
             console,
             f"The prompt has outgrown evaluate.max_length, {settings.max_length} tokens.",
@@ -197,10 +199,10 @@ def watch(
         )
     _say(
         console,
-        _verdict(record["success"], len(shown)),
-        "bold green" if record["success"] else "bold",
+        _verdict(record.success, len(shown)),
+        "bold green" if record.success else "bold",
     )
-    return record["success"]
+    return record.success
 
 
 class _Announcing:
@@ -220,28 +222,33 @@ class _Announcing:
 
 def _show_step(
     console: Console,
-    step: dict,
+    turn: Turn,
     number: int,
     max_steps: int,
-    driver: str,
+    driver: Driver,
     answer: Observation | None,
 ) -> None:
     console.print()
     _say(console, f"Step {number} of {max_steps}", "bold")
-    commands = step["admissible_commands"]
-    _say(console, f"  admissible     {len(commands)}: {', '.join(commands)}", "dim")
-    _say(console, f"  thought        {step['cot']['thought'] or '(none)'}")
-    for kind, label in (("cot", "CoT action   "), ("prompt", "prompt action")):
-        response = step[kind]
-        notes = ["played"] * (kind == driver)
-        if not response["valid"]:
-            notes.append(f"invalid: {response['problem']}")
-        elif not response["admissible"]:
+    commands = turn.admissible_commands
+    if commands is not None:
+        _say(console, f"  admissible     {len(commands)}: {', '.join(commands)}", "dim")
+    _say(console, f"  thought        {(turn.cot and turn.cot.thought) or '(none)'}")
+    for response, kind, label in (
+        (turn.cot, "cot", "CoT action   "),
+        (turn.prompt, "prompt", "prompt action"),
+    ):
+        if response is None:
+            continue
+        notes = ["played"] if kind == driver else []
+        if not response.valid:
+            notes.append(f"invalid: {response.problem}")
+        elif response.admissible is False:
             notes.append("not admissible")
-        action = response["action"] if response["valid"] else response["text"].strip()
+        action = response.action if response.valid else response.text.strip()
         _say(
             console,
-            f"  {label}  {action}" + f"   ({', '.join(notes)})" * bool(notes),
+            f"  {label}  {action}" + (f"   ({', '.join(notes)})" if notes else ""),
             "cyan" if kind == driver else "",
         )
     if answer is not None:

@@ -4,12 +4,14 @@ import json
 
 import pytest
 
-from cotjax.diagnostics.metrics import contrast, contrast_p, points, read_episode, read_records
+from cotjax.diagnostics.episodes import count_records
+from cotjax.diagnostics.metrics import contrast, contrast_p, points
 from cotjax.errors import DataError
+from cotjax.rollout.record import read_record
 
 
 def point_of(run, arm="sft", checkpoint=10, domain="in_domain"):
-    return points(read_records(run / "records"))[arm, checkpoint, domain]
+    return points(count_records(run / "records"))[arm, checkpoint, domain]
 
 
 def value(point, metric):
@@ -59,7 +61,7 @@ def test_an_action_in_an_invalid_response_does_not_count(tmp_path, episode):
 
 
 def test_helpful_minus_harmful_is_the_gap_of_d1(study):
-    for point in points(read_records(study / "records")).values():
+    for point in points(count_records(study / "records")).values():
         helpful, harmful = (
             point.estimate("revision_helpful").value,
             point.estimate("revision_harmful").value,
@@ -89,8 +91,8 @@ def test_played_episodes(tmp_path, episode):
         "valid_cot": 3 / 4,
         "valid_prompt": 1.0,
         "admissible_cot": 2 / 4,
-        "nothing_happens_cot": 1 / 3,
-        "nothing_happens_prompt": 1 / 2,
+        "not_accepted_cot": 1 / 3,
+        "not_accepted_prompt": 1 / 2,
         "steps_cot": 4,
         "steps_prompt": 2,
         "new_tokens_cot": 20,
@@ -129,7 +131,7 @@ def test_a_change_pairs_the_games(tmp_path, episode):
         episode(tmp_path, f"g{i}", checkpoint=0, success=i < 5)
         episode(tmp_path, f"g{i}", checkpoint=10, success=i < 15)
     episode(tmp_path, "only at the end", checkpoint=10, success=True)
-    found = points(read_records(tmp_path / "records"))
+    found = points(count_records(tmp_path / "records"))
     signed = [
         (1, found["sft", 10, "in_domain"], "d3_cot"),
         (-1, found["sft", 0, "in_domain"], "d3_cot"),
@@ -176,17 +178,17 @@ def test_samples_of_a_game_are_one_game_and_are_paired_by_their_number(tmp_path,
 
 def test_missing_and_empty_folders(tmp_path):
     with pytest.raises(DataError, match=r"records: no such folder.*cotjax evaluate"):
-        read_records(tmp_path / "records")
+        count_records(tmp_path / "records")
     (tmp_path / "records").mkdir()
     with pytest.raises(DataError, match=r"records: holds no episode record.*cotjax evaluate"):
-        read_records(tmp_path / "records")
+        count_records(tmp_path / "records")
 
 
 def test_a_record_cut_short_is_named(tmp_path, episode):
     path = episode(tmp_path, "g")
     path.write_text(path.read_text()[:200])
     with pytest.raises(DataError) as caught:
-        read_records(tmp_path / "records")
+        count_records(tmp_path / "records")
     assert str(path) in str(caught.value)
     assert "evaluate again" in str(caught.value) and "\n" not in str(caught.value)
 
@@ -194,16 +196,23 @@ def test_a_record_cut_short_is_named(tmp_path, episode):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda r: r.pop("success"), "lacks the field 'success'"),
-        (lambda r: r.update(seed="0"), "'seed' is '0'"),
+        (lambda r: r.pop("success"), "lacks the field success"),
+        (lambda r: r.update(seed="0"), "seed is '0'"),
+        (lambda r: r.update(seed=True), "seed is True"),
         (lambda r: r.update(driver="human"), "driver is 'human'"),
         (lambda r: r.update(ended="bored"), "ended is 'bored'"),
-        (lambda r: r["game"].pop("id"), "lacks the field game.'id'"),
-        (lambda r: r["steps"][0].pop("executed"), "step 0: lacks the field 'executed'"),
-        (lambda r: r["steps"][0].update(cot=None), "step 0: 'cot' is None"),
-        (lambda r: r["steps"][0]["prompt"].pop("valid"), "step 0: lacks the field prompt.'valid'"),
-        (lambda r: r.update(steps=[3]), "step 0: not a step"),
-        (lambda r: r.update(schema_version=99), "schema"),
+        (lambda r: r.pop("arm"), "lacks the field arm"),
+        (lambda r: r["game"].pop("id"), "lacks the field game.id"),
+        (lambda r: r["steps"][0].pop("executed"), "lacks the field steps[0].executed"),
+        (lambda r: r["steps"][0].update(cot=None), "steps[0].cot is null"),
+        (lambda r: r["steps"][0]["prompt"].pop("valid"), "lacks the field steps[0].prompt.valid"),
+        (lambda r: r["steps"][0]["cot"]["ids"].append("1"), "steps[0].cot.ids[20] is '1'"),
+        (
+            lambda r: r["steps"][0]["cot"].update(logprob=float("nan")),
+            "steps[0].cot.logprob is nan",
+        ),
+        (lambda r: r.update(steps=[3]), "steps[0] is 3"),
+        (lambda r: r.update(schema_version=99), "schema_version is 99"),
     ],
 )
 def test_a_broken_record_says_where(tmp_path, episode, change, said):
@@ -212,7 +221,7 @@ def test_a_broken_record_says_where(tmp_path, episode, change, said):
     change(record)
     path.write_text(json.dumps(record))
     with pytest.raises(DataError) as caught:
-        read_episode(path)
+        read_record(path)
     assert said in str(caught.value) and path.name in str(caught.value)
 
 
@@ -220,4 +229,4 @@ def test_the_same_episode_twice_is_an_error(tmp_path, episode):
     path = episode(tmp_path, "g")
     path.with_name("copy.json").write_text(path.read_text())
     with pytest.raises(DataError, match="same game, sample and seed"):
-        read_records(tmp_path / "records")
+        count_records(tmp_path / "records")

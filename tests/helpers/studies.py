@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from cotjax.rollout.record import record_path, write_record
+from cotjax.rollout.record import (
+    PlayedGame,
+    Record,
+    Response,
+    Timing,
+    Turn,
+    record_path,
+    write_record,
+)
 from helpers import tiny
 
 ELICITATION = {
@@ -22,24 +30,24 @@ ARMS = {
 }
 
 
-def response(action: str | None, thought: str | None, tokens: int) -> dict:
-    """A decoded response; an action of None is one that could not be parsed."""
+def response(action: str | None, thought: str | None, tokens: int) -> Response:
+    """Return a decoded response; an action of None is one that could not be parsed."""
     valid = action is not None
-    return {
-        "text": f"<action> {action} </action>" if valid else "<action> go to",
-        "thought": thought,
-        "action": action,
-        "valid": valid,
-        "reason": None if valid else "unclosed_action",
-        "problem": None if valid else "no </action>",
-        "admissible": valid and action != "fly",
-        "ids": [1] * tokens,
-        "logprob": -1.0,
-        "logprobs": [-1.0 / tokens] * tokens,
-        "new_tokens": tokens,
-        "stopped": True,
-        "seed": 0,
-    }
+    return Response(
+        text=f"<action> {action} </action>" if valid else "<action> go to",
+        thought=thought,
+        action=action,
+        valid=valid,
+        reason=None if valid else "unclosed_action",
+        problem=None if valid else "no </action>",
+        admissible=valid and action != "fly",
+        ids=(1,) * tokens,
+        new_tokens=tokens,
+        stopped=True,
+        seed=0,
+        logprob=-1.0,
+        logprobs=(-1.0 / tokens,) * tokens,
+    )
 
 
 def write_episode(
@@ -58,58 +66,61 @@ def write_episode(
     elicitation=None,
     seed=0,
     sample=0,
+    world="alfworld",
 ) -> Path:
-    """Write a record of steps (CoT action, prompt action[, reference action]); "nothing" is answered by "Nothing happens"."""
-    written = []
+    """Write a record of steps (CoT action, prompt action[, reference action]); return its path.
+
+    The environment does not accept the action "nothing", and is sent no invalid one.
+    """
+    turns = []
     for cot, prompt, *reference in steps:
-        executed = {"cot": cot, "prompt": prompt, "reference": reference[0] if reference else None}[
-            driver
-        ]
-        written.append(
-            {
-                "observation": observation,
-                "admissible_commands": ["look"],
-                "executed": executed,
-                "reference": reference[0] if reference else None,
-                "nothing_happens": executed == "nothing",
-                "cot": None if driver == "prompt" else response(cot, thought, 20),
-                "prompt": response(prompt, None, 4),
-            }
+        expert = reference[0] if reference else None
+        executed = {"cot": cot, "prompt": prompt, "reference": expert}[driver]
+        turn = Turn(
+            observation=observation,
+            admissible_commands=("look",),
+            prompt_ids=(1, 2),
+            prompt_length=2 * len(turns) + 2,
+            cot=None if driver == "prompt" else response(cot, thought, 20),
+            prompt=response(prompt, None, 4),
+            reference=expert,
+            executed=executed or "",
+            accepted=None if executed is None else executed != "nothing",
+            score=None,
         )
-    game_id = f"{game}-{seed}" if seed else game
+        turns.append(turn)
     path = record_path(
         run / "records",
         arm=arm,
         checkpoint=checkpoint,
         driver=driver,
-        game_id=game_id,
+        game_id=f"{game}-{seed}" if seed else game,
         sample=sample,
     )
-    write_record(
-        path,
-        {
-            "arm": arm,
-            "checkpoint": checkpoint,
-            "driver": driver,
-            "domain": domain,
-            "game": {"id": game, "task_type": "pick", "split": "valid_unseen"},
-            "seed": seed,
-            **(
-                {"sample": sample} if sample else {}
-            ),  # records of before there were samples have none
-            "task": "put a plate in fridge",
-            "success": success,
-            "ended": ended or ("won" if success else "step_limit"),
-            "env_error": "the engine is gone" if ended == "env_error" else None,
-            "env_faults": ["the engine is gone"] if ended == "env_error" else [],
-            "games_hash": "g",
-            "checkpoint_hash": f"{arm} {checkpoint}",
-            "elicitation": elicitation or ELICITATION,
-            "steps": written,
-            "final_observation": "Done.",
-            "timing": {"environment_s": 0.5, "sampler_s": 1.5},
-        },
+    broken = ended == "env_error"
+    record = Record(
+        world=world,
+        arm=arm,
+        checkpoint=checkpoint,
+        checkpoint_hash=f"{arm} {checkpoint}",
+        games_hash="g",
+        domain=domain,
+        driver=driver,
+        game=PlayedGame(id=game, task_type="pick", split="valid_unseen"),
+        seed=seed,
+        sample=sample,
+        task="put a plate in fridge",
+        success=success,
+        score=None,
+        ended=ended or ("won" if success else "step_limit"),
+        env_error="the engine is gone" if broken else None,
+        env_faults=("the engine is gone",) if broken else (),
+        elicitation=elicitation or ELICITATION,
+        steps=tuple(turns),
+        final_observation="Done.",
+        timing=Timing(environment_s=0.5, waited_s=0.25, sampler_s=1.5, total_s=2.0),
     )
+    write_record(path, record)
     return path
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 from helpers import tiny
-from test_loop import Cabinets, Generation, RulePolicy
+from helpers.rollouts import Cabinets, Generation, RulePolicy
 
 from cotjax.envs.base import Game
 from cotjax.errors import InternalError
@@ -96,14 +96,14 @@ def test_every_prompt_is_the_one_before_and_the_sampled_ids(codec, driver, opene
     policy = RulePolicy(codec, slots=1)
     record = played(codec, policy, driver)
     prompt = []
-    for number, step in enumerate(record["steps"]):
+    for number, step in enumerate(record.steps):
         if number:
-            before = record["steps"][number - 1][driver]["ids"]
+            before = list(getattr(record.steps[number - 1], driver).ids)
             start = before.index(codec.action_prefix[0]) if opened else 0
             sampled = before[start:] if opened else [*codec.action_prefix, *before]
-            assert step["prompt_ids"][: len(sampled)] == sampled
-        prompt += step["prompt_ids"]
-        assert len(prompt) == step["prompt_length"]
+            assert list(step.prompt_ids[: len(sampled)]) == sampled
+        prompt += step.prompt_ids
+        assert len(prompt) == step.prompt_length
     assert prompt == policy.prompts[0] and number > 1
 
 
@@ -142,9 +142,9 @@ def test_a_policy_may_keep_its_log_probabilities_to_itself(codec):
             made = super().branch(prefixes, **kwargs)
             return {slot: Generation(one.ids, None) for slot, one in made.items()}
 
-    assert "logprobs" not in played(codec, Silent(codec))["steps"][0]["cot"]
-    response = played(codec, RulePolicy(codec))["steps"][0]["cot"]
+    silent = played(codec, Silent(codec)).steps[0].cot
+    assert silent.logprobs is None and silent.logprob is None
+    response = played(codec, RulePolicy(codec)).steps[0].cot
     assert (
-        len(response["logprobs"]) == len(response["ids"])
-        and sum(response["logprobs"]) == response["logprob"]
+        len(response.logprobs) == len(response.ids) and sum(response.logprobs) == response.logprob
     )

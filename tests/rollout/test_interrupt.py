@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from helpers import tiny
 from test_interrupt import Hanging, game
-from test_loop import RulePolicy
+from helpers.rollouts import RulePolicy
 from cotjax.envs.pool.pool import EnvPool
 from cotjax.rollout.loop import Elicitation, play
 

@@ -3,101 +3,23 @@
 import json
 import threading
 import time
-from dataclasses import dataclass, field
 
-import numpy as np
 import pytest
 from helpers import tiny
+from helpers.rollouts import Cabinets, Generation, RulePolicy, as_record
+from pydantic import ValidationError
 
 from cotjax.envs.base import Game, Observation
-from cotjax.errors import DataError, EnvError, InternalError, UsageError
-from cotjax.rollout.loop import Elicitation, play
-from cotjax.rollout.record import read_records, record_path, write_record
+from cotjax.errors import DataError, InternalError, UsageError
+from cotjax.rollout.elicitation import Elicitation
+from cotjax.rollout.loop import play
+from cotjax.rollout.record import Timing, read_records, record_path, write_record
 from cotjax.rollout.replay import ReplayEnvironments
 
 
 @pytest.fixture(scope="module")
 def codec(tmp_path_factory):
     return tiny.word_codec(tmp_path_factory.mktemp("tokenizer"), tiny.TINY_WORDS)
-
-
-@dataclass
-class Generation:
-    ids: list
-    logprobs: list
-    stopped: bool = True
-
-
-@dataclass
-class RulePolicy:
-    """Knows its slots' ids. By CoT it opens the next unopened cabinet; by prompt action it always looks."""
-
-    codec: object
-    slots: int = 2
-    max_length: int = 400
-    prompts: dict = field(default_factory=dict)
-
-    @property
-    def lengths(self):
-        return np.array([len(self.prompts.get(slot, ())) for slot in range(self.slots)])
-
-    def prompt(self, slot):
-        return self.prompts[slot]
-
-    def reset(self, slots):
-        for slot in slots:
-            self.prompts[slot] = []
-
-    def extend(self, pieces):
-        for slot, ids in pieces.items():
-            self.prompts[slot] = self.prompts[slot] + list(ids)
-
-    def branch(self, prefixes, *, max_new, seeds, temperature, **how):
-        answers = {}
-        for slot, prefix in prefixes.items():
-            opened = self.codec.decode(self.prompts[slot]).count("<action> open")
-            text = (
-                "look </action>"
-                if prefix
-                else f"<think> i need a plate. </think><action> open cabinet {opened + 1} </action>"
-            )
-            ids = self.codec.encode(text)
-            answers[slot] = Generation(ids, [-0.5] * len(ids))
-        return answers
-
-
-class Cabinets:
-    """Won when cabinet `id` (its number) is opened; game 'g9' breaks at its second step."""
-
-    def __init__(self):
-        self.games, self.sent = {}, []
-
-    def reset(self, games):
-        self.games |= {slot: (game, 0) for slot, game in games.items()}
-        first = Observation(
-            "You see a cabinet 1, a cabinet 2, and a fridge 1.",
-            ("open cabinet 1", "look"),
-            False,
-            False,
-        )
-        return {slot: ("put a plate in fridge", first) for slot in games}
-
-    def step(self, actions):
-        answers = {}
-        for slot, action in actions.items():
-            game, steps = self.games[slot]
-            self.games[slot] = (game, steps + 1)
-            self.sent.append((game.id, action))
-            if game.id == "g9" and steps == 1:
-                answers[slot] = EnvError("g9, step 2: the engine is gone")
-                continue
-            won = action == f"open cabinet {game.id[1:]}"
-            text = "You open the cabinet 1." if action.startswith("open") else "Nothing happens."
-            answers[slot] = Observation(text, ("look",), won, won)
-        return answers
-
-    def faults(self, slot):
-        return ["the engine is gone"] if self.games[slot][0].id == "g9" else []
 
 
 def _games(*numbers):
@@ -119,30 +41,26 @@ def test_cot_actions_drive_and_prompt_actions_are_noted_beside_them(codec):
     records = _play(codec, _games(1, 2, 3, 4, 5), "cot")
     assert sorted(records) == ["g1", "g2", "g3", "g4", "g5"]
     record = records["g3"]
-    assert record["success"] and record["ended"] == "won" and len(record["steps"]) == 3
-    assert [step["executed"] for step in record["steps"]] == [
+    assert record.success and record.ended == "won" and len(record.steps) == 3
+    assert [step.executed for step in record.steps] == [
         "open cabinet 1",
         "open cabinet 2",
         "open cabinet 3",
     ]
-    step = record["steps"][0]
-    assert (
-        step["cot"]["thought"] == "i need a plate."
-        and step["cot"]["valid"]
-        and step["cot"]["admissible"]
-    )
-    assert step["prompt"]["action"] == "look" and step["prompt"]["thought"] is None
-    assert step["cot"]["logprob"] == pytest.approx(-0.5 * step["cot"]["new_tokens"])
-    assert codec.decode(step["cot"]["ids"]) == step["cot"]["text"]
+    step = record.steps[0]
+    assert step.cot.thought == "i need a plate." and step.cot.valid and step.cot.admissible
+    assert step.prompt.action == "look" and step.prompt.thought is None
+    assert step.cot.logprob == pytest.approx(-0.5 * step.cot.new_tokens)
+    assert codec.decode(step.cot.ids) == step.cot.text
 
 
 def test_the_next_prompt_is_the_exact_previous_ids_and_the_new_ones(codec):
     policy = RulePolicy(codec, slots=1)
     record = _play(codec, _games(3), "cot", policy=policy)["g3"]
-    expected = codec.first_prompt(record["task"], record["steps"][0]["observation"])
-    for before, after in zip(record["steps"], record["steps"][1:], strict=False):
-        assert before["prompt_length"] == len(expected)
-        expected += codec.next_prompt(before["executed"], after["observation"])
+    expected = codec.first_prompt(record.task, record.steps[0].observation)
+    for before, after in zip(record.steps, record.steps[1:], strict=False):
+        assert before.prompt_length == len(expected)
+        expected += codec.next_prompt(before.executed, after.observation)
     assert policy.prompts[0] == expected
 
 
@@ -164,8 +82,7 @@ def test_environments_step_while_the_other_action_is_decoded(codec):
 
     records = _play(codec, _games(1, 2, 3), "cot", Waits(), policy=Decodes(codec))
     assert all(
-        record["success"] and record["steps"][0]["prompt"]["action"] == "look"
-        for record in records.values()
+        record.success and record.steps[0].prompt.action == "look" for record in records.values()
     )
 
 
@@ -173,21 +90,16 @@ def test_a_slot_takes_the_next_game_and_its_own_faults(codec):
     """The game that breaks leaves its slot to others, and what it did wrong stays with it."""
     records = _play(codec, _games(9, 1, 2, 3, 4), "cot", policy=RulePolicy(codec, slots=1))
     assert [game for game, record in records.items()] == ["g9", "g1", "g2", "g3", "g4"]
-    assert [record["env_faults"] for record in records.values()] == [
-        ["the engine is gone"],
-        [],
-        [],
-        [],
-        [],
-    ]
+    faults = [list(record.env_faults) for record in records.values()]
+    assert faults == [["the engine is gone"], [], [], [], []]
 
 
 def test_prompt_actions_drive_alone_until_the_step_limit(codec):
     record = _play(codec, _games(2), "prompt")["g2"]
-    assert not record["success"] and record["ended"] == "step_limit" and len(record["steps"]) == 6
+    assert not record.success and record.ended == "step_limit" and len(record.steps) == 6
     assert all(
-        step["cot"] is None and step["executed"] == "look" and step["nothing_happens"]
-        for step in record["steps"]
+        step.cot is None and step.executed == "look" and step.accepted is False
+        for step in record.steps
     )
 
 
@@ -201,33 +113,35 @@ def test_an_episode_that_ends_without_a_win_is_not_won(codec):
             }
 
     for record in _play(codec, _games(1, 2, 5), "cot", Over()).values():
-        assert (record["ended"], record["success"], len(record["steps"])) == (
+        assert (record.ended, record.success, len(record.steps)) == (
             "step_limit",
             False,
             2,
         )
 
 
-def test_nothing_happened_where_the_environment_did_not_accept_the_action(codec):
+def test_a_turn_says_whether_the_environment_accepted_the_action_and_its_score(codec):
     class Reads(Cabinets):
         def step(self, actions):
             accepted = {"g1": False, "g2": True}
             return {
-                slot: Observation("Hm.", ("look",), False, True, accepted[self.games[slot][0].id])
+                slot: Observation("Hm.", None, False, True, accepted[self.games[slot][0].id], 0.5)
                 for slot in actions
             }
 
     records = _play(codec, _games(1, 2), "cot", Reads())
-    assert [records[game]["steps"][0]["nothing_happens"] for game in ("g1", "g2")] == [True, False]
+    assert [records[game].steps[0].accepted for game in ("g1", "g2")] == [False, True]
+    for record in records.values():
+        assert record.score == record.steps[0].score == 0.5 and not record.success
 
 
 def test_prompt_actions_may_be_left_out(codec):
     paired, alone = (_play(codec, _games(1, 3), "cot", both=both) for both in (None, False))
-    assert all(step["prompt"] is None for record in alone.values() for step in record["steps"])
+    assert all(step.prompt is None for record in alone.values() for step in record.steps)
     for game, record in alone.items():
-        assert record["success"] and record["steps"] == [
-            step | {"prompt": None} for step in paired[game]["steps"]
-        ]
+        assert record.success and record.steps == tuple(
+            step.model_copy(update={"prompt": None}) for step in paired[game].steps
+        )
 
 
 def test_the_environments_time_is_counted_once_and_that_of_the_first_games_is_waited_for(codec):
@@ -241,27 +155,23 @@ def test_the_environments_time_is_counted_once_and_that_of_the_first_games_is_wa
 
     slow = Slow()
     records = _play(codec, _games(1, 2, 3, 4), "cot", slow)
-    timing = {game: record["timing"] for game, record in records.items()}
+    timing = {game: record.timing for game, record in records.items()}
     assert (
-        timing["g1"]["waited_s"] >= 0.025 and timing["g2"]["waited_s"] >= 0.025
+        timing["g1"].waited_s >= 0.025 and timing["g2"].waited_s >= 0.025
     )  # half of the first reset each
-    assert slow.took == pytest.approx(
-        sum(each["environment_s"] for each in timing.values()), rel=0.3
-    )
+    assert slow.took == pytest.approx(sum(each.environment_s for each in timing.values()), rel=0.3)
 
 
 def test_what_the_environment_does_wrong_ends_that_episode_alone(codec):
     records = _play(codec, _games(9, 4), "cot")
     assert (
-        records["g9"]["ended"] == "env_error"
-        and "step 2" in records["g9"]["env_error"]
-        and not records["g9"]["success"]
+        records["g9"].ended == "env_error"
+        and "step 2" in records["g9"].env_error
+        and not records["g9"].success
     )
-    assert records["g9"]["env_faults"] == ["the engine is gone"]
+    assert records["g9"].env_faults == ("the engine is gone",)
     assert (
-        records["g4"]["success"]
-        and records["g4"]["env_error"] is None
-        and records["g4"]["env_faults"] == []
+        records["g4"].success and records["g4"].env_error is None and records["g4"].env_faults == ()
     )
 
 
@@ -273,7 +183,7 @@ def test_a_prompt_that_no_longer_fits_ends_the_episode(codec):
         policy=RulePolicy(codec, max_length=110),
         elicitation=Elicitation(max_new_tokens=20),
     )["g5"]
-    assert record["ended"] == "length" and not record["success"] and 0 < len(record["steps"]) < 5
+    assert record.ended == "length" and not record.success and 0 < len(record.steps) < 5
 
 
 def test_expert_states_are_replayed_whatever_the_model_says(codec):
@@ -283,24 +193,21 @@ def test_expert_states_are_replayed_whatever_the_model_says(codec):
         codec, _games(1, 3, 4), "reference", ReplayEnvironments(trajectories), references=references
     )
     for game, trajectory in trajectories.items():
-        steps = records[game]["steps"]
-        assert [step["observation"] for step in steps] == [
+        steps = records[game].steps
+        assert [step.observation for step in steps] == [
             step.observation for step in trajectory.steps
         ]
         assert (
-            [step["reference"] for step in steps]
-            == [step["executed"] for step in steps]
+            [step.reference for step in steps]
+            == [step.executed for step in steps]
             == references[game]
         )
-        assert [step["prompt"]["action"] for step in steps] == ["look"] * len(steps)
+        assert [step.prompt.action for step in steps] == ["look"] * len(steps)
 
 
 def test_records_do_not_depend_on_the_number_of_slots(codec):
     def stable(records):
-        return {
-            game: {key: value for key, value in record.items() if key != "timing"}
-            for game, record in records.items()
-        }
+        return {game: record.model_dump(exclude={"timing"}) for game, record in records.items()}
 
     games = _games(1, 2, 3, 4, 5)
     one, many = (
@@ -317,11 +224,8 @@ def test_an_invalid_response_costs_a_step_and_says_why(codec):
             }
 
     record = _play(codec, _games(1), "cot", policy=Mumbles(codec))["g1"]
-    assert record["ended"] == "step_limit"
-    assert (
-        record["steps"][0]["cot"]["reason"] == "unclosed_thought"
-        and record["steps"][0]["executed"] == ""
-    )
+    assert record.ended == "step_limit"
+    assert record.steps[0].cot.reason == "unclosed_thought" and record.steps[0].executed == ""
 
 
 def test_an_unknown_driver_is_refused(codec):
@@ -329,24 +233,30 @@ def test_an_unknown_driver_is_refused(codec):
         _play(codec, _games(1), "judge")
 
 
-def test_a_record_that_json_cannot_hold_is_not_written(tmp_path):
+def test_a_record_that_json_cannot_hold_is_not_written(codec, tmp_path):
+    record = as_record(_play(codec, _games(1), "cot")["g1"])
     for worth in (float("nan"), float("inf")):
-        with pytest.raises(InternalError, match=r"a\.json: the record holds what JSON cannot"):
-            write_record(tmp_path / "a.json", {"steps": [{"cot": {"logprobs": [worth]}}]})
+        with pytest.raises(ValidationError, match="finite"):
+            Timing(environment_s=worth, waited_s=0.0, sampler_s=0.0, total_s=0.0)
+        broken = record.model_copy(update={"score": worth})
+        with pytest.raises(InternalError, match=r"a\.json: the record does not fit into JSON"):
+            write_record(tmp_path / "a.json", broken)
     assert not list(tmp_path.iterdir())
 
 
-def test_records_are_written_whole_and_broken_ones_are_named(tmp_path):
+def test_records_are_written_whole_and_broken_ones_are_named(codec, tmp_path):
+    record = as_record(_play(codec, _games(1), "cot")["g1"])
     names = [f"{'x' * 80}/{i}" for i in range(3)]
     paths = [
         record_path(tmp_path, arm="sft", checkpoint=5, driver="cot", game_id=name) for name in names
     ]
     assert len(set(paths)) == 3 and all(len(path.name) < 100 for path in paths)
     for path in paths:
-        write_record(path, {"arm": "sft"})
-    assert len(list(read_records(tmp_path))) == 3
+        write_record(path, record)
+    assert list(read_records(tmp_path)) == [record] * 3
     text = paths[0].read_text()
-    assert json.loads(text)["schema_version"] == 2
+    assert list(json.loads(text))[:4] == ["schema_version", "world", "arm", "checkpoint"]
+    assert json.loads(text)["schema_version"] == 3
     paths[0].write_text(text[:-4])
     with pytest.raises(DataError, match=paths[0].name):
         list(read_records(tmp_path))

@@ -1,13 +1,12 @@
 """The loop over the real Sampler: subwords, temperature above 0, slots that take the next game while others play on."""
 
 import itertools
-import json
 
 import jax
 import numpy as np
 import pytest
 from helpers import tiny
-from test_loop import Cabinets, Generation, RulePolicy
+from helpers.rollouts import Cabinets, Generation, RulePolicy, as_record
 
 from cotjax.envs.base import Game
 from cotjax.errors import InternalError, NotFiniteError, UsageError
@@ -66,18 +65,14 @@ def played(
         elicitation=Elicitation(max_steps=4, temperature=temperature, max_new_tokens=20, max_action_tokens=40),
         on_record=lambda game, record: records.append(record), **how,
     )  # fmt: skip
-    return {(record["game"]["id"], record["sample"]): record for record in records}
+    return {(record.game.id, record.sample): record for record in records}
 
 
 def plain(record):
     """What does not depend on time or rounding, as JSON."""
-    measured = ("timing", "logprob", "logprobs")
-    return json.dumps(
-        json.loads(
-            json.dumps(record),
-            object_hook=lambda found: {k: v for k, v in found.items() if k not in measured},
-        )
-    )
+    response = {"logprob", "logprobs"}
+    turns = {"__all__": {"cot": response, "prompt": response}}
+    return record.model_dump_json(exclude={"timing": True, "steps": turns})
 
 
 def test_an_episode_is_the_same_alone_and_among_others_whose_slots_are_refilled(codec, model):
@@ -89,12 +84,12 @@ def test_an_episode_is_the_same_alone_and_among_others_whose_slots_are_refilled(
         assert plain(record) == plain(together[key]), key
     otherwise = 0
     for record in together.values():
-        for before, after in itertools.pairwise(record["steps"]):
-            ids = before["prompt"]["ids"]
-            if before["prompt"]["valid"] and ids[-1:] == codec.encode("</action>"):
+        for before, after in itertools.pairwise(record.steps):
+            ids = list(before.prompt.ids)
+            if before.prompt.valid and ids[-1:] == codec.encode("</action>"):
                 # Its ids go on, with the tag that was prefilled and the one that was sampled.
-                assert after["prompt_ids"][: len(ids) + 1] == [*codec.action_prefix, *ids]
-                otherwise += ids[:-1] != codec.encode_plain(before["executed"], "it", lenient=True)
+                assert list(after.prompt_ids[: len(ids) + 1]) == [*codec.action_prefix, *ids]
+                otherwise += ids[:-1] != codec.encode_plain(before.executed, "it", lenient=True)
     assert otherwise > 0, (
         "some actions were whole, and spelled otherwise than their text is encoded"
     )
@@ -116,19 +111,16 @@ def test_samples_of_a_game_differ_and_their_records_stand_apart(codec, model, tm
     policy = sampler(codec, model, 2)
     records = played(codec, policy, games(2, 2, 2, 1))
     assert sorted(records) == [("g1", 0), ("g2", 0), ("g2", 1), ("g2", 2)]
-    texts = {
-        tuple(step["prompt"]["text"] for step in records["g2", sample]["steps"])
-        for sample in range(3)
-    }
+    texts = {tuple(step.prompt.text for step in records["g2", sample].steps) for sample in range(3)}
     assert len(texts) == 3
     for (game, sample), record in records.items():
         write_record(
             record_path(
                 tmp_path, arm="sft", checkpoint=1, driver="prompt", game_id=game, sample=sample
             ),
-            record,
+            as_record(record),
         )
-    found = {(record["game"]["id"], record["sample"]): record for record in read_records(tmp_path)}
+    found = {(record.game.id, record.sample): record for record in read_records(tmp_path)}
     assert found.keys() == records.keys()
     first = record_path(tmp_path, arm="sft", checkpoint=1, driver="prompt", game_id="g2")
     assert first.exists() and "sample" not in first.name, (
@@ -159,8 +151,8 @@ def test_every_response_has_a_seed_of_its_own(codec, driver):
             study,
             both=True,
         ).values():
-            for step in record["steps"]:
-                seeds |= {step[kind]["seed"] for kind in ("cot", "prompt")}
+            for step in record.steps:
+                seeds |= {getattr(step, kind).seed for kind in ("cot", "prompt")}
                 responses += 2
     assert len(seeds) == responses == 3 * 3 * 4 * 2
     assert all(0 <= seed < 2**64 for seed in seeds) and max(seeds) > 2**62, "all 64 bits"
@@ -178,16 +170,16 @@ def test_admissible_is_what_the_environment_says_and_not_what_could_be_parsed(co
     (record,) = played(
         codec, Flies(codec, slots=1, max_length=9000), games(2), Cabinets(), "cot"
     ).values()
-    for step in record["steps"]:
-        assert (step["cot"]["action"], step["cot"]["valid"], step["cot"]["admissible"]) == (
+    for step in record.steps:
+        assert (step.cot.action, step.cot.valid, step.cot.admissible) == (
             "look",
             True,
             True,
         )
         assert (
-            step["prompt"]["action"],
-            step["prompt"]["valid"],
-            step["prompt"]["admissible"],
+            step.prompt.action,
+            step.prompt.valid,
+            step.prompt.admissible,
         ) == ("fly", True, False)
 
 

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 from helpers import tiny
-from test_loop import Cabinets, Generation, RulePolicy
+from helpers.rollouts import Cabinets, Generation, RulePolicy, as_record
 
 from cotjax import formats
 from cotjax.envs.base import Game
@@ -98,21 +98,22 @@ def test_however_a_response_is_spelled_it_is_read_the_same_and_its_action_s_ids_
     for seed in range(12):
         policy = Spells(codec, seed, slots=1, max_length=4000)
         (record,) = played(codec, policy, [3], driver)
-        steps = record["steps"]
+        steps = record.steps
         expected = (
             ["open cabinet 1", "open cabinet 2", "open cabinet 3"]
             if driver == "cot"
             else ["open cabinet 8"] * 4
         )
-        assert [step["executed"] for step in steps] == expected
-        assert all(step[driver]["valid"] for step in steps)
+        assert [step.executed for step in steps] == expected
+        assert all(getattr(step, driver).valid for step in steps)
         for before, after in itertools.pairwise(steps):
-            text, ids = before[driver]["text"], before[driver]["ids"]
+            response = getattr(before, driver)
+            text, ids = response.text, list(response.ids)
             # Where the action begins and ends, if tokens do too.
             begins = text.find("<action>") + len("<action>") if driver == "cot" else 0
             cuts = {len(codec.decode(ids[:count])): count for count in range(len(ids) + 1)}
             alone = begins in cuts and text.find("</action>") in cuts
-            encoded = codec.encode_plain(before["executed"], "it")
+            encoded = codec.encode_plain(before.executed, "it")
             inside = ids[cuts[begins] : cuts[text.find("</action>")]] if alone else encoded
             start = [
                 *codec.action_prefix,
@@ -120,9 +121,9 @@ def test_however_a_response_is_spelled_it_is_read_the_same_and_its_action_s_ids_
                 *codec.encode("</action>"),
                 *codec.encode("<|im_end|>"),
             ]
-            assert after["prompt_ids"][: len(start)] == start
+            assert list(after.prompt_ids[: len(start)]) == start
             kept += inside != encoded
-        assert [id for step in steps for id in step["prompt_ids"]] == policy.prompts[0]
+        assert [id for step in steps for id in step.prompt_ids] == policy.prompts[0]
     assert kept > 1, (
         "some actions were spelled otherwise than their text is encoded, and went on as they were"
     )
@@ -141,12 +142,10 @@ def test_the_parser_sees_the_closing_tag_in_another_segmentation_and_nothing_aft
             }
 
     (record,) = played(codec, Merges(codec, slots=1, max_length=4000), [3])
-    assert all(
-        step["cot"]["action"] == step["prompt"]["action"] == "look" for step in record["steps"]
-    )
-    assert all(step["cot"]["ids"][-1] == merged for step in record["steps"])
+    assert all(step.cot.action == step.prompt.action == "look" for step in record.steps)
+    assert all(step.cot.ids[-1] == merged for step in record.steps)
     assert formats.parse_response(codec.decode(ids), prefilled=True).reason == "text_after"
-    assert not np.any([merged in step["prompt_ids"] for step in record["steps"]])
+    assert not np.any([merged in step.prompt_ids for step in record.steps])
 
 
 def test_an_action_with_a_control_token_is_invalid_and_is_not_sent():
@@ -162,14 +161,11 @@ def test_an_action_with_a_control_token_is_invalid_and_is_not_sent():
                 }
 
         (record,) = played(codec, Sneaks(codec, slots=1, max_length=4000), [3])
-        for step in record["steps"]:
-            assert (
-                step["cot"]["reason"] == step["prompt"]["reason"] == "control_token"
-                and step["executed"] == ""
-            )
+        for step in record.steps:
+            assert step.cot.reason == step.prompt.reason == "control_token" and step.executed == ""
         assert all(
-            step["prompt_ids"].count(codec.encode(token)[0]) == of_template
-            for step in record["steps"][1:]
+            step.prompt_ids.count(codec.encode(token)[0]) == of_template
+            for step in record.steps[1:]
         )
 
 
@@ -223,9 +219,7 @@ def test_nothing_that_an_environment_says_ends_a_run_or_is_read_as_more_than_tex
         environments=Says(), driver=driver, elicitation=Elicitation(max_steps=6), seed=0,
         on_record=lambda game, record: records.append(record),
     )  # fmt: skip
-    assert [(record["ended"], len(record["steps"])) for record in records] == [
-        ("step_limit", 6)
-    ] * 3
+    assert [(record.ended, len(record.steps)) for record in records] == [("step_limit", 6)] * 3
     turn = [
         "<|im_start|>",
         "<|im_end|>",
@@ -233,18 +227,18 @@ def test_nothing_that_an_environment_says_ends_a_run_or_is_read_as_more_than_tex
     ]  # a user's turn, and where the response begins
     control = {codec.encode(mark)[0] for mark in turn}
     for number, record in enumerate(records):
-        for at, step in enumerate(record["steps"]):
-            found = [codec.pieces[id].strip() for id in step["prompt_ids"] if id in control]
+        for at, step in enumerate(record.steps):
+            found = [codec.pieces[id].strip() for id in step.prompt_ids if id in control]
             assert found == (["<|im_end|>", *turn] if at else turn)
         path = tmp_path / f"{number}.json"
-        write_record(path, record)
+        write_record(path, as_record(record))
         assert not re.search(
             r"\\ud[89a-f]|NaN", path.read_bytes().decode("utf-8")
         )  # which is strict: half a pair is none
         read = read_record(path)
-        assert read["task"] == "dragons \ufffd and half a pair \ufffd"
-        assert {step["observation"] for step in read["steps"]} <= {
+        assert read.task == "dragons \ufffd and half a pair \ufffd"
+        assert {step.observation for step in read.steps} <= {
             HOSTILE[0],
-            read["task"],
+            read.task,
             *HOSTILE[2:],
         }

@@ -1,0 +1,113 @@
+"""What the loop needs of a policy, a codec and environments, as protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from cotjax.envs.base import Game, Observation
+from cotjax.errors import EnvError
+
+
+class Generation(Protocol):
+    """What a policy sampled from one prompt."""
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """The sampled ids, stop sequence included."""
+
+    @property
+    def logprobs(self) -> Sequence[float] | None:
+        """Natural logarithm of each id's probability; None from a policy that reports none."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the model ended it; else it ran into a limit."""
+
+
+class Policy(Protocol):
+    """Slots of cached prompts, ids in and ids out (`cotjax.sample.sampler.Sampler` is one)."""
+
+    @property
+    def slots(self) -> int:
+        """Number of slots."""
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens that a slot's prompt and response may have together."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each slot's prompt, int [slots]."""
+
+    def reset(self, slots: Iterable[int]) -> None:
+        """Empty these slots."""
+
+    def extend(self, pieces: Mapping[int, Sequence[int]]) -> None:
+        """Append ids to the prompts of these slots."""
+
+    def prompt(self, slot: int) -> Sequence[int]:
+        """Return the ids of a slot's prompt."""
+
+    def branch(
+        self,
+        prefixes: Mapping[int, Sequence[int]],
+        *,
+        max_new: int,
+        seeds: Mapping[int, int],
+        **how: Any,
+    ) -> Mapping[int, Generation]:
+        """Sample from each slot's prompt plus its prefix, and leave the prompts unchanged.
+
+        `how`: the fields that `Elicitation.how` names.
+        """
+
+
+class Codec(Protocol):
+    """Text to ids and back (`cotjax.data.codec.Codec` is one)."""
+
+    @property
+    def action_prefix(self) -> Sequence[int]:
+        """Ids that open an action."""
+
+    @property
+    def stop(self) -> Sequence[Sequence[int]]:
+        """Ids of each of `stop_texts`; the first closes the action."""
+
+    @property
+    def stop_texts(self) -> Sequence[str]:
+        """Texts at which a response ends."""
+
+    @property
+    def pieces(self) -> Sequence[str | None]:
+        """Text of each id; None where an id is no token."""
+
+    def encode(self, text: str) -> list[int]:
+        """Encode marks and tags."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of these ids."""
+
+    def encodable(self, text: str) -> bool:
+        """Whether an action with this text may be executed."""
+
+    def first_prompt(self, task: str, observation: str) -> list[int]:
+        """Return the ids of an episode's first prompt."""
+
+    def next_prompt(self, action: str | Sequence[int], observation: str) -> list[int]:
+        """Return the ids to append: the executed action and the next observation."""
+
+
+class Environments(Protocol):
+    """Slots of environments (`cotjax.envs.pool.pool.EnvPool` is one)."""
+
+    def reset(self, games: dict[int, Game]) -> Mapping[int, tuple[str, Observation] | EnvError]:
+        """Start a game in each slot; return (task, first observation), or what went wrong."""
+
+    def step(self, actions: dict[int, str]) -> Mapping[int, Observation | EnvError]:
+        """Send an action to each slot; return what follows, or what went wrong."""
+
+    def faults(self, slot: int) -> Sequence[str]:
+        """Return the faults of the slot's current episode, retried with success or not."""

@@ -1,0 +1,97 @@
+"""A world of cabinets, a policy that answers by rule, and records of what they play."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cotjax.envs.base import Observation
+from cotjax.errors import EnvError
+from cotjax.rollout.record import Heading, Record
+
+HEADING = Heading(
+    world="cabinets", arm="sft", checkpoint=1, checkpoint_hash="c", games_hash="g", domain="ood"
+)
+
+
+def as_record(episode) -> Record:
+    """Return the record of an episode that the loop has played."""
+    return Record.of(HEADING, episode)
+
+
+@dataclass
+class Generation:
+    ids: list
+    logprobs: list
+    stopped: bool = True
+
+
+@dataclass
+class RulePolicy:
+    """By CoT it opens the next unopened cabinet; by prompt action it always looks."""
+
+    codec: object
+    slots: int = 2
+    max_length: int = 400
+    prompts: dict = field(default_factory=dict)
+
+    @property
+    def lengths(self):
+        return np.array([len(self.prompts.get(slot, ())) for slot in range(self.slots)])
+
+    def prompt(self, slot):
+        return self.prompts[slot]
+
+    def reset(self, slots):
+        for slot in slots:
+            self.prompts[slot] = []
+
+    def extend(self, pieces):
+        for slot, ids in pieces.items():
+            self.prompts[slot] = self.prompts[slot] + list(ids)
+
+    def branch(self, prefixes, *, max_new, seeds, temperature, **how):
+        answers = {}
+        for slot, prefix in prefixes.items():
+            opened = self.codec.decode(self.prompts[slot]).count("<action> open")
+            text = (
+                "look </action>"
+                if prefix
+                else f"<think> i need a plate. </think><action> open cabinet {opened + 1} </action>"
+            )
+            ids = self.codec.encode(text)
+            answers[slot] = Generation(ids, [-0.5] * len(ids))
+        return answers
+
+
+class Cabinets:
+    """Won when cabinet `id` (its number) is opened; game 'g9' breaks at its second step."""
+
+    def __init__(self):
+        self.games, self.sent = {}, []
+
+    def reset(self, games):
+        self.games |= {slot: (game, 0) for slot, game in games.items()}
+        first = Observation(
+            "You see a cabinet 1, a cabinet 2, and a fridge 1.",
+            ("open cabinet 1", "look"),
+            False,
+            False,
+        )
+        return {slot: ("put a plate in fridge", first) for slot in games}
+
+    def step(self, actions):
+        answers = {}
+        for slot, action in actions.items():
+            game, steps = self.games[slot]
+            self.games[slot] = (game, steps + 1)
+            self.sent.append((game.id, action))
+            if game.id == "g9" and steps == 1:
+                answers[slot] = EnvError("g9, step 2: the engine is gone")
+                continue
+            won = action == f"open cabinet {game.id[1:]}"
+            text = "You open the cabinet 1." if action.startswith("open") else "Nothing happens."
+            answers[slot] = Observation(text, ("look",), won, won)
+        return answers
+
+    def faults(self, slot):
+        return ["the engine is gone"] if self.games[slot][0].id == "g9" else []
