@@ -27,7 +27,9 @@ from cotjax.masking import Role, targets
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import init_params
 from cotjax.model.sharding import batch_sharding, make_mesh, split_cpu, whole_slots
-from cotjax.rollout.loop import Elicitation, play
+from cotjax.rollout.elicitation import Elicitation
+from cotjax.rollout.loop import play
+from cotjax.rollout.record import Episode
 from cotjax.sample.sampler import Sampler
 from cotjax.train.optim import make_optimizer, needs_master
 from cotjax.train.step import compiled, init_state, make_train_step
@@ -161,7 +163,7 @@ class CotjaxRollout(RolloutTask):
         return {"both": self._play(both=True), "alone": self._play(both=False)}
 
     def _play(self, both: bool) -> Rollout:
-        records: list[dict] = []
+        records: list[Episode] = []
         started_at = time.perf_counter()
         play(
             self._job.played(),
@@ -176,20 +178,15 @@ class CotjaxRollout(RolloutTask):
         )
         rollout = Rollout(time.perf_counter() - started_at)
         for record in records:
-            steps, timing = record["steps"], record["timing"]
-            rollout.acted[record["game"]["id"]] = [
-                step["executed"] or step["cot"]["text"] for step in steps
+            rollout.acted[record.game.id] = [
+                turn.executed or (turn.cot.text if turn.cot else "") for turn in record.steps
             ]
-            rollout.won += record["success"]
-            rollout.new_tokens += sum(
-                step[kind]["new_tokens"]
-                for step in steps
-                for kind in ("cot", "prompt")
-                if step[kind]
-            )
-            rollout.environment_s += timing["environment_s"]
-            rollout.waited_s += timing["waited_s"]
-            rollout.sampler_s += timing["sampler_s"]
+            rollout.won += record.success
+            responses = [each for turn in record.steps for each in (turn.cot, turn.prompt)]
+            rollout.new_tokens += sum(each.new_tokens for each in responses if each)
+            rollout.environment_s += record.timing.environment_s
+            rollout.waited_s += record.timing.waited_s
+            rollout.sampler_s += record.timing.sampler_s
         return rollout
 
     def describe(self) -> dict[str, Any]:

@@ -88,9 +88,9 @@ class Cabinets:
             if game.id == "g9" and steps == 1:
                 answers[slot] = EnvError("g9, step 2: the engine is gone")
                 continue
-            won = action == f"open cabinet {game.id[1:]}"
-            text = "You open the cabinet 1." if action.startswith("open") else "Nothing happens."
-            answers[slot] = Observation(text, ("look",), won, won)
+            won, opens = action == f"open cabinet {game.id[1:]}", action.startswith("open")
+            text = "You open the cabinet 1." if opens else "Nothing happens."
+            answers[slot] = Observation(text, ("look",), won, won, accepted=opens)
         return answers
 
     def faults(self, slot):

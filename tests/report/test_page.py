@@ -221,7 +221,7 @@ def test_the_three_shares_stand_by_checkpoint_and_mode(tmp_path, episode):
         for name in ("valid_cot", "admissible_cot", "valid_prompt", "admissible_prompt")
     ]
     assert values == [0.75, 0.5, 0.5, 0.5]
-    assert point["metrics"]["nothing_happens_cot"]["value"] == pytest.approx(1 / 3, abs=1e-6), (
+    assert point["metrics"]["not_accepted_cot"]["value"] == pytest.approx(1 / 3, abs=1e-6), (
         "of the three that were sent"
     )
     assert point["invalid"] == {"cot": {"unclosed_action": 1}, "prompt": {"unclosed_action": 1}}
