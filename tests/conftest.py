@@ -5,25 +5,19 @@ import tempfile
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # What several processes of the tests compile is compiled once. Under xdist this file is read by the
-# controlling process first, whose workers inherit the variable. JAX_COMPILATION_CACHE_DIR, where it
-# is set, keeps the programs for the next run too.
+# controlling process first, and its workers inherit the variables. JAX_COMPILATION_CACHE_DIR, where
+# it is set, keeps the programs for the next run too.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _COMPILED = tempfile.TemporaryDirectory(prefix="cotjax-compiled-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
+    # jax locks a cache while a process writes to it only if its size is limited.
+    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(8 << 30)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
 
 pytest_plugins = ["helpers.studies"]
 
-_CACHE = {
-    "jax_compilation_cache_dir": os.environ["JAX_COMPILATION_CACHE_DIR"],
-    "jax_persistent_cache_min_compile_time_secs": 0.2,
-    # Only a cache with a limit is locked while a process writes to it.
-    "jax_compilation_cache_max_size": 8 << 30,
-}
-for name, value in _CACHE.items():
-    jax.config.update(name, value)
-    os.environ[name.upper()] = str(value)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # A shell starts what runs in its background with Ctrl-C ignored, and so would be every process that
 # a test starts to interrupt it.
