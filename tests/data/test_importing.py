@@ -197,12 +197,12 @@ REJECTED = {
     "a stranger": ({"messages": [{"role": "narrator", "content": "x"}]}, "message 0, from 'narrator'"),
     "a tool alone": ({"messages": [{"role": "tool", "content": "x"}]}, "the agent never speaks"),
     "an empty tool call": ({"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]}, "message 0: a tool call must"),
-    "a picture": ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "no text"),
+    "a picture": ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "its content is not a string"),
     "no list": ({"conversations": "hello"}, "must be a list"),
-    "another layout": ({"text": "hello"}, "none of a known layout"),
+    "another layout": ({"text": "hello"}, "match no known layout"),
     "no object": ([1], "must be a JSON object"),
     "a tag in the prompt": ({"prompt": f"{FIRST}\nAnswer in <action>", "response": RESPONSES[0]}, "contains '<action>'"),
-    "nothing trained": ({"conversations": _said(FIRST, RESPONSES[0], loss=False)}, "no step is to be trained on"),
+    "nothing trained": ({"conversations": _said(FIRST, RESPONSES[0], loss=False)}, "no step is trained on"),
     "no text at all": ({"prompt": FIRST, "response": "Action: \ud800"}, "surrogate"),
 }  # fmt: skip
 
@@ -231,11 +231,11 @@ def test_a_broken_line_is_one_row_and_a_broken_array_is_no_file(tmp_path):
     assert (found.kept, found.rejected, found.messages) == (
         2,
         1,
-        [f"{file}:2: the line is no JSON"],
+        [f"{file}:2: the line is not valid JSON"],
     )
     before = (tmp_path / "t.jsonl").read_bytes()
     file.write_text(json.dumps([ETO])[:-1])
-    with pytest.raises(DataError, match=r"a\.jsonl:1: no JSON"):
+    with pytest.raises(DataError, match=r"a\.jsonl:1: invalid JSON"):
         import_files([file], tmp_path / "t.jsonl")
     assert (tmp_path / "t.jsonl").read_bytes() == before and not list(tmp_path.glob("*.partial"))
 
@@ -280,17 +280,17 @@ def test_a_file_is_read_whatever_holds_its_rows(tmp_path, text, places):
 
 
 NO_FILES = {
-    "brackets without end": (b"[" * 100_000, "no JSON (nested too deeply)"),
+    "brackets without end": (b"[" * 100_000, "invalid JSON (nested too deeply)"),
     "braces without end": (b'{"a":' * 100_000, "none of 1 rows"),
     "an array that does not end": (
         b'[{"a": 1},',
-        ":1: no JSON (Expecting value at column 11); the file is not whole",
+        ":1: invalid JSON (Expecting value at column 11); the file is incomplete",
     ),
     "an array without commas": (
         b'[{"a": 1} {"b": 1}]',
-        "no JSON (Expecting ',' or ']' at column 11)",
+        "invalid JSON (Expecting ',' or ']' at column 11)",
     ),
-    "text behind an array": (b"[{}]\n[{}]", ":1: no JSON (Text behind the array at column 5)"),
+    "text behind an array": (b"[{}]\n[{}]", ":1: invalid JSON (Text after the array at column 5)"),
     "objects over several lines": (
         json.dumps(ETO, indent=1).encode() * 2,
         "write one object a line",
@@ -384,7 +384,7 @@ def test_an_import_that_fails_leaves_what_was_there(tmp_path):
     import_files([file], out, rejected=apart)
     before, rejected = out.read_bytes(), apart.read_bytes()
     file.write_text(json.dumps([ETO, {"text": "y"}])[:-1])
-    with pytest.raises(DataError, match="the file is not whole"):
+    with pytest.raises(DataError, match="the file is incomplete"):
         import_files([file], out, rejected=apart)
     assert (out.read_bytes(), apart.read_bytes()) == (before, rejected)
     file.write_text(json.dumps([{"text": "z"}]))

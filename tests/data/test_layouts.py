@@ -28,11 +28,12 @@ from helpers.public_rows import (
 
 from cotjax.cli import data as cli_data
 from cotjax.data.check import check
+from cotjax.data.importing.facts import facts_of
 from cotjax.data.importing.importing import import_files
-from cotjax.data.importing.layouts import LAYOUTS, episode_of, facts_of
+from cotjax.data.importing.layouts import LAYOUTS, episode_of
 from cotjax.data.importing.steps import IMPORTED_BEFORE
 from cotjax.data.importing.tool_calls import is_call
-from cotjax.data.importing.turns import Unmapped
+from cotjax.data.importing.unmapped import Unmapped
 from cotjax.data.trajectories import read_trajectories
 
 
@@ -99,7 +100,7 @@ def test_no_word_of_a_turn_is_lost(name):
             except Unmapped:
                 continue
             kept += 1
-            assert "wombat" in json.dumps([episode.task, episode.steps, episode.instructions]), (
+            assert "wombat" in repr([episode.task, episode.steps, episode.instructions]), (
                 path,
                 text[: place.start()],
             )
@@ -110,8 +111,8 @@ LEFT_OUT = {
     "openai_tool_calls": {"system messages": 1, "lists of tools": 1},
     "llamafactory_sharegpt": {"system messages": 1, "lists of tools": 1},
     "llamafactory_alpaca": {"system messages": 1},
-    "webshop": {"instructions that the agent says it has understood": 1},
-    "verl_agent_later": {"prompts' words on the format of the response": 1},
+    "webshop": {"instructions that the agent acknowledges": 1},
+    "verl_agent_later": {"the prompt's description of the response format": 1},
     "hermes": {"system messages": 1, "lists of tools": 1, "the field 'category'": 1},
     "qwen_tool_call": {},
     "wordle": {},
@@ -175,12 +176,12 @@ def test_environments_and_trained_steps_of_public_rows(tmp_path):
 
 
 def test_tool_calls_are_read_back_from_their_action():
-    called = episode_of(OPENAI)[0].steps[0]["action"]
+    called = episode_of(OPENAI)[0].steps[0].action
     functions = [call["function"] for call in OPENAI["messages"][2]["tool_calls"]]
     assert json.loads(called) == [
         {"name": each["name"], "arguments": json.loads(each["arguments"])} for each in functions
     ]
-    assert json.loads(episode_of(HERMES)[0].steps[0]["action"]) == {
+    assert json.loads(episode_of(HERMES)[0].steps[0].action) == {
         "name": "get_weather",
         "arguments": {"city": "Oslo"},
     }
@@ -193,7 +194,7 @@ def test_tool_calls_are_read_back_from_their_action():
             legacy,
         ]
     }
-    assert [step["action"] for step in episode_of(row)[0].steps] == [
+    assert [step.action for step in episode_of(row)[0].steps] == [
         '{"name": "f", "arguments": {}}'
     ] * 2
     single_quoted = HERMES | {"conversations": copy.deepcopy(HERMES["conversations"])}
@@ -201,14 +202,13 @@ def test_tool_calls_are_read_back_from_their_action():
         "<tool_call>\n{'name': 'f', 'arguments': {'on': True}}\n</tool_call>"
     )
     assert (
-        episode_of(single_quoted)[0].steps[0]["action"]
-        == '{"name": "f", "arguments": {"on": true}}'
+        episode_of(single_quoted)[0].steps[0].action == '{"name": "f", "arguments": {"on": true}}'
     )
     at_once = copy.deepcopy(HERMES)
     at_once["conversations"][2]["value"] = (
         '<tool_call>[{"name": "f", "arguments": {}}]</tool_call>\n<tool_call>{"name": "g", "arguments": {}}</tool_call>'
     )
-    assert [call["name"] for call in json.loads(episode_of(at_once)[0].steps[0]["action"])] == [
+    assert [call["name"] for call in json.loads(episode_of(at_once)[0].steps[0].action)] == [
         "f",
         "g",
     ]
@@ -284,7 +284,7 @@ def _one(first=FIRST, response="Thought: hm\nAction: look", **more):
 )
 def test_a_task_is_read_where_it_is_named_and_whole(first, task, observation):
     made, step = _one(first)
-    assert (made, step["observation"]) == (task, observation)
+    assert (made, step.observation) == (task, observation)
 
 
 @pytest.mark.parametrize(
@@ -301,8 +301,8 @@ def test_a_task_is_read_where_it_is_named_and_whole(first, task, observation):
 )
 def test_available_actions_are_told_apart_or_stay_in_the_observation(line, commands):
     _, step = _one(f"{FIRST}\nAVAILABLE ACTIONS: {line}")
-    assert step["admissible_commands"] == (commands or [])
-    assert step["observation"] == "You are in a room." + (
+    assert step.admissible_commands == tuple(commands or ())
+    assert step.observation == "You are in a room." + (
         "" if commands else f"\nAVAILABLE ACTIONS: {line}"
     )
 
@@ -321,19 +321,19 @@ def test_available_actions_are_told_apart_or_stay_in_the_observation(line, comma
 )
 def test_a_response_keeps_its_text(response, thought, action):
     _, step = _one(response=response)
-    assert (step["thought"], step["action"]) == (thought, action)
+    assert (step.thought, step.action) == (thought, action)
 
 
 def test_results_come_in_the_order_of_the_calls_or_as_they_stand():
     unnamed = changed_call(m3={"tool_call_id": None}, m4={"tool_call_id": None})
-    assert [episode_of(row)[0].steps[1]["observation"] for row in (OPENAI, unnamed)] == [
+    assert [episode_of(row)[0].steps[1].observation for row in (OPENAI, unnamed)] == [
         '{"celsius": 24}\n{"celsius": 31.5}',
         '{"celsius": 31.5}\n{"celsius": 24}',
     ]
     together = copy.deepcopy(OPENAI)
     del together["messages"][3]
     together["messages"][3]["tool_call_id"] = None
-    assert episode_of(together)[0].steps[1]["observation"] == '{"celsius": 24}', (
+    assert episode_of(together)[0].steps[1].observation == '{"celsius": 24}', (
         "one message may hold all results"
     )
 
@@ -344,7 +344,7 @@ def test_an_agent_that_calls_tools_may_answer_ok():
         {"role": "assistant", "content": "OK."},
         {"role": "user", "content": "Your task is to: compare them."},
     ]
-    steps = [[step["action"] for step in episode_of(row)[0].steps] for row in (OPENAI, told)]
+    steps = [[step.action for step in episode_of(row)[0].steps] for row in (OPENAI, told)]
     assert steps[1] == ["OK.", *steps[0]]
 
 
@@ -356,7 +356,7 @@ def test_a_thought_in_a_field_of_its_own_is_kept():
             "content": "<action>open drawer 1</action>",
         }
         episode, _, _ = episode_of({"messages": [{"role": "user", "content": FIRST}, answer]})
-        assert [(step["thought"], step["action"]) for step in episode.steps] == [
+        assert [(step.thought, step.action) for step in episode.steps] == [
             ("in there?", "open drawer 1")
         ]
 
@@ -384,7 +384,7 @@ def test_a_verl_step_may_be_untrained():
         ]
     }
     episode, layout, _ = episode_of(row)
-    assert layout == "verl-agent" and [step["trained"] for step in episode.steps] == [False]
+    assert layout == "verl-agent" and [step.trained for step in episode.steps] == [False]
 
 
 @pytest.mark.parametrize("folder", ["", "train/", "json_2.1.1/train/", "data\\json_2.1.1\\train\\"])
@@ -412,7 +412,7 @@ def test_flags_say_what_is_trained_on():
                 {"role": "assistant", "content": "Action: look"} | flag,
             )
         ]
-        assert [step["trained"] for step in episode_of({"messages": turns})[0].steps] == [
+        assert [step.trained for step in episode_of({"messages": turns})[0].steps] == [
             False,
             False,
             True,
@@ -435,8 +435,8 @@ def test_a_layout_that_is_named_is_read_so():
         "response": "Action: look",
         **messages(LOOK | {"content": "Action: wait"}),
     }
-    assert episode_of(row, "messages")[0].steps[0]["action"] == "wait"
-    assert episode_of(row, "prompt-response")[0].steps[0]["action"] == "look"
+    assert episode_of(row, "messages")[0].steps[0].action == "wait"
+    assert episode_of(row, "prompt-response")[0].steps[0].action == "look"
     assert [episode_of(FACTORY, name)[1] for name in ("sharegpt", "agentgym", "eto", "auto")] == [
         "sharegpt",
         "agentgym",

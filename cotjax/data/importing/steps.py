@@ -1,23 +1,29 @@
-"""Turns -> an episode: the task, and what the agent saw, thought and did at each step."""
+"""Messages -> an episode: the task, and the observation, thought and action of every step."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
 
+from cotjax.data.importing.messages import Message
 from cotjax.data.importing.responses import acts, split_response
 from cotjax.data.importing.tasks import names_task, split_commands, split_task
-from cotjax.data.importing.turns import Episode, Turn, Unmapped
+from cotjax.data.importing.unmapped import Unmapped
+from cotjax.data.trajectories import Step
 
 IMPORTED_BEFORE = "imported, before the action"
 
-INSTRUCTION = "instructions that the agent says it has understood"
+ACKNOWLEDGED = "instructions that the agent acknowledges"
 
 _OBSERVATION = re.compile(r"^\s*Observation[ \t]*:[ \t]*", re.I)
-# What agents of public sets answer to the instruction, end to end. Anything else may be a step.
+# How agents of public sets acknowledge the instruction. Any other answer may be a step.
 _OK = re.compile(
     r"""\s*(?:
     (?:ok(?:ay)?|sure|understood|got\ it)[.!]?
-    |(?:ok(?:ay)?[.,!]?\s+)?I(?:['’]ll|\ will)\ follow\ your\ instructions(?:\ and\ try\ my\ best[^\n:;]{0,40})?[.!]?
+    |(?:ok(?:ay)?[.,!]?\s+)?I(?:['’]ll|\ will)\ follow\ your\ instructions
+        (?:\ and\ try\ my\ best[^\n:;]{0,40})?[.!]?
     |(?:ok(?:ay)?[.,!]?\s+)?I(?:['’]ve|\ have)?\ underst(?:and|ood)
         (?:\ (?:the|your)\ (?:task|rules?|instructions?))?(?:,\ start\ please)?[.!]?
     )\s*""",
@@ -25,92 +31,138 @@ _OK = re.compile(
 )
 
 
-def as_episode(turns: list[Turn]) -> Episode:
-    """Return the episode that turns make. Raises Unmapped."""
-    systems = next(
-        (number for number, turn in enumerate(turns) if turn.who != "system"), len(turns)
+@dataclass(frozen=True)
+class Episode:
+    """The task and steps of a row.
+
+    instructions: (kind, text) of what the row says before the task; prompts have no place for it
+    left_out: the kinds of other content that has no place in a trajectory
+    """
+
+    task: str
+    steps: list[Step]
+    instructions: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Exchange:
+    """What the agent is told, and what it answers: one step."""
+
+    told: str
+    answer: Message
+
+
+def imported_step(
+    observation: str,
+    thought: str | None,
+    action: str,
+    commands: Sequence[str] = (),
+    trained: bool = True,
+) -> Step:
+    """Return a step with the provenance of an imported thought."""
+    return Step(
+        observation=observation.strip("\n").rstrip(),
+        thought=thought,
+        action=action,
+        provenance=None if thought is None else IMPORTED_BEFORE,
+        admissible_commands=tuple(commands),
+        trained=trained,
     )
-    instructions = [("system messages", turn.text) for turn in turns[:systems]]
-    turns = turns[systems:]
-    if any(turn.who == "system" for turn in turns):
-        raise Unmapped("a system message stands in the middle of the conversation")
-    last = max((number for number, turn in enumerate(turns) if turn.who == "agent"), default=-1)
-    if last < 0:
+
+
+def as_episode(messages: list[Message]) -> Episode:
+    """Return the episode of a conversation. Raises Unmapped."""
+    instructions, messages = _without_system(messages)
+    spoken = [number for number, message in enumerate(messages) if message.speaker == "agent"]
+    if not spoken:
         raise Unmapped("the agent never speaks")
-    left_out = ["observations after the last action"] * (last + 1 < len(turns))
-    tools = any(turn.call is not None for turn in turns)
-    exchanges = _exchanges(turns[: last + 1], tools)
-    first = exchanges[0][0]
-    if not tools and len(exchanges) > 1 and _acknowledges(exchanges[0][1], first, exchanges[1][0]):
-        exchanges = exchanges[1:]
-        if names_task(exchanges[0][0]):
-            instructions.append((INSTRUCTION, first))
-            first = exchanges[0][0]
-        else:  # the instruction names the task, and may show the agent more: both are the first observation
-            first = f"{first.rstrip()}\n{exchanges[0][0]}"
-    task, first = split_task(first, tools)
-    steps = []
-    for number, (text, turn) in enumerate(exchanges):
-        observation, commands = split_commands(text if number else first)
-        thought, action = split_response(turn, f"step {number}", tools)
-        steps.append(
-            {
-                "observation": _OBSERVATION.sub("", observation, count=1).strip("\n").rstrip(),
-                "thought": thought,
-                "action": action,
-                "provenance": IMPORTED_BEFORE if thought is not None else None,
-                "admissible_commands": commands,
-                "trained": turn.trained,
-            }
-        )
+    left_out = []
+    if spoken[-1] + 1 < len(messages):
+        left_out.append("observations after the last action")
+    tools = any(message.call is not None for message in messages)
+    exchanges = _exchanges(messages[: spoken[-1] + 1], tools)
+    if not tools and len(exchanges) > 1 and _acknowledges(exchanges[0], exchanges[1].told):
+        first, second = exchanges[0].told, exchanges[1]
+        if names_task(second.told):
+            instructions.append((ACKNOWLEDGED, first))
+        else:
+            # The instruction names the task, and may show the agent more: it belongs to the first
+            # observation.
+            second = replace(second, told=f"{first.rstrip()}\n{second.told}")
+        exchanges = [second, *exchanges[2:]]
+    task, observation = split_task(exchanges[0].told, tools)
+    exchanges[0] = replace(exchanges[0], told=observation)
+    steps = [_step(exchange, number, tools) for number, exchange in enumerate(exchanges)]
     return Episode(task, steps, instructions, left_out)
 
 
-def _exchanges(turns: list[Turn], tools: bool) -> list[tuple[str, Turn]]:
-    """(what the agent is told, what it answers), one a step. Raises Unmapped."""
-    made: list[tuple[str, Turn]] = []
-    told: list[Turn] = []
-    for number, turn in enumerate(turns):
-        if turn.who != "agent":
-            told.append(turn)
+def _without_system(messages: list[Message]) -> tuple[list[tuple[str, str]], list[Message]]:
+    """Return (the system messages at the beginning as instructions, the other messages)."""
+    count = 0
+    while count < len(messages) and messages[count].speaker == "system":
+        count += 1
+    if any(message.speaker == "system" for message in messages[count:]):
+        raise Unmapped("a system message in the middle of the conversation")
+    return [("system messages", message.text) for message in messages[:count]], messages[count:]
+
+
+def _step(exchange: _Exchange, number: int, tools: bool) -> Step:
+    observation, commands = split_commands(exchange.told)
+    thought, action = split_response(exchange.answer, f"step {number}", tools)
+    observation = _OBSERVATION.sub("", observation, count=1)
+    return imported_step(observation, thought, action, commands, exchange.answer.trained)
+
+
+def _exchanges(messages: list[Message], tools: bool) -> list[_Exchange]:
+    """Group the messages into exchanges. Raises Unmapped."""
+    exchanges: list[_Exchange] = []
+    told: list[Message] = []
+    for number, message in enumerate(messages):
+        if message.speaker != "agent":
+            told.append(message)
             continue
-        before = made[-1][1] if made else None
-        if (
-            not told
-            or {other.who for other in told} == {"user", "result"}
-            or (len(told) > 1 and told[0].who == "user")
-        ):
-            raise Unmapped(
-                "user and agent do not take turns",
-                f"turn {number if not told else number - len(told) + 1}",
-            )
+        before = exchanges[-1].answer if exchanges else None
+        speakers = {other.speaker for other in told}
+        if not told or len(speakers) > 1 or (len(told) > 1 and speakers == {"user"}):
+            place = number - len(told) + 1 if told else number
+            raise Unmapped("user and agent do not take turns", f"turn {place}")
         if before is not None and before.call is not None:
-            told = _answers(told, before, f"turn {number}")
-        elif told[0].who == "result" and (before is None or tools or len(told) > 1):
+            told = _in_order_of_calls(told, before, f"turn {number}")
+        elif speakers == {"result"} and (before is None or tools or len(told) > 1):
             raise Unmapped("a tool's result answers no call", f"turn {number - len(told)}")
-        made.append(("\n".join(other.text for other in told), turn))
+        exchanges.append(_Exchange("\n".join(other.text for other in told), message))
         told = []
-    return made
+    return exchanges
 
 
-def _answers(results: list[Turn], caller: Turn, where: str) -> list[Turn]:
-    """The results of a message's calls, in the order of the calls."""
-    if results[0].who != "result":
+def _in_order_of_calls(results: list[Message], caller: Message, where: str) -> list[Message]:
+    """Return the results of a message's calls, in the order of the calls."""
+    if results[0].speaker != "result":
         raise Unmapped("a tool call has no result", where)
-    found = [name for result in results for name in result.ids]
-    if None not in found and None not in caller.ids and len(found) == len(results) and caller.ids:
-        if sorted(found) != sorted(caller.ids):
-            raise Unmapped("the tools' results are not those of the calls before", where)
-        return sorted(results, key=lambda result: caller.ids.index(result.ids[0]))
+    named = [id for result in results for id in result.ids if id is not None]
+    called = [id for id in caller.ids if id is not None]
+    if called and len(called) == len(caller.ids) and len(named) == len(results):
+        if sorted(named) != sorted(called):
+            raise Unmapped("the tools' results do not match the calls before", where)
+        places = [called.index(id) for id in named]
+        return [
+            result for _, result in sorted(zip(places, results, strict=True), key=itemgetter(0))
+        ]
     if len(results) not in (1, len(caller.ids)):
-        raise Unmapped("the tools' results are not those of the calls before", where)
+        raise Unmapped("the tools' results do not match the calls before", where)
     return results
 
 
-def _acknowledges(turn: Turn, told: str, following: str) -> bool:
-    """Whether the agent only says that it has understood, before the first observation."""
-    if turn.thought or acts(turn.text):
+def _acknowledges(exchange: _Exchange, following: str) -> bool:
+    """Return whether the agent only acknowledges its instruction, before the first observation.
+
+    Args:
+      following: what the agent is told next.
+    """
+    answer, told = exchange.answer, exchange.told
+    if answer.thought or acts(answer.text):
         return False
-    if _OK.fullmatch(turn.text):
+    if _OK.fullmatch(answer.text):
         return names_task(following) or names_task(told)
-    return not turn.trained and names_task(following) and not names_task(told)
+    return not answer.trained and names_task(following) and not names_task(told)

@@ -1,10 +1,10 @@
-"""Tool calls as action text, in one form: the JSON of the call, as it stands in the file.
+"""Tool calls as the text of an action: the JSON of the call, as it is in the file.
 
     one call         {"name": "get_weather", "arguments": {"city": "Paris"}}
-    several at once  [{"name": …, "arguments": …}, {"name": …, "arguments": …}]
+    several calls    [{"name": …, "arguments": …}, {"name": …, "arguments": …}]
 
 Text that is JSON in the row (between <tool_call> tags, the value of a function_call, an `arguments`
-string) is kept character for character, so `json.loads` gives the calls back.
+string) is kept character by character, so `json.loads` returns the calls.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import re
 from typing import Any
 
-from cotjax.data.importing.turns import Unmapped
+from cotjax.data.importing.unmapped import Unmapped
 from cotjax.data.json_text import decode
 
 _TAGGED = re.compile(r"<tool_call>(.*?)</tool_call>", re.S)
@@ -27,57 +27,61 @@ def call_action(calls: Any, where: str) -> tuple[str, tuple[str | None, ...]]:
     calls = [calls] if isinstance(calls, dict) else calls
     if not isinstance(calls, list):
         raise Unmapped(_NO_CALL, where)
-    return _joined([_call_text(call, where) for call in calls]), tuple(
-        _id_of(call) for call in calls
-    )
+    action = _joined([_call_text(call, where) for call in calls])
+    return action, tuple(_id_of(call) for call in calls)
 
 
 def written_action(text: str, where: str) -> str:
-    """Return the action of a call that is written as text. Raises Unmapped."""
+    """Return the action of a call that is given as text. Raises Unmapped."""
     text = text.strip()
     try:
-        called = decode(text)
+        calls = decode(text)
     except ValueError:
         try:
-            called = ast.literal_eval(text)  # {'name': …}, as many Hermes rows have it
-            text = json.dumps(called, ensure_ascii=False)
+            calls = ast.literal_eval(text)  # {'name': …}: many Hermes rows are Python literals
+            text = json.dumps(calls, ensure_ascii=False)
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             raise Unmapped(_NO_CALL, where) from None
-    if not all(map(_is_call, called if isinstance(called, list) and called else [called])):
+    if not _are_calls(calls):
         raise Unmapped(_NO_CALL, where)
     return text
 
 
 def tagged_action(text: str, where: str) -> tuple[str, str | None, int]:
-    """Return (text before, action or None, number of calls) of text with <tool_call> tags. Raises Unmapped."""
-    found = list(_TAGGED.finditer(text))
-    if not found:
+    """Split text with <tool_call> tags.
+
+    Return (the text before the calls, the action or None, the number of calls). Raises Unmapped.
+    """
+    tagged = list(_TAGGED.finditer(text))
+    if not tagged:
         if "<tool_call>" in text or "</tool_call>" in text:
             raise Unmapped("a <tool_call> is not closed", where)
         return text, None, 0
-    before, after = text[: found[0].start()], _TAGGED.sub("", text[found[0].start() :])
-    if after.strip():
-        raise Unmapped("text stands behind or between the tool calls", where)
-    return before, _joined([written_action(call[1], where) for call in found]), len(found)
+    start = tagged[0].start()
+    if _TAGGED.sub("", text[start:]).strip():
+        raise Unmapped("text after or between the tool calls", where)
+    return text[:start], _joined([written_action(call[1], where) for call in tagged]), len(tagged)
 
 
 def result_text(text: str) -> str | None:
-    """Return what stands in <tool_response> tags; None where the text is anything else too."""
-    found = list(_RESULT.finditer(text))
-    return (
-        None
-        if not found or _RESULT.sub("", text).strip()
-        else "\n".join(result[1] for result in found)
-    )
+    """Return the content of <tool_response> tags; None where there is other text too, or no tag."""
+    results = list(_RESULT.finditer(text))
+    if not results or _RESULT.sub("", text).strip():
+        return None
+    return "\n".join(result[1] for result in results)
 
 
 def is_call(text: str) -> bool:
     """Return whether `text` reads as the action of a tool call."""
     try:
-        called = decode(text)
+        return _are_calls(decode(text))
     except ValueError:
         return False
-    return all(map(_is_call, called)) if isinstance(called, list) and called else _is_call(called)
+
+
+def _are_calls(calls: Any) -> bool:
+    """Return whether a JSON value is a call, or a list of calls."""
+    return all(map(_is_call, calls)) if isinstance(calls, list) and calls else _is_call(calls)
 
 
 def _call_text(call: Any, where: str) -> str:
@@ -85,12 +89,10 @@ def _call_text(call: Any, where: str) -> str:
         function = call.get("function", call)
         if _is_call(function) and "arguments" in function:
             arguments = function["arguments"]
-            text = (
-                arguments
-                if isinstance(arguments, str)
-                else json.dumps(arguments, ensure_ascii=False)
-            )
-            return f'{{"name": {json.dumps(function["name"], ensure_ascii=False)}, "arguments": {text.strip()}}}'
+            if not isinstance(arguments, str):
+                arguments = json.dumps(arguments, ensure_ascii=False)
+            name = json.dumps(function["name"], ensure_ascii=False)
+            return f'{{"name": {name}, "arguments": {arguments.strip()}}}'
     raise Unmapped(_NO_CALL, where)
 
 
@@ -105,8 +107,8 @@ def _is_call(call: Any) -> bool:
 
 
 def _id_of(call: Any) -> str | None:
-    found = call.get("id") if isinstance(call, dict) else None
-    return found if isinstance(found, str) else None
+    id = call.get("id") if isinstance(call, dict) else None
+    return id if isinstance(id, str) else None
 
 
 def _joined(texts: list[str]) -> str:
