@@ -24,6 +24,7 @@ from cotjax.envs.base import TASK_TYPES
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import init_params
 from cotjax.model.sharding import batch_sharding, make_mesh
+from cotjax.objectives.supervised import make_objective
 from cotjax.rollout.collect import collect
 from cotjax.train.optim import configured
 from cotjax.train.step import init_state, make_train_step
@@ -139,7 +140,8 @@ def _train_step(batch: dict[str, np.ndarray]) -> tuple[Callable[[], None], tuple
     _, optimizer = configured(settings)
     with jax.set_mesh(mesh):
         state = init_state(config, optimizer, init_params(config, jax.random.key(0), mesh), mesh)
-        train_step = make_train_step(config, optimizer, state.params, mesh, remat=settings.remat)
+        objective = make_objective(config, mesh, remat=settings.remat)
+        train_step = make_train_step(config, optimizer, state.params, mesh, objective)
 
     def step() -> None:
         nonlocal state

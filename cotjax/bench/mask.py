@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cotjax.assets import BASE_FOLDER
-from cotjax.masking import UNITS, Dropping, Role, target_weights, targets
+from cotjax.masking import UNITS, Dropping, Role, target_weights, targets, token_sum
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import init_params
@@ -77,10 +77,10 @@ def _loss(
     hidden = decoder.hidden_states(
         config, params, ids, positions, rows["segment_ids"], jnp.zeros_like(ids), remat="block"
     )
-    losses, weights = masked_cross_entropy(
-        decoder.logits(config, params, hidden), targets(ids), _mask(**rows)
-    )
-    return losses.sum() / weights.sum()
+    weights = _mask(**rows)
+    losses = masked_cross_entropy(decoder.logits(config, params, hidden), targets(ids), weights > 0)
+    total, weight = token_sum(losses, weights)
+    return total / weight
 
 
 def _rows(shape: tuple[int, int]) -> dict[str, np.ndarray]:

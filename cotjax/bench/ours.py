@@ -27,6 +27,7 @@ from cotjax.masking import Role, targets
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import init_params
 from cotjax.model.sharding import batch_sharding, make_mesh, split_cpu, whole_slots
+from cotjax.objectives.supervised import make_objective
 from cotjax.rollout.elicitation import Elicitation
 from cotjax.rollout.loop import play
 from cotjax.rollout.record import Episode
@@ -57,15 +58,8 @@ class CotjaxTrain(TrainTask):
             if job.weights:
                 save_hf(job.weights, config, params)
             self._state = init_state(config, optimizer, params, self._mesh)
-            step = make_train_step(
-                config,
-                optimizer,
-                params,
-                self._mesh,
-                remat=job.remat,
-                accumulate=job.accumulate,
-                scan=job.scan,
-            )
+            objective = make_objective(config, self._mesh, remat=job.remat, scan=job.scan)
+            step = make_train_step(config, optimizer, params, self._mesh, objective, job.accumulate)
         self._batch = jax.device_put(_batch(job.ids()), batch_sharding(self._mesh))
         self._step = compiled(step, self._state, self._batch, self._mesh)
 

@@ -20,15 +20,16 @@ from ml_collections import ConfigDict
 from cotjax.errors import CotjaxError
 from cotjax.model.config import ModelConfig
 from cotjax.model.flops import train_flops
-from cotjax.model.kernels import kernel_for
 from cotjax.model.sharding import batch_parts, whole_slots
+from cotjax.objectives.objective import Objective
+from cotjax.objectives.supervised import make_objective
 from cotjax.plan.collectives import Collective, collectives
 from cotjax.sample.buckets import read_buckets
 from cotjax.sample.programs import Programs
 from cotjax.sample.vocabulary import stop_table
 from cotjax.train.main import check_batch
 from cotjax.train.optim import configured
-from cotjax.train.step import abstract_batch, abstract_state, loss_sums, make_train_step
+from cotjax.train.step import abstract_batch, abstract_state, make_train_step
 
 # The pass of the compiler after which its text shows every collective once, and as one operation.
 _PASS = "all-reduce-combiner"
@@ -72,24 +73,20 @@ def train_program(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program
         abstract_state(model, optimizer, mesh),
         abstract_batch(settings.batch, settings.row_length, mesh),
     )
-    kernel = kernel_for(model, mesh, settings.attention)
-    how = {
-        "remat": settings.remat,
-        "normalizer": config.masking.normalizer,
-        "scan": settings.scan_layers,
-        "kernel": kernel,
-    }
-    step = make_train_step(
-        model, optimizer, state.params, mesh, accumulate=settings.accumulate, **how
+    objective = make_objective(
+        model,
+        mesh,
+        normalizer=config.masking.normalizer,
+        remat=settings.remat,
+        scan=settings.scan_layers,
+        kernel=settings.attention,
     )
+    step = make_train_step(model, optimizer, state.params, mesh, objective, settings.accumulate)
     compiled = _compile("train step", partial(step.lower, state, batch), mesh)
     if isinstance(compiled, DoesNotFit):
         return compiled
     program, seconds, exchanged = compiled
-    kept = (
-        _kept_bytes(partial(loss_sums, model, **how), state.params, settings.row_length)
-        * settings.batch
-    )
+    kept = _kept_bytes(objective, state.params, settings.row_length) * settings.batch
     kept /= settings.accumulate * batch_parts(mesh)
     peak = _peak(program)
     parts = {
@@ -204,16 +201,14 @@ def _bytes_a_device(tree: Any) -> int:
     )
 
 
-def _kept_bytes(sums: Callable[..., Any], params: Any, length: int) -> float:
+def _kept_bytes(objective: Objective, params: Any, length: int) -> float:
     """Bytes that the forward pass keeps for the backward pass, for each row: what more is kept for three rows than for two."""
 
     def kept(rows: int) -> int:
-        forward = partial(jax.vjp, has_aux=True)
-        _, pull, _ = jax.eval_shape(
-            lambda params, batch: forward(lambda p: sums(p, batch), params),
-            params,
-            abstract_batch(rows, length),
-        )
+        def pull_of(params: Any, batch: dict) -> Any:
+            return jax.vjp(lambda p: objective(p, batch)["loss"][0], params)[1]
+
+        pull = jax.eval_shape(pull_of, params, abstract_batch(rows, length))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pull))
 
     return kept(3) - kept(2)

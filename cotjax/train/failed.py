@@ -18,13 +18,12 @@ from jax.sharding import Mesh
 
 from cotjax.errors import DataError
 from cotjax.masking import Role
-from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import join_params, split_params
 from cotjax.model.sharding import batch_sharding
-from cotjax.objectives.cross_entropy import supervised_cross_entropy
+from cotjax.objectives.supervised import supervised, token_losses
 from cotjax.runtime.files import write_whole
-from cotjax.train.step import BATCH_FIELDS, loss_sums
+from cotjax.train.step import BATCH_FIELDS
 
 
 def keep_failed(folder: Path, step: int, batch: dict[str, np.ndarray], about: dict) -> Path:
@@ -76,17 +75,11 @@ def examine(
     trained, frozen = split_params(model, params)
 
     def sums(trained: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
-        total, aux = loss_sums(
-            model, join_params(model, trained, frozen), batch, "block", normalizer
-        )
-        return total, aux["weight"]
+        params = join_params(model, trained, frozen)
+        return supervised(model, params, batch, normalizer=normalizer, remat="block")["loss"]
 
     def by_token(params: dict, batch: dict) -> jax.Array:
-        rows = (batch[name] for name in ("ids", "positions", "segment_ids", "branches"))
-        hidden_BTD = decoder.hidden_states(model, params, *rows, remat="block")
-        return supervised_cross_entropy(
-            hidden_BTD, decoder.output_weight(model, params), batch["targets"], batch["weights"]
-        )
+        return token_losses(model, params, batch, remat="block") * batch["weights"]
 
     batch = jax.device_put(batch, batch_sharding(mesh))
     with jax.set_mesh(mesh):

@@ -18,6 +18,7 @@ from cotjax.model.config import ModelConfig
 from cotjax.model.kernels import KERNELS
 from cotjax.model.layers import REMAT
 from cotjax.model.sharding import batch_parts, batch_sharding, make_mesh
+from cotjax.objectives.supervised import make_objective
 from cotjax.runtime import distributed
 from cotjax.runtime.arrays import global_batch, local_rows
 from cotjax.runtime.provenance import git_revision, package_versions
@@ -153,14 +154,13 @@ def train(
     with jax.set_mesh(mesh):
         state = init_state(model, optimizer, make_params(mesh), mesh)
         layers = {"scan": settings.scan_layers, "kernel": settings.attention}
-        how = {
-            "remat": settings.remat,
-            "normalizer": masking.normalizer,
-            "accumulate": settings.accumulate,
-            **layers,
-        }
-        train_step = make_train_step(model, optimizer, state.params, mesh, **how)
-        probe = make_probe(model, mesh, **how)
+        objective = make_objective(
+            model, mesh, normalizer=masking.normalizer, remat=settings.remat, **layers
+        )
+        train_step = make_train_step(
+            model, optimizer, state.params, mesh, objective, settings.accumulate
+        )
+        probe = make_probe(model, mesh, objective, settings.accumulate)
 
     # ---- data: each process reads the rows that its devices hold
     dropping = masking.dropping()

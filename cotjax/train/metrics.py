@@ -94,13 +94,12 @@ def as_row(step: int, metrics: dict, *, learning_rate: float, positions: int) ->
       DataError: the loss or the gradient's norm is not finite.
     """
     loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
-    weights = np.asarray(metrics["weight_by_role"])
+    losses, weights = (np.asarray(totals) for totals in metrics["by_role"])
     for name, value in (("loss", loss), ("gradient's norm", norm)):
         if not math.isfinite(value):
             raise DataError(
                 f"step {step}: the {name} is {value}; lower train.learning_rate or look at the data of this step"
             )
-    losses = np.asarray(metrics["loss_by_role"])
     tokens = int(metrics["tokens"])
     return {
         "step": step,

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import optax
 
 from cotjax.errors import UsageError
+from cotjax.masking import token_sum
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
 from cotjax.objectives.supervised import masked_cross_entropy
@@ -97,11 +98,10 @@ def _make_update(config: ModelConfig, optimizer: optax.GradientTransformation, l
             config, params, decoder.hidden_states(config, params, ids_BT, positions, one, trunk)
         )[:, :-1]
         targets, told = ids_BT[:, 1:], told_BT[:, 1:]
-        losses, weights = masked_cross_entropy(
-            logits_BTV, targets, jnp.where(told, 1.0, _OTHERS_WEIGHT)
-        )
+        weights = jnp.where(told, 1.0, _OTHERS_WEIGHT)
+        total, weight = token_sum(masked_cross_entropy(logits_BTV, targets, weights > 0), weights)
         right = ((logits_BTV.argmax(-1) == targets) & told).sum() / told.sum()
-        return losses.sum() / weights.sum(), right
+        return total / weight, right
 
     def update(params, opt_state, key):
         ids_BT, told_BT = told_pairs(lesson, config.vocab_size, key)

@@ -20,11 +20,11 @@ from cotjax.data.pipeline import Masking
 from cotjax.errors import DataError
 from cotjax.masking import Role
 from cotjax.model.config import ModelConfig
-from cotjax.model.kernels import kernel_for
 from cotjax.model.params import param_shardings
 from cotjax.model.sharding import batch_sharding
+from cotjax.objectives.supervised import make_objective
 from cotjax.runtime.arrays import global_batch
-from cotjax.train.step import BATCH_FIELDS, TrainState, loss_sums
+from cotjax.train.step import BATCH_FIELDS, TrainState
 
 # Where every array of parameters has a root mean square up to this, a step neither forward nor backward can overflow: a normed activation
 # times its scale is some 1e2, a projection of it over a width of 1e4 1e6, gate times up 1e12 and its projection over 4e4 2e16, whose
@@ -56,14 +56,13 @@ def is_sound(state: TrainState, probe: Callable[[dict], tuple[Any, Any]]) -> boo
 
 def make_forward(
     config: ModelConfig, mesh: Mesh, *, scan: bool = False, kernel: str = "auto"
-) -> Callable[[dict, dict], dict]:
+) -> Callable[[dict, dict], tuple[jax.Array, jax.Array]]:
     """(params, batch) -> the (sum, weight) totals of its losses by role; compiled once, when it is first called."""
-    kernel = kernel_for(config, mesh, kernel)
+    objective = make_objective(config, mesh, scan=scan, kernel=kernel)
     places = (param_shardings(config, mesh), dict.fromkeys(BATCH_FIELDS, batch_sharding(mesh)))
 
-    def forward(params: dict, batch: dict) -> dict:
-        _, totals = loss_sums(config, params, batch, "none", scan=scan, kernel=kernel)
-        return {name: totals[name] for name in ("loss_by_role", "weight_by_role")}
+    def forward(params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
+        return objective(params, batch)["by_role"]
 
     return jax.jit(forward, in_shardings=places)
 
@@ -74,7 +73,7 @@ class HeldOut:
     def __init__(
         self,
         source: Sequence[dict],
-        forward: Callable[[dict, dict], dict],
+        forward: Callable[[dict, dict], tuple[jax.Array, jax.Array]],
         mesh: Mesh,
         settings: Any,
         masking: Masking,
@@ -100,8 +99,9 @@ class HeldOut:
             with jax.set_mesh(self._mesh):
                 found.append(jax.device_get(self._forward(params, batch)))
         # Added up in float64, so that many batches round no more than few.
-        totals = jax.tree.map(lambda *each: np.sum(each, axis=0, dtype=np.float64), *found)
-        losses, weights = totals["loss_by_role"], totals["weight_by_role"]
+        losses, weights = (
+            np.sum(each, axis=0, dtype=np.float64) for each in zip(*found, strict=True)
+        )
         if not weights.sum():
             raise DataError(
                 "no token of the held-out examples is supervised; check masking.supervised and train.eval_share"

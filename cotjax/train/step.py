@@ -12,14 +12,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cotjax.masking import Role
-from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
-from cotjax.model.kernels import kernel_for
 from cotjax.model.params import abstract_params, join_params, param_shardings, split_params
 from cotjax.model.sharding import batch_sharding
-from cotjax.objectives.cross_entropy import supervised_cross_entropy
-from cotjax.objectives.supervised import normalized, totals_by_role
+from cotjax.objectives.objective import Objective, Pairs
 from cotjax.train.optim import Mastered, apply
 
 # What a batch holds, as data.pipeline makes it: field -> dtype. All are [B, T] but those of BATCH_WIDTHS.
@@ -97,77 +93,39 @@ def abstract_batch(
     }
 
 
-def loss_sums(
-    config: ModelConfig,
-    params: dict,
-    batch: dict,
-    remat: str,
-    normalizer: str = "token_sum",
-    scan: bool = False,
-    kernel: str = "xla",
-) -> tuple[jax.Array, dict]:
-    """The sum of losses that `normalizer` divides, and, with it, its `weight` and the (sum, weight) totals over tokens by role."""
-    rows = (batch[name] for name in ("ids", "positions", "segment_ids", "branches"))
-    hidden_BTD = decoder.hidden_states(config, params, *rows, remat=remat, scan=scan, kernel=kernel)
-    weights_BT = batch["weights"]
-    losses_BT = supervised_cross_entropy(
-        hidden_BTD, decoder.output_weight(config, params), batch["targets"], weights_BT
-    )
-    total, weight = normalized(normalizer, losses_BT, batch)
-    return total, {
-        "weight": weight,
-        "loss_by_role": totals_by_role(losses_BT, batch["roles"], len(Role)),
-        "weight_by_role": totals_by_role(weights_BT, batch["roles"], len(Role)),
-    }
-
-
 def _make_gradients(
-    config: ModelConfig, *, remat: str, normalizer: str, accumulate: int, scan: bool, kernel: str
-) -> Callable[[dict, dict, dict], tuple[jax.Array, dict, dict]]:
-    """(trained, frozen, batch) -> (sum of losses, totals, gradients of that sum), as `loss_sums` gives them, all parts added up."""
+    config: ModelConfig, objective: Objective, accumulate: int
+) -> Callable[[dict, dict, dict], tuple[Pairs, dict]]:
+    """(trained, frozen, batch) -> (the objective's pairs, the gradients of its loss's sum).
 
-    def gradients(trained: dict, frozen: dict, batch: dict) -> tuple[jax.Array, dict, dict]:
-        def sums_and_grads(part: dict) -> tuple[jax.Array, dict, dict]:
-            def sums(trained: dict) -> tuple[jax.Array, dict]:
-                return loss_sums(
-                    config,
-                    join_params(config, trained, frozen),
-                    part,
-                    remat,
-                    normalizer,
-                    scan,
-                    kernel,
-                )
+    Both are summed over the `accumulate` parts of the batch.
+    """
 
-            (total, aux), grads = jax.value_and_grad(sums, has_aux=True)(trained)
-            return total, aux, grads
+    def gradients(trained: dict, frozen: dict, batch: dict) -> tuple[Pairs, dict]:
+        def pairs_and_grads(part: dict) -> tuple[Pairs, dict]:
+            def loss_sum(trained: dict) -> tuple[jax.Array, Pairs]:
+                pairs = objective(join_params(config, trained, frozen), part)
+                return pairs["loss"][0], pairs
 
-        return (
-            sums_and_grads(batch)
-            if accumulate == 1
-            else _accumulated(sums_and_grads, _parts(batch, accumulate))
-        )
+            (_, pairs), grads = jax.value_and_grad(loss_sum, has_aux=True)(trained)
+            return pairs, grads
+
+        if accumulate == 1:
+            return pairs_and_grads(batch)
+        return _accumulated(pairs_and_grads, _parts(batch, accumulate))
 
     return gradients
 
 
 def make_probe(
-    config: ModelConfig,
-    mesh: Mesh,
-    *,
-    remat: str,
-    normalizer: str = "token_sum",
-    accumulate: int = 1,
-    scan: bool = False,
-    kernel: str = "auto",
+    config: ModelConfig, mesh: Mesh, objective: Objective, accumulate: int = 1
 ) -> Callable[[dict, dict], tuple[jax.Array, jax.Array]]:
     """(params, batch) -> (sum of losses, norm of its gradient), as the train step would find them; compiled when it is first called."""
-    how = {"remat": remat, "normalizer": normalizer, "accumulate": accumulate, "scan": scan}
-    gradients = _make_gradients(config, kernel=kernel_for(config, mesh, kernel), **how)
+    gradients = _make_gradients(config, objective, accumulate)
 
     def probe(params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
-        total, _, grads = gradients(*split_params(config, params), batch)
-        return total, optax.tree.norm(optax.tree.cast(grads, jnp.float32))
+        pairs, grads = gradients(*split_params(config, params), batch)
+        return pairs["loss"][0], optax.tree.norm(optax.tree.cast(grads, jnp.float32))
 
     places = (param_shardings(config, mesh), dict.fromkeys(BATCH_FIELDS, batch_sharding(mesh)))
     return jax.jit(probe, in_shardings=places, compiler_options=_compiler_options(mesh))
@@ -178,32 +136,27 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     params: dict,
     mesh: Mesh,
-    *,
-    remat: str,
-    normalizer: str = "token_sum",
+    objective: Objective,
     accumulate: int = 1,
-    scan: bool = False,
-    kernel: str = "auto",
 ) -> Callable:
     """Compile-once train step over `mesh`; `params` gives shapes only.
 
-    `remat`, `scan` and `kernel` as in decoder.hidden_states; the kernel "auto" is the fastest that the mesh's devices have.
+    `objective`: (params, batch) -> (sum, weight) pairs, of which "loss" is minimised.
     `accumulate`: parts that the batch is worked off in.
 
-    Metrics: `loss` (nats, divided as `normalizer` says), `grad_norm` (of what is trained), `loss_by_role` and `weight_by_role`
-    (sums, [roles]), `tokens` (positions that are not padding), `seen` (what they attend to, added up), `dropped` (by
-    data.pipeline.DROPPED). A batch without supervised tokens makes a step of gradient 0.
+    Metrics: `loss` (its sum over its weight), the objective's other pairs, `grad_norm` (of what is trained), `tokens` (positions
+    that are not padding), `seen` (what they attend to, added up), `dropped` (by data.pipeline.DROPPED). A batch without
+    supervised tokens makes a step of gradient 0.
     """
     shardings = state_shardings(config, optimizer, params, mesh)
     on_batch = dict.fromkeys(BATCH_FIELDS, batch_sharding(mesh))
-    how = {"remat": remat, "normalizer": normalizer, "accumulate": accumulate, "scan": scan}
-    gradients = _make_gradients(config, kernel=kernel_for(config, mesh, kernel), **how)
+    gradients = _make_gradients(config, objective, accumulate)
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         # Only what is trained is differentiated: a frozen weight has no gradient, and its buffer goes through as it is.
         trained, frozen = split_params(config, state.params)
-        total, totals, grads = gradients(trained, frozen, batch)
-        weight = totals.pop("weight")
+        pairs, grads = gradients(trained, frozen, batch)
+        total, weight = pairs["loss"]
         weight = jnp.where(
             weight > 0, weight, 1.0
         )  # where nothing is supervised, loss and gradient are 0, not 0 / 0
@@ -215,7 +168,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, trained)
         params = join_params(config, apply(trained, updates, opt_state), frozen)
         real_BT = batch["segment_ids"] > 0
-        metrics = totals | {
+        metrics = pairs | {
             "loss": total / weight,
             "grad_norm": optax.tree.norm(grads),
             "tokens": real_BT.sum(),
@@ -249,12 +202,14 @@ def _parts(batch: dict, count: int) -> dict:
     )
 
 
-def _accumulated(sums_and_grads: Callable, parts: dict) -> tuple[jax.Array, dict, dict]:
-    """What `sums_and_grads` gives, added up over the parts, one after another."""
+def _accumulated(
+    pairs_and_grads: Callable[[dict], tuple[Pairs, dict]], parts: dict
+) -> tuple[Pairs, dict]:
+    """What `pairs_and_grads` gives, added up over the parts, one after another."""
     count = len(parts["ids"])
     first = jax.tree.map(lambda x: x[0], parts)
     nothing = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(sums_and_grads, first)
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(pairs_and_grads, first)
     )
 
     def add(carry: tuple, index: jax.Array) -> tuple[tuple, None]:
@@ -262,7 +217,7 @@ def _accumulated(sums_and_grads: Callable, parts: dict) -> tuple[jax.Array, dict
         following = jax.tree.map(
             lambda x: jax.lax.dynamic_index_in_dim(x, (index + 1) % count, keepdims=False), parts
         )
-        return (jax.tree.map(jnp.add, found, sums_and_grads(part)), following), None
+        return (jax.tree.map(jnp.add, found, pairs_and_grads(part)), following), None
 
     # The part to come is cut in the round before. Cut in its own round, XLA fuses the cutting into every use of the ids, and on a
     # CPU the attention's exponentials, which ask each pair of tokens whether it is visible, take seven times as long.

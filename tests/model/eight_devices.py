@@ -13,8 +13,8 @@ from cotjax.model.kernels import attend_by
 from cotjax.model.layers import REMAT
 from cotjax.model.params import init_params, join_params, param_shardings, split_params
 from cotjax.model.sharding import batch_sharding, make_mesh
+from cotjax.objectives.supervised import supervised
 from cotjax.sample.sampler import Sampler
-from cotjax.train.step import loss_sums
 from cotjax.weights.peft import load_peft, save_peft
 
 CONFIG = tiny.model_config(vocab_size=64, heads=8, kv_heads=8)
@@ -67,9 +67,8 @@ def forward_and_gradients(params, mesh, **how):
 
     def loss(params):
         arrays = (batch[name] for name in ("ids", "positions", "segment_ids", "branches"))
-        return loss_sums(CONFIG, params, batch, **how)[0], decoder.hidden_states(
-            CONFIG, params, *arrays, **how
-        )
+        total, _ = supervised(CONFIG, params, batch, **how)["loss"]
+        return total, decoder.hidden_states(CONFIG, params, *arrays, **how)
 
     with jax.set_mesh(mesh):
         (total, hidden_BTD), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)

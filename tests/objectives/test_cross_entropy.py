@@ -18,20 +18,20 @@ def _arrays(seed, dtype=jnp.float32):
         hidden,
         output,
         jnp.asarray(rng.integers(0, V, (B, T))),
-        jnp.asarray(rng.random((B, T)) < 0.4, jnp.float32),
+        jnp.asarray(rng.random((B, T)) < 0.4),
         rng,
     )
 
 
-def _whole(hidden, output, targets, weights):
+def _over_full_logits(hidden, output, targets, supervised):
     logits = jnp.einsum("BTD,VD->BTV", hidden, output, preferred_element_type=jnp.float32)
-    return masked_cross_entropy(logits, targets, weights)[0]
+    return masked_cross_entropy(logits, targets, supervised)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from([4, 7, 21, 64]))
-def test_losses_and_gradients_are_those_over_whole_logits(seed, chunk):
-    hidden, output, targets, weights, rng = _arrays(seed)
+def test_losses_and_gradients_are_those_over_full_logits(seed, chunk):
+    hidden, output, targets, supervised, rng = _arrays(seed)
     pull = jnp.asarray(rng.normal(size=(B, T)), jnp.float32)
 
     def of(function):
@@ -42,49 +42,51 @@ def test_losses_and_gradients_are_those_over_whole_logits(seed, chunk):
         return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(hidden, output)
 
     (_, losses), gradients = of(
-        lambda h, o: supervised_cross_entropy(h, o, targets, weights, chunk)
+        lambda h, o: supervised_cross_entropy(h, o, targets, supervised, chunk)
     )
-    (_, expected), others = of(lambda h, o: _whole(h, o, targets, weights))
+    (_, expected), others = of(lambda h, o: _over_full_logits(h, o, targets, supervised))
     np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-6)
-    assert (np.asarray(losses)[np.asarray(weights) == 0] == 0).all()
+    assert (np.asarray(losses)[~np.asarray(supervised)] == 0).all()
     for ours, theirs in zip(gradients, others, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("supervised", ["nothing", "everything", "one row"])
-def test_rows_with_nothing_and_with_everything(supervised):
+@pytest.mark.parametrize("which", ["nothing", "everything", "one row"])
+def test_rows_with_nothing_and_with_everything(which):
     hidden, output, targets, _, _ = _arrays(0)
-    weights = jnp.zeros((B, T)) if supervised == "nothing" else jnp.ones((B, T))
-    if supervised == "one row":
-        weights = weights.at[1:].set(0)
+    supervised = jnp.full((B, T), which != "nothing")
+    if which == "one row":
+        supervised = supervised.at[1:].set(False)
     np.testing.assert_allclose(
-        supervised_cross_entropy(hidden, output, targets, weights, 8),
-        _whole(hidden, output, targets, weights),
+        supervised_cross_entropy(hidden, output, targets, supervised, 8),
+        _over_full_logits(hidden, output, targets, supervised),
         rtol=1e-5,
     )
 
 
 def test_bfloat16_is_near_float32():
-    hidden, output, targets, weights, _ = _arrays(1)
+    hidden, output, targets, supervised, _ = _arrays(1)
     low = supervised_cross_entropy(
-        hidden.astype(jnp.bfloat16), output.astype(jnp.bfloat16), targets, weights, 8
+        hidden.astype(jnp.bfloat16), output.astype(jnp.bfloat16), targets, supervised, 8
     )
     assert low.dtype == jnp.float32
-    np.testing.assert_allclose(low, _whole(hidden, output, targets, weights), atol=0.1)
+    np.testing.assert_allclose(
+        low, _over_full_logits(hidden, output, targets, supervised), atol=0.1
+    )
 
 
-def test_a_large_vocabulary_never_becomes_whole_logits():
-    """8 x 4,096 positions and 151,936 ids: the compiled program's temporaries stay far below one array of logits."""
+def test_full_logits_of_a_large_vocabulary_never_exist():
+    """8 x 4,096 positions, 151,936 ids: the temporaries stay far below one array of logits."""
     shapes = [
         ((8, 4096, 64), jnp.bfloat16),
         ((151_936, 64), jnp.bfloat16),
         ((8, 4096), jnp.int32),
-        ((8, 4096), jnp.float32),
+        ((8, 4096), jnp.bool_),
     ]
     arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
 
-    def loss(hidden, output, targets, weights):
-        return supervised_cross_entropy(hidden, output, targets, weights, 64).sum()
+    def loss(hidden, output, targets, supervised):
+        return supervised_cross_entropy(hidden, output, targets, supervised, 64).sum()
 
     compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*arguments).compile()
     logits = 8 * 4096 * 151_936 * 4
@@ -93,15 +95,15 @@ def test_a_large_vocabulary_never_becomes_whole_logits():
 
 @pytest.mark.parametrize("wrong", [jnp.nan, jnp.inf])
 def test_what_is_not_finite_where_nothing_is_supervised_reaches_no_gradient(wrong):
-    """Also within a chunk that another row reaches, and where the loss's own cotangent there is not finite."""
+    """Also within a chunk that another row reaches, and where the cotangent is not finite."""
     hidden, output, targets, _, _ = _arrays(3)
-    weights = jnp.zeros((B, T)).at[0].set(1.0).at[1, 0].set(1.0)
-    here = weights[..., None] > 0
-    pull = jnp.where(weights > 0, 1.0, wrong)
+    supervised = jnp.zeros((B, T), bool).at[0].set(True).at[1, 0].set(True)
+    here = supervised[..., None]
+    pull = jnp.where(supervised, 1.0, wrong)
 
     def total(hidden, output):
         losses, back = jax.vjp(
-            lambda h, o: supervised_cross_entropy(h, o, targets, weights, 8), hidden, output
+            lambda h, o: supervised_cross_entropy(h, o, targets, supervised, 8), hidden, output
         )
         return losses, back(pull)
 
@@ -114,9 +116,11 @@ def test_what_is_not_finite_where_nothing_is_supervised_reaches_no_gradient(wron
 
 def test_logits_of_chunks_that_no_row_reaches_are_not_computed():
     hidden, output, targets, _, _ = _arrays(2)
-    weights = jnp.zeros((B, T)).at[:, :4].set(1.0)
+    supervised = jnp.zeros((B, T), bool).at[:, :4].set(True)
     poisoned = hidden.at[:, 4:].set(jnp.nan)
-    gradient = jax.grad(lambda h: supervised_cross_entropy(h, output, targets, weights, 4).sum())(
-        poisoned
-    )
+
+    def total(hidden):
+        return supervised_cross_entropy(hidden, output, targets, supervised, 4).sum()
+
+    gradient = jax.grad(total)(poisoned)
     assert np.isfinite(np.asarray(gradient)).all()

@@ -15,10 +15,11 @@ from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
 from cotjax.errors import DataError, UsageError
 from cotjax.masking import Role
 from cotjax.model.params import init_params
+from cotjax.objectives.supervised import supervised
 from cotjax.train.main import check_counts
 from cotjax.train.metrics import read_held_out, read_metrics
 from cotjax.train.soundness import LARGE, is_sound
-from cotjax.train.step import TrainState, loss_sums
+from cotjax.train.step import TrainState
 
 HELD = {"eval_every": 2, "eval_share": 0.3}
 SMALL = {"steps": 6, "save_every": 3, "batch": 4, "row_length": 96, "warmup": 1}
@@ -172,7 +173,7 @@ def test_a_held_out_loss_is_the_mean_over_tokens_of_the_checkpoints_parameters(m
         row["held_out"] for row in read_held_out(measured[0] / "metrics.jsonl") if row["step"] == 3
     ]
     params = params_at(measured[0] / "checkpoints", 3)
-    sums = jax.jit(lambda params, batch: loss_sums(MODEL, params, batch, "none")[1])
+    sums = jax.jit(lambda params, batch: supervised(MODEL, params, batch)["by_role"])
     losses, weights = np.zeros(len(Role)), np.zeros(len(Role))
     for index in range(len(held)):
         features = example_features(held[index], Masking())
@@ -183,8 +184,8 @@ def test_a_held_out_loss_is_the_mean_over_tokens_of_the_checkpoints_parameters(m
         }
         padded["segment_ids"] = (np.arange(96) < len(features["ids"])).astype(np.int32)[None]
         found = sums(params, padded)
-        losses += np.asarray(found["loss_by_role"], np.float64)
-        weights += np.asarray(found["weight_by_role"], np.float64)
+        losses += np.asarray(found[0], np.float64)
+        weights += np.asarray(found[1], np.float64)
     assert row["loss"] == pytest.approx(losses.sum() / weights.sum(), rel=1e-5)
     assert row["examples"] == len(held)
     assert row["supervised"] == {role.name: int(weights[role]) for role in Role if weights[role]}

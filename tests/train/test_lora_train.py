@@ -20,8 +20,9 @@ from jax.extend.core import jaxprs_in_params
 from cotjax.data.pipeline import Masking, batches, dropped_weights
 from cotjax.model.params import init_params, join_params, split_params
 from cotjax.model.sharding import batch_sharding, make_mesh
+from cotjax.objectives.supervised import make_objective, supervised
 from cotjax.train.metrics import read_metrics
-from cotjax.train.step import init_state, loss_sums, make_train_step
+from cotjax.train.step import init_state, make_train_step
 
 OPTIMIZER = optax.adamw(1e-2)
 
@@ -40,7 +41,13 @@ def begun(source):
         next(iter(batches(source, row_length=128, batch=8, masking=Masking(), seed=3))), 0.0
     )
     batch = jax.device_put(batch, batch_sharding(mesh))
-    return state, make_train_step(MODEL, OPTIMIZER, state.params, mesh, remat="block"), batch
+    return (
+        state,
+        make_train_step(
+            MODEL, OPTIMIZER, state.params, mesh, make_objective(MODEL, mesh, remat="block")
+        ),
+        batch,
+    )
 
 
 def test_the_optimizer_keeps_state_for_adapters_alone(begun):
@@ -73,7 +80,9 @@ def test_no_matmul_of_the_step_makes_a_frozen_weights_gradient(begun):
     assert weight not in set(results(step.trace(state, batch).jaxpr.jaxpr))
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
     whole = init_state(BASE, OPTIMIZER, init_params(BASE, jax.random.key(0)), mesh)
-    step_of_all = make_train_step(BASE, OPTIMIZER, whole.params, mesh, remat="block")
+    step_of_all = make_train_step(
+        BASE, OPTIMIZER, whole.params, mesh, make_objective(BASE, mesh, remat="block")
+    )
     assert weight in set(results(step_of_all.trace(whole, batch).jaxpr.jaxpr))
 
 
@@ -105,8 +114,8 @@ def test_the_gradient_norm_is_the_adapters(begun):
     state, step, batch = begun
 
     def loss(adapters, frozen):
-        total, aux = loss_sums(MODEL, join_params(MODEL, adapters, frozen), batch, "none")
-        return total / aux["weight"]
+        total, weight = supervised(MODEL, join_params(MODEL, adapters, frozen), batch)["loss"]
+        return total / weight
 
     expected = optax.tree.norm(jax.jit(jax.grad(loss))(*split_params(MODEL, state.params)))
     _, metrics = step(jax.tree.map(lambda x: x.copy(), state), batch)

@@ -15,6 +15,7 @@ from cotjax.data.pipeline import Masking, batches, dropped_weights
 from cotjax.model.config import LoRA
 from cotjax.model.params import abstract_params, init_params, param_shardings, split_params
 from cotjax.model.sharding import MESH_AXES, batch_sharding, make_mesh
+from cotjax.objectives.supervised import make_objective
 from cotjax.train.checkpoint import Checkpoints
 from cotjax.train.main import train
 from cotjax.train.optim import Mastered, configured, make_optimizer, needs_master
@@ -46,7 +47,7 @@ def trained(source):
         params = jax.tree.map(lambda x, model=model: jnp.asarray(x.astype(model.params_as)), first)
         state = init_state(model, optimizer, params, mesh)
         before = jax.tree.map(np.array, state)
-        step = make_train_step(model, optimizer, params, mesh, remat="none")
+        step = make_train_step(model, optimizer, params, mesh, make_objective(model, mesh))
         for _ in range(UPDATES):
             state, metrics = step(state, batch)
         assert np.isfinite(metrics["loss"])

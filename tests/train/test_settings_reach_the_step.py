@@ -9,9 +9,8 @@ from helpers.training import MODEL, make_source, params_at, run
 
 from cotjax.data.pipeline import Masking, batches, dropped_weights
 from cotjax.masking import Role
-from cotjax.model import decoder
 from cotjax.model.params import init_params
-from cotjax.objectives.cross_entropy import supervised_cross_entropy
+from cotjax.objectives.supervised import token_losses
 from cotjax.train.metrics import read_metrics
 
 SIZES = {"batch": 4, "row_length": 96}
@@ -59,14 +58,8 @@ def test_the_fraction_and_the_rate_follow_their_schedules(source, tmp_path):
 def _losses(batch):
     """[B, T] of the first parameters, times their weights."""
 
-    def losses(params, batch):
-        rows = (batch[name] for name in ("ids", "positions", "segment_ids", "branches"))
-        hidden_BTD = decoder.hidden_states(MODEL, params, *rows)
-        return supervised_cross_entropy(
-            hidden_BTD, decoder.output_weight(MODEL, params), batch["targets"], batch["weights"]
-        )
-
-    return np.asarray(jax.jit(losses)(init_params(MODEL, jax.random.key(0)), batch), np.float64)
+    losses = jax.jit(lambda params, batch: token_losses(MODEL, params, batch) * batch["weights"])
+    return np.asarray(losses(init_params(MODEL, jax.random.key(0)), batch), np.float64)
 
 
 def test_the_loss_is_divided_as_the_normalizer_says(source, tmp_path):

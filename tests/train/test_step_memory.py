@@ -5,6 +5,7 @@ import optax
 from helpers import tiny
 
 from cotjax.model.sharding import make_mesh
+from cotjax.objectives.supervised import make_objective
 from cotjax.train.optim import make_optimizer
 from cotjax.train.step import abstract_batch, abstract_state, make_train_step
 
@@ -16,7 +17,9 @@ def _temporary_bytes(remat: str) -> int:
         optax.constant_schedule(1e-3), b1=0.9, b2=0.95, weight_decay=0.1, clip_norm=0.0
     )
     state = abstract_state(config, optimizer, mesh)
-    step = make_train_step(config, optimizer, state.params, mesh, remat=remat)
+    step = make_train_step(
+        config, optimizer, state.params, mesh, make_objective(config, mesh, remat=remat)
+    )
     return step.lower(state, abstract_batch(8, 256)).compile().memory_analysis().temp_size_in_bytes
 
 
