@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import os
 import random
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import time
-import zlib
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from cotjax.envs.base import Game, Observation
-from cotjax.envs.pool.channel import Channel, GarbledError
+from cotjax.envs.pool import messages
+from cotjax.envs.pool.messages import Channel, MalformedMessageError
 from cotjax.envs.pool.pool import EnvPool, Limits
 from cotjax.errors import DataError, EnvError
 
@@ -97,7 +98,7 @@ def test_an_environment_that_fails_in_mid_episode_is_replaced_and_the_game_playe
         said = {
             signal.SIGKILL: "exit code -9",
             signal.SIGSTOP: "no answer for 1 s",
-            signal.SIGUSR1: "what is no answer",
+            signal.SIGUSR1: "malformed message",
         }[kind]
         assert len(pool.faults(0)) == 1 and said in pool.faults(0)[0] and pool.faults(1) == ()
         assert not exists(before[0]), "neither running nor a zombie"
@@ -220,21 +221,29 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_garbage_never_passes_for_a_message():
+    """Random bytes alone, and before, within and after a message; a message cut short."""
     rng = random.Random(5)
     for trial in range(300):
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            Channel(theirs).send({"number": trial})
-            frame = bytearray(ours.recv(1000))
-            place = rng.randrange(len(frame))
-            frame[place] ^= 1 << rng.randrange(8)
-            theirs.sendall(bytes(frame) if trial % 3 else rng.randbytes(rng.randrange(9, 60)))
+            Channel(theirs).send({"number": trial, "seen": {"text": "x"}})
+            line = ours.recv(1000)
+            at, garbage = rng.randrange(len(line)), rng.randbytes(rng.randrange(8, 60))
+            sent = (
+                garbage,
+                garbage + b"\n",
+                line[:at] + garbage + line[at:],
+                line[:at] + line,
+                line[at + 1 :],
+            )[trial % 5]
+            theirs.sendall(sent)
             ours.settimeout(0.2)
             channel = Channel(ours)
-            try:
-                assert list(channel.receive()) == [], "at most a frame that is still to come"
-            except GarbledError:
-                continue
+            received = []
+            with contextlib.suppress(MalformedMessageError):
+                received.extend(channel.receive())
+            # A message may be complete before the garbage begins.
+            assert received == ([json.loads(line)] if sent.startswith(line) else [])
 
 
 class Babbler:
@@ -321,16 +330,30 @@ def test_nothing_that_an_environment_says_ends_a_run(workers):
             assert pool.step({0: said})[0] == expected
 
 
-def test_a_frame_of_nested_lists_is_garbage():
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [(b"[" * 50_000, "not JSON"), (b"7", "not a JSON object"), (b"", "not JSON")],
+    ids=["nested lists", "a number", "nothing"],
+)
+def test_a_line_that_is_not_an_object_is_malformed(line, named):
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        theirs.sendall(frame(b"[" * 50_000))
-        with pytest.raises(GarbledError, match="not JSON"):
+        theirs.sendall(line + b"\n")
+        with pytest.raises(MalformedMessageError, match=named):
             list(Channel(ours).receive())
 
 
-def frame(body: bytes) -> bytes:
-    return struct.pack(">II", len(body), zlib.crc32(body)) + body
+def test_a_message_without_an_end_is_given_up(monkeypatch):
+    """A process that writes and writes costs no more memory than the longest message."""
+    monkeypatch.setattr(messages, "_LONGEST", 1000)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        channel = Channel(ours)
+        theirs.sendall(b"x" * 600)
+        assert list(channel.receive()) == []
+        theirs.sendall(b"x" * 600)
+        with pytest.raises(MalformedMessageError, match="1,200 bytes without an end"):
+            list(channel.receive())
 
 
 class Noisy(Babbler):

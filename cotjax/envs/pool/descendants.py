@@ -1,7 +1,7 @@
-"""Processes that environments start: found and ended, even when the process that started them has ended.
+"""Processes that environments start: they are found and killed, even when their parent has ended.
 
-On Linux an orphan goes to its nearest ancestor that adopts orphans, so no session and no double fork hides it. Elsewhere process
-groups must do.
+On Linux, an orphan goes to its nearest ancestor that adopts orphans, so neither a session of its
+own nor a double fork hides it. Elsewhere only process groups are killed.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_LONGEST_S = 5.0  # that a killed process may take to end
+# For killed processes to end.
+_LONGEST_S = 5.0
 _PAUSE_S = 0.002
-_WATCH_S = 0.5
+_POLL_S = 0.5
 
 
 def adopt_orphans() -> None:
@@ -33,7 +35,7 @@ def die_with(parent: int) -> None:
     """Have this process killed when its parent ends, even while it hangs or is stopped."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the call above
+        if os.getppid() != parent:  # it had ended before the call
             os._exit(1)
     else:
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
@@ -41,19 +43,20 @@ def die_with(parent: int) -> None:
 
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(_WATCH_S)
+        time.sleep(_POLL_S)
     os._exit(1)
 
 
 def children() -> set[int]:
-    """Return the ids of this process's children, zombies among them. Linux only: elsewhere the set is empty."""
-    mine = str(os.getpid())
-    found = set()
+    """Return the ids of this process's children, with zombies; none outside Linux."""
+    own_pid = str(os.getpid())
+    pids = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, IndexError):
-            if stat.read_text(errors="replace").rpartition(")")[2].split()[1] == mine:
-                found.add(int(stat.parent.name))
-    return found
+            parent_pid = stat.read_text(errors="replace").rpartition(")")[2].split()[1]
+            if parent_pid == own_pid:
+                pids.add(int(stat.parent.name))
+    return pids
 
 
 def end_group(leader: int) -> None:
@@ -63,35 +66,39 @@ def end_group(leader: int) -> None:
 
 
 def end_children(spared: Iterable[int]) -> None:
-    """Kill and reap this process's children, and theirs as they are adopted, until none but the `spared` is left."""
+    """Kill and reap all children but the `spared`, and their descendants as they are adopted."""
     limit = time.monotonic() + _LONGEST_S
-    while (left := children() - set(spared)) and time.monotonic() < limit:
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+    while (pids := children() - set(spared)) and time.monotonic() < limit:
+        _kill(pids)
         time.sleep(_PAUSE_S)
-        for pid in left:
+        for pid in pids:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
 
 
 def end_marked(variable: str, value: str) -> None:
-    """Kill every process that was started with `variable` = `value` in its environment, and those it forked. Linux only."""
+    """Kill every process started with `variable` = `value` in its environment, and its forks.
+
+    Linux only.
+    """
     mark = f"\0{variable}={value}\0".encode()
     limit = time.monotonic() + _LONGEST_S
-    while (left := _marked(mark)) and time.monotonic() < limit:
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+    while (pids := _marked(mark)) and time.monotonic() < limit:
+        _kill(pids)
         time.sleep(_PAUSE_S)
 
 
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def _marked(mark: bytes) -> set[int]:
-    found = set()
+    pids = set()
     for environ in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(
-            OSError
-        ):  # ended meanwhile, or another user's; a zombie's is empty
+        # A process may have ended, or be another user's. A zombie's environment is empty.
+        with contextlib.suppress(OSError):
             if mark in b"\0" + environ.read_bytes() + b"\0":
-                found.add(int(environ.parent.name))
-    return found - {os.getpid()}
+                pids.add(int(environ.parent.name))
+    return pids - {os.getpid()}
