@@ -1,13 +1,14 @@
-"""`cotjax bench faults`: many episodes, while environments are killed, stopped and made to speak garbage at random.
+"""`cotjax bench faults`: many episodes, while environments are killed, stopped and garbled.
 
-The rollout loop plays made games by a scripted policy, with real ALFWorld environments in processes of their own. Before each request
-a seeded draw picks some of these processes and sends them SIGKILL (a crash), SIGSTOP (a hang) or SIGUSR1, on which they write random
-bytes, or the head of a frame that never ends, into their own pipe. Afterwards:
+The rollout loop plays made games by a scripted policy, with real ALFWorld environments in processes
+of their own. Before each request, a seeded draw picks some of these processes and sends them
+SIGKILL (a crash), SIGSTOP (a hang) or SIGUSR1, on which they write random bytes, or the beginning
+of a message, into their own channel. Afterwards:
 
 * every episode has exactly one record;
-* one that the environment did not end is the same, step by step, as when it is played in peace;
-* no process and no file is left;
-* memory is where it was.
+* an episode that no environment ended equals, step by step, the one played without faults;
+* no process and no file is left behind;
+* memory has not grown.
 """
 
 from __future__ import annotations
@@ -15,20 +16,19 @@ from __future__ import annotations
 import os
 import random
 import signal
-import struct
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
-import numpy as np
 from tokenizers import Tokenizer
 
+from cotjax.bench.scripted import Observed, ScriptedPolicy
 from cotjax.data.codec import Codec
 from cotjax.data.word_tokenizer import build_word_tokenizer
 from cotjax.envs.alfworld.env import AlfworldEnv
@@ -37,7 +37,8 @@ from cotjax.envs.alfworld.words import alfworld_words
 from cotjax.envs.base import TASK_TYPES, Game, Observation
 from cotjax.envs.pool.pool import EnvPool, Limits
 from cotjax.errors import EnvError, UsageError
-from cotjax.formats import ACTION_CLOSE, CHATML, first_turn
+from cotjax.formats import CHATML, first_turn
+from cotjax.rollout.contracts import Environments
 from cotjax.rollout.elicitation import Elicitation
 from cotjax.rollout.loop import play
 from cotjax.rollout.record import (
@@ -60,13 +61,26 @@ _HEADING = Heading(
 
 @dataclass
 class Outcome:
-    """What came of it. `injected`: kind -> faults; memory in MB, of this process and of the environments' together."""
+    """What the episodes with faults came to.
+
+    Attributes:
+      episodes, records, won, steps: counts.
+      injected: faults by kind.
+      faults: those that the pool noticed.
+      recovered: episodes with a fault that ended like any other.
+      env_errors: episodes given up.
+      different: episodes that differ from the ones without faults.
+      leaked_processes, leaked_files: what was left behind.
+      memory, environments_memory: of this process and of the environments together, in MB: after a
+        tenth of the episodes, and at the end.
+      seconds: wall-clock time.
+    """
 
     episodes: int = 0
     records: int = 0
     won: int = 0
     steps: int = 0
-    injected: Counter = field(default_factory=Counter)
+    injected: Counter[str] = field(default_factory=Counter)
     faults: int = 0
     recovered: int = 0
     env_errors: int = 0
@@ -79,95 +93,140 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        whole = self.records == self.episodes and self.recovered + self.env_errors >= min(
-            1, self.injected.total()
-        )
-        return whole and not (self.different or self.leaked_processes or self.leaked_files)
+        """Whether every episode is accounted for, and nothing differs or is left behind."""
+        noticed = self.recovered + self.env_errors >= min(1, self.injected.total())
+        unwanted = self.different or self.leaked_processes or self.leaked_files
+        return self.records == self.episodes and noticed and not unwanted
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to play.
+
+    Attributes:
+      episodes, slots, max_steps: episodes, concurrent ones, steps of each.
+      rate: share of requests before which a fault is injected.
+      retries: restarts of an episode's environment.
+      seed: of the games, the actions and the faults.
+    """
+
+    episodes: int
+    slots: int = 16
+    rate: float = 0.02
+    retries: int = 2
+    max_steps: int = 12
+    seed: int = 0
 
 
 def run(
-    episodes: int,
-    *,
+    settings: Settings,
     folder: Path,
-    games: list[Game] | None = None,
-    slots: int = 16,
-    rate: float = 0.02,
-    retries: int = 2,
-    max_steps: int = 12,
-    seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Outcome:
-    """Play `episodes` episodes twice, in peace and under fire, and compare.
+    """Play all episodes twice, without and with injected faults, and compare.
 
     Args:
-      folder: for the games (made there unless given), the records and the translations.
-      rate: share of requests before which the environment is struck.
-      progress: called with (episodes done, in all), both times of play together.
+      settings: what to play.
+      folder: for the games, the records and the translations.
+      progress: called with (episodes done, in all), of both times together.
     """
-    if games is None:
-        games = make_games(folder / "games", {"train": dict.fromkeys(TASK_TYPES[:3], 2)}, seed, 1)
-    played = [
-        replace(games[number % len(games)], id=f"{games[number % len(games)].id}#{number}")
-        for number in range(episodes)
-    ]
-    factory = partial(Struck, max_steps=max_steps, cache_dir=str(folder / "pddl"), games_kept=4)
-    peace: dict[str, list] = {}
-    with EnvPool(factory, slots, slots, _LIMITS) as pool:
-        _play(
-            played,
-            pool,
-            slots,
-            max_steps,
-            seed,
-            lambda game, record: peace.__setitem__(game.id, _told(record)),
-            progress,
-            0,
-        )
-    outcome, temporary = Outcome(episodes), folder / "temporary"
-    temporary.mkdir()
-    started = time.perf_counter()
-    with _temporary_files_in(temporary), EnvPool(factory, slots, slots, _LIMITS, retries) as pool:
-        fire = Fire(pool, rate, seed, outcome.injected)
-
-        def keep(game: Game, episode: Episode) -> None:
-            path = record_path(
-                folder / "records", arm=_HEADING.arm, checkpoint=0, driver="prompt", game_id=game.id
-            )
-            write_record(path, Record.of(_HEADING, episode))
-            memory.append((_memory([os.getpid()]), _memory(set(pool.pids().values()))))
-
-        memory: list[tuple[float, float]] = []
-        _play(played, fire, slots, max_steps, seed, keep, progress, episodes)
-    outcome.seconds = time.perf_counter() - started
-    outcome.leaked_processes = sum(map(is_running, fire.met))
-    outcome.leaked_files = len(list(temporary.iterdir())) + len(list(folder.rglob("*.partial")))
-    _count(outcome, list(read_records(folder / "records")), peace)
-    outcome.memory, outcome.environments_memory = (
-        (kind[len(kind) // 10], kind[-1]) for kind in zip(*memory, strict=True)
+    made = make_games(
+        folder / "games", {"train": dict.fromkeys(TASK_TYPES[:3], 2)}, settings.seed, 1
     )
+    games = [
+        replace(game, id=f"{game.id}#{number}")
+        for number in range(settings.episodes)
+        for game in [made[number % len(made)]]
+    ]
+    factory = partial(
+        GarblingEnv, max_steps=settings.max_steps, cache_dir=str(folder / "pddl"), games_kept=4
+    )
+    slots, done = settings.slots, 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        progress(done, 2 * settings.episodes)
+
+    baseline: dict[str, list[Any]] = {}
+
+    def keep_baseline(game: Game, episode: Episode) -> None:
+        baseline[game.id] = _comparable(episode)
+        count()
+
+    with EnvPool(factory, slots, slots, _LIMITS) as pool:
+        _play(games, pool, settings, keep_baseline)
+    outcome = Outcome(settings.episodes)
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    with (
+        _temporary_files_in(temporary),
+        EnvPool(factory, slots, slots, _LIMITS, settings.retries) as pool,
+    ):
+        injector = FaultInjector(pool, settings.rate, settings.seed, outcome.injected)
+        _play_with_faults(games, pool, injector, settings, folder / "records", outcome, count)
+    outcome.leaked_processes = sum(map(is_running, injector.pids))
+    outcome.leaked_files = len(list(temporary.iterdir())) + len(list(folder.rglob("*.partial")))
+    _count(outcome, list(read_records(folder / "records")), baseline)
     return outcome
 
 
-class Fire:
-    """A pool whose processes are struck, by a seeded draw, before they are asked."""
+def _play_with_faults(
+    games: Sequence[Game],
+    pool: EnvPool,
+    injector: FaultInjector,
+    settings: Settings,
+    records: Path,
+    outcome: Outcome,
+    count: Callable[[], None],
+) -> None:
+    memory: list[tuple[float, float]] = []
 
-    def __init__(self, pool: EnvPool, rate: float, seed: int, injected: Counter):
+    def keep(game: Game, episode: Episode) -> None:
+        path = record_path(
+            records, arm=_HEADING.arm, checkpoint=0, driver="prompt", game_id=game.id
+        )
+        write_record(path, Record.of(_HEADING, episode))
+        memory.append((_memory([os.getpid()]), _memory(set(pool.pids().values()))))
+        count()
+
+    started = time.perf_counter()
+    _play(games, injector, settings, keep)
+    outcome.seconds = time.perf_counter() - started
+    outcome.memory, outcome.environments_memory = (
+        (kind[len(kind) // 10], kind[-1]) for kind in zip(*memory, strict=True)
+    )
+
+
+class FaultInjector:
+    """A pool whose processes get a signal, by a seeded draw, before they are asked.
+
+    Attributes:
+      pids: every process seen.
+    """
+
+    def __init__(self, pool: EnvPool, rate: float, seed: int, injected: Counter[str]):
         self._pool, self._rate, self._injected = pool, rate, injected
         self._random = random.Random(f"faults/{seed}")
-        self.met: set[int] = set()  # every process seen
-        self.faults = pool.faults
+        self.pids: set[int] = set()
 
     def reset(self, games: dict[int, Game]) -> dict[int, tuple[str, Observation] | EnvError]:
-        self._strike(games)
+        """Inject faults, then reset."""
+        self._inject(games)
         return self._pool.reset(games)
 
     def step(self, actions: dict[int, str]) -> dict[int, Observation | EnvError]:
-        self._strike(actions)
+        """Inject faults, then step."""
+        self._inject(actions)
         return self._pool.step(actions)
 
-    def _strike(self, slots) -> None:
+    def faults(self, slot: int) -> tuple[str, ...]:
+        """Return the faults that the pool has noticed."""
+        return self._pool.faults(slot)
+
+    def _inject(self, slots: Iterable[int]) -> None:
         pids = self._pool.pids()
-        self.met |= set(pids.values())
+        self.pids |= set(pids.values())
         for slot in sorted(slots):
             if self._random.random() < self._rate and slot in pids:
                 kind = self._random.choice(sorted(KINDS))
@@ -175,24 +234,18 @@ class Fire:
                 self._injected[kind] += 1
 
 
-class Struck(AlfworldEnv):
-    """An ALFWorld environment that writes garbage into its process's pipe when it is told to by SIGUSR1."""
+class GarblingEnv(AlfworldEnv):
+    """An ALFWorld environment that writes garbage into its process's channel on SIGUSR1."""
 
-    def __init__(self, **settings):
+    def __init__(self, **settings: Any):
         super().__init__(**settings)
         signal.signal(signal.SIGUSR1, _garble)
 
 
-def _garble(*_) -> None:
+def _garble(*_: object) -> None:
     rng = random.Random(f"{os.getpid()}")
-    garbage = rng.choice(
-        (
-            rng.randbytes(3),
-            rng.randbytes(40),
-            struct.pack(">II", 1000, 7) + b'{"number": 1',
-            b"\0" * 8 + b"[]",
-        )
-    )
+    unfinished, unasked = b'{"number": 1', b'{"number": 0, "slot": 0}\n'
+    garbage = rng.choice((rng.randbytes(3), rng.randbytes(40), unfinished, unasked))
     for name in os.listdir("/proc/self/fd"):
         try:
             if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
@@ -201,134 +254,77 @@ def _garble(*_) -> None:
             continue
 
 
-class Scripted:
-    """A policy that takes a random admissible command, the same one for the same game, turn and seed."""
-
-    max_length = 1 << 30
-
-    def __init__(self, codec: Codec, slots: int):
-        self.slots, self._codec = slots, codec
-        self._ids: list[list[int]] = [[] for _ in range(slots)]
-        self.commands: dict[int, tuple[str, ...]] = {}
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.array([len(ids) for ids in self._ids])
-
-    def prompt(self, slot: int) -> list[int]:
-        return self._ids[slot]
-
-    def reset(self, slots) -> None:
-        for slot in slots:
-            self._ids[slot] = []
-
-    def extend(self, pieces) -> None:
-        for slot, ids in pieces.items():
-            self._ids[slot] += ids
-
-    def branch(self, prefixes, *, seeds, **how):
-        made = {}
-        for slot in prefixes:
-            rng = random.Random(seeds[slot])
-            verbs = sorted({command.split()[0] for command in self.commands[slot]})
-            verb = rng.choice(verbs)  # a verb first, since nine commands of ten are "go to"
-            action = rng.choice(
-                [command for command in self.commands[slot] if command.split()[0] == verb]
-            )
-            ids = self._codec.encode(action) + self._codec.encode(ACTION_CLOSE)
-            made[slot] = SimpleNamespace(ids=ids, logprobs=None, stopped=True)
-        return made
-
-
-class _Telling:
-    """Environments that tell the scripted policy what is admissible."""
-
-    def __init__(self, environments, policy: Scripted):
-        self._environments, self._policy = environments, policy
-        self.faults = environments.faults
-
-    def reset(self, games):
-        answers = self._environments.reset(games)
-        self._tell(
-            {
-                slot: answer[1]
-                for slot, answer in answers.items()
-                if not isinstance(answer, EnvError)
-            }
-        )
-        return answers
-
-    def step(self, actions):
-        answers = self._environments.step(actions)
-        self._tell(
-            {slot: answer for slot, answer in answers.items() if not isinstance(answer, EnvError)}
-        )
-        return answers
-
-    def _tell(self, seen: dict[int, Observation]) -> None:
-        self._policy.commands |= {
-            slot: observation.admissible_commands for slot, observation in seen.items()
-        }
-
-
 def benchmark(episodes: int, rate: float, retries: int, slots: int, seed: int) -> bool:
-    """Run it in a temporary folder and print what came of it; returns whether all is as it should be."""
+    """Run in a temporary folder, and print the outcome; returns whether it is good."""
     if episodes < 1 or slots < 1 or retries < 0 or not 0 <= rate <= 1:
         raise UsageError(
-            "bench faults: give --episodes and --slots of 1 or more, --retries of 0 or more, and a --rate between 0 and 1"
+            "bench faults: give --episodes and --slots of 1 or more, --retries of 0 or more, and a "
+            "--rate between 0 and 1"
         )
+    settings = Settings(episodes, slots=slots, rate=rate, retries=retries, seed=seed)
     reporter = Reporter()
     with (
         tempfile.TemporaryDirectory(prefix="cotjax-faults-") as folder,
-        reporter.stage("faults", "Playing in peace, then under fire") as stage,
+        reporter.stage("faults", "Playing without faults, then with faults") as stage,
     ):
         outcome = run(
-            episodes, folder=Path(folder), slots=slots, rate=rate, retries=retries, seed=seed,
+            settings,
+            Path(folder),
             progress=lambda done, total: stage.update(done, total, "episodes"),
-        )  # fmt: skip
-    injected = ", ".join(f"{n} {kind}" for kind, n in sorted(outcome.injected.items())) or "none"
-    for line in (
-        f"episodes {outcome.episodes}, records {outcome.records}, steps {outcome.steps}, in {outcome.seconds:.0f} s",
-        f"faults injected: {injected}; seen by the pool: {outcome.faults}",
-        f"episodes with a fault that ended as if there had been none: {outcome.recovered}; given up: {outcome.env_errors}",
-        f"episodes that differ from the undisturbed run: {outcome.different}",
-        f"left behind: {outcome.leaked_processes} processes, {outcome.leaked_files} files",
-        f"memory of this process: {outcome.memory[0]:.0f} MB after a tenth of the episodes, {outcome.memory[1]:.0f} MB at the end",
-        f"memory of the environments: {outcome.environments_memory[0]:.0f} MB, {outcome.environments_memory[1]:.0f} MB",
-        "all accounted for" if outcome.good else "NOT all accounted for",
-    ):
+        )
+    for line in _lines(outcome):
         reporter.say(line)
     return outcome.good
 
 
-def _play(games, environments, slots, max_steps, seed, keep, progress, before) -> None:
+def _lines(outcome: Outcome) -> tuple[str, ...]:
+    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(outcome.injected.items())) or "none"
+    memory = "of {}: {:.0f} MB after a tenth of the episodes, {:.0f} MB at the end"
+    return (
+        f"episodes {outcome.episodes}, records {outcome.records}, steps {outcome.steps}, "
+        f"in {outcome.seconds:.0f} s",
+        f"faults injected: {kinds}; seen by the pool: {outcome.faults}",
+        f"episodes with a fault that ended as if there had been none: {outcome.recovered}; "
+        f"given up: {outcome.env_errors}",
+        f"episodes that differ from the undisturbed run: {outcome.different}",
+        f"left behind: {outcome.leaked_processes} processes, {outcome.leaked_files} files",
+        "memory " + memory.format("this process", *outcome.memory),
+        "memory " + memory.format("the environments", *outcome.environments_memory),
+        "all accounted for" if outcome.good else "NOT all accounted for",
+    )
+
+
+def _play(
+    games: Sequence[Game],
+    environments: Environments,
+    settings: Settings,
+    on_record: Callable[[Game, Episode], None],
+) -> None:
     codec = Codec(_tokenizer(), CHATML)
-    policy = Scripted(codec, slots)
-    done = 0
-
-    def on_record(game: Game, episode: Episode) -> None:
-        nonlocal done
-        keep(game, episode)
-        done += 1
-        progress(before + done, 2 * len(games))
-
+    policy = ScriptedPolicy(codec, settings.slots)
     play(
-        games, policy=policy, codec=codec, environments=_Telling(environments, policy), driver="prompt",
-        elicitation=Elicitation(max_steps=max_steps), seed=seed, on_record=on_record,
-    )  # fmt: skip
+        games,
+        policy=policy,
+        codec=codec,
+        environments=Observed(environments, policy),
+        driver="prompt",
+        elicitation=Elicitation(max_steps=settings.max_steps),
+        seed=settings.seed,
+        on_record=on_record,
+    )
 
 
 def _tokenizer() -> Tokenizer:
     return build_word_tokenizer([*alfworld_words(), first_turn("", "")])
 
 
-def _told(episode: Episode) -> list:
-    """What happened in an episode, apart from how long it took and what went wrong on the way."""
+def _comparable(episode: Episode) -> list[Any]:
+    """Return what happened in an episode, without its times and its faults."""
     return [episode.ended, episode.final_observation, episode.steps]
 
 
-def _count(outcome: Outcome, records: list[Record], peace: dict[str, list]) -> None:
-    outcome.records = len({record.game.id for record in records} & set(peace))
+def _count(outcome: Outcome, records: list[Record], baseline: dict[str, list[Any]]) -> None:
+    outcome.records = len({record.game.id for record in records} & set(baseline))
     for record in records:
         outcome.steps += len(record.steps)
         outcome.won += record.success
@@ -337,7 +333,7 @@ def _count(outcome: Outcome, records: list[Record], peace: dict[str, list]) -> N
             outcome.env_errors += 1
         else:
             outcome.recovered += bool(record.env_faults)
-            outcome.different += _told(record) != peace[record.game.id]
+            outcome.different += _comparable(record) != baseline[record.game.id]
 
 
 @contextmanager
@@ -349,14 +345,12 @@ def _temporary_files_in(folder: Path) -> Iterator[None]:
         tempfile.tempdir = before
 
 
-def _memory(pids) -> float:
-    """Resident MB of these processes; pages that they share are counted in each."""
-    total = 0
+def _memory(pids: Iterable[int]) -> float:
+    """Return the resident MB of these processes; shared pages count in each."""
+    pages = 0
     for pid in pids:
         try:
-            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf(
-                "SC_PAGE_SIZE"
-            )
+            pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         except (FileNotFoundError, ProcessLookupError):
             continue
-    return total / 1e6
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

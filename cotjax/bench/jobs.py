@@ -12,7 +12,7 @@ import numpy as np
 from cotjax.envs.alfworld.env import AlfworldEnv
 from cotjax.envs.base import Game
 from cotjax.envs.pool.pool import EnvPool
-from cotjax.rollout.loop import Elicitation
+from cotjax.rollout.elicitation import Elicitation
 
 # AdamW's settings on every side.
 LEARNING_RATE, B1, B2, EPSILON, WEIGHT_DECAY = 3e-4, 0.9, 0.95, 1e-8, 0.1
