@@ -75,7 +75,7 @@ class Observed:
     def __init__(self, environments: Environments, policy: ScriptedPolicy):
         self._environments, self._policy = environments, policy
 
-    def reset(self, games: dict[int, Game]) -> dict[int, tuple[str, Observation] | EnvError]:
+    def reset(self, games: dict[int, Game]) -> Mapping[int, tuple[str, Observation] | EnvError]:
         """Reset, and note the commands."""
         answers = self._environments.reset(games)
         for slot, answer in answers.items():
@@ -83,7 +83,7 @@ class Observed:
                 self._note(slot, answer[1])
         return answers
 
-    def step(self, actions: dict[int, str]) -> dict[int, Observation | EnvError]:
+    def step(self, actions: dict[int, str]) -> Mapping[int, Observation | EnvError]:
         """Step, and note the commands."""
         answers = self._environments.step(actions)
         for slot, answer in answers.items():
