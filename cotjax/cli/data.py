@@ -5,31 +5,37 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cotjax.errors import DataError, UsageError
 from cotjax.runtime.terminal import visible
 
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from cotjax.data.codec import Codec
+    from cotjax.data.selection import Selection
+
 LAYOUTS = (
-    "auto",
-    "eto",
-    "agentgym",
-    "sharegpt",
-    "messages",
-    "alpaca",
-    "prompt-response",
-    "verl-agent",
+    *("auto", "eto", "agentgym", "sharegpt", "messages", "alpaca"),
+    *("prompt-response", "verl-agent"),
 )
 
 
-def add_data(commands) -> None:
+def add_data(commands: argparse._SubParsersAction) -> None:
     """Add `data` and its subcommands to the commands of the parser."""
-    data = commands.add_parser(
-        "data", help="check trajectories, or import public ones"
-    ).add_subparsers(dest="what", required=True)
-    check = data.add_parser(
+    data = commands.add_parser("data", help="check trajectories, or import public ones")
+    subcommands = data.add_subparsers(dest="what", required=True)
+    _add_check(subcommands)
+    _add_import(subcommands)
+
+
+def _add_check(commands: argparse._SubParsersAction) -> None:
+    check = commands.add_parser(
         "check",
-        help="validate a trajectory file and say what it holds",
-        description="Validate every line of a trajectory file and print what it holds. Ends with exit code 3 when a line is bad.",
+        help="validate a trajectory file and summarise its contents",
+        description="Validate every line of a trajectory file and summarise its contents. Exits "
+        "with code 3 if a line is bad.",
     )
     check.add_argument(
         "file",
@@ -44,7 +50,8 @@ def add_data(commands) -> None:
     check.add_argument(
         "--config",
         type=Path,
-        help="say what a run of this config would train on; --config.data.layout=step changes a field",
+        help="summarise what a run of this config would train on; --config.data.layout=step "
+        "changes a field",
     )
     check.add_argument(
         "--tokenizer",
@@ -52,41 +59,45 @@ def add_data(commands) -> None:
         help="folder with tokenizer.json: encode every episode and count its tokens",
     )
     check.add_argument(
-        "--template", help="turn template it is encoded with: chatml or llama3 (default chatml)"
+        "--template", help="turn template for the encoding: chatml or llama3 (default chatml)"
     )
     check.add_argument(
-        "--max-length", type=int, help="tokens an example may have in training (default 768)"
+        "--max-length", type=int, help="tokens per example in training (default 768)"
     )
     check.set_defaults(run=_check)
 
-    read = data.add_parser(
+
+def _add_import(commands: argparse._SubParsersAction) -> None:
+    read = commands.add_parser(
         "import",
-        help="turn public agent data into trajectories",
-        description="Turn public agent data (a JSON array or JSON Lines) into a trajectory file. What cannot be mapped is told.",
+        help="convert public agent data to trajectories",
+        description="Convert public agent data (a JSON array or JSON Lines) to a trajectory file. "
+        "Reports the rows that cannot be converted.",
     )
     read.add_argument("files", metavar="FILE", type=Path, nargs="+", help="files to read")
     read.add_argument(
         "--layout",
         choices=LAYOUTS,
         default="auto",
-        help="how their rows are laid out (default auto: by each row's fields)",
+        help="layout of their rows (default auto: by each row's fields)",
     )
     read.add_argument("--out", required=True, type=Path, help="JSONL file to write")
     read.add_argument(
-        "--environment", default="unknown", help="of the rows that do not say (default unknown)"
+        "--environment", default="unknown", help="for rows that do not name one (default unknown)"
     )
     read.add_argument(
-        "--split", default="train", help="of the rows that do not say (default train)"
+        "--split", default="train", help="for rows that do not name one (default train)"
     )
     read.add_argument(
         "--rejected",
         type=Path,
-        help="JSONL file for the rows that are not mapped, each with its place and the reason",
+        help="JSONL file for the rows that cannot be converted, with their place and the reason",
     )
     read.add_argument(
         "--instructions",
         action="store_true",
-        help="begin the first observation with system messages, tools and instructions, else left out",
+        help="begin the first observation with system messages, tools and instructions, which are "
+        "left out otherwise",
     )
     read.add_argument(
         "--limit", type=int, default=20, help="rejected rows to print; all are counted (default 20)"
@@ -102,10 +113,12 @@ def _check(arguments: argparse.Namespace) -> None:
     _not_negative(arguments.limit)
     if arguments.max_length is not None and arguments.max_length < 1:
         raise UsageError(f"--max-length is {arguments.max_length}; it must be at least 1")
-    file, codec, selection = arguments.file, None, None
+    file: Path = arguments.file
+    codec: Codec | None = None
+    selection: Selection | None = None
     max_length = 768 if arguments.max_length is None else arguments.max_length
     if arguments.config or arguments.overrides:
-        file, codec, selection = _of_config(arguments)
+        file, codec, selection = _inputs_of_config(arguments)
     elif file is None:
         raise UsageError(
             "give the FILE to check, or a --config that names one as data.trajectories"
@@ -114,7 +127,7 @@ def _check(arguments: argparse.Namespace) -> None:
         codec = Codec.load(arguments.tokenizer, arguments.template or "chatml")
     reporter = Reporter()
     with reporter.stage("check", f"Checking {file}") as stage:
-        found = check(
+        contents = check(
             file,
             limit=arguments.limit,
             codec=codec,
@@ -122,15 +135,16 @@ def _check(arguments: argparse.Namespace) -> None:
             selection=selection,
             progress=lambda done, total: stage.update(done // 10**6, total // 10**6, "MB"),
         )
-    print_contents(file, found, reporter.console, max_length)
-    if found.bad:
-        raise DataError(f"{file}: {found.bad:,} of {found.bad + found.episodes:,} lines are bad")
-    if found.trained is not None and not found.trained.examples:
-        raise DataError(f"{file}: {found.trained.why_nothing()}")
+    print_contents(file, contents, reporter.console, max_length)
+    if contents.bad:
+        lines = contents.bad + contents.episodes
+        raise DataError(f"{file}: {contents.bad:,} of {lines:,} lines are bad")
+    if contents.trained is not None and not contents.trained.examples:
+        raise DataError(f"{file}: {contents.trained.why_nothing()}")
 
 
-def _of_config(arguments: argparse.Namespace) -> tuple:
-    """(file, codec, selection) of a run of the config that the arguments give."""
+def _inputs_of_config(arguments: argparse.Namespace) -> tuple[Path, Codec, Selection]:
+    """Return the file, codec and selection of a run of the config that the arguments give."""
     from cotjax.study.training_data import codec_of, selection_of
 
     flags = {"data.trajectories": arguments.file, "model.tokenizer": arguments.tokenizer}
@@ -140,8 +154,16 @@ def _of_config(arguments: argparse.Namespace) -> tuple:
     return file, codec_of(config, file), selection_of(config)
 
 
-def data_config(arguments: argparse.Namespace, flags: dict):
-    """The config that the arguments give, with a trajectory file that is there. `flags`: field -> value, or None for the config's own."""
+def data_config(arguments: argparse.Namespace, flags: dict[str, object]) -> ConfigDict:
+    """Return the config that the arguments give.
+
+    Args:
+      flags: field -> value; None keeps the config's own value.
+
+    Raises:
+      UsageError: the config names no trajectory file.
+      DataError: the file does not exist.
+    """
     from cotjax.config import default_config, load_config, set_field
 
     overrides = [
@@ -156,7 +178,8 @@ def data_config(arguments: argparse.Namespace, flags: dict):
             set_field(config, override)
     if not config.data.trajectories:
         raise UsageError(
-            "the config collects its own trajectories: give a file of them, or set --config.data.trajectories=FILE"
+            "the config collects its own trajectories: give a file of them, or set "
+            "--config.data.trajectories=FILE"
         )
     if not Path(config.data.trajectories).is_file():
         raise DataError(
@@ -172,7 +195,7 @@ def _import(arguments: argparse.Namespace) -> None:
     _not_negative(arguments.limit)
     reporter = Reporter()
     with reporter.stage("import", f"Reading {', '.join(map(str, arguments.files))}") as stage:
-        found = import_files(
+        result = import_files(
             arguments.files,
             arguments.out,
             layout=arguments.layout,
@@ -185,20 +208,20 @@ def _import(arguments: argparse.Namespace) -> None:
                 round(100 * share), 100, f"percent, {rows:,} rows"
             ),
         )
-    for message in found.messages:
-        print(visible(str(message)), file=sys.stderr)
-    if found.rejected > len(found.messages):
-        print(f"and {found.rejected - len(found.messages):,} more", file=sys.stderr)
-    for reason, count in found.reasons.most_common():
+    for message in result.messages:
+        print(visible(message), file=sys.stderr)
+    if result.rejected > len(result.messages):
+        print(f"and {result.rejected - len(result.messages):,} more", file=sys.stderr)
+    for reason, count in result.reasons.most_common():
         reporter.say(f"  {count:,} rejected: {reason}")
-    for what, count in found.left_out.most_common():
-        reporter.say(f"  {count:,} left out: {what}")
-    layouts = ", ".join(f"{name} {count:,}" for name, count in found.layouts.most_common())
+    for kind, count in result.left_out.most_common():
+        reporter.say(f"  {count:,} left out: {kind}")
+    layouts = ", ".join(f"{name} {count:,}" for name, count in result.layouts.most_common())
     reporter.say(
-        f"{found.kept:,} of {found.rows:,} rows are trajectories ({layouts}): {arguments.out}"
+        f"{result.kept:,} of {result.rows:,} rows are trajectories ({layouts}): {arguments.out}"
     )
 
 
 def _not_negative(limit: int) -> None:
     if limit < 0:
-        raise UsageError(f"--limit is {limit}; give at least 0")
+        raise UsageError(f"--limit is {limit}; it must be at least 0")
