@@ -1,26 +1,35 @@
-"""What can go wrong, in a few kinds. The command line prints the message alone, on one line, and exits with the kind's code."""
+"""The kinds of errors that cotjax raises on purpose.
+
+The command line prints the message alone, on one line, and exits with the kind's code.
+"""
 
 
 class CotjaxError(Exception):
-    """Base of every error that cotjax raises on purpose. Its message is one line: what, where, and what to do."""
+    """Base of the kinds below; only these are raised.
+
+    A message is one line: what is wrong, where, and what to do.
+    """
 
     exit_code = 1
 
 
 class UsageError(CotjaxError):
-    """The user asked for something that cannot be: an unknown key, a count of zero, a folder that is taken."""
+    """An impossible request: an unknown field, a count of zero, a folder that is taken."""
 
     exit_code = 2
 
 
 class DataError(CotjaxError):
-    """A file does not hold what it should, or cannot be written; the message names the file, and the line where there is one."""
+    """A file is malformed or cannot be written; the message names the file, and the line."""
 
     exit_code = 3
 
 
 class NotFiniteError(DataError):
-    """A model's logits are NaN or infinite, so no token can be drawn; `slot` is the sampler's slot that they are of."""
+    """A model's logits are NaN or infinite, so that no token can be drawn.
+
+    slot: the sampler's slot with these logits.
+    """
 
     def __init__(self, message: str, slot: int):
         super().__init__(message)
@@ -34,12 +43,12 @@ class EnvError(CotjaxError):
 
 
 class InternalError(CotjaxError):
-    """cotjax broke a rule of its own: a bug, to be reported with the message."""
+    """A bug in cotjax: one of its own rules is broken. To be reported with the message."""
 
     exit_code = 5
 
 
 class Stopped(CotjaxError):
-    """Asked to stop by SIGTERM, as before a preemption: what is done is saved, and the same command goes on from it."""
+    """SIGTERM asked to stop, as before a preemption; finished work is saved."""
 
-    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: the same command resumes

@@ -48,6 +48,7 @@ CLOSED |= dict.fromkeys(("data", "rollout", "report"), JAX)
 _COORDINATION = ("arrays", "distributed", "joining", "stopping")
 _ENGINE = ("engine", "grammar", "translation")
 OPEN = {f"runtime/{name}.py": {"jax"} for name in _COORDINATION}
+OPEN["runtime/settings.py"] = {"flax"}
 OPEN |= {f"envs/alfworld/{name}.py": {"alfworld", "textworld"} for name in _ENGINE}
 # Worlds are reached through envs/worlds.py; bench measures ALFWorld's engine by name.
 WORLDS = ("cotjax.envs.alfworld",)

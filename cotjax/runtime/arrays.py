@@ -15,7 +15,7 @@ def local_rows(sharding: NamedSharding, batch: int) -> list[int]:
     Processes hold the same rows when their devices differ on another axis than the batch's.
     """
     indices = sharding.addressable_devices_indices_map((batch,)).values()
-    return sorted({row for (rows,) in indices for row in range(*rows.indices(batch))})
+    return sorted({row for index in indices if index for row in range(*index[0].indices(batch))})
 
 
 def global_batch(

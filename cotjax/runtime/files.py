@@ -1,4 +1,4 @@
-"""Atomic file writes: a temporary file, fsync, a rename. And what is said of places that cannot be written to."""
+"""Atomic file writes (temporary file, fsync, rename), checks of outputs, and disk errors."""
 
 from __future__ import annotations
 
@@ -16,52 +16,54 @@ from typing import IO, Any
 
 from cotjax.errors import DataError, UsageError
 
-# What a disk says when it takes no more: full, over the quota, a file too large, broken, read-only.
+# Disk full, over the quota, file too large, I/O error, read-only.
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-_MARK_BYTES = 4096  # within so many bytes of its beginning a file of ours shows its mark
-_SCHEME = re.compile(
-    r"[A-Za-z][A-Za-z0-9+.-]+:/"
-)  # pathlib makes gs://a of gs:/a; one letter is a Windows drive
+_MARK_BYTES = 4096  # a file of ours has its mark within its first bytes, up to here
+# A URL's scheme. pathlib shortens gs://a to gs:/a; a single letter is a Windows drive.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def local_path(text: str | Path) -> Path:
-    """Return a path of this machine's file system, with `~` and variables of the environment (`$DATA`) expanded.
+    """Return a local path, with `~` and environment variables (`$DATA`) expanded.
 
     Raises:
-      UsageError: the text is a URL such as gs://bucket/run, which would become a local folder called `gs:`.
+      UsageError: the text is a URL such as gs://bucket/run, which would become a folder `gs:`.
     """
     if _SCHEME.match(str(text)):
         raise UsageError(
-            f"{re.sub(':/+', '://', str(text), count=1)}: only paths of this machine's file system can be read and written, "
-            "not URLs; work on a disk or a shared file system (NFS, Filestore), and copy from or to the bucket apart"
+            f"{re.sub(':/+', '://', str(text), count=1)}: only paths of this machine's "
+            "file system can be read and written, not URLs; use a disk or a shared file system "
+            "(NFS, Filestore), and copy from or to the bucket separately"
         )
     return Path(os.path.expanduser(os.path.expandvars(text)))
 
 
-def write_whole(path: str | Path, content: str | bytes) -> None:
-    """Write a file whole or not at all, whatever stops the process or the machine; text as UTF-8. Raises as `whole`."""
-    with whole(path, "wb") as out:
+def write_atomic(path: str | Path, content: str | bytes) -> None:
+    """Write a file atomically, text as UTF-8. Raises as `atomic_file` does."""
+    with atomic_file(path, "wb") as out:
         out.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
-def whole(
+def atomic_file(
     path: str | Path,
     mode: str = "w",
     *,
     mark: bytes | None = None,
     inputs: Iterable[str | Path] = (),
 ) -> Iterator[IO[Any]]:
-    """Open a file for writing that appears under its name, whole, when the block ends; not at all when it raises.
+    """Open a file for writing that appears under its name, complete, when the block ends.
+
+    When the block raises, or the process is killed, a previous file of this name stays.
 
     Args:
-      path: where it appears; folders above it are made.
+      path: the file; its parent folders are made.
       mode: "w" (text, UTF-8, line ends as written) or "wb".
       mark, inputs: see `check_output`.
 
     Raises:
-      UsageError, DataError: as `check_output`.
-      DataError: the disk takes no more, or nothing can be written there; what was there before stays.
+      UsageError, DataError: as `check_output` does.
+      DataError: the disk is full, or nothing can be written there.
     """
     path = local_path(path)
     check_output(path, mark=mark, inputs=inputs)
@@ -92,30 +94,31 @@ def whole(
 def check_output(
     path: str | Path, *, mark: bytes | None = None, inputs: Iterable[str | Path] = ()
 ) -> None:
-    """Refuse a place that a file must not replace. Call it before the work whose result goes there.
+    """Check that a file may be written or replaced. Call it before the work that makes its content.
 
     Args:
       path: the file to be written.
-      mark: what the beginning of such a file holds when cotjax wrote it; a file without it is somebody else's and
-        stays. None: whatever regular file stands there is replaced.
+      mark: bytes near the beginning of every such file that cotjax wrote; a file without them is not
+        replaced. None: any regular file is.
       inputs: files that are read; none of them may be written.
 
     Raises:
-      UsageError: the path is a URL, a folder, a symbolic link, a device or another special file, one of the inputs,
-        or a file that cotjax did not write.
-      DataError: it cannot be looked at.
+      UsageError: the path is a URL, a folder, a symbolic link, a device or another special file,
+        one of the inputs, or a file that cotjax did not write.
+      DataError: it cannot be examined.
     """
     path = local_path(path)
     try:
         if path.is_symlink():
             raise UsageError(
-                f"{path} is a symbolic link (to {os.readlink(path)}); name the file itself, or another place"
+                f"{path} is a symbolic link (to {os.readlink(path)}); name the file itself, or "
+                "another one"
             )
         kind = path.stat().st_mode
         for other in inputs:
             if os.path.exists(other) and path.samefile(other):
                 raise UsageError(
-                    f"{path} is read and cannot be written at the same time; choose another file to write"
+                    f"{path} is an input and cannot be written too; choose another file to write"
                 )
         if stat.S_ISDIR(kind):
             raise UsageError(f"{path} is a folder; name a file to write")
@@ -128,7 +131,8 @@ def check_output(
                 start = file.read(_MARK_BYTES)
             if start and mark not in start:
                 raise UsageError(
-                    f"{path} exists and was not written by this command; choose another file, or remove it"
+                    f"{path} exists and was not written by this command; choose another file, or "
+                    "remove it"
                 )
     except FileNotFoundError:
         return
@@ -137,18 +141,18 @@ def check_output(
 
 
 @contextlib.contextmanager
-def whole_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty folder to fill, which appears under its name when the block ends; not at all when it raises.
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder to fill, which appears under its name when the block ends.
 
-    What an interrupted call left behind is removed.
+    When the block raises, nothing appears. The remains of an interrupted call are removed.
 
     Raises:
-      UsageError: something stands there that is not an empty folder, or the path is a URL.
-      DataError: the disk takes no more, or nothing can be written there.
+      UsageError: the path exists and is no empty folder, or is a URL.
+      DataError: the disk is full, or nothing can be written there.
     """
     path = local_path(path)
     if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
-        raise UsageError(f"{path} is not empty; name a folder that is not there yet, or is empty")
+        raise UsageError(f"{path} is not empty; name a new folder, or an empty one")
     partial = path.with_name(f".{path.name}.partial")
     with disk_errors(path):
         try:
@@ -167,7 +171,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Force the names in a folder to the disk: a rename may otherwise be lost with the machine."""
+    """Sync a folder's entries to the disk; without this a crash may undo a rename."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -176,27 +180,31 @@ def sync_folder(folder: Path) -> None:
 
 
 def read_json(file: Path, author: str) -> dict[str, Any]:
-    """Return the object that a JSON file holds. `author` is what writes such files, for the error. Raises DataError."""
+    """Return the object in a JSON file. `author` writes such files, for the error's advice.
+
+    Raises:
+      DataError: the file is missing or holds no JSON object.
+    """
     try:
-        read = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(
             f"{file}: there is no such file; name a folder that {author} wrote"
         ) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(
-            f"{file}: not a readable JSON file ({error}); bring it back as {author} wrote it"
+            f"{file}: not a readable JSON file ({error}); restore it as {author} wrote it"
         ) from None
-    if not isinstance(read, dict):
+    if not isinstance(content, dict):
         raise DataError(
-            f"{file}: holds a {type(read).__name__}; expected an object as {author} writes it"
+            f"{file}: holds a {type(content).__name__}; expected an object as {author} writes it"
         )
-    return read
+    return content
 
 
 @contextlib.contextmanager
 def disk_errors(path: str | Path | None = None) -> Iterator[None]:
-    """Turn what a disk refuses inside into a DataError that names `path` (None: what the error names)."""
+    """Turn a disk error inside the block into a DataError for `path` (None: the error's file)."""
     try:
         yield
     except OSError as error:
@@ -204,20 +212,21 @@ def disk_errors(path: str | Path | None = None) -> Iterator[None]:
             raise
         where, reason = path or error.filename or "a file", os.strerror(error.errno)
         raise DataError(
-            f"{where}: could not be written ({reason}); make room or choose another --out, then the same command goes on"
+            f"{where}: could not be written ({reason}); free some space or choose another --out, then "
+            "the same command resumes"
         ) from error
 
 
 def _clear_up(path: Path) -> None:
-    """Remove what killed processes of this machine had begun to write for this file."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        pid = left.name.split(".")[-2]
+    """Remove the temporary files that killed processes of this machine left for this file."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        pid = partial.name.split(".")[-2]
         if pid.isdecimal() and not is_running(int(pid)):
-            left.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process of this machine is there, be it as a zombie."""
+    """Return whether a process of this machine exists; a zombie does."""
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -233,3 +242,15 @@ def _unwritable(path: Path, error: OSError) -> Exception:
     return DataError(
         f"{path}: nothing can be written there ({error.strerror}); choose another place"
     )
+
+
+def put_aside(path: Path) -> Path:
+    """Rename a damaged file or folder to the first free `NAME.damaged-N`; return its new path."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    os.rename(path, aside)
+    return aside
+
+
+write_whole, whole_folder, whole = write_atomic, atomic_folder, atomic_file

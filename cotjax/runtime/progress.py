@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: one line a stage, a bar on a terminal, plain lines elsewhere, all of it in a log."""
+"""Progress of a study for people: a line per stage, a progress bar on a terminal, and a log."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from cotjax.runtime.terminal import visible
 
-PLAIN_INTERVAL_S = 10.0
+PLAIN_INTERVAL_S = 10.0  # between the lines that replace the bar where there is no terminal
 
 
 class Reporter:
-    """Prints stages and their progress, keeps the seconds that each took, and appends everything to `log`."""
+    """Prints stages and their progress, times the stages, and appends every line to `log`."""
 
     def __init__(self, log: Path | None = None, console: Console | None = None):
         self.console = console or Console(highlight=False)
@@ -26,20 +26,20 @@ class Reporter:
         self._log = log
 
     def say(self, text: str) -> None:
-        """Print one line, on the terminal and in the log."""
+        """Print a line to the terminal and the log."""
         elapsed, text = time.perf_counter() - self._started, visible(text)
         self.console.print(f"[{elapsed:6.0f} s] {text}", markup=False, soft_wrap=True)
         self._note(text)
 
     def warn(self, text: str) -> None:
-        """Print a line where errors go, and keep it in the log: something is wrong, and the run goes on."""
+        """Print a warning to standard error and the log."""
         text = visible(text)
         self._errors.print(f"cotjax: {text}", markup=False, soft_wrap=True)
         self._note(f"warning: {text}")
 
     @contextmanager
     def stage(self, name: str, title: str) -> Iterator[Stage]:
-        """Time a stage; its progress shows until the block ends."""
+        """Time a stage, and show its progress until the block ends."""
         self.say(title)
         started = time.perf_counter()
         with Stage(self, title) as stage:
@@ -53,12 +53,11 @@ class Reporter:
 
 
 class Stage:
-    """Progress of one stage: call `update(done, total, detail)` as often as you like."""
+    """Progress of one stage; `update` may be called at any rate."""
 
     def __init__(self, reporter: Reporter, title: str):
         self._reporter = reporter
-        self._bar = None
-        self._task = None
+        self._bar: tuple[Progress, TaskID] | None = None
         self._last = time.perf_counter()
         if reporter.console.is_terminal:
             columns = (
@@ -67,22 +66,24 @@ class Stage:
                 TextColumn("{task.description}"),
                 TimeRemainingColumn(),
             )
-            self._bar = Progress(*columns, console=reporter.console, transient=True)
-            self._task = self._bar.add_task("", total=None)
+            progress = Progress(*columns, console=reporter.console, transient=True)
+            self._bar = progress, progress.add_task("", total=None)
 
     def __enter__(self) -> Stage:
         if self._bar:
-            self._bar.start()
+            self._bar[0].start()
         return self
 
-    def __exit__(self, *exc_info) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         if self._bar:
-            self._bar.stop()
+            self._bar[0].stop()
 
     def update(self, done: int, total: int, detail: str = "") -> None:
+        """Show that `done` of `total` things are done; `detail` names the things."""
         if self._bar:
-            self._bar.update(
-                self._task, completed=done, total=total, description=f"{done}/{total} {detail}"
+            progress, task = self._bar
+            progress.update(
+                task, completed=done, total=total, description=f"{done}/{total} {detail}"
             )
         elif time.perf_counter() - self._last >= PLAIN_INTERVAL_S:
             self._last = time.perf_counter()
@@ -90,10 +91,9 @@ class Stage:
 
 
 def training_progress(stage: Stage) -> Callable[[int, int, dict], None]:
-    """What `cotjax.train.main.train` reports its rows to."""
-    begun: tuple[int, float] | None = (
-        None  # the first step seen, for a run may go on from any, and when
-    )
+    """Return a callback for `cotjax.train.main.train` that shows the loss, speed and time left."""
+    # The first step seen (a resumed run starts at any) and its time.
+    begun: tuple[int, float] | None = None
 
     def report(step: int, steps: int, row: dict) -> None:
         nonlocal begun

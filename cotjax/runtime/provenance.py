@@ -1,4 +1,4 @@
-"""What code a run was made by: kept in every checkpoint, and in the study's run.json."""
+"""The code that a run is made by, as every checkpoint and the study's run.json record it."""
 
 from __future__ import annotations
 
@@ -21,28 +21,23 @@ _PACKAGES = (
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that results depend on."""
+    """Return the versions of the packages that results depend on."""
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 @lru_cache
 def git_revision() -> str | None:
-    """The commit of the checkout that this package is in, with "-dirty" where files differ from it; None where there is no checkout."""
+    """Return the commit of this package's checkout, with "-dirty" when files differ from it.
+
+    None when the package is installed without a checkout.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None  # installed, perhaps inside some other repository
-    command = [
-        "git",
-        "-C",
-        str(root),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-        "--exclude=*",
-    ]
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    command += ["--exclude=*"]  # no tags: the bare commit
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        described = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return found.stdout.strip() or None
+    return described.stdout.strip() or None

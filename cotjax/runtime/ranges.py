@@ -1,6 +1,7 @@
-"""The range of every number in a config, in one table, and the check of a section against it.
+"""The range of every number in a config, and the check of a section against it.
 
-It is made before anything is spent: an optimizer with a decay of 2 or a negative rate trains without complaint, and wrongly.
+The check comes before any work: with a decay of 2 or a negative rate an optimizer trains without
+complaint, and wrongly.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ INT32_MAX = 2**31 - 1
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`; `above` and `below` leave out the end itself. NaN is in none."""
+    """Numbers from `low` to `high`. `above` and `below` exclude that end. NaN is in no range."""
 
     low: float
     high: float = FLOAT32_MAX
@@ -37,29 +38,36 @@ class Range:
 
 _COUNT, _SOME = Range(0, INT32_MAX), Range(1, INT32_MAX)
 _SHARE = Range(0, 1)
-_DECAY = Range(0, 1, below=True)  # of a moving average: at 1 it never moves
+_DECAY = Range(0, 1, below=True)  # of a moving average, which never moves at 1
 _NOT_NEGATIVE, _POSITIVE = Range(0), Range(0, above=True)
 
+# Section of a config ("" is its top level) -> field -> range. Fields that are no numbers, or depend
+# on others, are checked where they are used.
 RANGES: dict[str, dict[str, Range]] = {
     "": {"seed": _COUNT, "workers": _COUNT, "cpu_devices": _SOME},
-    "games": {"train": _COUNT, "in_domain": _COUNT, "ood": _COUNT, "seed": _COUNT},
+    "games": dict.fromkeys(("train", "in_domain", "ood", "seed"), _COUNT),
     "data": {"direct_share": _SHARE},
-    "collect": {"news": _SHARE, "slips": _SHARE, "max_steps": _SOME, "episodes_per_game": _SOME},
+    "collect": {
+        **dict.fromkeys(("news", "slips"), _SHARE),
+        **dict.fromkeys(("max_steps", "episodes_per_game"), _SOME),
+    },
     "model": {"lora_rank": _COUNT, "lora_alpha": _POSITIVE, "recall_steps": _COUNT},
     "train": {
-        "steps": _SOME, "batch": _SOME, "row_length": _SOME, "accumulate": _SOME, "save_every": _SOME, "warmup": _COUNT,
-        "schedule_steps": _COUNT, "eval_every": _COUNT, "eval_share": Range(0, 1, below=True),
-        "keep_last": _COUNT, "keep_every": _COUNT, "keep_best": _COUNT, "profile_start": _COUNT, "profile_steps": _COUNT,
-        "learning_rate": _POSITIVE, "b1": _DECAY, "b2": _DECAY, "weight_decay": _NOT_NEGATIVE, "vector_rate": _POSITIVE,
-        "clip_norm": _NOT_NEGATIVE,
+        **dict.fromkeys(("steps", "batch", "row_length", "accumulate", "save_every"), _SOME),
+        **dict.fromkeys(("warmup", "schedule_steps", "eval_every"), _COUNT),
+        **dict.fromkeys(("keep_last", "keep_every", "keep_best"), _COUNT),
+        **dict.fromkeys(("profile_start", "profile_steps"), _COUNT),
+        **dict.fromkeys(("learning_rate", "vector_rate"), _POSITIVE),
+        **dict.fromkeys(("weight_decay", "clip_norm"), _NOT_NEGATIVE),
+        "b1": _DECAY,
+        "b2": _DECAY,
+        "eval_share": Range(0, 1, below=True),
     },
-}  # fmt: skip
-"""Section of a config ("" is its top) -> field -> what it may be. Fields that are no numbers, or depend on others, are checked where they
-are used."""
+}
 
 
 def check_ranges(section: str, values: Mapping[str, Any]) -> None:
-    """Raise UsageError, naming the field, its value and its range, when a number of this section of a config is out of it."""
+    """Raise UsageError, naming field, value and range, when a number of a section is out of it."""
     for name, allowed in RANGES[section].items():
         if values[name] not in allowed:
             raise UsageError(
@@ -68,6 +76,6 @@ def check_ranges(section: str, values: Mapping[str, Any]) -> None:
 
 
 def check_all_ranges(config: Mapping[str, Any]) -> None:
-    """`check_ranges` for every section that the table has."""
+    """Check every section of a config, as `check_ranges` does."""
     for section in RANGES:
         check_ranges(section, config[section] if section else config)

@@ -1,25 +1,25 @@
-"""Settings as flat names and values, and where two of them differ."""
+"""Settings by flat names, and where two trees of them differ."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 
-def flatten(tree: Mapping[str, Any], joint: str = ".", prefix: str = "") -> dict[str, Any]:
-    """A dict of dicts as one, whose names are joined."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat |= flatten(value, joint, name + joint) if isinstance(value, Mapping) else {name: value}
-    return flat
+
+def flatten(tree: Mapping[str, Any], sep: str = ".") -> dict[str, Any]:
+    """Return the leaves of nested dicts by their joined names, such as "train.steps"."""
+    return flatten_dict(dict(tree), sep=sep)
 
 
 def first_difference(
     theirs: Mapping[str, Any], mine: Mapping[str, Any], free: Collection[str] = ()
 ) -> tuple[str, Any, Any] | None:
-    """(name, their value, mine) of the first setting by name that differs, None where none does. Those of `free` may; one that is
-    missing counts as None."""
+    """Return (dotted name, their value, my value) of the first setting that differs, by name.
+
+    None when none does. Settings named in `free` may differ. A missing setting counts as None.
+    """
     before, now = flatten(theirs), flatten(mine)
     for name in sorted({*before, *now} - {*free}):
         if before.get(name) != now.get(name):

@@ -1,19 +1,21 @@
-"""Text of others on a terminal: what would act on it, or hide in it, is written out."""
+"""Text from environments and models, made safe to print on a terminal."""
 
 from __future__ import annotations
 
 import unicodedata
 
-# Controls (C0, C1, DEL), formats (bidirectional overrides, zero widths, tags), half surrogates, and separators that break lines.
+# Controls (C0, C1, DEL), formats (bidirectional overrides, zero widths, tags), lone surrogates, and
+# separators that break lines.
 _ACTING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _JOINERS = "\u200c\u200d"  # without them emoji and several scripts are misspelled
 
 
 def visible(text: str, kept: str = "\n\t") -> str:
-    r"""Return `text` with every character that a terminal would obey as its escape: the escape character becomes "\x1b".
+    r"""Return `text` with each character that a terminal would act on, or hide, as its escape.
 
-    What an environment says or a model writes can set a terminal's title, clear it, fill the clipboard, or read otherwise than it is
-    stored. Print it through this, and nothing of it but `kept` is more than text.
+    The escape character becomes "\x1b". Unescaped, such text could set a terminal's title, clear
+    the screen, fill the clipboard, or look different from what is stored. Characters in `kept` and
+    the joiners stay.
     """
     if text.isprintable():
         return text

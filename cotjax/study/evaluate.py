@@ -36,11 +36,11 @@ from cotjax.rollout.record import (
 )
 from cotjax.rollout.replay import ReplayEnvironments
 from cotjax.runtime import distributed
+from cotjax.runtime.claim import planned_steps
 from cotjax.sample.sampler import Sampler
 from cotjax.sample.sampling import Sampling
 from cotjax.study.games import GameSets
 from cotjax.train.checkpoint import Checkpoints
-from cotjax.train.claim import planned_steps
 
 BASE_ARM = "base"
 WORLD = "alfworld"

@@ -15,7 +15,7 @@ from cotjax.errors import UsageError
 from cotjax.model import lora
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import make_mesh
-from cotjax.runtime.files import read_json, write_whole
+from cotjax.runtime.files import read_json, write_atomic
 from cotjax.train.checkpoint import Checkpoints
 from cotjax.weights.convert import homes
 from cotjax.weights.generation import GENERATION_FILE, generation_config, stopping_at
@@ -51,7 +51,7 @@ def export(run: Path, arm: str, step: int | None, out: Path, adapter: bool = Fal
             *(lora.merge(model, params) if model.lora else (model, params)),
             token_ids=generation,
         )
-        write_whole(out / GENERATION_FILE, json.dumps(generation, indent=2) + "\n")
+        write_atomic(out / GENERATION_FILE, json.dumps(generation, indent=2) + "\n")
     for file in sorted((run / "tokenizer").iterdir()):
         shutil.copyfile(file, out / file.name)
     return step
@@ -80,7 +80,7 @@ def keep_base(run: Path, base: Path | None, tokenizer: Path, codec: Codec) -> No
     folder               where the base lies; null where its weights were new
     generation_config    the base's, with the end of a turn, as it was trained, among its eos ids
     """
-    write_whole(
+    write_atomic(
         run / BASE_FILE, json.dumps(_describe_base(base, tokenizer, codec), indent=2) + "\n"
     )
 

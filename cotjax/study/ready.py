@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from cotjax.assets import BASE_FOLDER
-from cotjax.config import ARM_FIELDS
+from cotjax.config import ARM_FIELDS, default_config
 from cotjax.data.codec import Codec
 from cotjax.data.pipeline import Masking
 from cotjax.errors import DataError, UsageError
@@ -17,6 +20,7 @@ from cotjax.model.published import PUBLISHED
 from cotjax.model.sharding import make_mesh
 from cotjax.rollout.collect import AGENTS
 from cotjax.runtime import distributed
+from cotjax.runtime.claim import check_run
 from cotjax.runtime.ranges import check_all_ranges
 from cotjax.study.evaluate import (
     check_layout,
@@ -54,6 +58,12 @@ def check(config: ConfigDict, trains: bool = True) -> None:
         playing_mesh(config)
     if trains:
         _check_training(config, plays)
+
+
+def check_folder(folder: Path, config: Mapping[str, Any]) -> None:
+    """Check that the run of a config (as JSON) may use a folder, as `check_run` does."""
+    defaults = json.loads(default_config().to_json_best_effort())
+    check_run(folder, config, defaults, ARM_FIELDS)
 
 
 def masking_of(config: ConfigDict, arm: str) -> Masking:

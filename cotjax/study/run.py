@@ -31,18 +31,24 @@ from cotjax.model.config import ModelConfig
 from cotjax.model.params import abstract_params, init_params, param_shardings, trainable_paths
 from cotjax.rollout.collect import collect
 from cotjax.runtime import distributed
-from cotjax.runtime.files import local_path, read_json, whole_folder, write_whole
+from cotjax.runtime.claim import (
+    arms_begun,
+    bind_held_out,
+    check_arm_content,
+    claim_run,
+    content_of_arm,
+    planned_steps,
+)
+from cotjax.runtime.content import contents
+from cotjax.runtime.files import atomic_folder, local_path, read_json, write_atomic
 from cotjax.runtime.progress import Reporter, training_progress
 from cotjax.runtime.provenance import git_revision, package_versions
 from cotjax.study.evaluate import check_playable, evaluate
 from cotjax.study.export import keep_base
-from cotjax.study.folder import arms_begun, bind_held_out, claim
-from cotjax.study.folder import check as check_folder
 from cotjax.study.games import GameSets, prepare_games
-from cotjax.study.ready import adapters_of, base_folder, check, masking_of
+from cotjax.study.ready import adapters_of, base_folder, check, check_folder, masking_of
 from cotjax.study.training_data import agent_config, made_tokenizer
-from cotjax.train.claim import check_content, made_from_of, planned_steps
-from cotjax.train.fingerprints import Fingerprints, contents
+from cotjax.train.fingerprints import Fingerprints
 from cotjax.train.main import train
 from cotjax.train.recall import grow_recall
 from cotjax.weights.convert import load_params, read_config, tokenizer_folder
@@ -292,20 +298,20 @@ class Study:
 
         tokenizer = made_tokenizer(self.config, trajectories)
         shutil.rmtree(folder, ignore_errors=True)
-        with whole_folder(folder) as partial:
+        with atomic_folder(folder) as partial:
             save_tokenizer(tokenizer, partial, template)
         return folder
 
     def _keep_model(self, model: ModelConfig, tokenizer: Path) -> None:
         """Keep the model's sizes and its tokenizer in the run, so that it can be evaluated and exported without its base."""
-        write_whole(self.folder / "model.json", json.dumps(asdict(model), indent=2) + "\n")
+        write_atomic(self.folder / "model.json", json.dumps(asdict(model), indent=2) + "\n")
         kept = self.folder / "tokenizer"
         if tokenizer.resolve() == kept.resolve():
             return
         kept.mkdir(exist_ok=True)
         for name in TOKENIZER_FILES:
             if (tokenizer / name).exists():
-                write_whole(kept / name, (tokenizer / name).read_bytes())
+                write_atomic(kept / name, (tokenizer / name).read_bytes())
             else:
                 (kept / name).unlink(missing_ok=True)
 
@@ -323,7 +329,7 @@ class Study:
         for line in counts.lines():
             self.reporter.say(f"  {line}")
         if distributed.first():
-            write_whole(self.folder / "data.json", json.dumps(counts.as_dict(), indent=2) + "\n")
+            write_atomic(self.folder / "data.json", json.dumps(counts.as_dict(), indent=2) + "\n")
         return builder.as_data_source(split="train"), made_from
 
     def _made_from(
@@ -346,7 +352,7 @@ class Study:
             fingerprints.keep()
         known = any((self.folder / "dataset").glob(f"*/agent-{examples}"))
         for arm in arms_begun(self.folder):
-            check_content(self.folder / "arms" / arm, made_from, self.config.train.steps, known)
+            check_arm_content(self.folder / "arms" / arm, made_from, self.config.train.steps, known)
         return made_from
 
     def _trained(self) -> tuple[ModelConfig, Codec]:
@@ -409,7 +415,7 @@ class Study:
                 "held_out_trajectories": len(expert),
                 "thought_provenance": counts["thought_provenance"],
             },
-            "made_from": next(map(made_from_of, self.arm_folders.values())),
+            "made_from": next(map(content_of_arm, self.arm_folders.values())),
             "train": dict(config.train),
             "masking": {
                 name: list(value) if isinstance(value, tuple) else value
@@ -422,7 +428,7 @@ class Study:
             "seconds": self._seconds(),
             "config": json.loads(config.to_json_best_effort()),
         }
-        write_whole(self.folder / "run.json", json.dumps(run, indent=2) + "\n")
+        write_atomic(self.folder / "run.json", json.dumps(run, indent=2) + "\n")
 
 
 def open_study(config: ConfigDict, trains: bool = True) -> Study:
@@ -439,7 +445,7 @@ def open_study(config: ConfigDict, trains: bool = True) -> Study:
         check_folder(folder, mine)
     check(config, trains)
     if distributed.first():
-        claim(folder, mine)
+        claim_run(folder, mine)
     distributed.check_folder(folder)
     reporter = (
         Reporter(folder / "log.txt")

@@ -12,23 +12,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+from orbax.checkpoint.checkpoint_managers import (
+    AnyPreservationPolicy,
+    BestN,
+    EveryNSteps,
+    LatestN,
+    PolicyCheckpointInfo,
+    PreservationContext,
+)
 
 from cotjax.errors import DataError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import abstract_params
-from cotjax.runtime.files import write_whole
+from cotjax.runtime import distributed
+from cotjax.runtime.claim import saved_steps
+from cotjax.runtime.files import put_aside, write_atomic
 from cotjax.train.step import TrainState
 from cotjax.weights.orbax import check_shapes
 
@@ -36,14 +47,25 @@ _SUMS = "sums.json"
 _PART_BYTES = 1 << 22  # read at once while a checksum is made
 
 
+class Ranked(NamedTuple):
+    """A checkpoint as Orbax's policies see it, ranked by (held-out loss, step)."""
+
+    step: int
+    time: datetime
+    metrics: tuple[float, int]
+
+
 @dataclass
 class Keep:
-    """Which checkpoints stay. Orbax asks it after each save, and deletes the others.
+    """Orbax's preservation policy: which checkpoints stay after each save.
 
-    steps: those that the run is to save. One of another step, saved because the run was asked to stop, goes once a later one is there.
-    last: the newest so many (0: all).
-    every: those of every so many updates too (0: none more).
-    best: the so many of least held-out loss too (0: none more).
+    Of the steps that the run saves by plan, those of any rule below stay. A checkpoint of another
+    step, saved because the run was asked to stop, is deleted once there is a later one.
+
+    steps: the steps that the run saves by plan.
+    last: number of newest checkpoints to keep (0: all).
+    every: also keep every N-th step's checkpoint (0: off).
+    best: also keep the N with the lowest held-out loss (0: off).
     losses: step -> held-out loss of its parameters, in nats.
     """
 
@@ -62,25 +84,26 @@ class Keep:
         for name in ("every", "best"):
             if getattr(self, name) and not self.last:
                 raise UsageError(
-                    f"train.keep_{name} is set, but train.keep_last is 0, which keeps all; set that to 1 or more"
+                    f"train.keep_{name} is set, but train.keep_last is 0, which keeps all; "
+                    "set that to 1 or more"
                 )
 
-    def __call__(self, saved: Sequence[int]) -> set[int]:
-        """The steps that stay, of those saved."""
-        planned = [step for step in saved if step in self.steps]
-        if not self.last:
-            return {*planned, *saved[-1:]}
-        ranked = sorted(
-            (step for step in planned if step in self.losses),
-            key=lambda step: (self.losses[step], step),
-        )
-        every = {step for step in planned if self.every and step % self.every == 0}
-        return {*planned[-self.last :], *ranked[: self.best], *every, *saved[-1:]}
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Orbax's question: which of these, in order of step, stay."""
-        stay = self([info.step for info in checkpoints])
-        return [info.step in stay for info in checkpoints]
+    def should_preserve(
+        self, checkpoints: Sequence[PolicyCheckpointInfo], *, context: PreservationContext
+    ) -> list[bool]:
+        """Return for each checkpoint, in order of step, whether it stays."""
+        rules = [LatestN(self.last or None)]
+        rules += [EveryNSteps(self.every)] if self.every else []
+        # BestN keeps the end of its order: the lowest loss, and of equal ones the earliest step.
+        rules += [BestN(get_metric_fn=tuple, reverse=True, n=self.best)] if self.best else []
+        planned = [
+            Ranked(info.step, info.time, (self.losses.get(info.step, math.inf), info.step))
+            for info in checkpoints
+            if info.step in self.steps
+        ]
+        stay = AnyPreservationPolicy(rules).should_preserve(planned, context=context)
+        kept = {info.step for info, stays in zip(planned, stay, strict=True) if stays}
+        return [info.step in kept or info is checkpoints[-1] for info in checkpoints]
 
 
 class Checkpoints:
@@ -195,7 +218,7 @@ class Checkpoints:
             text = " ".join(str(error).split())
             full = "No space left on device" in text or "Disk quota exceeded" in text
             reason = "the disk is full" if full else text[:300]
-            kept = [step for step in whole_steps(self.folder) if step != self._saving]
+            kept = [step for step in saved_steps(self.folder) if step != self._saving]
             raise DataError(
                 f"{self.folder / str(self._saving)}: the checkpoint could not be saved ({reason}); those of steps {kept} are as they were; "
                 "make room, and the same command goes on from the last of them"
@@ -214,7 +237,7 @@ class Checkpoints:
             path.relative_to(unnamed).as_posix(): [path.stat().st_size, _checksum(path)]
             for path in files
         }
-        write_whole(unnamed / _SUMS, json.dumps(sums, indent=0) + "\n")
+        write_atomic(unnamed / _SUMS, json.dumps(sums, indent=0) + "\n")
 
     def _damage(self, step: int, item: str = "") -> str | None:
         """What is wrong with a checkpoint's files (or with one item's); None where nothing is. Each process looks at its share."""
@@ -228,17 +251,11 @@ class Checkpoints:
 
     def _put_aside(self, step: int) -> Path:
         folder = self.folder / str(step)
-        number = 1
-        while (aside := folder.with_name(f"{step}.damaged-{number}")).exists():
-            number += 1
         if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("all have seen what is there")
-        if jax.process_index() == 0:
-            os.rename(folder, aside)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("the damaged checkpoint is put aside")
+            multihost_utils.sync_global_devices("every process has seen the damage")
+        name = distributed.from_first("put aside", lambda: put_aside(folder).name)
         self._manager.reload()
-        return aside
+        return folder.with_name(name)
 
     def _check_shapes(self, step: int, params: dict) -> None:
         """Compare names and shapes before anything is read: a restore that fails half-way leaves reads behind."""
@@ -267,15 +284,6 @@ def _apart(options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManagerOption
         barrier_sync_key_prefix=f"process {process}",
     )
     return replace(options, read_only=True, create=False, multiprocessing_options=itself)
-
-
-def whole_steps(folder: Path) -> list[int]:
-    """Steps of the finished checkpoints in a folder, in order."""
-    return (
-        sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
-        if folder.is_dir()
-        else []
-    )
 
 
 def damage(folder: Path, item: str = "", share: int = 0, shares: int = 1) -> str | None:

@@ -22,7 +22,7 @@ from cotjax.model.config import ModelConfig
 from cotjax.model.params import join_params, split_params
 from cotjax.model.sharding import batch_sharding
 from cotjax.objectives.supervised import supervised, token_losses
-from cotjax.runtime.files import write_whole
+from cotjax.runtime.files import write_atomic
 from cotjax.train.step import BATCH_FIELDS
 
 
@@ -32,9 +32,9 @@ def keep_failed(folder: Path, step: int, batch: dict[str, np.ndarray], about: di
     where.mkdir(parents=True, exist_ok=True)
     packed = io.BytesIO()
     np.savez_compressed(packed, **batch)
-    write_whole(where / f"batch-{jax.process_index()}.npz", packed.getvalue())
+    write_atomic(where / f"batch-{jax.process_index()}.npz", packed.getvalue())
     if jax.process_index() == 0:
-        write_whole(where / "about.json", json.dumps({"step": step, **about}, indent=2) + "\n")
+        write_atomic(where / "about.json", json.dumps({"step": step, **about}, indent=2) + "\n")
     return where
 
 

@@ -21,10 +21,10 @@ from cotjax.model.sharding import batch_parts, batch_sharding, make_mesh
 from cotjax.objectives.supervised import make_objective
 from cotjax.runtime import distributed
 from cotjax.runtime.arrays import global_batch, local_rows
+from cotjax.runtime.claim import check_arm, claim_arm
 from cotjax.runtime.provenance import git_revision, package_versions
 from cotjax.runtime.ranges import check_ranges
 from cotjax.train.checkpoint import Checkpoints, Keep
-from cotjax.train.claim import check, claim
 from cotjax.train.failed import keep_failed
 from cotjax.train.metrics import Clock, MetricsFile, all_peak, as_row, step_flops
 from cotjax.train.optim import configured, needs_master
@@ -142,7 +142,7 @@ def train(
         "seed": seed,
     }
     run |= {"made_from": made_from} if made_from else {}
-    for line in distributed.from_first("run", lambda: check(folder, run)):
+    for line in distributed.from_first("run", lambda: check_arm(folder, run)):
         warn(line)
 
     # ---- model, optimizer, step
@@ -186,14 +186,14 @@ def train(
     )
 
     # ---- resume; the folder is taken now that nothing that could be wrong with the start was
-    keep = keep_of(settings, distributed.from_first("saves", lambda: claim(folder, run)))
+    keep = keep_of(settings, distributed.from_first("saves", lambda: claim_arm(folder, run)))
     checkpoints = Checkpoints(folder / "checkpoints", keep)
     about = run | {"config": config, "git": git_revision(), "versions": package_versions()}
     found = checkpoints.resume(state, warn)
     start = 0
     if found is not None:
         state, before = found
-        check(folder, run, theirs=before)
+        check_arm(folder, run, theirs=before)
         start = before["step"]
         iterator.set_state(before["iterator"])
     held_out_at = held_out_steps(settings, keep.steps)

@@ -18,7 +18,7 @@ from cotjax.errors import DataError
 from cotjax.masking import Role
 from cotjax.model.config import ModelConfig
 from cotjax.model.flops import attended_flops, peak_flops
-from cotjax.runtime.files import disk_errors, write_whole
+from cotjax.runtime.files import disk_errors, write_atomic
 
 
 class Clock:
@@ -156,7 +156,7 @@ class MetricsFile:
             return
         text = "".join(json.dumps(row) + "\n" for row in kept)
         if not self._path.exists() or self._path.read_text() != text:
-            write_whole(self._path, text)
+            write_atomic(self._path, text)
         self._out = self._path.open("a", buffering=1)
 
     def write(self, row: dict) -> None:

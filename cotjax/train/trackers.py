@@ -37,9 +37,7 @@ class Trackers:
 
     def write(self, row: dict) -> None:
         """Send one row; its parts are named as `loss_by_role/ACTION`."""
-        values = {
-            name: value for name, value in flatten(row, joint="/").items() if value is not None
-        }
+        values = {name: value for name, value in flatten(row, sep="/").items() if value is not None}
         step = values.pop("step")
         if self._board:
             for name, value in values.items():

@@ -27,7 +27,7 @@ from cotjax.model import lora
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import Params, abstract_params
 from cotjax.model.sharding import make_mesh
-from cotjax.runtime.files import read_json, whole_folder, write_whole
+from cotjax.runtime.files import atomic_folder, read_json, write_atomic
 from cotjax.weights import peft
 from cotjax.weights.generation import GENERATION_FILE, TOKEN_IDS_FILE, token_ids
 from cotjax.weights.huggingface import MAX_SHARD_BYTES, Say, load_hf, read_hf, save_hf
@@ -156,8 +156,8 @@ def save_orbax(
     folder.mkdir(parents=True, exist_ok=True)
     save_tree(folder / _PARAMS, params)
     if token_ids:
-        write_whole(folder / TOKEN_IDS_FILE, json.dumps(dict(token_ids), indent=2) + "\n")
-    write_whole(folder / _CONFIG_FILES[ORBAX], json.dumps(asdict(config), indent=2) + "\n")
+        write_atomic(folder / TOKEN_IDS_FILE, json.dumps(dict(token_ids), indent=2) + "\n")
+    write_atomic(folder / _CONFIG_FILES[ORBAX], json.dumps(asdict(config), indent=2) + "\n")
 
 
 def convert(
@@ -176,7 +176,7 @@ def convert(
     """
     started = time.perf_counter()
     overrides = {} if dtype is None else {"param_dtype": dtype}
-    with whole_folder(out) as partial:
+    with atomic_folder(out) as partial:
         kind, config = folder_kind(source), read_config(source, say, **overrides)
         params = load_params(source, make_mesh(data=1, fsdp=-1), **overrides)
         ids = token_ids(homes(source)[-1])

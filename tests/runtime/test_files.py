@@ -12,7 +12,7 @@ import pytest
 from cotjax.cli.main import main
 from cotjax.config import load_config
 from cotjax.errors import DataError, UsageError
-from cotjax.runtime.files import check_output, local_path, whole, whole_folder, write_whole
+from cotjax.runtime.files import atomic_file, atomic_folder, check_output, local_path, write_atomic
 
 
 def left_over(folder):
@@ -21,7 +21,7 @@ def left_over(folder):
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
     path = tmp_path / "new" / "a.txt"
-    with whole(path) as out:
+    with atomic_file(path) as out:
         out.write("ein Gruß\r\n")
         assert not path.exists()
     assert path.read_bytes() == "ein Gruß\r\n".encode()
@@ -32,7 +32,7 @@ def test_a_file_appears_when_it_is_whole(tmp_path):
 def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path, failure):
     path = tmp_path / "a.txt"
     path.write_text("before")
-    with pytest.raises(failure), whole(path) as out:
+    with pytest.raises(failure), atomic_file(path) as out:
         out.write("after")
         raise failure
     assert path.read_text() == "before" and left_over(tmp_path) == []
@@ -43,7 +43,7 @@ def test_what_a_killed_process_had_begun_is_removed_and_what_a_living_one_writes
     ended.wait()
     for name, pid in (("a.txt", ended.pid), ("a.txt", 1), ("b.txt", ended.pid)):
         (tmp_path / f".{name}.{pid}.partial").write_text("begun")
-    write_whole(tmp_path / "a.txt", "whole")
+    write_atomic(tmp_path / "a.txt", "whole")
     assert left_over(tmp_path) == [".a.txt.1.partial", f".b.txt.{ended.pid}.partial"]
 
 
@@ -51,7 +51,7 @@ def test_a_symbolic_link_and_its_target_stay(tmp_path):
     (tmp_path / "target").write_text("mine")
     (tmp_path / "link").symlink_to("target")
     with pytest.raises(UsageError, match=r"symbolic link \(to target\)"):
-        write_whole(tmp_path / "link", "new")
+        write_atomic(tmp_path / "link", "new")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "mine"
 
 
@@ -63,7 +63,7 @@ def test_folders_and_special_files_are_refused(tmp_path):
         ("/dev/null", "not a regular file"),
     ):
         with pytest.raises(UsageError, match=reason):
-            write_whole(place, "new")
+            write_atomic(place, "new")
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode) and os.path.exists("/dev/null")
     assert left_over(tmp_path) == []
 
@@ -73,7 +73,7 @@ def test_a_file_below_a_file_is_one_clear_error(tmp_path):
     with pytest.raises(
         DataError, match=r"file/new\.txt: nothing can be written there \(.*\); choose another place"
     ):
-        write_whole(tmp_path / "file" / "new.txt", "new")
+        write_atomic(tmp_path / "file" / "new.txt", "new")
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -82,13 +82,13 @@ def test_a_file_of_somebody_else_stays_and_one_of_ours_is_replaced(tmp_path):
     path.write_text("a diary\n")
     with (
         pytest.raises(UsageError, match="was not written by this command"),
-        whole(path, mark=b'{"schema_version"') as out,
+        atomic_file(path, mark=b'{"schema_version"') as out,
     ):
         out.write("{}")
     assert path.read_text() == "a diary\n"
     for ours in ("", '{"schema_version": 1}\n'):
         path.write_text(ours)
-        with whole(path, mark=b'{"schema_version"') as out:
+        with atomic_file(path, mark=b'{"schema_version"') as out:
             out.write("new")
         assert path.read_text() == "new"
 
@@ -106,15 +106,15 @@ def test_what_is_read_is_never_written_by_whatever_name(tmp_path):
 def test_a_folder_appears_when_it_is_whole(tmp_path):
     (tmp_path / ".out.partial").mkdir()
     (tmp_path / ".out.partial" / "old").write_text("of a run that was killed")
-    with whole_folder(tmp_path / "out") as folder:
+    with atomic_folder(tmp_path / "out") as folder:
         (folder / "a").write_text("1")
         assert not (tmp_path / "out").exists()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"] and left_over(
         tmp_path
     ) == []
-    with pytest.raises(UsageError, match="not empty"), whole_folder(tmp_path / "out"):
+    with pytest.raises(UsageError, match="not empty"), atomic_folder(tmp_path / "out"):
         pass
-    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "other") as folder:
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "other") as folder:
         (folder / "a").write_text("1")
         raise KeyboardInterrupt
     assert not (tmp_path / "other").exists() and left_over(tmp_path) == []
@@ -133,8 +133,8 @@ def test_a_folder_appears_when_it_is_whole(tmp_path):
 def test_urls_are_refused_in_one_sentence(url):
     for write in (
         local_path,
-        lambda place: write_whole(place, "new"),
-        lambda place: whole_folder(place).__enter__(),
+        lambda place: write_atomic(place, "new"),
+        lambda place: atomic_folder(place).__enter__(),
     ):
         with pytest.raises(UsageError, match="only paths of this machine's file system"):
             write(url)
@@ -145,7 +145,7 @@ def test_other_paths_are_taken_as_they_are(tmp_path, monkeypatch):
     assert local_path("~/a b/c:d") == tmp_path / "a b" / "c:d"
     assert str(local_path("runs/a:1/x")) == "runs/a:1/x"
     assert str(local_path("C:/data")) == "C:/data"
-    write_whole("~/x.json", json.dumps({}))
+    write_atomic("~/x.json", json.dumps({}))
     assert (tmp_path / "x.json").read_text() == "{}"
 
 

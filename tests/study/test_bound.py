@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from cotjax.cli.main import main
 from cotjax.data.trajectories import write_trajectories
-from cotjax.study.folder import arms_begun
+from cotjax.runtime.claim import arms_begun
 from cotjax.train.metrics import read_metrics
 
 CONFIG = '''

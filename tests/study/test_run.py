@@ -16,7 +16,7 @@ from cotjax.config import load_config
 from cotjax.data.trajectories import read_trajectories
 from cotjax.errors import UsageError
 from cotjax.rollout.record import read_records
-from cotjax.study.folder import check
+from cotjax.study.ready import check_folder
 from cotjax.train.metrics import read_metrics
 from cotjax.weights.peft import load_peft
 
@@ -408,10 +408,10 @@ def test_settings_of_playing_may_change_until_an_episode_is_recorded(study, caps
     )
     mine = json.loads(changed.to_json_best_effort())
     with pytest.raises(UsageError, match=r"games\.ood is 2 there, 1 here"):
-        check(out, mine)
+        check_folder(out, mine)
     unplayed = tmp_path / "unplayed"
     shutil.copytree(out, unplayed, ignore=shutil.ignore_patterns("records", "held_out.jsonl"))
-    check(unplayed, mine)
+    check_folder(unplayed, mine)
 
 
 def test_collected_trajectories_that_changed_are_named(study, capsys, tmp_path):

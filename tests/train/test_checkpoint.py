@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import jax
@@ -13,9 +14,10 @@ import pytest
 from helpers.checkpoints import PLANNED, resumed, save, state
 from hypothesis import given
 from hypothesis import strategies as st
+from orbax.checkpoint.checkpoint_managers import PreservationContext
 
 from cotjax.errors import DataError, UsageError
-from cotjax.train.checkpoint import Checkpoints, Keep
+from cotjax.train.checkpoint import Checkpoints, Keep, Ranked
 
 
 @pytest.fixture(scope="module")
@@ -175,24 +177,32 @@ def test_keeping_never_loses_the_newest_nor_what_it_names(steps, last, every, be
         with pytest.raises(UsageError, match="keep_last"):
             Keep(range(0, 31, 2), last, every, best)
         return
-    stay = Keep(range(0, 31, 2), last, every, best, losses)(saved)
+    keep = Keep(range(0, 31, 2), last, every, best, losses)
+    infos = [Ranked(step, datetime(2026, 1, 1), (0.0, 0)) for step in saved]
+    stays = keep.should_preserve(infos, context=PreservationContext())
+    stay = {step for step, kept in zip(saved, stays, strict=True) if kept}
     planned = [step for step in saved if step % 2 == 0]
     assert saved[-1] in stay and stay <= {*planned, saved[-1]}
     if not last:
         assert stay >= set(planned)
     assert stay >= set(planned[-last:] if last else [])
     assert all(step in stay for step in planned if every and step % every == 0)
-    assert not best or not planned or min(planned, key=lambda step: (losses[step], step)) in stay
+    ranked = sorted(planned, key=lambda step: (losses[step], step))
+    assert stay >= set(ranked[:best])
+    if last:
+        named = {*planned[-last:], *ranked[:best], saved[-1]}
+        assert stay == named | {step for step in planned if every and step % every == 0}
 
 
 FULL = """
 import sys
+from datetime import datetime
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
 import jax.numpy as jnp
 import numpy as np
 from helpers.checkpoints import PLANNED, resumed, save, state
-from cotjax.train.checkpoint import Checkpoints, Keep
+from cotjax.train.checkpoint import Checkpoints, Keep, Ranked
 from cotjax.errors import DataError
 folder = Path(sys.argv[1]) / "checkpoints"
 save(folder, 0, 10)

@@ -16,8 +16,8 @@ from cotjax.data.pipeline import Masking
 from cotjax.errors import DataError, UsageError
 from cotjax.model.params import init_params
 from cotjax.model.sharding import make_mesh
+from cotjax.runtime.claim import checkpoint_steps
 from cotjax.train.checkpoint import Checkpoints
-from cotjax.train.claim import checkpoint_steps
 from cotjax.train.metrics import read_metrics
 
 

@@ -16,8 +16,8 @@ from helpers.training import MODEL, ONE, assert_same, make_source, params_at, ro
 from cotjax.data.pipeline import Masking
 from cotjax.errors import DataError, UsageError
 from cotjax.model.params import init_params
+from cotjax.runtime.claim import begun, planned_steps
 from cotjax.train import fingerprints
-from cotjax.train.claim import begun, planned_steps
 from cotjax.train.fingerprints import Fingerprints
 from cotjax.train.main import train
 from cotjax.train.metrics import read_metrics
@@ -74,7 +74,7 @@ def without(part, **changes):
         (without("base", sha256="a" * 64), "the base model: the content of m changed"),
         (
             without("data", examples="fedcba987654"),
-            "t.jsonl is what it was, but other examples are made of it",
+            "t.jsonl is unchanged, but gives other examples",
         ),
         (
             MADE_FROM | {"base": {"recipe": "random", "recall_steps": 500}},
@@ -86,7 +86,7 @@ def test_other_content_is_refused_and_the_file_named(copy, source, made_from, wo
     shutil.rmtree(copy / "checkpoints" / "4")
     with pytest.raises(
         UsageError,
-        match=f"{words}.*bring back what it was begun with, or choose another folder with --out",
+        match=f"{words}.*restore what it was begun with, or choose another folder with --out",
     ):
         run(copy, source, made_from=made_from, **CHANGES)
     assert len(rows(copy)) == 4 and not (copy / "checkpoints" / "4").exists()
