@@ -31,19 +31,25 @@ def played(tmp_path):
 
 
 def test_what_a_file_holds(played):
-    found = check(played)
-    assert (found.bad, found.episodes, found.steps, found.untrained, found.thoughtless) == (
+    contents = check(played)
+    assert (
+        contents.bad,
+        contents.episodes,
+        contents.steps,
+        contents.untrained,
+        contents.thoughtless,
+    ) == (
         0,
         6,
         12,
         1,
         1,
     )
-    assert found.outcomes == {"won": 3, "lost": 2, "not known": 1}
-    assert found.splits == {"train": 5, "valid": 1} and found.environments == {"tiny": 6}
-    assert found.lengths == {1: 2, 2: 2, 3: 2}
-    assert found.provenance == {"scripted, before the action": 9, "imported": 1}
-    assert not found.unknown and not found.tokens
+    assert contents.outcomes == {"won": 3, "lost": 2, "not known": 1}
+    assert contents.splits == {"train": 5, "valid": 1} and contents.environments == {"tiny": 6}
+    assert contents.lengths == {1: 2, 2: 2, 3: 2}
+    assert contents.provenance == {"scripted, before the action": 9, "imported": 1}
+    assert not contents.unknown and not contents.tokens
 
 
 def test_every_bad_line_is_named_up_to_the_limit_and_the_rest_counted(played, capsys):
@@ -58,9 +64,9 @@ def test_every_bad_line_is_named_up_to_the_limit_and_the_rest_counted(played, ca
         lines[3].replace("t3", "t9"),
     ]
     played.write_text("\n".join(broken) + "\n")
-    found = check(played, limit=3)
-    assert (found.bad, found.episodes) == (4, 3)
-    assert [error.removeprefix(f"{played}:").split(":")[0] for error in found.errors] == [
+    contents = check(played, limit=3)
+    assert (contents.bad, contents.episodes) == (4, 3)
+    assert [error.removeprefix(f"{played}:").split(":")[0] for error in contents.errors] == [
         "2",
         "4",
         "5",
@@ -110,11 +116,11 @@ def test_what_is_odd_is_told(played, capsys):
 
 def test_tokens_are_counted_and_what_does_not_fit_is_told(played, tmp_path, capsys):
     codec = tiny.word_codec(tmp_path / "tokenizer", tiny.TINY_WORDS)
-    found = check(played, codec=codec, max_length=60)
-    assert sum(found.tokens.values()) == 6 and found.long == sum(
-        count for length, count in found.tokens.items() if length > 60
+    contents = check(played, codec=codec, max_length=60)
+    assert sum(contents.tokens.values()) == 6 and contents.long == sum(
+        count for length, count in contents.tokens.items() if length > 60
     )
-    assert 0 < found.lost < found.steps
+    assert 0 < contents.lost < contents.steps
     assert check(played, codec=codec, max_length=1000).long == 0
     text = played.read_text().replace("You open the cabinet 1.", "You see a dragon.", 1)
     played.write_text(text)
@@ -130,8 +136,8 @@ def test_an_episode_of_just_the_longest_length_is_not_too_long(tmp_path):
     codec, path = tiny.word_codec(tmp_path / "tokenizer", tiny.TINY_WORDS), tmp_path / "t.jsonl"
     write_trajectories(path, [tiny.trajectory(steps=1)])
     ((length, _),) = check(path, codec=codec).tokens.items()
-    found = {most: check(path, codec=codec, max_length=most) for most in (length - 1, length)}
-    assert {most: (one.long, one.lost) for most, one in found.items()} == {
+    contents = {most: check(path, codec=codec, max_length=most) for most in (length - 1, length)}
+    assert {most: (one.long, one.lost) for most, one in contents.items()} == {
         length - 1: (1, 1),
         length: (0, 0),
     }

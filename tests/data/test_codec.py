@@ -1,4 +1,4 @@
-"""Text is text: content becomes the characters it consists of, whatever it says; the format's own marks stay control tokens."""
+"""Content is encoded as plain characters; only the format's own marks are control tokens."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,10 @@ from cotjax.masking import Role
 
 
 def _subword(*added: str) -> Tokenizer:
-    """A byte-level tokenizer that knows ChatML's and Llama 3's marks as special tokens, and `added` as ordinary added ones."""
+    """Return a byte-level tokenizer with ChatML's and Llama 3's marks as special tokens.
+
+    `added` are ordinary added tokens.
+    """
     copy = Tokenizer.from_str(chat_tokenizer("chatml").backend_tokenizer.to_str())
     copy.add_tokens([AddedToken(text, special=False, normalized=False) for text in added])
     return copy
@@ -94,9 +97,10 @@ def _without_marks() -> Tokenizer:
 
 
 def test_a_token_that_cannot_be_spelled_is_refused_in_data_and_taken_apart_in_play():
-    # Split at blanks alone, "[PAD]" is a word of the vocabulary whether or not it is an added token.
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["[PAD]", "[UNK]", "see", "[", "P", *CHATML.marks,
-        *formats.TAGS, "user", "assistant"])}, unk_token="[UNK]"))  # fmt: skip
+    # Split at whitespace only, "[PAD]" is in the vocabulary even where it is no added token.
+    words = ["[PAD]", "[UNK]", "see", "[", "P", *CHATML.marks, *formats.TAGS, "user", "assistant"]
+    vocabulary = {word: id for id, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens(["[PAD]", "[UNK]", *CHATML.marks])
     tokenizer.add_tokens([*formats.TAGS])
@@ -114,7 +118,7 @@ def test_a_token_that_cannot_be_spelled_is_refused_in_data_and_taken_apart_in_pl
 
 
 def test_pieces_of_a_vocabulary_that_are_added_tokens_too_do_not_come_out_of_content():
-    """A unigram vocabulary lists its control tokens among its pieces, so plain text could be cut into them."""
+    """Control tokens are pieces of a unigram vocabulary, so plain text could be cut into them."""
     pieces = ["<unk>", "</s>", *CHATML.marks, *formats.TAGS, *"abcdeghiklmnorstu</>|_ \n"]
     tokenizer = Tokenizer(
         models.Unigram([(piece, -float(len(piece) == 1)) for piece in pieces], unk_id=0)
@@ -297,7 +301,7 @@ def test_llama_3_begins_every_sequence_once_with_begin_of_text(llama, layout, fo
 def test_a_tokenizer_without_the_token_that_the_template_begins_with_is_told():
     with pytest.raises(
         DataError,
-        match=r"no token '<\|begin_of_text\|>', with which every prompt of the turn template 'llama3'",
+        match=r"no token '<\|begin_of_text\|>', with which every prompt of .* 'llama3' begins",
     ):
         Codec(build_word_tokenizer(tiny.TINY_WORDS), LLAMA3)
 

@@ -15,9 +15,15 @@ from cotjax.data.tokens import trajectory_examples
 from cotjax.data.trajectories import read_trajectories
 from cotjax.errors import DataError, UsageError
 
-ROOM = "You are in the middle of a room. Looking quickly around you, you see a cabinet 1, and a fridge 1."
+ROOM = (
+    "You are in the middle of a room. "
+    "Looking quickly around you, you see a cabinet 1, and a fridge 1."
+)
 TASK = "Your task is to: put a plate in fridge."
-INSTRUCTION = "Interact with a household. Your response should use the format:\n\nThought: <your thoughts>\nAction: <your next action>"
+INSTRUCTION = (
+    "Interact with a household. Your response should use the format:\n\n"
+    "Thought: <your thoughts>\nAction: <your next action>"
+)
 
 
 def _said(*texts, speakers=("human", "gpt"), keys=("from", "value"), **more):
@@ -77,10 +83,16 @@ MESSAGES = {
     "success": True,
     "messages": [
         {"role": "system", "content": "You play games."},
-        *_said(f"{ROOM}\n{TASK}", "<think>i need a plate.</think>\n<action> open cabinet 1 </action>", "You open the cabinet 1.",
-               "<action>look</action>", speakers=CHAT, keys=("role", "content")),
+        *_said(
+            f"{ROOM}\n{TASK}",
+            "<think>i need a plate.</think>\n<action> open cabinet 1 </action>",
+            "You open the cabinet 1.",
+            "<action>look</action>",
+            speakers=CHAT,
+            keys=("role", "content"),
+        ),
     ],
-}  # fmt: skip
+}
 PAIR = {
     "prompt": f"{ROOM}\n{TASK}",
     "response": "Thought: i need a plate. Action: open cabinet 1",
@@ -93,20 +105,20 @@ def _import(tmp_path, rows, array=False, **options):
     file.write_text(
         json.dumps(rows, indent=1) if array else "".join(json.dumps(row) + "\n" for row in rows)
     )
-    found = import_files([file], tmp_path / "t.jsonl", **options)
-    return found, list(read_trajectories(tmp_path / "t.jsonl"))
+    result = import_files([file], tmp_path / "t.jsonl", **options)
+    return result, list(read_trajectories(tmp_path / "t.jsonl"))
 
 
 @pytest.mark.parametrize("array", [True, False], ids=["array", "lines"])
 def test_every_layout_becomes_the_same_steps(tmp_path, array):
-    found, made = _import(tmp_path, [ETO, AGENTGYM, MESSAGES, PAIR], array)
-    assert found.kept == 4 and found.layouts == {
+    result, imported = _import(tmp_path, [ETO, AGENTGYM, MESSAGES, PAIR], array)
+    assert result.kept == 4 and result.layouts == {
         "eto": 1,
         "agentgym": 1,
         "messages": 1,
         "prompt-response": 1,
     }
-    for trajectory in made:
+    for trajectory in imported:
         assert trajectory.task == "put a plate in fridge"
         first = trajectory.steps[0]
         assert (first.observation, first.thought, first.action) == (
@@ -120,8 +132,8 @@ def test_every_layout_becomes_the_same_steps(tmp_path, array):
                 "You open the cabinet 1.",
                 "look",
             )
-    eto, gym, chat, pair = made
-    assert [len(trajectory.steps) for trajectory in made] == [2, 2, 2, 1]
+    eto, gym, chat, pair = imported
+    assert [len(trajectory.steps) for trajectory in imported] == [2, 2, 2, 1]
     assert (eto.task_type, eto.game) == (
         "pick_and_place_simple",
         "pick_and_place_simple-Plate-None-Fridge-1/trial_T1",
@@ -150,19 +162,43 @@ def test_every_layout_becomes_the_same_steps(tmp_path, array):
 @pytest.mark.parametrize(
     ("first", "task", "observation", "commands"),
     [
-        ("Task Description:\nYour task is to boil water. For ice, melt it first.\nYou are in a hallway.", "boil water",
-         "For ice, melt it first.\nYou are in a hallway.", ()),
-        ("Your goal: go to the red ball 1\nYou see a wall.\nAvailable actions: [\"turn left\", \"move forward\"]", "go to the red ball 1",
-         "You see a wall.", ("turn left", "move forward")),
-        ("Commands:\ncraft 1 stick\n\nGoal: craft stick.", "craft stick", "Commands:\ncraft 1 stick", ()),
-        ("Your task is to: look. You see a cat.\nAVAILABLE ACTIONS: [what", "look. You see a cat", "AVAILABLE ACTIONS: [what", ()),
+        (
+            "Task Description:\nYour task is to boil water. For ice, melt it first.\n"
+            "You are in a hallway.",
+            "boil water",
+            "For ice, melt it first.\nYou are in a hallway.",
+            (),
+        ),
+        (
+            "Your goal: go to the red ball 1\nYou see a wall.\n"
+            'Available actions: ["turn left", "move forward"]',
+            "go to the red ball 1",
+            "You see a wall.",
+            ("turn left", "move forward"),
+        ),
+        (
+            "Commands:\ncraft 1 stick\n\nGoal: craft stick.",
+            "craft stick",
+            "Commands:\ncraft 1 stick",
+            (),
+        ),
+        (
+            "Your task is to: look. You see a cat.\nAVAILABLE ACTIONS: [what",
+            "look. You see a cat",
+            "AVAILABLE ACTIONS: [what",
+            (),
+        ),
     ],
     ids=["sentence", "list", "goal", "broken list"],
-)  # fmt: skip
+)
 def test_the_task_is_where_the_text_says_so(tmp_path, first, task, observation, commands):
-    _, (made,) = _import(tmp_path, [_chat(first, RESPONSES[0])])
-    step = made.steps[0]
-    assert (made.task, step.observation, step.admissible_commands) == (task, observation, commands)
+    _, (imported,) = _import(tmp_path, [_chat(first, RESPONSES[0])])
+    step = imported.steps[0]
+    assert (imported.task, step.observation, step.admissible_commands) == (
+        task,
+        observation,
+        commands,
+    )
 
 
 def test_what_is_imported_is_checked_and_encoded(tmp_path):
@@ -188,47 +224,68 @@ REJECTED = {
     "no action": (_chat(FIRST, "i open cabinet 1"), "step 0: the response is neither"),
     "an empty action": (_chat(FIRST, "Thought: hm\nAction: "), "empty action"),
     "two actions": (_chat(FIRST, "Thought: hm\nAction: look\nAction: look"), "more than one"),
-    "a made-up observation": (_chat(FIRST, "Thought: hm\nAction: look\nObservation: a cat"), "more than one"),
+    "a made-up observation": (
+        _chat(FIRST, "Thought: hm\nAction: look\nObservation: a cat"),
+        "more than one",
+    ),
     "the action first": (_chat(FIRST, "Action: look\nThought: hm"), "more than one"),
     "an unclosed thought": (_chat(FIRST, "<think>hm <action>look</action>"), "no </think>"),
     "text behind": (_chat(FIRST, "<action>look</action> and then"), "text after </action>"),
-    "two users": ({"conversations": [*_said(FIRST), *_said(FIRST), *_said(FIRST, RESPONSES[0])[1:]]}, "turn 1: user and agent"),
+    "two users": (
+        {"conversations": [*_said(FIRST), *_said(FIRST), *_said(FIRST, RESPONSES[0])[1:]]},
+        "turn 1: user and agent",
+    ),
     "nobody answers": (_chat(FIRST), "the agent never speaks"),
-    "a stranger": ({"messages": [{"role": "narrator", "content": "x"}]}, "message 0, from 'narrator'"),
+    "a stranger": (
+        {"messages": [{"role": "narrator", "content": "x"}]},
+        "message 0, from 'narrator'",
+    ),
     "a tool alone": ({"messages": [{"role": "tool", "content": "x"}]}, "the agent never speaks"),
-    "an empty tool call": ({"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]}, "message 0: a tool call must"),
-    "a picture": ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "its content is not a string"),
+    "an empty tool call": (
+        {"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]},
+        "message 0: a tool call must",
+    ),
+    "a picture": (
+        {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+        "its content is not a string",
+    ),
     "no list": ({"conversations": "hello"}, "must be a list"),
     "another layout": ({"text": "hello"}, "match no known layout"),
     "no object": ([1], "must be a JSON object"),
-    "a tag in the prompt": ({"prompt": f"{FIRST}\nAnswer in <action>", "response": RESPONSES[0]}, "contains '<action>'"),
-    "nothing trained": ({"conversations": _said(FIRST, RESPONSES[0], loss=False)}, "no step is trained on"),
+    "a tag in the prompt": (
+        {"prompt": f"{FIRST}\nAnswer in <action>", "response": RESPONSES[0]},
+        "contains '<action>'",
+    ),
+    "nothing trained": (
+        {"conversations": _said(FIRST, RESPONSES[0], loss=False)},
+        "no step is trained on",
+    ),
     "no text at all": ({"prompt": FIRST, "response": "Action: \ud800"}, "surrogate"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("row, reason", REJECTED.values(), ids=REJECTED)
 def test_what_cannot_be_mapped_is_told_and_kept_apart(tmp_path, row, reason):
-    found, made = _import(tmp_path, [ETO, row, AGENTGYM], rejected=tmp_path / "apart.jsonl")
-    assert (found.rows, found.kept, found.rejected, len(made)) == (3, 2, 1, 2) and sum(
-        found.reasons.values()
+    result, imported = _import(tmp_path, [ETO, row, AGENTGYM], rejected=tmp_path / "apart.jsonl")
+    assert (result.rows, result.kept, result.rejected, len(imported)) == (3, 2, 1, 2) and sum(
+        result.reasons.values()
     ) == 1
-    (message,) = found.messages
+    (message,) = result.messages
     assert message.startswith(f"{tmp_path / 'public.json'}:2: ") and reason in message
     (kept,) = map(json.loads, (tmp_path / "apart.jsonl").read_text().splitlines())
     assert kept["row"] == row and kept["where"].endswith(":2") and reason in kept["reason"]
 
 
 def test_a_task_that_was_played_twice_is_two_episodes(tmp_path):
-    _, made = _import(tmp_path, [ETO, ETO])
-    assert [trajectory.id for trajectory in made] == ["public/12", "public/12/2"]
+    _, imported = _import(tmp_path, [ETO, ETO])
+    assert [trajectory.id for trajectory in imported] == ["public/12", "public/12/2"]
 
 
 def test_a_broken_line_is_one_row_and_a_broken_array_is_no_file(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text(json.dumps(ETO) + "\n{\n\n" + json.dumps(PAIR) + "\n")
-    found = import_files([file], tmp_path / "t.jsonl", rejected=tmp_path / "apart.jsonl")
-    assert (found.kept, found.rejected, found.messages) == (
+    result = import_files([file], tmp_path / "t.jsonl", rejected=tmp_path / "apart.jsonl")
+    assert (result.kept, result.rejected, result.messages) == (
         2,
         1,
         [f"{file}:2: the line is not valid JSON"],
@@ -244,13 +301,13 @@ def test_a_key_that_comes_twice_is_no_row(tmp_path):
     twice = json.dumps(PAIR)[:-1] + ', "score": 1}'
     for text in (f"{twice}\n{json.dumps(ETO)}\n", f"[{twice}, {json.dumps(ETO)}]"):
         (tmp_path / "a.json").write_text(text)
-        found = import_files(
+        result = import_files(
             [tmp_path / "a.json"], tmp_path / "t.jsonl", rejected=tmp_path / "apart.jsonl"
         )
-        assert (found.kept, found.rejected) == (
+        assert (result.kept, result.rejected) == (
             1,
             1,
-        ) and "the key 'score' occurs twice in one object" in found.messages[0]
+        ) and "the key 'score' occurs twice in one object" in result.messages[0]
         (kept,) = map(json.loads, (tmp_path / "apart.jsonl").read_text().splitlines())
         assert kept["row"] == twice
 
@@ -329,8 +386,8 @@ def test_progress_is_told_every_hundred_rows(tmp_path, array):
 def test_bytes_that_are_no_text_are_one_row(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_bytes(b'{"a": "\xff"}\n' + json.dumps(ETO).encode() + b"\r\n")
-    found = import_files([file], tmp_path / "t.jsonl")
-    assert found.messages == [f"{file}:1: the line is not UTF-8 (at byte 7)"] and found.kept == 1
+    result = import_files([file], tmp_path / "t.jsonl")
+    assert result.messages == [f"{file}:1: the line is not UTF-8 (at byte 7)"] and result.kept == 1
 
 
 def _link(folder, name):
@@ -423,8 +480,8 @@ def test_the_command_tells_what_it_did(tmp_path, capsys):
         told.err
         == f"{file}, row 1: the first observation names no task, as in 'Your task is to: …'\n"
     )
-    (made,) = read_trajectories(out)
-    assert (made.environment, made.split) == ("household", "more")
+    (imported,) = read_trajectories(out)
+    assert (imported.environment, imported.split) == ("household", "more")
     assert main(["data", "check", str(out)]) == 0
     file.write_text(json.dumps([{"text": "x"}]))
     assert main(arguments) == 3

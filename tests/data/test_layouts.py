@@ -1,4 +1,4 @@
-"""Rows of public data sets: tasks, observations, thoughts and actions come over whole, or the row is rejected with its reason."""
+"""Rows of public data sets are imported completely, or rejected with their reason."""
 
 import copy
 import json
@@ -40,12 +40,12 @@ from cotjax.data.trajectories import read_trajectories
 @pytest.mark.parametrize("name", EPISODES)
 def test_a_public_row_comes_over_whole(tmp_path, name):
     layout, task, steps = EPISODES[name]
-    found = import_files([FOLDER / f"{name}.json"], tmp_path / "t.jsonl")
-    (made,) = read_trajectories(tmp_path / "t.jsonl")
-    assert found.layouts == {layout: 1} and made.task == task
-    assert [(step.observation, step.thought, step.action) for step in made.steps] == steps
+    result = import_files([FOLDER / f"{name}.json"], tmp_path / "t.jsonl")
+    (imported,) = read_trajectories(tmp_path / "t.jsonl")
+    assert result.layouts == {layout: 1} and imported.task == task
+    assert [(step.observation, step.thought, step.action) for step in imported.steps] == steps
     assert all(
-        step.provenance == (IMPORTED_BEFORE if step.thought else None) for step in made.steps
+        step.provenance == (IMPORTED_BEFORE if step.thought else None) for step in imported.steps
     )
     assert check(tmp_path / "t.jsonl").bad == 0
 
@@ -85,12 +85,12 @@ def test_no_word_of_a_turn_is_lost(name):
     whole, kept = row(name), 0
     for path, text in _texts(whole):
         if path[:2] == ("conversations", 1) and name not in ("hermes", "llamafactory_sharegpt"):
-            continue  # the agent says that it has understood
+            continue  # the agent acknowledges the instruction
         for place in re.finditer(r"\b", text):
             if name.startswith("verl") and not re.search(
                 r"(?:you took|observation is|task is to): ", text[: place.start()]
             ):
-                continue  # verl-agent's own words: they stand before what they name, and behind it
+                continue  # verl-agent's own words, around what they introduce
             if name.startswith("verl") and "it's your turn" in text[: place.start() + 15]:
                 break
             try:
@@ -133,17 +133,19 @@ def test_fields_that_no_layout_has_are_counted(tmp_path):
     file = tmp_path / "a.json"
     file.write_text(json.dumps([{"messages": messages, "context": "A note.", "notes": ""}]))
     assert import_files([file], tmp_path / "t.jsonl").left_out == {
-        "observations after the last action": 1, "the field 'context'": 1, "the field 'mood' of messages": 1
-    }  # fmt: skip
+        "observations after the last action": 1,
+        "the field 'context'": 1,
+        "the field 'mood' of messages": 1,
+    }
     file.write_text(
         json.dumps([{"messages": messages[:2]} | {f"x{number}": 1 for number in range(300)}])
     )
-    found = import_files([file], tmp_path / "t.jsonl").left_out
-    assert len(found) == 101 and sum(found.values()) == 301
+    result = import_files([file], tmp_path / "t.jsonl").left_out
+    assert len(result) == 101 and sum(result.values()) == 301
 
 
 def test_instructions_can_begin_the_first_observation(tmp_path):
-    found = import_files(
+    result = import_files(
         [FOLDER / "weather.json", FOLDER / "openai_tool_calls.json"],
         tmp_path / "t.jsonl",
         instructions=True,
@@ -155,7 +157,7 @@ def test_instructions_can_begin_the_first_observation(tmp_path):
         openai.steps[0].observation
         == f"You are a helpful assistant.\n\n{json.dumps(OPENAI['tools'])}"
     )
-    assert weather.task == "What is the highest temperature here today?" and not found.left_out
+    assert weather.task == "What is the highest temperature here today?" and not result.left_out
 
 
 def test_environments_and_trained_steps_of_public_rows(tmp_path):
@@ -163,13 +165,22 @@ def test_environments_and_trained_steps_of_public_rows(tmp_path):
     rows = [WEATHER, OS, VERL_FIRST, VERL_LATER, OPENAI]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     import_files([file], tmp_path / "t.jsonl")
-    made = list(read_trajectories(tmp_path / "t.jsonl"))
-    assert [one.environment for one in made] == ["weather", "os", "alfworld", "alfworld", "unknown"]
-    assert [step.trained for step in made[3].steps] == [False, False, True], (
+    imported = list(read_trajectories(tmp_path / "t.jsonl"))
+    assert [one.environment for one in imported] == [
+        "weather",
+        "os",
+        "alfworld",
+        "alfworld",
+        "unknown",
+    ]
+    assert [step.trained for step in imported[3].steps] == [False, False, True], (
         "past steps are trained on in rows of their own"
     )
-    assert made[3].steps[2].admissible_commands == ("close fridge 1", "cool bread 1 with fridge 1")
-    assert made[2].reward == 0.0 and made[2].steps[0].admissible_commands == (
+    assert imported[3].steps[2].admissible_commands == (
+        "close fridge 1",
+        "cool bread 1 with fridge 1",
+    )
+    assert imported[2].reward == 0.0 and imported[2].steps[0].admissible_commands == (
         "go to fridge 1",
         "look",
     )
@@ -206,7 +217,8 @@ def test_tool_calls_are_read_back_from_their_action():
     )
     at_once = copy.deepcopy(HERMES)
     at_once["conversations"][2]["value"] = (
-        '<tool_call>[{"name": "f", "arguments": {}}]</tool_call>\n<tool_call>{"name": "g", "arguments": {}}</tool_call>'
+        '<tool_call>[{"name": "f", "arguments": {}}]</tool_call>\n'
+        '<tool_call>{"name": "g", "arguments": {}}</tool_call>'
     )
     assert [call["name"] for call in json.loads(episode_of(at_once)[0].steps[0].action)] == [
         "f",
@@ -283,8 +295,8 @@ def _one(first=FIRST, response="Thought: hm\nAction: look", **more):
     ],
 )
 def test_a_task_is_read_where_it_is_named_and_whole(first, task, observation):
-    made, step = _one(first)
-    assert (made, step.observation) == (task, observation)
+    imported, step = _one(first)
+    assert (imported, step.observation) == (task, observation)
 
 
 @pytest.mark.parametrize(
@@ -364,7 +376,8 @@ def test_a_thought_in_a_field_of_its_own_is_kept():
 @pytest.mark.parametrize("special", [True, False], ids=["with control tokens", "without"])
 def test_a_verl_prompt_is_read_as_the_model_saw_it(special):
     open_, close = ("<|im_start|>", "<|im_end|>\n") if special else ("", "\n")
-    seen = f"{open_}system\nYou are Qwen.{close}{open_}user\n{VERL_LATER['prompt']}{close}{open_}assistant\n"
+    system = f"{open_}system\nYou are Qwen.{close}"
+    seen = f"{system}{open_}user\n{VERL_LATER['prompt']}{close}{open_}assistant\n"
     dumped, layout, environment = episode_of(
         {"input": seen, "output": VERL_LATER["response"], "score": 1.0, "step": 3}
     )
@@ -454,8 +467,8 @@ def test_imported_text_is_encoded_as_it_is(tmp_path):
     file = tmp_path / "public.json"
     file.write_text(json.dumps([WEBSHOP]))
     import_files([file], tmp_path / "t.jsonl")
-    (made,) = read_trajectories(tmp_path / "t.jsonl")
-    assert made.steps[0].action in WEBSHOP["conversations"][3]["value"]
-    assert tiny.word_codec(tmp_path / "tokenizer", [made.steps[0].action]).encodable(
-        made.steps[0].action
+    (imported,) = read_trajectories(tmp_path / "t.jsonl")
+    assert imported.steps[0].action in WEBSHOP["conversations"][3]["value"]
+    assert tiny.word_codec(tmp_path / "tokenizer", [imported.steps[0].action]).encodable(
+        imported.steps[0].action
     )

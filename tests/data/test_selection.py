@@ -1,4 +1,4 @@
-"""What of a file is trained on: nothing is left out without being counted by its reason, and a check says what a run will do."""
+"""Selecting steps: every step left out is counted by its reason, and a check agrees with a run."""
 
 import json
 from collections import Counter
@@ -125,16 +125,17 @@ def test_a_step_without_a_thought_is_history_alone_or_an_action_alone_or_an_erro
 def test_an_action_alone_is_trained_behind_the_prompt_of_its_step(folder, layout):
     codec = Codec.load(folder / "tokenizer")
     silent = _changed(tiny.trajectory(steps=3), 1, **SILENT)
-    made = list(trajectory_examples(codec, silent, "cot", 1000, layout, "direct"))
-    assert [int(step) for example in made for step in example.steps] == [0, 1, 2]
-    responses = [codec.decode(e.ids[e.roles > Role.OBSERVATION]) for e in made]
+    examples = list(trajectory_examples(codec, silent, "cot", 1000, layout, "direct"))
+    assert [int(step) for example in examples for step in example.steps] == [0, 1, 2]
+    responses = [codec.decode(e.ids[e.roles > Role.OBSERVATION]) for e in examples]
     assert "".join(responses).count("<think>") == 2 and "".join(responses).count("<action>") == 3
 
 
 def test_a_file_of_which_nothing_is_left_says_why_and_which_splits_there_are(folder):
     with pytest.raises(
         DataError,
-        match=r"t\.jsonl: nothing to train on; .* of another split .*'train' \(11\), 'valid_unseen' \(1\)",
+        match=r"t\.jsonl: nothing to train on; .* of another split "
+        r".*'train' \(11\), 'valid_unseen' \(1\)",
     ):
         _built(folder, splits=("training",))
     with pytest.raises(
@@ -154,8 +155,8 @@ def test_a_first_prompt_that_is_too_long_is_left_out_and_counted(folder):
     ]
     missing = {one.id: len(one.steps) - len(trained.get(one.id, [])) for one in long}
     assert sum(missing.values()) == sum(
-        found["steps"]
-        for reason, found in counts.left_out.items()
+        affected["steps"]
+        for reason, affected in counts.left_out.items()
         if reason not in ("split", "lost")
     )
     assert missing["long first prompt"] == 3
@@ -167,12 +168,12 @@ def test_a_thought_that_is_too_long_leaves_out_its_own_step_alone(folder, layout
     codec = Codec.load(folder / "tokenizer")
     whole = tiny.trajectory(steps=5)
     long = _changed(whole, 2, thought="look " * 300)
-    made = list(trajectory_examples(codec, long, "cot", 290, layout))
-    assert sorted(int(step) for example in made for step in example.steps) == [0, 1, 3, 4]
+    examples = list(trajectory_examples(codec, long, "cot", 290, layout))
+    assert sorted(int(step) for example in examples for step in example.steps) == [0, 1, 3, 4]
     skipped = list(
         trajectory_examples(codec, _changed(whole, 2, trained=False), "cot", 290, layout)
     )
-    assert [e.ids.tolist() for e in made] == [e.ids.tolist() for e in skipped]
+    assert [e.ids.tolist() for e in examples] == [e.ids.tolist() for e in skipped]
 
 
 @pytest.mark.parametrize(
@@ -213,16 +214,16 @@ RUNS = {
 @pytest.mark.parametrize("changes", RUNS.values(), ids=RUNS)
 def test_a_check_says_what_a_run_will_train_on(folder, changes):
     source, counts = _built(folder, **changes)
-    found = check(
+    contents = check(
         folder / "t.jsonl", codec=Codec.load(folder / "tokenizer"), selection=Selection(**changes)
     )
-    assert not found.bad and found.trained.as_dict() == counts.as_dict()
+    assert not contents.bad and contents.trained.as_dict() == counts.as_dict()
     # And the counts are those of what is stored.
     stored = [source[index] for index in range(len(source))]
     assert counts.examples == len(stored) and counts.tokens == sum(
         len(one["ids"]) for one in stored
     )
-    assert found.tokens == Counter(len(one["ids"]) for one in stored)
+    assert contents.tokens == Counter(len(one["ids"]) for one in stored)
     trained = {(one["id"], step) for one in stored for step in one["steps"].tolist()}
     assert counts.trained_steps == len(trained) == sum(len(one["steps"]) for one in stored)
     assert counts.trained_trajectories == len({one["id"] for one in stored})
@@ -253,7 +254,8 @@ def _config(tmp_path, folder, **data):
     lines = "".join(f"    config.data.{name} = {value!r}\n" for name, value in data.items())
     file = tmp_path / "mine.py"
     file.write_text(
-        "from cotjax.config import default_config\n\n\ndef get_config():\n    config = default_config()\n"
+        "from cotjax.config import default_config\n\n\n"
+        "def get_config():\n    config = default_config()\n"
         f"    config.model.tokenizer = {str(folder / 'tokenizer')!r}\n{lines}    return config\n"
     )
     return file
@@ -329,11 +331,13 @@ def test_a_tokenizer_made_from_the_data_is_checked_with(folder, capsys):
 
 def test_a_check_counts_an_episode_as_too_long_only_beyond_the_limit(folder):
     codec = Codec.load(folder / "tokenizer")
-    found = check(folder / "t.jsonl", codec=codec, max_length=10_000)
-    most = max(found.tokens)
+    contents = check(folder / "t.jsonl", codec=codec, max_length=10_000)
+    most = max(contents.tokens)
     assert check(folder / "t.jsonl", codec=codec, max_length=most).long == 0
     assert (
-        check(folder / "t.jsonl", codec=codec, max_length=most - 1).long == found.tokens[most] > 0
+        check(folder / "t.jsonl", codec=codec, max_length=most - 1).long
+        == contents.tokens[most]
+        > 0
     )
 
 
@@ -343,12 +347,12 @@ def test_a_check_without_a_config_counts_the_steps_that_do_not_fit_as_a_run_does
 ):
     """And it encodes every step, with a thought or without."""
     codec = Codec.load(folder / "tokenizer")
-    found = check(folder / "t.jsonl", codec=codec, max_length=max_length)
+    contents = check(folder / "t.jsonl", codec=codec, max_length=max_length)
     everything = Selection(splits=(), won_only=False, no_thought="direct", max_length=max_length)
     counts = check(folder / "t.jsonl", codec=codec, selection=everything).trained
     assert (
-        found.lost == counts.left_out.get("too_long", {"steps": 0})["steps"]
-        and sum(found.tokens.values()) == 12
+        contents.lost == counts.left_out.get("too_long", {"steps": 0})["steps"]
+        and sum(contents.tokens.values()) == 12
     )
 
 
@@ -357,8 +361,8 @@ def test_with_a_short_history_an_observation_that_is_too_long_costs_the_steps_th
 ):
     codec = Codec.load(folder / "tokenizer")
     long = _changed(tiny.trajectory(steps=6), 2, observation=ROOM * 20)
-    made = list(trajectory_examples(codec, long, "cot", 200, Layout("step", 1)))
-    assert [example.first_step for example in made] == [0, 1, 4, 5]
+    examples = list(trajectory_examples(codec, long, "cot", 200, Layout("step", 1)))
+    assert [example.first_step for example in examples] == [0, 1, 4, 5]
 
 
 def test_the_direct_form_is_drawn_from_the_trajectorys_name(folder):

@@ -44,7 +44,7 @@ def test_roles_of_a_worked_example(codec):
 
 
 def test_the_trunk_is_the_prompt_that_a_rollout_builds(codec):
-    """Training and playing must see the same ids: the trunk up to branch j is the prompt of step j."""
+    """Training and playing see the same ids: the trunk up to branch j is the prompt of step j."""
     trajectory = tiny.trajectory(steps=4)
     example = _one(codec, trajectory)
     prompt = codec.first_prompt(trajectory.task, trajectory.steps[0].observation)
@@ -273,7 +273,8 @@ def test_transformers_reads_the_same_tokenizer(codec, tmp_path):
     from cotjax.data.word_tokenizer import save_tokenizer
 
     save_tokenizer(build_word_tokenizer(tiny.TINY_WORDS), tmp_path)
-    text = f"{CHATML.turn_open}You see a fridge 1.{CHATML.response_open}<think> i look. </think><action>look</action>{CHATML.response_end}"
+    response = f"<think> i look. </think><action>look</action>{CHATML.response_end}"
+    text = f"{CHATML.turn_open}You see a fridge 1.{CHATML.response_open}{response}"
     assert AutoTokenizer.from_pretrained(tmp_path).encode(
         text, add_special_tokens=False
     ) == codec.encode(text)

@@ -1,4 +1,4 @@
-"""Files of `public`: a row each, in the layout of a public data set as its authors write it; the words are our own."""
+"""Rows in the layouts of public data sets, one per file of `public`; the words are our own."""
 
 import copy
 import json
@@ -8,21 +8,21 @@ FOLDER = Path(__file__).parent / "public"
 
 
 def row(name):
-    """The one row of a file."""
+    """Return the one row of a file."""
     (only,) = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     return only
 
 
-WEBSHOP, WEATHER, OS, OPENAI, HERMES, QWEN, FACTORY, VERL_FIRST, VERL_LATER = map(
-    row,
-    ("webshop", "weather", "agentinstruct_os", "openai_tool_calls", "hermes", "qwen_tool_call", "llamafactory_sharegpt",
-     "verl_agent_first", "verl_agent_later"),
-)  # fmt: skip
+WEBSHOP, WEATHER, OS = row("webshop"), row("weather"), row("agentinstruct_os")
+OPENAI, HERMES, QWEN = row("openai_tool_calls"), row("hermes"), row("qwen_tool_call")
+FACTORY = row("llamafactory_sharegpt")
+VERL_FIRST, VERL_LATER = row("verl_agent_first"), row("verl_agent_later")
 LOOK = {"role": "assistant", "content": "Action: look"}
 FIRST = "You are in a room.\nYour task is to: find the key."
 
 
 def pairs(*texts, **more):
+    """Return a row of `conversations` in which user and agent take turns."""
     return {
         "conversations": [
             {"from": ("human", "gpt")[number % 2], "value": text}
@@ -32,18 +32,19 @@ def pairs(*texts, **more):
 
 
 def messages(*later, **more):
+    """Return a row of `messages` that begins with the task."""
     return {"messages": [{"role": "user", "content": FIRST}, *later]} | more
 
 
 def changed_call(**changes):
-    """Return OpenAI's row with changes of its messages: m2 is the third."""
+    """Return OpenAI's row with changed messages; m2 is the third message."""
     row = copy.deepcopy(OPENAI)
     for name, change in changes.items():
         row["messages"][int(name[1:])] |= change
     return row
 
 
-# File -> what its row must become: (layout, task, [(observation, thought, action), …]).
+# File -> (layout, task, [(observation, thought, action), …]) that its row must become.
 EPISODES = {
     "webshop": (
         "eto",
@@ -55,7 +56,8 @@ EPISODES = {
                 "search[6.76 fl oz  bottle, cologne]",
             ),
             (
-                "[button] Back to Search [button_] [SEP] Page 1 (Total results: 2) [SEP] B01 [SEP] $31.5",
+                "[button] Back to Search [button_] [SEP] Page 1 (Total results: 2) [SEP] B01 [SEP] "
+                "$31.5",
                 "The first fits.",
                 "click[B01]",
             ),
@@ -66,7 +68,8 @@ EPISODES = {
         "heat the water to 37.5 degrees",
         [
             (
-                "First, focus on the water. Then, heat it.\nThis room is called the kitchen. In it, you see:\n  a stove\n  a sink",
+                "First, focus on the water. Then, heat it.\nThis room is called the kitchen. "
+                "In it, you see:\n  a stove\n  a sink",
                 "I follow the order, e.g. focus first.",
                 "focus on water",
             )
@@ -93,7 +96,8 @@ EPISODES = {
         "guess a hidden 5 letter word",
         [
             (
-                "You are an expert wordle player. Welcome to the game of Wordle.\nYou have 6 attempts to guess it correctly.\n"
+                "You are an expert wordle player. Welcome to the game of Wordle.\n"
+                "You have 6 attempts to guess it correctly.\n"
                 "Now let's start a new game. The word should be strictly in the vocabulary.",
                 "I begin with common letters.",
                 "c r a n e",
@@ -106,7 +110,8 @@ EPISODES = {
         "How many customers pay in euros?",
         [
             (
-                "debit_card contains tables such as customers. Table customers has columns such as CustomerID, Currency.",
+                "debit_card contains tables such as customers. Table customers has columns such as "
+                "CustomerID, Currency.",
                 "I count them.",
                 "```sql\nSELECT COUNT(*) FROM customers WHERE Currency = 'EUR';\n```",
             )
@@ -129,7 +134,8 @@ EPISODES = {
         "What are the Notes when the Method is decision?",
         [
             (
-                "The name of this table is Results, and the headers of this table are Result,Method,Notes.",
+                "The name of this table is Results, and the headers of this table are "
+                "Result,Method,Notes.",
                 "To answer this I filter the rows by method.",
                 "Operation\n```sql\nSELECT Notes FROM Results WHERE Method = 'decision';\n```",
             ),
@@ -159,7 +165,8 @@ EPISODES = {
             (
                 "",
                 "I need both temperatures.",
-                '[{"name": "get_weather", "arguments": {"city":  "Paris"}}, {"name": "get_weather", "arguments": {"city": "Rome"}}]',
+                '[{"name": "get_weather", "arguments": {"city":  "Paris"}}, '
+                '{"name": "get_weather", "arguments": {"city": "Rome"}}]',
             ),
             ('{"celsius": 24}\n{"celsius": 31.5}', None, "Rome."),
         ],
@@ -184,7 +191,8 @@ EPISODES = {
             (
                 "You open the fridge.",
                 None,
-                '[{"name": "act", "arguments": {"command": "look"}}, {"name": "act", "arguments": {"command": "wait"}}]',
+                '[{"name": "act", "arguments": {"command": "look"}}, '
+                '{"name": "act", "arguments": {"command": "wait"}}]',
             ),
             ("A cold fridge.\nTime passes.", "Done.", "The plate is in the fridge."),
         ],
@@ -214,7 +222,8 @@ EPISODES = {
         "cool some bread",
         [
             (
-                "-= Welcome to TextWorld, ALFRED! =-\n\nYou are in the middle of a room. Looking quickly around you, you see a fridge 1.",
+                "-= Welcome to TextWorld, ALFRED! =-\n\nYou are in the middle of a room. Looking "
+                "quickly around you, you see a fridge 1.",
                 "The fridge cools.",
                 "go to fridge 1",
             )
