@@ -41,9 +41,12 @@ _Z = float(stats.norm.ppf(0.5 + LEVEL / 2))
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval. `n` counts states (or episodes), `games` the games they come from.
+    """A value with its 95 % interval.
 
-    With no games behind it, `value`, `low` and `high` are None; they are never nan.
+    Attributes:
+      value, low, high: None where nothing was measured; never nan.
+      n: number of states or episodes.
+      games: number of games that they come from.
     """
 
     value: float | None
@@ -51,6 +54,18 @@ class Estimate:
     high: float | None
     n: int
     games: int
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is a value."""
+        return self.value is not None
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval excludes 0; else 0."""
+        if self.low is None or self.high is None:
+            return 0
+        return int(self.low > 0) - int(self.high < 0)
 
 
 NOTHING = Estimate(None, None, None, 0, 0)

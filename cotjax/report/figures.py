@@ -1,8 +1,8 @@
 """Figures of a summary: curves over checkpoints, in-domain and out-of-domain side by side.
 
-An arm is a colour (Okabe and Ito's, told apart by colour-blind readers), a kind of action is a line style and a marker, and every line
-is named at its end. Bars are 95 % intervals. Figures are drawn on `matplotlib.figure.Figure` alone: pyplot and its global state stay
-untouched.
+Each arm has a colour (Okabe and Ito's palette, distinguishable by colour-blind readers), each kind
+of action a line style and a marker, and every line is labelled at its end. Bars are 95 % intervals.
+Figures are drawn on `matplotlib.figure.Figure`, without pyplot and its global state.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy.optimize import isotonic_regression
 
-from cotjax.report.summary import BASE, domain_label, find_point
+from cotjax.report.labels import domain_label
+from cotjax.report.summary import BASE, Summary
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
 INK, FAINT = "#24292f", "#d8dce1"
@@ -29,7 +31,7 @@ INK, FAINT = "#24292f", "#d8dce1"
 
 @dataclass(frozen=True)
 class Line:
-    """One metric in a panel: its name at the line's end, line style and marker."""
+    """One metric in a panel. `label`: its name at the line's end."""
 
     metric: str
     label: str
@@ -39,7 +41,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """One figure: a panel a domain. `low` and `high` bound the y axis at least (as shares; None leaves it to the data)."""
+    """One figure, with a panel per domain.
+
+    `low`, `high`: ends of the y axis, as shares; None: from the data.
+    """
 
     title: str
     axis: str
@@ -54,7 +59,8 @@ CHARTS = {
         "D3: success of whole episodes",
         "success",
         (Line("d3_cot", "CoT"), Line("d3_prompt", "prompt", "--", "s")),
-        note="Share of games won, driven by CoT actions (solid) and driven by prompt actions (dashed).",
+        note="Share of games won, driven by CoT actions (solid) and driven by prompt actions "
+        "(dashed).",
     ),
     "gap": Chart(
         "Gap: success by CoT minus by prompt actions",
@@ -62,7 +68,8 @@ CHARTS = {
         (Line("gap", "gap"),),
         low=None,
         high=None,
-        note="The CoT advantage, on the same games. Above 0, reasoning wins games that the prompt action loses.",
+        note="The CoT advantage, on the same games. Above 0, reasoning wins games that the prompt "
+        "action loses.",
     ),
     "d1": Chart(
         "D1: the action is the expert's",
@@ -91,14 +98,15 @@ CHARTS = {
             Line("revision_harmful", "harmful", ":", "v"),
         ),
         high=None,
-        note="Helpful: only the CoT action is the expert's. Harmful: only the prompt action is. Their difference is the gap of D1.",
+        note="Helpful: only the CoT action is the expert's. Harmful: only the prompt action is. "
+        "Their difference is the gap of D1.",
     ),
 }
 _OVERVIEW = ("d3", "gap", "d1", "revision_quality")
 
 
-def write_figures(summary: dict, folder: str | Path) -> list[Path]:
-    """Write a PNG a chart, and overview.png (1600 x 900 pixels), into `folder`; return their paths."""
+def write_figures(summary: Summary, folder: str | Path) -> list[Path]:
+    """Write one PNG per chart and overview.png (1600 x 900 pixels); return their paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -108,19 +116,25 @@ def write_figures(summary: dict, folder: str | Path) -> list[Path]:
     return paths
 
 
-def panel_svg(summary: dict, name: str, domain: str, prefix: str) -> str:
-    """One panel as an inline SVG element: ids begin with `prefix`, ink is currentColor, an arm's colour is var(--arm0), var(--arm1), …"""
+def panel_svg(summary: Summary, name: str, domain: str, prefix: str) -> str:
+    """Return one panel as an inline SVG element.
+
+    Its ids begin with `prefix`. Its ink is currentColor, and an arm's colour is var(--arm0),
+    var(--arm1), …
+    """
     figure = Figure(figsize=(5.4, 3.5), layout="constrained")
     axes = figure.add_subplot()
     _draw(axes, summary, CHARTS[name], domain, _limits(summary, CHARTS[name]))
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    # Without a salt of our own, ids would differ from run to run.
+    with rc_context({"svg.hashsalt": "cotjax"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return _inline(buffer.getvalue(), prefix)
 
 
-def arm_colours(summary: dict) -> dict[str, str]:
-    """arm -> colour; the seventh arm begins again at the first colour."""
-    return {arm: COLOURS[i % len(COLOURS)] for i, arm in enumerate(summary["arms"])}
+def arm_colours(summary: Summary) -> dict[str, str]:
+    """Return arm -> colour; the seventh arm has the first colour again."""
+    return {arm: COLOURS[i % len(COLOURS)] for i, arm in enumerate(summary.arms)}
 
 
 def _save(figure: Figure, path: Path) -> Path:
@@ -128,8 +142,8 @@ def _save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _chart_figure(summary: dict, chart: Chart) -> Figure:
-    domains = summary["domains"]
+def _chart_figure(summary: Summary, chart: Chart) -> Figure:
+    domains = summary.domains
     figure = Figure(figsize=(6.0 * len(domains), 4.6), layout="constrained")
     limits = _limits(summary, chart)
     for axes, domain in zip(np.atleast_1d(figure.subplots(1, len(domains))), domains, strict=True):
@@ -140,8 +154,8 @@ def _chart_figure(summary: dict, chart: Chart) -> Figure:
     return figure
 
 
-def _overview_figure(summary: dict) -> Figure:
-    domains = summary["domains"]
+def _overview_figure(summary: Summary) -> Figure:
+    domains = summary.domains
     figure = Figure(figsize=(16, 9), layout="constrained")
     grid = figure.subplots(len(domains), len(_OVERVIEW), squeeze=False)
     for axes, name in zip(grid[0], _OVERVIEW, strict=True):
@@ -165,12 +179,12 @@ def _overview_figure(summary: dict) -> Figure:
     return figure
 
 
-def _panel_title(summary: dict, domain: str) -> str:
+def _panel_title(summary: Summary, domain: str) -> str:
     games = max(
         (
-            point["metrics"][name]["games"]
-            for point in summary["points"]
-            if point["domain"] == domain
+            point.metrics[name].games
+            for point in summary.points
+            if point.domain == domain
             for name in ("d3_cot", "d1_cot")
         ),
         default=0,
@@ -178,11 +192,11 @@ def _panel_title(summary: dict, domain: str) -> str:
     return f"{domain_label(domain)}, {games} games"
 
 
-def _legend(figure: Figure, summary: dict) -> None:
+def _legend(figure: Figure, summary: Summary) -> None:
     colours = arm_colours(summary)
     handles = [
-        Line2D([], [], color=colours[arm], linewidth=3, label=about["label"])
-        for arm, about in summary["arms"].items()
+        Line2D([], [], color=colours[arm], linewidth=3, label=about.label)
+        for arm, about in summary.arms.items()
     ]
     handles.append(
         Line2D(
@@ -206,45 +220,32 @@ def _legend(figure: Figure, summary: dict) -> None:
     )
 
 
-def _limits(summary: dict, chart: Chart) -> tuple[float, float]:
-    """The y axis, the same for every domain of a chart."""
-    edges = [
-        point["metrics"][line.metric][side]
-        for point in summary["points"]
-        for line in chart.lines
-        for side in ("low", "high")
-    ]
-    edges = [edge for edge in edges if edge is not None] or [0.0, 1.0]
+def _limits(summary: Summary, chart: Chart) -> tuple[float, float]:
+    """Return the ends of the y axis, the same for every domain of a chart."""
+    estimates = [point.metrics[line.metric] for point in summary.points for line in chart.lines]
+    edges = [edge for each in estimates for edge in (each.low, each.high) if edge is not None]
+    edges = edges or [0.0, 1.0]
     low = min(*edges, 0.0) - 0.03 if chart.low is None else chart.low
     high = max(*edges, 0.05) + 0.03 if chart.high is None else chart.high
     return low - 0.02 * (high - low), high + 0.02 * (high - low)
 
 
 def _draw(
-    axes: Axes, summary: dict, chart: Chart, domain: str, limits: tuple[float, float]
+    axes: Axes, summary: Summary, chart: Chart, domain: str, limits: tuple[float, float]
 ) -> None:
-    """The chart's curves of one domain into `axes`."""
-    checkpoints = summary["checkpoints"]
+    """Draw the chart's curves of one domain."""
+    checkpoints = summary.checkpoints
     span = max(checkpoints[-1] - checkpoints[0], 1)
-    colours, several = arm_colours(summary), len(summary["arms"]) > 1
+    colours, several = arm_colours(summary), len(summary.arms) > 1
     ends = []
-    drawn = [(arm, line) for arm in summary["arms"] for line in chart.lines]
+    drawn = [(arm, line) for arm in summary.arms for line in chart.lines]
     for i, (arm, line) in enumerate(drawn):
-        shift = (
-            (i - (len(drawn) - 1) / 2) * 0.011 * span
-        )  # so that the bars of two lines do not hide each other
-        found = [
-            (c, point["metrics"][line.metric])
-            for c in checkpoints
-            if (point := find_point(summary, arm, c, domain))
-        ]
-        found = [(c, estimate) for c, estimate in found if estimate["value"] is not None]
-        if not found:
+        values = _values(summary, arm, domain, line.metric)
+        if not len(values):
             continue
-        x = np.array([c for c, _ in found]) + shift
-        value, low, high = (
-            np.array([estimate[key] for _, estimate in found]) for key in ("value", "low", "high")
-        )
+        x, value, low, high = values.T
+        # Shifted, so that the bars of two lines do not hide each other.
+        x = x + (i - (len(drawn) - 1) / 2) * 0.011 * span
         axes.vlines(x, low, high, color=colours[arm], linewidth=1.3, alpha=0.55)
         axes.plot(
             x,
@@ -256,7 +257,7 @@ def _draw(
             markersize=5,
         )
         label = line.label if len(chart.lines) > 1 or not several else arm
-        ends.append((value[-1], label, colours[arm]))
+        ends.append((float(value[-1]), label, colours[arm]))
     axes.set_ylim(*limits)
     axes.set_xlim(checkpoints[0] - 0.05 * span, checkpoints[-1] + 0.26 * span)
     _name_ends(axes, ends, checkpoints[-1] + 0.05 * span, limits)
@@ -265,13 +266,24 @@ def _draw(
         axes.text(0.5, 0.5, "no records", transform=axes.transAxes, ha="center", color=INK)
 
 
+def _values(summary: Summary, arm: str, domain: str, metric: str) -> np.ndarray:
+    """Return [points, 4]: checkpoint, value, low and high where the metric was measured."""
+    rows = []
+    for checkpoint in summary.checkpoints:
+        point = summary.point(arm, checkpoint, domain)
+        if point is not None and point.metrics[metric].measured:
+            estimate = point.metrics[metric]
+            rows.append((checkpoint, estimate.value, estimate.low, estimate.high))
+    return np.array(rows, float).reshape(-1, 4)
+
+
 def _name_ends(
     axes: Axes, ends: list[tuple[float, str, str]], x: float, limits: tuple[float, float]
 ) -> None:
-    """Each line's name beside its last value, or as near to it as the other names leave room."""
-    order, room = sorted(ends), 0.075 * (limits[1] - limits[0])
+    """Write each line's name next to its last value, or as near as the other names allow."""
+    order, space = sorted(ends), 0.075 * (limits[1] - limits[0])
     heights = apart(
-        [value for value, _, _ in order], room, limits[0] + room / 2, limits[1] - room / 2
+        [value for value, _, _ in order], space, limits[0] + space / 2, limits[1] - space / 2
     )
     for y, (_, label, colour) in zip(heights, order, strict=True):
         axes.text(
@@ -279,15 +291,18 @@ def _name_ends(
         )
 
 
-def apart(values: Sequence[float], room: float, low: float, high: float) -> np.ndarray:
-    """Rising `values` moved as little as it takes (by least squares) for them to be `room` apart, and then into low .. high."""
+def apart(values: Sequence[float], space: float, low: float, high: float) -> np.ndarray:
+    """Move rising `values` as little as possible (least squares) until they are `space` apart.
+
+    Then move them into low .. high.
+    """
     if not values:
         return np.empty(0)
-    steps = room * np.arange(len(values))
+    steps = space * np.arange(len(values))
     return np.clip(isotonic_regression(np.asarray(values) - steps).x, low, high - steps[-1]) + steps
 
 
-def _style(axes: Axes, chart: Chart, checkpoints: list[int]) -> None:
+def _style(axes: Axes, chart: Chart, checkpoints: Sequence[int]) -> None:
     axes.set_ylabel(chart.axis, fontsize=10.5, color=INK)
     axes.set_xlabel("training step", fontsize=10.5, color=INK)
     axes.set_xticks(_ticks(checkpoints))
@@ -309,8 +324,8 @@ def _style(axes: Axes, chart: Chart, checkpoints: list[int]) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def _ticks(checkpoints: list[int]) -> list[int]:
-    """At most seven checkpoints, first and last among them."""
+def _ticks(checkpoints: Sequence[int]) -> list[int]:
+    """Return at most seven checkpoints, first and last included."""
     chosen = np.unique(
         np.linspace(0, len(checkpoints) - 1, min(len(checkpoints), 7)).round().astype(int)
     )
@@ -318,44 +333,33 @@ def _ticks(checkpoints: list[int]) -> list[int]:
 
 
 def _inline(svg: str, prefix: str) -> str:
+    """Return the SVG element of a file, without what a page does not need."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = (
-        re.sub(r'\s(?:xmlns(?::xlink)?|version|width|height)="[^"]*"', "", svg[: svg.index(">")])
-        + svg[svg.index(">") :]
-    )
-    svg = svg.replace("xlink:href=", "href=")
+    head, rest = svg[: svg.index(">")], svg[svg.index(">") :]
+    head = re.sub(r'\s(?:xmlns(?::xlink)?|version|width|height)="[^"]*"', "", head)
+    svg = (head + rest).replace("xlink:href=", "href=")
+    # Several panels share a page: keep the ids that something refers to, and make them unique.
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))
-    # matplotlib salts its ids with a random number: number them in the order of appearance instead.
-    names: dict[str, str] = {}
-    svg = re.sub(
-        r'\sid="([^"]+)"',
-        lambda m: (
-            f' id="{names.setdefault(m[1], f"{prefix}{len(names)}")}"' if m[1] in used else ""
-        ),
-        svg,
-    )
-    svg = re.sub(r'(href="|url\()#([^")]+)', lambda m: f"{m[1]}#{names[m[2]]}", svg)
+    svg = re.sub(r'\sid="([^"]+)"', lambda m: f' id="{prefix}{m[1]}"' if m[1] in used else "", svg)
+    svg = re.sub(r'(href="|url\()#', rf"\g<1>#{prefix}", svg)
     for i, colour in enumerate(COLOURS):
         svg = svg.replace(colour, f"var(--arm{i})")
-    return re.sub(
-        r"\n\s*", "\n", svg.replace(INK, "currentColor").replace(FAINT, "var(--line)")
-    ).strip()
+    svg = svg.replace(INK, "currentColor").replace(FAINT, "var(--line)")
+    return re.sub(r"\n\s*", "\n", svg).strip()
 
 
-def alt_text(summary: dict, name: str, domain: str) -> str:
-    """What the panel shows, in words: first and last value of every line."""
+def alt_text(summary: Summary, name: str, domain: str) -> str:
+    """Return what the panel shows, in words: first and last value of every line."""
     parts = []
-    for arm, about in summary["arms"].items():
+    for arm, about in summary.arms.items():
         for line in CHARTS[name].lines:
-            ends = [
-                find_point(summary, arm, checkpoint, domain)
-                for checkpoint in (0, summary["last_checkpoint"])
-            ]
-            values = [point["metrics"][line.metric]["value"] for point in ends if point]
-            if values and None not in values:
-                label = f"{about['label']}, {line.label}" if arm != BASE else line.label
-                parts.append(f"{label}: " + " to ".join(f"{100 * value:.0f}" for value in values))
+            ends = [summary.point(arm, 0, domain), summary.last(arm, domain)]
+            values = [point.metrics[line.metric].value for point in ends if point]
+            numbers = [f"{100 * value:.0f}" for value in values if value is not None]
+            if numbers and len(numbers) == len(values):
+                label = f"{about.label}, {line.label}" if arm != BASE else line.label
+                parts.append(f"{label}: " + " to ".join(numbers))
     return (
         f"{CHARTS[name].title}, {domain_label(domain)}, in percent from base to last checkpoint. "
         + ("; ".join(parts) or "No records")

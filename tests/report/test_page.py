@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import matplotlib
@@ -11,11 +12,15 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from cotjax.diagnostics.statistics import NOTHING, Estimate
 from cotjax.errors import DataError
 from cotjax.report.answers import answers, lead
 from cotjax.report.figures import CHARTS, alt_text, apart, panel_svg, write_figures
+from cotjax.report.labels import percent
 from cotjax.report.page import make_report, write_report
-from cotjax.report.summary import find_point, percent, summarize, terminal_table
+from cotjax.report.summarize import summarize
+from cotjax.report.summary import Played
+from cotjax.report.table import terminal_table
 
 _VOID = {"meta", "br", "img", "link", "hr", "input"}
 
@@ -62,63 +67,59 @@ class Page(HTMLParser):
 
 
 def metrics(summary, arm, checkpoint, domain="in_domain"):
-    return find_point(summary, arm, checkpoint, domain)["metrics"]
+    return summary.point(arm, checkpoint, domain).metrics
 
 
 def test_summary_of_the_study(study):
     summary = summarize(study)
-    assert json.loads((study / "summary.json").read_text()) == summary
+    assert (study / "summary.json").read_text() == summary.to_json()
+    assert json.loads(summary.to_json())["world"] == summary.world == "alfworld"
     assert (
-        list(summary["arms"]),
-        summary["baseline"],
-        summary["checkpoints"],
-        summary["last_checkpoint"],
+        list(summary.arms),
+        summary.baseline,
+        summary.checkpoints,
+        summary.last_checkpoint,
     ) == (
         ["sft", "reduced"],
         "sft",
-        [0, 10],
+        (0, 10),
         10,
     )
     last = metrics(summary, "sft", 10)
-    values = [last[name]["value"] for name in ("d3_cot", "d3_prompt", "d1_cot", "d1_prompt", "d2")]
+    values = [last[name].value for name in ("d3_cot", "d3_prompt", "d1_cot", "d1_prompt", "d2")]
     assert values == pytest.approx([10 / 12, 9 / 12, 2 / 3, 2 / 3, 2 / 3], abs=1e-6)
-    assert last["gap"]["value"] == pytest.approx(1 / 12, abs=1e-6)
-    assert summary["seconds"] == {"environment": 0.5 * 216, "sampler": 1.5 * 216}
-    assert summary["warnings"] == []
-    assert summary["elicitation"][0]["elicitation"]["prompt_prefix"] == "<action>"
-    assert find_point(summary, "sft", 10, "in_domain")["episodes"]["cot"] == {
-        "played": 12,
-        "won": 10,
-        "env_error": 0,
-        "ended": {"step_limit": 2, "won": 10},
-    }
+    assert last["gap"].value == pytest.approx(1 / 12, abs=1e-6)
+    assert summary.seconds == {"environment": 0.5 * 216, "sampler": 1.5 * 216}
+    assert summary.warnings == ()
+    assert summary.elicitation[0].elicitation["prompt_prefix"] == "<action>"
+    assert summary.point("sft", 10, "in_domain").episodes["cot"] == Played(
+        played=12, won=10, env_error=0, ended={"step_limit": 2, "won": 10}
+    )
 
 
 def test_both_arms_begin_at_the_base(study):
     summary = summarize(study)
     assert metrics(summary, "sft", 0) == metrics(summary, "reduced", 0)
-    assert metrics(summary, "sft", 0)["d3_cot"]["value"] == pytest.approx(2 / 12, abs=1e-6)
-    assert "base" not in summary["arms"]
+    assert metrics(summary, "sft", 0)["d3_cot"].value == pytest.approx(2 / 12, abs=1e-6)
+    assert "base" not in summary.arms
 
 
 def test_changes_and_arm_differences(study):
     summary = summarize(study)
-    changes = {(row["arm"], row["domain"], row["metric"]): row for row in summary["changes"]}
-    assert changes["sft", "in_domain", "d3_cot"]["value"] == pytest.approx(8 / 12, abs=1e-6)
-    assert changes["sft", "in_domain", "d3_cot"]["low"] > 0
-    assert changes["sft", "in_domain", "gap"]["value"] == pytest.approx(0, abs=1e-6)
-    assert changes["sft", "in_domain", "d1_prompt"]["value"] == pytest.approx(1 / 3, abs=1e-6)
-    differences = {
-        (row["arm"], row["domain"], row["metric"]): row for row in summary["arm_differences"]
-    }
-    assert {row["minus"] for row in summary["arm_differences"]} == {"sft"}
-    assert differences["reduced", "ood", "d3_cot"]["value"] == pytest.approx(2 / 12, abs=1e-6)
-    assert differences["reduced", "in_domain", "d3_cot"]["value"] == 0
-    assert (
-        differences["reduced", "in_domain", "d3_cot"]["low"]
-        < 0
-        < differences["reduced", "in_domain", "d3_cot"]["high"]
-    )
+    change = summary.change("sft", "in_domain", "d3_cot").estimate
+    assert change.value == pytest.approx(8 / 12, abs=1e-6) and change.low > 0
+    for metric, value in (("gap", 0), ("d1_prompt", 1 / 3)):
+        change = summary.change("sft", "in_domain", metric).estimate
+        assert change.value == pytest.approx(value, abs=1e-6)
+    assert {row.minus for row in summary.arm_differences} == {"sft"}
+    difference = summary.arm_difference("reduced", "ood", "d3_cot").estimate
+    assert difference.value == pytest.approx(2 / 12, abs=1e-6)
+    difference = summary.arm_difference("reduced", "in_domain", "d3_cot").estimate
+    assert difference.value == 0 and difference.low < 0 < difference.high
+    assert summary.arm_difference("sft", "ood", "d3_cot") is None
+    rows = json.loads(summary.to_json())
+    assert list(rows["changes"][0])[:5] == ["arm", "domain", "metric", "from", "to"]
+    assert {"value", "low", "high", "n", "games", "p"} < rows["arm_differences"][0].keys()
 
 
 def test_answers_follow_the_intervals(study):
@@ -140,9 +141,12 @@ def test_answers_follow_the_intervals(study):
 
 def test_a_fall_is_called_a_fall(study):
     summary = summarize(study)
-    for row in summary["changes"]:
-        if row["metric"] in ("d3_prompt", "d1_prompt"):
-            row.update(value=-0.4, low=-0.5, high=-0.3)
+    fall = Estimate(-0.4, -0.5, -0.3, 12, 12)
+    changes = tuple(
+        replace(row, estimate=fall) if row.metric in ("d3_prompt", "d1_prompt") else row
+        for row in summary.changes
+    )
+    summary = replace(summary, changes=changes)
     assert answers(summary)[0].findings[0].text.startswith("worse.")
 
 
@@ -215,20 +219,20 @@ def test_the_three_shares_stand_by_checkpoint_and_mode(tmp_path, episode):
         ended="env_error",
     )
     summary = summarize(tmp_path)
-    point = find_point(summary, "base", 0, "in_domain")
+    point = summary.point("base", 0, "in_domain")
     values = [
-        point["metrics"][name]["value"]
+        point.metrics[name].value
         for name in ("valid_cot", "admissible_cot", "valid_prompt", "admissible_prompt")
     ]
     assert values == [0.75, 0.5, 0.5, 0.5]
-    assert point["metrics"]["not_accepted_cot"]["value"] == pytest.approx(1 / 3, abs=1e-6), (
+    assert point.metrics["not_accepted_cot"].value == pytest.approx(1 / 3, abs=1e-6), (
         "of the three that were sent"
     )
-    assert point["invalid"] == {"cot": {"unclosed_action": 1}, "prompt": {"unclosed_action": 1}}
-    assert point["env_faults"] == {"cot": 1, "prompt": 0}
-    assert (
-        point["episodes"]["cot"]["env_error"] == 1 and point["metrics"]["d3_cot"]["value"] == 1
-    ), "broken is not lost"
+    assert point.invalid == {"cot": {"unclosed_action": 1}, "prompt": {"unclosed_action": 1}}
+    assert point.env_faults == {"cot": 1, "prompt": 0}
+    assert point.episodes["cot"].env_error == 1 and point.metrics["d3_cot"].value == 1, (
+        "broken is not lost"
+    )
     text = Page(write_report(tmp_path, summary).read_text(encoding="utf-8")).text
     table = text[
         text.index("Responses behind each point") : text.index("Every point of the curves")
@@ -240,14 +244,21 @@ def test_records_of_different_games_or_checkpoints_are_named(study):
     paths = sorted((study / "records" / "sft" / "10" / "cot").glob("*.json"))
     paths[0].write_text(json.dumps(json.loads(paths[0].read_text()) | {"games_hash": "other"}))
     paths[1].write_text(json.dumps(json.loads(paths[1].read_text()) | {"checkpoint_hash": "other"}))
-    warnings = summarize(study)["warnings"]
+    warnings = summarize(study).warnings
     assert len(warnings) == 2 and "not all played on the same games" in warnings[0]
     assert "sft at checkpoint 10 are of 2 different checkpoints" in warnings[1]
 
 
+def test_records_of_different_worlds_are_named(study, episode):
+    episode(study, "elsewhere", world="cabinets")
+    summary = summarize(study)
+    assert summary.world == "alfworld, cabinets"
+    assert any("more than one world" in warning for warning in summary.warnings)
+
+
 def test_shown_episode_is_won_and_revised(study, episode):
     summary = summarize(study)
-    shown = json.loads((study / summary["shown_episode"]).read_text())
+    shown = json.loads((study / summary.shown_episode).read_text())
     # Won by CoT actions, lost by prompt actions (game 9 of sft), with a revision in its second step.
     assert (shown["arm"], shown["game"]["id"], shown["success"], shown["driver"]) == (
         "sft",
@@ -266,11 +277,11 @@ def test_only_the_base_was_played(tmp_path, episode):
     episode(tmp_path, "g", arm="base", checkpoint=0)
     summary = make_report(tmp_path)
     assert (
-        list(summary["arms"]),
-        summary["last_checkpoint"],
-        summary["changes"],
-        summary["arm_differences"],
-    ) == (["base"], 0, [], [])
+        list(summary.arms),
+        summary.last_checkpoint,
+        summary.changes,
+        summary.arm_differences,
+    ) == (["base"], 0, (), ())
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "nothing has been trained" in page.text and "There is no run.json" in page.text
 
@@ -282,7 +293,7 @@ def test_warnings(study, episode):
     (study / "run.json").write_text(json.dumps(meta | {"checkpoints": [0, 10, 20]}))
     for i in range(12):
         episode(study, f"ood-{i}", domain="ood", thought=None)
-    warnings = " ".join(summarize(study)["warnings"])
+    warnings = " ".join(summarize(study).warnings)
     for said in (
         "1 episode ended by an environment error",
         "not all made with the same elicitation",
@@ -295,14 +306,14 @@ def test_warnings(study, episode):
 def test_checkpoints_that_one_arm_lacks(study, episode):
     episode(study, "in_domain-0", checkpoint=20)
     summary = summarize(study)
-    assert (summary["checkpoints"], summary["last_checkpoint"]) == ([0, 10, 20], 10)
-    assert any("no records at checkpoint 20" in warning for warning in summary["warnings"])
+    assert (summary.checkpoints, summary.last_checkpoint) == ((0, 10, 20), 10)
+    assert any("no records at checkpoint 20" in warning for warning in summary.warnings)
     make_report(study)
 
 
 def test_bad_input(study, tmp_path):
     (study / "run.json").write_text("{")
-    with pytest.raises(DataError, match=r"run\.json: not whole JSON"):
+    with pytest.raises(DataError, match=r"run\.json: not complete JSON"):
         summarize(study)
     with pytest.raises(DataError, match="nowhere"):
         make_report(tmp_path / "nowhere")
@@ -360,6 +371,6 @@ def test_terminal_table_fits_80_columns(study):
 
 
 def test_percent():
-    assert percent({"value": 0.5, "low": 0.25, "high": 0.75}) == "50 [25, 75]"
-    assert percent({"value": -0.004, "low": -0.01, "high": 0.02}, signed=True) == "+0 [−1, +2]"
-    assert percent({"value": None, "low": None, "high": None}) == "–"
+    assert percent(Estimate(0.5, 0.25, 0.75, 4, 4)) == "50 [25, 75]"
+    assert percent(Estimate(-0.004, -0.01, 0.02, 4, 4), signed=True) == "+0 [−1, +2]"
+    assert percent(NOTHING) == "–"

@@ -1,0 +1,40 @@
+"""Domains, estimates and p-values as text."""
+
+from __future__ import annotations
+
+from cotjax.diagnostics.statistics import Estimate
+
+_DOMAINS = {"in_domain": "in-domain", "ood": "out-of-domain"}
+
+
+def domain_label(domain: str) -> str:
+    """Return a domain as readers write it."""
+    return _DOMAINS.get(domain, domain)
+
+
+def percent(estimate: Estimate, signed: bool = False, digits: int = 0) -> str:
+    """Return "83 [71, 91]", in percent or percentage points; a dash where nothing was measured."""
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return "–"
+    plus = "+" if signed else ""
+    # Adding 0.0 turns -0.0 into 0.0.
+    value, low, high = (
+        f"{round(100 * x, digits) + 0.0:{plus}.{digits}f}"
+        for x in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value} [{low}, {high}]".replace("-", "−")
+
+
+def points(estimate: Estimate) -> str:
+    """Return "+8.3 [-2.1, +18.0] points"."""
+    return f"{percent(estimate, signed=True, digits=1)} points"
+
+
+def p_text(p: float) -> str:
+    """Return "p = 0.031", or "p < 0.001"."""
+    return f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
+
+
+def capitalize(text: str) -> str:
+    """Return the text with its first letter in upper case, and the others as they are."""
+    return text[:1].upper() + text[1:]

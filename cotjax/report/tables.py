@@ -1,0 +1,228 @@
+"""The tables of the report page, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from cotjax.diagnostics.metrics import METRICS
+from cotjax.diagnostics.statistics import Estimate
+from cotjax.formats import PROBLEMS
+from cotjax.report.labels import domain_label, p_text, percent
+from cotjax.report.summarize import COMPARED
+from cotjax.report.summary import ArmDifference, Change, Played, PointSummary, Summary
+
+POINT_COLUMNS = (
+    "d3_cot",
+    "d3_prompt",
+    "gap",
+    "d1_cot",
+    "d1_prompt",
+    "d2",
+    "revision_helpful",
+    "revision_harmful",
+)
+_UNITS = {"rate": ", %", "difference": ", points", "mean": ""}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number, in small print what it was counted on, and whether its interval excludes 0."""
+
+    text: str
+    behind: str = ""
+    sure: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric."""
+
+    label: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class DomainTable:
+    """A table of metrics in one domain."""
+
+    domain: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class PlayedRow:
+    """Episodes and expert states of one point.
+
+    Attributes:
+      length: episodes whose prompt outgrew the context.
+      env_error: episodes that the environment broke.
+    """
+
+    arm: str
+    checkpoint: int
+    domain: str
+    cot: Played
+    prompt: Played
+    states: int
+    trajectories: int
+    length: int
+    env_error: int
+    env_faults: int
+
+
+@dataclass(frozen=True)
+class PointRow:
+    """The metrics of one point."""
+
+    arm: str
+    checkpoint: int
+    domain: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ResponseRow:
+    """The responses of one kind at one point.
+
+    Attributes:
+      cells: shares that were valid, admissible, and not accepted.
+      invalid: reasons of invalid responses, with their number.
+    """
+
+    arm: str
+    checkpoint: int
+    domain: str
+    mode: str
+    cells: tuple[str, ...]
+    invalid: str
+
+
+def numbers(summary: Summary, domain: str) -> DomainTable:
+    """Return every metric at the base and at the last checkpoint of each arm."""
+    columns = [("base", summary.point(next(iter(summary.arms)), 0, domain))]
+    if summary.last_checkpoint:
+        columns += [
+            (f"{about.label}, step {summary.last_checkpoint}", summary.last(arm, domain))
+            for arm, about in summary.arms.items()
+        ]
+    points = [(label, point) for label, point in columns if point is not None]
+    rows = []
+    for name, metric in METRICS.items():
+        estimates = [point.metrics[name] for _, point in points]
+        if any(estimate.measured for estimate in estimates):
+            cells = (
+                Cell(_number(estimate, metric.kind), _behind(estimate, name))
+                for estimate in estimates
+            )
+            rows.append(Row(metric.label + _UNITS[metric.kind], tuple(cells)))
+    return DomainTable(domain_label(domain), tuple(label for label, _ in points), tuple(rows))
+
+
+def comparisons(summary: Summary, domain: str) -> DomainTable:
+    """Return each arm's change from the base and its difference from the baseline, by metric."""
+    baseline = summary.label(summary.baseline)
+    others = [arm for arm in summary.arms if arm != summary.baseline]
+    columns = [f"{about.label}: change from base" for about in summary.arms.values()]
+    columns += [f"{summary.label(arm)} minus {baseline}" for arm in others]
+    rows = []
+    for metric in COMPARED:
+        found: list[Change | ArmDifference | None] = [
+            summary.change(arm, domain, metric) for arm in summary.arms
+        ]
+        found += [summary.arm_difference(arm, domain, metric) for arm in others]
+        if any(found):
+            rows.append(Row(METRICS[metric].label, tuple(map(_difference, found))))
+    return DomainTable(domain_label(domain), tuple(columns), tuple(rows))
+
+
+def played(summary: Summary) -> list[PlayedRow]:
+    """Return the episodes and expert states of each point."""
+    nothing = Played(0, 0, 0, {})
+    rows = []
+    for label, point in _labelled_points(summary):
+        cot, prompt, reference = (
+            point.episodes.get(driver, nothing) for driver in ("cot", "prompt", "reference")
+        )
+        rows.append(
+            PlayedRow(
+                arm=label,
+                checkpoint=point.checkpoint,
+                domain=domain_label(point.domain),
+                cot=cot,
+                prompt=prompt,
+                states=point.metrics["d1_cot"].n,
+                trajectories=reference.played,
+                length=sum(each.ended.get("length", 0) for each in (cot, prompt)),
+                env_error=sum(each.env_error for each in (cot, prompt, reference)),
+                env_faults=sum(point.env_faults.values()),
+            )
+        )
+    return rows
+
+
+def point_rows(summary: Summary) -> list[PointRow]:
+    """Return the metrics of POINT_COLUMNS at each point."""
+    return [
+        PointRow(
+            label,
+            point.checkpoint,
+            domain_label(point.domain),
+            tuple(_number(point.metrics[name], METRICS[name].kind) for name in POINT_COLUMNS),
+        )
+        for label, point in _labelled_points(summary)
+    ]
+
+
+def responses(summary: Summary) -> list[ResponseRow]:
+    """Return how valid and acceptable the responses of each point and kind were."""
+    rows = []
+    for label, point in _labelled_points(summary):
+        for driver, mode in (("cot", "CoT"), ("prompt", "prompt")):
+            if driver not in point.episodes:
+                continue
+            names = (f"{name}_{driver}" for name in ("valid", "admissible", "not_accepted"))
+            reasons = point.invalid[driver].items()
+            rows.append(
+                ResponseRow(
+                    arm=label,
+                    checkpoint=point.checkpoint,
+                    domain=domain_label(point.domain),
+                    mode=mode,
+                    cells=tuple(percent(point.metrics[name], digits=1) for name in names),
+                    invalid=", ".join(
+                        f"{PROBLEMS.get(reason, reason)}: {n}" for reason, n in reasons
+                    ),
+                )
+            )
+    return rows
+
+
+def _labelled_points(summary: Summary) -> Iterator[tuple[str, PointSummary]]:
+    """Yield every point with its arm's name; a base that arms share comes once."""
+    shared: list[PointSummary] = []
+    for point in summary.points:
+        nameless = replace(point, arm="")
+        if point.checkpoint == 0 and nameless in shared:
+            continue
+        shared.append(nameless)
+        yield ("base" if point.checkpoint == 0 else point.arm), point
+
+
+def _number(estimate: Estimate, kind: str) -> str:
+    if kind == "mean" and estimate.measured:
+        return f"{estimate.value:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
+    return percent(estimate, signed=kind == "difference", digits=1)
+
+
+def _behind(estimate: Estimate, name: str) -> str:
+    unit = "episodes" if name.startswith(("d3", "gap", "steps")) else "states"
+    return f"{estimate.n} {unit}, {estimate.games} games" if estimate.measured else ""
+
+
+def _difference(row: Change | ArmDifference | None) -> Cell:
+    if row is None or not row.estimate.measured:
+        return Cell("–")
+    behind = f"{row.estimate.games} games" + ("" if row.p is None else f", {p_text(row.p)}")
+    return Cell(percent(row.estimate, signed=True, digits=1), behind, row.estimate.sign != 0)
