@@ -106,15 +106,13 @@ def trajectory_examples(
     Layout "trajectory", form "cot": trees. The responses are branches; the past direct responses in
     the trunk belong to the prompt. A trajectory too long for one tree continues in another, which
     repeats the trunk and holds only the later branches. With form "direct", or with thoughts kept
-    in past turns, there are no branches; the responses in the trunk are trained on.
+    in past turns, there are no branches; the responses in the trunk are trained on. A step that is
+    not `trained`, or does not fit together with its prompt, only occurs in later prompts.
 
     Args:
       form: "cot" (responses reason, then act) or "direct" (they only act).
       no_thought: what the form "cot" does with a trained step that has no thought: "skip" leaves
         it to later prompts alone, "direct" trains on its action alone, "error" raises.
-
-    A step that is not `trained`, or does not fit together with its prompt, only occurs in later
-    prompts.
 
     Raises:
       UsageError: an unknown form or `no_thought`.
@@ -212,7 +210,7 @@ def _linear_examples(id: str, turns: Iterator[_Turn], max_length: int) -> Iterat
         line.append(turn.prompt, branch=0)
         response = turn.response if turn.trained else turn.past
         if len(line) + _length(response) > max_length:
-            break  # later prompts hold this response, and are longer still
+            break  # later prompts contain this response, and are longer still
         line.append(response, branch=0, step=turn.number if turn.trained else None)
         end = len(line) if turn.trained else end
     if end:

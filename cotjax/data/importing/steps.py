@@ -47,9 +47,9 @@ class Episode:
 
 @dataclass(frozen=True)
 class _Exchange:
-    """What the agent is told, and what it answers: one step."""
+    """What the agent reads, and what it answers: one step."""
 
-    told: str
+    prompt: str
     answer: Message
 
 
@@ -82,17 +82,17 @@ def as_episode(messages: list[Message]) -> Episode:
         left_out.append("observations after the last action")
     tools = any(message.call is not None for message in messages)
     exchanges = _exchanges(messages[: spoken[-1] + 1], tools)
-    if not tools and len(exchanges) > 1 and _acknowledges(exchanges[0], exchanges[1].told):
-        first, second = exchanges[0].told, exchanges[1]
-        if names_task(second.told):
+    if not tools and len(exchanges) > 1 and _acknowledges(exchanges[0], exchanges[1].prompt):
+        first, second = exchanges[0].prompt, exchanges[1]
+        if names_task(second.prompt):
             instructions.append((ACKNOWLEDGED, first))
         else:
             # The instruction names the task, and may show the agent more: it belongs to the first
             # observation.
-            second = replace(second, told=f"{first.rstrip()}\n{second.told}")
+            second = replace(second, prompt=f"{first.rstrip()}\n{second.prompt}")
         exchanges = [second, *exchanges[2:]]
-    task, observation = split_task(exchanges[0].told, tools)
-    exchanges[0] = replace(exchanges[0], told=observation)
+    task, observation = split_task(exchanges[0].prompt, tools)
+    exchanges[0] = replace(exchanges[0], prompt=observation)
     steps = [_step(exchange, number, tools) for number, exchange in enumerate(exchanges)]
     return Episode(task, steps, instructions, left_out)
 
@@ -108,7 +108,7 @@ def _without_system(messages: list[Message]) -> tuple[list[tuple[str, str]], lis
 
 
 def _step(exchange: _Exchange, number: int, tools: bool) -> Step:
-    observation, commands = split_commands(exchange.told)
+    observation, commands = split_commands(exchange.prompt)
     thought, action = split_response(exchange.answer, f"step {number}", tools)
     observation = _OBSERVATION.sub("", observation, count=1)
     return imported_step(observation, thought, action, commands, exchange.answer.trained)
@@ -117,22 +117,22 @@ def _step(exchange: _Exchange, number: int, tools: bool) -> Step:
 def _exchanges(messages: list[Message], tools: bool) -> list[_Exchange]:
     """Group the messages into exchanges. Raises Unmapped."""
     exchanges: list[_Exchange] = []
-    told: list[Message] = []
+    pending: list[Message] = []
     for number, message in enumerate(messages):
         if message.speaker != "agent":
-            told.append(message)
+            pending.append(message)
             continue
         before = exchanges[-1].answer if exchanges else None
-        speakers = {other.speaker for other in told}
-        if not told or len(speakers) > 1 or (len(told) > 1 and speakers == {"user"}):
-            place = number - len(told) + 1 if told else number
+        speakers = {other.speaker for other in pending}
+        if not pending or len(speakers) > 1 or (len(pending) > 1 and speakers == {"user"}):
+            place = number - len(pending) + 1 if pending else number
             raise Unmapped("user and agent do not take turns", f"turn {place}")
         if before is not None and before.call is not None:
-            told = _in_order_of_calls(told, before, f"turn {number}")
-        elif speakers == {"result"} and (before is None or tools or len(told) > 1):
-            raise Unmapped("a tool's result answers no call", f"turn {number - len(told)}")
-        exchanges.append(_Exchange("\n".join(other.text for other in told), message))
-        told = []
+            pending = _in_order_of_calls(pending, before, f"turn {number}")
+        elif speakers == {"result"} and (before is None or tools or len(pending) > 1):
+            raise Unmapped("a tool's result answers no call", f"turn {number - len(pending)}")
+        exchanges.append(_Exchange("\n".join(other.text for other in pending), message))
+        pending = []
     return exchanges
 
 
@@ -158,11 +158,11 @@ def _acknowledges(exchange: _Exchange, following: str) -> bool:
     """Return whether the agent only acknowledges its instruction, before the first observation.
 
     Args:
-      following: what the agent is told next.
+      following: what the agent reads next.
     """
-    answer, told = exchange.answer, exchange.told
+    answer, prompt = exchange.answer, exchange.prompt
     if answer.thought or acts(answer.text):
         return False
     if _OK.fullmatch(answer.text):
-        return names_task(following) or names_task(told)
-    return not answer.trained and names_task(following) and not names_task(told)
+        return names_task(following) or names_task(prompt)
+    return not answer.trained and names_task(following) and not names_task(prompt)

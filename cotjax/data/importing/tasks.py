@@ -38,25 +38,8 @@ _SENTENCE = re.compile(
     r"Your (?:task|goal|objective) is to (?P<task>[^\s:][^\n]*)",
     re.I | re.M,
 )
-_ABBREVIATIONS = frozenset(
-    [
-        "mr",
-        "mrs",
-        "ms",
-        "dr",
-        "st",
-        "no",
-        "vs",
-        "e.g",
-        "i.e",
-        "etc",
-        "approx",
-        "ca",
-        "fig",
-        "fl",
-        "oz",
-        "u.s",
-    ]
+_ABBREVIATION = re.compile(
+    r"mr|mrs|ms|dr|st|no|vs|e\.g|i\.e|etc|approx|ca|fig|fl|oz|u\.s|."  # or a single letter
 )
 _AVAILABLE = re.compile(r"(?:^|\n)[ \t]*AVAILABLE ACTIONS[ \t]*:(?P<commands>[^\n]*)\s*$", re.I)
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
@@ -149,7 +132,7 @@ def _sentence(text: str, start: int, line_end: int) -> tuple[int, str]:
         word = re.split(r"[\s(]", words)[-1].lower()
         # A period of an abbreviation, or before a lower-case word, does not end the sentence: a
         # task that is too long is better than one that is cut.
-        abbreviated = stop[0] == "." and (word in _ABBREVIATIONS or len(word) == 1)
+        abbreviated = stop[0] == "." and _ABBREVIATION.fullmatch(word)
         if not abbreviated and (not rest or not rest[0].islower()):
             return start + stop.end(), words + stop[0]
     return line_end, text[start:line_end].strip()

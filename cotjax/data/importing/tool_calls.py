@@ -4,7 +4,7 @@
     several calls    [{"name": …, "arguments": …}, {"name": …, "arguments": …}]
 
 Text that is JSON in the row (between <tool_call> tags, the value of a function_call, an `arguments`
-string) is kept character by character, so `json.loads` returns the calls.
+string) is kept unchanged, so `json.loads` returns the calls.
 """
 
 from __future__ import annotations
