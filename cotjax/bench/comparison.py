@@ -93,13 +93,12 @@ def say(console: Console, line: str) -> None:
     console.print(line, markup=False, soft_wrap=True)
 
 
-def print_table(
-    console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], first: str = "side"
-) -> None:
-    """Print a table: `first` is the left column, the others are right-aligned."""
+def print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table: the first column is left-aligned, the others are right-aligned."""
+    first, *others = columns
     table = Table()
     table.add_column(first)
-    for column in columns:
+    for column in others:
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(*row)

@@ -1,4 +1,7 @@
-"""How fast the input pipeline is, how full its rows are, and how many train steps of the demo's model it could feed."""
+"""`cotjax bench data`: the input pipeline's tokens/s, and how full its rows are.
+
+Also how many train steps of the demo's model it could feed.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,15 @@ from cotjax.rollout.collect import collect
 from cotjax.train.optim import configured
 from cotjax.train.step import init_state, make_train_step
 
+# Row lengths whose filling is printed.
 LENGTHS = (768, 1024, 2048, 4096, 8192)
-_GAMES = 3  # of each task type
-_EPISODES = 4  # of each game
-_COPIES = 15  # of each episode, under other ids: packing is for more than a few episodes
-_ROUNDS = 3
-_STEPS = 2  # train steps a round
+# Games of each task type, episodes of each game, and copies of each episode, under other ids:
+# packing is for more than a few episodes.
+_GAMES, _EPISODES, _COPIES = 3, 4, 15
+# Rounds, in which readers and the train step take turns, and steps a round.
+_ROUNDS, _STEPS = 3, 2
+# Batches that the prefetching threads may hold, and one more.
+_READ_AHEAD = 9
 
 
 def benchmark(
@@ -45,81 +51,95 @@ def benchmark(
     batch: int = 8,
     seconds: float = 3.0,
 ) -> dict[str, float]:
-    """Print, and return: tokens/s of writing the dataset ("written/s"), of reading, packing, masking and collating batches without
-    and with dropping ("tokens/s", "dropping tokens/s") and of the demo model's train step ("step tokens/s"); "ratio", the second over
-    the last; and "filling at N", the share of rows of N tokens that is not padding. A row's tokens count with their padding.
+    """Measure the input pipeline; prints and returns its figures.
+
+    Figures are the tokens/s of writing the dataset ("written/s"), of reading, packing, masking and
+    collating batches without and with dropping ("tokens/s", "dropping tokens/s"), and of the demo
+    model's train step ("step tokens/s"); "ratio", the second over the last; and "filling at N",
+    the share of rows of N tokens that is not padding. A row's tokens include its padding.
 
     Args:
-      data: trajectories (None: made games are played by the expert, and each episode is taken several times).
-      tokenizer: folder with tokenizer.json (None: the shipped base's).
+      data: trajectories; None: made games are played by the expert, and each episode is repeated.
+      tokenizer: folder with tokenizer.json; None: the shipped base's.
       length, batch: tokens a row, rows a batch.
-      seconds: how long each of the pipeline's figures is measured. It and the train step take turns.
+      seconds: how long each of the pipeline's figures is measured.
 
     Raises:
-      DataError: `data` holds no trajectories, or one whose first prompt is longer than a row.
+      DataError: `data` has no trajectories, or one whose first prompt is longer than a row.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        path = data or _play(folder)
         config = AgentConfig(
-            "bench", sources={"train": str(path)}, tokenizer=str(tokenizer or BASE_FOLDER), max_length=length,
-            splits=(), won_only=False, no_thought="direct",
-        )  # fmt: skip
+            name="bench",
+            sources={"train": str(data or _play(folder))},
+            tokenizer=str(tokenizer or BASE_FOLDER),
+            max_length=length,
+            splits=(),
+            won_only=False,
+            no_thought="direct",
+        )
         started = time.perf_counter()
         source = prepare_dataset(config, folder / "dataset").as_data_source(split="train")
-        taken = time.perf_counter() - started
+        write_s = time.perf_counter() - started
         lengths = example_lengths(source)
-        figures = {"written/s": float(lengths.sum() / taken)}
+        figures = {"written/s": float(lengths.sum() / write_s)}
         print(
-            f"{len(source):,} examples of {lengths.min():,} to {lengths.max():,} tokens, {lengths.mean():,.0f} on average; "
-            f"encoded and written at {figures['written/s']:,.0f} tokens/s"
+            f"{len(source):,} examples of {lengths.min():,} to {lengths.max():,} tokens, "
+            f"{lengths.mean():,.0f} on average; encoded and written at "
+            f"{figures['written/s']:,.0f} tokens/s"
         )
-        _fillings(figures, lengths, length)
-        _speeds(figures, source, length, batch, seconds)
+        figures |= _fillings(lengths, length)
+        figures |= _speeds(source, length, batch, seconds)
     return figures
 
 
-def _fillings(figures: dict[str, float], lengths: np.ndarray, length: int) -> None:
+def _fillings(lengths: np.ndarray, length: int) -> dict[str, float]:
+    figures = {}
     for row_length in sorted({*LENGTHS, length}):
         if row_length >= lengths.max():
             packing = Packing(lengths, row_length, seed=0)
             figures[f"filling at {row_length}"] = packing.filling
+            examples = len(lengths) / packing.rows
             print(
-                f"rows of {row_length:,}: {packing.filling:.1%} filled, {len(lengths) / packing.rows:.1f} examples a row"
+                f"rows of {row_length:,}: {packing.filling:.1%} filled, "
+                f"{examples:.1f} examples a row"
             )
+    return figures
 
 
-def _speeds(
-    figures: dict[str, float], source: Sequence[dict], length: int, batch: int, seconds: float
-) -> None:
+def _speeds(source: Sequence[dict], length: int, batch: int, seconds: float) -> dict[str, float]:
     maskings = {"tokens/s": Masking(), "dropping tokens/s": Masking(fraction=0.3)}
     readers = {
         name: iter(batches(source, row_length=length, batch=batch, masking=masking, seed=0))
         for name, masking in maskings.items()
     }
-    step, shape = _train_step(next(readers["tokens/s"]))
+    step, (rows, row_length) = _train_step(next(readers["tokens/s"]))
     measured: dict[str, list[float]] = {name: [] for name in (*maskings, "step tokens/s")}
     for _ in range(_ROUNDS):
         for name, reader in readers.items():
-            measured[name].append(batch * length * _rate(reader, maskings[name], seconds / _ROUNDS))
+            rate = _rate(reader, maskings[name], seconds / _ROUNDS)
+            measured[name].append(batch * length * rate)
         started = time.perf_counter()
         for _ in range(_STEPS):
             step()
-        measured["step tokens/s"].append(
-            _STEPS * shape[0] * shape[1] / (time.perf_counter() - started)
-        )
-    figures.update({name: median(rates) for name, rates in measured.items()})
+        step_s = (time.perf_counter() - started) / _STEPS
+        measured["step tokens/s"].append(rows * row_length / step_s)
+    figures = {name: median(rates) for name, rates in measured.items()}
     figures["ratio"] = figures["dropping tokens/s"] / figures["step tokens/s"]
+    devices = f"{jax.device_count()} {jax.default_backend()} device(s)"
     print(
-        f"batches of {batch} rows of {length:,}: {figures['tokens/s']:,.0f} tokens/s, with dropping {figures['dropping tokens/s']:,.0f}\n"
-        f"the demo model's train step, {shape[0]} rows of {shape[1]:,} on {jax.device_count()} {jax.default_backend()} device(s): "
-        f"{figures['step tokens/s']:,.0f} tokens/s\nthe pipeline could feed {figures['ratio']:,.0f} of them"
+        f"batches of {batch} rows of {length:,}: {figures['tokens/s']:,.0f} tokens/s, "
+        f"with dropping {figures['dropping tokens/s']:,.0f}\n"
+        f"the demo model's train step, {rows} rows of {row_length:,} on {devices}: "
+        f"{figures['step tokens/s']:,.0f} tokens/s\n"
+        f"the pipeline could feed {figures['ratio']:,.0f} of them"
     )
+    return figures
 
 
 def _rate(reader: Iterator[dict], masking: Masking, seconds: float) -> float:
-    """Batches a second. What was read ahead while others took their turn is not counted."""
-    for _ in range(9):  # the prefetching threads hold eight
+    """Return batches a second, without those that were read ahead during the others' turns."""
+    for _ in range(_READ_AHEAD):
         next(reader)
     count, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
@@ -129,7 +149,7 @@ def _rate(reader: Iterator[dict], masking: Masking, seconds: float) -> float:
 
 
 def _train_step(batch: dict[str, np.ndarray]) -> tuple[Callable[[], None], tuple[int, int]]:
-    """The demo model's train step, compiled, on a batch of its shape cut out of `batch`; and that shape."""
+    """Return the demo model's compiled train step on rows cut out of `batch`, and their shape."""
     settings, mesh = default_config().train, make_mesh(1, 1, 1, devices=jax.devices()[:1])
     rows = {
         name: np.resize(array[:, : settings.row_length], (settings.batch, settings.row_length))

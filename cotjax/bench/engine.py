@@ -1,4 +1,4 @@
-"""How fast the cached engine is beside the stock one, on the same games and the same actions; and whether they agree."""
+"""`cotjax bench env`: the cached ALFWorld engine's speed compared with the stock one's."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ _COLUMNS = ("load", "reset", "step")
 def benchmark(
     root: str | os.PathLike, split: str, games: int = 5, steps: int = 50
 ) -> dict[str, dict[str, float]]:
-    """Play `steps` random steps of `games` games in both engines, print a table, and return its figures.
+    """Play `steps` random steps of `games` games in both engines; print and return the figures.
 
-    {"stock" | "cached, new game" | "cached, known game": {"load", "reset", "step": milliseconds, "steps/s"}}; steps/s
-    counts load and reset. A new game is translated and stored; a known one is on disk but not in memory. Raises
-    EnvError where the two engines differ in feedback, admissible commands or wins.
+    By engine ("stock", "cached, new game", "cached, known game"): "load", "reset" and "step" in
+    milliseconds, and "steps/s", which includes load and reset. A new game is translated and stored;
+    a known one is on disk but not in memory.
+
+    Raises:
+      EnvError: the engines differ in feedback, admissible commands or wins.
     """
-    env = AlfworldEnv()  # first, since it imports alfworld without leaving a cache folder behind
-    del env
+    # The constructor imports alfworld without leaving a cache folder behind.
+    AlfworldEnv().close()
     from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
     from textworld.core import EnvInfos
     from textworld.envs.pddl.pddl import PddlEnv
 
     from cotjax.envs.alfworld.engine import CachedPddlEnv
 
-    found = find_games(root, split)
-    chosen = found[:: max(1, len(found) // games)][:games]
+    split_games = find_games(root, split)
+    chosen = split_games[:: max(1, len(split_games) // games)][:games]
     with tempfile.TemporaryDirectory() as cache_dir:
         infos = EnvInfos(won=True, admissible_commands=True)
         engines = {
@@ -55,19 +58,25 @@ def benchmark(
     return _table(seconds, len(chosen), steps)
 
 
-def _walk(engine, path: str, steps: int, seconds: dict[str, float]) -> list[Any]:
-    """A random walk, the same for engines that agree; adds its times to `seconds`, and returns all that was seen."""
+def _walk(engine: Any, path: str, steps: int, seconds: dict[str, float]) -> list[Any]:
+    """Return the states of a random walk, which are the same for engines that agree.
+
+    Adds its times to `seconds`.
+    """
     rng = random.Random(path)
     with contextlib.redirect_stdout(None):
         _timed(seconds, "load", engine.load, path)
         state = _timed(seconds, "reset", engine.reset)
-        seen = []
+        states = [_seen(state)]
         for _ in range(steps):
-            seen.append((state.feedback, state["admissible_commands"], state["won"]))
-            state, _, _ = _timed(
-                seconds, "step", engine.step, rng.choice(state["admissible_commands"])
-            )
-    return [*seen, (state.feedback, state["admissible_commands"], state["won"])]
+            command = rng.choice(state["admissible_commands"])
+            state, _, _ = _timed(seconds, "step", engine.step, command)
+            states.append(_seen(state))
+    return states
+
+
+def _seen(state: Any) -> tuple[Any, ...]:
+    return state.feedback, state["admissible_commands"], state["won"]
 
 
 def _timed(

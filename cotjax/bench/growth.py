@@ -1,7 +1,7 @@
-"""How a turn's time grows with the history behind it and with the slots beside it: `cotjax bench sample --growth`.
+"""`cotjax bench sample --growth`: a turn's time by the length of the history and by slots.
 
-A turn reads a new observation and makes a response, as in an episode. What it costs beyond its own tokens is attention to the
-history, so its time is to grow about linearly in the history at worst, and the tokens that are read again are none.
+A turn reads an observation and generates a response. Beyond its own tokens it costs attention to
+the history, so its time should grow at most linearly with the history; no token is read again.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from statistics import median
 import jax
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
+from cotjax.bench.comparison import print_table, say
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import init_params
 from cotjax.model.sharding import make_mesh
 from cotjax.runtime.files import check_output, whole
 from cotjax.sample.sampler import Sampler
 
-# Small, so that 16k tokens and 256 slots take minutes on two cores; its heads make attention the larger part at long histories.
+# Small, so that 16k tokens and 256 slots take minutes on two cores. With these heads, attention
+# dominates at long histories.
 MODEL = ModelConfig(
     vocab_size=512,
     width=64,
@@ -36,18 +37,27 @@ MODEL = ModelConfig(
 )
 HISTORIES = (1024, 2048, 4096, 8192, 16_384)  # tokens
 SLOTS = (1, 4, 16, 64, 256)
-MARK = b"cotjax bench sample --growth"  # in the figure's file, so that a later run may replace it
-READ, MADE, TURNS = 32, 16, 3  # tokens that a turn reads and makes, and turns that are timed
+# In the figure's file: a later run may replace a file with this mark.
+MARK = b"cotjax bench sample --growth"
+# Tokens that a turn reads and generates, and timed turns.
+READ, NEW, TURNS = 32, 16, 3
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A turn's median time."""
+    """A turn's time.
 
-    history: int  # tokens in each slot before it
+    Attributes:
+      history: tokens in each slot before it.
+      slots: how many take the turn together.
+      seconds: the median.
+      first_s: seconds to read the history, with compilation.
+    """
+
+    history: int
     slots: int
     seconds: float
-    first_s: float  # to read the history, in pieces
+    first_s: float
 
 
 def growth(
@@ -57,29 +67,28 @@ def growth(
     out: Path | None = None,
     console: Console | None = None,
 ) -> tuple[list[Turn], list[Turn]]:
-    """Time a turn against history (two slots) and against slots (the shortest history); print tables, and draw a figure to `out`.
+    """Time turns by history (two slots) and by slots (the shortest history); return both lists.
 
-    Returns both lists. A turn reads READ tokens a slot and makes MADE.
+    Prints tables, and draws a figure to `out`. Raises UsageError when `out` holds another file.
     """
     console = console or Console(highlight=False)
     if out is not None:
         check_output(out, mark=MARK)
     by_history = [_turn(history, 2) for history in histories]
-    _print(
-        console, f"a turn of {READ} tokens read and {MADE} made, 2 slots, by history", by_history
-    )
+    turn = f"a turn of {READ} tokens read and {NEW} generated"
+    _print(console, f"{turn}, 2 slots, by history", by_history)
     by_slots = [_turn(min(histories), count) for count in slots]
     _print(console, f"the same, {min(histories)} tokens of history, by slots", by_slots)
     if out is not None:
         _draw(by_history, by_slots, out)
-        console.print(f"figure: {out}", markup=False, soft_wrap=True)
+        say(console, f"figure: {out}")
     return by_history, by_slots
 
 
 def _turn(history: int, slots: int) -> Turn:
     mesh = make_mesh(devices=jax.devices()[:1])
     sampler = Sampler(
-        MODEL, mesh, slots=slots, max_length=2 * history, stop=[], pad_id=0, max_new=MADE
+        MODEL, mesh, slots=slots, max_length=2 * history, stop=[], pad_id=0, max_new=NEW
     )
     sampler.load(init_params(MODEL, jax.random.key(0), mesh))
     draw = np.random.default_rng(0)
@@ -87,7 +96,7 @@ def _turn(history: int, slots: int) -> Turn:
     def ids(count: int) -> dict[int, list[int]]:
         return dict(enumerate(draw.integers(MODEL.vocab_size, size=(slots, count)).tolist()))
 
-    # The last turn fills the history's own room to the end, so that the room is what was asked for.
+    # The turns' observations complete the history.
     started = time.perf_counter()
     sampler.extend(ids(history - (TURNS + 1) * READ))
     first_s = time.perf_counter() - started
@@ -95,39 +104,35 @@ def _turn(history: int, slots: int) -> Turn:
     for _ in range(TURNS + 1):  # the first compiles
         started = time.perf_counter()
         sampler.extend(ids(READ))
-        sampler.branch(dict.fromkeys(range(slots), ()), max_new=MADE)
+        sampler.branch(dict.fromkeys(range(slots), ()), max_new=NEW)
         seconds.append(time.perf_counter() - started)
     return Turn(history, slots, median(seconds[1:]), first_s)
 
 
 def exponent(sizes: Sequence[int], seconds: Sequence[float]) -> float:
-    """p where seconds grow as size ** p, by least squares over logarithms."""
+    """Return p such that seconds grow as size ** p, by least squares over logarithms."""
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
 
 def _print(console: Console, title: str, turns: Sequence[Turn]) -> None:
-    table = Table()
-    for column in ("history", "slots", "turn", "new tokens/s", "history read, compiled"):
-        table.add_column(column, justify="right")
-    for turn in turns:
-        rate = turn.slots * MADE / turn.seconds
-        table.add_row(
+    say(console, title)
+    rows = [
+        [
             f"{turn.history:,}",
             str(turn.slots),
             f"{1000 * turn.seconds:,.1f} ms",
-            f"{rate:,.0f}",
+            f"{turn.slots * NEW / turn.seconds:,.0f}",
             f"{turn.first_s:.2f} s",
-        )
-    console.print(title, markup=False, soft_wrap=True)
-    console.print(table)
+        ]
+        for turn in turns
+    ]
+    print_table(
+        console, ("history", "slots", "turn", "new tokens/s", "history read, compiled"), rows
+    )
     sizes = [turn.history * turn.slots for turn in turns]
     if len(set(sizes)) > 1:
         power = exponent(sizes, [turn.seconds for turn in turns])
-        console.print(
-            f"a turn's time grows as the power {power:.2f} of it (1: linear, 2: squared)",
-            markup=False,
-            soft_wrap=True,
-        )
+        say(console, f"a turn's time grows as the power {power:.2f} of it (1: linear, 2: squared)")
 
 
 def _draw(by_history: Sequence[Turn], by_slots: Sequence[Turn], out: Path) -> None:
@@ -135,24 +140,17 @@ def _draw(by_history: Sequence[Turn], by_slots: Sequence[Turn], out: Path) -> No
 
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
+    histories = [turn.history for turn in by_history]
+    slots = [turn.slots for turn in by_slots]
+    right_label = f"slots ({by_slots[0].history:,} tokens of history)"
     for axes, turns, sizes, label in (
-        (left, by_history, [turn.history for turn in by_history], "tokens of history (2 slots)"),
-        (
-            right,
-            by_slots,
-            [turn.slots for turn in by_slots],
-            f"slots ({by_slots[0].history:,} tokens of history)",
-        ),
+        (left, by_history, histories, "tokens of history (2 slots)"),
+        (right, by_slots, slots, right_label),
     ):
         seconds = [turn.seconds for turn in turns]
+        linear = [seconds[-1] * size / sizes[-1] for size in sizes]
         axes.loglog(sizes, seconds, marker="o", label="a turn")
-        axes.loglog(
-            sizes,
-            [seconds[-1] * size / sizes[-1] for size in sizes],
-            linestyle=":",
-            color="grey",
-            label="linear",
-        )
+        axes.loglog(sizes, linear, linestyle=":", color="grey", label="linear")
         axes.set(xlabel=label, ylabel="seconds a turn")
         axes.legend()
     with whole(out, "wb", mark=MARK) as file:

@@ -1,4 +1,4 @@
-"""How fast the loss mask is: on the host alone, and inside a train step of the demo's model."""
+"""`cotjax bench mask`: the loss mask's speed on the host, and its share of a train step."""
 
 from __future__ import annotations
 
@@ -19,30 +19,49 @@ from cotjax.model.params import init_params
 from cotjax.objectives.supervised import masked_cross_entropy
 
 HOST_SHAPE = (64, 4096)
-STEP_SHAPE = (8, 768)  # the demo's batch
-_PACKED = 8  # examples a row
+# The demo's batch.
+STEP_SHAPE = (8, 768)
+# Examples a row.
+_PACKED = 8
 
 
 def benchmark(repeats: int = 30) -> dict[str, float]:
-    """Print the mask's speed, and return its figures; each is the best of `repeats`.
+    """Measure the loss mask; prints and returns its figures, each the best of `repeats`.
 
-    They are tokens/s of packed weights in numpy on one core, and of the draw by each unit; milliseconds of the jitted mask
-    alone and of the demo model's jitted forward and backward pass with it, and the first's share of the second in per cent.
+    Figures are the tokens/s of packed weights in numpy on one core ("tokens/s") and of the draws
+    of each unit ("step draws/s"); "mask_ms" of the jitted mask alone, "step_ms" of the demo model's
+    loss and gradient with it, and "share_percent", the first over the second.
     """
-    packed = _rows(HOST_SHAPE)
-    seconds = _best(lambda: _mask(**packed), repeats)
-    figures = {"tokens/s": packed["roles"].size / seconds}
+    figures = _host_figures(repeats) | _device_figures(repeats)
     print(
-        f"numpy, one core: weights of {HOST_SHAPE[0]} packed rows of {HOST_SHAPE[1]}: {figures['tokens/s'] / 1e6:,.0f}M tokens/s"
+        f"jitted, {jax.device_count()} {jax.default_backend()} device(s), {STEP_SHAPE[0]} rows of "
+        f"{STEP_SHAPE[1]}: the mask alone {figures['mask_ms']:.3f} ms, the demo model's loss and "
+        f"gradient with it {figures['step_ms']:.0f} ms, so the mask takes "
+        f"{figures['share_percent']:.2f} % of it"
+    )
+    return figures
+
+
+def _host_figures(repeats: int) -> dict[str, float]:
+    packed = _rows(HOST_SHAPE)
+    figures = {"tokens/s": packed["roles"].size / _best(lambda: _mask(**packed), repeats)}
+    print(
+        f"numpy, one core: weights of {HOST_SHAPE[0]} packed rows of {HOST_SHAPE[1]}: "
+        f"{figures['tokens/s'] / 1e6:,.0f}M tokens/s"
     )
     example = packed["roles"][0, : HOST_SHAPE[1] // _PACKED]
     for unit in UNITS:
-        drawn = partial(Dropping(fraction=0.3, unit=unit).tokens, example, "example")
-        figures[f"{unit} draws/s"] = len(example) / _best(drawn, repeats)
+        draw = partial(Dropping(fraction=0.3, unit=unit).tokens, example, "example")
+        rate = len(example) / _best(draw, repeats)
+        figures[f"{unit} draws/s"] = rate
         print(
-            f"  drawing by {unit}, an example of {len(example)} at a time: {figures[f'{unit} draws/s'] / 1e6:,.1f}M tokens/s"
+            f"  drawing by {unit}, an example of {len(example)} at a time: "
+            f"{rate / 1e6:,.1f}M tokens/s"
         )
+    return figures
 
+
+def _device_figures(repeats: int) -> dict[str, float]:
     config = ModelConfig.from_hf(BASE_FOLDER)
     params = init_params(config, jax.random.key(0))
     rows = jax.device_put(_rows(STEP_SHAPE))
@@ -50,17 +69,15 @@ def benchmark(repeats: int = 30) -> dict[str, float]:
     positions = jnp.broadcast_to(jnp.arange(STEP_SHAPE[1]), STEP_SHAPE)
     alone = jax.jit(lambda rows: _mask(**rows))
     step = jax.jit(jax.value_and_grad(partial(_loss, config)))
-    figures["mask_ms"] = 1e3 * _best(lambda: alone(rows).block_until_ready(), repeats)
-    figures["step_ms"] = 1e3 * _best(
+    mask_s = _best(lambda: alone(rows).block_until_ready(), repeats)
+    step_s = _best(
         lambda: jax.block_until_ready(step(params, ids, positions, rows)), min(repeats, 5)
     )
-    figures["share_percent"] = 100 * figures["mask_ms"] / figures["step_ms"]
-    print(
-        f"jitted, {jax.device_count()} {jax.default_backend()} device(s), {STEP_SHAPE[0]} rows of {STEP_SHAPE[1]}: "
-        f"the mask alone {figures['mask_ms']:.3f} ms, the demo model's loss and gradient with it {figures['step_ms']:.0f} ms, "
-        f"so the mask takes {figures['share_percent']:.2f} % of it"
-    )
-    return figures
+    return {
+        "mask_ms": 1e3 * mask_s,
+        "step_ms": 1e3 * step_s,
+        "share_percent": 100 * mask_s / step_s,
+    }
 
 
 def _mask(roles: Any, drop_tokens: Any, segment_ids: Any) -> Any:
@@ -84,11 +101,12 @@ def _loss(
 
 
 def _rows(shape: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Packed rows whose examples are half prompt, half response."""
-    place = np.arange(shape[1]) % (shape[1] // _PACKED)
-    responses = np.where(place < shape[1] // _PACKED // 2, Role.PROMPT, Role.REASONING)
-    roles = np.where(place > shape[1] // _PACKED - 8, Role.ACTION, responses)
-    segments = np.arange(shape[1]) // (shape[1] // _PACKED) + 1
+    """Return packed rows whose examples are half prompt, half response."""
+    length = shape[1] // _PACKED
+    positions = np.arange(shape[1]) % length
+    responses = np.where(positions < length // 2, Role.PROMPT, Role.REASONING)
+    roles = np.where(positions > length - 8, Role.ACTION, responses)
+    segments = np.arange(shape[1]) // length + 1
     rng = np.random.default_rng(0)
     return {
         "roles": np.broadcast_to(roles, shape).astype(np.int8),
@@ -98,6 +116,7 @@ def _rows(shape: tuple[int, int]) -> dict[str, np.ndarray]:
 
 
 def _best(run: Callable[[], Any], repeats: int) -> float:
+    """Return the seconds of the fastest call, after one that compiles."""
     run()
     times = []
     for _ in range(repeats):

@@ -241,7 +241,7 @@ def _print(console: Console, figures: Figures, settings: Settings) -> None:
         speeds = (f"{row[column]:,.1f}" for column in ("episodes/min", "steps/s"))
         times = (f"{row['rollout_s']:.2f} s", f"{100 * row['hidden']:.0f} %")
         rows.append([name, *speeds, f"{row['tokens/s']:,.0f}", *times])
-    print_table(console, ("episodes/min", "steps/s", "tokens/s", "rollout", "hidden"), rows)
+    print_table(console, ("side", "episodes/min", "steps/s", "tokens/s", "rollout", "hidden"), rows)
     for line in (
         "tokens/s: new ones, of both actions; rollout: median; hidden: share of the environments' "
         "time in which something was decoded",

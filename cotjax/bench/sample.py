@@ -179,7 +179,7 @@ def _print(console: Console, figures: Figures, settings: Settings) -> None:
         times = (f"{row[column]:.3g} s" for column in ("median_s", "best_s", "first_token_s"))
         memory = f"{row['peak_bytes'] / 1e9:.2f} GB"
         rows.append([name, f"{row['tokens/s']:,.0f}", *times, share, memory])
-    columns = ("new tokens/s", "median", "best", "first token", "bandwidth", "memory")
+    columns = ("side", "new tokens/s", "median", "best", "first token", "bandwidth", "memory")
     print_table(console, columns, rows)
     say(
         console,

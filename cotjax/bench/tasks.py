@@ -33,8 +33,8 @@ class Task(ABC):
     def describe(self) -> dict[str, Any]:
         """Return the platform, the devices and the library versions."""
 
-    def close(self) -> None:  # noqa: B027 (most tasks have nothing to end)
-        """End what the task has started."""
+    def close(self) -> None:  # noqa: B027
+        """End what the task has started. Most have started nothing."""
 
 
 class TrainTask(Task):
@@ -80,7 +80,7 @@ class SampleTask(Task):
         return {"first_s": first_s, "ids": ids}
 
     def measure(self, count: int) -> dict[str, Any]:
-        """Return "seconds" of each generation, "first_token" (of one new token) and "peak_bytes"."""
+        """Return "seconds" and "first_token" of each generation, and "peak_bytes"."""
         pairs = [
             (_timed(lambda: self.generate(1))[0], _timed(lambda: self.generate(self.new))[0])
             for _ in range(count)

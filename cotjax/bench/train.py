@@ -219,7 +219,7 @@ def _print(console: Console, figures: Figures, settings: Settings) -> None:
         times = (f"{row[column]:.3g} s" for column in ("step_s", "best_s"))
         memory = f"{row['peak_bytes'] / 1e9:.2f} GB"
         rows.append([name, f"{row['tokens/s']:,.0f}", *times, mfu, memory])
-    print_table(console, ("tokens/s", "median step", "best step", "MFU", "memory"), rows)
+    print_table(console, ("side", "tokens/s", "median step", "best step", "MFU", "memory"), rows)
     rounds = f"{settings.rounds} rounds of {settings.steps} steps, in turn"
     say(console, f"{rounds}; environment of all sides: {environment_of_sides()}")
     for name, row in figures.items():
