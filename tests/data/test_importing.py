@@ -402,10 +402,10 @@ def _precious(folder, name):
 
 
 PLACES = {
-    "the input": (lambda folder, name: folder / "a.json", "is read and cannot be written"),
+    "the input": (lambda folder, name: folder / "a.json", "is an input and cannot be written"),
     "a hard link to the input": (
         lambda folder, name: (folder / name).hardlink_to(folder / "a.json") or folder / name,
-        "is read and",
+        "is an input and",
     ),
     "somebody's file": (_precious, "was not written by this command"),
     "a link": (_link, "is a symbolic link"),
