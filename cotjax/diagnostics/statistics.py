@@ -1,27 +1,35 @@
 """Intervals for rates and for their differences, when the games are the sample.
 
-Everything here works on one number a game: `totals[g]` (hits, tokens, steps) out of `counts[g]` (states or episodes of game g). The value
-is the ratio sum(totals) / sum(counts). States of one game are not independent, so games are what is resampled. All intervals are 95 %.
+Everything here works on one number per game: `totals[g]` (hits, tokens, steps) out of `counts[g]`
+(states or episodes of game g). The value is the ratio sum(totals) / sum(counts). States of one game
+are not independent, so games are what is resampled. All intervals are 95 %.
 
 Which interval is used where:
 
 | quantity | interval |
 |---|---|
-| success rate, one episode a game | Wilson (1927) |
-| share of states | Wilson with the effective number of states: n over the design effect of whole games (Kish 1965), t for few games |
-| mean over states or episodes | cluster bootstrap over games, expanded percentile (Hesterberg 2015) |
-| difference on the same games, one episode a game | Bonett and Price (2012) for paired proportions |
-| difference on the same games, over states | paired cluster bootstrap over games, never narrower than Bonett and Price over states |
-| few games, or no spread between games | rows one and four with n = number of games, as if each game were one state |
+| success rate, one episode per game | Wilson (1927) |
+| share of states | Wilson with the effective number of states: n over the design effect (1) |
+| mean over states or episodes | cluster bootstrap over games, expanded percentile (2) |
+| difference on the same games, one episode per game | Bonett and Price (3) |
+| difference on the same games, over states | the wider of (2), paired, and (3) over states |
+| few games, or equal values in all games | rows one and four, with n = number of games |
 
-The last row is there because equal values have no spread to resample: 60 wins in 60 games are no proof of a rate of 1. Wilson in row two
-and the floor in row five are there because a bootstrap of a rare event misses what did not happen to be seen (4 discordant games of 60,
-all one way, have an exact p of 0.125, but a bootstrap's interval excludes 0). In simulations the intervals of rows one, two, four and
-five held the true value 91 % of the time or more; the worst (86 to 90 %) were shares of 1 to 2 % that sit in a handful of games.
+(1) Kish 1965, with t for few games: Korn and Graubard 1998. (2) Hesterberg 2015. (3) Bonett and
+Price 2012, for paired proportions.
 
-Sources: Wilson 1927, JASA 22:209. Kish 1965, Survey Sampling; Korn and Graubard 1998, Survey Methodology 24:193 (score intervals with an
-effective sample size and its t adjustment). Hesterberg 2015, The American Statistician 69:371. Bonett and Price 2012, J. Educational and
-Behavioral Statistics 37:479. McNemar 1947, Psychometrika 12:153 (exact form: a sign test on the discordant pairs).
+The last row is needed because equal values have no spread to resample: 60 wins in 60 games do not
+prove a rate of 1. The design effect in row two and the floor in row five are needed because a
+bootstrap misses rare events that were not seen: 4 discordant games of 60, all one way, have an
+exact p of 0.125, but a bootstrap's interval excludes 0. In simulations the intervals of rows one,
+two, four and five held the true value 91 % of the time or more; the worst (86 to 90 %) were shares
+of 1 to 2 % that occur in a handful of games.
+
+Sources: Wilson 1927, JASA 22:209. Kish 1965, Survey Sampling. Korn and Graubard 1998, Survey
+Methodology 24:193 (score intervals with an effective sample size and its t adjustment). Hesterberg
+2015, The American Statistician 69:371. Bonett and Price 2012, J. Educational and Behavioral
+Statistics 37:479. McNemar 1947, Psychometrika 12:153 (exact form: a sign test on the discordant
+pairs).
 """
 
 from __future__ import annotations
@@ -32,6 +40,8 @@ from functools import lru_cache
 
 import numpy as np
 from scipy import stats
+
+Numbers = Sequence[float] | np.ndarray  # one per game
 
 LEVEL = 0.95
 RESAMPLES = 10_000
@@ -72,9 +82,10 @@ NOTHING = Estimate(None, None, None, 0, 0)
 
 
 def wilson(value: float, n: float) -> tuple[float, float]:
-    """Wilson's score interval of a proportion `value` seen over `n` trials; `value * n` need not be whole (n may be an effective size).
+    """Return Wilson's score interval of a proportion `value` over `n` trials.
 
-    Equals `scipy.stats.binomtest(k, n).proportion_ci(method="wilson")` where it is.
+    `value * n` need not be an integer (n may be an effective size). Where it is, this equals
+    `scipy.stats.binomtest(k, n).proportion_ci(method="wilson")`.
     """
     centre = value + _Z**2 / (2 * n)
     half = _Z * np.sqrt(value * (1 - value) / n + _Z**2 / (4 * n**2))
@@ -85,10 +96,12 @@ def wilson(value: float, n: float) -> tuple[float, float]:
 
 
 def bonett_price(net: float, discordant: float, n: float) -> tuple[float, float]:
-    """Adjusted Wald interval of a paired difference `net / n`, where `discordant` is the sum of squares of the n paired differences.
+    """Return the adjusted Wald interval of a paired difference `net / n`.
 
-    For paired binary outcomes `net` is b - c and `discordant` b + c. The adjustment adds one pair of each discordant kind, so the
-    interval has a width even when no pair differs. For differences that go beyond -1..1 (a change of a gap) the same two pairs are added.
+    `discordant`: sum of squares of the n paired differences. For paired binary outcomes `net` is
+    b - c and `discordant` is b + c. The adjustment adds one pair of each discordant kind, so the
+    interval has a width even when no pair differs. The same two pairs are added to differences
+    beyond -1..1 (a change of a gap).
     """
     centre = net / (n + 2)
     variance = max((discordant + 2) / (n + 2) - centre**2, 0.0)
@@ -96,16 +109,22 @@ def bonett_price(net: float, discordant: float, n: float) -> tuple[float, float]
     return float(centre - half), float(centre + half)
 
 
-def sign_test(differences: Sequence[float] | np.ndarray) -> float:
-    """Two-sided exact p-value that games go one way as often as the other; McNemar's exact test where there is one episode a game."""
+def sign_test(differences: Numbers) -> float:
+    """Return the two-sided exact p-value of "games go one way as often as the other".
+
+    With one episode per game this is McNemar's exact test.
+    """
     differences = np.asarray(differences, dtype=float)
     up, down = int((differences > 0).sum()), int((differences < 0).sum())
     return float(stats.binomtest(up, up + down, 0.5).pvalue) if up + down else 1.0
 
 
-def rate(totals: Sequence[float] | np.ndarray, counts: Sequence[int] | np.ndarray) -> Estimate:
-    """A proportion: `totals[g]` hits among the `counts[g]` states or episodes of game g; games with no count are left out."""
-    totals, counts = _kept(totals, counts)
+def rate(totals: Numbers, counts: Numbers) -> Estimate:
+    """Return a proportion: `totals[g]` hits among the `counts[g]` states or episodes of game g.
+
+    Games without a count are excluded.
+    """
+    totals, counts = _counted(totals, counts)
     games, n = len(counts), int(counts.sum())
     if not games:
         return NOTHING
@@ -118,11 +137,9 @@ def rate(totals: Sequence[float] | np.ndarray, counts: Sequence[int] | np.ndarra
     return Estimate(value, *wilson(value, size), n, games)
 
 
-def mean(
-    totals: Sequence[float] | np.ndarray, counts: Sequence[int] | np.ndarray, upper: float
-) -> Estimate:
-    """A mean of something that lies between 0 and `upper` (new tokens a response, steps an episode), with totals and counts by game."""
-    totals, counts = _kept(totals, counts)
+def mean(totals: Numbers, counts: Numbers, upper: float) -> Estimate:
+    """Return the mean of a quantity between 0 and `upper`, from totals and counts by game."""
+    totals, counts = _counted(totals, counts)
     if not len(counts):
         return NOTHING
     value = float(totals.sum() / counts.sum())
@@ -135,21 +152,22 @@ def mean(
 
 
 def contrast(
-    terms: Sequence[tuple[int, Sequence[float] | np.ndarray, Sequence[int] | np.ndarray]],
+    terms: Sequence[tuple[int, Numbers, Numbers]],
 ) -> Estimate:
-    """A signed sum of proportions measured on the same games: each term is (+1 or -1, totals by game, counts by game).
+    """Return a signed sum of proportions that were measured on the same games.
 
-    Two terms are a paired difference (the gap; an arm against another), four a change of a difference. A game that any term has no count
-    for is left out. `n` is the smallest term's number of states.
+    Each term is (+1 or -1, totals by game, counts by game). Two terms are a paired difference (the
+    gap; an arm against another), four are a change of a difference. A game without a count in any
+    term is excluded. `n` is the smallest term's number of states.
     """
     signs = [sign for sign, _, _ in terms]
     totals = [np.asarray(t, dtype=float) for _, t, _ in terms]
     counts = [np.asarray(c, dtype=float) for _, _, c in terms]
-    kept = np.all([c > 0 for c in counts], axis=0)
-    if not kept.any():
+    measured = np.all([c > 0 for c in counts], axis=0)
+    if not measured.any():
         return NOTHING
-    totals, counts = [t[kept] for t in totals], [c[kept] for c in counts]
-    games = int(kept.sum())
+    totals, counts = [t[measured] for t in totals], [c[measured] for c in counts]
+    games = int(measured.sum())
     value = float(sum(s * t.sum() / c.sum() for s, t, c in zip(signs, totals, counts, strict=True)))
     differences = sum(s * t / c for s, t, c in zip(signs, totals, counts, strict=True))
     n = int(min(c.sum() for c in counts))
@@ -157,16 +175,16 @@ def contrast(
         low, high = bonett_price(differences.sum(), (differences**2).sum(), games)
     else:
         states = np.min(counts, axis=0)
-        discordant = np.abs(
-            differences * states
-        ).sum()  # by game, the net number of states that differ
+        # Of each game, the net number of states that differ.
+        discordant = np.abs(differences * states).sum()
         floor = bonett_price(value * states.sum(), discordant, states.sum())
         low, high = _union(_bootstrap(list(zip(signs, totals, counts, strict=True))), floor)
     reach = len(terms) / 2
     return Estimate(value, max(min(low, value), -reach), min(max(high, value), reach), n, games)
 
 
-def _kept(totals, counts) -> tuple[np.ndarray, np.ndarray]:
+def _counted(totals: Numbers, counts: Numbers) -> tuple[np.ndarray, np.ndarray]:
+    """Return the games that have a count."""
     totals, counts = np.asarray(totals, dtype=float), np.asarray(counts, dtype=float)
     return totals[counts > 0], counts[counts > 0]
 
@@ -176,7 +194,10 @@ def _too_uniform(by_game: np.ndarray, fewest: int = 10) -> bool:
 
 
 def _effective_size(value: float, totals: np.ndarray, counts: np.ndarray) -> float:
-    """How many independent states would give this ratio the variance that it has over games; at most the number of states."""
+    """Return how many independent states would give this ratio its variance over games.
+
+    At most the number of states.
+    """
     games, n = len(counts), counts.sum()
     variance = ((totals - value * counts) ** 2).sum() * games / (games - 1) / n**2
     widening = (stats.t.ppf(0.5 + LEVEL / 2, games - 1) / _Z) ** 2
@@ -187,11 +208,13 @@ def _union(first: tuple[float, float], second: tuple[float, float]) -> tuple[flo
     return min(first[0], second[0]), max(first[1], second[1])
 
 
-def _bootstrap(terms) -> tuple[float, float]:
-    """Expanded percentile interval of sum_i sign_i * ratio_i, the games of all terms resampled together (RESAMPLES times, fixed seed).
+def _bootstrap(terms: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> tuple[float, float]:
+    """Return the expanded percentile interval of sum_i sign_i * ratio_i.
 
-    The percentiles are those of a t with games - 1 degrees of freedom, times sqrt(games / (games - 1)): a plain percentile interval is
-    too narrow for few games (Hesterberg 2015, section 4.3).
+    The games of all terms are resampled together, RESAMPLES times with a fixed seed. The
+    percentiles are those of a t with games - 1 degrees of freedom, times
+    sqrt(games / (games - 1)): a plain percentile interval is too narrow for few games (Hesterberg
+    2015, section 4.3).
     """
     games = len(terms[0][1])
     weights = _resamples(games)
@@ -206,7 +229,7 @@ def _bootstrap(terms) -> tuple[float, float]:
 
 @lru_cache(maxsize=2)
 def _resamples(games: int) -> np.ndarray:
-    """[RESAMPLES, games]: how often each game is drawn."""
+    """Return [RESAMPLES, games]: how often each game is drawn."""
     drawn = np.random.default_rng(SEED).multinomial(
         games, np.full(games, 1 / games), size=RESAMPLES
     )

@@ -20,14 +20,16 @@ def value(point, metric):
 
 
 def test_expert_states(tmp_path, episode):
-    """Six states: both right, only CoT right, only prompt right, both wrong and different, both wrong and the same, both invalid."""
     steps = [
-        ("open  fridge 1", "open fridge 1", "open fridge 1"),  # whitespace is normalised
+        # Both right, after whitespace is normalised.
+        ("open  fridge 1", "open fridge 1", "open fridge 1"),
+        # Only the CoT action right; only the prompt action right.
         ("open fridge 1", "look", "open fridge 1"),
         ("look", "open fridge 1", "open fridge 1"),
+        # Both wrong: different, the same, invalid (which is not consistent).
         ("look", "go", "open fridge 1"),
         ("look", "look", "open fridge 1"),
-        (None, None, "open fridge 1"),  # two invalid responses: wrong, and not consistent
+        (None, None, "open fridge 1"),
     ]
     episode(tmp_path, "g", steps, driver="reference")
     point = point_of(tmp_path)
@@ -150,7 +152,7 @@ def test_seeds_of_a_game_are_one_game(tmp_path, episode):
 
 
 def test_samples_of_a_game_are_one_game_and_are_paired_by_their_number(tmp_path, episode):
-    """Of game g the second sample broke under one driver, so neither driver's counts; game h has one."""
+    """The second sample of game g broke under one driver, so it counts for neither."""
     for driver, wins in (
         ("cot", {"g": [True, False, True], "h": [True]}),
         ("prompt", {"g": [False, True, False], "h": [True]}),

@@ -59,7 +59,7 @@ def test_clustered_states_count_for_less_than_independent_ones():
 
 
 def test_paired_difference_agrees_with_mcnemar():
-    """4 discordant games of 60, all one way: exact p = 0.125, so the interval must not leave out 0; 9 of 60: p = 0.004, so it must."""
+    """4 discordant games of 60, all one way: p = 0.125, the interval has 0. 9: p = 0.004, no 0."""
     for discordant, clear in ((4, False), (9, True)):
         cot = np.array([1] * discordant + [1] * 20 + [0] * (40 - discordant))
         prompt = np.array([0] * discordant + [1] * 20 + [0] * (40 - discordant))
@@ -72,7 +72,7 @@ def test_paired_difference_agrees_with_mcnemar():
 
 
 def test_a_few_states_that_differ_are_no_clear_difference():
-    """4 states of 600 differ, in four games, all one way: exact p = 0.125, though a bootstrap over games alone leaves out 0."""
+    """4 states of 600 differ, in four games, all one way: p = 0.125, yet a bootstrap excludes 0."""
     counts, first = np.full(60, 10), np.array([6] * 4 + [5] * 56)
     found = contrast([(1, first, counts), (-1, np.full(60, 5), counts)])
     assert found.value == pytest.approx(4 / 600)
@@ -178,7 +178,8 @@ def test_coverage_of_a_paired_difference_over_states():
 def test_a_share_over_states_has_the_interval_of_its_effective_number_of_states():
     hits, states = np.array([1.0, 4, 2, 7, 3, 6]), np.array([5, 8, 6, 10, 7, 9])
     value = 23 / 45
-    # The linearised variance of a ratio over games, the states that would have it if they were independent, and t for six games.
+    # The linearised variance of a ratio over games, the number of independent states that would
+    # have this variance, and t for six games.
     variance = sum((h - value * s) ** 2 for h, s in zip(hits, states, strict=True)) * 6 / 5 / 45**2
     size = value * (1 - value) / variance / (stats.t.ppf(0.975, 5) / stats.norm.ppf(0.975)) ** 2
     expected = wilson(value, min(45, size))

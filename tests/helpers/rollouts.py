@@ -4,9 +4,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cotjax.envs.base import Observation
+from cotjax.envs.base import Game, Observation
 from cotjax.errors import EnvError
-from cotjax.rollout.record import Heading, Record
+from cotjax.rollout.elicitation import Elicitation
+from cotjax.rollout.loop import play
+from cotjax.rollout.record import Episode, Heading, Record
 
 HEADING = Heading(
     world="cabinets", arm="sft", checkpoint=1, checkpoint_hash="c", games_hash="g", domain="ood"
@@ -95,3 +97,32 @@ class Cabinets:
 
     def faults(self, slot):
         return ["the engine is gone"] if self.games[slot][0].id == "g9" else []
+
+
+def games(*numbers) -> list[Game]:
+    """Return the games of these numbers."""
+    return [Game(f"g{number}", "", "valid_unseen", "pick_and_place_simple") for number in numbers]
+
+
+def play_games(
+    codec, games, driver="cot", *, policy=None, environments=None, max_steps=6, **kwargs
+) -> list[Episode]:
+    """Play the games and return their episodes, in the order in which they ended.
+
+    `kwargs`: further arguments of `play`, and the fields of Elicitation.
+    """
+    episodes = []
+    fields = Elicitation.__dataclass_fields__.keys() & kwargs.keys()
+    elicitation = Elicitation(max_steps=max_steps, **{name: kwargs.pop(name) for name in fields})
+    play(
+        games,
+        policy=policy or RulePolicy(codec),
+        codec=codec,
+        environments=environments or Cabinets(),
+        driver=driver,
+        elicitation=elicitation,
+        seed=kwargs.pop("seed", 0),
+        on_record=lambda game, episode: episodes.append(episode),
+        **kwargs,
+    )
+    return episodes

@@ -131,10 +131,10 @@ def episode():
 
 @pytest.fixture
 def study(tmp_path) -> Path:
-    """A whole small study: two arms from one base, 12 in-domain and 12 OOD games, checkpoints 0 and 10.
+    """Write a small study: two arms, 12 in-domain and 12 OOD games, checkpoints 0 and 10.
 
-    By CoT actions the base wins 2 games of 12 and sft 10; by prompt actions the base wins 1 and sft 9. The reduced arm is as sft, but for
-    OOD games by CoT actions, which it wins all.
+    By CoT actions the base wins 2 games of 12 and sft 10; by prompt actions the base wins 1 and
+    sft 9. The reduced arm equals sft, except that it wins all OOD games by CoT actions.
     """
     for arm, checkpoint in (("base", 0), ("sft", 10), ("reduced", 10)):
         for domain in ("in_domain", "ood"):

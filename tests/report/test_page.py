@@ -26,7 +26,7 @@ _VOID = {"meta", "br", "img", "link", "hr", "input"}
 
 
 class Page(HTMLParser):
-    """Checks that tags close in order, and gathers text, ids and every attribute that could load something."""
+    """Checks that tags close in order; collects text, ids and attributes that could load things."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -158,7 +158,7 @@ def test_the_same_records_give_the_same_bytes(study, tmp_path):
     assert [(study / name).read_bytes() for name in files] == first
 
 
-def test_report_is_one_whole_page(study):
+def test_report_is_one_page_that_loads_nothing(study):
     text = write_report(study).read_text(encoding="utf-8")
     page = Page(text)
     assert "script" not in page.tags and "link" not in page.tags and "iframe" not in page.tags
@@ -259,7 +259,7 @@ def test_records_of_different_worlds_are_named(study, episode):
 def test_shown_episode_is_won_and_revised(study, episode):
     summary = summarize(study)
     shown = json.loads((study / summary.shown_episode).read_text())
-    # Won by CoT actions, lost by prompt actions (game 9 of sft), with a revision in its second step.
+    # Won by CoT actions, lost by prompt actions (game 9 of sft), revised in its second step.
     assert (shown["arm"], shown["game"]["id"], shown["success"], shown["driver"]) == (
         "sft",
         "in_domain-9",
@@ -343,7 +343,8 @@ def test_figures(study):
         and "xmlns" not in svg
     )
     assert alt_text(summary, "d3", "ood").endswith(
-        "reduced action supervision, k = 0.3, CoT: 17 to 100; reduced action supervision, k = 0.3, prompt: 8 to 75."
+        "reduced action supervision, k = 0.3, CoT: 17 to 100; "
+        "reduced action supervision, k = 0.3, prompt: 8 to 75."
     )
 
 

@@ -1,17 +1,15 @@
-"""Token in, token out: sampled ids go on as they are, and a prompt that does not is an internal error."""
+"""Token in, token out: sampled ids stay as they are; a prompt that changes them is a bug."""
 
 import pytest
 from helpers import tiny
-from helpers.rollouts import Cabinets, Generation, RulePolicy
+from helpers.rollouts import Generation, RulePolicy, games, play_games
 
-from cotjax.envs.base import Game
 from cotjax.errors import InternalError
-from cotjax.rollout.loop import Elicitation, play
 from cotjax.rollout.tokens import action_ids, check_continues, check_prompt, text_to_stop
 
 
 class Letters:
-    """A codec whose text can be written in several ways: "a" is 1 or 2, and tags come whole, in parts, or merged with others."""
+    """A codec that can write a text in several ways: "a" is 1 or 2, tags may share tokens."""
 
     action_prefix, stop, stop_texts = [10], ((11,),), ("</action>",)
     pieces = (
@@ -44,18 +42,15 @@ class Letters:
         ([3, 3], "", None),
         ([10, 2, 3], "", None),
         ([10, 2, 2, 11], "", None),  # not the ids of this action
-        (
-            [3, 7, 2, 3, 4, 6],
-            "",
-            [2, 3],
-        ),  # both tags merged with what is not the action, the second in two tokens
+        # Both tags share tokens with text outside the action; the second has two tokens.
+        ([3, 7, 2, 3, 4, 6], "", [2, 3]),
         ([8, 9, 1, 3, 11], "", [1, 3]),  # a blank of the action in the tag's last token
         ([10, 2, 13], "", None),  # "b" and the closing tag are one token
         ([2, 3, 11], "<action>a", None),  # a part of the action was prefilled
         ([10, 2, 3, 11, 10, 2, 2, 11], "", [2, 3]),  # the first of two
     ],
 )
-def test_the_action_s_ids_are_those_that_were_sampled(ids, opened, found):
+def test_the_ids_of_an_action_are_those_that_were_sampled(ids, opened, found):
     assert action_ids(Letters(), ids, "ab", opened=opened) == found
 
 
@@ -81,13 +76,8 @@ def codec(tmp_path_factory):
 
 
 def played(codec, policy, driver="cot"):
-    records = []
-    game = Game("g3", "", "valid_unseen", "pick_and_place_simple")
-    play(
-        [game], policy=policy, codec=codec, environments=Cabinets(), driver=driver, elicitation=Elicitation(max_steps=5), seed=0,
-        on_record=lambda game, record: records.append(record),
-    )  # fmt: skip
-    return records[0]
+    (episode,) = play_games(codec, games(3), driver, policy=policy, max_steps=5)
+    return episode
 
 
 @pytest.mark.parametrize(("driver", "opened"), [("cot", 1), ("prompt", 0)])
@@ -136,7 +126,7 @@ def test_a_cache_that_lost_ids_is_an_internal_error(codec):
         played(codec, Forgets(codec, slots=1))
 
 
-def test_a_policy_may_keep_its_log_probabilities_to_itself(codec):
+def test_a_policy_need_not_report_log_probabilities(codec):
     class Silent(RulePolicy):
         def branch(self, prefixes, **kwargs):
             made = super().branch(prefixes, **kwargs)

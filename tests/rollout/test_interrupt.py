@@ -11,7 +11,7 @@ import pytest
 
 from cotjax.envs.base import Game, Observation
 
-# Two games in two slots, one of which hangs at its second step; the other thread waits for both when the interrupt comes.
+# Two games in two slots. One hangs at its second step, and a thread waits for both.
 PLAYS = """
 import sys
 from functools import partial
@@ -20,14 +20,21 @@ from helpers import tiny
 from test_interrupt import Hanging, game
 from helpers.rollouts import RulePolicy
 from cotjax.envs.pool.pool import EnvPool
-from cotjax.rollout.loop import Elicitation, play
+from cotjax.rollout.elicitation import Elicitation
+from cotjax.rollout.loop import play
 
 folder, workers = Path(sys.argv[1]), int(sys.argv[2])
 codec = tiny.word_codec(folder / "tokenizer", tiny.TINY_WORDS)
 with EnvPool(partial(Hanging, str(folder)), 2, workers) as pool:
     play(
-        [game("a"), game("b")], policy=RulePolicy(codec), codec=codec, environments=pool, driver="cot", elicitation=Elicitation(),
-        seed=0, on_record=lambda game, record: None,
+        [game("a"), game("b")],
+        policy=RulePolicy(codec),
+        codec=codec,
+        environments=pool,
+        driver="cot",
+        elicitation=Elicitation(),
+        seed=0,
+        on_record=lambda game, record: None,
     )
 """
 
@@ -37,7 +44,7 @@ def game(id_: str) -> Game:
 
 
 class Hanging:
-    """Its second step never ends, and heeds no signal that can be blocked."""
+    """Its second step never ends."""
 
     def __init__(self, folder: str):
         self._folder, self._steps = Path(folder), 0

@@ -1,4 +1,4 @@
-"""The loop, on a world of cabinets and a policy that answers by rule: what is decoded, executed, recorded and resumed."""
+"""The loop, on a world of cabinets and a policy that answers by rule."""
 
 import json
 import threading
@@ -6,13 +6,11 @@ import time
 
 import pytest
 from helpers import tiny
-from helpers.rollouts import Cabinets, Generation, RulePolicy, as_record
+from helpers.rollouts import Cabinets, Generation, RulePolicy, as_record, games, play_games
 from pydantic import ValidationError
 
-from cotjax.envs.base import Game, Observation
+from cotjax.envs.base import Observation
 from cotjax.errors import DataError, InternalError, UsageError
-from cotjax.rollout.elicitation import Elicitation
-from cotjax.rollout.loop import play
 from cotjax.rollout.record import Timing, read_records, record_path, write_record
 from cotjax.rollout.replay import ReplayEnvironments
 
@@ -22,23 +20,13 @@ def codec(tmp_path_factory):
     return tiny.word_codec(tmp_path_factory.mktemp("tokenizer"), tiny.TINY_WORDS)
 
 
-def _games(*numbers):
-    return [Game(f"g{number}", "", "valid_unseen", "pick_and_place_simple") for number in numbers]
-
-
 def _play(codec, games, driver, environments=None, **kwargs):
-    records = {}
-    policy = kwargs.pop("policy", None) or RulePolicy(codec)
-    play(
-        games, policy=policy, codec=codec, environments=environments or Cabinets(), driver=driver,
-        elicitation=kwargs.pop("elicitation", Elicitation(max_steps=6)), seed=0,
-        on_record=lambda game, record: records.__setitem__(game.id, record), **kwargs,
-    )  # fmt: skip
-    return records
+    episodes = play_games(codec, games, driver, environments=environments, **kwargs)
+    return {episode.game.id: episode for episode in episodes}
 
 
-def test_cot_actions_drive_and_prompt_actions_are_noted_beside_them(codec):
-    records = _play(codec, _games(1, 2, 3, 4, 5), "cot")
+def test_cot_actions_drive_and_prompt_actions_are_recorded_too(codec):
+    records = _play(codec, games(1, 2, 3, 4, 5), "cot")
     assert sorted(records) == ["g1", "g2", "g3", "g4", "g5"]
     record = records["g3"]
     assert record.success and record.ended == "won" and len(record.steps) == 3
@@ -56,7 +44,7 @@ def test_cot_actions_drive_and_prompt_actions_are_noted_beside_them(codec):
 
 def test_the_next_prompt_is_the_exact_previous_ids_and_the_new_ones(codec):
     policy = RulePolicy(codec, slots=1)
-    record = _play(codec, _games(3), "cot", policy=policy)["g3"]
+    record = _play(codec, games(3), "cot", policy=policy)["g3"]
     expected = codec.first_prompt(record.task, record.steps[0].observation)
     for before, after in zip(record.steps, record.steps[1:], strict=False):
         assert before.prompt_length == len(expected)
@@ -65,7 +53,7 @@ def test_the_next_prompt_is_the_exact_previous_ids_and_the_new_ones(codec):
 
 
 def test_environments_step_while_the_other_action_is_decoded(codec):
-    """An environment that answers only once the prompt action is being decoded: a loop that waited for it would wait in vain."""
+    """The environment answers only while the prompt action is decoded."""
     decoding = threading.Event()
 
     class Decodes(RulePolicy):
@@ -80,7 +68,7 @@ def test_environments_step_while_the_other_action_is_decoded(codec):
             decoding.clear()
             return super().step(actions)
 
-    records = _play(codec, _games(1, 2, 3), "cot", Waits(), policy=Decodes(codec))
+    records = _play(codec, games(1, 2, 3), "cot", Waits(), policy=Decodes(codec))
     assert all(
         record.success and record.steps[0].prompt.action == "look" for record in records.values()
     )
@@ -88,14 +76,14 @@ def test_environments_step_while_the_other_action_is_decoded(codec):
 
 def test_a_slot_takes_the_next_game_and_its_own_faults(codec):
     """The game that breaks leaves its slot to others, and what it did wrong stays with it."""
-    records = _play(codec, _games(9, 1, 2, 3, 4), "cot", policy=RulePolicy(codec, slots=1))
+    records = _play(codec, games(9, 1, 2, 3, 4), "cot", policy=RulePolicy(codec, slots=1))
     assert [game for game, record in records.items()] == ["g9", "g1", "g2", "g3", "g4"]
     faults = [list(record.env_faults) for record in records.values()]
     assert faults == [["the engine is gone"], [], [], [], []]
 
 
 def test_prompt_actions_drive_alone_until_the_step_limit(codec):
-    record = _play(codec, _games(2), "prompt")["g2"]
+    record = _play(codec, games(2), "prompt")["g2"]
     assert not record.success and record.ended == "step_limit" and len(record.steps) == 6
     assert all(
         step.cot is None and step.executed == "look" and step.accepted is False
@@ -112,7 +100,7 @@ def test_an_episode_that_ends_without_a_win_is_not_won(codec):
                 for slot in answers
             }
 
-    for record in _play(codec, _games(1, 2, 5), "cot", Over()).values():
+    for record in _play(codec, games(1, 2, 5), "cot", Over()).values():
         assert (record.ended, record.success, len(record.steps)) == (
             "step_limit",
             False,
@@ -129,14 +117,14 @@ def test_a_turn_says_whether_the_environment_accepted_the_action_and_its_score(c
                 for slot in actions
             }
 
-    records = _play(codec, _games(1, 2), "cot", Reads())
+    records = _play(codec, games(1, 2), "cot", Reads())
     assert [records[game].steps[0].accepted for game in ("g1", "g2")] == [False, True]
     for record in records.values():
         assert record.score == record.steps[0].score == 0.5 and not record.success
 
 
 def test_prompt_actions_may_be_left_out(codec):
-    paired, alone = (_play(codec, _games(1, 3), "cot", both=both) for both in (None, False))
+    paired, alone = (_play(codec, games(1, 3), "cot", both=both) for both in (None, False))
     assert all(step.prompt is None for record in alone.values() for step in record.steps)
     for game, record in alone.items():
         assert record.success and record.steps == tuple(
@@ -154,16 +142,15 @@ def test_the_environments_time_is_counted_once_and_that_of_the_first_games_is_wa
             return super().reset(games)
 
     slow = Slow()
-    records = _play(codec, _games(1, 2, 3, 4), "cot", slow)
+    records = _play(codec, games(1, 2, 3, 4), "cot", slow)
     timing = {game: record.timing for game, record in records.items()}
-    assert (
-        timing["g1"].waited_s >= 0.025 and timing["g2"].waited_s >= 0.025
-    )  # half of the first reset each
+    # Half of the first reset each.
+    assert timing["g1"].waited_s >= 0.025 and timing["g2"].waited_s >= 0.025
     assert slow.took == pytest.approx(sum(each.environment_s for each in timing.values()), rel=0.3)
 
 
 def test_what_the_environment_does_wrong_ends_that_episode_alone(codec):
-    records = _play(codec, _games(9, 4), "cot")
+    records = _play(codec, games(9, 4), "cot")
     assert (
         records["g9"].ended == "env_error"
         and "step 2" in records["g9"].env_error
@@ -178,10 +165,11 @@ def test_what_the_environment_does_wrong_ends_that_episode_alone(codec):
 def test_a_prompt_that_no_longer_fits_ends_the_episode(codec):
     record = _play(
         codec,
-        _games(5),
+        games(5),
         "cot",
         policy=RulePolicy(codec, max_length=110),
-        elicitation=Elicitation(max_new_tokens=20),
+        max_steps=30,
+        max_new_tokens=20,
     )["g5"]
     assert record.ended == "length" and not record.success and 0 < len(record.steps) < 5
 
@@ -190,7 +178,7 @@ def test_expert_states_are_replayed_whatever_the_model_says(codec):
     trajectories = {f"g{i}": tiny.trajectory(name=f"t{i}", steps=i) for i in (1, 3, 4)}
     references = {game: [step.action for step in t.steps] for game, t in trajectories.items()}
     records = _play(
-        codec, _games(1, 3, 4), "reference", ReplayEnvironments(trajectories), references=references
+        codec, games(1, 3, 4), "reference", ReplayEnvironments(trajectories), references=references
     )
     for game, trajectory in trajectories.items():
         steps = records[game].steps
@@ -209,9 +197,9 @@ def test_records_do_not_depend_on_the_number_of_slots(codec):
     def stable(records):
         return {game: record.model_dump(exclude={"timing"}) for game, record in records.items()}
 
-    games = _games(1, 2, 3, 4, 5)
+    every = games(1, 2, 3, 4, 5)
     one, many = (
-        _play(codec, games, "cot", policy=RulePolicy(codec, slots=slots)) for slots in (1, 4)
+        _play(codec, every, "cot", policy=RulePolicy(codec, slots=slots)) for slots in (1, 4)
     )
     assert stable(one) == stable(many)
 
@@ -223,18 +211,18 @@ def test_an_invalid_response_costs_a_step_and_says_why(codec):
                 slot: Generation(self.codec.encode("<think> i look"), [0.0]) for slot in prefixes
             }
 
-    record = _play(codec, _games(1), "cot", policy=Mumbles(codec))["g1"]
+    record = _play(codec, games(1), "cot", policy=Mumbles(codec))["g1"]
     assert record.ended == "step_limit"
     assert record.steps[0].cot.reason == "unclosed_thought" and record.steps[0].executed == ""
 
 
 def test_an_unknown_driver_is_refused(codec):
     with pytest.raises(UsageError, match="driver"):
-        _play(codec, _games(1), "judge")
+        _play(codec, games(1), "judge")
 
 
 def test_a_record_that_json_cannot_hold_is_not_written(codec, tmp_path):
-    record = as_record(_play(codec, _games(1), "cot")["g1"])
+    record = as_record(_play(codec, games(1), "cot")["g1"])
     for worth in (float("nan"), float("inf")):
         with pytest.raises(ValidationError, match="finite"):
             Timing(environment_s=worth, waited_s=0.0, sampler_s=0.0, total_s=0.0)
@@ -244,8 +232,8 @@ def test_a_record_that_json_cannot_hold_is_not_written(codec, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_records_are_written_whole_and_broken_ones_are_named(codec, tmp_path):
-    record = as_record(_play(codec, _games(1), "cot")["g1"])
+def test_records_are_written_atomically_and_broken_ones_are_named(codec, tmp_path):
+    record = as_record(_play(codec, games(1), "cot")["g1"])
     names = [f"{'x' * 80}/{i}" for i in range(3)]
     paths = [
         record_path(tmp_path, arm="sft", checkpoint=5, driver="cot", game_id=name) for name in names

@@ -1,4 +1,4 @@
-"""The loop over the real Sampler: subwords, temperature above 0, slots that take the next game while others play on."""
+"""The loop over the real Sampler: subwords, temperature above 0, slots that are refilled."""
 
 import itertools
 
@@ -6,13 +6,11 @@ import jax
 import numpy as np
 import pytest
 from helpers import tiny
-from helpers.rollouts import Cabinets, Generation, RulePolicy, as_record
+from helpers.rollouts import Cabinets, Generation, RulePolicy, as_record, games, play_games
 
-from cotjax.envs.base import Game
 from cotjax.errors import InternalError, NotFiniteError, UsageError
 from cotjax.model.params import init_params
 from cotjax.model.sharding import make_mesh
-from cotjax.rollout.loop import Elicitation, play
 from cotjax.rollout.record import read_records, record_path, write_record
 from cotjax.sample.sampler import Sampler
 
@@ -31,12 +29,18 @@ def model(codec):
 
 def sampler(codec, model, slots, params=None, kind=Sampler):
     config, own = model
-    made = kind(
-        config, make_mesh(devices=jax.devices()[:1]), slots=slots, max_length=500, stop=codec.stop_texts, pad_id=0, max_new=40,
+    policy = kind(
+        config,
+        make_mesh(devices=jax.devices()[:1]),
+        slots=slots,
+        max_length=500,
+        stop=codec.stop_texts,
+        pad_id=0,
+        max_new=40,
         pieces=codec.pieces,
-    )  # fmt: skip
-    made.load(own if params is None else params)
-    return made
+    )
+    policy.load(own if params is None else params)
+    return policy
 
 
 class Uneven(Cabinets):
@@ -52,24 +56,18 @@ class Uneven(Cabinets):
         return answers
 
 
-def games(*numbers):
-    return [Game(f"g{number}", "", "valid_unseen", "t") for number in numbers]
-
-
-def played(
-    codec, policy, played, environments=None, driver="prompt", seed=0, temperature=1.0, **how
-):
-    records = []
-    play(
-        played, policy=policy, codec=codec, environments=environments or Uneven(), driver=driver, seed=seed,
-        elicitation=Elicitation(max_steps=4, temperature=temperature, max_new_tokens=20, max_action_tokens=40),
-        on_record=lambda game, record: records.append(record), **how,
-    )  # fmt: skip
-    return {(record.game.id, record.sample): record for record in records}
+def played(codec, policy, games, environments=None, driver="prompt", **how):
+    """Play and return the episodes by (game, sample). At temperature 1."""
+    settings = {"max_steps": 4, "temperature": 1.0, "max_new_tokens": 20, "max_action_tokens": 40}
+    environments = environments or Uneven()
+    episodes = play_games(
+        codec, games, driver, policy=policy, environments=environments, **settings | how
+    )
+    return {(episode.game.id, episode.sample): episode for episode in episodes}
 
 
 def plain(record):
-    """What does not depend on time or rounding, as JSON."""
+    """Return what does not depend on time or rounding, as JSON."""
     response = {"logprob", "logprobs"}
     turns = {"__all__": {"cot": response, "prompt": response}}
     return record.model_dump_json(exclude={"timing": True, "steps": turns})
@@ -107,7 +105,7 @@ def test_a_slot_that_keeps_an_id_of_the_game_before_is_noticed(codec, model):
         played(codec, sampler(codec, model, 1, kind=Keeps), games(1, 2))
 
 
-def test_samples_of_a_game_differ_and_their_records_stand_apart(codec, model, tmp_path):
+def test_samples_of_a_game_differ_and_have_records_of_their_own(codec, model, tmp_path):
     policy = sampler(codec, model, 2)
     records = played(codec, policy, games(2, 2, 2, 1))
     assert sorted(records) == [("g1", 0), ("g2", 0), ("g2", 1), ("g2", 2)]
@@ -124,7 +122,7 @@ def test_samples_of_a_game_differ_and_their_records_stand_apart(codec, model, tm
     assert found.keys() == records.keys()
     first = record_path(tmp_path, arm="sft", checkpoint=1, driver="prompt", game_id="g2")
     assert first.exists() and "sample" not in first.name, (
-        "the first sample's record stands where a game's only one does"
+        "the first sample's record has the path of a game's only one"
     )
     again = played(codec, policy, games(2), samples=[2])
     assert plain(again["g2", 2]) == plain(records["g2", 2])
@@ -148,7 +146,7 @@ def test_every_response_has_a_seed_of_its_own(codec, driver):
             games(2, 2, 5),
             Cabinets(),
             driver,
-            study,
+            seed=study,
             both=True,
         ).values():
             for step in record.steps:

@@ -1,4 +1,4 @@
-"""The loop over a subword tokenizer, whose model may write every text in many ways: what is stopped at, parsed, sent, and goes on."""
+"""The loop over a subword tokenizer, with which a model may write a text in many ways."""
 
 import itertools
 import random
@@ -7,11 +7,9 @@ import re
 import numpy as np
 import pytest
 from helpers import tiny
-from helpers.rollouts import Cabinets, Generation, RulePolicy, as_record
+from helpers.rollouts import Cabinets, Generation, RulePolicy, as_record, games, play_games
 
 from cotjax import formats
-from cotjax.envs.base import Game
-from cotjax.rollout.loop import Elicitation, play
 from cotjax.rollout.record import read_record, write_record
 from cotjax.sample.vocabulary import stop_table
 
@@ -40,7 +38,7 @@ def spelled(codec, text, draw):
 
 
 class Spells(RulePolicy):
-    """Answers as its base class does, in ids that are cut at random, up to where a sampler would stop."""
+    """Answers as its base class does, in random tokens, up to where a sampler would stop."""
 
     def __init__(self, codec, seed=0, **kwargs):
         super().__init__(codec, **kwargs)
@@ -67,13 +65,8 @@ class Spells(RulePolicy):
         return answers
 
 
-def played(codec, policy, games, driver="cot"):
-    records = []
-    play(
-        [Game(f"g{number}", "", "valid_unseen", "t") for number in games], policy=policy, codec=codec, environments=Cabinets(),
-        driver=driver, elicitation=Elicitation(max_steps=4), seed=0, on_record=lambda game, record: records.append(record),
-    )  # fmt: skip
-    return records
+def played(codec, policy, numbers, driver="cot"):
+    return play_games(codec, games(*numbers), driver, policy=policy, max_steps=4)
 
 
 def test_pieces_joined_are_the_decoded_text(codec):
@@ -213,18 +206,11 @@ def test_nothing_that_an_environment_says_ends_a_run_or_is_read_as_more_than_tex
                 for slot, prefix in prefixes.items()
             }
 
-    records = []
-    play(
-        [Game(f"g{number}", "", "valid_unseen", "t") for number in (1, 2, 3)], policy=Looks(codec, max_length=9000), codec=codec,
-        environments=Says(), driver=driver, elicitation=Elicitation(max_steps=6), seed=0,
-        on_record=lambda game, record: records.append(record),
-    )  # fmt: skip
+    policy = Looks(codec, max_length=9000)
+    records = play_games(codec, games(1, 2, 3), driver, policy=policy, environments=Says())
     assert [(record.ended, len(record.steps)) for record in records] == [("step_limit", 6)] * 3
-    turn = [
-        "<|im_start|>",
-        "<|im_end|>",
-        "<|im_start|>",
-    ]  # a user's turn, and where the response begins
+    # A user's turn, and where the response begins.
+    turn = ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
     control = {codec.encode(mark)[0] for mark in turn}
     for number, record in enumerate(records):
         for at, step in enumerate(record.steps):
@@ -232,9 +218,8 @@ def test_nothing_that_an_environment_says_ends_a_run_or_is_read_as_more_than_tex
             assert found == (["<|im_end|>", *turn] if at else turn)
         path = tmp_path / f"{number}.json"
         write_record(path, as_record(record))
-        assert not re.search(
-            r"\\ud[89a-f]|NaN", path.read_bytes().decode("utf-8")
-        )  # which is strict: half a pair is none
+        # A strict decoder: it refuses half of a surrogate pair.
+        assert not re.search(r"\\ud[89a-f]|NaN", path.read_bytes().decode("utf-8"))
         read = read_record(path)
         assert read.task == "dragons \ufffd and half a pair \ufffd"
         assert {step.observation for step in read.steps} <= {
