@@ -11,15 +11,15 @@ trajectory together into examples.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer, pre_tokenizers
+from tokenizers import Tokenizer
 
 from cotjax import formats
+from cotjax.data.plain_text import PlainText, added_tokens, check_known, unknown_id
 from cotjax.errors import DataError, UsageError
 from cotjax.formats import TurnTemplate
 from cotjax.masking import Role
@@ -36,7 +36,6 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-_HALF_PAIR = re.compile("[\ud800-\udfff]")  # of surrogates
 
 Segments = list[tuple[list[int], Role]]  # consecutive (ids, the role of all of them)
 
@@ -58,18 +57,9 @@ class Codec:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
-        self._plain = _without_added_tokens(tokenizer)
-        added = {
-            token.content: id
-            for id, token in tokenizer.get_added_tokens_decoder().items()
-            if not token.content.isspace()
-        }
-        names = (getattr(tokenizer.model, "unk_token", None), "[UNK]", "<unk>")
-        self._unknown = next(
-            (id for id in map(tokenizer.token_to_id, filter(None, names)) if id is not None), None
-        )
-        self._added = frozenset(added.values()) - {self._unknown}
-        self._added_texts = tuple(added)
+        self._unknown = unknown_id(tokenizer)
+        self._plain = PlainText(tokenizer, template)
+        added = added_tokens(tokenizer)
         if template.begin and template.begin not in added:
             raise DataError(
                 f"the tokenizer has no token {template.begin!r}, with which every prompt of the "
@@ -81,10 +71,6 @@ class Codec:
                 raise DataError(
                     f"the tokenizer has no ids for {tag!r}; add it to the tokenizer's vocabulary"
                 )
-        # Marks that this tokenizer spells with ordinary tokens: in content they would have the same
-        # ids.
-        self._spelled_marks = tuple(mark for mark in template.marks if mark not in added)
-        self._drops_characters = self._unknown is None and not self._spells_every_byte()
         self.action_prefix = self.encode(formats.ACTION_OPEN)
         # Decoding stops where the action closes, or at the end of the turn.
         self.stop_texts = (formats.ACTION_CLOSE, template.response_end)
@@ -168,7 +154,7 @@ class Codec:
           DataError: the tokenizer does not know a word.
         """
         ids = self._tokenizer.encode(text, add_special_tokens=False)
-        self._check_known(ids, text)
+        check_known(ids, text, self._unknown)
         return ids.ids
 
     def encode_plain(self, text: str, what: str, *, lenient: bool = False) -> list[int]:
@@ -186,41 +172,15 @@ class Codec:
             template that the tokenizer would give the mark's own ids.
         """
         if lenient:
-            return self._encode_leniently(text)
-        self._check_marks(text, what)
-        try:
-            ids = self._plain.encode(text, add_special_tokens=False)
-        except Exception as error:  # the library raises bare Exception for a word without an id
-            raise DataError(
-                f"the tokenizer cannot encode {what} {text[:60]!r} ({error}); use one that covers "
-                "the data"
-            ) from None
-        self._check_known(ids, text)
-        if not self._added.isdisjoint(ids.ids):
-            start, end = next(
-                offset for id, offset in zip(ids.ids, ids.offsets, strict=True) if id in self._added
-            )
-            raise DataError(
-                f"{what} contains {text[start:end]!r}, a token of the tokenizer's own that it "
-                f"cannot spell as plain text; remove it from {text[:60]!r}"
-            )
-        if self._drops_characters and _has_gap(text, ids.offsets):
-            dropped = next(
-                (one for one in text if not one.isspace() and not self._plain.encode(one).ids),
-                text[:60],
-            )
-            raise DataError(
-                f"the tokenizer has no token for {dropped!r} in {text[:60]!r}; use a tokenizer "
-                "whose vocabulary covers the data"
-            )
-        return ids.ids
+            return self._plain.encode_leniently(text)
+        return self._plain.encode(text, what)
 
     def encodable(self, text: str) -> bool:
         """Return whether a sampled action may be executed and occur in later prompts.
 
         That is, whether `encode_plain` accepts it, and it contains no added token of the tokenizer.
         """
-        if any(token in text for token in self._added_texts):
+        if self._plain.names_added_token(text):
             return False
         try:
             self.encode_plain(text, "the text")
@@ -323,73 +283,3 @@ class Codec:
             if id is not None:
                 return id
         return 0  # any id will do: padding is neither attended to nor trained on
-
-    def _spells_every_byte(self) -> bool:
-        vocabulary = self._plain.get_vocab(with_added_tokens=False)
-        return all(letter in vocabulary for letter in pre_tokenizers.ByteLevel.alphabet())
-
-    def _check_known(self, ids: Encoding, text: str) -> None:
-        if self._unknown is not None and self._unknown in ids.ids:
-            start, end = ids.offsets[ids.ids.index(self._unknown)]
-            raise DataError(
-                f"the tokenizer does not know {text[start:end]!r} in {text[:60]!r}; use a "
-                "tokenizer whose vocabulary covers the data"
-            )
-
-    def _check_marks(self, text: str, what: str) -> None:
-        """Raise DataError for half surrogate pairs, and for text that would be read as marks."""
-        if half := _HALF_PAIR.search(text):
-            raise DataError(
-                f"{what} contains half of a surrogate pair at character {half.start()}: the text "
-                "was cut; fix or remove it"
-            )
-        normalizer = self._plain.normalizer
-        forms = (text,) if normalizer is None else (text, normalizer.normalize_str(text))
-        for mark in (*formats.TAGS, *self._spelled_marks):
-            if any(mark in form for form in forms):
-                raise DataError(
-                    f"{what} contains {mark!r}, which would be read as a tag; remove it from "
-                    f"{text[:60]!r}"
-                )
-
-    def _encode_leniently(self, text: str) -> list[int]:
-        if _HALF_PAIR.search(text):
-            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        try:
-            ids = self._plain.encode(text, add_special_tokens=False)
-        except Exception:  # a word without an id, in a vocabulary without an unknown token
-            if len(text) < 2:
-                return []
-            return [id for character in text for id in self._encode_leniently(character)]
-        if self._added.isdisjoint(ids.ids):
-            return ids.ids
-        plain: list[int] = []
-        for id, (start, end) in zip(ids.ids, ids.offsets, strict=True):
-            plain += self._spelled(text[start:end]) if id in self._added else [id]
-        return plain
-
-    def _spelled(self, text: str) -> list[int]:
-        """Encode the text of an added token character by character."""
-        ids = []
-        if len(text) > 1:
-            ids = [id for character in text for id in self._encode_leniently(character)]
-        return ids or [id for id in (self._unknown,) if id is not None]
-
-
-def _without_added_tokens(tokenizer: Tokenizer) -> Tokenizer:
-    plain = Tokenizer(tokenizer.model)  # the same vocabulary and merges, not a copy of them
-    plain.normalizer, plain.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
-    return plain
-
-
-def _has_gap(text: str, offsets: Sequence[tuple[int, int]]) -> bool:
-    """Return whether any of `text` other than whitespace has no token.
-
-    Offsets after a dropped character are wrong, so a gap says that one was dropped, not where.
-    """
-    done = 0
-    for start, end in [*offsets, (len(text), len(text))]:
-        if text[done:start].strip():
-            return True
-        done = end
-    return False

@@ -24,6 +24,15 @@ _FOREIGN = {
     b"\xfe\xff": "in UTF-16; save it as UTF-8",
 }
 _HEAD = max(map(len, _FOREIGN))
+_JSON_TYPES = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    list: "an array",
+    dict: "an object",
+}
 
 
 def open_json(path: str | Path, missing: str = "no such file") -> BufferedReader:
@@ -90,6 +99,11 @@ def end_of(text: str, start: int) -> int:
         return _LENIENT.raw_decode(text, start)[1]
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def json_type(value: object) -> str:
+    """Return the name of a JSON value's type, with its article."""
+    return _JSON_TYPES.get(type(value), type(value).__name__)
 
 
 def _refuse_constant(name: str) -> None:

@@ -40,19 +40,19 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from pydantic import AfterValidator, Field, Strict, StringConstraints, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from cotjax.data.json_text import decode, open_json
+from cotjax.data.json_lines import parse_line, raw_lines
+from cotjax.data.json_text import json_type, open_json
 from cotjax.errors import DataError
 from cotjax.formats import TAGS
 from cotjax.runtime.files import whole
 
 SCHEMA_VERSION = 1
 SCRIPTED_BEFORE = "scripted, before the action"
-MAX_LINE_BYTES = 16 * 2**20  # a longer line is an error, and is skipped without being loaded
 MARK = b'"schema_version"'  # occurs near the beginning of every trajectory file
 
 
@@ -173,15 +173,6 @@ _EXPECTED = {
     "float_type": "a number",
     "tuple_type": "an array",
 }
-_JSON_TYPES = {
-    type(None): "null",
-    bool: "a boolean",
-    int: "a number",
-    float: "a number",
-    str: "a string",
-    list: "an array",
-    dict: "an object",
-}
 
 
 @dataclass(frozen=True)
@@ -226,7 +217,7 @@ def read_lines(path: str | Path) -> Iterator[Line | BadLine]:
     first_lines: dict[bytes, int] = {}  # digest of an id -> the line that it first occurred in
     blank: list[tuple[int, int]] = []  # (line number, size) of blank lines not yet reported
     with open_json(path, "no such trajectory file; `cotjax collect` makes one") as file:
-        for number, (raw, size) in enumerate(_raw_lines(file), start=1):
+        for number, (raw, size) in enumerate(raw_lines(file), start=1):
             if len(raw) == size and not raw.strip():
                 blank.append((number, size))
                 continue
@@ -236,7 +227,9 @@ def read_lines(path: str | Path) -> Iterator[Line | BadLine]:
             blank.clear()
             where = f"{path}:{number}"
             try:
-                row = _parse_line(raw, size, where, first=number == 1)
+                row = parse_line(raw, size, where, first=number == 1)
+                if number == 1:
+                    _check_layout(row, where)
                 trajectory = as_trajectory(row, where)
                 first_line = first_lines.setdefault(id_digest(trajectory.id), number)
                 if first_line != number:
@@ -315,7 +308,7 @@ def _explain(error: ErrorDetails) -> str:
     at = ""
     if location[0] == "steps" and len(location) > 1:
         if len(location) == 2:
-            return f"step {location[1]} is {_json_type(value)}; it must be an object"
+            return f"step {location[1]} is {json_type(value)}; it must be an object"
         at, location = f"step {location[1]}: ", location[2:]
     name = str(location[0])
     if kind == "missing":
@@ -330,66 +323,15 @@ def _explain(error: ErrorDetails) -> str:
     if location[-1] == "int":
         kind = "float_type"  # the reward: an integer or another number
     expected = _EXPECTED.get(kind, "valid") + (" or null" if name in _NULLABLE else "")
-    return f"{at}the field {name!r} is {_json_type(value)}; it must be {expected}"
+    return f"{at}the field {name!r} is {json_type(value)}; it must be {expected}"
 
 
-def _json_type(value: object) -> str:
-    return _JSON_TYPES.get(type(value), type(value).__name__)
-
-
-def _raw_lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Yield (line, its length in bytes); of a line that is too long, (b"", its length)."""
-    while raw := file.readline(MAX_LINE_BYTES + 1):
-        size, complete = len(raw), len(raw) <= MAX_LINE_BYTES or raw.endswith(b"\n")
-        if not complete:
-            raw = b""
-        while not complete and (part := file.readline(MAX_LINE_BYTES)):
-            size, complete = size + len(part), part.endswith(b"\n")
-            del part
-        yield raw, size
-
-
-def _parse_line(raw: bytes, size: int, where: str, first: bool) -> dict[str, Any]:
-    if len(raw) != size:
-        raise DataError(
-            f"{where}: the line has {size:,} bytes, at most {MAX_LINE_BYTES:,} are read; split or "
-            "delete this episode"
-        )
-    try:
-        text = raw.decode("utf-8-sig" if first else "utf-8")
-        row = decode(text)
-        if "\\u" in text:
-            json.dumps(row, ensure_ascii=False).encode()  # raises for half of a surrogate pair
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{where}: not UTF-8 at byte {error.start}; save the file as UTF-8"
-        ) from None
-    except UnicodeEncodeError:
-        raise DataError(
-            f"{where}: half of a surrogate pair (\\ud800 to \\udfff) is not a character; fix or "
-            "delete this line"
-        ) from None
-    except json.JSONDecodeError as error:
-        # The first line is valid as far as it goes.
-        if first and error.pos >= len(text.rstrip()):
-            raise DataError(
-                f"{where}: invalid JSON: one value over several lines, or a line cut short; a "
-                "trajectory file has one object a line (convert it with `jq -c .`, or an array "
-                "with `jq -c .[]`)"
-            ) from None
-        raise DataError(
-            f"{where}: invalid JSON ({error.msg} at column {error.colno}); fix or delete this line"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: invalid JSON ({error}); fix or delete this line") from None
-    if not isinstance(row, dict):
-        hint = "; write one object a line (`jq -c .[]`)" if isinstance(row, list) else ""
-        raise DataError(f"{where}: a trajectory is a JSON object, not {_json_type(row)}{hint}")
+def _check_layout(row: dict[str, Any], where: str) -> None:
+    """Raise DataError for the first line of a file in another layout."""
     lists = [name for name, value in row.items() if isinstance(value, list)]
-    if first and "schema_version" not in row and lists and "steps" not in row:
+    if "schema_version" not in row and lists and "steps" not in row:
         raise DataError(
             f"{where}: schema_version is missing and {lists[0]!r:.60} is an array, so this is not "
             "a trajectory; convert public data with `cotjax data import`, and write rows that are "
             "inside an array one a line"
         )
-    return row

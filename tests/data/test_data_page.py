@@ -8,12 +8,8 @@ from pathlib import Path
 from helpers import tiny
 
 from cotjax.cli.main import main
-from cotjax.data.trajectories import (
-    KNOWN_FIELDS,
-    KNOWN_STEP_FIELDS,
-    MAX_LINE_BYTES,
-    read_trajectories,
-)
+from cotjax.data.json_lines import MAX_LINE_BYTES
+from cotjax.data.trajectories import KNOWN_FIELDS, KNOWN_STEP_FIELDS, read_trajectories
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 

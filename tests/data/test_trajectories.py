@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import tiny
 
-from cotjax.data import trajectories
+from cotjax.data import json_lines
 from cotjax.data.oddities import (
     CONTRADICTION,
     NOT_ADMISSIBLE,
@@ -402,7 +402,7 @@ def test_a_line_without_end_is_named_and_never_held(tmp_path):
 def test_a_line_may_be_as_long_as_the_limit(tmp_path, monkeypatch):
     whole = _row().encode()
     for limit, good in ((len(whole), True), (len(whole) - 1, False)):
-        monkeypatch.setattr(trajectories, "MAX_LINE_BYTES", limit)
+        monkeypatch.setattr(json_lines, "MAX_LINE_BYTES", limit)
         for end in (b"\n", b""):
             (tmp_path / "t.jsonl").write_bytes(whole + end)
             assert [isinstance(line, Line) for line in read_lines(tmp_path / "t.jsonl")] == [good]
