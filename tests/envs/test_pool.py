@@ -1,92 +1,33 @@
-"""The pool: the same answers as in one process, and what a crash, a hang or a broken game costs."""
+"""A pool answers as one process does; a crash, a hang or a broken game costs its slots alone."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import pytest
+from helpers.pools import Echo, ended, game, is_running, run, started
 
 from cotjax.envs.alfworld.env import AlfworldEnv
 from cotjax.envs.alfworld.maker.make import make_games
-from cotjax.envs.base import Game, Observation
+from cotjax.envs.base import Observation
 from cotjax.envs.pool.pool import EnvPool, Limits
 from cotjax.errors import DataError, EnvError, UsageError
 
 
-class Echo:
-    """Answers at once, unless told to sleep, to exit, to raise or to say who and where it is."""
-
-    def __init__(self):
-        self.said = 0
-
-    def reset(self, game: Game) -> tuple[str, Observation]:
-        if game.id == "broken":
-            raise DataError(f"{game.path}: broken")
-        self.game, self.said = game, 0
-        return f"play {game.id}", Observation("begin", (), False, False)
-
-    def step(self, action: str) -> Observation:
-        word, _, argument = action.partition(" ")
-        self.said += 1
-        if word == "sleep":
-            time.sleep(float(argument))
-        elif word == "exit":
-            os._exit(int(argument))
-        elif word == "raise":
-            raise RuntimeError(f"cannot {argument}")
-        elif word == "pid":
-            return Observation(str(os.getpid()), (), False, False)
-        elif word == "modules":
-            return Observation(" ".join(sys.modules), (), False, False)
-        return Observation(f"{self.game.id} {self.said} {action}", (), False, False)
-
-    def close(self) -> None:
-        pass
-
-
-def game(id_: str) -> Game:
-    return Game(id_, f"/games/{id_}", "train", "pick_and_place_simple")
-
-
-def started(pool: EnvPool, slots: int) -> dict[int, int]:
-    """Reset every slot to game g<slot>; returns slot -> process id of its worker."""
-    pool.reset({slot: game(f"g{slot}") for slot in range(slots)})
-    return {
-        slot: int(seen.text) for slot, seen in pool.step(dict.fromkeys(range(slots), "pid")).items()
-    }
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def ended(pids, seconds: float = 10.0) -> bool:
-    limit = time.monotonic() + seconds
-    while any(map(is_running, pids)) and time.monotonic() < limit:
-        time.sleep(0.02)
-    return not any(map(is_running, pids))
-
-
 def test_interleaved_slots_equal_one_process(tmp_path):
-    """Five ALFWorld slots on two workers, each with its own walk, against the same walks without workers."""
+    """Five ALFWorld slots on two workers, each with its own walk, and the same without workers."""
     counts = {"train": {"pick_and_place_simple": 1, "look_at_obj_in_light": 1}}
     games = make_games(tmp_path / "games", counts, seed=5, workers=1)
     factory = partial(AlfworldEnv, max_steps=8, cache_dir=str(tmp_path / "pddl"))
 
     def played(workers):
         with EnvPool(factory, slots=5, workers=workers) as pool:
-            now = pool.reset({slot: games[slot % 2] for slot in range(5)})
-            record = [now]
-            now = {slot: observation for slot, (_, observation) in now.items()}
+            first = pool.reset({slot: games[slot % 2] for slot in range(5)})
+            record = [first]
+            now = {slot: observation for slot, (_, observation) in first.items()}
             while now := {slot: seen for slot, seen in now.items() if not seen.done}:
                 turn = len(record)
                 choices = {slot: seen.admissible_commands for slot, seen in now.items()}
@@ -123,7 +64,7 @@ def test_a_killed_worker_costs_its_slots_and_no_other():
         assert isinstance(answers[0], EnvError)
         assert "g0, step 2 (slot 0)" in str(answers[0]) and "-9" in str(answers[0])
         assert [answers[slot].text for slot in (1, 3)] == ["g1 2 look", "g3 2 look"]
-        # Slot 2 asked for nothing, and its game is gone with the worker; it says so until it is reset.
+        # Slot 2 asked for nothing, but its game was lost with the worker, until it is reset.
         for step in (2, 3):
             lost = pool.step({2: "look"})[2]
             assert isinstance(lost, EnvError) and f"g2, step {step} (slot 2)" in str(lost)
@@ -175,7 +116,7 @@ def test_errors_of_games_and_of_environments(workers):
     with EnvPool(Echo, slots=3, workers=workers) as pool:
         with pytest.raises(DataError, match="/games/broken: broken"):
             pool.reset({0: game("fine"), 1: game("broken"), 2: game("good")})
-        # The pool is still in step with its workers.
+        # Later answers still belong to their requests.
         assert pool.step({0: "look", 2: "look"})[2].text == "good 1 look"
         failed = pool.step({0: "raise eyebrows", 2: "look"})
         assert isinstance(failed[0], EnvError)
@@ -185,7 +126,7 @@ def test_errors_of_games_and_of_environments(workers):
         assert failed[2].text == "good 2 look"
 
 
-def test_wrong_use_is_said_plainly():
+def test_wrong_use_raises_a_usage_error():
     for slots, workers, timeout in ((0, 1, 1.0), (1, -1, 1.0), (1, 1, 0.0)):
         with pytest.raises(UsageError, match="a pool needs"):
             EnvPool(Echo, slots, workers, Limits(step=timeout))
@@ -212,9 +153,8 @@ def test_no_process_is_left_after_close():
     with EnvPool(Echo, slots=3, workers=3) as pool:
         pids = set(started(pool, 3).values())
         assert all(map(is_running, pids))
-        os.kill(
-            min(pids), signal.SIGINT
-        )  # Ctrl-C reaches every process of a terminal; workers leave it to the parent
+        # Ctrl-C reaches every process of a terminal; workers leave it to the parent.
+        os.kill(min(pids), signal.SIGINT)
         assert {
             answer.text for answer in pool.step({slot: "pid" for slot in range(3)}).values()
         } == set(map(str, pids))
@@ -229,24 +169,19 @@ def test_a_dropped_pool_ends_its_workers():
 
 
 def test_workers_end_with_a_parent_that_is_killed():
-    """Both an idle worker, which sees its pipe close, and one that hangs in an environment, which does not."""
+    """Both an idle worker, which sees its channel close, and one that hangs, which does not."""
     code = """
-import os, sys, threading, time
-from test_pool import Echo, EnvPool, started
+import os, threading, time
+from helpers.pools import Echo, EnvPool, started
 pool = EnvPool(Echo, slots=2, workers=2)
 print(*set(started(pool, 2).values()), flush=True)
 threading.Thread(target=pool.step, args=({0: "sleep 100"},), daemon=True).start()
 time.sleep(0.5)
 os.kill(os.getpid(), 9)
 """
-    path = os.pathsep.join([str(Path(__file__).parent), *map(str, sys.path)])
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == -signal.SIGKILL, run.stderr
-    pids = [int(pid) for pid in run.stdout.split()]
+    caller = run(code)
+    out, _ = caller.communicate()
+    assert caller.returncode == -signal.SIGKILL
+    pids = [int(pid) for pid in out.split()]
     assert len(pids) == 2
     assert ended(pids)

@@ -1,80 +1,50 @@
-"""How a pool ends: environments are closed, what they have started ends with them, and an interrupt is heard at once."""
+"""How a pool ends: environments are closed, and no process or file is left behind."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from functools import partial
 from pathlib import Path
 
 import pytest
-from test_pool import ended, game, is_running
+from helpers.pools import (
+    Spawner,
+    closed,
+    ended,
+    game,
+    is_running,
+    parent,
+    run,
+    spawned,
+    wait_for,
+)
 
-from cotjax.envs.base import Game, Observation
 from cotjax.envs.pool.pool import EnvPool, Limits
 from cotjax.errors import UsageError
 
-SLEEPS = ("-c", "import time; time.sleep(1000)")
-# A process with a child of its own; with "session" that child is a session leader, and its parent ends at once.
-SPAWNS = """
-import os, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"], start_new_session="session" in sys.argv)
-open(sys.argv[1], "a").write(f"{os.getpid()}\\n{child.pid}\\n")
-if "session" not in sys.argv:
-    time.sleep(1000)
+# A caller whose worker has started processes, and is idle. It prints the worker's process id.
+POOL = """
+import os, sys, threading, time
+from functools import partial
+from helpers.pools import EnvPool, NeverMade, Spawner, game
+pool = EnvPool(partial(Spawner, sys.argv[1]), 1, 1)
+pool.reset({0: game("a")})
+print(pool.pids()[0], flush=True)
 """
 
 
-class Spawner:
-    """An environment with processes of its own, whose ids it writes to `folder`/pids; `close` notes itself and ends none of them."""
-
-    def __init__(self, folder: str, spawns: bool = True):
-        self._folder = Path(folder)
-        self._spawns = spawns
-
-    def reset(self, game: Game) -> tuple[str, Observation]:
-        for mode in ("group", "session") * self._spawns:
-            pids = self._folder / f"pids-{os.getpid()}-{mode}"
-            subprocess.Popen([sys.executable, "-c", SPAWNS, str(pids), mode])
-            while not pids.exists() or pids.read_text().count("\n") < 2:
-                time.sleep(0.01)
-        if self._spawns and not (child := os.fork()):
-            while True:
-                time.sleep(1000)
-        elif self._spawns:
-            (self._folder / f"pids-{os.getpid()}-fork").write_text(f"{child}\n")
-        return "play", Observation("begin", (), False, False)
-
-    def step(self, action: str) -> Observation:
-        if action == "hang":
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
-            while True:
-                time.sleep(1000)
-        if action == "exit":
-            os._exit(3)
-        return Observation(action, (), False, False)
-
-    def close(self) -> None:
-        if self._folder.is_dir():
-            (self._folder / f"closed-{os.getpid()}").touch()
+def run_pool(code: str, folder: Path, **options) -> tuple[subprocess.Popen, int]:
+    """Run POOL, then `code`; returns the caller and its worker's process id."""
+    caller = run(POOL + code, str(folder), temporary=folder, **options)
+    with caller.stdout:
+        return caller, int(caller.stdout.readline())
 
 
-def spawned(folder: Path, workers: int = 1) -> set[int]:
-    """The processes of the environments: of each a child with a child, an orphan in a session of its own, and a fork."""
-    found = {int(pid) for pids in folder.glob("pids-*") for pid in pids.read_text().split()}
-    assert len(found) == 5 * workers
-    return found
-
-
-def closed(folder: Path) -> set[int]:
-    return {int(path.name.partition("-")[2]) for path in folder.glob("closed-*")}
-
-
-def test_environments_are_closed_when_their_pool_is_and_what_they_started_ends(tmp_path):
+def test_closing_a_pool_closes_its_environments_and_ends_what_they_have_started(tmp_path):
     with EnvPool(partial(Spawner, str(tmp_path)), 2, 2) as pool:
         pool.reset({0: game("a"), 1: game("b")})
         left, pids = spawned(tmp_path, 2), set(pool.pids().values())
@@ -82,7 +52,7 @@ def test_environments_are_closed_when_their_pool_is_and_what_they_started_ends(t
     assert not any(map(is_running, left | pids))
 
 
-def test_environments_of_this_process_are_closed_though_one_of_them_fails_to(tmp_path):
+def test_an_environment_that_fails_to_close_does_not_keep_others_open(tmp_path):
     class Stubborn(Spawner):
         def close(self) -> None:
             super().close()
@@ -97,7 +67,7 @@ def test_environments_of_this_process_are_closed_though_one_of_them_fails_to(tmp
 
 
 @pytest.mark.parametrize("what", ["hang", "exit"])
-def test_what_a_failed_environment_started_ends_with_it(tmp_path, what):
+def test_what_a_failed_environment_has_started_ends_with_it(tmp_path, what):
     with EnvPool(partial(Spawner, str(tmp_path)), 1, 1, Limits(step=1.0)) as pool:
         pool.reset({0: game("a")})
         left = spawned(tmp_path)
@@ -106,38 +76,10 @@ def test_what_a_failed_environment_started_ends_with_it(tmp_path, what):
         assert len(pool.faults(0)) == 1 and ended(left), "while the pool lives on"
 
 
-RUNS = """
-import os, sys, threading, time
-from functools import partial
-from test_pool_ends import EnvPool, Spawner, game
-pool = EnvPool(partial(Spawner, sys.argv[1]), 1, 1)
-pool.reset({0: game("a")})
-print(pool.pids()[0], flush=True)
-"""
-
-
-def run(code: str, folder: Path, **options) -> subprocess.Popen:
-    path = os.pathsep.join([str(Path(__file__).parent), *map(str, sys.path)])
-    environment = {**os.environ, "PYTHONPATH": path, "TMPDIR": str(folder)}
-    return subprocess.Popen(
-        [sys.executable, "-c", RUNS + code, str(folder)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-
-
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
 @pytest.mark.parametrize("group", [False, True])
-def test_all_of_it_ends_with_a_caller_that_is_killed(tmp_path, group):
+def test_nothing_outlives_a_caller_that_is_killed(tmp_path, group):
     """The caller alone, or its whole process group."""
-    caller = run("time.sleep(1000)", tmp_path, start_new_session=True)
-    with caller.stdout:
-        worker = int(caller.stdout.readline())
+    caller, worker = run_pool("time.sleep(1000)", tmp_path, start_new_session=True)
     left = spawned(tmp_path) | {worker, parent(worker)}
     (os.killpg if group else os.kill)(caller.pid, signal.SIGKILL)
     caller.wait()
@@ -146,14 +88,12 @@ def test_all_of_it_ends_with_a_caller_that_is_killed(tmp_path, group):
     assert not list(tmp_path.glob("cotjax-envs-*"))
 
 
-def test_no_folder_is_removed_but_the_pools_own(tmp_path, monkeypatch):
-    """The pool's temporary folder is gone before the pool is: what temporary files fall back to stays as it is."""
+def test_only_the_pools_own_folder_is_removed(tmp_path, monkeypatch):
+    """With the pool's folder gone, Python's temporary files go to another, which is not removed."""
     fallback = tmp_path / "fallback"
     (fallback / "precious").mkdir(parents=True)
     monkeypatch.setenv("TEMP", str(fallback))
-    caller = run("time.sleep(1000)", tmp_path)
-    with caller.stdout:
-        worker = int(caller.stdout.readline())
+    caller, worker = run_pool("time.sleep(1000)", tmp_path)
     left = spawned(tmp_path) | {worker, parent(worker)}
     (own,) = tmp_path.glob("cotjax-envs-*")
     own.rename(tmp_path / "moved")
@@ -163,7 +103,7 @@ def test_no_folder_is_removed_but_the_pools_own(tmp_path, monkeypatch):
     assert (fallback / "precious").is_dir()
 
 
-def test_all_of_it_ends_when_the_process_that_forks_is_killed(tmp_path):
+def test_nothing_outlives_a_server_that_is_killed(tmp_path):
     with EnvPool(partial(Spawner, str(tmp_path)), 1, 1) as pool:
         pool.reset({0: game("a")})
         left = spawned(tmp_path)
@@ -186,9 +126,7 @@ with pool:
         time.sleep(1000)
 """,
     }[where]
-    caller = run(code, tmp_path, stderr=subprocess.DEVNULL)
-    with caller.stdout:
-        worker = int(caller.stdout.readline())
+    caller, worker = run_pool(code, tmp_path, stderr=subprocess.DEVNULL)
     time.sleep(0.5)
     left = spawned(tmp_path) | {worker, parent(worker)}
     caller.send_signal(signal.SIGINT)
@@ -196,31 +134,16 @@ with pool:
     assert ended(left)
 
 
-class Slow:
-    """Its making never ends, and has a process of its own."""
-
-    def __init__(self, folder: str):
-        child = subprocess.Popen([sys.executable, *SLEEPS])
-        (Path(folder) / "pids-slow").write_text(f"{child.pid}\n")
-        time.sleep(1000)
-
-
 @pytest.mark.parametrize("how", ["closed", "killed"])
 def test_a_pool_ends_while_its_first_environment_is_being_made(tmp_path, how):
     code = """
-from test_pool_ends import Slow
 os.mkdir(sys.argv[1] + "/slow")
-slow = EnvPool(partial(Slow, sys.argv[1] + "/slow"), 1, 1)
+slow = EnvPool(partial(NeverMade, sys.argv[1] + "/slow"), 1, 1)
 slow.reset({0: game("a")})
 """
-    caller = run(code, tmp_path, stderr=subprocess.DEVNULL)
-    with caller.stdout:
-        caller.stdout.readline()
+    caller, _ = run_pool(code, tmp_path, stderr=subprocess.DEVNULL)
     pids = tmp_path / "slow" / "pids-slow"
-    limit = time.monotonic() + 30
-    while not pids.exists() or not pids.read_text():
-        assert time.monotonic() < limit
-        time.sleep(0.01)
+    wait_for(lambda: pids.exists() and pids.read_text())
     child = int(pids.read_text())
     left = {child, parent(child), *spawned(tmp_path)}
     caller.send_signal(signal.SIGINT if how == "closed" else signal.SIGKILL)

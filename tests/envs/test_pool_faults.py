@@ -1,4 +1,4 @@
-"""Environments that crash, hang and speak garbage in the middle of an episode: what is played again, and what is left behind."""
+"""Environments that crash, hang or send garbage within an episode, which is then replayed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
-import time
 from functools import partial
-from pathlib import Path
 
 import pytest
+from helpers.pools import Counter, ended, exists, game, parent, run
 
 from cotjax.envs.base import Game, Observation
 from cotjax.envs.pool import messages
@@ -27,65 +24,8 @@ from cotjax.errors import DataError, EnvError
 QUICK = Limits(start=60.0, reset=60.0, step=1.0)
 
 
-class Counter:
-    """Counts its steps. `slow`: method -> seconds; `moody`: it counts on from where another process of it began."""
-
-    def __init__(self, slow: tuple[str, float] = ("", 0.0), moody: bool = False):
-        self._slow, self._moody = slow, moody
-        self._dawdle("start")
-        signal.signal(signal.SIGUSR1, _garble)
-
-    def reset(self, game: Game) -> tuple[str, Observation]:
-        self._dawdle("reset")
-        self._count = os.getpid() if self._moody else 0
-        return f"count in {game.id}", Observation(str(self._count), ("more",), False, False)
-
-    def step(self, action: str) -> Observation:
-        self._dawdle("step")
-        self._count += 1
-        if action == "raise":
-            raise RuntimeError("the floor gives way")
-        return Observation(f"{self._count} {action}", ("more",), False, False)
-
-    def close(self) -> None:
-        pass
-
-    def _dawdle(self, what: str) -> None:
-        if self._slow[0] == what:
-            time.sleep(self._slow[1])
-
-
-def _garble(*_) -> None:
-    for name in os.listdir("/proc/self/fd"):
-        if os.path.realpath(f"/proc/self/fd/{name}").rpartition("/")[2].startswith("socket:"):
-            os.write(int(name), b"\xff" * 20)
-
-
-def game(id_: str) -> Game:
-    return Game(id_, "", "train", "pick_and_place_simple")
-
-
-def exists(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
-
-
-def gone(pids, seconds: float = 15.0) -> bool:
-    """Whether these processes end in time; one that is only a zombie of another parent counts as ended."""
-    limit = time.monotonic() + seconds
-    left = set(pids)
-    while left and time.monotonic() < limit:
-        left = {
-            pid
-            for pid in left
-            if exists(pid)
-            and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-        }
-        time.sleep(0.02)
-    return not left
-
-
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGSTOP, signal.SIGUSR1])
-def test_an_environment_that_fails_in_mid_episode_is_replaced_and_the_game_played_again(kind):
+def test_an_environment_that_fails_within_an_episode_is_restarted_and_its_game_replayed(kind):
     with EnvPool(Counter, 2, 2, QUICK, retries=1) as pool:
         pool.reset({0: game("a"), 1: game("b")})
         pool.step({0: "x", 1: "y"})
@@ -102,7 +42,7 @@ def test_an_environment_that_fails_in_mid_episode_is_replaced_and_the_game_playe
         }[kind]
         assert len(pool.faults(0)) == 1 and said in pool.faults(0)[0] and pool.faults(1) == ()
         assert not exists(before[0]), "neither running nor a zombie"
-        # Its retry is used up: the next fault ends the episode, and the game and the step are named.
+        # Its retry is used up. The next fault ends the episode, and names the game and the step.
         os.kill(pool.pids()[0], kind)
         lost = pool.step({0: "x"})[0]
         assert (
@@ -151,7 +91,7 @@ def test_a_replay_that_answers_otherwise_is_a_fault():
 
 @pytest.mark.parametrize("what", ["start", "reset", "step"])
 def test_each_time_limit_is_its_own(what):
-    """Two seconds are too long for the one that is limited to one, and for no other."""
+    """Two seconds exceed the limit of one second, and none of the others."""
     limits = Limits(**{"start": 60.0, "reset": 60.0, "step": 60.0} | {what: 1.0})
     slow = partial(Counter, slow=(what, 2.5 if what == "start" else 2.0))
     with EnvPool(slow, 1, 1, limits) as pool:
@@ -169,17 +109,13 @@ def test_each_time_limit_is_its_own(what):
         assert pool.step({0: "x"})[0].text == "1 x"
 
 
-def test_killing_the_process_that_forks_costs_time_alone():
+def test_killing_the_server_costs_nothing_but_time():
     with EnvPool(Counter, 2, 2, QUICK, retries=1) as pool:
         pool.reset({0: game("a"), 1: game("b")})
         pids = set(pool.pids().values())
-        os.kill(_parent(min(pids)), signal.SIGKILL)
-        assert gone(pids), "the kernel ends the environments with it"
+        os.kill(parent(min(pids)), signal.SIGKILL)
+        assert ended(pids), "the kernel ends the environments with it"
         assert [answer.text for answer in pool.step({0: "x", 1: "y"}).values()] == ["1 x", "1 y"]
-
-
-def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_nothing_is_left_of_a_closed_pool(tmp_path, monkeypatch):
@@ -191,32 +127,29 @@ def test_nothing_is_left_of_a_closed_pool(tmp_path, monkeypatch):
         os.kill(min(met), signal.SIGSTOP)
         assert pool.step({0: "x", 1: "x", 2: "x"})[0].text == "1 x"
         met |= set(pool.pids().values())
-        met.add(_parent(pool.pids()[0]))
+        met.add(parent(pool.pids()[0]))
         os.kill(pool.pids()[1], signal.SIGSTOP)  # and one hangs when the pool is closed
     assert not any(map(exists, met)), "neither running nor a zombie"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_left_of_a_killed_caller(tmp_path):
-    """One environment is idle, one stopped: both end, and so do the nursery and its temporary folder."""
+    """One environment is idle, one stopped. Both end, and so do the server and its folder."""
     code = """
 import os, signal
-from test_pool_faults import Counter, EnvPool, _parent, game
+from helpers.pools import Counter, EnvPool, game, parent
 pool = EnvPool(Counter, 2, 2)
 pool.reset({0: game("a"), 1: game("b")})
 pids = pool.pids()
-print(*pids.values(), _parent(pids[0]), flush=True)
+print(*pids.values(), parent(pids[0]), flush=True)
 os.kill(pids[1], signal.SIGSTOP)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    path = os.pathsep.join([str(Path(__file__).parent), *map(str, sys.path)])
-    environment = {**os.environ, "PYTHONPATH": path, "TMPDIR": str(tmp_path)}
-    run = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-    )
-    assert run.returncode == -signal.SIGKILL, run.stderr
-    pids = [int(pid) for pid in run.stdout.split()]
-    assert len(pids) == 3 and gone(pids)
+    caller = run(code, temporary=tmp_path)
+    out, _ = caller.communicate()
+    assert caller.returncode == -signal.SIGKILL
+    pids = [int(pid) for pid in out.split()]
+    assert len(pids) == 3 and ended(pids)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -301,8 +234,8 @@ BABBLE = (
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_nothing_that_an_environment_says_ends_a_run(workers):
-    """What is no observation costs its episode, and the error names the game and the step; every other text is passed on."""
+def test_nothing_that_an_environment_answers_ends_a_run(workers):
+    """An invalid observation costs its episode; any other text is passed on."""
     with EnvPool(Babbler, 1, workers) as pool:
         for said in BABBLE:
             pool.reset({0: game("g")})
