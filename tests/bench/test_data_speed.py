@@ -23,7 +23,8 @@ def get_config():
     config.model.base = "random"
     config.model.width, config.model.layers, config.model.heads, config.model.kv_heads = 32, 2, 2, 1
     config.model.head_size, config.model.feed_forward = 16, 48
-    config.train.steps, config.train.save_every, config.train.batch, config.train.warmup = 2, 2, 2, 1
+    config.train.steps, config.train.save_every = 2, 2
+    config.train.batch, config.train.warmup = 2, 1
     config.train.row_length = config.data.max_length = 256
     config.arms = {"sft": {"label": "standard SFT", "fraction": 0.0}}
     return config

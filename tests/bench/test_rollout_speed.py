@@ -1,4 +1,4 @@
-"""`cotjax bench rollout` at a tiny size: real processes, real games, and two sides that have to play alike."""
+"""`cotjax bench rollout` at a tiny size, with real processes and real games."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def games(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory) -> Path:
-    """A tiny model that babbles in the shipped base's vocabulary."""
+    """A tiny model with random weights and the shipped base's vocabulary."""
     folder = tmp_path_factory.mktemp("model")
     config = tiny.model_config(vocab_size=384)
     save_hf(folder, config, init_params(config, jax.random.key(0)))
@@ -53,7 +53,8 @@ def test_alone(games, model_folder, capsys):
     assert ours["episodes/min"] == pytest.approx(120 / ours["rollout_s"]) and ours[
         "steps/s"
     ] == pytest.approx(4 / ours["rollout_s"])
-    # It never closes a tag: each of the four steps makes 8 tokens by CoT and 16 for the prompt action.
+    # It never closes a tag: each of the four steps generates 8 tokens of CoT and 16 of the prompt
+    # action.
     assert ours["tokens/s"] == pytest.approx(4 * (8 + 16) / ours["rollout_s"])
     assert 0 < ours["hidden"] < 1 and ours["alone_s"] > 0 and ours["prompt_cost"] < 1
     assert ours["programs"] > 0 and ours["compile_s"] > 0
@@ -87,8 +88,8 @@ def test_beside_transformers(games, capsys):
 
 
 @pytest.mark.slow
-def test_sides_that_play_otherwise_are_not_compared(games, tmp_path):
-    """The other side's model is not the same."""
+def test_sides_that_play_differently_are_not_compared(games, tmp_path):
+    """The baseline's model is another one."""
     pytest.importorskip("torch")
     _, played = games
     job = RolloutJob(
@@ -136,7 +137,7 @@ def test_a_few_ties_are_allowed_and_named():
         check_agreement(games, ours, one | ended, "other")
 
 
-def test_the_peer_stops_where_cotjax_stops():
+def test_the_baseline_stops_where_cotjax_stops():
     torch = pytest.importorskip("torch")
     from cotjax.bench.peers import end_of, stopping
 
@@ -166,15 +167,15 @@ def test_the_peer_stops_where_cotjax_stops():
         (
             {"model": Path("nowhere")},
             "nowhere: holds neither config.json",
-        ),  # said by the other process
+        ),  # found by the worker
     ],
 )
-def test_what_does_not_fit_is_said(games, wrong, named):
+def test_settings_that_do_not_fit_are_refused(games, wrong, named):
     with pytest.raises(UsageError, match=named):
         benchmark(Settings(**{"games": games[0], "episodes": 2, **wrong}))
 
 
-def test_a_peer_without_torch_is_said(tmp_path, monkeypatch):
+def test_a_baseline_without_torch_says_how_to_install_it(tmp_path, monkeypatch):
     (tmp_path / "torch.py").write_text("raise ImportError('hidden')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(UsageError, match="pip install torch"):

@@ -1,4 +1,4 @@
-"""`cotjax bench sample` at a tiny size: real processes, real generations, and two sides that have to agree."""
+"""`cotjax bench sample` at a tiny size, with real processes and real generations."""
 
 import json
 from dataclasses import asdict, replace
@@ -49,14 +49,14 @@ def test_beside_transformers(model_folder, capsys):
     figures = benchmark(settings, Console(width=200))
     ours = figures["cotjax"]
     assert ours["tokens/s"] == pytest.approx(4 * 6 / ours["median_s"])
-    assert "bandwidth" not in ours  # nobody knows a CPU's
+    assert "bandwidth" not in ours  # a CPU's is unknown
     for name in ("transformers, dynamic", "transformers, static"):
         row = figures[name]
         assert row["ratio"] == pytest.approx(row["median_s"] / ours["median_s"])
         assert row["ratio_low"] <= row["ratio_high"]
         assert row["first_token_s"] < row["median_s"]
     printed = capsys.readouterr().out
-    assert "; 2 x cpu, " in printed, "the peer has all cores too"
+    assert "; 2 x cpu, " in printed, "the baseline has all cores too"
     assert printed.splitlines()[-1].startswith(
         f"cotjax is {row['ratio']:.2f} times as fast as transformers, static ("
     )
@@ -92,7 +92,7 @@ def test_sides_that_run_different_models_are_not_compared(tmp_path):
         ({"model": "j2"}, "neither j1, nor a folder"),
     ],
 )
-def test_what_does_not_fit_is_said(model_folder, wrong, named):
+def test_settings_that_do_not_fit_are_refused(model_folder, wrong, named):
     with pytest.raises(UsageError, match=named):
         benchmark(
             Settings(**{"model": str(model_folder), "slots": 2, "prompt": 12, "new": 6, **wrong})

@@ -1,4 +1,4 @@
-"""`cotjax bench train` at a tiny size: real processes, real steps, and two sides that have to agree."""
+"""`cotjax bench train` at a tiny size, with real processes and real steps."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def test_beside_transformers(model_folder, capsys):
     assert theirs["ratio_low"] <= theirs["ratio_high"]
     assert ours["tokens/s"] == pytest.approx(BATCH * LENGTH / ours["step_s"])
     assert 0 < ours["best_s"] <= ours["step_s"]
-    assert "mfu" not in ours  # nobody knows a CPU's peak
+    assert "mfu" not in ours  # a CPU's peak is unknown
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith(
         f"cotjax is {theirs['ratio']:.2f} times as fast as transformers, eager (rounds "
@@ -95,15 +95,15 @@ def test_sides_that_train_different_models_are_not_compared(tmp_path):
         ({"length": 513}, "positions end at 512"),
         ({"batch": 3, "accumulate": 2}, "multiple of --accumulate"),
         ({"peers": ("eager",), "mesh": (1, 2, 1)}, "one device"),
-        ({"mesh": (1, 3, 1)}, "3 devices, but"),  # said by the other process
+        ({"mesh": (1, 3, 1)}, "3 devices, but"),  # found by the worker
     ],
 )
-def test_what_does_not_fit_is_said(model_folder, wrong, named):
+def test_settings_that_do_not_fit_are_refused(model_folder, wrong, named):
     with pytest.raises(UsageError, match=named):
         benchmark(Settings(str(model_folder), **{"batch": BATCH, "length": LENGTH, **wrong}))
 
 
-def test_a_peer_without_torch_is_said(tmp_path, monkeypatch):
+def test_a_baseline_without_torch_says_how_to_install_it(tmp_path, monkeypatch):
     (tmp_path / "torch.py").write_text("raise ImportError('hidden')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(UsageError, match="pip install torch"):
@@ -114,7 +114,7 @@ def job_of_eager(model: dict, weights: Path) -> TrainJob:
     return TrainJob(side="eager", model=model, batch=BATCH, length=LENGTH, weights=str(weights))
 
 
-def test_a_side_that_stops_is_said(tmp_path):
+def test_a_side_that_stops_is_reported_with_its_last_line(tmp_path):
     with pytest.raises(UsageError, match=r"transformers, eager stopped .*: .*Error"):
         Side(
             job_of_eager({"vocab_size": 61, "param_dtype": "float32"}, tmp_path / "nothing"),
@@ -122,6 +122,6 @@ def test_a_side_that_stops_is_said(tmp_path):
         )
 
 
-def test_an_unknown_model_is_said():
+def test_an_unknown_model_is_refused():
     with pytest.raises(UsageError, match="neither j1, nor a folder"):
         benchmark(Settings("j2"))
