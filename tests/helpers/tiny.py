@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jax
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from cotjax.data.codec import Codec
@@ -14,6 +16,8 @@ from cotjax.data.trajectories import SCRIPTED_BEFORE, Step, Trajectory
 from cotjax.data.word_tokenizer import build_word_tokenizer, save_tokenizer
 from cotjax.formats import CHATML
 from cotjax.model.config import ModelConfig
+from cotjax.model.params import init_params
+from cotjax.model.sharding import make_mesh
 
 _TINY = ModelConfig(
     vocab_size=61,
@@ -31,6 +35,19 @@ _TINY = ModelConfig(
 def model_config(**changes: Any) -> ModelConfig:
     """A decoder that compiles in a second or two: 2 layers, width 32, vocabulary 61."""
     return replace(_TINY, **changes)
+
+
+@cache
+def params(config: ModelConfig = _TINY) -> Any:
+    """Return initial parameters, made once per session. Do not donate them."""
+    with jax.ensure_compile_time_eval():  # so that a test may ask for them inside jax.jit
+        return init_params(config, jax.random.key(0))
+
+
+@cache
+def mesh() -> jax.sharding.Mesh:
+    """Return a mesh of one device."""
+    return make_mesh(devices=jax.devices()[:1])
 
 
 def word_codec(folder: Path, texts: Iterable[str]) -> Codec:

@@ -8,10 +8,8 @@ from helpers import tiny
 
 from cotjax.model import cache as kv
 from cotjax.model import decoder
-from cotjax.model.params import init_params
 
 CONFIG = tiny.model_config()
-PARAMS = init_params(CONFIG, jax.random.key(0))
 prefill = jax.jit(kv.prefill, static_argnums=0)
 step = jax.jit(kv.step, static_argnums=0)
 
@@ -21,7 +19,7 @@ def _full(ids):
     row = jnp.asarray([ids], jnp.int32)
     ones = jnp.ones_like(row)
     return jax.jit(decoder.hidden_states, static_argnums=0)(
-        CONFIG, PARAMS, row, jnp.arange(len(ids))[None], ones, ones * 0
+        CONFIG, tiny.params(), row, jnp.arange(len(ids))[None], ones, ones * 0
     )[0]
 
 
@@ -30,7 +28,12 @@ def _read(cache, hidden, pieces, tokens):
     for slot, piece in enumerate(pieces):
         ids[slot, : len(piece)] = piece
     return prefill(
-        CONFIG, PARAMS, cache, hidden, ids, np.array([len(piece) for piece in pieces], np.int32)
+        CONFIG,
+        tiny.params(),
+        cache,
+        hidden,
+        ids,
+        np.array([len(piece) for piece in pieces], np.int32),
     )
 
 
@@ -68,7 +71,7 @@ def test_prefill_in_pieces_and_decode_equal_the_full_forward():
     before = cache
     for index in range(2):
         tokens = np.array([rows[0][10 + index], rows[1][9 + index]], np.int32)
-        cache, hidden = step(CONFIG, PARAMS, cache, tokens, index)
+        cache, hidden = step(CONFIG, tiny.params(), cache, tokens, index)
         np.testing.assert_allclose(
             hidden, np.stack([expected[0][10 + index], expected[1][9 + index]]), atol=1e-5
         )
@@ -92,12 +95,12 @@ def test_scores_are_the_full_forwards():
     cache, hidden = _read(cache, hidden, [row[:5], row[:2]], 6)
     ids = np.array([[*row[5:9], 0, 0], [*row[2:8]]], np.int32)
     scored, last, logprobs = jax.jit(kv.score, static_argnums=0)(
-        CONFIG, PARAMS, cache, hidden, ids, np.array([4, 6], np.int32)
+        CONFIG, tiny.params(), cache, hidden, ids, np.array([4, 6], np.int32)
     )
     read, expected_last = _read(cache, hidden, [row[5:9], row[2:8]], 6)
     np.testing.assert_allclose(last, expected_last, atol=1e-6)
     np.testing.assert_array_equal(scored.lengths_B, read.lengths_B)
-    after = np.asarray(jax.nn.log_softmax(decoder.logits(CONFIG, PARAMS, _full(row))))
+    after = np.asarray(jax.nn.log_softmax(decoder.logits(CONFIG, tiny.params(), _full(row))))
     np.testing.assert_allclose(logprobs[0, :4], after[np.arange(4, 8), row[5:9]], atol=1e-5)
     np.testing.assert_allclose(logprobs[1], after[np.arange(1, 7), row[2:8]], atol=1e-5)
 
@@ -129,7 +132,7 @@ def test_what_lies_past_the_length_is_never_read():
     (_, one), (_, two) = (_read(state, hidden, [[4, 5]], 4) for state in (cache, spoiled))
     np.testing.assert_array_equal(one, two)
     (_, one), (_, two) = (
-        step(CONFIG, PARAMS, state, np.array([4], np.int32), 0) for state in (cache, spoiled)
+        step(CONFIG, tiny.params(), state, np.array([4], np.int32), 0) for state in (cache, spoiled)
     )
     np.testing.assert_array_equal(one, two)
 

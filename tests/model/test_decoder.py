@@ -10,7 +10,6 @@ from cotjax.model.layers import REMAT
 from cotjax.model.params import abstract_params, init_params
 
 CONFIG = tiny.model_config()
-PARAMS = init_params(CONFIG, jax.random.key(0))
 
 # A trunk of 12 tokens; branch 1 (tokens 20 21 22) leaves it after 4, branch 2 (30 31) after 8, branch 3 (40 41) at its end.
 TRUNK = list(range(1, 13))
@@ -46,10 +45,14 @@ def test_gradient_reaches_exactly_what_the_tree_shows():
     ids, branches, positions = _tree()
 
     def total_by_token(table):
-        params = PARAMS | {"model": PARAMS["model"] | {"embed_tokens": {"weight": table}}}
+        params = tiny.params() | {
+            "model": tiny.params()["model"] | {"embed_tokens": {"weight": table}}
+        }
         return _hidden(params, ids, positions, np.ones(len(ids)), branches)[0].sum(axis=-1)
 
-    jacobian_TVD = jax.jit(jax.jacrev(total_by_token))(PARAMS["model"]["embed_tokens"]["weight"])
+    jacobian_TVD = jax.jit(jax.jacrev(total_by_token))(
+        tiny.params()["model"]["embed_tokens"]["weight"]
+    )
     reached = np.abs(np.asarray(jacobian_TVD)).sum(axis=-1) > 0
     for i in range(len(ids)):
         seen = {int(ids[j]) for j in range(i + 1) if branches[j] in (0, branches[i])}
@@ -58,10 +61,12 @@ def test_gradient_reaches_exactly_what_the_tree_shows():
 
 def test_tree_row_equals_separate_step_rows():
     ids, branches, positions = _tree()
-    tree = _hidden(PARAMS, ids, positions, np.ones(len(ids)), branches)[0]
-    np.testing.assert_allclose(tree[branches == 0], _hidden(PARAMS, *_plain(TRUNK))[0], atol=1e-5)
+    tree = _hidden(tiny.params(), ids, positions, np.ones(len(ids)), branches)[0]
+    np.testing.assert_allclose(
+        tree[branches == 0], _hidden(tiny.params(), *_plain(TRUNK))[0], atol=1e-5
+    )
     for branch, (after, tokens) in BRANCHES.items():
-        alone = _hidden(PARAMS, *_plain(TRUNK[:after] + tokens))[0]
+        alone = _hidden(tiny.params(), *_plain(TRUNK[:after] + tokens))[0]
         np.testing.assert_allclose(tree[branches == branch], alone[after:], atol=1e-5)
 
 
@@ -90,7 +95,9 @@ def test_packed_equals_unpacked_in_values_and_gradients():
             _hidden(params, *_plain(other))
         )
 
-    (one, d_one), (two, d_two) = (jax.jit(jax.value_and_grad(f))(PARAMS) for f in (together, apart))
+    (one, d_one), (two, d_two) = (
+        jax.jit(jax.value_and_grad(f))(tiny.params()) for f in (together, apart)
+    )
     np.testing.assert_allclose(one, two, rtol=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4 * float(jnp.abs(b).max()) + 1e-6),
@@ -107,7 +114,7 @@ def test_remat_gives_the_same_gradients():
             decoder.logits(CONFIG, params, _hidden(params, *arrays, remat=remat))
         ).sum()
 
-    kept, *others = (jax.jit(jax.grad(loss(remat)))(PARAMS) for remat in REMAT)
+    kept, *others = (jax.jit(jax.grad(loss(remat)))(tiny.params()) for remat in REMAT)
     assert len(others) == 2
     for again in others:
         jax.tree.map(
@@ -122,14 +129,14 @@ def test_remat_gives_the_same_gradients():
 def test_initial_values_depend_on_key_and_path_alone():
     untied = init_params(tiny.model_config(tied_embeddings=False), jax.random.key(0))
     assert untied.pop("lm_head")["weight"].shape == (CONFIG.vocab_size, CONFIG.width)
-    jax.tree.map(np.testing.assert_array_equal, untied, PARAMS)
-    layers = PARAMS["model"]["layers"]
+    jax.tree.map(np.testing.assert_array_equal, untied, tiny.params())
+    layers = tiny.params()["model"]["layers"]
     assert not np.array_equal(
         layers["0"]["mlp"]["up_proj"]["weight"], layers["1"]["mlp"]["up_proj"]["weight"]
     )
     another = init_params(CONFIG, jax.random.key(1))
     assert not np.array_equal(
-        another["model"]["embed_tokens"]["weight"], PARAMS["model"]["embed_tokens"]["weight"]
+        another["model"]["embed_tokens"]["weight"], tiny.params()["model"]["embed_tokens"]["weight"]
     )
 
 
@@ -146,7 +153,7 @@ def test_abstract_params_are_what_init_makes():
     jax.tree.map(
         lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype) or pytest.fail(str(a)),
         abstract,
-        PARAMS,
+        tiny.params(),
     )
 
 
@@ -161,18 +168,18 @@ def test_biases_count_where_the_config_has_them():
 
 def test_logits_are_float32_whatever_the_compute_dtype():
     config = tiny.model_config(compute_dtype="bfloat16")
-    hidden = _hidden(PARAMS, *_plain([1, 2, 3]), config=config)
+    hidden = _hidden(tiny.params(), *_plain([1, 2, 3]), config=config)
     assert hidden.dtype == jnp.bfloat16
-    logits = decoder.logits(config, PARAMS, hidden)
+    logits = decoder.logits(config, tiny.params(), hidden)
     assert logits.dtype == jnp.float32
-    expected = decoder.logits(CONFIG, PARAMS, _hidden(PARAMS, *_plain([1, 2, 3])))
+    expected = decoder.logits(CONFIG, tiny.params(), _hidden(tiny.params(), *_plain([1, 2, 3])))
     np.testing.assert_allclose(logits, expected, atol=0.05)
 
 
 def test_weights_of_another_config_are_named():
     with pytest.raises(DataError, match=r"there is no lm_head\.weight"):
         decoder.logits(
-            tiny.model_config(tied_embeddings=False), PARAMS, jnp.zeros((1, CONFIG.width))
+            tiny.model_config(tied_embeddings=False), tiny.params(), jnp.zeros((1, CONFIG.width))
         )
 
 
@@ -185,5 +192,5 @@ def test_a_second_step_is_not_traced_again():
         return decoder.hidden_states(CONFIG, params, ids, *(jnp.ones_like(ids),) * 3)
 
     for start in range(3):
-        step(PARAMS, jnp.arange(start, start + 4)[None])
+        step(tiny.params(), jnp.arange(start, start + 4)[None])
     assert len(traces) == 1

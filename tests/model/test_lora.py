@@ -27,7 +27,6 @@ from cotjax.weights.peft import load_peft, save_peft
 
 EVERY = r".*\.(q|k|v|o|gate|up|down)_proj"
 CONFIG = tiny.model_config()
-PARAMS = init_params(CONFIG, jax.random.key(0))
 IDS = np.random.default_rng(0).integers(0, 61, (3, 40)).astype(np.int32)
 
 
@@ -43,8 +42,9 @@ def _logits(config, params):
     return np.asarray(jax.jit(of)(params))
 
 
-def _adapted(config=CONFIG, params=PARAMS, targets=EVERY, rank=4, alpha=6.0, size=0.1):
+def _adapted(config=CONFIG, params=None, targets=EVERY, rank=4, alpha=6.0, size=0.1):
     """Adapters that say something: fresh ones plus noise."""
+    params = tiny.params() if params is None else params
     config, params = lora.add(config, params, LoRA(rank, alpha, targets), jax.random.key(1))
     draw = np.random.default_rng(2)
     trained, frozen = split_params(config, params)
@@ -55,8 +55,8 @@ def _adapted(config=CONFIG, params=PARAMS, targets=EVERY, rank=4, alpha=6.0, siz
 
 
 def test_fresh_adapters_change_nothing():
-    config, params = lora.add(CONFIG, PARAMS, LoRA(4, 8.0, EVERY), jax.random.key(1))
-    np.testing.assert_array_equal(_logits(config, params), _logits(CONFIG, PARAMS))
+    config, params = lora.add(CONFIG, tiny.params(), LoRA(4, 8.0, EVERY), jax.random.key(1))
+    np.testing.assert_array_equal(_logits(config, params), _logits(CONFIG, tiny.params()))
     projection = params["model"]["layers"]["1"]["self_attn"]["o_proj"]
     assert projection["lora_A"].shape == (4, 8, 4) and projection["lora_B"].shape == (4, 32)
     assert (
@@ -64,17 +64,17 @@ def test_fresh_adapters_change_nothing():
         and 0.5 < float(projection["lora_A"].std()) * np.sqrt(3 * 32) < 1.5
     )
     _, frozen = split_params(config, params)
-    assert jax.tree.structure(frozen) == jax.tree.structure(PARAMS)
+    assert jax.tree.structure(frozen) == jax.tree.structure(tiny.params())
     assert all(
         one is other
-        for one, other in zip(jax.tree.leaves(frozen), jax.tree.leaves(PARAMS), strict=True)
+        for one, other in zip(jax.tree.leaves(frozen), jax.tree.leaves(tiny.params()), strict=True)
     ), "taken over, not copied"
 
 
 def test_a_model_drawn_whole_has_the_base_of_one_without_adapters():
     config = replace(CONFIG, lora=LoRA(4, 8.0, EVERY))
     trained, frozen = split_params(config, init_params(config, jax.random.key(0)))
-    jax.tree.map(np.testing.assert_array_equal, frozen, PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, frozen, tiny.params())
     assert len(jax.tree.leaves(trained)) == 2 * 7 * 2
 
 
@@ -92,9 +92,9 @@ def test_only_what_the_expression_matches_whole_is_a_target():
 def test_adapters_add_scaled_products_and_merging_keeps_the_logits():
     config, params = _adapted()
     expected = _logits(config, params)
-    assert np.abs(expected - _logits(CONFIG, PARAMS)).max() > 0.1
+    assert np.abs(expected - _logits(CONFIG, tiny.params())).max() > 0.1
     whole, merged = lora.merge(config, params)
-    assert whole == CONFIG and jax.tree.structure(merged) == jax.tree.structure(PARAMS)
+    assert whole == CONFIG and jax.tree.structure(merged) == jax.tree.structure(tiny.params())
     np.testing.assert_allclose(_logits(whole, merged), expected, atol=1e-5)
     before, after = (
         params["model"]["layers"]["0"]["mlp"]["up_proj"],
@@ -109,7 +109,7 @@ def test_adapters_add_scaled_products_and_merging_keeps_the_logits():
 def test_an_update_below_a_bfloat16_weights_last_bit_still_counts():
     """Beside the weight it moves the output; merged into the weight it would be rounded away."""
     config = tiny.model_config(param_dtype="bfloat16")
-    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tiny.params())
     config, params = lora.add(config, params, LoRA(4, 4.0, r".*\.up_proj"), jax.random.key(1))
     trained, frozen = split_params(config, params)
     assert {x.dtype for x in jax.tree.leaves(trained)} == {jnp.dtype("float32")}
@@ -139,7 +139,7 @@ def test_adapters_and_their_config_through_json_and_sharding():
     )
     mesh = make_mesh(devices=jax.devices()[:1])
     assert len(jax.tree.leaves(param_shardings(config, mesh))) == len(declared(config))
-    _, placed = lora.add(CONFIG, PARAMS, config.lora, jax.random.key(1), mesh)
+    _, placed = lora.add(CONFIG, tiny.params(), config.lora, jax.random.key(1), mesh)
     assert placed["model"]["layers"]["0"]["mlp"]["up_proj"]["lora_A"].sharding.mesh == mesh
 
 
@@ -157,7 +157,7 @@ def test_adapters_and_their_config_through_json_and_sharding():
 )
 def test_settings_that_cannot_be(settings, words):
     with pytest.raises(UsageError, match=words):
-        lora.add(CONFIG, PARAMS, LoRA(*settings), jax.random.key(0))
+        lora.add(CONFIG, tiny.params(), LoRA(*settings), jax.random.key(0))
 
 
 def test_what_needs_adapters_or_none_says_so(tmp_path):
@@ -171,7 +171,7 @@ def test_what_needs_adapters_or_none_says_so(tmp_path):
         load_peft(tmp_path, config, params)
     for call in (lora.merge, lambda *model: save_peft(tmp_path, *model, "base")):
         with pytest.raises(UsageError, match="no adapters"):
-            call(CONFIG, PARAMS)
+            call(CONFIG, tiny.params())
 
 
 # ---- PEFT's folder
@@ -181,7 +181,7 @@ def test_what_needs_adapters_or_none_says_so(tmp_path):
 def test_peft_round_trip_keeps_every_bit(tmp_path, targets):
     config, params = _adapted(targets=targets)
     save_peft(tmp_path, config, params, "base")
-    again, loaded = load_peft(tmp_path, CONFIG, PARAMS, make_mesh(devices=jax.devices()[:1]))
+    again, loaded = load_peft(tmp_path, CONFIG, tiny.params(), make_mesh(devices=jax.devices()[:1]))
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
     assert (again.lora.rank, again.lora.alpha) == (4, 6.0) and trainable_paths(
         again
@@ -196,7 +196,7 @@ def test_half_precision_adapters_come_in_as_float32(tmp_path):
         for name, tensor in load_file(tmp_path / "adapter_model.safetensors").items()
     }
     save_file(tensors, tmp_path / "adapter_model.safetensors")
-    config, loaded = load_peft(tmp_path, CONFIG, PARAMS)
+    config, loaded = load_peft(tmp_path, CONFIG, tiny.params())
     trained, _ = split_params(config, loaded)
     assert {x.dtype for x in jax.tree.leaves(trained)} == {jnp.dtype("float32")}
 
@@ -231,23 +231,23 @@ def test_what_it_cannot_honour_names_the_file(tmp_path, change, words):
     file = tmp_path / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(DataError, match=words) as caught:
-        load_peft(tmp_path, CONFIG, PARAMS)
+        load_peft(tmp_path, CONFIG, tiny.params())
     assert str(tmp_path / "adapter_") in str(caught.value)
 
 
 def test_broken_files_are_named(tmp_path):
     with pytest.raises(DataError, match=r"adapter_config\.json: there is no such file"):
-        load_peft(tmp_path, CONFIG, PARAMS)
+        load_peft(tmp_path, CONFIG, tiny.params())
     save_peft(tmp_path, *_adapted(), "base")
     whole = (tmp_path / "adapter_model.safetensors").read_bytes()
     (tmp_path / "adapter_model.safetensors").write_bytes(whole[:-50])
     with pytest.raises(
         DataError, match=r"adapter_model\.safetensors: not a whole safetensors file"
     ):
-        load_peft(tmp_path, CONFIG, PARAMS)
+        load_peft(tmp_path, CONFIG, tiny.params())
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(DataError, match=r"adapter_model\.safetensors"):
-        load_peft(tmp_path, CONFIG, PARAMS)
+        load_peft(tmp_path, CONFIG, tiny.params())
     for text, words in (
         ("{", "not a readable JSON"),
         ("[]", "holds a list"),
@@ -255,7 +255,7 @@ def test_broken_files_are_named(tmp_path):
     ):
         (tmp_path / "adapter_config.json").write_text(text)
         with pytest.raises(DataError, match=words):
-            load_peft(tmp_path, CONFIG, PARAMS)
+            load_peft(tmp_path, CONFIG, tiny.params())
 
 
 FAMILIES = {

@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import jax
@@ -9,16 +10,18 @@ from helpers import tiny
 from cotjax.errors import UsageError
 from cotjax.model import decoder
 from cotjax.model.params import init_params
-from cotjax.model.sharding import make_mesh
 from cotjax.sample.buckets import ROOM_BUCKETS, read_buckets
 from cotjax.sample.programs import FORCED_MOST
 from cotjax.sample.sampler import Sampler
 
 CONFIG = tiny.model_config()
-MESH = make_mesh(devices=jax.devices()[:1])
-# Larger than initial weights, so that the text depends on what was read.
-PARAMS = jax.tree.map(lambda x: 3 * x, init_params(CONFIG, jax.random.key(0)))
 MAX_LENGTH = 290  # past the first room bucket
+
+
+@functools.cache
+def _params():
+    """Larger than initial weights, so that the text depends on what was read."""
+    return jax.tree.map(lambda x: 3 * x, tiny.params())
 
 
 def _ids(count, seed):
@@ -30,12 +33,12 @@ PROMPTS = {0: _ids(3, 0), 1: _ids(140, 1), 2: _ids(20, 2), 3: _ids(9, 3)}
 
 @pytest.fixture(scope="module")
 def compiled():
-    return Sampler(CONFIG, MESH, slots=4, max_length=MAX_LENGTH, stop=[], pad_id=0)
+    return Sampler(CONFIG, tiny.mesh(), slots=4, max_length=MAX_LENGTH, stop=[], pad_id=0)
 
 
 @pytest.fixture
 def sampler(compiled):
-    compiled.load(PARAMS)
+    compiled.load(_params())
     return compiled
 
 
@@ -44,8 +47,10 @@ def _logits(ids):
     ones = jnp.ones_like(ids)
     return decoder.logits(
         CONFIG,
-        PARAMS,
-        decoder.hidden_states(CONFIG, PARAMS, ids, jnp.arange(ids.shape[1])[None], ones, 0 * ones),
+        _params(),
+        decoder.hidden_states(
+            CONFIG, _params(), ids, jnp.arange(ids.shape[1])[None], ones, 0 * ones
+        ),
     )
 
 
@@ -94,7 +99,7 @@ def _cached(sampler):
 
 def test_a_branch_leaves_every_slot_as_it_was(sampler):
     def play(branching):
-        sampler.load(PARAMS)
+        sampler.load(_params())
         states, texts = [], []
         for turn in range(3):
             sampler.extend({slot: _ids(7 + slot, 40 + turn + slot) for slot in (0, 1, 3)})
@@ -130,7 +135,7 @@ def test_sampled_text_does_not_depend_on_neighbours_or_place(sampler, how):
     together = sampler.branch({slot: [1] for slot in PROMPTS}, seeds=seeds, **how)
     assert sampler.branch({2: [1]}, seeds={2: 7}, **how)[2].ids == together[2].ids
     assert sampler.branch({2: [1]}, seeds={2: 6}, **how)[2].ids != together[2].ids
-    sampler.load(PARAMS)
+    sampler.load(_params())
     moved = {0: 3, 1: 2, 2: 1, 3: 0}
     for slot in (2, 0, 3, 1):
         sampler.extend({moved[slot]: PROMPTS[slot]})
@@ -146,13 +151,13 @@ def test_stop_sequences_end_a_generation_and_are_part_of_it():
     other, _ = _greedy(PROMPTS[3], 12)
     stopping = Sampler(
         CONFIG,
-        MESH,
+        tiny.mesh(),
         slots=4,
         max_length=MAX_LENGTH,
         stop=[free[4:7], [free[4], (free[5] + 1) % 61]],
         pad_id=0,
     )
-    stopping.load(PARAMS)
+    stopping.load(_params())
     stopping.extend(PROMPTS)
     made = stopping.branch({2: [], 3: []}, max_new=12)
     assert (made[2].ids, made[2].stopped) == (free[:7], True)
@@ -229,22 +234,24 @@ def test_a_branch_costs_its_own_tokens_alone(sampler, monkeypatch):
 )
 def test_a_prefix_that_a_decode_takes_is_one_that_was_read(how):
     """Long prefixes are read in a pass of their own. Of unequal ones, and a stop sequence that must not begin in the prefix."""
-    free = Sampler(CONFIG, MESH, slots=4, max_length=MAX_LENGTH, stop=[], pad_id=0, max_new=12)
-    free.load(PARAMS)
+    free = Sampler(
+        CONFIG, tiny.mesh(), slots=4, max_length=MAX_LENGTH, stop=[], pad_id=0, max_new=12
+    )
+    free.load(_params())
     free.extend(PROMPTS)
     prefixes = {0: [], 1: _ids(FORCED_MOST, 10), 2: _ids(1, 11), 3: _ids(3, 12)}
     text = free.branch(prefixes, max_new=12, **how)
     first = text[3].ids[0]
     sampler = Sampler(
         CONFIG,
-        MESH,
+        tiny.mesh(),
         slots=4,
         max_length=MAX_LENGTH,
         stop=[[prefixes[3][-1], first], text[1].ids[3:5]],
         pad_id=0,
         max_new=12,
     )
-    sampler.load(PARAMS)
+    sampler.load(_params())
     sampler.extend(PROMPTS)
     given = sampler.branch(prefixes, max_new=12, **how)
     assert sampler.compilations == 3, (
@@ -351,17 +358,17 @@ def test_reset_and_load_forget(sampler):
     sampler.extend({2: PROMPTS[2]})
     assert texts() == fresh
 
-    sampler.load(jax.tree.map(lambda x: 1.5 * x, PARAMS))
+    sampler.load(jax.tree.map(lambda x: 1.5 * x, _params()))
     assert not sampler.lengths.any()
     sampler.extend(PROMPTS)
     assert texts() != fresh
-    sampler.load(PARAMS)
+    sampler.load(_params())
     sampler.extend(PROMPTS)
     assert texts() == fresh
 
 
 def test_weights_are_a_copy(sampler):
-    own = jax.tree.map(jnp.copy, PARAMS)
+    own = jax.tree.map(jnp.copy, _params())
     sampler.load(own)
     sampler.extend(PROMPTS)
     made = sampler.branch({0: []}, max_new=3)
@@ -370,13 +377,15 @@ def test_weights_are_a_copy(sampler):
 
 
 def test_a_long_episode_compiles_at_most_one_program_a_bucket():
-    sampler = Sampler(CONFIG, MESH, slots=2, max_length=MAX_LENGTH, stop=[], pad_id=0, max_new=16)
+    sampler = Sampler(
+        CONFIG, tiny.mesh(), slots=2, max_length=MAX_LENGTH, stop=[], pad_id=0, max_new=16
+    )
     rooms, counts = 2, []
     assert ROOM_BUCKETS[1] > MAX_LENGTH
     assert read_buckets(2) == [16, 32, 48, 512]
     assert sampler.programs_bound == rooms * (1 + 2 * 4 + 2)
     for seed in range(2):
-        sampler.load(PARAMS)
+        sampler.load(_params())
         sampler.extend({0: _ids(30, seed), 1: _ids(20, seed)})
         for turn in range(11):
             sampler.branch({0: [1], 1: []}, max_new=12)
@@ -391,7 +400,7 @@ def test_a_long_episode_compiles_at_most_one_program_a_bucket():
 
 def test_all_that_a_sampler_can_do_stays_within_its_bound():
     config = tiny.model_config(layers=1)
-    sampler = Sampler(config, MESH, slots=64, max_length=200, stop=[], pad_id=0, max_new=4)
+    sampler = Sampler(config, tiny.mesh(), slots=64, max_length=200, stop=[], pad_id=0, max_new=4)
     sampler.load(init_params(config, jax.random.key(0)))
     for length in (2, 20, 120):
         sampler.extend({0: _ids(length, length)})
@@ -453,9 +462,13 @@ def test_what_callers_may_get_wrong(sampler, call, words):
 )
 def test_construction_is_checked(change, words):
     with pytest.raises(UsageError, match=words):
-        Sampler(CONFIG, MESH, **({"slots": 2, "max_length": 64, "stop": [], "pad_id": 0} | change))
+        Sampler(
+            CONFIG,
+            tiny.mesh(),
+            **({"slots": 2, "max_length": 64, "stop": [], "pad_id": 0} | change),
+        )
 
 
 def test_weights_come_first():
     with pytest.raises(UsageError, match=r"call load\(params\) first"):
-        Sampler(CONFIG, MESH, slots=1, max_length=64, stop=[], pad_id=0).extend({0: [1]})
+        Sampler(CONFIG, tiny.mesh(), slots=1, max_length=64, stop=[], pad_id=0).extend({0: [1]})

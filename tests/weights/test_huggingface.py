@@ -9,18 +9,17 @@ from helpers import tiny
 from safetensors.numpy import load_file, save_file
 
 from cotjax.errors import DataError, UsageError
-from cotjax.model.params import declared, init_params
+from cotjax.model.params import declared
 from cotjax.model.sharding import make_mesh
 from cotjax.weights.huggingface import load_hf, save_hf
 
 CONFIG = tiny.model_config(tied_embeddings=False)
-PARAMS = init_params(CONFIG, jax.random.key(0))
 K_PROJ = "model.layers.1.self_attn.k_proj.weight"
 
 
 @pytest.fixture
 def saved(tmp_path):
-    save_hf(tmp_path, CONFIG, PARAMS)
+    save_hf(tmp_path, CONFIG, tiny.params(CONFIG))
     return tmp_path
 
 
@@ -33,13 +32,13 @@ def _rewrite(folder, change):
 def test_round_trip_keeps_every_bit(saved):
     config, params = load_hf(saved, make_mesh(devices=jax.devices()[:1]))
     assert config == CONFIG
-    jax.tree.map(np.testing.assert_array_equal, params, PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, params, tiny.params(CONFIG))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_round_trip(tmp_path, dtype):
     config = tiny.model_config(param_dtype=dtype, tied_embeddings=False)
-    params = jax.tree.map(lambda x: x.astype(dtype), PARAMS)
+    params = jax.tree.map(lambda x: x.astype(dtype), tiny.params(CONFIG))
     save_hf(tmp_path, config, params)
     again, loaded = load_hf(tmp_path)
     assert again == config
@@ -54,7 +53,7 @@ def test_half_precision_round_trip(tmp_path, dtype):
 
 
 def test_parts_hold_what_the_index_says(tmp_path):
-    save_hf(tmp_path, CONFIG, PARAMS, max_shard_bytes=9_000)
+    save_hf(tmp_path, CONFIG, tiny.params(CONFIG), max_shard_bytes=9_000)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
     assert (
@@ -79,21 +78,21 @@ def test_parts_hold_what_the_index_says(tmp_path):
     )
     config, params = load_hf(tmp_path)
     assert config == CONFIG
-    jax.tree.map(np.testing.assert_array_equal, params, PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, params, tiny.params(CONFIG))
 
 
 def test_a_tensor_beyond_the_limit_has_a_part_of_its_own(tmp_path):
-    save_hf(tmp_path, CONFIG, PARAMS, max_shard_bytes=1)
+    save_hf(tmp_path, CONFIG, tiny.params(CONFIG), max_shard_bytes=1)
     assert len(list(tmp_path.glob("model-*.safetensors"))) == len(declared(CONFIG))
-    jax.tree.map(np.testing.assert_array_equal, load_hf(tmp_path)[1], PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, load_hf(tmp_path)[1], tiny.params(CONFIG))
     with pytest.raises(UsageError, match="max_shard_bytes is 0"):
-        save_hf(tmp_path, CONFIG, PARAMS, max_shard_bytes=0)
+        save_hf(tmp_path, CONFIG, tiny.params(CONFIG), max_shard_bytes=0)
 
 
 def test_a_save_takes_the_place_of_the_one_before(tmp_path):
     """From many parts to few to one and back, and over what an interrupted save left."""
     for part, files in ((9_000, None), (30_000, None), (10**9, 1), (9_000, None)):
-        params = jax.tree.map(lambda x, part=part: x + part, PARAMS)
+        params = jax.tree.map(lambda x, part=part: x + part, tiny.params(CONFIG))
         (tmp_path / "model-00009-of-00099.safetensors.partial").write_bytes(b"cut")
         save_hf(tmp_path, CONFIG, params, max_shard_bytes=part)
         jax.tree.map(np.testing.assert_array_equal, load_hf(tmp_path)[1], params)
@@ -119,19 +118,19 @@ class _Lost(jax.ShapeDtypeStruct):
 
 @pytest.mark.parametrize("part", [9_000, 10**9])
 def test_an_interrupted_save_leaves_the_model_that_was_there(saved, part):
-    other = jax.tree.map(lambda x: x + 1, PARAMS)
+    other = jax.tree.map(lambda x: x + 1, tiny.params(CONFIG))
     other["lm_head"]["weight"] = _Lost(
         other["lm_head"]["weight"].shape, np.float32
     )  # the last to be written
     with pytest.raises(ConnectionError):
         save_hf(saved, CONFIG, other, max_shard_bytes=part)
-    jax.tree.map(np.testing.assert_array_equal, load_hf(saved)[1], PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, load_hf(saved)[1], tiny.params(CONFIG))
 
 
 def test_files_are_as_open_as_any_new_file(tmp_path):
     before = os.umask(0o027)
     try:
-        save_hf(tmp_path, CONFIG, PARAMS, max_shard_bytes=30_000)
+        save_hf(tmp_path, CONFIG, tiny.params(CONFIG), max_shard_bytes=30_000)
     finally:
         os.umask(before)
     assert {oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()} == {"0o640"}
@@ -151,7 +150,7 @@ def _at(name, change):
 
 def _indexed(then, name="model-00002-of-*.safetensors"):
     def spoil(folder):
-        save_hf(folder, CONFIG, PARAMS, max_shard_bytes=9_000)
+        save_hf(folder, CONFIG, tiny.params(CONFIG), max_shard_bytes=9_000)
         (file,) = folder.glob(name)
         then(file)
 
@@ -233,7 +232,7 @@ def test_what_is_wrong_is_one_line_with_the_names(saved, spoil, words):
 
 
 def test_a_repeated_tied_matrix_is_passed_over(tmp_path):
-    config, params = tiny.model_config(), {"model": PARAMS["model"]}
+    config, params = tiny.model_config(), {"model": tiny.params(CONFIG)["model"]}
     save_hf(tmp_path, config, params)
     _rewrite(
         tmp_path,
@@ -246,5 +245,7 @@ def test_a_repeated_tied_matrix_is_passed_over(tmp_path):
 
 def test_params_of_another_shape_are_not_written(tmp_path):
     with pytest.raises(DataError, match="has shape"):
-        save_hf(tmp_path, tiny.model_config(tied_embeddings=False, feed_forward=40), PARAMS)
+        save_hf(
+            tmp_path, tiny.model_config(tied_embeddings=False, feed_forward=40), tiny.params(CONFIG)
+        )
     assert not (tmp_path / "model.safetensors").exists()
