@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Sourced by tpu_vm.sh, gke_xpk.sh, slurm.sbatch and gpu.sh: what they check, print and run. It works in macOS' bash 3.2 too.
+# Sourced by tpu_vm.sh, gke_xpk.sh, slurm.sbatch and gpu.sh: checks, printing, running. It also
+# works in macOS' bash 3.2.
 
 dry_run=${dry_run:-no}
 
@@ -24,8 +25,9 @@ value_of() {
     printf '%s' "$2"
 }
 
-# parse VALUES SWITCHES WORD...: sets the variable of each flag of VALUES to what follows it, of SWITCHES to yes; `command` to the word
-# that is no flag, and `arguments` to what comes after --. Knows --dry-run, and --help, for which it calls `usage`.
+# parse VALUES SWITCHES WORD...: sets the variable of each flag in VALUES to the next word, of
+# each flag in SWITCHES to yes, `command` to the word that is not a flag, and `arguments` to the
+# words after --. It handles --dry-run, and --help, for which it calls `usage`.
 parse() {
     local values=" $1 " switches=" $2 " flag value
     shift 2
@@ -36,7 +38,7 @@ parse() {
             --help | -h) usage && exit 0 ;;
             --)
                 shift
-                # shellcheck disable=SC2034  # read by who sources this
+                # shellcheck disable=SC2034  # read by the script that sources this
                 arguments=("$@")
                 break
                 ;;
@@ -54,7 +56,8 @@ parse() {
                 esac
                 ;;
             *)
-                [ -z "$command" ] || die "one command at a time: $command, $1? (what cotjax gets comes after --)"
+                [ -z "$command" ] ||
+                    die "one command at a time: $command, $1? (arguments of cotjax follow --)"
                 command=$1
                 ;;
         esac
@@ -62,7 +65,7 @@ parse() {
     done
 }
 
-# quoted WORD...: as one line that a shell reads back as the same words.
+# quoted WORD...: prints one line that a shell reads back as the same words.
 quoted() {
     local line=
     for word in "$@"; do
@@ -71,7 +74,8 @@ quoted() {
     printf '%s' "$line"
 }
 
-# run WORD...: runs a command; with --dry-run only prints it. Every command that changes something goes through here.
+# run WORD...: runs a command, or with --dry-run prints it. Every command with an effect is run by
+# it.
 run() {
     if [ "$dry_run" = yes ]; then
         printf '%s\n' "$(quoted "$@")"
@@ -80,13 +84,14 @@ run() {
     fi
 }
 
-# cuda_extra: the extra of pyproject.toml that goes with this machine's NVIDIA driver.
+# cuda_extra: prints the extra of pyproject.toml for this machine's NVIDIA driver.
 cuda_extra() {
     need_tool nvidia-smi "this machine has no NVIDIA driver"
     local version
-    version=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1) || die "nvidia-smi finds no GPU"
+    version=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1) ||
+        die "nvidia-smi finds no GPU"
     case ${version%%.*} in
-        '' | *[!0-9]*) die "nvidia-smi tells no driver version: '$version'" ;;
+        '' | *[!0-9]*) die "nvidia-smi prints no driver version: '$version'" ;;
     esac
     if [ "${version%%.*}" -ge 580 ]; then
         echo cuda13

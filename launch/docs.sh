@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the documentation into site/ and fails on any warning. Arguments go to `mkdocs build`; `launch/docs.sh serve` serves it.
+# Builds the documentation into site/ and fails on any warning. `launch/docs.sh serve` serves it
+# instead.
 set -euo pipefail
 export NO_MKDOCS_2_WARNING=1
 cd "$(dirname "$0")/.."

@@ -9,11 +9,12 @@ usage() {
 launch/gke_xpk.sh [flags] COMMAND
 
   build               build the image from this checkout (launch/Dockerfile) and push it
-  create -- ARGUMENTS start `cotjax ARGUMENTS` on every host; the cluster starts it again after preemption
-  resume -- ARGUMENTS delete the workload and create it again: the same --out goes on from its last checkpoint
+  create -- ARGUMENTS start `cotjax ARGUMENTS` on every host; after preemption the cluster
+                      restarts it
+  resume -- ARGUMENTS delete the workload and create it again; it resumes from its last checkpoint
   status              the workload's state
   logs                follow process 0's log
-  delete              delete the workload. The cluster and its nodes stay
+  delete              delete the workload, but not the cluster and its nodes
 
   --name NAME         of the workload (required, except for build)
   --cluster CLUSTER   made by `xpk cluster create` (required, except for build)
@@ -22,13 +23,15 @@ launch/gke_xpk.sh [flags] COMMAND
   --project PROJECT   default: $CLOUDSDK_CORE_PROJECT
   --zone ZONE         default: $CLOUDSDK_COMPUTE_ZONE
   --slices N          several slices as one run (default 1)
-  --restarts N        how often the cluster may start it again (default 20)
-  --keys FILE         file of NAME lines: xpk takes each one's value from your environment; only the file's path is ever printed
+  --restarts N        how often the cluster may restart it (default 20)
+  --keys FILE         file of NAME lines. xpk reads the values from your environment; only the
+                      path of the file is printed
   --dry-run           print the commands, do nothing
 USAGE
 }
 
-name='' cluster='' image='' type='' project=${CLOUDSDK_CORE_PROJECT:-} zone=${CLOUDSDK_COMPUTE_ZONE:-} slices=1 restarts=20 keys='' command=''
+name='' cluster='' image='' type='' slices=1 restarts=20 keys='' command=''
+project=${CLOUDSDK_CORE_PROJECT:-} zone=${CLOUDSDK_COMPUTE_ZONE:-}
 arguments=()
 parse 'name cluster image type project zone slices restarts keys' '' "$@"
 
@@ -43,10 +46,10 @@ case $command in
     *) need_tool xpk "install it: pip install xpk" ;;
 esac
 case $command in
-    build | create | resume) need_value --image "$image" "the image's name in a registry" ;;
+    build | create | resume) need_value --image "$image" "the name of the image in a registry" ;;
 esac
 if [ "$command" != build ]; then
-    need_value --name "$name" "what the workload is called"
+    need_value --name "$name" "the name of the workload"
     need_value --cluster "$cluster" "the cluster that runs it"
     need_value --project "$project" "the Google Cloud project, or set CLOUDSDK_CORE_PROJECT"
     need_value --zone "$zone" "such as us-east5-b, or set CLOUDSDK_COMPUTE_ZONE"
@@ -54,7 +57,8 @@ fi
 case $command in
     create | resume)
         need_value --type "$type" "the TPU type, such as v6e-16"
-        [ ${#arguments[@]} -gt 0 ] || die "nothing to run: end with -- study --config FILE --out /mnt/cotjax/NAME"
+        [ ${#arguments[@]} -gt 0 ] ||
+            die "nothing to run: end with -- study --config FILE --out /mnt/cotjax/NAME"
         ;;
 esac
 [ -z "$keys" ] || [ -r "$keys" ] || die "--keys: $keys cannot be read"
@@ -62,11 +66,13 @@ esac
 place=(--cluster="$cluster" --project="$project" --zone="$zone")
 
 create() {
-    # cotjax ends with 75 when it saved and wants to be started again; xpk starts again what ends with 42, or dies of a signal.
+    # cotjax ends with 75 after it saved and wants a restart; xpk restarts what ends with 42 or a
+    # signal.
     local line
     line="cotjax $(quoted "${arguments[@]}"); code=\$?; [ \$code -ne 75 ] || code=42; exit \$code"
-    run xpk workload create --workload="$name" "${place[@]}" --tpu-type="$type" --num-slices="$slices" --docker-image="$image" \
-        --max-restarts="$restarts" --termination-grace-period-seconds=120 ${keys:+"--env-file=$keys"} --command="$line"
+    run xpk workload create --workload="$name" "${place[@]}" --tpu-type="$type" \
+        --num-slices="$slices" --docker-image="$image" --max-restarts="$restarts" \
+        --termination-grace-period-seconds=120 ${keys:+"--env-file=$keys"} --command="$line"
 }
 
 delete() {
@@ -86,8 +92,9 @@ case $command in
         ;;
     status) run xpk workload list "${place[@]}" --filter-by-job="$name" ;;
     logs)
+        first=jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0
         run kubectl logs --follow --tail=100 \
-            --selector="jobset.sigs.k8s.io/jobset-name=$name,jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0"
+            --selector="jobset.sigs.k8s.io/jobset-name=$name,$first"
         ;;
     delete) delete ;;
 esac

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs cotjax on all GPUs of this machine: launch/gpu.sh [--dry-run] ARGUMENTS, e.g. launch/gpu.sh demo
+# Runs cotjax on all GPUs of this machine. Usage: launch/gpu.sh [--dry-run] ARGUMENTS (such as demo)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source-path=SCRIPTDIR
@@ -10,7 +10,7 @@ if [ "${1:-}" = --dry-run ]; then
 fi
 [ $# -gt 0 ] || die "nothing to run; try launch/gpu.sh demo"
 
-# The CUDA that goes with the driver comes with jax; one process drives all GPUs.
+# jax brings the CUDA version for the driver. One process drives all GPUs.
 extra=$(cuda_extra)
 if [ "$dry_run" = yes ]; then
     echo ". launch/setup.sh $extra"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes cotjax ready on one host: launch/host.sh EXTRA [HOST:/SHARE]
-# EXTRA is an extra of pyproject.toml (tpu, cuda12, cuda13); HOST:/SHARE is an NFS export (Filestore) to mount at /mnt/cotjax.
+# Installs cotjax on one host. Usage: launch/host.sh EXTRA [HOST:/SHARE]
+# EXTRA is an extra of pyproject.toml (tpu, cuda12, cuda13). HOST:/SHARE is an NFS export
+# (Filestore) to mount at /mnt/cotjax.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 extra=$1
@@ -12,7 +13,7 @@ for tool in cmake make g++; do
 done
 [ -z "$share" ] || [ -e /sbin/mount.nfs ] || missing+=(nfs-common)
 if [ ${#missing[@]} -gt 0 ]; then
-    # A fresh host may still hold apt's lock while it sets itself up.
+    # On a fresh host, its own set-up may still hold apt's lock.
     sudo apt-get -o DPkg::Lock::Timeout=300 update -q
     sudo apt-get -o DPkg::Lock::Timeout=300 install -q -y "${missing[@]}"
 fi
@@ -21,7 +22,8 @@ if [ -n "$share" ] && ! mountpoint -q /mnt/cotjax; then
     sudo mount -t nfs "$share" /mnt/cotjax
     sudo chmod 1777 /mnt/cotjax
 fi
-if ! python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+recent='import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))'
+if ! python3 -c "$recent" 2>/dev/null; then
     # TPU VM images come with Python 3.10.
     python3 -m pip install --user --quiet uv
     python3 -m uv python install 3.12

@@ -1,46 +1,46 @@
 #!/usr/bin/env bash
 # Runs the tests in two processes. Usage: launch/test.sh [--all] [ARGUMENTS OF PYTEST]
-#   launch/test.sh                      what is not marked slow: minutes
-#   launch/test.sh --all                everything, and the coverage floors
-#   launch/test.sh tests/masking -n 0   one folder, in one process
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/setup.sh test
 
-# The parity tests compare with transformers on torch. Its CPU build is taken where pip finds one on this machine
-# (PIP_FIND_LINKS). From an index pip would download gigabytes for GPUs, so without that build these tests are skipped and
-# say so. With torch, the loss mask is also tested in transformers' Trainer and TRL, and LoRA adapters in PEFT.
-if ! "$venv/bin/python" -c "import torch" 2>/dev/null &&
-    "$venv/bin/python" -m pip install --quiet --no-index --no-deps "torch>=2.10,<3" 2>/dev/null; then
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check filelock fsspec jinja2 networkx sympy typing-extensions
+# The parity tests compare with transformers on torch. Its CPU build is installed where pip finds
+# one on this machine (PIP_FIND_LINKS). From an index pip would download gigabytes for GPUs, so
+# without that build these tests are skipped and say so. With torch, the loss mask is also tested
+# in transformers' Trainer and TRL, and LoRA adapters in PEFT.
+pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check)
+has() { "$venv/bin/python" -c "import $1" 2>/dev/null; }
+if ! has torch && "${pip[@]}" install --no-index --no-deps "torch>=2.10,<3" 2>/dev/null; then
+    "${pip[@]}" install filelock fsspec jinja2 networkx sympy typing-extensions
 fi
-if "$venv/bin/python" -c "import torch" 2>/dev/null && ! "$venv/bin/python" -c "import trl, accelerate, datasets, peft" 2>/dev/null; then
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".[trainers]"
+if has torch && ! has "trl, accelerate, datasets, peft"; then
+    "${pip[@]}" install -e ".[trainers]"
 fi
-# The TPU compiler of this jax, for the tests of `cotjax plan`. It is installed outside the environment, because jax looks for a
-# TPU at every start once libtpu is part of it. Without it those tests are skipped and say so.
+# The TPU compiler of this jax, for the tests of `cotjax plan`. It is installed outside the
+# environment, because jax looks for a TPU at every start once libtpu is part of it. Without it
+# those tests are skipped and say so.
 if [ ! -e "$venv/libtpu" ]; then
     libtpu=$("$venv/bin/python" -c 'import importlib.metadata as m; print(next(
         r.partition(";")[0] for r in m.requires("jax") if r.startswith("libtpu")))')
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$venv/libtpu" "$libtpu" || true
+    "${pip[@]}" install --no-deps --target "$venv/libtpu" "$libtpu" || true
 fi
 
-# Module fixtures (a trained run, a finished study) are expensive. worksteal gives each process long stretches of the tests in
-# their order, so that most modules run in one process.
+# Module fixtures (a trained run, a finished study) are expensive. worksteal gives each process long
+# stretches of the tests in their order, so that most modules run in one process.
 pytest=("$venv/bin/python" -m pytest -n 2 --dist worksteal)
 if [ "${1:-}" != --all ]; then
     exec "${pytest[@]}" -m "not slow" "$@"
 fi
 shift
 
-# Rooms with a coverage floor (percent of lines and branches, by the tests named here). They run first and apart, because
-# tracing slows down everything else.
+# Rooms with a coverage floor (percent of lines and branches, by the tests named here). Their
+# tests run apart, because tracing slows down everything else.
 covered=(tests/masking tests/objectives tests/diagnostics)
-"${pytest[@]}" --cov=cotjax/masking --cov=cotjax/objectives --cov=cotjax/diagnostics --cov-branch --cov-report= \
-    "${covered[@]}" "$@"
+measured=(--cov=cotjax/masking --cov=cotjax/objectives --cov=cotjax/diagnostics)
+"${pytest[@]}" "${measured[@]}" --cov-branch --cov-report= "${covered[@]}" "$@"
 floor() {
     echo "coverage of $1, at least $2 %"
-    "$venv/bin/python" -m coverage report --include="$1" --fail-under="$2" --skip-covered --precision=1
+    "$venv/bin/python" -m coverage report --include="$1" --fail-under="$2" --precision=1
 }
 floor 'cotjax/masking/*' 95
 floor 'cotjax/objectives/*' 95

@@ -8,13 +8,13 @@ usage() {
     cat <<'USAGE'
 launch/tpu_vm.sh [flags] COMMAND
 
-  create              ask for the slice, and wait until it is there; from then on it costs
+  create              request the slice and wait for it. From then on it costs money
   install             copy the committed checkout to every host and install cotjax there
-  run -- ARGUMENTS    start `cotjax ARGUMENTS` on every host; it goes on when this machine sleeps
-  resume -- ARGUMENTS after preemption: delete what is left, create, install and run again
+  run -- ARGUMENTS    start `cotjax ARGUMENTS` on every host; it runs on when this machine sleeps
+  resume -- ARGUMENTS after preemption: delete the slice, then create, install and run again
   status              the slice's state, and the last line of every host's log
   logs                follow process 0's log
-  stop                end the run; it saves first. The slice stays, and costs
+  stop                end the run, which saves first. The slice remains and costs money
   delete              delete the slice
 
   --name NAME         of the slice (required)
@@ -22,15 +22,17 @@ launch/tpu_vm.sh [flags] COMMAND
   --project PROJECT   default: $CLOUDSDK_CORE_PROJECT
   --zone ZONE         default: $CLOUDSDK_COMPUTE_ZONE
   --slices N          several slices as one run (default 1)
-  --spot              cheaper, and may be taken away at any time
+  --spot              cheaper, but may be reclaimed at any time
   --runtime VERSION   the hosts' image (default: the one for TYPE)
-  --nfs HOST:/SHARE   mount this NFS export (Filestore) at /mnt/cotjax on every host (install, resume)
-  --keys FILE         file of NAME=value lines that the run finds in its environment; only its path is ever printed
+  --nfs HOST:/SHARE   mount this NFS export (Filestore) at /mnt/cotjax on every host (install,
+                      resume)
+  --keys FILE         file of NAME=value lines for the run's environment; only its path is printed
   --dry-run           print the commands, do nothing
 USAGE
 }
 
-name='' type='' project=${CLOUDSDK_CORE_PROJECT:-} zone=${CLOUDSDK_COMPUTE_ZONE:-} slices=1 spot=no runtime='' nfs='' keys='' command=''
+name='' type='' slices=1 spot=no runtime='' nfs='' keys='' command=''
+project=${CLOUDSDK_CORE_PROJECT:-} zone=${CLOUDSDK_COMPUTE_ZONE:-}
 arguments=()
 parse 'name type project zone slices runtime nfs keys' 'spot' "$@"
 
@@ -40,7 +42,7 @@ case $command in
     *) die "unknown command $command (see --help)" ;;
 esac
 need_tool gcloud "install the Google Cloud CLI: https://cloud.google.com/sdk/docs/install"
-need_value --name "$name" "what the slice is called"
+need_value --name "$name" "the name of the slice"
 need_value --project "$project" "the Google Cloud project, or set CLOUDSDK_CORE_PROJECT"
 need_value --zone "$zone" "such as us-east5-b, or set CLOUDSDK_COMPUTE_ZONE"
 case $slices in
@@ -50,7 +52,10 @@ case $command in
     create | resume) need_value --type "$type" "the accelerator type, such as v6e-16" ;;
 esac
 case $command in
-    run | resume) [ ${#arguments[@]} -gt 0 ] || die "nothing to run: end with -- study --config FILE --out /mnt/cotjax/NAME" ;;
+    run | resume)
+        [ ${#arguments[@]} -gt 0 ] ||
+            die "nothing to run: end with -- study --config FILE --out /mnt/cotjax/NAME"
+        ;;
 esac
 case $command in
     install | resume) need_tool git "the checkout is copied by git archive" ;;
@@ -93,13 +98,15 @@ create() {
     local which=(--node-id="$name") kind=()
     [ "$slices" -eq 1 ] || which=(--node-count="$slices" --node-prefix="$name")
     [ "$spot" = no ] || kind=(--spot)
-    run gcloud compute tpus queued-resources create "$name" "${place[@]}" "${which[@]}" --accelerator-type="$type" \
-        --runtime-version="$runtime" ${kind[@]+"${kind[@]}"}
+    run gcloud compute tpus queued-resources create "$name" "${place[@]}" "${which[@]}" \
+        --accelerator-type="$type" --runtime-version="$runtime" ${kind[@]+"${kind[@]}"}
     await
 }
 
 await() {
-    local describe=(gcloud compute tpus queued-resources describe "$name" "${place[@]}" '--format=value(state.state)') state before=''
+    local state before=''
+    local describe=(gcloud compute tpus queued-resources describe "$name" "${place[@]}")
+    describe+=('--format=value(state.state)')
     if [ "$dry_run" = yes ]; then
         run "${describe[@]}"
         return
@@ -110,7 +117,9 @@ await() {
         before=$state
         case $state in
             ACTIVE) return ;;
-            FAILED | SUSPENDED | SUSPENDING) die "$name is $state; see gcloud compute tpus queued-resources describe, then delete it" ;;
+            FAILED | SUSPENDED | SUSPENDING)
+                die "$name is $state; see gcloud compute tpus queued-resources describe, then delete"
+                ;;
         esac
         sleep 30
     done
@@ -120,7 +129,7 @@ install() {
     local archive="${TMPDIR:-/tmp}/cotjax-$name.tar.gz" root
     root=$(cd "$(dirname "$0")/.." && pwd)
     if ! git -C "$root" diff --quiet HEAD; then
-        echo "$(basename "$0"): what is not committed is not copied" >&2
+        echo "$(basename "$0"): uncommitted changes are not copied" >&2
     fi
     run git -C "$root" archive --format=tar.gz --prefix=cotjax/ --output="$archive" HEAD
     to_hosts "$archive" cotjax.tar.gz
@@ -136,9 +145,12 @@ start() {
     local line
     line="exec .venv/bin/cotjax $(quoted "${arguments[@]}")"
     [ -z "$keys" ] || line="set -a && . ~/.cotjax_keys && set +a && $line"
-    # Detached, so that it outlives the connection. A second start beside a running one would fight over the chips.
-    on_hosts all "if [ -e cotjax.pid ] && kill -0 \$(cat cotjax.pid) 2>/dev/null; then echo 'cotjax runs here already'; exit 1; fi
-cd cotjax && { setsid nohup bash -c $(quoted "$line") >~/cotjax.log 2>&1 </dev/null & echo \$! >~/cotjax.pid; }"
+    # Detached, so that the run outlives the connection. Two runs on one host would compete for
+    # its chips.
+    on_hosts all "if [ -e cotjax.pid ] && kill -0 \$(cat cotjax.pid) 2>/dev/null
+then echo 'cotjax runs here already'; exit 1; fi
+cd cotjax && { setsid nohup bash -c $(quoted "$line") >~/cotjax.log 2>&1 </dev/null &
+echo \$! >~/cotjax.pid; }"
 }
 
 case $command in
@@ -152,7 +164,8 @@ case $command in
         start
         ;;
     status)
-        run gcloud compute tpus queued-resources describe "$name" "${place[@]}" '--format=value(state.state)'
+        run gcloud compute tpus queued-resources describe "$name" "${place[@]}" \
+            '--format=value(state.state)'
         on_hosts all 'hostname; tail -n 1 cotjax.log'
         ;;
     logs)
