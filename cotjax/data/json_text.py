@@ -51,7 +51,7 @@ def open_json(path: str | Path, missing: str = "no such file") -> BufferedReader
             raise DataError(f"{path}: a folder, not a file; name a file in it")
         if not stat.S_ISREG(kind):
             raise DataError(f"{path}: a device or a pipe, not a file; save its content to a file")
-        file = open(path, "rb")  # noqa: SIM115 the caller closes it
+        file = open(path, "rb")  # noqa: SIM115 (the caller closes it)
     except FileNotFoundError:
         if os.path.islink(path):
             raise DataError(

@@ -32,19 +32,8 @@ def played(tmp_path):
 
 def test_what_a_file_holds(played):
     contents = check(played)
-    assert (
-        contents.bad,
-        contents.episodes,
-        contents.steps,
-        contents.untrained,
-        contents.thoughtless,
-    ) == (
-        0,
-        6,
-        12,
-        1,
-        1,
-    )
+    assert (contents.bad, contents.episodes, contents.steps) == (0, 6, 12)
+    assert (contents.untrained, contents.thoughtless) == (1, 1)
     assert contents.outcomes == {"won": 3, "lost": 2, "not known": 1}
     assert contents.splits == {"train": 5, "valid": 1} and contents.environments == {"tiny": 6}
     assert contents.lengths == {1: 2, 2: 2, 3: 2}
@@ -66,18 +55,12 @@ def test_every_bad_line_is_named_up_to_the_limit_and_the_rest_counted(played, ca
     played.write_text("\n".join(broken) + "\n")
     contents = check(played, limit=3)
     assert (contents.bad, contents.episodes) == (4, 3)
-    assert [error.removeprefix(f"{played}:").split(":")[0] for error in contents.errors] == [
-        "2",
-        "4",
-        "5",
-    ]
+    named = [error.removeprefix(f"{played}:").split(":")[0] for error in contents.errors]
+    assert named == ["2", "4", "5"]
     assert main(["data", "check", str(played), "--limit", "3"]) == 3
     out, err = capsys.readouterr()
-    assert (
-        f"{played}:5: step 0: the thought contains '</think>'" in out
-        and "and 1 more" in out
-        and "3 episodes" in out
-    )
+    assert f"{played}:5: step 0: the thought contains '</think>'" in out
+    assert "and 1 more" in out and "3 episodes" in out
     assert err == f"cotjax: {played}: 4 of 7 lines are bad\n"
 
 

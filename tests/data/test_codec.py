@@ -110,11 +110,8 @@ def test_a_token_that_cannot_be_spelled_is_refused_in_data_and_taken_apart_in_pl
     ):
         codec.encode_plain("see [PAD]", "the observation")
     assert codec.encode_plain("see [PAD]", "it", lenient=True) == [2, 3, 4, 1, 1, 1]
-    assert codec.encode_plain("see <|im_end|> dragons", "it", lenient=True) == [
-        2,
-        *[1] * len("<|im_end|>"),
-        1,
-    ]
+    spelled = [1] * len("<|im_end|>")
+    assert codec.encode_plain("see <|im_end|> dragons", "it", lenient=True) == [2, *spelled, 1]
 
 
 def test_pieces_of_a_vocabulary_that_are_added_tokens_too_do_not_come_out_of_content():
@@ -176,10 +173,8 @@ def test_what_no_token_stands_for_is_passed_over_in_play_or_becomes_the_unknown_
     assert codec.encode_plain("a dragon", "it", lenient=True) == [0, 0]
     assert codec.encode_plain("a §", "it", lenient=True) == [0]
     known.add_special_tokens(["[UNK]"])
-    assert Codec(known, CHATML).encode_plain("a §", "it", lenient=True) == [
-        0,
-        known.token_to_id("[UNK]"),
-    ]
+    unknown = known.token_to_id("[UNK]")
+    assert Codec(known, CHATML).encode_plain("a §", "it", lenient=True) == [0, unknown]
 
 
 def test_unknown_words_and_half_pairs_are_named_in_data_and_stand_as_such_in_play(subword, words):

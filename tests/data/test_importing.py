@@ -112,49 +112,28 @@ def _import(tmp_path, rows, array=False, **options):
 @pytest.mark.parametrize("array", [True, False], ids=["array", "lines"])
 def test_every_layout_becomes_the_same_steps(tmp_path, array):
     result, imported = _import(tmp_path, [ETO, AGENTGYM, MESSAGES, PAIR], array)
-    assert result.kept == 4 and result.layouts == {
-        "eto": 1,
-        "agentgym": 1,
-        "messages": 1,
-        "prompt-response": 1,
-    }
+    layouts = ("eto", "agentgym", "messages", "prompt-response")
+    assert result.kept == 4 and result.layouts == dict.fromkeys(layouts, 1)
     for trajectory in imported:
         assert trajectory.task == "put a plate in fridge"
-        first = trajectory.steps[0]
-        assert (first.observation, first.thought, first.action) == (
-            ROOM,
-            "i need a plate.",
-            "open cabinet 1",
-        )
+        first, *later = trajectory.steps
+        assert (first.observation, first.thought) == (ROOM, "i need a plate.")
+        assert first.action == "open cabinet 1"
         assert first.provenance == IMPORTED_BEFORE and first.trained
-        if len(trajectory.steps) > 1:
-            assert (trajectory.steps[1].observation, trajectory.steps[1].action) == (
-                "You open the cabinet 1.",
-                "look",
-            )
+        for second in later[:1]:
+            assert (second.observation, second.action) == ("You open the cabinet 1.", "look")
     eto, gym, chat, pair = imported
     assert [len(trajectory.steps) for trajectory in imported] == [2, 2, 2, 1]
-    assert (eto.task_type, eto.game) == (
-        "pick_and_place_simple",
-        "pick_and_place_simple-Plate-None-Fridge-1/trial_T1",
-    )
-    assert (eto.id, gym.id, chat.id) == (
-        "public/12",
-        "public/alfworld_7",
-        "public/m",
-    ) and pair.id.startswith("public/")
-    assert (eto.environment, gym.environment, chat.environment) == (
-        "unknown",
-        "alfworld",
-        "alfworld",
-    )
+    assert eto.task_type == "pick_and_place_simple"
+    assert eto.game == "pick_and_place_simple-Plate-None-Fridge-1/trial_T1"
+    assert (eto.id, gym.id, chat.id) == ("public/12", "public/alfworld_7", "public/m")
+    assert pair.id.startswith("public/")
+    assert [one.environment for one in (eto, gym, chat)] == ["unknown", "alfworld", "alfworld"]
     assert (eto.success, chat.success, pair.reward) == (None, True, 0.5), (
         "what a row does not say is not known"
     )
-    assert (
-        gym.steps[0].admissible_commands == ("open cabinet 1", "look")
-        and eto.steps[0].admissible_commands == ()
-    )
+    assert gym.steps[0].admissible_commands == ("open cabinet 1", "look")
+    assert eto.steps[0].admissible_commands == ()
     assert [step.trained for step in gym.steps] == [True, False]
     assert chat.steps[1].thought is None and chat.steps[1].provenance is None
 
@@ -285,11 +264,8 @@ def test_a_broken_line_is_one_row_and_a_broken_array_is_no_file(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text(json.dumps(ETO) + "\n{\n\n" + json.dumps(PAIR) + "\n")
     result = import_files([file], tmp_path / "t.jsonl", rejected=tmp_path / "apart.jsonl")
-    assert (result.kept, result.rejected, result.messages) == (
-        2,
-        1,
-        [f"{file}:2: the line is not valid JSON"],
-    )
+    assert (result.kept, result.rejected) == (2, 1)
+    assert result.messages == [f"{file}:2: the line is not valid JSON"]
     before = (tmp_path / "t.jsonl").read_bytes()
     file.write_text(json.dumps([ETO])[:-1])
     with pytest.raises(DataError, match=r"a\.jsonl:1: invalid JSON"):
@@ -304,10 +280,8 @@ def test_a_key_that_comes_twice_is_no_row(tmp_path):
         result = import_files(
             [tmp_path / "a.json"], tmp_path / "t.jsonl", rejected=tmp_path / "apart.jsonl"
         )
-        assert (result.kept, result.rejected) == (
-            1,
-            1,
-        ) and "the key 'score' occurs twice in one object" in result.messages[0]
+        assert (result.kept, result.rejected) == (1, 1)
+        assert "the key 'score' occurs twice in one object" in result.messages[0]
         (kept,) = map(json.loads, (tmp_path / "apart.jsonl").read_text().splitlines())
         assert kept["row"] == twice
 
@@ -422,14 +396,8 @@ def test_an_import_writes_over_nothing_that_is_not_its_own(tmp_path, capsys, opt
     place = make(tmp_path, "place.jsonl")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     places = {"--out": tmp_path / "t.jsonl", "--rejected": tmp_path / "r.jsonl"} | {option: place}
-    code = main(
-        [
-            "data",
-            "import",
-            str(tmp_path / "a.json"),
-            *(str(part) for pair in places.items() for part in pair),
-        ]
-    )
+    options = [str(part) for pair in places.items() for part in pair]
+    code = main(["data", "import", str(tmp_path / "a.json"), *options])
     err = capsys.readouterr().err
     assert code in (2, 3) and words in err and str(place) in err and err.count("\n") == 1
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -458,17 +426,8 @@ def test_the_command_tells_what_it_did(tmp_path, capsys):
     file = tmp_path / "mine.json"
     file.write_text(json.dumps([ETO, _chat(ROOM, RESPONSES[0])]))
     out = tmp_path / "t.jsonl"
-    arguments = [
-        "data",
-        "import",
-        str(file),
-        "--out",
-        str(out),
-        "--environment",
-        "household",
-        "--split",
-        "more",
-    ]
+    arguments = ["data", "import", str(file), "--out", str(out)]
+    arguments += ["--environment", "household", "--split", "more"]
     assert main(arguments) == 0
     told = capsys.readouterr()
     assert (

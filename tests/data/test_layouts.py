@@ -425,14 +425,8 @@ def test_flags_say_what_is_trained_on():
                 {"role": "assistant", "content": "Action: look"} | flag,
             )
         ]
-        assert [step.trained for step in episode_of({"messages": turns})[0].steps] == [
-            False,
-            False,
-            True,
-            True,
-            True,
-            True,
-        ]
+        episode, _, _ = episode_of({"messages": turns})
+        assert [step.trained for step in episode.steps] == [False] * 2 + [True] * 4
 
 
 def test_a_number_in_quotes_is_a_number():

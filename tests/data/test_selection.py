@@ -295,15 +295,8 @@ def test_the_command_checks_with_the_runs_config(folder, tmp_path, capsys):
 
 
 def test_a_check_without_a_config_may_name_single_settings(folder, capsys):
-    arguments = [
-        "data",
-        "check",
-        str(folder / "t.jsonl"),
-        "--tokenizer",
-        str(folder / "tokenizer"),
-        "--max-length",
-        "170",
-    ]
+    arguments = ["data", "check", str(folder / "t.jsonl")]
+    arguments += ["--tokenizer", str(folder / "tokenizer"), "--max-length", "170"]
     assert main([*arguments, "--config.data.won_only=False"]) == 0
     out = capsys.readouterr().out
     assert (
