@@ -24,7 +24,7 @@ from cotjax.model.published import PUBLISHED, published
 from cotjax.model.sharding import make_mesh
 from cotjax.plan.measure import DoesNotFit, Program, replicated, sampler_programs, train_program
 from cotjax.plan.topology import Topology
-from cotjax.train.main import check_counts
+from cotjax.train.checks import check_counts
 from cotjax.weights.convert import read_config, tokenizer_folder
 from cotjax.weights.stored import all_there
 

@@ -27,7 +27,7 @@ from cotjax.plan.collectives import Collective, collectives
 from cotjax.sample.buckets import read_buckets
 from cotjax.sample.programs import Programs
 from cotjax.sample.vocabulary import stop_table
-from cotjax.train.main import check_batch
+from cotjax.train.checks import check_batch
 from cotjax.train.optim import configured
 from cotjax.train.step import abstract_batch, abstract_state, make_train_step
 

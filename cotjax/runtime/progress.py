@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -90,23 +92,39 @@ class Stage:
             self._reporter.say(f"  {done}/{total} {detail}")
 
 
-def training_progress(stage: Stage) -> Callable[[int, int, dict], None]:
-    """Return a callback for `cotjax.train.main.train` that shows the loss, speed and time left."""
-    # The first step seen (a resumed run starts at any) and its time.
-    begun: tuple[int, float] | None = None
+class Listener:
+    """What `cotjax.train.main.train` tells of its run; this one prints the warnings alone."""
 
-    def report(step: int, steps: int, row: dict) -> None:
-        nonlocal begun
+    def say(self, text: str) -> None:
+        """Hear a line for people."""
+
+    def warn(self, text: str) -> None:
+        """Hear that something is wrong, although the run continues."""
+        print(f"cotjax: {visible(text)}", file=sys.stderr)
+
+    def report(self, step: int, steps: int, row: Mapping[str, Any]) -> None:
+        """Hear the metrics row of one of `steps` updates."""
+
+
+class TrainingProgress(Listener):
+    """Shows the loss, the speed and the time left of a training run as a stage's progress."""
+
+    def __init__(self, reporter: Reporter, stage: Stage):
+        self._reporter, self._stage = reporter, stage
+        # The first step reported (a resumed run starts at any) and its time.
+        self._begun: tuple[int, float] | None = None
+
+    def say(self, text: str) -> None:
+        self._reporter.say(f"  {text}")
+
+    def warn(self, text: str) -> None:
+        self._reporter.warn(text)
+
+    def report(self, step: int, steps: int, row: Mapping[str, Any]) -> None:
         now = time.perf_counter()
-        begun = begun or (step, now)
-        left = (
-            f", {(now - begun[1]) / (step - begun[0]) * (steps - step):.0f} s left"
-            if step > begun[0]
-            else ""
-        )
+        first, started = self._begun = self._begun or (step, now)
+        seconds = (now - started) / (step - first) * (steps - step) if step > first else None
+        left = "" if seconds is None else f", {seconds:.0f} s left"
         loss = "none" if row["loss"] is None else f"{row['loss']:.3f}"
-        stage.update(
-            step, steps, f"steps, loss {loss}, {row['time']['tokens_per_s']:,.0f} tokens/s{left}"
-        )
-
-    return report
+        speed = f"{row['time']['tokens_per_s']:,.0f} tokens/s"
+        self._stage.update(step, steps, f"steps, loss {loss}, {speed}{left}")

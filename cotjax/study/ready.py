@@ -30,7 +30,7 @@ from cotjax.study.evaluate import (
     playing_mesh,
 )
 from cotjax.study.training_data import selection_of
-from cotjax.train.main import check_batch, check_counts
+from cotjax.train.checks import check_batch, check_counts
 from cotjax.train.trackers import check_trackers
 from cotjax.weights.convert import folder_kind, read_config, tokenizer_folder
 

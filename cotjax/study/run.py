@@ -41,7 +41,7 @@ from cotjax.runtime.claim import (
 )
 from cotjax.runtime.content import contents
 from cotjax.runtime.files import atomic_folder, local_path, read_json, write_atomic
-from cotjax.runtime.progress import Reporter, training_progress
+from cotjax.runtime.progress import Reporter, TrainingProgress
 from cotjax.runtime.provenance import git_revision, package_versions
 from cotjax.study.evaluate import check_playable, evaluate
 from cotjax.study.export import keep_base
@@ -51,6 +51,7 @@ from cotjax.study.training_data import agent_config, made_tokenizer
 from cotjax.train.fingerprints import Fingerprints
 from cotjax.train.main import train
 from cotjax.train.recall import grow_recall
+from cotjax.train.run import Run
 from cotjax.weights.convert import load_params, read_config, tokenizer_folder
 
 VOCAB_MULTIPLE = 64
@@ -112,20 +113,21 @@ class Study:
         for arm, settings in self.config.arms.items():
             title = f"Training {arm!r} ({settings.label}) on {jax.device_count()} {jax.default_backend()} device(s)"
             with self.reporter.stage("train", title) as stage:
-                train(
+                run = Run(
                     self.config.train,
-                    folder=self.arm_folders[arm],
-                    source=source,
                     masking=masking_of(self.config, arm),
                     model=model,
                     make_params=make_params,
-                    mesh_shape=dict(self.config.mesh),
                     seed=self.config.seed,
                     made_from=made_from,
                     config=json.loads(self.config.to_json_best_effort()),
-                    report=training_progress(stage),
-                    say=lambda line: self.reporter.say(f"  {line}"),
-                    warn=self.reporter.warn,
+                )
+                train(
+                    run,
+                    folder=self.arm_folders[arm],
+                    source=source,
+                    mesh_shape=dict(self.config.mesh),
+                    listener=TrainingProgress(self.reporter, stage),
                 )
 
     def evaluate(self, games: GameSets) -> None:

@@ -43,15 +43,20 @@ def _extremes(state: TrainState) -> tuple[jax.Array, jax.Array]:
     return jnp.stack(sizes).max(), jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]).all()
 
 
-def is_sound(state: TrainState, probe: Callable[[dict], tuple[Any, Any]]) -> bool:
-    """Whether all of a state is finite, and so are the loss and the gradient of its parameters.
+def is_sound(
+    state: TrainState, probe: Callable[[dict], tuple[jax.Array, jax.Array]] | None = None
+) -> bool:
+    """Return whether a state is finite, and the loss and gradient of its parameters too.
 
-    `probe(params)` gives these two. It costs a step, and the first time its compilation, so it is asked only where parameters are LARGE.
+    `probe(params)` returns the loss and the gradient's norm. It costs a step, and a compilation the
+    first time, so it is called only when parameters are LARGE.
     """
     largest, finite = jax.device_get(_extremes(state))
-    return bool(finite) and (
-        largest <= LARGE or bool(np.isfinite(jax.device_get(probe(state.params))).all())
-    )
+    if not finite:
+        return False
+    if probe is None or largest <= LARGE:
+        return True
+    return bool(np.isfinite(jax.device_get(probe(state.params))).all())
 
 
 def make_forward(

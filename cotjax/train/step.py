@@ -128,7 +128,13 @@ def make_probe(
         return pairs["loss"][0], optax.tree.norm(optax.tree.cast(grads, jnp.float32))
 
     places = (param_shardings(config, mesh), dict.fromkeys(BATCH_FIELDS, batch_sharding(mesh)))
-    return jax.jit(probe, in_shardings=places, compiler_options=_compiler_options(mesh))
+    program = jax.jit(probe, in_shardings=places, compiler_options=_compiler_options(mesh))
+
+    def on_mesh(params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
+        with jax.set_mesh(mesh):
+            return program(params, batch)
+
+    return on_mesh
 
 
 def make_train_step(

@@ -15,11 +15,13 @@ from cotjax.data.pipeline import Masking
 from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
 from cotjax.data.trajectories import write_trajectories
 from cotjax.model import lora, params
-from cotjax.model.config import LoRA
+from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.sharding import make_mesh
+from cotjax.runtime.progress import Listener
 from cotjax.train.checkpoint import Checkpoints
 from cotjax.train.main import train
 from cotjax.train.metrics import read_metrics
+from cotjax.train.run import Run
 from helpers import tiny
 
 MODEL = tiny.model_config(vocab_size=64)
@@ -70,47 +72,47 @@ def init_lora_params(mesh: jax.sharding.Mesh) -> Any:
     return lora.add(MODEL, init_params(mesh), LORA_MODEL.lora, key, mesh)[1]
 
 
+class Hears(Listener):
+    """Hands what a run tells to functions."""
+
+    def __init__(
+        self,
+        report: Callable[..., None] = lambda *row: None,
+        say: Callable[[str], None] = print,
+        warn: Callable[[str], None] = print,
+    ):
+        self.report, self.say, self.warn = report, say, warn
+
+
 def run(
     folder: Path,
     source: Any,
     *,
+    model: ModelConfig = MODEL,
+    make_params: Callable[[jax.sharding.Mesh], Any] = init_params,
     masking: Masking | None = None,
     mesh_shape: dict[str, int] = ONE,
     made_from: dict[str, Any] | None = None,
+    seed: int = 3,
     report: Callable[..., None] = lambda *row: None,
     say: Callable[[str], None] = print,
     warn: Callable[[str], None] = print,
     **changes: Any,
 ) -> Any:
-    """Train MODEL in `folder`; `changes` are fields of `config.train`."""
+    """Train a tiny model in `folder`; `changes` are fields of `config.train`."""
+    what = Run(settings(**changes), masking or Masking(), model, make_params, seed, made_from)
     return train(
-        settings(**changes),
-        folder=folder,
+        what,
+        folder=Path(folder),
         source=source,
-        masking=masking or Masking(),
-        model=MODEL,
-        make_params=init_params,
         mesh_shape=mesh_shape,
-        seed=3,
-        report=report,
-        made_from=made_from,
-        say=say,
-        warn=warn,
+        listener=Hears(report, say, warn),
     )
 
 
-def run_lora(folder: Path, source: Any, *, mesh_shape: dict[str, int] = ONE, **changes: Any) -> Any:
-    """Train LORA_MODEL's adapters in `folder`."""
-    return train(
-        settings(**changes),
-        folder=folder,
-        source=source,
-        masking=Masking(),
-        model=LORA_MODEL,
-        make_params=init_lora_params,
-        mesh_shape=mesh_shape,
-        seed=3,
-    )
+def run_lora(folder: Path, source: Any, **rest: Any) -> Any:
+    """Train LORA_MODEL's adapters in `folder`, as `run` does."""
+    return run(folder, source, model=LORA_MODEL, make_params=init_lora_params, **rest)
 
 
 def params_at(checkpoints: Path, step: int, model: Any = MODEL) -> Any:

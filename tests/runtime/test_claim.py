@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers.training import MODEL, ONE, assert_same, make_source, params_at, rows, run, settings
+from helpers.training import MODEL, assert_same, make_source, params_at, rows, run
 
 from cotjax.data.pipeline import Masking
 from cotjax.errors import DataError, UsageError
@@ -19,7 +19,6 @@ from cotjax.model.params import init_params
 from cotjax.runtime.claim import begun, planned_steps
 from cotjax.train import fingerprints
 from cotjax.train.fingerprints import Fingerprints
-from cotjax.train.main import train
 from cotjax.train.metrics import read_metrics
 
 TESTS = Path(__file__).parents[1]
@@ -246,24 +245,26 @@ def test_a_start_that_failed_binds_nothing(source, tmp_path):
     def broken(mesh):
         return jax.tree.map(lambda x: x * 1e30, init_params(MODEL, jax.random.key(0), mesh))
 
-    rest = {"folder": tmp_path, "source": source, "mesh_shape": ONE}
     with pytest.raises(DataError, match=r"step 1: the (loss|gradient's norm) is nan"):
-        train(
-            settings(**CHANGES),
-            **rest,
+        run(
+            tmp_path,
+            source,
             masking=Masking(fraction=0.5),
-            model=MODEL,
             make_params=broken,
-            seed=3,
             made_from=MADE_FROM,
+            **CHANGES,
         )
     assert not begun(tmp_path) and (tmp_path / "checkpoints" / "0").exists()
     other = replace(MODEL, feed_forward=32)
-    corrected = settings(**CHANGES | {"steps": 1, "warmup": 0})
-    train(
-        corrected, **rest, masking=Masking(), model=other, seed=4,
-        make_params=lambda mesh: init_params(other, jax.random.key(0), mesh), made_from=without("base", sha256="a" * 64),
-    )  # fmt: skip
+    run(
+        tmp_path,
+        source,
+        model=other,
+        make_params=lambda mesh: init_params(other, jax.random.key(0), mesh),
+        made_from=without("base", sha256="a" * 64),
+        seed=4,
+        **CHANGES | {"steps": 1, "warmup": 0},
+    )
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1]
     start = params_at(tmp_path / "checkpoints", 0, other)
     jax.tree.map(
@@ -278,10 +279,7 @@ def test_a_base_that_cannot_be_read_leaves_no_trace(source, tmp_path):
         raise UsageError("the base is broken")
 
     with pytest.raises(UsageError, match="the base is broken"):
-        train(
-            settings(**CHANGES), folder=tmp_path / "run", source=source, masking=Masking(), model=MODEL, make_params=fails, mesh_shape=ONE,
-            seed=3,
-        )  # fmt: skip
+        run(tmp_path / "run", source, make_params=fails, **CHANGES)
     assert not (tmp_path / "run").exists()
 
 

@@ -9,7 +9,7 @@ from cotjax.cli.main import main
 from cotjax.config import default_config, load_config
 from cotjax.errors import UsageError
 from cotjax.runtime.ranges import INT32_MAX, RANGES, check_all_ranges
-from cotjax.train.main import check_counts
+from cotjax.train.checks import check_counts
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FIELDS = [(section, field) for section, fields in RANGES.items() for field in fields]

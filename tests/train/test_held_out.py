@@ -16,7 +16,7 @@ from cotjax.errors import DataError, UsageError
 from cotjax.masking import Role
 from cotjax.model.params import init_params
 from cotjax.objectives.supervised import supervised
-from cotjax.train.main import check_counts
+from cotjax.train.checks import check_counts
 from cotjax.train.metrics import read_held_out, read_metrics
 from cotjax.train.soundness import LARGE, is_sound
 from cotjax.train.step import TrainState
@@ -363,7 +363,7 @@ def test_a_held_out_loss_that_is_not_finite_stops_the_run(source, tmp_path):
 
     with pytest.raises(
         DataError,
-        match=r"^step 0: the held-out loss behind it is nan; .* look at the held-out data",
+        match=r"^step 0: the held-out loss after it is nan; .* look at the held-out data",
     ):
         run(tmp_path, [beyond(source[index]) for index in range(len(source))], **SMALL, **HELD)
     assert not list((tmp_path / "checkpoints").iterdir()) and not read_held_out(
@@ -372,16 +372,11 @@ def test_a_held_out_loss_that_is_not_finite_stops_the_run(source, tmp_path):
 
 
 def test_weights_that_hold_nan_are_told_before_anything_is_saved(source, tmp_path):
-    from cotjax.train.main import train
-
     def make_params(mesh):
         params = init_params(MODEL, jax.random.key(0), mesh)
         params["model"]["norm"]["weight"] = params["model"]["norm"]["weight"].at[3].set(np.nan)
         return params
 
     with pytest.raises(DataError, match="that training starts from are not all finite"):
-        train(
-            settings(**SMALL), folder=tmp_path, source=source, masking=MASKING, model=MODEL, make_params=make_params,
-            mesh_shape={"data": 1, "fsdp": 1, "tensor": 1}, seed=3,
-        )  # fmt: skip
+        run(tmp_path, source, masking=MASKING, make_params=make_params, **SMALL)
     assert not list((tmp_path / "checkpoints").iterdir())

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import tiny
-from helpers.training import ONE, make_source, params_at, settings
+from helpers.training import make_source, params_at, run, settings
 from jax.sharding import AbstractMesh, AxisType
 
 from cotjax.data.pipeline import Masking, batches, dropped_weights
@@ -17,7 +17,6 @@ from cotjax.model.params import abstract_params, init_params, param_shardings, s
 from cotjax.model.sharding import MESH_AXES, batch_sharding, make_mesh
 from cotjax.objectives.supervised import make_objective
 from cotjax.train.checkpoint import Checkpoints
-from cotjax.train.main import train
 from cotjax.train.optim import Mastered, configured, make_optimizer, needs_master
 from cotjax.train.step import abstract_state, init_state, make_train_step, state_shardings
 
@@ -109,11 +108,15 @@ def test_the_copy_lies_as_its_parameters_do():
 
 
 def _run(folder, source, **changes):
-    return train(
-        settings(steps=6, save_every=3, learning_rate=1e-4, batch=4, row_length=96, warmup=1, **changes), folder=folder, source=source,
-        masking=Masking(), model=NARROW, make_params=lambda mesh: init_params(NARROW, jax.random.key(0), mesh), mesh_shape=ONE,
-        seed=3, say=lambda line: None,
-    )  # fmt: skip
+    sizes = {"steps": 6, "save_every": 3, "batch": 4, "row_length": 96}
+    rates = {"learning_rate": 1e-4, "warmup": 1}
+    return run(
+        folder,
+        source,
+        model=NARROW,
+        make_params=lambda mesh: init_params(NARROW, jax.random.key(0), mesh),
+        **sizes | rates | changes,
+    )
 
 
 def test_a_resumed_run_ends_with_the_same_bits(source, tmp_path):

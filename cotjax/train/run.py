@@ -1,0 +1,53 @@
+"""What a training run is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jax.sharding import Mesh
+
+from cotjax.data.pipeline import Masking
+from cotjax.model.config import ModelConfig
+from cotjax.model.params import Params
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that decides the result of training.
+
+    settings: the config's `train` section.
+    masking: which targets are trained on.
+    model: the decoder.
+    make_params: returns the first parameters, on a mesh.
+    seed: of the data's order and the masking.
+    made_from: fingerprints of data, tokenizer and base (`cotjax.runtime.content`); None: unknown.
+    config: the whole config, kept in every checkpoint; None: there is none.
+    """
+
+    settings: Any
+    masking: Masking
+    model: ModelConfig
+    make_params: Callable[[Mesh], Params]
+    seed: int
+    made_from: Mapping[str, Any] | None = None
+    config: Mapping[str, Any] | None = None
+
+    def bound(self) -> dict[str, Any]:
+        """Return what a folder is bound to by this run: see `cotjax.runtime.claim`."""
+        bound = {
+            "train": dict(self.settings),
+            "masking": asdict(self.masking),
+            "model": asdict(self.model),
+            "seed": self.seed,
+        }
+        return bound | ({"made_from": self.made_from} if self.made_from else {})
+
+    def held_out_steps(self, saves: Collection[int]) -> set[int]:
+        """Return the steps after which the held-out loss is measured.
+
+        These are every `eval_every` steps, and those at which the run saves by plan.
+        """
+        every = self.settings.eval_every
+        return {*range(0, self.settings.steps + 1, every), *saves} if every else set()
