@@ -95,7 +95,7 @@ def test_changed_data_is_refused_before_anything_is_built_and_the_same_goes_on(
         2,
         "the content of",
         str(data),
-        "bring back what it was begun with, or choose another folder with --out",
+        "restore what it was begun with, or choose another folder with --out",
     )
     assert len(list((folder / "run" / "dataset" / "agent_trajectories").iterdir())) == 1
     data.write_bytes(kept)
