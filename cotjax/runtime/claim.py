@@ -322,14 +322,14 @@ def _results(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
     results: list[tuple[str, tuple[str, ...]]] = []
     trained = ("seed", "world", "task_types.", "data.", "model.", "train.", "masking.")
     if (folder / "trajectories" / "train.jsonl").exists():
-        bound = ("seed", "task_types.", "collect.", *_GAMES, "games.train")
-        results.append(("trajectories were collected with it", bound))
+        collected = ("seed", "task_types.", "collect.", *_GAMES, "games.train")
+        results.append(("trajectories were collected with it", collected))
     if arms := arms_begun(folder):
-        bound = (*trained, *(f"arms.{arm}." for arm in arms))
-        results.append((f"{', '.join(arms)} trained with it", bound))
+        of_arms = tuple(f"arms.{arm}." for arm in arms)
+        results.append((f"{', '.join(arms)} trained with it", (*trained, *of_arms)))
     if (folder / "trajectories" / "held_out.jsonl").exists():
-        bound = ("seed", "task_types.", *_GAMES, *_PLAYED, "collect.max_steps")
-        results.append(("the expert played games with it", bound))
+        played = ("seed", "task_types.", *_GAMES, *_PLAYED, "collect.max_steps")
+        results.append(("the expert played games with it", played))
     if records := sum(1 for _ in (folder / "records").rglob("*.json")):
         result = (
             f"{records} episodes were played with it, and must not be mixed with others: "

@@ -1,11 +1,11 @@
-"""Checkpoints by Orbax: parameters, optimizer, data position and what the run was.
+"""Checkpoints by Orbax: parameters, optimizer state, data position and the run's settings.
 
-Each step's folder holds the items `params`, `opt_state` and `run` (JSON: step, data iterator state, seed, settings), so that an
-evaluation restores the parameters alone. Restoring goes onto any mesh. With LoRA too `params` are all of them, the frozen base among
-them: each checkpoint stands alone, for the price of the base's size.
+The folder of a step holds the items `params`, `opt_state` and `run` (JSON: step, data iterator
+state, seed, settings), so that an evaluation restores the parameters alone, onto any mesh. With
+LoRA `params` includes the frozen base: each checkpoint is complete, at the cost of the base's size.
 
-Beside the items stands `sums.json`: the size and the checksum of every file, written before the folder gets its name. A checkpoint
-whose files are not those is damaged, and is never loaded.
+`sums.json` holds the size and checksum of every file. It is written before the folder gets its
+name. A checkpoint whose files differ from it is damaged, and is never loaded.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from cotjax.train.step import TrainState
 from cotjax.weights.orbax import check_shapes
 
 _SUMS = "sums.json"
-_PART_BYTES = 1 << 22  # read at once while a checksum is made
+_PART_BYTES = 1 << 22  # read at once for a checksum
 
 
 class Ranked(NamedTuple):
@@ -107,37 +107,47 @@ class Keep:
 
 
 class Checkpoints:
-    """The checkpoints of one arm, under `folder`. Without `keep`, they are only read."""
+    """The checkpoints of one arm, under `folder`. Without `keep`, they are read only."""
 
     def __init__(self, folder: str | Path, keep: Keep | None = None, alone: bool = False):
-        """`alone`: for one process of several, which reads onto its own devices when it likes; else all of them do everything together."""
+        """Open the checkpoints.
+
+        `alone`: one process of several reads onto its own devices at any time; otherwise all
+        processes make every call together.
+        """
         self.folder = Path(folder).resolve()
         self._keep, self._alone = keep, alone
         self._saving: int | None = None
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep,
-            # A save that was cut off is no checkpoint; another process may be in the midst of one, while this one only reads.
+            # Temporary folders are interrupted saves; but while this process only reads, another
+            # one may be saving.
             cleanup_tmp_directories=keep is not None,
-            # The metadata of a damaged checkpoint must not stand in the way of the others.
+            # Do not read the metadata of all checkpoints: one may be damaged.
             lightweight_initialize=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sums),
         )
         self._manager = ocp.CheckpointManager(
-            self.folder, options=_apart(options) if alone else options
+            self.folder, options=_single_process(options) if alone else options
         )
 
     def steps(self) -> list[int]:
-        """Finished checkpoints, in order."""
+        """Return the steps of the finished checkpoints, in order."""
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, run: dict, loss: float | None = None) -> None:
-        """Begin to save; the loop goes on. `run` must be JSON; `loss`, the held-out one in nats, is what `Keep` ranks by.
+        """Begin to save, in the background.
+
+        Args:
+          state: what is saved; it may be donated afterwards.
+          run: JSON, with the `step`.
+          loss: the held-out loss in nats, by which `Keep` ranks.
 
         Raises:
-          DataError: it cannot be written, or the save before it could not.
+          DataError: this checkpoint, or the one before it, cannot be written.
         """
         step = run["step"]
-        if loss is not None:
+        if self._keep is not None and loss is not None:
             self._keep.losses[step] = loss
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
@@ -151,12 +161,13 @@ class Checkpoints:
     def resume(
         self, like: TrainState, warn: Callable[[str], None]
     ) -> tuple[TrainState, dict] | None:
-        """The newest checkpoint that is whole, as `restore` gives it; None where there is none.
+        """Restore the newest undamaged checkpoint, as `restore` does; None when there is none.
 
-        Newer ones that are damaged are named to `warn` and put aside, as `30.damaged-1`, so that the step can be saved again.
+        Newer, damaged ones are reported to `warn` and renamed, to `30.damaged-1`, so that the step
+        can be saved again.
 
         Raises:
-          DataError: a checkpoint of another model, or one that is whole and cannot be restored.
+          DataError: a checkpoint is of another model, or cannot be restored though undamaged.
         """
         for step in reversed(self.steps()):
             reason = self._damage(step)
@@ -164,12 +175,13 @@ class Checkpoints:
                 return self.restore(step, like)
             aside = self._put_aside(step)
             warn(
-                f"{self.folder / str(step)}: {reason}; this checkpoint is damaged and not used, it is now {aside.name}"
+                f"{self.folder / str(step)}: {reason}; this checkpoint is damaged and not used; "
+                f"it is renamed to {aside.name}"
             )
         return None
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict]:
-        """The whole state, sharded as `like` is, and the `run` saved beside it."""
+        """Return the state, sharded as `like` is, and the `run` saved with it."""
         self._check_shapes(step, like.params)
         items = ocp.args.Composite(
             params=ocp.args.StandardRestore(_abstract(like.params)),
@@ -181,15 +193,16 @@ class Checkpoints:
         return TrainState(count, restored["params"], restored["opt_state"]), restored["run"]
 
     def restore_params(self, step: int, config: ModelConfig, mesh: Mesh) -> dict:
-        """The parameters alone, sharded over `mesh`.
+        """Return the parameters alone, sharded over `mesh`.
 
         Raises:
-          DataError: there is no such checkpoint, it is damaged, or of another model.
+          DataError: there is no such checkpoint, it is damaged, or it is of another model.
         """
         like = abstract_params(config, mesh)
         if step in self.steps() and (reason := self._damage(step, "params")) is not None:
             raise DataError(
-                f"{self.folder / str(step)}: {reason}; this checkpoint is damaged, and cannot be used"
+                f"{self.folder / str(step)}: {reason}; this checkpoint is damaged, and cannot be "
+                "used"
             )
         self._check_shapes(step, like)
         return self._restore(step, ocp.args.Composite(params=ocp.args.StandardRestore(like)))[
@@ -197,13 +210,13 @@ class Checkpoints:
         ]
 
     def digest(self, step: int) -> str:
-        """A hash of the sums of a finished checkpoint: which files it was, 32 hexadecimal digits."""
+        """Return a hash of a finished checkpoint's sums, so of its files: 32 hexadecimal digits."""
         return hashlib.blake2b(
             (self.folder / str(step) / _SUMS).read_bytes(), digest_size=16
         ).hexdigest()
 
     def close(self) -> None:
-        """Return when every begun save is on disk.
+        """Wait until every save is on the disk.
 
         Raises:
           DataError: the last save could not be written.
@@ -211,7 +224,7 @@ class Checkpoints:
         self._written(self._manager.close)
 
     def _written(self, write: Callable[[], Any]) -> None:
-        """Run what may find that a save went wrong, this one or the one before it, and say so in one line."""
+        """Call Orbax; turn the failure of this save, or the one before, into a DataError."""
         try:
             write()
         except (OSError, ValueError, RuntimeError, TimeoutError) as error:
@@ -220,12 +233,16 @@ class Checkpoints:
             reason = "the disk is full" if full else text[:300]
             kept = [step for step in saved_steps(self.folder) if step != self._saving]
             raise DataError(
-                f"{self.folder / str(self._saving)}: the checkpoint could not be saved ({reason}); those of steps {kept} are as they were; "
-                "make room, and the same command goes on from the last of them"
+                f"{self.folder / str(self._saving)}: the checkpoint could not be saved ({reason}); "
+                f"those of steps {kept} are unchanged; free some space, and the same command "
+                "resumes from the last of them"
             ) from error
 
     def _write_sums(self) -> None:
-        """Called by Orbax, on one process and beside the loop, when all files of a save are there and its folder has no name yet."""
+        """Write sums.json. Orbax calls this on one process, from a thread of its own.
+
+        By then all files of the save are there, but the folder still has its temporary name.
+        """
         unnamed = next(
             self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"),
             self.folder / str(self._saving),
@@ -240,16 +257,20 @@ class Checkpoints:
         write_atomic(unnamed / _SUMS, json.dumps(sums, indent=0) + "\n")
 
     def _damage(self, step: int, item: str = "") -> str | None:
-        """What is wrong with a checkpoint's files (or with one item's); None where nothing is. Each process looks at its share."""
+        """Say what is wrong with a checkpoint's files (or one item's); None when nothing is.
+
+        Each process checks its share of the files.
+        """
         if self._alone:
             return damage(self.folder / str(step), item)
         reason = damage(self.folder / str(step), item, jax.process_index(), jax.process_count())
         if jax.process_count() > 1:
-            found = multihost_utils.process_allgather(np.array(reason is not None))
-            reason = reason or ("another process found it so" if found.any() else None)
+            damaged = multihost_utils.process_allgather(np.array(reason is not None))
+            reason = reason or ("another process found damage" if damaged.any() else None)
         return reason
 
     def _put_aside(self, step: int) -> Path:
+        """Rename a damaged checkpoint's folder; return its new path."""
         folder = self.folder / str(step)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("every process has seen the damage")
@@ -258,25 +279,29 @@ class Checkpoints:
         return folder.with_name(name)
 
     def _check_shapes(self, step: int, params: dict) -> None:
-        """Compare names and shapes before anything is read: a restore that fails half-way leaves reads behind."""
+        """Raise DataError unless a checkpoint has the names and shapes of `params`.
+
+        This comes before the restore, because one that fails midway leaves reads running.
+        """
         if step not in self._manager.all_steps():
             raise DataError(
                 f"{self.folder}: no checkpoint at step {step}; there are {self.steps() or 'none'}"
             )
         check_shapes(self.folder / str(step) / "params", params)
 
-    def _restore(self, step: int, items: ocp.args.Composite):
+    def _restore(self, step: int, items: ocp.args.Composite) -> Any:
         try:
             return self._manager.restore(step, args=items)
         except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(
-                f"{self.folder}/{step}: cannot be restored into this model ({reason}); is it a checkpoint of another model?"
+                f"{self.folder}/{step}: cannot be restored into this model ({reason}); is it a "
+                "checkpoint of another model?"
             ) from error
 
 
-def _apart(options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManagerOptions:
-    """The same for one process that reads, whatever the others do."""
+def _single_process(options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManagerOptions:
+    """Return the options for one process that reads independently of the others."""
     process = jax.process_index()
     itself = ocp.options.MultiprocessingOptions(
         primary_host=process,
@@ -287,9 +312,10 @@ def _apart(options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManagerOption
 
 
 def damage(folder: Path, item: str = "", share: int = 0, shares: int = 1) -> str | None:
-    """What is wrong with the files of a checkpoint, by its sums; None where nothing is.
+    """Say what is wrong with the files of a checkpoint, by its sums; None when nothing is.
 
-    Only those of `item`, such as "params", where one is named; and of these only every `shares`-th, from the `share`-th on.
+    Checks only the files of `item`, such as "params", if one is named; and of these only every
+    `shares`-th, from number `share` on.
     """
     try:
         sums: Mapping[str, list[int]] = json.loads((folder / _SUMS).read_text())
@@ -300,18 +326,18 @@ def damage(folder: Path, item: str = "", share: int = 0, shares: int = 1) -> str
     for name in sorted(name for name in sums if name.startswith(item))[share::shares]:
         size, checksum = sums[name]
         try:
-            found = (folder / name).stat().st_size
-            if found != size:
-                return f"{name} has {found} bytes, and had {size}"
+            size_now = (folder / name).stat().st_size
+            if size_now != size:
+                return f"{name} has {size_now} bytes, and had {size}"
             if _checksum(folder / name) != checksum:
-                return f"{name} is not what was written (its checksum differs)"
+                return f"{name} changed after it was written (its checksum differs)"
         except OSError as error:
             return f"{name}: {error.strerror}"
     return None
 
 
 def _checksum(path: Path) -> int:
-    """CRC-32 of a file."""
+    """Return the CRC-32 of a file."""
     checksum = 0
     with path.open("rb") as file:
         while part := file.read(_PART_BYTES):
@@ -319,7 +345,7 @@ def _checksum(path: Path) -> int:
     return checksum
 
 
-def _abstract(tree):
+def _abstract(tree: Any) -> Any:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree
     )

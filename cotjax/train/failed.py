@@ -1,15 +1,17 @@
-"""A step whose loss is not finite: its batch is kept, and can be looked into with the checkpoint before it.
+"""A step whose loss is not finite: its batch is kept, to be run through the checkpoint before it.
 
-failed/step-000123/batch-0.npz    rows of process 0, as the train step saw them (`cotjax.train.step.BATCH_FIELDS`)
-failed/step-000123/about.json     step, the checkpoint before it, seed, masking, and what was found
+failed/step-000123/batch-0.npz    rows of process 0, as the train step saw them (step.BATCH_FIELDS)
+failed/step-000123/about.json     step, the checkpoint before it, seed, masking, and the error
 """
 
 from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +28,14 @@ from cotjax.runtime.files import write_atomic
 from cotjax.train.step import BATCH_FIELDS
 
 
-def keep_failed(folder: Path, step: int, batch: dict[str, np.ndarray], about: dict) -> Path:
-    """Write a failed step's batch (this process's rows) and what is known of it; return its folder."""
+def keep_failed(
+    folder: Path, step: int, batch: Mapping[str, np.ndarray], about: Mapping[str, Any]
+) -> Path:
+    """Write a failed step's batch (this process's rows) and facts; return its folder."""
     where = folder / f"step-{step:06d}"
     where.mkdir(parents=True, exist_ok=True)
     packed = io.BytesIO()
-    np.savez_compressed(packed, **batch)
+    np.savez_compressed(packed, allow_pickle=False, **batch)
     write_atomic(where / f"batch-{jax.process_index()}.npz", packed.getvalue())
     if jax.process_index() == 0:
         write_atomic(where / "about.json", json.dumps({"step": step, **about}, indent=2) + "\n")
@@ -39,7 +43,10 @@ def keep_failed(folder: Path, step: int, batch: dict[str, np.ndarray], about: di
 
 
 def load_failed(where: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """(batch of all processes' rows, about). Raises DataError, naming the file, when it is not a failed step's folder."""
+    """Return (batch of all processes' rows, facts) of a failed step's folder.
+
+    Raises DataError when it is not such a folder.
+    """
     try:
         about = json.loads((where / "about.json").read_text())
         files = [
@@ -49,18 +56,19 @@ def load_failed(where: Path) -> tuple[dict[str, np.ndarray], dict]:
         batch = {name: np.concatenate([part[name] for part in parts]) for name in BATCH_FIELDS}
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
-            f"{where}: not the whole of a failed step, as training writes it to failed/step-… ({error})"
+            f"{where}: not the complete folder of a failed step, as training writes it to "
+            f"failed/step-… ({error})"
         ) from None
     return batch, about
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What one step over a batch gives, part by part. Losses are in nats.
+    """The parts of one step over a batch. Losses are in nats.
 
-    losses_BT: of each target, times its weight.
-    gradient_norms: group of parameters -> norm of the gradient of the loss, divided as the run divides it.
-    wrong_params: names of parameters that hold a number that is not finite.
+    losses_BT: loss of each target, times its weight.
+    gradient_norms: group of parameters -> norm of the loss's gradient, normalized as in the run.
+    wrong_params: names of parameters that are not finite.
     """
 
     losses_BT: np.ndarray
@@ -90,23 +98,23 @@ def examine(
         for path, grad in jax.tree.leaves_with_path(grads):
             group = _group([key.key for key in path])
             squares[group] = squares.get(group, 0.0) + jnp.sum(jnp.square(grad.astype(jnp.float32)))
-        whole = [
+        finite = [
             (".".join(key.key for key in path), jnp.isfinite(leaf).all())
             for path, leaf in jax.tree.leaves_with_path(params)
         ]
     norms = {group: float(square) ** 0.5 for group, square in squares.items()}
     return Examined(
-        np.asarray(losses_BT), norms, tuple(name for name, finite in whole if not finite)
+        np.asarray(losses_BT), norms, tuple(name for name, is_finite in finite if not is_finite)
     )
 
 
 def _group(path: list[str]) -> str:
-    """model.layers.3.self_attn.q_proj.weight -> model.layers.3.self_attn; model.norm.weight -> model.norm."""
+    """Return the module of a parameter: model.norm, or model.layers.3.self_attn with its parts."""
     return ".".join(path[:-2] if len(path) > 3 else path[:-1])
 
 
 def by_role(losses_T: np.ndarray, weights_T: np.ndarray, roles_T: np.ndarray) -> dict[str, float]:
-    """Mean loss of a row's supervised targets by their role, in nats."""
+    """Return the mean loss of a row's supervised targets by their role, in nats."""
     supervised = weights_T > 0
     return {
         role.name: float(losses_T[chosen].mean())

@@ -19,7 +19,7 @@ _SETTLED_S = 2.0
 
 
 class Fingerprints:
-    """SHA-256 of files. `memory`, a JSON file, keeps each sum by the file's path, size and times."""
+    """SHA-256 of files. `memory`, a JSON file, keeps each by the file's path, size and times."""
 
     def __init__(self, memory: Path):
         self._memory = memory

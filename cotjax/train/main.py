@@ -93,13 +93,9 @@ def train(
     held_out = None
     if settings.eval_every:
         examples = len(source)
-        source, kept_back = split(source, settings.eval_share, run.seed)
-        held_out = HeldOut(
-            kept_back, make_forward(model, mesh, **layers), mesh, settings, masking, own
-        )
-        listener.say(
-            f"held out: {len(kept_back)} of {examples} examples; the others are trained on"
-        )
+        source, apart = split(source, settings.eval_share, run.seed)
+        held_out = HeldOut(apart, make_forward(model, mesh, **layers), mesh, settings, masking, own)
+        listener.say(f"held out: {len(apart)} of {examples} examples; the others are trained on")
     check_supervised(source, masking)
     iterator = iter(
         batches(

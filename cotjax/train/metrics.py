@@ -1,4 +1,4 @@
-"""What a run says of itself: one JSON line a step, and where its time went."""
+"""The metrics of a run: a JSON line for each step, and where its time went."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from cotjax.runtime.files import disk_errors, write_atomic
 
 
 class Clock:
-    """Where the loop's time goes, in seconds, since the last lap and in all."""
+    """Where the loop's time goes, in seconds, since the last lap and in total."""
 
     def __init__(self):
         self._started = self._lap = time.perf_counter()
-        self._of_lap = {"input_wait": 0.0, "save_blocked": 0.0}
-        self._in_all = dict(self._of_lap)
+        self._in_lap = {"input_wait": 0.0, "save_blocked": 0.0}
+        self._in_total = dict(self._in_lap)
 
     @contextmanager
     def waiting(self, kind: str) -> Iterator[None]:
-        """Count what happens inside as waiting: "input_wait" for a batch, "save_blocked" for a save to begin."""
+        """Count the block as waiting: "input_wait" for a batch, "save_blocked" for a save."""
         began = time.perf_counter()
         yield
         spent = time.perf_counter() - began
-        self._of_lap[kind] += spent
-        self._in_all[kind] += spent
+        self._in_lap[kind] += spent
+        self._in_total[kind] += spent
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Leave what happens inside out of all figures."""
+        """Leave the block out of all figures."""
         began = time.perf_counter()
         yield
         spent = time.perf_counter() - began
@@ -48,34 +48,44 @@ class Clock:
         self._started += spent
 
     def lap(self, tokens: int, flops: float, peak: float | None) -> dict[str, float]:
-        """The `time` of a row: all since the last lap. `flops` of the step, and `peak` a second, are of all devices."""
+        """Return the `time` of a row: all since the last lap.
+
+        `flops` of the step and `peak` per second are those of all devices together.
+        """
         now = time.perf_counter()
         seconds, self._lap = now - self._lap, now
-        waits, self._of_lap = self._of_lap, dict.fromkeys(self._of_lap, 0.0)
+        waits, self._in_lap = self._in_lap, dict.fromkeys(self._in_lap, 0.0)
         row = {"seconds": seconds, "tokens_per_s": tokens / seconds}
         if peak is not None:
-            # A lap may be shorter than its step, when the host was held up in the one before; only the mean cannot be over 1.
+            # A lap may be shorter than its step, when the host was delayed in the one before. So
+            # one lap's MFU may exceed 1; their mean cannot.
             row["mfu"] = flops / seconds / peak
         row |= {f"{kind}_s": spent for kind, spent in waits.items()}
         return row | {"input_wait_share": waits["input_wait"] / seconds}
 
     def summary(self) -> str:
-        """What the whole loop waited for, in percent of its time."""
+        """Return what the loop waited for, in percent of its time."""
         seconds = max(time.perf_counter() - self._started, 1e-9)
         saving, waiting = (
-            100 * self._in_all[kind] / seconds for kind in ("save_blocked", "input_wait")
+            100 * self._in_total[kind] / seconds for kind in ("save_blocked", "input_wait")
         )
-        return f"{seconds:.1f} s in the loop: saving blocked {saving:.1f} % of the time, input wait {waiting:.1f} %"
+        return (
+            f"{seconds:.1f} s in the loop: saving blocked {saving:.1f} % of the time, "
+            f"input wait {waiting:.1f} %"
+        )
 
 
 def all_peak() -> float | None:
-    """Operations a second of all devices together; None where that is not known."""
+    """Return the peak FLOP/s of all devices together; None when it is unknown."""
     peak = peak_flops(jax.devices()[0].device_kind)
     return None if peak is None else peak * jax.device_count()
 
 
 def step_flops(model: ModelConfig, metrics: dict) -> float:
-    """Operations of a step, as `cotjax.model.flops` counts; NaN with LoRA, which spares the gradients of frozen weights."""
+    """Return the FLOPs of a step, counted by `cotjax.model.flops`.
+
+    NaN with LoRA, where the gradients of frozen weights are not computed.
+    """
     return (
         math.nan
         if model.lora
@@ -84,11 +94,13 @@ def step_flops(model: ModelConfig, metrics: dict) -> float:
 
 
 def as_row(step: int, metrics: dict, *, learning_rate: float, positions: int) -> dict:
-    """Device metrics of one step -> a JSON row without its `time`. Losses are nats a supervised token; roles without one are left out.
+    """Return the JSON row of a step's metrics, without its `time`.
 
-    A step without a supervised token, as a control may leave it, has no loss: None.
+    Losses are in nats per supervised token; roles without one are left out. A step without any
+    supervised token, which a control may produce, has the loss None.
 
-    `positions`: of the whole batch, padding too.
+    Args:
+      positions: positions of the whole batch, padding included.
 
     Raises:
       DataError: the loss or the gradient's norm is not finite.
@@ -98,7 +110,8 @@ def as_row(step: int, metrics: dict, *, learning_rate: float, positions: int) ->
     for name, value in (("loss", loss), ("gradient's norm", norm)):
         if not math.isfinite(value):
             raise DataError(
-                f"step {step}: the {name} is {value}; lower train.learning_rate or look at the data of this step"
+                f"step {step}: the {name} is {value}; lower train.learning_rate or look at the "
+                "data of this step"
             )
     tokens = int(metrics["tokens"])
     return {
@@ -119,20 +132,24 @@ def as_row(step: int, metrics: dict, *, learning_rate: float, positions: int) ->
 
 
 class MetricsFile:
-    """Appends rows to a JSONL file. On a resume, rows of steps that will be made again are cut off first.
+    """Appends rows to a JSONL file; on a resume the rows of steps to be repeated are removed first.
 
-    There are rows of updates, and rows of held-out losses (`held_out`), which stand behind the row of their step. On several
-    processes all read it, so that they agree on what is there, and the first alone writes.
+    There are rows of updates, and rows of held-out losses (`held_out`), each after the row of its
+    step. Of several processes all read the file, so that they agree on its content, and the first
+    writes.
 
     losses: step -> loss of each update, nats; None where nothing was supervised.
-    held_out: step -> held-out loss, nats, of the rows that were there at a resume.
+    held_out: step -> held-out loss, nats, of the rows that were there at the resume.
 
     Raises:
-      DataError: a row up to the resumed step is not there, or the disk takes no more.
+      DataError: a row up to the resumed step is missing, or the disk is full.
     """
 
     def __init__(self, path: str | Path, resume_step: int, held_out_at: Collection[int] = ()):
-        """`resume_step`: updates that the run goes on behind; -1: it starts anew. `held_out_at`: steps that have a held-out loss."""
+        """Open the file for a run that resumes after `resume_step` updates (-1: starts anew).
+
+        `held_out_at`: steps that have a held-out loss.
+        """
         self._path = Path(path)
         rows = _all_rows(self._path) if self._path.exists() else []
         kept = [row for row in rows if row["step"] <= resume_step]
@@ -140,16 +157,16 @@ class MetricsFile:
         self.losses = {row["step"]: row["loss"] for row in kept if "held_out" not in row}
         self.held_out = {row["step"]: row["held_out"]["loss"] for row in kept if "held_out" in row}
         missing = {step for step in held_out_at if step <= resume_step} - self.held_out.keys()
-        whole = updates == list(range(1, resume_step + 1))
-        if not whole or missing:
+        complete = updates == list(range(1, resume_step + 1))
+        if not complete or missing:
             what = (
                 f"the held-out loss of step {min(missing)}"
-                if whole
+                if complete
                 else f"the rows of steps 1 to {resume_step}, one each"
             )
             raise DataError(
                 f"{self._path}: does not hold {what}, though there is a checkpoint of step "
-                f"{resume_step}; bring the file back, or move its folder away to train from the start"
+                f"{resume_step}; restore the file, or move its folder away to train from the start"
             )
         self._out = None
         if jax.process_index() > 0:
@@ -160,6 +177,7 @@ class MetricsFile:
         self._out = self._path.open("a", buffering=1)
 
     def write(self, row: dict) -> None:
+        """Append a row."""
         if "held_out" not in row:
             self.losses[row["step"]] = row["loss"]
         if self._out is None:
@@ -168,24 +186,28 @@ class MetricsFile:
             self._out.write(json.dumps(row) + "\n")
 
     def sync(self) -> None:
-        """Force the rows to the disk. A checkpoint is saved after this, so that none is there without the rows before it."""
+        """Sync the rows to the disk; before a checkpoint is saved, so that none lacks its rows."""
         if self._out is None:
             return
         with disk_errors(self._path):
             os.fsync(self._out.fileno())
 
     def close(self) -> None:
+        """Close the file."""
         if self._out is not None:
             self._out.close()
 
 
 def read_metrics(path: str | Path) -> list[dict]:
-    """The file's whole rows of updates; a last line that was cut short by a kill is left out."""
+    """Return the rows of updates, without a last line that a kill cut short."""
     return [row for row in _all_rows(path) if "held_out" not in row]
 
 
 def read_held_out(path: str | Path) -> list[dict]:
-    """The file's whole rows of held-out losses: {"step", "held_out": {"loss", "loss_by_role", "supervised", "examples"}, "time"}."""
+    """Return the rows of held-out losses, without a last line that a kill cut short.
+
+    {"step", "held_out": {"loss", "loss_by_role", "supervised", "examples"}, "time"}
+    """
     return [row for row in _all_rows(path) if "held_out" in row]
 
 

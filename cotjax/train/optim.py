@@ -1,6 +1,7 @@
-"""The optimizer: Adam with decoupled weight decay, warm-up, a named schedule, and clipping by global norm (all optax).
+"""The optimizer: optax's AdamW with warm-up, a named schedule, and clipping by global norm.
 
-Parameters narrower than float32 get a float32 master copy in its state (Micikevicius et al., 2018, section 3.1).
+Parameters narrower than float32 get a float32 master copy in its state (Micikevicius et al., 2018,
+section 3.1).
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ SCHEDULES = ("constant", "cosine", "linear")
 def learning_rate_schedule(
     *, peak: float, steps: int, warmup: int, schedule: str
 ) -> optax.Schedule:
-    """step -> learning rate: linear warm-up over `warmup` steps, then constant, or down to a tenth of the peak at `steps`.
+    """Return step -> learning rate.
+
+    Linear warm-up over `warmup` steps, then constant, or a decay to a tenth of the peak at `steps`.
 
     Raises:
       UsageError: an unknown schedule, or a warm-up that is not shorter than the run.
@@ -51,13 +54,15 @@ def make_optimizer(
     vector_rate: float = 1.0,
     master: bool = False,
 ) -> optax.GradientTransformation:
-    """Gradients -> updates. `clip_norm` 0 turns clipping off; weight decay spares vectors (`is_vector`: norm scales, biases).
+    """Return AdamW with clipping. Weight decay is not applied to vectors (`is_vector`).
 
-    `vector_rate` multiplies the learning rate of vectors. Where queries and keys are normed, attention becomes sharp only as
-    the scales of those norms grow, and Adam moves each by about one learning rate a step: a small model from random weights
-    waits thousands of steps for heads that look things up, unless its scales move faster.
-
-    `master`: keep a float32 copy of the parameters, see `with_master`.
+    Args:
+      clip_norm: global gradient norm; 0: no clipping.
+      vector_rate: factor on the learning rate of vectors. Where queries and keys are normed,
+        attention becomes sharp only as the scales of those norms grow, and Adam moves a scale by
+        about one learning rate a step. A small model from random weights would need thousands of
+        steps to form heads that look up earlier tokens, unless its scales move faster.
+      master: keep a float32 copy of the parameters, see `with_master`.
     """
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm > 0 else optax.identity()
     adam = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=_matrices)
@@ -71,7 +76,10 @@ def make_optimizer(
 def configured(
     settings: Any, model: ModelConfig | None = None
 ) -> tuple[optax.Schedule, optax.GradientTransformation]:
-    """The schedule and the optimizer of a config's `train` section, for this model. Raises UsageError as `learning_rate_schedule` does."""
+    """Return the schedule and the optimizer of a config's `train` section, for this model.
+
+    Raises UsageError as `learning_rate_schedule` does.
+    """
     ends = settings.schedule_steps or settings.steps
     schedule = learning_rate_schedule(
         peak=settings.learning_rate, steps=ends, warmup=settings.warmup, schedule=settings.schedule
@@ -87,7 +95,10 @@ def configured(
 
 
 def is_vector(path: tuple[str, ...], ndim: int) -> bool:
-    """Whether a parameter is a bias or a norm's scale, by its name: the bias of a projection onto heads has two axes, [heads, size]."""
+    """Return whether a parameter is a bias or a norm's scale.
+
+    The name decides too: the bias of a projection onto heads has two axes, [heads, size].
+    """
     return ndim < 2 or path[-1] == "bias"
 
 
@@ -106,24 +117,27 @@ def _vectors(params):
 
 
 class Mastered(NamedTuple):
-    """The state of `with_master`: the parameters in float32, and the state of the optimizer that moves them."""
+    """The state of `with_master`: the parameters in float32, and the inner optimizer's state."""
 
     master: optax.Params
     inner: optax.OptState
 
 
 def needs_master(model: ModelConfig) -> bool:
-    """Whether what training changes is narrower than float32. bfloat16 keeps eight bits: an update below 1/512 of a parameter is
-    rounded away, so that at a learning rate of 1e-5 hardly any parameter ever moves. LoRA's adapters are float32 by themselves.
+    """Return whether the trained parameters are narrower than float32.
+
+    bfloat16 has eight significant bits: an update below 1/512 of a parameter is rounded away, so
+    that at a learning rate of 1e-5 hardly any parameter would move. LoRA's adapters are float32.
     """
     paths = declared(model)
     return any(paths[path].dtype != jnp.float32 for path in trainable_paths(model))
 
 
 def with_master(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same optimizer on a float32 copy of the parameters, kept in its state; so are Adam's moments, and the arithmetic.
+    """Return the optimizer working on a float32 copy of the parameters, kept in its state.
 
-    `apply` takes the parameters from the copy. The updates that it returns are the copy's.
+    Adam's moments and the arithmetic are float32 too. The updates returned are the copy's; `apply`
+    rounds the parameters from the copy.
     """
 
     def init(params: optax.Params) -> Mastered:
@@ -142,7 +156,7 @@ def with_master(optimizer: optax.GradientTransformation) -> optax.GradientTransf
 
 
 def apply(params: optax.Params, updates: optax.Updates, opt_state: optax.OptState) -> optax.Params:
-    """The parameters after these updates: where there is a float32 copy, that copy rounded to their dtype."""
+    """Return the updated parameters: a float32 copy, rounded to their dtype, where there is one."""
     if isinstance(opt_state, Mastered):
         return jax.tree.map(
             lambda param, master: master.astype(param.dtype), params, opt_state.master

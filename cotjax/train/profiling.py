@@ -1,4 +1,4 @@
-"""A window of steps under jax's profiler, as the config's `train` section asks for it."""
+"""A window of steps under jax's profiler, as the config's `train` section sets it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 
 
 class Profiler:
-    """Traces the steps `profile_start` .. `profile_start + profile_steps - 1` into `folder`, for XProf or Perfetto."""
+    """Traces `profile_steps` steps from `profile_start` on into `folder`, for XProf or Perfetto."""
 
     def __init__(self, settings: Any, folder: Path):
         self._first, self._end = (
@@ -20,19 +20,19 @@ class Profiler:
         self._running = False
 
     def before(self, step: int) -> None:
-        """To be called before each step."""
+        """Start the trace if the window begins; call this before each step."""
         if step == self._first and step < self._end:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
 
     def after(self, step: int, metrics: Any) -> None:
-        """To be called after each step is dispatched, with what it returns."""
+        """End the trace if the window ends; call this after dispatching each step."""
         if self._running and step + 1 >= self._end:
             jax.block_until_ready(metrics)
             self.close()
 
     def close(self) -> None:
-        """End a trace that is running, as when the run stops within its window."""
+        """End a running trace, when the run stops within the window."""
         if self._running:
             self._running = False
             jax.profiler.stop_trace()

@@ -1,4 +1,4 @@
-"""`cotjax replay`: a training step whose loss was not finite, run again from the checkpoint before it and printed part by part."""
+"""`cotjax replay`: rerun a step whose loss was not finite, and print its losses and gradients."""
 
 from __future__ import annotations
 
@@ -15,13 +15,20 @@ from cotjax.model.sharding import batch_parts, make_mesh
 from cotjax.train.checkpoint import Checkpoints, damage
 from cotjax.train.failed import Examined, by_role, examine, load_failed
 
-_SHOWN = 8  # tokens of a row that are named one by one
+_SHOWN = 8  # tokens of a row that are listed
 
 
 def replay(failed: Path, step: int | None, console: Console | None = None) -> Examined:
-    """Print what the failed step's batch gives under checkpoint `step` (None: the newest whole one before it).
+    """Print the losses and gradients of a failed step's batch under a checkpoint.
 
-    Raises UsageError when `failed` is in no run's arm or there is no such checkpoint, DataError when its files are damaged.
+    Args:
+      failed: the failed step's folder.
+      step: the checkpoint; None: the newest undamaged one before the failed step.
+      console: where to print.
+
+    Raises:
+      UsageError: there is no such checkpoint.
+      DataError: the failed step's files, or the checkpoint's, are damaged.
     """
     console = console or Console(highlight=False, soft_wrap=True)
     batch, about = load_failed(failed)
@@ -35,22 +42,22 @@ def replay(failed: Path, step: int | None, console: Console | None = None) -> Ex
     if len(batch["ids"]) % batch_parts(mesh):
         mesh = make_mesh(data=1, fsdp=1, tensor=-1)
     params = Checkpoints(arm / "checkpoints").restore_params(step, model, mesh)
-    found = examine(model, params, batch, mesh, about["masking"]["normalizer"])
+    examined = examine(model, params, batch, mesh, about["masking"]["normalizer"])
     console.print(f"Step {about['step']} failed: {about['error']}", markup=False)
     console.print(
-        f"Its batch under checkpoint {step}; {about['step'] - 1 - step} updates lie between them",
+        f"Its batch under checkpoint {step}; {about['step'] - 1 - step} updates are between them",
         markup=False,
     )
-    _show_rows(batch, found.losses_BT, console)
-    _show_gradients(found, console)
-    return found
+    _show_rows(batch, examined.losses_BT, console)
+    _show_gradients(examined, console)
+    return examined
 
 
 def _nearest(folder: Path, failed_step: int) -> int:
     for step in reversed(Checkpoints(folder).steps() if folder.is_dir() else []):
         if step < failed_step and damage(folder / str(step), "params") is None:
             return step
-    raise UsageError(f"{folder}: no whole checkpoint before step {failed_step}")
+    raise UsageError(f"{folder}: no undamaged checkpoint before step {failed_step}")
 
 
 def _show_rows(batch: dict[str, np.ndarray], losses_BT: np.ndarray, console: Console) -> None:
@@ -61,26 +68,24 @@ def _show_rows(batch: dict[str, np.ndarray], losses_BT: np.ndarray, console: Con
         table.add_column(column, justify="right")
     for row, (losses_T, weights_T) in enumerate(zip(losses_BT, batch["weights"], strict=True)):
         means = by_role(losses_T, weights_T, batch["roles"][row])
-        whole = f"{losses_T[weights_T > 0].mean():.3f}" if weights_T.any() else "-"
+        mean = f"{losses_T[weights_T > 0].mean():.3f}" if weights_T.any() else "-"
         parts = (f"{means[role.name]:.3f}" if role.name in means else "-" for role in roles)
-        table.add_row(str(row), whole, *parts, str(wrong_BT[row].sum()))
+        table.add_row(str(row), mean, *parts, str(wrong_BT[row].sum()))
     console.print(table)
-    for row in np.flatnonzero(wrong_BT.any(-1)):
-        places = np.flatnonzero(wrong_BT[row])
+    for row in np.flatnonzero(wrong_BT.any(-1)).tolist():
+        columns = np.flatnonzero(wrong_BT[row]).tolist()
         named = ", ".join(
-            f"{place} ({Role(batch['roles'][row, place]).name})" for place in places[:_SHOWN]
+            f"{column} ({Role(batch['roles'][row, column]).name})" for column in columns[:_SHOWN]
         )
-        more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
+        more = f" and {len(columns) - _SHOWN} more" if len(columns) > _SHOWN else ""
         console.print(f"row {row}: not finite at {named}{more}", markup=False)
     for name, values in batch.items():
         if not np.isfinite(values).all():
-            console.print(
-                f"the batch's own {name} is not finite in rows {np.flatnonzero(~np.isfinite(values).all(-1)).tolist()}",
-                markup=False,
-            )
+            wrong = np.flatnonzero(~np.isfinite(values).all(-1)).tolist()
+            console.print(f"the batch's own {name} is not finite in rows {wrong}", markup=False)
     if not wrong_BT.any():
         console.print(
-            "every loss is finite under this checkpoint: what went wrong came with the updates since",
+            "every loss is finite under this checkpoint: a later update broke the parameters",
             markup=False,
         )
 

@@ -1,7 +1,7 @@
-"""Whether a state is worth keeping: what its parameters give, measured after an update and before a checkpoint is made of it.
+"""Checks of a state after an update, before it is saved: finite numbers, and the held-out loss.
 
-A train step's loss is that of the parameters before its update. An update that blows them up shows in the step after it, when they
-would already be the checkpoint that every restart goes on from.
+A step's loss is that of the parameters before its update. A divergent update would show one step
+later, when its parameters were already saved as the checkpoint that every restart resumes from.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from cotjax.objectives.supervised import make_objective
 from cotjax.runtime.arrays import global_batch
 from cotjax.train.step import BATCH_FIELDS, TrainState
 
-# Where every array of parameters has a root mean square up to this, a step neither forward nor backward can overflow: a normed activation
-# times its scale is some 1e2, a projection of it over a width of 1e4 1e6, gate times up 1e12 and its projection over 4e4 2e16, whose
-# square is the largest number there is, 4e32; numbers end at 3e38, in bfloat16 as in float32. Trained models stay well below 1e2.
+# When every array of parameters has at most this root mean square, no step can overflow, forward or
+# backward: a normed activation times its scale is about 1e2, its projection from a width of 1e4
+# about 1e6, gate times up 1e12, and their projection from 4e4 about 2e16. Its square, 4e32, is the
+# largest number of a step; float32 and bfloat16 reach 3e38. Trained models stay well below 1e2.
 LARGE = 1e2
 
 
 @jax.jit
 def _extremes(state: TrainState) -> tuple[jax.Array, jax.Array]:
-    """(the largest root mean square of an array of parameters, whether all numbers of the state are finite)."""
+    """Return (largest root mean square of a parameter array, whether the state is finite)."""
     floats = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     sizes = [
         jnp.sqrt(jnp.square(leaf.astype(jnp.float32)).mean())
@@ -62,18 +63,18 @@ def is_sound(
 def make_forward(
     config: ModelConfig, mesh: Mesh, *, scan: bool = False, kernel: str = "auto"
 ) -> Callable[[dict, dict], tuple[jax.Array, jax.Array]]:
-    """(params, batch) -> the (sum, weight) totals of its losses by role; compiled once, when it is first called."""
+    """Return (params, batch) -> (sums, weights) of the losses by role, compiled at its first call."""
     objective = make_objective(config, mesh, scan=scan, kernel=kernel)
-    places = (param_shardings(config, mesh), dict.fromkeys(BATCH_FIELDS, batch_sharding(mesh)))
+    shardings = (param_shardings(config, mesh), dict.fromkeys(BATCH_FIELDS, batch_sharding(mesh)))
 
     def forward(params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
         return objective(params, batch)["by_role"]
 
-    return jax.jit(forward, in_shardings=places)
+    return jax.jit(forward, in_shardings=shardings)
 
 
 class HeldOut:
-    """The loss over held-out examples, in nats a supervised token: a mean over all of them, none of whose action losses is dropped."""
+    """The mean loss over held-out examples, in nats per supervised token. Nothing is dropped."""
 
     def __init__(
         self,
@@ -92,30 +93,28 @@ class HeldOut:
         }
 
     def row(self, step: int, params: dict) -> dict:
-        """A row for metrics.jsonl, of the parameters after so many updates.
+        """Return the row for metrics.jsonl of the parameters after `step` updates.
 
         Raises:
           DataError: no held-out token is supervised.
         """
         begun = time.perf_counter()
-        found = []
+        totals = []
         for own in held_out_batches(self._source, rows=self._rows, **self._sizes):
             batch = global_batch(own, batch_sharding(self._mesh), self._sizes["batch"])
             with jax.set_mesh(self._mesh):
-                found.append(jax.device_get(self._forward(params, batch)))
-        # Added up in float64, so that many batches round no more than few.
-        losses, weights = (
-            np.sum(each, axis=0, dtype=np.float64) for each in zip(*found, strict=True)
-        )
+                totals.append(jax.device_get(self._forward(params, batch)))
+        # Summed in float64, so that the rounding does not grow with the number of batches.
+        losses, weights = np.sum(np.asarray(totals, np.float64), axis=0)
         if not weights.sum():
             raise DataError(
-                "no token of the held-out examples is supervised; check masking.supervised and train.eval_share"
+                "no token of the held-out examples is supervised; check masking.supervised and "
+                "train.eval_share"
             )
+        roles = [role for role in Role if weights[role]]
         of_roles = {
-            "supervised": {role.name: int(weights[role]) for role in Role if weights[role]},
-            "loss_by_role": {
-                role.name: float(losses[role] / weights[role]) for role in Role if weights[role]
-            },
+            "supervised": {role.name: int(weights[role]) for role in roles},
+            "loss_by_role": {role.name: float(losses[role] / weights[role]) for role in roles},
         }
         held_out = {
             "loss": float(losses.sum() / weights.sum()),

@@ -1,4 +1,4 @@
-"""Where rows go besides metrics.jsonl: TensorBoard's event files and Weights & Biases, where the config asks for them."""
+"""Optional outputs for metrics rows: TensorBoard event files and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cotjax.runtime.settings import flatten
 
 
 def check_trackers(settings: Any) -> None:
-    """Raise UsageError when the config's `train` section asks for a tracker whose package is not installed."""
+    """Raise UsageError when a config asks for a tracker whose package is not installed."""
     for field, package in (("tensorboard", "tensorboardX"), ("wandb_project", "wandb")):
         if settings[field] and importlib.util.find_spec(package) is None:
             raise UsageError(
@@ -24,7 +24,7 @@ def check_trackers(settings: Any) -> None:
 
 
 class Trackers:
-    """What the settings ask for, of one arm. On several processes the first alone writes."""
+    """The trackers of one arm. Of several processes the first writes."""
 
     def __init__(self, settings: Any, folder: Path, about: Mapping[str, Any], resume_step: int):
         first = jax.process_index() == 0

@@ -537,7 +537,7 @@ def test_a_signal_ends_training_with_its_code(study, capsys, tmp_path, number, c
     sender.join()
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith(f"cotjax: {words}") and said[-1].endswith(
-        "which is saved; the same command goes on"
+        "which is saved; the same command resumes"
     )
     saved = sorted(int(path.name) for path in (rows.parent / "checkpoints").iterdir())
     assert len(saved) == 2 and saved[1] == len(rows.read_text().splitlines())

@@ -7,7 +7,7 @@ import pytest
 from cotjax.errors import UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import init_params
-from cotjax.train.recall import LESSONS, grow_recall, told_pairs
+from cotjax.train.recall import LESSONS, grow_recall, repeated_pairs
 
 MODEL = ModelConfig(
     vocab_size=384, width=128, layers=6, heads=4, kv_heads=2, head_size=32, feed_forward=288
@@ -17,7 +17,7 @@ MODEL = ModelConfig(
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_a_told_second_is_what_followed_its_first_before_and_nothing_else_is_marked(lesson):
     ids, told = (
-        np.asarray(part) for part in told_pairs(lesson, MODEL.vocab_size, jax.random.key(3))
+        np.asarray(part) for part in repeated_pairs(lesson, MODEL.vocab_size, jax.random.key(3))
     )
     assert (
         ids.shape == told.shape == (lesson.rows, lesson.length)
@@ -37,7 +37,7 @@ def test_a_told_second_is_what_followed_its_first_before_and_nothing_else_is_mar
 
 def test_batches_differ_by_key_alone():
     first, again, other = (
-        np.asarray(told_pairs(LESSONS[0], 384, jax.random.key(key))[0]) for key in (1, 1, 2)
+        np.asarray(repeated_pairs(LESSONS[0], 384, jax.random.key(key))[0]) for key in (1, 1, 2)
     )
     assert (first == again).all() and (first != other).any()
 

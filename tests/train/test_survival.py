@@ -74,7 +74,7 @@ def test_a_signal_saves_the_step_and_the_same_command_goes_on(
             os.kill(os.getpid(), number)
 
     with pytest.raises(
-        raised, match=rf"{words} after step 3 of 6, which is saved; the same command goes on"
+        raised, match=rf"{words} after step 3 of 6, which is saved; the same command resumes"
     ) as stopped:
         run(tmp_path, source, masking=MASKING, report=interrupt, **CHANGES)
     assert raised is KeyboardInterrupt or stopped.value.exit_code == 75
@@ -216,7 +216,7 @@ def test_a_loss_that_is_not_finite_stops_and_can_be_looked_into(source, tmp_path
         and "own weights is not finite" in shown
     )
     (failed / "batch-0.npz").write_bytes(b"PK")
-    with pytest.raises(DataError, match="not the whole of a failed step"):
+    with pytest.raises(DataError, match="not the complete folder of a failed step"):
         replay(failed, None)
 
 
