@@ -63,7 +63,7 @@ def is_sound(
 def make_forward(
     config: ModelConfig, mesh: Mesh, *, scan: bool = False, kernel: str = "auto"
 ) -> Callable[[dict, dict], tuple[jax.Array, jax.Array]]:
-    """Return (params, batch) -> (sums, weights) of the losses by role, compiled at its first call."""
+    """Return (params, batch) -> (sums, weights) of the losses by role, compiled when called."""
     objective = make_objective(config, mesh, scan=scan, kernel=kernel)
     shardings = (param_shardings(config, mesh), dict.fromkeys(BATCH_FIELDS, batch_sharding(mesh)))
 

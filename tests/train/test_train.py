@@ -253,5 +253,5 @@ def test_parts_and_remat_are_checked_before_anything_is_spent(source, tmp_path, 
 
 def test_an_implicit_transfer_in_the_loop_is_an_error(source, tmp_path, monkeypatch):
     monkeypatch.setattr("cotjax.train.main.global_batch", lambda rows, sharding, batch: rows)
-    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        run(tmp_path, source, steps=1)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        run(tmp_path, source, steps=3)
