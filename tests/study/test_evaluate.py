@@ -1,4 +1,4 @@
-"""What an evaluation checks before anything is trained, and what it says that it leaves out."""
+"""What an evaluation checks before anything is trained, and what it warns of."""
 
 from dataclasses import replace
 from io import StringIO
@@ -17,8 +17,9 @@ from cotjax.envs.base import Game
 from cotjax.errors import DataError, UsageError
 from cotjax.model.sharding import make_mesh
 from cotjax.study import play
-from cotjax.study.evaluate import _say_what_is_left_out, check_playable, sampler_of
+from cotjax.study.evaluate import check_playable, sampler_of
 from cotjax.study.games import GameSets
+from cotjax.study.jobs import warn_of_unplayed
 from cotjax.weights.convert import read_config
 
 
@@ -87,7 +88,7 @@ def test_a_model_with_long_responses_is_watched(tmp_path):
 def test_games_without_an_experts_trajectory_are_named():
     games = tuple(Game(f"g{number}", "", "valid_unseen", "t") for number in range(5))
     said = []
-    _say_what_is_left_out(
+    warn_of_unplayed(
         {}, {}, GameSets("", (), games, (), ""), {"g1": tiny.trajectory()}, said.append
     )
     assert (
@@ -95,7 +96,7 @@ def test_games_without_an_experts_trajectory_are_named():
         and said[0].startswith("4 of 5 games have no trajectory")
         and said[0].endswith("(D1, D2): g0, g2, g3, …")
     )
-    _say_what_is_left_out(
+    warn_of_unplayed(
         {},
         {},
         GameSets("", (), games, (), ""),

@@ -1,0 +1,169 @@
+"""What an evaluation plays: each checkpoint by each driver, and which episodes have records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from cotjax.data.trajectories import Trajectory
+from cotjax.envs.base import Game
+from cotjax.errors import DataError, UsageError
+from cotjax.rollout.record import Driver, Heading, read_record, record_path, set_aside
+from cotjax.runtime import distributed
+from cotjax.study.games import GameSets
+from cotjax.train.checkpoint import Checkpoints
+
+BASE_ARM = "base"
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One checkpoint played by one driver.
+
+    Attributes:
+      world: name of the world, for the records.
+      checkpoint: step of the checkpoint; 0 is the base.
+      checkpoints: the folder that it is restored from.
+      games: this process's share of the games.
+    """
+
+    world: str
+    arm: str
+    checkpoint: int
+    checkpoints: Checkpoints
+    driver: Driver
+    games: tuple[Game, ...]
+
+    def __str__(self) -> str:
+        return f"{self.arm} at step {self.checkpoint}, {self.driver}"
+
+    @cached_property
+    def checkpoint_hash(self) -> str:
+        """Hash of the checkpoint's files."""
+        return self.checkpoints.digest(self.checkpoint)
+
+    def heading(self, games_hash: str, domain: str) -> Heading:
+        """Return the heading of one of the job's records."""
+        return Heading(
+            world=self.world,
+            arm=self.arm,
+            checkpoint=self.checkpoint,
+            checkpoint_hash=self.checkpoint_hash,
+            games_hash=games_hash,
+            domain=domain,
+        )
+
+    def path(self, records: Path, game: Game) -> Path:
+        """Return the path of a game's record."""
+        return record_path(
+            records,
+            arm=self.arm,
+            checkpoint=self.checkpoint,
+            driver=self.driver,
+            game_id=game.id,
+        )
+
+    def unplayed(self, records: Path, warn: Callable[[str], None]) -> list[Game]:
+        """Return the games without a record. A damaged record is set aside, with a warning."""
+        return [game for game in self.games if not self._is_played(records, game, warn)]
+
+    def _is_played(self, records: Path, game: Game, warn: Callable[[str], None]) -> bool:
+        path = self.path(records, game)
+        if not path.exists():
+            return False
+        try:
+            record = read_record(path)
+            wanted = (self.arm, self.checkpoint, self.driver, game.id)
+            if (record.arm, record.checkpoint, record.driver, record.game.id) != wanted:
+                raise DataError(f"{path}: the record of another episode")
+            return True
+        except DataError as error:
+            fault = str(error).partition(";")[0]
+            warn(f"{fault}; set aside as {set_aside(path).name}, and played again")
+            return False
+
+
+def plan_jobs(
+    world: str,
+    arms: Mapping[str, Path],
+    planned: Mapping[str, Sequence[int]],
+    games: GameSets,
+    expert: Mapping[str, Trajectory],
+) -> list[Job]:
+    """Return every checkpoint by every driver, in the order of play.
+
+    Args:
+      arms: arm -> its folder of checkpoints.
+      planned: arm -> the steps at which training was to save; no other checkpoint is played.
+      expert: game id -> the expert's trajectory.
+
+    Raises:
+      UsageError: an arm has no checkpoint.
+    """
+    states = tuple(game for game in games.played if game.id in expert)
+    played: dict[Driver, tuple[Game, ...]] = {
+        "cot": games.played,
+        "prompt": games.played,
+        "reference": states,
+    }
+    return [
+        Job(
+            world,
+            arm,
+            checkpoint,
+            checkpoints,
+            driver,
+            tuple(game for index, game in enumerate(its_games) if distributed.share(index)),
+        )
+        for arm, checkpoint, checkpoints in _plan(arms, planned)
+        for driver, its_games in played.items()
+    ]
+
+
+def _plan(
+    arms: Mapping[str, Path], planned: Mapping[str, Sequence[int]]
+) -> list[tuple[str, int, Checkpoints]]:
+    """Return (arm, step, checkpoints): the base once, then each arm's own, in order.
+
+    A checkpoint that was saved only because the run was asked to stop is not played.
+    """
+    plan: list[tuple[str, int, Checkpoints]] = []
+    for arm, folder in arms.items():
+        checkpoints = Checkpoints(folder, alone=distributed.several()) if folder.is_dir() else None
+        saved = checkpoints.steps() if checkpoints else []
+        steps = [step for step in saved if step in planned[arm]]
+        if not checkpoints or not steps:
+            raise UsageError(f"{folder}: no checkpoint to evaluate; run `cotjax train` first")
+        if not plan:
+            plan.append((BASE_ARM, 0, checkpoints))
+        plan.extend((arm, step, checkpoints) for step in steps if step > 0)
+    return plan
+
+
+def warn_of_unplayed(
+    arms: Mapping[str, Path],
+    planned: Mapping[str, Sequence[int]],
+    games: GameSets,
+    expert: Mapping[str, Trajectory],
+    warn: Callable[[str], None],
+) -> None:
+    """Warn of games without an expert's trajectory, and of checkpoints that are not played."""
+    lacking = [game.id for game in games.played if game.id not in expert]
+    if lacking:
+        named = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
+        warn(
+            f"{len(lacking)} of {len(games.played)} games have no trajectory of an expert that won "
+            f"them, so their states are left out of the offline diagnostics (D1, D2): {named}"
+        )
+    for arm, folder in arms.items():
+        if not folder.is_dir():
+            continue
+        saved = Checkpoints(folder, alone=distributed.several()).steps()
+        others = [str(step) for step in saved if step not in planned[arm]]
+        if others:
+            warn(
+                f"{arm}: the checkpoint of step {', '.join(others)} is not played: it was saved "
+                "to resume from, not by train.save_every"
+            )
