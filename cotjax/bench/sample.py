@@ -22,8 +22,8 @@ from cotjax.bench.comparison import (
     say,
 )
 from cotjax.bench.jobs import SampleJob
+from cotjax.bench.models import named_model
 from cotjax.bench.sides import Side, check_same_platform, devices_of, environment_of_sides
-from cotjax.bench.train import named_model
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.flops import PEAK_BANDWIDTH, decode_bytes
@@ -40,7 +40,7 @@ class Settings:
     """What to measure.
 
     Attributes:
-      model: as in `train.Settings`.
+      model: see `models.named_model`.
       slots, prompt, new: prompts, tokens of each, new tokens of each.
       dtype: of parameters and matmuls.
       cpu_devices: devices that cotjax splits the CPU into; None: see `sides.devices_of`.
@@ -76,8 +76,7 @@ def benchmark(settings: Settings, console: Console | None = None) -> Figures:
       CotjaxError: ids that differ, or a bandwidth over 100 %.
     """
     console = console or Console(highlight=False)
-    config = named_model(settings.model)
-    config = replace(config, param_dtype=settings.dtype, compute_dtype=settings.dtype)
+    config = named_model(settings.model, settings.dtype)
     _check(config, settings)
 
     def check(ours: Side, other: Side) -> None:

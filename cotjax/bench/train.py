@@ -23,17 +23,12 @@ from cotjax.bench.comparison import (
     say,
 )
 from cotjax.bench.jobs import TrainJob
+from cotjax.bench.models import named_model
 from cotjax.bench.sides import Side, check_same_platform, devices_of, environment_of_sides
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.flops import peak_flops, train_flops, utilisation
-from cotjax.model.published import PUBLISHED, published
 
-# Qwen3's layout at 10M parameters: small enough for two cores, and matmuls still take most of the
-# time.
-J1 = ModelConfig(
-    vocab_size=4096, width=256, layers=8, heads=8, kv_heads=4, head_size=32, feed_forward=768
-)
 # The largest difference between two sides' losses, in nats. They sum in different orders.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 
@@ -43,8 +38,7 @@ class Settings:
     """What to measure.
 
     Attributes:
-      model: "j1", a published name, or a Hugging Face folder, of which only config.json is read:
-        the weights are random.
+      model: see `models.named_model`.
       batch, length: rows a step, tokens a row. There is no padding, and all tokens are trained on.
       dtype: of parameters and matmuls. For bfloat16 parameters, cotjax keeps a float32 copy and
         float32 moments, as `cotjax train` does. The baselines keep neither, which saves them 10
@@ -93,8 +87,7 @@ def benchmark(settings: Settings, console: Console | None = None) -> Figures:
       CotjaxError: losses that differ, or an MFU over 100 %.
     """
     console = console or Console(highlight=False)
-    config = named_model(settings.model)
-    config = replace(config, param_dtype=settings.dtype, compute_dtype=settings.dtype)
+    config = named_model(settings.model, settings.dtype)
     _check(config, settings)
 
     def check(ours: Side, other: Side) -> None:
@@ -132,20 +125,6 @@ def _jobs(config: ModelConfig, settings: Settings, folder: Path) -> list[TrainJo
         ours,
         *(replace(ours, side=name, accumulate=settings.peer_accumulate) for name in settings.peers),
     ]
-
-
-def named_model(name: str) -> ModelConfig:
-    """Return the sizes that `--model` names. Raises UsageError for an unknown name."""
-    if name == "j1":
-        return J1
-    if name in PUBLISHED:
-        return published(name)
-    if not Path(name).exists():
-        raise UsageError(
-            f"--model {name}: neither j1, nor a folder with a config.json, nor one of "
-            f"{', '.join(PUBLISHED)}"
-        )
-    return ModelConfig.from_hf(name)
 
 
 def _check(config: ModelConfig, settings: Settings) -> None:
