@@ -1,10 +1,11 @@
-"""Measure the tests by mutation: change the code in one place at a time, and see whether a test fails.
+"""Measure the tests by mutation: change the code in one place at a time, and run the tests.
 
     pip install cosmic-ray
     python tests/mutation.py statistics --sample 200 --jobs 2
 
-cosmic-ray makes and runs the mutants, each in a copy of the checkout. What can have no effect is left out: annotations, and
-what tests/mutation_equivalent.toml lists with its reason. tests/mutation.md has the figures, and says how to read them.
+cosmic-ray makes and runs the mutants, each in a copy of the checkout. Mutants without an effect are
+left out: annotations, and those that tests/mutation_equivalent.toml lists with a reason.
+tests/mutation.md says how to read the result.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ from sqlite3 import connect
 
 ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENT = ROOT / "tests" / "mutation_equivalent.toml"
-# room -> (what is mutated, the tests that are to notice)
+# Room -> (modules to mutate, tests that should fail).
 ROOMS = {
     "masking": ("cotjax/masking", "tests/masking"),
     "objectives": (
         "cotjax/objectives/supervised.py cotjax/objectives/cross_entropy.py cotjax/train/optim.py",
-        "tests/train/test_loss.py tests/train/test_cross_entropy.py tests/train/test_optim.py",
+        "tests/objectives tests/train/test_optim.py",
     ),
     "packing": (
         "cotjax/data/packing.py cotjax/data/pipeline.py",
         "tests/data/test_packing_plan.py tests/data/test_pipeline.py",
     ),
     "sampler": ("cotjax/sample", "tests/sample"),
-    "statistics": ("cotjax/diagnostics/statistics.py", "tests/study/test_statistics.py"),
+    "statistics": ("cotjax/diagnostics/statistics.py", "tests/diagnostics/test_statistics.py"),
 }
 
 
@@ -50,7 +51,7 @@ def main() -> int:
     parser.add_argument(
         "--sample", type=int, default=0, help="mutants to run, drawn at random (default 0: all)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw (default 0)")
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time (default 1)")
     arguments = parser.parse_args()
     if shutil.which("cosmic-ray") is None:
@@ -60,7 +61,7 @@ def main() -> int:
         modules, tests = (words.split() for words in ROOMS[arguments.room])
         started = time.monotonic()
         if subprocess.run(_pytest(tests), cwd=copies[0]).returncode:
-            sys.exit("mutation.py: the tests fail without a mutant; mend them first")
+            sys.exit("mutation.py: the tests fail without a mutant; fix them first")
         timeout = 60 + 5 * (time.monotonic() - started)
         chosen = _chosen(copies[0], modules, tests, timeout, arguments.sample, arguments.seed)
         shares = [chosen[number :: arguments.jobs] for number in range(arguments.jobs)]
@@ -73,7 +74,7 @@ def main() -> int:
 
 
 def _copy(folder: Path) -> Path:
-    """Copy what git tracks of this checkout, as it is now."""
+    """Copy the tracked files of this checkout in their present state."""
     names = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split("\0")
@@ -101,11 +102,12 @@ def _pytest(tests: list[str]) -> list[str]:
 
 
 def _session(copy: Path, modules: list[str], tests: list[str], timeout: float) -> Path:
-    """Let cosmic-ray find every mutant of the modules."""
+    """Return a cosmic-ray session of all mutants of the modules."""
     config = copy / "mutation.toml"
     command = json.dumps(" ".join(f"'{word}'" for word in _pytest(tests)))
     config.write_text(
-        f"[cosmic-ray]\nmodule-path = {json.dumps(modules)}\ntimeout = {timeout:.1f}\nexcluded-modules = []\n"
+        f"[cosmic-ray]\nmodule-path = {json.dumps(modules)}\ntimeout = {timeout:.1f}\n"
+        "excluded-modules = []\n"
         f'test-command = {command}\n[cosmic-ray.distributor]\nname = "local"\n'
     )
     session = copy / "mutation.sqlite"
@@ -117,10 +119,11 @@ def _session(copy: Path, modules: list[str], tests: list[str], timeout: float) -
 def _chosen(
     copy: Path, modules: list[str], tests: list[str], timeout: float, sample: int, seed: int
 ) -> list[tuple]:
-    """(module, operator, occurrence) of the mutants to run, in a random order."""
+    """Return (module, operator, occurrence) of the mutants to run, in a random order."""
     with closing(connect(_session(copy, modules, tests, timeout))) as session:
         rows = session.execute(
-            "select module_path, operator_name, occurrence, start_pos_row, start_pos_col from mutation_specs"
+            "select module_path, operator_name, occurrence, start_pos_row, start_pos_col "
+            "from mutation_specs"
         ).fetchall()
     annotated = {module: _annotations(copy / module) for module in {row[0] for row in rows}}
     found = sorted(
@@ -134,7 +137,10 @@ def _chosen(
 
 
 def _annotations(module: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """(start, end) of every annotation as (line, column): with `from __future__ import annotations` nothing reads them."""
+    """Return (start, end) of every annotation as (line, column).
+
+    With `from __future__ import annotations` they have no effect.
+    """
     parts = []
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         parts += [getattr(node, name, None) for name in ("annotation", "returns")]
@@ -148,7 +154,7 @@ def _annotations(module: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
 def _run(
     copy: Path, share: list[tuple], modules: list[str], tests: list[str], timeout: float
 ) -> list[tuple[str, str]]:
-    """Run a share of the mutants -> (outcome, diff) of each."""
+    """Run a share of the mutants; return (outcome, diff) of each."""
     file = _session(copy, modules, tests, timeout)
     with closing(connect(file)) as session:
         wanted = set(share)
@@ -165,7 +171,7 @@ def _run(
 
 
 def _change(diff: str) -> tuple[str, str]:
-    """What a diff takes away and what it puts there, as one line each."""
+    """Return the removed and the added text of a diff, as one line each."""
     lines = [line for line in diff.splitlines() if not line.startswith(("---", "+++"))]
     return tuple(
         " ".join(line[1:].strip() for line in lines if line.startswith(sign)) for sign in "-+"

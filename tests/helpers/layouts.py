@@ -1,4 +1,4 @@
-"""Three chat layouts on a tiny byte-level tokenizer: ChatML, Llama 3's and Qwen3's, for transformers' own template code."""
+"""Tiny byte-level tokenizers with the chat templates of ChatML, Llama 3 and Qwen3."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LLAMA3 = """\
 {{ m['content'] | trim }}<|eot_id|>{%- endfor %}{%- if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>
 
 {% endif %}"""
-# Qwen3's: reasoning is stripped from turns before the last question; tool results stand in a user turn.
+# Qwen3 strips reasoning from turns before the last question, and shows tool results in a user turn.
 QWEN3 = """\
 {%- set last = namespace(user=0) %}{%- for m in messages %}{%- if m['role'] == 'user' %}{%- set last.user = loop.index0 %}{%- endif %}{%- endfor %}
 {%- for m in messages %}{%- set text = m['content'] %}
@@ -46,7 +46,10 @@ _CORPUS = (
 
 @cache
 def tokenizer(layout: str) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of some 350 entries, whose merges may cross a tag's edge, with the layout's template."""
+    """Return a byte-level BPE tokenizer with the layout's template.
+
+    It has some 350 entries, and its merges may cross the edges of tags.
+    """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()

@@ -1,4 +1,7 @@
-"""`cotjax plan` as the tests call it, with the TPU compiler that is in the environment, or beside it where launch/test.sh puts it."""
+"""`cotjax plan` as the tests call it.
+
+The TPU compiler is in the environment, or next to it where launch/test.sh installs it.
+"""
 
 import importlib.util
 import os
@@ -8,7 +11,7 @@ from pathlib import Path
 import cotjax
 
 CONFIGS = Path(cotjax.__file__).parents[1] / "configs"
-# The slice that each is for.
+# Config -> the arguments that name its slice.
 SHIPPED = {
     "qwen3_4b_v5e_4x4": ["v5e:4x4"],
     "qwen3_8b_v5e_8x8": ["v5e:8x8"],
@@ -20,7 +23,7 @@ SHIPPED = {
 
 
 def compiler() -> Path | None:
-    """Where the TPU compiler is, if it is here."""
+    """Return the path of the TPU compiler, or None."""
     beside = Path(sys.prefix) / "libtpu" / "libtpu" / "libtpu.so"
     installed = importlib.util.find_spec("libtpu")
     return (
@@ -33,7 +36,7 @@ def compiler() -> Path | None:
 
 
 def environment(compiler_path: Path | None) -> dict[str, str]:
-    """This process's, with that compiler or none; what it compiles is not kept, because nobody asks for it again."""
+    """Return this process's environment with that compiler, or none, and without a cache."""
     without = {
         name: value
         for name, value in os.environ.items()
@@ -43,10 +46,10 @@ def environment(compiler_path: Path | None) -> dict[str, str]:
 
 
 def command(*arguments: str) -> list[str]:
-    """`cotjax plan` with these arguments."""
+    """Return the command `cotjax plan` with these arguments."""
     return [sys.executable, "-m", "cotjax.cli", "plan", *arguments]
 
 
 def shipped(name: str) -> list[str]:
-    """The arguments that plan a shipped config on its slice."""
+    """Return the arguments that plan a shipped config on its slice."""
     return ["--config", str(CONFIGS / f"{name}.py"), "--topology", *SHIPPED[name]]

@@ -1,4 +1,4 @@
-"""Starts several processes that make one run, over loopback."""
+"""Several processes of one run, over loopback."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ TESTS = Path(__file__).parents[1]
 
 
 def free_address() -> str:
+    """Return host:port of a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def environment(devices: int | None) -> dict[str, str]:
-    """Of a process with so many emulated devices; None: as many as it makes itself."""
+    """Return the environment of a process with `devices` emulated devices (None: its choice)."""
     path = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS / "train")))
-    # On a busy machine a device may wait longer for another than the 40 seconds after which XLA gives up.
+    # XLA gives up after 40 seconds, but on a busy machine devices may wait longer for each other.
     patient = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
     named = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
     own = {} if devices is None else {"JAX_NUM_CPU_DEVICES": str(devices)}
@@ -31,6 +32,7 @@ def environment(devices: int | None) -> dict[str, str]:
 def start_process(
     command: Sequence[object], devices: int | None = 1, **more: str
 ) -> subprocess.Popen:
+    """Start a Python script with its arguments."""
     text = [sys.executable, *map(str, command)]
     return subprocess.Popen(
         text,
@@ -44,7 +46,11 @@ def start_process(
 def ended(
     processes: Sequence[subprocess.Popen], timeout: float = 600
 ) -> list[tuple[int, str, str]]:
-    """(exit code, stdout, stderr) of each, when all have ended; what has not by then is killed, and the test fails."""
+    """Wait for all; return (exit code, stdout, stderr) of each.
+
+    Raises:
+      TimeoutExpired: one did not end in `timeout` seconds. All are killed.
+    """
     try:
         results = []
         for process in processes:
@@ -59,7 +65,10 @@ def ended(
 def run_together(
     script: str, count: int, *arguments: object, devices: int = 1, **more: str
 ) -> list[tuple[int, str, str]]:
-    """Run a script of this folder as `count` processes: SCRIPT host:port count process ARGUMENTS."""
+    """Run a script of the tests as `count` processes; return (exit code, stdout, stderr) of each.
+
+    Its arguments are host:port, count, the number of the process, and `arguments`.
+    """
     address = free_address()
     started = [
         start_process([TESTS / script, address, count, process, *arguments], devices, **more)

@@ -1,4 +1,4 @@
-"""Tiny things that several tests share."""
+"""A tiny model, tokenizers, and episodes that many tests share."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TINY = ModelConfig(
 
 
 def model_config(**changes: Any) -> ModelConfig:
-    """A decoder that compiles in a second or two: 2 layers, width 32, vocabulary 61."""
+    """Return a decoder that compiles in a second or two: 2 layers, width 32, vocabulary 61."""
     return replace(_TINY, **changes)
 
 
@@ -51,21 +51,23 @@ def mesh() -> jax.sharding.Mesh:
 
 
 def word_codec(folder: Path, texts: Iterable[str]) -> Codec:
-    """A codec over a word-level tokenizer that knows `texts`, saved in `folder` and loaded from there."""
+    """Save a word-level tokenizer that knows `texts` in `folder`; return the codec over it."""
     save_tokenizer(build_word_tokenizer(texts), folder)
     return Codec.load(folder)
 
 
 def subword_codec(*added: str) -> Codec:
-    """A codec over a byte-level tokenizer whose merges cross every border between words and tags, such as `><` and `.</`.
+    """Return a codec over a byte-level tokenizer whose merges cross the edges of words and tags.
 
-    It spells the response's tags and ChatML's marks with ordinary tokens, but for those in `added`.
+    Such merges are `><` and `.</`. The tokenizer spells the response's tags and ChatML's marks with
+    ordinary tokens, except those in `added`.
     """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bpe.decoder = decoders.ByteLevel()
     texts = [
-        f"<think> i need it. </think><action> open cabinet {n} </action><|im_end|>\n<|im_start|>user"
+        f"<think> i need it. </think><action> open cabinet {n} </action><|im_end|>\n"
+        "<|im_start|>user"
         for n in range(9)
     ]
     trainer = trainers.BpeTrainer(
@@ -77,7 +79,7 @@ def subword_codec(*added: str) -> Codec:
 
 
 def trajectory(name: str = "t0", steps: int = 3, **changes: Any) -> Trajectory:
-    """An episode of a tiny world in which every step opens the next of nine cabinets."""
+    """Return an episode of a tiny world in which every step opens the next of nine cabinets."""
     room = "You see a cabinet 1, a cabinet 2, and a fridge 1."
     played = tuple(
         Step(
@@ -90,9 +92,18 @@ def trajectory(name: str = "t0", steps: int = 3, **changes: Any) -> Trajectory:
         for number in range(steps)
     )
     whole = Trajectory(
-        id=name, environment="tiny", split="train", task="put a plate in fridge", task_type="pick_and_place_simple", game=f"game/{name}",
-        steps=played, success=True, reward=1.0, seed=0, agent="expert",
-    )  # fmt: skip
+        id=name,
+        environment="tiny",
+        split="train",
+        task="put a plate in fridge",
+        task_type="pick_and_place_simple",
+        game=f"game/{name}",
+        steps=played,
+        success=True,
+        reward=1.0,
+        seed=0,
+        agent="expert",
+    )
     return replace(whole, **changes)
 
 

@@ -21,9 +21,9 @@ B, T = 8, 3
 
 
 def arrays(folder: Path) -> None:
-    """Every mesh gets its batch right, also where processes hold the same rows, and feeds only what it holds."""
+    """Every mesh gets the right batch, and each process provides only the rows it holds."""
     for shape in ((4, 1, 1), (2, 2, 1), (2, 1, 2), (1, 2, 2), (1, 1, 4), (1, 4, 1)):
-        # In the devices' order, and with neighbours apart, so that the last axis crosses the processes.
+        # In the order of the devices, and so that the last axis crosses the processes.
         devices = np.array(jax.devices())
         for placed in (devices, devices.reshape(2, 2).T.ravel()):
             mesh = make_mesh(*shape, devices=placed)

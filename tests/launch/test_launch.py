@@ -1,7 +1,6 @@
-"""The launchers: what they print with --dry-run is what they run, word for word, and they check and keep to themselves what they should.
+"""The launchers: --dry-run prints exactly what is run, arguments are checked, keys stay secret.
 
-gcloud, xpk, sbatch and their like are stood in for by programs that write down how they were called: that is as far as this goes
-without a cloud.
+Programs that record their arguments replace gcloud, xpk, sbatch and the like: no cloud is needed.
 """
 
 import json
@@ -186,7 +185,7 @@ def eventually(path: Path) -> None:
 
 @pytest.mark.parametrize("keys", [False, True])
 def test_a_host_gets_the_arguments_as_they_were(keys, desk, tmp_path):
-    """What gcloud hands to a host's shell starts cotjax there, detached, with the same words, and with the keys."""
+    """The line that gcloud passes to a host's shell starts cotjax there, with the keys."""
     file = tmp_path / "my keys"
     file.write_text("WANDB_API_KEY=secret-of-mine\n")
     flags = ("--keys", str(file)) if keys else ()
@@ -242,7 +241,7 @@ def test_a_pod_that_saved_asks_to_be_started_again(code, ends, desk, tmp_path):
 
 
 def prepared(desk: Desk, tmp_path: Path, extra: str) -> dict[str, str]:
-    """An environment in which launch/setup.sh finds all installed, and cotjax writes down how it is called."""
+    """Return an environment in which all is installed, and cotjax records its arguments."""
     venv = tmp_path / "venv"
     (venv / "bin").mkdir(parents=True)
     desk.add(venv / "bin" / "cotjax")
