@@ -8,20 +8,20 @@ server is killed, the kernel kills the workers (`descendants.die_with`), and the
 these have started.
 """
 
-# The standard library's forkserver was tried (Python 3.11) and does not keep these properties,
-# which the tests in tests/envs/test_pool*.py hold:
+# The standard library's forkserver was tried (Python 3.11). It does not keep these properties
+# (tests in tests/envs/test_pool*.py):
 #
-# - Nothing is left behind. Its workers hold the pipe whose end stops the server. With one worker
-#   hung or stopped, the server, the resource tracker and all workers outlive a killed caller.
-# - A pool that is closed has ended its processes. There is one server a process, it lives until the
-#   caller exits, and the private `_stop` blocks while a worker is hung.
-# - What an environment has started ends with it. The server adopts nothing by itself, and its loop,
-#   where orphans could be killed, cannot be extended.
+# - Nothing outlives a killed caller. Its workers hold the pipe whose end stops the server, so with
+#   one worker hung or stopped, that worker, the server and the resource tracker stay.
+# - A closed pool has ended its processes. There is one server a process. It lives until the caller
+#   exits, and the private `_stop` blocks while a worker is hung.
+# - What an environment has started ends with it. The server does not kill orphans that it adopts,
+#   and its loop cannot be extended.
 # - Workers import neither jax nor the caller's script. Each runs the caller's `__main__` again.
 # - A worker that stops within a message costs one time limit. `Connection.recv_bytes` then blocks
 #   for good.
-# - One import for all workers. Modules can be preloaded, but not an environment made, whose
-#   constructor imports the engine; its failure would not be reported.
+# - The first environment imports what all need, once, and its errors are reported. Preloaded
+#   modules are the same for all pools of a process, and errors in them are not reported.
 
 from __future__ import annotations
 
