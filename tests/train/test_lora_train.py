@@ -166,6 +166,7 @@ run(Path(sys.argv[1]), make_source(Path(sys.argv[1]) / "data"), steps=4, save_ev
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [{"data": 1, "fsdp": 8, "tensor": 1}, {"data": 2, "fsdp": 2, "tensor": 2}],

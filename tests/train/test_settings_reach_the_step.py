@@ -62,6 +62,7 @@ def _losses(batch):
     return np.asarray(losses(init_params(MODEL, jax.random.key(0)), batch), np.float64)
 
 
+@pytest.mark.slow
 def test_the_loss_is_divided_as_the_normalizer_says(source, tmp_path):
     found, batch = {}, dropped_weights(read(source, Masking(fraction=0.5), 1)[0], 0.5)
     for normalizer in ("token_sum", "example_mean", "fixed_budget"):

@@ -2,6 +2,7 @@
 
 import jax
 import optax
+import pytest
 from helpers import tiny
 
 from cotjax.model.sharding import make_mesh
@@ -23,6 +24,7 @@ def _temporary_bytes(remat: str) -> int:
     return step.lower(state, abstract_batch(8, 256)).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_remat_saves_memory():
     """Eight layers that keep everything, projections, or only their input and attention: the compiler must not undo it."""
     none, dots, block = (_temporary_bytes(remat) for remat in ("none", "dots", "block"))

@@ -184,7 +184,10 @@ run(Path(sys.argv[1]), make_source(Path(sys.argv[1]) / "data"), steps=4, mesh_sh
 
 @pytest.mark.parametrize(
     "shape",
-    [{"data": 8, "fsdp": 1, "tensor": 1}, {"data": 2, "fsdp": 2, "tensor": 2}],
+    [
+        pytest.param({"data": 8, "fsdp": 1, "tensor": 1}, marks=pytest.mark.slow),
+        {"data": 2, "fsdp": 2, "tensor": 2},
+    ],
     ids=["8", "2x2x2"],
 )
 def test_eight_devices_give_the_losses_of_one(source, tmp_path, shape):
@@ -209,7 +212,13 @@ def test_eight_devices_give_the_losses_of_one(source, tmp_path, shape):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), one, eight)
 
 
-@pytest.mark.parametrize("normalizer", ["token_sum", "example_mean", "fixed_budget"])
+@pytest.mark.parametrize(
+    "normalizer",
+    [
+        "token_sum",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("example_mean", "fixed_budget")),
+    ],
+)
 def test_a_batch_in_parts_makes_the_step_of_the_whole_batch(source, tmp_path, normalizer):
     """Divided once: parts have unequal numbers of supervised tokens, so a mean of means would differ."""
     masking = Masking(fraction=0.5, normalizer=normalizer)
