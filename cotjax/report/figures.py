@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy.optimize import isotonic_regression
 
-from cotjax.report.labels import domain_label
+from cotjax.report.labels import domain_label, spread
 from cotjax.report.summary import BASE, Summary
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
@@ -305,7 +305,7 @@ def apart(values: Sequence[float], space: float, low: float, high: float) -> np.
 def _style(axes: Axes, chart: Chart, checkpoints: Sequence[int]) -> None:
     axes.set_ylabel(chart.axis, fontsize=10.5, color=INK)
     axes.set_xlabel("training step", fontsize=10.5, color=INK)
-    axes.set_xticks(_ticks(checkpoints))
+    axes.set_xticks(spread(checkpoints, 7))
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda x, _: "base" if round(x) == 0 else f"{x:.0f}")
     )
@@ -322,14 +322,6 @@ def _style(axes: Axes, chart: Chart, checkpoints: Sequence[int]) -> None:
     axes.spines["bottom"].set_color(INK)
     axes.tick_params(colors=INK, labelsize=10, length=3)
     axes.tick_params(axis="y", length=0)
-
-
-def _ticks(checkpoints: Sequence[int]) -> list[int]:
-    """Return at most seven checkpoints, first and last included."""
-    chosen = np.unique(
-        np.linspace(0, len(checkpoints) - 1, min(len(checkpoints), 7)).round().astype(int)
-    )
-    return [checkpoints[i] for i in chosen]
 
 
 def _inline(svg: str, prefix: str) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from cotjax.diagnostics.statistics import Estimate
 
 _DOMAINS = {"in_domain": "in-domain", "ood": "out-of-domain"}
@@ -38,3 +42,10 @@ def p_text(p: float) -> str:
 def capitalize(text: str) -> str:
     """Return the text with its first letter in upper case, and the others as they are."""
     return text[:1].upper() + text[1:]
+
+
+def spread(checkpoints: Sequence[int], most: int) -> list[int]:
+    """Return at most this many checkpoints, evenly spread, first and last included."""
+    count = min(len(checkpoints), most)
+    chosen = np.unique(np.linspace(0, len(checkpoints) - 1, count).round().astype(int))
+    return [checkpoints[i] for i in chosen]

@@ -132,6 +132,7 @@ def write_report(run_folder: str | Path, summary: Summary | None = None) -> Path
         lstrip_blocks=True,
     )
     run, colours = summary.run, arm_colours(summary)
+    loss_columns, loss_rows = tables.held_out(summary)
     page = environment.get_template("page.html.jinja").render(
         summary=summary,
         resamples=RESAMPLES,
@@ -150,6 +151,8 @@ def write_report(run_folder: str | Path, summary: Summary | None = None) -> Path
         responses=tables.responses(summary),
         point_columns=[METRICS[name].label for name in tables.POINT_COLUMNS],
         point_rows=tables.point_rows(summary),
+        loss_columns=loss_columns,
+        loss_rows=loss_rows,
         episode=_shown_episode(run_folder, summary),
         elicitation=_elicitation(summary),
         facts=_facts(summary),

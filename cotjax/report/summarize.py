@@ -20,11 +20,13 @@ from cotjax.report.summary import (
     ArmDifference,
     Change,
     ElicitationUse,
+    HeldOutLoss,
     Played,
     PointSummary,
     Summary,
 )
 from cotjax.runtime.files import write_whole
+from cotjax.train.metrics import read_held_out
 
 # What is compared across checkpoints and arms: success and its gap, which are also tested, and the
 # actions on expert states.
@@ -81,6 +83,7 @@ def summarize(run_folder: str | Path) -> Summary:
         ),
         changes=tuple(_changes(curves, domains, last)),
         arm_differences=tuple(_arm_differences(curves, domains, baseline, last)),
+        held_out=_held_out(run_folder, arms),
         shown_episode=str(shown.path.relative_to(run_folder)) if shown else None,
         seconds={
             "environment": round(sum(each.environment_s for each in episodes), 3),
@@ -216,6 +219,20 @@ def _arm_differences(
                 estimate, p = _rounded(contrast(signed)), _p(signed, metric)
                 differences.append(ArmDifference(domain, metric, arm, baseline, last, estimate, p))
     return differences
+
+
+def _held_out(run_folder: Path, arms: Collection[str]) -> dict[str, tuple[HeldOutLoss, ...]]:
+    """Return the held-out losses of the arms that have any (`train.eval_every`)."""
+    losses = {}
+    for arm in arms:
+        path = run_folder / "arms" / arm / "metrics.jsonl"
+        rows = read_held_out(path) if path.exists() else []
+        if rows:
+            losses[arm] = tuple(
+                HeldOutLoss(row["step"], row["held_out"]["loss"], row["held_out"]["loss_by_role"])
+                for row in rows
+            )
+    return losses
 
 
 def _elicitation(episodes: Sequence[EpisodeCounts]) -> tuple[ElicitationUse, ...]:

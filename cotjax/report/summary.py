@@ -113,6 +113,20 @@ class ElicitationUse:
 
 
 @dataclass(frozen=True)
+class HeldOutLoss:
+    """Mean loss per supervised token of the held-out training examples, in nats.
+
+    Attributes:
+      checkpoint: update behind which it was measured; 0 is the base.
+      loss_by_role: role -> the same of its tokens alone.
+    """
+
+    checkpoint: int
+    loss: float
+    loss_by_role: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Summary:
     """Everything that a report says in numbers.
 
@@ -126,6 +140,7 @@ class Summary:
       domains: those with records.
       elicitation: as found in the records; more than one per driver is also a warning.
       shown_episode: path below the run folder of the episode that the report shows.
+      held_out: arm -> its held-out losses in order; {} where none was measured.
       seconds: "environment" and "sampler", summed over the records.
       warnings: sentences on what makes the study weaker than it looks.
     """
@@ -141,6 +156,7 @@ class Summary:
     points: tuple[PointSummary, ...]
     changes: tuple[Change, ...]
     arm_differences: tuple[ArmDifference, ...]
+    held_out: dict[str, tuple[HeldOutLoss, ...]]
     shown_episode: str | None
     seconds: dict[str, float]
     warnings: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from cotjax.diagnostics.metrics import METRICS
 from cotjax.diagnostics.statistics import Estimate
 from cotjax.formats import PROBLEMS
-from cotjax.report.labels import domain_label, p_text, percent
+from cotjax.report.labels import domain_label, p_text, percent, spread
 from cotjax.report.summarize import COMPARED
 from cotjax.report.summary import ArmDifference, Change, Played, PointSummary, Summary
 
@@ -99,6 +99,14 @@ class ResponseRow:
     invalid: str
 
 
+@dataclass(frozen=True)
+class LossRow:
+    """Held-out losses at one checkpoint, one cell per arm. `sure`: the lowest of its arm."""
+
+    checkpoint: int
+    cells: tuple[Cell, ...]
+
+
 def numbers(summary: Summary, domain: str) -> DomainTable:
     """Return every metric at the base and at the last checkpoint of each arm."""
     columns = [("base", summary.point(next(iter(summary.arms)), 0, domain))]
@@ -160,6 +168,33 @@ def played(summary: Summary) -> list[PlayedRow]:
             )
         )
     return rows
+
+
+def held_out(summary: Summary, most: int = 12) -> tuple[tuple[str, ...], list[LossRow]]:
+    """Return the arms with held-out losses, and the losses at up to `most` checkpoints.
+
+    The checkpoints are evenly spread, the first and the last included.
+    """
+    by_arm = {
+        arm: {each.checkpoint: each for each in losses} for arm, losses in summary.held_out.items()
+    }
+    steps = sorted({step for losses in by_arm.values() for step in losses})
+    lowest = {arm: min(each.loss for each in losses) for arm, losses in summary.held_out.items()}
+    rows = []
+    for step in spread(steps, most):
+        cells = []
+        for arm, losses in by_arm.items():
+            loss = losses.get(step)
+            if loss is None:
+                cells.append(Cell("–"))
+                continue
+            roles = (
+                f"{role.lower().replace('_', ' ')} {value:.3f}"
+                for role, value in loss.loss_by_role.items()
+            )
+            cells.append(Cell(f"{loss.loss:.4f}", ", ".join(roles), loss.loss == lowest[arm]))
+        rows.append(LossRow(step, tuple(cells)))
+    return tuple(summary.label(arm) for arm in by_arm), rows
 
 
 def point_rows(summary: Summary) -> list[PointRow]:

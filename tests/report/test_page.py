@@ -256,6 +256,25 @@ def test_records_of_different_worlds_are_named(study, episode):
     assert any("more than one world" in warning for warning in summary.warnings)
 
 
+def test_held_out_losses_are_shown_where_a_run_has_them(study):
+    """At 12 checkpoints at most; the lowest of each arm is bold."""
+    assert "held-out training examples" not in write_report(study).read_text(encoding="utf-8")
+    folder = study / "arms" / "sft"
+    folder.mkdir(parents=True)
+    rows = [{"step": 1, "loss": 9.0}] + [
+        {"step": step, "held_out": {"loss": abs(step - 30) / 100, "loss_by_role": {"ACTION": 0.5}}}
+        for step in range(31)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = summarize(study)
+    assert list(summary.held_out) == ["sft"] and len(summary.held_out["sft"]) == 31
+    assert json.loads(summary.to_json())["held_out"]["sft"][30]["loss"] == 0.0
+    text = write_report(study, summary).read_text(encoding="utf-8")
+    table = text[text.index('id="losses"') : text.index('id="episode"')]
+    assert table.count('<th scope="row">') == 12 and table.count('class="clear"') == 1
+    assert "0.3000<small>action 0.500</small>" in table and "standard SFT" in table
+
+
 def test_shown_episode_is_won_and_revised(study, episode):
     summary = summarize(study)
     shown = json.loads((study / summary.shown_episode).read_text())
