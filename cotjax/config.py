@@ -19,7 +19,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cotjax.envs.base import IN_DOMAIN_TASKS, OOD_TASKS, TASK_TYPES
+from cotjax.envs.worlds import IN_DOMAIN, OOD, World, load_world
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.runtime.files import local_path
 
@@ -36,9 +36,15 @@ ARM_FIELDS = {
 }
 
 
-def default_config() -> ConfigDict:
-    """Return a config with every field. Lengths are in tokens, times in seconds."""
+def default_config(world: str = "alfworld") -> ConfigDict:
+    """Return a config with every field. Lengths are in tokens, times in seconds.
+
+    `world`: a name for `load_world`, which gives the defaults of `task_types` and `games.source`.
+    """
     config = ConfigDict()
+    # The world that is played: one of cotjax.envs, or "package.module:ATTRIBUTE". A config file for
+    # another world than ALFWorld starts from default_config(world), for the world's task types.
+    config.world = world
     config.title = "Where the gains of CoT training land"
     config.out = "runs/study"  # folder that everything is written to
     config.seed = 0  # of games, data order, masking and sampled decoding
@@ -48,8 +54,8 @@ def default_config() -> ConfigDict:
     # Processes that make games and collect. An evaluation has one a slot instead; with 0 it plays
     # in this process.
     config.workers = 2
-    config.games = _games()
-    config.task_types = _task_types()
+    config.games = _games(load_world(world))
+    config.task_types = _task_types(load_world(world))
     config.collect = _collect()
     config.data = _data()
     config.model = _model()
@@ -63,13 +69,14 @@ def default_config() -> ConfigDict:
     return config.lock()
 
 
-def _games() -> ConfigDict:
+def _games(world: World) -> ConfigDict:
     games = ConfigDict()
-    # "made": household games are generated; "alfworld": games are read from games.root.
-    games.source = "made"
-    # Folder of the games. Empty: <out>/games ("made") or $ALFWORLD_DATA ("alfworld").
+    # "made": the world's maker generates games; the world's name, such as "alfworld": games are
+    # read from games.root.
+    games.source = "made" if world.makes_games else world.name
+    # Folder of the games. Empty: <out>/games ("made"), else the world's own default ($ALFWORLD_DATA).
     games.root = ""
-    # Training games. "made": of each task type; "alfworld": at most this many in all (0: all).
+    # Training games. "made": of each task type; else at most this many in all (0: all).
     games.train = 0
     games.eval_split = "valid_unseen"  # split that is played
     games.in_domain = 60  # games played of all task_types.in_domain together
@@ -78,12 +85,12 @@ def _games() -> ConfigDict:
     return games
 
 
-def _task_types() -> ConfigDict:
+def _task_types(world: World) -> ConfigDict:
     types = ConfigDict()
-    types.in_domain = IN_DOMAIN_TASKS  # shown in CoT training
-    types.ood = OOD_TASKS  # held out of CoT training
+    types.in_domain = world.task_types_of(IN_DOMAIN)  # shown in CoT training
+    types.ood = world.task_types_of(OOD)  # held out of CoT training
     # Played by the agent that collects. Types that are not in_domain are left out of CoT training.
-    types.collect = TASK_TYPES
+    types.collect = world.task_types
     return types
 
 

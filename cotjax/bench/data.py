@@ -22,13 +22,12 @@ from cotjax.data.packing import Packing, example_lengths
 from cotjax.data.pipeline import Masking, batches, dropped_weights
 from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
 from cotjax.data.trajectories import Trajectory, read_trajectories, write_trajectories
-from cotjax.envs.alfworld.maker.make import make_games
-from cotjax.envs.base import TASK_TYPES
+from cotjax.envs.worlds import load_world
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import init_params
 from cotjax.model.sharding import batch_sharding, make_mesh
 from cotjax.objectives.supervised import make_objective
-from cotjax.rollout.collect import collect
+from cotjax.rollout.collect import Collecting, collect
 from cotjax.train.optim import configured
 from cotjax.train.step import init_state, make_train_step
 
@@ -174,12 +173,14 @@ def _train_step(batch: dict[str, np.ndarray]) -> tuple[Callable[[], None], tuple
 
 
 def _play(folder: Path) -> Path:
-    print(f"making {_GAMES * len(TASK_TYPES)} games and playing each {_EPISODES} times", flush=True)
+    world = load_world("alfworld")
+    types = world.task_types
+    print(f"making {_GAMES * len(types)} games and playing each {_EPISODES} times", flush=True)
     workers = os.cpu_count() or 1
-    games = make_games(folder / "games", {"train": dict.fromkeys(TASK_TYPES, _GAMES)}, 0, workers)
-    collect(
-        games, folder / "played.jsonl", "expert", 0, workers=workers, episodes_per_game=_EPISODES
-    )
+    counts = {"train": dict.fromkeys(types, _GAMES)}
+    games = world.make_games(folder / "games", counts, seed=0, workers=workers)
+    settings = Collecting("expert", seed=0, episodes_per_game=_EPISODES)
+    collect(world, games, folder / "played.jsonl", settings, workers=workers)
 
     def copies() -> Iterator[Trajectory]:
         for copy in range(_COPIES):

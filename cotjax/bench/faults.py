@@ -33,8 +33,9 @@ from cotjax.data.codec import Codec
 from cotjax.data.word_tokenizer import build_word_tokenizer
 from cotjax.envs.alfworld.env import AlfworldEnv
 from cotjax.envs.alfworld.maker.make import make_games
+from cotjax.envs.alfworld.tasks import TASK_TYPES
 from cotjax.envs.alfworld.words import alfworld_words
-from cotjax.envs.base import TASK_TYPES, Game, Observation
+from cotjax.envs.base import Game, Observation
 from cotjax.envs.pool.pool import EnvPool, Limits
 from cotjax.errors import EnvError, UsageError
 from cotjax.formats import CHATML, first_turn

@@ -27,9 +27,8 @@ from cotjax.bench.comparison import (
 )
 from cotjax.bench.jobs import RolloutJob
 from cotjax.bench.sides import Side, check_same_platform, devices_of, environment_of_sides
-from cotjax.envs.alfworld.env import find_games
-from cotjax.envs.alfworld.maker.make import make_games
-from cotjax.envs.base import TASK_TYPES, Game
+from cotjax.envs.base import Game
+from cotjax.envs.worlds import load_world
 from cotjax.errors import CotjaxError, UsageError
 
 # The least share of episodes in which two sides' actions are equal.
@@ -134,12 +133,14 @@ def benchmark(settings: Settings, console: Console | None = None) -> Figures:
 
 
 def _games(folder: Path, settings: Settings) -> list[Game]:
+    world = load_world("alfworld")
+    types = world.task_types
     episodes, root = settings.episodes, settings.games
     if root is None:
-        share, rest = divmod(episodes, len(TASK_TYPES))
-        counts = {task: share + (index < rest) for index, task in enumerate(TASK_TYPES)}
-        return make_games(folder / "games", {_SPLIT: counts}, settings.seed)
-    games = find_games(root, settings.split)
+        share, rest = divmod(episodes, len(types))
+        counts = {task: share + (index < rest) for index, task in enumerate(types)}
+        return world.make_games(folder / "games", {_SPLIT: counts}, settings.seed)
+    games = world.games(root, settings.split)
     if len(games) < episodes:
         raise UsageError(
             f"--episodes {episodes}: {root} has {len(games)} games in split {settings.split!r}; "

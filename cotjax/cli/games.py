@@ -1,4 +1,4 @@
-"""`cotjax games make` and `cotjax collect`. As in `cotjax.cli.main`, heavy imports wait for the command."""
+"""`cotjax games make` and `cotjax collect`. Heavy imports happen in the command, as in `cotjax.cli.main`."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from pathlib import Path
 from cotjax.errors import DataError, UsageError
 
 
-def add_games(commands) -> None:
+def add_games(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `games` and `collect` to the commands of the parser."""
     games = commands.add_parser(
-        "games", help="make household games in ALFWorld's format"
+        "games", help="make games, household games in ALFWorld's format by default"
     ).add_subparsers(dest="what", required=True)
     make = games.add_parser(
         "make",
         help="make games",
-        description="Make solvable household games that the stock ALFWorld loads.",
+        description="Make solvable games. Household games load in the stock ALFWorld too.",
     )
+    _add_world(make)
     make.add_argument(
         "--out",
         required=True,
         type=Path,
-        help="folder for the games; it then serves as ALFWorld data",
+        help="folder for the games, which can then be played like the world's own data",
     )
     make.add_argument(
         "--split",
         action="append",
-        help="train, valid_seen or valid_unseen; repeat for several (default: all)",
+        help="ALFWorld: train, valid_seen or valid_unseen; repeat for several (default: all)",
     )
     make.add_argument(
         "--per-type",
@@ -40,7 +41,7 @@ def add_games(commands) -> None:
     make.add_argument(
         "--task-type",
         action="append",
-        help="only this task type; repeat for several (default: all six)",
+        help="only this task type; repeat for several (default: all)",
     )
     make.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
     make.add_argument(
@@ -51,16 +52,14 @@ def add_games(commands) -> None:
     collect = commands.add_parser(
         "collect", help="let a scripted agent play games and write its trajectories"
     )
-    collect.add_argument(
-        "--games", required=True, type=Path, help="ALFWorld data folder (made or real)"
-    )
+    _add_world(collect)
+    collect.add_argument("--games", required=True, type=Path, help="folder of games, made or real")
     collect.add_argument("--split", default="train", help="split to play (default train)")
     collect.add_argument("--out", required=True, type=Path, help="JSONL file to write")
     collect.add_argument(
         "--agent",
-        choices=("expert", "explorer"),
         default="expert",
-        help="who plays (default expert)",
+        help="scripted agent that plays; ALFWorld has expert and explorer (default expert)",
     )
     collect.add_argument(
         "--limit", type=int, default=0, help="play at most this many games (default: all)"
@@ -74,18 +73,23 @@ def add_games(commands) -> None:
     collect.set_defaults(run=_collect)
 
 
+def _add_world(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--world", default="alfworld", help="world of the games, as config.world (default alfworld)"
+    )
+
+
 def _make_games(arguments: argparse.Namespace) -> None:
-    from cotjax.envs.alfworld.maker.make import make_games
-    from cotjax.envs.base import TASK_TYPES
+    from cotjax.envs.worlds import load_world
     from cotjax.runtime.progress import Reporter
 
-    reporter = Reporter()
+    reporter, world = Reporter(), load_world(arguments.world)
     counts = {
-        split: dict.fromkeys(arguments.task_type or TASK_TYPES, arguments.per_type)
-        for split in arguments.split or ("train", "valid_seen", "valid_unseen")
+        split: dict.fromkeys(arguments.task_type or world.task_types, arguments.per_type)
+        for split in arguments.split or world.splits
     }
     with reporter.stage("games", "Making games") as stage:
-        made = make_games(
+        made = world.make_games(
             arguments.out,
             counts,
             arguments.seed,
@@ -96,33 +100,35 @@ def _make_games(arguments: argparse.Namespace) -> None:
 
 
 def _collect(arguments: argparse.Namespace) -> None:
-    from cotjax.envs.alfworld.env import find_games, told_left_out
-    from cotjax.rollout.collect import collect
+    from cotjax.envs.worlds import load_world
+    from cotjax.rollout.collect import Collecting, collect
     from cotjax.runtime.progress import Reporter
+    from cotjax.study.games import left_out_text
 
     if arguments.limit < 0:
         raise UsageError(f"--limit is {arguments.limit}; give at least 0")
-    reporter = Reporter()
+    reporter, world = Reporter(), load_world(arguments.world)
+    world.check_agent(arguments.agent)
     left_out: Counter[str] = Counter()
-    games = find_games(arguments.games, arguments.split, left_out)
+    games = world.games(arguments.games, arguments.split, left_out)
     if left_out:
-        reporter.say(f"left out of {arguments.games}, {arguments.split}: {told_left_out(left_out)}")
+        reporter.say(f"left out of {arguments.games}, {arguments.split}: {left_out_text(left_out)}")
     if arguments.limit:
         games = games[: arguments.limit]
     with reporter.stage("collect", f"The {arguments.agent} plays {len(games)} games") as stage:
         summary = collect(
+            world,
             games,
             arguments.out,
-            agent=arguments.agent,
-            seed=arguments.seed,
+            Collecting(arguments.agent, arguments.seed, only_won=arguments.agent == "expert"),
             workers=arguments.workers,
-            only_won=arguments.agent == "expert",
             progress=lambda done, total: stage.update(done, total, "episodes"),
         )
     for line in summary.lines():
         reporter.say(line)
     if not summary.kept:
         raise DataError(
-            f"{arguments.out}: no episode could be kept, so the file is empty; see why above, and give other games"
+            f"{arguments.out}: no episode could be kept, so the file is empty; "
+            "see why above, and give other games"
         )
     reporter.say(f"Trajectories: {arguments.out}")

@@ -1,4 +1,4 @@
-"""`cotjax play`. As in `cotjax.cli.main`, heavy imports wait for the command."""
+"""`cotjax play`. Heavy imports happen in the command, as in `cotjax.cli.main`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ from cotjax.errors import UsageError
 
 
 def add_play(play: argparse.ArgumentParser) -> None:
-    play.description = "Play a game in the terminal. With --run or --model, watch a checkpoint play it: thoughts, both actions, answers."
-    play.add_argument("--game", type=Path, help="game.tw-pddl, or the folder that holds it")
-    play.add_argument(
-        "--games", type=Path, help="ALFWorld data folder (made or real), instead of --game"
+    """Add the arguments of `play`."""
+    play.description = (
+        "Play a game in the terminal. With --run or --model, watch a checkpoint play it: "
+        "thoughts, both actions, answers."
     )
+    play.add_argument(
+        "--world", help="world that is played, as config.world (default: the run's, else alfworld)"
+    )
+    play.add_argument(
+        "--game", type=Path, help="the game's file or folder (ALFWorld: game.tw-pddl)"
+    )
+    play.add_argument("--games", type=Path, help="folder of games, instead of --game")
     play.add_argument("--split", default="valid_seen", help="split of --games (default valid_seen)")
     play.add_argument(
         "--index",
@@ -56,16 +63,20 @@ def add_play(play: argparse.ArgumentParser) -> None:
 def _play(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
+    from cotjax.envs.worlds import load_world
     from cotjax.study import play
 
     if arguments.run_folder and arguments.model:
         raise UsageError("give --run or --model, not both")
     if arguments.max_steps is not None and arguments.max_steps < 1:
         raise UsageError(f"--max-steps is {arguments.max_steps}; it must be at least 1")
-    game = play.choose_game(arguments.game, arguments.games, arguments.split, arguments.index)
+    world = load_world(arguments.world or _usual_world(arguments))
+    game = play.choose_game(
+        world, arguments.game, arguments.games, arguments.split, arguments.index
+    )
     console = Console(highlight=False)
     if not arguments.run_folder and not arguments.model:
-        play.play_by_hand(game, console, sys.stdin, arguments.max_steps or 30)
+        play.play_by_hand(world, game, console, sys.stdin, arguments.max_steps or 30)
         return
     after_step = play.pauses(arguments.pause, arguments.delay)
     if arguments.run_folder:
@@ -73,6 +84,7 @@ def _play(arguments: argparse.Namespace) -> None:
     else:
         player = play.player_of_model(arguments.model, arguments.template)
     play.watch(
+        world,
         game,
         player,
         console,
@@ -81,3 +93,9 @@ def _play(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         after_step=after_step,
     )
+
+
+def _usual_world(arguments: argparse.Namespace) -> str:
+    from cotjax.study.play import world_of_run
+
+    return world_of_run(arguments.run_folder) if arguments.run_folder else "alfworld"

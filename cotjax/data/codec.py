@@ -45,14 +45,22 @@ class Codec:
 
     Args:
       system: a system message before the first user turn; "" for none.
+      task_text: the first line of the first user turn, with `{task}` for the task.
 
     Raises:
       DataError: the tokenizer cannot encode a tag or the system message, or lacks the token that
         the template begins with.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: TurnTemplate, system: str = ""):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: TurnTemplate,
+        system: str = "",
+        task_text: str = formats.TASK,
+    ):
         self.template = template
+        self._task_text = task_text
         # A tokenizer file may turn on truncation or padding; nothing may be cut or padded here.
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -82,7 +90,13 @@ class Codec:
         self._opening = self._encode_opening(system)
 
     @classmethod
-    def load(cls, folder: str | Path, template: str = "chatml", system: str = "") -> Codec:
+    def load(
+        cls,
+        folder: str | Path,
+        template: str = "chatml",
+        system: str = "",
+        task_text: str = formats.TASK,
+    ) -> Codec:
         """Return the codec of the tokenizer in a local Hugging Face folder.
 
         Raises:
@@ -103,7 +117,7 @@ class Codec:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
             raise DataError(f"{file}: not a tokenizer ({error})") from None
-        return cls(tokenizer, formats.TEMPLATES[template], system)
+        return cls(tokenizer, formats.TEMPLATES[template], system, task_text)
 
     @property
     def vocab_size(self) -> int:
@@ -225,7 +239,7 @@ class Codec:
 
     def first_turn(self, task: str, observation: str, *, lenient: bool = False) -> Segments:
         """Return an episode's first user turn, from its first id to where the response begins."""
-        instruction = formats.first_turn(task, "")
+        instruction = formats.first_turn(task, "", self._task_text)
         return [
             (self._opening, Role.PROMPT),
             (self.encode_plain(instruction, "the task", lenient=lenient), Role.PROMPT),

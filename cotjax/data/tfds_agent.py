@@ -29,6 +29,7 @@ from cotjax.data.packing import keep_lengths
 from cotjax.data.selection import Counts, Selection
 from cotjax.data.trajectories import read_trajectories
 from cotjax.errors import DataError
+from cotjax.formats import TASK
 from cotjax.runtime.files import read_json, write_whole
 
 ARRAYS = {
@@ -49,6 +50,7 @@ class AgentConfig(tfds.core.BuilderConfig):
       tokenizer: folder with tokenizer.json.
       template: name of the turn template.
       system: a system message before the first user turn; "" for none.
+      task_text: the first line of the first user turn, with `{task}` for the task.
       selection: fields of `cotjax.data.selection.Selection`.
 
     Raises:
@@ -63,6 +65,7 @@ class AgentConfig(tfds.core.BuilderConfig):
         tokenizer: str,
         template: str = "chatml",
         system: str = "",
+        task_text: str = TASK,
         **selection: Any,
     ):
         super().__init__(name=name)
@@ -70,6 +73,7 @@ class AgentConfig(tfds.core.BuilderConfig):
         self.tokenizer = tokenizer
         self.template = template
         self.system = system
+        self.task_text = task_text
         self.selection = Selection(**selection)
 
 
@@ -101,7 +105,7 @@ class AgentTrajectories(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str, path: str) -> Iterator[tuple[int, dict]]:
         config = self.builder_config
-        codec = Codec.load(config.tokenizer, config.template, config.system)
+        codec = Codec.load(config.tokenizer, config.template, config.system, config.task_text)
         selection, counts = config.selection, Counts()
         lengths = array("i")
         for trajectory in read_trajectories(path):
@@ -182,6 +186,10 @@ def fingerprint(config: AgentConfig, digest: Callable[[Path], str] = sha256_of) 
         str(AgentTrajectories.VERSION),
     )
     together.update(repr(settings).encode())
+    if (
+        config.task_text != TASK
+    ):  # datasets made before worlds had their own wording keep their name
+        together.update(config.task_text.encode())
     return together.hexdigest()[:12]
 
 

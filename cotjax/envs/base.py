@@ -1,26 +1,26 @@
-"""The contract between a text environment and the host-side loop."""
+"""The contract between a text environment, a scripted agent and the host-side loop."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-TASK_TYPES = (
-    "pick_and_place_simple",
-    "look_at_obj_in_light",
-    "pick_clean_then_place_in_recep",
-    "pick_heat_then_place_in_recep",
-    "pick_cool_then_place_in_recep",
-    "pick_two_obj_and_place",
-)
-# The out-of-domain split of arXiv 2606.26935: two task types that CoT training never shows.
-OOD_TASKS = ("pick_cool_then_place_in_recep", "pick_two_obj_and_place")
-IN_DOMAIN_TASKS = tuple(task for task in TASK_TYPES if task not in OOD_TASKS)
+from cotjax.errors import DataError
 
 
 @dataclass(frozen=True)
 class Game:
-    """One playable game. `id` is stable across machines (ALFWorld: "<task folder>/<trial folder>"); `path` is the game file."""
+    """One playable game.
+
+    Attributes:
+      id: the same on every machine (ALFWorld: "<task folder>/<trial folder>").
+      path: the game's file; "" in a world whose games are not files.
+      split: "train" or another split of the world.
+      task_type: one of the world's task types.
+    """
 
     id: str
     path: str
@@ -30,11 +30,11 @@ class Game:
 
 @dataclass(frozen=True)
 class Observation:
-    """What an environment answers to `reset` or `step`.
+    """An environment's answer to `reset` or `step`.
 
     Attributes:
       text: the answer, stripped of surrounding whitespace.
-      admissible_commands: what the environment would accept now; None where it cannot list that.
+      admissible_commands: the actions that the environment would accept now; None if it cannot list them.
       won: the goal is met.
       done: the episode is over, won or not.
       accepted: the environment carried the action out. A refused action costs a step all the same.
@@ -50,14 +50,66 @@ class Observation:
 
 
 class TextEnv(Protocol):
-    """One slot that plays one game at a time. Every method raises `EnvError`, naming the game and the step, when the
-    environment itself fails."""
+    """One slot that plays one game at a time.
+
+    Every method raises EnvError, naming the game and the step, when the environment itself fails.
+    """
 
     def reset(self, game: Game) -> tuple[str, Observation]:
         """Load `game` and return (task instruction, first observation)."""
 
     def step(self, action: str) -> Observation:
-        """Send `action` and return what follows. An action that the environment does not accept is not an error."""
+        """Send `action` and return the answer. An action that the environment refuses is not an error."""
 
     def close(self) -> None:
-        """Free what the slot holds."""
+        """Free the slot's resources."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One turn of a scripted agent.
+
+    Attributes:
+      thought: written before the action; None for an action without a thought.
+      action: the text to send.
+      no_op: the agent knows that the environment will refuse this action.
+      mistake: not the action that the agent decided on. It has no thought and is not trained on.
+    """
+
+    thought: str | None
+    action: str
+    no_op: bool = False
+    mistake: bool = False
+
+
+class Agent(Protocol):
+    """A scripted agent that plays one game at a time and writes its thoughts."""
+
+    def start(self, task: str, observation: Observation) -> None:
+        """Begin a game. `act` gets the first observation too. Raises EnvError for a task that it cannot read."""
+
+    def act(self, observation: Observation) -> Decision:
+        """Return the next action and the thought before it."""
+
+
+def games_hash(games: Iterable[Game]) -> str:
+    """Return the SHA-256 over the ids and the files of `games`, in the order of ids.
+
+    Raises DataError for a file that cannot be read.
+    """
+    digest = hashlib.sha256()
+    for game in sorted(games, key=lambda game: game.id):
+        content = hashlib.sha256(_content(game)).hexdigest()
+        digest.update(f"{game.id} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _content(game: Game) -> bytes:
+    if not game.path:
+        return b""
+    try:
+        return Path(game.path).read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{game.path}: cannot be read ({error.strerror}); make or unpack the game again"
+        ) from error

@@ -1,6 +1,6 @@
-"""Collect trajectories: scripted agents play household games, and every kept episode becomes one line of a JSONL file.
+"""Collect trajectories: scripted agents play a world's games, and every kept episode becomes a line of a JSONL file.
 
-The file depends on the games, their order, the agent and the seed, never on the number of workers.
+The file depends on the games, their order and the settings, never on the number of workers.
 """
 
 from __future__ import annotations
@@ -9,34 +9,76 @@ import hashlib
 import multiprocessing
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cotjax.data.trajectories import SCRIPTED_BEFORE, Step, Trajectory, write_trajectories
-from cotjax.envs.alfworld.env import AlfworldEnv
-from cotjax.envs.alfworld.scripted.expert import Expert
-from cotjax.envs.alfworld.scripted.explorer import Explorer
+from cotjax.data.trajectories import (
+    SCRIPTED_BEFORE,
+    Step,
+    Trajectory,
+    read_trajectories,
+    write_trajectories,
+)
 from cotjax.envs.base import Game, TextEnv
+from cotjax.envs.worlds import AgentSettings, World
 from cotjax.errors import CotjaxError, EnvError, UsageError
 
-AGENTS = ("expert", "explorer")
-_FAULTS_NAMED = 10
-_FAULTS_TOLD = 3
+_FAULTS_KEPT = 10
+_FAULTS_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Collecting:
+    """How episodes are collected.
+
+    Attributes:
+      agent: one of the world's scripted agents.
+      seed: of the agents; with a game's id and an episode's number it decides the episode.
+      max_steps: an episode ends after this many steps, won or not.
+      only_won: keep won episodes only.
+      skill: range that the agent's skill is drawn from for each episode.
+      news: share of random steps whose thought also says what was just seen.
+      mistakes: share of the agent's steps that go wrong (see `AgentSettings`).
+      episodes_per_game: episodes of each game.
+    """
+
+    agent: str
+    seed: int
+    max_steps: int = 30
+    only_won: bool = True
+    skill: tuple[float, float] = (0.1, 0.5)
+    news: float = 0.4
+    mistakes: float = 0.0
+    episodes_per_game: int = 1
+
+    def check(self) -> None:
+        """Raise UsageError for a range or count that is impossible."""
+        if not 0.0 <= self.skill[0] <= self.skill[1] <= 1.0:
+            raise UsageError(f"skill is a range of probabilities, low to high; {self.skill} is not")
+        if not 0.0 <= self.mistakes < 1.0:
+            raise UsageError(
+                f"slips is a share of steps, at least 0 and below 1; {self.mistakes} is not"
+            )
+        if self.max_steps < 1 or self.episodes_per_game < 1:
+            raise UsageError(
+                f"max_steps ({self.max_steps}) and episodes_per_game ({self.episodes_per_game}) must be at least 1"
+            )
 
 
 @dataclass(frozen=True)
 class CollectSummary:
-    """What a collection came to, in episodes.
+    """The outcome of a collection, in episodes.
 
-    played: all that were tried
-    won: ended in the goal
-    kept: written to the file
-    steps: in the kept episodes, all together
-    failed: broke off because the environment or the game file failed; none is kept
-    inadmissible: broke off because the agent chose an action that the game does not take: a bug of the agent; none is kept
-    faults: the messages of the first few that broke off, each naming the game and the step
+    Attributes:
+      played: all that were tried.
+      won: ended in the goal.
+      kept: written to the file.
+      steps: steps of the kept episodes.
+      failed: broken off because the environment or the game file failed; none is kept.
+      inadmissible: broken off because the agent chose an inadmissible action, a bug of the agent; none is kept.
+      faults: messages of the first few that were broken off, each with its game and step.
     """
 
     played: int
@@ -49,7 +91,7 @@ class CollectSummary:
 
     @property
     def left_out(self) -> dict[str, int]:
-        """Reason -> episodes that are not in the file for it."""
+        """Reason -> number of episodes that are not in the file."""
         broken = self.failed + self.inadmissible
         reasons = {
             "not won": self.played - self.kept - broken,
@@ -59,29 +101,66 @@ class CollectSummary:
         return {reason: count for reason, count in reasons.items() if count}
 
     def lines(self) -> list[str]:
-        """What to tell: what was kept, what was left out and why, and the first few that broke off."""
+        """Return lines for the user: episodes kept, episodes left out by reason, and the first faults."""
         lines = [
             f"won {self.won} of {self.played}; kept {self.kept} trajectories, {self.steps} steps"
         ]
         if self.left_out:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
             lines[0] += f"; left out {self.played - self.kept}: {reasons}"
-        lines += [f"  broke off: {fault}" for fault in self.faults[:_FAULTS_TOLD]]
-        if (more := self.failed + self.inadmissible - len(self.faults[:_FAULTS_TOLD])) > 0:
+        lines += [f"  broke off: {fault}" for fault in self.faults[:_FAULTS_SHOWN]]
+        more = self.failed + self.inadmissible - len(self.faults[:_FAULTS_SHOWN])
+        if more > 0:
             lines.append(f"  and {more} more")
         return lines
+
+
+def collect(
+    world: World,
+    games: Sequence[Game],
+    out: Path,
+    settings: Collecting,
+    *,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> CollectSummary:
+    """Play `games` and write the episodes to `out`, in the order of the games.
+
+    Args:
+      workers: processes; 0 and 1 play in this one.
+      progress: called with (episodes done, episodes in all) after each episode.
+
+    Raises:
+      UsageError: an unknown agent, no games, two games with one id, or an impossible range or count.
+    """
+    settings.check()
+    world.check_agent(settings.agent)
+    jobs = _jobs(games, settings)
+    tally = _Tally()
+    with _outcomes(world, jobs, settings, workers) as outcomes:
+        write_trajectories(out, _kept(outcomes, len(jobs), settings.only_won, tally, progress))
+    counts = {
+        name: tally.counts[name]
+        for name in ("played", "won", "kept", "steps", "failed", "inadmissible")
+    }
+    return CollectSummary(**counts, faults=tuple(tally.faults))
+
+
+def expert_episodes(path: str | Path, games: Iterable[Game]) -> Iterator[Trajectory]:
+    """Yield the first won episode of each of `games` in a trajectory file, for a world without a scripted expert."""
+    wanted = {(game.split, game.id) for game in games}
+    for trajectory in read_trajectories(path):
+        if trajectory.success and (trajectory.split, trajectory.game) in wanted:
+            wanted.remove((trajectory.split, trajectory.game))
+            yield trajectory
 
 
 @dataclass(frozen=True)
 class _Job:
     game: Game
     episode: int
-    agent: str
     seed: int
     skill: float
-    news: float
-    slips: float
-    max_steps: int
 
 
 @dataclass(frozen=True)
@@ -93,7 +172,7 @@ class _Outcome:
 
 @dataclass
 class _Tally:
-    counts: Counter = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
 
 
@@ -101,168 +180,125 @@ class _InadmissibleAction(EnvError):
     """The agent's action is not among the admissible ones."""
 
 
-def collect(
-    games: list[Game],
-    out: Path,
-    agent: str,
-    seed: int,
-    max_steps: int = 30,
-    workers: int = 1,
-    only_won: bool = True,
-    skill: tuple[float, float] = (0.1, 0.5),
-    news: float = 0.4,
-    slips: float = 0.0,
-    episodes_per_game: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-) -> CollectSummary:
-    """Play `games` and write the episodes to `out`, in the games' order.
-
-    Args:
-      agent: "expert" or "explorer".
-      max_steps: an episode ends here, won or not.
-      workers: processes; 0 and 1 play in this one.
-      only_won: keep won episodes only.
-      skill: the explorer's skill is drawn from this range, for each episode.
-      news: share of the explorer's steps at random whose thought also tells what was just seen.
-      slips: share of the expert's steps that go wrong (see `Expert`).
-      progress: called with (episodes done, episodes in all) after each.
-
-    Raises:
-      UsageError: an unknown agent, no games, two games with one id, or a range or count that makes no sense.
-    """
-    jobs = _jobs(games, agent, seed, max_steps, skill, news, slips, episodes_per_game)
-    tally = _Tally()
-    with _outcomes(jobs, workers) as outcomes:
-        write_trajectories(out, _kept(outcomes, len(jobs), only_won, tally, progress))
-    counts = {
-        name: tally.counts[name]
-        for name in ("played", "won", "kept", "steps", "failed", "inadmissible")
-    }
-    return CollectSummary(**counts, faults=tuple(tally.faults))
-
-
-def _jobs(
-    games: list[Game],
-    agent: str,
-    seed: int,
-    max_steps: int,
-    skill: tuple[float, float],
-    news: float,
-    slips: float,
-    episodes_per_game: int,
-) -> list[_Job]:
-    if agent not in AGENTS:
-        raise UsageError(f"no scripted agent is called {agent!r}; there are {' and '.join(AGENTS)}")
+def _jobs(games: Sequence[Game], settings: Collecting) -> list[_Job]:
     if not games:
         raise UsageError("there are no games to play; make or unpack some first")
-    if not 0.0 <= skill[0] <= skill[1] <= 1.0:
-        raise UsageError(f"skill is a range of probabilities, low to high; {skill} is not")
-    if not 0.0 <= slips < 1.0:
-        raise UsageError(f"slips is a share of steps, at least 0 and below 1; {slips} is not")
-    if max_steps < 1 or episodes_per_game < 1:
-        raise UsageError(
-            f"max_steps ({max_steps}) and episodes_per_game ({episodes_per_game}) must be at least 1"
-        )
-    (name, times), = Counter(f"{game.split}/{game.id}" for game in games).most_common(1)  # fmt: skip
+    ((name, times),) = Counter(f"{game.split}/{game.id}" for game in games).most_common(1)
     if times > 1:
         raise UsageError(
             f"the game {name} is listed {times} times; use episodes_per_game to play it more than once"
         )
     jobs = []
     for game in games:
-        for episode in range(episodes_per_game):
-            episode_seed = _stable_seed(seed, game.id, episode)
-            jobs.append(
-                _Job(
-                    game,
-                    episode,
-                    agent,
-                    episode_seed,
-                    random.Random(episode_seed).uniform(*skill),
-                    news,
-                    slips,
-                    max_steps,
-                )
-            )
+        for episode in range(settings.episodes_per_game):
+            seed = _stable_seed(settings.seed, game.id, episode)
+            jobs.append(_Job(game, episode, seed, random.Random(seed).uniform(*settings.skill)))
     return jobs
 
 
 def _stable_seed(seed: int, game_id: str, episode: int) -> int:
-    """The same on every machine, and another for every (seed, game, episode): 32 bits of a hash."""
+    """Return 32 bits of a hash: the same on every machine, and different for every (seed, game, episode)."""
     return int.from_bytes(
         hashlib.sha256(f"{seed}/{game_id}/{episode}".encode()).digest()[:4], "big"
     )
 
 
-@contextmanager
-def _outcomes(jobs: list[_Job], workers: int) -> Iterator[Iterator[_Outcome]]:
-    """The jobs' outcomes in the jobs' order."""
-    max_steps = jobs[0].max_steps
-    if workers <= 1:
-        env = AlfworldEnv(max_steps)
+class _Player:
+    """One process's environment, which plays one job after another."""
+
+    def __init__(self, world: World, settings: Collecting):
+        self._world, self._settings = world, settings
+        self._env: TextEnv = world.make_env(settings.max_steps)()
+
+    def play(self, job: _Job) -> _Outcome:
         try:
-            yield (_play(job, env) for job in jobs)
+            return _Outcome(self._episode(job))
+        except _InadmissibleAction as error:
+            return _Outcome(fault=str(error), inadmissible=True)
+        except CotjaxError as error:
+            return _Outcome(fault=str(error))
+
+    def close(self) -> None:
+        self._env.close()
+
+    def _episode(self, job: _Job) -> Trajectory:
+        game, settings = job.game, self._settings
+        agent = self._world.agent(
+            settings.agent, job.seed, AgentSettings(job.skill, settings.news, settings.mistakes)
+        )
+        task, observation = self._env.reset(game)
+        try:
+            agent.start(task, observation)
+        except EnvError as error:
+            raise EnvError(f"{game.id}: {error}") from error
+        steps: list[Step] = []
+        while not observation.done and len(steps) < settings.max_steps:
+            decision = agent.act(observation)
+            commands = observation.admissible_commands
+            if commands is not None and decision.action not in commands and not decision.no_op:
+                raise _InadmissibleAction(
+                    f"{game.id}, step {len(steps)}: the {settings.agent} chose {decision.action!r}, "
+                    "which the game does not take"
+                )
+            provenance = SCRIPTED_BEFORE if decision.thought is not None else None
+            steps.append(
+                Step(
+                    observation.text,
+                    decision.thought,
+                    decision.action,
+                    provenance,
+                    commands or (),
+                    trained=not decision.mistake,
+                )
+            )
+            observation = self._env.step(decision.action)
+        if not steps:
+            raise EnvError(
+                f"{game.id}: the episode is over before its first step; leave this game out"
+            )
+        score = observation.score
+        return Trajectory(
+            id=f"{settings.agent}/{game.split}/{game.id}/{job.episode}",
+            environment=self._world.name,
+            split=game.split,
+            task=task,
+            task_type=game.task_type,
+            game=game.id,
+            steps=tuple(steps),
+            success=observation.won,
+            reward=float(observation.won) if score is None else score,
+            seed=job.seed,
+            agent=settings.agent,
+        )
+
+
+@contextmanager
+def _outcomes(
+    world: World, jobs: list[_Job], settings: Collecting, workers: int
+) -> Iterator[Iterator[_Outcome]]:
+    """Yield the outcomes of the jobs, in their order."""
+    if workers <= 1:
+        player = _Player(world, settings)
+        try:
+            yield map(player.play, jobs)
         finally:
-            env.close()
+            player.close()
         return
     # Spawn, not fork: the parent may hold a jax runtime, whose threads do not survive a fork.
     with multiprocessing.get_context("spawn").Pool(
-        min(workers, len(jobs)), _start_worker, (max_steps,)
+        min(workers, len(jobs)), _start_worker, (world, settings)
     ) as pool:
         yield pool.imap(_play_in_worker, jobs, chunksize=4)
 
 
-def _start_worker(max_steps: int) -> None:
-    global _worker_env
-    _worker_env = AlfworldEnv(max_steps)
+def _start_worker(world: World, settings: Collecting) -> None:
+    # A pool hands nothing from its initializer to its tasks but a global variable.
+    global _worker_player
+    _worker_player = _Player(world, settings)
 
 
 def _play_in_worker(job: _Job) -> _Outcome:
-    return _play(job, _worker_env)
-
-
-def _play(job: _Job, env: TextEnv) -> _Outcome:
-    try:
-        return _Outcome(_episode(job, env))
-    except _InadmissibleAction as error:
-        return _Outcome(fault=str(error), inadmissible=True)
-    except CotjaxError as error:
-        return _Outcome(fault=str(error))
-
-
-def _episode(job: _Job, env: TextEnv) -> Trajectory:
-    game = job.game
-    player = (
-        Expert(job.seed, slips=job.slips)
-        if job.agent == "expert"
-        else Explorer(job.seed, job.skill, job.news)
-    )
-    task, observation = env.reset(game)
-    try:
-        player.start(task, observation)
-    except EnvError as error:
-        raise EnvError(f"{game.id}: {error}") from error
-    steps = []
-    while not observation.done and len(steps) < job.max_steps:
-        decision = player.act(observation)
-        if decision.action not in observation.admissible_commands and not decision.vain:
-            where = f"{game.id}, step {len(steps)}"
-            raise _InadmissibleAction(
-                f"{where}: the {job.agent} chose {decision.action!r}, which the game does not take"
-            )
-        provenance = SCRIPTED_BEFORE if decision.thought is not None else None
-        commands, trained = observation.admissible_commands, not decision.slip
-        steps.append(
-            Step(observation.text, decision.thought, decision.action, provenance, commands, trained)
-        )
-        observation = env.step(decision.action)
-    if not steps:
-        raise EnvError(f"{game.id}: the episode is over before its first step; leave this game out")
-    return Trajectory(
-        id=f"{job.agent}/{game.split}/{game.id}/{job.episode}", environment="alfworld", split=game.split, task=task,
-        task_type=game.task_type, game=game.id, steps=tuple(steps), success=observation.won, reward=float(observation.won),
-        seed=job.seed, agent=job.agent,
-    )  # fmt: skip
+    return _worker_player.play(job)
 
 
 def _kept(
@@ -277,10 +313,12 @@ def _kept(
         tally.counts["played"] += 1
         if trajectory is None:
             tally.counts["inadmissible" if outcome.inadmissible else "failed"] += 1
-            if len(tally.faults) < _FAULTS_NAMED:
+            if outcome.fault is not None and len(tally.faults) < _FAULTS_KEPT:
                 tally.faults.append(outcome.fault)
         elif trajectory.success or not only_won:
-            tally.counts.update(won=int(trajectory.success), kept=1, steps=len(trajectory.steps))
+            tally.counts.update(
+                won=int(bool(trajectory.success)), kept=1, steps=len(trajectory.steps)
+            )
             yield trajectory
         if progress is not None:
             progress(done, total)

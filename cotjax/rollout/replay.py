@@ -1,22 +1,22 @@
-"""Replays expert trajectories as if they were environments: for the offline diagnostics on held-out expert states."""
+"""Environments that replay expert trajectories, for the offline diagnostics on held-out expert states."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from cotjax.data.trajectories import Trajectory
 from cotjax.envs.base import Game, Observation
 
 
 class ReplayEnvironments:
-    """Slots that answer with what the expert saw, whatever is sent: the states are the expert's.
+    """Slots that answer with the expert's observations, whatever action is sent.
 
-    `trajectories`: game id -> a trajectory (`cotjax.data.trajectories.Trajectory`). The episode is done after its last step.
+    `trajectories`: game id -> trajectory. The episode is done after its last step.
     """
 
-    def __init__(self, trajectories: Mapping[str, Any]):
+    def __init__(self, trajectories: Mapping[str, Trajectory]):
         self._trajectories = trajectories
-        self._at: dict[int, tuple[Any, int]] = {}
+        self._at: dict[int, tuple[Trajectory, int]] = {}  # slot -> trajectory and its next step
 
     def reset(self, games: dict[int, Game]) -> dict[int, tuple[str, Observation]]:
         answers = {}
@@ -33,12 +33,15 @@ class ReplayEnvironments:
         return {slot: self._observation(slot) for slot in actions}
 
     def faults(self, slot: int) -> tuple[str, ...]:
-        """None: nothing is played that could fail."""
+        """Return no faults: nothing is played that could fail."""
         return ()
 
     def _observation(self, slot: int) -> Observation:
         trajectory, step = self._at[slot]
         if step == len(trajectory.steps):
-            return Observation("", (), won=trajectory.success, done=True)
+            return Observation("", (), won=bool(trajectory.success), done=True)
         seen = trajectory.steps[step]
-        return Observation(seen.observation, seen.admissible_commands, won=False, done=False)
+        # A trajectory that lists no commands is of a world that cannot list them.
+        return Observation(
+            seen.observation, seen.admissible_commands or None, won=False, done=False
+        )

@@ -16,9 +16,9 @@ from cotjax.config import sampler_mesh
 from cotjax.data.codec import Codec
 from cotjax.data.tokens import Layout
 from cotjax.data.trajectories import Trajectory
-from cotjax.envs.alfworld.env import AlfworldEnv
 from cotjax.envs.base import Game
 from cotjax.envs.pool.pool import EnvPool, Limits
+from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import make_mesh, whole_slots
@@ -33,8 +33,7 @@ from cotjax.sample.sampling import Sampling
 from cotjax.study.games import GameSets
 from cotjax.study.jobs import Job, plan_jobs, warn_of_unplayed
 
-WORLD = "alfworld"
-# Loaded games that each environment's process keeps, about 1.5 MB each. Loading one takes 50 ms.
+# Loaded games that each environment's process keeps in memory.
 _GAMES_KEPT = 4
 
 
@@ -219,8 +218,9 @@ def evaluate(
     )
     if distributed.first():
         warn_of_unplayed(arms, planned, games, expert, warn)
+    world = load_world(config.world).name
     unplayed = {
-        job: job.unplayed(records, warn) for job in plan_jobs(WORLD, arms, planned, games, expert)
+        job: job.unplayed(records, warn) for job in plan_jobs(world, arms, planned, games, expert)
     }
     total = sum(len(job.games) for job in unplayed)
     recorder = _Recorder(
@@ -275,7 +275,7 @@ def _play_jobs(
 
 def _environments(config: ConfigDict, slots: int) -> EnvPool:
     """Return environments with one process per game, so that no game affects another."""
-    factory = partial(AlfworldEnv, max_steps=config.evaluate.max_steps, games_kept=_GAMES_KEPT)
+    factory = load_world(config.world).make_env(config.evaluate.max_steps, _GAMES_KEPT)
     return EnvPool(
         factory,
         slots,

@@ -1,8 +1,7 @@
-"""Which games a study trains on and plays: made ones, or real ALFWorld data."""
+"""The games that a study trains on and plays: made by the world's maker, or read from its data."""
 
 from __future__ import annotations
 
-import os
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -11,19 +10,20 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cotjax.envs.alfworld.env import find_games, games_hash
-from cotjax.envs.alfworld.maker.make import make_games
-from cotjax.envs.base import Game
+from cotjax.envs.base import Game, games_hash
+from cotjax.envs.worlds import World, load_world
 from cotjax.errors import DataError, UsageError
-from cotjax.runtime.files import local_path
 
 
 @dataclass(frozen=True)
 class GameSets:
-    """The games of one study. `hash` is over the contents of those that are played for the report; `left_out`: split -> what its
-    folder holds besides, by reason."""
+    """The games of one study.
 
-    root: str
+    Attributes:
+      hash: of the contents of the games that are played for the report.
+      left_out: split -> number of games that are not playable, by reason.
+    """
+
     train: tuple[Game, ...]
     in_domain: tuple[Game, ...]
     ood: tuple[Game, ...]
@@ -41,36 +41,51 @@ class GameSets:
 def prepare_games(
     config: ConfigDict, progress: Callable[[int, int], None] | None = None
 ) -> GameSets:
-    """Make the games, or find the real ones, and choose those that the config asks for.
+    """Make or read the games, and choose the ones that the config asks for.
 
     Raises:
-      UsageError: an unknown source, no root for real data, or counts that ask for nothing.
+      UsageError: an unknown source, no root for games that are read, or no games asked for.
       DataError: a game folder is missing, empty or broken, or holds too few games.
     """
     if config.data.trajectories and not (config.games.in_domain or config.games.ood):
-        return GameSets("", (), (), (), "")  # the user's own data, and nothing to play
+        return GameSets((), (), (), "")  # training on the user's data, and nothing to play
+    world, root = load_world(config.world), config.games.root
     if config.games.source == "made":
-        root = Path(config.games.root or Path(config.out) / "games")
-        make_games(root, made_counts(config), config.games.seed, max(1, config.workers), progress)
-    elif config.games.source == "alfworld":
-        named = config.games.root or os.environ.get("ALFWORLD_DATA", "")
-        if not named:
-            raise UsageError(
-                "games.source is 'alfworld', but there is no folder: set ALFWORLD_DATA or --config.games.root=FOLDER"
-            )
-        root = local_path(named)
-    else:
-        raise UsageError(f"unknown games.source {config.games.source!r}; there are made, alfworld")
+        root = root or str(Path(config.out) / "games")
+        counts, workers = made_counts(config), max(1, config.workers)
+        world.make_games(Path(root), counts, config.games.seed, workers, progress)
     left_out: dict[str, Counter[str]] = defaultdict(Counter)
-    in_domain, ood = _played(config, root, left_out)
-    train = _train(config, root, left_out)
+    in_domain, ood = _played(config, world, root, left_out)
+    train = _train(config, world, root, left_out)
     played = in_domain + ood
-    told = {split: reasons for split, reasons in left_out.items() if reasons}
-    return GameSets(str(root), train, in_domain, ood, games_hash(played) if played else "", told)
+    reasons = {split: counts for split, counts in left_out.items() if counts}
+    return GameSets(train, in_domain, ood, games_hash(played) if played else "", reasons)
+
+
+def check_world(config: ConfigDict) -> None:
+    """Raise UsageError for a world, a source of games or a task type that does not exist."""
+    world = load_world(config.world)
+    sources = ("made", world.name) if world.makes_games else (world.name,)
+    if config.games.source not in sources:
+        raise UsageError(
+            f"unknown games.source {config.games.source!r}; there are {', '.join(sources)}"
+        )
+    for name, types in config.task_types.items():
+        for task_type in types:
+            if task_type not in world.task_types and not config.data.trajectories:
+                raise UsageError(
+                    f"task_types.{name}: world {world.name!r} has no task type {task_type!r}; there are "
+                    f"{', '.join(world.task_types)}; a config file takes them from default_config({config.world!r})"
+                )
+
+
+def left_out_text(left_out: Counter[str]) -> str:
+    """Return the counts in words: "3 not marked solvable, 1 without traj_data.json"."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
 
 
 def made_counts(config: ConfigDict) -> dict[str, dict[str, int]]:
-    """split -> task type -> games to make; played games are shared out evenly over the task types of their domain."""
+    """Return split -> task type -> games to make, with the played games spread evenly over the task types of a domain."""
     counts: dict[str, dict[str, int]] = {}
     if config.games.train:
         counts["train"] = dict.fromkeys(config.task_types.collect, config.games.train)
@@ -86,30 +101,32 @@ def made_counts(config: ConfigDict) -> dict[str, dict[str, int]]:
     return {split: types for split, types in counts.items() if types}
 
 
-def _train(config: ConfigDict, root: Path, left_out: dict[str, Counter[str]]) -> tuple[Game, ...]:
+def _train(
+    config: ConfigDict, world: World, root: str, left_out: dict[str, Counter[str]]
+) -> tuple[Game, ...]:
     if config.data.trajectories:
-        return ()  # the user's own; no game needs to be played for training
+        return ()  # the user's data; no game is played for training
     games = [
         game
-        for game in find_games(root, "train", left_out["train"])
+        for game in world.games(root, "train", left_out["train"])
         if game.task_type in config.task_types.collect
     ]
     if not games:
         raise DataError(
-            f"{root}: no training games of the task types {', '.join(config.task_types.collect)}"
+            f"{root or world.name}: no training games of the task types {', '.join(config.task_types.collect)}"
         )
-    if config.games.source == "alfworld" and config.games.train:
+    if config.games.source != "made" and config.games.train:
         games = _choose(games, config.games.train, config.seed)
     return tuple(games)
 
 
 def _played(
-    config: ConfigDict, root: Path, left_out: dict[str, Counter[str]]
+    config: ConfigDict, world: World, root: str, left_out: dict[str, Counter[str]]
 ) -> tuple[tuple[Game, ...], tuple[Game, ...]]:
     wanted = (config.games.in_domain, config.games.ood)
     if not any(wanted):
         return (), ()
-    games = find_games(root, config.games.eval_split, left_out[config.games.eval_split])
+    games = world.games(root, config.games.eval_split, left_out[config.games.eval_split])
     chosen = []
     for name, types, count in zip(
         ("in_domain", "ood"),
@@ -120,14 +137,14 @@ def _played(
         fitting = [game for game in games if game.task_type in types]
         if len(fitting) < count:
             raise DataError(
-                f"{root}: split {config.games.eval_split!r} has {len(fitting)} games for games.{name}={count}; ask for fewer or make more"
+                f"{root or world.name}: split {config.games.eval_split!r} has {len(fitting)} games for games.{name}={count}; ask for fewer or make more"
             )
         chosen.append(tuple(_choose(fitting, count, config.seed)))
     return chosen[0], chosen[1]
 
 
 def _choose(games: Sequence[Game], count: int, seed: int) -> list[Game]:
-    """A seeded sample without replacement, in the order of ids."""
+    """Return a seeded sample without replacement, in the order of ids."""
     if count >= len(games):
         return list(games)
     picked = random.Random(f"choose/{seed}").sample(sorted(games, key=lambda game: game.id), count)

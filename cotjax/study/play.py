@@ -5,49 +5,60 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 from rich.console import Console
 from rich.text import Text
 
 from cotjax.config import default_config
-from cotjax.envs.alfworld.env import AlfworldEnv, find_games, game_at
 from cotjax.envs.base import Game, Observation
-from cotjax.errors import DataError, UsageError
+from cotjax.envs.worlds import World
+from cotjax.errors import DataError, EnvError, UsageError
+from cotjax.formats import first_turn
+from cotjax.model.config import ModelConfig
+from cotjax.rollout.contracts import Environments
 from cotjax.rollout.record import Driver, Episode, Turn
 from cotjax.runtime.terminal import visible
 
-_HELP = "type a command, ? for those that work here, a number to take one of them, quit to leave"
+_HELP = (
+    "type a command, ? for the commands that work here, a number to take one of them, quit to leave"
+)
 
 
-def choose_game(game: Path | None, games: Path | None, split: str, index: int) -> Game:
-    """The game of `--game PATH`, or number `index` of `--games FOLDER --split S`. Raises UsageError where there is none."""
-    if (game is None) == (games is None):
+def choose_game(
+    world: World, game: Path | None, games: Path | None, split: str, index: int
+) -> Game:
+    """Return the game of `--game PATH`, or number `index` of `--games FOLDER --split S`.
+
+    Raises UsageError if there is no such game.
+    """
+    if game is not None and games is None:
+        return world.game_at(game)
+    if games is None or game is not None:
         raise UsageError(
             "give the game to play: --game PATH, or --games FOLDER with --split and --index"
         )
-    if game is not None:
-        return game_at(game)
-    found = find_games(games, split)
-    if not 0 <= index < len(found):
+    playable = world.games(games, split)
+    if not 0 <= index < len(playable):
         raise UsageError(
-            f"--index {index}: {games} has games 0 to {len(found) - 1} in split {split!r}"
+            f"--index {index}: {games} has games 0 to {len(playable) - 1} in split {split!r}"
         )
-    return found[index]
+    return playable[index]
 
 
 def play_by_hand(
-    game: Game, console: Console, lines: TextIO = sys.stdin, max_steps: int = 30
+    world: World, game: Game, console: Console, lines: TextIO = sys.stdin, max_steps: int = 30
 ) -> bool:
-    """A person plays; returns whether the game was won. The end of `lines` is taken for quit."""
-    env = AlfworldEnv(max_steps)
+    """Let a person play and return whether the game was won. The end of `lines` means quit."""
+    env = world.make_env(max_steps)()
     task, seen = env.reset(game)
-    _say(console, f"Your task is to: {task}.", "bold")
-    _say(console, seen.text)
+    _say_start(console, world, task, seen)
     _say(console, _HELP, "dim")
     steps = 0
     while not seen.done:
@@ -55,7 +66,7 @@ def play_by_hand(
         line = lines.readline()
         if not lines.isatty():
             _say(console, line.strip() if line else "quit")
-        command = _meant(line.strip(), seen, console) if line else "quit"
+        command = _command(line.strip(), seen, console) if line else "quit"
         if command == "quit":
             break
         if command is None:
@@ -63,24 +74,28 @@ def play_by_hand(
         seen = env.step(command)
         steps += 1
         _say(console, seen.text)
-        _say(console, f"[step {steps} of {max_steps}, score {int(seen.won)} of 1]", "dim")
-    _say(console, _verdict(seen.won, steps), "bold green" if seen.won else "bold")
+        _say(console, f"[step {steps} of {max_steps}, score {_score(seen)} of 1]", "dim")
+    _say_end(console, seen, steps)
+    env.close()
     return seen.won
 
 
-def _meant(line: str, seen: Observation, console: Console) -> str | None:
-    """The command that a line stands for; None where it was a question, which is answered here."""
+def _command(line: str, seen: Observation, console: Console) -> str | None:
+    """Return the command of a line; None for a question, which is answered here."""
     commands = seen.admissible_commands
-    if line == "?":
-        for number, command in enumerate(commands, start=1):
+    if line == "?" and commands is None:
+        _say(console, "this world does not list its commands", "dim")
+    elif line == "?":
+        for number, command in enumerate(commands or (), start=1):
             _say(console, f"{number:4} {command}")
     elif line in ("", "help"):
         _say(console, _HELP, "dim")
-    elif line.isdecimal() and not 1 <= int(line) <= len(commands):
+    elif commands is not None and line.isdecimal() and not 1 <= int(line) <= len(commands):
         _say(console, f"there are commands 1 to {len(commands)} here: ? shows them", "dim")
-    elif line.isdecimal():
-        _say(console, commands[int(line) - 1])
-        return commands[int(line) - 1]
+    elif commands is not None and line.isdecimal():
+        command = commands[int(line) - 1]
+        _say(console, command)
+        return command
     else:
         return line
     return None
@@ -88,61 +103,81 @@ def _meant(line: str, seen: Observation, console: Console) -> str | None:
 
 @dataclass(frozen=True)
 class Player:
-    """A checkpoint that plays. `params`: restores its weights onto a mesh; `settings`: a config's `evaluate` section."""
+    """A checkpoint that plays.
+
+    Attributes:
+      name: for the terminal.
+      params: restores the weights onto a mesh.
+      tokenizer: folder with tokenizer.json.
+      template: turn template.
+      system: system message, "" for none.
+      config: a config whose `evaluate` section says how to play.
+    """
 
     name: str
-    model: object
-    params: Callable
+    model: ModelConfig
+    params: Callable[[Mesh], Any]
     tokenizer: Path
     template: str
     system: str
-    config: object
+    config: ConfigDict
+
+
+def world_of_run(run: Path) -> str:
+    """Return the name of the world that a run plays; runs of before there were others play ALFWorld."""
+    return _saved_config(run).get("world", default_config().world)
 
 
 def player_of_run(run: Path, arm: str, step: int | None) -> Player:
-    """A run's checkpoint, with the elicitation of the run. Raises UsageError where there is no such checkpoint."""
+    """Return a run's checkpoint, elicited as in the run. Raises UsageError if there is no such checkpoint."""
     from cotjax.study.export import find_checkpoint
 
     model, checkpoints, step = find_checkpoint(run, arm, step)
-    config = default_config()
+    saved, config = _saved_config(run), default_config()
     try:
-        saved = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        config.evaluate.update(
-            {name: value for name, value in saved["evaluate"].items() if name in config.evaluate}
-        )
-    except (OSError, ValueError, KeyError) as error:
+        known = {
+            name: value for name, value in saved["evaluate"].items() if name in config.evaluate
+        }
+        config.evaluate.update(known)
+        template, system = saved["data"]["template"], saved["data"].get("system", "")
+    except KeyError as error:
         raise DataError(
-            f"{run / 'config.json'}: not a run's config ({error}); give --model with an exported checkpoint"
+            f"{run / 'config.json'}: not a run's config (no {error}); give --model with an exported checkpoint"
         ) from None
     restore = partial(checkpoints.restore_params, step, model)
-    data = saved["data"]
     return Player(
-        f"{arm}, step {step}",
-        model,
-        restore,
-        run / "tokenizer",
-        data["template"],
-        data.get("system", ""),
-        config,
+        f"{arm}, step {step}", model, restore, run / "tokenizer", template, system, config
     )
 
 
+def _saved_config(run: Path) -> dict[str, Any]:
+    try:
+        return json.loads((run / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{run}: nothing was trained here; give a run's folder") from None
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{run / 'config.json'}: not a run's config ({error}); give --model with an exported checkpoint"
+        ) from None
+
+
 def player_of_model(folder: Path, template: str) -> Player:
-    """A model's folder, Hugging Face, Orbax or PEFT. Raises UsageError where it is none."""
+    """Return the model of a Hugging Face, Orbax or PEFT folder. Raises UsageError if it holds none."""
     from cotjax.weights.convert import load_params, read_config, tokenizer_folder
 
     return Player(
-        str(folder),
-        read_config(folder),
-        partial(load_params, folder),
-        tokenizer_folder(folder),
-        template,
-        "",
-        default_config(),
+        name=str(folder),
+        model=read_config(folder),
+        params=partial(load_params, folder),
+        tokenizer=tokenizer_folder(folder),
+        template=template,
+        system="",
+        config=default_config(),
     )
 
 
 def watch(
+    world: World,
     game: Game,
     player: Player,
     console: Console,
@@ -152,7 +187,10 @@ def watch(
     seed: int,
     after_step: Callable[[], None],
 ) -> bool:
-    """A checkpoint plays; returns whether it won. `driver`: "cot" or "prompt", whose action is played; both are shown."""
+    """Show a checkpoint play and return whether it won.
+
+    `driver`: "cot" or "prompt", the kind of action that is played; both kinds are shown.
+    """
     from cotjax.data.codec import Codec
     from cotjax.envs.pool.pool import EnvPool
     from cotjax.model.sharding import make_mesh
@@ -161,78 +199,83 @@ def watch(
 
     settings = player.config.evaluate
     settings.max_steps = max_steps or settings.max_steps
-    codec, mesh = Codec.load(player.tokenizer, player.template, player.system), make_mesh()
+    codec = Codec.load(player.tokenizer, player.template, player.system, world.task_text)
+    mesh = make_mesh()
     settings.max_length = min(settings.max_length, player.model.max_length)
     sampler = sampler_of(settings, player.model, codec, mesh, slots=1)
     sampler.load(player.params(mesh))
-    _say(
-        console,
-        f"{player.name} plays {game.id} by {'CoT' if driver == 'cot' else 'prompt'} actions",
-        "bold",
-    )
-    shown: list[Turn] = []
+    kind = "CoT" if driver == "cot" else "prompt"
+    _say(console, f"{player.name} plays {game.id} by {kind} actions", "bold")
     records: list[Episode] = []
+    steps = 0
+    last: Observation | None = None
 
     def on_step(turn: Turn, answer: Observation | None) -> None:
-        shown.append(turn)
-        _show_step(console, turn, len(shown), settings.max_steps, driver, answer)
+        nonlocal steps, last
+        steps, last = steps + 1, answer
+        _show_step(console, turn, f"Step {steps} of {settings.max_steps}", driver, answer)
         after_step()
 
-    def on_start(task: str, seen: Observation) -> None:
-        _say(console, f"Your task is to: {task}.", "bold")
-        _say(console, seen.text)
-
-    with EnvPool(partial(AlfworldEnv, max_steps=settings.max_steps), sampler.slots, 0) as pool:
+    with EnvPool(world.make_env(settings.max_steps), sampler.slots, 0) as pool:
         play(
-            [game], policy=sampler, codec=codec, environments=_Announcing(pool, on_start), driver=driver,
-            elicitation=elicitation_of(player.config), seed=seed, on_record=lambda game, record: records.append(record),
-            on_step=on_step, both=True,
-        )  # fmt: skip
-    record = records[0]
+            [game],
+            policy=sampler,
+            codec=codec,
+            environments=_Announcing(pool, partial(_say_start, console, world)),
+            driver=driver,
+            elicitation=elicitation_of(player.config),
+            seed=seed,
+            on_record=lambda game, record: records.append(record),
+            on_step=on_step,
+            both=True,
+        )
+    (record,) = records
     if record.env_error:
         _say(console, f"The environment failed: {record.env_error}", "bold")
     elif record.ended == "length":
         _say(
             console,
-            f"The prompt has outgrown evaluate.max_length, {settings.max_length} tokens.",
+            f"The prompt is longer than evaluate.max_length, {settings.max_length} tokens.",
             "bold",
         )
-    _say(
-        console,
-        _verdict(record.success, len(shown)),
-        "bold green" if record.success else "bold",
-    )
+    _say_end(console, last, steps)
     return record.success
 
 
 class _Announcing:
-    """Environments whose first observation is announced."""
+    """Environments that announce each game's task and first observation."""
 
-    def __init__(self, environments, on_start: Callable[[str, Observation], None]):
+    def __init__(
+        self, environments: Environments, on_start: Callable[[str, Observation], None]
+    ) -> None:
         self._environments, self._on_start = environments, on_start
-        self.step, self.faults = environments.step, environments.faults
 
-    def reset(self, games: dict[int, Game]) -> dict:
+    def reset(self, games: dict[int, Game]) -> dict[int, tuple[str, Observation] | EnvError]:
         answers = self._environments.reset(games)
         for answer in answers.values():
             if isinstance(answer, tuple):
                 self._on_start(*answer)
         return answers
 
+    def step(self, actions: dict[int, str]) -> dict[int, Observation | EnvError]:
+        return self._environments.step(actions)
+
+    def faults(self, slot: int) -> Sequence[str]:
+        return self._environments.faults(slot)
+
 
 def _show_step(
     console: Console,
     turn: Turn,
-    number: int,
-    max_steps: int,
+    title: str,
     driver: Driver,
     answer: Observation | None,
 ) -> None:
     console.print()
-    _say(console, f"Step {number} of {max_steps}", "bold")
+    _say(console, title, "bold")
     commands = turn.admissible_commands
-    if commands is not None:
-        _say(console, f"  admissible     {len(commands)}: {', '.join(commands)}", "dim")
+    listed = "not listed" if commands is None else f"{len(commands)}: {', '.join(commands)}"
+    _say(console, f"  admissible     {listed}", "dim")
     _say(console, f"  thought        {(turn.cot and turn.cot.thought) or '(none)'}")
     for response, kind, label in (
         (turn.cot, "cot", "CoT action   "),
@@ -246,24 +289,35 @@ def _show_step(
         elif response.admissible is False:
             notes.append("not admissible")
         action = response.action if response.valid else response.text.strip()
-        _say(
-            console,
-            f"  {label}  {action}" + (f"   ({', '.join(notes)})" if notes else ""),
-            "cyan" if kind == driver else "",
-        )
+        remark = f"   ({', '.join(notes)})" if notes else ""
+        _say(console, f"  {label}  {action}{remark}", "cyan" if kind == driver else "")
     if answer is not None:
         _say(console, f"  answer         {answer.text}")
 
 
 def pauses(pause: bool, delay: float) -> Callable[[], None]:
-    """What to do after each step: wait for Enter, or for `delay` seconds."""
+    """Return a function to call after each step: it waits for Enter, or for `delay` seconds."""
     if delay < 0:
         raise UsageError(f"--delay is {delay:g}; it must be at least 0 seconds")
     return (lambda: sys.stdin.readline() and None) if pause else partial(time.sleep, delay)
 
 
-def _verdict(won: bool, steps: int) -> str:
-    return f"{'Won' if won else 'Not won'} after {steps} step{'' if steps == 1 else 's'}, score {int(won)} of 1."
+def _say_start(console: Console, world: World, task: str, seen: Observation) -> None:
+    _say(console, first_turn(task, "", world.task_text).strip(), "bold")
+    _say(console, seen.text)
+
+
+def _say_end(console: Console, seen: Observation | None, steps: int) -> None:
+    won = seen is not None and seen.won
+    text = f"{'Won' if won else 'Not won'} after {steps} step{'' if steps == 1 else 's'}"
+    _say(console, f"{text}, score {_score(seen)} of 1.", "bold green" if won else "bold")
+
+
+def _score(seen: Observation | None) -> str:
+    """Return the environment's score; of a world that has none, 1 for a won game, else 0."""
+    if seen is None:
+        return "0"
+    return f"{int(seen.won) if seen.score is None else seen.score:.3g}"
 
 
 def _say(console: Console, text: str, style: str = "") -> None:

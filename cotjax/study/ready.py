@@ -13,12 +13,12 @@ from cotjax.assets import BASE_FOLDER
 from cotjax.config import ARM_FIELDS, default_config
 from cotjax.data.codec import Codec
 from cotjax.data.pipeline import Masking
+from cotjax.envs.worlds import load_world
 from cotjax.errors import DataError, UsageError
 from cotjax.formats import TEMPLATES
 from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.published import PUBLISHED
 from cotjax.model.sharding import make_mesh
-from cotjax.rollout.collect import AGENTS
 from cotjax.runtime import distributed
 from cotjax.runtime.claim import check_run
 from cotjax.runtime.ranges import check_all_ranges
@@ -29,7 +29,8 @@ from cotjax.study.evaluate import (
     limits_of,
     playing_mesh,
 )
-from cotjax.study.training_data import selection_of
+from cotjax.study.games import check_world
+from cotjax.study.training_data import load_codec, selection_of
 from cotjax.train.checks import check_batch, check_counts
 from cotjax.train.trackers import check_trackers
 from cotjax.weights.convert import folder_kind, read_config, tokenizer_folder
@@ -42,6 +43,7 @@ def check(config: ConfigDict, trains: bool = True) -> None:
     """
     check_all_ranges(config)
     check_counts(config.train)
+    check_world(config)
     _check_arms(config)
     _check_data(config)
     _check_collection(config)
@@ -131,8 +133,11 @@ def _check_data(config: ConfigDict) -> None:
 
 def _check_collection(config: ConfigDict) -> None:
     settings = config.collect
-    if settings.agent not in AGENTS:
-        raise UsageError(f"collect.agent is {settings.agent!r}; there are {', '.join(AGENTS)}")
+    if not config.data.trajectories:
+        try:
+            load_world(config.world).check_agent(settings.agent)
+        except UsageError as error:
+            raise UsageError(f"collect.agent: {error}") from None
     skill = tuple(settings.skill)
     if len(skill) != 2 or not 0 <= skill[0] <= skill[1] <= 1:
         raise UsageError(f"collect.skill is {skill}; give two shares of 0..1, the lower first")
@@ -142,11 +147,7 @@ def _check_base(config: ConfigDict) -> tuple[ModelConfig, Codec | None]:
     """Return the base's sizes and tokenizer; None where the data are to make one, and the vocabulary's size with it."""
     folder = base_folder(config)
     dtypes = {name: config.model[name] for name in ("param_dtype", "compute_dtype")}
-    codec = (
-        Codec.load(config.model.tokenizer, config.data.template, config.data.system)
-        if config.model.tokenizer
-        else None
-    )
+    codec = load_codec(config, config.model.tokenizer) if config.model.tokenizer else None
     if folder is None:
         sizes = {
             name: config.model[name]
@@ -167,7 +168,7 @@ def _check_base(config: ConfigDict) -> tuple[ModelConfig, Codec | None]:
             raise UsageError(
                 f"model.base: {tokenizer} holds no tokenizer.json; name a folder that does as model.tokenizer"
             )
-        codec = Codec.load(tokenizer, config.data.template, config.data.system)
+        codec = load_codec(config, tokenizer)
     return read_config(folder, **dtypes), codec
 
 

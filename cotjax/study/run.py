@@ -20,16 +20,16 @@ from rich.console import Console
 
 from cotjax.data.codec import TOKENIZER_FILES, Codec
 from cotjax.data.tfds_agent import dataset_counts, fingerprint, prepare_dataset, sha256_of
-from cotjax.data.trajectories import read_trajectories
+from cotjax.data.trajectories import read_trajectories, write_trajectories
 from cotjax.data.word_tokenizer import save_tokenizer
-from cotjax.envs.alfworld.env import told_left_out
 from cotjax.envs.base import Game
+from cotjax.envs.worlds import World, load_world
 from cotjax.errors import DataError, UsageError
 from cotjax.formats import TEMPLATES
 from cotjax.model import lora
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import abstract_params, init_params, param_shardings, trainable_paths
-from cotjax.rollout.collect import collect
+from cotjax.rollout.collect import Collecting, collect, expert_episodes
 from cotjax.runtime import distributed
 from cotjax.runtime.claim import (
     arms_begun,
@@ -45,9 +45,9 @@ from cotjax.runtime.progress import Reporter, TrainingProgress
 from cotjax.runtime.provenance import git_revision, package_versions
 from cotjax.study.evaluate import check_playable, evaluate
 from cotjax.study.export import keep_base
-from cotjax.study.games import GameSets, prepare_games
+from cotjax.study.games import GameSets, left_out_text, prepare_games
 from cotjax.study.ready import adapters_of, base_folder, check, check_folder, masking_of
-from cotjax.study.training_data import agent_config, made_tokenizer
+from cotjax.study.training_data import agent_config, load_codec, made_tokenizer
 from cotjax.train.fingerprints import Fingerprints
 from cotjax.train.main import train
 from cotjax.train.recall import grow_recall
@@ -64,6 +64,10 @@ class Study:
     config: ConfigDict
     folder: Path
     reporter: Reporter
+
+    @property
+    def world(self) -> World:
+        return load_world(self.config.world)
 
     @property
     def arm_folders(self) -> dict[str, Path]:
@@ -87,7 +91,7 @@ class Study:
                 self.config, lambda done, total: stage.update(done, total, "games")
             )
         for split, reasons in games.left_out.items():
-            self.reporter.say(f"  left out of {split}: {told_left_out(reasons)}")
+            self.reporter.say(f"  left out of {split}: {left_out_text(reasons)}")
         self.reporter.say(
             f"  {len(games.train)} to train on, {len(games.in_domain)} in-domain and {len(games.ood)} OOD games to play"
         )
@@ -99,7 +103,7 @@ class Study:
             trajectories = self._training_trajectories(games)
             model, make_params, tokenizer = self._start(trajectories)
             if games.played:
-                check_playable(self.config, model, Codec.load(tokenizer, self.config.data.template))
+                check_playable(self.config, model, load_codec(self.config, tokenizer))
             source, made_from = self._dataset(trajectories, tokenizer)
             if distributed.first():
                 self._keep_model(model, tokenizer)
@@ -107,7 +111,7 @@ class Study:
                     self.folder,
                     base_folder(self.config),
                     tokenizer,
-                    Codec.load(tokenizer, self.config.data.template),
+                    load_codec(self.config, tokenizer),
                 )
         distributed.check_same("what the run is made from", contents(made_from))
         for arm, settings in self.config.arms.items():
@@ -185,7 +189,10 @@ class Study:
 
     def _held_out_trajectories(self, games: GameSets) -> dict:
         path = self.folder / "trajectories" / "held_out.jsonl"
-        self._collect(games.played, path, "expert", 1, slips=0.0, needed=False)
+        if "expert" in self.world.agents:
+            self._collect(games.played, path, "expert", 1, slips=0.0, needed=False)
+        elif not path.exists():
+            write_trajectories(path, expert_episodes(self.config.data.trajectories, games.played))
         return {trajectory.game: trajectory for trajectory in read_trajectories(path)}
 
     def _collect(
@@ -203,18 +210,22 @@ class Study:
         with self.reporter.stage(
             "collect", f"Collecting trajectories: the {agent} plays {len(games)} games"
         ) as stage:
-            summary = collect(
-                list(games),
-                path,
+            how = Collecting(
                 agent=agent,
                 seed=self.config.seed,
                 max_steps=settings.max_steps,
-                workers=self.config.workers,
                 only_won=agent == "expert",
                 skill=tuple(settings.skill),
                 news=settings.news,
-                slips=slips,
+                mistakes=slips,
                 episodes_per_game=episodes,
+            )
+            summary = collect(
+                self.world,
+                games,
+                path,
+                how,
+                workers=self.config.workers,
                 progress=lambda done, total: stage.update(done, total, "episodes"),
             )
         for line in summary.lines():
@@ -252,7 +263,7 @@ class Study:
                 if settings.tokenizer
                 else self._make_tokenizer(trajectories)
             )
-            codec = Codec.load(tokenizer, self.config.data.template, self.config.data.system)
+            codec = load_codec(self.config, tokenizer)
             sizes = {
                 name: settings[name]
                 for name in ("width", "layers", "heads", "kv_heads", "head_size", "feed_forward")
@@ -364,10 +375,7 @@ class Study:
             raise UsageError(
                 f"{self.folder}: nothing was trained here; run `cotjax train` with the same --out first"
             )
-        settings = self.config.data
-        return ModelConfig.from_saved(file), Codec.load(
-            self.folder / "tokenizer", settings.template, settings.system
-        )
+        return ModelConfig.from_saved(file), load_codec(self.config, self.folder / "tokenizer")
 
     def _seconds(self) -> dict[str, float]:
         """Seconds a stage took. A later run that finds a stage done does not make it look free."""
@@ -387,6 +395,7 @@ class Study:
         run = {
             "name": self.folder.name,
             "title": config.title,
+            "world": self.world.name,
             "arms": {arm: dict(settings) for arm, settings in config.arms.items()},
             "checkpoints": sorted(
                 {step for folder in self.arm_folders.values() for step in planned_steps(folder)}
@@ -396,7 +405,9 @@ class Study:
                 "base": config.model.base,
             },
             "games": {
-                "source": "made by cotjax" if config.games.source == "made" else "ALFWorld",
+                "source": "made by cotjax"
+                if config.games.source == "made"
+                else self.world.title or self.world.name,
                 "hash": games.hash,
                 "in_domain": {
                     "games": len(games.in_domain),

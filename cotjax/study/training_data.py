@@ -17,7 +17,7 @@ from cotjax.data.selection import Selection
 from cotjax.data.tfds_agent import AgentConfig
 from cotjax.data.trajectories import read_trajectories
 from cotjax.data.word_tokenizer import build_word_tokenizer
-from cotjax.envs.alfworld.words import alfworld_words
+from cotjax.envs.worlds import load_world
 from cotjax.formats import TEMPLATES, first_turn
 
 
@@ -43,19 +43,21 @@ def agent_config(config: ConfigDict, trajectories: Path, tokenizer: Path) -> Age
         tokenizer=str(tokenizer),
         template=config.data.template,
         system=config.data.system,
+        task_text=load_world(config.world).task_text,
         **vars(selection_of(config)),
     )
 
 
 def made_tokenizer(config: ConfigDict, trajectories: Path) -> Tokenizer:
-    """The word-level tokenizer that a "random" model without one gets: of ALFWorld's words and the trajectories'."""
+    """Return the word-level tokenizer of a "random" model: the words of the world and of the trajectories."""
+    world = load_world(config.world)
 
     def texts() -> Iterator[str]:
-        yield from alfworld_words()
+        yield from world.words()
         if config.data.system:
             yield f"system {config.data.system}"
         for trajectory in read_trajectories(trajectories):
-            yield first_turn(trajectory.task, trajectory.steps[0].observation)
+            yield first_turn(trajectory.task, trajectory.steps[0].observation, world.task_text)
             for step in trajectory.steps:
                 yield from (step.observation, step.action, step.thought or "")
 
@@ -75,6 +77,13 @@ def codec_of(config: ConfigDict, trajectories: Path) -> Codec:
             made_tokenizer(config, trajectories),
             TEMPLATES[config.data.template],
             config.data.system,
+            load_world(config.world).task_text,
         )
     folder = settings.tokenizer or (BASE_FOLDER if settings.base == "package" else settings.base)
-    return Codec.load(folder, config.data.template, config.data.system)
+    return load_codec(config, folder)
+
+
+def load_codec(config: ConfigDict, tokenizer: str | Path) -> Codec:
+    """Return the codec of this tokenizer folder, with the config's template, system message and world."""
+    task_text = load_world(config.world).task_text
+    return Codec.load(tokenizer, config.data.template, config.data.system, task_text)

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from cotjax.envs.alfworld.env import AlfworldEnv, find_games, games_hash
+from cotjax.envs.alfworld.env import AlfworldEnv, find_games
 from cotjax.envs.alfworld.maker.make import make_games
-from cotjax.envs.base import TASK_TYPES, Game
+from cotjax.envs.alfworld.tasks import TASK_TYPES
+from cotjax.envs.base import Game, games_hash
 from cotjax.errors import DataError, EnvError, UsageError
 
 # The stock engine leaves files open.

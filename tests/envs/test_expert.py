@@ -16,7 +16,8 @@ from cotjax.envs.alfworld.scripted.expert import SEARCH_ORDER, Expert
 from cotjax.envs.alfworld.scripted.explorer import Explorer
 from cotjax.envs.alfworld.scripted.memory import Event, Goal, Memory, parse_observation, parse_task
 from cotjax.envs.alfworld.scripted.thoughts import MOST_WORDS, VOCABULARY
-from cotjax.envs.base import TASK_TYPES, Game, Observation
+from cotjax.envs.alfworld.tasks import TASK_TYPES
+from cotjax.envs.base import Game, Observation
 from cotjax.errors import EnvError, UsageError
 
 ROOM = "You are in the middle of a room. Looking quickly around you, you see a bed 1, a desk 1, a drawer 2, a drawer 1, and a safe 1."
@@ -43,7 +44,7 @@ def play(
     turns = []
     while not observation.done:
         decision = agent.act(observation)
-        assert (decision.action in observation.admissible_commands) != decision.vain, (
+        assert (decision.action in observation.admissible_commands) != decision.no_op, (
             task,
             len(turns),
             decision,
@@ -245,7 +246,7 @@ def test_an_expert_that_slips_goes_on_and_wins_and_its_slips_have_no_thought(wor
     env, games = world
     slips, vain, told = 0, 0, 0
     for game in games:
-        _, turns, won = play(env, game, Expert(4, slips=0.3))
+        _, turns, won = play(env, game, Expert(4, mistakes=0.3))
         assert won, game.id
         for (_, thought, _), (after, next_thought, _) in itertools.pairwise(turns):
             slips += thought is None
@@ -261,7 +262,7 @@ def test_an_expert_that_slips_goes_on_and_wins_and_its_slips_have_no_thought(wor
 def test_without_slips_the_expert_decides_every_step(world):
     env, games = world
     assert all(thought for _, thought, _ in play(env, games[0], Expert(4))[1])
-    assert play(env, games[0], Expert(4, slips=0.0)) == play(env, games[0], Expert(4))
+    assert play(env, games[0], Expert(4, mistakes=0.0)) == play(env, games[0], Expert(4))
 
 
 def test_nothing_happens_after_a_step_in_vain_and_only_then_and_the_next_thought_may_say_so(

@@ -22,7 +22,7 @@ from cotjax.envs.alfworld.maker.sample import (
     sample_world,
 )
 from cotjax.envs.alfworld.maker.walkthrough import engine_names
-from cotjax.envs.base import TASK_TYPES
+from cotjax.envs.alfworld.tasks import TASK_TYPES
 from cotjax.errors import DataError, EnvError, UsageError
 
 PICK, LOOK, CLEAN, HEAT, COOL, TWO = TASK_TYPES

@@ -9,12 +9,14 @@ import pytest
 
 from cotjax.cli.main import main
 from cotjax.data.trajectories import SCRIPTED_BEFORE, read_trajectories
+from cotjax.envs.alfworld import WORLD
 from cotjax.envs.alfworld.maker.make import make_games
-from cotjax.envs.alfworld.scripted.expert import Decision, Expert
-from cotjax.envs.base import TASK_TYPES, Game
+from cotjax.envs.alfworld.scripted.expert import Expert
+from cotjax.envs.alfworld.tasks import TASK_TYPES
+from cotjax.envs.alfworld.world import Alfworld
+from cotjax.envs.base import Decision, Game
 from cotjax.errors import UsageError
-from cotjax.rollout import collect as collecting
-from cotjax.rollout.collect import CollectSummary, collect
+from cotjax.rollout.collect import Collecting, CollectSummary, collect
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +34,10 @@ def cache(tmp_path_factory, monkeypatch) -> None:
 def test_the_expert_wins_every_game_and_each_step_is_what_it_saw_then_did(games, tmp_path):
     calls = []
     summary = collect(
+        WORLD,
         games,
         tmp_path / "out.jsonl",
-        "expert",
-        seed=0,
+        Collecting("expert", seed=0),
         progress=lambda done, total: calls.append((done, total)),
     )
     trajectories = list(read_trajectories(tmp_path / "out.jsonl"))
@@ -65,30 +67,19 @@ def test_the_expert_wins_every_game_and_each_step_is_what_it_saw_then_did(games,
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(games, tmp_path):
+    settings = Collecting("explorer", seed=3, only_won=False, max_steps=8, episodes_per_game=2)
     for workers in (1, 2):
-        options = {
-            "agent": "explorer",
-            "seed": 3,
-            "only_won": False,
-            "workers": workers,
-            "max_steps": 8,
-            "episodes_per_game": 2,
-        }
-        assert collect(games, tmp_path / f"{workers}.jsonl", **options).kept == 12
+        out = tmp_path / f"{workers}.jsonl"
+        assert collect(WORLD, games, out, settings, workers=workers).kept == 12
     assert (tmp_path / "1.jsonl").read_bytes() == (tmp_path / "2.jsonl").read_bytes()
 
 
 def test_an_episode_depends_on_the_seed_its_game_and_its_number_only(games, tmp_path):
     def lines(games: list[Game], seed: int, episodes: int) -> dict[str, dict]:
-        collect(
-            games,
-            tmp_path / "out.jsonl",
-            "explorer",
-            seed,
-            max_steps=6,
-            only_won=False,
-            episodes_per_game=episodes,
+        settings = Collecting(
+            "explorer", seed, max_steps=6, only_won=False, episodes_per_game=episodes
         )
+        collect(WORLD, games, tmp_path / "out.jsonl", settings)
         return {
             row["id"]: row
             for row in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
@@ -101,9 +92,9 @@ def test_an_episode_depends_on_the_seed_its_game_and_its_number_only(games, tmp_
 
 
 def test_lost_episodes_are_counted_and_kept_only_on_request(games, tmp_path):
-    options = {"agent": "explorer", "seed": 0, "max_steps": 3, "skill": (0.0, 0.0)}
-    won = collect(games, tmp_path / "won.jsonl", **options)
-    every = collect(games, tmp_path / "every.jsonl", **options, only_won=False)
+    settings = Collecting("explorer", seed=0, max_steps=3, skill=(0.0, 0.0))
+    won = collect(WORLD, games, tmp_path / "won.jsonl", settings)
+    every = collect(WORLD, games, tmp_path / "every.jsonl", replace(settings, only_won=False))
     assert (won.played, won.won, won.kept, won.steps) == (6, 0, 0, 0)
     assert (every.played, every.won, every.kept, every.steps) == (6, 0, 6, 18)
     assert all(
@@ -115,14 +106,14 @@ def test_lost_episodes_are_counted_and_kept_only_on_request(games, tmp_path):
 def test_a_broken_game_is_counted_and_named_and_the_others_go_on(games, tmp_path):
     Path(tmp_path / "broken.tw-pddl").write_text("{}")
     broken = replace(games[0], id="broken/trial_0", path=str(tmp_path / "broken.tw-pddl"))
-    summary = collect([broken, games[1]], tmp_path / "out.jsonl", "expert", seed=0)
+    summary = collect(
+        WORLD, [broken, games[1]], tmp_path / "out.jsonl", Collecting("expert", seed=0)
+    )
     assert (summary.played, summary.kept, summary.failed, summary.inadmissible) == (2, 1, 1, 0)
     assert len(summary.faults) == 1 and "broken.tw-pddl" in summary.faults[0]
 
 
-def test_an_inadmissible_action_is_counted_and_named_with_its_game_and_step(
-    games, tmp_path, monkeypatch
-):
+def test_an_inadmissible_action_is_counted_and_named_with_its_game_and_step(games, tmp_path):
     class Stubborn(Expert):
         def act(self, observation):
             decision = super().act(observation)
@@ -132,8 +123,11 @@ def test_an_inadmissible_action_is_counted_and_named_with_its_game_and_step(
                 else Decision(decision.thought, "take the biscuit")
             )
 
-    monkeypatch.setattr(collecting, "Expert", Stubborn)
-    summary = collect(games[:1], tmp_path / "out.jsonl", "expert", seed=0)
+    class World(Alfworld):
+        def agent(self, name, seed, settings):
+            return Stubborn(seed)
+
+    summary = collect(World(), games[:1], tmp_path / "out.jsonl", Collecting("expert", seed=0))
     assert (summary.played, summary.kept, summary.failed, summary.inadmissible) == (1, 0, 0, 1)
     assert summary.faults == (
         f"{games[0].id}, step 1: the expert chose 'take the biscuit', which the game does not take",
@@ -147,20 +141,21 @@ def test_an_inadmissible_action_is_counted_and_named_with_its_game_and_step(
         ({"skill": (0.5, 0.1)}, r"\(0\.5, 0\.1\)"),
         ({"max_steps": 0}, "max_steps"),
         ({"episodes_per_game": 0}, "episodes_per_game"),
-        ({"slips": 1.0}, "slips"),
+        ({"mistakes": 1.0}, "slips"),
     ],
 )
 def test_a_request_that_makes_no_sense_says_so(games, tmp_path, change, message):
     with pytest.raises(UsageError, match=message):
-        collect(games, tmp_path / "out.jsonl", **{"agent": "expert", "seed": 0} | change)
+        settings = Collecting(**{"agent": "expert", "seed": 0} | change)
+        collect(WORLD, games, tmp_path / "out.jsonl", settings)
     assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_no_games_or_one_game_twice_says_so(games, tmp_path):
     with pytest.raises(UsageError, match="no games"):
-        collect([], tmp_path / "out.jsonl", "expert", seed=0)
+        collect(WORLD, [], tmp_path / "out.jsonl", Collecting("expert", seed=0))
     with pytest.raises(UsageError, match="2 times"):
-        collect(games[:1] * 2, tmp_path / "out.jsonl", "expert", seed=0)
+        collect(WORLD, games[:1] * 2, tmp_path / "out.jsonl", Collecting("expert", seed=0))
 
 
 def test_what_was_left_out_is_told_by_reason_with_the_first_examples():

@@ -11,7 +11,7 @@ from rich.console import Console
 from cotjax.assets import BASE_FOLDER
 from cotjax.config import default_config
 from cotjax.data.codec import Codec
-from cotjax.envs.alfworld.env import find_games
+from cotjax.envs.alfworld import find_games
 from cotjax.envs.alfworld.maker.make import make_games
 from cotjax.envs.base import Game
 from cotjax.errors import DataError, UsageError
@@ -88,9 +88,7 @@ def test_a_model_with_long_responses_is_watched(tmp_path):
 def test_games_without_an_experts_trajectory_are_named():
     games = tuple(Game(f"g{number}", "", "valid_unseen", "t") for number in range(5))
     said = []
-    warn_of_unplayed(
-        {}, {}, GameSets("", (), games, (), ""), {"g1": tiny.trajectory()}, said.append
-    )
+    warn_of_unplayed({}, {}, GameSets((), games, (), ""), {"g1": tiny.trajectory()}, said.append)
     assert (
         len(said) == 1
         and said[0].startswith("4 of 5 games have no trajectory")
@@ -99,7 +97,7 @@ def test_games_without_an_experts_trajectory_are_named():
     warn_of_unplayed(
         {},
         {},
-        GameSets("", (), games, (), ""),
+        GameSets((), games, (), ""),
         {game.id: tiny.trajectory() for game in games},
         said.append,
     )

@@ -612,10 +612,12 @@ def test_help_reads_well_everywhere(capsys):
 
 
 def test_the_shipped_configs_only_name_games_that_can_be_made():
-    from cotjax.envs.base import TASK_TYPES
+    from cotjax.envs.worlds import load_world
     from cotjax.study.games import made_counts
 
     for path in sorted((Path(__file__).parents[2] / "configs").glob("*.py")):
         config = load_config(path)
         for types in made_counts(config).values():
-            assert set(types) <= set(TASK_TYPES) and all(count > 0 for count in types.values())
+            assert set(types) <= set(load_world(config.world).task_types) and all(
+                count > 0 for count in types.values()
+            )

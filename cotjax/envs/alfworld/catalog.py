@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from cotjax.envs.base import TASK_TYPES
+from cotjax.envs.alfworld.tasks import TASK_TYPES
 from cotjax.errors import EnvError
 
 # A floor plan's standing poses are in metres and degrees; ALFRED's location names count steps and quarter turns.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cotjax.envs.base import TASK_TYPES, Game, Observation
+from cotjax.envs.alfworld.tasks import TASK_TYPES
+from cotjax.envs.base import Game, Observation
 from cotjax.errors import DataError, EnvError, UsageError
 
 _INTRO = re.compile(
@@ -30,7 +29,7 @@ def find_games(
 
     Playable as ALFWorld's own `AlfredTWEnv.collect_game_files` has it: a folder with `traj_data.json` of a known task
     type and a `game.tw-pddl` marked solvable, and neither "movable" nor "Sliced" in the folder's name.
-    `left_out` is told how many others there are, by reason (`told_left_out` puts it into words).
+    `left_out` is told how many others there are, by reason (`left_out_text` puts it into words).
     Raises UsageError where there is no such folder, DataError where it holds no playable game or a broken file.
     """
     root = Path(root)
@@ -53,7 +52,7 @@ def find_games(
         left_out.update(others)
     if others and not games:
         raise DataError(
-            f"{folders[0]}: none of its {others.total():,} games is played: {told_left_out(others)}; "
+            f"{folders[0]}: none of its {others.total():,} games is played: {left_out_text(others)}; "
             "name another split or folder, or play a single one with `cotjax play --game PATH`"
         )
     if not games:
@@ -63,8 +62,8 @@ def find_games(
     return sorted(games, key=lambda game: game.id)
 
 
-def told_left_out(left_out: Counter[str]) -> str:
-    """ "3 not marked solvable, 1 without traj_data.json"."""
+def left_out_text(left_out: Counter[str]) -> str:
+    """Return the counts in words: "3 not marked solvable, 1 without traj_data.json"."""
     return ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
 
 
@@ -81,15 +80,6 @@ def _game_in(folder: Path, id_: str, split: str, files: set[str]) -> Game | str:
     if not _read_json(folder / "game.tw-pddl").get("solvable"):
         return "not marked solvable"
     return Game(id_, str(folder / "game.tw-pddl"), split, task_type)
-
-
-def games_hash(games: Iterable[Game]) -> str:
-    """sha256 over the ids and the contents of the games' files, in order of id: what a record says it was played on."""
-    digest = hashlib.sha256()
-    for game in sorted(games, key=lambda game: game.id):
-        content = hashlib.sha256(_read_bytes(Path(game.path))).hexdigest()
-        digest.update(f"{game.id} {content}\n".encode())
-    return digest.hexdigest()
 
 
 def _read_bytes(path: Path) -> bytes:

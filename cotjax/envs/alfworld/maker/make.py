@@ -34,7 +34,8 @@ from cotjax.envs.alfworld.maker.pddl import (
 )
 from cotjax.envs.alfworld.maker.sample import sample_world
 from cotjax.envs.alfworld.maker.walkthrough import walkthrough
-from cotjax.envs.base import TASK_TYPES, Game
+from cotjax.envs.alfworld.tasks import TASK_TYPES
+from cotjax.envs.base import Game
 from cotjax.errors import EnvError, UsageError
 
 SPLITS = ("train", "valid_seen", "valid_unseen")

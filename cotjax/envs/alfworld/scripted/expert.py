@@ -10,7 +10,6 @@ and, through `thoughts.Wording`, the thought before it.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from functools import cache
 
 from cotjax.envs.alfworld.catalog import load_catalog
@@ -24,7 +23,7 @@ from cotjax.envs.alfworld.scripted.memory import (
     parse_task,
 )
 from cotjax.envs.alfworld.scripted.thoughts import Wording
-from cotjax.envs.base import Observation
+from cotjax.envs.base import Decision, Observation
 
 # Small specific holders and open surfaces first, closed storage (two steps a look) last. Over the 3,694 real games this
 # costs 0.1 steps a game more than the best order of each target by itself.
@@ -39,21 +38,9 @@ LAMP_PLACES = ("desk", "dresser", "coffeetable", "sidetable", "shelf")
 RANDOM_KINDS = {"go": 8.0, "open": 4.0, "take": 3.0, "move": 3.0, "heat": 1.0, "cool": 1.0, "clean": 1.0, "use": 1.0, "examine": 1.0,
                 "close": 0.5, "look": 0.3, "inventory": 0.3}  # fmt: skip
 
-# The same for steps that do nothing.
-VAIN_KINDS = {"go": 6.0, "take": 2.0, "open": 1.0, "use": 1.0}
-_ASTRAY = 0.3  # share of slips that lead somewhere
-
-
-@dataclass(frozen=True)
-class Decision:
-    """One turn of an agent: the thought, written before the action, and the action."""
-
-    thought: str | None
-    action: str
-    vain: bool = False  # it is known not to work: the world will say "Nothing happens."
-    slip: bool = (
-        False  # it is not what the agent decided: it has no thought, and nobody should learn it
-    )
+# The same for steps that the game refuses.
+NO_OP_KINDS = {"go": 6.0, "take": 2.0, "open": 1.0, "use": 1.0}
+_ASTRAY = 0.3  # share of mistakes that the game accepts
 
 
 class Expert:
@@ -74,10 +61,11 @@ class Expert:
         seed: int,
         noise: float = 0.0,
         news: float = 0.4,
-        vain: float = 0.0,
-        slips: float = 0.0,
+        no_op: float = 0.0,
+        mistakes: float = 0.0,
     ):
-        self.seed, self.noise, self.news, self.vain, self.slips = seed, noise, news, vain, slips
+        self.seed, self.noise, self.news = seed, noise, news
+        self.no_op, self.mistakes = no_op, mistakes
 
     def start(self, task: str, observation: Observation) -> None:
         """Begin a game, from its task and its first observation (which `act` is given too).
@@ -94,21 +82,21 @@ class Expert:
     def act(self, observation: Observation) -> Decision:
         """Take in `observation` and decide."""
         self.memory.observe(observation.text)
-        admissible, intent, vain = observation.admissible_commands, None, False
-        if self.slips and self._rng.random() < self.slips:
-            slip = slip_intent(self.memory, admissible, self._rng)
-            if slip is not None:
-                command = slip.command(admissible)
-                return Decision(None, command, vain=command not in admissible, slip=True)
+        admissible, intent, no_op = observation.admissible_commands or (), None, False
+        if self.mistakes and self._rng.random() < self.mistakes:
+            mistake = mistaken_intent(self.memory, admissible, self._rng)
+            if mistake is not None:
+                command = mistake.command(admissible)
+                return Decision(None, command, no_op=command not in admissible, mistake=True)
         if self._rng.random() < self.noise:
-            if self._rng.random() < self.vain:
-                intent = vain_intent(self.memory, admissible, self._rng)
-            vain = intent is not None
+            if self._rng.random() < self.no_op:
+                intent = no_op_intent(self.memory, admissible, self._rng)
+            no_op = intent is not None
             intent = intent or random_intent(self.memory, admissible, self._rng)
         plan = next_intent(self.goal, self.memory, admissible)
         intent = intent or plan
         return Decision(
-            self._wording.thought(self.memory, intent, plan), intent.command(admissible), vain
+            self._wording.thought(self.memory, intent, plan), intent.command(admissible), no_op
         )
 
 
@@ -138,7 +126,7 @@ def random_intent(memory: Memory, admissible: tuple[str, ...], rng: random.Rando
     return rng.choice(by_kind[rng.choices(kinds, [RANDOM_KINDS[kind] for kind in kinds])[0]])
 
 
-def vain_intent(memory: Memory, admissible: tuple[str, ...], rng: random.Random) -> Intent | None:
+def no_op_intent(memory: Memory, admissible: tuple[str, ...], rng: random.Random) -> Intent | None:
     """Something at random that the game does not take now, of what a poor player gets stuck in: going where it stands, opening
     what is open or has no door, using a lamp or taking a thing that is elsewhere. None where there is none."""
     seen = [(thing, place) for place, things in memory.contents.items() for thing in things]
@@ -148,22 +136,24 @@ def vain_intent(memory: Memory, admissible: tuple[str, ...], rng: random.Random)
         "use": [Intent("use", thing, place) for thing, place in seen if "lamp" in thing],
         "take": [Intent("take", thing, place) for thing, place in seen],
     }
-    vain = {
+    refused = {
         verb: [intent for intent in intents if intent.command(()) not in admissible]
         for verb, intents in known.items()
     }
-    verbs = [verb for verb in vain if vain[verb]]
+    verbs = [verb for verb in refused if refused[verb]]
     return (
-        rng.choice(vain[rng.choices(verbs, [VAIN_KINDS[verb] for verb in verbs])[0]])
+        rng.choice(refused[rng.choices(verbs, [NO_OP_KINDS[verb] for verb in verbs])[0]])
         if verbs
         else None
     )
 
 
-def slip_intent(memory: Memory, admissible: tuple[str, ...], rng: random.Random) -> Intent | None:
+def mistaken_intent(
+    memory: Memory, admissible: tuple[str, ...], rng: random.Random
+) -> Intent | None:
     """A step that goes wrong: mostly one that does nothing, or else one that leads astray. None where there is none."""
     if rng.random() >= _ASTRAY:
-        return vain_intent(memory, admissible, rng)
+        return no_op_intent(memory, admissible, rng)
     astray = [
         Intent("go", None, place) for place in memory.places if f"go to {place}" in admissible
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from cotjax.envs.alfworld.scripted.expert import Expert
 from cotjax.errors import UsageError
 
-VAIN = 0.15  # share of its own steps that cannot work
+NO_OP = 0.15  # share of its random steps that the game refuses
 
 
 class Explorer(Expert):
@@ -24,5 +24,5 @@ class Explorer(Expert):
     def __init__(self, seed: int, skill: float, news: float = 0.4):
         if not 0.0 <= skill <= 1.0:
             raise UsageError(f"skill is a probability, {skill!r} is not between 0 and 1")
-        super().__init__(seed, noise=1.0 - skill, news=news, vain=VAIN)
+        super().__init__(seed, noise=1.0 - skill, news=news, no_op=NO_OP)
         self.skill = skill

@@ -1,0 +1,161 @@
+"""The door to the worlds: what a world is, and how it is loaded by name.
+
+A world is a set of text games with the code that plays them. Everything outside `cotjax.envs` asks a `World` and
+imports no world by name, so a new world is a file or a folder under `cotjax/envs`, or a module of your own.
+docs/worlds.md has an example.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cotjax import envs
+from cotjax.envs.base import Agent, Game, TextEnv
+from cotjax.errors import UsageError
+from cotjax.formats import TASK
+
+IN_DOMAIN, OOD = "in_domain", "ood"
+_NO_WORLDS = {"base", "pool", "worlds"}  # modules of cotjax.envs that are no world
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """How a scripted agent plays. A world's agent may ignore a setting that it has no use for.
+
+    Attributes:
+      skill: probability that a step is the expert's, of an agent that also acts at random.
+      news: share of the random steps whose thought also says what was just seen.
+      mistakes: share of steps that go wrong and are not trained on, so that the next steps show how to recover.
+    """
+
+    skill: float = 1.0
+    news: float = 0.4
+    mistakes: float = 0.0
+
+
+class World(ABC):
+    """One world: its games, the environments that play them, and optionally a maker of games and scripted agents.
+
+    A subclass gives `name` and `domains`, and implements `games` and `make_env`. All else has a default; an optional
+    part that a world lacks raises UsageError where it is needed. Instances are pickled for worker processes.
+
+    Attributes:
+      name: in records, trajectories and messages.
+      title: what the report calls it; "" for its name.
+      domains: task type -> IN_DOMAIN or OOD, in the order in which task types are listed. Training never shows OOD types.
+      splits: the splits of its games; `games make` makes all of them by default.
+      agents: names for `agent`. "expert" plays to win: the study keeps its won episodes and compares models with it.
+      makes_games: whether `make_games` is there.
+      task_text: the first line of the first user turn, with `{task}` for the task.
+    """
+
+    name: str
+    title: str = ""
+    domains: Mapping[str, str]
+    splits: tuple[str, ...] = ("train",)
+    agents: tuple[str, ...] = ()
+    makes_games: bool = False
+    task_text: str = TASK
+
+    @property
+    def task_types(self) -> tuple[str, ...]:
+        return tuple(self.domains)
+
+    def task_types_of(self, domain: str) -> tuple[str, ...]:
+        """Return the task types of IN_DOMAIN or OOD."""
+        return tuple(task for task, its_domain in self.domains.items() if its_domain == domain)
+
+    @abstractmethod
+    def games(
+        self, root: str | os.PathLike[str], split: str, left_out: Counter[str] | None = None
+    ) -> list[Game]:
+        """Return the playable games of a split, sorted by id.
+
+        `root`: the folder of the games; "" for the world's own default. `left_out`: gets the number of games that are
+        not playable, by reason. Raises UsageError for a missing folder, DataError for a broken or empty one.
+        """
+
+    @abstractmethod
+    def make_env(self, max_steps: int, games_kept: int | None = None) -> Callable[[], TextEnv]:
+        """Return a picklable function that makes one environment.
+
+        `max_steps`: an episode is done after this many steps. `games_kept`: how many loaded games a process should
+        keep in memory, in a world where loading is slow; None for the world's default.
+        """
+
+    def game_at(self, path: Path) -> Game:
+        """Return the game of one file or folder. Raises UsageError if there is none."""
+        raise UsageError(
+            f"world {self.name!r} has no games that are files: give --games and --index"
+        )
+
+    def recognize(self, path: str) -> tuple[str, str] | None:
+        """Return (task type, game id) of a game file's path in someone's data; None if it is not of this world."""
+        return None
+
+    def words(self) -> Iterator[str]:
+        """Yield texts that hold the world's vocabulary, for a word-level tokenizer beside the words of the data."""
+        yield from ()
+
+    def make_games(
+        self,
+        out: Path,
+        counts: Mapping[str, Mapping[str, int]],
+        seed: int,
+        workers: int = 1,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Game]:
+        """Make `counts[split][task_type]` games under `out`. `progress` gets (games made, games in all)."""
+        raise UsageError(
+            f"world {self.name!r} makes no games: set games.source={self.name} and games.root, or give a folder of games"
+        )
+
+    def agent(self, name: str, seed: int, settings: AgentSettings) -> Agent:
+        """Return a scripted agent, one of `agents`."""
+        raise UsageError(f"world {self.name!r} has no {name}: give data.trajectories")
+
+    def check_agent(self, name: str) -> None:
+        """Raise UsageError unless the world has this scripted agent."""
+        if not self.agents:
+            raise UsageError(f"world {self.name!r} has no {name}: give data.trajectories")
+        if name not in self.agents:
+            raise UsageError(
+                f"no scripted agent of world {self.name!r} is called {name!r}; there are {' and '.join(self.agents)}"
+            )
+
+
+def world_names() -> list[str]:
+    """Return the names of the worlds under cotjax/envs."""
+    return sorted({module.name for module in pkgutil.iter_modules(envs.__path__)} - _NO_WORLDS)
+
+
+def load_world(name: str) -> World:
+    """Return the world of this name.
+
+    `name`: a file or folder under cotjax/envs ("alfworld"), whose WORLD is taken, or "package.module:ATTRIBUTE" for a
+    world of your own. Raises UsageError if there is no such world.
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        if name not in world_names():
+            raise UsageError(
+                f"unknown world {name!r}; there are {', '.join(world_names())}; "
+                "name a world of your own as package.module:ATTRIBUTE"
+            )
+        module, attribute = f"cotjax.envs.{name}", "WORLD"
+    try:
+        world = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"world {name!r} cannot be loaded ({error}); its module must be importable, for example through PYTHONPATH"
+        ) from None
+    if not isinstance(world, World):
+        raise UsageError(f"world {name!r}: {attribute} is no cotjax.envs.worlds.World")
+    return world
