@@ -11,7 +11,7 @@ from rich.console import Console
 from cotjax.assets import BASE_FOLDER
 from cotjax.config import default_config
 from cotjax.data.codec import Codec
-from cotjax.envs.alfworld import find_games
+from cotjax.envs.alfworld import WORLD, find_games
 from cotjax.envs.alfworld.maker.make import make_games
 from cotjax.envs.base import Game
 from cotjax.errors import DataError, UsageError
@@ -73,14 +73,21 @@ def test_a_sampler_draws_the_codecs_tokens_and_holds_the_longest_response(base):
 
 
 def test_a_model_with_long_responses_is_watched(tmp_path):
-    """Of more tokens than a sampler makes that is not told."""
+    """A response longer than the sampler's default is decoded to its end."""
     make_games(tmp_path, {"valid_seen": {"pick_and_place_simple": 1}}, 0, 1)
     player = play.player_of_model(BASE_FOLDER, "chatml")
     player.config.evaluate.max_new_tokens, player.config.evaluate.max_length = 130, 512
     out = StringIO()
     (game,) = find_games(tmp_path, "valid_seen")
     play.watch(
-        game, player, Console(file=out), driver="cot", max_steps=1, seed=0, after_step=lambda: None
+        WORLD,
+        game,
+        player,
+        Console(file=out),
+        driver="cot",
+        max_steps=1,
+        seed=0,
+        after_step=lambda: None,
     )
     assert "Step 1 of 1" in out.getvalue() and "after 1 step" in out.getvalue()
 
