@@ -22,7 +22,9 @@ def global_batch(
     own: Mapping[str, np.ndarray], sharding: NamedSharding, batch: int
 ) -> dict[str, jax.Array]:
     """Return arrays [batch, ...] over all devices, from each process's `local_rows`, in order."""
-    return {
-        name: jax.make_array_from_process_local_data(sharding, rows, (batch, *rows.shape[1:]))
-        for name, rows in own.items()
-    }
+    # On several processes this counts as an implicit transfer, which the training loop refuses.
+    with jax.transfer_guard_host_to_device("allow"):
+        return {
+            name: jax.make_array_from_process_local_data(sharding, rows, (batch, *rows.shape[1:]))
+            for name, rows in own.items()
+        }
