@@ -55,6 +55,21 @@ def test_workers_play_in_parallel_and_without_jax():
         assert not {"jax", "flax", "torch"} & set(pool.step({0: "modules x"})[0].text.split())
 
 
+def test_workers_do_not_run_the_callers_script(tmp_path):
+    """Without the `if __name__ == "__main__"` that multiprocessing asks for."""
+    script = tmp_path / "script.py"
+    script.write_text("""
+from helpers.pools import Echo, EnvPool, started
+print("the script runs", flush=True)
+with EnvPool(Echo, slots=2, workers=2) as pool:
+    assert len(set(started(pool, 2).values())) == 2
+""")
+    caller = run(script)
+    out, _ = caller.communicate()
+    assert caller.returncode == 0
+    assert out == "the script runs\n"
+
+
 def test_a_killed_worker_costs_its_slots_and_no_other():
     with EnvPool(Echo, slots=4, workers=2) as pool:
         pids = started(pool, 4)

@@ -10,6 +10,7 @@ import random
 import signal
 import socket
 import tempfile
+import time
 from functools import partial
 
 import pytest
@@ -53,6 +54,16 @@ def test_an_environment_that_fails_within_an_episode_is_restarted_and_its_game_r
         )
         assert isinstance(pool.step({0: "x"})[0], EnvError) and len(pool.faults(0)) == 2
         assert pool.reset({0: game("c")})[0][0] == "count in c" and pool.faults(0) == ()
+
+
+def test_a_worker_that_stops_within_a_message_costs_one_time_limit():
+    with EnvPool(Counter, 1, 1, QUICK, retries=1) as pool:
+        pool.reset({0: game("a")})
+        os.kill(pool.pids()[0], signal.SIGUSR2)
+        started_at = time.monotonic()
+        assert pool.step({0: "x"})[0].text == "1 x"
+        assert 0.9 < time.monotonic() - started_at < 10
+        assert len(pool.faults(0)) == 1 and "no answer for 1 s" in pool.faults(0)[0]
 
 
 def test_an_environment_that_raises_gets_a_fresh_process():

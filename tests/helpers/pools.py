@@ -67,15 +67,17 @@ class Echo:
 
 
 class Counter:
-    """Counts its steps, and writes garbage into its channel on SIGUSR1.
+    """Counts its steps.
 
+    On SIGUSR1 it writes garbage into its channel, on SIGUSR2 half a message, and stops.
     `slow`: method -> seconds; `moody`: another process of it counts from another number.
     """
 
     def __init__(self, slow: tuple[str, float] = ("", 0.0), moody: bool = False):
         self._slow, self._moody = slow, moody
         self._dawdle("start")
-        signal.signal(signal.SIGUSR1, _garble)
+        signal.signal(signal.SIGUSR1, lambda *_: _write_to_channel(b"\xff" * 20))
+        signal.signal(signal.SIGUSR2, _stop_within_a_message)
 
     def reset(self, game: Game) -> tuple[str, Observation]:
         self._dawdle("reset")
@@ -97,10 +99,15 @@ class Counter:
             time.sleep(self._slow[1])
 
 
-def _garble(*_: Any) -> None:
+def _stop_within_a_message(*_: Any) -> None:
+    _write_to_channel(b'{"number": 2, "slot":')
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _write_to_channel(data: bytes) -> None:
     for name in os.listdir("/proc/self/fd"):
         if os.path.realpath(f"/proc/self/fd/{name}").rpartition("/")[2].startswith("socket:"):
-            os.write(int(name), b"\xff" * 20)
+            os.write(int(name), data)
 
 
 class Spawner:
@@ -201,17 +208,19 @@ def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def run(code: str, *arguments: str, temporary: Path | None = None, **options: Any) -> Any:
-    """Run Python code that can import the helpers, with its temporary files in a folder.
+def run(
+    code: str | Path, *arguments: str, temporary: Path | None = None, **options: Any
+) -> subprocess.Popen:
+    """Run Python code, or a script, that can import the helpers.
 
-    `options`: of `subprocess.Popen`, whose object is returned.
+    `temporary`: folder for its temporary files; `options`: of `subprocess.Popen`.
     """
     path = os.pathsep.join(map(str, sys.path))
     environment = {**os.environ, "PYTHONPATH": path}
     if temporary is not None:
         environment["TMPDIR"] = str(temporary)
     return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, *(["-c", code] if isinstance(code, str) else [code]), *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
