@@ -4,7 +4,7 @@ import pytest
 
 from cotjax.config import ARM_FIELDS, default_config, load_config, set_field
 from cotjax.errors import UsageError
-from cotjax.study.ready import masking_of
+from cotjax.study.ready import dropping_of
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -72,7 +72,7 @@ def test_every_field_of_an_arm_can_be_set(tmp_path):
         "label",
         "fraction",
     }
-    assert masking_of(config, "reduced").dropping().fraction_at(7) == 0.25
+    assert dropping_of(config, "reduced").fraction_at(7) == 0.25
     for override, words in (
         ("arms.reduced.contrl=x", "did you mean 'arms.reduced.control'"),
         ("arms.new.fraction=0.5", "unknown config field 'arms.new.fraction'"),

@@ -19,10 +19,11 @@ import numpy as np
 from cotjax.assets import BASE_FOLDER
 from cotjax.config import default_config
 from cotjax.data.packing import Packing, example_lengths
-from cotjax.data.pipeline import Masking, batches, dropped_weights
+from cotjax.data.pipeline import batches, dropped_weights
 from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
 from cotjax.data.trajectories import Trajectory, read_trajectories, write_trajectories
 from cotjax.envs.worlds import load_world
+from cotjax.masking import Dropping
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import init_params
 from cotjax.model.sharding import batch_sharding, make_mesh
@@ -107,16 +108,16 @@ def _fillings(lengths: np.ndarray, length: int) -> dict[str, float]:
 
 
 def _speeds(source: Sequence[dict], length: int, batch: int, seconds: float) -> dict[str, float]:
-    maskings = {"tokens/s": Masking(), "dropping tokens/s": Masking(fraction=0.3)}
+    droppings = {"tokens/s": Dropping.of(), "dropping tokens/s": Dropping.of(fraction=0.3)}
     readers = {
-        name: iter(batches(source, row_length=length, batch=batch, masking=masking, seed=0))
-        for name, masking in maskings.items()
+        name: iter(batches(source, row_length=length, batch=batch, dropping=dropping, seed=0))
+        for name, dropping in droppings.items()
     }
     step, (rows, row_length) = _train_step(next(readers["tokens/s"]))
-    measured: dict[str, list[float]] = {name: [] for name in (*maskings, "step tokens/s")}
+    measured: dict[str, list[float]] = {name: [] for name in (*droppings, "step tokens/s")}
     for _ in range(_ROUNDS):
         for name, reader in readers.items():
-            rate = _rate(reader, maskings[name], seconds / _ROUNDS)
+            rate = _rate(reader, droppings[name], seconds / _ROUNDS)
             measured[name].append(batch * length * rate)
         started = time.perf_counter()
         for _ in range(_STEPS):
@@ -136,13 +137,13 @@ def _speeds(source: Sequence[dict], length: int, batch: int, seconds: float) -> 
     return figures
 
 
-def _rate(reader: Iterator[dict], masking: Masking, seconds: float) -> float:
+def _rate(reader: Iterator[dict], dropping: Dropping, seconds: float) -> float:
     """Return batches a second, without those that were read ahead during the others' turns."""
     for _ in range(_READ_AHEAD):
         next(reader)
     count, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
-        dropped_weights(next(reader), masking.fraction)
+        dropped_weights(next(reader), dropping.fraction_at())
         count += 1
     return count / (time.perf_counter() - started)
 

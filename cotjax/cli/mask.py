@@ -98,7 +98,7 @@ def _show_mask(arguments: argparse.Namespace) -> None:
 def _of_run(arguments: argparse.Namespace) -> tuple:
     """(examples, title) of a run of the config that the arguments give."""
     from cotjax.data.show_mask import about, run_shown
-    from cotjax.study.ready import masking_of
+    from cotjax.study.ready import dropping_of
     from cotjax.study.training_data import codec_of, selection_of
 
     given = [name for name in _OWN if getattr(arguments, name) is not None]
@@ -114,20 +114,16 @@ def _of_run(arguments: argparse.Namespace) -> tuple:
     config = data_config(arguments, flags)
     if arguments.arm is not None and arguments.arm not in config.arms:
         raise UsageError(f"--arm is {arguments.arm!r}; there are {', '.join(config.arms)}")
-    maskings = {arm: masking_of(config, arm) for arm in config.arms}
+    droppings = {arm: dropping_of(config, arm) for arm in config.arms}
     arm = arguments.arm or next(
-        (arm for arm, masking in maskings.items() if masking.drops()), next(iter(maskings))
+        (arm for arm, dropping in droppings.items() if dropping.drops()), next(iter(droppings))
     )
-    masking, file = maskings[arm], Path(config.data.trajectories)
-    examples = run_shown(
-        file, codec_of(config, file), selection_of(config), masking, arguments.epoch, arguments.step
-    )
-    where = (
-        f"epoch {arguments.epoch}, step {arguments.step}, "
-        if masking.redraw or masking.fraction_steps
-        else ""
-    )
-    return examples, f"{file}, arm {arm!r}, {where}{about(masking.dropping(), arguments.step)}"
+    dropping, file = droppings[arm], Path(config.data.trajectories)
+    epoch, step = arguments.epoch, arguments.step
+    examples = run_shown(file, codec_of(config, file), selection_of(config), dropping, epoch, step)
+    varies = dropping.redraw or callable(dropping.fraction)
+    at = f"epoch {epoch}, step {step}, " if varies else ""
+    return examples, f"{file}, arm {arm!r}, {at}{about(dropping, step)}"
 
 
 def _of_file(arguments: argparse.Namespace) -> tuple:

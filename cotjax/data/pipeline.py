@@ -1,140 +1,70 @@
 """TFDS data source -> shuffled, packed batches, as a checkpointable Grain iterator.
 
-Row n of the endless sequence of rows is a function of (the examples' lengths, row length, seed, n); see `cotjax.data.packing`. Batch
-n holds rows n·B to (n + 1)·B. So any process can read any part of any batch by itself, and where an iterator stands is one number,
-the same for every process.
+Row n of the endless sequence of rows is a function of (lengths of the examples, row length, seed, n);
+see `cotjax.data.packing`. Batch n holds rows n·B to (n + 1)·B. So any process can read any part of
+any batch by itself, and the state of an iterator is one number, the same for every process.
 
-A batch is a dict of [B, T] numpy arrays, which `dropped_weights` makes into what a train step sees:
+A batch is a dict of [B, T] numpy arrays, from which `dropped_weights` makes what a train step takes:
 
-    ids, targets   int32    token ids, and what each position predicts
-    weights        float32  loss weight of each target, without dropping
-    draws          float32  the fraction above which reduced action supervision drops this target (2: never)
+    ids, targets   int32    token ids, and the token that each position predicts
+    weights        float32  loss weight of each target, before dropping
+    draws          float32  the fraction above which this target is dropped (2: never)
     roles          int8     role of each *target* (for metrics by role)
     segment_ids    int32    0 is padding, 1.. the example within the row
     branches       int32    0 is the trunk
     positions      int32    rope position within the example
 
-and `dropped_weights` adds `budget`, float32 [B, 1], and `dropped`, int32 [B, 3].
+`dropped_weights` compares `draws` with the fraction of the step, so that a schedule needs no new
+draw, and adds `budget`, float32 [B, 1], and `dropped`, int32 [B, 3].
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import grain
 import numpy as np
 
 from cotjax.data.packing import Packing, check_lengths, example_lengths
 from cotjax.errors import DataError, UsageError
-from cotjax.masking import (
-    NEVER,
-    NORMALIZERS,
-    Dropping,
-    LinearFraction,
-    MaskError,
-    Role,
-    target_weights,
-    targets,
-    turn_numbers,
-)
+from cotjax.masking import NEVER, Dropping, target_weights, targets, turn_numbers
 from cotjax.masking.drop import AS_MANY
 
-# What `dropped` counts in each row: targets that lose their weight, and the drawn units and the examples that they are of.
+Example = Mapping[str, Any]  # as the TFDS dataset stores it
+# What `dropped` counts in each row: targets that lose their weight, the draws that dropped them (of
+# examples, turns or tokens), and the examples that they are in.
 DROPPED = ("tokens", "units", "examples")
 
 
-@dataclass(frozen=True)
-class Masking:
-    """The loss mask of a run: what `cotjax.masking.Dropping` says, in values that a config file holds.
-
-    `fraction`: the share k of units whose action loss is dropped; where `fraction_steps` is not 0 it goes to `last_fraction`
-    over so many updates. `unit`: "example" (a whole trajectory), "turn" (one step: its prompt and response) or "token".
-    `control`, `redraw`, `action_close`, `end`: see `Dropping`. `supervised`: role names that are trained on. `normalizer`: what
-    the sum of losses is divided by; see `cotjax.masking.losses`.
-    """
-
-    seed: int = 0
-    fraction: float = 0.0
-    last_fraction: float = 0.0
-    fraction_steps: int = 0
-    unit: str = "turn"
-    control: str = "action"
-    redraw: bool = False
-    action_close: bool = False
-    end: bool = False
-    supervised: tuple[str, ...] = ("REASONING", "ACTION_OPEN", "ACTION", "ACTION_CLOSE", "END")
-    normalizer: str = "token_sum"
-
-    def __post_init__(self):
-        for name in self.supervised:
-            if name not in Role.__members__:
-                raise UsageError(
-                    f"masking.supervised: unknown role {name!r}; there are {', '.join(Role.__members__)}"
-                )
-        if self.normalizer not in NORMALIZERS:
-            raise UsageError(
-                f"masking.normalizer: unknown {self.normalizer!r}; there are {', '.join(NORMALIZERS)}"
-            )
-        try:
-            self.dropping()
-        except MaskError as error:
-            raise UsageError(f"masking: {error}") from None
-
-    def dropping(self) -> Dropping:
-        fraction = (
-            LinearFraction(self.fraction, self.last_fraction, self.fraction_steps)
-            if self.fraction_steps
-            else self.fraction
-        )
-        return Dropping(
-            fraction,
-            self.seed,
-            self.unit,
-            self.redraw,
-            self.control,
-            self.action_close,
-            self.end,
-            self.roles(),
-        )
-
-    def roles(self) -> tuple[Role, ...]:
-        """The supervised roles."""
-        return tuple(Role[name] for name in self.supervised)
-
-    def drops(self) -> bool:
-        """Whether anything is ever dropped."""
-        return self.fraction > 0 or (self.fraction_steps > 0 and self.last_fraction > 0)
-
-
-def example_features(example: dict, masking: Masking, epoch: int = 0) -> dict[str, np.ndarray]:
-    """One stored example -> its row features (arrays of its own length). `weights` are those without dropping; `draws` says of
-    each target from which fraction on it is dropped.
+def example_features(example: Example, dropping: Dropping, epoch: int = 0) -> dict[str, np.ndarray]:
+    """Return the row features of one stored example, each an array of the example's own length.
 
     Raises:
-      DataError: the masking does not go with the example (see `Dropping.draws`).
+      MaskError: the dropping does not fit the example (see `Dropping.draws`).
     """
-    row = packed_row([example], masking, epoch, len(example["ids"]))
+    row = packed_row([example], dropping, epoch, len(example["ids"]))
     return {name: array for name, array in row.items() if name != "segment_ids"}
 
 
-def check_supervised(source: Sequence[dict], masking: Masking) -> None:
+def check_supervised(source: Sequence[Example], dropping: Dropping) -> None:
     """Raise DataError when no example of the source has a token that is trained on."""
     examples = (source[number] for number in range(len(source)))
-    if not any(example_features(example, masking)["weights"].any() for example in examples):
+    if not any(example_features(example, dropping)["weights"].any() for example in examples):
         raise DataError(
             "no example holds a supervised token; check masking.supervised and the data's roles"
         )
 
 
 def packed_row(
-    examples: Sequence[dict], masking: Masking, epoch: int, row_length: int
+    examples: Sequence[Example], dropping: Dropping, epoch: int, row_length: int
 ) -> dict[str, np.ndarray]:
-    """Stored examples -> one row [T] of each of a batch's fields. The filling behind them is segment 0, weighs 0, and is never drawn.
+    """Return one row [T] of each field of a batch. Padding has segment 0, weight 0, and no draw.
 
     Raises:
-      DataError: the masking does not go with an example (see `Dropping.draws`).
+      MaskError: the dropping does not fit an example (see `Dropping.draws`).
     """
     lengths = [len(example["ids"]) for example in examples]
     used = sum(lengths)
@@ -163,11 +93,10 @@ def packed_row(
         roles[here],
         branches=branches[here],
         segment_ids=segment_ids[here],
-        supervised=masking.roles(),
+        supervised=dropping.supervised,
     )
     draws = np.full(row_length, NEVER, np.float32)
-    if masking.drops():
-        dropping = masking.dropping()
+    if dropping.drops():
         np.concatenate([_draws(dropping, example, epoch) for example in examples], out=draws[:used])
     return {
         "ids": ids,
@@ -181,40 +110,38 @@ def packed_row(
     }
 
 
-def example_turns(example: dict) -> np.ndarray:
-    """The trajectory's step that each token is of -> [T] int32: a response's own step, and for a prompt that of the response behind it.
+def example_turns(example: Example) -> np.ndarray:
+    """Return the trajectory's step of each token, [T] int32; a prompt has that of its response.
 
     So a step is drawn under one number in every layout, also behind steps that are not trained on.
     """
     return example["steps"][turn_numbers(example["roles"])]
 
 
-def _draws(dropping: Dropping, example: dict, epoch: int) -> np.ndarray:
-    try:
-        return dropping.draws(
-            example["roles"], example["id"].decode(), turns=example_turns(example), epoch=epoch
-        )
-    except MaskError as error:
-        raise DataError(str(error)) from None
+def _draws(dropping: Dropping, example: Example, epoch: int) -> np.ndarray:
+    return dropping.draws(
+        example["roles"], example["id"].decode(), turns=example_turns(example), epoch=epoch
+    )
 
 
-def _check_control(source: Sequence[dict], masking: Masking) -> None:
-    """Raise DataError, naming it, for an example that has too few tokens for a control that drops as many as the action has.
+def _check_control(source: Sequence[Example], dropping: Dropping) -> None:
+    """Raise MaskError, naming it, for an example that has too few tokens for the control.
 
     All examples are read, so that the run does not stop at one of them hours later.
     """
-    if not masking.drops() or masking.control not in AS_MANY:
+    if not dropping.drops() or dropping.control not in AS_MANY:
         return
-    dropping = masking.dropping()
-    if dropping.redraw:  # sooner or later every unit is drawn
+    if dropping.redraw:  # some epoch draws a number below any fraction
         dropping = replace(dropping, fraction=1.0)
     for index in range(len(source)):
         _draws(dropping, source[index], epoch=0)
 
 
 def dropped_weights(batch: dict[str, np.ndarray], fraction: float) -> dict[str, np.ndarray]:
-    """A batch of `batches` -> what a train step sees at this fraction: `weights` with the drawn targets dropped, and `budget`
-    [B, 1] float32, the weight of the row without dropping; `dropped` [B, 3] int32, what the row loses to it (DROPPED).
+    """Return a batch as a train step takes it: `weights` of 0 where `draws` is below the fraction.
+
+    `draws` goes; `budget` [B, 1] float32 comes, the weight of each row before dropping, and
+    `dropped` [B, 3] int32, what each row loses, as DROPPED names it.
     """
     batch = dict(batch)
     draws, full = batch.pop("draws"), batch["weights"]
@@ -226,23 +153,28 @@ def dropped_weights(batch: dict[str, np.ndarray], fraction: float) -> dict[str, 
 
 
 def _counts(gone_BT: np.ndarray, segment_ids_BT: np.ndarray, draws_BT: np.ndarray) -> np.ndarray:
-    """What each row loses to dropping, [B, 3] int32, as DROPPED names it."""
+    """Count what each row loses to dropping: [B, 3] int32, as DROPPED names it."""
     rows, _ = np.nonzero(gone_BT)
-    # Row, example and draw in one number each. What is drawn together has one draw, and within an example no two units have the same.
-    examples = rows << 16 | segment_ids_BT[gone_BT]
-    units = examples << 32 | draws_BT[gone_BT].view(np.uint32)
-    different = [
-        np.bincount(np.unique(found) >> bits, minlength=len(gone_BT))
-        for found, bits in ((units, 48), (examples, 16))
+    segments, draws = segment_ids_BT[gone_BT], draws_BT[gone_BT]
+    # The tokens of an example are neighbours, so an example begins where the segment changes.
+    begins_example = np.ones(len(rows), bool)
+    begins_example[1:] = (rows[1:] != rows[:-1]) | (segments[1:] != segments[:-1])
+    # Tokens that one draw dropped have the same number, and no two draws of an example do.
+    draws = draws[np.lexsort((draws, np.cumsum(begins_example)))]
+    begins_draw = begins_example.copy()
+    begins_draw[1:] |= draws[1:] != draws[:-1]
+    counts = [
+        np.bincount(which, minlength=len(gone_BT))
+        for which in (rows, rows[begins_draw], rows[begins_example])
     ]
-    return np.stack([gone_BT.sum(axis=1), *different], axis=1).astype(np.int32)
+    return np.stack(counts, axis=1).astype(np.int32)
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """What Grain reads: element i is the examples of the i-th of the rows that this process reads."""
+    """What Grain reads: element i is the examples of the i-th row that this process reads."""
 
-    source: Sequence[dict]
+    source: Sequence[Example]
     packing: Packing
     batch: int
     rows: Sequence[int]
@@ -251,7 +183,7 @@ class _Rows:
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> tuple[int, list[dict]]:
+    def __getitem__(self, index: int) -> tuple[int, list[Example]]:
         batch, place = divmod(index, len(self.rows))
         epoch, examples = self.packing.row(batch * self.batch + self.rows[place])
         return epoch, [self.source[example] for example in examples.tolist()]
@@ -259,38 +191,43 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Pack(grain.transforms.Map):
-    masking: Masking
+    dropping: Dropping
     row_length: int
 
-    def map(self, row: tuple[int, list[dict]]) -> dict[str, np.ndarray]:
+    def map(self, row: tuple[int, list[Example]]) -> dict[str, np.ndarray]:
         epoch, examples = row
-        return packed_row(examples, self.masking, epoch, self.row_length)
+        return packed_row(examples, self.dropping, epoch, self.row_length)
 
 
 def batches(
-    source: Sequence[dict],
+    source: Sequence[Example],
     *,
     row_length: int,
     batch: int,
-    masking: Masking,
+    dropping: Dropping,
     seed: int,
     rows: Sequence[int] | None = None,
     epochs: int | None = None,
     threads: int = 4,
 ) -> grain.IterDataset:
-    """Shuffled each epoch, packed into rows of `row_length`, batched. The same arguments give the same batches.
+    """Return batches of rows of `row_length` tokens, shuffled each epoch; a function of the arguments.
 
-    The iterator's `get_state` / `set_state` go on from any batch, at once; a state is a few JSON values and does not depend on `rows`.
+    The iterator's `get_state` / `set_state` continue from any batch, at once; a state is a few JSON
+    values and does not depend on `rows`.
 
     Args:
       batch: rows of the global batch.
-      rows: which of them this process reads, in this order (None: all).
-      epochs: how often each example is read, less what fills no last batch (None: without end).
+      dropping: which roles are trained on, and which targets are dropped.
+      rows: the rows of a batch that this process reads, in this order (None: all).
+      epochs: how often each example is read, except rows that do not fill a last batch (None: no
+        end).
       threads: that read and pack ahead of the caller; 0: the caller does it.
 
     Raises:
-      UsageError: `batch` or `row_length` is not positive, or `rows` names none, or one that the batch does not have.
-      DataError: the source is empty, an example is longer than a row, or the masking does not go with an example.
+      UsageError: `batch` or `row_length` is not positive, or `rows` names none, or one that the
+        batch does not have.
+      DataError: the source is empty, an example is longer than a row, or the dropping does not fit
+        an example.
     """
     if batch <= 0 or row_length <= 0:
         raise UsageError(f"batch ({batch}) and row_length ({row_length}) must be at least 1")
@@ -301,14 +238,16 @@ def batches(
         raise DataError("the dataset holds no examples")
     lengths = example_lengths(source)
     check_lengths(lengths, row_length, source)
-    _check_control(source, masking)
+    _check_control(source, dropping)
     packing = Packing(lengths, row_length, seed)
     count = (sys.maxsize if epochs is None else packing.rows * epochs) // batch * len(rows)
     read = _Rows(source, packing, batch, rows, count)
-    made = (
+    packed = (
         grain.MapDataset.source(read)
-        .map(_Pack(masking, row_length))
+        .map(_Pack(dropping, row_length))
         .batch(len(rows), drop_remainder=True)
     )
     ahead = 2 * threads
-    return made.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead))
+    return packed.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+    )

@@ -1,8 +1,7 @@
-"""The mask made visible: which tokens of a data file are trained on, by role, in the terminal and as a page."""
+"""Show which tokens of a data file are trained on, by role, in the terminal and as a page."""
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,14 +19,13 @@ from rich.text import Text
 from cotjax.assets import BASE_FOLDER
 from cotjax.data.codec import Codec
 from cotjax.data.json_text import open_json
-from cotjax.data.pipeline import Masking, example_features, example_turns
+from cotjax.data.pipeline import example_features, example_turns
 from cotjax.data.selection import Counts, Selection
 from cotjax.data.tokens import TREES, Layout, TokenExample, trajectory_examples
 from cotjax.data.trajectories import read_trajectories
 from cotjax.errors import DataError, UsageError
 from cotjax.masking import (
     Dropping,
-    MaskError,
     Role,
     check_supervision,
     roles_from_messages,
@@ -36,20 +35,33 @@ from cotjax.runtime.files import check_output, write_whole
 from cotjax.runtime.terminal import visible
 
 COLOURS = {
-    Role.PROMPT: "grey50", Role.OBSERVATION: "cyan", Role.REASONING: "yellow", Role.ACTION_OPEN: "magenta", Role.ACTION: "green",
-    Role.ACTION_CLOSE: "magenta", Role.END: "blue",
-}  # fmt: skip
+    Role.PROMPT: "grey50",
+    Role.OBSERVATION: "cyan",
+    Role.REASONING: "yellow",
+    Role.ACTION_OPEN: "magenta",
+    Role.ACTION: "green",
+    Role.ACTION_CLOSE: "magenta",
+    Role.END: "blue",
+}
 _PAGE_COLOURS = {
-    Role.PROMPT: "#e5e7eb", Role.OBSERVATION: "#a5e3ee", Role.REASONING: "#fde68a", Role.ACTION_OPEN: "#e9b8f5", Role.ACTION: "#a7e8b5",
-    Role.ACTION_CLOSE: "#e9b8f5", Role.END: "#b3ccff",
-}  # fmt: skip
-_MAX_LENGTH = 1 << 20  # tokens; nothing is cut for showing it
+    Role.PROMPT: "#e5e7eb",
+    Role.OBSERVATION: "#a5e3ee",
+    Role.REASONING: "#fde68a",
+    Role.ACTION_OPEN: "#e9b8f5",
+    Role.ACTION: "#a7e8b5",
+    Role.ACTION_CLOSE: "#e9b8f5",
+    Role.END: "#b3ccff",
+}
+_MAX_LENGTH = 1 << 20  # tokens, so that every example is shown in full
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One example of a file: `tokens` are texts; `roles`, `weights` and `dropped` [T] are those of the tokens themselves (not of
-    what each position predicts)."""
+    """One example of a file, by token.
+
+    tokens: texts.
+    roles, weights, dropped: [T], of the token itself (not of the target that its position predicts).
+    """
 
     name: str
     tokens: list[str]
@@ -58,14 +70,9 @@ class Shown:
     dropped: np.ndarray
 
     def runs(self) -> Iterator[tuple[Role, float, bool, list[str]]]:
-        """Neighbours of one role and weight: (role, weight, whether dropped, token texts)."""
-        begins = (
-            np.flatnonzero(
-                np.diff(self.roles) | np.diff(self.weights).astype(bool) | np.diff(self.dropped)
-            )
-            + 1
-        )
-        edges = [0, *begins.tolist(), len(self.tokens)]
+        """Yield (role, weight, whether dropped, texts) of neighbours that share all three."""
+        changes = (np.diff(self.roles) != 0) | (np.diff(self.weights) != 0) | np.diff(self.dropped)
+        edges = [0, *(np.flatnonzero(changes) + 1).tolist(), len(self.tokens)]
         for start, end in pairwise(edges):
             yield (
                 Role(self.roles[start]),
@@ -84,15 +91,18 @@ def read_shown(
     layout: Layout = TREES,
     chat: Mapping[str, Any] | None = None,
 ) -> Iterator[Shown]:
-    """Yield the examples of a JSONL file of trajectories, or of `{"id", "messages"}` (which need a tokenizer with a chat template).
+    """Yield the examples of a JSONL file of trajectories, or of `{"id", "messages"}`.
+
+    Messages need a tokenizer with a chat template.
 
     Args:
       template, layout: how trajectories are written, as a config's `data.template` and `data.layout`.
       chat: options of `roles_from_messages`, for messages.
 
     Raises:
-      DataError: a line is neither, or its mask trains nothing, or everything; the message names the file and the line or id.
-      UsageError: the tokenizer is not there, or has no chat template.
+      DataError: a line is neither, or all or none of its tokens would be trained on; the message
+        names the file and the line or id.
+      UsageError: the tokenizer is missing, or has no chat template.
     """
     with open_json(path, "no such file; `cotjax collect` makes trajectories") as file:
         first = next((line for line in file if line.strip()), b"")
@@ -108,30 +118,31 @@ def read_shown(
         )
         for example in trajectory_examples(codec, trajectory, form, _MAX_LENGTH, layout):
             full = target_weights(example.roles, branches=example.branches)
-            try:
-                check_supervision(full, example.roles, f"{path}, trajectory {trajectory.id!r}")
-                draws = dropping.draws(
-                    example.roles, example.id, turns=example_turns(vars(example))
-                )
-            except MaskError as error:
-                raise DataError(str(error)) from None
-            yield _shown(codec, example, full, draws < np.float32(dropping.fraction_at()))
+            check_supervision(full, example.roles, f"{path}, trajectory {trajectory.id!r}")
+            dropped = dropping.tokens(example.roles, example.id, turns=example_turns(vars(example)))
+            yield _shown(codec, example, full, dropped)
 
 
 def run_shown(
-    path: Path, codec: Codec, selection: Selection, masking: Masking, epoch: int = 0, step: int = 0
+    path: Path,
+    codec: Codec,
+    selection: Selection,
+    dropping: Dropping,
+    epoch: int = 0,
+    step: int = 0,
 ) -> Iterator[Shown]:
     """Yield the examples that a run trains on, with their weights in an epoch and at a step.
 
     Raises:
-      DataError: a line is no trajectory, nothing is trained on, or the masking does not go with an example.
+      DataError: a line is not a trajectory, nothing is trained on, or the dropping does not fit an
+        example.
     """
-    counts, fraction = Counts(), np.float32(masking.dropping().fraction_at(step))
+    counts, fraction = Counts(), np.float32(dropping.fraction_at(step))
     for trajectory in read_trajectories(path):
         for example in selection.examples(codec, trajectory, counts):
             stored = {**vars(example), "id": example.id.encode()}
-            row = example_features(stored, masking, epoch)
-            # A row's draws are those of its targets, the token behind each position.
+            row = example_features(stored, dropping, epoch)
+            # The draws of a row belong to its targets, the token behind each position.
             dropped = np.concatenate([[False], row["draws"][:-1] < fraction])
             yield _shown(codec, example, row["weights"], dropped)
     if not counts.examples:
@@ -146,7 +157,7 @@ def _shown(codec: Codec, example: TokenExample, full: np.ndarray, dropped: np.nd
 def _of_tokens(
     name: str, tokens: list[str], roles: np.ndarray, full: np.ndarray, dropped: np.ndarray
 ) -> Shown:
-    """`full` is the weight of what each position predicts, without dropping; `dropped` is of the tokens themselves."""
+    """`full` [T] weighs the target of each position, before dropping; `dropped` [T] is by token."""
     of_token = np.concatenate([[0.0], full[:-1]])
     return Shown(name, tokens, roles, np.where(dropped, 0.0, of_token), dropped & (of_token > 0))
 
@@ -159,21 +170,24 @@ def show(
     page: Path | None = None,
     console: Console | None = None,
 ) -> None:
-    """Print the first `limit` examples and the totals of all by role; with `page`, write the same as one HTML file.
+    """Print the first `limit` examples, and the totals of all by role.
+
+    With `page`, write the same as one HTML file.
 
     Raises:
-      DataError: there are none, or the page cannot be written.
-      DataError, UsageError: as what gives the examples.
+      DataError: there are no examples, or the page cannot be written.
+      DataError, UsageError: as the iterator of examples.
     """
     console = console or Console(highlight=False)
     if page:
         check_output(page)
     totals = {role: np.zeros(3, np.int64) for role in COLOURS}  # tokens, supervised, dropped
-    kept, examples = [], 0
+    first: list[Shown] = []
+    examples = 0
     for example in shown:
         examples += 1
-        if len(kept) < limit:
-            kept.append(example)
+        if len(first) < limit:
+            first.append(example)
             _print(console, example)
         for role, total in totals.items():
             here = example.roles == role
@@ -195,7 +209,7 @@ def show(
     table.add_row("all", *(f"{count:,}" for count in sum(totals.values())))
     console.print(table)
     if page:
-        write_whole(page, _page(title, kept, totals))
+        write_whole(page, _page(title, first, totals))
         console.print(f"Page: {page.resolve()}", soft_wrap=True)
 
 
@@ -227,7 +241,8 @@ def _of_messages(
 ) -> Iterator[Shown]:
     if tokenizer is None:
         raise UsageError(
-            f"{path} holds chat messages: give --tokenizer DIR, a folder whose tokenizer has a chat template"
+            f"{path} holds chat messages: give --tokenizer DIR, a folder whose tokenizer has a chat "
+            "template"
         )
     renders = _chat_tokenizer(tokenizer)
     lines: dict[str, int] = {}
@@ -240,15 +255,13 @@ def _of_messages(
             name = str(row.get("id", where))
             if lines.setdefault(name, number) != number:
                 raise DataError(
-                    f"{where}: id {name!r:.80} stands at line {lines[name]} already; make it unique"
+                    f"{where}: the id {name!r:.80} is also that of line {lines[name]}; "
+                    "make it unique"
                 )
-            try:
-                ids, roles = roles_from_messages(row["messages"], renders, name=where, **chat)
-                full = target_weights(roles)
-                check_supervision(full, roles, where)
-                dropped = dropping.tokens(roles, name)
-            except MaskError as error:
-                raise DataError(str(error)) from None
+            ids, roles = roles_from_messages(row["messages"], renders, name=where, **chat)
+            full = target_weights(roles)
+            check_supervision(full, roles, where)
+            dropped = dropping.tokens(roles, name)
             yield _of_tokens(
                 name, [renders.decode([token]) for token in ids.tolist()], roles, full, dropped
             )
@@ -263,13 +276,13 @@ def _message_row(raw: bytes, where: str) -> dict:
         ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{where}: no JSON ({type(error).__name__}: {error}); mend or remove this line"
+            f"{where}: invalid JSON ({type(error).__name__}: {error}); fix or delete the line"
         ) from None
     if not isinstance(row, dict) or "messages" not in row:
-        raise DataError(f'{where}: no {{"id", "messages"}}; mend or remove this line')
+        raise DataError(f'{where}: no {{"id", "messages"}}; fix or delete the line')
     if re.search("[\ud800-\udfff]", str(row.get("id", ""))):
         raise DataError(
-            f"{where}: half of a surrogate pair in the id is no text; mend or remove this line"
+            f"{where}: the id has half of a surrogate pair, which is not text; fix or delete the line"
         )
     return row
 
@@ -278,51 +291,22 @@ def _chat_tokenizer(folder: Path) -> Callable:
     from transformers import AutoTokenizer
 
     if not (folder / "tokenizer.json").is_file():
-        raise UsageError(f"{folder}: no tokenizer.json there; give --tokenizer a model's folder")
+        raise UsageError(f"{folder}: no tokenizer.json; give --tokenizer the folder of a model")
     chat = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if not chat.chat_template:
         raise UsageError(
-            f"{folder}: this tokenizer has no chat template, so messages cannot be rendered"
+            f"{folder}: the tokenizer has no chat template, so messages cannot be rendered"
         )
     return chat
 
 
-_HEAD = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>The loss mask</title><style>
-body{font:16px/1.7 system-ui,sans-serif;max-width:60rem;margin:0 auto;padding:1rem;color:#111;background:#fff}
-h1{font-size:1.3rem}h2{font-size:1rem;margin:1.5rem 0 .3rem}table{border-collapse:collapse;margin:1rem 0}
-td,th{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}
-.t{white-space:pre-wrap;border-radius:.2rem;padding:.1rem 0;margin-right:.15rem;box-decoration-break:clone}
-.w0{opacity:.55}.w1{border-bottom:3px solid #111}.d{text-decoration:line-through;border-bottom:3px dotted #b91c1c;opacity:1}
-"""
-
-
-def _page(title: str, shown: list[Shown], totals: dict[Role, np.ndarray]) -> str:
-    rules = "".join(
-        f".{role.name}{{background:{colour}}}" for role, colour in _PAGE_COLOURS.items()
+def _page(title: str, shown: list[Shown], totals: Mapping[Role, np.ndarray]) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    rows = "".join(
-        f'<tr><td><span class="t {role.name}">{role.name}</span></td>'
-        + "".join(f"<td>{count:,}</td>" for count in total)
-        + "</tr>"
-        for role, total in totals.items()
-    )
-    parts = [
-        f"{_HEAD}{rules}</style><h1>{html.escape(title)}</h1>",
-        "<p>Underlined tokens are trained on. Struck through: dropped, they would be trained on otherwise. Pale: given, never trained on. "
-        "A trajectory's responses stand between its prompts; a past response is part of the later prompts by its action alone.</p>",
-        f"<table><tr><th>role<th>tokens<th>trained on<th>dropped</tr>{rows}</table>",
-    ]
-    for example in shown:
-        parts.append(f"<h2>{html.escape(example.name)}</h2><p>")
-        for role, weight, dropped, tokens in example.runs():
-            kind = f"{role.name} {'d' if dropped else 'w1' if weight else 'w0'}"
-            tip = f"{role.name}, weight {weight:g}{', dropped' if dropped else ''}"
-            parts += [
-                f'<span class="t {kind}" title="{tip}">{html.escape(token)}</span><wbr>'
-                for token in tokens
-            ]
-            if role is Role.END:
-                parts.append("<br>")
-        parts.append("</p>")
-    return "".join(parts) + "</html>\n"
+    template = environment.get_template("mask_page.html.jinja")
+    return template.render(title=title, examples=shown, totals=totals, colours=_PAGE_COLOURS) + "\n"

@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 from cotjax.assets import BASE_FOLDER
 from cotjax.config import ARM_FIELDS, default_config
 from cotjax.data.codec import Codec
-from cotjax.data.pipeline import Masking
 from cotjax.envs.worlds import load_world
 from cotjax.errors import DataError, UsageError
 from cotjax.formats import TEMPLATES
+from cotjax.masking import NORMALIZERS, Dropping, MaskError
 from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.published import PUBLISHED
 from cotjax.model.sharding import make_mesh
@@ -68,20 +68,24 @@ def check_folder(folder: Path, config: Mapping[str, Any]) -> None:
     check_run(folder, config, defaults, ARM_FIELDS)
 
 
-def masking_of(config: ConfigDict, arm: str) -> Masking:
-    """Return what an arm trains on. Raises UsageError for settings that cannot be."""
-    settings, own = config.masking, dict(config.arms[arm])
+def dropping_of(config: ConfigDict, arm: str) -> Dropping:
+    """Return what an arm trains on and drops. Raises UsageError for a setting that is not valid."""
+    values, own = dict(config.masking), dict(config.arms[arm])
+    normalizer = values.pop("normalizer")
+    if normalizer not in NORMALIZERS:
+        raise UsageError(
+            f"masking.normalizer: unknown {normalizer!r}; there are {', '.join(NORMALIZERS)}"
+        )
     own.pop("label", None)
     unknown = sorted(own.keys() - ARM_FIELDS.keys())
     if unknown:
         raise UsageError(
             f"arms.{arm}: unknown field {unknown[0]!r}; there are {', '.join(ARM_FIELDS)}"
         )
-    supervised = tuple(settings.supervised)
     try:
-        return Masking(seed=config.seed, **(dict(settings) | {"supervised": supervised} | own))
-    except UsageError as error:
-        raise UsageError(f"arms.{arm}: {error}") from None
+        return Dropping.of(seed=config.seed, **(values | own))
+    except MaskError as error:
+        raise UsageError(f"arms.{arm}: masking: {error}") from None
 
 
 def adapters_of(config: ConfigDict) -> LoRA | None:
@@ -115,7 +119,7 @@ def _check_arms(config: ConfigDict) -> None:
             raise UsageError(
                 f"arms.{arm}.fraction_steps is {own.fraction_steps}; it must be at least 0"
             )
-        masking_of(config, arm)
+        dropping_of(config, arm)
 
 
 def _check_data(config: ConfigDict) -> None:

@@ -46,7 +46,7 @@ from cotjax.runtime.provenance import git_revision, package_versions
 from cotjax.study.evaluate import check_playable, evaluate
 from cotjax.study.export import keep_base
 from cotjax.study.games import GameSets, left_out_text, prepare_games
-from cotjax.study.ready import adapters_of, base_folder, check, check_folder, masking_of
+from cotjax.study.ready import adapters_of, base_folder, check, check_folder, dropping_of
 from cotjax.study.training_data import agent_config, load_codec, made_tokenizer
 from cotjax.train.fingerprints import Fingerprints
 from cotjax.train.main import train
@@ -119,9 +119,10 @@ class Study:
             with self.reporter.stage("train", title) as stage:
                 run = Run(
                     self.config.train,
-                    masking=masking_of(self.config, arm),
+                    dropping=dropping_of(self.config, arm),
                     model=model,
                     make_params=make_params,
+                    normalizer=self.config.masking.normalizer,
                     seed=self.config.seed,
                     made_from=made_from,
                     config=json.loads(self.config.to_json_best_effort()),

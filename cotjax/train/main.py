@@ -59,7 +59,7 @@ def train(
       KeyboardInterrupt: Ctrl-C came; likewise. A second one does not wait for the step.
     """
     # ---- fail before any work is done
-    settings, model, masking = run.settings, run.model, run.masking
+    settings, model, dropping = run.settings, run.model, run.dropping
     listener = listener or Listener()
     check_counts(settings)
     check_trackers(settings)
@@ -80,7 +80,7 @@ def train(
     with jax.set_mesh(mesh):
         state = init_state(model, optimizer, run.make_params(mesh), mesh)
         objective = make_objective(
-            model, mesh, normalizer=masking.normalizer, remat=settings.remat, **layers
+            model, mesh, normalizer=run.normalizer, remat=settings.remat, **layers
         )
         train_step = make_train_step(
             model, optimizer, state.params, mesh, objective, settings.accumulate
@@ -88,21 +88,22 @@ def train(
         probe = make_probe(model, mesh, objective, settings.accumulate)
 
     # ---- data: each process reads the rows that its devices hold
-    dropping = masking.dropping()
     own = local_rows(batch_sharding(mesh), settings.batch)
     held_out = None
     if settings.eval_every:
         examples = len(source)
         source, apart = split(source, settings.eval_share, run.seed)
-        held_out = HeldOut(apart, make_forward(model, mesh, **layers), mesh, settings, masking, own)
+        held_out = HeldOut(
+            apart, make_forward(model, mesh, **layers), mesh, settings, dropping, own
+        )
         listener.say(f"held out: {len(apart)} of {examples} examples; the others are trained on")
-    check_supervised(source, masking)
+    check_supervised(source, dropping)
     iterator = iter(
         batches(
             source,
             row_length=settings.row_length,
             batch=settings.batch,
-            masking=masking,
+            dropping=dropping,
             seed=run.seed,
             rows=own,
         )

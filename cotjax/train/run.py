@@ -8,7 +8,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from cotjax.data.pipeline import Masking
+from cotjax.masking import Dropping
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import Params
 
@@ -18,27 +18,29 @@ class Run:
     """All that decides the result of training.
 
     settings: the config's `train` section.
-    masking: which targets are trained on.
+    dropping: which roles are trained on, and which targets are dropped.
     model: the decoder.
     make_params: returns the first parameters, on a mesh.
     seed: of the data's order and the masking.
     made_from: fingerprints of data, tokenizer and base (`cotjax.runtime.content`); None: unknown.
     config: the whole config, kept in every checkpoint; None: there is none.
+    normalizer: what the loss is divided by, one of `cotjax.masking.NORMALIZERS`.
     """
 
     settings: Any
-    masking: Masking
+    dropping: Dropping
     model: ModelConfig
     make_params: Callable[[Mesh], Params]
     seed: int
     made_from: Mapping[str, Any] | None = None
     config: Mapping[str, Any] | None = None
+    normalizer: str = "token_sum"
 
     def bound(self) -> dict[str, Any]:
         """Return what a folder is bound to by this run: see `cotjax.runtime.claim`."""
         bound = {
             "train": dict(self.settings),
-            "masking": asdict(self.masking),
+            "masking": self.dropping.values() | {"normalizer": self.normalizer},
             "model": asdict(self.model),
             "seed": self.seed,
         }

@@ -16,9 +16,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cotjax.data.held_out import held_out_batches
-from cotjax.data.pipeline import Masking
 from cotjax.errors import DataError
-from cotjax.masking import Role
+from cotjax.masking import Dropping, Role
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import param_shardings
 from cotjax.model.sharding import batch_sharding
@@ -82,14 +81,14 @@ class HeldOut:
         forward: Callable[[dict, dict], tuple[jax.Array, jax.Array]],
         mesh: Mesh,
         settings: Any,
-        masking: Masking,
+        dropping: Dropping,
         rows: Sequence[int],
     ):
         self._source, self._forward, self._mesh, self._rows = source, forward, mesh, rows
         self._sizes = {
             "row_length": settings.row_length,
             "batch": settings.batch,
-            "masking": masking,
+            "dropping": dropping,
         }
 
     def row(self, step: int, params: dict) -> dict:

@@ -9,11 +9,11 @@ import pytest
 from helpers import tiny
 
 from cotjax.data.packing import Packing, example_lengths
-from cotjax.data.pipeline import Masking, batches, dropped_weights, example_features, packed_row
+from cotjax.data.pipeline import batches, dropped_weights, example_features, packed_row
 from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
 from cotjax.data.trajectories import write_trajectories
 from cotjax.errors import DataError, UsageError
-from cotjax.masking import NEVER, Role, drops_action, target_weights
+from cotjax.masking import NEVER, Dropping, MaskError, Role, drops_action, target_weights
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +44,14 @@ def source(folder):
 
 
 def _batches(
-    source, count, *, batch=2, seed=0, masking=None, state=None, row_length=256, **changes
+    source, count, *, batch=2, seed=0, dropping=None, state=None, row_length=256, **changes
 ):
     iterator = iter(
         batches(
             source,
             row_length=row_length,
             batch=batch,
-            masking=masking or Masking(),
+            dropping=dropping or Dropping.of(),
             seed=seed,
             **changes,
         )
@@ -61,10 +61,10 @@ def _batches(
     return [next(iterator) for _ in range(count)], iterator
 
 
-def _weights(example, masking, epoch=0):
-    """What one example's targets weigh at the masking's own fraction."""
-    features = example_features(example, masking, epoch)
-    return np.where(features["draws"] < np.float32(masking.fraction), 0, features["weights"])
+def _weights(example, dropping, epoch=0):
+    """Return the weights of one example at the fraction of the dropping."""
+    features = example_features(example, dropping, epoch)
+    return np.where(features["draws"] < np.float32(dropping.fraction), 0, features["weights"])
 
 
 def test_the_dataset_reads_back_what_was_encoded_in_order(folder, source):
@@ -95,14 +95,14 @@ def test_task_types_and_direct_share_choose_what_is_stored(folder):
 
 
 def test_packed_rows_keep_each_examples_tokens_and_weights(source):
-    masking = Masking(fraction=0.5)
+    dropping = Dropping.of(fraction=0.5)
     known = {}
     for index in range(len(source)):
-        features = example_features(source[index], masking)
-        known.setdefault(features["ids"].tobytes(), []).append(_weights(source[index], masking))
-    (batch,), _ = _batches(source, 1, batch=4, masking=masking)
+        features = example_features(source[index], dropping)
+        known.setdefault(features["ids"].tobytes(), []).append(_weights(source[index], dropping))
+    (batch,), _ = _batches(source, 1, batch=4, dropping=dropping)
     whole = batch["weights"]
-    batch = dropped_weights(batch, masking.fraction)
+    batch = dropped_weights(batch, dropping.fraction)
     assert (
         "draws" not in batch
         and batch.pop("budget").tolist() == whole.sum(-1, keepdims=True).tolist()
@@ -127,12 +127,12 @@ def test_packed_rows_keep_each_examples_tokens_and_weights(source):
     "layout", [{}, {"direct_share": 1.0}, {"layout": "step"}], ids=["trees", "lines", "steps"]
 )
 def test_a_packed_example_has_the_features_that_it_has_alone(folder, layout):
-    masking = Masking(fraction=0.5)
+    dropping = Dropping.of(fraction=0.5)
     examples = [_dataset(folder, **layout)[index] for index in (3, 0, 7)]
-    row, place = packed_row(examples, masking, 0, 2000), 0
+    row, place = packed_row(examples, dropping, 0, 2000), 0
     for number, example in enumerate(examples, start=1):
         here = slice(place, place + len(example["ids"]))
-        for name, array in example_features(example, masking).items():
+        for name, array in example_features(example, dropping).items():
             np.testing.assert_array_equal(row[name][here], array)
         assert (row["segment_ids"][here] == number).all()
         assert row["targets"][here].tolist() == [*example["ids"][1:], example["ids"][-1]], (
@@ -156,7 +156,7 @@ def test_an_example_that_begins_with_a_response_adds_nothing_to_the_one_before_i
         "roles": roles,
     }
     one |= {"branches": np.zeros(3, np.int32), "positions": np.arange(3, dtype=np.int32)}
-    row = packed_row([one, one], Masking(), 0, 8)
+    row = packed_row([one, one], Dropping.of(), 0, 8)
     assert row["weights"].tolist() == [1, 1, 0, 1, 1, 0, 0, 0]
 
 
@@ -177,17 +177,19 @@ def test_batches_are_a_function_of_the_seed_and_go_on_from_their_state(source):
 
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_read_the_parts_of_one_batch_and_go_on_from_any_hosts_state(source, hosts):
-    masking = Masking(fraction=0.5, redraw=True)
-    whole, _ = _batches(source, 9, batch=8, masking=masking)
-    one = _batches(source, 4, batch=8, masking=masking)[1].get_state()
+    dropping = Dropping.of(fraction=0.5, redraw=True)
+    whole, _ = _batches(source, 9, batch=8, dropping=dropping)
+    one = _batches(source, 4, batch=8, dropping=dropping)[1].get_state()
     parts = []
     for host in range(hosts):
         rows = range(host * 8 // hosts, (host + 1) * 8 // hosts)
-        mine, reader = _batches(source, 4, batch=8, masking=masking, rows=rows)
+        mine, reader = _batches(source, 4, batch=8, dropping=dropping, rows=rows)
         assert json.loads(json.dumps(reader.get_state())) == one, (
             "a state does not tell how many hosts there were"
         )
-        parts.append(mine + _batches(source, 5, batch=8, masking=masking, rows=rows, state=one)[0])
+        parts.append(
+            mine + _batches(source, 5, batch=8, dropping=dropping, rows=rows, state=one)[0]
+        )
     for step, batch in enumerate(whole):
         for name in batch:
             joined = np.concatenate([part[step][name] for part in parts])
@@ -195,11 +197,11 @@ def test_hosts_read_the_parts_of_one_batch_and_go_on_from_any_hosts_state(source
             np.testing.assert_array_equal(joined, batch[name])
     for rows in ([8], [0, 9], [-1], []):
         with pytest.raises(UsageError, match="the batch's 8"):
-            batches(source, row_length=256, batch=8, masking=masking, seed=0, rows=rows)
+            batches(source, row_length=256, batch=8, dropping=dropping, seed=0, rows=rows)
 
 
 def test_an_epoch_reads_every_example_once_and_an_end_may_be_set(source):
-    read = list(batches(source, row_length=256, batch=1, masking=Masking(), seed=0, epochs=2))
+    read = list(batches(source, row_length=256, batch=1, dropping=Dropping.of(), seed=0, epochs=2))
     counts = Counter(
         batch["ids"][0][batch["segment_ids"][0] == segment].tobytes()
         for batch in read for segment in range(1, batch["segment_ids"].max() + 1)
@@ -246,15 +248,18 @@ def test_what_a_row_loses_is_counted_in_tokens_units_and_examples():
 
 
 def test_a_fraction_is_constant_unless_steps_are_given_and_then_goes_to_the_last():
-    assert not Masking().drops() and Masking().dropping().fraction_at(10**6) == 0
-    assert not Masking(last_fraction=0.5).drops() and not Masking(fraction_steps=10).drops()
-    assert Masking(fraction=0.5).drops() and Masking(fraction=0.3).dropping().fraction_at(99) == 0.3
-    falling = Masking(fraction=0.5, fraction_steps=10)
-    assert falling.drops() and [
-        falling.dropping().fraction_at(step) for step in (0, 5, 10, 99)
-    ] == [0.5, 0.25, 0, 0]
-    rising = Masking(last_fraction=0.4, fraction_steps=1)
-    assert rising.drops() and [rising.dropping().fraction_at(step) for step in (0, 1)] == [0, 0.4]
+    assert not Dropping.of().drops() and Dropping.of().fraction_at(10**6) == 0
+    assert not Dropping.of(last_fraction=0.5).drops() and not Dropping.of(fraction_steps=10).drops()
+    assert Dropping.of(fraction=0.5).drops() and Dropping.of(fraction=0.3).fraction_at(99) == 0.3
+    falling = Dropping.of(fraction=0.5, fraction_steps=10)
+    assert falling.drops() and [falling.fraction_at(step) for step in (0, 5, 10, 99)] == [
+        0.5,
+        0.25,
+        0,
+        0,
+    ]
+    rising = Dropping.of(last_fraction=0.4, fraction_steps=1)
+    assert rising.drops() and [rising.fraction_at(step) for step in (0, 1)] == [0, 0.4]
 
 
 def test_a_late_state_is_restored_at_once(source):
@@ -326,13 +331,13 @@ def partly(folder):
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_the_same_steps_are_drawn_whatever_the_layout(folder, partly, layout):
     """A step is drawn under its own number, also behind steps that are not trained on."""
-    masking = Masking(seed=2, fraction=0.5)
+    dropping = Dropping.of(seed=2, fraction=0.5)
     for where in (folder, partly):
         seen = Counter()
         for example in _dataset(where, **layout):
             name, roles = example["id"].decode(), example["roles"]
             draws = np.append(
-                NEVER, example_features(example, masking)["draws"][:-1]
+                NEVER, example_features(example, dropping)["draws"][:-1]
             )  # of the tokens themselves
             starts = np.flatnonzero(
                 (roles == Role.ACTION) & (np.append(0, roles[:-1]) != Role.ACTION)
@@ -355,7 +360,12 @@ def test_an_example_mean_counts_a_response_whatever_the_layout(partly, layout):
     from cotjax.objectives.supervised import normalized
 
     for batch in batches(
-        _dataset(partly, **layout), row_length=700, batch=1, masking=Masking(), seed=0, epochs=1
+        _dataset(partly, **layout),
+        row_length=700,
+        batch=1,
+        dropping=Dropping.of(),
+        seed=0,
+        epochs=1,
     ):
         batch = dropped_weights(batch, 0.0)
         roles, weights = batch["roles"][0], batch["weights"][0]
@@ -367,7 +377,7 @@ def test_an_example_mean_counts_a_response_whatever_the_layout(partly, layout):
             means.append((losses[start:end] * here).sum() / here.sum())
             start = end
         batch = {name: jnp.asarray(array) for name, array in batch.items()}
-        total, count = normalized("example_mean", losses[None] * batch["weights"], batch)
+        total, count = normalized("example_mean", losses[None], batch)
         assert int(count) == len(ends)
         np.testing.assert_allclose(total, sum(means), rtol=1e-5)
 
@@ -378,37 +388,37 @@ def test_an_example_that_a_control_cannot_be_applied_to_is_named_before_anything
     folder, unit, redraw
 ):
     """A direct response has no reasoning to drop as many tokens of as its action has."""
-    masking = Masking(fraction=0.5, unit=unit, control="reasoning tokens", redraw=redraw)
+    dropping = Dropping.of(fraction=0.5, unit=unit, control="reasoning tokens", redraw=redraw)
     with pytest.raises(
         DataError,
         match=r"'t\d+(#0)?': \d+ action tokens, but only 0 tokens for the control 'reasoning tokens'",
     ):
         batches(
-            _dataset(folder, direct_share=1.0), row_length=256, batch=2, masking=masking, seed=0
+            _dataset(folder, direct_share=1.0), row_length=256, batch=2, dropping=dropping, seed=0
         )
-    assert batches(_dataset(folder), row_length=256, batch=2, masking=masking, seed=0)
+    assert batches(_dataset(folder), row_length=256, batch=2, dropping=dropping, seed=0)
     # Where none is drawn, none has to have them.
-    seldom = Masking(fraction=1e-9, unit=unit, control="reasoning tokens")
+    seldom = Dropping.of(fraction=1e-9, unit=unit, control="reasoning tokens")
     if redraw:  # each epoch draws anew, so each unit is drawn some time
         with pytest.raises(DataError, match="only 0 tokens"):
             batches(
                 _dataset(folder, direct_share=1.0),
                 row_length=256,
                 batch=2,
-                masking=replace(seldom, redraw=True),
+                dropping=replace(seldom, redraw=True),
                 seed=0,
             )
-    taken, _ = _batches(_dataset(folder, direct_share=1.0), 5, masking=seldom)
+    taken, _ = _batches(_dataset(folder, direct_share=1.0), 5, dropping=seldom)
     assert all((dropped_weights(batch, 1e-9)["dropped"] == 0).all() for batch in taken)
 
 
 def test_dropping_takes_the_action_tokens_of_the_drawn_steps_alone(source):
-    masking = Masking(seed=5, fraction=0.4)
+    dropping = Dropping.of(seed=5, fraction=0.4)
     dropped = 0
     for index in range(len(source)):
         example = source[index]
         full = target_weights(example["roles"], branches=example["branches"])
-        reduced = _weights(example, masking)
+        reduced = _weights(example, dropping)
         for branch in range(1, example["branches"].max() + 1):
             targets_here = np.append(example["branches"][1:] == branch, False)
             roles = np.append(example["roles"][1:], 0)
@@ -424,9 +434,9 @@ def test_dropping_takes_the_action_tokens_of_the_drawn_steps_alone(source):
 
 @pytest.mark.parametrize("control", ["random tokens", "examples"])
 def test_a_control_takes_only_from_the_roles_that_the_run_trains_on(source, control):
-    masking = Masking(fraction=1.0, control=control, supervised=("REASONING", "ACTION_OPEN"))
+    dropping = Dropping.of(fraction=1.0, control=control, supervised=("REASONING", "ACTION_OPEN"))
     for index in range(len(source)):
-        features = example_features(source[index], masking)
+        features = example_features(source[index], dropping)
         drawn = features["roles"][features["draws"] < NEVER]
         assert len(drawn) and set(drawn) <= {Role.REASONING, Role.ACTION_OPEN}
 
@@ -434,26 +444,26 @@ def test_a_control_takes_only_from_the_roles_that_the_run_trains_on(source, cont
 def test_by_example_all_steps_of_a_trajectory_drop_together(source):
     for index in range(len(source)):
         example = source[index]
-        weights = _weights(example, Masking(fraction=0.5, unit="example"))
+        weights = _weights(example, Dropping.of(fraction=0.5, unit="example"))
         action = np.append(example["roles"][1:], 0) == Role.ACTION
         assert len(set(weights[action & (np.append(example["branches"][1:], 0) > 0)])) == 1
 
 
 def test_a_redrawn_subset_changes_each_epoch_and_a_fixed_one_does_not(source):
     for redraw in (False, True):
-        masking = Masking(fraction=0.5, unit="example", redraw=redraw)
+        dropping = Dropping.of(fraction=0.5, unit="example", redraw=redraw)
         chosen = [
-            [_weights(source[i], masking, epoch).sum() for i in range(len(source))]
+            [_weights(source[i], dropping, epoch).sum() for i in range(len(source))]
             for epoch in range(3)
         ]
         assert (chosen[0] == chosen[1] == chosen[2]) is not redraw
         # The pipeline counts the epochs itself: later batches hold what later epochs draw.
         first, later = (
             {(features["ids"].tobytes(), features["draws"].tobytes()) for i in range(len(source)) for epoch in epochs
-             for features in [example_features(source[i], masking, epoch)]}
+             for features in [example_features(source[i], dropping, epoch)]}
             for epochs in ((0,), (0, 1, 2, 3))
         )  # fmt: skip
-        taken, _ = _batches(source, 16, batch=2, masking=masking)
+        taken, _ = _batches(source, 16, batch=2, dropping=dropping)
         seen = {
             (batch["ids"][row][here].tobytes(), batch["draws"][row][here].tobytes())
             for batch in taken for row in range(2) for segment in range(1, batch["segment_ids"][row].max() + 1)
@@ -465,20 +475,20 @@ def test_a_redrawn_subset_changes_each_epoch_and_a_fixed_one_does_not(source):
 
 @pytest.mark.parametrize(
     "broken",
-    [{"unit": "word"}, {"fraction": 1.5}, {"supervised": ("THOUGHT",)}, {"control": "nothing"}, {"normalizer": "mean"},
+    [{"unit": "word"}, {"fraction": 1.5}, {"supervised": ("THOUGHT",)}, {"control": "nothing"},
      {"fraction_steps": -1}, {"unit": "token", "control": "examples"}],
     ids=lambda broken: "+".join(broken),
 )  # fmt: skip
 def test_masking_settings_are_checked(broken):
-    with pytest.raises(UsageError):
-        Masking(**broken)
+    with pytest.raises(MaskError):
+        Dropping.of(**broken)
 
 
 def test_a_row_too_short_for_an_example_is_refused_before_anything_is_read(source):
     with pytest.raises(DataError, match=r"example 't2' has \d+ tokens, a row has 100"):
-        batches(source, row_length=100, batch=1, masking=Masking(), seed=0)
+        batches(source, row_length=100, batch=1, dropping=Dropping.of(), seed=0)
 
 
 def test_counts_of_zero_are_refused(source):
     with pytest.raises(UsageError, match="at least 1"):
-        batches(source, row_length=0, batch=1, masking=Masking(), seed=0)
+        batches(source, row_length=0, batch=1, dropping=Dropping.of(), seed=0)

@@ -82,7 +82,7 @@ def test_messages_with_a_bad_line_or_without_a_tokenizer(folder, tmp_path):
     for bad, problem in (
         ("{", "JSONDecodeError"),
         ('{"id": 1}', "no .*messages"),
-        (good, "stands at line 1 already"),
+        (good, "is also that of line 1"),
         (no_action, "no <action>"),
     ):
         file = tmp_path / "bad.jsonl"
@@ -170,14 +170,14 @@ def test_with_a_config_it_shows_the_weights_that_a_run_trains_with(
     from cotjax.data.pipeline import dropped_weights, packed_row
     from cotjax.data.show_mask import run_shown
     from cotjax.data.tfds_agent import prepare_dataset
-    from cotjax.study.ready import masking_of
+    from cotjax.study.ready import dropping_of
     from cotjax.study.training_data import agent_config, codec_of, selection_of
 
     data, words = folder / "t.jsonl", folder / "words"
     (tmp_path / "c.py").write_text(CONFIG.format(data=str(data), tokenizer=str(words)))
     config = load_config(tmp_path / "c.py", [f"{name}={value}" for name, value in fields.items()])
-    masking = masking_of(config, arm)
-    shown = list(run_shown(data, codec_of(config, data), selection_of(config), masking, **at))
+    dropping = dropping_of(config, arm)
+    shown = list(run_shown(data, codec_of(config, data), selection_of(config), dropping, **at))
     source = prepare_dataset(agent_config(config, data, words), tmp_path).as_data_source(
         split="train"
     )
@@ -187,10 +187,10 @@ def test_with_a_config_it_shows_the_weights_that_a_run_trains_with(
         row = {
             name: array[None]
             for name, array in packed_row(
-                [stored], masking, at.get("epoch", 0), len(stored["ids"])
+                [stored], dropping, at.get("epoch", 0), len(stored["ids"])
             ).items()
         }
-        trained = dropped_weights(row, masking.dropping().fraction_at(at.get("step", 0)))
+        trained = dropped_weights(row, dropping.fraction_at(at.get("step", 0)))
         np.testing.assert_array_equal(example.weights, np.append(0, trained["weights"][0, :-1]))
         np.testing.assert_array_equal(example.roles, stored["roles"])
         assert example.dropped.sum() == trained["dropped"][0, 0]

@@ -11,9 +11,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cotjax.config import default_config
-from cotjax.data.pipeline import Masking
 from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
 from cotjax.data.trajectories import write_trajectories
+from cotjax.masking import Dropping
 from cotjax.model import lora, params
 from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.sharding import make_mesh
@@ -90,7 +90,8 @@ def run(
     *,
     model: ModelConfig = MODEL,
     make_params: Callable[[jax.sharding.Mesh], Any] = init_params,
-    masking: Masking | None = None,
+    dropping: Dropping | None = None,
+    normalizer: str = "token_sum",
     mesh_shape: dict[str, int] = ONE,
     made_from: dict[str, Any] | None = None,
     seed: int = 3,
@@ -100,7 +101,15 @@ def run(
     **changes: Any,
 ) -> Any:
     """Train a tiny model in `folder`; `changes` are fields of `config.train`."""
-    what = Run(settings(**changes), masking or Masking(), model, make_params, seed, made_from)
+    what = Run(
+        settings(**changes),
+        dropping or Dropping.of(),
+        model,
+        make_params,
+        seed,
+        made_from,
+        normalizer=normalizer,
+    )
     return train(
         what,
         folder=Path(folder),

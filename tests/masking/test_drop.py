@@ -291,7 +291,7 @@ def test_too_little_reasoning_to_drop_instead_is_named():
         ({"unit": "word"}, "word"),
         ({"control": "all"}, "all"),
         ({"fraction": 1.2}, r"0\.\.1"),
-        ({"unit": "token", "control": "examples"}, "whole units"),
+        ({"unit": "token", "control": "examples"}, "whole examples or turns"),
     ],
     ids=["unit", "control", "fraction", "token"],
 )

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from helpers.training import MODEL, assert_same, make_source, params_at, rows, run
 
-from cotjax.data.pipeline import Masking
 from cotjax.errors import DataError, UsageError
+from cotjax.masking import Dropping
 from cotjax.model.params import init_params
 from cotjax.runtime.claim import begun, planned_steps
 from cotjax.train import fingerprints
@@ -136,7 +136,7 @@ def test_a_run_without_fingerprints_goes_on_with_a_sentence(copy, whole, source)
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"masking": Masking(fraction=0.5)}, r"masking\.fraction is 0\.0 there, 0\.5 here"),
+        ({"dropping": Dropping.of(fraction=0.5)}, r"masking\.fraction is 0\.0 there, 0\.5 here"),
         ({"batch": 8}, r"train\.batch is 4 there, 8 here"),
         ({"steps": 3}, r"trained to step 4, and train\.steps is 3"),
         ({"schedule": "cosine"}, r"train\.schedule is 'constant' there, 'cosine' here"),
@@ -249,7 +249,7 @@ def test_a_start_that_failed_binds_nothing(source, tmp_path):
         run(
             tmp_path,
             source,
-            masking=Masking(fraction=0.5),
+            dropping=Dropping.of(fraction=0.5),
             make_params=broken,
             made_from=MADE_FROM,
             **CHANGES,

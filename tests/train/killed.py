@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 from helpers.training import make_source, run
 
-from cotjax.data.pipeline import Masking
+from cotjax.masking import Dropping
 
 CHANGES = {"steps": 9, "save_every": 2, "row_length": 96, "batch": 4, "warmup": 2}
 
@@ -28,7 +28,7 @@ def child(folder: Path) -> int:
         return process
     try:
         source = make_source(folder.parent / "data")
-        run(folder, source, masking=Masking(fraction=0.4, redraw=True), **CHANGES)
+        run(folder, source, dropping=Dropping.of(fraction=0.4, redraw=True), **CHANGES)
     except BaseException as error:  # a fork must not come back into the caller's loop
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(1)

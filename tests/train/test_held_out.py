@@ -10,10 +10,10 @@ from helpers.training import MODEL, make_source, params_at, run, settings
 
 from cotjax.data.held_out import Part, held_out_batches, is_held_out, split
 from cotjax.data.packing import example_lengths
-from cotjax.data.pipeline import Masking, example_features
+from cotjax.data.pipeline import example_features
 from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
 from cotjax.errors import DataError, UsageError
-from cotjax.masking import Role
+from cotjax.masking import Dropping, Role
 from cotjax.model.params import init_params
 from cotjax.objectives.supervised import supervised
 from cotjax.train.checks import check_counts
@@ -23,7 +23,7 @@ from cotjax.train.step import TrainState
 
 HELD = {"eval_every": 2, "eval_share": 0.3}
 SMALL = {"steps": 6, "save_every": 3, "batch": 4, "row_length": 96, "warmup": 1}
-MASKING = Masking(fraction=0.5)
+DROPPING = Dropping.of(fraction=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -98,13 +98,13 @@ def test_every_held_out_example_is_measured_once_and_loses_nothing(source, batch
     _, held = split(source, 0.3, seed=3)
     weights, supervised = 0.0, 0.0
     for made in held_out_batches(
-        held, row_length=96, batch=batch, masking=MASKING, rows=range(batch)
+        held, row_length=96, batch=batch, dropping=DROPPING, rows=range(batch)
     ):
         assert made["ids"].shape == (batch, 96)
         weights += made["weights"].sum()
         assert not made["dropped"].any()
     for index in range(len(held)):
-        supervised += example_features(held[index], Masking())["weights"].sum()
+        supervised += example_features(held[index], Dropping.of())["weights"].sum()
     assert weights == supervised > 0
 
 
@@ -120,16 +120,16 @@ def test_held_out_examples_need_nothing_for_a_control_to_drop(source):
         }
         for one in silent
     ]
-    masking = Masking(fraction=1.0, control="reasoning tokens")
+    dropping = Dropping.of(fraction=1.0, control="reasoning tokens")
     with pytest.raises(DataError, match="only 0 tokens"):
-        example_features(silent[0], masking)
-    for made in held_out_batches(silent, row_length=96, batch=2, masking=masking, rows=range(2)):
+        example_features(silent[0], dropping)
+    for made in held_out_batches(silent, row_length=96, batch=2, dropping=dropping, rows=range(2)):
         assert made["weights"].any() and not made["dropped"].any()
 
 
 def test_each_process_makes_its_rows_of_the_same_batches(source):
     _, held = split(source, 0.3, seed=3)
-    sizes = {"row_length": 96, "batch": 4, "masking": MASKING}
+    sizes = {"row_length": 96, "batch": 4, "dropping": DROPPING}
     whole = list(held_out_batches(held, rows=range(4), **sizes))
     halves = [list(held_out_batches(held, rows=rows, **sizes)) for rows in ((0, 1), (2, 3))]
     for made, *parts in zip(whole, *halves, strict=True):
@@ -146,7 +146,7 @@ def test_each_process_makes_its_rows_of_the_same_batches(source):
 def measured(source, tmp_path_factory):
     """The folder of a run with held-out losses, and what it said."""
     folder, said = tmp_path_factory.mktemp("measured"), []
-    run(folder, source, masking=MASKING, say=said.append, **SMALL, **HELD)
+    run(folder, source, dropping=DROPPING, say=said.append, **SMALL, **HELD)
     return folder, said
 
 
@@ -176,7 +176,7 @@ def test_a_held_out_loss_is_the_mean_over_tokens_of_the_checkpoints_parameters(m
     sums = jax.jit(lambda params, batch: supervised(MODEL, params, batch)["by_role"])
     losses, weights = np.zeros(len(Role)), np.zeros(len(Role))
     for index in range(len(held)):
-        features = example_features(held[index], Masking())
+        features = example_features(held[index], Dropping.of())
         padded = {
             name: np.pad(array, (0, 96 - len(array)))[None]
             for name, array in features.items()
@@ -219,7 +219,7 @@ def test_held_out_trajectories_are_not_trained_on(source, tmp_path):
 def test_a_resumed_run_has_the_same_rows(measured, source, tmp_path):
     shutil.copytree(measured[0], tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "checkpoints" / "6")
-    run(tmp_path, source, masking=MASKING, **SMALL, **HELD)
+    run(tmp_path, source, dropping=DROPPING, **SMALL, **HELD)
 
     def rows(folder):
         lines = (folder / "metrics.jsonl").read_text().splitlines()
@@ -241,7 +241,7 @@ def test_a_resumed_run_has_the_same_rows(measured, source, tmp_path):
     with pytest.raises(
         DataError, match=r"metrics\.jsonl: does not hold the held-out loss of step 4"
     ):
-        run(tmp_path, source, masking=MASKING, **SMALL, **HELD)
+        run(tmp_path, source, dropping=DROPPING, **SMALL, **HELD)
 
 
 @pytest.mark.parametrize(
@@ -378,5 +378,5 @@ def test_weights_that_hold_nan_are_told_before_anything_is_saved(source, tmp_pat
         return params
 
     with pytest.raises(DataError, match="that training starts from are not all finite"):
-        run(tmp_path, source, masking=MASKING, make_params=make_params, **SMALL)
+        run(tmp_path, source, dropping=DROPPING, make_params=make_params, **SMALL)
     assert not list((tmp_path / "checkpoints").iterdir())

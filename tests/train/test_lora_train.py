@@ -17,7 +17,8 @@ from helpers.training import make_source, params_at
 from helpers.training import run_lora as run
 from jax.extend.core import jaxprs_in_params
 
-from cotjax.data.pipeline import Masking, batches, dropped_weights
+from cotjax.data.pipeline import batches, dropped_weights
+from cotjax.masking import Dropping
 from cotjax.model.params import init_params, join_params, split_params
 from cotjax.model.sharding import batch_sharding, make_mesh
 from cotjax.objectives.supervised import make_objective, supervised
@@ -38,7 +39,7 @@ def begun(source):
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
     state = init_state(MODEL, OPTIMIZER, make_params(mesh), mesh)
     batch = dropped_weights(
-        next(iter(batches(source, row_length=128, batch=8, masking=Masking(), seed=3))), 0.0
+        next(iter(batches(source, row_length=128, batch=8, dropping=Dropping.of(), seed=3))), 0.0
     )
     batch = jax.device_put(batch, batch_sharding(mesh))
     return (

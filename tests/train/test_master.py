@@ -11,7 +11,8 @@ from helpers import tiny
 from helpers.training import make_source, params_at, run, settings
 from jax.sharding import AbstractMesh, AxisType
 
-from cotjax.data.pipeline import Masking, batches, dropped_weights
+from cotjax.data.pipeline import batches, dropped_weights
+from cotjax.masking import Dropping
 from cotjax.model.config import LoRA
 from cotjax.model.params import abstract_params, init_params, param_shardings, split_params
 from cotjax.model.sharding import MESH_AXES, batch_sharding, make_mesh
@@ -36,7 +37,7 @@ def trained(source):
     """Name -> states after 0 and after UPDATES updates of 1e-5, from the same (bfloat16) numbers on the same batch."""
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
     batch = dropped_weights(
-        next(iter(batches(source, row_length=96, batch=8, masking=Masking(), seed=3))), 0.0
+        next(iter(batches(source, row_length=96, batch=8, dropping=Dropping.of(), seed=3))), 0.0
     )
     batch = jax.device_put(batch, batch_sharding(mesh))
     first = jax.tree.map(np.asarray, init_params(NARROW, jax.random.key(0)))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from helpers.training import MODEL, make_source, params_at, run
 
-from cotjax.data.pipeline import Masking, batches, dropped_weights
-from cotjax.masking import Role
+from cotjax.data.pipeline import batches, dropped_weights
+from cotjax.masking import Dropping, Role
 from cotjax.model.params import init_params
 from cotjax.objectives.supervised import token_losses
 from cotjax.train.metrics import read_metrics
@@ -21,14 +21,14 @@ def source(tmp_path_factory):
     return make_source(tmp_path_factory.mktemp("data"))
 
 
-def read(source, masking, count):
+def read(source, dropping, count):
     """The first batches of a run, as the pipeline makes them."""
-    iterator = iter(batches(source, masking=masking, seed=3, **SIZES))
+    iterator = iter(batches(source, dropping=dropping, seed=3, **SIZES))
     return [next(iterator) for _ in range(count)]
 
 
 def test_the_fraction_and_the_rate_follow_their_schedules(source, tmp_path):
-    masking = Masking(last_fraction=0.9, fraction_steps=3)
+    dropping = Dropping.of(last_fraction=0.9, fraction_steps=3)
     changes = SIZES | {
         "steps": 4,
         "save_every": 1,
@@ -36,11 +36,11 @@ def test_the_fraction_and_the_rate_follow_their_schedules(source, tmp_path):
         "schedule": "linear",
         "learning_rate": 4e-3,
     }
-    checkpoints = run(tmp_path, source, masking=masking, **changes)
+    checkpoints = run(tmp_path, source, dropping=dropping, **changes)
     rows = read_metrics(tmp_path / "metrics.jsonl")
     left = []
     for row, batch, fraction in zip(
-        rows, read(source, masking, 4), (0.0, 0.3, 0.6, 0.9), strict=True
+        rows, read(source, dropping, 4), (0.0, 0.3, 0.6, 0.9), strict=True
     ):
         action = (batch["roles"] == Role.ACTION) & (batch["weights"] > 0)
         kept = action & (batch["draws"] >= np.float32(fraction))
@@ -64,11 +64,18 @@ def _losses(batch):
 
 @pytest.mark.slow
 def test_the_loss_is_divided_as_the_normalizer_says(source, tmp_path):
-    found, batch = {}, dropped_weights(read(source, Masking(fraction=0.5), 1)[0], 0.5)
+    found, batch = {}, dropped_weights(read(source, Dropping.of(fraction=0.5), 1)[0], 0.5)
     for normalizer in ("token_sum", "example_mean", "fixed_budget"):
-        masking = Masking(fraction=0.5, normalizer=normalizer)
+        dropping = Dropping.of(fraction=0.5)
         run(
-            tmp_path / normalizer, source, masking=masking, steps=1, save_every=1, warmup=0, **SIZES
+            tmp_path / normalizer,
+            source,
+            dropping=dropping,
+            normalizer=normalizer,
+            steps=1,
+            save_every=1,
+            warmup=0,
+            **SIZES,
         )
         found[normalizer] = read_metrics(tmp_path / normalizer / "metrics.jsonl")[0]["loss"]
     losses, weights = _losses(batch), batch["weights"].astype(np.float64)

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from helpers.training import assert_same, make_source, params_at, rows, run
 
-from cotjax.data.pipeline import Masking, batches, dropped_weights
+from cotjax.data.pipeline import batches, dropped_weights
 from cotjax.errors import DataError, Stopped, UsageError
+from cotjax.masking import Dropping
 from cotjax.train.replay import replay
 
 HERE = Path(__file__).parent
-MASKING = Masking(fraction=0.4, redraw=True)
+DROPPING = Dropping.of(fraction=0.4, redraw=True)
 CHANGES = {"steps": 6, "save_every": 2, "row_length": 96, "batch": 4, "warmup": 2}
 
 
@@ -32,7 +33,7 @@ def whole(source, tmp_path_factory):
     """The folder of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
     said = []
-    run(folder, source, masking=MASKING, say=said.append, **CHANGES)
+    run(folder, source, dropping=DROPPING, say=said.append, **CHANGES)
     assert len(said) == 1 and "saving blocked" in said[0] and "input wait" in said[0]
     return folder
 
@@ -76,12 +77,12 @@ def test_a_signal_saves_the_step_and_the_same_command_goes_on(
     with pytest.raises(
         raised, match=rf"{words} after step 3 of 6, which is saved; the same command resumes"
     ) as stopped:
-        run(tmp_path, source, masking=MASKING, report=interrupt, **CHANGES)
+        run(tmp_path, source, dropping=DROPPING, report=interrupt, **CHANGES)
     assert raised is KeyboardInterrupt or stopped.value.exit_code == 75
     assert signal.getsignal(number) is before
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["0", "2", "3"]
     assert len(rows(tmp_path)) == 3
-    run(tmp_path, source, masking=MASKING, **CHANGES)
+    run(tmp_path, source, dropping=DROPPING, **CHANGES)
     assert_same(tmp_path, whole, 6)
 
 
@@ -96,7 +97,7 @@ def test_a_signal_in_the_last_step_is_not_lost(whole, source, tmp_path, number, 
             os.kill(os.getpid(), number)
 
     with pytest.raises(raised, match="after step 6 of 6, which is saved"):
-        run(tmp_path, source, masking=MASKING, report=interrupt, **CHANGES)
+        run(tmp_path, source, dropping=DROPPING, report=interrupt, **CHANGES)
     assert_same(tmp_path, whole, 6)
 
 
@@ -107,10 +108,10 @@ def test_a_second_interrupt_does_not_wait_for_the_step(whole, source, tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt) as stopped:
-        run(tmp_path, source, masking=MASKING, report=interrupt, **CHANGES)
+        run(tmp_path, source, dropping=DROPPING, report=interrupt, **CHANGES)
     assert "is saved" not in str(stopped.value)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["0", "2"]
-    run(tmp_path, source, masking=MASKING, **CHANGES)
+    run(tmp_path, source, dropping=DROPPING, **CHANGES)
     assert_same(tmp_path, whole, 6)
 
 
@@ -122,7 +123,7 @@ def test_a_damaged_checkpoint_is_made_again(whole, source, tmp_path):
     )
     os.truncate(largest, 100)
     warned = []
-    run(tmp_path, source, masking=MASKING, warn=warned.append, **CHANGES)
+    run(tmp_path, source, dropping=DROPPING, warn=warned.append, **CHANGES)
     assert (
         len(warned) == 1
         and str(tmp_path / "checkpoints" / "6") in warned[0]
@@ -146,9 +147,9 @@ def test_a_checkpoint_tells_what_made_it(whole):
 
 def test_what_only_looks_on_may_change_and_what_counts_may_not(whole, source, tmp_path):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
-    run(tmp_path, source, masking=MASKING, **CHANGES | {"keep_last": 1})
+    run(tmp_path, source, dropping=DROPPING, **CHANGES | {"keep_last": 1})
     with pytest.raises(UsageError, match=r"train\.b2 is"):
-        run(tmp_path, source, masking=MASKING, **CHANGES | {"b2": 0.5})
+        run(tmp_path, source, dropping=DROPPING, **CHANGES | {"b2": 0.5})
 
 
 def test_the_logged_learning_rate_is_that_of_the_update(source, tmp_path):
@@ -172,7 +173,7 @@ def test_rows_that_are_lost_are_not_made_up(whole, source, tmp_path):
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(lines[:2] + lines[3:]))
     with pytest.raises(DataError, match=r"metrics\.jsonl: does not hold the rows of steps 1 to 6"):
-        run(tmp_path, source, masking=MASKING, **CHANGES)
+        run(tmp_path, source, dropping=DROPPING, **CHANGES)
 
 
 def test_a_loss_that_is_not_finite_stops_and_can_be_looked_into(source, tmp_path, capsys):
@@ -222,7 +223,7 @@ def test_a_loss_that_is_not_finite_stops_and_can_be_looked_into(source, tmp_path
 
 def test_dropped_counts_are_those_of_the_draws(source):
     """Counted again one by one from the batch."""
-    batch = next(iter(batches(source, row_length=96, batch=4, masking=MASKING, seed=3)))
+    batch = next(iter(batches(source, row_length=96, batch=4, dropping=DROPPING, seed=3)))
     lost = {
         (row, place)
         for row in range(4)
@@ -254,7 +255,7 @@ def test_tensorboard_has_every_row_once(source, whole, tmp_path):
     run(
         tmp_path,
         source,
-        masking=MASKING,
+        dropping=DROPPING,
         tensorboard=True,
         profile_start=5,
         profile_steps=1,
@@ -278,7 +279,7 @@ def test_wandb_takes_rows_without_a_network(source, whole, tmp_path, monkeypatch
     monkeypatch.setenv("WANDB_SILENT", "true")
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "checkpoints" / "6")
-    run(tmp_path, source, masking=MASKING, wandb_project="cotjax-test", **CHANGES)
+    run(tmp_path, source, dropping=DROPPING, wandb_project="cotjax-test", **CHANGES)
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
 
 

@@ -12,8 +12,8 @@ import pytest
 from helpers import tiny
 from helpers.training import MODEL, make_source, params_at, run
 
-from cotjax.data.pipeline import Masking
 from cotjax.errors import DataError, UsageError
+from cotjax.masking import Dropping
 from cotjax.model.params import init_params
 from cotjax.model.sharding import make_mesh
 from cotjax.runtime.claim import checkpoint_steps
@@ -85,7 +85,7 @@ def test_stopped_and_resumed_equals_uninterrupted(finished, source, tmp_path):
 def test_reduced_supervision_removes_action_tokens_only(source, tmp_path):
     def supervised(fraction):
         folder = tmp_path / str(fraction)
-        run(folder, source, steps=2, warmup=1, masking=Masking(fraction=fraction))
+        run(folder, source, steps=2, warmup=1, dropping=Dropping.of(fraction=fraction))
         return read_metrics(folder / "metrics.jsonl")[0]["supervised"]
 
     full, part, none = (supervised(k) for k in (0.0, 0.5, 1.0))
@@ -131,7 +131,7 @@ def test_a_step_that_a_control_leaves_nothing_of_is_one_of_gradient_zero(
     source, tmp_path, normalizer
 ):
     """It has no loss, Adam's momentum alone moves the parameters, and the run goes on to its end."""
-    masking = Masking(fraction=0.8, unit="example", control="examples", normalizer=normalizer)
+    dropping = Dropping.of(fraction=0.8, unit="example", control="examples")
     said = []
     small = {
         "batch": 1,
@@ -141,7 +141,9 @@ def test_a_step_that_a_control_leaves_nothing_of_is_one_of_gradient_zero(
         "warmup": 0,
         "schedule": "constant",
     }
-    checkpoints = run(tmp_path, source, masking=masking, say=said.append, **small)
+    checkpoints = run(
+        tmp_path, source, dropping=dropping, normalizer=normalizer, say=said.append, **small
+    )
     read = read_metrics(tmp_path / "metrics.jsonl")
     empty = [row["step"] for row in read if row["loss"] is None]
     assert 0 < len(empty) < 6 and f"{len(empty)} updates had no supervised token left" in said[-1]
@@ -221,7 +223,7 @@ def test_eight_devices_give_the_losses_of_one(source, tmp_path, shape):
 )
 def test_a_batch_in_parts_makes_the_step_of_the_whole_batch(source, tmp_path, normalizer):
     """Divided once: parts have unequal numbers of supervised tokens, so a mean of means would differ."""
-    masking = Masking(fraction=0.5, normalizer=normalizer)
+    dropping = Dropping.of(fraction=0.5)
     whole, parts = (
         run(
             tmp_path / f"{count}",
@@ -229,7 +231,8 @@ def test_a_batch_in_parts_makes_the_step_of_the_whole_batch(source, tmp_path, no
             steps=2,
             warmup=1,
             clip_norm=0.0,
-            masking=masking,
+            dropping=dropping,
+            normalizer=normalizer,
             accumulate=count,
         )
         for count in (1, 4)
