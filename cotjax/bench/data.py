@@ -59,7 +59,7 @@ def benchmark(
     the share of rows of N tokens that is not padding. A row's tokens include its padding.
 
     Args:
-      data: trajectories; None: made games are played by the expert, and each episode is repeated.
+      data: trajectories; None: the expert plays generated games, and each episode is repeated.
       tokenizer: folder with tokenizer.json; None: the shipped base's.
       length, batch: tokens a row, rows a batch.
       seconds: how long each of the pipeline's figures is measured.

@@ -1,6 +1,6 @@
 """`cotjax bench faults`: many episodes, while environments are killed, stopped and garbled.
 
-The rollout loop plays made games by a scripted policy, with real ALFWorld environments in processes
+The rollout loop plays generated games by a scripted policy, with ALFWorld environments in processes
 of their own. Before each request, a seeded draw picks some of these processes and sends them
 SIGKILL (a crash), SIGSTOP (a hang) or SIGUSR1, on which they write random bytes, or the beginning
 of a message, into their own channel. Afterwards:
@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -131,13 +132,12 @@ def run(
       folder: for the games, the records and the translations.
       progress: called with (episodes done, in all), of both times together.
     """
-    made = make_games(
+    generated = make_games(
         folder / "games", {"train": dict.fromkeys(TASK_TYPES[:3], 2)}, settings.seed, 1
     )
     games = [
         replace(game, id=f"{game.id}#{number}")
-        for number in range(settings.episodes)
-        for game in [made[number % len(made)]]
+        for number, game in zip(range(settings.episodes), cycle(generated), strict=False)
     ]
     factory = partial(
         GarblingEnv, max_steps=settings.max_steps, cache_dir=str(folder / "pddl"), games_kept=4

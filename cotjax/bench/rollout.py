@@ -33,7 +33,7 @@ from cotjax.errors import CotjaxError, UsageError
 
 # The least share of episodes in which two sides' actions are equal.
 AGREE = 0.9
-# Of made games.
+# Of generated games.
 _SPLIT = "valid_seen"
 
 

@@ -1,4 +1,4 @@
-"""`cotjax bench sample`: new tokens/s of greedy generation, alone or beside transformers.
+"""`cotjax bench sample`: new tokens/s of greedy generation, also compared with transformers.
 
 All sides start from the same weights and the same prompts, so their greedy ids must be equal.
 """

@@ -1,4 +1,4 @@
-"""`cotjax bench train`: tokens/s, memory and MFU of the train step, alone or beside transformers.
+"""`cotjax bench train`: the train step's tokens/s, memory and MFU, also compared with transformers.
 
 All sides start from the same weights, on the same ids. Equal first losses show that they compute
 the same model, equal later losses that their gradients and optimizers agree too.

@@ -32,18 +32,20 @@ def add_bench(commands: argparse._SubParsersAction) -> None:
     )
     _add_train(
         bench.add_parser(
-            "train", help="the train step: tokens/s and MFU, alone or beside transformers on torch"
+            "train",
+            help="the train step: tokens/s and MFU, alone or compared with transformers on torch",
         )
     )
     _add_sample(
         bench.add_parser(
             "sample",
-            help="generation: new tokens/s, alone or beside transformers; how turns grow",
+            help="generation: new tokens/s, alone or compared with transformers; how turns grow",
         )
     )
     _add_rollout(
         bench.add_parser(
-            "rollout", help="rollouts: episodes a minute, alone or beside transformers on torch"
+            "rollout",
+            help="rollouts: episodes a minute, alone or compared with transformers on torch",
         )
     )
 
@@ -76,7 +78,7 @@ def _add_dtype(parser: argparse.ArgumentParser) -> None:
 
 def _add_env(env: argparse.ArgumentParser) -> None:
     env.add_argument(
-        "--games", required=True, type=Path, help="ALFWorld data folder (made or real)"
+        "--games", required=True, type=Path, help="ALFWorld data folder (generated or real)"
     )
     env.add_argument("--split", default="valid_seen", help="split to play (default valid_seen)")
     _add_integers(env, ("count", 5, "games"), ("steps", 20, "random steps a game"))
@@ -143,7 +145,7 @@ def _add_data(bench: argparse._SubParsersAction) -> None:
     data.add_argument(
         "--data",
         type=Path,
-        help="JSONL of trajectories (default: made games, played by the expert)",
+        help="JSONL of trajectories (default: generated games, played by the expert)",
     )
     data.add_argument(
         "--tokenizer", type=Path, help="folder with tokenizer.json (default: the shipped base's)"
@@ -190,7 +192,7 @@ def _add_rollout(rollout: argparse.ArgumentParser) -> None:
     rollout.add_argument(
         "--games",
         type=Path,
-        help="ALFWorld data folder to draw games from (default: made ones, in a temporary folder)",
+        help="ALFWorld data folder to draw games from (default: generated, temporary ones)",
     )
     rollout.add_argument(
         "--split", default="valid_seen", help="split of --games (default valid_seen)"

@@ -1,4 +1,4 @@
-"""Processes that environments start: they are found and killed, even when their parent has ended.
+"""Processes that environments start: they are killed, even when their parent has ended.
 
 On Linux, an orphan goes to its nearest ancestor that adopts orphans, so neither a session of its
 own nor a double fork hides it. Elsewhere only process groups are killed.

@@ -129,7 +129,7 @@ def _exit(folder: str, code: int = 0) -> None:
 def _load_factory(control: socket.socket) -> Factory | CotjaxError:
     """Read the factory and make one environment, which imports what environments need.
 
-    Returns the factory, or the error that keeps environments from being made.
+    Returns the factory, or the error that prevents environments.
     """
     size = int.from_bytes(_read(control, 8), "big")
     try:
