@@ -132,7 +132,7 @@ def _finish(study: Study, summary: Any) -> None:
     if summary is None:
         study.reporter.say(f"Trained: {study.folder / 'arms'} (no games to play were asked for)")
         return
-    from cotjax.report.table import terminal_table
+    from cotjax.report.terminal import terminal_table
 
     study.reporter.console.print(terminal_table(summary))
     study.reporter.say(f"Report: {(study.folder / 'report.html').resolve()}")

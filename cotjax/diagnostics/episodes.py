@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cotjax.errors import DataError
+from cotjax.formats import normalize_action
 from cotjax.rollout.record import Driver, Record, Response, Turn, read_record, record_files
 
 
@@ -138,7 +139,7 @@ def action_of(response: Response | None) -> str | None:
     """Return the response's action with whitespace normalised; None where it has no valid one."""
     if response is None or not response.valid or response.action is None:
         return None
-    return normalize(response.action)
+    return normalize_action(response.action)
 
 
 def same_action(first: Response | None, second: Response | None) -> bool:
@@ -146,16 +147,11 @@ def same_action(first: Response | None, second: Response | None) -> bool:
     return action_of(first) is not None and action_of(first) == action_of(second)
 
 
-def normalize(text: str) -> str:
-    """Return the text with every run of whitespace as one space."""
-    return " ".join(text.split())
-
-
 def _judge(turn: Turn, driver: Driver) -> dict[str, float]:
     """Return what one state adds to each metric."""
     if driver == "reference":
         return _judge_reference(
-            action_of(turn.cot), action_of(turn.prompt), normalize(turn.reference or "")
+            action_of(turn.cot), action_of(turn.prompt), normalize_action(turn.reference or "")
         )
     own = turn.cot if driver == "cot" else turn.prompt
     assert own is not None, "a record has its driver's responses"

@@ -24,7 +24,7 @@ from cotjax.report.figures import CHARTS, COLOURS, alt_text, arm_colours, panel_
 from cotjax.report.labels import domain_label
 from cotjax.report.summarize import summarize
 from cotjax.report.summary import Summary
-from cotjax.report.table import terminal_table
+from cotjax.report.terminal import terminal_table
 from cotjax.rollout.record import PlayedGame, Response, read_record
 from cotjax.runtime.files import write_whole
 from cotjax.runtime.settings import flatten

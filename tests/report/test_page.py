@@ -20,7 +20,7 @@ from cotjax.report.labels import percent
 from cotjax.report.page import make_report, write_report
 from cotjax.report.summarize import summarize
 from cotjax.report.summary import Played
-from cotjax.report.table import terminal_table
+from cotjax.report.terminal import terminal_table
 
 _VOID = {"meta", "br", "img", "link", "hr", "input"}
 
