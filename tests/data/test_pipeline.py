@@ -489,6 +489,53 @@ def test_a_row_too_short_for_an_example_is_refused_before_anything_is_read(sourc
         batches(source, row_length=100, batch=1, dropping=Dropping.of(), seed=0)
 
 
-def test_counts_of_zero_are_refused(source):
-    with pytest.raises(UsageError, match="at least 1"):
-        batches(source, row_length=0, batch=1, dropping=Dropping.of(), seed=0)
+@pytest.mark.parametrize("zero", ["batch", "row_length"])
+def test_a_batch_and_a_row_of_zero_are_refused_by_their_own_message(source, zero):
+    sizes = {"batch": 2, "row_length": 256} | {zero: 0}
+    with pytest.raises(UsageError, match=rf"{zero} \(0\).*must be at least 1"):
+        batches(source, dropping=Dropping.of(), seed=0, **sizes)
+
+
+def test_an_empty_dataset_is_refused_and_one_of_one_example_is_not(source):
+    options = {"row_length": 256, "batch": 1, "dropping": Dropping.of(), "seed": 0}
+    with pytest.raises(DataError, match="holds no examples"):
+        batches([], **options)
+    (batch,) = batches([source[0]], **options, epochs=1)
+    assert batch["ids"][0, : len(source[0]["ids"])].tolist() == source[0]["ids"].tolist()
+
+
+@pytest.mark.parametrize("rows", [None, [1], [0, 2]])
+def test_with_epochs_a_process_reads_the_full_batches_of_their_rows(source, rows):
+    packed = Packing(example_lengths(source), 256, 0).rows
+    assert packed * 2 % 3, "the last batch is not full"
+    options = {"row_length": 256, "batch": 3, "dropping": Dropping.of(), "seed": 0}
+    read = list(batches(source, **options, rows=rows, epochs=2))
+    assert len(read) == packed * 2 // 3
+    assert all(len(batch["ids"]) == (3 if rows is None else len(rows)) for batch in read)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"fraction": 0.3, "seed": 4, "unit": "example", "control": "reasoning", "redraw": True},
+        {"fraction": 0.1, "last_fraction": 0.5, "fraction_steps": 7, "action_close": True},
+        {"end": True, "supervised": ("ACTION", "OBSERVATION")},
+    ],
+)
+def test_plain_values_make_a_dropping_and_come_back_from_it(values):
+    """Under the keys that a run's settings.json has had from the start."""
+    dropping = Dropping.of(**values)
+    assert Dropping.of(**dropping.values()) == dropping
+    assert dropping.values().items() >= values.items()
+    assert list(json.loads(json.dumps(dropping.values()))) == [
+        "seed", "fraction", "last_fraction", "fraction_steps", "unit", "control", "redraw",
+        "action_close", "end", "supervised",
+    ]  # fmt: skip
+
+
+def test_a_schedule_of_ones_own_has_no_plain_values():
+    dropping = Dropping(lambda step: 0.5)
+    assert dropping.drops() and dropping.fraction_at(3) == 0.5
+    with pytest.raises(MaskError, match="has no plain values"):
+        dropping.values()

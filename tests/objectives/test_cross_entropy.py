@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cotjax.objectives.cross_entropy import supervised_cross_entropy
+from cotjax.objectives.cross_entropy import _chunks, supervised_cross_entropy
 from cotjax.objectives.supervised import masked_cross_entropy
 
 B, T, D, V = 3, 21, 8, 13
@@ -124,3 +124,16 @@ def test_logits_of_chunks_that_no_row_reaches_are_not_computed():
 
     gradient = jax.grad(total)(poisoned)
     assert np.isfinite(np.asarray(gradient)).all()
+
+
+@pytest.mark.parametrize(("counts", "chunks"), [((0, 0), 0), ((4, 1), 1), ((1, 5), 2), ((9, 3), 3)])
+def test_as_many_chunks_are_computed_as_the_longest_row_fills(counts, chunks):
+    supervised = jnp.arange(12)[None] < jnp.array(counts)[:, None]
+    assert _chunks(supervised, 4) == chunks
+
+
+@pytest.mark.parametrize(("chunk", "length"), [(7, 7), (64, T)])
+def test_a_chunk_has_the_length_that_is_asked_for_and_at_most_that_of_a_row(chunk, length):
+    hidden, output, targets, supervised, _ = _arrays(0)
+    program = jax.make_jaxpr(supervised_cross_entropy, static_argnums=4)
+    assert f"f32[{B},{length},{V}]" in str(program(hidden, output, targets, supervised, chunk))

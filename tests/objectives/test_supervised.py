@@ -21,6 +21,7 @@ from cotjax.objectives.supervised import (
     make_objective,
     masked_cross_entropy,
     normalized,
+    responses,
     supervised,
     token_losses,
 )
@@ -87,6 +88,24 @@ def test_an_example_of_the_mean_is_a_response_without_branches_too():
             "example_mean", jnp.asarray(losses), jax.tree.map(jnp.asarray, batch)
         )
         assert (float(total), float(weight)) == (sum(means), 4)
+
+
+def test_responses_without_a_prompt_between_them_are_told_apart_by_segment_and_by_branch():
+    """Two examples that are responses alone, and two branches side by side on one trunk."""
+    rows = {
+        "segments": {"roles": [[3, 7, 3, 7]], "segment_ids": [[1, 1, 2, 2]], "branches": [[0] * 4]},
+        "branches": {
+            "roles": [[1, 3, 7, 3, 7]],
+            "segment_ids": [[1] * 5],
+            "branches": [[0, 1, 1, 2, 2]],
+        },
+    }
+    for name, row in rows.items():
+        batch = {field: jnp.asarray(array) for field, array in row.items()}
+        batch["roles"] = targets(batch["roles"])
+        numbers = np.asarray(responses(batch))[0]
+        first, second = {"segments": (0, 2), "branches": (1, 3)}[name]
+        assert numbers[first] != numbers[second]
 
 
 def _two_rows(weight=1.0):
