@@ -281,8 +281,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     if not path.is_file():
         raise UsageError(f"{path}: no such config file; configs/demo.py is one")
     config = _run_config(path)
-    for override in overrides:
+    # The world comes first: the other overrides may change what it sets.
+    for override in sorted(overrides, key=lambda override: not override.startswith("world=")):
         set_field(config, override)
+        if override.startswith("world="):
+            world = load_world(config.world)
+            config.task_types, config.games.source = _task_types(world), _games(world).source
     for name in PATHS:
         # URLs are refused here, before anything is read or written.
         config.update_from_flattened_dict({name: _expanded(_fields(config)[name])})

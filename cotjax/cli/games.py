@@ -53,7 +53,9 @@ def add_games(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "collect", help="let a scripted agent play games and write its trajectories"
     )
     _add_world(collect)
-    collect.add_argument("--games", required=True, type=Path, help="folder of games, made or real")
+    collect.add_argument(
+        "--games", default="", help="folder of games, made or real (default: the world's own)"
+    )
     collect.add_argument("--split", default="train", help="split to play (default train)")
     collect.add_argument("--out", required=True, type=Path, help="JSONL file to write")
     collect.add_argument(
@@ -112,7 +114,9 @@ def _collect(arguments: argparse.Namespace) -> None:
     left_out: Counter[str] = Counter()
     games = world.games(arguments.games, arguments.split, left_out)
     if left_out:
-        reporter.say(f"left out of {arguments.games}, {arguments.split}: {left_out_text(left_out)}")
+        reporter.say(
+            f"left out of {arguments.games or world.name}, {arguments.split}: {left_out_text(left_out)}"
+        )
     if arguments.limit:
         games = games[: arguments.limit]
     with reporter.stage("collect", f"The {arguments.agent} plays {len(games)} games") as stage:
