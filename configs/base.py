@@ -1,11 +1,11 @@
-"""The base model that ships with cotjax: looking things up first, then exploratory play of all six task types in both forms.
+"""The base model that ships with cotjax: recall, then exploratory play of all six task types.
 
 Command   cotjax train --config configs/base.py
           cotjax export --run runs/base --arm base --out cotjax/assets/base
-Hardware  2 CPU cores, shared with other work; 24 minutes: 4 for the 400 updates of recall, 19 for the 1,500 steps; and 2 to make
-          the games
-Result    the pairs are recalled in 1.00 of the cases; greedy play wins 13 of the demo's 60 in-domain games by CoT actions and none
-          by prompt actions. It is what the demo starts from: see configs/demo.py.
+Hardware  2 CPU cores, shared with other work; 24 minutes: 4 for the 400 updates of recall, 19 for
+          the 1,500 steps; and 2 to make the games
+Result    1.00 of the pairs are recalled; greedy play wins 13 of the demo's 60 in-domain games by
+          CoT actions and none by prompt actions. The demo starts from it: see configs/demo.py.
 """
 
 from cotjax.config import default_config

@@ -2,8 +2,9 @@
 
 Command   launch/demo.sh      (or: cotjax demo; cotjax study --config configs/demo.py)
 Hardware  2 CPU cores; 12 minutes from a fresh clone, set-up included; largest process 1.6 GB
-Result    standard SFT at step 150, 60 in-domain games: success by CoT actions 0.72 [0.59, 0.81], by prompt actions 0.02 [0.00, 0.09],
-          gap +0.70 [+0.55, +0.80]; D1 0.86 and 0.29, from 0.58 and 0.24 at the base. The figure is configs/demo.png.
+Result    standard SFT at step 150, 60 in-domain games: success by CoT actions 0.72 [0.59, 0.81],
+          by prompt actions 0.02 [0.00, 0.09], gap +0.70 [+0.55, +0.80]; D1 0.86 and 0.29, from
+          0.58 and 0.24 at the base. The figure is configs/demo.png.
 """
 
 from cotjax.config import default_config
@@ -18,9 +19,8 @@ def get_config():
     config.games.in_domain = 60
     config.games.ood = 20
     config.task_types.collect = config.task_types.in_domain  # the OOD task types are never shown
-    config.collect.slips = (
-        0.3  # a model that has only seen faultless play repeats itself where nothing happens
-    )
+    # A model that has only seen faultless play repeats itself when an action has no effect.
+    config.collect.slips = 0.3
     config.train.steps = 150
     config.train.save_every = 30  # 5 checkpoints an arm, and the base
     config.train.learning_rate = 2e-3

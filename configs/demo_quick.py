@@ -1,4 +1,6 @@
-"""The demo's path with fewer games, steps and checkpoints: to see that everything works, not to learn from its intervals.
+"""The demo with fewer games, steps and checkpoints, to check that everything works.
+
+Its intervals are too wide to draw conclusions from.
 
 Command   launch/demo.sh --quick
 """

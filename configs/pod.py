@@ -1,8 +1,10 @@
-r"""What the configs for TPU slices share: rows of 4,096 tokens, parameters and Adam's moments in float32, matmuls in bfloat16, and
-each layer computed again in the backward pass. It names no model and no mesh; the configs that start from it do.
+r"""Shared by the configs for TPU slices, which set the model and the mesh.
 
-Plan      cotjax plan --config configs/pod.py --config.model.base=llama-3.2-3b --config.mesh.data=1 --config.mesh.fsdp=16 \
-              --config.train.batch=32 --topology v6e:4x4
+Rows of 4,096 tokens, parameters and Adam's moments in float32, matmuls in bfloat16, and each layer
+recomputed in the backward pass.
+
+Plan      cotjax plan --config configs/pod.py --config.model.base=llama-3.2-3b \
+              --config.mesh.data=1 --config.mesh.fsdp=16 --config.train.batch=32 --topology v6e:4x4
 """
 
 from cotjax.config import default_config

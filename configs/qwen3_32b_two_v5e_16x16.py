@@ -1,8 +1,9 @@
-r"""Qwen3-32B on two slices of 256 TPU v5e chips: rows of 4,096 tokens, weights and Adam's moments in float32, shared out by fsdp.
+r"""Qwen3-32B on two slices of 256 TPU v5e chips: rows of 4,096 tokens, float32 state by fsdp.
 
 Plan      cotjax plan --config configs/qwen3_32b_two_v5e_16x16.py --topology v5e:16x16 --slices 2
 Result    of the plan: train step 9.4 GiB of 16 a chip; the sampler fits too
-Command   cotjax train --config configs/qwen3_32b_two_v5e_16x16.py --config.model.base=/data/Qwen3-32B \
+Command   cotjax train --config configs/qwen3_32b_two_v5e_16x16.py \
+              --config.model.base=/data/Qwen3-32B \
               --config.data.trajectories=/data/train.jsonl
 Hardware  two v5litepod-256: 128 hosts of 4 chips, 16 GiB a chip
 """
@@ -19,7 +20,7 @@ def get_config():
     config.mesh.fsdp = 128
     config.mesh.tensor = 2
     config.train.batch = 256
-    # A copy of the weights is too large for the four chips of a host: the checkpoints are played elsewhere.
+    # The weights are too large for the four chips of a host: play the checkpoints elsewhere.
     config.games.in_domain = 0
     config.games.ood = 0
     config.evaluate.tensor = 8

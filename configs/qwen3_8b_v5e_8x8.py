@@ -1,4 +1,4 @@
-r"""Qwen3-8B on 64 TPU v5e chips: rows of 4,096 tokens, weights and Adam's moments in float32, shared out by fsdp.
+r"""Qwen3-8B on 64 TPU v5e chips: rows of 4,096 tokens, float32 state sharded by fsdp.
 
 Plan      cotjax plan --config configs/qwen3_8b_v5e_8x8.py --topology v5e:8x8
 Result    of the plan: train step 7.6 GiB of 16 a chip; the sampler fits too

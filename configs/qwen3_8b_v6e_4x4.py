@@ -1,4 +1,4 @@
-r"""Qwen3-8B on 16 TPU v6e chips: rows of 4,096 tokens, weights and Adam's moments in float32, shared out by fsdp.
+r"""Qwen3-8B on 16 TPU v6e chips: rows of 4,096 tokens, float32 state sharded by fsdp.
 
 Plan      cotjax plan --config configs/qwen3_8b_v6e_4x4.py --topology v6e:4x4
 Result    of the plan: train step 12.9 GiB of 32 a chip

@@ -323,7 +323,7 @@ def _run_config(path: Path) -> ConfigDict:
 
 
 def _one_line(error: Exception) -> str:
-    """Return an error's message on one line, without the list of fields that ml_collections adds."""
+    """Return an error's message on one line, without ml_collections' list of fields."""
     text = str(error).strip("\"'")
     hint = re.search(r"Did you mean .*\?", text)
     reason = text.partition(" Other fields present")[0]

@@ -102,7 +102,8 @@ def test_an_unknown_key_in_a_config_file_is_an_error(tmp_path):
     path = tmp_path / "c.py"
     path.write_text(
         "from cotjax.config import default_config\n"
-        "def get_config():\n    config = default_config()\n    config.train.step = 3\n    return config\n"
+        "def get_config():\n    config = default_config()\n"
+        "    config.train.step = 3\n    return config\n"
     )
     with pytest.raises(UsageError) as caught:
         load_config(path)

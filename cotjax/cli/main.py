@@ -31,8 +31,8 @@ from cotjax.runtime.signals import (
 from cotjax.runtime.terminal import visible
 
 DESCRIPTION = """\
-cotjax shows where the gains of chain-of-thought (CoT) training of agents land: in the prompt action (decoded
-without reasoning) or in the CoT advantage (what reasoning adds).
+cotjax shows where the gains of chain-of-thought (CoT) training of agents land: in the prompt action
+(decoded without reasoning) or in the CoT advantage (what reasoning adds).
 
   cotjax demo                        the whole study on this machine, from made games to report.html
   cotjax study --config FILE         the same for any config

@@ -98,8 +98,8 @@ def check_output(
 
     Args:
       path: the file to be written.
-      mark: bytes near the beginning of every such file that cotjax wrote; a file without them is not
-        replaced. None: any regular file is.
+      mark: bytes near the beginning of every such file that cotjax wrote; a file without them
+        is not replaced. None: any regular file is.
       inputs: files that are read; none of them may be written.
 
     Raises:
@@ -212,8 +212,8 @@ def disk_errors(path: str | Path | None = None) -> Iterator[None]:
             raise
         where, reason = path or error.filename or "a file", os.strerror(error.errno)
         raise DataError(
-            f"{where}: could not be written ({reason}); free some space or choose another --out, then "
-            "the same command resumes"
+            f"{where}: could not be written ({reason}); free some space or choose another --out, "
+            "then the same command resumes"
         ) from error
 
 

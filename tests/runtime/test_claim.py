@@ -1,4 +1,4 @@
-"""A run is bound to what made it; what changes no result may change; a run may be prolonged; a start that failed binds nothing."""
+"""A run is bound to its settings and content, except those that change no result."""
 
 import json
 import os
@@ -240,7 +240,7 @@ def test_held_out_losses_go_on_where_the_plan_changes(source, tmp_path):
 
 
 def test_a_start_that_failed_binds_nothing(source, tmp_path):
-    """It fails in the first update, behind the checkpoint of what it begins from, which another base would not begin from."""
+    """It fails in the first update, after the checkpoint of its start; another base replaces it."""
 
     def broken(mesh):
         return jax.tree.map(lambda x: x * 1e30, init_params(MODEL, jax.random.key(0), mesh))

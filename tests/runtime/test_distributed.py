@@ -1,4 +1,4 @@
-"""Several processes, for real, over loopback: they find each other, take turns, and stop together."""
+"""Several real processes over loopback find each other, take turns, and stop together."""
 
 import socket
 import time

@@ -184,7 +184,7 @@ def test_no_path_of_the_command_line_is_a_url(tmp_path, monkeypatch, capsys, com
 
 
 def test_a_log_that_is_not_utf8_gets_what_it_can_show():
-    text = "import sys; from cotjax.cli.main import main; main(['data', 'check', 'na\\u2212me \\u23ce.jsonl'])"
+    text = "from cotjax.cli.main import main; main(['data', 'check', 'na\\u2212me \\u23ce.jsonl'])"
     ended = subprocess.run(
         [sys.executable, "-c", text],
         env=os.environ | {"PYTHONIOENCODING": "latin-1"},

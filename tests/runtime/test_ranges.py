@@ -40,11 +40,23 @@ def test_what_no_number_may_be_is_refused_in_every_field(section, field):
 @pytest.mark.parametrize(
     ("section", "field", "value"),
     [
-        ("train", "learning_rate", 0.0), ("train", "b1", 1.0), ("train", "b2", 1.0), ("train", "b2", 2.0), ("train", "vector_rate", 0.0),
-        ("train", "steps", 0), ("train", "batch", 0), ("train", "accumulate", 0), ("data", "direct_share", 1.5), ("collect", "slips", 1.01),
-        ("model", "lora_alpha", 0.0), ("", "seed", 10**20), ("games", "seed", 2**31), ("collect", "max_steps", 0), ("", "cpu_devices", 0),
+        ("train", "learning_rate", 0.0),
+        ("train", "b1", 1.0),
+        ("train", "b2", 1.0),
+        ("train", "b2", 2.0),
+        ("train", "vector_rate", 0.0),
+        ("train", "steps", 0),
+        ("train", "batch", 0),
+        ("train", "accumulate", 0),
+        ("data", "direct_share", 1.5),
+        ("collect", "slips", 1.01),
+        ("model", "lora_alpha", 0.0),
+        ("", "seed", 10**20),
+        ("games", "seed", 2**31),
+        ("collect", "max_steps", 0),
+        ("", "cpu_devices", 0),
     ],
-)  # fmt: skip
+)
 def test_an_end_that_is_out_is_refused(section, field, value):
     _refused(section, field, value)
 

@@ -15,7 +15,10 @@ from cotjax.envs.alfworld.maker.make import make_games
 from cotjax.runtime.progress import Reporter
 from cotjax.runtime.terminal import visible
 
-HOSTILE = "\x1b]0;title\x07 \x1b]52;c;Zm9v\x07 \x9b2J \x1b[2J a\rb \x7f \u202egnp\u202c \u2066x\u2069 \u200bz \U000e0041 \u2028 \ufeff \ud800"
+HOSTILE = (
+    "\x1b]0;title\x07 \x1b]52;c;Zm9v\x07 \x9b2J \x1b[2J a\rb \x7f "
+    "\u202egnp\u202c \u2066x\u2069 \u200bz \U000e0041 \u2028 \ufeff \ud800"
+)
 
 
 def acts(text: str, kept: str = "\n\t") -> set[str]:

@@ -1,4 +1,4 @@
-"""A base that does not fit its tokenizer or the examples' lengths is refused before anything is claimed or compiled."""
+"""A base that does not fit its tokenizer or examples is refused before anything is claimed."""
 
 import jax
 import pytest

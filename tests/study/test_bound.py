@@ -1,4 +1,4 @@
-"""From the command line: what binds a run, what may change when it goes on, and that a start that failed claims nothing."""
+"""Which settings bind a run, and which may change when it resumes, from the command line."""
 
 import json
 import shutil
@@ -24,7 +24,8 @@ def get_config():
     config.model.base = "random"
     config.model.width, config.model.layers, config.model.heads, config.model.kv_heads = 32, 2, 2, 1
     config.model.head_size, config.model.feed_forward = 16, 48
-    config.train.steps, config.train.save_every, config.train.batch, config.train.warmup = 4, 2, 2, 1
+    config.train.steps, config.train.save_every = 4, 2
+    config.train.batch, config.train.warmup = 2, 1
     config.train.row_length = config.data.max_length = 256
     config.arms = {"sft": {"label": "standard SFT", "fraction": 0.0}}
     return config
@@ -154,10 +155,24 @@ def test_a_changed_base_or_tokenizer_is_refused(trained, capsys, tmp_path, part)
 def test_what_changes_no_result_may_change_on_the_command_line(trained, stopped):
     arguments, folder = stopped
     free = [
-        "title=another", "cpu_devices=2", "workers=1", "mesh.data=1", "train.remat=none", "train.accumulate=2", "train.scan_layers=True",
-        "train.attention=xla", "train.keep_last=1", "arms.sft.label=renamed", "arms.sft.control=action", "evaluate.slots=3",
-        "evaluate.tensor=1", "evaluate.step_timeout=7.0", "evaluate.env_retries=0", "evaluate.temperature=0.5", "evaluate.max_steps=3",
-    ]  # fmt: skip
+        "title=another",
+        "cpu_devices=2",
+        "workers=1",
+        "mesh.data=1",
+        "train.remat=none",
+        "train.accumulate=2",
+        "train.scan_layers=True",
+        "train.attention=xla",
+        "train.keep_last=1",
+        "arms.sft.label=renamed",
+        "arms.sft.control=action",
+        "evaluate.slots=3",
+        "evaluate.tensor=1",
+        "evaluate.step_timeout=7.0",
+        "evaluate.env_retries=0",
+        "evaluate.temperature=0.5",
+        "evaluate.max_steps=3",
+    ]
     assert main([*arguments, *(f"--config.{one}" for one in free)]) == 0
     np.testing.assert_allclose(
         *([row["loss"] for row in rows(run)] for run in (folder / "run", trained[1])), rtol=1e-5
@@ -204,7 +219,7 @@ def test_an_arm_may_join_later(stopped, tmp_path):
 
 
 def test_starts_that_failed_claim_nothing(trained, capsys, tmp_path):
-    """One after another in one folder, some behind a tokenizer of their own; then the corrected command."""
+    """Several in one folder, some with their own tokenizer; then the corrected command."""
     arguments, run = trained
     lines = (run.parent / "data.jsonl").read_text().splitlines()
     broken, other = tmp_path / "broken.jsonl", tmp_path / "other.jsonl"

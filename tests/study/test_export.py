@@ -27,7 +27,8 @@ from cotjax.config import default_config
 def get_config():
     config = default_config()
     config.games.in_domain = config.games.ood = 0
-    config.train.steps, config.train.save_every, config.train.batch, config.train.warmup = 1, 1, 1, 0
+    config.train.steps, config.train.save_every = 1, 1
+    config.train.batch, config.train.warmup = 1, 0
     config.train.row_length = config.data.max_length = 256
     config.arms = type(config)({"sft": {"label": "sft", "fraction": 0.0}})
     return config
@@ -36,7 +37,7 @@ TIED = {"tied_embeddings": True, "vocab_size": 192}
 
 
 def base_folder(folder, template="chatml", ids=None, generation=None, **changes):
-    """A Llama (whose ids transformers makes up where config.json has none) with a tokenizer of the tiny words."""
+    """A Llama, whose ids transformers invents if config.json has none, with a tiny tokenizer."""
     config = tiny.model_config(qk_norm=False, **TIED | changes)
     save_hf(folder, config, init_params(config, jax.random.key(0)), token_ids=ids)
     save_tokenizer(
@@ -141,7 +142,7 @@ def test_transformers_stops_where_training_stopped(tmp_path):
 
 @pytest.fixture(scope="module")
 def adapted(tmp_path_factory):
-    """(base, adapter, merged): of a base's folder by PEFT's files, and what they compute together."""
+    """(base, adapter, merged): a base's folder, PEFT's files for it, and the two merged."""
     folder = tmp_path_factory.mktemp("adapted")
     base = base_folder(
         folder / "base", ids={"eos_token_id": 8}, generation={"eos_token_id": 8, "top_k": 3}

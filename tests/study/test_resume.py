@@ -1,4 +1,4 @@
-"""An evaluation that is killed, interrupted and damaged, in processes of its own: what is finished is kept, and the answer is the same."""
+"""An evaluation that is killed, interrupted or damaged keeps finished work and ends the same."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def wait_for_records(run: Path, count: int, process: subprocess.Popen) -> None:
 
 
 def of(scratch: Path) -> list[int]:
-    """Processes whose TMPDIR is this folder or below it: a run, its environments and what starts them; zombies left out."""
+    """Processes whose TMPDIR is in this folder: a run, its environments and server; no zombies."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -61,7 +61,7 @@ def of(scratch: Path) -> list[int]:
 
 
 def nothing_is_left(scratch: Path, seconds: float = 15.0) -> bool:
-    """Whether all processes and temporary files of a run are gone; those of a killed one clear up behind it."""
+    """Whether the processes and temporary files of a run are gone, also after it was killed."""
     limit = time.monotonic() + seconds
     while (of(scratch) or list(scratch.glob("cotjax-*"))) and time.monotonic() < limit:
         time.sleep(0.05)

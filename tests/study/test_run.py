@@ -1,4 +1,4 @@
-"""A whole miniature study through the command line: games, trajectories, dataset, two arms, play, report; and its errors."""
+"""A miniature study through the command line, from the games to the report, and its errors."""
 
 import json
 import os
@@ -36,7 +36,8 @@ def get_config():
     config.model.base = "random"
     config.model.width, config.model.layers, config.model.heads, config.model.kv_heads = 32, 2, 2, 1
     config.model.head_size, config.model.feed_forward = 16, 48
-    config.train.steps, config.train.save_every, config.train.batch, config.train.warmup = 4, 2, 2, 1
+    config.train.steps, config.train.save_every = 4, 2
+    config.train.batch, config.train.warmup = 2, 1
     config.evaluate.max_steps, config.evaluate.slots, config.evaluate.max_new_tokens = 3, 4, 12
     return config
 '''
@@ -100,7 +101,7 @@ def test_ood_task_types_are_never_trained_on(study):
 
 
 def test_both_actions_of_a_state_come_from_one_prompt(study):
-    """Played again without the CoT branch, the first prompt action is the same: branching disturbs nothing."""
+    """Without the CoT branch the first prompt action is the same: branching has no effect."""
     _, out = study
     by_driver = {}
     for record in read_records(out / "records"):
@@ -153,7 +154,7 @@ def test_a_lost_or_damaged_episode_is_played_again_to_the_same_record(study, dam
 
 
 def _played(out):
-    """((arm, checkpoint, driver, game) -> the record without what rounding and the clock may change, all log probabilities)."""
+    """((arm, checkpoint, driver, game) -> record without times, all log-probabilities)."""
     records, logprobs = {}, []
     for record in read_records(out / "records"):
         played = record.model_dump(exclude={"timing"})
@@ -167,7 +168,7 @@ def _played(out):
 
 @pytest.mark.slow
 def test_two_processes_make_a_whole_study_and_play_what_one_plays(study, tmp_path):
-    """Through the command line: process 0 makes the files, both train one model, each plays its share."""
+    """Process 0 makes the files, both train one model, and each plays its share."""
     from helpers.processes import ended, free_address, start_process
 
     config, first = study

@@ -1,8 +1,8 @@
-"""Trains a tiny run in child processes that are killed by SIGKILL at random moments, until it is done; then once undisturbed.
+"""Trains a tiny run in children killed by SIGKILL at random moments; then once undisturbed.
 
-`killed.py FOLDER KILLS SEED`, with the tests on PYTHONPATH, prints a JSON line: the moments of the kills, and the folders of the
-runs, the undisturbed one first.
-Children are forked from a process that has imported everything and started nothing, which spares seconds each.
+`killed.py FOLDER KILLS SEED`, with the tests on PYTHONPATH, prints a JSON line: the moments of the
+kills, and the folders of the runs, the undisturbed one first.
+Children are forked from a process that has imported everything, which saves seconds each.
 """
 
 import json
@@ -22,7 +22,7 @@ CHANGES = {"steps": 9, "save_every": 2, "row_length": 96, "batch": 4, "warmup": 
 
 
 def child(folder: Path) -> int:
-    """Fork a process that trains in `folder` and return its id. It opens the data itself, for that starts threads."""
+    """Fork a process that opens the data and trains in `folder`; return its id."""
     process = os.fork()
     if process:
         return process

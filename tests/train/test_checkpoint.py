@@ -1,4 +1,4 @@
-"""Checkpoints on a tiny state: what is damaged is never loaded and never lost, and what is saved is what was there."""
+"""Checkpoints of a tiny state: a damaged one is never loaded, and never lost."""
 
 import json
 import os

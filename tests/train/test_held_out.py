@@ -1,4 +1,4 @@
-"""Held-out losses, and what is kept: whole trajectories are held out, nothing that blew up is saved, and the best stay."""
+"""Held-out losses: entire trajectories are held out, and the best finite checkpoints are kept."""
 
 import json
 import shutil
@@ -109,7 +109,7 @@ def test_every_held_out_example_is_measured_once_and_loses_nothing(source, batch
 
 
 def test_held_out_examples_need_nothing_for_a_control_to_drop(source):
-    """They lose nothing, so they may be without reasoning where a control drops as much of it as there is action."""
+    """Nothing of them is dropped, so they need no reasoning, of which a control drops some."""
     silent = [source[index] for index in range(6)]
     silent = [
         one
@@ -154,8 +154,18 @@ def test_held_out_rows_stand_behind_their_steps_and_apart_from_updates(measured)
     folder, said = measured
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], "held_out" in row) for row in lines] == [
-        (0, True), (1, False), (2, False), (2, True), (3, False), (3, True), (4, False), (4, True), (5, False), (6, False), (6, True),
-    ]  # fmt: skip
+        (0, True),
+        (1, False),
+        (2, False),
+        (2, True),
+        (3, False),
+        (3, True),
+        (4, False),
+        (4, True),
+        (5, False),
+        (6, False),
+        (6, True),
+    ]
     assert [row["step"] for row in read_metrics(folder / "metrics.jsonl")] == list(range(1, 7))
     held = read_held_out(folder / "metrics.jsonl")
     assert held[-1]["held_out"]["loss"] < held[0]["held_out"]["loss"]
@@ -265,7 +275,7 @@ def test_held_out_settings_that_make_no_sense_are_refused(changes, words):
 
 
 def test_the_best_by_held_out_loss_stay_also_over_a_resume(source, tmp_path):
-    """The rate grows until it makes things worse, so that an early checkpoint is the best; the run is cut in two behind it."""
+    """The rate grows until it harms, so an early checkpoint is best; it is resumed after it."""
     changes = (
         SMALL
         | HELD
@@ -312,12 +322,12 @@ BLOWN_UP = {"steps": 4, "save_every": 1, "clip_norm": 0.0, "schedule": "constant
 def test_parameters_that_blew_up_are_never_the_checkpoint_to_go_on_from(
     source, tmp_path, rate, held
 ):
-    """They are finite themselves, and the loss too; at 1e30 their squares are not, and at 1e10 the gradient is not."""
+    """They and the loss are finite; at 1e30 their squares are not, at 1e10 the gradient is not."""
     arm = tmp_path / "arm"
     for _ in range(2):  # again, it goes on from the last good one, and ends the same way
         with pytest.raises(
             DataError,
-            match=r"^step 1: the parameters after .* not finite; lower .*; its batch is kept: cotjax replay",
+            match=r"^step 1: the parameters after .* not finite; lower .* is kept: cotjax replay",
         ) as error:
             run(arm, source, **SMALL | BLOWN_UP | {"learning_rate": rate}, **held)
         assert [path.name for path in (arm / "checkpoints").iterdir()] == ["0"]

@@ -67,7 +67,7 @@ def test_the_optimizer_keeps_state_for_adapters_alone(begun):
 
 
 def test_no_matmul_of_the_step_makes_a_frozen_weights_gradient(begun):
-    """The gradient of a [D, F] weight is a matmul whose result has its shape; without LoRA the same search finds them."""
+    """A [D, F] weight's gradient is a matmul of its shape; without LoRA the search finds them."""
 
     def results(jaxpr):
         for equation in jaxpr.eqns:
@@ -163,7 +163,8 @@ from pathlib import Path
 from helpers.training import make_source, run_lora as run
 import json
 shape = json.loads(sys.argv[2])
-run(Path(sys.argv[1]), make_source(Path(sys.argv[1]) / "data"), steps=4, save_every=2, mesh_shape=shape)
+folder = Path(sys.argv[1])
+run(folder, make_source(folder / "data"), steps=4, save_every=2, mesh_shape=shape)
 """
 
 

@@ -1,4 +1,4 @@
-"""bfloat16 parameters with a float32 copy in the optimizer's state: small updates add up, and all else is as with float32 ones."""
+"""bfloat16 parameters with a float32 copy in the optimizer's state: small updates add up."""
 
 import shutil
 from dataclasses import replace
@@ -34,7 +34,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(source):
-    """Name -> states after 0 and after UPDATES updates of 1e-5, from the same (bfloat16) numbers on the same batch."""
+    """Name -> states after 0 and UPDATES updates of 1e-5, from equal numbers on one batch."""
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
     batch = dropped_weights(
         next(iter(batches(source, row_length=96, batch=8, dropping=Dropping.of(), seed=3))), 0.0
@@ -65,7 +65,8 @@ def test_many_small_updates_follow_the_float32_run(trained):
     copied = _flat(trained["copy"][1].opt_state.master) - _flat(trained["copy"][0].opt_state.master)
     off = np.linalg.norm(copied - wide) / np.linalg.norm(wide)
     assert off < 0.1, off
-    # Of the norms' scales too, of which bfloat16 by itself would move none: beside 1 its numbers are 0.004 apart and more.
+    # Of the norms' scales too, none of which bfloat16 alone would move: near 1 its numbers are at
+    # least 0.004 apart.
     assert (trained["copy"][1].opt_state.master["model"]["norm"]["weight"] != 1).all()
 
 

@@ -61,7 +61,7 @@ def _settings(**changes) -> ConfigDict:
 
 
 def _by_hand(settings, params, grads_of_steps):
-    """Adam (Kingma and Ba, 2015, algorithm 1) with decoupled decay (Loshchilov and Hutter, 2019), in float64."""
+    """Adam (Kingma and Ba, 2015) with decoupled decay (Loshchilov and Hutter, 2019), in float64."""
     params = {name: np.asarray(value, np.float64) for name, value in params.items()}
     first, second = (
         {name: np.zeros_like(value) for name, value in params.items()} for _ in range(2)
@@ -100,7 +100,7 @@ def _by_hand(settings, params, grads_of_steps):
     ids=str,
 )
 def test_updates_are_those_of_adam_by_hand(changes):
-    """Gradients of norms from 0.02 to 20 a step: clipped or not, before Adam or behind it, and with b1 and b2 swapped, they differ."""
+    """With gradient norms from 0.02 to 20, clipping, its place, and swapped b1, b2 matter."""
     settings = _settings(**changes)
     draw = np.random.default_rng(0)
     params = {
@@ -149,7 +149,7 @@ def test_a_clipped_update_is_that_of_the_shorter_gradient():
     ids=["3", "2.5", "lora"],
 )
 def test_vectors_are_norms_and_biases_by_their_declaration(model):
-    """A matrix takes one space to another: its axes hold the model's width, or an adapter's rank."""
+    """A matrix maps a space to another: its axes hold the model's width or an adapter's rank."""
     for path, weight in declared(model).items():
         assert is_vector(path, len(weight.shape)) == (not {"embed", "rank"} & set(weight.axes)), (
             path

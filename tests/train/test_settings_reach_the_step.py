@@ -1,4 +1,4 @@
-"""What the config says of fraction, rate and normalizer is what each step of a run does, counted again by hand from its batches."""
+"""Each step has the config's fraction, rate and normalizer, recomputed from its batches."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Training by several processes: what one process with the same mesh makes, also when all are killed and others go on."""
+"""Training by several processes equals that by one process with the same mesh, killed or not."""
 
 import json
 
@@ -11,7 +11,8 @@ from helpers.training import make_source, params_at
 from cotjax.train.metrics import read_held_out, read_metrics
 
 SCRIPT = "train/train_together.py"
-# Four devices on the axes that make each process read rows of its own; and two that share out weights, so that both read the same.
+# Four devices on axes where each process reads its own rows; and two that shard the weights, where
+# both read the same rows.
 SHAPES = {
     "rows apart": {"data": 2, "fsdp": 2, "tensor": 1},
     "rows shared": {"data": 1, "fsdp": 1, "tensor": 2},
@@ -45,7 +46,7 @@ def measured(folder):
 
 
 def same(one, other, step):
-    """The same metrics and parameters, but for the last bits: processes add up their devices' sums in another order."""
+    """Equal metrics and parameters up to rounding: processes sum in another order."""
     rows, expected = measured(one), measured(other)
     assert [row["step"] for row in rows] == list(range(1, 7))
     for row, wanted in zip(rows, expected, strict=True):
@@ -74,7 +75,7 @@ def test_two_processes_train_what_one_trains(folder, alone, shape):
 
 @pytest.mark.slow
 def test_killed_with_two_processes_and_resumed_with_four(folder, alone):
-    """Process 0 dies at step 5, behind the checkpoint of step 4; jax ends process 1. Four others go on."""
+    """Process 0 dies at step 5, after the checkpoint of step 4; jax ends process 1. Four resume."""
     shape, mine = SHAPES["rows apart"], folder / "resumed"
     results = train(mine, shape, count=2, kill_after=5)
     assert results[0][0] == -9 and results[1][0] != 0, results

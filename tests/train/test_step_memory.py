@@ -26,7 +26,7 @@ def _temporary_bytes(remat: str) -> int:
 
 @pytest.mark.slow
 def test_remat_saves_memory():
-    """Eight layers that keep everything, projections, or only their input and attention: the compiler must not undo it."""
+    """Eight layers keep everything, projections, or input and attention: the compiler obeys."""
     none, dots, block = (_temporary_bytes(remat) for remat in ("none", "dots", "block"))
     assert dots < 0.8 * none
     assert block < 0.5 * none

@@ -1,4 +1,4 @@
-"""A run that is stopped, killed or spoilt goes on to exactly what it would have been, or ends with a clear reason."""
+"""A run that is stopped, killed or damaged resumes to the same result, or ends with a reason."""
 
 import json
 import os
@@ -67,7 +67,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_nothing_had_been(tmp_path):
 def test_a_signal_saves_the_step_and_the_same_command_goes_on(
     whole, source, tmp_path, number, raised, words
 ):
-    """In step 3, for which no checkpoint was planned: it is saved, and gone again when the run is done."""
+    """In step 3, where no checkpoint is planned: it is saved, and deleted when the run is done."""
     before = signal.getsignal(number)
 
     def interrupt(step, steps, row):

@@ -60,7 +60,7 @@ def test_checkpoints_hold_the_base_and_every_interval(finished, source):
 
 
 def test_stopped_and_resumed_equals_uninterrupted(finished, source, tmp_path):
-    """Stops by an exception at step 7, behind the checkpoint of step 4, then the same command again."""
+    """An exception stops it at step 7, after the checkpoint of step 4; then it resumes."""
     folder, checkpoints = finished
 
     def stop(step, steps, row):
@@ -130,7 +130,7 @@ def test_data_without_a_supervised_token_is_refused_at_once(source, tmp_path):
 def test_a_step_that_a_control_leaves_nothing_of_is_one_of_gradient_zero(
     source, tmp_path, normalizer
 ):
-    """It has no loss, Adam's momentum alone moves the parameters, and the run goes on to its end."""
+    """It has no loss, Adam's momentum moves the parameters, and the run continues to its end."""
     dropping = Dropping.of(fraction=0.8, unit="example", control="examples")
     said = []
     small = {
@@ -222,7 +222,7 @@ def test_eight_devices_give_the_losses_of_one(source, tmp_path, shape):
     ],
 )
 def test_a_batch_in_parts_makes_the_step_of_the_whole_batch(source, tmp_path, normalizer):
-    """Divided once: parts have unequal numbers of supervised tokens, so a mean of means would differ."""
+    """The sums are divided once: a mean of means would differ, as supervised tokens are unequal."""
     dropping = Dropping.of(fraction=0.5)
     whole, parts = (
         run(

@@ -1,7 +1,7 @@
 """Run by test_several_processes.py: trains as one of several processes, or alone with a count of 1.
 
-ADDRESS COUNT PROCESS FOLDER SHAPE KILL_AFTER, where SHAPE is the mesh as JSON and the process kills itself when the step
-KILL_AFTER is logged (0: never).
+ADDRESS COUNT PROCESS FOLDER SHAPE KILL_AFTER, where SHAPE is the mesh as JSON and the process kills
+itself when the step KILL_AFTER is logged (0: never).
 """
 
 import json
@@ -49,7 +49,8 @@ def main(address: str, count: int, process: int, folder: Path, shape: str, kill_
         mesh_shape=json.loads(shape),
         report=report,
     )
-    # Every process restores onto devices of its own, when it likes: here one after another, and some of them other steps.
+    # Every process restores onto its own devices at any time: here one after another, and some of
+    # them other steps.
     checkpoints = Checkpoints(folder / "checkpoints", alone=count > 1)
     mesh = make_mesh(-1, 1, 1, devices=jax.local_devices())
     for step in (STEPS, 0) if distributed.first() else (STEPS,):
