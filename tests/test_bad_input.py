@@ -1,4 +1,4 @@
-"""Broken input, one row each: one clear line, an exit code, no traceback, and nothing of the user's is lost."""
+"""Broken input gives one clear line, an exit code and no traceback, and loses no user file."""
 
 import json
 import os
@@ -17,7 +17,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """A folder with good input: trajectories, a tokenizer, a config, and a run that was trained from them."""
+    """A folder with good input: trajectories, a tokenizer, a config, and a run trained from them."""
     folder = tmp_path_factory.mktemp("good")
     tiny.word_codec(folder / "tokenizer", tiny.TINY_WORDS)
     write_trajectories(
@@ -38,11 +38,26 @@ def place(good, tmp_path):
 def _training(folder, *overrides):
     """Arguments of a training that plays nothing."""
     settings = {
-        "data.trajectories": folder / "data.jsonl", "data.max_length": 128, "model.base": "random", "model.tokenizer": folder / "tokenizer",
-        "model.width": 16, "model.layers": 1, "model.heads": 2, "model.kv_heads": 1, "model.head_size": 8, "model.feed_forward": 16,
-        "train.steps": 2, "train.save_every": 1, "train.batch": 1, "train.row_length": 128, "train.warmup": 1, "games.train": 0,
-        "games.in_domain": 0, "games.ood": 0, "cpu_devices": 1,
-    }  # fmt: skip
+        "data.trajectories": folder / "data.jsonl",
+        "data.max_length": 128,
+        "model.base": "random",
+        "model.tokenizer": folder / "tokenizer",
+        "model.width": 16,
+        "model.layers": 1,
+        "model.heads": 2,
+        "model.kv_heads": 1,
+        "model.head_size": 8,
+        "model.feed_forward": 16,
+        "train.steps": 2,
+        "train.save_every": 1,
+        "train.batch": 1,
+        "train.row_length": 128,
+        "train.warmup": 1,
+        "games.train": 0,
+        "games.in_domain": 0,
+        "games.ood": 0,
+        "cpu_devices": 1,
+    }
     return [
         "--config",
         str(CONFIGS / "demo.py"),
@@ -52,7 +67,7 @@ def _training(folder, *overrides):
 
 
 def _row(**changes):
-    """The first trajectory's JSON with some fields changed; a value of `...` takes the field away."""
+    """The first trajectory's JSON with some fields changed; the value `...` removes a field."""
     return lambda row: json.dumps(
         {name: value for name, value in (row | changes).items() if value is not ...}
     ).encode()
@@ -73,12 +88,15 @@ def _bytes(line):
     return lambda row: line
 
 
-# What stands in line 2 of the data file -> words of the message. Each is given to `data check` and to `train`.
+# Line 2 of the data file -> words of the message. `data check` and `train` both get each.
 LINES = {
     "cut JSON": (lambda row: json.dumps(row).encode()[:-20], ":2: invalid JSON"),
     "no JSON": (_bytes(b"id,observation,action"), ":2: invalid JSON"),
     "a list": (_bytes(b"[1, 2]"), ":2: a trajectory is a JSON object"),
-    "not UTF-8": (lambda row: json.dumps(row | {"task": "caf"}).encode().replace(b"caf", b"caf\xe9"), ":2: not UTF-8"),
+    "not UTF-8": (
+        lambda row: json.dumps(row | {"task": "caf"}).encode().replace(b"caf", b"caf\xe9"),
+        ":2: not UTF-8",
+    ),
     "a line of 50 MB": (lambda row: json.dumps(row | {"task": "x" * 50_000_000}).encode(), ":2: "),
     "another schema": (_row(schema_version=99), "schema_version is 99"),
     "no schema": (_row(schema_version=...), "schema_version is None"),
@@ -99,11 +117,14 @@ LINES = {
     "a thought that is a list": (_step(thought=["a"]), "step 1: the field 'thought' is an array"),
     "a tag in a thought": (_step(thought="so </think> it is"), "</think>"),
     "a tag in an action": (_step(action="go <action> north"), "<action>"),
-    "an observation that is null": (_step(observation=None), "step 1: the field 'observation' is null"),
+    "an observation that is null": (
+        _step(observation=None),
+        "step 1: the field 'observation' is null",
+    ),
     "commands that are text": (_step(admissible_commands="look"), "step 1"),
     "a command that is a number": (_step(admissible_commands=["look", 3]), "step 1"),
     "trained that is text": (_step(trained="no"), "'trained' is a string"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", LINES)
@@ -123,7 +144,7 @@ def test_a_bad_line(name, command, place, capsys):
 
 
 def _refused(arguments, code, words, place, capsys):
-    """The command ends with `code` and says, in its last line on the standard error, what is wrong; `place` stays as it was."""
+    """The command exits with `code`, its last line on stderr has `words`; `place` is unchanged."""
     before = _contents(place)
     capsys.readouterr()
     assert main([str(argument) for argument in arguments]) == code
@@ -138,7 +159,7 @@ def _refused(arguments, code, words, place, capsys):
 
 
 def _contents(place):
-    """The bytes of every file, but those of the folder that a command writes to, the log, which grows, and the sums that are remembered."""
+    """The bytes of every file, except the output folder, the log and the remembered sums."""
     files = (
         path
         for path in place.rglob("*")
@@ -224,58 +245,164 @@ def _on(*command):
 # What is wrong -> (what breaks it and gives the command, exit code, words).
 OTHERS = {
     "no data file": (_remove("data.jsonl", _train()), DATA, ["data.jsonl", "no such"]),
-    "an empty data file": (_write("data.jsonl", "", _train()), DATA, ["data.jsonl: the trajectory file is empty"]),
+    "an empty data file": (
+        _write("data.jsonl", "", _train()),
+        DATA,
+        ["data.jsonl: the trajectory file is empty"],
+    ),
     "no tokenizer": (_remove("tokenizer", _train()), USAGE, ["tokenizer"]),
-    "a tokenizer that is cut": (_cut("tokenizer/tokenizer.json", _train()), DATA, ["tokenizer.json"]),
-    "a tokenizer without the tags": (_change("tokenizer/tokenizer.json", "<action>", "<xction>", _train()), DATA, ["<action>"]),
-    "examples longer than a row": (_train("--config.data.max_length=512"), USAGE, ["data.max_length (512)", "train.row_length (128)"]),
-    "no step that fits": (_train("--config.data.max_length=4"), DATA, ["nothing to train on", "data.max_length"]),
-    "eight devices on one": (_train("--config.mesh.data=1", "--config.mesh.fsdp=8"), USAGE, ["8", "devices"]),
-    "a batch in more parts than rows": (_train("--config.train.accumulate=3"), USAGE, ["train.batch (1)"]),
+    "a tokenizer that is cut": (
+        _cut("tokenizer/tokenizer.json", _train()),
+        DATA,
+        ["tokenizer.json"],
+    ),
+    "a tokenizer without the tags": (
+        _change("tokenizer/tokenizer.json", "<action>", "<xction>", _train()),
+        DATA,
+        ["<action>"],
+    ),
+    "examples longer than a row": (
+        _train("--config.data.max_length=512"),
+        USAGE,
+        ["data.max_length (512)", "train.row_length (128)"],
+    ),
+    "no step that fits": (
+        _train("--config.data.max_length=4"),
+        DATA,
+        ["nothing to train on", "data.max_length"],
+    ),
+    "eight devices on one": (
+        _train("--config.mesh.data=1", "--config.mesh.fsdp=8"),
+        USAGE,
+        ["8", "devices"],
+    ),
+    "a batch in more parts than rows": (
+        _train("--config.train.accumulate=3"),
+        USAGE,
+        ["train.batch (1)"],
+    ),
     "an unknown key": (_train("--config.train.stepz=3"), USAGE, ["did you mean 'train.steps'"]),
-    "a value that is no number": (_train("--config.train.steps=many"), USAGE, ["train.steps", "'many'"]),
+    "a value that is no number": (
+        _train("--config.train.steps=many"),
+        USAGE,
+        ["train.steps", "'many'"],
+    ),
     "no steps": (_train("--config.train.steps=0"), USAGE, ["train.steps is 0"]),
     "an unknown argument of a command": (_train("--config.masking.unit=word"), USAGE, ["'word'"]),
     "no config": (_on("train", "--config", "@none.py"), USAGE, ["none.py: no such config file"]),
-    "a config that is no Python": (_write("c.py", "def get_config(:\n", _on("train", "--config", "@c.py")), USAGE, ["c.py", "line 1"]),
-    "a config that gives nothing": (_write("c.py", "x = 1\n", _on("train", "--config", "@c.py")), USAGE, ["c.py", "get_config"]),
-    "an output folder that is a file": (lambda place: [*_train()(place), "--out", place / "data.jsonl"], USAGE, ["data.jsonl"]),
-    "an output folder with other things": (lambda place: [*_train()(place), "--out", place / "tokenizer"], USAGE, ["holds no cotjax run"]),
+    "a config that is no Python": (
+        _write("c.py", "def get_config(:\n", _on("train", "--config", "@c.py")),
+        USAGE,
+        ["c.py", "line 1"],
+    ),
+    "a config that gives nothing": (
+        _write("c.py", "x = 1\n", _on("train", "--config", "@c.py")),
+        USAGE,
+        ["c.py", "get_config"],
+    ),
+    "an output folder that is a file": (
+        lambda place: [*_train()(place), "--out", place / "data.jsonl"],
+        USAGE,
+        ["data.jsonl"],
+    ),
+    "an output folder with other things": (
+        lambda place: [*_train()(place), "--out", place / "tokenizer"],
+        USAGE,
+        ["holds no cotjax run"],
+    ),
     "an output folder that is read-only": (_read_only, USAGE, ["run"]),
-    "another run's folder": (_again("--config.seed=7"), USAGE, ["holds another run", "seed is 0 there, 7 here"]),
+    "another run's folder": (
+        _again("--config.seed=7"),
+        USAGE,
+        ["holds another run", "seed is 0 there, 7 here"],
+    ),
     "a run's config that is cut": (_cut("run/config.json", _again()), DATA, ["config.json"]),
-    "an arm's settings that are cut": (_cut("run/arms/sft/settings.json", _again()), DATA, ["settings.json"]),
-    "metrics that are gone": (_remove("run/arms/sft/metrics.jsonl", _again()), DATA, ["metrics.jsonl", "steps 1 to 2"]),
+    "an arm's settings that are cut": (
+        _cut("run/arms/sft/settings.json", _again()),
+        DATA,
+        ["settings.json"],
+    ),
+    "metrics that are gone": (
+        _remove("run/arms/sft/metrics.jsonl", _again()),
+        DATA,
+        ["metrics.jsonl", "steps 1 to 2"],
+    ),
     "a base that is no model": (_train("--config.model.base=/"), USAGE, ["model.base"]),
     "a base of an unknown kind": (
-        _write("base/config.json", '{"model_type": "gpt2"}', lambda place: _train(f"--config.model.base={place / 'base'}")(place)),
-        DATA, ["gpt2"],
+        _write(
+            "base/config.json",
+            '{"model_type": "gpt2"}',
+            lambda place: _train(f"--config.model.base={place / 'base'}")(place),
+        ),
+        DATA,
+        ["gpt2"],
     ),
-    "games that are not there": (_on("collect", "--games", "@none", "--out", "@other/x.jsonl"), USAGE, ["none"]),
-    "a game that is none": (_write("g/game.tw-pddl", "{", _on("play", "--game", "@g/game.tw-pddl")), USAGE, ["game.tw-pddl"]),
+    "games that are not there": (
+        _on("collect", "--games", "@none", "--out", "@other/x.jsonl"),
+        USAGE,
+        ["none"],
+    ),
+    "a game that is none": (
+        _write("g/game.tw-pddl", "{", _on("play", "--game", "@g/game.tw-pddl")),
+        USAGE,
+        ["game.tw-pddl"],
+    ),
     "an arm that is not there": (lambda place: [*_export(place), "--arm", "none"], USAGE, ["none"]),
     "a step that is not there": (lambda place: [*_export(place), "--step", "77"], DATA, ["77"]),
-    "a checkpoint of another model": (_change("run/model.json", '"width": 16', '"width": 32', _export), DATA, ["another model"]),
+    "a checkpoint of another model": (
+        _change("run/model.json", '"width": 16', '"width": 32', _export),
+        DATA,
+        ["another model"],
+    ),
     "a model file that is cut": (_cut("run/model.json", _export), DATA, ["model.json"]),
     "a run that is not there": (_remove("run", _export), USAGE, ["run"]),
-    "nothing to play": (lambda place: ["evaluate", *_training(place), "--out", place / "other"], USAGE, ["nothing to play"]),
-    "nothing that was played": (lambda place: ["report", *_training(place), "--out", place / "run"], USAGE, ["run"]),
+    "nothing to play": (
+        lambda place: ["evaluate", *_training(place), "--out", place / "other"],
+        USAGE,
+        ["nothing to play"],
+    ),
+    "nothing that was played": (
+        lambda place: ["report", *_training(place), "--out", place / "run"],
+        USAGE,
+        ["run"],
+    ),
     "rows of no known layout": (
-        _write("r.jsonl", '{"x": 1}\n', _on("data", "import", "@r.jsonl", "--out", "@other.jsonl")), DATA, ["r.jsonl:1"],
+        _write("r.jsonl", '{"x": 1}\n', _on("data", "import", "@r.jsonl", "--out", "@other.jsonl")),
+        DATA,
+        ["r.jsonl:1"],
     ),
     "an array that is cut": (
-        _write("r.json", '[{"a": 1}, {', _on("data", "import", "@r.json", "--out", "@other.jsonl")), DATA, ["r.json:1"],
+        _write("r.json", '[{"a": 1}, {', _on("data", "import", "@r.json", "--out", "@other.jsonl")),
+        DATA,
+        ["r.json:1"],
     ),
-    "fewer than no messages": (_on("data", "check", "@data.jsonl", "--limit", "-1"), USAGE, ["--limit is -1"]),
+    "fewer than no messages": (
+        _on("data", "check", "@data.jsonl", "--limit", "-1"),
+        USAGE,
+        ["--limit is -1"],
+    ),
     "messages without a template": (
-        _write("m.jsonl", '{"id": "a", "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hm"}]}\n',
-               _on("show-mask", "--data", "@m.jsonl", "--tokenizer", "@tokenizer")),
-        USAGE, ["chat template"],
+        _write(
+            "m.jsonl",
+            '{"id": "a", "messages": [{"role": "user", "content": "hi"}, '
+            '{"role": "assistant", "content": "hm"}]}\n',
+            _on("show-mask", "--data", "@m.jsonl", "--tokenizer", "@tokenizer"),
+        ),
+        USAGE,
+        ["chat template"],
     ),
-    "a fraction above one": (_on("show-mask", "--data", "@data.jsonl", "--tokenizer", "@tokenizer", "--drop", "2"), USAGE, ["2"]),
+    "a fraction above one": (
+        _on("show-mask", "--data", "@data.jsonl", "--tokenizer", "@tokenizer", "--drop", "2"),
+        USAGE,
+        ["2"],
+    ),
     "a source that is no model": (_on("convert", "@tokenizer", "@other"), USAGE, ["tokenizer"]),
-    "a slice that does not exist": (_on("plan", "--config", str(CONFIGS / "demo.py"), "--topology", "v99:2x2"), USAGE, ["v99"]),
-}  # fmt: skip
+    "a slice that does not exist": (
+        _on("plan", "--config", str(CONFIGS / "demo.py"), "--topology", "v99:2x2"),
+        USAGE,
+        ["v99"],
+    ),
+}
 
 
 @pytest.mark.parametrize("name", OTHERS)
