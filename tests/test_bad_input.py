@@ -17,7 +17,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """A folder with good input: trajectories, a tokenizer, a config, and a run trained from them."""
+    """A folder with good input: trajectories, a tokenizer, a config, and a run trained on them."""
     folder = tmp_path_factory.mktemp("good")
     tiny.word_codec(folder / "tokenizer", tiny.TINY_WORDS)
     write_trajectories(

@@ -118,7 +118,7 @@ def check_output(
         for other in inputs:
             if os.path.exists(other) and path.samefile(other):
                 raise UsageError(
-                    f"{path} is an input and cannot be written too; choose another file to write"
+                    f"{path} is read and cannot be written at the same time; choose another file"
                 )
         if stat.S_ISDIR(kind):
             raise UsageError(f"{path} is a folder; name a file to write")

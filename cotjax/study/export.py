@@ -1,8 +1,9 @@
-"""Writes a trained checkpoint as a local Hugging Face folder, or its LoRA adapters as PEFT's."""
+"""Write a trained checkpoint as a Hugging Face folder, or its LoRA adapters as a PEFT folder."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,19 @@ BASE_FILE = "base.json"
 
 
 def export(run: Path, arm: str, step: int | None, out: Path, adapter: bool = False) -> int:
-    """Write checkpoint `step` (None: the last) of `arm` to `out` with its tokenizer; return the step.
+    """Write a checkpoint with its tokenizer to `out`; return its step.
 
-    The model generates as its base did (generation_config.json), and stops at the end of a turn, as it was trained. A run with
-    LoRA leaves as a whole model, its adapters merged; with `adapter`, as the adapters alone in PEFT's layout.
+    The model keeps its base's generation_config.json, and also stops at the end of a turn, as it
+    was trained to. LoRA adapters are merged into the base.
 
-    Raises UsageError when the run, the arm or the checkpoint is not there, `out` holds a model already, or adapters are asked for
-    and there are none or no base that they could be loaded onto.
+    Args:
+      run, arm, step: the checkpoint; the last if `step` is None.
+      out: the folder to write.
+      adapter: write only the LoRA adapters, in PEFT's layout.
+
+    Raises:
+      UsageError: there is no such run, arm or checkpoint, `out` holds a model already, or
+        `adapter` is set but there are no adapters, or no base to load them onto.
     """
     model, checkpoints, step = find_checkpoint(run, arm, step)
     if holds_weights(out) or (out / "adapter_model.safetensors").exists():
@@ -42,15 +49,13 @@ def export(run: Path, arm: str, step: int | None, out: Path, adapter: bool = Fal
         )
     base = _base_name(run, model) if adapter else None
     params = checkpoints.restore_params(step, model, make_mesh())
-    if adapter:
+    if base is not None:
         save_peft(out, model, params, base)
     else:
         generation = _generation_of(run)
-        save_hf(
-            out,
-            *(lora.merge(model, params) if model.lora else (model, params)),
-            token_ids=generation,
-        )
+        if model.lora:
+            model, params = lora.merge(model, params)
+        save_hf(out, model, params, token_ids=generation)
         write_atomic(out / GENERATION_FILE, json.dumps(generation, indent=2) + "\n")
     for file in sorted((run / "tokenizer").iterdir()):
         shutil.copyfile(file, out / file.name)
@@ -58,14 +63,17 @@ def export(run: Path, arm: str, step: int | None, out: Path, adapter: bool = Fal
 
 
 def find_checkpoint(run: Path, arm: str, step: int | None) -> tuple[ModelConfig, Checkpoints, int]:
-    """(model, the arm's checkpoints, step; the last where it is None). Raises UsageError when the run or the arm is not there."""
+    """Return (model, the arm's checkpoints, step); the last step if `step` is None.
+
+    Raises UsageError when there is no such run or arm.
+    """
     file = run / "model.json"
     if not file.exists():
         raise UsageError(f"{run}: nothing was trained here; give a run's folder, e.g. runs/demo")
     folder = run / "arms" / arm / "checkpoints"
     if not folder.exists():
         raise UsageError(
-            f"{run}: no arm {arm!r}; there are {', '.join(sorted(path.name for path in (run / 'arms').iterdir()))}"
+            f"{run}: no arm {arm!r}; there are {', '.join(sorted(os.listdir(run / 'arms')))}"
         )
     checkpoints = Checkpoints(folder)
     steps = checkpoints.steps()
@@ -75,10 +83,10 @@ def find_checkpoint(run: Path, arm: str, step: int | None) -> tuple[ModelConfig,
 
 
 def keep_base(run: Path, base: Path | None, tokenizer: Path, codec: Codec) -> None:
-    """Write into a run what an export must know of the base (None: new weights), which may be gone by then: BASE_FILE.
+    """Write BASE_FILE into a run: what an export needs of the base, which may be gone by then.
 
-    folder               where the base lies; null where its weights were new
-    generation_config    the base's, with the end of a turn, as it was trained, among its eos ids
+    folder               the base's folder; null when its weights were new (`base` is None)
+    generation_config    the base's, with the end of a turn among its eos ids
     """
     write_atomic(
         run / BASE_FILE, json.dumps(_describe_base(base, tokenizer, codec), indent=2) + "\n"
@@ -104,16 +112,16 @@ def _pad_ids(tokenizer: Path) -> tuple[int, ...]:
     file = tokenizer / "tokenizer_config.json"
     named = read_json(file, "transformers").get("pad_token") if file.is_file() else None
     token = named.get("content") if isinstance(named, dict) else named
-    found = (
+    number = (
         Tokenizer.from_file(str(tokenizer / "tokenizer.json")).token_to_id(token)
         if isinstance(token, str)
         else None
     )
-    return () if found is None else (found,)
+    return () if number is None else (number,)
 
 
 def _generation_of(run: Path) -> dict[str, Any]:
-    """Return the generation config that `keep_base` kept, or would keep of a run that was begun before there was such a file."""
+    """Return the generation config that `keep_base` wrote, or would write for an older run."""
     if (run / BASE_FILE).is_file():
         return read_json(run / BASE_FILE, "cotjax")["generation_config"]
     tokenizer, base = run / "tokenizer", _base_of_config(run)
@@ -131,7 +139,7 @@ def _base_of_config(run: Path) -> Path | None:
 
 
 def _base_name(run: Path, model: ModelConfig) -> str:
-    """Return the folder of the base that the run's adapters were trained on."""
+    """Return the folder of the base of the run's adapters. Raises UsageError when there is none."""
     if model.lora is None:
         raise UsageError(
             f"{run}: no adapters were trained here (model.lora_rank is 0); leave out --adapter"
@@ -140,6 +148,7 @@ def _base_name(run: Path, model: ModelConfig) -> str:
     base = read_json(kept, "cotjax")["folder"] if kept.is_file() else _base_of_config(run)
     if base is None:
         raise UsageError(
-            f"{run}: its base was drawn at random and is in no folder that adapters could be loaded onto; leave out --adapter"
+            f"{run}: its base has random weights and is in no folder, so nothing can load the "
+            "adapters; leave out --adapter"
         )
     return str(base)

@@ -1,4 +1,4 @@
-"""What can be checked of a config before its folder is taken, so that a start that fails claims nothing."""
+"""Checks of a config before its folder is claimed, so that a start that fails claims nothing."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cotjax.assets import BASE_FOLDER
 from cotjax.config import ARM_FIELDS, default_config
 from cotjax.data.codec import Codec
 from cotjax.envs.worlds import load_world
 from cotjax.errors import DataError, UsageError
 from cotjax.formats import TEMPLATES
 from cotjax.masking import NORMALIZERS, Dropping, MaskError
-from cotjax.model.config import LoRA, ModelConfig
+from cotjax.model.config import ModelConfig
 from cotjax.model.published import PUBLISHED
 from cotjax.model.sharding import make_mesh
 from cotjax.runtime import distributed
 from cotjax.runtime.claim import check_run
 from cotjax.runtime.ranges import check_all_ranges
+from cotjax.study.base import DTYPES, SIZES, adapters_of, base_folder
 from cotjax.study.evaluate import (
     check_layout,
     check_playable,
@@ -37,9 +37,13 @@ from cotjax.weights.convert import folder_kind, read_config, tokenizer_folder
 
 
 def check(config: ConfigDict, trains: bool = True) -> None:
-    """Raise UsageError or DataError for what cannot be, by the config and the files that it names. Makes nothing.
+    """Check a config and the files that it names. Nothing is written.
 
-    `trains`: whether training is to come; without it neither the data nor the base needs to be there.
+    `trains`: whether training follows; otherwise neither the data nor the base needs to exist.
+
+    Raises:
+      UsageError: a setting is impossible, or does not fit another one, the base or the devices.
+      DataError: a file is missing or malformed.
     """
     check_all_ranges(config)
     check_counts(config.train)
@@ -88,22 +92,6 @@ def dropping_of(config: ConfigDict, arm: str) -> Dropping:
         raise UsageError(f"arms.{arm}: masking: {error}") from None
 
 
-def adapters_of(config: ConfigDict) -> LoRA | None:
-    """Return the adapters that the config asks for. Raises UsageError for settings that cannot be."""
-    settings = config.model
-    return (
-        LoRA(settings.lora_rank, settings.lora_alpha, settings.lora_targets)
-        if settings.lora_rank
-        else None
-    )
-
-
-def base_folder(config: ConfigDict) -> Path | None:
-    """Return the folder of the base's weights; None where they are new ones."""
-    base = config.model.base
-    return None if base == "random" else BASE_FOLDER if base == "package" else Path(base)
-
-
 def _check_arms(config: ConfigDict) -> None:
     if not config.arms:
         raise UsageError("the config has no arms; give at least one, as configs/demo.py does")
@@ -114,7 +102,9 @@ def _check_arms(config: ConfigDict) -> None:
             if not isinstance(
                 own.get(name, usual), (int, float) if isinstance(usual, float) else type(usual)
             ):
-                raise UsageError(f"arms.{arm}.{name} is {own[name]!r}, no {type(usual).__name__}")
+                raise UsageError(
+                    f"arms.{arm}.{name} is {own[name]!r}; it must be of type {type(usual).__name__}"
+                )
         if own.get("fraction_steps", 0) < 0:
             raise UsageError(
                 f"arms.{arm}.fraction_steps is {own.fraction_steps}; it must be at least 0"
@@ -125,7 +115,8 @@ def _check_arms(config: ConfigDict) -> None:
 def _check_data(config: ConfigDict) -> None:
     if config.data.max_length > config.train.row_length:
         raise UsageError(
-            f"data.max_length ({config.data.max_length}) must be at most train.row_length ({config.train.row_length})"
+            f"data.max_length ({config.data.max_length}) must be at most train.row_length "
+            f"({config.train.row_length})"
         )
     if config.data.template not in TEMPLATES:
         raise UsageError(
@@ -148,19 +139,20 @@ def _check_collection(config: ConfigDict) -> None:
 
 
 def _check_base(config: ConfigDict) -> tuple[ModelConfig, Codec | None]:
-    """Return the base's sizes and tokenizer; None where the data are to make one, and the vocabulary's size with it."""
+    """Return the base's sizes and codec.
+
+    The codec is None, and the vocabulary's size unknown, when the tokenizer is made from the data.
+    """
     folder = base_folder(config)
-    dtypes = {name: config.model[name] for name in ("param_dtype", "compute_dtype")}
+    dtypes = {name: config.model[name] for name in DTYPES}
     codec = load_codec(config, config.model.tokenizer) if config.model.tokenizer else None
     if folder is None:
-        sizes = {
-            name: config.model[name]
-            for name in ("width", "layers", "heads", "kv_heads", "head_size", "feed_forward")
-        }
+        sizes = {name: config.model[name] for name in SIZES}
         return ModelConfig(vocab_size=codec.vocab_size if codec else 1, **sizes, **dtypes), codec
     if config.model.base in PUBLISHED and not folder.exists():
         raise UsageError(
-            f"model.base is {config.model.base!r}, a name for plans: give the folder with it, --config.model.base=FOLDER"
+            f"model.base is {config.model.base!r}, a name for plans: give the folder with it, "
+            "--config.model.base=FOLDER"
         )
     try:
         folder_kind(folder)
@@ -170,7 +162,8 @@ def _check_base(config: ConfigDict) -> tuple[ModelConfig, Codec | None]:
         tokenizer = tokenizer_folder(folder)
         if not (tokenizer / "tokenizer.json").is_file():
             raise UsageError(
-                f"model.base: {tokenizer} holds no tokenizer.json; name a folder that does as model.tokenizer"
+                f"model.base: {tokenizer} holds no tokenizer.json; set model.tokenizer to a folder "
+                "that does"
             )
         codec = load_codec(config, tokenizer)
     return read_config(folder, **dtypes), codec
@@ -181,14 +174,14 @@ def _check_training(config: ConfigDict, plays: bool) -> None:
     trajectories = config.data.trajectories
     if trajectories and not Path(trajectories).is_file():
         raise DataError(
-            f"data.trajectories: {trajectories}: no such file; give one with a JSON line an episode, as docs/data.md says"
+            f"data.trajectories: {trajectories}: no such file; give one with a JSON line per "
+            "episode, as in docs/data.md"
         )
     model, codec = _check_base(config)
     check_batch(config.train, make_mesh(**config.mesh))
     model.check_length(config.data.max_length, "data.max_length")
     if codec is not None:
         model.check_ids(codec.vocab_size)
-    if (
-        plays and codec is not None
-    ):  # new weights are made for the data's tokenizer, and checked when there is one
+    # With a tokenizer made from the data, this is checked once it exists.
+    if plays and codec is not None:
         check_playable(config, model, codec)

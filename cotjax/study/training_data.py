@@ -1,6 +1,6 @@
-"""What a config trains on: which steps of the trajectories, in which form, and with which tokenizer.
+"""What a config trains on: steps of the trajectories, their form, and the tokenizer.
 
-A run builds its dataset by these, and `cotjax data check --config` says by them what it would build.
+A run builds its dataset from these, and `cotjax data check --config` shows what it would build.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from cotjax.formats import TEMPLATES, first_turn
 
 
 def selection_of(config: ConfigDict) -> Selection:
-    """Which steps a config trains on. Raises UsageError for settings that cannot be.
+    """Return which steps a config trains on. Raises UsageError for impossible settings.
 
-    OOD task types are held out of training. Of collected data the in-domain types alone are trained on, of a user's file all others.
+    OOD task types are held out. Of collected data only the in-domain types are trained on, of a
+    user's file all others.
     """
     types = config.task_types
     own = (
@@ -36,7 +37,7 @@ def selection_of(config: ConfigDict) -> Selection:
 
 
 def agent_config(config: ConfigDict, trajectories: Path, tokenizer: Path) -> AgentConfig:
-    """The dataset that a config trains on."""
+    """Return the settings of the dataset that a config trains on."""
     return AgentConfig(
         name="agent",
         sources={"train": str(trajectories)},
@@ -49,7 +50,7 @@ def agent_config(config: ConfigDict, trajectories: Path, tokenizer: Path) -> Age
 
 
 def made_tokenizer(config: ConfigDict, trajectories: Path) -> Tokenizer:
-    """Return the word-level tokenizer of a "random" model: the words of the world and of the trajectories."""
+    """Return the word-level tokenizer of a "random" model: the world's and the data's words."""
     world = load_world(config.world)
 
     def texts() -> Iterator[str]:
@@ -65,11 +66,11 @@ def made_tokenizer(config: ConfigDict, trajectories: Path) -> Tokenizer:
 
 
 def codec_of(config: ConfigDict, trajectories: Path) -> Codec:
-    """The codec that a run of this config encodes its data with.
+    """Return the codec that a run of this config encodes its data with.
 
     Raises:
       UsageError: there is no such tokenizer or template.
-      DataError: the tokenizer, or a trajectory that it would be made of, cannot be read.
+      DataError: the tokenizer, or a trajectory that it would be made from, cannot be read.
     """
     settings = config.model
     if settings.base == "random" and not settings.tokenizer:
@@ -84,6 +85,6 @@ def codec_of(config: ConfigDict, trajectories: Path) -> Codec:
 
 
 def load_codec(config: ConfigDict, tokenizer: str | Path) -> Codec:
-    """Return the codec of this tokenizer folder, with the config's template, system message and world."""
+    """Return a tokenizer folder's codec, with the config's template, system message and world."""
     task_text = load_world(config.world).task_text
     return Codec.load(tokenizer, config.data.template, config.data.system, task_text)

@@ -63,7 +63,7 @@ def train(
     listener = listener or Listener()
     check_counts(settings)
     check_trackers(settings)
-    mesh = make_mesh(**mesh_shape)
+    mesh = make_mesh(mesh_shape["data"], mesh_shape["fsdp"], mesh_shape["tensor"])
     check_batch(settings, mesh)
     bound = run.bound()
     for line in distributed.from_first("run", lambda: check_arm(folder, bound)):

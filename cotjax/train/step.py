@@ -136,7 +136,7 @@ def _make_gradients(
 
 def make_probe(
     config: ModelConfig, mesh: Mesh, objective: Objective, accumulate: int = 1
-) -> Callable[[dict, dict], tuple[jax.Array, jax.Array]]:
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """Return (params, batch) -> (sum of losses, norm of its gradient), as in the train step.
 
     It is compiled when it is first called.

@@ -42,7 +42,7 @@ def test_a_file_without_an_episode_is_an_error_and_does_not_stay(games, tmp_path
     config.out, config.workers = str(tmp_path / "out"), 0
     study = open_study(config)
     broken = replace(games[1], id="other/trial")
-    with pytest.raises(DataError, match="could not play one of 2 games to keep"):
+    with pytest.raises(DataError, match="none of the 2 games gave an episode to keep"):
         study._training_trajectories(GameSets((games[1], broken), (), (), ""))
     assert not list((tmp_path / "out" / "trajectories").iterdir())
 

@@ -328,7 +328,7 @@ def test_an_adapter_that_nothing_could_be_done_with_is_not_written(study, capsys
         "lora": {"rank": 2, "alpha": 4.0, "targets": ".*q_proj"}
     }
     (run / "model.json").write_text(json.dumps(model))
-    _fails(capsys, [*arguments, str(run)], 2, "drawn at random")
+    _fails(capsys, [*arguments, str(run)], 2, "its base has random weights")
 
 
 def test_a_converted_folder_serves_as_a_base(study, tmp_path):

@@ -1,0 +1,159 @@
+"""The model that a study trains: its base, with fresh adapters where the config asks for them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from cotjax.assets import BASE_FOLDER
+from cotjax.data.codec import TOKENIZER_FILES, Codec
+from cotjax.data.word_tokenizer import save_tokenizer
+from cotjax.errors import UsageError
+from cotjax.formats import TEMPLATES
+from cotjax.model import lora
+from cotjax.model.config import LoRA, ModelConfig
+from cotjax.model.params import Params, init_params, param_shardings, trainable_paths
+from cotjax.runtime import distributed
+from cotjax.runtime.claim import arms_begun
+from cotjax.runtime.files import atomic_folder, write_atomic
+from cotjax.runtime.progress import Reporter
+from cotjax.study.training_data import load_codec, made_tokenizer
+from cotjax.train.recall import grow_recall
+from cotjax.weights.convert import load_params, read_config, tokenizer_folder
+
+VOCAB_MULTIPLE = 64
+SIZES = ("width", "layers", "heads", "kv_heads", "head_size", "feed_forward")
+DTYPES = ("param_dtype", "compute_dtype")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What training starts from.
+
+    model: the decoder.
+    make_params: returns its first parameters, on a mesh.
+    tokenizer: the tokenizer's folder.
+    """
+
+    model: ModelConfig
+    make_params: Callable[[Mesh], Params]
+    tokenizer: Path
+
+
+def base_folder(config: ConfigDict) -> Path | None:
+    """Return the folder of the base's weights; None when they are new."""
+    base = config.model.base
+    return None if base == "random" else BASE_FOLDER if base == "package" else Path(base)
+
+
+def adapters_of(config: ConfigDict) -> LoRA | None:
+    """Return the adapters that the config asks for. Raises UsageError for impossible settings."""
+    settings = config.model
+    if not settings.lora_rank:
+        return None
+    return LoRA(settings.lora_rank, settings.lora_alpha, settings.lora_targets)
+
+
+def make_start(config: ConfigDict, run: Path, trajectories: Path, reporter: Reporter) -> Start:
+    """Return the base of a run, with fresh adapters where the config asks for them.
+
+    A "random" base without a tokenizer gets one made from the trajectories, in the run's folder.
+    """
+    start = _base(config, run, trajectories, reporter)
+    adapters = adapters_of(config)
+    if adapters is None:
+        return start
+    model = replace(start.model, lora=adapters)
+    trainable_paths(model)  # raises, before the dataset is built, when the targets match nothing
+    key = jax.random.key(config.seed)
+
+    def make_params(mesh: Mesh) -> Params:
+        return lora.add(start.model, start.make_params(mesh), adapters, key, mesh)[1]
+
+    return Start(model, make_params, start.tokenizer)
+
+
+def keep_model(run: Path, start: Start) -> None:
+    """Write the model's sizes and its tokenizer into the run.
+
+    With them it can be evaluated and exported without its base.
+    """
+    write_atomic(run / "model.json", json.dumps(asdict(start.model), indent=2) + "\n")
+    kept = run / "tokenizer"
+    if start.tokenizer.resolve() == kept.resolve():
+        return
+    kept.mkdir(exist_ok=True)
+    for name in TOKENIZER_FILES:
+        if (start.tokenizer / name).exists():
+            write_atomic(kept / name, (start.tokenizer / name).read_bytes())
+        else:
+            (kept / name).unlink(missing_ok=True)
+
+
+def load_trained(config: ConfigDict, run: Path) -> tuple[ModelConfig, Codec]:
+    """Return the model that a run trained, and its codec. Raises UsageError when there is none."""
+    file = run / "model.json"
+    if not file.exists():
+        raise UsageError(
+            f"{run}: nothing was trained here; run `cotjax train` with the same --out first"
+        )
+    return ModelConfig.from_saved(file), load_codec(config, run / "tokenizer")
+
+
+def _base(config: ConfigDict, run: Path, trajectories: Path, reporter: Reporter) -> Start:
+    settings = config.model
+    dtypes = {name: settings[name] for name in DTYPES}
+    folder = base_folder(config)
+    if folder is None:
+        tokenizer = Path(settings.tokenizer or _make_tokenizer(config, run, trajectories))
+        codec = load_codec(config, tokenizer)
+        # Rounded up, so that the vocabulary divides over a tensor axis.
+        vocab_size = -(-codec.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+        sizes = {name: settings[name] for name in SIZES}
+        model = ModelConfig(vocab_size=vocab_size, **sizes, **dtypes)
+        return Start(model, lambda mesh: _new_params(config, model, mesh, reporter), tokenizer)
+    model = read_config(folder, lambda line: reporter.say(f"  {line}"), **dtypes)
+    tokenizer = Path(settings.tokenizer or tokenizer_folder(folder))
+    return Start(model, lambda mesh: load_params(folder, mesh, **dtypes), tokenizer)
+
+
+def _new_params(config: ConfigDict, model: ModelConfig, mesh: Mesh, reporter: Reporter) -> Params:
+    """Return random parameters on a mesh, trained on associative recall if the config says so."""
+    key, steps = jax.random.key(config.seed), config.model.recall_steps
+    if not steps:
+        return init_params(model, key, mesh)
+    # On one device, so that the result is the same for every mesh; the model is small.
+    params = init_params(model, key)
+    with reporter.stage("recall", "Training on associative recall") as stage:
+        params = grow_recall(
+            model,
+            params,
+            jax.random.fold_in(key, 1),
+            steps,
+            lambda done, total, right: stage.update(done, total, f"updates, {right:.2f} recalled"),
+        )
+    if distributed.several():
+        # The processes' results may differ by rounding.
+        params = multihost_utils.broadcast_one_to_all(params)
+    return jax.device_put(params, param_shardings(model, mesh))
+
+
+def _make_tokenizer(config: ConfigDict, run: Path, trajectories: Path) -> Path:
+    folder = run / "tokenizer"
+    exists = (folder / "tokenizer.json").exists()
+    # Before training began, an existing one may have been made from other data.
+    if exists and (arms_begun(run) or not distributed.first()):
+        return folder
+    tokenizer = made_tokenizer(config, trajectories)
+    shutil.rmtree(folder, ignore_errors=True)
+    with atomic_folder(folder) as partial:
+        save_tokenizer(tokenizer, partial, TEMPLATES[config.data.template])
+    return folder

@@ -1,0 +1,94 @@
+"""run.json: what the report says about a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from cotjax.envs.base import Game
+from cotjax.envs.worlds import load_world
+from cotjax.model.config import ModelConfig
+from cotjax.model.params import abstract_params
+from cotjax.runtime.claim import content_of_arm, planned_steps
+from cotjax.runtime.files import read_json, write_atomic
+from cotjax.runtime.provenance import git_revision, package_versions
+from cotjax.study.games import GameSets
+
+
+def describe_run(
+    config: ConfigDict,
+    run: Path,
+    games: GameSets,
+    model: ModelConfig,
+    held_out: int,
+    seconds: Mapping[str, float],
+) -> None:
+    """Write run.json.
+
+    Args:
+      config, run: of the study, and its folder.
+      games: the games that were played.
+      model: the model that was trained.
+      held_out: number of the expert's trajectories of these games.
+      seconds: time that each stage took now.
+    """
+    world, made = load_world(config.world), config.games.source == "made"
+    arms = [run / "arms" / arm for arm in config.arms]
+    counts = read_json(run / "data.json", "cotjax train")
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(model)))
+    about = {
+        "name": run.name,
+        "title": config.title,
+        "world": world.name,
+        "arms": {arm: dict(settings) for arm, settings in config.arms.items()},
+        "checkpoints": sorted({step for folder in arms for step in planned_steps(folder)}),
+        "model": {"parameters": parameters, "base": config.model.base},
+        "games": {
+            "source": "made by cotjax" if made else world.title or world.name,
+            "hash": games.hash,
+            "in_domain": _domain(config, games.in_domain, config.task_types.in_domain),
+            "ood": _domain(config, games.ood, config.task_types.ood),
+        },
+        "data": {
+            "trajectories": counts["trained_trajectories"],
+            "steps": counts["trained_steps"],
+            "examples": counts["examples"],
+            "left_out": counts["left_out"],
+            "held_out_trajectories": held_out,
+            "thought_provenance": counts["thought_provenance"],
+        },
+        "made_from": content_of_arm(arms[0]),
+        "train": dict(config.train),
+        "masking": {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in config.masking.items()
+        },
+        "versions": package_versions(),
+        "git": git_revision(),
+        "devices": f"{jax.device_count()} {jax.default_backend()}",
+        "seed": config.seed,
+        "seconds": _longest(run / "run.json", seconds),
+        "config": json.loads(config.to_json_best_effort()),
+    }
+    write_atomic(run / "run.json", json.dumps(about, indent=2) + "\n")
+
+
+def _domain(config: ConfigDict, games: tuple[Game, ...], types: tuple[str, ...]) -> dict[str, Any]:
+    return {"games": len(games), "split": config.games.eval_split, "task_types": list(types)}
+
+
+def _longest(file: Path, seconds: Mapping[str, float]) -> dict[str, float]:
+    """Return the time of each stage, at least as long as an earlier run.json says.
+
+    A resumed run finds stages done, which takes no time; that is not what they cost.
+    """
+    before = read_json(file, "cotjax").get("seconds", {}) if file.exists() else {}
+    return {
+        stage: round(max(before.get(stage, 0.0), seconds.get(stage, 0.0)), 1)
+        for stage in {**before, **seconds}
+    }
