@@ -3,7 +3,7 @@
 import jax
 import pytest
 from helpers import tiny
-from test_export import CONFIG, base_folder
+from helpers.configs import ONE_UPDATE, base_folder
 
 from cotjax.cli.main import main
 from cotjax.config import default_config
@@ -15,7 +15,7 @@ from cotjax.plan.main import model_of
 
 def refused(folder, capsys, *more):
     write_trajectories(folder / "train.jsonl", [tiny.trajectory("a")])
-    (folder / "config.py").write_text(CONFIG)
+    (folder / "config.py").write_text(ONE_UPDATE)
     arguments = ["train", "--config", str(folder / "config.py"), "--out", str(folder / "run")]
     assert main([*arguments, f"--config.data.trajectories={folder / 'train.jsonl'}", *more]) == 2
     error = capsys.readouterr().err

@@ -7,52 +7,23 @@ import jax
 import numpy as np
 import pytest
 from helpers import tiny
+from helpers.configs import ONE_UPDATE, base_folder
 from safetensors.numpy import load_file
 
 from cotjax.cli.main import main
 from cotjax.data.trajectories import write_trajectories
-from cotjax.data.word_tokenizer import build_word_tokenizer, save_tokenizer
-from cotjax.formats import TEMPLATES
 from cotjax.model import lora
 from cotjax.model.config import LoRA
-from cotjax.model.params import init_params, join_params, split_params
+from cotjax.model.params import join_params, split_params
 from cotjax.weights.convert import load_params, read_config
-from cotjax.weights.huggingface import load_hf, save_hf
+from cotjax.weights.huggingface import load_hf
 from cotjax.weights.peft import save_peft
-
-CONFIG = """
-from cotjax.config import default_config
-
-
-def get_config():
-    config = default_config()
-    config.games.in_domain = config.games.ood = 0
-    config.train.steps, config.train.save_every = 1, 1
-    config.train.batch, config.train.warmup = 1, 0
-    config.train.row_length = config.data.max_length = 256
-    config.arms = type(config)({"sft": {"label": "sft", "fraction": 0.0}})
-    return config
-"""
-TIED = {"tied_embeddings": True, "vocab_size": 192}
-
-
-def base_folder(folder, template="chatml", ids=None, generation=None, **changes):
-    """A Llama, whose ids transformers invents if config.json has none, with a tiny tokenizer."""
-    config = tiny.model_config(qk_norm=False, **TIED | changes)
-    save_hf(folder, config, init_params(config, jax.random.key(0)), token_ids=ids)
-    save_tokenizer(
-        build_word_tokenizer(tiny.TINY_WORDS, TEMPLATES[template]), folder, TEMPLATES[template]
-    )
-    (folder / "chat_template.jinja").write_text("{{ messages }}")
-    if generation is not None:
-        (folder / "generation_config.json").write_text(json.dumps(generation))
-    return folder
 
 
 def train(folder, base, *more):
     """Train one update on two tiny episodes; return the run."""
     write_trajectories(folder / "train.jsonl", [tiny.trajectory("a"), tiny.trajectory("b")])
-    (folder / "config.py").write_text(CONFIG)
+    (folder / "config.py").write_text(ONE_UPDATE)
     arguments = [
         "train",
         "--config",

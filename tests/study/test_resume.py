@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_run import CONFIG
+from helpers.configs import STUDY
 
 import cotjax
 from cotjax.cli.main import main
@@ -76,7 +76,7 @@ def test_killed_damaged_and_interrupted_it_ends_as_if_undisturbed(tmp_path, capf
         tmp_path / "run",
         tmp_path / "tmp",
     )
-    config.write_text(CONFIG)
+    config.write_text(STUDY)
     scratch.mkdir()
     assert main(["train", "--config", str(config), "--out", str(calm)]) == 0
     shutil.copytree(calm, run)

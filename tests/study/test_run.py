@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers.configs import STUDY
 
 from cotjax.cli.main import main
 from cotjax.config import load_config
@@ -20,34 +21,12 @@ from cotjax.study.ready import check_folder
 from cotjax.train.metrics import read_metrics
 from cotjax.weights.peft import load_peft
 
-CONFIG = '''
-"""A study small enough for a test."""
-from cotjax.config import default_config
-
-
-def get_config():
-    config = default_config()
-    config.workers = 0
-    config.games.train = 2
-    config.games.in_domain = 4
-    config.games.ood = 2
-    config.task_types.collect = config.task_types.in_domain
-    config.collect.slips = 0.3
-    config.model.base = "random"
-    config.model.width, config.model.layers, config.model.heads, config.model.kv_heads = 32, 2, 2, 1
-    config.model.head_size, config.model.feed_forward = 16, 48
-    config.train.steps, config.train.save_every = 4, 2
-    config.train.batch, config.train.warmup = 2, 1
-    config.evaluate.max_steps, config.evaluate.slots, config.evaluate.max_new_tokens = 3, 4, 12
-    return config
-'''
-
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     config = folder / "tiny.py"
-    config.write_text(CONFIG)
+    config.write_text(STUDY)
     out = folder / "run"
     assert main(["study", "--config", str(config), "--out", str(out)]) == 0
     return config, out
@@ -337,7 +316,7 @@ def test_a_converted_folder_serves_as_a_base(study, tmp_path):
     assert main(["convert", str(tmp_path / "hf"), str(tmp_path / "orbax")]) == 0
     config = tmp_path / "one_arm.py"
     config.write_text(
-        CONFIG.replace(
+        STUDY.replace(
             "    return config", '    config.arms = {"sft": config.arms.sft}\n    return config'
         )
     )
