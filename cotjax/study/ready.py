@@ -127,10 +127,11 @@ def _check_data(config: ConfigDict) -> None:
 
 
 def _check_collection(config: ConfigDict) -> None:
-    settings = config.collect
-    if not config.data.trajectories:
+    settings, world = config.collect, load_world(config.world)
+    # A world without scripted agents needs trajectories, and then the agent does not matter.
+    if world.agents or not config.data.trajectories:
         try:
-            load_world(config.world).check_agent(settings.agent)
+            world.check_agent(settings.agent)
         except UsageError as error:
             raise UsageError(f"collect.agent: {error}") from None
     skill = tuple(settings.skill)

@@ -236,7 +236,7 @@ def test_starts_that_failed_claim_nothing(trained, capsys, tmp_path):
         ("seed=100000000000000000000", 2, "seed is 100000000000000000000"),
         ("arms.sft.fraction=1.5", 2, "arms.sft"),
         ("arms.sft.fraction_steps=-1", 2, "arms.sft.fraction_steps is -1"),
-        ("collect.agent=nobody", 2, "collect.agent is 'nobody'; there are expert, explorer"),
+        ("collect.agent=nobody", 2, "is called 'nobody'; there are expert and explorer"),
         ("collect.skill=0.5,2.0", 2, "collect.skill"),
         ("mesh.data=64", 2, "mesh"),
         (
