@@ -24,13 +24,13 @@ from cotjax.data.tfds_agent import AgentConfig, prepare_dataset
 from cotjax.data.trajectories import Trajectory, read_trajectories, write_trajectories
 from cotjax.envs.worlds import load_world
 from cotjax.masking import Dropping
-from cotjax.model.config import ModelConfig
 from cotjax.model.params import init_params
 from cotjax.model.sharding import batch_sharding, make_mesh
 from cotjax.objectives.supervised import make_objective
 from cotjax.rollout.collect import Collecting, collect
 from cotjax.train.optim import configured
 from cotjax.train.step import init_state, make_train_step
+from cotjax.weights.hf_config import config_from_hf
 
 # Row lengths whose filling is printed.
 LENGTHS = (768, 1024, 2048, 4096, 8192)
@@ -156,7 +156,7 @@ def _train_step(batch: dict[str, np.ndarray]) -> tuple[Callable[[], None], tuple
         for name, array in batch.items()
     }
     rows = jax.device_put(dropped_weights(rows, 0.0), batch_sharding(mesh))
-    config = ModelConfig.from_hf(BASE_FOLDER)
+    config = config_from_hf(BASE_FOLDER)
     _, optimizer = configured(settings)
     with jax.set_mesh(mesh):
         state = init_state(config, optimizer, init_params(config, jax.random.key(0), mesh), mesh)

@@ -17,6 +17,7 @@ from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import init_params
 from cotjax.objectives.supervised import masked_cross_entropy
+from cotjax.weights.hf_config import config_from_hf
 
 HOST_SHAPE = (64, 4096)
 # The demo's batch.
@@ -62,7 +63,7 @@ def _host_figures(repeats: int) -> dict[str, float]:
 
 
 def _device_figures(repeats: int) -> dict[str, float]:
-    config = ModelConfig.from_hf(BASE_FOLDER)
+    config = config_from_hf(BASE_FOLDER)
     params = init_params(config, jax.random.key(0))
     rows = jax.device_put(_rows(STEP_SHAPE))
     ids = jax.random.randint(jax.random.key(1), STEP_SHAPE, 0, config.vocab_size)

@@ -8,6 +8,7 @@ from pathlib import Path
 from cotjax.errors import UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.published import PUBLISHED, published
+from cotjax.weights.hf_config import config_from_hf
 
 # Qwen3's layout at 10M parameters: small enough for two cores, and matmuls still take most of the
 # time.
@@ -39,4 +40,4 @@ def _sizes(name: str) -> ModelConfig:
             f"--model {name}: neither j1, nor a folder with a config.json, nor one of "
             f"{', '.join(PUBLISHED)}"
         )
-    return ModelConfig.from_hf(name)
+    return config_from_hf(name)

@@ -26,7 +26,8 @@ from cotjax.data.codec import Codec
 from cotjax.masking import Role, targets
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import init_params
-from cotjax.model.sharding import batch_sharding, make_mesh, split_cpu, whole_slots
+from cotjax.model.platform import split_cpu
+from cotjax.model.sharding import batch_sharding, make_mesh, whole_slots
 from cotjax.objectives.supervised import make_objective
 from cotjax.rollout.elicitation import Elicitation
 from cotjax.rollout.loop import play

@@ -71,7 +71,7 @@ def _add_config(command: argparse.ArgumentParser, default: str | None) -> None:
 
 def _open(arguments: argparse.Namespace, path: Path, trains: bool = True) -> Study:
     from cotjax.config import load_config
-    from cotjax.model.sharding import split_cpu
+    from cotjax.model.platform import split_cpu
     from cotjax.runtime.joining import check, join
 
     join(arguments.coordinator, arguments.processes, arguments.process_id)

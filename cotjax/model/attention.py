@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from cotjax.model.platform import forms_here
+
 # Finite, so that a row in which nothing is visible comes out as numbers instead of NaN.
 _HIDDEN = -1e30
 
@@ -114,7 +116,7 @@ def _backward(residuals: _Residuals, d_out_BNTH: jax.Array) -> tuple[jax.Array |
     pull_BNT1 = (d_out_BNTH.astype(jnp.float32) * out_BNTH.astype(jnp.float32)).sum(
         axis=-1, keepdims=True
     )
-    k_BKHT, v_BKHT = _turned(k_BKTH), _turned(v_BKTH)
+    k_BKHT, v_BKHT = _transposed(k_BKTH), _transposed(v_BKTH)
     d_q, d_k_BKHT, d_v_BKHT = (
         [],
         jnp.zeros(k_BKHT.shape, jnp.float32),
@@ -140,10 +142,10 @@ def _backward(residuals: _Residuals, d_out_BNTH: jax.Array) -> tuple[jax.Array |
         d_scores_BKRS = d_scores_BNCS.reshape(scores_BKRS.shape).astype(compute)
         add = {"preferred_element_type": jnp.float32}
         d_v_BKHT = d_v_BKHT.at[..., :end].add(
-            jnp.einsum("BKHR,BKRS->BKHS", _turned(d_out_BKRH), shares_BKRS, **add)
+            jnp.einsum("BKHR,BKRS->BKHS", _transposed(d_out_BKRH), shares_BKRS, **add)
         )
         d_k_BKHT = d_k_BKHT.at[..., :end].add(
-            jnp.einsum("BKHR,BKRS->BKHS", _turned(q_BKRH), d_scores_BKRS, **add)
+            jnp.einsum("BKHR,BKRS->BKHS", _transposed(q_BKRH), d_scores_BKRS, **add)
         )
         d_q_BKRH = jnp.einsum("BKRS,BKSH->BKRH", d_scores_BKRS, k_BKTH[:, :, :end], **add)
         d_q.append(d_q_BKRH.reshape(B, N, end - start, H) * (1 / sqrt(H)))
@@ -171,10 +173,12 @@ def _grouped(x_BNCH: jax.Array, K: int) -> jax.Array:
     return x_BNCH.reshape(B, K, N // K * C, H)
 
 
-def _turned(x: jax.Array) -> jax.Array:
-    """The last two axes swapped, in memory too: a CPU matmul whose operands lie crosswise takes twice the time, and the
-    compiler would fold the swap back into the matmul."""
-    return jax.lax.optimization_barrier(x.swapaxes(-1, -2))
+def _transposed(x: jax.Array) -> jax.Array:
+    """Transpose the last two axes. Behind a barrier the compiler does not fold it into the matmul."""
+    transposed = x.swapaxes(-1, -2)
+    if forms_here().transpose_in_memory:
+        return jax.lax.optimization_barrier(transposed)
+    return transposed
 
 
 def _hide(
@@ -265,6 +269,6 @@ def step_attention(
 
 
 def hidden_bias(seen_BS: jax.Array) -> jax.Array:
-    """What `step_attention` adds to scores, float32 [B, S], from what a row sees. It is computed once and not in every layer,
-    into whose exponentials the compiler would otherwise fuse it."""
-    return jax.lax.optimization_barrier(jnp.where(seen_BS, 0.0, _HIDDEN).astype(jnp.float32))
+    """Return what `step_attention` adds to scores, float32 [B, S], from what a row sees."""
+    bias_BS = jnp.where(seen_BS, 0.0, _HIDDEN).astype(jnp.float32)
+    return jax.lax.optimization_barrier(bias_BS) if forms_here().mask_once else bias_BS

@@ -17,6 +17,7 @@ from cotjax.model.attention import hidden_bias, prefill_attention, step_attentio
 from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import logits
 from cotjax.model.params import Params, bind
+from cotjax.model.platform import forms_of, platform_of
 from cotjax.model.sharding import sharding, spec
 
 # Tokens of all slots together whose logits are held at once when forced tokens are scored.
@@ -70,8 +71,8 @@ class KVCache:
 
 
 def block_size(mesh: Mesh) -> int:
-    """Tokens of a block of keys: what reads fastest on CPU; elsewhere 128, the width of a TPU's vector, so that none is padding."""
-    return 64 if mesh.devices.flat[0].platform == "cpu" else 128
+    """Return the tokens of a block of keys on these devices."""
+    return forms_of(platform_of(mesh)).cache_block
 
 
 def empty(config: ModelConfig, slots: int, room: int, new: int, block: int) -> KVCache:

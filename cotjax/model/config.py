@@ -7,14 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from numbers import Integral
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 
 from cotjax.errors import DataError, UsageError
-from cotjax.model.hf_config import read_fields, write_fields
 from cotjax.runtime.files import read_json
 
 _FLOATS = ("float32", "bfloat16", "float16")
@@ -191,32 +189,3 @@ class ModelConfig:
             raise DataError(
                 f"{file}: not a model's fields as cotjax writes them: {error}"
             ) from None
-
-    @classmethod
-    def from_hf(
-        cls, source: Mapping[str, Any] | str | PathLike[str], **overrides: Any
-    ) -> ModelConfig:
-        """Reads transformers' config: its dict, its config.json, or the folder that holds one.
-
-        `overrides` are fields of this class that the file does not decide, such as `compute_dtype`. Both spellings of the
-        rotary base are read: `rope_parameters` (transformers 5) and the older top-level `rope_theta`.
-
-        Raises DataError for an architecture, an option or a missing key that this decoder cannot honour.
-        """
-        if isinstance(source, Mapping):
-            read, where = source, "config"
-        else:
-            path = Path(source)
-            path = path / "config.json" if path.is_dir() else path
-            read, where = read_json(path, "transformers' save_pretrained"), str(path)
-        try:
-            return cls(**(read_fields(read, where) | overrides))
-        except (UsageError, TypeError) as error:
-            raise DataError(f"{where}: {error}") from None
-
-    def to_hf(self, token_ids: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The same sizes as transformers' config dict, with its bos, eos and pad ids where they are known.
-
-        Raises UsageError when no known architecture has this combination.
-        """
-        return write_fields(self, token_ids or {})

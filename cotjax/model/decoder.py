@@ -5,21 +5,99 @@ One alphabet for shapes, written behind a name (`q_BNTH`) and in every einsum:
     B batch    T query length    S key length    N heads    K kv heads    H head size    D model width
     F feed-forward    V vocabulary    L layers
 
-The modules are Flax NNX, with the attribute names of Hugging Face's checkpoints. Outside this file they are not seen: the
-functions at its end take and return plain nested dicts (`params["model"]["layers"]["0"]["self_attn"]["q_proj"]["weight"]`),
-and the module's graph is split off once a config, so that a jitted step never handles it.
-
-A weight is declared once (shape, logical axes, scale of its initial values); the abstract tree, the sharding and the
-initialiser follow from the declaration, and nothing is materialised before its sharding is known.
+It comes in two forms that compute the same. The functions take and return plain nested dicts
+(`params["model"]["layers"]["0"]["self_attn"]["q_proj"]["weight"]`); the trainer and the sampler use
+them, and a jitted step never handles a module. `Decoder` is a Flax NNX module that holds its values.
 """
 
 from __future__ import annotations
 
-import jax
+from typing import Self
 
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cotjax.errors import UsageError
 from cotjax.model.config import ModelConfig
-from cotjax.model.kernels import attend_by
-from cotjax.model.params import Params, bind
+from cotjax.model.kernels import attend_by, kernel_here
+from cotjax.model.layers import AttendLayer, Transformer
+from cotjax.model.params import Params, bind, init_params, leaf, nest
+
+
+class Decoder(Transformer):
+    """The decoder as a Flax module: it holds its parameters and returns logits.
+
+    Its variables are nnx.Param under Hugging Face's names, with Flax's sharding metadata, so
+    nnx.state, nnx.split, nnx.value_and_grad, nnx.Optimizer, nnx.get_partition_spec and
+    nnx.get_abstract_model work on it.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs | None = None):
+        """Draw the initial values that `init_params(config, rngs.params())` has.
+
+        `rngs`: None leaves every parameter a jax.ShapeDtypeStruct.
+        """
+        super().__init__(config)
+        if rngs is not None:
+            self._set(init_params(config, rngs.params()))
+
+    @classmethod
+    def from_params(cls, config: ModelConfig, params: Params) -> Self:
+        """Return the module that holds these arrays. Raises DataError where one is missing."""
+        decoder = cls(config)
+        decoder._set(params)
+        return decoder
+
+    @property
+    def params(self) -> Params:
+        """The values as the nested dict that the functions of this file take."""
+        state = nnx.to_flat_state(nnx.state(self, nnx.Param))
+        return nest({tuple(map(str, path)): value.get_value() for path, value in state})
+
+    def __call__(
+        self,
+        ids_BT: jax.Array,
+        positions_BT: jax.Array | None = None,
+        segment_ids_BT: jax.Array | None = None,
+        branches_BT: jax.Array | None = None,
+        *,
+        remat: str = "none",
+        scan: bool = False,
+        kernel: str = "auto",
+    ) -> jax.Array:
+        """Return float32 logits [B, T, V]; those at t predict the id at t + 1.
+
+        `segment_ids_BT`: tokens attend within their segment (None: a row is one segment).
+        `positions_BT`: None counts from each segment's start. `branches_BT` makes trees
+        (attention.visible) and needs positions. `remat`, `scan`: as in `hidden_states`.
+
+        Raises UsageError for branches without positions, or an unknown `remat` or `kernel`.
+        """
+        if branches_BT is not None and positions_BT is None:
+            raise UsageError("decoder: branches need positions; give positions_BT too")
+        if segment_ids_BT is None:
+            segment_ids_BT = jnp.ones(ids_BT.shape, jnp.int32)
+        if positions_BT is None:
+            positions_BT = _positions_of(segment_ids_BT)
+        if branches_BT is None:
+            branches_BT = jnp.zeros(ids_BT.shape, jnp.int32)
+        attend = _attend_rows(kernel_here(kernel, self.config), segment_ids_BT, branches_BT)
+        return self.logits(self.hidden_states(ids_BT, positions_BT, attend, remat, scan))
+
+    def _set(self, params: Params) -> None:
+        state = nnx.to_flat_state(nnx.state(self, nnx.Param))
+        for path, variable in state:
+            variable.set_value(leaf(params, tuple(map(str, path))))
+        nnx.update(self, nnx.from_flat_state(state))
+
+
+def _positions_of(segment_ids_BT: jax.Array) -> jax.Array:
+    """Return each token's index in its segment, int32 [B, T]."""
+    index_1T = jnp.arange(segment_ids_BT.shape[1], dtype=jnp.int32)[None, :]
+    before_BT = jnp.pad(segment_ids_BT, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+    starts_BT = jnp.where(segment_ids_BT != before_BT, index_1T, 0)
+    return index_1T - jax.lax.cummax(starts_BT, axis=1)
 
 
 def hidden_states(
@@ -40,6 +118,12 @@ def hidden_states(
     one program that runs once a layer, which compiles faster. `kernel` computes attention (kernels.KERNELS). Call it under
     `jax.set_mesh(mesh)` on several devices, so that activations stay where the table says.
     """
+    attend = _attend_rows(kernel, segment_ids_BT, branches_BT)
+    return bind(config, params).hidden_states(ids_BT, positions_BT, attend, remat, scan)
+
+
+def _attend_rows(kernel: str, segment_ids_BT: jax.Array, branches_BT: jax.Array) -> AttendLayer:
+    """Return attention over packed rows, by this kernel, as every layer computes it."""
     attention = attend_by(kernel)
 
     def attend(
@@ -47,7 +131,7 @@ def hidden_states(
     ) -> jax.Array:
         return attention(q_BNTH, k_BKTH, v_BKTH, segment_ids_BT, branches_BT)
 
-    return bind(config, params).hidden_states(ids_BT, positions_BT, attend, remat, scan)
+    return attend
 
 
 def logits(config: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:

@@ -22,6 +22,7 @@ from jax.sharding import Mesh, PartitionSpec
 from cotjax.errors import UsageError
 from cotjax.model.attention import ATTENDED, tree_attention, visible
 from cotjax.model.config import ModelConfig
+from cotjax.model.platform import platform_here, platform_of
 from cotjax.model.sharding import spec
 
 KERNELS = ("xla", "splash", "cudnn")
@@ -37,9 +38,15 @@ _APART = -(2.0**15)
 
 def kernel_for(config: ModelConfig, mesh: Mesh, asked: str = "auto") -> str:
     """The kernel asked for; where that is "auto", the fastest of KERNELS that computes this config on the devices of this mesh."""
-    if asked != "auto":
-        return asked
-    platform = mesh.devices.flat[0].platform
+    return _fastest(config, platform_of(mesh)) if asked == "auto" else asked
+
+
+def kernel_here(asked: str, config: ModelConfig) -> str:
+    """`kernel_for` the mesh that is set around the trace, or the default devices without one."""
+    return _fastest(config, platform_here()) if asked == "auto" else asked
+
+
+def _fastest(config: ModelConfig, platform: str) -> str:
     if platform == "tpu":
         return "splash"
     # cuDNN's has no float32.

@@ -19,6 +19,7 @@ from cotjax.errors import UsageError
 from cotjax.model.attention import ATTENDED
 from cotjax.model.config import ModelConfig
 from cotjax.model.linear import Linear, param
+from cotjax.model.platform import forms_here
 from cotjax.model.rope import Rope, rope_of, rotate
 from cotjax.model.sharding import constrain, lookup
 
@@ -36,6 +37,8 @@ REMAT = {
 
 # (q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+# (layer index, q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]
+AttendLayer = Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class RMSNorm(nnx.Module):
@@ -144,8 +147,8 @@ class Embed(nnx.Module):
         """Float32 [..., V] of [..., D]."""
         # Gathered over fsdp before use like any weight.
         weight_VD = constrain(self.weight[...].astype(self.compute), ("vocab", "hidden"))
-        flat = hidden.reshape(-1, hidden.shape[-1])  # two axes, for Linear's reason
-        logits = jnp.einsum("XD,VD->XV", flat, weight_VD, preferred_element_type=jnp.float32)
+        rows = hidden.reshape(-1, hidden.shape[-1]) if forms_here().flat_rows else hidden
+        logits = jnp.einsum("...D,VD->...V", rows, weight_VD, preferred_element_type=jnp.float32)
         return logits.reshape(*hidden.shape[:-1], weight_VD.shape[0])
 
 
@@ -178,7 +181,7 @@ class Transformer(nnx.Module):
         self,
         ids_BT: jax.Array,
         positions_BT: jax.Array,
-        attend: Any,
+        attend: AttendLayer,
         remat: str = "none",
         scan: bool = False,
         at_B: jax.Array | None = None,
@@ -240,7 +243,7 @@ def _scanned(
     def side_by_side(*weights: nnx.Variable) -> nnx.Variable:
         together = jnp.stack([weight[...].astype(config.compute_as) for weight in weights])
         return weights[0].replace(
-            constrain(together, ("layers", *weights[0].get_metadata()["axes"]))
+            constrain(together, ("layers", *weights[0].get_metadata()["out_sharding"]))
         )
 
     together = jax.tree.map(side_by_side, *each, is_leaf=lambda x: isinstance(x, nnx.Variable))

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cotjax.model.config import ModelConfig
+from cotjax.model.platform import forms_here
+from cotjax.model.sharding import RULES
 
 LORA_FACTORS = ("lora_A", "lora_B")  # the parameters of an adapter
 Sizes = Mapping[str, int]
@@ -22,10 +24,17 @@ def param(
     std: float | None,
     dtype: jnp.dtype | None = None,
 ) -> nnx.Param:
-    """A parameter that holds no values yet, only its declaration (params.Weight). `dtype`: the config's, unless told."""
+    """Declare a parameter (params.Weight): shape, dtype, logical axes and initial scale, no values.
+
+    `dtype`: None takes the config's. `out_sharding` and `sharding_rules` are Flax's own metadata,
+    which nnx.get_partition_spec reads.
+    """
     return nnx.Param(
         jax.ShapeDtypeStruct(shape, config.params_as if dtype is None else dtype),
-        axes=axes,
+        out_sharding=axes,
+        sharding_rules=tuple(RULES.items()),
+        # Values come with their sharding; Flax would constrain each where it is created.
+        eager_sharding=False,
         std=std,
     )
 
@@ -33,8 +42,7 @@ def param(
 class Linear(nnx.Module):
     """A projection of the last axes: [..., *inputs] -> [..., *outputs], with a bias where asked; weights lie inputs first.
 
-    It is one matmul of two-axis operands. An einsum over all axes is the same, but its weight gradient sums over two axes
-    (B and T), and for that the CPU compiler copies the larger operand crosswise.
+    The input axes are one axis of the matmul, and so are the output axes.
     """
 
     lora_A = lora_B = None  # unless `adapt` declares them
@@ -54,7 +62,11 @@ class Linear(nnx.Module):
         Its output is added to the weight's, and the two are never made one while it trains: W + BA in bfloat16 would round a
         small update away. For the same reason the adapter is float32 whatever the weight is.
         """
-        lora, axes, count = config.lora, self.weight.get_metadata()["axes"], len(self.inputs)
+        lora, axes, count = (
+            config.lora,
+            self.weight.get_metadata()["out_sharding"],
+            len(self.inputs),
+        )
         self.lora_scale = lora.alpha / lora.rank
         # The variance of PEFT's draw (uniform, Kaiming with a = sqrt(5)). B is zero, so that a fresh adapter changes nothing.
         std = 1 / sqrt(3 * prod(self.inputs))
@@ -67,10 +79,11 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         lead = x.shape[: x.ndim - len(self.inputs)]
-        x = x.reshape(prod(lead), prod(self.inputs))
+        rows = (prod(lead),) if forms_here().flat_rows else lead
+        x = x.reshape(*rows, prod(self.inputs))
         y = x @ self._matrix(self.weight, prod(self.inputs))
         if self.bias is not None:
-            y += self.bias[...].astype(self.compute).reshape(1, prod(self.outputs))
+            y += self.bias[...].astype(self.compute).reshape(*(1,) * len(rows), prod(self.outputs))
         if self.lora_A is not None:
             inner = x @ self._matrix(self.lora_A, prod(self.inputs))
             y += (inner * self.lora_scale) @ self._matrix(self.lora_B, inner.shape[-1])

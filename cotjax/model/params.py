@@ -49,7 +49,7 @@ def _graph(config: ModelConfig) -> tuple[Any, Any, dict[Path, Weight]]:
     for path, leaf in nnx.to_flat_state(state):
         shape, metadata = leaf.get_value(), leaf.get_metadata()
         weights[tuple(map(str, path))] = Weight(
-            shape.shape, shape.dtype, metadata["axes"], metadata["std"]
+            shape.shape, shape.dtype, metadata["out_sharding"], metadata["std"]
         )
     return graph, jax.tree.structure(state), weights
 

@@ -1,7 +1,7 @@
 """The published models that this decoder is: their sizes by name, for plans, benchmarks and tests that hold no weights.
 
 Each row is what the config.json of the repository of that name says. A folder with weights needs no row: its own config.json
-is read (ModelConfig.from_hf), and may differ where a variant does, such as the longest sequence of an instruct model.
+is read (weights.hf_config), and may differ where a variant does, such as the longest sequence of an instruct model.
 """
 
 from __future__ import annotations

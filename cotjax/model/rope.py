@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cotjax.model.config import ModelConfig
+from cotjax.model.platform import forms_here
 
 Rope = tuple[jax.Array, jax.Array]  # cosines and signed sines, [B, 1, T, H]
 
@@ -15,19 +16,21 @@ def rope_of(positions_BT: jax.Array, config: ModelConfig) -> Rope:
     """Cosine and signed sine of every position's angles, [B, 1, T, H] each, float32 (Su et al., 2021).
 
     The pair (i, i + H/2) turns by one angle, so that x cos + rolled(x) sin is the turned x (the pairing of Hugging Face's
-    checkpoints). The halves are spread over H by a matmul with ones and zeros: on CPU the compiler would otherwise work out
-    the cosines again inside every layer's fusion, where they cost more than the attention's own softmax.
+    checkpoints).
     """
     half = config.head_size // 2
     angles_BTh = positions_BT.astype(jnp.float32)[:, :, None] * _frequencies(config)[None, None, :]
-    one = jnp.eye(half, dtype=jnp.float32)
+    by_matmul = forms_here().rope_by_matmul
 
-    def spread(x_BTh: jax.Array, first: jax.Array) -> jax.Array:
-        return jnp.einsum(
-            "BTh,hH->BTH", x_BTh, jnp.concatenate([first, one], axis=1), precision="highest"
-        )[:, None]
+    def twice(x_BTh: jax.Array, sign: float) -> jax.Array:
+        """[sign x, x] along the head."""
+        if not by_matmul:
+            return jnp.concatenate([sign * x_BTh, x_BTh], axis=-1)[:, None]
+        one = jnp.eye(half, dtype=jnp.float32)
+        both_hH = jnp.concatenate([one if sign > 0 else -one, one], axis=1)
+        return jnp.einsum("BTh,hH->BTH", x_BTh, both_hH, precision="highest")[:, None]
 
-    return spread(jnp.cos(angles_BTh), one), spread(jnp.sin(angles_BTh), -one)
+    return twice(jnp.cos(angles_BTh), 1), twice(jnp.sin(angles_BTh), -1)
 
 
 def _frequencies(config: ModelConfig) -> np.ndarray:

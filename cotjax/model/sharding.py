@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from math import prod
 
 import jax
@@ -46,32 +44,6 @@ norm          whole: a few thousand numbers are cheaper to keep than to gather.
 hidden        whole: an activation's width, which every projection reads in full.
 rank          whole: an adapter's inner width is a few numbers, and its other axes are cut as the weight's beside it are.
 """
-
-
-def split_cpu(devices: int) -> None:
-    """Let jax show this host's CPU as so many devices, where there is no accelerator. To be called before any device is used.
-
-    Each then computes its part of a batch by itself. That is faster than all cores at one small matmul after the other, who spend more
-    time waiting for each other than computing: two devices on two cores decode 32 slots of a small model 1.3 times as fast as one.
-
-    A number that the environment names (JAX_NUM_CPU_DEVICES, or XLA_FLAGS) stays, and so do devices that are there already. Raises
-    UsageError for a number below one.
-    """
-    if devices < 1:
-        raise UsageError(f"cpu_devices is {devices}; it must be at least 1")
-    flags = os.environ.get("XLA_FLAGS", "")
-    if (
-        devices == 1
-        or jax.config.jax_num_cpu_devices != -1
-        or "xla_force_host_platform_device_count" in flags
-    ):
-        return
-    with suppress(RuntimeError):  # jax has its devices
-        jax.config.update("jax_num_cpu_devices", devices)
-        # On a machine that is busy otherwise, one may wait longer for another than the 40 seconds after which XLA ends the process.
-        os.environ["XLA_FLAGS"] = (
-            f"--xla_cpu_collective_call_terminate_timeout_seconds=600 {flags}".strip()
-        )
 
 
 def make_mesh(

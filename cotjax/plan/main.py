@@ -26,6 +26,7 @@ from cotjax.plan.measure import DoesNotFit, Program, replicated, sampler_program
 from cotjax.plan.topology import Topology
 from cotjax.train.checks import check_counts
 from cotjax.weights.convert import read_config, tokenizer_folder
+from cotjax.weights.hf_config import config_from_hf
 from cotjax.weights.stored import all_there
 
 PROGRAMS = ("train", "sampler")
@@ -92,7 +93,7 @@ def model_of(config: ConfigDict) -> ModelConfig:
             f"model.base: {base} is neither a folder nor a published model; there are {', '.join(PUBLISHED)}"
         )
     if (folder / "config.json").is_file() and not all_there(folder):
-        return ModelConfig.from_hf(folder, **dtypes)
+        return config_from_hf(folder, **dtypes)
     model = read_config(folder, **dtypes)
     tokenizer = Path(config.model.tokenizer) if config.model.tokenizer else tokenizer_folder(folder)
     if (tokenizer / "tokenizer.json").is_file():

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cotjax.errors import UsageError
+from cotjax.model.platform import forms_here
 
 # Stands for "no id": behind the end of a prefix, and where nothing is left to draw.
 NO_ID = -1
@@ -140,12 +141,14 @@ def choose(
 
 
 def _first_largest(scores_BV: jax.Array) -> jax.Array:
-    """argmax over V, in two reductions that a CPU does many places at a time, which it does not with the one of two results.
-    NO_ID for a row of -inf, or with a NaN."""
+    """Return the argmax over V, the first of equals; NO_ID for a row of -inf, or with a NaN."""
     V = scores_BV.shape[-1]
     top_B1 = scores_BV.max(axis=-1, keepdims=True)
-    ids_1V = jnp.arange(V, dtype=jnp.int32)[None, :]
-    first_B = jnp.where(scores_BV == top_B1, ids_1V, V).min(axis=-1)
+    if forms_here().argmax_by_max:
+        ids_1V = jnp.arange(V, dtype=jnp.int32)[None, :]
+        first_B = jnp.where(scores_BV == top_B1, ids_1V, V).min(axis=-1)
+    else:
+        first_B = jnp.argmax(scores_BV, axis=-1).astype(jnp.int32)
     return jnp.where(top_B1[:, 0] > -jnp.inf, first_B, NO_ID)
 
 

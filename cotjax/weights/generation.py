@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cotjax.model.hf_config import TOKEN_IDS
 from cotjax.runtime.files import read_json
+from cotjax.weights.hf_config import TOKEN_IDS
 
 GENERATION_FILE = "generation_config.json"
 TOKEN_IDS_FILE = "token_ids.json"  # in an Orbax folder, whose model.json holds sizes alone

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from cotjax.errors import DataError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import Params, Weight, declared, leaf, nest, param_shardings
+from cotjax.weights.hf_config import config_from_hf, config_to_hf
 from cotjax.weights.stored import (
     EMBEDDING,
     FILE,
@@ -137,7 +138,7 @@ def save_hf(
         for left_over in (*folder.glob("model*.partial"), *folder.glob("config.json.partial")):
             left_over.unlink()
         partial_of(folder / "config.json").write_text(
-            json.dumps(config.to_hf(token_ids), indent=2) + "\n", encoding="utf-8"
+            json.dumps(config_to_hf(config, token_ids), indent=2) + "\n", encoding="utf-8"
         )
     for file, names in parts.items():
         tensors = {}
@@ -172,7 +173,7 @@ def _open(
     folder: Path, say: Say | None, overrides: Mapping[str, Any]
 ) -> tuple[ModelConfig, dict[str, Stored]]:
     """Return the model and its tensors by name; exactly those that it declares."""
-    config = ModelConfig.from_hf(
+    config = config_from_hf(
         folder, **overrides
     )  # first: what kind of model it is says more than what is missing
     stored = stored_tensors(folder)

@@ -15,7 +15,6 @@ from jax.sharding import Mesh
 
 from cotjax.errors import DataError, UsageError
 from cotjax.model.config import LoRA, ModelConfig
-from cotjax.model.hf_config import QUANTIZED
 from cotjax.model.linear import LORA_FACTORS
 from cotjax.model.lora import adapted_config, check_adapted, targets
 from cotjax.model.params import (
@@ -29,6 +28,7 @@ from cotjax.model.params import (
     trainable_paths,
 )
 from cotjax.runtime.files import read_json
+from cotjax.weights.hf_config import QUANTIZED
 from cotjax.weights.huggingface import gather, partial_of, place, write_part
 from cotjax.weights.stored import FLOATS, header, some
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cotjax.errors import DataError
-from cotjax.model.hf_config import QUANTIZED
+from cotjax.weights.hf_config import QUANTIZED
 
 FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -14,6 +14,7 @@ from cotjax.rollout.record import (
     record_path,
     write_record,
 )
+from cotjax.weights.hf_config import config_to_hf
 from helpers import tiny
 
 ELICITATION = {
@@ -185,5 +186,5 @@ def model_folder(tmp_path) -> Path:
     """config.json alone."""
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(tiny.model_config().to_hf()))
+    (folder / "config.json").write_text(json.dumps(config_to_hf(tiny.model_config())))
     return folder

@@ -6,7 +6,7 @@ from helpers import tiny
 from helpers.processes import ended, start_process
 
 from cotjax.errors import UsageError
-from cotjax.model import sharding
+from cotjax.model import platform, sharding
 from cotjax.model.params import declared, param_shardings
 
 
@@ -55,7 +55,7 @@ def test_sizes_that_do_not_divide_raise_with_both_numbers():
 
 SPLIT = """
 import jax
-from cotjax.model.sharding import split_cpu
+from cotjax.model.platform import split_cpu
 split_cpu(2)
 there = jax.device_count()
 split_cpu(4)
@@ -79,4 +79,4 @@ def test_a_cpu_is_split_once_and_as_the_environment_has_it(named, counts):
 
 def test_a_cpu_is_not_split_into_nothing():
     with pytest.raises(UsageError, match="cpu_devices is 0; it must be at least 1"):
-        sharding.split_cpu(0)
+        platform.split_cpu(0)

@@ -11,8 +11,9 @@ from helpers import tiny
 
 from cotjax.errors import DataError
 from cotjax.model import decoder
-from cotjax.model.config import ModelConfig, RopeScaling
+from cotjax.model.config import RopeScaling
 from cotjax.model.params import init_params
+from cotjax.weights.hf_config import config_from_hf, config_to_hf
 from cotjax.weights.huggingface import load_hf, save_hf
 
 LLAMA3 = {
@@ -210,7 +211,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_fields_of_published_models_are_all_known(name):
-    read = ModelConfig.from_hf(PUBLISHED[name])
+    read = config_from_hf(PUBLISHED[name])
     assert read.width == PUBLISHED[name]["hidden_size"] and read.rope_theta == PUBLISHED[name].get(
         "rope_theta", 10_000
     )
@@ -255,7 +256,7 @@ def test_the_fields_of_published_models_are_all_known(name):
 )
 def test_refusals_name_the_field_and_what_to_do(change, words):
     with pytest.raises(DataError, match=words) as caught:
-        ModelConfig.from_hf(tiny.model_config().to_hf() | change)
+        config_from_hf(config_to_hf(tiny.model_config()) | change)
     assert "\n" not in str(caught.value)
 
 
@@ -268,4 +269,4 @@ def test_unknown_fields_that_turn_something_off_are_read():
         "extra": None,
         "blocks": [],
     }
-    assert ModelConfig.from_hf(tiny.model_config().to_hf() | off) == tiny.model_config()
+    assert config_from_hf(config_to_hf(tiny.model_config()) | off) == tiny.model_config()

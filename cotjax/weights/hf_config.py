@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from os import PathLike
+from pathlib import Path
+from typing import Any
 
 from cotjax.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    from cotjax.model.config import ModelConfig
+from cotjax.model.config import ModelConfig
+from cotjax.runtime.files import read_json
 
 QUANTIZED = "quantized weights are not read, so take the model's original ones (float32, bfloat16 or float16)"
 
@@ -122,7 +123,66 @@ force_words_ids low_memory top_k top_p typical_p
 _HARMLESS = frozenset(_HARMLESS_NAMES.split())
 
 
-def read_fields(read: Mapping[str, Any], where: str) -> dict[str, Any]:
+def config_from_hf(
+    source: Mapping[str, Any] | str | PathLike[str], **overrides: Any
+) -> ModelConfig:
+    """Return the model of transformers' config: its dict, its config.json, or the folder of one.
+
+    `overrides` are fields of ModelConfig that the file does not decide, such as `compute_dtype`.
+    Both spellings of the rotary base are read: `rope_parameters` (transformers 5) and the older
+    top-level `rope_theta`.
+
+    Raises DataError for an architecture, an option or a missing key that this decoder cannot honour.
+    """
+    if isinstance(source, Mapping):
+        read, where = source, "config"
+    else:
+        path = Path(source)
+        path = path / "config.json" if path.is_dir() else path
+        read, where = read_json(path, "transformers' save_pretrained"), str(path)
+    try:
+        return ModelConfig(**(_read_fields(read, where) | overrides))
+    except (UsageError, TypeError) as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def config_to_hf(config: ModelConfig, token_ids: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return transformers' config dict of this model. `token_ids`: the known ones of TOKEN_IDS.
+
+    Unknown ones are null.
+
+    Raises UsageError when no known architecture has this combination.
+    """
+    flags = {"qk_norm": config.qk_norm, "qkv_bias": config.qkv_bias}
+    model_type = next(
+        (name for name, known in _ARCHITECTURES.items() if known.flags == flags), None
+    )
+    if model_type is None:
+        raise UsageError(
+            f"model: no published architecture has {flags}; known: {', '.join(_ARCHITECTURES)}"
+        )
+    rope: dict[str, Any] = {"rope_type": "default"}
+    if config.rope_scaling is not None:
+        rope = {"rope_type": "llama3"} | {
+            theirs: getattr(config.rope_scaling, ours) for ours, theirs in _ROPE_SCALING.items()
+        }
+    return {
+        "architectures": [f"{_ARCHITECTURES[model_type].name}ForCausalLM"],
+        "model_type": model_type,
+        **{theirs: getattr(config, ours) for ours, theirs in _SIZES.items()},
+        "rope_parameters": rope | {"rope_theta": config.rope_theta},
+        "rope_theta": config.rope_theta,
+        "rope_scaling": rope if config.rope_scaling is not None else None,
+        "tie_word_embeddings": config.tied_embeddings,
+        "dtype": config.param_dtype,
+        "torch_dtype": config.param_dtype,  # its name before transformers 4.56
+        # Null where unknown: left out, they would become LlamaConfig's defaults, which are other tokens.
+        **{key: (token_ids or {}).get(key) for key in TOKEN_IDS},
+        **_ARCHITECTURES[model_type].written,
+    }
+
+
+def _read_fields(read: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the fields of ModelConfig that a config.json gives; `where` names it in errors.
 
     Raises DataError for an architecture, an option or a missing key that this decoder cannot honour, and for a field that
@@ -151,40 +211,6 @@ def read_fields(read: Mapping[str, Any], where: str) -> dict[str, Any]:
     if stored is not None:
         fields["param_dtype"] = stored.removeprefix("torch.") if isinstance(stored, str) else stored
     return fields
-
-
-def write_fields(config: ModelConfig, token_ids: Mapping[str, Any]) -> dict[str, Any]:
-    """Return transformers' config dict of this model. `token_ids`: those of TOKEN_IDS that are known, the others are null.
-
-    Raises UsageError when no known architecture has this combination.
-    """
-    flags = {"qk_norm": config.qk_norm, "qkv_bias": config.qkv_bias}
-    model_type = next(
-        (name for name, known in _ARCHITECTURES.items() if known.flags == flags), None
-    )
-    if model_type is None:
-        raise UsageError(
-            f"model: no published architecture has {flags}; known: {', '.join(_ARCHITECTURES)}"
-        )
-    rope: dict[str, Any] = {"rope_type": "default"}
-    if config.rope_scaling is not None:
-        rope = {"rope_type": "llama3"} | {
-            theirs: getattr(config.rope_scaling, ours) for ours, theirs in _ROPE_SCALING.items()
-        }
-    return {
-        "architectures": [f"{_ARCHITECTURES[model_type].name}ForCausalLM"],
-        "model_type": model_type,
-        **{theirs: getattr(config, ours) for ours, theirs in _SIZES.items()},
-        "rope_parameters": rope | {"rope_theta": config.rope_theta},
-        "rope_theta": config.rope_theta,
-        "rope_scaling": rope if config.rope_scaling is not None else None,
-        "tie_word_embeddings": config.tied_embeddings,
-        "dtype": config.param_dtype,
-        "torch_dtype": config.param_dtype,  # its name before transformers 4.56
-        # Null where unknown: left out, they would become LlamaConfig's defaults, which are other tokens.
-        **{key: token_ids.get(key) for key in TOKEN_IDS},
-        **_ARCHITECTURES[model_type].written,
-    }
 
 
 def _architecture(read: Mapping[str, Any], where: str) -> _Architecture:

@@ -1,0 +1,127 @@
+"""What each kind of device prefers, in one table: plain forms by default, a CPU's where it differs.
+
+Only how something is computed is decided here, never what. Every form passes the same tests.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+
+import jax
+from jax.sharding import Mesh
+
+from cotjax.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Forms:
+    """How a program is written for one kind of device. The defaults are the plain forms."""
+
+    # Fold the batch and length axes of a projection into one before its matmul.
+    flat_rows: bool = False
+    # Spread cosines over a head by a matmul, which the compiler cannot repeat in every layer.
+    rope_by_matmul: bool = False
+    # Transpose attention's operands in memory before its backward matmuls, not inside them.
+    transpose_in_memory: bool = False
+    # Compute a decode step's mask once, not in every layer's softmax.
+    mask_once: bool = False
+    # argmax as a maximum and a minimum: two reductions of one result each.
+    argmax_by_max: bool = False
+    # Tokens of a block of cached keys. 128 is the width of a TPU's vector, so none is padding.
+    cache_block: int = 128
+
+
+FORMS: dict[str, Forms] = {
+    "cpu": Forms(
+        flat_rows=True,
+        rope_by_matmul=True,
+        transpose_in_memory=True,
+        mask_once=True,
+        argmax_by_max=True,
+        cache_block=64,
+    )
+}
+"""jax's platform -> its forms; other platforms have the plain ones. Why a CPU's differ:
+
+flat_rows            the weight gradient of an einsum over [B, T, D] sums over two axes, and XLA's CPU
+                     compiler copies the larger operand crosswise for that
+rope_by_matmul       the compiler fuses the cosines into every layer, where they cost more than the
+                     attention's softmax
+transpose_in_memory  a CPU matmul with a transposed operand takes twice the time
+mask_once            the same fusion, into every layer's exponentials
+argmax_by_max        a reduction with two results is not vectorised
+cache_block          64 tokens read fastest
+"""
+
+
+def forms_of(platform: str) -> Forms:
+    """Return the forms of a platform: "cpu", "gpu" or "tpu"."""
+    return FORMS.get(platform, Forms())
+
+
+def platform_here() -> str:
+    """Return the platform of the mesh set around the trace; without one, of the default device."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
+def forms_here() -> Forms:
+    """Return the forms of `platform_here`."""
+    return forms_of(platform_here())
+
+
+def platform_of(mesh: Mesh) -> str:
+    """Return the platform of a mesh's devices."""
+    return mesh.devices.flat[0].platform
+
+
+def compiler_options(platform: str) -> dict[str, str] | None:
+    """Return the options that a train step is compiled with; None for the compiler's own.
+
+    On CPU, jax 0.10 orders work by how much of it could run at once, which keeps three times the
+    memory alive and makes remat save nothing. Later versions order it well by themselves.
+    """
+    if platform != "cpu" or jax.__version_info__ >= (0, 11):
+        return None
+    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
+def return_freed_memory() -> None:
+    """Give memory that this process has freed back to the system (glibc; nothing elsewhere).
+
+    A compiler that runs on the host leaves hundreds of MB with the process, which a step on CPU
+    would take a second time.
+    """
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
+
+
+def split_cpu(devices: int) -> None:
+    """Let jax show this host's CPU as this many devices. Call it before any device is used.
+
+    Each computes its part of a batch by itself, which is faster than all cores at one small matmul
+    after the other: two devices on two cores decode 32 slots of a small model 1.3 times as fast as
+    one. A number from the environment (JAX_NUM_CPU_DEVICES, XLA_FLAGS) wins, and so do devices
+    that exist already.
+
+    Raises UsageError for a number below one.
+    """
+    if devices < 1:
+        raise UsageError(f"cpu_devices is {devices}; it must be at least 1")
+    flags = os.environ.get("XLA_FLAGS", "")
+    if (
+        devices == 1
+        or jax.config.read("jax_num_cpu_devices") != -1
+        or "xla_force_host_platform_device_count" in flags
+    ):
+        return
+    with suppress(RuntimeError):  # jax has its devices
+        jax.config.update("jax_num_cpu_devices", devices)
+        # On a busy machine a device may wait longer for another than XLA's default of 40 seconds,
+        # after which it ends the process.
+        os.environ["XLA_FLAGS"] = (
+            f"--xla_cpu_collective_call_terminate_timeout_seconds=600 {flags}".strip()
+        )
