@@ -20,14 +20,14 @@ def rope_of(positions_BT: jax.Array, config: ModelConfig) -> Rope:
     """
     half = config.head_size // 2
     angles_BTh = positions_BT.astype(jnp.float32)[:, :, None] * _frequencies(config)[None, None, :]
-    by_matmul = forms_here().rope_by_matmul
+    # The identity spreads the halves where the forms ask for a matmul.
+    one_hh = jnp.eye(half, dtype=jnp.float32) if forms_here().rope_by_matmul else None
 
-    def twice(x_BTh: jax.Array, sign: float) -> jax.Array:
-        """[sign x, x] along the head."""
-        if not by_matmul:
+    def twice(x_BTh: jax.Array, sign: int) -> jax.Array:
+        """Return [sign x, x] along the head, with an axis for the heads."""
+        if one_hh is None:
             return jnp.concatenate([sign * x_BTh, x_BTh], axis=-1)[:, None]
-        one = jnp.eye(half, dtype=jnp.float32)
-        both_hH = jnp.concatenate([one if sign > 0 else -one, one], axis=1)
+        both_hH = jnp.concatenate([one_hh if sign > 0 else -one_hh, one_hh], axis=1)
         return jnp.einsum("BTh,hH->BTH", x_BTh, both_hH, precision="highest")[:, None]
 
     return twice(jnp.cos(angles_BTh), 1), twice(jnp.sin(angles_BTh), -1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import abstract_params, join_params, param_shardings, split_params
+from cotjax.model.platform import compiler_options, platform_of, return_freed_memory
 from cotjax.model.sharding import batch_sharding
 from cotjax.objectives.objective import Objective, Pairs
 from cotjax.train.optim import Mastered, apply
@@ -148,7 +148,9 @@ def make_probe(
         return pairs["loss"][0], optax.tree.norm(optax.tree.cast(grads, jnp.float32))
 
     shardings = (param_shardings(config, mesh), dict.fromkeys(BATCH_FIELDS, batch_sharding(mesh)))
-    program = jax.jit(probe, in_shardings=shardings, compiler_options=_compiler_options(mesh))
+    program = jax.jit(
+        probe, in_shardings=shardings, compiler_options=compiler_options(platform_of(mesh))
+    )
 
     def on_mesh(params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
         with jax.set_mesh(mesh):
@@ -213,19 +215,8 @@ def make_train_step(
         in_shardings=(shardings, on_batch),
         out_shardings=(shardings, None),
         donate_argnums=0,
-        compiler_options=_compiler_options(mesh),
+        compiler_options=compiler_options(platform_of(mesh)),
     )
-
-
-def _compiler_options(mesh: Mesh) -> dict[str, str] | None:
-    """Return options that make jax 0.10 schedule for memory on CPU.
-
-    Its default schedules for concurrency, which takes three times the memory and makes remat save
-    nothing. Later versions need no option.
-    """
-    if mesh.devices.flat[0].platform != "cpu" or jax.__version_info__ >= (0, 11):
-        return None
-    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 def _parts(batch: dict, count: int) -> dict:
@@ -270,6 +261,5 @@ def compiled(train_step: Any, state: TrainState, batch: dict, mesh: Mesh) -> Cal
     """
     with jax.set_mesh(mesh):
         program = train_step.lower(state, batch).compile()
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # in glibc only
-        trim(0)
+    return_freed_memory()
     return program
