@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cotjax import errors
 from cotjax.bench.jobs import Job, to_line
-from cotjax.errors import CotjaxError, UsageError
+from cotjax.envs.pool.messages import error_from_message
+from cotjax.errors import UsageError
 
 # Large pages on every side: a step's temporaries are hundreds of megabytes, and page faults of
 # 4 KB take a noticeable share of it.
@@ -98,7 +98,7 @@ class Side:
             raise UsageError(f"{self.name} stopped (exit code {self._process.wait()}): {last}")
         message = json.loads(answer)
         if "error" in message:
-            raise getattr(errors, message["error"], CotjaxError)(message["message"])
+            raise error_from_message(message["error"])
         return message
 
     def close(self) -> None:

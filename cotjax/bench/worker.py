@@ -16,6 +16,7 @@ from typing import Any
 
 from cotjax.bench.jobs import Job, RolloutJob, SampleJob, TrainJob, from_line
 from cotjax.bench.tasks import Task
+from cotjax.envs.pool.messages import error_to_message
 from cotjax.errors import CotjaxError
 
 
@@ -68,7 +69,7 @@ def main() -> None:
     try:
         serve(sys.stdin.readline, answer)
     except CotjaxError as error:
-        answer({"error": type(error).__name__, "message": str(error)})
+        answer({"error": error_to_message(error)})
 
 
 if __name__ == "__main__":

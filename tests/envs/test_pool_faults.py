@@ -20,7 +20,7 @@ from cotjax.envs.base import Game, Observation
 from cotjax.envs.pool import messages
 from cotjax.envs.pool.messages import Channel, MalformedMessageError
 from cotjax.envs.pool.pool import EnvPool, Limits
-from cotjax.errors import DataError, EnvError
+from cotjax.errors import CotjaxError, DataError, EnvError, NotFiniteError
 
 QUICK = Limits(start=60.0, reset=60.0, step=1.0)
 
@@ -285,6 +285,21 @@ def test_a_line_that_is_not_an_object_is_malformed(line, named):
         theirs.sendall(line + b"\n")
         with pytest.raises(MalformedMessageError, match=named):
             list(Channel(ours).receive())
+
+
+@pytest.mark.parametrize(
+    ("sent", "received"),
+    [
+        (DataError("a broken file"), DataError),
+        (NotFiniteError("a NaN", slot=3), CotjaxError),
+        (type("Foreign", (CotjaxError,), {})("of another package"), CotjaxError),
+    ],
+    ids=["known", "with more arguments", "unknown"],
+)
+def test_an_error_survives_the_way_as_a_message(sent, received):
+    error = messages.error_from_message(messages.error_to_message(sent))
+    assert type(error) is received and str(error) == str(sent)
+    assert str(messages.error_from_message(["signal", "no class"])) == "no class"
 
 
 def test_a_message_without_an_end_is_given_up(monkeypatch):

@@ -113,10 +113,13 @@ def error_to_message(error: CotjaxError) -> list[str]:
 
 
 def error_from_message(message: list[str]) -> CotjaxError:
-    """Return the error that was sent. A class that cotjax.errors lacks becomes the base class."""
+    """Return the error that was sent; of the base class where its own cannot be made of a text."""
     name, text = message
-    kind = getattr(errors, str(name), CotjaxError)
-    return kind(str(text))
+    kind = getattr(errors, str(name), None)
+    if isinstance(kind, type) and issubclass(kind, CotjaxError):
+        with contextlib.suppress(TypeError):
+            return kind(str(text))
+    return CotjaxError(str(text))
 
 
 def error_text(error: BaseException) -> str:
