@@ -98,7 +98,7 @@ def test_what_is_read_is_never_written_by_whatever_name(tmp_path):
     path.write_text("rows")
     os.link(path, tmp_path / "same.jsonl")
     for name in ("in.jsonl", "same.jsonl", "../" + tmp_path.name + "/in.jsonl"):
-        with pytest.raises(UsageError, match="is read and cannot be written"):
+        with pytest.raises(UsageError, match="is an input and cannot be written"):
             check_output(tmp_path / name, inputs=[path, tmp_path / "absent"])
     check_output(tmp_path / "out.jsonl", inputs=[path])
 
