@@ -207,12 +207,16 @@ def _masking(summary: Summary) -> tuple[Finding, ...]:
     findings = []
     for arm, about in summary.arms.items():
         for domain in reversed(summary.domains):
-            found = [summary.arm_difference(arm, domain, metric) for metric in _MASKING_CHANGES]
-            measured = [each for each in found if each is not None and each.estimate.measured]
-            if measured:
+            differences = [
+                difference
+                for metric in _MASKING_CHANGES
+                if (difference := summary.arm_difference(arm, domain, metric))
+                and difference.estimate.measured
+            ]
+            if differences:
                 baseline = summary.label(summary.baseline)
                 where = f"{capitalize(about.label)} against {baseline}, {domain_label(domain)}"
-                findings.append(Finding(where, _compare(measured)))
+                findings.append(Finding(where, _compare(differences)))
     if findings:
         return tuple(findings)
     return (Finding("", "There is one trained arm at most, so there is nothing to compare."),)

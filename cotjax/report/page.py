@@ -26,7 +26,7 @@ from cotjax.report.summarize import summarize
 from cotjax.report.summary import Summary
 from cotjax.report.terminal import terminal_table
 from cotjax.rollout.record import PlayedGame, Response, read_record
-from cotjax.runtime.files import write_whole
+from cotjax.runtime.files import write_atomic
 from cotjax.runtime.settings import flatten
 
 # The arms' colours on a dark page, in the order of figures.COLOURS.
@@ -158,7 +158,7 @@ def write_report(run_folder: str | Path, summary: Summary | None = None) -> Path
         facts=_facts(summary),
     )
     path = run_folder / "report.html"
-    write_whole(path, page)
+    write_atomic(path, page)
     return path
 
 

@@ -25,7 +25,7 @@ from cotjax.report.summary import (
     PointSummary,
     Summary,
 )
-from cotjax.runtime.files import write_whole
+from cotjax.runtime.files import write_atomic
 from cotjax.train.metrics import read_held_out
 
 # What is compared across checkpoints and arms: success and its gap, which are also tested, and the
@@ -91,7 +91,7 @@ def summarize(run_folder: str | Path) -> Summary:
         },
     )
     summary = summary.with_warnings(*_warnings(summary, episodes), *_mixed(episodes))
-    write_whole(run_folder / "summary.json", summary.to_json())
+    write_atomic(run_folder / "summary.json", summary.to_json())
     return summary
 
 
@@ -253,10 +253,10 @@ def _shown_episode(
     Preferred in this order: won, with a revision, lost by prompt actions, in-domain, of the
     baseline arm, short, first by path.
     """
-    whole = [each for each in episodes if each.checkpoint == last and each.ended != "env_error"]
+    unbroken = [each for each in episodes if each.checkpoint == last and each.ended != "env_error"]
     lost = {
         (each.arm, each.game, each.sample, each.seed)
-        for each in whole
+        for each in unbroken
         if each.driver == "prompt" and not each.success
     }
 
@@ -272,7 +272,7 @@ def _shown_episode(
         )
 
     return min(
-        (each for each in whole if each.driver == "cot" and each.steps), key=rank, default=None
+        (each for each in unbroken if each.driver == "cot" and each.steps), key=rank, default=None
     )
 
 

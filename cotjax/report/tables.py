@@ -136,12 +136,12 @@ def comparisons(summary: Summary, domain: str) -> DomainTable:
     columns += [f"{summary.label(arm)} minus {baseline}" for arm in others]
     rows = []
     for metric in COMPARED:
-        found: list[Change | ArmDifference | None] = [
+        differences: list[Change | ArmDifference | None] = [
             summary.change(arm, domain, metric) for arm in summary.arms
         ]
-        found += [summary.arm_difference(arm, domain, metric) for arm in others]
-        if any(found):
-            rows.append(Row(METRICS[metric].label, tuple(map(_difference, found))))
+        differences += [summary.arm_difference(arm, domain, metric) for arm in others]
+        if any(differences):
+            rows.append(Row(METRICS[metric].label, tuple(map(_difference, differences))))
     return DomainTable(domain_label(domain), tuple(columns), tuple(rows))
 
 

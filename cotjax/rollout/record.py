@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import from_json
 
 from cotjax.errors import DataError, InternalError
-from cotjax.runtime.files import write_whole
+from cotjax.runtime.files import write_atomic
 
 SCHEMA_VERSION = 3
 Driver = Literal["cot", "prompt", "reference"]
@@ -181,7 +180,7 @@ class Record(Episode, Heading):
 
     @model_validator(mode="after")
     def _check_driver(self) -> Self:
-        """Require what the driver stands for: its responses, or the expert's actions and both."""
+        """Require the driver's responses; of an expert's episode, its actions and both kinds."""
         needed = ("cot", "prompt", "reference") if self.driver == "reference" else (self.driver,)
         for number, turn in enumerate(self.steps):
             for name in needed:
@@ -216,7 +215,7 @@ def write_record(path: Path, record: Record) -> None:
         raise InternalError(f"{path}: the record does not fit into JSON ({error})") from None
     if _SURROGATE.search(text):
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    write_whole(path, text)
+    write_atomic(path, text)
 
 
 def record_files(folder: str | Path) -> list[Path]:
@@ -293,17 +292,6 @@ def upgrade_2_to_3(record: dict[str, Any]) -> dict[str, Any]:
     if record.get("ended") == "env_error" and steps and isinstance(steps[-1], dict):
         steps[-1] |= {"accepted": None}
     return upgraded | {"steps": steps}
-
-
-def set_aside(path: Path) -> Path:
-    """Rename a damaged record, so that its episode is played again; return the new path."""
-    aside = path.with_suffix(".json.damaged")
-    number = 1
-    while aside.exists():
-        number += 1
-        aside = path.with_suffix(f".json.damaged-{number}")
-    os.replace(path, aside)
-    return aside
 
 
 def _describe(error: ValidationError) -> str:

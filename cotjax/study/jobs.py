@@ -10,8 +10,9 @@ from pathlib import Path
 from cotjax.data.trajectories import Trajectory
 from cotjax.envs.base import Game
 from cotjax.errors import DataError, UsageError
-from cotjax.rollout.record import Driver, Heading, read_record, record_path, set_aside
+from cotjax.rollout.record import Driver, Heading, read_record, record_path
 from cotjax.runtime import distributed
+from cotjax.runtime.files import put_aside
 from cotjax.study.games import GameSets
 from cotjax.train.checkpoint import Checkpoints
 
@@ -81,7 +82,7 @@ class Job:
             return True
         except DataError as error:
             fault = str(error).partition(";")[0]
-            warn(f"{fault}; set aside as {set_aside(path).name}, and played again")
+            warn(f"{fault}; set aside as {put_aside(path).name}, and played again")
             return False
 
 

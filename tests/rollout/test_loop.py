@@ -137,9 +137,17 @@ def test_the_environments_time_is_counted_once_and_that_of_the_first_games_is_wa
         took = 0.0
 
         def reset(self, games):
+            started_at = time.perf_counter()
             time.sleep(0.05)
-            self.took += 0.05
-            return super().reset(games)
+            answers = super().reset(games)
+            self.took += time.perf_counter() - started_at
+            return answers
+
+        def step(self, actions):
+            started_at = time.perf_counter()
+            answers = super().step(actions)
+            self.took += time.perf_counter() - started_at
+            return answers
 
     slow = Slow()
     records = _play(codec, games(1, 2, 3, 4), "cot", slow)

@@ -118,7 +118,7 @@ def test_a_lost_or_damaged_episode_is_played_again_to_the_same_record(study, dam
         path.write_text(text[:-100] if damage == "cut" else other.read_text())
     assert main(["evaluate", "--config", str(config), "--out", str(out)]) == 0
     after = json.loads(path.read_text())
-    aside = list(path.parent.glob("*.damaged"))
+    aside = list(path.parent.glob("*.damaged-1"))
     assert len(aside) == (damage != "lost")
     for one in aside:
         one.unlink()

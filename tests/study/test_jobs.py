@@ -1,0 +1,72 @@
+"""What an evaluation plays: which checkpoints, by which drivers, and what has a record already."""
+
+from types import SimpleNamespace
+
+import pytest
+from helpers import tiny
+from helpers.rollouts import games
+from helpers.studies import write_episode
+
+from cotjax.errors import UsageError
+from cotjax.study import jobs
+from cotjax.study.games import GameSets
+from cotjax.study.jobs import Job, plan_jobs
+
+CHECKPOINTS = SimpleNamespace(digest=lambda step: f"hash of {step}")
+
+
+def job(driver="cot", checkpoint=10):
+    return Job("alfworld", "sft", checkpoint, CHECKPOINTS, driver, tuple(games(1, 2)))
+
+
+def test_the_heading_of_a_record_says_whose_weights_played():
+    heading = job().heading("all games", "ood")
+    assert heading.model_dump(exclude={"schema_version"}) == {
+        "world": "alfworld",
+        "arm": "sft",
+        "checkpoint": 10,
+        "checkpoint_hash": "hash of 10",
+        "games_hash": "all games",
+        "domain": "ood",
+    }
+
+
+@pytest.mark.parametrize("damage", ["cut", "of another episode", "of another schema"])
+def test_a_damaged_record_is_renamed_and_its_game_is_unplayed(tmp_path, damage):
+    said = []
+    path = write_episode(tmp_path, "g1")
+    other = write_episode(tmp_path, "g2")
+    assert job().unplayed(tmp_path / "records", said.append) == [] and not said
+    texts = {
+        "cut": path.read_text()[:-9],
+        "of another episode": other.read_text(),
+        "of another schema": '{"schema_version": 1}',
+    }
+    path.write_text(texts[damage])
+    assert job().unplayed(tmp_path / "records", said.append) == games(1)
+    assert not path.exists() and path.with_name(f"{path.name}.damaged-1").exists()
+    assert len(said) == 1 and path.name in said[0] and said[0].endswith("and played again")
+
+
+def test_the_base_is_played_once_and_only_planned_checkpoints_are(tmp_path, monkeypatch):
+    for arm in ("sft", "reduced"):
+        (tmp_path / arm).mkdir()
+    saved = SimpleNamespace(steps=lambda: [0, 10, 13, 20])
+    monkeypatch.setattr(jobs, "Checkpoints", lambda folder, alone: saved)
+    arms = {arm: tmp_path / arm for arm in ("sft", "reduced")}
+    planned = {"sft": [0, 10, 20], "reduced": [0, 20]}
+    sets = GameSets("", (), tuple(games(1, 2)), (), "")
+    plan = plan_jobs("alfworld", arms, planned, sets, {"g2": tiny.trajectory()})
+    points = [("base", 0), ("sft", 10), ("sft", 20), ("reduced", 20)]
+    assert [(each.arm, each.checkpoint, each.driver) for each in plan] == [
+        (*point, driver) for point in points for driver in ("cot", "prompt", "reference")
+    ]
+    assert {each.driver: list(each.games) for each in plan} == {
+        "cot": games(1, 2),
+        "prompt": games(1, 2),
+        "reference": games(2),
+    }
+    with pytest.raises(UsageError, match="no checkpoint to evaluate"):
+        plan_jobs("alfworld", arms | {"third": tmp_path / "third"}, planned, sets, {})
+    with pytest.raises(UsageError, match="no checkpoint to evaluate"):
+        plan_jobs("alfworld", arms, {"sft": [], "reduced": []}, sets, {})
