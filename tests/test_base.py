@@ -63,8 +63,8 @@ def test_it_answers_in_both_forms_from_one_prompt(base):
     )
     sampler.load(params)
     sampler.extend({0: codec.first_prompt("put a plate in fridge", OBSERVATION)})
-    prompt_action = sampler.branch({0: codec.action_prefix}, max_new=16)[0]
-    response = sampler.branch({0: []}, max_new=64)[0]
+    prompt_action = sampler.sample({0: codec.action_prefix}, max_new=16)[0]
+    response = sampler.sample({0: []}, max_new=64)[0]
     direct = parse_response(codec.decode(prompt_action.ids), prefilled=True)
     reasoned = parse_response(codec.decode(response.ids), prefilled=False)
     assert direct.problem is None and reasoned.problem is None

@@ -104,7 +104,7 @@ def _turn(history: int, slots: int) -> Turn:
     for _ in range(TURNS + 1):  # the first compiles
         started = time.perf_counter()
         sampler.extend(ids(READ))
-        sampler.branch(dict.fromkeys(range(slots), ()), max_new=NEW)
+        sampler.sample(dict.fromkeys(range(slots), ()), max_new=NEW)
         seconds.append(time.perf_counter() - started)
     return Turn(history, slots, median(seconds[1:]), first_s)
 

@@ -114,7 +114,7 @@ class CotjaxSample(SampleTask):
     def generate(self, new: int) -> list[list[int]]:
         self._sampler.reset(self._prompts)
         self._sampler.extend(self._prompts)
-        samples = self._sampler.branch(dict.fromkeys(self._prompts, ()), max_new=new)
+        samples = self._sampler.sample(dict.fromkeys(self._prompts, ()), max_new=new)
         return [samples[slot].ids for slot in self._prompts]
 
     def describe(self) -> dict[str, Any]:

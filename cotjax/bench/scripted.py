@@ -48,7 +48,7 @@ class ScriptedPolicy:
         for slot, ids in pieces.items():
             self._ids[slot] += ids
 
-    def branch(
+    def sample(
         self,
         prefixes: Mapping[int, Sequence[int]],
         *,

@@ -51,7 +51,7 @@ class Policy(Protocol):
     def prompt(self, slot: int) -> Sequence[int]:
         """Return the ids of a slot's prompt."""
 
-    def branch(
+    def sample(
         self,
         prefixes: Mapping[int, Sequence[int]],
         *,

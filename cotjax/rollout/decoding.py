@@ -129,7 +129,7 @@ class TurnDecoder:
     def _sample(self, kind: str) -> Mapping[int, Generation]:
         """Raises NotFiniteError, naming the game and the step."""
         try:
-            generations = self._policy.branch(
+            generations = self._policy.sample(
                 dict.fromkeys(self._ready, self._prefix_ids[kind]),
                 max_new=self._max_new[kind],
                 seeds=self._seeds[kind],

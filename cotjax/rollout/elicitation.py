@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cotjax import formats
 
-# The fields of an Elicitation that say how the next id is drawn: a policy's `branch` takes them.
+# The fields of an Elicitation that say how the next id is drawn: a policy's `sample` takes them.
 DRAWN = ("temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram_size")
 
 
@@ -39,5 +39,5 @@ class Elicitation:
 
     @property
     def how(self) -> dict[str, float]:
-        """How the next id is drawn, as keyword arguments of a policy's `branch`."""
+        """How the next id is drawn, as keyword arguments of a policy's `sample`."""
         return {name: getattr(self, name) for name in DRAWN}

@@ -2,9 +2,9 @@
 
     sampler.load(params)
     sampler.extend({0: prompt_ids, 3: other_ids})                              # read the prompts
-    prompt_actions = sampler.branch({0: open_action, 3: open_action}, max_new=16)  # both actions from one state:
-    cot_actions = sampler.branch({0: open_think, 3: open_think}, max_new=128)      # only their own tokens cost
-    cot_samples = sampler.branches({0: open_think}, max_new=128, temperature=0.7, seeds={0: [1, 2, 3]})  # three of one
+    prompt_actions = sampler.sample({0: open_action, 3: open_action}, max_new=16)  # both actions from one state:
+    cot_actions = sampler.sample({0: open_think, 3: open_think}, max_new=128)      # only their own tokens cost
+    cot_samples = sampler.samples({0: open_think}, max_new=128, temperature=0.7, seeds={0: [1, 2, 3]})  # three of one
     logprobs = sampler.score({0: forced_trace})                                    # how likely is what another wrote?
     sampler.extend({0: executed_0 + observed_0, 3: executed_3 + observed_3})   # the next turn
     sampler.reset([3])                                                         # an episode ended
@@ -170,7 +170,7 @@ class Sampler:
         for slot, ids in pieces.items():
             self._ids[slot] += ids
 
-    def branch(
+    def sample(
         self,
         prefixes: Mapping[int, Sequence[int]],
         *,
@@ -191,10 +191,10 @@ class Sampler:
         several = None if seeds is None else {slot: [seed] for slot, seed in seeds.items()}
         return {
             slot: made[0]
-            for slot, made in self.branches(prefixes, max_new=max_new, seeds=several, **how).items()
+            for slot, made in self.samples(prefixes, max_new=max_new, seeds=several, **how).items()
         }
 
-    def branches(
+    def samples(
         self,
         prefixes: Mapping[int, Sequence[int]],
         *,
@@ -202,7 +202,7 @@ class Sampler:
         seeds: Mapping[int, Sequence[int]] | None = None,
         **how: Any,
     ) -> dict[int, list[Generation]]:
-        """`branch`, but each slot makes as many generations as it has seeds, one of each (greedy: one).
+        """`sample`, but each slot makes as many generations as it has seeds, one of each (greedy: one).
 
         The slots decode together, once for each seed, from prefixes that are read once: no token of a prompt or a prefix is read
         again.
@@ -232,9 +232,9 @@ class Sampler:
     def score(self, forced: Mapping[int, Sequence[int]]) -> dict[int, list[float]]:
         """The log-probability (natural, under the model at temperature 1) of each of these ids after the slot's cached
         prompt and the ids before it, and leaves every slot's prompt as it was. To go on after such a trace, give it to
-        `branch` as a prefix.
+        `sample` as a prefix.
 
-        Raises UsageError, as `branch` does, for an empty slot or one with too little room, and NotFiniteError.
+        Raises UsageError, as `sample` does, for an empty slot or one with too little room, and NotFiniteError.
         """
         self._check_slots(forced)
         for slot, ids in forced.items():

@@ -51,7 +51,7 @@ class RulePolicy:
         for slot, ids in pieces.items():
             self.prompts[slot] = self.prompts[slot] + list(ids)
 
-    def branch(self, prefixes, *, max_new, seeds, temperature, **how):
+    def sample(self, prefixes, *, max_new, seeds, temperature, **how):
         answers = {}
         for slot, prefix in prefixes.items():
             opened = self.codec.decode(self.prompts[slot]).count("<action> open")

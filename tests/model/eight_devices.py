@@ -93,9 +93,9 @@ def texts(params, mesh):
     made = []
     for turn in range(2):
         sampler.extend({slot: [slot + 1, turn + 1, 5 * slot] for slot in range(turn, 8)})
-        made.append(sampler.branch({slot: [7] * slot for slot in range(1, 8)}, max_new=8))
+        made.append(sampler.sample({slot: [7] * slot for slot in range(1, 8)}, max_new=8))
         made.append(
-            sampler.branch(
+            sampler.sample(
                 {slot: [] for slot in range(6)},
                 max_new=8,
                 temperature=1.0,

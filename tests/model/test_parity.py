@@ -167,7 +167,7 @@ def test_greedy_text_of_unequal_lengths(theirs, slots, how):
     draw = np.random.default_rng(slots)
     prompts = [draw.integers(0, 61, length).tolist() for length in draw.integers(3, 60, slots)]
     sampler.extend(dict(enumerate(prompts)))
-    made = sampler.branch({slot: [] for slot in range(slots)}, max_new=12, **how)
+    made = sampler.sample({slot: [] for slot in range(slots)}, max_new=12, **how)
     longest = max(map(len, prompts))
     ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])

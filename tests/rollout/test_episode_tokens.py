@@ -128,8 +128,8 @@ def test_a_cache_that_lost_ids_is_an_internal_error(codec):
 
 def test_a_policy_need_not_report_log_probabilities(codec):
     class Silent(RulePolicy):
-        def branch(self, prefixes, **kwargs):
-            made = super().branch(prefixes, **kwargs)
+        def sample(self, prefixes, **kwargs):
+            made = super().sample(prefixes, **kwargs)
             return {slot: Generation(one.ids, None) for slot, one in made.items()}
 
     silent = played(codec, Silent(codec)).steps[0].cot

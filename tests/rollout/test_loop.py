@@ -57,10 +57,10 @@ def test_environments_step_while_the_other_action_is_decoded(codec):
     decoding = threading.Event()
 
     class Decodes(RulePolicy):
-        def branch(self, prefixes, **kwargs):
+        def sample(self, prefixes, **kwargs):
             if any(prefixes.values()):
                 decoding.set()
-            return super().branch(prefixes, **kwargs)
+            return super().sample(prefixes, **kwargs)
 
     class Waits(Cabinets):
         def step(self, actions):
@@ -214,7 +214,7 @@ def test_records_do_not_depend_on_the_number_of_slots(codec):
 
 def test_an_invalid_response_costs_a_step_and_says_why(codec):
     class Mumbles(RulePolicy):
-        def branch(self, prefixes, **kwargs):
+        def sample(self, prefixes, **kwargs):
             return {
                 slot: Generation(self.codec.encode("<think> i look"), [0.0]) for slot in prefixes
             }

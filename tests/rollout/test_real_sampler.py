@@ -135,7 +135,7 @@ def test_every_response_has_a_seed_of_its_own(codec, driver):
     """By the study's seed, the game, its sample, the turn, and the kind of action."""
 
     class Mumbles(RulePolicy):
-        def branch(self, prefixes, **how):
+        def sample(self, prefixes, **how):
             return {slot: Generation(self.codec.encode("look"), [-1.0]) for slot in prefixes}
 
     seeds, responses = set(), 0
@@ -158,7 +158,7 @@ def test_every_response_has_a_seed_of_its_own(codec, driver):
 
 def test_admissible_is_what_the_environment_says_and_not_what_could_be_parsed(codec):
     class Flies(RulePolicy):
-        def branch(self, prefixes, **how):
+        def sample(self, prefixes, **how):
             texts = {
                 slot: "fly</action>" if prefix else "<action>look</action>"
                 for slot, prefix in prefixes.items()
@@ -189,7 +189,7 @@ def test_logits_that_are_not_finite_stop_with_the_game_and_the_step(codec, model
         played(codec, sampler(codec, model, 1, spoilt), games(2))
 
     class Broken(RulePolicy):
-        def branch(self, prefixes, **how):
+        def sample(self, prefixes, **how):
             worth = float("nan") if self.codec.decode(self.prompts[0]).count("user") > 1 else 0.0
             return {
                 slot: Generation(self.codec.encode("look</action>"), [worth]) for slot in prefixes

@@ -47,7 +47,7 @@ class Spells(RulePolicy):
             stop_table(codec.stop_texts, len(codec.pieces), codec.pieces),
         )
 
-    def branch(self, prefixes, *, seeds, **how):
+    def sample(self, prefixes, *, seeds, **how):
         answers = {}
         for slot, prefix in prefixes.items():
             number = self.codec.decode(self.prompts[slot]).count("<action>open") + 1
@@ -128,7 +128,7 @@ def test_the_parser_sees_the_closing_tag_in_another_segmentation_and_nothing_aft
     ids = [*codec.encode("look</action"), merged]
 
     class Merges(RulePolicy):
-        def branch(self, prefixes, **how):
+        def sample(self, prefixes, **how):
             return {
                 slot: Generation(ids if prefix else [*self.codec.action_prefix, *ids], None)
                 for slot, prefix in prefixes.items()
@@ -147,7 +147,7 @@ def test_an_action_with_a_control_token_is_invalid_and_is_not_sent():
         texts = f"look {token} fridge 1</action>", f"<action>look {token} fridge 1</action>"
 
         class Sneaks(RulePolicy):
-            def branch(self, prefixes, **how):
+            def sample(self, prefixes, **how):
                 return {
                     slot: Generation(self.codec.encode(texts[not prefix]), None)  # noqa: B023
                     for slot, prefix in prefixes.items()
@@ -199,7 +199,7 @@ def test_nothing_that_an_environment_says_ends_a_run_or_is_read_as_more_than_tex
             )
 
     class Looks(RulePolicy):
-        def branch(self, prefixes, **how):
+        def sample(self, prefixes, **how):
             ids, start = self.codec.encode("<action> look </action>"), len(self.codec.action_prefix)
             return {
                 slot: Generation(ids[start:] if prefix else ids, None)

@@ -196,7 +196,7 @@ def _operate(made, seed, count, sizes):
             }
             max_new = int(draw.integers(1, MAX_NEW + 1))
             given = seeds if how["temperature"] else None
-            for slot, generations in sampler.branches(
+            for slot, generations in sampler.samples(
                 prefixes, max_new=max_new, seeds=given, **how
             ).items():
                 assert len(generations) == (len(seeds[slot]) if how["temperature"] else 1)
@@ -244,5 +244,5 @@ def test_a_prompt_may_end_anywhere_about_the_edge_of_the_cache(made, room):
             prefixes = {
                 slot: draw.choice(np.flatnonzero(TOKENS), size).tolist() for slot in range(SLOTS)
             }
-            for slot, one in sampler.branch(prefixes, max_new=3, **how).items():
+            for slot, one in sampler.sample(prefixes, max_new=3, **how).items():
                 _check_generation(one, context[slot] + prefixes[slot], 3, how, 0, forward)

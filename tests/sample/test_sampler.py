@@ -71,7 +71,7 @@ def test_generation_equals_the_full_forward_turn_after_turn(sampler):
     sampler.extend(held)
     for turn in range(2):
         prefixes = {0: [], 1: _ids(2, 10 + turn), 3: _ids(11, 20 + turn)}
-        made = sampler.branch(prefixes, max_new=6)
+        made = sampler.sample(prefixes, max_new=6)
         assert made.keys() == prefixes.keys()
         for slot, prefix in prefixes.items():
             ids, logprobs = _greedy(held[slot] + prefix, 6)
@@ -104,16 +104,16 @@ def test_a_branch_leaves_every_slot_as_it_was(sampler):
         for turn in range(3):
             sampler.extend({slot: _ids(7 + slot, 40 + turn + slot) for slot in (0, 1, 3)})
             if branching:
-                sampler.branch(
+                sampler.sample(
                     {0: _ids(50, 50), 3: []}, max_new=20, temperature=1.0, seeds={0: 1, 3: 2}
                 )
-                sampler.branch({1: _ids(1, 51)}, max_new=9, repetition_penalty=1.3)
-                sampler.branches(
+                sampler.sample({1: _ids(1, 51)}, max_new=9, repetition_penalty=1.3)
+                sampler.samples(
                     {0: [3], 1: []}, max_new=7, temperature=1.0, seeds={0: [1, 2], 1: [3]}
                 )
                 sampler.score({0: _ids(40, 53), 3: _ids(3, 54)})
             states.append(_cached(sampler))
-            texts.append(sampler.branch({0: [], 1: [], 3: _ids(2, 52)}, max_new=8))
+            texts.append(sampler.sample({0: [], 1: [], 3: _ids(2, 52)}, max_new=8))
         return sampler.lengths, states, texts
 
     lengths, states, texts = play(branching=False)
@@ -132,14 +132,14 @@ def test_sampled_text_does_not_depend_on_neighbours_or_place(sampler, how):
     seeds = {0: 5, 1: 2**63 + 6, 2: 7, 3: 8}
     how = {"max_new": 12, "temperature": 1.0} | how
     sampler.extend(PROMPTS)
-    together = sampler.branch({slot: [1] for slot in PROMPTS}, seeds=seeds, **how)
-    assert sampler.branch({2: [1]}, seeds={2: 7}, **how)[2].ids == together[2].ids
-    assert sampler.branch({2: [1]}, seeds={2: 6}, **how)[2].ids != together[2].ids
+    together = sampler.sample({slot: [1] for slot in PROMPTS}, seeds=seeds, **how)
+    assert sampler.sample({2: [1]}, seeds={2: 7}, **how)[2].ids == together[2].ids
+    assert sampler.sample({2: [1]}, seeds={2: 6}, **how)[2].ids != together[2].ids
     sampler.load(_params())
     moved = {0: 3, 1: 2, 2: 1, 3: 0}
     for slot in (2, 0, 3, 1):
         sampler.extend({moved[slot]: PROMPTS[slot]})
-    again = sampler.branch(
+    again = sampler.sample(
         {moved[s]: [1] for s in PROMPTS}, seeds={moved[s]: seeds[s] for s in seeds}, **how
     )
     for slot in PROMPTS:
@@ -159,32 +159,32 @@ def test_stop_sequences_end_a_generation_and_are_part_of_it():
     )
     stopping.load(_params())
     stopping.extend(PROMPTS)
-    made = stopping.branch({2: [], 3: []}, max_new=12)
+    made = stopping.sample({2: [], 3: []}, max_new=12)
     assert (made[2].ids, made[2].stopped) == (free[:7], True)
     assert len(made[2].logprobs) == 7
     assert (made[3].ids, made[3].stopped) == (other, False)
     # A prefix that ends with a stop's first two ids: a stop is made of new ids alone.
-    cut = stopping.branch({2: free[:6]}, max_new=3)[2]
+    cut = stopping.sample({2: free[:6]}, max_new=3)[2]
     assert (cut.ids, cut.stopped) == (free[6:9], False)
 
 
 def test_branches_of_one_slot_are_its_single_branches(sampler):
     sampler.extend(PROMPTS)
     seeds = {0: [5], 2: [7, 8, 7], 3: [9, 10]}
-    several = sampler.branches(
+    several = sampler.samples(
         {slot: [1] for slot in seeds}, max_new=9, temperature=1.0, seeds=seeds
     )
     for slot, own in seeds.items():
         for number, seed in enumerate(own):
             assert (
                 several[slot][number].ids
-                == sampler.branch({slot: [1]}, max_new=9, temperature=1.0, seeds={slot: seed})[
+                == sampler.sample({slot: [1]}, max_new=9, temperature=1.0, seeds={slot: seed})[
                     slot
                 ].ids
             )
     assert [len(several[slot]) for slot in seeds] == [1, 3, 2]
     assert several[2][0] == several[2][2] and several[2][0].ids != several[2][1].ids
-    assert sampler.branches({2: [1]}, max_new=4) == {2: [sampler.branch({2: [1]}, max_new=4)[2]]}
+    assert sampler.samples({2: [1]}, max_new=4) == {2: [sampler.sample({2: [1]}, max_new=4)[2]]}
 
 
 def test_a_branch_costs_its_own_tokens_alone(sampler, monkeypatch):
@@ -207,13 +207,13 @@ def test_a_branch_costs_its_own_tokens_alone(sampler, monkeypatch):
     assert sum(read for _, read in ran) == 140 + 20
     for call, expected in (
         (
-            lambda: sampler.branch({0: [1, 2], 1: []}, max_new=3),
+            lambda: sampler.sample({0: [1, 2], 1: []}, max_new=3),
             ["decode"],
         ),  # which takes a short prefix itself
-        (lambda: sampler.branch({0: [1] * 9, 1: []}, max_new=3), [("prefill", 9), "decode"]),
-        (lambda: sampler.branch({0: [], 1: []}, max_new=3), ["decode"]),
+        (lambda: sampler.sample({0: [1] * 9, 1: []}, max_new=3), [("prefill", 9), "decode"]),
+        (lambda: sampler.sample({0: [], 1: []}, max_new=3), ["decode"]),
         (
-            lambda: sampler.branches({0: [1, 2], 1: [3]}, seeds={0: [1, 2, 3], 1: [4]}, **warm),
+            lambda: sampler.samples({0: [1, 2], 1: [3]}, seeds={0: [1, 2, 3], 1: [4]}, **warm),
             [("prefill", 3), *["decode"] * 3],
         ),
         (lambda: sampler.score({0: [1, 2, 3], 1: [4, 5]}), [("score", 5)]),
@@ -240,7 +240,7 @@ def test_a_prefix_that_a_decode_takes_is_one_that_was_read(how):
     free.load(_params())
     free.extend(PROMPTS)
     prefixes = {0: [], 1: _ids(FORCED_MOST, 10), 2: _ids(1, 11), 3: _ids(3, 12)}
-    text = free.branch(prefixes, max_new=12, **how)
+    text = free.sample(prefixes, max_new=12, **how)
     first = text[3].ids[0]
     sampler = Sampler(
         CONFIG,
@@ -253,12 +253,12 @@ def test_a_prefix_that_a_decode_takes_is_one_that_was_read(how):
     )
     sampler.load(_params())
     sampler.extend(PROMPTS)
-    given = sampler.branch(prefixes, max_new=12, **how)
+    given = sampler.sample(prefixes, max_new=12, **how)
     assert sampler.compilations == 3, (
         "a cache, a read of the prompts, a decode: nothing for the prefixes"
     )
     sampler.extend(prefixes)
-    read = sampler.branch(dict.fromkeys(prefixes, ()), max_new=12, **how)
+    read = sampler.sample(dict.fromkeys(prefixes, ()), max_new=12, **how)
     for slot in PROMPTS:
         assert (given[slot].ids, given[slot].stopped) == (read[slot].ids, read[slot].stopped)
         np.testing.assert_allclose(given[slot].logprobs, read[slot].logprobs, atol=1e-4)
@@ -268,7 +268,7 @@ def test_a_prefix_that_a_decode_takes_is_one_that_was_read(how):
 
 def test_scores_are_the_logprobs_of_what_was_decoded_and_of_the_full_forward(sampler):
     sampler.extend(PROMPTS)
-    made = sampler.branch({0: [], 2: []}, max_new=12)
+    made = sampler.sample({0: [], 2: []}, max_new=12)
     scored = sampler.score(
         {0: made[0].ids, 2: made[2].ids, 3: _ids(150, 70)}
     )  # several pieces, and another room
@@ -279,18 +279,18 @@ def test_scores_are_the_logprobs_of_what_was_decoded_and_of_the_full_forward(sam
     row[0, : len(whole)] = whole
     after = np.asarray(jax.nn.log_softmax(_logits(row)[0]))
     np.testing.assert_allclose(scored[3], after[np.arange(8, 158), whole[9:]], atol=1e-4)
-    assert sampler.branch({0: [], 2: []}, max_new=12) == made
+    assert sampler.sample({0: [], 2: []}, max_new=12) == made
 
 
 def test_a_repetition_penalty_is_over_prompt_prefix_and_what_was_made(sampler):
     sampler.extend(PROMPTS)
-    free = sampler.branch({0: []}, max_new=20)[0].ids
+    free = sampler.sample({0: []}, max_new=20)[0].ids
     repeated = next(at for at, id in enumerate(free) if id in free[:at] and id not in PROMPTS[0])
     prefixes = {
         0: free[:repeated],
         3: [],
     }  # behind this prefix the model would make one of its ids again
-    made = sampler.branch(prefixes, max_new=10, repetition_penalty=1.5)
+    made = sampler.sample(prefixes, max_new=10, repetition_penalty=1.5)
     for slot, prefix in prefixes.items():
         ids, logprobs = [*PROMPTS[slot], *prefix], []
         for _ in range(10):
@@ -307,14 +307,14 @@ def test_a_repetition_penalty_is_over_prompt_prefix_and_what_was_made(sampler):
             made[slot].logprobs, logprobs, atol=1e-4
         )  # the model's own, without the penalty
     assert made[0].ids[0] != free[repeated]
-    assert made[3].ids != sampler.branch({3: []}, max_new=10)[3].ids
+    assert made[3].ids != sampler.sample({3: []}, max_new=10)[3].ids
 
 
 def test_no_ngram_comes_twice_where_none_may(sampler):
     sampler.extend(PROMPTS)
-    free = sampler.branch({slot: [7, 8] for slot in PROMPTS}, max_new=20)
-    made = sampler.branch({slot: [7, 8] for slot in PROMPTS}, max_new=20, no_repeat_ngram_size=2)
-    again = sampler.branches(
+    free = sampler.sample({slot: [7, 8] for slot in PROMPTS}, max_new=20)
+    made = sampler.sample({slot: [7, 8] for slot in PROMPTS}, max_new=20, no_repeat_ngram_size=2)
+    again = sampler.samples(
         {slot: [7, 8] for slot in PROMPTS},
         max_new=20,
         temperature=2.0,
@@ -341,15 +341,15 @@ def test_max_length_bounds_prompts_and_branches(sampler):
     ):
         sampler.extend({1: [3], 0: _ids(6, 61)})
     np.testing.assert_array_equal(sampler.lengths, [MAX_LENGTH - 5, 2, 0, 0])  # no slot changed
-    made = sampler.branch({0: [1, 2], 1: []}, max_new=10)
+    made = sampler.sample({0: [1, 2], 1: []}, max_new=10)
     assert (len(made[0].ids), len(made[1].ids)) == (3, 10)
     with pytest.raises(UsageError, match="slot 0 and its prefix fill max_length"):
-        sampler.branch({0: _ids(5, 62)}, max_new=1)
+        sampler.sample({0: _ids(5, 62)}, max_new=1)
 
 
 def test_reset_and_load_forget(sampler):
     def texts():
-        return {slot: made.ids for slot, made in sampler.branch({1: [], 2: []}, max_new=6).items()}
+        return {slot: made.ids for slot, made in sampler.sample({1: [], 2: []}, max_new=6).items()}
 
     sampler.extend(PROMPTS)
     fresh = texts()
@@ -371,9 +371,9 @@ def test_weights_are_a_copy(sampler):
     own = jax.tree.map(jnp.copy, _params())
     sampler.load(own)
     sampler.extend(PROMPTS)
-    made = sampler.branch({0: []}, max_new=3)
+    made = sampler.sample({0: []}, max_new=3)
     jax.tree.map(lambda x: x.delete(), own)  # as when a train step takes its state as a donation
-    assert sampler.branch({0: []}, max_new=3) == made
+    assert sampler.sample({0: []}, max_new=3) == made
 
 
 def test_a_long_episode_compiles_at_most_one_program_a_bucket():
@@ -388,10 +388,10 @@ def test_a_long_episode_compiles_at_most_one_program_a_bucket():
         sampler.load(_params())
         sampler.extend({0: _ids(30, seed), 1: _ids(20, seed)})
         for turn in range(11):
-            sampler.branch({0: [1], 1: []}, max_new=12)
-            sampler.branch({1: [turn]}, max_new=5 + turn, temperature=0.7, seeds={1: turn})
+            sampler.sample({0: [1], 1: []}, max_new=12)
+            sampler.sample({1: [turn]}, max_new=5 + turn, temperature=0.7, seeds={1: turn})
             sampler.extend({slot: _ids(17 + turn, turn) for slot in range(2)})
-        sampler.branch({0: [1]}, max_new=3)
+        sampler.sample({0: [1]}, max_new=3)
         counts.append(sampler.compilations)
     # To make a cache, to let it grow; in each room one that reads (here pieces of up to 32) and one that decodes.
     assert counts[0] == 2 + 2 * rooms
@@ -409,7 +409,7 @@ def test_all_that_a_sampler_can_do_stays_within_its_bound():
             {"top_k": 3, "temperature": 1.0, "seeds": {0: 1}},
             {"repetition_penalty": 1.1},
         ):
-            sampler.branch({0: []}, max_new=4, **how)
+            sampler.sample({0: []}, max_new=4, **how)
         for size in (2, 20, 40):
             sampler.score({0: _ids(size, size)})
     assert sampler.compilations == sampler.programs_bound == 1 + 2 * 3 + 2
@@ -421,27 +421,27 @@ def test_all_that_a_sampler_can_do_stays_within_its_bound():
         (lambda s: s.extend({4: [1]}), r"slot 4 is not one of 0 \.\. 3"),
         (lambda s: s.reset([-1]), "slot -1"),
         (lambda s: s.extend({0: [61]}), "slot 0 has an id outside the vocabulary"),
-        (lambda s: s.branch({2: []}, max_new=3), "slot 2 is empty"),
-        (lambda s: s.branch({0: [1]}, max_new=0), "max_new is 0"),
-        (lambda s: s.branch({0: [1]}, max_new=129), "max_new is 129; it must be 1 to 128"),
-        (lambda s: s.branch({0: [1]}, max_new=1, temperature=-1.0), r"temperature is -1\.0"),
-        (lambda s: s.branch({0: [1]}, max_new=1, top_k=-1), "top_k is -1"),
-        (lambda s: s.branch({0: [1]}, max_new=1, top_p=0.0), r"top_p is 0\.0; it must be over 0"),
+        (lambda s: s.sample({2: []}, max_new=3), "slot 2 is empty"),
+        (lambda s: s.sample({0: [1]}, max_new=0), "max_new is 0"),
+        (lambda s: s.sample({0: [1]}, max_new=129), "max_new is 129; it must be 1 to 128"),
+        (lambda s: s.sample({0: [1]}, max_new=1, temperature=-1.0), r"temperature is -1\.0"),
+        (lambda s: s.sample({0: [1]}, max_new=1, top_k=-1), "top_k is -1"),
+        (lambda s: s.sample({0: [1]}, max_new=1, top_p=0.0), r"top_p is 0\.0; it must be over 0"),
         (
-            lambda s: s.branch({0: [1]}, max_new=1, repetition_penalty=0.0),
+            lambda s: s.sample({0: [1]}, max_new=1, repetition_penalty=0.0),
             r"repetition_penalty is 0\.0",
         ),
         (
-            lambda s: s.branch({0: [1]}, max_new=1, no_repeat_ngram_size=-1),
+            lambda s: s.sample({0: [1]}, max_new=1, no_repeat_ngram_size=-1),
             r"no_repeat_ngram_size is -1",
         ),
         (
-            lambda s: s.branches({0: [1]}, max_new=1, temperature=1.0, seeds={0: []}),
+            lambda s: s.samples({0: [1]}, max_new=1, temperature=1.0, seeds={0: []}),
             "slot 0 has no seed",
         ),
         (lambda s: s.score({0: [1]}), "slot 0 is empty"),
         (
-            lambda s: s.branch({0: [1], 1: [1]}, max_new=1, temperature=1.0, seeds={0: 1}),
+            lambda s: s.sample({0: [1], 1: [1]}, max_new=1, temperature=1.0, seeds={0: 1}),
             "slot 1 has no seed",
         ),
     ],

@@ -135,16 +135,16 @@ def test_a_row_that_is_no_token_is_never_made_though_it_is_the_likeliest():
         sampler.extend({0: [1, 2, 3]})
         return sampler
 
-    free = make(None).branch({0: []}, max_new=20)[0]
+    free = make(None).sample({0: []}, max_new=20)[0]
     pieces = [
         None if id in free.ids[:2] else "x" for id in range(max(free.ids[2:]))
     ]  # and the rows from there on are no tokens
     sampler = make(pieces)
     for how in ({}, {"temperature": 1.0, "seeds": {0: 7}}):
-        ids = sampler.branch({0: []}, max_new=20, **how)[0].ids
+        ids = sampler.sample({0: []}, max_new=20, **how)[0].ids
         assert len(ids) == 20 and all(id < len(pieces) and pieces[id] for id in ids)
     # Where all that are tokens are forbidden too, the response ends: nothing is made up.
-    few = make(["a", "b", None, "c"]).branch({0: []}, max_new=20, no_repeat_ngram_size=1)[0]
+    few = make(["a", "b", None, "c"]).sample({0: []}, max_new=20, no_repeat_ngram_size=1)[0]
     assert (few.ids, few.stopped) == ([0], False)
 
 
@@ -173,7 +173,7 @@ def test_logits_that_are_not_finite_name_their_slot(wrong):
         with pytest.raises(
             NotFiniteError, match="slot 1: the model's logits are not finite"
         ) as raised:
-            sampler.branch({1: []}, max_new=3, **how)
+            sampler.sample({1: []}, max_new=3, **how)
         assert raised.value.slot == 1
     with pytest.raises(NotFiniteError, match="slot 1"):
         sampler.score({1: [1, 2]})
