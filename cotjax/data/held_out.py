@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from cotjax.masking import Dropping, draw
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Part(Sequence[Example]):
     """Some examples of a data source, in its order."""
 
     source: Sequence[Example]
@@ -29,7 +30,7 @@ class Part:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: Any) -> Any:
         return self.source[int(self.indices[index])]
 
     @cached_property

@@ -16,9 +16,10 @@ from __future__ import annotations
 import io
 import os
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -96,7 +97,7 @@ def fit(lengths: Sequence[int], row_length: int, bins: int) -> np.ndarray:
     return row_of
 
 
-def example_lengths(source: Sequence[dict]) -> np.ndarray:
+def example_lengths(source: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """Tokens of each example of a data source -> [N] int32. Those of a prepared dataset stand in a file beside it; without one,
     every example is read, and the file written. A source that has `lengths` (held_out.Part) says them itself."""
     if hasattr(source, "lengths"):
@@ -113,7 +114,7 @@ def example_lengths(source: Sequence[dict]) -> np.ndarray:
     return lengths
 
 
-def keep_lengths(source: Sequence[dict], lengths: np.ndarray) -> None:
+def keep_lengths(source: Sequence[Mapping[str, Any]], lengths: np.ndarray) -> None:
     """Write the lengths beside a prepared dataset, where it can be written to."""
     file = _lengths_file(source)
     if file is None or not os.access(file.parent, os.W_OK):
@@ -123,7 +124,9 @@ def keep_lengths(source: Sequence[dict], lengths: np.ndarray) -> None:
     write_whole(file, packed.getvalue())
 
 
-def check_lengths(lengths: np.ndarray, row_length: int, source: Sequence[dict]) -> None:
+def check_lengths(
+    lengths: np.ndarray, row_length: int, source: Sequence[Mapping[str, Any]]
+) -> None:
     """Raise DataError, naming the first, when an example is longer than a row."""
     long = np.flatnonzero(lengths > row_length)
     if len(long):
@@ -134,7 +137,7 @@ def check_lengths(lengths: np.ndarray, row_length: int, source: Sequence[dict]) 
         )
 
 
-def _lengths_file(source: Sequence[dict]) -> Path | None:
+def _lengths_file(source: Any) -> Path | None:
     info = getattr(source, "dataset_info", None)
     return Path(info.data_dir) / f"lengths-{source.split}.npy" if info is not None else None
 

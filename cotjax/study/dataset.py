@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cotjax.data.pipeline import Example
 from cotjax.data.tfds_agent import dataset_counts, fingerprint, prepare_dataset
 from cotjax.runtime import distributed
 from cotjax.runtime.claim import arms_begun, check_arm_content
@@ -21,7 +22,7 @@ from cotjax.train.fingerprints import Fingerprints
 
 def build_dataset(
     config: ConfigDict, run: Path, trajectories: Path, tokenizer: Path, reporter: Reporter
-) -> tuple[Sequence[dict], dict[str, Any]]:
+) -> tuple[Sequence[Example], dict[str, Any]]:
     """Build a run's dataset unless it exists; return its source and what the run is made from.
 
     Raises UsageError when an arm was begun with other content (`cotjax.runtime.content`).

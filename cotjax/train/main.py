@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from cotjax.data.held_out import split
-from cotjax.data.pipeline import batches, check_supervised, dropped_weights
+from cotjax.data.pipeline import Example, batches, check_supervised, dropped_weights
 from cotjax.errors import DataError
 from cotjax.model.sharding import batch_sharding, make_mesh
 from cotjax.objectives.supervised import make_objective
@@ -35,7 +35,7 @@ def train(
     run: Run,
     *,
     folder: Path,
-    source: Sequence[dict],
+    source: Sequence[Example],
     mesh_shape: dict[str, int],
     listener: Listener | None = None,
 ) -> Path:
@@ -129,9 +129,8 @@ def train(
     profiler = Profiler(settings, folder / "profile")
     log = Log(run, folder, schedule, metrics_file, trackers, listener, saved=start)
 
-    # ---- loop: dispatch step n, then read the metrics of step n - 1: the device never waits
-    pending = None
     with StopRequest() as stop:
+        # ---- save the start, and compile
         # However the block ends, what was begun is completed, the last of these first.
         for begun in (checkpoints, metrics_file, trackers, profiler):
             stop.callback(begun.close)
@@ -149,7 +148,10 @@ def train(
         if start < settings.steps:
             like = abstract_batch(settings.batch, settings.row_length, mesh)
             train_step = compiled(train_step, state, like, mesh)
+
+        # ---- loop: dispatch step n, then read the metrics of step n - 1: the device never waits
         stop.stepping = True
+        pending = None
         for step in range(start + 1, settings.steps + 1):
             profiler.before(step)
             # An implicit transfer here would make the host wait for the device, or the device
@@ -196,6 +198,8 @@ def train(
                 log.saved = step
             if stopping:
                 break
+
+        # ---- say what it took; raise what a stop request asked for
         if start < settings.steps:
             listener.say(log.clock.summary())
         if empty := sum(loss is None for loss in metrics_file.losses.values()):

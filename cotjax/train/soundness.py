@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cotjax.data.held_out import held_out_batches
+from cotjax.data.pipeline import Example
 from cotjax.errors import DataError
 from cotjax.masking import Dropping, Role
 from cotjax.model.config import ModelConfig
@@ -77,7 +78,7 @@ class HeldOut:
 
     def __init__(
         self,
-        source: Sequence[dict],
+        source: Sequence[Example],
         forward: Callable[[dict, dict], tuple[jax.Array, jax.Array]],
         mesh: Mesh,
         settings: Any,
