@@ -106,6 +106,28 @@ def test_played_episodes(tmp_path, episode):
     assert value(point, "d1_cot") is None  # no expert states
 
 
+def test_actions_of_states_without_a_list_of_commands_are_in_no_share_of_admissible_ones(
+    tmp_path, episode
+):
+    path = episode(tmp_path, "g", [("look", "look"), ("look", "look"), ("fly", "fly")])
+    record = json.loads(path.read_text())
+    record["steps"][0]["cot"]["admissible"] = None
+    path.write_text(json.dumps(record))
+    point = point_of(tmp_path)
+    assert (point.estimate("admissible_cot").n, point.estimate("valid_cot").n) == (2, 3)
+    assert value(point, "admissible_cot") == 1 / 2
+
+
+def test_an_experts_episode_needs_both_actions_and_the_experts(tmp_path, episode):
+    path = episode(tmp_path, "g", [("look", "look", "look")] * 2, driver="reference")
+    record = json.loads(path.read_text())
+    for name in ("cot", "prompt", "reference"):
+        steps = [record["steps"][0], record["steps"][1] | {name: None}]
+        path.write_text(json.dumps(record | {"steps": steps}))
+        with pytest.raises(DataError, match=rf"steps\[1\]\.{name} is null"):
+            read_record(path)
+
+
 def test_an_episode_that_the_environment_broke_counts_nowhere(tmp_path, episode):
     episode(tmp_path, "a", success=True)
     episode(tmp_path, "b", success=False)

@@ -123,6 +123,17 @@ def test_a_turn_says_whether_the_environment_accepted_the_action_and_its_score(c
         assert record.score == record.steps[0].score == 0.5 and not record.success
 
 
+def test_where_the_environment_lists_no_commands_no_action_is_called_admissible_or_not(codec):
+    class Unlisted(Cabinets):
+        def reset(self, games):
+            first = Observation("You see a cabinet 1.", None, False, False)
+            return {slot: (task, first) for slot, (task, _) in super().reset(games).items()}
+
+    (step,) = _play(codec, games(1), "cot", Unlisted())["g1"].steps
+    assert step.admissible_commands is step.cot.admissible is step.prompt.admissible is None
+    assert step.cot.valid and step.executed == "open cabinet 1"
+
+
 def test_prompt_actions_may_be_left_out(codec):
     paired, alone = (_play(codec, games(1, 3), "cot", both=both) for both in (None, False))
     assert all(step.prompt is None for record in alone.values() for step in record.steps)
