@@ -20,7 +20,7 @@ from cotjax.bench.comparison import print_table, say
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import init_params
 from cotjax.model.sharding import make_mesh
-from cotjax.runtime.files import check_output, whole
+from cotjax.runtime.files import atomic_file, check_output
 from cotjax.sample.sampler import Sampler
 
 # Small, so that 16k tokens and 256 slots take minutes on two cores. With these heads, attention
@@ -153,5 +153,5 @@ def _draw(by_history: Sequence[Turn], by_slots: Sequence[Turn], out: Path) -> No
         axes.loglog(sizes, linear, linestyle=":", color="grey", label="linear")
         axes.set(xlabel=label, ylabel="seconds a turn")
         axes.legend()
-    with whole(out, "wb", mark=MARK) as file:
+    with atomic_file(out, "wb", mark=MARK) as file:
         figure.savefig(file, dpi=150, format="png", metadata={"Software": MARK.decode()})

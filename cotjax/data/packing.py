@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from cotjax.errors import DataError
-from cotjax.runtime.files import write_whole
+from cotjax.runtime.files import write_atomic
 
 _ROUNDING = (
     128  # parts of the average length that lengths are rounded up to; it costs 1/256 of a row
@@ -121,7 +121,7 @@ def keep_lengths(source: Sequence[Mapping[str, Any]], lengths: np.ndarray) -> No
         return
     packed = io.BytesIO()
     np.save(packed, lengths)
-    write_whole(file, packed.getvalue())
+    write_atomic(file, packed.getvalue())
 
 
 def check_lengths(

@@ -31,7 +31,7 @@ from cotjax.masking import (
     roles_from_messages,
     target_weights,
 )
-from cotjax.runtime.files import check_output, write_whole
+from cotjax.runtime.files import check_output, write_atomic
 from cotjax.runtime.terminal import visible
 
 COLOURS = {
@@ -209,7 +209,7 @@ def show(
     table.add_row("all", *(f"{count:,}" for count in sum(totals.values())))
     console.print(table)
     if page:
-        write_whole(page, _page(title, first, totals))
+        write_atomic(page, _page(title, first, totals))
         console.print(f"Page: {page.resolve()}", soft_wrap=True)
 
 

@@ -30,7 +30,7 @@ from cotjax.data.selection import Counts, Selection
 from cotjax.data.trajectories import read_trajectories
 from cotjax.errors import DataError
 from cotjax.formats import TASK
-from cotjax.runtime.files import read_json, write_whole
+from cotjax.runtime.files import read_json, write_atomic
 
 ARRAYS = {
     "steps": np.int32,
@@ -119,7 +119,7 @@ class AgentTrajectories(tfds.core.GeneratorBasedBuilder):
             raise DataError(f"{path}: {counts.why_nothing()}")
         self.lengths[split] = np.asarray(lengths, np.int32)
         # Written into TFDS's temporary folder, which is renamed on success: no dataset lacks it.
-        write_whole(_counts_file(self, split), json.dumps(counts.as_dict(), indent=2) + "\n")
+        write_atomic(_counts_file(self, split), json.dumps(counts.as_dict(), indent=2) + "\n")
 
 
 def sha256_of(file: Path) -> str:

@@ -49,7 +49,7 @@ from cotjax.data.json_lines import parse_line, raw_lines
 from cotjax.data.json_text import json_type, open_json
 from cotjax.errors import DataError
 from cotjax.formats import TAGS
-from cotjax.runtime.files import whole
+from cotjax.runtime.files import atomic_file
 
 SCHEMA_VERSION = 1
 SCRIPTED_BEFORE = "scripted, before the action"
@@ -267,7 +267,7 @@ def write_trajectories(
       DataError: the file cannot be written.
     """
     count = 0
-    with whole(path, mark=MARK, inputs=inputs) as out:
+    with atomic_file(path, mark=MARK, inputs=inputs) as out:
         for trajectory in trajectories:
             row = {"schema_version": SCHEMA_VERSION} | asdict(trajectory)
             out.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -118,7 +118,7 @@ def check_output(
         for other in inputs:
             if os.path.exists(other) and path.samefile(other):
                 raise UsageError(
-                    f"{path} is read and cannot be written at the same time; choose another file"
+                    f"{path} is an input and cannot be written too; choose another file"
                 )
         if stat.S_ISDIR(kind):
             raise UsageError(f"{path} is a folder; name a file to write")
@@ -251,6 +251,3 @@ def put_aside(path: Path) -> Path:
         number += 1
     os.rename(path, aside)
     return aside
-
-
-write_whole, whole_folder, whole = write_atomic, atomic_folder, atomic_file

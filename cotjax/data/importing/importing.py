@@ -25,7 +25,7 @@ from cotjax.data.trajectories import (
     write_trajectories,
 )
 from cotjax.errors import DataError, UsageError
-from cotjax.runtime.files import check_output, local_path, whole
+from cotjax.runtime.files import atomic_file, check_output, local_path
 
 _MAX_KINDS = 100  # kinds of content left out that are counted apart
 _OTHERS = "other fields"
@@ -92,7 +92,7 @@ def import_files(
     defaults = {"environment": environment, "split": split}
     run = _Import(layout, defaults, instructions, limit)
     nothing = None
-    opened = whole(rejected, mark=_REJECTED_MARK, inputs=files) if rejected else nullcontext()
+    opened = atomic_file(rejected, mark=_REJECTED_MARK, inputs=files) if rejected else nullcontext()
     with opened as rejects:
         try:
             write_trajectories(out, run.trajectories(files, rejects, progress), inputs=files)

@@ -24,7 +24,7 @@ from textworld.envs.pddl.logic import Atom
 from textworld.logic import Proposition, Variable
 
 from cotjax.errors import CotjaxError
-from cotjax.runtime.files import write_whole
+from cotjax.runtime.files import write_atomic
 
 _FORMAT = 1  # raised whenever the meaning of a kept translation changes
 _STALE_S = 600.0  # a file that was to be written in milliseconds, and is this old, is of a process that was killed
@@ -152,4 +152,4 @@ def _write(path: Path, translation: Translation) -> None:
         for left in path.parent.glob(".*.partial"):
             if time.time() - left.stat().st_mtime > _STALE_S:
                 left.unlink(missing_ok=True)
-        write_whole(path, packed)
+        write_atomic(path, packed)

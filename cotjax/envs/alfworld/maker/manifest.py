@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cotjax.errors import DataError, UsageError
-from cotjax.runtime.files import write_whole
+from cotjax.runtime.files import write_atomic
 
 GAME_FILES = ("game.tw-pddl", "initial_state.pddl", "traj_data.json")
 _NAME = "manifest.json"
@@ -109,4 +109,4 @@ class Manifest:
                 for key, game in sorted(self.games.items())
             },
         }
-        write_whole(self.path, json.dumps(content, indent=1) + "\n")
+        write_atomic(self.path, json.dumps(content, indent=1) + "\n")
