@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers import tiny
 
 from cotjax.cli.main import _parser
+from cotjax.weights.huggingface import save_hf
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -34,11 +36,23 @@ def test_no_line_of_prose_has_more_than_100_columns(page):
     assert [line for line in lines if len(line) > 100] == []
 
 
-def test_the_readmes_mask_runs():
-    (block,) = [text for text in blocks(ROOT / "README.md", "python") if "cotjax.masking" in text]
+def test_the_readmes_blocks_run(monkeypatch):
+    monkeypatch.chdir(ROOT)
     names = {}
-    exec(compile(block, "README.md", "exec"), names)
+    for text in blocks(ROOT / "README.md", "python"):
+        exec(compile(text, "README.md", "exec"), names)
     assert len(names["weights"]) == len(names["roles"])
+    assert names["logits"].shape[:2] == (1, 3)
+
+
+def test_the_page_on_models_trains_the_decoder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_hf(Path("my-model"), tiny.model_config(), tiny.params())
+    names = {}
+    (text,) = blocks(ROOT / "docs" / "model.md", "python")
+    exec(compile(text, "model.md", "exec"), names)
+    assert names["after"] < names["before"]
+    assert Path("my-model-trained/config.json").exists()
 
 
 def test_every_command_on_the_pages_exists():
