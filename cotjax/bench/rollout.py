@@ -29,7 +29,7 @@ from cotjax.bench.jobs import RolloutJob
 from cotjax.bench.sides import Side, check_same_platform, devices_of, environment_of_sides
 from cotjax.envs.base import Game
 from cotjax.envs.worlds import load_world
-from cotjax.errors import CotjaxError, UsageError
+from cotjax.errors import InternalError, UsageError
 
 # The least share of episodes in which two sides' actions are equal.
 AGREE = 0.9
@@ -100,7 +100,7 @@ def benchmark(settings: Settings, console: Console | None = None) -> Figures:
 
     Raises:
       UsageError: sizes that do not fit, too few games, no torch, or a side that stopped.
-      CotjaxError: actions that differ in too many episodes.
+      InternalError: actions that differ in too many episodes.
     """
     console = console or Console(highlight=False)
     names = ("episodes", "slots", "steps", "new", "rounds")
@@ -186,7 +186,7 @@ def check_agreement(
 ) -> list[str]:
     """Return a sentence for each episode that differs: its first differing step.
 
-    Raises CotjaxError when they are more than a few.
+    Raises InternalError when they are more than a few.
     """
     differ = []
     for game in games:
@@ -196,7 +196,7 @@ def check_agreement(
             step = next(step for step, pair in pairs if pair[0] != pair[1])
             differ.append(f"{game}, step {step + 1}: {mine[step]!r} here, {their[step]!r} there")
     if len(games) - len(differ) < AGREE * len(games):
-        raise CotjaxError(
+        raise InternalError(
             f"cotjax and {other} do not play alike: {len(differ)} of {len(games)} episodes differ, "
             f"more than rounding explains; the first is {differ[0]}"
         )

@@ -24,7 +24,7 @@ from cotjax.bench.comparison import (
 from cotjax.bench.jobs import SampleJob
 from cotjax.bench.models import named_model
 from cotjax.bench.sides import Side, check_same_platform, devices_of, environment_of_sides
-from cotjax.errors import CotjaxError, UsageError
+from cotjax.errors import InternalError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.flops import PEAK_BANDWIDTH, decode_bytes
 
@@ -73,7 +73,7 @@ def benchmark(settings: Settings, console: Console | None = None) -> Figures:
 
     Raises:
       UsageError: sizes that do not fit, no torch, or a side that stopped.
-      CotjaxError: ids that differ, or a bandwidth over 100 %.
+      InternalError: ids that differ, or a bandwidth over 100 %.
     """
     console = console or Console(highlight=False)
     config = named_model(settings.model, settings.dtype)
@@ -117,7 +117,7 @@ def _describe(side: Side) -> str:
 
 
 def check_same_ids(ours: Side, other: Side, dtype: str) -> None:
-    """Raise CotjaxError when the greedy ids of too many prompts differ.
+    """Raise InternalError when the greedy ids of too many prompts differ.
 
     Raises UsageError when the sides run on different kinds of device.
     """
@@ -128,7 +128,7 @@ def check_same_ids(ours: Side, other: Side, dtype: str) -> None:
         for mine, theirs in zip(ours.started["ids"], other.started["ids"], strict=True)
     ]
     if sum(same) < AGREE * len(same):
-        raise CotjaxError(
+        raise InternalError(
             f"cotjax and {other.name} do not run the same model: {sum(same)} of {len(same)} greedy "
             f"texts are the same; {AGREE:.0%} is the least that rounding explains"
         )
@@ -163,7 +163,7 @@ def _bandwidth(config: ModelConfig, settings: Settings, step_s: float, peak: flo
     valid = settings.slots * (settings.prompt + settings.new / 2)
     share = decode_bytes(config, valid) / step_s / peak
     if not 0 < share <= 1:
-        raise CotjaxError(
+        raise InternalError(
             f"{share:.0%} of the memory bandwidth: the clock did not wait for the device, or its "
             "table is wrong"
         )

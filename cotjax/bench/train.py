@@ -25,7 +25,7 @@ from cotjax.bench.comparison import (
 from cotjax.bench.jobs import TrainJob
 from cotjax.bench.models import named_model
 from cotjax.bench.sides import Side, check_same_platform, devices_of, environment_of_sides
-from cotjax.errors import CotjaxError, UsageError
+from cotjax.errors import InternalError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.flops import peak_flops, train_flops, utilisation
 
@@ -84,7 +84,7 @@ def benchmark(settings: Settings, console: Console | None = None) -> Figures:
 
     Raises:
       UsageError: sizes that do not fit, no torch, or a side that stopped.
-      CotjaxError: losses that differ, or an MFU over 100 %.
+      InternalError: losses that differ, or an MFU over 100 %.
     """
     console = console or Console(highlight=False)
     config = named_model(settings.model, settings.dtype)
@@ -154,14 +154,14 @@ def _describe(side: Side) -> str:
 
 
 def check_agreement(ours: Side, other: Side, dtype: str) -> None:
-    """Raise CotjaxError when two sides' first losses differ, or their kinds of device."""
+    """Raise InternalError when two sides' first losses differ, or their kinds of device."""
     check_same_platform(ours, other)
     tolerance = TOLERANCE[dtype]
     pairs = zip(ours.started["losses"], other.started["losses"], strict=True)
     for update, (mine, theirs) in enumerate(pairs):
         # NaN fails too.
         if not abs(mine - theirs) <= tolerance:
-            raise CotjaxError(
+            raise InternalError(
                 f"cotjax and {other.name} do not train the same model: after {update} updates the "
                 f"loss is {mine:.5f} here and {theirs:.5f} there; {tolerance:g} apart is the most "
                 "that rounding explains"

@@ -1,7 +1,7 @@
 """The `cotjax` command: argument parsing, errors and exit codes.
 
-Each command group has a file beside this one. Heavy packages are imported inside each command, so
-that `--help` is instant.
+Each command group has its own file in this folder. Heavy packages are imported inside each
+command, so that `--help` is instant.
 """
 
 from __future__ import annotations

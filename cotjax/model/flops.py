@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from cotjax.errors import CotjaxError
+from cotjax.errors import InternalError
 from cotjax.model.config import ModelConfig
 
 PEAK_FLOPS: dict[str, float] = {
@@ -89,11 +89,11 @@ def peak_flops(device_kind: str) -> float | None:
 def utilisation(flops: float, seconds: float, peak: float) -> float:
     """Model FLOPs utilisation: `flops` in `seconds` as a share of `peak` operations a second, of all devices together.
 
-    Raises CotjaxError for a share over 1: then the time, the count or the peak is wrong.
+    Raises InternalError for a share over 1: then the time, the count or the peak is wrong.
     """
     share = flops / seconds / peak
     if share > 1:
-        raise CotjaxError(
+        raise InternalError(
             f"MFU of {100 * share:.0f} %: {flops:.3g} operations in {seconds:.3g} s on {peak:.3g} a second cannot be; "
             "the clock did not wait for the device, or cotjax/model/flops.py is wrong about this model or device"
         )

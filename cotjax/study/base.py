@@ -25,7 +25,7 @@ from cotjax.runtime import distributed
 from cotjax.runtime.claim import arms_begun
 from cotjax.runtime.files import atomic_folder, write_atomic
 from cotjax.runtime.progress import Reporter
-from cotjax.study.training_data import load_codec, made_tokenizer
+from cotjax.study.training_data import load_codec, make_tokenizer
 from cotjax.train.recall import grow_recall
 from cotjax.weights.convert import load_params, read_config, tokenizer_folder
 
@@ -152,7 +152,7 @@ def _make_tokenizer(config: ConfigDict, run: Path, trajectories: Path) -> Path:
     # Before training began, an existing one may have been made from other data.
     if exists and (arms_begun(run) or not distributed.first()):
         return folder
-    tokenizer = made_tokenizer(config, trajectories)
+    tokenizer = make_tokenizer(config, trajectories)
     shutil.rmtree(folder, ignore_errors=True)
     with atomic_folder(folder) as partial:
         save_tokenizer(tokenizer, partial, TEMPLATES[config.data.template])

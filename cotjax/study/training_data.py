@@ -49,7 +49,7 @@ def agent_config(config: ConfigDict, trajectories: Path, tokenizer: Path) -> Age
     )
 
 
-def made_tokenizer(config: ConfigDict, trajectories: Path) -> Tokenizer:
+def make_tokenizer(config: ConfigDict, trajectories: Path) -> Tokenizer:
     """Return the word-level tokenizer of a "random" model: the world's and the data's words."""
     world = load_world(config.world)
 
@@ -75,7 +75,7 @@ def codec_of(config: ConfigDict, trajectories: Path) -> Codec:
     settings = config.model
     if settings.base == "random" and not settings.tokenizer:
         return Codec(
-            made_tokenizer(config, trajectories),
+            make_tokenizer(config, trajectories),
             TEMPLATES[config.data.template],
             config.data.system,
             load_world(config.world).task_text,

@@ -90,11 +90,11 @@ def _show_rows(batch: dict[str, np.ndarray], losses_BT: np.ndarray, console: Con
         )
 
 
-def _show_gradients(found: Examined, console: Console) -> None:
+def _show_gradients(examined: Examined, console: Console) -> None:
     table = Table("parameters", title="norm of the gradient", title_justify="left")
     table.add_column("norm", justify="right")
-    for group, norm in found.gradient_norms.items():
+    for group, norm in examined.gradient_norms.items():
         table.add_row(group, f"{norm:.4g}")
     console.print(table)
-    for name in found.wrong_params:
+    for name in examined.wrong_params:
         console.print(f"parameter {name} is not finite in the checkpoint", markup=False)

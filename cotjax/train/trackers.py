@@ -55,7 +55,7 @@ class Trackers:
 def _tensorboard(folder: Path, resume_step: int) -> Any:
     from tensorboardX import SummaryWriter
 
-    # Rows of steps that are made again are then shown once.
+    # Rows of repeated steps are then shown once.
     return SummaryWriter(
         str(folder / "tensorboard"), purge_step=resume_step + 1 if resume_step else None
     )
@@ -64,7 +64,7 @@ def _tensorboard(folder: Path, resume_step: int) -> Any:
 def _wandb(project: str, folder: Path, about: Mapping[str, Any]) -> Any:
     import wandb
 
-    # The same folder is the same run, whenever it goes on.
+    # The same folder is the same run, also after a resume.
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     return wandb.init(
         project=project,
