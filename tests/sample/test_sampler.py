@@ -398,6 +398,7 @@ def test_a_long_episode_compiles_at_most_one_program_a_bucket():
     assert counts[1] == counts[0]
 
 
+@pytest.mark.slow
 def test_all_that_a_sampler_can_do_stays_within_its_bound():
     config = tiny.model_config(layers=1)
     sampler = Sampler(config, tiny.mesh(), slots=64, max_length=200, stop=[], pad_id=0, max_new=4)
