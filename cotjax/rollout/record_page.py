@@ -7,8 +7,8 @@ rewrites the text between each pair of marks `<!-- fields of NAME -->` and `<!--
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 from pathlib import Path
 from types import UnionType
 from typing import Literal, Union, get_args, get_origin
@@ -62,5 +62,7 @@ def _json_type(annotation: object) -> str:
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    path.write_text(fill_in(path.read_text(encoding="utf-8")), encoding="utf-8")
+    parser = argparse.ArgumentParser(description="Fill in the field tables of a Markdown file.")
+    parser.add_argument("page", type=Path, help="docs/records.md")
+    page = parser.parse_args().page
+    page.write_text(fill_in(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -270,6 +270,7 @@ def test_held_out_losses_are_shown_where_a_run_has_them(study):
     assert list(summary.held_out) == ["sft"] and len(summary.held_out["sft"]) == 31
     assert json.loads(summary.to_json())["held_out"]["sft"][30]["loss"] == 0.0
     text = write_report(study, summary).read_text(encoding="utf-8")
+    Page(text)
     table = text[text.index('id="losses"') : text.index('id="episode"')]
     assert table.count('<th scope="row">') == 12 and table.count('class="clear"') == 1
     assert "0.3000<small>action 0.500</small>" in table and "standard SFT" in table
