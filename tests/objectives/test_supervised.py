@@ -191,7 +191,7 @@ def _library(normalizer, losses, batch):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
-def test_a_train_step_at_weight_one_half_is_the_theirs_loss_and_gradient(
+def test_a_train_step_at_weight_one_half_has_the_loss_and_gradient_of_the_library(
     one_device, normalizer, accumulate
 ):
     """Over full logits by optax, with the weights of one row halved and those of the other not."""
