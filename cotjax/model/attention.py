@@ -232,12 +232,12 @@ def prefill_attention(
     ]
     top_BKR1 = reduce(jnp.maximum, [each.max(axis=-1, keepdims=True) for each in scores])
     shares = [jnp.exp(each - top_BKR1) for each in scores]
-    total_BKR1 = sum(each.sum(axis=-1, keepdims=True) for each in shares)
+    total_BKR1 = reduce(jnp.add, [each.sum(axis=-1, keepdims=True) for each in shares])
     outs = [
         jnp.einsum("BKRS,BKSH->BKRH", each.astype(v_BKSH.dtype), v_BKSH, **wide)
         for each, (_, v_BKSH, _) in zip(shares, parts, strict=True)
     ]
-    return (sum(outs) / total_BKR1).astype(q_BNTH.dtype).reshape(B, N, T, H)
+    return (reduce(jnp.add, outs) / total_BKR1).astype(q_BNTH.dtype).reshape(B, N, T, H)
 
 
 def step_attention(

@@ -1,13 +1,13 @@
-"""The key-value cache: what a slot has read, and the two ways to go on from it.
+"""The key-value cache: append given tokens (`prefill`, `score`) or one sampled token a slot (`step`).
 
-`prefill` reads tokens that are there; `step` reads one that was just made. Letters are those of model/decoder.py; B counts
-slots and S the tokens that lie in one, which are C blocks of Y.
+Letters are those of model/decoder.py; B counts slots, and S the tokens of one, in C blocks of Y.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,16 +30,16 @@ _VALUE_AXES = ("batch", "kv_heads", "length", "head_size")
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class KVCache:
-    """Keys [B, K, C, H, Y] and values [B, K, C Y, H] of every slot's prompt, a pair of arrays a layer.
+    """Keys [B, K, C, H, Y] and values [B, K, C Y, H] of every slot, one pair of arrays a layer.
 
-    Each lies as a decode step's matmul reads it, from end to end: the scores q k sum over H, so keys have tokens last, in C
-    blocks of Y tokens (on CPU they then take 0.4 of the time that they take over [B, K, H, S], and a quarter of that over
-    [B, K, S, H]); the values' sum is over tokens.
+    A decode step's matmuls read both contiguously. Scores sum over H, so keys have tokens last, in
+    C blocks of Y (platform.Forms.cache_block); on CPU a step then takes 0.4 of its time over
+    [B, K, H, S], and a quarter of that over [B, K, S, H]. The sum of values is over tokens.
 
-    A slot is a row of `lengths_B`; its tokens lie from index 0, without gaps, and an index is also the rotary position. What
-    one decode makes lies behind the room of all prompts, the t-th new token of every slot at index room + t, whatever the
-    slots' lengths; its position is lengths_B + t. Three slots with room for eight tokens and two new ones (letters are tokens;
-    `.` is whatever lies there, which nothing reads):
+    A slot's prompt starts at index 0, without gaps, and an index is also the rotary position. New
+    tokens of one decode follow the capacity of all prompts: the t-th one of every slot is at index
+    capacity + t, whatever the slots' lengths, and its position is lengths_B + t. Three slots of
+    capacity eight and two new tokens (letters are tokens; `.` is never read):
 
         index      0 1 2 3 4 5 6 7  8 9    length
         slot 0     a b c d e . . .  v w         5    v has position 5
@@ -50,8 +50,8 @@ class KVCache:
 
         slot 1     a b f g h . . .  . .         5
 
-    A branch's prefix is written in the same way; then the length is set back, and the slot is as it was, because nothing
-    ever reads past the length but a decode what it has made itself.
+    A sample's prefix is written in the same way. Setting the length back then restores the slot,
+    because nothing reads past the length except a decode its own new tokens.
     """
 
     keys: tuple[jax.Array, ...]  # L arrays [B, K, C, H, Y], rotated, in the compute dtype
@@ -60,13 +60,13 @@ class KVCache:
     new: int = field(metadata={"static": True})  # tokens that one decode may make; whole blocks
 
     @property
-    def room(self) -> int:
-        """The tokens that every slot has room for, without what a decode makes."""
+    def capacity(self) -> int:
+        """Tokens that a slot's prompt may hold."""
         return self.values[0].shape[2] - self.new
 
     @property
     def block(self) -> int:
-        """Y: the tokens of a block of keys."""
+        """Y: tokens of a block of keys."""
         return self.keys[0].shape[4]
 
 
@@ -75,10 +75,10 @@ def block_size(mesh: Mesh) -> int:
     return forms_of(platform_of(mesh)).cache_block
 
 
-def empty(config: ModelConfig, slots: int, room: int, new: int, block: int) -> KVCache:
-    """A cache of empty slots with room for `room` tokens each and `new` more that a decode makes, both rounded up to whole blocks."""
+def empty(config: ModelConfig, slots: int, capacity: int, new: int, block: int) -> KVCache:
+    """Return empty slots for `capacity` prompt tokens and `new` more, each rounded up to blocks."""
     K, H, dtype = config.kv_heads, config.head_size, config.compute_as
-    prompt_blocks, new_blocks = -(-room // block), -(-new // block)
+    prompt_blocks, new_blocks = -(-capacity // block), -(-new // block)
     C = prompt_blocks + new_blocks
     keys = tuple(jnp.zeros((slots, K, C, H, block), dtype) for _ in range(config.layers))
     values = tuple(jnp.zeros((slots, K, C * block, H), dtype) for _ in range(config.layers))
@@ -86,22 +86,26 @@ def empty(config: ModelConfig, slots: int, room: int, new: int, block: int) -> K
 
 
 def cache_shardings(config: ModelConfig, mesh: Mesh, slots: int, new: int) -> KVCache:
-    """Where a cache lives: slots over the batch axes, key heads over tensor. Raises UsageError where they do not divide."""
+    """Return a cache's shardings: slots over the batch axes, key heads over tensor.
+
+    Raises UsageError where they do not divide.
+    """
     K, H, name, block = config.kv_heads, config.head_size, "the key-value cache", block_size(mesh)
-    keys = sharding(mesh, (slots, K, 1, H, block), _KEY_AXES, name=name)
-    values = sharding(mesh, (slots, K, block, H), _VALUE_AXES, name=name)
+    keys: Any = sharding(mesh, (slots, K, 1, H, block), _KEY_AXES, name=name)
+    values: Any = sharding(mesh, (slots, K, block, H), _VALUE_AXES, name=name)
+    lengths: Any = NamedSharding(mesh, spec(("batch",)))
     whole_blocks = -(-new // block) * block
     return KVCache(
         (keys,) * config.layers,
         (values,) * config.layers,
-        NamedSharding(mesh, spec(("batch",))),
+        lengths,
         whole_blocks,
     )
 
 
-def resized(cache: KVCache, room: int) -> KVCache:
-    """The same cache with more room a slot, rounded up to whole blocks."""
-    more = -(-room // cache.block) - cache.room // cache.block
+def resized(cache: KVCache, capacity: int) -> KVCache:
+    """Return the same cache with a larger capacity, rounded up to whole blocks."""
+    more = -(-capacity // cache.block) - cache.capacity // cache.block
     return replace(
         cache,
         keys=tuple(
@@ -122,10 +126,10 @@ def prefill(
     ids_BT: jax.Array,
     counts_B: jax.Array,
 ) -> tuple[KVCache, jax.Array]:
-    """Appends the first `counts_B` of `ids_BT` to each slot; returns the cache and each slot's last hidden state [B, D].
+    """Append the first `counts_B` of `ids_BT` to each slot; return cache and last hidden states [B, D].
 
-    A slot of count 0 keeps its rows, its length and its `hidden_BD`. The caller sees to it that lengths + counts fit into
-    the room, and that T does.
+    A slot of count 0 keeps its rows, its length and its `hidden_BD`. The caller checks that
+    lengths + counts, and T, are at most the capacity.
     """
     cache, last_B1D = _read(config, params, cache, ids_BT, counts_B, jnp.maximum(counts_B - 1, 0))
     return cache, jnp.where(counts_B[:, None] > 0, last_B1D[:, 0], hidden_BD)
@@ -139,8 +143,9 @@ def score(
     ids_BT: jax.Array,
     counts_B: jax.Array,
 ) -> tuple[KVCache, jax.Array, jax.Array]:
-    """`prefill`, which also returns the log-probability of every id after those before it, float32 [B, T]; the first one's
-    follows `hidden_BD`. What lies past a slot's count means nothing.
+    """Like `prefill`; also return each id's log-probability given the ids before it, float32 [B, T].
+
+    The first one's follows `hidden_BD`. Values past a slot's count are undefined.
     """
     cache, hidden_BTD = _read(config, params, cache, ids_BT, counts_B, None)
     before_BTD = jnp.concatenate([hidden_BD[:, None], hidden_BTD[:, :-1]], axis=1)
@@ -152,7 +157,7 @@ def score(
             logits_BV, axis=-1
         )
 
-    # A few tokens of every slot at a time: the logits of all would be the largest array there is.
+    # A few tokens of every slot at a time: the logits of all would be the largest array.
     few = max(1, _SCORED_AT_ONCE // ids_BT.shape[0])
     logprobs_TB = jax.lax.map(
         score_one, (before_BTD.swapaxes(0, 1), ids_BT.swapaxes(0, 1)), batch_size=few
@@ -171,27 +176,33 @@ def _read(
     counts_B: jax.Array,
     at_B: jax.Array | None,
 ) -> tuple[KVCache, jax.Array]:
-    """Appends ids to each slot; returns the cache and hidden states, of the tokens `at_B` [B, 1, D] or of all [B, T, D]."""
-    T, room = ids_BT.shape[1], cache.room
+    """Append ids to each slot; return the cache and hidden states.
+
+    Hidden states are those of tokens `at_B`, [B, 1, D], or of all tokens, [B, T, D].
+    """
+    T, capacity = ids_BT.shape[1], cache.capacity
     positions_BT = cache.lengths_B[:, None] + jnp.arange(T)[None, :]
-    valid_BS = jnp.arange(room)[None, :] < cache.lengths_B[:, None]
-    seen_1TT = (jnp.arange(T)[:, None] >= jnp.arange(T)[None, :])[None]
-    seen_B1T = None if at_B is None else (jnp.arange(T)[None, :] <= at_B[:, None])[:, None]
-    # How far the longest slot reaches: a first prompt attends to no cache, and the next pieces not to all of its room.
-    reaches = sorted({0, *(-(-room // cache.block // parts) for parts in (4, 2, 1))})
+    valid_BS = jnp.arange(capacity)[None, :] < cache.lengths_B[:, None]
+    seen_BTT = (jnp.arange(T)[:, None] >= jnp.arange(T)[None, :])[None]
+    # The last layer's one query a row (Transformer.hidden_states, at_B).
+    seen_B1T = seen_BTT if at_B is None else (jnp.arange(T)[None, :] <= at_B[:, None])[:, None]
+    # How far the longest slot reaches: a first prompt attends to no cached token, and later pieces
+    # rarely to the whole capacity.
+    reaches = sorted({0, *(-(-capacity // cache.block // parts) for parts in (4, 2, 1))})
     reach = (cache.lengths_B.max() > cache.block * jnp.array(reaches[:-1])).sum()
     keys, values = list(cache.keys), list(cache.values)
 
     def attend(index: int, q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array) -> jax.Array:
         k_BKHT = k_BKTH.swapaxes(2, 3)
-        # Written first, and what was there before is read from the new arrays: these then take the old ones' place in memory.
+        # Written first, and old tokens are read from the new arrays, which can then reuse the old
+        # ones' memory.
         keys[index] = _write_keys(keys[index], k_BKHT, cache.lengths_B, counts_B)
         values[index] = _write_values(values[index], v_BKTH, cache.lengths_B, counts_B)
-        seen_BTT = seen_1TT if q_BNTH.shape[2] == T else seen_B1T
+        seen = seen_BTT if q_BNTH.shape[2] == T else seen_B1T
 
         def to(blocks: int, keys_BKCHY: jax.Array, values_BKSH: jax.Array) -> jax.Array:
             if blocks == 0:
-                return prefill_attention(q_BNTH, k_BKHT, v_BKTH, seen_BTT, None)
+                return prefill_attention(q_BNTH, k_BKHT, v_BKTH, seen, None)
             length = blocks * cache.block
             keys_BKHCY = keys_BKCHY[:, :, :blocks].swapaxes(2, 3)
             cached = (
@@ -199,7 +210,7 @@ def _read(
                 values_BKSH[:, :, :length],
                 valid_BS[:, :length],
             )
-            return prefill_attention(q_BNTH, k_BKHT, v_BKTH, seen_BTT, cached)
+            return prefill_attention(q_BNTH, k_BKHT, v_BKTH, seen, cached)
 
         return jax.lax.switch(
             reach, [partial(to, blocks) for blocks in reaches], keys[index], values[index]
@@ -212,10 +223,12 @@ def _read(
 
 
 def _write_keys(
-    old_BKCHY: jax.Array, new_BKHT: jax.Array, begun_B: jax.Array, counts_B: jax.Array
+    old_BKCHY: jax.Array, new_BKHT: jax.Array, start_B: jax.Array, counts_B: jax.Array
 ) -> jax.Array:
-    """Each slot's `old` with the first `counts_B` of the `new` tokens from index `begun_B` on: the blocks that they touch are
-    taken out, changed and put back. What is not new keeps its value."""
+    """Write the first `counts_B` of the `new` tokens of each slot into `old`, from index `start_B` on.
+
+    Only the blocks that they touch are read, changed and written back.
+    """
     blocks, block, T = old_BKCHY.shape[2], old_BKCHY.shape[4], new_BKHT.shape[3]
     touched = min((T + block - 2) // block + 1, blocks)
 
@@ -232,19 +245,19 @@ def _write_keys(
             old_KCHY, jnp.where(is_new_CY, new_KCHY, window_KCHY), start, axis=1
         )
 
-    return jax.vmap(write)(old_BKCHY, new_BKHT, begun_B, counts_B)
+    return jax.vmap(write)(old_BKCHY, new_BKHT, start_B, counts_B)
 
 
 def _write_values(
-    old_BKSH: jax.Array, new_BKTH: jax.Array, begun_B: jax.Array, counts_B: jax.Array
+    old_BKSH: jax.Array, new_BKTH: jax.Array, start_B: jax.Array, counts_B: jax.Array
 ) -> jax.Array:
-    """The same of values, which are not in blocks."""
-    room, T = old_BKSH.shape[2], new_BKTH.shape[2]
+    """Like `_write_keys`, for values, which are not in blocks."""
+    S, T = old_BKSH.shape[2], new_BKTH.shape[2]
 
     def write(
         old_KSH: jax.Array, new_KTH: jax.Array, begun: jax.Array, count: jax.Array
     ) -> jax.Array:
-        start = jnp.minimum(begun, room - T)
+        start = jnp.minimum(begun, S - T)
         window_KTH = jax.lax.dynamic_slice_in_dim(old_KSH, start, T, axis=1)
         ahead_T, new_KTH = _shifted(new_KTH, begun - start, T, axis=1)
         is_new_T = ((ahead_T >= 0) & (ahead_T < count)).reshape(1, T, 1)
@@ -252,11 +265,14 @@ def _write_values(
             old_KSH, jnp.where(is_new_T, new_KTH, window_KTH), start, axis=1
         )
 
-    return jax.vmap(write)(old_BKSH, new_BKTH, begun_B, counts_B)
+    return jax.vmap(write)(old_BKSH, new_BKTH, start_B, counts_B)
 
 
 def _shifted(new: jax.Array, by: jax.Array, length: int, axis: int) -> tuple[jax.Array, jax.Array]:
-    """`new` filled up to `length` and moved `by` places on; and which of its tokens is at each place, negative before the first."""
+    """Return `new` padded to `length` and rolled by `by`, after the index of the token at each place.
+
+    The index is negative before the first token.
+    """
     filled = jnp.pad(
         new, [(0, length - new.shape[axis]) if i == axis else (0, 0) for i in range(new.ndim)]
     )
@@ -266,22 +282,23 @@ def _shifted(new: jax.Array, by: jax.Array, length: int, axis: int) -> tuple[jax
 def step(
     config: ModelConfig, params: Params, cache: KVCache, ids_B: jax.Array, index: jax.Array
 ) -> tuple[KVCache, jax.Array]:
-    """Reads each slot's `index`-th new token; returns the cache with it and the hidden states [B, D] that predict the next.
+    """Append each slot's `index`-th new token; return the cache and hidden states [B, D].
 
-    Prompts stay as they are. `index` is a scalar: all slots are at the same new token, whatever their lengths.
+    Prompts stay as they are. `index` is a scalar: all slots are at the same new token, whatever
+    their lengths. The hidden states predict the next token.
     """
-    at = cache.room + index
-    places_1S = jnp.arange(cache.room + cache.new)[None, :]
-    made_1S = (places_1S >= cache.room) & (places_1S <= at)
-    bias_BS = hidden_bias((places_1S < cache.lengths_B[:, None]) | made_1S)
+    place = cache.capacity + index
+    indices_1S = jnp.arange(cache.capacity + cache.new)[None, :]
+    new_1S = (indices_1S >= cache.capacity) & (indices_1S <= place)
+    bias_BS = hidden_bias((indices_1S < cache.lengths_B[:, None]) | new_1S)
     keys, values = list(cache.keys), list(cache.values)
 
     def attend(layer: int, q_BN1H: jax.Array, k_BK1H: jax.Array, v_BK1H: jax.Array) -> jax.Array:
         k_BK1H1 = k_BK1H[..., None]
         keys[layer] = jax.lax.dynamic_update_slice(
-            keys[layer], k_BK1H1, (0, 0, at // cache.block, 0, at % cache.block)
+            keys[layer], k_BK1H1, (0, 0, place // cache.block, 0, place % cache.block)
         )
-        values[layer] = jax.lax.dynamic_update_slice_in_dim(values[layer], v_BK1H, at, axis=2)
+        values[layer] = jax.lax.dynamic_update_slice_in_dim(values[layer], v_BK1H, place, axis=2)
         return step_attention(q_BN1H, keys[layer], values[layer], bias_BS)
 
     positions_B1 = (cache.lengths_B + index)[:, None]

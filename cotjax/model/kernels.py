@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import sqrt
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -160,7 +161,7 @@ def _cudnn(
     v_BKTH: jax.Array,
     segment_ids_BT: jax.Array,
     branches_BT: jax.Array,
-    implementation: str = "cudnn",
+    implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> jax.Array:
     """The rule as a mask [B, 1, T, T], the only form of it that cuDNN takes; all layers share it."""
     seen_B1TT = visible(segment_ids_BT, branches_BT, segment_ids_BT, branches_BT)[:, None]

@@ -79,7 +79,7 @@ class Attention(nnx.Module):
         q_BNTH = _heads_first(self.q_proj(_only(x_BTD, at_B, 1)))
         k_BKTH = _heads_first(self.k_proj(x_BTD))
         v_BKTH = _heads_first(self.v_proj(x_BTD))
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             q_BNTH, k_BKTH = self.q_norm(q_BNTH), self.k_norm(k_BKTH)
         own = rope if at_B is None else (_only(rope[0], at_B, 2), _only(rope[1], at_B, 2))
         return self.o_proj(_heads_first(attend(rotate(q_BNTH, own), rotate(k_BKTH, rope), v_BKTH)))
@@ -175,7 +175,7 @@ class Transformer(nnx.Module):
                 if isinstance(part, Linear)
             }
             for path in config.lora.chosen(projections):
-                projections[path].adapt(config)
+                projections[path].adapt(config, config.lora)
 
     def hidden_states(
         self,

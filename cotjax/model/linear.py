@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cotjax.model.config import ModelConfig
+from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.platform import forms_here
 from cotjax.model.sharding import RULES
 
@@ -45,7 +45,9 @@ class Linear(nnx.Module):
     The input axes are one axis of the matmul, and so are the output axes.
     """
 
-    lora_A = lora_B = None  # unless `adapt` declares them
+    # None until `adapt` declares them.
+    lora_A: nnx.Param | None = None
+    lora_B: nnx.Param | None = None
 
     def __init__(
         self, config: ModelConfig, inputs: Sizes, outputs: Sizes, std: float, bias: bool = False
@@ -56,17 +58,13 @@ class Linear(nnx.Module):
         self.weight = param(config, self.inputs + self.outputs, (*inputs, *outputs), std)
         self.bias = param(config, self.outputs, tuple(outputs), 0.0) if bias else None
 
-    def adapt(self, config: ModelConfig) -> None:
+    def adapt(self, config: ModelConfig, lora: LoRA) -> None:
         """Declares an adapter beside the weight: `lora_A` [*inputs, rank] and `lora_B` [rank, *outputs], as config.lora has it.
 
         Its output is added to the weight's, and the two are never made one while it trains: W + BA in bfloat16 would round a
         small update away. For the same reason the adapter is float32 whatever the weight is.
         """
-        lora, axes, count = (
-            config.lora,
-            self.weight.get_metadata()["out_sharding"],
-            len(self.inputs),
-        )
+        axes, count = self.weight.get_metadata()["out_sharding"], len(self.inputs)
         self.lora_scale = lora.alpha / lora.rank
         # The variance of PEFT's draw (uniform, Kaiming with a = sqrt(5)). B is zero, so that a fresh adapter changes nothing.
         std = 1 / sqrt(3 * prod(self.inputs))
@@ -84,7 +82,7 @@ class Linear(nnx.Module):
         y = x @ self._matrix(self.weight, prod(self.inputs))
         if self.bias is not None:
             y += self.bias[...].astype(self.compute).reshape(*(1,) * len(rows), prod(self.outputs))
-        if self.lora_A is not None:
+        if self.lora_A is not None and self.lora_B is not None:
             inner = x @ self._matrix(self.lora_A, prod(self.inputs))
             y += (inner * self.lora_scale) @ self._matrix(self.lora_B, inner.shape[-1])
         return y.reshape(*lead, *self.outputs)

@@ -48,14 +48,12 @@ def merge(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
     A bfloat16 weight keeps eight bits, so that merging into it loses most of a small update; the adapters alone
     (weights.peft.save_peft) lose nothing. Raises UsageError when there are no adapters.
     """
-    check_adapted(config)
+    lora = adapters_of(config)
     whole = replace(config, lora=None)
     merged = {path: leaf(params, path) for path in declared(whole)}
     for target in targets(config):
         path = (*target, "weight")
-        into = _merging(
-            config.lora.alpha / config.lora.rank, getattr(merged[path], "sharding", None)
-        )
+        into = _merging(lora.alpha / lora.rank, getattr(merged[path], "sharding", None))
         merged[path] = into(
             merged[path], *(leaf(params, (*target, factor)) for factor in LORA_FACTORS)
         )
@@ -87,6 +85,8 @@ def adapted_config(config: ModelConfig, lora: LoRA) -> ModelConfig:
     return replace(config, lora=lora)
 
 
-def check_adapted(config: ModelConfig) -> None:
+def adapters_of(config: ModelConfig) -> LoRA:
+    """Return the config's adapters. Raises UsageError when it has none."""
     if config.lora is None:
         raise UsageError("lora: this model has no adapters; add them first (lora.add)")
+    return config.lora

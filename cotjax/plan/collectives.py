@@ -52,7 +52,8 @@ def collectives(hlo: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
     """
     bodies = _computations(hlo)
     turns = _turns(bodies, hlo)
-    counts, sizes = Counter(), Counter()
+    counts: Counter[tuple[str, str]] = Counter()
+    sizes: Counter[tuple[str, str]] = Counter()
     seen: set[tuple[str, str]] = set()
     for name, lines in bodies.items():
         for line in lines:
@@ -60,12 +61,12 @@ def collectives(hlo: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
                 key = BETWEEN_SLICES, transfer["kind"].lower().replace("_", "-")
                 counts[key] += turns.get(name, 1)
                 sizes[key] += turns.get(name, 1) * _size(transfer["result"])
-            found = _COLLECTIVE.search(line)
-            if found is None:
+            match = _COLLECTIVE.search(line)
+            if match is None:
                 continue
             # A compiler that overlaps a collective with other work leaves a copy of it in every piece of that work.
             channel = re.search(r"channel_id=(\d+)", line)
-            if channel and (key := (found["kind"], channel[1])) in seen:
+            if channel and (key := (match["kind"], channel[1])) in seen:
                 continue
             elif channel:
                 seen.add(key)
@@ -73,10 +74,10 @@ def collectives(hlo: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
             if not axis:
                 continue
             times = turns.get(name, 1)
-            counts[axis, found["kind"]] += times
-            sizes[axis, found["kind"]] += times * _size(found["result"])
-    found = [Collective(axis, kind, counts[axis, kind], sizes[axis, kind]) for axis, kind in counts]
-    return sorted(found, key=lambda each: -each.bytes)
+            counts[axis, match["kind"]] += times
+            sizes[axis, match["kind"]] += times * _size(match["result"])
+    exchanged = [Collective(*key, counts[key], sizes[key]) for key in counts]
+    return sorted(exchanged, key=lambda each: -each.bytes)
 
 
 def _computations(hlo: str) -> dict[str, list[str]]:
@@ -146,7 +147,8 @@ def _size(result: str) -> int:
 
 
 def _bytes(dtype: str) -> int:
-    return 1 if dtype == "pred" else max(1, int(_BITS.search(dtype)[0]) // 8)
+    bits = _BITS.search(dtype)
+    return 1 if bits is None else max(1, int(bits[0]) // 8)
 
 
 def _axes(line: str, mesh_shape: Mapping[str, int]) -> Iterator[str]:

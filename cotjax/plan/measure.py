@@ -1,4 +1,4 @@
-"""Compiles the train step and the sampler of a config for a mesh of devices that may not be there, and reads what comes out."""
+"""Compile a config's train step and sampler for devices that may be absent, and measure the programs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -31,9 +31,9 @@ from cotjax.train.checks import check_batch
 from cotjax.train.optim import configured
 from cotjax.train.step import abstract_batch, abstract_state, make_train_step
 
-# The pass of the compiler after which its text shows every collective once, and as one operation.
+# After this pass of the compiler its text has every collective once, as one operation.
 _PASS = "all-reduce-combiner"
-# As the compiler says it after laying out the memory, and as it says it before where that is hopeless.
+# The compiler's two messages: after it has laid out memory, and before, where that cannot succeed.
 _NO_ROOM = re.compile(
     r"(?:Used |temporaries \()([\d.]+[KMGT]?)(?: of |\) exceeds available HBM \()([\d.]+[KMGT]?)"
 )
@@ -42,37 +42,45 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclass(frozen=True)
 class Program:
-    """One compiled program. Bytes and seconds; bytes are those of one device."""
+    """One compiled program. Bytes are those of one device."""
 
     name: str
     seconds: float  # to compile
-    peak: float  # bytes in use at the worst moment, arguments included
-    parts: Mapping[str, float]  # what the bytes are of: name -> bytes
+    peak: float  # most bytes in use at a time, arguments included
+    parts: Mapping[str, float]  # name -> bytes
     flops: float | None = None  # of the model, all devices together, in one run
     exchanged: tuple[Collective, ...] = ()
 
 
 @dataclass(frozen=True)
 class DoesNotFit:
-    """The compiler found no room: it would take `peak` of the `room` bytes that a device has for programs (0: it does not say)."""
+    """The compiler ran out of memory: the program needs `peak` of a device's `room` bytes.
+
+    Both are 0 where the compiler does not say.
+    """
 
     name: str
     peak: float = 0
     room: float = 0
 
 
-def train_program(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program | DoesNotFit:
-    """The train step of this config, compiled for this mesh.
+class _Compiled(NamedTuple):
+    program: Compiled
+    seconds: float
+    exchanged: tuple[Collective, ...]
 
-    Raises UsageError where sizes do not divide over the mesh, CotjaxError where the compiler fails for another reason.
+
+def train_program(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program | DoesNotFit:
+    """Return the config's train step, compiled for this mesh.
+
+    Raises UsageError where sizes do not divide over the mesh, CotjaxError where the compiler fails
+    for another reason than memory.
     """
     settings = config.train
     check_batch(settings, mesh)
     _, optimizer = configured(settings, model)
-    state, batch = (
-        abstract_state(model, optimizer, mesh),
-        abstract_batch(settings.batch, settings.row_length, mesh),
-    )
+    state = abstract_state(model, optimizer, mesh)
+    batch = abstract_batch(settings.batch, settings.row_length, mesh)
     objective = make_objective(
         model,
         mesh,
@@ -85,54 +93,54 @@ def train_program(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program
     compiled = _compile("train step", partial(step.lower, state, batch), mesh)
     if isinstance(compiled, DoesNotFit):
         return compiled
-    program, seconds, exchanged = compiled
     kept = _kept_bytes(objective, state.params, settings.row_length) * settings.batch
     kept /= settings.accumulate * batch_parts(mesh)
-    peak = _peak(program)
-    parts = {
+    peak = _peak(compiled.program)
+    parts: dict[str, float] = {
         "parameters": _bytes_a_device(state.params),
         "optimizer": _bytes_a_device(state.opt_state),
         "batch": _bytes_a_device(batch),
     }
-    made = peak - sum(parts.values())
-    parts |= {"activations": min(kept, made), "temporaries": made - min(kept, made)}
+    others = peak - sum(parts.values())
+    parts |= {"activations": min(kept, others), "temporaries": others - min(kept, others)}
     flops = train_flops(model, [settings.row_length] * settings.batch)
-    return Program("train step", seconds, peak, parts, flops, exchanged)
+    return Program("train step", compiled.seconds, peak, parts, flops, compiled.exchanged)
 
 
 def sampler_programs(
     config: ConfigDict, model: ModelConfig, mesh: Mesh
 ) -> list[Program | DoesNotFit]:
-    """The sampler's two programs of this config at their largest: reading prompts, and decoding."""
+    """Return the config's two largest sampler programs, compiled: reading prompts, and decoding."""
     settings = config.evaluate
-    slots = whole_slots(settings.slots, mesh)
-    new, room = max(settings.max_new_tokens, settings.max_action_tokens), settings.max_length
+    slots, capacity = whole_slots(settings.slots, mesh), settings.max_length
+    new = max(settings.max_new_tokens, settings.max_action_tokens)
     programs = Programs(model, mesh, slots, new, stop_table([[0]], model.vocab_size), pad_id=0)
     parts = {
         "parameters": _bytes_a_device(programs.abstract_params()),
-        "cache": _bytes_a_device(programs.abstract_cache(room)),
+        "cache": _bytes_a_device(programs.abstract_cache(capacity)),
     }
-    sizes = {"prefill": min(read_buckets(slots)[-1], room), "decode": 0}
-    found: list[Program | DoesNotFit] = []
-    for name, size in sizes.items():
-        compiled = _compile(f"sampler, {name}", partial(getattr(programs, name), size, room), mesh)
-        if not isinstance(compiled, DoesNotFit):
-            program, seconds, exchanged = compiled
-            temporaries = {"temporaries": _peak(program) - sum(parts.values())}
-            compiled = Program(
-                f"sampler, {name}",
-                seconds,
-                _peak(program),
-                parts | temporaries,
-                exchanged=exchanged,
-            )
-        found.append(compiled)
-    return found
+    most = min(read_buckets(slots)[-1], capacity)
+    results: list[Program | DoesNotFit] = []
+    for name, lower in (
+        ("sampler, prefill", partial(programs.prefill, most, capacity)),
+        ("sampler, decode", partial(programs.decode, 0, capacity)),
+    ):
+        compiled = _compile(name, lower, mesh)
+        if isinstance(compiled, DoesNotFit):
+            results.append(compiled)
+            continue
+        peak = _peak(compiled.program)
+        whole = parts | {"temporaries": peak - sum(parts.values())}
+        results.append(Program(name, compiled.seconds, peak, whole, exchanged=compiled.exchanged))
+    return results
 
 
 def replicated(params: Any, mesh: Mesh) -> dict[str, tuple[int, int]]:
-    """Parameters of which several devices hold the same piece: name, with `*` for the layer -> (copies, bytes a device)."""
-    found: dict[str, tuple[int, int]] = {}
+    """Return the parameters of which several devices hold the same piece.
+
+    Name, with `*` for the layer number -> (copies, bytes a device).
+    """
+    pieces_of: dict[str, tuple[int, int]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         pieces = np.prod(
             [
@@ -145,14 +153,13 @@ def replicated(params: Any, mesh: Mesh) -> dict[str, tuple[int, int]]:
         copies = mesh.size // int(pieces)
         if copies > 1:
             name = ".".join("*" if key.key.isdigit() else key.key for key in path)
-            found[name] = (copies, found.get(name, (0, 0))[1] + _bytes_a_device(leaf))
-    return found
+            held = pieces_of.get(name, (0, 0))[1]
+            pieces_of[name] = (copies, held + _bytes_a_device(leaf))
+    return pieces_of
 
 
-def _compile(
-    name: str, lower: Callable[[], Lowered], mesh: Mesh
-) -> tuple[Compiled, float, tuple[Collective, ...]] | DoesNotFit:
-    """Compiles for the mesh's devices; returns the program, seconds, and its collectives."""
+def _compile(name: str, lower: Callable[[], Lowered], mesh: Mesh) -> _Compiled | DoesNotFit:
+    """Compile for the mesh's devices."""
     with (
         jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
         tempfile.TemporaryDirectory(prefix="cotjax-plan-") as folder,
@@ -171,19 +178,19 @@ def _compile(
             return DoesNotFit(name, *map(_amount, used.groups())) if used else DoesNotFit(name)
         seconds = time.perf_counter() - started
         passes = sorted(Path(folder).glob(f"*.after_{_PASS}.*.txt"))
-        hlo = passes[-1].read_text() if passes else compiled.as_text()
-        return compiled, seconds, tuple(collectives(hlo, dict(mesh.shape)))
+        hlo = passes[-1].read_text() if passes else compiled.as_text() or ""
+        return _Compiled(compiled, seconds, tuple(collectives(hlo, dict(mesh.shape))))
 
 
 def _amount(text: str) -> float:
-    """Bytes of "15.75G"."""
+    """Return the bytes of "15.75G"."""
     return float(text.rstrip("KMGT")) * _UNITS.get(text[-1], 1)
 
 
 def _peak(program: Compiled) -> float:
-    """Bytes of a device in use at the worst moment, code included."""
-    memory = program.memory_analysis()
-    # The sum of all that is ever allocated, where the compiler does not tell the most that is in use at a time.
+    """Return the most bytes of a device in use at a time, code included."""
+    memory: Any = program.memory_analysis()
+    # The sum of all allocations, for a compiler that reports no peak.
     whole = (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
@@ -194,7 +201,7 @@ def _peak(program: Compiled) -> float:
 
 
 def _bytes_a_device(tree: Any) -> int:
-    """Bytes that each device holds of these arrays."""
+    """Return the bytes that each device holds of these arrays."""
     return sum(
         int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize
         for x in jax.tree.leaves(tree)
@@ -202,7 +209,10 @@ def _bytes_a_device(tree: Any) -> int:
 
 
 def _kept_bytes(objective: Objective, params: Any, length: int) -> float:
-    """Bytes that the forward pass keeps for the backward pass, for each row: what more is kept for three rows than for two."""
+    """Return the bytes a row that the forward pass keeps for the backward pass.
+
+    The difference between three rows and two.
+    """
 
     def kept(rows: int) -> int:
         def pull_of(params: Any, batch: dict) -> Any:

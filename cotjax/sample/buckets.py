@@ -1,29 +1,34 @@
-"""The sizes that programs are compiled for: of what is read in one pass, and of the cache."""
+"""The sizes that programs are compiled for: tokens read in one pass, and the cache's capacity."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-# Tokens of a slot read in one pass: few, or as many as fit. Longer pieces take several passes, which bounds the scores'
-# memory (on CPU, passes twice as large cost a tenth of the speed).
+# Tokens of a slot read in one pass: few, or as many as fit. Longer pieces take several passes, which
+# bounds the scores' memory (on CPU, passes twice as large cost a tenth of the speed).
 READ_FEW = (16, 32, 48)
 READ_MOST = 512
 READ_AT_ONCE = 2048  # of all slots together, about
-# Room of a slot's cache: decoding reads all of it at every step, so it grows with the longest slot; each room has programs of
-# its own, so it grows by a half or a third.
-ROOM_BUCKETS = (256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768)
+# Capacity of a slot's cache, in tokens. Decoding reads all of it at every step, so it grows with the
+# longest slot; each capacity has programs of its own, so it grows by a half or a third.
+CAPACITY_BUCKETS = (
+    256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768,
+)  # fmt: skip
 
 
 def read_buckets(slots: int) -> list[int]:
-    """Tokens of a slot that this many slots may read in one pass."""
+    """Return the numbers of tokens that each of this many slots may read in one pass."""
     most = min(READ_MOST, 1 << max(READ_AT_ONCE // slots, 1).bit_length() - 1)
     return [*READ_FEW, *([most] if most > READ_FEW[-1] else [])]
 
 
 def bucket(size: int, buckets: Sequence[int], most: int | None = None) -> int:
-    """The smallest bucket that holds `size`, at most `most`; past the last one, the next multiple of it."""
-    for bucket in buckets:
-        if size <= bucket:
-            return bucket if most is None else min(bucket, most)
+    """Return the smallest bucket that holds `size`, capped at `most`.
+
+    Past the last bucket: the next multiple of it.
+    """
+    for each in buckets:
+        if size <= each:
+            return each if most is None else min(each, most)
     rounded = -(-size // buckets[-1]) * buckets[-1]
     return rounded if most is None else min(rounded, most)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from math import inf
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ class Sampling:
             if not fits:
                 raise UsageError(f"{where}{name} is {getattr(self, name)}; it must be {range_}")
 
-    def scalars(self) -> Scalars:
+    def scalars(self) -> Scalars[np.generic]:
         """The same for a program."""
         penalty, size = np.float32(self.repetition_penalty), np.int32(self.no_repeat_ngram_size)
         return Scalars(
@@ -82,14 +82,17 @@ class Sampling:
         )
 
 
-class Scalars(NamedTuple):
+Number = TypeVar("Number")
+
+
+class Scalars(NamedTuple, Generic[Number]):
     """Sampling as a program takes it: one program serves all values."""
 
-    temperature: jax.Array | np.ndarray
-    top_k: jax.Array | np.ndarray
-    top_p: jax.Array | np.ndarray
-    repetition_penalty: jax.Array | np.ndarray
-    no_repeat_ngram_size: jax.Array | np.ndarray
+    temperature: Number
+    top_k: Number
+    top_p: Number
+    repetition_penalty: Number
+    no_repeat_ngram_size: Number
 
 
 class Past(NamedTuple):
@@ -102,7 +105,7 @@ class Past(NamedTuple):
 
 def choose(
     logits_BV: jax.Array,
-    scalars: Scalars,
+    scalars: Scalars[jax.Array],
     seeds_B2: jax.Array,
     index_B: jax.Array,
     past: Past | None = None,
@@ -152,7 +155,7 @@ def _first_largest(scores_BV: jax.Array) -> jax.Array:
     return jnp.where(top_B1[:, 0] > -jnp.inf, first_B, NO_ID)
 
 
-def looking_back(logits_BV: jax.Array, past: Past, scalars: Scalars) -> jax.Array:
+def looking_back(logits_BV: jax.Array, past: Past, scalars: Scalars[jax.Array]) -> jax.Array:
     """Scores after the repetition penalty, with -inf for ids that would repeat an n-gram."""
     scores_BV = penalised(logits_BV, past.seen_BV, scalars.repetition_penalty)
 
@@ -192,7 +195,7 @@ def penalised(logits_BV: jax.Array, seen_BV: jax.Array, penalty: jax.Array) -> j
     )
 
 
-def keep_likely(scores_BV: jax.Array, scalars: Scalars) -> jax.Array:
+def keep_likely(scores_BV: jax.Array, scalars: Scalars[jax.Array]) -> jax.Array:
     """Return the scores with -inf where top-k (Fan et al., 2018) or top-p (Holtzman et al., 2019; of what top-k leaves) drops
     the id.
 

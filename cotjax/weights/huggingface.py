@@ -254,15 +254,16 @@ def place(
     """The array on its devices; a part that several devices hold is read once."""
     if where is None:
         return jax.numpy.asarray(read(tuple(slice(0, size) for size in weight.shape)))
-    holders: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
-    for device, index in where.addressable_devices_indices_map(weight.shape).items():
-        bounds = tuple(one.indices(size)[:2] for one, size in zip(index, weight.shape, strict=True))
-        holders.setdefault(bounds, []).append(device)
-    pieces = []
-    for bounds, devices in holders.items():
-        values = read(tuple(slice(start, stop) for start, stop in bounds))
-        pieces += [jax.device_put(values, device) for device in devices]
-    return jax.make_array_from_single_device_arrays(weight.shape, where, pieces)
+    parts: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
+
+    def part(index: Cut | None) -> np.ndarray:
+        cut = tuple(slice(None) for _ in weight.shape) if index is None else index
+        bounds = tuple(one.indices(size)[:2] for one, size in zip(cut, weight.shape, strict=True))
+        if bounds not in parts:
+            parts[bounds] = read(tuple(slice(*bound) for bound in bounds))
+        return parts[bounds]
+
+    return jax.make_array_from_callback(weight.shape, where, part)
 
 
 # ---- how values lie there

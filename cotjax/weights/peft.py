@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from cotjax.errors import DataError, UsageError
 from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.linear import LORA_FACTORS
-from cotjax.model.lora import adapted_config, check_adapted, targets
+from cotjax.model.lora import adapted_config, adapters_of, targets
 from cotjax.model.params import (
     Params,
     Path,
@@ -54,7 +54,7 @@ def save_peft(
     `base_name`: the folder or hub name of the base, for who reads the file; PEFT's AutoPeftModel loads it from there. Values
     keep their bits. On several processes every one must call it; the first writes. Raises UsageError without adapters.
     """
-    check_adapted(config)
+    lora = adapters_of(config)
     tensors: dict[str, np.ndarray] = {}
     for path in sorted(trainable_paths(config)):
         values = gather(leaf(params, path))
@@ -63,12 +63,12 @@ def save_peft(
         )
     if jax.process_index() != 0:
         return
-    alpha = config.lora.alpha
+    alpha = lora.alpha
     described = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_name,
-        "r": config.lora.rank,
+        "r": lora.rank,
         "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
         "target_modules": _target_modules(config),
         "lora_dropout": 0.0,
@@ -156,8 +156,9 @@ def _name_there(path: Path) -> str:
 
 def _matrix_shape(config: ModelConfig, path: Path) -> tuple[int, int]:
     """A factor as one matrix, inputs first. torch's Linear, which both factors are in PEFT, keeps it turned."""
-    outer = prod(declared(config)[path].shape) // config.lora.rank
-    return (outer, config.lora.rank) if path[-1] == LORA_FACTORS[0] else (config.lora.rank, outer)
+    rank = adapters_of(config).rank
+    outer = prod(declared(config)[path].shape) // rank
+    return (outer, rank) if path[-1] == LORA_FACTORS[0] else (rank, outer)
 
 
 def _target_modules(config: ModelConfig) -> list[str]:

@@ -56,7 +56,7 @@ def _kept(cache, slot, start=0, stop=None):
 def test_prefill_in_pieces_and_decode_equal_the_full_forward():
     rows = [list(range(1, 15)), list(range(20, 31))]
     cache, hidden = _start(2, 16)
-    assert (cache.room, cache.new) == (16, 4)  # whole blocks
+    assert (cache.capacity, cache.new) == (16, 4)  # whole blocks
     for start, stop in (
         (0, 4),
         (4, 10),
@@ -141,6 +141,6 @@ def test_resized_keeps_what_is_there():
     cache, hidden = _start(1, 4)
     cache, _ = _read(cache, hidden, [[1, 2, 3, 4]], 4)
     larger = kv.resized(cache, 7)
-    assert (larger.room, larger.new) == (8, 4)
+    assert (larger.capacity, larger.new) == (8, 4)
     _, after = _read(larger, hidden, [[5]], 4)
     np.testing.assert_allclose(after[0], _full([1, 2, 3, 4, 5])[4], atol=1e-5)

@@ -9,7 +9,7 @@ from helpers import tiny
 from cotjax.model import decoder
 from cotjax.model.params import init_params
 from cotjax.model.sharding import make_mesh
-from cotjax.sample.buckets import ROOM_BUCKETS
+from cotjax.sample.buckets import CAPACITY_BUCKETS
 from cotjax.sample.programs import FORCED_MOST
 from cotjax.sample.sampler import Sampler
 from cotjax.sample.sampling import seed_words, slot_key
@@ -155,7 +155,7 @@ def _operate(made, seed, count, sizes):
                 # By a few ids, or up to an edge of the cache's capacity.
                 edges = [
                     edge + by - len(held[slot])
-                    for edge in (*ROOM_BUCKETS[:2], MAX_LENGTH)
+                    for edge in (*CAPACITY_BUCKETS[:2], MAX_LENGTH)
                     for by in range(-9, 2)
                 ]
                 size = int(
@@ -227,7 +227,7 @@ def test_many_random_operations_are_those_of_the_plain_computation(made):
         assert done["none left"] > 0
 
 
-@pytest.mark.parametrize("room", ROOM_BUCKETS[:2])
+@pytest.mark.parametrize("room", CAPACITY_BUCKETS[:2])
 def test_a_prompt_may_end_anywhere_about_the_edge_of_the_cache(made, room):
     """Prompt, prefix and what is made lie on either side of it; a decode that looks back holds all of them."""
     sampler, params, forward = made

@@ -10,7 +10,7 @@ from helpers import tiny
 from cotjax.errors import UsageError
 from cotjax.model import decoder
 from cotjax.model.params import init_params
-from cotjax.sample.buckets import ROOM_BUCKETS, read_buckets
+from cotjax.sample.buckets import CAPACITY_BUCKETS, read_buckets
 from cotjax.sample.programs import FORCED_MOST
 from cotjax.sample.sampler import Sampler
 
@@ -86,7 +86,7 @@ def test_generation_equals_the_full_forward_turn_after_turn(sampler):
 
 def _cached(sampler):
     """Every slot's valid keys, values and last hidden state."""
-    cache, kept = sampler._cache, []
+    cache, kept = sampler._runner.cache, []
     for slot, length in enumerate(sampler.lengths):
         wide = [
             np.asarray(keys[slot]).swapaxes(1, 2).reshape(CONFIG.kv_heads, CONFIG.head_size, -1)
@@ -94,7 +94,7 @@ def _cached(sampler):
         ]
         kept += [keys[..., :length] for keys in wide]
         kept += [np.asarray(values[slot, :, :length]) for values in cache.values]
-    return [*kept, np.asarray(sampler._hidden_BD)]
+    return [*kept, np.asarray(sampler._runner.hidden_BD)]
 
 
 def test_a_branch_leaves_every_slot_as_it_was(sampler):
@@ -189,19 +189,21 @@ def test_branches_of_one_slot_are_its_single_branches(sampler):
 
 def test_a_branch_costs_its_own_tokens_alone(sampler, monkeypatch):
     """Counted where programs are run: what each reads, and how often one decodes."""
-    ran, program = [], sampler._program
+    ran, program = [], sampler._runner._program
 
-    def counting(name, size):
+    def counting(lower, *sizes):
+        name = lower.__name__
+
         def run(params, cache, hidden, *arrays):
             ran.append(
                 (name, int(np.asarray(arrays[1]).sum())) if name in ("prefill", "score") else name
             )
             return compiled(params, cache, hidden, *arrays)
 
-        compiled = program(name, size)
+        compiled = program(lower, *sizes)
         return compiled if name in ("empty", "grow") else run
 
-    monkeypatch.setattr(sampler, "_program", counting)
+    monkeypatch.setattr(sampler._runner, "_program", counting)
     warm = {"max_new": 3, "temperature": 1.0}
     sampler.extend({0: PROMPTS[1], 1: PROMPTS[2]})
     assert sum(read for _, read in ran) == 140 + 20
@@ -381,9 +383,9 @@ def test_a_long_episode_compiles_at_most_one_program_a_bucket():
         CONFIG, tiny.mesh(), slots=2, max_length=MAX_LENGTH, stop=[], pad_id=0, max_new=16
     )
     rooms, counts = 2, []
-    assert ROOM_BUCKETS[1] > MAX_LENGTH
+    assert CAPACITY_BUCKETS[1] > MAX_LENGTH
     assert read_buckets(2) == [16, 32, 48, 512]
-    assert sampler.programs_bound == rooms * (1 + 2 * 4 + 2)
+    assert sampler.compilations_bound == rooms * (1 + 2 * 4 + 2)
     for seed in range(2):
         sampler.load(_params())
         sampler.extend({0: _ids(30, seed), 1: _ids(20, seed)})
@@ -413,7 +415,7 @@ def test_all_that_a_sampler_can_do_stays_within_its_bound():
             sampler.sample({0: []}, max_new=4, **how)
         for size in (2, 20, 40):
             sampler.score({0: _ids(size, size)})
-    assert sampler.compilations == sampler.programs_bound == 1 + 2 * 3 + 2
+    assert sampler.compilations == sampler.compilations_bound == 1 + 2 * 3 + 2
 
 
 @pytest.mark.parametrize(

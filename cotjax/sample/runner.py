@@ -1,0 +1,188 @@
+"""The device's side of a sampler: its weights, its key-value cache and the programs that run on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax.stages import Compiled, Lowered
+
+from cotjax.errors import UsageError
+from cotjax.model.cache import KVCache
+from cotjax.model.params import Params, param_shardings
+from cotjax.sample.buckets import CAPACITY_BUCKETS, bucket, read_buckets
+from cotjax.sample.programs import FORCED_MOST, Programs
+from cotjax.sample.sampling import NO_ID, Sampling, Scalars, seed_words
+
+Pieces = Mapping[int, Sequence[int]]  # slot -> ids
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What one decode drew, on the host."""
+
+    ids_BM: np.ndarray
+    logprobs_BM: np.ndarray
+    counts_B: np.ndarray  # tokens drawn
+    ended_B: np.ndarray  # programs.AT_LIMIT, AT_STOP, NONE_LEFT or NOT_FINITE
+
+
+class Runner:
+    """Runs a sampler's programs, each compiled when it is first needed.
+
+    It knows slots by their lengths; which ids they hold is the sampler's.
+    """
+
+    def __init__(self, programs: Programs, max_length: int, tokens_V: np.ndarray):
+        """`max_length`: tokens a slot may hold. `tokens_V`: bool, which ids may be drawn."""
+        self.programs, self.max_length = programs, max_length
+        self.reads = read_buckets(programs.slots)
+        self.params: Params | None = None
+        self._compiled: dict[tuple[object, ...], Compiled] = {}
+        self._vocabulary = self._put_whole(programs.stop_ZV, tokens_V)
+        self.clear()
+
+    @property
+    def compilations(self) -> int:
+        """Programs compiled so far."""
+        return len(self._compiled)
+
+    @property
+    def compilations_bound(self) -> int:
+        """The most programs that this sampler ever compiles.
+
+        For each capacity that a slot can need: one that makes or grows the cache, one that reads
+        and one that scores a piece of each size of `read_buckets`, and two that decode, of which
+        one looks back (Sampling.looks_back).
+        """
+        lengths = (*range(1, self.max_length, CAPACITY_BUCKETS[0]), self.max_length)
+        capacities = {bucket(length, CAPACITY_BUCKETS, self.max_length) for length in lengths}
+        return len(capacities) * (1 + 2 * len(self.reads) + 2)
+
+    def load(self, params: Params) -> None:
+        """Place a checkpoint's weights, in the compute dtype."""
+        config = self.programs.config
+
+        def cast(x: Any) -> Any:
+            x = np.asarray(x) if isinstance(x, np.ndarray) else x
+            return x.astype(config.compute_as)
+
+        # A copy: a trainer may donate its own arrays to the next step.
+        self.params = jax.device_put(
+            jax.tree.map(cast, params), param_shardings(config, self.programs.mesh), may_alias=False
+        )
+
+    def clear(self) -> None:
+        """Make an empty cache of the smallest capacity, and give back the memory of a larger one."""
+        programs = self.programs
+        capacity = bucket(1, CAPACITY_BUCKETS, self.max_length)
+        self.cache: KVCache = self._program(programs.empty, capacity)()
+        zeros_BD = np.zeros((programs.slots, programs.config.width), programs.config.compute_as)
+        (self.hidden_BD,) = self._put_by_slot(zeros_BD)
+
+    def read(
+        self,
+        lengths_B: np.ndarray,
+        pieces: Pieces,
+        logprobs: Mapping[int, list[float]] | None = None,
+    ) -> jax.Array:
+        """Read the pieces into the cache behind `lengths_B`; return the last hidden states [B, D].
+
+        `logprobs`: slot -> the list that its ids' log-probabilities are appended to; None scores
+        nothing. Raises UsageError before `load`.
+        """
+        if self.params is None:
+            raise UsageError("sampler: no weights; call load(params) first")
+        # Also forgets prefixes that an earlier call read behind the prompts.
+        self.cache = replace(self.cache, lengths_B=self._put_by_slot(lengths_B)[0])
+        hidden_BD = self.hidden_BD
+        self._reserve(
+            max((int(lengths_B[slot]) + len(ids) for slot, ids in pieces.items()), default=0)
+        )
+        longest = max((len(ids) for ids in pieces.values()), default=0)
+        most = min(self.reads[-1], self.cache.capacity)
+        for start in range(0, longest, most):
+            part = {slot: ids[start : start + most] for slot, ids in pieces.items()}
+            hidden_BD, scored_BT = self._read_once(part, hidden_BD, logprobs is not None)
+            if logprobs is not None:
+                for slot, ids in part.items():
+                    logprobs[slot].extend(scored_BT[slot, : len(ids)].tolist())
+        return hidden_BD
+
+    def _read_once(
+        self, pieces: Pieces, hidden_BD: jax.Array, score: bool
+    ) -> tuple[jax.Array, np.ndarray]:
+        programs, capacity = self.programs, self.cache.capacity
+        tokens = bucket(max(map(len, pieces.values())), self.reads, capacity)
+        ids_BT = np.full((programs.slots, tokens), programs.pad_id, np.int32)
+        counts_B = np.zeros(programs.slots, np.int32)
+        for slot, ids in pieces.items():
+            ids_BT[slot, : len(ids)], counts_B[slot] = ids, len(ids)
+        arrays = self.params, self.cache, hidden_BD, *self._put_by_slot(ids_BT, counts_B)
+        if score:
+            program = self._program(programs.score, tokens, capacity)
+            self.cache, hidden_BD, scored_BT = program(*arrays)
+            return hidden_BD, np.asarray(scored_BT)
+        self.cache, hidden_BD = self._program(programs.prefill, tokens, capacity)(*arrays)
+        return hidden_BD, np.empty((programs.slots, 0))
+
+    def decode(
+        self,
+        hidden_BD: jax.Array,
+        limits: Mapping[int, int],
+        seeds: Mapping[int, int],
+        sampling: Sampling,
+        prefixes: Pieces,
+        before: Pieces,
+    ) -> Drawn:
+        """Draw up to `limits` tokens in each slot after `hidden_BD` and the slot's prefix.
+
+        `prefixes`: at most FORCED_MOST ids a slot that the decode itself reads; a slot without one
+        follows `hidden_BD`. `before`: all ids that a slot has read, its prefix among them, where
+        `sampling` looks back.
+        """
+        programs, capacity = self.programs, self.cache.capacity
+        limits_B = np.zeros(programs.slots, np.int32)
+        seeds_B2 = np.zeros((programs.slots, 2), np.uint32)
+        prefix_BP = np.full((programs.slots, FORCED_MOST), NO_ID, np.int32)
+        # A prefix that the decode itself reads is cached behind the capacity.
+        size = capacity + FORCED_MOST if sampling.looks_back else 0
+        read_BS = np.full((programs.slots, size), programs.config.vocab_size, np.int32)
+        for slot, limit in limits.items():
+            limits_B[slot], seeds_B2[slot] = limit, seed_words(seeds[slot])
+            prefix_BP[slot, : len(prefixes.get(slot, ()))] = prefixes.get(slot, ())
+            if sampling.looks_back:
+                read_BS[slot, : len(before[slot])] = before[slot]
+        placed = self._put_by_slot(limits_B, seeds_B2)
+        scalars = Scalars(*self._put_whole(*sampling.scalars()))
+        more = self._put_by_slot(prefix_BP, *([read_BS] if sampling.looks_back else []))
+        decode = self._program(programs.decode, size, capacity)
+        self.cache, *drawn = decode(
+            self.params, self.cache, hidden_BD, *placed, scalars, *self._vocabulary, *more
+        )
+        return Drawn(*map(np.asarray, drawn))
+
+    def _reserve(self, length: int) -> None:
+        """Grow the cache until `length` tokens fit into each slot."""
+        # One bucket after the other, so that each capacity has one program that makes it.
+        while length > self.cache.capacity:
+            larger = bucket(self.cache.capacity + 1, CAPACITY_BUCKETS, self.max_length)
+            grow = self._program(self.programs.grow, larger, self.cache.capacity)
+            self.cache = grow(self.cache)
+
+    def _put_by_slot(self, *arrays: np.ndarray) -> tuple[jax.Array, ...]:
+        return tuple(jax.device_put(array, self.programs.by_slot) for array in arrays)
+
+    def _put_whole(self, *arrays: np.ndarray | np.generic) -> tuple[jax.Array, ...]:
+        return tuple(jax.device_put(array, self.programs.replicated) for array in arrays)
+
+    def _program(self, lower: Callable[..., Lowered], *sizes: int) -> Compiled:
+        """Return one of `self.programs` compiled for these sizes."""
+        key = (lower.__name__, *sizes)
+        if key not in self._compiled:
+            with jax.set_mesh(self.programs.mesh):
+                self._compiled[key] = lower(*sizes).compile()
+        return self._compiled[key]
