@@ -1,10 +1,12 @@
-"""Causal attention with grouped key heads, for training rows that are packed trees and for decoding from a cache.
+"""Causal attention with grouped key heads, for training rows that are packed trees and for decoding
+from a cache.
 
-`tree_attention` is the compiler's own work and runs anywhere; model/kernels.py has the same on an accelerator's kernels.
+`tree_attention` is the compiler's own work and runs anywhere; model/kernels.py has the same on an
+accelerator's kernels.
 
-Letters are those of model/decoder.py; besides, G is the number of query heads that one key head serves (N = K G), C the
-length of a block of queries, R = G C the rows that meet one key head, and M the length of what lies beside a cache. A cache's
-keys are C blocks of Y tokens.
+Letters are those of model/decoder.py; besides, G is the number of query heads that one key head
+serves (N = K G), C the length of a block of queries, R = G C the rows that meet one key head, and M
+the length of what lies beside a cache. A cache's keys are C blocks of Y tokens.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from cotjax.model.platform import forms_here
 # Finite, so that a row in which nothing is visible comes out as numbers instead of NaN.
 _HIDDEN = -1e30
 
-# Queries in one block of the training path: a block sees keys up to its own end alone, which spares nearly half of the
-# square, and its scores are the largest temporary there is.
+# Queries in one block of the training path: a block sees keys up to its own end alone, which spares
+# nearly half of the square, and its scores are the largest temporary there is.
 CHUNK = 128
 
 # The name that a remat policy keeps attention's results under.
@@ -35,11 +37,11 @@ def visible(
     key_segments_BS: jax.Array,
     key_branches_BS: jax.Array,
 ) -> jax.Array:
-    """What a tree lets a query see, before causality: [B, T, S], true where the key is of the query's own segment, and on
-    the trunk (branch 0) or on the query's own branch.
+    """What a tree lets a query see, before causality: [B, T, S], true where the key is of the
+    query's own segment, and on the trunk (branch 0) or on the query's own branch.
 
-    A packed row: one example (segment 1) whose trunk a b c d carries branch 1 (x y) after b and branch 2 (z) after d,
-    then a short example (segment 2), then padding (segment 0):
+    A packed row: one example (segment 1) whose trunk a b c d carries branch 1 (x y) after b and
+    branch 2 (z) after d, then a short example (segment 2), then padding (segment 0):
 
         row        a b x y c d z p q .
         segments   1 1 1 1 1 1 1 2 2 0
@@ -66,10 +68,12 @@ def tree_attention(
     segment_ids_BT: jax.Array,
     branches_BT: jax.Array,
 ) -> jax.Array:
-    """Attention over whole rows by the rule of `visible`, each query seeing keys no later in the row. Returns [B, N, T, H].
+    """Attention over whole rows by the rule of `visible`, each query seeing keys no later in the
+    row. Returns [B, N, T, H].
 
-    Scores and softmax are float32, block by block of queries. The backward pass computes a block's scores again from their
-    saved normalisers, so that memory grows with T and not with its square (Dao et al., 2022, without their tiling of keys).
+    Scores and softmax are float32, block by block of queries. The backward pass computes a block's
+    scores again from their saved normalisers, so that memory grows with T and not with its square
+    (Dao et al., 2022, without their tiling of keys).
     """
     return _forward(q_BNTH, k_BKTH, v_BKTH, segment_ids_BT, branches_BT)[0]
 
@@ -102,7 +106,8 @@ def _forward(
         )
         outs.append((out_BKRH.reshape(B, N, end - start, H) / total_BNC1).astype(v_BKTH.dtype))
         norms.append(top_BNC1 + jnp.log(total_BNC1))
-    # Named, so that a layer that is computed again in the backward pass may keep these two and spare the attention.
+    # Named, so that a layer that is computed again in the backward pass may keep these two and
+    # spare the attention.
     out_BNTH = checkpoint_name(jnp.concatenate(outs, axis=2), ATTENDED)
     norm_BNT1 = checkpoint_name(jnp.concatenate(norms, axis=2), ATTENDED)
     return out_BNTH, (q_BNTH, k_BKTH, v_BKTH, segment_ids_BT, branches_BT, out_BNTH, norm_BNT1)
@@ -168,13 +173,17 @@ def _blocks(T: int) -> list[tuple[int, int]]:
 
 
 def _grouped(x_BNCH: jax.Array, K: int) -> jax.Array:
-    """[B, N, C, H] -> [B, K, R, H] with R = G C: one matmul a key head serves all its query heads."""
+    """[B, N, C, H] -> [B, K, R, H] with R = G C: one matmul a key head serves all its query
+    heads.
+    """
     B, N, C, H = x_BNCH.shape
     return x_BNCH.reshape(B, K, N // K * C, H)
 
 
 def _transposed(x: jax.Array) -> jax.Array:
-    """Transpose the last two axes. Behind a barrier the compiler does not fold it into the matmul."""
+    """Transpose the last two axes. Behind a barrier the compiler does not fold it into the
+    matmul.
+    """
     transposed = x.swapaxes(-1, -2)
     if forms_here().transpose_in_memory:
         return jax.lax.optimization_barrier(transposed)
@@ -189,7 +198,9 @@ def _hide(
     start: int,
     end: int,
 ) -> jax.Array:
-    """The scores of queries start .. end to keys 0 .. end as [B, N, C, S], those that the rule hides at a large negative."""
+    """The scores of queries start .. end to keys 0 .. end as [B, N, C, S], those that the rule
+    hides at a large negative.
+    """
     B, S = scores_BKRS.shape[0], scores_BKRS.shape[-1]
     seen_BCS = visible(
         segment_ids_BT[:, start:end],
@@ -209,11 +220,12 @@ def prefill_attention(
     seen_BTM: jax.Array,
     cached: tuple[jax.Array, jax.Array, jax.Array] | None,
 ) -> jax.Array:
-    """Attention over M fresh tokens, of which query t of row b sees those where `seen_BTM` holds, and over what is cached:
-    keys [B, K, H, S], values [B, K, S, H], and which of them a row sees, [B, S]; or None. Returns [B, N, T, H].
+    """Attention over M fresh tokens, of which query t of row b sees those where `seen_BTM` holds,
+    and over what is cached: keys [B, K, H, S], values [B, K, S, H], and which of them a row sees,
+    [B, S]; or None. Returns [B, N, T, H].
 
-    The fresh tokens stay apart because writing them into the cache first, each slot at its own length, would cost a scatter
-    before the matmul.
+    The fresh tokens stay apart because writing them into the cache first, each slot at its own
+    length, would cost a scatter before the matmul.
     """
     B, N, T, H = q_BNTH.shape
     K = fresh_k_BKHM.shape[1]
@@ -243,8 +255,9 @@ def prefill_attention(
 def step_attention(
     q_BN1H: jax.Array, keys_BKCHY: jax.Array, values_BKSH: jax.Array, bias_BS: jax.Array
 ) -> jax.Array:
-    """Attention of one query a row over cached keys, C blocks of Y tokens, and values (S = C Y). `bias_BS` is added to the
-    scores: 0 where a row sees a token, `hidden_bias`' large negative where it does not. Returns [B, N, 1, H].
+    """Attention of one query a row over cached keys, C blocks of Y tokens, and values (S = C Y).
+    `bias_BS` is added to the scores: 0 where a row sees a token, `hidden_bias`' large negative
+    where it does not. Returns [B, N, 1, H].
     """
     B, N, _, H = q_BN1H.shape
     K, C, _, Y = keys_BKCHY.shape[1:]

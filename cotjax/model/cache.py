@@ -1,4 +1,5 @@
-"""The key-value cache: append given tokens (`prefill`, `score`) or one sampled token a slot (`step`).
+"""The key-value cache: append given tokens (`prefill`, `score`) or one sampled token a slot
+(`step`).
 
 Letters are those of model/decoder.py; B counts slots, and S the tokens of one, in C blocks of Y.
 """
@@ -126,7 +127,8 @@ def prefill(
     ids_BT: jax.Array,
     counts_B: jax.Array,
 ) -> tuple[KVCache, jax.Array]:
-    """Append the first `counts_B` of `ids_BT` to each slot; return cache and last hidden states [B, D].
+    """Append the first `counts_B` of `ids_BT` to each slot; return cache and last hidden states [B,
+    D].
 
     A slot of count 0 keeps its rows, its length and its `hidden_BD`. The caller checks that
     lengths + counts, and T, are at most the capacity.
@@ -143,7 +145,8 @@ def score(
     ids_BT: jax.Array,
     counts_B: jax.Array,
 ) -> tuple[KVCache, jax.Array, jax.Array]:
-    """Like `prefill`; also return each id's log-probability given the ids before it, float32 [B, T].
+    """Like `prefill`; also return each id's log-probability given the ids before it, float32 [B,
+    T].
 
     The first one's follows `hidden_BD`. Values past a slot's count are undefined.
     """
@@ -225,7 +228,8 @@ def _read(
 def _write_keys(
     old_BKCHY: jax.Array, new_BKHT: jax.Array, start_B: jax.Array, counts_B: jax.Array
 ) -> jax.Array:
-    """Write the first `counts_B` of the `new` tokens of each slot into `old`, from index `start_B` on.
+    """Write the first `counts_B` of the `new` tokens of each slot into `old`, from index `start_B`
+    on.
 
     Only the blocks that they touch are read, changed and written back.
     """
@@ -235,7 +239,8 @@ def _write_keys(
     def write(
         old_KCHY: jax.Array, new_KHT: jax.Array, begun: jax.Array, count: jax.Array
     ) -> jax.Array:
-        # A window that would reach past the end is moved back (a slice update would move it silently).
+        # A window that would reach past the end is moved back (a slice update would move it
+        # silently).
         start = jnp.minimum(begun // block, blocks - touched)
         window_KCHY = jax.lax.dynamic_slice_in_dim(old_KCHY, start, touched, axis=1)
         ahead_S, new_KHS = _shifted(new_KHT, begun - start * block, touched * block, axis=2)
@@ -269,7 +274,8 @@ def _write_values(
 
 
 def _shifted(new: jax.Array, by: jax.Array, length: int, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Return `new` padded to `length` and rolled by `by`, after the index of the token at each place.
+    """Return `new` padded to `length` and rolled by `by`, after the index of the token at each
+    place.
 
     The index is negative before the first token.
     """

@@ -20,10 +20,11 @@ _FLOATS = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3.1's stretching of rotary wavelengths, for contexts longer than the model was first trained on.
+    """Llama 3.1's stretching of rotary wavelengths, for contexts longer than the model was first
+    trained on.
 
-    Wavelengths longer than original_length / low_frequency are stretched by `factor`, those shorter than original_length /
-    high_frequency stay, and those between are blended. Lengths are tokens.
+    Wavelengths longer than original_length / low_frequency are stretched by `factor`, those shorter
+    than original_length / high_frequency stay, and those between are blended. Lengths are tokens.
     """
 
     factor: float
@@ -41,13 +42,15 @@ class RopeScaling:
             and self.original_length >= 1
         ):
             raise UsageError(
-                f"model: {self} makes no sense: the factor is 1 or more, and low_frequency is below high_frequency"
+                f"model: {self} makes no sense: the factor is 1 or more, and low_frequency is "
+                "below high_frequency"
             )
 
 
 @dataclass(frozen=True)
 class LoRA:
-    """Low-rank adapters beside projections; they alone are trained (Hu et al., 2021): W x becomes W x + (alpha / rank) B A x.
+    """Low-rank adapters beside projections; they alone are trained (Hu et al., 2021): W x becomes W
+    x + (alpha / rank) B A x.
 
     `targets` is a regular expression that must match the whole dotted path of a projection, such as
     `model.layers.3.self_attn.q_proj` (as PEFT reads a target_modules that is one string).
@@ -74,13 +77,16 @@ class LoRA:
             ) from None
 
     def chosen(self, projections: Iterable[str]) -> list[str]:
-        """Those of the projections' dotted paths that are targets. Raises UsageError, naming what there is, when none is."""
+        """Those of the projections' dotted paths that are targets. Raises UsageError, naming what
+        there is, when none is.
+        """
         projections = list(projections)
         found = [path for path in projections if re.fullmatch(self.targets, path)]
         if not found:
             there = dict.fromkeys(re.sub(r"\.\d+\.", ".N.", path) for path in projections)
             raise UsageError(
-                f"lora: the targets {self.targets!r} match no projection; a whole path must match, and there are "
+                f"lora: the targets {self.targets!r} match no projection; a whole path must "
+                "match, and there are "
                 f"{', '.join(there)} (N: a layer's number)"
             )
         return found
@@ -166,18 +172,25 @@ class ModelConfig:
         return jnp.dtype(self.compute_dtype)
 
     def check_length(self, length: int, what: str) -> None:
-        """Raise UsageError when sequences of so many tokens pass the positions that the model was made for. `what` sets it."""
+        """Raise UsageError when sequences of so many tokens pass the positions that the model was
+        made for. `what` sets it.
+        """
         if length > self.max_length:
             raise UsageError(
-                f"{what} is {length}; the model's positions allow 1 to {self.max_length} (max_position_embeddings), so set it no higher"
+                f"{what} is {length}; the model's positions allow 1 to {self.max_length} "
+                "(max_position_embeddings), so set it no higher"
             )
 
     def check_ids(self, count: int) -> None:
-        """Raise UsageError when a tokenizer's ids, of which the highest is count - 1, pass the vocabulary."""
+        """Raise UsageError when a tokenizer's ids, of which the highest is count - 1, pass the
+        vocabulary.
+        """
         if count > self.vocab_size:
             raise UsageError(
-                f"the tokenizer has ids up to {count - 1}, the model's vocabulary ends at {self.vocab_size - 1} (vocab_size "
-                f"{self.vocab_size}): give the model's own tokenizer, or resize its embeddings (transformers' resize_token_embeddings)"
+                f"the tokenizer has ids up to {count - 1}, the model's vocabulary ends at "
+                f"{self.vocab_size - 1} (vocab_size "
+                f"{self.vocab_size}): give the model's own tokenizer, or resize its embeddings "
+                "(transformers' resize_token_embeddings)"
             )
 
     @classmethod

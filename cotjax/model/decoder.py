@@ -1,4 +1,5 @@
-"""The decoder: a pre-norm transformer with rotary positions, grouped key heads and a gated feed-forward (Qwen3's layout).
+"""The decoder: a pre-norm transformer with rotary positions, grouped key heads and a gated
+feed-forward (Qwen3's layout).
 
 One alphabet for shapes, written behind a name (`q_BNTH`) and in every einsum:
 
@@ -7,7 +8,8 @@ One alphabet for shapes, written behind a name (`q_BNTH`) and in every einsum:
 
 It comes in two forms that compute the same. The functions take and return plain nested dicts
 (`params["model"]["layers"]["0"]["self_attn"]["q_proj"]["weight"]`); the trainer and the sampler use
-them, and a jitted step never handles a module. `Decoder` is a Flax NNX module that holds its values.
+them, and a jitted step never handles a module. `Decoder` is a Flax NNX module that holds its
+values.
 """
 
 from __future__ import annotations
@@ -111,11 +113,13 @@ def hidden_states(
     scan: bool = False,
     kernel: str = "xla",
 ) -> jax.Array:
-    """Last hidden states [B, T, D] of packed rows of trees (attention.visible has a drawn row), in the compute dtype.
+    """Last hidden states [B, T, D] of packed rows of trees (attention.visible has a drawn row), in
+    the compute dtype.
 
-    `remat` names what the backward pass computes again instead of keeping it (REMAT): "none", "dots" (element-wise work) or
-    "block" (a layer's projections and feed-forward too: much less memory for a little more arithmetic). `scan`: the layers are
-    one program that runs once a layer, which compiles faster. `kernel` computes attention (kernels.KERNELS). Call it under
+    `remat` names what the backward pass computes again instead of keeping it (REMAT): "none",
+    "dots" (element-wise work) or "block" (a layer's projections and feed-forward too: much less
+    memory for a little more arithmetic). `scan`: the layers are one program that runs once a layer,
+    which compiles faster. `kernel` computes attention (kernels.KERNELS). Call it under
     `jax.set_mesh(mesh)` on several devices, so that activations stay where the table says.
     """
     attend = _attend_rows(kernel, segment_ids_BT, branches_BT)
@@ -140,5 +144,7 @@ def logits(config: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
 
 
 def output_weight(config: ModelConfig, params: Params) -> jax.Array:
-    """The output projection [V, D] in the compute dtype, shared out as the parameter is: logits are `hidden @ output_weight.T`."""
+    """The output projection [V, D] in the compute dtype, shared out as the parameter is: logits are
+    `hidden @ output_weight.T`.
+    """
     return bind(config, params).output.weight[...].astype(config.compute_dtype)

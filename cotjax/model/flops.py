@@ -1,6 +1,8 @@
-"""Arithmetic of a train step by formula, what devices can do at most, and the share of it that was used (MFU).
+"""Arithmetic of a train step by formula, what devices can do at most, and the share of it that was
+used (MFU).
 
-The count is of the model, not of a program: what remat computes again is not in it, nor norms, softmax and the optimizer.
+The count is of the model, not of a program: what remat computes again is not in it, nor norms,
+softmax and the optimizer.
 """
 
 from __future__ import annotations
@@ -45,24 +47,30 @@ PEAK_BANDWIDTH: dict[str, float] = {
 
 
 def matmul_params(config: ModelConfig) -> int:
-    """Weights that every token is multiplied with: all matrices but the embedding's look-up; tied, it counts once, as the output."""
+    """Weights that every token is multiplied with: all matrices but the embedding's look-up; tied,
+    it counts once, as the output.
+    """
     D, H = config.width, config.head_size
     attention = 2 * D * config.heads * H + 2 * D * config.kv_heads * H
     return config.layers * (attention + 3 * D * config.feed_forward) + config.vocab_size * D
 
 
 def train_flops(config: ModelConfig, lengths: Iterable[int]) -> int:
-    """Floating-point operations of one forward and backward pass over sequences of these lengths, in tokens without padding.
+    """Floating-point operations of one forward and backward pass over sequences of these lengths,
+    in tokens without padding.
 
-    A weight costs a token 2 forward and 4 backward. Attention costs 12 L N H T^2 (scores and values, forward and twice that
-    backward) over the square, and half of it under a causal mask (Chowdhery et al., 2022, appendix B, has the whole square).
+    A weight costs a token 2 forward and 4 backward. Attention costs 12 L N H T^2 (scores and
+    values, forward and twice that backward) over the square, and half of it under a causal mask
+    (Chowdhery et al., 2022, appendix B, has the whole square).
     """
     lengths = list(lengths)
     return _train_flops(config, sum(lengths), sum(length * length for length in lengths))
 
 
 def attended_flops(config: ModelConfig, tokens: int, seen: int) -> int:
-    """`train_flops` where examples branch: over `tokens` that see `seen` tokens together, each itself among them."""
+    """`train_flops` where examples branch: over `tokens` that see `seen` tokens together, each
+    itself among them.
+    """
     # A sequence of T tokens sees T (T + 1) / 2, of which its square follows.
     return _train_flops(config, tokens, 2 * seen - tokens)
 
@@ -75,26 +83,32 @@ def _train_flops(config: ModelConfig, tokens: int, square: int) -> int:
 
 
 def decode_bytes(config: ModelConfig, cached: float) -> float:
-    """Bytes that one decode step has to read, with `cached` tokens in all slots together: every weight once, and their keys and
-    values, in the compute dtype. What is padding is not in it."""
+    """Bytes that one decode step has to read, with `cached` tokens in all slots together: every
+    weight once, and their keys and values, in the compute dtype. What is padding is not in it.
+    """
     values = matmul_params(config) + 2 * config.layers * config.kv_heads * config.head_size * cached
     return values * np.dtype(config.compute_as).itemsize
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Dense bfloat16 operations a second of one such device; None where it is not known, as for any CPU."""
+    """Dense bfloat16 operations a second of one such device; None where it is not known, as for any
+    CPU.
+    """
     return PEAK_FLOPS.get(device_kind)
 
 
 def utilisation(flops: float, seconds: float, peak: float) -> float:
-    """Model FLOPs utilisation: `flops` in `seconds` as a share of `peak` operations a second, of all devices together.
+    """Model FLOPs utilisation: `flops` in `seconds` as a share of `peak` operations a second, of
+    all devices together.
 
     Raises InternalError for a share over 1: then the time, the count or the peak is wrong.
     """
     share = flops / seconds / peak
     if share > 1:
         raise InternalError(
-            f"MFU of {100 * share:.0f} %: {flops:.3g} operations in {seconds:.3g} s on {peak:.3g} a second cannot be; "
-            "the clock did not wait for the device, or cotjax/model/flops.py is wrong about this model or device"
+            f"MFU of {100 * share:.0f} %: {flops:.3g} operations in {seconds:.3g} s on {peak:.3g} "
+            "a second cannot be; "
+            "the clock did not wait for the device, or cotjax/model/flops.py is wrong about this "
+            "model or device"
         )
     return share

@@ -28,17 +28,20 @@ from cotjax.model.sharding import spec
 
 KERNELS = ("xla", "splash", "cudnn")
 
-# Splash attention cuts queries and keys into blocks of these sizes, the largest that divides the row. Rows are filled up to a
-# multiple of the smallest.
+# Splash attention cuts queries and keys into blocks of these sizes, the largest that divides the
+# row. Rows are filled up to a multiple of the smallest.
 _SPLASH_BLOCKS = (512, 256, 128)
-# Bits of a branch's number that splash attention tells apart; a row holds fewer branches than tokens.
+# Bits of a branch's number that splash attention tells apart; a row holds fewer branches than
+# tokens.
 _BRANCH_BITS = 16
 # Added to a score for each differing bit: past every real score, and exact in bfloat16.
 _APART = -(2.0**15)
 
 
 def kernel_for(config: ModelConfig, mesh: Mesh, asked: str = "auto") -> str:
-    """The kernel asked for; where that is "auto", the fastest of KERNELS that computes this config on the devices of this mesh."""
+    """The kernel asked for; where that is "auto", the fastest of KERNELS that computes this config
+    on the devices of this mesh.
+    """
     return _fastest(config, platform_of(mesh)) if asked == "auto" else asked
 
 
@@ -63,9 +66,11 @@ def check_kernel(kernel: str) -> None:
 
 
 def attend_by(kernel: str, *, interpret: bool = False) -> Callable[..., jax.Array]:
-    """`attention(q_BNTH, k_BKTH, v_BKTH, segment_ids_BT, branches_BT) -> [B, N, T, H]` by the kernel of this name.
+    """`attention(q_BNTH, k_BKTH, v_BKTH, segment_ids_BT, branches_BT) -> [B, N, T, H]` by the
+    kernel of this name.
 
-    Under `jax.set_mesh(mesh)` each device computes its own rows and heads. `interpret` runs splash attention off a TPU, slowly.
+    Under `jax.set_mesh(mesh)` each device computes its own rows and heads. `interpret` runs splash
+    attention off a TPU, slowly.
     """
     check_kernel(kernel)
     if kernel == "xla":
@@ -76,7 +81,9 @@ def attend_by(kernel: str, *, interpret: bool = False) -> Callable[..., jax.Arra
 
 
 def _on_each_device(attention: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
-    """Attention is independent by row and by head; a kernel is opaque to the partitioner, so it is told so."""
+    """Attention is independent by row and by head; a kernel is opaque to the partitioner, so it is
+    told so.
+    """
     if jax.sharding.get_abstract_mesh().empty:
         return attention(*arrays)
     queries, keys = (
@@ -98,9 +105,9 @@ def _splash(
     *,
     interpret: bool,
 ) -> jax.Array:
-    """Its segment ids and its causal mask are two thirds of the rule. That branches do not see each other is told in the heads
-    themselves: a score is a sum over their size, and a few more places add a large negative where branches differ, and
-    nothing, exactly, where they do not.
+    """Its segment ids and its causal mask are two thirds of the rule. That branches do not see each
+    other is told in the heads themselves: a score is a sum over their size, and a few more places
+    add a large negative where branches differ, and nothing, exactly, where they do not.
     """
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
@@ -130,14 +137,15 @@ def _splash(
 def _tell_branches(
     q_BNTH: jax.Array, k_BKTH: jax.Array, branches_BT: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Queries and keys with two places a bit more, whose products are 0 where the bits of query and key agree or the key is
-    on the trunk, and _APART where they differ.
+    """Queries and keys with two places a bit more, whose products are 0 where the bits of query and
+    key agree or the key is on the trunk, and _APART where they differ.
 
         query bit   places        key bit   places
         0           1 0           0         0 _APART
         1           0 1           1         _APART 0      (on the trunk: 0 0)
 
-    A product of what should be seen is 0 in every place: a sum that cancels would take the score's own digits with it.
+    A product of what should be seen is 0 in every place: a sum that cancels would take the score's
+    own digits with it.
     """
     bits_BTb = ((branches_BT[..., None] >> jnp.arange(_BRANCH_BITS)[None, None, :]) & 1).astype(
         q_BNTH.dtype
@@ -163,7 +171,9 @@ def _cudnn(
     branches_BT: jax.Array,
     implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> jax.Array:
-    """The rule as a mask [B, 1, T, T], the only form of it that cuDNN takes; all layers share it."""
+    """The rule as a mask [B, 1, T, T], the only form of it that cuDNN takes; all layers share
+    it.
+    """
     seen_B1TT = visible(segment_ids_BT, branches_BT, segment_ids_BT, branches_BT)[:, None]
     q_BTNH, k_BTKH, v_BTKH = (x.swapaxes(1, 2) for x in (q_BNTH, k_BKTH, v_BKTH))
     out_BTNH = jax.nn.dot_product_attention(

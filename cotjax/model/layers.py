@@ -1,7 +1,7 @@
 """The decoder's layers as Flax NNX modules, with the attribute names of Hugging Face's checkpoints.
 
-Letters are those of model/decoder.py. A module holds declarations of its weights (linear.param) until
-`params.bind` merges real values into it.
+Letters are those of model/decoder.py. A module holds declarations of its weights (linear.param)
+until `params.bind` merges real values into it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from cotjax.model.platform import forms_here
 from cotjax.model.rope import Rope, rope_of, rotate
 from cotjax.model.sharding import constrain, lookup
 
-# What the backward pass of a layer finds kept, and what it computes again; from most memory to least.
+# What the backward pass of a layer finds kept, and what it computes again; from most memory to
+# least.
 _ATTENDED_ALONE = jax.checkpoint_policies.save_only_these_names(ATTENDED)
 REMAT = {
     "none": jax.checkpoint_policies.everything_saveable,
@@ -56,7 +57,9 @@ class RMSNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Self-attention with rotary positions. How queries meet keys is the caller's: training rows or a cache."""
+    """Self-attention with rotary positions. How queries meet keys is the caller's: training rows or
+    a cache.
+    """
 
     def __init__(self, config: ModelConfig):
         D, N, K, H = config.width, config.heads, config.kv_heads, config.head_size
@@ -68,7 +71,8 @@ class Attention(nnx.Module):
         self.q_proj = Linear(config, embed, query_heads, 1 / sqrt(D), config.qkv_bias)
         self.k_proj = Linear(config, embed, key_heads, 1 / sqrt(D), config.qkv_bias)
         self.v_proj = Linear(config, embed, key_heads, 1 / sqrt(D), config.qkv_bias)
-        # Two matrices a layer write into the residual stream: this scale keeps its size at one however deep the model is.
+        # Two matrices a layer write into the residual stream: this scale keeps its size at one
+        # however deep the model is.
         self.o_proj = Linear(config, query_heads, embed, 1 / sqrt(N * H * 2 * config.layers))
         self.q_norm = RMSNorm(config, H) if config.qk_norm else None
         self.k_norm = RMSNorm(config, H) if config.qk_norm else None
@@ -140,7 +144,8 @@ class Embed(nnx.Module):
         self.weight = param(config, (config.vocab_size, config.width), ("vocab", "embed"), 0.02)
 
     def __call__(self, ids_BT: jax.Array) -> jax.Array:
-        # Cast after the look-up: the gradients of a frequent token's many places are added up in the parameter's own dtype.
+        # Cast after the look-up: the gradients of a frequent token's many places are added up in
+        # the parameter's own dtype.
         return lookup(self.weight[...], ids_BT, self.compute)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
@@ -186,10 +191,11 @@ class Transformer(nnx.Module):
         scan: bool = False,
         at_B: jax.Array | None = None,
     ) -> jax.Array:
-        """`attend(layer index, q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]`; the result [B, T, D] has passed the last norm.
+        """`attend(layer index, q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]`; the result [B, T, D] has
+        passed the last norm.
 
-        `at_B` asks for one token's of every row, [B, 1, D]: of the others, the last layer computes keys and values alone, and
-        its queries are q_BN1H.
+        `at_B` asks for one token's of every row, [B, 1, D]: of the others, the last layer computes
+        keys and values alone, and its queries are q_BN1H.
         """
         x_BTD = constrain(self.model.embed_tokens(ids_BT), ("batch", "length", "hidden"))
         rope = rope_of(positions_BT, self.config)
@@ -228,16 +234,19 @@ def _scanned(
     apply: Callable[..., jax.Array],
     remat: str,
 ) -> jax.Array:
-    """`apply(x_BTD, layer, index)` for every layer, as one program that runs once a layer: a 64-layer model compiles like one of one.
+    """`apply(x_BTD, layer, index)` for every layer, as one program that runs once a layer: a
+    64-layer model compiles like one of one.
 
-    Parameters stay apart, each under its checkpoint's name; here their copies in the compute dtype are laid side by side,
-    which takes two bytes a parameter, shared out as the parameters are, and saves every other part of the program from a second layout.
+    Parameters stay apart, each under its checkpoint's name; here their copies in the compute dtype
+    are laid side by side, which takes two bytes a parameter, shared out as the parameters are, and
+    saves every other part of the program from a second layout.
     """
     graph = nnx.graphdef(layers[0])
     each = [nnx.state(layer) for layer in layers]
     if any(nnx.graphdef(layer) != graph for layer in layers):
         raise UsageError(
-            "scan: the layers are not all alike (LoRA in some of them?); train with scan_layers=False"
+            "scan: the layers are not all alike (LoRA in some of them?); train with "
+            "scan_layers=False"
         )
 
     def side_by_side(*weights: nnx.Variable) -> nnx.Variable:

@@ -40,7 +40,8 @@ def param(
 
 
 class Linear(nnx.Module):
-    """A projection of the last axes: [..., *inputs] -> [..., *outputs], with a bias where asked; weights lie inputs first.
+    """A projection of the last axes: [..., *inputs] -> [..., *outputs], with a bias where asked;
+    weights lie inputs first.
 
     The input axes are one axis of the matmul, and so are the output axes.
     """
@@ -59,14 +60,17 @@ class Linear(nnx.Module):
         self.bias = param(config, self.outputs, tuple(outputs), 0.0) if bias else None
 
     def adapt(self, config: ModelConfig, lora: LoRA) -> None:
-        """Declares an adapter beside the weight: `lora_A` [*inputs, rank] and `lora_B` [rank, *outputs], as config.lora has it.
+        """Declares an adapter beside the weight: `lora_A` [*inputs, rank] and `lora_B` [rank,
+        *outputs], as config.lora has it.
 
-        Its output is added to the weight's, and the two are never made one while it trains: W + BA in bfloat16 would round a
-        small update away. For the same reason the adapter is float32 whatever the weight is.
+        Its output is added to the weight's, and the two are never made one while it trains: W + BA
+        in bfloat16 would round a small update away. For the same reason the adapter is float32
+        whatever the weight is.
         """
         axes, count = self.weight.get_metadata()["out_sharding"], len(self.inputs)
         self.lora_scale = lora.alpha / lora.rank
-        # The variance of PEFT's draw (uniform, Kaiming with a = sqrt(5)). B is zero, so that a fresh adapter changes nothing.
+        # The variance of PEFT's draw (uniform, Kaiming with a = sqrt(5)). B is zero, so that a
+        # fresh adapter changes nothing.
         std = 1 / sqrt(3 * prod(self.inputs))
         self.lora_A = param(
             config, (*self.inputs, lora.rank), (*axes[:count], "rank"), std, jnp.float32

@@ -1,7 +1,8 @@
-"""LoRA as a change of parameters: add adapters to a base, or merge them into it. weights/peft.py reads and writes them.
+"""LoRA as a change of parameters: add adapters to a base, or merge them into it. weights/peft.py
+reads and writes them.
 
-Where a config has `lora`, each targeted projection has two more parameters (linear.Linear.adapt). Sharding, initial
-values, checkpoints and the sampler follow from these declarations.
+Where a config has `lora`, each targeted projection has two more parameters (linear.Linear.adapt).
+Sharding, initial values, checkpoints and the sampler follow from these declarations.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ from cotjax.model.params import (
 def add(
     config: ModelConfig, params: Params, lora: LoRA, key: jax.Array, mesh: Mesh | None = None
 ) -> tuple[ModelConfig, Params]:
-    """The base with fresh adapters, which change none of its outputs yet. Its own arrays are taken over, not copied.
+    """The base with fresh adapters, which change none of its outputs yet. Its own arrays are taken
+    over, not copied.
 
-    Raises UsageError when the config has adapters already, or `lora.targets` matches no projection of it.
+    Raises UsageError when the config has adapters already, or `lora.targets` matches no projection
+    of it.
     """
     config = adapted_config(config, lora)
     return config, join_params(
@@ -43,10 +46,12 @@ def add(
 
 
 def merge(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
-    """The model without adapters that computes the same: W + (alpha / rank) A B, in float32, then in the weight's dtype.
+    """The model without adapters that computes the same: W + (alpha / rank) A B, in float32, then
+    in the weight's dtype.
 
-    A bfloat16 weight keeps eight bits, so that merging into it loses most of a small update; the adapters alone
-    (weights.peft.save_peft) lose nothing. Raises UsageError when there are no adapters.
+    A bfloat16 weight keeps eight bits, so that merging into it loses most of a small update; the
+    adapters alone (weights.peft.save_peft) lose nothing. Raises UsageError when there are no
+    adapters.
     """
     lora = adapters_of(config)
     whole = replace(config, lora=None)

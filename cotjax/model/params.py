@@ -1,7 +1,9 @@
-"""A decoder's parameters as nested dicts: declared, initialised, sharded, split into trained and frozen.
+"""A decoder's parameters as nested dicts: declared, initialised, sharded, split into trained and
+frozen.
 
-A weight is declared once (shape, logical axes, scale of its initial values); the abstract tree, the sharding and the
-initialiser follow from the declaration, and nothing is materialised before its sharding is known.
+A weight is declared once (shape, logical axes, scale of its initial values); the abstract tree, the
+sharding and the initialiser follow from the declaration, and nothing is materialised before its
+sharding is known.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ class Weight:
 
 @lru_cache(maxsize=64)
 def _graph(config: ModelConfig) -> tuple[Any, Any, dict[Path, Weight]]:
-    """The module's graph, its state's tree, and every parameter's declaration in that tree's order."""
+    """The module's graph, its state's tree, and every parameter's declaration in that tree's
+    order.
+    """
     graph, state = nnx.split(Transformer(config))
     weights: dict[Path, Weight] = {}
     for path, leaf in nnx.to_flat_state(state):
@@ -55,7 +59,9 @@ def _graph(config: ModelConfig) -> tuple[Any, Any, dict[Path, Weight]]:
 
 
 def declared(config: ModelConfig) -> Mapping[Path, Weight]:
-    """Every parameter's declaration by its path, such as ("model", "layers", "0", "mlp", "up_proj", "weight")."""
+    """Every parameter's declaration by its path, such as ("model", "layers", "0", "mlp", "up_proj",
+    "weight").
+    """
     return _graph(config)[2]
 
 
@@ -93,7 +99,9 @@ def param_shardings(config: ModelConfig, mesh: Mesh) -> Params:
 
 
 def abstract_params(config: ModelConfig, mesh: Mesh | None = None) -> Params:
-    """Shape and dtype of every parameter, and its sharding where there is a mesh: what a restore asks for."""
+    """Shape and dtype of every parameter, and its sharding where there is a mesh: what a restore
+    asks for.
+    """
     abstract = nest(
         {
             path: jax.ShapeDtypeStruct(weight.shape, weight.dtype)
@@ -115,9 +123,11 @@ def init_params(
     mesh: Mesh | None = None,
     only: Collection[Path] | None = None,
 ) -> Params:
-    """Fresh parameters, made where they will live: the same values on any mesh. `only`: the paths that are made (None: all).
+    """Fresh parameters, made where they will live: the same values on any mesh. `only`: the paths
+    that are made (None: all).
 
-    `key` is a jax.random key; each parameter's own key comes from its path, so that adding one leaves the others as they were.
+    `key` is a jax.random key; each parameter's own key comes from its path, so that adding one
+    leaves the others as they were.
     """
 
     places = None if mesh is None else param_shardings(config, mesh)
@@ -141,7 +151,8 @@ def _initialiser(
 ) -> Callable[[jax.Array, np.uint32], jax.Array]:
     """Makes a weight where it lives, from the key of all and its own number.
 
-    Layers share it: one program for all parameters at once would take a minute to compile, because each draw is unrolled.
+    Layers share it: one program for all parameters at once would take a minute to compile, because
+    each draw is unrolled.
     """
 
     def initial(key: jax.Array, number: jax.Array) -> jax.Array:
@@ -154,7 +165,9 @@ def _initialiser(
 
 
 def trainable_paths(config: ModelConfig) -> frozenset[Path]:
-    """The paths of the parameters that training changes: the adapters' where the config has them, else all."""
+    """The paths of the parameters that training changes: the adapters' where the config has them,
+    else all.
+    """
     paths = declared(config)
     return frozenset(
         paths if config.lora is None else (path for path in paths if path[-1] in LORA_FACTORS)
@@ -162,7 +175,9 @@ def trainable_paths(config: ModelConfig) -> frozenset[Path]:
 
 
 def split_params(config: ModelConfig, params: Params) -> tuple[Params, Params]:
-    """(what training changes, what it leaves as it is), each a nested dict with the leaves of `params` that are its own."""
+    """(what training changes, what it leaves as it is), each a nested dict with the leaves of
+    `params` that are its own.
+    """
     trained = trainable_paths(config)
     parts: tuple[dict[Path, Any], dict[Path, Any]] = {}, {}
     for path in declared(config):

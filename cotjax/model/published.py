@@ -1,7 +1,9 @@
-"""The published models that this decoder is: their sizes by name, for plans, benchmarks and tests that hold no weights.
+"""The published models that this decoder is: their sizes by name, for plans, benchmarks and tests
+that hold no weights.
 
-Each row is what the config.json of the repository of that name says. A folder with weights needs no row: its own config.json
-is read (weights.hf_config), and may differ where a variant does, such as the longest sequence of an instruct model.
+Each row is what the config.json of the repository of that name says. A folder with weights needs no
+row: its own config.json is read (weights.hf_config), and may differ where a variant does, such as
+the longest sequence of an instruct model.
 """
 
 from __future__ import annotations
@@ -14,15 +16,18 @@ from cotjax.model.config import ModelConfig, RopeScaling
 
 
 def published(name: str, **overrides: Any) -> ModelConfig:
-    """The sizes of a published model, such as published("qwen3-8b", compute_dtype="bfloat16"). Parameters are bfloat16.
+    """The sizes of a published model, such as published("qwen3-8b", compute_dtype="bfloat16").
+    Parameters are bfloat16.
 
-    `overrides` are fields of ModelConfig. Raises UsageError for a name that is not in PUBLISHED, with the nearest one.
+    `overrides` are fields of ModelConfig. Raises UsageError for a name that is not in PUBLISHED,
+    with the nearest one.
     """
     sizes = PUBLISHED.get(name.lower())
     if sizes is None:
         close = difflib.get_close_matches(name.lower(), PUBLISHED, n=1, cutoff=0)
         raise UsageError(
-            f"no published model is called {name!r}; did you mean {close[0]!r}? There are {', '.join(PUBLISHED)}"
+            f"no published model is called {name!r}; did you mean {close[0]!r}? There are "
+            f"{', '.join(PUBLISHED)}"
         )
     return ModelConfig(**(sizes | {"param_dtype": "bfloat16"} | overrides))
 
@@ -30,7 +35,9 @@ def published(name: str, **overrides: Any) -> ModelConfig:
 def _qwen3(
     width: int, layers: int, heads: int, feed_forward: int, *, tied: bool = False
 ) -> dict[str, Any]:
-    """Qwen3's dense models. Their head size is 128 whatever the width: heads x 128 is twice the 0.6B's, 1.6 times the 4B's."""
+    """Qwen3's dense models. Their head size is 128 whatever the width: heads x 128 is twice the
+    0.6B's, 1.6 times the 4B's.
+    """
     return {
         "vocab_size": 151_936, "width": width, "layers": layers, "heads": heads, "kv_heads": 8, "head_size": 128,
         "feed_forward": feed_forward, "rope_theta": 1e6, "norm_eps": 1e-6, "tied_embeddings": tied, "qk_norm": True, "qkv_bias": False,
@@ -42,7 +49,9 @@ def _qwen2(
     width: int, layers: int, heads: int, kv_heads: int, feed_forward: int, *, vocab: int = 152_064, theta: float = 1e6,
     eps: float = 1e-6, max_length: int = 131_072, tied: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Qwen2.5's base models and what was distilled into them. Only the larger ones have the vocabulary rounded up."""
+    """Qwen2.5's base models and what was distilled into them. Only the larger ones have the
+    vocabulary rounded up.
+    """
     return {
         "vocab_size": vocab, "width": width, "layers": layers, "heads": heads, "kv_heads": kv_heads, "head_size": width // heads,
         "feed_forward": feed_forward, "rope_theta": theta, "norm_eps": eps, "tied_embeddings": tied, "qk_norm": False, "qkv_bias": True,

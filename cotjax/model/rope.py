@@ -13,10 +13,11 @@ Rope = tuple[jax.Array, jax.Array]  # cosines and signed sines, [B, 1, T, H]
 
 
 def rope_of(positions_BT: jax.Array, config: ModelConfig) -> Rope:
-    """Cosine and signed sine of every position's angles, [B, 1, T, H] each, float32 (Su et al., 2021).
+    """Cosine and signed sine of every position's angles, [B, 1, T, H] each, float32 (Su et al.,
+    2021).
 
-    The pair (i, i + H/2) turns by one angle, so that x cos + rolled(x) sin is the turned x (the pairing of Hugging Face's
-    checkpoints).
+    The pair (i, i + H/2) turns by one angle, so that x cos + rolled(x) sin is the turned x (the
+    pairing of Hugging Face's checkpoints).
     """
     half = config.head_size // 2
     angles_BTh = positions_BT.astype(jnp.float32)[:, :, None] * _frequencies(config)[None, None, :]
@@ -34,9 +35,12 @@ def rope_of(positions_BT: jax.Array, config: ModelConfig) -> Rope:
 
 
 def _frequencies(config: ModelConfig) -> np.ndarray:
-    """Radians a position of every pair, float32 [H/2], with Llama 3.1's stretching where the config asks for it."""
+    """Radians a position of every pair, float32 [H/2], with Llama 3.1's stretching where the config
+    asks for it.
+    """
     half = config.head_size // 2
-    # float32 throughout, as published implementations have it: at position 100,000 a rounding is a hundredth of a turn.
+    # float32 throughout, as published implementations have it: at position 100,000 a rounding is a
+    # hundredth of a turn.
     frequencies = np.float32(1) / np.float32(config.rope_theta) ** (
         np.arange(half, dtype=np.float32) / np.float32(half)
     )

@@ -1,4 +1,6 @@
-"""Where every array lives: one table from logical axes to mesh axes, and the shardings that follow from it."""
+"""Where every array lives: one table from logical axes to mesh axes, and the shardings that follow
+from it.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,8 @@ rank          whole: an adapter's inner width is a few numbers, and its other ax
 def make_mesh(
     data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """A mesh over `devices` (all of them unless told) with the axes `data`, `fsdp` and `tensor`; -1 takes what is left.
+    """A mesh over `devices` (all of them unless told) with the axes `data`, `fsdp` and `tensor`; -1
+    takes what is left.
 
     Raises UsageError when the sizes do not multiply to the number of devices.
     """
@@ -71,16 +74,19 @@ def make_mesh(
         raise UsageError(
             f"mesh: {asked} = {prod(sizes.values())} devices, but {len(devices)} are there"
         )
-    # Explicit axes, make_mesh's default, turn sharding into a type that every model operation would have to satisfy.
+    # Explicit axes, make_mesh's default, turn sharding into a type that every model operation would
+    # have to satisfy.
     auto = (AxisType.Auto,) * 3
     if devices[0].platform != "tpu":
         return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=auto, devices=devices)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if sizes["data"] % slices:
         raise UsageError(
-            f"mesh: data is {sizes['data']}; it must be a multiple of the {slices} slices, which a slow network joins"
+            f"mesh: data is {sizes['data']}; it must be a multiple of the {slices} slices, which "
+            "a slow network joins"
         )
-    # A mesh axis may be part of a side of the slice, or several sides: any sizes that multiply to it will do.
+    # A mesh axis may be part of a side of the slice, or several sides: any sizes that multiply to
+    # it will do.
     if slices == 1:
         placed = mesh_utils.create_device_mesh(
             tuple(sizes.values()), devices, allow_split_physical_axes=True
@@ -98,19 +104,22 @@ def spec(
 ) -> PartitionSpec:
     """The PartitionSpec of an array with these logical axes.
 
-    Raises UsageError, naming the array and the axes, when a logical axis has no rule or two of them want one mesh axis.
+    Raises UsageError, naming the array and the axes, when a logical axis has no rule or two of them
+    want one mesh axis.
     """
     used: dict[str, str] = {}
     parts: list[str | tuple[str, ...] | None] = []
     for axis in axes:
         if axis not in rules:
             raise UsageError(
-                f"sharding: {name} has the logical axis {axis!r}, which matches no rule; rules: {', '.join(rules)}"
+                f"sharding: {name} has the logical axis {axis!r}, which matches no rule; rules: "
+                f"{', '.join(rules)}"
             )
         for mesh_axis in rules[axis]:
             if mesh_axis in used:
                 raise UsageError(
-                    f"sharding: {name} uses mesh axis {mesh_axis!r} twice, for {used[mesh_axis]!r} and {axis!r}"
+                    f"sharding: {name} uses mesh axis {mesh_axis!r} twice, for "
+                    f"{used[mesh_axis]!r} and {axis!r}"
                 )
             used[mesh_axis] = axis
         parts.append(rules[axis] if len(rules[axis]) > 1 else next(iter(rules[axis]), None))
@@ -120,14 +129,17 @@ def spec(
 def sharding(
     mesh: Mesh, shape: Sequence[int], axes: Sequence[str], *, name: str = "array"
 ) -> NamedSharding:
-    """Where an array of this shape lives. Raises UsageError, with both numbers, when a size does not divide."""
+    """Where an array of this shape lives. Raises UsageError, with both numbers, when a size does
+    not divide.
+    """
     partition = spec(axes, name=name)
     for size, axis in zip(shape, axes, strict=True):
         parts = prod(mesh.shape[mesh_axis] for mesh_axis in RULES[axis])
         if size % parts:
             over = " x ".join(RULES[axis])
             raise UsageError(
-                f"sharding: {name} has {size} along {axis!r}, which {over} = {parts} devices do not divide"
+                f"sharding: {name} has {size} along {axis!r}, which {over} = {parts} devices do "
+                "not divide"
             )
     return NamedSharding(mesh, partition)
 
@@ -148,9 +160,11 @@ def whole_slots(slots: int, mesh: Mesh) -> int:
 
 
 def constrain(x: jax.Array, axes: Sequence[str]) -> jax.Array:
-    """Pins an activation to the table's placement where a mesh is set around the trace (`jax.set_mesh`); else leaves it.
+    """Pins an activation to the table's placement where a mesh is set around the trace
+    (`jax.set_mesh`); else leaves it.
 
-    Without the pin the compiler may follow a weight's fsdp axis into the activations and share out the wrong thing.
+    Without the pin the compiler may follow a weight's fsdp axis into the activations and share out
+    the wrong thing.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return x
@@ -158,14 +172,17 @@ def constrain(x: jax.Array, axes: Sequence[str]) -> jax.Array:
 
 
 def shared_axes(rule: str) -> tuple[str, ...]:
-    """The mesh axes of a rule that share something out, over more than one device, in the mesh that is set around the trace."""
+    """The mesh axes of a rule that share something out, over more than one device, in the mesh that
+    is set around the trace.
+    """
     shape = jax.sharding.get_abstract_mesh().shape  # empty where no mesh is set
     return tuple(axis for axis in RULES[rule] if shape.get(axis, 1) > 1)
 
 
 def lookup(table_VD: jax.Array, ids_BT: jax.Array, dtype: str) -> jax.Array:
-    """Rows [B, T, D] of an embedding, in `dtype`. Each device of an fsdp group looks up its columns for the whole group's ids, and
-    they exchange what they found: far less to move than the table, and the table's gradient stays where the table lies.
+    """Rows [B, T, D] of an embedding, in `dtype`. Each device of an fsdp group looks up its columns
+    for the whole group's ids, and they exchange what they found: far less to move than the table,
+    and the table's gradient stays where the table lies.
     """
     columns = shared_axes("embed")
     if not columns:

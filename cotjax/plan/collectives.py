@@ -1,4 +1,5 @@
-"""What devices exchange in a compiled program: its collectives, with their bytes and the mesh axis that they run over.
+"""What devices exchange in a compiled program: its collectives, with their bytes and the mesh axis
+that they run over.
 
 Read from the compiler's text of the program (HLO). A collective inside a loop counts once a turn.
 """
@@ -37,7 +38,9 @@ _PAIRS = re.compile(r"source_target_pairs=(\{\{[\d,{}]*\}\})")
 
 @dataclass(frozen=True, order=True)
 class Collective:
-    """One kind of exchange over one mesh axis (or several: "data, fsdp"), with what a device receives in one run of the program."""
+    """One kind of exchange over one mesh axis (or several: "data, fsdp"), with what a device
+    receives in one run of the program.
+    """
 
     axis: str
     kind: str
@@ -46,7 +49,8 @@ class Collective:
 
 
 def collectives(hlo: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
-    """The collectives of a program, largest first. `mesh_shape`: axis -> devices, in the order of the mesh.
+    """The collectives of a program, largest first. `mesh_shape`: axis -> devices, in the order of
+    the mesh.
 
     A loop whose number of turns the text does not tell counts as one turn.
     """
@@ -64,7 +68,8 @@ def collectives(hlo: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
             match = _COLLECTIVE.search(line)
             if match is None:
                 continue
-            # A compiler that overlaps a collective with other work leaves a copy of it in every piece of that work.
+            # A compiler that overlaps a collective with other work leaves a copy of it in every
+            # piece of that work.
             channel = re.search(r"channel_id=(\d+)", line)
             if channel and (key := (match["kind"], channel[1])) in seen:
                 continue
@@ -94,7 +99,9 @@ def _computations(hlo: str) -> dict[str, list[str]]:
 
 
 def _turns(bodies: Mapping[str, list[str]], hlo: str) -> dict[str, int]:
-    """How often each computation runs in one run of the program, where it is a loop's body or called by one."""
+    """How often each computation runs in one run of the program, where it is a loop's body or
+    called by one.
+    """
     entry = re.search(r"^ENTRY %?([\w.\-]+)", hlo, re.MULTILINE)
     turns: Counter[str] = Counter()
 
@@ -117,7 +124,9 @@ def _turns(bodies: Mapping[str, list[str]], hlo: str) -> dict[str, int]:
 
 
 def _trips(condition: list[str], body: list[str]) -> int:
-    """Turns of a loop whose counter goes from 0 up to a constant, by the step that its body adds (more than 1 where it was unrolled)."""
+    """Turns of a loop whose counter goes from 0 up to a constant, by the step that its body adds
+    (more than 1 where it was unrolled).
+    """
     bounds = [int(bound) for line in condition for bound in _CONSTANT.findall(line)]
     counter = next((int(found[1]) for line in condition if (found := _ELEMENT.search(line))), None)
     if not bounds or counter is None:

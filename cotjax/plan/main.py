@@ -1,6 +1,8 @@
-"""`cotjax plan`: compiles a config's train step and sampler for a TPU slice, and says whether they fit and what would.
+"""`cotjax plan`: compiles a config's train step and sampler for a TPU slice, and says whether they
+fit and what would.
 
-It estimates no speed: what the compiler knows is memory, arithmetic and exchange, and none of that is time.
+It estimates no speed: what the compiler knows is memory, arithmetic and exchange, and none of that
+is time.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from cotjax.weights.hf_config import config_from_hf
 from cotjax.weights.stored import all_there
 
 PROGRAMS = ("train", "sampler")
-# Not bfloat16 parameters for the train step: with the float32 copy that keeps their updates they take as much as float32 ones.
+# Not bfloat16 parameters for the train step: with the float32 copy that keeps their updates they
+# take as much as float32 ones.
 _ELSE = {"train": "LoRA (model.lora_rank)", "sampler": "parameters in bfloat16 (model.param_dtype)"}
 _SHOWN = 1e6  # bytes: smaller replicated parameters are told in one line
 
@@ -38,7 +41,8 @@ _SHOWN = 1e6  # bytes: smaller replicated parameters are told in one line
 def plan(config: ConfigDict, topology: Topology, console: Console, only: str | None = None) -> bool:
     """Prints the plan and returns whether everything fits. `only`: one of PROGRAMS.
 
-    Raises UsageError for a config, mesh or topology that cannot be, CotjaxError where the compiler fails on its own account.
+    Raises UsageError for a config, mesh or topology that cannot be, CotjaxError where the compiler
+    fails on its own account.
     """
     check_counts(config.train)
     model, devices = model_of(config), topology.devices()
@@ -53,7 +57,8 @@ def plan(config: ConfigDict, topology: Topology, console: Console, only: str | N
     )
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(model)))
     console.print(
-        f"{config.model.base}, {parameters / 1e9:.2f}B parameters, on {topology}: {len(devices)} devices of {_gb(room)}"
+        f"{config.model.base}, {parameters / 1e9:.2f}B parameters, on {topology}: {len(devices)} "
+        f"devices of {_gb(room)}"
     )
     console.print(
         "Compiled, not run: this says what fits and what is exchanged, and nothing about speed.\n"
@@ -75,7 +80,8 @@ def plan(config: ConfigDict, topology: Topology, console: Console, only: str | N
 
 
 def model_of(config: ConfigDict) -> ModelConfig:
-    """The sizes that a config's base has: a published name, a folder (its config.json suffices) or "package".
+    """The sizes that a config's base has: a published name, a folder (its config.json suffices) or
+    "package".
 
     Raises UsageError for "random", whose vocabulary comes from data, and for what is none of these.
     """
@@ -85,12 +91,14 @@ def model_of(config: ConfigDict) -> ModelConfig:
         return published(base, **dtypes)
     if base == "random":
         raise UsageError(
-            "model.base is 'random': its vocabulary is made from data; name a folder or a published model, such as qwen3-8b"
+            "model.base is 'random': its vocabulary is made from data; name a folder or a "
+            "published model, such as qwen3-8b"
         )
     folder = BASE_FOLDER if base == "package" else Path(base)
     if not folder.is_dir():
         raise UsageError(
-            f"model.base: {base} is neither a folder nor a published model; there are {', '.join(PUBLISHED)}"
+            f"model.base: {base} is neither a folder nor a published model; there are "
+            f"{', '.join(PUBLISHED)}"
         )
     if (folder / "config.json").is_file() and not all_there(folder):
         return config_from_hf(folder, **dtypes)
@@ -130,7 +138,8 @@ def _show(found: Program | DoesNotFit, room: float, console: Console) -> None:
         return
     verdict = "fits" if _fits(found, room) else "DOES NOT FIT"
     console.print(
-        f"  {found.name}: {verdict} ({_gb(found.peak)} of {_gb(room)} a chip at the worst moment; compiled in {found.seconds:.0f} s)"
+        f"  {found.name}: {verdict} ({_gb(found.peak)} of {_gb(room)} a chip at the worst moment; "
+        f"compiled in {found.seconds:.0f} s)"
     )
     console.print(
         "    bytes a chip: "
@@ -138,7 +147,8 @@ def _show(found: Program | DoesNotFit, room: float, console: Console) -> None:
     )
     if found.flops:
         console.print(
-            f"    arithmetic: {found.flops:.3g} FLOPs a step, of the model (what remat does again is not counted)"
+            f"    arithmetic: {found.flops:.3g} FLOPs a step, of the model (what remat does again "
+            "is not counted)"
         )
     if found.exchanged:
         table = Table(
@@ -147,7 +157,8 @@ def _show(found: Program | DoesNotFit, room: float, console: Console) -> None:
         for each in found.exchanged:
             table.add_row(each.axis, each.kind, f"{each.count:,}", _gb(each.bytes))
         console.print(
-            "    exchanged in one run (a loop that the data ends, such as decoding, counts as one turn):"
+            "    exchanged in one run (a loop that the data ends, such as decoding, counts as one "
+            "turn):"
         )
         console.print(table)
 
@@ -155,7 +166,8 @@ def _show(found: Program | DoesNotFit, room: float, console: Console) -> None:
 def _show_replicated(model: ModelConfig, mesh: Mesh, console: Console) -> None:
     if mesh.shape["data"] > 1:
         console.print(
-            f"    replicated: every parameter, once for each of the {mesh.shape['data']} groups of data; and within a group:"
+            f"    replicated: every parameter, once for each of the {mesh.shape['data']} groups "
+            "of data; and within a group:"
         )
     # A group's own copies: what data parallelism copies by intent is told above.
     within = {
@@ -169,7 +181,8 @@ def _show_replicated(model: ModelConfig, mesh: Mesh, console: Console) -> None:
     rest = sum(size for name, (_, size) in whole.items() if name not in large)
     if rest:
         console.print(
-            f"    replicated: {len(whole) - len(large)} kinds of small parameters (norms, biases), {_gb(rest)} a chip in all"
+            f"    replicated: {len(whole) - len(large)} kinds of small parameters (norms, "
+            f"biases), {_gb(rest)} a chip in all"
         )
 
 
@@ -200,7 +213,9 @@ def _show_nearest(
 
 
 def changes(which: str, config: ConfigDict) -> Iterator[tuple[str, ...]]:
-    """What may make a program smaller, each a set of overrides, from what costs least to what changes the run."""
+    """What may make a program smaller, each a set of overrides, from what costs least to what
+    changes the run.
+    """
     if which == "sampler":
         settings = config.evaluate
         yield from (

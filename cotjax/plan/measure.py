@@ -1,4 +1,6 @@
-"""Compile a config's train step and sampler for devices that may be absent, and measure the programs."""
+"""Compile a config's train step and sampler for devices that may be absent, and measure the
+programs.
+"""
 
 from __future__ import annotations
 

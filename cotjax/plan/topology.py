@@ -1,4 +1,6 @@
-"""TPU slices by name, as devices that programs can be compiled for on any machine: libtpu holds the compiler."""
+"""TPU slices by name, as devices that programs can be compiled for on any machine: libtpu holds the
+compiler.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ _NAME = re.compile(r"(?P<generation>\w+):(?P<shape>\d+(x\d+){1,2})")
 
 @dataclass(frozen=True)
 class Topology:
-    """`slices` slices of one shape, such as v5e:16x16. Raises UsageError for a name that is none."""
+    """`slices` slices of one shape, such as v5e:16x16. Raises UsageError for a name that is
+    none.
+    """
 
     name: str
     slices: int = 1
@@ -42,7 +46,8 @@ class Topology:
         found = _NAME.fullmatch(self.name)
         if found is None or found["generation"] not in CHIPS:
             raise UsageError(
-                f"topology {self.name!r}: give a generation ({', '.join(CHIPS)}) and a shape, such as v5e:8x8 or v5p:4x4x4"
+                f"topology {self.name!r}: give a generation ({', '.join(CHIPS)}) and a shape, "
+                "such as v5e:8x8 or v5p:4x4x4"
             )
         if self.slices < 1:
             raise UsageError(f"slices is {self.slices}; it must be 1 or more")
@@ -58,7 +63,8 @@ class Topology:
     def devices(self) -> list[jax.Device]:
         """Its devices, in the compiler's order. They run nothing.
 
-        Call `use_compiler_alone` first. Raises UsageError without libtpu, or when the compiler knows no such slice.
+        Call `use_compiler_alone` first. Raises UsageError without libtpu, or when the compiler
+        knows no such slice.
         """
         from jax.experimental import topologies
 
@@ -77,7 +83,9 @@ class Topology:
 
 
 def use_compiler_alone() -> None:
-    """Tells jax, before it is first used, that this machine computes on its CPU and that libtpu is here for its compiler."""
+    """Tells jax, before it is first used, that this machine computes on its CPU and that libtpu is
+    here for its compiler.
+    """
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ.setdefault(
         "TPU_SKIP_MDS_QUERY", "1"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-# Tokens of a slot read in one pass: few, or as many as fit. Longer pieces take several passes, which
-# bounds the scores' memory (on CPU, passes twice as large cost a tenth of the speed).
+# Tokens of a slot read in one pass: few, or as many as fit. Longer pieces take several passes,
+# which bounds the scores' memory (on CPU, passes twice as large cost a tenth of the speed).
 READ_FEW = (16, 32, 48)
 READ_MOST = 512
 READ_AT_ONCE = 2048  # of all slots together, about
-# Capacity of a slot's cache, in tokens. Decoding reads all of it at every step, so it grows with the
-# longest slot; each capacity has programs of its own, so it grows by a half or a third.
+# Capacity of a slot's cache, in tokens. Decoding reads all of it at every step, so it grows with
+# the longest slot; each capacity has programs of its own, so it grows by a half or a third.
 CAPACITY_BUCKETS = (
     256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768,
 )  # fmt: skip

@@ -1,4 +1,5 @@
-"""The programs of a sampler, as jax lowers them: make, grow and fill a key-value cache, decode from it.
+"""The programs of a sampler, as jax lowers them: make, grow and fill a key-value cache, decode from
+it.
 
 They are lowered for shapes and shardings alone, so a plan can compile them for devices that are not
 attached.
@@ -23,8 +24,8 @@ from cotjax.model.params import Params, abstract_params
 from cotjax.model.sharding import batch_sharding
 from cotjax.sample.sampling import NO_ID, Past, Sampling, Scalars, choose
 
-# Ids of a prefix that a decode reads before it draws its own, one a step. Longer prefixes are read in
-# a pass of their own, which costs as much as several steps.
+# Ids of a prefix that a decode reads before it draws its own, one a step. Longer prefixes are read
+# in a pass of their own, which costs as much as several steps.
 FORCED_MOST = 8
 # Why a slot drew no more: its limit (or it has not ended yet), a stop sequence, every id forbidden,
 # logits that are not finite.

@@ -1,4 +1,6 @@
-"""The device's side of a sampler: its weights, its key-value cache and the programs that run on them."""
+"""The device's side of a sampler: its weights, its key-value cache and the programs that run on
+them.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,9 @@ class Runner:
         )
 
     def clear(self) -> None:
-        """Make an empty cache of the smallest capacity, and give back the memory of a larger one."""
+        """Make an empty cache of the smallest capacity, and give back the memory of a larger
+        one.
+        """
         programs = self.programs
         capacity = bucket(1, CAPACITY_BUCKETS, self.max_length)
         self.cache: KVCache = self._program(programs.empty, capacity)()

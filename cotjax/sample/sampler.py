@@ -1,4 +1,5 @@
-"""Generation over slots: each slot's prompt is cached once, grows turn by turn, and is sampled from.
+"""Generation over slots: each slot's prompt is cached once, grows turn by turn, and is sampled
+from.
 
     sampler.load(params)
     # Read the prompts.
@@ -129,12 +130,16 @@ class Sampler:
         return self._runner.compilations_bound
 
     def load(self, params: Params) -> None:
-        """Copy a checkpoint's weights to the devices, in the compute dtype, and empty every slot."""
+        """Copy a checkpoint's weights to the devices, in the compute dtype, and empty every
+        slot.
+        """
         self._runner.load(params)
         self._clear()
 
     def reset(self, slots: Iterable[int]) -> None:
-        """Empty these slots. When none holds anything, the cache shrinks to its smallest capacity."""
+        """Empty these slots. When none holds anything, the cache shrinks to its smallest
+        capacity.
+        """
         emptied = list(slots)
         self._check_slots(emptied)
         for slot in emptied:
@@ -272,7 +277,8 @@ class Sampler:
     def _check_ids(self, ids: Sequence[int], where: str) -> None:
         if len(ids) and not 0 <= min(ids) <= max(ids) < self.config.vocab_size:
             raise UsageError(
-                f"sampler: {where} has an id outside the vocabulary, 0 .. {self.config.vocab_size - 1}"
+                f"sampler: {where} has an id outside the vocabulary, 0 .. "
+                f"{self.config.vocab_size - 1}"
             )
 
     def _check_length(self, slot: int, ids: Sequence[int]) -> None:
@@ -291,7 +297,8 @@ class Sampler:
     ) -> None:
         if not 1 <= max_new <= self.max_new:
             raise UsageError(
-                f"sampler: max_new is {max_new}; it must be 1 to {self.max_new}, the max_new that the sampler was made with"
+                f"sampler: max_new is {max_new}; it must be 1 to {self.max_new}, the max_new that "
+                "the sampler was made with"
             )
         sampling.check("sampler: ")
         self._check_slots(prefixes)
@@ -302,7 +309,8 @@ class Sampler:
                 raise UsageError(f"sampler: slot {slot} is empty; extend it, or give it a prefix")
             if length >= self.max_length:
                 raise UsageError(
-                    f"sampler: slot {slot} and its prefix fill max_length, {self.max_length}; nothing can follow"
+                    f"sampler: slot {slot} and its prefix fill max_length, {self.max_length}; "
+                    "nothing can follow"
                 )
             if sampling.temperature > 0 and (seeds is None or not seeds.get(slot)):
                 raise UsageError(
@@ -312,6 +320,7 @@ class Sampler:
 
 def _not_finite(slot: int) -> NotFiniteError:
     return NotFiniteError(
-        f"slot {slot}: the model's logits are not finite; look at its weights, or play an earlier checkpoint",
+        f"slot {slot}: the model's logits are not finite; look at its weights, or play an earlier "
+        "checkpoint",
         slot,
     )

@@ -26,7 +26,9 @@ def slot_key(seed_2: jax.Array) -> jax.Array:
 
 
 def seed_words(seed: int) -> np.ndarray:
-    """A seed's low and high 32 bits, uint32 [2]. Raises UsageError for one outside 0 .. 2**64 - 1."""
+    """A seed's low and high 32 bits, uint32 [2]. Raises UsageError for one outside 0 .. 2**64 -
+    1.
+    """
     if not 0 <= seed < 2**64:
         raise UsageError(f"sampler: seed {seed} is outside 0 .. 2**64 - 1")
     return np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32)
@@ -34,20 +36,27 @@ def seed_words(seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next id is drawn. The terms, and their order (penalty, n-grams, temperature, top-k, top-p), are those of transformers."""
+    """How the next id is drawn. The terms, and their order (penalty, n-grams, temperature, top-k,
+    top-p), are those of transformers.
+    """
 
     temperature: float = 0.0  # logits are divided by it; 0: greedy, whatever top_k and top_p are
     top_k: int = 0  # only ids among so many most likely; 0: all
-    # Only the most likely ids whose probabilities just add up to this or more, of equally likely ones the lower; 1: all.
+    # Only the most likely ids whose probabilities just add up to this or more, of equally likely
+    # ones the lower; 1: all.
     top_p: float = 1.0
-    # Divides the positive logits of ids that are in the prompt or were made, and multiplies the negative ones; 1: no penalty.
+    # Divides the positive logits of ids that are in the prompt or were made, and multiplies the
+    # negative ones; 1: no penalty.
     repetition_penalty: float = 1.0
-    # Forbid repeating any n-gram of this size in prompt + response (0: off). Where every id is forbidden, the response ends.
+    # Forbid repeating any n-gram of this size in prompt + response (0: off). Where every id is
+    # forbidden, the response ends.
     no_repeat_ngram_size: int = 0
 
     @property
     def looks_back(self) -> bool:
-        """Whether the next id depends on which ids were read, beyond what the model makes of them."""
+        """Whether the next id depends on which ids were read, beyond what the model makes of
+        them.
+        """
         return self.repetition_penalty != 1 or self.no_repeat_ngram_size > 0
 
     def check(self, where: str) -> None:
@@ -111,14 +120,16 @@ def choose(
     past: Past | None = None,
     tokens_V: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Return each slot's next id, and its log-probability under the model: at temperature 1, over all rows of the vocabulary,
-    with no filter and no penalty, whatever the id was drawn by.
+    """Return each slot's next id, and its log-probability under the model: at temperature 1, over
+    all rows of the vocabulary, with no filter and no penalty, whatever the id was drawn by.
 
-    Temperature 0 takes the most likely id. Else the noise depends on nothing but (the slot's seed, its `index_B`, the id): a
-    slot's text is the same whoever its neighbours are and wherever in the batch it sits. `past`: None where the drawing does
-    not look back. `tokens_V`: which ids are tokens, the only ones drawn; None: all.
+    Temperature 0 takes the most likely id. Else the noise depends on nothing but (the slot's seed,
+    its `index_B`, the id): a slot's text is the same whoever its neighbours are and wherever in the
+    batch it sits. `past`: None where the drawing does not look back. `tokens_V`: which ids are
+    tokens, the only ones drawn; None: all.
 
-    An id is NO_ID where none is left to draw. A log-probability is not finite where a logit is NaN or infinite.
+    An id is NO_ID where none is left to draw. A log-probability is not finite where a logit is NaN
+    or infinite.
     """
 
     def noisy(scores_BV: jax.Array) -> jax.Array:
@@ -168,7 +179,8 @@ def looking_back(logits_BV: jax.Array, past: Past, scalars: Scalars[jax.Array]) 
 
 
 def repeats(past: Past, size: jax.Array) -> jax.Array:
-    """Which ids would end an n-gram of this size (1 or more) that is in the slot's past: bool [B, V] (Paulus et al., 2018).
+    """Which ids would end an n-gram of this size (1 or more) that is in the slot's past: bool [B,
+    V] (Paulus et al., 2018).
 
     Of size 3 after a b c d a b only c: it followed the last two ids, a b, once before.
     """
@@ -181,7 +193,8 @@ def repeats(past: Past, size: jax.Array) -> jax.Array:
         )
         return following_BS & (jnp.roll(past.ids_BS, back, axis=1) == last_B1)
 
-    # Places whose id follows the last size - 1 ids; what rolls over the end falls on places before size - 1.
+    # Places whose id follows the last size - 1 ids; what rolls over the end falls on places before
+    # size - 1.
     whole_BS = (places_1S >= size - 1) & (places_1S < past.lengths_B[:, None])
     following_BS = jax.lax.fori_loop(1, size, same, whole_BS)
     V = past.seen_BV.shape[1]
@@ -196,11 +209,12 @@ def penalised(logits_BV: jax.Array, seen_BV: jax.Array, penalty: jax.Array) -> j
 
 
 def keep_likely(scores_BV: jax.Array, scalars: Scalars[jax.Array]) -> jax.Array:
-    """Return the scores with -inf where top-k (Fan et al., 2018) or top-p (Holtzman et al., 2019; of what top-k leaves) drops
-    the id.
+    """Return the scores with -inf where top-k (Fan et al., 2018) or top-p (Holtzman et al., 2019;
+    of what top-k leaves) drops the id.
 
-    Top-k keeps every id as likely as the k-th. Top-p keeps no more ids than it needs: of those as likely as the last one kept
-    the lower ids. (transformers does both, but for which of the equally likely ids it keeps: that its sort decides.)
+    Top-k keeps every id as likely as the k-th. Top-p keeps no more ids than it needs: of those as
+    likely as the last one kept the lower ids. (transformers does both, but for which of the equally
+    likely ids it keeps: that its sort decides.)
     """
     V = scores_BV.shape[-1]
     falling_BV = -jnp.sort(-scores_BV, axis=-1)

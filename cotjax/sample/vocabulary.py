@@ -1,8 +1,10 @@
-"""What a decode knows of the vocabulary: which ids are tokens, and which of them, one after the other, end a generation.
+"""What a decode knows of the vocabulary: which ids are tokens, and which of them, one after the
+other, end a generation.
 
-The second is a table [Z, V] that a decode follows token by token, so that a text is seen whichever tokens it is made of: for a
-slot in state z that makes the id v, the slot's next state. The last state, which is no row of the table, is the end. Stop
-sequence "ab" over the pieces a, b, ab, x has two states, 0: nothing yet, 1: an a, and the end, 2:
+The second is a table [Z, V] that a decode follows token by token, so that a text is seen whichever
+tokens it is made of: for a slot in state z that makes the id v, the slot's next state. The last
+state, which is no row of the table, is the end. Stop sequence "ab" over the pieces a, b, ab, x has
+two states, 0: nothing yet, 1: an a, and the end, 2:
 
                 a  b  ab  x
     state 0     1  0  2   0
@@ -23,7 +25,8 @@ _BYTES = 256
 
 
 def token_mask(pieces: Sequence[str | None] | None, vocab_size: int) -> np.ndarray:
-    """Return which rows of the vocabulary are tokens, bool [V]: those of `pieces` that are not None; None: all.
+    """Return which rows of the vocabulary are tokens, bool [V]: those of `pieces` that are not
+    None; None: all.
 
     Raises UsageError for more pieces than rows, or none that is a token.
     """
@@ -31,7 +34,8 @@ def token_mask(pieces: Sequence[str | None] | None, vocab_size: int) -> np.ndarr
         return np.ones(vocab_size, bool)
     if len(pieces) > vocab_size:
         raise UsageError(
-            f"sampler: the tokenizer has {len(pieces)} ids, the model's vocabulary {vocab_size}; they are not of one model"
+            f"sampler: the tokenizer has {len(pieces)} ids, the model's vocabulary {vocab_size}; "
+            "they are not of one model"
         )
     tokens_V = np.zeros(vocab_size, bool)
     tokens_V[: len(pieces)] = [piece is not None for piece in pieces]
@@ -47,10 +51,11 @@ def stop_table(
 ) -> np.ndarray:
     """Return the table of these stop sequences, each of ids or a text, int16 [Z, V].
 
-    `pieces`: the text that each id adds, for sequences that are texts. Ids past them, and None, add nothing.
+    `pieces`: the text that each id adds, for sequences that are texts. Ids past them, and None, add
+    nothing.
 
-    Raises UsageError for an id outside the vocabulary, a text without `pieces`, or an empty sequence: it would end every
-    generation before its first token.
+    Raises UsageError for an id outside the vocabulary, a text without `pieces`, or an empty
+    sequence: it would end every generation before its first token.
     """
     if not all(map(len, stop)):
         raise UsageError("sampler: a stop sequence is empty; give at least one id")
@@ -64,13 +69,16 @@ def stop_table(
         return _automaton(sequences, vocab_size)
     if len(texts) < len(stop) or pieces is None:
         raise UsageError(
-            "sampler: stop sequences that are texts need `pieces`, and no sequence of ids beside them"
+            "sampler: stop sequences that are texts need `pieces`, and no sequence of ids beside "
+            "them"
         )
     return _over_pieces(_automaton([tuple(text) for text in texts], _BYTES), pieces, vocab_size)
 
 
 def _automaton(patterns: Sequence[tuple[int, ...]], symbols: int) -> np.ndarray:
-    """The table over single symbols. A state is what has been read of some pattern: the longest beginning that what was read ends with."""
+    """The table over single symbols. A state is what has been read of some pattern: the longest
+    beginning that what was read ends with.
+    """
     states = sorted(
         {pattern[:length] for pattern in patterns for length in range(len(pattern))} | {()}, key=len
     )

@@ -5,7 +5,8 @@
                     where they are known), the tokenizer's files
     PEFT            adapter_config.json, adapter_model.safetensors; read as its base with the adapters merged into it
 
-The second kind is what a pod restores from: every process reads its own shards, from as many files as there are.
+The second kind is what a pod restores from: every process reads its own shards, from as many files
+as there are.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class Converted:
 
 
 def folder_kind(folder: Path) -> str:
-    """HUGGING_FACE, ORBAX or PEFT. Raises UsageError when the folder is none of them, saying what was looked for."""
+    """HUGGING_FACE, ORBAX or PEFT. Raises UsageError when the folder is none of them, saying what
+    was looked for.
+    """
     kind = next((kind for kind, name in _CONFIG_FILES.items() if (folder / name).is_file()), None)
     if (folder / peft.CONFIG_FILE).is_file() and (
         kind is None or (kind == HUGGING_FACE and not holds_weights(folder))
@@ -64,7 +67,8 @@ def folder_kind(folder: Path) -> str:
         return PEFT
     if kind is None:
         raise UsageError(
-            f"{folder}: holds neither config.json (a Hugging Face folder) nor model.json (the Orbax folder of `cotjax convert`) "
+            f"{folder}: holds neither config.json (a Hugging Face folder) nor model.json (the "
+            "Orbax folder of `cotjax convert`) "
             f"nor {peft.CONFIG_FILE} (PEFT's)"
         )
     if kind == ORBAX and not (folder / _PARAMS).is_dir():
@@ -78,7 +82,9 @@ def folder_kind(folder: Path) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files that hold the parameters of a folder of any kind. Raises UsageError when it is none."""
+    """Return the files that hold the parameters of a folder of any kind. Raises UsageError when it
+    is none.
+    """
     kind = folder_kind(folder)
     if kind == PEFT:
         return [
@@ -91,9 +97,11 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_config(folder: Path, say: Say | None = None, **overrides: Any) -> ModelConfig:
-    """The model in a folder of any kind; `overrides` are fields of ModelConfig. Raises UsageError or DataError.
+    """The model in a folder of any kind; `overrides` are fields of ModelConfig. Raises UsageError
+    or DataError.
 
-    `say` is told where its tensors are not what its config.json says (weights.read_hf), and those are right.
+    `say` is told where its tensors are not what its config.json says (weights.read_hf), and those
+    are right.
     """
     kind = folder_kind(folder)
     if kind == PEFT:
@@ -106,7 +114,9 @@ def read_config(folder: Path, say: Say | None = None, **overrides: Any) -> Model
 
 
 def base_of(folder: Path) -> Path:
-    """The folder of the base that a PEFT folder's adapters belong to. Raises UsageError when it is not there."""
+    """The folder of the base that a PEFT folder's adapters belong to. Raises UsageError when it is
+    not there.
+    """
     named = read_json(folder / peft.CONFIG_FILE, "PEFT's save_pretrained").get(
         "base_model_name_or_path"
     )
@@ -115,18 +125,22 @@ def base_of(folder: Path) -> Path:
     )
     if base is None:
         raise UsageError(
-            f"{folder}: {peft.CONFIG_FILE} names the base {named!r}, which is no folder here; write there, "
+            f"{folder}: {peft.CONFIG_FILE} names the base {named!r}, which is no folder here; "
+            "write there, "
             "as base_model_name_or_path, the folder that holds the base"
         )
     if folder_kind(base) == PEFT:
         raise UsageError(
-            f"{folder}: its base {base} is adapters too; merge those first: cotjax convert {base} FOLDER"
+            f"{folder}: its base {base} is adapters too; merge those first: cotjax convert {base} "
+            "FOLDER"
         )
     return base
 
 
 def homes(folder: Path) -> tuple[Path, ...]:
-    """Return the folders where a model's files lie: its own, and behind it the base's where it is adapters."""
+    """Return the folders where a model's files lie: its own, and behind it the base's where it is
+    adapters.
+    """
     return (folder, base_of(folder)) if folder_kind(folder) == PEFT else (folder,)
 
 
@@ -138,7 +152,9 @@ def tokenizer_folder(folder: Path) -> Path:
 
 
 def load_params(folder: Path, mesh: Mesh, **overrides: Any) -> Params:
-    """The parameters in a folder of any kind, read straight into their places on `mesh`. Raises UsageError or DataError."""
+    """The parameters in a folder of any kind, read straight into their places on `mesh`. Raises
+    UsageError or DataError.
+    """
     kind = folder_kind(folder)
     if kind == HUGGING_FACE:
         return load_hf(folder, mesh, **overrides)[1]
@@ -152,7 +168,9 @@ def load_params(folder: Path, mesh: Mesh, **overrides: Any) -> Params:
 def save_orbax(
     folder: Path, config: ModelConfig, params: Params, token_ids: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes model.json, params/ and the known `token_ids` into a folder. On several processes every one must call it."""
+    """Writes model.json, params/ and the known `token_ids` into a folder. On several processes
+    every one must call it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     save_tree(folder / _PARAMS, params)
     if token_ids:
@@ -167,12 +185,15 @@ def convert(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     say: Say | None = None,
 ) -> Converted:
-    """Writes the model of a folder of one kind as a folder of the other; adapters merged into their base, as Hugging Face's.
+    """Writes the model of a folder of one kind as a folder of the other; adapters merged into their
+    base, as Hugging Face's.
 
-    `dtype` is what the parameters become (None: what the source's tensors are); `max_shard_bytes` is of a safetensors file.
-    Each device of this process holds its share of the parameters in between. `out` appears when all of it is written.
+    `dtype` is what the parameters become (None: what the source's tensors are); `max_shard_bytes`
+    is of a safetensors file. Each device of this process holds its share of the parameters in
+    between. `out` appears when all of it is written.
 
-    Raises UsageError when `source` is no model's folder or `out` holds something, DataError when the model cannot be read.
+    Raises UsageError when `source` is no model's folder or `out` holds something, DataError when
+    the model cannot be read.
     """
     started = time.perf_counter()
     overrides = {} if dtype is None else {"param_dtype": dtype}

@@ -1,4 +1,6 @@
-"""Where generation begins and ends: the bos, eos and pad ids of a model's folder and its generation_config.json."""
+"""Where generation begins and ends: the bos, eos and pad ids of a model's folder and its
+generation_config.json.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ TOKEN_IDS_FILE = "token_ids.json"  # in an Orbax folder, whose model.json holds 
 
 
 def token_ids(folder: Path) -> dict[str, Any]:
-    """Return those of TOKEN_IDS that a folder's config.json gives, or the file that stands for it in an Orbax folder."""
+    """Return those of TOKEN_IDS that a folder's config.json gives, or the file that stands for it
+    in an Orbax folder.
+    """
     for name in ("config.json", TOKEN_IDS_FILE):
         if (folder / name).is_file():
             read = read_json(folder / name, "transformers or cotjax")
@@ -23,7 +27,8 @@ def token_ids(folder: Path) -> dict[str, Any]:
 
 
 def generation_config(folder: Path, ends: Sequence[int] = ()) -> dict[str, Any]:
-    """Return the generation_config.json of a folder's model that also stops at `ends`, the ids of an end of turn.
+    """Return the generation_config.json of a folder's model that also stops at `ends`, the ids of
+    an end of turn.
 
     What the folder's own file says is kept; bos, eos and pad ids that it lacks are config.json's.
     """

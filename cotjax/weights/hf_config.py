@@ -1,4 +1,6 @@
-"""transformers' config.json <-> ModelConfig's fields. Every option is honoured, known to change no number, or refused."""
+"""transformers' config.json <-> ModelConfig's fields. Every option is honoured, known to change no
+number, or refused.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +102,8 @@ _QUANTIZED_BY = (
     "load_in_8bit",
 )
 
-# Fields that change no logit: who wrote the file, which tokens are special, how transformers runs, generates or classifies.
+# Fields that change no logit: who wrote the file, which tokens are special, how transformers runs,
+# generates or classifies.
 _HARMLESS_NAMES = """
 _attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash _experts_implementation
 _experts_implementation_internal _flash_attn_2_enabled _from_model_config _name_or_path architectures
@@ -132,7 +135,8 @@ def config_from_hf(
     Both spellings of the rotary base are read: `rope_parameters` (transformers 5) and the older
     top-level `rope_theta`.
 
-    Raises DataError for an architecture, an option or a missing key that this decoder cannot honour.
+    Raises DataError for an architecture, an option or a missing key that this decoder cannot
+    honour.
     """
     if isinstance(source, Mapping):
         read, where = source, "config"
@@ -176,7 +180,8 @@ def config_to_hf(config: ModelConfig, token_ids: Mapping[str, Any] | None = None
         "tie_word_embeddings": config.tied_embeddings,
         "dtype": config.param_dtype,
         "torch_dtype": config.param_dtype,  # its name before transformers 4.56
-        # Null where unknown: left out, they would become LlamaConfig's defaults, which are other tokens.
+        # Null where unknown: left out, they would become LlamaConfig's defaults, which are other
+        # tokens.
         **{key: (token_ids or {}).get(key) for key in TOKEN_IDS},
         **_ARCHITECTURES[model_type].written,
     }
@@ -185,8 +190,8 @@ def config_to_hf(config: ModelConfig, token_ids: Mapping[str, Any] | None = None
 def _read_fields(read: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the fields of ModelConfig that a config.json gives; `where` names it in errors.
 
-    Raises DataError for an architecture, an option or a missing key that this decoder cannot honour, and for a field that
-    it does not know, unless its value is one that turns things off.
+    Raises DataError for an architecture, an option or a missing key that this decoder cannot
+    honour, and for a field that it does not know, unless its value is one that turns things off.
     """
     architecture = _architecture(read, where)
     packed = [key for key in _QUANTIZED_BY if read.get(key)]
@@ -224,19 +229,23 @@ def _architecture(read: Mapping[str, Any], where: str) -> _Architecture:
             else ""
         )
         raise DataError(
-            f"{where}: model_type is {model_type!r}; this decoder reads {', '.join(_ARCHITECTURES)}{hint}"
+            f"{where}: model_type is {model_type!r}; this decoder reads "
+            f"{', '.join(_ARCHITECTURES)}{hint}"
         )
     classes = (f"{known.name}ForCausalLM", f"{known.name}Model")
     named = read.get("architectures") or classes
     if not isinstance(named, list | tuple) or set(map(str, named)) - set(classes):
         raise DataError(
-            f"{where}: architectures is {_short(named)}; a model of this type is read as {' or '.join(classes)} alone"
+            f"{where}: architectures is {_short(named)}; a model of this type is read as "
+            f"{' or '.join(classes)} alone"
         )
     return known
 
 
 def _check_options(read: Mapping[str, Any], architecture: _Architecture, where: str) -> None:
-    """Raise DataError for the first field that may change numbers in a way this decoder does not know."""
+    """Raise DataError for the first field that may change numbers in a way this decoder does not
+    know.
+    """
     for key, value in architecture.written.items():
         given = read.get(key, value)
         if (
@@ -305,8 +314,8 @@ def _count(value: Any) -> bool:
 def _rope(read: Mapping[str, Any], where: str) -> tuple[float, dict[str, Any] | None]:
     """Return the rotary base and the fields of its scaling, if any.
 
-    They stand in `rope_parameters` (transformers 5), or at the top level and in `rope_scaling`, or in both. Readers differ in
-    which of the two they obey, so that both must say the same.
+    They stand in `rope_parameters` (transformers 5), or at the top level and in `rope_scaling`, or
+    in both. Readers differ in which of the two they obey, so that both must say the same.
     """
     told = [
         (key, _rope_of(read[key], f"{where}: {key}"))
@@ -316,7 +325,8 @@ def _rope(read: Mapping[str, Any], where: str) -> tuple[float, dict[str, Any] | 
     scalings = [scaling for _, (_, scaling) in told]
     if len(told) == 2 and scalings[0] != scalings[1]:
         raise DataError(
-            f"{where}: rope_parameters is {_short(read['rope_parameters'])} and rope_scaling another; keep one of them"
+            f"{where}: rope_parameters is {_short(read['rope_parameters'])} and rope_scaling "
+            "another; keep one of them"
         )
     thetas = {f"rope_theta in {key}": theta for key, (theta, _) in told if theta is not None}
     if read.get("rope_theta") is not None:
@@ -330,7 +340,8 @@ def _rope(read: Mapping[str, Any], where: str) -> tuple[float, dict[str, Any] | 
             raise DataError(f"{where}: {name} is {theta!r}; it must be a number above 0")
     if len(set(thetas.values())) > 1:
         raise DataError(
-            f"{where}: {' and '.join(f'{name} is {theta:g}' for name, theta in thetas.items())}; keep one of them"
+            f"{where}: {' and '.join(f'{name} is {theta:g}' for name, theta in thetas.items())}; "
+            "keep one of them"
         )
     return float(next(iter(thetas.values()), _DEFAULT_THETA)), scalings[0] if scalings else None
 
@@ -349,7 +360,8 @@ def _rope_of(rope: Any, where: str) -> tuple[Any, dict[str, Any] | None]:
     kind = kinds.pop() if len(kinds) == 1 else " and ".join(sorted(kinds)) or "default"
     if kind == "dynamic":
         raise DataError(
-            f"{where}: rope_type is 'dynamic', which changes nothing up to max_position_embeddings; take it out to train within them"
+            f"{where}: rope_type is 'dynamic', which changes nothing up to "
+            "max_position_embeddings; take it out to train within them"
         )
     if kind not in ("default", "llama3"):
         raise DataError(

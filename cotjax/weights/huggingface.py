@@ -1,4 +1,6 @@
-"""Hugging Face checkpoints in and out: config.json and safetensors <-> (ModelConfig, params). Never pickle."""
+"""Hugging Face checkpoints in and out: config.json and safetensors <-> (ModelConfig, params). Never
+pickle.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,8 @@ from cotjax.weights.stored import (
     wrapped_by,
 )
 
-# A parameter's name there is its path here joined by dots; this says how its values lie there. torch's Linear keeps
-# [out, in] where ours keeps [in, out], and flattens heads into one axis.
+# A parameter's name there is its path here joined by dots; this says how its values lie there.
+# torch's Linear keeps [out, in] where ours keeps [in, out], and flattens heads into one axis.
 _LIE: dict[str, str] = {
     "embed_tokens.weight": "same",
     "lm_head.weight": "same",
@@ -66,10 +68,12 @@ Say = Callable[[str], None]  # takes a line for the user
 def read_hf(folder: str | PathLike[str], say: Say | None = None, **overrides: Any) -> ModelConfig:
     """Return the model of a checkpoint folder: its config.json, corrected by what its tensors are.
 
-    The output projection is tied only where the files hold none of its own, and `param_dtype` is what all tensors' values
-    fit in. `say` is told where config.json says otherwise. `overrides` are ModelConfig fields such as `compute_dtype`.
+    The output projection is tied only where the files hold none of its own, and `param_dtype` is
+    what all tensors' values fit in. `say` is told where config.json says otherwise. `overrides` are
+    ModelConfig fields such as `compute_dtype`.
 
-    Raises DataError, naming the tensors, for those missing, unknown, of another shape or not floats, and for a broken file.
+    Raises DataError, naming the tensors, for those missing, unknown, of another shape or not
+    floats, and for a broken file.
     """
     return _open(Path(folder), say, overrides)[0]
 
@@ -77,12 +81,14 @@ def read_hf(folder: str | PathLike[str], say: Say | None = None, **overrides: An
 def load_hf(
     folder: str | PathLike[str], mesh: Mesh | None = None, **overrides: Any
 ) -> tuple[ModelConfig, Params]:
-    """Read a checkpoint folder as transformers writes it: config.json, and model.safetensors whole or in indexed parts.
+    """Read a checkpoint folder as transformers writes it: config.json, and model.safetensors whole
+    or in indexed parts.
 
-    The model is that of `read_hf`, which checks names, shapes and dtypes against the files' headers before any tensor is read.
-    Then each tensor goes to its devices before the next is read, and of each only the parts that this process's devices hold:
-    the host's peak is at most two tensors more than this process's own share of the parameters. With `param_dtype` among the
-    overrides, values are cast as they are read.
+    The model is that of `read_hf`, which checks names, shapes and dtypes against the files' headers
+    before any tensor is read. Then each tensor goes to its devices before the next is read, and of
+    each only the parts that this process's devices hold: the host's peak is at most two tensors
+    more than this process's own share of the parameters. With `param_dtype` among the overrides,
+    values are cast as they are read.
 
     Raises DataError as `read_hf`.
     """
@@ -109,19 +115,21 @@ def save_hf(
 
     `token_ids`: bos, eos and pad ids for config.json (hf_config.TOKEN_IDS).
 
-    Up to `max_shard_bytes` go into model.safetensors; more go into numbered parts of at most that size (a larger tensor has a
-    part of its own) and an index. One tensor at a time is gathered, and one part at a time held. Values keep their bits.
+    Up to `max_shard_bytes` go into model.safetensors; more go into numbered parts of at most that
+    size (a larger tensor has a part of its own) and an index. One tensor at a time is gathered, and
+    one part at a time held. Values keep their bits.
 
-    What is written has its name only when all of it is there: until then a model that was in the folder stays whole, and an
-    interrupted save leaves no more than `.partial` files, which the next save takes away. On several processes every one must
-    call it; the first writes.
+    What is written has its name only when all of it is there: until then a model that was in the
+    folder stays whole, and an interrupted save leaves no more than `.partial` files, which the next
+    save takes away. On several processes every one must call it; the first writes.
 
-    Raises DataError when `params` are not of this config, UsageError for a `max_shard_bytes` below 1 and for a model with LoRA's
-    adapters, for which these files have no place.
+    Raises DataError when `params` are not of this config, UsageError for a `max_shard_bytes` below
+    1 and for a model with LoRA's adapters, for which these files have no place.
     """
     if config.lora is not None:
         raise UsageError(
-            "lora: this model has adapters; merge them first (lora.merge), or write them alone (weights.peft.save_peft)"
+            "lora: this model has adapters; merge them first (lora.merge), or write them alone "
+            "(weights.peft.save_peft)"
         )
     if max_shard_bytes < 1:
         raise UsageError(f"max_shard_bytes is {max_shard_bytes}; it must be 1 or more")
@@ -129,7 +137,8 @@ def save_hf(
     for path, weight in declared(config).items():
         if leaf(params, path).shape != weight.shape:
             raise DataError(
-                f"params: {'.'.join(path)} has shape {leaf(params, path).shape}; the config asks for {weight.shape}"
+                f"params: {'.'.join(path)} has shape {leaf(params, path).shape}; the config asks "
+                f"for {weight.shape}"
             )
     parts = _parts(config, params, max_shard_bytes)
     writes = jax.process_index() == 0
@@ -186,7 +195,8 @@ def _open(
         else:
             config = replace(config, tied_embeddings=False)
             say(
-                f"{folder}: {HEAD} is not the embedding, though config.json says that they are tied; it is kept, and the model is untied"
+                f"{folder}: {HEAD} is not the embedding, though config.json says that they are "
+                "tied; it is kept, and the model is untied"
             )
     _check(folder, stored, {".".join(path): weight for path, weight in declared(config).items()})
     dtype = widest_dtype(stored.values())
@@ -194,10 +204,12 @@ def _open(
         return config, stored
     if dtype == "float64":
         raise DataError(
-            f"{folder}: its tensors are float64, which is not kept; choose another dtype (convert --dtype, model.param_dtype)"
+            f"{folder}: its tensors are float64, which is not kept; choose another dtype (convert "
+            "--dtype, model.param_dtype)"
         )
     say(
-        f"{folder}: the tensors are {dtype} and are read as such, not as {config.param_dtype}, which is config.json's dtype"
+        f"{folder}: the tensors are {dtype} and are read as such, not as {config.param_dtype}, "
+        "which is config.json's dtype"
     )
     return replace(config, param_dtype=dtype), stored
 
@@ -206,7 +218,8 @@ def _check(folder: Path, stored: Mapping[str, Stored], weights: Mapping[str, Wei
     """Raise one DataError with all that does not fit."""
     both = [name for name in weights if name in stored]
     shapes = [
-        f"{name} has shape {stored[name].shape}; config.json asks for {_shape_there(name, weights[name])}"
+        f"{name} has shape {stored[name].shape}; config.json asks for "
+        f"{_shape_there(name, weights[name])}"
         for name in both
         if stored[name].shape != _shape_there(name, weights[name])
     ]
@@ -216,13 +229,16 @@ def _check(folder: Path, stored: Mapping[str, Stored], weights: Mapping[str, Wei
     )
     if missing == [HEAD] and not unknown:
         raise DataError(
-            f"{folder}: missing tensors: {HEAD}, and config.json says that it is not tied to the embedding; "
-            "save the whole model (AutoModelForCausalLM), or set tie_word_embeddings to true if it is"
+            f"{folder}: missing tensors: {HEAD}, and config.json says that it is not tied to the "
+            "embedding; "
+            "save the whole model (AutoModelForCausalLM), or set tie_word_embeddings to true if "
+            "it is"
         )
     before = wrapped_by(unknown, missing)
     if before is not None:
         raise DataError(
-            f"{folder}: every name has {before!r} before it; save the model that is inside that wrapper"
+            f"{folder}: every name has {before!r} before it; save the model that is inside that "
+            "wrapper"
         )
     wrong = [f"missing tensors: {some(missing)}"] if missing else []
     wrong += [f"unknown tensors: {some(unknown)}"] if unknown else []
@@ -274,7 +290,9 @@ def _lie(name: str) -> str:
 
 
 def _merged(name: str, weight: Weight) -> tuple[int, ...]:
-    """How many of our axes each axis there joins, in our order (so turned, where there is turned)."""
+    """How many of our axes each axis there joins, in our order (so turned, where there is
+    turned).
+    """
     if _lie(name) == "turned":
         inputs = next((axes for end, axes in _INPUT_AXES.items() if name.endswith(end)), 1)
         return inputs, len(weight.shape) - inputs
@@ -358,7 +376,9 @@ def write_part(file: Path, tensors: dict[str, np.ndarray], mode_of: Path) -> Non
 
 
 def _reveal(folder: Path, parts: Mapping[str, list[str]], sizes: Mapping[str, int]) -> None:
-    """Gives what is written its names. What a reader looks for first goes first and comes last: it never meets a mixture."""
+    """Gives what is written its names. What a reader looks for first goes first and comes last: it
+    never meets a mixture.
+    """
     for name in (INDEX, FILE):
         (folder / name).unlink(missing_ok=True)
     for old in folder.glob("model-*-of-*.safetensors"):
@@ -385,7 +405,8 @@ def gather(x: Any) -> np.ndarray:
     whole = np.empty(x.shape, x.dtype)
     for shard in x.addressable_shards:
         if shard.replica_id == 0:
-            # An array keeps the copy on the host that it once gave: a fresh one of the same buffer takes it along when it goes.
+            # An array keeps the copy on the host that it once gave: a fresh one of the same buffer
+            # takes it along when it goes.
             fresh = jax.make_array_from_single_device_arrays(
                 shard.data.shape, shard.data.sharding, [shard.data]
             )

@@ -11,12 +11,15 @@ from etils import epath
 from cotjax.errors import DataError
 from cotjax.model.params import Params
 
-# Arrays on their way between host and files at any one time; more than the largest single one (5 GB in a 70B model).
+# Arrays on their way between host and files at any one time; more than the largest single one (5 GB
+# in a 70B model).
 _HOST_GB = 8
 
 
 def save_tree(folder: Path, params: Params) -> None:
-    """Write the tree into a folder that does not exist yet. On several processes every one must call it."""
+    """Write the tree into a folder that does not exist yet. On several processes every one must
+    call it.
+    """
     with ocp.StandardCheckpointer(save_concurrent_gb=_HOST_GB) as checkpointer:
         checkpointer.save(folder.resolve(), params)
 
@@ -44,7 +47,8 @@ def check_shapes(folder: Path, params: Params) -> None:
     for name in sorted({*saved, *wanted}):
         if saved.get(name) != wanted.get(name):
             raise DataError(
-                f"{folder}: a checkpoint of another model: {name} is {saved.get(name, 'missing')} there, "
+                f"{folder}: a checkpoint of another model: {name} is {saved.get(name, 'missing')} "
+                "there, "
                 f"{wanted.get(name, 'missing')} in this model"
             )
 

@@ -1,4 +1,6 @@
-"""LoRA adapters in PEFT's folder: adapter_config.json and adapter_model.safetensors. Never pickle."""
+"""LoRA adapters in PEFT's folder: adapter_config.json and adapter_model.safetensors. Never
+pickle.
+"""
 
 from __future__ import annotations
 
@@ -34,25 +36,27 @@ from cotjax.weights.stored import FLOATS, header, some
 
 CONFIG_FILE, TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
-# Keys of adapter_config.json that do not change what a trained adapter computes. Of all others, also those that PEFT is yet
-# to have, nothing but "off" is read.
+# Keys of adapter_config.json that do not change what a trained adapter computes. Of all others,
+# also those that PEFT is yet to have, nothing but "off" is read.
 _WITHOUT_EFFECT = {
     "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "eva_config", "inference_mode", "lora_dropout", "megatron_core",
     "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
 }  # fmt: skip
 _READ = {"peft_type", "r", "lora_alpha", "target_modules", "init_lora_weights"}
-# Ways to draw first values that leave the base as it is. The others (PiSSA, OLoRA, LoftQ, …) change it, and an adapter that was
-# saved under their name belongs to that changed base.
+# Ways to draw first values that leave the base as it is. The others (PiSSA, OLoRA, LoftQ, …) change
+# it, and an adapter that was saved under their name belongs to that changed base.
 _DRAWS = (True, False, "gaussian", "orthogonal", "eva")
 
 
 def save_peft(
     folder: str | PathLike[str], config: ModelConfig, params: Params, base_name: str
 ) -> None:
-    """Writes the adapters alone as `peft.PeftModel.from_pretrained(model, folder)` and `load_peft` read them.
+    """Writes the adapters alone as `peft.PeftModel.from_pretrained(model, folder)` and `load_peft`
+    read them.
 
-    `base_name`: the folder or hub name of the base, for who reads the file; PEFT's AutoPeftModel loads it from there. Values
-    keep their bits. On several processes every one must call it; the first writes. Raises UsageError without adapters.
+    `base_name`: the folder or hub name of the base, for who reads the file; PEFT's AutoPeftModel
+    loads it from there. Values keep their bits. On several processes every one must call it; the
+    first writes. Raises UsageError without adapters.
     """
     lora = adapters_of(config)
     tensors: dict[str, np.ndarray] = {}
@@ -92,16 +96,19 @@ def save_peft(
 
 
 def read_adapter(folder: str | PathLike[str], config: ModelConfig) -> ModelConfig:
-    """The config with the adapters of a folder that PEFT, or `save_peft`, wrote; their tensors' headers are read, not their values.
+    """The config with the adapters of a folder that PEFT, or `save_peft`, wrote; their tensors'
+    headers are read, not their values.
 
-    Raises UsageError when the config has adapters already; DataError for an option that changes numbers in a way this decoder
-    does not (DoRA, rsLoRA, biases, …), and, naming the tensors, for one that is missing, unknown or of another shape.
+    Raises UsageError when the config has adapters already; DataError for an option that changes
+    numbers in a way this decoder does not (DoRA, rsLoRA, biases, …), and, naming the tensors, for
+    one that is missing, unknown or of another shape.
     """
     folder = FilePath(folder)
     config, file = adapted_config(config, _read_config(folder / CONFIG_FILE)), folder / TENSORS_FILE
     if not file.is_file():
         raise DataError(
-            f"{file}: there is no such file; pickled adapters are not read, so save them with PEFT's safe_serialization=True"
+            f"{file}: there is no such file; pickled adapters are not read, so save them with "
+            "PEFT's safe_serialization=True"
         )
     try:
         names = {_name_there(path): path for path in sorted(trainable_paths(config))}
@@ -120,7 +127,8 @@ def read_adapter(folder: str | PathLike[str], config: ModelConfig) -> ModelConfi
         there = _matrix_shape(config, path)[::-1]
         if tensors[name].shape != there:
             raise DataError(
-                f"{file}: {name} has shape {tensors[name].shape}; this model and {CONFIG_FILE} ask for {there}"
+                f"{file}: {name} has shape {tensors[name].shape}; this model and {CONFIG_FILE} "
+                f"ask for {there}"
             )
         if tensors[name].dtype not in FLOATS:
             raise DataError(f"{file}: {name} is {tensors[name].dtype}; {QUANTIZED}")
@@ -130,7 +138,9 @@ def read_adapter(folder: str | PathLike[str], config: ModelConfig) -> ModelConfi
 def load_peft(
     folder: str | PathLike[str], config: ModelConfig, params: Params, mesh: Mesh | None = None
 ) -> tuple[ModelConfig, Params]:
-    """The base with the adapters of a folder that PEFT, or `save_peft`, wrote; they are kept in float32. Raises as `read_adapter`."""
+    """The base with the adapters of a folder that PEFT, or `save_peft`, wrote; they are kept in
+    float32. Raises as `read_adapter`.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -155,16 +165,20 @@ def _name_there(path: Path) -> str:
 
 
 def _matrix_shape(config: ModelConfig, path: Path) -> tuple[int, int]:
-    """A factor as one matrix, inputs first. torch's Linear, which both factors are in PEFT, keeps it turned."""
+    """A factor as one matrix, inputs first. torch's Linear, which both factors are in PEFT, keeps
+    it turned.
+    """
     rank = adapters_of(config).rank
     outer = prod(declared(config)[path].shape) // rank
     return (outer, rank) if path[-1] == LORA_FACTORS[0] else (rank, outer)
 
 
 def _target_modules(config: ModelConfig) -> list[str]:
-    """The targets as PEFT's list: last names where all projections so named are targets, whole paths else.
+    """The targets as PEFT's list: last names where all projections so named are targets, whole
+    paths else.
 
-    Not the config's own expression, which PEFT would also try on what is no projection (`.*self_attn.*` fails there).
+    Not the config's own expression, which PEFT would also try on what is no projection
+    (`.*self_attn.*` fails there).
     """
     paths = targets(config)
     names = {path[-1] for path in paths}
@@ -173,7 +187,9 @@ def _target_modules(config: ModelConfig) -> list[str]:
 
 
 def _read_config(file: FilePath) -> LoRA:
-    """The adapters that adapter_config.json describes. Raises DataError for what this decoder cannot honour."""
+    """The adapters that adapter_config.json describes. Raises DataError for what this decoder
+    cannot honour.
+    """
     read = read_json(file, "PEFT's save_pretrained")
     if read.get("peft_type") != "LORA":
         raise DataError(f"{file}: peft_type is {read.get('peft_type')!r}; only 'LORA' is supported")
@@ -181,11 +197,13 @@ def _read_config(file: FilePath) -> LoRA:
         off = value is None or value is False or value in ({}, [], "", "none")
         if key not in _READ | _WITHOUT_EFFECT and not off:
             raise DataError(
-                f"{file}: {key} is {value!r}, which is not supported; merge this adapter with PEFT and load the whole model"
+                f"{file}: {key} is {value!r}, which is not supported; merge this adapter with "
+                "PEFT and load the whole model"
             )
     if read.get("init_lora_weights", True) not in _DRAWS:
         raise DataError(
-            f"{file}: init_lora_weights is {read['init_lora_weights']!r}, which changes the base; save the adapter with PEFT's "
+            f"{file}: init_lora_weights is {read['init_lora_weights']!r}, which changes the base; "
+            "save the adapter with PEFT's "
             "path_initial_model_for_weight_conversion"
         )
     missing = [key for key in ("r", "lora_alpha", "target_modules") if not read.get(key)]

@@ -1,4 +1,6 @@
-"""The tensors of a Hugging Face folder, by the names of the model's parameters, as their headers declare them. Never pickle."""
+"""The tensors of a Hugging Face folder, by the names of the model's parameters, as their headers
+declare them. Never pickle.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _NAMED = 5  # how many tensors an error names
 # Buffers that some files hold and every reader computes from config.json instead.
 _BUFFER = re.compile(r"(.*\.)?rotary_emb\.inv_freq")
-# What stands beside or in place of packed weights: bitsandbytes, GPTQ, AWQ, FP8, compressed-tensors.
+# What stands beside or in place of packed weights: bitsandbytes, GPTQ, AWQ, FP8,
+# compressed-tensors.
 _PACKED = re.compile(
     r".*\.(qweight|qzeros|scales|g_idx|SCB|weight_format|(weight|input|output|k|v)_scale(_inv|_2)?|weight_zero_point|weight_packed"
     r"|weight_shape|weight_g_idx|weight_global_scale|input_global_scale|weight\.(absmax|quant_map|nested_absmax|nested_quant_map"
@@ -51,19 +54,22 @@ class Stored:
 
 
 def stored_tensors(folder: Path) -> dict[str, Stored]:
-    """Return the tensors of a folder by the names that the model's parameters have with its output projection.
+    """Return the tensors of a folder by the names that the model's parameters have with its output
+    projection.
 
-    Rotary buffers are passed over. Names without `model.`, which transformers writes for a model without its output
-    projection, are read as if they had it.
+    Rotary buffers are passed over. Names without `model.`, which transformers writes for a model
+    without its output projection, are read as if they had it.
 
-    Raises DataError when the files are not there or not whole, and for quantized weights and adapters that were not merged.
+    Raises DataError when the files are not there or not whole, and for quantized weights and
+    adapters that were not merged.
     """
     found: dict[str, Stored] = {}
     for file in weight_files(folder):
         for name, tensor in header(file).items():
             if name in found:
                 raise DataError(
-                    f"{folder}: {name} is in {found[name].file.name} and in {file.name}; keep one of them"
+                    f"{folder}: {name} is in {found[name].file.name} and in {file.name}; keep one "
+                    "of them"
                 )
             if not _BUFFER.fullmatch(name):
                 found[name] = tensor
@@ -78,7 +84,8 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
     adapters = [name for name in found if _ADAPTER.fullmatch(name)]
     if adapters:
         raise DataError(
-            f"{folder}: holds adapters that were not merged: {some(adapters)}; call PEFT's merge_and_unload, then save anew"
+            f"{folder}: holds adapters that were not merged: {some(adapters)}; call PEFT's "
+            "merge_and_unload, then save anew"
         )
     if EMBEDDING not in found and EMBEDDING.removeprefix("model.") in found:
         found = {
@@ -96,11 +103,14 @@ def weight_files(folder: Path) -> list[Path]:
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
         if pickles:
             raise DataError(
-                f"{folder}: holds {pickles[0]} and no safetensors; pickled weights are not read, because opening a pickle runs code: "
-                "write them anew with transformers: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(OTHER)"
+                f"{folder}: holds {pickles[0]} and no safetensors; pickled weights are not read, "
+                "because opening a pickle runs code: "
+                "write them anew with transformers: "
+                "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(OTHER)"
             )
         raise DataError(
-            f"{folder}: neither {FILE} nor {INDEX} is there; name a folder that save_pretrained wrote"
+            f"{folder}: neither {FILE} nor {INDEX} is there; name a folder that save_pretrained "
+            "wrote"
         )
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -174,7 +184,9 @@ def widest_dtype(tensors: Iterable[Stored]) -> str:
 
 
 def wrapped_by(unknown: Sequence[str], missing: Sequence[str]) -> str | None:
-    """Return what stands before all unknown names where, without it, they are the missing ones; else None."""
+    """Return what stands before all unknown names where, without it, they are the missing ones;
+    else None.
+    """
     for name in unknown[:1]:
         for known in missing:
             if name.endswith(f".{known}"):

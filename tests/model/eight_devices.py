@@ -1,4 +1,6 @@
-"""Run by test_eight_devices.py in a process of its own: one device and eight must give the same numbers and the same text."""
+"""Run by test_eight_devices.py in a process of its own: one device and eight must give the same
+numbers and the same text.
+"""
 
 from tempfile import TemporaryDirectory
 
@@ -108,7 +110,9 @@ def texts(params, mesh):
 
 
 def adapters(mesh):
-    """LoRA added on a mesh, sent to a folder and back, and merged: everything lies where the table says."""
+    """LoRA added on a mesh, sent to a folder and back, and merged: everything lies where the table
+    says.
+    """
     params = init_params(CONFIG, jax.random.key(0), mesh)
     adapted = lora.add(CONFIG, params, LoRA(4, 8.0, r".*_proj"), jax.random.key(1), mesh)
     trained, frozen = split_params(*adapted)
@@ -135,7 +139,8 @@ def main():
     merged = adapters(ONE)
     for number, (name, mesh) in enumerate(MESHES.items()):
         params = init_params(CONFIG, jax.random.key(0), mesh)
-        # The same draws; jax 0.12 fuses their scaling differently for some shard shapes, which moves a last bit.
+        # The same draws; jax 0.12 fuses their scaling differently for some shard shapes, which
+        # moves a last bit.
         jax.tree.map(
             lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6), params, reference
         )

@@ -1,4 +1,6 @@
-"""In bfloat16, against transformers in bfloat16, each measured from the same weights computed in float32."""
+"""In bfloat16, against transformers in bfloat16, each measured from the same weights computed in
+float32.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,8 @@ from cotjax.model.config import ModelConfig
 from cotjax.model.params import abstract_params, init_params
 from cotjax.weights.huggingface import load_hf, save_hf
 
-# What must see more than bfloat16's eight bits, forward and backward: norms, rotary angles, softmax and its normaliser.
+# What must see more than bfloat16's eight bits, forward and backward: norms, rotary angles, softmax
+# and its normaliser.
 WIDE = {
     "exp",
     "exp2",
@@ -94,7 +97,8 @@ def test_no_further_from_float32_than_transformers(family, tmp_path):
         return np.sqrt(np.mean((logits - truth) ** 2))
 
     assert load_hf(tmp_path)[0] == config, "the folder says bfloat16"
-    # Weights in bfloat16, arithmetic in float32: nothing is lost, for a bfloat16 number is a float32 number.
+    # Weights in bfloat16, arithmetic in float32: nothing is lost, for a bfloat16 number is a
+    # float32 number.
     np.testing.assert_allclose(ours(compute_dtype="float32"), truth, atol=1e-4)
     np.testing.assert_allclose(ours(param_dtype="float32"), truth, atol=1e-4)
     own, other = error(ours(compute_dtype="bfloat16")), error(theirs(torch.bfloat16))

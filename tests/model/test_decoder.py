@@ -11,7 +11,8 @@ from cotjax.model.params import abstract_params, init_params
 
 CONFIG = tiny.model_config()
 
-# A trunk of 12 tokens; branch 1 (tokens 20 21 22) leaves it after 4, branch 2 (30 31) after 8, branch 3 (40 41) at its end.
+# A trunk of 12 tokens; branch 1 (tokens 20 21 22) leaves it after 4, branch 2 (30 31) after 8,
+# branch 3 (40 41) at its end.
 TRUNK = list(range(1, 13))
 BRANCHES = {1: (4, [20, 21, 22]), 2: (8, [30, 31]), 3: (12, [40, 41])}
 

@@ -8,7 +8,9 @@ import pytest
 
 @pytest.mark.slow
 def test_sharded_equals_unsharded():
-    """Initial values, hidden states, gradients and sampled text on two meshes of emulated devices."""
+    """Initial values, hidden states, gradients and sampled text on two meshes of emulated
+    devices.
+    """
     here = Path(__file__).parent
     environment = os.environ | {
         "JAX_NUM_CPU_DEVICES": "8",

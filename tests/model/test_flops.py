@@ -15,7 +15,8 @@ def test_matmul_params_are_every_matrix_and_one_output():
     config = tiny.model_config(
         vocab_size=61, width=32, layers=2, heads=4, kv_heads=2, head_size=8, feed_forward=48
     )
-    # q and o: 32 x 32 each; k and v: 32 x 16 each; gate, up and down: 32 x 48 each; the output: 61 x 32.
+    # q and o: 32 x 32 each; k and v: 32 x 16 each; gate, up and down: 32 x 48 each; the output: 61
+    # x 32.
     by_hand = 2 * (2 * 1024 + 2 * 512 + 3 * 1536) + 1952
     assert matmul_params(config) == by_hand
     matrices = [weight for path, weight in declared(config).items() if len(weight.axes) > 1]
@@ -33,7 +34,8 @@ def test_train_flops_by_hand():
     config = tiny.model_config(layers=2, heads=4, head_size=8)
     # One row of 10: 6 a weight a token, and 12 x 2 layers x 4 heads x 8 x (100 / 2) of attention.
     assert train_flops(config, [10]) == 6 * 17_312 * 10 + 12 * 2 * 4 * 8 * 50
-    # Two sequences of 5 in a row cost half of its attention; the head size is the config's own, not width / heads.
+    # Two sequences of 5 in a row cost half of its attention; the head size is the config's own, not
+    # width / heads.
     assert train_flops(config, [5, 5]) == 6 * 17_312 * 10 + 12 * 2 * 4 * 8 * 25
     wide = tiny.model_config(layers=2, heads=4, head_size=16)
     assert train_flops(wide, [10]) - 6 * matmul_params(wide) * 10 == 12 * 2 * 4 * 16 * 50
@@ -41,7 +43,9 @@ def test_train_flops_by_hand():
 
 @pytest.mark.parametrize("length", [32, 512])
 def test_train_flops_are_those_of_the_compiled_program(length):
-    """XLA counts plain attention over the whole square, twice the causal half; what is element-wise is its surplus."""
+    """XLA counts plain attention over the whole square, twice the causal half; what is element-wise
+    is its surplus.
+    """
     config = tiny.model_config(
         vocab_size=512, width=256, layers=2, heads=4, kv_heads=2, head_size=128, feed_forward=512
     )

@@ -1,4 +1,6 @@
-"""One rule, three kernels: what each computes here is compared with the rule spelled out by plain softmax."""
+"""One rule, three kernels: what each computes here is compared with the rule spelled out by plain
+softmax.
+"""
 
 from functools import partial
 
@@ -15,7 +17,8 @@ from cotjax.model.layers import REMAT
 from cotjax.model.params import abstract_params, init_params
 from cotjax.model.sharding import make_mesh
 
-# cuDNN itself needs a GPU; what is ours of it, the mask and the layout, goes through the same function of jax.
+# cuDNN itself needs a GPU; what is ours of it, the mask and the layout, goes through the same
+# function of jax.
 KERNELS = {
     "xla": kernels.attend_by("xla"),
     "splash": kernels.attend_by("splash", interpret=True),
@@ -81,7 +84,9 @@ def test_equals_the_rule_in_values_and_gradients(kernel, T):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_in_bfloat16_the_rule_is_kept_exactly(kernel):
-    """A changed value moves those who see it, and no others by a single bit: hidden scores weigh nothing at all."""
+    """A changed value moves those who see it, and no others by a single bit: hidden scores weigh
+    nothing at all.
+    """
     q, k, v = _heads(256, dtype=jnp.bfloat16)
     segments, branches = _rows(256)
     seen = visible(segments, branches, segments, branches) & np.tri(256, dtype=bool)[None]

@@ -1,4 +1,6 @@
-"""LoRA as a change of parameters: nothing at first, the same once merged, and in PEFT's layout what PEFT computes."""
+"""LoRA as a change of parameters: nothing at first, the same once merged, and in PEFT's layout what
+PEFT computes.
+"""
 
 import json
 from dataclasses import asdict, replace

@@ -40,7 +40,9 @@ FAMILIES = {
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def theirs(request, tmp_path_factory):
-    """(folder, model), with norms, biases and projections far enough from their initial values to tell mistakes apart."""
+    """(folder, model), with norms, biases and projections far enough from their initial values to
+    tell mistakes apart.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)

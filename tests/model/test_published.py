@@ -1,4 +1,6 @@
-"""The table of published models against their published totals and against transformers' own model classes."""
+"""The table of published models against their published totals and against transformers' own model
+classes.
+"""
 
 from math import prod
 

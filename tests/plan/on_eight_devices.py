@@ -1,4 +1,6 @@
-"""Run by test_collectives.py in a process of its own: programs whose exchange can be worked out by hand."""
+"""Run by test_collectives.py in a process of its own: programs whose exchange can be worked out by
+hand.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -10,7 +10,9 @@ from cotjax.plan.collectives import BETWEEN_SLICES, _axes, _groups, collectives
 
 
 def test_exchange_worked_out_by_hand_is_what_is_found():
-    """All-gathers over each axis, sums, and sums in a loop, in programs compiled for eight emulated devices."""
+    """All-gathers over each axis, sums, and sums in a loop, in programs compiled for eight emulated
+    devices.
+    """
     here = Path(__file__).parent
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     paths = os.pathsep.join([str(here.parent), str(here.parent.parent)])
@@ -55,7 +57,8 @@ def test_axes_are_those_along_which_a_group_differs():
         assert list(_axes(text, shape)) == [axis]
 
 
-# As a TPU's compiler writes it: a loop unrolled by two, whose counter goes up by two; and pieces of one overlapped collective.
+# As a TPU's compiler writes it: a loop unrolled by two, whose counter goes up by two; and pieces of
+# one overlapped collective.
 UNROLLED = """
 %body (p: (bf16[8,4], u32[])) -> (bf16[8,4], u32[]) {
   %p = (bf16[8,4]{1,0}, u32[]) parameter(0)

@@ -1,4 +1,6 @@
-"""`cotjax plan`. What needs the TPU compiler runs where libtpu is: in the environment, or beside it where launch/test.sh puts it."""
+"""`cotjax plan`. What needs the TPU compiler runs where libtpu is: in the environment, or beside it
+where launch/test.sh puts it.
+"""
 
 import importlib.util
 import re
@@ -55,7 +57,9 @@ def test_a_shipped_config_fits_its_slice(name):
 @needs_compiler
 @pytest.mark.slow
 def test_what_does_not_fit_says_so_and_what_would():
-    """What every layer keeps of 256 rows is too much for a chip; what it keeps under remat is not."""
+    """What every layer keeps of 256 rows is too much for a chip; what it keeps under remat is
+    not.
+    """
     run = _plan(*SMALL, "--only", "train", "--config.train.batch=1024", "--config.train.remat=none")
     assert run.returncode == 1, run.stdout + run.stderr
     assert re.search(
@@ -68,7 +72,8 @@ def test_what_does_not_fit_says_so_and_what_would():
     "text",
     [
         "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 66.40G of 15.75G hbm.",
-        "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (66.40G) exceeds available HBM (15.75G).",
+        "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (66.40G) exceeds "
+        "available HBM (15.75G).",
     ],
 )
 def test_both_ways_in_which_the_compiler_says_no(text):
@@ -216,7 +221,9 @@ def test_what_is_replicated_is_what_the_mesh_does_not_cut():
 
 
 def test_a_plan_counts_the_float32_copy_of_bfloat16_parameters():
-    """The bytes that it tells of the optimizer: 12 a parameter of 2, where float32 ones have 8 beside 4."""
+    """The bytes that it tells of the optimizer: 12 a parameter of 2, where float32 ones have 8
+    beside 4.
+    """
     for dtype, own, kept in (("float32", 4, 8), ("bfloat16", 2, 12)):
         config = load_config(CONFIGS / "demo.py", [f"model.param_dtype={dtype}"])
         model, mesh = model_of(config), make_mesh()

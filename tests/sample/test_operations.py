@@ -16,7 +16,8 @@ from cotjax.sample.sampling import seed_words, slot_key
 
 CONFIG = tiny.model_config(layers=1, max_length=640)
 SLOTS, MAX_LENGTH, MAX_NEW = 3, 600, 12
-# Letters, and what a tokenizer may have merged of them; two ids that are no tokens, and three rows of the model past them all.
+# Letters, and what a tokenizer may have merged of them; two ids that are no tokens, and three rows
+# of the model past them all.
 PIECES = [
     *"abcdefghij",
     *(x + y for x in "abcdef" for y in "abcdef"),
@@ -81,7 +82,9 @@ def _kept(scores, top_k, top_p):
 
 
 def _check_choice(logits, past, id, index, how, seed):
-    """`id` is the best by the plain rules, as far as rounding lets one tell; None: there is none."""
+    """`id` is the best by the plain rules, as far as rounding lets one tell; None: there is
+    none.
+    """
     scores = logits.copy()
     for seen in set(past):
         scores[seen] *= (
@@ -229,7 +232,9 @@ def test_many_random_operations_are_those_of_the_plain_computation(made):
 
 @pytest.mark.parametrize("room", CAPACITY_BUCKETS[:2])
 def test_a_prompt_may_end_anywhere_about_the_edge_of_the_cache(made, room):
-    """Prompt, prefix and what is made lie on either side of it; a decode that looks back holds all of them."""
+    """Prompt, prefix and what is made lie on either side of it; a decode that looks back holds all
+    of them.
+    """
     sampler, params, forward = made
     draw = np.random.default_rng(room)
     for by in (-FORCED_MOST - 1, -3, -2, -1, 0, 1):

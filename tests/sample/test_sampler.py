@@ -235,7 +235,9 @@ def test_a_branch_costs_its_own_tokens_alone(sampler, monkeypatch):
     ids=str,
 )
 def test_a_prefix_that_a_decode_takes_is_one_that_was_read(how):
-    """Long prefixes are read in a pass of their own. Of unequal ones, and a stop sequence that must not begin in the prefix."""
+    """Long prefixes are read in a pass of their own. Of unequal ones, and a stop sequence that must
+    not begin in the prefix.
+    """
     free = Sampler(
         CONFIG, tiny.mesh(), slots=4, max_length=MAX_LENGTH, stop=[], pad_id=0, max_new=12
     )
@@ -395,7 +397,8 @@ def test_a_long_episode_compiles_at_most_one_program_a_bucket():
             sampler.extend({slot: _ids(17 + turn, turn) for slot in range(2)})
         sampler.sample({0: [1]}, max_new=3)
         counts.append(sampler.compilations)
-    # To make a cache, to let it grow; in each room one that reads (here pieces of up to 32) and one that decodes.
+    # To make a cache, to let it grow; in each room one that reads (here pieces of up to 32) and one
+    # that decodes.
     assert counts[0] == 2 + 2 * rooms
     assert counts[1] == counts[0]
 

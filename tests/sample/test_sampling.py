@@ -146,7 +146,8 @@ def test_top_p_keeps_no_more_of_equal_ids_than_it_needs_and_top_k_keeps_all():
         1,
         2,
     ]  # shares .007, .980, .007, .007
-    # Shares are over what top-k leaves, the ids as likely as the k-th among them: a third each, not a half.
+    # Shares are over what top-k leaves, the ids as likely as the k-th among them: a third each, not
+    # a half.
     assert kept([-9.0, 1.0, 1.0, 1.0], top_k=2, top_p=0.6).tolist() == [1, 2]
     assert kept([-9.0, 1.0, 1.0, 1.0], top_k=2, top_p=0.3).tolist() == [1]
     # Over all ids the first alone would be 0.5; over the two that top-k leaves it is 0.67.

@@ -40,7 +40,9 @@ def test_stop_sequences_of_ids_end_where_one_is_whole():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_text_is_seen_whichever_tokens_it_is_made_of(seed):
-    """Against decoding and searching, over a vocabulary made to cut the stops, and each other's borders, in every way."""
+    """Against decoding and searching, over a vocabulary made to cut the stops, and each other's
+    borders, in every way.
+    """
     draw = np.random.default_rng(seed)
     joined = f"{CLOSE}{END}{CLOSE}{CLOSE}<{CLOSE}é {END}<|im_<|{END}</ac{CLOSE}"
     cuts = [(start, start + draw.integers(2, 8)) for start in draw.integers(0, len(joined), 90)]
@@ -99,7 +101,9 @@ def test_tokens_are_the_ids_of_pieces_that_are_there():
 )
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_only_tokens_are_drawn_and_filters_are_over_tokens_alone(temperature, how):
-    """The rows that are no tokens are the likeliest by far. What is drawn is what a vocabulary without them gives."""
+    """The rows that are no tokens are the likeliest by far. What is drawn is what a vocabulary
+    without them gives.
+    """
     logits = np.array([9.0, 1.0, 2.0, 8.0, 0.5, 2.5], np.float32)
     tokens = np.array([False, True, True, False, True, True])
     seeds = np.stack([sampling.seed_words(seed) for seed in range(4000)])

@@ -209,8 +209,8 @@ def test_a_broken_orbax_folder_is_one_line_and_leaves_nothing(
 def test_arrays_cut_short_are_one_line(source, tmp_path):
     _convert(source, tmp_path / "orbax")
     _without_arrays(tmp_path / "orbax")
-    # In a process of its own: the reads that a failed restore leaves behind end when they like, and what their threads print
-    # may stand on the same line.
+    # In a process of its own: the reads that a failed restore leaves behind end when they like, and
+    # what their threads print may stand on the same line.
     command = [sys.executable, "-m", "cotjax.cli", "convert", tmp_path / "orbax", tmp_path / "out"]
     run = subprocess.run(
         command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True

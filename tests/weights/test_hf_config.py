@@ -1,4 +1,6 @@
-"""Every field of config.json that changes a number is honoured or refused, judged by what transformers computes."""
+"""Every field of config.json that changes a number is honoured or refused, judged by what
+transformers computes.
+"""
 
 import json
 from functools import partial

@@ -23,7 +23,8 @@ def _environment(devices):
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(HERE.parent.parent),
-        # What is freed goes back to the system, as it does anyway for tensors beyond 32 MB: glibc would keep smaller ones.
+        # What is freed goes back to the system, as it does anyway for tensors beyond 32 MB: glibc
+        # would keep smaller ones.
         "MALLOC_MMAP_THRESHOLD_": "65536",
     }
 
@@ -38,7 +39,9 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("devices", [1, 8])
 def test_a_checkpoint_streams_through_two_tensors(folder, devices, dtype):
-    """Loading takes at most the two largest tensors beside the parameters; saving at most a part and two tensors."""
+    """Loading takes at most the two largest tensors beside the parameters; saving at most a part
+    and two tensors.
+    """
     assert len(list(folder.glob("model-*-of-*.safetensors"))) == 6
     command = [sys.executable, "-W", "error", HERE / "weights_memory.py", folder, dtype]
     run = subprocess.run(command, capture_output=True, text=True, env=_environment(devices))

@@ -138,7 +138,9 @@ def test_names_without_their_prefix_are_read(tied, own_head):
     ],
 )
 def test_quantized_weights_are_refused_as_such(tied, name, values):
-    """fp8 block scales, bitsandbytes, GPTQ, AWQ, compressed-tensors; by name and by dtype, config.json saying nothing."""
+    """fp8 block scales, bitsandbytes, GPTQ, AWQ, compressed-tensors; by name and by dtype,
+    config.json saying nothing.
+    """
     _rewrite(
         tied[0],
         lambda there: {key: x for key, x in there.items() if key != Q_PROJ} | {name: values},

@@ -1,7 +1,8 @@
-"""Run by test_weights_memory.py in processes of its own: what reading and writing a checkpoint takes beside the parameters.
+"""Run by test_weights_memory.py in processes of its own: what reading and writing a checkpoint
+takes beside the parameters.
 
-On CPU the parameters are host memory too: the peak above what the process held before, less the parameters, is what loading
-took on top.
+On CPU the parameters are host memory too: the peak above what the process held before, less the
+parameters, is what loading took on top.
 """
 
 import sys
@@ -29,7 +30,8 @@ CONFIG = ModelConfig(
     max_length=512,
 )
 PART = 40_000_000
-# What moves without any loading: stacks, compiled programs, the allocator's and the page tables' own.
+# What moves without any loading: stacks, compiled programs, the allocator's and the page tables'
+# own.
 SLACK = 4_000_000
 
 
@@ -44,7 +46,8 @@ def main(folder: Path, dtype: str) -> None:
     config, params = load_hf(folder, mesh, param_dtype=dtype)
     above = status("VmHWM") - before - own
     print(
-        f"load {dtype} on {jax.device_count()}: {above / 1e6:.1f} MB above the parameters' {own / 1e6:.0f} MB"
+        f"load {dtype} on {jax.device_count()}: {above / 1e6:.1f} MB above the parameters' "
+        f"{own / 1e6:.0f} MB"
     )
     assert above <= 2 * largest + SLACK
     for x, where in zip(
@@ -56,7 +59,8 @@ def main(folder: Path, dtype: str) -> None:
     save_hf(folder.with_name(f"{dtype}-{jax.device_count()}"), config, params, max_shard_bytes=PART)
     above = status("VmHWM") - before
     print(
-        f"save {dtype} on {jax.device_count()}: {above / 1e6:.1f} MB for parts of {PART / 1e6:.0f} MB"
+        f"save {dtype} on {jax.device_count()}: {above / 1e6:.1f} MB for parts of "
+        f"{PART / 1e6:.0f} MB"
     )
     assert above <= PART + 2 * largest + SLACK
 

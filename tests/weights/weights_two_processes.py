@@ -1,4 +1,6 @@
-"""Run by test_weights_memory.py as each of two processes that share the parameters: both read their part, the first writes all."""
+"""Run by test_weights_memory.py as each of two processes that share the parameters: both read their
+part, the first writes all.
+"""
 
 import sys
 from pathlib import Path
