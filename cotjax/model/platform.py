@@ -114,7 +114,7 @@ def split_cpu(devices: int) -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if (
         devices == 1
-        or jax.config.read("jax_num_cpu_devices") != -1
+        or jax.config.values["jax_num_cpu_devices"] != -1
         or "xla_force_host_platform_device_count" in flags
     ):
         return
