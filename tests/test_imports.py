@@ -34,6 +34,8 @@ FORBIDDEN = {
     ("sample", "formats"),
     ("train", "config"),
     ("train", "envs"),
+    ("train", "rollout"),
+    ("train", "sample"),
 }
 JAX = {"jax", "flax", "optax", "orbax"}
 HEAVY = JAX | {
