@@ -520,7 +520,7 @@ def test_a_text_without_end_is_refused(games, cache_dir, tmp_path):
     game = copied(
         games[0], tmp_path, grammar=grammar.replace("#look.feedback#\\n\\n#task#", "#intro##intro#")
     )
-    with pytest.raises(EnvError, match="no end"):
+    with pytest.raises(EnvError, match="does not end"):
         AlfworldEnv(cache_dir=cache_dir).reset(game)
 
 

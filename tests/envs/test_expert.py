@@ -15,7 +15,8 @@ from cotjax.envs.alfworld.maker.make import make_games
 from cotjax.envs.alfworld.scripted.expert import SEARCH_ORDER, Expert
 from cotjax.envs.alfworld.scripted.explorer import Explorer
 from cotjax.envs.alfworld.scripted.memory import Event, Goal, Memory, parse_observation, parse_task
-from cotjax.envs.alfworld.scripted.thoughts import MOST_WORDS, VOCABULARY
+from cotjax.envs.alfworld.scripted.phrases import VOCABULARY
+from cotjax.envs.alfworld.scripted.thoughts import MOST_WORDS
 from cotjax.envs.alfworld.tasks import TASK_TYPES
 from cotjax.envs.base import Game, Observation
 from cotjax.errors import EnvError, UsageError

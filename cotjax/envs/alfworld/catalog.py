@@ -1,7 +1,7 @@
-"""What the installed ALFWorld package knows about households: floor plans, what fits where, goals and their wording.
+"""The household data of the installed ALFWorld package: floor plans, what fits where, goals.
 
-Everything is read from the package's own files, by path: importing `alfworld` creates a cache folder in the user's
-home and sets `ALFWORLD_DATA`, and none of that is wanted here.
+Everything is read from the package's own files, by path: importing `alfworld` would create a cache
+folder in the user's home and set `ALFWORLD_DATA`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ from types import ModuleType
 from cotjax.envs.alfworld.tasks import TASK_TYPES
 from cotjax.errors import EnvError
 
-# A floor plan's standing poses are in metres and degrees; ALFRED's location names count steps and quarter turns.
+# Poses of a floor plan are in metres and degrees; ALFRED's location names count steps and quarter
+# turns.
 STEP_METRES = 0.25
 _QUARTER_DEGREES = 90
 
 
 @dataclass(frozen=True)
 class Receptacle:
-    """A fixed place that holds objects. `id` is ALFRED's "Kind|x|y|z" in metres, `spot` the "loc|x|z|turn|tilt" where an
-    agent stands to reach it; several receptacles may share one spot."""
+    """A fixed receptacle of objects.
+
+    `id` is ALFRED's "Kind|x|y|z" in metres, `spot` the "loc|x|z|turn|tilt" from which an agent
+    reaches it; several receptacles may share one spot.
+    """
 
     kind: str
     id: str
@@ -34,7 +38,7 @@ class Receptacle:
 
 @dataclass(frozen=True)
 class FloorPlan:
-    """One of AI2-THOR's rooms: the receptacles whose places are known, and every class of thing seen in it (sorted)."""
+    """One of AI2-THOR's rooms: receptacles of known position, and the classes in it (sorted)."""
 
     number: int
     room: str
@@ -44,9 +48,18 @@ class FloorPlan:
 
 @dataclass(frozen=True)
 class Catalog:
-    """`fits`: receptacle class -> object classes it may hold. `affords`: "Cleanable", "Heatable", "Coolable",
-    "Sliceable" or "Toggleable" -> object classes. `containers`: objects that hold others. `goals`: task type -> (PDDL
-    goal, templates of the instruction)."""
+    """The package's tables.
+
+    Attributes:
+      domain, grammar: the texts of ALFRED's PDDL domain and text grammar.
+      fits: receptacle class -> object classes it may hold.
+      affords: "Cleanable", "Heatable", "Coolable", "Sliceable" or "Toggleable" -> object classes.
+      openable: receptacle classes with a door or lid.
+      containers: objects that hold others.
+      kinds: all object classes.
+      goals: task type -> (PDDL goal, templates of the instruction).
+      floor_plans: number -> floor plan.
+    """
 
     domain: str
     grammar: str
@@ -61,16 +74,17 @@ class Catalog:
     @functools.cached_property
     def portable(self) -> frozenset[str]:
         """Object classes that can be picked up: those that some fixed receptacle may hold."""
-        return frozenset().union(*self.fits.values())
+        return frozenset(kind for kinds in self.fits.values() for kind in kinds)
 
 
 @functools.cache
 def load_catalog() -> Catalog:
-    """Read the installed package once a process. Raises EnvError when ALFWorld is missing or lacks a file."""
+    """Read the installed package, once per process. Raises EnvError if it is missing or broken."""
     spec = importlib.util.find_spec("alfworld")
     if spec is None or not spec.submodule_search_locations:
         raise EnvError(
-            "making household games needs the alfworld package, which is not installed: pip install alfworld"
+            "making household games needs the alfworld package, which is not installed: "
+            "pip install alfworld"
         )
     root = Path(next(iter(spec.submodule_search_locations)))
     try:
@@ -85,7 +99,7 @@ def _read_catalog(root: Path) -> Catalog:
     constants = _run_file(root / "gen" / "constants.py")
     library = _run_file(root / "gen" / "goal_library.py").gdict
     containers = frozenset(constants.MOVABLE_RECEPTACLES)
-    # Sliced objects come into being only by slicing, so no game starts with one.
+    # Only slicing makes sliced objects, so no game starts with one.
     fits = {
         receptacle: frozenset(kind for kind in kinds if not kind.endswith("Sliced"))
         for receptacle, kinds in constants.VAL_RECEPTACLE_OBJECTS.items()
@@ -112,6 +126,7 @@ def _read_catalog(root: Path) -> Catalog:
 
 def _run_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"_alfworld_{path.stem}", path)
+    assert spec is not None and spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -129,10 +144,11 @@ def _read_floor_plan(folder: Path, number: int, room: str, fixed: frozenset[str]
 
 
 def _kind_of(name: str) -> str:
-    """ "Drawer|x|y|z" is a Drawer, "Sink|x|y|z|SinkBasin" a SinkBasin."""
+    """Return the class: "Drawer" of "Drawer|x|y|z", "SinkBasin" of "Sink|x|y|z|SinkBasin"."""
     parts = name.split("|")
     return parts[4] if len(parts) > 4 else parts[0]
 
 
 def _spot(x: float, z: float, turn: float, tilt: float) -> str:
-    return f"loc|{round(x / STEP_METRES)}|{round(z / STEP_METRES)}|{round(turn / _QUARTER_DEGREES) % 4}|{round(tilt)}"
+    quarter = round(turn / _QUARTER_DEGREES) % 4
+    return f"loc|{round(x / STEP_METRES)}|{round(z / STEP_METRES)}|{quarter}|{round(tilt)}"

@@ -1,12 +1,13 @@
-"""A fast TextWorld PDDL engine for ALFWorld: the stock engine's feedback, admissible commands, facts and wins.
+"""A fast PDDL engine for ALFWorld with the stock engine's texts, commands, facts and wins.
 
-Importing this module imports textworld and alfworld, so only `AlfworldEnv`'s constructor does it. The installed
-packages stay as they are; the subclasses here override what makes the stock engine slow (9 steps a second):
+Importing this module imports textworld and alfworld, so only `AlfworldEnv`'s constructor does it.
+The installed packages are not changed; the subclasses here override the slow parts of the stock
+engine (9 steps a second):
 
-* the command of an operator is derived once a game, not at every step;
-* the text grammar is parsed once a process, and a derivation copies nothing (`alfworld_grammar`);
-* PDDL is translated once a game and kept, in memory and on disk (`alfworld_translation`);
-* the planner's own translation is made when a plan is asked for.
+* the command of an operator is derived once per game, not at every step;
+* the text grammar is parsed once per process, and a derivation copies nothing (`grammar`);
+* PDDL is translated once per game and cached in memory and on disk (`translation`);
+* the planner's own translation is made only when a plan is requested.
 
 Not thread safe: the translator keeps its options in module globals.
 """
@@ -36,17 +37,19 @@ from textworld.logic import Action, Placeholder, Proposition, Rule, Signature, T
 from cotjax.envs.alfworld.grammar import names_read, parse_logic
 from cotjax.envs.alfworld.translation import Translation, TranslationStore, translate_for_planner
 
-_MEMENTOS_KEPT = 50_000
+_MEMENTO_CAPACITY = 50_000
 _GAME_FIELDS = ("pddl_domain", "grammar", "pddl_problem")
 
 
 def _import_demangler() -> type:
-    """alfworld's `Demangler`, without the import's side effects: a cache folder made and `ALFWORLD_DATA` set."""
+    """Return alfworld's `Demangler` without the side effects of its import.
+
+    Those are a new cache folder, and `ALFWORLD_DATA` set.
+    """
     if "alfworld" not in sys.modules:
         users = os.environ.get("ALFWORLD_DATA")
-        os.environ["ALFWORLD_DATA"] = (
-            tempfile.gettempdir()
-        )  # it exists, so there is nothing to make
+        # This folder exists, so alfworld creates none.
+        os.environ["ALFWORLD_DATA"] = tempfile.gettempdir()
         try:
             import alfworld.info
 
@@ -68,11 +71,14 @@ _Demangler = _import_demangler()
 
 @dataclass
 class GameEntry:
-    """One game's data that never changes while it is played; every environment object of the process shares it.
+    """One game's data that is constant during play, shared by all environments of the process.
 
-    Filled as operators turn up: `actions` (operator name -> action), `commands` (operator id -> command) and `derived`
-    (action name and the objects its command names -> command). A command that can change during a game is not kept. `first`,
-    how textworld indexes the facts that a game begins with, and `intro`, its first text, are the same at every reset.
+    Attributes:
+      actions: operator name -> action, filled as operators appear.
+      commands: operator id -> command, for commands that cannot change during a game.
+      derived: (action name, objects that its command names) -> command.
+      first: textworld's index of the facts that a game begins with.
+      intro: the game's first text.
     """
 
     logic: GameLogic
@@ -96,15 +102,14 @@ class GameEntry:
     intro: str | None = None
 
     def action(self, operator_name: str, operator_id: int) -> Action:
-        """The textworld action of a fast-downward operator, whose name is "action argument argument ..."."""
+        """Return the textworld action of an operator named "action argument argument …"."""
         known = self.actions.get(operator_name)
         if known is None:
             name, *arguments = operator_name.split()
             known = Action(name=name, preconditions=[], postconditions=[])
             known.id = operator_id
-            parameters = self.translation.parameters[
-                name
-            ]  # the action's own, then those of its quantifiers
+            # The action's own parameters come first, then those of its quantifiers.
+            parameters = self.translation.parameters[name]
             known.mapping = {
                 Placeholder(parameter.strip("?"), type_): Variable(argument, type_)
                 for (parameter, type_), argument in zip(parameters, arguments, strict=False)
@@ -119,9 +124,8 @@ def _make_entry(data: dict[str, Any], store: TranslationStore, downward_lib) -> 
     logic = parse_logic(data["pddl_domain"], data["grammar"])
     translation = store.get(data["pddl_domain"], data["pddl_problem"], downward_lib)
     for name, supertypes in translation.types:
-        if (
-            name not in logic.types._types
-        ):  # the translator lists "object" twice; the first one counts
+        # The translator lists "object" twice; the first one counts.
+        if name not in logic.types._types:
             logic.types.add(Type(name, supertypes))
     facts = translation.propositions()
     entity_infos = {
@@ -141,21 +145,23 @@ def _make_entry(data: dict[str, Any], store: TranslationStore, downward_lib) -> 
 
 
 def _forget_mementos() -> None:
-    """textworld keeps every fact that any game ever had (0.1 MB a game, for ever); facts compare by value, so it need not."""
-    kept = getattr(mementos.core, "_memento_cache", {})
-    if len(kept) > _MEMENTOS_KEPT:
-        kept.clear()
+    """Clear textworld's cache of facts, which grows by 0.1 MB a game.
+
+    Facts compare by value, so nothing depends on the cache.
+    """
+    cache = getattr(mementos.core, "_memento_cache", {})
+    if len(cache) > _MEMENTO_CAPACITY:
+        cache.clear()
 
 
 class CachedState(PddlState):
-    """`PddlState` from a kept translation: the current state lives in the library, the facts mirror it."""
+    """`PddlState` from a cached translation. The library holds the state; the facts mirror it."""
 
     def __init__(self, downward_lib, entry: GameEntry):
         self._logic = entry.logic
         self._entry = entry
-        self._sorted: dict[
-            str, dict[Signature, list[Proposition]]
-        ] = {}  # predicate name -> `_candidates` of it
+        # Predicate name -> its `_candidates`.
+        self._sorted: dict[str, dict[Signature, list[Proposition]]] = {}
         self._planner_ready = False
         self.downward_lib = downward_lib
         self.pddl_problem = entry.problem
@@ -168,7 +174,7 @@ class CachedState(PddlState):
         self._take_index(*entry.first)
 
     def _take_index(self, facts, vars_by_name, vars_by_type, var_counts) -> None:
-        """Hold copies of these tables, which are those of textworld's State."""
+        """Copy these tables, which are those of textworld's State."""
         self._facts = defaultdict(set, {signature: set(held) for signature, held in facts.items()})
         self._vars_by_name = dict(vars_by_name)
         self._vars_by_type = defaultdict(
@@ -180,7 +186,7 @@ class CachedState(PddlState):
         operators = (fast_downward.Operator * self.downward_lib.get_applicable_operators_count())()
         self.downward_lib.get_applicable_operators(operators)
         self._operators = {operator.id: operator for operator in operators}
-        first = {}
+        first: dict[str, Any] = {}
         for operator in operators:
             first.setdefault(operator.name, operator)
         return [self._entry.action(name, operator.id) for name, operator in first.items()]
@@ -196,7 +202,10 @@ class CachedState(PddlState):
     def all_assignments(
         self, rule: Rule, mapping: Mapping[Placeholder, Variable]
     ) -> Iterator[dict[Placeholder, Variable]]:
-        """Every way to make the predicates of a query true, in the stock order. Two placeholders never share an object."""
+        """Yield every assignment that makes a query true, in the stock order.
+
+        Two placeholders never share an object.
+        """
         return self._assign(rule.preconditions, mapping)
 
     def _assign(self, predicates, mapping) -> Iterator[dict[Placeholder, Variable]]:
@@ -205,19 +214,19 @@ class CachedState(PddlState):
             return
         for fact in self._candidates(predicates[0].signature):
             extended = mapping
-            for place, var in zip(predicates[0].parameters, fact.arguments, strict=True):
-                if place in extended:
-                    if extended[place] != var:
+            for slot, var in zip(predicates[0].parameters, fact.arguments, strict=True):
+                if slot in extended:
+                    if extended[slot] != var:
                         break
                 elif var in extended.values():
                     break
                 else:
-                    extended = {**extended, place: var}
+                    extended = {**extended, slot: var}
             else:
                 yield from self._assign(predicates[1:], extended)
 
     def _candidates(self, signature: Signature) -> list[Proposition]:
-        """The facts that could be an instance of a predicate: those of its subtypes, each subtype's sorted."""
+        """Return the facts that may be instances of a predicate, sorted within each subtype."""
         known = self._sorted.setdefault(signature.name, {})
         if signature not in known:
             types = self._logic.types
@@ -248,9 +257,10 @@ class CachedState(PddlState):
 
 
 class CachedPddlEnv(PddlEnv):
-    """`PddlEnv` with ALFWorld's object names (what `AlfredDemangler` adds), for games as files. `step` is the stock one.
+    """`PddlEnv` for game files, with ALFWorld's object names (as `AlfredDemangler` adds them).
 
-    One object holds 3.3 MB of library that is never given back: keep objects, and `load` other games into them.
+    `step` is the stock one. An object holds 3.3 MB of library that is never freed: keep objects,
+    and `load` other games into them.
     """
 
     _entries: ClassVar[OrderedDict[str, GameEntry]] = OrderedDict()
@@ -261,7 +271,7 @@ class CachedPddlEnv(PddlEnv):
         self._store = TranslationStore(cache_dir)
 
     def load(self, filename: str) -> None:
-        """Load a game file. Raises OSError, or whatever a broken file makes the parsers raise."""
+        """Load a game file. Raises OSError, or any error of the parsers for a broken file."""
         content = Path(filename).read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         entry = self._entries.pop(digest, None)
@@ -281,7 +291,7 @@ class CachedPddlEnv(PddlEnv):
 
     @classmethod
     def forget(cls) -> None:
-        """Drop the games that this process remembers (not those on disk); games being played go on."""
+        """Drop the games cached in this process; those on disk stay, and games in play continue."""
         cls._entries.clear()
 
     def reset(self) -> GameState:
@@ -300,9 +310,7 @@ class CachedPddlEnv(PddlEnv):
     def _context(self, mapping: dict[Placeholder, Variable]) -> dict[str, Any]:
         return {
             "state": self._pddl_state,
-            "variables": {
-                place.name: self._entity_infos[var.name] for place, var in mapping.items()
-            },
+            "variables": {slot.name: self._entity_infos[var.name] for slot, var in mapping.items()},
             "mapping": mapping,
             "entity_infos": self._entity_infos,
         }
@@ -319,7 +327,7 @@ class CachedPddlEnv(PddlEnv):
             )
         key = (
             action.name,
-            tuple(var.name for place, var in action.mapping.items() if place.name in read),
+            tuple(var.name for slot, var in action.mapping.items() if slot.name in read),
         )
         if key not in entry.derived:
             entry.derived[key] = self._logic.grammar.derive(

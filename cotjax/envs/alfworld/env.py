@@ -1,4 +1,4 @@
-"""ALFWorld, the text household (github.com/alfworld/alfworld): its games on disk, and a `TextEnv` that plays them."""
+"""ALFWorld, the text household (github.com/alfworld/alfworld): its games and their environment."""
 
 from __future__ import annotations
 
@@ -18,28 +18,32 @@ _INTRO = re.compile(
     re.DOTALL,
 )
 _FILES = {"game.tw-pddl", "traj_data.json"}
-_REFUSED = "Nothing happens"  # how the engine answers what it does not carry out
-_NOT_OFFERED = "help"  # admissible in every state, and never of use
+_REFUSED = "Nothing happens"  # the engine's answer to a refused action
+_NOT_OFFERED = "help"  # admissible in every state, and useless
 
 
 def find_games(
     root: str | os.PathLike, split: str, left_out: Counter[str] | None = None
 ) -> list[Game]:
-    """The playable games of `<root>/json_2.1.1/<split>/` (or `<root>/<split>/`), sorted by id.
+    """Return the playable games of `<root>/json_2.1.1/<split>/` (or `<root>/<split>/`) by id.
 
-    Playable as ALFWorld's own `AlfredTWEnv.collect_game_files` has it: a folder with `traj_data.json` of a known task
-    type and a `game.tw-pddl` marked solvable, and neither "movable" nor "Sliced" in the folder's name.
-    `left_out` is told how many others there are, by reason (`left_out_text` puts it into words).
-    Raises UsageError where there is no such folder, DataError where it holds no playable game or a broken file.
+    Playable means the same as in ALFWorld's own `AlfredTWEnv.collect_game_files`: a folder with
+    `traj_data.json` of a known task type and a `game.tw-pddl` marked solvable, with neither
+    "movable" nor "Sliced" in the folder's name. `left_out` gets the number of other games, by reason.
+
+    Raises:
+      UsageError: there is no such folder.
+      DataError: it holds no playable game, or a broken file.
     """
     root = Path(root)
     folders = [folder for folder in (root / "json_2.1.1" / split, root / split) if folder.is_dir()]
     if not folders:
         raise UsageError(
-            f"{root}: no ALFWorld games of split {split!r} in it, neither in json_2.1.1/{split} nor in {split}; unpack ALFWorld's data "
-            "there, or make games with `cotjax games make`"
+            f"{root}: no ALFWorld games of split {split!r} in it, neither in json_2.1.1/{split} "
+            f"nor in {split}; unpack ALFWorld's data there, or make games with `cotjax games make`"
         )
-    games, others = [], Counter()
+    games: list[Game] = []
+    others: Counter[str] = Counter()
     for folder, _, files in os.walk(folders[0]):
         if _FILES & set(files):
             id_ = Path(folder).relative_to(folders[0]).as_posix()
@@ -51,24 +55,21 @@ def find_games(
     if left_out is not None:
         left_out.update(others)
     if others and not games:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in others.most_common())
         raise DataError(
-            f"{folders[0]}: none of its {others.total():,} games is played: {left_out_text(others)}; "
+            f"{folders[0]}: none of its {others.total():,} games is played: {reasons}; "
             "name another split or folder, or play a single one with `cotjax play --game PATH`"
         )
     if not games:
         raise DataError(
-            f"{folders[0]}: no ALFWorld game in it; unpack ALFWorld's data there, or make games with `cotjax games make`"
+            f"{folders[0]}: no ALFWorld game in it; unpack ALFWorld's data there, or make games "
+            "with `cotjax games make`"
         )
     return sorted(games, key=lambda game: game.id)
 
 
-def left_out_text(left_out: Counter[str]) -> str:
-    """Return the counts in words: "3 not marked solvable, 1 without traj_data.json"."""
-    return ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
-
-
 def _game_in(folder: Path, id_: str, split: str, files: set[str]) -> Game | str:
-    """The game of a folder, or why it is left out."""
+    """Return the game of a folder, or the reason why it is left out."""
     for name in sorted(_FILES - files):
         return f"without {name}"
     for name in ("movable", "Sliced"):
@@ -102,12 +103,13 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def game_at(path: str | os.PathLike) -> Game:
-    """The game of one game file, or of the folder that holds it. Raises UsageError where there is none."""
+    """Return the game of a game file, or of its folder. Raises UsageError if there is none."""
     path = Path(path)
     file = path / "game.tw-pddl" if path.is_dir() else path
     if not file.is_file() or not (file.parent / "traj_data.json").is_file():
         raise UsageError(
-            f"{path}: no ALFWorld game; give a folder with game.tw-pddl and traj_data.json in it, or that game.tw-pddl"
+            f"{path}: no ALFWorld game; give a folder with game.tw-pddl and traj_data.json in it, "
+            "or that game.tw-pddl"
         )
     folder = file.resolve().parent
     task_type = _read_json(folder / "traj_data.json").get("task_type")
@@ -117,13 +119,17 @@ def game_at(path: str | os.PathLike) -> Game:
 
 
 class AlfworldEnv:
-    """One slot that plays ALFWorld games, with the texts of ALFWorld's own `AlfredTWEnv` (object names unshuffled).
+    """Plays ALFWorld games with the texts of ALFWorld's `AlfredTWEnv` (object names unshuffled).
 
-    `max_steps`: after so many steps the episode is done, won or not. `cache_dir`: where translated games are kept, by
-    default `cotjax/pddl` in the user's cache folder (`$XDG_CACHE_HOME`, else `~/.cache`). `games_kept`: how many games this
-    process remembers, some 1.5 MB each, so that a reset to one of them takes 5 ms instead of 50.
-    Objects cost 3.3 MB of memory that is never given back: reset one to another game rather than making a new one.
-    One thread only, though any number of objects in it.
+    An object costs 3.3 MB of memory that is never freed: reset it to another game rather than
+    making a new one. A process may have any number of objects, in one thread only.
+
+    Args:
+      max_steps: the episode is done after this many steps, won or not.
+      cache_dir: folder for translated games; by default `cotjax/pddl` in the user's cache folder
+        (`$XDG_CACHE_HOME`, else `~/.cache`).
+      games_kept: games that this process caches, about 1.5 MB each. A reset to one of them takes
+        5 ms instead of 50.
     """
 
     def __init__(self, max_steps: int = 30, cache_dir: str | None = None, games_kept: int = 32):
@@ -148,13 +154,17 @@ class AlfworldEnv:
         self._done = False
 
     def reset(self, game: Game) -> tuple[str, Observation]:
-        """Load `game`; returns ("put a plate in fridge", the first observation). DataError: the game file is broken."""
+        """Load `game` and return its task ("put a plate in fridge") and the first observation.
+
+        Raises DataError for a broken game file.
+        """
         self._game = None
         try:
             self._engine.load(game.path)
         except Exception as error:
             raise DataError(
-                f"{game.path}: not a playable ALFWorld game ({_one_line(error)}); make or unpack it again"
+                f"{game.path}: not a playable ALFWorld game ({_one_line(error)}); "
+                "make or unpack it again"
             ) from error
         try:
             state = self._engine.reset()
@@ -165,32 +175,35 @@ class AlfworldEnv:
         intro = _INTRO.fullmatch(state.feedback)
         if intro is None:
             raise DataError(
-                f"{game.path}: its first text has no 'Your task is to:' line; make or unpack the game again"
+                f"{game.path}: its first text has no 'Your task is to:' line; "
+                "make or unpack the game again"
             )
         self._game, self._steps = game, 0
         return intro["task"], self._observation(intro["room"], state)
 
     def step(self, action: str) -> Observation:
-        """Send `action`; one that the engine does not know is answered by "Nothing happens." and counts as a step."""
+        """Send `action`. An unknown one is a step too, answered by "Nothing happens."."""
         if self._game is None:
             raise EnvError(
-                "no game to step: none was loaded, or it was closed; reset the environment to a game"
+                "no game to step: none was loaded, or it was closed; reset the environment first"
             )
         if self._done:
             raise EnvError(
-                f"{self._game.id}, step {self._steps + 1}: the episode is over; reset the environment to a game"
+                f"{self._game.id}, step {self._steps + 1}: the episode is over; "
+                "reset the environment to a game"
             )
         self._steps += 1
         try:
             state, _, _ = self._engine.step(action)
         except Exception as error:
             raise EnvError(
-                f"{self._game.id}, step {self._steps}: the ALFWorld engine failed on {action!r} ({_one_line(error)})"
+                f"{self._game.id}, step {self._steps}: the ALFWorld engine failed on {action!r} "
+                f"({_one_line(error)})"
             ) from error
         return self._observation(state.feedback.strip(), state)
 
     def close(self) -> None:
-        """Nothing can be given back (see the class); the object plays on after another `reset`."""
+        """Leave the game. No memory can be freed (see the class); `reset` starts another game."""
         self._game = None
 
     def _observation(self, text: str, state) -> Observation:

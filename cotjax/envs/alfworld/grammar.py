@@ -1,11 +1,12 @@
-"""ALFWorld's text grammar: the stock engine's texts, without parsing and copying the grammar at every step.
+"""ALFWorld's text grammar: the stock engine's texts without parsing and copying at every step.
 
-Imports textworld, so only `alfworld_engine` imports this module. The stock grammar parses the start text of every
-derivation and copies every symbol with its whole context; here the parsed symbols are shared and never modified, and a
-context is a dict that nobody writes to. What is derived, and in which order, is the same.
+Imports textworld, so only `engine` imports this module. The stock grammar parses the start text of
+every derivation and copies each symbol with its context. Here the parsed symbols are shared and
+never modified, and a context is a read-only mapping. Derived texts and their order are the same.
 
-The stock grammar also hands a game file's `{expression}` to Python's `eval`. Here an expression is names, attributes of named
-things, quoted texts, `+` and `or`, which is all that ALFWorld's grammar has; a game file with any other is refused.
+The stock grammar also passes a game file's `{expression}` to Python's `eval`. Here an expression is
+names, attributes of names, quoted texts, `+` and `or`, which is all that ALFWorld's grammar uses; a
+game file with any other expression is refused.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from textworld.generator.game import EntityInfo
 from textworld.logic import Placeholder, Rule, TypeHierarchy, Variable
 
 _LONGEST_EXPRESSION = 200  # characters
-_MOST_SYMBOLS = 1_000_000  # in one text; ALFWorld's have some hundred
+_MOST_SYMBOLS = 1_000_000  # in one text; ALFWorld's have about a hundred
 
-Context = Mapping[
-    str, Any
-]  # state, variables {name: EntityInfo}, mapping {Placeholder: Variable}, entity_infos
+# state, variables {name: EntityInfo}, mapping {Placeholder: Variable}, entity_infos
+Context = Mapping[str, Any]
+_Value = Callable[[Mapping[str, EntityInfo]], Any]
 
 
 @lru_cache(maxsize=4096)
@@ -42,18 +43,18 @@ def _parse_query(query: str) -> Rule:
 
 @dataclass(frozen=True)
 class _Expression:
-    """`{expression}` of a grammar. `names`: of the variables it reads; `value(variables)`: what it stands for."""
+    """An `{expression}` of a grammar: the variables it reads, and its value of them."""
 
     names: frozenset[str]
-    value: Callable[[Mapping[str, EntityInfo]], Any]
+    value: _Value
 
 
 @lru_cache(maxsize=1024)
 def _read_expression(text: str) -> _Expression:
-    """Raises ValueError for an expression that is more than names, their attributes, texts, `+` and `or`."""
+    """Parse an expression. Raises ValueError for one that this module does not allow."""
     refused = ValueError(
-        f"its grammar has the expression {{{text[:_LONGEST_EXPRESSION]}}}; only a name, name.attribute, a quoted text, + and `or` "
-        "are read, for a game file must not run code"
+        f"its grammar has the expression {{{text[:_LONGEST_EXPRESSION]}}}; only a name, "
+        "name.attribute, a quoted text, + and `or` are read, since a game file must not run code"
     )
     try:
         if len(text) > _LONGEST_EXPRESSION:
@@ -65,8 +66,8 @@ def _read_expression(text: str) -> _Expression:
         raise refused from None
 
 
-def _evaluator(node: ast.expr) -> Callable[[Mapping[str, EntityInfo]], Any]:
-    """Raises TypeError for what is no part of an expression."""
+def _evaluator(node: ast.expr) -> _Value:
+    """Return the function of a syntax node. Raises TypeError for any other kind of node."""
     match node:
         case ast.Name(id=name):
             return lambda variables: variables[name]
@@ -79,8 +80,8 @@ def _evaluator(node: ast.expr) -> Callable[[Mapping[str, EntityInfo]], Any]:
         case ast.BinOp(op=ast.Add()):
             left, right = _evaluator(node.left), _evaluator(node.right)
             return lambda variables: left(variables) + right(variables)
-        case ast.BoolOp(op=ast.Or(), values=[first, *others]):
-            first, others = _evaluator(first), list(map(_evaluator, others))
+        case ast.BoolOp(op=ast.Or(), values=operands):
+            first, *others = map(_evaluator, operands)
             return lambda variables: reduce(
                 lambda value, other: value or other(variables), others, first(variables)
             )
@@ -98,7 +99,7 @@ def _check_expressions(symbols: Iterable[textgen.Symbol]) -> None:
 
 
 class CachedGrammar(textgen.ContextSensitiveGrammar):
-    """`ContextSensitiveGrammar` whose `derive` returns the same text some 50 times faster."""
+    """`ContextSensitiveGrammar` whose `derive` returns the same text about 50 times faster."""
 
     def derive(self, start: str, context: Context) -> str:
         stack = [(symbol, context) for symbol in reversed(_parse_symbols(start))]
@@ -107,7 +108,9 @@ class CachedGrammar(textgen.ContextSensitiveGrammar):
         while stack:
             left -= 1
             if not left:
-                raise ValueError(f"its grammar has no end at {start!r}: {_MOST_SYMBOLS:,} symbols")
+                raise ValueError(
+                    f"its grammar does not end at {start!r} after {_MOST_SYMBOLS:,} symbols"
+                )
             symbol, context = stack.pop()
             if isinstance(symbol, textgen.TerminalSymbol):
                 derived.append(str(symbol))
@@ -124,7 +127,7 @@ class CachedGrammar(textgen.ContextSensitiveGrammar):
         return "".join(derived)
 
     def _production(self, symbol: textgen.Symbol, context: Context) -> list[textgen.Symbol]:
-        """The right-hand side of the first rule for `symbol` whose condition holds."""
+        """Return the right-hand side of the first rule for `symbol` whose condition holds."""
         for rule in self._rules.get(str(symbol), ()):
             if not rule.condition or next(_matches(rule.condition, context), None) is not None:
                 return rule.rhs
@@ -138,15 +141,15 @@ def _matches(query: str, context: Context) -> Iterator[Mapping[Placeholder, Vari
 def _expand(
     symbol: textgen.ConditionalSymbol, context: Context
 ) -> list[tuple[textgen.Symbol, Context]]:
-    """`{expression | query}`: the expression once for every match of the query, in the engine's (sorted) order."""
+    """Return the expression of `{expression | query}` once per match, in the engine's order."""
     if not symbol.given:
         return [(symbol.expression, context)]
     infos = context["entity_infos"]
-    expanded = []
+    expanded: list[tuple[textgen.Symbol, Context]] = []
     for match in _matches(symbol.given, context):
         variables = {
             **context["variables"],
-            **{place.name: infos[var.name] for place, var in match.items()},
+            **{slot.name: infos[var.name] for slot, var in match.items()},
         }
         mapping = {**context["mapping"], **match}
         expanded.append(
@@ -158,7 +161,7 @@ def _expand(
 def _enumerate(
     items: list[tuple[textgen.Symbol, Context]], context: Context
 ) -> list[tuple[textgen.Symbol, Context]]:
-    """`[items]`: "a, b, and c" with the grammar's own separators, or its word for none."""
+    """Return "a, b, and c" of `[items]` with the grammar's separators, or its word for none."""
     if not items:
         return [(textgen.NonterminalSymbol("list_empty"), context)]
     enumerated = [items[0]]
@@ -170,10 +173,10 @@ def _enumerate(
 
 @lru_cache(maxsize=1024)
 def names_read(template: str, fluents: frozenset[str]) -> frozenset[str] | None:
-    """The variables that decide what a command template derives to, or None where it can change during a game.
+    """Return the variables that a command depends on; None if it can change during a game.
 
-    `fluents` are the predicates that actions change. "go to [{r.name | receptacleatlocation(r:receptacle,
-    lend:location)}]" reads r and lend, and no action moves a receptacle.
+    `fluents` are the predicates that actions change. "go to [{r.name | receptacleatlocation(
+    r:receptacle, lend:location)}]" reads r and lend, and no action moves a receptacle.
     """
     names: set[str] = set()
     for symbol in _parse_symbols(template):
@@ -183,7 +186,7 @@ def names_read(template: str, fluents: frozenset[str]) -> frozenset[str] | None:
             predicates = _parse_query(symbol.given).preconditions if symbol.given else ()
             if any(predicate.name.removeprefix("not_") in fluents for predicate in predicates):
                 return None
-            names.update(place.name for predicate in predicates for place in predicate.parameters)
+            names.update(slot.name for predicate in predicates for slot in predicate.parameters)
             symbol = symbol.expression
         if isinstance(symbol, textgen.EvalSymbol):
             names.update(_read_expression(symbol.expression).names)
@@ -192,7 +195,7 @@ def names_read(template: str, fluents: frozenset[str]) -> frozenset[str] | None:
     return frozenset(names)
 
 
-# Grammars of different games differ in this string alone. The characters allowed cannot end it or mean anything in it.
+# Grammars of different games differ only in this string. The allowed characters mean nothing in it.
 _GOAL = re.compile(r"""(?<=")Your task is to: ([A-Za-z0-9 ,'-]+)\.(?=")""")
 _NO_GOAL = "Your task is to: UNKNOWN GOAL."
 
@@ -211,7 +214,10 @@ def _parse_document(
 
 
 def parse_logic(domain: str, grammar: str) -> pddl_logic.GameLogic:
-    """The stock `GameLogic(domain, grammar)`, its grammar parsed once for all games that differ in the goal line alone."""
+    """Return the stock `GameLogic(domain, grammar)`.
+
+    Its grammar is parsed once for all games that differ only in the goal line.
+    """
     logic = pddl_logic.GameLogic.__new__(pddl_logic.GameLogic)
     logic.domain = domain
     logic.types = TypeHierarchy()
@@ -223,9 +229,9 @@ def parse_logic(domain: str, grammar: str) -> pddl_logic.GameLogic:
     if len(goals) == 1:
         goal = list(_parse_symbols(f"Your task is to: {goals[0]}."))
         for rules in logic.grammar._rules.values():
-            for place, rule in enumerate(rules):
+            for index, rule in enumerate(rules):
                 if [str(symbol) for symbol in rule.rhs] == [_NO_GOAL]:
-                    rules[place] = textgen.ProductionRule(
+                    rules[index] = textgen.ProductionRule(
                         rule.lhs, goal, rule.weight, rule.condition
                     )
     return logic

@@ -1,6 +1,6 @@
-"""PDDL -> SAS, the slow half of loading an ALFWorld game, kept on disk by content.
+"""PDDL to SAS, the slow half of loading an ALFWorld game, cached on disk by content.
 
-Imports textworld and fast_downward, so only `alfworld_engine` imports this module.
+Imports textworld and fast_downward, so only `engine` imports this module.
 """
 
 from __future__ import annotations
@@ -26,17 +26,22 @@ from textworld.logic import Proposition, Variable
 from cotjax.errors import CotjaxError
 from cotjax.runtime.files import write_atomic
 
-_FORMAT = 1  # raised whenever the meaning of a kept translation changes
-_STALE_S = 600.0  # a file that was to be written in milliseconds, and is this old, is of a process that was killed
+_FORMAT = 1  # increased whenever the meaning of a cached translation changes
+# Writing a file takes milliseconds: a partial one of this age is left from a killed process.
+_STALE_S = 600.0
 
 
 @dataclass(frozen=True)
 class Translation:
-    """What the engine needs of a translated game, in JSON's own types (so that a kept one equals a fresh one).
+    """A translated game in JSON's own types, so that a cached one equals a fresh one.
 
-    `sas`: the planning task for fast-downward. `types`: [name, supertype names] in the translator's order.
-    `object_types`: object -> type. `parameters`: action -> [[parameter, type], ...]. `facts`: [[predicate, [object,
-    ...]], ...] at the start of the game. `fluents`: the predicates that an action or an axiom can change.
+    Attributes:
+      sas: the planning task for fast-downward.
+      types: [name, supertype names] in the translator's order.
+      object_types: object -> type.
+      parameters: action -> [[parameter, type], …].
+      facts: [[predicate, [object, …]], …] at the start of the game.
+      fluents: the predicates that an action or an axiom can change.
     """
 
     sas: str
@@ -56,7 +61,10 @@ class Translation:
 
 @contextlib.contextmanager
 def _quiet_translator() -> Iterator[None]:
-    """fast-downward's translator overwrites `sys.argv`, prints, and calls `sys.exit` on bad PDDL (here: ValueError)."""
+    """Contain fast-downward's translator.
+
+    It overwrites `sys.argv`, prints, and calls `sys.exit` on bad PDDL, which becomes ValueError.
+    """
     argv = sys.argv
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -68,13 +76,13 @@ def _quiet_translator() -> Iterator[None]:
 
 
 def translate_for_planner(domain: str, problem: str) -> str:
-    """The SAS task, pruned, on which fast-downward searches for a plan."""
+    """Return the pruned SAS task on which fast-downward searches for a plan."""
     with _quiet_translator():
         return fast_downward.pddl2sas(domain, problem, optimize=True)[1]
 
 
 def translate(domain: str, problem: str, downward_lib) -> Translation:
-    """Translate a game; `downward_lib` is left with its SAS task loaded. Some 0.1 s to 1 s, by the size of the room."""
+    """Translate a game and load its SAS task into `downward_lib`: 0.1 s to 1 s, by room size."""
     with _quiet_translator():
         task, sas = fast_downward.pddl2sas(domain, problem)
     object_types = {object_.name: object_.type_name for object_ in task.objects}
@@ -101,7 +109,10 @@ def translate(domain: str, problem: str, downward_lib) -> Translation:
 
 
 def _initial_fact(atom) -> list[Any] | None:
-    """A fact of the problem's `:init`, or None for equality, costs and distances, which the game's texts never ask about."""
+    """Return a fact of the problem's `:init`; None for equality, costs and distances.
+
+    The game's texts never ask about those.
+    """
     pddl = fast_downward.translate.pddl
     if isinstance(atom, pddl.conditions.Atom) and atom.predicate != "=":
         return [atom.predicate, list(atom.args)]
@@ -112,9 +123,9 @@ def _initial_fact(atom) -> list[Any] | None:
 
 
 class TranslationStore:
-    """Translations on disk, one file a game, named by the content of its PDDL (9 to 80 kB each).
+    """Translations on disk: one file per game (9 to 80 kB), named by the content of its PDDL.
 
-    A file that is damaged is made again. Where the folder cannot be written, games are translated every time.
+    A damaged file is made again. If the folder cannot be written, games are translated every time.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -124,22 +135,18 @@ class TranslationStore:
     def get(self, domain: str, problem: str, downward_lib) -> Translation:
         name = hashlib.sha256("\0".join((self._maker, domain, problem)).encode("utf-8")).hexdigest()
         path = self._folder / name[:2] / f"{name}.sas.z"
-        kept = _read(path)
-        if kept is None:
-            kept = translate(domain, problem, downward_lib)
-            _write(path, kept)
-        return kept
+        translation = _read(path)
+        if translation is None:
+            translation = translate(domain, problem, downward_lib)
+            _write(path, translation)
+        return translation
 
 
 def _read(path: Path) -> Translation | None:
     try:
         return Translation(**json.loads(zlib.decompress(path.read_bytes())))
-    except (
-        OSError,
-        zlib.error,
-        ValueError,
-        TypeError,
-    ):  # absent, cut short (zlib keeps a checksum), not ours
+    # Absent, cut short (zlib has a checksum), or not a translation.
+    except (OSError, zlib.error, ValueError, TypeError):
         return None
 
 

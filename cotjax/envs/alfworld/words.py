@@ -1,4 +1,4 @@
-"""Every word that a household game can say, for word-level tokenizers: names, numbers, feedback, commands and instructions."""
+"""The words of household games, for word-level tokenizers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import re
 from collections.abc import Iterator
 
 from cotjax.envs.alfworld.catalog import load_catalog
-from cotjax.envs.alfworld.scripted.thoughts import VOCABULARY
+from cotjax.envs.alfworld.scripted.phrases import VOCABULARY
 
-HIGHEST_NUMBER = 60  # instances of one class in one room; the largest real kitchens have some 40 cabinets and drawers
+# Instances of one class in a room; the largest real kitchens have about 40 cabinets and drawers.
+HIGHEST_NUMBER = 60
 
 
 def alfworld_words() -> Iterator[str]:
-    """Texts that together hold the vocabulary of ALFWorld's grammar, its goals, and the scripted thoughts.
+    """Yield texts with all words of ALFWorld's grammar, its goals and the scripted thoughts.
 
-    Raises EnvError when the alfworld package is not installed.
+    Raises EnvError if the alfworld package is not installed.
     """
     catalog = load_catalog()
     yield from sorted(
@@ -27,11 +28,12 @@ def alfworld_words() -> Iterator[str]:
         yield _without_slots(command)
     for _, templates in catalog.goals.values():
         yield from (_without_slots(template) for template in templates)
-    yield "Nothing happens. go to take from move to open close heat clean cool with use slice examine look inventory help"
+    yield "Nothing happens. go to take from move to open close heat clean cool with"
+    yield "use slice examine look inventory help"
     yield "first turn on off the a an some Your task is to:"
     yield from sorted(VOCABULARY)
 
 
 def _without_slots(text: str) -> str:
-    """The fixed words around `{…}` and `#…#`; `[{…}]` lists become nothing."""
+    """Return the text without its `{…}`, `[{…}]` and `#…#`."""
     return re.sub(r"\[?\{[^}]*\}\]?|#[^#]*#", " ", text)

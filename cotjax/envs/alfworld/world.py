@@ -39,9 +39,10 @@ class Alfworld(World):
         named = root or os.environ.get("ALFWORLD_DATA", "")
         if not named:
             raise UsageError(
-                "no folder with ALFWorld's games is given: set ALFWORLD_DATA or --config.games.root=FOLDER"
+                "no folder with ALFWorld's games is given: set ALFWORLD_DATA or "
+                "--config.games.root=FOLDER"
             )
-        return find_games(local_path(named), split, left_out)
+        return find_games(local_path(os.fspath(named)), split, left_out)
 
     def make_env(self, max_steps: int, games_kept: int | None = None) -> Callable[[], TextEnv]:
         if games_kept is None:

@@ -1,10 +1,11 @@
-"""An expert for household (ALFWorld) games that knows only what it has been told: the task and the observations.
+"""An expert for household (ALFWorld) games that knows only the task and the observations so far.
 
-It searches the receptacles that can hold the target, class by class in one fixed order (SEARCH_ORDER) and within a class from
-the highest number down, as the game's first observation lists them; it remembers what it sees, treats the target if the task
-says so, and takes it to the goal. The order is the same for every task and room, so that a very small decoder can learn it:
-after "shelf 3" comes "shelf 2", and after "shelf 1" the next class. Every decision is an `Intent`, which gives both the action
-and, through `thoughts.Wording`, the thought before it.
+It searches the receptacles that can hold the target, class by class in one fixed order
+(SEARCH_ORDER), and within a class from the highest number down, as the first observation lists
+them. It remembers what it sees, treats the target if the task says so, and takes it to the goal.
+The order is the same for every task and room, so that a very small decoder can learn it: after
+"shelf 3" comes "shelf 2", and after "shelf 1" the next class. Every decision is an `Intent`, which
+gives the action and, through `thoughts.Wording`, the thought before it.
 """
 
 from __future__ import annotations
@@ -25,35 +26,47 @@ from cotjax.envs.alfworld.scripted.memory import (
 from cotjax.envs.alfworld.scripted.thoughts import Wording
 from cotjax.envs.base import Decision, Observation
 
-# Small specific holders and open surfaces first, closed storage (two steps a look) last. Over the 3,694 real games this
-# costs 0.1 steps a game more than the best order of each target by itself.
+# Small specific holders and open surfaces come first, closed storage (two steps a look) last. Over
+# the 3,694 real games this costs 0.1 steps a game more than the best order for each target.
 SEARCH_ORDER = (
-    "handtowelholder", "towelholder", "toiletpaperhanger", "bed", "desk", "dresser", "coffeetable", "toilet", "bathtubbasin",
-    "sofa", "diningtable", "cart", "coffeemachine", "countertop", "sidetable", "stoveburner", "tvstand", "armchair",
-    "garbagecan", "ottoman", "shelf", "laundryhamper", "sinkbasin", "fridge", "microwave", "safe", "cabinet", "drawer",
-)  # fmt: skip
-# Lamps are not in the affordance table: where they stand in ALFWorld's rooms.
+    *("handtowelholder", "towelholder", "toiletpaperhanger", "bed", "desk", "dresser"),
+    *("coffeetable", "toilet", "bathtubbasin", "sofa", "diningtable", "cart", "coffeemachine"),
+    *("countertop", "sidetable", "stoveburner", "tvstand", "armchair", "garbagecan", "ottoman"),
+    *("shelf", "laundryhamper", "sinkbasin", "fridge", "microwave", "safe", "cabinet", "drawer"),
+)
+# Receptacles that lamps are on in ALFWorld's rooms; its table of what fits where has no lamps.
 LAMP_PLACES = ("desk", "dresser", "coffeetable", "sidetable", "shelf")
-# How often a noisy or exploring agent picks each kind of action, where one is admissible.
-RANDOM_KINDS = {"go": 8.0, "open": 4.0, "take": 3.0, "move": 3.0, "heat": 1.0, "cool": 1.0, "clean": 1.0, "use": 1.0, "examine": 1.0,
-                "close": 0.5, "look": 0.3, "inventory": 0.3}  # fmt: skip
-
-# The same for steps that the game refuses.
+# Weights of the kinds of action that a random step is drawn from.
+RANDOM_KINDS = {
+    "go": 8.0,
+    "open": 4.0,
+    "take": 3.0,
+    "move": 3.0,
+    "heat": 1.0,
+    "cool": 1.0,
+    "clean": 1.0,
+    "use": 1.0,
+    "examine": 1.0,
+    "close": 0.5,
+    "look": 0.3,
+    "inventory": 0.3,
+}
+# The same for random steps that the game refuses.
 NO_OP_KINDS = {"go": 6.0, "take": 2.0, "open": 1.0, "use": 1.0}
-_ASTRAY = 0.3  # share of mistakes that the game accepts
+_ACCEPTED_MISTAKES = 0.3  # share of mistakes that the game accepts
 
 
 class Expert:
-    """Plays one game at a time: `start`, then `act` on the first observation and on every later one.
+    """Plays one game at a time: `start`, then `act` on the first and on every later observation.
 
     Args:
-      seed: of the wording, and of the noise; the same seed and game give the same episode.
-      noise: probability that a step is a random admissible one instead (and its thought says so).
-      news: share of such steps whose thought also tells what was just seen.
-      vain: share of such steps that cannot work (going where the agent stands, taking what is elsewhere), so that a model learns
-        what to do when nothing happens.
-      slips: share of steps that go wrong: another step than the decided one happens, most often one that does nothing. The next
-        steps show how to go on from there, which no faultless episode does (noise injection; Laskey et al., 2017, DART).
+      seed: of the wording and the noise; the same seed and game give the same episode.
+      noise: probability that a step is a random admissible one; its thought says so.
+      news: share of random steps whose thought also says what was just seen.
+      no_op: share of random steps that the game refuses (going to the current place, taking a
+        thing that is elsewhere), so that a model learns to go on after "Nothing happens".
+      mistakes: share of steps that are replaced by another one, mostly one that the game refuses.
+        The next steps show how to recover (noise injection; Laskey et al., 2017, DART).
     """
 
     def __init__(
@@ -68,10 +81,9 @@ class Expert:
         self.no_op, self.mistakes = no_op, mistakes
 
     def start(self, task: str, observation: Observation) -> None:
-        """Begin a game, from its task and its first observation (which `act` is given too).
+        """Begin a game. `act` gets the first observation too.
 
-        Raises:
-          EnvError: the task's wording is no household task's, or the alfworld package is not installed.
+        Raises EnvError if no household task has this wording, or alfworld is not installed.
         """
         self.goal: Goal = parse_task(task)
         self.memory = Memory()
@@ -80,7 +92,7 @@ class Expert:
         self._wording = Wording(self.goal, random.Random(f"{self.seed}/wording"), self.news)
 
     def act(self, observation: Observation) -> Decision:
-        """Take in `observation` and decide."""
+        """Return the next action and its thought."""
         self.memory.observe(observation.text)
         admissible, intent, no_op = observation.admissible_commands or (), None, False
         if self.mistakes and self._rng.random() < self.mistakes:
@@ -101,20 +113,25 @@ class Expert:
 
 
 def next_intent(goal: Goal, memory: Memory, admissible: tuple[str, ...]) -> Intent:
-    """What the expert does in this state. `admissible` is asked one thing only: whether "go to" a place is possible, which it
-    is not for a place at the agent's own standing point. (`Intent.command` asks it for the game's form of a command, too.)"""
+    """Return what the expert does in this state.
+
+    `admissible` only tells whether "go to" a place is possible, which it is not for a place within
+    reach. (`Intent.command` also uses it to choose the form of a command.)
+    """
     held = memory.holding
-    if held is not None and class_of(held) != goal.target:
-        return _free_hand(memory, admissible)
     if held is None:
         return _get_target(goal, memory, admissible)
-    if not memory.is_treated(held, goal.treatment):
-        return _treat(goal, memory, admissible)
-    return _use_lamp(goal, memory, admissible) if goal.lamp else _deliver(goal, memory, admissible)
+    if class_of(held) != goal.target:
+        return _free_hand(held, memory, admissible)
+    if goal.treatment is not None and not memory.is_treated(held, goal.treatment):
+        return _treat(goal.treatment, memory, admissible)
+    if goal.lamp is not None:
+        return _use_lamp(goal.lamp, memory, admissible)
+    return _deliver(goal, memory, admissible)
 
 
 def random_intent(memory: Memory, admissible: tuple[str, ...], rng: random.Random) -> Intent | None:
-    """An admissible action at random, by kind; of those only that name nothing unseen. None where there is none."""
+    """Return an admissible action, drawn by kind, that names only known things; None if none."""
     by_kind: dict[str, list[Intent]] = {}
     for command in admissible:
         intent = Intent.parse(command)
@@ -127,8 +144,11 @@ def random_intent(memory: Memory, admissible: tuple[str, ...], rng: random.Rando
 
 
 def no_op_intent(memory: Memory, admissible: tuple[str, ...], rng: random.Random) -> Intent | None:
-    """Something at random that the game does not take now, of what a poor player gets stuck in: going where it stands, opening
-    what is open or has no door, using a lamp or taking a thing that is elsewhere. None where there is none."""
+    """Return a random action that the game refuses now, of those a poor player repeats.
+
+    It goes to the current place, opens what is open or has no door, or uses a lamp or takes a thing
+    that is elsewhere. None if there is no such action.
+    """
     seen = [(thing, place) for place, things in memory.contents.items() for thing in things]
     known = {
         "go": [Intent("go", None, place) for place in sorted(memory.spot)],
@@ -151,8 +171,8 @@ def no_op_intent(memory: Memory, admissible: tuple[str, ...], rng: random.Random
 def mistaken_intent(
     memory: Memory, admissible: tuple[str, ...], rng: random.Random
 ) -> Intent | None:
-    """A step that goes wrong: mostly one that does nothing, or else one that leads astray. None where there is none."""
-    if rng.random() >= _ASTRAY:
+    """Return a mistake: mostly a refused step, else going somewhere else. None if none exists."""
+    if rng.random() >= _ACCEPTED_MISTAKES:
         return no_op_intent(memory, admissible, rng)
     astray = [
         Intent("go", None, place) for place in memory.places if f"go to {place}" in admissible
@@ -161,9 +181,9 @@ def mistaken_intent(
 
 
 def search_places(goal: Goal, memory: Memory) -> list[str]:
-    """The room's places in the order of search: those that can hold the target, then all others."""
+    """Return the places in the order of search: those that can hold the target, then the others."""
     fits = {place for place in memory.places if _holds(place, goal.target)}
-    # What only has to be put somewhere is hardly there yet, or the game would be won.
+    # An untreated target is hardly in its goal already, or the game would be won.
     last = {goal.place} if goal.treatment is None else set()
     return sorted(
         memory.places, key=lambda place: (place not in fits, class_of(place) in last, _rank(place))
@@ -172,7 +192,7 @@ def search_places(goal: Goal, memory: Memory) -> list[str]:
 
 @cache
 def _fits() -> dict[str, frozenset[str]]:
-    """Receptacle class -> the classes that it may hold, both as the observations spell them."""
+    """Return receptacle class -> classes it may hold, both spelled as in observations."""
     return {
         place.lower(): frozenset(kind.lower() for kind in kinds)
         for place, kinds in load_catalog().fits.items()
@@ -205,17 +225,17 @@ def _get_target(goal: Goal, memory: Memory, admissible: tuple[str, ...]) -> Inte
     return _search(memory, admissible, search_places(goal, memory), "search")
 
 
-def _treat(goal: Goal, memory: Memory, admissible: tuple[str, ...]) -> Intent:
-    device = _first(memory, TREATMENTS[goal.treatment][1])
+def _treat(treatment: str, memory: Memory, admissible: tuple[str, ...]) -> Intent:
+    device = _first(memory, TREATMENTS[treatment][1])
     if device is None:
         return Intent("look", why="lost")
     if not _is_here(memory, admissible, device):
         return Intent("go", None, device, "treat")
-    return Intent(goal.treatment, memory.holding, device, "treat")
+    return Intent(treatment, memory.holding, device, "treat")
 
 
-def _use_lamp(goal: Goal, memory: Memory, admissible: tuple[str, ...]) -> Intent:
-    for lamp, place in memory.where(goal.lamp):
+def _use_lamp(kind: str, memory: Memory, admissible: tuple[str, ...]) -> Intent:
+    for lamp, place in memory.where(kind):
         if not _is_here(memory, admissible, place):
             return Intent("go", lamp, place, "lamp")
         return Intent("use", lamp, place, "lamp")
@@ -234,33 +254,32 @@ def _deliver(goal: Goal, memory: Memory, admissible: tuple[str, ...]) -> Intent:
     )
 
 
-def _free_hand(memory: Memory, admissible: tuple[str, ...]) -> Intent:
-    """Put down what the task does not ask for: here if it fits, or else in the nearest place of the order that takes it."""
-    takes = [
-        place
-        for place in sorted(memory.places, key=_rank)
-        if _holds(place, class_of(memory.holding))
-    ]
+def _free_hand(held: str, memory: Memory, admissible: tuple[str, ...]) -> Intent:
+    """Put down a thing that the task does not ask for, here or in the first place that fits."""
+    takes = [place for place in sorted(memory.places, key=_rank) if _holds(place, class_of(held))]
     here = [place for place in takes if place in memory.spot and place not in memory.closed]
     for place in here + takes:
-        return _reach(memory, admissible, place, "free hand", memory.holding) or Intent(
-            "move", memory.holding, place, "free hand"
+        return _reach(memory, admissible, place, "free hand", held) or Intent(
+            "move", held, place, "free hand"
         )
     return Intent("look", why="lost")
 
 
 def _search(memory: Memory, admissible: tuple[str, ...], order: list[str], why: str) -> Intent:
     for place in order:
-        if place not in memory.checked:
-            return _reach(memory, admissible, place, why)
+        step = None if place in memory.checked else _reach(memory, admissible, place, why)
+        if step is not None:
+            return step
     return Intent("look", why="lost")
 
 
 def _reach(
     memory: Memory, admissible: tuple[str, ...], place: str, why: str, thing: str | None = None
 ) -> Intent | None:
-    """The step that brings `place` within reach: go there, open it, or examine it where it stands at the agent's own standing
-    point and has not been seen; None once it is within reach."""
+    """Return the step that brings `place` within reach; None once it is.
+
+    The step goes there, opens it, or examines a place within reach whose contents are unknown.
+    """
     if not _is_here(memory, admissible, place):
         return Intent("go", thing, place, why)
     if place in memory.closed:
@@ -275,13 +294,13 @@ def _is_here(memory: Memory, admissible: tuple[str, ...], place: str) -> bool:
 
 
 def _first(memory: Memory, kind: str) -> str | None:
-    """The place of a class to go to: the one at hand, or else the lowest number."""
+    """Return the place of a class to go to: one within reach, else the lowest number."""
     places = [place for place in memory.places if class_of(place) == kind]
     return min(places, key=lambda place: (place not in memory.spot, number_of(place)), default=None)
 
 
 def _destination(goal: Goal, memory: Memory) -> str | None:
-    """The place to deliver to: of the goal's class, the one that holds most targets already, then the lowest number."""
+    """Return the place of the goal's class with the most targets, then the lowest number."""
     places = [place for place in memory.places if class_of(place) == goal.place]
     return min(
         places, key=lambda place: (-_count(goal, memory, place), number_of(place)), default=None
@@ -293,11 +312,9 @@ def _count(goal: Goal, memory: Memory, place: str) -> int:
 
 
 def _delivered(goal: Goal, memory: Memory) -> set[str]:
-    """Targets that are in their place already: of two, the one that the other must join."""
+    """Return the targets in their place already, which the second of two must join."""
     if goal.count == 1:
         return set()
-    return {
-        thing
-        for thing in memory.contents.get(_destination(goal, memory), ())
-        if class_of(thing) == goal.target
-    }
+    place = _destination(goal, memory)
+    things = memory.contents.get(place, ()) if place is not None else ()
+    return {thing for thing in things if class_of(thing) == goal.target}

@@ -1,7 +1,7 @@
-"""A poor but able player of household games: now and then it does what the expert would, otherwise something at random.
+"""A poor player of household games: some steps are the expert's, the others random.
 
-Its episodes pretrain a base model that knows the games' words and moves without playing well. Its thoughts are in the expert's
-style and as honest: of a step at random they say that it is one.
+Its episodes pretrain a base model, which learns the words and moves of the games without playing
+well. Its thoughts are in the expert's style, and say of a random step that it is one.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ NO_OP = 0.15  # share of its random steps that the game refuses
 
 
 class Explorer(Expert):
-    """The expert, with a step at random in place of its own wherever a draw exceeds `skill`.
+    """The expert, with random steps in place of its own.
 
     Args:
-      seed: of the choices and of the wording; the same seed and game give the same episode.
+      seed: of the choices and the wording; the same seed and game give the same episode.
       skill: probability, 0 to 1, that a step is the expert's.
-      news: share of the other steps whose thought also tells what was just seen.
+      news: share of the random steps whose thought also says what was just seen.
     """
 
     def __init__(self, seed: int, skill: float, news: float = 0.4):

@@ -1,4 +1,4 @@
-"""What a household agent is about to do, and why: one object that gives both the command and the thought's last clause."""
+"""The next action of a household agent and its reason, from which command and thought are made."""
 
 from __future__ import annotations
 
@@ -21,11 +21,20 @@ _COMMANDS = tuple(
     )
 )
 _ACTIONS = {
-    "go": "go to {place}", "open": "open {place}", "close": "close {place}", "take": "take {thing} from {place}",
-    "move": "move {thing} to {place}", "heat": "heat {thing} with {place}", "cool": "cool {thing} with {place}",
-    "clean": "clean {thing} with {place}", "use": "use {thing}", "examine": "examine {thing}", "look": "look", "inventory": "inventory",
-}  # fmt: skip
-# How ALFWorld's older grammars have it.
+    "go": "go to {place}",
+    "open": "open {place}",
+    "close": "close {place}",
+    "take": "take {thing} from {place}",
+    "move": "move {thing} to {place}",
+    "heat": "heat {thing} with {place}",
+    "cool": "cool {thing} with {place}",
+    "clean": "clean {thing} with {place}",
+    "use": "use {thing}",
+    "examine": "examine {thing}",
+    "look": "look",
+    "inventory": "inventory",
+}
+# The forms of ALFWorld's older grammars.
 _OLDER = {"move": ("put {thing} in/on {place}", "put {thing} in {place}", "put {thing} on {place}")}
 _VERBS = {"put": "move"}
 
@@ -34,11 +43,12 @@ _VERBS = {"put": "move"}
 class Intent:
     """One intended action.
 
-    verb: the first word of the present grammar's command
-    thing, place: what it is about. For "go" and "open", `thing` (or None) is what the agent goes there for; "use" keeps the
-      lamp's place; "examine" is about `thing`, which may be a place
-    why: "search", "fetch", "treat", "lamp", "lamp search", "deliver", "free hand", "lost" (nothing left to try) or "wonder" (a
-      step at random)
+    Attributes:
+      verb: the first word of the command in the present grammar.
+      thing, place: its objects. For "go" and "open", `thing` (or None) is what the agent wants
+        there; for "use", `place` is the lamp's; for "examine", `thing` may be a place.
+      why: "search", "fetch", "treat", "lamp", "lamp search", "deliver", "free hand", "lost"
+        (nothing left to try) or "wonder" (a random step).
     """
 
     verb: str
@@ -47,7 +57,7 @@ class Intent:
     why: str = "wonder"
 
     def command(self, admissible: Collection[str]) -> str:
-        """The command, in the form that the game takes; in the present one where it takes none now."""
+        """Return the command in an admissible form, else in the form of the present grammar."""
         forms = [
             form.format(thing=self.thing, place=self.place)
             for form in (_ACTIONS[self.verb], *_OLDER.get(self.verb, ()))
@@ -56,12 +66,12 @@ class Intent:
 
     @staticmethod
     def parse(command: str) -> Intent | None:
-        """The intent, without a reason, behind an admissible command; None for a kind that the agents never use."""
+        """Return the intent of an admissible command, without a reason; None for unused kinds."""
         for pattern in _COMMANDS:
             match = pattern.fullmatch(command)
             if match:
-                found = match.groupdict()
+                parts = match.groupdict()
                 return Intent(
-                    _VERBS.get(found["verb"], found["verb"]), found.get("thing"), found.get("place")
+                    _VERBS.get(parts["verb"], parts["verb"]), parts.get("thing"), parts.get("place")
                 )
         return None

@@ -1,7 +1,8 @@
-"""What an agent knows in a household (ALFWorld) game: the goal, and what the observations so far have shown.
+"""An agent's knowledge in a household (ALFWorld) game: the goal, and the observations so far.
 
-Everything here is read from the task text and from observation texts. An instance is called by its full name ("plate 2"),
-a class by its bare one ("plate"). A place is a receptacle of the room ("cabinet 4"); a thing is any other object.
+Everything here is read from the task text and from observation texts. An instance has a full name
+("plate 2"), a class a bare one ("plate"). A place is a receptacle of the room ("cabinet 4"); a
+thing is any other object.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _NAME = r"[a-z]+ \d+"
 _LEAD = rf"You (?:arrive at|open the) {_NAME}\. "
 _LISTED = re.compile(rf"\ban? ({_NAME})")
 
-# What the room says, and which event that is. Texts of alfworld 0.4's grammar; the first pattern that matches decides.
+# Events, and the texts of alfworld 0.4's grammar that report them. The first match decides.
 _TEXTS = tuple(
     (kind, re.compile(pattern))
     for kind, pattern in (
@@ -24,13 +25,15 @@ _TEXTS = tuple(
         ("closed", rf"^(?:You arrive at {_NAME}\. )?The (?P<place>{_NAME}) is closed\.$"),
         (
             "seen",
-            rf"^(?:{_LEAD})?(?:On the|The) (?P<place>{_NAME})(?: is open\. In it)?, you see (?P<list>.*)\.$",
+            rf"^(?:{_LEAD})?(?:On the|The) (?P<place>{_NAME})(?: is open\. In it)?, "
+            r"you see (?P<list>.*)\.$",
         ),
         ("shut", rf"^You close the (?P<place>{_NAME})\.$"),
         ("take", rf"^You pick up the (?P<thing>{_NAME}) from the (?P<place>{_NAME})\.$"),
         (
             "move",
-            rf"^You (?:move|put) the (?P<thing>{_NAME}) (?:to|in/on|in|on) the (?P<place>{_NAME})\.$",
+            rf"^You (?:move|put) the (?P<thing>{_NAME}) (?:to|in/on|in|on) "
+            rf"the (?P<place>{_NAME})\.$",
         ),
         ("clean", rf"^You clean the (?P<thing>{_NAME}) using the (?P<place>{_NAME})\.$"),
         ("heat", rf"^You heat the (?P<thing>{_NAME}) using the (?P<place>{_NAME})\.$"),
@@ -39,7 +42,8 @@ _TEXTS = tuple(
         ("inventory", r"^You are (?:carrying: (?P<list>.*)|not carrying anything)\.$"),
         (
             "examine",
-            rf"^(?:This is an? .*?|This |There's nothing special about )(?P<thing>{_NAME})\b.*\.$",
+            r"^(?:This is an? .*?|This |There's nothing special about )"
+            rf"(?P<thing>{_NAME})\b.*\.$",
         ),
         ("nothing", r"^Nothing happens\.$"),
     )
@@ -68,15 +72,20 @@ _TASKS = (
     re.compile(rf"(?:put|place|find) (?P<count>two) (?P<target>[a-z]+) (?:and put them )?{_IN}"),
     re.compile(rf"(?:put|place) (?:an?|some|the) (?P<target>[a-z]+) {_IN}"),
     re.compile(
-        r"(?:look at|examine) (?:(?:an?|some|the) )?(?P<target>[a-z]+) (?:under|with|by) (?:an? |the )?(?P<lamp>[a-z]+)"
+        r"(?:look at|examine) (?:(?:an?|some|the) )?(?P<target>[a-z]+) "
+        r"(?:under|with|by) (?:an? |the )?(?P<lamp>[a-z]+)"
     ),
 )
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A task, read: `count` things of class `target`, treated ("clean", "heat", "cool" or None), to be in one place of class
-    `place`; or, where `lamp` is set, one of them held beside a lamp of that class that has been turned on."""
+    """A task.
+
+    `count` things of class `target`, with `treatment` ("clean", "heat", "cool" or None), must be in
+    one place of class `place`. With `lamp`, one of them must instead be held near a lamp of that
+    class that is turned on.
+    """
 
     target: str
     place: str | None = None
@@ -87,7 +96,10 @@ class Goal:
 
 @dataclass(frozen=True)
 class Event:
-    """What the last observation said. `kind` is a key of the grammar above; "other" where none matched."""
+    """What one observation reports.
+
+    `kind` is an event of the table above, or "other"; `contents` lists the things seen.
+    """
 
     kind: str
     place: str | None = None
@@ -96,68 +108,70 @@ class Event:
 
 
 def parse_task(task: str) -> Goal:
-    """Read a task instruction ("put a clean plate in fridge").
+    """Return the goal of an instruction ("put a clean plate in fridge").
 
-    Raises:
-      EnvError: no household task has this wording.
+    Raises EnvError if no household task has this wording.
     """
     for pattern in _TASKS:
         match = pattern.fullmatch(task.strip().lower().removesuffix("."))
         if match:
-            found = match.groupdict()
-            treatment = found.get("verb") or _TREATMENT_WORDS.get(found.get("state", ""))
+            parts = match.groupdict()
+            treatment = parts.get("verb") or _TREATMENT_WORDS.get(parts.get("state", ""))
             return Goal(
-                found["target"],
-                found.get("place"),
-                found.get("lamp"),
+                parts["target"],
+                parts.get("place"),
+                parts.get("lamp"),
                 treatment,
-                2 if found.get("count") else 1,
+                2 if parts.get("count") else 1,
             )
     raise EnvError(
-        f"the task {task!r} has no wording of a household task; see parse_task in cotjax/envs/alfworld/scripted/memory.py"
+        f"no household task has the wording {task!r}; "
+        "see parse_task in cotjax/envs/alfworld/scripted/memory.py"
     )
 
 
 def parse_observation(text: str) -> Event:
-    """Read one observation text."""
+    """Return the event that an observation text reports."""
     text = " ".join(text.split())
     for kind, pattern in _TEXTS:
         match = pattern.search(text)
         if match:
-            found = match.groupdict()
-            listed = text if kind == "start" else found.get("list") or ""
+            parts = match.groupdict()
+            listed = text if kind == "start" else parts.get("list") or ""
             names = (
-                re.findall(_NAME, found["spot"]) if kind == "facing" else _LISTED.findall(listed)
+                re.findall(_NAME, parts["spot"]) if kind == "facing" else _LISTED.findall(listed)
             )
             if kind == "start" and not names:
-                kind = "facing"  # a "look" from the starting point has the room's words, but lists nothing
-            return Event(kind, found.get("place"), found.get("thing"), tuple(names))
+                # A "look" from the starting point has the first observation's words, but no list.
+                kind = "facing"
+            return Event(kind, parts.get("place"), parts.get("thing"), tuple(names))
     return Event("other")
 
 
 def class_of(name: str) -> str:
-    """ "plate 2" -> "plate"."""
+    """Return the class of an instance: "plate 2" -> "plate"."""
     return name.partition(" ")[0]
 
 
 def number_of(name: str) -> int:
-    """ "plate 2" -> 2."""
+    """Return the number of an instance: "plate 2" -> 2."""
     return int(name.partition(" ")[2])
 
 
 @dataclass
 class Memory:
-    """What the observations of one episode have shown. Contents are as last seen, corrected by the agent's own moves.
+    """The content of one episode's observations, as last seen and corrected by the agent's moves.
 
-    places: the room's receptacles, in the first observation's order
-    spot: the places that the agent stands at, as far as is known (some share a standing point)
-    contents: place -> the things in it, as far as is known; see `checked`
-    closed: places last seen closed
-    holding: the thing in the agent's hand
-    states: thing -> treatments done ("clean", "heat", "cool")
-    known: every instance name that an observation has named
-    checked: the places whose inside has been seen, in the order of the first look
-    last: the last observation
+    Attributes:
+      places: the room's receptacles, in the order of the first observation.
+      spot: the places known to be within reach; some share a position.
+      contents: place -> the things known to be in it.
+      closed: places last seen closed.
+      holding: the thing in the agent's hand.
+      states: thing -> treatments done ("clean", "heat", "cool").
+      known: every instance name in an observation.
+      checked: the places whose contents have been seen, in the order of the first look.
+      last: the last observation.
     """
 
     places: tuple[str, ...] = ()
@@ -171,7 +185,7 @@ class Memory:
     last: Event = Event("other")
 
     def observe(self, text: str) -> Event:
-        """Take in one observation text; return what it said."""
+        """Update the memory from one observation text and return its event."""
         event = parse_observation(text)
         self.last = event
         self.known.update(re.findall(_NAME, text))
@@ -182,11 +196,11 @@ class Memory:
         elif event.kind == "inventory":
             self.holding = event.contents[0] if event.contents else None
         elif event.place is not None:
-            self._observe_place(event, arrived=text.lstrip().startswith("You arrive"))
+            arrived = text.lstrip().startswith("You arrive")
+            self._observe_place(event, event.place, event.thing or "", arrived)
         return event
 
-    def _observe_place(self, event: Event, arrived: bool) -> None:
-        place, thing = event.place, event.thing
+    def _observe_place(self, event: Event, place: str, thing: str, arrived: bool) -> None:
         self.spot = {place} if arrived else self.spot | {place}
         if event.kind == "seen":
             self.contents[place] = list(event.contents)
@@ -214,7 +228,7 @@ class Memory:
                 things.remove(thing)
 
     def where(self, kind: str) -> list[tuple[str, str]]:
-        """(thing, place) of every thing of class `kind` whose place is known, in the order of the first look at the places."""
+        """Return (thing, place) of every thing of class `kind`, in the order of the first look."""
         ordered = self.checked + [place for place in self.contents if place not in self.checked]
         return [
             (thing, place)
@@ -224,5 +238,5 @@ class Memory:
         ]
 
     def is_treated(self, thing: str | None, treatment: str | None) -> bool:
-        """Whether `thing` has had `treatment` (always, where none is asked for)."""
-        return treatment is None or treatment in self.states.get(thing, ())
+        """Return whether `thing` has had `treatment`; true for no treatment."""
+        return treatment is None or (thing is not None and treatment in self.states.get(thing, ()))
