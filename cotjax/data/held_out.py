@@ -1,8 +1,8 @@
 """The share of trajectories that is held out from training, and the batches to measure it on.
 
-Whether a trajectory is held out is a function of (seed, trajectory id) alone: the same on every host,
-after a resume, and whatever else is in the data. All examples of a trajectory are on the same side,
-because its steps repeat each other's text.
+Whether a trajectory is held out is a function of (seed, trajectory id) alone: the same on every
+host, after a resume, and whatever else is in the data. All examples of a trajectory are on the same
+side, because its steps repeat each other's text.
 """
 
 from __future__ import annotations

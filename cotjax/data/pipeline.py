@@ -1,10 +1,11 @@
 """TFDS data source -> shuffled, packed batches, as a checkpointable Grain iterator.
 
-Row n of the endless sequence of rows is a function of (lengths of the examples, row length, seed, n);
-see `cotjax.data.packing`. Batch n holds rows n·B to (n + 1)·B. So any process can read any part of
-any batch by itself, and the state of an iterator is one number, the same for every process.
+Row n of the endless sequence of rows is a function of (lengths of the examples, row length, seed,
+n); see `cotjax.data.packing`. Batch n holds rows n·B to (n + 1)·B. So any process can read any part
+of any batch by itself, and the state of an iterator is one number, the same for every process.
 
-A batch is a dict of [B, T] numpy arrays, from which `dropped_weights` makes what a train step takes:
+A batch is a dict of [B, T] numpy arrays, from which `dropped_weights` makes what a train step
+takes:
 
     ids, targets   int32    token ids, and the token that each position predicts
     weights        float32  loss weight of each target, before dropping
@@ -210,7 +211,7 @@ def batches(
     epochs: int | None = None,
     threads: int = 4,
 ) -> grain.IterDataset:
-    """Return batches of rows of `row_length` tokens, shuffled each epoch; a function of the arguments.
+    """Return batches of packed rows, shuffled each epoch; the same arguments give the same ones.
 
     The iterator's `get_state` / `set_state` continue from any batch, at once; a state is a few JSON
     values and does not depend on `rows`.

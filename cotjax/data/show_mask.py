@@ -60,7 +60,8 @@ class Shown:
     """One example of a file, by token.
 
     tokens: texts.
-    roles, weights, dropped: [T], of the token itself (not of the target that its position predicts).
+    roles, weights, dropped: [T], of the token itself (not of the target that its position
+      predicts).
     """
 
     name: str
@@ -96,7 +97,8 @@ def read_shown(
     Messages need a tokenizer with a chat template.
 
     Args:
-      template, layout: how trajectories are written, as a config's `data.template` and `data.layout`.
+      template, layout: how trajectories are written, as a config's `data.template` and
+        `data.layout`.
       chat: options of `roles_from_messages`, for messages.
 
     Raises:
@@ -241,8 +243,8 @@ def _of_messages(
 ) -> Iterator[Shown]:
     if tokenizer is None:
         raise UsageError(
-            f"{path} holds chat messages: give --tokenizer DIR, a folder whose tokenizer has a chat "
-            "template"
+            f"{path} holds chat messages: give --tokenizer DIR, a folder whose tokenizer has a "
+            "chat template"
         )
     renders = _chat_tokenizer(tokenizer)
     lines: dict[str, int] = {}
@@ -282,7 +284,8 @@ def _message_row(raw: bytes, where: str) -> dict:
         raise DataError(f'{where}: no {{"id", "messages"}}; fix or delete the line')
     if re.search("[\ud800-\udfff]", str(row.get("id", ""))):
         raise DataError(
-            f"{where}: the id has half of a surrogate pair, which is not text; fix or delete the line"
+            f"{where}: the id has half of a surrogate pair, which is not text; fix or delete the "
+            "line"
         )
     return row
 

@@ -1,12 +1,13 @@
-"""The loss mask as a library: token roles, weights aligned with targets, and reduced action supervision.
+"""The loss mask as a library: token roles, weights by target, reduced action supervision.
 
-Importing it needs numpy alone; the array functions take numpy and jax arrays, inside and outside `jax.jit`.
+Importing it needs numpy alone. The array functions take numpy and jax arrays, inside and outside
+`jax.jit`.
 
-    from cotjax.masking import Dropping, roles_from_messages, target_weights, targets
+    from cotjax.masking import Dropping, roles_from_messages, target_weights, targets, token_sum
 
-    ids, roles = roles_from_messages(messages, tokenizer)              # what each token is
-    drop = Dropping(fraction=0.3).tokens(roles, example_id)            # tokens whose loss this example loses
-    weights = target_weights(roles, drop_tokens=drop)                  # weights[i] belongs to the prediction of ids[i + 1]
+    ids, roles = roles_from_messages(messages, tokenizer)
+    drop = Dropping(fraction=0.3).tokens(roles, example_id)  # the tokens that this example drops
+    weights = target_weights(roles, drop_tokens=drop)  # weights[i] is that of predicting ids[i + 1]
     loss_sum, weight = token_sum(cross_entropy(logits, targets(ids)), weights)
 
 `docs/masking.md` shows it in an optax loop, in transformers' Trainer and in TRL's SFTTrainer.

@@ -1,4 +1,4 @@
-"""Arrays that users give: of numpy, jax or torch, or plain lists. What cannot be a role, an id or a weight is refused by name."""
+"""Check and convert the arrays that users give: of numpy, jax or torch, or plain lists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = Any  # numpy.ndarray, jax.Array or torch.Tensor
 
 
 def is_torch(array: Any) -> bool:
-    """Whether this is a torch tensor. torch is not imported for it."""
+    """Return whether this is a torch tensor, without importing torch."""
     return "torch" in sys.modules and isinstance(array, sys.modules["torch"].Tensor)
 
 
@@ -36,15 +36,15 @@ def alike(array: Any, like: Array, what: str) -> Array:
         return sys.modules["torch"].as_tensor(array, device=like.device)
     if is_torch(array):
         raise MaskError(
-            f"{what} is a torch tensor, the losses are not; give all of them of one library"
+            f"{what} is a torch tensor, the losses are not; give all of them from one library"
         )
     return np.asarray(array) if isinstance(array, list | tuple) else array
 
 
 def from_tensors(function: Callable) -> Callable:
-    """Let a function of numpy arrays take torch tensors, and answer with one on the first one's device.
+    """Let a function of numpy arrays take torch tensors and return one, on the device of the first.
 
-    Roles, ids and weights carry no gradient, so numpy computes the same.
+    Roles, ids and weights carry no gradient, so numpy can compute for torch.
     """
 
     @wraps(function)
@@ -52,9 +52,10 @@ def from_tensors(function: Callable) -> Callable:
         tensors = [value for value in (*arguments, *options.values()) if is_torch(value)]
         if not tensors:
             return function(*arguments, **options)
-        arguments = [to_numpy(value) for value in arguments]
-        found = function(*arguments, **{name: to_numpy(value) for name, value in options.items()})
-        return sys.modules["torch"].from_numpy(np.ascontiguousarray(found)).to(tensors[0].device)
+        result = function(
+            *map(to_numpy, arguments), **{name: to_numpy(value) for name, value in options.items()}
+        )
+        return sys.modules["torch"].from_numpy(np.ascontiguousarray(result)).to(tensors[0].device)
 
     return wrapped
 
@@ -75,10 +76,11 @@ def to_numpy(value: Any) -> Any:
 def integers(
     values: Any, what: str, dtype: type, least: int | None = None, most: int | None = None
 ) -> np.ndarray:
-    """Return a user's integers as a numpy array of `dtype`.
+    """Return integers as a numpy array of `dtype`.
 
     Raises:
-      MaskError: they are none, are ragged, or one is outside `least`..`most` (None: what `dtype` holds). It names `what`.
+      MaskError: they are not integers, are ragged, or one is outside `least`..`most` (None: the
+        range of `dtype`). The message names `what`.
     """
     limits = np.iinfo(dtype)
     least, most = limits.min if least is None else least, limits.max if most is None else most
@@ -90,7 +92,8 @@ def integers(
         return array.astype(dtype)
     if array.dtype.kind not in "iu":
         raise MaskError(
-            f"{what} must be integers, not {array.dtype if array.dtype != object else type(array.flat[0]).__name__}"
+            f"{what} must be integers, not "
+            f"{array.dtype if array.dtype != object else type(array.flat[0]).__name__}"
         )
     low, high = int(array.min()), int(array.max())
     if low < least or high > most:
@@ -102,7 +105,7 @@ def checked_roles(values: Any, what: str = "roles") -> np.ndarray:
     """Return roles as int8 [..., T].
 
     Raises:
-      MaskError: they are no integers of `Role`, or have no axis.
+      MaskError: they are not integers of `Role`, or have no axis.
     """
     try:
         roles = integers(values, what, np.int8, 0, len(Role) - 1)

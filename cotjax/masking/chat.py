@@ -1,10 +1,11 @@
-"""Roles from chat messages: the tokenizer's own chat template, rendered turn by turn.
+"""Roles from chat messages, by the tokenizer's own chat template, rendered turn by turn.
 
-No `{% generation %}` marks are needed, which stock templates lack: a response begins where the generation prompt of the messages before
-it ends. What is tokenised is the template's own whole text, cut where a response begins and ends, as it is when a model writes it; so
-the ids are those of `apply_chat_template`, but where a token would reach across such a cut.
+The template needs no `{% generation %}` marks, which stock templates lack: a response begins where
+the generation prompt of the messages before it ends. The rendered text is tokenised in pieces, cut
+where a response begins and ends, as it is when a model writes it. So the ids are those of
+`apply_chat_template`, except where a token would reach across such a cut.
 
-Nothing is guessed: every message's content must be found in the text as it was written, or the conversation is refused.
+Nothing is guessed: a conversation is refused unless the text contains every message as written.
 """
 
 from __future__ import annotations
@@ -43,26 +44,31 @@ def roles_from_messages(
     name: str = "the example",
     **template: Any,
 ) -> RoleTokens:
-    """Tokenise one conversation and say what each token is.
+    """Tokenise one conversation and return the ids and roles of its tokens.
 
     Args:
-      messages: `{"role": ..., "content": ...}`, as for `apply_chat_template`; the content a text, or parts of text. An assistant's may
-        hold `reasoning_content` and `tool_calls`, and `"trained": False`, which makes it prompt.
+      messages: `{"role": ..., "content": ...}`, as for `apply_chat_template`; the content is a
+        string or a list of text parts. An assistant message may have `reasoning_content`,
+        `tool_calls`, and `"trained": False`, which makes it prompt.
       tokenizer: a Hugging Face fast tokenizer with a chat template.
-      trained: "all" assistant messages are responses, or the "last" alone (the others are prompt). Templates that strip the
-        reasoning from past turns (Qwen3's) render a conversation otherwise than its turns: there it must be "last", with one
-        example a response.
-      responses: "action", each reasons and takes one action between its tags; or "chat": calls, text before them, or an answer, which
-        then is the action (see `cotjax.masking.responses`).
-      observations: the contents of messages of these roles, behind the first assistant message, are observations.
-      tags: of reasoning and action; for calls `Tags(action_open="<tool_call>", action_close="</tool_call>")`, or as the template has it.
-      end_of_turn: the token that ends a last response where the template writes none (GLM's "<|user|>"); "" leaves it without.
+      trained: "all" assistant messages are responses, or only the "last" (the others are prompt).
+        Templates that strip the reasoning of past turns (Qwen3's) render a conversation differently
+        from its turns: they need "last", with one example per response.
+      responses: "action": each response reasons and takes one action between its tags. "chat":
+        calls, text before them, or an answer, which is then the action (see
+        `cotjax.masking.responses`).
+      observations: messages of these roles after the first assistant message are observations.
+      tags: of reasoning and action; for calls, `Tags(action_open="<tool_call>",
+        action_close="</tool_call>")`, or as the template writes them.
+      end_of_turn: the token that ends the last response where the template writes none (GLM's
+        "<|user|>"); "" adds none.
       name: what errors call the example.
-      **template: more arguments for `apply_chat_template`, such as `tools` or `enable_thinking`.
+      **template: further arguments of `apply_chat_template`, such as `tools` or `enable_thinking`.
 
     Raises:
-      MaskError: the turns do not concatenate to the template's own whole, a message's content is not in it as written or holds a control
-        token, there is no response, or one is not well formed or does not end. It names the example, the message and the place.
+      MaskError: the turns do not concatenate to the rendered conversation, the content of a message
+        is not in it as written or contains a control token, there is no response, or a response is
+        malformed or does not end. The message names the example, the message and the position.
     """
     for what, value, known in (("trained", trained, TRAINED), ("responses", responses, RESPONSES)):
         if value not in known:
@@ -74,8 +80,8 @@ def roles_from_messages(
     wanted = chat.trained(trained)
     conversation = _Conversation(chat, *chat.placed(), tags, responses, trained)
 
-    whole, first = conversation.whole, chat.assistants()[0]
-    characters = np.full(len(whole), Role.PROMPT, np.int8)
+    text, first = conversation.text, chat.assistants()[0]
+    characters = np.full(len(text), Role.PROMPT, np.int8)
     for number, (start, end) in conversation.contents:
         if number > first and chat.messages[number]["role"] in kinds:
             characters[start:end] = Role.OBSERVATION
@@ -91,168 +97,180 @@ def roles_from_messages(
         if parts[-1][2] != Role.END and end_of_turn != "":
             if number < len(chat.messages) - 1 or end_of_turn is None:
                 raise MaskError(
-                    f"{name}: the chat template writes no end-of-turn token behind message {number}, so the model would not learn to stop; "
-                    "give end_of_turn, the token that ends its last turn (GLM's is '<|user|>'), or '' to train without"
+                    f"{name}: the chat template writes no end-of-turn token after message "
+                    f"{number}, so the model would not learn to stop; give end_of_turn, the token "
+                    "that ends its last turn (GLM's is '<|user|>'), or '' to train without"
                 )
-            whole = whole[:stop] + end_of_turn + whole[stop:]
+            text = text[:stop] + end_of_turn + text[stop:]
             characters = np.insert(characters, stop, np.full(len(end_of_turn), Role.END, np.int8))
             edges[-1] = stop + len(end_of_turn)
-    ids, offsets = _tokens(tokenizer, whole, edges)
+    ids, offsets = _tokens(tokenizer, text, edges)
     return RoleTokens(np.asarray(ids, np.int32), token_roles(characters, offsets))
 
 
 @dataclass(frozen=True)
 class _Conversation:
-    """A conversation as its template renders it: `whole`, and where in it the contents of the others' messages stand."""
+    """A conversation as its template renders it.
+
+    text: the rendered conversation.
+    contents: (number of a message, span of its content in `text`), of all but the assistant's.
+    """
 
     chat: Chat
-    whole: str
+    text: str
     contents: list[tuple[int, Span]]
     tags: Tags
     responses: str
     trained: str
 
     def response(self, number: int) -> tuple[int, int, list[Part]]:
-        """Where the response of a message begins and ends, and its parts."""
-        chat, whole, message = self.chat, self.whole, self.chat.messages[number]
+        """Return where the response of a message begins and ends, and its parts."""
+        chat, text, message = self.chat, self.text, self.chat.messages[number]
         start = self._start(number)
         end = self._end(number, start)
-        found = content_spans(whole, start, end, message, self.tags)
-        missing = [piece for piece, span in found if span is None]
+        pieces = content_spans(text, start, end, message, self.tags)
+        missing = [piece for piece, span in pieces if span is None]
         if missing:
             raise self._fail(
-                f"the chat template does not render message {number} as it is written: {missing[0][:40]!r} is not in its response "
-                f"{whole[start:end][:60]!r}; a template that strips or cannot show it would train without it: use one that renders all of "
-                "it, or give the reasoning as the field that it reads (often 'reasoning_content')"
+                f"the chat template does not render message {number} as it is written: "
+                f"{missing[0][:40]!r} is not in its response {text[start:end][:60]!r}; a template "
+                "that strips it would train without it: use one that renders all of it, or give "
+                "the reasoning as the field that it reads (often 'reasoning_content')"
             )
-        if (call := missing_call(whole[start:end], message)) is not None:
+        if (call := missing_call(text[start:end], message)) is not None:
             raise self._fail(
-                f"the chat template does not render the call of message {number}: {call!r} is not in {whole[start:end][:60]!r}; write the "
-                "call into the content, or use a template that renders tool_calls"
+                f"the chat template does not render the call of message {number}: {call!r} is not "
+                f"in {text[start:end][:60]!r}; write the call into the content, or use a template "
+                "that renders tool_calls"
             )
         try:
             self._check_thoughts(message, start, end)
             if self.responses == "chat":
-                parts = chat_parts(
-                    whole, start, end, message, self.tags, chat.ends, [span for _, span in found]
-                )
+                spans = [span for _, span in pieces if span is not None]
+                parts = chat_parts(text, start, end, message, self.tags, chat.ends, spans)
             else:
                 header = self._header(message, start, end)
                 parts = [
                     (start, header, Role.REASONING),
-                    *action_parts(whole, header, end, self.tags, chat.ends),
+                    *action_parts(text, header, end, self.tags, chat.ends),
                 ]
         except Malformed as wrong:
-            raise MaskError(f"{wrong.error(whole, chat.name)}; {self._advice(wrong)}") from None
+            raise MaskError(f"{wrong.error(text, chat.name)}; {self._advice(wrong)}") from None
         # The end of a turn may be the token that opens the next (GLM).
-        reach = behind(whole, end, chat.ends)
-        if parts[-1][2] != Role.END and not whole[parts[-1][1] : end].strip() and reach > end:
+        reach = behind(text, end, chat.ends)
+        if parts[-1][2] != Role.END and not text[parts[-1][1] : end].strip() and reach > end:
             parts.append((parts[-1][1], reach, Role.END))
         return start, max(end, parts[-1][1]), parts
 
     def check_past(self, number: int) -> None:
-        """Refuse an assistant message that is prompt and whose content, but for its reasoning, the template does not render."""
+        """Raise MaskError unless the template renders a past response, except its reasoning."""
         start = max((end for other, (_, end) in self.contents if other < number), default=0)
         end = min(
             (start for other, (start, _) in self.contents if other > number),
-            default=len(self.whole),
+            default=len(self.text),
         )
-        here, message = (
-            self.whole[start:end] if start < end else self.whole,
-            self.chat.messages[number],
-        )
+        here = self.text[start:end] if start < end else self.text
+        message = self.chat.messages[number]
         lost = next(
             (piece for piece in visible_texts(message, self.tags) if piece not in here),
             missing_call(here, message),
         )
         if lost is not None:
             raise self._fail(
-                f"the chat template does not render message {number} as it is written: {lost[:40]!r} is not in it; use a template that "
-                "renders tool_calls and all other content, or leave out this example"
+                f"the chat template does not render message {number} as it is written: "
+                f"{lost[:40]!r} is not in it; use a template that renders tool_calls and all other "
+                "content, or leave out this example"
             )
 
     def _start(self, number: int) -> int:
-        """Where the generation prompt of the messages before this one ends."""
+        """Return where the generation prompt of the messages before this one ends."""
         if number == 0:
             raise self._fail(
-                "message 0 is a response to nothing; begin with a user's message, or give it 'trained': False"
+                "message 0 is a response to nothing; begin with a user message, or give it "
+                "'trained': False"
             )
         announced = self.chat.render(number, add_generation_prompt=True)
-        if self.whole.startswith(announced):
+        if self.text.startswith(announced):
             return len(announced)
         before = self.chat.render(number)
-        if not self.whole.startswith(before):
+        if not self.text.startswith(before):
             raise self._differs(before, number, "before")
         advice = "see the template's add_generation_prompt"
         if self.tags.think_open in announced[len(before) :]:
             advice = (
-                "give its reasoning as 'reasoning_content' (or the field that the template reads), begin its content as the prompt ends, "
-                "or give enable_thinking as the response has it; a template that strips reasoning trains without it: use another"
+                "give its reasoning as 'reasoning_content' (or the field that the template reads), "
+                "begin its content as the prompt ends, or give enable_thinking as the response has "
+                "it; a template that strips reasoning trains without it: use another"
             )
         raise self._fail(
-            f"the chat template's generation prompt ends in {announced[len(before) :][-30:]!r}, but renders message {number} as "
-            f"{self.whole[len(before) :][:40]!r}, so the model would be prompted otherwise than it is trained; {advice}"
+            f"the chat template's generation prompt ends in {announced[len(before) :][-30:]!r}, "
+            f"but renders message {number} as {self.text[len(before) :][:40]!r}, so the model "
+            f"would be prompted otherwise than it is trained; {advice}"
         )
 
     def _end(self, number: int, start: int) -> int:
-        """Where what the template writes of a response ends."""
+        """Return where the rendered response ends."""
         part = self.chat.render(number + 1)
-        end = common(self.whole, part)
+        end = common(self.text, part)
         if end < len(part):
-            # Some templates end a conversation with a token that they do not write between turns.
+            # Some templates end a conversation with a token that they omit between turns.
             end = whole_tokens(part, end, self.chat.ends)
             if behind(part, end, self.chat.ends, all_of_them=True) < len(part) or end <= start:
                 raise self._differs(part, number, "with")
         return end
 
     def _header(self, message: Mapping[str, Any], start: int, end: int) -> int:
-        """Where the thought begins, behind what the template puts before the content (`<|channel|>final<|message|>`)."""
+        """Return where the thought begins, after a header such as `<|channel|>final<|message|>`."""
         content = "".join(written_texts(message)).lstrip()
-        at = self.whole.find(self.tags.think_open, start, end)
+        at = self.text.find(self.tags.think_open, start, end)
         return at if at > 0 and content.startswith(self.tags.think_open) else start
 
     def _check_thoughts(self, message: Mapping[str, Any], start: int, end: int) -> None:
         close = self.tags.think_close
-        if self.whole.count(close, start, end) > max(
-            1, "".join(written_texts(message)).count(close)
-        ):
-            raise Malformed("the template writes a thought of its own beside the content's", start)
+        written = "".join(written_texts(message)).count(close)
+        if self.text.count(close, start, end) > max(1, written):
+            raise Malformed("the template writes a thought of its own before the content's", start)
 
     def _advice(self, wrong: Malformed) -> str:
         if "thought of its own" in wrong.problem:
             return (
                 "give the reasoning as the field that the template reads, often 'reasoning_content'"
             )
-        if self.responses == "action" and "text behind" not in wrong.problem:
-            return "give tags as the template writes calls, or responses='chat' for several calls, text before them, and answers"
-        return "mend or leave out this example"
+        if self.responses == "action" and "text after" not in wrong.problem:
+            return (
+                "give tags as the template writes calls, or responses='chat' for several calls, "
+                "text before them, and answers"
+            )
+        return "fix or leave out this example"
 
     def _differs(self, part: str, number: int, how: str) -> MaskError:
-        at = common(self.whole, part)
-        advice = "give one example a response, each with trained='last'"
+        at = common(self.text, part)
+        advice = "give one example per response, each with trained='last'"
         if self.trained == "last":
             advice = "leave out what the template strips, often the reasoning of earlier messages"
         return self._fail(
-            f"the chat template renders the messages {how} message {number} as something that the whole conversation does not "
-            f"begin with (from character {at}: {part[at : at + 30]!r}, in the whole {self.whole[at : at + 30]!r}); {advice}"
+            f"the chat template renders the messages {how} message {number} differently from the "
+            f"whole conversation (from character {at}: {part[at : at + 30]!r}, in the whole "
+            f"{self.text[at : at + 30]!r}); {advice}"
         )
 
     def _fail(self, problem: str) -> MaskError:
         return MaskError(f"{self.chat.name}: {problem}")
 
 
-def _tokens(tokenizer: Any, whole: str, edges: list[int]) -> tuple[list[int], list[Span]]:
-    """(ids, offsets) of the text, cut at the edges: a response is tokenised as it is when a model writes it behind its prompt.
+def _tokens(tokenizer: Any, text: str, edges: list[int]) -> tuple[list[int], list[Span]]:
+    """Return the ids and offsets of the text, each piece between two edges tokenised by itself.
 
-    Where the cut itself would add text (tokenizers that put a space before whatever they get), the whole is tokenised at once.
+    So a response is tokenised as it is when a model writes it after its prompt. Where a cut would
+    add text (some tokenizers put a space before any input), the text is tokenised in one piece.
     """
     ids: list[int] = []
     offsets: list[Span] = []
-    for start, end in pairwise([0, *edges, len(whole)]):
-        piece = tokenizer(whole[start:end], add_special_tokens=False, return_offsets_mapping=True)
+    for start, end in pairwise([0, *edges, len(text)]):
+        piece = tokenizer(text[start:end], add_special_tokens=False, return_offsets_mapping=True)
         ids += piece["input_ids"]
         offsets += [(start + first, start + last) for first, last in piece["offset_mapping"]]
-    at_once = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+    at_once = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     if "".join(tokenizer.convert_ids_to_tokens(ids)) == "".join(
         tokenizer.convert_ids_to_tokens(at_once["input_ids"])
     ):

@@ -2,7 +2,8 @@
 
 A pure function of (seed, example id, epoch, fraction): the same on every host, in any order, under
 any packing and after a resume, and an analysis can compute it again. Subsets are nested: what is
-dropped at a fraction of 0.1 is also dropped at 0.3, so the fraction may follow a schedule over steps.
+dropped at a fraction of 0.1 is also dropped at 0.3, so the fraction may follow a schedule over
+steps.
 
 The controls drop other tokens at the same level, drawn from the same seed. They separate the effect
 of *which* tokens are dropped from the effect of dropping tokens at all.

@@ -1,7 +1,9 @@
-"""Normalizers and the policy loss. Dropping tokens changes the denominator of a mean, so how the loss is divided has a name.
+"""Normalizers and the policy loss.
 
-A normalizer returns (sum, weight); add both up over micro-batches and devices, and divide once, by at least 1: a batch of which all is
-dropped has weight 0, and is a step of gradient 0. numpy, jax and torch alike; gradients go through.
+Dropping tokens changes the denominator of a mean, so each way to divide the loss has a name. A
+normalizer applies the weights, once, and returns (sum, weight). Add both over micro-batches and
+devices and divide once, where the weight is 0 by 1: a batch that is dropped entirely is a step of
+gradient 0. For numpy, jax and torch; gradients flow through.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ NORMALIZERS = ("token_sum", "example_mean", "fixed_budget")
 
 
 def token_sum(losses: Array, weights: Array) -> tuple[Array, Array]:
-    """Every supervised token counts the same: (sum of weighted losses, sum of weights).
+    """Count every supervised token the same: (sum of weighted losses, sum of weights).
 
-    A dropped token leaves the denominator, so the tokens that stay weigh more. losses, weights: [..., T]. A loss at weight 0
-    counts as 0, even where it is not finite.
+    A dropped token leaves the denominator, so the remaining tokens weigh more. losses, weights:
+    [..., T]. A loss at weight 0 counts as 0, even if it is not finite.
 
     Raises:
-      MaskError: shapes differ, or the arrays are of torch and of another library.
+      MaskError: shapes differ, or one array is of torch and the other is not.
     """
     weighted, weights = _weighted(losses, weights)
     return weighted.sum(), weights.sum()
@@ -33,13 +35,16 @@ def token_sum(losses: Array, weights: Array) -> tuple[Array, Array]:
 def example_mean(
     losses: Array, weights: Array, segment_ids: Array | None = None, segments: int | None = None
 ) -> tuple[Array, Array]:
-    """Every example counts the same: (sum over examples of the mean over its supervised tokens, number of such examples).
+    """Count every example the same: (sum of the mean losses of the examples, number of examples).
 
-    An example without a supervised token counts for nothing. losses, weights: [B, T].
+    The mean is over the supervised tokens, weighted; an example without one is not counted. losses,
+    weights: [B, T].
 
     Args:
-      segment_ids: [B, T] int, 0 padding, 1.. the example within a packed row (None: a row is an example).
-      segments: the most examples in a row; needed inside `jax.jit`, where shapes are static.
+      segment_ids: [B, T] int, 0 padding, 1.. the example within a packed row (None: a row is an
+        example).
+      segments: the largest number of examples in a row; needed inside `jax.jit`, where shapes are
+        static.
 
     Raises:
       MaskError: as `token_sum`.
@@ -61,10 +66,11 @@ def example_mean(
 
 
 def fixed_budget(losses: Array, weights: Array, budget: Array | float) -> tuple[Array, Array]:
-    """The denominator does not depend on what is dropped: (sum of weighted losses, `budget`).
+    """Divide by a number that does not depend on dropping: (sum of weighted losses, `budget`).
 
-    `budget`: tokens, such as batch size times length, or the sum of the weights without any dropping, so that what stays
-    weighs what it did before.
+    `budget`: tokens, such as batch size times length, or the sum of the weights before dropping,
+      with
+    which the remaining tokens weigh as much as they did.
 
     Raises:
       MaskError: as `token_sum`.
@@ -81,24 +87,27 @@ def policy_losses(
     clip: float = 0.2,
     weights: Array | None = None,
 ) -> Array:
-    """The clipped policy-gradient loss of GRPO a token -> [B, T], to be weighed and divided by a normalizer.
+    """Return the clipped policy-gradient loss of GRPO by token, [B, T], for a normalizer.
 
-    Reduced action supervision is in the weights alone: `target_weights(roles, drop_tokens=...)` takes the action tokens of a
-    sampled fraction of samples out of the policy loss, and the advantages stay as they are. A KL or entropy term takes weights
-    of its own (without dropping, and never on observations).
+    Reduced action supervision is in the weights alone: `target_weights(roles, drop_tokens=...)`
+    removes the action tokens of a sampled fraction of samples from the policy loss; the advantages
+    are unchanged. A KL or entropy term takes its own weights (without dropping, and never on
+    observations).
 
     Args:
-      log_probs, old_log_probs: [B, T] log-probability of each target under the policy and under the one that sampled, nats.
-      advantages: [B] of each sample, or [B, T].
+      log_probs, old_log_probs: [B, T] log-probability of each target, in nats, under the policy and
+        under the policy that sampled it.
+      advantages: [B] by sample, or [B, T].
       clip: half the width of the ratio's interval around 1.
-      weights: [B, T] of the targets. Where they are 0 the log-probabilities are not looked at, so that not even a NaN among them
-        reaches the loss or a gradient. None: all are looked at.
+      weights: [B, T] by target. Where they are 0 the log-probabilities are ignored, so that not
+        even a NaN among them reaches the loss or a gradient. None: all are used.
 
-    The log of the ratio is cut at MOST_LOG_RATIO (20) either way, so an impossible token (-inf, or -100 as a filler) in
-    `old_log_probs` gives a finite loss, and no gradient.
+    The log of the ratio is clipped at MOST_LOG_RATIO (20) in both directions, so an impossible
+    token (-inf, or -100 as a filler) in `old_log_probs` gives a finite loss, and no gradient.
 
     Raises:
-      MaskError: the advantages have neither shape, the other shapes differ, or the arrays are of torch and of another library.
+      MaskError: the advantages have neither shape, the other shapes differ, or some arrays are of
+        torch and others are not.
     """
     log_probs = np.asarray(log_probs) if isinstance(log_probs, list | tuple) else log_probs
     xp = namespace(log_probs)
@@ -109,13 +118,15 @@ def policy_losses(
         advantages = advantages[..., None]
     elif np.shape(advantages) != np.shape(log_probs):
         raise MaskError(
-            f"advantages have shape {tuple(np.shape(advantages))}, log-probabilities {tuple(np.shape(log_probs))}"
+            f"advantages have shape {tuple(np.shape(advantages))}, log-probabilities "
+            f"{tuple(np.shape(log_probs))}"
         )
     advantages = xp.broadcast_to(advantages, log_probs.shape)
     if weights is not None:
         weights = alike(weights, log_probs, "weights")
         _same_shape("weights", weights, log_probs)
-        # The inputs are masked, not the loss: the gradient of a masked NaN is 0 times NaN, which is NaN.
+        # The inputs are masked, not the loss: the gradient of a masked NaN is 0 times NaN, which is
+        # NaN.
         log_probs, old_log_probs = (
             xp.where(weights > 0, array, 0) for array in (log_probs, old_log_probs)
         )
@@ -124,7 +135,7 @@ def policy_losses(
 
 
 def _weighted(losses: Array, weights: Array) -> tuple[Array, Array]:
-    """(losses times weights, weights), both arrays of one library; a loss at weight 0 gives 0."""
+    """Return (losses times weights, weights), of one library; a loss at weight 0 gives 0."""
     losses = np.asarray(losses) if isinstance(losses, list | tuple) else losses
     weights = alike(weights, losses, "weights")
     _same_shape("weights", weights, losses)
@@ -139,7 +150,7 @@ def _same_shape(what: str, array: Array, other: Array) -> None:
 
 
 def _by_segment(xp: Any, values: Array, segment_ids: Array, segments: int) -> Array:
-    """Sums of [B, T] over each row's segments 1..S -> [B, S]; padding is left out."""
+    """Sum [B, T] over the segments 1..S of each row -> [B, S], without padding."""
     if is_torch(values):
         return values.new_zeros((values.shape[0], segments + 1)).scatter_add(
             1, segment_ids.long(), values

@@ -1,33 +1,36 @@
-"""Chat messages as they are given: checked, rendered by a template, and found again in what it renders."""
+"""Chat messages: check them, render them by a template, and locate them in the rendered text."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from cotjax.masking.responses import REASONING_FIELDS, written_texts
 from cotjax.masking.roles import MaskError
 from cotjax.masking.text import Span, Tags, one_of
 
-# Many templates render whatever role they are given, so a misspelt "assistant" would be prompt without a word.
+# Many templates render any role, so a misspelt "assistant" would silently become prompt.
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation and the tokenizer whose template renders it. `ends`: texts of tokens that may end a turn."""
+    """A conversation and the tokenizer whose template renders it.
+
+    template: further arguments of `apply_chat_template`.
+    ends: texts of tokens that may end a turn.
+    untrained: numbers of the assistant messages with "trained": False.
+    """
 
     messages: list[dict[str, Any]]
     tokenizer: Any
     name: str
     template: Mapping[str, Any]
     ends: tuple[str, ...]
-    left_out: frozenset[int] = field(
-        default_factory=frozenset
-    )  # assistant messages with "trained": False
+    untrained: frozenset[int] = frozenset()
 
     @classmethod
     def of(
@@ -39,14 +42,16 @@ class Chat:
         tags: Tags,
         kinds: Collection[str] = (),
     ) -> Chat:
-        """Check the messages and the tokenizer. `kinds`: roles that are known beside ROLES.
+        """Check the messages and the tokenizer. `kinds`: roles that are allowed besides ROLES.
 
         Raises:
-          MaskError: a message is none, holds a control token or half a surrogate pair, or the tokenizer has no template or offsets.
+          MaskError: a message is malformed, contains a control token or half a surrogate pair, or
+            the tokenizer has no template or offsets.
         """
         if not hasattr(tokenizer, "apply_chat_template"):
             raise MaskError(
-                f"{name}: a {type(tokenizer).__name__} renders no messages; give transformers' tokenizer, with a chat template"
+                f"{name}: a {type(tokenizer).__name__} renders no messages; give a transformers "
+                "tokenizer with a chat template"
             )
         if not getattr(tokenizer, "is_fast", True):
             raise MaskError(
@@ -61,41 +66,43 @@ class Chat:
                 f"{name}: messages must be a list of {{'role', 'content'}}, not {_shown(messages)}"
             )
         special = special_texts(tokenizer)
-        kept, left_out = [], set()
+        checked, untrained = [], set()
         for number, message in enumerate(messages):
             _check(message, f"{name}: message {number}", sorted(set(special) - set(astuple(tags))))
             if message["role"] not in {*ROLES, *kinds}:
                 raise MaskError(
-                    f"{name}: message {number} has the role {message['role']!r}, which is none of {', '.join(ROLES)}; "
-                    "rename it, or name it in `observations`"
+                    f"{name}: message {number} has the role {message['role']!r}, which is none of "
+                    f"{', '.join(ROLES)}; rename it, or name it in `observations`"
                 )
             message = dict(message)
             if message.pop("trained", True) is False and message["role"] == "assistant":
-                left_out.add(number)
-            kept.append(message)
-        return cls(kept, tokenizer, name, template, end_texts(tokenizer, tags), frozenset(left_out))
+                untrained.add(number)
+            checked.append(message)
+        ends = end_texts(tokenizer, tags)
+        return cls(checked, tokenizer, name, template, ends, frozenset(untrained))
 
     def assistants(self) -> list[int]:
-        """Return the numbers of the assistant's messages."""
+        """Return the numbers of the assistant messages."""
         return [
             number for number, message in enumerate(self.messages) if message["role"] == "assistant"
         ]
 
     def trained(self, which: str) -> set[int]:
-        """Return the numbers of the messages that are trained on: "all" of the assistant's, or the "last".
+        """Return the numbers of the assistant messages to train on: "all", or the "last".
 
         Raises:
-          MaskError: there is none, or the last is not to be trained on.
+          MaskError: there are none, or they are marked as not trained.
         """
-        found = self.assistants()
-        if not found:
+        numbers = self.assistants()
+        if not numbers:
             raise MaskError(
                 f"{self.name}: no message of the role 'assistant', so there is nothing to train on"
             )
-        wanted = set(found if which == "all" else found[-1:]) - self.left_out
+        wanted = set(numbers if which == "all" else numbers[-1:]) - self.untrained
         if not wanted:
             raise MaskError(
-                f"{self.name}: every response is marked as not trained, so there is nothing to train on"
+                f"{self.name}: every response is marked as not trained, so there is nothing to "
+                "train on"
             )
         return wanted
 
@@ -111,13 +118,13 @@ class Chat:
             raise MaskError(f"{self.name}: {wrong}") from None
 
     def placed(self) -> tuple[str, list[tuple[int, Span]]]:
-        """Return the whole text and where in it the contents of all but the assistant's messages stand, by number of the message.
+        """Return the rendered text, and (number, span of content) of all but assistant messages.
 
-        The conversation is rendered once more with a mark in place of each text: where the marks stand, the texts do. Contents in parts
-        of text are joined, where the template renders that.
+        The conversation is rendered once more with a mark in place of each content, which gives the
+        positions. Contents in parts of text are joined where the template renders that.
 
         Raises:
-          MaskError: a text is not rendered as it is written.
+          MaskError: a content is not rendered as it is written.
         """
         joined = [
             message | {"content": "".join(written_texts(message))}
@@ -125,19 +132,19 @@ class Chat:
             else message
             for message in self.messages
         ]
-        # Joined first: a template that knows texts alone writes a list as Python shows it, brackets and all.
+        # Joined first: a template that expects strings writes a list as Python's repr of it.
         for messages in (joined, list(self.messages)):
             try:
-                found = self._placed(messages)
+                rendered = self._placed(messages)
             except _NotRendered as error:
                 wrong = error
             else:
                 self.messages[:] = messages
-                return found
+                return rendered
         raise MaskError(f"{self.name}: {wrong}; {self._advice()}")
 
     def _advice(self) -> str:
-        """What to do about a content that is not rendered."""
+        """Return advice for a content that is not rendered."""
         parts = [
             message | {"content": [{"type": "text", "text": message["content"]}]}
             if isinstance(message.get("content"), str)
@@ -153,45 +160,47 @@ class Chat:
         return "this template wants contents in parts: [{'type': 'text', 'text': ...}]"
 
     def _placed(self, messages: list[dict[str, Any]]) -> tuple[str, list[tuple[int, Span]]]:
-        marked, texts = [], []
+        marked: list[dict[str, Any]] = []
+        texts: list[tuple[int, str]] = []
         for number, message in enumerate(messages):
             if message["role"] != "assistant" and message.get("content"):
                 message = message | {"content": _with_marks(message["content"], number, texts)}
             marked.append(message)
         whole = self._rendered(messages)
         pieces = re.split(_MARK, self._rendered(marked))
-        for place, (number, text) in enumerate(texts):
-            if str(place) not in pieces[1::2]:
+        for index, (number, text) in enumerate(texts):
+            if str(index) not in pieces[1::2]:
                 raise _NotRendered.content(number, text)
         if any(isinstance(message.get("content"), list) for message in messages) and re.search(
             _SHOWN_PARTS, "".join(pieces[::2])
         ):
             raise _NotRendered("the chat template does not render contents in parts")
-        found, at = [], 0
-        for place, piece in enumerate(pieces):
-            if place % 2 == 0:
+        spans, at = [], 0
+        # Even pieces are the template's own text, odd ones the numbers of the marks.
+        for index, piece in enumerate(pieces):
+            if index % 2 == 0:
                 if not whole.startswith(piece, at):
-                    raise _NotRendered.content(*texts[int(pieces[place - 1]) if place else 0])
+                    raise _NotRendered.content(*texts[int(pieces[index - 1]) if index else 0])
                 at += len(piece)
                 continue
             number, text = texts[int(piece)]
             shown = next(
-                (form for form in _forms(text) if whole.startswith(form + pieces[place + 1], at)),
+                (form for form in _forms(text) if whole.startswith(form + pieces[index + 1], at)),
                 None,
             )
             if shown is None:
                 raise _NotRendered.content(number, text)
             start = at + len(shown) - len(shown.lstrip())
-            found.append((number, (start, start + len(shown.strip()))))
+            spans.append((number, (start, start + len(shown.strip()))))
             at += len(shown)
-        return whole, found
+        return whole, spans
 
     def _rendered(self, messages: list[dict[str, Any]], **more: Any) -> str:
         try:
             return self.tokenizer.apply_chat_template(
                 messages, tokenize=False, **self.template, **more
             )
-        except Exception as error:  # a template may raise what it likes
+        except Exception as error:  # a template may raise anything
             said = " ".join(str(error).split())[:200]
             raise _NotRendered(
                 f"the chat template cannot render the first {len(messages)} messages ({said})"
@@ -199,12 +208,13 @@ class Chat:
 
 
 class _NotRendered(Exception):
-    """What a template does not render, in words."""
+    """A template does not render something; the message says what."""
 
     @classmethod
     def content(cls, number: int, text: str) -> _NotRendered:
         return cls(
-            f"the chat template does not render the content of message {number} as it is written: {text[:40]!r} is not in it"
+            f"the chat template does not render the content of message {number} as it is written: "
+            f"{text[:40]!r} is not in it"
         )
 
 
@@ -213,17 +223,19 @@ _SHOWN_PARTS = r"""\[\{['"]type['"]: ?['"]"""
 
 
 def _with_marks(content: str | list, number: int, texts: list[tuple[int, str]]) -> str | list:
-    """The content with a mark in place of its text, or of each part's; a tag around it stays, for templates that look at it."""
+    """Return the content with a mark in place of its text, or of the text of each part.
+
+    A tag around the text stays, because some templates test for it.
+    """
     if not isinstance(content, str):
         return [
             part if _is_other(part) else {**part, "text": _with_marks(part["text"], number, texts)}
             for part in content
         ]
-    before, text, after = re.fullmatch(
-        r"(\s*<[^<>\s]+>)?(.*?)(</[^<>\s]+>\s*)?", content, re.DOTALL
-    ).groups("")
-    if not (before and after):
-        before, text, after = "", content, ""
+    before, text, after = "", content, ""
+    tagged = re.fullmatch(r"(\s*<[^<>\s]+>)(.*?)(</[^<>\s]+>\s*)", content, re.DOTALL)
+    if tagged:
+        before, text, after = tagged.groups()
     if not text.strip():
         return content
     texts.append((number, text))
@@ -231,7 +243,7 @@ def _with_marks(content: str | list, number: int, texts: list[tuple[int, str]]) 
 
 
 def _forms(text: str) -> tuple[str, ...]:
-    """How a template may write a text: as it is, trimmed, or as JSON has it."""
+    """Return the forms that a template may write a text in: as it is, stripped, JSON-escaped."""
     spaced = (text, text.strip(), text.lstrip(), text.rstrip())
     return (
         *spaced,
@@ -249,7 +261,7 @@ def special_texts(tokenizer: Any) -> list[str]:
 
 
 def end_texts(tokenizer: Any, tags: Tags) -> tuple[str, ...]:
-    """Return the texts of a tokenizer's tokens that may end a turn: all that were added to it, but for the tags."""
+    """Return the texts of the tokens that may end a turn: all added tokens except the tags."""
     return tuple({*special_texts(tokenizer), *tokenizer.get_added_vocab()} - set(astuple(tags)))
 
 
@@ -267,7 +279,8 @@ def _check(message: Any, where: str, controls: Sequence[str]) -> None:
         isinstance(text, str) for text in texts
     ):
         raise MaskError(
-            f"{where}: the content must be a text or parts {{'type': 'text', 'text'}}, not {_shown(content)}"
+            f"{where}: the content must be a text or parts {{'type': 'text', 'text'}}, not "
+            f"{_shown(content)}"
         )
     if not isinstance(message.get("trained", True), bool):
         raise MaskError(f"{where}: trained must be true or false, not {_shown(message['trained'])}")
@@ -276,7 +289,8 @@ def _check(message: Any, where: str, controls: Sequence[str]) -> None:
         for call in calls
     ):
         raise MaskError(
-            f"{where}: tool_calls must be a list of {{'function': {{'name', 'arguments'}}}}, not {_shown(calls)}"
+            f"{where}: tool_calls must be a list of {{'function': {{'name', 'arguments'}}}}, not "
+            f"{_shown(calls)}"
         )
     if (
         message["role"] == "assistant"
@@ -290,12 +304,13 @@ def _check(message: Any, where: str, controls: Sequence[str]) -> None:
             continue
         if re.search("[\ud800-\udfff]", text):
             raise MaskError(
-                f"{where} holds half a surrogate pair, which is no character: {text[:40]!r}"
+                f"{where} contains half a surrogate pair, which is not a character: {text[:40]!r}"
             )
-        held = next((token for token in controls if token in text), None)
-        if held is not None:
+        control = next((token for token in controls if token in text), None)
+        if control is not None:
             raise MaskError(
-                f"{where} holds {held!r}, which the tokenizer reads as a control token; write it otherwise: {text[:40]!r}"
+                f"{where} contains {control!r}, which the tokenizer reads as a control token; "
+                f"write it differently: {text[:40]!r}"
             )
 
 
@@ -304,7 +319,7 @@ def _is_parts_of_text(content: Any) -> bool:
 
 
 def _is_other(part: Any) -> bool:
-    """Whether a part of a content is no text: an image."""
+    """Return whether a part of a content is not text, but an image."""
     return isinstance(part, Mapping) and part.get("type", "text") != "text"
 
 
@@ -314,7 +329,7 @@ def _shown(value: Any) -> str:
 
 
 def common(one: str, other: str) -> int:
-    """Return how many characters two texts begin with in common."""
+    """Return the length of the common prefix of two texts."""
     return next(
         (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
         min(len(one), len(other)),
@@ -322,7 +337,7 @@ def common(one: str, other: str) -> int:
 
 
 def whole_tokens(text: str, end: int, tokens: Sequence[str]) -> int:
-    """Return `end`, or where the control token begins that it would cut."""
+    """Return `end`, or the start of the control token that it would cut."""
     starts = [
         at
         for token in tokens
@@ -333,8 +348,10 @@ def whole_tokens(text: str, end: int, tokens: Sequence[str]) -> int:
 
 
 def behind(text: str, start: int, tokens: Sequence[str], *, all_of_them: bool = False) -> int:
-    """Return where the control token right behind `start` (or all of them), spaces before it included, ends; `start` where none is."""
-    found = re.compile(
-        rf"(?:\s|{one_of(tokens)})*" if all_of_them else rf"\s*(?:{one_of(tokens)})"
-    ).match(text, start)
-    return found.end() if found else start
+    """Return the end of the control token that follows `start`, or of all of them.
+
+    Spaces before it are skipped. Without one it is `start`.
+    """
+    token = rf"(?:\s|{one_of(tokens)})*" if all_of_them else rf"\s*(?:{one_of(tokens)})"
+    match = re.compile(token).match(text, start)
+    return match.end() if match else start

@@ -1,4 +1,4 @@
-"""What each token is to the loss: its role, an int8 beside its id. A mask is never a magic id."""
+"""The role of a token in the loss, an int8 next to its id. A mask is never a magic id."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from cotjax.errors import DataError
 
 
 class Role(IntEnum):
-    """What a token is to the loss. `<think>` and `</think>` count as reasoning; END is the end-of-turn token of a response."""
+    """The role of a token in the loss.
+
+    `<think>` and `</think>` are reasoning. END is the end-of-turn token of a response.
+    """
 
     PAD = 0
     PROMPT = 1
@@ -29,7 +32,7 @@ RESPONSE_ROLES = (Role.REASONING, Role.ACTION_OPEN, Role.ACTION, Role.ACTION_CLO
 
 
 class MaskError(DataError, ValueError):
-    """Roles or weights cannot be made from what was given; the message names the example and the place."""
+    """Roles or weights cannot be made from this input; the message names example and position."""
 
 
 class RoleTokens(NamedTuple):
@@ -40,10 +43,12 @@ class RoleTokens(NamedTuple):
 
 
 def roles_from_segments(segments: Iterable[tuple[Sequence[int], Role]]) -> RoleTokens:
-    """Join (ids, role) segments, each tokenised by itself: exact, whatever the tokenizer would merge, so to be preferred.
+    """Join (ids, role) segments, each tokenised by itself.
+
+    This is exact, whatever the tokenizer would merge over borders, so prefer it.
 
     Raises:
-      MaskError: a role is none of `Role`, or an id is no integer of 31 bits.
+      MaskError: a role is not one of `Role`, or an id is not an integer of 31 bits.
     """
     ids: list[int] = []
     roles: list[int] = []
@@ -54,15 +59,16 @@ def roles_from_segments(segments: Iterable[tuple[Sequence[int], Role]]) -> RoleT
             known = role in Role._value2member_map_
         except (TypeError, ValueError) as error:
             raise MaskError(
-                f"segment {number} is no pair of token ids and a role ({error})"
+                f"segment {number} is not a pair of token ids and a role ({error})"
             ) from None
         if not known:
             raise MaskError(
-                f"segment {number}: {role!r} is no role; there are {', '.join(Role.__members__)}"
+                f"segment {number}: {role!r} is not a role; there are {', '.join(Role.__members__)}"
             )
         if tokens and not 0 <= min(tokens) <= max(tokens) < 1 << 31:
             raise MaskError(
-                f"segment {number}: token ids must be in 0..{(1 << 31) - 1}, these go from {min(tokens)} to {max(tokens)}"
+                f"segment {number}: token ids must be in 0..{(1 << 31) - 1}, these go from "
+                f"{min(tokens)} to {max(tokens)}"
             )
         ids += tokens
         roles += [int(role)] * len(tokens)

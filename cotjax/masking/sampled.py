@@ -1,6 +1,7 @@
-"""Roles of sampled ids. A model that learns writes responses that are cut, hold two actions, or none: they get roles too, and a reason.
+"""Roles of sampled ids, also of malformed responses: cut off, with two actions, or with none.
 
-Ids are never decoded and encoded again: a text has many encodings, and the loss is that of the ids that were drawn.
+The ids are kept as sampled. A text has many encodings, so decoding and encoding it again could
+change the ids, and the loss must be that of the sampled ones.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from cotjax.masking.text import (
 
 
 class SampledRoles(NamedTuple):
-    """`ids` int32 [T], `roles` int8 [T], and why the response is not well formed: None where it is."""
+    """`ids` int32 [T], `roles` int8 [T], and why the response is malformed (None: it is not)."""
 
     ids: np.ndarray
     roles: np.ndarray
@@ -47,33 +48,35 @@ def roles_from_ids(
     prefilled: str = "",
     name: str = "the sample",
 ) -> SampledRoles:
-    """Say what each of a sample's tokens is, well formed or not.
+    """Return the roles of the tokens of a sample, and why it is malformed, if it is.
 
     Args:
-      ids: [T] prompt and response, as they were sampled, without padding.
+      ids: [T] prompt and response as they were sampled, without padding.
       tokenizer: of transformers.
-      prompt: how many ids are prompt.
+      prompt: the number of ids that are prompt.
       responses, tags: see `roles_from_messages`.
-      ends: texts of the tokens that end a turn (None: any that was added to the tokenizer).
-      prefilled: what the prompt already holds of the response's text (`"<action>"`, of a prompt action).
+      ends: texts of the tokens that end a turn (None: any added token of the tokenizer).
+      prefilled: the text of the response that the prompt already contains (`"<action>"`, if the
+        prompt asks for an action).
       name: what errors call the sample.
 
-    Of a response that is not well formed, what stands between action tags is action, and all else that was sampled is reasoning, so
-    everything has a role that can be trained on. `reason` says what is wrong, for a penalty: it begins with "cut" where the response
-    stopped before its end.
+    In a malformed response, text between action tags is action and all other sampled text is
+    reasoning, so every token has a role that can be trained on. `reason` says what is wrong, for a
+    penalty; it begins with "cut" if the response stopped before its end.
 
     Raises:
-      MaskError: an id is none, or there are fewer of them than `prompt`.
+      MaskError: an id is not an integer, or there are fewer ids than `prompt`.
     """
-    ids = integers(ids, f"{name}: ids", np.int32, least=0)
-    if ids.ndim != 1 or not 0 <= prompt <= len(ids):
+    sample = integers(ids, f"{name}: ids", np.int32, least=0)
+    if sample.ndim != 1 or not 0 <= prompt <= len(sample):
         raise MaskError(
-            f"{name}: the prompt has {prompt} ids of {ids.shape}; give one sample, and how many of its ids are prompt"
+            f"{name}: the prompt has {prompt} ids of {sample.shape}; give one sample, and the "
+            "number of its ids that are prompt"
         )
     if responses not in ("action", "chat"):
         raise MaskError(f"responses must be one of action, chat, not {responses!r}")
     ends = end_texts(tokenizer, tags) if ends is None else tuple(ends)
-    written, offsets = _decoded(tokenizer, ids[prompt:].tolist())
+    written, offsets = _decoded(tokenizer, sample[prompt:].tolist())
     text, ahead = prefilled + written, len(prefilled)
     reason = None
     try:
@@ -99,18 +102,21 @@ def roles_from_ids(
     characters = np.full(len(text), Role.REASONING, np.int8)
     for start, end, role in parts:
         characters[start:end] = role
-    roles = np.full(len(ids), Role.PROMPT, np.int8)
+    roles = np.full(len(sample), Role.PROMPT, np.int8)
     if offsets:
         of_response = token_roles(
             characters, [(ahead + start, ahead + end) for start, end in offsets]
         )
-        # A token without characters was sampled all the same.
+        # A token without characters was sampled too.
         roles[prompt:] = np.where(of_response == Role.PROMPT, Role.REASONING, of_response)
-    return SampledRoles(ids, roles, reason)
+    return SampledRoles(sample, roles, reason)
 
 
 def _lenient(text: str, tags: Tags, ends: Sequence[str]) -> list[Part]:
-    """Parts of any text: action between action tags, the end of the turn at its end; what is in no part is reasoning."""
+    """Return the parts of any text: action between action tags, and the end of the turn.
+
+    All other text is reasoning.
+    """
     end = re.search(rf"\s*(?:{one_of(ends)})+\Z", text)
     last = end.start() if end else len(text)
     parts: list[Part] = []
@@ -129,9 +135,10 @@ def _lenient(text: str, tags: Tags, ends: Sequence[str]) -> list[Part]:
 
 
 def _decoded(tokenizer: Any, ids: list[int]) -> tuple[str, list[Span]]:
-    """The text of ids, and each one's characters in it. Ids that make a character together share it.
+    """Return the text of ids and the (start, end) of each id in it.
 
-    Only a few ids are decoded at a time, behind the few before them, for what an id's text is depends on its neighbours.
+    Ids that form one character together share it. The text of an id depends on its neighbours, so
+    each is decoded together with the few before it.
     """
 
     def decode(part: list[int]) -> str:

@@ -1,12 +1,13 @@
-"""Roles from text: tag spans, found strictly, and the tokenizer's character offsets.
+"""Roles from text: strict tag spans, and the character offsets of a tokenizer.
 
-A token that straddles an edge takes one role, the first of this order that any of its characters has:
+A token that crosses a border takes one role, the first in this order among its characters:
 
     PROMPT, OBSERVATION, ACTION, ACTION_OPEN, ACTION_CLOSE, END, REASONING
 
-Given text comes first, so that nothing given is trained on; the action comes before its tags and before the reasoning, so that
-a dropped action leaves no supervised token that tells part of it. White space between `</think>` and `<action>` is reasoning,
-within the action tags it is action, after `</action>` it goes with the end of the turn, or else it is prompt.
+Prompt and observation take precedence, so context is never trained on. The action takes precedence
+over its tags and the reasoning, so that a dropped action leaves no supervised token with part of
+it. White space between `</think>` and `<action>` is reasoning, and inside the action tags it is
+action. After `</action>` it belongs to the end of the turn if there is one; else it is prompt.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ _FIRST_WINS = (
     Role.END,
     Role.REASONING,
 )
-# An opening quotation mark -> the marks that close it. A straight one opens where nothing but a space or a bracket is before it.
+# Opening quotation mark -> the marks that close it. A straight one opens only at the start of the
+# text, or after a space or a bracket.
 _QUOTES = {
     '"': '"',
     "'": "'",
@@ -42,12 +44,15 @@ _QUOTES = {
 }
 _BEFORE_A_QUOTATION = re.compile(r"[\s([{<>=:,—–-]?")
 Span = tuple[int, int]
-Part = tuple[int, int, Role]  # of a text: from character, to character
+Part = tuple[int, int, Role]  # (start, end) in characters, role
 
 
 @dataclass(frozen=True)
 class Tags:
-    """The tags of a response. A response is `[think_open] reasoning [think_close] action_open action action_close`."""
+    """The tags of a response.
+
+    A response is `[think_open] reasoning [think_close] action_open action action_close`.
+    """
 
     think_open: str = "<think>"
     think_close: str = "</think>"
@@ -68,31 +73,34 @@ def roles_from_text(
     ends: Iterable[str] = (),
     name: str = "the example",
 ) -> np.ndarray:
-    """Roles of the tokens of one example -> int8 [T].
+    """Return the roles of the tokens of one example, int8 [T].
 
     Args:
       text: prompt and responses in one string.
-      offsets: [T] (start, end) characters of each token in `text`, as a Hugging Face fast tokenizer gives with
-        `return_offsets_mapping=True`.
-      responses: (start, end) of what the model writes, the end-of-turn token included; the rest of the text is prompt.
+      offsets: [T] (start, end) in characters of each token in `text`, as a Hugging Face fast
+        tokenizer returns them with `return_offsets_mapping=True`.
+      responses: (start, end) of what the model writes, including the end-of-turn token; the rest of
+        the text is prompt.
       observations: (start, end) of what the environment writes.
-      tags: the response's tags.
-      ends: texts that may end a turn behind the action (`"<|im_end|>"`).
+      tags: the tags of the response.
+      ends: texts that may end a turn after the action (`"<|im_end|>"`).
       name: what errors call the example.
 
-    A token without characters (one that the tokenizer's template adds) takes the role of the text at its place; behind a
-    final response it is the END.
+    A token without characters (added by the tokenizer) takes the role of the text at its position;
+    after the last response it is END.
 
     Raises:
-      MaskError: a response has no action, two actions, an unclosed or misplaced tag, a tag in a quotation, or text behind
-        its action; or a span lies outside the text. It names the example and the place.
+      MaskError: a response has no action, two actions, an unclosed or misplaced tag, a tag in a
+        quotation, or text after its action; or a span is outside the text. The message names the
+        example and the position.
     """
     characters = np.full(len(text), Role.PROMPT, np.int8)
     for spans, role in ((observations, Role.OBSERVATION), (responses, Role.PROMPT)):
         for start, end in spans:
             if not 0 <= start <= end <= len(text):
                 raise MaskError(
-                    f"{name}: the span ({start}, {end}) lies outside the text of {len(text)} characters"
+                    f"{name}: the span ({start}, {end}) is outside the text of {len(text)} "
+                    "characters"
                 )
             characters[start:end] = role
     for start, end in responses:
@@ -106,55 +114,55 @@ def roles_from_text(
 
 
 class Malformed(Exception):
-    """Text that is no response: what is wrong with it, and where in the text."""
+    """Text is not a response; `problem` says why, and `at` is the position in the text."""
 
     def __init__(self, problem: str, at: int):
         super().__init__(problem)
         self.problem, self.at = problem, at
 
     def error(self, text: str, name: str) -> MaskError:
-        """The error that names the example and the place."""
+        """Return the error that names the example and the position."""
         before = text[: self.at]
         line, column = before.count("\n") + 1, self.at - (before.rfind("\n") + 1) + 1
         shown = text[self.at : self.at + 30]
         return MaskError(
-            f"{name}: {self.problem} at line {line}, column {column} of its text (character {self.at}): {shown!r}"
+            f"{name}: {self.problem} at line {line}, column {column} of its text "
+            f"(character {self.at}): {shown!r}"
         )
 
 
 def action_parts(text: str, start: int, end: int, tags: Tags, ends: tuple[str, ...]) -> list[Part]:
-    """(start, end, role) of the parts of a response of one action, in order and without a hole up to its end-of-turn token.
+    """Return the parts of a response of one action, without gaps up to its end-of-turn token.
 
     Raises:
-      Malformed: it is not `[think_open] reasoning [think_close] action_open action action_close [end of turn]`.
+      Malformed: it is not `[think_open] reasoning [think_close] action_open action action_close
+        [end of turn]`.
     """
     names = astuple(tags)
-    found = [match for match in re.finditer("|".join(map(re.escape, names)), text[start:end])]
-    for match in found:
+    matches = list(re.finditer("|".join(map(re.escape, names)), text[start:end]))
+    for match in matches:
         if is_quoted(text[start:end], match, tags):
             raise Malformed(
-                f"{match[0]} stands in a quotation, so it is not clear what is the action",
+                f"{match[0]} is in a quotation, so it is not clear what is the action",
                 start + match.start(),
             )
     for tag in names:
-        twice = [match for match in found if match[0] == tag][1:2]
+        twice = [match for match in matches if match[0] == tag][1:2]
         if twice:
             raise Malformed(
-                "a second action begins" if tag == tags.action_open else f"a second {tag} stands",
+                "a second action begins" if tag == tags.action_open else f"a second {tag}",
                 start + twice[0].start(),
             )
-    at = {match[0]: (start + match.start(), start + match.end()) for match in found}
+    at = {match[0]: (start + match.start(), start + match.end()) for match in matches}
     if tags.action_open not in at:
         raise Malformed(f"no {tags.action_open} in the response that begins", start)
     opened = at[tags.action_open]
     if tags.action_close not in at:
-        raise Malformed(
-            f"{tags.action_open} is not closed by {tags.action_close}; it stands", opened[0]
-        )
+        raise Malformed(f"{tags.action_open} is not closed by {tags.action_close}", opened[0])
     closed = at[tags.action_close]
     if tags.think_open in at and tags.think_close not in at:
         raise Malformed(
-            f"{tags.think_open} is not closed by {tags.think_close}; it stands",
+            f"{tags.think_open} is not closed by {tags.think_close}",
             at[tags.think_open][0],
         )
     order = [
@@ -162,10 +170,10 @@ def action_parts(text: str, start: int, end: int, tags: Tags, ends: tuple[str, .
         for tag in (tags.think_open, tags.think_close, tags.action_open, tags.action_close)
         if tag in at
     ]
-    if order != sorted(order, key=at.get):
+    if order != sorted(order, key=at.__getitem__):
         raise Malformed(
             "the tags are not in the order of reasoning, then action; the first is",
-            start + found[0].start(),
+            start + matches[0].start(),
         )
     if tags.think_open in at and text[start : at[tags.think_open][0]].strip():
         raise Malformed(f"text before {tags.think_open}", start)
@@ -185,25 +193,26 @@ def action_parts(text: str, start: int, end: int, tags: Tags, ends: tuple[str, .
 
 
 def end_parts(text: str, stop: int, end: int, ends: Iterable[str]) -> list[Part]:
-    """The part of the end-of-turn token behind an action that stops at `stop`, and of the spaces before it; [] where there is none.
+    """Return the part of the end-of-turn token after an action, with the spaces before it; else [].
 
-    Tokens right behind one another end a turn together (Cohere's `<|END_RESPONSE|><|END_OF_TURN_TOKEN|>`). One behind a space is the
-    template's (Phi 3's `<|endoftext|>`): a model has stopped by then.
+    `stop` is where the action stops. Adjacent tokens end a turn together (Cohere's
+    `<|END_RESPONSE|><|END_OF_TURN_TOKEN|>`). A token after a space belongs to the template (Phi 3's
+    `<|endoftext|>`): the model has stopped by then.
 
     Raises:
-      Malformed: other text stands there.
+      Malformed: other text follows the action.
     """
     token = one_of(ends)
-    found = re.compile(rf"\s*(?:{token})+").match(text, stop, end)
-    rest = found.end() if found else stop
+    match = re.compile(rf"\s*(?:{token})+").match(text, stop, end)
+    rest = match.end() if match else stop
     if not re.compile(rf"(?:\s|{token})*").fullmatch(text, rest, end):
         after = text[rest:end]
-        raise Malformed("text behind the action", rest + len(after) - len(after.lstrip()))
-    return [(stop, rest, Role.END)] if found else []
+        raise Malformed("text after the action", rest + len(after) - len(after.lstrip()))
+    return [(stop, rest, Role.END)] if match else []
 
 
 def one_of(tokens: Iterable[str]) -> str:
-    """A regular expression for any of these texts, the longest that fits; of none, for nothing."""
+    """Return a regular expression for any of these texts, longest first; for [] it never matches."""
     return (
         "|".join(map(re.escape, sorted(filter(str.strip, tokens), key=len, reverse=True)))
         or r"(?!)"
@@ -211,9 +220,9 @@ def one_of(tokens: Iterable[str]) -> str:
 
 
 def is_quoted(response: str, tag: re.Match, tags: Tags) -> bool:
-    """Whether an opening tag has an opening quotation mark right before it, and one that closes it somewhere behind.
+    """Return whether an opening tag is in a quotation that starts right before it.
 
-    Thoughts and actions may end in a quotation mark of their own, so a closing tag is never quoted.
+    Thoughts and actions may end in a quotation mark, so a closing tag is never quoted.
     """
     start = tag.start()
     closing = _QUOTES.get(response[start - 1 : start])
@@ -224,24 +233,21 @@ def is_quoted(response: str, tag: re.Match, tags: Tags) -> bool:
 
 
 def token_roles(characters: np.ndarray, offsets: Sequence[Span]) -> np.ndarray:
-    """[T] int8: of each token's characters the role that comes first in _FIRST_WINS."""
+    """Return the role of each token, int8 [T]: the first in _FIRST_WINS among its characters."""
     spans = np.asarray(offsets, np.int64).reshape(-1, 2)
     starts, ends = spans[:, 0], spans[:, 1]
     rank = np.zeros(len(Role), np.int8)
     rank[list(_FIRST_WINS)] = np.arange(len(_FIRST_WINS), 0, -1)
     by_rank = np.zeros(len(Role), np.int8)
     by_rank[rank[list(_FIRST_WINS)]] = _FIRST_WINS
-    ranks = np.append(
-        rank[characters], np.int8(0)
-    )  # so that an end behind the last character is an index
+    ranks = np.append(rank[characters], np.int8(0))  # so that the end of the text is an index
     roles = np.full(len(spans), Role.PROMPT, np.int8)
-    whole = starts < ends
-    if whole.any():
-        roles[whole] = by_rank[
-            np.maximum.reduceat(ranks, np.stack([starts[whole], ends[whole]], 1).reshape(-1))[::2]
-        ]
-        last = len(whole) - 1 - int(np.argmax(whole[::-1]))
-        empty = np.flatnonzero(~whole)
+    written = starts < ends
+    if written.any():
+        edges = np.stack([starts[written], ends[written]], axis=1).reshape(-1)
+        roles[written] = by_rank[np.maximum.reduceat(ranks, edges)[::2]]
+        last = len(written) - 1 - int(np.argmax(written[::-1]))
+        empty = np.flatnonzero(~written)
         inside = empty[empty < last]
         roles[inside] = characters[np.minimum(starts[inside], len(characters) - 1)]
         if roles[last] in (Role.ACTION_CLOSE, Role.END):

@@ -7,10 +7,12 @@
     weight            1        1        1         1          1         1         1           0
     weight, dropped   1        1        1         1          0         1         1           0
 
-`weight[i]` belongs to the prediction of `ids[i + 1]`; the last position has no target. With the action dropped the
-`<action>` tag keeps its weight, so the model still learns when to stop reasoning (arXiv 2606.26935, reduced action supervision).
+`weight[i]` is that of predicting `ids[i + 1]`; the last position has no target. With the action
+dropped the `<action>` tag keeps its weight, so the model still learns when to stop reasoning
+(arXiv 2606.26935, reduced action supervision).
 
-All functions take numpy arrays, jax arrays, jax tracers and torch tensors, and answer in kind.
+All functions take numpy arrays, jax arrays, jax tracers and torch tensors, and return the same
+kind.
 """
 
 from __future__ import annotations
@@ -35,24 +37,27 @@ def target_weights(
     supervised: Iterable[Role] = RESPONSE_ROLES,
     dropped: Iterable[Role] = (Role.ACTION,),
 ) -> Array:
-    """Loss weights aligned with targets: `weights[..., i]` is that of predicting token i + 1 at position i.
+    """Return loss weights by target: `weights[..., i]` is that of predicting token i + 1.
 
     Args:
-      roles: [..., T] int, a `Role` a token.
-      drop_action: bool, true where the action loss is dropped: [...] of whole rows, or [..., T] of tokens (None: nowhere).
-      drop_tokens: [..., T] bool, tokens that lose their loss whatever their role, as `Dropping.tokens` gives them.
-      segment_ids: [..., T] int; a target in another segment than its position weighs 0 (packed rows).
-      branches: [..., T] int, 0 on the trunk (rows whose prompt is shared by several responses). The token before a
-        trunk token that follows a branch is not what it continues, so that target weighs 0.
+      roles: [..., T] int, the `Role` of each token.
+      drop_action: bool, true where the action is dropped: [...] by row, or [..., T] by token (None:
+        nowhere).
+      drop_tokens: [..., T] bool, tokens that are dropped whatever their role (`Dropping.tokens`).
+      segment_ids: [..., T] int; a target in another segment than its position has weight 0 (packed
+        rows).
+      branches: [..., T] int, 0 on the trunk (rows in which several responses share a prompt). A
+        trunk token after a branch does not continue the branch, so that target has weight 0.
       supervised: the roles that are trained on; PAD cannot be one.
-      dropped: the roles that lose their weight where `drop_action` is true. Default: the action's own tokens, so
-        `</action>` and the end-of-turn token stay supervised.
+      dropped: the roles that lose their weight where `drop_action` is true. By default the tokens
+        of the action alone, so `</action>` and the end-of-turn token stay supervised.
 
     Returns:
-      [..., T] float32, each 0 or 1; the last position is 0, and so is a position of padding.
+      [..., T] float32, each 0 or 1; 0 at the last position and at padding.
 
     Raises:
-      MaskError: shapes differ, `supervised` names PAD or no role, or (of a numpy array) a role is none of `Role`.
+      MaskError: shapes differ, `supervised` names PAD or something that is not a role, or (of a
+        numpy array) a number is not a `Role`.
     """
     xp = namespace(roles)
     if xp is np:
@@ -68,7 +73,7 @@ def target_weights(
     if drop_tokens is not None:
         _same_shape("drop_tokens", drop_tokens, roles)
         keep = keep & ~xp.asarray(drop_tokens)
-    # With padding on the left the first token follows a PAD, which predicts nothing.
+    # With padding on the left, the first token follows a PAD, which predicts nothing.
     keep = keep[..., 1:] & (codes[..., :-1] != Role.PAD)
     if segment_ids is not None:
         _same_shape("segment_ids", segment_ids, roles)
@@ -88,19 +93,23 @@ def target_weights(
 
 @from_tensors
 def targets(ids: Array) -> Array:
-    """The ids that the positions predict: [..., T] -> [..., T], shifted left by one; the last (weight 0) repeats its own id."""
+    """Return the id that each position predicts: [..., T], shifted left by one.
+
+    The last position (of weight 0) repeats its own id.
+    """
     ids = np.asarray(ids) if isinstance(ids, list | tuple) else ids
     return namespace(ids).concatenate([ids[..., 1:], ids[..., -1:]], axis=-1)
 
 
 @from_tensors
 def labels(ids: Array, weights: Array, ignore_index: int = -100) -> Array:
-    """Labels as Hugging Face models take them: `labels[i]` is `ids[i]` where token i is trained on, else `ignore_index`.
+    """Return labels [..., T] for Hugging Face models, which shift them internally.
 
-    They stand at the token itself, for those models shift within. [..., T] -> [..., T].
+    `labels[i]` is `ids[i]` where token i is trained on, else `ignore_index`.
 
     Raises:
-      MaskError: shapes differ, or (of numpy arrays) a weight is neither 0 nor 1, which labels cannot say.
+      MaskError: shapes differ, or (of numpy arrays) a weight is neither 0 nor 1, which labels
+        cannot express.
     """
     _same_shape("weights", weights, ids)
     ids, weights = (
@@ -109,7 +118,7 @@ def labels(ids: Array, weights: Array, ignore_index: int = -100) -> Array:
     xp = namespace(ids)
     if xp is np and not np.isin(weights, (0.0, 1.0)).all():
         raise MaskError(
-            "labels can only say whether a token is trained on: its weight must be 0 or 1"
+            "labels can only express whether a token is trained on: its weight must be 0 or 1"
         )
     trained = xp.concatenate([xp.zeros_like(weights[..., :1]), weights[..., :-1]], axis=-1) > 0
     return xp.where(trained, ids, ids.dtype.type(ignore_index) if xp is np else ignore_index)
@@ -117,7 +126,7 @@ def labels(ids: Array, weights: Array, ignore_index: int = -100) -> Array:
 
 @from_tensors
 def spread(values: Array, segment_ids: Array, fill: Any = 0) -> Array:
-    """A value an example -> a value a token: [..., S] and [..., T] -> [..., T].
+    """Spread one value per example over its tokens: [..., S] and [..., T] -> [..., T].
 
     Segment s (1..S) of a packed row gets `values[..., s - 1]`; padding (segment 0) gets `fill`.
     """
@@ -132,22 +141,25 @@ def check_supervision(
     name: str = "the batch",
     segment_ids: np.ndarray | None = None,
 ) -> None:
-    """Refuse, of each example, the two masks that mean a mistake upstream: nothing is trained on, or everything is.
+    """Refuse the two masks of an example that mean a mistake upstream: no token, or every token.
 
-    Give the weights before dropping: a control may drop all that a batch holds, which is a step of gradient 0.
+    Give the weights before dropping: a control may drop a whole batch, which is a step of gradient
+      0.
 
     Args:
       weights, roles: [T] of one example, or [B, T].
       name: what errors call it.
-      segment_ids: [T] or [B, T] int, 0 padding, 1.. the example within a packed row (None: a row is an example).
+      segment_ids: [T] or [B, T] int, 0 padding, 1.. the example within a packed row (None: a row is
+        an example).
 
     Raises:
-      MaskError: an example has no target with a weight, or its first token is no prompt and every target has one.
+      MaskError: no target of an example has a weight, or every target has one and its first token
+        is not prompt.
     """
     roles, weights = checked_roles(roles), np.asarray(to_numpy(weights))
     _same_shape("weights", weights, roles)
     if not (roles != Role.PAD).any():
-        raise MaskError(f"{name}: there is no token")
+        raise MaskError(f"{name}: there are no tokens")
     segments = (
         (roles != Role.PAD).astype(np.int64)
         if segment_ids is None
@@ -167,12 +179,14 @@ def check_supervision(
             )
             if not (weights_T[here] > 0).any():
                 raise MaskError(
-                    f"{where}: no token is supervised; do the roles hold a response, and does `supervised` name its roles?"
+                    f"{where}: no token is supervised; do the roles contain a response, and does "
+                    "`supervised` name its roles?"
                 )
-            # A prompt of one token is no target itself, so all targets behind it may well be trained on.
+            # A prompt of one token is not a target, so all targets after it may be trained on.
             if roles_T[here[0]] in RESPONSE_ROLES and (weights_T[here[:-1]] > 0).all():
                 raise MaskError(
-                    f"{where}: every token is supervised, the prompt too; are the roles those of the data?"
+                    f"{where}: every token is supervised, even the prompt; are the roles those of "
+                    "the data?"
                 )
 
 
@@ -180,19 +194,20 @@ def trainable(supervised: Iterable[Role]) -> tuple[Role, ...]:
     """Return the roles that are trained on, checked.
 
     Raises:
-      MaskError: one is PAD, or no role.
+      MaskError: one is PAD, or not a role.
     """
-    found = tuple(supervised)
-    wrong = [role for role in found if role not in Role._value2member_map_ or role == Role.PAD]
+    roles = tuple(supervised)
+    wrong = [role for role in roles if role not in Role._value2member_map_ or role == Role.PAD]
     if wrong:
         raise MaskError(
-            f"{wrong[0]!r} cannot be trained on; there are {', '.join(role.name for role in Role if role)}"
+            f"{wrong[0]!r} cannot be trained on; there are "
+            f"{', '.join(role.name for role in Role if role)}"
         )
-    return found
+    return roles
 
 
 def _is_one_of(codes: Array, roles: Iterable[Role]) -> Array:
-    """[..., T] uint8 -> bool, by one bit a role: no gather, on any device."""
+    """[..., T] uint8 -> bool. One bit per role avoids a gather, on any device."""
     bits = 0
     for role in roles:
         bits |= 1 << int(role)

@@ -6,8 +6,8 @@ row are moved to its front, and the output projection runs over chunks of them; 
 reaches are skipped. The backward pass recomputes the logits of a chunk from the saved normalizers.
 
 On several devices each one processes its own rows, at its own pace, against a full copy of the
-projection (over `tensor`: of its share of the vocabulary). The gradients of the projection are summed
-over devices once, at the end; the compiler by itself would sum them after every chunk.
+projection (over `tensor`: of its share of the vocabulary). The gradients of the projection are
+summed over devices once, at the end; the compiler by itself would sum them after every chunk.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def supervised_cross_entropy(
 ) -> jax.Array:
     """Return -log softmax(hidden output^T)[target] in nats, float32 [B, T], 0 where not supervised.
 
-    `supervised_BT` is bool. Equal to the loss over full logits, and so are its gradients with respect
-    to `hidden_BTD` and `output_VD`. At most [B, chunk, V] logits exist at a time.
+    `supervised_BT` is bool. Equal to the loss over full logits, and so are its gradients with
+    respect to `hidden_BTD` and `output_VD`. At most [B, chunk, V] logits exist at a time.
     """
     chunk = min(chunk, hidden_BTD.shape[1])
     shared, columns = shared_axes("batch"), shared_axes("embed")

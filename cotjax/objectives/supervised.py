@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: weighted next-token cross-entropy, divided as `cotjax.masking` names it."""
+"""Supervised fine-tuning: weighted next-token cross-entropy, normalized by `cotjax.masking`."""
 
 from __future__ import annotations
 
@@ -85,8 +85,17 @@ def token_losses(
     kernel: str = "xla",
 ) -> jax.Array:
     """Return the loss of each target, not yet weighted: nats, float32 [B, T]; 0 at weight 0."""
-    rows = (batch[name] for name in ("ids", "positions", "segment_ids", "branches"))
-    hidden_BTD = decoder.hidden_states(config, params, *rows, remat=remat, scan=scan, kernel=kernel)
+    hidden_BTD = decoder.hidden_states(
+        config,
+        params,
+        batch["ids"],
+        batch["positions"],
+        batch["segment_ids"],
+        batch["branches"],
+        remat=remat,
+        scan=scan,
+        kernel=kernel,
+    )
     return supervised_cross_entropy(
         hidden_BTD, decoder.output_weight(config, params), batch["targets"], batch["weights"] > 0
     )
@@ -97,8 +106,8 @@ def masked_cross_entropy(
 ) -> jax.Array:
     """Return the cross-entropy of logits in nats, float32 [B, T], not yet weighted.
 
-    Where `supervised_BT` is false the loss and the gradient of the logits are exactly 0, even if the
-    logits are not finite.
+    Where `supervised_BT` is false the loss and the gradient of the logits are exactly 0, even if
+    the logits are not finite.
     """
     # Masking the loss alone would leave a gradient of 0 * NaN at logits that are not finite.
     logits_BTV = jnp.where(supervised_BT[..., None], logits_BTV, 0)

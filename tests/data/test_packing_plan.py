@@ -83,7 +83,7 @@ def test_the_filling_is_the_share_of_places_that_hold_a_token():
 def test_a_late_row_is_found_without_the_epochs_before_it():
     packing = Packing(np.full(1000, 100), 1000, seed=0)
     dealt = []
-    packing._epoch = lambda epoch: dealt.append(epoch) or packing._deal(epoch)
+    packing._epoch = lambda epoch: dealt.append(epoch) or packing._exchange(epoch)
     packing.row(10**12)
     assert dealt == [10**12 // 100]
 
@@ -99,6 +99,6 @@ def test_an_example_longer_than_a_row_is_named():
     check_lengths(np.array([5, 8, 8]), 8, source)
     with pytest.raises(
         DataError,
-        match=r"example 'b' has 9 tokens, a row has 8 \(so for 2 of 3 examples\).*row_length",
+        match=r"example 'b' has 9 tokens, a row has 8 \(too few for 2 of 3 examples\).*row_length",
     ):
         check_lengths(np.array([5, 9, 10]), 8, source)

@@ -137,7 +137,7 @@ def test_stock_templates_without_generation_marks_give_the_mask_that_transformer
     [
         (ONE[:1], "no message of the role 'assistant'"),
         ([*ONE[:1], {"role": "assistant", "content": "go to desk 1"}], "no <action>"),
-        ([*ONE[:1], {"role": "assistant", "content": FIRST + " bye"}], "text behind the action"),
+        ([*ONE[:1], {"role": "assistant", "content": FIRST + " bye"}], "text after the action"),
         (
             [*TWO[:3], TWO[3] | {"role": "asistant"}],
             "message 3 has the role 'asistant', which is none of",

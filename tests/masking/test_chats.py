@@ -87,10 +87,10 @@ def test_an_answer_that_stands_in_its_thought_too_is_the_one_behind_it():
         ("<think>so</think>", "neither a call nor an answer"),
         ("<think>so", "<think> is not closed"),
         ("<tool_call>a", "<tool_call> is not closed"),
-        ("<tool_call>a<tool_call>b</tool_call>", "<tool_call> stands where </tool_call> should"),
-        ("a</tool_call>", "</tool_call> stands where <tool_call> should"),
+        ("<tool_call>a<tool_call>b</tool_call>", "<tool_call> where </tool_call> is expected"),
+        ("a</tool_call>", "</tool_call> where <tool_call> is expected"),
         ("<tool_call> </tool_call>", "the action is empty"),
-        ("<tool_call>a</tool_call> done", "text behind the action"),
+        ("<tool_call>a</tool_call> done", "text after the action"),
     ],
 )
 def test_what_is_no_response_of_a_chat_is_named(content, problem):
@@ -257,7 +257,7 @@ def test_a_control_token_in_a_content_is_refused(where):
     messages[where] = messages[where] | {
         "content": messages[where]["content"] + "<|im_start|>system"
     }
-    with pytest.raises(MaskError, match=rf"message {where} holds '<\|im_start\|>'"):
+    with pytest.raises(MaskError, match=rf"message {where} contains '<\|im_start\|>'"):
         masked(messages)
 
 
@@ -266,7 +266,7 @@ def test_a_template_that_ends_no_turn_needs_to_be_told_the_end():
     endless = tok.chat_template.replace("{{ m['content'] }}<|im_end|>\n", "{{ m['content'] }}")
     messages = [ASKED, assistant(CALL), TOLD, assistant(ANSWER)]
     options = {"responses": "chat", "tags": CALLS, "chat_template": endless}
-    with pytest.raises(MaskError, match=r"no end-of-turn token behind message 3.*end_of_turn"):
+    with pytest.raises(MaskError, match=r"no end-of-turn token after message 3.*end_of_turn"):
         roles_from_messages(messages, tok, **options)
     ids, roles = roles_from_messages(messages, tok, end_of_turn="<|im_start|>", **options)
     # Between turns it is the token that opens the next one, as at the end.
@@ -304,7 +304,7 @@ def test_a_token_that_was_added_ends_a_turn_though_it_is_not_special():
         ([ASKED | {"content": ["x"]}], "message 0: the content must be a text or parts"),
         ([ASKED, assistant(None)], "message 1: there is neither content nor a call"),
         ([ASKED, assistant("x", tool_calls={"name": "a"})], "message 1: tool_calls must be a list"),
-        ([ASKED, assistant("half \ud800")], "message 1 holds half a surrogate pair"),
+        ([ASKED, assistant("half \ud800")], "message 1 contains half a surrogate pair"),
         ([ASKED], "no message of the role 'assistant'"),
     ],
 )

@@ -89,10 +89,10 @@ def test_a_chat_is_read_where_asked():
             [("REASONING", '<think>"<action>" comes last</think>'), ("ACTION_OPEN", "<action>"), ("ACTION", "go"),
              ("ACTION_CLOSE", "</action>")],
         ),
-        ("<action>go</action>!", "text behind",
+        ("<action>go</action>!", "text after",
          [("ACTION_OPEN", "<action>"), ("ACTION", "go"), ("ACTION_CLOSE", "</action>"), ("REASONING", "!")]),
     ],
-    ids=["empty", "only its end", "cut thought", "cut action", "two actions", "no action", "a quoted tag", "text behind"],
+    ids=["empty", "only its end", "cut thought", "cut action", "two actions", "no action", "a quoted tag", "text after"],
 )  # fmt: skip
 def test_a_malformed_sample_has_roles_and_a_reason(response, reason, expected):
     ids = [

@@ -86,5 +86,5 @@ def test_losses_of_tensors_have_the_numbers_and_the_gradients_of_jax(weights_of)
 def test_what_cannot_be_converted_is_refused_in_a_sentence():
     with pytest.raises(MaskError, match="carries no gradient"):
         target_weights(torch.tensor(ROLES), drop_tokens=torch.zeros(2, 8, requires_grad=True))
-    with pytest.raises(MaskError, match="of one library"):
+    with pytest.raises(MaskError, match="from one library"):
         token_sum(np.zeros((2, 8)), torch.zeros(2, 8))

@@ -164,13 +164,13 @@ def test_other_tags():
             "line 2, column 18 ",
         ),
         ("i write '<think>so</think>'<action>go</action>", "in a quotation", "line 2, column 10 "),
-        ('<action>say "</action> "', "text behind the action", "line 2, column 24 "),
+        ('<action>say "</action> "', "text after the action", "line 2, column 24 "),
         (
             "<think>so</think>then<action>go</action>",
             "text between </think> and <action>",
             "line 2, column 18 ",
         ),
-        ("<action>go</action> and wait", "text behind the action", "line 2, column 21 "),
+        ("<action>go</action> and wait", "text after the action", "line 2, column 21 "),
         ("<action>go</action><think>so</think>", "not in the order", "line 2, column 1 "),
         (
             "<think>a</think><think>b</think><action>go</action>",
