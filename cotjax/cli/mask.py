@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from cotjax.cli.data import data_config
 from cotjax.errors import UsageError
 
-# Flags that say how a file is read and masked where no config does, with their defaults.
+# Flags for a file without a config, with their defaults.
 _OWN = {
     "drop": 0.0,
     "unit": "turn",
@@ -17,8 +18,8 @@ _OWN = {
     "layout": "trajectory",
     "trained": "all",
     "responses": "action",
+    "tags": "<think>,</think>,<action>,</action>",
 }
-_OWN |= {"tags": "<think>,</think>,<action>,</action>"}
 
 
 def add_mask(commands) -> None:
@@ -26,60 +27,65 @@ def add_mask(commands) -> None:
     mask = commands.add_parser(
         "show-mask",
         help="show which tokens of a data file are trained on",
-        description="Print a data file's tokens by role, with their loss weight, and the totals by role. With --config: exactly those "
-        "of a run, with its tokenizer, template, layout, selection and masking.",
+        description="Print the tokens of a data file by role, with their loss weight, and totals "
+        "by role. With --config: exactly those of a run, with its tokenizer, template, layout, "
+        "selection and masking.",
     )
     mask.add_argument(
         "--data",
         type=Path,
-        help='JSONL of trajectories, or of {"id", "messages"} (default: the config\'s data.trajectories)',
+        help='JSONL of trajectories, or of {"id", "messages"} (default: data.trajectories)',
     )
     mask.add_argument(
         "--tokenizer",
         type=Path,
-        help="folder with tokenizer.json (default, for trajectories: the shipped base's)",
+        help="folder with tokenizer.json (default for trajectories: the shipped one)",
     )
     mask.add_argument(
         "--template", help="turn template of trajectories: chatml or llama3 (default chatml)"
     )
     mask.add_argument(
-        "--limit", type=int, default=3, help="examples to print; the totals are of all (default 3)"
+        "--limit", type=int, default=3, help="examples to print (default 3); totals are of all"
     )
-    mask.add_argument("--html", type=Path, help="write the same as a page")
+    mask.add_argument("--html", type=Path, help="also write an HTML page")
     run = mask.add_argument_group("the mask of a run")
     run.add_argument(
         "--config", type=Path, help="config file; --config.data.layout=step changes a field"
     )
-    run.add_argument("--arm", help="arm whose mask it is (default: the first that drops)")
+    run.add_argument("--arm", help="arm whose mask is shown (default: the first that drops)")
     run.add_argument(
         "--epoch",
         type=int,
         default=0,
-        help="pass over the data, where the subset is redrawn each (default 0)",
+        help="epoch, if the subset is redrawn each epoch (default 0)",
     )
     run.add_argument(
         "--step",
         type=int,
         default=0,
-        help="update, where the fraction follows a schedule (default 0)",
+        help="update, if the fraction follows a schedule (default 0)",
     )
     own = mask.add_argument_group("without a config")
     own.add_argument(
-        "--drop", type=float, help="fraction of units whose action loss is dropped (default 0)"
+        "--drop",
+        type=float,
+        help="fraction of examples, turns or tokens that drop their action (default 0)",
     )
-    own.add_argument("--unit", help="example, turn or token (default turn)")
+    own.add_argument("--unit", help="what is drawn: example, turn or token (default turn)")
     own.add_argument(
         "--control",
-        help="what they drop: action, or a control such as 'random tokens' (default action)",
+        help="what a draw drops: action, or a control such as 'random tokens' (default action)",
     )
-    own.add_argument("--seed", type=int, help="of the draw (default 0)")
-    own.add_argument("--layout", help="of trajectories: trajectory, or step (default trajectory)")
-    own.add_argument("--trained", help="of messages: all responses, or the last (default all)")
+    own.add_argument("--seed", type=int, help="seed of the draw (default 0)")
     own.add_argument(
-        "--responses", help="of messages: action, or chat with calls and answers (default action)"
+        "--layout", help="layout of trajectories: trajectory or step (default trajectory)"
+    )
+    own.add_argument("--trained", help="for messages: all responses, or the last (default all)")
+    own.add_argument(
+        "--responses", help="for messages: action, or chat with calls and answers (default action)"
     )
     own.add_argument(
-        "--tags", help=f"of messages, four with commas between (default {_OWN['tags']})"
+        "--tags", help=f"for messages: four tags, separated by commas (default {_OWN['tags']})"
     )
     mask.set_defaults(run=_show_mask)
 
@@ -89,14 +95,14 @@ def _show_mask(arguments: argparse.Namespace) -> None:
 
     for name in ("limit", "epoch", "step"):
         if getattr(arguments, name) < 0:
-            raise UsageError(f"--{name} is {getattr(arguments, name)}; give at least 0")
+            raise UsageError(f"--{name} is {getattr(arguments, name)}; it must be at least 0")
     read = _of_run if arguments.config or arguments.overrides else _of_file
     examples, title = read(arguments)
     show(examples, title, limit=arguments.limit, page=arguments.html)
 
 
 def _of_run(arguments: argparse.Namespace) -> tuple:
-    """(examples, title) of a run of the config that the arguments give."""
+    """Return (examples, title) of a run of the config in the arguments."""
     from cotjax.data.show_mask import about, run_shown
     from cotjax.study.ready import dropping_of
     from cotjax.study.training_data import codec_of, selection_of
@@ -104,7 +110,8 @@ def _of_run(arguments: argparse.Namespace) -> tuple:
     given = [name for name in _OWN if getattr(arguments, name) is not None]
     if given:
         raise UsageError(
-            f"--{given[0]} is for a file without a config; change the config's field instead, as in --config.seed=1"
+            f"--{given[0]} is for a file without a config; set the config's field instead, as in "
+            "--config.seed=1"
         )
     flags = {
         "data.trajectories": arguments.data,
@@ -127,7 +134,7 @@ def _of_run(arguments: argparse.Namespace) -> tuple:
 
 
 def _of_file(arguments: argparse.Namespace) -> tuple:
-    """(examples, title) of a file as the arguments say it is read."""
+    """Return (examples, title) of a file, read as the arguments say."""
     from cotjax.data.show_mask import about, read_shown
     from cotjax.data.tokens import Layout
     from cotjax.masking import Dropping, MaskError, Tags
@@ -135,15 +142,15 @@ def _of_file(arguments: argparse.Namespace) -> tuple:
     if arguments.data is None:
         raise UsageError("give --data FILE, or a --config that names one as data.trajectories")
     if arguments.arm is not None:
-        raise UsageError("--arm is of a config: give --config too")
-    own = {
+        raise UsageError("--arm needs a config: give --config too")
+    own: dict[str, Any] = {
         name: default if getattr(arguments, name) is None else getattr(arguments, name)
         for name, default in _OWN.items()
     }
     tags = own["tags"].split(",")
     if len(tags) != 4 or not all(tags):
         raise UsageError(
-            f"--tags are four texts with commas between, as {_OWN['tags']}, not {own['tags']!r}"
+            f"--tags must be four texts separated by commas, as {_OWN['tags']}, not {own['tags']!r}"
         )
     for name, known in (("trained", ("all", "last")), ("responses", ("action", "chat"))):
         if own[name] not in known:

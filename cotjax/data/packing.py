@@ -141,8 +141,8 @@ def check_lengths(
 
 
 def _lengths_file(source: Sequence[Mapping[str, Any]]) -> Path | None:
-    info = getattr(source, "dataset_info", None)
-    return Path(info.data_dir) / f"lengths-{source.split}.npy" if info is not None else None
+    info, split = (getattr(source, name, None) for name in ("dataset_info", "split"))
+    return None if info is None else Path(info.data_dir) / f"lengths-{split}.npy"
 
 
 def _shuffled(seed: int, stream: int, count: int) -> np.ndarray:

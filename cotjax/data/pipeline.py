@@ -72,7 +72,7 @@ def packed_row(
     ends = np.cumsum(lengths) - 1
 
     def joined(name: str, dtype: type) -> np.ndarray:
-        row = np.zeros(row_length, dtype)
+        row: np.ndarray = np.zeros(row_length, dtype)
         np.concatenate([example[name] for example in examples], out=row[:used], casting="same_kind")
         return row
 

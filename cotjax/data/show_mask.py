@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -208,7 +208,7 @@ def show(
     for role, total in totals.items():
         table.add_row(Text(role.name, COLOURS[role]), *(f"{count:,}" for count in total))
     table.add_section()
-    table.add_row("all", *(f"{count:,}" for count in sum(totals.values())))
+    table.add_row("all", *(f"{count:,}" for count in np.sum(list(totals.values()), axis=0)))
     console.print(table)
     if page:
         write_atomic(page, _page(title, first, totals))
@@ -290,7 +290,7 @@ def _message_row(raw: bytes, where: str) -> dict:
     return row
 
 
-def _chat_tokenizer(folder: Path) -> Callable:
+def _chat_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     if not (folder / "tokenizer.json").is_file():

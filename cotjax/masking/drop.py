@@ -144,14 +144,16 @@ class Dropping:
         Raises:
           MaskError: the fraction follows a schedule other than `LinearFraction`.
         """
-        fraction, last, steps = self.fraction, 0.0, 0
-        if isinstance(fraction, LinearFraction):
-            fraction, last, steps = fraction.start, fraction.end, fraction.steps
-        if callable(fraction):
-            raise MaskError(f"the schedule {fraction!r} has no plain values; use LinearFraction")
+        schedule = self.fraction
+        if isinstance(schedule, LinearFraction):
+            first, last, steps = schedule.start, schedule.end, schedule.steps
+        elif callable(schedule):
+            raise MaskError(f"the schedule {schedule!r} has no plain values; use LinearFraction")
+        else:
+            first, last, steps = schedule, 0.0, 0
         return {
             "seed": self.seed,
-            "fraction": fraction,
+            "fraction": first,
             "last_fraction": last,
             "fraction_steps": steps,
             "unit": self.unit,
@@ -334,10 +336,9 @@ def _draws(seed: int, key: str, epoch: int | None, count: int) -> np.ndarray:
     return (np.asarray(raw, np.uint64) >> np.uint64(40)).astype(np.float32) / np.float32(_STEPS)
 
 
-def _checked(fraction: Any) -> float:
-    if (
-        not isinstance(fraction, int | float | np.integer | np.floating)
-        or not 0.0 <= fraction <= 1.0
-    ):
+def _checked(fraction: Any) -> Any:
+    """Return a fraction as it is. Raises MaskError unless it is a number in 0..1."""
+    is_number = isinstance(fraction, int | float | np.integer | np.floating)
+    if not is_number or not 0.0 <= fraction <= 1.0:
         raise MaskError(f"the fraction that is dropped must be in 0..1, not {fraction!r}")
     return fraction

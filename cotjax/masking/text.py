@@ -212,7 +212,7 @@ def end_parts(text: str, stop: int, end: int, ends: Iterable[str]) -> list[Part]
 
 
 def one_of(tokens: Iterable[str]) -> str:
-    """Return a regular expression for any of these texts, longest first; for [] it never matches."""
+    """Return a regular expression for any of these texts, longest first; [] never matches."""
     return (
         "|".join(map(re.escape, sorted(filter(str.strip, tokens), key=len, reverse=True)))
         or r"(?!)"
