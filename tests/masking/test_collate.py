@@ -218,7 +218,7 @@ def test_an_example_of_just_the_longest_length_is_taken():
         ),
         (lambda f: f.update(input_ids=[-1] * len(f["roles"])), "'e0': input_ids must be in 0"),
         (lambda f: f.update(input_ids=[0.5] * len(f["roles"])), "'e0': input_ids must be integers"),
-        (lambda f: f.update(input_ids=[], roles=[]), "'e0': there is no token"),
+        (lambda f: f.update(input_ids=[], roles=[]), "'e0': there are no tokens"),
     ],
     ids=[
         "no roles",
@@ -357,7 +357,7 @@ def test_every_block_of_the_page_runs(model_folder, monkeypatch, capsys):
     pytest.importorskip("trl", reason="TRL is a test extra")
     monkeypatch.chdir(model_folder.parent)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 9
+    assert len(blocks) == 10
     names = {}
     for number, block in enumerate(blocks):
         exec(compile(block, f"{PAGE.name}, block {number + 1}", "exec"), names)
@@ -368,3 +368,39 @@ def test_every_block_of_the_page_runs(model_folder, monkeypatch, capsys):
     )
     assert names["scheduled"].step >= 2, "the last of three updates, or a batch made ahead"
     assert 0 < names["dropping"].fraction < 1 and names["rows"]["drop"].any()
+    _check_grpo(names, monkeypatch)
+
+
+def _check_grpo(names, monkeypatch):
+    """The page's trainer has trained; given responses with an action, it drops those of some samples."""
+    import torch
+    from trl import GRPOTrainer
+
+    from cotjax.masking import drops_action
+
+    trainer, encode = names["trainer"], names["tokenizer"]
+    assert trainer.state.global_step == 1
+    prompt = encode("you see a desk 1.")["input_ids"]
+    parts = [encode(text)["input_ids"] for text in ("<think>so</think><action>", "go", "</action>")]
+    response = [token for part in parts for token in part]
+    sampled = {
+        "prompt_ids": torch.tensor([prompt] * 20),
+        "completion_ids": torch.tensor([[*response, 0]] * 20),
+        "advantages": torch.arange(1.0, 21.0),
+    }
+    masks = {
+        "prompt_mask": torch.ones(20, len(prompt)),
+        "completion_mask": torch.tensor([[1] * len(response) + [0]] * 20),
+    }
+    method = "_generate_and_score_completions"
+    monkeypatch.setattr(GRPOTrainer, method, lambda self, inputs: sampled | masks)
+    by_token = getattr(trainer, method)(None)["advantages"] / sampled["advantages"][:, None]
+    dropped = []
+    for row, weights in enumerate(by_token.tolist()):
+        dropped.append(drops_action(0, f"step 1, sample {row}", names["dropping"].fraction))
+        action = len(parts[0]), len(parts[0]) + len(parts[1])
+        expected = np.ones(len(response) + 1)
+        expected[-1] = 0
+        expected[slice(*action)] = 0 if dropped[-1] else 1
+        np.testing.assert_allclose(weights, expected, atol=1e-6)
+    assert 0 < sum(dropped) < 20
