@@ -49,6 +49,7 @@ class RMSNorm(nnx.Module):
         self.eps = config.norm_eps
         self.weight = param(config, (size,), ("norm",), None)
 
+    @jax.named_scope("norm")
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
@@ -77,6 +78,7 @@ class Attention(nnx.Module):
         self.q_norm = RMSNorm(config, H) if config.qk_norm else None
         self.k_norm = RMSNorm(config, H) if config.qk_norm else None
 
+    @jax.named_scope("attention")
     def __call__(
         self, x_BTD: jax.Array, rope: Rope, attend: Attend, at_B: jax.Array | None = None
     ) -> jax.Array:
@@ -112,6 +114,7 @@ class FeedForward(nnx.Module):
         self.up_proj = Linear(config, D, F, 1 / sqrt(config.width))
         self.down_proj = Linear(config, F, D, 1 / sqrt(config.feed_forward * 2 * config.layers))
 
+    @jax.named_scope("mlp")
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         return self.down_proj(jax.nn.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
 
@@ -143,11 +146,13 @@ class Embed(nnx.Module):
         self.compute = config.compute_dtype
         self.weight = param(config, (config.vocab_size, config.width), ("vocab", "embed"), 0.02)
 
+    @jax.named_scope("embed")
     def __call__(self, ids_BT: jax.Array) -> jax.Array:
         # Cast after the look-up: the gradients of a frequent token's many places are added up in
         # the parameter's own dtype.
         return lookup(self.weight[...], ids_BT, self.compute)
 
+    @jax.named_scope("logits")
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Float32 [..., V] of [..., D]."""
         # Gathered over fsdp before use like any weight.

@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from math import prod
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from cotjax.errors import DataError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import Params, Weight, declared, leaf, nest, param_shardings
 from cotjax.weights.hf_config import config_from_hf, config_to_hf
+from cotjax.weights.layout import Cut, as_declared, as_stored, stored_cut, stored_shape
 from cotjax.weights.stored import (
     EMBEDDING,
     FILE,
@@ -35,31 +35,7 @@ from cotjax.weights.stored import (
     wrapped_by,
 )
 
-# A parameter's name there is its path here joined by dots; this says how its values lie there.
-# torch's Linear keeps [out, in] where ours keeps [in, out], and flattens heads into one axis.
-_LIE: dict[str, str] = {
-    "embed_tokens.weight": "same",
-    "lm_head.weight": "same",
-    "layernorm.weight": "same",
-    "norm.weight": "same",
-    "q_proj.weight": "turned",
-    "k_proj.weight": "turned",
-    "v_proj.weight": "turned",
-    "o_proj.weight": "turned",
-    "q_proj.bias": "same",
-    "k_proj.bias": "same",
-    "v_proj.bias": "same",
-    "gate_proj.weight": "turned",
-    "up_proj.weight": "turned",
-    "down_proj.weight": "turned",
-}
-
-# The input axes of the projections whose input is not one axis.
-_INPUT_AXES = {"o_proj.weight": 2}
-
 MAX_SHARD_BYTES = 4_000_000_000
-
-Cut = tuple[slice, ...]  # a part of an array, one slice a dimension
 
 
 Say = Callable[[str], None]  # takes a line for the user
@@ -154,7 +130,7 @@ def save_hf(
         for name in names:
             values = gather(leaf(params, tuple(name.split("."))))
             if writes:
-                tensors[name] = _as_stored(name, declared(config)[tuple(name.split("."))], values)
+                tensors[name] = as_stored(name, declared(config)[tuple(name.split("."))], values)
         if writes:
             write_part(
                 partial_of(folder / file), tensors, mode_of=partial_of(folder / "config.json")
@@ -170,7 +146,7 @@ def save_hf(
 def stored_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The name and the shape of every tensor of a checkpoint of this config."""
     return {
-        ".".join(path): _shape_there(".".join(path), weight)
+        ".".join(path): stored_shape(".".join(path), weight)
         for path, weight in declared(config).items()
     }
 
@@ -219,9 +195,9 @@ def _check(folder: Path, stored: Mapping[str, Stored], weights: Mapping[str, Wei
     both = [name for name in weights if name in stored]
     shapes = [
         f"{name} has shape {stored[name].shape}; config.json asks for "
-        f"{_shape_there(name, weights[name])}"
+        f"{stored_shape(name, weights[name])}"
         for name in both
-        if stored[name].shape != _shape_there(name, weights[name])
+        if stored[name].shape != stored_shape(name, weights[name])
     ]
     missing, unknown = (
         sorted(weights.keys() - stored.keys()),
@@ -255,11 +231,11 @@ def _reader(name: str, weight: Weight, stored: Stored) -> Callable[[Cut], np.nda
         # Opened for each tensor: the pages of a file stay in memory as long as it is open.
         try:
             with safe_open(stored.file, framework="np") as opened:
-                values = opened.get_slice(stored.name)[_cut_there(name, weight, cut)]
+                values = opened.get_slice(stored.name)[stored_cut(name, weight, cut)]
         except (OSError, SafetensorError) as error:
             raise DataError(f"{stored.file}: {stored.name} cannot be read: {error}") from None
         shape = [one.stop - one.start for one in cut]
-        return _as_declared(name, values, shape).astype(weight.dtype, copy=False)
+        return as_declared(name, values, shape).astype(weight.dtype, copy=False)
 
     return read
 
@@ -280,57 +256,6 @@ def place(
         return parts[bounds]
 
     return jax.make_array_from_callback(weight.shape, where, part)
-
-
-# ---- how values lie there
-
-
-def _lie(name: str) -> str:
-    return _LIE[next(end for end in _LIE if name.endswith(end))]
-
-
-def _merged(name: str, weight: Weight) -> tuple[int, ...]:
-    """How many of our axes each axis there joins, in our order (so turned, where there is
-    turned).
-    """
-    if _lie(name) == "turned":
-        inputs = next((axes for end, axes in _INPUT_AXES.items() if name.endswith(end)), 1)
-        return inputs, len(weight.shape) - inputs
-    return (1, 1) if weight.axes[0] == "vocab" else (len(weight.shape),)
-
-
-def _shape_there(name: str, weight: Weight) -> tuple[int, ...]:
-    """The shape that a tensor has in a checkpoint."""
-    shape, sizes = [], weight.shape
-    for axes in _merged(name, weight):
-        shape.append(prod(sizes[:axes]))
-        sizes = sizes[axes:]
-    return tuple(reversed(shape)) if _lie(name) == "turned" else tuple(shape)
-
-
-def _cut_there(name: str, weight: Weight, cut: Cut) -> Cut:
-    """The same part of the tensor in a checkpoint."""
-    there, at = [], 0
-    for axes in _merged(name, weight):
-        first, *rest = range(at, at + axes)
-        whole = all((cut[axis].start, cut[axis].stop) == (0, weight.shape[axis]) for axis in rest)
-        assert whole, (
-            f"{name}: only the first of axes that are one there may be cut (sharding.RULES)"
-        )
-        step = prod(weight.shape[axis] for axis in rest)
-        there.append(slice(cut[first].start * step, cut[first].stop * step))
-        at += axes
-    return tuple(reversed(there)) if _lie(name) == "turned" else tuple(there)
-
-
-def _as_declared(name: str, values: np.ndarray, shape: list[int]) -> np.ndarray:
-    return (values.T if _lie(name) == "turned" else values).reshape(shape)
-
-
-def _as_stored(name: str, weight: Weight, values: np.ndarray) -> np.ndarray:
-    there = _shape_there(name, weight)
-    values = values.reshape(there[::-1]).T if _lie(name) == "turned" else values.reshape(there)
-    return np.ascontiguousarray(values)
 
 
 # ---- writing
