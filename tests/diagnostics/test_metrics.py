@@ -6,6 +6,7 @@ import pytest
 
 from cotjax.diagnostics.episodes import count_records
 from cotjax.diagnostics.metrics import contrast, contrast_p, points
+from cotjax.diagnostics.statistics import wilson
 from cotjax.errors import DataError
 from cotjax.rollout.record import read_record
 
@@ -104,6 +105,24 @@ def test_played_episodes(tmp_path, episode):
     assert contrast_p([(1, point, "gap")]) == pytest.approx(2 * 0.5**3)
     assert point.estimate("gap").games == 10
     assert value(point, "d1_cot") is None  # no expert states
+
+
+def test_an_invalid_response_has_no_admissible_action_whatever_its_record_says(tmp_path, episode):
+    path = episode(tmp_path, "g", [("look", "look"), (None, "look")])
+    record = json.loads(path.read_text())
+    record["steps"][1]["cot"]["admissible"] = True
+    path.write_text(json.dumps(record))
+    assert value(point_of(tmp_path), "admissible_cot") == 1 / 2
+
+
+def test_means_have_the_limits_of_the_elicitation_as_their_ends(tmp_path, episode):
+    """Where all games agree, the interval is Wilson's, of a share of the limit."""
+    for i in range(6):
+        episode(tmp_path, f"g{i}", [("look", "look")] * 3)
+    point = point_of(tmp_path)
+    for metric, mean, limit in (("steps_cot", 3, 30), ("new_tokens_cot", 20, 64)):
+        high = limit * wilson(mean / limit, 6)[1]
+        assert point.estimate(metric).high == pytest.approx(high)
 
 
 def test_actions_of_states_without_a_list_of_commands_are_in_no_share_of_admissible_ones(

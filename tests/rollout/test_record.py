@@ -24,7 +24,7 @@ def test_a_record_of_schema_2_is_read_as_one_of_schema_3(tmp_path):
     assert (record.schema_version, record.world, record.score) == (3, "alfworld", None)
     after = json.loads(record.model_dump_json())
     for step, turn in zip(before["steps"], after["steps"], strict=True):
-        assert turn.pop("accepted") is not step.pop("nothing_happens")
+        assert turn.pop("accepted") is (not step.pop("nothing_happens"))
         assert turn.pop("score") is None
     assert after == before | {"schema_version": 3, "world": "alfworld", "score": None}
     write_record(tmp_path / "new.json", record)
