@@ -430,7 +430,7 @@ def test_a_folder_with_other_things_is_refused(study, capsys, tmp_path):
     ("override", "code", "words"),
     [
         ("--config.train.steps=0", 2, ["train.steps is 0"]),
-        ("--config.train.stepz=4", 2, ["train.stepz", "did you mean 'steps'"]),
+        ("--config.train.stepz=4", 2, ["train.stepz", "did you mean 'train.steps'"]),
         ("--config.games.source=web", 2, ["games.source", "made, alfworld"]),
         ("--config.data.trajectories=/none/t.jsonl", 3, ["/none/t.jsonl"]),
         ("--config.data.layout=turn", 2, ["data.layout", "trajectory, step"]),
