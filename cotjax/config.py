@@ -74,7 +74,7 @@ def _games(world: World) -> ConfigDict:
     # "made": the world's maker generates games; the world's name, such as "alfworld": games are
     # read from games.root.
     games.source = "made" if world.makes_games else world.name
-    # Folder of the games. Empty: <out>/games ("made"), else the world's own default ($ALFWORLD_DATA).
+    # Folder of the games. Empty: <out>/games ("made"), else the world's default ($ALFWORLD_DATA).
     games.root = ""
     # Training games. "made": of each task type; else at most this many in all (0: all).
     games.train = 0

@@ -52,7 +52,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def stopped(trained, tmp_path):
-    """The same behind its second update, on a copy of the data."""
+    """The same, stopped after its second update, on a copy of the data."""
     arguments, run = trained
     data = shutil.copy(arguments[-1].partition("=")[2], tmp_path / "data.jsonl")
     shutil.copytree(run, tmp_path / "run")

@@ -324,7 +324,7 @@ def test_parameters_that_blew_up_are_never_the_checkpoint_to_go_on_from(
 ):
     """They and the loss are finite; at 1e30 their squares are not, at 1e10 the gradient is not."""
     arm = tmp_path / "arm"
-    for _ in range(2):  # again, it goes on from the last good one, and ends the same way
+    for _ in range(2):  # the second resumes from the last good one, and ends the same way
         with pytest.raises(
             DataError,
             match=r"^step 1: the parameters after .* not finite; lower .* is kept: cotjax replay",

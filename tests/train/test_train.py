@@ -1,4 +1,4 @@
-"""Training on tiny data: it learns, it is the same on any mesh, and it goes on where it was."""
+"""Training on tiny data: it learns, is the same on any mesh, and resumes where it was."""
 
 import json
 import subprocess
