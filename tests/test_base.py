@@ -1,4 +1,4 @@
-"""The base model that ships: it loads, it is small, transformers reads it too, and it can answer in both forms."""
+"""The shipped base model loads, is small, is read by transformers, and answers in both forms."""
 
 import json
 
@@ -15,8 +15,8 @@ from cotjax.sample.sampler import Sampler
 from cotjax.weights.huggingface import load_hf
 
 OBSERVATION = (
-    "You are in the middle of a room. Looking quickly around you, you see a cabinet 2, a cabinet 1, a countertop 1, a fridge 1, "
-    "a microwave 1, and a sinkbasin 1."
+    "You are in the middle of a room. Looking quickly around you, you see a cabinet 2, "
+    "a cabinet 1, a countertop 1, a fridge 1, a microwave 1, and a sinkbasin 1."
 )
 
 

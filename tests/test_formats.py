@@ -64,7 +64,7 @@ def test_malformed_responses_say_why(text, prefilled, reason, problem):
         ("<think> a </think>", False, "cut"),
         ("<action> go to", False, "cut"),
         ("go to", True, "cut"),
-        # What more tokens could not have mended is called by its own name, and what is whole is valid.
+        # A fault that more tokens could not fix has its own reason; a complete response is valid.
         ("i look around and", False, "text_before"),
         ("<action> look </action>", False, None),
     ],
