@@ -39,10 +39,10 @@ _SHOWN = 1e6  # bytes: smaller replicated parameters are told in one line
 
 
 def plan(config: ConfigDict, topology: Topology, console: Console, only: str | None = None) -> bool:
-    """Prints the plan and returns whether everything fits. `only`: one of PROGRAMS.
+    """Print the plan and return whether everything fits. `only`: one of PROGRAMS; None: both.
 
-    Raises UsageError for a config, mesh or topology that cannot be, CotjaxError where the compiler
-    fails on its own account.
+    Raises UsageError for an impossible config, mesh or topology, CotjaxError where the compiler
+    fails for another reason than memory.
     """
     check_counts(config.train)
     model, devices = model_of(config), topology.devices()
@@ -50,11 +50,7 @@ def plan(config: ConfigDict, topology: Topology, console: Console, only: str | N
     meshes = {
         which: _mesh(which, config, devices) for which in (PROGRAMS if only is None else (only,))
     }
-    room = (
-        topology.chip.memory
-        * len({(getattr(device, "slice_index", 0), *device.coords) for device in devices})
-        / len(devices)
-    )
+    room = device_memory(topology, devices)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(model)))
     console.print(
         f"{config.model.base}, {parameters / 1e9:.2f}B parameters, on {topology}: {len(devices)} "
@@ -77,6 +73,12 @@ def plan(config: ConfigDict, topology: Topology, console: Console, only: str | N
             fits = False
             _show_nearest(which, config, model, devices, room, console)
     return fits
+
+
+def device_memory(topology: Topology, devices: list[jax.Device]) -> float:
+    """Return the bytes of one device: a chip's, or a share of it where a chip is several devices."""
+    chips = {(getattr(device, "slice_index", 0), *device.coords) for device in devices}
+    return topology.chip.memory * len(chips) / len(devices)
 
 
 def model_of(config: ConfigDict) -> ModelConfig:

@@ -3,9 +3,12 @@ where launch/test.sh puts it.
 """
 
 import importlib.util
+import json
 import re
 import subprocess
+import sys
 from math import prod
+from pathlib import Path
 
 import pytest
 from helpers.planning import CONFIGS, SHIPPED, command, compiler, environment, shipped
@@ -20,6 +23,7 @@ from cotjax.plan.topology import Topology
 from cotjax.train.optim import configured
 from cotjax.train.step import abstract_state
 
+SHALLOW = Path(__file__).with_name("shallow.py")
 # A plan that compiles in seconds.
 SMALL = (
     "--config", str(CONFIGS / "demo.py"), "--topology", "v5e:2x2", "--config.model.compute_dtype=bfloat16", "--config.mesh.fsdp=2",
@@ -39,12 +43,11 @@ def _plan(*arguments: str, compiled: bool = True) -> subprocess.CompletedProcess
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_config_fits_its_slice(name):
-    run = _plan(*shipped(name))
+def test_a_shipped_config_trains_on_its_slice(name):
+    """The layers are scanned, so the whole model compiles in the time of one layer."""
+    run = _plan(*shipped(name), "--only", "train")
     assert run.returncode == 0, run.stdout + run.stderr
-    for program in ("train step: fits", "sampler, prefill: fits", "sampler, decode: fits"):
-        assert program in run.stdout
-    assert "DOES NOT FIT" not in run.stdout
+    assert "train step: fits" in run.stdout and "DOES NOT FIT" not in run.stdout
     assert re.search(r"fsdp +(collective-permute|all-gather)", run.stdout), (
         "weights are gathered over fsdp"
     )
@@ -52,6 +55,39 @@ def test_a_shipped_config_fits_its_slice(name):
     assert f"--topology {SHIPPED[name][0]}" in docstring, (
         "the docstring names the slice that the test compiles for"
     )
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_whole_sampler_fits_and_its_plan_says_so():
+    """The shipped config with the fewest layers in its sampler, at full depth."""
+    run = _plan(*shipped("llama3_8b_v5p_2x2x4"), "--only", "sampler")
+    assert run.returncode == 0, run.stdout + run.stderr
+    for program in ("sampler, prefill: fits", "sampler, decode: fits"):
+        assert program in run.stdout
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_configs_sampler_fits_by_the_memory_of_a_layer(name):
+    """A sampler's layers are unrolled, so its memory grows by the same bytes with each.
+
+    Two shallow compilations give those bytes; the full depth, of up to 64 layers, would take
+    minutes.
+    """
+    slice_, slices = SHIPPED[name][0], SHIPPED[name][2] if SHIPPED[name][1:] else "1"
+    run = subprocess.run(
+        [sys.executable, SHALLOW, str(CONFIGS / f"{name}.py"), slice_, slices, "1", "3"],
+        capture_output=True,
+        text=True,
+        env=environment(compiler()) | {"PYTHONPATH": str(CONFIGS.parent), "JAX_PLATFORMS": "cpu"},
+    )
+    assert run.returncode == 0, run.stderr
+    plan = json.loads(run.stdout.splitlines()[-1])
+    for shallow, deeper in zip(*plan["peaks"], strict=True):
+        assert deeper > shallow
+        assert shallow + (deeper - shallow) / 2 * (plan["layers"] - 1) < plan["room"]
 
 
 @needs_compiler
