@@ -68,12 +68,11 @@ def tree_attention(
     segment_ids_BT: jax.Array,
     branches_BT: jax.Array,
 ) -> jax.Array:
-    """Attention over whole rows by the rule of `visible`, each query seeing keys no later in the
-    row. Returns [B, N, T, H].
+    """Return attention [B, N, T, H] over whole rows by the rule of `visible`, causally.
 
-    Scores and softmax are float32, block by block of queries. The backward pass computes a block's
-    scores again from their saved normalisers, so that memory grows with T and not with its square
-    (Dao et al., 2022, without their tiling of keys).
+    Scores and softmax are float32, block by block of queries. The backward pass recomputes a
+    block's scores from their saved normalisers, so memory grows with T and not with its square (Dao
+    et al., 2022, without their tiling of keys).
     """
     return _forward(q_BNTH, k_BKTH, v_BKTH, segment_ids_BT, branches_BT)[0]
 
@@ -168,14 +167,12 @@ tree_attention.defvjp(_forward, _backward)
 
 
 def _blocks(T: int) -> list[tuple[int, int]]:
-    """Where each block of queries starts and ends."""
+    """Return the start and end of each block of queries."""
     return [(start, min(start + CHUNK, T)) for start in range(0, T, CHUNK)]
 
 
 def _grouped(x_BNCH: jax.Array, K: int) -> jax.Array:
-    """[B, N, C, H] -> [B, K, R, H] with R = G C: one matmul a key head serves all its query
-    heads.
-    """
+    """Return [B, N, C, H] as [B, K, R, H], R = G C: one matmul a key head for all its queries."""
     B, N, C, H = x_BNCH.shape
     return x_BNCH.reshape(B, K, N // K * C, H)
 
@@ -198,9 +195,7 @@ def _hide(
     start: int,
     end: int,
 ) -> jax.Array:
-    """The scores of queries start .. end to keys 0 .. end as [B, N, C, S], those that the rule
-    hides at a large negative.
-    """
+    """Return scores of queries start .. end, [B, N, C, S], a large negative where hidden."""
     B, S = scores_BKRS.shape[0], scores_BKRS.shape[-1]
     seen_BCS = visible(
         segment_ids_BT[:, start:end],
@@ -220,12 +215,12 @@ def prefill_attention(
     seen_BTM: jax.Array,
     cached: tuple[jax.Array, jax.Array, jax.Array] | None,
 ) -> jax.Array:
-    """Attention over M fresh tokens, of which query t of row b sees those where `seen_BTM` holds,
-    and over what is cached: keys [B, K, H, S], values [B, K, S, H], and which of them a row sees,
-    [B, S]; or None. Returns [B, N, T, H].
+    """Return attention [B, N, T, H] over M fresh tokens and the cached ones.
 
-    The fresh tokens stay apart because writing them into the cache first, each slot at its own
-    length, would cost a scatter before the matmul.
+    Query t of row b sees the fresh tokens where `seen_BTM` holds. `cached`: keys [B, K, H, S],
+    values [B, K, S, H] and which of them a row sees, [B, S]; or None. Fresh tokens are passed
+    separately, because writing them into the cache first, each slot at its own length, costs a
+    scatter before the matmul.
     """
     B, N, T, H = q_BNTH.shape
     K = fresh_k_BKHM.shape[1]
@@ -255,9 +250,10 @@ def prefill_attention(
 def step_attention(
     q_BN1H: jax.Array, keys_BKCHY: jax.Array, values_BKSH: jax.Array, bias_BS: jax.Array
 ) -> jax.Array:
-    """Attention of one query a row over cached keys, C blocks of Y tokens, and values (S = C Y).
-    `bias_BS` is added to the scores: 0 where a row sees a token, `hidden_bias`' large negative
-    where it does not. Returns [B, N, 1, H].
+    """Return attention [B, N, 1, H] of one query a row over cached keys and values.
+
+    Keys are C blocks of Y tokens, values S = C Y tokens. `bias_BS` is added to the scores: 0 where
+    a row sees a token, a large negative where it does not (`hidden_bias`).
     """
     B, N, _, H = q_BN1H.shape
     K, C, _, Y = keys_BKCHY.shape[1:]

@@ -1,4 +1,4 @@
-"""What a decoder is made of: its sizes, its options and their checks."""
+"""A decoder's configuration and its checks."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _FLOATS = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3.1's stretching of rotary wavelengths, for contexts longer than the model was first
-    trained on.
+    """Llama 3.1's scaling of rotary wavelengths for longer contexts.
 
-    Wavelengths longer than original_length / low_frequency are stretched by `factor`, those shorter
-    than original_length / high_frequency stay, and those between are blended. Lengths are tokens.
+    Wavelengths longer than original_length / low_frequency are multiplied by `factor`, those
+    shorter than original_length / high_frequency stay, and those between are blended. Lengths are
+    tokens.
     """
 
     factor: float
@@ -49,13 +49,13 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class LoRA:
-    """Low-rank adapters beside projections; they alone are trained (Hu et al., 2021): W x becomes W
-    x + (alpha / rank) B A x.
+    """Low-rank adapters (Hu et al., 2021): W x becomes W x + (alpha / rank) B A x; only A and B
+    train.
 
     `targets` is a regular expression that must match the whole dotted path of a projection, such as
     `model.layers.3.self_attn.q_proj` (as PEFT reads a target_modules that is one string).
 
-    Raises UsageError for a rank below 1, an alpha that is not positive, and a broken expression.
+    Raises UsageError for a rank below 1, an alpha that is not positive, and an invalid expression.
     """
 
     rank: int  # inner width of both factors
@@ -77,9 +77,7 @@ class LoRA:
             ) from None
 
     def chosen(self, projections: Iterable[str]) -> list[str]:
-        """Those of the projections' dotted paths that are targets. Raises UsageError, naming what
-        there is, when none is.
-        """
+        """Return the paths that are targets. Raises UsageError, naming all paths, when none is."""
         projections = list(projections)
         found = [path for path in projections if re.fullmatch(self.targets, path)]
         if not found:
@@ -172,8 +170,9 @@ class ModelConfig:
         return jnp.dtype(self.compute_dtype)
 
     def check_length(self, length: int, what: str) -> None:
-        """Raise UsageError when sequences of so many tokens pass the positions that the model was
-        made for. `what` sets it.
+        """Raise UsageError when `length` tokens exceed the model's positions.
+
+        `what`: the setting, for the message.
         """
         if length > self.max_length:
             raise UsageError(
@@ -182,9 +181,7 @@ class ModelConfig:
             )
 
     def check_ids(self, count: int) -> None:
-        """Raise UsageError when a tokenizer's ids, of which the highest is count - 1, pass the
-        vocabulary.
-        """
+        """Raise UsageError when a tokenizer of `count` ids exceeds the vocabulary."""
         if count > self.vocab_size:
             raise UsageError(
                 f"the tokenizer has ids up to {count - 1}, the model's vocabulary ends at "
@@ -195,7 +192,7 @@ class ModelConfig:
 
     @classmethod
     def from_saved(cls, file: Path, **overrides: Any) -> ModelConfig:
-        """Reads this class's fields from a model.json of cotjax's own. Raises DataError."""
+        """Return the config of a model.json that cotjax wrote. Raises DataError."""
         try:
             return cls(**(read_json(file, "cotjax") | overrides))
         except (TypeError, UsageError) as error:

@@ -3,8 +3,8 @@ feed-forward (Qwen3's layout).
 
 One alphabet for shapes, written behind a name (`q_BNTH`) and in every einsum:
 
-    B batch    T query length    S key length    N heads    K kv heads    H head size    D model width
-    F feed-forward    V vocabulary    L layers
+    B batch    T query length    S key length    N heads    K kv heads    H head size
+    D model width    F feed-forward    V vocabulary    L layers
 
 It comes in two forms that compute the same. The functions take and return plain nested dicts
 (`params["model"]["layers"]["0"]["self_attn"]["q_proj"]["weight"]`); the trainer and the sampler use
@@ -113,14 +113,13 @@ def hidden_states(
     scan: bool = False,
     kernel: str = "xla",
 ) -> jax.Array:
-    """Last hidden states [B, T, D] of packed rows of trees (attention.visible has a drawn row), in
-    the compute dtype.
+    """Return last hidden states [B, T, D] of packed rows of trees, in the compute dtype.
 
-    `remat` names what the backward pass computes again instead of keeping it (REMAT): "none",
-    "dots" (element-wise work) or "block" (a layer's projections and feed-forward too: much less
-    memory for a little more arithmetic). `scan`: the layers are one program that runs once a layer,
-    which compiles faster. `kernel` computes attention (kernels.KERNELS). Call it under
-    `jax.set_mesh(mesh)` on several devices, so that activations stay where the table says.
+    attention.visible draws such a row. `remat`: what the backward pass recomputes instead of
+    keeping it (layers.REMAT): "none", "dots" (element-wise work) or "block" (a layer's projections
+    and feed-forward too: much less memory for a little more arithmetic). `scan`: compile one layer
+    and run it L times, which compiles faster. `kernel`: of kernels.KERNELS. On several devices call
+    it under `jax.set_mesh(mesh)`, so that activations stay where the table puts them.
     """
     attend = _attend_rows(kernel, segment_ids_BT, branches_BT)
     return bind(config, params).hidden_states(ids_BT, positions_BT, attend, remat, scan)
@@ -139,12 +138,13 @@ def _attend_rows(kernel: str, segment_ids_BT: jax.Array, branches_BT: jax.Array)
 
 
 def logits(config: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
-    """Float32 logits [..., V] of last hidden states [..., D]."""
+    """Return float32 logits [..., V] of last hidden states [..., D]."""
     return bind(config, params).logits(hidden)
 
 
 def output_weight(config: ModelConfig, params: Params) -> jax.Array:
-    """The output projection [V, D] in the compute dtype, shared out as the parameter is: logits are
-    `hidden @ output_weight.T`.
+    """Return the output projection [V, D] in the compute dtype, sharded as the parameter is.
+
+    Logits are `hidden @ output_weight.T`.
     """
     return bind(config, params).output.weight[...].astype(config.compute_dtype)

@@ -29,7 +29,7 @@ PEAK_FLOPS: dict[str, float] = {
     "NVIDIA H200": 989e12,
     "NVIDIA B200": 2250e12,
 }
-"""jax's device_kind -> dense bfloat16 operations a second, of one device, by the maker's data sheet."""
+"""jax's device_kind -> dense bfloat16 operations a second of one device, by its data sheet."""
 
 PEAK_BANDWIDTH: dict[str, float] = {
     "TPU v5 lite": 819e9,  # v5e
@@ -43,12 +43,13 @@ PEAK_BANDWIDTH: dict[str, float] = {
     "NVIDIA H100 80GB HBM3": 3350e9,
     "NVIDIA H200": 4800e9,
 }
-"""jax's device_kind -> bytes of its memory that one device reads a second, by the maker's data sheet."""
+"""jax's device_kind -> bytes of memory that one device reads a second, by its data sheet."""
 
 
 def matmul_params(config: ModelConfig) -> int:
-    """Weights that every token is multiplied with: all matrices but the embedding's look-up; tied,
-    it counts once, as the output.
+    """Return the weights that every token is multiplied with.
+
+    All matrices except the embedding's look-up; a tied embedding counts once, as the output.
     """
     D, H = config.width, config.head_size
     attention = 2 * D * config.heads * H + 2 * D * config.kv_heads * H
@@ -68,8 +69,9 @@ def train_flops(config: ModelConfig, lengths: Iterable[int]) -> int:
 
 
 def attended_flops(config: ModelConfig, tokens: int, seen: int) -> int:
-    """`train_flops` where examples branch: over `tokens` that see `seen` tokens together, each
-    itself among them.
+    """Return `train_flops` of branching examples.
+
+    `tokens` that see `seen` tokens in all, each itself among them.
     """
     # A sequence of T tokens sees T (T + 1) / 2, of which its square follows.
     return _train_flops(config, tokens, 2 * seen - tokens)
@@ -83,17 +85,17 @@ def _train_flops(config: ModelConfig, tokens: int, square: int) -> int:
 
 
 def decode_bytes(config: ModelConfig, cached: float) -> float:
-    """Bytes that one decode step has to read, with `cached` tokens in all slots together: every
-    weight once, and their keys and values, in the compute dtype. What is padding is not in it.
+    """Return the bytes that one decode step reads, without padding.
+
+    Every weight once, and the keys and values of `cached` tokens in all slots, in the compute
+    dtype.
     """
     values = matmul_params(config) + 2 * config.layers * config.kv_heads * config.head_size * cached
     return values * np.dtype(config.compute_as).itemsize
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Dense bfloat16 operations a second of one such device; None where it is not known, as for any
-    CPU.
-    """
+    """Return a device's dense bfloat16 operations a second; None where unknown, as for any CPU."""
     return PEAK_FLOPS.get(device_kind)
 
 

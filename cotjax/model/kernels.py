@@ -2,7 +2,7 @@
 
 The rule of who sees whom is `attention.visible`, for all of them:
 
-    xla      attention.tree_attention: blocks of queries, left to the compiler; CPU, and float32 on GPU
+    xla      attention.tree_attention, left to the compiler: CPU, and float32 on GPU
     splash   Pallas splash attention (part of jax): TPU
     cudnn    cuDNN's flash attention through jax.nn.dot_product_attention: GPU, bfloat16 or float16
 
@@ -39,14 +39,12 @@ _APART = -(2.0**15)
 
 
 def kernel_for(config: ModelConfig, mesh: Mesh, asked: str = "auto") -> str:
-    """The kernel asked for; where that is "auto", the fastest of KERNELS that computes this config
-    on the devices of this mesh.
-    """
+    """Return the kernel asked for; for "auto" the fastest of KERNELS on this mesh's devices."""
     return _fastest(config, platform_of(mesh)) if asked == "auto" else asked
 
 
 def kernel_here(asked: str, config: ModelConfig) -> str:
-    """`kernel_for` the mesh that is set around the trace, or the default devices without one."""
+    """Return `kernel_for` of the mesh set around the trace, or of the default device."""
     return _fastest(config, platform_here()) if asked == "auto" else asked
 
 
@@ -66,11 +64,11 @@ def check_kernel(kernel: str) -> None:
 
 
 def attend_by(kernel: str, *, interpret: bool = False) -> Callable[..., jax.Array]:
-    """`attention(q_BNTH, k_BKTH, v_BKTH, segment_ids_BT, branches_BT) -> [B, N, T, H]` by the
-    kernel of this name.
+    """Return the kernel of this name.
 
-    Under `jax.set_mesh(mesh)` each device computes its own rows and heads. `interpret` runs splash
-    attention off a TPU, slowly.
+    It maps (q_BNTH, k_BKTH, v_BKTH, segment_ids_BT, branches_BT) to [B, N, T, H]. Under
+    `jax.set_mesh(mesh)` each device computes its own rows and heads. `interpret` runs splash
+    attention without a TPU, slowly. Raises UsageError for an unknown name.
     """
     check_kernel(kernel)
     if kernel == "xla":
@@ -81,8 +79,9 @@ def attend_by(kernel: str, *, interpret: bool = False) -> Callable[..., jax.Arra
 
 
 def _on_each_device(attention: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
-    """Attention is independent by row and by head; a kernel is opaque to the partitioner, so it is
-    told so.
+    """Run a kernel on each device's rows and heads, which are independent.
+
+    The partitioner cannot see into a kernel.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return attention(*arrays)
@@ -105,9 +104,11 @@ def _splash(
     *,
     interpret: bool,
 ) -> jax.Array:
-    """Its segment ids and its causal mask are two thirds of the rule. That branches do not see each
-    other is told in the heads themselves: a score is a sum over their size, and a few more places
-    add a large negative where branches differ, and nothing, exactly, where they do not.
+    """Splash attention, with branches encoded in the heads.
+
+    Its segment ids and causal mask cover the rule except branches. A score is a sum over the head
+    size, and a few more positions of it add a large negative number where branches differ, and
+    exactly 0 where they do not.
     """
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
@@ -124,12 +125,18 @@ def _splash(
         head_shards=1,
         q_seq_shards=1,
         block_sizes=splash.BlockSizes(
-            block_q=block, block_kv=block, block_kv_compute=block, block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block,
-            block_q_dq=block, block_kv_dq=block,
+            block_q=block,
+            block_kv=block,
+            block_kv_compute=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_kv_dkv_compute=block,
+            block_q_dq=block,
+            block_kv_dq=block,
         ),
         residual_checkpoint_name=ATTENDED,
         interpret=interpret,
-    )  # fmt: skip
+    )
     segments = splash.SegmentIds(q=segment_ids_BT, kv=segment_ids_BT)
     return jax.vmap(attention)(q_BNTX, k_BKTX, v_BKTH, segments)[:, :, :T].astype(v_BKTH.dtype)
 
@@ -171,9 +178,7 @@ def _cudnn(
     branches_BT: jax.Array,
     implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> jax.Array:
-    """The rule as a mask [B, 1, T, T], the only form of it that cuDNN takes; all layers share
-    it.
-    """
+    """cuDNN's attention with the rule as a mask [B, 1, T, T], which all layers share."""
     seen_B1TT = visible(segment_ids_BT, branches_BT, segment_ids_BT, branches_BT)[:, None]
     q_BTNH, k_BTKH, v_BTKH = (x.swapaxes(1, 2) for x in (q_BNTH, k_BKTH, v_BKTH))
     out_BTNH = jax.nn.dot_product_attention(

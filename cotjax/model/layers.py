@@ -43,7 +43,7 @@ AttendLayer = Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class RMSNorm(nnx.Module):
-    """Scales by the root mean square over the last axis, in float32 (Zhang and Sennrich, 2019)."""
+    """Scale by the root mean square over the last axis, in float32 (Zhang and Sennrich, 2019)."""
 
     def __init__(self, config: ModelConfig, size: int):
         self.eps = config.norm_eps
@@ -58,9 +58,7 @@ class RMSNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Self-attention with rotary positions. How queries meet keys is the caller's: training rows or
-    a cache.
-    """
+    """Self-attention with rotary positions. The caller's `attend` relates queries and keys."""
 
     def __init__(self, config: ModelConfig):
         D, N, K, H = config.width, config.heads, config.kv_heads, config.head_size
@@ -92,12 +90,12 @@ class Attention(nnx.Module):
 
 
 def _heads_first(x_BTNH: jax.Array) -> jax.Array:
-    """[B, T, N, H] -> [B, N, T, H], and back."""
+    """Return [B, T, N, H] as [B, N, T, H], and the reverse."""
     return x_BTNH.swapaxes(1, 2)
 
 
 def _only(x: jax.Array, at_B: jax.Array | None, axis: int) -> jax.Array:
-    """Of every row the one place `at_B` on this axis, which stays; None: all places."""
+    """Select index `at_B` of each row, keeping the axis; None selects everything."""
     if at_B is None:
         return x
     return jnp.take_along_axis(
@@ -131,7 +129,7 @@ class DecoderLayer(nnx.Module):
     def __call__(
         self, x_BTD: jax.Array, rope: Rope, attend: Attend, at_B: jax.Array | None = None
     ) -> jax.Array:
-        """`at_B`: of every row, the one token that the result [B, 1, D] is of; None: all."""
+        """Return the residual stream; with `at_B` only of that token of each row, [B, 1, D]."""
         x_BTD = _only(x_BTD, at_B, 1) + self.self_attn(
             self.input_layernorm(x_BTD), rope, attend, at_B
         )
@@ -140,7 +138,7 @@ class DecoderLayer(nnx.Module):
 
 
 class Embed(nnx.Module):
-    """One row a token id: [V, D]. The same layout serves the output projection, tied or not."""
+    """One row a token id: [V, D]. The output projection has the same layout, tied or not."""
 
     def __init__(self, config: ModelConfig):
         self.compute = config.compute_dtype
@@ -154,7 +152,7 @@ class Embed(nnx.Module):
 
     @jax.named_scope("logits")
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """Float32 [..., V] of [..., D]."""
+        """Return float32 [..., V] of [..., D]."""
         # Gathered over fsdp before use like any weight.
         weight_VD = constrain(self.weight[...].astype(self.compute), ("vocab", "hidden"))
         rows = hidden.reshape(-1, hidden.shape[-1]) if forms_here().flat_rows else hidden
@@ -172,7 +170,7 @@ class Backbone(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """The whole model, as the names of a checkpoint have it."""
+    """The whole model, with a checkpoint's names."""
 
     def __init__(self, config: ModelConfig):
         self.config = config
@@ -196,10 +194,9 @@ class Transformer(nnx.Module):
         scan: bool = False,
         at_B: jax.Array | None = None,
     ) -> jax.Array:
-        """`attend(layer index, q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]`; the result [B, T, D] has
-        passed the last norm.
+        """Return the last hidden states [B, T, D], after the last norm.
 
-        `at_B` asks for one token's of every row, [B, 1, D]: of the others, the last layer computes
+        `at_B` selects one token of every row, [B, 1, D]: for the others the last layer computes
         keys and values alone, and its queries are q_BN1H.
         """
         x_BTD = constrain(self.model.embed_tokens(ids_BT), ("batch", "length", "hidden"))
@@ -223,7 +220,7 @@ class Transformer(nnx.Module):
         return self.model.norm(x_BTD)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """Float32 [..., V] of last hidden states [..., D]."""
+        """Return float32 [..., V] of last hidden states [..., D]."""
         return self.output.logits(hidden)
 
     @property
@@ -239,12 +236,11 @@ def _scanned(
     apply: Callable[..., jax.Array],
     remat: str,
 ) -> jax.Array:
-    """`apply(x_BTD, layer, index)` for every layer, as one program that runs once a layer: a
-    64-layer model compiles like one of one.
+    """Apply `apply(x_BTD, layer, index)` to every layer by a scan, which compiles one layer.
 
-    Parameters stay apart, each under its checkpoint's name; here their copies in the compute dtype
-    are laid side by side, which takes two bytes a parameter, shared out as the parameters are, and
-    saves every other part of the program from a second layout.
+    Parameters stay separate, each under its checkpoint's name. Their copies in the compute dtype
+    are stacked here: two bytes a parameter in bfloat16, sharded as the parameters are. No other
+    part of the program needs a second layout.
     """
     graph = nnx.graphdef(layers[0])
     each = [nnx.state(layer) for layer in layers]

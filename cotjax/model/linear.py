@@ -1,4 +1,4 @@
-"""A projection, and how a parameter is declared."""
+"""A linear projection, and the declaration of a parameter."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def param(
 
 
 class Linear(nnx.Module):
-    """A projection of the last axes: [..., *inputs] -> [..., *outputs], with a bias where asked;
-    weights lie inputs first.
+    """A projection of the last axes: [..., *inputs] -> [..., *outputs], with an optional bias.
 
-    The input axes are one axis of the matmul, and so are the output axes.
+    A weight's input axes come first. The input axes are one axis of the matmul, and so are the
+    output axes.
     """
 
     # None until `adapt` declares them.
@@ -60,12 +60,11 @@ class Linear(nnx.Module):
         self.bias = param(config, self.outputs, tuple(outputs), 0.0) if bias else None
 
     def adapt(self, config: ModelConfig, lora: LoRA) -> None:
-        """Declares an adapter beside the weight: `lora_A` [*inputs, rank] and `lora_B` [rank,
-        *outputs], as config.lora has it.
+        """Declare an adapter: `lora_A` [*inputs, rank] and `lora_B` [rank, *outputs].
 
-        Its output is added to the weight's, and the two are never made one while it trains: W + BA
-        in bfloat16 would round a small update away. For the same reason the adapter is float32
-        whatever the weight is.
+        Its output is added to the weight's. The two are not merged in training: W + BA in bfloat16
+        would round small updates away. For the same reason the adapter is float32 whatever the
+        weight is.
         """
         axes, count = self.weight.get_metadata()["out_sharding"], len(self.inputs)
         self.lora_scale = lora.alpha / lora.rank

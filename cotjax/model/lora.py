@@ -1,8 +1,8 @@
-"""LoRA as a change of parameters: add adapters to a base, or merge them into it. weights/peft.py
-reads and writes them.
+"""LoRA as a change of parameters: add adapters to a base, or merge them into it.
 
 Where a config has `lora`, each targeted projection has two more parameters (linear.Linear.adapt).
 Sharding, initial values, checkpoints and the sampler follow from these declarations.
+weights/peft.py reads and writes adapters.
 """
 
 from __future__ import annotations
@@ -33,11 +33,10 @@ from cotjax.model.params import (
 def add(
     config: ModelConfig, params: Params, lora: LoRA, key: jax.Array, mesh: Mesh | None = None
 ) -> tuple[ModelConfig, Params]:
-    """The base with fresh adapters, which change none of its outputs yet. Its own arrays are taken
-    over, not copied.
+    """Return the base with new adapters, which do not change its outputs yet.
 
-    Raises UsageError when the config has adapters already, or `lora.targets` matches no projection
-    of it.
+    The base's arrays are shared, not copied. Raises UsageError when the config has adapters
+    already, or `lora.targets` matches no projection.
     """
     config = adapted_config(config, lora)
     return config, join_params(
@@ -46,11 +45,10 @@ def add(
 
 
 def merge(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
-    """The model without adapters that computes the same: W + (alpha / rank) A B, in float32, then
-    in the weight's dtype.
+    """Return the model with the adapters merged: W + (alpha / rank) A B.
 
-    A bfloat16 weight keeps eight bits, so that merging into it loses most of a small update; the
-    adapters alone (weights.peft.save_peft) lose nothing. Raises UsageError when there are no
+    The sum is float32, then cast to the weight's dtype: bfloat16 loses most of a small update,
+    while saved adapters (weights.peft.save_peft) lose nothing. Raises UsageError when there are no
     adapters.
     """
     lora = adapters_of(config)
@@ -80,7 +78,7 @@ def _merging(
 
 
 def targets(config: ModelConfig) -> list[Path]:
-    """The paths of the projections that have an adapter."""
+    """Return the paths of the projections that have an adapter."""
     return [path[:-1] for path in declared(config) if path[-1] == LORA_FACTORS[0]]
 
 

@@ -1,9 +1,7 @@
-"""A decoder's parameters as nested dicts: declared, initialised, sharded, split into trained and
-frozen.
+"""Parameters as nested dicts: declared, initialised, sharded, split into trained and frozen.
 
-A weight is declared once (shape, logical axes, scale of its initial values); the abstract tree, the
-sharding and the initialiser follow from the declaration, and nothing is materialised before its
-sharding is known.
+A weight is declared once: shape, dtype, logical axes, scale of its initial values. The abstract
+tree, the shardings and the initialiser follow, and no array is made before its sharding is known.
 """
 
 from __future__ import annotations
@@ -45,9 +43,7 @@ class Weight:
 
 @lru_cache(maxsize=64)
 def _graph(config: ModelConfig) -> tuple[Any, Any, dict[Path, Weight]]:
-    """The module's graph, its state's tree, and every parameter's declaration in that tree's
-    order.
-    """
+    """Return the module's graph, its state's tree, and its declarations in the tree's order."""
     graph, state = nnx.split(Transformer(config))
     weights: dict[Path, Weight] = {}
     for path, leaf in nnx.to_flat_state(state):
@@ -59,9 +55,7 @@ def _graph(config: ModelConfig) -> tuple[Any, Any, dict[Path, Weight]]:
 
 
 def declared(config: ModelConfig) -> Mapping[Path, Weight]:
-    """Every parameter's declaration by its path, such as ("model", "layers", "0", "mlp", "up_proj",
-    "weight").
-    """
+    """Return every parameter's declaration by its path, such as ("model", "norm", "weight")."""
     return _graph(config)[2]
 
 
@@ -71,7 +65,7 @@ def nest(by_path: Mapping[Path, Any]) -> Params:
 
 
 def leaf(params: Params, path: Path) -> Any:
-    """The parameter at a path. Raises DataError, naming it, when it is not there."""
+    """Return the parameter at a path. Raises DataError, naming it, when it is missing."""
     found: Any = params
     for name in path:
         if not isinstance(found, Mapping) or name not in found:
@@ -83,13 +77,13 @@ def leaf(params: Params, path: Path) -> Any:
 
 
 def bind(config: ModelConfig, params: Params) -> Transformer:
-    """The module with these parameters in it. Only to be called while a function is traced."""
+    """Return the module with these parameters. Call it only inside a traced function."""
     graph, structure, weights = _graph(config)
     return nnx.merge(graph, jax.tree.unflatten(structure, [leaf(params, path) for path in weights]))
 
 
 def param_shardings(config: ModelConfig, mesh: Mesh) -> Params:
-    """The sharding of every parameter, in the tree that `init_params` returns."""
+    """Return the sharding of every parameter, in the tree of `init_params`."""
     return nest(
         {
             path: sharding(mesh, weight.shape, weight.axes, name=".".join(path))
@@ -99,9 +93,7 @@ def param_shardings(config: ModelConfig, mesh: Mesh) -> Params:
 
 
 def abstract_params(config: ModelConfig, mesh: Mesh | None = None) -> Params:
-    """Shape and dtype of every parameter, and its sharding where there is a mesh: what a restore
-    asks for.
-    """
+    """Return each parameter's shape and dtype, and its sharding where a mesh is given."""
     abstract = nest(
         {
             path: jax.ShapeDtypeStruct(weight.shape, weight.dtype)
@@ -123,11 +115,10 @@ def init_params(
     mesh: Mesh | None = None,
     only: Collection[Path] | None = None,
 ) -> Params:
-    """Fresh parameters, made where they will live: the same values on any mesh. `only`: the paths
-    that are made (None: all).
+    """Return initial parameters, made in their shards: the same values on any mesh.
 
-    `key` is a jax.random key; each parameter's own key comes from its path, so that adding one
-    leaves the others as they were.
+    `key`: a jax.random key. Each parameter's own key comes from its path, so adding one changes no
+    other. `only`: the paths to make (None: all).
     """
 
     places = None if mesh is None else param_shardings(config, mesh)
@@ -149,10 +140,10 @@ def init_params(
 def _initialiser(
     weight: Weight, where: NamedSharding | None
 ) -> Callable[[jax.Array, np.uint32], jax.Array]:
-    """Makes a weight where it lives, from the key of all and its own number.
+    """Return a function that draws a weight in its shards, from the common key and its number.
 
-    Layers share it: one program for all parameters at once would take a minute to compile, because
-    each draw is unrolled.
+    Layers share it. One program for all parameters would take a minute to compile, because every
+    draw is unrolled.
     """
 
     def initial(key: jax.Array, number: jax.Array) -> jax.Array:
@@ -165,9 +156,7 @@ def _initialiser(
 
 
 def trainable_paths(config: ModelConfig) -> frozenset[Path]:
-    """The paths of the parameters that training changes: the adapters' where the config has them,
-    else all.
-    """
+    """Return the paths that training changes: the adapters' where there are any, else all."""
     paths = declared(config)
     return frozenset(
         paths if config.lora is None else (path for path in paths if path[-1] in LORA_FACTORS)
@@ -175,9 +164,7 @@ def trainable_paths(config: ModelConfig) -> frozenset[Path]:
 
 
 def split_params(config: ModelConfig, params: Params) -> tuple[Params, Params]:
-    """(what training changes, what it leaves as it is), each a nested dict with the leaves of
-    `params` that are its own.
-    """
+    """Return (trained, frozen): two nested dicts that share the leaves of `params`."""
     trained = trainable_paths(config)
     parts: tuple[dict[Path, Any], dict[Path, Any]] = {}, {}
     for path in declared(config):
@@ -186,7 +173,7 @@ def split_params(config: ModelConfig, params: Params) -> tuple[Params, Params]:
 
 
 def join_params(config: ModelConfig, trained: Params, frozen: Params) -> Params:
-    """What `split_params` took apart."""
+    """Return the params that `split_params` split."""
     paths = trainable_paths(config)
     return nest(
         {path: leaf(trained if path in paths else frozen, path) for path in declared(config)}

@@ -46,8 +46,8 @@ FORMS: dict[str, Forms] = {
 }
 """jax's platform -> its forms; other platforms have the plain ones. Why a CPU's differ:
 
-flat_rows            the weight gradient of an einsum over [B, T, D] sums over two axes, and XLA's CPU
-                     compiler copies the larger operand crosswise for that
+flat_rows            the weight gradient of an einsum over [B, T, D] sums over two axes, for which
+                     XLA's CPU compiler copies the larger operand crosswise
 rope_by_matmul       the compiler fuses the cosines into every layer, where they cost more than the
                      attention's softmax
 transpose_in_memory  a CPU matmul with a transposed operand takes twice the time

@@ -1,9 +1,8 @@
-"""The published models that this decoder is: their sizes by name, for plans, benchmarks and tests
-that hold no weights.
+"""Published models that this decoder computes: their sizes by name, for use without weights.
 
-Each row is what the config.json of the repository of that name says. A folder with weights needs no
-row: its own config.json is read (weights.hf_config), and may differ where a variant does, such as
-the longest sequence of an instruct model.
+Each row is the config.json of the repository of that name. A folder with weights needs no row: its
+own config.json is read (weights.hf_config), and may differ where a variant does, such as the
+longest sequence of an instruct model.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ from cotjax.model.config import ModelConfig, RopeScaling
 
 
 def published(name: str, **overrides: Any) -> ModelConfig:
-    """The sizes of a published model, such as published("qwen3-8b", compute_dtype="bfloat16").
-    Parameters are bfloat16.
+    """Return the sizes of a published model, such as published("qwen3-8b"), in bfloat16.
 
     `overrides` are fields of ModelConfig. Raises UsageError for a name that is not in PUBLISHED,
     with the nearest one.
@@ -35,39 +33,75 @@ def published(name: str, **overrides: Any) -> ModelConfig:
 def _qwen3(
     width: int, layers: int, heads: int, feed_forward: int, *, tied: bool = False
 ) -> dict[str, Any]:
-    """Qwen3's dense models. Their head size is 128 whatever the width: heads x 128 is twice the
-    0.6B's, 1.6 times the 4B's.
-    """
+    """Return Qwen3's dense sizes. The head size is 128 whatever the width."""
     return {
-        "vocab_size": 151_936, "width": width, "layers": layers, "heads": heads, "kv_heads": 8, "head_size": 128,
-        "feed_forward": feed_forward, "rope_theta": 1e6, "norm_eps": 1e-6, "tied_embeddings": tied, "qk_norm": True, "qkv_bias": False,
+        "vocab_size": 151_936,
+        "width": width,
+        "layers": layers,
+        "heads": heads,
+        "kv_heads": 8,
+        "head_size": 128,
+        "feed_forward": feed_forward,
+        "rope_theta": 1e6,
+        "norm_eps": 1e-6,
+        "tied_embeddings": tied,
+        "qk_norm": True,
+        "qkv_bias": False,
         "max_length": 40_960,
-    }  # fmt: skip
+    }
 
 
 def _qwen2(
-    width: int, layers: int, heads: int, kv_heads: int, feed_forward: int, *, vocab: int = 152_064, theta: float = 1e6,
-    eps: float = 1e-6, max_length: int = 131_072, tied: bool = False,
-) -> dict[str, Any]:  # fmt: skip
-    """Qwen2.5's base models and what was distilled into them. Only the larger ones have the
-    vocabulary rounded up.
-    """
+    width: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    feed_forward: int,
+    *,
+    vocab: int = 152_064,
+    theta: float = 1e6,
+    eps: float = 1e-6,
+    max_length: int = 131_072,
+    tied: bool = False,
+) -> dict[str, Any]:
+    """Return the sizes of Qwen2.5 and its distillations; the larger ones pad the vocabulary."""
     return {
-        "vocab_size": vocab, "width": width, "layers": layers, "heads": heads, "kv_heads": kv_heads, "head_size": width // heads,
-        "feed_forward": feed_forward, "rope_theta": theta, "norm_eps": eps, "tied_embeddings": tied, "qk_norm": False, "qkv_bias": True,
+        "vocab_size": vocab,
+        "width": width,
+        "layers": layers,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head_size": width // heads,
+        "feed_forward": feed_forward,
+        "rope_theta": theta,
+        "norm_eps": eps,
+        "tied_embeddings": tied,
+        "qk_norm": False,
+        "qkv_bias": True,
         "max_length": max_length,
-    }  # fmt: skip
+    }
 
 
 def _llama3(
     width: int, layers: int, heads: int, feed_forward: int, *, factor: float, tied: bool = False
 ) -> dict[str, Any]:
-    """Llama 3.1 (factor 8) and 3.2 (factor 32)."""
+    """Return the sizes of Llama 3.1 (factor 8) and 3.2 (factor 32)."""
     return {
-        "vocab_size": 128_256, "width": width, "layers": layers, "heads": heads, "kv_heads": 8, "head_size": width // heads,
-        "feed_forward": feed_forward, "rope_theta": 5e5, "rope_scaling": RopeScaling(factor, 1.0, 4.0, 8192), "norm_eps": 1e-5,
-        "tied_embeddings": tied, "qk_norm": False, "qkv_bias": False, "max_length": 131_072,
-    }  # fmt: skip
+        "vocab_size": 128_256,
+        "width": width,
+        "layers": layers,
+        "heads": heads,
+        "kv_heads": 8,
+        "head_size": width // heads,
+        "feed_forward": feed_forward,
+        "rope_theta": 5e5,
+        "rope_scaling": RopeScaling(factor, 1.0, 4.0, 8192),
+        "norm_eps": 1e-5,
+        "tied_embeddings": tied,
+        "qk_norm": False,
+        "qkv_bias": False,
+        "max_length": 131_072,
+    }
 
 
 PUBLISHED: dict[str, dict[str, Any]] = {

@@ -13,11 +13,10 @@ Rope = tuple[jax.Array, jax.Array]  # cosines and signed sines, [B, 1, T, H]
 
 
 def rope_of(positions_BT: jax.Array, config: ModelConfig) -> Rope:
-    """Cosine and signed sine of every position's angles, [B, 1, T, H] each, float32 (Su et al.,
-    2021).
+    """Return cosine and signed sine of every position's angles, float32 [B, 1, T, H] each.
 
-    The pair (i, i + H/2) turns by one angle, so that x cos + rolled(x) sin is the turned x (the
-    pairing of Hugging Face's checkpoints).
+    The pair (i, i + H/2) turns by one angle, so x cos + rolled(x) sin is the rotated x (the pairing
+    of Hugging Face's checkpoints).
     """
     half = config.head_size // 2
     angles_BTh = positions_BT.astype(jnp.float32)[:, :, None] * _frequencies(config)[None, None, :]
@@ -35,9 +34,7 @@ def rope_of(positions_BT: jax.Array, config: ModelConfig) -> Rope:
 
 
 def _frequencies(config: ModelConfig) -> np.ndarray:
-    """Radians a position of every pair, float32 [H/2], with Llama 3.1's stretching where the config
-    asks for it.
-    """
+    """Return radians a position of every pair, float32 [H/2], scaled as the config says."""
     half = config.head_size // 2
     # float32 throughout, as published implementations have it: at position 100,000 a rounding is a
     # hundredth of a turn.
@@ -57,7 +54,7 @@ def _frequencies(config: ModelConfig) -> np.ndarray:
 
 
 def rotate(x_BNTH: jax.Array, rope: Rope) -> jax.Array:
-    """Turns every head's pairs by their position's angles, in float32."""
+    """Rotate every head's pairs by their position's angles, in float32."""
     cos, sin = rope
     wide = x_BNTH.astype(jnp.float32)
     return (wide * cos + jnp.roll(wide, wide.shape[-1] // 2, axis=-1) * sin).astype(x_BNTH.dtype)

@@ -1,6 +1,4 @@
-"""Where every array lives: one table from logical axes to mesh axes, and the shardings that follow
-from it.
-"""
+"""Shardings: one table from logical axes to mesh axes, and what follows from it."""
 
 from __future__ import annotations
 
@@ -30,31 +28,36 @@ RULES: dict[str, tuple[str, ...]] = {
     "hidden": (),
     "rank": (),
 }
-"""Logical axis -> mesh axes (an empty tuple: a whole copy on every device). Why each is so:
+"""Logical axis -> mesh axes (an empty tuple: replicated). Why each is so:
 
-batch         over `data` and `fsdp`: an fsdp group shares out weights, but each of its devices works on its own examples.
-length        whole: packed rows are short beside the batch, and attention needs all earlier tokens.
-layers        whole: every device works on every layer.
-embed         over `fsdp`: every matrix has this axis once, so parameters, gradients and optimizer state shrink by its
-              size; a layer's matrix is gathered just before use. Activations leave it whole.
-heads         over `tensor`: attention is independent by head, so only the output projection sums across devices.
-kv_heads      over `tensor` too, so that a key head stays with the query heads that it serves.
-head_size     whole: rotary positions and the norm of queries and keys mix within a head.
-feed_forward  over `tensor`: the gate and up matrices split by column, down by row: one sum a layer.
-vocab         over `tensor`: it is the largest single axis, and a softmax over it needs two small sums.
-norm          whole: a few thousand numbers are cheaper to keep than to gather.
-hidden        whole: an activation's width, which every projection reads in full.
-rank          whole: an adapter's inner width is a few numbers, and its other axes are cut as the weight's beside it are.
+batch         over `data` and `fsdp`: an fsdp group shares weights, but each of its devices works on
+              its own examples
+length        replicated: packed rows are short compared with the batch, and attention needs all
+              earlier tokens
+layers        replicated: every device computes every layer
+embed         over `fsdp`: every matrix has this axis once, so parameters, gradients and optimizer
+              state shrink by its size; a layer's matrix is gathered just before use. Activations
+              are not sharded along it
+heads         over `tensor`: attention is independent by head, so only the output projection sums
+              across devices
+kv_heads      over `tensor` too, so that a key head stays with its query heads
+head_size     replicated: rotary positions and the norm of queries and keys mix within a head
+feed_forward  over `tensor`: gate and up are split by column, down by row: one sum a layer
+vocab         over `tensor`: it is the largest axis, and a softmax over it needs two small sums
+norm          replicated: a few thousand numbers are cheaper to keep than to gather
+hidden        replicated: an activation's width, which every projection reads in full
+rank          replicated: an adapter's inner width is a few numbers, and its other axes are sharded
+              as its weight's are
 """
 
 
 def make_mesh(
     data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """A mesh over `devices` (all of them unless told) with the axes `data`, `fsdp` and `tensor`; -1
-    takes what is left.
+    """Return a mesh of `devices` (None: all) with the axes `data`, `fsdp` and `tensor`.
 
-    Raises UsageError when the sizes do not multiply to the number of devices.
+    -1 takes the devices that are left. Raises UsageError when the sizes do not multiply to the
+    number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
@@ -102,10 +105,10 @@ def make_mesh(
 def spec(
     axes: Sequence[str], rules: Mapping[str, tuple[str, ...]] = RULES, *, name: str = "array"
 ) -> PartitionSpec:
-    """The PartitionSpec of an array with these logical axes.
+    """Return the PartitionSpec of an array with these logical axes.
 
     Raises UsageError, naming the array and the axes, when a logical axis has no rule or two of them
-    want one mesh axis.
+    need the same mesh axis.
     """
     used: dict[str, str] = {}
     parts: list[str | tuple[str, ...] | None] = []
@@ -129,8 +132,9 @@ def spec(
 def sharding(
     mesh: Mesh, shape: Sequence[int], axes: Sequence[str], *, name: str = "array"
 ) -> NamedSharding:
-    """Where an array of this shape lives. Raises UsageError, with both numbers, when a size does
-    not divide.
+    """Return the sharding of an array of this shape and these logical axes.
+
+    Raises UsageError, with both numbers, when a size does not divide.
     """
     partition = spec(axes, name=name)
     for size, axis in zip(shape, axes, strict=True):
@@ -145,26 +149,27 @@ def sharding(
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Where arrays of shape [B, ...] live: examples over the data and fsdp axes, the rest whole."""
+    """Return the sharding of arrays [B, ...]: rows over data and fsdp, the rest replicated."""
     return NamedSharding(mesh, spec(("batch",)))
 
 
 def batch_parts(mesh: Mesh) -> int:
-    """How many pieces a batch is cut into; a global batch is a multiple of it."""
+    """Return the number of parts of a batch; a global batch is a multiple of it."""
     return int(np.prod([mesh.shape[axis] for axis in RULES["batch"]]))
 
 
 def whole_slots(slots: int, mesh: Mesh) -> int:
-    """The least number of slots, at least `slots`, that the batch's devices share evenly."""
+    """Return the smallest number of slots, at least `slots`, that divides over the batch's
+    devices.
+    """
     return -(-slots // batch_parts(mesh)) * batch_parts(mesh)
 
 
 def constrain(x: jax.Array, axes: Sequence[str]) -> jax.Array:
-    """Pins an activation to the table's placement where a mesh is set around the trace
-    (`jax.set_mesh`); else leaves it.
+    """Constrain an activation to the table's sharding, where a mesh is set around the trace.
 
-    Without the pin the compiler may follow a weight's fsdp axis into the activations and share out
-    the wrong thing.
+    Without it the compiler may follow a weight's fsdp axis into the activations and shard the wrong
+    axis.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return x
@@ -172,17 +177,16 @@ def constrain(x: jax.Array, axes: Sequence[str]) -> jax.Array:
 
 
 def shared_axes(rule: str) -> tuple[str, ...]:
-    """The mesh axes of a rule that share something out, over more than one device, in the mesh that
-    is set around the trace.
-    """
+    """Return a rule's mesh axes of more than one device, in the mesh set around the trace."""
     shape = jax.sharding.get_abstract_mesh().shape  # empty where no mesh is set
     return tuple(axis for axis in RULES[rule] if shape.get(axis, 1) > 1)
 
 
 def lookup(table_VD: jax.Array, ids_BT: jax.Array, dtype: str) -> jax.Array:
-    """Rows [B, T, D] of an embedding, in `dtype`. Each device of an fsdp group looks up its columns
-    for the whole group's ids, and they exchange what they found: far less to move than the table,
-    and the table's gradient stays where the table lies.
+    """Return rows [B, T, D] of an embedding, in `dtype`.
+
+    Each device of an fsdp group looks up its columns for the whole group's ids, and they exchange
+    the results. That moves far less than the table, and the table's gradient stays sharded.
     """
     columns = shared_axes("embed")
     if not columns:

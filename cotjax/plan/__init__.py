@@ -1,3 +1,1 @@
-"""Will it fit: the real train step and the real sampler, compiled for a TPU slice that is not
-there.
-"""
+"""Compile the real train step and sampler for an absent TPU slice: do they fit?"""

@@ -1,7 +1,6 @@
-"""What devices exchange in a compiled program: its collectives, with their bytes and the mesh axis
-that they run over.
+"""The collectives of a compiled program: their bytes, and the mesh axis that they run over.
 
-Read from the compiler's text of the program (HLO). A collective inside a loop counts once a turn.
+Read from the compiler's text (HLO). A collective in a loop counts once an iteration.
 """
 
 from __future__ import annotations
@@ -38,9 +37,7 @@ _PAIRS = re.compile(r"source_target_pairs=(\{\{[\d,{}]*\}\})")
 
 @dataclass(frozen=True, order=True)
 class Collective:
-    """One kind of exchange over one mesh axis (or several: "data, fsdp"), with what a device
-    receives in one run of the program.
-    """
+    """One kind of collective over one mesh axis (or several), with the bytes a device receives."""
 
     axis: str
     kind: str
@@ -49,10 +46,10 @@ class Collective:
 
 
 def collectives(hlo: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
-    """The collectives of a program, largest first. `mesh_shape`: axis -> devices, in the order of
-    the mesh.
+    """Return a program's collectives, largest first.
 
-    A loop whose number of turns the text does not tell counts as one turn.
+    `mesh_shape`: axis -> devices, in the mesh's order. A loop of unknown length counts as one
+    iteration.
     """
     bodies = _computations(hlo)
     turns = _turns(bodies, hlo)
@@ -86,7 +83,7 @@ def collectives(hlo: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
 
 
 def _computations(hlo: str) -> dict[str, list[str]]:
-    """Name -> lines of every computation."""
+    """Return name -> lines of every computation."""
     bodies: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in hlo.splitlines():
@@ -99,9 +96,7 @@ def _computations(hlo: str) -> dict[str, list[str]]:
 
 
 def _turns(bodies: Mapping[str, list[str]], hlo: str) -> dict[str, int]:
-    """How often each computation runs in one run of the program, where it is a loop's body or
-    called by one.
-    """
+    """Return how often each computation runs in one run of the program."""
     entry = re.search(r"^ENTRY %?([\w.\-]+)", hlo, re.MULTILINE)
     turns: Counter[str] = Counter()
 
@@ -124,9 +119,7 @@ def _turns(bodies: Mapping[str, list[str]], hlo: str) -> dict[str, int]:
 
 
 def _trips(condition: list[str], body: list[str]) -> int:
-    """Turns of a loop whose counter goes from 0 up to a constant, by the step that its body adds
-    (more than 1 where it was unrolled).
-    """
+    """Return a loop's iterations: its counter's bound over the step that its body adds."""
     bounds = [int(bound) for line in condition for bound in _CONSTANT.findall(line)]
     counter = next((int(found[1]) for line in condition if (found := _ELEMENT.search(line))), None)
     if not bounds or counter is None:
@@ -148,7 +141,7 @@ def _trips(condition: list[str], body: list[str]) -> int:
 
 
 def _size(result: str) -> int:
-    """Bytes of a result's arrays."""
+    """Return the bytes of a result's arrays."""
     return sum(
         _bytes(dtype) * prod(map(int, filter(None, shape.split(","))))
         for dtype, shape in _ARRAY.findall(result)
@@ -161,7 +154,7 @@ def _bytes(dtype: str) -> int:
 
 
 def _axes(line: str, mesh_shape: Mapping[str, int]) -> Iterator[str]:
-    """The mesh axes along which the members of a group differ."""
+    """Return the mesh axes along which the members of a group differ."""
     groups = _groups(line)
     if not groups:
         return
@@ -173,7 +166,7 @@ def _axes(line: str, mesh_shape: Mapping[str, int]) -> Iterator[str]:
 
 
 def _groups(line: str) -> list[np.ndarray]:
-    """The devices of every group, by their number in the mesh."""
+    """Return the devices of every group, by their number in the mesh."""
     if listed := _LISTED.search(line) or _PAIRS.search(line):
         return [np.array(group.split(","), int) for group in re.findall(r"\{([\d,]+)\}", listed[1])]
     if strided := _STRIDED.search(line):
@@ -192,7 +185,7 @@ def _groups(line: str) -> list[np.ndarray]:
 
 
 def _iota(shape: str, order: str | None) -> np.ndarray:
-    """0, 1, 2 ... in this shape, its axes in this order."""
+    """Return 0, 1, 2 ... in this shape, with its axes in this order."""
     counted = np.arange(prod(_ints(shape))).reshape(_ints(shape))
     return counted.transpose(_ints(order)) if order else counted
 

@@ -1,8 +1,6 @@
-"""`cotjax plan`: compiles a config's train step and sampler for a TPU slice, and says whether they
-fit and what would.
+"""`cotjax plan`: whether a config's train step and sampler fit a TPU slice, and what would.
 
-It estimates no speed: what the compiler knows is memory, arithmetic and exchange, and none of that
-is time.
+It says nothing about speed: the compiler knows memory, arithmetic and exchange, not time.
 """
 
 from __future__ import annotations
@@ -76,16 +74,18 @@ def plan(config: ConfigDict, topology: Topology, console: Console, only: str | N
 
 
 def device_memory(topology: Topology, devices: list[jax.Device]) -> float:
-    """Return the bytes of one device: a chip's, or a share of it where a chip is several devices."""
+    """Return the bytes of one device: a chip's, or a share of it where a chip is several
+    devices.
+    """
     chips = {(getattr(device, "slice_index", 0), *device.coords) for device in devices}
     return topology.chip.memory * len(chips) / len(devices)
 
 
 def model_of(config: ConfigDict) -> ModelConfig:
-    """The sizes that a config's base has: a published name, a folder (its config.json suffices) or
-    "package".
+    """Return the sizes of a config's base: a published name, a folder, or "package".
 
-    Raises UsageError for "random", whose vocabulary comes from data, and for what is none of these.
+    A folder needs only a config.json. Raises UsageError for "random", whose vocabulary comes from
+    data, and for anything else.
     """
     dtypes = {name: config.model[name] for name in ("param_dtype", "compute_dtype")}
     base = config.model.base

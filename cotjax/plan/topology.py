@@ -1,6 +1,4 @@
-"""TPU slices by name, as devices that programs can be compiled for on any machine: libtpu holds the
-compiler.
-"""
+"""TPU slices by name, as devices to compile for on any machine; libtpu holds the compiler."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from cotjax.errors import UsageError
 
 @dataclass(frozen=True)
 class Chip:
-    """What one chip of a generation has."""
+    """One chip of a generation."""
 
     memory: float  # bytes of high-bandwidth memory
     accelerator_type: str  # what the TPU runtime calls a slice of it, before the number of chips
@@ -35,9 +33,7 @@ _NAME = re.compile(r"(?P<generation>\w+):(?P<shape>\d+(x\d+){1,2})")
 
 @dataclass(frozen=True)
 class Topology:
-    """`slices` slices of one shape, such as v5e:16x16. Raises UsageError for a name that is
-    none.
-    """
+    """`slices` slices of one shape, such as v5e:16x16. Raises UsageError for an unknown name."""
 
     name: str
     slices: int = 1
@@ -61,10 +57,10 @@ class Topology:
         return self.name if self.slices == 1 else f"{self.slices} x {self.name}"
 
     def devices(self) -> list[jax.Device]:
-        """Its devices, in the compiler's order. They run nothing.
+        """Return its devices, in the compiler's order. They run nothing.
 
-        Call `use_compiler_alone` first. Raises UsageError without libtpu, or when the compiler
-        knows no such slice.
+        Call `use_compiler_alone` first. Raises UsageError without libtpu, or when the compiler has
+        no such slice.
         """
         from jax.experimental import topologies
 
@@ -83,8 +79,9 @@ class Topology:
 
 
 def use_compiler_alone() -> None:
-    """Tells jax, before it is first used, that this machine computes on its CPU and that libtpu is
-    here for its compiler.
+    """Make jax compute on the CPU and use libtpu only as a compiler.
+
+    Call it before jax is first used.
     """
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ.setdefault(

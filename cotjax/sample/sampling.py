@@ -1,4 +1,4 @@
-"""Logits -> ids. Letters are those of model/decoder.py."""
+"""Logits to ids. Letters are those of model/decoder.py."""
 
 from __future__ import annotations
 
@@ -21,14 +21,12 @@ _LONGEST_NGRAM = 1024  # each id of it costs a pass over all that was read, for 
 
 
 def slot_key(seed_2: jax.Array) -> jax.Array:
-    """The random key of one slot, from its seed's low and high 32 bits."""
+    """Return a slot's random key, from its seed's low and high 32 bits."""
     return jax.random.fold_in(jax.random.key(seed_2[0]), seed_2[1])
 
 
 def seed_words(seed: int) -> np.ndarray:
-    """A seed's low and high 32 bits, uint32 [2]. Raises UsageError for one outside 0 .. 2**64 -
-    1.
-    """
+    """Return a seed's low and high 32 bits, uint32 [2]. Raises UsageError out of 0 .. 2**64 - 1."""
     if not 0 <= seed < 2**64:
         raise UsageError(f"sampler: seed {seed} is outside 0 .. 2**64 - 1")
     return np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32)
@@ -36,8 +34,10 @@ def seed_words(seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next id is drawn. The terms, and their order (penalty, n-grams, temperature, top-k,
-    top-p), are those of transformers.
+    """How the next id is drawn.
+
+    The terms and their order (penalty, n-grams, temperature, top-k, top-p) are those of
+    transformers.
     """
 
     temperature: float = 0.0  # logits are divided by it; 0: greedy, whatever top_k and top_p are
@@ -54,9 +54,7 @@ class Sampling:
 
     @property
     def looks_back(self) -> bool:
-        """Whether the next id depends on which ids were read, beyond what the model makes of
-        them.
-        """
+        """Whether the next id depends on earlier ids other than through the model."""
         return self.repetition_penalty != 1 or self.no_repeat_ngram_size > 0
 
     def check(self, where: str) -> None:
@@ -80,7 +78,7 @@ class Sampling:
                 raise UsageError(f"{where}{name} is {getattr(self, name)}; it must be {range_}")
 
     def scalars(self) -> Scalars[np.generic]:
-        """The same for a program."""
+        """Return these settings as arguments of a program."""
         penalty, size = np.float32(self.repetition_penalty), np.int32(self.no_repeat_ngram_size)
         return Scalars(
             np.float32(self.temperature),
@@ -95,7 +93,7 @@ Number = TypeVar("Number")
 
 
 class Scalars(NamedTuple, Generic[Number]):
-    """Sampling as a program takes it: one program serves all values."""
+    """Sampling as arguments of a program: one program serves all values."""
 
     temperature: Number
     top_k: Number
@@ -105,7 +103,7 @@ class Scalars(NamedTuple, Generic[Number]):
 
 
 class Past(NamedTuple):
-    """What slots have read and made so far, for a Sampling that looks back."""
+    """The ids that slots have read and drawn so far, for a Sampling that looks back."""
 
     ids_BS: jax.Array  # int32: the ids in order, from index 0; vocab_size after the last
     lengths_B: jax.Array  # int32: how many there are
@@ -167,7 +165,7 @@ def _first_largest(scores_BV: jax.Array) -> jax.Array:
 
 
 def looking_back(logits_BV: jax.Array, past: Past, scalars: Scalars[jax.Array]) -> jax.Array:
-    """Scores after the repetition penalty, with -inf for ids that would repeat an n-gram."""
+    """Return scores after the repetition penalty, -inf for ids that would repeat an n-gram."""
     scores_BV = penalised(logits_BV, past.seen_BV, scalars.repetition_penalty)
 
     def without_repeats(scores_BV: jax.Array) -> jax.Array:
@@ -179,10 +177,10 @@ def looking_back(logits_BV: jax.Array, past: Past, scalars: Scalars[jax.Array]) 
 
 
 def repeats(past: Past, size: jax.Array) -> jax.Array:
-    """Which ids would end an n-gram of this size (1 or more) that is in the slot's past: bool [B,
-    V] (Paulus et al., 2018).
+    """Return the ids that would repeat an n-gram of this size (1 or more): bool [B, V].
 
-    Of size 3 after a b c d a b only c: it followed the last two ids, a b, once before.
+    Paulus et al., 2018. Of size 3 after a b c d a b only c: it followed the last two ids, a b,
+    before.
     """
     B, S = past.ids_BS.shape
     places_1S, rows_B1 = jnp.arange(S)[None, :], jnp.arange(B)[:, None]
@@ -202,7 +200,7 @@ def repeats(past: Past, size: jax.Array) -> jax.Array:
 
 
 def penalised(logits_BV: jax.Array, seen_BV: jax.Array, penalty: jax.Array) -> jax.Array:
-    """Keskar et al., 2019: the logits of ids that were seen, made less likely by the penalty."""
+    """Return the logits with those of seen ids made less likely (Keskar et al., 2019)."""
     return jnp.where(
         seen_BV, jnp.where(logits_BV < 0, logits_BV * penalty, logits_BV / penalty), logits_BV
     )

@@ -25,10 +25,9 @@ _BYTES = 256
 
 
 def token_mask(pieces: Sequence[str | None] | None, vocab_size: int) -> np.ndarray:
-    """Return which rows of the vocabulary are tokens, bool [V]: those of `pieces` that are not
-    None; None: all.
+    """Return which rows of the vocabulary are tokens, bool [V]: the `pieces` that are not None.
 
-    Raises UsageError for more pieces than rows, or none that is a token.
+    None: all. Raises UsageError for more pieces than rows, or none that is a token.
     """
     if pieces is None:
         return np.ones(vocab_size, bool)
@@ -76,8 +75,9 @@ def stop_table(
 
 
 def _automaton(patterns: Sequence[tuple[int, ...]], symbols: int) -> np.ndarray:
-    """The table over single symbols. A state is what has been read of some pattern: the longest
-    beginning that what was read ends with.
+    """Return the table over single symbols.
+
+    A state is the longest prefix of some pattern that the symbols read so far end with.
     """
     states = sorted(
         {pattern[:length] for pattern in patterns for length in range(len(pattern))} | {()}, key=len
@@ -100,7 +100,7 @@ def _automaton(patterns: Sequence[tuple[int, ...]], symbols: int) -> np.ndarray:
 
 
 def _over_pieces(next_ZS: np.ndarray, pieces: Sequence[str | None], vocab_size: int) -> np.ndarray:
-    """The table over ids, of which each adds the bytes of its piece."""
+    """Return the table over ids, each of which adds the bytes of its piece."""
     Z = len(next_ZS)
     going_on = np.vstack([next_ZS, np.full((1, _BYTES), Z, np.int16)])  # the end is never left
     added = sorted(

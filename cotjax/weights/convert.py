@@ -1,12 +1,11 @@
-"""A model's folder, of any kind, and from one to another.
+"""Models' folders of three kinds, read and converted.
 
-    Hugging Face    config.json, model.safetensors whole or in indexed parts, the tokenizer's files
-    Orbax           model.json (the fields of ModelConfig), params/ (an Orbax tree), token_ids.json (bos, eos and pad ids,
-                    where they are known), the tokenizer's files
-    PEFT            adapter_config.json, adapter_model.safetensors; read as its base with the adapters merged into it
+    Hugging Face  config.json, model.safetensors (one file or indexed parts), tokenizer files
+    Orbax         model.json (the fields of ModelConfig), params/ (an Orbax tree), token_ids.json
+                  (bos, eos and pad ids, where known), tokenizer files
+    PEFT          adapter_config.json, adapter_model.safetensors; read merged into their base
 
-The second kind is what a pod restores from: every process reads its own shards, from as many files
-as there are.
+A pod restores from an Orbax folder: every process reads its own shards, from many files.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ _KEPT = (*TOKENIZER_FILES, GENERATION_FILE)
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion made."""
+    """The result of a conversion."""
 
     parameters: int
     bytes: int  # of the parameters as they were written
@@ -57,8 +56,9 @@ class Converted:
 
 
 def folder_kind(folder: Path) -> str:
-    """HUGGING_FACE, ORBAX or PEFT. Raises UsageError when the folder is none of them, saying what
-    was looked for.
+    """Return HUGGING_FACE, ORBAX or PEFT.
+
+    Raises UsageError, naming the expected files, for any other folder.
     """
     kind = next((kind for kind, name in _CONFIG_FILES.items() if (folder / name).is_file()), None)
     if (folder / peft.CONFIG_FILE).is_file() and (
@@ -82,9 +82,7 @@ def folder_kind(folder: Path) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files that hold the parameters of a folder of any kind. Raises UsageError when it
-    is none.
-    """
+    """Return the files of a folder's parameters. Raises UsageError where it holds no model."""
     kind = folder_kind(folder)
     if kind == PEFT:
         return [
@@ -97,11 +95,10 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_config(folder: Path, say: Say | None = None, **overrides: Any) -> ModelConfig:
-    """The model in a folder of any kind; `overrides` are fields of ModelConfig. Raises UsageError
-    or DataError.
+    """Return the model of a folder of any kind; `overrides` are fields of ModelConfig.
 
-    `say` is told where its tensors are not what its config.json says (weights.read_hf), and those
-    are right.
+    `say` receives a line where tensors differ from config.json (huggingface.read_hf); the tensors
+    are right. Raises UsageError or DataError.
     """
     kind = folder_kind(folder)
     if kind == PEFT:
@@ -114,9 +111,7 @@ def read_config(folder: Path, say: Say | None = None, **overrides: Any) -> Model
 
 
 def base_of(folder: Path) -> Path:
-    """The folder of the base that a PEFT folder's adapters belong to. Raises UsageError when it is
-    not there.
-    """
+    """Return the base's folder of a PEFT folder. Raises UsageError when it is missing."""
     named = read_json(folder / peft.CONFIG_FILE, "PEFT's save_pretrained").get(
         "base_model_name_or_path"
     )
@@ -138,22 +133,21 @@ def base_of(folder: Path) -> Path:
 
 
 def homes(folder: Path) -> tuple[Path, ...]:
-    """Return the folders where a model's files lie: its own, and behind it the base's where it is
-    adapters.
-    """
+    """Return the folders of a model's files: its own, then for adapters their base's."""
     return (folder, base_of(folder)) if folder_kind(folder) == PEFT else (folder,)
 
 
 def tokenizer_folder(folder: Path) -> Path:
-    """Where the tokenizer of a model's folder lies: there, or with the base of adapters."""
+    """Return the folder of a model's tokenizer: its own, or for adapters their base's."""
     if not (folder / "tokenizer.json").is_file() and folder_kind(folder) == PEFT:
         return base_of(folder)
     return folder
 
 
 def load_params(folder: Path, mesh: Mesh, **overrides: Any) -> Params:
-    """The parameters in a folder of any kind, read straight into their places on `mesh`. Raises
-    UsageError or DataError.
+    """Read the parameters of a folder of any kind straight into their shards on `mesh`.
+
+    Raises UsageError or DataError.
     """
     kind = folder_kind(folder)
     if kind == HUGGING_FACE:
@@ -168,8 +162,9 @@ def load_params(folder: Path, mesh: Mesh, **overrides: Any) -> Params:
 def save_orbax(
     folder: Path, config: ModelConfig, params: Params, token_ids: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes model.json, params/ and the known `token_ids` into a folder. On several processes
-    every one must call it.
+    """Write model.json, params/ and the known `token_ids` into a folder.
+
+    On several processes every one must call it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_tree(folder / _PARAMS, params)
@@ -185,15 +180,14 @@ def convert(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     say: Say | None = None,
 ) -> Converted:
-    """Writes the model of a folder of one kind as a folder of the other; adapters merged into their
-    base, as Hugging Face's.
+    """Convert a Hugging Face folder to Orbax, an Orbax folder to Hugging Face; merge a PEFT folder.
 
-    `dtype` is what the parameters become (None: what the source's tensors are); `max_shard_bytes`
-    is of a safetensors file. Each device of this process holds its share of the parameters in
-    between. `out` appears when all of it is written.
+    `dtype`: of the parameters (None: the source's). `max_shard_bytes`: of a safetensors file. Each
+    device of this process holds its share of the parameters in between. `out` appears when it is
+    complete.
 
-    Raises UsageError when `source` is no model's folder or `out` holds something, DataError when
-    the model cannot be read.
+    Raises UsageError when `source` is no model's folder or `out` is not empty, DataError when the
+    model cannot be read.
     """
     started = time.perf_counter()
     overrides = {} if dtype is None else {"param_dtype": dtype}

@@ -1,6 +1,4 @@
-"""Where generation begins and ends: the bos, eos and pad ids of a model's folder and its
-generation_config.json.
-"""
+"""A model's bos, eos and pad ids, and its generation_config.json."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ TOKEN_IDS_FILE = "token_ids.json"  # in an Orbax folder, whose model.json holds 
 
 
 def token_ids(folder: Path) -> dict[str, Any]:
-    """Return those of TOKEN_IDS that a folder's config.json gives, or the file that stands for it
-    in an Orbax folder.
-    """
+    """Return the TOKEN_IDS of a folder's config.json, or of an Orbax folder's token_ids.json."""
     for name in ("config.json", TOKEN_IDS_FILE):
         if (folder / name).is_file():
             read = read_json(folder / name, "transformers or cotjax")
@@ -27,10 +23,9 @@ def token_ids(folder: Path) -> dict[str, Any]:
 
 
 def generation_config(folder: Path, ends: Sequence[int] = ()) -> dict[str, Any]:
-    """Return the generation_config.json of a folder's model that also stops at `ends`, the ids of
-    an end of turn.
+    """Return a folder's generation_config.json, also stopping at `ends`, the ids of an end of turn.
 
-    What the folder's own file says is kept; bos, eos and pad ids that it lacks are config.json's.
+    The folder's own settings are kept; missing bos, eos and pad ids come from config.json.
     """
     file = folder / GENERATION_FILE
     found = read_json(file, "transformers' save_pretrained") if file.is_file() else {}
@@ -41,7 +36,7 @@ def generation_config(folder: Path, ends: Sequence[int] = ()) -> dict[str, Any]:
 
 
 def stopping_at(generation: dict[str, Any], ends: Sequence[int]) -> dict[str, Any]:
-    """Return a generation config with `ends` among its eos ids, behind those that it has."""
+    """Return a generation config with `ends` appended to its eos ids."""
     eos = generation.get("eos_token_id")
     known = [] if eos is None else list(eos) if isinstance(eos, list) else [eos]
     more = [end for end in ends if end not in known]

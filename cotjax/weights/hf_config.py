@@ -1,6 +1,4 @@
-"""transformers' config.json <-> ModelConfig's fields. Every option is honoured, known to change no
-number, or refused.
-"""
+"""transformers' config.json <-> ModelConfig. Every option is honoured, harmless, or refused."""
 
 from __future__ import annotations
 
@@ -14,7 +12,10 @@ from cotjax.errors import DataError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.runtime.files import read_json
 
-QUANTIZED = "quantized weights are not read, so take the model's original ones (float32, bfloat16 or float16)"
+QUANTIZED = (
+    "quantized weights are not read, so take the model's original ones (float32, bfloat16 or "
+    "float16)"
+)
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -105,23 +106,25 @@ _QUANTIZED_BY = (
 # Fields that change no logit: who wrote the file, which tokens are special, how transformers runs,
 # generates or classifies.
 _HARMLESS_NAMES = """
-_attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash _experts_implementation
-_experts_implementation_internal _flash_attn_2_enabled _from_model_config _name_or_path architectures
-attn_implementation bos_token bos_token_id chunk_size_feed_forward cls_token_id dtype eos_token eos_token_id
-finetuning_task gradient_checkpointing id2label initializer_range is_decoder label2id layer_types mask_token_id
-max_seq_length max_sequence_length model_max_length model_type name_or_path num_labels output_attentions
-output_hidden_states pad_token pad_token_id prefix problem_type return_dict rope_parameters rope_scaling rope_theta
-sep_token_id task_specific_params tf_legacy_loss tie_word_embeddings tokenizer_class torch_dtype torchscript
-transformers.js_config transformers_version unk_token unk_token_id unsloth_fixed unsloth_version use_bfloat16
-use_cache use_flash_attn use_flash_attention_2
+_attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash
+_experts_implementation _experts_implementation_internal _flash_attn_2_enabled _from_model_config
+_name_or_path architectures attn_implementation bos_token bos_token_id chunk_size_feed_forward
+cls_token_id dtype eos_token eos_token_id finetuning_task gradient_checkpointing id2label
+initializer_range is_decoder label2id layer_types mask_token_id max_seq_length max_sequence_length
+model_max_length model_type name_or_path num_labels output_attentions output_hidden_states
+pad_token pad_token_id prefix problem_type return_dict rope_parameters rope_scaling rope_theta
+sep_token_id task_specific_params tf_legacy_loss tie_word_embeddings tokenizer_class torch_dtype
+torchscript transformers.js_config transformers_version unk_token unk_token_id unsloth_fixed
+unsloth_version use_bfloat16 use_cache use_flash_attn use_flash_attention_2
 
-assistant_confidence_threshold assistant_lookbehind bad_words_ids begin_suppress_tokens decoder_start_token_id
-diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size encoder_repetition_penalty epsilon_cutoff
-eta_cutoff exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id length_penalty max_length
-max_new_tokens min_length no_repeat_ngram_size num_assistant_tokens num_assistant_tokens_schedule num_beam_groups
-num_beams num_return_sequences output_scores remove_invalid_values repetition_penalty return_dict_in_generate
-suppress_tokens target_lookbehind temperature cache_implementation renormalize_logits
-force_words_ids low_memory top_k top_p typical_p
+assistant_confidence_threshold assistant_lookbehind bad_words_ids begin_suppress_tokens
+decoder_start_token_id diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size
+encoder_repetition_penalty epsilon_cutoff eta_cutoff exponential_decay_length_penalty
+forced_bos_token_id forced_eos_token_id length_penalty max_length max_new_tokens min_length
+no_repeat_ngram_size num_assistant_tokens num_assistant_tokens_schedule num_beam_groups num_beams
+num_return_sequences output_scores remove_invalid_values repetition_penalty
+return_dict_in_generate suppress_tokens target_lookbehind temperature cache_implementation
+renormalize_logits force_words_ids low_memory top_k top_p typical_p
 """
 _HARMLESS = frozenset(_HARMLESS_NAMES.split())
 
@@ -190,8 +193,8 @@ def config_to_hf(config: ModelConfig, token_ids: Mapping[str, Any] | None = None
 def _read_fields(read: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the fields of ModelConfig that a config.json gives; `where` names it in errors.
 
-    Raises DataError for an architecture, an option or a missing key that this decoder cannot
-    honour, and for a field that it does not know, unless its value is one that turns things off.
+    Raises DataError for an architecture, an option or a missing key that this decoder does not
+    compute, and for an unknown field, unless its value turns it off.
     """
     architecture = _architecture(read, where)
     packed = [key for key in _QUANTIZED_BY if read.get(key)]
@@ -243,9 +246,7 @@ def _architecture(read: Mapping[str, Any], where: str) -> _Architecture:
 
 
 def _check_options(read: Mapping[str, Any], architecture: _Architecture, where: str) -> None:
-    """Raise DataError for the first field that may change numbers in a way this decoder does not
-    know.
-    """
+    """Raise DataError for the first field that may change numbers in an unknown way."""
     for key, value in architecture.written.items():
         given = read.get(key, value)
         if (
@@ -280,7 +281,7 @@ def _check_options(read: Mapping[str, Any], architecture: _Architecture, where: 
 
 
 def _is_off(key: str, value: Any) -> bool:
-    """Whether a field that nobody knows changes nothing at this value, going by its name."""
+    """Return whether an unknown field is off at this value, judging by its name."""
     if value is None or value in ({}, [], ""):
         return True
     if isinstance(value, bool):
@@ -291,7 +292,7 @@ def _is_off(key: str, value: Any) -> bool:
 
 
 def _sizes(read: Mapping[str, Any], architecture: _Architecture, where: str) -> dict[str, Any]:
-    """Return transformers' sizes by their keys, those filled in that follow from others."""
+    """Return transformers' sizes by their keys, with defaults filled in."""
     read = {**architecture.left_out, **read}
     if (
         read.get("head_dim") is None
@@ -314,8 +315,8 @@ def _count(value: Any) -> bool:
 def _rope(read: Mapping[str, Any], where: str) -> tuple[float, dict[str, Any] | None]:
     """Return the rotary base and the fields of its scaling, if any.
 
-    They stand in `rope_parameters` (transformers 5), or at the top level and in `rope_scaling`, or
-    in both. Readers differ in which of the two they obey, so that both must say the same.
+    They are in `rope_parameters` (transformers 5), or at the top level and in `rope_scaling`, or in
+    both. Readers differ in which they obey, so both must agree.
     """
     told = [
         (key, _rope_of(read[key], f"{where}: {key}"))
@@ -347,7 +348,7 @@ def _rope(read: Mapping[str, Any], where: str) -> tuple[float, dict[str, Any] | 
 
 
 def _rope_of(rope: Any, where: str) -> tuple[Any, dict[str, Any] | None]:
-    """Return what one of the two dicts says: its rotary base, if any, and its scaling, if any."""
+    """Return the rotary base and the scaling of one of the two dicts, each None if absent."""
     if not isinstance(rope, Mapping):
         raise DataError(
             f"{where} is {_short(rope)}; expected an object, such as {{'rope_type': 'default'}}"

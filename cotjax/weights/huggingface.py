@@ -1,6 +1,4 @@
-"""Hugging Face checkpoints in and out: config.json and safetensors <-> (ModelConfig, params). Never
-pickle.
-"""
+"""Hugging Face checkpoints: config.json and safetensors <-> (ModelConfig, params). Never pickle."""
 
 from __future__ import annotations
 
@@ -144,7 +142,7 @@ def save_hf(
 
 
 def stored_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The name and the shape of every tensor of a checkpoint of this config."""
+    """Return the name and shape of every tensor of this config's checkpoint."""
     return {
         ".".join(path): stored_shape(".".join(path), weight)
         for path, weight in declared(config).items()
@@ -157,7 +155,7 @@ def stored_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def _open(
     folder: Path, say: Say | None, overrides: Mapping[str, Any]
 ) -> tuple[ModelConfig, dict[str, Stored]]:
-    """Return the model and its tensors by name; exactly those that it declares."""
+    """Return the model and its tensors by name, exactly those that it declares."""
     config = config_from_hf(
         folder, **overrides
     )  # first: what kind of model it is says more than what is missing
@@ -191,7 +189,7 @@ def _open(
 
 
 def _check(folder: Path, stored: Mapping[str, Stored], weights: Mapping[str, Weight]) -> None:
-    """Raise one DataError with all that does not fit."""
+    """Raise one DataError for all tensors that do not match the config."""
     both = [name for name in weights if name in stored]
     shapes = [
         f"{name} has shape {stored[name].shape}; config.json asks for "
@@ -224,7 +222,7 @@ def _check(folder: Path, stored: Mapping[str, Stored], weights: Mapping[str, Wei
 
 
 def _reader(name: str, weight: Weight, stored: Stored) -> Callable[[Cut], np.ndarray]:
-    """Reads a part of a parameter, cut as it lies here, from its file."""
+    """Return a function that reads part of a parameter from its file."""
     from safetensors import SafetensorError, safe_open
 
     def read(cut: Cut) -> np.ndarray:
@@ -243,7 +241,7 @@ def _reader(name: str, weight: Weight, stored: Stored) -> Callable[[Cut], np.nda
 def place(
     read: Callable[[Cut], np.ndarray], weight: Weight, where: NamedSharding | None
 ) -> jax.Array:
-    """The array on its devices; a part that several devices hold is read once."""
+    """Return the sharded array; a part that several devices hold is read once."""
     if where is None:
         return jax.numpy.asarray(read(tuple(slice(0, size) for size in weight.shape)))
     parts: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
@@ -262,7 +260,7 @@ def place(
 
 
 def _sizes(config: ModelConfig, params: Params) -> dict[str, int]:
-    """Bytes of every tensor by its name."""
+    """Return the bytes of every tensor by its name."""
     return {
         ".".join(path): leaf(params, path).size * leaf(params, path).dtype.itemsize
         for path in declared(config)
@@ -270,7 +268,7 @@ def _sizes(config: ModelConfig, params: Params) -> dict[str, int]:
 
 
 def _parts(config: ModelConfig, params: Params, max_bytes: int) -> dict[str, list[str]]:
-    """File name -> the tensors in it, in the model's order."""
+    """Return file name -> its tensors, in the model's order."""
     parts: list[list[str]] = [[]]
     held = 0
     for name, size in _sizes(config, params).items():
@@ -288,12 +286,12 @@ def _parts(config: ModelConfig, params: Params, max_bytes: int) -> dict[str, lis
 
 
 def partial_of(file: Path) -> Path:
-    """What a file is called until it is whole."""
+    """Return a file's temporary name, until it is complete."""
     return file.with_name(file.name + ".partial")
 
 
 def write_part(file: Path, tensors: dict[str, np.ndarray], mode_of: Path) -> None:
-    """One safetensors file, with the mode of the file `mode_of`."""
+    """Write one safetensors file, with the mode of the file `mode_of`."""
     from safetensors.numpy import save_file
 
     save_file(tensors, file, metadata={"format": "pt"})
@@ -301,8 +299,10 @@ def write_part(file: Path, tensors: dict[str, np.ndarray], mode_of: Path) -> Non
 
 
 def _reveal(folder: Path, parts: Mapping[str, list[str]], sizes: Mapping[str, int]) -> None:
-    """Gives what is written its names. What a reader looks for first goes first and comes last: it
-    never meets a mixture.
+    """Rename the finished files.
+
+    The file that a reader opens first is deleted first and renamed last, so it never sees a
+    mixture.
     """
     for name in (INDEX, FILE):
         (folder / name).unlink(missing_ok=True)
@@ -322,7 +322,7 @@ def _reveal(folder: Path, parts: Mapping[str, list[str]], sizes: Mapping[str, in
 
 
 def gather(x: Any) -> np.ndarray:
-    """The whole array on the host, also where other processes hold parts of it."""
+    """Return the whole array on the host, also where other processes hold parts of it."""
     if not isinstance(x, jax.Array):
         return np.asarray(x)
     if not x.is_fully_addressable:

@@ -17,9 +17,7 @@ _HOST_GB = 8
 
 
 def save_tree(folder: Path, params: Params) -> None:
-    """Write the tree into a folder that does not exist yet. On several processes every one must
-    call it.
-    """
+    """Write the tree into a new folder. On several processes every one must call it."""
     with ocp.StandardCheckpointer(save_concurrent_gb=_HOST_GB) as checkpointer:
         checkpointer.save(folder.resolve(), params)
 
@@ -54,6 +52,6 @@ def check_shapes(folder: Path, params: Params) -> None:
 
 
 def _shapes(tree: Params) -> dict[str, tuple[int, ...]]:
-    """Dotted name -> shape."""
+    """Return dotted name -> shape."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {".".join(str(key.key) for key in path): tuple(leaf.shape) for path, leaf in leaves}

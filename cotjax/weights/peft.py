@@ -39,9 +39,19 @@ CONFIG_FILE, TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
 # Keys of adapter_config.json that do not change what a trained adapter computes. Of all others,
 # also those that PEFT is yet to have, nothing but "off" is read.
 _WITHOUT_EFFECT = {
-    "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "eva_config", "inference_mode", "lora_dropout", "megatron_core",
-    "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
-}  # fmt: skip
+    "auto_mapping",
+    "base_model_name_or_path",
+    "ensure_weight_tying",
+    "eva_config",
+    "inference_mode",
+    "lora_dropout",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+    "task_type",
+}
 _READ = {"peft_type", "r", "lora_alpha", "target_modules", "init_lora_weights"}
 # Ways to draw first values that leave the base as it is. The others (PiSSA, OLoRA, LoftQ, …) change
 # it, and an adapter that was saved under their name belongs to that changed base.
@@ -138,8 +148,9 @@ def read_adapter(folder: str | PathLike[str], config: ModelConfig) -> ModelConfi
 def load_peft(
     folder: str | PathLike[str], config: ModelConfig, params: Params, mesh: Mesh | None = None
 ) -> tuple[ModelConfig, Params]:
-    """The base with the adapters of a folder that PEFT, or `save_peft`, wrote; they are kept in
-    float32. Raises as `read_adapter`.
+    """Return the base with the adapters of a folder by PEFT or `save_peft`, in float32.
+
+    Raises as `read_adapter`.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -165,20 +176,17 @@ def _name_there(path: Path) -> str:
 
 
 def _matrix_shape(config: ModelConfig, path: Path) -> tuple[int, int]:
-    """A factor as one matrix, inputs first. torch's Linear, which both factors are in PEFT, keeps
-    it turned.
-    """
+    """Return a factor's shape as one matrix, inputs first; PEFT stores the transpose."""
     rank = adapters_of(config).rank
     outer = prod(declared(config)[path].shape) // rank
     return (outer, rank) if path[-1] == LORA_FACTORS[0] else (rank, outer)
 
 
 def _target_modules(config: ModelConfig) -> list[str]:
-    """The targets as PEFT's list: last names where all projections so named are targets, whole
-    paths else.
+    """Return the targets as PEFT's list: last names where they suffice, else whole paths.
 
-    Not the config's own expression, which PEFT would also try on what is no projection
-    (`.*self_attn.*` fails there).
+    PEFT would try the config's own expression on modules that are no projection, where
+    `.*self_attn.*` fails.
     """
     paths = targets(config)
     names = {path[-1] for path in paths}
@@ -187,9 +195,7 @@ def _target_modules(config: ModelConfig) -> list[str]:
 
 
 def _read_config(file: FilePath) -> LoRA:
-    """The adapters that adapter_config.json describes. Raises DataError for what this decoder
-    cannot honour.
-    """
+    """Return the adapters of an adapter_config.json. Raises DataError for unsupported options."""
     read = read_json(file, "PEFT's save_pretrained")
     if read.get("peft_type") != "LORA":
         raise DataError(f"{file}: peft_type is {read.get('peft_type')!r}; only 'LORA' is supported")

@@ -1,6 +1,4 @@
-"""The tensors of a Hugging Face folder, by the names of the model's parameters, as their headers
-declare them. Never pickle.
-"""
+"""The tensors of a Hugging Face folder, as their headers declare them. Never pickle."""
 
 from __future__ import annotations
 
@@ -95,7 +93,7 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files that hold the tensors. Raises DataError when one is not there."""
+    """Return the tensors' files. Raises DataError when one is missing."""
     if (folder / FILE).is_file():
         return [folder / FILE]
     index = folder / INDEX
@@ -136,7 +134,7 @@ def holds_weights(folder: Path) -> bool:
 
 
 def all_there(folder: Path) -> bool:
-    """Return whether a folder holds every file of its tensors."""
+    """Return whether no file of a folder's tensors is missing."""
     try:
         return bool(weight_files(folder))
     except DataError:
@@ -144,7 +142,7 @@ def all_there(folder: Path) -> bool:
 
 
 def same_values(one: Stored, other: Stored) -> bool:
-    """Return whether two tensors are equal bit for bit. Some rows of each are held at a time."""
+    """Return whether two tensors are equal bit for bit, holding some rows at a time."""
     from safetensors import SafetensorError, safe_open
 
     if one.shape != other.shape or one.dtype != other.dtype:
@@ -169,7 +167,7 @@ def same_values(one: Stored, other: Stored) -> bool:
 
 
 def widest_dtype(tensors: Iterable[Stored]) -> str:
-    """Return the least float dtype that holds the values of all tensors, by our name of it."""
+    """Return the smallest float dtype that represents the values of all tensors."""
     import jax.numpy as jnp
 
     names = {FLOATS[tensor.dtype] for tensor in tensors}
@@ -184,9 +182,7 @@ def widest_dtype(tensors: Iterable[Stored]) -> str:
 
 
 def wrapped_by(unknown: Sequence[str], missing: Sequence[str]) -> str | None:
-    """Return what stands before all unknown names where, without it, they are the missing ones;
-    else None.
-    """
+    """Return the prefix that all unknown names have before the missing ones; else None."""
     for name in unknown[:1]:
         for known in missing:
             if name.endswith(f".{known}"):
@@ -197,7 +193,7 @@ def wrapped_by(unknown: Sequence[str], missing: Sequence[str]) -> str | None:
 
 
 def some(names: Sequence[str]) -> str:
-    """Return the first names of a list, for an error."""
+    """Return the first names of a list, for an error message."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
 
