@@ -1,4 +1,4 @@
-"""`cotjax games make` and `cotjax collect`. Heavy imports happen in the command, as in `cotjax.cli.main`."""
+"""`cotjax games make` and `cotjax collect`. Heavy imports happen in the commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from cotjax.errors import DataError, UsageError
 
 
-def add_games(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_games(commands: argparse._SubParsersAction) -> None:
     """Add `games` and `collect` to the commands of the parser."""
     games = commands.add_parser(
         "games", help="make games, household games in ALFWorld's format by default"
@@ -49,6 +49,10 @@ def add_games(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     make.set_defaults(run=_make_games)
 
+    _add_collect(commands)
+
+
+def _add_collect(commands: argparse._SubParsersAction) -> None:
     collect = commands.add_parser(
         "collect", help="let a scripted agent play games and write its trajectories"
     )
@@ -115,7 +119,8 @@ def _collect(arguments: argparse.Namespace) -> None:
     games = world.games(arguments.games, arguments.split, left_out)
     if left_out:
         reporter.say(
-            f"left out of {arguments.games or world.name}, {arguments.split}: {left_out_text(left_out)}"
+            f"left out of {arguments.games or world.name}, {arguments.split}: "
+            f"{left_out_text(left_out)}"
         )
     if arguments.limit:
         games = games[: arguments.limit]

@@ -34,7 +34,7 @@ class Observation:
 
     Attributes:
       text: the answer, stripped of surrounding whitespace.
-      admissible_commands: the actions that the environment would accept now; None if it cannot list them.
+      admissible_commands: the actions that would be accepted now; None if they cannot be listed.
       won: the goal is met.
       done: the episode is over, won or not.
       accepted: the environment carried the action out. A refused action costs a step all the same.
@@ -59,7 +59,7 @@ class TextEnv(Protocol):
         """Load `game` and return (task instruction, first observation)."""
 
     def step(self, action: str) -> Observation:
-        """Send `action` and return the answer. An action that the environment refuses is not an error."""
+        """Send `action` and return the answer. A refused action is not an error."""
 
     def close(self) -> None:
         """Free the slot's resources."""
@@ -86,7 +86,7 @@ class Agent(Protocol):
     """A scripted agent that plays one game at a time and writes its thoughts."""
 
     def start(self, task: str, observation: Observation) -> None:
-        """Begin a game. `act` gets the first observation too. Raises EnvError for a task that it cannot read."""
+        """Begin a game; `act` gets this observation too. Raises EnvError for an unknown task."""
 
     def act(self, observation: Observation) -> Decision:
         """Return the next action and the thought before it."""

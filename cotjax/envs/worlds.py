@@ -1,8 +1,8 @@
 """The door to the worlds: what a world is, and how it is loaded by name.
 
-A world is a set of text games with the code that plays them. Everything outside `cotjax.envs` asks a `World` and
-imports no world by name, so a new world is a file or a folder under `cotjax/envs`, or a module of your own.
-docs/worlds.md has an example.
+A world is a set of text games with the code that plays them. Everything outside `cotjax.envs` asks
+a `World` and imports no world by name, so a new world is a file or a folder under `cotjax/envs`, or
+a module of your own. docs/worlds.md has an example.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class AgentSettings:
     Attributes:
       skill: probability that a step is the expert's, of an agent that also acts at random.
       news: share of the random steps whose thought also says what was just seen.
-      mistakes: share of steps that go wrong and are not trained on, so that the next steps show how to recover.
+      mistakes: share of steps that go wrong and are not trained on; the next ones show how to
+        recover.
     """
 
     skill: float = 1.0
@@ -41,17 +42,20 @@ class AgentSettings:
 
 
 class World(ABC):
-    """One world: its games, the environments that play them, and optionally a maker of games and scripted agents.
+    """One world: games, environments, and optionally a maker of games and scripted agents.
 
-    A subclass gives `name` and `domains`, and implements `games` and `make_env`. All else has a default; an optional
-    part that a world lacks raises UsageError where it is needed. Instances are pickled for worker processes.
+    A subclass gives `name` and `domains`, and implements `games` and `make_env`. All else has a
+    default; an optional part that a world lacks raises UsageError where it is needed. Instances are
+    pickled for worker processes.
 
     Attributes:
       name: in records, trajectories and messages.
       title: what the report calls it; "" for its name.
-      domains: task type -> IN_DOMAIN or OOD, in the order in which task types are listed. Training never shows OOD types.
+      domains: task type -> IN_DOMAIN or OOD, in the order in which task types are listed. OOD
+        types are never trained on.
       splits: the splits of its games; `games make` makes all of them by default.
-      agents: names for `agent`. "expert" plays to win: the study keeps its won episodes and compares models with it.
+      agents: names for `agent`. "expert" plays to win: a study trains on its won episodes, and
+        compares models with it.
       makes_games: whether `make_games` is there.
       task_text: the first line of the first user turn, with `{task}` for the task.
     """
@@ -78,16 +82,23 @@ class World(ABC):
     ) -> list[Game]:
         """Return the playable games of a split, sorted by id.
 
-        `root`: the folder of the games; "" for the world's own default. `left_out`: gets the number of games that are
-        not playable, by reason. Raises UsageError for a missing folder, DataError for a broken or empty one.
+        Args:
+          root: the folder of the games; "" for the world's own default.
+          left_out: gets the number of games that are not playable, by reason.
+
+        Raises:
+          UsageError: there is no such folder.
+          DataError: it is broken or empty.
         """
 
     @abstractmethod
     def make_env(self, max_steps: int, games_kept: int | None = None) -> Callable[[], TextEnv]:
         """Return a picklable function that makes one environment.
 
-        `max_steps`: an episode is done after this many steps. `games_kept`: how many loaded games a process should
-        keep in memory, in a world where loading is slow; None for the world's default.
+        Args:
+          max_steps: an episode is done after this many steps.
+          games_kept: loaded games that a process should cache, in a world where loading is slow;
+            None for the world's default.
         """
 
     def game_at(self, path: Path) -> Game:
@@ -97,11 +108,11 @@ class World(ABC):
         )
 
     def recognize(self, path: str) -> tuple[str, str] | None:
-        """Return (task type, game id) of a game file's path in someone's data; None if it is not of this world."""
+        """Return (task type, game id) of a game file's path; None if it is not of this world."""
         return None
 
     def words(self) -> Iterator[str]:
-        """Yield texts that hold the world's vocabulary, for a word-level tokenizer beside the words of the data."""
+        """Yield texts with the world's vocabulary, for a word-level tokenizer."""
         yield from ()
 
     def make_games(
@@ -112,9 +123,10 @@ class World(ABC):
         workers: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[Game]:
-        """Make `counts[split][task_type]` games under `out`. `progress` gets (games made, games in all)."""
+        """Make `counts[split][task_type]` games under `out`. `progress` gets (done, total)."""
         raise UsageError(
-            f"world {self.name!r} makes no games: set games.source={self.name} and games.root, or give a folder of games"
+            f"world {self.name!r} makes no games: set games.source={self.name} and games.root, "
+            "or give a folder of games"
         )
 
     def agent(self, name: str, seed: int, settings: AgentSettings) -> Agent:
@@ -127,7 +139,8 @@ class World(ABC):
             raise UsageError(f"world {self.name!r} has no {name}: give data.trajectories")
         if name not in self.agents:
             raise UsageError(
-                f"no scripted agent of world {self.name!r} is called {name!r}; there are {' and '.join(self.agents)}"
+                f"no scripted agent of world {self.name!r} is called {name!r}; "
+                f"there are {' and '.join(self.agents)}"
             )
 
 
@@ -139,8 +152,8 @@ def world_names() -> list[str]:
 def load_world(name: str) -> World:
     """Return the world of this name.
 
-    `name`: a file or folder under cotjax/envs ("alfworld"), whose WORLD is taken, or "package.module:ATTRIBUTE" for a
-    world of your own. Raises UsageError if there is no such world.
+    `name`: a file or folder under cotjax/envs ("alfworld"), whose WORLD is taken, or
+    "package.module:ATTRIBUTE" for a world of your own. Raises UsageError if there is no such world.
     """
     module, colon, attribute = name.partition(":")
     if not colon:
@@ -154,7 +167,8 @@ def load_world(name: str) -> World:
         world = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(
-            f"world {name!r} cannot be loaded ({error}); its module must be importable, for example through PYTHONPATH"
+            f"world {name!r} cannot be loaded ({error}); its module must be importable, "
+            "for example through PYTHONPATH"
         ) from None
     if not isinstance(world, World):
         raise UsageError(f"world {name!r}: {attribute} is no cotjax.envs.worlds.World")

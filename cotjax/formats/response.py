@@ -1,4 +1,4 @@
-"""The response format: `<think>` reasoning `</think><action>` action `</action>`, or the action alone."""
+"""The response format: `<think>` … `</think><action>` … `</action>`, or the action alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROBLEMS = {
 
 @dataclass(frozen=True)
 class Response:
-    """A parsed response. `reason` is a key of PROBLEMS, or None for a response with a valid action."""
+    """A parsed response. `reason` is a key of PROBLEMS; None for a valid response."""
 
     thought: str | None
     action: str | None
@@ -50,12 +50,15 @@ def normalize_action(action: str) -> str:
 def parse_response(text: str, *, prefilled: bool, stopped: bool = True) -> Response:
     """Return the thought and the action of a decoded response.
 
-    A response is valid if all of it is `<think>` … `</think><action>` … `</action>`, or the action alone; an
-    end-of-turn token and whitespace may follow. This says nothing about whether the environment accepts the action.
+    A response is valid if all of it is `<think>` … `</think><action>` … `</action>`, or the action
+    alone; an end-of-turn token and whitespace may follow. Whether the environment accepts the
+    action is another question.
 
     Args:
-      prefilled: the response was prefilled with `<action>` (a prompt action), so `text` starts inside the tag.
-      stopped: the model ended the response. One that reached the token limit before it was well-formed is "cut".
+      prefilled: the response was prefilled with `<action>` (a prompt action), so `text` starts
+        inside the tag.
+      stopped: the model ended the response. One that reached the token limit before it was
+        well-formed is "cut".
     """
     response = _parse(ACTION_OPEN + text if prefilled else text)
     if response.reason in ("no_action", "unclosed_action", "unclosed_thought") and not stopped:

@@ -1,12 +1,14 @@
-"""The turn template and the first user turn. The prompt of a state is
+"""Turn templates and the first user turn.
+
+The prompt of a state is
 
     turn_open  Your task is to: {task}.  {first observation}  response_open
                <action> {executed action} </action>  response_end
     turn_open  {next observation}  response_open  …
 
-Past turns are direct responses: their reasoning is not part of the prompt. So one state has one prompt, whichever kind
-of action drove the episode there, and prompt action and CoT action differ in the response alone (arXiv 2606.26935
-prefills the response with `<action>` to elicit the prompt action).
+Past turns are direct responses: their reasoning is not part of the prompt. So one state has one
+prompt, whichever kind of action drove the episode there, and prompt action and CoT action differ
+only in the response (arXiv 2606.26935 prefills it with `<action>` to elicit the prompt action).
 """
 
 from __future__ import annotations
@@ -75,5 +77,5 @@ TEMPLATES = {template.name: template for template in (CHATML, LLAMA3)}
 
 
 def first_turn(task: str, observation: str, wording: str = TASK) -> str:
-    """Return the text of the first user turn. `wording`: its first line, with `{task}` for the task."""
+    """Return the first user turn. `wording`: its first line, with `{task}` for the task."""
     return f"{wording.format(task=task)}\n{observation}"

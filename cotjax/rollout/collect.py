@@ -1,6 +1,7 @@
-"""Collect trajectories: scripted agents play a world's games, and every kept episode becomes a line of a JSONL file.
+"""Collect trajectories of scripted agents that play a world's games.
 
-The file depends on the games, their order and the settings, never on the number of workers.
+Every kept episode becomes a line of a JSONL file. The file depends on the games, their order and
+the settings, never on the number of workers.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class Collecting:
             )
         if self.max_steps < 1 or self.episodes_per_game < 1:
             raise UsageError(
-                f"max_steps ({self.max_steps}) and episodes_per_game ({self.episodes_per_game}) must be at least 1"
+                f"max_steps ({self.max_steps}) and episodes_per_game ({self.episodes_per_game}) "
+                "must be at least 1"
             )
 
 
@@ -77,7 +79,8 @@ class CollectSummary:
       kept: written to the file.
       steps: steps of the kept episodes.
       failed: broken off because the environment or the game file failed; none is kept.
-      inadmissible: broken off because the agent chose an inadmissible action, a bug of the agent; none is kept.
+      inadmissible: broken off because the agent chose an inadmissible action, a bug of the agent;
+        none is kept.
       faults: messages of the first few that were broken off, each with its game and step.
     """
 
@@ -101,7 +104,7 @@ class CollectSummary:
         return {reason: count for reason, count in reasons.items() if count}
 
     def lines(self) -> list[str]:
-        """Return lines for the user: episodes kept, episodes left out by reason, and the first faults."""
+        """Return lines for the user: episodes kept, left out by reason, and the first faults."""
         lines = [
             f"won {self.won} of {self.played}; kept {self.kept} trajectories, {self.steps} steps"
         ]
@@ -131,7 +134,7 @@ def collect(
       progress: called with (episodes done, episodes in all) after each episode.
 
     Raises:
-      UsageError: an unknown agent, no games, two games with one id, or an impossible range or count.
+      UsageError: an unknown agent, no games, two games with one id, or an impossible setting.
     """
     settings.check()
     world.check_agent(settings.agent)
@@ -147,7 +150,10 @@ def collect(
 
 
 def expert_episodes(path: str | Path, games: Iterable[Game]) -> Iterator[Trajectory]:
-    """Yield the first won episode of each of `games` in a trajectory file, for a world without a scripted expert."""
+    """Yield the first won episode of each game in a trajectory file.
+
+    They take the place of a scripted expert's, in a world that has none.
+    """
     wanted = {(game.split, game.id) for game in games}
     for trajectory in read_trajectories(path):
         if trajectory.success and (trajectory.split, trajectory.game) in wanted:
@@ -186,7 +192,8 @@ def _jobs(games: Sequence[Game], settings: Collecting) -> list[_Job]:
     ((name, times),) = Counter(f"{game.split}/{game.id}" for game in games).most_common(1)
     if times > 1:
         raise UsageError(
-            f"the game {name} is listed {times} times; use episodes_per_game to play it more than once"
+            f"the game {name} is listed {times} times; "
+            "use episodes_per_game to play it more than once"
         )
     jobs = []
     for game in games:
@@ -197,7 +204,7 @@ def _jobs(games: Sequence[Game], settings: Collecting) -> list[_Job]:
 
 
 def _stable_seed(seed: int, game_id: str, episode: int) -> int:
-    """Return 32 bits of a hash: the same on every machine, and different for every (seed, game, episode)."""
+    """Return 32 bits of a hash, the same on every machine, of (seed, game, episode)."""
     return int.from_bytes(
         hashlib.sha256(f"{seed}/{game_id}/{episode}".encode()).digest()[:4], "big"
     )
@@ -237,7 +244,8 @@ class _Player:
             commands = observation.admissible_commands
             if commands is not None and decision.action not in commands and not decision.no_op:
                 raise _InadmissibleAction(
-                    f"{game.id}, step {len(steps)}: the {settings.agent} chose {decision.action!r}, "
+                    f"{game.id}, step {len(steps)}: the {settings.agent} chose "
+                    f"{decision.action!r}, "
                     "which the game does not take"
                 )
             provenance = SCRIPTED_BEFORE if decision.thought is not None else None
@@ -291,8 +299,11 @@ def _outcomes(
         yield pool.imap(_play_in_worker, jobs, chunksize=4)
 
 
+# Set by the initializer of a worker process; the pool has no other way to hand it to the tasks.
+_worker_player: _Player
+
+
 def _start_worker(world: World, settings: Collecting) -> None:
-    # A pool hands nothing from its initializer to its tasks but a global variable.
     global _worker_player
     _worker_player = _Player(world, settings)
 

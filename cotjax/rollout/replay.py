@@ -1,4 +1,4 @@
-"""Environments that replay expert trajectories, for the offline diagnostics on held-out expert states."""
+"""Environments that replay expert trajectories, for the diagnostics on expert states."""
 
 from __future__ import annotations
 

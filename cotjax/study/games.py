@@ -74,8 +74,9 @@ def check_world(config: ConfigDict) -> None:
         for task_type in types:
             if task_type not in world.task_types and not config.data.trajectories:
                 raise UsageError(
-                    f"task_types.{name}: world {world.name!r} has no task type {task_type!r}; there are "
-                    f"{', '.join(world.task_types)}; a config file takes them from default_config({config.world!r})"
+                    f"task_types.{name}: world {world.name!r} has no task type {task_type!r}; "
+                    f"there are {', '.join(world.task_types)}; "
+                    f"a config file takes them from default_config({config.world!r})"
                 )
 
 
@@ -85,7 +86,10 @@ def left_out_text(left_out: Counter[str]) -> str:
 
 
 def made_counts(config: ConfigDict) -> dict[str, dict[str, int]]:
-    """Return split -> task type -> games to make, with the played games spread evenly over the task types of a domain."""
+    """Return split -> task type -> games to make.
+
+    The played games are spread evenly over the task types of their domain.
+    """
     counts: dict[str, dict[str, int]] = {}
     if config.games.train:
         counts["train"] = dict.fromkeys(config.task_types.collect, config.games.train)
@@ -113,7 +117,8 @@ def _train(
     ]
     if not games:
         raise DataError(
-            f"{root or world.name}: no training games of the task types {', '.join(config.task_types.collect)}"
+            f"{root or world.name}: no training games of the task types "
+            f"{', '.join(config.task_types.collect)}"
         )
     if config.games.source != "made" and config.games.train:
         games = _choose(games, config.games.train, config.seed)
@@ -137,7 +142,8 @@ def _played(
         fitting = [game for game in games if game.task_type in types]
         if len(fitting) < count:
             raise DataError(
-                f"{root or world.name}: split {config.games.eval_split!r} has {len(fitting)} games for games.{name}={count}; ask for fewer or make more"
+                f"{root or world.name}: split {config.games.eval_split!r} has {len(fitting)} games "
+                f"for games.{name}={count}; ask for fewer or make more"
             )
         chosen.append(tuple(_choose(fitting, count, config.seed)))
     return chosen[0], chosen[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -124,12 +124,12 @@ class Player:
 
 
 def world_of_run(run: Path) -> str:
-    """Return the name of the world that a run plays; runs of before there were others play ALFWorld."""
+    """Return the name of a run's world. Older runs, which name none, play ALFWorld."""
     return _saved_config(run).get("world", default_config().world)
 
 
 def player_of_run(run: Path, arm: str, step: int | None) -> Player:
-    """Return a run's checkpoint, elicited as in the run. Raises UsageError if there is no such checkpoint."""
+    """Return a run's checkpoint, elicited as in the run. Raises UsageError if there is none."""
     from cotjax.study.export import find_checkpoint
 
     model, checkpoints, step = find_checkpoint(run, arm, step)
@@ -142,7 +142,8 @@ def player_of_run(run: Path, arm: str, step: int | None) -> Player:
         template, system = saved["data"]["template"], saved["data"].get("system", "")
     except KeyError as error:
         raise DataError(
-            f"{run / 'config.json'}: not a run's config (no {error}); give --model with an exported checkpoint"
+            f"{run / 'config.json'}: not a run's config (no {error}); "
+            "give --model with an exported checkpoint"
         ) from None
     restore = partial(checkpoints.restore_params, step, model)
     return Player(
@@ -157,12 +158,13 @@ def _saved_config(run: Path) -> dict[str, Any]:
         raise UsageError(f"{run}: nothing was trained here; give a run's folder") from None
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{run / 'config.json'}: not a run's config ({error}); give --model with an exported checkpoint"
+            f"{run / 'config.json'}: not a run's config ({error}); "
+            "give --model with an exported checkpoint"
         ) from None
 
 
 def player_of_model(folder: Path, template: str) -> Player:
-    """Return the model of a Hugging Face, Orbax or PEFT folder. Raises UsageError if it holds none."""
+    """Return the model of a Hugging Face, Orbax or PEFT folder. Raises UsageError if none."""
     from cotjax.weights.convert import load_params, read_config, tokenizer_folder
 
     return Player(
@@ -250,14 +252,14 @@ class _Announcing:
     ) -> None:
         self._environments, self._on_start = environments, on_start
 
-    def reset(self, games: dict[int, Game]) -> dict[int, tuple[str, Observation] | EnvError]:
+    def reset(self, games: dict[int, Game]) -> Mapping[int, tuple[str, Observation] | EnvError]:
         answers = self._environments.reset(games)
         for answer in answers.values():
             if isinstance(answer, tuple):
                 self._on_start(*answer)
         return answers
 
-    def step(self, actions: dict[int, str]) -> dict[int, Observation | EnvError]:
+    def step(self, actions: dict[int, str]) -> Mapping[int, Observation | EnvError]:
         return self._environments.step(actions)
 
     def faults(self, slot: int) -> Sequence[str]:
@@ -299,7 +301,11 @@ def pauses(pause: bool, delay: float) -> Callable[[], None]:
     """Return a function to call after each step: it waits for Enter, or for `delay` seconds."""
     if delay < 0:
         raise UsageError(f"--delay is {delay:g}; it must be at least 0 seconds")
-    return (lambda: sys.stdin.readline() and None) if pause else partial(time.sleep, delay)
+    return _wait_for_enter if pause else partial(time.sleep, delay)
+
+
+def _wait_for_enter() -> None:
+    sys.stdin.readline()
 
 
 def _say_start(console: Console, world: World, task: str, seen: Observation) -> None:

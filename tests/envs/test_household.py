@@ -19,7 +19,7 @@ from cotjax.envs.alfworld.maker.sample import (
     TREATMENTS,
     UNSEEN_FLOOR_PLANS,
     floor_plans_of,
-    sample_world,
+    sample_household,
 )
 from cotjax.envs.alfworld.maker.walkthrough import engine_names
 from cotjax.envs.alfworld.tasks import TASK_TYPES
@@ -65,7 +65,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 def worlds(task_type: str, split: str = "train", number: int = 150):
     for index in range(number):
-        world = sample_world(
+        world = sample_household(
             load_catalog(), split, task_type, random.Random(f"{split} {task_type} {index}")
         )
         if world is not None:
@@ -373,7 +373,7 @@ def test_a_folder_with_games_of_others_is_left_alone(tmp_path):
         ({"counts": {}}, "no games are asked for"),
         ({"seed": "x"}, "must be a whole number, not 'x'"),
         ({"workers": 0}, "at least 1 worker, not 0"),
-        ({"out": "Sliced"}, "'Sliced': choose another folder"),
+        ({"out": "Sliced"}, "'Sliced' in its path: choose another folder"),
     ],
 )
 def test_bad_requests(tmp_path, changed, message):

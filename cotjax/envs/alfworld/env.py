@@ -29,7 +29,7 @@ def find_games(
 
     Playable means the same as in ALFWorld's own `AlfredTWEnv.collect_game_files`: a folder with
     `traj_data.json` of a known task type and a `game.tw-pddl` marked solvable, with neither
-    "movable" nor "Sliced" in the folder's name. `left_out` gets the number of other games, by reason.
+    "movable" nor "Sliced" in the folder's name. `left_out` gets the number of others, by reason.
 
     Raises:
       UsageError: there is no such folder.

@@ -1,10 +1,12 @@
-"""Makes household games in ALFWorld's own format, each one played to a win before it is kept.
+"""Make household games in ALFWorld's format; each is played to a win before it is kept.
 
-A seed gives as many games as wanted from what the installed ALFWorld package ships: no download, no simulator. The
-folders are laid out as ALFWorld's own, so its stock `AlfredTWEnv` plays them too (`data_path` = out/<split>).
+A seed gives any number of games from the files of the installed ALFWorld package, without a
+download or a simulator. The folders have ALFWorld's layout, so its stock `AlfredTWEnv` plays them
+too (`data_path` = out/<split>).
 
     out/manifest.json
-    out/<split>/<task>-<Obj>-None-<Recep>-<floor plan>/trial_<id>/{game.tw-pddl, traj_data.json, initial_state.pddl}
+    out/<split>/<task>-<Obj>-None-<Recep>-<floor plan>/trial_<id>/
+        game.tw-pddl, traj_data.json, initial_state.pddl
 """
 
 from __future__ import annotations
@@ -32,14 +34,14 @@ from cotjax.envs.alfworld.maker.pddl import (
     problem_text,
     trajectory_file,
 )
-from cotjax.envs.alfworld.maker.sample import sample_world
+from cotjax.envs.alfworld.maker.sample import sample_household
 from cotjax.envs.alfworld.maker.walkthrough import walkthrough
 from cotjax.envs.alfworld.tasks import TASK_TYPES
 from cotjax.envs.base import Game
 from cotjax.errors import EnvError, UsageError
 
 SPLITS = ("train", "valid_seen", "valid_unseen")
-_GENERATOR = "household 1"  # goes up whenever the same seed would give other bytes
+_GENERATOR = "household 1"  # increased whenever the same seed would give other bytes
 _MOST_ATTEMPTS = 20
 _GAMES_PER_SAVE = 50  # the manifest is saved this often, so that a killed run loses little
 _LONGEST_WALKTHROUGH = 50
@@ -47,7 +49,7 @@ _LONGEST_WALKTHROUGH = 50
 
 @dataclass(frozen=True)
 class GameKey:
-    """Game `index` of a task type in a split. With the seed it says everything about the game."""
+    """Game `index` of a task type in a split. With the seed it determines the game."""
 
     split: str
     task_type: str
@@ -64,14 +66,17 @@ def make_games(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Game]:
-    """Make `counts[split][task_type]` games below `out` and return them, by split, task type and index.
+    """Make `counts[split][task_type]` games under `out`; return them by split, type and index.
 
-    The same seed gives the same bytes whatever the number of workers, and game k of a split and task type does not
-    depend on how many games are asked for. Games that a former call made are kept when their hash is right, and made
-    again when it is not. `progress(done, total)` is called once for those kept, then after each game made.
+    The same seed gives the same bytes with any number of workers, and game k of a split and task
+    type does not depend on the number of games. Games of an earlier call are kept if their hash is
+    right, and made again otherwise. `progress(done, total)` is called once for the kept games, then
+    after each new one.
 
-    Raises UsageError for a request that makes no sense or that disagrees with what `out` holds, DataError for a
-    manifest that cannot be read, EnvError when ALFWorld is missing or no winnable game comes out.
+    Raises:
+      UsageError: an impossible request, or one that differs from the games in `out`.
+      DataError: the manifest cannot be read.
+      EnvError: ALFWorld is missing, or no winnable game is found.
     """
     out = Path(out)
     keys = _requested(out, counts, seed, workers)
@@ -82,19 +87,19 @@ def make_games(
         if counts.get(split, {}).get(task)
     }
     manifest = Manifest.open(out, _generator(), seed, asked, SPLITS)
-    made = {
+    games = {
         key: game
         for key in keys
         if (game := manifest.games.get(str(key))) and _is_intact(out, key, game)
     }
-    missing = [key for key in keys if key not in made]
-    if made and progress is not None:
-        progress(len(made), len(keys))
+    missing = [key for key in keys if key not in games]
+    if games and progress is not None:
+        progress(len(games), len(keys))
     try:
         for done, (key, game) in enumerate(
-            _make_all(out, seed, missing, workers), start=len(made) + 1
+            _make_all(out, seed, missing, workers), start=len(games) + 1
         ):
-            made[key] = manifest.games[str(key)] = game
+            games[key] = manifest.games[str(key)] = game
             if done % _GAMES_PER_SAVE == 0:
                 manifest.save()
             if progress is not None:
@@ -104,8 +109,8 @@ def make_games(
             manifest.save()
     return [
         Game(
-            made[key].id,
-            str(_folder(out, key, made[key]) / "game.tw-pddl"),
+            games[key].id,
+            str(_folder(out, key, games[key]) / "game.tw-pddl"),
             key.split,
             key.task_type,
         )
@@ -123,7 +128,8 @@ def _requested(
     for word in ("movable", "Sliced"):
         if word in str(out.absolute()):
             raise UsageError(
-                f"ALFWorld skips every game whose path holds {word!r}: choose another folder than {out}"
+                f"ALFWorld skips every game with {word!r} in its path: "
+                f"choose another folder than {out}"
             )
     for split, tasks in counts.items():
         if split not in SPLITS:
@@ -131,11 +137,13 @@ def _requested(
         for task, count in tasks.items():
             if task not in TASK_TYPES:
                 raise UsageError(
-                    f"no task type is called {task!r} (split {split}): choose from {', '.join(TASK_TYPES)}"
+                    f"no task type is called {task!r} (split {split}): "
+                    f"choose from {', '.join(TASK_TYPES)}"
                 )
             if not isinstance(count, int) or isinstance(count, bool) or count < 0:
                 raise UsageError(
-                    f"the number of {split} games of {task} must be a whole number from 0 up, not {count!r}"
+                    f"the number of {split} games of {task} must be a whole number from 0 up, "
+                    f"not {count!r}"
                 )
     numbers = {
         (split, task): counts.get(split, {}).get(task, 0) for split in SPLITS for task in TASK_TYPES
@@ -152,7 +160,7 @@ def _requested(
 
 
 def _generator() -> str:
-    """What decides a game's bytes besides the seed: this code, and the package whose files go into every game."""
+    """Return the versions that determine a game with the seed: of this code and of alfworld."""
     try:
         return f"{_GENERATOR} on alfworld {importlib.metadata.version('alfworld')}"
     except importlib.metadata.PackageNotFoundError as error:
@@ -176,8 +184,9 @@ def _make_all(
     out: Path, seed: int, keys: list[GameKey], workers: int
 ) -> Iterator[tuple[GameKey, MadeGame]]:
     if workers == 1 or len(keys) < 2:
-        maker = _Maker(out, seed) if keys else None
-        yield from ((key, maker.make(key)) for key in keys)
+        if keys:
+            maker = _Maker(out, seed)
+            yield from ((key, maker.make(key)) for key in keys)
         return
     # Spawned, so that no process shares the engine's libraries with another.
     context = multiprocessing.get_context("spawn")
@@ -188,7 +197,8 @@ def _make_all(
             )
         except BrokenProcessPool as error:
             raise EnvError(
-                "a process that makes games died: ask for fewer workers; in a script, call make_games below `if __name__ == '__main__':`"
+                "a process that makes games died: ask for fewer workers; in a script, call "
+                "make_games below `if __name__ == '__main__':`"
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -204,7 +214,7 @@ def _maker_of_process(out: Path, seed: int) -> _Maker:
 
 
 class _Maker:
-    """Makes one game after another with one engine (an engine's memory is never given back)."""
+    """Makes one game after another with one engine, whose memory is never freed."""
 
     def __init__(self, out: Path, seed: int):
         from cotjax.envs.alfworld.env import AlfworldEnv
@@ -214,7 +224,7 @@ class _Maker:
         self._engine = AlfworldEnv(max_steps=_LONGEST_WALKTHROUGH)
 
     def make(self, key: GameKey) -> MadeGame:
-        """Sample until a game is won by its walkthrough, then move it into place in one rename."""
+        """Sample until a game is won by its walkthrough, then move it into place by one rename."""
         trial = (
             f"trial_G{hashlib.sha256(f'{_GENERATOR} {self._seed} {key}'.encode()).hexdigest()[:16]}"
         )
@@ -231,37 +241,41 @@ class _Maker:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         raise EnvError(
-            f"no winnable game in {_MOST_ATTEMPTS} attempts at {key} with seed {self._seed}: try another seed"
+            f"no winnable game in {_MOST_ATTEMPTS} attempts at {key} with seed {self._seed}: "
+            "try another seed"
         )
 
     def _write(self, key: GameKey, trial: str, rng: random.Random, scratch: Path) -> Path | None:
-        world = sample_world(self._catalog, key.split, key.task_type, rng)
-        if world is None:
+        household = sample_household(self._catalog, key.split, key.task_type, rng)
+        if household is None:
             return None
-        problem = problem_text(self._catalog, world, trial)
-        task = instruction(self._catalog, world, rng)
-        folder = scratch / folder_name(world) / trial
+        problem = problem_text(self._catalog, household, trial)
+        task = instruction(self._catalog, household, rng)
+        folder = scratch / folder_name(household) / trial
         folder.mkdir(parents=True, exist_ok=True)
         files = {
             "game.tw-pddl": game_file(
-                self._catalog, problem, task, walkthrough(self._catalog, world)
+                self._catalog, problem, task, walkthrough(self._catalog, household)
             ),
             "initial_state.pddl": problem,
-            "traj_data.json": trajectory_file(world, trial, task),
+            "traj_data.json": trajectory_file(household, trial, task),
         }
         for name, text in files.items():
             (folder / name).write_bytes(text.encode())
         return folder
 
     def _is_won(self, key: GameKey, folder: Path, scratch: Path) -> bool:
-        """Play the walkthrough as the file has it: every command must be admissible, and none but the last one win."""
+        """Return whether the file's walkthrough wins.
+
+        Every command must be admissible, and only the last one may win.
+        """
         path = folder / "game.tw-pddl"
         commands = json.loads(path.read_bytes())["walkthrough"]
         _, observation = self._engine.reset(
             Game(folder.relative_to(scratch).as_posix(), str(path), key.split, key.task_type)
         )
         for command in commands:
-            if observation.won or command not in observation.admissible_commands:
+            if observation.won or command not in (observation.admissible_commands or ()):
                 return False
             observation = self._engine.step(command)
         return observation.won

@@ -1,4 +1,4 @@
-"""The manifest of a folder of made games: what it was made from, and the hash of every finished game in it."""
+"""The manifest of a folder of made games: the request, and the hash of every finished game."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from cotjax.runtime.files import write_atomic
 
 GAME_FILES = ("game.tw-pddl", "initial_state.pddl", "traj_data.json")
 _NAME = "manifest.json"
-_MOST_NAMED = 3  # so many differing counts are named in a message
+_MOST_NAMED = 3  # differing counts in a message
 
 
 @dataclass(frozen=True)
 class MadeGame:
-    """A game on disk: its id below the split's folder ("<task folder>/<trial folder>"), and the hash of its files."""
+    """A game on disk: its id ("<task folder>/<trial folder>") and the hash of its files."""
 
     id: str
     sha256: str
 
 
 def hash_game(folder: Path) -> str:
-    """SHA-256 over the game's three files. Raises OSError when one is missing."""
+    """Return the SHA-256 over the game's three files. Raises OSError if one is missing."""
     digest = hashlib.sha256()
     for name in GAME_FILES:
         content = (folder / name).read_bytes()
@@ -34,7 +34,10 @@ def hash_game(folder: Path) -> str:
 
 @dataclass
 class Manifest:
-    """`counts` is flat: "split/task type" -> number of games. `games`: "split/task type/index" -> game."""
+    """The manifest of one folder.
+
+    `counts`: "split/task type" -> number of games. `games`: "split/task type/index" -> game.
+    """
 
     path: Path
     generator: str
@@ -46,7 +49,12 @@ class Manifest:
     def open(
         cls, out: Path, generator: str, seed: int, counts: dict[str, int], splits: tuple[str, ...]
     ) -> Manifest:
-        """Read the manifest of `out` and compare it with the request, or start one in a folder that has no games."""
+        """Read the manifest of `out` and compare it with the request; start one if `out` has none.
+
+        Raises:
+          UsageError: the request differs, or `out` holds games that were not made here.
+          DataError: the manifest cannot be read.
+        """
         path = out / _NAME
         if path.exists():
             manifest = cls._read(path)
@@ -55,7 +63,8 @@ class Manifest:
         for split in splits:
             if (out / split).exists():
                 raise UsageError(
-                    f"{out / split} was not made by cotjax (there is no {path}): choose another folder"
+                    f"{out / split} was not made by cotjax (there is no {path}): "
+                    "choose another folder"
                 )
         out.mkdir(parents=True, exist_ok=True)
         manifest = cls(path, generator, seed, counts, {})
@@ -95,7 +104,8 @@ class Manifest:
             differing.append(f"and {len(keys) - _MOST_NAMED} other counts")
         if differing:
             raise UsageError(
-                f"the games in {self.path.parent} were made {'; '.join(differing)}: choose another folder"
+                f"the games in {self.path.parent} were made {'; '.join(differing)}: "
+                "choose another folder"
             )
 
     def save(self) -> None:

@@ -1,4 +1,4 @@
-"""Writes a sampled household as ALFWorld's files: the PDDL problem, the game, the trajectory's header."""
+"""Write a household as ALFWorld's files: the PDDL problem, the game, the trajectory's header."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import random
 
 from cotjax.envs.alfworld.catalog import Catalog, Receptacle
-from cotjax.envs.alfworld.maker.sample import Item, World
+from cotjax.envs.alfworld.maker.sample import Household, Item
 
 _PREDICATES = {
     "Cleanable": "cleanable",
@@ -19,21 +19,25 @@ _DOMAIN_OBJECT_TYPES = ("ButterKnife", "Knife")
 _DOMAIN_RECEPTACLE_TYPES = ("Fridge", "Microwave", "SinkBasin")
 
 
-def folder_name(world: World) -> str:
-    """ALFWorld's "<task>-<Obj>-<Mrecep>-<Recep>-<scene>"; a lamp stands where there is no goal receptacle."""
-    return f"{world.task_type}-{world.target}-None-{world.goal or world.toggle}-{world.floor_plan}"
+def folder_name(household: Household) -> str:
+    """Return ALFWorld's "<task>-<Obj>-<Mrecep>-<Recep>-<scene>"; a lamp is a <Recep> too."""
+    goal = household.goal or household.toggle
+    return f"{household.task_type}-{household.target}-None-{goal}-{household.floor_plan}"
 
 
-def instruction(catalog: Catalog, world: World, rng: random.Random) -> str:
-    """One of ALFWorld's own templates for the task type, filled in as ALFWorld does."""
-    _, templates = catalog.goals[world.task_type]
+def instruction(catalog: Catalog, household: Household, rng: random.Random) -> str:
+    """Return one of ALFWorld's templates for the task type, filled in as ALFWorld does."""
+    _, templates = catalog.goals[household.task_type]
     return rng.choice(templates).format(
-        obj=world.target.lower(), recep=world.goal.lower(), toggle=world.toggle.lower(), mrecep=""
+        obj=household.target.lower(),
+        recep=household.goal.lower(),
+        toggle=household.toggle.lower(),
+        mrecep="",
     )
 
 
 def game_file(catalog: Catalog, problem: str, task: str, commands: list[str]) -> str:
-    """game.tw-pddl, a JSON object. `solvable` is true because no other game is ever kept."""
+    """Return game.tw-pddl, a JSON object. Only solvable games are kept."""
     return _json(
         {
             "pddl_domain": catalog.domain,
@@ -45,18 +49,18 @@ def game_file(catalog: Catalog, problem: str, task: str, commands: list[str]) ->
     )
 
 
-def trajectory_file(world: World, trial: str, task: str) -> str:
-    """traj_data.json: what ALFWorld's loaders and experts read of an ALFRED trajectory."""
+def trajectory_file(household: Household, trial: str, task: str) -> str:
+    """Return traj_data.json, with the fields that ALFWorld's loaders and experts read."""
     return _json(
         {
             "task_id": trial,
-            "task_type": world.task_type,
+            "task_type": household.task_type,
             "pddl_params": {
                 "mrecep_target": "",
                 "object_sliced": False,
-                "object_target": world.target,
-                "parent_target": world.goal,
-                "toggle_target": world.toggle,
+                "object_target": household.target,
+                "parent_target": household.goal,
+                "toggle_target": household.toggle,
             },
             "turk_annotations": {
                 "anns": [
@@ -69,8 +73,8 @@ def trajectory_file(world: World, trial: str, task: str) -> str:
                 ]
             },
             "scene": {
-                "floor_plan": f"FloorPlan{world.floor_plan}",
-                "scene_num": world.floor_plan,
+                "floor_plan": f"FloorPlan{household.floor_plan}",
+                "scene_num": household.floor_plan,
                 "generated": True,
             },
         }
@@ -81,46 +85,54 @@ def _json(value: dict) -> str:
     return json.dumps(value, indent=1) + "\n"
 
 
-def problem_text(catalog: Catalog, world: World, trial: str) -> str:
-    """initial_state.pddl: declarations, initial facts, goal, all in a fixed order."""
-    goal, _ = catalog.goals[world.task_type]
+def problem_text(catalog: Catalog, household: Household, trial: str) -> str:
+    """Return initial_state.pddl: declarations, initial facts and goal, all in a fixed order."""
+    goal, _ = catalog.goals[household.task_type]
     # ALFWorld's goals write "#" where PDDL has "-", and close the problem's own parenthesis.
-    goal = goal.format(obj=world.target, recep=world.goal, toggle=world.toggle).replace("#", "-")
+    goal = goal.format(obj=household.target, recep=household.goal, toggle=household.toggle).replace(
+        "#", "-"
+    )
     lines = [f"(define (problem plan_{trial})", "(:domain alfred)", "(:objects"]
-    lines += [f"    {line}" for line in _declarations(world)]
+    lines += [f"    {line}" for line in _declarations(household)]
     lines += [")", "(:init"]
-    lines += [f"    ({fact})" for fact in _facts(catalog, world)]
+    lines += [f"    ({fact})" for fact in _facts(catalog, household)]
     lines += [")"]
     return "\n".join(lines) + goal
 
 
-def _declarations(world: World) -> list[str]:
-    object_types = sorted({item.kind for item in world.items} | set(_DOMAIN_OBJECT_TYPES))
-    receptacle_types = sorted({r.kind for r in world.receptacles} | set(_DOMAIN_RECEPTACLE_TYPES))
-    spots = sorted({thing.spot for thing in (*world.receptacles, *world.items)} | {world.start})
+def _declarations(household: Household) -> list[str]:
+    object_types = sorted({item.kind for item in household.items} | set(_DOMAIN_OBJECT_TYPES))
+    receptacle_types = sorted(
+        {r.kind for r in household.receptacles} | set(_DOMAIN_RECEPTACLE_TYPES)
+    )
+    spots = sorted(
+        {r.spot for r in household.receptacles}
+        | {item.spot for item in household.items}
+        | {household.start}
+    )
     return [
         "agent1 - agent",
         *(f"{kind}Type - otype" for kind in object_types),
         *(f"{kind}Type - rtype" for kind in receptacle_types),
-        *(f"{symbol(item.id)} - object" for item in world.items),
-        *(f"{symbol(r.id)} - receptacle" for r in world.receptacles),
+        *(f"{symbol(item.id)} - object" for item in household.items),
+        *(f"{symbol(r.id)} - receptacle" for r in household.receptacles),
         *(f"{symbol(spot)} - location" for spot in spots),
     ]
 
 
-def _facts(catalog: Catalog, world: World) -> list[str]:
-    facts = [f"atLocation agent1 {symbol(world.start)}"]
-    for receptacle in world.receptacles:
+def _facts(catalog: Catalog, household: Household) -> list[str]:
+    facts = [f"atLocation agent1 {symbol(household.start)}"]
+    for receptacle in household.receptacles:
         facts += _receptacle_facts(catalog, receptacle)
-    object_kinds = sorted({item.kind for item in world.items})
-    for kind in sorted({r.kind for r in world.receptacles}):
+    object_kinds = sorted({item.kind for item in household.items})
+    for kind in sorted({r.kind for r in household.receptacles}):
         facts += [
             f"canContain {kind}Type {other}Type"
             for other in object_kinds
             if other in catalog.fits[kind]
         ]
-    portable = {item.id for item in world.objects}
-    for item in world.items:
+    portable = {item.id for item in household.objects}
+    for item in household.items:
         facts += _item_facts(catalog, item, item.id in portable)
     return facts
 
@@ -154,7 +166,7 @@ def _item_facts(catalog: Catalog, item: Item, portable: bool) -> list[str]:
 
 
 def symbol(name: str) -> str:
-    """ALFWorld's spelling of an ALFRED id in PDDL: "Cup|-00.10|+01.00|+02.00" -> "Cup_bar__minus_00_dot_10_bar_..."."""
+    """Return an ALFRED id in ALFWorld's PDDL: "Cup|-00.10" -> "Cup_bar__minus_00_dot_10"."""
     return (
         name.replace("|", "_bar_")
         .replace("+", "_plus_")

@@ -1,7 +1,7 @@
-"""Samples one household: a room, its furniture, what lies where, and a goal that is not yet met.
+"""Sample one household: a room, its furniture, the objects in it, and a goal that is not met yet.
 
-A world is data only; its text is written elsewhere. The tables below were set so that made rooms resemble ALFWorld's
-released ones (numbers of things by class, copies of each object, how full each class of receptacle is).
+A household is data; `pddl` writes its text. The tables below were set so that made rooms resemble
+ALFWorld's released ones (things of each class, copies of each object, objects per receptacle).
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ UNSEEN_FLOOR_PLANS = (10, 219, 308, 424)  # ALFWorld's own valid_unseen rooms
 
 @dataclass(frozen=True)
 class Treatment:
-    """What is done to the object on its way: the command's verb, what the object must allow, and the class of receptacle
-    where it is done."""
+    """A treatment of the object: its verb, the affordance it needs, and its receptacle class."""
 
     verb: str
     affordance: str
@@ -32,7 +31,7 @@ TREATMENTS = {
     "pick_cool_then_place_in_recep": Treatment("cool", "Coolable", "Fridge"),
 }
 
-# How often ALFWorld sets a task in a room.
+# Weights of the kinds of room that ALFWorld sets a task in.
 _ROOM_WEIGHTS = {
     "pick_and_place_simple": {"Kitchen": 10, "LivingRoom": 27, "Bedroom": 30, "Bathroom": 33},
     "look_at_obj_in_light": {"LivingRoom": 17, "Bedroom": 83},
@@ -48,21 +47,16 @@ _HOLDS_ONE = frozenset({"ToiletPaperHanger", "CoffeeMachine", "StoveBurner"})
 _LAMP = "DeskLamp"
 _LAMP_STANDS = ("Desk", "Dresser", "SideTable")
 
-# Furniture that the package names in a floor plan without giving its place: how many of it (else one).
+# Least and most pieces of furniture that a floor plan names without a position (else one).
 _UNPLACED_COUNTS = {"StoveBurner": (4, 4), "HandTowelHolder": (1, 2), "TowelHolder": (1, 2)}
-# Every other class of furniture may lose a piece or gain one or two, so that two games in a floor plan differ in layout too.
-_ALWAYS_KEPT = frozenset(
-    {
-        "Bed",
-        "CoffeeMachine",
-        "Fridge",
-        "GarbageCan",
-        "HandTowelHolder",
-        "Microwave",
-        "SinkBasin",
-        "Sofa",
-    }
-    | {"StoveBurner", "Toaster", "Toilet", "ToiletPaperHanger", "TowelHolder"}
+# Every other class of furniture may lose a piece or gain one or two, so that the layouts of two
+# games in a floor plan differ too.
+_FIXED = frozenset(
+    (
+        *("Bed", "CoffeeMachine", "Fridge", "GarbageCan", "HandTowelHolder", "Microwave"),
+        *("SinkBasin", "Sofa", "StoveBurner", "Toaster", "Toilet", "ToiletPaperHanger"),
+        "TowelHolder",
+    )
 )
 _LOSES, _GAINS, _FEWEST_RECEPTACLES = 0.12, 0.25, 8
 _MOST_RECEPTACLES = {
@@ -72,22 +66,33 @@ _MOST_RECEPTACLES = {
     "Bathroom": (11, 19),
 }
 
-# The weight of each receptacle of a class when an object's place is drawn among those it fits. Fitted so that the
-# mean number of objects in each class comes out as in ALFWorld's games; classes that take few kinds weigh more.
-_FULLNESS = {
-    "ArmChair": 1.1, "BathtubBasin": 5.0, "Bed": 14.0, "Cabinet": 0.5, "Cart": 3.2, "CoffeeMachine": 6.7,
-    "CoffeeTable": 4.5, "CounterTop": 3.3, "Desk": 4.8, "DiningTable": 7.4, "Drawer": 0.55, "Dresser": 4.0,
-    "Fridge": 4.3, "GarbageCan": 1.2, "HandTowelHolder": 14.0, "LaundryHamper": 0.5, "Microwave": 1.3, "Ottoman": 2.0,
-    "Safe": 1.5, "Shelf": 0.9, "SideTable": 1.9, "SinkBasin": 1.2, "Sofa": 3.2, "StoveBurner": 9.7, "Toaster": 0.1,
-    "Toilet": 1.8, "ToiletPaperHanger": 1.5, "TowelHolder": 2.0, "TVStand": 14.0,
-}  # fmt: skip
+# The weight of a receptacle of each class when an object is put into one that it fits. Fitted to
+# the mean number of objects in each class in ALFWorld's games; classes for few kinds weigh more.
+_WEIGHTS = {
+    **{"ArmChair": 1.1, "BathtubBasin": 5.0, "Bed": 14.0, "Cabinet": 0.5, "Cart": 3.2},
+    **{"CoffeeMachine": 6.7, "CoffeeTable": 4.5, "CounterTop": 3.3, "Desk": 4.8},
+    **{"DiningTable": 7.4, "Drawer": 0.55, "Dresser": 4.0, "Fridge": 4.3, "GarbageCan": 1.2},
+    **{"HandTowelHolder": 14.0, "LaundryHamper": 0.5, "Microwave": 1.3, "Ottoman": 2.0},
+    **{"Safe": 1.5, "Shelf": 0.9, "SideTable": 1.9, "SinkBasin": 1.2, "Sofa": 3.2},
+    **{"StoveBurner": 9.7, "Toaster": 0.1, "Toilet": 1.8, "ToiletPaperHanger": 1.5},
+    **{"TowelHolder": 2.0, "TVStand": 14.0},
+}
 # Weights of 1, 2, 3 copies of an object in a room; classes with few copies are listed.
 _COPIES = (36, 34, 30)
 _COPIES_OF = {
-    "AlarmClock": (48, 34, 18), "Book": (44, 33, 23), "Box": (66, 28, 6), "Bread": (54, 33, 13),
-    "HandTowel": (80, 20, 0), "Kettle": (43, 37, 20), "Laptop": (58, 32, 10), "Pan": (67, 28, 5),
-    "Pillow": (60, 33, 7), "Pot": (51, 39, 10), "TeddyBear": (1, 0, 0), "Towel": (86, 14, 0),
-}  # fmt: skip
+    "AlarmClock": (48, 34, 18),
+    "Book": (44, 33, 23),
+    "Box": (66, 28, 6),
+    "Bread": (54, 33, 13),
+    "HandTowel": (80, 20, 0),
+    "Kettle": (43, 37, 20),
+    "Laptop": (58, 32, 10),
+    "Pan": (67, 28, 5),
+    "Pillow": (60, 33, 7),
+    "Pot": (51, 39, 10),
+    "TeddyBear": (1, 0, 0),
+    "Towel": (86, 14, 0),
+}
 _TARGET_COPIES = (38, 28, 21, 13)  # 1 to 4 copies of the object that the task is about
 _LAMP_COPIES = (55, 45)
 # Portable by the tables, but always on the floor in released games.
@@ -108,7 +113,7 @@ _DECOR_STANDS = {
 
 @dataclass(frozen=True)
 class Item:
-    """A thing that is not a fixed receptacle, in the receptacle of id `inside`, or on the floor at `spot` (None)."""
+    """A thing that is no fixed receptacle: in the one of id `inside`, or on the floor (None)."""
 
     kind: str
     id: str
@@ -117,9 +122,12 @@ class Item:
 
 
 @dataclass(frozen=True)
-class World:
-    """One household and its goal. `target` is the class of object the task is about, `goal` the class of receptacle it
-    must end in ("" when the task asks for light instead, and `toggle` names the lamp's class)."""
+class Household:
+    """One household and its goal.
+
+    `target` is the class of the task's object, and `goal` the class of the receptacle it must end
+    in. In a task about light `goal` is "", and `toggle` is the lamp's class.
+    """
 
     floor_plan: int
     task_type: str
@@ -138,7 +146,7 @@ class World:
 
 
 def floor_plans_of(catalog: Catalog, split: str) -> list[FloorPlan]:
-    """Train and valid_seen share their floor plans; valid_unseen has the four that ALFWorld keeps apart."""
+    """Return the floor plans of a split: valid_unseen has four of its own, the others share."""
     unseen = split == "valid_unseen"
     return [
         plan
@@ -147,8 +155,10 @@ def floor_plans_of(catalog: Catalog, split: str) -> list[FloorPlan]:
     ]
 
 
-def sample_world(catalog: Catalog, split: str, task_type: str, rng: random.Random) -> World | None:
-    """Draw a world, or None when the drawn room cannot host the task."""
+def sample_household(
+    catalog: Catalog, split: str, task_type: str, rng: random.Random
+) -> Household | None:
+    """Draw a household; None if the drawn room cannot host the task."""
     plan = _sample_floor_plan(catalog, split, task_type, rng)
     space = _Space(plan, rng)
     receptacles = _furnish(catalog, plan, task_type, space, rng)
@@ -168,7 +178,7 @@ def sample_world(catalog: Catalog, split: str, task_type: str, rng: random.Rando
         lamps = shelves.stand(_LAMP, _LAMP_STANDS, _draw_count(_LAMP_COPIES, rng))
     if sum(item.kind == target for item in objects) < fewest or (not goal and not lamps):
         return None
-    return World(
+    return Household(
         floor_plan=plan.number,
         task_type=task_type,
         target=target,
@@ -191,7 +201,7 @@ def _sample_floor_plan(
 
 
 class _Space:
-    """Hands out places in one room that no other thing has: ids with coordinates, and spots to stand on."""
+    """Draws unused ids (with coordinates) and spots (where an agent can be) in one room."""
 
     def __init__(self, plan: FloorPlan, rng: random.Random):
         self._rng = rng
@@ -201,7 +211,7 @@ class _Space:
         self._high = [max(axis) for axis in zip(*centres, strict=True)]
 
     def new_id(self, kind: str, near: str | None = None) -> str:
-        """An id for a thing of this kind: close to and on top of the receptacle `near`, or anywhere in the room."""
+        """Return an id for a thing of this kind, on the receptacle `near` or anywhere."""
         while True:
             if near is None:
                 x, y, z = map(self._rng.uniform, self._low, self._high)
@@ -240,7 +250,7 @@ def _coordinates(name: str) -> tuple[float, float, float]:
 def _furnish(
     catalog: Catalog, plan: FloorPlan, task_type: str, space: _Space, rng: random.Random
 ) -> list[Receptacle]:
-    """The floor plan's receptacles, those it names without a place, and then some pieces fewer or more."""
+    """Return the floor plan's receptacles, with or without a position, with random changes."""
     receptacles = list(plan.receptacles)
 
     def add(kind: str) -> None:
@@ -251,11 +261,11 @@ def _furnish(
         if kind in catalog.fits and kind not in placed:
             for _ in range(rng.randint(*_UNPLACED_COUNTS.get(kind, (1, 1)))):
                 add(kind)
-    for kind in sorted({r.kind for r in receptacles} - _ALWAYS_KEPT):
-        fate = rng.random()
-        if fate < _LOSES and len(receptacles) > _FEWEST_RECEPTACLES:
+    for kind in sorted({r.kind for r in receptacles} - _FIXED):
+        drawn = rng.random()
+        if drawn < _LOSES and len(receptacles) > _FEWEST_RECEPTACLES:
             receptacles.remove(rng.choice([r for r in receptacles if r.kind == kind]))
-        elif fate > 1 - _GAINS:
+        elif drawn > 1 - _GAINS:
             for _ in range(rng.randint(1, 2)):
                 add(kind)
     if task_type == "look_at_obj_in_light" and not any(r.kind in _LAMP_STANDS for r in receptacles):
@@ -275,8 +285,11 @@ def _sample_goal(
     present: Collection[str],
     rng: random.Random,
 ) -> tuple[str, str] | None:
-    """(object class, goal receptacle class) that this room can host with the object starting elsewhere; first the
-    receptacle is drawn, then the object, so that a table that holds everything is not every second goal."""
+    """Return (object class, goal receptacle class) that this room can host; None if it has none.
+
+    The object must be able to start elsewhere. The receptacle is drawn before the object:
+    otherwise a table that holds everything would be every second goal.
+    """
     if task_type == "look_at_obj_in_light":
         fitting = [kind for kind in kinds if any(kind in catalog.fits[other] for other in present)]
         return (rng.choice(fitting), "") if fitting else None
@@ -300,7 +313,7 @@ def _sample_goal(
 
 
 class _Shelves:
-    """Puts things into the room's receptacles, by what fits and by the weight of each class."""
+    """Puts things into the room's receptacles, by the weight of each class."""
 
     def __init__(
         self, catalog: Catalog, receptacles: Sequence[Receptacle], space: _Space, rng: random.Random
@@ -308,26 +321,27 @@ class _Shelves:
         self._catalog, self._receptacles, self._space, self._rng = catalog, receptacles, space, rng
 
     def put(self, kind: str, count: int, banned: Collection[str] = ()) -> list[Item]:
-        """`count` objects in receptacles that may hold them, none in a class of `banned`; [] when there is no place."""
+        """Put `count` objects into receptacles that fit, none in `banned`; [] if none fits."""
         kinds = {r for r in self._catalog.fits if kind in self._catalog.fits[r] and r not in banned}
         return self.stand(kind, kinds, count)
 
     def stand(self, kind: str, receptacle_kinds: Collection[str], count: int) -> list[Item]:
-        places = [r for r in self._receptacles if r.kind in receptacle_kinds]
-        if not places:
+        """Put `count` things into receptacles of these classes; [] if the room has none."""
+        receptacles = [r for r in self._receptacles if r.kind in receptacle_kinds]
+        if not receptacles:
             return []
-        drawn = self._rng.choices(places, [_FULLNESS[r.kind] for r in places], k=count)
+        drawn = self._rng.choices(receptacles, [_WEIGHTS[r.kind] for r in receptacles], k=count)
         return [Item(kind, self._space.new_id(kind, near=r.id), r.id, r.spot) for r in drawn]
 
 
 def _draw_count(weights: Sequence[int], rng: random.Random, fewest: int = 1) -> int:
-    """`weights[i]` is the weight of i + 1 things."""
+    """Draw a count of at least `fewest`. `weights[i]` is the weight of i + 1 things."""
     counts = range(fewest, len(weights) + 1)
     return rng.choices(counts, weights[fewest - 1 :])[0]
 
 
 def _decorate(catalog: Catalog, plan: FloorPlan, shelves: _Shelves, space: _Space) -> list[Item]:
-    """One of each remaining class that the floor plan names: nothing to pick up, but it is there to be seen."""
+    """Return one thing of each other class that the floor plan names; none can be picked up."""
     placed_already = (set(catalog.fits) | catalog.portable | {_LAMP}) - _ON_THE_FLOOR
     decor = []
     for kind in plan.kinds:

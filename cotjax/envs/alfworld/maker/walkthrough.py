@@ -1,4 +1,4 @@
-"""The commands that win a sampled household, written by one who knows where everything is."""
+"""The commands that win a household, from full knowledge of it."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from collections.abc import Iterable
 
 from cotjax.envs.alfworld.catalog import Catalog
 from cotjax.envs.alfworld.maker.pddl import symbol
-from cotjax.envs.alfworld.maker.sample import TREATMENTS, Item, World
+from cotjax.envs.alfworld.maker.sample import TREATMENTS, Household, Item
 
 
-def walkthrough(catalog: Catalog, world: World) -> list[str]:
-    """Engine commands from the first observation to the goal."""
-    walker = _Walker(catalog, world)
-    targets = [item for item in world.objects if item.kind == world.target]
-    if not world.goal:
+def walkthrough(catalog: Catalog, household: Household) -> list[str]:
+    """Return engine commands from the first observation to the goal."""
+    walker = _Walker(catalog, household)
+    targets = [item for item in household.objects if item.kind == household.target]
+    if not household.goal:
         walker.take(targets[0])
-        walker.use(world.lamps[0])
+        walker.use(household.lamps[0])
         return walker.commands
-    for target in targets[: 2 if world.task_type == "pick_two_obj_and_place" else 1]:
+    for target in targets[: 2 if household.task_type == "pick_two_obj_and_place" else 1]:
         walker.take(target)
-        if treatment := TREATMENTS.get(world.task_type):
+        if treatment := TREATMENTS.get(household.task_type):
             walker.treat(target, treatment.verb, treatment.station)
-        walker.move(target, world.goal)
+        walker.move(target, household.goal)
     return walker.commands
 
 
 def engine_names(ids: Iterable[str]) -> dict[str, str]:
-    """The name by which the engine calls each thing ("plate 2").
+    """Return id -> the engine's name of the thing ("plate 2").
 
-    ALFWorld numbers the things of a class when it loads a game: it sorts their lower-case PDDL symbols and hands out
-    the numbers from the highest down. Basins are called after what they are part of: "sinkbasin 1".
+    ALFWorld numbers the things of a class when it loads a game: it sorts their lower-case PDDL
+    symbols and numbers them from the highest down. Basins are "sinkbasin" or "bathtubbasin".
     """
     by_class: dict[str, list[str]] = {}
     for name in sorted(ids, key=lambda name: symbol(name).lower()):
@@ -43,27 +43,31 @@ def engine_names(ids: Iterable[str]) -> dict[str, str]:
 
 
 class _Walker:
-    """Acts in a world and keeps the commands. It goes nowhere it already stands and opens nothing twice: the engine
-    accepts neither."""
+    """Acts in a household and keeps the commands.
 
-    def __init__(self, catalog: Catalog, world: World):
-        self._receptacles = {r.id: r for r in world.receptacles}
-        self._names = engine_names([*self._receptacles, *(item.id for item in world.items)])
-        self._openable, self._opened = catalog.openable, set()
-        self._spot = world.start
+    It never goes to its current spot and opens nothing twice: the engine accepts neither.
+    """
+
+    def __init__(self, catalog: Catalog, household: Household):
+        self._receptacles = {r.id: r for r in household.receptacles}
+        self._names = engine_names([*self._receptacles, *(item.id for item in household.items)])
+        self._openable = catalog.openable
+        self._opened: set[str] = set()
+        self._spot = household.start
         self.commands: list[str] = []
 
     def take(self, item: Item) -> None:
-        self._go(item.inside)
-        self._open(item.inside)
-        self.commands.append(f"take {self._names[item.id]} from {self._names[item.inside]}")
+        receptacle = _receptacle_of(item)
+        self._go(receptacle)
+        self._open(receptacle)
+        self.commands.append(f"take {self._names[item.id]} from {self._names[receptacle]}")
 
     def use(self, lamp: Item) -> None:
-        self._go(lamp.inside)
+        self._go(_receptacle_of(lamp))
         self.commands.append(f"use {self._names[lamp.id]}")
 
     def treat(self, item: Item, verb: str, station_kind: str) -> None:
-        """Heat, cool or clean what is held. The engine wants no door open for it."""
+        """Heat, cool or clean the held object. The engine needs no open door for it."""
         station = self._first(station_kind)
         self._go(station)
         self.commands.append(f"{verb} {self._names[item.id]} with {self._names[station]}")
@@ -75,7 +79,7 @@ class _Walker:
         self.commands.append(f"move {self._names[item.id]} to {self._names[goal]}")
 
     def _first(self, kind: str) -> str:
-        """Of several receptacles of a class, the one with the lowest number."""
+        """Return the receptacle of a class with the lowest number."""
         ids = [name for name, receptacle in self._receptacles.items() if receptacle.kind == kind]
         return min(ids, key=lambda name: int(self._names[name].split()[1]))
 
@@ -88,3 +92,8 @@ class _Walker:
         if self._receptacles[receptacle].kind in self._openable and receptacle not in self._opened:
             self.commands.append(f"open {self._names[receptacle]}")
             self._opened.add(receptacle)
+
+
+def _receptacle_of(item: Item) -> str:
+    assert item.inside is not None, f"{item.id} is on the floor"
+    return item.inside

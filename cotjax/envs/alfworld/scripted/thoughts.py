@@ -72,6 +72,7 @@ class Wording:
         )
         # A thought that is too long drops its least important sentences first; that of a random
         # step always says that the step is one.
+        shorter: list[list[str | None]]
         shorter = [[goal, hand, done, news], [goal, hand, news], [goal, hand]]
         if intent.why == "wonder":
             shorter = [[goal, news, reason], [news, reason], [goal, hand, reason], [hand, reason]]
