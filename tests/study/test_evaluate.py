@@ -63,13 +63,11 @@ def test_a_sampler_draws_the_codecs_tokens_and_holds_the_longest_response(base):
     model, codec = base
     settings = default_config().evaluate
     settings.max_new_tokens, settings.max_length = 200, 512
-    made = sampler_of(settings, model, codec, make_mesh(devices=jax.devices()[:1]), 1)
-    assert made.max_new == 200
-    tokens_V = jax.device_get(made._vocabulary[1])
-    assert (
-        tokens_V[: codec.vocab_size].tolist() == codec.token_mask.tolist()
-        and not tokens_V[codec.vocab_size :].any()
-    )
+    sampler = sampler_of(settings, model, codec, make_mesh(devices=jax.devices()[:1]), 1)
+    assert sampler.max_new == 200
+    tokens_V = jax.device_get(sampler._runner._vocabulary[1])
+    assert tokens_V[: codec.vocab_size].tolist() == codec.token_mask.tolist()
+    assert not tokens_V[codec.vocab_size :].any()
 
 
 def test_a_model_with_long_responses_is_watched(tmp_path):
