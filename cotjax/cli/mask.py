@@ -48,7 +48,12 @@ def add_mask(commands) -> None:
         "--limit", type=int, default=3, help="examples to print (default 3); totals are of all"
     )
     mask.add_argument("--html", type=Path, help="also write an HTML page")
-    run = mask.add_argument_group("the mask of a run")
+    _add_run_flags(mask.add_argument_group("the mask of a run"))
+    _add_file_flags(mask.add_argument_group("without a config"))
+    mask.set_defaults(run=_show_mask)
+
+
+def _add_run_flags(run) -> None:
     run.add_argument(
         "--config", type=Path, help="config file; --config.data.layout=step changes a field"
     )
@@ -65,7 +70,9 @@ def add_mask(commands) -> None:
         default=0,
         help="update, if the fraction follows a schedule (default 0)",
     )
-    own = mask.add_argument_group("without a config")
+
+
+def _add_file_flags(own) -> None:
     own.add_argument(
         "--drop",
         type=float,
@@ -87,7 +94,6 @@ def add_mask(commands) -> None:
     own.add_argument(
         "--tags", help=f"for messages: four tags, separated by commas (default {_OWN['tags']})"
     )
-    mask.set_defaults(run=_show_mask)
 
 
 def _show_mask(arguments: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ Nothing is guessed: a conversation is refused unless the text contains every mes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -70,21 +70,13 @@ def roles_from_messages(
         is not in it as written or contains a control token, there is no response, or a response is
         malformed or does not end. The message names the example, the message and the position.
     """
-    for what, value, known in (("trained", trained, TRAINED), ("responses", responses, RESPONSES)):
-        if value not in known:
-            raise MaskError(f"{what} must be one of {', '.join(known)}, not {value!r}")
-    if fixed := {"tokenize", "add_generation_prompt"} & set(template):
-        raise MaskError(f"{fixed.pop()} is set by roles_from_messages itself; leave it out")
+    _check_options(trained, responses, template)
     kinds = set(observations)
     chat = Chat.of(messages, tokenizer, name, template, tags, kinds)
     wanted = chat.trained(trained)
     conversation = _Conversation(chat, *chat.placed(), tags, responses, trained)
 
-    text, first = conversation.text, chat.assistants()[0]
-    characters = np.full(len(text), Role.PROMPT, np.int8)
-    for number, (start, end) in conversation.contents:
-        if number > first and chat.messages[number]["role"] in kinds:
-            characters[start:end] = Role.OBSERVATION
+    text, characters = conversation.text, conversation.context(kinds)
     edges: list[int] = []
     for number in chat.assistants():
         if number not in wanted:
@@ -96,16 +88,20 @@ def roles_from_messages(
         edges += [start, stop]
         if parts[-1][2] != Role.END and end_of_turn != "":
             if number < len(chat.messages) - 1 or end_of_turn is None:
-                raise MaskError(
-                    f"{name}: the chat template writes no end-of-turn token after message "
-                    f"{number}, so the model would not learn to stop; give end_of_turn, the token "
-                    "that ends its last turn (GLM's is '<|user|>'), or '' to train without"
-                )
+                raise conversation.endless(number)
             text = text[:stop] + end_of_turn + text[stop:]
             characters = np.insert(characters, stop, np.full(len(end_of_turn), Role.END, np.int8))
             edges[-1] = stop + len(end_of_turn)
     ids, offsets = _tokens(tokenizer, text, edges)
     return RoleTokens(np.asarray(ids, np.int32), token_roles(characters, offsets))
+
+
+def _check_options(trained: str, responses: str, template: Mapping[str, Any]) -> None:
+    for what, value, known in (("trained", trained, TRAINED), ("responses", responses, RESPONSES)):
+        if value not in known:
+            raise MaskError(f"{what} must be one of {', '.join(known)}, not {value!r}")
+    if fixed := {"tokenize", "add_generation_prompt"} & set(template):
+        raise MaskError(f"{fixed.pop()} is set by roles_from_messages itself; leave it out")
 
 
 @dataclass(frozen=True)
@@ -122,6 +118,18 @@ class _Conversation:
     tags: Tags
     responses: str
     trained: str
+
+    def context(self, kinds: Collection[str]) -> np.ndarray:
+        """Return the roles of the characters, int8, before those of the responses.
+
+        `kinds`: roles of messages that are observations after the first assistant message.
+        """
+        first = self.chat.assistants()[0]
+        roles = np.full(len(self.text), Role.PROMPT, np.int8)
+        for number, (start, end) in self.contents:
+            if number > first and self.chat.messages[number]["role"] in kinds:
+                roles[start:end] = Role.OBSERVATION
+        return roles
 
     def response(self, number: int) -> tuple[int, int, list[Part]]:
         """Return where the response of a message begins and ends, and its parts."""
@@ -252,6 +260,14 @@ class _Conversation:
             f"the chat template renders the messages {how} message {number} differently from the "
             f"whole conversation (from character {at}: {part[at : at + 30]!r}, in the whole "
             f"{self.text[at : at + 30]!r}); {advice}"
+        )
+
+    def endless(self, number: int) -> MaskError:
+        """Return the error for a response without an end-of-turn token."""
+        return self._fail(
+            f"the chat template writes no end-of-turn token after message {number}, so the model "
+            "would not learn to stop; give end_of_turn, the token that ends its last turn (GLM's "
+            "is '<|user|>'), or '' to train without"
         )
 
     def _fail(self, problem: str) -> MaskError:

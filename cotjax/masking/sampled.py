@@ -78,27 +78,9 @@ def roles_from_ids(
     ends = end_texts(tokenizer, tags) if ends is None else tuple(ends)
     written, offsets = _decoded(tokenizer, sample[prompt:].tolist())
     text, ahead = prefilled + written, len(prefilled)
-    reason = None
-    try:
-        if responses == "action":
-            parts = action_parts(text, 0, len(text), tags, ends)
-        else:
-            message = {"content": re.sub(rf"(?:\s|{one_of(ends)})+\Z", "", text)}
-            spans = [
-                span
-                for _, span in content_spans(text, 0, len(text), message, tags)
-                if span is not None
-            ]
-            parts = chat_parts(text, 0, len(text), message, tags, ends, spans)
-    except Malformed as wrong:
-        parts = _lenient(text, tags, ends)
-        ended = any(role == Role.END for _, _, role in parts)
-        unfinished = not ended and re.search(r"^no |is not closed|neither", wrong.problem)
-        reason = (
-            "empty: nothing was sampled"
-            if not written
-            else f"{'cut: ' if unfinished else ''}{wrong.problem}"
-        )
+    parts, reason = _parts(text, responses, tags, ends)
+    if reason is not None and not written:
+        reason = "empty: nothing was sampled"
     characters = np.full(len(text), Role.REASONING, np.int8)
     for start, end, role in parts:
         characters[start:end] = role
@@ -110,6 +92,24 @@ def roles_from_ids(
         # A token without characters was sampled too.
         roles[prompt:] = np.where(of_response == Role.PROMPT, Role.REASONING, of_response)
     return SampledRoles(sample, roles, reason)
+
+
+def _parts(
+    text: str, responses: str, tags: Tags, ends: tuple[str, ...]
+) -> tuple[list[Part], str | None]:
+    """Return the parts of a response, and why it is malformed (None: it is not)."""
+    try:
+        if responses == "action":
+            return action_parts(text, 0, len(text), tags, ends), None
+        message = {"content": re.sub(rf"(?:\s|{one_of(ends)})+\Z", "", text)}
+        pieces = content_spans(text, 0, len(text), message, tags)
+        spans = [span for _, span in pieces if span is not None]
+        return chat_parts(text, 0, len(text), message, tags, ends, spans), None
+    except Malformed as wrong:
+        parts = _lenient(text, tags, ends)
+        ended = any(role == Role.END for _, _, role in parts)
+        unfinished = not ended and re.search(r"^no |is not closed|neither", wrong.problem)
+        return parts, f"{'cut: ' if unfinished else ''}{wrong.problem}"
 
 
 def _lenient(text: str, tags: Tags, ends: Sequence[str]) -> list[Part]:

@@ -81,14 +81,7 @@ def target_weights(
     if branches is not None:
         _same_shape("branches", branches, roles)
         keep = keep & ((branches[..., 1:] == branches[..., :-1]) | (branches[..., :-1] == 0))
-    if xp is np:
-        weights = np.empty(roles.shape, np.float32)
-        weights[..., :-1] = keep
-        weights[..., -1:] = 0
-        return weights
-    return xp.concatenate(
-        [keep, xp.zeros_like(keep, shape=(*keep.shape[:-1], min(1, roles.shape[-1])))], axis=-1
-    ).astype(np.float32)
+    return _with_last(keep, roles.shape)
 
 
 @from_tensors
@@ -204,6 +197,18 @@ def trainable(supervised: Iterable[Role]) -> tuple[Role, ...]:
             f"{', '.join(role.name for role in Role if role)}"
         )
     return roles
+
+
+def _with_last(keep: Array, shape: tuple[int, ...]) -> Array:
+    """Append the last position, which has no target: [..., T - 1] bool -> float32 of `shape`."""
+    xp = namespace(keep)
+    if xp is np:
+        weights = np.empty(shape, np.float32)
+        weights[..., :-1] = keep
+        weights[..., -1:] = 0
+        return weights
+    last = xp.zeros_like(keep, shape=(*keep.shape[:-1], min(1, shape[-1])))
+    return xp.concatenate([keep, last], axis=-1).astype(np.float32)
 
 
 def _is_one_of(codes: Array, roles: Iterable[Role]) -> Array:

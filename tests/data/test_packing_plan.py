@@ -1,4 +1,4 @@
-"""The plan of rows: every example once an epoch, in rows that hold it, found without planning what comes before."""
+"""Packing: every example once an epoch, and any row without planning the rows before it."""
 
 import hashlib
 

@@ -204,8 +204,9 @@ def test_an_epoch_reads_every_example_once_and_an_end_may_be_set(source):
     read = list(batches(source, row_length=256, batch=1, dropping=Dropping.of(), seed=0, epochs=2))
     counts = Counter(
         batch["ids"][0][batch["segment_ids"][0] == segment].tobytes()
-        for batch in read for segment in range(1, batch["segment_ids"].max() + 1)
-    )  # fmt: skip
+        for batch in read
+        for segment in range(1, batch["segment_ids"].max() + 1)
+    )
     assert sum(counts.values()) == 2 * len(source)
     assert counts == Counter(
         source[index]["ids"].tobytes() for index in range(len(source)) for _ in range(2)
@@ -226,7 +227,8 @@ def test_batch_n_is_rows_n_times_b_to_n_plus_1_times_b_of_the_plan(source, batch
 
 
 def test_what_a_row_loses_is_counted_in_tokens_units_and_examples():
-    # Draws of two rows: a turn of two tokens and one of one token in the first example, one of the second; the second row's only.
+    # Row 1: turns of two tokens and of one in the first example, and one turn in the second.
+    # Row 2: one turn in each of two examples.
     draws = np.array(
         [[2, 0.1, 0.1, 0.2, 2, 0.1, 0.6, 2], [2, 2, 2, 0.1, 0.1, 0.1, 0.3, 2]], np.float32
     )
@@ -313,7 +315,7 @@ LAYOUTS = [
 
 @pytest.fixture(scope="module")
 def partly(folder):
-    """A folder with episodes of five steps of which some are not trained on: the first, one in the middle, and several."""
+    """A folder with episodes of five steps, of which the first, a middle one, ... are untrained."""
     played = []
     for index, left_out in enumerate([(), (1,), (0,), (0, 1, 3), (4,)]):
         whole = tiny.trajectory(name=f"p{index}", steps=5)
@@ -354,7 +356,7 @@ def test_the_same_steps_are_drawn_whatever_the_layout(folder, partly, layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_an_example_mean_counts_a_response_whatever_the_layout(partly, layout):
-    """A response counts once: in a tree, in a line with the others of its episode, and by itself."""
+    """A response counts once: in a tree, in a line with others of its episode, and by itself."""
     import jax.numpy as jnp
 
     from cotjax.objectives.supervised import normalized
@@ -391,7 +393,7 @@ def test_an_example_that_a_control_cannot_be_applied_to_is_named_before_anything
     dropping = Dropping.of(fraction=0.5, unit=unit, control="reasoning tokens", redraw=redraw)
     with pytest.raises(
         DataError,
-        match=r"'t\d+(#0)?': \d+ action tokens, but only 0 tokens for the control 'reasoning tokens'",
+        match=r"'t\d+(#0)?': \d+ action tokens, but only 0 tokens for the control 'reasoning",
     ):
         batches(
             _dataset(folder, direct_share=1.0), row_length=256, batch=2, dropping=dropping, seed=0
@@ -459,26 +461,38 @@ def test_a_redrawn_subset_changes_each_epoch_and_a_fixed_one_does_not(source):
         assert (chosen[0] == chosen[1] == chosen[2]) is not redraw
         # The pipeline counts the epochs itself: later batches hold what later epochs draw.
         first, later = (
-            {(features["ids"].tobytes(), features["draws"].tobytes()) for i in range(len(source)) for epoch in epochs
-             for features in [example_features(source[i], dropping, epoch)]}
+            {
+                (features["ids"].tobytes(), features["draws"].tobytes())
+                for i in range(len(source))
+                for epoch in epochs
+                for features in [example_features(source[i], dropping, epoch)]
+            }
             for epochs in ((0,), (0, 1, 2, 3))
-        )  # fmt: skip
+        )
         taken, _ = _batches(source, 16, batch=2, dropping=dropping)
         seen = {
             (batch["ids"][row][here].tobytes(), batch["draws"][row][here].tobytes())
-            for batch in taken for row in range(2) for segment in range(1, batch["segment_ids"][row].max() + 1)
+            for batch in taken
+            for row in range(2)
+            for segment in range(1, batch["segment_ids"][row].max() + 1)
             for here in [batch["segment_ids"][row] == segment]
-        }  # fmt: skip
+        }
         assert seen <= later
         assert (seen <= first) is not redraw
 
 
 @pytest.mark.parametrize(
     "broken",
-    [{"unit": "word"}, {"fraction": 1.5}, {"supervised": ("THOUGHT",)}, {"control": "nothing"},
-     {"fraction_steps": -1}, {"unit": "token", "control": "examples"}],
+    [
+        {"unit": "word"},
+        {"fraction": 1.5},
+        {"supervised": ("THOUGHT",)},
+        {"control": "nothing"},
+        {"fraction_steps": -1},
+        {"unit": "token", "control": "examples"},
+    ],
     ids=lambda broken: "+".join(broken),
-)  # fmt: skip
+)
 def test_masking_settings_are_checked(broken):
     with pytest.raises(MaskError):
         Dropping.of(**broken)
@@ -529,9 +543,17 @@ def test_plain_values_make_a_dropping_and_come_back_from_it(values):
     assert Dropping.of(**dropping.values()) == dropping
     assert dropping.values().items() >= values.items()
     assert list(json.loads(json.dumps(dropping.values()))) == [
-        "seed", "fraction", "last_fraction", "fraction_steps", "unit", "control", "redraw",
-        "action_close", "end", "supervised",
-    ]  # fmt: skip
+        "seed",
+        "fraction",
+        "last_fraction",
+        "fraction_steps",
+        "unit",
+        "control",
+        "redraw",
+        "action_close",
+        "end",
+        "supervised",
+    ]
 
 
 def test_a_schedule_of_ones_own_has_no_plain_values():

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="the trainer needs torch")
 
 
 class Recording(MaskCollator):
-    """Writes the epoch and the step of each batch into the labels, where the trainer's step sees them."""
+    """Write the epoch and step of each batch into the labels, for the trainer's step to see."""
 
     def __call__(self, features):
         batch = super().__call__(features)
@@ -30,9 +30,14 @@ def test_each_batch_is_collated_for_the_update_that_it_is_trained_in(tmp_path, w
     from transformers import Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments
 
     config = Qwen3Config(
-        vocab_size=len(tokenizer("qwen3")), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
-        num_key_value_heads=1, head_dim=8,
-    )  # fmt: skip
+        vocab_size=len(tokenizer("qwen3")),
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=8,
+    )
     seen = []
 
     class Watched(Trainer):
@@ -50,14 +55,28 @@ def test_each_batch_is_collated_for_the_update_that_it_is_trained_in(tmp_path, w
     def trainer(steps):
         collator = Recording(0, dropping=Dropping(LinearFraction(0.0, 1.0, 100), redraw=True))
         options = TrainingArguments(
-            output_dir=str(tmp_path), max_steps=steps, per_device_train_batch_size=2, gradient_accumulation_steps=2, report_to=[],
-            save_strategy="steps", save_steps=4, eval_strategy="steps", eval_steps=1, use_cpu=True, remove_unused_columns=False,
-            disable_tqdm=True, dataloader_num_workers=workers,
-        )  # fmt: skip
+            output_dir=str(tmp_path),
+            max_steps=steps,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=2,
+            report_to=[],
+            save_strategy="steps",
+            save_steps=4,
+            eval_strategy="steps",
+            eval_steps=1,
+            use_cpu=True,
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            dataloader_num_workers=workers,
+        )
         return Watched(
-            model=Qwen3ForCausalLM(config), args=options, train_dataset=[example(n) for n in range(10)],
-            eval_dataset=[example(n, **flag) for n in range(20)], data_collator=collator, callbacks=[mask_callback(collator)],
-        )  # fmt: skip
+            model=Qwen3ForCausalLM(config),
+            args=options,
+            train_dataset=[example(n) for n in range(10)],
+            eval_dataset=[example(n, **flag) for n in range(20)],
+            data_collator=collator,
+            callbacks=[mask_callback(collator)],
+        )
 
     trainer(4).train()  # 5 batches an epoch: the third update of each has one alone
     trainer(8).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))

@@ -100,9 +100,12 @@ def test_a_template_that_strips_past_reasoning_is_refused_with_what_to_do():
 
 def test_tool_results_that_share_a_turn_are_observations():
     messages = [
-        ONE[0], {"role": "assistant", "content": FIRST}, {"role": "tool", "content": "you arrive."},
-        {"role": "tool", "content": "mug 1 is here."}, {"role": "assistant", "content": SECOND},
-    ]  # fmt: skip
+        ONE[0],
+        {"role": "assistant", "content": FIRST},
+        {"role": "tool", "content": "you arrive."},
+        {"role": "tool", "content": "mug 1 is here."},
+        {"role": "assistant", "content": SECOND},
+    ]
     tok = tokenizer("qwen3")
     ids, roles = roles_from_messages(messages, tok)
     assert tok.decode(ids[roles == Role.OBSERVATION]) == "you arrive.mug 1 is here."
@@ -114,7 +117,7 @@ def test_tool_results_that_share_a_turn_are_observations():
 
 @pytest.mark.parametrize("layout", TEMPLATES)
 def test_stock_templates_without_generation_marks_give_the_mask_that_transformers_cannot(layout):
-    """transformers' own assistant mask is all zero without `{% generation %}`; ours is not, and needs none."""
+    """transformers' assistant mask is all zero without `{% generation %}`; ours needs no marks."""
     tok = tokenizer(layout)
     theirs = tok.apply_chat_template(
         ONE, tokenize=True, return_dict=True, return_assistant_tokens_mask=True

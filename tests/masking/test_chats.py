@@ -1,4 +1,4 @@
-"""Real chats: answers, calls, text before them, messages that are not trained on, results in parts; and what is no chat."""
+"""Chats with answers, calls, text before calls, untrained messages, and results in parts."""
 
 import copy
 
@@ -11,7 +11,10 @@ from cotjax.masking import Dropping, MaskError, Role, Tags, roles_from_messages,
 CALLS = Tags(action_open="<tool_call>", action_close="</tool_call>")
 ASKED = {"role": "user", "content": "is it sunny in Rome?"}
 CALL = '<think>i look it up.</think>I look.<tool_call>{"city": "Rome"}</tool_call>'
-TWO_CALLS = '<think>both.</think><tool_call>{"city": "Rome"}</tool_call>\n<tool_call>{"city": "Oslo"}</tool_call>'
+TWO_CALLS = (
+    '<think>both.</think><tool_call>{"city": "Rome"}</tool_call>\n'
+    '<tool_call>{"city": "Oslo"}</tool_call>'
+)
 TOLD = {"role": "tool", "content": "sunny"}
 ANSWER = "<think>now i know.</think>It is sunny."
 
@@ -186,9 +189,13 @@ def test_whatever_a_template_does_not_render_is_named(change, problem):
     assert change[0] in tok.chat_template
     with pytest.raises(MaskError, match=f"line 9: .*{problem}"):
         roles_from_messages(
-            [ASKED, assistant(CALL), TOLD, assistant(ANSWER)], tok, responses="chat", tags=CALLS, name="line 9",
+            [ASKED, assistant(CALL), TOLD, assistant(ANSWER)],
+            tok,
+            responses="chat",
+            tags=CALLS,
+            name="line 9",
             chat_template=tok.chat_template.replace(*change),
-        )  # fmt: skip
+        )
 
 
 def test_past_responses_must_be_rendered_but_for_their_thoughts():

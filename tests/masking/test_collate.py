@@ -102,7 +102,7 @@ def test_only_the_supervised_roles_have_labels():
 
 
 def test_an_example_is_checked_for_the_roles_that_are_trained_on():
-    """One that holds observations alone trains a model of the world, and a response alone does not."""
+    """Observations alone train a model of the world; a response alone is a mistake."""
     collator = MaskCollator(0, supervised=(Role.OBSERVATION,), return_tensors="np")
     assert collator([{"input_ids": [4, 5, 6, 7], "roles": [1, 2, 2, 1]}])["labels"].tolist() == [
         [-100, 5, 6, -100]
@@ -273,9 +273,18 @@ def model_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page") / "my-model"
     torch.manual_seed(0)
     config = Qwen3Config(
-        vocab_size=384, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=8, tie_word_embeddings=True, pad_token_id=6, eos_token_id=1, bos_token_id=None,
-    )  # fmt: skip
+        vocab_size=384,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        tie_word_embeddings=True,
+        pad_token_id=6,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
     Qwen3ForCausalLM(config).save_pretrained(folder)
     tokenizer("qwen3").save_pretrained(folder)
     return folder
@@ -318,7 +327,7 @@ def test_packed_is_unpacked_in_a_transformers_model_in_loss_and_gradient(model_f
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the trainers' own
 def test_both_trainers_train_on_exactly_these_targets(model_folder, tmp_path):
-    """One step of each, of plain gradient descent, moves the weights as the loss over these labels says."""
+    """One step of gradient descent moves the weights as the loss over these labels says."""
     torch = pytest.importorskip("torch")
     trl = pytest.importorskip("trl", reason="TRL is a test extra")
     from datasets import Dataset
@@ -328,18 +337,39 @@ def test_both_trainers_train_on_exactly_these_targets(model_folder, tmp_path):
     by_hand = AutoModelForCausalLM.from_pretrained(model_folder)
     _loss(by_hand, MaskCollator(6, dropping=DROPPING, return_tensors="np")(made)).backward()
     options = {
-        "output_dir": str(tmp_path), "max_steps": 1, "per_device_train_batch_size": 4, "learning_rate": 0.1, "optim": "sgd",
-        "lr_scheduler_type": "constant", "max_grad_norm": 1e9, "report_to": [], "save_strategy": "no", "use_cpu": True,
-        "remove_unused_columns": False, "disable_tqdm": True,
-    }  # fmt: skip
+        "output_dir": str(tmp_path),
+        "max_steps": 1,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 0.1,
+        "optim": "sgd",
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 1e9,
+        "report_to": [],
+        "save_strategy": "no",
+        "use_cpu": True,
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+    }
     trainers = {
-        "transformers": lambda model: Trainer(model=model, args=TrainingArguments(**options), train_dataset=made, data_collator=collator),
+        "transformers": lambda model: Trainer(
+            model=model,
+            args=TrainingArguments(**options),
+            train_dataset=made,
+            data_collator=collator,
+        ),
         "trl": lambda model: trl.SFTTrainer(
             model=model,
-            args=trl.SFTConfig(**options, dataset_kwargs={"skip_prepare_dataset": True}, bf16=False, gradient_checkpointing=False),
-            train_dataset=Dataset.from_list(made), processing_class=AutoTokenizer.from_pretrained(model_folder), data_collator=collator,
+            args=trl.SFTConfig(
+                **options,
+                dataset_kwargs={"skip_prepare_dataset": True},
+                bf16=False,
+                gradient_checkpointing=False,
+            ),
+            train_dataset=Dataset.from_list(made),
+            processing_class=AutoTokenizer.from_pretrained(model_folder),
+            data_collator=collator,
         ),
-    }  # fmt: skip
+    }
     for name, make in trainers.items():
         model = AutoModelForCausalLM.from_pretrained(model_folder)
         before = {key: p.detach().clone() for key, p in model.named_parameters()}
@@ -372,7 +402,7 @@ def test_every_block_of_the_page_runs(model_folder, monkeypatch, capsys):
 
 
 def _check_grpo(names, monkeypatch):
-    """The page's trainer has trained; given responses with an action, it drops those of some samples."""
+    """The page's trainer has trained, and drops the actions of a fraction of samples."""
     import torch
     from trl import GRPOTrainer
 

@@ -31,7 +31,7 @@ P, OBS, R, AO, A, AC, E = (
 
 @st.composite
 def conversations(draw):
-    """Roles of a conversation of 1 to 4 turns; every response reasons at least as long as it acts."""
+    """Roles of 1 to 4 turns, each with at least as many reasoning as action tokens."""
     roles = []
     for turn in range(draw(st.integers(1, 4))):
         action = draw(st.integers(1, 5))
@@ -267,7 +267,10 @@ def test_redrawing_needs_the_epoch_and_then_changes_with_it():
 
 
 def test_another_process_draws_the_same():
-    code = "from cotjax.masking import *; import numpy as np; print([int(i) for i in range(300) if drops_action(4, str(i), 0.3, epoch=2)])"
+    code = (
+        "from cotjax.masking import *; "
+        "print([i for i in range(300) if drops_action(4, str(i), 0.3, epoch=2)])"
+    )
     out = subprocess.run(
         [sys.executable, "-c", code],
         check=True,

@@ -33,7 +33,7 @@ EXAMPLES = st.lists(st.lists(ROLES, min_size=1, max_size=12), min_size=1, max_si
 
 
 def pack(examples, length, *, left=False):
-    """Rows of examples end to end, as many as fit -> (roles, segment_ids, where[example] = (row, slice))."""
+    """Pack examples into rows -> (roles, segment_ids, where[example] = (row, slice))."""
     rows, where = [[]], {}
     for number in range(len(examples)):
         if sum(len(examples[i]) for i in rows[-1]) + len(examples[number]) > length:
@@ -95,13 +95,18 @@ def _everything(xp, roles, segments, ids, drop, rows, losses):
         "labels": labels(ids, weights),
         "spread": spread(counts, segments),
         "sums": [
-            xp.stack(list(pair)) for pair in (
-                token_sum(losses, weights), example_mean(losses, weights, segments, segments=16),
-                example_mean(losses, weights), fixed_budget(losses, weights, 64.0),
+            xp.stack(list(pair))
+            for pair in (
+                token_sum(losses, weights),
+                example_mean(losses, weights, segments, segments=16),
+                example_mean(losses, weights),
+                fixed_budget(losses, weights, 64.0),
             )
         ],
-        "policy": policy_losses(-losses, -losses[..., ::-1], xp.asarray(rows, dtype=xp.float32) - 0.5),
-    }  # fmt: skip
+        "policy": policy_losses(
+            -losses, -losses[..., ::-1], xp.asarray(rows, dtype=xp.float32) - 0.5
+        ),
+    }
 
 
 _JITTED = jax.jit(partial(_everything, jnp))
@@ -311,7 +316,7 @@ def test_normalizers_on_a_worked_example():
     assert token_sum(losses, weights) == (10.0, 4.0)
     assert example_mean(losses, weights) == (2.0 + 4.0, 2.0)
     assert fixed_budget(losses, weights, 8.0) == (10.0, 8.0)
-    # Two examples in the first row, the second of them without anything supervised: it counts for nothing.
+    # Two examples in the first row, the second without a supervised token: it is not counted.
     segments = np.array([[1, 1, 2, 3], [1, 1, 1, 1]])
     assert example_mean(losses, weights, segments) == (1.5 + 3.0 + 4.0, 3.0)
 

@@ -1,7 +1,8 @@
-"""The chat templates that TRL ships: each gives the right mask, proven against its own rendering, or is refused with what to do.
+"""The chat templates of TRL: each gives the right mask, or is refused with advice.
 
-The proof has two sides. What is trained on is what the template renders between the generation prompt of the messages before and the
-end of the turn. And where TRL has a twin of the template with `{% generation %}` marks, these are the marked tokens.
+The proof has two sides. The trained text is what the template renders between the generation prompt
+of the previous messages and the end of the turn. And where TRL has a copy of the template with
+`{% generation %}` marks, the trained tokens are the marked ones.
 """
 
 import re
@@ -70,28 +71,48 @@ CALLED = {"role": "assistant", "content": "", "tool_calls": [call("Rome")]}
 ANSWER = {"role": "assistant", "content": "It is sunny."}
 # letter -> messages, and what the actions are
 CONVERSATIONS = {
-    "t": ([ASKED, {"role": "assistant", "content": f"<think>i need a mug.</think>{ACTED}"}], ["go to desk 1"]),
-    "n": ([ASKED, {"role": "assistant", "content": f"<think>\ni need a mug.\n</think>\n\n{ACTED}"}], ["go to desk 1"]),
+    "t": (
+        [ASKED, {"role": "assistant", "content": f"<think>i need a mug.</think>{ACTED}"}],
+        ["go to desk 1"],
+    ),
+    "n": (
+        [ASKED, {"role": "assistant", "content": f"<think>\ni need a mug.\n</think>\n\n{ACTED}"}],
+        ["go to desk 1"],
+    ),
     "f": ([ASKED, THOUGHT | {"content": ACTED}], ["go to desk 1"]),
     "d": (
-        [ASKED, ANSWER | {"content": ACTED}, ASKED | {"content": "you arrive."}, ANSWER | {"content": ACTED}],
+        [
+            ASKED,
+            ANSWER | {"content": ACTED},
+            ASKED | {"content": "you arrive."},
+            ANSWER | {"content": ACTED},
+        ],
         ["go to desk 1"] * 2,
     ),
     "c": ([ASKED, CALLED, TOLD, ANSWER], ["Rome", "It is sunny."]),
     "p": (
-        [ASKED, CALLED | {"content": "I look.", "tool_calls": [call("Rome"), call("Oslo")]}, TOLD, TOLD, ANSWER],
+        [
+            ASKED,
+            CALLED | {"content": "I look.", "tool_calls": [call("Rome"), call("Oslo")]},
+            TOLD,
+            TOLD,
+            ANSWER,
+        ],
         ["Rome", "Oslo", "It is sunny."],
     ),
     "r": ([ASKED, THOUGHT | CALLED, TOLD, THOUGHT | ANSWER], ["Rome", "It is sunny."]),
-}  # fmt: skip
-# The conversations that each template renders rightly; the others are refused. A twin has its template's, but for those named here.
+}
+# The conversations that each template renders correctly; the others are refused. A copy with marks
+# has those of its template, except where it is named here.
 RIGHT = {
-    "tnd": "cohere cohere2 gemma gemma3 idefics3 lfm2 llama3 llava_next phi3 phi3_5 qwen2_5_vl smolvlm",
+    "tnd": "cohere cohere2 gemma gemma3 idefics3 lfm2 llama3 llava_next phi3 phi3_5 qwen2_5_vl "
+    "smolvlm",
     "tndc": "gemma4 gemma4_v2 gemma4_v3 gemma4_v4 llama3_1 llama3_2",
     "tndcp": "lfm2_v2 qwen2_5 qwen3_instruct_2507 qwen3_vl",
     "tnfdc": "gptoss",
     "tnfdcr": "diffusion_gemma gemma4_v5 muse_glimmer",
-    "tnfdcpr": "glm4moe lfm2_2_5 lfm2_2_5_v2 lfm2_2_5_vl qwen3_training qwen3_5_think_training qwen3_6_training",
+    "tnfdcpr": "glm4moe lfm2_2_5 lfm2_2_5_v2 lfm2_2_5_vl qwen3_training "
+    "qwen3_5_think_training qwen3_6_training",
     "tnfcpr": "qwen3_5_think qwen3_6",
     "tnfr": "qwen3",
     "fdcpr": "qwen3_8",
@@ -102,7 +123,8 @@ RIGHT = {
     "": "deepseek_r1_distill deepseekv3",
 }
 ADVICE = re.compile(
-    r"trained='last'|reasoning_content|in parts|renders tool_calls|end_of_turn|leave out|renders all of these messages|responses='chat'"
+    r"trained='last'|reasoning_content|in parts|renders tool_calls|end_of_turn|leave out|"
+    r"renders all of these messages|responses='chat'"
 )
 
 
@@ -191,7 +213,7 @@ def test_a_published_template_gives_the_right_mask_or_says_what_to_do(file):
 
 
 def _as_trl_marks(file, messages, trained):
-    """TRL's marks may take in the end of the header, and what a template writes behind the end of a turn."""
+    """TRL's marks may include the end of the header, and text after the end of a turn."""
     twin = file if "_training" in file else file.replace(".jinja", "_training.jinja")
     if (
         not (FOLDER / twin).exists() or "diffusion_gemma" in file

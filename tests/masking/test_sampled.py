@@ -1,4 +1,4 @@
-"""Ids as a policy samples them: well formed they have the roles of the same text, and whatever they are they have roles."""
+"""Sampled ids have the roles of the same text if well formed, and some roles in any case."""
 
 import numpy as np
 import pytest
@@ -77,23 +77,61 @@ def test_a_chat_is_read_where_asked():
         ("", "empty", []),
         ("<|im_end|>", "no <action>", [("END", "<|im_end|>")]),
         ("<think>i go", "cut", [("REASONING", "<think>i go")]),
-        ("<think>i</think><action>go", "cut", [("REASONING", "<think>i</think>"), ("ACTION_OPEN", "<action>"), ("ACTION", "go")]),
         (
-            "<action>go</action><action>look</action><|im_end|>", "a second action",
-            [("ACTION_OPEN", "<action>"), ("ACTION", "go"), ("ACTION_CLOSE", "</action>"), ("ACTION_OPEN", "<action>"), ("ACTION", "look"),
-             ("ACTION_CLOSE", "</action>"), ("END", "<|im_end|>")],
+            "<think>i</think><action>go",
+            "cut",
+            [("REASONING", "<think>i</think>"), ("ACTION_OPEN", "<action>"), ("ACTION", "go")],
         ),
-        ("go to desk 1<|im_end|>", "no <action>", [("REASONING", "go to desk 1"), ("END", "<|im_end|>")]),
         (
-            '<think>"<action>" comes last</think><action>go</action>', "in a quotation",
-            [("REASONING", '<think>"<action>" comes last</think>'), ("ACTION_OPEN", "<action>"), ("ACTION", "go"),
-             ("ACTION_CLOSE", "</action>")],
+            "<action>go</action><action>look</action><|im_end|>",
+            "a second action",
+            [
+                ("ACTION_OPEN", "<action>"),
+                ("ACTION", "go"),
+                ("ACTION_CLOSE", "</action>"),
+                ("ACTION_OPEN", "<action>"),
+                ("ACTION", "look"),
+                ("ACTION_CLOSE", "</action>"),
+                ("END", "<|im_end|>"),
+            ],
         ),
-        ("<action>go</action>!", "text after",
-         [("ACTION_OPEN", "<action>"), ("ACTION", "go"), ("ACTION_CLOSE", "</action>"), ("REASONING", "!")]),
+        (
+            "go to desk 1<|im_end|>",
+            "no <action>",
+            [("REASONING", "go to desk 1"), ("END", "<|im_end|>")],
+        ),
+        (
+            '<think>"<action>" comes last</think><action>go</action>',
+            "in a quotation",
+            [
+                ("REASONING", '<think>"<action>" comes last</think>'),
+                ("ACTION_OPEN", "<action>"),
+                ("ACTION", "go"),
+                ("ACTION_CLOSE", "</action>"),
+            ],
+        ),
+        (
+            "<action>go</action>!",
+            "text after",
+            [
+                ("ACTION_OPEN", "<action>"),
+                ("ACTION", "go"),
+                ("ACTION_CLOSE", "</action>"),
+                ("REASONING", "!"),
+            ],
+        ),
     ],
-    ids=["empty", "only its end", "cut thought", "cut action", "two actions", "no action", "a quoted tag", "text after"],
-)  # fmt: skip
+    ids=[
+        "empty",
+        "only its end",
+        "cut thought",
+        "cut action",
+        "two actions",
+        "no action",
+        "a quoted tag",
+        "text after",
+    ],
+)
 def test_a_malformed_sample_has_roles_and_a_reason(response, reason, expected):
     ids = [
         *PROMPT,

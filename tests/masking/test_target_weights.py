@@ -69,7 +69,8 @@ def test_no_weight_crosses_a_segment_or_follows_a_branch_into_the_trunk():
     segments = np.array([1, 1, 1, 2, 2, 2])
     np.testing.assert_array_equal(target_weights(roles, segment_ids=segments), [1, 1, 0, 1, 1, 0])
     branches = np.array([0, 1, 1, 0, 0, 2])
-    # The trunk's action at index 4 follows the trunk; at index 3 the trunk goes on behind a branch, which it does not continue.
+    # The trunk's action at index 4 follows the trunk. At index 3 the trunk resumes after a branch,
+    # which it does not continue.
     roles = np.array([P, R, A, A, A, R])
     np.testing.assert_array_equal(target_weights(roles, branches=branches), [1, 1, 0, 1, 1, 0])
 
@@ -133,7 +134,7 @@ def test_every_row_of_a_batch_is_checked_and_one_of_padding_alone_is_none():
 
 
 def test_behind_padding_on_the_left_the_first_token_is_no_target():
-    """A response whose prompt was cut away: its first token follows padding, which predicts nothing."""
+    """A response without its prompt: its first token follows padding, which predicts nothing."""
     np.testing.assert_array_equal(target_weights([Role.PAD, Role.PAD, R, A, E]), [0, 0, 1, 1, 0])
 
 

@@ -1,4 +1,4 @@
-"""torch tensors in place of arrays: the same numbers, as tensors, and gradients where there are any."""
+"""torch tensors instead of arrays: the same numbers, as tensors, and the same gradients."""
 
 import numpy as np
 import pytest

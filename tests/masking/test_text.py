@@ -96,7 +96,7 @@ def test_however_the_text_is_cut_every_token_has_one_role_and_the_rule_decides_i
         assert role == min(whole[start:end], key=order.index)
 
 
-def test_tokens_without_characters_take_the_role_of_their_place_and_one_behind_the_response_is_its_end():
+def test_tokens_without_characters_take_the_role_of_their_place_and_one_after_the_last_is_the_end():
     text = PROMPT + RESPONSE.removesuffix("<|end|>")
     n = len(PROMPT)
     offsets = [(0, 0), (0, n), (n, n + 7), (n + 7, n + 7), (n + 7, len(text)), (0, 0)]

@@ -17,7 +17,8 @@ import numpy as np
 before = set(sys.modules)
 import cotjax.masking as masking
 loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
-roles = np.array([masking.Role.PROMPT, masking.Role.REASONING, masking.Role.ACTION_OPEN, masking.Role.ACTION])
+role = masking.Role
+roles = np.array([role.PROMPT, role.REASONING, role.ACTION_OPEN, role.ACTION])
 drop = masking.Dropping(fraction=1.0).tokens(roles, "x")
 assert masking.target_weights(roles, drop_tokens=drop).tolist() == [1, 1, 0, 0]
 print(*sorted(loaded - sys.stdlib_module_names))
