@@ -1,4 +1,4 @@
-"""The cached engine against ALFWorld's own, and what happens to games that are not as they should be.
+"""The cached engine against ALFWorld's own, and how it treats broken games.
 
 `COTJAX_REAL_ALFWORLD=<folder holding json_2.1.1/>` adds released games to the slow comparison.
 """
@@ -57,7 +57,7 @@ def copied(game: Game, folder: Path, **changes) -> Game:
 
 
 def varied_action(commands, rng: random.Random) -> str:
-    """A verb first and then one of its commands, since nine commands of ten are "go to"; sometimes nonsense."""
+    """Draw a verb, then one of its commands, since nine of ten are "go to"; sometimes nonsense."""
     if rng.random() < 0.15:
         return rng.choice(NONSENSE)
     verb = rng.choice(sorted({command.split()[0] for command in commands}))
@@ -122,7 +122,8 @@ def test_the_engine_equals_the_stock_engine(games, cache_dir):
     [
         "inreceptacle(o:object, r:receptacle)",
         "inreceptacle(o:object, r:receptacle) & inreceptacle(other:object, r:receptacle)",
-        "atlocation(a:agent, l:location) & receptacleatlocation(r:receptacle, l:location) & openable(r:receptacle)",
+        "atlocation(a:agent, l:location) & receptacleatlocation(r:receptacle, l:location) "
+        "& openable(r:receptacle)",
         "holds(a:agent, o:object)",
     ],
 )
@@ -167,7 +168,7 @@ def test_the_engine_equals_the_stock_engine_on_more_games(tmp_path, cache_dir):
 
 @STOCK_WARNINGS
 def test_texts_are_those_of_the_stock_batch_environment(made, cache_dir):
-    """`AlfworldEnv` beside the `AlfredTWEnv` that papers use: the task, the room, every observation."""
+    """`AlfworldEnv` gives the task and observations of the `AlfredTWEnv` that papers use."""
     root, games = made
     env = AlfworldEnv(max_steps=12, cache_dir=cache_dir)
     from alfworld.agents.environment.alfred_tw_env import AlfredTWEnv
@@ -277,7 +278,7 @@ def test_a_kept_translation_is_used_and_a_damaged_one_made_again(games, cache_di
         assert env.reset(games[0]) == fresh
         assert kept.read_bytes() == intact
     assert len(made) == 5
-    # What a killed process was writing goes at the next writing there; what may be being written now stays.
+    # The next write deletes a killed process's partial file, and keeps a recent one.
     old, new = kept.parent / ".old.partial", kept.parent / ".new.partial"
     for path in (old, new):
         path.touch()
@@ -413,7 +414,7 @@ def test_a_folder_without_games_says_how_to_make_some(tmp_path):
 
 
 def test_nothing_is_printed_and_nothing_leaks_into_the_process(games, tmp_path):
-    """In a fresh process: no output, arguments and environment as before, no folder in the user's cache but ours."""
+    """A fresh process prints nothing, keeps arguments and environment, and adds only our cache."""
     code = (
         "import os, sys; before = (list(sys.argv), dict(os.environ), sys.stdout, sys.stderr)\n"
         "from cotjax.envs.alfworld.env import AlfworldEnv; from cotjax.envs.base import Game\n"
@@ -447,7 +448,7 @@ def with_intro(game: Game, folder: Path, addition: str) -> Game:
 
 @pytest.mark.parametrize("place", ["text", "list", "command"])
 def test_a_game_file_runs_no_code(games, cache_dir, tmp_path, place):
-    """Whether the expression stands in a text, in a list or in a command: the game is refused when it is loaded."""
+    """The game is refused at loading, for an expression in a text, a list or a command."""
     made = tmp_path / "made"
     hostile = f"open('{made}', 'w').close() or 'x'"
     if place == "command":
@@ -526,7 +527,7 @@ def test_a_text_without_end_is_refused(games, cache_dir, tmp_path):
 
 @STOCK_WARNINGS
 def test_a_command_that_changes_during_a_game_is_derived_anew(games, cache_dir, tmp_path):
-    """A command that says what the drawer is like: no step may show the command of the state before."""
+    """For a command that names the drawer's state, no step shows that of the state before."""
     grammar = json.loads(Path(games[0].path).read_text())["grammar"]
     told = "examine {r}[{' of ' + o.name | inreceptacle(o:object, r:receptacle)}]"
     assert grammar.count("examine {r}") == 1

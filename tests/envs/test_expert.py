@@ -21,7 +21,10 @@ from cotjax.envs.alfworld.tasks import TASK_TYPES
 from cotjax.envs.base import Game, Observation
 from cotjax.errors import EnvError, UsageError
 
-ROOM = "You are in the middle of a room. Looking quickly around you, you see a bed 1, a desk 1, a drawer 2, a drawer 1, and a safe 1."
+ROOM = (
+    "You are in the middle of a room. Looking quickly around you, you see a bed 1, a desk 1, "
+    "a drawer 2, a drawer 1, and a safe 1."
+)
 WORDS_OF = {
     "go": "go|walk", "open": "open", "close": "close", "take": "take|pick up", "move": "move|put", "heat": "heat|warm",
     "cool": "cool|chill", "clean": "clean|wash", "use": "use|turn on", "examine": "examine|look closely", "look": "look around",
@@ -178,7 +181,7 @@ def test_the_expert_wins_every_game_by_admissible_actions_and_looks_into_nothing
         assert len(opened) == len(set(opened)), game.id
 
 
-def test_the_search_goes_class_by_class_in_one_order_and_within_a_class_down_from_the_highest_number():
+def test_the_search_goes_class_by_class_in_one_order_and_down_from_the_highest_number():
     receptacles = {name.lower() for name in load_catalog().fits}
     assert receptacles - set(SEARCH_ORDER) <= {"toaster"}  # it can hold nothing
     expert, goes = Expert(0), []
@@ -373,7 +376,7 @@ def test_the_thought_of_a_step_at_random_says_so(world):
 
 
 def in_older_grammar(game: Game, folder: Path) -> Game:
-    """The game as ALFWorld's first releases say it: `put X in/on Y`, and the place where one arrives by its number."""
+    """Return the game in the grammar of ALFWorld's first releases, with `put X in/on Y`."""
     content = json.loads(Path(game.path).read_text())
     for new, old in (
         ("move {o} to {r}", "put {o} in/on {r}"),
@@ -389,7 +392,7 @@ def in_older_grammar(game: Game, folder: Path) -> Game:
 
 
 def test_the_expert_plays_the_older_grammar_as_the_present_one(world, tmp_path):
-    """The same episodes, step by step, with `put X in/on Y` in place of `move X to Y`; the random agent too."""
+    """The episodes are equal, with `put X in/on Y` for `move X to Y`; the random agent's too."""
     env, games = world
     put = 0
     for game in games[:6]:

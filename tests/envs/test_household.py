@@ -1,4 +1,4 @@
-"""Made households: the same bytes from the same seed, winnable in ALFWorld's own environment, kept and repaired on disk."""
+"""Made households: equal bytes from equal seeds, winnable in ALFWorld, repaired on disk."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def _cache_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(folder, games): one game of each type and a few of the other splits. Tests leave the folder as it is."""
+    """(folder, games): one game of each type and a few of the other splits; read only."""
     out = tmp_path_factory.mktemp("households")
     return out, make_games(out, COUNTS, SEED)
 
@@ -72,7 +72,7 @@ def worlds(task_type: str, split: str = "train", number: int = 150):
             yield world
 
 
-# --- what a seed decides ----------------------------------------------------------------------------------------------
+# ---- seeds
 
 
 def test_a_game_is_the_same_for_any_workers_and_counts(made, tmp_path):
@@ -118,7 +118,7 @@ def test_two_worlds_in_one_floor_plan_differ_in_layout_and_goal():
     assert len({(world.target, world.goal) for world in kitchens}) > 20
 
 
-# --- what a world holds to --------------------------------------------------------------------------------------------
+# ---- properties of a household
 
 
 @pytest.mark.parametrize("task_type", TASK_TYPES)
@@ -161,7 +161,7 @@ def test_things_lie_where_they_fit_and_no_two_share_an_id():
 
 
 def test_rooms_are_as_large_as_released_ones():
-    # Medians of the released training games: receptacles, objects in them. Kitchens are kept below the released 34.
+    # Medians of the released training games: receptacles and objects; kitchens have fewer than 34.
     released = {
         "Kitchen": (26, 45),
         "LivingRoom": (14, 21),
@@ -194,7 +194,7 @@ def test_the_problem_declares_every_name_it_uses():
             } <= declared
 
 
-# --- what the engines say ---------------------------------------------------------------------------------------------
+# ---- in the engines
 
 
 def test_names_are_the_engines_own(made):
@@ -265,7 +265,7 @@ def test_a_game_that_is_not_won_is_never_kept(tmp_path, monkeypatch):
     assert set(contents(tmp_path)) == {"manifest.json"}
 
 
-# --- what lies on disk ------------------------------------------------------------------------------------------------
+# ---- files
 
 
 def test_folders_and_games_are_named_as_alfworld_names_them(made):
@@ -284,7 +284,8 @@ def test_folders_and_games_are_named_as_alfworld_names_them(made):
             json.loads(path.with_name("traj_data.json").read_text()),
         )
         goal = header["pddl_params"]["parent_target"] or header["pddl_params"]["toggle_target"]
-        folder = f"{game.task_type}-{header['pddl_params']['object_target']}-None-{goal}-{header['scene']['scene_num']}"
+        target, scene = header["pddl_params"]["object_target"], header["scene"]["scene_num"]
+        folder = f"{game.task_type}-{target}-None-{goal}-{scene}"
         assert game.id == f"{folder}/{header['task_id']}"
         assert game_file["solvable"] is True
         assert path.with_name("initial_state.pddl").read_text() == game_file["pddl_problem"]

@@ -1,4 +1,4 @@
-"""Collecting trajectories: what is kept, what is counted, and that the file depends on nothing else than it says."""
+"""Collecting trajectories: which are kept and counted, and what the file depends on."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""A world from outside the package, without an expert or a maker of games, is trained, played and reported."""
+"""A world from outside the package, without an expert or a maker, runs a study."""
 
 import json
 import re
@@ -55,7 +55,8 @@ class Corridors(World):
     task_text = "Please {task}!"
 
     def games(self, root, split, left_out=None):
-        return [Game(f"{split}-room-{n}", "", split, "near" if n < 3 else "far") for n in range(1, 5)]
+        kinds = {1: "near", 2: "near", 3: "far", 4: "far"}
+        return [Game(f"{split}-room-{n}", "", split, kind) for n, kind in kinds.items()]
 
     def make_env(self, max_steps, games_kept=None):
         return partial(Corridor, max_steps)
@@ -99,10 +100,19 @@ def episode(game: str, goal: int) -> dict:
     ]
     split = game.partition("-")[0]
     return {
-        "schema_version": 1, "id": game, "environment": "corridor", "split": split, "task": f"reach room {goal}",
-        "task_type": "near" if goal < 3 else "far", "game": game, "steps": steps, "success": True, "reward": 1.0,
-        "seed": 0, "agent": "me",
-    }  # fmt: skip
+        "schema_version": 1,
+        "id": game,
+        "environment": "corridor",
+        "split": split,
+        "task": f"reach room {goal}",
+        "task_type": "near" if goal < 3 else "far",
+        "game": game,
+        "steps": steps,
+        "success": True,
+        "reward": 1.0,
+        "seed": 0,
+        "agent": "me",
+    }
 
 
 @pytest.fixture(scope="module")

@@ -7,16 +7,13 @@ from typing import Any
 
 from cotjax.data.importing.unmapped import Unmapped
 from cotjax.data.json_text import decode
+from cotjax.envs.worlds import load_world, world_names
 
 FACT_FIELDS = frozenset(
     (
         *("id", "item_id", "game_file", "gamefile", "game", "task_type"),
         *("environment", "split", "success", "reward", "score"),
     )
-)
-# ALFWorld's name of a game: task type-object-movable receptacle-receptacle-floor plan/trial.
-_ALFWORLD_GAME = re.compile(
-    r"(?:^|/)(?P<game>(?P<task_type>[a-z]+(?:_[a-z]+)*)-[^-/]+-[^-/]+-[^-/]+-\d+(?:/[^/]+)?)(?:/|$)"
 )
 # AgentInstruct numbers its rows by environment: os_0, os_1, …
 _INSTRUCT = ("alfworld", "db", "kg", "mind2web", "os", "webshop")
@@ -66,10 +63,11 @@ def _string(row: dict[str, Any], field: str) -> str | None:
 
 
 def _task_type_and_game(row: dict[str, Any]) -> tuple[str, str]:
-    """Return (task type, game) as the row or the path of an ALFWorld game names them."""
+    """Return (task type, game) as the row or the path of a world's game names them."""
     game = _string(row, "game_file") or _string(row, "gamefile") or _string(row, "game")
-    if game and (name := _ALFWORLD_GAME.search(game.replace("\\", "/"))):
-        return name["task_type"], name["game"]
+    for name in world_names():
+        if game and (known := load_world(name).recognize(game)):
+            return known
     return _string(row, "task_type") or "unknown", game or "unknown"
 
 

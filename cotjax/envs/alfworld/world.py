@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -19,6 +20,11 @@ from cotjax.envs.base import Agent, Game, TextEnv
 from cotjax.envs.worlds import IN_DOMAIN, OOD, AgentSettings, World
 from cotjax.errors import UsageError
 from cotjax.runtime.files import local_path
+
+# A game's name: task type-object-movable receptacle-receptacle-floor plan/trial.
+_GAME = re.compile(
+    r"(?:^|/)(?P<game>(?P<task_type>[a-z]+(?:_[a-z]+)*)-[^-/]+-[^-/]+-[^-/]+-\d+(?:/[^/]+)?)(?:/|$)"
+)
 
 
 class Alfworld(World):
@@ -53,12 +59,9 @@ class Alfworld(World):
         return game_at(path)
 
     def recognize(self, path: str) -> tuple[str, str] | None:
-        """Find ".../<task type>-…/<trial>/…" in a path with either kind of slash."""
-        parts = path.replace("\\", "/").split("/")
-        for index, part in enumerate(parts):
-            if (task_type := part.split("-")[0]) in TASK_TYPES:
-                return task_type, "/".join(parts[index : index + 2])
-        return None
+        """Find "<task type>-…/<trial>" in a path with either kind of slash."""
+        name = _GAME.search(path.replace("\\", "/"))
+        return (name["task_type"], name["game"]) if name else None
 
     def words(self) -> Iterator[str]:
         return alfworld_words()
