@@ -177,7 +177,8 @@ class _Conversation:
             (start for other, (start, _) in self.contents if other > number),
             default=len(self.text),
         )
-        here = self.text[start:end] if start < end else self.text
+        # A template may write messages in another order than they are given in.
+        here = self.text[start:end] if start <= end else self.text
         message = self.chat.messages[number]
         lost = next(
             (piece for piece in visible_texts(message, self.tags) if piece not in here),
