@@ -47,7 +47,7 @@ def test_an_end_of_turn_is_put_behind_the_last_response_and_not_between_turns():
         "{% if add_generation_prompt %}[assistant]{% endif %}"
     )
     end = {"end_of_turn": "<|im_end|>"}
-    ids, roles = roles_from_messages(
+    _, roles = roles_from_messages(
         _chat("q", RESPONSE), tokenizer("chatml"), chat_template=template, **end
     )
     assert roles.tolist().count(Role.END) == 1
