@@ -116,7 +116,7 @@ from cotjax.runtime import distributed
 from cotjax.runtime.joining import check, join
 from cotjax.errors import CotjaxError
 try:
-    join(*{}, timeout_s=2)
+    join(*{}, timeout_s={})
 except CotjaxError as error:
     sys.exit(f"cotjax: {{error}}")
 """
@@ -126,7 +126,7 @@ def test_processes_that_do_not_meet_say_what_to_look_at():
     """Process 1 where nobody is, and process 0 to which nobody comes."""
     nobody, alone = free_address(), free_address()
     started = [
-        start_process(["-c", START.format(call)]) for call in ((nobody, 3, 1), (alone, 3, 0))
+        start_process(["-c", START.format(call, 2)]) for call in ((nobody, 3, 1), (alone, 3, 0))
     ]
     results = ended(started)
     assert [code for code, _, _ in results] == [2, 2], results
@@ -152,7 +152,9 @@ def test_slurm_tasks_find_each_other():
         "SLURM_NTASKS": "2",
         "JAX_COORDINATOR_PORT": port,
     }
-    code = START.format(()) + "check(devices=2)\nprint(distributed.count(), distributed.first())"
+    code = (
+        START.format((), 60) + "check(devices=2)\nprint(distributed.count(), distributed.first())"
+    )
     results = ended(
         [
             start_process(["-c", code], SLURM_PROCID=str(task), SLURM_LOCALID=str(task), **step)
