@@ -79,15 +79,15 @@ class LoRA:
     def chosen(self, projections: Iterable[str]) -> list[str]:
         """Return the paths that are targets. Raises UsageError, naming all paths, when none is."""
         projections = list(projections)
-        found = [path for path in projections if re.fullmatch(self.targets, path)]
-        if not found:
-            there = dict.fromkeys(re.sub(r"\.\d+\.", ".N.", path) for path in projections)
+        targets = [path for path in projections if re.fullmatch(self.targets, path)]
+        if not targets:
+            known = dict.fromkeys(re.sub(r"\.\d+\.", ".N.", path) for path in projections)
             raise UsageError(
                 f"lora: the targets {self.targets!r} match no projection; a whole path must "
                 "match, and there are "
-                f"{', '.join(there)} (N: a layer's number)"
+                f"{', '.join(known)} (N: a layer's number)"
             )
-        return found
+        return targets
 
 
 @dataclass(frozen=True)

@@ -52,15 +52,15 @@ def merge(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
     adapters.
     """
     lora = adapters_of(config)
-    whole = replace(config, lora=None)
-    merged = {path: leaf(params, path) for path in declared(whole)}
+    base = replace(config, lora=None)
+    merged = {path: leaf(params, path) for path in declared(base)}
     for target in targets(config):
         path = (*target, "weight")
         into = _merging(lora.alpha / lora.rank, getattr(merged[path], "sharding", None))
         merged[path] = into(
             merged[path], *(leaf(params, (*target, factor)) for factor in LORA_FACTORS)
         )
-    return whole, nest(merged)
+    return base, nest(merged)
 
 
 @lru_cache(maxsize=64)

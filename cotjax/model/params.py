@@ -66,14 +66,14 @@ def nest(by_path: Mapping[Path, Any]) -> Params:
 
 def leaf(params: Params, path: Path) -> Any:
     """Return the parameter at a path. Raises DataError, naming it, when it is missing."""
-    found: Any = params
+    node: Any = params
     for name in path:
-        if not isinstance(found, Mapping) or name not in found:
+        if not isinstance(node, Mapping) or name not in node:
             raise DataError(
                 f"params: there is no {'.'.join(path)}; these are not the weights of this config"
             )
-        found = found[name]
-    return found
+        node = node[name]
+    return node
 
 
 def bind(config: ModelConfig, params: Params) -> Transformer:

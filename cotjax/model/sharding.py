@@ -201,11 +201,11 @@ def lookup(table_VD: jax.Array, ids_BT: jax.Array, dtype: str) -> jax.Array:
 
     # Over vocab too, but that the compiler sees to.
     rows, share = PartitionSpec(shared), PartitionSpec(None, columns)
-    found = jax.shard_map(
+    exchange = jax.shard_map(
         on_each_device,
         in_specs=(share, rows),
         out_specs=rows,
         axis_names=set(shared),
         check_vma=False,
     )
-    return found(table_VD, ids_BT)
+    return exchange(table_VD, ids_BT)

@@ -121,10 +121,10 @@ def _turns(bodies: Mapping[str, list[str]], hlo: str) -> dict[str, int]:
 def _trips(condition: list[str], body: list[str]) -> int:
     """Return a loop's iterations: its counter's bound over the step that its body adds."""
     bounds = [int(bound) for line in condition for bound in _CONSTANT.findall(line)]
-    counter = next((int(found[1]) for line in condition if (found := _ELEMENT.search(line))), None)
+    counter = next((int(match[1]) for line in condition if (match := _ELEMENT.search(line))), None)
     if not bounds or counter is None:
         return 1
-    lines = {found[1]: line for line in body if (found := _DEFINED.match(line))}
+    lines = {match[1]: line for line in body if (match := _DEFINED.match(line))}
     root = next((line for line in body if line.lstrip().startswith("ROOT")), "")
     results = re.findall(r"%?([\w.\-]+)", root.rpartition(" tuple(")[2].partition(")")[0])
     added = (

@@ -33,7 +33,7 @@ PROGRAMS = ("train", "sampler")
 # Not bfloat16 parameters for the train step: with the float32 copy that keeps their updates they
 # take as much as float32 ones.
 _ELSE = {"train": "LoRA (model.lora_rank)", "sampler": "parameters in bfloat16 (model.param_dtype)"}
-_SHOWN = 1e6  # bytes: smaller replicated parameters are told in one line
+_SHOWN = 1e6  # bytes: smaller replicated parameters share one line
 
 
 def plan(config: ConfigDict, topology: Topology, console: Console, only: str | None = None) -> bool:
@@ -62,12 +62,12 @@ def plan(config: ConfigDict, topology: Topology, console: Console, only: str | N
         console.print(
             f"{which}: mesh {' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}"
         )
-        found = _measured(which, config, model, mesh)
-        for each in found:
+        programs = _measured(which, config, model, mesh)
+        for each in programs:
             _show(each, room, console)
         if which == "train":
             _show_replicated(model, mesh, console)
-        if not all(_fits(each, room) for each in found):
+        if not all(_fits(each, room) for each in programs):
             fits = False
             _show_nearest(which, config, model, devices, room, console)
     return fits
@@ -125,38 +125,38 @@ def _measured(
     )
 
 
-def _fits(found: Program | DoesNotFit, room: float) -> bool:
-    return isinstance(found, Program) and found.peak <= room
+def _fits(program: Program | DoesNotFit, room: float) -> bool:
+    return isinstance(program, Program) and program.peak <= room
 
 
-def _show(found: Program | DoesNotFit, room: float, console: Console) -> None:
-    if isinstance(found, DoesNotFit):
+def _show(program: Program | DoesNotFit, room: float, console: Console) -> None:
+    if isinstance(program, DoesNotFit):
         needs = (
-            f"{_gb(found.peak)} of {_gb(found.room)} a chip"
-            if found.peak
+            f"{_gb(program.peak)} of {_gb(program.room)} a chip"
+            if program.peak
             else f"more than {_gb(room)} a chip"
         )
-        console.print(f"  {found.name}: DOES NOT FIT ({needs})")
+        console.print(f"  {program.name}: DOES NOT FIT ({needs})")
         return
-    verdict = "fits" if _fits(found, room) else "DOES NOT FIT"
+    verdict = "fits" if _fits(program, room) else "DOES NOT FIT"
     console.print(
-        f"  {found.name}: {verdict} ({_gb(found.peak)} of {_gb(room)} a chip at the worst moment; "
-        f"compiled in {found.seconds:.0f} s)"
+        f"  {program.name}: {verdict} ({_gb(program.peak)} of {_gb(room)} a chip at the worst moment; "
+        f"compiled in {program.seconds:.0f} s)"
     )
     console.print(
         "    bytes a chip: "
-        + ", ".join(f"{name} {_gb(size)}" for name, size in found.parts.items())
+        + ", ".join(f"{name} {_gb(size)}" for name, size in program.parts.items())
     )
-    if found.flops:
+    if program.flops:
         console.print(
-            f"    arithmetic: {found.flops:.3g} FLOPs a step, of the model (what remat does again "
+            f"    arithmetic: {program.flops:.3g} FLOPs a step, of the model (what remat does again "
             "is not counted)"
         )
-    if found.exchanged:
+    if program.exchanged:
         table = Table(
             "axis", "collective", "times", "bytes a chip", box=None, padding=(0, 2), show_edge=False
         )
-        for each in found.exchanged:
+        for each in program.exchanged:
             table.add_row(each.axis, each.kind, f"{each.count:,}", _gb(each.bytes))
         console.print(
             "    exchanged in one run (a loop that the data ends, such as decoding, counts as one "
@@ -171,13 +171,13 @@ def _show_replicated(model: ModelConfig, mesh: Mesh, console: Console) -> None:
             f"    replicated: every parameter, once for each of the {mesh.shape['data']} groups "
             "of data; and within a group:"
         )
-    # A group's own copies: what data parallelism copies by intent is told above.
+    # A group's own copies: what data parallelism copies by intent is printed above.
     within = {
         name: (copies // mesh.shape["data"], size)
         for name, (copies, size) in replicated(abstract_params(model, mesh), mesh).items()
     }
-    whole = {name: found for name, found in within.items() if found[0] > 1}
-    large = {name: found for name, found in whole.items() if found[1] >= _SHOWN}
+    whole = {name: copies for name, copies in within.items() if copies[0] > 1}
+    large = {name: copies for name, copies in whole.items() if copies[1] >= _SHOWN}
     for name, (copies, size) in large.items():
         console.print(f"    replicated: {name}, {copies} copies of each piece, {_gb(size)} a chip")
     rest = sum(size for name, (_, size) in whole.items() if name not in large)
@@ -202,12 +202,12 @@ def _show_nearest(
             set_field(other, override)
         flags = " ".join(f"--config.{override}" for override in overrides)
         try:
-            found = _measured(which, other, model, _mesh(which, other, devices))
+            programs = _measured(which, other, model, _mesh(which, other, devices))
         except UsageError as error:
             console.print(f"    {flags}: cannot be ({error})")
             continue
-        if all(_fits(each, room) for each in found):
-            peak = max(each.peak for each in found if isinstance(each, Program))
+        if all(_fits(each, room) for each in programs):
+            peak = max(each.peak for each in programs if isinstance(each, Program))
             console.print(f"    nearest change that fits: {flags} ({_gb(peak)} a chip)")
             return
         console.print(f"    {flags}: does not fit either")

@@ -132,8 +132,8 @@ def sampler_programs(
             results.append(compiled)
             continue
         peak = _peak(compiled.program)
-        whole = parts | {"temporaries": peak - sum(parts.values())}
-        results.append(Program(name, compiled.seconds, peak, whole, exchanged=compiled.exchanged))
+        of_peak = parts | {"temporaries": peak - sum(parts.values())}
+        results.append(Program(name, compiled.seconds, peak, of_peak, exchanged=compiled.exchanged))
     return results
 
 
@@ -193,13 +193,13 @@ def _peak(program: Compiled) -> float:
     """Return the most bytes of a device in use at a time, code included."""
     memory: Any = program.memory_analysis()
     # The sum of all allocations, for a compiler that reports no peak.
-    whole = (
+    total = (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes
     )
-    return (memory.peak_memory_in_bytes or whole) + memory.generated_code_size_in_bytes
+    return (memory.peak_memory_in_bytes or total) + memory.generated_code_size_in_bytes
 
 
 def _bytes_a_device(tree: Any) -> int:

@@ -39,8 +39,8 @@ class Topology:
     slices: int = 1
 
     def __post_init__(self) -> None:
-        found = _NAME.fullmatch(self.name)
-        if found is None or found["generation"] not in CHIPS:
+        match = _NAME.fullmatch(self.name)
+        if match is None or match["generation"] not in CHIPS:
             raise UsageError(
                 f"topology {self.name!r}: give a generation ({', '.join(CHIPS)}) and a shape, "
                 "such as v5e:8x8 or v5p:4x4x4"

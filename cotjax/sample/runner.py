@@ -44,7 +44,7 @@ class Runner:
         self.reads = read_buckets(programs.slots)
         self.params: Params | None = None
         self._compiled: dict[tuple[object, ...], Compiled] = {}
-        self._vocabulary = self._put_whole(programs.stop_ZV, tokens_V)
+        self._vocabulary = self._put_replicated(programs.stop_ZV, tokens_V)
         self.clear()
 
     @property
@@ -161,7 +161,7 @@ class Runner:
             if sampling.looks_back:
                 read_BS[slot, : len(before[slot])] = before[slot]
         placed = self._put_by_slot(limits_B, seeds_B2)
-        scalars = Scalars(*self._put_whole(*sampling.scalars()))
+        scalars = Scalars(*self._put_replicated(*sampling.scalars()))
         more = self._put_by_slot(prefix_BP, *([read_BS] if sampling.looks_back else []))
         decode = self._program(programs.decode, size, capacity)
         self.cache, *drawn = decode(
@@ -180,7 +180,7 @@ class Runner:
     def _put_by_slot(self, *arrays: np.ndarray) -> tuple[jax.Array, ...]:
         return tuple(jax.device_put(array, self.programs.by_slot) for array in arrays)
 
-    def _put_whole(self, *arrays: np.ndarray | np.generic) -> tuple[jax.Array, ...]:
+    def _put_replicated(self, *arrays: np.ndarray | np.generic) -> tuple[jax.Array, ...]:
         return tuple(jax.device_put(array, self.programs.replicated) for array in arrays)
 
     def _program(self, lower: Callable[..., Lowered], *sizes: int) -> Compiled:

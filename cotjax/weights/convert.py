@@ -90,8 +90,8 @@ def weight_files(folder: Path) -> list[Path]:
             folder / peft.TENSORS_FILE,
             *weight_files(base_of(folder)),
         ]
-    found = folder.glob("*.safetensors") if kind == HUGGING_FACE else (folder / _PARAMS).rglob("*")
-    return sorted(path for path in found if path.is_file())
+    files = folder.glob("*.safetensors") if kind == HUGGING_FACE else (folder / _PARAMS).rglob("*")
+    return sorted(path for path in files if path.is_file())
 
 
 def read_config(folder: Path, say: Say | None = None, **overrides: Any) -> ModelConfig:
@@ -200,9 +200,9 @@ def convert(
         else:
             save_hf(partial, config, params, max_shard_bytes, ids)
         for name in _KEPT:
-            found = next((home / name for home in homes(source) if (home / name).is_file()), None)
-            if found is not None:
-                shutil.copyfile(found, partial / name)
+            kept = next((home / name for home in homes(source) if (home / name).is_file()), None)
+            if kept is not None:
+                shutil.copyfile(kept, partial / name)
     leaves = jax.tree.leaves(params)
     return Converted(
         sum(x.size for x in leaves), sum(x.nbytes for x in leaves), time.perf_counter() - started

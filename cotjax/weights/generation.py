@@ -28,11 +28,11 @@ def generation_config(folder: Path, ends: Sequence[int] = ()) -> dict[str, Any]:
     The folder's own settings are kept; missing bos, eos and pad ids come from config.json.
     """
     file = folder / GENERATION_FILE
-    found = read_json(file, "transformers' save_pretrained") if file.is_file() else {}
+    generation = read_json(file, "transformers' save_pretrained") if file.is_file() else {}
     for key, value in token_ids(folder).items():
-        if found.get(key) is None:
-            found[key] = value
-    return stopping_at(found, ends)
+        if generation.get(key) is None:
+            generation[key] = value
+    return stopping_at(generation, ends)
 
 
 def stopping_at(generation: dict[str, Any], ends: Sequence[int]) -> dict[str, Any]:

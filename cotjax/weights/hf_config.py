@@ -318,18 +318,18 @@ def _rope(read: Mapping[str, Any], where: str) -> tuple[float, dict[str, Any] | 
     They are in `rope_parameters` (transformers 5), or at the top level and in `rope_scaling`, or in
     both. Readers differ in which they obey, so both must agree.
     """
-    told = [
+    given_in = [
         (key, _rope_of(read[key], f"{where}: {key}"))
         for key in ("rope_parameters", "rope_scaling")
         if read.get(key)
     ]
-    scalings = [scaling for _, (_, scaling) in told]
-    if len(told) == 2 and scalings[0] != scalings[1]:
+    scalings = [scaling for _, (_, scaling) in given_in]
+    if len(given_in) == 2 and scalings[0] != scalings[1]:
         raise DataError(
             f"{where}: rope_parameters is {_short(read['rope_parameters'])} and rope_scaling "
             "another; keep one of them"
         )
-    thetas = {f"rope_theta in {key}": theta for key, (theta, _) in told if theta is not None}
+    thetas = {f"rope_theta in {key}": theta for key, (theta, _) in given_in if theta is not None}
     if read.get("rope_theta") is not None:
         thetas["rope_theta"] = read["rope_theta"]
     for name, theta in thetas.items():

@@ -327,7 +327,7 @@ def gather(x: Any) -> np.ndarray:
         return np.asarray(x)
     if not x.is_fully_addressable:
         return np.asarray(multihost_utils.process_allgather(x, tiled=True))
-    whole = np.empty(x.shape, x.dtype)
+    values = np.empty(x.shape, x.dtype)
     for shard in x.addressable_shards:
         if shard.replica_id == 0:
             # An array keeps the copy on the host that it once gave: a fresh one of the same buffer
@@ -335,5 +335,5 @@ def gather(x: Any) -> np.ndarray:
             fresh = jax.make_array_from_single_device_arrays(
                 shard.data.shape, shard.data.sharding, [shard.data]
             )
-            whole[shard.index] = np.asarray(fresh)
-    return whole
+            values[shard.index] = np.asarray(fresh)
+    return values

@@ -134,11 +134,11 @@ def read_adapter(folder: str | PathLike[str], config: ModelConfig) -> ModelConfi
                 f"{file}: {kind} tensors: {some(sorted(wrong))}; is the adapter of another model?"
             )
     for name, path in names.items():
-        there = _matrix_shape(config, path)[::-1]
-        if tensors[name].shape != there:
+        stored = _matrix_shape(config, path)[::-1]
+        if tensors[name].shape != stored:
             raise DataError(
                 f"{file}: {name} has shape {tensors[name].shape}; this model and {CONFIG_FILE} "
-                f"ask for {there}"
+                f"ask for {stored}"
             )
         if tensors[name].dtype not in FLOATS:
             raise DataError(f"{file}: {name} is {tensors[name].dtype}; {QUANTIZED}")

@@ -61,35 +61,37 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
     Raises DataError when the files are not there or not whole, and for quantized weights and
     adapters that were not merged.
     """
-    found: dict[str, Stored] = {}
+    tensors: dict[str, Stored] = {}
     for file in weight_files(folder):
         for name, tensor in header(file).items():
-            if name in found:
+            if name in tensors:
                 raise DataError(
-                    f"{folder}: {name} is in {found[name].file.name} and in {file.name}; keep one "
+                    f"{folder}: {name} is in {tensors[name].file.name} and in {file.name}; keep one "
                     "of them"
                 )
             if not _BUFFER.fullmatch(name):
-                found[name] = tensor
-    packed = [name for name in found if _PACKED.fullmatch(name)]
+                tensors[name] = tensor
+    packed = [name for name in tensors if _PACKED.fullmatch(name)]
     if packed:
         raise DataError(f"{folder}: quantized: it holds {some(packed)}; {QUANTIZED}")
     no_floats = [
-        f"{name} is {tensor.dtype}" for name, tensor in found.items() if tensor.dtype not in FLOATS
+        f"{name} is {tensor.dtype}"
+        for name, tensor in tensors.items()
+        if tensor.dtype not in FLOATS
     ]
     if no_floats:
         raise DataError(f"{folder}: not floats: {some(no_floats)}; {QUANTIZED}")
-    adapters = [name for name in found if _ADAPTER.fullmatch(name)]
+    adapters = [name for name in tensors if _ADAPTER.fullmatch(name)]
     if adapters:
         raise DataError(
             f"{folder}: holds adapters that were not merged: {some(adapters)}; call PEFT's "
             "merge_and_unload, then save anew"
         )
-    if EMBEDDING not in found and EMBEDDING.removeprefix("model.") in found:
-        found = {
-            name if name == HEAD else f"model.{name}": tensor for name, tensor in found.items()
+    if EMBEDDING not in tensors and EMBEDDING.removeprefix("model.") in tensors:
+        tensors = {
+            name if name == HEAD else f"model.{name}": tensor for name, tensor in tensors.items()
         }
-    return found
+    return tensors
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -175,10 +177,10 @@ def widest_dtype(tensors: Iterable[Stored]) -> str:
         "float64" in names or not names
     ):  # which jax, as it is set up here, would cut to float32 without a word
         return "float64" if names else "float32"
-    found = jnp.dtype(names.pop())
+    widest = jnp.dtype(names.pop())
     for name in names:
-        found = jnp.promote_types(found, name)
-    return str(found)
+        widest = jnp.promote_types(widest, name)
+    return str(widest)
 
 
 def wrapped_by(unknown: Sequence[str], missing: Sequence[str]) -> str | None:
