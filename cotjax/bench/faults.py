@@ -32,10 +32,7 @@ from tokenizers import Tokenizer
 from cotjax.bench.scripted import Observed, ScriptedPolicy
 from cotjax.data.codec import Codec
 from cotjax.data.word_tokenizer import build_word_tokenizer
-from cotjax.envs.alfworld.env import AlfworldEnv
-from cotjax.envs.alfworld.maker.make import make_games
-from cotjax.envs.alfworld.tasks import TASK_TYPES
-from cotjax.envs.alfworld.words import alfworld_words
+from cotjax.envs.alfworld import WORLD, AlfworldEnv
 from cotjax.envs.base import Game, Observation
 from cotjax.envs.pool.pool import EnvPool, Limits
 from cotjax.errors import EnvError, UsageError
@@ -132,8 +129,8 @@ def run(
       folder: for the games, the records and the translations.
       progress: called with (episodes done, in all), of both times together.
     """
-    generated = make_games(
-        folder / "games", {"train": dict.fromkeys(TASK_TYPES[:3], 2)}, settings.seed, 1
+    generated = WORLD.make_games(
+        folder / "games", {"train": dict.fromkeys(WORLD.task_types[:3], 2)}, settings.seed, 1
     )
     games = [
         replace(game, id=f"{game.id}#{number}")
@@ -316,7 +313,7 @@ def _play(
 
 
 def _tokenizer() -> Tokenizer:
-    return build_word_tokenizer([*alfworld_words(), first_turn("", "")])
+    return build_word_tokenizer([*WORLD.words(), first_turn("", "")])
 
 
 def _comparable(episode: Episode) -> list[Any]:
