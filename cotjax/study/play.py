@@ -232,16 +232,18 @@ def watch(
             both=True,
         )
     (record,) = records
-    if record.env_error:
-        _say(console, f"The environment failed: {record.env_error}", "bold")
-    elif record.ended == "length":
-        _say(
-            console,
-            f"The prompt is longer than evaluate.max_length, {settings.max_length} tokens.",
-            "bold",
-        )
+    _say_cut(console, record, settings.max_length)
     _say_end(console, last, steps)
     return record.success
+
+
+def _say_cut(console: Console, episode: Episode, max_length: int) -> None:
+    """Say what ended an episode from outside the game, if anything did."""
+    if episode.env_error:
+        _say(console, f"The environment failed: {episode.env_error}", "bold")
+    elif episode.ended == "length":
+        text = f"The prompt is longer than evaluate.max_length, {max_length} tokens."
+        _say(console, text, "bold")
 
 
 class _Announcing:
