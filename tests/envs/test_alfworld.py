@@ -369,9 +369,13 @@ def test_find_games_filters_as_alfworld_does(games, tmp_path):
     left_out = Counter()
     found = find_games(tmp_path, "train", left_out)
     assert left_out == {
-        "not marked solvable": 2, "of no known task type": 1, "with 'Sliced' in the name": 1, "with 'movable' in the name": 1,
-        "without game.tw-pddl": 1, "without traj_data.json": 1,
-    }  # fmt: skip
+        "not marked solvable": 2,
+        "of no known task type": 1,
+        "with 'Sliced' in the name": 1,
+        "with 'movable' in the name": 1,
+        "without game.tw-pddl": 1,
+        "without traj_data.json": 1,
+    }
     assert [game.id for game in found] == ["a/trial_3", "b/trial_1", "b/trial_2"]
     assert {game.task_type for game in found} == {games[0].task_type}
     assert find_games(tmp_path / "json_2.1.1", "train") == found
@@ -418,7 +422,8 @@ def test_nothing_is_printed_and_nothing_leaks_into_the_process(games, tmp_path):
     code = (
         "import os, sys; before = (list(sys.argv), dict(os.environ), sys.stdout, sys.stderr)\n"
         "from cotjax.envs.alfworld.env import AlfworldEnv; from cotjax.envs.base import Game\n"
-        f"env = AlfworldEnv(); env.reset(Game('g', {games[0].path!r}, 's', 't')); env.step('look')\n"
+        f"env = AlfworldEnv(); env.reset(Game('g', {games[0].path!r}, 's', 't'))\n"
+        "env.step('look')\n"
         "assert before == (sys.argv, dict(os.environ), sys.stdout, sys.stderr)\n"
         "assert 'jax' not in sys.modules and 'torch' not in sys.modules"
     )
@@ -468,9 +473,26 @@ def test_a_game_file_runs_no_code(games, cache_dir, tmp_path, place):
 
 
 RUNS_CODE = (
-    "__import__('os').getpid()", "[x for x in [1]]", "(lambda: 1)()", "'{0}'.upper()", "exec()", "r.name if r else r.id", "r.__class__",
-    "r.serialize", "r.name.upper", "f'{r}'", "'a' * 9", "1", "None", "r[0]", "r.name and r.id", "(" * 150 + ")" * 150, "r" * 500, "not", "",
-)  # fmt: skip
+    "__import__('os').getpid()",
+    "[x for x in [1]]",
+    "(lambda: 1)()",
+    "'{0}'.upper()",
+    "exec()",
+    "r.name if r else r.id",
+    "r.__class__",
+    "r.serialize",
+    "r.name.upper",
+    "f'{r}'",
+    "'a' * 9",
+    "1",
+    "None",
+    "r[0]",
+    "r.name and r.id",
+    "(" * 150 + ")" * 150,
+    "r" * 500,
+    "not",
+    "",
+)
 
 
 @pytest.mark.parametrize("text", RUNS_CODE)

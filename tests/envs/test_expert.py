@@ -26,10 +26,19 @@ ROOM = (
     "a drawer 2, a drawer 1, and a safe 1."
 )
 WORDS_OF = {
-    "go": "go|walk", "open": "open", "close": "close", "take": "take|pick up", "move": "move|put", "heat": "heat|warm",
-    "cool": "cool|chill", "clean": "clean|wash", "use": "use|turn on", "examine": "examine|look closely", "look": "look around",
+    "go": "go|walk",
+    "open": "open",
+    "close": "close",
+    "take": "take|pick up",
+    "move": "move|put",
+    "heat": "heat|warm",
+    "cool": "cool|chill",
+    "clean": "clean|wash",
+    "use": "use|turn on",
+    "examine": "examine|look closely",
+    "look": "look around",
     "inventory": "check what i hold|look at my hand",
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +325,8 @@ def test_what_a_thought_says_of_a_place_or_the_hand_is_true(episodes):
                 things_at[match[2]] = things_at.get(match[2], "") + f", a {match[1]}"
             says_empty = bool(re.search(r"\b(hold nothing|hand is empty|have nothing)\b", thought))
             at_random = re.search(
-                r"not sure what helps|just try|no good plan|see what happens|i wonder|i want to see",
+                r"not sure what helps|just try|no good plan|see what happens|"
+                r"i wonder|i want to see",
                 thought,
             )
             assert says_empty == (held is None) or (at_random and not says_empty), (text, thought)

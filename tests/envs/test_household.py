@@ -388,7 +388,8 @@ def test_reading_the_package_leaves_no_trace(tmp_path):
     code = (
         "import os, random, sys\nstate, before = random.getstate(), dict(os.environ)\n"
         "from cotjax.envs.alfworld.catalog import load_catalog\nload_catalog()\n"
-        "assert random.getstate() == state and dict(os.environ) == before and 'alfworld' not in sys.modules"
+        "assert random.getstate() == state and dict(os.environ) == before\n"
+        "assert 'alfworld' not in sys.modules"
     )
     environment = {
         "HOME": str(tmp_path),

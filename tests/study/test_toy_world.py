@@ -158,8 +158,22 @@ def test_a_study_of_another_world_trains_plays_and_reports(corridor):
 
 def test_a_person_plays_another_world(corridor, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", StringIO("?\ngo right\ngo right\n"))
-    assert main(["play", "--world", "corridor_world:CORRIDORS", "--games", ".", "--split", "test",
-                 "--index", "1"]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "play",
+                "--world",
+                "corridor_world:CORRIDORS",
+                "--games",
+                ".",
+                "--split",
+                "test",
+                "--index",
+                "1",
+            ]
+        )
+        == 0
+    )
     said = capsys.readouterr().out
     assert said.startswith("Please reach room 2!")
     assert "does not list its commands" in said and "score 0.5 of 1]" in said
