@@ -16,7 +16,8 @@ from cotjax.errors import UsageError
 from cotjax.model.cache import KVCache
 from cotjax.model.params import Params, param_shardings
 from cotjax.sample.buckets import CAPACITY_BUCKETS, bucket, read_buckets
-from cotjax.sample.programs import FORCED_MOST, Programs
+from cotjax.sample.decoding import FORCED_MOST
+from cotjax.sample.programs import Programs
 from cotjax.sample.sampling import NO_ID, Sampling, Scalars, seed_words
 
 Pieces = Mapping[int, Sequence[int]]  # slot -> ids
@@ -29,7 +30,7 @@ class Drawn:
     ids_BM: np.ndarray
     logprobs_BM: np.ndarray
     counts_B: np.ndarray  # tokens drawn
-    ended_B: np.ndarray  # programs.AT_LIMIT, AT_STOP, NONE_LEFT or NOT_FINITE
+    ended_B: np.ndarray  # decoding.AT_LIMIT, AT_STOP, NONE_LEFT or NOT_FINITE
 
 
 class Runner:

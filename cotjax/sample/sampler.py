@@ -34,7 +34,8 @@ from jax.sharding import Mesh
 from cotjax.errors import NotFiniteError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import Params
-from cotjax.sample.programs import AT_STOP, FORCED_MOST, NOT_FINITE, Programs
+from cotjax.sample.decoding import AT_STOP, FORCED_MOST, NOT_FINITE
+from cotjax.sample.programs import Programs
 from cotjax.sample.runner import Pieces, Runner
 from cotjax.sample.sampling import Sampling
 from cotjax.sample.vocabulary import stop_table, token_mask

@@ -108,12 +108,7 @@ def save_hf(
     if max_shard_bytes < 1:
         raise UsageError(f"max_shard_bytes is {max_shard_bytes}; it must be 1 or more")
     folder = Path(folder)
-    for path, weight in declared(config).items():
-        if leaf(params, path).shape != weight.shape:
-            raise DataError(
-                f"params: {'.'.join(path)} has shape {leaf(params, path).shape}; the config asks "
-                f"for {weight.shape}"
-            )
+    _check_params(config, params)
     parts = _parts(config, params, max_shard_bytes)
     writes = jax.process_index() == 0
     if writes:
@@ -136,9 +131,8 @@ def save_hf(
     if writes:
         _reveal(folder, parts, _sizes(config, params))
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(
-            "save_hf"
-        )  # nobody goes on to read what is not there yet
+        # No process reads the folder before it is complete.
+        multihost_utils.sync_global_devices("save_hf")
 
 
 def stored_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -257,6 +251,16 @@ def place(
 
 
 # ---- writing
+
+
+def _check_params(config: ModelConfig, params: Params) -> None:
+    """Raise DataError for a parameter of another shape than the config's."""
+    for path, weight in declared(config).items():
+        if leaf(params, path).shape != weight.shape:
+            raise DataError(
+                f"params: {'.'.join(path)} has shape {leaf(params, path).shape}; the config asks "
+                f"for {weight.shape}"
+            )
 
 
 def _sizes(config: ModelConfig, params: Params) -> dict[str, int]:

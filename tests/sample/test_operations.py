@@ -10,7 +10,7 @@ from cotjax.model import decoder
 from cotjax.model.params import init_params
 from cotjax.model.sharding import make_mesh
 from cotjax.sample.buckets import CAPACITY_BUCKETS
-from cotjax.sample.programs import FORCED_MOST
+from cotjax.sample.decoding import FORCED_MOST
 from cotjax.sample.sampler import Sampler
 from cotjax.sample.sampling import seed_words, slot_key
 

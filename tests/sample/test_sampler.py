@@ -11,7 +11,7 @@ from cotjax.errors import UsageError
 from cotjax.model import decoder
 from cotjax.model.params import init_params
 from cotjax.sample.buckets import CAPACITY_BUCKETS, read_buckets
-from cotjax.sample.programs import FORCED_MOST
+from cotjax.sample.decoding import FORCED_MOST
 from cotjax.sample.sampler import Sampler
 
 CONFIG = tiny.model_config()
