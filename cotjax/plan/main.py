@@ -140,7 +140,8 @@ def _show(program: Program | DoesNotFit, room: float, console: Console) -> None:
         return
     verdict = "fits" if _fits(program, room) else "DOES NOT FIT"
     console.print(
-        f"  {program.name}: {verdict} ({_gb(program.peak)} of {_gb(room)} a chip at the worst moment; "
+        f"  {program.name}: {verdict} ({_gb(program.peak)} of {_gb(room)} a chip at the worst "
+        "moment; "
         f"compiled in {program.seconds:.0f} s)"
     )
     console.print(
@@ -149,7 +150,8 @@ def _show(program: Program | DoesNotFit, room: float, console: Console) -> None:
     )
     if program.flops:
         console.print(
-            f"    arithmetic: {program.flops:.3g} FLOPs a step, of the model (what remat does again "
+            f"    arithmetic: {program.flops:.3g} FLOPs a step, of the model (what remat does "
+            "again "
             "is not counted)"
         )
     if program.exchanged:

@@ -91,7 +91,9 @@ def train_program(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program
         scan=settings.scan_layers,
         kernel=settings.attention,
     )
-    step = make_train_step(model, optimizer, state.params, mesh, objective, settings.accumulate)
+    step: Any = make_train_step(
+        model, optimizer, state.params, mesh, objective, settings.accumulate
+    )
     compiled = _compile("train step", partial(step.lower, state, batch), mesh)
     if isinstance(compiled, DoesNotFit):
         return compiled

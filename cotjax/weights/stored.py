@@ -66,7 +66,8 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
         for name, tensor in header(file).items():
             if name in tensors:
                 raise DataError(
-                    f"{folder}: {name} is in {tensors[name].file.name} and in {file.name}; keep one "
+                    f"{folder}: {name} is in {tensors[name].file.name} and in {file.name}; keep "
+                    "one "
                     "of them"
                 )
             if not _BUFFER.fullmatch(name):

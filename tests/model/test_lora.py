@@ -224,7 +224,8 @@ def test_half_precision_adapters_come_in_as_float32(tmp_path):
         ),
         (
             {"r": 8},
-            r"down_proj.lora_A\.weight has shape \(4, 48\); this model and adapter_config\.json ask for \(8, 48\)",
+            r"down_proj.lora_A\.weight has shape \(4, 48\); this model "
+            r"and adapter_config\.json ask for \(8, 48\)",
         ),
     ],
 )
@@ -274,9 +275,16 @@ def base(request, tmp_path_factory):
 
     torch.manual_seed(0)
     config = AutoConfig.for_model(
-        request.param, vocab_size=61, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=48, max_position_embeddings=512, **FAMILIES[request.param],
-    )  # fmt: skip
+        request.param,
+        vocab_size=61,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=512,
+        **FAMILIES[request.param],
+    )
     folder = tmp_path_factory.mktemp(request.param)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder

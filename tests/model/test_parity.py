@@ -17,9 +17,13 @@ torch = pytest.importorskip("torch")
 
 
 SCALED = {
-    "rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
-}  # fmt: skip
+}
 FAMILIES = {
     "qwen3 tied": ("qwen3", {"head_dim": 16, "tie_word_embeddings": True}),
     "qwen3 untied": ("qwen3", {"head_dim": 16, "tie_word_embeddings": False}),
@@ -48,9 +52,17 @@ def theirs(request, tmp_path_factory):
     torch.manual_seed(0)
     family, options = FAMILIES[request.param]
     config = AutoConfig.for_model(
-        family, vocab_size=61, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=48, max_position_embeddings=131_072, attn_implementation="eager", **options,
-    )  # fmt: skip
+        family,
+        vocab_size=61,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=131_072,
+        attn_implementation="eager",
+        **options,
+    )
     model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -70,6 +70,7 @@ def test_fields_may_be_changed_and_names_are_told_apart():
     assert published("Qwen3-8B", layers=2).layers == 2
     with pytest.raises(
         UsageError,
-        match=r"no published model is called 'qwen3-7b'; did you mean 'qwen3-1\.7b'\? There are qwen3-0\.6b, ",
+        match=r"no published model is called 'qwen3-7b'; did you mean 'qwen3-1\.7b'\? "
+        r"There are qwen3-0\.6b, ",
     ):
         published("qwen3-7b")

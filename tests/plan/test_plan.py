@@ -21,13 +21,20 @@ from cotjax.plan.topology import Topology
 from cotjax.train.optim import configured
 from cotjax.train.step import abstract_state
 
-# One shipped config of each kind: a slice whose chips share two axes, one with three, and two slices.
+# One shipped config of each kind: a slice whose chips share two axes, one with three, and two
+# slices.
 COMPILED = ("qwen3_4b_v5e_4x4", "llama3_8b_v5p_2x2x4", "qwen3_32b_two_v5e_16x16")
 # A plan that compiles in seconds.
 SMALL = (
-    "--config", str(CONFIGS / "demo.py"), "--topology", "v5e:2x2", "--config.model.compute_dtype=bfloat16", "--config.mesh.fsdp=2",
-    "--config.mesh.data=2", "--config.train.scan_layers=True",
-)  # fmt: skip
+    "--config",
+    str(CONFIGS / "demo.py"),
+    "--topology",
+    "v5e:2x2",
+    "--config.model.compute_dtype=bfloat16",
+    "--config.mesh.fsdp=2",
+    "--config.mesh.data=2",
+    "--config.train.scan_layers=True",
+)
 
 needs_compiler = pytest.mark.skipif(
     compiler() is None, reason="the TPU compiler (libtpu) is not here"

@@ -189,7 +189,8 @@ def _without_weights(*others):
                     {K_PROJ: np.zeros((8, 32), np.float32), "x": t.pop("lm_head.weight")}
                 )
             ),
-            rf"missing tensors: lm_head\.weight; unknown tensors: x; wrong shapes: {K_PROJ} has shape \(8, 32\); "
+            rf"missing tensors: lm_head\.weight; unknown tensors: x; wrong shapes: "
+            rf"{K_PROJ} has shape \(8, 32\); "
             r"config\.json asks for \(16, 32\)",
         ),
         (
@@ -215,7 +216,8 @@ def _without_weights(*others):
         ),
         (
             _indexed(lambda part: part.unlink()),
-            r"missing files: model-00002-of-\d+\.safetensors; model\.safetensors\.index\.json names them",
+            r"missing files: model-00002-of-\d+\.safetensors; "
+            r"model\.safetensors\.index\.json names them",
         ),
         (_without_weights(), r"neither model\.safetensors nor model\.safetensors\.index\.json"),
         (

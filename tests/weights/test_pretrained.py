@@ -115,7 +115,11 @@ from cotjax.model.params import leaf, param_shardings
 from cotjax.model.sharding import make_mesh
 from cotjax.weights.pretrained import Decoder
 
-for config in (tiny.model_config(vocab_size=64, qkv_bias=True), tiny.model_config(vocab_size=64, lora=LoRA(2, 4.0, ".*"), tied_embeddings=False)):
+configs = (
+    tiny.model_config(vocab_size=64, qkv_bias=True),
+    tiny.model_config(vocab_size=64, lora=LoRA(2, 4.0, ".*"), tied_embeddings=False),
+)
+for config in configs:
     for sizes in ((2, 2, 2), (1, 4, 2), (8, 1, 1)):
         mesh = make_mesh(*sizes)
         ours = param_shardings(config, mesh)
