@@ -60,8 +60,7 @@ def roles_from_messages(
       observations: messages of these roles after the first assistant message are observations.
       tags: of reasoning and action; for calls, `Tags(action_open="<tool_call>",
         action_close="</tool_call>")`, or as the template writes them.
-      end_of_turn: the token that ends the last response where the template writes none (GLM's
-        "<|user|>"); "" adds none.
+      end_of_turn: the token that ends the last response, if the template writes none; "" adds none.
       name: what errors call the example.
       **template: further arguments of `apply_chat_template`, such as `tools` or `enable_thinking`.
 
@@ -75,7 +74,6 @@ def roles_from_messages(
     chat = Chat.of(messages, tokenizer, name, template, tags, kinds)
     wanted = chat.trained(trained)
     conversation = _Conversation(chat, *chat.placed(), tags, responses, trained)
-
     text, characters = conversation.text, conversation.context(kinds)
     edges: list[int] = []
     for number in chat.assistants():
