@@ -10,14 +10,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _COMPILED = tempfile.TemporaryDirectory(prefix="cotjax-compiled-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
-    # jax locks a cache while a process writes to it only if its size is limited.
-    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(8 << 30)
+# jax locks a cache while a process writes to it only if its size is limited.
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(8 << 30))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
+import hypothesis
 import jax
 
 pytest_plugins = ["helpers.studies"]
 
+# How long an example takes says something about the machine, not about the code.
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # A shell starts what runs in its background with Ctrl-C ignored, and so would be every process that
 # a test starts to interrupt it.

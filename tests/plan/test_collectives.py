@@ -90,7 +90,7 @@ ENTRY %main (a: bf16[8,4]) -> bf16[8,4] {
   %away = (bf16[8,4]{1,0}, u32[], token[]) send(%f, %after), frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
   %back = (bf16[8,4]{1,0}, u32[], token[]) recv(%after), frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
 }
-"""
+"""  # noqa: E501
 
 
 def test_unrolled_loops_and_overlapped_collectives_count_once():
