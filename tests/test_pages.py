@@ -45,6 +45,7 @@ def test_the_readmes_blocks_run(monkeypatch):
     assert names["logits"].shape[:2] == (1, 3)
 
 
+@pytest.mark.slow
 def test_the_page_on_models_trains_the_decoder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_hf(Path("my-model"), tiny.model_config(), tiny.params())

@@ -43,6 +43,7 @@ def model_folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_alone(games, model_folder, capsys):
     root, _ = games
     settings = Settings(model_folder, games=root, episodes=2, slots=1, steps=2, new=8, rounds=2)

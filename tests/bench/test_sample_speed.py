@@ -16,6 +16,7 @@ from cotjax.errors import CotjaxError, UsageError
 from cotjax.model.flops import decode_bytes, matmul_params
 
 
+@pytest.mark.slow
 def test_alone(model_folder, capsys):
     assert (
         main(

@@ -18,6 +18,7 @@ from cotjax.errors import CotjaxError, UsageError
 BATCH, LENGTH = 4, 64
 
 
+@pytest.mark.slow
 def test_alone(model_folder, capsys):
     arguments = [
         "bench",

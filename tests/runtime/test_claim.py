@@ -179,6 +179,7 @@ run(folder, make_source(folder / "data"), made_from=made_from, mesh_shape=mesh, 
 """
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_same_losses_on_another_mesh(copy, whole):
     shutil.rmtree(copy / "checkpoints" / "4")
     arguments = [str(copy), json.dumps(MADE_FROM), json.dumps(CHANGES), str(TESTS)]

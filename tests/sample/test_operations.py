@@ -230,7 +230,9 @@ def test_many_random_operations_are_those_of_the_plain_computation(made):
         assert done["none left"] > 0
 
 
-@pytest.mark.parametrize("room", CAPACITY_BUCKETS[:2])
+@pytest.mark.parametrize(
+    "room", [CAPACITY_BUCKETS[0], pytest.param(CAPACITY_BUCKETS[1], marks=pytest.mark.slow)]
+)
 def test_a_prompt_may_end_anywhere_about_the_edge_of_the_cache(made, room):
     """Prompt, prefix and what is made lie on either side of it; a decode that looks back holds all
     of them.

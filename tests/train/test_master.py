@@ -121,6 +121,7 @@ def _run(folder, source, **changes):
     )
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_bits(source, tmp_path):
     whole = _run(tmp_path / "whole", source)
     shutil.copytree(tmp_path / "whole", tmp_path / "resumed")

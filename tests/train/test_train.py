@@ -188,7 +188,7 @@ run(Path(sys.argv[1]), make_source(Path(sys.argv[1]) / "data"), steps=4, mesh_sh
     "shape",
     [
         pytest.param({"data": 8, "fsdp": 1, "tensor": 1}, marks=pytest.mark.slow),
-        {"data": 2, "fsdp": 2, "tensor": 2},
+        pytest.param({"data": 2, "fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
     ],
     ids=["8", "2x2x2"],
 )
