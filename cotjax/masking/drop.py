@@ -242,7 +242,7 @@ class Dropping:
         draws = np.full(roles.shape, NEVER, np.float32)
         is_action = _is_one_of(roles, self.action_roles)
         responses = _is_one_of(roles, RESPONSE_ROLES)
-        # The first token, and the first behind padding, is not a target.
+        # The first token, and the first after padding, is not a target.
         is_target = np.append(False, roles[:-1] != Role.PAD)[: len(roles)]
         for turn in (None,) if self.unit == "example" else np.unique(turns[responses]):
             level = is_target & responses & (True if turn is None else turns == turn)
@@ -305,7 +305,7 @@ class Dropping:
 def turn_numbers(roles: np.ndarray) -> np.ndarray:
     """Return the response that each token belongs to, from 0: [T] int32.
 
-    A prompt belongs to the response behind it.
+    A prompt belongs to the response after it.
 
     Raises:
       MaskError: the roles are not of one example.

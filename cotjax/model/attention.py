@@ -6,7 +6,7 @@ accelerator's kernels.
 
 Letters are those of model/decoder.py; besides, G is the number of query heads that one key head
 serves (N = K G), C the length of a block of queries, R = G C the rows that meet one key head, and M
-the length of what lies beside a cache. A cache's keys are C blocks of Y tokens.
+the number of keys outside a cache. A cache's keys are C blocks of Y tokens.
 """
 
 from __future__ import annotations

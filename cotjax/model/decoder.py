@@ -1,7 +1,7 @@
 """The decoder: a pre-norm transformer with rotary positions, grouped key heads and a gated
 feed-forward (Qwen3's layout).
 
-One alphabet for shapes, written behind a name (`q_BNTH`) and in every einsum:
+One alphabet for shapes, written at the end of a name (`q_BNTH`) and in every einsum:
 
     B batch    T query length    S key length    N heads    K kv heads    H head size
     D model width    F feed-forward    V vocabulary    L layers

@@ -163,11 +163,11 @@ def _tell_branches(
         off_trunk_BT1, _APART * jnp.concatenate([bits_BTb, 1 - bits_BTb], axis=-1), 0
     ).astype(k_BKTH.dtype)
 
-    def beside(x_BNTH: jax.Array, more_BTX: jax.Array) -> jax.Array:
+    def widened(x_BNTH: jax.Array, more_BTX: jax.Array) -> jax.Array:
         wide = jnp.broadcast_to(more_BTX[:, None], (*x_BNTH.shape[:-1], more_BTX.shape[-1]))
         return jnp.concatenate([x_BNTH, wide], axis=-1)
 
-    return beside(q_BNTH, query_BTX), beside(k_BKTH, key_BTX)
+    return widened(q_BNTH, query_BTX), widened(k_BKTH, key_BTX)
 
 
 def _cudnn(

@@ -32,7 +32,7 @@ REMAT = {
     "dots": jax.checkpoint_policies.save_from_both_policies(
         _ATTENDED_ALONE, jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     ),
-    # Only attention's result, which is small beside what it takes to compute it again.
+    # Only attention's result: it is small compared with the work to compute it again.
     "block": _ATTENDED_ALONE,
 }
 
@@ -246,8 +246,7 @@ def _scanned(
     each = [nnx.state(layer) for layer in layers]
     if any(nnx.graphdef(layer) != graph for layer in layers):
         raise UsageError(
-            "scan: the layers are not all alike (LoRA in some of them?); train with "
-            "scan_layers=False"
+            "scan: the layers differ (LoRA in some of them?); train with scan_layers=False"
         )
 
     def side_by_side(*weights: nnx.Variable) -> nnx.Variable:

@@ -69,7 +69,7 @@ def _of_rows(
 ) -> jax.Array:
     T = hidden_BTD.shape[1]
     padded = -(-T // chunk) * chunk
-    # Supervised positions go to the front in their order, the others behind them.
+    # Supervised positions go to the front in their order, the others after them.
     ahead_BT, behind_BT = jnp.cumsum(supervised_BT, axis=1), jnp.cumsum(~supervised_BT, axis=1)
     index_BT = jnp.where(supervised_BT, ahead_BT, ahead_BT[:, -1:] + behind_BT) - 1
     order_BT = jnp.broadcast_to(jnp.arange(T)[None], index_BT.shape)

@@ -8,7 +8,7 @@
 
 Messages go through the coordinator, a small service in process 0, and touch no device, so a process
 may wait there for hours. When a process dies, jax ends the others within the heartbeat's timeout.
-Alone, a process waits for nobody, and all of this returns at once. See `joining` for how the
+A single process waits for no other, and all of this returns at once. See `joining` for how the
 processes find each other and `stopping` for how one ends them all.
 """
 
@@ -69,7 +69,7 @@ def client() -> Any:
 
 
 def unique_key(name: str) -> str:
-    """Return a key for this use of `name`: every process counts the uses alike."""
+    """Return a key for this use of `name`: every process counts the uses in the same way."""
     _uses[name] += 1
     return f"cotjax/{name}/{_uses[name]}"
 
@@ -84,7 +84,7 @@ def barrier(name: str) -> None:
 def in_turn(name: str) -> Iterator[None]:
     """Run the block in process 0, then in the others at once, which find its files written.
 
-    The block must make no array that lies on other processes' devices.
+    The block must make no array that is on other processes' devices.
     """
     if not several():
         yield

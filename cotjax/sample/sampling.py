@@ -14,7 +14,7 @@ import numpy as np
 from cotjax.errors import UsageError
 from cotjax.model.platform import forms_here
 
-# Stands for "no id": behind the end of a prefix, and where nothing is left to draw.
+# "No id": after the end of a prefix, and where nothing is left to draw.
 NO_ID = -1
 _MOST_INT32, _LEAST_FLOAT32, _MOST_FLOAT32 = 2**31 - 1, 2.0**-126, 2.0**127
 _LONGEST_NGRAM = 1024  # each id of it costs a pass over all that was read, for every token
@@ -41,7 +41,7 @@ class Sampling:
     """
 
     temperature: float = 0.0  # logits are divided by it; 0: greedy, whatever top_k and top_p are
-    top_k: int = 0  # only ids among so many most likely; 0: all
+    top_k: int = 0  # draw among this many most likely ids; 0: all
     # Only the most likely ids whose probabilities just add up to this or more, of equally likely
     # ones the lower; 1: all.
     top_p: float = 1.0

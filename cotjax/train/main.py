@@ -48,7 +48,7 @@ def train(
       folder: holds `checkpoints/` and `metrics.jsonl` afterwards.
       source: the dataset's random-access source.
       mesh_shape: sizes of the axes data, fsdp and tensor; one may be -1.
-      listener: is told the progress, and which checkpoints are damaged.
+      listener: receives the progress, and which checkpoints are damaged.
 
     Raises:
       UsageError: a setting out of its range, a batch that the mesh does not divide, a folder that

@@ -146,7 +146,7 @@ class MetricsFile:
     """
 
     def __init__(self, path: str | Path, resume_step: int, held_out_at: Collection[int] = ()):
-        """Open the file for a run that resumes after `resume_step` updates (-1: starts anew).
+        """Open the file for a run that resumes after `resume_step` updates (-1: starts again).
 
         `held_out_at`: steps that have a held-out loss.
         """

@@ -42,7 +42,7 @@ OTHER = {
 }  # what `convert` makes of each
 _CONFIG_FILES = {HUGGING_FACE: "config.json", ORBAX: "model.json"}
 _PARAMS = "params"
-# What transformers keeps beside the weights, and a model is not the same without.
+# Files that transformers keeps next to the weights; a model is not the same without them.
 _KEPT = (*TOKENIZER_FILES, GENERATION_FILE)
 
 

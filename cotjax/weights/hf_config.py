@@ -30,7 +30,7 @@ class _Architecture:
         str, Any
     ]  # options that go into config.json; other values would change the numbers
     left_out: Mapping[str, Any]  # sizes as transformers means them where config.json has none
-    harmless: frozenset[str] = frozenset()  # fields that change nothing beside `written`
+    harmless: frozenset[str] = frozenset()  # fields without effect, besides `written`
 
 
 _SLIDING = frozenset(

@@ -43,8 +43,8 @@ def read_hf(folder: str | PathLike[str], say: Say | None = None, **overrides: An
     """Return the model of a checkpoint folder: its config.json, corrected by what its tensors are.
 
     The output projection is tied only where the files hold none of its own, and `param_dtype` is
-    what all tensors' values fit in. `say` is told where config.json says otherwise. `overrides` are
-    ModelConfig fields such as `compute_dtype`.
+    one that all tensors' values fit in; `say` reports where config.json says otherwise.
+    `overrides` are ModelConfig fields such as `compute_dtype`.
 
     Raises DataError, naming the tensors, for those missing, unknown, of another shape or not
     floats, and for a broken file.

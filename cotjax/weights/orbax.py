@@ -32,7 +32,7 @@ def restore_tree(folder: Path, like: Params) -> Params:
     except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"{folder}: cannot be restored ({reason}); convert the model anew"
+            f"{folder}: cannot be restored ({reason}); convert the model again"
         ) from error
 
 

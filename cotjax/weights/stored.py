@@ -28,7 +28,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _NAMED = 5  # how many tensors an error names
 # Buffers that some files hold and every reader computes from config.json instead.
 _BUFFER = re.compile(r"(.*\.)?rotary_emb\.inv_freq")
-# What stands beside or in place of packed weights: bitsandbytes, GPTQ, AWQ, FP8,
+# Tensors next to, or in place of, packed weights: bitsandbytes, GPTQ, AWQ, FP8,
 # compressed-tensors.
 _PACKED = re.compile(
     r".*\.(qweight|qzeros|scales|g_idx|SCB|weight_format|(weight|input|output|k|v)_scale(_inv|_2)?|weight_zero_point|weight_packed"
@@ -86,7 +86,7 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
     if adapters:
         raise DataError(
             f"{folder}: holds adapters that were not merged: {some(adapters)}; call PEFT's "
-            "merge_and_unload, then save anew"
+            "merge_and_unload, then save it again"
         )
     if EMBEDDING not in tensors and EMBEDDING.removeprefix("model.") in tensors:
         tensors = {
@@ -106,7 +106,7 @@ def weight_files(folder: Path) -> list[Path]:
             raise DataError(
                 f"{folder}: holds {pickles[0]} and no safetensors; pickled weights are not read, "
                 "because opening a pickle runs code: "
-                "write them anew with transformers: "
+                "save them again with transformers: "
                 "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(OTHER)"
             )
         raise DataError(
