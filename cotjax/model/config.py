@@ -113,9 +113,8 @@ class ModelConfig:
     max_length: int = 32_768  # longest sequence the rotary positions were made for, in tokens
     param_dtype: str = "float32"  # parameters and gradients
     compute_dtype: str = "float32"  # matmuls; norms, softmax and logits are always float32
-    lora: LoRA | None = (
-        None  # adapters beside projections, which alone are trained; None: every weight is
-    )
+    # Adapters of projections: they alone are trained. None: every weight is trained.
+    lora: LoRA | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.rope_scaling, Mapping):  # read back from JSON

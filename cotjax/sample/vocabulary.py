@@ -68,7 +68,8 @@ def stop_table(
         return _automaton(sequences, vocab_size)
     if len(texts) < len(stop) or pieces is None:
         raise UsageError(
-            "sampler: stop sequences that are texts need `pieces`, and no sequence of ids with them"
+            "sampler: stop sequences that are texts need `pieces`, and cannot be mixed with "
+            "sequences of ids"
         )
     return _over_pieces(_automaton([tuple(text) for text in texts], _BYTES), pieces, vocab_size)
 

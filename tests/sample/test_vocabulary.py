@@ -81,7 +81,7 @@ def test_no_stops_and_those_that_cannot_be():
         ([""], ["a"], "a stop sequence is empty"),
         ([[5]], None, r"outside the vocabulary, 0 \.\. 4"),
         (["a"], None, "need `pieces`"),
-        (["a", [1]], ["a"], "no sequence of ids beside them"),
+        (["a", [1]], ["a"], "cannot be mixed with sequences of ids"),
     ):
         with pytest.raises(UsageError, match=words):
             stop_table(stop, 5, pieces)
