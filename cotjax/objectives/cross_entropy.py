@@ -23,6 +23,7 @@ from cotjax.model.sharding import shared_axes
 CHUNK = 128  # supervised positions of each row in a chunk
 
 
+@jax.named_scope("loss")
 def supervised_cross_entropy(
     hidden_BTD: jax.Array,
     output_VD: jax.Array,
