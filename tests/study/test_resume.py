@@ -117,7 +117,7 @@ def test_killed_damaged_and_interrupted_it_ends_as_if_undisturbed(tmp_path, capf
         and said.count("\n") == 1
     ), said
     assert nothing_is_left(scratch)
-    assert len(list(cut.parent.glob("*.damaged"))) == 1
+    assert len(list(cut.parent.glob("*.damaged-1"))) == 1
     assert "set aside as" in (run / "log.txt").read_text()
 
     assert main(arguments) == 0
