@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,27 +13,20 @@ from cotjax.bench.jobs import (
     B1,
     B2,
     LEARNING_RATE,
-    MAX_LENGTH,
     WEIGHT_DECAY,
-    RolloutJob,
     SampleJob,
     TrainJob,
 )
-from cotjax.bench.tasks import Rollout, RolloutTask, SampleTask, TrainTask
-from cotjax.data.codec import Codec
+from cotjax.bench.tasks import SampleTask, TrainTask
 from cotjax.masking import Role, targets
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import init_params
 from cotjax.model.platform import split_cpu
-from cotjax.model.sharding import batch_sharding, make_mesh, whole_slots
+from cotjax.model.sharding import batch_sharding, make_mesh
 from cotjax.objectives.supervised import make_objective
-from cotjax.rollout.elicitation import Elicitation
-from cotjax.rollout.loop import play
-from cotjax.rollout.record import Episode
 from cotjax.sample.sampler import Sampler
 from cotjax.train.optim import make_optimizer, needs_master
 from cotjax.train.step import compiled, init_state, make_train_step
-from cotjax.weights.convert import load_params, read_config
 from cotjax.weights.huggingface import save_hf
 
 
@@ -122,71 +113,3 @@ class CotjaxSample(SampleTask):
 
     def peak_bytes(self) -> int:
         return jax_peak_bytes()
-
-
-class CotjaxRollout(RolloutTask):
-    """The rollout of `cotjax evaluate`: the same loop, sampler and environments."""
-
-    def __init__(self, job: RolloutJob):
-        split_cpu(job.cpu_devices)
-        self.compile_s, mesh, self._job = 0.0, make_mesh(), job
-        jax.monitoring.register_event_duration_secs_listener(self._note)
-        model, dtypes = Path(job.model), {"param_dtype": "float32", "compute_dtype": "float32"}
-        config, params = read_config(model, None, **dtypes), load_params(model, mesh, **dtypes)
-        if job.weights:
-            save_hf(job.weights, config, params)
-        self._codec = Codec.load(model, job.template)
-        self._sampler = Sampler(
-            config,
-            mesh,
-            slots=whole_slots(job.slots, mesh),
-            max_length=min(MAX_LENGTH, config.max_length),
-            stop=self._codec.stop_texts,
-            pad_id=self._codec.pad_id,
-            max_new=max(job.new, Elicitation.max_action_tokens),
-            pieces=self._codec.pieces,
-        )
-        self._sampler.load(params)
-        self._pool = job.pool()
-
-    def _note(self, event: str, duration_secs: float, **_: str | int) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            self.compile_s += duration_secs
-
-    def play(self) -> dict[str, Rollout]:
-        """Also returns "alone": the same without the prompt action."""
-        return {"both": self._play(both=True), "alone": self._play(both=False)}
-
-    def _play(self, both: bool) -> Rollout:
-        records: list[Episode] = []
-        started_at = time.perf_counter()
-        play(
-            self._job.played(),
-            policy=self._sampler,
-            codec=self._codec,
-            environments=self._pool,
-            driver="cot",
-            elicitation=self._job.elicitation,
-            seed=self._job.seed,
-            on_record=lambda game, record: records.append(record),
-            both=both,
-        )
-        rollout = Rollout(time.perf_counter() - started_at)
-        for record in records:
-            rollout.acted[record.game.id] = [
-                turn.executed or (turn.cot.text if turn.cot else "") for turn in record.steps
-            ]
-            rollout.won += record.success
-            responses = [each for turn in record.steps for each in (turn.cot, turn.prompt)]
-            rollout.new_tokens += sum(each.new_tokens for each in responses if each)
-            rollout.environment_s += record.timing.environment_s
-            rollout.waited_s += record.timing.waited_s
-            rollout.sampler_s += record.timing.sampler_s
-        return rollout
-
-    def describe(self) -> dict[str, Any]:
-        """Also returns "programs" and "compile_s": what has been compiled so far."""
-        return {**jax_facts(), "programs": self._sampler.compilations, "compile_s": self.compile_s}
-
-    def close(self) -> None:
-        self._pool.close()

@@ -1,6 +1,6 @@
 """What a side does in its process: warm up, then repeat its task and time it.
 
-`cotjax.bench.ours` and `cotjax.bench.peers` implement each task, with cotjax and with transformers.
+`ours`, `our_rollouts` and `peers` implement the tasks, with cotjax and with transformers.
 """
 
 from __future__ import annotations

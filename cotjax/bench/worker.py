@@ -37,13 +37,16 @@ def serve(ask: Callable[[], str], answer: Callable[[dict[str, Any]], None]) -> N
 def make_task(job: Job) -> Task:
     """Return the side's implementation of a job."""
     if job.side == "cotjax":
-        from cotjax.bench.ours import CotjaxRollout, CotjaxSample, CotjaxTrain
+        from cotjax.bench.ours import CotjaxSample, CotjaxTrain
 
         if isinstance(job, TrainJob):
             return CotjaxTrain(job)
         if isinstance(job, SampleJob):
             return CotjaxSample(job)
         if isinstance(job, RolloutJob):
+            # Imported here: its imports would be counted as memory of the other tasks.
+            from cotjax.bench.our_rollouts import CotjaxRollout
+
             return CotjaxRollout(job)
     else:
         from cotjax.bench.peers import TransformersRollout, TransformersSample, TransformersTrain
