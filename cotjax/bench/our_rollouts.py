@@ -9,10 +9,7 @@ from typing import Any
 import jax
 
 from cotjax.bench.facts import jax_facts
-from cotjax.bench.jobs import (
-    MAX_LENGTH,
-    RolloutJob,
-)
+from cotjax.bench.jobs import MAX_LENGTH, RolloutJob
 from cotjax.bench.tasks import Rollout, RolloutTask
 from cotjax.data.codec import Codec
 from cotjax.model.platform import split_cpu

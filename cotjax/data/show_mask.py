@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -32,6 +31,7 @@ from cotjax.masking import (
     target_weights,
 )
 from cotjax.runtime.files import check_output, write_atomic
+from cotjax.runtime.pages import load_template
 from cotjax.runtime.terminal import visible
 
 COLOURS = {
@@ -304,12 +304,5 @@ def _chat_tokenizer(folder: Path) -> Any:
 
 
 def _page(title: str, shown: list[Shown], totals: Mapping[Role, np.ndarray]) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("mask_page.html.jinja")
+    template = load_template(Path(__file__).parent / "mask_page.html.jinja")
     return template.render(title=title, examples=shown, totals=totals, colours=_PAGE_COLOURS) + "\n"

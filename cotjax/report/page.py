@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich.console import Console
 
@@ -27,6 +26,7 @@ from cotjax.report.summary import Summary
 from cotjax.report.terminal import terminal_table
 from cotjax.rollout.record import PlayedGame, Response, read_record
 from cotjax.runtime.files import write_atomic
+from cotjax.runtime.pages import load_template
 from cotjax.runtime.settings import flatten
 
 # The arms' colours on a dark page, in the order of figures.COLOURS.
@@ -124,16 +124,9 @@ def write_report(run_folder: str | Path, summary: Summary | None = None) -> Path
     """
     run_folder = Path(run_folder)
     summary = summarize(run_folder) if summary is None else summary
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     run, colours = summary.run, arm_colours(summary)
     loss_columns, loss_rows = tables.held_out(summary)
-    page = environment.get_template("page.html.jinja").render(
+    page = load_template(Path(__file__).parent / "page.html.jinja").render(
         summary=summary,
         resamples=RESAMPLES,
         title=run.get("title") or run.get("name") or run_folder.name,
