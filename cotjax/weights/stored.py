@@ -31,8 +31,9 @@ _BUFFER = re.compile(r"(.*\.)?rotary_emb\.inv_freq")
 # Tensors next to, or in place of, packed weights: bitsandbytes, GPTQ, AWQ, FP8,
 # compressed-tensors.
 _PACKED = re.compile(
-    r".*\.(qweight|qzeros|scales|g_idx|SCB|weight_format|(weight|input|output|k|v)_scale(_inv|_2)?|weight_zero_point|weight_packed"
-    r"|weight_shape|weight_g_idx|weight_global_scale|input_global_scale|weight\.(absmax|quant_map|nested_absmax|nested_quant_map"
+    r".*\.(qweight|qzeros|scales|g_idx|SCB|weight_format|(weight|input|output|k|v)_scale(_inv"
+    r"|_2)?|weight_zero_point|weight_packed|weight_shape|weight_g_idx|weight_global_scale"
+    r"|input_global_scale|weight\.(absmax|quant_map|nested_absmax|nested_quant_map"
     r"|quant_state\..*))"
 )
 _ADAPTER = re.compile(
