@@ -182,6 +182,9 @@ def _train() -> ConfigDict:
     train.eval_every = 0
     # Share of the trajectories, drawn by id, that is held out for these losses.
     train.eval_share = 0.0
+    # Examples on which is measured, at every checkpoint, what the action has left to learn and its
+    # share of loss and gradient (docs/runs.md); 0: off.
+    train.information_examples = 64
     # Newest checkpoints to keep; 0: keep all, which a study that plays them needs.
     train.keep_last = 0
     train.keep_every = 0  # also keep every N-th step's checkpoint; 0: off

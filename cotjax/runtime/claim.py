@@ -30,6 +30,7 @@ FREE = {
     *("steps", "save_every", "keep_last", "keep_every", "keep_best"),
     *("tensorboard", "wandb_project", "profile_start", "profile_steps"),
     *("remat", "scan_layers", "attention", "accumulate"),
+    "information_examples",
 }
 # Likewise of the whole config. A name that ends in "." is a section.
 _FREE_OF_RUN = (

@@ -55,6 +55,7 @@ RANGES: dict[str, dict[str, Range]] = {
     "train": {
         **dict.fromkeys(("steps", "batch", "row_length", "accumulate", "save_every"), _SOME),
         **dict.fromkeys(("warmup", "schedule_steps", "eval_every"), _COUNT),
+        "information_examples": _COUNT,
         **dict.fromkeys(("keep_last", "keep_every", "keep_best"), _COUNT),
         **dict.fromkeys(("profile_start", "profile_steps"), _COUNT),
         **dict.fromkeys(("learning_rate", "vector_rate"), _POSITIVE),
