@@ -1,0 +1,155 @@
+"""Where a gain landed: Fieller's interval, the rules of the verdict, and planted truths."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from cotjax.diagnostics.metrics import Point, contrast
+from cotjax.diagnostics.share import MISSING, Verdict, fieller, on_the_floor, place_gain
+
+NAMES = ("d1_cot", "d1_prompt", "d1_gap")
+RATES = {"d3_cot": 0, "d3_prompt": 1, "d1_cot": 0, "d1_prompt": 1}
+
+
+def two_points(hits_first, hits_last):
+    """Return two points; hits [games, states, 2] of the CoT and of the prompt action."""
+    points = []
+    for hits in (hits_first, hits_last):
+        cells = {
+            name: {
+                (f"g{game}", 0): [float(of_game[:, column].sum()), len(of_game)]
+                for game, of_game in enumerate(hits)
+            }
+            for name, column in RATES.items()
+        }
+        points.append(Point(cells=cells))
+    return points
+
+
+def simulate(rng, games, states, part, gain, cot=0.25, prompt=0.2):
+    """Return two points of a study whose gain by CoT actions is `part` in the prompt action.
+
+    The four outcomes of a state share what makes its game and the state itself easy.
+    """
+    game = rng.normal(size=(games, 1, 1)) * 0.6
+    state = rng.normal(size=(games, states, 1)) * 0.8
+    own = rng.normal(size=(games, states, 4))
+    ease = stats.norm.cdf((game + state + own) / np.sqrt(0.36 + 0.64 + 1))
+    hits = ease < np.array([cot, prompt, cot + gain, prompt + part * gain])
+    return two_points(hits[..., :2], hits[..., 2:])
+
+
+def compared_with_zero(first, last):
+    """Place a gain as one would without an interval of its share, by three comparisons with 0."""
+    total, prompt, gap = (
+        contrast([(1, last, name), (-1, first, name)]).sign
+        for name in ("d3_cot", "d3_prompt", "gap")
+    )
+    if total <= 0:
+        return Verdict.NO_GAIN
+    return {
+        (True, True): Verdict.BOTH,
+        (True, False): Verdict.PROMPT,
+        (False, True): Verdict.ADVANTAGE,
+        (False, False): Verdict.UNPLACED,
+    }[prompt > 0, gap > 0]
+
+
+def test_the_share_is_that_of_the_rates():
+    """From 1/4 to 3/4 by CoT actions, from 0 to 1/4 by prompt actions: half of the gain."""
+    first, last = np.zeros((40, 4, 2)), np.zeros((40, 4, 2))
+    first[:, 0, 0] = last[:, :3, 0] = last[:, 0, 1] = 1
+    placed = place_gain(*two_points(first, last), *NAMES)
+    assert placed.share.value == pytest.approx(0.5)
+    assert placed.total.value == pytest.approx(placed.prompt.value + placed.gap.value)
+    assert (placed.share.n, placed.share.games) == (160, 40)
+    # No game differs from another, and yet the interval has a width.
+    assert 0.4 < placed.share.low < 0.5 < placed.share.high < 0.6
+    assert placed.verdict is Verdict.BOTH
+
+
+def test_fieller_solves_its_definition():
+    """At both ends the difference part - s whole is as far from 0 as the quantile allows."""
+    variance = np.array([[0.004, 0.001], [0.001, 0.003]])
+    low, high = fieller(0.15, 0.4, variance, 59)
+    quantile = stats.t.ppf(0.975, 59)
+    for end in (low, high):
+        spread = np.sqrt(variance[1, 1] - 2 * end * variance[0, 1] + end**2 * variance[0, 0])
+        assert abs(0.15 - end * 0.4) == pytest.approx(quantile * spread)
+    assert low < 0.15 / 0.4 < high
+    assert fieller(0.1, 0.05, variance, 59) is None  # the whole is not clearly different from 0
+
+
+@pytest.mark.parametrize(
+    ("part", "verdict"),
+    [(-0.3, "ADVANTAGE"), (0, "ADVANTAGE"), (0.5, "BOTH"), (1, "PROMPT"), (1.4, "PROMPT")],
+)
+def test_verdicts_of_large_studies(part, verdict):
+    """A share below 0 is the advantage's, and one above 1 the prompt action's."""
+    points = simulate(np.random.default_rng(2), 2000, 1, part, 0.4, prompt=0.3)
+    assert place_gain(*points, "d3_cot", "d3_prompt", "gap").verdict is Verdict[verdict]
+
+
+def test_no_gain_and_a_fall_are_not_placed():
+    rng = np.random.default_rng(3)
+    for gain in (0.0, -0.15):
+        placed = place_gain(
+            *simulate(rng, 200, 1, 0.5, gain, cot=0.4), "d3_cot", "d3_prompt", "gap"
+        )
+        assert placed.verdict is Verdict.NO_GAIN
+
+
+def test_a_metric_on_the_floor_gives_no_verdict():
+    """The prompt action wins 0 and 1 of 60: its change says nothing, whatever the interval."""
+    first, last = np.zeros((60, 1, 2)), np.zeros((60, 1, 2))
+    first[:12, 0, 0] = last[:40, 0, 0] = last[0, 0, 1] = 1
+    points = two_points(first, last)
+    placed = place_gain(*points, "d3_cot", "d3_prompt", "gap")
+    assert (placed.verdict, placed.floor) == (Verdict.FLOOR, ("d3_prompt",))
+    assert on_the_floor(*points, "d3_prompt") and not on_the_floor(*points, "d3_cot")
+    # At one end only, it is a change like any other.
+    last[:20, 0, 1] = 1
+    assert place_gain(*two_points(first, last), *NAMES).verdict is not Verdict.FLOOR
+
+
+def test_what_was_not_measured_is_not_placed():
+    first, last = two_points(np.zeros((3, 1, 2)), np.ones((3, 1, 2)))
+    del last.cells["d1_prompt"]
+    assert place_gain(first, last, *NAMES) is MISSING
+
+
+def test_planted_truths():
+    """A study of 60 games and +30 points: hardly ever a wrong place, unlike comparisons with 0."""
+    planted = {0.0: "ADVANTAGE", 1 / 3: "BOTH", 0.5: "BOTH", 1.0: "PROMPT"}
+    wrong = {}
+    for part, name in planted.items():
+        rng, right, studies = np.random.default_rng(1), Verdict[name], 150
+        counts = Counter()
+        for _ in range(studies):
+            first, last = simulate(rng, 60, 1, part, 0.3)
+            placed = place_gain(first, last, "d3_cot", "d3_prompt", "gap")
+            share, old = placed.share, compared_with_zero(first, last)
+            counts["covered"] += share.low is None or share.low <= part <= share.high
+            for rule, verdict in (("share", placed.verdict), ("zero", old)):
+                stated = verdict in (Verdict.ADVANTAGE, Verdict.BOTH, Verdict.PROMPT)
+                counts[rule, "right"] += verdict is right
+                counts[rule, "wrong"] += stated and verdict is not right
+        print(f"{part:.2f} of the gain in the prompt action: {dict(counts)}")
+        assert counts["covered"] / studies > 0.9
+        wrong[part] = [counts[rule, "wrong"] / studies for rule in ("share", "zero")]
+    assert max(share for share, _ in wrong.values()) < 0.06
+    assert wrong[0.5][1] > 0.5 and wrong[1 / 3][1] > 0.5
+
+
+@pytest.mark.slow
+def test_planted_truths_on_expert_states():
+    """60 games of 7 states and +30 points: the right place in nine studies of ten."""
+    for part, name in {0.0: "ADVANTAGE", 1 / 3: "BOTH", 0.5: "BOTH", 1.0: "PROMPT"}.items():
+        rng = np.random.default_rng(1)
+        verdicts = Counter(
+            place_gain(*simulate(rng, 60, 7, part, 0.3), *NAMES).verdict for _ in range(60)
+        )
+        print(f"{part:.2f} of the gain in the prompt action: {dict(verdicts)}")
+        assert verdicts[Verdict[name]] >= 0.8 * 60
