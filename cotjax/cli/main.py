@@ -21,6 +21,7 @@ from cotjax.cli.models import add_convert, add_export, add_plan, add_replay
 from cotjax.cli.play import add_play
 from cotjax.cli.study import add_demo, add_stages
 from cotjax.errors import CotjaxError, UsageError
+from cotjax.runtime.compiled import keep_compiled
 from cotjax.runtime.files import disk_errors, local_path
 from cotjax.runtime.signals import (
     INTERRUPTED,
@@ -29,6 +30,10 @@ from cotjax.runtime.signals import (
     stop_at_sigterm,
 )
 from cotjax.runtime.terminal import visible
+
+# Commands that run compiled programs, which the next start may reuse. `plan` compiles for other
+# devices, and `bench` measures compilers and memory: both compile afresh.
+_COMPILING = ("demo", "study", "train", "evaluate", "play", "replay")
 
 DESCRIPTION = """\
 cotjax shows where the gains of chain-of-thought (CoT) training of agents land: in the prompt action
@@ -60,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _replace_unprintable()
     arguments = _parse(argv)
     _quiet_libraries()
+    if arguments.command in _COMPILING and (warning := keep_compiled()):
+        print(f"cotjax: {warning}", file=sys.stderr)
     try:
         with resend_swallowed_signals(), stop_at_sigterm(), disk_errors():
             _expand_paths(arguments)
