@@ -7,12 +7,7 @@ what its experiment changes. On the command line `--config FILE` loads it, and
 
 from __future__ import annotations
 
-import ast
 import difflib
-import importlib.util
-import re
-import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +15,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cotjax.envs.worlds import IN_DOMAIN, OOD, World, load_world
-from cotjax.errors import CotjaxError, UsageError
+from cotjax.errors import UsageError
+from cotjax.runtime.config_files import parse_value, run_config_file
 from cotjax.runtime.files import local_path
 
 # Fields that name a file or a folder: `~` and `$NAME` are expanded in them, and URLs are refused.
@@ -283,7 +279,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"{path}: no such config file; configs/demo.py is one")
-    config = _run_config(path)
+    config = run_config_file(path)
     # The world comes first: the other overrides may change what it sets.
     for override in sorted(overrides, key=lambda override: not override.startswith("world=")):
         set_field(config, override)
@@ -294,43 +290,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
         # URLs are refused here, before anything is read or written.
         config.update_from_flattened_dict({name: _expanded(_fields(config)[name])})
     return config
-
-
-def _run_config(path: Path) -> ConfigDict:
-    spec = importlib.util.spec_from_file_location(f"cotjax_config_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # A config may start from another in its folder: `import demo`.
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise UsageError(f"{path}: defines no get_config(); configs/demo.py is an example")
-        config = module.get_config()
-    except CotjaxError:
-        raise
-    except SyntaxError as error:
-        raise UsageError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
-    except Exception as error:
-        # The innermost line that is in a config file, not in a library that it calls.
-        frames = traceback.extract_tb(error.__traceback__)
-        folder = path.resolve().parent
-        own = [frame for frame in frames if Path(frame.filename).resolve().parent == folder]
-        where = f"{own[-1].filename}, line {own[-1].lineno}" if own else str(path)
-        raise UsageError(f"{where}: {type(error).__name__}: {_one_line(error)}") from error
-    finally:
-        sys.path.remove(str(path.parent))
-    if not isinstance(config, ConfigDict):
-        raise UsageError(f"{path}: get_config() returned a {type(config).__name__}, no ConfigDict")
-    return config
-
-
-def _one_line(error: Exception) -> str:
-    """Return an error's message on one line, without ml_collections' list of fields."""
-    text = str(error).strip("\"'")
-    hint = re.search(r"Did you mean .*\?", text)
-    reason = text.partition(" Other fields present")[0]
-    return " ".join(f"{reason} {hint.group() if hint else ''}".split())
 
 
 def _expanded(path: str) -> str:
@@ -345,7 +304,7 @@ def set_field(config: ConfigDict, override: str) -> None:
     fields = _fields(config)
     if name not in fields:
         raise UsageError(_unknown(config, name, list(fields)))
-    value = _parsed(name, text, fields[name])
+    value = parse_value(name, text, fields[name])
     *sections, field = name.split(".")
     if sections[:1] == ["arms"] and field not in config.arms[sections[1]]:
         with config.unlocked():
@@ -379,22 +338,3 @@ def _unknown(config: ConfigDict, name: str, fields: list[str]) -> str:
     close = difflib.get_close_matches(name, fields, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(config)}"
     return f"unknown config field {name!r}; {hint}"
-
-
-def _parsed(name: str, text: str, old: Any) -> Any:
-    """Return the value that a text gives to a field whose value is `old`, with its type."""
-    if isinstance(old, str):
-        return text
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = {"true": True, "false": False}.get(text.lower(), text)
-    if isinstance(old, tuple):
-        return tuple(value) if isinstance(value, list | tuple) else tuple(text.split(","))
-    if isinstance(old, float) and type(value) is int:
-        return float(value)
-    if type(value) is not type(old):
-        raise UsageError(
-            f"--config.{name}: {text!r} is not of type {type(old).__name__}; it is {old!r} now"
-        )
-    return value
