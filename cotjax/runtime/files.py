@@ -140,6 +140,14 @@ def check_output(
         raise _unwritable(path, error) from error
 
 
+def check_output_folder(path: str | Path) -> Path:
+    """Return the local path of a folder to make. Raises UsageError unless it is new or empty."""
+    path = local_path(path)
+    if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+        raise UsageError(f"{path} is not empty; name a new folder, or an empty one")
+    return path
+
+
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty folder to fill, which appears under its name when the block ends.
@@ -150,9 +158,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
       UsageError: the path exists and is no empty folder, or is a URL.
       DataError: the disk is full, or nothing can be written there.
     """
-    path = local_path(path)
-    if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
-        raise UsageError(f"{path} is not empty; name a new folder, or an empty one")
+    path = check_output_folder(path)
     partial = path.with_name(f".{path.name}.partial")
     with disk_errors(path):
         try:

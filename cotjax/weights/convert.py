@@ -1,4 +1,4 @@
-"""Models' folders of three kinds, read and converted.
+"""Models' folders of three kinds, read and converted; GGUF files, converted.
 
     Hugging Face  config.json, model.safetensors (one file or indexed parts), tokenizer files
     Orbax         model.json (the fields of ModelConfig), params/ (an Orbax tree), token_ids.json
@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,23 @@ from cotjax.data.codec import TOKENIZER_FILES
 from cotjax.errors import UsageError
 from cotjax.model import lora
 from cotjax.model.config import ModelConfig
-from cotjax.model.params import Params, abstract_params
+from cotjax.model.params import Params, abstract_params, declared
 from cotjax.model.sharding import make_mesh
 from cotjax.runtime.files import atomic_folder, read_json, write_atomic
 from cotjax.weights import peft
 from cotjax.weights.generation import GENERATION_FILE, TOKEN_IDS_FILE, token_ids
+from cotjax.weights.gguf import convert_gguf
+from cotjax.weights.gguf_file import is_gguf
 from cotjax.weights.huggingface import MAX_SHARD_BYTES, Say, load_hf, read_hf, save_hf
 from cotjax.weights.orbax import restore_tree, save_tree
 from cotjax.weights.stored import holds_weights
 
-HUGGING_FACE, ORBAX, PEFT = "Hugging Face", "Orbax", "PEFT"
+HUGGING_FACE, ORBAX, PEFT, GGUF = "Hugging Face", "Orbax", "PEFT", "GGUF"
 OTHER = {
     HUGGING_FACE: ORBAX,
     ORBAX: HUGGING_FACE,
     PEFT: HUGGING_FACE,
+    GGUF: HUGGING_FACE,
 }  # what `convert` makes of each
 _CONFIG_FILES = {HUGGING_FACE: "config.json", ORBAX: "model.json"}
 _PARAMS = "params"
@@ -55,11 +59,20 @@ class Converted:
     seconds: float
 
 
+def source_kind(source: Path) -> str:
+    """Return GGUF for a GGUF file, else the folder's kind. Raises UsageError as `folder_kind`."""
+    return GGUF if is_gguf(source) else folder_kind(source)
+
+
 def folder_kind(folder: Path) -> str:
     """Return HUGGING_FACE, ORBAX or PEFT.
 
-    Raises UsageError, naming the expected files, for any other folder.
+    Raises UsageError, naming the expected files, for any other folder, and for a GGUF file.
     """
+    if is_gguf(folder):
+        raise UsageError(
+            f"{folder}: a GGUF file; make a folder of it first: cotjax convert {folder} FOLDER"
+        )
     kind = next((kind for kind, name in _CONFIG_FILES.items() if (folder / name).is_file()), None)
     if (folder / peft.CONFIG_FILE).is_file() and (
         kind is None or (kind == HUGGING_FACE and not holds_weights(folder))
@@ -180,16 +193,20 @@ def convert(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     say: Say | None = None,
 ) -> Converted:
-    """Convert a Hugging Face folder to Orbax, an Orbax folder to Hugging Face; merge a PEFT folder.
+    """Convert a Hugging Face folder to Orbax, an Orbax folder to Hugging Face; merge a PEFT folder;
+    dequantise a GGUF file to a Hugging Face folder.
 
-    `dtype`: of the parameters (None: the source's). `max_shard_bytes`: of a safetensors file. Each
-    device of this process holds its share of the parameters in between. `out` appears when it is
+    `dtype`: of the parameters (None: the source's; a GGUF file's become float32).
+    `max_shard_bytes`: of a safetensors file. Each device of this process holds its share of the
+    parameters in between; of a GGUF file one part of that size is held. `out` appears when it is
     complete.
 
     Raises UsageError when `source` is no model's folder or `out` is not empty, DataError when the
     model cannot be read.
     """
     started = time.perf_counter()
+    if source_kind(source) == GGUF:
+        return _convert_gguf(source, out, dtype or "float32", max_shard_bytes, say)
     overrides = {} if dtype is None else {"param_dtype": dtype}
     with atomic_folder(out) as partial:
         kind, config = folder_kind(source), read_config(source, say, **overrides)
@@ -206,4 +223,22 @@ def convert(
     leaves = jax.tree.leaves(params)
     return Converted(
         sum(x.size for x in leaves), sum(x.nbytes for x in leaves), time.perf_counter() - started
+    )
+
+
+def _convert_gguf(
+    source: Path, out: Path, dtype: str, max_shard_bytes: int, say: Say | None
+) -> Converted:
+    started = time.perf_counter()
+    with atomic_folder(out) as partial:
+        config, read = convert_gguf(source, partial, dtype, max_shard_bytes)
+    if say is not None:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in read.quantisations().items())
+        say(f"{source}: {read.architecture}, {kinds} tensors, written as {dtype}")
+    weights = declared(config).values()
+    sizes = [(prod(weight.shape), weight.dtype.itemsize) for weight in weights]
+    return Converted(
+        sum(size for size, _ in sizes),
+        sum(size * width for size, width in sizes),
+        time.perf_counter() - started,
     )
