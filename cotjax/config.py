@@ -29,6 +29,9 @@ ARM_FIELDS = {
     "last_fraction": 0.0,
     "fraction_steps": 0,
     "control": "action",
+    "thoughts": "",
+    "direct_share": -1.0,
+    "seed": -1,
 }
 
 
@@ -43,7 +46,9 @@ def default_config(world: str = "alfworld") -> ConfigDict:
     config.world = world
     config.title = "Where the gains of CoT training land"
     config.out = "runs/study"  # folder that everything is written to
-    config.seed = 0  # of games, data order, masking and sampled decoding
+    # Of the games and of sampled decoding; and of the data order, masking and adapters of an arm
+    # that has no seed of its own.
+    config.seed = 0
     # Devices that a CPU's cores are divided into where there is no accelerator; one a core is
     # fastest.
     config.cpu_devices = 1
@@ -96,6 +101,10 @@ def _collect() -> ConfigDict:
     collect.skill = (0.1, 0.5)  # explorer: range of the share of steps that an expert would take
     # Explorer: share of random steps whose thought also mentions the latest observation.
     collect.news = 0.4
+    # Kind of the scripted thoughts: "named" ends with the action; "unnamed" says the goal, what is
+    # held, what was seen and why, but neither the action nor its objects. Both have the same
+    # episodes and actions. An arm can have its own kind.
+    collect.thoughts = "named"
     collect.max_steps = 30  # steps an episode
     # Share of the expert's steps replaced by a mistake. Mistakes are not trained on; the steps
     # after them show how to recover.
@@ -222,6 +231,9 @@ def _arms() -> ConfigDict:
     fraction: share of units (masking.unit) whose action loss is dropped.
     last_fraction, fraction_steps: the fraction goes linearly to last_fraction in this many updates.
     control: what is dropped in place of actions, one of cotjax.masking.CONTROLS.
+    thoughts: kind of the scripted thoughts; "": collect.thoughts.
+    direct_share: share of trajectories in the direct form; -1: data.direct_share.
+    seed: of the arm's data order, masking and adapters; -1: the config's.
     """
     arms = ConfigDict()
     arms.sft = ConfigDict({"label": "standard SFT", "fraction": 0.0})

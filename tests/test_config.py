@@ -4,7 +4,7 @@ import pytest
 
 from cotjax.config import ARM_FIELDS, default_config, load_config, set_field
 from cotjax.errors import UsageError
-from cotjax.study.ready import dropping_of
+from cotjax.study.arms import dropping_of
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -63,6 +63,9 @@ def test_every_field_of_an_arm_can_be_set(tmp_path):
         ("last_fraction", 0.25),
         ("fraction_steps", 7),
         ("label", "x"),
+        ("thoughts", "unnamed"),
+        ("direct_share", 0.3),
+        ("seed", 7),
     ):
         set_field(config, f"arms.reduced.{name}={value}")
         assert config.arms.reduced[name] == value and type(config.arms.reduced[name]) is type(

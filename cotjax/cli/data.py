@@ -54,6 +54,9 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
         "changes a field",
     )
     check.add_argument(
+        "--arm", help="arm whose data are summarised (default: data.direct_share of the config)"
+    )
+    check.add_argument(
         "--tokenizer",
         type=Path,
         help="folder with tokenizer.json: encode every episode and count its tokens",
@@ -119,6 +122,8 @@ def _check(arguments: argparse.Namespace) -> None:
     max_length = 768 if arguments.max_length is None else arguments.max_length
     if arguments.config or arguments.overrides:
         file, codec, selection = _inputs_of_config(arguments)
+    elif arguments.arm is not None:
+        raise UsageError("--arm needs a config: give --config too")
     elif file is None:
         raise UsageError(
             "give the FILE to check, or a --config that names one as data.trajectories"
@@ -145,13 +150,17 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _inputs_of_config(arguments: argparse.Namespace) -> tuple[Path, Codec, Selection]:
     """Return the file, codec and selection of a run of the config that the arguments give."""
+    from cotjax.study.arms import arms_of
     from cotjax.study.training_data import codec_of, selection_of
 
     flags = {"data.trajectories": arguments.file, "model.tokenizer": arguments.tokenizer}
     flags |= {"data.template": arguments.template, "data.max_length": arguments.max_length}
     config = data_config(arguments, flags)
-    file = Path(config.data.trajectories)
-    return file, codec_of(config, file), selection_of(config)
+    file, arms = Path(config.data.trajectories), arms_of(config)
+    if arguments.arm is not None and arguments.arm not in arms:
+        raise UsageError(f"--arm is {arguments.arm!r}; there are {', '.join(arms)}")
+    share = arms[arguments.arm].direct_share if arguments.arm else None
+    return file, codec_of(config, file), selection_of(config, share)
 
 
 def data_config(arguments: argparse.Namespace, flags: dict[str, object]) -> ConfigDict:

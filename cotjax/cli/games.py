@@ -68,6 +68,12 @@ def _add_collect(commands: argparse._SubParsersAction) -> None:
         help="scripted agent that plays; ALFWorld has expert and explorer (default expert)",
     )
     collect.add_argument(
+        "--thoughts",
+        default="named",
+        help="kind of the thoughts, as config.collect.thoughts; ALFWorld has named and unnamed "
+        "(default named)",
+    )
+    collect.add_argument(
         "--limit", type=int, default=0, help="play at most this many games (default: all)"
     )
     collect.add_argument(
@@ -129,7 +135,12 @@ def _collect(arguments: argparse.Namespace) -> None:
             world,
             games,
             arguments.out,
-            Collecting(arguments.agent, arguments.seed, only_won=arguments.agent == "expert"),
+            Collecting(
+                arguments.agent,
+                arguments.seed,
+                only_won=arguments.agent == "expert",
+                thoughts=arguments.thoughts,
+            ),
             workers=arguments.workers,
             progress=lambda done, total: stage.update(done, total, "episodes"),
         )

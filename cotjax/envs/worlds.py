@@ -22,6 +22,7 @@ from cotjax.errors import UsageError
 from cotjax.formats import TASK
 
 IN_DOMAIN, OOD = "in_domain", "ood"
+NAMED, UNNAMED = "named", "unnamed"  # kinds of scripted thoughts: with the action, or without
 _NO_WORLDS = {"base", "pool", "worlds"}  # modules of cotjax.envs that are no world
 
 
@@ -34,11 +35,13 @@ class AgentSettings:
       news: share of the random steps whose thought also says what was just seen.
       mistakes: share of steps that go wrong and are not trained on; the next ones show how to
         recover.
+      thoughts: kind of the thoughts, one of the world's `thought_kinds`. It changes no action.
     """
 
     skill: float = 1.0
     news: float = 0.4
     mistakes: float = 0.0
+    thoughts: str = NAMED
 
 
 class World(ABC):
@@ -56,6 +59,7 @@ class World(ABC):
       splits: the splits of its games; `games make` makes all of them by default.
       agents: names for `agent`. "expert" plays to win: a study trains on its won episodes, and
         compares models with it.
+      thought_kinds: kinds of thoughts that they can write.
       makes_games: whether `make_games` is there.
       task_text: the first line of the first user turn, with `{task}` for the task.
     """
@@ -65,6 +69,7 @@ class World(ABC):
     domains: Mapping[str, str]
     splits: tuple[str, ...] = ("train",)
     agents: tuple[str, ...] = ()
+    thought_kinds: tuple[str, ...] = (NAMED,)
     makes_games: bool = False
     task_text: str = TASK
 

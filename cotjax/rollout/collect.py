@@ -23,7 +23,7 @@ from cotjax.data.trajectories import (
     write_trajectories,
 )
 from cotjax.envs.base import Game, TextEnv
-from cotjax.envs.worlds import AgentSettings, World
+from cotjax.envs.worlds import NAMED, AgentSettings, World
 from cotjax.errors import CotjaxError, EnvError, UsageError
 
 _FAULTS_KEPT = 10
@@ -43,6 +43,7 @@ class Collecting:
       news: share of random steps whose thought also says what was just seen.
       mistakes: share of the agent's steps that go wrong (see `AgentSettings`).
       episodes_per_game: episodes of each game.
+      thoughts: kind of the thoughts, one of the world's. It changes neither episodes nor actions.
     """
 
     agent: str
@@ -53,6 +54,7 @@ class Collecting:
     news: float = 0.4
     mistakes: float = 0.0
     episodes_per_game: int = 1
+    thoughts: str = NAMED
 
     def check(self) -> None:
         """Raise UsageError for a range or count that is impossible."""
@@ -138,6 +140,11 @@ def collect(
     """
     settings.check()
     world.check_agent(settings.agent)
+    if settings.thoughts not in world.thought_kinds:
+        raise UsageError(
+            f"world {world.name!r} writes no {settings.thoughts!r} thoughts; there are "
+            f"{' and '.join(world.thought_kinds)}"
+        )
     jobs = _jobs(games, settings)
     tally = _Tally()
     with _outcomes(world, jobs, settings, workers) as outcomes:
@@ -230,9 +237,8 @@ class _Player:
 
     def _episode(self, job: _Job) -> Trajectory:
         game, settings = job.game, self._settings
-        agent = self._world.agent(
-            settings.agent, job.seed, AgentSettings(job.skill, settings.news, settings.mistakes)
-        )
+        wanted = AgentSettings(job.skill, settings.news, settings.mistakes, settings.thoughts)
+        agent = self._world.agent(settings.agent, job.seed, wanted)
         task, observation = self._env.reset(game)
         try:
             agent.start(task, observation)

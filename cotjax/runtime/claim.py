@@ -322,7 +322,7 @@ def _results(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
     """Return the results in a run's folder, in words, each with the settings that it binds."""
     results: list[tuple[str, tuple[str, ...]]] = []
     trained = ("seed", "world", "task_types.", "data.", "model.", "train.", "masking.")
-    if (folder / "trajectories" / "train.jsonl").exists():
+    if any((folder / "trajectories").glob("train*.jsonl")):
         collected = ("seed", "task_types.", "collect.", *_GAMES, "games.train")
         results.append(("trajectories were collected with it", collected))
     if arms := arms_begun(folder):

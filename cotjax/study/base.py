@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -39,13 +39,17 @@ class Start:
     """What training starts from.
 
     model: the decoder.
-    make_params: returns its first parameters, on a mesh.
+    make_params: returns its first parameters on a mesh; a seed makes the adapters, if any.
     tokenizer: the tokenizer's folder.
     """
 
     model: ModelConfig
-    make_params: Callable[[Mesh], Params]
+    make_params: Callable[[Mesh, int], Params]
     tokenizer: Path
+
+    def params_of(self, seed: int) -> Callable[[Mesh], Params]:
+        """Return the function that makes an arm's first parameters on a mesh."""
+        return lambda mesh: self.make_params(mesh, seed)
 
 
 def base_folder(config: ConfigDict) -> Path | None:
@@ -62,10 +66,13 @@ def adapters_of(config: ConfigDict) -> LoRA | None:
     return LoRA(settings.lora_rank, settings.lora_alpha, settings.lora_targets)
 
 
-def make_start(config: ConfigDict, run: Path, trajectories: Path, reporter: Reporter) -> Start:
+def make_start(
+    config: ConfigDict, run: Path, trajectories: Collection[Path], reporter: Reporter
+) -> Start:
     """Return the base of a run, with fresh adapters where the config asks for them.
 
     A "random" base without a tokenizer gets one made from the trajectories, in the run's folder.
+    All arms start from the same base, whose own randomness has the config's seed.
     """
     start = _base(config, run, trajectories, reporter)
     adapters = adapters_of(config)
@@ -73,10 +80,10 @@ def make_start(config: ConfigDict, run: Path, trajectories: Path, reporter: Repo
         return start
     model = replace(start.model, lora=adapters)
     trainable_paths(model)  # raises, before the dataset is built, when the targets match nothing
-    key = jax.random.key(config.seed)
 
-    def make_params(mesh: Mesh) -> Params:
-        return lora.add(start.model, start.make_params(mesh), adapters, key, mesh)[1]
+    def make_params(mesh: Mesh, seed: int) -> Params:
+        key = jax.random.key(seed)
+        return lora.add(start.model, start.make_params(mesh, seed), adapters, key, mesh)[1]
 
     return Start(model, make_params, start.tokenizer)
 
@@ -108,7 +115,9 @@ def load_trained(config: ConfigDict, run: Path) -> tuple[ModelConfig, Codec]:
     return ModelConfig.from_saved(file), load_codec(config, run / "tokenizer")
 
 
-def _base(config: ConfigDict, run: Path, trajectories: Path, reporter: Reporter) -> Start:
+def _base(
+    config: ConfigDict, run: Path, trajectories: Collection[Path], reporter: Reporter
+) -> Start:
     settings = config.model
     dtypes = {name: settings[name] for name in DTYPES}
     folder = base_folder(config)
@@ -119,10 +128,10 @@ def _base(config: ConfigDict, run: Path, trajectories: Path, reporter: Reporter)
         vocab_size = -(-codec.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
         sizes = {name: settings[name] for name in SIZES}
         model = ModelConfig(vocab_size=vocab_size, **sizes, **dtypes)
-        return Start(model, lambda mesh: _new_params(config, model, mesh, reporter), tokenizer)
+        return Start(model, lambda mesh, _: _new_params(config, model, mesh, reporter), tokenizer)
     model = read_config(folder, lambda line: reporter.say(f"  {line}"), **dtypes)
     tokenizer = Path(settings.tokenizer or tokenizer_folder(folder))
-    return Start(model, lambda mesh: load_params(folder, mesh, **dtypes), tokenizer)
+    return Start(model, lambda mesh, _: load_params(folder, mesh, **dtypes), tokenizer)
 
 
 def _new_params(config: ConfigDict, model: ModelConfig, mesh: Mesh, reporter: Reporter) -> Params:
@@ -146,13 +155,13 @@ def _new_params(config: ConfigDict, model: ModelConfig, mesh: Mesh, reporter: Re
     return jax.device_put(params, param_shardings(model, mesh))
 
 
-def _make_tokenizer(config: ConfigDict, run: Path, trajectories: Path) -> Path:
+def _make_tokenizer(config: ConfigDict, run: Path, trajectories: Collection[Path]) -> Path:
     folder = run / "tokenizer"
     exists = (folder / "tokenizer.json").exists()
     # Before training began, an existing one may have been made from other data.
     if exists and (arms_begun(run) or not distributed.first()):
         return folder
-    tokenizer = make_tokenizer(config, trajectories)
+    tokenizer = make_tokenizer(config, *trajectories)
     shutil.rmtree(folder, ignore_errors=True)
     with atomic_folder(folder) as partial:
         save_tokenizer(tokenizer, partial, TEMPLATES[config.data.template])

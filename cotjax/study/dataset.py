@@ -1,57 +1,107 @@
-"""The dataset of a study, and the fingerprints of what the run is made from."""
+"""The datasets of a study, and the fingerprints of what its arms are made from."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from cotjax.data.pipeline import Example
+from cotjax.data.selection import Counts
 from cotjax.data.tfds_agent import dataset_counts, fingerprint, prepare_dataset
 from cotjax.runtime import distributed
 from cotjax.runtime.claim import arms_begun, check_arm_content
 from cotjax.runtime.files import write_atomic
 from cotjax.runtime.progress import Reporter
+from cotjax.study.arms import Arm, arms_of
 from cotjax.study.base import base_folder
 from cotjax.study.training_data import agent_config
 from cotjax.train.fingerprints import Fingerprints
 
 
-def build_dataset(
-    config: ConfigDict, run: Path, trajectories: Path, tokenizer: Path, reporter: Reporter
-) -> tuple[Sequence[Example], dict[str, Any]]:
-    """Build a run's dataset unless it exists; return its source and what the run is made from.
+@dataclass(frozen=True)
+class Dataset:
+    """What one arm is trained on, or several that have the same data.
 
-    Raises UsageError when an arm was begun with other content (`cotjax.runtime.content`).
+    source: its examples.
+    made_from: fingerprints of data, tokenizer and base (`cotjax.runtime.content`).
+    counts: what it trains on, and what it leaves out.
     """
-    builder_config = agent_config(config, trajectories, tokenizer)
+
+    source: Sequence[Example]
+    made_from: dict[str, Any]
+    counts: Counts
+
+
+def build_datasets(
+    config: ConfigDict,
+    run: Path,
+    trajectories: Mapping[str, Path],
+    tokenizer: Path,
+    reporter: Reporter,
+) -> dict[str, Dataset]:
+    """Build the datasets of a run unless they exist; return that of each arm.
+
+    `trajectories`: the file of each kind of thoughts. Raises UsageError when an arm was begun with
+    other content (`cotjax.runtime.content`).
+    """
+    arms = arms_of(config)
     fingerprints = Fingerprints(run / "fingerprints.json")
-    examples = fingerprint(builder_config, fingerprints.of)
-    made_from = {
+    begun = arms_begun(run)
+    made_from: dict[tuple[str, float], dict[str, Any]] = {}
+    for name, arm in arms.items():
+        if arm.data not in made_from:
+            file = trajectories[arm.thoughts]
+            made_from[arm.data] = _made_from(config, arm, file, tokenizer, fingerprints)
+        if name in begun:
+            content = made_from[arm.data]
+            known = any((run / "dataset").glob(f"*/agent-{content['data']['examples']}"))
+            check_arm_content(run / "arms" / name, content, config.train.steps, known)
+    if distributed.first():
+        fingerprints.keep()
+    datasets: dict[tuple[str, float], Dataset] = {}
+    with reporter.stage("dataset", "Building the dataset"):
+        for data, content in made_from.items():
+            settings = agent_config(config, trajectories[data[0]], tokenizer, data[1])
+            builder = prepare_dataset(settings, run / "dataset", digest=fingerprints.of)
+            source = builder.as_data_source(split="train")
+            datasets[data] = Dataset(source, content, dataset_counts(builder))
+    for (thoughts, share), dataset in datasets.items():
+        if len(datasets) > 1:
+            users = [name for name, arm in arms.items() if arm.data == (thoughts, share)]
+            kind = f"{thoughts} thoughts, " if thoughts else ""
+            reporter.say(f"  {', '.join(users)} ({kind}direct_share {share:g}):")
+        for line in dataset.counts.lines():
+            reporter.say(f"  {line}")
+    of_arm = {name: datasets[arm.data] for name, arm in arms.items()}
+    if distributed.first():
+        write_atomic(run / "data.json", json.dumps(_counts(of_arm), indent=2) + "\n")
+    return of_arm
+
+
+def _made_from(
+    config: ConfigDict, arm: Arm, trajectories: Path, tokenizer: Path, fingerprints: Fingerprints
+) -> dict[str, Any]:
+    settings = agent_config(config, trajectories, tokenizer, arm.direct_share)
+    return {
         "data": {
             "file": str(trajectories),
             "sha256": fingerprints.of(trajectories),
-            "examples": examples,
+            "examples": fingerprint(settings, fingerprints.of),
         },
         "tokenizer": _file(tokenizer / "tokenizer.json", fingerprints),
         "base": _base_content(config, fingerprints),
     }
-    if distributed.first():
-        fingerprints.keep()
-    known = any((run / "dataset").glob(f"*/agent-{examples}"))
-    for arm in arms_begun(run):
-        check_arm_content(run / "arms" / arm, made_from, config.train.steps, known)
-    with reporter.stage("dataset", "Building the dataset"):
-        builder = prepare_dataset(builder_config, run / "dataset", digest=fingerprints.of)
-    counts = dataset_counts(builder)
-    for line in counts.lines():
-        reporter.say(f"  {line}")
-    if distributed.first():
-        write_atomic(run / "data.json", json.dumps(counts.as_dict(), indent=2) + "\n")
-    return builder.as_data_source(split="train"), made_from
+
+
+def _counts(datasets: Mapping[str, Dataset]) -> dict[str, Any]:
+    """Return the counts of the first arm's dataset, and under "arms" those of each arm's."""
+    counts = {arm: dataset.counts.as_dict() for arm, dataset in datasets.items()}
+    return next(iter(counts.values())) | {"arms": counts}
 
 
 def _file(file: Path, fingerprints: Fingerprints) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cotjax.model.params import abstract_params
 from cotjax.runtime.claim import content_of_arm, planned_steps
 from cotjax.runtime.files import read_json, write_atomic
 from cotjax.runtime.provenance import git_revision, package_versions
+from cotjax.study.arms import arms_of
 from cotjax.study.games import GameSets
 
 
@@ -45,7 +47,10 @@ def describe_run(
         "name": run.name,
         "title": config.title,
         "world": world.name,
-        "arms": {arm: dict(settings) for arm, settings in config.arms.items()},
+        "arms": {
+            arm: dict(config.arms[arm]) | asdict(resolved)
+            for arm, resolved in arms_of(config).items()
+        },
         "checkpoints": sorted({step for folder in arms for step in planned_steps(folder)}),
         "model": {"parameters": parameters, "base": config.model.base},
         "games": {
@@ -55,12 +60,9 @@ def describe_run(
             "ood": _domain(config, games.ood, config.task_types.ood),
         },
         "data": {
-            "trajectories": counts["trained_trajectories"],
-            "steps": counts["trained_steps"],
-            "examples": counts["examples"],
-            "left_out": counts["left_out"],
+            **_trained_on(counts),
             "held_out_trajectories": held_out,
-            "thought_provenance": counts["thought_provenance"],
+            "arms": {arm: _trained_on(own) for arm, own in counts.get("arms", {}).items()},
         },
         "made_from": content_of_arm(arms[0]),
         "train": dict(config.train),
@@ -80,6 +82,16 @@ def describe_run(
 
 def _domain(config: ConfigDict, games: tuple[Game, ...], types: tuple[str, ...]) -> dict[str, Any]:
     return {"games": len(games), "split": config.games.eval_split, "task_types": list(types)}
+
+
+def _trained_on(counts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "trajectories": counts["trained_trajectories"],
+        "steps": counts["trained_steps"],
+        "examples": counts["examples"],
+        "left_out": counts["left_out"],
+        "thought_provenance": counts["thought_provenance"],
+    }
 
 
 def _longest(file: Path, seconds: Mapping[str, float]) -> dict[str, float]:

@@ -14,13 +14,13 @@ from cotjax.data.codec import Codec
 from cotjax.envs.worlds import load_world
 from cotjax.errors import DataError, UsageError
 from cotjax.formats import TEMPLATES
-from cotjax.masking import NORMALIZERS, Dropping, MaskError
 from cotjax.model.config import ModelConfig
 from cotjax.model.published import PUBLISHED
 from cotjax.model.sharding import make_mesh
 from cotjax.runtime import distributed
 from cotjax.runtime.claim import check_run
 from cotjax.runtime.ranges import check_all_ranges
+from cotjax.study.arms import check_arms, check_thoughts
 from cotjax.study.base import DTYPES, SIZES, adapters_of, base_folder
 from cotjax.study.evaluate import (
     check_layout,
@@ -48,7 +48,7 @@ def check(config: ConfigDict, trains: bool = True) -> None:
     check_all_ranges(config)
     check_counts(config.train)
     check_world(config)
-    _check_arms(config)
+    check_arms(config)
     _check_data(config)
     _check_collection(config)
     adapters_of(config)
@@ -70,46 +70,6 @@ def check_folder(folder: Path, config: Mapping[str, Any]) -> None:
     """Check that the run of a config (as JSON) may use a folder, as `check_run` does."""
     defaults = json.loads(default_config().to_json_best_effort())
     check_run(folder, config, defaults, ARM_FIELDS)
-
-
-def dropping_of(config: ConfigDict, arm: str) -> Dropping:
-    """Return what an arm trains on and drops. Raises UsageError for a setting that is not valid."""
-    values, own = dict(config.masking), dict(config.arms[arm])
-    normalizer = values.pop("normalizer")
-    if normalizer not in NORMALIZERS:
-        raise UsageError(
-            f"masking.normalizer: unknown {normalizer!r}; there are {', '.join(NORMALIZERS)}"
-        )
-    own.pop("label", None)
-    unknown = sorted(own.keys() - ARM_FIELDS.keys())
-    if unknown:
-        raise UsageError(
-            f"arms.{arm}: unknown field {unknown[0]!r}; there are {', '.join(ARM_FIELDS)}"
-        )
-    try:
-        return Dropping.of(seed=config.seed, **(values | own))
-    except MaskError as error:
-        raise UsageError(f"arms.{arm}: masking: {error}") from None
-
-
-def _check_arms(config: ConfigDict) -> None:
-    if not config.arms:
-        raise UsageError("the config has no arms; give at least one, as configs/demo.py does")
-    for arm, own in config.arms.items():
-        if not isinstance(own, ConfigDict):
-            raise UsageError(f"arms.{arm} is {own!r}; give its fields: {', '.join(ARM_FIELDS)}")
-        for name, usual in ARM_FIELDS.items():
-            if not isinstance(
-                own.get(name, usual), (int, float) if isinstance(usual, float) else type(usual)
-            ):
-                raise UsageError(
-                    f"arms.{arm}.{name} is {own[name]!r}; it must be of type {type(usual).__name__}"
-                )
-        if own.get("fraction_steps", 0) < 0:
-            raise UsageError(
-                f"arms.{arm}.fraction_steps is {own.fraction_steps}; it must be at least 0"
-            )
-        dropping_of(config, arm)
 
 
 def _check_data(config: ConfigDict) -> None:
@@ -134,6 +94,7 @@ def _check_collection(config: ConfigDict) -> None:
             world.check_agent(settings.agent)
         except UsageError as error:
             raise UsageError(f"collect.agent: {error}") from None
+        check_thoughts(config, settings.thoughts, "collect.thoughts")
     skill = tuple(settings.skill)
     if len(skill) != 2 or not 0 <= skill[0] <= skill[1] <= 1:
         raise UsageError(f"collect.skill is {skill}; give two shares of 0..1, the lower first")

@@ -19,7 +19,7 @@ from rich.console import Console
 from cotjax.data.tfds_agent import sha256_of
 from cotjax.data.trajectories import Trajectory, read_trajectories, write_trajectories
 from cotjax.envs.base import Game
-from cotjax.envs.worlds import World, load_world
+from cotjax.envs.worlds import NAMED, World, load_world
 from cotjax.errors import DataError, UsageError
 from cotjax.report.summary import Summary
 from cotjax.rollout.collect import Collecting, collect, expert_episodes
@@ -28,13 +28,14 @@ from cotjax.runtime.claim import bind_held_out, claim_run
 from cotjax.runtime.content import contents
 from cotjax.runtime.files import local_path
 from cotjax.runtime.progress import Reporter, TrainingProgress
+from cotjax.study.arms import arms_of, dropping_of
 from cotjax.study.base import base_folder, keep_model, load_trained, make_start
-from cotjax.study.dataset import build_dataset
+from cotjax.study.dataset import build_datasets
 from cotjax.study.describe import describe_run
 from cotjax.study.evaluate import check_playable, evaluate
 from cotjax.study.export import keep_base
 from cotjax.study.games import GameSets, left_out_text, prepare_games
-from cotjax.study.ready import check, check_folder, dropping_of
+from cotjax.study.ready import check, check_folder
 from cotjax.study.training_data import load_codec
 from cotjax.train.main import train
 from cotjax.train.run import Run
@@ -90,27 +91,31 @@ class Study:
         config = self.config
         with distributed.in_turn("dataset"):
             trajectories = self._training_trajectories(games)
-            start = make_start(config, self.folder, trajectories, self.reporter)
+            files = trajectories.values()
+            start = make_start(config, self.folder, files, self.reporter)
             codec = load_codec(config, start.tokenizer)
             if games.played:
                 check_playable(config, start.model, codec)
-            source, made_from = build_dataset(
+            datasets = build_datasets(
                 config, self.folder, trajectories, start.tokenizer, self.reporter
             )
             if distributed.first():
                 keep_model(self.folder, start)
                 keep_base(self.folder, base_folder(config), start.tokenizer, codec)
-        distributed.check_same("what the run is made from", contents(made_from))
+        made_from = {arm: contents(dataset.made_from) for arm, dataset in datasets.items()}
+        distributed.check_same("what the run is made from", made_from)
         devices = f"{jax.device_count()} {jax.default_backend()} device(s)"
+        arms = arms_of(config)
         for arm, folder in self.arm_folders.items():
-            title = f"Training {arm!r} ({config.arms[arm].label}) on {devices}"
+            title = f"Training {arm!r} ({arms[arm].label}) on {devices}"
+            seed = arms[arm].seed
             run = Run(
                 config.train,
                 dropping=dropping_of(config, arm),
                 model=start.model,
-                make_params=start.make_params,
-                seed=config.seed,
-                made_from=made_from,
+                make_params=start.params_of(seed),
+                seed=seed,
+                made_from=datasets[arm].made_from,
                 config=json.loads(config.to_json_best_effort()),
                 normalizer=config.masking.normalizer,
             )
@@ -118,7 +123,7 @@ class Study:
                 train(
                     run,
                     folder=folder,
-                    source=source,
+                    source=datasets[arm].source,
                     mesh_shape=dict(config.mesh),
                     listener=TrainingProgress(self.reporter, stage),
                 )
@@ -165,13 +170,23 @@ class Study:
 
     # ---- trajectories
 
-    def _training_trajectories(self, games: GameSets) -> Path:
+    def _training_trajectories(self, games: GameSets) -> dict[str, Path]:
+        """Return the file of each kind of thoughts that an arm trains on."""
         if self.config.data.trajectories:
-            return Path(self.config.data.trajectories)
-        path = self.folder / "trajectories" / "train.jsonl"
-        settings = self.config.collect
-        self._collect(games.train, path, settings.agent, settings.episodes_per_game, settings.slips)
-        return path
+            return {"": Path(self.config.data.trajectories)}
+        settings, files = self.config.collect, {}
+        for kind in dict.fromkeys(arm.thoughts for arm in arms_of(self.config).values()):
+            name = "train" if kind == NAMED else f"train_{kind}"
+            path = files[kind] = self.folder / "trajectories" / f"{name}.jsonl"
+            self._collect(
+                games.train,
+                path,
+                settings.agent,
+                settings.episodes_per_game,
+                settings.slips,
+                thoughts=kind,
+            )
+        return files
 
     def _held_out_file(self) -> Path:
         return self.folder / "trajectories" / "held_out.jsonl"
@@ -193,6 +208,7 @@ class Study:
         episodes: int,
         slips: float,
         needed: bool = True,
+        thoughts: str = NAMED,
     ) -> None:
         if path.exists():
             return
@@ -206,6 +222,7 @@ class Study:
             news=settings.news,
             mistakes=slips,
             episodes_per_game=episodes,
+            thoughts=thoughts,
         )
         title = f"Collecting trajectories: the {agent} plays {len(games)} games"
         with self.reporter.stage("collect", title) as stage:

@@ -6,7 +6,9 @@ A run builds its dataset from these, and `cotjax data check --config` shows what
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 from tokenizers import Tokenizer
@@ -21,23 +23,27 @@ from cotjax.envs.worlds import load_world
 from cotjax.formats import TEMPLATES, first_turn
 
 
-def selection_of(config: ConfigDict) -> Selection:
+def selection_of(config: ConfigDict, direct_share: float | None = None) -> Selection:
     """Return which steps a config trains on. Raises UsageError for impossible settings.
 
-    OOD task types are held out. Of collected data only the in-domain types are trained on, of a
-    user's file all others.
+    `direct_share`: an arm's; None for the config's own. OOD task types are held out. Of collected
+    data only the in-domain types are trained on, of a user's file all others.
     """
     types = config.task_types
-    own = (
+    own: dict[str, Any] = (
         {"held_out": tuple(types.ood)}
         if config.data.trajectories
         else {"task_types": tuple(types.in_domain)}
     )
+    if direct_share is not None:
+        own["direct_share"] = direct_share
     return Selection.of(config.data, **own)
 
 
-def agent_config(config: ConfigDict, trajectories: Path, tokenizer: Path) -> AgentConfig:
-    """Return the settings of the dataset that a config trains on."""
+def agent_config(
+    config: ConfigDict, trajectories: Path, tokenizer: Path, direct_share: float | None = None
+) -> AgentConfig:
+    """Return the settings of the dataset that a config, or an arm of it, trains on."""
     return AgentConfig(
         name="agent",
         sources={"train": str(trajectories)},
@@ -45,11 +51,11 @@ def agent_config(config: ConfigDict, trajectories: Path, tokenizer: Path) -> Age
         template=config.data.template,
         system=config.data.system,
         task_text=load_world(config.world).task_text,
-        **vars(selection_of(config)),
+        **vars(selection_of(config, direct_share)),
     )
 
 
-def make_tokenizer(config: ConfigDict, trajectories: Path) -> Tokenizer:
+def make_tokenizer(config: ConfigDict, *files: Path) -> Tokenizer:
     """Return the word-level tokenizer of a "random" model: the world's and the data's words."""
     world = load_world(config.world)
 
@@ -57,7 +63,7 @@ def make_tokenizer(config: ConfigDict, trajectories: Path) -> Tokenizer:
         yield from world.words()
         if config.data.system:
             yield f"system {config.data.system}"
-        for trajectory in read_trajectories(trajectories):
+        for trajectory in chain.from_iterable(map(read_trajectories, files)):
             yield first_turn(trajectory.task, trajectory.steps[0].observation, world.task_text)
             for step in trajectory.steps:
                 yield from (step.observation, step.action, step.thought or "")

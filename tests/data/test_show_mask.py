@@ -170,7 +170,7 @@ def test_with_a_config_it_shows_the_weights_that_a_run_trains_with(
     from cotjax.data.pipeline import dropped_weights, packed_row
     from cotjax.data.show_mask import run_shown
     from cotjax.data.tfds_agent import prepare_dataset
-    from cotjax.study.ready import dropping_of
+    from cotjax.study.arms import dropping_of
     from cotjax.study.training_data import agent_config, codec_of, selection_of
 
     data, words = folder / "t.jsonl", folder / "words"

@@ -17,7 +17,7 @@ from cotjax.envs.alfworld.scripted.explorer import Explorer
 from cotjax.envs.alfworld.tasks import OOD_TASKS, TASK_TYPES
 from cotjax.envs.alfworld.words import alfworld_words
 from cotjax.envs.base import Agent, Game, TextEnv
-from cotjax.envs.worlds import IN_DOMAIN, OOD, AgentSettings, World
+from cotjax.envs.worlds import IN_DOMAIN, NAMED, OOD, UNNAMED, AgentSettings, World
 from cotjax.errors import UsageError
 from cotjax.runtime.files import local_path
 
@@ -36,6 +36,7 @@ class Alfworld(World):
     )
     splits = SPLITS
     agents = ("expert", "explorer")
+    thought_kinds = (NAMED, UNNAMED)
     makes_games = True
 
     def games(
@@ -79,8 +80,8 @@ class Alfworld(World):
     def agent(self, name: str, seed: int, settings: AgentSettings) -> Agent:
         self.check_agent(name)
         if name == "expert":
-            return Expert(seed, mistakes=settings.mistakes)
-        return Explorer(seed, settings.skill, settings.news)
+            return Expert(seed, mistakes=settings.mistakes, thoughts=settings.thoughts)
+        return Explorer(seed, settings.skill, settings.news, settings.thoughts)
 
 
 WORLD = Alfworld()

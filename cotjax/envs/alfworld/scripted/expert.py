@@ -24,7 +24,9 @@ from cotjax.envs.alfworld.scripted.memory import (
     parse_task,
 )
 from cotjax.envs.alfworld.scripted.thoughts import Wording
+from cotjax.envs.alfworld.scripted.unnamed import UnnamedWording
 from cotjax.envs.base import Decision, Observation
+from cotjax.envs.worlds import NAMED
 
 # Small specific holders and open surfaces come first, closed storage (two steps a look) last. Over
 # the 3,694 real games this costs 0.1 steps a game more than the best order for each target.
@@ -67,6 +69,8 @@ class Expert:
         thing that is elsewhere), so that a model learns to go on after "Nothing happens".
       mistakes: share of steps that are replaced by another one, mostly one that the game refuses.
         The next steps show how to recover (noise injection; Laskey et al., 2017, DART).
+      thoughts: "named" (`thoughts.Wording`) or "unnamed" (`unnamed.UnnamedWording`). Decisions do
+        not depend on it: the wording has a generator of its own.
     """
 
     def __init__(
@@ -76,7 +80,9 @@ class Expert:
         news: float = 0.4,
         no_op: float = 0.0,
         mistakes: float = 0.0,
+        thoughts: str = NAMED,
     ):
+        self.thoughts = thoughts
         self.seed, self.noise, self.news = seed, noise, news
         self.no_op, self.mistakes = no_op, mistakes
 
@@ -89,7 +95,8 @@ class Expert:
         self.memory = Memory()
         self.memory.observe(observation.text)
         self._rng = random.Random(f"{self.seed}")
-        self._wording = Wording(self.goal, random.Random(f"{self.seed}/wording"), self.news)
+        wording: type[Wording] = Wording if self.thoughts == NAMED else UnnamedWording
+        self._wording = wording(self.goal, random.Random(f"{self.seed}/wording"), self.news)
 
     def act(self, observation: Observation) -> Decision:
         """Return the next action and its thought."""

@@ -133,7 +133,47 @@ NEXT = {
 }
 LINKS = (", so ", ", so ", ". ")
 
-_TABLES = (GOALS, HANDS, NEWS, REASONS, NEXT, {"": ONE_DONE + EVERY + HERE + AFTER + MAY_BE})
+# Thoughts that do not name the action: what was seen, with the place only where the action is
+# elsewhere, and the reason by intent, or by intent and verb. They have no words of their own, so
+# that the shipped base's tokenizer has them all.
+UNNAMED_NEWS = {
+    "start": NEWS["start"],
+    "absent": ("{wanted} is not here", "{wanted} not seen here", "{wanted} none here"),
+    "absent elsewhere": NEWS["absent"],
+    "empty": ("there is nothing here", "i see nothing here"),
+    "empty elsewhere": NEWS["empty"],
+    "present": ("i see {a_wanted}", "{a_wanted} is here", "here is {a_wanted}"),
+    "closed": ("it is closed", "i see that it is closed"),
+    "shut": ("i closed it",),
+    "move": ("i have put one {moved} there", "one {moved} is there now"),
+    "use": ("i used the {moved}",),
+    "examine": ("i looked at it",),
+    "nothing": NEWS["nothing"],
+}
+UNNAMED_REASONS = {
+    "search": ("i must find {a_wanted}", "i want to find {a_wanted}", "i have no {wanted} yet"),
+    "search open": ("i want to see what is in it", "i need to see what is in it"),
+    "search examine": ("i have not checked what is here", "i want to see what is here"),
+    "fetch": ("i know {a_wanted} now", "i have seen {a_wanted}", "i saw {a_wanted}"),
+    "fetch take": ("i need it in my hand", "i want it in my hand", "it is what i need"),
+    "fetch open": ("i need what is in it", "i want what is in it"),
+    "treat": ("it must be {state} first", "i need it {state} first"),
+    "lamp": ("i know {a_wanted} now", "i have seen {a_wanted}", "i saw {a_wanted}"),
+    "lamp use": ("i need it on", "it must be on"),
+    "lamp search": ("i must find {a_wanted}", "i want to find {a_wanted}"),
+    "lamp search open": ("i want to see what is in it", "i need to see what is in it"),
+    "lamp search examine": ("i have not checked what is here", "i want to see what is here"),
+    "deliver": ("it must be in the {to}", "it belongs in the {to}", "i want it in the {to}"),
+    "deliver move": ("it belongs here", "i want it here", "it must be here"),
+    "free hand": ("i do not need it", "it is not what i need", "i want an empty hand"),
+    "lost": REASONS["lost"],
+    "wonder": REASONS["wonder"],
+}
+
+_TABLES = (
+    *(GOALS, HANDS, NEWS, REASONS, NEXT, {"": ONE_DONE + EVERY + HERE + AFTER + MAY_BE}),
+    *(UNNAMED_NEWS, UNNAMED_REASONS),
+)
 VOCABULARY = frozenset(
     word
     for table in _TABLES

@@ -55,16 +55,10 @@ class Wording:
             "thing": intent.thing,
             "place": intent.place,
             "wanted": wanted,
-            "a_wanted": _with_article(wanted),
+            "a_wanted": with_article(wanted),
             "state": self._state(),
         }
-        goal, hand, done = self._goal(), self._hand(memory), None
-        if (
-            self.goal.count == 2
-            and intent.why in ("search", "fetch")
-            and self._one_in_place(memory)
-        ):
-            done = self._pick(phrases.ONE_DONE, target=self.goal.target)
+        goal, hand, done = self._goal(), self._hand(memory), self._done(memory, intent)
         news, kind = self._news(memory, intent, wanted, plan)
         reason = self._reason(memory, intent, kind, names)
         step = (
@@ -92,11 +86,11 @@ class Wording:
     def _goal(self) -> str:
         goal = self.goal
         if goal.lamp:
-            return self._pick(phrases.GOALS["lamp"], a=_with_article(goal.target), to=goal.lamp)
+            return self._pick(phrases.GOALS["lamp"], a=with_article(goal.target), to=goal.lamp)
         thing = f"{self._state()} {goal.target}" if goal.treatment else goal.target
         return self._pick(
             phrases.GOALS["two" if goal.count == 2 else "place"],
-            a=_with_article(thing),
+            a=with_article(thing),
             target=goal.target,
             to=goal.place,
         )
@@ -106,7 +100,18 @@ class Wording:
         kind = "empty" if held is None else "full"
         if held is not None and self.goal.treatment and class_of(held) == self.goal.target:
             kind = "treated" if memory.is_treated(held, self.goal.treatment) else "untreated"
-        return self._pick(phrases.HANDS[kind], held=held, state=self._state())
+        return self._pick(phrases.HANDS[kind], held=self._held(held), state=self._state())
+
+    def _held(self, held: str | None) -> str | None:
+        """Return what a thought calls the thing in the hand."""
+        return held
+
+    def _done(self, memory: Memory, intent: Intent) -> str | None:
+        """Return, while the second of two things is sought, that one is in its place."""
+        second = self.goal.count == 2 and intent.why in ("search", "fetch")
+        if not second or not self._one_in_place(memory):
+            return None
+        return self._pick(phrases.ONE_DONE, target=self.goal.target)
 
     def _one_in_place(self, memory: Memory) -> bool:
         return any(
@@ -197,7 +202,7 @@ class Wording:
         return self._pick(
             phrases.AFTER if begun else phrases.MAY_BE,
             place=intent.place,
-            a_wanted=_with_article(self._wanted(intent)),
+            a_wanted=with_article(self._wanted(intent)),
         )
 
     def _verdict(self, memory: Memory, wanted: str) -> str:
@@ -262,7 +267,7 @@ class Wording:
             )
         if news in ("closed", "present"):
             return None
-        finished = _finished_class(memory)
+        finished = finished_class(memory)
         if (
             intent.why == "search"
             and intent.place is not None
@@ -286,7 +291,8 @@ class Wording:
         )
 
 
-def _with_article(noun: str) -> str:
+def with_article(noun: str) -> str:
+    """Return "a plate" for "plate"."""
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
@@ -302,7 +308,7 @@ def _empty_before(memory: Memory, event: Event, wanted: str) -> str | None:
     )
 
 
-def _finished_class(memory: Memory) -> str | None:
+def finished_class(memory: Memory) -> str | None:
     """Return the class whose last unseen place the last observation was the first look into."""
     place = memory.last.place
     if place is None or place not in memory.checked[-1:]:

@@ -1,0 +1,162 @@
+"""The arms of a study: what each is trained on, with the config's values where it names none."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cotjax.config import ARM_FIELDS
+from cotjax.envs.worlds import load_world
+from cotjax.errors import UsageError
+from cotjax.masking import NORMALIZERS, Dropping, MaskError
+
+# Fields that decide an arm's examples and their order; the others decide what is dropped.
+_OF_DATA = ("thoughts", "direct_share", "seed")
+_SEED = re.compile(r"(?P<cell>.*?\w)[-_.]*(?:seed|s)?[-_.]?\d+")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm with its values resolved.
+
+    Attributes:
+      label: shown in the report.
+      fraction, control: what it drops, as in the config.
+      thoughts: kind of the thoughts that it is trained on; "" where the user's own are.
+      direct_share: share of its trajectories in the direct form.
+      seed: of its data order, masking and adapters.
+      cell: a name that arms differing by seed and label alone share.
+    """
+
+    label: str
+    fraction: float
+    control: str
+    thoughts: str
+    direct_share: float
+    seed: int
+    cell: str
+
+    @property
+    def data(self) -> tuple[str, float]:
+        """Return what its dataset depends on; arms with the same share one."""
+        return self.thoughts, self.direct_share
+
+
+def arms_of(config: ConfigDict) -> dict[str, Arm]:
+    """Return the arms of a config by name, in its order."""
+    values = {arm: _resolved(config, arm) for arm in config.arms}
+    cells = _cells(values)
+    shown = ("label", "fraction", "control", *_OF_DATA)
+    return {
+        arm: Arm(**{name: own[name] for name in shown}, cell=cells[arm])
+        for arm, own in values.items()
+    }
+
+
+def dropping_of(config: ConfigDict, arm: str) -> Dropping:
+    """Return what an arm trains on and drops. Raises UsageError for a setting that is not valid."""
+    values, own = dict(config.masking), dict(config.arms[arm])
+    normalizer = values.pop("normalizer")
+    if normalizer not in NORMALIZERS:
+        raise UsageError(
+            f"masking.normalizer: unknown {normalizer!r}; there are {', '.join(NORMALIZERS)}"
+        )
+    unknown = sorted(own.keys() - ARM_FIELDS.keys())
+    if unknown:
+        raise UsageError(
+            f"arms.{arm}: unknown field {unknown[0]!r}; there are {', '.join(ARM_FIELDS)}"
+        )
+    for name in ("label", *_OF_DATA):
+        own.pop(name, None)
+    try:
+        return Dropping.of(seed=_resolved(config, arm)["seed"], **(values | own))
+    except MaskError as error:
+        raise UsageError(f"arms.{arm}: masking: {error}") from None
+
+
+def check_arms(config: ConfigDict) -> None:
+    """Raise UsageError for an arm with an unknown field, or with a value that is not possible."""
+    if not config.arms:
+        raise UsageError("the config has no arms; give at least one, as configs/demo.py does")
+    for arm, own in config.arms.items():
+        if not isinstance(own, ConfigDict):
+            raise UsageError(f"arms.{arm} is {own!r}; give its fields: {', '.join(ARM_FIELDS)}")
+        for name, usual in ARM_FIELDS.items():
+            kinds = (int, float) if isinstance(usual, float) else type(usual)
+            if not isinstance(own.get(name, usual), kinds):
+                raise UsageError(
+                    f"arms.{arm}.{name} is {own[name]!r}; it must be of type {type(usual).__name__}"
+                )
+        if own.get("fraction_steps", 0) < 0:
+            raise UsageError(
+                f"arms.{arm}.fraction_steps is {own.fraction_steps}; it must be at least 0"
+            )
+        _check_data(config, arm, own)
+        dropping_of(config, arm)
+
+
+def check_thoughts(config: ConfigDict, kind: str, field: str) -> None:
+    """Raise UsageError unless the config's world writes thoughts of this kind."""
+    world = load_world(config.world)
+    if kind not in world.thought_kinds:
+        raise UsageError(
+            f"{field} is {kind!r}; world {world.name!r} has {' and '.join(world.thought_kinds)}"
+        )
+
+
+def _check_data(config: ConfigDict, arm: str, own: ConfigDict) -> None:
+    share = own.get("direct_share", -1.0)
+    if share != -1.0 and not 0.0 <= share <= 1.0:
+        raise UsageError(
+            f"arms.{arm}.direct_share is {share}; it must be from 0 to 1, or -1 for "
+            "data.direct_share"
+        )
+    if own.get("seed", -1) < -1:
+        raise UsageError(
+            f"arms.{arm}.seed is {own.seed}; it must be at least 0, or -1 for the config's seed"
+        )
+    if not own.get("thoughts"):
+        return
+    if config.data.trajectories:
+        raise UsageError(
+            f"arms.{arm}.thoughts is {own.thoughts!r}, but {config.data.trajectories} has its own "
+            "thoughts: remove the field, or data.trajectories to collect scripted ones"
+        )
+    check_thoughts(config, own.thoughts, f"arms.{arm}.thoughts")
+
+
+def _resolved(config: ConfigDict, arm: str) -> dict[str, Any]:
+    """Return all fields of an arm, each with the config's value where the arm names none."""
+    own: dict[str, Any] = {**ARM_FIELDS, **config.arms[arm]}
+    if not own["thoughts"]:
+        own["thoughts"] = "" if config.data.trajectories else config.collect.thoughts
+    if own["direct_share"] < 0:
+        own["direct_share"] = config.data.direct_share
+    if own["seed"] < 0:
+        own["seed"] = config.seed
+    return own
+
+
+def _cells(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the cell of each arm.
+
+    An arm alone in its cell names it. Several are named without the seed that ends each name, as
+    "named" for "named-s0" and "named-s1", where that is one name of no other cell; else by the
+    first of them.
+    """
+    together: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for arm, own in arms.items():
+        same = {name: value for name, value in own.items() if name not in ("label", "seed")}
+        together[tuple(sorted(same.items()))].append(arm)
+    cells: dict[str, str] = {}
+    for members in together.values():
+        stems = {match["cell"] if (match := _SEED.fullmatch(arm)) else arm for arm in members}
+        stem = stems.pop() if len(members) > 1 and len(stems) == 1 else members[0]
+        name = members[0] if stem in cells.values() else stem
+        cells |= dict.fromkeys(members, name)
+    return {arm: cells[arm] for arm in arms}
