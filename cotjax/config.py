@@ -59,6 +59,7 @@ def default_config(world: str = "alfworld") -> ConfigDict:
     config.task_types = _task_types(load_world(world))
     config.collect = _collect()
     config.data = _data()
+    config.prompt = _prompt()
     config.model = _model()
     config.train = _train()
     config.masking = _masking()
@@ -121,9 +122,10 @@ def _data() -> ConfigDict:
     # What becomes of a step without a thought in the CoT form: "skip" (it is part of the history
     # only), "direct" (its action alone is trained on) or "error".
     data.no_thought = "skip"
-    data.system = ""  # system message before the first turn, for templates that need one
     data.direct_share = 0.0  # share of trajectories in the direct form (without reasoning)
-    data.template = "chatml"  # turn template: "chatml" or "llama3"
+    # Turn template: "chatml", "llama3", "qwen3", "qwen3-thinking" or "r1"; "auto": the one that
+    # fits the tokenizer's chat template.
+    data.template = "chatml"
     data.max_length = 768  # tokens an example; at most train.row_length
     # "trajectory": one example an episode; "step": a prompt and a response for each step.
     data.layout = "trajectory"
@@ -132,6 +134,23 @@ def _data() -> ConfigDict:
     data.history = 0
     data.past_thoughts = False  # past turns keep their thoughts
     return data
+
+
+def _prompt() -> ConfigDict:
+    prompt = ConfigDict()
+    # System message before the first turn. "": none; "template": the default one of the tokenizer's
+    # chat template; else its text.
+    prompt.system = ""
+    # Text before the task. "": none; "world": the world's, on what the agent can do and on the
+    # response format; else the text. An untrained instruct model needs one.
+    prompt.instruction = ""
+    # Admissible actions listed in each user turn: "none", "all" or "sampled".
+    prompt.admissible = "none"
+    prompt.admissible_count = 20  # actions listed with "sampled", drawn by game and turn
+    # Example episodes before the first turn, with their thoughts: drawn from the training
+    # trajectories by seed, the same in every prompt, and not trained on.
+    prompt.examples = 0
+    return prompt
 
 
 def _model() -> ConfigDict:

@@ -19,9 +19,10 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from cotjax import formats
+from cotjax.data.chat_template import resolved
 from cotjax.data.plain_text import PlainText, added_tokens, check_known, unknown_id
 from cotjax.errors import DataError, UsageError
-from cotjax.formats import TurnTemplate
+from cotjax.formats import Prompt, TurnTemplate
 from cotjax.masking import Role
 
 # Files of a tokenizer in a Hugging Face folder. Codec reads the first; transformers reads all.
@@ -37,6 +38,7 @@ TOKENIZER_FILES = (
     "chat_template.json",
 )
 
+TASK_ALONE = Prompt()
 Segments = list[tuple[list[int], Role]]  # consecutive (ids, the role of all of them)
 
 
@@ -44,23 +46,16 @@ class Codec:
     """Encodes and decodes with one tokenizer and one turn template.
 
     Args:
-      system: a system message before the first user turn; "" for none.
-      task_text: the first line of the first user turn, with `{task}` for the task.
+      prompt: what prompts say beside the episode. Its system message is text: `load` reads the
+        one of the tokenizer's chat template.
 
     Raises:
-      DataError: the tokenizer cannot encode a tag or the system message, or lacks the token that
+      DataError: the tokenizer cannot encode a tag or a text of the prompt, or lacks the token that
         the template begins with.
     """
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        template: TurnTemplate,
-        system: str = "",
-        task_text: str = formats.TASK,
-    ):
-        self.template = template
-        self._task_text = task_text
+    def __init__(self, tokenizer: Tokenizer, template: TurnTemplate, prompt: Prompt = TASK_ALONE):
+        self.template, self.prompt = template, prompt
         # A tokenizer file may turn on truncation or padding; nothing may be cut or padded here.
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -87,20 +82,20 @@ class Codec:
             tuple(self.encode(template.response_end)),
         )
         self.pad_id = self._pad_id()
-        self._opening = self._encode_opening(system)
+        self._opening = self._encode_opening()
 
     @classmethod
     def load(
         cls,
         folder: str | Path,
         template: str = "chatml",
-        system: str = "",
-        task_text: str = formats.TASK,
+        prompt: Prompt = TASK_ALONE,
     ) -> Codec:
         """Return the codec of the tokenizer in a local Hugging Face folder.
 
         Raises:
-          UsageError: there is no tokenizer.json, or no such template.
+          UsageError: there is no tokenizer.json or no such template, or "auto" or "template" asks
+            for a chat template that the folder lacks or that no turn template fits.
           DataError: the tokenizer cannot be read, or as the class says.
         """
         file = Path(folder) / "tokenizer.json"
@@ -108,16 +103,12 @@ class Codec:
             raise UsageError(
                 f"{file}: no such tokenizer; the model folder must contain tokenizer.json"
             )
-        if template not in formats.TEMPLATES:
-            raise UsageError(
-                f"unknown turn template {template!r}; it must be one of "
-                f"{', '.join(formats.TEMPLATES)}"
-            )
+        turns, prompt = resolved(template, prompt, folder)
         try:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
             raise DataError(f"{file}: not a tokenizer ({error})") from None
-        return cls(tokenizer, formats.TEMPLATES[template], system, task_text)
+        return cls(tokenizer, turns, prompt)
 
     @property
     def vocab_size(self) -> int:
@@ -206,14 +197,39 @@ class Codec:
         """Return the text of ids, control tokens included."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
-    def first_prompt(self, task: str, observation: str) -> list[int]:
+    def prefill(self, text: str) -> list[int]:
+        """Return the ids of a text that is prefilled before a response: tags as in training."""
+        head, tag, tail = text.partition(formats.ACTION_OPEN)
+        ids = self.encode(head) if head else []
+        ids += self.action_prefix if tag else []
+        return ids + (self.encode(tail) if tail else [])
+
+    def first_prompt(
+        self, task: str, observation: str, admissible: Sequence[str] | None = None, key: str = ""
+    ) -> list[int]:
         """Return the ids of an episode's first prompt, up to where the response begins.
 
         Accepts any text (see `lenient` of `encode_plain`).
-        """
-        return [i for ids, _ in self.first_turn(task, observation, lenient=True) for i in ids]
 
-    def next_prompt(self, action: str | Sequence[int], observation: str) -> list[int]:
+        Args:
+          admissible: the state's admissible actions; None where they cannot be listed.
+          key: "<game id>/<turn>", which decides the actions that a prompt with a sample of them
+            lists.
+
+        Raises:
+          UsageError: the prompt lists actions, and there are none to list.
+        """
+        self._check_listed(admissible)
+        turn = self.first_turn(task, observation, admissible, key, lenient=True)
+        return [i for ids, _ in turn for i in ids]
+
+    def next_prompt(
+        self,
+        action: str | Sequence[int],
+        observation: str,
+        admissible: Sequence[str] | None = None,
+        key: str = "",
+    ) -> list[int]:
         """Return the ids to append to a prompt after a step.
 
         They are the executed action as a past direct response, and the next observation. Accepts
@@ -221,7 +237,12 @@ class Codec:
 
         Args:
           action: its ids as they were sampled, or its text.
+          admissible, key: of the new state, as in `first_prompt`.
+
+        Raises:
+          UsageError: as `first_prompt`.
         """
+        self._check_listed(admissible)
         action_ids = (
             self.encode_plain(action, "the action", lenient=True)
             if isinstance(action, str)
@@ -233,30 +254,55 @@ class Codec:
             *self.encode(formats.ACTION_CLOSE),
             *self.encode(self.template.response_end),
         ]
-        return response + [i for ids, _ in self.next_turn(observation, lenient=True) for i in ids]
+        turn = self.next_turn(observation, admissible, key, lenient=True)
+        return response + [i for ids, _ in turn for i in ids]
 
     # ---- turns as segments, with their roles
 
-    def first_turn(self, task: str, observation: str, *, lenient: bool = False) -> Segments:
-        """Return an episode's first user turn, from its first id to where the response begins."""
-        instruction = formats.first_turn(task, "", self._task_text)
+    def first_turn(
+        self,
+        task: str,
+        observation: str,
+        admissible: Sequence[str] | None = None,
+        key: str = "",
+        *,
+        lenient: bool = False,
+    ) -> Segments:
+        """Return an episode's first user turn, from its first id to where the response begins.
+
+        `admissible`, `key`: as in `first_prompt`. Raises DataError where the prompt lists actions
+        and there are none to list, unless `lenient`.
+        """
+        task_line = self.prompt.task_line(task)
         return [
             (self._opening, Role.PROMPT),
-            (self.encode_plain(instruction, "the task", lenient=lenient), Role.PROMPT),
-            (self.encode_plain(observation, "the observation", lenient=lenient), Role.OBSERVATION),
+            (self.encode_plain(task_line, "the task", lenient=lenient), Role.PROMPT),
+            *self._seen(observation, admissible, key, lenient),
             (self.encode(self.template.response_open), Role.PROMPT),
         ]
 
-    def next_turn(self, observation: str, *, lenient: bool = False) -> Segments:
-        """Return a later user turn, from the end of the previous response."""
+    def next_turn(
+        self,
+        observation: str,
+        admissible: Sequence[str] | None = None,
+        key: str = "",
+        *,
+        lenient: bool = False,
+    ) -> Segments:
+        """Return a later user turn, from the end of the previous response. See `first_turn`."""
         return [
             (self.encode(self.template.turn_gap + self.template.turn_open), Role.PROMPT),
-            (self.encode_plain(observation, "the observation", lenient=lenient), Role.OBSERVATION),
+            *self._seen(observation, admissible, key, lenient),
             (self.encode(self.template.response_open), Role.PROMPT),
         ]
 
     def direct(self, action: str) -> Segments:
         """Return a response that only acts."""
+        opened = self.template.direct_open
+        return [*([(self.encode(opened), Role.REASONING)] if opened else []), *self.acted(action)]
+
+    def acted(self, action: str) -> Segments:
+        """Return the action of a response: all of it that later prompts show."""
         return [
             (self.action_prefix, Role.ACTION_OPEN),
             (self.encode_plain(action, "the action"), Role.ACTION),
@@ -266,30 +312,72 @@ class Codec:
 
     def reasoned(self, thought: str, action: str) -> Segments:
         """Return a response that reasons, then acts."""
+        # The template's line breaks around a thought may be part of its tokens, as in ".\n".
+        close = self.template.think_close
+        broken = close[: len(close) - len(close.lstrip())]
+        thought = thought.strip("\n") + broken if broken else thought
         return [
-            (self.encode(formats.THINK_OPEN), Role.REASONING),
+            (self.encode(self.template.think_open), Role.REASONING),
             (self.encode_plain(thought, "the thought"), Role.REASONING),
-            (self.encode(formats.THINK_CLOSE), Role.REASONING),
-            *self.direct(action),
+            (self.encode(close.lstrip()), Role.REASONING),
+            *self.acted(action),
         ]
 
     # ---- private
 
-    def _encode_opening(self, system: str) -> list[int]:
-        """Return the ids before the text of the first user turn."""
-        template = self.template
-        if not system:
-            return [*self.begin_ids, *self.encode(template.turn_open)]
-        message = [
-            *self.encode(template.system_open),
-            *self.encode_plain(system, "the system message"),
-        ]
+    def _seen(
+        self, observation: str, admissible: Sequence[str] | None, key: str, lenient: bool
+    ) -> Segments:
+        """Return the observation, and the actions that the prompt lists."""
+        if not self.prompt.lists_actions:
+            ids = self.encode_plain(observation, "the observation", lenient=lenient)
+            return [(ids, Role.OBSERVATION)]
+        if not admissible and not lenient:
+            raise DataError(
+                f"there are no admissible_commands, which prompt.admissible="
+                f"{self.prompt.admissible!r} lists; add them, or set prompt.admissible to 'none'"
+            )
+        # The break belongs to the text before it: some tokenizers have tokens such as ".\n".
+        above = f"{observation}\n" if observation else ""
+        line = self.prompt.actions_line(admissible or (), key)
         return [
-            *self.begin_ids,
-            *message,
-            *self.encode(template.response_end),
-            *self.encode(template.turn_gap + template.turn_open),
+            (self.encode_plain(above, "the observation", lenient=lenient), Role.OBSERVATION),
+            (self.encode_plain(line, "the admissible actions", lenient=lenient), Role.PROMPT),
         ]
+
+    def _check_listed(self, admissible: Sequence[str] | None) -> None:
+        if admissible is None and self.prompt.lists_actions:
+            raise UsageError(
+                f"prompt.admissible is {self.prompt.admissible!r}, but the world does not list "
+                "its admissible actions; set it to 'none'"
+            )
+
+    def _encode_opening(self) -> list[int]:
+        """Return the ids before the first user turn's task."""
+        template, prompt = self.template, self.prompt
+        ids = list(self.begin_ids)
+        if prompt.system:
+            ids += self.encode(template.system_open) if template.system_open else []
+            ids += self._encode_wording(prompt.system, "the system message")
+            ids += self.encode(template.system_close) if template.system_close else []
+            ids += self.encode(template.turn_gap + template.turn_open)
+        else:
+            ids += self.encode(template.turn_open)
+        if prompt.instruction:
+            ids += self._encode_wording(f"{prompt.instruction}\n", "the instruction")
+        return ids
+
+    def _encode_wording(self, text: str, what: str) -> list[int]:
+        """Encode a text of the config or the world: the response's tags in it are tags."""
+        if not any(tag in text for tag in formats.TAGS):
+            return self.encode_plain(text, what)
+        rest = text
+        for tag in formats.TAGS:
+            rest = rest.replace(tag, " ")
+        self.encode_plain(rest, what)  # raises for what the tokenizer cannot spell
+        if self._plain.names_added_token(rest) or any(m in rest for m in self.template.marks):
+            raise DataError(f"{what} contains a control token; remove it from {text[:60]!r}")
+        return self.encode(text)
 
     def _pad_id(self) -> int:
         for token in ("[PAD]", "<pad>", "<|endoftext|>"):

@@ -17,19 +17,20 @@ import io
 import json
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from cotjax.data.codec import Codec
+from cotjax.data.chat_template import resolved
+from cotjax.data.codec import TASK_ALONE, Codec
 from cotjax.data.packing import keep_lengths
 from cotjax.data.selection import Counts, Selection
 from cotjax.data.trajectories import read_trajectories
 from cotjax.errors import DataError
-from cotjax.formats import TASK
+from cotjax.formats import TASK, Prompt
 from cotjax.runtime.files import read_json, write_atomic
 
 ARRAYS = {
@@ -48,9 +49,8 @@ class AgentConfig(tfds.core.BuilderConfig):
       name: the beginning of the dataset's name.
       sources: split name -> trajectory file (JSONL).
       tokenizer: folder with tokenizer.json.
-      template: name of the turn template.
-      system: a system message before the first user turn; "" for none.
-      task_text: the first line of the first user turn, with `{task}` for the task.
+      template: name of the turn template, or "auto".
+      prompt: what prompts say beside the episode.
       selection: fields of `cotjax.data.selection.Selection`.
 
     Raises:
@@ -64,16 +64,14 @@ class AgentConfig(tfds.core.BuilderConfig):
         sources: dict[str, str],
         tokenizer: str,
         template: str = "chatml",
-        system: str = "",
-        task_text: str = TASK,
+        prompt: Prompt = TASK_ALONE,
         **selection: Any,
     ):
         super().__init__(name=name)
         self.sources = sources
         self.tokenizer = tokenizer
         self.template = template
-        self.system = system
-        self.task_text = task_text
+        self.prompt = prompt
         self.selection = Selection(**selection)
 
 
@@ -105,7 +103,7 @@ class AgentTrajectories(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str, path: str) -> Iterator[tuple[int, dict]]:
         config = self.builder_config
-        codec = Codec.load(config.tokenizer, config.template, config.system, config.task_text)
+        codec = Codec.load(config.tokenizer, config.template, config.prompt)
         selection, counts = config.selection, Counts()
         lengths = array("i")
         for trajectory in read_trajectories(path):
@@ -178,18 +176,20 @@ def fingerprint(config: AgentConfig, digest: Callable[[Path], str] = sha256_of) 
         if not file.is_file():
             raise DataError(f"{file}: no such file")
         together.update(bytes.fromhex(digest(file)))
+    template, prompt = resolved(config.template, config.prompt, config.tokenizer)
     settings = (
         sorted(config.sources),
-        config.template,
-        config.system,
+        template.name,
+        prompt.system,
         asdict(config.selection),
         str(AgentTrajectories.VERSION),
     )
     together.update(repr(settings).encode())
-    if (
-        config.task_text != TASK
-    ):  # datasets made before worlds had their own wording keep their name
-        together.update(config.task_text.encode())
+    # Datasets made before these settings existed keep their names.
+    if prompt.task_text != TASK:
+        together.update(prompt.task_text.encode())
+    if (rest := replace(prompt, system="", task_text=TASK)) != TASK_ALONE:
+        together.update(repr(rest).encode())
     return together.hexdigest()[:12]
 
 

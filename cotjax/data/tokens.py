@@ -24,6 +24,7 @@ import numpy as np
 from cotjax.data.codec import Codec, Segments
 from cotjax.data.trajectories import Trajectory
 from cotjax.errors import DataError, UsageError
+from cotjax.formats import state_key
 from cotjax.masking import Role
 
 FORMS = ("cot", "direct")
@@ -105,9 +106,10 @@ def trajectory_examples(
 
     Layout "trajectory", form "cot": trees. The responses are branches; the past direct responses in
     the trunk belong to the prompt. A trajectory too long for one tree continues in another, which
-    repeats the trunk and holds only the later branches. With form "direct", or with thoughts kept
-    in past turns, there are no branches; the responses in the trunk are trained on. A step that is
-    not `trained`, or does not fit together with its prompt, only occurs in later prompts.
+    repeats the trunk and holds only the later branches. With form "direct" (unless the template
+    marks responses that do not reason), or with thoughts kept in past turns, there are no branches;
+    the responses in the trunk are trained on. A step that is not `trained`, or does not fit
+    together with its prompt, only occurs in later prompts.
 
     Args:
       form: "cot" (responses reason, then act) or "direct" (they only act).
@@ -128,7 +130,9 @@ def trajectory_examples(
     turns = _encode_turns(codec, trajectory, form, layout.past_thoughts, no_thought)
     if layout.name == "step":
         return _step_examples(codec, trajectory, turns, max_length, layout.history)
-    if form == "cot" and not layout.past_thoughts:
+    # Where a template marks responses that do not reason, later prompts lack the mark.
+    branches = form == "cot" or bool(codec.template.direct_open)
+    if branches and not layout.past_thoughts:
         return _tree_examples(trajectory.id, turns, max_length)
     return _linear_examples(trajectory.id, turns, max_length)
 
@@ -161,19 +165,19 @@ def _encode_turns(
                     "the step has no thought; data.no_thought='skip' leaves such steps out, "
                     "'direct' trains on their actions alone"
                 )
+            state = step.admissible_commands, state_key(trajectory.game, number)
             if number:
-                prompt = codec.next_turn(step.observation)
+                prompt = codec.next_turn(step.observation, *state)
             else:
-                prompt = codec.first_turn(trajectory.task, step.observation)
-            direct = codec.direct(step.action)
+                prompt = codec.first_turn(trajectory.task, step.observation, *state)
             if form == "direct" or step.thought is None:
-                response = direct
+                response = codec.direct(step.action)
             else:
                 response = codec.reasoned(step.thought, step.action)
         except DataError as error:
             raise DataError(f"trajectory {trajectory.id!r}, step {number}: {error}") from None
         trained = step.trained and not (silent and no_thought == "skip")
-        past = _as_prompt(response if past_thoughts else direct)
+        past = _as_prompt(response if past_thoughts else codec.acted(step.action))
         yield _Turn(number, prompt, response, past, trained)
 
 
@@ -242,7 +246,8 @@ def _first_prompt(codec: Codec, trajectory: Trajectory, turn: _Turn) -> Segments
     """Return the user's message of a history that begins with this turn."""
     if turn.number == 0:
         return turn.prompt
-    return codec.first_turn(trajectory.task, trajectory.steps[turn.number].observation)
+    step, key = trajectory.steps[turn.number], state_key(trajectory.game, turn.number)
+    return codec.first_turn(trajectory.task, step.observation, step.admissible_commands, key)
 
 
 def _length(segments: Segments) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 from cotjax import envs
 from cotjax.envs.base import Agent, Game, TextEnv
 from cotjax.errors import UsageError
-from cotjax.formats import TASK
+from cotjax.formats import ADMISSIBLE, INSTRUCTION, TASK
 
 IN_DOMAIN, OOD = "in_domain", "ood"
 NAMED, UNNAMED = "named", "unnamed"  # kinds of scripted thoughts: with the action, or without
@@ -61,7 +61,10 @@ class World(ABC):
         compares models with it.
       thought_kinds: kinds of thoughts that they can write.
       makes_games: whether `make_games` is there.
-      task_text: the first line of the first user turn, with `{task}` for the task.
+      task_text: the line of the first user turn that names the task, with `{task}` for it.
+      instruction: what prompt.instruction="world" puts before the task: what the agent can do, and
+        the response format. The response's tags in it are tags.
+      admissible_text: the line that lists admissible actions, with `{actions}` for them.
     """
 
     name: str
@@ -72,6 +75,8 @@ class World(ABC):
     thought_kinds: tuple[str, ...] = (NAMED,)
     makes_games: bool = False
     task_text: str = TASK
+    instruction: str = INSTRUCTION
+    admissible_text: str = ADMISSIBLE
 
     @property
     def task_types(self) -> tuple[str, ...]:

@@ -1,5 +1,16 @@
 """What a model reads and writes: the turns of a prompt, and the response."""
 
+from cotjax.formats.prompts import (
+    ADMISSIBLE,
+    INSTRUCTION,
+    TASK,
+    TEMPLATE_SYSTEM,
+    Example,
+    ExampleStep,
+    Prompt,
+    first_turn,
+    state_key,
+)
 from cotjax.formats.response import (
     ACTION_CLOSE,
     ACTION_OPEN,
@@ -11,22 +22,40 @@ from cotjax.formats.response import (
     normalize_action,
     parse_response,
 )
-from cotjax.formats.turns import CHATML, LLAMA3, TASK, TEMPLATES, TurnTemplate, first_turn
+from cotjax.formats.turns import (
+    CHATML,
+    LLAMA3,
+    QWEN3,
+    QWEN3_THINKING,
+    R1,
+    TEMPLATES,
+    TurnTemplate,
+)
 
 __all__ = [
     "ACTION_CLOSE",
     "ACTION_OPEN",
+    "ADMISSIBLE",
     "CHATML",
+    "INSTRUCTION",
     "LLAMA3",
     "PROBLEMS",
+    "QWEN3",
+    "QWEN3_THINKING",
+    "R1",
     "TAGS",
     "TASK",
     "TEMPLATES",
+    "TEMPLATE_SYSTEM",
     "THINK_CLOSE",
     "THINK_OPEN",
+    "Example",
+    "ExampleStep",
+    "Prompt",
     "Response",
     "TurnTemplate",
     "first_turn",
     "normalize_action",
     "parse_response",
+    "state_key",
 ]

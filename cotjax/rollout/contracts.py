@@ -93,10 +93,25 @@ class Codec(Protocol):
     def encodable(self, text: str) -> bool:
         """Whether an action with this text may be executed."""
 
-    def first_prompt(self, task: str, observation: str) -> list[int]:
-        """Return the ids of an episode's first prompt."""
+    def prefill(self, text: str) -> list[int]:
+        """Encode a text that is prefilled before a response."""
 
-    def next_prompt(self, action: str | Sequence[int], observation: str) -> list[int]:
+    def first_prompt(
+        self, task: str, observation: str, admissible: Sequence[str] | None = None, key: str = ""
+    ) -> list[int]:
+        """Return the ids of an episode's first prompt.
+
+        `admissible`: the state's admissible actions; None where they cannot be listed. `key`:
+        "<game id>/<turn>".
+        """
+
+    def next_prompt(
+        self,
+        action: str | Sequence[int],
+        observation: str,
+        admissible: Sequence[str] | None = None,
+        key: str = "",
+    ) -> list[int]:
         """Return the ids to append: the executed action and the next observation."""
 
 

@@ -47,9 +47,7 @@ class TurnDecoder:
         self._compared = [kind for kind in KINDS if both and kind != driver]
         # What is prefilled before a response, as text and as ids; and its limit in tokens.
         self._prefix = {"cot": elicitation.cot_prefix, "prompt": elicitation.prompt_prefix}
-        self._prefix_ids = {
-            kind: codec.encode(text) if text else [] for kind, text in self._prefix.items()
-        }
+        self._prefix_ids = {kind: codec.prefill(text) for kind, text in self._prefix.items()}
         self._max_new = {"cot": elicitation.max_new_tokens, "prompt": elicitation.max_action_tokens}
         self._ready: dict[int, RunningEpisode] = {}
         self._seeds: dict[str, dict[int, int]] = {}

@@ -65,6 +65,11 @@ class RunningEpisode:
         return f"{self.game.id}, step {len(self.turns) + 1}"
 
     @property
+    def state(self) -> str:
+        """The game and the number of the state to answer, which decide its sampled actions."""
+        return formats.state_key(self.game.id, len(self.turns))
+
+    @property
     def seen(self) -> Observation:
         """The observation that the current turn answers."""
         assert self.observation is not None, f"{self.where}: the episode has not started"

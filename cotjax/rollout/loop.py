@@ -195,7 +195,10 @@ def _begin(
             episode.fail(answer)
             continue
         episode.task, episode.observation = answer
-        episode.next_piece = codec.first_prompt(episode.task, episode.observation.text)
+        seen = episode.observation
+        episode.next_piece = codec.first_prompt(
+            episode.task, seen.text, seen.admissible_commands, episode.state
+        )
 
 
 def _advance(
@@ -227,7 +230,10 @@ def _advance(
         else:
             sampled = chosen.ids
             episode.next_piece = codec.next_prompt(
-                chosen.text if sampled is None else sampled, answer.text
+                chosen.text if sampled is None else sampled,
+                answer.text,
+                answer.admissible_commands,
+                episode.state,
             )
             if sampled is not None:
                 check_continues(episode.where, episode.next_piece, sampled, codec)

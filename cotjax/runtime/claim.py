@@ -40,6 +40,7 @@ _FREE_OF_RUN = (
 )
 # What decides which games there are, and which of them are played.
 _GAMES = ("world", "games.source", "games.root", "games.seed")
+_BASE = ("model.", "train.", "masking.")
 _PLAYED = ("games.eval_split", "games.in_domain", "games.ood")
 # The sections by which a run's config is recognized: a model's folder has a config.json too.
 _SECTIONS = {"games", "data", "model", "train", "masking", "arms", "evaluate"}
@@ -321,7 +322,7 @@ def arms_begun(folder: Path) -> list[str]:
 def _results(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
     """Return the results in a run's folder, in words, each with the settings that it binds."""
     results: list[tuple[str, tuple[str, ...]]] = []
-    trained = ("seed", "world", "task_types.", "data.", "model.", "train.", "masking.")
+    trained = ("seed", "world", "task_types.", "data.", "prompt.", *_BASE)
     if any((folder / "trajectories").glob("train*.jsonl")):
         collected = ("seed", "task_types.", "collect.", *_GAMES, "games.train")
         results.append(("trajectories were collected with it", collected))
@@ -349,6 +350,9 @@ def _comparable(
     filled: dict[str, Any] = {}
     for tree in (defaults, config):
         filled |= flatten({name: value for name, value in tree.items() if name not in apart})
+    # Older runs have the system message in another section.
+    if "data.system" in filled:
+        filled["prompt.system"] = filled.pop("data.system")
     train = {
         name.removeprefix("train."): value
         for name, value in filled.items()

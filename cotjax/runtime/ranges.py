@@ -47,6 +47,7 @@ RANGES: dict[str, dict[str, Range]] = {
     "": {"seed": _COUNT, "workers": _COUNT, "cpu_devices": _SOME},
     "games": dict.fromkeys(("train", "in_domain", "ood", "seed"), _COUNT),
     "data": {"direct_share": _SHARE},
+    "prompt": {"admissible_count": _SOME, "examples": _COUNT},
     "collect": {
         **dict.fromkeys(("news", "slips"), _SHARE),
         **dict.fromkeys(("max_steps", "episodes_per_game"), _SOME),

@@ -14,10 +14,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cotjax.assets import BASE_FOLDER
+from cotjax.data.chat_template import turn_template
 from cotjax.data.codec import TOKENIZER_FILES, Codec
 from cotjax.data.word_tokenizer import save_tokenizer
 from cotjax.errors import UsageError
-from cotjax.formats import TEMPLATES
 from cotjax.model import lora
 from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.params import Params, init_params, param_shardings, trainable_paths
@@ -164,5 +164,5 @@ def _make_tokenizer(config: ConfigDict, run: Path, trajectories: Collection[Path
     tokenizer = make_tokenizer(config, *trajectories)
     shutil.rmtree(folder, ignore_errors=True)
     with atomic_folder(folder) as partial:
-        save_tokenizer(tokenizer, partial, TEMPLATES[config.data.template])
+        save_tokenizer(tokenizer, partial, turn_template(config.data.template))
     return folder

@@ -20,7 +20,7 @@ from cotjax.config import default_config
 from cotjax.envs.base import Game, Observation
 from cotjax.envs.worlds import World
 from cotjax.errors import DataError, EnvError, UsageError
-from cotjax.formats import first_turn
+from cotjax.formats import Prompt, first_turn
 from cotjax.model.config import ModelConfig
 from cotjax.rollout.contracts import Environments
 from cotjax.rollout.record import Driver, Episode, Turn
@@ -110,8 +110,7 @@ class Player:
       params: restores the weights onto a mesh.
       tokenizer: folder with tokenizer.json.
       template: turn template.
-      system: system message, "" for none.
-      config: a config whose `evaluate` section says how to play.
+      config: a config whose `evaluate` and `prompt` sections say how to play.
     """
 
     name: str
@@ -119,7 +118,6 @@ class Player:
     params: Callable[[Mesh], Any]
     tokenizer: Path
     template: str
-    system: str
     config: ConfigDict
 
 
@@ -139,16 +137,16 @@ def player_of_run(run: Path, arm: str, step: int | None) -> Player:
             name: value for name, value in saved["evaluate"].items() if name in config.evaluate
         }
         config.evaluate.update(known)
-        template, system = saved["data"]["template"], saved["data"].get("system", "")
+        template = saved["data"]["template"]
+        # Older runs have the system message in another section.
+        config.prompt.update({"system": saved["data"].get("system", "")} | saved.get("prompt", {}))
     except KeyError as error:
         raise DataError(
             f"{run / 'config.json'}: not a run's config (no {error}); "
             "give --model with an exported checkpoint"
         ) from None
     restore = partial(checkpoints.restore_params, step, model)
-    return Player(
-        f"{arm}, step {step}", model, restore, run / "tokenizer", template, system, config
-    )
+    return Player(f"{arm}, step {step}", model, restore, run / "tokenizer", template, config)
 
 
 def _saved_config(run: Path) -> dict[str, Any]:
@@ -173,7 +171,6 @@ def player_of_model(folder: Path, template: str) -> Player:
         params=partial(load_params, folder),
         tokenizer=tokenizer_folder(folder),
         template=template,
-        system="",
         config=default_config(),
     )
 
@@ -201,7 +198,8 @@ def watch(
 
     settings = player.config.evaluate
     settings.max_steps = max_steps or settings.max_steps
-    codec = Codec.load(player.tokenizer, player.template, player.system, world.task_text)
+    prompt = Prompt.of(player.config.prompt, world)
+    codec = Codec.load(player.tokenizer, player.template, prompt)
     mesh = make_mesh()
     settings.max_length = min(settings.max_length, player.model.max_length)
     sampler = sampler_of(settings, player.model, codec, mesh, slots=1)

@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cotjax.config import ARM_FIELDS, default_config
+from cotjax.data.chat_template import AUTO
 from cotjax.data.codec import Codec
 from cotjax.envs.worlds import load_world
 from cotjax.errors import DataError, UsageError
@@ -30,7 +31,7 @@ from cotjax.study.evaluate import (
     playing_mesh,
 )
 from cotjax.study.games import check_world
-from cotjax.study.training_data import load_codec, selection_of
+from cotjax.study.training_data import load_codec, prompt_of, selection_of
 from cotjax.train.checks import check_batch, check_counts
 from cotjax.train.trackers import check_trackers
 from cotjax.weights.convert import folder_kind, read_config, tokenizer_folder
@@ -78,10 +79,11 @@ def _check_data(config: ConfigDict) -> None:
             f"data.max_length ({config.data.max_length}) must be at most train.row_length "
             f"({config.train.row_length})"
         )
-    if config.data.template not in TEMPLATES:
+    if config.data.template not in (*TEMPLATES, AUTO):
         raise UsageError(
-            f"data.template is {config.data.template!r}; there are {', '.join(TEMPLATES)}"
+            f"data.template is {config.data.template!r}; there are {', '.join((*TEMPLATES, AUTO))}"
         )
+    prompt_of(config)
     check_layout(config)
     selection_of(config)
 

@@ -14,13 +14,14 @@ from ml_collections import ConfigDict
 from tokenizers import Tokenizer
 
 from cotjax.assets import BASE_FOLDER
+from cotjax.data.chat_template import turn_template
 from cotjax.data.codec import Codec
 from cotjax.data.selection import Selection
 from cotjax.data.tfds_agent import AgentConfig
 from cotjax.data.trajectories import read_trajectories
 from cotjax.data.word_tokenizer import build_word_tokenizer
 from cotjax.envs.worlds import load_world
-from cotjax.formats import TEMPLATES, first_turn
+from cotjax.formats import Prompt
 
 
 def selection_of(config: ConfigDict, direct_share: float | None = None) -> Selection:
@@ -49,26 +50,27 @@ def agent_config(
         sources={"train": str(trajectories)},
         tokenizer=str(tokenizer),
         template=config.data.template,
-        system=config.data.system,
-        task_text=load_world(config.world).task_text,
+        prompt=prompt_of(config),
         **vars(selection_of(config, direct_share)),
     )
 
 
 def make_tokenizer(config: ConfigDict, *files: Path) -> Tokenizer:
     """Return the word-level tokenizer of a "random" model: the world's and the data's words."""
-    world = load_world(config.world)
+    world, prompt = load_world(config.world), prompt_of(config)
 
     def texts() -> Iterator[str]:
         yield from world.words()
-        if config.data.system:
-            yield f"system {config.data.system}"
+        if prompt.system:
+            yield f"system {prompt.system}"
+        yield from (prompt.instruction, prompt.actions_line((), "") if prompt.lists_actions else "")
         for trajectory in chain.from_iterable(map(read_trajectories, files)):
-            yield first_turn(trajectory.task, trajectory.steps[0].observation, world.task_text)
+            yield prompt.task_line(trajectory.task)
             for step in trajectory.steps:
                 yield from (step.observation, step.action, step.thought or "")
+                yield from step.admissible_commands if prompt.lists_actions else ()
 
-    return build_word_tokenizer(texts(), TEMPLATES[config.data.template])
+    return build_word_tokenizer(texts(), turn_template(config.data.template))
 
 
 def codec_of(config: ConfigDict, trajectories: Path) -> Codec:
@@ -80,17 +82,17 @@ def codec_of(config: ConfigDict, trajectories: Path) -> Codec:
     """
     settings = config.model
     if settings.base == "random" and not settings.tokenizer:
-        return Codec(
-            make_tokenizer(config, trajectories),
-            TEMPLATES[config.data.template],
-            config.data.system,
-            load_world(config.world).task_text,
-        )
+        template = turn_template(config.data.template)
+        return Codec(make_tokenizer(config, trajectories), template, prompt_of(config))
     folder = settings.tokenizer or (BASE_FOLDER if settings.base == "package" else settings.base)
     return load_codec(config, folder)
 
 
 def load_codec(config: ConfigDict, tokenizer: str | Path) -> Codec:
-    """Return a tokenizer folder's codec, with the config's template, system message and world."""
-    task_text = load_world(config.world).task_text
-    return Codec.load(tokenizer, config.data.template, config.data.system, task_text)
+    """Return a tokenizer folder's codec, with the config's template and prompt."""
+    return Codec.load(tokenizer, config.data.template, prompt_of(config))
+
+
+def prompt_of(config: ConfigDict) -> Prompt:
+    """Return what the prompts of a config say beside the episode. Raises UsageError."""
+    return Prompt.of(config.prompt, load_world(config.world))

@@ -13,7 +13,7 @@ from cotjax.data.codec import Codec
 from cotjax.data.tokens import Layout, trajectory_examples
 from cotjax.data.word_tokenizer import build_word_tokenizer
 from cotjax.errors import DataError
-from cotjax.formats import CHATML, LLAMA3, parse_response
+from cotjax.formats import CHATML, LLAMA3, Prompt, parse_response
 from cotjax.masking import Role
 
 
@@ -319,7 +319,9 @@ def test_the_ids_that_end_a_turn_are_those_that_training_ends_one_with(llama, wo
 def test_a_prompt_is_what_the_models_own_chat_template_writes(layout, system):
     chat = chat_tokenizer(layout)
     codec = Codec(
-        Tokenizer.from_str(chat.backend_tokenizer.to_str()), formats.TEMPLATES[layout], system
+        Tokenizer.from_str(chat.backend_tokenizer.to_str()),
+        formats.TEMPLATES[layout],
+        Prompt(system),
     )
     observation = "you see a mug 1."
     messages = [{"role": "system", "content": system}] if system else []
@@ -340,7 +342,7 @@ def test_a_prompt_is_what_the_models_own_chat_template_writes(layout, system):
 
 def test_a_system_message_that_cannot_be_encoded_is_refused():
     with pytest.raises(DataError, match="does not know"):
-        Codec(build_word_tokenizer(tiny.TINY_WORDS), CHATML, "be a dragon")
+        Codec(build_word_tokenizer(tiny.TINY_WORDS), CHATML, Prompt("be a dragon"))
 
 
 def test_another_segmentation_of_the_closing_tag_is_seen(subword):

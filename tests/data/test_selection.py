@@ -314,7 +314,7 @@ def test_a_tokenizer_made_from_the_data_is_checked_with(folder, capsys):
                 "check",
                 str(folder / "t.jsonl"),
                 "--config.model.base=random",
-                "--config.data.system=be kind",
+                "--config.prompt.system=be kind",
             ]
         )
         == 0

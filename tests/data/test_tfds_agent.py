@@ -4,6 +4,7 @@ import pytest
 
 from cotjax.data.tfds_agent import AgentConfig, fingerprint
 from cotjax.errors import UsageError
+from cotjax.formats import Prompt
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def test_the_fingerprint_of_a_config_stays_as_it_is(folder):
         sources={"train": train, "v": str(folder / "b.jsonl")},
         tokenizer=tokenizer,
         template="llama3",
-        system="be brief",
+        prompt=Prompt("be brief"),
         splits=("train", "dev"),
         won_only=False,
         task_types=("a", "b"),

@@ -15,6 +15,7 @@ from cotjax.envs.alfworld.maker.make import SPLITS, make_games
 from cotjax.envs.alfworld.scripted.expert import Expert
 from cotjax.envs.alfworld.scripted.explorer import Explorer
 from cotjax.envs.alfworld.tasks import OOD_TASKS, TASK_TYPES
+from cotjax.envs.alfworld.wording import INSTRUCTION
 from cotjax.envs.alfworld.words import alfworld_words
 from cotjax.envs.base import Agent, Game, TextEnv
 from cotjax.envs.worlds import IN_DOMAIN, NAMED, OOD, UNNAMED, AgentSettings, World
@@ -38,6 +39,7 @@ class Alfworld(World):
     agents = ("expert", "explorer")
     thought_kinds = (NAMED, UNNAMED)
     makes_games = True
+    instruction = INSTRUCTION
 
     def games(
         self, root: str | os.PathLike[str], split: str, left_out: Counter[str] | None = None
