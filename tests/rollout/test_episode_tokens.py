@@ -107,7 +107,7 @@ def test_a_cache_of_other_ids_is_noticed_though_there_are_as_many():
 def test_a_next_prompt_without_the_sampled_ids_is_an_internal_error(codec, monkeypatch):
     whole = codec.next_prompt
     monkeypatch.setattr(
-        codec, "next_prompt", lambda action, observation: whole(action, observation)[1:]
+        codec, "next_prompt", lambda action, observation, *state: whole(action, observation)[1:]
     )
     with pytest.raises(
         InternalError, match="g3, step 2: the next prompt does not go on with the sampled ids"
