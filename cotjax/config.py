@@ -278,6 +278,18 @@ def _evaluate() -> ConfigDict:
     # Forbid repeating any n-gram of this size (ids) in prompt + response; 0: off. When every id is
     # forbidden, the response ends.
     evaluate.no_repeat_ngram_size = 0
+    # Kinds of action that drive episodes and are measured on expert states: "cot", "prompt",
+    # "cot_constrained", "prompt_constrained" (the most likely admissible action, after the CoT
+    # response's reasoning or right after the prompt), "instructed" (told in words not to reason).
+    evaluate.elicitations = ("cot", "prompt")
+    evaluate.offline = ()  # kinds that are measured on expert states alone
+    # What a constrained action is chosen by: "total" log-probability, or its "mean" per token.
+    evaluate.constrained_by = "total"
+    # Last line of the prompt of an instructed response; "": a default sentence.
+    evaluate.instruction = ""
+    # Checkpoints (updates) at which episodes are played; (): all. Expert states are measured at
+    # all.
+    evaluate.episodes_at = ()
     evaluate.cot_prefix = ""  # prefilled before a CoT response; "<think>" forces reasoning
     evaluate.start_timeout = 120.0  # seconds for an environment's process to start
     evaluate.reset_timeout = 120.0  # seconds for an environment to load a game

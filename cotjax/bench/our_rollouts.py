@@ -67,7 +67,7 @@ class CotjaxRollout(RolloutTask):
             elicitation=self._job.elicitation,
             seed=self._job.seed,
             on_record=lambda game, record: records.append(record),
-            both=both,
+            kinds=("cot", "prompt") if both else (),
         )
         rollout = Rollout(time.perf_counter() - started_at)
         for record in records:

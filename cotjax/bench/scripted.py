@@ -48,6 +48,14 @@ class ScriptedPolicy:
         for slot, ids in pieces.items():
             self._ids[slot] += ids
 
+    def score_branches(
+        self,
+        prefixes: Mapping[int, Sequence[int]],
+        branches: Mapping[int, Sequence[Sequence[int]]],
+    ) -> dict[int, list[list[float]]]:
+        """Find all branches equally likely."""
+        return {slot: [[-1.0] * len(ids) for ids in each] for slot, each in branches.items()}
+
     def sample(
         self,
         prefixes: Mapping[int, Sequence[int]],

@@ -75,6 +75,10 @@ class Codec:
                     f"the tokenizer has no ids for {tag!r}; add it to the tokenizer's vocabulary"
                 )
         self.action_prefix = self.encode(formats.ACTION_OPEN)
+        self.response_open, self.think_close = (
+            self.encode(template.response_open),
+            template.think_close,
+        )
         # Decoding stops where the action closes, or at the end of the turn.
         self.stop_texts = (formats.ACTION_CLOSE, template.response_end)
         self.stop = (

@@ -7,6 +7,10 @@ How a state is judged:
   responses are not consistent.
 - D1: the action is the reference action. D2: prompt action and CoT action are the same. Revision is
   the opposite of D2.
+- A constrained action is admissible by construction, so it has no validity. Where no action is
+  admissible there is none, and it equals nothing. Its D1 is by the total log-probability, "_mean"
+  by the mean per token, whichever of the two drove episodes.
+- A metric of a kind is counted where the record has that kind.
 - A revision is helpful when only the CoT action is the reference action, harmful when only the
   prompt action is, neutral when neither is. All three are shares of all expert states, so
   helpful + harmful + neutral = revision, and helpful - harmful = the gap of D1.
@@ -24,7 +28,10 @@ from typing import Any
 
 from cotjax.errors import DataError
 from cotjax.formats import normalize_action
-from cotjax.rollout.record import Driver, Record, Response, Turn, read_record, record_files
+from cotjax.rollout.record import Choice, Driver, Record, Response, Turn, read_record, record_files
+
+# The kinds of action that are decoded freely, and may go wrong.
+FREE = ("cot", "prompt", "instructed")
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class EpisodeCounts:
       steps: number of turns.
       revisions: turns of a CoT-driven episode whose two actions differ.
       env_faults: faults of the environment, retried with success or not.
-      invalid: "cot" or "prompt" -> reason -> number of responses.
+      invalid: kind of response, of FREE -> reason -> number of responses.
       played_on: (hash of the games, hash of the checkpoint).
       counts: metric -> (total, number of states or episodes) over its turns.
     """
@@ -99,10 +106,11 @@ def count_records(folder: Path) -> list[EpisodeCounts]:
 def count(path: Path, record: Record) -> EpisodeCounts:
     """Judge one record, which was read from `path`."""
     counts: dict[str, tuple[float, int]] = {}
-    invalid: dict[str, Counter[str]] = {"cot": Counter(), "prompt": Counter()}
+    invalid: dict[str, Counter[str]] = {kind: Counter() for kind in FREE}
     if record.ended != "env_error":
         for turn in record.steps:
-            for kind, response in (("cot", turn.cot), ("prompt", turn.prompt)):
+            for kind in FREE:
+                response: Response | None = getattr(turn, kind)
                 if response is not None and not response.valid:
                     invalid[kind][str(response.reason)] += 1
             for name, hit in _judge(turn, record.driver).items():
@@ -150,36 +158,65 @@ def same_action(first: Response | None, second: Response | None) -> bool:
 def _judge(turn: Turn, driver: Driver) -> dict[str, float]:
     """Return what one state adds to each metric."""
     if driver == "reference":
-        return _judge_reference(
-            action_of(turn.cot), action_of(turn.prompt), normalize_action(turn.reference or "")
-        )
-    own = turn.cot if driver == "cot" else turn.prompt
-    assert own is not None, "a record has its driver's responses"
-    judged: dict[str, float] = {
-        f"valid_{driver}": own.valid,
-        f"new_tokens_{driver}": own.new_tokens,
-    }
-    if own.admissible is not None:
-        judged[f"admissible_{driver}"] = own.valid and own.admissible
-    if driver == "cot":
-        judged["reasoned_cot"] = bool((own.thought or "").strip())
-        if turn.prompt is not None:
-            same = same_action(own, turn.prompt)
-            judged |= {"d2_cot_driven": same, "revision_cot_driven": not same}
+        return _judge_reference(turn)
+    own: Response | Choice | None = getattr(turn, driver)
+    assert own is not None, "a record has its driver's actions"
+    judged: dict[str, float] = {}
+    if isinstance(own, Response):
+        judged |= {f"valid_{driver}": own.valid, f"new_tokens_{driver}": own.new_tokens}
+        if own.admissible is not None:
+            judged[f"admissible_{driver}"] = own.valid and own.admissible
+        if driver != "prompt":
+            judged[f"reasoned_{driver}"] = bool((own.thought or "").strip())
+    if driver == "cot" and turn.prompt is not None:
+        same = same_action(turn.cot, turn.prompt)
+        judged |= {"d2_cot_driven": same, "revision_cot_driven": not same}
     if turn.accepted is not None:
         judged[f"not_accepted_{driver}"] = not turn.accepted
     return judged
 
 
-def _judge_reference(cot: str | None, prompt: str | None, reference: str) -> dict[str, float]:
+def _judge_reference(turn: Turn) -> dict[str, float]:
+    """Return what an expert's state adds to each metric of the kinds that were decoded there."""
+    reference = normalize_action(turn.reference or "")
+    judged: dict[str, float] = {}
+    for kind in FREE:
+        response: Response | None = getattr(turn, kind)
+        if response is None:
+            continue
+        judged[f"d1_{kind}"] = action_of(response) == reference
+        judged[f"valid_{kind}_states"] = response.valid
+        if response.admissible is not None:
+            judged[f"admissible_{kind}_states"] = response.valid and response.admissible
+    if turn.instructed is not None:
+        judged["reasoned_instructed_states"] = bool((turn.instructed.thought or "").strip())
+    if turn.cot is not None and turn.prompt is not None:
+        judged |= _judge_pair(action_of(turn.cot), action_of(turn.prompt), reference)
+    return judged | _judge_choices(turn.cot_constrained, turn.prompt_constrained, reference)
+
+
+def _judge_pair(cot: str | None, prompt: str | None, reference: str) -> dict[str, float]:
     cot_right, prompt_right = cot == reference, prompt == reference
     consistent = cot is not None and cot == prompt
     return {
-        "d1_cot": cot_right,
-        "d1_prompt": prompt_right,
         "d2": consistent,
         "revision": not consistent,
         "revision_helpful": cot_right and not prompt_right,
         "revision_harmful": prompt_right and not cot_right,
         "revision_neutral": not consistent and not cot_right and not prompt_right,
     }
+
+
+def _judge_choices(cot: Choice | None, prompt: Choice | None, reference: str) -> dict[str, float]:
+    def text(action: str | None) -> str | None:
+        return None if action is None else normalize_action(action)
+
+    judged: dict[str, float] = {}
+    for kind, choice in (("cot_constrained", cot), ("prompt_constrained", prompt)):
+        if choice is not None:
+            judged[f"d1_{kind}"] = text(choice.by_total) == reference
+            judged[f"d1_{kind}_mean"] = text(choice.by_mean) == reference
+    if cot is not None and prompt is not None:
+        same = text(cot.by_total) == text(prompt.by_total)
+        judged["d2_constrained"] = same and cot.by_total is not None
+    return judged

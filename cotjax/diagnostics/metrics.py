@@ -1,8 +1,8 @@
 """The diagnostics of one (arm, checkpoint, domain): D1, D2, D3, revision, and what explains them.
 
-A record's driver says whose actions were played: "cot", "prompt", or "reference" (held-out expert
-states, with the expert's action; nothing is played). `cotjax.diagnostics.episodes` says how a
-state is judged.
+A record's driver says whose actions were played: a kind of action ("cot", "prompt", …), or
+"reference" (held-out expert states, with the expert's action; nothing is played).
+`cotjax.diagnostics.episodes` says how a state is judged.
 
 The gap pairs games: a game that either mode lacks, or that broke in one, is excluded from it. An
 episode is paired with the one of the same game and sample number; a game's samples count as one
@@ -60,14 +60,69 @@ METRICS = {
     "admissible_prompt": Metric("admissible prompt actions", "prompt"),
     "not_accepted_cot": Metric("actions not accepted, CoT-driven steps", "cot"),
     "not_accepted_prompt": Metric("actions not accepted, prompt-driven steps", "prompt"),
+    # Constrained kinds: the most likely of the admissible actions. Their D3 is by
+    # `evaluate.constrained_by`, their D1 by the total log-probability, or by its mean per token.
+    "d3_cot_constrained": Metric("D3, success by constrained CoT actions", "cot_constrained"),
+    "d3_prompt_constrained": Metric(
+        "D3, success by constrained prompt actions", "prompt_constrained"
+    ),
+    "gap_constrained": Metric(
+        "D3, gap of constrained actions (CoT − prompt)", "both", "difference"
+    ),
+    "d1_cot_constrained": Metric("D1, constrained CoT action is the reference action", "reference"),
+    "d1_prompt_constrained": Metric(
+        "D1, constrained prompt action is the reference action", "reference"
+    ),
+    "d1_gap_constrained": Metric(
+        "D1, gap of constrained actions (CoT − prompt)", "reference", "difference"
+    ),
+    "d1_cot_constrained_mean": Metric("D1, constrained CoT action, by mean", "reference"),
+    "d1_prompt_constrained_mean": Metric("D1, constrained prompt action, by mean", "reference"),
+    "d2_constrained": Metric("D2, both constrained actions the same (expert states)", "reference"),
+    "d3_instructed": Metric("D3, success by instructed actions", "instructed"),
+    "d1_instructed": Metric("D1, instructed action is the reference action", "reference"),
+    "reasoned_instructed": Metric("instructed responses that did reason", "instructed"),
+    "valid_instructed": Metric("valid instructed responses", "instructed"),
+    "admissible_instructed": Metric("admissible instructed actions", "instructed"),
+    "not_accepted_cot_constrained": Metric(
+        "actions not accepted, steps driven by constrained CoT actions", "cot_constrained"
+    ),
+    "not_accepted_prompt_constrained": Metric(
+        "actions not accepted, steps driven by constrained prompt actions", "prompt_constrained"
+    ),
+    "not_accepted_instructed": Metric("actions not accepted, instructed steps", "instructed"),
+    "valid_cot_states": Metric("valid CoT responses (expert states)", "reference"),
+    "valid_prompt_states": Metric("valid prompt responses (expert states)", "reference"),
+    "valid_instructed_states": Metric("valid instructed responses (expert states)", "reference"),
+    "admissible_cot_states": Metric("admissible CoT actions (expert states)", "reference"),
+    "admissible_prompt_states": Metric("admissible prompt actions (expert states)", "reference"),
+    "admissible_instructed_states": Metric(
+        "admissible instructed actions (expert states)", "reference"
+    ),
+    "reasoned_instructed_states": Metric(
+        "instructed responses that did reason (expert states)", "reference"
+    ),
     "steps_cot": Metric("steps per episode, CoT-driven", "cot", "mean"),
     "steps_prompt": Metric("steps per episode, prompt-driven", "prompt", "mean"),
+    "steps_cot_constrained": Metric(
+        "steps per episode, by constrained CoT actions", "cot_constrained", "mean"
+    ),
+    "steps_prompt_constrained": Metric(
+        "steps per episode, by constrained prompt actions", "prompt_constrained", "mean"
+    ),
+    "steps_instructed": Metric("steps per episode, instructed", "instructed", "mean"),
     "new_tokens_cot": Metric("new tokens per CoT response", "cot", "mean"),
     "new_tokens_prompt": Metric("new tokens per prompt response", "prompt", "mean"),
+    "new_tokens_instructed": Metric("new tokens per instructed response", "instructed", "mean"),
 }
 
 # Differences of two rates, over the same games (the gap) or the same states (the gap of D1).
-DIFFERENCES = {"gap": ("d3_cot", "d3_prompt"), "d1_gap": ("d1_cot", "d1_prompt")}
+DIFFERENCES = {
+    "gap": ("d3_cot", "d3_prompt"),
+    "gap_constrained": ("d3_cot_constrained", "d3_prompt_constrained"),
+    "d1_gap": ("d1_cot", "d1_prompt"),
+    "d1_gap_constrained": ("d1_cot_constrained", "d1_prompt_constrained"),
+}
 
 
 @dataclass
@@ -78,7 +133,8 @@ class Point:
       cells: metric -> its cells.
       ended: driver -> how its episodes ended -> their number.
       env_faults: driver -> faults of its environments.
-      invalid: "cot" or "prompt" -> reason -> number of responses that drove an episode.
+      invalid: "cot", "prompt" or "instructed" -> reason -> number of responses that drove an
+        episode.
       max_steps: upper limit of the steps of an episode.
       longest_response: upper limit of the tokens of a response.
     """
@@ -97,9 +153,9 @@ class Point:
         driver, elicitation = episode.driver, episode.elicitation
         self.ended.setdefault(driver, Counter())[episode.ended] += 1
         self.env_faults[driver] += episode.env_faults
-        # As with the shares of valid responses: only the responses that drove the episode.
-        if driver in self.invalid:
-            self.invalid[driver] += episode.invalid[driver]
+        # Only the responses that drove the episode. A constrained action is never invalid.
+        if driver in episode.invalid:
+            self.invalid.setdefault(driver, Counter()).update(episode.invalid[driver])
         self.max_steps = max(self.max_steps, int(elicitation.get("max_steps") or 1))
         self.longest_response = max(
             self.longest_response, int(elicitation.get("max_new_tokens") or 1)
@@ -111,7 +167,7 @@ class Point:
             cell[1] += n
 
     def estimate(self, name: str) -> Estimate:
-        """Return a metric, or a difference of two ("gap", "d1_gap"), with its interval."""
+        """Return a metric, or a difference of two (DIFFERENCES), with its interval."""
         if name in DIFFERENCES:
             return contrast([(1, self, name)])
         cells = self.cells.get(name, {})

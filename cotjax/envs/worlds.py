@@ -61,6 +61,7 @@ class World(ABC):
         compares models with it.
       thought_kinds: kinds of thoughts that they can write.
       makes_games: whether `make_games` is there.
+      lists_commands: whether its environments list the admissible actions.
       task_text: the line of the first user turn that names the task, with `{task}` for it.
       instruction: what prompt.instruction="world" puts before the task: what the agent can do, and
         the response format. The response's tags in it are tags.
@@ -74,6 +75,7 @@ class World(ABC):
     agents: tuple[str, ...] = ()
     thought_kinds: tuple[str, ...] = (NAMED,)
     makes_games: bool = False
+    lists_commands: bool = True
     task_text: str = TASK
     instruction: str = INSTRUCTION
     admissible_text: str = ADMISSIBLE

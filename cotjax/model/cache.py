@@ -1,5 +1,5 @@
 """The key-value cache: append given tokens (`prefill`, `score`) or one sampled token a slot
-(`step`).
+(`step`), or score a tree of texts behind it (`score_tree`).
 
 Letters are those of model/decoder.py; B counts slots, and S the tokens of one, in C blocks of Y.
 """
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from cotjax.model.attention import hidden_bias, prefill_attention, step_attention
+from cotjax.model.cache_writes import write_keys, write_values
 from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import logits
 from cotjax.model.params import Params, bind
@@ -23,6 +24,9 @@ from cotjax.model.sharding import sharding, spec
 
 # Tokens of all slots together whose logits are held at once when forced tokens are scored.
 _SCORED_AT_ONCE = 512
+
+# Keys and values of some tokens of every slot: of each layer [B, K, T, H].
+Tail = tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]
 
 _KEY_AXES = ("batch", "kv_heads", "length", "head_size", "length")
 _VALUE_AXES = ("batch", "kv_heads", "length", "head_size")
@@ -119,6 +123,37 @@ def resized(cache: KVCache, capacity: int) -> KVCache:
     )
 
 
+def tail(cache: KVCache, start_B: jax.Array, most: int) -> Tail:
+    """Return keys and values of `most` tokens of each slot from index `start_B` on.
+
+    What is past the end repeats the last token.
+    """
+    indices_BT = start_B[:, None] + jnp.arange(most)[None, :]
+    indices_BT = jnp.minimum(indices_BT, cache.capacity + cache.new - 1)
+
+    def keys_of(keys_KCHY: jax.Array, at_T: jax.Array) -> jax.Array:
+        return keys_KCHY[:, at_T // cache.block, :, at_T % cache.block].swapaxes(0, 1)
+
+    def values_of(values_KSH: jax.Array, at_T: jax.Array) -> jax.Array:
+        return values_KSH[:, at_T]
+
+    keys = tuple(jax.vmap(keys_of)(keys, indices_BT) for keys in cache.keys)
+    return keys, tuple(jax.vmap(values_of)(values, indices_BT) for values in cache.values)
+
+
+def restored(cache: KVCache, kept: Tail, start_B: jax.Array, counts_B: jax.Array) -> KVCache:
+    """Write the first `counts_B` tokens of what `tail` returned back to where they were."""
+    keys = tuple(
+        write_keys(old, new_BKTH.swapaxes(2, 3), start_B, counts_B)
+        for old, new_BKTH in zip(cache.keys, kept[0], strict=True)
+    )
+    values = tuple(
+        write_values(old, new_BKTH, start_B, counts_B)
+        for old, new_BKTH in zip(cache.values, kept[1], strict=True)
+    )
+    return replace(cache, keys=keys, values=values)
+
+
 def prefill(
     config: ModelConfig,
     params: Params,
@@ -152,6 +187,59 @@ def score(
     """
     cache, hidden_BTD = _read(config, params, cache, ids_BT, counts_B, None)
     before_BTD = jnp.concatenate([hidden_BD[:, None], hidden_BTD[:, :-1]], axis=1)
+    logprobs_BT = _logprobs(config, params, before_BTD, ids_BT)
+    last_BD = jnp.take_along_axis(hidden_BTD, jnp.maximum(counts_B - 1, 0)[:, None, None], axis=1)[
+        :, 0
+    ]
+    return cache, jnp.where(counts_B[:, None] > 0, last_BD, hidden_BD), logprobs_BT
+
+
+def score_tree(
+    config: ModelConfig,
+    params: Params,
+    cache: KVCache,
+    hidden_BD: jax.Array,
+    ids_BT: jax.Array,
+    depths_BT: jax.Array,
+    ends_BT: jax.Array,
+    parents_BE: jax.Array,
+    targets_BE: jax.Array,
+) -> jax.Array:
+    """Return log-probabilities [B, E] of ids in a tree of texts behind each slot's prompt.
+
+    The tokens of a tree are in depth-first order: a token's descendants follow it up to index
+    `ends_BT`. It sees the prompt, its ancestors and itself, and its position is its slot's length
+    plus `depths_BT`. Of target e the log-probability is that of the id `targets_BE` right after
+    the token `parents_BE`, where -1 is the prompt's last, whose hidden states are `hidden_BD`.
+
+    "go to sink", "go to bed" and "look", each with its end `.`, of which no token is read:
+
+        index      0   1   2     3    4        parents  -1  0   1    2  1    3  -1    4
+        ids        go  to  sink  bed  look     targets  go  to  sink .  bed  .  look  .
+        depths     0   1   2     2    0
+        ends       3   3   2     3    4        bed sees go, to and bed
+
+    Nothing is written: the cache stays as it is.
+    """
+    index_T = jnp.arange(ids_BT.shape[1])
+    before_TT = index_T[:, None] >= index_T[None, :]
+    seen_BTT = before_TT[None] & (index_T[None, :, None] <= ends_BT[:, None, :])
+
+    def attend(layer: int, q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array) -> jax.Array:
+        cached = cache.keys[layer], cache.values[layer]
+        return _attend(cache, q_BNTH, k_BKTH.swapaxes(2, 3), v_BKTH, seen_BTT, *cached)
+
+    positions_BT = cache.lengths_B[:, None] + depths_BT
+    hidden_BTD = bind(config, params).hidden_states(ids_BT, positions_BT, attend)
+    after_BTD = jnp.concatenate([hidden_BD[:, None], hidden_BTD], axis=1)
+    before_BED = jnp.take_along_axis(after_BTD, parents_BE[:, :, None] + 1, axis=1)
+    return _logprobs(config, params, before_BED, targets_BE)
+
+
+def _logprobs(
+    config: ModelConfig, params: Params, before_BTD: jax.Array, ids_BT: jax.Array
+) -> jax.Array:
+    """Return each id's log-probability, float32 [B, T], given the hidden states before it."""
 
     def score_one(at: tuple[jax.Array, jax.Array]) -> jax.Array:
         before_BD, ids_B = at
@@ -165,10 +253,7 @@ def score(
     logprobs_TB = jax.lax.map(
         score_one, (before_BTD.swapaxes(0, 1), ids_BT.swapaxes(0, 1)), batch_size=few
     )
-    last_BD = jnp.take_along_axis(hidden_BTD, jnp.maximum(counts_B - 1, 0)[:, None, None], axis=1)[
-        :, 0
-    ]
-    return cache, jnp.where(counts_B[:, None] > 0, last_BD, hidden_BD), logprobs_TB.swapaxes(0, 1)
+    return logprobs_TB.swapaxes(0, 1)
 
 
 def _read(
@@ -183,41 +268,21 @@ def _read(
 
     Hidden states are those of tokens `at_B`, [B, 1, D], or of all tokens, [B, T, D].
     """
-    T, capacity = ids_BT.shape[1], cache.capacity
+    T = ids_BT.shape[1]
     positions_BT = cache.lengths_B[:, None] + jnp.arange(T)[None, :]
-    valid_BS = jnp.arange(capacity)[None, :] < cache.lengths_B[:, None]
     seen_BTT = (jnp.arange(T)[:, None] >= jnp.arange(T)[None, :])[None]
     # The last layer's one query a row (Transformer.hidden_states, at_B).
     seen_B1T = seen_BTT if at_B is None else (jnp.arange(T)[None, :] <= at_B[:, None])[:, None]
-    # How far the longest slot reaches: a first prompt attends to no cached token, and later pieces
-    # rarely to the whole capacity.
-    reaches = sorted({0, *(-(-capacity // cache.block // parts) for parts in (4, 2, 1))})
-    reach = (cache.lengths_B.max() > cache.block * jnp.array(reaches[:-1])).sum()
     keys, values = list(cache.keys), list(cache.values)
 
     def attend(index: int, q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array) -> jax.Array:
         k_BKHT = k_BKTH.swapaxes(2, 3)
         # Written first, and old tokens are read from the new arrays, which can then reuse the old
         # ones' memory.
-        keys[index] = _write_keys(keys[index], k_BKHT, cache.lengths_B, counts_B)
-        values[index] = _write_values(values[index], v_BKTH, cache.lengths_B, counts_B)
+        keys[index] = write_keys(keys[index], k_BKHT, cache.lengths_B, counts_B)
+        values[index] = write_values(values[index], v_BKTH, cache.lengths_B, counts_B)
         seen = seen_BTT if q_BNTH.shape[2] == T else seen_B1T
-
-        def to(blocks: int, keys_BKCHY: jax.Array, values_BKSH: jax.Array) -> jax.Array:
-            if blocks == 0:
-                return prefill_attention(q_BNTH, k_BKHT, v_BKTH, seen, None)
-            length = blocks * cache.block
-            keys_BKHCY = keys_BKCHY[:, :, :blocks].swapaxes(2, 3)
-            cached = (
-                keys_BKHCY.reshape(*keys_BKHCY.shape[:3], length),
-                values_BKSH[:, :, :length],
-                valid_BS[:, :length],
-            )
-            return prefill_attention(q_BNTH, k_BKHT, v_BKTH, seen, cached)
-
-        return jax.lax.switch(
-            reach, [partial(to, blocks) for blocks in reaches], keys[index], values[index]
-        )
+        return _attend(cache, q_BNTH, k_BKHT, v_BKTH, seen, keys[index], values[index])
 
     hidden = bind(config, params).hidden_states(ids_BT, positions_BT, attend, at_B=at_B)
     return replace(
@@ -225,64 +290,39 @@ def _read(
     ), hidden
 
 
-def _write_keys(
-    old_BKCHY: jax.Array, new_BKHT: jax.Array, start_B: jax.Array, counts_B: jax.Array
+def _attend(
+    cache: KVCache,
+    q_BNTH: jax.Array,
+    k_BKHM: jax.Array,
+    v_BKMH: jax.Array,
+    seen_BTM: jax.Array,
+    keys_BKCHY: jax.Array,
+    values_BKSH: jax.Array,
 ) -> jax.Array:
-    """Write the first `counts_B` of the `new` tokens of each slot into `old`, from index `start_B`
-    on.
+    """Return attention over fresh tokens (`seen_BTM`) and the prompts in `keys` and `values`.
 
-    Only the blocks that they touch are read, changed and written back.
+    The cache gives lengths and sizes alone: its arrays may already have been replaced.
     """
-    blocks, block, T = old_BKCHY.shape[2], old_BKCHY.shape[4], new_BKHT.shape[3]
-    touched = min((T + block - 2) // block + 1, blocks)
+    valid_BS = jnp.arange(cache.capacity)[None, :] < cache.lengths_B[:, None]
+    # How far the longest slot reaches: a first prompt attends to no cached token, and later pieces
+    # rarely to the whole capacity.
+    reaches = sorted({0, *(-(-cache.capacity // cache.block // parts) for parts in (4, 2, 1))})
+    reach = (cache.lengths_B.max() > cache.block * jnp.array(reaches[:-1])).sum()
 
-    def write(
-        old_KCHY: jax.Array, new_KHT: jax.Array, begun: jax.Array, count: jax.Array
-    ) -> jax.Array:
-        # A window that would reach past the end is moved back (a slice update would move it
-        # silently).
-        start = jnp.minimum(begun // block, blocks - touched)
-        window_KCHY = jax.lax.dynamic_slice_in_dim(old_KCHY, start, touched, axis=1)
-        ahead_S, new_KHS = _shifted(new_KHT, begun - start * block, touched * block, axis=2)
-        new_KCHY = new_KHS.reshape(*new_KHS.shape[:2], touched, block).swapaxes(1, 2)
-        is_new_CY = ((ahead_S >= 0) & (ahead_S < count)).reshape(1, touched, 1, block)
-        return jax.lax.dynamic_update_slice_in_dim(
-            old_KCHY, jnp.where(is_new_CY, new_KCHY, window_KCHY), start, axis=1
+    def to(blocks: int, keys_BKCHY: jax.Array, values_BKSH: jax.Array) -> jax.Array:
+        if blocks == 0:
+            return prefill_attention(q_BNTH, k_BKHM, v_BKMH, seen_BTM, None)
+        length = blocks * cache.block
+        keys_BKHCY = keys_BKCHY[:, :, :blocks].swapaxes(2, 3)
+        cached = (
+            keys_BKHCY.reshape(*keys_BKHCY.shape[:3], length),
+            values_BKSH[:, :, :length],
+            valid_BS[:, :length],
         )
+        return prefill_attention(q_BNTH, k_BKHM, v_BKMH, seen_BTM, cached)
 
-    return jax.vmap(write)(old_BKCHY, new_BKHT, start_B, counts_B)
-
-
-def _write_values(
-    old_BKSH: jax.Array, new_BKTH: jax.Array, start_B: jax.Array, counts_B: jax.Array
-) -> jax.Array:
-    """Like `_write_keys`, for values, which are not in blocks."""
-    S, T = old_BKSH.shape[2], new_BKTH.shape[2]
-
-    def write(
-        old_KSH: jax.Array, new_KTH: jax.Array, begun: jax.Array, count: jax.Array
-    ) -> jax.Array:
-        start = jnp.minimum(begun, S - T)
-        window_KTH = jax.lax.dynamic_slice_in_dim(old_KSH, start, T, axis=1)
-        ahead_T, new_KTH = _shifted(new_KTH, begun - start, T, axis=1)
-        is_new_T = ((ahead_T >= 0) & (ahead_T < count)).reshape(1, T, 1)
-        return jax.lax.dynamic_update_slice_in_dim(
-            old_KSH, jnp.where(is_new_T, new_KTH, window_KTH), start, axis=1
-        )
-
-    return jax.vmap(write)(old_BKSH, new_BKTH, start_B, counts_B)
-
-
-def _shifted(new: jax.Array, by: jax.Array, length: int, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Return `new` padded to `length` and rolled by `by`, after the index of the token at each
-    place.
-
-    The index is negative before the first token.
-    """
-    filled = jnp.pad(
-        new, [(0, length - new.shape[axis]) if i == axis else (0, 0) for i in range(new.ndim)]
-    )
-    return jnp.arange(length) - by, jnp.roll(filled, by, axis)
+    branches = [partial(to, blocks) for blocks in reaches]
+    return jax.lax.switch(reach, branches, keys_BKCHY, values_BKSH)
 
 
 def step(

@@ -61,7 +61,18 @@ class Policy(Protocol):
     ) -> Mapping[int, Generation]:
         """Sample from each slot's prompt plus its prefix, and leave the prompts unchanged.
 
-        `how`: the fields that `Elicitation.how` names.
+        `how`: the fields that `Elicitation.how` names; and `back`, of an instructed response: the
+        prefix takes the place of this many of the prompt's last ids.
+        """
+
+    def score_branches(
+        self,
+        prefixes: Mapping[int, Sequence[int]],
+        branches: Mapping[int, Sequence[Sequence[int]]],
+    ) -> Mapping[int, Sequence[Sequence[float]]]:
+        """Return the log-probability of each id of each branch after the slot's prompt and prefix.
+
+        Prompts stay unchanged. Needed for constrained choice alone.
         """
 
 
@@ -84,8 +95,19 @@ class Codec(Protocol):
     def pieces(self) -> Sequence[str | None]:
         """Text of each id; None where an id is no token."""
 
+    @property
+    def response_open(self) -> Sequence[int]:
+        """Ids that every prompt ends with: the end of the user's turn and what opens a response."""
+
+    @property
+    def think_close(self) -> str:
+        """What closes a thought: `</think>`, with the template's line breaks."""
+
     def encode(self, text: str) -> list[int]:
         """Encode marks and tags."""
+
+    def encode_plain(self, text: str, what: str, *, lenient: bool = False) -> list[int]:
+        """Encode content; with `lenient` any text."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of these ids."""

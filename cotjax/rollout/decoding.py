@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
-from cotjax.errors import NotFiniteError
+from cotjax.errors import NotFiniteError, UsageError
+from cotjax.rollout.constrained import action_branches, choose, reasoning_before
 from cotjax.rollout.contracts import Codec, Generation, Policy
-from cotjax.rollout.elicitation import Elicitation
+from cotjax.rollout.elicitation import CONSTRAINED, Elicitation
 from cotjax.rollout.episode import Chosen, RunningEpisode, read_response
-from cotjax.rollout.record import Driver, Response
+from cotjax.rollout.record import KINDS, Choice, Driver, Kind, Response
 from cotjax.rollout.tokens import action_ids, check_prompt
 
-KINDS = ("cot", "prompt")
+# The kinds of action that are decoded freely.
+_FREE = tuple(kind for kind in KINDS if kind not in CONSTRAINED)
 # A CoT response may need this many tokens more than its limit (tags, end of turn).
 _MARGIN = 8
+T = TypeVar("T")
 
 
 class TurnDecoder:
-    """Extends the prompts of all live slots by one turn and decodes responses from them.
+    """Extends the prompts of all live slots by one turn and decodes actions from them.
 
     `act` decodes the driver's actions, for which the environments wait. `compare` decodes the
-    other kind of action of the same states, for which they need not wait.
+    other kinds of action of the same states, for which they need not wait.
 
     Attributes:
       chosen: slot -> the action for its environment.
       last: slots whose episode ends with this turn, whatever their environment answers.
-      responses: slot -> kind of action -> response.
+      decoded: slot -> kind of action -> response or choice.
     """
 
     def __init__(
@@ -39,21 +43,36 @@ class TurnDecoder:
         elicitation: Elicitation,
         driver: Driver,
         references: Mapping[str, Sequence[str]] | None,
-        both: bool,
+        kinds: Collection[Kind],
     ):
+        """`kinds`: those decoded, in their order (elicitation.kinds_decoded)."""
         self._policy, self._codec, self._elicitation = policy, codec, elicitation
         self._driver, self._references = driver, references or {}
-        self._driving = [kind for kind in KINDS if kind == driver]
-        self._compared = [kind for kind in KINDS if both and kind != driver]
+        # A constrained choice follows the reasoning of the CoT response.
+        driving = {driver, "cot"} if driver == "cot_constrained" else {driver}
+        self._driving = [kind for kind in kinds if kind in driving]
+        self._compared = [kind for kind in kinds if kind not in driving]
+        self._constrained = [kind for kind in kinds if kind in CONSTRAINED]
         # What is prefilled before a response, as text and as ids; and its limit in tokens.
-        self._prefix = {"cot": elicitation.cot_prefix, "prompt": elicitation.prompt_prefix}
+        self._prefix = {
+            "cot": elicitation.cot_prefix,
+            "prompt": elicitation.prompt_prefix,
+            "instructed": "",
+        }
         self._prefix_ids = {kind: codec.prefill(text) for kind, text in self._prefix.items()}
-        self._max_new = {"cot": elicitation.max_new_tokens, "prompt": elicitation.max_action_tokens}
+        if "instructed" in kinds:
+            self._prefix_ids["instructed"] = instruction_ids(codec, elicitation.instruction)
+        self._max_new = {
+            "cot": elicitation.max_new_tokens,
+            "prompt": elicitation.max_action_tokens,
+            "instructed": elicitation.max_new_tokens,
+        }
         self._ready: dict[int, RunningEpisode] = {}
         self._seeds: dict[str, dict[int, int]] = {}
+        self._branches: dict[int, list[list[int]]] = {}  # slot -> ids of each admissible action
         self.chosen: dict[int, Chosen] = {}
         self.last: set[int] = set()
-        self.responses: dict[int, dict[str, Response]] = defaultdict(dict)
+        self.decoded: dict[int, dict[Kind, Response | Choice]] = defaultdict(dict)
 
     @property
     def actions(self) -> dict[int, str]:
@@ -63,10 +82,17 @@ class TurnDecoder:
     def act(self, live: Mapping[int, RunningEpisode]) -> None:
         """Extend the prompts and decode the driver's actions.
 
-        An episode whose prompt no longer fits ends as "length".
+        An episode whose prompt no longer fits ends as "length". Raises UsageError where an action
+        is to be chosen, and the environment lists none to choose among.
         """
-        self._end_full_slots(live)
-        self._ready = {slot: episode for slot, episode in live.items() if episode.ended is None}
+        going_on = {slot: episode for slot, episode in live.items() if episode.ended is None}
+        if self._constrained:
+            self._branches = {
+                slot: action_branches(self._codec, _commands(episode))
+                for slot, episode in going_on.items()
+            }
+        self._end_full_slots(going_on)
+        self._ready = {slot: each for slot, each in going_on.items() if each.ended is None}
         if not self._ready:
             return
         started_at = time.perf_counter()
@@ -76,7 +102,7 @@ class TurnDecoder:
             check_prompt(episode.where, episode.prompt, self._policy.prompt(slot))
         self._seeds = {
             kind: {slot: episode.draw_seed(kind) for slot, episode in self._ready.items()}
-            for kind in KINDS
+            for kind in _FREE
         }
         for kind in self._driving:
             self._decode(kind)
@@ -96,15 +122,27 @@ class TurnDecoder:
         self._charge(started_at)
 
     def _end_full_slots(self, live: Mapping[int, RunningEpisode]) -> None:
-        response = max(
-            self._max_new["cot"] + _MARGIN,
-            *(len(self._prefix_ids[kind]) + self._max_new[kind] for kind in KINDS),
-        )
         lengths = self._policy.lengths
         for slot, episode in live.items():
-            needed = lengths[slot] + len(episode.next_piece) + response
-            if episode.ended is None and needed > self._policy.max_length:
+            needed = lengths[slot] + len(episode.next_piece) + self._longest(slot)
+            if needed > self._policy.max_length:
                 episode.ended = "length"
+
+    def _longest(self, slot: int) -> int:
+        """Return the most tokens that may follow a slot's prompt."""
+        lengths = [self._max_new["cot"] + _MARGIN]
+        lengths += [
+            len(self._prefix_ids[kind]) + self._max_new[kind]
+            for kind in _FREE
+            if kind != "instructed" or kind in {*self._driving, *self._compared}
+        ]
+        if self._constrained:
+            codec = self._codec
+            action = len(codec.action_prefix) + max(map(len, self._branches[slot]), default=0)
+            lengths.append(action)
+            if "cot_constrained" in self._constrained:
+                lengths.append(lengths[0] + len(codec.encode(codec.think_close)) + action)
+        return max(lengths)
 
     def _charge(self, started_at: float) -> None:
         """Share the time since then among the slots."""
@@ -112,10 +150,12 @@ class TurnDecoder:
         for episode in self._ready.values():
             episode.sampler_s += seconds
 
-    def _decode(self, kind: str) -> None:
-        """Decode one kind of response from every prompt."""
+    def _decode(self, kind: Kind) -> None:
+        """Decode one kind of action from every prompt."""
+        if kind in CONSTRAINED:
+            return self._constrain(kind)
         for slot, generation in self._sample(kind).items():
-            self.responses[slot][kind] = read_response(
+            self.decoded[slot][kind] = read_response(
                 generation,
                 self._codec,
                 self._ready[slot].seen,
@@ -124,18 +164,20 @@ class TurnDecoder:
                 seed=self._seeds[kind][slot],
             )
 
-    def _sample(self, kind: str) -> Mapping[int, Generation]:
+    def _sample(self, kind: Kind) -> Mapping[int, Generation]:
         """Raises NotFiniteError, naming the game and the step."""
-        try:
-            generations = self._policy.sample(
+        how = dict(self._elicitation.how)
+        if kind == "instructed":
+            # The instruction belongs to the user's turn, which the prompt's last ids have closed.
+            how["back"] = len(self._codec.response_open)
+        generations = self._named(
+            lambda: self._policy.sample(
                 dict.fromkeys(self._ready, self._prefix_ids[kind]),
                 max_new=self._max_new[kind],
                 seeds=self._seeds[kind],
-                **self._elicitation.how,
+                **how,
             )
-        except NotFiniteError as error:
-            where = self._ready[error.slot].where
-            raise NotFiniteError(f"{where}: {error}", error.slot) from None
+        )
         for slot, generation in generations.items():
             if generation.logprobs is not None and not np.isfinite(generation.logprobs).all():
                 raise NotFiniteError(
@@ -145,15 +187,67 @@ class TurnDecoder:
                 )
         return generations
 
+    def _constrain(self, kind: Kind) -> None:
+        """Choose among the admissible actions of every state."""
+        prefixes = {slot: self._before_action(kind, slot) for slot in self._ready}
+        branches = {slot: self._branches[slot] for slot in self._ready}
+        scored = self._named(lambda: self._policy.score_branches(prefixes, branches))
+        for slot, episode in self._ready.items():
+            self.decoded[slot][kind] = choose(
+                _commands(episode),
+                branches[slot],
+                scored[slot],
+                prefix_ids=prefixes[slot],
+                close=len(self._codec.stop[0]),
+                by=self._elicitation.constrained_by,
+            )
+
+    def _before_action(self, kind: Kind, slot: int) -> list[int]:
+        """Return the ids between a slot's prompt and its action."""
+        response = self.decoded[slot]["cot"] if kind == "cot_constrained" else None
+        if not isinstance(response, Response):
+            return self._prefix_ids["prompt"]
+        return reasoning_before(self._codec, [*self._prefix_ids["cot"], *response.ids])
+
+    def _named(self, call: Callable[[], T]) -> T:
+        """Return what a call of the policy returns; its NotFiniteError gets game and step."""
+        try:
+            return call()
+        except NotFiniteError as error:
+            where = self._ready[error.slot].where
+            raise NotFiniteError(f"{where}: {error}", error.slot) from None
+
     def _choose(self, slot: int, episode: RunningEpisode) -> Chosen:
         """Return the driver's action: the model's, or the expert's."""
         if self._driver == "reference":
             reference = self._references[episode.game.id][len(episode.turns)]
             return Chosen(reference, None, reference)
-        response = self.responses[slot][self._driver]
+        decoded = self.decoded[slot][self._driver]
         # Environments do not accept an empty command: an invalid response costs a step.
-        text = "" if response.action is None else response.action
-        if not response.valid:
+        text = "" if decoded.action is None else decoded.action
+        if isinstance(decoded, Choice):
+            return Chosen(text, list(decoded.ids) if text else None, None)
+        if not decoded.valid:
             return Chosen(text, None, None)
         opened = self._prefix[self._driver]
-        return Chosen(text, action_ids(self._codec, response.ids, text, opened=opened), None)
+        return Chosen(text, action_ids(self._codec, decoded.ids, text, opened=opened), None)
+
+
+def instruction_ids(codec: Codec, instruction: str) -> list[int]:
+    """Return the ids that take the place of `response_open` before an instructed response.
+
+    Raises DataError where the tokenizer does not know a word of the instruction.
+    """
+    line = codec.encode_plain(f"\n{instruction}", "evaluate.instruction")
+    return [*line, *codec.response_open]
+
+
+def _commands(episode: RunningEpisode) -> Sequence[str]:
+    """Return the admissible actions. Raises UsageError where the environment lists none."""
+    commands = episode.seen.admissible_commands
+    if commands is None:
+        raise UsageError(
+            f"{episode.where}: the world lists no admissible actions to choose among; leave the "
+            "constrained kinds out of evaluate.elicitations and evaluate.offline"
+        )
+    return commands

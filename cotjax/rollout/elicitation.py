@@ -1,13 +1,34 @@
-"""How actions are drawn out of the model."""
+"""How actions are drawn out of the model.
+
+Five kinds of action of one state, all from the same cached prompt:
+
+| kind | |
+|---|---|
+| `cot` | the ordinary response: reasoning, then the action |
+| `prompt` | the response is prefilled with `<action>`, so there is no reasoning |
+| `cot_constrained` | the most likely admissible action after the reasoning of `cot`, `<action>` |
+| `prompt_constrained` | the most likely admissible action after `<action>` |
+| `instructed` | the ordinary response to the prompt with an instruction in words not to reason |
+
+The first two ask what the model writes, the constrained ones what it knows: no format can go wrong.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from cotjax import formats
+from cotjax.rollout.record import KINDS, Driver, Kind
 
 # The fields of an Elicitation that say how the next id is drawn: a policy's `sample` takes them.
 DRAWN = ("temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram_size")
+CONSTRAINED: tuple[Kind, ...] = ("cot_constrained", "prompt_constrained")
+CONSTRAINED_BY = ("total", "mean")
+INSTRUCTION = "Do not reason. Answer with the action alone."
+# What is decoded beside a driver's own kind, unless `play` is told.
+_BESIDE: dict[Driver, tuple[Kind, ...]] = {"cot": ("prompt",), "reference": ("cot", "prompt")}
 
 
 @dataclass(frozen=True)
@@ -17,12 +38,15 @@ class Elicitation:
     Attributes:
       temperature, …: the fields named in DRAWN are those of `cotjax.sample.sampling.Sampling`;
         temperature 0 is greedy.
-      max_new_tokens: limit of a CoT response, in tokens.
+      max_new_tokens: limit of a CoT response, in tokens, and of an instructed one.
       max_action_tokens: limit of a prompt response, in tokens.
       max_steps: turns after which an episode ends.
       cot_prefix: prefilled before a CoT response ("" lets the model decide whether to reason).
       prompt_prefix: prefilled before a prompt response.
       history: what a prompt shows of past turns, in words.
+      constrained_by: the score of a constrained action: "total" log-probability, or "mean" per
+        token.
+      instruction: the last line of the user's turn before an instructed response.
     """
 
     temperature: float = 0.0
@@ -36,8 +60,31 @@ class Elicitation:
     cot_prefix: str = ""
     prompt_prefix: str = formats.ACTION_OPEN
     history: str = "observations and executed actions; past reasoning is not part of the prompt"
+    constrained_by: str = "total"
+    instruction: str = INSTRUCTION
 
     @property
     def how(self) -> dict[str, float]:
         """How the next id is drawn, as keyword arguments of a policy's `sample`."""
         return {name: getattr(self, name) for name in DRAWN}
+
+    def recorded(self, kinds: Collection[Kind]) -> dict[str, Any]:
+        """Return the fields for a record with these kinds, without those that concern others."""
+        fields = asdict(self)
+        if not {*kinds} & {*CONSTRAINED}:
+            del fields["constrained_by"]
+        if "instructed" not in kinds:
+            del fields["instruction"]
+        return fields
+
+
+def kinds_decoded(driver: Driver, kinds: Collection[Kind] | None = None) -> tuple[Kind, ...]:
+    """Return the kinds that are decoded in every state, in the order of decoding.
+
+    `kinds`: those that are asked for; None: as the driver says. Besides, the driver's own, and the
+    CoT response whose reasoning a constrained choice follows.
+    """
+    wanted = {driver, *(_BESIDE.get(driver, ()) if kinds is None else kinds)}
+    if "cot_constrained" in wanted:
+        wanted.add("cot")
+    return tuple(kind for kind in KINDS if kind in wanted)

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from cotjax import formats
 from cotjax.envs.base import Game, Observation
 from cotjax.rollout.contracts import Codec, Generation
 from cotjax.rollout.elicitation import Elicitation
-from cotjax.rollout.record import Driver, Ended, Episode, PlayedGame, Response, Timing, Turn
+from cotjax.rollout.record import (
+    Choice,
+    Driver,
+    Ended,
+    Episode,
+    Kind,
+    PlayedGame,
+    Response,
+    Timing,
+    Turn,
+)
 from cotjax.rollout.tokens import text_to_stop
 
 
@@ -21,7 +32,7 @@ class Chosen:
 
     Attributes:
       text: what is sent; "" for an invalid response.
-      ids: the action as it was sampled; None where it was not, or cannot go on as ids.
+      ids: the action as it was sampled or scored; None where it was not, or cannot go on as ids.
       reference: the expert's action, where one is replayed.
     """
 
@@ -90,18 +101,18 @@ class RunningEpisode:
     def add_turn(
         self,
         chosen: Chosen,
-        responses: Mapping[str, Response],
+        decoded: Mapping[Kind, Response | Choice],
         answer: Observation | None,
     ) -> Turn:
         """Append the turn that was just played. `answer`: None where the environment failed."""
+        of_kind: dict[Any, Any] = {"cot": None, "prompt": None, **decoded}
         commands = self.seen.admissible_commands
         turn = Turn(
             observation=self.seen.text,
             admissible_commands=None if commands is None else tuple(commands),
             prompt_ids=tuple(self.next_piece),
             prompt_length=len(self.prompt),
-            cot=responses.get("cot"),
-            prompt=responses.get("prompt"),
+            **of_kind,
             reference=chosen.reference,
             executed=chosen.text,
             accepted=answer.accepted if answer else None,
@@ -112,8 +123,8 @@ class RunningEpisode:
             self.observation = answer
         return turn
 
-    def finish(self, driver: Driver, elicitation: Elicitation) -> Episode:
-        """Return what is recorded of the episode, which is over."""
+    def finish(self, driver: Driver, elicitation: Elicitation, kinds: Collection[Kind]) -> Episode:
+        """Return what is recorded of the episode, which is over. `kinds`: those decoded."""
         assert self.ended is not None, f"{self.where}: the episode is not over"
         return Episode(
             driver=driver,
@@ -126,7 +137,7 @@ class RunningEpisode:
             ended=self.ended,
             env_error=self.env_error,
             env_faults=tuple(self.env_faults),
-            elicitation=asdict(elicitation),
+            elicitation=elicitation.recorded(kinds),
             steps=tuple(self.turns),
             final_observation=self.observation.text if self.observation else None,
             timing=Timing(

@@ -2,7 +2,7 @@
 
 At each turn the loop appends the new part of every live slot's prompt, decodes the driver's
 actions from it and sends them to the environments. While the environments answer, and start the
-next game where an episode is over, the loop decodes the other kind of action from the same cached
+next game where an episode is over, the loop decodes the other kinds of action from the same cached
 prompts. Decoding thus hides the environments' time, and no result depends on which is faster.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cotjax.envs.base import Game, Observation
@@ -18,9 +18,9 @@ from cotjax.errors import EnvError, UsageError
 from cotjax.rollout.background import in_background
 from cotjax.rollout.contracts import Codec, Environments, Policy
 from cotjax.rollout.decoding import TurnDecoder
-from cotjax.rollout.elicitation import Elicitation
+from cotjax.rollout.elicitation import Elicitation, kinds_decoded
 from cotjax.rollout.episode import RunningEpisode
-from cotjax.rollout.record import DRIVERS, Driver, Episode, Turn
+from cotjax.rollout.record import DRIVERS, Driver, Episode, Kind, Turn
 from cotjax.rollout.tokens import check_continues
 
 # A game, and the number of the episode among those of this game.
@@ -40,17 +40,17 @@ def play(
     on_record: Callable[[Game, Episode], None],
     references: Mapping[str, Sequence[str]] | None = None,
     on_step: OnStep = lambda turn, answer: None,
-    both: bool | None = None,
+    kinds: Collection[Kind] | None = None,
     samples: Sequence[int] | None = None,
 ) -> None:
     """Play every game once and pass each finished episode to `on_record`.
 
     Args:
-      driver: "cot" (the prompt action of every state is decoded too), "prompt" (prompt actions
-        alone), or "reference" (both are decoded, and `references[game.id]` is executed).
+      driver: the kind of action that is played, or "reference": `references[game.id]` is.
       seed: a response's randomness depends on it, the game's id, the sample, the turn and the kind
         of action.
-      both: decode both kinds of action, or the driver's alone; None: as the driver says.
+      kinds: the kinds of action that are decoded in every state, besides the driver's own; None:
+        prompt actions too for "cot", both for "reference", and the driver's alone for others.
       on_step: called after each step with the turn and the environment's answer (None: it failed).
       samples: each episode's number among those of its game; None: in the order of `games`.
 
@@ -65,12 +65,12 @@ def play(
     """
     if driver not in DRIVERS:
         raise UsageError(f"unknown driver {driver!r}; choose one of {', '.join(DRIVERS)}")
-    both = driver != "prompt" if both is None else both
+    kinds = kinds_decoded(driver, kinds)
     waiting = list(reversed(_number(games, samples)))
     live: dict[int, RunningEpisode] = {}
     while waiting or live:
         _fill(live, waiting, policy, codec, environments, seed)
-        turn = TurnDecoder(policy, codec, elicitation, driver, references, both)
+        turn = TurnDecoder(policy, codec, elicitation, driver, references, kinds)
         turn.act(live)
         # One thread at a time, so the environments see their calls in order.
         future = in_background(_move, environments, turn.actions, turn.last, waiting)
@@ -84,7 +84,7 @@ def play(
             if episode.ended:
                 faults = moves.faults.get(slot)
                 episode.env_faults = list(environments.faults(slot) if faults is None else faults)
-                on_record(episode.game, episode.finish(driver, elicitation))
+                on_record(episode.game, episode.finish(driver, elicitation, kinds))
                 del live[slot]
         _begin(live, moves.starting, moves.begun, 0.0, policy, codec, seed)
 
@@ -218,11 +218,11 @@ def _advance(
         episode.environment_s += moves.seconds
         episode.waited_s += waited
         if isinstance(answer, EnvError):
-            played = episode.add_turn(chosen, turn.responses[slot], None)
+            played = episode.add_turn(chosen, turn.decoded[slot], None)
             episode.fail(answer)
             on_step(played, None)
             continue
-        played = episode.add_turn(chosen, turn.responses[slot], answer)
+        played = episode.add_turn(chosen, turn.decoded[slot], answer)
         if answer.won:
             episode.ended = "won"
         elif answer.done or slot in moves.faults:

@@ -19,9 +19,12 @@ from pydantic_core import from_json
 from cotjax.errors import DataError, InternalError
 from cotjax.runtime.files import write_atomic
 
-SCHEMA_VERSION = 3
-Driver = Literal["cot", "prompt", "reference"]
+SCHEMA_VERSION = 4
+# The kinds of action (cotjax.rollout.elicitation explains them).
+Kind = Literal["cot", "prompt", "cot_constrained", "prompt_constrained", "instructed"]
+Driver = Literal[Kind, "reference"]
 Ended = Literal["won", "step_limit", "length", "env_error"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 DRIVERS: tuple[Driver, ...] = get_args(Driver)
 T = TypeVar("T")
 # A list becomes a tuple; its items stay strict.
@@ -67,8 +70,35 @@ class Response(_Model):
     )
 
 
+class Choice(_Model):
+    """The admissible action that the model finds most likely, by total and by mean."""
+
+    action: str | None = Field(
+        description="`by_total` or `by_mean`, as `elicitation.constrained_by` says; null where no "
+        "action is admissible"
+    )
+    by_total: str | None = Field(
+        description="the action of the highest `logprobs`; of equal ones the first that the "
+        "environment lists"
+    )
+    by_mean: str | None = Field(description="the same by `logprobs` / `tokens`")
+    logprobs: Many[float] = Field(
+        description="of each of `admissible_commands`, in their order: natural logarithm of the "
+        "probability of its tokens and of `</action>` behind them (6 decimals), under the model at "
+        "temperature 1"
+    )
+    tokens: Many[int] = Field(description="number of those tokens, those of `</action>` included")
+    prefix_ids: Many[int] = Field(
+        description="between the prompt and the action: `<action>`, behind the reasoning of `cot` "
+        "in `cot_constrained`"
+    )
+    ids: Many[int] = Field(
+        description="of `action` alone: the next prompt continues with them where it is executed"
+    )
+
+
 class Turn(_Model):
-    """One turn: what the environment said, the two responses, and what was executed."""
+    """One turn: what the environment said, the model's actions, and what was executed."""
 
     observation: str = Field(description="what the environment said")
     admissible_commands: Many[str] | None = Field(
@@ -81,6 +111,17 @@ class Turn(_Model):
     prompt_length: int = Field(description="tokens of that whole prompt")
     cot: Response | None = Field(description="CoT response; null where none was decoded")
     prompt: Response | None = Field(description="prompt response; null where none was decoded")
+    cot_constrained: Choice | None = Field(
+        default=None, description="choice after the reasoning of `cot`; null where none was made"
+    )
+    prompt_constrained: Choice | None = Field(
+        default=None, description="choice right after the prompt; null where none was made"
+    )
+    instructed: Response | None = Field(
+        default=None,
+        description="response to the prompt with the no-reasoning instruction; null where none "
+        "was decoded",
+    )
     reference: str | None = Field(
         description="the expert's action, under the driver `reference`; else null"
     )
@@ -117,7 +158,7 @@ class Timing(_Model):
 class Heading(_Model):
     """Whose weights played, and on which games."""
 
-    schema_version: Literal[3] = Field(default=3, description="3")
+    schema_version: Literal[4] = Field(default=4, description="4")
     world: str = Field(description="the world that the game belongs to (`config.world`)")
     arm: str = Field(description="whose weights played; the base model is arm `base`")
     checkpoint: int = Field(description="step of the checkpoint; the base model is 0")
@@ -132,8 +173,9 @@ class Episode(_Model):
     """One episode as the rollout loop played it."""
 
     driver: Driver = Field(
-        description="whose action the environment received: `cot`, `prompt`, or `reference` (an "
-        "expert's recorded episode; nothing is played)"
+        description="whose action the environment received: `cot`, `prompt`, `cot_constrained`, "
+        "`prompt_constrained`, `instructed`, or `reference` (an expert's recorded episode; nothing "
+        "is played)"
     )
     game: PlayedGame = Field(description="`id`, `task_type`, `split` (below)")
     seed: int = Field(description="the study's seed")
@@ -180,12 +222,24 @@ class Record(Episode, Heading):
 
     @model_validator(mode="after")
     def _check_driver(self) -> Self:
-        """Require the driver's responses; of an expert's episode, its actions and both kinds."""
-        needed = ("cot", "prompt", "reference") if self.driver == "reference" else (self.driver,)
+        """Require the driver's actions, and every kind in all turns or in none."""
+        first = self.steps[:1]
+        needed = {self.driver, *(kind for kind in KINDS for turn in first if getattr(turn, kind))}
         for number, turn in enumerate(self.steps):
-            for name in needed:
-                if getattr(turn, name) is None:
-                    raise ValueError(f"steps[{number}].{name} is null; the driver needs it")
+            for name in DRIVERS:
+                if name in needed and getattr(turn, name) is None:
+                    raise ValueError(
+                        f"steps[{number}].{name} is null; the driver or other turns need it"
+                    )
+            for name in ("cot_constrained", "prompt_constrained"):
+                choice = getattr(turn, name)
+                if choice is not None and {len(choice.logprobs), len(choice.tokens)} != {
+                    len(turn.admissible_commands or ())
+                }:
+                    raise ValueError(
+                        f"steps[{number}].{name} does not have one score for each of "
+                        "admissible_commands"
+                    )
         return self
 
 
@@ -247,7 +301,7 @@ def read_records(folder: str | Path) -> Iterator[Record]:
 
 
 def read_record(path: Path) -> Record:
-    """Read one record, of this schema or of schema 2.
+    """Read one record, of this schema or of schema 2 or 3.
 
     Raises:
       DataError: the file does not hold a record; the message names the file and the field.
@@ -259,9 +313,12 @@ def read_record(path: Path) -> Record:
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version == 2:
         content = upgrade_2_to_3(content)
+    if version in (2, 3):
+        # Schema 3 had the kinds "cot" and "prompt" alone.
+        content = content | {"schema_version": 4}
     elif version != SCHEMA_VERSION:
         raise DataError(
-            f"{path}: not a record of schema {SCHEMA_VERSION} or 2 (schema_version is "
+            f"{path}: not a record of schema {SCHEMA_VERSION}, 3 or 2 (schema_version is "
             f"{version!r:.60}); {_REMEDY}"
         )
     try:

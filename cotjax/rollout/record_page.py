@@ -16,10 +16,11 @@ from typing import Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from cotjax.errors import UsageError
-from cotjax.rollout.record import Episode, Heading, PlayedGame, Response, Timing, Turn
+from cotjax.rollout.record import Choice, Episode, Heading, PlayedGame, Response, Timing, Turn
 
 MODELS: dict[str, type[BaseModel]] = {
-    model.__name__: model for model in (Heading, Episode, PlayedGame, Turn, Response, Timing)
+    model.__name__: model
+    for model in (Heading, Episode, PlayedGame, Turn, Response, Choice, Timing)
 }
 _TABLE = re.compile(r"(<!-- fields of (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}

@@ -6,8 +6,9 @@
 A prompt response goes into the next prompt as it is. Of a CoT response the reasoning is left out,
 because past reasoning is not part of a prompt (`cotjax.formats`). Tags are found in the text of
 the ids, whichever tokens a model wrote them with; the tags of the next prompt are those of
-training. Three actions are encoded from text: a recorded expert's, the empty command of an invalid
-response, and one whose first or last token also holds part of a tag.
+training. A constrained action goes on with the ids that were scored. Three actions are encoded from
+text: a recorded expert's, the empty command of an invalid response, and one whose first or last
+token also holds part of a tag.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def action_ids(codec: Codec, ids: Sequence[int], action: str, *, opened: str) ->
     `ids`. Example: of the tokens t</th | ink>< | action> | look | </act | ion>. only `look` is the
     action's.
     """
-    pieces = _pieces(codec, ids)
+    pieces = pieces_of(codec, ids)
     text = opened + "".join(pieces)
     start = text.find(ACTION_OPEN) + len(ACTION_OPEN)
     end = text.find(ACTION_CLOSE, start)
@@ -46,7 +47,7 @@ def action_ids(codec: Codec, ids: Sequence[int], action: str, *, opened: str) ->
 
 def text_to_stop(codec: Codec, ids: Sequence[int], text: str) -> str:
     """Return `text`, the text of `ids`, without what their last token holds after a stop text."""
-    pieces = _pieces(codec, ids)
+    pieces = pieces_of(codec, ids)
     joined = "".join(pieces)
     stops = ((joined.find(stop), stop) for stop in codec.stop_texts)
     end = min((at + len(stop) for at, stop in stops if at >= 0), default=len(joined))
@@ -76,7 +77,7 @@ def check_continues(where: str, piece: Sequence[int], sampled: Sequence[int], co
         )
 
 
-def _pieces(codec: Codec, ids: Sequence[int]) -> list[str]:
+def pieces_of(codec: Codec, ids: Sequence[int]) -> list[str]:
     """Return the text of each id; "" for an id that is no token (another kind of policy)."""
     known = codec.pieces
     return [(known[id] or "") if id < len(known) else "" for id in ids]

@@ -65,7 +65,9 @@ def parse_value(name: str, text: str, old: Any) -> Any:
     except (ValueError, SyntaxError):
         value = {"true": True, "false": False}.get(text.lower(), text)
     if isinstance(old, tuple):
-        return tuple(value) if isinstance(value, list | tuple) else tuple(text.split(","))
+        if isinstance(value, list | tuple):
+            return tuple(value)
+        return tuple(filter(None, text.split(","))) if isinstance(value, str) else (value,)
     if isinstance(old, float) and type(value) is int:
         return float(value)
     if type(value) is not type(old):

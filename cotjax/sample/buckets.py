@@ -9,6 +9,10 @@ from collections.abc import Sequence
 READ_FEW = (16, 32, 48)
 READ_MOST = 512
 READ_AT_ONCE = 2048  # of all slots together, about
+# Tokens of a slot's tree that are scored in one pass, likewise.
+TREE_SIZES = (16, 32, 64, 128, 256, 512)
+TREES_AT_ONCE = 4096  # of all slots together; a slot may always have TREE_LEAST
+TREE_LEAST = 64
 # Capacity of a slot's cache, in tokens. Decoding reads all of it at every step, so it grows with
 # the longest slot; each capacity has programs of its own, so it grows by a half or a third.
 CAPACITY_BUCKETS = (
@@ -20,6 +24,12 @@ def read_buckets(slots: int) -> list[int]:
     """Return the numbers of tokens that each of this many slots may read in one pass."""
     most = min(READ_MOST, 1 << max(READ_AT_ONCE // slots, 1).bit_length() - 1)
     return [*READ_FEW, *([most] if most > READ_FEW[-1] else [])]
+
+
+def tree_buckets(slots: int) -> list[int]:
+    """Return the numbers of tokens that each of this many slots' trees may have in one pass."""
+    most = max(TREE_LEAST, TREES_AT_ONCE // slots)
+    return [size for size in TREE_SIZES if size <= most]
 
 
 def bucket(size: int, buckets: Sequence[int], most: int | None = None) -> int:

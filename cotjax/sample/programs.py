@@ -89,6 +89,35 @@ class Programs:
             *self._state(capacity), self._rows(jnp.int32, tokens), self._rows(jnp.int32)
         )
 
+    def score_tree(self, tokens: int, capacity: int) -> Lowered:
+        """(params, cache, hidden_BD, ids_BT, depths_BT, ends_BT, parents_BE, targets_BE) ->
+        logprobs_BE, with T = `tokens` and E = 2 T (cache.score_tree).
+        """
+        jitted = jax.jit(partial(kv.score_tree, self.config), out_shardings=self.by_slot)
+        of_tokens = [self._rows(jnp.int32, tokens)] * 3
+        of_targets = [self._rows(jnp.int32, 2 * tokens)] * 2
+        return jitted.lower(*self._state(capacity), *of_tokens, *of_targets)
+
+    def tail(self, tokens: int, capacity: int) -> Lowered:
+        """(cache, start_B) -> keys and values of T = `tokens` tokens a slot (cache.tail)."""
+        jitted = jax.jit(partial(kv.tail, most=tokens), out_shardings=self._tail_places)
+        return jitted.lower(self.abstract_cache(capacity), self._rows(jnp.int32))
+
+    def restore(self, tokens: int, capacity: int) -> Lowered:
+        """(cache, tail, start_B, counts_B) -> the cache with the tail written back."""
+        config, axes = (
+            self.config,
+            (self.slots, self.config.kv_heads, tokens, self.config.head_size),
+        )
+        kept = jax.tree.map(
+            lambda where: jax.ShapeDtypeStruct(axes, config.compute_as, sharding=where),
+            self._tail_places,
+        )
+        jitted = jax.jit(kv.restored, donate_argnums=0, out_shardings=self.cache)
+        return jitted.lower(
+            self.abstract_cache(capacity), kept, self._rows(jnp.int32), self._rows(jnp.int32)
+        )
+
     def decode(self, read: int, capacity: int) -> Lowered:
         """(params, cache, hidden_BD, limits_B, seeds_B2, scalars, stop_ZV, tokens_V, prefix_BP)
         -> (cache, ids_BM, logprobs_BM, counts_B, ended_B), with M = `new` and P = FORCED_MOST.
@@ -120,6 +149,10 @@ class Programs:
             self._rows(jnp.int32, FORCED_MOST),
             *read_BS,
         )
+
+    @property
+    def _tail_places(self) -> Any:
+        return self.cache.values, self.cache.values
 
     def _empty(self, capacity: int) -> kv.KVCache:
         return kv.empty(self.config, self.slots, capacity, self.new, kv.block_size(self.mesh))

@@ -4,7 +4,8 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +16,11 @@ from jax.stages import Compiled, Lowered
 from cotjax.errors import UsageError
 from cotjax.model.cache import KVCache
 from cotjax.model.params import Params, param_shardings
-from cotjax.sample.buckets import CAPACITY_BUCKETS, bucket, read_buckets
+from cotjax.sample.buckets import CAPACITY_BUCKETS, bucket, read_buckets, tree_buckets
 from cotjax.sample.decoding import FORCED_MOST
 from cotjax.sample.programs import Programs
 from cotjax.sample.sampling import NO_ID, Sampling, Scalars, seed_words
+from cotjax.sample.trees import Tree
 
 Pieces = Mapping[int, Sequence[int]]  # slot -> ids
 
@@ -42,7 +44,7 @@ class Runner:
     def __init__(self, programs: Programs, max_length: int, tokens_V: np.ndarray):
         """`max_length`: tokens a slot may hold. `tokens_V`: bool, which ids may be drawn."""
         self.programs, self.max_length = programs, max_length
-        self.reads = read_buckets(programs.slots)
+        self.reads, self.trees = read_buckets(programs.slots), tree_buckets(programs.slots)
         self.params: Params | None = None
         self._compiled: dict[tuple[object, ...], Compiled] = {}
         self._vocabulary = self._put_replicated(programs.stop_ZV, tokens_V)
@@ -57,13 +59,14 @@ class Runner:
     def compilations_bound(self) -> int:
         """The most programs that this sampler ever compiles.
 
-        For each capacity that a slot can need: one that makes or grows the cache, one that reads
-        and one that scores a piece of each size of `read_buckets`, and two that decode, of which
-        one looks back (Sampling.looks_back).
+        For each capacity that a slot can need: one that makes or grows the cache; four for each
+        size of `read_buckets`, which read and score a piece, and keep and restore the end of a
+        prompt; one for each size of `tree_buckets`; and two that decode, of which one looks back
+        (Sampling.looks_back).
         """
         lengths = (*range(1, self.max_length, CAPACITY_BUCKETS[0]), self.max_length)
         capacities = {bucket(length, CAPACITY_BUCKETS, self.max_length) for length in lengths}
-        return len(capacities) * (1 + 2 * len(self.reads) + 2)
+        return len(capacities) * (1 + 4 * len(self.reads) + len(self.trees) + 2)
 
     def load(self, params: Params) -> None:
         """Place a checkpoint's weights, in the compute dtype."""
@@ -133,6 +136,56 @@ class Runner:
             return hidden_BD, np.asarray(scored_BT)
         self.cache, hidden_BD = self._program(programs.prefill, tokens, capacity)(*arrays)
         return hidden_BD, np.empty((programs.slots, 0))
+
+    def score_trees(self, hidden_BD: jax.Array, trees: Mapping[int, Tree]) -> dict[int, np.ndarray]:
+        """Return the log-probabilities of the targets of each slot's tree, by one pass.
+
+        The trees are behind what was read last, which is where `hidden_BD` is from.
+        """
+        programs, capacity = self.programs, self.cache.capacity
+        tokens = bucket(
+            max(max(len(tree.ids), -(-len(tree.targets) // 2)) for tree in trees.values()),
+            self.trees,
+        )
+        shape = programs.slots, tokens
+        ids_BT = np.full(shape, programs.pad_id, np.int32)
+        depths_BT = np.zeros(shape, np.int32)
+        # Padding sees itself alone, besides the prompt.
+        ends_BT = np.broadcast_to(np.arange(tokens, dtype=np.int32), shape).copy()
+        parents_BE = np.full((programs.slots, 2 * tokens), -1, np.int32)
+        targets_BE = np.full((programs.slots, 2 * tokens), programs.pad_id, np.int32)
+        for slot, tree in trees.items():
+            for array, values in (
+                (ids_BT, tree.ids),
+                (depths_BT, tree.depths),
+                (ends_BT, tree.ends),
+                (parents_BE, tree.parents),
+                (targets_BE, tree.targets),
+            ):
+                array[slot, : len(values)] = values
+        arrays = self._put_by_slot(ids_BT, depths_BT, ends_BT, parents_BE, targets_BE)
+        program = self._program(programs.score_tree, tokens, capacity)
+        logprobs_BE = np.asarray(program(self.params, self.cache, hidden_BD, *arrays))
+        return {slot: logprobs_BE[slot, : len(tree.targets)] for slot, tree in trees.items()}
+
+    @contextmanager
+    def without_last(self, lengths_B: np.ndarray, counts: Mapping[int, int]) -> Iterator[None]:
+        """Let the block overwrite the last `counts` tokens of these slots; write them back after.
+
+        Lengths are the caller's: it reads from `lengths_B` - counts on.
+        """
+        counts_B = np.zeros(self.programs.slots, np.int32)
+        for slot, count in counts.items():
+            counts_B[slot] = count
+        tokens = bucket(int(counts_B.max()), self.reads, self.cache.capacity)
+        where = self._put_by_slot(lengths_B - counts_B, counts_B)
+        kept = self._program(self.programs.tail, tokens, self.cache.capacity)(self.cache, where[0])
+        try:
+            yield
+        finally:
+            # The cache may have grown.
+            restore = self._program(self.programs.restore, tokens, self.cache.capacity)
+            self.cache = restore(self.cache, kept, *where)
 
     def decode(
         self,

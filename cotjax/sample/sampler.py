@@ -11,8 +11,9 @@ from.
     several = sampler.samples(
         {0: open_think}, max_new=128, temperature=0.7, seeds={0: [1, 2, 3]}
     )
-    # The log-probabilities of a given text.
+    # The log-probabilities of a given text; of several short ones, by one pass.
     logprobs = sampler.score({0: forced_trace})
+    scored = sampler.score_branches({0: open_action}, {0: [one_action, another, a_third]})
     # The next turn.
     sampler.extend({0: executed_0 + observed_0, 3: executed_3 + observed_3})
     # An episode ended.
@@ -38,6 +39,7 @@ from cotjax.sample.decoding import AT_STOP, FORCED_MOST, NOT_FINITE
 from cotjax.sample.programs import Programs
 from cotjax.sample.runner import Pieces, Runner
 from cotjax.sample.sampling import Sampling
+from cotjax.sample.trees import plan
 from cotjax.sample.vocabulary import stop_table, token_mask
 
 
@@ -167,9 +169,12 @@ class Sampler:
         *,
         max_new: int,
         seeds: Mapping[int, int] | None = None,
+        back: int = 0,
         **how: Any,
     ) -> dict[int, Generation]:
         """Decode from each of these slots' cached prompt plus its prefix, which may be empty.
+
+        `back`: the prefix takes the place of this many of the prompt's last ids.
 
         Every slot's prompt stays as it was: the next call gives what it would have given without
         this one. `how`: fields of sampling.Sampling. Greedy at temperature 0, the default; else
@@ -182,7 +187,7 @@ class Sampler:
         logits are not finite.
         """
         several = None if seeds is None else {slot: [seed] for slot, seed in seeds.items()}
-        samples = self.samples(prefixes, max_new=max_new, seeds=several, **how)
+        samples = self.samples(prefixes, max_new=max_new, seeds=several, back=back, **how)
         return {slot: generations[0] for slot, generations in samples.items()}
 
     def samples(
@@ -191,6 +196,7 @@ class Sampler:
         *,
         max_new: int,
         seeds: Mapping[int, Sequence[int]] | None = None,
+        back: int = 0,
         **how: Any,
     ) -> dict[int, list[Generation]]:
         """Like `sample`, with one generation for each of a slot's seeds (greedy: one).
@@ -199,11 +205,27 @@ class Sampler:
         prefixes are read once.
         """
         sampling = Sampling(**how)
-        self._check_sample(prefixes, max_new, sampling, seeds)
+        self._check_sample(prefixes, max_new, sampling, seeds, back)
         if not prefixes:
             return {}
         if sampling.temperature == 0 or seeds is None:
             seeds = {slot: [0] for slot in prefixes}
+        if not back:
+            return self._samples(prefixes, self.lengths, max_new, seeds, sampling)
+        lengths_B = self.lengths
+        lengths_B[list(prefixes)] -= back
+        with self._runner.without_last(self.lengths, dict.fromkeys(prefixes, back)):
+            return self._samples(prefixes, lengths_B, max_new, seeds, sampling)
+
+    def _samples(
+        self,
+        prefixes: Pieces,
+        lengths_B: np.ndarray,
+        max_new: int,
+        seeds: Mapping[int, Sequence[int]],
+        sampling: Sampling,
+    ) -> dict[int, list[Generation]]:
+        """Decode after the first `lengths_B` ids of the prompts and the prefixes."""
         turns = max(len(seeds[slot]) for slot in prefixes)
         longest = max(map(len, prefixes.values()))
         # One decode reads short prefixes itself, behind the capacity. The last new token is never
@@ -213,8 +235,10 @@ class Sampler:
             and longest <= FORCED_MOST
             and longest + max_new <= self._runner.cache.new + 1
         )
-        hidden_BD = self._runner.read(self.lengths, {} if in_decode else prefixes)
-        before = {slot: [*self._ids[slot], *ids] for slot, ids in prefixes.items()}
+        hidden_BD = self._runner.read(lengths_B, {} if in_decode else prefixes)
+        before = {
+            slot: [*self._ids[slot][: lengths_B[slot]], *ids] for slot, ids in prefixes.items()
+        }
         limits = {slot: min(max_new, self.max_length - len(ids)) for slot, ids in before.items()}
         samples: dict[int, list[Generation]] = {slot: [] for slot in prefixes}
         for turn in range(turns):
@@ -249,20 +273,54 @@ class Sampler:
 
         Raises UsageError, as `sample` does, for an empty or a full slot, and NotFiniteError.
         """
-        self._check_slots(forced)
-        for slot, ids in forced.items():
-            self._check_ids(ids, f"slot {slot}'s forced ids")
-            if not self._ids[slot]:
-                raise UsageError(
-                    f"sampler: slot {slot} is empty; extend it before its forced ids are scored"
-                )
-            self._check_length(slot, ids)
+        self._check_forced(forced)
         logprobs: dict[int, list[float]] = {slot: [] for slot in forced}
         self._runner.read(self.lengths, forced, logprobs)
         for slot, own in logprobs.items():
             if not np.isfinite(own).all():
                 raise _not_finite(slot)
         return logprobs
+
+    def score_branches(
+        self, prefixes: Pieces, branches: Mapping[int, Sequence[Sequence[int]]]
+    ) -> dict[int, list[list[float]]]:
+        """Return the log-probability of each id of each branch after the slot's prompt and prefix.
+
+        A branch sees prompt, prefix and itself; branches may be equal, empty, or begin like others.
+        All slots share one pass if prefix and branches of each fit into one (buckets.tree_buckets).
+        Else the prefixes are read first, and the branches divided over several passes. Every slot's
+        prompt stays as it was.
+
+        Raises UsageError and NotFiniteError as `score` does.
+        """
+        prefix = {slot: tuple(prefixes.get(slot, ())) for slot in branches}
+        texts = {slot: {tuple(each) for each in several} for slot, several in branches.items()}
+        for slot, several in texts.items():
+            self._check_forced({slot: [*prefix[slot], *max(several, key=len, default=())]})
+            for ids in several:
+                self._check_ids(ids, f"slot {slot}'s branches")
+        found: dict[int, dict[tuple[int, ...], list[float]]] = {slot: {(): []} for slot in texts}
+        most = self._runner.trees[-1]
+        for slot, several in texts.items():
+            for text in [text for text in several if len(text) > most]:
+                several.remove(text)
+                found[slot][text] = self.score({slot: [*prefix[slot], *text]})[slot][-len(text) :]
+        texts = {slot: several - {()} for slot, several in texts.items() if several - {()}}
+        trees = {slot: plan(several, most, prefix[slot]) for slot, several in texts.items()}
+        hidden_BD = self._runner.read(self.lengths, {})
+        if any(len(several) > 1 or not several[0].fits(most) for several in trees.values()):
+            trees = {slot: plan(several, most) for slot, several in texts.items()}
+            hidden_BD = self._runner.read(self.lengths, {slot: prefix[slot] for slot in trees})
+        for turn in range(max(map(len, trees.values()), default=0)):
+            now = {slot: several[turn] for slot, several in trees.items() if turn < len(several)}
+            for slot, logprobs_E in self._runner.score_trees(hidden_BD, now).items():
+                if not np.isfinite(logprobs_E).all():
+                    raise _not_finite(slot)
+                for text, targets in now[slot].scored.items():
+                    found[slot][text] = logprobs_E[targets].tolist()
+        return {
+            slot: [found[slot][tuple(ids)] for ids in several] for slot, several in branches.items()
+        }
 
     def _clear(self) -> None:
         self._ids = [[] for _ in range(self.slots)]
@@ -289,12 +347,23 @@ class Sampler:
                 f"sampler: slot {slot} would hold {length} tokens; max_length is {self.max_length}"
             )
 
+    def _check_forced(self, forced: Pieces) -> None:
+        self._check_slots(forced)
+        for slot, ids in forced.items():
+            self._check_ids(ids, f"slot {slot}'s forced ids")
+            if not self._ids[slot]:
+                raise UsageError(
+                    f"sampler: slot {slot} is empty; extend it before its forced ids are scored"
+                )
+            self._check_length(slot, ids)
+
     def _check_sample(
         self,
         prefixes: Pieces,
         max_new: int,
         sampling: Sampling,
         seeds: Mapping[int, Sequence[int]] | None,
+        back: int,
     ) -> None:
         if not 1 <= max_new <= self.max_new:
             raise UsageError(
@@ -305,7 +374,12 @@ class Sampler:
         self._check_slots(prefixes)
         for slot, ids in prefixes.items():
             self._check_ids(ids, f"slot {slot}'s prefix")
-            length = len(self._ids[slot]) + len(ids)
+            length = len(self._ids[slot]) - back + len(ids)
+            if not 0 <= back <= len(self._ids[slot]) or (back and not len(ids)):
+                raise UsageError(
+                    f"sampler: back is {back}; slot {slot} holds {len(self._ids[slot])} ids, and "
+                    "a prefix must take their place"
+                )
             if length == 0:
                 raise UsageError(f"sampler: slot {slot} is empty; extend it, or give it a prefix")
             if length >= self.max_length:

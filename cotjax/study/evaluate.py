@@ -1,4 +1,4 @@
-"""Plays every checkpoint: by CoT actions, by prompt actions, and both on held-out expert states."""
+"""Plays every checkpoint by each kind of action, and measures all on held-out expert states."""
 
 from __future__ import annotations
 
@@ -22,16 +22,23 @@ from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import make_mesh, whole_slots
-from cotjax.rollout.elicitation import DRAWN, Elicitation
+from cotjax.rollout.decoding import instruction_ids
+from cotjax.rollout.elicitation import (
+    CONSTRAINED,
+    CONSTRAINED_BY,
+    DRAWN,
+    INSTRUCTION,
+    Elicitation,
+)
 from cotjax.rollout.loop import play
-from cotjax.rollout.record import Ended, Episode, Record, write_record
+from cotjax.rollout.record import KINDS, Ended, Episode, Kind, Record, write_record
 from cotjax.rollout.replay import ReplayEnvironments
 from cotjax.runtime import distributed
-from cotjax.runtime.claim import planned_steps
+from cotjax.runtime.claim import checkpoint_steps, planned_steps
 from cotjax.sample.sampler import Sampler
 from cotjax.sample.sampling import Sampling
 from cotjax.study.games import GameSets
-from cotjax.study.jobs import Job, plan_jobs, warn_of_unplayed
+from cotjax.study.jobs import Job, Playing, plan_jobs, warn_of_unplayed
 
 # Loaded games that each environment's process keeps in memory.
 _GAMES_KEPT = 4
@@ -45,13 +52,56 @@ def elicitation_of(config: ConfigDict) -> Elicitation:
             raise UsageError(f"evaluate.{name} is {settings[name]}; it must be at least 1")
     drawn = {name: settings[name] for name in DRAWN}
     Sampling(**drawn).check("evaluate.")
+    if settings.constrained_by not in CONSTRAINED_BY:
+        raise UsageError(
+            f"evaluate.constrained_by is {settings.constrained_by!r}; it must be "
+            f"{' or '.join(map(repr, CONSTRAINED_BY))}"
+        )
     return Elicitation(
         **drawn,
         max_new_tokens=settings.max_new_tokens,
         max_action_tokens=settings.max_action_tokens,
         max_steps=settings.max_steps,
         cot_prefix=settings.cot_prefix,
+        constrained_by=settings.constrained_by,
+        instruction=settings.instruction or INSTRUCTION,
     )
+
+
+def playing_of(config: ConfigDict) -> Playing:
+    """Return which kinds of action are played and measured under this config, and where.
+
+    Raises:
+      UsageError: an unknown kind, none at all, one that the world does not allow, or a checkpoint
+        that is never saved.
+    """
+    settings = config.evaluate
+    for name in ("elicitations", "offline"):
+        kinds: tuple[Kind, ...] = tuple(settings[name])
+        for kind in kinds:
+            if kind not in KINDS:
+                raise UsageError(
+                    f"evaluate.{name}: unknown kind {kind!r}; there are {', '.join(KINDS)}"
+                )
+            if kind in CONSTRAINED and not load_world(config.world).lists_commands:
+                raise UsageError(
+                    f"evaluate.{name}: world {config.world!r} lists no admissible actions, so "
+                    f"none can be chosen among: leave {kind!r} out"
+                )
+    if not settings.elicitations:
+        raise UsageError(
+            'evaluate.elicitations is empty; give at least one kind of action, such as "cot"'
+        )
+    saved = checkpoint_steps(config.train.steps, config.train.save_every)
+    for step in settings.episodes_at:
+        if step not in saved:
+            raise UsageError(
+                f"evaluate.episodes_at: no checkpoint is saved at {step!r}; there are "
+                f"{', '.join(map(str, saved))}"
+            )
+    played = tuple(kind for kind in KINDS if kind in settings.elicitations)
+    measured = tuple(kind for kind in KINDS if kind in {*played, *settings.offline})
+    return Playing(played, measured, tuple(settings.episodes_at))
 
 
 def check_layout(config: ConfigDict) -> None:
@@ -128,7 +178,7 @@ def check_playable(config: ConfigDict, model: ModelConfig, codec: Codec) -> None
 
     Raises:
       UsageError: a setting does not fit the model.
-      DataError: the tokenizer cannot encode a prefix.
+      DataError: the tokenizer cannot encode a prefix or the instruction.
     """
     settings, elicitation = config.evaluate, elicitation_of(config)
     playing_mesh(config)
@@ -142,6 +192,8 @@ def check_playable(config: ConfigDict, model: ModelConfig, codec: Codec) -> None
             )
     for prefix in (elicitation.cot_prefix, elicitation.prompt_prefix):
         codec.encode(prefix)
+    if "instructed" in playing_of(config).measured:
+        instruction_ids(codec, elicitation.instruction)
 
 
 @dataclass
@@ -220,7 +272,8 @@ def evaluate(
         warn_of_unplayed(arms, planned, games, expert, warn)
     world = load_world(config.world).name
     unplayed = {
-        job: job.unplayed(records, warn) for job in plan_jobs(world, arms, planned, games, expert)
+        job: job.unplayed(records, warn)
+        for job in plan_jobs(world, arms, planned, games, expert, playing_of(config))
     }
     total = sum(len(job.games) for job in unplayed)
     recorder = _Recorder(
@@ -270,6 +323,7 @@ def _play_jobs(
                 seed=config.seed,
                 on_record=partial(recorder.keep, job),
                 references=references,
+                kinds=job.kinds,
             )
 
 

@@ -10,13 +10,39 @@ from pathlib import Path
 from cotjax.data.trajectories import Trajectory
 from cotjax.envs.base import Game
 from cotjax.errors import DataError, UsageError
-from cotjax.rollout.record import Driver, Heading, read_record, record_path
+from cotjax.rollout.record import Driver, Heading, Kind, Record, read_record, record_path
 from cotjax.runtime import distributed
 from cotjax.runtime.files import put_aside
 from cotjax.study.games import GameSets
 from cotjax.train.checkpoint import Checkpoints
 
 BASE_ARM = "base"
+
+
+@dataclass(frozen=True)
+class Playing:
+    """Which kinds of action are played and measured, and where.
+
+    Attributes:
+      played: kinds that drive episodes.
+      measured: kinds that are measured on expert states; those that are played, and others.
+      episodes_at: checkpoints at which episodes are played; () for all.
+    """
+
+    played: tuple[Kind, ...] = ("cot", "prompt")
+    measured: tuple[Kind, ...] = ("cot", "prompt")
+    episodes_at: tuple[int, ...] = ()
+
+    def drivers(self, checkpoint: int) -> dict[Driver, tuple[Kind, ...]]:
+        """Return the drivers at a checkpoint, each with the kinds decoded in its states."""
+        drivers: dict[Driver, tuple[Kind, ...]] = {}
+        if not self.episodes_at or checkpoint in self.episodes_at:
+            # While the environments answer a CoT action, its prompt action is decoded.
+            beside: dict[Kind, Kind] = {"cot": "prompt", "cot_constrained": "prompt_constrained"}
+            for kind in self.played:
+                other = beside.get(kind)
+                drivers[kind] = (kind, other) if other in self.measured else (kind,)
+        return drivers | {"reference": self.measured}
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +54,7 @@ class Job:
       checkpoint: step of the checkpoint; 0 is the base.
       checkpoints: the folder that it is restored from.
       games: this process's share of the games.
+      kinds: kinds of action that are decoded in every state.
     """
 
     world: str
@@ -36,6 +63,7 @@ class Job:
     checkpoints: Checkpoints
     driver: Driver
     games: tuple[Game, ...]
+    kinds: tuple[Kind, ...]
 
     def __str__(self) -> str:
         return f"{self.arm} at step {self.checkpoint}, {self.driver}"
@@ -67,7 +95,10 @@ class Job:
         )
 
     def unplayed(self, records: Path, warn: Callable[[str], None]) -> list[Game]:
-        """Return the games without a record. A damaged record is set aside, with a warning."""
+        """Return the games without a record, or whose record lacks some of the kinds.
+
+        A damaged record is set aside, with a warning.
+        """
         return [game for game in self.games if not self._is_played(records, game, warn)]
 
     def _is_played(self, records: Path, game: Game, warn: Callable[[str], None]) -> bool:
@@ -79,11 +110,15 @@ class Job:
             wanted = (self.arm, self.checkpoint, self.driver, game.id)
             if (record.arm, record.checkpoint, record.driver, record.game.id) != wanted:
                 raise DataError(f"{path}: the record of another episode")
-            return True
+            return self._has_kinds(record)
         except DataError as error:
             fault = str(error).partition(";")[0]
             warn(f"{fault}; set aside as {put_aside(path).name}, and played again")
             return False
+
+    def _has_kinds(self, record: Record) -> bool:
+        """Whether the record has all kinds; a kind may have been added since it was written."""
+        return all(getattr(turn, kind) for turn in record.steps for kind in self.kinds)
 
 
 def plan_jobs(
@@ -92,6 +127,7 @@ def plan_jobs(
     planned: Mapping[str, Sequence[int]],
     games: GameSets,
     expert: Mapping[str, Trajectory],
+    playing: Playing,
 ) -> list[Job]:
     """Return every checkpoint by every driver, in the order of play.
 
@@ -104,11 +140,6 @@ def plan_jobs(
       UsageError: an arm has no checkpoint.
     """
     states = tuple(game for game in games.played if game.id in expert)
-    played: dict[Driver, tuple[Game, ...]] = {
-        "cot": games.played,
-        "prompt": games.played,
-        "reference": states,
-    }
     return [
         Job(
             world,
@@ -116,10 +147,15 @@ def plan_jobs(
             checkpoint,
             checkpoints,
             driver,
-            tuple(game for index, game in enumerate(its_games) if distributed.share(index)),
+            tuple(
+                game
+                for index, game in enumerate(states if driver == "reference" else games.played)
+                if distributed.share(index)
+            ),
+            kinds,
         )
         for arm, checkpoint, checkpoints in _plan(arms, planned)
-        for driver, its_games in played.items()
+        for driver, kinds in playing.drivers(checkpoint).items()
     ]
 
 

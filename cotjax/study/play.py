@@ -227,7 +227,7 @@ def watch(
             seed=seed,
             on_record=lambda game, record: records.append(record),
             on_step=on_step,
-            both=True,
+            kinds=("cot", "prompt"),
         )
     (record,) = records
     _say_cut(console, record, settings.max_length)

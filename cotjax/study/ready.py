@@ -29,6 +29,7 @@ from cotjax.study.evaluate import (
     elicitation_of,
     limits_of,
     playing_mesh,
+    playing_of,
 )
 from cotjax.study.games import check_world
 from cotjax.study.training_data import load_codec, prompt_of, selection_of
@@ -56,6 +57,8 @@ def check(config: ConfigDict, trains: bool = True) -> None:
     elicitation_of(config)
     limits_of(config)
     plays = bool(config.games.in_domain or config.games.ood)
+    if plays:
+        playing_of(config)
     if plays and config.train.keep_last:
         kept = f"train.keep_last is {config.train.keep_last}, but the study plays every checkpoint"
         raise UsageError(

@@ -51,7 +51,12 @@ class RulePolicy:
         for slot, ids in pieces.items():
             self.prompts[slot] = self.prompts[slot] + list(ids)
 
-    def sample(self, prefixes, *, max_new, seeds, temperature, **how):
+    def score_branches(self, prefixes, branches):
+        """Every id has the log-probability -0.5, but the first of the actions that it prefers."""
+        self.scored.append((prefixes, branches))
+        return {slot: [[-0.5] * len(ids) for ids in each] for slot, each in branches.items()}
+
+    def sample(self, prefixes, *, max_new, seeds, temperature, back=0, **how):
         answers = {}
         for slot, prefix in prefixes.items():
             opened = self.codec.decode(self.prompts[slot]).count("<action> open")

@@ -135,7 +135,7 @@ def test_where_the_environment_lists_no_commands_no_action_is_called_admissible_
 
 
 def test_prompt_actions_may_be_left_out(codec):
-    paired, alone = (_play(codec, games(1, 3), "cot", both=both) for both in (None, False))
+    paired, alone = (_play(codec, games(1, 3), "cot", kinds=kinds) for kinds in (None, ()))
     assert all(step.prompt is None for record in alone.values() for step in record.steps)
     for game, record in alone.items():
         assert record.success and record.steps == tuple(
@@ -263,7 +263,7 @@ def test_records_are_written_atomically_and_broken_ones_are_named(codec, tmp_pat
     assert list(read_records(tmp_path)) == [record] * 3
     text = paths[0].read_text()
     assert list(json.loads(text))[:4] == ["schema_version", "world", "arm", "checkpoint"]
-    assert json.loads(text)["schema_version"] == 3
+    assert json.loads(text)["schema_version"] == 4
     paths[0].write_text(text[:-4])
     with pytest.raises(DataError, match=paths[0].name):
         list(read_records(tmp_path))

@@ -75,10 +75,12 @@ def plain(record):
 
 def test_an_episode_is_the_same_alone_and_among_others_whose_slots_are_refilled(codec, model):
     every = games(2, 0, 1, 5, 3, 4, 2, 8, 11)
-    together = played(codec, sampler(codec, model, 3), every, both=True)
+    together = played(codec, sampler(codec, model, 3), every, kinds=("cot", "prompt"))
     one = sampler(codec, model, 1)
     for number, game in enumerate(every):
-        ((key, record),) = played(codec, one, [game], both=True, samples=[int(number == 6)]).items()
+        ((key, record),) = played(
+            codec, one, [game], kinds=("cot", "prompt"), samples=[int(number == 6)]
+        ).items()
         assert plain(record) == plain(together[key]), key
     otherwise = 0
     for record in together.values():
@@ -147,7 +149,7 @@ def test_every_response_has_a_seed_of_its_own(codec, driver):
             Cabinets(),
             driver,
             seed=study,
-            both=True,
+            kinds=("cot", "prompt"),
         ).values():
             for step in record.steps:
                 seeds |= {getattr(step, kind).seed for kind in ("cot", "prompt")}

@@ -1,4 +1,4 @@
-"""Records on disk: schema 2 is read as schema 3, and the page that explains them is current."""
+"""Records on disk: schemas 2 and 3 are read as schema 4; the page that explains them is current."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cotjax.errors import DataError, UsageError
-from cotjax.rollout.record import Record, read_record, write_record
+from cotjax.rollout.record import KINDS, Record, read_record, write_record
 from cotjax.rollout.record_page import MODELS, fill_in
 
 # As a study wrote it before there was schema 3.
@@ -18,17 +18,28 @@ def old():
     return json.loads(SCHEMA_2.read_text(encoding="utf-8"))
 
 
-def test_a_record_of_schema_2_is_read_as_one_of_schema_3(tmp_path):
+def test_a_record_of_schema_2_is_read_as_one_of_schema_4(tmp_path):
     record = read_record(SCHEMA_2)
     before = old()
-    assert (record.schema_version, record.world, record.score) == (3, "alfworld", None)
+    assert (record.schema_version, record.world, record.score) == (4, "alfworld", None)
     after = json.loads(record.model_dump_json())
     for step, turn in zip(before["steps"], after["steps"], strict=True):
         assert turn.pop("accepted") is (not step.pop("nothing_happens"))
         assert turn.pop("score") is None
-    assert after == before | {"schema_version": 3, "world": "alfworld", "score": None}
+        assert {turn.pop(kind) for kind in KINDS[2:]} == {None}
+    assert after == before | {"schema_version": 4, "world": "alfworld", "score": None}
     write_record(tmp_path / "new.json", record)
     assert read_record(tmp_path / "new.json") == record
+
+
+def test_a_record_of_schema_3_had_fewer_kinds(tmp_path):
+    record = read_record(SCHEMA_2)
+    content = record.model_dump(mode="json") | {"schema_version": 3}
+    for turn in content["steps"]:
+        for kind in KINDS[2:]:
+            del turn[kind]
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    assert read_record(tmp_path / "old.json") == record
 
 
 def test_what_the_first_records_of_schema_2_lacked_is_filled_in(tmp_path):

@@ -387,7 +387,7 @@ def test_a_long_episode_compiles_at_most_one_program_a_bucket():
     rooms, counts = 2, []
     assert CAPACITY_BUCKETS[1] > MAX_LENGTH
     assert read_buckets(2) == [16, 32, 48, 512]
-    assert sampler.compilations_bound == rooms * (1 + 2 * 4 + 2)
+    assert sampler.compilations_bound == rooms * (1 + 4 * 4 + 6 + 2)
     for seed in range(2):
         sampler.load(_params())
         sampler.extend({0: _ids(30, seed), 1: _ids(20, seed)})
@@ -418,7 +418,10 @@ def test_all_that_a_sampler_can_do_stays_within_its_bound():
             sampler.sample({0: []}, max_new=4, **how)
         for size in (2, 20, 40):
             sampler.score({0: _ids(size, size)})
-    assert sampler.compilations == sampler.compilations_bound == 1 + 2 * 3 + 2
+            sampler.score_branches({0: _ids(size, size)}, {0: [[1, 2]]})
+            if size < sampler.lengths[0]:
+                sampler.sample({0: [1]}, max_new=4, back=size)
+    assert sampler.compilations == sampler.compilations_bound == 1 + 4 * 3 + 3 + 2
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ from helpers.studies import write_episode
 from cotjax.errors import UsageError
 from cotjax.study import jobs
 from cotjax.study.games import GameSets
-from cotjax.study.jobs import Job, plan_jobs
+from cotjax.study.jobs import Job, Playing, plan_jobs
 
 CHECKPOINTS = SimpleNamespace(digest=lambda step: f"hash of {step}")
 
 
-def job(driver="cot", checkpoint=10):
-    return Job("alfworld", "sft", checkpoint, CHECKPOINTS, driver, tuple(games(1, 2)))
+def job(driver="cot", checkpoint=10, kinds=("cot", "prompt")):
+    return Job("alfworld", "sft", checkpoint, CHECKPOINTS, driver, tuple(games(1, 2)), kinds)
 
 
 def test_the_heading_of_a_record_says_whose_weights_played():
@@ -56,7 +56,7 @@ def test_the_base_is_played_once_and_only_planned_checkpoints_are(tmp_path, monk
     arms = {arm: tmp_path / arm for arm in ("sft", "reduced")}
     planned = {"sft": [0, 10, 20], "reduced": [0, 20]}
     sets = GameSets("", (), tuple(games(1, 2)), (), "")
-    plan = plan_jobs("alfworld", arms, planned, sets, {"g2": tiny.trajectory()})
+    plan = plan_jobs("alfworld", arms, planned, sets, {"g2": tiny.trajectory()}, Playing())
     points = [("base", 0), ("sft", 10), ("sft", 20), ("reduced", 20)]
     assert [(each.arm, each.checkpoint, each.driver) for each in plan] == [
         (*point, driver) for point in points for driver in ("cot", "prompt", "reference")
@@ -67,6 +67,32 @@ def test_the_base_is_played_once_and_only_planned_checkpoints_are(tmp_path, monk
         "reference": games(2),
     }
     with pytest.raises(UsageError, match="no checkpoint to evaluate"):
-        plan_jobs("alfworld", arms | {"third": tmp_path / "third"}, planned, sets, {})
+        plan_jobs("alfworld", arms | {"third": tmp_path / "third"}, planned, sets, {}, Playing())
     with pytest.raises(UsageError, match="no checkpoint to evaluate"):
-        plan_jobs("alfworld", arms, {"sft": [], "reduced": []}, sets, {})
+        plan_jobs("alfworld", arms, {"sft": [], "reduced": []}, sets, {}, Playing())
+
+
+def test_episodes_are_played_at_the_named_checkpoints_and_states_measured_at_all():
+    playing = Playing(
+        ("cot", "prompt_constrained"), ("cot", "prompt_constrained", "instructed"), (0, 20)
+    )
+    drivers = {
+        "cot": ("cot",),
+        "prompt_constrained": ("prompt_constrained",),
+        "reference": ("cot", "prompt_constrained", "instructed"),
+    }
+    assert playing.drivers(0) == playing.drivers(20) == drivers
+    assert playing.drivers(10) == {"reference": drivers["reference"]}
+    both = ("cot_constrained", "prompt_constrained")
+    assert Playing(both[:1], both).drivers(0) == {"cot_constrained": both, "reference": both}
+
+
+def test_a_record_that_lacks_a_kind_of_action_is_unplayed_and_stays(tmp_path):
+    said = []
+    path = write_episode(tmp_path, "g1", [("look", "look", "look")], driver="reference")
+    write_episode(tmp_path, "g2", [("look", "look", "look")], driver="reference")
+    records = tmp_path / "records"
+    assert job("reference").unplayed(records, said.append) == []
+    more = job("reference", kinds=("cot", "prompt", "instructed"))
+    assert more.unplayed(records, said.append) == games(1, 2)
+    assert path.exists() and not said
