@@ -326,8 +326,6 @@ class Sampler:
         self._ids = [[] for _ in range(self.slots)]
         self._runner.clear()
 
-    # Checks of the arguments.
-
     def _check_slots(self, slots: Iterable[int]) -> None:
         for slot in slots:
             if not 0 <= slot < self.slots:
