@@ -48,9 +48,10 @@ def reasoning_before(codec: Codec, ids: Sequence[int]) -> list[int]:
     if thinks:
         head = head.partition(THINK_CLOSE)[0]
     kept = max(index for index, end in enumerate(ends) if end <= len(head))
-    rest = head[ends[kept] :]
+    # Whitespace between tokens is a tokenizer's own.
+    rest = head[ends[kept] :] if head[ends[kept] :].strip() else ""
     close = codec.think_close.lstrip() if thinks else ""
-    # The line break of some templates before `</think>` is encoded with the thought, as in training.
+    # Some templates' line break before `</think>` is encoded with the thought, as in training.
     gap = codec.think_close[: len(codec.think_close) - len(close)] if thinks else ""
     rest += "" if head.endswith(gap) else gap
     return [
