@@ -83,6 +83,10 @@ def _games(world: World) -> ConfigDict:
     games.eval_split = "valid_unseen"  # split that is played
     games.in_domain = 60  # games played of all task_types.in_domain together
     games.ood = 30  # games played of all task_types.ood together
+    # Games played of all task_types.in_domain together that are out of domain otherwise, and are
+    # then held out of training (docs/worlds.md). 0: neither.
+    games.ood_objects = 0  # goals with objects, or objects x receptacles, that no other goal has
+    games.ood_rooms = 0  # rooms that are longer than all others ("made"), or other floor plans
     games.seed = 0  # of the generator
     return games
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from cotjax import envs
 from cotjax.envs.base import Agent, Game, TextEnv
@@ -23,6 +24,10 @@ from cotjax.formats import ADMISSIBLE, INSTRUCTION, TASK
 
 IN_DOMAIN, OOD = "in_domain", "ood"
 NAMED, UNNAMED = "named", "unnamed"  # kinds of scripted thoughts: with the action, or without
+# Further OOD domains, both of the in-domain task types: goals with held-out objects, and rooms of
+# which training shows none. Each is a field of config.games, too.
+OOD_OBJECTS, OOD_ROOMS = "ood_objects", "ood_rooms"
+AXES = (OOD_OBJECTS, OOD_ROOMS)
 _NO_WORLDS = {"base", "pool", "worlds"}  # modules of cotjax.envs that are no world
 
 
@@ -56,6 +61,7 @@ class World(ABC):
       title: what the report calls it; "" for its name.
       domains: task type -> IN_DOMAIN or OOD, in the order in which task types are listed. OOD
         types are never trained on.
+      axes: the further OOD domains that it has, of AXES -> what is held out there, in words.
       splits: the splits of its games; `games make` makes all of them by default.
       agents: names for `agent`. "expert" plays to win: a study trains on its won episodes, and
         compares models with it.
@@ -71,6 +77,7 @@ class World(ABC):
     name: str
     title: str = ""
     domains: Mapping[str, str]
+    axes: Mapping[str, str] = MappingProxyType({})
     splits: tuple[str, ...] = ("train",)
     agents: tuple[str, ...] = ()
     thought_kinds: tuple[str, ...] = (NAMED,)
@@ -87,6 +94,10 @@ class World(ABC):
     def task_types_of(self, domain: str) -> tuple[str, ...]:
         """Return the task types of IN_DOMAIN or OOD."""
         return tuple(task for task, its_domain in self.domains.items() if its_domain == domain)
+
+    def axes_of(self, game: Game) -> frozenset[str]:
+        """Return the axes on which a game is out of domain, whatever its task type."""
+        return frozenset()
 
     @abstractmethod
     def games(
@@ -135,7 +146,11 @@ class World(ABC):
         workers: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[Game]:
-        """Make `counts[split][task_type]` games under `out`. `progress` gets (done, total)."""
+        """Make `counts[split][task_type]` games under `out`. `progress` gets (done, total).
+
+        An axis is a split, too. Where its games are asked for, those of the other splits are made
+        without what it holds out.
+        """
         raise UsageError(
             f"world {self.name!r} makes no games: set games.source={self.name} and games.root, "
             "or give a folder of games"

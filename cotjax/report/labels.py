@@ -8,7 +8,12 @@ import numpy as np
 
 from cotjax.diagnostics.statistics import Estimate
 
-_DOMAINS = {"in_domain": "in-domain", "ood": "out-of-domain"}
+_DOMAINS = {
+    "in_domain": "in-domain",
+    "ood": "out-of-domain",
+    "ood_objects": "out-of-domain objects",
+    "ood_rooms": "out-of-domain rooms",
+}
 
 
 def domain_label(domain: str) -> str:

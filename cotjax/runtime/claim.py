@@ -40,8 +40,9 @@ _FREE_OF_RUN = (
 )
 # What decides which games there are, and which of them are played.
 _GAMES = ("world", "games.source", "games.root", "games.seed")
+_AXES = ("games.ood_objects", "games.ood_rooms")
 _BASE = ("model.", "train.", "masking.")
-_PLAYED = ("games.eval_split", "games.in_domain", "games.ood")
+_PLAYED = ("games.eval_split", "games.in_domain", "games.ood", *_AXES)
 # The sections by which a run's config is recognized: a model's folder has a config.json too.
 _SECTIONS = {"games", "data", "model", "train", "masking", "arms", "evaluate"}
 
@@ -324,7 +325,7 @@ def _results(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
     results: list[tuple[str, tuple[str, ...]]] = []
     trained = ("seed", "world", "task_types.", "data.", "prompt.", *_BASE)
     if any((folder / "trajectories").glob("train*.jsonl")):
-        collected = ("seed", "task_types.", "collect.", *_GAMES, "games.train")
+        collected = ("seed", "task_types.", "collect.", *_GAMES, *_AXES, "games.train")
         results.append(("trajectories were collected with it", collected))
     if arms := arms_begun(folder):
         of_arms = tuple(f"arms.{arm}." for arm in arms)

@@ -12,14 +12,14 @@ import jax
 from ml_collections import ConfigDict
 
 from cotjax.envs.base import Game
-from cotjax.envs.worlds import load_world
+from cotjax.envs.worlds import World, load_world
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import abstract_params
 from cotjax.runtime.claim import content_of_arm, planned_steps
 from cotjax.runtime.files import read_json, write_atomic
 from cotjax.runtime.provenance import git_revision, package_versions
 from cotjax.study.arms import arms_of
-from cotjax.study.games import GameSets
+from cotjax.study.games import GameSets, task_types_of
 
 
 def describe_run(
@@ -56,8 +56,10 @@ def describe_run(
         "games": {
             "source": "made by cotjax" if made else world.title or world.name,
             "hash": games.hash,
-            "in_domain": _domain(config, games.in_domain, config.task_types.in_domain),
-            "ood": _domain(config, games.ood, config.task_types.ood),
+            **{
+                domain: _domain(config, world, domain, played)
+                for domain, played in games.domains.items()
+            },
         },
         "data": {
             **_trained_on(counts),
@@ -80,8 +82,18 @@ def describe_run(
     write_atomic(run / "run.json", json.dumps(about, indent=2) + "\n")
 
 
-def _domain(config: ConfigDict, games: tuple[Game, ...], types: tuple[str, ...]) -> dict[str, Any]:
-    return {"games": len(games), "split": config.games.eval_split, "task_types": list(types)}
+def _domain(
+    config: ConfigDict, world: World, domain: str, games: tuple[Game, ...]
+) -> dict[str, Any]:
+    about = {
+        "games": len(games),
+        "split": config.games.eval_split,
+        "task_types": list(task_types_of(config, domain)),
+    }
+    if domain in world.axes:
+        splits = sorted({game.split for game in games})
+        about |= {"split": " and ".join(splits), "held_out": world.axes[domain]}
+    return about
 
 
 def _trained_on(counts: Mapping[str, Any]) -> dict[str, Any]:

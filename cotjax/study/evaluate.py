@@ -37,7 +37,7 @@ from cotjax.runtime import distributed
 from cotjax.runtime.claim import checkpoint_steps, planned_steps
 from cotjax.sample.sampler import Sampler
 from cotjax.sample.sampling import Sampling
-from cotjax.study.games import GameSets
+from cotjax.study.games import GameSets, wanted_games
 from cotjax.study.jobs import Job, Playing, plan_jobs, warn_of_unplayed
 
 # Loaded games that each environment's process keeps in memory.
@@ -114,7 +114,7 @@ def check_layout(config: ConfigDict) -> None:
         layout = Layout(settings.layout, settings.history, settings.past_thoughts)
     except UsageError as error:
         raise UsageError(f"data.layout, data.history: {error}") from None
-    if not layout.playable and (config.games.in_domain or config.games.ood):
+    if not layout.playable and wanted_games(config):
         raise UsageError(
             f"data.history={settings.history} with data.past_thoughts={settings.past_thoughts} "
             "trains on other prompts than a rollout's, which show all turns, without past "

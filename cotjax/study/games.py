@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from cotjax.envs.base import Game, games_hash
-from cotjax.envs.worlds import World, load_world
+from cotjax.envs.worlds import AXES, IN_DOMAIN, OOD, World, load_world
 from cotjax.errors import DataError, UsageError
 
 
@@ -20,6 +21,9 @@ class GameSets:
     """The games of one study.
 
     Attributes:
+      train: none of them is on an axis that is played.
+      axes: axis (`cotjax.envs.worlds.AXES`) -> games of the in-domain types that are out of domain
+        on this axis alone. Axes of which no games are asked for are not in it.
       hash: of the contents of the games that are played for the report.
       left_out: split -> number of games that are not playable, by reason.
     """
@@ -29,13 +33,32 @@ class GameSets:
     ood: tuple[Game, ...]
     hash: str
     left_out: dict[str, Counter[str]] = field(default_factory=dict)
+    axes: Mapping[str, tuple[Game, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def domains(self) -> dict[str, tuple[Game, ...]]:
+        """Return domain -> the games played of it. The first two are always in it."""
+        return {IN_DOMAIN: self.in_domain, OOD: self.ood, **self.axes}
 
     def domain_of(self, game: Game) -> str:
-        return "ood" if game in self.ood else "in_domain"
+        """Return the domain of a game that is played."""
+        return next(domain for domain, games in self.domains.items() if game in games)
 
     @property
     def played(self) -> tuple[Game, ...]:
-        return self.in_domain + self.ood
+        """Return the games of all domains."""
+        return tuple(game for games in self.domains.values() for game in games)
+
+
+def wanted_games(config: ConfigDict) -> dict[str, int]:
+    """Return domain -> number of games to play, without domains of which none are asked for."""
+    numbers = {domain: config.games[domain] for domain in (IN_DOMAIN, OOD, *AXES)}
+    return {domain: number for domain, number in numbers.items() if number}
+
+
+def task_types_of(config: ConfigDict, domain: str) -> tuple[str, ...]:
+    """Return the task types of a domain's games."""
+    return config.task_types.ood if domain == OOD else config.task_types.in_domain
 
 
 def prepare_games(
@@ -47,7 +70,7 @@ def prepare_games(
       UsageError: an unknown source, no root for games that are read, or no games asked for.
       DataError: a game folder is missing, empty or broken, or holds too few games.
     """
-    if config.data.trajectories and not (config.games.in_domain or config.games.ood):
+    if config.data.trajectories and not wanted_games(config):
         return GameSets((), (), (), "")  # training on the user's data, and nothing to play
     world, root = load_world(config.world), config.games.root
     if config.games.source == "made":
@@ -55,21 +78,39 @@ def prepare_games(
         counts, workers = made_counts(config), max(1, config.workers)
         world.make_games(Path(root), counts, config.games.seed, workers, progress)
     left_out: dict[str, Counter[str]] = defaultdict(Counter)
-    in_domain, ood = _played(config, world, root, left_out)
-    train = _train(config, world, root, left_out)
-    played = in_domain + ood
+
+    @cache
+    def games_of(split: str) -> list[Game]:
+        return world.games(root, split, left_out[split])
+
+    played = _played(config, world, games_of)
+    train = _train(config, world, games_of)
     reasons = {split: counts for split, counts in left_out.items() if counts}
-    return GameSets(train, in_domain, ood, games_hash(played) if played else "", reasons)
+    every = [game for games in played.values() for game in games]
+    hash_ = games_hash(every) if every else ""
+    in_domain, ood = played.pop(IN_DOMAIN, ()), played.pop(OOD, ())
+    return GameSets(train, in_domain, ood, hash_, reasons, played)
 
 
 def check_world(config: ConfigDict) -> None:
-    """Raise UsageError for a world, a source of games or a task type that does not exist."""
+    """Raise UsageError for a world, source of games, task type or axis that does not exist."""
     world = load_world(config.world)
     sources = ("made", world.name) if world.makes_games else (world.name,)
     if config.games.source not in sources:
         raise UsageError(
             f"unknown games.source {config.games.source!r}; there are {', '.join(sources)}"
         )
+    for axis in _axes_on(config):
+        if axis not in world.axes:
+            raise UsageError(
+                f"games.{axis} is {config.games[axis]}: world {world.name!r} has no such games; "
+                "set it to 0"
+            )
+        if config.data.trajectories:
+            raise UsageError(
+                f"games.{axis} is {config.games[axis]}, which holds games out of training, but "
+                "data.trajectories is trained on as it is: set one of the two to its default"
+            )
     for name, types in config.task_types.items():
         for task_type in types:
             if task_type not in world.task_types and not config.data.trajectories:
@@ -88,16 +129,15 @@ def left_out_text(left_out: Counter[str]) -> str:
 def made_counts(config: ConfigDict) -> dict[str, dict[str, int]]:
     """Return split -> task type -> games to make.
 
-    The played games are spread evenly over the task types of their domain.
+    The played games are spread evenly over the task types of their domain. An axis is a split of
+    its own.
     """
     counts: dict[str, dict[str, int]] = {}
     if config.games.train:
         counts["train"] = dict.fromkeys(config.task_types.collect, config.games.train)
-    split = counts.setdefault(config.games.eval_split, {})
-    for types, wanted in (
-        (config.task_types.in_domain, config.games.in_domain),
-        (config.task_types.ood, config.games.ood),
-    ):
+    for domain, wanted in wanted_games(config).items():
+        types = task_types_of(config, domain)
+        split = counts.setdefault(domain if domain in AXES else config.games.eval_split, {})
         for index, task_type in enumerate(types):
             share = wanted // len(types) + (index < wanted % len(types))
             if share:
@@ -105,19 +145,25 @@ def made_counts(config: ConfigDict) -> dict[str, dict[str, int]]:
     return {split: types for split, types in counts.items() if types}
 
 
+def _axes_on(config: ConfigDict) -> frozenset[str]:
+    """Return the axes of which games are played, and which are held out of training."""
+    return frozenset(wanted_games(config)).intersection(AXES)
+
+
 def _train(
-    config: ConfigDict, world: World, root: str, left_out: dict[str, Counter[str]]
+    config: ConfigDict, world: World, games_of: Callable[[str], list[Game]]
 ) -> tuple[Game, ...]:
     if config.data.trajectories:
         return ()  # the user's data; no game is played for training
     games = [
         game
-        for game in world.games(root, "train", left_out["train"])
+        for game in games_of("train")
         if game.task_type in config.task_types.collect
+        and not world.axes_of(game) & _axes_on(config)
     ]
     if not games:
         raise DataError(
-            f"{root or world.name}: no training games of the task types "
+            f"{config.games.root or world.name}: no training games of the task types "
             f"{', '.join(config.task_types.collect)}"
         )
     if config.games.source != "made" and config.games.train:
@@ -126,27 +172,30 @@ def _train(
 
 
 def _played(
-    config: ConfigDict, world: World, root: str, left_out: dict[str, Counter[str]]
-) -> tuple[tuple[Game, ...], tuple[Game, ...]]:
-    wanted = (config.games.in_domain, config.games.ood)
-    if not any(wanted):
-        return (), ()
-    games = world.games(root, config.games.eval_split, left_out[config.games.eval_split])
-    chosen = []
-    for name, types, count in zip(
-        ("in_domain", "ood"),
-        (config.task_types.in_domain, config.task_types.ood),
-        wanted,
-        strict=True,
-    ):
-        fitting = [game for game in games if game.task_type in types]
+    config: ConfigDict, world: World, games_of: Callable[[str], list[Game]]
+) -> dict[str, tuple[Game, ...]]:
+    """Return domain -> the games to play of it."""
+    axes, made = _axes_on(config), config.games.source == "made"
+    chosen = {}
+    for domain, count in wanted_games(config).items():
+        splits = [config.games.eval_split]
+        if domain in AXES:
+            # Where games are read, training leaves those of an axis out, so they can be played.
+            splits = [domain] if made else list(dict.fromkeys((*splits, "train")))
+        types, out_on = task_types_of(config, domain), {domain} & frozenset(AXES)
+        fitting = [
+            game
+            for split in splits
+            for game in games_of(split)
+            if game.task_type in types and world.axes_of(game) & axes == out_on
+        ]
         if len(fitting) < count:
             raise DataError(
-                f"{root or world.name}: split {config.games.eval_split!r} has {len(fitting)} games "
-                f"for games.{name}={count}; ask for fewer or make more"
+                f"{config.games.root or world.name}: split {' and '.join(map(repr, splits))} has "
+                f"{len(fitting)} games for games.{domain}={count}; ask for fewer or make more"
             )
-        chosen.append(tuple(_choose(fitting, count, config.seed)))
-    return chosen[0], chosen[1]
+        chosen[domain] = tuple(_choose(fitting, count, config.seed))
+    return chosen
 
 
 def _choose(games: Sequence[Game], count: int, seed: int) -> list[Game]:

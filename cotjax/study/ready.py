@@ -31,7 +31,7 @@ from cotjax.study.evaluate import (
     playing_mesh,
     playing_of,
 )
-from cotjax.study.games import check_world
+from cotjax.study.games import check_world, wanted_games
 from cotjax.study.training_data import load_codec, prompt_of, selection_of
 from cotjax.train.checks import check_batch, check_counts
 from cotjax.train.trackers import check_trackers
@@ -56,7 +56,7 @@ def check(config: ConfigDict, trains: bool = True) -> None:
     adapters_of(config)
     elicitation_of(config)
     limits_of(config)
-    plays = bool(config.games.in_domain or config.games.ood)
+    plays = bool(wanted_games(config))
     if plays:
         playing_of(config)
     if plays and config.train.keep_last:

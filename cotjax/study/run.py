@@ -21,6 +21,7 @@ from cotjax.data.trajectories import Trajectory, read_trajectories, write_trajec
 from cotjax.envs.base import Game
 from cotjax.envs.worlds import NAMED, World, load_world
 from cotjax.errors import DataError, UsageError
+from cotjax.report.labels import domain_label
 from cotjax.report.summary import Summary
 from cotjax.rollout.collect import Collecting, collect, expert_episodes
 from cotjax.runtime import distributed
@@ -80,9 +81,12 @@ class Study:
             )
         for split, reasons in games.left_out.items():
             self.reporter.say(f"  left out of {split}: {left_out_text(reasons)}")
+        others = "".join(
+            f", {len(played)} of {domain_label(axis)}" for axis, played in games.axes.items()
+        )
         self.reporter.say(
             f"  {len(games.train)} to train on, {len(games.in_domain)} in-domain and "
-            f"{len(games.ood)} OOD games to play"
+            f"{len(games.ood)} OOD games to play{others}"
         )
         return games
 

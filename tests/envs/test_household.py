@@ -15,14 +15,9 @@ from cotjax.envs.alfworld.env import AlfworldEnv
 from cotjax.envs.alfworld.maker import make as household
 from cotjax.envs.alfworld.maker.make import make_games
 from cotjax.envs.alfworld.maker.pddl import folder_name, problem_text
-from cotjax.envs.alfworld.maker.sample import (
-    TREATMENTS,
-    UNSEEN_FLOOR_PLANS,
-    floor_plans_of,
-    sample_household,
-)
+from cotjax.envs.alfworld.maker.sample import TREATMENTS, floor_plans_of, sample_household
 from cotjax.envs.alfworld.maker.walkthrough import engine_names
-from cotjax.envs.alfworld.tasks import TASK_TYPES
+from cotjax.envs.alfworld.tasks import TASK_TYPES, UNSEEN_FLOOR_PLANS
 from cotjax.errors import DataError, EnvError, UsageError
 
 PICK, LOOK, CLEAN, HEAT, COOL, TWO = TASK_TYPES

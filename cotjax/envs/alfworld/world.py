@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -14,18 +13,28 @@ from cotjax.envs.alfworld.env import AlfworldEnv, find_games, game_at
 from cotjax.envs.alfworld.maker.make import SPLITS, make_games
 from cotjax.envs.alfworld.scripted.expert import Expert
 from cotjax.envs.alfworld.scripted.explorer import Explorer
-from cotjax.envs.alfworld.tasks import OOD_TASKS, TASK_TYPES
+from cotjax.envs.alfworld.tasks import (
+    GAME_NAME,
+    HELD_OUT_OBJECTS,
+    OOD_TASKS,
+    TASK_TYPES,
+    axes_of,
+)
 from cotjax.envs.alfworld.wording import INSTRUCTION
 from cotjax.envs.alfworld.words import alfworld_words
 from cotjax.envs.base import Agent, Game, TextEnv
-from cotjax.envs.worlds import IN_DOMAIN, NAMED, OOD, UNNAMED, AgentSettings, World
+from cotjax.envs.worlds import (
+    IN_DOMAIN,
+    NAMED,
+    OOD,
+    OOD_OBJECTS,
+    OOD_ROOMS,
+    UNNAMED,
+    AgentSettings,
+    World,
+)
 from cotjax.errors import UsageError
 from cotjax.runtime.files import local_path
-
-# A game's name: task type-object-movable receptacle-receptacle-floor plan/trial.
-_GAME = re.compile(
-    r"(?:^|/)(?P<game>(?P<task_type>[a-z]+(?:_[a-z]+)*)-[^-/]+-[^-/]+-[^-/]+-\d+(?:/[^/]+)?)(?:/|$)"
-)
 
 
 class Alfworld(World):
@@ -35,11 +44,21 @@ class Alfworld(World):
     domains = MappingProxyType(
         {task: OOD if task in OOD_TASKS else IN_DOMAIN for task in TASK_TYPES}
     )
+    axes = MappingProxyType(
+        {
+            OOD_OBJECTS: f"goals with {', '.join(sorted(HELD_OUT_OBJECTS))}, or with one in eight "
+            "pairs of another object and a receptacle",
+            OOD_ROOMS: "longer rooms in made games, other floor plans in ALFWorld's own",
+        }
+    )
     splits = SPLITS
     agents = ("expert", "explorer")
     thought_kinds = (NAMED, UNNAMED)
     makes_games = True
     instruction = INSTRUCTION
+
+    def axes_of(self, game: Game) -> frozenset[str]:
+        return axes_of(game)
 
     def games(
         self, root: str | os.PathLike[str], split: str, left_out: Counter[str] | None = None
@@ -63,7 +82,7 @@ class Alfworld(World):
 
     def recognize(self, path: str) -> tuple[str, str] | None:
         """Find "<task type>-…/<trial>" in a path with either kind of slash."""
-        name = _GAME.search(path.replace("\\", "/"))
+        name = GAME_NAME.search(path.replace("\\", "/"))
         return (name["task_type"], name["game"]) if name else None
 
     def words(self) -> Iterator[str]:

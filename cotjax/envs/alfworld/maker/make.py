@@ -19,13 +19,14 @@ import multiprocessing
 import random
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from cotjax.envs.alfworld.catalog import load_catalog
+from cotjax.envs.alfworld.catalog import Catalog, load_catalog
 from cotjax.envs.alfworld.maker.manifest import MadeGame, Manifest, hash_game
 from cotjax.envs.alfworld.maker.pddl import (
     folder_name,
@@ -34,13 +35,15 @@ from cotjax.envs.alfworld.maker.pddl import (
     problem_text,
     trajectory_file,
 )
-from cotjax.envs.alfworld.maker.sample import sample_household
+from cotjax.envs.alfworld.maker.sample import Household, sample_household
 from cotjax.envs.alfworld.maker.walkthrough import walkthrough
-from cotjax.envs.alfworld.tasks import TASK_TYPES
+from cotjax.envs.alfworld.tasks import MADE_TRIAL, TASK_TYPES, is_held_out
 from cotjax.envs.base import Game
+from cotjax.envs.worlds import AXES, OOD_OBJECTS
 from cotjax.errors import EnvError, UsageError
 
 SPLITS = ("train", "valid_seen", "valid_unseen")
+_ALL_SPLITS = (*SPLITS, *AXES)
 _GENERATOR = "household 1"  # increased whenever the same seed would give other bytes
 _MOST_ATTEMPTS = 20
 _GAMES_PER_SAVE = 50  # the manifest is saved this often, so that a killed run loses little
@@ -68,6 +71,10 @@ def make_games(
 ) -> list[Game]:
     """Make `counts[split][task_type]` games under `out`; return them by split, type and index.
 
+    A split is one of SPLITS or of AXES. Games of OOD_OBJECTS have a held-out object in the goal;
+    where such are asked for, those of the other splits have none (`is_held_out`). Games of
+    OOD_ROOMS are in longer rooms than all others. Both are in valid_unseen's floor plans.
+
     The same seed gives the same bytes with any number of workers, and game k of a split and task
     type does not depend on the number of games. Games of an earlier call are kept if their hash is
     right, and made again otherwise. `progress(done, total)` is called once for the kept games, then
@@ -80,24 +87,20 @@ def make_games(
     """
     out = Path(out)
     keys = _requested(out, counts, seed, workers)
-    asked = {
-        f"{split}/{task}": counts[split][task]
-        for split in SPLITS
-        for task in TASK_TYPES
-        if counts.get(split, {}).get(task)
-    }
-    manifest = Manifest.open(out, _generator(), seed, asked, SPLITS)
+    asked = dict(Counter(f"{key.split}/{key.task_type}" for key in keys))
+    manifest = Manifest.open(out, _generator(), seed, asked, _ALL_SPLITS)
     games = {
         key: game
         for key in keys
         if (game := manifest.games.get(str(key))) and _is_intact(out, key, game)
     }
     missing = [key for key in keys if key not in games]
+    holds_out = any(key.split == OOD_OBJECTS for key in keys)
     if games and progress is not None:
         progress(len(games), len(keys))
     try:
         for done, (key, game) in enumerate(
-            _make_all(out, seed, missing, workers), start=len(games) + 1
+            _make_all(out, seed, holds_out, missing, workers), start=len(games) + 1
         ):
             games[key] = manifest.games[str(key)] = game
             if done % _GAMES_PER_SAVE == 0:
@@ -132,8 +135,8 @@ def _requested(
                 f"choose another folder than {out}"
             )
     for split, tasks in counts.items():
-        if split not in SPLITS:
-            raise UsageError(f"no split is called {split!r}: choose from {', '.join(SPLITS)}")
+        if split not in _ALL_SPLITS:
+            raise UsageError(f"no split is called {split!r}: choose from {', '.join(_ALL_SPLITS)}")
         for task, count in tasks.items():
             if task not in TASK_TYPES:
                 raise UsageError(
@@ -146,7 +149,9 @@ def _requested(
                     f"not {count!r}"
                 )
     numbers = {
-        (split, task): counts.get(split, {}).get(task, 0) for split in SPLITS for task in TASK_TYPES
+        (split, task): counts.get(split, {}).get(task, 0)
+        for split in _ALL_SPLITS
+        for task in TASK_TYPES
     }
     if not any(numbers.values()):
         raise UsageError(
@@ -181,20 +186,19 @@ def _is_intact(out: Path, key: GameKey, game: MadeGame) -> bool:
 
 
 def _make_all(
-    out: Path, seed: int, keys: list[GameKey], workers: int
+    out: Path, seed: int, holds_out: bool, keys: list[GameKey], workers: int
 ) -> Iterator[tuple[GameKey, MadeGame]]:
     if workers == 1 or len(keys) < 2:
         if keys:
-            maker = _Maker(out, seed)
+            maker = _Maker(out, seed, holds_out)
             yield from ((key, maker.make(key)) for key in keys)
         return
     # Spawned, so that no process shares the engine's libraries with another.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(keys)), context) as pool:
         try:
-            yield from zip(
-                keys, pool.map(functools.partial(_make_one, out, seed), keys), strict=True
-            )
+            make = functools.partial(_make_one, out, seed, holds_out)
+            yield from zip(keys, pool.map(make, keys), strict=True)
         except BrokenProcessPool as error:
             raise EnvError(
                 "a process that makes games died: ask for fewer workers; in a script, call "
@@ -204,30 +208,46 @@ def _make_all(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _make_one(out: Path, seed: int, key: GameKey) -> MadeGame:
-    return _maker_of_process(out, seed).make(key)
+def _make_one(out: Path, seed: int, holds_out: bool, key: GameKey) -> MadeGame:
+    return _maker_of_process(out, seed, holds_out).make(key)
 
 
 @functools.lru_cache(maxsize=1)
-def _maker_of_process(out: Path, seed: int) -> _Maker:
-    return _Maker(out, seed)
+def _maker_of_process(out: Path, seed: int, holds_out: bool) -> _Maker:
+    return _Maker(out, seed, holds_out)
+
+
+def draw_household(
+    catalog: Catalog, key: GameKey, rng: random.Random, holds_out: bool
+) -> Household | None:
+    """Draw the household of one attempt at a game; None where another attempt is needed.
+
+    `holds_out`: only games of OOD_OBJECTS may have a held-out object in the goal. A draw with one
+    is refused, so all other games are those of a call that holds nothing out.
+    """
+    household = sample_household(catalog, key.split, key.task_type, rng)
+    if household is None or not holds_out or key.split == OOD_OBJECTS:
+        return household
+    return None if is_held_out(household.target, household.goal) else household
 
 
 class _Maker:
-    """Makes one game after another with one engine, whose memory is never freed."""
+    """Makes one game after another with one engine, whose memory is never freed.
 
-    def __init__(self, out: Path, seed: int):
+    `holds_out`: as in `draw_household`.
+    """
+
+    def __init__(self, out: Path, seed: int, holds_out: bool):
         from cotjax.envs.alfworld.env import AlfworldEnv
 
-        self._out, self._seed = out, seed
+        self._out, self._seed, self._holds_out = out, seed, holds_out
         self._catalog = load_catalog()
         self._engine = AlfworldEnv(max_steps=_LONGEST_WALKTHROUGH)
 
     def make(self, key: GameKey) -> MadeGame:
         """Sample until a game is won by its walkthrough, then move it into place by one rename."""
-        trial = (
-            f"trial_G{hashlib.sha256(f'{_GENERATOR} {self._seed} {key}'.encode()).hexdigest()[:16]}"
-        )
+        name = hashlib.sha256(f"{_GENERATOR} {self._seed} {key}".encode()).hexdigest()
+        trial = f"{MADE_TRIAL}{name[:16]}"
         scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=self._out))
         try:
             for attempt in range(_MOST_ATTEMPTS):
@@ -246,7 +266,7 @@ class _Maker:
         )
 
     def _write(self, key: GameKey, trial: str, rng: random.Random, scratch: Path) -> Path | None:
-        household = sample_household(self._catalog, key.split, key.task_type, rng)
+        household = draw_household(self._catalog, key, rng, self._holds_out)
         if household is None:
             return None
         problem = problem_text(self._catalog, household, trial)

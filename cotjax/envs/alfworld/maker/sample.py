@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from cotjax.envs.alfworld.catalog import STEP_METRES, Catalog, FloorPlan, Receptacle
-
-UNSEEN_FLOOR_PLANS = (10, 219, 308, 424)  # ALFWorld's own valid_unseen rooms
+from cotjax.envs.alfworld.tasks import UNSEEN_FLOOR_PLANS, is_held_out
+from cotjax.envs.worlds import OOD_OBJECTS, OOD_ROOMS
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,17 @@ _MOST_RECEPTACLES = {
     "Bedroom": (12, 26),
     "Bathroom": (11, 19),
 }
+# Receptacles of a longer room: more than any other room has. They are added one by one, of the
+# room's classes and of these, at most so many of a class as other rooms have.
+_LONG_ROOMS = {
+    "Kitchen": (40, 46),
+    "LivingRoom": (32, 38),
+    "Bedroom": (32, 38),
+    "Bathroom": (25, 31),
+}
+_ANYWHERE = frozenset({"Cabinet", "Drawer", "Shelf", "SideTable"})
+_MOST_OF_CLASS = {"Cabinet": 16, "Drawer": 14, "Shelf": 14}
+_MOST_OF_ANY = 6
 
 # The weight of a receptacle of each class when an object is put into one that it fits. Fitted to
 # the mean number of objects in each class in ALFWorld's games; classes for few kinds weigh more.
@@ -146,8 +157,8 @@ class Household:
 
 
 def floor_plans_of(catalog: Catalog, split: str) -> list[FloorPlan]:
-    """Return the floor plans of a split: valid_unseen has four of its own, the others share."""
-    unseen = split == "valid_unseen"
+    """Return a split's floor plans: train and valid_seen share, the others have four unseen."""
+    unseen = split not in ("train", "valid_seen")
     return [
         plan
         for number, plan in catalog.floor_plans.items()
@@ -158,12 +169,19 @@ def floor_plans_of(catalog: Catalog, split: str) -> list[FloorPlan]:
 def sample_household(
     catalog: Catalog, split: str, task_type: str, rng: random.Random
 ) -> Household | None:
-    """Draw a household; None if the drawn room cannot host the task."""
+    """Draw a household; None if the drawn room cannot host the task.
+
+    Only split OOD_ROOMS has longer rooms. In OOD_OBJECTS every goal is held out; in the other
+    splits it may be.
+    """
     plan = _sample_floor_plan(catalog, split, task_type, rng)
     space = _Space(plan, rng)
     receptacles = _furnish(catalog, plan, task_type, space, rng)
+    if split == OOD_ROOMS:
+        _lengthen(receptacles, plan, space, rng)
     kinds = [kind for kind in plan.kinds if kind in catalog.portable - _ON_THE_FLOOR]
-    chosen = _sample_goal(catalog, task_type, kinds, {r.kind for r in receptacles}, rng)
+    fits = is_held_out if split == OOD_OBJECTS else _any_goal
+    chosen = _sample_goal(catalog, task_type, kinds, {r.kind for r in receptacles}, rng, fits)
     if chosen is None:
         return None
     target, goal = chosen
@@ -278,20 +296,47 @@ def _furnish(
     return receptacles
 
 
+def _lengthen(
+    receptacles: list[Receptacle], plan: FloorPlan, space: _Space, rng: random.Random
+) -> None:
+    """Add receptacles until the room is longer than any of the other splits."""
+    fewest = rng.randint(*_LONG_ROOMS[plan.room])
+    while len(receptacles) < fewest:
+        counts = Counter(r.kind for r in receptacles)
+        kind = rng.choice(
+            [
+                kind
+                for kind in sorted((counts.keys() - _FIXED) | _ANYWHERE)
+                if counts[kind] < _MOST_OF_CLASS.get(kind, _MOST_OF_ANY)
+            ]
+        )
+        receptacles.append(Receptacle(kind, space.new_id(kind), space.new_spot()))
+
+
+def _any_goal(target: str, goal: str) -> bool:
+    return True
+
+
 def _sample_goal(
     catalog: Catalog,
     task_type: str,
     kinds: Sequence[str],
     present: Collection[str],
     rng: random.Random,
+    fits: Callable[[str, str], bool],
 ) -> tuple[str, str] | None:
     """Return (object class, goal receptacle class) that this room can host; None if it has none.
 
+    `fits(object, receptacle)`: whether a pair may be the goal; the receptacle is "" under a lamp.
     The object must be able to start elsewhere. The receptacle is drawn before the object:
     otherwise a table that holds everything would be every second goal.
     """
     if task_type == "look_at_obj_in_light":
-        fitting = [kind for kind in kinds if any(kind in catalog.fits[other] for other in present)]
+        fitting = [
+            kind
+            for kind in kinds
+            if any(kind in catalog.fits[other] for other in present) and fits(kind, "")
+        ]
         return (rng.choice(fitting), "") if fitting else None
     goals = set(present) - _NEVER_A_GOAL
     if task_type == "pick_two_obj_and_place":
@@ -304,7 +349,9 @@ def _sample_goal(
     choices = {}
     for goal in sorted(goals):
         elsewhere = frozenset().union(*(catalog.fits[other] for other in present if other != goal))
-        choices[goal] = [kind for kind in kinds if kind in catalog.fits[goal] & elsewhere]
+        choices[goal] = [
+            kind for kind in kinds if kind in catalog.fits[goal] & elsewhere and fits(kind, goal)
+        ]
     possible = [goal for goal, objects in choices.items() if objects]
     if not possible:
         return None
