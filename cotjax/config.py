@@ -212,7 +212,7 @@ def _train() -> ConfigDict:
     train.eval_share = 0.0
     # Examples on which is measured, at every checkpoint, what the action has left to learn and its
     # share of loss and gradient (docs/runs.md); 0: off.
-    train.information_examples = 64
+    train.information_examples = 32
     # Newest checkpoints to keep; 0: keep all, which a study that plays them needs.
     train.keep_last = 0
     train.keep_every = 0  # also keep every N-th step's checkpoint; 0: off

@@ -36,6 +36,7 @@ from cotjax.study.describe import describe_run
 from cotjax.study.evaluate import check_playable, evaluate
 from cotjax.study.export import keep_base
 from cotjax.study.games import GameSets, left_out_text, prepare_games
+from cotjax.study.information import measure_of
 from cotjax.study.ready import check, check_folder
 from cotjax.study.training_data import load_codec
 from cotjax.train.main import train
@@ -130,6 +131,7 @@ class Study:
                     source=datasets[arm].source,
                     mesh_shape=dict(config.mesh),
                     listener=TrainingProgress(self.reporter, stage),
+                    measure=measure_of(config, arm, run, folder, self.reporter),
                 )
 
     def evaluate(self, games: GameSets) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 
 from cotjax.data.held_out import split
 from cotjax.data.pipeline import Example, batches, check_supervised, dropped_weights
 from cotjax.errors import DataError
+from cotjax.model.params import Params
 from cotjax.model.sharding import batch_sharding, make_mesh
 from cotjax.objectives.supervised import make_objective
 from cotjax.runtime import distributed
@@ -38,6 +40,7 @@ def train(
     source: Sequence[Example],
     mesh_shape: dict[str, int],
     listener: Listener | None = None,
+    measure: Callable[[int, Params, Mesh, Sequence[Example]], None] | None = None,
 ) -> Path:
     """Train one arm and return its checkpoint folder.
 
@@ -49,6 +52,9 @@ def train(
       source: the dataset's random-access source.
       mesh_shape: sizes of the axes data, fsdp and tensor; one may be -1.
       listener: receives the progress, and which checkpoints are damaged.
+      measure: called as (step, params, mesh, examples) before each checkpoint of the plan is saved,
+        by all processes; the examples are those held out, or without any, all. After a resume it is
+        called again for the checkpoints that were not saved.
 
     Raises:
       UsageError: a setting out of its range, a batch that the mesh does not divide, a folder that
@@ -89,10 +95,11 @@ def train(
 
     # ---- data: each process reads the rows that its devices hold
     own = local_rows(batch_sharding(mesh), settings.batch)
-    held_out = None
+    held_out, measured = None, source
     if settings.eval_every:
         examples = len(source)
         source, apart = split(source, settings.eval_share, run.seed)
+        measured = apart
         held_out = HeldOut(
             apart, make_forward(model, mesh, **layers), mesh, settings, dropping, own
         )
@@ -142,6 +149,8 @@ def train(
                         "look at the model's weights"
                     )
                 loss = log.held_out(held_out.row(0, state.params), None) if held_out else None
+                if measure:
+                    measure(0, state.params, mesh, measured)
                 metrics_file.sync()
                 place = {"step": 0, "iterator": iterator.get_state()}
                 checkpoints.save(state, about | place, loss)
@@ -191,6 +200,9 @@ def train(
                         "that they give, are not finite; lower train.learning_rate, or look at "
                         "the data of this step",
                     )
+                if measure and step in keep.steps:
+                    with log.clock.apart():
+                        measure(step, state.params, mesh, measured)
                 metrics_file.sync()
                 with log.clock.waiting("save_blocked"):
                     place = {"step": step, "iterator": iterator.get_state()}
