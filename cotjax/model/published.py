@@ -104,6 +104,27 @@ def _llama3(
     }
 
 
+def _smollm2(
+    width: int, layers: int, heads: int, kv_heads: int, feed_forward: int, *, theta: float = 1e5
+) -> dict[str, Any]:
+    """Return SmolLM2's sizes, an architecture of Llama's."""
+    return {
+        "vocab_size": 49_152,
+        "width": width,
+        "layers": layers,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head_size": 64,
+        "feed_forward": feed_forward,
+        "rope_theta": theta,
+        "norm_eps": 1e-5,
+        "tied_embeddings": True,
+        "qk_norm": False,
+        "qkv_bias": False,
+        "max_length": 8192,
+    }
+
+
 PUBLISHED: dict[str, dict[str, Any]] = {
     "qwen3-0.6b": _qwen3(1024, 28, 16, 3072, tied=True),
     "qwen3-1.7b": _qwen3(2048, 28, 16, 6144, tied=True),
@@ -118,6 +139,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "qwen2.5-14b": _qwen2(5120, 48, 40, 8, 13_824, eps=1e-5),
     "qwen2.5-32b": _qwen2(5120, 64, 40, 8, 27_648, eps=1e-5),
     "deepseek-r1-distill-qwen-7b": _qwen2(3584, 28, 28, 4, 18_944, theta=1e4),
+    "smollm2-135m": _smollm2(576, 30, 9, 3, 1536),
+    "smollm2-360m": _smollm2(960, 32, 15, 5, 2560),
+    "smollm2-1.7b": _smollm2(2048, 24, 32, 32, 8192, theta=1.3e5),
     "llama-3.1-8b": _llama3(4096, 32, 32, 14_336, factor=8.0),
     "llama-3.1-70b": _llama3(8192, 80, 64, 28_672, factor=8.0),
     "llama-3.2-1b": _llama3(2048, 16, 32, 8192, factor=32.0, tied=True),
