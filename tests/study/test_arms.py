@@ -1,0 +1,171 @@
+"""Arms with their own thoughts, direct share and seed."""
+
+import json
+
+import pytest
+from helpers.configs import STUDY
+
+from cotjax.cli.main import main
+from cotjax.config import default_config
+from cotjax.errors import UsageError
+from cotjax.runtime.claim import content_of_arm
+from cotjax.study.arms import arms_of, check_arms, dropping_of
+from cotjax.train.metrics import read_metrics
+
+CELLS = STUDY.replace(
+    "    return config",
+    """\
+    config.games.in_domain = config.games.ood = 0
+    config.model.lora_rank = 2
+    config.arms = {
+        "named-s0": {"label": "named", "fraction": 0.0},
+        "named-s1": {"label": "named", "fraction": 0.0, "seed": 1},
+        "reduced": {"label": "k", "fraction": 0.3},
+        "hybrid": {"label": "hybrid", "fraction": 0.0, "direct_share": 0.5},
+        "unnamed": {"label": "unnamed", "fraction": 0.0, "thoughts": "unnamed"},
+    }
+    return config""",
+)
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cells")
+    config = folder / "cells.py"
+    config.write_text(CELLS)
+    assert main(["train", "--config", str(config), "--out", str(folder / "run")]) == 0
+    return config, folder / "run"
+
+
+def config_of(**arms):
+    config = default_config()
+    config.arms = {name: {"label": name, **own} for name, own in arms.items()}
+    return config
+
+
+def test_an_arm_without_a_value_has_the_configs():
+    config = config_of(plain={}, own={"thoughts": "unnamed", "direct_share": 0.0, "seed": 0})
+    config.seed, config.data.direct_share, config.collect.thoughts = 7, 0.25, "named"
+    arms = arms_of(config)
+    assert (arms["plain"].data, arms["plain"].seed) == (("named", 0.25), 7)
+    assert (arms["own"].data, arms["own"].seed) == (("unnamed", 0.0), 0)
+    assert arms["plain"].fraction == 0.0 and arms["plain"].control == "action"
+    assert dropping_of(config, "plain").seed == 7 and dropping_of(config, "own").seed == 0
+
+
+def test_arms_that_differ_by_seed_and_label_alone_share_a_cell():
+    config = config_of(
+        **{"named-s0": {"seed": 0}, "named-s1": {"seed": 1}, "named-s2": {"seed": 2}},
+        **{"k3": {"fraction": 0.3}, "one": {"direct_share": 1.0}, "two": {"direct_share": 1.0}},
+    )
+    cells = {arm: about.cell for arm, about in arms_of(config).items()}
+    assert cells == {
+        **dict.fromkeys(("named-s0", "named-s1", "named-s2"), "named"),
+        **{"k3": "k3", "one": "one", "two": "one"},
+    }
+
+
+def test_two_cells_never_share_a_name():
+    config = config_of(a={"fraction": 0.1}, a1={"seed": 1}, a2={"seed": 2})
+    assert {arm: about.cell for arm, about in arms_of(config).items()} == {
+        **{"a": "a", "a1": "a1", "a2": "a1"}
+    }
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"thoughts": "silent"}, "arms.x.thoughts is 'silent'; world 'alfworld' has named and unn"),
+        ({"direct_share": 1.5}, "arms.x.direct_share is 1.5; it must be from 0 to 1, or -1"),
+        ({"direct_share": -0.5}, "arms.x.direct_share is -0.5; it must be from 0 to 1, or -1"),
+        ({"seed": -2}, "arms.x.seed is -2; it must be at least 0, or -1"),
+        ({"seed": "1"}, "arms.x.seed is '1'; it must be of type int"),
+    ],
+)
+def test_an_impossible_value_of_an_arm_is_refused(own, words):
+    with pytest.raises(UsageError, match=words):
+        check_arms(config_of(x=own))
+
+
+def test_kinds_of_scripted_thoughts_do_not_apply_to_a_users_trajectories():
+    config = config_of(x={"thoughts": "unnamed"}, y={})
+    config.data.trajectories = "mine.jsonl"
+    with pytest.raises(UsageError, match=r"arms\.x\.thoughts.*mine\.jsonl has its own thoughts"):
+        check_arms(config)
+    config.arms.x.thoughts = ""
+    check_arms(config)
+    assert arms_of(config)["y"].thoughts == ""
+
+
+def test_arms_of_other_data_are_trained_on_other_data_and_the_others_share_theirs(cells):
+    _, run = cells
+    data = {folder.name: content_of_arm(folder)["data"] for folder in (run / "arms").iterdir()}
+    assert data["named-s0"] == data["named-s1"] == data["reduced"]
+    assert data["hybrid"]["sha256"] == data["named-s0"]["sha256"]
+    assert len({about["examples"] for about in data.values()}) == 3
+    assert data["unnamed"]["file"].endswith("train_unnamed.jsonl")
+    assert len(list((run / "dataset").glob("*/agent-*"))) == 3
+    named, unnamed = (
+        [json.loads(line) for line in (run / "trajectories" / name).read_text().splitlines()]
+        for name in ("train.jsonl", "train_unnamed.jsonl")
+    )
+    for episode, other in zip(named, unnamed, strict=True):
+        for step, same in zip(episode["steps"], other["steps"], strict=True):
+            assert step.pop("thought", None) != same.pop("thought", None) or not step["trained"]
+        assert episode == other
+    counts = json.loads((run / "data.json").read_text())
+    assert set(counts["arms"]) == set(data)
+    provenance = counts["arms"]["hybrid"]["thought_provenance"]
+    assert set(provenance) == {"scripted, before the action", "no thought"}
+    assert counts["arms"]["named-s1"] == counts["arms"]["reduced"]
+    log = (run / "log.txt").read_text()
+    assert "named-s0, named-s1, reduced (named thoughts, direct_share 0):" in log
+
+
+def test_arms_of_another_seed_have_another_order_of_data(cells):
+    _, run = cells
+    losses = {
+        folder.name: [row["loss"] for row in read_metrics(folder / "metrics.jsonl")]
+        for folder in (run / "arms").iterdir()
+    }
+    assert losses["named-s0"] != losses["named-s1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("arms.hybrid.direct_share=0.25", "arms.hybrid.direct_share is 0.5 there, 0.25 here"),
+        ("arms.unnamed.thoughts=named", "arms.unnamed.thoughts is 'unnamed' there, 'named' here"),
+        ("arms.named-s1.seed=2", "arms.named-s1.seed is 1 there, 2 here"),
+    ],
+)
+def test_a_resumed_arm_keeps_its_data_and_its_seed(cells, capsys, change, words):
+    config, run = cells
+    assert main(["train", "--config", str(config), "--out", str(run), f"--config.{change}"]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_second_start_trains_nothing(cells):
+    config, run = cells
+    stamps = {path: path.stat().st_mtime_ns for path in run.rglob("metrics.jsonl")}
+    assert main(["train", "--config", str(config), "--out", str(run)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_data_check_and_show_mask_take_an_arm(cells, capsys):
+    config, run = cells
+    data = run / "trajectories" / "train.jsonl"
+    shared = ["--config", str(config)]
+    check = ["data", "check", str(data), *shared]
+    assert main([*check, "--arm", "hybrid"]) == 0
+    assert "no thought" in capsys.readouterr().out
+    assert main(check) == 0
+    assert "no thought" not in capsys.readouterr().out
+    assert main([*check, "--arm", "none"]) == 2
+    assert "--arm is 'none'" in capsys.readouterr().err
+    assert main(["data", "check", str(data), "--arm", "hybrid"]) == 2
+    shown = {}
+    for arm in ("named-s0", "hybrid"):
+        assert main(["show-mask", "--data", str(data), *shared, "--arm", arm]) == 0
+        shown[arm] = capsys.readouterr().out
+    assert shown["hybrid"] != shown["named-s0"]
