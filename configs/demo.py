@@ -1,13 +1,27 @@
-"""The demo: the whole study on a laptop's CPU, from made games to the report.
+"""The demo: a study with a known answer, on a laptop's CPU, from made games to the report.
+
+The same games and episodes give the data of all cells; the scripted thoughts name the action that
+follows, or they do not, and 0 or 30 % of the trajectories are written without thoughts ("mixed").
+"direct" has no thoughts at all: the ceiling of a prompt action. "unnamed_reduced" drops 30 % of
+the action losses where these carry a share of the loss. One seed each.
 
 Command   launch/demo.sh      (or: cotjax demo; cotjax study --config configs/demo.py)
-Hardware  2 CPU cores; 12 minutes from a fresh clone, set-up included; largest process 1.6 GB
-Result    standard SFT at step 150, 60 in-domain games: success by CoT actions 0.72 [0.59, 0.81],
-          by prompt actions 0.02 [0.00, 0.09], gap +0.70 [+0.55, +0.80]; D1 0.86 and 0.29, from
-          0.58 and 0.24 at the base. The figure is configs/demo.png.
+Hardware  2 CPU cores
 """
 
 from cotjax.config import default_config
+
+CELLS = {
+    "named": {"label": "thoughts name the action", "fraction": 0.0},
+    "named_mixed": {"label": "named, 30 % direct", "fraction": 0.0, "direct_share": 0.3},
+    "unnamed": {"label": "thoughts do not name it", "fraction": 0.0, "thoughts": "unnamed"},
+    "unnamed_mixed": {
+        **{"label": "unnamed, 30 % direct", "fraction": 0.0},
+        **{"thoughts": "unnamed", "direct_share": 0.3},
+    },
+    "unnamed_reduced": {"label": "unnamed, k = 0.3", "fraction": 0.3, "thoughts": "unnamed"},
+    "direct": {"label": "no thoughts", "fraction": 0.0, "direct_share": 1.0},
+}
 
 
 def get_config():
@@ -21,11 +35,13 @@ def get_config():
     config.task_types.collect = config.task_types.in_domain  # the OOD task types are never shown
     # A model that has only seen faultless play repeats itself when an action has no effect.
     config.collect.slips = 0.3
-    config.train.steps = 150
-    config.train.save_every = 30  # 5 checkpoints an arm, and the base
+    config.train.steps = 60
+    config.train.save_every = 30
+    config.train.warmup = 10
     config.train.learning_rate = 2e-3
     config.train.vector_rate = 10.0
     config.evaluate.max_steps = 20  # the scripted expert wins in 8 on average
     config.evaluate.max_new_tokens = 64  # the longest scripted response has some 50
     config.evaluate.slots = 40
+    config.arms = CELLS
     return config

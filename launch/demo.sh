@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up .venv, then runs `cotjax demo` on this machine. Arguments go to it, such as --quick.
+# Sets up .venv, then runs `cotjax demo` on this machine. Arguments go to it, such as --full.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/setup.sh ""

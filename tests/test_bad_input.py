@@ -60,7 +60,7 @@ def _training(folder, *overrides):
     }
     return [
         "--config",
-        str(CONFIGS / "demo.py"),
+        str(CONFIGS / "study.py"),
         *[f"--config.{name}={value}" for name, value in settings.items()],
         *overrides,
     ]

@@ -19,9 +19,11 @@ def add_demo(commands: Any) -> None:
     demo = commands.add_parser(
         "demo", help="run the whole study on this machine, from made games to the report"
     )
-    demo.add_argument(
-        "--quick", action="store_true", help="fewer games, steps and checkpoints; the same stages"
+    size = demo.add_mutually_exclusive_group()
+    size.add_argument(
+        "--quick", action="store_true", help="fewer games, cells, steps and checkpoints"
     )
+    size.add_argument("--full", action="store_true", help="every cell with three seeds")
     _add_config(demo, default=None)
     demo.set_defaults(run=_demo)
 
@@ -89,9 +91,10 @@ def _open(arguments: argparse.Namespace, path: Path, trains: bool = True) -> Stu
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    if arguments.quick and arguments.config:
-        raise UsageError("--quick is a config of its own: give --quick or --config, not both")
-    shipped = "demo_quick.py" if arguments.quick else "demo.py"
+    size = "quick" if arguments.quick else "full" if arguments.full else ""
+    if size and arguments.config:
+        raise UsageError(f"--{size} is a config of its own: give --{size} or --config, not both")
+    shipped = f"demo_{size}.py" if size else "demo.py"
     study = _open(arguments, arguments.config or _shipped_config(shipped))
     _finish(study, study.run())
 

@@ -157,10 +157,14 @@ def test_data_check_and_show_mask_take_an_arm(cells, capsys):
     data = run / "trajectories" / "train.jsonl"
     shared = ["--config", str(config)]
     check = ["data", "check", str(data), *shared]
-    assert main([*check, "--arm", "hybrid"]) == 0
-    assert "no thought" in capsys.readouterr().out
-    assert main(check) == 0
-    assert "no thought" not in capsys.readouterr().out
+    counts = json.loads((run / "data.json").read_text())["arms"]
+    examples = {arm: counts[arm]["examples"] for arm in ("named-s0", "hybrid")}
+    assert examples["named-s0"] != examples["hybrid"]
+    for arm, count in examples.items():
+        assert main([*check, "--arm", arm]) == 0
+        assert f"{count} examples" in capsys.readouterr().out
+    assert main(check) == 0  # without an arm: the config's own share, which is 0
+    assert f"{examples['named-s0']} examples" in capsys.readouterr().out
     assert main([*check, "--arm", "none"]) == 2
     assert "--arm is 'none'" in capsys.readouterr().err
     assert main(["data", "check", str(data), "--arm", "hybrid"]) == 2

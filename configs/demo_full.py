@@ -1,0 +1,21 @@
+"""The demo with every cell trained from three seeds, so that intervals hold over seeds too.
+
+Command   launch/demo.sh --full      (or: cotjax demo --full)
+Hardware  2 CPU cores
+"""
+
+import demo
+
+SEEDS = (0, 1, 2)
+
+
+def get_config():
+    config = demo.get_config()
+    config.title = "Where the gains of CoT training land: the demo, three seeds"
+    config.out = "runs/demo-full"
+    config.arms = {
+        f"{cell}-s{seed}": {**arm, "label": f"{arm['label']}, seed {seed}", "seed": seed}
+        for cell, arm in demo.CELLS.items()
+        for seed in SEEDS
+    }
+    return config
