@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from cotjax.errors import CotjaxError
 from cotjax.model.config import ModelConfig
 from cotjax.model.flops import train_flops
+from cotjax.model.platform import platform_of
 from cotjax.model.sharding import batch_parts, whole_slots
 from cotjax.objectives.objective import Objective
 from cotjax.objectives.supervised import make_objective
@@ -30,6 +31,7 @@ from cotjax.sample.buckets import read_buckets
 from cotjax.sample.programs import Programs
 from cotjax.sample.vocabulary import stop_table
 from cotjax.train.checks import check_batch
+from cotjax.train.memory import bytes_a_device, peak_bytes
 from cotjax.train.optim import configured
 from cotjax.train.step import abstract_batch, abstract_state, make_train_step
 
@@ -99,11 +101,11 @@ def train_program(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program
         return compiled
     kept = _kept_bytes(objective, state.params, settings.row_length) * settings.batch
     kept /= settings.accumulate * batch_parts(mesh)
-    peak = _peak(compiled.program)
+    peak = peak_bytes(compiled.program, platform_of(mesh))
     parts: dict[str, float] = {
-        "parameters": _bytes_a_device(state.params),
-        "optimizer": _bytes_a_device(state.opt_state),
-        "batch": _bytes_a_device(batch),
+        "parameters": bytes_a_device(state.params),
+        "optimizer": bytes_a_device(state.opt_state),
+        "batch": bytes_a_device(batch),
     }
     others = peak - sum(parts.values())
     parts |= {"activations": min(kept, others), "temporaries": others - min(kept, others)}
@@ -120,8 +122,8 @@ def sampler_programs(
     new = max(settings.max_new_tokens, settings.max_action_tokens)
     programs = Programs(model, mesh, slots, new, stop_table([[0]], model.vocab_size), pad_id=0)
     parts = {
-        "parameters": _bytes_a_device(programs.abstract_params()),
-        "cache": _bytes_a_device(programs.abstract_cache(capacity)),
+        "parameters": bytes_a_device(programs.abstract_params()),
+        "cache": bytes_a_device(programs.abstract_cache(capacity)),
     }
     most = min(read_buckets(slots)[-1], capacity)
     results: list[Program | DoesNotFit] = []
@@ -133,7 +135,7 @@ def sampler_programs(
         if isinstance(compiled, DoesNotFit):
             results.append(compiled)
             continue
-        peak = _peak(compiled.program)
+        peak = peak_bytes(compiled.program, platform_of(mesh))
         of_peak = parts | {"temporaries": peak - sum(parts.values())}
         results.append(Program(name, compiled.seconds, peak, of_peak, exchanged=compiled.exchanged))
     return results
@@ -158,7 +160,7 @@ def replicated(params: Any, mesh: Mesh) -> dict[str, tuple[int, int]]:
         if copies > 1:
             name = ".".join("*" if key.key.isdigit() else key.key for key in path)
             held = pieces_of.get(name, (0, 0))[1]
-            pieces_of[name] = (copies, held + _bytes_a_device(leaf))
+            pieces_of[name] = (copies, held + bytes_a_device(leaf))
     return pieces_of
 
 
@@ -189,27 +191,6 @@ def _compile(name: str, lower: Callable[[], Lowered], mesh: Mesh) -> _Compiled |
 def _amount(text: str) -> float:
     """Return the bytes of "15.75G"."""
     return float(text.rstrip("KMGT")) * _UNITS.get(text[-1], 1)
-
-
-def _peak(program: Compiled) -> float:
-    """Return the most bytes of a device in use at a time, code included."""
-    memory: Any = program.memory_analysis()
-    # The sum of all allocations, for a compiler that reports no peak.
-    total = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-    )
-    return (memory.peak_memory_in_bytes or total) + memory.generated_code_size_in_bytes
-
-
-def _bytes_a_device(tree: Any) -> int:
-    """Return the bytes that each device holds of these arrays."""
-    return sum(
-        int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize
-        for x in jax.tree.leaves(tree)
-    )
 
 
 def _kept_bytes(objective: Objective, params: Any, length: int) -> float:

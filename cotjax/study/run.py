@@ -37,6 +37,7 @@ from cotjax.study.evaluate import check_playable, evaluate
 from cotjax.study.export import keep_base
 from cotjax.study.games import GameSets, left_out_text, prepare_games
 from cotjax.study.information import measure_of
+from cotjax.study.memory import playing_memory
 from cotjax.study.ready import check, check_folder
 from cotjax.study.training_data import load_codec
 from cotjax.train.main import train
@@ -101,6 +102,7 @@ class Study:
             codec = load_codec(config, start.tokenizer)
             if games.played:
                 check_playable(config, start.model, codec)
+                self.reporter.say(playing_memory(config, start.model))
             datasets = build_datasets(
                 config, self.folder, trajectories, start.tokenizer, self.reporter
             )

@@ -23,6 +23,7 @@ from cotjax.runtime.provenance import git_revision, package_versions
 from cotjax.train.checkpoint import Checkpoints, Keep
 from cotjax.train.checks import check_batch, check_counts
 from cotjax.train.log import Log
+from cotjax.train.memory import say_memory
 from cotjax.train.metrics import MetricsFile
 from cotjax.train.optim import configured, needs_master
 from cotjax.train.profiling import Profiler
@@ -157,6 +158,7 @@ def train(
         if start < settings.steps:
             like = abstract_batch(settings.batch, settings.row_length, mesh)
             train_step = compiled(train_step, state, like, mesh)
+            say_memory(train_step, state, mesh, listener)
 
         # ---- loop: dispatch step n, then read the metrics of step n - 1: the device never waits
         stop.stepping = True

@@ -16,8 +16,9 @@ from cotjax.errors import UsageError
 from cotjax.model.params import abstract_params, declared
 from cotjax.model.sharding import MESH_AXES, make_mesh
 from cotjax.plan.main import changes, model_of
-from cotjax.plan.measure import _NO_ROOM, _amount, _bytes_a_device, replicated
+from cotjax.plan.measure import _NO_ROOM, _amount, replicated
 from cotjax.plan.topology import Topology
+from cotjax.train.memory import bytes_a_device
 from cotjax.train.optim import configured
 from cotjax.train.step import abstract_state
 
@@ -76,7 +77,7 @@ def test_the_state_and_gradients_of_a_shipped_config_fit_its_slice(name):
     mesh = jax.sharding.AbstractMesh(tuple(sizes[axis] for axis in MESH_AXES), MESH_AXES)
     model = model_of(config)
     state = abstract_state(model, configured(config.train, model)[1], mesh)
-    held = 2 * _bytes_a_device(state.params) + _bytes_a_device(state.opt_state)
+    held = 2 * bytes_a_device(state.params) + bytes_a_device(state.opt_state)
     assert held < 0.9 * Topology(topology, slices).chip.memory
     docstring = (CONFIGS / f"{name}.py").read_text()
     assert f"--topology {topology}" in docstring, "the docstring names the slice"
@@ -257,8 +258,8 @@ def test_a_plan_counts_the_float32_copy_of_bfloat16_parameters():
         model, mesh = model_of(config), make_mesh()
         state = abstract_state(model, configured(config.train, model)[1], mesh)
         parameters = sum(prod(weight.shape) for weight in declared(model).values())
-        assert _bytes_a_device(state.params) == own * parameters
-        assert _bytes_a_device(state.opt_state) == pytest.approx(kept * parameters, rel=1e-4)
+        assert bytes_a_device(state.params) == own * parameters
+        assert bytes_a_device(state.opt_state) == pytest.approx(kept * parameters, rel=1e-4)
 
 
 def test_topologies_by_name():
