@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from cotjax.errors import NotFiniteError, UsageError
+from cotjax.errors import DataError, NotFiniteError, UsageError
 from cotjax.rollout.constrained import action_branches, choose, reasoning_before
 from cotjax.rollout.contracts import Codec, Generation, Policy
 from cotjax.rollout.elicitation import CONSTRAINED, Elicitation
@@ -238,7 +238,13 @@ def instruction_ids(codec: Codec, instruction: str) -> list[int]:
 
     Raises DataError where the tokenizer does not know a word of the instruction.
     """
-    line = codec.encode_plain(f"\n{instruction}", "evaluate.instruction")
+    try:
+        line = codec.encode_plain(f"\n{instruction}", "the instruction")
+    except DataError as error:
+        raise DataError(
+            f"evaluate.instruction: {error}; or leave 'instructed' out of evaluate.elicitations "
+            "and evaluate.offline"
+        ) from None
     return [*line, *codec.response_open]
 
 

@@ -37,7 +37,14 @@ _FREE_OF_RUN = (
     *("title", "workers", "cpu_devices", "mesh."),
     *("evaluate.slots", "evaluate.tensor", "evaluate.env_retries"),
     *("evaluate.start_timeout", "evaluate.reset_timeout", "evaluate.step_timeout"),
+    # A kind of action or a checkpoint that is added later is played later.
+    *("evaluate.elicitations", "evaluate.offline", "evaluate.episodes_at"),
 )
+# Settings that concern some kinds of action alone, which bind where one of these was asked for.
+_OF_KINDS = {
+    "evaluate.constrained_by": {"cot_constrained", "prompt_constrained"},
+    "evaluate.instruction": {"instructed"},
+}
 # What decides which games there are, and which of them are played.
 _GAMES = ("world", "games.source", "games.root", "games.seed")
 _AXES = ("games.ood_objects", "games.ood_rooms")
@@ -276,9 +283,13 @@ def check_run(
             f"{folder} is not empty and holds no cotjax run; choose another folder with --out"
         )
     before, now = (_comparable(config, defaults, arm_defaults) for config in (theirs, mine))
+    asked = {*before["evaluate.elicitations"], *before["evaluate.offline"]}
+    unasked = tuple(name for name, kinds in _OF_KINDS.items() if not kinds & asked)
     for result, bound in _results(folder):
         names = {*before, *now}
-        free = [name for name in names if _in(name, _FREE_OF_RUN) or not _in(name, bound)]
+        free = [
+            name for name in names if _in(name, (*_FREE_OF_RUN, *unasked)) or not _in(name, bound)
+        ]
         if differs := first_difference(before, now, free):
             raise UsageError(
                 f"{folder} holds another run ({_said(*differs, mine['train']['schedule'])}); "

@@ -29,12 +29,17 @@ class Generation:
 
 @dataclass
 class RulePolicy:
-    """By CoT it opens the next unopened cabinet; by prompt action it always looks."""
+    """By CoT it opens the next unopened cabinet; by prompt action it always looks.
+
+    `sampled`, `scored`: the arguments of these calls.
+    """
 
     codec: object
     slots: int = 2
     max_length: int = 400
     prompts: dict = field(default_factory=dict)
+    sampled: list = field(default_factory=list)
+    scored: list = field(default_factory=list)
 
     @property
     def lengths(self):
@@ -52,11 +57,19 @@ class RulePolicy:
             self.prompts[slot] = self.prompts[slot] + list(ids)
 
     def score_branches(self, prefixes, branches):
-        """Every id has the log-probability -0.5, but the first of the actions that it prefers."""
+        """After reasoning the longest action is the most likely by total, else the shortest."""
         self.scored.append((prefixes, branches))
-        return {slot: [[-0.5] * len(ids) for ids in each] for slot, each in branches.items()}
+        scored = {}
+        for slot, several in branches.items():
+            reasoned = "plate" in self.codec.decode(prefixes[slot])
+            scored[slot] = [
+                [(-1.0 if reasoned else -(2.0 ** len(ids))) / len(ids) ** 2] * len(ids)
+                for ids in several
+            ]
+        return scored
 
     def sample(self, prefixes, *, max_new, seeds, temperature, back=0, **how):
+        self.sampled.append((prefixes, max_new, seeds, back))
         answers = {}
         for slot, prefix in prefixes.items():
             opened = self.codec.decode(self.prompts[slot]).count("<action> open")
@@ -65,6 +78,8 @@ class RulePolicy:
                 if prefix
                 else f"<think> i need a plate. </think><action> open cabinet {opened + 1} </action>"
             )
+            if back:
+                text = "<action> look </action>"
             ids = self.codec.encode(text)
             answers[slot] = Generation(ids, [-0.5] * len(ids))
         return answers

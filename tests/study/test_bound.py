@@ -172,6 +172,10 @@ def test_what_changes_no_result_may_change_on_the_command_line(trained, stopped)
         "evaluate.env_retries=0",
         "evaluate.temperature=0.5",
         "evaluate.max_steps=3",
+        "evaluate.elicitations=cot,prompt,cot_constrained",
+        "evaluate.offline=prompt_constrained",
+        "evaluate.constrained_by=mean",
+        "evaluate.episodes_at=4",
     ]
     assert main([*arguments, *(f"--config.{one}" for one in free)]) == 0
     np.testing.assert_allclose(
