@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -275,6 +275,7 @@ def evaluate(
         job: job.unplayed(records, warn)
         for job in plan_jobs(world, arms, planned, games, expert, playing_of(config))
     }
+    _check_listed(unplayed, expert)
     total = sum(len(job.games) for job in unplayed)
     recorder = _Recorder(
         records, games, total, total - sum(map(len, unplayed.values())), report, warn
@@ -291,6 +292,18 @@ def evaluate(
             "command goes on from them"
         ) from None
     recorder.warn_of_endings(config.evaluate.max_length)
+
+
+def _check_listed(jobs: Collection[Job], expert: Mapping[str, Trajectory]) -> None:
+    """Raise UsageError where a kind chooses among actions that expert states do not list."""
+    kinds = {kind for job in jobs for kind in job.kinds if kind in CONSTRAINED}
+    for trajectory in expert.values() if kinds else ():
+        if not all(step.admissible_commands for step in trajectory.steps):
+            raise UsageError(
+                f"the expert's trajectory {trajectory.id!r} lists no admissible actions, so none "
+                f"can be chosen among: leave {', '.join(sorted(kinds))} out of "
+                "evaluate.elicitations and evaluate.offline"
+            )
 
 
 def _play_jobs(

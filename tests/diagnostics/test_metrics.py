@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cotjax.diagnostics.episodes import count_records
-from cotjax.diagnostics.metrics import contrast, contrast_p, points
+from cotjax.diagnostics.metrics import METRICS, contrast, contrast_p, points
 from cotjax.diagnostics.statistics import wilson
 from cotjax.errors import DataError
 from cotjax.rollout.record import read_record
@@ -48,6 +48,106 @@ def test_expert_states(tmp_path, episode):
         "neutral": 2 / 6,
     }
     assert value(point, "d3_cot") is None  # nothing was played
+
+
+def with_choices(path, choices, instructed=None):
+    """Add to each turn ((by total, by mean) of CoT, the same of prompt) and instructed actions."""
+    record = json.loads(path.read_text())
+    commands = ["look", "open fridge 1"]
+    for turn, both in zip(record["steps"], choices, strict=True):
+        turn["admissible_commands"] = commands
+        for kind, (total, mean) in zip(
+            ("cot_constrained", "prompt_constrained"), both, strict=True
+        ):
+            turn[kind] = {
+                "action": total,
+                "by_total": total,
+                "by_mean": mean,
+                "logprobs": [-1.0, -2.0],
+                "tokens": [2, 4],
+                "prefix_ids": [1],
+                "ids": [2],
+            }
+        turn["instructed"] = turn["prompt"] | (instructed or {})
+    path.write_text(json.dumps(record))
+    return path
+
+
+def test_constrained_and_instructed_actions_on_expert_states(tmp_path, episode):
+    steps = [("open fridge 1", None, "open fridge 1")] * 4
+    path = episode(tmp_path, "g", steps, driver="reference")
+    right, wrong = ("open fridge 1", "look"), ("look", "open fridge 1")
+    choices = [(right, wrong), (right, right), (wrong, wrong), ((None, None), (None, None))]
+    with_choices(path, choices, {"action": "fly", "valid": True, "thought": "i fly."})
+    point = point_of(tmp_path)
+    expected = {
+        "d1_cot": 1.0,
+        "d1_prompt": 0.0,
+        "d1_instructed": 0.0,
+        "d1_cot_constrained": 2 / 4,
+        "d1_prompt_constrained": 1 / 4,
+        "d1_gap_constrained": 1 / 4,
+        "d1_cot_constrained_mean": 1 / 4,
+        "d1_prompt_constrained_mean": 2 / 4,
+        "d2_constrained": 2 / 4,  # no action equals nothing
+        "valid_cot_states": 1.0,
+        "valid_prompt_states": 0.0,
+        "valid_instructed_states": 1.0,
+        "admissible_cot_states": 1.0,
+        "admissible_prompt_states": 0.0,
+        "admissible_instructed_states": 0.0,
+        "reasoned_instructed_states": 1.0,
+        "d3_prompt_constrained": None,
+    }
+    assert {metric: value(point, metric) for metric in expected} == expected
+
+
+def test_a_kind_that_was_not_decoded_is_not_measured(tmp_path, episode):
+    path = episode(tmp_path, "g", [("look", "look", "look")], driver="reference")
+    record = json.loads(path.read_text())
+    record["steps"][0]["cot"] = None
+    path.write_text(json.dumps(record))
+    point = point_of(tmp_path)
+    assert value(point, "d1_prompt") == 1.0
+    for metric in ("d1_cot", "d2", "revision", "d1_gap", "d1_prompt_constrained", "d2_constrained"):
+        assert point.estimate(metric).value is None, metric
+
+
+def test_episodes_of_other_drivers(tmp_path, episode):
+    for i in range(4):
+        for driver, wins in (("cot_constrained", 3), ("prompt_constrained", 1), ("instructed", 2)):
+            path = episode(
+                tmp_path, f"g{i}", [("look", "look")] * 2, driver="cot", success=i < wins
+            )
+            record = json.loads(path.read_text()) | {"driver": driver}
+            record["steps"][0]["accepted"] = False
+            path.unlink()
+            target = path.parents[1] / driver / path.name
+            target.parent.mkdir(exist_ok=True)
+            target.write_text(json.dumps(record))
+            with_choices(target, [(("look", "look"),) * 2] * 2)
+    point = point_of(tmp_path)
+    expected = {
+        "d3_cot_constrained": 3 / 4,
+        "d3_prompt_constrained": 1 / 4,
+        "gap_constrained": 2 / 4,
+        "d3_instructed": 2 / 4,
+        "valid_instructed": 1.0,
+        "admissible_instructed": 1.0,
+        "reasoned_instructed": 0.0,
+        "new_tokens_instructed": 4,
+        "steps_cot_constrained": 2,
+        "steps_prompt_constrained": 2,
+        "steps_instructed": 2,
+        "not_accepted_cot_constrained": 1 / 2,
+        "not_accepted_prompt_constrained": 1 / 2,
+        "not_accepted_instructed": 1 / 2,
+        "d3_cot": None,
+        "valid_cot": None,
+        "d2_cot_driven": None,
+    }
+    assert {metric: value(point, metric) for metric in expected} == expected
+    assert set(point.cells) <= METRICS.keys()
 
 
 def test_an_action_in_an_invalid_response_does_not_count(tmp_path, episode):
@@ -135,6 +235,16 @@ def test_actions_of_states_without_a_list_of_commands_are_in_no_share_of_admissi
     point = point_of(tmp_path)
     assert (point.estimate("admissible_cot").n, point.estimate("valid_cot").n) == (2, 3)
     assert value(point, "admissible_cot") == 1 / 2
+
+
+def test_a_choice_needs_a_score_for_each_action(tmp_path, episode):
+    path = episode(tmp_path, "g", [("look", "look", "look")], driver="reference")
+    with_choices(path, [(("look", "look"),) * 2])
+    record = json.loads(path.read_text())
+    record["steps"][0]["cot_constrained"]["tokens"] = [2]
+    path.write_text(json.dumps(record))
+    with pytest.raises(DataError, match=r"steps\[0\]\.cot_constrained does not have one score for"):
+        read_record(path)
 
 
 def test_an_experts_episode_needs_both_actions_and_the_experts(tmp_path, episode):

@@ -17,7 +17,7 @@ from cotjax.envs.base import Game
 from cotjax.errors import DataError, UsageError
 from cotjax.model.sharding import make_mesh
 from cotjax.study import play
-from cotjax.study.evaluate import check_playable, sampler_of
+from cotjax.study.evaluate import check_playable, playing_of, sampler_of
 from cotjax.study.games import GameSets
 from cotjax.study.jobs import warn_of_unplayed
 from cotjax.weights.convert import read_config
@@ -51,6 +51,43 @@ def test_settings_that_could_be_trained_but_not_played_are_refused(base, changes
     config.evaluate.update(changes)
     with pytest.raises(error, match=words):
         check_playable(config, *base)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"elicitations": ()}, UsageError, "evaluate.elicitations is empty"),
+        ({"offline": ("cot", "free")}, UsageError, "evaluate.offline: unknown kind 'free'; there"),
+        ({"constrained_by": "sum"}, UsageError, "evaluate.constrained_by is 'sum'; it must be 'to"),
+        ({"episodes_at": (0, 7)}, UsageError, "no checkpoint is saved at 7; there are 0, "),
+        ({"elicitations": ("instructed",)}, DataError, r"evaluate\.instruction: .*does not know"),
+    ],
+    ids=str,
+)
+def test_kinds_of_action_are_checked_before_training(base, changes, error, words):
+    config = default_config()
+    config.evaluate.update(changes)
+    with pytest.raises(error, match=words):
+        check_playable(config, *base)
+
+
+def test_a_world_that_lists_no_actions_allows_no_choice_among_them(monkeypatch):
+    config = default_config()
+    config.evaluate.elicitations = ("prompt_constrained", "cot")
+    assert playing_of(config).played == ("cot", "prompt_constrained")
+    monkeypatch.setattr(type(WORLD), "lists_commands", False)
+    with pytest.raises(UsageError, match="leave 'prompt_constrained' out"):
+        playing_of(config)
+
+
+def test_kinds_that_drive_are_measured_too_and_each_once():
+    config = default_config()
+    config.evaluate.offline = ("instructed", "cot", "prompt_constrained")
+    config.train.steps, config.train.save_every = 60, 20
+    config.evaluate.episodes_at = (0, 60)
+    playing = playing_of(config)
+    assert playing.played == ("cot", "prompt") and playing.episodes_at == (0, 60)
+    assert playing.measured == ("cot", "prompt", "prompt_constrained", "instructed")
 
 
 def test_a_tokenizer_of_another_model_is_refused(base):
