@@ -11,8 +11,8 @@ from cotjax.diagnostics.statistics import Estimate
 _DOMAINS = {
     "in_domain": "in-domain",
     "ood": "out-of-domain",
-    "ood_objects": "out-of-domain objects",
-    "ood_rooms": "out-of-domain rooms",
+    "ood_objects": "out-of-domain (objects)",
+    "ood_rooms": "out-of-domain (rooms)",
 }
 
 

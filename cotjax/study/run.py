@@ -84,7 +84,7 @@ class Study:
         for split, reasons in games.left_out.items():
             self.reporter.say(f"  left out of {split}: {left_out_text(reasons)}")
         others = "".join(
-            f", {len(played)} of {domain_label(axis)}" for axis, played in games.axes.items()
+            f", {len(played)} {domain_label(axis)}" for axis, played in games.axes.items()
         )
         self.reporter.say(
             f"  {len(games.train)} to train on, {len(games.in_domain)} in-domain and "
