@@ -1,5 +1,6 @@
 """The games of a study by domain: which are trained on, which are played."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import pytest
 
 from cotjax.config import default_config
 from cotjax.envs.alfworld.maker.make import make_games
-from cotjax.envs.worlds import IN_DOMAIN, OOD, OOD_OBJECTS, OOD_ROOMS, load_world
+from cotjax.envs.base import Game
+from cotjax.envs.worlds import AXES, IN_DOMAIN, OOD, OOD_OBJECTS, OOD_ROOMS, load_world
 from cotjax.errors import DataError, UsageError
+from cotjax.study.describe import _domain
 from cotjax.study.games import (
     GameSets,
     check_world,
@@ -16,6 +19,7 @@ from cotjax.study.games import (
     prepare_games,
     wanted_games,
 )
+from cotjax.study.ready import check_folder
 
 PICK, LOOK = "pick_and_place_simple", "look_at_obj_in_light"
 COOL = "pick_cool_then_place_in_recep"
@@ -113,3 +117,28 @@ def test_the_domain_of_a_game_is_the_one_that_it_is_played_for():
     sets = GameSets((), (games[0],), (games[1],), "", axes={OOD_ROOMS: (games[2],)})
     assert [sets.domain_of(game) for game in games] == [IN_DOMAIN, OOD, OOD_ROOMS]
     assert sets.played == tuple(games)
+
+
+def test_collected_episodes_bind_the_axes_and_an_older_run_resumes_without_them(tmp_path):
+    mine = json.loads(config_of(tmp_path).to_json_best_effort())
+    older = {**mine, "games": {k: v for k, v in mine["games"].items() if k not in AXES}}
+    (tmp_path / "trajectories").mkdir()
+    (tmp_path / "trajectories" / "train.jsonl").touch()
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    check_folder(tmp_path, mine)
+    mine["games"]["ood_rooms"] = 5
+    with pytest.raises(UsageError, match=r"games\.ood_rooms is 0 there, 5 here"):
+        check_folder(tmp_path, mine)
+
+
+def test_a_run_is_described_by_domain(tmp_path):
+    config, world = config_of(tmp_path), load_world("alfworld")
+    played = (Game("g1", "", "train", PICK), Game("g2", "", "valid_seen", PICK))
+    assert _domain(config, world, OOD, played) == {
+        "games": 2,
+        "split": "valid_unseen",
+        "task_types": [COOL],
+    }
+    about = _domain(config, world, OOD_OBJECTS, played)
+    assert about["split"] == "train and valid_seen" and about["task_types"] == [PICK, LOOK]
+    assert about["held_out"] == world.axes[OOD_OBJECTS] and "KeyChain" in about["held_out"]
