@@ -1,19 +1,25 @@
 """The study's questions, answered in sentences that follow from the intervals of a summary.
 
-A change or difference is stated only where its 95 % interval excludes 0; elsewhere the sentence
-says that none is seen.
+Where a gain landed follows from the interval of its share (`cotjax.report.verdicts`). A difference
+between arms is called higher or lower only where its 95 % interval excludes 0. A rate below 5 % or
+above 95 % on both sides gets no verdict.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cotjax.diagnostics.metrics import METRICS
+from cotjax.diagnostics.share import FLOOR
 from cotjax.diagnostics.statistics import Estimate
 from cotjax.report.labels import capitalize, domain_label, p_text, percent, points
-from cotjax.report.summary import ArmDifference, Summary
+from cotjax.report.summary import ArmDifference, PointSummary, Summary
+from cotjax.report.verdicts import measure, why
+from cotjax.report.warnings import cannot_differ
 
-# What masking may change, in the words of a sentence.
-_MASKING_CHANGES = {
+# What may differ between arms, in the words of a sentence.
+_CHANGES = {
     "d3_cot": "success by CoT actions",
     "d3_prompt": "success by prompt actions",
     "gap": "the gap",
@@ -39,144 +45,56 @@ class Answer:
     findings: tuple[Finding, ...]
 
 
-def lead(summary: Summary) -> str:
-    """Return the study in one paragraph.
-
-    It says where the baseline's gain went, and what the other arms change out of domain.
-    """
-    baseline, domain = summary.baseline, summary.domains[0]
-    if summary.last_checkpoint == 0:
-        return (
-            "Only the base model has been played so far: nothing has been trained, so there is no "
-            f"gain to place yet. {_levels(summary, baseline, domain)}"
-        )
-    sentences = _where_the_gain_went(summary, baseline, domain)
-    elsewhere = summary.domains[-1]
-    for arm, about in summary.arms.items():
-        difference = summary.arm_difference(arm, elsewhere, "d3_cot")
-        if difference is not None and difference.estimate.measured:
-            estimate = difference.estimate
-            verdict = _direction(estimate, "higher", "lower", "no clear difference in")
-            sentences.append(
-                f"Against {summary.label(baseline)}, {about.label} shows {verdict} "
-                f"{domain_label(elsewhere)} success by CoT actions ({points(estimate)})."
-            )
-    if not sentences:
-        return "The records are too few for an answer: see the tables for what was measured."
-    return " ".join(sentences)
-
-
 def answers(summary: Summary) -> list[Answer]:
     """Return every question, answered for every arm and domain."""
     cells = [(arm, domain) for arm in summary.arms for domain in summary.domains]
-    trained = cells if summary.last_checkpoint else []
-    untrained: tuple[Finding, ...] = ()
-    if not trained:
-        untrained = (Finding("", "Nothing has been trained yet: only the base model has records."),)
-    return [
-        Answer(
-            "Did the prompt action get better?",
-            untrained + tuple(_prompt_action(summary, *cell) for cell in trained),
-        ),
-        Answer(
-            "Did the CoT advantage widen?",
-            untrained + tuple(_advantage(summary, *cell) for cell in trained),
-        ),
+    found = [
         Answer(
             "How often does reasoning revise the action?",
             tuple(_revisions(summary, *cell) for cell in cells),
         ),
         Answer("Does it help?", tuple(_help(summary, *cell) for cell in cells)),
-        Answer("What does masking change?", _masking(summary)),
     ]
-
-
-# ---- the lead
-
-
-def _where_the_gain_went(summary: Summary, arm: str, domain: str) -> list[str]:
-    total, prompt, gap = (
-        _change(summary, arm, domain, name) for name in ("d3_cot", "d3_prompt", "gap")
-    )
-    if total is None or prompt is None or gap is None:
-        return []
-    return [
-        f"From the base to step {summary.last_checkpoint}, {summary.label(arm)} moved "
-        f"{domain_label(domain)} success by CoT actions by {points(total)}. Success by prompt "
-        f"actions, with no reasoning at all, moved by {points(prompt)}, and the gap between the "
-        f"two by {points(gap)}: {_place_gain(total, prompt, gap)}"
-    ]
-
-
-def _place_gain(total: Estimate, prompt: Estimate, gap: Estimate) -> str:
-    if total.sign == 0:
-        return "there is no clear gain to place."
-    if total.sign < 0:
-        return "success fell, so there is no gain to place."
-    if prompt.sign > 0 and gap.sign > 0:
-        return "the gain is in both, the prompt action and the gap."
-    if prompt.sign > 0:
-        change = "narrowed" if gap.sign < 0 else "shows no clear change"
-        return f"the gain is in the prompt action, and the gap {change}."
-    if gap.sign > 0:
-        return "the gain is in what reasoning adds, with no clear gain of the prompt action."
-    return "the intervals are too wide to say which of the two took the gain."
-
-
-def _levels(summary: Summary, arm: str, domain: str) -> str:
-    """Return the success at the last checkpoint, in a sentence; "" where it was not measured."""
-    point = summary.last(arm, domain)
-    if point is None or not point.metrics["gap"].measured:
-        return ""
-    cot, prompt = percent(point.metrics["d3_cot"]), percent(point.metrics["d3_prompt"])
-    return (
-        f"Its {domain_label(domain)} success is {cot} % by CoT actions and {prompt} % by prompt "
-        "actions."
-    )
+    placed = tuple(finding for cell in cells if (finding := _elsewhere(summary, *cell)))
+    if placed:
+        found.insert(0, Answer("Where did the gain land by other measures?", placed))
+    masked = [arm for arm, about in summary.arms.items() if about.minus and about.fraction]
+    others = [arm for arm, about in summary.arms.items() if about.minus and not about.fraction]
+    for question, arms in (
+        ("What does masking change?", masked),
+        ("What do other training data change?", others),
+    ):
+        if arms and (findings := _differences(summary, arms)):
+            found.append(Answer(question, findings))
+    return found
 
 
 # ---- the answers
 
 
-def _prompt_action(summary: Summary, arm: str, domain: str) -> Finding:
-    success, aligned = (_change(summary, arm, domain, name) for name in ("d3_prompt", "d1_prompt"))
-    verdict = _verdict(success, aligned, "better", "worse", "no clear change")
-    return Finding(
-        _where(summary, arm, domain),
-        f"{verdict}. Success by prompt actions {_from_to(summary, arm, domain, 'd3_prompt')}"
-        f"{_moved(success)}; agreement with the expert (D1) "
-        f"{_from_to(summary, arm, domain, 'd1_prompt')}{_moved(aligned)}.",
-    )
-
-
-def _advantage(summary: Summary, arm: str, domain: str) -> Finding:
-    success, aligned = (_change(summary, arm, domain, name) for name in ("gap", "d1_gap"))
-    verdict = _verdict(success, aligned, "wider", "narrower", "no clear change")
-    return Finding(
-        _where(summary, arm, domain),
-        f"{verdict}. The gap in success {_from_to(summary, arm, domain, 'gap')}{_moved(success)}; "
-        f"the gap in D1 {_from_to(summary, arm, domain, 'd1_gap')}{_moved(aligned)}.",
-    )
+def _elsewhere(summary: Summary, arm: str, domain: str) -> Finding | None:
+    """Return the verdicts by the measures that the page does not begin with."""
+    rows = [
+        row
+        for row in summary.placements
+        if (row.arm, row.domain) == (arm, domain) and not row.primary
+    ]
+    texts = [f"by {measure(row)}, {row.placement.verdict}: {why(row)}" for row in rows]
+    return Finding(_where(summary, arm, domain), " ".join(map(capitalize, texts))) if rows else None
 
 
 def _revisions(summary: Summary, arm: str, domain: str) -> Finding:
     where, point = _where(summary, arm, domain), summary.last(arm, domain)
-    if point is None or not point.metrics["revision"].measured:
-        return Finding(where, "not measured.")
-    text = f"in {percent(point.metrics['revision'], digits=1)} % of expert states"
-    change = _change(summary, arm, domain, "revision")
-    if change is not None:
-        trend = _direction(
-            change,
-            "more often than at the base",
-            "less often than at the base",
-            "no clear change from the base",
-        )
-        text += f", {trend} ({points(change)})"
-    own = point.metrics["revision_cot_driven"]
-    if own.measured:
-        text += f"; in the states of its own CoT-driven episodes, {percent(own, digits=1)} %"
-    return Finding(where, text + ".")
+    parts = []
+    for metric, states in (
+        ("revision", "of expert states"),
+        ("revision_cot_driven", "of the states of its own CoT-driven episodes"),
+    ):
+        if point is not None and point.metrics[metric].measured:
+            change = summary.change(arm, domain, metric)
+            moved = "" if change is None else f" (from the base {points(change.estimate)})"
+            parts.append(f"in {percent(point.metrics[metric], digits=1)} % {states}{moved}")
+    return Finding(where, "; ".join(parts) + "." if parts else "not measured.")
 
 
 def _help(summary: Summary, arm: str, domain: str) -> Finding:
@@ -197,99 +115,76 @@ def _help(summary: Summary, arm: str, domain: str) -> Finding:
         )
     if point is not None and point.metrics["gap"].measured:
         gap = point.metrics["gap"]
-        verdict = _direction(gap, "it wins games", "it loses games", "no clear effect")
-        test = "" if point.gap_p is None else f", McNemar's {p_text(point.gap_p)}"
-        parts.append(f"over whole episodes, {verdict}: gap {points(gap)}{test}")
+        if _extreme([point, point], ("d3_cot", "d3_prompt")):
+            parts.append("over whole episodes, both kinds of action win under 5 % or over 95 %")
+        else:
+            verdict = _direction(gap, "it wins games", "it loses games", "no clear effect")
+            test = "" if point.gap_p is None else f", exact {p_text(point.gap_p)}"
+            parts.append(f"over whole episodes, {verdict}: gap {points(gap)}{test}")
     return Finding(where, "; ".join(parts) + "." if parts else "not measured.")
 
 
-def _masking(summary: Summary) -> tuple[Finding, ...]:
+def _differences(summary: Summary, arms: list[str]) -> tuple[Finding, ...]:
     findings = []
-    for arm, about in summary.arms.items():
-        for domain in reversed(summary.domains):
-            differences = [
-                difference
-                for metric in _MASKING_CHANGES
-                if (difference := summary.arm_difference(arm, domain, metric))
-                and difference.estimate.measured
-            ]
-            if differences:
-                baseline = summary.label(summary.baseline)
-                where = f"{capitalize(about.label)} against {baseline}, {domain_label(domain)}"
-                findings.append(Finding(where, _compare(differences)))
-    if findings:
-        return tuple(findings)
-    return (Finding("", "There is one trained arm at most, so there is nothing to compare."),)
+    for arm in arms:
+        about = summary.arms[arm]
+        against = f"{capitalize(about.label)} against {summary.label(about.minus or '')}"
+        if about.cannot_differ:
+            findings.append(Finding(against, cannot_differ(summary, arm)))
+            continue
+        for domain in summary.domains:
+            text = _compare(summary, arm, domain)
+            if text:
+                findings.append(Finding(f"{against}, {domain_label(domain)}", text))
+    return tuple(findings)
 
 
-def _compare(differences: list[ArmDifference]) -> str:
-    """Return the clear differences, then the others."""
-    clear = [
-        f"{_MASKING_CHANGES[each.metric]} is {_direction(each.estimate, 'higher', 'lower', '')} "
-        f"({points(each.estimate)})"
-        for each in differences
-        if each.estimate.sign
-    ]
-    unclear = [
-        f"{_MASKING_CHANGES[each.metric]} ({points(each.estimate)})"
-        for each in differences
-        if not each.estimate.sign
-    ]
+def _compare(summary: Summary, arm: str, domain: str) -> str:
+    """Return the clear differences, the others, and what is too near 0 or 1 to differ."""
+    ends = [summary.last(name, domain) for name in (arm, summary.arms[arm].minus or "")]
+    known = [point for point in ends if point is not None]
+    clear, unclear, extreme = [], [], []
+    for metric, name in _CHANGES.items():
+        row = summary.arm_difference(arm, domain, metric)
+        if row is None:
+            continue
+        if _extreme(known, (metric,)):
+            extreme.append(name)
+        elif row.estimate.sign:
+            direction = _direction(row.estimate, "higher", "lower", "")
+            clear.append(f"{name} is {direction} ({points(row.estimate)}{_over_seeds(row)})")
+        else:
+            unclear.append(f"{name} ({points(row.estimate)}{_over_seeds(row)})")
     parts = [", ".join(clear)] if clear else []
     if unclear:
         parts.append("no clear difference in " + ", ".join(unclear))
-    return "; ".join(parts) + "."
+    if extreme:
+        parts.append(f"under 5 % or over 95 % on both sides: {', '.join(extreme)}")
+    return "; ".join(parts) + "." if parts else ""
+
+
+def _over_seeds(row: ArmDifference) -> str:
+    if row.seeds is None:
+        return ""
+    low, high = (f"{100 * x + 0.0:+.1f}".replace("-", "−") for x in (row.seeds.low, row.seeds.high))
+    return f"; over {len(row.seeds.values)} seeds [{low}, {high}]"
+
+
+def _extreme(ends: Sequence[PointSummary], metrics: Sequence[str]) -> bool:
+    """Whether these rates are all below FLOOR, or all above 1 - FLOOR, at all of these points."""
+    kinds = [METRICS[name].kind for name in metrics]
+    values = [point.metrics[name].value for point in ends for name in metrics]
+    rates = [value for value in values if value is not None]
+    if "difference" in kinds or not rates:
+        return False
+    return all(rate < FLOOR for rate in rates) or all(rate > 1 - FLOOR for rate in rates)
 
 
 # ---- words
 
 
-def _change(summary: Summary, arm: str, domain: str, metric: str) -> Estimate | None:
-    """Return a metric's change from the base; None where it was not measured."""
-    change = summary.change(arm, domain, metric)
-    return change.estimate if change is not None and change.estimate.measured else None
-
-
 def _direction(estimate: Estimate, up: str, down: str, neither: str) -> str:
     return {1: up, -1: down, 0: neither}[estimate.sign]
-
-
-def _verdict(
-    success: Estimate | None, aligned: Estimate | None, up: str, down: str, neither: str
-) -> str:
-    """Return one verdict on two measures of the same thing, success and D1."""
-    verdicts = {
-        measure: _direction(change, up, down, neither)
-        for measure, change in (("success", success), ("D1", aligned))
-        if change is not None
-    }
-    words = set(verdicts.values())
-    if not words:
-        return "not measured"
-    if len(words) == 1:
-        return words.pop()
-    if words == {up, down}:
-        return "mixed"
-    return " and ".join(f"{word} in {measure}" for measure, word in verdicts.items())
-
-
-def _moved(change: Estimate | None) -> str:
-    if change is None:
-        return " (change not measured)"
-    verdict = _direction(change, "clear rise", "clear fall", "no clear change")
-    return f" ({points(change)}, {verdict})"
-
-
-def _from_to(summary: Summary, arm: str, domain: str, metric: str) -> str:
-    """Return the metric at the base and at the last checkpoint."""
-    texts = []
-    for checkpoint in (0, summary.last_checkpoint):
-        point = summary.point(arm, checkpoint, domain)
-        value = point.metrics[metric].value if point else None
-        # Adding 0.0 turns -0.0 into 0.0.
-        number = None if value is None else f"{round(100 * value, 1) + 0.0:.1f}"
-        texts.append("not measured" if number is None else number.replace("-", "−"))
-    return " → ".join(texts) + (" points" if metric.endswith("gap") else " %")
 
 
 def _where(summary: Summary, arm: str, domain: str) -> str:

@@ -6,54 +6,79 @@ run.json give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 from rich.console import Console
 
 from cotjax.diagnostics.episodes import action_of, same_action
 from cotjax.diagnostics.metrics import METRICS
+from cotjax.diagnostics.share import MINOR
 from cotjax.diagnostics.statistics import RESAMPLES
 from cotjax.report import tables
-from cotjax.report.answers import answers, lead
-from cotjax.report.figures import CHARTS, COLOURS, alt_text, arm_colours, panel_svg, write_figures
+from cotjax.report.answers import answers
+from cotjax.report.arms import twin_of
+from cotjax.report.elicitations import side_by_side
+from cotjax.report.facts import elicitation_facts, prompt_facts, run_facts
+from cotjax.report.figures import alt_text, panel_svg, write_figures
 from cotjax.report.labels import domain_label
+from cotjax.report.learned import INFORMATION_COLUMNS, information_rows, split_rows
+from cotjax.report.panels import CHARTS, COLOURS
 from cotjax.report.summarize import summarize
-from cotjax.report.summary import Summary
+from cotjax.report.summary import Arm, Summary
 from cotjax.report.terminal import terminal_table
+from cotjax.report.verdicts import VerdictRow, lead, verdict_row
 from cotjax.rollout.record import PlayedGame, Response, read_record
 from cotjax.runtime.files import write_atomic
 from cotjax.runtime.pages import load_template
-from cotjax.runtime.settings import flatten
 
-# The arms' colours on a dark page, in the order of figures.COLOURS.
-_DARK_COLOURS = ("#5ab4f0", "#ff9351", "#3fcf9f", "#e7a3c8", "#e0b040", "#9ad4f5")
-_DRIVER_LABELS = {
-    "cot": "CoT-driven episodes",
-    "prompt": "prompt-driven episodes",
-    "reference": "trajectories of expert states",
+_THOUGHTS = {
+    "named": "Thoughts that name the action",
+    "unnamed": "Thoughts that do not name the action",
 }
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One domain of a chart. `alt`: the panel in words."""
+    """One arm of a chart in one domain. `alt`: the panel in words."""
 
-    domain: str
+    label: str
     alt: str
     svg: Markup
 
 
 @dataclass(frozen=True)
 class ChartPanels:
-    """One chart of the page."""
+    """One chart of the page: (domain, panels) for each domain."""
 
+    name: str
     title: str
     note: str
-    panels: tuple[Panel, ...]
+    domains: tuple[tuple[str, tuple[Panel, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Card:
+    """The verdict on one arm in one domain, with the panel that it was read from.
+
+    Attributes:
+      others: the verdicts by other measures.
+      trained_on: what sets the arm apart, in words.
+    """
+
+    verdict: VerdictRow
+    others: tuple[VerdictRow, ...]
+    trained_on: str
+    panel: Panel
+
+
+@dataclass(frozen=True)
+class CardGroup:
+    """The cards that stand side by side. `title`: "" where there is one group."""
+
+    title: str
+    cards: tuple[Card, ...]
 
 
 @dataclass(frozen=True)
@@ -91,15 +116,6 @@ class ShownEpisode:
     final_observation: str | None
 
 
-@dataclass(frozen=True)
-class Facts:
-    """A section of settings: (name, value) rows. `folded`: shown on demand."""
-
-    title: str
-    rows: tuple[tuple[str, str], ...]
-    folded: bool = False
-
-
 def make_report(run_folder: str | Path, console: Console | None = None) -> Summary:
     """Write summary.json, figures/*.png and report.html of a run; return the summary.
 
@@ -124,22 +140,29 @@ def write_report(run_folder: str | Path, summary: Summary | None = None) -> Path
     """
     run_folder = Path(run_folder)
     summary = summarize(run_folder) if summary is None else summary
-    run, colours = summary.run, arm_colours(summary)
+    run, domains = summary.run, summary.domains
     loss_columns, loss_rows = tables.held_out(summary)
+    prompt_settings, prompt_text = prompt_facts(run)
     page = load_template(Path(__file__).parent / "page.html.jinja").render(
         summary=summary,
         resamples=RESAMPLES,
+        minor=round(100 * MINOR),
         title=run.get("title") or run.get("name") or run_folder.name,
         created=run.get("created"),
+        planted=is_planted(summary),
         lead=lead(summary),
+        cards=[(domain_label(domain), _cards(summary, domain)) for domain in domains],
         answers=answers(summary),
-        palette=list(zip(COLOURS, _DARK_COLOURS, strict=True)),
-        arms=[
-            (arm, about.label, COLOURS.index(colours[arm])) for arm, about in summary.arms.items()
-        ],
+        palette=COLOURS,
         charts=_charts(summary),
-        numbers=[tables.numbers(summary, domain) for domain in summary.domains],
-        comparisons=[tables.comparisons(summary, domain) for domain in summary.domains],
+        labels={name: metric.label for name, metric in METRICS.items()},
+        elicitations=[side_by_side(summary, domain) for domain in domains],
+        information_columns=INFORMATION_COLUMNS,
+        information=information_rows(summary),
+        splits=split_rows(summary),
+        twin=twin_of(summary.arms),
+        numbers=[tables.numbers(summary, domain) for domain in domains],
+        comparisons=[tables.comparisons(summary, domain) for domain in domains],
         played=tables.played(summary),
         responses=tables.responses(summary),
         point_columns=[METRICS[name].label for name in tables.POINT_COLUMNS],
@@ -147,41 +170,85 @@ def write_report(run_folder: str | Path, summary: Summary | None = None) -> Path
         loss_columns=loss_columns,
         loss_rows=loss_rows,
         episode=_shown_episode(run_folder, summary),
-        elicitation=_elicitation(summary),
-        facts=_facts(summary),
+        elicitation=elicitation_facts(summary),
+        prompt_settings=prompt_settings,
+        prompt_text=prompt_text,
+        facts=run_facts(summary),
     )
     path = run_folder / "report.html"
     write_atomic(path, page)
     return path
 
 
+def is_planted(summary: Summary) -> bool:
+    """Whether arms were trained on data that differ on purpose: thoughts, or share without them."""
+    return len({(arm.thoughts, arm.direct_share) for arm in summary.arms.values()}) > 1
+
+
+def _cards(summary: Summary, domain: str) -> tuple[CardGroup, ...]:
+    """Return the verdicts on a domain, grouped by the thoughts that arms were trained on."""
+    groups: dict[str, list[Card]] = {}
+    for arm, about in summary.arms.items():
+        placed = summary.placed(arm, domain)
+        if placed is None:
+            continue
+        title = ""
+        if is_planted(summary):
+            alone = about.direct_share == 1.0
+            title = (
+                "No thoughts: the ceiling of a prompt action"
+                if alone
+                else _THOUGHTS.get(about.thoughts, f"Thoughts: {about.thoughts or 'as given'}")
+            )
+        panel = _panel(summary, placed.measure, arm, domain, "verdict")
+        others = tuple(
+            verdict_row(summary, row)
+            for row in summary.placements
+            if (row.arm, row.domain) == (arm, domain) and not row.primary
+        )
+        card = Card(verdict_row(summary, placed), others, _trained_on(about), panel)
+        groups.setdefault(title, []).append(card)
+    return tuple(CardGroup(title, tuple(cards)) for title, cards in groups.items())
+
+
+def _trained_on(about: Arm) -> str:
+    parts = []
+    if about.direct_share is not None:
+        parts.append(f"{100 * about.direct_share:.0f} % direct examples")
+    if about.fraction:
+        what = "action losses" if about.control == "action" else about.control
+        parts.append(f"{100 * about.fraction:.0f} % of {what} dropped")
+    if len(about.seeds) > 1:
+        parts.append(f"{len(about.seeds)} seeds")
+    return ", ".join(parts)
+
+
+def _panel(summary: Summary, chart: str, arm: str, domain: str, where: str) -> Panel:
+    place = list(summary.arms).index(arm), summary.domains.index(domain)
+    return Panel(
+        summary.label(arm),
+        alt_text(summary, chart, arm, domain),
+        Markup(panel_svg(summary, chart, arm, domain, f"{where}-{chart}-{place[0]}-{place[1]}-")),
+    )
+
+
 def _charts(summary: Summary) -> list[ChartPanels]:
+    """Return the panels of every chart, without those that stand beside the verdicts."""
     charts = []
     for name, chart in CHARTS.items():
-        panels = (
-            Panel(
-                domain_label(domain),
-                alt_text(summary, name, domain),
-                Markup(panel_svg(summary, name, domain, f"{name}-{i}-")),
-            )
-            for i, domain in enumerate(summary.domains)
-        )
-        charts.append(ChartPanels(chart.title, chart.note, tuple(panels)))
+        domains = []
+        for domain in summary.domains:
+            arms = [
+                arm
+                for arm in summary.arms
+                if (placed := summary.placed(arm, domain)) is None or placed.measure != name
+            ]
+            if arms:
+                panels = tuple(_panel(summary, name, arm, domain, "curve") for arm in arms)
+                domains.append((domain_label(domain), panels))
+        if domains:
+            charts.append(ChartPanels(name, chart.title, chart.note, tuple(domains)))
     return charts
-
-
-def _elicitation(summary: Summary) -> list[Facts]:
-    """Return one table for each different elicitation, titled by the records made with it."""
-    merged: list[tuple[dict[str, Any], list[str]]] = []
-    for use in summary.elicitation:
-        records = f"{use.records} {_DRIVER_LABELS[use.driver]}"
-        for elicitation, titles in merged:
-            if elicitation == use.elicitation:
-                titles.append(records)
-                break
-        else:
-            merged.append((use.elicitation, [records]))
-    return [Facts(", ".join(titles), _rows(elicitation)) for elicitation, titles in merged]
 
 
 def _shown_episode(run_folder: Path, summary: Summary) -> ShownEpisode | None:
@@ -222,43 +289,3 @@ def _shown_action(response: Response) -> ShownAction:
         problem = response.problem or "no action"
         return ShownAction(response.text.strip(), f"invalid: {problem}")
     return ShownAction(text, "not admissible here" if response.admissible is False else "")
-
-
-def _facts(summary: Summary) -> list[Facts]:
-    """Return run.json in sections, the config last and folded, with the records' seconds."""
-    titles = {"data": "Training data", "train": "Training", "seconds": "Seconds per stage"}
-    shown_above = ("title", "arms", "checkpoints")
-    rest = {
-        key: value
-        for key, value in summary.run.items()
-        if key not in shown_above and value not in (None, {}, [])
-    }
-    single = [(key, _plain(value)) for key, value in rest.items() if not isinstance(value, dict)]
-    single.append(("world", summary.world))
-    single += [
-        (f"seconds in records, {kind}", f"{seconds:.1f}")
-        for kind, seconds in summary.seconds.items()
-    ]
-    sections = [
-        Facts(titles.get(key, key.capitalize()), _rows(value), folded=key == "config")
-        for key, value in sorted(rest.items(), key=lambda item: item[0] == "config")
-        if isinstance(value, dict)
-    ]
-    return [Facts("Run", tuple(single)), *sections]
-
-
-def _rows(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Return nested settings as (dotted name, text) rows."""
-    return tuple((name, _plain(value)) for name, value in flatten(settings).items())
-
-
-def _plain(value: object) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int) and abs(value) >= 10_000:
-        return f"{value:,}"
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value))
-    return str(value) if value not in ("", {}) else "(empty)"

@@ -10,49 +10,41 @@ from pathlib import Path
 from typing import Any
 
 from cotjax.diagnostics.episodes import EpisodeCounts, count_records
-from cotjax.diagnostics.metrics import METRICS, Point, Signed, contrast, contrast_p, points
-from cotjax.diagnostics.statistics import Estimate
+from cotjax.diagnostics.information import Information, read_information
+from cotjax.diagnostics.metrics import METRICS, Point, points
 from cotjax.errors import DataError
-from cotjax.report.labels import domain_label
+from cotjax.report.arms import find_arms, with_information
+from cotjax.report.chosen import invalid_responses, shown_episode
+from cotjax.report.compare import (
+    Curve,
+    Curves,
+    arm_differences,
+    changes,
+    p_value,
+    placements,
+    rounded,
+    splits,
+)
 from cotjax.report.summary import (
     BASE,
-    Arm,
-    ArmDifference,
-    Change,
     ElicitationUse,
     HeldOutLoss,
     Played,
     PointSummary,
     Summary,
 )
+from cotjax.report.warnings import warnings_of
 from cotjax.runtime.files import write_atomic
 from cotjax.train.metrics import read_held_out
 
-# What is compared across checkpoints and arms: success and its gap, which are also tested, and the
-# actions on expert states.
-COMPARED = (
-    "d3_cot",
-    "d3_prompt",
-    "gap",
-    "d1_cot",
-    "d1_prompt",
-    "d1_gap",
-    "revision",
-    "revision_helpful",
-    "revision_harmful",
-)
-_TESTED = ("d3_cot", "d3_prompt", "gap")
-_REASONED_ENOUGH = 0.9
 _DOMAINS = ("in_domain", "ood")
-
-# (checkpoint, domain) -> point of one arm.
-Curve = dict[tuple[int, str], Point]
 
 
 def summarize(run_folder: str | Path) -> Summary:
     """Read `run_folder`/records and run.json, write `run_folder`/summary.json, and return it.
 
-    The same records give the same bytes.
+    Arms that differ by their seed alone become one: a game's episodes of all seeds count as one
+    game. The same records give the same bytes.
 
     Raises:
       DataError: records are missing or malformed; the message names the file.
@@ -60,13 +52,18 @@ def summarize(run_folder: str | Path) -> Summary:
     run_folder = Path(run_folder)
     run = _read_run(run_folder / "run.json")
     episodes = count_records(run_folder / "records")
-    by_place = points(episodes)
-    arms = _arms(run, {episode.arm for episode in episodes})
-    domains = sorted({domain for _, _, domain in by_place}, key=_domain_order)
-    curves = {arm: _curve(by_place, arm) for arm in arms}
+    information = _information(run_folder, {episode.arm for episode in episodes})
+    arms = with_information(find_arms(run, {episode.arm for episode in episodes}), information)
+    arm_of = {seed: name for name, arm in arms.items() for seed in arm.seeds}
+    by_seed = points(episodes)
+    by_arm = points(replace(each, arm=arm_of.get(each.arm, each.arm)) for each in episodes)
+    domains = sorted({domain for _, _, domain in by_arm}, key=_domain_order)
+    curves = {arm: _curve(by_arm, arm) for arm in arms}
+    seed_curves = {seed: _curve(by_seed, seed) for seed in arm_of}
     last = _last_checkpoint(curves, run_folder)
-    baseline = min(arms, key=lambda arm: arms[arm].fraction or 0.0)
-    shown = _shown_episode(episodes, baseline, last)
+    compare = arms, curves, seed_curves, domains, last
+    baseline = next(iter(arms))
+    shown = shown_episode(episodes, arms[baseline].seeds, last)
     summary = Summary(
         run=run,
         world=", ".join(sorted({episode.world for episode in episodes})),
@@ -76,21 +73,25 @@ def summarize(run_folder: str | Path) -> Summary:
         last_checkpoint=last,
         domains=tuple(domains),
         elicitation=_elicitation(episodes),
-        points=tuple(
-            _point(arm, checkpoint, domain, point)
-            for arm, curve in curves.items()
-            for (checkpoint, domain), point in curve.items()
+        points=_points(curves),
+        seed_points=_points(
+            {seed: seed_curves[seed] for seed, arm in arm_of.items() if len(arms[arm].seeds) > 1}
         ),
-        changes=tuple(_changes(curves, domains, last)),
-        arm_differences=tuple(_arm_differences(curves, domains, baseline, last)),
-        held_out=_held_out(run_folder, arms),
+        changes=tuple(changes(*compare)),
+        arm_differences=tuple(arm_differences(*compare)),
+        placements=tuple(placements(arms, curves, domains, last)),
+        splits=tuple(splits(arms, curves, domains, last)),
+        information=information,
+        invalid=(),
+        held_out=_held_out(run_folder, arm_of),
         shown_episode=str(shown.path.relative_to(run_folder)) if shown else None,
         seconds={
             "environment": round(sum(each.environment_s for each in episodes), 3),
             "sampler": round(sum(each.sampler_s for each in episodes), 3),
         },
     )
-    summary = summary.with_warnings(*_warnings(summary, episodes), *_mixed(episodes))
+    summary = replace(summary, invalid=invalid_responses(summary, episodes))
+    summary = summary.with_warnings(*warnings_of(summary, episodes))
     write_atomic(run_folder / "summary.json", summary.to_json())
     return summary
 
@@ -107,18 +108,6 @@ def _read_run(path: Path) -> dict[str, Any]:
     if not isinstance(run, dict):
         raise DataError(f"{path}: not a JSON object; {remedy}")
     return run
-
-
-def _arms(run: Mapping[str, Any], seen: set[str]) -> dict[str, Arm]:
-    """Return the arms that have records, in the order of run.json; else the base alone."""
-    described = run.get("arms") or {}
-    names = [arm for arm in described if arm in seen and arm != BASE]
-    names += sorted(seen - set(described) - {BASE})
-    arms = {}
-    for name in names or [BASE]:
-        about = described.get(name) or {}
-        arms[name] = Arm(str(about.get("label") or name), about.get("fraction"))
-    return arms
 
 
 def _domain_order(domain: str) -> tuple[int, str]:
@@ -152,6 +141,14 @@ def _last_checkpoint(curves: Mapping[str, Curve], run_folder: Path) -> int:
     return max(shared)
 
 
+def _points(curves: Curves) -> tuple[PointSummary, ...]:
+    return tuple(
+        _point(arm, checkpoint, domain, point)
+        for arm, curve in curves.items()
+        for (checkpoint, domain), point in curve.items()
+    )
+
+
 def _point(arm: str, checkpoint: int, domain: str, point: Point) -> PointSummary:
     episodes = {}
     for driver, ended in sorted(point.ended.items()):
@@ -167,8 +164,8 @@ def _point(arm: str, checkpoint: int, domain: str, point: Point) -> PointSummary
         checkpoint=checkpoint,
         domain=domain,
         episodes=episodes,
-        metrics={name: _rounded(point.estimate(name)) for name in METRICS},
-        gap_p=_p([(1, point, "gap")], "gap"),
+        metrics={name: rounded(point.estimate(name)) for name in METRICS},
+        gap_p=p_value([(1, point, "gap")], "gap"),
         invalid={
             driver: dict(sorted(reasons.items())) for driver, reasons in point.invalid.items()
         },
@@ -176,49 +173,10 @@ def _point(arm: str, checkpoint: int, domain: str, point: Point) -> PointSummary
     )
 
 
-def _rounded(estimate: Estimate) -> Estimate:
-    # Adding 0.0 turns -0.0 into 0.0.
-    value, low, high = (
-        None if x is None else round(x, 6) + 0.0
-        for x in (estimate.value, estimate.low, estimate.high)
-    )
-    return replace(estimate, value=value, low=low, high=high)
-
-
-def _p(signed: Signed, metric: str) -> float | None:
-    p = contrast_p(signed) if metric in _TESTED else None
-    return None if p is None else float(f"{p:.4g}")
-
-
-def _changes(curves: Mapping[str, Curve], domains: Sequence[str], last: int) -> list[Change]:
-    changes: list[Change] = []
-    for arm, curve in curves.items():
-        for domain in domains:
-            if last == 0 or not {(0, domain), (last, domain)} <= curve.keys():
-                continue
-            for metric in COMPARED:
-                signed = [(1, curve[last, domain], metric), (-1, curve[0, domain], metric)]
-                estimate, p = _rounded(contrast(signed)), _p(signed, metric)
-                changes.append(Change(arm, domain, metric, 0, last, estimate, p))
-    return changes
-
-
-def _arm_differences(
-    curves: Mapping[str, Curve], domains: Sequence[str], baseline: str, last: int
-) -> list[ArmDifference]:
-    differences: list[ArmDifference] = []
-    for arm, curve in curves.items():
-        if arm == baseline or last == 0:
-            continue
-        for domain in domains:
-            place = last, domain
-            if place not in curve or place not in curves[baseline]:
-                continue
-            for metric in COMPARED:
-                signed = [(1, curve[place], metric), (-1, curves[baseline][place], metric)]
-                estimate, p = _rounded(contrast(signed)), _p(signed, metric)
-                differences.append(ArmDifference(domain, metric, arm, baseline, last, estimate, p))
-    return differences
+def _information(run_folder: Path, arms: Collection[str]) -> dict[str, tuple[Information, ...]]:
+    """Return the rows on the action's information, of the arms that have any."""
+    rows = {arm: tuple(read_information(run_folder / "arms" / arm)) for arm in sorted(arms)}
+    return {arm: each for arm, each in rows.items() if each}
 
 
 def _held_out(run_folder: Path, arms: Collection[str]) -> dict[str, tuple[HeldOutLoss, ...]]:
@@ -243,119 +201,3 @@ def _elicitation(episodes: Sequence[EpisodeCounts]) -> tuple[ElicitationUse, ...
         ElicitationUse(driver, json.loads(text), records)
         for (driver, text), records in sorted(uses.items())
     )
-
-
-def _shown_episode(
-    episodes: Collection[EpisodeCounts], baseline: str, last: int
-) -> EpisodeCounts | None:
-    """Return a CoT-driven episode at the last checkpoint that shows reasoning at work.
-
-    Preferred in this order: won, with a revision, lost by prompt actions, in-domain, of the
-    baseline arm, short, first by path.
-    """
-    unbroken = [each for each in episodes if each.checkpoint == last and each.ended != "env_error"]
-    lost = {
-        (each.arm, each.game, each.sample, each.seed)
-        for each in unbroken
-        if each.driver == "prompt" and not each.success
-    }
-
-    def rank(each: EpisodeCounts) -> tuple[bool | int | str, ...]:
-        return (
-            not each.success,
-            not each.revisions,
-            (each.arm, each.game, each.sample, each.seed) not in lost,
-            each.domain != "in_domain",
-            each.arm != baseline,
-            each.steps,
-            str(each.path),
-        )
-
-    return min(
-        (each for each in unbroken if each.driver == "cot" and each.steps), key=rank, default=None
-    )
-
-
-def _warnings(summary: Summary, episodes: Collection[EpisodeCounts]) -> list[str]:
-    """Warn of what is missing, mixed or broken."""
-    warnings = []
-    if not summary.run:
-        warnings.append(
-            "There is no run.json: the model, the data and the versions behind these records are "
-            "not known here."
-        )
-    drivers = [use.driver for use in summary.elicitation]
-    for driver in sorted({driver for driver in drivers if drivers.count(driver) > 1}):
-        warnings.append(
-            f"The {driver} records were not all made with the same elicitation: their points "
-            "cannot be compared."
-        )
-    warnings += _missing(summary)
-    warnings += [text for point in summary.points if (text := _unreasoned(summary, point))]
-    broken = sum(episode.ended == "env_error" for episode in episodes)
-    if broken:
-        warnings.append(
-            f"{broken} episode{'s' if broken > 1 else ''} ended by an environment error: left out "
-            "of every number."
-        )
-    return warnings
-
-
-def _missing(summary: Summary) -> list[str]:
-    """Warn of checkpoints without records."""
-    warnings = []
-    for arm, about in summary.arms.items():
-        missing = [
-            str(checkpoint)
-            for checkpoint in summary.checkpoints
-            if any(summary.point(arm, checkpoint, domain) is None for domain in summary.domains)
-        ]
-        if missing:
-            warnings.append(
-                f"{about.label}: no records at checkpoint {', '.join(missing)} in at least one "
-                "domain."
-            )
-    unplayed = {int(each) for each in summary.run.get("checkpoints") or []}
-    unplayed -= set(summary.checkpoints)
-    if unplayed:
-        listed = ", ".join(map(str, sorted(unplayed)))
-        warnings.append(f"run.json names checkpoints without records: {listed}.")
-    return warnings
-
-
-def _unreasoned(summary: Summary, point: PointSummary) -> str | None:
-    """Warn where few CoT responses reasoned. The base, which all arms share, is named once."""
-    reasoned = point.metrics["reasoned_cot"].value
-    if reasoned is None or reasoned >= _REASONED_ENOUGH:
-        return None
-    if point.checkpoint == 0 and point.arm != next(iter(summary.arms)):
-        return None
-    label = summary.label(point.arm) if point.checkpoint else "the base model"
-    return (
-        f"Only {100 * reasoned:.0f} % of the CoT responses of {label} at checkpoint "
-        f"{point.checkpoint}, {domain_label(point.domain)}, held reasoning: the rest of its CoT "
-        "actions are direct ones."
-    )
-
-
-def _mixed(episodes: Collection[EpisodeCounts]) -> list[str]:
-    """Warn of records that were not made from the same worlds, games or checkpoints."""
-    warnings = []
-    if len({episode.world for episode in episodes}) > 1:
-        warnings.append("The records are of more than one world: they cannot be compared.")
-    if len({episode.played_on[0] for episode in episodes}) > 1:
-        warnings.append(
-            "The records were not all played on the same games (games_hash differs): they cannot "
-            "be compared."
-        )
-    checkpoints: dict[tuple[str, int], set[str]] = {}
-    for episode in episodes:
-        place = episode.arm, episode.checkpoint
-        checkpoints.setdefault(place, set()).add(episode.played_on[1])
-    for (arm, checkpoint), hashes in sorted(checkpoints.items()):
-        if len(hashes) > 1:
-            warnings.append(
-                f"The records of {arm} at checkpoint {checkpoint} are of {len(hashes)} different "
-                "checkpoints (checkpoint_hash)."
-            )
-    return warnings

@@ -2,36 +2,62 @@
 
 summary.json has the fields of `Summary`, with these additions:
 
-    schema_version   2 (1 had `nothing_happens_*` for `not_accepted_*`, and no `world`)
+    schema_version   3 (see below)
     metrics          {metric: {"label", "source", "kind"}}, see `cotjax.diagnostics.metrics.Metric`
     intervals        {"level", "resamples", "seed"} of the intervals
 
 An estimate is {"value", "low", "high", "n", "games"}; the first three are null where nothing was
 measured. In `changes` and `arm_differences` its keys are part of the row. Numbers are rounded to 6
-decimals.
+decimals. The same records give the same bytes.
+
+Schema 3: arms that differ by their seed alone are one arm of the summary (`arms`, `seed_points`,
+`seeds` in a change); `placements` (where each gain landed), `splits` of the gap, `information` and
+`invalid` are new; `warnings` stay texts. `changes` and `arm_differences` have only rows that were
+measured, and a difference is to the arm that its `minus` names. Schema 2 had one baseline for all
+differences; schema 1 `nothing_happens_*` for `not_accepted_*`, and no `world`.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from cotjax.diagnostics import statistics
+from cotjax.diagnostics.information import Information
 from cotjax.diagnostics.metrics import METRICS
+from cotjax.diagnostics.share import Placement
 from cotjax.diagnostics.statistics import Estimate
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BASE = "base"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm of the study. `fraction`: share of action losses dropped in training, if known."""
+    """One arm of the study: the config's arms that differ by their seed alone.
+
+    Attributes:
+      fraction: share of action losses dropped in training, if known.
+      control: what is dropped in place of actions, one of cotjax.masking.CONTROLS.
+      thoughts: kind of the thoughts it was trained on; "" where the run does not say.
+      direct_share: share of examples without a thought; None where the run does not say.
+      seeds: name of the arm in records -> its seed; None where the run does not say.
+      minus: the arm that it is compared with; None for the baseline.
+      removed_share: share of the loss that its intervention removes; None where not measured.
+      cannot_differ: the intervention removes too little for this arm to differ from `minus`.
+    """
 
     label: str
     fraction: float | None
+    control: str = "action"
+    thoughts: str = ""
+    direct_share: float | None = None
+    seeds: dict[str, int | None] = field(default_factory=dict)
+    minus: str | None = None
+    removed_share: float | None = None
+    cannot_differ: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,12 +99,27 @@ class PointSummary:
 
 
 @dataclass(frozen=True)
+class Seeds:
+    """The same number for each seed of an arm.
+
+    Attributes:
+      values: name of the arm in records -> value.
+      low, high: 95 % interval of their mean over seeds (t with seeds - 1 degrees of freedom).
+    """
+
+    values: dict[str, float]
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Change:
     """A metric at the last checkpoint minus the base, on the same games.
 
     Attributes:
       first, last: the two checkpoints ("from" and "to" in the file).
       p: exact p-value over games; None for metrics over states.
+      seeds: the change of each seed; None with one seed.
     """
 
     arm: str
@@ -88,11 +129,15 @@ class Change:
     last: int
     estimate: Estimate
     p: float | None
+    seeds: Seeds | None = None
 
 
 @dataclass(frozen=True)
 class ArmDifference:
-    """A metric of an arm minus that of the baseline, at the last checkpoint, on the same games."""
+    """A metric of an arm minus that of another, at the last checkpoint, on the same games.
+
+    `seeds`: the difference of each seed that both arms have; None with one.
+    """
 
     domain: str
     metric: str
@@ -101,6 +146,68 @@ class ArmDifference:
     checkpoint: int
     estimate: Estimate
     p: float | None
+    seeds: Seeds | None = None
+
+
+@dataclass(frozen=True)
+class PlacedGain:
+    """Where an arm's gain landed, by one measure.
+
+    Attributes:
+      measure: "d3" (whole episodes) or "d1" (expert states).
+      constrained: whether both actions are chosen among the admissible ones; else decoded freely.
+      primary: the page's verdict on this arm and domain.
+    """
+
+    arm: str
+    domain: str
+    measure: str
+    constrained: bool
+    primary: bool
+    placement: Placement
+
+
+@dataclass(frozen=True)
+class GapSplit:
+    """The gap of an arm, divided by the prompt action of a twin that was trained to give it.
+
+    gap = reasoning + hidden, on the games that all have.
+
+    Attributes:
+      measure: "d3" or "d1".
+      twin: the arm that was trained on actions without thoughts.
+      reasoning: CoT action of the arm minus prompt action of the twin: what reasoning adds.
+      hidden: prompt action of the twin minus that of the arm: what its prompt form hides.
+      listed: of that, what choosing among the admissible actions brings back; not measured where
+        the constrained prompt action was not.
+    """
+
+    arm: str
+    domain: str
+    measure: str
+    checkpoint: int
+    twin: str
+    gap: Estimate
+    reasoning: Estimate
+    hidden: Estimate
+    listed: Estimate
+
+
+@dataclass(frozen=True)
+class InvalidResponses:
+    """Points of a kind of response where fewer than 95 % were valid, and one such response.
+
+    Attributes:
+      metric: the share of valid responses.
+      points: (arm, checkpoint, domain, share), the lowest share first.
+      example: text of an invalid response of the first point, as it was decoded; "" without one.
+      problem: what is wrong with it.
+    """
+
+    metric: str
+    points: tuple[tuple[str, int, str, float], ...]
+    example: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,19 +235,26 @@ class HeldOutLoss:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything that a report says in numbers.
+    """A study, as `summarize` found it.
 
     Attributes:
-      run: run.json; {} where there is none.
-      world: the world that was played; several are joined by commas.
-      arms: by name, in the order of run.json; "base" only where no other arm has records.
-      baseline: the arm that the others are compared with, the one with the smallest fraction.
+      run: run.json as it is; {} where there is none.
+      world: the world of the records; several, with a warning, where they mix worlds.
+      arms: the baseline first; "base" only where no other arm has records.
+      baseline: the first arm.
       checkpoints: all that have records, in order; 0 is the base, the first point of every arm.
       last_checkpoint: the last one that every arm has.
       domains: those with records.
       elicitation: as found in the records; more than one per driver is also a warning.
+      points: the seeds of an arm together: a game's episodes count as one game.
+      seed_points: of arms with several seeds, each seed's; `arm` is its name in the records.
+      placements: where each arm's gain landed, by every measure that was taken.
+      splits: of the gap at the last checkpoint, where an arm was trained on actions alone.
+      information: name of the arm in records -> its rows; {} where none was measured.
+      invalid: kinds of responses that are too often invalid.
       shown_episode: path below the run folder of the episode that the report shows.
-      held_out: arm -> its held-out losses in order; {} where none was measured.
+      held_out: name of the arm in records -> its held-out losses in order; {} where none was
+        measured.
       seconds: "environment" and "sampler", summed over the records.
       warnings: sentences on what makes the study weaker than it looks.
     """
@@ -154,8 +268,13 @@ class Summary:
     domains: tuple[str, ...]
     elicitation: tuple[ElicitationUse, ...]
     points: tuple[PointSummary, ...]
+    seed_points: tuple[PointSummary, ...]
     changes: tuple[Change, ...]
     arm_differences: tuple[ArmDifference, ...]
+    placements: tuple[PlacedGain, ...]
+    splits: tuple[GapSplit, ...]
+    information: dict[str, tuple[Information, ...]]
+    invalid: tuple[InvalidResponses, ...]
     held_out: dict[str, tuple[HeldOutLoss, ...]]
     shown_episode: str | None
     seconds: dict[str, float]
@@ -169,13 +288,42 @@ class Summary:
         """Return an arm's point at the last checkpoint."""
         return self.point(arm, self.last_checkpoint, domain)
 
+    def ends(self, domain: str) -> list[PointSummary]:
+        """Return the base, once, and every arm at the last checkpoint."""
+        bases = [self.point(arm, 0, domain) for arm in self.arms]
+        points = [base for base in bases if base is not None][:1]
+        if self.last_checkpoint:
+            points += [last for arm in self.arms if (last := self.last(arm, domain)) is not None]
+        return points
+
     def change(self, arm: str, domain: str, metric: str) -> Change | None:
         """Return a metric's change from the base; None where it was not measured."""
         return self._changes.get((arm, domain, metric))
 
     def arm_difference(self, arm: str, domain: str, metric: str) -> ArmDifference | None:
-        """Return a metric's difference from the baseline; None where there is none."""
+        """Return a metric's difference from the arm's `minus`; None where there is none."""
         return self._arm_differences.get((arm, domain, metric))
+
+    def placed(self, arm: str, domain: str) -> PlacedGain | None:
+        """Return the verdict on an arm in a domain; None where nothing was trained."""
+        rows = (row for row in self.placements if row.primary)
+        return next((row for row in rows if (row.arm, row.domain) == (arm, domain)), None)
+
+    def seed_values(self, arm: str, checkpoint: int, domain: str, metric: str) -> list[float]:
+        """Return a metric's value for each seed of an arm; [] for an arm of one seed."""
+        estimates = (
+            point.metrics[metric]
+            for point in self.seed_points
+            if point.arm in self.arms[arm].seeds
+            and (point.checkpoint, point.domain) == (checkpoint, domain)
+        )
+        return [each.value for each in estimates if each.value is not None]
+
+    def label_of(self, point: PointSummary) -> str:
+        """Return the name of a point of `ends` for a heading."""
+        if point.checkpoint == 0:
+            return "base"
+        return f"{self.label(point.arm)}, step {point.checkpoint}"
 
     def label(self, arm: str) -> str:
         """Return an arm's label."""
@@ -209,11 +357,18 @@ class Summary:
                 "to": each.last,
                 **asdict(each.estimate),
                 "p": each.p,
+                "seeds": None if each.seeds is None else asdict(each.seeds),
             }
             for each in self.changes
         ]
         for row in fields["arm_differences"]:
-            row |= row.pop("estimate") | {"p": row.pop("p")}
+            row |= row.pop("estimate") | {"p": row.pop("p"), "seeds": row.pop("seeds")}
+        for row in fields["placements"]:
+            row |= row.pop("placement")
+        fields["information"] = {
+            arm: [row.model_dump(mode="json") for row in rows]
+            for arm, rows in self.information.items()
+        }
         head = {
             "schema_version": SCHEMA_VERSION,
             "metrics": {name: asdict(metric) for name, metric in METRICS.items()},

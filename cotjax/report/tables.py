@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from cotjax.diagnostics.metrics import METRICS
 from cotjax.diagnostics.statistics import Estimate
 from cotjax.formats import PROBLEMS
+from cotjax.report.compare import compared
+from cotjax.report.elicitations import validity
 from cotjax.report.labels import domain_label, p_text, percent, spread
-from cotjax.report.summarize import COMPARED
-from cotjax.report.summary import ArmDifference, Change, Played, PointSummary, Summary
+from cotjax.report.summary import ArmDifference, Change, Played, PointSummary, Seeds, Summary
 
 POINT_COLUMNS = (
     "d3_cot",
@@ -27,11 +28,18 @@ _UNITS = {"rate": ", %", "difference": ", points", "mean": ""}
 
 @dataclass(frozen=True)
 class Cell:
-    """A number, in small print what it was counted on, and whether its interval excludes 0."""
+    """A number.
+
+    Attributes:
+      behind: what it was counted on.
+      sure: its interval excludes 0.
+      note: what else belongs to it.
+    """
 
     text: str
     behind: str = ""
     sure: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,33 +117,33 @@ class LossRow:
 
 def numbers(summary: Summary, domain: str) -> DomainTable:
     """Return every metric at the base and at the last checkpoint of each arm."""
-    columns = [("base", summary.point(next(iter(summary.arms)), 0, domain))]
-    if summary.last_checkpoint:
-        columns += [
-            (f"{about.label}, step {summary.last_checkpoint}", summary.last(arm, domain))
-            for arm, about in summary.arms.items()
-        ]
-    points = [(label, point) for label, point in columns if point is not None]
+    points = summary.ends(domain)
     rows = []
     for name, metric in METRICS.items():
-        estimates = [point.metrics[name] for _, point in points]
+        estimates = [point.metrics[name] for point in points]
         if any(estimate.measured for estimate in estimates):
             cells = (
-                Cell(_number(estimate, metric.kind), _behind(estimate, name))
-                for estimate in estimates
+                Cell(
+                    _number(estimate, metric.kind),
+                    _behind(estimate, name),
+                    note=validity(point, name),
+                )
+                for estimate, point in zip(estimates, points, strict=True)
             )
             rows.append(Row(metric.label + _UNITS[metric.kind], tuple(cells)))
-    return DomainTable(domain_label(domain), tuple(label for label, _ in points), tuple(rows))
+    return DomainTable(domain_label(domain), tuple(map(summary.label_of, points)), tuple(rows))
 
 
 def comparisons(summary: Summary, domain: str) -> DomainTable:
     """Return each arm's change from the base and its difference from the baseline, by metric."""
-    baseline = summary.label(summary.baseline)
-    others = [arm for arm in summary.arms if arm != summary.baseline]
+    others = [arm for arm, about in summary.arms.items() if about.minus is not None]
     columns = [f"{about.label}: change from base" for about in summary.arms.values()]
-    columns += [f"{summary.label(arm)} minus {baseline}" for arm in others]
+    columns += [
+        f"{summary.label(arm)} minus {summary.label(summary.arms[arm].minus or '')}"
+        for arm in others
+    ]
     rows = []
-    for metric in COMPARED:
+    for metric in compared():
         differences: list[Change | ArmDifference | None] = [
             summary.change(arm, domain, metric) for arm in summary.arms
         ]
@@ -175,6 +183,7 @@ def held_out(summary: Summary, most: int = 12) -> tuple[tuple[str, ...], list[Lo
 
     The checkpoints are evenly spread, the first and the last included.
     """
+    arm_of = {seed: arm for arm, about in summary.arms.items() for seed in about.seeds}
     by_arm = {
         arm: {each.checkpoint: each for each in losses} for arm, losses in summary.held_out.items()
     }
@@ -194,7 +203,11 @@ def held_out(summary: Summary, most: int = 12) -> tuple[tuple[str, ...], list[Lo
             )
             cells.append(Cell(f"{loss.loss:.4f}", ", ".join(roles), loss.loss == lowest[arm]))
         rows.append(LossRow(step, tuple(cells)))
-    return tuple(summary.label(arm) for arm in by_arm), rows
+    several = {arm for arm, about in summary.arms.items() if len(about.seeds) > 1}
+    return tuple(
+        summary.label(arm_of[seed]) + (f" ({seed})" if arm_of[seed] in several else "")
+        for seed in by_arm
+    ), rows
 
 
 def point_rows(summary: Summary) -> list[PointRow]:
@@ -214,7 +227,7 @@ def responses(summary: Summary) -> list[ResponseRow]:
     """Return how valid and acceptable the responses of each point and kind were."""
     rows = []
     for label, point in _labelled_points(summary):
-        for driver, mode in (("cot", "CoT"), ("prompt", "prompt")):
+        for driver, mode in (("cot", "CoT"), ("prompt", "prompt"), ("instructed", "instructed")):
             if driver not in point.episodes:
                 continue
             names = (f"{name}_{driver}" for name in ("valid", "admissible", "not_accepted"))
@@ -242,7 +255,7 @@ def _labelled_points(summary: Summary) -> Iterator[tuple[str, PointSummary]]:
         if point.checkpoint == 0 and nameless in shared:
             continue
         shared.append(nameless)
-        yield ("base" if point.checkpoint == 0 else point.arm), point
+        yield ("base" if point.checkpoint == 0 else summary.label(point.arm)), point
 
 
 def _number(estimate: Estimate, kind: str) -> str:
@@ -260,4 +273,14 @@ def _difference(row: Change | ArmDifference | None) -> Cell:
     if row is None or not row.estimate.measured:
         return Cell("–")
     behind = f"{row.estimate.games} games" + ("" if row.p is None else f", {p_text(row.p)}")
-    return Cell(percent(row.estimate, signed=True, digits=1), behind, row.estimate.sign != 0)
+    note = "" if row.seeds is None else _seeds(row.seeds)
+    return Cell(percent(row.estimate, signed=True, digits=1), behind, row.estimate.sign != 0, note)
+
+
+def _seeds(seeds: Seeds) -> str:
+    """Return the interval over seeds, and each seed's value."""
+    low, high, *values = (
+        f"{100 * value + 0.0:+.1f}".replace("-", "−")
+        for value in (seeds.low, seeds.high, *seeds.values.values())
+    )
+    return f"{len(values)} seeds [{low}, {high}]: {', '.join(values)}"

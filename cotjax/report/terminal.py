@@ -1,15 +1,17 @@
-"""A summary as a table for the terminal, 80 columns wide."""
+"""A summary as tables for the terminal, 80 columns wide."""
 
 from __future__ import annotations
 
 from rich.box import SIMPLE
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cotjax.report.labels import domain_label, percent
-from cotjax.report.summary import PointSummary, Summary
+from cotjax.report.labels import capitalize, domain_label, percent
+from cotjax.report.summary import Summary
+from cotjax.report.verdicts import share_text
 
-# Metric -> column title.
+# Metric -> column title. The last one makes way for the constrained actions, where measured.
 _COLUMNS = {
     "d3_cot": "CoT\nsuccess",
     "d3_prompt": "prompt\nsuccess",
@@ -18,42 +20,78 @@ _COLUMNS = {
     "d1_prompt": "D1\nprompt",
     "revision": "revised",
 }
+_CONSTRAINED = {
+    "d3_prompt_constrained": "prompt\namong\nadmis-\nsible",
+    "d1_prompt_constrained": "D1\namong\nadmis-\nsible",
+}
 
 
-def terminal_table(summary: Summary) -> Table:
-    """Return base and last checkpoint of every arm, in percent.
+def terminal_table(summary: Summary) -> Group:
+    """Return base and last checkpoint of every arm in percent, and below it where gains landed.
 
-    Columns: success by both kinds of action, the gap, D1 of both, and the revision rate.
+    Columns: success by both kinds of action, the gap, D1 of both, and the revision rate; success
+    and D1 of constrained prompt actions in place of it, where they were measured.
     """
-    run = summary.run
+    return Group(*(table for table in (_numbers(summary), _verdicts(summary)) if table is not None))
+
+
+def _numbers(summary: Summary) -> Table:
+    run, columns = summary.run, _columns(summary)
     table = Table(
         title=f"{run.get('title') or run.get('name') or 'study'}\nin percent, with 95 % intervals",
         box=SIMPLE,
         padding=(0, 0, 0, 1),
     )
     table.add_column("arm, step", overflow="fold")
-    for title in _COLUMNS.values():
+    for title in columns.values():
         table.add_column(title, justify="right", no_wrap=True)
     for domain in summary.domains:
-        rows = _rows(summary, domain)
-        games = max(
-            (point.metrics[name].games for _, point in rows for name in _COLUMNS), default=0
-        )
+        rows = summary.ends(domain)
+        games = max((point.metrics[name].games for point in rows for name in columns), default=0)
         table.add_section()
         table.add_row(f"[bold]{domain_label(domain)}[/bold]\n{games} games")
-        for label, point in rows:
-            cells = (percent(point.metrics[name], signed=name == "gap") for name in _COLUMNS)
+        for point in rows:
+            label = f"{point.arm}, {point.checkpoint}" if point.checkpoint else "base"
+            cells = (percent(point.metrics[name], signed=name == "gap") for name in columns)
             table.add_row(Text(label), *(cell.replace(" [", "\n[") for cell in cells))
     return table
 
 
-def _rows(summary: Summary, domain: str) -> list[tuple[str, PointSummary]]:
-    """Return (label, point): the base once, then every arm at the last checkpoint."""
-    bases = [summary.point(arm, 0, domain) for arm in summary.arms]
-    rows = [("base", base) for base in bases if base is not None][:1]
-    if summary.last_checkpoint:
-        for arm in summary.arms:
-            point = summary.last(arm, domain)
-            if point is not None:
-                rows.append((f"{arm}, {summary.last_checkpoint}", point))
-    return rows
+def _columns(summary: Summary) -> dict[str, str]:
+    measured = {
+        name: title
+        for name, title in _CONSTRAINED.items()
+        if any(name in point.metrics and point.metrics[name].measured for point in summary.points)
+    }
+    if not measured:
+        return _COLUMNS
+    return {name: title for name, title in _COLUMNS.items() if name != "revision"} | measured
+
+
+def _verdicts(summary: Summary) -> Table | None:
+    """Return where the gain of every arm landed; None where nothing was trained."""
+    if not any(row.primary for row in summary.placements):
+        return None
+    table = Table(
+        title="where the gain landed, and the share of it in the prompt action",
+        box=SIMPLE,
+        padding=(0, 0, 0, 1),
+    )
+    table.add_column("arm", overflow="fold")
+    for domain in summary.domains:
+        table.add_column(domain_label(domain), overflow="fold")
+    for arm, about in summary.arms.items():
+        seeds = f" ({len(about.seeds)} seeds)" if len(about.seeds) > 1 else ""
+        cells = []
+        for domain in summary.domains:
+            row = summary.placed(arm, domain)
+            if row is None:
+                cells.append("–")
+                continue
+            share = share_text(row)
+            by = "" if share == "–" else f", {share}"
+            cells.append(f"{row.placement.verdict}{by} ({row.measure.upper()})")
+        if about.cannot_differ and about.minus is not None:
+            cells[0] += f"; cannot differ from {about.minus}"
+        table.add_row(Text(capitalize(arm) + seeds), *map(Text, cells))
+    return table

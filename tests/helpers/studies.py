@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cotjax.rollout.record import (
+    Choice,
     PlayedGame,
     Record,
     Response,
@@ -51,6 +52,19 @@ def response(action: str | None, thought: str | None, tokens: int) -> Response:
     )
 
 
+def choice(action: str) -> Choice:
+    """Return the choice of an action where one command is admissible."""
+    return Choice(
+        action=action,
+        by_total=action,
+        by_mean=action,
+        logprobs=(-0.5,),
+        tokens=(2,),
+        prefix_ids=(5,),
+        ids=(6, 7),
+    )
+
+
 def write_episode(
     run: Path,
     game: str,
@@ -68,13 +82,15 @@ def write_episode(
     seed=0,
     sample=0,
     world="alfworld",
+    chosen=None,
 ) -> Path:
     """Write a record of steps (CoT action, prompt action[, reference action]); return its path.
 
-    The environment does not accept the action "nothing", and is sent no invalid one.
+    The environment does not accept the action "nothing", and is sent no invalid one. `chosen`: the
+    constrained prompt action of each step, the same by total and by mean.
     """
     turns = []
-    for cot, prompt, *reference in steps:
+    for number, (cot, prompt, *reference) in enumerate(steps):
         expert = reference[0] if reference else None
         executed = {"cot": cot, "prompt": prompt, "reference": expert}[driver]
         turn = Turn(
@@ -84,6 +100,7 @@ def write_episode(
             prompt_length=2 * len(turns) + 2,
             cot=None if driver == "prompt" else response(cot, thought, 20),
             prompt=response(prompt, None, 4),
+            prompt_constrained=None if chosen is None else choice(chosen[number]),
             reference=expert,
             executed=executed or "",
             accepted=None if executed is None else executed != "nothing",

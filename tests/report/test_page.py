@@ -14,13 +14,15 @@ from rich.console import Console
 
 from cotjax.diagnostics.statistics import NOTHING, Estimate
 from cotjax.errors import DataError
-from cotjax.report.answers import answers, lead
-from cotjax.report.figures import CHARTS, alt_text, apart, panel_svg, write_figures
+from cotjax.report.answers import answers
+from cotjax.report.figures import alt_text, panel_svg, write_figures
 from cotjax.report.labels import percent
 from cotjax.report.page import make_report, write_report
+from cotjax.report.panels import CHARTS, apart
 from cotjax.report.summarize import summarize
 from cotjax.report.summary import Played
 from cotjax.report.terminal import terminal_table
+from cotjax.report.verdicts import lead
 
 _VOID = {"meta", "br", "img", "link", "hr", "input"}
 
@@ -117,37 +119,47 @@ def test_changes_and_arm_differences(study):
     difference = summary.arm_difference("reduced", "in_domain", "d3_cot").estimate
     assert difference.value == 0 and difference.low < 0 < difference.high
     assert summary.arm_difference("sft", "ood", "d3_cot") is None
+    assert summary.arms["reduced"].minus == "sft" and summary.arms["sft"].minus is None
     rows = json.loads(summary.to_json())
     assert list(rows["changes"][0])[:5] == ["arm", "domain", "metric", "from", "to"]
     assert {"value", "low", "high", "n", "games", "p"} < rows["arm_differences"][0].keys()
 
 
+def test_the_lead_places_the_baselines_gain(study):
+    """12 games: the same gain by both kinds of action, but too few games to say so."""
+    summary = summarize(study)
+    text = lead(summary)
+    assert "measured by success of whole episodes (D3), in-domain" in text
+    assert "the verdict on standard SFT is “not placed”. 100 % [48, 210] of the gain" in text
+    assert "an interval too wide for a verdict" in text
+    assert "Not placed: reduced action supervision, k = 0.3 (100 % [48, 210]" in text
+
+
 def test_answers_follow_the_intervals(study):
-    summary = summarize(study)
-    assert "the gain is in the prompt action, and the gap shows no clear change" in lead(summary)
-    assert "shows no clear difference in out-of-domain success" in lead(summary)
-    said = {answer.question: answer.findings for answer in answers(summary)}
-    first = said["Did the prompt action get better?"][0]
-    assert first.where == "Standard SFT, in-domain"
-    assert first.text.startswith("better. Success by prompt actions 8.3 → 75.0 % (+66.7 [")
-    assert said["Did the CoT advantage widen?"][0].text.startswith(
-        "no clear change in success and narrower in D1"
-    )
-    assert (
-        "less often than at the base" in said["How often does reasoning revise the action?"][0].text
-    )
+    said = {answer.question: answer.findings for answer in answers(summarize(study))}
+    elsewhere = said["Where did the gain land by other measures?"][0]
+    assert elsewhere.where == "Standard SFT, in-domain"
+    assert elsewhere.text.startswith("By agreement with the expert (D1), no clear gain: no gain to")
+    revised = said["How often does reasoning revise the action?"][0].text
+    assert revised.count("from the base") == 2 and "its own CoT-driven episodes" in revised
     assert "no clear net effect" in said["Does it help?"][0].text
+    (here, ood) = said["What does masking change?"]
+    assert here.where == "Reduced action supervision, k = 0.3 against standard SFT, in-domain"
+    assert here.text.startswith("no clear difference in success by CoT actions (+0.0 [")
+    # Success by CoT actions is 100 % in one arm alone, so it is compared.
+    assert "success by CoT actions (+16.7 [" in ood.text
 
 
-def test_a_fall_is_called_a_fall(study):
+def test_a_difference_on_the_ceiling_gets_no_words(study):
+    """Both arms are right in more than 95 % of the states."""
     summary = summarize(study)
-    fall = Estimate(-0.4, -0.5, -0.3, 12, 12)
-    changes = tuple(
-        replace(row, estimate=fall) if row.metric in ("d3_prompt", "d1_prompt") else row
-        for row in summary.changes
+    high = Estimate(0.97, 0.9, 1.0, 36, 12)
+    points = tuple(
+        replace(point, metrics=point.metrics | {"d1_cot": high}) for point in summary.points
     )
-    summary = replace(summary, changes=changes)
-    assert answers(summary)[0].findings[0].text.startswith("worse.")
+    said = {each.question: each.findings for each in answers(replace(summary, points=points))}
+    text = said["What does masking change?"][0].text
+    assert text.endswith("under 5 % or over 95 % on both sides: D1 of CoT actions.")
 
 
 def test_the_same_records_give_the_same_bytes(study, tmp_path):
@@ -170,11 +182,12 @@ def test_report_is_one_page_that_loads_nothing(study):
     assert (
         "@import" not in text and "http" not in text and "url(" not in re.sub(r"url\(#", "", text)
     )
-    assert page.tags.count("svg") == 2 * len(CHARTS)
+    # A panel for each arm and domain; those beside the verdicts are not repeated.
+    assert page.tags.count("svg") == 2 * 2 * len(CHARTS)
     for needed in (
         "A tiny study",
         "0.3",
-        "prompt_prefix",
+        "prefilled before a prompt response",
         "scripted, before the action",
         "1,000,000",
         "8 emulated CPUs",
@@ -195,11 +208,14 @@ def test_report_escapes_what_it_shows(study, episode):
                 step["cot"]["thought"] = step["cot"]["action"] = nasty
         path.write_text(json.dumps(record | {"task": nasty, "elicitation": {"history": nasty}}))
     meta = json.loads((study / "run.json").read_text())
-    meta["title"] = meta["arms"]["sft"]["label"] = meta["config"]["note"] = nasty
+    meta["title"] = meta["config"]["note"] = nasty
+    # U+202E would turn the rest of a sentence around, with its interval.
+    meta["arms"]["sft"]["label"] = f"\u202e{nasty}"
     (study / "run.json").write_text(json.dumps(meta))
     page = Page(write_report(study).read_text(encoding="utf-8"))
     assert "script" not in page.tags and "img" not in page.tags
     assert page.text.count(nasty) >= 5
+    assert "\u202e" not in page.text[: page.text.rindex("The run")]
     assert all(load.startswith("#") for load in page.loads)
 
 
@@ -288,7 +304,7 @@ def test_shown_episode_is_won_and_revised(study, episode):
     )
     page = Page(write_report(study, summary).read_text(encoding="utf-8"))
     steps = page.text[
-        page.text.index("One episode, step by step") : page.text.index("How it was measured")
+        page.text.rindex("One episode, step by step") : page.text.rindex("How it was measured")
     ]
     assert steps.index("same") < steps.index("Step 2") < steps.rindex("revised")
 
@@ -355,17 +371,13 @@ def test_figures(study):
         assert overview.size == (1600, 900)
         assert len(overview.convert("RGB").getcolors(1 << 20)) > 50
     assert dict(matplotlib.rcParams) == before
-    svg = panel_svg(summary, "d3", "ood", "p")
-    assert (
-        "var(--arm0)" in svg
-        and "var(--arm1)" in svg
-        and "currentColor" in svg
-        and "xmlns" not in svg
-    )
-    assert alt_text(summary, "d3", "ood").endswith(
-        "reduced action supervision, k = 0.3, CoT: 17 to 100; "
-        "reduced action supervision, k = 0.3, prompt: 8 to 75."
-    )
+    svg = panel_svg(summary, "d3", "sft", "ood", "p")
+    for needed in ("var(--cot)", "var(--prompt)", "currentColor", ">prompt<"):
+        assert needed in svg
+    assert "xmlns" not in svg
+    alt = alt_text(summary, "d3", "reduced", "ood")
+    assert "reduced action supervision, k = 0.3, out-of-domain" in alt
+    assert "CoT: 17 (5 to 45), then 100 (76 to 100); prompt: 8 (1 to 35), then 75 (47 to 91)" in alt
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,124 @@
+"""The arms of a summary: the config's, where those that differ by seed alone are one arm."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import takewhile
+from typing import Any
+
+from cotjax.diagnostics.information import LEAST_REMOVED, Information
+from cotjax.report.summary import BASE, Arm
+
+# Characters that turn the text after them around: a label stands within sentences.
+_BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
+# What two arms have in common that differ by what is dropped alone.
+Data = tuple[str, float | None]
+
+
+def find_arms(run: Mapping[str, Any], seen: set[str]) -> dict[str, Arm]:
+    """Return the arms that have records; the base alone where there are no others.
+
+    The baseline comes first: of the arms that drop nothing, the one with the least direct data.
+    """
+    described = run.get("arms") or {}
+    members: dict[str, list[str]] = {}
+    for name in sorted(seen - {BASE}, key=lambda name: _seed(described.get(name), name)):
+        cell = (described.get(name) or {}).get("cell") or name
+        members.setdefault(str(cell), []).append(name)
+    arms = {cell: _arm(cell, names, described) for cell, names in members.items()}
+    arms = {cell: arms[cell] for cell in sorted(arms, key=lambda cell: _order(cell, arms[cell]))}
+    arms = arms or {BASE: Arm(BASE, None, seeds={BASE: None})}
+    baseline = next(iter(arms))
+    return {cell: replace(arm, minus=_minus(cell, arms, baseline)) for cell, arm in arms.items()}
+
+
+def with_information(
+    arms: Mapping[str, Arm], information: Mapping[str, Iterable[Information]]
+) -> dict[str, Arm]:
+    """Return the arms with the share of the loss that their intervention removes.
+
+    Where that is below LEAST_REMOVED at every checkpoint and for every seed, the arm cannot differ.
+    """
+    informed = {}
+    for name, arm in arms.items():
+        shares = [row.removed_share for seed in arm.seeds for row in information.get(seed, ())]
+        removed = max(shares, default=None)
+        negligible = removed is not None and removed < LEAST_REMOVED
+        informed[name] = replace(
+            arm, removed_share=removed, cannot_differ=bool(arm.fraction) and negligible
+        )
+    return informed
+
+
+def twin_of(arms: Mapping[str, Arm]) -> str | None:
+    """Return the arm that was trained on actions without any thought; None without one."""
+    return next((name for name, arm in arms.items() if _direct(arm) and not arm.fraction), None)
+
+
+def _direct(arm: Arm) -> bool:
+    return arm.direct_share == 1.0
+
+
+def _arm(cell: str, names: list[str], described: Mapping[str, Any]) -> Arm:
+    named = [(name, described.get(name) or {}) for name in names]
+    first = named[0][1]
+    share = first.get("direct_share")
+    return Arm(
+        label=_label(
+            cell, [str((described.get(name) or {}).get("label") or name) for name in names]
+        ),
+        # An arm whose fraction grows drops something, even if it begins with nothing.
+        fraction=_largest(first.get("fraction"), first.get("last_fraction")),
+        control=str(first.get("control") or "action"),
+        thoughts=str(first.get("thoughts") or ""),
+        direct_share=float(share) if isinstance(share, int | float) and share >= 0 else None,
+        seeds={name: about.get("seed") for name, about in named},
+    )
+
+
+def _largest(fraction: float | None, last: float | None) -> float | None:
+    return fraction if not last else max(fraction or 0.0, last)
+
+
+def _label(cell: str, labels: list[str]) -> str:
+    """Return what the labels of the seeds have in common, without a dangling word for the seed."""
+    labels = [_BIDI.sub("", label) for label in labels]
+    if len(set(labels)) == 1:
+        return labels[0]
+    letters = zip(*labels, strict=False)
+    common = "".join(each[0] for each in takewhile(lambda each: len(set(each)) == 1, letters))
+    common = re.sub(r"[\s,;:(·–-]*(?:seed)?[\s,;:(·–-]*$", "", common)
+    return common or cell
+
+
+def _seed(about: Mapping[str, Any] | None, name: str) -> tuple[int, str]:
+    seed = (about or {}).get("seed")
+    return (seed if isinstance(seed, int) else 0, name)
+
+
+def _order(cell: str, arm: Arm) -> tuple[bool, str, float, float, str, str]:
+    return (
+        _direct(arm),
+        arm.thoughts,
+        arm.direct_share or 0.0,
+        arm.fraction or 0.0,
+        arm.control,
+        cell,
+    )
+
+
+def _minus(cell: str, arms: Mapping[str, Arm], baseline: str) -> str | None:
+    """Return the arm that differs by what is dropped alone; the baseline where there is none."""
+    if cell == baseline:
+        return None
+    if arms[cell].fraction:
+        for name, other in arms.items():
+            if not other.fraction and _data(other) == _data(arms[cell]):
+                return name
+    return baseline
+
+
+def _data(arm: Arm) -> Data:
+    return arm.thoughts, arm.direct_share
