@@ -50,8 +50,8 @@ def test_the_page_on_models_trains_the_decoder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_hf(Path("my-model"), tiny.model_config(), tiny.params())
     names = {}
-    (text,) = blocks(ROOT / "docs" / "model.md", "python")
-    exec(compile(text, "model.md", "exec"), names)
+    (text,) = blocks(ROOT / "docs" / "models.md", "python")
+    exec(compile(text, "models.md", "exec"), names)
     assert names["after"] < names["before"]
     assert Path("my-model-trained/config.json").exists()
 
