@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
     from cotjax.data.codec import Codec
+    from cotjax.data.information import RemovedTokens
     from cotjax.data.selection import Selection
 
 LAYOUTS = (
@@ -111,6 +112,7 @@ def _add_import(commands: argparse._SubParsersAction) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     from cotjax.data.check import check, print_contents
     from cotjax.data.codec import Codec
+    from cotjax.data.information import RemovedTokens
     from cotjax.runtime.progress import Reporter
 
     _not_negative(arguments.limit)
@@ -119,9 +121,10 @@ def _check(arguments: argparse.Namespace) -> None:
     file: Path = arguments.file
     codec: Codec | None = None
     selection: Selection | None = None
+    removed = RemovedTokens({})
     max_length = 768 if arguments.max_length is None else arguments.max_length
     if arguments.config or arguments.overrides:
-        file, codec, selection = _inputs_of_config(arguments)
+        file, codec, selection, removed = _inputs_of_config(arguments)
     elif arguments.arm is not None:
         raise UsageError("--arm needs a config: give --config too")
     elif file is None:
@@ -139,8 +142,11 @@ def _check(arguments: argparse.Namespace) -> None:
             max_length=max_length,
             selection=selection,
             progress=lambda done, total: stage.update(done // 10**6, total // 10**6, "MB"),
+            seen=removed.add,
         )
     print_contents(file, contents, reporter.console, max_length)
+    for line in removed.lines():
+        reporter.console.print(line, markup=False, soft_wrap=True)
     if contents.bad:
         lines = contents.bad + contents.episodes
         raise DataError(f"{file}: {contents.bad:,} of {lines:,} lines are bad")
@@ -148,9 +154,12 @@ def _check(arguments: argparse.Namespace) -> None:
         raise DataError(f"{file}: {contents.trained.why_nothing()}")
 
 
-def _inputs_of_config(arguments: argparse.Namespace) -> tuple[Path, Codec, Selection]:
-    """Return the file, codec and selection of a run of the config that the arguments give."""
-    from cotjax.study.arms import arms_of
+def _inputs_of_config(
+    arguments: argparse.Namespace,
+) -> tuple[Path, Codec, Selection, RemovedTokens]:
+    """Return the file, codec and selection of a run of the config, and what its arms drop."""
+    from cotjax.data.information import RemovedTokens
+    from cotjax.study.arms import arms_of, dropping_of
     from cotjax.study.training_data import codec_of, selection_of
 
     flags = {"data.trajectories": arguments.file, "model.tokenizer": arguments.tokenizer}
@@ -160,7 +169,8 @@ def _inputs_of_config(arguments: argparse.Namespace) -> tuple[Path, Codec, Selec
     if arguments.arm is not None and arguments.arm not in arms:
         raise UsageError(f"--arm is {arguments.arm!r}; there are {', '.join(arms)}")
     share = arms[arguments.arm].direct_share if arguments.arm else None
-    return file, codec_of(config, file), selection_of(config, share)
+    droppings = {arm: dropping_of(config, arm) for arm in arms}
+    return file, codec_of(config, file), selection_of(config, share), RemovedTokens(droppings)
 
 
 def data_config(arguments: argparse.Namespace, flags: dict[str, object]) -> ConfigDict:

@@ -14,7 +14,7 @@ from rich.text import Text
 from cotjax.data.codec import Codec
 from cotjax.data.oddities import oddities
 from cotjax.data.selection import UNKNOWN_PROVENANCE, Counts, Selection, tally
-from cotjax.data.tokens import trajectory_examples
+from cotjax.data.tokens import TokenExample, trajectory_examples
 from cotjax.data.trajectories import (
     KNOWN_FIELDS,
     KNOWN_STEP_FIELDS,
@@ -80,6 +80,7 @@ def check(
     max_length: int = 768,
     selection: Selection | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    seen: Callable[[TokenExample], None] = lambda example: None,
 ) -> Contents:
     """Read the whole file, good lines and bad, and return a summary of its contents.
 
@@ -91,6 +92,8 @@ def check(
       selection: if given (with a codec), encode only the steps that a run with it trains on; its
         own `max_length` applies then.
       progress: called with (bytes read, bytes in all) about once a megabyte.
+      seen: called with each example that the selection trains on; a line of which it raises
+        DataError is bad.
 
     Raises:
       DataError: the file is missing or empty.
@@ -109,6 +112,8 @@ def check(
                 else:
                     examples = selection.examples(codec, line.trajectory, contents.trained)
                     contents.tokens.update(len(example.ids) for example in examples)
+                    for example in examples:
+                        seen(example)
             except DataError as problem:
                 error = DataError(f"{path}:{contents.bad + contents.episodes + 1}: {problem}")
         if error is not None:

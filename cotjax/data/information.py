@@ -6,13 +6,15 @@ them, on every host, and after a resume.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cotjax.data.packing import Packing
 from cotjax.data.pipeline import Example, dropped_weights, packed_row
+from cotjax.data.tokens import TokenExample
 from cotjax.errors import DataError
 from cotjax.masking import NEVER, Dropping, MaskError, Role, draw, targets, turn_numbers
 
@@ -67,6 +69,36 @@ def _taken(arrays: Batch, rows: list[int]) -> Batch:
     index = np.minimum(rows, count - 1)
     return {name: np.where(there, array[index], 0).astype(array.dtype)
             for name, array in arrays.items()}  # fmt: skip
+
+
+class RemovedTokens:
+    """Counts the supervised tokens that each arm drops, at its largest fraction, in epoch 0.
+
+    droppings: arm -> what it drops.
+    """
+
+    def __init__(self, droppings: Mapping[str, Dropping]):
+        self._droppings = droppings
+        self._dropped, self._supervised = Counter[str](), Counter[str]()
+
+    def add(self, example: TokenExample) -> None:
+        """Count an example. Raises MaskError for one that an arm's control cannot drop from."""
+        stored = vars(example) | {"id": example.id.encode()}
+        for arm, dropping in self._droppings.items():
+            row = packed_row([stored], dropping, 0, len(example.ids))
+            gone = row["draws"] < np.float32(dropping.largest)
+            self._dropped[arm] += int(row["weights"][gone].sum())
+            self._supervised[arm] += int(row["weights"].sum())
+
+    def lines(self) -> Iterator[str]:
+        """Yield a line for each arm that drops anything."""
+        for arm, dropping in self._droppings.items():
+            if dropping.drops() and (total := self._supervised[arm]):
+                share = 100 * self._dropped[arm] / total
+                yield (
+                    f"arm {arm!r} drops {share:.3g} % of the {total:,} supervised tokens; their "
+                    "share of the loss may be far smaller: it is measured when training starts"
+                )
 
 
 def sample(source: Sequence[Example], count: int, dropping: Dropping) -> list[Example]:

@@ -174,10 +174,10 @@ class Dropping:
 
     def drops(self) -> bool:
         """Return whether anything is ever dropped."""
-        return self._largest > 0
+        return self.largest > 0
 
     @property
-    def _largest(self) -> float:
+    def largest(self) -> float:
         """An upper bound of the fraction over all steps."""
         if isinstance(self.fraction, LinearFraction):
             return max(self.fraction.start, self.fraction.end)
@@ -258,7 +258,7 @@ class Dropping:
             if len(candidates) >= count or self.control not in AS_MANY:
                 draws[self._chosen(candidates, count, key, epoch)] = drawn
             # Too few candidates are an error only where this run ever drops here.
-            elif np.min(drawn) < np.float32(self._largest):
+            elif np.min(drawn) < np.float32(self.largest):
                 raise MaskError(
                     f"{key!r}: {count} action tokens, but only {len(candidates)} tokens for the "
                     f"control {self.control!r} to drop instead"

@@ -158,8 +158,7 @@ class Measure:
         totals = measured.totals(thought, dropping.fraction_at(step))
         bare = measured.totals(prompt, 0.0)
         if step == 0 and dropping.drops():
-            most = max(dropping.fraction_at(0), dropping.fraction_at(settings.steps))
-            self._warn(_removed(measured.totals(thought, most)))
+            self._warn(_removed(measured.totals(thought, dropping.largest)))
         weighed, _, supervised, _ = (_by_role(values) for values in totals)
         share, norm = measured.gradients(thought)
         return Information(

@@ -7,6 +7,7 @@ from helpers import tiny
 from cotjax.data.information import (
     DROPPED,
     REASONED,
+    RemovedTokens,
     packed,
     packed_without_thoughts,
     sample,
@@ -113,3 +114,22 @@ def test_groups_tell_role_thought_and_dropping(codec):
     assert at[1.0][R + REASONED] == at[0.0][R + REASONED] > 0 == at[1.0][R]
     bare = packed_without_thoughts(mixed, dropping, 512)
     assert bare.examples == 2 and bare.fields["weights"].sum() == 18
+
+
+def test_tokens_that_arms_drop_are_counted_without_a_model(codec):
+    examples = list(trajectory_examples(codec, tiny.trajectory(steps=3), "cot", 512))
+    droppings = {
+        "sft": Dropping.of(),
+        "all": Dropping.of(fraction=1.0),
+        "later": Dropping.of(last_fraction=1.0, fraction_steps=4),
+    }
+    removed = RemovedTokens(droppings)
+    for example in examples:
+        removed.add(example)
+    (example,) = examples
+    responses = int((example.roles > Role.OBSERVATION).sum())
+    share = 100 * 9 / responses
+    assert [line.split(";")[0] for line in removed.lines()] == [
+        f"arm {arm!r} drops {share:.3g} % of the {responses:,} supervised tokens"
+        for arm in ("all", "later")
+    ]
