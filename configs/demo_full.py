@@ -13,6 +13,10 @@ def get_config():
     config = demo.get_config()
     config.title = "Where the gains of CoT training land: the demo, three seeds"
     config.out = "runs/demo-full"
+    config.games.in_domain = 60
+    config.games.ood = 20
+    config.evaluate.slots = 40
+    config.evaluate.episodes_at = ()  # at the middle checkpoint too
     config.arms = {
         f"{cell}-s{seed}": {**arm, "label": f"{arm['label']}, seed {seed}", "seed": seed}
         for cell, arm in demo.CELLS.items()
