@@ -160,7 +160,7 @@ def _inputs_of_config(
     """Return the file, codec and selection of a run of the config, and what its arms drop."""
     from cotjax.data.information import RemovedTokens
     from cotjax.study.arms import arms_of, dropping_of
-    from cotjax.study.training_data import codec_of, selection_of
+    from cotjax.study.training_data import codec_of, drawn_of, selection_of
 
     flags = {"data.trajectories": arguments.file, "model.tokenizer": arguments.tokenizer}
     flags |= {"data.template": arguments.template, "data.max_length": arguments.max_length}
@@ -169,8 +169,9 @@ def _inputs_of_config(
     if arguments.arm is not None and arguments.arm not in arms:
         raise UsageError(f"--arm is {arguments.arm!r}; there are {', '.join(arms)}")
     share = arms[arguments.arm].direct_share if arguments.arm else None
-    droppings = {arm: dropping_of(config, arm) for arm in arms}
-    return file, codec_of(config, file), selection_of(config, share), RemovedTokens(droppings)
+    droppings, drawn = {arm: dropping_of(config, arm) for arm in arms}, drawn_of(config, file)
+    codec, selection = codec_of(config, file, drawn), selection_of(config, share, drawn)
+    return file, codec, selection, RemovedTokens(droppings)
 
 
 def data_config(arguments: argparse.Namespace, flags: dict[str, object]) -> ConfigDict:

@@ -111,7 +111,7 @@ def _of_run(arguments: argparse.Namespace) -> tuple:
     """Return (examples, title) of a run of the config in the arguments."""
     from cotjax.data.show_mask import about, run_shown
     from cotjax.study.arms import arms_of, dropping_of
-    from cotjax.study.training_data import codec_of, selection_of
+    from cotjax.study.training_data import codec_of, drawn_of, selection_of
 
     given = [name for name in _OWN if getattr(arguments, name) is not None]
     if given:
@@ -133,8 +133,9 @@ def _of_run(arguments: argparse.Namespace) -> tuple:
     )
     dropping, file = droppings[arm], Path(config.data.trajectories)
     epoch, step = arguments.epoch, arguments.step
-    selection = selection_of(config, arms_of(config)[arm].direct_share)
-    examples = run_shown(file, codec_of(config, file), selection, dropping, epoch, step)
+    drawn = drawn_of(config, file)
+    selection = selection_of(config, arms_of(config)[arm].direct_share, drawn)
+    examples = run_shown(file, codec_of(config, file, drawn), selection, dropping, epoch, step)
     varies = dropping.redraw or callable(dropping.fraction)
     at = f"epoch {epoch}, step {step}, " if varies else ""
     return examples, f"{file}, arm {arm!r}, {at}{about(dropping, step)}"

@@ -1,28 +1,21 @@
-"""Text <-> ids, for one tokenizer and one turn template: all encoding and decoding happens here.
+"""Turns and prompts -> ids, for one tokenizer and one turn template.
 
-Two kinds of text become ids. The template's marks and the response's tags are encoded with the
-tokenizer as it is, so they become its control tokens. Content (task, observation, thought, action)
-is encoded with the same vocabulary and merges, but without the tokenizer's added tokens:
-`<|im_start|>` in an observation is twelve characters, not the beginning of a turn.
-
-A `Codec` encodes single turns, as segments with roles. `cotjax.data.tokens` puts the turns of a
-trajectory together into examples.
+A `Codec` encodes single turns, as segments with roles, and its `TextCodec` their texts.
+`cotjax.data.tokens` puts the turns of a trajectory together into examples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 from tokenizers import Tokenizer
 
 from cotjax import formats
 from cotjax.data.chat_template import resolved
-from cotjax.data.plain_text import PlainText, added_tokens, check_known, unknown_id
+from cotjax.data.text_codec import TextCodec
 from cotjax.errors import DataError, UsageError
-from cotjax.formats import Prompt, TurnTemplate
+from cotjax.formats import Example, Prompt, TurnTemplate
 from cotjax.masking import Role
 
 # Files of a tokenizer in a Hugging Face folder. Codec reads the first; transformers reads all.
@@ -42,8 +35,8 @@ TASK_ALONE = Prompt()
 Segments = list[tuple[list[int], Role]]  # consecutive (ids, the role of all of them)
 
 
-class Codec:
-    """Encodes and decodes with one tokenizer and one turn template.
+class Codec(TextCodec):
+    """Encodes the turns of one template, and decodes, with one tokenizer.
 
     Args:
       prompt: what prompts say beside the episode. Its system message is text: `load` reads the
@@ -52,41 +45,21 @@ class Codec:
     Raises:
       DataError: the tokenizer cannot encode a tag or a text of the prompt, or lacks the token that
         the template begins with.
+      UsageError: the system message is still to be read from a chat template.
     """
 
     def __init__(self, tokenizer: Tokenizer, template: TurnTemplate, prompt: Prompt = TASK_ALONE):
-        self.template, self.prompt = template, prompt
-        # A tokenizer file may turn on truncation or padding; nothing may be cut or padded here.
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        self._tokenizer = tokenizer
-        self._unknown = unknown_id(tokenizer)
-        self._plain = PlainText(tokenizer, template)
-        added = added_tokens(tokenizer)
-        if template.begin and template.begin not in added:
-            raise DataError(
-                f"the tokenizer has no token {template.begin!r}, with which every prompt of the "
-                f"turn template {template.name!r} begins; use the tokenizer of a model with this "
-                "template, or another data.template"
+        super().__init__(tokenizer, template)
+        if prompt.system == formats.TEMPLATE_SYSTEM:
+            raise UsageError(
+                "prompt.system is 'template', but the tokenizer is made from the data and has no "
+                "chat template; set it to a text, or to ''"
             )
-        for tag in (*formats.TAGS, template.response_end):
-            if not self.encode(tag):
-                raise DataError(
-                    f"the tokenizer has no ids for {tag!r}; add it to the tokenizer's vocabulary"
-                )
-        self.action_prefix = self.encode(formats.ACTION_OPEN)
-        self.response_open, self.think_close = (
-            self.encode(template.response_open),
-            template.think_close,
-        )
-        # Decoding stops where the action closes, or at the end of the turn.
-        self.stop_texts = (formats.ACTION_CLOSE, template.response_end)
-        self.stop = (
-            tuple(self.encode(formats.ACTION_CLOSE)),
-            tuple(self.encode(template.response_end)),
-        )
-        self.pad_id = self._pad_id()
-        self._opening = self._encode_opening()
+        self.prompt = prompt
+        self.response_open = self.encode(template.response_open)
+        self.think_close = template.think_close
+        # What stands before the task in every prompt: system message, instruction, examples.
+        self.opening = self._encode_opening()
 
     @classmethod
     def load(
@@ -113,93 +86,6 @@ class Codec:
         except Exception as error:  # the library raises bare Exception
             raise DataError(f"{file}: not a tokenizer ({error})") from None
         return cls(tokenizer, turns, prompt)
-
-    @property
-    def vocab_size(self) -> int:
-        """One more than the highest id; more than the number of tokens where ids have gaps."""
-        return len(self.token_mask)
-
-    @cached_property
-    def token_mask(self) -> np.ndarray:
-        """[vocab_size] bool: whether an id is a token of the tokenizer."""
-        ids = np.fromiter(self._tokenizer.get_vocab(with_added_tokens=True).values(), np.int64)
-        mask = np.zeros(int(ids.max()) + 1, bool)
-        mask[ids] = True
-        mask.setflags(write=False)
-        return mask
-
-    @cached_property
-    def pieces(self) -> tuple[str | None, ...]:
-        """The text that each id adds to a response; None where an id is not a token.
-
-        Joined, they are the decoded text except for whitespace and for characters that consist of
-        several tokens. The response's tags appear in it however the tokens divide them.
-        """
-        before = len(self.decode(self.action_prefix))
-        ids = range(self.vocab_size)
-        return tuple(
-            self.decode([*self.action_prefix, id])[before:] if self.token_mask[id] else None
-            for id in ids
-        )
-
-    @property
-    def end_ids(self) -> tuple[int, ...]:
-        """The id that ends a turn in training.
-
-        Empty where the tokenizer spells the end of a turn with several tokens.
-        """
-        end = self.encode(self.template.response_end)
-        return tuple(end) if len(end) == 1 else ()
-
-    @property
-    def begin_ids(self) -> tuple[int, ...]:
-        """The ids that every prompt begins with; empty where the template has none."""
-        return tuple(self.encode(self.template.begin)) if self.template.begin else ()
-
-    def encode(self, text: str) -> list[int]:
-        """Encode marks of the template and tags of the response as control tokens.
-
-        Raises:
-          DataError: the tokenizer does not know a word.
-        """
-        ids = self._tokenizer.encode(text, add_special_tokens=False)
-        check_known(ids, text, self._unknown)
-        return ids.ids
-
-    def encode_plain(self, text: str, what: str, *, lenient: bool = False) -> list[int]:
-        """Encode content as plain characters, never as added tokens of the tokenizer.
-
-        Args:
-          what: the name of the content, for error messages.
-          lenient: never raise: a word that the tokenizer does not know becomes its unknown token,
-            and half of a surrogate pair becomes U+FFFD. For an environment's text while a model
-            plays.
-
-        Raises:
-          DataError: the text cannot be encoded faithfully. It contains a word that the tokenizer
-            does not know, half of a surrogate pair, a tag of the response, or a mark of the
-            template that the tokenizer would give the mark's own ids.
-        """
-        if lenient:
-            return self._plain.encode_leniently(text)
-        return self._plain.encode(text, what)
-
-    def encodable(self, text: str) -> bool:
-        """Return whether a sampled action may be executed and occur in later prompts.
-
-        That is, whether `encode_plain` accepts it, and it contains no added token of the tokenizer.
-        """
-        if self._plain.names_added_token(text):
-            return False
-        try:
-            self.encode_plain(text, "the text")
-        except DataError:
-            return False
-        return True
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids, control tokens included."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
     def prefill(self, text: str) -> list[int]:
         """Return the ids of a text that is prefilled before a response: tags as in training."""
@@ -277,13 +163,8 @@ class Codec:
         `admissible`, `key`: as in `first_prompt`. Raises DataError where the prompt lists actions
         and there are none to list, unless `lenient`.
         """
-        task_line = self.prompt.task_line(task)
-        return [
-            (self._opening, Role.PROMPT),
-            (self.encode_plain(task_line, "the task", lenient=lenient), Role.PROMPT),
-            *self._seen(observation, admissible, key, lenient),
-            (self.encode(self.template.response_open), Role.PROMPT),
-        ]
+        turn = self._task_turn(task, observation, admissible, key, lenient)
+        return [(self.opening, Role.PROMPT), *turn]
 
     def next_turn(
         self,
@@ -329,6 +210,22 @@ class Codec:
 
     # ---- private
 
+    def _task_turn(
+        self,
+        task: str,
+        observation: str,
+        admissible: Sequence[str] | None,
+        key: str,
+        lenient: bool = False,
+    ) -> Segments:
+        """Return the first user turn of an episode, from its task on."""
+        task_line = self.prompt.task_line(task)
+        return [
+            (self.encode_plain(task_line, "the task", lenient=lenient), Role.PROMPT),
+            *self._seen(observation, admissible, key, lenient),
+            (self.encode(self.template.response_open), Role.PROMPT),
+        ]
+
     def _seen(
         self, observation: str, admissible: Sequence[str] | None, key: str, lenient: bool
     ) -> Segments:
@@ -362,30 +259,34 @@ class Codec:
         ids = list(self.begin_ids)
         if prompt.system:
             ids += self.encode(template.system_open) if template.system_open else []
-            ids += self._encode_wording(prompt.system, "the system message")
+            ids += self.encode_wording(prompt.system, "the system message")
             ids += self.encode(template.system_close) if template.system_close else []
             ids += self.encode(template.turn_gap + template.turn_open)
         else:
             ids += self.encode(template.turn_open)
         if prompt.instruction:
-            ids += self._encode_wording(f"{prompt.instruction}\n", "the instruction")
+            ids += self.encode_wording(f"{prompt.instruction}\n", "the instruction")
+        for example in prompt.examples:
+            ids += self._encode_example(example)
+            ids += self.encode(template.turn_gap + template.turn_open)
         return ids
 
-    def _encode_wording(self, text: str, what: str) -> list[int]:
-        """Encode a text of the config or the world: the response's tags in it are tags."""
-        if not any(tag in text for tag in formats.TAGS):
-            return self.encode_plain(text, what)
-        rest = text
-        for tag in formats.TAGS:
-            rest = rest.replace(tag, " ")
-        self.encode_plain(rest, what)  # raises for what the tokenizer cannot spell
-        if self._plain.names_added_token(rest) or any(m in rest for m in self.template.marks):
-            raise DataError(f"{what} contains a control token; remove it from {text[:60]!r}")
-        return self.encode(text)
-
-    def _pad_id(self) -> int:
-        for token in ("[PAD]", "<pad>", "<|endoftext|>"):
-            id = self._tokenizer.token_to_id(token)
-            if id is not None:
-                return id
-        return 0  # any id will do: padding is neither attended to nor trained on
+    def _encode_example(self, example: Example) -> list[int]:
+        """Return the ids of an example episode, from its task to the end of its last response."""
+        segments: Segments = []
+        for number, step in enumerate(example.steps):
+            state = step.admissible_commands, formats.state_key(example.game, number)
+            try:
+                segments += (
+                    self.next_turn(step.observation, *state)
+                    if number
+                    else self._task_turn(example.task, step.observation, *state)
+                )
+                segments += (
+                    self.direct(step.action)
+                    if step.thought is None
+                    else self.reasoned(step.thought, step.action)
+                )
+            except DataError as error:
+                raise DataError(f"the example {example.id!r}, step {number}: {error}") from None
+        return [i for ids, _ in segments for i in ids]

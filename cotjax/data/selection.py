@@ -22,6 +22,7 @@ REASONS = {
     "split": "of another split than data.splits",
     "lost": "of a lost episode",
     "task_type": "of a task type that is held out",
+    "shown": "of an example in every prompt, or of its game",
     "untrained": "marked as not trained on",
     "no_thought": "without a thought",
     "too_long": "too long with their prompt for data.max_length",
@@ -46,6 +47,7 @@ class Selection:
       `cotjax.data.tokens.trajectory_examples`
     max_length: tokens per example
     layout, history, past_thoughts: see `cotjax.data.tokens.Layout`
+    shown: ids of trajectories that are not trained on, because of the examples in every prompt
 
     Raises:
       UsageError: a field has an invalid value.
@@ -61,6 +63,7 @@ class Selection:
     layout: str = "trajectory"
     history: int = 0
     past_thoughts: bool = False
+    shown: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not 0.0 <= self.direct_share <= 1.0:
@@ -91,7 +94,7 @@ class Selection:
         Raises:
           DataError: as `trajectory_examples`.
         """
-        reason = self._reason(trajectory)
+        reason = self.reason(trajectory)
         form = "direct" if draw(0, f"form/{trajectory.id}") < self.direct_share else "cot"
         examples: list[TokenExample] = []
         if reason is None:
@@ -102,10 +105,7 @@ class Selection:
         counts.add(trajectory, examples, reason, form, skips_silent=skips_silent)
         return examples
 
-    def _layout(self) -> Layout:
-        return Layout(self.layout, self.history, self.past_thoughts)
-
-    def _reason(self, trajectory: Trajectory) -> str | None:
+    def reason(self, trajectory: Trajectory) -> str | None:
         """Return why the whole trajectory is left out, a key of REASONS; None if it is not."""
         if self.splits and trajectory.split not in self.splits:
             return "split"
@@ -115,7 +115,10 @@ class Selection:
             self.task_types is not None and trajectory.task_type not in self.task_types
         ):
             return "task_type"
-        return None
+        return "shown" if trajectory.id in self.shown else None
+
+    def _layout(self) -> Layout:
+        return Layout(self.layout, self.history, self.past_thoughts)
 
 
 def tally(counts: Counter[str], value: str) -> None:

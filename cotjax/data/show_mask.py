@@ -140,8 +140,12 @@ def run_shown(
         example.
     """
     counts, fraction = Counts(), np.float32(dropping.fraction_at(step))
-    for trajectory in read_trajectories(path):
-        for example in selection.examples(codec, trajectory, counts):
+    for number, trajectory in enumerate(read_trajectories(path), start=1):
+        try:
+            examples = selection.examples(codec, trajectory, counts)
+        except DataError as error:
+            raise DataError(f"{path}:{number}: {error}") from None
+        for example in examples:
             stored = {**vars(example), "id": example.id.encode()}
             row = example_features(stored, dropping, epoch)
             # The draws of a row belong to its targets, the token behind each position.

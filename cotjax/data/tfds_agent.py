@@ -106,8 +106,13 @@ class AgentTrajectories(tfds.core.GeneratorBasedBuilder):
         codec = Codec.load(config.tokenizer, config.template, config.prompt)
         selection, counts = config.selection, Counts()
         lengths = array("i")
-        for trajectory in read_trajectories(path):
-            for example in selection.examples(codec, trajectory, counts):
+        # Every line is a trajectory, so its number is that of the line.
+        for number, trajectory in enumerate(read_trajectories(path), start=1):
+            try:
+                examples = selection.examples(codec, trajectory, counts)
+            except DataError as error:
+                raise DataError(f"{path}:{number}: {error}") from None
+            for example in examples:
                 arrays = {
                     name: getattr(example, name).astype(dtype) for name, dtype in ARRAYS.items()
                 }
@@ -176,12 +181,15 @@ def fingerprint(config: AgentConfig, digest: Callable[[Path], str] = sha256_of) 
         if not file.is_file():
             raise DataError(f"{file}: no such file")
         together.update(bytes.fromhex(digest(file)))
+    selection = asdict(config.selection)
+    if not selection["shown"]:
+        del selection["shown"]
     template, prompt = resolved(config.template, config.prompt, config.tokenizer)
     settings = (
         sorted(config.sources),
         template.name,
         prompt.system,
-        asdict(config.selection),
+        selection,
         str(AgentTrajectories.VERSION),
     )
     together.update(repr(settings).encode())

@@ -25,7 +25,7 @@ from cotjax.runtime import distributed
 from cotjax.runtime.claim import arms_begun
 from cotjax.runtime.files import atomic_folder, write_atomic
 from cotjax.runtime.progress import Reporter
-from cotjax.study.training_data import load_codec, make_tokenizer
+from cotjax.study.training_data import kept_of, load_codec, make_tokenizer
 from cotjax.train.recall import grow_recall
 from cotjax.weights.convert import load_params, read_config, tokenizer_folder
 
@@ -112,7 +112,7 @@ def load_trained(config: ConfigDict, run: Path) -> tuple[ModelConfig, Codec]:
         raise UsageError(
             f"{run}: nothing was trained here; run `cotjax train` with the same --out first"
         )
-    return ModelConfig.from_saved(file), load_codec(config, run / "tokenizer")
+    return ModelConfig.from_saved(file), load_codec(config, run / "tokenizer", kept_of(config, run))
 
 
 def _base(

@@ -19,7 +19,7 @@ from cotjax.runtime.files import write_atomic
 from cotjax.runtime.progress import Reporter
 from cotjax.study.arms import Arm, arms_of
 from cotjax.study.base import base_folder
-from cotjax.study.training_data import agent_config
+from cotjax.study.training_data import agent_config, kept_of
 from cotjax.train.fingerprints import Fingerprints
 
 
@@ -56,7 +56,7 @@ def build_datasets(
     for name, arm in arms.items():
         if arm.data not in made_from:
             file = trajectories[arm.thoughts]
-            made_from[arm.data] = _made_from(config, arm, file, tokenizer, fingerprints)
+            made_from[arm.data] = _made_from(config, run, arm, file, fingerprints, tokenizer)
         if name in begun:
             content = made_from[arm.data]
             known = any((run / "dataset").glob(f"*/agent-{content['data']['examples']}"))
@@ -66,7 +66,8 @@ def build_datasets(
     datasets: dict[tuple[str, float], Dataset] = {}
     with reporter.stage("dataset", "Building the dataset"):
         for data, content in made_from.items():
-            settings = agent_config(config, trajectories[data[0]], tokenizer, data[1])
+            file, drawn = trajectories[data[0]], kept_of(config, run)
+            settings = agent_config(config, file, tokenizer, data[1], drawn)
             builder = prepare_dataset(settings, run / "dataset", digest=fingerprints.of)
             source = builder.as_data_source(split="train")
             datasets[data] = Dataset(source, content, dataset_counts(builder))
@@ -84,9 +85,15 @@ def build_datasets(
 
 
 def _made_from(
-    config: ConfigDict, arm: Arm, trajectories: Path, tokenizer: Path, fingerprints: Fingerprints
+    config: ConfigDict,
+    run: Path,
+    arm: Arm,
+    trajectories: Path,
+    fingerprints: Fingerprints,
+    tokenizer: Path,
 ) -> dict[str, Any]:
-    settings = agent_config(config, trajectories, tokenizer, arm.direct_share)
+    drawn = kept_of(config, run)
+    settings = agent_config(config, trajectories, tokenizer, arm.direct_share, drawn)
     return {
         "data": {
             "file": str(trajectories),

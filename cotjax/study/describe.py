@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from cotjax.data.codec import Codec
+from cotjax.data.trajectories import Trajectory
 from cotjax.envs.base import Game
 from cotjax.envs.worlds import World, load_world
+from cotjax.formats import state_key
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import abstract_params
 from cotjax.runtime.claim import content_of_arm, planned_steps
@@ -27,7 +30,8 @@ def describe_run(
     run: Path,
     games: GameSets,
     model: ModelConfig,
-    held_out: int,
+    codec: Codec,
+    expert: Mapping[str, Trajectory],
     seconds: Mapping[str, float],
 ) -> None:
     """Write run.json.
@@ -36,7 +40,8 @@ def describe_run(
       config, run: of the study, and its folder.
       games: the games that were played.
       model: the model that was trained.
-      held_out: number of the expert's trajectories of these games.
+      codec: encodes its prompts.
+      expert: the expert's trajectory of each of these games.
       seconds: time that each stage took now.
     """
     world, made = load_world(config.world), config.games.source == "made"
@@ -63,8 +68,12 @@ def describe_run(
         },
         "data": {
             **_trained_on(counts),
-            "held_out_trajectories": held_out,
+            "held_out_trajectories": len(expert),
             "arms": {arm: _trained_on(own) for arm, own in counts.get("arms", {}).items()},
+        },
+        "prompt": {
+            "settings": {**config.prompt, "template": codec.template.name},
+            "text": _example_prompt(codec, expert.values()),
         },
         "made_from": content_of_arm(arms[0]),
         "train": dict(config.train),
@@ -80,6 +89,21 @@ def describe_run(
         "config": json.loads(config.to_json_best_effort()),
     }
     write_atomic(run / "run.json", json.dumps(about, indent=2) + "\n")
+
+
+def _example_prompt(codec: Codec, trajectories: Iterable[Trajectory]) -> str:
+    """Return the text of a prompt, with one past turn where an episode has one."""
+    played = max(trajectories, key=lambda each: len(each.steps), default=None)  # the first longest
+    if played is None:
+        return ""
+    ids: list[int] = []
+    for number, step in enumerate(played.steps[:2]):
+        state = step.admissible_commands, state_key(played.game, number)
+        if number:
+            ids += codec.next_prompt(played.steps[number - 1].action, step.observation, *state)
+        else:
+            ids += codec.first_prompt(played.task, step.observation, *state)
+    return codec.decode(ids)
 
 
 def _domain(

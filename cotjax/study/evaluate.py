@@ -20,6 +20,7 @@ from cotjax.envs.base import Game
 from cotjax.envs.pool.pool import EnvPool, Limits
 from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
+from cotjax.formats import ACTION_OPEN, CHATML, TurnTemplate
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import make_mesh, whole_slots
 from cotjax.rollout.decoding import instruction_ids
@@ -44,8 +45,12 @@ from cotjax.study.jobs import Job, Playing, plan_jobs, warn_of_unplayed
 _GAMES_KEPT = 4
 
 
-def elicitation_of(config: ConfigDict) -> Elicitation:
-    """Return how actions are elicited under this config: the same for every checkpoint."""
+def elicitation_of(config: ConfigDict, template: TurnTemplate = CHATML) -> Elicitation:
+    """Return how actions are elicited under this config: the same for every checkpoint.
+
+    `template`: of the prompts. Its own marks are prefilled: an opened `<think>` before a response
+    that reasons, an empty block before one that does not.
+    """
     settings = config.evaluate
     for name in ("slots", "max_length", "max_steps", "max_new_tokens", "max_action_tokens"):
         if settings[name] < 1:
@@ -62,7 +67,8 @@ def elicitation_of(config: ConfigDict) -> Elicitation:
         max_new_tokens=settings.max_new_tokens,
         max_action_tokens=settings.max_action_tokens,
         max_steps=settings.max_steps,
-        cot_prefix=settings.cot_prefix,
+        cot_prefix=settings.cot_prefix or template.cot_open,
+        prompt_prefix=template.direct_open + ACTION_OPEN,
         constrained_by=settings.constrained_by,
         instruction=settings.instruction or INSTRUCTION,
     )
@@ -180,7 +186,7 @@ def check_playable(config: ConfigDict, model: ModelConfig, codec: Codec) -> None
       UsageError: a setting does not fit the model.
       DataError: the tokenizer cannot encode a prefix or the instruction.
     """
-    settings, elicitation = config.evaluate, elicitation_of(config)
+    settings, elicitation = config.evaluate, elicitation_of(config, codec.template)
     playing_mesh(config)
     model.check_length(settings.max_length, "evaluate.max_length")
     model.check_ids(codec.vocab_size)
@@ -191,7 +197,7 @@ def check_playable(config: ConfigDict, model: ModelConfig, codec: Codec) -> None
                 f"{settings.max_length}"
             )
     for prefix in (elicitation.cot_prefix, elicitation.prompt_prefix):
-        codec.encode(prefix)
+        codec.prefill(prefix)
     if "instructed" in playing_of(config).measured:
         instruction_ids(codec, elicitation.instruction)
 
@@ -332,7 +338,7 @@ def _play_jobs(
                 codec=codec,
                 environments=ReplayEnvironments(expert) if job.driver == "reference" else pool,
                 driver=job.driver,
-                elicitation=elicitation_of(config),
+                elicitation=elicitation_of(config, codec.template),
                 seed=config.seed,
                 on_record=partial(recorder.keep, job),
                 references=references,

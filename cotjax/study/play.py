@@ -20,7 +20,7 @@ from cotjax.config import default_config
 from cotjax.envs.base import Game, Observation
 from cotjax.envs.worlds import World
 from cotjax.errors import DataError, EnvError, UsageError
-from cotjax.formats import Prompt, first_turn
+from cotjax.formats import Example, Prompt, first_turn
 from cotjax.model.config import ModelConfig
 from cotjax.rollout.contracts import Environments
 from cotjax.rollout.record import Driver, Episode, Turn
@@ -111,6 +111,7 @@ class Player:
       tokenizer: folder with tokenizer.json.
       template: turn template.
       config: a config whose `evaluate` and `prompt` sections say how to play.
+      examples: the prompt's.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Player:
     tokenizer: Path
     template: str
     config: ConfigDict
+    examples: tuple[Example, ...] = ()
 
 
 def world_of_run(run: Path) -> str:
@@ -129,6 +131,7 @@ def world_of_run(run: Path) -> str:
 def player_of_run(run: Path, arm: str, step: int | None) -> Player:
     """Return a run's checkpoint, elicited as in the run. Raises UsageError if there is none."""
     from cotjax.study.export import find_checkpoint
+    from cotjax.study.training_data import kept_of
 
     model, checkpoints, step = find_checkpoint(run, arm, step)
     saved, config = _saved_config(run), default_config()
@@ -146,7 +149,8 @@ def player_of_run(run: Path, arm: str, step: int | None) -> Player:
             "give --model with an exported checkpoint"
         ) from None
     restore = partial(checkpoints.restore_params, step, model)
-    return Player(f"{arm}, step {step}", model, restore, run / "tokenizer", template, config)
+    name, tokenizer, examples = f"{arm}, step {step}", run / "tokenizer", kept_of(config, run)
+    return Player(name, model, restore, tokenizer, template, config, examples.examples)
 
 
 def _saved_config(run: Path) -> dict[str, Any]:
@@ -198,7 +202,7 @@ def watch(
 
     settings = player.config.evaluate
     settings.max_steps = max_steps or settings.max_steps
-    prompt = Prompt.of(player.config.prompt, world)
+    prompt = Prompt.of(player.config.prompt, world, player.examples)
     codec = Codec.load(player.tokenizer, player.template, prompt)
     mesh = make_mesh()
     settings.max_length = min(settings.max_length, player.model.max_length)
@@ -223,7 +227,7 @@ def watch(
             codec=codec,
             environments=_Announcing(pool, partial(_say_start, console, world)),
             driver=driver,
-            elicitation=elicitation_of(player.config),
+            elicitation=elicitation_of(player.config, codec.template),
             seed=seed,
             on_record=lambda game, record: records.append(record),
             on_step=on_step,

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from cotjax.config import ARM_FIELDS, default_config
 from cotjax.data.chat_template import AUTO
 from cotjax.data.codec import Codec
+from cotjax.data.prompt_examples import NONE_DRAWN, Drawn
 from cotjax.envs.worlds import load_world
 from cotjax.errors import DataError, UsageError
 from cotjax.formats import TEMPLATES
@@ -32,7 +33,13 @@ from cotjax.study.evaluate import (
     playing_of,
 )
 from cotjax.study.games import check_world, wanted_games
-from cotjax.study.training_data import load_codec, prompt_of, selection_of
+from cotjax.study.training_data import (
+    check_opening,
+    drawn_of,
+    load_codec,
+    prompt_of,
+    selection_of,
+)
 from cotjax.train.checks import check_batch, check_counts
 from cotjax.train.trackers import check_trackers
 from cotjax.weights.convert import folder_kind, read_config, tokenizer_folder
@@ -105,14 +112,14 @@ def _check_collection(config: ConfigDict) -> None:
         raise UsageError(f"collect.skill is {skill}; give two shares of 0..1, the lower first")
 
 
-def _check_base(config: ConfigDict) -> tuple[ModelConfig, Codec | None]:
+def _check_base(config: ConfigDict, drawn: Drawn) -> tuple[ModelConfig, Codec | None]:
     """Return the base's sizes and codec.
 
     The codec is None, and the vocabulary's size unknown, when the tokenizer is made from the data.
     """
     folder = base_folder(config)
     dtypes = {name: config.model[name] for name in DTYPES}
-    codec = load_codec(config, config.model.tokenizer) if config.model.tokenizer else None
+    codec = load_codec(config, config.model.tokenizer, drawn) if config.model.tokenizer else None
     if folder is None:
         sizes = {name: config.model[name] for name in SIZES}
         return ModelConfig(vocab_size=codec.vocab_size if codec else 1, **sizes, **dtypes), codec
@@ -132,7 +139,7 @@ def _check_base(config: ConfigDict) -> tuple[ModelConfig, Codec | None]:
                 f"model.base: {tokenizer} holds no tokenizer.json; set model.tokenizer to a folder "
                 "that does"
             )
-        codec = load_codec(config, tokenizer)
+        codec = load_codec(config, tokenizer, drawn)
     return read_config(folder, **dtypes), codec
 
 
@@ -144,11 +151,13 @@ def _check_training(config: ConfigDict, plays: bool) -> None:
             f"data.trajectories: {trajectories}: no such file; give one with a JSON line per "
             "episode, as in docs/data.md"
         )
-    model, codec = _check_base(config)
+    drawn = drawn_of(config, Path(trajectories)) if trajectories else NONE_DRAWN
+    model, codec = _check_base(config, drawn)
     check_batch(config.train, make_mesh(**config.mesh))
     model.check_length(config.data.max_length, "data.max_length")
     if codec is not None:
         model.check_ids(codec.vocab_size)
+        check_opening(config, codec)
     # With a tokenizer made from the data, this is checked once it exists.
     if plays and codec is not None:
         check_playable(config, model, codec)

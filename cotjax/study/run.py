@@ -9,6 +9,7 @@ writes the report.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from cotjax.data.prompt_examples import NONE_DRAWN, Drawn, keep_examples
 from cotjax.data.tfds_agent import sha256_of
 from cotjax.data.trajectories import Trajectory, read_trajectories, write_trajectories
 from cotjax.envs.base import Game
@@ -25,7 +27,7 @@ from cotjax.report.labels import domain_label
 from cotjax.report.summary import Summary
 from cotjax.rollout.collect import Collecting, collect, expert_episodes
 from cotjax.runtime import distributed
-from cotjax.runtime.claim import bind_held_out, claim_run
+from cotjax.runtime.claim import arms_begun, bind_held_out, claim_run
 from cotjax.runtime.content import contents
 from cotjax.runtime.files import local_path
 from cotjax.runtime.progress import Reporter, TrainingProgress
@@ -39,7 +41,7 @@ from cotjax.study.games import GameSets, left_out_text, prepare_games
 from cotjax.study.information import measure_of
 from cotjax.study.memory import playing_memory
 from cotjax.study.ready import check, check_folder
-from cotjax.study.training_data import load_codec
+from cotjax.study.training_data import check_opening, drawn_of, kept_of, load_codec
 from cotjax.train.main import train
 from cotjax.train.run import Run
 
@@ -99,7 +101,8 @@ class Study:
             trajectories = self._training_trajectories(games)
             files = trajectories.values()
             start = make_start(config, self.folder, files, self.reporter)
-            codec = load_codec(config, start.tokenizer)
+            codec = load_codec(config, start.tokenizer, self._examples(trajectories))
+            check_opening(config, codec)
             if games.played:
                 check_playable(config, start.model, codec)
                 self.reporter.say(playing_memory(config, start.model))
@@ -162,7 +165,7 @@ class Study:
             distributed.barrier("played")
         if distributed.first():
             seconds = self.reporter.seconds
-            describe_run(self.config, self.folder, games, model, len(expert), seconds)
+            describe_run(self.config, self.folder, games, model, codec, expert, seconds)
 
     def report(self) -> Summary | None:
         """Write summary.json, the figures and report.html from the records, in process 0."""
@@ -195,6 +198,17 @@ class Study:
                 thoughts=kind,
             )
         return files
+
+    def _examples(self, files: Mapping[str, Path]) -> Drawn:
+        """Return the prompt's examples: those that arms were begun with, else newly drawn ones."""
+        if not self.config.prompt.examples:
+            return NONE_DRAWN
+        if arms_begun(self.folder) or not distributed.first():
+            return kept_of(self.config, self.folder)
+        # Of the first kind of thoughts, in the prompts of every arm.
+        drawn = drawn_of(self.config, next(iter(files.values())))
+        keep_examples(self.folder, drawn)
+        return drawn
 
     def _held_out_file(self) -> Path:
         return self.folder / "trajectories" / "held_out.jsonl"

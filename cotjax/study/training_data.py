@@ -16,19 +16,24 @@ from tokenizers import Tokenizer
 from cotjax.assets import BASE_FOLDER
 from cotjax.data.chat_template import turn_template
 from cotjax.data.codec import Codec
+from cotjax.data.prompt_examples import FILE, NONE_DRAWN, Drawn, draw_examples, kept_examples
 from cotjax.data.selection import Selection
 from cotjax.data.tfds_agent import AgentConfig
 from cotjax.data.trajectories import read_trajectories
 from cotjax.data.word_tokenizer import build_word_tokenizer
 from cotjax.envs.worlds import load_world
+from cotjax.errors import UsageError
 from cotjax.formats import Prompt
 
 
-def selection_of(config: ConfigDict, direct_share: float | None = None) -> Selection:
+def selection_of(
+    config: ConfigDict, direct_share: float | None = None, drawn: Drawn = NONE_DRAWN
+) -> Selection:
     """Return which steps a config trains on. Raises UsageError for impossible settings.
 
-    `direct_share`: an arm's; None for the config's own. OOD task types are held out. Of collected
-    data only the in-domain types are trained on, of a user's file all others.
+    `direct_share`: an arm's; None for the config's own. `drawn`: the prompt's examples. OOD task
+    types are held out. Of collected data only the in-domain types are trained on, of a user's file
+    all others.
     """
     types = config.task_types
     own: dict[str, Any] = (
@@ -36,13 +41,18 @@ def selection_of(config: ConfigDict, direct_share: float | None = None) -> Selec
         if config.data.trajectories
         else {"task_types": tuple(types.in_domain)}
     )
+    own["shown"] = drawn.left_out
     if direct_share is not None:
         own["direct_share"] = direct_share
     return Selection.of(config.data, **own)
 
 
 def agent_config(
-    config: ConfigDict, trajectories: Path, tokenizer: Path, direct_share: float | None = None
+    config: ConfigDict,
+    trajectories: Path,
+    tokenizer: Path,
+    direct_share: float | None = None,
+    drawn: Drawn = NONE_DRAWN,
 ) -> AgentConfig:
     """Return the settings of the dataset that a config, or an arm of it, trains on."""
     return AgentConfig(
@@ -50,8 +60,8 @@ def agent_config(
         sources={"train": str(trajectories)},
         tokenizer=str(tokenizer),
         template=config.data.template,
-        prompt=prompt_of(config),
-        **vars(selection_of(config, direct_share)),
+        prompt=prompt_of(config, drawn),
+        **vars(selection_of(config, direct_share, drawn)),
     )
 
 
@@ -73,7 +83,7 @@ def make_tokenizer(config: ConfigDict, *files: Path) -> Tokenizer:
     return build_word_tokenizer(texts(), turn_template(config.data.template))
 
 
-def codec_of(config: ConfigDict, trajectories: Path) -> Codec:
+def codec_of(config: ConfigDict, trajectories: Path, drawn: Drawn = NONE_DRAWN) -> Codec:
     """Return the codec that a run of this config encodes its data with.
 
     Raises:
@@ -83,16 +93,51 @@ def codec_of(config: ConfigDict, trajectories: Path) -> Codec:
     settings = config.model
     if settings.base == "random" and not settings.tokenizer:
         template = turn_template(config.data.template)
-        return Codec(make_tokenizer(config, trajectories), template, prompt_of(config))
+        return Codec(make_tokenizer(config, trajectories), template, prompt_of(config, drawn))
     folder = settings.tokenizer or (BASE_FOLDER if settings.base == "package" else settings.base)
-    return load_codec(config, folder)
+    return load_codec(config, folder, drawn)
 
 
-def load_codec(config: ConfigDict, tokenizer: str | Path) -> Codec:
+def load_codec(config: ConfigDict, tokenizer: str | Path, drawn: Drawn = NONE_DRAWN) -> Codec:
     """Return a tokenizer folder's codec, with the config's template and prompt."""
-    return Codec.load(tokenizer, config.data.template, prompt_of(config))
+    return Codec.load(tokenizer, config.data.template, prompt_of(config, drawn))
 
 
-def prompt_of(config: ConfigDict) -> Prompt:
+# ---- the prompt
+
+
+def prompt_of(config: ConfigDict, drawn: Drawn = NONE_DRAWN) -> Prompt:
     """Return what the prompts of a config say beside the episode. Raises UsageError."""
-    return Prompt.of(config.prompt, load_world(config.world))
+    return Prompt.of(config.prompt, load_world(config.world), drawn.examples)
+
+
+def drawn_of(config: ConfigDict, trajectories: Path) -> Drawn:
+    """Draw the prompt's examples from a trajectory file. Raises DataError for too few of them."""
+    return draw_examples(trajectories, selection_of(config), config.prompt.examples, config.seed)
+
+
+def kept_of(config: ConfigDict, run: Path) -> Drawn:
+    """Return the examples of a run's prompts, which its training kept. Raises UsageError."""
+    kept = kept_examples(run) if config.prompt.examples else NONE_DRAWN
+    if kept is None:
+        raise UsageError(f"{run}: its examples are lost ({FILE}); run `cotjax train` again")
+    return kept
+
+
+def check_opening(config: ConfigDict, codec: Codec) -> None:
+    """Check that the prompt leaves tokens for the episode.
+
+    Raises:
+      UsageError: what stands before the task is as long as an example, or as a slot that plays.
+    """
+    opening, examples = len(codec.opening), len(codec.prompt.examples)
+    limits = {"data.max_length": config.data.max_length}
+    if config.games.in_domain or config.games.ood:
+        limits["evaluate.max_length"] = config.evaluate.max_length
+    for name, limit in limits.items():
+        if opening >= limit:
+            raise UsageError(
+                f"prompts begin with {opening} tokens before the task (system message, "
+                f"instruction, {examples} examples), but {name} is {limit}; raise it, or lower "
+                "prompt.examples"
+            )
