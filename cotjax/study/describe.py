@@ -34,10 +34,9 @@ def describe_run(
     expert: Mapping[str, Trajectory],
     seconds: Mapping[str, float],
 ) -> None:
-    """Write run.json.
+    """Write run.json of a study with this config, in its folder.
 
     Args:
-      config, run: of the study, and its folder.
       games: the games that were played.
       model: the model that was trained.
       codec: encodes its prompts.
@@ -71,10 +70,7 @@ def describe_run(
             "held_out_trajectories": len(expert),
             "arms": {arm: _trained_on(own) for arm, own in counts.get("arms", {}).items()},
         },
-        "prompt": {
-            "settings": {**config.prompt, "template": codec.template.name},
-            "text": _example_prompt(codec, expert.values()),
-        },
+        "prompt": _prompt(config, codec, expert.values()),
         "made_from": content_of_arm(arms[0]),
         "train": dict(config.train),
         "masking": {
@@ -91,19 +87,19 @@ def describe_run(
     write_atomic(run / "run.json", json.dumps(about, indent=2) + "\n")
 
 
-def _example_prompt(codec: Codec, trajectories: Iterable[Trajectory]) -> str:
-    """Return the text of a prompt, with one past turn where an episode has one."""
-    played = max(trajectories, key=lambda each: len(each.steps), default=None)  # the first longest
-    if played is None:
-        return ""
+def _prompt(config: ConfigDict, codec: Codec, trajectories: Iterable[Trajectory]) -> dict[str, Any]:
+    """Return the settings of the prompts and the text of one, with a past turn if it can be."""
     ids: list[int] = []
-    for number, step in enumerate(played.steps[:2]):
-        state = step.admissible_commands, state_key(played.game, number)
-        if number:
-            ids += codec.next_prompt(played.steps[number - 1].action, step.observation, *state)
-        else:
-            ids += codec.first_prompt(played.task, step.observation, *state)
-    return codec.decode(ids)
+    # The first of the longest, of which there may be none.
+    for each in sorted(trajectories, key=lambda each: -len(each.steps))[:1]:
+        for number, step in enumerate(each.steps[:2]):
+            state = step.admissible_commands, state_key(each.game, number)
+            if number:
+                ids += codec.next_prompt(each.steps[0].action, step.observation, *state)
+            else:
+                ids += codec.first_prompt(each.task, step.observation, *state)
+    settings = {**config.prompt, "template": codec.template.name}
+    return {"settings": settings, "text": codec.decode(ids)}
 
 
 def _domain(
