@@ -79,7 +79,7 @@ def place_gain(first: Point, last: Point, total: str, prompt: str, gap: str) -> 
     )
     if not (moved.measured and by_prompt.measured and by_gap.measured):
         return MISSING
-    share = _share(first, last, total, prompt)
+    share = share_of_gain(first, last, total, prompt)
     floor = tuple(name for name in (total, prompt) if on_the_floor(first, last, name))
     return Placement(_verdict(share, moved, floor), share, moved, by_prompt, by_gap, floor)
 
@@ -103,8 +103,11 @@ def _verdict(share: Estimate, total: Estimate, floor: tuple[str, ...]) -> Verdic
     return Verdict.BOTH if share.low > 0 and share.high < 1 else Verdict.UNPLACED
 
 
-def _share(first: Point, last: Point, total: str, prompt: str) -> Estimate:
-    """Return Δprompt / Δtotal with Fieller's interval, on the games that all four rates have."""
+def share_of_gain(first: Point, last: Point, total: str, prompt: str) -> Estimate:
+    """Return Δprompt / Δtotal with Fieller's interval, on the games that all four rates have.
+
+    Its ends are None where no interval is bounded; nothing is measured where Δtotal is 0.
+    """
     cells = [point.cells.get(name, {}) for name in (total, prompt) for point in (last, first)]
     games, sums = _common(cells)
     if games < 2:

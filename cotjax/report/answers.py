@@ -2,7 +2,8 @@
 
 Where a gain landed follows from the interval of its share (`cotjax.report.verdicts`). A difference
 between arms is called higher or lower only where its 95 % interval excludes 0. A rate below 5 % or
-above 95 % on both sides gets no verdict.
+above 95 % on both sides gets no verdict. With several seeds, the interval over seeds must exclude 0
+too.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def _compare(summary: Summary, arm: str, domain: str) -> str:
             continue
         if _extreme(known, (metric,)):
             extreme.append(name)
-        elif row.estimate.sign:
+        elif row.sure:
             direction = _direction(row.estimate, "higher", "lower", "")
             clear.append(f"{name} is {direction} ({points(row.estimate)}{_over_seeds(row)})")
         else:

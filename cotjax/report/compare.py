@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from cotjax.diagnostics.metrics import METRICS, Point, Signed, contrast, contrast_p
-from cotjax.diagnostics.share import MISSING, Placement, Verdict, place_gain
+from cotjax.diagnostics.share import MISSING, Placement, Verdict, place_gain, share_of_gain
 from cotjax.diagnostics.statistics import LEVEL, Estimate
 from cotjax.report.arms import twin_of
 from cotjax.report.summary import Arm, ArmDifference, Change, GapSplit, PlacedGain, Seeds
@@ -114,7 +114,7 @@ def arm_differences(
 
 
 def placements(
-    arms: Mapping[str, Arm], curves: Curves, domains: Sequence[str], last: int
+    arms: Mapping[str, Arm], curves: Curves, by_seed: Curves, domains: Sequence[str], last: int
 ) -> Iterator[PlacedGain]:
     """Yield where every arm's gain landed, by every measure, one of them the primary one.
 
@@ -140,7 +140,9 @@ def placements(
             for arm, placement in by_arm.items():
                 chosen = measure == primary and not constrained
                 if chosen or placement.verdict is not Verdict.MISSING:
-                    yield PlacedGain(arm, domain, measure, constrained, chosen, placement)
+                    names = MEASURES[measure, constrained]
+                    shares = _seed_shares(arms[arm], by_seed, domain, last, names)
+                    yield PlacedGain(arm, domain, measure, constrained, chosen, placement, shares)
 
 
 def splits(
@@ -192,6 +194,20 @@ def _place(curve: Curve, domain: str, last: int, names: tuple[str, str, str]) ->
         prompt=rounded(placement.prompt),
         gap=rounded(placement.gap),
     )
+
+
+def _seed_shares(
+    arm: Arm, by_seed: Curves, domain: str, last: int, names: tuple[str, str, str]
+) -> dict[str, float]:
+    """Return the share of the gain for each seed of an arm; {} with one seed."""
+    shares = {}
+    for seed in arm.seeds if len(arm.seeds) > 1 else ():
+        ends = by_seed[seed].get((0, domain)), by_seed[seed].get((last, domain))
+        if ends[0] is not None and ends[1] is not None:
+            share = share_of_gain(ends[0], ends[1], names[0], names[1]).value
+            if share is not None:
+                shares[seed] = round(share, 6) + 0.0
+    return shares
 
 
 def _shared(own: Point, twin: Point, cot: str, prompt: str) -> tuple[Point, Point]:

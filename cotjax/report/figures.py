@@ -56,11 +56,14 @@ def overview_figure(summary: Summary) -> Figure:
         placed = summary.placed(arm, first)
         verdict = "" if placed is None else str(placed.placement.verdict)
         if placed is not None and (share := share_text(placed)) != "–":
-            verdict += f"\n{share} by prompt"
+            verdict += f"\n{share}"
         titles.append(f"{label}\n{verdict}")
     figure = Figure(figsize=(16, 9), layout="constrained")
     _fill(figure, summary, rows, titles)
-    figure.suptitle("Where CoT training gains land", fontsize=16, color=INK, fontweight="bold")
+    heading = "Where CoT training gains land"
+    if summary.placements:
+        heading += ", and the share of each gain in the prompt action"
+    figure.suptitle(heading, fontsize=16, color=INK, fontweight="bold")
     return figure
 
 
@@ -71,9 +74,9 @@ def panel_svg(summary: Summary, name: str, arm: str, domain: str, prefix: str) -
     var(--prompt), …
     """
     # Fixed margins: a layout engine would draw every panel twice.
-    figure = Figure(figsize=(3.3, 2.3))
-    figure.subplots_adjust(left=0.19, right=0.99, top=0.96, bottom=0.11)
-    draw_panel(figure.add_subplot(), summary, CHARTS[name], arm, domain, width=2.6)
+    figure = Figure(figsize=(2.5, 1.85))
+    figure.subplots_adjust(left=0.24, right=0.99, top=0.95, bottom=0.13)
+    draw_panel(figure.add_subplot(), summary, CHARTS[name], arm, domain, width=1.85)
     buffer = io.StringIO()
     # Without a salt of our own, ids would differ from run to run.
     with rc_context({"svg.hashsalt": "cotjax", "svg.fonttype": "none"}):
@@ -140,7 +143,12 @@ def _row_title(summary: Summary, domain: str) -> str:
 
 
 def _legend(figure: Figure, summary: Summary, charts: Sequence[Chart]) -> None:
-    lines = {line.name or line.label: line for chart in charts for line in chart.lines}
+    lines = {
+        line.name or line.label: line
+        for chart in charts
+        for line in chart.lines
+        if any(point.metrics[line.metric].measured for point in summary.points)
+    }
     handles = [
         Line2D(
             [],
@@ -152,7 +160,6 @@ def _legend(figure: Figure, summary: Summary, charts: Sequence[Chart]) -> None:
             label=label,
         )
         for label, line in lines.items()
-        if any(point.metrics[line.metric].measured for point in summary.points)
     ]
     handles.append(
         Line2D([], [], color=INK, marker="|", markersize=9, linestyle="none", label="95 %, games")

@@ -79,7 +79,7 @@ def summarize(run_folder: str | Path) -> Summary:
         ),
         changes=tuple(changes(*compare)),
         arm_differences=tuple(arm_differences(*compare)),
-        placements=tuple(placements(arms, curves, domains, last)),
+        placements=tuple(placements(*compare)),
         splits=tuple(splits(arms, curves, domains, last)),
         information=information,
         invalid=(),

@@ -111,9 +111,24 @@ class Seeds:
     low: float
     high: float
 
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval excludes 0; else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
+
+class _Compared:
+    estimate: Estimate
+    seeds: Seeds | None
+
+    @property
+    def sure(self) -> bool:
+        """Whether the interval over games excludes 0, and the one over seeds where there is one."""
+        return self.estimate.sign != 0 and (self.seeds is None or self.seeds.sign != 0)
+
 
 @dataclass(frozen=True)
-class Change:
+class Change(_Compared):
     """A metric at the last checkpoint minus the base, on the same games.
 
     Attributes:
@@ -133,7 +148,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class ArmDifference:
+class ArmDifference(_Compared):
     """A metric of an arm minus that of another, at the last checkpoint, on the same games.
 
     `seeds`: the difference of each seed that both arms have; None with one.
@@ -157,6 +172,7 @@ class PlacedGain:
       measure: "d3" (whole episodes) or "d1" (expert states).
       constrained: whether both actions are chosen among the admissible ones; else decoded freely.
       primary: the page's verdict on this arm and domain.
+      seed_shares: name of the arm in records -> share of each seed; {} with one seed.
     """
 
     arm: str
@@ -165,6 +181,7 @@ class PlacedGain:
     constrained: bool
     primary: bool
     placement: Placement
+    seed_shares: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -274,7 +274,7 @@ def _difference(row: Change | ArmDifference | None) -> Cell:
         return Cell("–")
     behind = f"{row.estimate.games} games" + ("" if row.p is None else f", {p_text(row.p)}")
     note = "" if row.seeds is None else _seeds(row.seeds)
-    return Cell(percent(row.estimate, signed=True, digits=1), behind, row.estimate.sign != 0, note)
+    return Cell(percent(row.estimate, signed=True, digits=1), behind, row.sure, note)
 
 
 def _seeds(seeds: Seeds) -> str:

@@ -7,7 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cotjax.report.labels import capitalize, domain_label, percent
+from cotjax.report.labels import domain_label, percent
 from cotjax.report.summary import Summary
 from cotjax.report.verdicts import share_text
 
@@ -93,5 +93,5 @@ def _verdicts(summary: Summary) -> Table | None:
             cells.append(f"{row.placement.verdict}{by} ({row.measure.upper()})")
         if about.cannot_differ and about.minus is not None:
             cells[0] += f"; cannot differ from {about.minus}"
-        table.add_row(Text(capitalize(arm) + seeds), *map(Text, cells))
+        table.add_row(Text(arm + seeds), *map(Text, cells))
     return table

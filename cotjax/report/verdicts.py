@@ -58,10 +58,11 @@ def lead(summary: Summary) -> str:
     baseline = rows.pop(summary.baseline, None)
     if baseline is None or baseline.placement.verdict is Verdict.MISSING:
         return "The records are too few for an answer: see the tables for what was measured."
+    others = _by_others(summary, baseline)
     sentences = [
         f"From the base to step {summary.last_checkpoint}, measured by {measure(baseline)}, "
         f"{domain_label(domain)}: the verdict on {summary.label(summary.baseline)} is "
-        f"“{baseline.placement.verdict}”. {capitalize(why(baseline))}"
+        f"“{baseline.placement.verdict}”. {capitalize(why(baseline))}{others}"
     ]
     for verdict in Verdict:
         arms = [arm for arm, row in rows.items() if row.placement.verdict is verdict]
@@ -73,11 +74,6 @@ def lead(summary: Summary) -> str:
             )
             if listed := "; ".join(shares):
                 sentences.append(f"{capitalize(verdict)}: {listed}.")
-    sentences += [
-        f"{capitalize(about.label)}: {cannot_differ(summary, arm)}"
-        for arm, about in summary.arms.items()
-        if about.cannot_differ
-    ]
     return " ".join(sentences)
 
 
@@ -135,7 +131,26 @@ def why(row: PlacedGain) -> str:
     text = f"{share_text(row)} of the gain is in the prompt action"
     if placement.verdict is Verdict.UNPLACED:
         text += ", an interval too wide for a verdict"
-    return f"{text}. {moved}"
+    return f"{text}{_seed_text(row)}. {moved}"
+
+
+def _seed_text(row: PlacedGain) -> str:
+    if not row.seed_shares:
+        return ""
+    values = (f"{100 * value:.0f} %".replace("-", "−") for value in row.seed_shares.values())
+    return f" (by seed: {', '.join(values)})"
+
+
+def _by_others(summary: Summary, primary: PlacedGain) -> str:
+    """Return the verdicts that other measures place, as sentences that begin with a space."""
+    unusable = Verdict.FLOOR, Verdict.MISSING, Verdict.NO_GAIN, Verdict.UNPLACED
+    return "".join(
+        f" By {measure(row)}: {row.placement.verdict}{_in_brackets(row)}."
+        for row in summary.placements
+        if (row.arm, row.domain) == (primary.arm, primary.domain)
+        and not row.primary
+        and row.placement.verdict not in unusable
+    )
 
 
 def _in_brackets(row: PlacedGain) -> str:

@@ -65,8 +65,7 @@ def _invalid(summary: Summary, invalid: InvalidResponses) -> str:
     also = f"; below 95 % in {number} places" if number > 1 else ""
     return (
         f"{capitalize(METRICS[invalid.metric].label)}: only {100 * share:.0f} % "
-        f"({whose}, {domain_label(domain)}{also}). What is measured there is the form of the "
-        "response too, not the choice of an action alone."
+        f"({whose}, {domain_label(domain)}{also}), so what is measured is form as well as choice."
     )
 
 

@@ -102,7 +102,7 @@ def test_an_arm_that_cannot_differ_is_said_to_be_one(tmp_path):
     summary = summarize(run)
     assert [arm for arm, about in summary.arms.items() if about.cannot_differ] == ["reduced"]
     said = "this arm cannot differ from named: what it drops is 0.02 % of its loss."
-    assert any(said in warning for warning in summary.warnings) and said in lead(summary)
+    assert any(said in warning for warning in summary.warnings)
     masking = next(each for each in answers(summary) if "masking" in each.question).findings
     assert masking[0].where.startswith("Reduced") and masking[0].text == said
     assert masking[1].where.startswith("Other_reduced against other")
@@ -129,6 +129,7 @@ def test_seeds_of_a_cell_are_one_arm(tmp_path):
     assert together.games == 12
     change = summary.change("named", "in_domain", "d1_cot")
     assert set(change.seeds.values) == {"named_0", "named_1", "named_2"}
+    assert set(summary.placed("named", "in_domain").seed_shares) == set(change.seeds.values)
     assert change.seeds.low < change.estimate.value < change.seeds.high
     difference = summary.arm_difference("hybrid", "in_domain", "d1_prompt")
     assert len(difference.seeds.values) == 3 and difference.seeds.low > 0
@@ -162,7 +163,7 @@ def test_names_stay_within_a_figure_of_eight_arms(tmp_path):
             assert inside.x0 <= name.x0 and name.x1 <= inside.x1 + 1
             assert inside.y0 - 3 <= name.y0 and name.y1 <= inside.y1 + 3
         title = axes._left_title.get_window_extent(renderer)
-        assert title.x1 <= figure.bbox.x1 and title.y1 <= figure.bbox.y1
+        assert title.width <= inside.width + 12 and title.y1 <= figure.bbox.y1
 
 
 def test_prompt_responses_that_are_often_invalid_are_warned_of(tmp_path):
