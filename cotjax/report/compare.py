@@ -169,8 +169,8 @@ def splits(
                 continue
             # The parts add up to the last decimal.
             hidden = replace(hidden, value=round(gap.value - reasoning.value, 6) + 0.0)
-            listed = rounded(contrast([(1, own, f"{prompt}_constrained"), (-1, own, prompt)]))
-            yield GapSplit(arm, domain, measure, last, twin, gap, reasoning, hidden, listed)
+            chosen = rounded(contrast([(1, own, f"{prompt}_constrained"), (-1, own, prompt)]))
+            yield GapSplit(arm, domain, measure, last, twin, gap, reasoning, hidden, chosen)
 
 
 def _cells(arms: Mapping[str, Arm], domains: Sequence[str], last: int) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cotjax.diagnostics.information import LEAST_REMOVED, Information
 from cotjax.diagnostics.statistics import Estimate
-from cotjax.report.labels import capitalize, domain_label, percent
+from cotjax.report.labels import domain_label, percent
 from cotjax.report.summary import GapSplit, Summary
 
 INFORMATION_COLUMNS = (
@@ -44,7 +44,7 @@ class SplitRow:
     gap: str
     reasoning: str
     hidden: str
-    listed: str
+    constrained: str
 
 
 def information_rows(summary: Summary) -> list[InformationRow]:
@@ -77,13 +77,13 @@ def split_rows(summary: Summary) -> list[SplitRow]:
     """Return the split of every gap; the rounded parts add up to the rounded gap."""
     return [
         SplitRow(
-            label=capitalize(summary.label(split.arm)),
+            label=summary.label(split.arm),
             domain=domain_label(split.domain),
             measure=split.measure.upper(),
             gap=_points(split.gap),
             reasoning=_points(split.reasoning),
             hidden=_remainder(split),
-            listed=_points(split.listed),
+            constrained=_points(split.constrained),
         )
         for split in summary.splits
     ]

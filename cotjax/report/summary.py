@@ -195,8 +195,8 @@ class GapSplit:
       twin: the arm that was trained on actions without thoughts.
       reasoning: CoT action of the arm minus prompt action of the twin: what reasoning adds.
       hidden: prompt action of the twin minus that of the arm: what its prompt form hides.
-      listed: of that, what choosing among the admissible actions brings back; not measured where
-        the constrained prompt action was not.
+      constrained: constrained prompt action of the arm minus its free one: what choosing among the
+        admissible actions brings back of `hidden`; not measured where there are none.
     """
 
     arm: str
@@ -207,7 +207,7 @@ class GapSplit:
     gap: Estimate
     reasoning: Estimate
     hidden: Estimate
-    listed: Estimate
+    constrained: Estimate
 
 
 @dataclass(frozen=True)

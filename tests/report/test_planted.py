@@ -1,10 +1,13 @@
 """Studies whose gains were put where they are: the page must say where, and what cannot differ."""
 
+import io
 import json
 
+import numpy as np
 import pytest
 from helpers.planted import PLANTED, Cell, write_planted
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from rich.console import Console
 
 from cotjax.diagnostics.share import Verdict
 from cotjax.report.answers import answers
@@ -12,7 +15,9 @@ from cotjax.report.elicitations import side_by_side
 from cotjax.report.figures import overview_figure
 from cotjax.report.learned import information_rows, split_rows
 from cotjax.report.page import write_report
+from cotjax.report.panels import COLOURS
 from cotjax.report.summarize import summarize
+from cotjax.report.terminal import terminal_table
 from cotjax.report.verdicts import lead
 
 
@@ -135,6 +140,11 @@ def test_seeds_of_a_cell_are_one_arm(tmp_path):
     assert len(difference.seeds.values) == 3 and difference.seeds.low > 0
     saved = json.loads((run / "summary.json").read_text())
     assert saved["schema_version"] == 3 and len(saved["seed_points"]) == 2 * 3 * 2
+    console = Console(file=io.StringIO(), width=80)
+    console.print(terminal_table(summary))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("named (3 seeds)" in line and "in the CoT advantage" in line for line in lines)
     page = write_report(run, summary).read_text(encoding="utf-8")
     assert "3 seeds [" in page and "values are means over seeds" in page
 
@@ -191,3 +201,22 @@ def test_prompt_responses_that_are_often_invalid_are_warned_of(tmp_path):
     # What it knows, apart from what it can put into form.
     assert float(total.cells[0].text.split()[0]) > 40 + float(free.cells[0].text.split()[0])
     assert total.cells[0] == mean.cells[0] and total.cells[2].text == "always"
+    console = Console(file=io.StringIO(), width=80)
+    console.print(terminal_table(summary))
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= 80 and "admis-" in text and "revised" not in text
+
+
+def test_colours_can_be_read_on_their_pages():
+    """A contrast of at least 4.5 to 1 (WCAG 2, AA), on the page and on a card."""
+
+    def luminance(colour):
+        parts = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(parts <= 0.03928, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return linear @ [0.2126, 0.7152, 0.0722]
+
+    for light, dark in COLOURS.values():
+        for colour, grounds in ((light, ("#ffffff", "#f5f7f9")), (dark, ("#14181c", "#1d2329"))):
+            for ground in grounds:
+                low, high = sorted((luminance(colour), luminance(ground)))
+                assert (high + 0.05) / (low + 0.05) >= 4.5
