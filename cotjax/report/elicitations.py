@@ -92,8 +92,9 @@ def side_by_side(summary: Summary, domain: str) -> ElicitationTable:
 
 
 def in_words(elicitation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an elicitation with its fields in words."""
-    return {FIELDS.get(name, name): value for name, value in elicitation.items()}
+    """Return an elicitation with its fields in words, in the order of FIELDS."""
+    known = {text: elicitation[name] for name, text in FIELDS.items() if name in elicitation}
+    return known | {name: value for name, value in elicitation.items() if name not in FIELDS}
 
 
 def validity(point: PointSummary, metric: str) -> str:

@@ -56,7 +56,8 @@ def run_facts(summary: Summary) -> list[Facts]:
         if key not in shown_above and value not in (None, {}, [])
     }
     single = [(key, _plain(value)) for key, value in rest.items() if not isinstance(value, dict)]
-    single.append(("world", summary.world))
+    if summary.run.get("world") != summary.world:
+        single.append(("world of the records", summary.world))
     single += [
         (f"seconds in records, {kind}", f"{seconds:.1f}")
         for kind, seconds in summary.seconds.items()
