@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from cotjax.diagnostics.metrics import METRICS
 from cotjax.diagnostics.share import FLOOR
 from cotjax.diagnostics.statistics import Estimate
+from cotjax.report.arms import differs_by_dropping
 from cotjax.report.labels import capitalize, domain_label, p_text, percent, points
 from cotjax.report.summary import ArmDifference, PointSummary, Summary
 from cotjax.report.verdicts import measure, why
@@ -59,8 +60,9 @@ def answers(summary: Summary) -> list[Answer]:
     placed = tuple(finding for cell in cells if (finding := _elsewhere(summary, *cell)))
     if placed:
         found.insert(0, Answer("Where did the gain land by other measures?", placed))
-    masked = [arm for arm, about in summary.arms.items() if about.minus and about.fraction]
-    others = [arm for arm, about in summary.arms.items() if about.minus and not about.fraction]
+    compared = [arm for arm, about in summary.arms.items() if about.minus]
+    masked = [arm for arm in compared if differs_by_dropping(summary.arms, arm)]
+    others = [arm for arm in compared if arm not in masked]
     for question, arms in (
         ("What does masking change?", masked),
         ("What do other training data change?", others),

@@ -46,10 +46,15 @@ def with_information(
         shares = [row.removed_share for seed in arm.seeds for row in information.get(seed, ())]
         removed = max(shares, default=None)
         negligible = removed is not None and removed < LEAST_REMOVED
-        informed[name] = replace(
-            arm, removed_share=removed, cannot_differ=bool(arm.fraction) and negligible
-        )
+        alike = differs_by_dropping(arms, name)
+        informed[name] = replace(arm, removed_share=removed, cannot_differ=alike and negligible)
     return informed
+
+
+def differs_by_dropping(arms: Mapping[str, Arm], name: str) -> bool:
+    """Whether an arm differs from the one that it is compared with by what it drops alone."""
+    arm = arms[name]
+    return bool(arm.fraction) and arm.minus is not None and _data(arm) == _data(arms[arm.minus])
 
 
 def twin_of(arms: Mapping[str, Arm]) -> str | None:

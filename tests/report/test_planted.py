@@ -119,7 +119,19 @@ def test_an_arm_that_cannot_differ_is_said_to_be_one(tmp_path):
     ]
     assert not any(row.little for row in rows if row.label == "other_reduced")
     page = write_report(run, summary).read_text(encoding="utf-8")
-    assert page.count("⚠ cannot differ") == 2 and 'id="information"' in page
+    assert page.count("⚠ under 1 %") == 2 and 'id="information"' in page
+
+
+def test_an_arm_of_other_data_can_differ_whatever_it_drops(tmp_path):
+    """Its own counterpart is not in the study, so it is compared with another arm's data."""
+    cells = {"named": PLANTED["named"], "other": Cell(0.5, 0.3, "unnamed", fraction=0.3)}
+    run = write_planted(tmp_path, cells, games=12, states=2, played=False)
+    write_information(run, "other", 0.0002)
+    summary = summarize(run)
+    assert summary.arms["other"].minus == "named" and not summary.arms["other"].cannot_differ
+    questions = [answer.question for answer in answers(summary)]
+    assert "What do other training data change?" in questions
+    assert "What does masking change?" not in questions
 
 
 def test_seeds_of_a_cell_are_one_arm(tmp_path):
