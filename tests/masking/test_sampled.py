@@ -205,3 +205,15 @@ def test_the_policy_loss_takes_malformed_samples_too():
 def test_ids_that_cannot_be_are_refused(ids, prompt):
     with pytest.raises(MaskError, match="sample 4"):
         roles_from_ids(ids, TOK, prompt=prompt, name="sample 4")
+
+
+def test_a_token_across_an_edge_is_found_behind_what_was_prefilled():
+    pieces = ["so</think><action", ">go", " up</action>"]
+
+    class Merging:
+        def decode(self, ids, **how):
+            return "".join(pieces[id] for id in ids)
+
+    found = roles_from_ids([0, 1, 2], Merging(), prompt=0, prefilled="<think>", ends=("<|end|>",))
+    # The second token ends the tag and begins the action, and an action's role wins.
+    assert found.roles.tolist() == [Role.ACTION_OPEN, Role.ACTION, Role.ACTION]
