@@ -66,6 +66,7 @@ class PlayedRow:
     Attributes:
       length: episodes whose prompt outgrew the context.
       env_error: episodes that the environment broke.
+      others: episodes that other kinds of action drove, in words.
     """
 
     arm: str
@@ -78,6 +79,7 @@ class PlayedRow:
     length: int
     env_error: int
     env_faults: int
+    others: str
 
 
 @dataclass(frozen=True)
@@ -170,9 +172,14 @@ def played(summary: Summary) -> list[PlayedRow]:
                 prompt=prompt,
                 states=point.metrics["d1_cot"].n,
                 trajectories=reference.played,
-                length=sum(each.ended.get("length", 0) for each in (cot, prompt)),
-                env_error=sum(each.env_error for each in (cot, prompt, reference)),
+                length=sum(each.ended.get("length", 0) for each in point.episodes.values()),
+                env_error=sum(each.env_error for each in point.episodes.values()),
                 env_faults=sum(point.env_faults.values()),
+                others=", ".join(
+                    f"{driver.replace('_', ' ')}: {each.played} ({each.won})"
+                    for driver, each in point.episodes.items()
+                    if driver not in ("cot", "prompt", "reference")
+                ),
             )
         )
     return rows

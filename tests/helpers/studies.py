@@ -92,7 +92,13 @@ def write_episode(
     turns = []
     for number, (cot, prompt, *reference) in enumerate(steps):
         expert = reference[0] if reference else None
-        executed = {"cot": cot, "prompt": prompt, "reference": expert}[driver]
+        listed = None if chosen is None else chosen[number]
+        executed = {
+            "cot": cot,
+            "prompt": prompt,
+            "reference": expert,
+            "prompt_constrained": listed,
+        }[driver]
         turn = Turn(
             observation=observation,
             admissible_commands=("look",),
@@ -100,7 +106,7 @@ def write_episode(
             prompt_length=2 * len(turns) + 2,
             cot=None if driver == "prompt" else response(cot, thought, 20),
             prompt=response(prompt, None, 4),
-            prompt_constrained=None if chosen is None else choice(chosen[number]),
+            prompt_constrained=None if listed is None else choice(listed),
             reference=expert,
             executed=executed or "",
             accepted=None if executed is None else executed != "nothing",

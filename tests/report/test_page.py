@@ -256,6 +256,18 @@ def test_the_three_shares_stand_by_checkpoint_and_mode(tmp_path, episode):
     assert "75.0" in table and "no </action>: 1" in table and table.count("base") == 2
 
 
+def test_episodes_of_other_kinds_of_action_are_counted(tmp_path, episode):
+    where = {"arm": "base", "checkpoint": 0}
+    episode(tmp_path, "g", **where)
+    episode(tmp_path, "g", driver="prompt_constrained", chosen=["look"], **where)
+    summary = summarize(tmp_path)
+    assert summary.point("base", 0, "in_domain").metrics["d3_prompt_constrained"].value == 1
+    text = write_report(tmp_path, summary).read_text(encoding="utf-8")
+    Page(text)
+    assert "other episodes (won)" in text and "prompt constrained: 1 (1)" in text
+    assert "episodes driven by constrained prompt actions" in text
+
+
 def test_records_of_different_games_or_checkpoints_are_named(study):
     paths = sorted((study / "records" / "sft" / "10" / "cot").glob("*.json"))
     paths[0].write_text(json.dumps(json.loads(paths[0].read_text()) | {"games_hash": "other"}))
