@@ -63,7 +63,7 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
         help="folder with tokenizer.json: encode every episode and count its tokens",
     )
     check.add_argument(
-        "--template", help="turn template for the encoding: chatml or llama3 (default chatml)"
+        "--template", help="turn template for the encoding, or auto (default chatml)"
     )
     check.add_argument(
         "--max-length", type=int, help="tokens per example in training (default 768)"

@@ -41,9 +41,7 @@ def add_mask(commands) -> None:
         type=Path,
         help="folder with tokenizer.json (default for trajectories: the shipped one)",
     )
-    mask.add_argument(
-        "--template", help="turn template of trajectories: chatml or llama3 (default chatml)"
-    )
+    mask.add_argument("--template", help="turn template of trajectories, or auto (default chatml)")
     mask.add_argument(
         "--limit", type=int, default=3, help="examples to print (default 3); totals are of all"
     )

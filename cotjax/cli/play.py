@@ -39,9 +39,16 @@ def add_play(play: argparse.ArgumentParser) -> None:
     play.add_argument(
         "--step", type=int, help="checkpoint of the arm (default: the last; 0 is the base)"
     )
-    play.add_argument("--model", type=Path, help="watch the model in this folder, instead of --run")
     play.add_argument(
-        "--template", default="chatml", help="turn template of --model (default chatml)"
+        "--model",
+        type=Path,
+        help="watch the model in this folder, instead of --run; "
+        "--config.prompt.instruction=world tells it the response format",
+    )
+    play.add_argument(
+        "--template",
+        default="chatml",
+        help="turn template of --model, or auto (default chatml)",
     )
     play.add_argument(
         "--driver",
@@ -63,11 +70,17 @@ def add_play(play: argparse.ArgumentParser) -> None:
 def _play(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
+    from cotjax.config import set_field
     from cotjax.envs.worlds import load_world
     from cotjax.study import play
 
     if arguments.run_folder and arguments.model:
         raise UsageError("give --run or --model, not both")
+    if arguments.overrides and not arguments.model:
+        raise UsageError(
+            f"--config.{arguments.overrides[0]}: a run plays as it was trained; only --model takes "
+            "--config.prompt.… and --config.evaluate.…"
+        )
     if arguments.max_steps is not None and arguments.max_steps < 1:
         raise UsageError(f"--max-steps is {arguments.max_steps}; it must be at least 1")
     world = load_world(arguments.world or _usual_world(arguments))
@@ -83,6 +96,12 @@ def _play(arguments: argparse.Namespace) -> None:
         player = play.player_of_run(arguments.run_folder, arguments.arm, arguments.step)
     else:
         player = play.player_of_model(arguments.model, arguments.template)
+        for override in arguments.overrides:
+            set_field(player.config, override)
+        if player.config.prompt.examples:
+            raise UsageError(
+                "prompt.examples are of a run's trajectories; give --run, or 0 of them"
+            )
     play.watch(
         world,
         game,
