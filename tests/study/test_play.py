@@ -117,3 +117,18 @@ def test_wrong_arguments_are_one_clear_line(games, capsys, tmp_path):
         assert main(["play", *arguments]) in (2, 3), arguments
         error = capsys.readouterr().err
         assert words in error and error.count("\n") == 1, error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--run", "somewhere"], "a run plays as it was trained; only --model takes"),
+        ([], "a run plays as it was trained; only --model takes"),
+        (["--model", BASE_FOLDER, "--config.prompt.examples=1"], "examples are of a run's"),
+    ],
+)
+def test_only_a_model_is_prompted_as_its_user_says(games, capsys, arguments, words):
+    root, _ = games
+    watch = ["play", "--games", root, *arguments, "--config.prompt.instruction=world"]
+    assert main([*map(str, watch)]) == 2
+    assert words in capsys.readouterr().err
