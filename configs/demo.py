@@ -11,6 +11,9 @@ at 0 and 60. configs/demo_full.py has every cell, three seeds, and episodes at t
 
 Command   launch/demo.sh      (or: cotjax demo; cotjax study --config configs/demo.py)
 Hardware  2 CPU cores
+Result    of pilots with 60 in-domain games, one seed: D1 at the base 0.58 by CoT and 0.24 by prompt
+          actions; "unnamed" at update 60: 0.53 and 0.30. Every in-domain response was valid, at the
+          base and then.
 """
 
 from cotjax.config import default_config

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cotjax.assets import BASE_FOLDER
+from cotjax.cli.main import main
 from cotjax.data.trajectories import Trajectory, read_trajectories
 from cotjax.envs.alfworld import WORLD
 from cotjax.envs.alfworld.maker.make import make_games
@@ -120,7 +121,13 @@ def test_the_shipped_base_knows_every_word(episodes):
             assert set(re.findall(r"[a-z]+|\d+", thought or "")) <= known
 
 
-def test_a_kind_that_the_world_lacks_is_refused(tmp_path: Path):
+def test_the_command_line_takes_a_kind_and_refuses_one_that_the_world_lacks(tmp_path: Path):
     game = make_games(tmp_path / "games", {"train": {TASK_TYPES[0]: 1}}, seed=1)
+    out = tmp_path / "cli.jsonl"
+    command = ["collect", "--games", str(tmp_path / "games"), "--out", str(out), "--workers", "1"]
+    assert main([*command, "--thoughts", "unnamed"]) == 0
+    (trajectory,) = read_trajectories(out)
+    assert not any(step.action in (step.thought or "") for step in trajectory.steps)
+    assert main([*command, "--thoughts", "silent"]) == 2
     with pytest.raises(UsageError, match="writes no 'silent' thoughts; there are named and unnam"):
         collect(WORLD, game, tmp_path / "x.jsonl", Collecting("expert", 0, thoughts="silent"))

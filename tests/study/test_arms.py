@@ -1,12 +1,13 @@
 """Arms with their own thoughts, direct share and seed."""
 
 import json
+from pathlib import Path
 
 import pytest
 from helpers.configs import STUDY
 
 from cotjax.cli.main import main
-from cotjax.config import default_config
+from cotjax.config import default_config, load_config
 from cotjax.errors import UsageError
 from cotjax.runtime.claim import content_of_arm
 from cotjax.study.arms import arms_of, check_arms, dropping_of
@@ -70,6 +71,27 @@ def test_two_cells_never_share_a_name():
     assert {arm: about.cell for arm, about in arms_of(config).items()} == {
         **{"a": "a", "a1": "a1", "a2": "a1"}
     }
+
+
+def test_the_full_demo_has_every_cell_of_the_demo_from_three_seeds():
+    configs = Path(__file__).parents[2] / "configs"
+    demo, full = (load_config(configs / f"{name}.py") for name in ("demo", "demo_full"))
+    short, whole = (
+        {about.cell: about.data for about in arms_of(config).values()} for config in (demo, full)
+    )
+    assert short.items() < whole.items() and len(whole) == 6
+    assert {("named", 0.0), ("named", 0.3), ("unnamed", 0.0), ("unnamed", 0.3), ("named", 1.0)} == {
+        *whole.values()
+    }
+    seeds = [about.seed for about in arms_of(full).values() if about.cell == "unnamed_reduced"]
+    assert seeds == [0, 1, 2]
+    assert {about.seed for about in arms_of(demo).values()} == {0}
+
+
+def test_a_size_of_the_demo_is_a_config_of_its_own(capsys):
+    for size in ("quick", "full"):
+        assert main(["demo", f"--{size}", "--config", "configs/demo.py"]) == 2
+        assert f"--{size} is a config of its own" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
