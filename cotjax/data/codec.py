@@ -183,8 +183,9 @@ class Codec(TextCodec):
 
     def direct(self, action: str) -> Segments:
         """Return a response that only acts."""
+        # An empty block of reasoning opens the action: it is not a thought.
         opened = self.template.direct_open
-        return [*([(self.encode(opened), Role.REASONING)] if opened else []), *self.acted(action)]
+        return [*([(self.encode(opened), Role.ACTION_OPEN)] if opened else []), *self.acted(action)]
 
     def acted(self, action: str) -> Segments:
         """Return the action of a response: all of it that later prompts show."""

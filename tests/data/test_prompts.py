@@ -223,6 +223,7 @@ def test_later_prompts_of_a_thinking_template_lack_its_blocks(tmp_path, name, fo
     assert response.startswith(
         "<think>\n\n</think>\n\n<action>" if form == "direct" else "<think>\ni "
     )
+    assert (Role.REASONING in example.roles) == (form == "cot")
     parsed = parse_response(response, prefilled=False)
     thought = episode.steps[0].thought if form == "cot" else ""
     assert (parsed.thought, parsed.action) == (thought, "open cabinet 1")
