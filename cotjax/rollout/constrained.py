@@ -13,6 +13,7 @@ reason thus leads to the choice of `prompt_constrained`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 
 from cotjax.formats import ACTION_OPEN, THINK_CLOSE, THINK_OPEN
@@ -23,10 +24,13 @@ from cotjax.rollout.tokens import pieces_of
 
 def action_branches(codec: Codec, commands: Sequence[str]) -> list[list[int]]:
     """Return the ids of each command as training has them, with those of `</action>` behind."""
-    close = codec.stop[0]
-    return [
-        [*codec.encode_plain(command, "the command", lenient=True), *close] for command in commands
-    ]
+    return [[*_ids(codec, command), *codec.stop[0]] for command in commands]
+
+
+# The same actions come again state after state.
+@lru_cache(maxsize=1 << 14)
+def _ids(codec: Codec, command: str) -> tuple[int, ...]:
+    return tuple(codec.encode_plain(command, "the command", lenient=True))
 
 
 def reasoning_before(codec: Codec, ids: Sequence[int]) -> list[int]:

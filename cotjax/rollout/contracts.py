@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -76,7 +76,7 @@ class Policy(Protocol):
         """
 
 
-class Codec(Protocol):
+class Codec(Hashable, Protocol):
     """Text to ids and back (`cotjax.data.codec.Codec` is one)."""
 
     @property

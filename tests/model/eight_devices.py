@@ -106,7 +106,18 @@ def texts(params, mesh):
         )
         sampler.reset([4])
         sampler.extend({4: [1, 2, 3]})
+        made.append(sampler.sample({slot: [7, 9] for slot in range(1, 8)}, max_new=8, back=2))
     return [{slot: generation.ids for slot, generation in turn.items()} for turn in made]
+
+
+def branch_scores(params, mesh):
+    """Log-probabilities of branches of eight slots, some of which have none."""
+    sampler = Sampler(CONFIG, mesh, slots=8, max_length=64, stop=[], pad_id=0)
+    sampler.load(jax.tree.map(lambda x: 3 * x, params))
+    sampler.extend({slot: [slot + 1] * (slot + 1) for slot in range(8)})
+    texts = {slot: [[1, 2, 3], [1, 2], [slot]] for slot in (0, 2, 3, 7)}
+    scored = sampler.score_branches({2: [5, 6]}, texts)
+    return np.array([x for several in scored.values() for ids in several for x in ids])
 
 
 def adapters(mesh):
@@ -136,6 +147,7 @@ def main():
     hidden, total, gradients = forward_and_gradients(reference, ONE, remat="none")
     attended = attention_by_a_kernel(ONE)
     text = texts(reference, ONE)
+    scored = branch_scores(reference, ONE)
     merged = adapters(ONE)
     for number, (name, mesh) in enumerate(MESHES.items()):
         params = init_params(CONFIG, jax.random.key(0), mesh)
@@ -159,6 +171,7 @@ def main():
             gradients,
         )
         assert texts(params, mesh) == text, name
+        np.testing.assert_allclose(branch_scores(params, mesh), scored, atol=1e-4, err_msg=name)
         jax.tree.map(
             lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7),
             adapters(mesh),
