@@ -9,6 +9,7 @@ import pytest
 
 from cotjax import formats
 from cotjax.data.codec import Codec
+from cotjax.formats.prompts import Prompt
 from cotjax.model import decoder
 from cotjax.model.published import published
 from cotjax.weights.bases import BASES, PROVENANCE_FILE
@@ -116,7 +117,9 @@ def test_ids_are_those_of_transformers(smollm2, tokenizers):
 
 def test_the_chat_template_makes_the_codecs_prompts(smollm2, tokenizers):
     ours, theirs = tokenizers
-    codec = Codec.load(smollm2.folder, system=SYSTEM)
+    # The template's own default, which is SYSTEM.
+    codec = Codec.load(smollm2.folder, prompt=Prompt(system="template"))
+    assert SYSTEM in codec.decode(codec.first_prompt("look", "You see a mug 1."))
     chat = [{"role": "user", "content": formats.first_turn("look", "You see a mug 1.")}]
     how = {"add_generation_prompt": True, "return_dict": False}
     assert ours.apply_chat_template(chat, **how) == codec.first_prompt("look", "You see a mug 1.")
