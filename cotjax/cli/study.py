@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from cotjax.errors import UsageError
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from cotjax.study.run import Study
 
 CONFIG_HELP = "config file, e.g. configs/demo.py; change a field with --config.train.steps=200"
@@ -37,7 +39,11 @@ def add_stages(commands: Any) -> None:
             _train,
             "make or find the games, collect, build the dataset, and train every arm",
         ),
-        ("evaluate", _evaluate, "play every checkpoint that `train` left in --out"),
+        (
+            "evaluate",
+            _evaluate,
+            "play every checkpoint that `train` left in --out, or the model of --model",
+        ),
         (
             "report",
             _report,
@@ -47,6 +53,8 @@ def add_stages(commands: Any) -> None:
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         _add_config(command, default="configs/demo.py")
         command.set_defaults(run=run)
+        if name == "evaluate":
+            _add_model(command)
 
 
 def _add_config(command: argparse.ArgumentParser, default: str | None) -> None:
@@ -71,23 +79,58 @@ def _add_config(command: argparse.ArgumentParser, default: str | None) -> None:
     hosts.add_argument("--process-id", type=int, help="number of this process, from 0")
 
 
+def _add_model(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of a model that is played without a run."""
+    # Without --model the default config is a stage's; with it there is none.
+    command.set_defaults(config=None)
+    model = command.add_argument_group(
+        "a model without a run",
+        "Writes records, run.json and the report to --out (default: runs/NAME-SPLIT). --config may "
+        "give the settings of playing.",
+    )
+    model.add_argument("--model", type=Path, help="Hugging Face, Orbax or PEFT folder")
+    model.add_argument("--world", help="world that is played (default: the config's, or alfworld)")
+    model.add_argument("--split", help="split that is played (default: the config's)")
+    model.add_argument("--games", type=Path, help="folder of games (default: as config.games says)")
+    model.add_argument(
+        "--kinds",
+        metavar="KIND,...",
+        type=lambda text: tuple(filter(None, text.split(","))),
+        default=(),
+        help="kinds of action that are played (default: those of config.evaluate.elicitations)",
+    )
+
+
 def _open(arguments: argparse.Namespace, path: Path, trains: bool = True) -> Study:
     from cotjax.config import load_config
-    from cotjax.model.platform import split_cpu
-    from cotjax.runtime.joining import check, join
 
-    join(arguments.coordinator, arguments.processes, arguments.process_id)
+    _join(arguments)
     config = load_config(path, arguments.overrides)
-    split_cpu(config.cpu_devices)
-    check(processes=arguments.processes, devices=arguments.devices)
     if arguments.out:
         config.out = str(arguments.out)
+    return _opened(arguments, config, trains=trains)
+
+
+def _join(arguments: argparse.Namespace) -> None:
+    from cotjax.runtime.joining import join
+
+    join(arguments.coordinator, arguments.processes, arguments.process_id)
+
+
+def _opened(
+    arguments: argparse.Namespace, config: ConfigDict, trains: bool = True, alone: bool = False
+) -> Study:
+    from cotjax.model.platform import split_cpu
+    from cotjax.runtime.joining import check
+
+    split_cpu(config.cpu_devices)
+    check(processes=arguments.processes, devices=arguments.devices)
     import tensorflow_datasets as tfds
 
     from cotjax.study.run import open_study
 
     tfds.disable_progress_bar()
-    return open_study(config, trains)
+    return open_study(config, trains, alone)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -121,9 +164,33 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    study = _open(arguments, arguments.config, trains=False)
+    given = [name for name in ("world", "split", "games", "kinds") if getattr(arguments, name)]
+    if arguments.model:
+        _evaluate_model(arguments)
+        return
+    if given:
+        raise UsageError(f"--{given[0]} needs --model FOLDER; a config's run has its own")
+    study = _open(arguments, arguments.config or Path("configs/demo.py"), trains=False)
     study.evaluate(study.games())
     study.reporter.say(f"Records: {study.folder / 'records'}")
+
+
+def _evaluate_model(arguments: argparse.Namespace) -> None:
+    from cotjax.study.model import config_of_model, play_model
+
+    _join(arguments)
+    config = config_of_model(
+        arguments.model,
+        world=arguments.world,
+        split=arguments.split,
+        games=arguments.games,
+        kinds=arguments.kinds,
+        out=arguments.out,
+        file=arguments.config,
+        overrides=arguments.overrides,
+    )
+    study = _opened(arguments, config, alone=True)
+    _finish(study, play_model(study, study.games()))
 
 
 def _report(arguments: argparse.Namespace) -> None:

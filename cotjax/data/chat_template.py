@@ -56,6 +56,14 @@ def turn_template(name: str, folder: str | Path | None = None) -> TurnTemplate:
     return TEMPLATES[name]
 
 
+def has_template(folder: str | Path) -> bool:
+    """Return whether the tokenizer in a folder has a chat template. Raises DataError."""
+    try:
+        return bool(_chat_template(Path(folder)))
+    except UsageError:
+        return False
+
+
 def default_system(template: TurnTemplate, folder: str | Path) -> str:
     """Return the system message that the tokenizer's chat template adds by itself; "" for none.
 

@@ -282,10 +282,14 @@ def check_run(
         raise UsageError(
             f"{folder} is not empty and holds no cotjax run; choose another folder with --out"
         )
+    results = _results(folder)
+    if results and bool(theirs["arms"]) != bool(mine["arms"]):
+        holds = "a run that trains arms" if theirs["arms"] else "the evaluation of a model alone"
+        raise UsageError(f"{folder} holds {holds}; choose another folder with --out")
     before, now = (_comparable(config, defaults, arm_defaults) for config in (theirs, mine))
     asked = {*before["evaluate.elicitations"], *before["evaluate.offline"]}
     unasked = tuple(name for name, kinds in _OF_KINDS.items() if not kinds & asked)
-    for result, bound in _results(folder):
+    for result, bound in results:
         names = {*before, *now}
         free = [
             name for name in names if _in(name, (*_FREE_OF_RUN, *unasked)) or not _in(name, bound)

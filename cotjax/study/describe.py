@@ -33,19 +33,21 @@ def describe_run(
     codec: Codec,
     expert: Mapping[str, Trajectory],
     seconds: Mapping[str, float],
+    made_from: Mapping[str, Any] | None = None,
 ) -> None:
     """Write run.json of a study with this config, in its folder.
 
     Args:
       games: the games that were played.
-      model: the model that was trained.
+      model: the model that was trained, or played.
       codec: encodes its prompts.
       expert: the expert's trajectory of each of these games.
       seconds: time that each stage took now.
+      made_from: what is played, where no arm is trained.
     """
     world, made = load_world(config.world), config.games.source == "made"
     arms = [run / "arms" / arm for arm in config.arms]
-    counts = read_json(run / "data.json", "cotjax train")
+    counts = read_json(run / "data.json", "cotjax train") if arms else {}
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(model)))
     about = {
         "name": run.name,
@@ -55,7 +57,7 @@ def describe_run(
             arm: dict(config.arms[arm]) | asdict(resolved)
             for arm, resolved in arms_of(config).items()
         },
-        "checkpoints": sorted({step for folder in arms for step in planned_steps(folder)}),
+        "checkpoints": sorted({0, *(step for folder in arms for step in planned_steps(folder))}),
         "model": {"parameters": parameters, "base": config.model.base},
         "games": {
             "source": "made by cotjax" if made else world.title or world.name,
@@ -66,17 +68,14 @@ def describe_run(
             },
         },
         "data": {
-            **_trained_on(counts),
+            **(_trained_on(counts) if counts else {}),
             "held_out_trajectories": len(expert),
             "arms": {arm: _trained_on(own) for arm, own in counts.get("arms", {}).items()},
         },
         "prompt": _prompt(config, codec, expert.values()),
-        "made_from": content_of_arm(arms[0]),
-        "train": dict(config.train),
-        "masking": {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in config.masking.items()
-        },
+        "made_from": content_of_arm(arms[0]) if arms else made_from,
+        "train": dict(config.train) if arms else {},
+        "masking": _listed(config.masking) if arms else {},
         "versions": package_versions(),
         "git": git_revision(),
         "devices": f"{jax.device_count()} {jax.default_backend()}",
@@ -114,6 +113,12 @@ def _domain(
         splits = sorted({game.split for game in games})
         about |= {"split": " and ".join(splits), "held_out": world.axes[domain]}
     return about
+
+
+def _listed(settings: ConfigDict) -> dict[str, Any]:
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()
+    }
 
 
 def _trained_on(counts: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from cotjax.runtime.claim import checkpoint_steps, planned_steps
 from cotjax.sample.sampler import Sampler
 from cotjax.sample.sampling import Sampling
 from cotjax.study.games import GameSets, wanted_games
-from cotjax.study.jobs import Job, Playing, plan_jobs, warn_of_unplayed
+from cotjax.study.jobs import Job, Playing, Weights, plan_jobs, warn_of_unplayed
 
 # Loaded games that each environment's process keeps in memory.
 _GAMES_KEPT = 4
@@ -254,6 +254,7 @@ def evaluate(
     expert: Mapping[str, Trajectory],
     arms: Mapping[str, Path],
     records: Path,
+    base: Weights | None = None,
     report: Callable[[int, int, str], None] = lambda done, total, detail: None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> None:
@@ -267,6 +268,7 @@ def evaluate(
       arms: arm -> its folder of checkpoints. Checkpoint 0, the base, is the same in every arm and
         is played once.
       records: folder for the records.
+      base: the base's weights; None: checkpoint 0 of the first arm.
       report: called after each episode with (episodes done, episodes in all, what is being
         played), of this process's share.
       warn: called with each warning, a sentence.
@@ -279,7 +281,7 @@ def evaluate(
     world = load_world(config.world).name
     unplayed = {
         job: job.unplayed(records, warn)
-        for job in plan_jobs(world, arms, planned, games, expert, playing_of(config))
+        for job in plan_jobs(world, arms, planned, games, expert, playing_of(config), base)
     }
     _check_listed(unplayed, expert)
     total = sum(len(job.games) for job in unplayed)

@@ -62,9 +62,11 @@ def task_types_of(config: ConfigDict, domain: str) -> tuple[str, ...]:
 
 
 def prepare_games(
-    config: ConfigDict, progress: Callable[[int, int], None] | None = None
+    config: ConfigDict, progress: Callable[[int, int], None] | None = None, trains: bool = True
 ) -> GameSets:
     """Make or read the games, and choose the ones that the config asks for.
+
+    `trains`: whether there must be games to train on.
 
     Raises:
       UsageError: an unknown source, no root for games that are read, or no games asked for.
@@ -84,7 +86,7 @@ def prepare_games(
         return world.games(root, split, left_out[split])
 
     played = _played(config, world, games_of)
-    train = _train(config, world, games_of)
+    train = _train(config, world, games_of) if trains else ()
     reasons = {split: counts for split, counts in left_out.items() if counts}
     every = [game for games in played.values() for game in games]
     hash_ = games_hash(every) if every else ""
@@ -119,6 +121,12 @@ def check_world(config: ConfigDict) -> None:
                     f"there are {', '.join(world.task_types)}; "
                     f"a config file takes them from default_config({config.world!r})"
                 )
+
+
+def counts_of(config: ConfigDict) -> dict[str, int]:
+    """Return how many games each domain has in the split that is played."""
+    games = load_world(config.world).games(config.games.root, config.games.eval_split)
+    return {domain: len(_of_domain(config, domain, games)) for domain in (IN_DOMAIN, OOD)}
 
 
 def left_out_text(left_out: Counter[str]) -> str:
@@ -175,20 +183,13 @@ def _played(
     config: ConfigDict, world: World, games_of: Callable[[str], list[Game]]
 ) -> dict[str, tuple[Game, ...]]:
     """Return domain -> the games to play of it."""
-    axes, made = _axes_on(config), config.games.source == "made"
-    chosen = {}
+    made, chosen = config.games.source == "made", {}
     for domain, count in wanted_games(config).items():
         splits = [config.games.eval_split]
         if domain in AXES:
             # Where games are read, training leaves those of an axis out, so they can be played.
             splits = [domain] if made else list(dict.fromkeys((*splits, "train")))
-        types, out_on = task_types_of(config, domain), {domain} & frozenset(AXES)
-        fitting = [
-            game
-            for split in splits
-            for game in games_of(split)
-            if game.task_type in types and world.axes_of(game) & axes == out_on
-        ]
+        fitting = [game for split in splits for game in _of_domain(config, domain, games_of(split))]
         if len(fitting) < count:
             raise DataError(
                 f"{config.games.root or world.name}: split {' and '.join(map(repr, splits))} has "
@@ -196,6 +197,15 @@ def _played(
             )
         chosen[domain] = tuple(_choose(fitting, count, config.seed))
     return chosen
+
+
+def _of_domain(config: ConfigDict, domain: str, games: Sequence[Game]) -> list[Game]:
+    """Return the games of a domain: of its task types, and held out on its axis alone."""
+    world, axes, types = load_world(config.world), _axes_on(config), task_types_of(config, domain)
+    out_on = {domain} & frozenset(AXES)
+    return [
+        game for game in games if game.task_type in types and world.axes_of(game) & axes == out_on
+    ]
 
 
 def _choose(games: Sequence[Game], count: int, seed: int) -> list[Game]:

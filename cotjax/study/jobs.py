@@ -6,10 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
+
+from jax.sharding import Mesh
 
 from cotjax.data.trajectories import Trajectory
 from cotjax.envs.base import Game
 from cotjax.errors import DataError, UsageError
+from cotjax.model.config import ModelConfig
+from cotjax.model.params import Params
 from cotjax.rollout.record import Driver, Heading, Kind, Record, read_record, record_path
 from cotjax.runtime import distributed
 from cotjax.runtime.files import put_aside
@@ -17,6 +22,16 @@ from cotjax.study.games import GameSets
 from cotjax.train.checkpoint import Checkpoints
 
 BASE_ARM = "base"
+
+
+class Weights(Protocol):
+    """Where the weights of checkpoints come from (`cotjax.train.checkpoint.Checkpoints` is one)."""
+
+    def digest(self, step: int) -> str:
+        """Return a hash of the checkpoint's files."""
+
+    def restore_params(self, step: int, model: ModelConfig, mesh: Mesh) -> Params:
+        """Return the checkpoint's parameters on a mesh."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +67,7 @@ class Job:
     Attributes:
       world: name of the world, for the records.
       checkpoint: step of the checkpoint; 0 is the base.
-      checkpoints: the folder that it is restored from.
+      checkpoints: what it is restored from.
       games: this process's share of the games.
       kinds: kinds of action that are decoded in every state.
     """
@@ -60,7 +75,7 @@ class Job:
     world: str
     arm: str
     checkpoint: int
-    checkpoints: Checkpoints
+    checkpoints: Weights
     driver: Driver
     games: tuple[Game, ...]
     kinds: tuple[Kind, ...]
@@ -128,6 +143,7 @@ def plan_jobs(
     games: GameSets,
     expert: Mapping[str, Trajectory],
     playing: Playing,
+    base: Weights | None = None,
 ) -> list[Job]:
     """Return every checkpoint by every driver, in the order of play.
 
@@ -135,6 +151,7 @@ def plan_jobs(
       arms: arm -> its folder of checkpoints.
       planned: arm -> the steps at which training was to save; no other checkpoint is played.
       expert: game id -> the expert's trajectory.
+      base: the base's weights; None: checkpoint 0 of the first arm.
 
     Raises:
       UsageError: an arm has no checkpoint.
@@ -154,19 +171,19 @@ def plan_jobs(
             ),
             kinds,
         )
-        for arm, checkpoint, checkpoints in _plan(arms, planned)
+        for arm, checkpoint, checkpoints in _plan(arms, planned, base)
         for driver, kinds in playing.drivers(checkpoint).items()
     ]
 
 
 def _plan(
-    arms: Mapping[str, Path], planned: Mapping[str, Sequence[int]]
-) -> list[tuple[str, int, Checkpoints]]:
+    arms: Mapping[str, Path], planned: Mapping[str, Sequence[int]], base: Weights | None
+) -> list[tuple[str, int, Weights]]:
     """Return (arm, step, checkpoints): the base once, then each arm's own, in order.
 
     A checkpoint that was saved only because the run was asked to stop is not played.
     """
-    plan: list[tuple[str, int, Checkpoints]] = []
+    plan: list[tuple[str, int, Weights]] = [(BASE_ARM, 0, base)] if base else []
     for arm, folder in arms.items():
         checkpoints = Checkpoints(folder, alone=distributed.several()) if folder.is_dir() else None
         saved = checkpoints.steps() if checkpoints else []

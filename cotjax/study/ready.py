@@ -77,6 +77,40 @@ def check(config: ConfigDict, trains: bool = True) -> None:
         _check_training(config, plays)
 
 
+def check_alone(config: ConfigDict) -> None:
+    """Check a config whose base is played as it is, without arms. Nothing is written.
+
+    Raises as `check` does.
+    """
+    check_all_ranges(config)
+    check_world(config)
+    _check_data(config)
+    limits_of(config)
+    if not (config.games.in_domain or config.games.ood):
+        raise UsageError(
+            f"split {config.games.eval_split!r} has no games of the task types of "
+            "task_types.in_domain and task_types.ood: there is nothing to play"
+        )
+    model, codec = _check_base(config, examples_alone(config))
+    assert codec is not None, "the base is a folder"
+    check_playable(config, model, codec)
+
+
+def examples_alone(config: ConfigDict) -> Drawn:
+    """Return the prompt's examples where no arm is trained, from data.trajectories.
+
+    Raises UsageError where there should be some, but there is no such file.
+    """
+    if not config.prompt.examples:
+        return NONE_DRAWN
+    if not Path(config.data.trajectories or "/").is_file():
+        raise UsageError(
+            f"prompt.examples is {config.prompt.examples}: give the file that they are drawn from, "
+            "--config.data.trajectories=FILE"
+        )
+    return drawn_of(config, Path(config.data.trajectories))
+
+
 def check_folder(folder: Path, config: Mapping[str, Any]) -> None:
     """Check that the run of a config (as JSON) may use a folder, as `check_run` does."""
     defaults = json.loads(default_config().to_json_best_effort())

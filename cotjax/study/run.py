@@ -40,7 +40,7 @@ from cotjax.study.export import keep_base
 from cotjax.study.games import GameSets, left_out_text, prepare_games
 from cotjax.study.information import measure_of
 from cotjax.study.memory import playing_memory
-from cotjax.study.ready import check, check_folder
+from cotjax.study.ready import check, check_alone, check_folder
 from cotjax.study.training_data import check_opening, drawn_of, kept_of, load_codec
 from cotjax.train.main import train
 from cotjax.train.run import Run
@@ -48,11 +48,15 @@ from cotjax.train.run import Run
 
 @dataclass
 class Study:
-    """A run's config and folder; each method is a stage."""
+    """A run's config and folder; each method is a stage.
+
+    `trains`: whether it trains arms, or plays its base alone (`cotjax.study.model`).
+    """
 
     config: ConfigDict
     folder: Path
     reporter: Reporter
+    trains: bool = True
 
     @property
     def world(self) -> World:
@@ -81,7 +85,7 @@ class Study:
         title = "Making games" if self.config.games.source == "made" else "Finding games"
         with self.reporter.stage("games", title) as stage, distributed.in_turn("games"):
             games = prepare_games(
-                self.config, lambda done, total: stage.update(done, total, "games")
+                self.config, lambda done, total: stage.update(done, total, "games"), self.trains
             )
         for split, reasons in games.left_out.items():
             self.reporter.say(f"  left out of {split}: {left_out_text(reasons)}")
@@ -145,10 +149,7 @@ class Study:
             raise UsageError("games.in_domain and games.ood are both 0: there is nothing to play")
         model, codec = load_trained(self.config, self.folder)
         check_playable(self.config, model, codec)
-        with distributed.in_turn("held out"):
-            expert = self._held_out_trajectories(games)
-            if distributed.first():
-                bind_held_out(self.folder, sha256_of(self._held_out_file()))
+        expert = self.expert(games)
         title = "Playing every checkpoint: CoT actions, prompt actions, expert states"
         with self.reporter.stage("evaluate", title) as stage:
             evaluate(
@@ -166,6 +167,19 @@ class Study:
         if distributed.first():
             seconds = self.reporter.seconds
             describe_run(self.config, self.folder, games, model, codec, expert, seconds)
+
+    def expert(self, games: GameSets) -> dict[str, Trajectory]:
+        """Return the expert's trajectory of each game that is played, by game.
+
+        Its states are those of the offline diagnostics. {} where there is no expert.
+        """
+        with distributed.in_turn("held out"):
+            if not self.trains and not self._has_expert:
+                return {}
+            expert = self._held_out_trajectories(games)
+            if distributed.first():
+                bind_held_out(self.folder, sha256_of(self._held_out_file()))
+        return expert
 
     def report(self) -> Summary | None:
         """Write summary.json, the figures and report.html from the records, in process 0."""
@@ -209,6 +223,10 @@ class Study:
         drawn = drawn_of(self.config, next(iter(files.values())))
         keep_examples(self.folder, drawn)
         return drawn
+
+    @property
+    def _has_expert(self) -> bool:
+        return "expert" in self.world.agents or bool(self.config.data.trajectories)
 
     def _held_out_file(self) -> Path:
         return self.folder / "trajectories" / "held_out.jsonl"
@@ -265,10 +283,11 @@ class Study:
             )
 
 
-def open_study(config: ConfigDict, trains: bool = True) -> Study:
+def open_study(config: ConfigDict, trains: bool = True, alone: bool = False) -> Study:
     """Claim the config's output folder, after all checks that are possible, and return the study.
 
-    `trains`: as in `cotjax.study.ready.check`.
+    `trains`: as in `cotjax.study.ready.check`. `alone`: the base is played as it is, and there are
+    no arms.
 
     Raises:
       UsageError: a setting is impossible, the folder holds another run (the message names what
@@ -281,7 +300,7 @@ def open_study(config: ConfigDict, trains: bool = True) -> Study:
     distributed.check_same("config", {**mine, "jax": jax.__version__})
     if distributed.first():
         check_folder(folder, mine)
-    check(config, trains)
+    check_alone(config) if alone else check(config, trains)
     if distributed.first():
         claim_run(folder, mine)
     distributed.check_folder(folder)
@@ -290,4 +309,4 @@ def open_study(config: ConfigDict, trains: bool = True) -> Study:
         if distributed.first()
         else Reporter(console=Console(quiet=True, force_terminal=False))
     )
-    return Study(config, folder, reporter)
+    return Study(config, folder, reporter, trains=not alone)
