@@ -14,7 +14,7 @@ def get_config():
     config.title = "Where the gains of CoT training land: the demo, three seeds"
     config.out = "runs/demo-full"
     config.games.in_domain = 60
-    config.games.ood = 20
+    config.games.ood_rooms = 20
     config.evaluate.slots = 40
     config.evaluate.episodes_at = ()  # at the middle checkpoint too
     config.arms = {
