@@ -120,9 +120,10 @@ def why(row: PlacedGain) -> str:
     )
     if placement.verdict is Verdict.FLOOR:
         modes = " and ".join(_MODES.get(name, name) for name in placement.floor)
+        verb = "are" if len(placement.floor) > 1 else "is"
         return (
-            f"{modes} is below 5 % or above 95 % both at the base and now, so no change of it can "
-            f"be seen. {moved}"
+            f"{modes} {verb} below 5 % or above 95 % both at the base and now, so no change can be "
+            f"seen. {moved}"
         )
     if placement.verdict is Verdict.NO_GAIN:
         fell = placement.total.sign < 0
