@@ -31,7 +31,7 @@ def test_episodes_that_could_not_be_kept_are_told_in_the_log(games, tmp_path):
     config = default_config()
     config.out, config.workers = str(tmp_path / "out"), 0
     study = open_study(config)
-    path = study._training_trajectories(GameSets(games, (), (), ""))
+    [path] = study._training_trajectories(GameSets(games, (), (), "")).values()
     assert [trajectory.game for trajectory in read_trajectories(path)] == [games[0].id]
     log = (tmp_path / "out" / "log.txt").read_text()
     assert "left out 1: 1 the environment or the game file failed" in log and games[1].path in log
