@@ -106,7 +106,12 @@ def programs(
     on_batch, of_trained = dict.fromkeys(BATCH_FIELDS, rows), split_params(model, shardings)[0]
     options = compiler_options(platform_of(mesh))
     return Programs(
-        jax.jit(totals, in_shardings=(shardings, on_batch, rows), out_shardings=whole),
+        jax.jit(
+            totals,
+            in_shardings=(shardings, on_batch, rows),
+            out_shardings=whole,
+            compiler_options=options,
+        ),
         jax.jit(
             gradient,
             in_shardings=(shardings, on_batch, whole),
