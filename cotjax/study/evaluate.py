@@ -38,7 +38,7 @@ from cotjax.runtime import distributed
 from cotjax.runtime.claim import checkpoint_steps, planned_steps
 from cotjax.sample.sampler import Sampler
 from cotjax.sample.sampling import Sampling
-from cotjax.study.games import GameSets, wanted_games
+from cotjax.study.games import NUMBERS, GameSets, wanted_games
 from cotjax.study.jobs import Job, Playing, Weights, plan_jobs, warn_of_unplayed
 
 # Loaded games that each environment's process keeps in memory.
@@ -124,7 +124,7 @@ def check_layout(config: ConfigDict) -> None:
         raise UsageError(
             f"data.history={settings.history} with data.past_thoughts={settings.past_thoughts} "
             "trains on other prompts than a rollout's, which show all turns, without past "
-            "thoughts: set 0 and False, or games.in_domain=0 and games.ood=0 to train alone"
+            f"thoughts: set 0 and False, or {NUMBERS} to 0 to train alone"
         )
 
 

@@ -50,6 +50,10 @@ class GameSets:
         return tuple(game for games in self.domains.values() for game in games)
 
 
+# The fields of a config that say how many games are played.
+NUMBERS = ", ".join(f"games.{domain}" for domain in (IN_DOMAIN, OOD, *AXES))
+
+
 def wanted_games(config: ConfigDict) -> dict[str, int]:
     """Return domain -> number of games to play, without domains of which none are asked for."""
     numbers = {domain: config.games[domain] for domain in (IN_DOMAIN, OOD, *AXES)}

@@ -32,7 +32,7 @@ from cotjax.study.evaluate import (
     playing_mesh,
     playing_of,
 )
-from cotjax.study.games import check_world, wanted_games
+from cotjax.study.games import NUMBERS, check_world, wanted_games
 from cotjax.study.training_data import (
     check_opening,
     drawn_of,
@@ -68,9 +68,7 @@ def check(config: ConfigDict, trains: bool = True) -> None:
         playing_of(config)
     if plays and config.train.keep_last:
         kept = f"train.keep_last is {config.train.keep_last}, but the study plays every checkpoint"
-        raise UsageError(
-            f"{kept}: set it to 0, or games.in_domain and games.ood to 0 to train alone"
-        )
+        raise UsageError(f"{kept}: set it to 0, or {NUMBERS} to 0 to train alone")
     if plays and distributed.several():
         playing_mesh(config)
     if trains:
@@ -86,7 +84,7 @@ def check_alone(config: ConfigDict) -> None:
     check_world(config)
     _check_data(config)
     limits_of(config)
-    if not (config.games.in_domain or config.games.ood):
+    if not wanted_games(config):
         raise UsageError(
             f"split {config.games.eval_split!r} has no games of the task types of "
             "task_types.in_domain and task_types.ood: there is nothing to play"

@@ -37,7 +37,7 @@ from cotjax.study.dataset import build_datasets
 from cotjax.study.describe import describe_run
 from cotjax.study.evaluate import check_playable, evaluate
 from cotjax.study.export import keep_base
-from cotjax.study.games import GameSets, left_out_text, prepare_games
+from cotjax.study.games import NUMBERS, GameSets, left_out_text, prepare_games
 from cotjax.study.information import measure_of
 from cotjax.study.memory import playing_memory
 from cotjax.study.ready import check, check_alone, check_folder
@@ -146,7 +146,7 @@ class Study:
     def evaluate(self, games: GameSets) -> None:
         """Play every checkpoint of every arm."""
         if not games.played:
-            raise UsageError("games.in_domain and games.ood are both 0: there is nothing to play")
+            raise UsageError(f"{NUMBERS} are all 0: there is nothing to play")
         model, codec = load_trained(self.config, self.folder)
         check_playable(self.config, model, codec)
         expert = self.expert(games)

@@ -24,6 +24,7 @@ from cotjax.data.word_tokenizer import build_word_tokenizer
 from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
 from cotjax.formats import Prompt
+from cotjax.study.games import wanted_games
 
 
 def selection_of(
@@ -132,7 +133,7 @@ def check_opening(config: ConfigDict, codec: Codec) -> None:
     """
     opening, examples = len(codec.opening), len(codec.prompt.examples)
     limits = {"data.max_length": config.data.max_length}
-    if config.games.in_domain or config.games.ood:
+    if wanted_games(config):
         limits["evaluate.max_length"] = config.evaluate.max_length
     for name, limit in limits.items():
         if opening >= limit:

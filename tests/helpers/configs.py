@@ -46,6 +46,7 @@ def get_config():
     config.train.steps, config.train.save_every = 1, 1
     config.train.batch, config.train.warmup = 1, 0
     config.train.row_length = config.data.max_length = 256
+    config.train.information_examples = 0
     config.arms = type(config)({"sft": {"label": "sft", "fraction": 0.0}})
     return config
 """
