@@ -32,6 +32,7 @@ def get_config():
     config.model.head_size, config.model.feed_forward = 16, 48
     config.train.steps, config.train.save_every = 4, 2
     config.train.batch, config.train.warmup = 2, 1
+    config.train.information_examples = 0
     config.evaluate.max_steps, config.evaluate.slots, config.evaluate.max_new_tokens = 3, 4, 12
     return config
 '''

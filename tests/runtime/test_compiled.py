@@ -51,6 +51,7 @@ def said(process):
     return json.loads(out)
 
 
+@pytest.mark.slow
 def test_a_kept_program_gives_the_bits_of_a_fresh_one(tmp_path):
     fresh = said(start(tmp_path, **{ENABLED: "false"}))
     assert fresh["hits"] == 0 and not any(tmp_path.iterdir())

@@ -18,6 +18,7 @@ CELLS = STUDY.replace(
     """\
     config.games.in_domain = config.games.ood = 0
     config.model.lora_rank = 2
+    config.train.information_examples = 4
     config.arms = {
         "named-s0": {"label": "named", "fraction": 0.0},
         "named-s1": {"label": "named", "fraction": 0.0, "seed": 1},
@@ -119,6 +120,7 @@ def test_kinds_of_scripted_thoughts_do_not_apply_to_a_users_trajectories():
     assert arms_of(config)["y"].thoughts == ""
 
 
+@pytest.mark.slow
 def test_arms_of_other_data_are_trained_on_other_data_and_the_others_share_theirs(cells):
     _, run = cells
     data = {folder.name: content_of_arm(folder)["data"] for folder in (run / "arms").iterdir()}
@@ -144,6 +146,7 @@ def test_arms_of_other_data_are_trained_on_other_data_and_the_others_share_their
     assert "named-s0, named-s1, reduced (named thoughts, direct_share 0):" in log
 
 
+@pytest.mark.slow
 def test_arms_of_another_seed_have_another_order_of_data(cells):
     _, run = cells
     losses = {
@@ -161,12 +164,14 @@ def test_arms_of_another_seed_have_another_order_of_data(cells):
         ("arms.named-s1.seed=2", "arms.named-s1.seed is 1 there, 2 here"),
     ],
 )
+@pytest.mark.slow
 def test_a_resumed_arm_keeps_its_data_and_its_seed(cells, capsys, change, words):
     config, run = cells
     assert main(["train", "--config", str(config), "--out", str(run), f"--config.{change}"]) == 2
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_second_start_trains_nothing(cells):
     config, run = cells
     stamps = {path: path.stat().st_mtime_ns for path in run.rglob("metrics.jsonl")}
@@ -174,6 +179,7 @@ def test_a_second_start_trains_nothing(cells):
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
+@pytest.mark.slow
 def test_data_check_and_show_mask_take_an_arm(cells, capsys):
     config, run = cells
     data = run / "trajectories" / "train.jsonl"

@@ -186,6 +186,7 @@ def base():
     return read_config(BASE_FOLDER), load_params(BASE_FOLDER, tiny.mesh())
 
 
+@pytest.mark.slow
 def test_a_thought_that_names_the_action_leaves_nothing_to_learn(planted, base, tmp_path):
     model, params = base
     rows, warned = {}, {}
