@@ -27,10 +27,11 @@ class SmolLM2(NamedTuple):
 def smollm2(request, tmp_path_factory) -> SmolLM2:
     """SmolLM2-135M-Instruct as `cotjax base` writes it, kept in pytest's cache between sessions."""
     cache = getattr(request.config, "cache", None)
-    place = tmp_path_factory.getbasetemp() if cache is None else cache.mkdir("smollm2")
+    place = tmp_path_factory.mktemp("smollm2") if cache is None else cache.mkdir("smollm2")
     code = hashlib.sha256(b"".join(source.read_bytes() for source in SOURCES)).hexdigest()[:12]
     base = bases.BASES["smollm2"]
-    made = SmolLM2(place / code, place / base.wheel)
+    made = SmolLM2(place / "made" / code, place / base.wheel)
+    made.folder.parent.mkdir(exist_ok=True)
     with FileLock(place / "lock"):
         try:
             if not made.wheel.exists():
@@ -40,7 +41,7 @@ def smollm2(request, tmp_path_factory) -> SmolLM2:
             bases.make_base("smollm2", made.folder, made.wheel)
         except CotjaxError as error:
             pytest.skip(f"SmolLM2 cannot be had: {error}")
-        for other in place.iterdir():
-            if other.is_dir() and other != made.folder:
+        for other in made.folder.parent.iterdir():
+            if other != made.folder:
                 shutil.rmtree(other)
     return made
