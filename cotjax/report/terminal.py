@@ -40,7 +40,7 @@ def _numbers(summary: Summary) -> Table:
     table = Table(
         title=f"{run.get('title') or run.get('name') or 'study'}\nin percent, with 95 % intervals",
         box=SIMPLE,
-        padding=(0, 0, 0, 1),
+        padding=0,  # the box separates columns by a space; more would cut names in two
     )
     table.add_column("arm, step", overflow="fold")
     for title in columns.values():
