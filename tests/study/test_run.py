@@ -438,9 +438,9 @@ def test_a_folder_with_other_things_is_refused(study, capsys, tmp_path):
         (
             "--config.data.layout=step --config.data.history=2",
             2,
-            ["data.history=2", "games.in_domain=0"],
+            ["data.history=2", "games.in_domain"],
         ),
-        ("--config.data.past_thoughts=True", 2, ["data.past_thoughts=True", "games.in_domain=0"]),
+        ("--config.data.past_thoughts=True", 2, ["data.past_thoughts=True", "games.in_domain"]),
         ("--config.model.base=/none", 2, ["/none", "config.json"]),
         ("--config.model.lora_rank=-1", 2, ["model.lora_rank is -1"]),
         (
