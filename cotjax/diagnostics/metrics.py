@@ -171,7 +171,7 @@ class Point:
         if name in DIFFERENCES:
             return contrast([(1, self, name)])
         cells = self.cells.get(name, {})
-        totals, counts = _by_game(cells, cells)
+        totals, counts = by_game(cells, cells)
         if METRICS[name].kind == "rate":
             return statistics.rate(totals, counts)
         upper = self.max_steps if name.startswith("steps") else self.longest_response
@@ -219,13 +219,16 @@ def _terms(signed: Signed) -> list[tuple[int, np.ndarray, np.ndarray]]:
         first, *second = DIFFERENCES.get(name, (name,))
         flat.append((sign, point.cells.get(first, {})))
         flat += [(-sign, point.cells.get(other, {})) for other in second]
-    in_all = sorted(
-        set.intersection(*({key for key, (_, n) in cells.items() if n} for _, cells in flat))
-    )
-    return [(sign, *_by_game(cells, in_all)) for sign, cells in flat]
+    in_all = shared_keys([cells for _, cells in flat])
+    return [(sign, *by_game(cells, in_all)) for sign, cells in flat]
 
 
-def _by_game(
+def shared_keys(cells: Sequence[Cells]) -> list[tuple[str, int]]:
+    """Return the (game, sample) that all of these metrics were counted on, in order."""
+    return sorted(set.intersection(*({key for key, (_, n) in each.items() if n} for each in cells)))
+
+
+def by_game(
     cells: Mapping[tuple[str, int], Sequence[float]], keys: Iterable[tuple[str, int]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (totals, counts) by game of the cells at `keys`, each game's samples added up."""

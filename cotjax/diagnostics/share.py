@@ -19,14 +19,13 @@ and Behavioral Statistics 37:479. Gelman and Stern 2006, The American Statistici
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 from scipy import stats
 
-from cotjax.diagnostics.metrics import Cells, Point, contrast
+from cotjax.diagnostics.metrics import Point, by_game, contrast, shared_keys
 from cotjax.diagnostics.statistics import LEVEL, NOTHING, Estimate
 
 # Most of a gain is in one place where the other has less than this share of it.
@@ -109,9 +108,12 @@ def share_of_gain(first: Point, last: Point, total: str, prompt: str) -> Estimat
     Its ends are None where no interval is bounded; nothing is measured where Δtotal is 0.
     """
     cells = [point.cells.get(name, {}) for name in (total, prompt) for point in (last, first)]
-    games, sums = _common(cells)
+    keys = shared_keys(cells)
+    games = len({game for game, _ in keys})
     if games < 2:
         return NOTHING
+    # [rates, games, 2]: totals and counts.
+    sums = np.stack([np.stack(by_game(each, keys), axis=-1) for each in cells])
     rates = sums[:, :, 0].sum(1) / sums[:, :, 1].sum(1)
     influence = (sums[:, :, 0] - rates[:, None] * sums[:, :, 1]) / sums[:, :, 1].sum(1)[:, None]
     whole, part = float(rates[0] - rates[1]), float(rates[2] - rates[3])
@@ -144,14 +146,3 @@ def fieller(
         return None
     half = float(np.sqrt(max(b**2 - a * c, 0.0)))
     return float((b - half) / a), float((b + half) / a)
-
-
-def _common(cells: Sequence[Cells]) -> tuple[int, np.ndarray]:
-    """Return the number of games, and [rates, games, 2]: totals and counts of the shared cells."""
-    keys = sorted(set.intersection(*({key for key, (_, n) in each.items() if n} for each in cells)))
-    games = sorted({game for game, _ in keys})
-    sums = np.zeros((len(cells), len(games), 2))
-    for game, sample in keys:
-        for row, each in zip(sums, cells, strict=True):
-            row[games.index(game)] += each[game, sample]
-    return len(games), sums

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from cotjax.diagnostics.episodes import EpisodeCounts
-from cotjax.diagnostics.metrics import METRICS
 from cotjax.report.summary import BASE, InvalidResponses, Summary
 from cotjax.rollout.record import Response, read_record
 
@@ -60,8 +59,6 @@ def invalid_responses(
     """Return the kinds of which fewer than 95 % were valid, at the base or the last checkpoint."""
     found = []
     for metric in VALIDITY:
-        if metric not in METRICS:
-            continue
         shares = []
         for point in (point for domain in summary.domains for point in summary.ends(domain)):
             valid = point.metrics[metric].value

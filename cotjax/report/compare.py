@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from scipy import stats
 
-from cotjax.diagnostics.metrics import METRICS, Point, Signed, contrast, contrast_p
+from cotjax.diagnostics.metrics import Point, Signed, contrast, contrast_p, shared_keys
 from cotjax.diagnostics.share import MISSING, Placement, Verdict, place_gain, share_of_gain
 from cotjax.diagnostics.statistics import LEVEL, Estimate
 from cotjax.report.arms import twin_of
@@ -50,11 +50,6 @@ MEASURES = {
 }
 
 
-def compared() -> list[str]:
-    """Return the metrics of COMPARED that records can have."""
-    return [name for name in COMPARED if name in METRICS]
-
-
 def rounded(estimate: Estimate) -> Estimate:
     """Return an estimate rounded to 6 decimals; -0.0 becomes 0.0."""
     value, low, high = (
@@ -75,7 +70,7 @@ def changes(
 ) -> Iterator[Change]:
     """Yield the change of every metric from the base to the last checkpoint, where measured."""
     for arm, domain in _cells(arms, domains, last):
-        for metric in compared():
+        for metric in COMPARED:
             terms = _ends(curves[arm], domain, last, metric)
             estimate = rounded(contrast(terms)) if len(terms) == 2 else None
             if estimate is None or not estimate.measured:
@@ -96,7 +91,7 @@ def arm_differences(
         if minus is None or place not in curves[arm] or place not in curves[minus]:
             continue
         pairs = _same_seeds(arms[arm], arms[minus])
-        for metric in compared():
+        for metric in COMPARED:
             terms = [(1, curves[arm][place], metric), (-1, curves[minus][place], metric)]
             estimate = rounded(contrast(terms))
             if not estimate.measured:
@@ -126,8 +121,6 @@ def placements(
     for domain in domains:
         placed: dict[tuple[str, bool], dict[str, Placement]] = {}
         for kind, names in MEASURES.items():
-            if not {*names} <= METRICS.keys():
-                continue
             placed[kind] = {
                 arm: _place(curves[arm], domain, last, names)
                 for arm in arms
@@ -213,11 +206,11 @@ def _seed_shares(
 def _shared(own: Point, twin: Point, cot: str, prompt: str) -> tuple[Point, Point]:
     """Return both points with the games and samples alone that all three rates have."""
     cells = own.cells.get(cot, {}), own.cells.get(prompt, {}), twin.cells.get(prompt, {})
-    keys = set.intersection(*({key for key, (_, n) in each.items() if n} for each in cells))
+    keys = shared_keys(cells)
     return _only(own, keys), _only(twin, keys)
 
 
-def _only(point: Point, keys: set[tuple[str, int]]) -> Point:
+def _only(point: Point, keys: Collection[tuple[str, int]]) -> Point:
     cells = {
         name: {key: cell for key, cell in each.items() if key in keys}
         for name, each in point.cells.items()

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cotjax.diagnostics.metrics import METRICS
 from cotjax.report.chosen import VALID_ENOUGH
 from cotjax.report.labels import domain_label, percent
 from cotjax.report.summary import PointSummary, Summary
@@ -148,8 +147,8 @@ def _constrained_by(summary: Summary) -> str:
 
 
 def _percent(point: PointSummary, metric: str) -> str:
-    return percent(point.metrics[metric], digits=1) if metric in METRICS else "–"
+    return percent(point.metrics[metric], digits=1)
 
 
 def _value(point: PointSummary, metric: str) -> float | None:
-    return point.metrics[metric].value if metric in METRICS else None
+    return point.metrics[metric].value

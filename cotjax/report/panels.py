@@ -17,7 +17,6 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.typing import LineStyleType
 from scipy.optimize import isotonic_regression
 
-from cotjax.diagnostics.metrics import METRICS
 from cotjax.report.arms import twin_of
 from cotjax.report.labels import spread
 from cotjax.report.summary import Summary
@@ -72,7 +71,7 @@ class Chart:
 
 
 def _modes(measure: str) -> tuple[Line, ...]:
-    lines = (
+    return (
         Line(f"{measure}_cot", "CoT", "cot", size=6),
         Line(f"{measure}_prompt", "prompt", "prompt", "--", "s"),
         Line(
@@ -86,7 +85,6 @@ def _modes(measure: str) -> tuple[Line, ...]:
         ),
         Line(f"{measure}_instructed", "instr.", "instructed", "-.", "^", 4, "instructed"),
     )
-    return tuple(line for line in lines if line.metric in METRICS)
 
 
 CHARTS = {

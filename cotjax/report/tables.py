@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from cotjax.diagnostics.metrics import METRICS
 from cotjax.diagnostics.statistics import Estimate
 from cotjax.formats import PROBLEMS
-from cotjax.report.compare import compared
+from cotjax.report.compare import COMPARED
 from cotjax.report.elicitations import validity
 from cotjax.report.labels import domain_label, p_text, percent, spread
 from cotjax.report.summary import ArmDifference, Change, Played, PointSummary, Seeds, Summary
@@ -145,7 +145,7 @@ def comparisons(summary: Summary, domain: str) -> DomainTable:
         for arm in others
     ]
     rows = []
-    for metric in compared():
+    for metric in COMPARED:
         differences: list[Change | ArmDifference | None] = [
             summary.change(arm, domain, metric) for arm in summary.arms
         ]
