@@ -22,6 +22,7 @@ from cotjax.masking import draw
 from cotjax.runtime.files import write_atomic
 
 FILE = "prompt.json"
+_Found = tuple[float, str, str, str]  # draw, id, task type and game of a trajectory
 _NO_GAME = ("", "unknown")  # of trajectories that do not name their game
 
 
@@ -51,7 +52,7 @@ def draw_examples(path: Path, selection: Selection, count: int, seed: int) -> Dr
         return NONE_DRAWN
     # Ids first: the file may be large, and few episodes are kept.
     found = [
-        (draw(seed, f"example/{each.id}"), each.id, each.task_type)
+        (draw(seed, f"example/{each.id}"), each.id, each.task_type, each.game)
         for each in read_trajectories(path)
         if selection.reason(each) is None and _whole(each)
     ]
@@ -60,13 +61,14 @@ def draw_examples(path: Path, selection: Selection, count: int, seed: int) -> Dr
             f"{path}: prompt.examples is {count}, but only {len(found)} of its trajectories can be "
             "shown (trained on, with a thought in every step or in none); lower it"
         )
-    ids = [id for _, id, _ in _spread(sorted(found))[:count]]
-    shown = {each.id: _example(each) for each in read_trajectories(path) if each.id in ids}
-    games = {example.game for example in shown.values()}.difference(_NO_GAME)
-    left_out = [
-        each.id for each in read_trajectories(path) if each.id in shown or each.game in games
-    ]
-    return Drawn(tuple(shown[id] for id in ids), tuple(left_out))
+    chosen = {id: game for _, id, _, game in _spread(sorted(found))[:count]}
+    games, shown, left_out = {*chosen.values()}.difference(_NO_GAME), {}, []
+    for each in read_trajectories(path):
+        if each.id in chosen:
+            shown[each.id] = _example(each)
+        if each.id in chosen or each.game in games:
+            left_out.append(each.id)
+    return Drawn(tuple(shown[id] for id in chosen), tuple(left_out))
 
 
 def keep_examples(run: Path, drawn: Drawn) -> None:
@@ -97,7 +99,7 @@ def _whole(trajectory: Trajectory) -> bool:
     return len(thoughts) == 1 and all(step.trained for step in trajectory.steps)
 
 
-def _spread(found: list[tuple[float, str, str]]) -> list[tuple[float, str, str]]:
+def _spread(found: list[_Found]) -> list[_Found]:
     """Order so that each task type comes once before any comes twice."""
     seen: dict[str, int] = {}
     rounds = []

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from cotjax.data.codec import Codec
 from cotjax.data.tokens import NO_THOUGHT, Layout, TokenExample, trajectory_examples
-from cotjax.data.trajectories import Trajectory
-from cotjax.errors import UsageError
+from cotjax.data.trajectories import Trajectory, read_trajectories
+from cotjax.errors import DataError, UsageError
 from cotjax.masking import draw
 
 # Why a step is not trained on: code -> text for people.
@@ -116,6 +117,23 @@ class Selection:
         ):
             return "task_type"
         return "shown" if trajectory.id in self.shown else None
+
+    def read(self, codec: Codec, path: str | Path, counts: Counts) -> Iterator[TokenExample]:
+        """Yield the examples to train on of a trajectory file, and count its steps in `counts`.
+
+        Raises:
+          DataError: a line is not a trajectory or cannot be encoded; or, at the end, there was
+            nothing to train on.
+        """
+        # Every line is a trajectory, so its number is that of the line.
+        for number, trajectory in enumerate(read_trajectories(path), start=1):
+            try:
+                examples = self.examples(codec, trajectory, counts)
+            except DataError as error:
+                raise DataError(f"{path}:{number}: {error}") from None
+            yield from examples
+        if not counts.examples:
+            raise DataError(f"{path}: {counts.why_nothing()}")
 
     def _layout(self) -> Layout:
         return Layout(self.layout, self.history, self.past_thoughts)

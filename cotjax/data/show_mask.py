@@ -140,19 +140,12 @@ def run_shown(
         example.
     """
     counts, fraction = Counts(), np.float32(dropping.fraction_at(step))
-    for number, trajectory in enumerate(read_trajectories(path), start=1):
-        try:
-            examples = selection.examples(codec, trajectory, counts)
-        except DataError as error:
-            raise DataError(f"{path}:{number}: {error}") from None
-        for example in examples:
-            stored = {**vars(example), "id": example.id.encode()}
-            row = example_features(stored, dropping, epoch)
-            # The draws of a row belong to its targets, the token behind each position.
-            dropped = np.concatenate([[False], row["draws"][:-1] < fraction])
-            yield _shown(codec, example, row["weights"], dropped)
-    if not counts.examples:
-        raise DataError(f"{path}: {counts.why_nothing()}")
+    for example in selection.read(codec, path, counts):
+        stored = {**vars(example), "id": example.id.encode()}
+        row = example_features(stored, dropping, epoch)
+        # The draws of a row belong to its targets, the token behind each position.
+        dropped = np.concatenate([[False], row["draws"][:-1] < fraction])
+        yield _shown(codec, example, row["weights"], dropped)
 
 
 def _shown(codec: Codec, example: TokenExample, full: np.ndarray, dropped: np.ndarray) -> Shown:

@@ -28,10 +28,9 @@ from cotjax.data.chat_template import resolved
 from cotjax.data.codec import TASK_ALONE, Codec
 from cotjax.data.packing import keep_lengths
 from cotjax.data.selection import Counts, Selection
-from cotjax.data.trajectories import read_trajectories
 from cotjax.errors import DataError
 from cotjax.formats import TASK, Prompt
-from cotjax.runtime.files import read_json, write_atomic
+from cotjax.runtime.files import read_json, sha256_of, write_atomic
 
 ARRAYS = {
     "steps": np.int32,
@@ -106,29 +105,13 @@ class AgentTrajectories(tfds.core.GeneratorBasedBuilder):
         codec = Codec.load(config.tokenizer, config.template, config.prompt)
         selection, counts = config.selection, Counts()
         lengths = array("i")
-        # Every line is a trajectory, so its number is that of the line.
-        for number, trajectory in enumerate(read_trajectories(path), start=1):
-            try:
-                examples = selection.examples(codec, trajectory, counts)
-            except DataError as error:
-                raise DataError(f"{path}:{number}: {error}") from None
-            for example in examples:
-                arrays = {
-                    name: getattr(example, name).astype(dtype) for name, dtype in ARRAYS.items()
-                }
-                yield len(lengths), {"id": example.id, "first_step": example.first_step, **arrays}
-                lengths.append(len(example.ids))
-        if not lengths:
-            raise DataError(f"{path}: {counts.why_nothing()}")
+        for example in selection.read(codec, path, counts):
+            arrays = {name: getattr(example, name).astype(dtype) for name, dtype in ARRAYS.items()}
+            yield len(lengths), {"id": example.id, "first_step": example.first_step, **arrays}
+            lengths.append(len(example.ids))
         self.lengths[split] = np.asarray(lengths, np.int32)
         # Written into TFDS's temporary folder, which is renamed on success: no dataset lacks it.
         write_atomic(_counts_file(self, split), json.dumps(counts.as_dict(), indent=2) + "\n")
-
-
-def sha256_of(file: Path) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal digits."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def prepare_dataset(

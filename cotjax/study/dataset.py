@@ -12,12 +12,12 @@ from ml_collections import ConfigDict
 
 from cotjax.data.pipeline import Example
 from cotjax.data.selection import Counts
-from cotjax.data.tfds_agent import dataset_counts, fingerprint, prepare_dataset
+from cotjax.data.tfds_agent import AgentConfig, dataset_counts, fingerprint, prepare_dataset
 from cotjax.runtime import distributed
 from cotjax.runtime.claim import arms_begun, check_arm_content
 from cotjax.runtime.files import write_atomic
 from cotjax.runtime.progress import Reporter
-from cotjax.study.arms import Arm, arms_of
+from cotjax.study.arms import arms_of
 from cotjax.study.base import base_folder
 from cotjax.study.training_data import agent_config, kept_of
 from cotjax.train.fingerprints import Fingerprints
@@ -52,11 +52,18 @@ def build_datasets(
     arms = arms_of(config)
     fingerprints = Fingerprints(run / "fingerprints.json")
     begun = arms_begun(run)
-    made_from: dict[tuple[str, float], dict[str, Any]] = {}
+    drawn = kept_of(config, run)
+    settings = {
+        arm.data: agent_config(
+            config, trajectories[arm.thoughts], tokenizer, arm.direct_share, drawn
+        )
+        for arm in arms.values()
+    }
+    made_from = {
+        data: _made_from(config, trajectories[data[0]], agent, fingerprints, tokenizer)
+        for data, agent in settings.items()
+    }
     for name, arm in arms.items():
-        if arm.data not in made_from:
-            file = trajectories[arm.thoughts]
-            made_from[arm.data] = _made_from(config, run, arm, file, fingerprints, tokenizer)
         if name in begun:
             content = made_from[arm.data]
             known = any((run / "dataset").glob(f"*/agent-{content['data']['examples']}"))
@@ -65,12 +72,10 @@ def build_datasets(
         fingerprints.keep()
     datasets: dict[tuple[str, float], Dataset] = {}
     with reporter.stage("dataset", "Building the dataset"):
-        for data, content in made_from.items():
-            file, drawn = trajectories[data[0]], kept_of(config, run)
-            settings = agent_config(config, file, tokenizer, data[1], drawn)
-            builder = prepare_dataset(settings, run / "dataset", digest=fingerprints.of)
+        for data, agent in settings.items():
+            builder = prepare_dataset(agent, run / "dataset", digest=fingerprints.of)
             source = builder.as_data_source(split="train")
-            datasets[data] = Dataset(source, content, dataset_counts(builder))
+            datasets[data] = Dataset(source, made_from[data], dataset_counts(builder))
     for (thoughts, share), dataset in datasets.items():
         if len(datasets) > 1:
             users = [name for name, arm in arms.items() if arm.data == (thoughts, share)]
@@ -86,19 +91,16 @@ def build_datasets(
 
 def _made_from(
     config: ConfigDict,
-    run: Path,
-    arm: Arm,
     trajectories: Path,
+    agent: AgentConfig,
     fingerprints: Fingerprints,
     tokenizer: Path,
 ) -> dict[str, Any]:
-    drawn = kept_of(config, run)
-    settings = agent_config(config, trajectories, tokenizer, arm.direct_share, drawn)
     return {
         "data": {
             "file": str(trajectories),
             "sha256": fingerprints.of(trajectories),
-            "examples": fingerprint(settings, fingerprints.of),
+            "examples": fingerprint(agent, fingerprints.of),
         },
         "tokenizer": _file(tokenizer / "tokenizer.json", fingerprints),
         "base": _base_content(config, fingerprints),

@@ -5,12 +5,11 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from cotjax.model.config import ModelConfig
-from cotjax.model.platform import platform_of
 from cotjax.model.sharding import whole_slots
 from cotjax.sample.programs import Programs
 from cotjax.sample.vocabulary import stop_table
 from cotjax.study.evaluate import playing_mesh
-from cotjax.train.memory import bytes_a_device, gigabytes, memory_here
+from cotjax.train.memory import bytes_a_device, devices_summed, gigabytes, memory_here
 
 
 def playing_memory(config: ConfigDict, model: ModelConfig) -> str:
@@ -19,7 +18,7 @@ def playing_memory(config: ConfigDict, model: ModelConfig) -> str:
     new = max(settings.max_new_tokens, settings.max_action_tokens)
     slots = whole_slots(settings.slots, mesh)
     programs = Programs(model, mesh, slots, new, stop_table([[0]], model.vocab_size), pad_id=0)
-    devices = len(mesh.local_devices) if platform_of(mesh) == "cpu" else 1
+    devices = devices_summed(mesh)
     parameters, cache = (
         bytes_a_device(tree) * devices
         for tree in (programs.abstract_params(), programs.abstract_cache(settings.max_length))

@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from cotjax.data.prompt_examples import NONE_DRAWN, Drawn, keep_examples
-from cotjax.data.tfds_agent import sha256_of
 from cotjax.data.trajectories import Trajectory, read_trajectories, write_trajectories
 from cotjax.envs.base import Game
 from cotjax.envs.worlds import NAMED, World, load_world
@@ -29,7 +28,7 @@ from cotjax.rollout.collect import Collecting, collect, expert_episodes
 from cotjax.runtime import distributed
 from cotjax.runtime.claim import arms_begun, bind_held_out, claim_run
 from cotjax.runtime.content import contents
-from cotjax.runtime.files import local_path
+from cotjax.runtime.files import local_path, sha256_of
 from cotjax.runtime.progress import Reporter, TrainingProgress
 from cotjax.study.arms import arms_of, dropping_of
 from cotjax.study.base import base_folder, keep_model, load_trained, make_start

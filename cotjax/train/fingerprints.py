@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cotjax.errors import DataError
-from cotjax.runtime.files import write_atomic
+from cotjax.runtime.files import sha256_of, write_atomic
 from cotjax.weights.convert import weight_files
 
 # A younger file may change again within one tick of the file system's clock: not remembered.
@@ -38,8 +38,7 @@ class Fingerprints:
             known = self._known.get(name)
             if isinstance(known, list) and known[:3] == seen:
                 return known[3]
-            with file.open("rb") as content:
-                digest = hashlib.file_digest(content, "sha256").hexdigest()
+            digest = sha256_of(file)
         except FileNotFoundError:
             raise DataError(f"{file}: no such file") from None
         except OSError as error:

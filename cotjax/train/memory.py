@@ -56,6 +56,11 @@ def memory_here(mesh: Mesh) -> int | None:
     return stats.get("bytes_limit")
 
 
+def devices_summed(mesh: Mesh) -> int:
+    """Return the number of devices that are told as one memory: those of a CPU, else 1."""
+    return len(mesh.local_devices) if platform_of(mesh) == "cpu" else 1
+
+
 def _host_memory() -> int:
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limits = (path.read_text().strip() for path in _LIMITS if path.is_file())
@@ -64,13 +69,12 @@ def _host_memory() -> int:
 
 def say_memory(program: Any, state: TrainState, mesh: Mesh, listener: Listener) -> None:
     """Tell what a compiled train step needs, and warn where that is more than there is."""
-    devices = len(mesh.local_devices) if platform_of(mesh) == "cpu" else 1
     line, warning = memory_lines(
         peak_bytes(program, platform_of(mesh)),
         state.params,
         state.opt_state,
         memory_here(mesh),
-        devices,
+        devices_summed(mesh),
     )
     listener.say(line)
     if warning:
@@ -86,7 +90,7 @@ def memory_lines(
       peak: of the compiled step, bytes a device.
       params, opt_state: arrays or shapes.
       available: bytes a device; None: not known.
-      devices: number of devices that a host's memory is summed over: those of a CPU, else 1.
+      devices: number of devices that are summed (`devices_summed`).
     """
     parameters, optimizer = bytes_a_device(params), bytes_a_device(opt_state)
     rest = max(0, peak - parameters - optimizer)

