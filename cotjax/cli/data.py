@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LAYOUTS = (
     *("auto", "eto", "agentgym", "sharegpt", "messages", "alpaca"),
-    *("prompt-response", "verl-agent"),
+    *("prompt-response", "verl-agent", "steps"),
 )
 
 

@@ -134,6 +134,13 @@ class World(ABC):
         """Return (task type, game id) of a game file's path; None if it is not of this world."""
         return None
 
+    def as_played(self, text: str, commands: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+        """Return a recorded observation and its commands as this world's environment gives them.
+
+        For imported episodes: what is trained on must be what is shown in play.
+        """
+        return text, commands
+
     def words(self) -> Iterator[str]:
         """Yield texts with the world's vocabulary, for a word-level tokenizer."""
         yield from ()

@@ -16,11 +16,13 @@ from helpers.public_rows import (
     OPENAI,
     OS,
     QWEN,
+    RECORDED,
     VERL_FIRST,
     VERL_LATER,
     WEATHER,
     WEBSHOP,
     changed_call,
+    changed_step,
     messages,
     pairs,
     row,
@@ -64,6 +66,10 @@ def _texts(value, path=()):
             "name",
             "item_id",
             "category",
+            "game_id",
+            "split",
+            "source",
+            "task_type",
         ):
             yield (*path, key), inner
         elif isinstance(inner, dict | list) and key != "tools":
@@ -115,6 +121,7 @@ LEFT_OUT = {
     "verl_agent_later": {"the prompt's description of the response format": 1},
     "hermes": {"system messages": 1, "lists of tools": 1, "the field 'category'": 1},
     "qwen_tool_call": {},
+    "recorded_steps": {"the field 'source'": 1, "what ALFWorld does not show in play": 1},
     "wordle": {},
 }
 
@@ -184,6 +191,30 @@ def test_environments_and_trained_steps_of_public_rows(tmp_path):
         "go to fridge 1",
         "look",
     )
+
+
+def test_recorded_steps_are_those_of_the_game_in_play(tmp_path):
+    """Commands, validity and game come over; what the environment does not show is left out."""
+    import_files([FOLDER / "recorded_steps.json"], tmp_path / "t.jsonl")
+    (imported,) = read_trajectories(tmp_path / "t.jsonl")
+    assert [step.trained for step in imported.steps] == [True, False, True, True]
+    for step, recorded in zip(imported.steps, RECORDED["steps"], strict=True):
+        shown = [name for name in recorded["admissible_commands"] if name != "help"]
+        assert step.admissible_commands == tuple(shown)
+    assert (imported.game, imported.task_type, imported.split) == (
+        RECORDED["game_id"],
+        "pick_heat_then_place_in_recep",
+        "train",
+    )
+    assert imported.success is None, "the row does not say"
+
+
+def test_flags_of_a_recorded_step_and_its_validity_both_leave_it_out():
+    trained = [
+        episode_of(changed_step(0, **flags))[0].steps[0].trained
+        for flags in ({}, {"valid": None}, {"loss": False}, {"valid": True, "loss": False})
+    ]
+    assert trained == [True, True, False, False]
 
 
 def test_tool_calls_are_read_back_from_their_action():

@@ -7,10 +7,12 @@ from helpers.public_rows import (
     FIRST,
     LOOK,
     OPENAI,
+    RECORDED,
     VERL_FIRST,
     VERL_LATER,
     WEBSHOP,
     changed_call,
+    changed_step,
     messages,
     pairs,
 )
@@ -273,6 +275,34 @@ REJECTED = {
         },
         "do not match their count",
     ),
+    "no steps": (RECORDED | {"steps": []}, "steps must be a list of steps"),
+    "a step that is text": (
+        {"steps": ["open fridge 1"], "game_id": RECORDED["game_id"]},
+        "step 0: a step must be an object",
+    ),
+    "a step without an action": (
+        changed_step(3, action=None),
+        "step 3: a step needs 'observation' and 'action'",
+    ),
+    "a thought that is a list": (changed_step(1, thought=["a"]), "step 1: its thought is not"),
+    "commands in one text": (
+        changed_step(1, admissible_commands="look, wait"),
+        "step 1: its admissible_commands are not a list of strings",
+    ),
+    "validity in words": (changed_step(1, valid="no"), "step 1: its 'valid' must be true or false"),
+    "steps that are cut": (
+        RECORDED | {"steps": RECORDED["steps"][:3]},
+        "its 'n_steps' does not match its steps",
+    ),
+    "a refused action that is not marked": (
+        changed_step(1, valid=True),
+        "its 'invalid_actions' does not match its steps",
+    ),
+    "recorded steps without a task": (
+        changed_step(0, observation="You are in a room."),
+        "names no task",
+    ),
+    "recorded steps beside messages": (RECORDED | messages(LOOK), "match two layouts"),
     "a history that is cut": (
         VERL_LATER
         | {"prompt": VERL_LATER["prompt"].replace("Action 3: 'look'", "Action 3: 'look")},

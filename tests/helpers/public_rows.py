@@ -17,6 +17,7 @@ WEBSHOP, WEATHER, OS = row("webshop"), row("weather"), row("agentinstruct_os")
 OPENAI, HERMES, QWEN = row("openai_tool_calls"), row("hermes"), row("qwen_tool_call")
 FACTORY = row("llamafactory_sharegpt")
 VERL_FIRST, VERL_LATER = row("verl_agent_first"), row("verl_agent_later")
+RECORDED = row("recorded_steps")
 LOOK = {"role": "assistant", "content": "Action: look"}
 FIRST = "You are in a room.\nYour task is to: find the key."
 
@@ -41,6 +42,13 @@ def changed_call(**changes):
     row = copy.deepcopy(OPENAI)
     for name, change in changes.items():
         row["messages"][int(name[1:])] |= change
+    return row
+
+
+def changed_step(number, **changes):
+    """Return the row of recorded steps with a changed step."""
+    row = copy.deepcopy(RECORDED)
+    row["steps"][number] |= changes
     return row
 
 
@@ -222,8 +230,7 @@ EPISODES = {
         "cool some bread",
         [
             (
-                "-= Welcome to TextWorld, ALFRED! =-\n\nYou are in the middle of a room. Looking "
-                "quickly around you, you see a fridge 1.",
+                "You are in the middle of a room. Looking quickly around you, you see a fridge 1.",
                 "The fridge cools.",
                 "go to fridge 1",
             )
@@ -242,5 +249,28 @@ EPISODES = {
         "verl-agent",
         "find a red mug, price lower than 9.50 dollars",
         [("'Search'", "I search.", "search[red mug]")],
+    ),
+    "recorded_steps": (
+        "steps",
+        "put a hot potato in fridge",
+        [
+            (
+                "You are in the middle of a room. Looking quickly around you, you see a "
+                "countertop 1, a fridge 1, and a microwave 1.",
+                "First I need to find a potato. It may be on countertop (1), or in fridge (1).",
+                "go to countertop 1",
+            ),
+            (
+                "You arrive at countertop 1. On the countertop 1, you see a potato 2, and a cup 1.",
+                "Now I find a potato (1). Next, I need to take it.",
+                "take potato 1 from countertop 1",
+            ),
+            ("Nothing happens.", None, "take potato 2 from countertop 1"),
+            (
+                "You pick up the potato 2 from the countertop 1.",
+                "Next, I'll heat the potato (2) with microwave (1).",
+                "go to microwave 1",
+            ),
+        ],
     ),
 }

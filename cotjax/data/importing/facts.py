@@ -7,11 +7,11 @@ from typing import Any
 
 from cotjax.data.importing.unmapped import Unmapped
 from cotjax.data.json_text import decode
-from cotjax.envs.worlds import load_world, world_names
+from cotjax.envs.worlds import World, load_world, world_names
 
 FACT_FIELDS = frozenset(
     (
-        *("id", "item_id", "game_file", "gamefile", "game", "task_type"),
+        *("id", "item_id", "game_file", "gamefile", "game", "game_id", "task_type"),
         *("environment", "split", "success", "reward", "score"),
     )
 )
@@ -44,6 +44,19 @@ def facts_of(
     }
 
 
+def world_of(row: dict[str, Any], environment: str) -> World | None:
+    """Return the world whose game the row is of; None where neither game nor name says one.
+
+    `environment`: the name of the row's environment. Raises Unmapped.
+    """
+    game = _game(row)
+    for name in world_names():
+        world = load_world(name)
+        if name == environment or (game and world.recognize(game)):
+            return world
+    return None
+
+
 def id_of(row: dict[str, Any], number: int) -> str:
     """Return the row's own id, or its number. Raises Unmapped."""
     for name in ("id", "item_id"):
@@ -64,11 +77,16 @@ def _string(row: dict[str, Any], field: str) -> str | None:
 
 def _task_type_and_game(row: dict[str, Any]) -> tuple[str, str]:
     """Return (task type, game) as the row or the path of a world's game names them."""
-    game = _string(row, "game_file") or _string(row, "gamefile") or _string(row, "game")
+    game = _game(row)
     for name in world_names():
         if game and (known := load_world(name).recognize(game)):
             return known
     return _string(row, "task_type") or "unknown", game or "unknown"
+
+
+def _game(row: dict[str, Any]) -> str | None:
+    names = ("game_file", "gamefile", "game", "game_id")
+    return next(filter(None, (_string(row, name) for name in names)), None)
 
 
 def _environment_of_id(row: dict[str, Any]) -> str | None:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from cotjax.data.importing.facts import facts_of, id_of
+from cotjax.data.importing.facts import facts_of, id_of, world_of
 from cotjax.data.importing.layouts import LAYOUTS, episode_of, unread_fields
 from cotjax.data.importing.rows import Broken, Row, read_rows
 from cotjax.data.importing.steps import Episode
@@ -24,6 +24,7 @@ from cotjax.data.trajectories import (
     id_digest,
     write_trajectories,
 )
+from cotjax.envs.worlds import World
 from cotjax.errors import DataError, UsageError
 from cotjax.runtime.files import atomic_file, check_output, local_path
 
@@ -157,12 +158,18 @@ class _Import:
         if not any(step.trained for step in episode.steps):
             raise Unmapped("no step is trained on")
         left_out = episode.left_out + unread_fields(fields)
+        facts = facts_of(fields, environment, self._defaults)
+        if world := world_of(fields, facts["environment"]):
+            played = _as_played(episode, world)
+            if played != episode:
+                left_out.append(f"what {world.title or world.name} does not show in play")
+            episode = played
         if self._instructions:
             episode = _with_instructions(episode)
         else:
             left_out += [kind for kind, _ in episode.instructions]
         trajectory = as_trajectory(
-            facts_of(fields, environment, self._defaults)
+            facts
             | {
                 "schema_version": SCHEMA_VERSION,
                 "id": f"{file_stem}/{id_of(fields, row.number)}",
@@ -218,6 +225,16 @@ def _checked_fields(value: Any) -> dict[str, Any]:
     except RecursionError:
         raise Unmapped("nested too deeply") from None
     return value
+
+
+def _as_played(episode: Episode, world: World) -> Episode:
+    """Return the episode with the texts and commands that the world's environment gives."""
+    steps = [
+        replace(step, observation=observation, admissible_commands=commands)
+        for step in episode.steps
+        for observation, commands in [world.as_played(step.observation, step.admissible_commands)]
+    ]
+    return replace(episode, steps=steps)
 
 
 def _with_instructions(episode: Episode) -> Episode:

@@ -11,6 +11,8 @@
                       "system": …}
     prompt-response  {"prompt": …, "response": …}, or "completion" or "output" for the response
     verl-agent       a prompt-response or messages row whose prompt is verl-agent's
+    steps            {"steps": [{"observation": …, "admissible_commands": […], "thought": …,
+                                 "action": …, "valid": …}, …], "game_id": …}
 
 docs/data.md describes how each is read; `cotjax.data.importing.responses` reads the responses.
 """
@@ -23,6 +25,7 @@ from typing import Any
 
 from cotjax.data.importing.facts import FACT_FIELDS
 from cotjax.data.importing.messages import MEDIA_FIELDS, MESSAGE_FIELDS, Message, read_message
+from cotjax.data.importing.recorded import STEP_FIELDS, STEPS_FIELDS, as_recorded
 from cotjax.data.importing.steps import Episode, as_episode
 from cotjax.data.importing.unmapped import Unmapped
 from cotjax.data.importing.verl_agent import as_verl_agent, is_verl_agent
@@ -31,7 +34,7 @@ _PROMPTS, _RESPONSES = ("prompt", "instruction"), ("response", "completion", "ou
 _CONTENT_FIELDS = frozenset(
     (
         *("conversations", "messages", "history", "system", "tools"),
-        *(*_PROMPTS, "input", *_RESPONSES),
+        *(*_PROMPTS, "input", *_RESPONSES, *STEPS_FIELDS),
     )
 )
 _EMPTY: tuple[object, ...] = (None, "", [], {})
@@ -78,7 +81,7 @@ _READERS: dict[str, Callable[[dict[str, Any]], list[Message]]] = {
     "alpaca": read_prompt,
     "prompt-response": read_prompt,
 }
-LAYOUTS = (*_READERS, "verl-agent")
+LAYOUTS = (*_READERS, "verl-agent", "steps")
 
 
 def episode_of(row: dict[str, Any], layout: str = "auto") -> tuple[Episode, str, str | None]:
@@ -95,6 +98,8 @@ def episode_of(row: dict[str, Any], layout: str = "auto") -> tuple[Episode, str,
     if row.get("chosen") or row.get("rejected"):
         raise Unmapped("it contains a preferred and a rejected response, not an episode")
     name = layout_of(row) if layout in ("auto", "verl-agent") else layout
+    if name == "steps":
+        return as_recorded(row), name, None
     messages = _READERS[name](row)
     if layout == "verl-agent" or (layout == "auto" and is_verl_agent(messages)):
         episode, environment = as_verl_agent(messages)
@@ -114,7 +119,7 @@ def layout_of(row: dict[str, Any]) -> str:
     prompted = any(row.get(name) is not None for name in (*_PROMPTS, "input")) and any(
         row.get(name) is not None for name in _RESPONSES
     )
-    lists = [name for name in ("conversations", "messages") if row.get(name) is not None]
+    lists = [name for name in ("conversations", "messages", "steps") if row.get(name) is not None]
     if len(lists) > 1 or (lists and prompted):
         raise Unmapped("its fields match two layouts; choose one with --layout")
     if lists == ["conversations"]:
@@ -124,7 +129,7 @@ def layout_of(row: dict[str, Any]) -> str:
         )
         return "agentgym" if flagged else "eto"
     if lists:
-        return "messages"
+        return lists[0]
     if prompted:
         return "alpaca" if "instruction" in row and "prompt" not in row else "prompt-response"
     raise Unmapped("its fields match no known layout")
@@ -134,11 +139,15 @@ def unread_fields(row: dict[str, Any]) -> list[str]:
     """Return descriptions of the fields of a row and its messages that no layout has."""
     known = _CONTENT_FIELDS | FACT_FIELDS
     unread = [f"the field {name!r:.60}" for name in _unknown(row, known)]
-    for messages in (row.get("messages"), row.get("conversations"), row.get("prompt")):
-        for message in messages if isinstance(messages, list) else ():
-            if isinstance(message, dict):
-                names = _unknown(message, MESSAGE_FIELDS)
-                unread += [f"the field {name!r:.60} of messages" for name in names]
+    for kind, known, parts in (
+        ("messages", MESSAGE_FIELDS, row.get("messages")),
+        ("messages", MESSAGE_FIELDS, row.get("conversations")),
+        ("messages", MESSAGE_FIELDS, row.get("prompt")),
+        ("steps", STEP_FIELDS, row.get("steps")),
+    ):
+        for part in parts if isinstance(parts, list) else ():
+            if isinstance(part, dict):
+                unread += [f"the field {name!r:.60} of {kind}" for name in _unknown(part, known)]
     return unread
 
 

@@ -21,10 +21,10 @@ _SPEAKERS = {
     "function": "result",
     "observation": "result",
 }
-_FLAGS = ("loss", "weight", "train", "trained")
+FLAGS = ("loss", "weight", "train", "trained")
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 _CALLS = ("tool_calls", "function_call", "tool_call_id", "name")
-MESSAGE_FIELDS = frozenset(("from", "value", "role", "content", *_CALLS, *_FLAGS, *_THOUGHTS))
+MESSAGE_FIELDS = frozenset(("from", "value", "role", "content", *_CALLS, *FLAGS, *_THOUGHTS))
 MEDIA_FIELDS = ("images", "image", "videos", "video", "audios", "audio")
 
 
@@ -72,7 +72,7 @@ def read_message(message: Any, number: int, speaker_field: str, text_field: str)
     calls = message.get("tool_calls") or message.get("function_call")
     content = message.get(text_field)
     text = _text("" if calls and content is None else content, where)
-    trained = _trained(message, where)
+    trained = read_flags(message, where)
     if speaker == "agent":
         return _agent_message(message, name, text, calls, trained, where)
     if calls:
@@ -83,6 +83,17 @@ def read_message(message: Any, number: int, speaker_field: str, text_field: str)
     if result is not None:
         return Message("result", result, ids=ids)
     return Message(speaker, text, ids=ids)
+
+
+def read_flags(fields: dict[str, Any], where: str) -> bool:
+    """Return whether the flags of a message or step allow training on it; without any, they do."""
+    flags = {bool(fields[name]) for name in FLAGS if fields.get(name) is not None}
+    for name in FLAGS:
+        if fields.get(name) not in (None, False, True):  # 0 and 1 equal these
+            raise Unmapped(f"its {name!r} must be true or false", where)
+    if len(flags) > 1:
+        raise Unmapped("its flags contradict each other", where)
+    return flags != {False}
 
 
 def _agent_message(
@@ -109,17 +120,6 @@ def _agent_message(
 def _unnamed_ids(action: str) -> tuple[None, ...]:
     calls = decode(action)
     return (None,) * (len(calls) if isinstance(calls, list) else 1)
-
-
-def _trained(message: dict[str, Any], where: str) -> bool:
-    """Return whether the message's flags allow training on it; without flags, they do."""
-    flags = {bool(message[name]) for name in _FLAGS if message.get(name) is not None}
-    for name in _FLAGS:
-        if message.get(name) not in (None, False, True):  # 0 and 1 equal these
-            raise Unmapped(f"its {name!r} must be true or false", where)
-    if len(flags) > 1:
-        raise Unmapped("its flags contradict each other", where)
-    return flags != {False}
 
 
 def _text(content: Any, where: str) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from cotjax.envs.alfworld.tasks import TASK_TYPES
 from cotjax.envs.base import Game, Observation
 from cotjax.errors import DataError, EnvError, UsageError
 
+_BANNER = r"-= Welcome to TextWorld, ALFRED! =-\s*"
 _INTRO = re.compile(
-    r"-= Welcome to TextWorld, ALFRED! =-\s*(?P<room>.*?)\s*Your task is to: (?P<task>.*?)\.?\s*",
+    rf"{_BANNER}(?P<room>.*?)\s*Your task is to: (?P<task>.*?)\.?\s*",
     re.DOTALL,
 )
 _FILES = {"game.tw-pddl", "traj_data.json"}
@@ -207,12 +209,19 @@ class AlfworldEnv:
         self._game = None
 
     def _observation(self, text: str, state) -> Observation:
-        commands = tuple(
-            command for command in state["admissible_commands"] if command != _NOT_OFFERED
-        )
+        commands = _offered(state["admissible_commands"])
         self._done = state["won"] or self._steps >= self._max_steps
         accepted = not text.startswith(_REFUSED)
         return Observation(text, commands, state["won"], self._done, accepted)
+
+
+def as_played(text: str, commands: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """Return the engine's text without its banner, and its commands without `help`."""
+    return re.sub(rf"\A\s*{_BANNER}", "", text), _offered(commands)
+
+
+def _offered(commands: Iterable[str]) -> tuple[str, ...]:
+    return tuple(command for command in commands if command != _NOT_OFFERED)
 
 
 def default_cache_dir() -> str:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from cotjax.envs.alfworld.env import AlfworldEnv, find_games, game_at
+from cotjax.envs.alfworld.env import AlfworldEnv, as_played, find_games, game_at
 from cotjax.envs.alfworld.maker.make import SPLITS, make_games
 from cotjax.envs.alfworld.scripted.expert import Expert
 from cotjax.envs.alfworld.scripted.explorer import Explorer
@@ -84,6 +84,9 @@ class Alfworld(World):
         """Find "<task type>-…/<trial>" in a path with either kind of slash."""
         name = GAME_NAME.search(path.replace("\\", "/"))
         return (name["task_type"], name["game"]) if name else None
+
+    def as_played(self, text: str, commands: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+        return as_played(text, commands)
 
     def words(self) -> Iterator[str]:
         return alfworld_words()
