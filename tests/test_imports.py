@@ -20,7 +20,7 @@ LEVELS = {
     "envs": 2, "model": 2,
     "config": 3, "data": 3,
     "objectives": 4, "rollout": 4, "sample": 4, "weights": 4,
-    "train": 5, "diagnostics": 5,
+    "train": 5, "diagnostics": 5, "endpoint": 5,
     "plan": 6, "report": 6,
     "study": 7,
     "bench": 8,
@@ -44,7 +44,7 @@ HEAVY = JAX | {
 }  # fmt: skip
 # Room -> packages that none of its modules may import at the top.
 CLOSED = dict.fromkeys(("errors", "assets", "formats", "masking", "runtime", "envs", "cli"), HEAVY)
-CLOSED |= dict.fromkeys(("data", "rollout", "report"), JAX)
+CLOSED |= dict.fromkeys(("data", "rollout", "report", "endpoint"), JAX)
 # Module -> packages that it may import although its room is closed to them. jax coordinates the
 # processes of a run; an engine's modules are imported by the environment's constructor.
 _COORDINATION = ("arrays", "distributed", "joining", "stopping")

@@ -42,7 +42,7 @@ def _numbers(summary: Summary) -> Table:
         box=SIMPLE,
         padding=0,  # the box separates columns by a space; more would cut names in two
     )
-    table.add_column("arm, step", overflow="fold")
+    table.add_column("arm", overflow="fold")
     for title in columns.values():
         table.add_column(title, justify="right", no_wrap=True)
     for domain in summary.domains:
@@ -51,7 +51,7 @@ def _numbers(summary: Summary) -> Table:
         table.add_section()
         table.add_row(f"[bold]{domain_label(domain)}[/bold]\n{games} games")
         for point in rows:
-            label = f"{point.arm}, {point.checkpoint}" if point.checkpoint else "base"
+            label = f"{point.arm}\nstep {point.checkpoint}" if point.checkpoint else "base"
             cells = (percent(point.metrics[name], signed=name == "gap") for name in columns)
             table.add_row(Text(label), *(cell.replace(" [", "\n[") for cell in cells))
     return table

@@ -411,7 +411,7 @@ def test_terminal_table_fits_80_columns(study):
     console.print(terminal_table(summarize(study)))
     text = console.file.getvalue()
     assert max(map(len, text.splitlines())) <= 80
-    assert "sft, 10" in text and "reduced, 10" in text and "…" not in text
+    assert "sft " in text and "reduced " in text and "step 10 " in text and "…" not in text
     assert "83" in text and "[55, 95]" in text  # 10 of 12, Wilson
 
 
