@@ -1,4 +1,4 @@
-"""`cotjax games make` and `cotjax collect`. Heavy imports happen in the commands."""
+"""`cotjax games make`, `games fetch` and `cotjax collect`. Heavy imports happen in the commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cotjax.errors import DataError, UsageError
 def add_games(commands: argparse._SubParsersAction) -> None:
     """Add `games` and `collect` to the commands of the parser."""
     games = commands.add_parser(
-        "games", help="make games, household games in ALFWorld's format by default"
+        "games", help="make games, in ALFWorld's format by default, or download a world's own"
     ).add_subparsers(dest="what", required=True)
     make = games.add_parser(
         "make",
@@ -50,6 +50,19 @@ def add_games(commands: argparse._SubParsersAction) -> None:
         "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
     )
     make.set_defaults(run=_make_games)
+    fetch = games.add_parser(
+        "fetch",
+        help="download a world's published games",
+        description="Download a world's published games, and count them.",
+    )
+    fetch.add_argument("world", help="alfworld, whose package brings the downloader")
+    fetch.add_argument(
+        "--out",
+        type=Path,
+        default=Path(os.environ.get("ALFWORLD_DATA") or "~/alfworld"),
+        help="folder for them, for ALFWORLD_DATA or config.games.root (default %(default)s)",
+    )
+    fetch.set_defaults(run=_fetch_games)
 
     _add_collect(commands)
 
@@ -111,6 +124,16 @@ def _make_games(arguments: argparse.Namespace) -> None:
             lambda done, total: stage.update(done, total, "games"),
         )
     reporter.say(f"{len(made)} games in {arguments.out}")
+
+
+def _fetch_games(arguments: argparse.Namespace) -> None:
+    from cotjax.envs.worlds import load_world
+    from cotjax.runtime.progress import Reporter
+
+    reporter, world = Reporter(), load_world(arguments.world)
+    counts = world.fetch_games(arguments.out, reporter.say)
+    each = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    reporter.say(f"{arguments.out}: {each}; use it with --config.games.root={arguments.out}")
 
 
 def _collect(arguments: argparse.Namespace) -> None:

@@ -66,7 +66,7 @@ class World(ABC):
       agents: names for `agent`. "expert" plays to win: a study trains on its won episodes, and
         compares models with it.
       thought_kinds: kinds of thoughts that they can write.
-      makes_games: whether `make_games` is there.
+      makes_games, fetches_games: whether `make_games` and `fetch_games` are there.
       lists_commands: whether its environments list the admissible actions.
       task_text: the line of the first user turn that names the task, with `{task}` for it.
       instruction: what prompt.instruction="world" puts before the task: what the agent can do, and
@@ -82,6 +82,7 @@ class World(ABC):
     agents: tuple[str, ...] = ()
     thought_kinds: tuple[str, ...] = (NAMED,)
     makes_games: bool = False
+    fetches_games: bool = False
     lists_commands: bool = True
     task_text: str = TASK
     instruction: str = INSTRUCTION
@@ -162,6 +163,17 @@ class World(ABC):
             f"world {self.name!r} makes no games: set games.source={self.name} and games.root, "
             "or give a folder of games"
         )
+
+    def fetch_games(self, out: Path, say: Callable[[str], None]) -> dict[str, int]:
+        """Download the world's published games to `out`; return the number of each split.
+
+        What is there already is not downloaded again. `say` gets a line about what is going on.
+
+        Raises:
+          UsageError: the world has none to download, or they cannot be reached.
+          DataError: the download is incomplete.
+        """
+        raise UsageError(f"world {self.name!r} has no games to download")
 
     def agent(self, name: str, seed: int, settings: AgentSettings) -> Agent:
         """Return a scripted agent, one of `agents`."""

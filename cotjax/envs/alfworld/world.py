@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from cotjax.envs.alfworld.env import AlfworldEnv, as_played, find_games, game_at
+from cotjax.envs.alfworld.fetch import fetch
 from cotjax.envs.alfworld.maker.make import SPLITS, make_games
 from cotjax.envs.alfworld.scripted.expert import Expert
 from cotjax.envs.alfworld.scripted.explorer import Explorer
@@ -54,7 +55,7 @@ class Alfworld(World):
     splits = SPLITS
     agents = ("expert", "explorer")
     thought_kinds = (NAMED, UNNAMED)
-    makes_games = True
+    makes_games = fetches_games = True
     instruction = INSTRUCTION
 
     def axes_of(self, game: Game) -> frozenset[str]:
@@ -100,6 +101,9 @@ class Alfworld(World):
         progress: Callable[[int, int], None] | None = None,
     ) -> list[Game]:
         return make_games(out, counts, seed, workers, progress)
+
+    def fetch_games(self, out: Path, say: Callable[[str], None]) -> dict[str, int]:
+        return fetch(out, say)
 
     def agent(self, name: str, seed: int, settings: AgentSettings) -> Agent:
         self.check_agent(name)
