@@ -5,6 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jax.sharding import AbstractMesh, AxisType
+
+from cotjax.model.sharding import MESH_AXES
 from cotjax.objectives.cross_entropy import _chunks, supervised_cross_entropy
 from cotjax.objectives.supervised import masked_cross_entropy
 
@@ -137,3 +140,19 @@ def test_a_chunk_has_the_length_that_is_asked_for_and_at_most_that_of_a_row(chun
     hidden, output, targets, supervised, _ = _arrays(0)
     program = jax.make_jaxpr(supervised_cross_entropy, static_argnums=4)
     assert f"f32[{B},{length},{V}]" in str(program(hidden, output, targets, supervised, chunk))
+
+
+@pytest.mark.parametrize("sizes", [(2, 1, 1), (1, 2, 1), (2, 2, 1)])
+def test_on_a_mesh_losses_and_gradients_have_the_shapes_of_one_device(sizes):
+    """Each device has its rows and its columns of the output weights (values: eight_devices.py)."""
+    mesh = AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+    rows = (4, 16)
+    shapes = [
+        jax.ShapeDtypeStruct(shape, dtype)
+        for shape, dtype in (((*rows, D), "float32"), ((V, D), "float32"), (rows, "int32"))
+    ]
+    loss = lambda h, o, t: supervised_cross_entropy(h, o, t, t > 0, 8)  # noqa: E731
+    with jax.sharding.use_abstract_mesh(mesh):
+        losses = jax.eval_shape(loss, *shapes)
+        pulled = jax.eval_shape(jax.grad(lambda *x: loss(*x).sum(), argnums=(0, 1)), *shapes)
+    assert losses.shape == rows and [x.shape for x in pulled] == [(*rows, D), (V, D)]

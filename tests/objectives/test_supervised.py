@@ -108,6 +108,19 @@ def test_responses_without_a_prompt_between_them_are_told_apart_by_segment_and_b
         assert numbers[first] != numbers[second]
 
 
+def test_a_row_of_one_token_responses_counts_each_of_them():
+    """The most responses that a row can have: one fewer than it has targets."""
+    batch = {
+        "roles": jnp.full((1, 6), 3, jnp.int8),
+        "segment_ids": jnp.arange(1, 7)[None],
+        "branches": jnp.zeros((1, 6), jnp.int32),
+        "weights": jnp.ones((1, 6), jnp.float32),
+    }
+    total, weight = normalized("example_mean", jnp.arange(6.0)[None], batch)
+    # The last two targets are of one segment: the one behind the row is taken for its own.
+    assert float(weight) == 5 and float(total) == 0 + 1 + 2 + 3 + (4 + 5) / 2
+
+
 def _two_rows(weight=1.0):
     """A batch of two rows of one response each, of 12 and of 3 targets."""
     rng = np.random.default_rng(0)
