@@ -39,9 +39,9 @@ def get_config():
     config.out = "runs/demo"
     config.cpu_devices = 2
     config.games.train = 150  # of each in-domain task type: 600
-    config.games.in_domain = 48
-    # Out of domain: the same task types in longer rooms, which CoT actions win in 8 of 20.
-    config.games.ood, config.games.ood_rooms = 0, 16
+    config.games.in_domain = 64
+    # Out of domain: the same task types in longer rooms, which CoT actions win in 9 of 16.
+    config.games.ood, config.games.ood_rooms = 0, 12
     config.task_types.collect = config.task_types.in_domain  # the OOD task types are never shown
     # A model that has only seen faultless play repeats itself when an action has no effect.
     config.collect.slips = 0.3
@@ -52,10 +52,9 @@ def get_config():
     config.train.vector_rate = 10.0
     config.evaluate.max_steps = 20  # the scripted expert wins in 8 on average
     config.evaluate.max_new_tokens = 64  # the longest scripted response has some 50
-    config.evaluate.slots = 32
+    config.evaluate.slots = 38  # half of the games
     # Chosen among the admissible actions, the prompt action shows what free decoding hides.
-    config.evaluate.elicitations = ("cot", "prompt", "prompt_constrained")
-    config.evaluate.offline = ("cot_constrained",)
+    config.evaluate.offline = ("cot_constrained", "prompt_constrained")
     config.evaluate.episodes_at = (0, 60)  # expert states are measured at every checkpoint
     config.arms = {cell: CELLS[cell] for cell in SHORT}
     return config

@@ -13,9 +13,8 @@ def get_config():
     config = demo.get_config()
     config.title = "Where the gains of CoT training land: the demo, three seeds"
     config.out = "runs/demo-full"
-    config.games.in_domain = 60
-    config.games.ood_rooms = 20
-    config.evaluate.slots = 40
+    config.evaluate.elicitations = ("cot", "prompt", "prompt_constrained")
+    config.evaluate.offline = ("cot_constrained",)
     config.evaluate.episodes_at = ()  # at the middle checkpoint too
     config.arms = {
         f"{cell}-s{seed}": {**arm, "label": f"{arm['label']}, seed {seed}", "seed": seed}

@@ -10,7 +10,8 @@ Its interval is Fieller's: every share s for which Δprompt - s·Δtotal is not 
 that of t with games - 1 degrees of freedom. Where Δtotal itself is not clearly above 0 no interval
 is bounded, and there is no gain to place.
 
-A verdict follows from the interval alone. Two comparisons with 0, of Δprompt and of the change of
+A verdict follows from the interval alone: it names the place with more than half of the gain, or
+"in both" where each clearly has a part and neither clearly most of it. Two comparisons with 0, of Δprompt and of the change of
 the gap, would not do: "significant" beside "not significant" is no difference.
 
 Sources: Fieller 1954, J. Royal Statistical Society B 16:175. Bonett and Price 2012, J. Educational
@@ -29,13 +30,13 @@ from cotjax.diagnostics.metrics import Point, by_game, contrast, shared_keys
 from cotjax.diagnostics.statistics import LEVEL, NOTHING, Estimate
 
 # Most of a gain is in one place where the other has less than this share of it.
-MINOR = 1 / 3
+HALF = 1 / 2
 # A rate below FLOOR at both ends, or above 1 - FLOOR at both, says nothing about a change.
 FLOOR = 0.05
 
 
 class Verdict(StrEnum):
-    """Where a gain landed."""
+    """Where most of a gain landed."""
 
     ADVANTAGE = "in the CoT advantage"
     PROMPT = "in the prompt action"
@@ -95,9 +96,9 @@ def _verdict(share: Estimate, total: Estimate, floor: tuple[str, ...]) -> Verdic
         return Verdict.FLOOR
     if total.sign <= 0 or share.low is None or share.high is None:
         return Verdict.NO_GAIN
-    if share.high < MINOR:
+    if share.high < HALF:
         return Verdict.ADVANTAGE
-    if share.low > 1 - MINOR:
+    if share.low > HALF:
         return Verdict.PROMPT
     return Verdict.BOTH if share.low > 0 and share.high < 1 else Verdict.UNPLACED
 

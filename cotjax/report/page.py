@@ -14,7 +14,7 @@ from rich.console import Console
 
 from cotjax.diagnostics.episodes import action_of, same_action
 from cotjax.diagnostics.metrics import METRICS
-from cotjax.diagnostics.share import MINOR
+from cotjax.diagnostics.share import HALF
 from cotjax.diagnostics.statistics import RESAMPLES
 from cotjax.report import tables
 from cotjax.report.answers import answers
@@ -146,7 +146,7 @@ def write_report(run_folder: str | Path, summary: Summary | None = None) -> Path
     page = load_template(Path(__file__).parent / "page.html.jinja").render(
         summary=summary,
         resamples=RESAMPLES,
-        minor=round(100 * MINOR),
+        half=round(100 * HALF),
         title=run.get("title") or run.get("name") or run_folder.name,
         created=run.get("created"),
         planted=is_planted(summary),

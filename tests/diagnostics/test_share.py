@@ -10,6 +10,13 @@ from cotjax.diagnostics.metrics import Point, contrast
 from cotjax.diagnostics.share import MISSING, Verdict, fieller, on_the_floor, place_gain
 
 NAMES = ("d1_cot", "d1_prompt", "d1_gap")
+# Share of the gain in the prompt action -> the verdicts that are right.
+PLANTED = {
+    0.0: (Verdict.ADVANTAGE,),
+    1 / 3: (Verdict.ADVANTAGE, Verdict.BOTH),
+    0.5: (Verdict.BOTH,),
+    1.0: (Verdict.PROMPT,),
+}
 RATES = {"d3_cot": 0, "d3_prompt": 1, "d1_cot": 0, "d1_prompt": 1}
 
 
@@ -122,10 +129,9 @@ def test_what_was_not_measured_is_not_placed():
 
 def test_planted_truths():
     """A study of 60 games and +30 points: hardly ever a wrong place, unlike comparisons with 0."""
-    planted = {0.0: "ADVANTAGE", 1 / 3: "BOTH", 0.5: "BOTH", 1.0: "PROMPT"}
     wrong = {}
-    for part, name in planted.items():
-        rng, right, studies = np.random.default_rng(1), Verdict[name], 150
+    for part, right in PLANTED.items():
+        rng, studies = np.random.default_rng(1), 150
         counts = Counter()
         for _ in range(studies):
             first, last = simulate(rng, 60, 1, part, 0.3)
@@ -134,22 +140,22 @@ def test_planted_truths():
             counts["covered"] += share.low is None or share.low <= part <= share.high
             for rule, verdict in (("share", placed.verdict), ("zero", old)):
                 stated = verdict in (Verdict.ADVANTAGE, Verdict.BOTH, Verdict.PROMPT)
-                counts[rule, "right"] += verdict is right
-                counts[rule, "wrong"] += stated and verdict is not right
+                counts[rule, "right"] += verdict in right
+                counts[rule, "wrong"] += stated and verdict not in right
         print(f"{part:.2f} of the gain in the prompt action: {dict(counts)}")
         assert counts["covered"] / studies > 0.9
         wrong[part] = [counts[rule, "wrong"] / studies for rule in ("share", "zero")]
     assert max(share for share, _ in wrong.values()) < 0.06
-    assert wrong[0.5][1] > 0.5 and wrong[1 / 3][1] > 0.5
+    assert wrong[0.5][1] > 0.5 and wrong[1 / 3][1] > 0.15
 
 
 @pytest.mark.slow
 def test_planted_truths_on_expert_states():
     """60 games of 7 states and +30 points: the right place in nine studies of ten."""
-    for part, name in {0.0: "ADVANTAGE", 1 / 3: "BOTH", 0.5: "BOTH", 1.0: "PROMPT"}.items():
+    for part, right in PLANTED.items():
         rng = np.random.default_rng(1)
         verdicts = Counter(
             place_gain(*simulate(rng, 60, 7, part, 0.3), *NAMES).verdict for _ in range(60)
         )
         print(f"{part:.2f} of the gain in the prompt action: {dict(verdicts)}")
-        assert verdicts[Verdict[name]] >= 0.8 * 60
+        assert sum(verdicts[each] for each in right) >= 0.8 * 60
