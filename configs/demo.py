@@ -49,6 +49,7 @@ def get_config():
     config.train.save_every = 30
     config.train.warmup = 10
     config.train.learning_rate = 2e-3
+    config.train.information_examples = 16
     config.train.vector_rate = 10.0
     config.evaluate.max_steps = 20  # the scripted expert wins in 8 on average
     config.evaluate.max_new_tokens = 64  # the longest scripted response has some 50
