@@ -16,6 +16,11 @@ fi
 if has torch && ! has "trl, accelerate, datasets, peft"; then
     "${pip[@]}" install -e ".[trainers]"
 fi
+# BFCL, without its dependencies: they bring torch for GPUs and an old numpy. Without it the tests of
+# that world are skipped and say so.
+if ! has bfcl_eval; then
+    "${pip[@]}" install --no-deps "bfcl-eval>=2026.3.23,<2027" mpmath || true
+fi
 # The TPU compiler of this jax, for the tests of `cotjax plan`. It is installed outside the
 # environment, because jax looks for a TPU at every start once libtpu is part of it. Without it
 # those tests are skipped and say so.

@@ -41,12 +41,14 @@ class AgentSettings:
       mistakes: share of steps that go wrong and are not trained on; the next ones show how to
         recover.
       thoughts: kind of the thoughts, one of the world's `thought_kinds`. It changes no action.
+      game: the game that it is going to play, for agents that give a known solution.
     """
 
     skill: float = 1.0
     news: float = 0.4
     mistakes: float = 0.0
     thoughts: str = NAMED
+    game: Game | None = None
 
 
 class World(ABC):

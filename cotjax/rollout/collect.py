@@ -237,7 +237,7 @@ class _Player:
 
     def _episode(self, job: _Job) -> Trajectory:
         game, settings = job.game, self._settings
-        wanted = AgentSettings(job.skill, settings.news, settings.mistakes, settings.thoughts)
+        wanted = AgentSettings(job.skill, settings.news, settings.mistakes, settings.thoughts, game)
         agent = self._world.agent(settings.agent, job.seed, wanted)
         task, observation = self._env.reset(game)
         try:

@@ -1,0 +1,40 @@
+r"""BFCL v3 multi-turn: SmolLM2-135M trained on answers to base, played on base and long_context.
+
+Command   pip install --no-deps bfcl-eval mpmath
+          cotjax base smollm2 --out models/smollm2
+          cotjax study --config configs/bfcl.py
+          cotjax study --config configs/bfcl.py --out runs/bfcl-miss \
+              --config.task_types.ood=miss_func,miss_param --config.games.ood=60
+Hardware  one GPU. On 2 CPU cores the train step alone takes hours
+Result    not measured at full size. The whole command was run with 2 updates and 2 games
+"""
+
+from cotjax.config import default_config
+
+
+def get_config():
+    config = default_config("bfcl")
+    config.title = "Where the gains of CoT training land: BFCL v3 multi-turn"
+    config.out = "runs/bfcl"
+    config.games.eval_split = "test"
+    config.games.in_domain = 60  # of 67 base entries whose numbers are not trained on
+    config.games.ood = 60
+    config.task_types.ood = ("long_context",)  # as arXiv 2606.26935; miss_* are other axes
+    config.task_types.collect = config.task_types.in_domain  # the OOD task types are never shown
+    config.collect.max_steps = 40
+    config.prompt.instruction = "world"  # an instruct model must be told what an action is
+    config.model.base = "models/smollm2"
+    config.model.compute_dtype = "bfloat16"
+    config.data.max_length = 6144
+    config.train.row_length = 6144
+    config.train.batch = 8
+    config.train.steps = 60
+    config.train.save_every = 20
+    config.train.warmup = 6
+    config.train.learning_rate = 1e-4
+    config.evaluate.slots = 32
+    config.evaluate.max_length = 8192  # the positions of SmolLM2
+    config.evaluate.max_steps = 40  # the expert needs up to 17
+    config.evaluate.max_new_tokens = 256
+    config.evaluate.max_action_tokens = 128
+    return config
