@@ -21,6 +21,8 @@ fi
 if ! has bfcl_eval; then
     "${pip[@]}" install --no-deps "bfcl-eval>=2026.3.23,<2027" mpmath || true
 fi
+# The tests of the world ScienceWorld also need Java, and are skipped without either.
+has scienceworld || "${pip[@]}" install -e ".[scienceworld]" || true
 # The TPU compiler of this jax, for the tests of `cotjax plan`. It is installed outside the
 # environment, because jax looks for a TPU at every start once libtpu is part of it. Without it
 # those tests are skipped and say so.

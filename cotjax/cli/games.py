@@ -89,6 +89,9 @@ def _add_collect(commands: argparse._SubParsersAction) -> None:
         "(default named)",
     )
     collect.add_argument(
+        "--max-steps", type=int, default=30, help="steps an episode, at most (default 30)"
+    )
+    collect.add_argument(
         "--limit", type=int, default=0, help="play at most this many games (default: all)"
     )
     collect.add_argument(
@@ -163,6 +166,7 @@ def _collect(arguments: argparse.Namespace) -> None:
             Collecting(
                 arguments.agent,
                 arguments.seed,
+                max_steps=arguments.max_steps,
                 only_won=arguments.agent == "expert",
                 thoughts=arguments.thoughts,
             ),

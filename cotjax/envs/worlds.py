@@ -28,7 +28,7 @@ NAMED, UNNAMED = "named", "unnamed"  # kinds of scripted thoughts: with the acti
 # which training shows none. Each is a field of config.games, too.
 OOD_OBJECTS, OOD_ROOMS = "ood_objects", "ood_rooms"
 AXES = (OOD_OBJECTS, OOD_ROOMS)
-_NO_WORLDS = {"base", "pool", "worlds"}  # modules of cotjax.envs that are no world
+_NO_WORLDS = {"base", "pool", "replay", "worlds"}  # modules of cotjax.envs that are no world
 
 
 @dataclass(frozen=True)

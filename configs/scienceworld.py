@@ -1,0 +1,50 @@
+"""ScienceWorld at demo size: seven task types whose gold paths are short, from games to report.
+
+In domain: find an animal, a living or a non-living thing, the longest and the shortest lifespan.
+Out of domain, as the last task types of their topics: find a plant, the longest lifespan and then
+the shortest. The simplifications are "easy". For all 30 tasks take the defaults of task_types, and
+100 or 200 steps: gold paths have up to 180.
+
+Command   cotjax study --config configs/scienceworld.py
+Needs     pip install "cotjax[scienceworld]", and Java
+Hardware  2 CPU cores, and 0.5 GB of memory for each of the 8 games played together
+Result    not run at this size
+"""
+
+from cotjax.config import default_config
+
+
+def get_config():
+    config = default_config("scienceworld")
+    config.title = "Where the gains of CoT training land: ScienceWorld, seven task types"
+    config.out = "runs/scienceworld"
+    config.cpu_devices = 2
+    config.games.train = 300
+    config.games.eval_split = "dev"
+    config.games.in_domain = 40
+    config.games.ood = 20
+    config.task_types.in_domain = (
+        "find-animal",
+        "find-living-thing",
+        "find-non-living-thing",
+        "lifespan-longest-lived",
+        "lifespan-shortest-lived",
+    )
+    config.task_types.ood = ("find-plant", "lifespan-longest-lived-then-shortest-lived")
+    config.task_types.collect = config.task_types.in_domain
+    config.collect.max_steps = 30
+    config.data.max_length = 3072
+    config.model.base = "random"  # the shipped base knows ALFWorld's words alone
+    config.model.recall_steps = 400
+    config.train.steps = 120
+    config.train.row_length = 3072
+    config.train.save_every = 60
+    config.train.learning_rate = 2e-3
+    config.train.vector_rate = 10.0
+    config.evaluate.max_steps = 30
+    config.evaluate.max_length = 4096
+    config.evaluate.max_new_tokens = 64
+    config.evaluate.slots = 8  # a Java process each
+    config.evaluate.episodes_at = (0, 120)
+    config.arms = {"sft": {"label": "standard SFT", "fraction": 0.0}}
+    return config
