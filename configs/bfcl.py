@@ -25,15 +25,16 @@ def get_config():
     config.prompt.instruction = "world"  # an instruct model must be told what an action is
     config.model.base = "models/smollm2"
     config.model.compute_dtype = "bfloat16"
-    config.data.max_length = 6144
-    config.train.row_length = 6144
+    config.data.max_length = 5120  # the longest of base has 4,400 tokens
+    config.train.row_length = 5120
     config.train.batch = 8
     config.train.steps = 60
     config.train.save_every = 20
     config.train.warmup = 6
     config.train.learning_rate = 1e-4
     config.evaluate.slots = 32
-    config.evaluate.max_length = 8192  # the positions of SmolLM2
+    # The positions of SmolLM2. One in four episodes of long_context needs more.
+    config.evaluate.max_length = 8192
     config.evaluate.max_steps = 40  # the expert needs up to 17
     config.evaluate.max_new_tokens = 256
     config.evaluate.max_action_tokens = 128

@@ -77,7 +77,9 @@ class Expert:
     def _why_nothing(self) -> str:
         if self._entry.id.startswith("multi_turn_miss_param"):
             return "It does not say all that is needed"
-        return "No function that I know does it"
+        if self._turn + 1 in self._entry.missing.values():
+            return "No function that I know does it"
+        return "There is nothing to call for it"
 
     def _must_look(self, call: Call) -> bool:
         """Whether a call needs the name of a file that was not seen, and looking shows names."""
