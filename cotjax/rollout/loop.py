@@ -2,16 +2,26 @@
 
 At each turn the loop appends the new part of every live slot's prompt, decodes the driver's
 actions from it and sends them to the environments. While the environments answer, and start the
-next game where an episode is over, the loop decodes the other kinds of action from the same cached
-prompts. Decoding thus hides the environments' time, and no result depends on which is faster.
+next game where an episode is over, the loop decodes
+
+- the other kinds of action, if there are any, from the same cached prompts; and
+- the other half of the slots, if the caller has divided them. The two halves take turns:
+
+      decode              A1   B1   A2   B2   A3
+      environments of A        ----      ----
+      environments of B             ----      ----
+
+Decoding thus hides the environments' time, and no result depends on which is faster.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 
 from cotjax.envs.base import Game, Observation
 from cotjax.errors import EnvError, UsageError
@@ -25,6 +35,7 @@ from cotjax.rollout.tokens import check_continues
 
 # A game, and the number of the episode among those of this game.
 Numbered = tuple[Game, int]
+OnRecord = Callable[[Game, Episode], None]
 OnStep = Callable[[Turn, Observation | None], None]
 
 
@@ -37,11 +48,12 @@ def play(
     driver: Driver,
     elicitation: Elicitation,
     seed: int,
-    on_record: Callable[[Game, Episode], None],
+    on_record: OnRecord,
     references: Mapping[str, Sequence[str]] | None = None,
     on_step: OnStep = lambda turn, answer: None,
     kinds: Collection[Kind] | None = None,
     samples: Sequence[int] | None = None,
+    second_half: tuple[Policy, Environments] | None = None,
 ) -> None:
     """Play every game once and pass each finished episode to `on_record`.
 
@@ -53,6 +65,8 @@ def play(
         prompt actions too for "cot", both for "reference", and the driver's alone for others.
       on_step: called after each step with the turn and the environment's answer (None: it failed).
       samples: each episode's number among those of its game; None: in the order of `games`.
+      second_half: a policy with the same weights, and environments, that play every other game in
+        turn with `policy` and `environments`. The two share no slots.
 
     An environment that fails for good ends its episode as "env_error"; the other episodes go on.
     Whatever text an environment gives, the model reads it as text.
@@ -65,28 +79,25 @@ def play(
     """
     if driver not in DRIVERS:
         raise UsageError(f"unknown driver {driver!r}; choose one of {', '.join(DRIVERS)}")
-    kinds = kinds_decoded(driver, kinds)
-    waiting = list(reversed(_number(games, samples)))
-    live: dict[int, RunningEpisode] = {}
-    while waiting or live:
-        _fill(live, waiting, policy, codec, environments, seed)
-        turn = TurnDecoder(policy, codec, elicitation, driver, references, kinds)
-        turn.act(live)
-        # One thread at a time, so the environments see their calls in order.
-        future = in_background(_move, environments, turn.actions, turn.last, waiting)
-        turn.compare()
-        started_at = time.perf_counter()
-        moves = future.result()
-        # Cap at the environments' own time, so scheduler delays are not charged to them.
-        waited = min((time.perf_counter() - started_at) / max(1, len(turn.chosen)), moves.seconds)
-        _advance(live, turn, moves, waited, codec, on_step)
-        for slot, episode in list(live.items()):
-            if episode.ended:
-                faults = moves.faults.get(slot)
-                episode.env_faults = list(environments.faults(slot) if faults is None else faults)
-                on_record(episode.game, episode.finish(driver, elicitation, kinds))
-                del live[slot]
-        _begin(live, moves.starting, moves.begun, 0.0, policy, codec, seed)
+    numbered = _number(games, samples)
+    half = partial(
+        _Slots,
+        codec=codec,
+        driver=driver,
+        elicitation=elicitation,
+        seed=seed,
+        references=references,
+        kinds=kinds_decoded(driver, kinds),
+        on_step=on_step,
+        on_record=on_record,
+    )
+    pairs = [(policy, environments), *([second_half] if second_half else [])]
+    # Which half plays a game is fixed: it does not depend on which half is faster.
+    halves = [half(*pair, numbered[n :: len(pairs)]) for n, pair in enumerate(pairs)]
+    while any(each.playing for each in halves):
+        for each in halves:
+            each.receive()
+            each.send()
 
 
 def _number(games: Sequence[Game], samples: Sequence[int] | None) -> list[Numbered]:
@@ -111,130 +122,164 @@ class _Moves:
     """What the environments did with a turn's actions.
 
     Attributes:
-      faults: faults of the slots whose episode is over.
+      answers: slot -> the answer to its action.
+      over: slots whose episode is over -> its faults.
       starting: slot -> the game that it plays next.
       begun: slot -> how that game began.
-      seconds: time of the environments, per slot that was sent an action.
+      seconds: time of the environments, per slot that was sent an action, or that starts a game
+        where none was sent one.
     """
 
-    answers: Mapping[int, Observation | EnvError] = field(default_factory=dict)
-    faults: dict[int, list[str]] = field(default_factory=dict)
-    starting: dict[int, Numbered] = field(default_factory=dict)
-    begun: Mapping[int, tuple[str, Observation] | EnvError] = field(default_factory=dict)
-    seconds: float = 0.0
+    answers: Mapping[int, Observation | EnvError]
+    over: dict[int, list[str]]
+    starting: dict[int, Numbered]
+    begun: Mapping[int, tuple[str, Observation] | EnvError]
+    seconds: float
 
 
 def _move(
-    environments: Environments, actions: dict[int, str], last: set[int], waiting: list[Numbered]
+    environments: Environments,
+    turn: TurnDecoder,
+    live: Collection[int],
+    empty: Iterable[int],
+    waiting: list[Numbered],
 ) -> _Moves:
-    """Send the actions, and start the next game in each slot whose episode is over.
+    """Send the actions, and start the next game in each slot that is empty, or whose episode is
+    over.
 
-    An episode is over after its `last` step, or when its environment says so.
+    An episode is over after its `last` step, when its environment says so, or when its slot was
+    sent no action.
     """
-    if not actions:
-        return _Moves()
     started_at = time.perf_counter()
-    answers = environments.step(actions)
-    over = [slot for slot in actions if slot in last or _ends(answers[slot])]
-    faults = {slot: list(environments.faults(slot)) for slot in over}
-    starting = {slot: waiting.pop() for slot in over[: len(waiting)]}
-    begun = _reset(environments, starting) if starting else {}
-    seconds = (time.perf_counter() - started_at) / len(actions)
-    return _Moves(answers, faults, starting, begun, seconds)
+    actions = turn.actions
+    answers = environments.step(actions) if actions else {}
+    over = {
+        slot: list(environments.faults(slot))
+        for slot in live
+        if slot not in actions or slot in turn.last or _ends(answers[slot])
+    }
+    free = [*over, *empty]
+    starting = {slot: waiting.pop(0) for slot in free[: len(waiting)]}
+    games = {slot: game for slot, (game, _) in starting.items()}
+    begun = environments.reset(games) if games else {}
+    seconds = (time.perf_counter() - started_at) / max(1, len(actions or starting))
+    return _Moves(answers, over, starting, begun, seconds)
 
 
 def _ends(answer: Observation | EnvError) -> bool:
     return isinstance(answer, EnvError) or answer.won or answer.done
 
 
-def _reset(
-    environments: Environments, starting: Mapping[int, Numbered]
-) -> Mapping[int, tuple[str, Observation] | EnvError]:
-    return environments.reset({slot: game for slot, (game, _) in starting.items()})
+@dataclass
+class _Slots:
+    """A policy's slots with their environments, and the games that they play.
 
-
-def _fill(
-    live: dict[int, RunningEpisode],
-    waiting: list[Numbered],
-    policy: Policy,
-    codec: Codec,
-    environments: Environments,
-    seed: int,
-) -> None:
-    """Start games in free slots: at the beginning, and where a prompt had grown too long."""
-    free = [slot for slot in range(policy.slots) if slot not in live][: len(waiting)]
-    if not free:
-        return
-    starting = {slot: waiting.pop() for slot in free}
-    started_at = time.perf_counter()
-    begun = _reset(environments, starting)
-    waited = (time.perf_counter() - started_at) / len(free)
-    _begin(live, starting, begun, waited, policy, codec, seed)
-
-
-def _begin(
-    live: dict[int, RunningEpisode],
-    starting: Mapping[int, Numbered],
-    begun: Mapping[int, tuple[str, Observation] | EnvError],
-    waited: float,
-    policy: Policy,
-    codec: Codec,
-    seed: int,
-) -> None:
-    """Make episodes of the games that environments have started.
-
-    `waited`: seconds per slot in which nothing was decoded; 0 for games that began together with a
-    turn's actions, whose time is counted with that turn.
+    Attributes:
+      waiting: the games that are yet to start.
+      live: slot -> its episode.
+      sent: the turn whose actions are at the environments, and what these will have done.
     """
-    policy.reset(starting)
-    for slot, (game, sample) in starting.items():
-        episode = RunningEpisode(game, sample, seed, environment_s=waited, waited_s=waited)
-        live[slot] = episode
-        answer = begun[slot]
-        if isinstance(answer, EnvError):
-            episode.fail(answer)
-            continue
-        episode.task, episode.observation = answer
-        seen = episode.observation
-        episode.next_piece = codec.first_prompt(
-            episode.task, seen.text, seen.admissible_commands, episode.state
+
+    policy: Policy
+    environments: Environments
+    waiting: list[Numbered]
+    codec: Codec
+    driver: Driver
+    elicitation: Elicitation
+    seed: int
+    references: Mapping[str, Sequence[str]] | None
+    kinds: Collection[Kind]
+    on_step: OnStep
+    on_record: OnRecord
+    live: dict[int, RunningEpisode] = field(default_factory=dict)
+    sent: tuple[TurnDecoder, Future[_Moves]] | None = None
+
+    @property
+    def playing(self) -> bool:
+        """Whether any game is not over."""
+        return bool(self.waiting or self.live or self.sent)
+
+    def send(self) -> None:
+        """Decode a turn, and send the driver's actions as soon as they are decoded."""
+        if not self.playing:
+            return
+        turn = TurnDecoder(
+            self.policy, self.codec, self.elicitation, self.driver, self.references, self.kinds
         )
+        turn.act(self.live)
+        empty = [slot for slot in range(self.policy.slots) if slot not in self.live]
+        # One thread at a time, so the environments see their calls in order.
+        moves = in_background(_move, self.environments, turn, list(self.live), empty, self.waiting)
+        self.sent = turn, moves
+        turn.compare()
 
+    def receive(self) -> None:
+        """Record what the environments answered, and begin the games that they have started."""
+        if self.sent is None:
+            return
+        (turn, future), self.sent = self.sent, None
+        started_at = time.perf_counter()
+        moves = future.result()
+        waited = (time.perf_counter() - started_at) / max(1, len(turn.chosen or moves.starting))
+        # Cap at the environments' own time, so scheduler delays are not charged to them.
+        waited = min(waited, moves.seconds)
+        self._advance(turn, moves, waited)
+        for slot, faults in moves.over.items():
+            episode = self.live.pop(slot)
+            episode.env_faults = faults
+            self.on_record(episode.game, episode.finish(self.driver, self.elicitation, self.kinds))
+        self._begin(moves, *((0.0, 0.0) if turn.chosen else (moves.seconds, waited)))
 
-def _advance(
-    live: Mapping[int, RunningEpisode],
-    turn: TurnDecoder,
-    moves: _Moves,
-    waited: float,
-    codec: Codec,
-    on_step: OnStep,
-) -> None:
-    """Record the turn, and prepare the next one from what the environments answered.
+    def _advance(self, turn: TurnDecoder, moves: _Moves, waited: float) -> None:
+        """Record the turn, and prepare the next one from what the environments answered.
 
-    `waited`: seconds per slot in which nothing was decoded.
-    """
-    for slot, chosen in turn.chosen.items():
-        episode, answer = live[slot], moves.answers[slot]
-        episode.environment_s += moves.seconds
-        episode.waited_s += waited
-        if isinstance(answer, EnvError):
-            played = episode.add_turn(chosen, turn.decoded[slot], None)
-            episode.fail(answer)
-            on_step(played, None)
-            continue
-        played = episode.add_turn(chosen, turn.decoded[slot], answer)
-        if answer.won:
-            episode.ended = "won"
-        elif answer.done or slot in moves.faults:
-            episode.ended = "step_limit"
-        else:
-            sampled = chosen.ids
-            episode.next_piece = codec.next_prompt(
-                chosen.text if sampled is None else sampled,
-                answer.text,
-                answer.admissible_commands,
-                episode.state,
+        `waited`: seconds per slot in which nothing was decoded.
+        """
+        for slot, chosen in turn.chosen.items():
+            episode, answer = self.live[slot], moves.answers[slot]
+            episode.environment_s += moves.seconds
+            episode.waited_s += waited
+            if isinstance(answer, EnvError):
+                played = episode.add_turn(chosen, turn.decoded[slot], None)
+                episode.fail(answer)
+                self.on_step(played, None)
+                continue
+            played = episode.add_turn(chosen, turn.decoded[slot], answer)
+            if answer.won:
+                episode.ended = "won"
+            elif slot in moves.over:
+                episode.ended = "step_limit"
+            else:
+                sampled = chosen.ids
+                episode.next_piece = self.codec.next_prompt(
+                    chosen.text if sampled is None else sampled,
+                    answer.text,
+                    answer.admissible_commands,
+                    episode.state,
+                )
+                if sampled is not None:
+                    check_continues(episode.where, episode.next_piece, sampled, self.codec)
+            self.on_step(played, answer)
+
+    def _begin(self, moves: _Moves, seconds: float, waited: float) -> None:
+        """Make episodes of the games that the environments have started.
+
+        `seconds`, `waited`: time of the environments per slot, and the part in which nothing was
+        decoded; 0 for games that began together with a turn's actions, whose time is counted with
+        that turn.
+        """
+        self.policy.reset(moves.starting)
+        for slot, (game, sample) in moves.starting.items():
+            episode = RunningEpisode(
+                game, sample, self.seed, environment_s=seconds, waited_s=waited
             )
-            if sampled is not None:
-                check_continues(episode.where, episode.next_piece, sampled, codec)
-        on_step(played, answer)
+            self.live[slot] = episode
+            answer = moves.begun[slot]
+            if isinstance(answer, EnvError):
+                episode.fail(answer)
+                continue
+            episode.task, episode.observation = answer
+            seen = episode.observation
+            episode.next_piece = self.codec.first_prompt(
+                episode.task, seen.text, seen.admissible_commands, episode.state
+            )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,6 +50,12 @@ class Runner:
         self._compiled: dict[tuple[object, ...], Compiled] = {}
         self._vocabulary = self._put_replicated(programs.stop_ZV, tokens_V)
         self.clear()
+
+    def twin(self) -> Runner:
+        """Return a runner with a cache of its own and the same weights and compiled programs."""
+        twin = copy(self)
+        twin.clear()
+        return twin
 
     @property
     def compilations(self) -> int:

@@ -1,5 +1,4 @@
-"""Generation over slots: each slot's prompt is cached once, grows turn by turn, and is sampled
-from.
+"""Generation over slots: a slot's prompt is cached once, grows turn by turn, and is sampled from.
 
     sampler.load(params)
     # Read the prompts.
@@ -8,9 +7,7 @@ from.
     prompt_actions = sampler.sample({0: open_action, 3: open_action}, max_new=16)
     cot_actions = sampler.sample({0: open_think, 3: open_think}, max_new=128)
     # Three samples of one slot.
-    several = sampler.samples(
-        {0: open_think}, max_new=128, temperature=0.7, seeds={0: [1, 2, 3]}
-    )
+    several = sampler.samples({0: open_think}, max_new=128, temperature=0.7, seeds={0: [1, 2, 3]})
     # The log-probabilities of a given text; of several short ones, by one pass.
     logprobs = sampler.score({0: forced_trace})
     scored = sampler.score_branches({0: open_action}, {0: [one_action, another, a_third]})
@@ -26,6 +23,7 @@ Arrays have static shapes, so each program is compiled for a few lengths (sample
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,16 +131,19 @@ class Sampler:
         return self._runner.compilations_bound
 
     def load(self, params: Params) -> None:
-        """Copy a checkpoint's weights to the devices, in the compute dtype, and empty every
-        slot.
-        """
+        """Copy a checkpoint's weights to the devices, in the compute dtype; empty every slot."""
         self._runner.load(params)
         self._clear()
 
+    def twin(self) -> Sampler:
+        """Return a sampler with the same weights and programs, and with empty slots of its own."""
+        twin = copy(self)
+        twin._runner = self._runner.twin()
+        twin._clear()
+        return twin
+
     def reset(self, slots: Iterable[int]) -> None:
-        """Empty these slots. When none holds anything, the cache shrinks to its smallest
-        capacity.
-        """
+        """Empty these slots. When all are empty, the cache shrinks to its smallest capacity."""
         emptied = list(slots)
         self._check_slots(emptied)
         for slot in emptied:

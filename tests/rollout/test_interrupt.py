@@ -11,7 +11,7 @@ import pytest
 
 from cotjax.envs.base import Game, Observation
 
-# Two games in two slots. One hangs at its second step, and a thread waits for both.
+# Two games in two slots, of one half or of one half each. Game b hangs at its second step.
 PLAYS = """
 import sys
 from functools import partial
@@ -23,14 +23,16 @@ from cotjax.envs.pool.pool import EnvPool
 from cotjax.rollout.elicitation import Elicitation
 from cotjax.rollout.loop import play
 
-folder, workers = Path(sys.argv[1]), int(sys.argv[2])
+folder, workers, halves = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 codec = tiny.word_codec(folder / "tokenizer", tiny.TINY_WORDS)
-with EnvPool(partial(Hanging, str(folder)), 2, workers) as pool:
+slots, hanging = 2 // halves, partial(Hanging, str(folder))
+with EnvPool(hanging, slots, workers) as pool, EnvPool(hanging, slots, workers) as other:
     play(
-        [game("a"), game("b")],
-        policy=RulePolicy(codec),
+        [game(name) for name in sys.argv[4]],
+        policy=RulePolicy(codec, slots),
         codec=codec,
         environments=pool,
+        second_half=(RulePolicy(codec, slots), other) if halves == 2 else None,
         driver="cot",
         elicitation=Elicitation(),
         seed=0,
@@ -67,10 +69,12 @@ class Hanging:
         pass
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_interrupt_ends_a_rollout_whose_environment_hangs(tmp_path, workers):
+@pytest.mark.parametrize(
+    ("workers", "halves", "games"), [(0, 1, "ab"), (2, 1, "ab"), (2, 2, "ab"), (2, 2, "ba")]
+)
+def test_an_interrupt_ends_a_rollout_whose_environment_hangs(tmp_path, workers, halves, games):
     path = os.pathsep.join([str(Path(__file__).parent), *map(str, sys.path)])
-    command = [sys.executable, "-c", PLAYS, str(tmp_path), str(workers)]
+    command = [sys.executable, "-c", PLAYS, str(tmp_path), str(workers), str(halves), games]
     run = subprocess.Popen(
         command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, text=True
     )

@@ -74,6 +74,53 @@ def test_environments_step_while_the_other_action_is_decoded(codec):
     )
 
 
+def test_environments_of_one_half_step_while_the_other_half_is_decoded(codec):
+    """Each environment answers only when the other half has decoded the turn after its own."""
+
+    class Waits(Cabinets):
+        def __init__(self, other, ahead):
+            super().__init__()
+            self.other, self.ahead, self.turn = other, ahead, 0
+
+        def step(self, actions):
+            self.turn += 1
+            limit = time.monotonic() + 20
+            while len(self.other.sampled) < min(self.turn + self.ahead, 6):
+                assert time.monotonic() < limit
+                time.sleep(0.001)
+            return super().step(actions)
+
+    first, second = RulePolicy(codec), RulePolicy(codec)
+    records = _play(
+        codec,
+        games(1, 2, 3, 4),
+        "prompt",
+        Waits(second, 0),
+        policy=first,
+        second_half=(second, Waits(first, 1)),
+    )
+    assert [len(record.steps) for record in records.values()] == [6] * 4
+
+
+def test_each_half_plays_every_other_game_in_its_own_slots(codec):
+    first, second = Cabinets(), Cabinets()
+    records = _play(
+        codec,
+        games(1, 2, 9, 4, 3),
+        "cot",
+        first,
+        policy=RulePolicy(codec, slots=1),
+        second_half=(RulePolicy(codec, slots=1), second),
+    )
+    assert [{game for game, _ in half.sent} for half in (first, second)] == [
+        {"g1", "g9", "g3"},
+        {"g2", "g4"},
+    ]
+    whole = _play(codec, games(1, 2, 9, 4, 3), "cot")
+    for game, record in whole.items():
+        assert record.model_dump(exclude={"timing"}) == records[game].model_dump(exclude={"timing"})
+
+
 def test_a_slot_takes_the_next_game_and_its_own_faults(codec):
     """The game that breaks leaves its slot to others, and what it did wrong stays with it."""
     records = _play(codec, games(9, 1, 2, 3, 4), "cot", policy=RulePolicy(codec, slots=1))

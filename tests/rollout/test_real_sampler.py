@@ -8,6 +8,8 @@ import pytest
 from helpers import tiny
 from helpers.rollouts import Cabinets, Generation, RulePolicy, as_record, games, play_games
 
+from cotjax.envs.base import Observation
+from cotjax.envs.pool.pool import EnvPool
 from cotjax.errors import InternalError, NotFiniteError, UsageError
 from cotjax.model.params import init_params
 from cotjax.model.sharding import make_mesh
@@ -27,13 +29,13 @@ def model(codec):
     return config, jax.tree.map(lambda x: 2 * x, init_params(config, jax.random.key(1)))
 
 
-def sampler(codec, model, slots, params=None, kind=Sampler):
+def sampler(codec, model, slots, params=None, kind=Sampler, max_length=500):
     config, own = model
     policy = kind(
         config,
         make_mesh(devices=jax.devices()[:1]),
         slots=slots,
-        max_length=500,
+        max_length=max_length,
         stop=codec.stop_texts,
         pad_id=0,
         max_new=40,
@@ -93,6 +95,80 @@ def test_an_episode_is_the_same_alone_and_among_others_whose_slots_are_refilled(
     assert otherwise > 0, (
         "some actions were whole, and spelled otherwise than their text is encoded"
     )
+
+
+class Rooms:
+    """Game g<n> ends after n % 3 + 1 steps; game g7 breaks at its second."""
+
+    def reset(self, game):
+        self.number, self.steps = int(game.id[1:]), 0
+        return "put a plate in fridge", Observation("You see a fridge 1.", ("look",), False, False)
+
+    def step(self, action):
+        self.steps += 1
+        if self.number == 7 and self.steps == 2:
+            raise RuntimeError("the floor gives way")
+        # Long enough for some prompts to outgrow their slot.
+        return Observation(
+            "You look around. " * self.number, ("look",), False, self.steps > self.number % 3
+        )
+
+    def close(self):
+        pass
+
+
+@pytest.fixture(scope="module")
+def whole_and_half(codec, model):
+    """A sampler of four slots and one of two."""
+    return [sampler(codec, model, slots, max_length=250) for slots in (4, 2)]
+
+
+@pytest.mark.parametrize(
+    ("driver", "kinds", "workers"), [("prompt", (), 2), ("cot", ("cot", "prompt"), 0)]
+)
+def test_two_halves_have_the_records_of_one_batch(codec, whole_and_half, driver, kinds, workers):
+    every = games(2, 0, 1, 5, 3, 7, 2, 8, 11, 4)
+    how = {"kinds": kinds, "max_new_tokens": 10, "max_action_tokens": 10}
+    all_slots, first = whole_and_half
+    with EnvPool(Rooms, 4, workers) as pool:
+        whole = played(codec, all_slots, every, pool, driver, **how)
+    with EnvPool(Rooms, 2, workers) as pool, EnvPool(Rooms, 2, workers) as other:
+        half = first.twin(), other
+        divided = played(codec, first, every, pool, driver, second_half=half, **how)
+    assert {"length", "env_error", "step_limit"} == {each.ended for each in whole.values()}
+    assert len(whole) == 10 and whole.keys() == divided.keys()
+    for key, record in whole.items():
+        # The error of an environment names its slot.
+        names = {"env_error": None}
+        assert plain(record.model_copy(update=names)) == plain(
+            divided[key].model_copy(update=names)
+        )
+
+
+def test_a_twin_has_slots_of_its_own_and_nothing_else(codec, whole_and_half):
+    _, first = whole_and_half
+    first.reset(range(2))
+    first.extend({0: codec.encode("look"), 1: codec.encode("open")})
+    drawn = first.sample({0: [1], 1: [1]}, max_new=5)
+    compilations, twin = first.compilations, first.twin()
+    assert twin._runner.params is first._runner.params and not twin.lengths.any()
+    twin.extend({1: codec.encode("look"), 0: codec.encode("open")})
+    assert twin.sample({0: [1], 1: [1]}, max_new=5) == {0: drawn[1], 1: drawn[0]}
+    assert first.sample({0: [1], 1: [1]}, max_new=5) == drawn
+    assert first.compilations == twin.compilations == compilations
+
+
+def test_logits_of_the_second_half_that_are_not_finite_are_named(codec, model, whole_and_half):
+    _, first = whole_and_half
+    second = first.twin()
+    second.load(jax.tree.map(lambda x: x * np.nan, model[1]))
+    with pytest.raises(NotFiniteError, match="g2, step 1: slot 0: the model's logits"):
+        played(
+            codec,
+            first,
+            games(0, 2, 1, 5),
+            second_half=(second, Uneven()),
+        )
 
 
 def test_a_slot_that_keeps_an_id_of_the_game_before_is_noticed(codec, model):
