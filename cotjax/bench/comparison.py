@@ -6,7 +6,7 @@ slower for every side, and the ratios stay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -15,9 +15,11 @@ from rich.table import Table
 
 from cotjax.bench.jobs import Job
 from cotjax.bench.sides import Side
-from cotjax.errors import UsageError
+from cotjax.errors import InternalError, UsageError
 
 Figures = dict[str, dict[str, float]]
+# The least share of episodes in which two sides' actions are equal.
+AGREE = 0.9
 
 
 def compare(
@@ -55,6 +57,28 @@ def compare(
         for side in sides:
             side.close()
     return sides
+
+
+def check_agreement(
+    games: Sequence[str], ours: Mapping[str, list], theirs: Mapping[str, list], other: str
+) -> list[str]:
+    """Return a sentence for each episode that differs: its first differing step.
+
+    Raises InternalError when they are more than a few.
+    """
+    differ = []
+    for game in games:
+        mine, their = ([*actions.get(game, []), None] for actions in (ours, theirs))
+        if mine != their:
+            pairs = enumerate(zip(mine, their, strict=False))
+            step = next(step for step, pair in pairs if pair[0] != pair[1])
+            differ.append(f"{game}, step {step + 1}: {mine[step]!r} here, {their[step]!r} there")
+    if len(games) - len(differ) < AGREE * len(games):
+        raise InternalError(
+            f"cotjax and {other} do not play alike: {len(differ)} of {len(games)} episodes differ, "
+            f"more than rounding explains; the first is {differ[0]}"
+        )
+    return differ
 
 
 def ratios(ours: Side, other: Side) -> dict[str, float]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cotjax.envs.alfworld.env import AlfworldEnv
-from cotjax.envs.base import Game
+from cotjax.envs.base import Game, Observation, TextEnv
 from cotjax.envs.pool.pool import EnvPool
 from cotjax.rollout.elicitation import Elicitation
 
@@ -95,6 +97,8 @@ class RolloutJob(Job):
       games: the fields of each Game.
       folder: cache of translated games.
       slots, steps, new: concurrent episodes, most steps an episode, most tokens a CoT response.
+      halves: whether cotjax also plays in two halves of the slots (see `our_rollouts`).
+      latency: seconds that each environment sleeps before each answer.
     """
 
     model: str
@@ -105,6 +109,8 @@ class RolloutJob(Job):
     steps: int = 30
     new: int = 64
     seed: int = 0
+    halves: bool = False
+    latency: float = 0.0
 
     @property
     def name(self) -> str:
@@ -119,12 +125,36 @@ class RolloutJob(Job):
         """Return the games."""
         return [Game(**fields) for fields in self.games]
 
-    def pool(self) -> EnvPool:
-        """Return environments for all slots, each in its own process."""
-        factory = partial(
+    def pool(self, slots: int | None = None) -> EnvPool:
+        """Return environments for all slots, or for so many, each in its own process."""
+        slots = slots or self.slots
+        factory: Callable[[], TextEnv] = partial(
             AlfworldEnv, max_steps=self.steps, cache_dir=self.folder, games_kept=_GAMES_KEPT
         )
-        return EnvPool(factory, self.slots, self.slots)
+        if self.latency:
+            factory = partial(Late, factory, self.latency)
+        return EnvPool(factory, slots, slots)
+
+
+class Late:
+    """An environment that sleeps before each answer, like one behind a network."""
+
+    def __init__(self, factory: Callable[[], TextEnv], seconds: float):
+        self._env, self._seconds = factory(), seconds
+
+    def reset(self, game: Game) -> tuple[str, Observation]:
+        """Sleep, and reset the environment."""
+        time.sleep(self._seconds)
+        return self._env.reset(game)
+
+    def step(self, action: str) -> Observation:
+        """Sleep, and step the environment."""
+        time.sleep(self._seconds)
+        return self._env.step(action)
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()
 
 
 def _random_ids(vocab_size: int, shape: tuple[int, int]) -> np.ndarray:

@@ -18,6 +18,7 @@ from rich.console import Console
 from cotjax.assets import BASE_FOLDER
 from cotjax.bench.comparison import (
     Figures,
+    check_agreement,
     check_counts,
     compare,
     flat,
@@ -25,14 +26,13 @@ from cotjax.bench.comparison import (
     ratios,
     say,
 )
+from cotjax.bench.halves import check_halves, halves_figures, hidden, print_halves
 from cotjax.bench.jobs import RolloutJob
 from cotjax.bench.sides import Side, check_same_platform, devices_of, environment_of_sides
 from cotjax.envs.base import Game
 from cotjax.envs.worlds import load_world
-from cotjax.errors import InternalError, UsageError
+from cotjax.errors import UsageError
 
-# The least share of episodes in which two sides' actions are equal.
-AGREE = 0.9
 # Of generated games.
 _SPLIT = "valid_seen"
 
@@ -52,6 +52,8 @@ class Settings:
       peer: whether transformers plays too.
       rounds: every side plays all games in each.
       seed: of the games.
+      halves: whether cotjax also plays in two halves of the slots, and one kind of action alone.
+      latency: seconds that each environment sleeps before each answer.
     """
 
     model: Path | None = None
@@ -66,6 +68,8 @@ class Settings:
     peer: bool = False
     rounds: int = 3
     seed: int = 0
+    halves: bool = False
+    latency: float = 0.0
 
     def job(self, games: Sequence[Game], folder: Path) -> RolloutJob:
         """Return cotjax's job; `folder`: for weights and translated games."""
@@ -81,6 +85,8 @@ class Settings:
             seed=self.seed,
             cpu_devices=devices_of(slots, self.cpu_devices),
             weights=str(folder / "weights") if self.peer else "",
+            halves=self.halves,
+            latency=self.latency,
         )
 
     def __str__(self) -> str:
@@ -95,8 +101,8 @@ def benchmark(settings: Settings, console: Console | None = None) -> Figures:
     "steps/s", "tokens/s" (new ones, of both actions), "hidden" (share of environment time in which
     something was decoded), "episodes", "steps" and "won". Of cotjax also "alone_s" (median without
     prompt actions), "prompt_cost" (the share of the rollout that they take; the median round's),
-    "programs" and "compile_s"; of transformers "agree" (share of episodes) and those of
-    `comparison.ratios`.
+    "programs", "compile_s", and with `halves` those of `halves.halves_figures`; of transformers
+    "agree" (share of episodes) and those of `comparison.ratios`.
 
     Raises:
       UsageError: sizes that do not fit, too few games, no torch, or a side that stopped.
@@ -106,6 +112,8 @@ def benchmark(settings: Settings, console: Console | None = None) -> Figures:
     names = ("episodes", "slots", "steps", "new", "rounds")
     check_counts({name: getattr(settings, name) for name in names})
     agree: dict[str, float] = {}
+    if settings.latency < 0 or (settings.halves and min(settings.slots, settings.episodes) < 2):
+        raise UsageError("--latency must be 0 or more, and --halves needs two slots and episodes")
     with tempfile.TemporaryDirectory(prefix="cotjax-rollout-") as name:
         games = _games(Path(name), settings)
         ours = settings.job(games, Path(name))
@@ -170,6 +178,8 @@ def agreement(ours: Side, other: Side, games: Sequence[str], console: Console) -
     """
     actions = ours.started["both"]["acted"]
     if other is ours:
+        if "prompt" in ours.started:
+            check_halves(ours, games)
         alone = ours.started["alone"]["acted"]
         check_agreement(games, actions, alone, "cotjax without prompt actions")
         return 1.0
@@ -181,28 +191,6 @@ def agreement(ours: Side, other: Side, games: Sequence[str], console: Console) -
     return same / len(games)
 
 
-def check_agreement(
-    games: Sequence[str], ours: Mapping[str, list], theirs: Mapping[str, list], other: str
-) -> list[str]:
-    """Return a sentence for each episode that differs: its first differing step.
-
-    Raises InternalError when they are more than a few.
-    """
-    differ = []
-    for game in games:
-        mine, their = ([*actions.get(game, []), None] for actions in (ours, theirs))
-        if mine != their:
-            pairs = enumerate(zip(mine, their, strict=False))
-            step = next(step for step, pair in pairs if pair[0] != pair[1])
-            differ.append(f"{game}, step {step + 1}: {mine[step]!r} here, {their[step]!r} there")
-    if len(games) - len(differ) < AGREE * len(games):
-        raise InternalError(
-            f"cotjax and {other} do not play alike: {len(differ)} of {len(games)} episodes differ, "
-            f"more than rounding explains; the first is {differ[0]}"
-        )
-    return differ
-
-
 def _figures(sides: Sequence[Side], agree: Mapping[str, float]) -> Figures:
     figures: Figures = {}
     ours = sides[0]
@@ -211,12 +199,11 @@ def _figures(sides: Sequence[Side], agree: Mapping[str, float]) -> Figures:
         rounds = [each["both"] for each in side.rounds]
         acted = rounds[-1]["acted"]
         steps = sum(map(len, acted.values()))
-        waited_s = sum(each["waited_s"] for each in rounds)
         row = {
             "rollout_s": rollout_s,
             "episodes/min": 60 * len(acted) / rollout_s,
             "steps/s": steps / rollout_s,
-            "hidden": 1 - waited_s / sum(each["environment_s"] for each in rounds),
+            "hidden": hidden(rounds),
             "tokens/s": rounds[-1]["new_tokens"] / rollout_s,
             "episodes": len(acted),
             "steps": steps,
@@ -228,6 +215,8 @@ def _figures(sides: Sequence[Side], agree: Mapping[str, float]) -> Figures:
             row["alone_s"] = median(alone)
             row["prompt_cost"] = median(1 - alone_s / both_s for alone_s, both_s in pairs)
             row |= {name: side.rounds[-1][name] for name in ("programs", "compile_s")}
+            if "prompt" in side.started:
+                row |= halves_figures(side)
         else:
             row |= {"agree": agree[side.name], **ratios(ours, side)}
         figures[side.name] = row
@@ -254,6 +243,8 @@ def _print(console: Console, figures: Figures, settings: Settings) -> None:
         "counted",
     ):
         say(console, line)
+    if settings.halves:
+        print_halves(console, ours, settings.latency)
     if "transformers" in figures:
         row = figures["transformers"]
         rounds = f"rounds {row['ratio_low']:.2f} to {row['ratio_high']:.2f}"

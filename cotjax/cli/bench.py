@@ -205,6 +205,17 @@ def _add_rollout(rollout: argparse.ArgumentParser) -> None:
     rollout.add_argument(
         "--template", default="chatml", help="turn template of --model (default chatml)"
     )
+    rollout.add_argument(
+        "--halves",
+        action="store_true",
+        help="also play one kind of action alone, in one batch and in two halves of the slots",
+    )
+    rollout.add_argument(
+        "--latency",
+        type=float,
+        default=0.0,
+        help="seconds that each environment sleeps before each answer (default 0)",
+    )
     _add_sides(rollout, "play the same in transformers on torch, and print the ratio")
     rollout.set_defaults(run=_rollout)
 
@@ -304,5 +315,7 @@ def _rollout(arguments: argparse.Namespace) -> None:
         peer=arguments.peer is not None,
         rounds=arguments.rounds,
         seed=arguments.seed,
+        halves=arguments.halves,
+        latency=arguments.latency,
     )
     benchmark(settings)

@@ -12,8 +12,9 @@ from helpers import tiny
 from rich.console import Console
 
 from cotjax.assets import BASE_FOLDER
+from cotjax.bench.comparison import check_agreement
 from cotjax.bench.jobs import RolloutJob
-from cotjax.bench.rollout import Settings, agreement, benchmark, check_agreement
+from cotjax.bench.rollout import Settings, agreement, benchmark
 from cotjax.bench.sides import Side
 from cotjax.cli.main import main
 from cotjax.envs.alfworld.maker.make import make_games
