@@ -266,7 +266,10 @@ def _arms() -> ConfigDict:
 
 def _evaluate() -> ConfigDict:
     evaluate = ConfigDict()
-    evaluate.slots = 64  # episodes decoded together
+    evaluate.slots = 64  # episodes played at once
+    # Decode one half of the slots while the environments of the other half answer. Pays where these
+    # take long without using this machine's cores (docs/performance.md).
+    evaluate.halves = False
     # Devices that share one copy of the weights while sampling; further copies play other episodes.
     # 0: the training mesh.
     evaluate.tensor = 0

@@ -35,7 +35,7 @@ FREE = {
 # Likewise of the whole config. A name that ends in "." is a section.
 _FREE_OF_RUN = (
     *("title", "workers", "cpu_devices", "mesh."),
-    *("evaluate.slots", "evaluate.tensor", "evaluate.env_retries"),
+    *("evaluate.slots", "evaluate.halves", "evaluate.tensor", "evaluate.env_retries"),
     *("evaluate.start_timeout", "evaluate.reset_timeout", "evaluate.step_timeout"),
     # A kind of action or a checkpoint that is added later is played later.
     *("evaluate.elicitations", "evaluate.offline", "evaluate.episodes_at"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -291,9 +292,10 @@ def evaluate(
     if recorder.done == total:
         return
     slots = -(-min(config.evaluate.slots, len(games.played)) // distributed.count())
-    sampler = sampler_of(config.evaluate, model, codec, playing_mesh(config), slots)
+    halves = 2 if config.evaluate.halves and slots > 1 else 1
+    sampler = sampler_of(config.evaluate, model, codec, playing_mesh(config), -(-slots // halves))
     try:
-        _play_jobs(unplayed, config, model, codec, expert, sampler, recorder)
+        _play_jobs(unplayed, config, model, codec, expert, sampler, halves, recorder)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"interrupted; {recorder.done} of {total} episodes are finished and kept, the same "
@@ -321,24 +323,36 @@ def _play_jobs(
     codec: Codec,
     expert: Mapping[str, Trajectory],
     sampler: Sampler,
+    halves: int,
     recorder: _Recorder,
 ) -> None:
-    """Play the jobs in order. The weights of a checkpoint are loaded once for its drivers."""
+    """Play the jobs in order. The weights of a checkpoint are loaded once for its drivers.
+
+    `halves`: 1, or 2 of as many slots as the sampler has, each with environments of its own.
+    """
     references = {
         game_id: [step.action for step in trajectory.steps]
         for game_id, trajectory in expert.items()
     }
     loaded: tuple[str, int] | None = None
-    with _environments(config, sampler.slots) as pool:
+    with ExitStack() as stack:
+        pools = [stack.enter_context(_environments(config, sampler.slots)) for _ in range(halves)]
+        samplers = [sampler]
         for job, games in unplayed.items():
             if games and loaded != (job.arm, job.checkpoint):
                 sampler.load(job.checkpoints.restore_params(job.checkpoint, model, sampler.mesh))
+                samplers = [sampler, *(sampler.twin() for _ in pools[1:])]
                 loaded = job.arm, job.checkpoint
+            (policy, environments), *others = [
+                (policy, ReplayEnvironments(expert) if job.driver == "reference" else pool)
+                for policy, pool in zip(samplers, pools, strict=True)
+            ]
             play(
                 games,
-                policy=sampler,
+                policy=policy,
                 codec=codec,
-                environments=ReplayEnvironments(expert) if job.driver == "reference" else pool,
+                environments=environments,
+                second_half=others[0] if others else None,
                 driver=job.driver,
                 elicitation=elicitation_of(config, codec.template),
                 seed=config.seed,

@@ -167,6 +167,7 @@ def test_what_changes_no_result_may_change_on_the_command_line(trained, stopped)
         "arms.sft.label=renamed",
         "arms.sft.control=action",
         "evaluate.slots=3",
+        "evaluate.halves=True",
         "evaluate.tensor=1",
         "evaluate.step_timeout=7.0",
         "evaluate.env_retries=0",

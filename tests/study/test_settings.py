@@ -20,6 +20,7 @@ BOUND = {
     "train.remat=none": None,
     "train.save_every=7": None,
     "evaluate.slots=3": None,
+    "evaluate.halves=True": None,
     "evaluate.tensor=2": None,
     "evaluate.env_retries=5": None,
     "evaluate.start_timeout=5.0": None,

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from io import StringIO
 from pathlib import Path
@@ -151,9 +152,18 @@ def test_a_study_of_another_world_trains_plays_and_reports(corridor):
     data = json.loads((out / "data.json").read_text())
     assert data["trained_trajectories"] == 2, "far rooms and the split test are not trained on"
     assert "<html" in (out / "report.html").read_text()
+    shutil.rmtree(out / "records")
+    assert main(["evaluate", *arguments, "--config.evaluate.halves=True"]) == 0
+    assert list(map(_untimed, read_records(out / "records"))) == list(map(_untimed, records))
     # The prompt says the world's own words.
     words = json.loads((out / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"]
     assert "Please" in words and "Your" not in words
+
+
+def _untimed(record):
+    """Return the record without what depends on time or rounding."""
+    rounded = {kind: {"logprob", "logprobs"} for kind in ("cot", "prompt")}
+    return record.model_dump(exclude={"timing": True, "steps": {"__all__": rounded}})
 
 
 def test_a_person_plays_another_world(corridor, capsys, monkeypatch):
