@@ -144,13 +144,19 @@ def _backward(
         d_logits_BCV = (jnp.where(is_target_BCV, probs_BCV - 1, probs_BCV) * d_losses_BC1).astype(
             output_VD.dtype
         )
-        d_hidden_BCD = jnp.einsum(
-            "BCV,VD->BCD", d_logits_BCV, output_VD, preferred_element_type=jnp.float32
+        # One axis of positions: a sum over two makes a CPU copy the larger operand crosswise.
+        d_logits_RV = d_logits_BCV.reshape(-1, output_VD.shape[0])
+        d_hidden_RD = jnp.einsum(
+            "RV,VD->RD", d_logits_RV, output_VD, preferred_element_type=jnp.float32
         )
         d_output_VD += jnp.einsum(
-            "BCV,BCD->VD", d_logits_BCV, hidden, preferred_element_type=jnp.float32
+            "RV,RD->VD",
+            d_logits_RV,
+            hidden.reshape(-1, hidden.shape[-1]),
+            preferred_element_type=jnp.float32,
         )
-        return _put(d_hidden_BTD, d_hidden_BCD.astype(hidden.dtype), index, chunk), d_output_VD
+        d_hidden = d_hidden_RD.astype(hidden.dtype).reshape(hidden.shape)
+        return _put(d_hidden_BTD, d_hidden, index, chunk), d_output_VD
 
     start = (jnp.zeros_like(hidden_BTD), jnp.zeros(output_VD.shape, jnp.float32))
     d_hidden_BTD, d_output_VD = jax.lax.fori_loop(0, _chunks(supervised_BT, chunk), step, start)
