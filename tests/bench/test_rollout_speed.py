@@ -68,6 +68,20 @@ def test_alone(games, model_folder, capsys):
 
 
 @pytest.mark.slow
+def test_two_halves_hide_the_time_of_environments_that_sleep(games, model_folder, capsys):
+    settings = Settings(model_folder, games=games[0], episodes=2, slots=2, steps=2, new=8, rounds=1)
+    figures = benchmark(replace(settings, halves=True, latency=0.1), Console(width=100))
+    ours = figures["cotjax"]
+    for kind in ("cot", "prompt"):
+        assert ours[f"{kind}_batch_hidden"] < 0.1 < ours[f"{kind}_waited"]
+        assert ours[f"{kind}_halves_hidden"] > ours[f"{kind}_batch_hidden"]
+        assert ours[f"{kind}_ratio_low"] <= ours[f"{kind}_ratio"] <= ours[f"{kind}_ratio_high"]
+    printed = capsys.readouterr().out
+    assert "each environment sleeps 100 ms" in printed
+    assert "prompt actions: two halves play" in printed
+
+
+@pytest.mark.slow
 def test_beside_transformers(games, capsys):
     pytest.importorskip("torch")
     root, _ = games
@@ -164,6 +178,8 @@ def test_the_baseline_stops_where_cotjax_stops():
     [
         ({"episodes": 0}, "--episodes is 0"),
         ({"rounds": -1}, "--rounds is -1"),
+        ({"latency": -1.0}, "--latency must be 0 or more"),
+        ({"halves": True, "slots": 1}, "--halves needs two slots"),
         ({"episodes": 3}, "has 2 games in split 'valid_seen'"),
         ({"split": "train"}, "no ALFWorld games of split 'train'"),
         (
