@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,21 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         "Writes records, run.json and the report to --out (default: runs/NAME-SPLIT). --config may "
         "give the settings of playing.",
     )
-    model.add_argument("--model", type=Path, help="Hugging Face, Orbax or PEFT folder")
+    model.add_argument(
+        "--model",
+        type=Path,
+        help="Hugging Face, Orbax or PEFT folder; with --endpoint the model's name there",
+    )
+    model.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help="OpenAI-compatible server that has the model, such as http://localhost:8000/v1",
+    )
+    model.add_argument(
+        "--key-variable",
+        default="OPENAI_API_KEY",
+        help="environment variable with the server's key (default: OPENAI_API_KEY)",
+    )
     model.add_argument("--world", help="world that is played (default: the config's, or alfworld)")
     model.add_argument("--split", help="split that is played (default: the config's)")
     model.add_argument("--games", type=Path, help="folder of games (default: as config.games says)")
@@ -118,7 +133,10 @@ def _join(arguments: argparse.Namespace) -> None:
 
 
 def _opened(
-    arguments: argparse.Namespace, config: ConfigDict, trains: bool = True, alone: bool = False
+    arguments: argparse.Namespace,
+    config: ConfigDict,
+    trains: bool = True,
+    alone: Callable[[ConfigDict], None] | None = None,
 ) -> Study:
     from cotjax.model.platform import split_cpu
     from cotjax.runtime.joining import check
@@ -165,6 +183,9 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     given = [name for name in ("world", "split", "games", "kinds") if getattr(arguments, name)]
+    if arguments.endpoint:
+        _evaluate_endpoint(arguments)
+        return
     if arguments.model:
         _evaluate_model(arguments)
         return
@@ -177,20 +198,30 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _evaluate_model(arguments: argparse.Namespace) -> None:
     from cotjax.study.model import config_of_model, play_model
+    from cotjax.study.ready import check_alone
 
     _join(arguments)
-    config = config_of_model(
-        arguments.model,
-        world=arguments.world,
-        split=arguments.split,
-        games=arguments.games,
-        kinds=arguments.kinds,
-        out=arguments.out,
-        file=arguments.config,
-        overrides=arguments.overrides,
-    )
-    study = _opened(arguments, config, alone=True)
+    config = config_of_model(arguments.model, **_of_model(arguments))
+    study = _opened(arguments, config, alone=check_alone)
     _finish(study, play_model(study, study.games()))
+
+
+def _evaluate_endpoint(arguments: argparse.Namespace) -> None:
+    from cotjax.study.endpoint import Endpoint, check_endpoint, config_of_endpoint, play_endpoint
+
+    if arguments.model is None:
+        raise UsageError("--endpoint needs --model NAME, the name that the server knows")
+    _join(arguments)
+    endpoint = Endpoint(arguments.endpoint, str(arguments.model), arguments.key_variable)
+    config = config_of_endpoint(endpoint, **_of_model(arguments))
+    study = _opened(arguments, config, alone=check_endpoint)
+    _finish(study, play_endpoint(study, study.games(), endpoint))
+
+
+def _of_model(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of a model that is played without a run."""
+    names = ("world", "split", "games", "kinds", "out", "overrides")
+    return {name: getattr(arguments, name) for name in names} | {"file": arguments.config}
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -11,8 +11,9 @@ that of t with games - 1 degrees of freedom. Where Δtotal itself is not clearly
 is bounded, and there is no gain to place.
 
 A verdict follows from the interval alone: it names the place with more than half of the gain, or
-"in both" where each clearly has a part and neither clearly most of it. Two comparisons with 0, of Δprompt and of the change of
-the gap, would not do: "significant" beside "not significant" is no difference.
+"in both" where each clearly has a part and neither clearly most of it. Two comparisons with 0, of
+Δprompt and of the change of the gap, would not do: "significant" beside "not significant" is no
+difference.
 
 Sources: Fieller 1954, J. Royal Statistical Society B 16:175. Bonett and Price 2012, J. Educational
 and Behavioral Statistics 37:479. Gelman and Stern 2006, The American Statistician 60:328.

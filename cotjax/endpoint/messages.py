@@ -31,13 +31,15 @@ Message = dict[str, str]
 
 
 class _Characters(Sequence[str]):
-    """The text of each id: its character; "" for a mark."""
+    """The text of each id: its character; for a mark, the role of the message that it begins."""
 
     def __len__(self) -> int:
         return END + 1
 
     def __getitem__(self, id: Any) -> Any:
-        return chr(id) if id < SYSTEM else ""
+        if id < SYSTEM:
+            return chr(id)
+        return f"\n[{_ROLES[id]}]\n" if id in _ROLES else ""
 
 
 class MessageCodec:
@@ -78,7 +80,7 @@ class MessageCodec:
         return self.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the characters of ids, without the marks between messages."""
+        """Return the text of ids; that of a prompt names the role of each message."""
         return "".join(map(self.pieces.__getitem__, ids))
 
     def encodable(self, text: str) -> bool:

@@ -21,25 +21,35 @@ _SEED_BITS = 31  # servers read a seed as a signed 32-bit integer
 class Generation:
     """A response as characters; an endpoint reports no log-probabilities of them.
 
-    `new_tokens`: that the server counted; None where it does not say.
+    `new_tokens`: that the server counted; the number of characters where it does not say.
     """
 
     ids: tuple[int, ...]
     stopped: bool
-    new_tokens: int | None
+    new_tokens: int
     logprobs: None = None
 
 
+def check_drawing(how: Mapping[str, Any]) -> None:
+    """Raise UsageError for a way of drawing that the protocol does not have."""
+    for name, nothing in _UNKNOWN.items():
+        if how.get(name, nothing) != nothing:
+            raise UsageError(
+                f"evaluate.{name} is {how[name]}, which endpoints do not have; set it to {nothing}"
+            )
+
+
 class EndpointPolicy:
-    """Slots of prompts, answered by an endpoint. Prompts and limits on them are in characters.
+    """Slots of prompts, answered by an endpoint. Lengths of prompts are in characters.
 
     An episode whose prompt is too long for the endpoint's model gets an empty response, and its
     slot is full from then on. It cannot score, so constrained kinds of action are not available.
     """
 
-    def __init__(self, client: Client, codec: MessageCodec, slots: int, max_length: int):
-        self._client, self._codec = client, codec
-        self.slots, self.max_length = slots, max_length
+    max_length = 1 << 30  # the server knows how long a prompt may be
+
+    def __init__(self, client: Client, codec: MessageCodec, slots: int):
+        self._client, self._codec, self.slots = client, codec, slots
         self._prompts: list[list[int]] = [[] for _ in range(slots)]
         self._full: set[int] = set()
 
@@ -74,7 +84,7 @@ class EndpointPolicy:
         *,
         max_new: int,
         seeds: Mapping[int, int],
-        temperature: float,
+        temperature: float = 0.0,
         top_p: float = 1.0,
         back: int = 0,
         **how: Any,
@@ -87,12 +97,7 @@ class EndpointPolicy:
           UsageError: a way of drawing that the protocol does not have, a prefix that the endpoint
             does not continue, or what `Client.ask` raises.
         """
-        for name, value in how.items():
-            if value != _UNKNOWN.get(name, value):
-                raise UsageError(
-                    f"evaluate.{name} is {value}, which endpoints do not have; set it to "
-                    f"{_UNKNOWN[name]}"
-                )
+        check_drawing(how)
         drawn = {"max_tokens": max_new, "temperature": temperature, "top_p": top_p}
         requests = [
             {
@@ -134,4 +139,6 @@ class EndpointPolicy:
     def _generation(self, slot: int, answer: Answer) -> Generation:
         if answer.too_long:
             self._full.add(slot)
-        return Generation(tuple(self._codec.encode(answer.text)), answer.stopped, answer.tokens)
+        ids = tuple(self._codec.encode(answer.text))
+        tokens = len(ids) if answer.tokens is None else answer.tokens
+        return Generation(ids, answer.stopped, tokens)

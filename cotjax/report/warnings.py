@@ -26,6 +26,11 @@ def warnings_of(summary: Summary, episodes: Collection[EpisodeCounts]) -> list[s
             f"The {driver} records were not all made with the same elicitation: their points "
             "cannot be compared."
         )
+    if summary.run.get("model", {}).get("continues_responses") is False:
+        warnings.append(
+            "Prompt actions are not available: the endpoint does not go on with a response that is "
+            "begun for it, as a probe at the start showed."
+        )
     warnings += _missing(summary)
     warnings += [text for point in summary.points if (text := _unreasoned(summary, point))]
     warnings += [_invalid(summary, invalid) for invalid in summary.invalid]

@@ -23,6 +23,10 @@ class Generation(Protocol):
         """Natural logarithm of each id's probability; None from a policy that reports none."""
 
     @property
+    def new_tokens(self) -> int:
+        """Number of tokens that the model wrote: of `ids`, where those are its tokens."""
+
+    @property
     def stopped(self) -> bool:
         """Whether the model ended it; else it ran into a limit."""
 

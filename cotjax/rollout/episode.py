@@ -179,7 +179,7 @@ def read_response(
         problem=parsed.problem,
         admissible=None if commands is None else parsed.action in commands,
         ids=tuple(int(i) for i in generation.ids),
-        new_tokens=len(generation.ids),
+        new_tokens=generation.new_tokens,
         stopped=bool(generation.stopped),
         seed=seed,
         logprob=None if logprobs is None else float(sum(logprobs)),

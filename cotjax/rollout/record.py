@@ -51,7 +51,10 @@ class Response(_Model):
         "valid; null where the environment lists none"
     )
     ids: Many[int] = Field(description="sampled after the prefix, stop sequence included")
-    new_tokens: int = Field(description="number of `ids`")
+    new_tokens: int = Field(
+        description="tokens that the model wrote: the number of `ids`, but of an endpoint's model "
+        "the number that the server counted"
+    )
     stopped: bool = Field(
         description="false where it ran into the token limit, or `no_repeat_ngram_size` forbade "
         "every next id"

@@ -54,6 +54,11 @@ class Generation:
     # forbade every next id.
     stopped: bool
 
+    @property
+    def new_tokens(self) -> int:
+        """Number of ids."""
+        return len(self.ids)
+
 
 class Sampler:
     """Decodes over a fixed number of slots, with one row of the key-value cache a slot.

@@ -6,18 +6,18 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 from ml_collections import ConfigDict
 
-from cotjax.data.codec import Codec
 from cotjax.data.trajectories import Trajectory
 from cotjax.envs.base import Game
 from cotjax.envs.worlds import World, load_world
-from cotjax.formats import state_key
+from cotjax.formats import TurnTemplate, state_key
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import abstract_params
+from cotjax.rollout import contracts
 from cotjax.runtime.claim import content_of_arm, planned_steps
 from cotjax.runtime.files import read_json, write_atomic
 from cotjax.runtime.provenance import git_revision, package_versions
@@ -25,12 +25,19 @@ from cotjax.study.arms import arms_of
 from cotjax.study.games import GameSets, task_types_of
 
 
+class DescribedCodec(contracts.Codec, Protocol):
+    """A codec with a turn template."""
+
+    @property
+    def template(self) -> TurnTemplate: ...
+
+
 def describe_run(
     config: ConfigDict,
     run: Path,
     games: GameSets,
-    model: ModelConfig,
-    codec: Codec,
+    model: ModelConfig | Mapping[str, Any],
+    codec: DescribedCodec,
     expert: Mapping[str, Trajectory],
     seconds: Mapping[str, float],
     made_from: Mapping[str, Any] | None = None,
@@ -39,7 +46,7 @@ def describe_run(
 
     Args:
       games: the games that were played.
-      model: the model that was trained, or played.
+      model: the model that was trained, or played; or what is known of it.
       codec: encodes its prompts.
       expert: the expert's trajectory of each of these games.
       seconds: time that each stage took now.
@@ -48,7 +55,6 @@ def describe_run(
     world, made = load_world(config.world), config.games.source == "made"
     arms = [run / "arms" / arm for arm in config.arms]
     counts = read_json(run / "data.json", "cotjax train") if arms else {}
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(model)))
     about = {
         "name": run.name,
         "title": config.title,
@@ -58,7 +64,7 @@ def describe_run(
             for arm, resolved in arms_of(config).items()
         },
         "checkpoints": sorted({0, *(step for folder in arms for step in planned_steps(folder))}),
-        "model": {"parameters": parameters, "base": config.model.base},
+        "model": _model(model, config) if isinstance(model, ModelConfig) else dict(model),
         "games": {
             "source": "made by cotjax" if made else world.title or world.name,
             "hash": games.hash,
@@ -86,7 +92,14 @@ def describe_run(
     write_atomic(run / "run.json", json.dumps(about, indent=2) + "\n")
 
 
-def _prompt(config: ConfigDict, codec: Codec, trajectories: Iterable[Trajectory]) -> dict[str, Any]:
+def _model(model: ModelConfig, config: ConfigDict) -> dict[str, Any]:
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(model)))
+    return {"parameters": parameters, "base": config.model.base}
+
+
+def _prompt(
+    config: ConfigDict, codec: DescribedCodec, trajectories: Iterable[Trajectory]
+) -> dict[str, Any]:
     """Return the settings of the prompts and the text of one, with a past turn if it can be."""
     ids: list[int] = []
     # The first of the longest, of which there may be none.

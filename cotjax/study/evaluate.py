@@ -9,11 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import jax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cotjax.config import sampler_mesh
 from cotjax.data.codec import Codec
 from cotjax.data.tokens import Layout
 from cotjax.data.trajectories import Trajectory
@@ -23,7 +20,6 @@ from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
 from cotjax.formats import ACTION_OPEN, CHATML, TurnTemplate
 from cotjax.model.config import ModelConfig
-from cotjax.model.sharding import make_mesh, whole_slots
 from cotjax.rollout.decoding import instruction_ids
 from cotjax.rollout.elicitation import (
     CONSTRAINED,
@@ -37,10 +33,10 @@ from cotjax.rollout.record import KINDS, Ended, Episode, Kind, Record, write_rec
 from cotjax.rollout.replay import ReplayEnvironments
 from cotjax.runtime import distributed
 from cotjax.runtime.claim import checkpoint_steps, planned_steps
-from cotjax.sample.sampler import Sampler
 from cotjax.sample.sampling import Sampling
 from cotjax.study.games import NUMBERS, GameSets, wanted_games
 from cotjax.study.jobs import Job, Playing, Weights, plan_jobs, warn_of_unplayed
+from cotjax.study.players import Player, playing_mesh
 
 # Loaded games that each environment's process keeps in memory.
 _GAMES_KEPT = 4
@@ -129,23 +125,6 @@ def check_layout(config: ConfigDict) -> None:
         )
 
 
-def playing_mesh(config: ConfigDict) -> Mesh:
-    """Return the mesh that this process plays on: its own devices.
-
-    Raises:
-      UsageError: a copy of the weights needs more devices than the process has.
-    """
-    try:
-        return make_mesh(**sampler_mesh(config), devices=jax.local_devices())
-    except UsageError as error:
-        if not distributed.several():
-            raise
-        raise UsageError(
-            f"{error}: each of {distributed.count()} processes plays with a copy of the weights on "
-            f"its own {jax.local_device_count()} devices; set evaluate.tensor to a divisor of that"
-        ) from None
-
-
 def limits_of(config: ConfigDict) -> Limits:
     """Return the time limits of environments under this config."""
     settings = config.evaluate
@@ -158,25 +137,6 @@ def limits_of(config: ConfigDict) -> Limits:
         raise UsageError(f"evaluate.env_retries is {settings.env_retries}; it must be at least 0")
     return Limits(
         start=settings.start_timeout, reset=settings.reset_timeout, step=settings.step_timeout
-    )
-
-
-def sampler_of(
-    settings: ConfigDict, model: ModelConfig, codec: Codec, mesh: Mesh, slots: int
-) -> Sampler:
-    """Return a sampler with these `evaluate` settings, whose weights are yet to load.
-
-    It draws the codec's tokens and stops at its texts.
-    """
-    return Sampler(
-        model,
-        mesh,
-        slots=whole_slots(slots, mesh),
-        max_length=settings.max_length,
-        stop=codec.stop_texts,
-        pad_id=codec.pad_id,
-        max_new=max(settings.max_new_tokens, settings.max_action_tokens),
-        pieces=codec.pieces,
     )
 
 
@@ -249,8 +209,7 @@ class _Recorder:
 def evaluate(
     config: ConfigDict,
     *,
-    model: ModelConfig,
-    codec: Codec,
+    player: Callable[[int], Player],
     games: GameSets,
     expert: Mapping[str, Trajectory],
     arms: Mapping[str, Path],
@@ -264,6 +223,7 @@ def evaluate(
     Each of several processes plays its share of the games on its own devices.
 
     Args:
+      player: makes what plays, with at least so many slots for each of its policies.
       expert: game id -> the expert's trajectory on a played game; the offline diagnostics are
         measured on its states.
       arms: arm -> its folder of checkpoints. Checkpoint 0, the base, is the same in every arm and
@@ -293,9 +253,8 @@ def evaluate(
         return
     slots = -(-min(config.evaluate.slots, len(games.played)) // distributed.count())
     halves = 2 if config.evaluate.halves and slots > 1 else 1
-    sampler = sampler_of(config.evaluate, model, codec, playing_mesh(config), -(-slots // halves))
     try:
-        _play_jobs(unplayed, config, model, codec, expert, sampler, halves, recorder)
+        _play_jobs(unplayed, config, player(-(-slots // halves)), halves, expert, recorder)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"interrupted; {recorder.done} of {total} episodes are finished and kept, the same "
@@ -319,42 +278,36 @@ def _check_listed(jobs: Collection[Job], expert: Mapping[str, Trajectory]) -> No
 def _play_jobs(
     unplayed: Mapping[Job, list[Game]],
     config: ConfigDict,
-    model: ModelConfig,
-    codec: Codec,
-    expert: Mapping[str, Trajectory],
-    sampler: Sampler,
+    player: Player,
     halves: int,
+    expert: Mapping[str, Trajectory],
     recorder: _Recorder,
 ) -> None:
-    """Play the jobs in order. The weights of a checkpoint are loaded once for its drivers.
+    """Play the jobs in order.
 
-    `halves`: 1, or 2 of as many slots as the sampler has, each with environments of its own.
+    `halves`: 1, or 2 of as many slots as the player has, each with environments of its own.
     """
     references = {
         game_id: [step.action for step in trajectory.steps]
         for game_id, trajectory in expert.items()
     }
-    loaded: tuple[str, int] | None = None
     with ExitStack() as stack:
-        pools = [stack.enter_context(_environments(config, sampler.slots)) for _ in range(halves)]
-        samplers = [sampler]
+        pools = [stack.enter_context(_environments(config, player.slots)) for _ in range(halves)]
         for job, games in unplayed.items():
-            if games and loaded != (job.arm, job.checkpoint):
-                sampler.load(job.checkpoints.restore_params(job.checkpoint, model, sampler.mesh))
-                samplers = [sampler, *(sampler.twin() for _ in pools[1:])]
-                loaded = job.arm, job.checkpoint
+            if not games:
+                continue
             (policy, environments), *others = [
                 (policy, ReplayEnvironments(expert) if job.driver == "reference" else pool)
-                for policy, pool in zip(samplers, pools, strict=True)
+                for policy, pool in zip(player.policies(job, halves), pools, strict=True)
             ]
             play(
                 games,
                 policy=policy,
-                codec=codec,
+                codec=player.codec,
                 environments=environments,
                 second_half=others[0] if others else None,
                 driver=job.driver,
-                elicitation=elicitation_of(config, codec.template),
+                elicitation=elicitation_of(config, player.template),
                 seed=config.seed,
                 on_record=partial(recorder.keep, job),
                 references=references,

@@ -8,7 +8,7 @@ from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import whole_slots
 from cotjax.sample.programs import Programs
 from cotjax.sample.vocabulary import stop_table
-from cotjax.study.evaluate import playing_mesh
+from cotjax.study.players import playing_mesh
 from cotjax.train.memory import bytes_a_device, devices_summed, gigabytes, memory_here
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from cotjax.study.describe import describe_run
 from cotjax.study.evaluate import evaluate
 from cotjax.study.games import GameSets, counts_of
 from cotjax.study.memory import playing_memory
+from cotjax.study.players import LocalPlayer
 from cotjax.study.ready import examples_alone
 from cotjax.study.run import Study
 from cotjax.study.training_data import load_codec
@@ -86,17 +88,45 @@ def config_of_model(
       UsageError: an unknown field, world or split, or no model in the folder.
       DataError: the games cannot be read.
     """
+    folder_kind(model)
+    name = model.resolve().name
+    config = config_without_arms(str(model), name, world, split, games, kinds, out, file, overrides)
+    if file is None:
+        given = {override.partition("=")[0] for override in overrides}
+        if "evaluate.max_length" not in given:
+            positions = read_config(model).max_length
+            config.evaluate.max_length = min(config.evaluate.max_length, positions)
+        if "data.template" not in given and has_template(tokenizer_folder(model)):
+            config.data.template = AUTO
+    return config
+
+
+def config_without_arms(
+    base: str,
+    name: str,
+    world: str | None,
+    split: str | None,
+    games: Path | None,
+    kinds: Sequence[str],
+    out: Path | None,
+    file: Path | None,
+    overrides: Sequence[str],
+) -> ConfigDict:
+    """Return the config with which one model, whatever it is, is played as it is.
+
+    `base`: in the config; `name`: in the name of the folder. The others are as for
+    `config_of_model`, which says what is raised.
+    """
     if file is None:
         config = default_config(world) if world else default_config()
         for override in overrides:
             set_field(config, override)
     else:
         config = load_config(file, [f"world={world}", *overrides] if world else overrides)
-    folder_kind(model)
     usual = default_config(config.world)
     config.train, config.masking = usual.train, usual.masking
     config.data.max_length = usual.data.max_length
-    config.model.base, config.arms, config.games.train = str(model), ConfigDict(), 0
+    config.model.base, config.arms, config.games.train = base, ConfigDict(), 0
     config.evaluate.episodes_at = ()  # the only checkpoint is 0
     if split:
         config.games.eval_split = split
@@ -110,23 +140,13 @@ def config_of_model(
         config.games.source, config.games.root = own.name, str(games)
     if kinds:
         config.evaluate.elicitations = tuple(kinds)
-    config.out = str(out or Path("runs") / f"{model.resolve().name}-{config.games.eval_split}")
-    if file is None:
-        _fit(config, model, {override.partition("=")[0] for override in overrides})
+    config.out = str(out or Path("runs") / f"{name}-{config.games.eval_split}")
+    given = {override.partition("=")[0] for override in overrides}
+    if file is None and config.games.source != "made":
+        for domain, count in counts_of(config).items():
+            if f"games.{domain}" not in given:
+                config.games[domain] = count
     return config
-
-
-def _fit(config: ConfigDict, model: Path, given: set[str]) -> None:
-    """Fit the settings that were not `given` to the model, and to the games that there are."""
-    if config.games.source != "made":
-        for name, count in counts_of(config).items():
-            if f"games.{name}" not in given:
-                config.games[name] = count
-    if "evaluate.max_length" not in given:
-        positions = read_config(model).max_length
-        config.evaluate.max_length = min(config.evaluate.max_length, positions)
-    if "data.template" not in given and has_template(tokenizer_folder(model)):
-        config.data.template = AUTO
 
 
 def play_model(study: Study, games: GameSets) -> Summary | None:
@@ -141,14 +161,13 @@ def play_model(study: Study, games: GameSets) -> Summary | None:
     with distributed.in_turn("model"):
         made_from = _contents(run, folder, tokenizer)
         if distributed.first():
-            _bind(run, made_from, games.hash, asdict(model))
+            bind_played(run, made_from, games.hash, asdict(model))
     codec, expert = load_codec(config, tokenizer, examples_alone(config)), study.expert(games)
     study.reporter.say(playing_memory(config, model))
     with study.reporter.stage("evaluate", f"Playing {folder.resolve().name}") as stage:
         evaluate(
             config,
-            model=model,
-            codec=codec,
+            player=partial(LocalPlayer, config, model, codec),
             games=games,
             expert=expert,
             arms={},
@@ -176,7 +195,7 @@ def _contents(run: Path, folder: Path, tokenizer: Path) -> dict[str, Any]:
     return made_from
 
 
-def _bind(
+def bind_played(
     folder: Path, made_from: Mapping[str, Any], games_hash: str, model: Mapping[str, Any]
 ) -> None:
     """Keep what a model that is played without a run is made from, and what it plays.
@@ -184,7 +203,7 @@ def _bind(
     Args:
       made_from: its tokenizer and weights (`runtime.content`).
       games_hash: of the content of the games.
-      model: its sizes, from its config file.
+      model: its sizes, from its config file, as far as they are known.
 
     Raises UsageError when episodes were played with others.
     """

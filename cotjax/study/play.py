@@ -198,7 +198,8 @@ def watch(
     from cotjax.envs.pool.pool import EnvPool
     from cotjax.model.sharding import make_mesh
     from cotjax.rollout.loop import play
-    from cotjax.study.evaluate import elicitation_of, sampler_of
+    from cotjax.study.evaluate import elicitation_of
+    from cotjax.study.players import sampler_of
 
     settings = player.config.evaluate
     settings.max_steps = max_steps or settings.max_steps

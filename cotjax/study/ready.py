@@ -29,10 +29,10 @@ from cotjax.study.evaluate import (
     check_playable,
     elicitation_of,
     limits_of,
-    playing_mesh,
     playing_of,
 )
 from cotjax.study.games import NUMBERS, check_world, wanted_games
+from cotjax.study.players import playing_mesh
 from cotjax.study.training_data import (
     check_opening,
     drawn_of,
@@ -80,18 +80,25 @@ def check_alone(config: ConfigDict) -> None:
 
     Raises as `check` does.
     """
+    check_games_alone(config)
+    _check_data(config)
+    model, codec = _check_base(config, examples_alone(config))
+    assert codec is not None, "the base is a folder"
+    check_playable(config, model, codec)
+
+
+def check_games_alone(config: ConfigDict) -> None:
+    """Check all that concerns the games of such a config, whatever model plays them."""
     check_all_ranges(config)
     check_world(config)
-    _check_data(config)
+    elicitation_of(config)
+    playing_of(config)
     limits_of(config)
     if not wanted_games(config):
         raise UsageError(
             f"split {config.games.eval_split!r} has no games of the task types of "
             "task_types.in_domain and task_types.ood: there is nothing to play"
         )
-    model, codec = _check_base(config, examples_alone(config))
-    assert codec is not None, "the base is a folder"
-    check_playable(config, model, codec)
 
 
 def examples_alone(config: ConfigDict) -> Drawn:

@@ -9,8 +9,9 @@ writes the report.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -39,7 +40,8 @@ from cotjax.study.export import keep_base
 from cotjax.study.games import NUMBERS, GameSets, left_out_text, prepare_games
 from cotjax.study.information import measure_of
 from cotjax.study.memory import playing_memory
-from cotjax.study.ready import check, check_alone, check_folder
+from cotjax.study.players import LocalPlayer
+from cotjax.study.ready import check, check_folder
 from cotjax.study.training_data import check_opening, drawn_of, kept_of, load_codec
 from cotjax.train.main import train
 from cotjax.train.run import Run
@@ -153,8 +155,7 @@ class Study:
         with self.reporter.stage("evaluate", title) as stage:
             evaluate(
                 self.config,
-                model=model,
-                codec=codec,
+                player=partial(LocalPlayer, self.config, model, codec),
                 games=games,
                 expert=expert,
                 arms={arm: folder / "checkpoints" for arm, folder in self.arm_folders.items()},
@@ -282,11 +283,15 @@ class Study:
             )
 
 
-def open_study(config: ConfigDict, trains: bool = True, alone: bool = False) -> Study:
+def open_study(
+    config: ConfigDict,
+    trains: bool = True,
+    alone: Callable[[ConfigDict], None] | None = None,
+) -> Study:
     """Claim the config's output folder, after all checks that are possible, and return the study.
 
-    `trains`: as in `cotjax.study.ready.check`. `alone`: the base is played as it is, and there are
-    no arms.
+    `trains`: as in `cotjax.study.ready.check`. `alone`: where the base is played as it is, and
+    there are no arms, the check of such a config (`cotjax.study.ready.check_alone`).
 
     Raises:
       UsageError: a setting is impossible, the folder holds another run (the message names what
@@ -299,7 +304,7 @@ def open_study(config: ConfigDict, trains: bool = True, alone: bool = False) -> 
     distributed.check_same("config", {**mine, "jax": jax.__version__})
     if distributed.first():
         check_folder(folder, mine)
-    check_alone(config) if alone else check(config, trains)
+    alone(config) if alone else check(config, trains)
     if distributed.first():
         claim_run(folder, mine)
     distributed.check_folder(folder)
@@ -308,4 +313,4 @@ def open_study(config: ConfigDict, trains: bool = True, alone: bool = False) -> 
         if distributed.first()
         else Reporter(console=Console(quiet=True, force_terminal=False))
     )
-    return Study(config, folder, reporter, trains=not alone)
+    return Study(config, folder, reporter, trains=alone is None)

@@ -34,8 +34,8 @@ def connect(tmp_path):
         client.close()
 
 
-def policy(client, codec, slots=2, max_length=10**6):
-    return EndpointPolicy(client, codec, slots, max_length)
+def policy(client, codec, slots=2):
+    return EndpointPolicy(client, codec, slots)
 
 
 def played(episodes):

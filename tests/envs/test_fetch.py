@@ -48,7 +48,9 @@ def test_games_are_downloaded_once_and_counted(tmp_path, capsys, published):
 
 
 def test_a_download_that_lacks_games_is_no_success(tmp_path, games, published):
-    published.write_text(f'#!/bin/sh\ncp -r {games}/. "$2/"; find "$2" -name valid_seen -exec rm -r {{}} +\n')
+    published.write_text(
+        f'#!/bin/sh\ncp -r {games}/. "$2/"; find "$2" -name valid_seen -exec rm -r {{}} +\n'
+    )
     with pytest.raises(DataError, match=r"0 of 1 in valid_seen"):
         fetching.fetch(tmp_path / "out", print)
 

@@ -26,6 +26,10 @@ class Generation:
     logprobs: list
     stopped: bool = True
 
+    @property
+    def new_tokens(self):
+        return len(self.ids)
+
 
 @dataclass
 class RulePolicy:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from jax.sharding import AbstractMesh, AxisType
 
 from cotjax.model.sharding import MESH_AXES

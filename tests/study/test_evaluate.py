@@ -17,9 +17,10 @@ from cotjax.envs.base import Game
 from cotjax.errors import DataError, UsageError
 from cotjax.model.sharding import make_mesh
 from cotjax.study import play
-from cotjax.study.evaluate import check_playable, playing_of, sampler_of
+from cotjax.study.evaluate import check_playable, playing_of
 from cotjax.study.games import GameSets
 from cotjax.study.jobs import warn_of_unplayed
+from cotjax.study.players import sampler_of
 from cotjax.weights.convert import read_config
 
 
