@@ -23,6 +23,25 @@ FORCED_MOST = 8
 AT_LIMIT, AT_STOP, NONE_LEFT, NOT_FINITE = range(4)
 
 
+@dataclass(frozen=True)
+class Generation:
+    """The tokens drawn for one slot."""
+
+    # After the prefix; a stop sequence is part of them.
+    ids: list[int]
+    # Natural logarithms of the ids' probabilities under the model at temperature 1, over all rows
+    # of its vocabulary.
+    logprobs: list[float]
+    # True: a stop sequence ended it. False: max_new or max_length did, or no_repeat_ngram_size
+    # forbade every next id.
+    stopped: bool
+
+    @property
+    def new_tokens(self) -> int:
+        """Number of ids."""
+        return len(self.ids)
+
+
 class _Drawn(NamedTuple):
     """The state of a decode, with M the most new tokens and P the most ids of a prefix.
 

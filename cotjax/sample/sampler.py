@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,31 +32,12 @@ from jax.sharding import Mesh
 from cotjax.errors import NotFiniteError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import Params
-from cotjax.sample.decoding import AT_STOP, FORCED_MOST, NOT_FINITE
+from cotjax.sample.decoding import AT_STOP, FORCED_MOST, NOT_FINITE, Generation
 from cotjax.sample.programs import Programs
 from cotjax.sample.runner import Pieces, Runner
 from cotjax.sample.sampling import Sampling
 from cotjax.sample.trees import plan
 from cotjax.sample.vocabulary import stop_table, token_mask
-
-
-@dataclass(frozen=True)
-class Generation:
-    """The tokens drawn for one slot."""
-
-    # After the prefix; a stop sequence is part of them.
-    ids: list[int]
-    # Natural logarithms of the ids' probabilities under the model at temperature 1, over all rows
-    # of its vocabulary.
-    logprobs: list[float]
-    # True: a stop sequence ended it. False: max_new or max_length did, or no_repeat_ngram_size
-    # forbade every next id.
-    stopped: bool
-
-    @property
-    def new_tokens(self) -> int:
-        """Number of ids."""
-        return len(self.ids)
 
 
 class Sampler:

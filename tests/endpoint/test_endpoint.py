@@ -14,8 +14,6 @@ from cotjax.endpoint.policy import EndpointPolicy
 from cotjax.errors import DataError, UsageError
 from cotjax.formats import Example, ExampleStep, Prompt
 
-pytest.importorskip("openai", reason="the endpoint needs the package openai")
-
 HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3, "temperature": 0.0}
 
 

@@ -9,8 +9,6 @@ from cotjax.cli.main import main
 from cotjax.envs.alfworld.maker.make import make_games
 from cotjax.rollout.record import read_records
 
-pytest.importorskip("openai", reason="the endpoint needs the package openai")
-
 TASK = "pick_and_place_simple"
 
 
@@ -36,11 +34,10 @@ def explorer(messages, begun):
 
 
 def evaluate(endpoint, games, run, *more):
-    return main(
-        ["evaluate", "--endpoint", endpoint.url, "--model", "org/m 1", "--games", str(games)]
-        + ["--out", str(run), "--config.evaluate.max_steps=4", "--config.workers=0"]
-        + ["--config.task_types.ood=()", *more]
-    )
+    where = "--games", str(games), "--out", str(run)
+    short = "--config.evaluate.max_steps=4", "--config.workers=0", "--config.task_types.ood=()"
+    model = "--endpoint", endpoint.url, "--model", "org/m 1"
+    return main(["evaluate", *model, *where, *short, *more])
 
 
 def test_an_endpoint_s_model_is_played_recorded_and_reported(games, tmp_path, capsys):
@@ -61,13 +58,12 @@ def test_an_endpoint_s_model_is_played_recorded_and_reported(games, tmp_path, ca
             for step in record["steps"]:
                 for kind in ("cot", "prompt"):
                     response = step[kind]
-                    assert response is None or response["valid"] and response["new_tokens"] == 7
+                    assert response is None or response["valid"]
+                    assert response is None or response["new_tokens"] == 7
         played = [step["executed"] for step in records["cot", min(records)[1]]["steps"]]
         assert all(action.startswith("go to ") for action in played)
         summary = json.loads((run / "summary.json").read_text())
-        (valid,) = {
-            point["metrics"]["valid_prompt_states"]["value"] for point in summary["points"]
-        }
+        (valid,) = {point["metrics"]["valid_prompt_states"]["value"] for point in summary["points"]}
         assert valid == 1.0
         about = json.loads((run / "run.json").read_text())
         assert about["model"] == {
