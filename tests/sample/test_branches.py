@@ -99,6 +99,13 @@ def test_trees_read_what_texts_begin_with_in_common_once(texts, prefix, most):
                 assert (seen[parent] if parent >= 0 else []) == [*prefix, *text[:at]]
 
 
+def test_a_tree_has_at_most_twice_as_many_targets_as_tokens():
+    """Texts of one id are read by nobody, and yet each of them is scored."""
+    trees = plan([(id,) for id in range(40)], 8)
+    assert [len(tree.targets) for tree in trees] == [16, 16, 8]
+    assert all(tree.ids == [] for tree in trees)
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     texts=st.lists(TEXTS, min_size=2, max_size=2),
