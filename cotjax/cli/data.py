@@ -1,8 +1,9 @@
-"""`cotjax data check|import`."""
+"""`cotjax data check|import|replay`."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,10 +26,13 @@ LAYOUTS = (
 
 def add_data(commands: argparse._SubParsersAction) -> None:
     """Add `data` and its subcommands to the commands of the parser."""
-    data = commands.add_parser("data", help="check trajectories, or import public ones")
+    data = commands.add_parser(
+        "data", help="check trajectories, import public ones, or replay them in their world"
+    )
     subcommands = data.add_subparsers(dest="what", required=True)
     _add_check(subcommands)
     _add_import(subcommands)
+    _add_replay(subcommands)
 
 
 def _add_check(commands: argparse._SubParsersAction) -> None:
@@ -107,6 +111,32 @@ def _add_import(commands: argparse._SubParsersAction) -> None:
         "--limit", type=int, default=20, help="rejected rows to print; all are counted (default 20)"
     )
     read.set_defaults(run=_import)
+
+
+def _add_replay(commands: argparse._SubParsersAction) -> None:
+    replay = commands.add_parser(
+        "replay",
+        help="play trajectories again in their world, and compare every observation",
+        description="Play the actions of every trajectory again, and compare the task, all "
+        "observations and whether it was won. Exits with code 3 if one differs.",
+    )
+    replay.add_argument("file", metavar="FILE", type=Path, help="JSONL of trajectories")
+    replay.add_argument(
+        "--world", default="alfworld", help="their world, as config.world (default alfworld)"
+    )
+    replay.add_argument(
+        "--games", default="", help="folder of its games (default: the world's own)"
+    )
+    replay.add_argument(
+        "--out", type=Path, help="JSONL file for the trajectories in which nothing differs"
+    )
+    replay.add_argument(
+        "--limit", type=int, default=20, help="differences to print; all are counted (default 20)"
+    )
+    replay.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
+    )
+    replay.set_defaults(run=_replay)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -245,3 +275,39 @@ def _import(arguments: argparse.Namespace) -> None:
 def _not_negative(limit: int) -> None:
     if limit < 0:
         raise UsageError(f"--limit is {limit}; it must be at least 0")
+
+
+def _replay(arguments: argparse.Namespace) -> None:
+    from cotjax.data.trajectories import MARK, read_trajectories, write_trajectories
+    from cotjax.envs.worlds import load_world
+    from cotjax.rollout.verify import games_of, verify
+    from cotjax.runtime.files import check_output
+    from cotjax.runtime.progress import Reporter
+
+    _not_negative(arguments.limit)
+    if arguments.out is not None:
+        check_output(arguments.out, mark=MARK, inputs=[arguments.file])
+    reporter, world = Reporter(), load_world(arguments.world)
+    trajectories = list(read_trajectories(arguments.file))
+    games = games_of(world, arguments.games, trajectories)
+    same, faults = [], []
+    with reporter.stage("replay", f"Replaying {len(trajectories)} episodes") as stage:
+        for replayed in verify(
+            world,
+            games,
+            trajectories,
+            workers=arguments.workers,
+            progress=lambda done, total: stage.update(done, total, "episodes"),
+        ):
+            if replayed.fault is None:
+                same.append(replayed.trajectory)
+            else:
+                faults.append(replayed.fault)
+    for fault in faults[: arguments.limit]:
+        reporter.say(f"  {visible(fault)}")
+    reporter.say(f"{len(same)} of {len(trajectories)} episodes replay to the same observations")
+    if arguments.out is not None:
+        write_trajectories(arguments.out, same)
+        reporter.say(f"{arguments.out}: these {len(same)}")
+    if faults:
+        raise DataError(f"{arguments.file}: {len(faults)} episodes differ, or cannot be replayed")

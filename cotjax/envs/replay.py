@@ -14,18 +14,23 @@ _SHOWN = 120  # characters of a text that a message shows, from the first that d
 
 
 def replay(
-    env: TextEnv, game: Game, actions: Sequence[str], observations: Sequence[str]
+    env: TextEnv,
+    game: Game,
+    actions: Sequence[str],
+    observations: Sequence[str],
+    task: str | None = None,
 ) -> Observation:
     """Play `actions` and return the last observation, after which nothing has differed.
 
     Args:
       observations: the texts seen before: the first one, and the answer to each action. The last
         may be missing, as in a trajectory, which ends with an action.
+      task: the task seen before; None: it is not compared.
 
     Raises:
       UsageError: there are other than as many observations as actions, or one more.
-      EnvError: an observation differs (the message names the game and the step, and shows both
-        texts from the first character that differs), the game is over too early, or the
+      EnvError: the task or an observation differs (the message names the game and the step, and
+        shows both texts from the first character that differs), the game is over too early, or the
         environment fails.
     """
     if len(observations) not in (len(actions), len(actions) + 1):
@@ -33,7 +38,8 @@ def replay(
             f"{game.id}: {len(actions)} actions have {len(observations)} observations; give the "
             "first one, and the answer to each action"
         )
-    _, seen = env.reset(game)
+    now, seen = env.reset(game)
+    _check(game, 0, now if task is None else task, now)
     _check(game, 0, observations[0] if observations else seen.text, seen.text)
     for step, action in enumerate(actions, start=1):
         if seen.done:

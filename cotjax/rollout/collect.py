@@ -7,12 +7,11 @@ the settings, never on the number of workers.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from cotjax.data.trajectories import (
@@ -25,6 +24,7 @@ from cotjax.data.trajectories import (
 from cotjax.envs.base import Game, TextEnv
 from cotjax.envs.worlds import NAMED, AgentSettings, World
 from cotjax.errors import CotjaxError, EnvError, UsageError
+from cotjax.rollout.workers import outcomes
 
 _FAULTS_KEPT = 10
 _FAULTS_SHOWN = 3
@@ -147,8 +147,8 @@ def collect(
         )
     jobs = _jobs(games, settings)
     tally = _Tally()
-    with _outcomes(world, jobs, settings, workers) as outcomes:
-        write_trajectories(out, _kept(outcomes, len(jobs), settings.only_won, tally, progress))
+    with outcomes(partial(_Player, world, settings), jobs, workers) as played:
+        write_trajectories(out, _kept(played, len(jobs), settings.only_won, tally, progress))
     counts = {
         name: tally.counts[name]
         for name in ("played", "won", "kept", "steps", "failed", "inadmissible")
@@ -224,7 +224,7 @@ class _Player:
         self._world, self._settings = world, settings
         self._env: TextEnv = world.make_env(settings.max_steps)()
 
-    def play(self, job: _Job) -> _Outcome:
+    def do(self, job: _Job) -> _Outcome:
         try:
             return _Outcome(self._episode(job))
         except _InadmissibleAction as error:
@@ -286,46 +286,14 @@ class _Player:
         )
 
 
-@contextmanager
-def _outcomes(
-    world: World, jobs: list[_Job], settings: Collecting, workers: int
-) -> Iterator[Iterator[_Outcome]]:
-    """Yield the outcomes of the jobs, in their order."""
-    if workers <= 1:
-        player = _Player(world, settings)
-        try:
-            yield map(player.play, jobs)
-        finally:
-            player.close()
-        return
-    # Spawn, not fork: the parent may hold a jax runtime, whose threads do not survive a fork.
-    with multiprocessing.get_context("spawn").Pool(
-        min(workers, len(jobs)), _start_worker, (world, settings)
-    ) as pool:
-        yield pool.imap(_play_in_worker, jobs, chunksize=4)
-
-
-# Set by the initializer of a worker process; the pool has no other way to hand it to the tasks.
-_worker_player: _Player
-
-
-def _start_worker(world: World, settings: Collecting) -> None:
-    global _worker_player
-    _worker_player = _Player(world, settings)
-
-
-def _play_in_worker(job: _Job) -> _Outcome:
-    return _worker_player.play(job)
-
-
 def _kept(
-    outcomes: Iterator[_Outcome],
+    played: Iterator[_Outcome],
     total: int,
     only_won: bool,
     tally: _Tally,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[Trajectory]:
-    for done, outcome in enumerate(outcomes, start=1):
+    for done, outcome in enumerate(played, start=1):
         trajectory = outcome.trajectory
         tally.counts["played"] += 1
         if trajectory is None:

@@ -1,0 +1,58 @@
+"""One function over many jobs, in processes that each set up once."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+Job = TypeVar("Job", contravariant=True)
+Outcome = TypeVar("Outcome", covariant=True)
+
+
+class Worker(Protocol[Job, Outcome]):
+    """What one process sets up."""
+
+    def do(self, job: Job) -> Outcome:
+        """Do one job, after another."""
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
+@contextmanager
+def outcomes(
+    make: Callable[[], Worker[Any, Any]], jobs: Sequence[Any], workers: int
+) -> Iterator[Iterator[Any]]:
+    """Yield the outcomes of the jobs, in their order.
+
+    Args:
+      make: makes a worker; picklable, as jobs and outcomes are.
+      workers: processes; 0 and 1 work in this one.
+    """
+    if workers <= 1:
+        worker = make()
+        try:
+            yield map(worker.do, jobs)
+        finally:
+            worker.close()
+        return
+    # Spawn, not fork: the parent may hold a jax runtime, whose threads do not survive a fork.
+    with multiprocessing.get_context("spawn").Pool(
+        max(1, min(workers, len(jobs))), _start, (make,)
+    ) as pool:
+        yield pool.imap(_do, jobs, chunksize=4)
+
+
+# Set by the initializer of a process; the pool has no other way to hand it to the jobs.
+_worker: Worker[Any, Any]
+
+
+def _start(make: Callable[[], Worker[Any, Any]]) -> None:
+    global _worker
+    _worker = make()
+
+
+def _do(job: Any) -> Any:
+    return _worker.do(job)
