@@ -293,7 +293,7 @@ def test_a_thought_claims_only_what_was_observed():
         "that had no effect. i have not been in the kitchen yet, so next i go to kitchen.",
         "the task names the lighter, and i can only use elsewhere what i carry, "
         "so next i pick up lighter.",
-        "there is a axe, and i can only use elsewhere what i carry, so next i pick up axe.",
+        "i saw the axe, and i can only use elsewhere what i carry, so next i pick up axe.",
         "it measures -3 degrees. what i set going needs time, so next i wait1.",
     ]
     with pytest.raises(EnvError, match="gold path of 5 actions ended without the goal"):

@@ -71,7 +71,8 @@ class Expert:
     def _reason(self, action: str) -> str:
         for pattern, reason in _REASONS:
             if match := pattern.fullmatch(action):
-                return reason(self, *(thing or "" for thing in match.groups()))
+                things = (thing.removesuffix(" in inventory") for thing in match.groups())
+                return reason(self, *things)
         return "the task needs a further step"
 
     def _named(self, thing: str) -> bool:
@@ -86,8 +87,8 @@ class Expert:
         if self._named(thing):
             return f"the task names the {thing}"
         if self._in_view(thing):
-            return f"there is a {thing}"
-        return f"i may need a {thing}"
+            return f"i saw the {thing}"
+        return f"i may need the {thing}"
 
     def _look(self) -> str:
         return "i have to see what is here now"
