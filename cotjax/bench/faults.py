@@ -185,7 +185,7 @@ def _play_with_faults(
             records, arm=_HEADING.arm, checkpoint=0, driver="prompt", game_id=game.id
         )
         write_record(path, Record.of(_HEADING, episode))
-        memory.append((_memory([os.getpid()]), _memory(set(pool.pids().values()))))
+        memory.append((resident_mb([os.getpid()]), resident_mb(pool.pids().values())))
         count()
 
     started = time.perf_counter()
@@ -343,10 +343,10 @@ def _temporary_files_in(folder: Path) -> Iterator[None]:
         tempfile.tempdir = before
 
 
-def _memory(pids: Iterable[int]) -> float:
+def resident_mb(pids: Iterable[int]) -> float:
     """Return the resident MB of these processes; shared pages count in each."""
     pages = 0
-    for pid in pids:
+    for pid in {*pids}:
         try:
             pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         except (FileNotFoundError, ProcessLookupError):

@@ -30,6 +30,11 @@ def add_bench(commands: argparse._SubParsersAction) -> None:
     _add_faults(
         bench.add_parser("faults", help="episodes while environments are killed, hung and garbled")
     )
+    _add_worlds(
+        bench.add_parser(
+            "worlds", help="a world's environments under its expert: wins, speed, memory"
+        )
+    )
     _add_train(
         bench.add_parser(
             "train",
@@ -174,6 +179,24 @@ def _add_faults(faults: argparse.ArgumentParser) -> None:
     faults.set_defaults(run=_faults)
 
 
+def _add_worlds(worlds: argparse.ArgumentParser) -> None:
+    worlds.description = (
+        "Play episodes of a world's scripted expert in many environments: how many it wins, steps "
+        "a second and memory near the start and at the end, and processes left behind."
+    )
+    worlds.add_argument("world", nargs="?", default="alfworld", help="as config.world")
+    _add_integers(
+        worlds,
+        ("episodes", 1000, "episodes; the games are played one after another, and again"),
+        ("slots", 64, "environments, each in a process of its own"),
+        ("steps", 30, "most steps an episode"),
+        ("seed", 0, "of made games and of the expert"),
+    )
+    worlds.add_argument("--games", default="", help="folder of games (default: the world's own)")
+    worlds.add_argument("--split", default="", help="split (default: the first not trained on)")
+    worlds.set_defaults(run=_worlds)
+
+
 def _add_rollout(rollout: argparse.ArgumentParser) -> None:
     rollout.description = (
         "Play games by CoT actions, with the prompt action decoded at every state: episodes a "
@@ -287,6 +310,21 @@ def _data(arguments: argparse.Namespace) -> None:
         length=arguments.length,
         batch=arguments.batch,
         seconds=arguments.seconds,
+    )
+
+
+def _worlds(arguments: argparse.Namespace) -> None:
+    from cotjax.bench.worlds import benchmark
+    from cotjax.envs.worlds import load_world
+
+    benchmark(
+        load_world(arguments.world),
+        arguments.games,
+        arguments.split,
+        episodes=arguments.episodes,
+        slots=arguments.slots,
+        max_steps=arguments.steps,
+        seed=arguments.seed,
     )
 
 

@@ -234,3 +234,24 @@ def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.01)
+
+
+class Stairs:
+    """Won after as many steps as the game's number; game "9" fails at its second step."""
+
+    def __init__(self, max_steps: int):
+        self._max_steps = max_steps
+
+    def reset(self, game: Game) -> tuple[str, Observation]:
+        self._goal, self._steps = int(game.id), 0
+        return f"climb {game.id} stairs", Observation("begin", ("up",), False, False)
+
+    def step(self, action: str) -> Observation:
+        self._steps += 1
+        if self._goal == 9 and self._steps == 2:
+            raise RuntimeError("a stair broke")
+        won = self._steps == self._goal
+        return Observation("up", ("up",), won, won or self._steps >= self._max_steps)
+
+    def close(self) -> None:
+        pass
