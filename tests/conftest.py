@@ -13,6 +13,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 # jax locks a cache while a process writes to it only if its size is limited.
 os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(8 << 30))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+# Compiling takes most of the time of the tests, and what is compiled runs for milliseconds. LLVM
+# therefore does not optimize, in the processes that tests start too. XLA's own passes run as ever:
+# what is fused, how much memory a program takes and what it sends do not change. The processes that
+# test kept programs (runtime/test_compiled.py) and plans (helpers/planning.py) do without this.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import hypothesis
 import jax

@@ -36,12 +36,12 @@ def compiler() -> Path | None:
 
 
 def environment(compiler_path: Path | None) -> dict[str, str]:
-    """Return this process's environment with that compiler, or none, and without a cache."""
-    without = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("TPU_LIBRARY_PATH", "JAX_COMPILATION_CACHE_DIR")
-    }
+    """Return this process's environment with that compiler, or none, and without a cache.
+
+    The compiler optimizes as it does for a user.
+    """
+    own = ("TPU_LIBRARY_PATH", "JAX_COMPILATION_CACHE_DIR", "JAX_DISABLE_MOST_OPTIMIZATIONS")
+    without = {name: value for name, value in os.environ.items() if name not in own}
     return without | ({"TPU_LIBRARY_PATH": str(compiler_path)} if compiler_path else {})
 
 

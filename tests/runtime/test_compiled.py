@@ -30,8 +30,8 @@ def fresh(tmp_path, monkeypatch):
 
 
 def start(cache, **more):
-    """Start a process that compiles, with its cache below `cache`."""
-    names = (FOLDER, SIZE, LEAST_SECONDS, ENABLED)
+    """Start a process that compiles as a user's does, with its cache below `cache`."""
+    names = (FOLDER, SIZE, LEAST_SECONDS, ENABLED, "JAX_DISABLE_MOST_OPTIMIZATIONS")
     environment = {name: value for name, value in os.environ.items() if name not in names}
     environment |= {"XDG_CACHE_HOME": str(cache), LEAST_SECONDS: "0", "JAX_PLATFORMS": "cpu"}
     environment["PYTHONPATH"] = os.pathsep.join(map(str, (TESTS.parent, TESTS)))

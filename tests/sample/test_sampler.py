@@ -234,19 +234,15 @@ def test_a_branch_costs_its_own_tokens_alone(sampler, monkeypatch):
     ],
     ids=str,
 )
-def test_a_prefix_that_a_decode_takes_is_one_that_was_read(how):
+def test_a_prefix_that_a_decode_takes_is_one_that_was_read(sampler, how):
     """Long prefixes are read in a pass of their own. Of unequal ones, and a stop sequence that must
     not begin in the prefix.
     """
-    free = Sampler(
-        CONFIG, tiny.mesh(), slots=4, max_length=MAX_LENGTH, stop=[], pad_id=0, max_new=12
-    )
-    free.load(_params())
-    free.extend(PROMPTS)
+    sampler.extend(PROMPTS)
     prefixes = {0: [], 1: _ids(FORCED_MOST, 10), 2: _ids(1, 11), 3: _ids(3, 12)}
-    text = free.sample(prefixes, max_new=12, **how)
+    text = sampler.sample(prefixes, max_new=12, **how)
     first = text[3].ids[0]
-    sampler = Sampler(
+    stopping = Sampler(
         CONFIG,
         tiny.mesh(),
         slots=4,
@@ -255,14 +251,14 @@ def test_a_prefix_that_a_decode_takes_is_one_that_was_read(how):
         pad_id=0,
         max_new=12,
     )
-    sampler.load(_params())
-    sampler.extend(PROMPTS)
-    given = sampler.sample(prefixes, max_new=12, **how)
-    assert sampler.compilations == 3, (
+    stopping.load(_params())
+    stopping.extend(PROMPTS)
+    given = stopping.sample(prefixes, max_new=12, **how)
+    assert stopping.compilations == 3, (
         "a cache, a read of the prompts, a decode: nothing for the prefixes"
     )
-    sampler.extend(prefixes)
-    read = sampler.sample(dict.fromkeys(prefixes, ()), max_new=12, **how)
+    stopping.extend(prefixes)
+    read = stopping.sample(dict.fromkeys(prefixes, ()), max_new=12, **how)
     for slot in PROMPTS:
         assert (given[slot].ids, given[slot].stopped) == (read[slot].ids, read[slot].stopped)
         np.testing.assert_allclose(given[slot].logprobs, read[slot].logprobs, atol=1e-4)

@@ -45,7 +45,7 @@ def test_a_run_says_it(tmp_path):
     said = []
     (tmp_path / "data").mkdir()
     source = training.make_source(tmp_path / "data")
-    training.run(tmp_path / "arm", source, say=said.append, steps=1, save_every=1, warmup=0)
+    training.run(tmp_path / "arm", source, say=said.append, steps=12)
     assert sum(line.startswith("memory: a step needs ") for line in said) == 1
 
 
