@@ -16,11 +16,13 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 # Compiling takes most of the time of the tests, and what is compiled runs for milliseconds. LLVM
 # therefore does not optimize, in the processes that tests start too. XLA's own passes run as ever:
 # what is fused, how much memory a program takes and what it sends do not change. The processes that
-# test kept programs (runtime/test_compiled.py) and plans (helpers/planning.py) do without this.
+# test kept programs (runtime/test_compiled.py) and plans (helpers/planning.py) do without this, and
+# so do tests with `optimized`.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import hypothesis
 import jax
+import pytest
 
 pytest_plugins = ["helpers.bases", "helpers.studies"]
 
@@ -33,3 +35,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # A shell starts what runs in its background with Ctrl-C ignored, and so would be every process that
 # a test starts to interrupt it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def optimized():
+    """Compile with all optimizations, for a test that computes for longer than it compiles."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    disabled = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"].lower() not in ("0", "false")
+    jax.config.update("jax_disable_most_optimizations", disabled)

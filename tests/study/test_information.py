@@ -187,7 +187,9 @@ def base():
 
 
 @pytest.mark.slow
-def test_a_thought_that_names_the_action_leaves_nothing_to_learn(planted, base, tmp_path):
+def test_a_thought_that_names_the_action_leaves_nothing_to_learn(
+    planted, base, tmp_path, optimized
+):
     model, params = base
     rows, warned = {}, {}
     for name, examples in planted.items():
