@@ -1,0 +1,62 @@
+"""The sizes that programs are compiled for: enough for what comes, within their share of memory."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cotjax.sample.buckets import (
+    CAPACITY_BUCKETS,
+    READ_AT_ONCE,
+    READ_FEW,
+    READ_MOST,
+    TREE_LEAST,
+    TREE_SIZES,
+    TREES_AT_ONCE,
+    bucket,
+    read_buckets,
+    tree_buckets,
+)
+
+SLOTS = st.integers(1, 5000)
+
+
+@given(SLOTS)
+def test_a_pass_reads_as_many_tokens_as_the_slots_may_read_together(slots):
+    """Few, or the largest power of two with which all slots stay within the limit."""
+    *few, most = read_buckets(slots)
+    if most in READ_FEW:
+        assert (*few, most) == READ_FEW
+        assert 2 * READ_FEW[-1] * slots > READ_AT_ONCE
+    else:
+        assert tuple(few) == READ_FEW and most & (most - 1) == 0
+        assert most * slots <= READ_AT_ONCE
+        assert most == READ_MOST or 2 * most * slots > READ_AT_ONCE
+
+
+@pytest.mark.parametrize(
+    ("slots", "most"), [(1, 512), (4, 512), (5, 256), (8, 256), (16, 128), (32, 64), (33, 48)]
+)
+def test_the_longest_pass_of_some_numbers_of_slots(slots, most):
+    assert read_buckets(slots)[-1] == most
+
+
+@given(SLOTS)
+def test_trees_have_as_many_tokens_as_the_slots_may_have_together(slots):
+    """Every size within the limit, and always those up to the least."""
+    sizes = tree_buckets(slots)
+    assert sizes == sorted(sizes) and set(sizes) <= {*TREE_SIZES}
+    for size in TREE_SIZES:
+        assert (size in sizes) == (size <= TREE_LEAST or size * slots <= TREES_AT_ONCE)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([None, 1, 300, 40_000]))
+def test_a_bucket_holds_the_size_and_is_the_smallest_that_does(size, most):
+    found = bucket(size, CAPACITY_BUCKETS, most)
+    if most is not None and most <= size:
+        assert found == most
+        return
+    assert found >= size
+    holding = [each for each in CAPACITY_BUCKETS if each >= size]
+    step = CAPACITY_BUCKETS[-1]
+    expected = holding[0] if holding else -(-size // step) * step
+    assert found == (expected if most is None else min(expected, most))
