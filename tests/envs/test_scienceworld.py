@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import os
@@ -249,7 +250,7 @@ def test_what_is_missing_is_said_in_one_line(monkeypatch):
 
 
 @needs_engine
-def test_gold_paths_are_collected_and_replayed(env, tmp_path):
+def test_gold_paths_are_collected_and_replayed(env, tmp_path, caplog):
     env.reset(ANIMAL)
     before = children()
     out = tmp_path / "expert.jsonl"
@@ -268,6 +269,8 @@ def test_gold_paths_are_collected_and_replayed(env, tmp_path):
         with pytest.raises(EnvError, match=f"{game.id}, {where}: the replay differs at character"):
             replay(env, game, actions, observations)
     assert children() == before, "the collection's own Java processes have ended"
+    gc.collect()
+    assert not caplog.records
 
 
 def test_a_thought_claims_only_what_was_observed():

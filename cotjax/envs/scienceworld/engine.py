@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -139,6 +140,8 @@ class Engine:
     def _start(self) -> None:
         from py4j.java_gateway import GatewayParameters, JavaGateway, launch_gateway
 
+        # py4j logs what it raises, and that it cannot free the objects of a process that has ended.
+        logging.getLogger("py4j").setLevel(logging.CRITICAL)
         try:
             port, token, self._process = launch_gateway(
                 classpath=self._jar,
