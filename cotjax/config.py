@@ -267,8 +267,8 @@ def _arms() -> ConfigDict:
 def _evaluate() -> ConfigDict:
     evaluate = ConfigDict()
     evaluate.slots = 64  # episodes played at once
-    # Decode one half of the slots while the environments of the other half answer. Pays where these
-    # take long without using this machine's cores (docs/performance.md).
+    # Decode one half of the slots while the environments of the other half answer. Pays on a CPU
+    # whose cores are idle while environments answer (docs/performance.md).
     evaluate.halves = False
     # Devices that share one copy of the weights while sampling; further copies play other episodes.
     # 0: the training mesh.

@@ -90,6 +90,7 @@ def play(
         kinds=kinds_decoded(driver, kinds),
         on_step=on_step,
         on_record=on_record,
+        idle=_Idle(),
     )
     pairs = [(policy, environments), *([second_half] if second_half else [])]
     # Which half plays a game is fixed: it does not depend on which half is faster.
@@ -171,13 +172,21 @@ def _ends(answer: Observation | EnvError) -> bool:
 
 
 @dataclass
+class _Idle:
+    """Seconds in which the loop has decoded nothing, waiting for the environments of any half."""
+
+    seconds: float = 0.0
+
+
+@dataclass
 class _Slots:
     """A policy's slots with their environments, and the games that they play.
 
     Attributes:
       waiting: the games that are yet to start.
       live: slot -> its episode.
-      sent: the turn whose actions are at the environments, and what these will have done.
+      sent: the turn whose actions are at the environments, what these will have done, and
+        `idle.seconds` when they were sent.
     """
 
     policy: Policy
@@ -191,8 +200,9 @@ class _Slots:
     kinds: Collection[Kind]
     on_step: OnStep
     on_record: OnRecord
+    idle: _Idle
     live: dict[int, RunningEpisode] = field(default_factory=dict)
-    sent: tuple[TurnDecoder, Future[_Moves]] | None = None
+    sent: tuple[TurnDecoder, Future[_Moves], float] | None = None
 
     @property
     def playing(self) -> bool:
@@ -210,17 +220,19 @@ class _Slots:
         empty = [slot for slot in range(self.policy.slots) if slot not in self.live]
         # One thread at a time, so the environments see their calls in order.
         moves = in_background(_move, self.environments, turn, list(self.live), empty, self.waiting)
-        self.sent = turn, moves
+        self.sent = turn, moves, self.idle.seconds
         turn.compare()
 
     def receive(self) -> None:
         """Record what the environments answered, and begin the games that they have started."""
         if self.sent is None:
             return
-        (turn, future), self.sent = self.sent, None
+        (turn, future, idle_before), self.sent = self.sent, None
         started_at = time.perf_counter()
         moves = future.result()
-        waited = (time.perf_counter() - started_at) / max(1, len(turn.chosen or moves.starting))
+        self.idle.seconds += time.perf_counter() - started_at
+        # While the loop waited for the other half, it decoded nothing for this one either.
+        waited = (self.idle.seconds - idle_before) / max(1, len(turn.chosen or moves.starting))
         # Cap at the environments' own time, so scheduler delays are not charged to them.
         waited = min(waited, moves.seconds)
         self._advance(turn, moves, waited)

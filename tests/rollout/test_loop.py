@@ -215,6 +215,26 @@ def test_the_environments_time_is_counted_once_and_that_of_the_first_games_is_wa
     assert slow.took == pytest.approx(sum(each.environment_s for each in timing.values()), rel=0.3)
 
 
+def test_time_in_which_both_halves_wait_is_hidden_by_nothing(codec):
+    """Decoding takes no time here, so each half waits for all of its environments' time."""
+
+    class Slow(Cabinets):
+        def step(self, actions):
+            time.sleep(0.05)
+            return super().step(actions)
+
+    records = _play(
+        codec,
+        games(1, 2, 3, 4),
+        "prompt",
+        Slow(),
+        second_half=(RulePolicy(codec), Slow()),
+        max_steps=3,
+    )
+    for record in records.values():
+        assert record.timing.waited_s > 0.7 * record.timing.environment_s > 0.05
+
+
 def test_what_the_environment_does_wrong_ends_that_episode_alone(codec):
     records = _play(codec, games(9, 4), "cot")
     assert (
