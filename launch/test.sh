@@ -23,6 +23,8 @@ if ! has bfcl_eval; then
 fi
 # The tests of the world ScienceWorld also need Java, and are skipped without either.
 has scienceworld || "${pip[@]}" install -e ".[scienceworld]" || true
+# The peer of the search-QA world's retriever. Without it, scores of it that were kept are compared.
+has bm25s || "${pip[@]}" install --no-deps "bm25s>=0.3,<0.4" || true
 # The TPU compiler of this jax, for the tests of `cotjax plan`. It is installed outside the
 # environment, because jax looks for a TPU at every start once libtpu is part of it. Without it
 # those tests are skipped and say so.

@@ -1,0 +1,42 @@
+"""Search QA: a model from random weights learns to search for what it needs and to answer.
+
+Standard SFT against reduced action supervision, on the solver's episodes of the four in-domain
+types of questions. Played: new questions of these types, held-out compositions and lengths (OOD),
+and questions about held-out entities.
+
+Command   cotjax study --config configs/search_qa.py
+Hardware  2 CPU cores
+"""
+
+from cotjax.config import default_config
+
+
+def get_config():
+    config = default_config("search_qa")
+    config.title = "Where the gains of CoT training land: search QA"
+    config.out = "runs/search_qa"
+    config.cpu_devices = 2
+    config.games.train = 250  # of each in-domain task type: 1,000
+    config.games.eval_split = "test"
+    config.games.in_domain = 60
+    config.games.ood = 30
+    config.games.ood_objects = 30
+    config.task_types.collect = config.task_types.in_domain  # the OOD task types are never shown
+    config.collect.slips = 0.1
+    config.collect.max_steps = 14
+    config.data.max_length = 1024  # a search adds some 200 tokens
+    config.model.base = "random"  # the shipped base knows ALFWorld's words alone
+    config.model.recall_steps = 500  # questions are answered by looking up what was read
+    config.train.steps = 400
+    config.train.save_every = 200
+    config.train.row_length = 1024
+    config.train.learning_rate = 2e-3
+    config.train.vector_rate = 10.0
+    config.evaluate.max_steps = 12  # ten searches, the answer, and one invalid action
+    config.evaluate.max_new_tokens = 96
+    config.evaluate.slots = 40
+    config.arms = {
+        "sft": {"label": "standard SFT", "fraction": 0.0},
+        "reduced": {"label": "reduced action supervision, k = 0.3", "fraction": 0.3},
+    }
+    return config
