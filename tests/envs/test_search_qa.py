@@ -53,10 +53,10 @@ def record_of(game: Game) -> dict:
     return records(game.path)[game.id]
 
 
-def play(game: Game, env: SearchQaEnv, settings=None, seed=0):
+def play(game: Game, env: SearchQaEnv, settings=None, seed=0, agent="expert"):
     """Return (steps as (observation, decision), last observation)."""
     task, observation = env.reset(game)
-    solver = WORLD.agent("expert", seed, settings or AgentSettings())
+    solver = WORLD.agent(agent, seed, settings or AgentSettings(game=game))
     solver.start(task, observation)
     steps = []
     while not observation.done:
@@ -257,6 +257,39 @@ def test_thoughts_come_from_what_was_shown(folder):
             shown += observation.text
             for found in name.findall(f"{decision.thought.replace('Now I', '')} {decision.action}"):
                 assert found in shown
+
+
+def test_the_recaller_searches_for_unknown_facts_alone(folder):
+    """It makes no search but for unknown facts, at most two for each."""
+    won = 0
+    games = WORLD.games(folder, "test")
+    for game in games:
+        steps, observation = play(game, SearchQaEnv(), agent="recaller")
+        won += observation.won
+        facts = record_of(game)["facts"]
+        unknown = [subject for subject, _, known, _ in facts if not known]
+        queries = [each.action for _, each in steps[:-1]]
+        assert all(any(subject in query for subject in unknown) for query in queries)
+        # A result may tell a later fact, too.
+        assert len(queries) <= 2 * len(unknown) and bool(queries) == bool(unknown)
+    assert won >= 0.97 * len(games)
+
+
+def test_the_guesser_is_right_where_all_facts_are_known(folder):
+    games = WORLD.games(folder, "test")
+    lucky = all_known = 0
+    for game in games:
+        steps, observation = play(game, SearchQaEnv(), agent="guesser")
+        assert len(steps) == 1
+        known = all(known for *_, known, _ in record_of(game)["facts"])
+        assert observation.won or not known
+        all_known += known
+        lucky += observation.won and not known
+    # Half of the facts are known, so with h hops a question is known with probability 0.5 ** h. A
+    # guess is right for one in 60 facts, and for half of the numbers that are compared.
+    assert 0.1 < all_known / len(games) < 0.35 and lucky < 0.05 * len(games)
+    with pytest.raises(UsageError, match="guesser remembers facts of the game's folder"):
+        WORLD.agent("guesser", 0, AgentSettings())
 
 
 def test_mistakes_have_no_thought_and_are_recovered_from(folder):

@@ -88,6 +88,22 @@ def load_corpus(folder: Path) -> tuple[Corpus, str]:
     return Corpus(pages, held_out), sha256_of(file)
 
 
+@lru_cache(maxsize=2)
+def load_known(folder: Path) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Return the known facts of a folder, (subject, relation) -> objects. Raises DataError."""
+    file = folder / FACTS
+    known: dict[tuple[str, str], tuple[str, ...]] = {}
+    for number, line in read_lines(file):
+        try:
+            if line["known"]:
+                known[line["subject"], line["relation"]] = tuple(line["objects"])
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"{file}:{number}: not a fact ({type(error).__name__}: {error}); {_ADVICE}"
+            ) from error
+    return known
+
+
 @lru_cache(maxsize=8)
 def load_questions(file: Path) -> dict[str, QuestionRecord]:
     """Return the questions of a split's file by id. Raises DataError."""

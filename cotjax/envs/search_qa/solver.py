@@ -1,7 +1,8 @@
 """A solver that knows the wording of questions and passages, and no fact but those it has read.
 
 It writes down which fact it needs and searches for it. Where the results lack it, it searches once
-more in other words.
+more in other words. With a memory it also states the facts in there, as a model does that was
+trained on them, and without searches it guesses all others.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import random
 import re
 from collections.abc import Mapping
 from functools import cache
+from types import MappingProxyType
 
 from cotjax.envs.base import Decision, Observation
 from cotjax.envs.search_qa.questions import (
@@ -38,11 +40,13 @@ AGAIN = (
 )
 READ = ("Result {n} says that {what} is {objects}.", "By result {n}, {what} is {objects}.")
 EARLIER = ("An earlier result says that {what} is {objects}.",)
+KNOWN = ("I know that {what} is {objects}.", "I remember that {what} is {objects}.")
+GUESS = ("I do not know {what}, so I guess {objects}.",)
 LESS = "{less} is less than {more}, so the answer is {answer}."
 BOTH = "Both have {answer}, so that is the answer."
 LAST = ("So the answer is {answer}.", "That is the answer: {answer}.")
 LOST = "I cannot find {what}, so I have no answer."
-PHRASES = (*NEED, *SEARCHES, *AGAIN, *READ, *EARLIER, LESS, BOTH, *LAST, LOST)
+PHRASES = (*NEED, *SEARCHES, *AGAIN, *READ, *EARLIER, *KNOWN, *GUESS, LESS, BOTH, *LAST, LOST)
 
 
 class Solver:
@@ -52,16 +56,28 @@ class Solver:
       seed: of the wording and the mistakes; the same seed and question give the same episode.
       mistakes: share of the steps that are a needless search: for another entity, or the last query
         again.
+      memory: facts that it states without a search, (subject, relation) -> objects.
+      searches: whether it searches for facts that are not in its memory. It guesses them otherwise,
+        from the objects that the relation has there.
     """
 
-    def __init__(self, schema: Schema, seed: int, mistakes: float = 0.0):
+    def __init__(
+        self,
+        schema: Schema,
+        seed: int,
+        mistakes: float = 0.0,
+        memory: Mapping[Key, tuple[str, ...]] = MappingProxyType({}),
+        searches: bool = True,
+    ):
         self._schema, self._seed, self._mistakes = schema, seed, mistakes
+        self._memory, self._searches = memory, searches
 
     def start(self, task: str, observation: Observation) -> None:
         """Begin a question. Raises EnvError for another wording than the world's."""
         self._rng = random.Random(f"search_qa solver {self._seed}")
         self._question: Question = parse_question(task, self._schema)
-        self._read: dict[Key, tuple[str, ...]] = {}
+        self._facts = dict(self._memory)
+        self._guessed: set[Key] = set()
         self._said: set[Key] = set()
         self._attempts: dict[Key, int] = {}
         self._queries: list[str] = []
@@ -72,7 +88,11 @@ class Solver:
         latest = self._take_in(observation.text)
         if self._queries and self._rng.random() < self._mistakes:
             return Decision(None, f"search: {self._needless()}", mistake=True)
-        solution = solve(self._question, self._read)
+        solution = solve(self._question, self._facts)
+        while not self._searches and solution.missing is not None:
+            self._facts[solution.missing] = self._guess(solution.missing[1])
+            self._guessed.add(solution.missing)
+            solution = solve(self._question, self._facts)
         thought = self._news(solution, latest)
         if solution.missing is None:
             answer = solution.answers[0] if solution.answers else _GIVE_UP
@@ -97,7 +117,7 @@ class Solver:
         for number, title, body in _RESULT.findall(text):
             self._names.append(title)
             for key, objects in facts_in(body, self._schema).items():
-                self._read[key] = objects
+                self._facts[key] = objects
                 latest.setdefault(key, int(number))
         return latest
 
@@ -108,12 +128,17 @@ class Solver:
             if key not in self._said:
                 self._said.add(key)
                 words = READ if key in latest else EARLIER
+                words = KNOWN if key in self._memory else GUESS if key in self._guessed else words
                 sentences.append(
                     self._rng.choice(words).format(
-                        n=latest.get(key), what=self._what(key), objects=", ".join(self._read[key])
+                        n=latest.get(key), what=self._what(key), objects=", ".join(self._facts[key])
                     )
                 )
         return sentences
+
+    def _guess(self, name: str) -> tuple[str, ...]:
+        objects = sorted(each for (_, of), each in self._memory.items() if of == name)
+        return self._rng.choice(objects or [("0",)])
 
     def _what(self, key: Key) -> str:
         return phrase(Chain(key[0], (key[1],)), self._schema)
@@ -121,7 +146,7 @@ class Solver:
     def _end(self, solution: Solution, answer: str) -> str:
         if self._question.form == COMPARISON:
             numbers = [key for key in solution.used if key[1] == self._question.by]
-            less, more = sorted((self._read[key][0] for key in numbers), key=int)
+            less, more = sorted((self._facts[key][0] for key in numbers), key=int)
             return LESS.format(less=less, more=more, answer=answer)
         if self._question.form == INTERSECTION:
             return BOTH.format(answer=answer)

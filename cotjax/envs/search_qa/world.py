@@ -13,7 +13,7 @@ from cotjax.envs.base import Agent, Game, TextEnv
 from cotjax.envs.search_qa import invented
 from cotjax.envs.search_qa.env import ANSWER, FIRST, LIMIT, NOTHING_FOUND, SEARCH, SearchQaEnv
 from cotjax.envs.search_qa.generate import FOUR_HOPS, NEW_CHAINS, SHARES, TASK_TYPES, THREE_HOPS
-from cotjax.envs.search_qa.library import load_questions
+from cotjax.envs.search_qa.library import load_known, load_questions
 from cotjax.envs.search_qa.make import make_questions
 from cotjax.envs.search_qa.schema import Knowledge, load_schema
 from cotjax.envs.search_qa.solver import PHRASES, Solver
@@ -49,7 +49,7 @@ class SearchQa(World):
     )
     axes = MappingProxyType({OOD_OBJECTS: "questions about entities that training never shows"})
     splits = tuple(SHARES)
-    agents = ("expert",)
+    agents = ("expert", "recaller", "guesser")
     makes_games = True
     lists_commands = False
     task_text = "Question: {task}"
@@ -108,8 +108,15 @@ class SearchQa(World):
         yield from PHRASES
 
     def agent(self, name: str, seed: int, settings: AgentSettings) -> Agent:
+        """Return the solver; "recaller" remembers known facts, "guesser" also never searches."""
         self.check_agent(name)
-        return Solver(load_schema(self._source), seed, settings.mistakes)
+        schema = load_schema(self._source)
+        if name == "expert":
+            return Solver(schema, seed, settings.mistakes)
+        if settings.game is None:
+            raise UsageError(f"{name} remembers facts of the game's folder: give it the game")
+        memory = load_known(Path(settings.game.path).parent)
+        return Solver(schema, seed, settings.mistakes, memory, searches=name == "recaller")
 
     def _knowledge(self, seed: int) -> Knowledge:
         return invented.invent(seed, self._scale)
