@@ -21,6 +21,7 @@ from cotjax.envs.search_qa.questions import (
 from cotjax.envs.search_qa.schema import LIST, NUMBER, ONE
 from cotjax.envs.search_qa.solver import facts_in
 from cotjax.envs.worlds import OOD_OBJECTS
+from cotjax.errors import UsageError
 
 SEED = 4
 KNOWLEDGE = invent(SEED)
@@ -192,6 +193,12 @@ def test_a_question_is_read_as_it_was_written(questions):
         for question in some[:500]:
             text = question_text(question, SCHEMA, random.Random(question.key))
             assert parse_question(text, SCHEMA) == question
+
+
+@pytest.mark.parametrize("scale", [0, 11])
+def test_the_scale_has_limits(scale):
+    with pytest.raises(UsageError, match=f"scale of an invented world is 1 to 10, not {scale}"):
+        invent(0, scale)
 
 
 def test_no_wording_belongs_to_two_relations():

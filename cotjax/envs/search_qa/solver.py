@@ -38,9 +38,9 @@ AGAIN = (
     "No result says {what}, so I search in other words.",
     "I do not see {what} there. I search once more.",
 )
-READ = ("Result {n} says that {what} is {objects}.", "By result {n}, {what} is {objects}.")
-EARLIER = ("An earlier result says that {what} is {objects}.",)
-KNOWN = ("I know that {what} is {objects}.", "I remember that {what} is {objects}.")
+READ = ("Result {n} says that {what} {verb} {objects}.", "By result {n}, {what} {verb} {objects}.")
+EARLIER = ("An earlier result says that {what} {verb} {objects}.",)
+KNOWN = ("I know that {what} {verb} {objects}.", "I remember that {what} {verb} {objects}.")
 GUESS = ("I do not know {what}, so I guess {objects}.",)
 LESS = "{less} is less than {more}, so the answer is {answer}."
 BOTH = "Both have {answer}, so that is the answer."
@@ -129,11 +129,10 @@ class Solver:
                 self._said.add(key)
                 words = READ if key in latest else EARLIER
                 words = KNOWN if key in self._memory else GUESS if key in self._guessed else words
-                sentences.append(
-                    self._rng.choice(words).format(
-                        n=latest.get(key), what=self._what(key), objects=", ".join(self._facts[key])
-                    )
-                )
+                objects = self._facts[key]
+                told = {"verb": "are" if len(objects) > 1 else "is", "objects": ", ".join(objects)}
+                text = self._rng.choice(words)
+                sentences.append(text.format(n=latest.get(key), what=self._what(key), **told))
         return sentences
 
     def _guess(self, name: str) -> tuple[str, ...]:

@@ -102,7 +102,7 @@ class SearchQa(World):
         for relation in load_schema(self._source).relations.values():
             yield from (*relation.asks, *relation.states, *relation.inverse, *relation.queries)
             yield f"Which {relation.object} is both {relation.common} and {relation.more}: or?"
-        yield "Who is What Question: What is?"
+        yield "Who is What Question: What is? are"
         yield from (FIRST, LIMIT, NOTHING_FOUND, f"{SEARCH}: {ANSWER}: unknown result 1 2 3")
         yield "<search_result> </search_result> Invalid: action. Your answer is right. wrong."
         yield from PHRASES
