@@ -33,6 +33,7 @@ def get_config():
     config.train.learning_rate = 2e-3
     config.train.vector_rate = 10.0
     config.evaluate.max_steps = 12  # ten searches, the answer, and one invalid action
+    config.evaluate.max_length = 2560  # ten searches with their results
     config.evaluate.max_new_tokens = 96
     config.evaluate.slots = 40
     config.arms = {
