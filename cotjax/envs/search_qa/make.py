@@ -13,7 +13,7 @@ from cotjax.envs.base import Game
 from cotjax.envs.search_qa.generate import ALL_SPLITS, TASK_TYPES, Asked, Generator
 from cotjax.envs.search_qa.library import CORPUS, FACTS, MANIFEST, load_questions
 from cotjax.envs.search_qa.pages import Passage, write_pages
-from cotjax.envs.search_qa.schema import Knowledge
+from cotjax.envs.search_qa.schema import Fact, Knowledge
 from cotjax.errors import UsageError
 from cotjax.runtime.files import read_json, sha256_of, write_atomic
 
@@ -48,17 +48,8 @@ def make_questions(
     passages = write_pages(knowledge, seed)
     files = {CORPUS: _lines(map(_passage_line, passages))}
     corpus = hashlib.sha256(files[CORPUS]).hexdigest()
-    facts = {fact: passage.id for passage in passages for fact in passage.facts}
-    files[FACTS] = _lines(
-        {
-            "subject": fact.subject,
-            "relation": fact.relation,
-            "objects": fact.objects,
-            "known": fact.known,
-            "passage": facts[fact.key],
-        }
-        for fact in knowledge.facts
-    )
+    where = {fact: passage.id for passage in passages for fact in passage.facts}
+    files[FACTS] = _lines(_fact_line(fact, where) for fact in knowledge.facts)
     generator = Generator(knowledge, passages, seed)
     games: list[Game] = []
     total = sum(sum(types.values()) for types in wanted.values())
@@ -71,7 +62,7 @@ def make_questions(
                     f"{source} has {len(asked):,} {split} questions of {task_type} for seed "
                     f"{seed}, and {count:,} are asked for: ask for fewer"
                 )
-            lines += (_question_line(knowledge, facts, corpus, task_type, each) for each in asked)
+            lines += (_question_line(knowledge, where, corpus, task_type, each) for each in asked)
             if progress is not None:
                 progress(len(games) + len(lines), total)
         lines.sort(key=lambda line: line["id"])
@@ -139,6 +130,16 @@ def _kept(out: Path, request: dict[str, Any]) -> list[Game] | None:
 
 def _passage_line(passage: Passage) -> dict[str, Any]:
     return {"title": passage.title, "text": passage.text, "held_out": passage.held_out}
+
+
+def _fact_line(fact: Fact, where: Mapping[tuple[str, str], int]) -> dict[str, Any]:
+    return {
+        "subject": fact.subject,
+        "relation": fact.relation,
+        "objects": fact.objects,
+        "known": fact.known,
+        "passage": where[fact.key],
+    }
 
 
 def _question_line(
