@@ -149,7 +149,9 @@ def test_no_room_is_above_18_percent_of_the_lines_and_no_file_above_400():
     lines = {path: path.read_text(encoding="utf-8").count("\n") for path, _ in _modules()}
     rooms = Counter()
     for path, room in _modules():
-        rooms[room] += lines[path]
+        # A world is a room of its own: no other one imports it.
+        parts = path.relative_to(ROOT).parts
+        rooms["/".join(parts[:2]) if room == "envs" and len(parts) > 2 else room] += lines[path]
     large = {
         room: f"{count / rooms.total():.1%}"
         for room, count in rooms.items()
