@@ -30,6 +30,7 @@ ARM_FIELDS = {
     "fraction_steps": 0,
     "control": "action",
     "thoughts": "",
+    "trajectories": "",
     "direct_share": -1.0,
     "seed": -1,
 }
@@ -255,6 +256,7 @@ def _arms() -> ConfigDict:
     last_fraction, fraction_steps: the fraction goes linearly to last_fraction in this many updates.
     control: what is dropped in place of actions, one of cotjax.masking.CONTROLS.
     thoughts: kind of the scripted thoughts; "": collect.thoughts.
+    trajectories: JSONL file to train this arm on; "": data.trajectories, or collected ones.
     direct_share: share of trajectories in the direct form; -1: data.direct_share.
     seed: of the arm's data order, masking and adapters; -1: the config's.
     """
@@ -305,6 +307,12 @@ def _evaluate() -> ConfigDict:
     return evaluate
 
 
+def own_files(config: ConfigDict) -> dict[str, str]:
+    """Return arm -> the trajectory file that it names itself."""
+    arms = {arm: own for arm, own in config.arms.items() if isinstance(own, ConfigDict)}
+    return {arm: own.trajectories for arm, own in arms.items() if own.get("trajectories")}
+
+
 def sampler_mesh(config: ConfigDict) -> dict[str, int]:
     """Return the axis sizes of the sampler's mesh.
 
@@ -336,7 +344,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
         if override.startswith("world="):
             world = load_world(config.world)
             config.task_types, config.games.source = _task_types(world), _games(world).source
-    for name in PATHS:
+    files = (f"arms.{arm}.trajectories" for arm in own_files(config))
+    for name in (*PATHS, *files):
         # URLs are refused here, before anything is read or written.
         config.update_from_flattened_dict({name: _expanded(_fields(config)[name])})
     return config

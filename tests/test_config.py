@@ -64,6 +64,7 @@ def test_every_field_of_an_arm_can_be_set(tmp_path):
         ("fraction_steps", 7),
         ("label", "x"),
         ("thoughts", "unnamed"),
+        ("trajectories", "mine.jsonl"),
         ("direct_share", 0.3),
         ("seed", 7),
     ):

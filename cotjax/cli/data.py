@@ -198,9 +198,9 @@ def _inputs_of_config(
     file, arms = Path(config.data.trajectories), arms_of(config)
     if arguments.arm is not None and arguments.arm not in arms:
         raise UsageError(f"--arm is {arguments.arm!r}; there are {', '.join(arms)}")
-    share = arms[arguments.arm].direct_share if arguments.arm else None
+    arm = arms[arguments.arm] if arguments.arm else None
     droppings, drawn = {arm: dropping_of(config, arm) for arm in arms}, drawn_of(config, file)
-    codec, selection = codec_of(config, file, drawn), selection_of(config, share, drawn)
+    codec, selection = codec_of(config, file, drawn), selection_of(config, arm, drawn)
     return file, codec, selection, RemovedTokens(droppings)
 
 
@@ -214,7 +214,7 @@ def data_config(arguments: argparse.Namespace, flags: dict[str, object]) -> Conf
       UsageError: the config names no trajectory file.
       DataError: the file does not exist.
     """
-    from cotjax.config import default_config, load_config, set_field
+    from cotjax.config import default_config, load_config, own_files, set_field
 
     overrides = [
         *arguments.overrides,
@@ -226,6 +226,9 @@ def data_config(arguments: argparse.Namespace, flags: dict[str, object]) -> Conf
         config = default_config()
         for override in overrides:
             set_field(config, override)
+    own = own_files(config).get(arguments.arm)
+    if own and flags["data.trajectories"] is None:
+        config.data.trajectories = own
     if not config.data.trajectories:
         raise UsageError(
             "the config collects its own trajectories: give a file of them, or set "

@@ -132,7 +132,7 @@ def _of_run(arguments: argparse.Namespace) -> tuple:
     dropping, file = droppings[arm], Path(config.data.trajectories)
     epoch, step = arguments.epoch, arguments.step
     drawn = drawn_of(config, file)
-    selection = selection_of(config, arms_of(config)[arm].direct_share, drawn)
+    selection = selection_of(config, arms_of(config)[arm], drawn)
     examples = run_shown(file, codec_of(config, file, drawn), selection, dropping, epoch, step)
     varies = dropping.redraw or callable(dropping.fraction)
     at = f"epoch {epoch}, step {step}, " if varies else ""

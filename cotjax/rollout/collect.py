@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from cotjax.data.trajectories import (
@@ -156,13 +157,13 @@ def collect(
     return CollectSummary(**counts, faults=tuple(tally.faults))
 
 
-def expert_episodes(path: str | Path, games: Iterable[Game]) -> Iterator[Trajectory]:
-    """Yield the first won episode of each game in a trajectory file.
+def expert_episodes(files: Iterable[str | Path], games: Iterable[Game]) -> Iterator[Trajectory]:
+    """Yield the first won episode of each game in trajectory files.
 
     They take the place of a scripted expert's, in a world that has none.
     """
     wanted = {(game.split, game.id) for game in games}
-    for trajectory in read_trajectories(path):
+    for trajectory in chain.from_iterable(map(read_trajectories, files)):
         if trajectory.success and (trajectory.split, trajectory.game) in wanted:
             wanted.remove((trajectory.split, trajectory.game))
             yield trajectory

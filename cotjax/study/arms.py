@@ -6,17 +6,18 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from cotjax.config import ARM_FIELDS
+from cotjax.config import ARM_FIELDS, own_files
 from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
 from cotjax.masking import NORMALIZERS, Dropping, MaskError
 
 # Fields that decide an arm's examples and their order; the others decide what is dropped.
-_OF_DATA = ("thoughts", "direct_share", "seed")
+_OF_DATA = ("thoughts", "trajectories", "direct_share", "seed")
 _SEED = re.compile(r"(?P<cell>.*?\w)[-_.]*(?:seed|s)?[-_.]?\d+")
 
 
@@ -27,7 +28,9 @@ class Arm:
     Attributes:
       label: shown in the report.
       fraction, control: what it drops, as in the config.
-      thoughts: kind of the thoughts that it is trained on; "" where the user's own are.
+      thoughts: kind of the thoughts that it is trained on; "" where data.trajectories has its own,
+        and the name of `trajectories` where that has.
+      trajectories: the file that it alone names; "" where data are those of the config.
       direct_share: share of its trajectories in the direct form.
       seed: of its data order, masking and adapters.
       cell: a name that arms differing by seed and label alone share.
@@ -37,6 +40,7 @@ class Arm:
     fraction: float
     control: str
     thoughts: str
+    trajectories: str
     direct_share: float
     seed: int
     cell: str
@@ -56,6 +60,18 @@ def arms_of(config: ConfigDict) -> dict[str, Arm]:
         arm: Arm(**{name: own[name] for name in shown}, cell=cells[arm])
         for arm, own in values.items()
     }
+
+
+def collects(config: ConfigDict) -> bool:
+    """Return whether an arm is trained on trajectories that the study collects."""
+    every_arm_has_a_file = len(own_files(config)) == len(config.arms) > 0
+    return not (config.data.trajectories or every_arm_has_a_file)
+
+
+def given_files(config: ConfigDict) -> tuple[str, ...]:
+    """Return the trajectory files that the config and its arms name, each once."""
+    files = (config.data.trajectories, *own_files(config).values())
+    return tuple(dict.fromkeys(filter(None, files)))
 
 
 def dropping_of(config: ConfigDict, arm: str) -> Dropping:
@@ -120,6 +136,18 @@ def _check_data(config: ConfigDict, arm: str, own: ConfigDict) -> None:
         raise UsageError(
             f"arms.{arm}.seed is {own.seed}; it must be at least 0, or -1 for the config's seed"
         )
+    if file := own.get("trajectories"):
+        if own.get("thoughts"):
+            raise UsageError(
+                f"arms.{arm}.thoughts is {own.thoughts!r}, but its trajectories, {file}, have "
+                "their own thoughts: remove one of the two fields"
+            )
+        if config.prompt.examples:
+            raise UsageError(
+                f"arms.{arm}.trajectories is {file}, and prompt.examples {config.prompt.examples}: "
+                "examples cannot be held out of another file; set prompt.examples to 0, or give "
+                "all arms one file as data.trajectories"
+            )
     if not own.get("thoughts"):
         return
     if config.data.trajectories:
@@ -133,13 +161,24 @@ def _check_data(config: ConfigDict, arm: str, own: ConfigDict) -> None:
 def _resolved(config: ConfigDict, arm: str) -> dict[str, Any]:
     """Return all fields of an arm, each with the config's value where the arm names none."""
     own: dict[str, Any] = {**ARM_FIELDS, **config.arms[arm]}
-    if not own["thoughts"]:
+    if own["trajectories"] == config.data.trajectories:
+        own["trajectories"] = ""
+    if own["trajectories"]:
+        own["thoughts"] = _name(own["trajectories"], config)
+    elif not own["thoughts"]:
         own["thoughts"] = "" if config.data.trajectories else config.collect.thoughts
     if own["direct_share"] < 0:
         own["direct_share"] = config.data.direct_share
     if own["seed"] < 0:
         own["seed"] = config.seed
     return own
+
+
+def _name(file: str, config: ConfigDict) -> str:
+    """Return the name of a trajectory file; its path where that names another file or a kind."""
+    name = Path(file).name
+    others = {Path(other).name for other in given_files(config) if other != file}
+    return file if name in others or name in load_world(config.world).thought_kinds else name
 
 
 def _cells(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -54,9 +54,7 @@ def build_datasets(
     begun = arms_begun(run)
     drawn = kept_of(config, run)
     settings = {
-        arm.data: agent_config(
-            config, trajectories[arm.thoughts], tokenizer, arm.direct_share, drawn
-        )
+        arm.data: agent_config(config, trajectories[arm.thoughts], tokenizer, arm, drawn)
         for arm in arms.values()
     }
     made_from = {
@@ -80,6 +78,7 @@ def build_datasets(
         if len(datasets) > 1:
             users = [name for name, arm in arms.items() if arm.data == (thoughts, share)]
             kind = f"{thoughts} thoughts, " if thoughts else ""
+            kind = f"{thoughts}, " if arms[users[0]].trajectories else kind
             reporter.say(f"  {', '.join(users)} ({kind}direct_share {share:g}):")
         for line in dataset.counts.lines():
             reporter.say(f"  {line}")

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from cotjax.envs.base import Game, games_hash
 from cotjax.envs.worlds import AXES, IN_DOMAIN, OOD, World, load_world
 from cotjax.errors import DataError, UsageError
+from cotjax.study.arms import collects, given_files
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def prepare_games(
       UsageError: an unknown source, no root for games that are read, or no games asked for.
       DataError: a game folder is missing, empty or broken, or holds too few games.
     """
-    if config.data.trajectories and not wanted_games(config):
+    if not collects(config) and not wanted_games(config):
         return GameSets((), (), (), "")  # training on the user's data, and nothing to play
     world, root = load_world(config.world), config.games.root
     if config.games.source == "made":
@@ -112,14 +113,15 @@ def check_world(config: ConfigDict) -> None:
                 f"games.{axis} is {config.games[axis]}: world {world.name!r} has no such games; "
                 "set it to 0"
             )
-        if config.data.trajectories:
+        if files := given_files(config):
             raise UsageError(
                 f"games.{axis} is {config.games[axis]}, which holds games out of training, but "
-                "data.trajectories is trained on as it is: set one of the two to its default"
+                f"{', '.join(files)} (data.trajectories, or an arm's) is trained on as it is: set "
+                "one of the two to its default"
             )
     for name, types in config.task_types.items():
         for task_type in types:
-            if task_type not in world.task_types and not config.data.trajectories:
+            if task_type not in world.task_types and collects(config):
                 raise UsageError(
                     f"task_types.{name}: world {world.name!r} has no task type {task_type!r}; "
                     f"there are {', '.join(world.task_types)}; "
@@ -165,7 +167,7 @@ def _axes_on(config: ConfigDict) -> frozenset[str]:
 def _train(
     config: ConfigDict, world: World, games_of: Callable[[str], list[Game]]
 ) -> tuple[Game, ...]:
-    if config.data.trajectories:
+    if not collects(config):
         return ()  # the user's data; no game is played for training
     games = [
         game

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cotjax.config import ARM_FIELDS, default_config
+from cotjax.config import ARM_FIELDS, default_config, own_files
 from cotjax.data.chat_template import AUTO
 from cotjax.data.codec import Codec
 from cotjax.data.prompt_examples import NONE_DRAWN, Drawn
@@ -22,7 +22,7 @@ from cotjax.model.sharding import make_mesh
 from cotjax.runtime import distributed
 from cotjax.runtime.claim import check_run
 from cotjax.runtime.ranges import check_all_ranges
-from cotjax.study.arms import check_arms, check_thoughts
+from cotjax.study.arms import check_arms, check_thoughts, collects
 from cotjax.study.base import DTYPES, SIZES, adapters_of, base_folder
 from cotjax.study.evaluate import (
     check_layout,
@@ -140,7 +140,7 @@ def _check_data(config: ConfigDict) -> None:
 def _check_collection(config: ConfigDict) -> None:
     settings, world = config.collect, load_world(config.world)
     # A world without scripted agents needs trajectories, and then the agent does not matter.
-    if world.agents or not config.data.trajectories:
+    if world.agents or collects(config):
         try:
             world.check_agent(settings.agent)
         except UsageError as error:
@@ -185,11 +185,13 @@ def _check_base(config: ConfigDict, drawn: Drawn) -> tuple[ModelConfig, Codec | 
 def _check_training(config: ConfigDict, plays: bool) -> None:
     check_trackers(config.train)
     trajectories = config.data.trajectories
-    if trajectories and not Path(trajectories).is_file():
-        raise DataError(
-            f"data.trajectories: {trajectories}: no such file; give one with a JSON line per "
-            "episode, as in docs/data.md"
-        )
+    own = {f"arms.{arm}.trajectories": file for arm, file in own_files(config).items()}
+    for field, file in {"data.trajectories": trajectories, **own}.items():
+        if file and not Path(file).is_file():
+            raise DataError(
+                f"{field}: {file}: no such file; give one with a JSON line per episode, as in "
+                "docs/data.md"
+            )
     drawn = drawn_of(config, Path(trajectories)) if trajectories else NONE_DRAWN
     model, codec = _check_base(config, drawn)
     check_batch(config.train, make_mesh(**config.mesh))

@@ -31,7 +31,7 @@ from cotjax.runtime.claim import arms_begun, bind_held_out, claim_run
 from cotjax.runtime.content import contents
 from cotjax.runtime.files import local_path, sha256_of
 from cotjax.runtime.progress import Reporter, TrainingProgress
-from cotjax.study.arms import arms_of, dropping_of
+from cotjax.study.arms import arms_of, dropping_of, given_files
 from cotjax.study.base import base_folder, keep_model, load_trained, make_start
 from cotjax.study.dataset import build_datasets
 from cotjax.study.describe import describe_run
@@ -197,10 +197,14 @@ class Study:
 
     def _training_trajectories(self, games: GameSets) -> dict[str, Path]:
         """Return the file of each kind of thoughts that an arm trains on."""
-        if self.config.data.trajectories:
-            return {"": Path(self.config.data.trajectories)}
-        settings, files = self.config.collect, {}
-        for kind in dict.fromkeys(arm.thoughts for arm in arms_of(self.config).values()):
+        settings, files = self.config.collect, dict[str, Path]()
+        for arm in arms_of(self.config).values():
+            kind = arm.thoughts
+            if kind in files:
+                continue
+            if given := arm.trajectories or self.config.data.trajectories:
+                files[kind] = Path(given)
+                continue
             name = "train" if kind == NAMED else f"train_{kind}"
             path = files[kind] = self.folder / "trajectories" / f"{name}.jsonl"
             self._collect(
@@ -226,7 +230,7 @@ class Study:
 
     @property
     def _has_expert(self) -> bool:
-        return "expert" in self.world.agents or bool(self.config.data.trajectories)
+        return "expert" in self.world.agents or bool(given_files(self.config))
 
     def _held_out_file(self) -> Path:
         return self.folder / "trajectories" / "held_out.jsonl"
@@ -237,7 +241,7 @@ class Study:
         if "expert" in self.world.agents:
             self._collect(games.played, path, "expert", 1, slips=0.0, needed=False)
         elif not path.exists():
-            write_trajectories(path, expert_episodes(self.config.data.trajectories, games.played))
+            write_trajectories(path, expert_episodes(given_files(self.config), games.played))
         return {trajectory.game: trajectory for trajectory in read_trajectories(path)}
 
     def _collect(

@@ -24,27 +24,28 @@ from cotjax.data.word_tokenizer import build_word_tokenizer
 from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
 from cotjax.formats import Prompt
+from cotjax.study.arms import Arm
 from cotjax.study.games import wanted_games
 
 
 def selection_of(
-    config: ConfigDict, direct_share: float | None = None, drawn: Drawn = NONE_DRAWN
+    config: ConfigDict, arm: Arm | None = None, drawn: Drawn = NONE_DRAWN
 ) -> Selection:
     """Return which steps a config trains on. Raises UsageError for impossible settings.
 
-    `direct_share`: an arm's; None for the config's own. `drawn`: the prompt's examples. OOD task
-    types are held out. Of collected data only the in-domain types are trained on, of a user's file
-    all others.
+    `arm`: one of its arms; None for the config's own settings. `drawn`: the prompt's examples. OOD
+    task types are held out. Of collected data only the in-domain types are trained on, of a user's
+    file all others.
     """
     types = config.task_types
     own: dict[str, Any] = (
         {"held_out": tuple(types.ood)}
-        if config.data.trajectories
+        if config.data.trajectories or (arm and arm.trajectories)
         else {"task_types": tuple(types.in_domain)}
     )
     own["shown"] = drawn.left_out
-    if direct_share is not None:
-        own["direct_share"] = direct_share
+    if arm is not None:
+        own["direct_share"] = arm.direct_share
     return Selection.of(config.data, **own)
 
 
@@ -52,7 +53,7 @@ def agent_config(
     config: ConfigDict,
     trajectories: Path,
     tokenizer: Path,
-    direct_share: float | None = None,
+    arm: Arm | None = None,
     drawn: Drawn = NONE_DRAWN,
 ) -> AgentConfig:
     """Return the settings of the dataset that a config, or an arm of it, trains on."""
@@ -62,7 +63,7 @@ def agent_config(
         tokenizer=str(tokenizer),
         template=config.data.template,
         prompt=prompt_of(config, drawn),
-        **vars(selection_of(config, direct_share, drawn)),
+        **vars(selection_of(config, arm, drawn)),
     )
 
 

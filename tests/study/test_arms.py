@@ -4,13 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers.configs import STUDY
+from helpers import tiny
+from helpers.configs import ONE_UPDATE, STUDY
 
 from cotjax.cli.main import main
 from cotjax.config import default_config, load_config
+from cotjax.data.trajectories import write_trajectories
 from cotjax.errors import UsageError
 from cotjax.runtime.claim import content_of_arm
-from cotjax.study.arms import arms_of, check_arms, dropping_of
+from cotjax.runtime.files import sha256_of
+from cotjax.study.arms import arms_of, check_arms, collects, dropping_of
+from cotjax.study.games import check_world
+from cotjax.study.training_data import selection_of
 from cotjax.train.metrics import read_metrics
 
 CELLS = STUDY.replace(
@@ -25,6 +30,7 @@ CELLS = STUDY.replace(
         "reduced": {"label": "k", "fraction": 0.3},
         "hybrid": {"label": "hybrid", "fraction": 0.0, "direct_share": 0.5},
         "unnamed": {"label": "unnamed", "fraction": 0.0, "thoughts": "unnamed"},
+        "written": {"label": "written", "fraction": 0.0, "trajectories": WRITTEN},
     }
     return config""",
 )
@@ -34,7 +40,11 @@ CELLS = STUDY.replace(
 def cells(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cells")
     config = folder / "cells.py"
-    config.write_text(CELLS)
+    written = [tiny.trajectory(f"w{n}", task_type="pick_and_place_simple") for n in range(5)]
+    # The last is of a task type that is held out, so it is not trained on.
+    written.append(tiny.trajectory("w5", task_type="pick_cool_then_place_in_recep"))
+    write_trajectories(folder / "written.jsonl", written)
+    config.write_text(f"WRITTEN = {str(folder / 'written.jsonl')!r}\n{CELLS}")
     assert main(["train", "--config", str(config), "--out", str(folder / "run")]) == 0
     return config, folder / "run"
 
@@ -98,6 +108,8 @@ def test_a_size_of_the_demo_is_a_config_of_its_own(capsys):
 @pytest.mark.parametrize(
     ("own", "words"),
     [
+        ({"thoughts": "named", "trajectories": "a.jsonl"}, "its trajectories, a.jsonl, have their"),
+        ({"trajectories": 3}, "arms.x.trajectories is 3; it must be of type str"),
         ({"thoughts": "silent"}, "arms.x.thoughts is 'silent'; world 'alfworld' has named and unn"),
         ({"direct_share": 1.5}, "arms.x.direct_share is 1.5; it must be from 0 to 1, or -1"),
         ({"direct_share": -0.5}, "arms.x.direct_share is -0.5; it must be from 0 to 1, or -1"),
@@ -120,15 +132,61 @@ def test_kinds_of_scripted_thoughts_do_not_apply_to_a_users_trajectories():
     assert arms_of(config)["y"].thoughts == ""
 
 
+def test_an_arms_own_trajectories_take_the_place_of_collected_ones():
+    config = config_of(
+        plain={},
+        own={"trajectories": "a/x.jsonl"},
+        k={"trajectories": "a/x.jsonl", "fraction": 1.0},
+    )
+    arms = arms_of(config)
+    assert arms["plain"].data == ("named", 0.0) and arms["own"].data == ("x.jsonl", 0.0)
+    assert arms["own"].data == arms["k"].data and arms["own"].cell != arms["k"].cell
+    plain, own = (selection_of(config, arms[arm]) for arm in ("plain", "own"))
+    assert plain.task_types and own.task_types is None
+    assert set(own.held_out) == set(config.task_types.ood)
+    assert collects(config)
+    config.arms.plain.thoughts, config.arms.plain.trajectories = "", "b/x.jsonl"
+    assert not collects(config)
+    names = {arm: about.thoughts for arm, about in arms_of(config).items()}
+    assert names == {"plain": "b/x.jsonl", "own": "a/x.jsonl", "k": "a/x.jsonl"}
+    config.data.trajectories = "a/x.jsonl"
+    assert {arm: about.trajectories for arm, about in arms_of(config).items()} == {
+        **{"plain": "b/x.jsonl", "own": "", "k": ""}
+    }
+
+
+def test_an_arms_own_trajectories_are_refused_where_games_or_examples_are_held_out():
+    config = config_of(x={"trajectories": "a.jsonl"}, y={})
+    config.prompt.examples = 1
+    with pytest.raises(UsageError, match=r"arms\.x\.trajectories is a\.jsonl, and prompt"):
+        check_arms(config)
+    config.prompt.examples, config.games.ood_rooms = 0, 2
+    check_arms(config)
+    with pytest.raises(UsageError, match=r"games\.ood_rooms is 2.*a\.jsonl"):
+        check_world(config)
+
+
+def test_a_missing_file_of_an_arm_is_named_before_the_folder_is_claimed(tmp_path, capsys):
+    file = tmp_path / "c.py"
+    missing = '    config.arms.sft.trajectories = "~/none.jsonl"\n    return config'
+    file.write_text(ONE_UPDATE.replace("    return config", missing))
+    out = tmp_path / "run"
+    assert main(["train", "--config", str(file), "--out", str(out)]) == 3
+    error = capsys.readouterr().err
+    assert f"arms.sft.trajectories: {Path.home() / 'none.jsonl'}: no such file" in error
+    assert not out.exists()
+
+
 @pytest.mark.slow
 def test_arms_of_other_data_are_trained_on_other_data_and_the_others_share_theirs(cells):
     _, run = cells
     data = {folder.name: content_of_arm(folder)["data"] for folder in (run / "arms").iterdir()}
     assert data["named-s0"] == data["named-s1"] == data["reduced"]
     assert data["hybrid"]["sha256"] == data["named-s0"]["sha256"]
-    assert len({about["examples"] for about in data.values()}) == 3
+    assert len({about["examples"] for about in data.values()}) == 4
     assert data["unnamed"]["file"].endswith("train_unnamed.jsonl")
-    assert len(list((run / "dataset").glob("*/agent-*"))) == 3
+    assert data["written"]["sha256"] == sha256_of(run.parent / "written.jsonl")
+    assert len(list((run / "dataset").glob("*/agent-*"))) == 4
     named, unnamed = (
         [json.loads(line) for line in (run / "trajectories" / name).read_text().splitlines()]
         for name in ("train.jsonl", "train_unnamed.jsonl")
@@ -142,7 +200,11 @@ def test_arms_of_other_data_are_trained_on_other_data_and_the_others_share_their
     provenance = counts["arms"]["hybrid"]["thought_provenance"]
     assert set(provenance) == {"scripted, before the action", "no thought"}
     assert counts["arms"]["named-s1"] == counts["arms"]["reduced"]
+    written = counts["arms"]["written"]
+    assert (written["trajectories"], written["trained_trajectories"]) == (6, 5)
+    assert written["left_out"]["task_type"]["trajectories"] == 1
     log = (run / "log.txt").read_text()
+    assert "written (written.jsonl, direct_share 0):" in log
     assert "named-s0, named-s1, reduced (named thoughts, direct_share 0):" in log
 
 
@@ -162,6 +224,7 @@ def test_arms_of_another_seed_have_another_order_of_data(cells):
         ("arms.hybrid.direct_share=0.25", "arms.hybrid.direct_share is 0.5 there, 0.25 here"),
         ("arms.unnamed.thoughts=named", "arms.unnamed.thoughts is 'unnamed' there, 'named' here"),
         ("arms.named-s1.seed=2", "arms.named-s1.seed is 1 there, 2 here"),
+        ("arms.written.trajectories=", "written.jsonl' there, '' here"),
     ],
 )
 @pytest.mark.slow
@@ -169,6 +232,19 @@ def test_a_resumed_arm_keeps_its_data_and_its_seed(cells, capsys, change, words)
     config, run = cells
     assert main(["train", "--config", str(config), "--out", str(run), f"--config.{change}"]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_changed_file_of_one_arm_is_refused(cells, capsys):
+    config, run = cells
+    file = run.parent / "written.jsonl"
+    before = file.read_text()
+    try:
+        file.write_text("".join(before.splitlines(keepends=True)[1:]))
+        assert main(["train", "--config", str(config), "--out", str(run)]) == 2
+    finally:
+        file.write_text(before)
+    assert f"the content of {file} changed" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -193,6 +269,8 @@ def test_data_check_and_show_mask_take_an_arm(cells, capsys):
         assert f"{count} examples" in capsys.readouterr().out
     assert main(check) == 0  # without an arm: the config's own share, which is 0
     assert f"{examples['named-s0']} examples" in capsys.readouterr().out
+    assert main(["data", "check", *shared, "--arm", "written"]) == 0  # its own file
+    assert "5 examples: 15 of 18 steps" in capsys.readouterr().out
     assert main([*check, "--arm", "none"]) == 2
     assert "--arm is 'none'" in capsys.readouterr().err
     assert main(["data", "check", str(data), "--arm", "hybrid"]) == 2
