@@ -72,6 +72,7 @@ class Unexplained(DoorWorld):
 
 DOORS, UNEXPLAINED = DoorWorld(), Unexplained()
 '''
+DOORS = ("open door 1", "open door 2", "open door 3")
 TEXTS = ("Your task is to: open door 1.", "door 2 3 You see doors.", "the task says so.")
 QUICK = [
     "--config.evaluate.max_steps=2",
@@ -152,6 +153,29 @@ def test_an_orbax_folder_plays_the_same(folder, played, tmp_path):
         assert [turn["executed"] for turn in json.loads(path.read_text())["steps"]] == [
             turn.executed for turn in record.steps
         ]
+
+
+@pytest.mark.slow
+def test_a_real_instruct_model_plays_by_its_own_template(folder, smollm2, tmp_path):
+    """SmolLM2 is prompted as its user says, and acts by each kind of action."""
+    flags = [
+        *("--kinds", "cot,prompt,prompt_constrained", "--config.evaluate.slots=1"),
+        *("--config.games.in_domain=1", "--config.games.ood=0", "--config.evaluate.max_length=256"),
+        *("--config.prompt.system=template", "--config.prompt.instruction=world"),
+        "--config.prompt.admissible=all",
+    ]
+    assert evaluate(folder, tmp_path / "run", *flags, model=smollm2.folder) == 0
+    records = list(read_records(tmp_path / "run" / "records"))
+    assert sorted(record.driver for record in records) == [
+        *("cot", "prompt", "prompt_constrained", "reference")
+    ]
+    chosen = [record for record in records if record.driver == "prompt_constrained"]
+    assert {turn.executed for record in chosen for turn in record.steps} <= {*DOORS}
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["model"]["parameters"] == 134_515_008
+    prompt = run["prompt"]["text"]
+    assert prompt.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
+    assert "Admissible actions: open door 1, open door 2, open door 3." in prompt
 
 
 def test_a_config_file_gives_the_settings_and_no_expert_is_needed(folder, tmp_path):
