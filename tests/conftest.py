@@ -17,7 +17,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 # therefore does not optimize, in the processes that tests start too. XLA's own passes run as ever:
 # what is fused, how much memory a program takes and what it sends do not change. The processes that
 # test kept programs (runtime/test_compiled.py) and plans (helpers/planning.py) do without this, and
-# so do tests with `optimized`.
+# so do slow tests.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import hypothesis
@@ -37,10 +37,18 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items):
+    """Slow tests compute for longer than they compile."""
+    for item in items:
+        if item.get_closest_marker("slow") and "optimized" not in item.fixturenames:
+            item.fixturenames.insert(0, "optimized")
+
+
 @pytest.fixture
-def optimized():
-    """Compile with all optimizations, for a test that computes for longer than it compiles."""
+def optimized(monkeypatch):
+    """Compile with all optimizations, here and in processes that the test starts."""
+    disabled = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"].lower() not in ("0", "false")
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
-    disabled = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"].lower() not in ("0", "false")
     jax.config.update("jax_disable_most_optimizations", disabled)

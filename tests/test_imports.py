@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import cotjax
+from cotjax.envs.worlds import world_names
 
 ROOT = Path(cotjax.__file__).parent
 TESTS = Path(__file__).parent
@@ -53,7 +54,7 @@ OPEN = {f"runtime/{name}.py": {"jax"} for name in _COORDINATION}
 OPEN["runtime/settings.py"] = {"flax"}
 OPEN |= {f"envs/alfworld/{name}.py": {"alfworld", "textworld"} for name in _ENGINE}
 # Worlds are reached through envs/worlds.py; bench measures ALFWorld's engine by name.
-WORLDS = ("cotjax.envs.alfworld",)
+WORLDS = tuple(f"cotjax.envs.{name}" for name in world_names())
 KNOW_A_WORLD = {"envs", "bench"}
 # Functions that may be longer than 60 lines: they read top to bottom.
 LONG = {"train/main.py:train"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import subprocess
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,11 +19,17 @@ _PACKAGES = (
     "transformers",
     "alfworld",
 )
+# Those of other worlds, which may not be installed.
+_OPTIONAL = ("scienceworld", "bfcl-eval")
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of the packages that results depend on."""
-    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+    """Return the versions of the packages that results depend on, where they are installed."""
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    for name in _OPTIONAL:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 @lru_cache

@@ -188,7 +188,7 @@ def base():
 
 @pytest.mark.slow
 def test_a_thought_that_names_the_action_leaves_nothing_to_learn(
-    planted, base, tmp_path, optimized
+    planted, base, tmp_path
 ):
     model, params = base
     rows, warned = {}, {}
