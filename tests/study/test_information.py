@@ -187,9 +187,7 @@ def base():
 
 
 @pytest.mark.slow
-def test_a_thought_that_names_the_action_leaves_nothing_to_learn(
-    planted, base, tmp_path
-):
+def test_a_thought_that_names_the_action_leaves_nothing_to_learn(planted, base, tmp_path):
     model, params = base
     rows, warned = {}, {}
     for name, examples in planted.items():
