@@ -183,7 +183,7 @@ class Measure:
         if removed < LEAST_REMOVED:
             self._reporter.warn(
                 f"arm {self._arm!r}: this arm cannot differ from {self._twin}: its masking removes "
-                f"{100 * removed:.2g} % of the loss"
+                f"{_percent(removed)} of the loss"
             )
 
 
@@ -283,13 +283,19 @@ def _said(row: Information) -> str:
         return "-" if found is None else f"{found.action:.3g}"
 
     share, gradient = (
-        100 * shares.get("ACTION", 0.0) for shares in (row.loss_share, row.gradient_share)
+        shares.get("ACTION", 0.0) for shares in (row.loss_share, row.gradient_share)
     )
     return (
         f"nats of an action given its thought {nats(row.action_given_thought)}, given the prompt "
-        f"{nats(row.action_given_prompt)}; its share of the loss {share:.2g} %, of the gradient "
-        f"{gradient:.2g} %; removed {100 * row.removed_share:.2g} %"
+        f"{nats(row.action_given_prompt)}; its share of the loss {_percent(share)}, of the "
+        f"gradient {_percent(gradient)}; removed {_percent(row.removed_share)}"
     )
+
+
+def _percent(share: float) -> str:
+    """Return a share in percent with two digits, not in powers of ten."""
+    percent = 100 * share
+    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
 
 
 def measure_of(
