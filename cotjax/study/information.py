@@ -282,9 +282,7 @@ def _said(row: Information) -> str:
     def nats(found: Nats | None) -> str:
         return "-" if found is None else f"{found.action:.3g}"
 
-    share, gradient = (
-        shares.get("ACTION", 0.0) for shares in (row.loss_share, row.gradient_share)
-    )
+    share, gradient = (shares.get("ACTION", 0.0) for shares in (row.loss_share, row.gradient_share))
     return (
         f"nats of an action given its thought {nats(row.action_given_thought)}, given the prompt "
         f"{nats(row.action_given_prompt)}; its share of the loss {_percent(share)}, of the "
