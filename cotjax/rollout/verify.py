@@ -36,7 +36,8 @@ def games_of(
     `root`: as for `World.games`, which says what is raised. A split that the world does not have
     gives no games.
     """
-    splits = sorted({trajectory.split for trajectory in trajectories} & {*world.splits})
+    known = {*world.splits, *world.axes}  # made games of an axis are a split of their own
+    splits = sorted({trajectory.split for trajectory in trajectories} & known)
     return {(split, game.id): game for split in splits for game in world.games(root, split)}
 
 

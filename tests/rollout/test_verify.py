@@ -12,7 +12,10 @@ from cotjax.errors import UsageError
 from cotjax.rollout.collect import Collecting, collect
 from cotjax.rollout.verify import games_of, verify
 
-COUNTS = {"train": {"look_at_obj_in_light": 2, "pick_and_place_simple": 2}}
+COUNTS = {
+    "train": {"look_at_obj_in_light": 1, "pick_and_place_simple": 2},
+    "ood_rooms": {"look_at_obj_in_light": 1},
+}
 
 
 @pytest.fixture(scope="module")
