@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,7 +79,7 @@ def describe_run(
             "arms": {arm: _trained_on(own) for arm, own in counts.get("arms", {}).items()},
         },
         "prompt": _prompt(config, codec, expert.values()),
-        "made_from": content_of_arm(arms[0]) if arms else made_from,
+        "made_from": _made_from(arms) if arms else made_from,
         "train": dict(config.train) if arms else {},
         "masking": _listed(config.masking) if arms else {},
         "versions": package_versions(),
@@ -95,6 +95,18 @@ def describe_run(
 def _model(model: ModelConfig, config: ConfigDict) -> dict[str, Any]:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(model)))
     return {"parameters": parameters, "base": config.model.base}
+
+
+def _made_from(arms: Sequence[Path]) -> dict[str, Any]:
+    """Return what the arms are made from; of a part that differs, what each arm has."""
+    contents = {folder.name: content_of_arm(folder) or {} for folder in arms}
+    first = next(iter(contents.values()))
+    return {
+        part: first[part]
+        if all(each.get(part) == first[part] for each in contents.values())
+        else {arm: each.get(part) for arm, each in contents.items()}
+        for part in first
+    }
 
 
 def _prompt(

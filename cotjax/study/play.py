@@ -36,18 +36,18 @@ def choose_game(
 ) -> Game:
     """Return the game of `--game PATH`, or number `index` of `--games FOLDER --split S`.
 
+    Without either, the world's own games are taken.
+
     Raises UsageError if there is no such game.
     """
     if game is not None and games is None:
         return world.game_at(game)
-    if games is None or game is not None:
-        raise UsageError(
-            "give the game to play: --game PATH, or --games FOLDER with --split and --index"
-        )
-    playable = world.games(games, split)
+    if game is not None:
+        raise UsageError("give --game PATH, or --games FOLDER with --split and --index, not both")
+    playable = world.games(games or "", split)
     if not 0 <= index < len(playable):
         raise UsageError(
-            f"--index {index}: {games} has games 0 to {len(playable) - 1} in split {split!r}"
+            f"--index {index}: there are games 0 to {len(playable) - 1} in split {split!r}"
         )
     return playable[index]
 

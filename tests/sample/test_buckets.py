@@ -60,3 +60,10 @@ def test_a_bucket_holds_the_size_and_is_the_smallest_that_does(size, most):
     step = CAPACITY_BUCKETS[-1]
     expected = holding[0] if holding else -(-size // step) * step
     assert found == (expected if most is None else min(expected, most))
+
+
+def test_capacities_grow_by_a_third_to_a_half_after_the_first_and_are_whole_blocks():
+    """So a growing slot wastes at most a third of its cache, and rows of it stay aligned."""
+    assert all(capacity % 256 == 0 for capacity in CAPACITY_BUCKETS)
+    grown = [after / before for before, after in zip(CAPACITY_BUCKETS, CAPACITY_BUCKETS[1:], strict=False)]
+    assert grown[0] == 2 and all(1.3 < ratio <= 1.5 for ratio in grown[1:])

@@ -184,7 +184,12 @@ def test_of_equal_ids_as_many_are_kept_as_by_transformers():
 def test_what_a_program_cannot_hold_is_refused(field, value):
     with pytest.raises(UsageError, match=f"evaluate.{field} is {re.escape(str(value))}"):
         sampling.Sampling(**{field: value}).check("evaluate.")
-    sampling.Sampling(top_k=2**31 - 1, no_repeat_ngram_size=1024).check("")
+    for most in (
+        {"top_k": 2**31 - 1, "no_repeat_ngram_size": 1024, "top_p": 1.0},
+        {"repetition_penalty": 2.0**127},
+        {"repetition_penalty": 2.0**-126, "temperature": 0.0, "top_k": 0},
+    ):
+        sampling.Sampling(**most).check("")
 
 
 def test_no_id_is_chosen_where_none_is_left_or_the_logits_are_not_finite():

@@ -14,6 +14,7 @@ from cotjax.errors import UsageError
 from cotjax.runtime.claim import content_of_arm
 from cotjax.runtime.files import sha256_of
 from cotjax.study.arms import arms_of, check_arms, collects, dropping_of
+from cotjax.study.describe import _made_from as described
 from cotjax.study.games import check_world
 from cotjax.study.training_data import selection_of
 from cotjax.train.metrics import read_metrics
@@ -197,6 +198,8 @@ def test_arms_of_other_data_are_trained_on_other_data_and_the_others_share_their
         assert episode == other
     counts = json.loads((run / "data.json").read_text())
     assert set(counts["arms"]) == set(data)
+    made_from = described([run / "arms" / arm for arm in data])
+    assert made_from["data"] == data and set(made_from["base"]) == {"recipe", "recall_steps"}
     provenance = counts["arms"]["hybrid"]["thought_provenance"]
     assert set(provenance) == {"scripted, before the action", "no thought"}
     assert counts["arms"]["named-s1"] == counts["arms"]["reduced"]

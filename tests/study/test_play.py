@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -97,13 +98,22 @@ def test_a_checkpoint_is_watched(games, capsys, driver):
     assert "after 2 steps" in said
 
 
-def test_wrong_arguments_are_one_clear_line(games, capsys, tmp_path):
+def test_a_world_s_own_games_are_played_without_a_folder(games, capsys, monkeypatch):
+    root, (game, *_) = games
+    monkeypatch.setenv("ALFWORLD_DATA", str(root))
+    monkeypatch.setattr("sys.stdin", io.StringIO("quit\n"))
+    assert main(["play", "--split", game.split]) == 0
+    assert "Not won after 0 steps" in capsys.readouterr().out
+
+
+def test_wrong_arguments_are_one_clear_line(games, capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("ALFWORLD_DATA", raising=False)
     root, (game, *_) = games
     for arguments, words in (
-        ([], "--game PATH"),
+        ([], "set ALFWORLD_DATA"),
         (["--game", game.path, "--games", str(root)], "--game PATH"),
         (["--game", str(tmp_path)], "no ALFWorld game"),
-        (["--games", str(root), "--index", "7"], "has games 0 to 1"),
+        (["--games", str(root), "--index", "7"], "there are games 0 to 1"),
         (["--games", str(root), "--split", "train"], "no ALFWorld games of split 'train'"),
         (["--game", game.path, "--run", str(tmp_path)], "nothing was trained here"),
         (

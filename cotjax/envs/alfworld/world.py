@@ -68,8 +68,8 @@ class Alfworld(World):
         named = root or os.environ.get("ALFWORLD_DATA", "")
         if not named:
             raise UsageError(
-                "no folder with ALFWorld's games is given: set ALFWORLD_DATA or "
-                "--config.games.root=FOLDER"
+                "no folder with ALFWorld's games is given: set ALFWORLD_DATA, or give --games or "
+                "--config.games.root, whichever the command has"
             )
         return find_games(local_path(os.fspath(named)), split, left_out)
 
