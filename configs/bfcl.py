@@ -17,7 +17,6 @@ def get_config():
     config = default_config("bfcl")
     config.title = "Where the gains of CoT training land: BFCL v3 multi-turn"
     config.out = "runs/bfcl"
-    config.games.eval_split = "test"
     config.games.in_domain = 60  # of 67 base entries whose numbers are not trained on
     config.games.ood = 60
     config.task_types.ood = ("long_context",)  # as arXiv 2606.26935; miss_* are other axes

@@ -17,7 +17,6 @@ def get_config():
     config.out = "runs/search_qa"
     config.cpu_devices = 2
     config.games.train = 250  # of each in-domain task type: 1,000
-    config.games.eval_split = "test"
     config.games.in_domain = 60
     config.games.ood = 30
     config.games.ood_objects = 30

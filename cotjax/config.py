@@ -39,7 +39,8 @@ ARM_FIELDS = {
 def default_config(world: str = "alfworld") -> ConfigDict:
     """Return a config with every field. Lengths are in tokens, times in seconds.
 
-    `world`: a name for `load_world`, which gives the defaults of `task_types` and `games.source`.
+    `world`: a name for `load_world`, which gives the defaults of `task_types`, `games.source` and
+    `games.eval_split`.
     """
     config = ConfigDict()
     # The world that is played: one of cotjax.envs, or "package.module:ATTRIBUTE". A config file for
@@ -81,7 +82,7 @@ def _games(world: World) -> ConfigDict:
     games.root = ""
     # Training games. "made": of each task type; else at most this many in all (0: all).
     games.train = 0
-    games.eval_split = "valid_unseen"  # split that is played
+    games.eval_split = world.splits[-1]  # split that is played
     games.in_domain = 60  # games played of all task_types.in_domain together
     games.ood = 30  # games played of all task_types.ood together
     # Games played of all task_types.in_domain together that are out of domain otherwise, and are

@@ -64,7 +64,8 @@ class World(ABC):
       domains: task type -> IN_DOMAIN or OOD, in the order in which task types are listed. OOD
         types are never trained on.
       axes: the further OOD domains that it has, of AXES -> what is held out there, in words.
-      splits: the splits of its games; `games make` makes all of them by default.
+      splits: the splits of its games, the one that is played by default last; `games make` makes
+        all of them by default.
       agents: names for `agent`. "expert" plays to win: a study trains on its won episodes, and
         compares models with it.
       thought_kinds: kinds of thoughts that they can write.
