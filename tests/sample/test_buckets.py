@@ -1,5 +1,7 @@
 """The sizes that programs are compiled for: enough for what comes, within their share of memory."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,5 +67,5 @@ def test_a_bucket_holds_the_size_and_is_the_smallest_that_does(size, most):
 def test_capacities_grow_by_a_third_to_a_half_after_the_first_and_are_whole_blocks():
     """So a growing slot wastes at most a third of its cache, and rows of it stay aligned."""
     assert all(capacity % 256 == 0 for capacity in CAPACITY_BUCKETS)
-    grown = [after / before for before, after in zip(CAPACITY_BUCKETS, CAPACITY_BUCKETS[1:], strict=False)]
+    grown = [after / before for before, after in pairwise(CAPACITY_BUCKETS)]
     assert grown[0] == 2 and all(1.3 < ratio <= 1.5 for ratio in grown[1:])
