@@ -73,7 +73,9 @@ class ScriptedPolicy:
             verb = rng.choice(sorted({command.split()[0] for command in commands}))
             action = rng.choice([command for command in commands if command.split()[0] == verb])
             ids = self._codec.encode(action) + self._codec.encode(ACTION_CLOSE)
-            responses[slot] = SimpleNamespace(ids=ids, logprobs=None, stopped=True)
+            responses[slot] = SimpleNamespace(
+                ids=ids, logprobs=None, stopped=True, new_tokens=len(ids)
+            )
         return responses
 
 

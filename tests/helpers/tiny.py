@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from cotjax.data.codec import Codec
@@ -112,3 +113,12 @@ TINY_WORDS = (
     "You see a cabinet 1, a cabinet 2, and a fridge 1. You open the cabinet 1. Nothing happens.",
     "i need a plate. next i open cabinet 1 2 3 4 5 6 7 8 9. look",
 )
+
+
+def assert_same_draws(one, other):
+    """Check that two programs drew the same values.
+
+    Two programs that LLVM does not optimize (conftest.py) may round the scaling of a draw another
+    way, in its last bit.
+    """
+    np.testing.assert_allclose(one, other, rtol=1e-6)
