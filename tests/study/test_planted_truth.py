@@ -47,10 +47,10 @@ def test_the_verdict_flips_with_what_was_planted(tmp_path):
         if row.measure == "d1"
     }
     print(said)
-    # Chosen among the admissible actions, where no form is in the way, a few games are enough.
-    assert said["named", True].verdict is Verdict.ADVANTAGE
-    assert said["named_mixed", True].verdict is Verdict.PROMPT
-    # As they are written: the gap widens where thoughts alone are trained, and narrows where
-    # actions are, too.
-    assert said["named", False].gap.value > 0.1 > 0 > said["named_mixed", False].gap.value
+    assert said["named", False].verdict is Verdict.ADVANTAGE
     assert said["named_mixed", False].verdict is Verdict.PROMPT
+    # The gap widens where thoughts alone are trained, and narrows where actions are, too.
+    assert said["named", False].gap.sign > 0 > said["named_mixed", False].gap.sign
+    # Chosen among the admissible actions, so that no form is in the way.
+    assert said["named", True].verdict is Verdict.ADVANTAGE
+    assert said["named_mixed", True].share.low > said["named", True].share.high
