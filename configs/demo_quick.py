@@ -21,6 +21,5 @@ def get_config():
     config.train.steps = 24
     config.train.save_every = 12
     config.train.warmup = 4
-    config.evaluate.episodes_at = (0, 24)
     config.arms = {cell: demo.CELLS[cell] for cell in CELLS}
     return config

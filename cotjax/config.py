@@ -299,7 +299,7 @@ def _evaluate() -> ConfigDict:
     evaluate.instruction = ""
     # Checkpoints (updates) at which episodes are played; (): all. Expert states are measured at
     # all.
-    evaluate.episodes_at = ()
+    evaluate.episodes_at = ()  # -1 is the last
     evaluate.cot_prefix = ""  # prefilled before a CoT response; "<think>" forces reasoning
     evaluate.start_timeout = 120.0  # seconds for an environment's process to start
     evaluate.reset_timeout = 120.0  # seconds for an environment to load a game

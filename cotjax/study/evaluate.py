@@ -96,7 +96,8 @@ def playing_of(config: ConfigDict) -> Playing:
             'evaluate.elicitations is empty; give at least one kind of action, such as "cot"'
         )
     saved = checkpoint_steps(config.train.steps, config.train.save_every)
-    for step in settings.episodes_at:
+    at = tuple(saved[-1] if step == -1 else step for step in settings.episodes_at)
+    for step in at:
         if step not in saved:
             raise UsageError(
                 f"evaluate.episodes_at: no checkpoint is saved at {step!r}; there are "
@@ -104,7 +105,7 @@ def playing_of(config: ConfigDict) -> Playing:
             )
     played = tuple(kind for kind in KINDS if kind in settings.elicitations)
     measured = tuple(kind for kind in KINDS if kind in {*played, *settings.offline})
-    return Playing(played, measured, tuple(settings.episodes_at))
+    return Playing(played, measured, at)
 
 
 def check_layout(config: ConfigDict) -> None:

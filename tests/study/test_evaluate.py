@@ -88,6 +88,8 @@ def test_kinds_that_drive_are_measured_too_and_each_once():
     config.evaluate.episodes_at = (0, 60)
     playing = playing_of(config)
     assert playing.played == ("cot", "prompt") and playing.episodes_at == (0, 60)
+    config.evaluate.episodes_at = (0, -1)
+    assert playing_of(config).episodes_at == (0, config.train.steps)
     assert playing.measured == ("cot", "prompt", "prompt_constrained", "instructed")
 
 
