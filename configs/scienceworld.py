@@ -45,6 +45,6 @@ def get_config():
     config.evaluate.max_length = 3072
     config.evaluate.max_new_tokens = 64
     config.evaluate.slots = 8  # a Java process each
-    config.evaluate.episodes_at = (0, 120)
+    config.evaluate.episodes_at = (0, -1)
     config.arms = {"sft": {"label": "standard SFT", "fraction": 0.0}}
     return config

@@ -64,6 +64,6 @@ def get_config():
     # The longest scripted response has 69 tokens, the longest written one 135.
     config.evaluate.max_new_tokens = 96
     config.evaluate.offline = ("prompt_constrained",)
-    config.evaluate.episodes_at = (0, 60)
+    config.evaluate.episodes_at = (0, -1)
     config.arms = ARMS
     return config

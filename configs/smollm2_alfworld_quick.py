@@ -33,6 +33,6 @@ def get_config():
     config.train.information_examples = 0  # it would take as long as the training
     config.evaluate.max_steps = 8
     config.evaluate.max_new_tokens = 72
-    config.evaluate.episodes_at = (0, 6)
+    config.evaluate.episodes_at = (0, -1)
     config.arms = {arm: smollm2_alfworld.ARMS[arm] for arm in ARMS}
     return config
