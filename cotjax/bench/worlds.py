@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle, islice
@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 
 from cotjax.bench.faults import resident_mb
 from cotjax.envs.base import Agent, Game, Observation
+from cotjax.envs.pool.descendants import descendants
 from cotjax.envs.pool.pool import EnvPool, Limits
 from cotjax.envs.worlds import AgentSettings, World
 from cotjax.errors import EnvError, UsageError
@@ -98,7 +99,7 @@ def run(
             playing.begin(dict(zip(free, waiting, strict=False)))
             free = playing.turn()
             while len(figures.marks) < 3 and figures.episodes >= marks[len(figures.marks)]:
-                below = _below(os.getpid())
+                below = descendants()
                 seen |= below
                 memory = resident_mb([os.getpid(), *below])
                 figures.marks.append((time.perf_counter(), figures.steps, memory))
@@ -152,22 +153,6 @@ class _Playing:
         figures.won += last.won
         figures.won_within += last.won and steps <= WITHIN
         figures.scores += float(last.won) if last.score is None else last.score
-
-
-def _below(pid: int) -> set[int]:
-    """Return the processes below one: its children, theirs, and so on."""
-    children: dict[int, set[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError, IndexError):  # it ended meanwhile
-            parent = int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])
-            children.setdefault(parent, set()).add(int(stat.parent.name))
-    found: set[int] = set()
-    waiting = [pid]
-    while waiting:
-        new = children.get(waiting.pop(), set()) - found
-        found |= new
-        waiting += new
-    return found
 
 
 def benchmark(

@@ -109,7 +109,7 @@ class Codec(TextCodec):
         Raises:
           UsageError: the prompt lists actions, and there are none to list.
         """
-        self._check_listed(admissible)
+        self.prompt.check_listed(admissible)
         turn = self.first_turn(task, observation, admissible, key, lenient=True)
         return [i for ids, _ in turn for i in ids]
 
@@ -132,7 +132,7 @@ class Codec(TextCodec):
         Raises:
           UsageError: as `first_prompt`.
         """
-        self._check_listed(admissible)
+        self.prompt.check_listed(admissible)
         action_ids = (
             self.encode_plain(action, "the action", lenient=True)
             if isinstance(action, str)
@@ -246,13 +246,6 @@ class Codec(TextCodec):
             (self.encode_plain(above, "the observation", lenient=lenient), Role.OBSERVATION),
             (self.encode_plain(line, "the admissible actions", lenient=lenient), Role.PROMPT),
         ]
-
-    def _check_listed(self, admissible: Sequence[str] | None) -> None:
-        if admissible is None and self.prompt.lists_actions:
-            raise UsageError(
-                f"prompt.admissible is {self.prompt.admissible!r}, but the world does not list "
-                "its admissible actions; set it to 'none'"
-            )
 
     def _encode_opening(self) -> list[int]:
         """Return the ids before the first user turn's task."""

@@ -122,12 +122,9 @@ class MessageCodec:
         """Return the observation, and the actions that the prompt lists."""
         if not self.prompt.lists_actions:
             return observation
-        if admissible is None:
-            raise UsageError(
-                f"prompt.admissible is {self.prompt.admissible!r}, but the world does not list "
-                "its admissible actions; set it to 'none'"
-            )
-        return "\n".join(filter(None, (observation, self.prompt.actions_line(admissible, key))))
+        self.prompt.check_listed(admissible)
+        line = self.prompt.actions_line(admissible or (), key)
+        return "\n".join(filter(None, (observation, line)))
 
     def _example(self, example: Example, opening: str) -> list[int]:
         """Return the ids of an example episode, whose responses keep their thoughts."""

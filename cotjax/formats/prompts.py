@@ -137,6 +137,14 @@ class Prompt:
         """Whether user turns list admissible actions."""
         return self.admissible != "none"
 
+    def check_listed(self, commands: Sequence[str] | None) -> None:
+        """Raise UsageError where actions are to be listed, and the world lists none (None)."""
+        if commands is None and self.lists_actions:
+            raise UsageError(
+                f"prompt.admissible is {self.admissible!r}, but the world does not list "
+                "its admissible actions; set it to 'none'"
+            )
+
     def task_line(self, task: str) -> str:
         """Return the line that names the task, with its line break."""
         return f"{self.task_text.format(task=task)}\n"

@@ -5,16 +5,13 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
-
-Job = TypeVar("Job", contravariant=True)
-Outcome = TypeVar("Outcome", covariant=True)
+from typing import Any, Protocol
 
 
-class Worker(Protocol[Job, Outcome]):
+class Worker(Protocol):
     """What one process sets up."""
 
-    def do(self, job: Job) -> Outcome:
+    def do(self, job: Any) -> Any:
         """Do one job, after another."""
 
     def close(self) -> None:
@@ -23,7 +20,7 @@ class Worker(Protocol[Job, Outcome]):
 
 @contextmanager
 def outcomes(
-    make: Callable[[], Worker[Any, Any]], jobs: Sequence[Any], workers: int
+    make: Callable[[], Worker], jobs: Sequence[Any], workers: int
 ) -> Iterator[Iterator[Any]]:
     """Yield the outcomes of the jobs, in their order.
 
@@ -46,10 +43,10 @@ def outcomes(
 
 
 # Set by the initializer of a process; the pool has no other way to hand it to the jobs.
-_worker: Worker[Any, Any]
+_worker: Worker
 
 
-def _start(make: Callable[[], Worker[Any, Any]]) -> None:
+def _start(make: Callable[[], Worker]) -> None:
     global _worker
     _worker = make()
 

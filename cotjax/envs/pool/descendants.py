@@ -49,14 +49,29 @@ def _watch(parent: int) -> None:
 
 def children() -> set[int]:
     """Return the ids of this process's children, with zombies; none outside Linux."""
-    own_pid = str(os.getpid())
-    pids = set()
+    return _children().get(os.getpid(), set())
+
+
+def descendants() -> set[int]:
+    """Return the ids of this process's children, of theirs, and so on; none outside Linux."""
+    of = _children()
+    found: set[int] = set()
+    waiting = [os.getpid()]
+    while waiting:
+        new = of.get(waiting.pop(), set()) - found
+        found |= new
+        waiting += new
+    return found
+
+
+def _children() -> dict[int, set[int]]:
+    """Return process -> its children."""
+    of: dict[int, set[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, IndexError):
-            parent_pid = stat.read_text(errors="replace").rpartition(")")[2].split()[1]
-            if parent_pid == own_pid:
-                pids.add(int(stat.parent.name))
-    return pids
+            parent = int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])
+            of.setdefault(parent, set()).add(int(stat.parent.name))
+    return of
 
 
 def end_group(leader: int) -> None:
