@@ -46,6 +46,11 @@ def add_stages(commands: Any) -> None:
             "play every checkpoint that `train` left in --out, or the model of --model",
         ),
         (
+            "probe",
+            _probe,
+            "measure checkpoints at states of the episodes that `evaluate` left in --out",
+        ),
+        (
             "report",
             _report,
             "write report.html, figures and summary.json from the records in --out",
@@ -56,6 +61,14 @@ def add_stages(commands: Any) -> None:
         command.set_defaults(run=run)
         if name == "evaluate":
             _add_model(command)
+        if name == "probe":
+            command.add_argument(
+                "--only",
+                metavar="NAME,...",
+                type=_names,
+                default=(),
+                help="probes (default: those of config.probes.names)",
+            )
 
 
 def _add_config(command: argparse.ArgumentParser, default: str | None) -> None:
@@ -110,10 +123,14 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--kinds",
         metavar="KIND,...",
-        type=lambda text: tuple(filter(None, text.split(","))),
+        type=_names,
         default=(),
         help="kinds of action that are played (default: those of config.evaluate.elicitations)",
     )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(",")))
 
 
 def _open(arguments: argparse.Namespace, path: Path, trains: bool = True) -> Study:
@@ -194,6 +211,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     study = _open(arguments, arguments.config or Path("configs/demo.py"), trains=False)
     study.evaluate(study.games())
     study.reporter.say(f"Records: {study.folder / 'records'}")
+
+
+def _probe(arguments: argparse.Namespace) -> None:
+    study = _open(arguments, arguments.config, trains=False)
+    study.probe(study.games(), arguments.only)
+    study.reporter.say(f"Measured: {study.folder / 'probes'}")
 
 
 def _evaluate_model(arguments: argparse.Namespace) -> None:

@@ -19,24 +19,13 @@ import numpy as np
 
 from cotjax.diagnostics import statistics
 from cotjax.diagnostics.episodes import EpisodeCounts
+from cotjax.diagnostics.metric import Metric
+from cotjax.diagnostics.probe_rows import Measured
+from cotjax.diagnostics.probes import PROBE_METRICS
 from cotjax.diagnostics.statistics import Estimate
 
 # (game, sample) -> [total, number of states or episodes].
 Cells = dict[tuple[str, int], list[float]]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One diagnostic.
-
-    Attributes:
-      source: driver of the records that it is counted on; "both" for the gap.
-      kind: "rate" (0 to 1), "difference" (of two rates), or "mean".
-    """
-
-    label: str
-    source: str
-    kind: str = "rate"
 
 
 METRICS = {
@@ -114,6 +103,7 @@ METRICS = {
     "new_tokens_cot": Metric("new tokens per CoT response", "cot", "mean"),
     "new_tokens_prompt": Metric("new tokens per prompt response", "prompt", "mean"),
     "new_tokens_instructed": Metric("new tokens per instructed response", "instructed", "mean"),
+    **PROBE_METRICS,
 }
 
 # Differences of two rates, over the same games (the gap) or the same states (the gap of D1).
@@ -161,10 +151,12 @@ class Point:
             self.longest_response, int(elicitation.get("max_new_tokens") or 1)
         )
         for name, (total, n) in episode.counts.items():
-            cells = self.cells.setdefault(name, {})
-            cell = cells.setdefault((episode.game, episode.sample), [0.0, 0])
-            cell[0] += total
-            cell[1] += n
+            self._count(name, (episode.game, episode.sample), total, n)
+
+    def add_state(self, state: Measured) -> None:
+        """Add a state that a probe measured."""
+        for name, value in state.counts.items():
+            self._count(name, (state.game, state.sample), value, 1)
 
     def estimate(self, name: str) -> Estimate:
         """Return a metric, or a difference of two (DIFFERENCES), with its interval."""
@@ -174,20 +166,33 @@ class Point:
         totals, counts = by_game(cells, cells)
         if METRICS[name].kind == "rate":
             return statistics.rate(totals, counts)
-        upper = self.max_steps if name.startswith("steps") else self.longest_response
+        upper = METRICS[name].upper
+        if upper is None:
+            upper = self.max_steps if name.startswith("steps") else self.longest_response
         return statistics.mean(totals, counts, upper)
+
+    def _count(self, metric: str, key: tuple[str, int], total: float, n: int) -> None:
+        cell = self.cells.setdefault(metric, {}).setdefault(key, [0.0, 0])
+        cell[0] += total
+        cell[1] += n
 
 
 # Terms of a signed sum: (+1 or -1, point, metric).
 Signed = Sequence[tuple[int, Point, str]]
 
 
-def points(episodes: Iterable[EpisodeCounts]) -> dict[tuple[str, int, str], Point]:
-    """Return (arm, checkpoint, domain) -> Point over all episodes."""
+def points(
+    episodes: Iterable[EpisodeCounts], measured: Iterable[Measured] = ()
+) -> dict[tuple[str, int, str], Point]:
+    """Return (arm, checkpoint, domain) -> Point over all episodes, and what probes measured."""
     by_place: dict[tuple[str, int, str], Point] = {}
     for episode in episodes:
         place = episode.arm, episode.checkpoint, episode.domain
         by_place.setdefault(place, Point()).add(episode)
+    for state in measured:
+        place = state.arm, state.checkpoint, state.domain
+        if place in by_place:
+            by_place[place].add_state(state)
     return by_place
 
 

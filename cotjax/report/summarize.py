@@ -12,6 +12,7 @@ from typing import Any
 from cotjax.diagnostics.episodes import EpisodeCounts, count_records
 from cotjax.diagnostics.information import Information, read_information
 from cotjax.diagnostics.metrics import METRICS, Point, points
+from cotjax.diagnostics.probes import count_probes
 from cotjax.errors import DataError
 from cotjax.report.arms import find_arms, with_information
 from cotjax.report.chosen import invalid_responses, shown_episode
@@ -55,8 +56,12 @@ def summarize(run_folder: str | Path) -> Summary:
     information = _information(run_folder, {episode.arm for episode in episodes})
     arms = with_information(find_arms(run, {episode.arm for episode in episodes}), information)
     arm_of = {seed: name for name, arm in arms.items() for seed in arm.seeds}
-    by_seed = points(episodes)
-    by_arm = points(replace(each, arm=arm_of.get(each.arm, each.arm)) for each in episodes)
+    measured = list(count_probes(run_folder))
+    by_seed = points(episodes, measured)
+    by_arm = points(
+        (replace(each, arm=arm_of.get(each.arm, each.arm)) for each in episodes),
+        (replace(each, arm=arm_of.get(each.arm, each.arm)) for each in measured),
+    )
     domains = sorted({domain for _, _, domain in by_arm}, key=_domain_order)
     curves = {arm: _curve(by_arm, arm) for arm in arms}
     seed_curves = {seed: _curve(by_seed, seed) for seed in arm_of}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -215,6 +215,21 @@ def content_of_arm(folder: Path) -> dict[str, Any] | None:
 def checkpoint_steps(steps: int, save_every: int) -> list[int]:
     """Return the steps at which a run saves: 0 (its start), every `save_every`, and the last."""
     return sorted({*range(0, steps + 1, save_every), steps})
+
+
+def steps_named(names: Sequence[int], saved: Sequence[int], field: str) -> tuple[int, ...]:
+    """Return the checkpoints that a config field names, -1 being the last.
+
+    Raises UsageError for one that is never saved.
+    """
+    steps = tuple(saved[-1] if step == -1 else step for step in names)
+    for step in steps:
+        if step not in saved:
+            raise UsageError(
+                f"{field}: no checkpoint is saved at {step!r}; there are "
+                f"{', '.join(map(str, saved))}"
+            )
+    return steps
 
 
 def planned_steps(folder: Path) -> list[int]:

@@ -32,7 +32,7 @@ from cotjax.rollout.loop import play
 from cotjax.rollout.record import KINDS, Ended, Episode, Kind, Record, write_record
 from cotjax.rollout.replay import ReplayEnvironments
 from cotjax.runtime import distributed
-from cotjax.runtime.claim import checkpoint_steps, planned_steps
+from cotjax.runtime.claim import checkpoint_steps, planned_steps, steps_named
 from cotjax.sample.sampling import Sampling
 from cotjax.study.games import NUMBERS, GameSets, wanted_games
 from cotjax.study.jobs import Job, Playing, Weights, plan_jobs, warn_of_unplayed
@@ -96,13 +96,7 @@ def playing_of(config: ConfigDict) -> Playing:
             'evaluate.elicitations is empty; give at least one kind of action, such as "cot"'
         )
     saved = checkpoint_steps(config.train.steps, config.train.save_every)
-    at = tuple(saved[-1] if step == -1 else step for step in settings.episodes_at)
-    for step in at:
-        if step not in saved:
-            raise UsageError(
-                f"evaluate.episodes_at: no checkpoint is saved at {step!r}; there are "
-                f"{', '.join(map(str, saved))}"
-            )
+    at = steps_named(settings.episodes_at, saved, "evaluate.episodes_at")
     played = tuple(kind for kind in KINDS if kind in settings.elicitations)
     measured = tuple(kind for kind in KINDS if kind in {*played, *settings.offline})
     return Playing(played, measured, at)

@@ -171,12 +171,12 @@ def plan_jobs(
             ),
             kinds,
         )
-        for arm, checkpoint, checkpoints in _plan(arms, planned, base)
+        for arm, checkpoint, checkpoints in checkpoints_of(arms, planned, base)
         for driver, kinds in playing.drivers(checkpoint).items()
     ]
 
 
-def _plan(
+def checkpoints_of(
     arms: Mapping[str, Path], planned: Mapping[str, Sequence[int]], base: Weights | None
 ) -> list[tuple[str, int, Weights]]:
     """Return (arm, step, checkpoints): the base once, then each arm's own, in order.

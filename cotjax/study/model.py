@@ -33,6 +33,7 @@ from cotjax.study.evaluate import evaluate
 from cotjax.study.games import GameSets, counts_of
 from cotjax.study.memory import playing_memory
 from cotjax.study.players import LocalPlayer
+from cotjax.study.probing import probe_checkpoints
 from cotjax.study.ready import examples_alone
 from cotjax.study.run import Study
 from cotjax.study.training_data import load_codec
@@ -164,6 +165,7 @@ def play_model(study: Study, games: GameSets) -> Summary | None:
             bind_played(run, made_from, games.hash, asdict(model))
     codec, expert = load_codec(config, tokenizer, examples_alone(config)), study.expert(games)
     study.reporter.say(playing_memory(config, model))
+    base = ModelFolder(folder, dtypes, made_from["base"]["sha256"])
     with study.reporter.stage("evaluate", f"Playing {folder.resolve().name}") as stage:
         evaluate(
             config,
@@ -171,12 +173,26 @@ def play_model(study: Study, games: GameSets) -> Summary | None:
             games=games,
             expert=expert,
             arms={},
-            base=ModelFolder(folder, dtypes, made_from["base"]["sha256"]),
+            base=base,
             records=run / "records",
             report=stage.update,
             warn=study.reporter.say,
         )
         distributed.barrier("played")
+    if config.probes.names:
+        with study.reporter.stage("probe", "Measuring states") as stage:
+            probe_checkpoints(
+                config,
+                model=model,
+                codec=codec,
+                games=games,
+                arms={},
+                run=run,
+                base=base,
+                stage=stage.update,
+                say=study.reporter.say,
+            )
+            distributed.barrier("probed")
     if distributed.first():
         seconds = study.reporter.seconds
         describe_run(config, run, games, model, codec, expert, seconds, made_from)

@@ -33,6 +33,7 @@ from cotjax.study.evaluate import (
 )
 from cotjax.study.games import NUMBERS, check_world, wanted_games
 from cotjax.study.players import playing_mesh
+from cotjax.study.probing import check_probes
 from cotjax.study.training_data import (
     check_opening,
     drawn_of,
@@ -66,6 +67,7 @@ def check(config: ConfigDict, trains: bool = True) -> None:
     plays = bool(wanted_games(config))
     if plays:
         playing_of(config)
+        check_probes(config)
     if plays and config.train.keep_last:
         kept = f"train.keep_last is {config.train.keep_last}, but the study plays every checkpoint"
         raise UsageError(f"{kept}: set it to 0, or {NUMBERS} to 0 to train alone")
@@ -93,6 +95,7 @@ def check_games_alone(config: ConfigDict) -> None:
     check_world(config)
     elicitation_of(config)
     playing_of(config)
+    check_probes(config)
     limits_of(config)
     if not wanted_games(config):
         raise UsageError(

@@ -9,7 +9,7 @@ writes the report.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,7 @@ from cotjax.study.games import NUMBERS, GameSets, left_out_text, prepare_games
 from cotjax.study.information import measure_of
 from cotjax.study.memory import playing_memory
 from cotjax.study.players import LocalPlayer
+from cotjax.study.probing import probe_checkpoints, require_probes
 from cotjax.study.ready import check, check_folder
 from cotjax.study.training_data import check_opening, drawn_of, kept_of, load_codec
 from cotjax.train.main import train
@@ -79,6 +80,8 @@ class Study:
         if not games.played:
             return None
         self.evaluate(games)
+        if self.config.probes.names:
+            self.probe(games)
         return self.report()
 
     def games(self) -> GameSets:
@@ -167,6 +170,24 @@ class Study:
         if distributed.first():
             seconds = self.reporter.seconds
             describe_run(self.config, self.folder, games, model, codec, expert, seconds)
+
+    def probe(self, games: GameSets, names: Sequence[str] = ()) -> None:
+        """Measure checkpoints at states of their episodes, by the config's probes or by `names`."""
+        require_probes(self.config, names)
+        model, codec = load_trained(self.config, self.folder)
+        with self.reporter.stage("probe", "Measuring states") as stage:
+            probe_checkpoints(
+                self.config,
+                model=model,
+                codec=codec,
+                games=games,
+                arms={arm: folder / "checkpoints" for arm, folder in self.arm_folders.items()},
+                run=self.folder,
+                names=names,
+                stage=stage.update,
+                say=self.reporter.say,
+            )
+            distributed.barrier("probed")
 
     def expert(self, games: GameSets) -> dict[str, Trajectory]:
         """Return the expert's trajectory of each game that is played, by game.

@@ -1,23 +1,11 @@
-"""Configs: ml_collections files whose every field is declared here, with its unit and default.
-
-A config file defines `get_config() -> ConfigDict`, which starts from `default_config()` and changes
-what its experiment changes. On the command line `--config FILE` loads it, and
-`--config.train.steps=200` changes a field. An unknown field is an error.
-"""
+"""Every field of a config, with its unit and default."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 from ml_collections import ConfigDict
 
+from cotjax.config.playing import evaluate, probes
 from cotjax.envs.worlds import IN_DOMAIN, OOD, World, load_world
-from cotjax.errors import UsageError
-from cotjax.runtime.config_files import parse_value, run_config_file
-from cotjax.runtime.files import local_path
 
 # Fields that name a file or a folder: `~` and `$NAME` are expanded in them, and URLs are refused.
 PATHS = ("out", "games.root", "data.trajectories", "model.base", "model.tokenizer")
@@ -57,8 +45,8 @@ def default_config(world: str = "alfworld") -> ConfigDict:
     # Processes that make games and collect. An evaluation has one a slot instead; with 0 it plays
     # in this process.
     config.workers = 2
-    config.games = _games(load_world(world))
-    config.task_types = _task_types(load_world(world))
+    config.games = games_of(load_world(world))
+    config.task_types = task_types_of(load_world(world))
     config.collect = _collect()
     config.data = _data()
     config.prompt = _prompt()
@@ -68,12 +56,13 @@ def default_config(world: str = "alfworld") -> ConfigDict:
     config.arms = _arms()
     # Devices on each axis of the training mesh; -1: all that the other axes leave.
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
-    config.evaluate = _evaluate()
+    config.evaluate = evaluate()
+    config.probes = probes()
     # Locked, so that a config file cannot set an unknown field.
     return config.lock()
 
 
-def _games(world: World) -> ConfigDict:
+def games_of(world: World) -> ConfigDict:
     games = ConfigDict()
     # "made": the world's maker generates games; the world's name, such as "alfworld": games are
     # read from games.root.
@@ -93,7 +82,7 @@ def _games(world: World) -> ConfigDict:
     return games
 
 
-def _task_types(world: World) -> ConfigDict:
+def task_types_of(world: World) -> ConfigDict:
     types = ConfigDict()
     types.in_domain = world.task_types_of(IN_DOMAIN)  # shown in CoT training
     types.ood = world.task_types_of(OOD)  # held out of CoT training
@@ -267,47 +256,6 @@ def _arms() -> ConfigDict:
     return arms
 
 
-def _evaluate() -> ConfigDict:
-    evaluate = ConfigDict()
-    evaluate.slots = 64  # episodes played at once
-    # Decode one half of the slots while the environments of the other half answer. Pays on a CPU
-    # whose cores are idle while environments answer (docs/performance.md).
-    evaluate.halves = False
-    # Devices that share one copy of the weights while sampling; further copies play other episodes.
-    # 0: the training mesh.
-    evaluate.tensor = 0
-    evaluate.max_length = 2048  # tokens a slot holds
-    evaluate.max_steps = 30  # steps an episode
-    evaluate.max_new_tokens = 96  # tokens a CoT response
-    evaluate.max_action_tokens = 16  # tokens a prompt action
-    evaluate.temperature = 0.0  # divides the logits; 0: greedy
-    evaluate.top_k = 0  # sample among the N most likely ids; 0: all
-    evaluate.top_p = 1.0  # sample among the most likely ids of this total probability; 1: all
-    # Divides positive and multiplies negative logits of ids in the prompt or response; 1: off.
-    evaluate.repetition_penalty = 1.0
-    # Forbid repeating any n-gram of this size (ids) in prompt + response; 0: off. When every id is
-    # forbidden, the response ends.
-    evaluate.no_repeat_ngram_size = 0
-    # Kinds of action that drive episodes and are measured on expert states: "cot", "prompt",
-    # "cot_constrained", "prompt_constrained" (the most likely admissible action, after the CoT
-    # response's reasoning or right after the prompt), "instructed" (told in words not to reason).
-    evaluate.elicitations = ("cot", "prompt")
-    evaluate.offline = ()  # kinds that are measured on expert states alone
-    # What a constrained action is chosen by: "total" log-probability, or its "mean" per token.
-    evaluate.constrained_by = "total"
-    # Last line of the prompt of an instructed response; "": a default sentence.
-    evaluate.instruction = ""
-    # Checkpoints (updates) at which episodes are played; (): all. Expert states are measured at
-    # all.
-    evaluate.episodes_at = ()  # -1 is the last
-    evaluate.cot_prefix = ""  # prefilled before a CoT response; "<think>" forces reasoning
-    evaluate.start_timeout = 120.0  # seconds for an environment's process to start
-    evaluate.reset_timeout = 120.0  # seconds for an environment to load a game
-    evaluate.step_timeout = 120.0  # seconds for an environment to answer an action
-    evaluate.env_retries = 2  # restarts of an episode's environment before the episode is given up
-    return evaluate
-
-
 def own_files(config: ConfigDict) -> dict[str, str]:
     """Return arm -> the trajectory file that it names itself."""
     arms = {arm: own for arm, own in config.arms.items() if isinstance(own, ConfigDict)}
@@ -323,78 +271,3 @@ def sampler_mesh(config: ConfigDict) -> dict[str, int]:
     if config.evaluate.tensor:
         return {"data": -1, "fsdp": 1, "tensor": config.evaluate.tensor}
     return dict(config.mesh)
-
-
-# ---- config files and overrides
-
-
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
-    """Run a config file and apply overrides such as "train.steps=200".
-
-    Raises:
-      UsageError: there is no such file, its code fails (the message names the line), or an override
-        names an unknown field or a value of another type.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"{path}: no such config file; configs/demo.py is one")
-    config = run_config_file(path)
-    # The world comes first: the other overrides may change what it sets.
-    for override in sorted(overrides, key=lambda override: not override.startswith("world=")):
-        set_field(config, override)
-        if override.startswith("world="):
-            world = load_world(config.world)
-            config.task_types, config.games.source = _task_types(world), _games(world).source
-    files = (f"arms.{arm}.trajectories" for arm in own_files(config))
-    for name in (*PATHS, *files):
-        # URLs are refused here, before anything is read or written.
-        config.update_from_flattened_dict({name: _expanded(_fields(config)[name])})
-    return config
-
-
-def _expanded(path: str) -> str:
-    return str(local_path(path)) if path else path
-
-
-def set_field(config: ConfigDict, override: str) -> None:
-    """Apply an override such as "train.steps=200". Text needs no quotes. Raises UsageError."""
-    name, equals, text = override.partition("=")
-    if not equals:
-        raise UsageError(f"--config.{name}: give a value, as in --config.{name}=…")
-    fields = _fields(config)
-    if name not in fields:
-        raise UsageError(_unknown(config, name, list(fields)))
-    value = parse_value(name, text, fields[name])
-    *sections, field = name.split(".")
-    if sections[:1] == ["arms"] and field not in config.arms[sections[1]]:
-        with config.unlocked():
-            config.arms[sections[1]][field] = fields[name]
-    config.update_from_flattened_dict({name: value})
-
-
-def _fields(config: ConfigDict) -> dict[str, Any]:
-    """Return the value of every field by its dotted name; an arm has all ARM_FIELDS."""
-    fields: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            inner = _fields(value).items()
-            fields |= {f"{name}.{field}": content for field, content in inner}
-        else:
-            fields[name] = value
-    for arm, own in config.get("arms", {}).items():
-        if isinstance(own, ConfigDict):
-            fields = {f"arms.{arm}.{field}": usual for field, usual in ARM_FIELDS.items()} | fields
-    return fields
-
-
-def _unknown(config: ConfigDict, name: str, fields: list[str]) -> str:
-    """Return the message for a name that is no field."""
-    inside = [field for field in fields if field.startswith(f"{name}.")]
-    if inside:
-        return f"--config.{name}: this is a section; name one of its fields: {', '.join(inside)}"
-    for field in fields:
-        if name.startswith(f"{field}."):
-            return f"--config.{name}: {field} is a value, not a section"
-    close = difflib.get_close_matches(name, fields, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(config)}"
-    return f"unknown config field {name!r}; {hint}"

@@ -1,0 +1,88 @@
+"""Config files, and changes to their fields on the command line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cotjax.config.fields import ARM_FIELDS, PATHS, games_of, own_files, task_types_of
+from cotjax.envs.worlds import load_world
+from cotjax.errors import UsageError
+from cotjax.runtime.config_files import parse_value, run_config_file
+from cotjax.runtime.files import local_path
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Run a config file and apply overrides such as "train.steps=200".
+
+    Raises:
+      UsageError: there is no such file, its code fails (the message names the line), or an override
+        names an unknown field or a value of another type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"{path}: no such config file; configs/demo.py is one")
+    config = run_config_file(path)
+    # The world comes first: the other overrides may change what it sets.
+    for override in sorted(overrides, key=lambda override: not override.startswith("world=")):
+        set_field(config, override)
+        if override.startswith("world="):
+            world = load_world(config.world)
+            config.task_types, config.games.source = task_types_of(world), games_of(world).source
+    files = (f"arms.{arm}.trajectories" for arm in own_files(config))
+    for name in (*PATHS, *files):
+        # URLs are refused here, before anything is read or written.
+        config.update_from_flattened_dict({name: _expanded(_fields(config)[name])})
+    return config
+
+
+def _expanded(path: str) -> str:
+    return str(local_path(path)) if path else path
+
+
+def set_field(config: ConfigDict, override: str) -> None:
+    """Apply an override such as "train.steps=200". Text needs no quotes. Raises UsageError."""
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise UsageError(f"--config.{name}: give a value, as in --config.{name}=…")
+    fields = _fields(config)
+    if name not in fields:
+        raise UsageError(_unknown(config, name, list(fields)))
+    value = parse_value(name, text, fields[name])
+    *sections, field = name.split(".")
+    if sections[:1] == ["arms"] and field not in config.arms[sections[1]]:
+        with config.unlocked():
+            config.arms[sections[1]][field] = fields[name]
+    config.update_from_flattened_dict({name: value})
+
+
+def _fields(config: ConfigDict) -> dict[str, Any]:
+    """Return the value of every field by its dotted name; an arm has all ARM_FIELDS."""
+    fields: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            inner = _fields(value).items()
+            fields |= {f"{name}.{field}": content for field, content in inner}
+        else:
+            fields[name] = value
+    for arm, own in config.get("arms", {}).items():
+        if isinstance(own, ConfigDict):
+            fields = {f"arms.{arm}.{field}": usual for field, usual in ARM_FIELDS.items()} | fields
+    return fields
+
+
+def _unknown(config: ConfigDict, name: str, fields: list[str]) -> str:
+    """Return the message for a name that is no field."""
+    inside = [field for field in fields if field.startswith(f"{name}.")]
+    if inside:
+        return f"--config.{name}: this is a section; name one of its fields: {', '.join(inside)}"
+    for field in fields:
+        if name.startswith(f"{field}."):
+            return f"--config.{name}: {field} is a value, not a section"
+    close = difflib.get_close_matches(name, fields, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(config)}"
+    return f"unknown config field {name!r}; {hint}"

@@ -1,0 +1,57 @@
+"""The fields of a config on what is played and measured."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+
+def evaluate() -> ConfigDict:
+    evaluate = ConfigDict()
+    evaluate.slots = 64  # episodes played at once
+    # Decode one half of the slots while the environments of the other half answer. Pays on a CPU
+    # whose cores are idle while environments answer (docs/performance.md).
+    evaluate.halves = False
+    # Devices that share one copy of the weights while sampling; further copies play other episodes.
+    # 0: the training mesh.
+    evaluate.tensor = 0
+    evaluate.max_length = 2048  # tokens a slot holds
+    evaluate.max_steps = 30  # steps an episode
+    evaluate.max_new_tokens = 96  # tokens a CoT response
+    evaluate.max_action_tokens = 16  # tokens a prompt action
+    evaluate.temperature = 0.0  # divides the logits; 0: greedy
+    evaluate.top_k = 0  # sample among the N most likely ids; 0: all
+    evaluate.top_p = 1.0  # sample among the most likely ids of this total probability; 1: all
+    # Divides positive and multiplies negative logits of ids in the prompt or response; 1: off.
+    evaluate.repetition_penalty = 1.0
+    # Forbid repeating any n-gram of this size (ids) in prompt + response; 0: off. When every id is
+    # forbidden, the response ends.
+    evaluate.no_repeat_ngram_size = 0
+    # Kinds of action that drive episodes and are measured on expert states: "cot", "prompt",
+    # "cot_constrained", "prompt_constrained" (the most likely admissible action, after the CoT
+    # response's reasoning or right after the prompt), "instructed" (told in words not to reason).
+    evaluate.elicitations = ("cot", "prompt")
+    evaluate.offline = ()  # kinds that are measured on expert states alone
+    # What a constrained action is chosen by: "total" log-probability, or its "mean" per token.
+    evaluate.constrained_by = "total"
+    # Last line of the prompt of an instructed response; "": a default sentence.
+    evaluate.instruction = ""
+    # Checkpoints (updates) at which episodes are played; (): all. Expert states are measured at
+    # all.
+    evaluate.episodes_at = ()  # -1 is the last
+    evaluate.cot_prefix = ""  # prefilled before a CoT response; "<think>" forces reasoning
+    evaluate.start_timeout = 120.0  # seconds for an environment's process to start
+    evaluate.reset_timeout = 120.0  # seconds for an environment to load a game
+    evaluate.step_timeout = 120.0  # seconds for an environment to answer an action
+    evaluate.env_retries = 2  # restarts of an episode's environment before the episode is given up
+    return evaluate
+
+
+def probes() -> ConfigDict:
+    probes = ConfigDict()
+    # What is measured at single states of the episodes, beside what is played: names of
+    # cotjax.probes.
+    probes.names = ()
+    probes.at = (0, -1)  # checkpoints (updates) at which it is measured; (): all; -1: the last
+    # States of each domain, drawn by seed and the same at every checkpoint; 0: all.
+    probes.states = 64
+    return probes

@@ -1,0 +1,29 @@
+"""The probes that there are, and their metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from cotjax.diagnostics.metric import Metric
+from cotjax.diagnostics.probe_rows import Measured, ProbeRow, probe_files, read_probe
+
+# Name -> its rows. `cotjax.probes` has the code that measures them.
+PROBE_ROWS: Mapping[str, type[ProbeRow]] = {}
+
+PROBE_METRICS: dict[str, Metric] = {
+    name: metric for row in PROBE_ROWS.values() for name, metric in row.metrics.items()
+}
+
+
+def count_probes(run_folder: Path) -> Iterator[Measured]:
+    """Yield what each row of each probe in a run's folder counts for.
+
+    Raises:
+      DataError: a file is malformed; the message names the line.
+    """
+    for name, row in PROBE_ROWS.items():
+        for path in probe_files(run_folder, name):
+            heading, rows = read_probe(path, row)
+            for each in rows:
+                yield Measured.of(heading, each)

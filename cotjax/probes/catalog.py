@@ -1,0 +1,25 @@
+"""The probes by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ml_collections import ConfigDict
+
+from cotjax.errors import UsageError
+from cotjax.probes.probe import Probe
+
+PROBES: Mapping[str, Probe] = {}
+
+
+def probes_of(config: ConfigDict, names: Sequence[str] = ()) -> list[Probe]:
+    """Return the probes of a config, or of these names. Raises UsageError, as `Probe.check`."""
+    chosen = []
+    for name in names or config.probes.names:
+        if name not in PROBES:
+            raise UsageError(
+                f"probes.names: unknown probe {name!r}; there are {', '.join(PROBES) or 'none'}"
+            )
+        PROBES[name].check(config)
+        chosen.append(PROBES[name])
+    return chosen

@@ -1,0 +1,135 @@
+"""The stage that measures checkpoints by probes, at the states of the episodes that were played."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from cotjax.data.codec import Codec
+from cotjax.envs.worlds import load_world
+from cotjax.errors import UsageError
+from cotjax.model.config import ModelConfig
+from cotjax.probes.catalog import probes_of
+from cotjax.probes.measuring import measure
+from cotjax.probes.probe import Checkpoint, Probe, Weights
+from cotjax.rollout.contracts import Policy
+from cotjax.runtime import distributed
+from cotjax.runtime.claim import checkpoint_steps, planned_steps, steps_named
+from cotjax.study import jobs
+from cotjax.study.games import GameSets
+from cotjax.study.players import playing_mesh, sampler_of
+
+
+def check_probes(config: ConfigDict, names: Sequence[str] = ()) -> None:
+    """Raise UsageError for an unknown probe, one that the config forbids, or a wrong checkpoint."""
+    probes_of(config, names)
+    _steps(config)
+
+
+def _steps(config: ConfigDict) -> tuple[int, ...]:
+    """Return the checkpoints that are measured; () for all."""
+    saved = checkpoint_steps(config.train.steps, config.train.save_every)
+    return steps_named(config.probes.at, saved, "probes.at")
+
+
+def probe_checkpoints(
+    config: ConfigDict,
+    *,
+    model: ModelConfig,
+    codec: Codec,
+    games: GameSets,
+    arms: Mapping[str, Path],
+    run: Path,
+    base: jobs.Weights | None = None,
+    names: Sequence[str] = (),
+    stage: Callable[[int, int, str], None] = lambda done, total, detail: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Measure the config's checkpoints by its probes, in process 0.
+
+    A checkpoint whose episodes were not played has no states, and is left out.
+
+    Args:
+      arms: arm -> its folder of checkpoints.
+      run: the run's folder, with the records.
+      base: the base's weights; None: checkpoint 0 of the first arm.
+      names: of the probes; (): those of the config.
+      stage: called with (rows done, rows in all, what is measured) after each row.
+      say: called with each warning, a sentence.
+
+    Raises:
+      UsageError: an unknown probe, or one that the config or its world does not allow.
+      DataError: a record is malformed.
+    """
+    if not distributed.first():
+        return
+    probes = probes_of(config, names)
+    planned = {arm: planned_steps(folder.parent) for arm, folder in arms.items()}
+    wanted = _steps(config) if arms else ()
+    for arm, step, weights in jobs.checkpoints_of(arms, planned, base):
+        files = sorted((run / "records" / arm / str(step)).glob("*/*.json"))
+        if (wanted and step not in wanted) or not files:
+            continue
+        at = Checkpoint(
+            arm=arm,
+            step=step,
+            digest=weights.digest(step),
+            config=config,
+            world=load_world(config.world),
+            games={game.id: game for game in games.played},
+            codec=codec,
+            files=files,
+            load_policy=partial(_policy, config, model, codec, weights, step),
+            load_weights=partial(_weights, config, model, weights, step),
+            workers=config.workers,
+            say=say,
+        )
+        _measure(probes, at, run, games.hash, stage)
+
+
+def _measure(
+    probes: Iterable[Probe],
+    at: Checkpoint,
+    run: Path,
+    games_hash: str,
+    stage: Callable[[int, int, str], None],
+) -> None:
+    for probe in probes:
+        detail = f"states, {probe.title}, {at.arm} at step {at.step}"
+
+        def progress(done: int, total: int, detail: str = detail) -> None:
+            stage(done, total, detail)
+
+        try:
+            measure(probe, at, run, games_hash, progress)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                "interrupted; the states that were measured are kept, the same command goes on "
+                "from them"
+            ) from None
+
+
+def _policy(
+    config: ConfigDict, model: ModelConfig, codec: Codec, weights: jobs.Weights, step: int
+) -> Policy:
+    """Return a sampler with a checkpoint's weights."""
+    settings = config.evaluate
+    sampler = sampler_of(settings, model, codec, playing_mesh(config), settings.slots)
+    sampler.load(weights.restore_params(step, model, sampler.mesh))
+    return sampler
+
+
+def _weights(config: ConfigDict, model: ModelConfig, weights: jobs.Weights, step: int) -> Weights:
+    mesh = playing_mesh(config)
+    return Weights(model, weights.restore_params(step, model, mesh), mesh)
+
+
+def require_probes(config: ConfigDict, names: Sequence[str]) -> None:
+    """Raise UsageError where there is nothing to measure."""
+    if not (names or config.probes.names):
+        raise UsageError(
+            "probes.names is empty: name what to measure with --only, or set it in the config"
+        )
