@@ -15,9 +15,11 @@ class Metric:
       kind: "rate" (0 to 1), "difference" (of two rates), or "mean".
       upper: the most that a mean can be; None: the limit of an episode's steps, or of a response's
         tokens.
+      low: the least that a mean can be; below 0 for a signed quantity.
     """
 
     label: str
     source: str
     kind: str = "rate"
     upper: float | None = None
+    low: float = 0.0

@@ -169,7 +169,7 @@ class Point:
         upper = METRICS[name].upper
         if upper is None:
             upper = self.max_steps if name.startswith("steps") else self.longest_response
-        return statistics.mean(totals, counts, upper)
+        return statistics.mean(totals, counts, upper, METRICS[name].low)
 
     def _count(self, metric: str, key: tuple[str, int], total: float, n: int) -> None:
         cell = self.cells.setdefault(metric, {}).setdefault(key, [0.0, 0])

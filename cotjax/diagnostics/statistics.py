@@ -137,18 +137,24 @@ def rate(totals: Numbers, counts: Numbers) -> Estimate:
     return Estimate(value, *wilson(value, size), n, games)
 
 
-def mean(totals: Numbers, counts: Numbers, upper: float) -> Estimate:
-    """Return the mean of a quantity between 0 and `upper`, from totals and counts by game."""
+def mean(totals: Numbers, counts: Numbers, upper: float, low: float = 0.0) -> Estimate:
+    """Return the mean of a quantity from `low` to `upper`, from totals and counts by game.
+
+    Where the games' means are equal, or few, the interval is Wilson's of the place between both
+    limits: as wide for a value on a limit, and for one in the middle, as a share's would be.
+    """
     totals, counts = _counted(totals, counts)
     if not len(counts):
         return NOTHING
-    value = float(totals.sum() / counts.sum())
-    if _too_uniform(totals / counts):
-        upper = max(upper, float((totals / counts).max()), 1e-9)
-        low, high = (upper * edge for edge in wilson(value / upper, len(counts)))
+    value, by_game = float(totals.sum() / counts.sum()), totals / counts
+    if _too_uniform(by_game):
+        low = min(low, float(by_game.min()))
+        span = max(upper - low, float(by_game.max()) - low, 1e-9)
+        place = min(max((value - low) / span, 0.0), 1.0)
+        ends = [low + span * edge for edge in wilson(place, len(counts))]
     else:
-        low, high = _bootstrap([(1, totals, counts)])
-    return Estimate(value, min(low, value), max(high, value), int(counts.sum()), len(counts))
+        ends = list(_bootstrap([(1, totals, counts)]))
+    return Estimate(value, min(ends[0], value), max(ends[1], value), int(counts.sum()), len(counts))
 
 
 def contrast(

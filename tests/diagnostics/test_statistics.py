@@ -109,6 +109,20 @@ def test_mean_stays_within_its_bounds():
     assert spread.value == 20 and 15 < spread.low < 18 and 22 < spread.high < 25
 
 
+def test_a_signed_mean_stays_within_its_bounds_and_mirrors():
+    """A quantity from -1 to 1 has the intervals of its negative, turned around."""
+    for totals in ([0.0] * 12, [1.0] * 12, [0.5] * 3, [-1.0, 1.0, 0.5] * 8):
+        found = mean(totals, [1] * len(totals), 1, -1)
+        mirrored = mean([-each for each in totals], [1] * len(totals), 1, -1)
+        assert -1 <= found.low < found.high <= 1
+        assert (-found.high, -found.low) == pytest.approx((mirrored.low, mirrored.high), abs=0.01)
+    # No game moved: Wilson's interval of one half over 12 games, stretched from -1 to 1.
+    low, high = (2 * edge - 1 for edge in wilson(0.5, 12))
+    unmoved = mean([0.0] * 12, [1] * 12, 1, -1)
+    assert (unmoved.low, unmoved.high) == pytest.approx((low, high))
+    assert mean([-4.0] * 5, [2] * 5, 1, -3).low >= -3
+
+
 def test_the_same_numbers_give_the_same_interval():
     totals, counts = np.arange(20) % 5, np.full(20, 6)
     assert mean(totals, counts, 6) == mean(totals, counts, 6)
