@@ -3,17 +3,17 @@
 How a state is judged:
 
 - Two actions are the same when their texts are equal after whitespace is normalised.
-- An invalid response has no action. It equals nothing: it is wrong for D1, and two invalid
-  responses are not consistent.
+- An invalid response has no action: it is wrong for D1.
 - D1: the action is the reference action. D2: prompt action and CoT action are the same. Revision is
-  the opposite of D2.
+  the opposite of D2. A state in which one of the two responses is invalid is not comparable: it
+  counts for neither, and its share is a metric of its own.
 - A constrained action is admissible by construction, so it has no validity. Where no action is
   admissible there is none, and it equals nothing. Its D1 is by the total log-probability, "_mean"
   by the mean per token, whichever of the two drove episodes.
 - A metric of a kind is counted where the record has that kind.
 - A revision is helpful when only the CoT action is the reference action, harmful when only the
-  prompt action is, neutral when neither is. All three are shares of all expert states, so
-  helpful + harmful + neutral = revision, and helpful - harmful = the gap of D1.
+  prompt action is, neutral when neither is. All three are shares of the comparable expert states,
+  so helpful + harmful + neutral = revision, and helpful - harmful = the gap of D1 in these states.
 - An episode that the environment broke (`ended` is "env_error") says nothing about the agent: it is
   excluded everywhere, and counted.
 """
@@ -150,9 +150,10 @@ def action_of(response: Response | None) -> str | None:
     return normalize_action(response.action)
 
 
-def same_action(first: Response | None, second: Response | None) -> bool:
-    """Whether two responses have the same action. An invalid response equals nothing."""
-    return action_of(first) is not None and action_of(first) == action_of(second)
+def compared(first: Response | None, second: Response | None) -> bool | None:
+    """Return whether two responses have the same action; None where one has no valid action."""
+    actions = action_of(first), action_of(second)
+    return None if None in actions else actions[0] == actions[1]
 
 
 def _judge(turn: Turn, driver: Driver) -> dict[str, float]:
@@ -169,8 +170,10 @@ def _judge(turn: Turn, driver: Driver) -> dict[str, float]:
         if driver != "prompt":
             judged[f"reasoned_{driver}"] = bool((own.thought or "").strip())
     if driver == "cot" and turn.prompt is not None:
-        same = same_action(turn.cot, turn.prompt)
-        judged |= {"d2_cot_driven": same, "revision_cot_driven": not same}
+        same = compared(turn.cot, turn.prompt)
+        judged["revision_not_comparable_cot_driven"] = same is None
+        if same is not None:
+            judged |= {"d2_cot_driven": same, "revision_cot_driven": not same}
     if turn.accepted is not None:
         judged[f"not_accepted_{driver}"] = not turn.accepted
     return judged
@@ -196,9 +199,11 @@ def _judge_reference(turn: Turn) -> dict[str, float]:
 
 
 def _judge_pair(cot: str | None, prompt: str | None, reference: str) -> dict[str, float]:
-    cot_right, prompt_right = cot == reference, prompt == reference
-    consistent = cot is not None and cot == prompt
+    if cot is None or prompt is None:
+        return {"revision_not_comparable": True}
+    cot_right, prompt_right, consistent = cot == reference, prompt == reference, cot == prompt
     return {
+        "revision_not_comparable": False,
         "d2": consistent,
         "revision": not consistent,
         "revision_helpful": cot_right and not prompt_right,

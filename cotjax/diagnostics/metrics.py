@@ -42,6 +42,12 @@ METRICS = {
     "revision_harmful": Metric("harmful revisions", "reference"),
     "revision_neutral": Metric("neutral revisions", "reference"),
     "revision_cot_driven": Metric("revision rate (CoT-driven states)", "cot"),
+    "revision_not_comparable": Metric(
+        "states without two actions to compare (expert states)", "reference"
+    ),
+    "revision_not_comparable_cot_driven": Metric(
+        "states without two actions to compare (CoT-driven states)", "cot"
+    ),
     "reasoned_cot": Metric("CoT responses that did reason", "cot"),
     "valid_cot": Metric("valid CoT responses", "cot"),
     "valid_prompt": Metric("valid prompt responses", "prompt"),

@@ -12,7 +12,7 @@ from pathlib import Path
 from markupsafe import Markup
 from rich.console import Console
 
-from cotjax.diagnostics.episodes import action_of, same_action
+from cotjax.diagnostics.episodes import action_of, compared
 from cotjax.diagnostics.metrics import METRICS
 from cotjax.diagnostics.share import HALF
 from cotjax.diagnostics.statistics import RESAMPLES
@@ -91,13 +91,18 @@ class ShownAction:
 
 @dataclass(frozen=True)
 class ShownStep:
-    """A step of the shown episode. `prompt`: None where no prompt action was decoded."""
+    """A step of the shown episode.
+
+    Attributes:
+      prompt: None where no prompt action was decoded.
+      same: None where there are no two actions to compare.
+    """
 
     observation: str
     thought: str
     cot: ShownAction
     prompt: ShownAction | None
-    same: bool
+    same: bool | None
     accepted: bool | None
 
 
@@ -265,7 +270,7 @@ def _shown_episode(run_folder: Path, summary: Summary) -> ShownEpisode | None:
                 thought=(turn.cot.thought or "").strip(),
                 cot=_shown_action(turn.cot),
                 prompt=None if turn.prompt is None else _shown_action(turn.prompt),
-                same=turn.prompt is not None and same_action(turn.cot, turn.prompt),
+                same=compared(turn.cot, turn.prompt),
                 accepted=turn.accepted,
             )
         )
@@ -278,7 +283,7 @@ def _shown_episode(run_folder: Path, summary: Summary) -> ShownEpisode | None:
         arm=arm.label if arm else "base model",
         domain=domain_label(record.domain),
         steps=tuple(steps),
-        revisions=sum(not step.same for step in steps if step.prompt),
+        revisions=sum(step.same is False for step in steps),
         final_observation=record.final_observation,
     )
 

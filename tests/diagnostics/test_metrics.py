@@ -27,25 +27,29 @@ def test_expert_states(tmp_path, episode):
         # Only the CoT action right; only the prompt action right.
         ("open fridge 1", "look", "open fridge 1"),
         ("look", "open fridge 1", "open fridge 1"),
-        # Both wrong: different, the same, invalid (which is not consistent).
+        # Both wrong: different, the same.
         ("look", "go", "open fridge 1"),
         ("look", "look", "open fridge 1"),
+        # Not comparable: a response is invalid.
         (None, None, "open fridge 1"),
+        ("open fridge 1", None, "open fridge 1"),
     ]
     episode(tmp_path, "g", steps, driver="reference")
     point = point_of(tmp_path)
-    assert point.estimate("d1_cot").n == 6
+    assert point.estimate("d1_cot").n == 7
     assert point.estimate("d1_cot").games == 1
     assert {m: value(point, m) for m in ("d1_cot", "d1_prompt", "d2", "revision")} == {
-        "d1_cot": 2 / 6,
-        "d1_prompt": 2 / 6,
-        "d2": 2 / 6,
-        "revision": 4 / 6,
+        "d1_cot": 3 / 7,
+        "d1_prompt": 2 / 7,
+        "d2": 2 / 5,
+        "revision": 3 / 5,
     }
-    assert {m: value(point, f"revision_{m}") for m in ("helpful", "harmful", "neutral")} == {
-        "helpful": 1 / 6,
-        "harmful": 1 / 6,
-        "neutral": 2 / 6,
+    kinds = ("helpful", "harmful", "neutral", "not_comparable")
+    assert {m: value(point, f"revision_{m}") for m in kinds} == {
+        "helpful": 1 / 5,
+        "harmful": 1 / 5,
+        "neutral": 1 / 5,
+        "not_comparable": 2 / 7,
     }
     assert value(point, "d3_cot") is None  # nothing was played
 
@@ -160,7 +164,8 @@ def test_an_action_in_an_invalid_response_does_not_count(tmp_path, episode):
         value(point, "d1_cot"),
         value(point, "d1_prompt"),
         value(point, "revision_harmful"),
-    ) == (0, 1, 1)
+        value(point, "revision_not_comparable"),
+    ) == (0, 1, None, 1)
 
 
 def test_helpful_minus_harmful_is_the_gap_of_d1(study):
@@ -188,8 +193,9 @@ def test_played_episodes(tmp_path, episode):
         "d3_cot": 0.6,
         "d3_prompt": 0.3,
         "gap": 0.3,
-        "d2_cot_driven": 2 / 4,
-        "revision_cot_driven": 2 / 4,
+        "d2_cot_driven": 2 / 3,
+        "revision_cot_driven": 1 / 3,
+        "revision_not_comparable_cot_driven": 1 / 4,
         "reasoned_cot": 0.9,
         "valid_cot": 3 / 4,
         "valid_prompt": 1.0,
