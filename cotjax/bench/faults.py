@@ -33,13 +33,13 @@ from cotjax.bench.scripted import Observed, ScriptedPolicy
 from cotjax.data.codec import Codec
 from cotjax.data.word_tokenizer import build_word_tokenizer
 from cotjax.envs.alfworld import WORLD, AlfworldEnv
-from cotjax.envs.base import Game, Observation
+from cotjax.envs.base import Game, Observation, Play, plays_of
 from cotjax.envs.pool.pool import EnvPool, Limits
 from cotjax.errors import EnvError, UsageError
 from cotjax.formats import CHATML, first_turn
 from cotjax.rollout.contracts import Environments
 from cotjax.rollout.elicitation import Elicitation
-from cotjax.rollout.loop import play
+from cotjax.rollout.loop import OnRecord, play
 from cotjax.rollout.record import (
     Episode,
     Heading,
@@ -148,8 +148,8 @@ def run(
 
     baseline: dict[str, list[Any]] = {}
 
-    def keep_baseline(game: Game, episode: Episode) -> None:
-        baseline[game.id] = _comparable(episode)
+    def keep_baseline(play: Play, episode: Episode) -> None:
+        baseline[play.game.id] = _comparable(episode)
         count()
 
     with EnvPool(factory, slots, slots, _LIMITS) as pool:
@@ -180,9 +180,9 @@ def _play_with_faults(
 ) -> None:
     memory: list[tuple[float, float]] = []
 
-    def keep(game: Game, episode: Episode) -> None:
+    def keep(play: Play, episode: Episode) -> None:
         path = record_path(
-            records, arm=_HEADING.arm, checkpoint=0, driver="prompt", game_id=game.id
+            records, arm=_HEADING.arm, checkpoint=0, driver="prompt", game_id=play.game.id
         )
         write_record(path, Record.of(_HEADING, episode))
         memory.append((resident_mb([os.getpid()]), resident_mb(pool.pids().values())))
@@ -296,12 +296,12 @@ def _play(
     games: Sequence[Game],
     environments: Environments,
     settings: Settings,
-    on_record: Callable[[Game, Episode], None],
+    on_record: OnRecord,
 ) -> None:
     codec = Codec(_tokenizer(), CHATML)
     policy = ScriptedPolicy(codec, settings.slots)
     play(
-        games,
+        plays_of(games),
         policy=policy,
         codec=codec,
         environments=Observed(environments, policy),

@@ -14,6 +14,7 @@ from cotjax.bench.facts import jax_facts
 from cotjax.bench.jobs import MAX_LENGTH, RolloutJob
 from cotjax.bench.tasks import Rollout, RolloutTask
 from cotjax.data.codec import Codec
+from cotjax.envs.base import plays_of
 from cotjax.envs.pool.pool import EnvPool
 from cotjax.model.platform import split_cpu
 from cotjax.model.sharding import make_mesh, whole_slots
@@ -79,7 +80,7 @@ class CotjaxRollout(RolloutTask):
         (sampler, pool), *second = self._halves if halves else [self._whole]
         started_at = time.perf_counter()
         play(
-            self._job.played(),
+            plays_of(self._job.played()),
             policy=sampler,
             codec=self._codec,
             environments=pool,

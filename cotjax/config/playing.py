@@ -18,6 +18,8 @@ def evaluate() -> ConfigDict:
     evaluate.max_steps = 30  # steps an episode
     evaluate.max_new_tokens = 96  # tokens a CoT response
     evaluate.max_action_tokens = 16  # tokens a prompt action
+    # Plays of each game by each driver, which differ in what is drawn; over 1 needs a temperature.
+    evaluate.samples = 1
     evaluate.temperature = 0.0  # divides the logits; 0: greedy
     evaluate.top_k = 0  # sample among the N most likely ids; 0: all
     evaluate.top_p = 1.0  # sample among the most likely ids of this total probability; 1: all

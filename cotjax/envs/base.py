@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +26,22 @@ class Game:
     path: str
     split: str
     task_type: str
+
+
+@dataclass(frozen=True)
+class Play:
+    """One play of a game: a game that is sampled several times has several.
+
+    Attributes:
+      sample: number of the play among those of its game, from 0. It decides what is drawn at
+        random, and nothing else.
+    """
+
+    game: Game
+    sample: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.game.id}, sample {self.sample}" if self.sample else self.game.id
 
 
 @dataclass(frozen=True)
@@ -90,6 +106,11 @@ class Agent(Protocol):
 
     def act(self, observation: Observation) -> Decision:
         """Return the next action and the thought before it."""
+
+
+def plays_of(games: Sequence[Game], samples: int = 1) -> tuple[Play, ...]:
+    """Return so many plays of each game: every game's first, then every game's second, ..."""
+    return tuple(Play(game, sample) for sample in range(samples) for game in games)
 
 
 def games_hash(games: Iterable[Game]) -> str:

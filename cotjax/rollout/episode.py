@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cotjax import formats
-from cotjax.envs.base import Game, Observation
+from cotjax.envs.base import Game, Observation, Play
 from cotjax.rollout.contracts import Codec, Generation
 from cotjax.rollout.elicitation import Elicitation
 from cotjax.rollout.record import (
@@ -41,12 +41,18 @@ class Chosen:
     reference: str | None
 
 
+def response_seed(seed: int, game_id: str, turn: int, kind: str, sample: int) -> int:
+    """Return the seed (64 bits) of a response's sampling, unique in the study of this seed."""
+    key = f"{seed}/{game_id}/{turn}/{kind}" + (f"/{sample}" if sample > 0 else "")
+    digest = hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
 @dataclass
 class RunningEpisode:
     """One episode while it is played.
 
     Attributes:
-      sample: number of this episode among those of the same game.
       seed: the study's seed.
       observation: the environment's last answer; None before it has started.
       prompt: ids that the policy's slot holds.
@@ -54,8 +60,7 @@ class RunningEpisode:
       ended: None while it goes on.
     """
 
-    game: Game
-    sample: int
+    play: Play
     seed: int
     task: str = ""
     observation: Observation | None = None
@@ -71,9 +76,14 @@ class RunningEpisode:
     started_at: float = field(default_factory=time.perf_counter)
 
     @property
+    def game(self) -> Game:
+        """The game that is played."""
+        return self.play.game
+
+    @property
     def where(self) -> str:
-        """The game and the step being played, for messages."""
-        return f"{self.game.id}, step {len(self.turns) + 1}"
+        """The play and the step being played, for messages."""
+        return f"{self.play}, step {len(self.turns) + 1}"
 
     @property
     def state(self) -> str:
@@ -88,11 +98,7 @@ class RunningEpisode:
 
     def draw_seed(self, kind: str) -> int:
         """Return the seed (64 bits) of this turn's response of one kind, unique in the study."""
-        key = f"{self.seed}/{self.game.id}/{len(self.turns)}/{kind}"
-        if self.sample > 0:
-            key += f"/{self.sample}"
-        digest = hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest()
-        return int.from_bytes(digest, "big")
+        return response_seed(self.seed, self.game.id, len(self.turns), kind, self.play.sample)
 
     def fail(self, error: Exception) -> None:
         """End the episode: its environment failed for good."""
@@ -130,7 +136,7 @@ class RunningEpisode:
             driver=driver,
             game=PlayedGame(id=self.game.id, task_type=self.game.task_type, split=self.game.split),
             seed=self.seed,
-            sample=self.sample,
+            sample=self.play.sample,
             task=self.task,
             success=self.ended == "won",
             score=self.observation.score if self.observation else None,

@@ -17,13 +17,12 @@ Decoding thus hides the environments' time, and no result depends on which is fa
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 
-from cotjax.envs.base import Game, Observation
+from cotjax.envs.base import Observation, Play
 from cotjax.errors import EnvError, UsageError
 from cotjax.rollout.background import in_background
 from cotjax.rollout.contracts import Codec, Environments, Policy
@@ -33,14 +32,12 @@ from cotjax.rollout.episode import RunningEpisode
 from cotjax.rollout.record import DRIVERS, Driver, Episode, Kind, Turn
 from cotjax.rollout.tokens import check_continues
 
-# A game, and the number of the episode among those of this game.
-Numbered = tuple[Game, int]
-OnRecord = Callable[[Game, Episode], None]
+OnRecord = Callable[[Play, Episode], None]
 OnStep = Callable[[Turn, Observation | None], None]
 
 
 def play(
-    games: Sequence[Game],
+    plays: Sequence[Play],
     *,
     policy: Policy,
     codec: Codec,
@@ -52,20 +49,19 @@ def play(
     references: Mapping[str, Sequence[str]] | None = None,
     on_step: OnStep = lambda turn, answer: None,
     kinds: Collection[Kind] | None = None,
-    samples: Sequence[int] | None = None,
     second_half: tuple[Policy, Environments] | None = None,
 ) -> None:
-    """Play every game once and pass each finished episode to `on_record`.
+    """Play games and pass each finished episode to `on_record`.
 
     Args:
+      plays: no two of them equal. Each is the same alone and among others, in any order and slot.
       driver: the kind of action that is played, or "reference": `references[game.id]` is.
-      seed: a response's randomness depends on it, the game's id, the sample, the turn and the kind
-        of action.
+      seed: a response's randomness depends on it, the game's id, the play's sample, the turn and
+        the kind of action.
       kinds: the kinds of action that are decoded in every state, besides the driver's own; None:
         prompt actions too for "cot", both for "reference", and the driver's alone for others.
       on_step: called after each step with the turn and the environment's answer (None: it failed).
-      samples: each episode's number among those of its game; None: in the order of `games`.
-      second_half: a policy with the same weights, and environments, that play every other game in
+      second_half: a policy with the same weights, and environments, that do every other play in
         turn with `policy` and `environments`. The two share no slots.
 
     An environment that fails for good ends its episode as "env_error"; the other episodes go on.
@@ -79,7 +75,7 @@ def play(
     """
     if driver not in DRIVERS:
         raise UsageError(f"unknown driver {driver!r}; choose one of {', '.join(DRIVERS)}")
-    numbered = _number(games, samples)
+    _check_apart(plays)
     half = partial(
         _Slots,
         codec=codec,
@@ -93,29 +89,21 @@ def play(
         idle=_Idle(),
     )
     pairs = [(policy, environments), *([second_half] if second_half else [])]
-    # Which half plays a game is fixed: it does not depend on which half is faster.
-    halves = [half(*pair, numbered[n :: len(pairs)]) for n, pair in enumerate(pairs)]
+    # Which half does a play is fixed: it does not depend on which half is faster.
+    halves = [half(*pair, list(plays[n :: len(pairs)])) for n, pair in enumerate(pairs)]
     while any(each.playing for each in halves):
         for each in halves:
             each.receive()
             each.send()
 
 
-def _number(games: Sequence[Game], samples: Sequence[int] | None) -> list[Numbered]:
-    """Pair the games with the numbers of their episodes. Raises UsageError for equal pairs."""
-    if samples is None:
-        seen: Counter[str] = Counter()
-        samples = []
-        for game in games:
-            samples.append(seen[game.id])
-            seen[game.id] += 1
-    numbered = list(zip(games, samples, strict=True))
-    if len({(game.id, sample) for game, sample in numbered}) < len(numbered):
+def _check_apart(plays: Sequence[Play]) -> None:
+    """Raise UsageError for two plays that would be equal."""
+    if len({(each.game.id, each.sample) for each in plays}) < len(plays):
         raise UsageError(
-            "two samples of one game have the same number, so they would be equal; number them "
-            "0, 1, …"
+            "two plays of one game have the same sample number, so they would be equal; number "
+            "them 0, 1, …"
         )
-    return numbered
 
 
 @dataclass
@@ -125,7 +113,7 @@ class _Moves:
     Attributes:
       answers: slot -> the answer to its action.
       over: slots whose episode is over -> its faults.
-      starting: slot -> the game that it plays next.
+      starting: slot -> what it plays next.
       begun: slot -> how that game began.
       seconds: time of the environments, per slot that was sent an action, or that starts a game
         where none was sent one.
@@ -133,7 +121,7 @@ class _Moves:
 
     answers: Mapping[int, Observation | EnvError]
     over: dict[int, list[str]]
-    starting: dict[int, Numbered]
+    starting: dict[int, Play]
     begun: Mapping[int, tuple[str, Observation] | EnvError]
     seconds: float
 
@@ -143,7 +131,7 @@ def _move(
     turn: TurnDecoder,
     live: Collection[int],
     empty: Iterable[int],
-    waiting: list[Numbered],
+    waiting: list[Play],
 ) -> _Moves:
     """Send the actions, and start the next game in each slot that is empty, or whose episode is
     over.
@@ -161,7 +149,7 @@ def _move(
     }
     free = [*over, *empty]
     starting = {slot: waiting.pop(0) for slot in free[: len(waiting)]}
-    games = {slot: game for slot, (game, _) in starting.items()}
+    games = {slot: each.game for slot, each in starting.items()}
     begun = environments.reset(games) if games else {}
     seconds = (time.perf_counter() - started_at) / max(1, len(actions or starting))
     return _Moves(answers, over, starting, begun, seconds)
@@ -180,10 +168,10 @@ class _Idle:
 
 @dataclass
 class _Slots:
-    """A policy's slots with their environments, and the games that they play.
+    """A policy's slots with their environments, and what they play.
 
     Attributes:
-      waiting: the games that are yet to start.
+      waiting: what is yet to start.
       live: slot -> its episode.
       sent: the turn whose actions are at the environments, what these will have done, and
         `idle.seconds` when they were sent.
@@ -191,7 +179,7 @@ class _Slots:
 
     policy: Policy
     environments: Environments
-    waiting: list[Numbered]
+    waiting: list[Play]
     codec: Codec
     driver: Driver
     elicitation: Elicitation
@@ -206,7 +194,7 @@ class _Slots:
 
     @property
     def playing(self) -> bool:
-        """Whether any game is not over."""
+        """Whether any play is not over."""
         return bool(self.waiting or self.live or self.sent)
 
     def send(self) -> None:
@@ -239,7 +227,7 @@ class _Slots:
         for slot, faults in moves.over.items():
             episode = self.live.pop(slot)
             episode.env_faults = faults
-            self.on_record(episode.game, episode.finish(self.driver, self.elicitation, self.kinds))
+            self.on_record(episode.play, episode.finish(self.driver, self.elicitation, self.kinds))
         self._begin(moves, *((0.0, 0.0) if turn.chosen else (moves.seconds, waited)))
 
     def _advance(self, turn: TurnDecoder, moves: _Moves, waited: float) -> None:
@@ -281,10 +269,8 @@ class _Slots:
         that turn.
         """
         self.policy.reset(moves.starting)
-        for slot, (game, sample) in moves.starting.items():
-            episode = RunningEpisode(
-                game, sample, self.seed, environment_s=seconds, waited_s=waited
-            )
+        for slot, play in moves.starting.items():
+            episode = RunningEpisode(play, self.seed, environment_s=seconds, waited_s=waited)
             self.live[slot] = episode
             answer = moves.begun[slot]
             if isinstance(answer, EnvError):

@@ -37,8 +37,8 @@ _FREE_OF_RUN = (
     *("title", "workers", "cpu_devices", "mesh."),
     *("evaluate.slots", "evaluate.halves", "evaluate.tensor", "evaluate.env_retries"),
     *("evaluate.start_timeout", "evaluate.reset_timeout", "evaluate.step_timeout"),
-    # A kind of action or a checkpoint that is added later is played later.
-    *("evaluate.elicitations", "evaluate.offline", "evaluate.episodes_at"),
+    # A kind of action, a checkpoint or a sample that is added later is played later.
+    *("evaluate.elicitations", "evaluate.offline", "evaluate.episodes_at", "evaluate.samples"),
 )
 # Settings that concern some kinds of action alone, which bind where one of these was asked for.
 _OF_KINDS = {

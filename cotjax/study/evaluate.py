@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from cotjax.data.codec import Codec
 from cotjax.data.tokens import Layout
 from cotjax.data.trajectories import Trajectory
-from cotjax.envs.base import Game
+from cotjax.envs.base import Play
 from cotjax.envs.pool.pool import EnvPool, Limits
 from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
@@ -75,8 +75,8 @@ def playing_of(config: ConfigDict) -> Playing:
     """Return which kinds of action are played and measured under this config, and where.
 
     Raises:
-      UsageError: an unknown kind, none at all, one that the world does not allow, or a checkpoint
-        that is never saved.
+      UsageError: an unknown kind, none at all, one that the world does not allow, a checkpoint that
+        is never saved, or a number of samples that makes no sense.
     """
     settings = config.evaluate
     for name in ("elicitations", "offline"):
@@ -95,11 +95,24 @@ def playing_of(config: ConfigDict) -> Playing:
         raise UsageError(
             'evaluate.elicitations is empty; give at least one kind of action, such as "cot"'
         )
+    _check_samples(settings)
     saved = checkpoint_steps(config.train.steps, config.train.save_every)
     at = steps_named(settings.episodes_at, saved, "evaluate.episodes_at")
     played = tuple(kind for kind in KINDS if kind in settings.elicitations)
     measured = tuple(kind for kind in KINDS if kind in {*played, *settings.offline})
-    return Playing(played, measured, at)
+    return Playing(played, measured, at, settings.samples)
+
+
+def _check_samples(settings: ConfigDict) -> None:
+    if settings.samples < 1:
+        raise UsageError(f"evaluate.samples is {settings.samples}; it must be at least 1")
+    greedy = {"temperature": 0, "top_k": 1}
+    for name in (name for name, value in greedy.items() if settings[name] == value):
+        if settings.samples > 1:
+            raise UsageError(
+                f"evaluate.samples is {settings.samples} and evaluate.{name} is {settings[name]}, "
+                f"so all samples of a game would be equal: set samples to 1, or another {name}"
+            )
 
 
 def check_layout(config: ConfigDict) -> None:
@@ -177,13 +190,13 @@ class _Recorder:
     warn: Callable[[str], None]
     ended: Counter[Ended] = field(default_factory=Counter)
 
-    def keep(self, job: Job, game: Game, episode: Episode) -> None:
+    def keep(self, job: Job, play: Play, episode: Episode) -> None:
         """Write the record of a finished episode."""
         self.ended[episode.ended] += 1
         if episode.env_error:
             self.warn(f"environment error, excluded from all rates: {episode.env_error}")
-        heading = job.heading(self.games.hash, self.games.domain_of(game))
-        write_record(job.path(self.records, game), Record.of(heading, episode))
+        heading = job.heading(self.games.hash, self.games.domain_of(play.game))
+        write_record(job.path(self.records, play), Record.of(heading, episode))
         self.done += 1
         self.report(self.done, self.total, f"episodes, {job}")
 
@@ -240,13 +253,14 @@ def evaluate(
         for job in plan_jobs(world, arms, planned, games, expert, playing_of(config), base)
     }
     _check_listed(unplayed, expert)
-    total = sum(len(job.games) for job in unplayed)
+    total = sum(len(job.plays) for job in unplayed)
     recorder = _Recorder(
         records, games, total, total - sum(map(len, unplayed.values())), report, warn
     )
     if recorder.done == total:
         return
-    slots = -(-min(config.evaluate.slots, len(games.played)) // distributed.count())
+    most = len(games.played) * config.evaluate.samples
+    slots = -(-min(config.evaluate.slots, most) // distributed.count())
     halves = 2 if config.evaluate.halves and slots > 1 else 1
     try:
         _play_jobs(unplayed, config, player(-(-slots // halves)), halves, expert, recorder)
@@ -271,7 +285,7 @@ def _check_listed(jobs: Collection[Job], expert: Mapping[str, Trajectory]) -> No
 
 
 def _play_jobs(
-    unplayed: Mapping[Job, list[Game]],
+    unplayed: Mapping[Job, list[Play]],
     config: ConfigDict,
     player: Player,
     halves: int,
@@ -288,15 +302,15 @@ def _play_jobs(
     }
     with ExitStack() as stack:
         pools = [stack.enter_context(_environments(config, player.slots)) for _ in range(halves)]
-        for job, games in unplayed.items():
-            if not games:
+        for job, plays in unplayed.items():
+            if not plays:
                 continue
             (policy, environments), *others = [
                 (policy, ReplayEnvironments(expert) if job.driver == "reference" else pool)
                 for policy, pool in zip(player.policies(job, halves), pools, strict=True)
             ]
             play(
-                games,
+                plays,
                 policy=policy,
                 codec=player.codec,
                 environments=environments,

@@ -11,7 +11,7 @@ from typing import Protocol
 from jax.sharding import Mesh
 
 from cotjax.data.trajectories import Trajectory
-from cotjax.envs.base import Game
+from cotjax.envs.base import Play, plays_of
 from cotjax.errors import DataError, UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import Params
@@ -42,11 +42,13 @@ class Playing:
       played: kinds that drive episodes.
       measured: kinds that are measured on expert states; those that are played, and others.
       episodes_at: checkpoints at which episodes are played; () for all.
+      samples: plays of each game by each driver.
     """
 
     played: tuple[Kind, ...] = ("cot", "prompt")
     measured: tuple[Kind, ...] = ("cot", "prompt")
     episodes_at: tuple[int, ...] = ()
+    samples: int = 1
 
     def drivers(self, checkpoint: int) -> dict[Driver, tuple[Kind, ...]]:
         """Return the drivers at a checkpoint, each with the kinds decoded in its states."""
@@ -68,7 +70,7 @@ class Job:
       world: name of the world, for the records.
       checkpoint: step of the checkpoint; 0 is the base.
       checkpoints: what it is restored from.
-      games: this process's share of the games.
+      plays: this process's share of what is played.
       kinds: kinds of action that are decoded in every state.
     """
 
@@ -77,7 +79,7 @@ class Job:
     checkpoint: int
     checkpoints: Weights
     driver: Driver
-    games: tuple[Game, ...]
+    plays: tuple[Play, ...]
     kinds: tuple[Kind, ...]
 
     def __str__(self) -> str:
@@ -99,31 +101,33 @@ class Job:
             domain=domain,
         )
 
-    def path(self, records: Path, game: Game) -> Path:
-        """Return the path of a game's record."""
+    def path(self, records: Path, play: Play) -> Path:
+        """Return the path of a play's record."""
         return record_path(
             records,
             arm=self.arm,
             checkpoint=self.checkpoint,
             driver=self.driver,
-            game_id=game.id,
+            game_id=play.game.id,
+            sample=play.sample,
         )
 
-    def unplayed(self, records: Path, warn: Callable[[str], None]) -> list[Game]:
-        """Return the games without a record, or whose record lacks some of the kinds.
+    def unplayed(self, records: Path, warn: Callable[[str], None]) -> list[Play]:
+        """Return the plays without a record, or whose record lacks some of the kinds.
 
         A damaged record is set aside, with a warning.
         """
-        return [game for game in self.games if not self._is_played(records, game, warn)]
+        return [play for play in self.plays if not self._is_played(records, play, warn)]
 
-    def _is_played(self, records: Path, game: Game, warn: Callable[[str], None]) -> bool:
-        path = self.path(records, game)
+    def _is_played(self, records: Path, play: Play, warn: Callable[[str], None]) -> bool:
+        path = self.path(records, play)
         if not path.exists():
             return False
         try:
             record = read_record(path)
-            wanted = (self.arm, self.checkpoint, self.driver, game.id)
-            if (record.arm, record.checkpoint, record.driver, record.game.id) != wanted:
+            wanted = (self.arm, self.checkpoint, self.driver, play.game.id, play.sample)
+            found = (record.arm, record.checkpoint, record.driver, record.game.id, record.sample)
+            if found != wanted:
                 raise DataError(f"{path}: the record of another episode")
             return self._has_kinds(record)
         except DataError as error:
@@ -156,7 +160,7 @@ def plan_jobs(
     Raises:
       UsageError: an arm has no checkpoint.
     """
-    states = tuple(game for game in games.played if game.id in expert)
+    states = [game for game in games.played if game.id in expert]
     return [
         Job(
             world,
@@ -165,8 +169,10 @@ def plan_jobs(
             checkpoints,
             driver,
             tuple(
-                game
-                for index, game in enumerate(states if driver == "reference" else games.played)
+                play
+                for index, play in enumerate(
+                    plays_of(states if driver == "reference" else games.played, playing.samples)
+                )
                 if distributed.share(index)
             ),
             kinds,

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cotjax.config import default_config
-from cotjax.envs.base import Game, Observation
+from cotjax.envs.base import Game, Observation, Play
 from cotjax.envs.worlds import World
 from cotjax.errors import DataError, EnvError, UsageError
 from cotjax.formats import Example, Prompt, first_turn
@@ -223,7 +223,7 @@ def watch(
 
     with EnvPool(world.make_env(settings.max_steps), sampler.slots, 0) as pool:
         play(
-            [game],
+            [Play(game)],
             policy=sampler,
             codec=codec,
             environments=_Announcing(pool, partial(_say_start, console, world)),

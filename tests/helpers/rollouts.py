@@ -1,10 +1,11 @@
 """A world of cabinets, a policy that answers by rule, and records of what they play."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from cotjax.envs.base import Game, Observation
+from cotjax.envs.base import Game, Observation, Play
 from cotjax.errors import EnvError
 from cotjax.rollout.elicitation import Elicitation
 from cotjax.rollout.loop import play
@@ -133,20 +134,25 @@ def play_games(
 ) -> list[Episode]:
     """Play the games and return their episodes, in the order in which they ended.
 
+    `games`: plays, or games, of which one that comes again is its next sample.
     `kwargs`: further arguments of `play`, and the fields of Elicitation.
     """
-    episodes = []
+    episodes, seen = [], Counter()
+    plays = []
+    for each in games:
+        plays.append(each if isinstance(each, Play) else Play(each, seen[each.id]))
+        seen[plays[-1].game.id] += 1
     fields = Elicitation.__dataclass_fields__.keys() & kwargs.keys()
     elicitation = Elicitation(max_steps=max_steps, **{name: kwargs.pop(name) for name in fields})
     play(
-        games,
+        plays,
         policy=policy or RulePolicy(codec),
         codec=codec,
         environments=environments or Cabinets(),
         driver=driver,
         elicitation=elicitation,
         seed=kwargs.pop("seed", 0),
-        on_record=lambda game, episode: episodes.append(episode),
+        on_record=lambda play, episode: episodes.append(episode),
         **kwargs,
     )
     return episodes

@@ -19,6 +19,7 @@ from pathlib import Path
 from helpers import tiny
 from test_interrupt import Hanging, game
 from helpers.rollouts import RulePolicy
+from cotjax.envs.base import plays_of
 from cotjax.envs.pool.pool import EnvPool
 from cotjax.rollout.elicitation import Elicitation
 from cotjax.rollout.loop import play
@@ -28,7 +29,7 @@ codec = tiny.word_codec(folder / "tokenizer", tiny.TINY_WORDS)
 slots, hanging = 2 // halves, partial(Hanging, str(folder))
 with EnvPool(hanging, slots, workers) as pool, EnvPool(hanging, slots, workers) as other:
     play(
-        [game(name) for name in sys.argv[4]],
+        plays_of([game(name) for name in sys.argv[4]]),
         policy=RulePolicy(codec, slots),
         codec=codec,
         environments=pool,

@@ -8,7 +8,7 @@ import pytest
 from helpers import tiny
 from helpers.rollouts import Cabinets, Generation, RulePolicy, as_record, games, play_games
 
-from cotjax.envs.base import Observation
+from cotjax.envs.base import Observation, Play
 from cotjax.envs.pool.pool import EnvPool
 from cotjax.errors import InternalError, NotFiniteError, UsageError
 from cotjax.model.params import init_params
@@ -81,7 +81,7 @@ def test_an_episode_is_the_same_alone_and_among_others_whose_slots_are_refilled(
     one = sampler(codec, model, 1)
     for number, game in enumerate(every):
         ((key, record),) = played(
-            codec, one, [game], kinds=("cot", "prompt"), samples=[int(number == 6)]
+            codec, one, [Play(game, int(number == 6))], kinds=("cot", "prompt")
         ).items()
         assert plain(record) == plain(together[key]), key
     otherwise = 0
@@ -202,10 +202,10 @@ def test_samples_of_a_game_differ_and_have_records_of_their_own(codec, model, tm
     assert first.exists() and "sample" not in first.name, (
         "the first sample's record has the path of a game's only one"
     )
-    again = played(codec, policy, games(2), samples=[2])
+    again = played(codec, policy, [Play(*games(2), 2)])
     assert plain(again["g2", 2]) == plain(records["g2", 2])
-    with pytest.raises(UsageError, match="same number"):
-        played(codec, policy, games(2, 2), samples=[1, 1])
+    with pytest.raises(UsageError, match="same sample number"):
+        played(codec, policy, [Play(*games(2), 1)] * 2)
 
 
 @pytest.mark.parametrize("driver", ["cot", "prompt"])

@@ -7,6 +7,7 @@ from helpers import tiny
 from helpers.rollouts import games
 from helpers.studies import write_episode
 
+from cotjax.envs.base import plays_of
 from cotjax.errors import UsageError
 from cotjax.study import jobs
 from cotjax.study.games import GameSets
@@ -16,7 +17,7 @@ CHECKPOINTS = SimpleNamespace(digest=lambda step: f"hash of {step}")
 
 
 def job(driver="cot", checkpoint=10, kinds=("cot", "prompt")):
-    return Job("alfworld", "sft", checkpoint, CHECKPOINTS, driver, tuple(games(1, 2)), kinds)
+    return Job("alfworld", "sft", checkpoint, CHECKPOINTS, driver, plays_of(games(1, 2)), kinds)
 
 
 def test_the_heading_of_a_record_says_whose_weights_played():
@@ -43,7 +44,7 @@ def test_a_damaged_record_is_renamed_and_its_game_is_unplayed(tmp_path, damage):
         "of another schema": '{"schema_version": 1}',
     }
     path.write_text(texts[damage])
-    assert job().unplayed(tmp_path / "records", said.append) == games(1)
+    assert job().unplayed(tmp_path / "records", said.append) == [*plays_of(games(1))]
     assert not path.exists() and path.with_name(f"{path.name}.damaged-1").exists()
     assert len(said) == 1 and path.name in said[0] and said[0].endswith("and played again")
 
@@ -61,15 +62,41 @@ def test_the_base_is_played_once_and_only_planned_checkpoints_are(tmp_path, monk
     assert [(each.arm, each.checkpoint, each.driver) for each in plan] == [
         (*point, driver) for point in points for driver in ("cot", "prompt", "reference")
     ]
-    assert {each.driver: list(each.games) for each in plan} == {
-        "cot": games(1, 2),
-        "prompt": games(1, 2),
-        "reference": games(2),
+    assert {each.driver: each.plays for each in plan} == {
+        "cot": plays_of(games(1, 2)),
+        "prompt": plays_of(games(1, 2)),
+        "reference": plays_of(games(2)),
     }
     with pytest.raises(UsageError, match="no checkpoint to evaluate"):
         plan_jobs("alfworld", arms | {"third": tmp_path / "third"}, planned, sets, {}, Playing())
     with pytest.raises(UsageError, match="no checkpoint to evaluate"):
         plan_jobs("alfworld", arms, {"sft": [], "reduced": []}, sets, {}, Playing())
+
+
+def test_the_first_samples_of_all_games_are_played_before_the_second(monkeypatch):
+    games_ = tuple(games(1, 2))
+    sets, base = GameSets((), games_, (), ""), CHECKPOINTS
+    playing = Playing(samples=2)
+    plan = plan_jobs("alfworld", {}, {}, sets, {"g2": tiny.trajectory()}, playing, base)
+    assert [str(each) for each in plan[0].plays] == ["g1", "g2", "g1, sample 1", "g2, sample 1"]
+    assert plan[2].plays == plays_of(games_[1:], 2)
+    shares = []
+    for process in range(2):
+        monkeypatch.setattr(jobs.distributed, "share", lambda index, own=process: index % 2 == own)
+        mine = plan_jobs("alfworld", {}, {}, sets, {}, playing, base)
+        shares += mine[0].plays
+    assert sorted(map(str, shares)) == sorted(map(str, plan[0].plays)), "divided among processes"
+
+
+def test_a_record_of_another_sample_is_not_taken_for_this_one(tmp_path):
+    said = []
+    first = write_episode(tmp_path, "g1")
+    second = write_episode(tmp_path, "g1", sample=1)
+    both = Job("alfworld", "sft", 10, CHECKPOINTS, "cot", plays_of(games(1), 2), ("cot",))
+    assert both.unplayed(tmp_path / "records", said.append) == []
+    second.write_bytes(first.read_bytes())
+    assert both.unplayed(tmp_path / "records", said.append) == [both.plays[1]]
+    assert "the record of another episode; set aside" in said[0]
 
 
 def test_episodes_are_played_at_the_named_checkpoints_and_states_measured_at_all():
@@ -94,5 +121,5 @@ def test_a_record_that_lacks_a_kind_of_action_is_unplayed_and_stays(tmp_path):
     records = tmp_path / "records"
     assert job("reference").unplayed(records, said.append) == []
     more = job("reference", kinds=("cot", "prompt", "instructed"))
-    assert more.unplayed(records, said.append) == games(1, 2)
+    assert more.unplayed(records, said.append) == [*plays_of(games(1, 2))]
     assert path.exists() and not said

@@ -30,6 +30,7 @@ BOUND = {
     "evaluate.elicitations=cot,prompt,instructed": None,
     "evaluate.offline=prompt_constrained": None,
     "evaluate.episodes_at=0,200": None,
+    "evaluate.samples=3": None,
     # How episodes are played, and which games.
     "evaluate.max_steps=31": "played",
     "evaluate.max_length=1024": "played",
