@@ -56,4 +56,14 @@ def probes() -> ConfigDict:
     probes.at = (0, -1)  # checkpoints (updates) at which it is measured; (): all; -1: the last
     # States of each domain, drawn by seed and the same at every checkpoint; 0: all.
     probes.states = 64
+    probes.revisions = _revisions()
     return probes
+
+
+def _revisions() -> ConfigDict:
+    """D1', D2: the world's expert finishes after each action."""
+    revisions = ConfigDict()
+    # States of each domain and driver (expert states, CoT-driven states); 0: all.
+    revisions.states = 0
+    revisions.limit = 100  # the most steps that the expert may take to the goal
+    return revisions

@@ -7,9 +7,12 @@ from pathlib import Path
 
 from cotjax.diagnostics.metric import Metric
 from cotjax.diagnostics.probe_rows import Measured, ProbeRow, probe_files, read_probe
+from cotjax.diagnostics.revisions import RevisionRow
 
 # Name -> its rows. `cotjax.probes` has the code that measures them.
-PROBE_ROWS: Mapping[str, type[ProbeRow]] = {}
+PROBE_ROWS: Mapping[str, type[ProbeRow]] = {
+    "revisions": RevisionRow,
+}
 
 PROBE_METRICS: dict[str, Metric] = {
     name: metric for row in PROBE_ROWS.values() for name, metric in row.metrics.items()

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from cotjax.errors import DataError
 
@@ -106,6 +106,17 @@ class Agent(Protocol):
 
     def act(self, observation: Observation) -> Decision:
         """Return the next action and the thought before it."""
+
+
+@runtime_checkable
+class Successor(Agent, Protocol):
+    """A scripted agent that can go on from where another one has come to."""
+
+    def follow(self, action: str, observation: Observation) -> None:
+        """Take in a step that another agent made: its action, and the answer to it.
+
+        `start` comes first, with the first observation. `act` comes after, with the last one.
+        """
 
 
 def plays_of(games: Sequence[Game], samples: int = 1) -> tuple[Play, ...]:

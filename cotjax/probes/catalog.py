@@ -8,8 +8,11 @@ from ml_collections import ConfigDict
 
 from cotjax.errors import UsageError
 from cotjax.probes.probe import Probe
+from cotjax.probes.revisions import RevisionsProbe
 
-PROBES: Mapping[str, Probe] = {}
+PROBES: Mapping[str, Probe] = {
+    RevisionsProbe.name: RevisionsProbe(),
+}
 
 
 def probes_of(config: ConfigDict, names: Sequence[str] = ()) -> list[Probe]:

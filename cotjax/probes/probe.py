@@ -152,12 +152,14 @@ def states_of(records: Iterable[Record]) -> list[State]:
     return [State(record, number) for record in records for number in range(len(record.steps))]
 
 
-def drawn(states: Iterable[State], config: ConfigDict) -> list[State]:
+def drawn(states: Iterable[State], config: ConfigDict, count: int | None = None) -> list[State]:
     """Return `config.probes.states` states of each domain, drawn by `config.seed`.
 
     Expert states are the same at every checkpoint, and so is their sample.
+
+    `count`: so many instead; 0: all.
     """
-    count: int = config.probes.states
+    count = config.probes.states if count is None else count
     by_domain: dict[str, list[State]] = {}
     for state in states:
         by_domain.setdefault(state.record.domain, []).append(state)

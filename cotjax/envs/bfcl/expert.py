@@ -13,13 +13,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cotjax.envs.base import Decision, Observation
-from cotjax.envs.bfcl.calls import DONE, Call, action_of, parse_action
+from cotjax.envs.bfcl.calls import DONE, Call, CallError, action_of, parse_action
 from cotjax.envs.bfcl.entries import Entry
 from cotjax.errors import EnvError
 
 _REQUEST, _EARLIER = "the request", "an earlier request"
 _LONGEST_REQUEST, _LONGEST_RESULT, _LONGEST_ACTION = 120, 80, 160  # characters in a thought
 _MOST_CALLS = 20  # in an action
+_REFUSED = Call("that", (), {})  # stands for an action that cannot be read
 # What shows the names of files; the parameters that name one, and functions that make it.
 _LOOK = Call("ls", (), {"a": True})
 _FILES, _MAKERS = {"file_name", "file_name1", "file_name2", "folder", "source"}, {"echo", "touch"}
@@ -44,15 +45,32 @@ class Expert:
         if task != self._entry.task or not observation.text.endswith(self._entry.requests[0]):
             raise EnvError(f"this is not the entry {self._entry.id}: {observation.text[-200:]!r}")
         self._turn = -1
+        self._left: list[Call] = []  # calls of the turn's answer that are still to be made
         self._results: list[tuple[str, str]] = []  # (functions, what they returned)
         self._called: str | None = None  # the functions of the last action; None after `done`
+
+    def follow(self, action: str, observation: Observation) -> None:
+        """Leave out what another agent has called already. (`cotjax.envs.base.Successor`)"""
+        if self._called is None:
+            self._begin_turn()
+        try:
+            calls = parse_action(action)
+        except CallError:
+            calls = [_REFUSED]
+        self._called = calls[0].name if calls else None
+        if self._called is not None:
+            self._results.append((self._called, observation.text))
+        if observation.accepted:
+            made = [self._named(call) for call in calls]
+            for call in list(self._left):
+                if self._named(call) in made:
+                    made.remove(self._named(call))
+                    self._left.remove(call)
 
     def act(self, observation: Observation) -> Decision:
         """Return the next calls, or `done`."""
         if self._called is None:
-            self._turn += 1
-            answer = self._entry.answers[self._turn]
-            self._left = [call for text in answer for call in parse_action(text)]
+            self._begin_turn()
             request = observation.text.rpartition("User: ")[2]
             seen = f'The user says: "{_clipped(request, _LONGEST_REQUEST)}".'
         else:
@@ -73,6 +91,11 @@ class Expert:
         action = action_of(calls)
         what = action if len(action) <= _LONGEST_ACTION else self._called
         return Decision(f"{seen} {self._why(calls[0])} So I call {what}.", action)
+
+    def _begin_turn(self) -> None:
+        self._turn += 1
+        answer = self._entry.answers[self._turn]
+        self._left = [call for text in answer for call in parse_action(text)]
 
     def _why_nothing(self) -> str:
         if self._entry.id.startswith("multi_turn_miss_param"):
@@ -129,13 +152,19 @@ class Expert:
         signature = self._entry.functions[call.name].partition("): ")[0].partition("(")[2]
         return re.findall(r"(\w+): [\w\[\]]+( =)?", signature)
 
+    def _named(self, call: Call) -> tuple[str, dict[str, Any]]:
+        """Return a function's name and its arguments by parameter; {} for an unknown function."""
+        if call.name not in self._entry.functions:
+            return call.name, {}
+        names = [name for name, _ in self._parameters(call)]
+        return call.name, dict(zip(names, call.arguments, strict=False)) | call.keywords
+
     def _sources(self, call: Call) -> dict[str, str | None]:
         """Return parameter -> where its value can be read; None for nowhere.
 
         Values that are neither text nor numbers are left out.
         """
-        names = [name for name, _ in self._parameters(call)]
-        named = dict(zip(names, call.arguments, strict=False)) | call.keywords
+        _, named = self._named(call)
         patterns = {name: list(_patterns(value)) for name, value in named.items()}
         texts = [*self._read(), *self._description(call.name)]
         return {name: _source(wanted, texts) for name, wanted in patterns.items() if wanted}

@@ -38,6 +38,16 @@ class Expert:
         self._seen: set[str] = set()  # words
         self._rooms: set[str] = set()
 
+    def follow(self, action: str, observation: Observation) -> None:
+        """Note how far another agent has come on the path. (`cotjax.envs.base.Successor`)
+
+        Its other actions are left to the path, which was found without them: what it cannot mend
+        ends in an EnvError of `act`, and says nothing about whether the goal can still be reached.
+        """
+        self._observe(observation)
+        if self._taken < len(self._path) and action == self._path[self._taken]:
+            self._taken += 1
+
     def act(self, observation: Observation) -> Decision:
         """Raises EnvError where the path has ended and the game has not."""
         self._observe(observation)

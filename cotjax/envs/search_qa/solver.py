@@ -83,6 +83,18 @@ class Solver:
         self._queries: list[str] = []
         self._names: list[str] = []
 
+    def follow(self, action: str, observation: Observation) -> None:
+        """Remember what another agent read. (`cotjax.envs.base.Successor`)
+
+        A search in the solver's own words for the fact that it needs is not done again.
+        """
+        missing = solve(self._question, self._facts).missing
+        if missing is not None:
+            attempt = self._attempts.get(missing, 0)
+            if attempt < _ATTEMPTS and action == f"search: {self._query(missing, attempt)}":
+                self._attempts[missing] = attempt + 1
+        self._take_in(observation.text)
+
     def act(self, observation: Observation) -> Decision:
         """Return the next search or the answer, and the thought before it."""
         latest = self._take_in(observation.text)
@@ -97,7 +109,6 @@ class Solver:
         if solution.missing is None:
             answer = solution.answers[0] if solution.answers else _GIVE_UP
             return Decision(" ".join([*thought, self._end(solution, answer)]), f"answer: {answer}")
-        subject, name = solution.missing
         what, attempt = self._what(solution.missing), self._attempts.get(solution.missing, 0)
         if attempt == _ATTEMPTS:
             return Decision(" ".join([*thought, LOST.format(what=what)]), f"answer: {_GIVE_UP}")
@@ -107,9 +118,13 @@ class Solver:
         else:
             need = NEED[1 if self._said else 0].format(what=what)
             thought.append(f"{need}, {self._rng.choice(SEARCHES)}")
-        query = f"{subject} {self._schema.relations[name].queries[attempt]}"
+        query = self._query(solution.missing, attempt)
         self._queries.append(query)
         return Decision(" ".join(thought), f"search: {query}")
+
+    def _query(self, key: Key, attempt: int) -> str:
+        subject, name = key
+        return f"{subject} {self._schema.relations[name].queries[attempt]}"
 
     def _take_in(self, text: str) -> dict[Key, int]:
         """Remember the facts of an observation; return the number of the result with each."""

@@ -98,6 +98,10 @@ class Expert:
         wording: type[Wording] = Wording if self.thoughts == NAMED else UnnamedWording
         self._wording = wording(self.goal, random.Random(f"{self.seed}/wording"), self.news)
 
+    def follow(self, action: str, observation: Observation) -> None:
+        """Remember what another agent saw. (`cotjax.envs.base.Successor`)"""
+        self.memory.observe(observation.text)
+
     def act(self, observation: Observation) -> Decision:
         """Return the next action and its thought."""
         self.memory.observe(observation.text)
