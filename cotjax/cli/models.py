@@ -70,9 +70,9 @@ def add_plan(commands: Any) -> None:
     plan = commands.add_parser(
         "plan",
         help="does a config fit a TPU slice? compiled here, without one",
-        description="Compile a config's train step and sampler for a TPU slice on this CPU. "
-        "Prints whether they fit, the bytes a chip, the FLOPs and the collectives. No speed is "
-        "estimated. Ends with exit code 1 when something does not fit.",
+        description="Compile a config's train step, sampler and probes of attention and gradient "
+        "for a TPU slice on this CPU. Prints whether they fit, the bytes a chip, the FLOPs and the "
+        "collectives. No speed is estimated. Ends with exit code 1 when something does not fit.",
     )
     plan.add_argument("--config", type=Path, required=True, help=CONFIG_HELP)
     plan.add_argument(
@@ -82,7 +82,9 @@ def add_plan(commands: Any) -> None:
     )
     plan.add_argument("--slices", type=int, default=1, help="slices of that shape (default 1)")
     plan.add_argument(
-        "--only", choices=("train", "sampler"), help="compile only this (default: both)"
+        "--only",
+        choices=("train", "sampler", "probe"),
+        help="compile only this (default: all that the config runs)",
     )
     plan.set_defaults(run=_plan)
 

@@ -57,6 +57,9 @@ def probes() -> ConfigDict:
     # States of each domain, drawn by seed and the same at every checkpoint; 0: all.
     probes.states = 64
     probes.revisions = _revisions()
+    # "attention" (D6) and "gradient" (D7): states measured at once on each copy of the weights.
+    probes.attention = ConfigDict({"rows": 1})
+    probes.gradient = ConfigDict({"rows": 1})
     return probes
 
 

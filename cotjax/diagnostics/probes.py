@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from cotjax.diagnostics.attention import AttentionRow
+from cotjax.diagnostics.gradient import GradientRow
 from cotjax.diagnostics.metric import Metric
 from cotjax.diagnostics.probe_rows import Measured, ProbeRow, probe_files, read_probe
 from cotjax.diagnostics.revisions import RevisionRow
@@ -12,6 +14,8 @@ from cotjax.diagnostics.revisions import RevisionRow
 # Name -> its rows. `cotjax.probes` has the code that measures them.
 PROBE_ROWS: Mapping[str, type[ProbeRow]] = {
     "revisions": RevisionRow,
+    "attention": AttentionRow,
+    "gradient": GradientRow,
 }
 
 PROBE_METRICS: dict[str, Metric] = {

@@ -40,6 +40,8 @@ REMAT = {
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 # (layer index, q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]
 AttendLayer = Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
+# The same with arrays beside it, which a layer hands out; None for none.
+TapLayer = Callable[[Any, jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
 class RMSNorm(nnx.Module):
@@ -185,6 +187,10 @@ class Transformer(nnx.Module):
             for path in config.lora.chosen(projections):
                 projections[path].adapt(config, config.lora)
 
+    def embedded(self, ids_BT: jax.Array) -> jax.Array:
+        """Return the embeddings [B, T, D] that enter the first layer."""
+        return constrain(self.model.embed_tokens(ids_BT), ("batch", "length", "hidden"))
+
     def hidden_states(
         self,
         ids_BT: jax.Array,
@@ -199,25 +205,51 @@ class Transformer(nnx.Module):
         `at_B` selects one token of every row, [B, 1, D]: for the others the last layer computes
         keys and values alone, and its queries are q_BN1H.
         """
-        x_BTD = constrain(self.model.embed_tokens(ids_BT), ("batch", "length", "hidden"))
+        x_BTD = self.embedded(ids_BT)
+        if not scan:
+            return self.tapped(
+                x_BTD, positions_BT, lambda *layer: (attend(*layer), None), remat, at_B
+            )[0]
+        rope = rope_of(positions_BT, self.config)
+
+        def apply(x_BTD: jax.Array, layer: DecoderLayer, index: int | jax.Array) -> jax.Array:
+            return layer(x_BTD, rope, lambda q, k, v: attend(index, q, k, v))
+
+        return self.model.norm(_scanned(self.config, self.model.layers, x_BTD, apply, remat))
+
+    def tapped(
+        self,
+        x_BTD: jax.Array,
+        positions_BT: jax.Array,
+        attend: TapLayer,
+        remat: str = "none",
+        at_B: jax.Array | None = None,
+    ) -> tuple[jax.Array, list[Any]]:
+        """Return the last hidden states of embeddings, and what each layer's `attend` hands out."""
         rope = rope_of(positions_BT, self.config)
 
         def apply(
-            x_BTD: jax.Array,
-            layer: DecoderLayer,
-            index: int | jax.Array,
-            at_B: jax.Array | None = None,
-        ) -> jax.Array:
-            return layer(x_BTD, rope, lambda q, k, v: attend(index, q, k, v), at_B)
+            x_BTD: jax.Array, layer: DecoderLayer, index: int, at_B: jax.Array | None
+        ) -> tuple[jax.Array, Any]:
+            taps: list[Any] = []
 
-        if scan:
-            return self.model.norm(_scanned(self.config, self.model.layers, x_BTD, apply, remat))
+            def attend_layer(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+                out, tap = attend(index, q, k, v)
+                taps.append(tap)
+                return out
+
+            return layer(x_BTD, rope, attend_layer, at_B), taps[0]
+
+        taps: list[Any] = []
         # Decoding never scans: the sliced weights cost its loop half its speed on CPU.
         for index, layer in enumerate(self.model.layers):
             last = index == self.config.layers - 1
             step = partial(apply, layer=layer, index=index, at_B=at_B if last else None)
-            x_BTD = (step if remat == "none" else jax.checkpoint(step, policy=REMAT[remat]))(x_BTD)
-        return self.model.norm(x_BTD)
+            x_BTD, tap = (step if remat == "none" else jax.checkpoint(step, policy=REMAT[remat]))(
+                x_BTD
+            )
+            taps.append(tap)
+        return self.model.norm(x_BTD), taps
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Return float32 [..., V] of last hidden states [..., D]."""

@@ -1,4 +1,4 @@
-"""`cotjax plan`: whether a config's train step and sampler fit a TPU slice, and what would.
+"""`cotjax plan`: whether a config's train step, sampler and probes fit a TPU slice, and what would.
 
 It says nothing about speed: the compiler knows memory, arithmetic and exchange, not time.
 """
@@ -22,22 +22,37 @@ from cotjax.model.config import ModelConfig
 from cotjax.model.params import abstract_params
 from cotjax.model.published import PUBLISHED, published
 from cotjax.model.sharding import make_mesh
-from cotjax.plan.measure import DoesNotFit, Program, replicated, sampler_programs, train_program
+from cotjax.plan.measure import (
+    DoesNotFit,
+    Program,
+    probe_programs,
+    replicated,
+    sampler_programs,
+    train_program,
+)
 from cotjax.plan.topology import Topology
 from cotjax.train.checks import check_counts
 from cotjax.weights.convert import read_config, tokenizer_folder
 from cotjax.weights.hf_config import config_from_hf
 from cotjax.weights.stored import all_there
 
-PROGRAMS = ("train", "sampler")
+PROGRAMS = ("train", "sampler", "probe")
+# The probes that have programs of their own; the others use the sampler's.
+PROBES = ("attention", "gradient")
 # Not bfloat16 parameters for the train step: with the float32 copy that keeps their updates they
 # take as much as float32 ones.
-_ELSE = {"train": "LoRA (model.lora_rank)", "sampler": "parameters in bfloat16 (model.param_dtype)"}
+_ELSE = {
+    "train": "LoRA (model.lora_rank)",
+    "sampler": "parameters in bfloat16 (model.param_dtype)",
+    "probe": "parameters in bfloat16 (model.compute_dtype)",
+}
 _SHOWN = 1e6  # bytes: smaller replicated parameters share one line
 
 
 def plan(config: ConfigDict, topology: Topology, console: Console, only: str | None = None) -> bool:
-    """Print the plan and return whether everything fits. `only`: one of PROGRAMS; None: both.
+    """Print the plan and return whether everything fits.
+
+    `only`: one of PROGRAMS; None: all that the config runs.
 
     Raises UsageError for an impossible config, mesh or topology, CotjaxError where the compiler
     fails for another reason than memory.
@@ -45,8 +60,9 @@ def plan(config: ConfigDict, topology: Topology, console: Console, only: str | N
     check_counts(config.train)
     model, devices = model_of(config), topology.devices()
     model.check_length(config.data.max_length, "data.max_length")
+    wanted = PROGRAMS if probes_of(config) else PROGRAMS[:2]
     meshes = {
-        which: _mesh(which, config, devices) for which in (PROGRAMS if only is None else (only,))
+        which: _mesh(which, config, devices) for which in (wanted if only is None else (only,))
     }
     room = device_memory(topology, devices)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(model)))
@@ -118,11 +134,16 @@ def _mesh(which: str, config: ConfigDict, devices: list[jax.Device]) -> Mesh:
 def _measured(
     which: str, config: ConfigDict, model: ModelConfig, mesh: Mesh
 ) -> list[Program | DoesNotFit]:
-    return (
-        [train_program(config, model, mesh)]
-        if which == "train"
-        else sampler_programs(config, model, mesh)
-    )
+    if which == "train":
+        return [train_program(config, model, mesh)]
+    if which == "probe":
+        return probe_programs(config, model, mesh, probes_of(config) or PROBES)
+    return sampler_programs(config, model, mesh)
+
+
+def probes_of(config: ConfigDict) -> list[str]:
+    """Return the config's probes that have programs of their own."""
+    return [name for name in PROBES if name in config.probes.names]
 
 
 def _fits(program: Program | DoesNotFit, room: float) -> bool:
@@ -229,6 +250,13 @@ def changes(which: str, config: ConfigDict) -> Iterator[tuple[str, ...]]:
         )
         yield (f"evaluate.tensor={2 * sampler_mesh(config)['tensor']}",)
         yield (f"evaluate.max_length={settings.max_length // 2}",)
+        return
+    if which == "probe":
+        rows = max(config.probes[name].rows for name in PROBES)
+        if rows > 1:
+            yield tuple(f"probes.{name}.rows=1" for name in PROBES)
+        yield (f"evaluate.tensor={2 * sampler_mesh(config)['tensor']}",)
+        yield (f"evaluate.max_length={config.evaluate.max_length // 2}",)
         return
     settings, mesh = config.train, config.mesh
     if settings.remat != "block":

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,14 @@ from jax.sharding import Mesh
 from jax.stages import Compiled, Lowered
 from ml_collections import ConfigDict
 
+from cotjax.diagnostics.role_shares import GROUPS
 from cotjax.errors import CotjaxError
 from cotjax.model.config import ModelConfig
 from cotjax.model.flops import train_flops
+from cotjax.model.params import abstract_params
 from cotjax.model.platform import platform_of
 from cotjax.model.sharding import batch_parts, whole_slots
+from cotjax.model.shares import lower as lower_shares
 from cotjax.objectives.objective import Objective
 from cotjax.objectives.supervised import make_objective
 from cotjax.plan.collectives import Collective, collectives
@@ -138,6 +141,45 @@ def sampler_programs(
         peak = peak_bytes(compiled.program, platform_of(mesh))
         of_peak = parts | {"temporaries": peak - sum(parts.values())}
         results.append(Program(name, compiled.seconds, peak, of_peak, exchanged=compiled.exchanged))
+    return results
+
+
+def probe_programs(
+    config: ConfigDict, model: ModelConfig, mesh: Mesh, names: Sequence[str]
+) -> list[Program | DoesNotFit]:
+    """Return the programs of the probes `attention` and `gradient` at their largest, compiled.
+
+    `names`: those of the two to compile.
+    """
+    settings = config.evaluate
+    results: list[Program | DoesNotFit] = []
+    for name in names:
+        rows = config.probes[name].rows * batch_parts(mesh)
+        lowered = partial(
+            lower_shares,
+            model,
+            mesh,
+            rows,
+            settings.max_length,
+            settings.max_action_tokens,
+            len(GROUPS),
+            name == "gradient",
+        )
+        compiled = _compile(f"probe, {name}", lowered, mesh)
+        if isinstance(compiled, DoesNotFit):
+            results.append(compiled)
+            continue
+        peak = peak_bytes(compiled.program, platform_of(mesh))
+        parameters = bytes_a_device(
+            jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, model.compute_as, sharding=x.sharding),
+                abstract_params(model, mesh),
+            )
+        )
+        parts = {"parameters": parameters, "temporaries": peak - parameters}
+        results.append(
+            Program(f"probe, {name}", compiled.seconds, peak, parts, exchanged=compiled.exchanged)
+        )
     return results
 
 

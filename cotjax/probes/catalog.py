@@ -7,11 +7,15 @@ from collections.abc import Mapping, Sequence
 from ml_collections import ConfigDict
 
 from cotjax.errors import UsageError
+from cotjax.probes.attention import AttentionProbe
+from cotjax.probes.gradient import GradientProbe
 from cotjax.probes.probe import Probe
 from cotjax.probes.revisions import RevisionsProbe
 
 PROBES: Mapping[str, Probe] = {
     RevisionsProbe.name: RevisionsProbe(),
+    AttentionProbe.name: AttentionProbe(),
+    GradientProbe.name: GradientProbe(),
 }
 
 
