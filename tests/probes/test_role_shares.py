@@ -196,7 +196,7 @@ def test_what_cannot_be_measured_is_counted(played, tmp_path, update, reason):
     write_record(changed, record.model_copy(update={"steps": (first, second)}))
     at = checkpoint(played, said := [], files=[changed])
     if reason == "length":
-        at.config.evaluate.max_length = 60
+        at.config.evaluate.max_length = first.prompt_length + 4  # the prompt action fits
     rows = rows_of(AttentionProbe(), AttentionRow, at, tmp_path)
     assert rows[0].skipped == reason
     assert (rows[0].cot, rows[0].masked) == (None, None)
