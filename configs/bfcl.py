@@ -4,7 +4,7 @@ Command   pip install --no-deps bfcl-eval mpmath
           cotjax base smollm2 --out models/smollm2
           cotjax study --config configs/bfcl.py
           cotjax study --config configs/bfcl.py --out runs/bfcl-miss \
-              --config.task_types.ood=miss_func,miss_param --config.games.ood=60
+              --config.games.ood_domains=miss_func,miss_param
 Hardware  one GPU. On 2 CPU cores the train step alone takes hours
 Result    not measured. The whole command was run with a tiny model in SmolLM2's tokens, 2 updates
           an arm and 2 games a domain: 2 minutes of CPU time
@@ -18,8 +18,7 @@ def get_config():
     config.title = "Where the gains of CoT training land: BFCL v3 multi-turn"
     config.out = "runs/bfcl"
     config.games.in_domain = 60  # of 67 base entries whose numbers are not trained on
-    config.games.ood = 60
-    config.task_types.ood = ("long_context",)  # as arXiv 2606.26935; miss_* are other axes
+    config.games.ood = 60  # of long_context, as in arXiv 2606.26935
     config.task_types.collect = config.task_types.in_domain  # the OOD task types are never shown
     config.collect.max_steps = 40
     config.prompt.instruction = "world"  # an instruct model must be told what an action is

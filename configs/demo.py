@@ -43,7 +43,8 @@ def get_config():
     config.games.train = 150  # of each in-domain task type: 600
     config.games.in_domain = 64
     # Out of domain: the same task types in longer rooms, which CoT actions win in 9 of 16.
-    config.games.ood, config.games.ood_rooms = 0, 12
+    config.games.ood_domains = ("ood_rooms",)
+    config.games.ood = 12
     config.task_types.collect = config.task_types.in_domain  # the OOD task types are never shown
     # A model that has only seen faultless play repeats itself when an action has no effect.
     config.collect.slips = 0.3

@@ -17,7 +17,7 @@ def get_config():
     config.out = "runs/demo-quick"
     config.games.train = 20
     config.games.in_domain = 12
-    config.games.ood_rooms = 6
+    config.games.ood = 6
     config.train.steps = 24
     config.train.save_every = 12
     config.train.warmup = 4

@@ -1,8 +1,8 @@
 """Search QA: a model from random weights learns to search for what it needs and to answer.
 
 Standard SFT against reduced action supervision, on the solver's episodes of the four in-domain
-types of questions. Played: new questions of these types, held-out compositions and lengths (OOD),
-and questions about held-out entities.
+types of questions. Played: new questions of these types; and out of domain, compositions, lengths
+and entities of which training shows none, each a domain.
 
 Command   cotjax study --config configs/search_qa.py
 Hardware  2 CPU cores
@@ -18,8 +18,8 @@ def get_config():
     config.cpu_devices = 2
     config.games.train = 250  # of each in-domain task type: 1,000
     config.games.in_domain = 60
-    config.games.ood = 30
-    config.games.ood_objects = 30
+    config.games.ood = 30  # of each
+    config.games.ood_domains = ("ood_chains", "ood_hops", "ood_entities")
     config.task_types.collect = config.task_types.in_domain  # the OOD task types are never shown
     config.collect.slips = 0.1
     config.collect.max_steps = 14

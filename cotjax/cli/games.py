@@ -30,9 +30,9 @@ def add_games(commands: argparse._SubParsersAction) -> None:
     make.add_argument(
         "--split",
         action="append",
-        help="ALFWorld: train, valid_seen or valid_unseen; also ood_rooms and ood_objects, whose "
-        "held-out objects are then no goal of other splits; repeat for several (default: the first "
-        "three)",
+        help="ALFWorld: train, valid_seen or valid_unseen; also an axis such as ood_rooms or "
+        "ood_objects, whose held-out objects are then no goal of other splits; repeat for several "
+        "(default: all but axes)",
     )
     make.add_argument(
         "--per-type",

@@ -71,21 +71,30 @@ def games_of(world: World) -> ConfigDict:
     games.root = ""
     # Training games. "made": of each task type; else at most this many in all (0: all).
     games.train = 0
-    games.eval_split = world.splits[-1]  # split that is played
+    games.eval_split = world.eval_split  # split that is played
     games.in_domain = 60  # games played of all task_types.in_domain together
-    games.ood = 30  # games played of all task_types.ood together
-    # Games played of all task_types.in_domain together that are out of domain otherwise, and are
-    # then held out of training (docs/worlds.md). 0: neither.
-    games.ood_objects = 0  # goals with objects, or objects x receptacles, that no other goal has
-    games.ood_rooms = 0  # rooms that are longer than all others ("made"), or other floor plans
+    games.ood = 30  # games played of each domain in games.ood_domains
+    # Out-of-domain domains that are played, of the world's (docs/worlds.md): those that task types
+    # make up, such as "ood" of task_types.ood, and axes, such as "ood_rooms", which hold games of
+    # the in-domain types out of training.
+    games.ood_domains = played_ood(world)
     games.seed = 0  # of the generator
     return games
+
+
+def played_ood(world: World) -> tuple[str, ...]:
+    """Return the OOD domains that are played by default: "ood", else all that types make up."""
+    named = tuple(domain for domain in world.ood_domains if domain not in world.axes)
+    return (OOD,) if OOD in named else named
 
 
 def task_types_of(world: World) -> ConfigDict:
     types = ConfigDict()
     types.in_domain = world.task_types_of(IN_DOMAIN)  # shown in CoT training
-    types.ood = world.task_types_of(OOD)  # held out of CoT training
+    # Of each OOD domain that task types make up: held out of CoT training.
+    for domain in world.ood_domains:
+        if domain not in world.axes:
+            types[domain] = world.task_types_of(domain)
     # Played by the agent that collects. Types that are not in_domain are left out of CoT training.
     types.collect = world.task_types
     return types

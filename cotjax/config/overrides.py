@@ -32,7 +32,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
         set_field(config, override)
         if override.startswith("world="):
             world = load_world(config.world)
-            config.task_types, config.games.source = task_types_of(world), games_of(world).source
+            config.task_types = task_types_of(world)
+            for name in ("source", "ood_domains"):
+                config.games[name] = games_of(world)[name]
     files = (f"arms.{arm}.trajectories" for arm in own_files(config))
     for name in (*PATHS, *files):
         # URLs are refused here, before anything is read or written.

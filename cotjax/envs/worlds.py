@@ -24,10 +24,6 @@ from cotjax.formats import ADMISSIBLE, INSTRUCTION, TASK
 
 IN_DOMAIN, OOD = "in_domain", "ood"
 NAMED, UNNAMED = "named", "unnamed"  # kinds of scripted thoughts: with the action, or without
-# Further OOD domains, both of the in-domain task types: goals with held-out objects, and rooms of
-# which training shows none. Each is a field of config.games, too.
-OOD_OBJECTS, OOD_ROOMS = "ood_objects", "ood_rooms"
-AXES = (OOD_OBJECTS, OOD_ROOMS)
 _NO_WORLDS = {"base", "pool", "replay", "worlds"}  # modules of cotjax.envs that are no world
 
 
@@ -61,9 +57,10 @@ class World(ABC):
     Attributes:
       name: in records, trajectories and messages.
       title: what the report calls it; "" for its name.
-      domains: task type -> IN_DOMAIN or OOD, in the order in which task types are listed. OOD
-        types are never trained on.
-      axes: the further OOD domains that it has, of AXES -> what is held out there, in words.
+      domains: task type -> IN_DOMAIN or the name of an OOD domain (OOD, if there is one), in the
+        order in which task types are listed. OOD types are never trained on.
+      axes: name of a further OOD domain, which has the in-domain task types -> what is held out
+        there, in words. Its made games are a split of this name.
       splits: the splits of its games, the one that is played by default last; `games make` makes
         all of them by default.
       agents: names for `agent`. "expert" plays to win: a study trains on its won episodes, and
@@ -96,8 +93,19 @@ class World(ABC):
         return tuple(self.domains)
 
     def task_types_of(self, domain: str) -> tuple[str, ...]:
-        """Return the task types of IN_DOMAIN or OOD."""
+        """Return the task types that make up a domain; of an axis, none."""
         return tuple(task for task, its_domain in self.domains.items() if its_domain == domain)
+
+    @property
+    def ood_domains(self) -> tuple[str, ...]:
+        """Return the names of the OOD domains: those that task types make up, then the axes."""
+        named = dict.fromkeys((*self.domains.values(), *self.axes))
+        return tuple(domain for domain in named if domain != IN_DOMAIN)
+
+    @property
+    def eval_split(self) -> str:
+        """Return the split that is played by default."""
+        return self.splits[-1]
 
     def axes_of(self, game: Game) -> frozenset[str]:
         """Return the axes on which a game is out of domain, whatever its task type."""

@@ -8,17 +8,16 @@ import numpy as np
 
 from cotjax.diagnostics.statistics import Estimate
 
-_DOMAINS = {
-    "in_domain": "in-domain",
-    "ood": "out-of-domain",
-    "ood_objects": "out-of-domain (objects)",
-    "ood_rooms": "out-of-domain (rooms)",
-}
+_DOMAINS = {"in_domain": "in-domain", "ood": "out-of-domain"}
 
 
 def domain_label(domain: str) -> str:
-    """Return a domain as readers write it."""
-    return _DOMAINS.get(domain, domain)
+    """Return a domain as readers write it: of "ood_rooms", "out-of-domain (rooms)".
+
+    Every domain but "in_domain" is out of domain, whatever its world calls it.
+    """
+    words = domain.removeprefix("ood_").replace("_", " ")
+    return _DOMAINS.get(domain, f"out-of-domain ({words})")
 
 
 def percent(estimate: Estimate, signed: bool = False, digits: int = 0) -> str:

@@ -169,7 +169,7 @@ class Heading(_Model):
         description="BLAKE2b over the checkpoint's `sums.json`: sizes and checksums of its files"
     )
     games_hash: str = Field(description="sha256 over ids and contents of all games of the study")
-    domain: str = Field(description="`in_domain`, `ood` (task types), `ood_objects` or `ood_rooms`")
+    domain: str = Field(description="`in_domain`, or an OOD one: `ood`, `ood_rooms`, …")
 
 
 class Episode(_Model):

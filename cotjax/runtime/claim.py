@@ -20,6 +20,7 @@ from typing import Any
 from cotjax.errors import UsageError
 from cotjax.runtime.content import changed
 from cotjax.runtime.files import read_json, write_atomic
+from cotjax.runtime.older import AXES, renamed
 from cotjax.runtime.settings import first_difference, flatten
 
 _RUN_FILE, _ARM_FILE = "config.json", "settings.json"
@@ -47,9 +48,8 @@ _OF_KINDS = {
 }
 # What decides which games there are, and which of them are played.
 _GAMES = ("world", "games.source", "games.root", "games.seed")
-_AXES = ("games.ood_objects", "games.ood_rooms")
 _BASE = ("model.", "train.", "masking.")
-_PLAYED = ("games.eval_split", "games.in_domain", "games.ood", *_AXES)
+_PLAYED = ("games.eval_split", "games.in_domain", "games.ood", "games.ood_domains")
 # The sections by which a run's config is recognized: a model's folder has a config.json too.
 _SECTIONS = {"games", "data", "model", "train", "masking", "arms", "evaluate"}
 
@@ -355,7 +355,7 @@ def _results(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
     results: list[tuple[str, tuple[str, ...]]] = []
     trained = ("seed", "world", "task_types.", "data.", "prompt.", *_BASE)
     if any((folder / "trajectories").glob("train*.jsonl")):
-        collected = ("seed", "task_types.", "collect.", *_GAMES, *_AXES, "games.train")
+        collected = ("seed", "task_types.", "collect.", *_GAMES, AXES, "games.train")
         results.append(("trajectories were collected with it", collected))
     if arms := arms_begun(folder):
         of_arms = tuple(f"arms.{arm}." for arm in arms)
@@ -381,9 +381,7 @@ def _comparable(
     filled: dict[str, Any] = {}
     for tree in (defaults, config):
         filled |= flatten({name: value for name, value in tree.items() if name not in apart})
-    # Older runs have the system message in another section.
-    if "data.system" in filled:
-        filled["prompt.system"] = filled.pop("data.system")
+    filled = renamed(filled, config)
     train = {
         name.removeprefix("train."): value
         for name, value in filled.items()

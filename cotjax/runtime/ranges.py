@@ -45,9 +45,7 @@ _NOT_NEGATIVE, _POSITIVE = Range(0), Range(0, above=True)
 # on others, are checked where they are used.
 RANGES: dict[str, dict[str, Range]] = {
     "": {"seed": _COUNT, "workers": _COUNT, "cpu_devices": _SOME},
-    "games": dict.fromkeys(
-        ("train", "in_domain", "ood", "ood_objects", "ood_rooms", "seed"), _COUNT
-    ),
+    "games": dict.fromkeys(("train", "in_domain", "ood", "seed"), _COUNT),
     "data": {"direct_share": _SHARE},
     "prompt": {"admissible_count": _SOME, "examples": _COUNT},
     "collect": {

@@ -129,15 +129,13 @@ def _prompt(
 def _domain(
     config: ConfigDict, world: World, domain: str, games: tuple[Game, ...]
 ) -> dict[str, Any]:
-    about = {
+    held_out = {"held_out": world.axes[domain]} if domain in world.axes else {}
+    return {
         "games": len(games),
-        "split": config.games.eval_split,
+        "split": " and ".join(sorted({game.split for game in games})),
         "task_types": list(task_types_of(config, domain)),
+        **held_out,
     }
-    if domain in world.axes:
-        splits = sorted({game.split for game in games})
-        about |= {"split": " and ".join(splits), "held_out": world.axes[domain]}
-    return about
 
 
 def _listed(settings: ConfigDict) -> dict[str, Any]:

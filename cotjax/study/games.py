@@ -6,13 +6,15 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from cotjax.envs.base import Game, games_hash
-from cotjax.envs.worlds import AXES, IN_DOMAIN, OOD, World, load_world
+from cotjax.envs.worlds import IN_DOMAIN, World, load_world
 from cotjax.errors import DataError, UsageError
 from cotjax.study.arms import collects, given_files
 
@@ -23,23 +25,16 @@ class GameSets:
 
     Attributes:
       train: none of them is on an axis that is played.
-      axes: axis (`cotjax.envs.worlds.AXES`) -> games of the in-domain types that are out of domain
-        on this axis alone. Axes of which no games are asked for are not in it.
+      domains: domain -> the games that are played of it. A game on an axis is out of domain on this
+        axis alone.
       hash: of the contents of the games that are played for the report.
       left_out: split -> number of games that are not playable, by reason.
     """
 
-    train: tuple[Game, ...]
-    in_domain: tuple[Game, ...]
-    ood: tuple[Game, ...]
-    hash: str
+    train: tuple[Game, ...] = ()
+    domains: Mapping[str, tuple[Game, ...]] = field(default_factory=dict)
+    hash: str = ""
     left_out: dict[str, Counter[str]] = field(default_factory=dict)
-    axes: Mapping[str, tuple[Game, ...]] = field(default_factory=dict)
-
-    @cached_property
-    def domains(self) -> dict[str, tuple[Game, ...]]:
-        """Return domain -> the games played of it. The first two are always in it."""
-        return {IN_DOMAIN: self.in_domain, OOD: self.ood, **self.axes}
 
     def domain_of(self, game: Game) -> str:
         """Return the domain of a game that is played."""
@@ -52,18 +47,25 @@ class GameSets:
 
 
 # The fields of a config that say how many games are played.
-NUMBERS = ", ".join(f"games.{domain}" for domain in (IN_DOMAIN, OOD, *AXES))
+NUMBERS = "games.in_domain, games.ood"
 
 
 def wanted_games(config: ConfigDict) -> dict[str, int]:
     """Return domain -> number of games to play, without domains of which none are asked for."""
-    numbers = {domain: config.games[domain] for domain in (IN_DOMAIN, OOD, *AXES)}
+    numbers = dict.fromkeys(config.games.ood_domains, config.games.ood)
+    numbers = {IN_DOMAIN: config.games.in_domain} | numbers
     return {domain: number for domain, number in numbers.items() if number}
 
 
 def task_types_of(config: ConfigDict, domain: str) -> tuple[str, ...]:
-    """Return the task types of a domain's games."""
-    return config.task_types.ood if domain == OOD else config.task_types.in_domain
+    """Return the task types of a domain's games; an axis has those of in_domain."""
+    return config.task_types.get(domain, config.task_types.in_domain)
+
+
+def held_out_types(config: ConfigDict) -> tuple[str, ...]:
+    """Return the task types of all OOD domains, played or not, which are never trained on."""
+    ood = (types for name, types in config.task_types.items() if name not in (IN_DOMAIN, "collect"))
+    return tuple(chain.from_iterable(ood))
 
 
 def prepare_games(
@@ -78,7 +80,7 @@ def prepare_games(
       DataError: a game folder is missing, empty or broken, or holds too few games.
     """
     if not collects(config) and not wanted_games(config):
-        return GameSets((), (), (), "")  # training on the user's data, and nothing to play
+        return GameSets()  # training on the user's data, and nothing to play
     world, root = load_world(config.world), config.games.root
     if config.games.source == "made":
         root = root or str(Path(config.out) / "games")
@@ -94,31 +96,21 @@ def prepare_games(
     train = _train(config, world, games_of) if trains else ()
     reasons = {split: counts for split, counts in left_out.items() if counts}
     every = [game for games in played.values() for game in games]
-    hash_ = games_hash(every) if every else ""
-    in_domain, ood = played.pop(IN_DOMAIN, ()), played.pop(OOD, ())
-    return GameSets(train, in_domain, ood, hash_, reasons, played)
+    return GameSets(train, played, games_hash(every) if every else "", reasons)
 
 
 def check_world(config: ConfigDict) -> None:
-    """Raise UsageError for a world, source of games, task type or axis that does not exist."""
+    """Raise UsageError for a world, source of games, task type or domain that does not exist.
+
+    Also for one that cannot be played, or twice.
+    """
     world = load_world(config.world)
     sources = ("made", world.name) if world.makes_games else (world.name,)
     if config.games.source not in sources:
         raise UsageError(
             f"unknown games.source {config.games.source!r}; there are {', '.join(sources)}"
         )
-    for axis in _axes_on(config):
-        if axis not in world.axes:
-            raise UsageError(
-                f"games.{axis} is {config.games[axis]}: world {world.name!r} has no such games; "
-                "set it to 0"
-            )
-        if files := given_files(config):
-            raise UsageError(
-                f"games.{axis} is {config.games[axis]}, which holds games out of training, but "
-                f"{', '.join(files)} (data.trajectories, or an arm's) is trained on as it is: set "
-                "one of the two to its default"
-            )
+    _check_domains(config, world)
     for name, types in config.task_types.items():
         for task_type in types:
             if task_type not in world.task_types and collects(config):
@@ -129,10 +121,47 @@ def check_world(config: ConfigDict) -> None:
                 )
 
 
-def counts_of(config: ConfigDict) -> dict[str, int]:
-    """Return how many games each domain has in the split that is played."""
-    games = load_world(config.world).games(config.games.root, config.games.eval_split)
-    return {domain: len(_of_domain(config, domain, games)) for domain in (IN_DOMAIN, OOD)}
+def _check_domains(config: ConfigDict, world: World) -> None:
+    domains = config.games.ood_domains
+    for domain in domains:
+        if domain not in world.ood_domains or domains.count(domain) > 1:
+            raise UsageError(
+                f"games.ood_domains is {', '.join(domains)}; name each once, of those of world "
+                f"{world.name!r}: {', '.join(world.ood_domains) or 'it has none'}"
+            )
+    axes, files = _axes_on(config, world), given_files(config)
+    if axes and files:
+        raise UsageError(
+            f"games.ood_domains has {', '.join(sorted(axes))}, which holds games out of training, "
+            f"but {', '.join(files)} (data.trajectories, or an arm's) is trained on as it is: "
+            "leave one of the two out"
+        )
+    of_domain: dict[str, str] = {}
+    for domain in wanted_games(config):
+        for task_type in () if domain in world.axes else task_types_of(config, domain):
+            if (first := of_domain.setdefault(task_type, domain)) != domain:
+                raise UsageError(
+                    f"task_types.{first} and task_types.{domain} both have {task_type!r}; a game "
+                    "is played in one domain"
+                )
+
+
+def whole_split(config: ConfigDict, domains: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the fields of config.games with which all games of the split are played.
+
+    Of several OOD domains, as many games of each as the smallest has. `domains`: their names; ():
+    all that task types make up and that have games.
+    """
+    world = load_world(config.world)
+    games = world.games(config.games.root, config.games.eval_split)
+    named = domains or (domain for domain in world.ood_domains if domain not in world.axes)
+    numbers = {domain: len(_of_domain(config, domain, games)) for domain in named}
+    ood = {domain: number for domain, number in numbers.items() if number or domains}
+    return {
+        IN_DOMAIN: len(_of_domain(config, IN_DOMAIN, games)),
+        "ood": min(ood.values(), default=0),
+        "ood_domains": tuple(ood),
+    }
 
 
 def left_out_text(left_out: Counter[str]) -> str:
@@ -146,12 +175,12 @@ def made_counts(config: ConfigDict) -> dict[str, dict[str, int]]:
     The played games are spread evenly over the task types of their domain. An axis is a split of
     its own.
     """
-    counts: dict[str, dict[str, int]] = {}
+    world, counts = load_world(config.world), dict[str, dict[str, int]]()
     if config.games.train:
         counts["train"] = dict.fromkeys(config.task_types.collect, config.games.train)
     for domain, wanted in wanted_games(config).items():
         types = task_types_of(config, domain)
-        split = counts.setdefault(domain if domain in AXES else config.games.eval_split, {})
+        split = counts.setdefault(domain if domain in world.axes else config.games.eval_split, {})
         for index, task_type in enumerate(types):
             share = wanted // len(types) + (index < wanted % len(types))
             if share:
@@ -159,9 +188,9 @@ def made_counts(config: ConfigDict) -> dict[str, dict[str, int]]:
     return {split: types for split, types in counts.items() if types}
 
 
-def _axes_on(config: ConfigDict) -> frozenset[str]:
+def _axes_on(config: ConfigDict, world: World) -> frozenset[str]:
     """Return the axes of which games are played, and which are held out of training."""
-    return frozenset(wanted_games(config)).intersection(AXES)
+    return frozenset(wanted_games(config)).intersection(world.axes)
 
 
 def _train(
@@ -173,7 +202,7 @@ def _train(
         game
         for game in games_of("train")
         if game.task_type in config.task_types.collect
-        and not world.axes_of(game) & _axes_on(config)
+        and not world.axes_of(game) & _axes_on(config, world)
     ]
     if not games:
         raise DataError(
@@ -192,14 +221,16 @@ def _played(
     made, chosen = config.games.source == "made", {}
     for domain, count in wanted_games(config).items():
         splits = [config.games.eval_split]
-        if domain in AXES:
+        if domain in world.axes:
             # Where games are read, training leaves those of an axis out, so they can be played.
             splits = [domain] if made else list(dict.fromkeys((*splits, "train")))
         fitting = [game for split in splits for game in _of_domain(config, domain, games_of(split))]
         if len(fitting) < count:
             raise DataError(
                 f"{config.games.root or world.name}: split {' and '.join(map(repr, splits))} has "
-                f"{len(fitting)} games for games.{domain}={count}; ask for fewer or make more"
+                f"{len(fitting)} games of domain {domain!r}, and {count} are asked for "
+                f"(games.{'in_domain' if domain == IN_DOMAIN else 'ood'}); ask for fewer or make "
+                "more"
             )
         chosen[domain] = tuple(_choose(fitting, count, config.seed))
     return chosen
@@ -207,8 +238,8 @@ def _played(
 
 def _of_domain(config: ConfigDict, domain: str, games: Sequence[Game]) -> list[Game]:
     """Return the games of a domain: of its task types, and held out on its axis alone."""
-    world, axes, types = load_world(config.world), _axes_on(config), task_types_of(config, domain)
-    out_on = {domain} & frozenset(AXES)
+    world, types = load_world(config.world), task_types_of(config, domain)
+    axes, out_on = _axes_on(config, world), {domain} & world.axes.keys()
     return [
         game for game in games if game.task_type in types and world.axes_of(game) & axes == out_on
     ]

@@ -30,7 +30,7 @@ from cotjax.runtime.files import read_json, write_atomic
 from cotjax.study.base import DTYPES
 from cotjax.study.describe import describe_run
 from cotjax.study.evaluate import evaluate
-from cotjax.study.games import GameSets, counts_of
+from cotjax.study.games import GameSets, whole_split
 from cotjax.study.memory import playing_memory
 from cotjax.study.players import LocalPlayer
 from cotjax.study.probing import probe_checkpoints
@@ -144,9 +144,10 @@ def config_without_arms(
     config.out = str(out or Path("runs") / f"{name}-{config.games.eval_split}")
     given = {override.partition("=")[0] for override in overrides}
     if file is None and config.games.source != "made":
-        for domain, count in counts_of(config).items():
-            if f"games.{domain}" not in given:
-                config.games[domain] = count
+        named = config.games.ood_domains if "games.ood_domains" in given else ()
+        for name, value in whole_split(config, named).items():
+            if f"games.{name}" not in given:
+                config.games[name] = value
     return config
 
 

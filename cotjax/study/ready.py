@@ -99,8 +99,8 @@ def check_games_alone(config: ConfigDict) -> None:
     limits_of(config)
     if not wanted_games(config):
         raise UsageError(
-            f"split {config.games.eval_split!r} has no games of the task types of "
-            "task_types.in_domain and task_types.ood: there is nothing to play"
+            f"split {config.games.eval_split!r} has no games of the task types of any domain "
+            f"({NUMBERS} are 0): there is nothing to play"
         )
 
 

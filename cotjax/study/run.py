@@ -93,13 +93,10 @@ class Study:
             )
         for split, reasons in games.left_out.items():
             self.reporter.say(f"  left out of {split}: {left_out_text(reasons)}")
-        others = "".join(
-            f", {len(played)} {domain_label(axis)}" for axis, played in games.axes.items()
+        numbers = ", ".join(
+            f"{len(played)} {domain_label(domain)}" for domain, played in games.domains.items()
         )
-        self.reporter.say(
-            f"  {len(games.train)} to train on, {len(games.in_domain)} in-domain and "
-            f"{len(games.ood)} OOD games to play{others}"
-        )
+        self.reporter.say(f"  {len(games.train)} games to train on; to play: {numbers or 'none'}")
         return games
 
     def train(self, games: GameSets) -> None:

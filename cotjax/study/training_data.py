@@ -25,7 +25,7 @@ from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
 from cotjax.formats import Prompt
 from cotjax.study.arms import Arm
-from cotjax.study.games import wanted_games
+from cotjax.study.games import held_out_types, wanted_games
 
 
 def selection_of(
@@ -37,11 +37,10 @@ def selection_of(
     task types are held out. Of collected data only the in-domain types are trained on, of a user's
     file all others.
     """
-    types = config.task_types
     own: dict[str, Any] = (
-        {"held_out": tuple(types.ood)}
+        {"held_out": held_out_types(config)}
         if config.data.trajectories or (arm and arm.trajectories)
-        else {"task_types": tuple(types.in_domain)}
+        else {"task_types": tuple(config.task_types.in_domain)}
     )
     own["shown"] = drawn.left_out
     if arm is not None:

@@ -12,9 +12,17 @@ from cotjax.envs.alfworld.catalog import load_catalog
 from cotjax.envs.alfworld.maker.make import SPLITS, GameKey, draw_household, make_games
 from cotjax.envs.alfworld.maker.pddl import folder_name, problem_text
 from cotjax.envs.alfworld.maker.sample import sample_household
-from cotjax.envs.alfworld.tasks import HELD_OUT_OBJECTS, OOD_TASKS, TASK_TYPES, is_held_out
+from cotjax.envs.alfworld.tasks import (
+    AXES,
+    HELD_OUT_OBJECTS,
+    OOD_OBJECTS,
+    OOD_ROOMS,
+    OOD_TASKS,
+    TASK_TYPES,
+    is_held_out,
+)
 from cotjax.envs.base import Game
-from cotjax.envs.worlds import AXES, OOD_OBJECTS, OOD_ROOMS, load_world
+from cotjax.envs.worlds import load_world
 
 IN_DOMAIN_TASKS = tuple(task for task in TASK_TYPES if task not in OOD_TASKS)
 PICK, LOOK = IN_DOMAIN_TASKS[:2]

@@ -15,9 +15,10 @@ import pytest
 from cotjax.data.trajectories import read_trajectories
 from cotjax.envs.base import Game
 from cotjax.envs.search_qa.env import LIMIT, MOST_SEARCHES, SearchQaEnv, parse_action
+from cotjax.envs.search_qa.generate import OOD_ENTITIES
 from cotjax.envs.search_qa.library import Page, load_corpus, load_questions, read_lines
 from cotjax.envs.search_qa.scoring import exact_match, f1, normalize
-from cotjax.envs.worlds import OOD_OBJECTS, AgentSettings, load_world
+from cotjax.envs.worlds import AgentSettings, load_world
 from cotjax.errors import DataError, EnvError, UsageError
 from cotjax.rollout.collect import Collecting, collect
 
@@ -27,7 +28,7 @@ COUNTS = {
     "train": dict.fromkeys(WORLD.task_types, 15),
     "dev": {"one_hop": 10},
     "test": dict.fromkeys(WORLD.task_types, 30),
-    OOD_OBJECTS: dict.fromkeys(TRAINED, 30),
+    OOD_ENTITIES: dict.fromkeys(TRAINED, 30),
 }
 SEED = 0
 
@@ -211,7 +212,7 @@ def test_scores_are_those_of_squad(answer, golds, exact, score):
 # ---- the solver
 
 
-@pytest.mark.parametrize("split", ["train", "test", OOD_OBJECTS])
+@pytest.mark.parametrize("split", ["train", "test", OOD_ENTITIES])
 def test_the_solver_wins_with_bm25_in_two_searches_a_hop(folder, split):
     env, won, games = SearchQaEnv(), 0, WORLD.games(folder, split)
     for game in games:
@@ -223,7 +224,7 @@ def test_the_solver_wins_with_bm25_in_two_searches_a_hop(folder, split):
 
 def test_the_solver_wins_every_question_with_a_perfect_retriever(folder):
     env = SearchQaEnv(retriever=Perfect)
-    for split in ("train", "test", OOD_OBJECTS):
+    for split in ("train", "test", OOD_ENTITIES):
         for game in WORLD.games(folder, split):
             steps, observation = play(game, env)
             assert observation.won, record_of(game)
@@ -348,7 +349,7 @@ def test_games_are_those_of_the_request_in_the_order_of_ids(folder):
     assert [game.id for game in games] == sorted(game.id for game in games)
     assert Counter(game.task_type for game in games) == COUNTS["test"]
     assert {axis for game in games for axis in WORLD.axes_of(game)} == set()
-    assert WORLD.axes_of(WORLD.games(folder, OOD_OBJECTS)[0]) == {OOD_OBJECTS}
+    assert WORLD.axes_of(WORLD.games(folder, OOD_ENTITIES)[0]) == {OOD_ENTITIES}
     again = WORLD.make_games(folder, COUNTS, SEED)
     assert [game for game in again if game.split == "test"] == games
 
@@ -413,7 +414,7 @@ def test_questions_refuse_another_corpus(folder, tmp_path, game):
 
 def test_the_vocabulary_has_every_word_of_an_episode(folder):
     known = set(re.findall(r"\w+", " ".join(WORLD.words())))
-    for split in ("test", OOD_OBJECTS):
+    for split in ("test", OOD_ENTITIES):
         for game in WORLD.games(folder, split)[::4]:
             steps, last = play(game, SearchQaEnv())
             texts = [record_of(game)["question"], last.text]

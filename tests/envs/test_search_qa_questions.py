@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from cotjax.envs.search_qa.bm25 import words_of
-from cotjax.envs.search_qa.generate import ALL_SPLITS, HOPS, TASK_TYPES, Generator
+from cotjax.envs.search_qa.generate import ALL_SPLITS, HOPS, OOD_ENTITIES, TASK_TYPES, Generator
 from cotjax.envs.search_qa.invented import LIST_LENGTH, invent
 from cotjax.envs.search_qa.pages import LONGEST, write_pages
 from cotjax.envs.search_qa.questions import (
@@ -20,7 +20,6 @@ from cotjax.envs.search_qa.questions import (
 )
 from cotjax.envs.search_qa.schema import LIST, NUMBER, ONE
 from cotjax.envs.search_qa.solver import facts_in
-from cotjax.envs.worlds import OOD_OBJECTS
 from cotjax.errors import UsageError
 
 SEED = 4
@@ -175,7 +174,7 @@ def test_the_splits_are_disjoint_and_each_is_out_of_domain_in_one_way_only():
                 path = {name for key in asked.used for name in KNOWLEDGE.objects[key]}
                 path = (path | set(asked.question.starts)) & set(KNOWLEDGE.kinds)
                 held_out = path & KNOWLEDGE.held_out
-                assert held_out == (path if split == OOD_OBJECTS else set())
+                assert held_out == (path if split == OOD_ENTITIES else set())
                 relations = asked.question.branches[0].relations
                 new = any(pair in SCHEMA.new_chains for pair in pairwise(relations))
                 assert new == (task_type == "new_chains")

@@ -106,7 +106,7 @@ def play_in(folder: Path, config, games=GAMES, expert=EXPERT) -> list[str]:
     evaluate(
         config,
         player=partial(LocalPlayer, config, model()[0], codec()),
-        games=GameSets((), tuple(games), (), "games"),
+        games=GameSets((), {"in_domain": tuple(games)}, "games"),
         expert=expert,
         arms={},
         records=folder / "records",

@@ -161,9 +161,10 @@ def test_an_arms_own_trajectories_are_refused_where_games_or_examples_are_held_o
     config.prompt.examples = 1
     with pytest.raises(UsageError, match=r"arms\.x\.trajectories is a\.jsonl, and prompt"):
         check_arms(config)
-    config.prompt.examples, config.games.ood_rooms = 0, 2
+    config.prompt.examples, config.games.ood = 0, 2
+    config.games.ood_domains = ("ood_rooms",)
     check_arms(config)
-    with pytest.raises(UsageError, match=r"games\.ood_rooms is 2.*a\.jsonl"):
+    with pytest.raises(UsageError, match=r"games\.ood_domains has ood_rooms.*a\.jsonl"):
         check_world(config)
 
 

@@ -133,7 +133,9 @@ def test_a_model_with_long_responses_is_watched(tmp_path):
 def test_games_without_an_experts_trajectory_are_named():
     games = tuple(Game(f"g{number}", "", "valid_unseen", "t") for number in range(5))
     said = []
-    warn_of_unplayed({}, {}, GameSets((), games, (), ""), {"g1": tiny.trajectory()}, said.append)
+    warn_of_unplayed(
+        {}, {}, GameSets((), {"in_domain": games}), {"g1": tiny.trajectory()}, said.append
+    )
     assert (
         len(said) == 1
         and said[0].startswith("4 of 5 games have no trajectory")
@@ -142,7 +144,7 @@ def test_games_without_an_experts_trajectory_are_named():
     warn_of_unplayed(
         {},
         {},
-        GameSets((), games, (), ""),
+        GameSets((), {"in_domain": games}),
         {game.id: tiny.trajectory() for game in games},
         said.append,
     )

@@ -56,7 +56,7 @@ def test_the_base_is_played_once_and_only_planned_checkpoints_are(tmp_path, monk
     monkeypatch.setattr(jobs, "Checkpoints", lambda folder, alone: saved)
     arms = {arm: tmp_path / arm for arm in ("sft", "reduced")}
     planned = {"sft": [0, 10, 20], "reduced": [0, 20]}
-    sets = GameSets("", (), tuple(games(1, 2)), (), "")
+    sets = GameSets((), {"in_domain": tuple(games(1, 2))})
     plan = plan_jobs("alfworld", arms, planned, sets, {"g2": tiny.trajectory()}, Playing())
     points = [("base", 0), ("sft", 10), ("sft", 20), ("reduced", 20)]
     assert [(each.arm, each.checkpoint, each.driver) for each in plan] == [
@@ -75,7 +75,7 @@ def test_the_base_is_played_once_and_only_planned_checkpoints_are(tmp_path, monk
 
 def test_the_first_samples_of_all_games_are_played_before_the_second(monkeypatch):
     games_ = tuple(games(1, 2))
-    sets, base = GameSets((), games_, (), ""), CHECKPOINTS
+    sets, base = GameSets((), {"in_domain": games_}), CHECKPOINTS
     playing = Playing(samples=2)
     plan = plan_jobs("alfworld", {}, {}, sets, {"g2": tiny.trajectory()}, playing, base)
     assert [str(each) for each in plan[0].plays] == ["g1", "g2", "g1, sample 1", "g2, sample 1"]

@@ -21,7 +21,7 @@ import demo
 
 def get_config():
     config = demo.get_config()
-    config.games.train, config.games.in_domain, config.games.ood_rooms = 40, 32, 0
+    config.games.train, config.games.in_domain, config.games.ood = 40, 32, 0
     config.train.information_examples = 0
     # Expert states alone at the last checkpoint; at the base a few steps of episodes, too.
     config.evaluate.elicitations = ("prompt",)

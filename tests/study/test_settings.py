@@ -47,6 +47,7 @@ BOUND = {
     "evaluate.instruction=Do not reason.": None,
     "games.in_domain=61": "expert",
     "games.ood=31": "expert",
+    "games.ood_domains=()": "expert",
     "games.eval_split=valid_seen": "expert",
     # What is trained on, and how.
     "games.train=5": "collected",

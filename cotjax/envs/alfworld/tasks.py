@@ -6,7 +6,6 @@ import hashlib
 import re
 
 from cotjax.envs.base import Game
-from cotjax.envs.worlds import OOD_OBJECTS, OOD_ROOMS
 
 TASK_TYPES = (
     "pick_and_place_simple",
@@ -18,6 +17,10 @@ TASK_TYPES = (
 )
 # The out-of-domain split of arXiv 2606.26935: two task types that CoT training never shows.
 OOD_TASKS = ("pick_cool_then_place_in_recep", "pick_two_obj_and_place")
+# Further OOD domains, of the in-domain task types: goals with held-out objects, and rooms of which
+# training shows none.
+OOD_OBJECTS, OOD_ROOMS = "ood_objects", "ood_rooms"
+AXES = (OOD_OBJECTS, OOD_ROOMS)
 # Classes of objects that the axis of objects holds out of goals: some of every in-domain task type
 # and kind of room, about 15 % of the goals. They may lie around in any room.
 HELD_OUT_OBJECTS = frozenset({"CD", "Egg", "KeyChain", "Potato", "SoapBar", "Watch"})

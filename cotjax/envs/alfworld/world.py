@@ -17,6 +17,8 @@ from cotjax.envs.alfworld.scripted.explorer import Explorer
 from cotjax.envs.alfworld.tasks import (
     GAME_NAME,
     HELD_OUT_OBJECTS,
+    OOD_OBJECTS,
+    OOD_ROOMS,
     OOD_TASKS,
     TASK_TYPES,
     axes_of,
@@ -24,16 +26,7 @@ from cotjax.envs.alfworld.tasks import (
 from cotjax.envs.alfworld.wording import INSTRUCTION
 from cotjax.envs.alfworld.words import alfworld_words
 from cotjax.envs.base import Agent, Game, TextEnv
-from cotjax.envs.worlds import (
-    IN_DOMAIN,
-    NAMED,
-    OOD,
-    OOD_OBJECTS,
-    OOD_ROOMS,
-    UNNAMED,
-    AgentSettings,
-    World,
-)
+from cotjax.envs.worlds import IN_DOMAIN, NAMED, OOD, UNNAMED, AgentSettings, World
 from cotjax.errors import UsageError
 from cotjax.runtime.files import local_path
 

@@ -37,10 +37,15 @@ action between <action> and </action>, and write nothing else, as here:
 
 
 class Bfcl(World):
-    """BFCL v3 multi-turn. In-domain is base; long_context, miss_func and miss_param are OOD."""
+    """BFCL v3 multi-turn. In-domain is base, OOD long_context, as in arXiv 2606.26935.
+
+    miss_func and miss_param are OOD domains of their own.
+    """
 
     name, title = "bfcl", "BFCL v3 multi-turn"
-    domains = MappingProxyType({task: OOD if i else IN_DOMAIN for i, task in enumerate(TASK_TYPES)})
+    domains = MappingProxyType(
+        {task: {"base": IN_DOMAIN, "long_context": OOD}.get(task, task) for task in TASK_TYPES}
+    )
     splits = SPLITS
     agents = ("expert",)
     lists_commands = False

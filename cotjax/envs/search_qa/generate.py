@@ -22,15 +22,15 @@ from cotjax.envs.search_qa.questions import (
 )
 from cotjax.envs.search_qa.schema import LIST, NUMBER, ONE, Knowledge
 from cotjax.envs.search_qa.scoring import normalize
-from cotjax.envs.worlds import OOD_OBJECTS
 
 ONE_HOP, TWO_HOPS, THREE_HOPS, FOUR_HOPS = "one_hop", "two_hops", "three_hops", "four_hops"
 NEW_CHAINS = "new_chains"
 HOPS = {ONE_HOP: 1, TWO_HOPS: 2, NEW_CHAINS: 2, THREE_HOPS: 3, FOUR_HOPS: 4}
 TASK_TYPES = (ONE_HOP, TWO_HOPS, COMPARISON, INTERSECTION, NEW_CHAINS, THREE_HOPS, FOUR_HOPS)
+OOD_ENTITIES = "ood_entities"  # the split of the questions about held-out entities
 # Share of the questions about entities that are not held out, by split.
 SHARES = {"train": 0.6, "dev": 0.2, "test": 0.2}
-ALL_SPLITS = (*SHARES, OOD_OBJECTS)
+ALL_SPLITS = (*SHARES, OOD_ENTITIES)
 _PARTNERS = 8  # entities that one entity is compared with
 
 
@@ -111,7 +111,7 @@ class Generator:
         """Return the split that a question belongs to, by a hash of its key."""
         path = self._path(question, solve(question, self.knowledge.objects).used)
         if self.knowledge.held_out & path:
-            return OOD_OBJECTS
+            return OOD_ENTITIES
         digest = hashlib.sha256(f"{self.seed} {question.key}".encode()).digest()
         place = int.from_bytes(digest[:4], "big") / 2**32
         for split, share in SHARES.items():

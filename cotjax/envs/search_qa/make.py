@@ -17,7 +17,7 @@ from cotjax.envs.search_qa.schema import Fact, Knowledge
 from cotjax.errors import UsageError
 from cotjax.runtime.files import read_json, sha256_of, write_atomic
 
-GENERATOR = "search_qa 1"  # increased whenever the same seed would give other bytes
+GENERATOR = "search_qa 2"  # increased whenever the same seed would give other bytes
 
 
 def make_questions(

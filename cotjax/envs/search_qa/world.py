@@ -12,15 +12,24 @@ from types import MappingProxyType
 from cotjax.envs.base import Agent, Game, TextEnv
 from cotjax.envs.search_qa import invented
 from cotjax.envs.search_qa.env import ANSWER, FIRST, LIMIT, NOTHING_FOUND, SEARCH, SearchQaEnv
-from cotjax.envs.search_qa.generate import FOUR_HOPS, NEW_CHAINS, SHARES, TASK_TYPES, THREE_HOPS
+from cotjax.envs.search_qa.generate import (
+    FOUR_HOPS,
+    NEW_CHAINS,
+    OOD_ENTITIES,
+    SHARES,
+    TASK_TYPES,
+    THREE_HOPS,
+)
 from cotjax.envs.search_qa.library import load_known, load_questions
 from cotjax.envs.search_qa.make import make_questions
 from cotjax.envs.search_qa.schema import Knowledge, load_schema
 from cotjax.envs.search_qa.solver import PHRASES, Solver
-from cotjax.envs.worlds import IN_DOMAIN, OOD, OOD_OBJECTS, AgentSettings, World
+from cotjax.envs.worlds import IN_DOMAIN, AgentSettings, World
 from cotjax.errors import UsageError
 from cotjax.runtime.files import local_path
 
+# Task type -> its OOD domain; all others are in-domain.
+_OOD = {NEW_CHAINS: "ood_chains", THREE_HOPS: "ood_hops", FOUR_HOPS: "ood_hops"}
 INSTRUCTION = """\
 You answer a question with the help of a search engine. It searches a small encyclopedia, whose \
 facts you cannot know otherwise, and shows the three passages that fit the words of your query \
@@ -41,13 +50,8 @@ class SearchQa(World):
       scale: factor on the number of entities; 1 gives 1,176 of them, with a page each.
     """
 
-    domains = MappingProxyType(
-        {
-            task: OOD if task in (NEW_CHAINS, THREE_HOPS, FOUR_HOPS) else IN_DOMAIN
-            for task in TASK_TYPES
-        }
-    )
-    axes = MappingProxyType({OOD_OBJECTS: "questions about entities that training never shows"})
+    domains = MappingProxyType({task: _OOD.get(task, IN_DOMAIN) for task in TASK_TYPES})
+    axes = MappingProxyType({OOD_ENTITIES: "questions about entities that training never shows"})
     splits = tuple(SHARES)
     agents = ("expert", "recaller", "guesser")
     makes_games = True
@@ -60,7 +64,7 @@ class SearchQa(World):
         self._source = "invented"
 
     def axes_of(self, game: Game) -> frozenset[str]:
-        return frozenset({OOD_OBJECTS} & {game.split})
+        return frozenset({OOD_ENTITIES} & {game.split})
 
     def games(
         self, root: str | os.PathLike[str], split: str, left_out: Counter[str] | None = None

@@ -37,9 +37,8 @@ from cotjax.envs.alfworld.maker.pddl import (
 )
 from cotjax.envs.alfworld.maker.sample import Household, sample_household
 from cotjax.envs.alfworld.maker.walkthrough import walkthrough
-from cotjax.envs.alfworld.tasks import MADE_TRIAL, TASK_TYPES, is_held_out
+from cotjax.envs.alfworld.tasks import AXES, MADE_TRIAL, OOD_OBJECTS, TASK_TYPES, is_held_out
 from cotjax.envs.base import Game
-from cotjax.envs.worlds import AXES, OOD_OBJECTS
 from cotjax.errors import EnvError, UsageError
 
 SPLITS = ("train", "valid_seen", "valid_unseen")

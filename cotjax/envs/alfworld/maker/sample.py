@@ -12,8 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from cotjax.envs.alfworld.catalog import STEP_METRES, Catalog, FloorPlan, Receptacle
-from cotjax.envs.alfworld.tasks import UNSEEN_FLOOR_PLANS, is_held_out
-from cotjax.envs.worlds import OOD_OBJECTS, OOD_ROOMS
+from cotjax.envs.alfworld.tasks import OOD_OBJECTS, OOD_ROOMS, UNSEEN_FLOOR_PLANS, is_held_out
 
 
 @dataclass(frozen=True)
