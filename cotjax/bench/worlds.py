@@ -170,16 +170,14 @@ def benchmark(
     Args:
       root: folder of its games; "" for its own default, or, of a world that makes games, for new
         ones.
-      split: of its games; "" for the first that is not trained on.
+      split: of its games; "" for the one that is played by default.
     """
-    reporter = Reporter()
+    reporter, split = Reporter(), split or world.eval_split
     with ExitStack() as stack:
         if not root and world.makes_games:
             made = Path(stack.enter_context(TemporaryDirectory(prefix="cotjax-worlds-")))
-            split = split or "train"
             world.make_games(made, {split: dict.fromkeys(world.task_types, 3)}, seed)
             root = str(made)
-        split = split or next((each for each in world.splits if each != "train"), "train")
         games = world.games(root, split)
         title = f"{world.title or world.name}: {len(games)} games of {split}, {slots} environments"
         stage = stack.enter_context(reporter.stage("worlds", title))

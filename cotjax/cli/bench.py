@@ -193,7 +193,7 @@ def _add_worlds(worlds: argparse.ArgumentParser) -> None:
         ("seed", 0, "of made games and of the expert"),
     )
     worlds.add_argument("--games", default="", help="folder of games (default: the world's own)")
-    worlds.add_argument("--split", default="", help="split (default: the first not trained on)")
+    worlds.add_argument("--split", default="", help="split (default: the one played)")
     worlds.set_defaults(run=_worlds)
 
 

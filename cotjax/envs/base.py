@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
-from cotjax.errors import DataError
+from cotjax.errors import DataError, EnvError
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,30 @@ class Observation:
     done: bool
     accepted: bool = True
     score: float | None = None
+
+
+class _HasId(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+_Loaded = TypeVar("_Loaded", bound=_HasId)
+
+
+def in_play(loaded: _Loaded | None, steps: int, done: bool) -> _Loaded:
+    """Return the game that an environment has loaded, if it can take another step.
+
+    `steps`, `done`: those made, and whether the episode is over. Raises EnvError if it cannot.
+    """
+    if loaded is None:
+        raise EnvError(
+            "no game to step: none was loaded, or it was closed; reset the environment first"
+        )
+    if done:
+        raise EnvError(
+            f"{loaded.id}, step {steps + 1}: the episode is over; reset the environment to a game"
+        )
+    return loaded
 
 
 class TextEnv(Protocol):
@@ -131,12 +155,13 @@ def games_hash(games: Iterable[Game]) -> str:
     """
     digest = hashlib.sha256()
     for game in sorted(games, key=lambda game: game.id):
-        content = hashlib.sha256(_content(game)).hexdigest()
+        content = hashlib.sha256(content_of(game)).hexdigest()
         digest.update(f"{game.id} {content}\n".encode())
     return digest.hexdigest()
 
 
-def _content(game: Game) -> bytes:
+def content_of(game: Game) -> bytes:
+    """Return the bytes of a game's file; none where it has no file. Raises DataError."""
     if not game.path:
         return b""
     try:

@@ -24,7 +24,8 @@ from cotjax.formats import ADMISSIBLE, INSTRUCTION, TASK
 
 IN_DOMAIN, OOD = "in_domain", "ood"
 NAMED, UNNAMED = "named", "unnamed"  # kinds of scripted thoughts: with the action, or without
-_NO_WORLDS = {"base", "pool", "replay", "worlds"}  # modules of cotjax.envs that are no world
+# Modules of cotjax.envs that are no world.
+_NO_WORLDS = {"base", "making", "pool", "replay", "worlds"}
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ from collections.abc import Collection
 
 from cotjax.diagnostics.episodes import EpisodeCounts
 from cotjax.diagnostics.metrics import METRICS
+from cotjax.envs.worlds import IN_DOMAIN
 from cotjax.report.labels import capitalize, domain_label
 from cotjax.report.summary import BASE, InvalidResponses, PointSummary, Summary
 
 _REASONED_ENOUGH = 0.9
+_ENOUGH_GAMES = 60  # of an OOD domain; the interval of a rate over 60 games is up to 25 points wide
 
 
 def warnings_of(summary: Summary, episodes: Collection[EpisodeCounts]) -> list[str]:
@@ -45,7 +47,7 @@ def warnings_of(summary: Summary, episodes: Collection[EpisodeCounts]) -> list[s
             f"{broken} episode{'s' if broken > 1 else ''} ended by an environment error: left out "
             "of every number."
         )
-    return warnings + _mixed(episodes)
+    return warnings + _few_games(episodes) + _mixed(episodes)
 
 
 def cannot_differ(summary: Summary, arm: str) -> str:
@@ -94,6 +96,21 @@ def _missing(summary: Summary) -> list[str]:
         listed = ", ".join(map(str, sorted(unplayed)))
         warnings.append(f"run.json names checkpoints without records: {listed}.")
     return warnings
+
+
+def _few_games(episodes: Collection[EpisodeCounts]) -> list[str]:
+    """Warn of OOD domains of which few games were played."""
+    played: dict[str, set[str]] = {}
+    for episode in episodes:
+        played.setdefault(episode.domain, set()).add(episode.game)
+    few = [
+        f"{len(games)} {domain_label(domain)}"
+        for domain, games in played.items()
+        if domain != IN_DOMAIN and len(games) < _ENOUGH_GAMES
+    ]
+    if not few:
+        return []
+    return [f"Fewer than {_ENOUGH_GAMES} games, so with wide intervals: {', '.join(few)}."]
 
 
 def _unreasoned(summary: Summary, point: PointSummary) -> str | None:

@@ -198,11 +198,13 @@ def _train(
 ) -> tuple[Game, ...]:
     if not collects(config):
         return ()  # the user's data; no game is played for training
+    axes = _axes_on(config, world)
     games = [
         game
         for game in games_of("train")
         if game.task_type in config.task_types.collect
-        and not world.axes_of(game) & _axes_on(config, world)
+        # An axis that is read from the file of every game takes time.
+        and not (axes and world.axes_of(game) & axes)
     ]
     if not games:
         raise DataError(
@@ -241,7 +243,9 @@ def _of_domain(config: ConfigDict, domain: str, games: Sequence[Game]) -> list[G
     world, types = load_world(config.world), task_types_of(config, domain)
     axes, out_on = _axes_on(config, world), {domain} & world.axes.keys()
     return [
-        game for game in games if game.task_type in types and world.axes_of(game) & axes == out_on
+        game
+        for game in games
+        if game.task_type in types and (not axes or world.axes_of(game) & axes == out_on)
     ]
 
 

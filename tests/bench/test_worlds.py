@@ -65,6 +65,7 @@ def test_the_command_makes_the_games_of_a_world_that_makes_them(capsys):
     assert main(["bench", "worlds", "alfworld", *counts]) == 0
     said = capsys.readouterr().out
     assert "the expert won 4 of 4 episodes (100.0 %)" in said
+    assert "games of valid_unseen" in said  # the split that configs play
     assert "processes left behind: 0; environments that failed: 0" in said
 
 

@@ -12,12 +12,13 @@ import pytest
 from cotjax.envs.alfworld.catalog import load_catalog
 from cotjax.envs.alfworld.env import AlfworldEnv
 from cotjax.envs.alfworld.maker.make import make_games
+from cotjax.envs.alfworld.older import is_older, older_grammar
 from cotjax.envs.alfworld.scripted.expert import SEARCH_ORDER, Expert
 from cotjax.envs.alfworld.scripted.explorer import Explorer
 from cotjax.envs.alfworld.scripted.memory import Event, Goal, Memory, parse_observation, parse_task
 from cotjax.envs.alfworld.scripted.phrases import VOCABULARY
 from cotjax.envs.alfworld.scripted.thoughts import MOST_WORDS
-from cotjax.envs.alfworld.tasks import TASK_TYPES
+from cotjax.envs.alfworld.tasks import OOD_GRAMMAR, TASK_TYPES
 from cotjax.envs.base import Game, Observation
 from cotjax.errors import EnvError, UsageError
 
@@ -385,16 +386,39 @@ def test_the_thought_of_a_step_at_random_says_so(world):
             assert re.search(r"wonder|not sure|just try|no good plan|want to see", thought), thought
 
 
+def test_the_expert_wins_made_games_of_the_older_grammar_by_its_commands(world, tmp_path):
+    env, _ = world
+    types = dict.fromkeys(TASK_TYPES[:4], 2)
+    games = make_games(tmp_path, {OOD_GRAMMAR: types, "train": {TASK_TYPES[0]: 1}}, seed=5)
+    *older, present = sorted(games, key=lambda game: game.split == "train")
+    assert not is_older(Path(present.path).read_bytes())
+    put = 0
+    for game in older:
+        assert is_older(Path(game.path).read_bytes())
+        walkthrough = json.loads(Path(game.path).read_text())["walkthrough"]
+        assert not any(command.startswith("move ") for command in walkthrough)
+        task, observation = env.reset(game)
+        agent = Expert(0)
+        agent.start(task, observation)
+        while not observation.done:
+            decision = agent.act(observation)
+            assert decision.action in observation.admissible_commands
+            offered = [c for c in observation.admissible_commands if re.match("put|move", c)]
+            assert all(re.fullmatch(r"put \w+ \d+ in/on \w+ \d+", each) for each in offered)
+            observation = env.step(decision.action)
+            if decision.action.startswith("put "):
+                put += 1
+                thing, place = re.findall(r"\w+ \d+", decision.action)
+                assert observation.text == f"You put the {thing} in/on the {place}."
+                assert parse_observation(observation.text) == Event("move", place, thing)
+        assert observation.won, game.id
+    assert put == 6  # all but the two games about light
+
+
 def in_older_grammar(game: Game, folder: Path) -> Game:
     """Return the game in the grammar of ALFWorld's first releases, with `put X in/on Y`."""
     content = json.loads(Path(game.path).read_text())
-    for new, old in (
-        ("move {o} to {r}", "put {o} in/on {r}"),
-        ("You move the {o.name} to the {r.name}.", "You put the {o.name} in/on the {r.name}."),
-        ("You arrive at {r.name}.", "You arrive at {lend.name}."),
-    ):
-        assert new in content["grammar"]
-        content["grammar"] = content["grammar"].replace(new, old)
+    content["grammar"] = older_grammar(content["grammar"])
     path = folder / game.id / "game.tw-pddl"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(content))

@@ -24,6 +24,8 @@ from cotjax.report.summary import Played
 from cotjax.report.terminal import terminal_table
 from cotjax.report.verdicts import lead
 
+# The study has 12 games of the OOD domain.
+FEW = "Fewer than 60 games, so with wide intervals: 12 out-of-domain."
 _VOID = {"meta", "br", "img", "link", "hr", "input"}
 
 
@@ -92,7 +94,7 @@ def test_summary_of_the_study(study):
     assert values == pytest.approx([10 / 12, 9 / 12, 2 / 3, 2 / 3, 2 / 3], abs=1e-6)
     assert last["gap"].value == pytest.approx(1 / 12, abs=1e-6)
     assert summary.seconds == {"environment": 0.5 * 216, "sampler": 1.5 * 216}
-    assert summary.warnings == ()
+    assert summary.warnings == (FEW,)
     assert summary.elicitation[0].elicitation["prompt_prefix"] == "<action>"
     assert summary.point("sft", 10, "in_domain").episodes["cot"] == Played(
         played=12, won=10, env_error=0, ended={"step_limit": 2, "won": 10}
@@ -273,8 +275,8 @@ def test_records_of_different_games_or_checkpoints_are_named(study):
     paths[0].write_text(json.dumps(json.loads(paths[0].read_text()) | {"games_hash": "other"}))
     paths[1].write_text(json.dumps(json.loads(paths[1].read_text()) | {"checkpoint_hash": "other"}))
     warnings = summarize(study).warnings
-    assert len(warnings) == 2 and "not all played on the same games" in warnings[0]
-    assert "sft at checkpoint 10 are of 2 different checkpoints" in warnings[1]
+    assert len(warnings) == 3 and "not all played on the same games" in warnings[1]
+    assert "sft at checkpoint 10 are of 2 different checkpoints" in warnings[2]
 
 
 def test_records_of_different_worlds_are_named(study, episode):

@@ -8,7 +8,8 @@ import pytest
 
 from cotjax.config import default_config, load_config
 from cotjax.envs.alfworld.maker.make import make_games
-from cotjax.envs.alfworld.tasks import AXES, OOD_OBJECTS, OOD_ROOMS
+from cotjax.envs.alfworld.older import older_grammar
+from cotjax.envs.alfworld.tasks import AXES, OOD_GRAMMAR, OOD_OBJECTS, OOD_ROOMS
 from cotjax.envs.base import Game
 from cotjax.envs.worlds import IN_DOMAIN, OOD, load_world
 from cotjax.errors import DataError, UsageError
@@ -64,8 +65,9 @@ def test_made_games_are_sorted_into_domains(tmp_path):
         OOD: 1,
         OOD_OBJECTS: 1,
         OOD_ROOMS: 1,
+        OOD_GRAMMAR: 1,
     }
-    assert len(games.played) == 5 and len(games.train) == 2
+    assert len(games.played) == 6 and len(games.train) == 2
     for domain, its in games.domains.items():
         assert {games.domain_of(game) for game in its} == {domain}
     axes_of = load_world("alfworld").axes_of
@@ -93,7 +95,7 @@ def test_games_that_are_read_are_split_by_name(tmp_path):
     both = [f"train/{PICK}-CD-None-Safe-307"]
     seen = [f"valid_seen/{PICK}-Mug-None-Shelf-3"]
     real_games(tmp_path, [*trained, *objects, *rooms, *both, *seen])
-    config = config_of(tmp_path, train=0, in_domain=1, ood=2, ood_domains=AXES)
+    config = config_of(tmp_path, train=0, in_domain=1, ood=2, ood_domains=(OOD_OBJECTS, OOD_ROOMS))
     config.games.source, config.games.root = "alfworld", str(tmp_path)
     config.games.eval_split = "valid_seen"
 
@@ -110,6 +112,24 @@ def test_games_that_are_read_are_split_by_name(tmp_path):
     config.games.ood = 9
     with pytest.raises(DataError, match=r"'valid_seen' and 'train' has 3 games of domain 'ood_obj"):
         prepare_games(config)
+
+
+def test_games_that_are_read_are_of_the_older_grammar_by_their_content(tmp_path):
+    names = [f"train/{PICK}-Mug-None-Shelf-{n}" for n in (1, 2, 3)]
+    real_games(tmp_path, [*names, f"valid_seen/{PICK}-Mug-None-Shelf-4"])
+    file = tmp_path / names[1] / "trial_T2019" / "game.tw-pddl"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"grammar": older_grammar(content["grammar"])}))
+    config = config_of(tmp_path, train=0, in_domain=1, ood=1, ood_domains=(OOD_GRAMMAR,))
+    config.games.source, config.games.root = "alfworld", str(tmp_path)
+    config.games.eval_split = "valid_seen"
+    games = prepare_games(config)
+    assert [Path(game.path) for game in games.domains[OOD_GRAMMAR]] == [file]
+    assert [game.id.split("/")[0] for game in games.train] == [
+        name.removeprefix("train/") for name in (names[0], names[2])
+    ]
+    config.games.ood = 0  # not played: it is trained on as any other
+    assert file in [Path(game.path) for game in prepare_games(config).train]
 
 
 def test_an_axis_needs_a_world_that_has_it_and_training_that_can_leave_it_out(tmp_path):

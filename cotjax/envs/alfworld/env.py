@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cotjax.envs.alfworld.tasks import TASK_TYPES
-from cotjax.envs.base import Game, Observation
+from cotjax.envs.base import Game, Observation, in_play
 from cotjax.errors import DataError, EnvError, UsageError
 
 _BANNER = r"-= Welcome to TextWorld, ALFRED! =-\s*"
@@ -185,21 +185,13 @@ class AlfworldEnv:
 
     def step(self, action: str) -> Observation:
         """Send `action`. An unknown one is a step too, answered by "Nothing happens."."""
-        if self._game is None:
-            raise EnvError(
-                "no game to step: none was loaded, or it was closed; reset the environment first"
-            )
-        if self._done:
-            raise EnvError(
-                f"{self._game.id}, step {self._steps + 1}: the episode is over; "
-                "reset the environment to a game"
-            )
+        game = in_play(self._game, self._steps, self._done)
         self._steps += 1
         try:
             state, _, _ = self._engine.step(action)
         except Exception as error:
             raise EnvError(
-                f"{self._game.id}, step {self._steps}: the ALFWorld engine failed on {action!r} "
+                f"{game.id}, step {self._steps}: the ALFWorld engine failed on {action!r} "
                 f"({_one_line(error)})"
             ) from error
         return self._observation(state.feedback.strip(), state)

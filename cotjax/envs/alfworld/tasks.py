@@ -1,11 +1,12 @@
-"""ALFWorld's task types, and what is out of domain: task types, objects and rooms."""
+"""ALFWorld's task types, and what is out of domain: task types, objects, rooms, grammar."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 
-from cotjax.envs.base import Game
+from cotjax.envs.alfworld.older import is_older
+from cotjax.envs.base import Game, content_of
 
 TASK_TYPES = (
     "pick_and_place_simple",
@@ -17,10 +18,10 @@ TASK_TYPES = (
 )
 # The out-of-domain split of arXiv 2606.26935: two task types that CoT training never shows.
 OOD_TASKS = ("pick_cool_then_place_in_recep", "pick_two_obj_and_place")
-# Further OOD domains, of the in-domain task types: goals with held-out objects, and rooms of which
-# training shows none.
-OOD_OBJECTS, OOD_ROOMS = "ood_objects", "ood_rooms"
-AXES = (OOD_OBJECTS, OOD_ROOMS)
+# Further OOD domains, of the in-domain task types: goals with held-out objects, rooms of which
+# training shows none, and the older text grammar.
+OOD_OBJECTS, OOD_ROOMS, OOD_GRAMMAR = "ood_objects", "ood_rooms", "ood_grammar"
+AXES = (OOD_OBJECTS, OOD_ROOMS, OOD_GRAMMAR)
 # Classes of objects that the axis of objects holds out of goals: some of every in-domain task type
 # and kind of room, about 15 % of the goals. They may lie around in any room.
 HELD_OUT_OBJECTS = frozenset({"CD", "Egg", "KeyChain", "Potato", "SoapBar", "Watch"})
@@ -53,17 +54,24 @@ def is_held_out(target: str, goal: str) -> bool:
 
 
 def axes_of(game: Game) -> frozenset[str]:
-    """Return the axes on which a game is out of domain, by its name, and its split if it is made.
+    """Return the axes on which a game is out of domain.
 
-    A made game is in a longer room than those of training where its split says so.
+    Its objects are read from its name. A made game is in a longer room, or in the older grammar,
+    where its split says so; of any other, the room is read from the name and the grammar from the
+    file. Raises DataError for a file that cannot be read.
     """
     name = GAME_NAME.search(game.id)
-    if name is None:
-        return frozenset()
-    floor_plan, made = int(name["floor_plan"]), (name["trial"] or "").startswith(MADE_TRIAL)
-    held_out_room = floor_plan in UNSEEN_FLOOR_PLANS or floor_plan % 10 == _HELD_OUT_DIGIT
-    axes = {
-        OOD_OBJECTS: is_held_out(name["object"], name["receptacle"]),
-        OOD_ROOMS: game.split == OOD_ROOMS if made else held_out_room,
-    }
-    return frozenset(axis for axis, out in axes.items() if out)
+    axes = set[str]()
+    if name is not None and is_held_out(name["object"], name["receptacle"]):
+        axes.add(OOD_OBJECTS)
+    if name is not None and (name["trial"] or "").startswith(MADE_TRIAL):
+        return frozenset(axes | ({OOD_ROOMS, OOD_GRAMMAR} & {game.split}))
+    if name is not None and _is_held_out_room(int(name["floor_plan"])):
+        axes.add(OOD_ROOMS)
+    if is_older(content_of(game)):
+        axes.add(OOD_GRAMMAR)
+    return frozenset(axes)
+
+
+def _is_held_out_room(floor_plan: int) -> bool:
+    return floor_plan in UNSEEN_FLOOR_PLANS or floor_plan % 10 == _HELD_OUT_DIGIT

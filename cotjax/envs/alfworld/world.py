@@ -17,6 +17,7 @@ from cotjax.envs.alfworld.scripted.explorer import Explorer
 from cotjax.envs.alfworld.tasks import (
     GAME_NAME,
     HELD_OUT_OBJECTS,
+    OOD_GRAMMAR,
     OOD_OBJECTS,
     OOD_ROOMS,
     OOD_TASKS,
@@ -43,6 +44,7 @@ class Alfworld(World):
             OOD_OBJECTS: f"goals with {', '.join(sorted(HELD_OUT_OBJECTS))}, or with one in eight "
             "pairs of another object and a receptacle",
             OOD_ROOMS: "longer rooms in made games, other floor plans in ALFWorld's own",
+            OOD_GRAMMAR: "the older text grammar, which says put X in/on Y for move X to Y",
         }
     )
     splits = SPLITS

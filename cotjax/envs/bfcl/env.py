@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cotjax.envs.base import Game, Observation
+from cotjax.envs.base import Game, Observation, in_play
 from cotjax.envs.bfcl.back_ends import BackEnds, TooLargeError, accepts
 from cotjax.envs.bfcl.calls import Call, CallError, parse_action
 from cotjax.envs.bfcl.entries import Entry, data_folder, read_entries
@@ -57,15 +57,7 @@ class BfclEnv:
 
     def step(self, action: str) -> Observation:
         """Execute the calls of `action`, or end the turn."""
-        if self._entry is None:
-            raise EnvError(
-                "no entry to step: none was loaded, or it was closed; reset the environment first"
-            )
-        if self._done:
-            raise EnvError(
-                f"{self._entry.id}, step {self._steps + 1}: the episode is over; "
-                "reset the environment to a game"
-            )
+        entry = in_play(self._entry, self._steps, self._done)
         self._steps += 1
         self._turn_steps += 1
         try:
@@ -75,13 +67,13 @@ class BfclEnv:
         except CallError as error:
             return self._observation(f"Refused: {error}.", accepted=False)
         try:
-            return self._run(calls) if calls else self._end_turn(self._entry)
+            return self._run(calls) if calls else self._end_turn(entry)
         except TooLargeError:
             self._done = True
             return self._observation("The file system is too large: the episode is over.")
         except Exception as error:
             raise EnvError(
-                f"{self._entry.id}, step {self._steps}: BFCL failed on {action[:200]!r} "
+                f"{entry.id}, step {self._steps}: BFCL failed on {action[:200]!r} "
                 f"({type(error).__name__}: {error})"
             ) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from cotjax.envs.base import Game, Observation
+from cotjax.envs.base import Game, Observation, in_play
 from cotjax.envs.scienceworld.engine import Engine, EngineError, solver
 from cotjax.envs.scienceworld.tasks import Loaded
 from cotjax.errors import EnvError, UsageError
@@ -69,20 +69,12 @@ class ScienceWorldEnv:
 
     def step(self, action: str) -> Observation:
         """Send `action`. One that the simulator refuses is a step too."""
-        if self._game is None:
-            raise EnvError(
-                "no game to step: none was loaded, or it was closed; reset the environment first"
-            )
-        if self._done:
-            raise EnvError(
-                f"{self._game.id}, step {self._steps + 1}: the episode is over; "
-                "reset the environment to a game"
-            )
+        game = in_play(self._game, self._steps, self._done)
         self._steps += 1
         try:
             answer = self._engine.step(action if _ACTION.fullmatch(action) else _UNKNOWN)
         except EngineError as error:
-            where = f"{self._game.id}, step {self._steps}"
+            where = f"{game.id}, step {self._steps}"
             self._game = None
             raise EnvError(f"{where}: ScienceWorld failed on {action[:200]!r} ({error})") from error
         return self._observation(*answer)

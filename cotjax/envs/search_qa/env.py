@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cotjax.envs.base import Game, Observation
+from cotjax.envs.base import Game, Observation, in_play
 from cotjax.envs.search_qa.library import Page, Retriever, load_corpus, load_questions
 from cotjax.envs.search_qa.scoring import exact_match, f1
 from cotjax.errors import DataError, EnvError, UsageError
@@ -93,15 +93,7 @@ class SearchQaEnv:
 
     def step(self, action: str) -> Observation:
         """Search, or end the episode with an answer."""
-        if self._game is None:
-            raise EnvError(
-                "no question to step: none was loaded, or it was closed; reset the environment"
-            )
-        if self._done:
-            raise EnvError(
-                f"{self._game.id}, step {self._steps + 1}: the episode is over; "
-                "reset the environment to a game"
-            )
+        in_play(self._game, self._steps, self._done)
         self._steps += 1
         wanted = parse_action(action)
         if wanted.kind == SEARCH:

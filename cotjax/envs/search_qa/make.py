@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cotjax.envs.base import Game
+from cotjax.envs.making import check_request
 from cotjax.envs.search_qa.generate import ALL_SPLITS, TASK_TYPES, Asked, Generator
 from cotjax.envs.search_qa.library import CORPUS, FACTS, MANIFEST, load_questions
 from cotjax.envs.search_qa.pages import Passage, write_pages
@@ -40,7 +41,8 @@ def make_questions(
       UsageError: an impossible request, one that differs from the files in `out`, or more questions
         than the world has.
     """
-    wanted = _requested(counts, seed)
+    check_request(counts, seed, ALL_SPLITS, TASK_TYPES, "questions")
+    wanted = {split: counts[split] for split in ALL_SPLITS if sum(counts.get(split, {}).values())}
     request = {"generator": GENERATOR, "source": source, "seed": seed, "counts": counts}
     if (kept := _kept(out, json.loads(json.dumps(request)))) is not None:
         return kept
@@ -75,31 +77,6 @@ def make_questions(
         write_atomic(out / name, content)
     write_atomic(out / MANIFEST, json.dumps(request, indent=1) + "\n")
     return games
-
-
-def _requested(counts: Mapping[str, Mapping[str, int]], seed: int) -> dict[str, Mapping[str, int]]:
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise UsageError(f"the seed of questions must be a whole number, not {seed!r}")
-    for split, types in counts.items():
-        if split not in ALL_SPLITS:
-            raise UsageError(f"no split is called {split!r}: choose from {', '.join(ALL_SPLITS)}")
-        for task_type, count in types.items():
-            if task_type not in TASK_TYPES:
-                raise UsageError(
-                    f"no task type is called {task_type!r} (split {split}): choose from "
-                    f"{', '.join(TASK_TYPES)}"
-                )
-            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-                raise UsageError(
-                    f"the number of {split} questions of {task_type} must be a whole number from "
-                    f"0 up, not {count!r}"
-                )
-    wanted = {split: counts[split] for split in ALL_SPLITS if sum(counts.get(split, {}).values())}
-    if not wanted:
-        raise UsageError(
-            "no questions are asked for: give at least one split and task type a number above 0"
-        )
-    return wanted
 
 
 def _kept(out: Path, request: dict[str, Any]) -> list[Game] | None:

@@ -37,8 +37,16 @@ from cotjax.envs.alfworld.maker.pddl import (
 )
 from cotjax.envs.alfworld.maker.sample import Household, sample_household
 from cotjax.envs.alfworld.maker.walkthrough import walkthrough
-from cotjax.envs.alfworld.tasks import AXES, MADE_TRIAL, OOD_OBJECTS, TASK_TYPES, is_held_out
+from cotjax.envs.alfworld.tasks import (
+    AXES,
+    MADE_TRIAL,
+    OOD_GRAMMAR,
+    OOD_OBJECTS,
+    TASK_TYPES,
+    is_held_out,
+)
 from cotjax.envs.base import Game
+from cotjax.envs.making import check_request
 from cotjax.errors import EnvError, UsageError
 
 SPLITS = ("train", "valid_seen", "valid_unseen")
@@ -72,7 +80,8 @@ def make_games(
 
     A split is one of SPLITS or of AXES. Games of OOD_OBJECTS have a held-out object in the goal;
     where such are asked for, those of the other splits have none (`is_held_out`). Games of
-    OOD_ROOMS are in longer rooms than all others. Both are in valid_unseen's floor plans.
+    OOD_ROOMS are in longer rooms than all others, and those of OOD_GRAMMAR in the older grammar.
+    All of them are in valid_unseen's floor plans.
 
     The same seed gives the same bytes with any number of workers, and game k of a split and task
     type does not depend on the number of games. Games of an earlier call are kept if their hash is
@@ -123,8 +132,7 @@ def make_games(
 def _requested(
     out: Path, counts: Mapping[str, Mapping[str, int]], seed: int, workers: int
 ) -> list[GameKey]:
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise UsageError(f"the seed of household games must be a whole number, not {seed!r}")
+    check_request(counts, seed, _ALL_SPLITS, TASK_TYPES)
     if not isinstance(workers, int) or workers < 1:
         raise UsageError(f"household games need at least 1 worker, not {workers!r}")
     for word in ("movable", "Sliced"):
@@ -133,29 +141,11 @@ def _requested(
                 f"ALFWorld skips every game with {word!r} in its path: "
                 f"choose another folder than {out}"
             )
-    for split, tasks in counts.items():
-        if split not in _ALL_SPLITS:
-            raise UsageError(f"no split is called {split!r}: choose from {', '.join(_ALL_SPLITS)}")
-        for task, count in tasks.items():
-            if task not in TASK_TYPES:
-                raise UsageError(
-                    f"no task type is called {task!r} (split {split}): "
-                    f"choose from {', '.join(TASK_TYPES)}"
-                )
-            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-                raise UsageError(
-                    f"the number of {split} games of {task} must be a whole number from 0 up, "
-                    f"not {count!r}"
-                )
     numbers = {
         (split, task): counts.get(split, {}).get(task, 0)
         for split in _ALL_SPLITS
         for task in TASK_TYPES
     }
-    if not any(numbers.values()):
-        raise UsageError(
-            "no games are asked for: give at least one split and task type a number above 0"
-        )
     return [
         GameKey(split, task, index)
         for (split, task), number in numbers.items()
@@ -274,7 +264,11 @@ class _Maker:
         folder.mkdir(parents=True, exist_ok=True)
         files = {
             "game.tw-pddl": game_file(
-                self._catalog, problem, task, walkthrough(self._catalog, household)
+                self._catalog,
+                problem,
+                task,
+                walkthrough(self._catalog, household),
+                older=key.split == OOD_GRAMMAR,
             ),
             "initial_state.pddl": problem,
             "traj_data.json": trajectory_file(household, trial, task),

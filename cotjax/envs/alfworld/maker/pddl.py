@@ -7,6 +7,7 @@ import random
 
 from cotjax.envs.alfworld.catalog import Catalog, Receptacle
 from cotjax.envs.alfworld.maker.sample import Household, Item
+from cotjax.envs.alfworld.older import older_command, older_grammar
 
 _PREDICATES = {
     "Cleanable": "cleanable",
@@ -36,14 +37,20 @@ def instruction(catalog: Catalog, household: Household, rng: random.Random) -> s
     )
 
 
-def game_file(catalog: Catalog, problem: str, task: str, commands: list[str]) -> str:
-    """Return game.tw-pddl, a JSON object. Only solvable games are kept."""
+def game_file(
+    catalog: Catalog, problem: str, task: str, commands: list[str], older: bool = False
+) -> str:
+    """Return game.tw-pddl, a JSON object. Only solvable games are kept.
+
+    `commands`: of a walkthrough in the present grammar. `older`: write the game in the older one.
+    """
+    grammar = catalog.grammar.replace("UNKNOWN GOAL", task)
     return _json(
         {
             "pddl_domain": catalog.domain,
-            "grammar": catalog.grammar.replace("UNKNOWN GOAL", task),
+            "grammar": older_grammar(grammar) if older else grammar,
             "pddl_problem": problem,
-            "walkthrough": commands,
+            "walkthrough": list(map(older_command, commands)) if older else commands,
             "solvable": True,
         }
     )
