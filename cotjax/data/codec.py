@@ -198,15 +198,18 @@ class Codec(TextCodec):
 
     def reasoned(self, thought: str, action: str) -> Segments:
         """Return a response that reasons, then acts."""
+        return [*self.thinks(thought), *self.acted(action)]
+
+    def thinks(self, thought: str, *, lenient: bool = False) -> Segments:
+        """Return the reasoning of a response, with its tags."""
         # The template's line breaks around a thought may be part of its tokens, as in ".\n".
         close = self.template.think_close
         broken = close[: len(close) - len(close.lstrip())]
         thought = thought.strip("\n") + broken if broken else thought
         return [
             (self.encode(self.template.think_open), Role.REASONING),
-            (self.encode_plain(thought, "the thought"), Role.REASONING),
+            (self.encode_plain(thought, "the thought", lenient=lenient), Role.REASONING),
             (self.encode(close.lstrip()), Role.REASONING),
-            *self.acted(action),
         ]
 
     # ---- private
