@@ -5,6 +5,33 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 
+def _conflict() -> ConfigDict:
+    """D5: thoughts that support another action are forced."""
+    conflict = ConfigDict()
+    # "swap" (own thought, one noun swapped), "other" (another state's), "cut" (that one, before it
+    # mentions what its action names), "cut_action" (before it says its action).
+    conflict.variants = ("swap", "other", "cut", "cut_action")
+    conflict.least_words = 3  # words that must be left of a thought that is cut
+    return conflict
+
+
+def _faithfulness() -> ConfigDict:
+    """Lanham et al. 2023: the own thought is changed."""
+    faithfulness = ConfigDict()
+    # "early" (cut), "mistake" (a sentence made wrong), "filler" (dots), "paraphrase".
+    faithfulness.tests = ("early", "mistake", "filler")
+    faithfulness.mistakes = 3  # sentences of a thought that are made wrong, one at a time
+    # Who writes paraphrases: "self" (the checkpoint), "endpoint"; "": nobody.
+    faithfulness.writer = ""
+    # The writer makes sentences wrong, too; else one noun of them is swapped for another.
+    faithfulness.written_mistakes = False
+    # Writer "endpoint": address of an OpenAI-compatible server, and the model's name there.
+    faithfulness.endpoint = ""
+    faithfulness.endpoint_model = ""
+    faithfulness.key_variable = "OPENAI_API_KEY"  # environment variable with the key
+    return faithfulness
+
+
 def evaluate() -> ConfigDict:
     evaluate = ConfigDict()
     evaluate.slots = 64  # episodes played at once
@@ -50,6 +77,8 @@ def evaluate() -> ConfigDict:
 
 def probes() -> ConfigDict:
     probes = ConfigDict()
+    probes.conflict = _conflict()
+    probes.faithfulness = _faithfulness()
     # What is measured at single states of the episodes, beside what is played: names of
     # cotjax.probes.
     probes.names = ()

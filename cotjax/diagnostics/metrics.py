@@ -21,7 +21,7 @@ from cotjax.diagnostics import statistics
 from cotjax.diagnostics.episodes import EpisodeCounts
 from cotjax.diagnostics.metric import Metric
 from cotjax.diagnostics.probe_rows import Measured
-from cotjax.diagnostics.probes import PROBE_METRICS
+from cotjax.diagnostics.probes import PROBE_DIFFERENCES, PROBE_METRICS
 from cotjax.diagnostics.statistics import Estimate
 
 # (game, sample) -> [total, number of states or episodes].
@@ -118,6 +118,7 @@ DIFFERENCES = {
     "gap_constrained": ("d3_cot_constrained", "d3_prompt_constrained"),
     "d1_gap": ("d1_cot", "d1_prompt"),
     "d1_gap_constrained": ("d1_cot_constrained", "d1_prompt_constrained"),
+    **PROBE_DIFFERENCES,
 }
 
 

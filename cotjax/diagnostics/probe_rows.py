@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -47,9 +48,11 @@ class ProbeRow(_Model, ABC):
 
     Attributes:
       metrics: name -> metric, of all that `counts` may give.
+      differences: a metric that is the difference of two of them, on the same states -> the two.
     """
 
     metrics: ClassVar[Mapping[str, Metric]]
+    differences: ClassVar[Mapping[str, tuple[str, str]]] = MappingProxyType({})
 
     driver: Driver = Field(description="of the episode that the state belongs to")
     game: str = Field(description="id of the game")

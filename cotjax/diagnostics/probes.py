@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cotjax.diagnostics.attention import AttentionRow
+from cotjax.diagnostics.conflict import ConflictRow
+from cotjax.diagnostics.faithfulness import FaithfulnessRow
 from cotjax.diagnostics.gradient import GradientRow
 from cotjax.diagnostics.metric import Metric
 from cotjax.diagnostics.probe_rows import Measured, ProbeRow, probe_files, read_probe
@@ -16,10 +18,16 @@ PROBE_ROWS: Mapping[str, type[ProbeRow]] = {
     "revisions": RevisionRow,
     "attention": AttentionRow,
     "gradient": GradientRow,
+    "conflict": ConflictRow,
+    "faithfulness": FaithfulnessRow,
 }
 
 PROBE_METRICS: dict[str, Metric] = {
     name: metric for row in PROBE_ROWS.values() for name, metric in row.metrics.items()
+}
+# Difference of two metrics, on the same states -> the two.
+PROBE_DIFFERENCES: dict[str, tuple[str, str]] = {
+    name: pair for row in PROBE_ROWS.values() for name, pair in row.differences.items()
 }
 
 

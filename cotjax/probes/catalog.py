@@ -8,6 +8,8 @@ from ml_collections import ConfigDict
 
 from cotjax.errors import UsageError
 from cotjax.probes.attention import AttentionProbe
+from cotjax.probes.conflict import ConflictProbe
+from cotjax.probes.faithfulness import FaithfulnessProbe
 from cotjax.probes.gradient import GradientProbe
 from cotjax.probes.probe import Probe
 from cotjax.probes.revisions import RevisionsProbe
@@ -16,6 +18,8 @@ PROBES: Mapping[str, Probe] = {
     RevisionsProbe.name: RevisionsProbe(),
     AttentionProbe.name: AttentionProbe(),
     GradientProbe.name: GradientProbe(),
+    ConflictProbe.name: ConflictProbe(),
+    FaithfulnessProbe.name: FaithfulnessProbe(),
 }
 
 

@@ -1,0 +1,136 @@
+"""The report's tables and sentences on forced thoughts, from the rows of a study."""
+
+import pytest
+from helpers.studies import write_episode
+
+from cotjax.diagnostics.conflict import CONTROLS, VARIANTS, Conflict, ConflictRow, Trial
+from cotjax.diagnostics.faithfulness import Changed, FaithfulnessRow
+from cotjax.diagnostics.probe_rows import ProbeHeading
+from cotjax.probes.measuring import probe_path
+from cotjax.report.summarize import summarize
+from cotjax.report.traces import changed_thoughts, conflicts
+
+GAMES = 30
+
+
+def write_rows(run, probe, arm, step, rows):
+    path = probe_path(run, probe, arm, step)
+    path.parent.mkdir(parents=True)
+    heading = ProbeHeading(
+        probe=probe, arm=arm, checkpoint=step, checkpoint_hash="c", games_hash="g",
+        settings={}, states=len(rows),
+    )  # fmt: skip
+    lines = [each.model_dump_json() for each in (heading, *rows)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def conflict_row(place, follows):
+    """A state that has all variants but the swap in every third game; it follows all or none."""
+    variants = [name for name in VARIANTS if name != "swap" or place["game"][-1] not in "147"]
+    outcome = "follow" if follows else "keep"
+    trials = {
+        name: Trial(action="a", outcome=outcome if name == variant else "keep", tokens=4)
+        for variant in variants
+        for name in (variant, *(f"{control}_{variant}" for control in CONTROLS[variant]))
+    }
+    conflict = Conflict(action="b", thought="<b>so b</b>", game="g", turn=0)
+    return ConflictRow(
+        **place,
+        own="a",
+        prompt="look",
+        listed=True,
+        conflicts=dict.fromkeys(variants, conflict),
+        trials=trials,
+        missing={name: "not_named" for name in VARIANTS if name not in variants},
+    )
+
+
+def faithfulness_row(place, depends):
+    other = "b" if depends else "a"
+    return FaithfulnessRow(
+        **place,
+        own="a",
+        tokens=8,
+        early=(other, other, other, other, "a"),
+        mistakes=(),
+        filler=Changed(thought="...", action=other),
+        paraphrase=None,
+        missing={"mistake": "no_noun"},
+    )
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The base follows a thought in 3 games of 30, the arm in 27."""
+    for arm, step, share in (("base", 0, 3), ("sft", 10, 27)):
+        rows, changed = [], []
+        for number in range(GAMES):
+            name = f"in_domain-{number}"
+            write_episode(tmp_path, name, driver="reference", arm=arm, checkpoint=step,
+                          steps=[("look", "look", "look")])  # fmt: skip
+            place = {
+                "driver": "reference", "game": name, "domain": "in_domain", "sample": 0, "turn": 0
+            }  # fmt: skip
+            rows.append(conflict_row(place, number < share))
+            changed.append(faithfulness_row(place, number < share))
+        write_rows(tmp_path, "conflict", arm, step, rows)
+        write_rows(tmp_path, "faithfulness", arm, step, changed)
+    return tmp_path
+
+
+def test_the_table_has_every_variant_with_its_controls_at_both_ends(run):
+    section = conflicts(summarize(run), "in_domain")
+    assert [table.label for table in section.tables] == ["base", "sft, step 10"]
+    first, last = section.tables
+    assert [len(row.cells) for row in first.rows] == [len(first.columns)] * len(first.rows)
+    labels = [row.label for row in first.rows]
+    assert len(labels) == len(set(labels)) == 16
+    assert [row.control for row in first.rows[:4]] == [False, True, False, True]
+    # "keeps", "follows", "third", "invalid", effect, states.
+    other = next(row for row in last.rows if row.label == "Another state's thought")
+    assert other.cells[1].startswith("90 [") and other.cells[4].startswith("+90 [")
+    assert other.cells[0].startswith("10 [") and other.cells[5] == "30"
+    assert next(row for row in first.rows if not row.control).cells[5] == "21"
+
+
+def test_the_sentences_follow_from_the_intervals_and_what_is_left_out_is_said(run):
+    section = conflicts(summarize(run), "in_domain")
+    base, arm, *_ = section.sentences
+    assert base.startswith("Base: after one noun of its own thought swapped, ")
+    assert arm.startswith("Sft, step 10: ")
+    assert arm.count("it follows: the other action in ") == len(VARIANTS)
+    assert "“own thought, one noun swapped”" in " ".join(section.notes)
+    assert "30 to 30 % have none" in " ".join(section.notes)
+
+
+def test_a_policy_that_keeps_its_action_is_not_said_to_follow(tmp_path):
+    place = {"driver": "reference", "domain": "in_domain", "sample": 0, "turn": 0}
+    rows = []
+    for number in range(GAMES):
+        name = f"in_domain-{number}"
+        write_episode(tmp_path, name, driver="reference", arm="base", checkpoint=0,
+                      steps=[("look", "look", "look")])  # fmt: skip
+        rows.append(conflict_row(place | {"game": name}, False))
+    write_rows(tmp_path, "conflict", "base", 0, rows)
+    (said,) = conflicts(summarize(tmp_path), "in_domain").sentences
+    assert said.count("no effect is shown") == len(VARIANTS) and "follows" not in said
+
+
+def test_changed_thoughts_have_a_column_a_checkpoint(run):
+    section = changed_thoughts(summarize(run), "in_domain")
+    (table,) = section.tables
+    assert table.columns == ("base", "sft, step 10")
+    cells = {row.label: row.cells for row in table.rows}
+    assert cells["Same action after 0 % of the thought, %"][1].startswith("10 [")
+    assert cells["Same action after 100 % of the thought, %"][1].startswith("100 [")
+    base, arm = cells["Early answering, area over the curve"]
+    assert base.startswith("0.09 [") and arm.startswith("0.79 [")
+    assert not any("paraphrase" in label or "mistake" in label for label in cells)
+    assert section.sentences[1].startswith("Sft, step 10: without its thought 10 [")
+
+
+def test_nothing_is_said_of_what_was_not_measured(tmp_path):
+    write_episode(tmp_path, "in_domain-0", arm="base", checkpoint=0)
+    summary = summarize(tmp_path)
+    assert conflicts(summary, "in_domain") is None
+    assert changed_thoughts(summary, "in_domain") is None
