@@ -25,8 +25,9 @@ from cotjax.bench.comparison import (
 from cotjax.bench.jobs import TrainJob
 from cotjax.bench.models import named_model
 from cotjax.bench.sides import Side, check_same_platform, devices_of, environment_of_sides
+from cotjax.config import default_config
 from cotjax.errors import InternalError, UsageError
-from cotjax.model.config import ModelConfig
+from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.flops import peak_flops, train_flops, utilisation
 
 # The largest difference between two sides' losses, in nats. They sum in different orders.
@@ -47,6 +48,7 @@ class Settings:
       accumulate, peer_accumulate: micro-batches of cotjax and of the baselines.
       mesh: cotjax's devices on the axes data, fsdp and tensor; one may be -1.
       cpu_devices: devices that cotjax splits the CPU into; None: see `sides.devices_of`.
+      lora_rank: of adapters on all projections, which alone are trained; 0: all weights.
       peers: the baselines: "compile", "eager": transformers with or without torch.compile.
       steps, rounds: steps a round, rounds.
     """
@@ -61,15 +63,17 @@ class Settings:
     peer_accumulate: int = 1
     mesh: tuple[int, int, int] = (-1, 1, 1)
     cpu_devices: int | None = None
+    lora_rank: int = 0
     peers: tuple[str, ...] = ()
     steps: int = 3
     rounds: int = 4
 
     def __str__(self) -> str:
         layers = "scanned" if self.scan else "unrolled"
+        lora = f"LoRA of rank {self.lora_rank}, " if self.lora_rank else ""
         accumulate = f"accumulate {self.accumulate} (peer {self.peer_accumulate})"
         return (
-            f"{self.model}: {self.batch} rows of {self.length} tokens, {self.dtype}, "
+            f"{self.model}: {self.batch} rows of {self.length} tokens, {self.dtype}, {lora}"
             f"remat {self.remat}, {layers}, {accumulate}"
         )
 
@@ -89,6 +93,9 @@ def benchmark(settings: Settings, console: Console | None = None) -> Figures:
     console = console or Console(highlight=False)
     config = named_model(settings.model, settings.dtype)
     _check(config, settings)
+    if settings.lora_rank:
+        usual = default_config().model
+        config = replace(config, lora=LoRA(settings.lora_rank, usual.lora_alpha, usual.lora_targets))
 
     def check(ours: Side, other: Side) -> None:
         check_agreement(ours, other, settings.dtype)
@@ -138,6 +145,8 @@ def _check(config: ModelConfig, settings: Settings) -> None:
         raise UsageError(
             f"--length {settings.length}: this model's positions end at {config.max_length}"
         )
+    if settings.lora_rank and settings.peers:
+        raise UsageError("--lora-rank: the baselines train all weights: leave out --peer")
     if settings.peers and any(size > 1 for size in settings.mesh):
         raise UsageError(
             "--peer trains on one device: leave out --data, --fsdp and --tensor, and show cotjax "

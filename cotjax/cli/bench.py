@@ -132,6 +132,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
         ("data", -1, "devices on the mesh's data axis; -1: the rest"),
         ("fsdp", 1, "devices on its fsdp axis"),
         ("tensor", 1, "devices on its tensor axis"),
+        ("lora-rank", 0, "rank of LoRA adapters, which alone are trained; 0: all weights"),
     )
     _add_sides(train, "run the same in transformers on torch, and print the ratio")
     train.add_argument(
@@ -269,6 +270,7 @@ def _train(arguments: argparse.Namespace) -> None:
         peer_accumulate=arguments.peer_accumulate,
         mesh=(arguments.data, arguments.fsdp, arguments.tensor),
         cpu_devices=arguments.cpu_devices,
+        lora_rank=arguments.lora_rank,
         peers=tuple(dict.fromkeys(arguments.peer_mode)) if arguments.peer else (),
         steps=arguments.steps,
         rounds=arguments.rounds,

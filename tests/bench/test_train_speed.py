@@ -34,9 +34,9 @@ def test_alone(model_folder, capsys):
         "--steps",
         "2",
     ]
-    assert main([*arguments, "--accumulate", "2"]) == 0
+    assert main([*arguments, "--accumulate", "2", "--lora-rank", "2"]) == 0
     printed = capsys.readouterr().out
-    assert "4 rows of 64 tokens" in printed
+    assert "4 rows of 64 tokens, float32, LoRA of rank 2" in printed
     assert "times as fast" not in printed
 
 
@@ -96,6 +96,8 @@ def test_sides_that_train_different_models_are_not_compared(tmp_path):
         ({"length": 513}, "positions end at 512"),
         ({"batch": 3, "accumulate": 2}, "multiple of --accumulate"),
         ({"peers": ("eager",), "mesh": (1, 2, 1)}, "one device"),
+        ({"peers": ("eager",), "lora_rank": 2}, "leave out --peer"),
+        ({"lora_rank": -1}, "the rank is -1"),
         ({"mesh": (1, 3, 1)}, "3 devices, but"),  # found by the worker
     ],
 )
