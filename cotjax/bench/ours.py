@@ -52,7 +52,7 @@ class CotjaxTrain(TrainTask):
             self._state = init_state(config, optimizer, params, self._mesh)
             objective = make_objective(config, self._mesh, remat=job.remat, scan=job.scan)
             step = make_train_step(config, optimizer, params, self._mesh, objective, job.accumulate)
-        self._batch = jax.device_put(_batch(job.ids()), batch_sharding(self._mesh))
+        self._batch = jax.device_put(batch_of(job.ids()), batch_sharding(self._mesh))
         self._step = compiled(step, self._state, self._batch, self._mesh)
 
     def step(self) -> float:
@@ -67,7 +67,7 @@ class CotjaxTrain(TrainTask):
         return jax_peak_bytes()
 
 
-def _batch(ids: np.ndarray) -> dict[str, np.ndarray]:
+def batch_of(ids: np.ndarray) -> dict[str, np.ndarray]:
     """Return rows of one example each. Every token but a row's first is a supervised target."""
     weights = np.ones(ids.shape, np.float32)
     weights[:, -1] = 0.0

@@ -95,7 +95,9 @@ def benchmark(settings: Settings, console: Console | None = None) -> Figures:
     _check(config, settings)
     if settings.lora_rank:
         usual = default_config().model
-        config = replace(config, lora=LoRA(settings.lora_rank, usual.lora_alpha, usual.lora_targets))
+        config = replace(
+            config, lora=LoRA(settings.lora_rank, usual.lora_alpha, usual.lora_targets)
+        )
 
     def check(ours: Side, other: Side) -> None:
         check_agreement(ours, other, settings.dtype)

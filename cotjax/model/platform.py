@@ -78,18 +78,20 @@ def platform_of(mesh: Mesh) -> str:
     return mesh.devices.flat[0].platform
 
 
-def compiler_options(platform: str) -> dict[str, str] | None:
+def compiler_options(mesh: Mesh) -> dict[str, str] | None:
     """Return the options that a train step is compiled with; None for the compiler's own.
 
     On CPU, the pass that widens sums of bfloat16 over devices ends the process ("Invalid binary
-    instruction opcode copy"); without it they are computed as they are. And jax 0.10 orders work by
-    how much of it could run at once, which keeps three times the memory alive and makes remat save
-    nothing. Later versions order it well by themselves.
+    instruction opcode copy"); without it they are computed as they are. And on one device jax 0.10
+    orders work by how much of it could run at once, which keeps three times the memory alive and
+    makes remat save nothing. On several devices of a CPU the order that saves memory is not used:
+    with it, sums over devices begin before the gradients that they add are complete, so that large
+    models got wrong gradients, other ones in each run. Later versions order well by themselves.
     """
-    if platform != "cpu":
+    if platform_of(mesh) != "cpu":
         return None
     options = {"xla_disable_hlo_passes": "all-reduce-promotion"}
-    if jax.__version_info__ < (0, 11):
+    if jax.__version_info__ < (0, 11) and mesh.size == 1:
         options["xla_cpu_scheduler_type"] = "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
     return options
 

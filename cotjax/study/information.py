@@ -34,7 +34,7 @@ from cotjax.masking import Role
 from cotjax.model.config import ModelConfig
 from cotjax.model.kernels import kernel_for
 from cotjax.model.params import Params, join_params, param_shardings, split_params
-from cotjax.model.platform import compiler_options, platform_of
+from cotjax.model.platform import compiler_options
 from cotjax.model.sharding import batch_sharding, whole_slots
 from cotjax.objectives.supervised import normalized, token_losses, totals_by_role
 from cotjax.runtime import distributed
@@ -104,7 +104,7 @@ def programs(
     shardings, rows = param_shardings(model, mesh), batch_sharding(mesh)
     whole = NamedSharding(mesh, PartitionSpec())
     on_batch, of_trained = dict.fromkeys(BATCH_FIELDS, rows), split_params(model, shardings)[0]
-    options = compiler_options(platform_of(mesh))
+    options = compiler_options(mesh)
     return Programs(
         jax.jit(
             totals,

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import abstract_params, join_params, param_shardings, split_params
-from cotjax.model.platform import compiler_options, platform_of, return_freed_memory
+from cotjax.model.platform import compiler_options, return_freed_memory
 from cotjax.model.sharding import batch_sharding
 from cotjax.objectives.objective import Objective, Pairs
 from cotjax.train.optim import Mastered, apply
@@ -148,9 +148,7 @@ def make_probe(
         return pairs["loss"][0], optax.tree.norm(optax.tree.cast(grads, jnp.float32))
 
     shardings = (param_shardings(config, mesh), dict.fromkeys(BATCH_FIELDS, batch_sharding(mesh)))
-    program = jax.jit(
-        probe, in_shardings=shardings, compiler_options=compiler_options(platform_of(mesh))
-    )
+    program = jax.jit(probe, in_shardings=shardings, compiler_options=compiler_options(mesh))
 
     def on_mesh(params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
         with jax.set_mesh(mesh):
@@ -215,7 +213,7 @@ def make_train_step(
         in_shardings=(shardings, on_batch),
         out_shardings=(shardings, None),
         donate_argnums=0,
-        compiler_options=compiler_options(platform_of(mesh)),
+        compiler_options=compiler_options(mesh),
     )
 
 

@@ -1,4 +1,4 @@
-"""Run by test_bfloat16_devices.py in a process with two CPU devices: losses of two updates."""
+"""Run by test_two_devices.py in a process with two CPU devices: losses of two updates."""
 
 import jax
 import numpy as np
