@@ -89,6 +89,7 @@ def probes() -> ConfigDict:
     # "attention" (D6) and "gradient" (D7): states measured at once on each copy of the weights.
     probes.attention = ConfigDict({"rows": 1})
     probes.gradient = ConfigDict({"rows": 1})
+    probes.floor = _floor()
     return probes
 
 
@@ -99,3 +100,11 @@ def _revisions() -> ConfigDict:
     revisions.states = 0
     revisions.limit = 100  # the most steps that the expert may take to the goal
     return revisions
+
+
+def _floor() -> ConfigDict:
+    """D2's floor: responses of each kind that are sampled from one state."""
+    floor = ConfigDict()
+    floor.samples = 2  # responses of each kind
+    floor.temperature = 1.0  # over 0; evaluate.temperature may be 0
+    return floor

@@ -8,7 +8,9 @@ from pathlib import Path
 from cotjax.diagnostics.attention import AttentionRow
 from cotjax.diagnostics.conflict import ConflictRow
 from cotjax.diagnostics.faithfulness import FaithfulnessRow
+from cotjax.diagnostics.floor import FloorRow
 from cotjax.diagnostics.gradient import GradientRow
+from cotjax.diagnostics.likelihood import LikelihoodRow
 from cotjax.diagnostics.metric import Metric
 from cotjax.diagnostics.probe_rows import Measured, ProbeRow, probe_files, read_probe
 from cotjax.diagnostics.revisions import RevisionRow
@@ -20,6 +22,8 @@ PROBE_ROWS: Mapping[str, type[ProbeRow]] = {
     "gradient": GradientRow,
     "conflict": ConflictRow,
     "faithfulness": FaithfulnessRow,
+    "floor": FloorRow,
+    "likelihood": LikelihoodRow,
 }
 
 PROBE_METRICS: dict[str, Metric] = {

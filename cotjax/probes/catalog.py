@@ -10,7 +10,9 @@ from cotjax.errors import UsageError
 from cotjax.probes.attention import AttentionProbe
 from cotjax.probes.conflict import ConflictProbe
 from cotjax.probes.faithfulness import FaithfulnessProbe
+from cotjax.probes.floor import FloorProbe
 from cotjax.probes.gradient import GradientProbe
+from cotjax.probes.likelihood import LikelihoodProbe
 from cotjax.probes.probe import Probe
 from cotjax.probes.revisions import RevisionsProbe
 
@@ -20,6 +22,8 @@ PROBES: Mapping[str, Probe] = {
     GradientProbe.name: GradientProbe(),
     ConflictProbe.name: ConflictProbe(),
     FaithfulnessProbe.name: FaithfulnessProbe(),
+    FloorProbe.name: FloorProbe(),
+    LikelihoodProbe.name: LikelihoodProbe(),
 }
 
 

@@ -33,6 +33,18 @@ def percent(estimate: Estimate, signed: bool = False, digits: int = 0) -> str:
     return f"{value} [{low}, {high}]".replace("-", "−")
 
 
+def number(estimate: Estimate, digits: int, signed: bool = False) -> str:
+    """Return "+1.21 [+0.90, +1.60]"; a dash where nothing was measured."""
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return "–"
+    plus = "+" if signed else ""
+    value, low, high = (
+        f"{round(x, digits) + 0.0:{plus}.{digits}f}"
+        for x in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value} [{low}, {high}]".replace("-", "−")
+
+
 def points(estimate: Estimate) -> str:
     """Return "+8.3 [-2.1, +18.0] points"."""
     return f"{percent(estimate, signed=True, digits=1)} points"

@@ -1,5 +1,6 @@
 """A tiny world with an expert, and a random model that `evaluate` plays in it."""
 
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +14,9 @@ from cotjax.envs.worlds import IN_DOMAIN, OOD, World
 from cotjax.model.params import init_params
 from cotjax.study.evaluate import evaluate
 from cotjax.study.games import GameSets
-from cotjax.study.players import LocalPlayer
+from cotjax.study.players import LocalPlayer, sampler_of
 from helpers import tiny
+from helpers.probing import checkpoint_of
 
 
 class Kitchen:
@@ -100,12 +102,41 @@ def weights(digest="hash"):
     )
 
 
-def play_in(folder: Path, config, games=GAMES, expert=EXPERT) -> list[str]:
-    """Play the base as `cotjax evaluate` does; return what was reported after each episode."""
+class Plays:
+    """A player with one policy."""
+
+    def __init__(self, policy):
+        self.policy, self.slots = policy, policy.slots
+        self.codec, self.template = policy.codec, policy.codec.template
+
+    def policies(self, job, number):
+        return [self.policy] * number
+
+
+def unlisted():
+    """Return the expert's episodes as a world gives them that lists no commands."""
+    return {
+        game: replace(
+            each,
+            steps=tuple(replace(step, admissible_commands=()) for step in each.steps),
+        )
+        for game, each in EXPERT.items()
+    }
+
+
+def play_in(folder: Path, config, games=GAMES, expert=EXPERT, player=None) -> list[str]:
+    """Play the base as `cotjax evaluate` does; return what was reported after each episode.
+
+    `player`: what plays; None: the random model.
+    """
     reports = []
     evaluate(
         config,
-        player=partial(LocalPlayer, config, model()[0], codec()),
+        player=(
+            partial(LocalPlayer, config, model()[0], codec())
+            if player is None
+            else lambda slots: player
+        ),
         games=GameSets((), {"in_domain": tuple(games)}, "games"),
         expert=expert,
         arms={},
@@ -114,3 +145,14 @@ def play_in(folder: Path, config, games=GAMES, expert=EXPERT) -> list[str]:
         report=lambda *report: reports.append(report),
     )
     return reports
+
+
+def checkpoint_in(folder: Path, config, slots=2, said=None):
+    """Return the checkpoint that `play_in` played, with a sampler of so many slots."""
+
+    def load_policy():
+        sampler = sampler_of(config.evaluate, model()[0], codec(), tiny.mesh(), slots)
+        sampler.load(model()[1])
+        return sampler
+
+    return checkpoint_of(folder, load_policy, codec(), step=0, config=config, said=said)
