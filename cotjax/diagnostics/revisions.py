@@ -20,9 +20,9 @@ from cotjax.rollout.record import Driver
 Kind = Literal["helpful", "harmful", "neutral", "unknown"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Verdict = Literal[Kind, "same", "diverged", "not_comparable"]
-# Steps that are saved or lost count up to so many; an action after which the goal is out of reach
-# costs as many.
-MOST_STEPS = 30
+# Steps that are saved or lost in a state count up to so many; a goal that is out of reach after one
+# action alone counts as many.
+MOST_STEPS = 10
 # Driver of an episode -> what the names and the labels of its metrics end with.
 PLACES: Mapping[Driver, tuple[str, str]] = {
     "reference": ("", "expert states"),
@@ -136,12 +136,10 @@ def verdict(cot: Ending, prompt: Ending) -> Kind:
 def saved_steps(cot: Ending | None, prompt: Ending | None) -> int | None:
     """Return the steps to the goal that the CoT action saves; None where it is not known.
 
-    Below 0 where it costs steps. A way counts up to MOST_STEPS, and so does one that there is not.
+    Below 0 where it costs steps, and MOST_STEPS at most, which stands for the goal too.
     """
     if cot is None or prompt is None or cot.unknown is not None or prompt.unknown is not None:
         return None
-    ways = (
-        MOST_STEPS if each.steps is None else min(each.steps, MOST_STEPS) for each in (cot, prompt)
-    )
-    first, second = ways
-    return second - first
+    if cot.steps is None or prompt.steps is None:
+        return MOST_STEPS * ((prompt.steps is None) - (cot.steps is None))
+    return max(-MOST_STEPS, min(prompt.steps - cot.steps, MOST_STEPS))

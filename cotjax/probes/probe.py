@@ -81,6 +81,7 @@ class Checkpoint:
       games: id -> game, of all that are played.
       files: the records of the checkpoint's episodes, in order.
       load_policy, load_weights: `policy` and `weights`, loaded when they are first needed.
+      load_base: loads a sampler with the weights of the study's base; None where there is none.
       workers: processes that a probe may start; 0 and 1: it works in this one.
       say: says a warning, a sentence.
     """
@@ -97,6 +98,12 @@ class Checkpoint:
     load_weights: Callable[[], Weights]
     workers: int
     say: Callable[[str], None]
+    load_base: Callable[[], Policy] | None = None
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return next(each for each in self.files[0].parents if each.name == "records").parent
 
     @property
     def run(self) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from ml_collections import ConfigDict
@@ -65,12 +65,14 @@ class RevisionsProbe:
         forks = {}
         for state in states:
             if taken := to_take(state):
-                forks[state.key] = fork_of(state, at, tuple(taken.values()))
+                forks[state.key] = fork_of(state, at, taken)
             else:
                 yield row_of(state, Forked())
         by_key = {state.key: state for state in states}
         limit = at.config.probes.revisions.limit
-        with finished(at.world, list(forks.values()), limit, workers_for(forks, at)) as outcomes:
+        with finished(
+            at.world, list(forks.values()), limit, workers_for(len(forks), at)
+        ) as outcomes:
             for key, forked in zip(forks, outcomes, strict=True):
                 yield row_of(by_key[key], forked)
 
@@ -84,22 +86,13 @@ def both_decoded(at: Checkpoint, driver: Driver) -> list[State]:
     ]
 
 
-def to_take(state: State) -> dict[str, str]:
-    """Return the actions that must be taken to judge a state, normalised -> as the model wrote it.
-
-    None where all are equal. The first of several that are equal stands for all.
-    """
+def to_take(state: State) -> tuple[str, ...]:
+    """Return the actions that must be taken to judge a state; () where all are equal."""
     turn = state.turn
-    wrote = [
-        each.action
-        for each in (turn.cot, turn.prompt)
-        if each is not None and action_of(each) is not None
-    ]
-    actions: dict[str, str] = {}
-    for action in (*wrote, turn.reference):
-        if action is not None:
-            actions.setdefault(normalize_action(action), action)
-    return actions if len(actions) > 1 else {}
+    reference = None if turn.reference is None else normalize_action(turn.reference)
+    actions = dict.fromkeys((action_of(turn.cot), action_of(turn.prompt), reference))
+    several = tuple(action for action in actions if action is not None)
+    return several if len(several) > 1 else ()
 
 
 def fork_of(state: State, at: Checkpoint, taken: tuple[str, ...]) -> Fork:
@@ -120,9 +113,9 @@ def fork_of(state: State, at: Checkpoint, taken: tuple[str, ...]) -> Fork:
     )
 
 
-def workers_for(forks: Mapping[Any, Fork], at: Checkpoint) -> int:
+def workers_for(forks: int, at: Checkpoint) -> int:
     """Return how many processes are worth their start."""
-    return min(at.workers, len(forks) // _STATES_A_PROCESS)
+    return min(at.workers, forks // _STATES_A_PROCESS)
 
 
 def row_of(state: State, forked: Forked) -> RevisionRow:
@@ -130,7 +123,7 @@ def row_of(state: State, forked: Forked) -> RevisionRow:
     turn = state.turn
     cot, prompt = action_of(turn.cot), action_of(turn.prompt)
     endings = {
-        normalize_action(action): Ending(steps=ending.steps, unknown=ending.unknown)
+        action: Ending(steps=ending.steps, unknown=ending.unknown)
         for action, ending in forked.endings.items()
     }
 
