@@ -85,12 +85,31 @@ def probes() -> ConfigDict:
     probes.at = (0, -1)  # checkpoints (updates) at which it is measured; (): all; -1: the last
     # States of each domain, drawn by seed and the same at every checkpoint; 0: all.
     probes.states = 64
+    probes.preference = _preference()
     probes.revisions = _revisions()
     # "attention" (D6) and "gradient" (D7): states measured at once on each copy of the weights.
     probes.attention = ConfigDict({"rows": 1})
     probes.gradient = ConfigDict({"rows": 1})
     probes.floor = _floor()
     return probes
+
+
+def _preference() -> ConfigDict:
+    """D4: judges are asked which of a state's two actions is better."""
+    preference = ConfigDict()
+    # "environment" (the probe `revisions` says how), "model" (a local one), "endpoint".
+    preference.judges = ("environment",)
+    # Judge "model": a Hugging Face, Orbax or PEFT folder; "": the base of the study.
+    preference.model = ""
+    preference.max_length = 4096  # tokens of a question to a model's folder
+    preference.slots = 16  # questions asked at once, of a model's folder and of an endpoint
+    # Judge "endpoint": address of an OpenAI-compatible server, and the model's name there.
+    preference.endpoint = ""
+    preference.endpoint_model = ""
+    preference.key_variable = "OPENAI_API_KEY"  # environment variable with the key
+    preference.max_tokens = 512  # tokens that the endpoint's model may write
+    preference.turns = 0  # the latest turns that a question shows; 0: all
+    return preference
 
 
 def _revisions() -> ConfigDict:

@@ -13,10 +13,12 @@ from cotjax.probes.faithfulness import FaithfulnessProbe
 from cotjax.probes.floor import FloorProbe
 from cotjax.probes.gradient import GradientProbe
 from cotjax.probes.likelihood import LikelihoodProbe
+from cotjax.probes.preference import PreferenceProbe
 from cotjax.probes.probe import Probe
 from cotjax.probes.revisions import RevisionsProbe
 
 PROBES: Mapping[str, Probe] = {
+    PreferenceProbe.name: PreferenceProbe(),
     RevisionsProbe.name: RevisionsProbe(),
     AttentionProbe.name: AttentionProbe(),
     GradientProbe.name: GradientProbe(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -69,7 +69,10 @@ def probe_checkpoints(
     probes = probes_of(config, names)
     planned = {arm: planned_steps(folder.parent) for arm, folder in arms.items()}
     wanted = _steps(config) if arms else ()
-    for arm, step, weights in jobs.checkpoints_of(arms, planned, base):
+    plan = jobs.checkpoints_of(arms, planned, base)
+    # Loaded once for all checkpoints, if a probe asks for it.
+    load_base = cache(partial(_policy, config, model, codec, plan[0][2], 0))
+    for arm, step, weights in plan:
         files = sorted((run / "records" / arm / str(step)).glob("*/*.json"))
         if (wanted and step not in wanted) or not files:
             continue
@@ -86,6 +89,7 @@ def probe_checkpoints(
             load_weights=partial(_weights, config, model, weights, step),
             workers=config.workers,
             say=say,
+            load_base=load_base,
         )
         _measure(probes, at, run, games.hash, stage)
 

@@ -1,0 +1,179 @@
+"""What judges say of the two actions: revisions by the environment, D1', and preference (D4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from cotjax.diagnostics.preference import JUDGES, PAIRS
+from cotjax.diagnostics.revisions import MOST_STEPS, PLACES
+from cotjax.diagnostics.statistics import Estimate
+from cotjax.report.labels import domain_label, percent
+from cotjax.report.summary import PointSummary, Summary
+
+TITLE = "Which of the two actions is better"
+REVISIONS = "Revisions judged by the environment"
+PLAN = "D1 and D1', expert states"
+PREFERENCE = "D4: preference of judges, expert states"
+AGREEMENT = "D4: agreement of judges"
+_REVISION_COLUMNS = (
+    ("differ", "revision"),
+    ("CoT action better", "judged_helpful"),
+    ("worse", "judged_harmful"),
+    ("as good", "judged_neutral"),
+    ("not judged", "judged_unknown"),
+    ("steps saved a state", "saved_steps"),
+    ("not comparable", "revision_not_comparable"),
+    ("replays that differ", "replay_diverged"),
+)
+_PLAN_COLUMNS = (
+    ("D1, CoT", "d1_cot"),
+    ("D1', CoT", "d1_plan_cot"),
+    ("D1, prompt", "d1_prompt"),
+    ("D1', prompt", "d1_plan_prompt"),
+)
+_PREFERENCE_COLUMNS = (
+    ("CoT action preferred", "d4_cot_wins"),
+    ("prompt action preferred", "d4_prompt_wins"),
+    ("tie", "d4_tie"),
+    ("gap", "d4_gap"),
+    ("same position named twice", "d4_position_bias"),
+    ("no answer", "d4_no_answer"),
+)
+_NOTES = {
+    REVISIONS: (
+        "In percent with 95 % intervals. In each state both actions are taken in a replayed game, "
+        "and the world's expert finishes: the better action is the one after which it needs fewer "
+        "steps, or after which alone it reaches the goal. Shares are of all states with two "
+        f"actions. Steps saved count up to {MOST_STEPS} a state; equal actions save 0.",
+        "A state whose replay differs from its record counts in its own column alone.",
+    ),
+    PLAN: (
+        "D1: the action is the expert's. D1': or the expert's way to the goal is no longer after "
+        "it than after its own action.",
+    ),
+    PREFERENCE: (
+        "In percent of states with two actions; equal actions are a tie, and nobody is asked. Each "
+        "judge is asked in both orders, and two answers that differ are a tie. The last two "
+        "columns are of the states whose actions differ. The gap is in points.",
+    ),
+    AGREEMENT: ("In percent of the states whose actions differ and that both judges answered.",),
+}
+
+
+@dataclass(frozen=True)
+class JudgedRow:
+    """One point: the base, or an arm at the last checkpoint, in one domain.
+
+    `about`: the kind of states, or the judge; "" where there is one kind alone.
+    """
+
+    label: str
+    domain: str
+    about: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class JudgedTable:
+    """One table. `columns`: those of the rows' cells."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[JudgedRow, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The section; without tables where no probe judged."""
+
+    title: str
+    sentences: tuple[str, ...]
+    tables: tuple[JudgedTable, ...]
+
+
+def judged(summary: Summary) -> Judged:
+    """Return what was judged at the base and at the last checkpoint of each arm."""
+    points = [point for domain in summary.domains for point in summary.ends(domain)]
+    tables = [
+        _table(summary, points, REVISIONS, _REVISION_COLUMNS, _places()),
+        _table(summary, points, PLAN, _PLAN_COLUMNS, [("", "")], "d1_plan_cot"),
+        _table(summary, points, PREFERENCE, _PREFERENCE_COLUMNS, [(f"_{j}", j) for j in JUDGES]),
+        _table(
+            summary,
+            points,
+            AGREEMENT,
+            (("agree", "d4_agreement"),),
+            [(f"_{one}_{other}", f"{one}, {other}") for one, other in PAIRS],
+        ),
+    ]
+    sentences = [text for domain in summary.domains for text in _sentences(summary, domain)]
+    return Judged(TITLE, tuple(sentences), tuple(table for table in tables if table.rows))
+
+
+def _places() -> list[tuple[str, str]]:
+    return [*PLACES.values()]
+
+
+def _table(
+    summary: Summary,
+    points: Sequence[PointSummary],
+    title: str,
+    columns: Sequence[tuple[str, str]],
+    kinds: Iterable[tuple[str, str]],
+    needed: str = "",
+) -> JudgedTable:
+    """Return a table with a row for each point and kind in which something was judged.
+
+    Args:
+      columns: (heading, metric without its end).
+      kinds: (end of the metrics' names, what the row is about).
+      needed: the metric that says whether there is a row; "": the second of a row's, or the only
+        one.
+    """
+    kinds, names = list(kinds), [name for _, name in columns]
+    needed = needed or names[min(1, len(names) - 1)]
+    rows = [
+        JudgedRow(
+            summary.label_of(point),
+            domain_label(point.domain),
+            about,
+            tuple(_cell(point, name, end) for name in names),
+        )
+        for point in points
+        for end, about in kinds
+        if _of(point, f"{needed}{end}") is not None
+    ]
+    return JudgedTable(title, tuple(head for head, _ in columns), tuple(rows), _NOTES[title])
+
+
+def _of(point: PointSummary, metric: str) -> Estimate | None:
+    """Return an estimate; None where nothing was measured."""
+    estimate = point.metrics.get(metric)
+    return None if estimate is None or estimate.value is None else estimate
+
+
+def _cell(point: PointSummary, name: str, end: str) -> str:
+    estimate = _of(point, f"{name}{end}")
+    if estimate is None:
+        return "–"
+    if name == "saved_steps":
+        ends = (estimate.value, estimate.low, estimate.high)
+        value, low, high = (f"{(x or 0.0) + 0.0:+.2f}".replace("-", "−") for x in ends)
+        return f"{value} [{low}, {high}]"
+    return percent(estimate, signed=name == "d4_gap")
+
+
+def _sentences(summary: Summary, domain: str) -> list[str]:
+    """Return what the environment says of each arm's revisions, on expert states."""
+    said = []
+    for point in summary.ends(domain):
+        helpful, harmful = _of(point, "judged_helpful"), _of(point, "judged_harmful")
+        if helpful is not None and harmful is not None:
+            said.append(
+                f"{summary.label_of(point)}, {domain_label(domain)}: of the expert states with two "
+                f"actions, the CoT action is the better one in {percent(helpful)} % and the worse "
+                f"one in {percent(harmful)} %."
+            )
+    return said
