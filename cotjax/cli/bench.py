@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cotjax.cli.games import add_source, world_of
 from cotjax.errors import UsageError
 
 BENCH_MODEL_HELP = (
@@ -183,15 +184,18 @@ def _add_faults(faults: argparse.ArgumentParser) -> None:
 def _add_worlds(worlds: argparse.ArgumentParser) -> None:
     worlds.description = (
         "Play episodes of a world's scripted expert in many environments: how many it wins, steps "
-        "a second and memory near the start and at the end, and processes left behind."
+        "a second and memory near the start and at the end, and processes left behind. Search QA "
+        "adds its solver with two retrievers, a guess, and searches."
     )
     worlds.add_argument("world", nargs="?", default="alfworld", help="as config.world")
+    add_source(worlds)
     _add_integers(
         worlds,
         ("episodes", 1000, "episodes; the games are played one after another, and again"),
         ("slots", 64, "environments, each in a process of its own"),
         ("steps", 30, "most steps an episode"),
         ("seed", 0, "of made games and of the expert"),
+        ("per-type", 3, "made games of each task type"),
     )
     worlds.add_argument("--games", default="", help="folder of games (default: the world's own)")
     worlds.add_argument("--split", default="", help="split (default: the one played)")
@@ -317,16 +321,16 @@ def _data(arguments: argparse.Namespace) -> None:
 
 def _worlds(arguments: argparse.Namespace) -> None:
     from cotjax.bench.worlds import benchmark
-    from cotjax.envs.worlds import load_world
 
     benchmark(
-        load_world(arguments.world),
+        world_of(arguments),
         arguments.games,
         arguments.split,
         episodes=arguments.episodes,
         slots=arguments.slots,
         max_steps=arguments.steps,
         seed=arguments.seed,
+        per_type=arguments.per_type,
     )
 
 

@@ -6,8 +6,12 @@ import argparse
 import os
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cotjax.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from cotjax.envs.worlds import World
 
 
 def add_games(commands: argparse._SubParsersAction) -> None:
@@ -107,13 +111,29 @@ def _add_world(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--world", default="alfworld", help="world of the games, as config.world (default alfworld)"
     )
+    add_source(command)
+
+
+def add_source(command: argparse.ArgumentParser) -> None:
+    """Add --source, which `world_of` reads beside the world's name."""
+    command.add_argument(
+        "--source",
+        help="where the world's facts are from; search_qa has invented and real (default: its own)",
+    )
+
+
+def world_of(arguments: argparse.Namespace) -> World:
+    """Return the world that `arguments.world` and `arguments.source` name. Raises UsageError."""
+    from cotjax.envs.worlds import load_world
+
+    world = load_world(arguments.world)
+    return world if arguments.source is None else world.of_source(arguments.source)
 
 
 def _make_games(arguments: argparse.Namespace) -> None:
-    from cotjax.envs.worlds import load_world
     from cotjax.runtime.progress import Reporter
 
-    reporter, world = Reporter(), load_world(arguments.world)
+    reporter, world = Reporter(), world_of(arguments)
     counts = {
         split: dict.fromkeys(arguments.task_type or world.task_types, arguments.per_type)
         for split in arguments.split or world.splits
@@ -140,14 +160,13 @@ def _fetch_games(arguments: argparse.Namespace) -> None:
 
 
 def _collect(arguments: argparse.Namespace) -> None:
-    from cotjax.envs.worlds import load_world
     from cotjax.rollout.collect import Collecting, collect
     from cotjax.runtime.progress import Reporter
     from cotjax.study.games import left_out_text
 
     if arguments.limit < 0:
         raise UsageError(f"--limit is {arguments.limit}; give at least 0")
-    reporter, world = Reporter(), load_world(arguments.world)
+    reporter, world = Reporter(), world_of(arguments)
     world.check_agent(arguments.agent)
     left_out: Counter[str] = Counter()
     games = world.games(arguments.games, arguments.split, left_out)

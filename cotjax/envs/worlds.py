@@ -12,7 +12,7 @@ import os
 import pkgutil
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -67,6 +67,7 @@ class World(ABC):
       agents: names for `agent`. "expert" plays to win: a study trains on its won episodes, and
         compares models with it.
       thought_kinds: kinds of thoughts that they can write.
+      sources: where its facts can come from, for `of_source`.
       makes_games, fetches_games: whether `make_games` and `fetch_games` are there.
       lists_commands: whether its environments list the admissible actions.
       task_text: the line of the first user turn that names the task, with `{task}` for it.
@@ -82,6 +83,7 @@ class World(ABC):
     splits: tuple[str, ...] = ("train",)
     agents: tuple[str, ...] = ()
     thought_kinds: tuple[str, ...] = (NAMED,)
+    sources: tuple[str, ...] = ()
     makes_games: bool = False
     fetches_games: bool = False
     lists_commands: bool = True
@@ -187,9 +189,24 @@ class World(ABC):
         """
         raise UsageError(f"world {self.name!r} has no games to download")
 
+    def of_source(self, source: str) -> World:
+        """Return this world with facts of another of its `sources`."""
+        self.check_source(source)
+        return self
+
+    def check_source(self, source: str) -> None:
+        """Raise UsageError unless the world has this source of facts."""
+        if source not in self.sources:
+            there = f"there are {' and '.join(self.sources)}" if self.sources else "leave it out"
+            raise UsageError(f"world {self.name!r} has no source of facts {source!r}: {there}")
+
     def agent(self, name: str, seed: int, settings: AgentSettings) -> Agent:
         """Return a scripted agent, one of `agents`."""
         raise UsageError(f"world {self.name!r} has no {name}: give data.trajectories")
+
+    def figure_lines(self, games: Sequence[Game]) -> Iterator[str]:
+        """Yield lines of figures of its own for `cotjax bench worlds`, about these games."""
+        yield from ()
 
     def check_agent(self, name: str) -> None:
         """Raise UsageError unless the world has this scripted agent."""

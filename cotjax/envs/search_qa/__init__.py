@@ -1,5 +1,5 @@
-"""Search QA: multi-hop questions over a generated encyclopedia behind BM25."""
+"""Search QA: multi-hop questions over an encyclopedia behind BM25."""
 
-from cotjax.envs.search_qa.world import LARGE, WORLD
+from cotjax.envs.search_qa.world import LARGE, REAL, WORLD
 
-__all__ = ["LARGE", "WORLD"]
+__all__ = ["LARGE", "REAL", "WORLD"]

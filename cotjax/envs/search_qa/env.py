@@ -11,6 +11,7 @@ from cotjax.envs.base import Game, Observation, in_play
 from cotjax.envs.search_qa.library import Page, Retriever, load_corpus, load_questions
 from cotjax.envs.search_qa.scoring import exact_match, f1
 from cotjax.errors import DataError, EnvError, UsageError
+from cotjax.formats import search
 
 MOST_SEARCHES, RESULTS = 10, 3
 LONGEST = 32  # words of a query or an answer
@@ -52,12 +53,12 @@ def parse_action(action: str) -> SearchAction:
 
 def result_text(pages: Sequence[Page]) -> str:
     """Return the block of results that follows a search."""
-    found = [f"result {n}: {page.title}: {page.text}" for n, page in enumerate(pages, start=1)]
-    return _block("\n".join(found) or NOTHING_FOUND)
+    found = [f"{page.title}: {page.text}" for page in pages]
+    return search.result_text(found).strip() if found else _block(NOTHING_FOUND)
 
 
 def _block(text: str) -> str:
-    return f"<search_result> {text} </search_result>"
+    return search.result_block(text).strip()
 
 
 class SearchQaEnv:

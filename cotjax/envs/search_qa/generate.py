@@ -32,6 +32,7 @@ OOD_ENTITIES = "ood_entities"  # the split of the questions about held-out entit
 SHARES = {"train": 0.6, "dev": 0.2, "test": 0.2}
 ALL_SPLITS = (*SHARES, OOD_ENTITIES)
 _PARTNERS = 8  # entities that one entity is compared with
+COMMONEST = 0.06  # largest share of the questions with the same relations that have one answer
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,36 @@ class Generator:
         """Return split -> the questions of a task type that are not rejected."""
         if task_type not in self._drawn:
             parts: dict[str, list[Question]] = {split: [] for split in ALL_SPLITS}
-            for question in self.candidates(task_type):
-                if not self.problem(question):
-                    parts[self.split_of(question)].append(question)
+            for question in self._questions(task_type):
+                parts[self.split_of(question)].append(question)
             self._drawn[task_type] = parts
         return self._drawn[task_type]
+
+    def of_all_splits(self, task_type: str) -> Iterator[Question]:
+        """Yield the questions of a task type, split by split."""
+        return chain.from_iterable(self._of_splits(task_type).values())
+
+    def _questions(self, task_type: str) -> Iterator[Question]:
+        """Yield the questions of a task type, without those that are rejected.
+
+        Of those that ask for the same relations and have the same answer, only so many are kept
+        that guessing it is right for at most COMMONEST of what is kept.
+        """
+        alike: dict[object, dict[str, list[Question]]] = defaultdict(lambda: defaultdict(list))
+        order: list[Question] = []
+        for question in self.candidates(task_type):
+            if not self.problem(question):
+                (answer,) = solve(question, self.knowledge.objects).answers
+                held_out = not self.knowledge.held_out.isdisjoint(question.starts)
+                alike[relations_of(question), held_out][answer].append(question)
+                order.append(question)
+        kept = set()
+        for by_answer in alike.values():
+            most = _most_of_each([len(some) for some in by_answer.values()])
+            for some in by_answer.values():
+                some.sort(key=lambda question: _hash(self.seed, question))
+                kept.update(some[:most])
+        yield from (question for question in order if question in kept)
 
     def _asked(self, question: Question) -> Asked:
         solution = solve(question, self.knowledge.objects)
@@ -112,8 +138,7 @@ class Generator:
         path = self._path(question, solve(question, self.knowledge.objects).used)
         if self.knowledge.held_out & path:
             return OOD_ENTITIES
-        digest = hashlib.sha256(f"{self.seed} {question.key}".encode()).digest()
-        place = int.from_bytes(digest[:4], "big") / 2**32
+        place = int.from_bytes(_hash(self.seed, question)[:4], "big") / 2**32
         for split, share in SHARES.items():
             if place < share:
                 return split
@@ -138,7 +163,14 @@ class Generator:
                 return "one passage names all"
         if question.form == CHAIN and answer in self._shorter(question.branches[0]):
             return "fewer hops lead to the answer"
+        if question.form == COMPARISON and self._close(question, solution.used):
+            return "the numbers are close"
         return None
+
+    def _close(self, question: Question, used: Iterable[tuple[str, str]]) -> bool:
+        """Return whether the numbers of a comparison are too close to each other."""
+        numbers = [int(self.knowledge.objects[key][0]) for key in used if key[1] == question.by]
+        return max(numbers) - min(numbers) <= self.knowledge.closest * max(numbers)
 
     def _shorter(self, whole: Chain) -> Iterator[str]:
         """Yield what a chain leads to with one of its hops left out."""
@@ -206,6 +238,26 @@ class Generator:
                     seen.add(pair)
                     chains = tuple(Chain(start, (relation,)) for start, relation in pair)
                     yield Question(INTERSECTION, chains)
+
+
+def relations_of(question: Question) -> tuple[object, ...]:
+    """Return what a question asks for, without the entities that it starts from."""
+    return (question.by, *(chain.relations for chain in question.branches))
+
+
+def _hash(seed: int, question: Question) -> bytes:
+    return hashlib.sha256(f"{seed} {question.key}".encode()).digest()
+
+
+def _most_of_each(counts: Sequence[int]) -> int:
+    """Return how many questions of one answer may be kept, given how many each answer has.
+
+    The largest number that is at most COMMONEST of what is then kept; 0 if there is none.
+    """
+    numbers = range(max(counts), 0, -1)
+    kept = (sum(min(count, most) for count in counts) for most in numbers)
+    pairs = zip(numbers, kept, strict=True)
+    return next((most for most, total in pairs if most <= COMMONEST * total), 0)
 
 
 def _pairs(order: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """The files of a folder of questions, and the corpus that an environment searches.
 
-manifest.json    the request, and the hashes of the other files
+manifest.json    the request, with the source of the facts, and the hashes of the other files
+NOTICE           the licences of real facts
 corpus.jsonl     passages, in the order of ids: title, text, held_out
 facts.jsonl      facts, with the passage of each and whether it is known
 <split>.jsonl    questions
@@ -9,6 +10,7 @@ facts.jsonl      facts, with the passage of each and whether it is known
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,9 +21,9 @@ import numpy as np
 
 from cotjax.envs.search_qa.bm25 import BM25
 from cotjax.errors import DataError
-from cotjax.runtime.files import sha256_of
+from cotjax.runtime.files import read_json, sha256_of
 
-CORPUS, FACTS, MANIFEST = "corpus.jsonl", "facts.jsonl", "manifest.json"
+CORPUS, FACTS, MANIFEST, NOTICE = "corpus.jsonl", "facts.jsonl", "manifest.json", "NOTICE"
 _ADVICE = "make the questions again with `cotjax games make --world search_qa`"
 
 
@@ -69,6 +71,19 @@ class QuestionRecord:
     text: str
     answers: tuple[str, ...]
     corpus: str
+
+
+def source_of(folder: Path) -> str | None:
+    """Return the first word of the source of a folder's facts; None without a manifest."""
+    if not (folder / MANIFEST).exists():
+        return None
+    source = str(read_json(folder / MANIFEST, "cotjax games make").get("source", ""))
+    return re.split(r"\W", source, maxsplit=1)[0]
+
+
+def seed_of(folder: Path) -> int:
+    """Return the seed that a folder was made with. Raises DataError."""
+    return int(read_json(folder / MANIFEST, "cotjax games make").get("seed", 0))
 
 
 @lru_cache(maxsize=2)

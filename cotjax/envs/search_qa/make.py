@@ -12,7 +12,7 @@ from typing import Any
 from cotjax.envs.base import Game
 from cotjax.envs.making import check_request
 from cotjax.envs.search_qa.generate import ALL_SPLITS, TASK_TYPES, Asked, Generator
-from cotjax.envs.search_qa.library import CORPUS, FACTS, MANIFEST, load_questions
+from cotjax.envs.search_qa.library import CORPUS, FACTS, MANIFEST, NOTICE, load_questions
 from cotjax.envs.search_qa.pages import Passage, write_pages
 from cotjax.envs.search_qa.schema import Fact, Knowledge
 from cotjax.errors import UsageError
@@ -27,6 +27,7 @@ def make_questions(
     seed: int,
     source: str,
     knowledge_of: Callable[[int], Knowledge],
+    notice: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Game]:
     """Make `counts[split][task_type]` questions and their corpus in `out`.
@@ -36,6 +37,7 @@ def make_questions(
     Args:
       source: what the facts are, in the manifest.
       knowledge_of: returns the facts of a seed.
+      notice: what their licences ask to be said; "" for nothing.
 
     Raises:
       UsageError: an impossible request, one that differs from the files in `out`, or more questions
@@ -52,6 +54,8 @@ def make_questions(
     corpus = hashlib.sha256(files[CORPUS]).hexdigest()
     where = {fact: passage.id for passage in passages for fact in passage.facts}
     files[FACTS] = _lines(_fact_line(fact, where) for fact in knowledge.facts)
+    if notice:
+        files[NOTICE] = notice.encode()
     generator = Generator(knowledge, passages, seed)
     games: list[Game] = []
     total = sum(sum(types.values()) for types in wanted.values())

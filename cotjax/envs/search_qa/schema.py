@@ -91,6 +91,7 @@ class Knowledge:
       kinds: entity -> its kind.
       held_out: entities of the axis of objects: no question of another split needs them.
       aliases: entity -> its other names, which are right answers too.
+      closest: numbers that differ by at most this share are too close to be compared.
     """
 
     schema: Schema
@@ -98,6 +99,7 @@ class Knowledge:
     facts: tuple[Fact, ...]
     held_out: frozenset[str]
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    closest: float = 0.0
 
     @cached_property
     def objects(self) -> dict[tuple[str, str], tuple[str, ...]]:

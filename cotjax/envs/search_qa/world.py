@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 from cotjax.envs.base import Agent, Game, TextEnv
-from cotjax.envs.search_qa import invented
+from cotjax.envs.search_qa import invented, packages
 from cotjax.envs.search_qa.env import ANSWER, FIRST, LIMIT, NOTHING_FOUND, SEARCH, SearchQaEnv
+from cotjax.envs.search_qa.figures import figure_lines
 from cotjax.envs.search_qa.generate import (
     FOUR_HOPS,
     NEW_CHAINS,
@@ -20,8 +21,9 @@ from cotjax.envs.search_qa.generate import (
     TASK_TYPES,
     THREE_HOPS,
 )
-from cotjax.envs.search_qa.library import load_known, load_questions
+from cotjax.envs.search_qa.library import load_known, load_questions, seed_of, source_of
 from cotjax.envs.search_qa.make import make_questions
+from cotjax.envs.search_qa.real import real_facts, real_words
 from cotjax.envs.search_qa.schema import Knowledge, load_schema
 from cotjax.envs.search_qa.solver import PHRASES, Solver
 from cotjax.envs.worlds import IN_DOMAIN, AgentSettings, World
@@ -30,38 +32,62 @@ from cotjax.runtime.files import local_path
 
 # Task type -> its OOD domain; all others are in-domain.
 _OOD = {NEW_CHAINS: "ood_chains", THREE_HOPS: "ood_hops", FOUR_HOPS: "ood_hops"}
-INSTRUCTION = """\
-You answer a question with the help of a search engine. It searches a small encyclopedia, whose \
-facts you cannot know otherwise, and shows the three passages that fit the words of your query \
-best. Your actions are:
+INVENTED, REAL_FACTS = "invented", "real"  # sources of facts
+_INSTRUCTION = """\
+You answer a question with the help of a search engine. It searches a small encyclopedia{about}, \
+and shows the three passages that fit the words of your query best. Your actions are:
 search: (query of at most 32 words)
 answer: (the name that is asked for, and nothing else)
 You can search 10 times. The first answer ends the episode.
 In each turn, reason about what to do next between <think> and </think>, then give exactly one \
 action between <action> and </action>, and write nothing else, as here:
-<think>I need the birthplace of Bel Tor Na, so I search for it.</think>\
-<action>search: Bel Tor Na birthplace</action>"""
+<think>I need the {what}, so I search for it.</think>\
+<action>search: {query}</action>"""
+# Source -> the instruction.
+INSTRUCTIONS = {
+    INVENTED: _INSTRUCTION.format(
+        about=", whose facts you cannot know otherwise",
+        what="birthplace of Bel Tor Na",
+        query="Bel Tor Na birthplace",
+    ),
+    REAL_FACTS: _INSTRUCTION.format(
+        about=" of cities, countries and chemical elements",
+        what="capital of Norway",
+        query="Norway capital",
+    ),
+}
 
 
 class SearchQa(World):
-    """Questions over invented facts, with a maker and a solver.
+    """Questions over invented or real facts, with a maker and a solver.
 
     Args:
-      scale: factor on the number of entities; 1 gives 1,176 of them, with a page each.
+      scale: factor on the number of invented entities; 1 gives 1,176 of them, with a page each.
+      source: INVENTED or REAL_FACTS, which are read from other packages.
     """
 
     domains = MappingProxyType({task: _OOD.get(task, IN_DOMAIN) for task in TASK_TYPES})
     axes = MappingProxyType({OOD_ENTITIES: "questions about entities that training never shows"})
     splits = tuple(SHARES)
     agents = ("expert", "recaller", "guesser")
+    sources = (INVENTED, REAL_FACTS)
     makes_games = True
     lists_commands = False
     task_text = "Question: {task}"
-    instruction = INSTRUCTION
 
-    def __init__(self, name: str = "search_qa", title: str = "Search QA", scale: int = 1):
-        self.name, self.title, self._scale = name, title, scale
-        self._source = "invented"
+    def __init__(
+        self,
+        name: str = "search_qa",
+        title: str = "Search QA",
+        scale: int = 1,
+        source: str = INVENTED,
+    ):
+        self.name, self.title, self._scale, self._source = name, title, scale, source
+        self.instruction = INSTRUCTIONS[source]
+
+    def of_source(self, source: str) -> World:
+        self.check_source(source)
+        return self if source == self._source else {INVENTED: WORLD, REAL_FACTS: REAL}[source]
 
     def axes_of(self, game: Game) -> frozenset[str]:
         return frozenset({OOD_ENTITIES} & {game.split})
@@ -80,6 +106,12 @@ class SearchQa(World):
                 f"{root}: no questions of split {split!r} in it; make them with `cotjax games make "
                 f"--world {self.name} --split {split}`"
             )
+        if (source := source_of(file.parent)) not in (self._source, None):
+            raise UsageError(
+                f"{root}: these questions are over {source} facts, and world {self.name!r} has "
+                f"{self._source} ones: give --source {source}, or as config.world "
+                f"{'search_qa' if source == INVENTED else 'cotjax.envs.search_qa:REAL'}"
+            )
         questions = load_questions(file)
         return [
             Game(id_, str(file), split, question.task_type)
@@ -97,12 +129,20 @@ class SearchQa(World):
         workers: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[Game]:
-        source = f"{self._source} x {self._scale}"
-        return make_questions(Path(out), counts, seed, source, self._knowledge, progress)
+        said = ""
+        source = f"{INVENTED} x {self._scale}"
+        if self._source == REAL_FACTS:
+            versions = packages.versions()
+            each = ", ".join(f"{name} {version}" for name, version in versions.items())
+            source, said = f"{REAL_FACTS}: {each}", packages.notice(versions)
+        return make_questions(Path(out), counts, seed, source, self._knowledge, said, progress)
 
     def words(self) -> Iterator[str]:
-        yield from (syllable.title() for syllable in invented.syllables(self._scale))
-        yield from map(str, invented.numbers(self._scale))
+        if self._source == REAL_FACTS:
+            yield from real_words()
+        else:
+            yield from (syllable.title() for syllable in invented.syllables(self._scale))
+            yield from map(str, invented.numbers(self._scale))
         for relation in load_schema(self._source).relations.values():
             yield from (*relation.asks, *relation.states, *relation.inverse, *relation.queries)
             yield f"Which {relation.object} is both {relation.common} and {relation.more}: or?"
@@ -122,10 +162,23 @@ class SearchQa(World):
         memory = load_known(Path(settings.game.path).parent)
         return Solver(schema, seed, settings.mistakes, memory, searches=name == "recaller")
 
+    def figure_lines(self, games: Sequence[Game]) -> Iterator[str]:
+        """Yield lines by task type on the solver and a guess, and lines on searches."""
+        seed = seed_of(Path(games[0].path).parent)
+
+        def solver(game: Game) -> Agent:
+            return self.agent("expert", 0, AgentSettings(game=game))
+
+        return figure_lines(games, solver, self._knowledge(seed), seed)
+
     def _knowledge(self, seed: int) -> Knowledge:
+        if self._source == REAL_FACTS:
+            return real_facts(seed)
         return invented.invent(seed, self._scale)
 
 
 WORLD = SearchQa()
+# --config.world=cotjax.envs.search_qa:REAL, or --source real
+REAL = SearchQa("search_qa_real", "Search QA over real facts", source=REAL_FACTS)
 # About ten thousand pages: --config.world=cotjax.envs.search_qa:LARGE
 LARGE = SearchQa("search_qa_large", "Search QA, ten times as large", scale=10)
