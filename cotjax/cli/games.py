@@ -93,6 +93,13 @@ def _add_collect(commands: argparse._SubParsersAction) -> None:
         "(default named)",
     )
     collect.add_argument(
+        "--slips",
+        type=float,
+        default=0.0,
+        help="share of the expert's steps that go wrong, as config.collect.slips; they are not "
+        "trained on, and the next ones show how to recover (default 0)",
+    )
+    collect.add_argument(
         "--max-steps", type=int, default=30, help="steps an episode, at most (default 30)"
     )
     collect.add_argument(
@@ -187,6 +194,7 @@ def _collect(arguments: argparse.Namespace) -> None:
                 arguments.seed,
                 max_steps=arguments.max_steps,
                 only_won=arguments.agent == "expert",
+                mistakes=arguments.slips,
                 thoughts=arguments.thoughts,
             ),
             workers=arguments.workers,

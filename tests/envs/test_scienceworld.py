@@ -273,6 +273,39 @@ def test_gold_paths_are_collected_and_replayed(env, tmp_path, caplog):
     assert not caplog.records
 
 
+@needs_engine
+def test_the_expert_recovers_from_mistakes(env):
+    """A mistake looks at what is not there; the path then goes on, and reaches the goal."""
+    mistakes = refused = 0
+    for seed, game in enumerate((ANIMAL, LONGEST, GAMES["train", "easy/find-plant/0003"])):
+        agent = WORLD.agent("expert", seed, AgentSettings(mistakes=0.4, game=game))
+        task, seen = env.reset(game)
+        agent.start(task, seen)
+        while not seen.done:
+            decision = agent.act(seen)
+            assert (decision.thought is None) == decision.mistake
+            seen = env.step(decision.action)
+            mistakes += decision.mistake
+            refused += decision.mistake and not seen.accepted
+        assert seen.won, game.id
+    assert mistakes > 2 and refused > 0
+
+
+def test_a_mistake_leaves_an_open_choice_and_what_was_seen_alone():
+    path = ["go to kitchen", "0", "wait1"]
+    expert = Expert(path, seed=0, mistakes=0.9)
+    expert.start("Your task is to wait.", _seen("You see a shovel and a lighter."))
+    decisions = [expert.act(_seen("You see a shovel and a lighter.")) for _ in range(8)]
+    slips = [decision.action for decision in decisions if decision.mistake]
+    assert len(slips) > 3 and all(action.startswith("look at ") for action in slips)
+    assert not {"look at shovel", "look at lighter"} & set(slips)
+    expert = Expert(path, seed=0, mistakes=0.9)
+    expert.start("Your task is to wait.", _seen("x"))
+    choices = _seen("Ambiguous request: 0: a, 1: b")
+    assert [expert.act(choices).action for _ in path] == path
+    assert Expert(path).__dict__ == Expert(path, seed=0, mistakes=0.0).__dict__
+
+
 def test_a_thought_claims_only_what_was_observed():
     path = ["open door to kitchen", "go to kitchen", "pick up lighter", "pick up axe", "wait1"]
     expert = Expert(path)

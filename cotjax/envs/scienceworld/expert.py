@@ -11,6 +11,7 @@ an action of this kind comes next, and the action itself:
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Sequence
 
@@ -23,18 +24,28 @@ _WORD = re.compile(r"[a-z0-9]+")
 _SMALL = frozenset({"a", "an", "in", "of", "on", "the", "to", "inventory"})
 
 
+# Things of the simulator that a mistake looks at where they were not seen.
+_THINGS = (
+    "axe", "ceramic cup", "drawing", "fork", "lighter", "metal pot", "painting", "seed jar",
+    "shovel", "sponge", "stopwatch", "thermometer",
+)  # fmt: skip
+
+
 class Expert:
-    """Follows a gold path. The same path and observations give the same thoughts.
+    """Follows a gold path. The same arguments and observations give the same thoughts.
 
     Args:
       path: the actions.
+      seed: of the mistakes.
+      mistakes: share of the steps that look at a thing that was not seen, and so may not be there.
     """
 
-    def __init__(self, path: Sequence[str]):
-        self._path = tuple(path)
+    def __init__(self, path: Sequence[str], seed: int = 0, mistakes: float = 0.0):
+        self._path, self._seed, self._mistakes = tuple(path), seed, mistakes
 
     def start(self, task: str, observation: Observation) -> None:
         self._task, self._taken = task.lower(), 0
+        self._random = random.Random(f"scienceworld expert {self._seed}")
         self._seen: set[str] = set()  # words
         self._rooms: set[str] = set()
 
@@ -55,6 +66,8 @@ class Expert:
             raise EnvError(
                 f"the engine's gold path of {self._taken} actions ended without the goal"
             )
+        if self._random.random() < self._mistakes and (thing := self._unseen(observation)):
+            return Decision(None, f"look at {thing}", mistake=True)
         action = self._path[self._taken]
         thought = f"{self._news(observation)}{self._reason(action)}, so next i {action}."
         self._taken += 1
@@ -65,6 +78,13 @@ class Expert:
         self._seen.update(_WORD.findall(text))
         if room := _ROOM.search(text):
             self._rooms.add(room[1])
+
+    def _unseen(self, observation: Observation) -> str | None:
+        """Return a thing that was not seen; None while the simulator waits for a choice."""
+        if observation.text.startswith("Ambiguous request"):
+            return None
+        things = [thing for thing in _THINGS if not _words(thing) & self._seen]
+        return self._random.choice(things) if things else None
 
     def _news(self, observation: Observation) -> str:
         """Return a sentence about the last answer, or nothing."""

@@ -84,7 +84,7 @@ class ScienceWorld(World):
             raise EnvError(
                 f"{settings.game.id}, gold path: ScienceWorld failed ({error})"
             ) from error
-        return Expert(path)
+        return Expert(path, seed, settings.mistakes)
 
 
 WORLD = ScienceWorld()
