@@ -1,7 +1,11 @@
 """Episodes of search QA as one growing text: written, read back, and played to the same end."""
 
+from pathlib import Path
+
 import pytest
 
+from cotjax.cli.main import main
+from cotjax.data.trajectories import read_trajectories
 from cotjax.envs.search_qa.env import LIMIT, MOST_SEARCHES, SearchQaEnv, result_text
 from cotjax.envs.search_qa.growing import action_of, observation_text, piece_text
 from cotjax.envs.search_qa.library import Page
@@ -67,3 +71,13 @@ def test_a_page_cannot_end_its_results():
     shown = result_text([page])
     assert shown.count("</search_result>") == 1 and shown.endswith(" </search_result>")
     assert "<think>" not in shown and "</think>" not in shown and "‹/think>" in shown
+
+
+def test_slips_are_an_option_of_the_command(games, tmp_path):
+    out = tmp_path / "out.jsonl"
+    command = ["collect", "--world", "search_qa", "--games", str(Path(games[0].path).parent)]
+    assert main([*command, "--slips", "0.5", "--out", str(out), "--workers", "1"]) == 0
+    kept = list(read_trajectories(out))
+    slips = [step for each in kept for step in each.steps if not step.trained]
+    assert len(kept) >= 5 and slips and all(step.thought is None for step in slips)
+    assert main([*command, "--slips", "1", "--out", str(out), "--workers", "1"]) == 2
