@@ -15,6 +15,7 @@ from cotjax.model.kernels import attend_by
 from cotjax.model.layers import REMAT
 from cotjax.model.params import init_params, join_params, param_shardings, split_params
 from cotjax.model.sharding import batch_sharding, make_mesh
+from cotjax.model.shares import Asked, lower
 from cotjax.objectives.supervised import supervised
 from cotjax.sample.sampler import Sampler
 from cotjax.weights.peft import load_peft, save_peft
@@ -120,6 +121,24 @@ def branch_scores(params, mesh):
     return np.array([x for several in scored.values() for ids in several for x in ids])
 
 
+def shares_by_group(params, mesh):
+    """Attention and gradient by group of tokens, of eight rows with two queries each."""
+    draw = np.random.default_rng(2)
+    groups = np.repeat(np.arange(4), 10)[None].repeat(8, axis=0).astype(np.int32)
+    asked = Asked(
+        ids_BT=draw.integers(0, CONFIG.vocab_size, (8, LENGTH)).astype(np.int32),
+        groups_BT=groups,
+        branches_BT=np.zeros((8, LENGTH), np.int32),
+        masked_BT=groups == 2,
+        at_BQ=np.array([[30, 31, LENGTH]] * 8, np.int32),
+    )
+    with jax.set_mesh(mesh):
+        program = lower(CONFIG, mesh, 8, LENGTH, 3, 4, with_gradient=True).compile()
+        found = program(params, jax.device_put(asked, batch_sharding(mesh)))
+    # An id may be as likely as another, up to a bit.
+    return jax.device_get((found.nats_BQ, found.attention_BLR, found.gradient_BLR, found.input_BR))
+
+
 def adapters(mesh):
     """LoRA added on a mesh, sent to a folder and back, and merged: everything lies where the table
     says.
@@ -149,6 +168,7 @@ def main():
     text = texts(reference, ONE)
     scored = branch_scores(reference, ONE)
     merged = adapters(ONE)
+    shares = shares_by_group(reference, ONE)
     for number, (name, mesh) in enumerate(MESHES.items()):
         params = init_params(CONFIG, jax.random.key(0), mesh)
         # The same draws; jax 0.12 fuses their scaling differently for some shard shapes, which
@@ -172,6 +192,9 @@ def main():
         )
         assert texts(params, mesh) == text, name
         np.testing.assert_allclose(branch_scores(params, mesh), scored, atol=1e-4, err_msg=name)
+        if number % 3 == 0:
+            for one, other in zip(shares_by_group(params, mesh), shares, strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5, err_msg=name)
         jax.tree.map(
             lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7),
             adapters(mesh),

@@ -97,6 +97,16 @@ def test_what_does_not_fit_says_so_and_what_would():
     assert "nearest change that fits: --config.train.remat=block" in run.stdout, run.stdout
 
 
+@needs_compiler
+@pytest.mark.slow
+def test_the_probes_of_a_small_model_fit():
+    run = _plan(*SMALL, "--only", "probe")
+    assert run.returncode == 0, run.stdout + run.stderr
+    for name in ("attention", "gradient"):
+        assert f"probe, {name}: fits" in run.stdout, run.stdout
+    assert "train step" not in run.stdout
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -189,13 +199,13 @@ def test_a_config_that_cannot_be_is_one_line(arguments, words):
 
 
 def test_changes_are_overrides_that_the_config_takes():
-    for which in ("train", "sampler"):
+    for which, least in (("train", 4), ("sampler", 4), ("probe", 2)):
         for config in (
             load_config(CONFIGS / "demo.py"),
             load_config(CONFIGS / "qwen3_32b_two_v5e_16x16.py"),
         ):
             found = list(changes(which, config))
-            assert len(found) >= 4 and len(set(found)) == len(found)
+            assert len(found) >= least and len(set(found)) == len(found)
             for overrides in found:
                 load_config(CONFIGS / "demo.py", overrides)
     assert ("train.remat=block",) in changes(
