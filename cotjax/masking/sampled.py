@@ -77,21 +77,45 @@ def roles_from_ids(
         raise MaskError(f"responses must be one of action, chat, not {responses!r}")
     ends = end_texts(tokenizer, tags) if ends is None else tuple(ends)
     written, offsets = _decoded(tokenizer, sample[prompt:].tolist())
+    of_response, reason = response_roles(
+        written, offsets, responses=responses, tags=tags, ends=ends, prefilled=prefilled
+    )
+    roles = np.full(len(sample), Role.PROMPT, np.int8)
+    roles[prompt:] = of_response
+    return SampledRoles(sample, roles, reason)
+
+
+def response_roles(
+    written: str,
+    offsets: Sequence[Span],
+    *,
+    responses: str = "action",
+    tags: Tags = DEFAULT_TAGS,
+    ends: Iterable[str] = (),
+    prefilled: str = "",
+) -> tuple[np.ndarray, str | None]:
+    """Return the roles of sampled tokens by their texts, and why the response is malformed, if so.
+
+    Args:
+      written: the text that was sampled.
+      offsets: [T] (start, end) in characters of each token in it.
+      responses, tags, ends, prefilled: as in `roles_from_ids`.
+
+    Returns:
+      int8 [T], and the reason.
+    """
     text, ahead = prefilled + written, len(prefilled)
-    parts, reason = _parts(text, responses, tags, ends)
+    parts, reason = _parts(text, responses, tags, tuple(ends))
     if reason is not None and not written:
         reason = "empty: nothing was sampled"
     characters = np.full(len(text), Role.REASONING, np.int8)
     for start, end, role in parts:
         characters[start:end] = role
-    roles = np.full(len(sample), Role.PROMPT, np.int8)
-    if offsets:
-        of_response = token_roles(
-            characters, [(ahead + start, ahead + end) for start, end in offsets]
-        )
-        # A token without characters was sampled too.
-        roles[prompt:] = np.where(of_response == Role.PROMPT, Role.REASONING, of_response)
-    return SampledRoles(sample, roles, reason)
+    if not offsets:
+        return np.zeros(0, np.int8), reason
+    roles = token_roles(characters, [(ahead + start, ahead + end) for start, end in offsets])
+    # A token without characters was sampled too.
+    return np.where(roles == Role.PROMPT, Role.REASONING, roles).astype(np.int8), reason
 
 
 def _parts(

@@ -29,6 +29,8 @@ from cotjax.report.summarize import summarize
 from cotjax.report.summary import Arm, Summary
 from cotjax.report.terminal import terminal_table
 from cotjax.report.verdicts import VerdictRow, lead, verdict_row
+from cotjax.report.viewer.make import FOLDER as VIEWER
+from cotjax.report.viewer.make import make_viewer
 from cotjax.rollout.record import PlayedGame, Response, read_record
 from cotjax.runtime.files import write_atomic
 from cotjax.runtime.pages import load_template
@@ -122,7 +124,7 @@ class ShownEpisode:
 
 
 def make_report(run_folder: str | Path, console: Console | None = None) -> Summary:
-    """Write summary.json, figures/*.png and report.html of a run; return the summary.
+    """Write summary.json, figures/*.png, report.html and viewer/ of a run; return the summary.
 
     `console`: prints the terminal's table.
 
@@ -133,6 +135,7 @@ def make_report(run_folder: str | Path, console: Console | None = None) -> Summa
     summary = summarize(run_folder)
     write_figures(summary, run_folder / "figures")
     write_report(run_folder, summary)
+    make_viewer([run_folder], run_folder / VIEWER)
     if console is not None:
         console.print(terminal_table(summary))
     return summary
