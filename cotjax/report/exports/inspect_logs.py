@@ -67,68 +67,71 @@ def _digest(*parts: object) -> str:
 
 
 def _log(run: Path, about: Mapping[str, Any], records: Sequence[Record]) -> Any:
-    from inspect_ai.log import (
-        EvalConfig,
-        EvalDataset,
-        EvalLog,
-        EvalMetric,
-        EvalResults,
-        EvalScore,
-        EvalSpec,
-        EvalStats,
-    )
+    from inspect_ai.log import EvalLog, EvalResults, EvalStats
 
-    first = records[0]
-    samples = [_sample(record) for record in records]
-    scores: dict[str, list[float]] = {}
-    for sample in samples:
-        for name, score in (sample.scores or {}).items():
-            scores.setdefault(name, []).append(float(score.value))
-    means = {name: sum(values) / len(values) for name, values in scores.items()}
-    model = about.get("model") or {}
     created = _when(run)
+    samples = [_sample(record) for record in records]
     return EvalLog(
         status="success",
-        eval=EvalSpec(
-            eval_id=_digest(run.name, _name(first)),
-            run_id=_digest(run.name),
-            task_id=_digest(_name(first)),
-            created=created,
-            task=f"{first.world}, {first.domain}, {first.driver}",
-            task_args={"driver": first.driver, "domain": first.domain},
-            dataset=EvalDataset(
-                name=f"{first.world} {first.domain}",
-                samples=len(samples),
-                sample_ids=sorted({record.game.id for record in records}),
-            ),
-            model=f"cotjax/{first.arm}@{first.checkpoint}",
-            config=EvalConfig(epochs=1 + max(record.sample for record in records)),
-            metadata={
-                "run": run.name,
-                "arm": first.arm,
-                "checkpoint": first.checkpoint,
-                "checkpoint_hash": first.checkpoint_hash,
-                "games_hash": first.games_hash,
-                "elicitation": first.elicitation,
-                "base": str(model.get("base", "")),
-            },
-        ),
+        eval=_spec(run, about, records, created),
         results=EvalResults(
             total_samples=len(samples),
             completed_samples=sum(record.ended != "env_error" for record in records),
-            scores=[
-                EvalScore(
-                    name=name,
-                    scorer=name,
-                    scored_samples=len(scores[name]),
-                    metrics={"mean": EvalMetric(name="mean", value=value)},
-                )
-                for name, value in means.items()
-            ],
+            scores=_means(samples),
         ),
         stats=EvalStats(started_at=created, completed_at=created),
         samples=samples,
     )
+
+
+def _spec(run: Path, about: Mapping[str, Any], records: Sequence[Record], created: str) -> Any:
+    """Return what a log says about all of its samples."""
+    from inspect_ai.log import EvalConfig, EvalDataset, EvalSpec
+
+    first = records[0]
+    return EvalSpec(
+        eval_id=_digest(run.name, _name(first)),
+        run_id=_digest(run.name),
+        task_id=_digest(_name(first)),
+        created=created,
+        task=f"{first.world}, {first.domain}, {first.driver}",
+        task_args={"driver": first.driver, "domain": first.domain},
+        dataset=EvalDataset(
+            name=f"{first.world} {first.domain}",
+            samples=len(records),
+            sample_ids=sorted({record.game.id for record in records}),
+        ),
+        model=f"cotjax/{first.arm}@{first.checkpoint}",
+        config=EvalConfig(epochs=1 + max(record.sample for record in records)),
+        metadata={
+            "run": run.name,
+            "arm": first.arm,
+            "checkpoint": first.checkpoint,
+            "checkpoint_hash": first.checkpoint_hash,
+            "games_hash": first.games_hash,
+            "elicitation": first.elicitation,
+            "base": str((about.get("model") or {}).get("base", "")),
+        },
+    )
+
+
+def _means(samples: Sequence[Any]) -> list[Any]:
+    """Return the mean of each score over the samples that have it."""
+    from inspect_ai.log import EvalMetric, EvalScore
+
+    scores: dict[str, list[float]] = {}
+    for sample in samples:
+        for name, score in (sample.scores or {}).items():
+            scores.setdefault(name, []).append(float(score.value))
+    return [
+        EvalScore(
+            name=name,
+            scorer=name,
+            scored_samples=len(values),
+            metrics={"mean": EvalMetric(name="mean", value=sum(values) / len(values))},
+        )
+        for name, values in scores.items()
+    ]
 
 
 def _when(run: Path) -> str:
