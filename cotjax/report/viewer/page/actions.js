@@ -92,9 +92,9 @@
       const bar = el("span", { class: "bar" });
       bar.style.width = `${Math.max(1, Math.round(100 * byKind[kind][place]))}%`;
       return [
+        el("td", { class: "share" }, bar, `${(100 * byKind[kind][place]).toFixed(0)} %`),
         el("td", {}, viewer.number(logprobs[place])),
         el("td", {}, viewer.number(logprobs[place] / Math.max(1, lengths[place]))),
-        el("td", { class: "share" }, bar, `${(100 * byKind[kind][place]).toFixed(0)} %`),
       ];
     };
     const notes = (command) => [
@@ -103,7 +103,7 @@
       ...kinds.filter((kind) => same(command, step.actions[kind].action)).map((kind) => pill("chosen", `chosen ${SHORT[kind]}`)),
     ];
     const groups = kinds.map((kind) => el("th", { scope: "colgroup", colspan: 3 }, SHORT[kind]));
-    const heads = kinds.flatMap(() => ["log p", "per token", "share"].map((head) => el("th", { scope: "col" }, head)));
+    const heads = kinds.flatMap(() => ["share", "log p", "per token"].map((head) => el("th", { scope: "col" }, head)));
     return el(
       "div",
       { class: "scroll", tabindex: 0, role: "region", "aria-label": "Admissible actions" },
