@@ -24,12 +24,12 @@
       notes.push(pill("won", "the expert's"));
     }
     if (there && given.valid !== false && given.admissible === false) notes.push(pill("lost", "not admissible"));
-    if (kind === said.driver) notes.push(pill("states", "executed"));
+    if (kind === said.driver && given.valid !== false) notes.push(pill("states", "executed"));
     if (against && !same(against.action, given.action)) notes.push(pill("differs", "differs"));
     if (given.logprob !== null && given.logprob !== undefined) {
-      notes.push(el("span", { class: "soft" }, `log p ${viewer.number(given.logprob)}, ${given.length} tokens`));
+      const limit = given.stopped === false ? ", the limit" : "";
+      notes.push(el("span", { class: "soft" }, `log p ${viewer.number(given.logprob)}, ${given.length} tokens${limit}`));
     }
-    if (given.stopped === false) notes.push(el("span", { class: "soft" }, "reached the token limit"));
     let shown = there ? text(given.action, { class: "action" }) : el("span", { class: "soft" }, "none");
     if (!there && given.text) shown = block(given.text, "response");
     if (!there && given.raw) shown = block(given.raw, "response");

@@ -74,7 +74,7 @@
       ["hash of the checkpoint", episode.checkpoint_hash],
       ...Object.entries(elicitation).map(([name, value]) => [viewer.index.elicitation_fields[name] ?? name, value]),
     ];
-    const shown = (value) => (value === null ? "none" : typeof value === "object" ? JSON.stringify(value) : String(value));
+    const shown = (value) => (value === null ? "none" : value === "" ? "(empty)" : typeof value === "object" ? JSON.stringify(value) : String(value));
     return el(
       "details",
       { class: "part" },
