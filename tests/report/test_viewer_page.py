@@ -6,6 +6,8 @@ import pytest
 
 from cotjax.bench.browser import Browser, find_chromium
 from cotjax.bench.viewer import write_made_up
+from cotjax.diagnostics.attention import Attended, AttentionRow
+from cotjax.diagnostics.probe_rows import ProbeHeading
 from cotjax.report.viewer.make import address, make_viewer
 from cotjax.rollout.record import read_record, record_files
 
@@ -259,6 +261,51 @@ def test_tokens_say_role_weight_and_probability(opened, made_up):
     page.run("document.querySelector('#step-0 .tokens').focus()")
     press(page, "ArrowRight", "ArrowRight")
     assert "token 2" in page.run("document.querySelector('#step-0 .token-said').textContent")
+
+
+def test_shares_of_attention_are_bars_and_shade_tokens(opened, tmp_path):
+    write_made_up(tmp_path, 9, steps=1)
+    record = next(
+        record
+        for record in map(read_record, record_files(tmp_path / "records"))
+        if record.driver == "cot" and record.arm == "named"
+    )
+    share = {"observation": 0.5, "reasoning": 0.4, "tags": 0.1}
+    uniform = {"observation": 0.7, "reasoning": 0.1, "tags": 0.2}
+    cot = Attended(
+        nats=0.5, tokens=4, length=80, uniform=uniform, share=share,
+        prompt_by_layer=(0.5,), reasoning_by_layer=(0.4,),
+    )  # fmt: skip
+    row = AttentionRow(
+        driver="cot", game=record.game.id, domain=record.domain, sample=0, turn=0,
+        skipped=None, cot=cot, prompt=None, masked=None, blocked=None,
+    )  # fmt: skip
+    heading = ProbeHeading(
+        probe="attention", arm="named", checkpoint=record.checkpoint, checkpoint_hash="",
+        games_hash="", settings={}, states=1,
+    )  # fmt: skip
+    path = tmp_path / "probes" / "attention" / "named" / f"{record.checkpoint}.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text(heading.model_dump_json() + "\n" + row.model_dump_json() + "\n")
+    index = make_viewer([tmp_path], tmp_path / "viewer").index
+    page = opened(index=index, hash=address(tmp_path.name, record))
+    page.run("viewer.shadeBy('attention')")
+    page.run(
+        "document.querySelectorAll('#step-0 details').forEach((each) => { each.open = true; })"
+    )
+    page.wait("document.querySelector('.share-bar')")
+    said = page.run("[...document.querySelectorAll('.share-bar')].map((bar) => bar.ariaLabel)")
+    assert said[0] == "share: observation 50.0 %, reasoning 40.0 %, tags 10.0 %"
+    colours = page.run(
+        "[...document.querySelectorAll('#step-0 .tokens')[0].children]"
+        ".map((token) => [token.title, token.style.backgroundColor])"
+    )
+    reasoning, tags = (
+        {colour for title, colour in colours if f", {role}," in title}
+        for role in ("reasoning", "action open")
+    )
+    # 0.7 of density / (density + 2), in percent: four times its share, and half of it.
+    assert [each.pop().split("var(--hot) ")[1][:3] for each in (reasoning, tags)] == ["47%", "14%"]
 
 
 @pytest.mark.parametrize("size", SIZES)
