@@ -36,6 +36,12 @@ def add_bench(commands: argparse._SubParsersAction) -> None:
         ("repeats", 3, "how often the page is opened"),
     )
     viewer.set_defaults(run=_viewer)
+    _add_coverage(
+        bench.add_parser(
+            "coverage",
+            help="the report's intervals: how often they hold the truth in simulated studies",
+        )
+    )
     _add_data(bench)
     _add_faults(
         bench.add_parser("faults", help="episodes while environments are killed, hung and garbled")
@@ -70,6 +76,27 @@ def _add_integers(parser: argparse.ArgumentParser, *options: _Option) -> None:
         parser.add_argument(
             f"--{name}", type=int, default=default, help=f"{text} (default {default})"
         )
+
+
+def _add_coverage(coverage: argparse.ArgumentParser) -> None:
+    coverage.add_argument(
+        "--studies", type=int, default=1000, help="simulated studies a row (default 1000)"
+    )
+    coverage.add_argument(
+        "--rules", action="store_true", help="compare rules for games and seeds instead"
+    )
+    coverage.set_defaults(run=_coverage)
+
+
+def _coverage(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from cotjax.bench import coverage
+
+    if arguments.studies < 1:
+        raise UsageError(f"--studies is {arguments.studies}; it must be at least 1")
+    print_rows = coverage.print_rules if arguments.rules else coverage.print_coverage
+    print_rows(arguments.studies, Console().print)
 
 
 def _add_sides(parser: argparse.ArgumentParser, peer: str) -> None:

@@ -59,6 +59,12 @@ def add_stages(commands: Any) -> None:
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         _add_config(command, default="configs/demo.py")
         command.set_defaults(run=run)
+        if name == "study":
+            command.add_argument(
+                "--power",
+                action="store_true",
+                help="say what a study of this size can find, by config.primary, and do nothing",
+            )
         if name == "evaluate":
             _add_model(command)
         if name == "probe":
@@ -188,8 +194,20 @@ def _shipped_config(name: str) -> Path:
 
 
 def _study(arguments: argparse.Namespace) -> None:
+    if arguments.power:
+        _power(arguments)
+        return
     study = _open(arguments, arguments.config)
     _finish(study, study.run())
+
+
+def _power(arguments: argparse.Namespace) -> None:
+    from cotjax.config import load_config
+    from cotjax.study.power import power_of, power_text
+
+    config = load_config(arguments.config, arguments.overrides)
+    for power in power_of(config, studies=400):
+        print(power_text(config, power))
 
 
 def _train(arguments: argparse.Namespace) -> None:

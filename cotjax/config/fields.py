@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from cotjax.config.playing import evaluate, probes
+from cotjax.config.playing import evaluate, primary, probes
 from cotjax.envs.worlds import IN_DOMAIN, OOD, World, load_world
 
 # Fields that name a file or a folder: `~` and `$NAME` are expanded in them, and URLs are refused.
@@ -58,6 +58,7 @@ def default_config(world: str = "alfworld") -> ConfigDict:
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     config.evaluate = evaluate()
     config.probes = probes()
+    config.primary = primary()
     # Locked, so that a config file cannot set an unknown field.
     return config.lock()
 

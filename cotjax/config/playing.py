@@ -75,6 +75,26 @@ def evaluate() -> ConfigDict:
     return evaluate
 
 
+def primary() -> ConfigDict:
+    """Return what the verdicts of the report are about, fixed before anything is measured."""
+    primary = ConfigDict()
+    # By what a gain is placed: "d3" (success of whole episodes) or "d1" (agreement with the expert
+    # on its states, which needs fewer games, and can be right where no episode is won).
+    primary.measure = "d3"
+    # With reasoning and without: ("cot", "prompt"), or their constrained kinds.
+    primary.kinds = ("cot", "prompt")
+    # The gap is said to have stayed where its change is shown to be less than this (share: 0.1 is
+    # 10 points) to either side.
+    primary.margin = 0.1
+    # What `cotjax study --power` assumes: the rates of both kinds at the base and at the end, the
+    # expert states of a game (D1), and the deviation over training seeds in logits.
+    primary.assumed_base = (0.3, 0.25)
+    primary.assumed_last = (0.7, 0.4)
+    primary.assumed_states = 7
+    primary.assumed_deviation = 0.3
+    return primary
+
+
 def probes() -> ConfigDict:
     probes = ConfigDict()
     probes.conflict = _conflict()

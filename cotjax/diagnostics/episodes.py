@@ -119,6 +119,9 @@ def count(path: Path, record: Record) -> EpisodeCounts:
         if record.driver != "reference":
             counts[f"d3_{record.driver}"] = (float(record.success), 1)
             counts[f"steps_{record.driver}"] = (float(len(record.steps)), 1)
+            scores = [turn.score for turn in record.steps if turn.score is not None]
+            if scores and record.driver in ("cot", "prompt"):
+                counts[f"score_{record.driver}"] = (scores[-1], 1)
     return EpisodeCounts(
         path=path,
         world=record.world,

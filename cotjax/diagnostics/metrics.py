@@ -5,8 +5,8 @@ A record's driver says whose actions were played: a kind of action ("cot", "prom
 `cotjax.diagnostics.episodes` says how a state is judged.
 
 The gap pairs games: a game that either mode lacks, or that broke in one, is excluded from it. An
-episode is paired with the one of the same game and sample number; a game's samples count as one
-game, for they are not independent.
+episode is paired with the one of the same seed, game and sample number; a game's samples count as
+one game, for they are not independent. The base has no seed: it goes with each.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,10 +24,13 @@ from cotjax.diagnostics.episodes import EpisodeCounts
 from cotjax.diagnostics.metric import Metric
 from cotjax.diagnostics.probe_rows import Measured
 from cotjax.diagnostics.probes import PROBE_DIFFERENCES, PROBE_METRICS
-from cotjax.diagnostics.statistics import Estimate
+from cotjax.diagnostics.statistics import Combination, Estimate
 
 # (game, sample) -> [total, number of states or episodes].
 Cells = dict[tuple[str, int], list[float]]
+# A training seed, or the name of an arm whose seed is not known; None: that of no seed.
+Seed = int | str | None
+T = TypeVar("T")
 
 
 METRICS = {
@@ -106,6 +111,11 @@ METRICS = {
         "steps per episode, by constrained prompt actions", "prompt_constrained", "mean"
     ),
     "steps_instructed": Metric("steps per episode, instructed", "instructed", "mean"),
+    # How far episodes get, where the environment says so.
+    "score_cot": Metric("share of the goal reached, CoT-driven episodes", "cot", "mean", 1.0),
+    "score_prompt": Metric(
+        "share of the goal reached, prompt-driven episodes", "prompt", "mean", 1.0
+    ),
     "new_tokens_cot": Metric("new tokens per CoT response", "cot", "mean"),
     "new_tokens_prompt": Metric("new tokens per prompt response", "prompt", "mean"),
     "new_tokens_instructed": Metric("new tokens per instructed response", "instructed", "mean"),
@@ -165,18 +175,19 @@ class Point:
         for name, value in state.counts.items():
             self._count(name, (state.game, state.sample), value, 1)
 
+    @property
+    def by_seed(self) -> Mapping[Seed, Point]:
+        """What was counted, as that of no seed in particular."""
+        return {None: self}
+
+    @property
+    def together(self) -> Point:
+        """The point itself, as `Pool.together`."""
+        return self
+
     def estimate(self, name: str) -> Estimate:
         """Return a metric, or a difference of two (DIFFERENCES), with its interval."""
-        if name in DIFFERENCES:
-            return contrast([(1, self, name)])
-        cells = self.cells.get(name, {})
-        totals, counts = by_game(cells, cells)
-        if METRICS[name].kind == "rate":
-            return statistics.rate(totals, counts)
-        upper = METRICS[name].upper
-        if upper is None:
-            upper = self.max_steps if name.startswith("steps") else self.longest_response
-        return statistics.mean(totals, counts, upper, METRICS[name].low)
+        return _estimate(self, name)
 
     def _count(self, metric: str, key: tuple[str, int], total: float, n: int) -> None:
         cell = self.cells.setdefault(metric, {}).setdefault(key, [0.0, 0])
@@ -184,8 +195,35 @@ class Point:
         cell[1] += n
 
 
-# Terms of a signed sum: (+1 or -1, point, metric).
-Signed = Sequence[tuple[int, Point, str]]
+@dataclass(frozen=True)
+class Pool:
+    """One (arm, checkpoint, domain) under each of the arm's seeds.
+
+    Attributes:
+      by_seed: seed -> what was counted; None for what belongs to every seed (the base).
+    """
+
+    by_seed: Mapping[Seed, Point]
+
+    def estimate(self, name: str) -> Estimate:
+        """Return a metric, or a difference of two, with its interval over games and seeds."""
+        return _estimate(self, name)
+
+    @cached_property
+    def together(self) -> Point:
+        """Sums over the seeds of all that is not estimated."""
+        whole = Point()
+        for point in self.by_seed.values():
+            for driver, ended in point.ended.items():
+                whole.ended.setdefault(driver, Counter()).update(ended)
+            for kind, reasons in point.invalid.items():
+                whole.invalid.setdefault(kind, Counter()).update(reasons)
+            whole.env_faults.update(point.env_faults)
+        return whole
+
+
+# Terms of a weighted sum: (weight, where, metric).
+Signed = Sequence[tuple[float, Point | Pool, str]]
 
 
 def points(
@@ -204,48 +242,103 @@ def points(
 
 
 def contrast(signed: Signed) -> Estimate:
-    """Return a signed sum of rates (or gaps) of several points, paired by game and sample.
+    """Return a signed sum of metrics, paired by seed, game and sample.
 
     Example: [(1, last, "gap"), (-1, base, "gap")] is the change of the gap.
     """
-    return statistics.contrast(_terms(signed))
+    combined = combine(signed)
+    return statistics.NOTHING if combined is None else combined.estimate()
+
+
+def combine(signed: Signed) -> Combination | None:
+    """Return a weighted sum of metrics, with its tests; None where no game has all of them."""
+    low, upper = _limits([point for _, point, _ in signed], signed[0][2])
+    return statistics.combine(terms_of(signed), upper - low)
 
 
 def contrast_p(signed: Signed) -> float | None:
-    """Return the p-value of a contrast's exact sign test over games; None without games.
+    """Return the p-value of a contrast; None without games.
 
-    With one episode per game it is McNemar's test.
+    With one seed, that of the exact sign test over games (with one episode per game: McNemar's
+    test); with several, the one that belongs to the interval over games and seeds.
     """
-    terms = _terms(signed)
+    terms = terms_of(signed)
     measured = np.all([counts > 0 for _, _, counts in terms], axis=0)
     if not measured.any():
         return None
+    if len(measured) > 1:
+        combined = combine(signed)
+        return None if combined is None else combined.p
     rates = [sign * totals[measured] / counts[measured] for sign, totals, counts in terms]
     return statistics.sign_test(np.sum(rates, axis=0))
 
 
-def _terms(signed: Signed) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """Return (sign, totals by game, counts by game) of each term, over the games of all terms."""
-    flat: list[tuple[int, Cells]] = []
-    for sign, point, name in signed:
+def _estimate(where: Point | Pool, name: str) -> Estimate:
+    if name in DIFFERENCES:
+        return contrast([(1, where, name)])
+    ((_, totals, counts),) = terms_of([(1, where, name)])
+    if METRICS[name].kind == "rate":
+        return statistics.rate(totals, counts)
+    low, upper = _limits([where], name)
+    return statistics.mean(totals, counts, upper, low)
+
+
+def _limits(where: Sequence[Point | Pool], name: str) -> tuple[float, float]:
+    """Return the least and the most that a metric's average can be."""
+    metric = METRICS[name]
+    if metric.kind != "mean":
+        return 0.0, 1.0
+    if metric.upper is not None:
+        return metric.low, metric.upper
+    seen = [point for each in where for point in each.by_seed.values()]
+    if name.startswith("steps"):
+        return metric.low, max(point.max_steps for point in seen)
+    return metric.low, max(point.longest_response for point in seen)
+
+
+def terms_of(signed: Signed) -> list[tuple[float, np.ndarray, np.ndarray]]:
+    """Return (weight, totals, counts) of each term, [seeds, games], of what all terms share."""
+    flat: list[tuple[float, dict[Seed, Cells]]] = []
+    for weight, where, name in signed:
         first, *second = DIFFERENCES.get(name, (name,))
-        flat.append((sign, point.cells.get(first, {})))
-        flat += [(-sign, point.cells.get(other, {})) for other in second]
-    in_all = shared_keys([cells for _, cells in flat])
-    return [(sign, *by_game(cells, in_all)) for sign, cells in flat]
+        for sign, metric in ((1, first), *((-1, other) for other in second)):
+            of_seeds = {seed: each.cells.get(metric, {}) for seed, each in where.by_seed.items()}
+            flat.append((sign * weight, of_seeds))
+    rows = paired_seeds([of_seeds for _, of_seeds in flat])
+    keys = [shared_keys(row) for row in rows]
+    games = sorted({game for row in keys for game, _ in row})
+    tables = np.zeros((len(flat), 2, len(rows), len(games)))
+    place = {game: number for number, game in enumerate(games)}
+    for number, (row, shared) in enumerate(zip(rows, keys, strict=True)):
+        for term, cells in enumerate(row):
+            for key in shared:
+                tables[term, :, number, place[key[0]]] += cells[key]
+    return [
+        (weight, totals, counts) for (weight, _), (totals, counts) in zip(flat, tables, strict=True)
+    ]
+
+
+def paired_seeds(terms: Sequence[Mapping[Seed, T]]) -> list[list[T]]:
+    """Return what each term has under each seed that all of them have.
+
+    What belongs to every seed goes with each. Where seeds are known, but none is shared, they are
+    paired in order: they have nothing in common that would be lost.
+    """
+    own = [list(each) for each in terms if None not in each]
+    if not own:
+        return [[each[None] for each in terms]]
+    shared = [seed for seed in own[0] if all(seed in each for each in own)]
+    if shared:
+        rows = [[seed] * len(own) for seed in shared]
+    else:
+        rows = [list(row) for row in zip(*own, strict=False)]
+    paired = []
+    for row in rows:
+        seeds = iter(row)
+        paired.append([each[None] if None in each else each[next(seeds)] for each in terms])
+    return paired
 
 
 def shared_keys(cells: Sequence[Cells]) -> list[tuple[str, int]]:
     """Return the (game, sample) that all of these metrics were counted on, in order."""
     return sorted(set.intersection(*({key for key, (_, n) in each.items() if n} for each in cells)))
-
-
-def by_game(
-    cells: Mapping[tuple[str, int], Sequence[float]], keys: Iterable[tuple[str, int]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (totals, counts) by game of the cells at `keys`, each game's samples added up."""
-    games: dict[str, np.ndarray] = {}
-    for key in keys:
-        games[key[0]] = games.get(key[0], np.zeros(2)) + cells[key]
-    totals, counts = np.array(list(games.values())).reshape(-1, 2).T
-    return totals, counts

@@ -1,33 +1,32 @@
-"""Intervals for rates and for their differences, when the games are the sample.
+"""Intervals for rates, means and their differences, where games and training seeds are the sample.
 
-Everything here works on one number per game: `totals[g]` (hits, tokens, steps) out of `counts[g]`
-(states or episodes of game g). The value is the ratio sum(totals) / sum(counts). States of one game
-are not independent, so games are what is resampled. All intervals are 95 %.
-
-Which interval is used where:
+Everything here works on one number per seed and game: `totals[s, g]` (hits, tokens, steps) out of
+`counts[s, g]` (states or episodes of game g under seed s). The value is the ratio
+sum(totals) / sum(counts). What has no seed (the base model) has one row. All intervals are 95 %,
+and all are formulas: the same numbers give the same interval, with no random draw.
 
 | quantity | interval |
 |---|---|
-| success rate, one episode per game | Wilson (1927) |
-| share of states | Wilson with the effective number of states: n over the design effect (1) |
-| mean over states or episodes | cluster bootstrap over games, expanded percentile (2) |
-| difference on the same games, one episode per game | Bonett and Price (3) |
-| difference on the same games, over states | the wider of (2), paired, and (3) over states |
-| few games, or equal values in all games | rows one and four, with n = number of games |
+| rate, one episode per game, one seed | Wilson (1927) |
+| rate otherwise | Wilson with the effective number of states: n over the design effect (1) |
+| mean | t, as if one more state were at each of its limits (2) |
+| signed sum of ratios on the same games (gap, change, difference) | t, with added pairs (3) |
 
-(1) Kish 1965, with t for few games: Korn and Graubard 1998. (2) Hesterberg 2015. (3) Bonett and
-Price 2012, for paired proportions.
+The spread is that of `cotjax.diagnostics.crossed`: over games with one seed, over games and seeds
+with more.
 
-The last row is needed because equal values have no spread to resample: 60 wins in 60 games do not
-prove a rate of 1. The design effect in row two and the floor in row five are needed because a
-bootstrap misses rare events that were not seen: 4 discordant games of 60, all one way, have an
-exact p of 0.125, but a bootstrap's interval excludes 0. In simulations the intervals of rows one,
-two, four and five held the true value 91 % of the time or more; the worst (86 to 90 %) were shares
-of 1 to 2 % that occur in a handful of games.
+(1) Kish 1965; with t for few games: Korn and Graubard 1998. (2) As Agresti and Coull 1998 do for a
+rate. (3) Bonett and Price 2012: one more state that goes up, and one that goes down. Where the
+states of a game move together, so do the added ones.
+
+60 wins in 60 games do not prove a rate of 1, and no difference does not prove that two arms are
+equal: the spread that is seen cannot be all that counts. So what is seen is weighed against an
+assumption, by the number of events, without a jump: the first failure never narrows an interval.
+Assumed is that states of a game agree a little (LIKENESS), which matters where events are few.
 
 Sources: Wilson 1927, JASA 22:209. Kish 1965, Survey Sampling. Korn and Graubard 1998, Survey
-Methodology 24:193 (score intervals with an effective sample size and its t adjustment). Hesterberg
-2015, The American Statistician 69:371. Bonett and Price 2012, J. Educational and Behavioral
+Methodology 24:193 (score intervals with an effective sample size and its t adjustment). Agresti and
+Coull 1998, The American Statistician 52:119. Bonett and Price 2012, J. Educational and Behavioral
 Statistics 37:479. McNemar 1947, Psychometrika 12:153 (exact form: a sign test on the discordant
 pairs).
 """
@@ -36,16 +35,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from scipy import stats
 
-Numbers = Sequence[float] | np.ndarray  # one per game
+from cotjax.diagnostics.crossed import Spread, crossed_spread
+
+# One per game, or [seeds, games].
+Numbers = Sequence[float] | np.ndarray
+# Weight, totals and counts of one ratio of a sum.
+Term = tuple[float, Numbers, Numbers]
 
 LEVEL = 0.95
-RESAMPLES = 10_000
-SEED = 0
+# Correlation of two states of a game that is assumed where no events show it.
+LIKENESS = 0.1
 _Z = float(stats.norm.ppf(0.5 + LEVEL / 2))
 
 
@@ -57,6 +60,7 @@ class Estimate:
       value, low, high: None where nothing was measured; never nan.
       n: number of states or episodes.
       games: number of games that they come from.
+      seeds: number of training seeds that they come from; 1 for what has none.
     """
 
     value: float | None
@@ -64,6 +68,7 @@ class Estimate:
     high: float | None
     n: int
     games: int
+    seeds: int = 1
 
     @property
     def measured(self) -> bool:
@@ -81,6 +86,43 @@ class Estimate:
 NOTHING = Estimate(None, None, None, 0, 0)
 
 
+@dataclass(frozen=True)
+class Combination:
+    """A weighted sum of ratios, and what its interval and its tests follow from.
+
+    Attributes:
+      value: the sum.
+      centre: middle of its interval: the value with the added pairs, nearer to 0.
+      spread: of the centre.
+      reach: the sum is within -reach..reach.
+      n, games, seeds: as in `Estimate`.
+    """
+
+    value: float
+    centre: float
+    spread: Spread
+    reach: float
+    n: int
+    games: int
+    seeds: int
+
+    def estimate(self) -> Estimate:
+        """Return the value with its 95 % interval."""
+        half = self.spread.half()
+        low = max(min(self.centre - half, self.value), -self.reach)
+        high = min(max(self.centre + half, self.value), self.reach)
+        return Estimate(self.value, low, high, self.n, self.games, self.seeds)
+
+    def p_above(self, bound: float) -> float:
+        """Return the one-sided p-value of a sum above `bound`."""
+        return self.spread.p_above(self.centre - bound)
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of a sum other than 0: below 0.05 where the interval excludes 0."""
+        return 2 * self.spread.p_above(abs(self.centre))
+
+
 def wilson(value: float, n: float) -> tuple[float, float]:
     """Return Wilson's score interval of a proportion `value` over `n` trials.
 
@@ -95,20 +137,6 @@ def wilson(value: float, n: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def bonett_price(net: float, discordant: float, n: float) -> tuple[float, float]:
-    """Return the adjusted Wald interval of a paired difference `net / n`.
-
-    `discordant`: sum of squares of the n paired differences. For paired binary outcomes `net` is
-    b - c and `discordant` is b + c. The adjustment adds one pair of each discordant kind, so the
-    interval has a width even when no pair differs. The same two pairs are added to differences
-    beyond -1..1 (a change of a gap).
-    """
-    centre = net / (n + 2)
-    variance = max((discordant + 2) / (n + 2) - centre**2, 0.0)
-    half = _Z * np.sqrt(variance / (n + 2))
-    return float(centre - half), float(centre + half)
-
-
 def sign_test(differences: Numbers) -> float:
     """Return the two-sided exact p-value of "games go one way as often as the other".
 
@@ -120,123 +148,154 @@ def sign_test(differences: Numbers) -> float:
 
 
 def rate(totals: Numbers, counts: Numbers) -> Estimate:
-    """Return a proportion: `totals[g]` hits among the `counts[g]` states or episodes of game g.
+    """Return a proportion: `totals` hits among `counts` states or episodes, by (seed and) game.
 
     Games without a count are excluded.
     """
     totals, counts = _counted(totals, counts)
-    games, n = len(counts), int(counts.sum())
-    if not games:
+    if not counts.size:
         return NOTHING
+    (seeds, games), n = counts.shape, float(counts.sum())
     value = float(totals.sum() / n)
-    size = (
-        games
-        if n == games or _too_uniform(totals / counts, 5)
-        else _effective_size(value, totals, counts)
-    )
-    return Estimate(value, *wilson(value, size), n, games)
+    low, high = wilson(value, _effective_size(value, totals, counts))
+    return Estimate(value, min(low, value), max(high, value), int(n), games, seeds)
 
 
 def mean(totals: Numbers, counts: Numbers, upper: float, low: float = 0.0) -> Estimate:
-    """Return the mean of a quantity from `low` to `upper`, from totals and counts by game.
-
-    Where the games' means are equal, or few, the interval is Wilson's of the place between both
-    limits: as wide for a value on a limit, and for one in the middle, as a share's would be.
-    """
+    """Return the mean of a quantity from `low` to `upper`, from totals and counts."""
     totals, counts = _counted(totals, counts)
-    if not len(counts):
+    if not counts.size:
         return NOTHING
-    value, by_game = float(totals.sum() / counts.sum()), totals / counts
-    if _too_uniform(by_game):
-        low = min(low, float(by_game.min()))
-        span = max(upper - low, float(by_game.max()) - low, 1e-9)
-        place = min(max((value - low) / span, 0.0), 1.0)
-        ends = [low + span * edge for edge in wilson(place, len(counts))]
-    else:
-        ends = list(_bootstrap([(1, totals, counts)]))
-    return Estimate(value, min(ends[0], value), max(ends[1], value), int(counts.sum()), len(counts))
+    (seeds, games), n = counts.shape, float(counts.sum())
+    value = float(totals.sum() / n)
+    low, upper = min(low, value), max(upper, value)
+    most = _most_together(counts.sum(0))
+    units = n / (most if games == 1 else _assumed(most))
+    kept = float(units / (units + 2))
+    added = ((upper - value) ** 2 + (value - low) ** 2) / (units + 2) ** 2
+    centre = kept * value + (low + upper) / (units + 2)
+    half = crossed_spread((totals - value * counts) / n).times(kept).plus(added).half()
+    ends = max(centre - half, low), min(centre + half, upper)
+    return Estimate(value, min(ends[0], value), max(ends[1], value), int(n), games, seeds)
 
 
-def contrast(
-    terms: Sequence[tuple[int, Numbers, Numbers]],
-) -> Estimate:
-    """Return a signed sum of proportions that were measured on the same games.
+def contrast(terms: Sequence[Term], span: float = 1.0) -> Estimate:
+    """Return a signed sum of ratios that were measured on the same games.
 
-    Each term is (+1 or -1, totals by game, counts by game). Two terms are a paired difference (the
-    gap; an arm against another), four are a change of a difference. A game without a count in any
-    term is excluded. `n` is the smallest term's number of states.
+    Each term is (+1 or -1, totals, counts). Two terms are a paired difference (the gap; an arm
+    against another), four are a change of a difference. `n` is the number of states of the smallest
+    term.
+
+    Args:
+      span: upper limit minus lower limit of what is averaged; 1 for rates.
     """
-    signs = [sign for sign, _, _ in terms]
-    totals = [np.asarray(t, dtype=float) for _, t, _ in terms]
-    counts = [np.asarray(c, dtype=float) for _, _, c in terms]
-    measured = np.all([c > 0 for c in counts], axis=0)
-    if not measured.any():
-        return NOTHING
-    totals, counts = [t[measured] for t in totals], [c[measured] for c in counts]
-    games = int(measured.sum())
-    value = float(sum(s * t.sum() / c.sum() for s, t, c in zip(signs, totals, counts, strict=True)))
-    differences = sum(s * t / c for s, t, c in zip(signs, totals, counts, strict=True))
-    n = int(min(c.sum() for c in counts))
-    if n == games or _too_uniform(differences):
-        low, high = bonett_price(differences.sum(), (differences**2).sum(), games)
-    else:
-        states = np.min(counts, axis=0)
-        # Of each game, the net number of states that differ.
-        discordant = np.abs(differences * states).sum()
-        floor = bonett_price(value * states.sum(), discordant, states.sum())
-        low, high = _union(_bootstrap(list(zip(signs, totals, counts, strict=True))), floor)
-    reach = len(terms) / 2
-    return Estimate(value, max(min(low, value), -reach), min(max(high, value), reach), n, games)
+    combined = combine(terms, span)
+    return NOTHING if combined is None else combined.estimate()
+
+
+def combine(terms: Sequence[Term], span: float = 1.0) -> Combination | None:
+    """Return a weighted sum of ratios; None where no game was measured in every term."""
+    ratios = Ratios([(totals, counts) for _, totals, counts in terms], span)
+    return ratios.combine([weight for weight, _, _ in terms])
+
+
+class Ratios:
+    """Ratios on the same games, of which weighted sums are estimated.
+
+    What has one row has no seed, and goes with every seed of the others. A game under a seed
+    without a count in any of them is excluded.
+
+    Args:
+      sums: totals and counts of each.
+      span: upper limit minus lower limit of what is averaged; 1 for rates.
+    """
+
+    def __init__(self, sums: Sequence[tuple[Numbers, Numbers]], span: float = 1.0) -> None:
+        arrays = [np.atleast_2d(each).astype(float) for both in sums for each in both]
+        # [2 ratios, seeds, games], totals and counts in turn
+        stacked = np.stack(np.broadcast_arrays(*arrays))
+        totals, counts = stacked[0::2] / span, stacked[1::2]
+        measured = np.asarray((counts > 0).all(0))
+        seen = np.ix_(np.arange(len(sums)), measured.any(1), measured.any(0))
+        totals, counts = (
+            np.where(measured, totals, 0.0)[seen],
+            np.where(measured, counts, 0.0)[seen],
+        )
+        self._span = span
+        self.seeds, self.games = counts.shape[1:]
+        if self.games:
+            whole = counts.sum((1, 2), keepdims=True)
+            rates = totals.sum((1, 2), keepdims=True) / whole
+            self._rates = rates[:, 0, 0]
+            self._influence = (totals - rates * counts) / whole
+            self._by_game = totals.sum(1) / counts.sum(1)
+            self._states = counts.min(0).sum(0)
+            self._n = int(whole.min())
+
+    def combine(self, weights: Sequence[float]) -> Combination | None:
+        """Return the sum with these weights; None where there is no game."""
+        if not self.games:
+            return None
+        weighing = np.asarray(weights, dtype=float)
+        spread = crossed_spread(np.tensordot(weighing, self._influence, 1))
+        moved = weighing @ self._by_game * self._states / max(np.abs(weighing).max(), 1e-300)
+        units = self._states.sum() / _move_together(moved, self._states)
+        kept = float(units / (units + 2))
+        # One state up and one down for each pair of terms.
+        pairs = float(weighing @ weighing) / (units + 2) ** 2
+        value = float(weighing @ self._rates) * self._span
+        return Combination(
+            value=value,
+            centre=value * kept,
+            spread=spread.times(kept).plus(pairs).times(self._span),
+            reach=float(np.abs(weighing).sum()) / 2 * self._span,
+            n=self._n,
+            games=self.games,
+            seeds=self.seeds,
+        )
 
 
 def _counted(totals: Numbers, counts: Numbers) -> tuple[np.ndarray, np.ndarray]:
-    """Return the games that have a count."""
-    totals, counts = np.asarray(totals, dtype=float), np.asarray(counts, dtype=float)
-    return totals[counts > 0], counts[counts > 0]
-
-
-def _too_uniform(by_game: np.ndarray, fewest: int = 10) -> bool:
-    return len(by_game) < fewest or float(np.ptp(by_game)) < 1e-9
+    """Return [seeds, games] of both, without the games and seeds that have no count."""
+    totals, counts = np.atleast_2d(totals).astype(float), np.atleast_2d(counts).astype(float)
+    games, seeds = (counts > 0).any(0), (counts > 0).any(1)
+    return totals[seeds][:, games], counts[seeds][:, games]
 
 
 def _effective_size(value: float, totals: np.ndarray, counts: np.ndarray) -> float:
-    """Return how many independent states would give this ratio its variance over games.
-
-    At most the number of states.
-    """
-    games, n = len(counts), counts.sum()
-    variance = ((totals - value * counts) ** 2).sum() * games / (games - 1) / n**2
-    widening = (stats.t.ppf(0.5 + LEVEL / 2, games - 1) / _Z) ** 2
-    return float(min(n, value * (1 - value) / (variance * widening)))
-
-
-def _union(first: tuple[float, float], second: tuple[float, float]) -> tuple[float, float]:
-    return min(first[0], second[0]), max(first[1], second[1])
-
-
-def _bootstrap(terms: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> tuple[float, float]:
-    """Return the expanded percentile interval of sum_i sign_i * ratio_i.
-
-    The games of all terms are resampled together, RESAMPLES times with a fixed seed. The
-    percentiles are those of a t with games - 1 degrees of freedom, times
-    sqrt(games / (games - 1)): a plain percentile interval is too narrow for few games (Hesterberg
-    2015, section 4.3).
-    """
-    games = len(terms[0][1])
-    weights = _resamples(games)
-    sums = weights @ np.stack(
-        [column for _, totals, counts in terms for column in (totals, counts)], axis=1
-    )
-    values = sum(sign * sums[:, 2 * i] / sums[:, 2 * i + 1] for i, (sign, _, _) in enumerate(terms))
-    tail = stats.norm.cdf(-np.sqrt(games / (games - 1)) * stats.t.ppf(0.5 + LEVEL / 2, games - 1))
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return float(low), float(high)
+    """Return how many independent states would give this rate its variance."""
+    n, most = counts.sum(), _most_together(counts.sum(0))
+    if most == 1 or counts.shape[1] == 1:
+        return float(n / most)
+    events = n * min(value, 1 - value)
+    seen = 1.0
+    if events > 0:
+        reach = crossed_spread((totals - value * counts) / n).half()
+        seen = (reach / _Z) ** 2 / (value * (1 - value) / n)
+    if len(counts) == 1:
+        seen = min(seen, most)
+    assumed = _assumed(most)
+    weight = 3 * (assumed - 1) + 1
+    effect = (events * max(seen, 1.0) + weight * assumed) / (events + weight)
+    return float(n / effect)
 
 
-@lru_cache(maxsize=2)
-def _resamples(games: int) -> np.ndarray:
-    """Return [RESAMPLES, games]: how often each game is drawn."""
-    drawn = np.random.default_rng(SEED).multinomial(
-        games, np.full(games, 1 / games), size=RESAMPLES
-    )
-    return drawn.astype(float)
+def _move_together(moved: np.ndarray, states: np.ndarray) -> float:
+    """Return how many states move as one: of each game, those that `moved` are known."""
+    most = _most_together(states)
+    if len(states) == 1:
+        return most
+    assumed = _assumed(most)
+    # At half of this weight, one state that moves would not narrow the interval either.
+    weight = 8 * assumed * (assumed - 1) + 1
+    together = ((moved**2).sum() + weight * assumed) / (np.abs(moved).sum() + weight)
+    return float(min(max(together, 1.0), max(most, 1.0)))
+
+
+def _most_together(states: np.ndarray) -> float:
+    """Return how many states of a game move as one where all of them do (Kish)."""
+    return float((states**2).sum() / states.sum())
+
+
+def _assumed(most: float) -> float:
+    return 1 + (most - 1) * LIKENESS

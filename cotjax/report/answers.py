@@ -1,9 +1,9 @@
 """The study's questions, answered in sentences that follow from the intervals of a summary.
 
-Where a gain landed follows from the interval of its share (`cotjax.report.verdicts`). A difference
-between arms is called higher or lower only where its 95 % interval excludes 0. A rate below 5 % or
-above 95 % on both sides gets no verdict. With several seeds, the interval over seeds must exclude 0
-too.
+Where a gain landed is the verdict of `cotjax.report.verdicts`. All else is described: a difference
+is called higher or lower where its own 95 % interval excludes 0, which is no verdict, for nothing
+is corrected for the number of comparisons. A rate below 5 % or above 95 % on both sides is not
+compared.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from cotjax.diagnostics.share import FLOOR
 from cotjax.diagnostics.statistics import Estimate
 from cotjax.report.arms import differs_by_dropping
 from cotjax.report.labels import capitalize, domain_label, p_text, percent, points
-from cotjax.report.summary import ArmDifference, PointSummary, Summary
+from cotjax.report.rows import ArmDifference
+from cotjax.report.summary import PointSummary, Summary
 from cotjax.report.verdicts import measure, why
 from cotjax.report.warnings import cannot_differ
 
@@ -82,7 +83,7 @@ def _elsewhere(summary: Summary, arm: str, domain: str) -> Finding | None:
         for row in summary.placements
         if (row.arm, row.domain) == (arm, domain) and not row.primary
     ]
-    texts = [f"by {measure(row)}, {row.placement.verdict}: {why(row)}" for row in rows]
+    texts = [f"by {measure(row)}: {why(row)}" for row in rows]
     return Finding(_where(summary, arm, domain), " ".join(map(capitalize, texts))) if rows else None
 
 
@@ -110,7 +111,7 @@ def _help(summary: Summary, arm: str, domain: str) -> Finding:
             for name in ("revision_helpful", "revision_harmful")
         )
         verdict = _direction(
-            net, "helps more than it harms", "harms more than it helps", "no clear net effect"
+            net, "helps more than it harms", "harms more than it helps", "no net effect shown"
         )
         parts.append(
             f"on expert states, {verdict}: helpful in {helpful}, harmful in {harmful}, net "
@@ -121,7 +122,7 @@ def _help(summary: Summary, arm: str, domain: str) -> Finding:
         if _extreme([point, point], ("d3_cot", "d3_prompt")):
             parts.append("over whole episodes, both kinds of action win under 5 % or over 95 %")
         else:
-            verdict = _direction(gap, "it wins games", "it loses games", "no clear effect")
+            verdict = _direction(gap, "it wins games", "it loses games", "no effect shown")
             test = "" if point.gap_p is None else f", exact {p_text(point.gap_p)}"
             parts.append(f"over whole episodes, {verdict}: gap {points(gap)}{test}")
     return Finding(where, "; ".join(parts) + "." if parts else "not measured.")
@@ -143,34 +144,31 @@ def _differences(summary: Summary, arms: list[str]) -> tuple[Finding, ...]:
 
 
 def _compare(summary: Summary, arm: str, domain: str) -> str:
-    """Return the clear differences, the others, and what is too near 0 or 1 to differ."""
+    """Return what is higher or lower, what is not told apart, and what is too near 0 or 1."""
     ends = [summary.last(name, domain) for name in (arm, summary.arms[arm].minus or "")]
     known = [point for point in ends if point is not None]
-    clear, unclear, extreme = [], [], []
+    apart, alike, extreme = [], [], []
     for metric, name in _CHANGES.items():
         row = summary.arm_difference(arm, domain, metric)
         if row is None:
             continue
         if _extreme(known, (metric,)):
             extreme.append(name)
-        elif row.sure:
+        elif row.excludes_zero:
             direction = _direction(row.estimate, "higher", "lower", "")
-            clear.append(f"{name} is {direction} ({points(row.estimate)}{_over_seeds(row)})")
+            apart.append(f"{name} is {direction} ({points(row.estimate)}{_seeds(row)})")
         else:
-            unclear.append(f"{name} ({points(row.estimate)}{_over_seeds(row)})")
-    parts = [", ".join(clear)] if clear else []
-    if unclear:
-        parts.append("no clear difference in " + ", ".join(unclear))
+            alike.append(f"{name} ({points(row.estimate)}{_seeds(row)})")
+    parts = [", ".join(apart)] if apart else []
+    if alike:
+        parts.append("not told apart: " + ", ".join(alike))
     if extreme:
         parts.append(f"under 5 % or over 95 % on both sides: {', '.join(extreme)}")
     return "; ".join(parts) + "." if parts else ""
 
 
-def _over_seeds(row: ArmDifference) -> str:
-    if row.seeds is None:
-        return ""
-    low, high = (f"{100 * x + 0.0:+.1f}".replace("-", "−") for x in (row.seeds.low, row.seeds.high))
-    return f"; over {len(row.seeds.values)} seeds [{low}, {high}]"
+def _seeds(row: ArmDifference) -> str:
+    return f"; {row.estimate.seeds} seeds" if row.estimate.seeds > 1 else ""
 
 
 def _extreme(ends: Sequence[PointSummary], metrics: Sequence[str]) -> bool:

@@ -1,26 +1,28 @@
-"""Changes from the base, differences between arms, placed gains and the split of the gap."""
+"""Changes from the base, differences between arms, trends and the split of the gap."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy import stats
 
-from cotjax.diagnostics.metrics import Point, Signed, contrast, contrast_p, shared_keys
-from cotjax.diagnostics.share import MISSING, Placement, Verdict, place_gain, share_of_gain
-from cotjax.diagnostics.statistics import LEVEL, Estimate
+from cotjax.diagnostics.metrics import Point, Pool, Signed, combine, contrast, contrast_p
+from cotjax.diagnostics.probes import PROBE_METRICS
+from cotjax.diagnostics.statistics import Estimate
 from cotjax.report.arms import twin_of
-from cotjax.report.summary import Arm, ArmDifference, Change, GapSplit, PlacedGain, Seeds
+from cotjax.report.rows import ArmDifference, Change, GapSplit, Seeds, Trend
+from cotjax.report.summary import Arm
 
-# (checkpoint, domain) -> point of one arm.
-Curve = Mapping[tuple[int, str], Point]
-# Arm of the summary, or its name in the records -> its curve.
+# (checkpoint, domain) -> the points of an arm's seeds together.
+Curve = Mapping[tuple[int, str], Pool]
+# Arm of the summary -> its curve.
 Curves = Mapping[str, Curve]
+# Name of an arm in records -> (checkpoint, domain) -> its point.
+SeedCurves = Mapping[str, Mapping[tuple[int, str], Point]]
 
-# What is compared across checkpoints and arms: success and its gap, which are also tested, and the
-# actions on expert states.
+# What is compared across checkpoints and arms: success and its gap, which are also tested, the
+# actions on expert states, and what probes measure.
 COMPARED = (
     "d3_cot",
     "d3_prompt",
@@ -39,6 +41,7 @@ COMPARED = (
     "revision_cot_driven",
     "revision_helpful",
     "revision_harmful",
+    *PROBE_METRICS,
 )
 _TESTED = ("d3_cot", "d3_prompt", "gap")
 # (measure, constrained) -> metrics of the CoT action, of the prompt action, and of their gap.
@@ -66,7 +69,7 @@ def p_value(signed: Signed, metric: str) -> float | None:
 
 
 def changes(
-    arms: Mapping[str, Arm], curves: Curves, by_seed: Curves, domains: Sequence[str], last: int
+    arms: Mapping[str, Arm], curves: Curves, by_seed: SeedCurves, domains: Sequence[str], last: int
 ) -> Iterator[Change]:
     """Yield the change of every metric from the base to the last checkpoint, where measured."""
     for arm, domain in _cells(arms, domains, last):
@@ -76,14 +79,14 @@ def changes(
             if estimate is None or not estimate.measured:
                 continue
             of_seeds = {
-                seed: _ends(by_seed[seed], domain, last, metric) for seed in arms[arm].seeds
+                name: _ends(by_seed[name], domain, last, metric) for name in arms[arm].seeds
             }
             seeds, p = _seeds(of_seeds), p_value(terms, metric)
             yield Change(arm, domain, metric, 0, last, estimate, p, seeds)
 
 
 def arm_differences(
-    arms: Mapping[str, Arm], curves: Curves, by_seed: Curves, domains: Sequence[str], last: int
+    arms: Mapping[str, Arm], curves: Curves, by_seed: SeedCurves, domains: Sequence[str], last: int
 ) -> Iterator[ArmDifference]:
     """Yield each arm's difference from the arm that it is compared with, where measured."""
     for arm, domain in _cells(arms, domains, last):
@@ -108,34 +111,31 @@ def arm_differences(
             yield ArmDifference(domain, metric, arm, minus, last, estimate, p, seeds)
 
 
-def placements(
-    arms: Mapping[str, Arm], curves: Curves, by_seed: Curves, domains: Sequence[str], last: int
-) -> Iterator[PlacedGain]:
-    """Yield where every arm's gain landed, by every measure, one of them the primary one.
+def trends(
+    arms: Mapping[str, Arm], curves: Curves, domains: Sequence[str], last: int
+) -> Iterator[Trend]:
+    """Yield the slope of every gap over the checkpoints of an arm, where three or more have it.
 
-    The primary measure is the same for all arms of a domain, so that verdicts can be compared:
-    success of whole episodes where no arm has a mode on the floor or ceiling, else D1.
+    The checkpoints' games are paired, and so are the seeds of those behind the base.
     """
-    if last == 0:
-        return
-    for domain in domains:
-        placed: dict[tuple[str, bool], dict[str, Placement]] = {}
-        for kind, names in MEASURES.items():
-            placed[kind] = {
-                arm: _place(curves[arm], domain, last, names)
-                for arm in arms
-                if {(0, domain), (last, domain)} <= curves[arm].keys()
+    for arm, domain in _cells(arms, domains, last):
+        for _, _, gap in MEASURES.values():
+            points = {
+                checkpoint: pool
+                for (checkpoint, where), pool in curves[arm].items()
+                if where == domain and checkpoint <= last and pool.estimate(gap).measured
             }
-        by_success = placed["d3", False].values()
-        unusable = Verdict.FLOOR, Verdict.MISSING
-        primary = "d1" if any(each.verdict in unusable for each in by_success) else "d3"
-        for (measure, constrained), by_arm in placed.items():
-            for arm, placement in by_arm.items():
-                chosen = measure == primary and not constrained
-                if chosen or placement.verdict is not Verdict.MISSING:
-                    names = MEASURES[measure, constrained]
-                    shares = _seed_shares(arms[arm], by_seed, domain, last, names)
-                    yield PlacedGain(arm, domain, measure, constrained, chosen, placement, shares)
+            if len(points) < 3:
+                continue
+            steps = np.array(list(points), dtype=float) / 100
+            weights = (steps - steps.mean()) / np.square(steps - steps.mean()).sum()
+            signed = [
+                (float(weight), pool, gap)
+                for weight, pool in zip(weights, points.values(), strict=True)
+            ]
+            if combined := combine(signed):
+                estimate, p = rounded(combined.estimate()), float(f"{combined.p:.4g}")
+                yield Trend(arm, domain, gap, tuple(points), estimate, p)
 
 
 def splits(
@@ -143,7 +143,7 @@ def splits(
 ) -> Iterator[GapSplit]:
     """Yield the split of every arm's gap by the prompt action of the arm trained on actions alone.
 
-    All numbers of a split are counted on the games that its three rates share, so that they add up.
+    All numbers of a split are counted on what its three rates share, so that they add up.
     """
     twin = twin_of(arms)
     if twin is None or last == 0:
@@ -154,15 +154,19 @@ def splits(
             continue
         for measure in ("d3", "d1"):
             cot, prompt, _ = MEASURES[measure, False]
-            own, direct = _shared(curves[arm][place], curves[twin][place], cot, prompt)
-            gap = rounded(contrast([(1, own, cot), (-1, own, prompt)]))
-            reasoning = rounded(contrast([(1, own, cot), (-1, direct, prompt)]))
-            hidden = rounded(contrast([(1, direct, prompt), (-1, own, prompt)]))
+            own, direct = curves[arm][place], curves[twin][place]
+            # All are counted on what the three rates share.
+            shared = [(0, own, cot), (0, own, prompt), (0, direct, prompt)]
+            gap = rounded(contrast([*shared, (1, own, cot), (-1, own, prompt)]))
+            reasoning = rounded(contrast([*shared, (1, own, cot), (-1, direct, prompt)]))
+            hidden = rounded(contrast([*shared, (1, direct, prompt), (-1, own, prompt)]))
             if gap.value is None or reasoning.value is None:
                 continue
             # The parts add up to the last decimal.
             hidden = replace(hidden, value=round(gap.value - reasoning.value, 6) + 0.0)
-            chosen = rounded(contrast([(1, own, f"{prompt}_constrained"), (-1, own, prompt)]))
+            chosen = rounded(
+                contrast([*shared, (1, own, f"{prompt}_constrained"), (-1, own, prompt)])
+            )
             yield GapSplit(arm, domain, measure, last, twin, gap, reasoning, hidden, chosen)
 
 
@@ -170,52 +174,12 @@ def _cells(arms: Mapping[str, Arm], domains: Sequence[str], last: int) -> list[t
     return [(arm, domain) for arm in arms for domain in domains] if last else []
 
 
-def _ends(curve: Curve, domain: str, last: int, metric: str) -> Signed:
+def _ends(
+    curve: Mapping[tuple[int, str], Point | Pool], domain: str, last: int, metric: str
+) -> Signed:
     """Return the terms of a change from the base, those that the curve has."""
     ends = (1, curve.get((last, domain))), (-1, curve.get((0, domain)))
     return [(sign, point, metric) for sign, point in ends if point is not None]
-
-
-def _place(curve: Curve, domain: str, last: int, names: tuple[str, str, str]) -> Placement:
-    placement = place_gain(curve[0, domain], curve[last, domain], *names)
-    if placement is MISSING:
-        return MISSING
-    return replace(
-        placement,
-        share=rounded(placement.share),
-        total=rounded(placement.total),
-        prompt=rounded(placement.prompt),
-        gap=rounded(placement.gap),
-    )
-
-
-def _seed_shares(
-    arm: Arm, by_seed: Curves, domain: str, last: int, names: tuple[str, str, str]
-) -> dict[str, float]:
-    """Return the share of the gain for each seed of an arm; {} with one seed."""
-    shares = {}
-    for seed in arm.seeds if len(arm.seeds) > 1 else ():
-        ends = by_seed[seed].get((0, domain)), by_seed[seed].get((last, domain))
-        if ends[0] is not None and ends[1] is not None:
-            share = share_of_gain(ends[0], ends[1], names[0], names[1]).value
-            if share is not None:
-                shares[seed] = round(share, 6) + 0.0
-    return shares
-
-
-def _shared(own: Point, twin: Point, cot: str, prompt: str) -> tuple[Point, Point]:
-    """Return both points with the games and samples alone that all three rates have."""
-    cells = own.cells.get(cot, {}), own.cells.get(prompt, {}), twin.cells.get(prompt, {})
-    keys = shared_keys(cells)
-    return _only(own, keys), _only(twin, keys)
-
-
-def _only(point: Point, keys: Collection[tuple[str, int]]) -> Point:
-    cells = {
-        name: {key: cell for key, cell in each.items() if key in keys}
-        for name, each in point.cells.items()
-    }
-    return replace(point, cells=cells)
 
 
 def _same_seeds(arm: Arm, minus: Arm) -> dict[str, str]:
@@ -225,16 +189,7 @@ def _same_seeds(arm: Arm, minus: Arm) -> dict[str, str]:
 
 
 def _seeds(signed: Mapping[str, Signed]) -> Seeds | None:
-    """Return each seed's contrast, and the t-interval of their mean; None with fewer than two."""
-    estimates = {name: contrast(each) for name, each in signed.items() if len(each) == 2}
+    """Return each seed's contrast; None with fewer than two."""
+    estimates = {name: rounded(contrast(each)) for name, each in signed.items() if len(each) == 2}
     values = {name: each.value for name, each in estimates.items() if each.value is not None}
-    if len(values) < 2:
-        return None
-    numbers = np.array(list(values.values()))
-    half = stats.t.ppf(0.5 + LEVEL / 2, len(numbers) - 1) * stats.sem(numbers)
-    low, high = numbers.mean() - half, numbers.mean() + half
-    return Seeds(
-        {name: round(value, 6) + 0.0 for name, value in values.items()},
-        round(float(low), 6) + 0.0,
-        round(float(high), 6) + 0.0,
-    )
+    return Seeds(values) if len(values) > 1 else None

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from cotjax.diagnostics.information import LEAST_REMOVED, Information
 from cotjax.diagnostics.statistics import Estimate
 from cotjax.report.labels import domain_label, percent
-from cotjax.report.summary import GapSplit, Summary
+from cotjax.report.rows import GapSplit
+from cotjax.report.summary import Summary
 
 INFORMATION_COLUMNS = (
     "nats per action token, given the thought",

@@ -15,7 +15,6 @@ from rich.console import Console
 from cotjax.diagnostics.episodes import action_of, compared
 from cotjax.diagnostics.metrics import METRICS
 from cotjax.diagnostics.share import HALF
-from cotjax.diagnostics.statistics import RESAMPLES
 from cotjax.report import tables
 from cotjax.report.answers import answers
 from cotjax.report.arms import twin_of
@@ -153,7 +152,6 @@ def write_report(run_folder: str | Path, summary: Summary | None = None) -> Path
     prompt_settings, prompt_text = prompt_facts(run)
     page = load_template(Path(__file__).parent / "page.html.jinja").render(
         summary=summary,
-        resamples=RESAMPLES,
         half=round(100 * HALF),
         title=run.get("title") or run.get("name") or run_folder.name,
         created=run.get("created"),

@@ -11,23 +11,25 @@ from typing import Any
 
 from cotjax.diagnostics.episodes import EpisodeCounts, count_records
 from cotjax.diagnostics.information import Information, read_information
-from cotjax.diagnostics.metrics import METRICS, Point, points
+from cotjax.diagnostics.metrics import METRICS, Point, Pool, Seed, points
 from cotjax.diagnostics.probes import count_probes
 from cotjax.errors import DataError
 from cotjax.report.arms import find_arms, with_information
 from cotjax.report.chosen import invalid_responses, shown_episode
 from cotjax.report.compare import (
     Curve,
-    Curves,
+    SeedCurves,
     arm_differences,
     changes,
     p_value,
-    placements,
     rounded,
     splits,
+    trends,
 )
+from cotjax.report.family import placements, primary_of
 from cotjax.report.summary import (
     BASE,
+    Arm,
     ElicitationUse,
     HeldOutLoss,
     Played,
@@ -44,8 +46,8 @@ _DOMAINS = ("in_domain", "ood")
 def summarize(run_folder: str | Path) -> Summary:
     """Read `run_folder`/records and run.json, write `run_folder`/summary.json, and return it.
 
-    Arms that differ by their seed alone become one: a game's episodes of all seeds count as one
-    game. The same records give the same bytes.
+    Arms that differ by their seed alone become one, whose intervals hold over games and seeds. The
+    same records give the same bytes.
 
     Raises:
       DataError: records are missing or malformed; the message names the file.
@@ -56,17 +58,13 @@ def summarize(run_folder: str | Path) -> Summary:
     information = _information(run_folder, {episode.arm for episode in episodes})
     arms = with_information(find_arms(run, {episode.arm for episode in episodes}), information)
     arm_of = {seed: name for name, arm in arms.items() for seed in arm.seeds}
-    measured = list(count_probes(run_folder))
-    by_seed = points(episodes, measured)
-    by_arm = points(
-        (replace(each, arm=arm_of.get(each.arm, each.arm)) for each in episodes),
-        (replace(each, arm=arm_of.get(each.arm, each.arm)) for each in measured),
-    )
-    domains = sorted({domain for _, _, domain in by_arm}, key=_domain_order)
-    curves = {arm: _curve(by_arm, arm) for arm in arms}
-    seed_curves = {seed: _curve(by_seed, seed) for seed in arm_of}
+    by_place = points(episodes, count_probes(run_folder))
+    domains = sorted({domain for _, _, domain in by_place}, key=_domain_order)
+    seed_curves = {name: _curve(by_place, name) for name in arm_of}
+    curves = {name: _together(arm, seed_curves) for name, arm in arms.items()}
     last = _last_checkpoint(curves, run_folder)
     compare = arms, curves, seed_curves, domains, last
+    placed, primary = placements(*compare, primary_of(run))
     baseline = next(iter(arms))
     shown = shown_episode(episodes, arms[baseline].seeds, last)
     summary = Summary(
@@ -84,7 +82,9 @@ def summarize(run_folder: str | Path) -> Summary:
         ),
         changes=tuple(changes(*compare)),
         arm_differences=tuple(arm_differences(*compare)),
-        placements=tuple(placements(*compare)),
+        trends=tuple(trends(arms, curves, domains, last)),
+        primary=primary,
+        placements=placed,
         splits=tuple(splits(arms, curves, domains, last)),
         information=information,
         invalid=(),
@@ -119,20 +119,35 @@ def _domain_order(domain: str) -> tuple[int, str]:
     return (_DOMAINS.index(domain) if domain in _DOMAINS else len(_DOMAINS), domain)
 
 
-def _curve(by_place: Mapping[tuple[str, int, str], Point], arm: str) -> Curve:
+def _curve(
+    by_place: Mapping[tuple[str, int, str], Point], name: str
+) -> dict[tuple[int, str], Point]:
     """Return an arm's points in order; at checkpoint 0 the base's, unless it has its own."""
     base = {
         (checkpoint, domain): point
-        for (name, checkpoint, domain), point in by_place.items()
-        if name == BASE and checkpoint == 0
+        for (arm, checkpoint, domain), point in by_place.items()
+        if arm == BASE and checkpoint == 0
     }
     own = {
         (checkpoint, domain): point
-        for (name, checkpoint, domain), point in by_place.items()
-        if name == arm
+        for (arm, checkpoint, domain), point in by_place.items()
+        if arm == name
     }
     both = base | own
     return {place: both[place] for place in sorted(both, key=lambda p: (p[0], _domain_order(p[1])))}
+
+
+def _together(arm: Arm, seed_curves: SeedCurves) -> Curve:
+    """Return the curve of an arm's seeds together. The base's points belong to every seed."""
+    known = list(arm.seeds.values())
+    curve: dict[tuple[int, str], dict[Seed, Point]] = {}
+    for name, seed in arm.seeds.items():
+        # Two arms of one seed, or of none that is known, still are two.
+        key = name if seed is None or known.count(seed) > 1 else seed
+        for place, point in seed_curves[name].items():
+            of_base = all(seed_curves[other].get(place) is point for other in arm.seeds)
+            curve.setdefault(place, {})[None if of_base and place[0] == 0 else key] = point
+    return {place: Pool(by_seed) for place, by_seed in curve.items()}
 
 
 def _last_checkpoint(curves: Mapping[str, Curve], run_folder: Path) -> int:
@@ -146,7 +161,9 @@ def _last_checkpoint(curves: Mapping[str, Curve], run_folder: Path) -> int:
     return max(shared)
 
 
-def _points(curves: Curves) -> tuple[PointSummary, ...]:
+def _points(
+    curves: Mapping[str, Mapping[tuple[int, str], Point | Pool]],
+) -> tuple[PointSummary, ...]:
     return tuple(
         _point(arm, checkpoint, domain, point)
         for arm, curve in curves.items()
@@ -154,9 +171,9 @@ def _points(curves: Curves) -> tuple[PointSummary, ...]:
     )
 
 
-def _point(arm: str, checkpoint: int, domain: str, point: Point) -> PointSummary:
-    episodes = {}
-    for driver, ended in sorted(point.ended.items()):
+def _point(arm: str, checkpoint: int, domain: str, point: Point | Pool) -> PointSummary:
+    episodes, together = {}, point.together
+    for driver, ended in sorted(together.ended.items()):
         broken = ended.get("env_error", 0)
         episodes[driver] = Played(
             played=ended.total() - broken,
@@ -172,9 +189,9 @@ def _point(arm: str, checkpoint: int, domain: str, point: Point) -> PointSummary
         metrics={name: rounded(point.estimate(name)) for name in METRICS},
         gap_p=p_value([(1, point, "gap")], "gap"),
         invalid={
-            driver: dict(sorted(reasons.items())) for driver, reasons in point.invalid.items()
+            driver: dict(sorted(reasons.items())) for driver, reasons in together.invalid.items()
         },
-        env_faults={driver: point.env_faults[driver] for driver in sorted(point.ended)},
+        env_faults={driver: together.env_faults[driver] for driver in sorted(together.ended)},
     )
 
 

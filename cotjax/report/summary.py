@@ -2,19 +2,24 @@
 
 summary.json has the fields of `Summary`, with these additions:
 
-    schema_version   3 (see below)
+    schema_version   4 (see below)
     metrics          {metric: {"label", "source", "kind"}}, see `cotjax.diagnostics.metrics.Metric`
-    intervals        {"level", "resamples", "seed"} of the intervals
+    intervals        {"level"} of the intervals
 
-An estimate is {"value", "low", "high", "n", "games"}; the first three are null where nothing was
-measured. In `changes` and `arm_differences` its keys are part of the row. Numbers are rounded to 6
-decimals. The same records give the same bytes.
+An estimate is {"value", "low", "high", "n", "games", "seeds"}; the first three are null where
+nothing was measured. In `changes`, `arm_differences` and `trends` its keys are part of the row.
+Numbers are rounded to 6 decimals. The same records give the same bytes.
 
-Schema 3: arms that differ by their seed alone are one arm of the summary (`arms`, `seed_points`,
-`seeds` in a change); `placements` (where each gain landed), `splits` of the gap, `information` and
-`invalid` are new; `warnings` stay texts. `changes` and `arm_differences` have only rows that were
-measured, and a difference is to the arm that its `minus` names. Schema 2 had one baseline for all
-differences; schema 1 `nothing_happens_*` for `not_accepted_*`, and no `world`.
+Schema 4: intervals hold over games and, with several seeds, over seeds crossed with them; they are
+formulas, without a random draw. An estimate has `seeds`, their number. `by_seed` of a row, formerly
+`seeds`, has values alone, for its interval is the row's own. New are `primary` (what the verdicts
+are about) and `trends`. A placement that is not the primary one of its arm and domain has the
+verdict "no verdict"; the primary ones have `adjusted_p` and `steady_adjusted_p`, in their family,
+and `progress` where success is on the floor.
+
+Schema 3 made one arm of those that differ by their seed alone, and had `placements`, `splits`,
+`information` and `invalid`. Schema 2 had one baseline for all differences; schema 1
+`nothing_happens_*` for `not_accepted_*`, and no `world`.
 """
 
 from __future__ import annotations
@@ -27,10 +32,10 @@ from typing import Any
 from cotjax.diagnostics import statistics
 from cotjax.diagnostics.information import Information
 from cotjax.diagnostics.metrics import METRICS
-from cotjax.diagnostics.share import Placement
 from cotjax.diagnostics.statistics import Estimate
+from cotjax.report.rows import ArmDifference, Change, GapSplit, PlacedGain, Primary, Trend
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BASE = "base"
 
 
@@ -99,118 +104,6 @@ class PointSummary:
 
 
 @dataclass(frozen=True)
-class Seeds:
-    """The same number for each seed of an arm.
-
-    Attributes:
-      values: name of the arm in records -> value.
-      low, high: 95 % interval of their mean over seeds (t with seeds - 1 degrees of freedom).
-    """
-
-    values: dict[str, float]
-    low: float
-    high: float
-
-    @property
-    def sign(self) -> int:
-        """1 or -1 where the interval excludes 0; else 0."""
-        return int(self.low > 0) - int(self.high < 0)
-
-
-class _Compared:
-    estimate: Estimate
-    seeds: Seeds | None
-
-    @property
-    def sure(self) -> bool:
-        """Whether the interval over games excludes 0, and the one over seeds where there is one."""
-        return self.estimate.sign != 0 and (self.seeds is None or self.seeds.sign != 0)
-
-
-@dataclass(frozen=True)
-class Change(_Compared):
-    """A metric at the last checkpoint minus the base, on the same games.
-
-    Attributes:
-      first, last: the two checkpoints ("from" and "to" in the file).
-      p: exact p-value over games; None for metrics over states.
-      seeds: the change of each seed; None with one seed.
-    """
-
-    arm: str
-    domain: str
-    metric: str
-    first: int
-    last: int
-    estimate: Estimate
-    p: float | None
-    seeds: Seeds | None = None
-
-
-@dataclass(frozen=True)
-class ArmDifference(_Compared):
-    """A metric of an arm minus that of another, at the last checkpoint, on the same games.
-
-    `seeds`: the difference of each seed that both arms have; None with one.
-    """
-
-    domain: str
-    metric: str
-    arm: str
-    minus: str
-    checkpoint: int
-    estimate: Estimate
-    p: float | None
-    seeds: Seeds | None = None
-
-
-@dataclass(frozen=True)
-class PlacedGain:
-    """Where an arm's gain landed, by one measure.
-
-    Attributes:
-      measure: "d3" (whole episodes) or "d1" (expert states).
-      constrained: whether both actions are chosen among the admissible ones; else decoded freely.
-      primary: the page's verdict on this arm and domain.
-      seed_shares: name of the arm in records -> share of each seed; {} with one seed.
-    """
-
-    arm: str
-    domain: str
-    measure: str
-    constrained: bool
-    primary: bool
-    placement: Placement
-    seed_shares: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class GapSplit:
-    """The gap of an arm, divided by the prompt action of a twin that was trained to give it.
-
-    gap = reasoning + hidden, on the games that all have.
-
-    Attributes:
-      measure: "d3" or "d1".
-      twin: the arm that was trained on actions without thoughts.
-      reasoning: CoT action of the arm minus prompt action of the twin: what reasoning adds.
-      hidden: prompt action of the twin minus that of the arm: what its prompt form hides.
-      constrained: constrained prompt action of the arm minus its free one: what choosing among the
-        admissible actions brings back of `hidden`; not measured where there are none.
-    """
-
-    arm: str
-    domain: str
-    measure: str
-    checkpoint: int
-    twin: str
-    gap: Estimate
-    reasoning: Estimate
-    hidden: Estimate
-    constrained: Estimate
-
-
-@dataclass(frozen=True)
 class InvalidResponses:
     """Points of a kind of response where fewer than 95 % were valid, and one such response.
 
@@ -265,6 +158,7 @@ class Summary:
       elicitation: as found in the records; more than one per driver is also a warning.
       points: the seeds of an arm together: a game's episodes count as one game.
       seed_points: of arms with several seeds, each seed's; `arm` is its name in the records.
+      trends: of the gaps over checkpoints, where three or more have them.
       placements: where each arm's gain landed, by every measure that was taken.
       splits: of the gap at the last checkpoint, where an arm was trained on actions alone.
       information: name of the arm in records -> its rows; {} where none was measured.
@@ -288,6 +182,8 @@ class Summary:
     seed_points: tuple[PointSummary, ...]
     changes: tuple[Change, ...]
     arm_differences: tuple[ArmDifference, ...]
+    trends: tuple[Trend, ...]
+    primary: Primary
     placements: tuple[PlacedGain, ...]
     splits: tuple[GapSplit, ...]
     information: dict[str, tuple[Information, ...]]
@@ -324,6 +220,11 @@ class Summary:
     def placed(self, arm: str, domain: str) -> PlacedGain | None:
         """Return the verdict on an arm in a domain; None where nothing was trained."""
         rows = (row for row in self.placements if row.primary)
+        return next((row for row in rows if (row.arm, row.domain) == (arm, domain)), None)
+
+    def trend(self, arm: str, domain: str, metric: str) -> Trend | None:
+        """Return a metric's trend; None with fewer than three checkpoints."""
+        rows = (row for row in self.trends if row.metric == metric)
         return next((row for row in rows if (row.arm, row.domain) == (arm, domain)), None)
 
     def seed_values(self, arm: str, checkpoint: int, domain: str, metric: str) -> list[float]:
@@ -374,12 +275,15 @@ class Summary:
                 "to": each.last,
                 **asdict(each.estimate),
                 "p": each.p,
-                "seeds": None if each.seeds is None else asdict(each.seeds),
+                "by_seed": None if each.seeds is None else asdict(each.seeds),
             }
             for each in self.changes
         ]
         for row in fields["arm_differences"]:
-            row |= row.pop("estimate") | {"p": row.pop("p"), "seeds": row.pop("seeds")}
+            row["by_seed"] = row.pop("seeds")
+            row |= row.pop("estimate") | {"p": row.pop("p")}
+        for row in fields["trends"]:
+            row |= row.pop("estimate") | {"p": row.pop("p")}
         for row in fields["placements"]:
             row |= row.pop("placement")
         fields["information"] = {
@@ -389,10 +293,6 @@ class Summary:
         head = {
             "schema_version": SCHEMA_VERSION,
             "metrics": {name: asdict(metric) for name, metric in METRICS.items()},
-            "intervals": {
-                "level": statistics.LEVEL,
-                "resamples": statistics.RESAMPLES,
-                "seed": statistics.SEED,
-            },
+            "intervals": {"level": statistics.LEVEL},
         }
         return json.dumps(head | fields, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -11,7 +11,8 @@ from cotjax.formats import PROBLEMS
 from cotjax.report.compare import COMPARED
 from cotjax.report.elicitations import validity
 from cotjax.report.labels import domain_label, p_text, percent, spread
-from cotjax.report.summary import ArmDifference, Change, Played, PointSummary, Seeds, Summary
+from cotjax.report.rows import ArmDifference, Change, Seeds
+from cotjax.report.summary import Played, PointSummary, Summary
 
 POINT_COLUMNS = (
     "d3_cot",
@@ -280,14 +281,20 @@ def _difference(row: Change | ArmDifference | None) -> Cell:
     if row is None or not row.estimate.measured:
         return Cell("–")
     behind = f"{row.estimate.games} games" + ("" if row.p is None else f", {p_text(row.p)}")
-    note = "" if row.seeds is None else _seeds(row.seeds)
-    return Cell(percent(row.estimate, signed=True, digits=1), behind, row.sure, note)
+    mean = METRICS[row.metric].kind == "mean"
+    note = "" if row.seeds is None else _seeds(row.seeds, 1 if mean else 100)
+    text = _signed_mean(row.estimate) if mean else percent(row.estimate, signed=True, digits=1)
+    return Cell(text, behind, row.excludes_zero, note)
 
 
-def _seeds(seeds: Seeds) -> str:
-    """Return the interval over seeds, and each seed's value."""
-    low, high, *values = (
-        f"{100 * value + 0.0:+.1f}".replace("-", "−")
-        for value in (seeds.low, seeds.high, *seeds.values.values())
+def _signed_mean(estimate: Estimate) -> str:
+    value, low, high = (
+        f"{(x or 0.0) + 0.0:+.2f}" for x in (estimate.value, estimate.low, estimate.high)
     )
-    return f"{len(values)} seeds [{low}, {high}]: {', '.join(values)}"
+    return f"{value} [{low}, {high}]".replace("-", "−")
+
+
+def _seeds(seeds: Seeds, scale: float) -> str:
+    """Return each seed's value."""
+    values = [f"{scale * value + 0.0:+.1f}".replace("-", "−") for value in seeds.values.values()]
+    return f"{len(values)} seeds: {', '.join(values)}"

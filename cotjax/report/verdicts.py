@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cotjax.diagnostics.metrics import METRICS
 from cotjax.diagnostics.share import Verdict
-from cotjax.report.labels import capitalize, domain_label, percent, points
-from cotjax.report.summary import PlacedGain, Summary
+from cotjax.report.labels import capitalize, domain_label, p_text, percent, points
+from cotjax.report.rows import PlacedGain
+from cotjax.report.summary import Summary
 from cotjax.report.warnings import cannot_differ
 
 _MEASURES = {
@@ -103,7 +105,8 @@ def measure(row: PlacedGain) -> str:
 def share_text(row: PlacedGain) -> str:
     """Return the share of the gain in the prompt action; a dash where it means nothing."""
     placement = row.placement
-    if placement.verdict in (Verdict.FLOOR, Verdict.MISSING, Verdict.NO_GAIN):
+    none = Verdict.FLOOR, Verdict.MISSING, Verdict.NO_GAIN
+    if placement.verdict in none or placement.share.low is None:
         return "–"
     value, _, ends = percent(placement.share).partition(" ")
     return f"{value} % {ends}"
@@ -123,8 +126,10 @@ def why(row: PlacedGain) -> str:
         verb = "are" if len(placement.floor) > 1 else "is"
         return (
             f"{modes} {verb} below 5 % or above 95 % both at the base and now, so no change can be "
-            f"seen. {moved}"
+            f"seen. {moved}{_progress(row)}"
         )
+    if placement.verdict is Verdict.DESCRIBED and share_text(row) == "–":
+        return moved
     if placement.verdict is Verdict.NO_GAIN:
         fell = placement.total.sign < 0
         text = "CoT actions got worse: there is no gain to place" if fell else "no gain to place"
@@ -132,7 +137,18 @@ def why(row: PlacedGain) -> str:
     text = f"{share_text(row)} of the gain is in the prompt action"
     if placement.verdict is Verdict.UNPLACED:
         text += ", an interval too wide for a verdict"
-    return f"{text}{_seed_text(row)}. {moved}"
+    elif placement.verdict is not Verdict.DESCRIBED:
+        text += f", {p_text(placement.adjusted_p)} in the family"
+    steady = " The gap stayed within the margin." if placement.steady else ""
+    return f"{text}{_seed_text(row)}. {moved}{steady}"
+
+
+def _progress(row: PlacedGain) -> str:
+    """Return how much farther episodes got instead, in sentences that begin with a space."""
+    return "".join(
+        f" {capitalize(METRICS[name].label)}: {points(change)}."
+        for name, change in row.progress.items()
+    )
 
 
 def _seed_text(row: PlacedGain) -> str:
@@ -143,14 +159,13 @@ def _seed_text(row: PlacedGain) -> str:
 
 
 def _by_others(summary: Summary, primary: PlacedGain) -> str:
-    """Return the verdicts that other measures place, as sentences that begin with a space."""
-    unusable = Verdict.FLOOR, Verdict.MISSING, Verdict.NO_GAIN, Verdict.UNPLACED
+    """Return the shares by other measures, as sentences that begin with a space."""
     return "".join(
-        f" By {measure(row)}: {row.placement.verdict}{_in_brackets(row)}."
+        f" By {measure(row)}, {share_text(row)} of the gain is in the prompt action."
         for row in summary.placements
         if (row.arm, row.domain) == (primary.arm, primary.domain)
         and not row.primary
-        and row.placement.verdict not in unusable
+        and share_text(row) != "–"
     )
 
 

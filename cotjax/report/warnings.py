@@ -33,6 +33,7 @@ def warnings_of(summary: Summary, episodes: Collection[EpisodeCounts]) -> list[s
             "Prompt actions are not available: the endpoint does not go on with a response that is "
             "begun for it, as a probe at the start showed."
         )
+    warnings += _beforehand(summary)
     warnings += _missing(summary)
     warnings += [text for point in summary.points if (text := _unreasoned(summary, point))]
     warnings += [_invalid(summary, invalid) for invalid in summary.invalid]
@@ -48,6 +49,26 @@ def warnings_of(summary: Summary, episodes: Collection[EpisodeCounts]) -> list[s
             "of every number."
         )
     return warnings + _few_games(episodes) + _mixed(episodes)
+
+
+def _beforehand(summary: Summary) -> list[str]:
+    """Warn of seeds that are too few, and of a primary measure that nobody fixed."""
+    if not summary.last_checkpoint:
+        return []
+    warnings = []
+    fewest = min(len(arm.seeds) for arm in summary.arms.values())
+    if fewest == 1:
+        warnings.append(
+            "Training seeds are not covered: at least one arm was trained from one seed alone, so "
+            "its intervals hold for other games and not for another training run."
+        )
+    elif fewest == 2:
+        warnings.append("Two training seeds say little of others: give every arm at least three.")
+    if not summary.primary.fixed:
+        warnings.append(
+            "The measure of the verdicts was not fixed beforehand: set `primary` in the config."
+        )
+    return warnings
 
 
 def cannot_differ(summary: Summary, arm: str) -> str:

@@ -65,6 +65,11 @@ RANGES: dict[str, dict[str, Range]] = {
         "b2": _DECAY,
         "eval_share": Range(0, 1, below=True),
     },
+    "primary": {
+        "margin": Range(0, 1, above=True, below=True),
+        "assumed_states": _SOME,
+        "assumed_deviation": Range(0, 10),
+    },
 }
 
 

@@ -33,6 +33,7 @@ from cotjax.study.evaluate import (
 )
 from cotjax.study.games import NUMBERS, check_world, wanted_games
 from cotjax.study.players import playing_mesh
+from cotjax.study.power import check_primary
 from cotjax.study.probing import check_probes
 from cotjax.study.training_data import (
     check_opening,
@@ -64,6 +65,7 @@ def check(config: ConfigDict, trains: bool = True) -> None:
     adapters_of(config)
     elicitation_of(config)
     limits_of(config)
+    check_primary(config)
     plays = bool(wanted_games(config))
     if plays:
         playing_of(config)

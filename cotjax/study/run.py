@@ -41,6 +41,7 @@ from cotjax.study.games import NUMBERS, GameSets, left_out_text, prepare_games
 from cotjax.study.information import measure_of
 from cotjax.study.memory import playing_memory
 from cotjax.study.players import LocalPlayer
+from cotjax.study.power import power_of, power_text
 from cotjax.study.probing import probe_checkpoints, require_probes
 from cotjax.study.ready import check, check_folder
 from cotjax.study.training_data import check_opening, drawn_of, kept_of, load_codec
@@ -75,6 +76,7 @@ class Study:
 
         None where nothing is played, and in all processes but the first.
         """
+        self.say_power()
         games = self.games()
         self.train(games)
         if not games.played:
@@ -83,6 +85,11 @@ class Study:
         if self.config.probes.names:
             self.probe(games)
         return self.report()
+
+    def say_power(self) -> None:
+        """Say what a study of this size can find, by the config's assumptions."""
+        for power in power_of(self.config):
+            self.reporter.say(f"Power: {power_text(self.config, power)}")
 
     def games(self) -> GameSets:
         """Make or find the games."""

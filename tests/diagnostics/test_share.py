@@ -1,13 +1,24 @@
 """Where a gain landed: Fieller's interval, the rules of the verdict, and planted truths."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from cotjax.diagnostics.metrics import Point, contrast
-from cotjax.diagnostics.share import MISSING, Verdict, fieller, on_the_floor, place_gain
+from cotjax.diagnostics.metrics import Point, Pool, combine, contrast
+from cotjax.diagnostics.share import (
+    MISSING,
+    Gain,
+    Verdict,
+    decide,
+    equivalence_p,
+    holm,
+    on_the_floor,
+    place_gain,
+    share_of_gain,
+)
 
 NAMES = ("d1_cot", "d1_prompt", "d1_gap")
 # Share of the gain in the prompt action -> the verdicts that are right.
@@ -78,15 +89,83 @@ def test_the_share_is_that_of_the_rates():
 
 
 def test_fieller_solves_its_definition():
-    """At both ends the difference part - s whole is as far from 0 as the quantile allows."""
-    variance = np.array([[0.004, 0.001], [0.001, 0.003]])
-    low, high = fieller(0.15, 0.4, variance, 59)
-    quantile = stats.t.ppf(0.975, 59)
-    for end in (low, high):
-        spread = np.sqrt(variance[1, 1] - 2 * end * variance[0, 1] + end**2 * variance[0, 0])
-        assert abs(0.15 - end * 0.4) == pytest.approx(quantile * spread)
-    assert low < 0.15 / 0.4 < high
-    assert fieller(0.1, 0.05, variance, 59) is None  # the whole is not clearly different from 0
+    """At both ends the difference part - s whole is as far from 0 as its interval reaches."""
+    gain = Gain.of(*simulate(np.random.default_rng(4), 60, 5, 0.4, 0.3), *NAMES[:2])
+    share = gain.share
+    assert share.low < share.value < share.high
+    for end in (share.low, share.high):
+        assert gain.beyond(end).p == pytest.approx(0.05)
+    assert gain.p(share.value) > 0.99 and gain.p(share.high + 0.1) < 0.05
+    assert share.value == pytest.approx(gain.beyond(0).value / gain.total.value)
+
+
+def test_a_share_of_no_clear_gain_has_no_bounds():
+    gain = Gain.of(*simulate(np.random.default_rng(4), 20, 1, 0.4, 0.02), *NAMES[:2])
+    assert gain.total.p > 0.05 and gain.share.measured
+    assert gain.share.low is gain.share.high is None
+
+
+def test_a_share_holds_over_seeds_too():
+    """Three seeds that differ: the share is less sure than that of one."""
+    rng = np.random.default_rng(5)
+    first, _ = simulate(rng, 60, 6, 0.5, 0.3)
+    lasts = [simulate(rng, 60, 6, part, 0.3)[1] for part in (0.0, 0.5, 1.0)]
+    seeds = share_of_gain(first, Pool(dict(enumerate(lasts))), *NAMES[:2])
+    one = share_of_gain(first, lasts[1], *NAMES[:2])
+    assert (seeds.seeds, seeds.games, seeds.n) == (3, 60, 3 * 360)
+    assert seeds.low is None or seeds.high - seeds.low > 1.5 * (one.high - one.low)
+
+
+def test_a_gap_that_stayed_is_shown_by_two_one_sided_tests():
+    """The change lies within the margin where its 90 % interval does."""
+    first, last = simulate(np.random.default_rng(6), 400, 4, 1.0, 0.3)
+    placed = place_gain(first, last, *NAMES, margin=0.1)
+    assert abs(placed.gap.value) < 0.04 and placed.steady_p < 1e-3
+    assert place_gain(first, last, *NAMES, margin=0.001).steady_p > 0.05
+    change = combine([(1, last, "d1_gap"), (-1, first, "d1_gap")])
+    reach = change.spread.half(0.05)
+    edge = max(abs(change.centre - reach), abs(change.centre + reach))
+    assert equivalence_p(change, edge) == pytest.approx(0.05)
+    assert equivalence_p(None, 0.1) == 1
+    moved = place_gain(*simulate(np.random.default_rng(7), 400, 4, 0.0, 0.3), *NAMES)
+    assert moved.steady_p > 0.99
+
+
+def test_holm_by_hand():
+    """Sorted: 0.01 * 4, 0.02 * 3, 0.03 * 2, 0.2 * 1, none below the one before."""
+    assert holm([0.03, 0.2, 0.01, 0.02]) == pytest.approx([0.06, 0.2, 0.04, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_a_family_shares_one_level():
+    """What is placed alone is not among many: the level of 20 arms is a fortieth of one's."""
+    rng = np.random.default_rng(8)
+    weak = next(
+        placed
+        for _ in range(200)
+        if 0.01 < (placed := place_gain(*simulate(rng, 60, 5, 0.2, 0.3), *NAMES)).p < 0.04
+    )
+    assert weak.verdict in (Verdict.ADVANTAGE, Verdict.BOTH)
+    alone = decide({"a": weak})["a"]
+    assert alone.adjusted_p == pytest.approx(min(2 * weak.p, max(weak.steady_p, 2 * weak.p)))
+    none = replace(weak, levels={})
+    many = decide({"a": weak} | {str(i): none for i in range(20)})
+    assert many["a"].verdict is Verdict.UNPLACED and many["a"].adjusted_p > 0.05
+    strong = place_gain(*simulate(rng, 400, 5, 0.0, 0.4), *NAMES)
+    kept = decide({"a": strong} | {str(i): none for i in range(20)})
+    assert kept["a"].verdict is Verdict.ADVANTAGE and kept["a"].adjusted_p < 0.01
+    assert decide({"a": MISSING}) == {"a": MISSING}
+
+
+def test_one_on_the_floor_counts_in_its_family():
+    """The family is what the config fixed, not what turned out to be usable."""
+    first, last = np.zeros((60, 1, 2)), np.zeros((60, 1, 2))
+    first[:12, 0, 0] = last[:40, 0, 0] = 1
+    floor = place_gain(*two_points(first, last), "d3_cot", "d3_prompt", "gap")
+    sure = place_gain(*simulate(np.random.default_rng(2), 200, 3, 0.0, 0.4), *NAMES)
+    both = decide({"floor": floor, "sure": sure})
+    assert both["floor"].verdict is Verdict.FLOOR and both["floor"].adjusted_p == 1
+    assert both["sure"].adjusted_p == pytest.approx(min(4 * sure.p, 1))
 
 
 @pytest.mark.parametrize(

@@ -147,18 +147,18 @@ def test_seeds_of_a_cell_are_one_arm(tmp_path):
     change = summary.change("named", "in_domain", "d1_cot")
     assert set(change.seeds.values) == {"named_0", "named_1", "named_2"}
     assert set(summary.placed("named", "in_domain").seed_shares) == set(change.seeds.values)
-    assert change.seeds.low < change.estimate.value < change.seeds.high
+    assert change.estimate.seeds == 3 and change.estimate.low < change.estimate.value
     difference = summary.arm_difference("hybrid", "in_domain", "d1_prompt")
-    assert len(difference.seeds.values) == 3 and difference.seeds.low > 0
+    assert len(difference.seeds.values) == 3 and difference.estimate.low > 0
     saved = json.loads((run / "summary.json").read_text())
-    assert saved["schema_version"] == 3 and len(saved["seed_points"]) == 2 * 3 * 2
+    assert saved["schema_version"] == 4 and len(saved["seed_points"]) == 2 * 3 * 2
     console = Console(file=io.StringIO(), width=80)
     console.print(terminal_table(summary))
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     assert any("named (3 seeds)" in line and "in the CoT advantage" in line for line in lines)
     page = write_report(run, summary).read_text(encoding="utf-8")
-    assert "3 seeds [" in page and "values are means over seeds" in page
+    assert "3 seeds: " in page and "values are means over seeds" in page
 
 
 def test_one_seed_has_no_interval_over_seeds(planted):

@@ -1,0 +1,229 @@
+"""How often the report's intervals hold the truth, in simulated studies of known rates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import stats
+
+from cotjax.diagnostics import statistics
+from cotjax.diagnostics.crossed import crossed_spread, quantile
+from cotjax.diagnostics.share import Gain
+from cotjax.diagnostics.simulated import Truth, change_of, gap_change_of
+from cotjax.diagnostics.statistics import Estimate, Term
+
+_D1 = (3, 11)  # states of a game
+_DEMO = Truth((0.3, 0.25), ((0.8, 0.4), (0.8, 0.4)))
+# Name -> what is planted. Two arms are the same, so that their difference is 0.
+SCENARIOS: Mapping[str, Truth] = {
+    "demo-like, 60 games": _DEMO,
+    "demo-like, 20 games": replace(_DEMO, games=20),
+    "nothing was learned": replace(_DEMO, first=(0.5, 0.4), last=((0.5, 0.4), (0.5, 0.4))),
+    "both modes high": replace(_DEMO, first=(0.85, 0.8), last=((0.95, 0.9), (0.95, 0.9))),
+    "strongly clustered": replace(_DEMO, game=2.0, policy=1.0),
+    "rare events": replace(_DEMO, first=(0.03, 0.02), last=((0.08, 0.03), (0.08, 0.03))),
+}
+COLUMNS = ("rates", "gap", "change", "change of gap", "share", "arms")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scenario.
+
+    Attributes:
+      held: column -> share of the intervals that hold the truth.
+    """
+
+    scenario: str
+    unit: str
+    seeds: int
+    held: dict[str, float]
+
+
+def coverage(
+    studies: int,
+    seeds: Sequence[int] = (1, 3, 5),
+    scenarios: Mapping[str, Truth] = SCENARIOS,
+) -> Iterator[Row]:
+    """Yield a row for every scenario, for D3 (one state of a game) and D1, and number of seeds.
+
+    With one seed, the truth is that of its seed: a study of one seed says nothing of others, so
+    seeds do not differ there.
+    """
+    for name, truth in scenarios.items():
+        for unit, states in (("D3", (1, 1)), ("D1", _D1)):
+            for number in seeds:
+                deviation = truth.seed_deviation if number > 1 else 0.0
+                planted = replace(truth, states=states, seeds=number, seed_deviation=deviation)
+                yield _row(name, unit, planted, studies)
+
+
+def _row(name: str, unit: str, truth: Truth, studies: int) -> Row:
+    rng = np.random.default_rng(5)
+    held: dict[str, list[bool]] = {column: [] for column in COLUMNS}
+    for _ in range(studies):
+        for column, inside in _inside(truth, rng):
+            held[column].append(inside)
+    shares = {column: float(np.mean(each)) for column, each in held.items() if each}
+    return Row(name, unit, truth.seeds, shares)
+
+
+def _inside(truth: Truth, rng: np.random.Generator) -> Iterator[tuple[str, bool]]:
+    """Yield column and whether the interval holds the truth, of one simulated study."""
+    drawn, rates = truth.draw(rng), truth.rates
+    for policy in ((0, "first", "prompt"), (0, "last", "cot"), (0, "last", "prompt")):
+        yield "rates", _holds(statistics.rate(*drawn[policy]), rates[policy])
+    cot, prompt = ((1, *drawn[0, "last", kind]) for kind in ("cot", "prompt"))
+    by = {kind: rates[0, "last", kind] - rates[0, "first", kind] for kind in ("cot", "prompt")}
+    gap = rates[0, "last", "cot"] - rates[0, "last", "prompt"]
+    yield "gap", _holds(statistics.contrast([cot, (-1, *prompt[1:])]), gap)
+    for kind in by:
+        yield "change", _holds(statistics.contrast(change_of(drawn, kind)), by[kind])
+    moved = statistics.contrast(gap_change_of(drawn))
+    yield "change of gap", _holds(moved, by["cot"] - by["prompt"])
+    if by["cot"]:
+        gain = Gain(change_of(drawn, "prompt"), change_of(drawn, "cot"))
+        # Fieller's interval holds a share that is not rejected.
+        beyond = gain.beyond(by["prompt"] / by["cot"])
+        yield "share", beyond is not None and beyond.estimate().sign == 0
+    other = (-1, *drawn[1, "last", "cot"])
+    yield "arms", _holds(statistics.contrast([cot, other]), 0.0)
+
+
+def _holds(found: Estimate, truth: float) -> bool:
+    assert found.low is not None and found.high is not None
+    return found.low - 1e-9 <= truth <= found.high + 1e-9
+
+
+# ---- the rules that were compared
+
+# Influences [seeds, games] of an estimate -> how far its interval reaches.
+Rule = Callable[[np.ndarray], float]
+
+
+def _over_games(influence: np.ndarray) -> float:
+    return crossed_spread(influence.sum(0, keepdims=True)).half()
+
+
+def _over_seeds(influence: np.ndarray) -> float:
+    seeds = len(influence)
+    variance = (influence.sum(1) ** 2).sum() * seeds / (seeds - 1)
+    return float(np.sqrt(variance) * quantile(seeds - 1))
+
+
+def _multiway(influence: np.ndarray) -> float:
+    seeds, games = influence.shape
+    by_game = (influence.sum(0) ** 2).sum() * games / (games - 1)
+    by_seed = (influence.sum(1) ** 2).sum() * seeds / (seeds - 1)
+    variance = max(by_game + by_seed - (influence**2).sum(), by_game, by_seed)
+    return float(np.sqrt(variance) * quantile(min(seeds, games) - 1))
+
+
+def _bootstrap(influence: np.ndarray, resamples: int = 400) -> float:
+    """Return half the width of a percentile interval, games and seeds resampled independently."""
+    rng = np.random.default_rng(0)
+    seeds, games = (
+        rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float) for n in influence.shape
+    )
+    values = np.einsum("bs,sg,bg->b", seeds, influence, games, optimize=True)
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(high - low) / 2
+
+
+RULES: Mapping[str, Rule] = {
+    "over games alone": _over_games,
+    "t over seeds of differences paired by game": _over_seeds,
+    "Cameron, Gelbach and Miller, t of min(games, seeds) - 1": _multiway,
+    "bootstrap of games and seeds": _bootstrap,
+    "games and seeds crossed, quantiles by part (in use)": lambda each: crossed_spread(each).half(),
+}
+
+
+@dataclass(frozen=True)
+class RuleRow:
+    """A rule at one deviation of seeds: shares of the intervals that hold the truth."""
+
+    rule: str
+    seed_deviation: float
+    seeds: int
+    change: float
+    arms: float
+
+
+def compare_rules(
+    studies: int, seeds: Sequence[int] = (3, 5), deviations: Sequence[float] = (0.0, 0.15, 0.3)
+) -> Iterator[RuleRow]:
+    """Yield how often each rule holds the change of a prompt action, and a difference of 0."""
+    for number in seeds:
+        for deviation in deviations:
+            truth = replace(_DEMO, states=_D1, seeds=number, seed_deviation=deviation)
+            moved = truth.rates[0, "last", "prompt"] - truth.rates[0, "first", "prompt"]
+            held: dict[str, list[tuple[bool, bool]]] = {rule: [] for rule in RULES}
+            rng = np.random.default_rng(6)
+            for _ in range(studies):
+                drawn = truth.draw(rng)
+                change = _influences(change_of(drawn, "prompt"))
+                arms = _influences([(1, *drawn[0, "last", "cot"]), (-1, *drawn[1, "last", "cot"])])
+                for rule, half in RULES.items():
+                    inside = (
+                        abs(change[0] - moved) <= half(change[1]),
+                        abs(arms[0]) <= half(arms[1]),
+                    )
+                    held[rule].append(inside)
+            for rule, each in held.items():
+                yield RuleRow(rule, deviation, number, *map(float, np.mean(each, axis=0)))
+
+
+def _influences(terms: Sequence[Term]) -> tuple[float, np.ndarray]:
+    """Return a sum of ratios, and what each game under each seed adds to its error."""
+    value, influence = 0.0, np.zeros(())
+    seeds = max(len(totals) for _, totals, _ in terms)
+    for weight, totals, counts in terms:
+        # What has one row belongs to every seed.
+        sums, number = (np.repeat(each, seeds // len(each), axis=0) for each in (totals, counts))
+        ratio = sums.sum() / number.sum()
+        value += weight * ratio
+        influence = influence + weight * (sums - ratio * number) / number.sum()
+    return float(value), influence
+
+
+# ---- exact, without simulation
+
+
+def exact_wilson(n: int) -> tuple[float, float]:
+    """Return the mean and the least share of Wilson's intervals of n games that hold the rate."""
+    k, rates = np.arange(n + 1), np.linspace(0.002, 0.998, 499)
+    ends = np.array([statistics.wilson(each / n, n) for each in k])
+    inside = (ends[:, :1] <= rates) & (rates <= ends[:, 1:])
+    held = (stats.binom.pmf(k[:, None], n, rates) * inside).sum(0)
+    return float(held.mean()), float(held.min())
+
+
+# ---- tables
+
+
+def print_coverage(studies: int, say: Callable[[str], None]) -> None:
+    """Print the coverage of every interval in percent, as a Markdown table, row by row."""
+    say(f"| scenario | measure | seeds | {' | '.join(COLUMNS)} |")
+    say("|---" * (3 + len(COLUMNS)) + "|")
+    for row in coverage(studies):
+        cells = (
+            f"{100 * row.held[column]:.1f}" if column in row.held else "–" for column in COLUMNS
+        )
+        say(f"| {row.scenario} | {row.unit} | {row.seeds} | {' | '.join(cells)} |")
+    for n in (20, 60):
+        held, least = exact_wilson(n)
+        say(f"exact, a rate of {n} games: mean {100 * held:.1f}, least {100 * least:.1f}")
+
+
+def print_rules(studies: int, say: Callable[[str], None]) -> None:
+    """Print how often each rule for games and seeds holds the truth, as a Markdown table."""
+    say("| rule | seeds | seed deviation, logits | change of D1 | difference of arms |")
+    say("|---|---|---|---|---|")
+    for row in compare_rules(studies):
+        say(
+            f"| {row.rule} | {row.seeds} | {row.seed_deviation:g} | {100 * row.change:.1f} "
+            f"| {100 * row.arms:.1f} |"
+        )

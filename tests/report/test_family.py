@@ -1,0 +1,137 @@
+"""The study's verdicts and trends, and known answers: what was planted is in the intervals."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers.planted import BASE, PLANTED, Cell, write_planted
+from helpers.studies import write_episode
+from scipy import stats
+
+from cotjax.diagnostics.share import Verdict
+from cotjax.report.family import primary_of
+from cotjax.report.summarize import summarize
+from cotjax.report.verdicts import lead, why
+
+PRIMARY = {"measure": "d1", "kinds": ["cot", "prompt"], "margin": 0.25}
+
+
+def fix_primary(run, primary=PRIMARY):
+    about = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(about | {"config": {"primary": primary}}))
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """Two cells from three seeds each, at three checkpoints, on expert states alone."""
+    cells = {name: PLANTED[name] for name in ("named", "hybrid")}
+    run = tmp_path_factory.mktemp("family")
+    write_planted(run, cells, seeds=3, games=40, checkpoints=(0, 30, 60), played=False)
+    fix_primary(run)
+    return run
+
+
+def test_a_config_fixes_what_the_verdicts_are_about():
+    assert not primary_of({}).fixed and not primary_of({"config": {"primary": {}}}).fixed
+    constrained = PRIMARY | {"kinds": ["cot_constrained", "prompt_constrained"]}
+    fixed = primary_of({"config": {"primary": constrained}})
+    assert (fixed.measure, fixed.constrained, fixed.margin, fixed.fixed) == ("d1", True, 0.25, True)
+
+
+def test_verdicts_are_one_family_and_nothing_else_is_a_verdict(seeds):
+    summary = summarize(seeds)
+    assert (summary.primary.measure, summary.primary.tests) == ("d1", 4)
+    named, hybrid = (summary.placed(arm, "in_domain").placement for arm in ("named", "hybrid"))
+    assert (named.verdict, hybrid.verdict) == (Verdict.ADVANTAGE, Verdict.PROMPT)
+    tests = sorted([named.p, hybrid.p, named.steady_p, hybrid.steady_p])
+    # Holm's: the smallest of four times four.
+    smallest = min(named, hybrid, key=lambda each: each.p)
+    assert smallest.p == tests[0] and smallest.adjusted_p == pytest.approx(4 * tests[0], rel=1e-3)
+    # The gap of "hybrid" moved by 3 points, within the margin; that of "named" by 46.
+    assert hybrid.steady and not named.steady
+    assert "The gap stayed within the margin." in why(summary.placed("hybrid", "in_domain"))
+    assert "in the family. CoT actions moved by" in lead(summary)
+    others = [row for row in summary.placements if not row.primary]
+    assert {row.placement.verdict for row in others} <= {Verdict.DESCRIBED, Verdict.FLOOR}
+    assert not any("not fixed beforehand" in text for text in summary.warnings)
+    assert not any("seeds are not covered" in text for text in summary.warnings)
+
+
+def test_intervals_hold_over_seeds(seeds):
+    summary = summarize(seeds)
+    for row in (*summary.changes, *summary.arm_differences, *summary.trends):
+        assert row.estimate.seeds == 3 and row.estimate.games == 40
+    assert summary.last("named", "in_domain").metrics["d1_cot"].n == 3 * 40 * 4
+    # The base is one point, not three.
+    base = summary.point("named", 0, "in_domain").metrics["d1_cot"]
+    assert (base.n, base.seeds) == (40 * 4, 1)
+
+
+def test_the_trend_of_a_gap_is_its_slope(seeds):
+    """From 5 points at the base to 51 in 60 updates, in a straight line."""
+    summary = summarize(seeds)
+    trend = summary.trend("named", "in_domain", "d1_gap")
+    assert trend.checkpoints == (0, 30, 60)
+    planted = (0.81 - 0.30 - 0.05) / 0.6
+    assert trend.estimate.low < planted < trend.estimate.high and trend.p < 1e-3
+    change = summary.change("named", "in_domain", "d1_gap").estimate
+    # With three even checkpoints the slope is that of the ends.
+    assert trend.estimate.value == pytest.approx(change.value / 0.6, abs=1e-5)
+    flat = summary.trend("hybrid", "in_domain", "d1_gap").estimate
+    assert flat.low < (0.02 - 0.05) / 0.6 < flat.high and flat.high < 0.4
+    saved = json.loads((seeds / "summary.json").read_text())
+    assert {"value", "low", "high", "n", "games", "seeds", "p"} < saved["trends"][0].keys()
+
+
+def test_what_was_planted_is_found(tmp_path):
+    """The gap, revisions, and helpful and harmful ones, of the policies that wrote the records."""
+    cell = Cell(0.75, 0.45)
+    run = write_planted(tmp_path, {"named": cell}, games=60, states=5, played=False)
+    rng = np.random.default_rng(0)
+    ease = rng.normal(size=(100_000, 1)) * np.sqrt(0.25 + 0.49)
+    drawn = (ease + rng.normal(size=(100_000, 2)) * 0.6) / np.sqrt(0.25 + 0.49 + 0.36)
+    cot, prompt = (stats.norm.cdf(drawn) < (cell.cot, cell.prompt)).T
+    truth = {
+        "d1_cot": cell.cot,
+        "d1_prompt": cell.prompt,
+        "d1_gap": cell.cot - cell.prompt,
+        "revision_helpful": (cot & ~prompt).mean(),
+        "revision_harmful": (~cot & prompt).mean(),
+        "revision": 1 - (cot & prompt).mean(),  # two wrong actions are not the same one
+    }
+    summary = summarize(run)
+    found = summary.last("named", "in_domain").metrics
+    for metric, planted in truth.items():
+        assert found[metric].low < planted < found[metric].high, metric
+        assert found[metric].high - found[metric].low < 0.2, metric
+    share = summary.placed("named", "in_domain").placement.share
+    assert share.low < (cell.prompt - BASE[1]) / (cell.cot - BASE[0]) < share.high
+
+
+def test_success_on_the_floor_shows_progress_instead(tmp_path):
+    """No prompt-driven episode is won, but they get farther."""
+    for game in range(30):
+        for arm, checkpoint in (("base", 0), ("sft", 10)):
+            for driver, reached in (("cot", 0.5), ("prompt", 0.2 if arm == "base" else 0.6)):
+                path = write_episode(
+                    tmp_path,
+                    f"g{game}",
+                    [("look", "look")],
+                    arm=arm,
+                    checkpoint=checkpoint,
+                    driver=driver,
+                    success=driver == "cot" and game % 3 < (1 if arm == "base" else 2),
+                )
+                record = json.loads(path.read_text())
+                record["steps"][0]["score"] = reached
+                path.write_text(json.dumps(record))
+    (tmp_path / "run.json").write_text(
+        json.dumps({"config": {"primary": PRIMARY | {"measure": "d3"}}})
+    )
+    summary = summarize(tmp_path)
+    row = summary.placed("sft", "in_domain")
+    assert row.placement.verdict is Verdict.FLOOR and row.placement.floor == ("d3_prompt",)
+    assert set(row.progress) == {"score_cot", "score_prompt"}
+    assert row.progress["score_prompt"].value == pytest.approx(0.4)
+    assert row.progress["score_prompt"].low > 0.2 and row.progress["score_cot"].value == 0
+    assert "Share of the goal reached, prompt-driven episodes: +40.0" in why(row)
