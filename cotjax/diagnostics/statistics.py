@@ -241,8 +241,8 @@ class Ratios:
         moved = weighing @ self._by_game * self._states / max(np.abs(weighing).max(), 1e-300)
         units = self._states.sum() / _move_together(moved, self._states)
         kept = float(units / (units + 2))
-        # One state up and one down for each pair of terms.
-        pairs = float(weighing @ weighing) / (units + 2) ** 2
+        # One state up and one down, of the term that weighs most.
+        pairs = 2 * float(np.square(weighing).max()) / (units + 2) ** 2
         value = float(weighing @ self._rates) * self._span
         return Combination(
             value=value,
