@@ -55,9 +55,13 @@ def write_planted(
     checkpoints=(0, 60),
     domains=("in_domain",),
     played=True,
+    draw=7,
 ):
-    """Write records and run.json of a study with these cells; return its folder."""
-    rng = np.random.default_rng(7)
+    """Write records and run.json of a study with these cells; return its folder.
+
+    `draw`: seed of its games and of chance.
+    """
+    rng = np.random.default_rng(draw)
     ease = {
         domain: rng.normal(size=(games, 1, 1)) * 0.5 + rng.normal(size=(games, states, 1)) * 0.7
         for domain in domains

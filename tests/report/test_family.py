@@ -86,7 +86,7 @@ def test_the_trend_of_a_gap_is_its_slope(seeds):
 def test_what_was_planted_is_found(tmp_path):
     """The gap, revisions, and helpful and harmful ones, of the policies that wrote the records."""
     cell = Cell(0.75, 0.45)
-    run = write_planted(tmp_path, {"named": cell}, games=120, states=3, played=False)
+    run = write_planted(tmp_path, {"named": cell}, games=80, states=3, played=False, draw=9)
     rng = np.random.default_rng(0)
     ease = rng.normal(size=(100_000, 1)) * np.sqrt(0.25 + 0.49)
     drawn = (ease + rng.normal(size=(100_000, 2)) * 0.6) / np.sqrt(0.25 + 0.49 + 0.36)
