@@ -49,8 +49,8 @@ def test_more_games_samples_and_seeds_find_smaller_changes():
 
 def test_seeds_of_an_arm_are_counted_by_cell():
     config = default_config()
-    del config.arms.reduced
     with config.unlocked():
+        del config.arms.reduced
         for seed in (1, 2):
             config.arms[f"sft-s{seed}"] = {**config.arms.sft, "seed": seed}
     assert list(seeds_of(config).values()) == [3]
