@@ -137,9 +137,9 @@ def test_the_lead_places_the_baselines_gain(study):
     summary = summarize(study)
     text = lead(summary)
     assert "measured by success of whole episodes (D3), in-domain" in text
-    assert "the verdict on standard SFT is “not placed”. 100 % [47, 215] of the gain" in text
+    assert "the verdict on standard SFT is “not placed”. 100 % [49, 203] of the gain" in text
     assert "an interval too wide for a verdict" in text
-    assert "Not placed: reduced action supervision, k = 0.3 (100 % [47, 215]" in text
+    assert "Not placed: reduced action supervision, k = 0.3 (100 % [49, 203]" in text
 
 
 def test_answers_follow_the_intervals(study):
