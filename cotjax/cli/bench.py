@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cotjax.cli.bench_report import add_report_bench
 from cotjax.cli.games import add_source, world_of
 from cotjax.errors import UsageError
 
@@ -27,21 +28,7 @@ def add_bench(commands: argparse._SubParsersAction) -> None:
         "mask", help="the loss mask: tokens/s on one core, and its share of a train step"
     )
     mask.set_defaults(run=_mask)
-    viewer = bench.add_parser(
-        "viewer", help="the viewer of made-up episodes: how long it takes to make and to open"
-    )
-    _add_integers(
-        viewer,
-        ("episodes", 5000, "number of episodes"),
-        ("repeats", 3, "how often the page is opened"),
-    )
-    viewer.set_defaults(run=_viewer)
-    _add_coverage(
-        bench.add_parser(
-            "coverage",
-            help="the report's intervals: how often they hold the truth in simulated studies",
-        )
-    )
+    add_report_bench(bench)
     _add_data(bench)
     _add_faults(
         bench.add_parser("faults", help="episodes while environments are killed, hung and garbled")
@@ -76,27 +63,6 @@ def _add_integers(parser: argparse.ArgumentParser, *options: _Option) -> None:
         parser.add_argument(
             f"--{name}", type=int, default=default, help=f"{text} (default {default})"
         )
-
-
-def _add_coverage(coverage: argparse.ArgumentParser) -> None:
-    coverage.add_argument(
-        "--studies", type=int, default=1000, help="simulated studies a row (default 1000)"
-    )
-    coverage.add_argument(
-        "--rules", action="store_true", help="compare rules for games and seeds instead"
-    )
-    coverage.set_defaults(run=_coverage)
-
-
-def _coverage(arguments: argparse.Namespace) -> None:
-    from rich.console import Console
-
-    from cotjax.bench import coverage
-
-    if arguments.studies < 1:
-        raise UsageError(f"--studies is {arguments.studies}; it must be at least 1")
-    print_rows = coverage.print_rules if arguments.rules else coverage.print_coverage
-    print_rows(arguments.studies, Console().print)
 
 
 def _add_sides(parser: argparse.ArgumentParser, peer: str) -> None:
@@ -288,14 +254,6 @@ def _env(arguments: argparse.Namespace) -> None:
     from cotjax.bench.engine import benchmark
 
     benchmark(arguments.games, arguments.split, arguments.count, arguments.steps)
-
-
-def _viewer(arguments: argparse.Namespace) -> None:
-    from rich.console import Console
-
-    from cotjax.bench.viewer import measure
-
-    measure(arguments.episodes, arguments.repeats, Console(highlight=False))
 
 
 def _mask(arguments: argparse.Namespace) -> None:

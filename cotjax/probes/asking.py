@@ -11,7 +11,7 @@ import numpy as np
 
 from cotjax.diagnostics.role_shares import GROUPS
 from cotjax.model.params import Params, param_shardings
-from cotjax.model.platform import compiler_options, platform_of
+from cotjax.model.platform import compiler_options
 from cotjax.model.sharding import batch_parts, batch_sharding
 from cotjax.model.shares import Asked, Shares, lower
 from cotjax.probes.groups import ACTION, REASONING, Tokens
@@ -124,7 +124,7 @@ class Programs:
                 lowered = lower(
                     self.weights.model, mesh, batch, *size, len(GROUPS), self.with_gradient
                 )
-                options: Any = compiler_options(platform_of(mesh))
+                options: Any = compiler_options(mesh)
                 self._compiled[size] = lowered.compile(compiler_options=options)
             found = jax.device_get(
                 self._compiled[size](self._params, jax.device_put(asked, batch_sharding(mesh)))

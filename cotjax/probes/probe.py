@@ -105,11 +105,6 @@ class Checkpoint:
         """The run's folder."""
         return next(each for each in self.files[0].parents if each.name == "records").parent
 
-    @property
-    def run(self) -> Path:
-        """The run's folder."""
-        return next(each for each in self.files[0].parents if each.name == "records").parent
-
     @cached_property
     def policy(self) -> Policy:
         """The sampler, with the checkpoint's weights. Its slots may hold prompts of before."""
