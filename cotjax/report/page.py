@@ -24,6 +24,7 @@ from cotjax.report.figures import alt_text, panel_svg, write_figures
 from cotjax.report.labels import domain_label
 from cotjax.report.learned import INFORMATION_COLUMNS, information_rows, split_rows
 from cotjax.report.panels import CHARTS, COLOURS
+from cotjax.report.sections import sections
 from cotjax.report.summarize import summarize
 from cotjax.report.summary import Arm, Summary
 from cotjax.report.terminal import terminal_table
@@ -161,6 +162,7 @@ def write_report(run_folder: str | Path, summary: Summary | None = None) -> Path
         answers=answers(summary),
         palette=COLOURS,
         charts=_charts(summary),
+        sections=sections(summary),
         labels={name: metric.label for name, metric in METRICS.items()},
         elicitations=[side_by_side(summary, domain) for domain in domains],
         information_columns=INFORMATION_COLUMNS,
