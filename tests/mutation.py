@@ -40,6 +40,8 @@ ROOMS = {
     ),
     "sampler": ("cotjax/sample", "tests/sample"),
     "statistics": ("cotjax/diagnostics/statistics.py", "tests/diagnostics/test_statistics.py"),
+    "crossed": ("cotjax/diagnostics/crossed.py", "tests/diagnostics/test_statistics.py"),
+    "share": ("cotjax/diagnostics/share.py", "tests/diagnostics/test_share.py"),
 }
 
 
