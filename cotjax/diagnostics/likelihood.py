@@ -32,8 +32,9 @@ from cotjax.diagnostics.probe_rows import ProbeRow
 
 NAME = "likelihood"
 # An action counts up to so many nats, and so does the mean of its tokens: a model that rules an
-# action out may give it hundreds, and a few such states would decide a mean.
-_NATS, _TOKEN_NATS = 20.0, 10.0
+# action out may give it hundreds, and a few such states would decide a mean. The limits also set
+# how wide an interval of few states is, so they are no larger than what can be told apart.
+_NATS, _TOKEN_NATS = 10.0, 5.0
 
 
 def _metrics() -> dict[str, Metric]:

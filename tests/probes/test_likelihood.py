@@ -131,7 +131,7 @@ def test_the_stage_measures_the_base_and_the_summary_has_its_metrics(measured):
 
 
 class Knows(RulePolicy):
-    """After its reasoning it finds "open cabinet …" e times as likely as before, per token."""
+    """It finds "open cabinet …" more likely after its reasoning: by 0.2 nats a token."""
 
     def score_branches(self, prefixes, branches):
         self.scored.append((prefixes, branches))
@@ -142,8 +142,9 @@ class Knows(RulePolicy):
 
     def _score(self, ids, prefix):
         text = self.codec.decode(ids)
-        each = -2.0 if "open" in text else -3.0
-        return [each + (("plate" in self.codec.decode(prefix)) and "open" in text)] * len(ids)
+        each = -0.4 if "open" in text else -0.6
+        reasoned = "plate" in self.codec.decode(prefix)
+        return [each + 0.2 * (reasoned and "open" in text)] * len(ids)
 
 
 def test_the_gap_is_what_the_reasoning_adds(tmp_path):
@@ -157,11 +158,13 @@ def test_the_gap_is_what_the_reasoning_adds(tmp_path):
     assert len(rows) == 9
     for row in rows:
         counts, look = row.counts(), len(codec.encode_plain("look", "it")) + 1
-        assert counts["d1_nats_prompt"] == 2 * row.tokens
-        assert counts["d1_token_nats_prompt"] == 2 and counts["d1_token_nats_cot"] == 1
-        assert counts["d1_nats_cot"] == counts["d1_nats_gap"] == row.tokens
-        assert counts["d2_nats"] == pytest.approx(row.cot + 3 * look), "the CoT action is worse"
-        before, after = (softmax([-nats * row.tokens, -3.0 * look])[0] for nats in (2.0, 1.0))
+        assert counts["d1_nats_prompt"] == pytest.approx(0.4 * row.tokens)
+        assert counts["d1_token_nats_prompt"] == pytest.approx(0.4)
+        assert counts["d1_token_nats_cot"] == pytest.approx(0.2)
+        for saved in ("d1_nats_cot", "d1_nats_gap"):
+            assert counts[saved] == pytest.approx(0.2 * row.tokens)
+        assert counts["d2_nats"] == pytest.approx(row.cot + 0.6 * look)
+        before, after = (softmax([-nats * row.tokens, -0.6 * look])[0] for nats in (0.4, 0.2))
         assert counts["d1_posterior_prompt"] == pytest.approx(before, abs=1e-5)
         assert counts["d1_posterior_cot"] == pytest.approx(after, abs=1e-5)
         assert counts["d1_posterior_gap"] == pytest.approx(after - before, abs=1e-5)
@@ -207,12 +210,12 @@ def test_a_hopeless_action_counts_up_to_a_limit_and_the_gap_is_of_what_counts():
         divergence=None,
     )
     assert row.counts() == {
-        "d1_nats_prompt": 20,
-        "d1_token_nats_prompt": 10,
+        "d1_nats_prompt": 10,
+        "d1_token_nats_prompt": 5,
         "d1_nats_cot": 4,
         "d1_token_nats_cot": 0.8,
-        "d1_nats_gap": 16,
-        "d2_nats": -20,
+        "d1_nats_gap": 6,
+        "d2_nats": -10,
     }
     for name, value in row.counts().items():
         assert LikelihoodRow.metrics[name].low <= value <= LikelihoodRow.metrics[name].upper

@@ -80,7 +80,7 @@ def test_likelihoods_stand_side_by_side(run):
     section = likelihood(summarize(run))
     base, named = (dict(zip(section.columns, row.cells, strict=True)) for row in section.rows)
     assert base["after the prompt"].startswith("4.00 [")
-    assert named["saved by reasoning"].startswith("+2.05 [+1.")
+    assert named["saved by reasoning"].startswith("+2.05 [+")
     assert named["per token after the prompt"].startswith("1.00 [")
     assert named["posterior after the prompt"].startswith("25 [")
     assert named["posterior after the CoT"] == "–"
