@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from cotjax.diagnostics.metrics import METRICS
-from cotjax.diagnostics.probes import PROBE_ROWS
+from cotjax.report.agreement import Agreement, floor, likelihood
 from cotjax.report.judged import judged
-from cotjax.report.labels import capitalize, domain_label, number, percent
 from cotjax.report.role_shares import role_shares
-from cotjax.report.summary import PointSummary, Summary
+from cotjax.report.summary import Summary
 from cotjax.report.traces import TraceSection, changed_thoughts, conflicts
 
 
@@ -52,8 +50,8 @@ def sections(summary: Summary) -> list[Section]:
         _of_traces(summary, "conflict", "Forced thoughts", conflicts),
         _of_traces(summary, "faithfulness", "Changed thoughts", changed_thoughts),
         _of_roles(summary),
-        _of_metrics(summary, "floor", "Samples of one mode: the floor of D2"),
-        _of_metrics(summary, "likelihood", "D1 and D2 by log-likelihood"),
+        _of_agreement("floor", floor(summary)),
+        _of_agreement("likelihood", likelihood(summary)),
     ]
     return [each for each in found if each.tables]
 
@@ -108,30 +106,10 @@ def _of_roles(summary: Summary) -> Section:
     return Section("roles", found.title, (), tuple(tables), (*found.notes, *published))
 
 
-def _of_metrics(summary: Summary, probe: str, title: str) -> Section:
-    """Return all metrics of a probe, a table a domain with a column for each point."""
-    tables = [
-        SectionTable(
-            capitalize(domain_label(domain)),
-            tuple(summary.label_of(point) for point in ends),
-            tuple(_metric_rows(ends, PROBE_ROWS[probe].metrics)),
-        )
-        for domain in summary.domains
-        if (ends := summary.ends(domain))
-    ]
-    return Section(probe, title, (), tuple(table for table in tables if table.rows))
-
-
-def _metric_rows(ends: list[PointSummary], names: Iterable[str]) -> Iterator[SectionRow]:
-    for name in names:
-        estimates = [point.metrics.get(name) for point in ends]
-        if not any(each and each.measured for each in estimates):
-            continue
-        metric = METRICS[name]
-        rate = metric.kind != "mean"
-        cells = (
-            "–" if each is None else percent(each) if rate else number(each, 2)
-            for each in estimates
-        )
-        unit = ", %" if metric.kind == "rate" else ", points" if rate else ""
-        yield SectionRow(f"{metric.label}{unit}", tuple(cells))
+def _of_agreement(id_: str, found: Agreement) -> Section:
+    rows = tuple(
+        SectionRow(f"{row.label} · {row.domain}" if row.domain else row.label, row.cells)
+        for row in found.rows
+    )
+    tables = (SectionTable("", found.columns, rows),) if rows else ()
+    return Section(id_, found.title, found.sentences, tables)
