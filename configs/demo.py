@@ -16,7 +16,8 @@ Result    D1, 64 in-domain games, base to update 60: "named" 0.58 to 0.81 by CoT
           advantage". "named_mixed" 0.81 and 0.58, 148 % [113, 196]: "in the prompt action".
           "direct" 0.68 both ways. "unnamed" 0.53 and 0.30, with k = 0.3 0.50 and 0.33: "no clear
           gain". Every response of the base was valid. Longer rooms by CoT actions: "named" 0.67
-          [0.39, 0.86], the base 0.08.
+          [0.39, 0.86], the base 0.08. Verdicts and intervals are of the rule before
+          docs/statistics.md, by which fewer may be clear.
 """
 
 from cotjax.config import default_config
