@@ -140,8 +140,8 @@ def test_the_list_follows_arrows_and_the_mouse(opened):
     page.wait("document.querySelector('.row[aria-selected=true]')?.ariaPosInSet === '54'")
     active = page.run("document.getElementById('list').getAttribute('aria-activedescendant')")
     assert page.run(f"document.getElementById('{active}').ariaSelected") == "true"
-    page.click("#list .row")
-    page.wait("document.querySelector('.row[aria-selected=true]')?.ariaPosInSet !== '54'")
+    page.click("#list .row[aria-posinset='53']")
+    page.wait("document.querySelector('.row[aria-selected=true]')?.ariaPosInSet === '53'")
 
 
 def test_filters_show_the_episodes_that_have_it(opened, made_up):
