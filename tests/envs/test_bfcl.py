@@ -313,7 +313,7 @@ def test_an_episode_ends_after_its_steps_and_a_turn_after_its_own(games):
     seen = play(BfclEnv(100), game, ["[pwd()]"] * (TURN_STEPS + 1))[1:]
     assert [each.done for each in seen] == [False] * (TURN_STEPS + 1) + [True]
     env.close()
-    with pytest.raises(EnvError, match="no entry to step"):
+    with pytest.raises(EnvError, match="no game to step"):
         env.step("done")
     with pytest.raises(UsageError, match="max_steps"):
         BfclEnv(0)
