@@ -11,9 +11,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cotjax.errors import DataError
+from cotjax.diagnostics.lines import parse_line
 from cotjax.masking import Role
 from cotjax.runtime.files import write_atomic
 
@@ -83,14 +83,7 @@ def read_information(folder: Path) -> list[Information]:
         return []
     rows: dict[int, Information] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = Information.model_validate_json(line)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"]))
-            raise DataError(
-                f"{file}:{number}: {where + ': ' if where else ''}{problem['msg']}; {_REMEDY}"
-            ) from None
+        row = parse_line(file, number, line, Information, _REMEDY)
         rows[row.checkpoint] = row
     return [rows[checkpoint] for checkpoint in sorted(rows)]
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from cotjax.diagnostics.lines import parse_line
 from cotjax.diagnostics.metric import Metric
 from cotjax.errors import DataError
 from cotjax.rollout.record import Driver
@@ -74,7 +75,6 @@ class ProbeRow(_Model, ABC):
 
 
 Row = TypeVar("Row", bound=ProbeRow)
-Parsed = TypeVar("Parsed", bound=_Model)
 
 
 def read_probe(path: Path, row: type[Row]) -> tuple[ProbeHeading, list[Row]]:
@@ -89,10 +89,10 @@ def read_probe(path: Path, row: type[Row]) -> tuple[ProbeHeading, list[Row]]:
         raise DataError(f"{path}: cannot be read ({error}); {_REMEDY}") from None
     if not lines:
         raise DataError(f"{path}: is empty; {_REMEDY}")
-    heading = _parse(path, 1, lines[0], ProbeHeading)
+    heading = parse_line(path, 1, lines[0], ProbeHeading, _REMEDY)
     rows: dict[tuple, Row] = {}
     for number, line in enumerate(lines[1:], 2):
-        parsed = _parse(path, number, line, row)
+        parsed = parse_line(path, number, line, row, _REMEDY)
         if parsed.key in rows:
             raise DataError(f"{path}:{number}: a second row of the same state; {_REMEDY}")
         rows[parsed.key] = parsed
@@ -102,17 +102,6 @@ def read_probe(path: Path, row: type[Row]) -> tuple[ProbeHeading, list[Row]]:
 def probe_files(run_folder: Path, probe: str) -> Iterator[Path]:
     """Yield the finished files of a probe in a run's folder, in order."""
     yield from sorted((run_folder / FOLDER / probe).glob("*/*.jsonl"))
-
-
-def _parse(path: Path, number: int, line: str, model: type[Parsed]) -> Parsed:
-    try:
-        return model.model_validate_json(line)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise DataError(
-            f"{path}:{number}: {where + ': ' if where else ''}{problem['msg']}; {_REMEDY}"
-        ) from None
 
 
 @dataclass(frozen=True)

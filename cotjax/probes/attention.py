@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
-
-from ml_collections import ConfigDict
+from typing import ClassVar
 
 from cotjax.diagnostics.attention import Attended, AttentionRow, Hidden
 from cotjax.probes.asking import BLOCKED, MASKED, NOTHING, Answer, Programs, Row
@@ -13,37 +11,23 @@ from cotjax.probes.groups import Tokens
 from cotjax.probes.probe import Checkpoint, State
 from cotjax.probes.responses import (
     Responses,
+    ResponsesProbe,
     by_group,
     change,
-    check_rows,
-    expert_states,
     measured,
     of_layers,
     responses_of,
     say_skipped,
-    settings_of,
 )
 
 _PROMPT = "prompt"
 
 
-class AttentionProbe:
+class AttentionProbe(ResponsesProbe):
     """Measures D6 at expert states, on the CoT response as it was decoded."""
 
     name: ClassVar[str] = "attention"
     title: ClassVar[str] = "attention by group"
-
-    def check(self, config: ConfigDict) -> None:
-        """As `Probe.check`."""
-        check_rows(config, self.name)
-
-    def settings(self, config: ConfigDict) -> dict[str, Any]:
-        """As `Probe.settings`."""
-        return settings_of(config)
-
-    def states(self, at: Checkpoint) -> list[State]:
-        """As `Probe.states`."""
-        return expert_states(at)
 
     def measure(self, states: Sequence[State], at: Checkpoint) -> Iterator[AttentionRow]:
         """As `Probe.measure`."""

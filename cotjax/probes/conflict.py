@@ -34,7 +34,7 @@ from cotjax.probes.naming import (
     swaps,
     things,
 )
-from cotjax.probes.probe import Checkpoint, State, drawn, states_of
+from cotjax.probes.probe import Checkpoint, State, states_of
 from cotjax.rollout.elicitation import DRAWN
 
 
@@ -133,7 +133,7 @@ class ConflictProbe:
 
     def states(self, at: Checkpoint) -> list[State]:
         """Return the drawn expert states."""
-        return drawn(states_of(at.records("reference")), at.config)
+        return at.expert_states
 
     def measure(self, states: Sequence[State], at: Checkpoint) -> Iterator[ConflictRow]:
         """Force the thoughts of every state."""

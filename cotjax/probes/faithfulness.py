@@ -29,7 +29,7 @@ from cotjax.probes.forcing import (
     tokens,
 )
 from cotjax.probes.naming import names, noun_swaps, nouns, sentences, swapped
-from cotjax.probes.probe import Checkpoint, State, drawn, states_of
+from cotjax.probes.probe import Checkpoint, State
 from cotjax.probes.writing import (
     MISTAKE,
     PARAPHRASE,
@@ -115,7 +115,7 @@ class FaithfulnessProbe:
 
     def states(self, at: Checkpoint) -> list[State]:
         """Return the drawn expert states."""
-        return drawn(states_of(at.records("reference")), at.config)
+        return at.expert_states
 
     def measure(self, states: Sequence[State], at: Checkpoint) -> Iterator[FaithfulnessRow]:
         """Force the changed thoughts of every state. Raises as `cotjax.endpoint.client.Client`."""

@@ -17,7 +17,7 @@ from cotjax.diagnostics.episodes import action_of
 from cotjax.diagnostics.floor import NAME, FloorRow
 from cotjax.envs.base import Observation
 from cotjax.errors import UsageError
-from cotjax.probes.probe import Checkpoint, State, drawn, states_of
+from cotjax.probes.probe import Checkpoint, State
 from cotjax.probes.prompts import in_slots, named
 from cotjax.rollout.elicitation import DRAWN
 from cotjax.rollout.episode import read_response, response_seed
@@ -63,7 +63,7 @@ class FloorProbe:
 
     def states(self, at: Checkpoint) -> list[State]:
         """Return the drawn expert states."""
-        return drawn(states_of(at.records("reference")), at.config)
+        return at.expert_states
 
     def measure(self, states: Sequence[State], at: Checkpoint) -> Iterator[FloorRow]:
         """Sample the responses of as many states at once as the policy has slots."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
-
-from ml_collections import ConfigDict
+from typing import ClassVar
 
 from cotjax.diagnostics.gradient import GradientRow, Reached, Swapped
 from cotjax.probes.asking import Answer, Programs, Row
@@ -13,38 +11,24 @@ from cotjax.probes.groups import Tokens
 from cotjax.probes.probe import Checkpoint, State
 from cotjax.probes.responses import (
     Responses,
+    ResponsesProbe,
     by_group,
     change,
-    check_rows,
-    expert_states,
     measured,
     of_layers,
     responses_of,
     say_skipped,
-    settings_of,
 )
 
 _COT, _PROMPT, _SWAPPED = "cot", "prompt", "swapped"
 Found = tuple[State, Responses]
 
 
-class GradientProbe:
+class GradientProbe(ResponsesProbe):
     """Measures D7 at expert states, on the CoT response as it was decoded."""
 
     name: ClassVar[str] = "gradient"
     title: ClassVar[str] = "gradient by group"
-
-    def check(self, config: ConfigDict) -> None:
-        """As `Probe.check`."""
-        check_rows(config, self.name)
-
-    def settings(self, config: ConfigDict) -> dict[str, Any]:
-        """As `Probe.settings`."""
-        return settings_of(config)
-
-    def states(self, at: Checkpoint) -> list[State]:
-        """As `Probe.states`."""
-        return expert_states(at)
 
     def measure(self, states: Sequence[State], at: Checkpoint) -> Iterator[GradientRow]:
         """As `Probe.measure`."""

@@ -16,7 +16,7 @@ from cotjax.data.codec import Codec
 from cotjax.diagnostics.episodes import action_of
 from cotjax.diagnostics.likelihood import NAME, LikelihoodRow, divergence, posterior
 from cotjax.formats import normalize_action
-from cotjax.probes.probe import Checkpoint, State, drawn, states_of
+from cotjax.probes.probe import Checkpoint, State
 from cotjax.probes.prompts import in_slots, named
 from cotjax.rollout.constrained import action_branches, reasoning_before
 
@@ -38,7 +38,7 @@ class LikelihoodProbe:
 
     def states(self, at: Checkpoint) -> list[State]:
         """Return the drawn expert states."""
-        return drawn(states_of(at.records("reference")), at.config)
+        return at.expert_states
 
     def measure(self, states: Sequence[State], at: Checkpoint) -> Iterator[LikelihoodRow]:
         """Score the actions of as many states at once as the policy has slots."""

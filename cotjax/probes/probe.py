@@ -115,6 +115,11 @@ class Checkpoint:
         """The checkpoint's parameters."""
         return self.load_weights()
 
+    @cached_property
+    def expert_states(self) -> list[State]:
+        """The drawn expert states. Their records are read once for all probes."""
+        return drawn(states_of(self.records("reference")), self.config)
+
     def records(self, *drivers: Driver) -> Iterator[Record]:
         """Yield the records of these drivers that their environment did not break."""
         for path in self.files:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -13,7 +13,7 @@ from cotjax.diagnostics.role_shares import GROUPS, NATS, PROMPT, Skipped
 from cotjax.errors import UsageError
 from cotjax.probes.asking import Answer
 from cotjax.probes.groups import ACTION, REASONING, Tokens, prompt_tokens, response_tokens
-from cotjax.probes.probe import Checkpoint, State, drawn, states_of
+from cotjax.probes.probe import Checkpoint, State
 from cotjax.rollout.record import Response
 
 _DIGITS = 6  # decimals that are kept: beyond them results depend on the mesh
@@ -56,6 +56,32 @@ class Responses(NamedTuple):
         return before + Tokens(list(ids), [REASONING] * len(ids)) + after
 
 
+class ResponsesProbe:
+    """What the probes of D6 and D7 have in common (a `Probe` but for `measure`)."""
+
+    name: ClassVar[str]
+
+    def check(self, config: ConfigDict) -> None:
+        """Raise UsageError for an impossible `config.probes.<name>.rows`."""
+        rows = config.probes[self.name].rows
+        if rows < 1:
+            raise UsageError(f"probes.{self.name}.rows is {rows}; it must be at least 1")
+
+    def settings(self, config: ConfigDict) -> dict[str, Any]:
+        """As `Probe.settings`."""
+        return {
+            "states": config.probes.states,
+            "seed": config.seed,
+            "max_length": config.evaluate.max_length,
+            "compute_dtype": config.model.compute_dtype,
+            "groups": list(GROUPS),
+        }
+
+    def states(self, at: Checkpoint) -> list[State]:
+        """Return the drawn expert states."""
+        return at.expert_states
+
+
 def responses_of(state: State, codec: Codec, limit: int) -> Responses:
     """Return what is measured of a state. `limit`: tokens; longer responses are skipped."""
     shown = prompt_tokens(codec, state.record, state.number)
@@ -84,11 +110,6 @@ def _whole(codec: Codec, shown: Tokens, response: Response | None, prefix: str) 
     return shown + tokens if ACTION in tokens.groups else None
 
 
-def expert_states(at: Checkpoint) -> list[State]:
-    """Return the drawn expert states."""
-    return drawn(states_of(at.records("reference")), at.config)
-
-
 def say_skipped(at: Checkpoint, name: str, skipped: Iterable[Skipped | None]) -> None:
     """Say how many states have no CoT measurement, and why."""
     found = list(skipped)
@@ -100,24 +121,6 @@ def say_skipped(at: Checkpoint, name: str, skipped: Iterable[Skipped | None]) ->
             f"{name}, {at.arm} at step {at.step}: of {len(found)} states are not measured: "
             f"{', '.join(reasons)}"
         )
-
-
-def check_rows(config: ConfigDict, name: str) -> None:
-    """Raise UsageError for an impossible `config.probes.<name>.rows`."""
-    rows = config.probes[name].rows
-    if rows < 1:
-        raise UsageError(f"probes.{name}.rows is {rows}; it must be at least 1")
-
-
-def settings_of(config: ConfigDict) -> dict[str, Any]:
-    """As `Probe.settings`, of both."""
-    return {
-        "states": config.probes.states,
-        "seed": config.seed,
-        "max_length": config.evaluate.max_length,
-        "compute_dtype": config.model.compute_dtype,
-        "groups": list(GROUPS),
-    }
 
 
 def measured(answer: Answer, tokens: Tokens) -> dict[str, Any]:

@@ -22,24 +22,17 @@ def domain_label(domain: str) -> str:
 
 def percent(estimate: Estimate, signed: bool = False, digits: int = 0) -> str:
     """Return "83 [71, 91]", in percent or percentage points; a dash where nothing was measured."""
+    return number(estimate, digits, signed, scale=100)
+
+
+def number(estimate: Estimate, digits: int, signed: bool = False, scale: int = 1) -> str:
+    """Return "+1.21 [+0.90, +1.60]"; a dash where nothing was measured."""
     if estimate.value is None or estimate.low is None or estimate.high is None:
         return "–"
     plus = "+" if signed else ""
     # Adding 0.0 turns -0.0 into 0.0.
     value, low, high = (
-        f"{round(100 * x, digits) + 0.0:{plus}.{digits}f}"
-        for x in (estimate.value, estimate.low, estimate.high)
-    )
-    return f"{value} [{low}, {high}]".replace("-", "−")
-
-
-def number(estimate: Estimate, digits: int, signed: bool = False) -> str:
-    """Return "+1.21 [+0.90, +1.60]"; a dash where nothing was measured."""
-    if estimate.value is None or estimate.low is None or estimate.high is None:
-        return "–"
-    plus = "+" if signed else ""
-    value, low, high = (
-        f"{round(x, digits) + 0.0:{plus}.{digits}f}"
+        f"{round(scale * x, digits) + 0.0:{plus}.{digits}f}"
         for x in (estimate.value, estimate.low, estimate.high)
     )
     return f"{value} [{low}, {high}]".replace("-", "−")

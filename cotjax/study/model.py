@@ -33,7 +33,6 @@ from cotjax.study.evaluate import evaluate
 from cotjax.study.games import GameSets, whole_split
 from cotjax.study.memory import playing_memory
 from cotjax.study.players import LocalPlayer
-from cotjax.study.probing import probe_checkpoints
 from cotjax.study.ready import examples_alone
 from cotjax.study.run import Study
 from cotjax.study.training_data import load_codec
@@ -181,19 +180,7 @@ def play_model(study: Study, games: GameSets) -> Summary | None:
         )
         distributed.barrier("played")
     if config.probes.names:
-        with study.reporter.stage("probe", "Measuring states") as stage:
-            probe_checkpoints(
-                config,
-                model=model,
-                codec=codec,
-                games=games,
-                arms={},
-                run=run,
-                base=base,
-                stage=stage.update,
-                say=study.reporter.say,
-            )
-            distributed.barrier("probed")
+        study.measure(games, model, codec, {}, base)
     if distributed.first():
         seconds = study.reporter.seconds
         describe_run(config, run, games, model, codec, expert, seconds, made_from)

@@ -18,11 +18,13 @@ import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from cotjax.data.codec import Codec
 from cotjax.data.prompt_examples import NONE_DRAWN, Drawn, keep_examples
 from cotjax.data.trajectories import Trajectory, read_trajectories, write_trajectories
 from cotjax.envs.base import Game
 from cotjax.envs.worlds import NAMED, World, load_world
 from cotjax.errors import DataError, UsageError
+from cotjax.model.config import ModelConfig
 from cotjax.report.labels import domain_label
 from cotjax.report.summary import Summary
 from cotjax.rollout.collect import Collecting, collect, expert_episodes
@@ -39,6 +41,7 @@ from cotjax.study.evaluate import check_playable, evaluate
 from cotjax.study.export import keep_base
 from cotjax.study.games import NUMBERS, GameSets, left_out_text, prepare_games
 from cotjax.study.information import measure_of
+from cotjax.study.jobs import Weights
 from cotjax.study.memory import playing_memory
 from cotjax.study.players import LocalPlayer
 from cotjax.study.power import power_of, power_text
@@ -179,14 +182,28 @@ class Study:
         """Measure checkpoints at states of their episodes, by the config's probes or by `names`."""
         require_probes(self.config, names)
         model, codec = load_trained(self.config, self.folder)
+        arms = {arm: folder / "checkpoints" for arm, folder in self.arm_folders.items()}
+        self.measure(games, model, codec, arms, names=names)
+
+    def measure(
+        self,
+        games: GameSets,
+        model: ModelConfig,
+        codec: Codec,
+        arms: Mapping[str, Path],
+        base: Weights | None = None,
+        names: Sequence[str] = (),
+    ) -> None:
+        """Measure these checkpoints; the arguments are those of `probe_checkpoints`."""
         with self.reporter.stage("probe", "Measuring states") as stage:
             probe_checkpoints(
                 self.config,
                 model=model,
                 codec=codec,
                 games=games,
-                arms={arm: folder / "checkpoints" for arm, folder in self.arm_folders.items()},
+                arms=arms,
                 run=self.folder,
+                base=base,
                 names=names,
                 stage=stage.update,
                 say=self.reporter.say,

@@ -32,19 +32,8 @@ class Generation:
         return len(self.ids)
 
 
-@dataclass
-class RulePolicy:
-    """By CoT it opens the next unopened cabinet; by prompt action it always looks.
-
-    `sampled`, `scored`: the arguments of these calls.
-    """
-
-    codec: object
-    slots: int = 2
-    max_length: int = 400
-    prompts: dict = field(default_factory=dict)
-    sampled: list = field(default_factory=list)
-    scored: list = field(default_factory=list)
+class Prompts:
+    """The prompts of a policy's slots, in `prompts`, a dict by slot."""
 
     @property
     def lengths(self):
@@ -60,6 +49,21 @@ class RulePolicy:
     def extend(self, pieces):
         for slot, ids in pieces.items():
             self.prompts[slot] = self.prompts[slot] + list(ids)
+
+
+@dataclass
+class RulePolicy(Prompts):
+    """By CoT it opens the next unopened cabinet; by prompt action it always looks.
+
+    `sampled`, `scored`: the arguments of these calls.
+    """
+
+    codec: object
+    slots: int = 2
+    max_length: int = 400
+    prompts: dict = field(default_factory=dict)
+    sampled: list = field(default_factory=list)
+    scored: list = field(default_factory=list)
 
     def score_branches(self, prefixes, branches):
         """After reasoning the longest action is the most likely by total, else the shortest."""

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from cotjax.config import default_config
 from cotjax.data.codec import Codec
+from cotjax.diagnostics.metrics import Point
+from cotjax.diagnostics.probe_rows import Measured, ProbeHeading
 from cotjax.probes.probe import Checkpoint
 from cotjax.rollout.record import (
     PlayedGame,
@@ -20,7 +20,7 @@ from cotjax.rollout.record import (
     record_path,
     write_record,
 )
-from helpers.rollouts import Generation
+from helpers.rollouts import Generation, Prompts
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def checkpoint(run, codec, policy, *, said=None, arm="sft", step=10, **settings)
 
 
 @dataclass
-class TextPolicy:
+class TextPolicy(Prompts):
     """Answers by a rule: (prompt, what is prefilled) as text -> the text that it writes.
 
     `sampled`: the prefixes of each call.
@@ -167,21 +167,6 @@ class TextPolicy:
     prompts: dict = field(default_factory=dict)
     sampled: list = field(default_factory=list)
 
-    @property
-    def lengths(self):
-        return np.array([len(self.prompts.get(slot, ())) for slot in range(self.slots)])
-
-    def prompt(self, slot):
-        return self.prompts[slot]
-
-    def reset(self, slots):
-        for slot in slots:
-            self.prompts[slot] = []
-
-    def extend(self, pieces):
-        for slot, ids in pieces.items():
-            self.prompts[slot] = self.prompts[slot] + list(ids)
-
     def sample(self, prefixes, *, max_new, seeds, temperature, **how):
         assert seeds.keys() == prefixes.keys()
         self.sampled.append((dict(prefixes), max_new))
@@ -190,3 +175,15 @@ class TextPolicy:
             text = self.rule(self.codec.decode(self.prompts[slot]), self.codec.decode(prefix))
             answers[slot] = Generation(self.codec.encode(text), None)
         return answers
+
+
+def estimates(probe, rows):
+    """Return name -> estimate of all that the rows of a probe count."""
+    heading = ProbeHeading(
+        probe=probe, arm="sft", checkpoint=10, checkpoint_hash="c", games_hash="g",
+        settings={}, states=len(rows),
+    )  # fmt: skip
+    point = Point()
+    for row in rows:
+        point.add_state(Measured.of(heading, row))
+    return {name: point.estimate(name) for name in type(rows[0]).metrics}

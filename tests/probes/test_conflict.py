@@ -4,11 +4,10 @@ import re
 
 import pytest
 from helpers import tiny
-from helpers.traces import Said, TextPolicy, checkpoint, write_states
+from helpers.traces import Said, TextPolicy, checkpoint, estimates, write_states
 
 from cotjax.diagnostics.conflict import CONTROLS, VARIANTS, ConflictRow, outcome_of
-from cotjax.diagnostics.metrics import Point
-from cotjax.diagnostics.probe_rows import Measured, ProbeHeading, read_probe
+from cotjax.diagnostics.probe_rows import read_probe
 from cotjax.errors import UsageError
 from cotjax.probes import conflict
 from cotjax.probes.conflict import ConflictProbe
@@ -91,18 +90,6 @@ def measured(at):
     return list(probe.measure(probe.states(at), at))
 
 
-def estimates(rows):
-    """Return name -> estimate of all that the rows count."""
-    heading = ProbeHeading(
-        probe="conflict", arm="sft", checkpoint=10, checkpoint_hash="c", games_hash="g",
-        settings={}, states=len(rows),
-    )  # fmt: skip
-    point = Point()
-    for row in rows:
-        point.add_state(Measured.of(heading, row))
-    return {name: point.estimate(name) for name in ConflictRow.metrics}
-
-
 def holds(estimate, rate):
     return estimate.low <= rate <= estimate.high
 
@@ -115,7 +102,7 @@ def recovered(run, codec):
 
 
 def test_the_planted_rates_are_recovered(recovered):
-    found = estimates(recovered)
+    found = estimates("conflict", recovered)
     assert len(recovered) == GAMES * STATES
     for variant in VARIANTS:
         for outcome, planted in {
@@ -201,7 +188,7 @@ def test_what_is_decoded_begins_with_the_record_and_ends_in_the_thought(run, cod
 def test_the_two_actions_the_other_way_round_are_noticed(run, codec, monkeypatch):
     monkeypatch.setattr(conflict, "outcome_of", lambda action, a1, a2: outcome_of(action, a2, a1))
     at = checkpoint(run, codec, follower((0.15, 0.0, 0.0), run, codec))
-    found = estimates(measured(at))
+    found = estimates("conflict", measured(at))
     for variant in VARIANTS:
         assert not holds(found[f"conflict_follow_{variant}"], 0.15)
         assert found[f"conflict_effect_{variant}"].sign == -1
@@ -213,7 +200,7 @@ def test_a_cut_that_leaves_the_action_in_is_noticed(run, codec, monkeypatch, wro
     if wrong:
         monkeypatch.setattr(conflict, "before_things", lambda thought, action: thought)
     at = checkpoint(run, codec, follower((0.6, 0.0, 0.0), run, codec, hidden=False))
-    found = estimates(measured(at))
+    found = estimates("conflict", measured(at))
     assert holds(found["conflict_follow_other"], 0.6)
     assert holds(found["conflict_follow_cut"], 0.6 if wrong else 0.0)
     assert holds(found["conflict_effect_cut"], 0.0) == (not wrong)
@@ -231,7 +218,7 @@ def test_a_prompt_anchored_policy_is_told_from_one_that_follows(run, codec):
         anchored = turn.prompt.action == turn.cot.action
         return f"{turn.cot.action} </action>" if anchored else base.rule(prompt, prefix)
 
-    found = estimates(measured(checkpoint(run, codec, TextPolicy(codec, rule))))
+    found = estimates("conflict", measured(checkpoint(run, codec, TextPolicy(codec, rule))))
     assert found["conflict_keep_swap_anchored"].value == 1.0
     assert found["conflict_keep_swap_revised"].value == 0.0
     assert found["conflict_follow_swap"].value == 0.5
@@ -266,7 +253,7 @@ def test_states_without_a_thought_are_counted_and_not_in_the_denominator(tmp_pat
     # The thought about cabinet 3 names it, and the other one has enough left: one of them is drawn.
     assert reasons[3].get("cut", reasons[3].get("other")) in ("too_short", "not_named")
     assert reasons[4] == dict.fromkeys(VARIANTS, "no_other_action")
-    found = estimates(list(rows.values()))
+    found = estimates("conflict", list(rows.values()))
     assert found["conflict_fits_swap"].value == pytest.approx(2 / 6)
     assert found["conflict_follow_swap"].n == 2
     assert found["conflict_third_swap"].value == 1.0

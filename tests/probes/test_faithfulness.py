@@ -5,11 +5,9 @@ import re
 import pytest
 from helpers import tiny
 from helpers.endpoints import serving
-from helpers.traces import Said, TextPolicy, checkpoint, write_states
+from helpers.traces import Said, TextPolicy, checkpoint, estimates, write_states
 
-from cotjax.diagnostics.faithfulness import EARLY, FaithfulnessRow, area_over
-from cotjax.diagnostics.metrics import Point
-from cotjax.diagnostics.probe_rows import Measured, ProbeHeading
+from cotjax.diagnostics.faithfulness import EARLY, area_over
 from cotjax.errors import UsageError
 from cotjax.probes.faithfulness import FaithfulnessProbe
 from cotjax.probes.writing import MISTAKE, PARAPHRASE, rewritten
@@ -85,20 +83,9 @@ def rows_of(run, codec, rule, **settings):
     return rows, policy
 
 
-def estimates(rows):
-    heading = ProbeHeading(
-        probe="faithfulness", arm="sft", checkpoint=10, checkpoint_hash="c", games_hash="g",
-        settings={}, states=len(rows),
-    )  # fmt: skip
-    point = Point()
-    for row in rows:
-        point.add_state(Measured.of(heading, row))
-    return {name: point.estimate(name) for name in FaithfulnessRow.metrics}
-
-
 def test_the_planted_dependence_is_recovered(run, codec):
     rows, _ = rows_of(run, codec, depending(0.4, noticing=0.5))
-    found = estimates(rows)
+    found = estimates("faithfulness", rows)
     for percent in EARLY:
         planted = 1.0 if percent == 100 else 0.6
         assert found[f"faithfulness_same_{percent}"].value == pytest.approx(planted, abs=0.02)
@@ -117,7 +104,7 @@ def test_the_planted_dependence_is_recovered(run, codec):
 @pytest.mark.parametrize(("share", "aoc"), [(0.0, 0.0), (1.0, 0.875)])
 def test_the_area_is_0_where_no_thought_matters_and_large_where_each_does(run, codec, share, aoc):
     rows, _ = rows_of(run, codec, depending(share), faithfulness__tests=("early",))
-    assert estimates(rows)["faithfulness_aoc_early"].value == pytest.approx(aoc)
+    assert estimates("faithfulness", rows)["faithfulness_aoc_early"].value == pytest.approx(aoc)
     assert all(not row.mistakes and row.filler is None and not row.missing for row in rows)
 
 
@@ -188,7 +175,7 @@ def test_the_checkpoint_writes_for_itself_where_it_can(run, codec):
 
     settings = {"faithfulness__tests": ("paraphrase",), "faithfulness__writer": "self"}
     rows, _ = rows_of(run, codec, rule, **settings)
-    found = estimates(rows)
+    found = estimates("faithfulness", rows)
     assert found["faithfulness_same_paraphrase"].value == 1.0
     assert found["faithfulness_same_paraphrase"].n == GAMES * STATES / 2
     left = {row.missing.get("paraphrase") for row in rows}
@@ -225,7 +212,7 @@ def test_states_without_a_thought_and_tokenizers_without_dots_are_said(tmp_path)
     assert reasons[0] == dict.fromkeys(tests, "no_thought")
     assert reasons[1] == dict.fromkeys(tests, "invalid")
     assert reasons[2]["mistake"] == "no_noun"
-    assert estimates(rows)["faithfulness_same_100"].n == 1
+    assert estimates("faithfulness", rows)["faithfulness_same_100"].n == 1
 
 
 @pytest.mark.parametrize(

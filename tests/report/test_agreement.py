@@ -2,11 +2,13 @@
 
 import pytest
 from helpers.planted import write_planted
+from markupsafe import escape
 
 from cotjax.diagnostics.floor import FloorRow
 from cotjax.diagnostics.likelihood import LikelihoodRow
 from cotjax.diagnostics.probe_rows import ProbeHeading
 from cotjax.report.agreement import floor, likelihood
+from cotjax.report.page import write_report
 from cotjax.report.summarize import summarize
 
 ARMS = (("base", 0), ("named", 60))
@@ -60,6 +62,20 @@ def test_a_revision_rate_stands_beside_its_floor(run):
     told = [text for text in section.sentences if text.startswith(("base", "named"))]
     assert "no difference of the modes beyond the floor" in told[0]
     assert "the modes differ beyond the floor, by +75" in told[1]
+
+
+def test_the_page_has_a_section_for_what_was_measured_and_none_for_the_rest(run):
+    def fields(arm, game):
+        return {"cot": ("a", "a"), "prompt": ("a", "a") if arm == "base" else ("c", "c")}
+
+    write_rows(run, "floor", FloorRow, fields)
+    page = write_report(run).read_text()
+    shown = page[page.index('<section aria-labelledby="floor">') :].partition("</section>")[0]
+    section = floor(summarize(run))
+    for text in (section.title, *section.sentences, *section.columns, *section.rows[1].cells):
+        assert escape(text) in shown
+    assert '<a href="#floor">' in page
+    assert 'id="roles"' not in page
 
 
 def test_likelihoods_stand_side_by_side(run):
