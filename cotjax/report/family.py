@@ -43,7 +43,8 @@ def primary_of(run: Mapping[str, Any]) -> Primary:
         return Primary("")
     constrained = all(str(kind).endswith("_constrained") for kind in given.get("kinds") or [""])
     margin = float(given.get("margin") or MARGIN)
-    return Primary(str(given["measure"]), constrained, margin, fixed=True)
+    domains = tuple(map(str, given.get("domains") or ()))
+    return Primary(str(given["measure"]), constrained, margin, fixed=True, domains=domains)
 
 
 def placements(
@@ -77,7 +78,11 @@ def placements(
                 if kind == chosen and placement.verdict is Verdict.FLOOR:
                     row = replace(row, progress=dict(_progress(curves[arm], domain, last)))
                 rows.append(row)
-    family = {(row.arm, row.domain): row.placement for row in rows if row.primary}
+    family = {
+        (row.arm, row.domain): row.placement
+        for row in rows
+        if row.primary and primary.covers(row.domain)
+    }
     decided = decide(family)
     tests = 2 * sum(each.verdict is not Verdict.MISSING for each in family.values())
     return tuple(_decided(row, decided) for row in rows), replace(primary, tests=tests)
@@ -90,9 +95,9 @@ def _usable(placed: Mapping[tuple[str, bool], Mapping[str, Placement]]) -> tuple
 
 
 def _decided(row: PlacedGain, decided: _Placed) -> PlacedGain:
-    if row.primary:
+    if row.primary and (row.arm, row.domain) in decided:
         placement = decided[row.arm, row.domain]
-    elif row.placement.verdict is Verdict.FLOOR:
+    elif row.placement.verdict in (Verdict.FLOOR, Verdict.MISSING):
         placement = row.placement
     else:
         placement = replace(row.placement, verdict=Verdict.DESCRIBED)

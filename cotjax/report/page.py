@@ -159,6 +159,7 @@ def write_report(run_folder: str | Path, summary: Summary | None = None) -> Path
         planted=is_planted(summary),
         lead=lead(summary),
         cards=[(domain_label(domain), _cards(summary, domain)) for domain in domains],
+        family_domains=" and ".join(map(domain_label, summary.primary.domains)),
         answers=answers(summary),
         palette=COLOURS,
         charts=_charts(summary),

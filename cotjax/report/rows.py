@@ -17,6 +17,7 @@ class Primary:
       constrained: whether both actions are chosen among the admissible ones; else decoded freely.
       margin: a change of the gap by less than this, to either side, is none.
       fixed: whether the config fixed it beforehand.
+      domains: those that have verdicts; () where all have.
       tests: number of tests that share one level: two for each arm and domain measured.
     """
 
@@ -24,7 +25,12 @@ class Primary:
     constrained: bool = False
     margin: float = MARGIN
     fixed: bool = False
+    domains: tuple[str, ...] = ()
     tests: int = 0
+
+    def covers(self, domain: str) -> bool:
+        """Whether a domain has verdicts."""
+        return not self.domains or domain in self.domains
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,11 @@ def check_primary(config: ConfigDict) -> None:
         raise UsageError(
             f"primary.kinds is {tuple(primary.kinds)}; it must be {pairs[0]} or {pairs[1]}"
         )
+    if missing := [name for name in primary.domains if name not in wanted_games(config)]:
+        raise UsageError(
+            f"primary.domains has {missing[0]!r}, of which no games are played; there are "
+            f"{', '.join(wanted_games(config))}"
+        )
     for name in ("assumed_base", "assumed_last"):
         rates = tuple(primary[name])
         if len(rates) != 2 or not all(0 < rate < 1 for rate in rates):
@@ -79,7 +84,7 @@ def power_of(config: ConfigDict, studies: int = STUDIES) -> list[Power]:
     """
     check_primary(config)
     domains, cells = wanted_games(config), seeds_of(config)
-    tests = 2 * len(domains) * max(len(cells), 1)
+    tests = 2 * len(config.primary.domains or domains) * max(len(cells), 1)
     seeds = min(cells.values(), default=1)
     return [
         _power(domain, truth_of(config, games, seeds), config, tests, studies)

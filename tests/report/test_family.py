@@ -57,6 +57,19 @@ def test_verdicts_are_one_family_and_nothing_else_is_a_verdict(seeds):
     assert not any("seeds are not covered" in text for text in summary.warnings)
 
 
+def test_a_domain_outside_the_family_takes_no_level_and_gets_no_verdict(tmp_path):
+    cells = {name: PLANTED[name] for name in ("named", "hybrid")}
+    run = write_planted(tmp_path, cells, games=40, domains=("in_domain", "ood_rooms"), played=False)
+    fix_primary(run)
+    assert summarize(run).primary.tests == 8
+    fix_primary(run, PRIMARY | {"domains": ["in_domain"]})
+    summary = summarize(run)
+    assert summary.primary.tests == 4
+    inside, outside = (summary.placed("named", each) for each in ("in_domain", "ood_rooms"))
+    assert inside.placement.verdict is Verdict.ADVANTAGE
+    assert outside.placement.verdict is Verdict.DESCRIBED and outside.placement.share.measured
+
+
 def test_intervals_hold_over_seeds(seeds):
     summary = summarize(seeds)
     for row in (*summary.changes, *summary.arm_differences, *summary.trends):
