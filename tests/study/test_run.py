@@ -45,7 +45,7 @@ def test_every_part_leaves_what_it_should(study):
     assert len(records) == 5 * 3 * 6
     assert {record.domain for record in records} == {"in_domain", "ood"}
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["schema_version"] == 3
+    assert summary["schema_version"] == 4
     assert "<html" in (out / "report.html").read_text()
     assert list((out / "figures").glob("*.png"))
     assert "Playing every checkpoint" in (out / "log.txt").read_text()
