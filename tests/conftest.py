@@ -17,7 +17,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 # therefore does not optimize, in the processes that tests start too. XLA's own passes run as ever:
 # what is fused, how much memory a program takes and what it sends do not change. The processes that
 # test kept programs (runtime/test_compiled.py) and plans (helpers/planning.py) do without this, and
-# so do slow tests.
+# so do the few tests that compute for longer than they compile (the fixture `optimized`).
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import hypothesis
@@ -35,13 +35,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # A shell starts what runs in its background with Ctrl-C ignored, and so would be every process that
 # a test starts to interrupt it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_collection_modifyitems(items):
-    """Slow tests compute for longer than they compile."""
-    for item in items:
-        if item.get_closest_marker("slow") and "optimized" not in item.fixturenames:
-            item.fixturenames.insert(0, "optimized")
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ def test_the_readmes_blocks_run(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_the_page_on_models_trains_the_decoder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_hf(Path("my-model"), tiny.model_config(), tiny.params())

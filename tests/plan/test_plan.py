@@ -22,20 +22,23 @@ from cotjax.train.memory import bytes_a_device
 from cotjax.train.optim import configured
 from cotjax.train.step import abstract_state
 
-# One shipped config of each kind: a slice whose chips share two axes, one with three, and two
-# slices.
-COMPILED = ("qwen3_4b_v5e_4x4", "llama3_8b_v5p_2x2x4", "qwen3_32b_two_v5e_16x16")
-# A plan that compiles in seconds.
-SMALL = (
+# A plan that compiles in seconds; the larger configs take minutes each.
+MODEL = (
     "--config",
     str(CONFIGS / "demo.py"),
-    "--topology",
-    "v5e:2x2",
     "--config.model.compute_dtype=bfloat16",
-    "--config.mesh.fsdp=2",
-    "--config.mesh.data=2",
     "--config.train.scan_layers=True",
 )
+SMALL = (*MODEL, "--topology", "v5e:2x2", "--config.mesh.fsdp=2", "--config.mesh.data=2")
+
+
+def _sizes(data: int, fsdp: int) -> list[str]:
+    """Return a mesh, with a batch and slots that it divides."""
+    return [
+        *(f"--config.mesh.data={data}", f"--config.mesh.fsdp={fsdp}"),
+        *("--config.train.batch=32", "--config.evaluate.slots=32"),
+    ]
+
 
 needs_compiler = pytest.mark.skipif(
     compiler() is None, reason="the TPU compiler (libtpu) is not here"
@@ -49,9 +52,17 @@ def _plan(*arguments: str, compiled: bool = True) -> subprocess.CompletedProcess
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COMPILED)
-def test_a_shipped_config_fits_its_slice(name):
-    run = _plan(*shipped(name))
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        shipped("qwen3_4b_v5e_4x4"),
+        [*MODEL, "--topology", "v5p:2x2x4", *_sizes(data=1, fsdp=16)],
+        [*MODEL, "--topology", "v5e:2x2", "--slices", "2", *_sizes(data=2, fsdp=4)],
+    ],
+    ids=["two axes, a shipped config", "three axes", "two slices"],
+)
+def test_a_config_fits_a_slice_of_every_kind(arguments):
+    run = _plan(*arguments)
     assert run.returncode == 0, run.stdout + run.stderr
     for program in ("train step: fits", "sampler, prefill: fits", "sampler, decode: fits"):
         assert program in run.stdout

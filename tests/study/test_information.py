@@ -187,6 +187,7 @@ def base():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_a_thought_that_names_the_action_leaves_nothing_to_learn(planted, base, tmp_path):
     model, params = base
     rows, warned = {}, {}

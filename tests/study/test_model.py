@@ -156,6 +156,7 @@ def test_an_orbax_folder_plays_the_same(folder, played, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_a_real_instruct_model_plays_by_its_own_template(folder, smollm2, tmp_path):
     """SmolLM2 is prompted as its user says, and acts by each kind of action."""
     flags = [

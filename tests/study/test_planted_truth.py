@@ -34,6 +34,7 @@ def get_config():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_the_verdict_flips_with_what_was_planted(tmp_path):
     configs = Path(__file__).parents[2] / "configs"
     config = tmp_path / "planted.py"
@@ -51,6 +52,8 @@ def test_the_verdict_flips_with_what_was_planted(tmp_path):
     assert said["named_mixed", False].verdict is Verdict.PROMPT
     # The gap widens where thoughts alone are trained, and narrows where actions are, too.
     assert said["named", False].gap.sign > 0 > said["named_mixed", False].gap.sign
-    # Chosen among the admissible actions, so that no form is in the way.
-    assert said["named", True].verdict is Verdict.ADVANTAGE
+    # Chosen among the admissible actions, so that no form is in the way: outside the family, so
+    # described by intervals.
+    assert said["named", True].verdict is Verdict.DESCRIBED
+    assert said["named", True].share.high < 0.5
     assert said["named_mixed", True].share.low > said["named", True].share.high

@@ -49,6 +49,7 @@ def test_too_small_a_vocabulary_is_refused():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_the_first_lesson_alone_grows_the_heads():
     shares = []
     steps = round(300 / LESSONS[0].share)

@@ -25,6 +25,7 @@ def _temporary_bytes(remat: str) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_remat_saves_memory():
     """Eight layers keep everything, projections, or input and attention: the compiler obeys."""
     none, dots, block = (_temporary_bytes(remat) for remat in ("none", "dots", "block"))

@@ -24,12 +24,14 @@ def _run(script: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_two_devices_train_in_bfloat16_as_one_does():
     """The pass that widens their sums would end the process."""
     _run("two_devices.py")
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_gradients_are_complete_when_they_are_summed():
     """In the order of work that saves memory they are not, and differ from run to run."""
     assert _run("summed_gradients.py") == "different: 0\n"
