@@ -6,8 +6,6 @@ Hardware  2 CPU cores
 
 import demo
 
-SEEDS = (0, 1, 2)
-
 
 def get_config():
     config = demo.get_config()
@@ -16,9 +14,6 @@ def get_config():
     config.evaluate.elicitations = ("cot", "prompt", "prompt_constrained")
     config.evaluate.offline = ("cot_constrained",)
     config.evaluate.episodes_at = ()  # at the middle checkpoint too
-    config.arms = {
-        f"{cell}-s{seed}": {**arm, "label": f"{arm['label']}, seed {seed}", "seed": seed}
-        for cell, arm in demo.CELLS.items()
-        for seed in SEEDS
-    }
+    config.seeds = (0, 1, 2)
+    config.arms = demo.CELLS
     return config

@@ -189,16 +189,14 @@ def _inputs_of_config(
 ) -> tuple[Path, Codec, Selection, RemovedTokens]:
     """Return the file, codec and selection of a run of the config, and what its arms drop."""
     from cotjax.data.information import RemovedTokens
-    from cotjax.study.arms import arms_of, dropping_of
+    from cotjax.study.arms import arms_of, dropping_of, member_named
     from cotjax.study.training_data import codec_of, drawn_of, selection_of
 
     flags = {"data.trajectories": arguments.file, "model.tokenizer": arguments.tokenizer}
     flags |= {"data.template": arguments.template, "data.max_length": arguments.max_length}
     config = data_config(arguments, flags)
     file, arms = Path(config.data.trajectories), arms_of(config)
-    if arguments.arm is not None and arguments.arm not in arms:
-        raise UsageError(f"--arm is {arguments.arm!r}; there are {', '.join(arms)}")
-    arm = arms[arguments.arm] if arguments.arm else None
+    arm = None if arguments.arm is None else arms[member_named(config, arguments.arm)]
     droppings, drawn = {arm: dropping_of(config, arm) for arm in arms}, drawn_of(config, file)
     codec, selection = codec_of(config, file, drawn), selection_of(config, arm, drawn)
     return file, codec, selection, RemovedTokens(droppings)
@@ -215,6 +213,7 @@ def data_config(arguments: argparse.Namespace, flags: dict[str, object]) -> Conf
       DataError: the file does not exist.
     """
     from cotjax.config import default_config, load_config, own_files, set_field
+    from cotjax.runtime.members import arm_and_seed
 
     overrides = [
         *arguments.overrides,
@@ -226,7 +225,7 @@ def data_config(arguments: argparse.Namespace, flags: dict[str, object]) -> Conf
         config = default_config()
         for override in overrides:
             set_field(config, override)
-    own = own_files(config).get(arguments.arm)
+    own = own_files(config).get(arm_and_seed(arguments.arm or "")[0])
     if own and flags["data.trajectories"] is None:
         config.data.trajectories = own
     if not config.data.trajectories:

@@ -108,7 +108,7 @@ def _show_mask(arguments: argparse.Namespace) -> None:
 def _of_run(arguments: argparse.Namespace) -> tuple:
     """Return (examples, title) of a run of the config in the arguments."""
     from cotjax.data.show_mask import about, run_shown
-    from cotjax.study.arms import arms_of, dropping_of
+    from cotjax.study.arms import arms_of, dropping_of, member_named
     from cotjax.study.training_data import codec_of, drawn_of, selection_of
 
     given = [name for name in _OWN if getattr(arguments, name) is not None]
@@ -123,16 +123,17 @@ def _of_run(arguments: argparse.Namespace) -> tuple:
         "data.template": arguments.template,
     }
     config = data_config(arguments, flags)
-    if arguments.arm is not None and arguments.arm not in config.arms:
-        raise UsageError(f"--arm is {arguments.arm!r}; there are {', '.join(config.arms)}")
-    droppings = {arm: dropping_of(config, arm) for arm in config.arms}
-    arm = arguments.arm or next(
+    arms = arms_of(config)
+    droppings = {arm: dropping_of(config, arm) for arm in arms}
+    arm = next(
         (arm for arm, dropping in droppings.items() if dropping.drops()), next(iter(droppings))
     )
+    if arguments.arm is not None:
+        arm = member_named(config, arguments.arm)
     dropping, file = droppings[arm], Path(config.data.trajectories)
     epoch, step = arguments.epoch, arguments.step
     drawn = drawn_of(config, file)
-    selection = selection_of(config, arms_of(config)[arm], drawn)
+    selection = selection_of(config, arms[arm], drawn)
     examples = run_shown(file, codec_of(config, file, drawn), selection, dropping, epoch, step)
     varies = dropping.redraw or callable(dropping.fraction)
     at = f"epoch {epoch}, step {step}, " if varies else ""

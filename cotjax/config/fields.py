@@ -39,6 +39,9 @@ def default_config(world: str = "alfworld") -> ConfigDict:
     # Of the games and of sampled decoding; and of the data order, masking and adapters of an arm
     # that has no seed of its own.
     config.seed = 0
+    # Training seeds (of data order, masking and adapters), such as (0, 1, 2): every arm is trained
+    # once from each, and reported as one arm. (): each arm has one seed, its own or the config's.
+    config.seeds = ()
     # Devices that a CPU's cores are divided into where there is no accelerator; one a core is
     # fastest.
     config.cpu_devices = 1
@@ -258,7 +261,7 @@ def _arms() -> ConfigDict:
     thoughts: kind of the scripted thoughts; "": collect.thoughts.
     trajectories: JSONL file to train this arm on; "": data.trajectories, or collected ones.
     direct_share: share of trajectories in the direct form; -1: data.direct_share.
-    seed: of the arm's data order, masking and adapters; -1: the config's.
+    seed: of the arm's data order, masking and adapters; -1: the config's. Several: config.seeds.
     """
     arms = ConfigDict()
     arms.sft = ConfigDict({"label": "standard SFT", "fraction": 0.0})

@@ -125,7 +125,7 @@ def count(path: Path, record: Record) -> EpisodeCounts:
     return EpisodeCounts(
         path=path,
         world=record.world,
-        arm=record.arm,
+        arm=record.member,
         checkpoint=record.checkpoint,
         driver=record.driver,
         domain=record.domain,

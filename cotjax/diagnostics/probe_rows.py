@@ -1,8 +1,8 @@
 """Rows of probes: what was measured at single states, beside what is played.
 
-A probe writes `<run>/probes/<probe>/<arm>/<checkpoint>.jsonl`: a heading, then one row a state. Its
-row says what the state adds to each of the probe's metrics, and so its metrics are paired,
-compared and reported like all others.
+A probe writes `<run>/probes/<probe>/<arm>/<checkpoint>.jsonl` (`<arm>/seed-<seed>/` where the study
+names seeds): a heading, then one row a state. Its row says what the state adds to each of the
+probe's metrics, and so its metrics are paired, compared and reported like all others.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from cotjax.diagnostics.lines import parse_line
 from cotjax.diagnostics.metric import Metric
 from cotjax.errors import DataError
 from cotjax.rollout.record import Driver
+from cotjax.runtime.members import member_name
 
 FOLDER = "probes"
 _REMEDY = "delete the file and measure again with `cotjax probe`"
@@ -35,6 +36,7 @@ class ProbeHeading(_Model):
     schema_version: Literal[1] = Field(default=1, description="1")
     probe: str = Field(description="name of the probe")
     arm: str = Field(description="whose weights were measured; the base model is arm `base`")
+    training_seed: int | None = Field(default=None, description="as in episode records")
     checkpoint: int = Field(description="step of the checkpoint; the base model is 0")
     checkpoint_hash: str = Field(description="as in episode records")
     games_hash: str = Field(description="as in episode records")
@@ -42,6 +44,11 @@ class ProbeHeading(_Model):
         description="all that the numbers depend on, beside weights and episodes"
     )
     states: int = Field(description="rows that a finished file has")
+
+    @property
+    def member(self) -> str:
+        """As `Heading.member` of a record."""
+        return member_name(self.arm, self.training_seed)
 
 
 class ProbeRow(_Model, ABC):
@@ -101,12 +108,12 @@ def read_probe(path: Path, row: type[Row]) -> tuple[ProbeHeading, list[Row]]:
 
 def probe_files(run_folder: Path, probe: str) -> Iterator[Path]:
     """Yield the finished files of a probe in a run's folder, in order."""
-    yield from sorted((run_folder / FOLDER / probe).glob("*/*.jsonl"))
+    yield from sorted((run_folder / FOLDER / probe).rglob("*.jsonl"))
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A state's counts, with the place they belong to."""
+    """A state's counts, with the place they belong to. `arm`: the member."""
 
     arm: str
     checkpoint: int
@@ -119,7 +126,7 @@ class Measured:
     def of(cls, heading: ProbeHeading, row: ProbeRow) -> Self:
         """Return what a row counts for."""
         return cls(
-            arm=heading.arm,
+            arm=heading.member,
             checkpoint=heading.checkpoint,
             domain=row.domain,
             game=row.game,

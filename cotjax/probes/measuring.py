@@ -11,6 +11,7 @@ from cotjax.diagnostics.probes import PROBE_ROWS
 from cotjax.errors import DataError, InternalError
 from cotjax.probes.probe import Checkpoint, Probe
 from cotjax.runtime.files import put_aside, write_atomic
+from cotjax.runtime.members import arm_and_seed
 
 
 def probe_path(run_folder: Path, probe: str, arm: str, step: int) -> Path:
@@ -34,10 +35,12 @@ def measure(
     `progress`: called with (rows done, rows in all).
     """
     path = probe_path(run_folder, probe.name, at.arm, at.step)
+    arm, seed = arm_and_seed(at.arm)
     states = probe.states(at)
     heading = ProbeHeading(
         probe=probe.name,
-        arm=at.arm,
+        arm=arm,
+        training_seed=seed,
         checkpoint=at.step,
         checkpoint_hash=at.digest,
         games_hash=games_hash,

@@ -78,6 +78,7 @@ class Checkpoint:
     """One checkpoint of an arm, with all that a probe may ask of it.
 
     Attributes:
+      arm: of an arm with several seeds, the member.
       games: id -> game, of all that are played.
       files: the records of the checkpoint's episodes, in order.
       load_policy, load_weights: `policy` and `weights`, loaded when they are first needed.

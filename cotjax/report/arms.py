@@ -1,4 +1,7 @@
-"""The arms of a summary: the config's, where those that differ by seed alone are one arm."""
+"""The arms of a summary: the config's, each with all its seeds.
+
+Older runs have the seeds of an arm as arms of their own; those that differ by seed alone are one.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 
 from cotjax.diagnostics.information import LEAST_REMOVED, Information
 from cotjax.report.summary import BASE, Arm
+from cotjax.runtime.members import arm_and_seed
 
 # Characters that turn the text after them around: a label stands within sentences.
 _BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
@@ -21,11 +25,13 @@ def find_arms(run: Mapping[str, Any], seen: set[str]) -> dict[str, Arm]:
     """Return the arms that have records; the base alone where there are no others.
 
     The baseline comes first: of the arms that drop nothing, the one with the least direct data.
+
+    `seen`: the members (`cotjax.runtime.members`) that have records.
     """
     described = run.get("arms") or {}
     members: dict[str, list[str]] = {}
     for name in sorted(seen - {BASE}, key=lambda name: _seed(described.get(name), name)):
-        cell = (described.get(name) or {}).get("cell") or name
+        cell = (described.get(name) or {}).get("cell") or arm_and_seed(name)[0]
         members.setdefault(str(cell), []).append(name)
     arms = {cell: _arm(cell, names, described) for cell, names in members.items()}
     arms = {cell: arms[cell] for cell in sorted(arms, key=lambda cell: _order(cell, arms[cell]))}
@@ -72,14 +78,18 @@ def _arm(cell: str, names: list[str], described: Mapping[str, Any]) -> Arm:
     share = first.get("direct_share")
     return Arm(
         label=_label(
-            cell, [str((described.get(name) or {}).get("label") or name) for name in names]
+            cell,
+            [
+                str((described.get(name) or {}).get("label") or arm_and_seed(name)[0])
+                for name in names
+            ],
         ),
         # An arm whose fraction grows drops something, even if it begins with nothing.
         fraction=_largest(first.get("fraction"), first.get("last_fraction")),
         control=str(first.get("control") or "action"),
         thoughts=str(first.get("thoughts") or ""),
         direct_share=float(share) if isinstance(share, int | float) and share >= 0 else None,
-        seeds={name: about.get("seed") for name, about in named},
+        seeds={name: about.get("seed", arm_and_seed(name)[1]) for name, about in named},
     )
 
 
@@ -99,7 +109,7 @@ def _label(cell: str, labels: list[str]) -> str:
 
 
 def _seed(about: Mapping[str, Any] | None, name: str) -> tuple[int, str]:
-    seed = (about or {}).get("seed")
+    seed = (about or {}).get("seed", arm_and_seed(name)[1])
     return (seed if isinstance(seed, int) else 0, name)
 
 

@@ -18,7 +18,7 @@ from cotjax.report.summary import Arm
 Curve = Mapping[tuple[int, str], Pool]
 # Arm of the summary -> its curve.
 Curves = Mapping[str, Curve]
-# Name of an arm in records -> (checkpoint, domain) -> its point.
+# Member (`cotjax.runtime.members`) -> (checkpoint, domain) -> its point.
 SeedCurves = Mapping[str, Mapping[tuple[int, str], Point]]
 
 # What is compared across checkpoints and arms: success and its gap, which are also tested, the
@@ -183,7 +183,7 @@ def _ends(
 
 
 def _same_seeds(arm: Arm, minus: Arm) -> dict[str, str]:
-    """Return the names in records of an arm and of another that have the same seed."""
+    """Return the members of an arm and of another that have the same seed."""
     by_seed = {seed: name for name, seed in minus.seeds.items() if seed is not None}
     return {name: by_seed[seed] for name, seed in arm.seeds.items() if seed in by_seed}
 

@@ -38,7 +38,7 @@ class Seeds:
     """The same number for each seed of an arm.
 
     Attributes:
-      values: name of the arm in records -> value.
+      values: member (`cotjax.runtime.members`) -> value.
     """
 
     values: dict[str, float]
@@ -118,7 +118,7 @@ class PlacedGain:
       constrained: whether both actions are chosen among the admissible ones; else decoded freely.
       primary: whether this is the study's verdict on the arm and domain; the others are described
         by their intervals alone.
-      seed_shares: name of the arm in records -> share of each seed; {} with one seed.
+      seed_shares: member -> share of each seed; {} with one seed.
       progress: change of the metrics that say how far episodes got, where success is on the floor.
     """
 

@@ -41,14 +41,15 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm of the study: the config's arms that differ by their seed alone.
+    """One arm of the study, with all its seeds.
 
     Attributes:
       fraction: share of action losses dropped in training, if known.
       control: what is dropped in place of actions, one of cotjax.masking.CONTROLS.
       thoughts: kind of the thoughts it was trained on; "" where the run does not say.
       direct_share: share of examples without a thought; None where the run does not say.
-      seeds: name of the arm in records -> its seed; None where the run does not say.
+      seeds: member (`cotjax.runtime.members`), or in older runs the name of the arm in records ->
+        its seed; None where the run does not say.
       minus: the arm that it is compared with; None for the baseline.
       removed_share: share of the loss that its intervention removes; None where not measured.
       cannot_differ: the intervention removes too little for this arm to differ from `minus`.
@@ -157,15 +158,14 @@ class Summary:
       domains: those with records.
       elicitation: as found in the records; more than one per driver is also a warning.
       points: the seeds of an arm together: a game's episodes count as one game.
-      seed_points: of arms with several seeds, each seed's; `arm` is its name in the records.
+      seed_points: of arms with several seeds, each seed's; `arm` is the member.
       trends: of the gaps over checkpoints, where three or more have them.
       placements: where each arm's gain landed, by every measure that was taken.
       splits: of the gap at the last checkpoint, where an arm was trained on actions alone.
-      information: name of the arm in records -> its rows; {} where none was measured.
+      information: member -> its rows; {} where none was measured.
       invalid: kinds of responses that are too often invalid.
       shown_episode: path below the run folder of the episode that the report shows.
-      held_out: name of the arm in records -> its held-out losses in order; {} where none was
-        measured.
+      held_out: member -> its held-out losses in order; {} where none was measured.
       seconds: "environment" and "sampler", summed over the records.
       warnings: sentences on what makes the study weaker than it looks.
     """

@@ -18,6 +18,7 @@ from pydantic_core import from_json
 
 from cotjax.errors import DataError, InternalError
 from cotjax.runtime.files import write_atomic
+from cotjax.runtime.members import member_name
 
 SCHEMA_VERSION = 4
 # The kinds of action (cotjax.rollout.elicitation explains them).
@@ -164,12 +165,22 @@ class Heading(_Model):
     schema_version: Literal[4] = Field(default=4, description="4")
     world: str = Field(description="the world that the game belongs to (`config.world`)")
     arm: str = Field(description="whose weights played; the base model is arm `base`")
+    training_seed: int | None = Field(
+        default=None,
+        description="the seed that they were trained from, where the study names several "
+        "(`config.seeds`); else null",
+    )
     checkpoint: int = Field(description="step of the checkpoint; the base model is 0")
     checkpoint_hash: str = Field(
         description="BLAKE2b over the checkpoint's `sums.json`: sizes and checksums of its files"
     )
     games_hash: str = Field(description="sha256 over ids and contents of all games of the study")
     domain: str = Field(description="`in_domain`, or an OOD one: `ood`, `ood_rooms`, …")
+
+    @property
+    def member(self) -> str:
+        """The arm under its seed, as `cotjax.runtime.members` names it."""
+        return member_name(self.arm, self.training_seed)
 
 
 class Episode(_Model):
@@ -252,7 +263,7 @@ def record_path(
     """Return the path of an episode's record.
 
     The name has a readable beginning of the game's id, a hash that keeps games apart, and the
-    number of every sample after the first.
+    number of every sample after the first. `arm`: the member, of an arm with several seeds.
     """
     digest = hashlib.sha256(game_id.encode(errors="surrogatepass")).hexdigest()[:12]
     start = "".join(c if c.isalnum() or c in "-_" else "_" for c in game_id)[:60]

@@ -2,6 +2,7 @@
 
     <run>/config.json                the run's config
     <run>/arms/<arm>/settings.json   the arm's train, masking, model, seed, made_from, saves
+                                     (<arm>/seed-<seed>/ where the config names seeds)
 
 A setting is bound by the first result that depends on it: games and collection by the collected
 trajectories, training by the first update, playing by the first episode. Until then it may change,
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 from cotjax.errors import UsageError
 from cotjax.runtime.content import changed
 from cotjax.runtime.files import read_json, write_atomic
+from cotjax.runtime.members import member_folders, members_of
 from cotjax.runtime.older import AXES, renamed
 from cotjax.runtime.settings import first_difference, flatten
 
@@ -217,21 +219,6 @@ def checkpoint_steps(steps: int, save_every: int) -> list[int]:
     return sorted({*range(0, steps + 1, save_every), steps})
 
 
-def steps_named(names: Sequence[int], saved: Sequence[int], field: str) -> tuple[int, ...]:
-    """Return the checkpoints that a config field names, -1 being the last.
-
-    Raises UsageError for one that is never saved.
-    """
-    steps = tuple(saved[-1] if step == -1 else step for step in names)
-    for step in steps:
-        if step not in saved:
-            raise UsageError(
-                f"{field}: no checkpoint is saved at {step!r}; there are "
-                f"{', '.join(map(str, saved))}"
-            )
-    return steps
-
-
 def planned_steps(folder: Path) -> list[int]:
     """Return the steps at which an arm's run saves, or saved before its settings changed."""
     file = folder / _ARM_FILE
@@ -301,6 +288,7 @@ def check_run(
     if results and bool(theirs["arms"]) != bool(mine["arms"]):
         holds = "a run that trains arms" if theirs["arms"] else "the evaluation of a model alone"
         raise UsageError(f"{folder} holds {holds}; choose another folder with --out")
+    _check_members(folder, mine)
     before, now = (_comparable(config, defaults, arm_defaults) for config in (theirs, mine))
     asked = {*before["evaluate.elicitations"], *before["evaluate.offline"]}
     unasked = tuple(name for name, kinds in _OF_KINDS.items() if not kinds & asked)
@@ -314,6 +302,17 @@ def check_run(
                 f"{folder} holds another run ({_said(*differs, mine['train']['schedule'])}); "
                 f"{result}; choose another folder with --out, or remove it"
             )
+
+
+def _check_members(folder: Path, mine: Mapping[str, Any]) -> None:
+    """Raise UsageError where a folder holds arms, or seeds, that a config does not have."""
+    names = [name for arm in mine["arms"] for name in members_of(arm, mine.get("seeds", ()))]
+    if lost := [name for name in arms_begun(folder) if name not in names]:
+        raise UsageError(
+            f"{folder} holds another run: {', '.join(lost)} trained there, and this config has "
+            f"{', '.join(names) or 'no arms'}; name these arms and seeds too, or choose another "
+            "folder with --out"
+        )
 
 
 def claim_run(folder: Path, mine: Mapping[str, Any]) -> None:
@@ -345,9 +344,8 @@ def bind_held_out(folder: Path, sha256: str) -> None:
 
 
 def arms_begun(folder: Path) -> list[str]:
-    """Return the names of the arms of a run in which at least one update was made."""
-    arms = folder / "arms"
-    return sorted(arm.name for arm in arms.iterdir() if begun(arm)) if arms.is_dir() else []
+    """Return the names of the arms' members in which at least one update was made."""
+    return [name for name, arm in member_folders(folder / "arms").items() if begun(arm)]
 
 
 def _results(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
@@ -388,7 +386,11 @@ def _comparable(
         if name.startswith("train.")
     }
     others = {name: value for name, value in filled.items() if not name.startswith("train.")}
-    by_arm = {arm: {**arm_defaults, **own} for arm, own in config.get("arms", {}).items()}
+    by_arm = {
+        member: {**arm_defaults, **own, **({} if seed is None else {"seed": seed})}
+        for arm, own in config.get("arms", {}).items()
+        for member, seed in members_of(arm, config.get("seeds", ())).items()
+    }
     for own in by_arm.values():
         own.pop("label")
     return others | flatten({"train": binding(train), "arms": by_arm})

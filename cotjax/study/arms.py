@@ -1,4 +1,7 @@
-"""The arms of a study: what each is trained on, with the config's values where it names none."""
+"""The arms of a study: what each is trained on, with the config's values where it names none.
+
+Where the config names seeds, an arm has a member for each of them (`cotjax.runtime.members`).
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from cotjax.config import ARM_FIELDS, own_files
 from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
 from cotjax.masking import NORMALIZERS, Dropping, MaskError
+from cotjax.runtime.members import arm_and_seed, members_of
 
 # Fields that decide an arm's examples and their order; the others decide what is dropped.
 _OF_DATA = ("thoughts", "trajectories", "direct_share", "seed")
@@ -33,7 +37,8 @@ class Arm:
       trajectories: the file that it alone names; "" where data are those of the config.
       direct_share: share of its trajectories in the direct form.
       seed: of its data order, masking and adapters.
-      cell: a name that arms differing by seed and label alone share.
+      cell: the arm in the report: a name that members of an arm share, or, where the config names
+        no seeds, arms that differ by seed and label alone.
     """
 
     label: str
@@ -52,14 +57,33 @@ class Arm:
 
 
 def arms_of(config: ConfigDict) -> dict[str, Arm]:
-    """Return the arms of a config by name, in its order."""
-    values = {arm: _resolved(config, arm) for arm in config.arms}
-    cells = _cells(values)
+    """Return the arms of a config in its order: all their members, by name."""
+    values = {
+        member: _resolved(config, member)
+        for arm in config.arms
+        for member in members_of(arm, config.seeds)
+    }
+    # Older studies wrote the seeds of an arm as arms.
+    cells = {each: arm_and_seed(each)[0] for each in values} if config.seeds else _cells(values)
     shown = ("label", "fraction", "control", *_OF_DATA)
     return {
-        arm: Arm(**{name: own[name] for name in shown}, cell=cells[arm])
-        for arm, own in values.items()
+        member: Arm(**{name: own[name] for name in shown}, cell=cells[member])
+        for member, own in values.items()
     }
+
+
+def member_named(config: ConfigDict, name: str) -> str:
+    """Return the member of this name, or the first member of the arm of this name.
+
+    Raises UsageError where there is neither.
+    """
+    members = arms_of(config)
+    if name in members:
+        return name
+    of_arm = [member for member in members if arm_and_seed(member)[0] == name]
+    if not of_arm:
+        raise UsageError(f"--arm is {name!r}; there are {', '.join(members)}")
+    return of_arm[0]
 
 
 def collects(config: ConfigDict) -> bool:
@@ -74,8 +98,12 @@ def given_files(config: ConfigDict) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, files)))
 
 
-def dropping_of(config: ConfigDict, arm: str) -> Dropping:
-    """Return what an arm trains on and drops. Raises UsageError for a setting that is not valid."""
+def dropping_of(config: ConfigDict, member: str) -> Dropping:
+    """Return what an arm trains on and drops. Raises UsageError for a setting that is not valid.
+
+    `member`: its name, or that of one of its members.
+    """
+    arm, _ = arm_and_seed(member)
     values, own = dict(config.masking), dict(config.arms[arm])
     normalizer = values.pop("normalizer")
     if normalizer not in NORMALIZERS:
@@ -90,7 +118,7 @@ def dropping_of(config: ConfigDict, arm: str) -> Dropping:
     for name in ("label", *_OF_DATA):
         own.pop(name, None)
     try:
-        return Dropping.of(seed=_resolved(config, arm)["seed"], **(values | own))
+        return Dropping.of(seed=_resolved(config, member)["seed"], **(values | own))
     except MaskError as error:
         raise UsageError(f"arms.{arm}: masking: {error}") from None
 
@@ -99,6 +127,7 @@ def check_arms(config: ConfigDict) -> None:
     """Raise UsageError for an arm with an unknown field, or with a value that is not possible."""
     if not config.arms:
         raise UsageError("the config has no arms; give at least one, as configs/demo.py does")
+    _check_seeds(config)
     for arm, own in config.arms.items():
         if not isinstance(own, ConfigDict):
             raise UsageError(f"arms.{arm} is {own!r}; give its fields: {', '.join(ARM_FIELDS)}")
@@ -114,6 +143,20 @@ def check_arms(config: ConfigDict) -> None:
             )
         _check_data(config, arm, own)
         dropping_of(config, arm)
+
+
+def _check_seeds(config: ConfigDict) -> None:
+    seeds = tuple(config.seeds)
+    if any(type(seed) is not int or seed < 0 for seed in seeds) or len({*seeds}) < len(seeds):
+        raise UsageError(f"seeds is {seeds}; give integers of at least 0, each once, as in (0, 1)")
+    for arm, own in config.arms.items():
+        if "/" in arm:
+            raise UsageError(f"arms: {arm!r} has a slash; name a folder")
+        if seeds and isinstance(own, ConfigDict) and own.get("seed", -1) != -1:
+            raise UsageError(
+                f"arms.{arm}.seed is {own.seed}, but seeds {seeds} are those of every arm: remove "
+                "one of the two fields"
+            )
 
 
 def check_thoughts(config: ConfigDict, kind: str, field: str) -> None:
@@ -158,9 +201,12 @@ def _check_data(config: ConfigDict, arm: str, own: ConfigDict) -> None:
     check_thoughts(config, own.thoughts, f"arms.{arm}.thoughts")
 
 
-def _resolved(config: ConfigDict, arm: str) -> dict[str, Any]:
-    """Return all fields of an arm, each with the config's value where the arm names none."""
+def _resolved(config: ConfigDict, member: str) -> dict[str, Any]:
+    """Return all fields of a member, each with the config's value where its arm names none."""
+    arm, seed = arm_and_seed(member)
     own: dict[str, Any] = {**ARM_FIELDS, **config.arms[arm]}
+    if seed is not None:
+        own["seed"] = seed
     if own["trajectories"] == config.data.trajectories:
         own["trajectories"] = ""
     if own["trajectories"]:

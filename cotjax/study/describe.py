@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from cotjax.model.params import abstract_params
 from cotjax.rollout import contracts
 from cotjax.runtime.claim import content_of_arm, planned_steps
 from cotjax.runtime.files import read_json, write_atomic
+from cotjax.runtime.members import arm_and_seed
 from cotjax.runtime.provenance import git_revision, package_versions
 from cotjax.study.arms import arms_of
 from cotjax.study.games import GameSets, task_types_of
@@ -53,17 +54,20 @@ def describe_run(
       made_from: what is played, where no arm is trained.
     """
     world, made = load_world(config.world), config.games.source == "made"
-    arms = [run / "arms" / arm for arm in config.arms]
+    resolved = arms_of(config)
+    arms = {name: run / "arms" / name for name in resolved}
     counts = read_json(run / "data.json", "cotjax train") if arms else {}
     about = {
         "name": run.name,
         "title": config.title,
         "world": world.name,
         "arms": {
-            arm: dict(config.arms[arm]) | asdict(resolved)
-            for arm, resolved in arms_of(config).items()
+            name: dict(config.arms[arm_and_seed(name)[0]]) | asdict(arm)
+            for name, arm in resolved.items()
         },
-        "checkpoints": sorted({0, *(step for folder in arms for step in planned_steps(folder))}),
+        "checkpoints": sorted(
+            {0, *(step for folder in arms.values() for step in planned_steps(folder))}
+        ),
         "model": _model(model, config) if isinstance(model, ModelConfig) else dict(model),
         "games": {
             "source": "made by cotjax" if made else world.title or world.name,
@@ -97,9 +101,12 @@ def _model(model: ModelConfig, config: ConfigDict) -> dict[str, Any]:
     return {"parameters": parameters, "base": config.model.base}
 
 
-def _made_from(arms: Sequence[Path]) -> dict[str, Any]:
-    """Return what the arms are made from; of a part that differs, what each arm has."""
-    contents = {folder.name: content_of_arm(folder) or {} for folder in arms}
+def _made_from(arms: Mapping[str, Path]) -> dict[str, Any]:
+    """Return what the arms are made from; of a part that differs, what each arm has.
+
+    `arms`: name -> folder.
+    """
+    contents = {name: content_of_arm(folder) or {} for name, folder in arms.items()}
     first = next(iter(contents.values()))
     return {
         part: first[part]

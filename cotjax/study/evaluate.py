@@ -32,10 +32,10 @@ from cotjax.rollout.loop import play
 from cotjax.rollout.record import KINDS, Ended, Episode, Kind, Record, write_record
 from cotjax.rollout.replay import ReplayEnvironments
 from cotjax.runtime import distributed
-from cotjax.runtime.claim import checkpoint_steps, planned_steps, steps_named
+from cotjax.runtime.claim import checkpoint_steps, planned_steps
 from cotjax.sample.sampling import Sampling
 from cotjax.study.games import NUMBERS, GameSets, wanted_games
-from cotjax.study.jobs import Job, Playing, Weights, plan_jobs, warn_of_unplayed
+from cotjax.study.jobs import Job, Playing, Weights, plan_jobs, steps_named, warn_of_unplayed
 from cotjax.study.players import Player, playing_mesh
 
 # Loaded games that each environment's process keeps in memory.

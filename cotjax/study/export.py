@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from cotjax.model import lora
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import make_mesh
 from cotjax.runtime.files import read_json, write_atomic
+from cotjax.runtime.members import member_folders
 from cotjax.train.checkpoint import Checkpoints
 from cotjax.weights.convert import homes
 from cotjax.weights.generation import GENERATION_FILE, generation_config, stopping_at
@@ -34,7 +34,8 @@ def export(run: Path, arm: str, step: int | None, out: Path, adapter: bool = Fal
     was trained to. LoRA adapters are merged into the base.
 
     Args:
-      run, arm, step: the checkpoint; the last if `step` is None.
+      run, arm, step: the checkpoint; the last if `step` is None. Of an arm with several seeds,
+        `arm` is a member, such as "named/seed-0".
       out: the folder to write.
       adapter: write only the LoRA adapters, in PEFT's layout.
 
@@ -70,11 +71,10 @@ def find_checkpoint(run: Path, arm: str, step: int | None) -> tuple[ModelConfig,
     file = run / "model.json"
     if not file.exists():
         raise UsageError(f"{run}: nothing was trained here; give a run's folder, e.g. runs/demo")
-    folder = run / "arms" / arm / "checkpoints"
-    if not folder.exists():
-        raise UsageError(
-            f"{run}: no arm {arm!r}; there are {', '.join(sorted(os.listdir(run / 'arms')))}"
-        )
+    arms = member_folders(run / "arms")
+    if arm not in arms:
+        raise UsageError(f"{run}: no arm {arm!r}; there are {', '.join(arms)}")
+    folder = arms[arm] / "checkpoints"
     checkpoints = Checkpoints(folder)
     steps = checkpoints.steps()
     if not steps:

@@ -18,10 +18,26 @@ from cotjax.model.params import Params
 from cotjax.rollout.record import Driver, Heading, Kind, Record, read_record, record_path
 from cotjax.runtime import distributed
 from cotjax.runtime.files import put_aside
+from cotjax.runtime.members import arm_and_seed
 from cotjax.study.games import GameSets
 from cotjax.train.checkpoint import Checkpoints
 
 BASE_ARM = "base"
+
+
+def steps_named(names: Sequence[int], saved: Sequence[int], field: str) -> tuple[int, ...]:
+    """Return the checkpoints that a config field names, -1 being the last.
+
+    Raises UsageError for one that is never saved.
+    """
+    steps = tuple(saved[-1] if step == -1 else step for step in names)
+    for step in steps:
+        if step not in saved:
+            raise UsageError(
+                f"{field}: no checkpoint is saved at {step!r}; there are "
+                f"{', '.join(map(str, saved))}"
+            )
+    return steps
 
 
 class Weights(Protocol):
@@ -68,6 +84,7 @@ class Job:
 
     Attributes:
       world: name of the world, for the records.
+      arm: whose weights play; of an arm with several seeds, the member.
       checkpoint: step of the checkpoint; 0 is the base.
       checkpoints: what it is restored from.
       plays: this process's share of what is played.
@@ -92,9 +109,11 @@ class Job:
 
     def heading(self, games_hash: str, domain: str) -> Heading:
         """Return the heading of one of the job's records."""
+        arm, seed = arm_and_seed(self.arm)
         return Heading(
             world=self.world,
-            arm=self.arm,
+            arm=arm,
+            training_seed=seed,
             checkpoint=self.checkpoint,
             checkpoint_hash=self.checkpoint_hash,
             games_hash=games_hash,
@@ -126,7 +145,7 @@ class Job:
         try:
             record = read_record(path)
             wanted = (self.arm, self.checkpoint, self.driver, play.game.id, play.sample)
-            found = (record.arm, record.checkpoint, record.driver, record.game.id, record.sample)
+            found = (record.member, record.checkpoint, record.driver, record.game.id, record.sample)
             if found != wanted:
                 raise DataError(f"{path}: the record of another episode")
             return self._has_kinds(record)

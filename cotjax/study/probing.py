@@ -17,7 +17,7 @@ from cotjax.probes.measuring import measure
 from cotjax.probes.probe import Checkpoint, Probe, Weights
 from cotjax.rollout.contracts import Policy
 from cotjax.runtime import distributed
-from cotjax.runtime.claim import checkpoint_steps, planned_steps, steps_named
+from cotjax.runtime.claim import checkpoint_steps, planned_steps
 from cotjax.study import jobs
 from cotjax.study.games import GameSets
 from cotjax.study.players import playing_mesh, sampler_of
@@ -32,7 +32,7 @@ def check_probes(config: ConfigDict, names: Sequence[str] = ()) -> None:
 def _steps(config: ConfigDict) -> tuple[int, ...]:
     """Return the checkpoints that are measured; () for all."""
     saved = checkpoint_steps(config.train.steps, config.train.save_every)
-    return steps_named(config.probes.at, saved, "probes.at")
+    return jobs.steps_named(config.probes.at, saved, "probes.at")
 
 
 def probe_checkpoints(

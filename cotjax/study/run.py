@@ -71,8 +71,8 @@ class Study:
 
     @property
     def arm_folders(self) -> dict[str, Path]:
-        """Return the folder of each arm."""
-        return {arm: self.folder / "arms" / arm for arm in self.config.arms}
+        """Return the folder of each arm; of one with several seeds, that of each member."""
+        return {arm: self.folder / "arms" / arm for arm in arms_of(self.config)}
 
     def run(self) -> Summary | None:
         """Run all stages; return the report's summary.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from cotjax.runtime.members import member_name
 from helpers.studies import write_episode
 
 BASE = (0.30, 0.25)
@@ -56,10 +57,11 @@ def write_planted(
     domains=("in_domain",),
     played=True,
     draw=7,
+    older=False,
 ):
     """Write records and run.json of a study with these cells; return its folder.
 
-    `draw`: seed of its games and of chance.
+    `draw`: seed of its games and of chance. `older`: the seeds of a cell are arms, as once.
     """
     rng = np.random.default_rng(draw)
     ease = {
@@ -70,7 +72,9 @@ def write_planted(
     policies = {("base", 0): (BASE, Cell(*BASE))}
     for cell, about in cells.items():
         for seed in range(seeds):
-            arm = cell if seeds == 1 else f"{cell}_{seed}"
+            arm = member_name(cell, None if seeds == 1 else seed)
+            if older and seeds > 1:
+                arm = f"{cell}_{seed}"
             arms[arm] = {
                 "label": f"{cell.replace('_', ' ')}, seed {seed}" if seeds > 1 else cell,
                 "fraction": about.fraction,

@@ -15,6 +15,7 @@ from cotjax.rollout.record import (
     record_path,
     write_record,
 )
+from cotjax.runtime.members import arm_and_seed
 from cotjax.weights.hf_config import config_to_hf
 from helpers import tiny
 
@@ -87,7 +88,7 @@ def write_episode(
     """Write a record of steps (CoT action, prompt action[, reference action]); return its path.
 
     The environment does not accept the action "nothing", and is sent no invalid one. `chosen`: the
-    constrained prompt action of each step, the same by total and by mean.
+    constrained prompt action of each step, the same by total and by mean. `arm`: or a member.
     """
     turns = []
     for number, (cot, prompt, *reference) in enumerate(steps):
@@ -122,9 +123,11 @@ def write_episode(
         sample=sample,
     )
     broken = ended == "env_error"
+    of_arm, training_seed = arm_and_seed(arm)
     record = Record(
         world=world,
-        arm=arm,
+        arm=of_arm,
+        training_seed=training_seed,
         checkpoint=checkpoint,
         checkpoint_hash=f"{arm} {checkpoint}",
         games_hash="g",

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -139,13 +140,13 @@ def test_seeds_of_a_cell_are_one_arm(tmp_path):
     run = write_planted(tmp_path, cells, seeds=3, games=12, played=False)
     summary = summarize(run)
     assert list(summary.arms) == ["named", "hybrid"] and summary.label("named") == "named"
-    assert summary.arms["hybrid"].seeds == {"hybrid_0": 0, "hybrid_1": 1, "hybrid_2": 2}
+    assert summary.arms["hybrid"].seeds == {f"hybrid/seed-{n}": n for n in range(3)}
     values = summary.seed_values("named", 60, "in_domain", "d1_cot")
     together = summary.last("named", "in_domain").metrics["d1_cot"]
     assert len(values) == 3 and together.value == pytest.approx(sum(values) / 3, abs=1e-6)
     assert together.games == 12
     change = summary.change("named", "in_domain", "d1_cot")
-    assert set(change.seeds.values) == {"named_0", "named_1", "named_2"}
+    assert set(change.seeds.values) == {f"named/seed-{n}" for n in range(3)}
     assert set(summary.placed("named", "in_domain").seed_shares) == set(change.seeds.values)
     assert change.estimate.seeds == 3 and change.estimate.low < change.estimate.value
     difference = summary.arm_difference("hybrid", "in_domain", "d1_prompt")
@@ -159,6 +160,21 @@ def test_seeds_of_a_cell_are_one_arm(tmp_path):
     assert any("named (3 seeds)" in line and "in the CoT advantage" in line for line in lines)
     page = write_report(run, summary).read_text(encoding="utf-8")
     assert "3 seeds: " in page and "values are means over seeds" in page
+
+
+def test_seeds_that_were_written_as_arms_give_the_same_numbers(tmp_path):
+    """A run of the older layout, whose records name no seed."""
+    cells = {"named": PLANTED["named"], "hybrid": PLANTED["hybrid"]}
+    saved = {}
+    for older in (False, True):
+        run = write_planted(tmp_path / str(older), cells, seeds=3, games=12, older=older)
+        text = summarize(run) and (run / "summary.json").read_text()
+        for cell in cells:
+            text = re.sub(rf'"{cell}(?:_|/seed-)(\d)"', rf'"{cell} \1"', text)
+        saved[older] = json.loads(text)
+        assert saved[older].pop("run") and saved[older].pop("shown_episode")
+    assert saved[True]["arms"]["named"]["seeds"] == {"named 0": 0, "named 1": 1, "named 2": 2}
+    assert saved[True] == saved[False]
 
 
 def test_one_seed_has_no_interval_over_seeds(planted):

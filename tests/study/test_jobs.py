@@ -25,6 +25,7 @@ def test_the_heading_of_a_record_says_whose_weights_played():
     assert heading.model_dump(exclude={"schema_version"}) == {
         "world": "alfworld",
         "arm": "sft",
+        "training_seed": None,
         "checkpoint": 10,
         "checkpoint_hash": "hash of 10",
         "games_hash": "all games",

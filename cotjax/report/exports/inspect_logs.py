@@ -43,7 +43,7 @@ def export_inspect(run_folder: str | Path, out: str | Path) -> list[Path]:
     about = read_json(run / "run.json", "cotjax") if (run / "run.json").is_file() else {}
     names = []
     with atomic_folder(out) as folder:
-        # Paths are <arm>/<checkpoint>/<driver>/<file>, so a folder's records are read together.
+        # Paths end with <checkpoint>/<driver>/<file>, so a folder's records are read together.
         for _, of_folder in groupby(paths, key=lambda path: path.parent):
             by_domain: dict[str, list[Record]] = {}
             for path in of_folder:
@@ -57,7 +57,7 @@ def export_inspect(run_folder: str | Path, out: str | Path) -> list[Path]:
 
 
 def _name(record: Record) -> str:
-    parts = record.arm, str(record.checkpoint), record.driver, record.domain
+    parts = record.member, str(record.checkpoint), record.driver, record.domain
     readable = "_".join(re.sub(r"[^\w-]", "-", part) for part in parts)
     return f"{readable}_{_digest(*parts)[:8]}"
 
@@ -101,11 +101,12 @@ def _spec(run: Path, about: Mapping[str, Any], records: Sequence[Record], create
             samples=len(records),
             sample_ids=sorted({record.game.id for record in records}),
         ),
-        model=f"cotjax/{first.arm}@{first.checkpoint}",
+        model=f"cotjax/{first.member}@{first.checkpoint}",
         config=EvalConfig(epochs=1 + max(record.sample for record in records)),
         metadata={
             "run": run.name,
             "arm": first.arm,
+            "training_seed": first.training_seed,
             "checkpoint": first.checkpoint,
             "checkpoint_hash": first.checkpoint_hash,
             "games_hash": first.games_hash,
@@ -146,7 +147,7 @@ def _sample(record: Record) -> Any:
     from inspect_ai.log import EvalSample
     from inspect_ai.model import ChatMessageUser
 
-    place = record.arm, record.checkpoint, record.driver, record.game.id, record.sample
+    place = record.member, record.checkpoint, record.driver, record.game.id, record.sample
     key = _digest(*place)
     messages: list[Any] = []
     for number, turn in enumerate(record.steps):
@@ -171,6 +172,7 @@ def _sample(record: Record) -> Any:
         metadata={
             "driver": record.driver,
             "arm": record.arm,
+            "training_seed": record.training_seed,
             "checkpoint": record.checkpoint,
             "game": record.game.id,
             "task_type": record.game.task_type,
@@ -210,7 +212,7 @@ def _assistant(record: Record, turn: Turn, key: str) -> Any:
         id=f"{key}-assistant",
         content=[*content, ContentText(text=text)],
         source="generate",
-        model=f"cotjax/{record.arm}@{record.checkpoint}",
+        model=f"cotjax/{record.member}@{record.checkpoint}",
         metadata=beside,
     )
 

@@ -27,6 +27,7 @@ from cotjax.runtime.files import atomic_folder
 Row = Mapping[str, Any]
 _PLACE = {
     "arm": "whose weights; the base model is `base`",
+    "training_seed": "seed that they were trained from, where the study names several",
     "checkpoint": "step of the checkpoint; the base is 0",
     "driver": "whose action the environment received; `reference`: expert states",
     "domain": "as in records",
@@ -78,7 +79,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     },
     "metrics": {
         "level": "`arm`: all seeds of an arm; `seed`: one of several",
-        "arm": "the arm; at level `seed` its name in records",
+        "arm": "the arm; at level `seed` the member, such as `named/seed-0`",
         "checkpoint": _PLACE["checkpoint"],
         "domain": _PLACE["domain"],
         "metric": "name of the metric",
@@ -128,8 +129,8 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     },
 }
 _INTEGERS = {
-    "checkpoint", "sample", "seed", "steps", "env_faults", "turn", "tokens", "n", "games", "from",
-    "to",
+    "checkpoint", "training_seed", "sample", "seed", "steps", "env_faults", "turn", "tokens", "n",
+    "games", "from", "to",
 }  # fmt: skip
 _TRUTHS = {
     "success", "valid", "admissible", "is_reference", "is_executed", "accepted", "constrained",
@@ -228,6 +229,7 @@ def _arrow(batch: Sequence[Row], schema: Any) -> Any:
 def _place(record: Record) -> dict[str, Any]:
     return {
         "arm": record.arm,
+        "training_seed": record.training_seed,
         "checkpoint": record.checkpoint,
         "driver": record.driver,
         "domain": record.domain,
@@ -364,8 +366,9 @@ def _probed(run: Path) -> Iterator[tuple[dict[str, Any], ProbeRow]]:
             heading, rows = read_probe(path, model)
             for row in rows:
                 place = row.model_dump(include={"driver", "domain", "game", "sample", "turn"})
-                where = {"probe": probe, "arm": heading.arm, "checkpoint": heading.checkpoint}
-                yield where | place, row
+                names = ("arm", "training_seed", "checkpoint")
+                where = {name: getattr(heading, name) for name in names}
+                yield {"probe": probe} | where | place, row
 
 
 def _probe_metrics(run: Path) -> Iterator[Row]:

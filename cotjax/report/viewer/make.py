@@ -81,13 +81,14 @@ def make_viewer(
         dropped: dict[str, Dropping | None] = {}
         for path in paths:
             record = read_record(path)
-            if record.arm not in dropped:
-                dropped[record.arm] = dropping_of_arm(about, record.arm)
+            arm = record.member
+            if arm not in dropped:
+                dropped[arm] = dropping_of_arm(about, arm)
             entry = episode_entry(
                 record,
                 texts,
-                dropped[record.arm],
-                measured.at(record.arm, record.checkpoint),
+                dropped[arm],
+                measured.at(arm, record.checkpoint),
                 writer.pieces,
             )
             writer.add(name, record, entry)
@@ -113,7 +114,7 @@ def run_names(runs: Sequence[Path]) -> list[str]:
 def address(run: str, record: Record, turn: int = 0) -> str:
     """Return the part of the viewer's address, from "#" on, that opens a step of an episode."""
     place = (
-        run, record.arm, record.checkpoint, record.driver, record.game.id, record.sample, turn,
+        run, record.member, record.checkpoint, record.driver, record.game.id, record.sample, turn,
     )  # fmt: skip
     return "#" + "/".join(quote(str(part), safe="") for part in place)
 
@@ -147,7 +148,7 @@ class _Writer:
         elicitation = _json(record.elicitation)
         row: dict[str, str | int] = {
             "run": run,
-            "arm": record.arm,
+            "arm": record.member,
             "driver": record.driver,
             "domain": record.domain,
             "game": record.game.id,

@@ -1,0 +1,42 @@
+"""Members of an arm: what is trained from each of its seeds.
+
+A study that names seeds (`config.seeds`) trains every arm once from each. A member's name is also
+its path below `arms/`, `records/` and `probes/<probe>/`: `named/seed-0`. Where no seeds are named,
+an arm has one member, of its own name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+_SEED = "/seed-"
+
+
+def member_name(arm: str, seed: int | None) -> str:
+    """Return the name of an arm's member. `seed`: None where the study names no seeds."""
+    return arm if seed is None else f"{arm}{_SEED}{seed}"
+
+
+def arm_and_seed(member: str) -> tuple[str, int | None]:
+    """Return the arm of a member and its seed; None where its study names no seeds."""
+    arm, _, seed = member.rpartition(_SEED)
+    return (arm, int(seed)) if arm and seed.isdecimal() else (member, None)
+
+
+def members_of(arm: str, seeds: Sequence[int]) -> dict[str, int | None]:
+    """Return the members of an arm by name, each with its seed. `seeds`: `config.seeds`."""
+    return {member_name(arm, seed): seed for seed in seeds or (None,)}
+
+
+def member_folders(folder: Path) -> dict[str, Path]:
+    """Return name -> folder of all members below a run's `arms`, in order of their names."""
+    if not folder.is_dir():
+        return {}
+    found = {}
+    for arm in folder.iterdir():
+        below = {f"{arm.name}/{each.name}": each for each in arm.glob("seed-*")}
+        found |= {
+            member: each for member, each in below.items() if arm_and_seed(member)[1] is not None
+        } or {arm.name: arm}
+    return dict(sorted(found.items()))
