@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -65,9 +66,7 @@ def describe_run(
             name: dict(config.arms[arm_and_seed(name)[0]]) | asdict(arm)
             for name, arm in resolved.items()
         },
-        "checkpoints": sorted(
-            {0, *(step for folder in arms.values() for step in planned_steps(folder))}
-        ),
+        "checkpoints": sorted({0, *chain.from_iterable(map(planned_steps, arms.values()))}),
         "model": _model(model, config) if isinstance(model, ModelConfig) else dict(model),
         "games": {
             "source": "made by cotjax" if made else world.title or world.name,
