@@ -41,6 +41,7 @@ ROOMS = {
     "sampler": ("cotjax/sample", "tests/sample"),
     "statistics": ("cotjax/diagnostics/statistics.py", "tests/diagnostics/test_statistics.py"),
     "crossed": ("cotjax/diagnostics/crossed.py", "tests/diagnostics/test_statistics.py"),
+    "family": ("cotjax/report/family.py", "tests/report/test_family.py"),
     "share": ("cotjax/diagnostics/share.py", "tests/diagnostics/test_share.py"),
 }
 

@@ -136,7 +136,7 @@ def _preference() -> ConfigDict:
 
 
 def _revisions() -> ConfigDict:
-    """D1', D2: the world's expert finishes after each action."""
+    """D1', D2, and the progress of episodes: the world's expert finishes after an action."""
     revisions = ConfigDict()
     # States of each domain and driver (expert states, CoT-driven states); 0: all.
     revisions.states = 0

@@ -14,12 +14,14 @@ from cotjax.diagnostics.likelihood import LikelihoodRow
 from cotjax.diagnostics.metric import Metric
 from cotjax.diagnostics.preference import PreferenceRow
 from cotjax.diagnostics.probe_rows import Measured, ProbeRow, probe_files, read_probe
+from cotjax.diagnostics.progress import ProgressRow
 from cotjax.diagnostics.revisions import RevisionRow
 
 # Name -> its rows. `cotjax.probes` has the code that measures them.
 PROBE_ROWS: Mapping[str, type[ProbeRow]] = {
     "preference": PreferenceRow,
     "revisions": RevisionRow,
+    "progress": ProgressRow,
     "attention": AttentionRow,
     "gradient": GradientRow,
     "conflict": ConflictRow,

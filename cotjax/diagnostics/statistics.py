@@ -94,7 +94,8 @@ class Combination:
       value: the sum.
       centre: middle of its interval: the value with the added pairs, nearer to 0.
       spread: of the centre.
-      reach: the sum is within -reach..reach.
+      reach: the sum is within -reach..reach. Where data exceed the limits of what is averaged, this
+        holds the value too, as in `mean`.
       n, games, seeds: as in `Estimate`.
     """
 
@@ -244,11 +245,12 @@ class Ratios:
         # One state up and one down, of the term that weighs most.
         pairs = 2 * float(np.square(weighing).max()) / (units + 2) ** 2
         value = float(weighing @ self._rates) * self._span
+        up, down = weighing.clip(0).sum(), -weighing.clip(None, 0).sum()
         return Combination(
             value=value,
             centre=value * kept,
             spread=spread.times(kept).plus(pairs).times(self._span),
-            reach=float(np.abs(weighing).sum()) / 2 * self._span,
+            reach=max(float(max(up, down)) * self._span, abs(value)),
             n=self._n,
             games=self.games,
             seeds=self.seeds,

@@ -15,11 +15,13 @@ from cotjax.probes.gradient import GradientProbe
 from cotjax.probes.likelihood import LikelihoodProbe
 from cotjax.probes.preference import PreferenceProbe
 from cotjax.probes.probe import Probe
+from cotjax.probes.progress import ProgressProbe
 from cotjax.probes.revisions import RevisionsProbe
 
 PROBES: Mapping[str, Probe] = {
     PreferenceProbe.name: PreferenceProbe(),
     RevisionsProbe.name: RevisionsProbe(),
+    ProgressProbe.name: ProgressProbe(),
     AttentionProbe.name: AttentionProbe(),
     GradientProbe.name: GradientProbe(),
     ConflictProbe.name: ConflictProbe(),

@@ -34,7 +34,7 @@ from cotjax.probes.naming import (
     swaps,
     things,
 )
-from cotjax.probes.probe import Checkpoint, State, states_of
+from cotjax.probes.probe import Checkpoint, State
 from cotjax.rollout.elicitation import DRAWN
 
 
@@ -177,7 +177,7 @@ class Planner:
         self._variants: tuple[str, ...] = tuple(settings.variants)
         self._least_words: int = settings.least_words
         self._by_domain: dict[str, list[Trace]] = defaultdict(list)
-        for state in states_of(at.records("reference")):
+        for state in at.reference_states:
             if isinstance(own := own_trace(at.codec, state), tuple):
                 self._by_domain[state.record.domain].append(Trace(state, *own))
 

@@ -117,9 +117,14 @@ class Checkpoint:
         return self.load_weights()
 
     @cached_property
+    def reference_states(self) -> list[State]:
+        """All expert states. Their records are read once for all probes."""
+        return states_of(self.records("reference"))
+
+    @cached_property
     def expert_states(self) -> list[State]:
-        """The drawn expert states. Their records are read once for all probes."""
-        return drawn(states_of(self.records("reference")), self.config)
+        """The expert states that were drawn."""
+        return drawn(self.reference_states, self.config)
 
     def records(self, *drivers: Driver) -> Iterator[Record]:
         """Yield the records of these drivers that their environment did not break."""

@@ -19,6 +19,7 @@ from cotjax.envs.worlds import load_world
 from cotjax.errors import DataError, UsageError
 from cotjax.formats import normalize_action
 from cotjax.probes.probe import Checkpoint, State, drawn, states_of
+from cotjax.rollout import finish
 from cotjax.rollout.finish import Fork, Forked, finished
 from cotjax.rollout.record import Driver
 
@@ -39,13 +40,7 @@ class RevisionsProbe:
             raise UsageError(
                 f"probes.revisions.states is {settings.states}; it must be at least 0 (all)"
             )
-        if settings.limit < 1:
-            raise UsageError(f"probes.revisions.limit is {settings.limit}; it must be at least 1")
-        if "expert" not in load_world(config.world).agents:
-            raise UsageError(
-                f"the probe {self.name!r} lets the world's expert finish, and world "
-                f"{config.world!r} has none; leave it out of probes.names"
-            )
+        check_expert(config, self.name)
 
     def settings(self, config: ConfigDict) -> dict[str, Any]:
         """Return the expert's limit: the number of states is in the heading."""
@@ -77,12 +72,23 @@ class RevisionsProbe:
                 yield row_of(by_key[key], forked)
 
 
+def check_expert(config: ConfigDict, probe: str) -> None:
+    """Raise UsageError where no expert can finish: the world has none, or may take no step."""
+    limit = config.probes.revisions.limit
+    if limit < 1:
+        raise UsageError(f"probes.revisions.limit is {limit}; it must be at least 1")
+    if "expert" not in load_world(config.world).agents:
+        raise UsageError(
+            f"the probe {probe!r} lets the world's expert finish, and world {config.world!r} has "
+            "none; leave it out of probes.names"
+        )
+
+
 def both_decoded(at: Checkpoint, driver: Driver) -> list[State]:
     """Return a driver's states in which a CoT and a prompt response were decoded."""
+    states = at.reference_states if driver == "reference" else states_of(at.records(driver))
     return [
-        state
-        for state in states_of(at.records(driver))
-        if state.turn.cot is not None and state.turn.prompt is not None
+        state for state in states if state.turn.cot is not None and state.turn.prompt is not None
     ]
 
 
@@ -118,14 +124,16 @@ def workers_for(forks: int, at: Checkpoint) -> int:
     return min(at.workers, forks // _STATES_A_PROCESS)
 
 
+def ending_of(found: finish.Ending) -> Ending:
+    """Return how an episode ends after an action, as rows have it."""
+    return Ending(steps=found.steps, unknown=found.unknown)
+
+
 def row_of(state: State, forked: Forked) -> RevisionRow:
     """Return the row of a state, from the outcome of its fork."""
     turn = state.turn
     cot, prompt = action_of(turn.cot), action_of(turn.prompt)
-    endings = {
-        action: Ending(steps=ending.steps, unknown=ending.unknown)
-        for action, ending in forked.endings.items()
-    }
+    endings = {action: ending_of(ending) for action, ending in forked.endings.items()}
 
     def ending(action: str | None) -> Ending | None:
         return None if action is None else endings.get(normalize_action(action))

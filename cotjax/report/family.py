@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from cotjax.diagnostics.metrics import contrast
+from cotjax.diagnostics.metrics import METRICS, contrast
+from cotjax.diagnostics.progress import progress_metric
 from cotjax.diagnostics.share import (
     MARGIN,
     MISSING,
@@ -26,9 +27,8 @@ from cotjax.diagnostics.statistics import Estimate
 from cotjax.report.compare import MEASURES, Curve, Curves, SeedCurves, rounded
 from cotjax.report.rows import PlacedGain, Primary
 from cotjax.report.summary import Arm
+from cotjax.rollout.elicitation import CONSTRAINED
 
-# How far episodes get, by the action that drives them.
-PROGRESS = ("score_cot", "score_prompt")
 _Placed = dict[tuple[str, str], Placement]
 
 
@@ -54,8 +54,12 @@ def placements(
     domains: Sequence[str],
     last: int,
     primary: Primary,
+    expert: bool = True,
 ) -> tuple[tuple[PlacedGain, ...], Primary]:
-    """Return where every arm's gain landed, by every measure, and the size of the family."""
+    """Return where every arm's gain landed, by every measure, and the size of the family.
+
+    `expert`: whether the world has one, who can say how far episodes got.
+    """
     if last == 0:
         return (), primary
     rows: list[PlacedGain] = []
@@ -76,7 +80,7 @@ def placements(
                 shares = _seed_shares(arms[arm], by_seed, domain, last, MEASURES[kind])
                 row = PlacedGain(arm, domain, *kind, kind == chosen, placement, shares)
                 if kind == chosen and placement.verdict is Verdict.FLOOR:
-                    row = replace(row, progress=dict(_progress(curves[arm], domain, last)))
+                    row = _with_progress(row, curves[arm], last, expert)
                 rows.append(row)
     family = {
         (row.arm, row.domain): row.placement
@@ -129,9 +133,22 @@ def _digits(p: float) -> float:
     return float(f"{p:.4g}")
 
 
-def _progress(curve: Curve, domain: str, last: int) -> Iterator[tuple[str, Estimate]]:
-    """Yield the change of how far episodes got, where that was measured."""
-    for metric in PROGRESS:
+def _with_progress(row: PlacedGain, curve: Curve, last: int, expert: bool) -> PlacedGain:
+    """Return a row on the floor with how much farther episodes got."""
+    drivers = CONSTRAINED if row.constrained else ("cot", "prompt")
+    plan = [progress_metric(driver) for driver in drivers]
+    score = [metric for metric in map("score_{}".format, drivers) if metric in METRICS]
+    found = dict(_progress(curve, row.domain, last, [*plan, *score]))
+    if found.keys() & {*plan}:
+        return replace(row, progress=found, progress_known="measured")
+    return replace(row, progress=found, progress_known="not measured" if expert else "not defined")
+
+
+def _progress(
+    curve: Curve, domain: str, last: int, metrics: Sequence[str]
+) -> Iterator[tuple[str, Estimate]]:
+    """Yield the change of each metric that was measured at both ends."""
+    for metric in metrics:
         change = contrast([(1, curve[last, domain], metric), (-1, curve[0, domain], metric)])
         if change.measured:
             yield metric, rounded(change)

@@ -1,19 +1,23 @@
-"""What judges say of the two actions: revisions by the environment, D1', and preference (D4)."""
+"""What judges say: revisions by the environment, D1', progress of episodes, preference (D4)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from cotjax.diagnostics.metrics import METRICS
 from cotjax.diagnostics.preference import JUDGES, PAIRS
+from cotjax.diagnostics.progress import progress_metric
 from cotjax.diagnostics.revisions import MOST_STEPS, PLACES
 from cotjax.diagnostics.statistics import Estimate
 from cotjax.report.labels import domain_label, percent
 from cotjax.report.summary import PointSummary, Summary
+from cotjax.rollout.record import KINDS
 
 TITLE = "Which of the two actions is better"
 REVISIONS = "Revisions judged by the environment"
 PLAN = "D1 and D1', expert states"
+PROGRESS = "Shortening of the expert's plan"
 PREFERENCE = "D4: preference of judges, expert states"
 AGREEMENT = "D4: agreement of judges"
 _REVISION_COLUMNS = (
@@ -51,6 +55,11 @@ _NOTES = {
     PLAN: (
         "D1: the action is the expert's. D1': or the expert's way to the goal is no longer after "
         "it than after its own action.",
+    ),
+    PROGRESS: (
+        "In percent of the expert's own episode, a mean over episodes. The world's expert finishes "
+        "from where an episode ended: 100 is a won one, 0 one as far from the goal as it was, -100 "
+        "one that is twice as far, or out of reach.",
     ),
     PREFERENCE: (
         "In percent of states with two actions; equal actions are a tie, and nobody is asked. Each "
@@ -99,6 +108,7 @@ def judged(summary: Summary) -> Judged:
     tables = [
         _table(summary, points, REVISIONS, _REVISION_COLUMNS, _places()),
         _table(summary, points, PLAN, _PLAN_COLUMNS, [("", "")], "d1_plan_cot"),
+        _table(summary, points, PROGRESS, _progress_columns(summary), [("", "")]),
         _table(summary, points, PREFERENCE, _PREFERENCE_COLUMNS, [(f"_{j}", j) for j in JUDGES]),
         _table(
             summary,
@@ -110,6 +120,15 @@ def judged(summary: Summary) -> Judged:
     ]
     sentences = [text for domain in summary.domains for text in _sentences(summary, domain)]
     return Judged(TITLE, tuple(sentences), tuple(table for table in tables if table.rows))
+
+
+def _progress_columns(summary: Summary) -> list[tuple[str, str]]:
+    """Return a column for each driver whose episodes were judged."""
+    names = [progress_metric(driver) for driver in KINDS]
+    seen = {name for point in summary.points for name in names if _of(point, name) is not None}
+    return [(METRICS[name].label.partition(", ")[2], name) for name in names if name in seen] or [
+        ("", names[0])
+    ]
 
 
 def _places() -> list[tuple[str, str]]:
@@ -162,7 +181,7 @@ def _cell(point: PointSummary, name: str, end: str) -> str:
         ends = (estimate.value, estimate.low, estimate.high)
         value, low, high = (f"{(x or 0.0) + 0.0:+.2f}".replace("-", "−") for x in ends)
         return f"{value} [{low}, {high}]"
-    return percent(estimate, signed=name == "d4_gap")
+    return percent(estimate, signed=name == "d4_gap" or name.startswith("progress_"))
 
 
 def _sentences(summary: Summary, domain: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from cotjax.diagnostics.share import MARGIN, Placement
 from cotjax.diagnostics.statistics import Estimate
@@ -119,7 +120,10 @@ class PlacedGain:
       primary: whether this is the study's verdict on the arm and domain; the others are described
         by their intervals alone.
       seed_shares: member -> share of each seed; {} with one seed.
-      progress: change of the metrics that say how far episodes got, where success is on the floor.
+      progress: where a mode is on the floor, the change of the metrics that say how far episodes
+        got: the shortening of the expert's plan, and the environment's score.
+      progress_known: where a mode is on the floor, whether the first of these is "measured", "not
+        measured" or "not defined" (the world has no expert); else "".
     """
 
     arm: str
@@ -130,6 +134,7 @@ class PlacedGain:
     placement: Placement
     seed_shares: dict[str, float] = field(default_factory=dict)
     progress: dict[str, Estimate] = field(default_factory=dict)
+    progress_known: Literal["", "measured", "not measured", "not defined"] = ""
 
 
 @dataclass(frozen=True)

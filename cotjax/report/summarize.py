@@ -64,7 +64,7 @@ def summarize(run_folder: str | Path) -> Summary:
     curves = {name: _together(arm, seed_curves) for name, arm in arms.items()}
     last = _last_checkpoint(curves, run_folder)
     compare = arms, curves, seed_curves, domains, last
-    placed, primary = placements(*compare, primary_of(run))
+    placed, primary = placements(*compare, primary_of(run), run.get("expert", True))
     baseline = next(iter(arms))
     shown = shown_episode(episodes, arms[baseline].seeds, last)
     summary = Summary(

@@ -6,8 +6,9 @@ summary.json has the fields of `Summary`, with these additions:
     metrics          {metric: {"label", "source", "kind"}}, see `cotjax.diagnostics.metrics.Metric`
     intervals        {"level"} of the intervals
 
-An estimate is {"value", "low", "high", "n", "games", "seeds"}; the first three are null where
-nothing was measured. In `changes`, `arm_differences` and `trends` its keys are part of the row.
+An estimate is {"value", "low", "high", "n", "games", "seeds"}. A metric that was not measured at a
+point is not among the point's; elsewhere the first three are null then, and both ends of a share
+that no interval bounds. In `changes`, `arm_differences` and `trends` its keys are part of the row.
 Numbers are rounded to 6 decimals. The same records give the same bytes.
 
 Schema 4: intervals hold over games and, with several seeds, over seeds crossed with them; they are
@@ -15,7 +16,7 @@ formulas, without a random draw. An estimate has `seeds`, their number. `by_seed
 `seeds`, has values alone, for its interval is the row's own. New are `primary` (what the verdicts
 are about) and `trends`. A placement that is not the primary one of its arm and domain has the
 verdict "no verdict"; the primary ones have `adjusted_p` and `steady_adjusted_p`, in their family,
-and `progress` where success is on the floor.
+and `progress` and `progress_known` where a mode is on the floor.
 
 Schema 3 made one arm of those that differ by their seed alone, and had `placements`, `splits`,
 `information` and `invalid`. Schema 2 had one baseline for all differences; schema 1
@@ -279,6 +280,10 @@ class Summary:
             }
             for each in self.changes
         ]
+        for row in (*fields["points"], *fields["seed_points"]):
+            row["metrics"] = {
+                name: each for name, each in row["metrics"].items() if each["value"] is not None
+            }
         for row in fields["arm_differences"]:
             row["by_seed"] = row.pop("seeds")
             row |= row.pop("estimate") | {"p": row.pop("p")}

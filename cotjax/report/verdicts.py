@@ -145,10 +145,17 @@ def why(row: PlacedGain) -> str:
 
 def _progress(row: PlacedGain) -> str:
     """Return how much farther episodes got instead, in sentences that begin with a space."""
-    return "".join(
+    known = "".join(
         f" {capitalize(METRICS[name].label)}: {points(change)}."
         for name, change in row.progress.items()
     )
+    if row.progress_known == "not defined":
+        known += " Shortening of the expert's plan: not defined, for the world has no expert."
+    if row.progress_known == "not measured":
+        known += (
+            " Shortening of the expert's plan: not measured; `cotjax probe --only progress` does."
+        )
+    return known
 
 
 def _seed_text(row: PlacedGain) -> str:

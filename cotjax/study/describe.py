@@ -54,7 +54,7 @@ def describe_run(
       seconds: time that each stage took now.
       made_from: what is played, where no arm is trained.
     """
-    world, made = load_world(config.world), config.games.source == "made"
+    world = load_world(config.world)
     resolved = arms_of(config)
     arms = {name: run / "arms" / name for name in resolved}
     counts = read_json(run / "data.json", "cotjax train") if arms else {}
@@ -62,20 +62,14 @@ def describe_run(
         "name": run.name,
         "title": config.title,
         "world": world.name,
+        "expert": "expert" in world.agents,
         "arms": {
             name: dict(config.arms[arm_and_seed(name)[0]]) | asdict(arm)
             for name, arm in resolved.items()
         },
         "checkpoints": sorted({0, *chain.from_iterable(map(planned_steps, arms.values()))}),
         "model": _model(model, config) if isinstance(model, ModelConfig) else dict(model),
-        "games": {
-            "source": "made by cotjax" if made else world.title or world.name,
-            "hash": games.hash,
-            **{
-                domain: _domain(config, world, domain, played)
-                for domain, played in games.domains.items()
-            },
-        },
+        "games": _games(config, world, games),
         "data": {
             **(_trained_on(counts) if counts else {}),
             "held_out_trajectories": len(expert),
@@ -130,6 +124,18 @@ def _prompt(
                 ids += codec.first_prompt(each.task, step.observation, *state)
     settings = {**config.prompt, "template": codec.template.name}
     return {"settings": settings, "text": codec.decode(ids)}
+
+
+def _games(config: ConfigDict, world: World, games: GameSets) -> dict[str, Any]:
+    made = config.games.source == "made"
+    return {
+        "source": "made by cotjax" if made else world.title or world.name,
+        "hash": games.hash,
+        **{
+            domain: _domain(config, world, domain, played)
+            for domain, played in games.domains.items()
+        },
+    }
 
 
 def _domain(

@@ -128,6 +128,11 @@ def play_endpoint(study: Study, games: GameSets, endpoint: Endpoint) -> Summary 
     """
     config, run = study.config, study.folder
     codec = MessageCodec(prompt_of(config, examples_alone(config)))
+    if config.probes.names:
+        study.reporter.say(
+            f"warning: probes.names ({', '.join(config.probes.names)}) has no effect: probes need "
+            "a model's weights, which an endpoint does not give"
+        )
     made_from: dict[str, Any] = {
         "base": {"file": str(endpoint), "sha256": endpoint.digest(0)},
     }

@@ -9,12 +9,15 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from cotjax.data.codec import Codec
-from cotjax.envs.worlds import load_world
+from cotjax.diagnostics.share import Verdict
+from cotjax.envs.base import Successor
+from cotjax.envs.worlds import AgentSettings, load_world
 from cotjax.errors import UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.probes.catalog import probes_of
 from cotjax.probes.measuring import measure
 from cotjax.probes.probe import Checkpoint, Probe, Weights
+from cotjax.report.summarize import summarize
 from cotjax.rollout.contracts import Policy
 from cotjax.runtime import distributed
 from cotjax.runtime.claim import checkpoint_steps, planned_steps
@@ -129,6 +132,21 @@ def _policy(
 def _weights(config: ConfigDict, model: ModelConfig, weights: jobs.Weights, step: int) -> Weights:
     mesh = playing_mesh(config)
     return Weights(model, weights.restore_params(step, model, mesh), mesh)
+
+
+def needs_progress(config: ConfigDict, run: Path, games: GameSets) -> bool:
+    """Whether a verdict of a run is on the floor, and the world's expert can say how far off."""
+    world, game = load_world(config.world), games.played[0]
+    if "expert" not in world.agents:
+        return False
+    if not isinstance(world.agent("expert", 0, AgentSettings(game=game)), Successor):
+        return False
+
+    def on_the_floor() -> bool:
+        rows = (row for row in summarize(run).placements if row.primary)
+        return any(row.placement.verdict is Verdict.FLOOR for row in rows)
+
+    return bool(distributed.from_first("progress", on_the_floor))
 
 
 def require_probes(config: ConfigDict, names: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from rich.console import Console
 from cotjax.data.codec import Codec
 from cotjax.data.prompt_examples import NONE_DRAWN, Drawn, keep_examples
 from cotjax.data.trajectories import Trajectory, read_trajectories, write_trajectories
+from cotjax.diagnostics.progress import PROBE as PROGRESS
 from cotjax.envs.base import Game
 from cotjax.envs.worlds import NAMED, World, load_world
 from cotjax.errors import DataError, UsageError
@@ -45,7 +46,7 @@ from cotjax.study.jobs import Weights
 from cotjax.study.memory import playing_memory
 from cotjax.study.players import LocalPlayer
 from cotjax.study.power import power_of, power_text
-from cotjax.study.probing import probe_checkpoints, require_probes
+from cotjax.study.probing import needs_progress, probe_checkpoints, require_probes
 from cotjax.study.ready import check, check_folder
 from cotjax.study.training_data import check_opening, drawn_of, kept_of, load_codec
 from cotjax.train.main import train
@@ -85,8 +86,11 @@ class Study:
         if not games.played:
             return None
         self.evaluate(games)
-        if self.config.probes.names:
-            self.probe(games)
+        names = tuple(self.config.probes.names)
+        if PROGRESS not in names and needs_progress(self.config, self.folder, games):
+            names = (*names, PROGRESS)
+        if names:
+            self.probe(games, names)
         return self.report()
 
     def say_power(self) -> None:

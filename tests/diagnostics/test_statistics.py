@@ -96,6 +96,15 @@ def test_paired_difference_agrees_with_mcnemar():
     assert sign_test([0, 0]) == sign_test([]) == 1.0
 
 
+def test_a_value_is_within_its_interval_whatever_the_limits_are():
+    """A server may count more tokens than were allowed; a sum may be of one ratio alone."""
+    counts = np.ones(20)
+    beyond = contrast([(1, np.full(20, 25.0), counts), (-1, np.zeros(20), counts)], 10)
+    assert beyond.value == beyond.high == 25 and beyond.low < 25
+    alone = combine([(1, np.r_[np.ones(19), 0], counts)]).estimate()
+    assert alone.low < alone.value == pytest.approx(0.95) and 0.95 < alone.high <= 1
+
+
 def test_a_few_states_that_differ_are_no_clear_difference():
     """4 states of 600 differ, in four games, all one way: p = 0.125, yet a bootstrap excludes 0."""
     counts, first = np.full(60, 10), np.array([6] * 4 + [5] * 56)

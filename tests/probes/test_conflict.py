@@ -12,6 +12,7 @@ from cotjax.errors import UsageError
 from cotjax.probes import conflict
 from cotjax.probes.conflict import ConflictProbe
 from cotjax.probes.measuring import measure, probe_path
+from cotjax.probes.probe import states_of
 
 GAMES, STATES, PLACES = 48, 3, 8
 NUMBERS = " ".join(map(str, range(GAMES * STATES * 2)))
@@ -59,7 +60,7 @@ def follower(rates, run, codec, *, hidden=True):
     say it, by its number; else it follows only what is said.
     """
     own = {}
-    for state in conflict.states_of(checkpoint(run, codec, None).records("reference")):
+    for state in states_of(checkpoint(run, codec, None).records("reference")):
         own[re.search(r"case (\d+)", state.turn.cot.thought)[1]] = state.turn.cot.action
 
     def rule(prompt, prefix):
@@ -210,7 +211,7 @@ def test_a_prompt_anchored_policy_is_told_from_one_that_follows(run, codec):
     """It follows a trace only where its CoT action is not its prompt action."""
     base = follower((1.0, 0.0, 0.0), run, codec)
     prompts = {}
-    for state in conflict.states_of(checkpoint(run, codec, None).records("reference")):
+    for state in states_of(checkpoint(run, codec, None).records("reference")):
         prompts[re.search(r"state (\d+)", state.turn.observation)[1]] = state.turn
 
     def rule(prompt, prefix):

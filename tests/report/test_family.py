@@ -8,8 +8,12 @@ from helpers.planted import BASE, PLANTED, Cell, write_planted
 from helpers.studies import write_episode
 from scipy import stats
 
+from cotjax.diagnostics.probe_rows import ProbeHeading
+from cotjax.diagnostics.progress import ProgressRow
+from cotjax.diagnostics.revisions import Ending
 from cotjax.diagnostics.share import Verdict
 from cotjax.report.family import primary_of
+from cotjax.report.judged import judged
 from cotjax.report.summarize import summarize
 from cotjax.report.verdicts import lead, why
 
@@ -148,3 +152,51 @@ def test_success_on_the_floor_shows_progress_instead(tmp_path):
     assert row.progress["score_prompt"].value == pytest.approx(0.4)
     assert row.progress["score_prompt"].low > 0.2 and row.progress["score_cot"].value == 0
     assert "Share of the goal reached, prompt-driven episodes: +40.0" in why(row)
+    assert row.progress_known == "not measured"
+    assert "expert's plan: not measured; `cotjax probe --only progress` does." in why(row)
+
+
+def write_progress(run, arm, checkpoint, left):
+    """Write what the expert has left of its ten steps after prompt-driven episodes."""
+    heading = ProbeHeading(
+        probe="progress", arm=arm, checkpoint=checkpoint, checkpoint_hash="c", games_hash="g",
+        settings={}, states=len(left),
+    )  # fmt: skip
+    rows = [
+        ProgressRow(
+            driver="prompt", game=f"g{n}", domain="in_domain", sample=0, turn=0, start=10,
+            ending=Ending(steps=steps, unknown=None), differs=None,
+        )
+        for n, steps in enumerate(left)
+    ]  # fmt: skip
+    path = run / "probes" / "progress" / arm / f"{checkpoint}.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(each.model_dump_json() + "\n" for each in (heading, *rows)))
+
+
+def test_the_shortening_of_the_experts_plan_stands_in_the_place_of_a_verdict(tmp_path):
+    """Prompt-driven episodes end 10 and then 4 steps before the goal, and no one is won."""
+    for game in range(30):
+        for arm, checkpoint in (("base", 0), ("sft", 10)):
+            for driver in ("cot", "prompt"):
+                where = {"arm": arm, "checkpoint": checkpoint, "driver": driver}
+                won = driver == "cot" and game % 3 < (1 if arm == "base" else 2)
+                write_episode(tmp_path, f"g{game}", [("look", "look")], success=won, **where)
+    about = {"config": {"primary": PRIMARY | {"measure": "d3"}}, "expert": False}
+    (tmp_path / "run.json").write_text(json.dumps(about))
+    row = summarize(tmp_path).placed("sft", "in_domain")
+    assert (row.progress, row.progress_known) == ({}, "not defined")
+    assert "expert's plan: not defined, for the world has no expert." in why(row)
+    write_progress(tmp_path, "base", 0, [10] * 30)
+    write_progress(tmp_path, "sft", 10, [3, 5] * 15)
+    (tmp_path / "run.json").write_text(json.dumps(about | {"expert": True}))
+    summary = summarize(tmp_path)
+    row = summary.placed("sft", "in_domain")
+    assert row.placement.verdict is Verdict.FLOOR and row.progress_known == "measured"
+    change = row.progress["progress_prompt"]
+    assert change.value == pytest.approx(0.6) and 0.35 < change.low < change.high < 0.75
+    assert "Shortening of the expert's plan, prompt-driven episodes: +60.0 points" in why(row)
+    tables = {table.title: table for table in judged(summary).tables}
+    table = tables["Shortening of the expert's plan"]
+    assert table.columns == ("prompt-driven episodes",)
+    assert [each.cells[0].partition(" ")[0] for each in table.rows] == ["+0", "+60"]

@@ -177,6 +177,16 @@ def test_seeds_that_were_written_as_arms_give_the_same_numbers(tmp_path):
     assert saved[True] == saved[False]
 
 
+def test_a_metric_that_was_not_measured_is_not_in_the_file(planted):
+    summary = summarize(planted)
+    saved = json.loads((planted / "summary.json").read_text())
+    for point, kept in zip(summary.points, saved["points"], strict=True):
+        assert set(kept["metrics"]) == {
+            name for name, each in point.metrics.items() if each.measured
+        }
+    assert "d1_cot" in saved["points"][0]["metrics"] and "score_cot" in saved["metrics"]
+
+
 def test_one_seed_has_no_interval_over_seeds(planted):
     summary = summarize(planted)
     assert summary.seed_points == ()

@@ -114,10 +114,13 @@ def test_what_an_endpoint_cannot_do_is_refused_before_it_is_asked(
     assert words in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
-def test_another_model_in_the_same_folder_is_refused(games, tmp_path, capsys):
+def test_another_model_in_the_same_folder_is_refused_and_probes_are_said_to_be_left_out(
+    games, tmp_path, capsys
+):
     run = tmp_path / "run"
     kinds = ("--kinds", "cot")
     with serving(answer=explorer) as endpoint:
-        assert evaluate(endpoint, games, run, *kinds) == 0
+        assert evaluate(endpoint, games, run, *kinds, "--config.probes.names=attention") == 0
+        assert "probes.names (attention) has no effect" in (run / "log.txt").read_text()
         assert evaluate(endpoint, games, run, *kinds, "--model", "m2") == 2
     assert "holds another run" in capsys.readouterr().err

@@ -312,14 +312,15 @@ def _metrics(summary: Summary) -> Iterator[Row]:
     for level, points in (("arm", summary.points), ("seed", summary.seed_points)):
         for point in points:
             for metric, estimate in point.metrics.items():
-                yield {
-                    "level": level,
-                    "arm": point.arm,
-                    "checkpoint": point.checkpoint,
-                    "domain": point.domain,
-                    "metric": metric,
-                    **vars(estimate),
-                }
+                if estimate.measured:
+                    yield {
+                        "level": level,
+                        "arm": point.arm,
+                        "checkpoint": point.checkpoint,
+                        "domain": point.domain,
+                        "metric": metric,
+                        **vars(estimate),
+                    }
 
 
 def _changes(summary: Summary) -> Iterator[Row]:
