@@ -195,7 +195,7 @@ def test_the_shortening_of_the_experts_plan_stands_in_the_place_of_a_verdict(tmp
     assert row.placement.verdict is Verdict.FLOOR and row.progress_known == "measured"
     change = row.progress["progress_prompt"]
     assert change.value == pytest.approx(0.6) and 0.35 < change.low < change.high < 0.75
-    assert "Shortening of the expert's plan, prompt-driven episodes: +60.0 points" in why(row)
+    assert "Shortening of the expert's plan, prompt-driven episodes: +60.0 [" in why(row)
     tables = {table.title: table for table in judged(summary).tables}
     table = tables["Shortening of the expert's plan"]
     assert table.columns == ("prompt-driven episodes",)
