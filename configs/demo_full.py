@@ -11,9 +11,6 @@ def get_config():
     config = demo.get_config()
     config.title = "Where the gains of CoT training land: the demo, three seeds"
     config.out = "runs/demo-full"
-    config.evaluate.elicitations = ("cot", "prompt", "prompt_constrained")
-    config.evaluate.offline = ("cot_constrained",)
-    config.evaluate.episodes_at = ()  # at the middle checkpoint too
     config.seeds = (0, 1, 2)
     config.arms = demo.CELLS
     return config
