@@ -45,7 +45,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 from pydantic import AfterValidator, Field, Strict, StringConstraints, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from cotjax.data.json_lines import parse_line, raw_lines
+from cotjax.data.json_lines import MAX_LINE_BYTES, parse_line, raw_lines
 from cotjax.data.json_text import json_type, open_json
 from cotjax.errors import DataError
 from cotjax.formats import TAGS
@@ -258,6 +258,8 @@ def write_trajectories(
 ) -> int:
     """Write `trajectories` atomically and return how many there were.
 
+    They are written as they are: `refusal` says whether they can be read again.
+
     Args:
       inputs: files that `trajectories` are read from; `path` must be none of them.
 
@@ -300,6 +302,25 @@ def as_trajectory(row: dict[str, Any], where: str) -> Trajectory:
                 "thought is null; the provenance must be null too"
             )
     return trajectory
+
+
+def refusal(trajectory: Trajectory, name: str) -> str | None:
+    """Return why `read_trajectories` would refuse a trajectory; None where it would not.
+
+    `name`: of the trajectory, for the message. What an environment says may be anything, a tag of
+    the response format or an empty answer among it.
+    """
+    row = {"schema_version": SCHEMA_VERSION} | asdict(trajectory)
+    try:
+        as_trajectory(row, name)
+        size = len(json.dumps(row, ensure_ascii=False).encode())
+    except DataError as error:
+        return str(error)
+    except UnicodeEncodeError:
+        return f"{name}: it contains half of a surrogate pair, which no file can hold"
+    if size >= MAX_LINE_BYTES:
+        return f"{name}: its line has {size:,} bytes, and at most {MAX_LINE_BYTES:,} are read"
+    return None
 
 
 def _explain(error: ErrorDetails) -> str:

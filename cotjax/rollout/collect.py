@@ -20,6 +20,7 @@ from cotjax.data.trajectories import (
     Step,
     Trajectory,
     read_trajectories,
+    refusal,
     write_trajectories,
 )
 from cotjax.envs.base import Game, TextEnv
@@ -84,7 +85,10 @@ class CollectSummary:
       failed: broken off because the environment or the game file failed; none is kept.
       inadmissible: broken off because the agent chose an inadmissible action, a bug of the agent;
         none is kept.
-      faults: messages of the first few that were broken off, each with its game and step.
+      unreadable: dropped because a trajectory file cannot hold what was said in them, such as a
+        response tag.
+      faults: messages of the first few that were broken off or dropped, each with its game and
+        step.
     """
 
     played: int
@@ -93,18 +97,24 @@ class CollectSummary:
     steps: int
     failed: int = 0
     inadmissible: int = 0
+    unreadable: int = 0
     faults: tuple[str, ...] = ()
 
     @property
     def left_out(self) -> dict[str, int]:
         """Reason -> number of episodes that are not in the file."""
-        broken = self.failed + self.inadmissible
         reasons = {
-            "not won": self.played - self.kept - broken,
+            "not won": self.played - self.kept - self._told,
             "the environment or the game file failed": self.failed,
             "the agent chose an action that the game does not take": self.inadmissible,
+            "text that a trajectory cannot hold": self.unreadable,
         }
         return {reason: count for reason, count in reasons.items() if count}
+
+    @property
+    def _told(self) -> int:
+        """Episodes that have a message: those that were broken off or dropped."""
+        return self.failed + self.inadmissible + self.unreadable
 
     def lines(self) -> list[str]:
         """Return lines for the user: episodes kept, left out by reason, and the first faults."""
@@ -114,8 +124,8 @@ class CollectSummary:
         if self.left_out:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
             lines[0] += f"; left out {self.played - self.kept}: {reasons}"
-        lines += [f"  broke off: {fault}" for fault in self.faults[:_FAULTS_SHOWN]]
-        more = self.failed + self.inadmissible - len(self.faults[:_FAULTS_SHOWN])
+        lines += [f"  left out: {fault}" for fault in self.faults[:_FAULTS_SHOWN]]
+        more = self._told - len(self.faults[:_FAULTS_SHOWN])
         if more > 0:
             lines.append(f"  and {more} more")
         return lines
@@ -131,6 +141,8 @@ def collect(
     progress: Callable[[int, int], None] | None = None,
 ) -> CollectSummary:
     """Play `games` and write the episodes to `out`, in the order of the games.
+
+    An episode that `read_trajectories` would refuse is dropped, and counted.
 
     Args:
       workers: processes; 0 and 1 play in this one.
@@ -152,7 +164,7 @@ def collect(
         write_trajectories(out, _kept(played, len(jobs), settings.only_won, tally, progress))
     counts = {
         name: tally.counts[name]
-        for name in ("played", "won", "kept", "steps", "failed", "inadmissible")
+        for name in ("played", "won", "kept", "steps", "failed", "inadmissible", "unreadable")
     }
     return CollectSummary(**counts, faults=tuple(tally.faults))
 
@@ -188,6 +200,12 @@ class _Outcome:
 class _Tally:
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
+
+    def leave_out(self, kind: str, fault: str | None) -> None:
+        """Count an episode that was broken off or dropped."""
+        self.counts[kind] += 1
+        if fault is not None and len(self.faults) < _FAULTS_KEPT:
+            self.faults.append(fault)
 
 
 class _InadmissibleAction(EnvError):
@@ -298,13 +316,13 @@ def _kept(
         trajectory = outcome.trajectory
         tally.counts["played"] += 1
         if trajectory is None:
-            tally.counts["inadmissible" if outcome.inadmissible else "failed"] += 1
-            if outcome.fault is not None and len(tally.faults) < _FAULTS_KEPT:
-                tally.faults.append(outcome.fault)
+            tally.leave_out("inadmissible" if outcome.inadmissible else "failed", outcome.fault)
         elif trajectory.success or not only_won:
-            tally.counts.update(
-                won=int(bool(trajectory.success)), kept=1, steps=len(trajectory.steps)
-            )
-            yield trajectory
+            tally.counts["won"] += bool(trajectory.success)
+            if problem := refusal(trajectory, trajectory.game):
+                tally.leave_out("unreadable", problem)
+            else:
+                tally.counts.update(kept=1, steps=len(trajectory.steps))
+                yield trajectory
         if progress is not None:
             progress(done, total)

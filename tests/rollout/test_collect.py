@@ -14,7 +14,8 @@ from cotjax.envs.alfworld.maker.make import make_games
 from cotjax.envs.alfworld.scripted.expert import Expert
 from cotjax.envs.alfworld.tasks import TASK_TYPES
 from cotjax.envs.alfworld.world import Alfworld
-from cotjax.envs.base import Decision, Game
+from cotjax.envs.base import Decision, Game, Observation
+from cotjax.envs.worlds import IN_DOMAIN, World
 from cotjax.errors import UsageError
 from cotjax.rollout.collect import Collecting, CollectSummary, collect
 
@@ -172,10 +173,75 @@ def test_what_was_left_out_is_told_by_reason_with_the_first_examples():
     first, *broke = summary.lines()
     reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
     assert first == f"won 9 of 20; kept 9 trajectories, 70 steps; left out 11: {reasons}"
-    assert broke == [f"  broke off: game {number}: fell" for number in range(3)] + ["  and 3 more"]
+    assert broke == [f"  left out: game {number}: fell" for number in range(3)] + ["  and 3 more"]
     assert CollectSummary(played=3, won=2, kept=3, steps=9).lines() == [
         "won 2 of 3; kept 3 trajectories, 9 steps"
     ]
+
+
+SAID = {
+    "polly": ("hello", "again"),
+    "tag": ("hello", "a </think> b"),
+    "silent": ("hello", ""),
+    "half": ("hello", "\ud800"),
+    "nul": ("\0", "again"),
+    "long": ("hello", "again " * 3_000_000),
+    "lost": ("<think>", "again"),
+}
+
+
+class Parrot:
+    """An environment that says two things, and is over after two steps."""
+
+    def reset(self, game):
+        self.game, self.steps = game, 0
+        return "listen", Observation(SAID[game.id][0], None, False, False)
+
+    def step(self, action):
+        self.steps += 1
+        over = self.steps == 2
+        return Observation(SAID[self.game.id][1], None, over and self.game.id != "lost", over)
+
+    def close(self):
+        pass
+
+
+class Listener:
+    def start(self, task, observation):
+        pass
+
+    def act(self, observation):
+        return Decision("i listen.", "listen")
+
+
+class Parrots(World):
+    name, domains, agents = "parrots", {"listen": IN_DOMAIN}, ("expert",)
+
+    def games(self, root, split, left_out=None):
+        return []
+
+    def make_env(self, max_steps, games_kept=None):
+        return Parrot
+
+    def agent(self, name, seed, settings):
+        return Listener()
+
+
+@pytest.mark.parametrize("only_won", [True, False])
+def test_an_episode_that_could_not_be_read_again_is_dropped_and_said(tmp_path, only_won):
+    games = [Game(name, "", "train", "listen") for name in SAID]
+    settings = Collecting("expert", 0, only_won=only_won)
+    summary = collect(Parrots(), games, tmp_path / "out.jsonl", settings)
+    kept = [each.game for each in read_trajectories(tmp_path / "out.jsonl")]
+    assert kept == ["polly"] and (summary.played, summary.won, summary.kept) == (7, 6, 1)
+    dropped = 5 if only_won else 6  # a lost episode is not wanted, whatever was said in it
+    assert summary.left_out == {"text that a trajectory cannot hold": dropped} | (
+        {"not won": 1} if only_won else {}
+    )
+    lines = "\n".join(summary.lines())
+    assert f"{dropped} text that a trajectory cannot hold" in lines
+    assert "tag: step 1: the observation contains '</think>', a tag" in lines
+    assert "silent: step 1: the observation is empty" in lines
 
 
 def test_the_command_says_which_games_and_episodes_were_left_out(games, tmp_path, capsys):
@@ -201,7 +267,7 @@ def test_the_command_says_which_games_and_episodes_were_left_out(games, tmp_path
         "won 1 of 2; kept 1 trajectories" in said
         and "left out 1: 1 the environment or the game file failed" in said
     )
-    assert "broke off: " in said and str(broken) in said
+    assert "left out: " in said and str(broken) in said
     shutil.rmtree(root / "g2")
     assert main(command) == 3
     assert "no episode could be kept" in capsys.readouterr().err
