@@ -7,6 +7,7 @@ from cotjax.errors import UsageError
 from cotjax.study.arms import dropping_of
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+CONFIGS_OF = {path.stem: path for path in CONFIGS}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -127,3 +128,30 @@ def test_an_error_below_a_config_names_the_config_line_that_led_there(tmp_path):
     )
     with pytest.raises(UsageError, match=r"shared_config\.py, line 4: TypeError: .*'steps'"):
         load_config(tmp_path / "c.py")
+
+
+def test_a_worlds_defaults_follow_the_world(tmp_path):
+    for world in ("scienceworld", "bfcl", "search_qa", "cotjax.envs.search_qa:REAL"):
+        config, usual = load_config(CONFIGS_OF["demo"], [f"world={world}"]), default_config(world)
+        for name in ("source", "eval_split", "ood_domains"):
+            assert config.games[name] == usual.games[name], (world, name)
+        assert config.task_types.to_dict() == usual.task_types.to_dict()
+        assert config.games.in_domain == 64
+    # In any order, what the command line says comes after what the world sets.
+    for overrides in (("world=bfcl", "games.eval_split=train"), ("games.eval_split=train",) * 2):
+        assert load_config(CONFIGS_OF["demo"], overrides).games.eval_split == "train"
+    overrides = ["games.ood_domains=miss_func", "task_types.in_domain=base", "world=bfcl"]
+    config = load_config(CONFIGS_OF["demo"], overrides)
+    assert config.games.ood_domains == ("miss_func",) and config.task_types.in_domain == ("base",)
+
+
+def test_what_a_config_file_sets_stays_where_the_other_world_has_it(tmp_path):
+    config = load_config(CONFIGS_OF["search_qa"], ["world=cotjax.envs.search_qa:REAL"])
+    assert config.games.ood_domains == ("ood_chains", "ood_hops", "ood_entities")
+    assert config.task_types.collect == config.task_types.in_domain != ()
+    config = load_config(CONFIGS_OF["scienceworld"], ["world=cotjax.envs.scienceworld:PLAIN"])
+    assert config.games.eval_split == "dev" and config.task_types.ood[0] == "find-plant"
+    config = load_config(CONFIGS_OF["scienceworld"], ["world=bfcl"])
+    assert config.games.eval_split == "test" and config.task_types.in_domain == ("base",)
+    with pytest.raises(UsageError, match="unknown world 'nowhere'"):
+        load_config(CONFIGS_OF["demo"], ["world=nowhere"])

@@ -212,7 +212,7 @@ def data_config(arguments: argparse.Namespace, flags: dict[str, object]) -> Conf
       UsageError: the config names no trajectory file.
       DataError: the file does not exist.
     """
-    from cotjax.config import default_config, load_config, own_files, set_field
+    from cotjax.config import default_config, load_config, own_files, set_fields
     from cotjax.runtime.members import arm_and_seed
 
     overrides = [
@@ -223,8 +223,7 @@ def data_config(arguments: argparse.Namespace, flags: dict[str, object]) -> Conf
         config = load_config(arguments.config, overrides)
     else:
         config = default_config()
-        for override in overrides:
-            set_field(config, override)
+        set_fields(config, overrides)
     own = own_files(config).get(arm_and_seed(arguments.arm or "")[0])
     if own and flags["data.trajectories"] is None:
         config.data.trajectories = own

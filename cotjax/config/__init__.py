@@ -6,7 +6,7 @@ what its experiment changes. On the command line `--config FILE` loads it, and
 """
 
 from cotjax.config.fields import ARM_FIELDS, PATHS, default_config, own_files, sampler_mesh
-from cotjax.config.overrides import load_config, set_field
+from cotjax.config.overrides import load_config, set_field, set_fields
 
 __all__ = (
     "ARM_FIELDS",
@@ -16,4 +16,5 @@ __all__ = (
     "own_files",
     "sampler_mesh",
     "set_field",
+    "set_fields",
 )

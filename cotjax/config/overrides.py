@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cotjax.config.fields import ARM_FIELDS, PATHS, games_of, own_files, task_types_of
-from cotjax.envs.worlds import load_world
+from cotjax.envs.worlds import World, load_world
 from cotjax.errors import UsageError
 from cotjax.runtime.config_files import parse_value, run_config_file
 from cotjax.runtime.files import local_path
@@ -27,14 +27,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     if not path.is_file():
         raise UsageError(f"{path}: no such config file; configs/demo.py is one")
     config = run_config_file(path)
-    # The world comes first: the other overrides may change what it sets.
-    for override in sorted(overrides, key=lambda override: not override.startswith("world=")):
-        set_field(config, override)
-        if override.startswith("world="):
-            world = load_world(config.world)
-            config.task_types = task_types_of(world)
-            for name in ("source", "ood_domains"):
-                config.games[name] = games_of(world)[name]
+    set_fields(config, overrides)
     files = (f"arms.{arm}.trajectories" for arm in own_files(config))
     for name in (*PATHS, *files):
         # URLs are refused here, before anything is read or written.
@@ -44,6 +37,43 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
 
 def _expanded(path: str) -> str:
     return str(local_path(path)) if path else path
+
+
+def set_fields(config: ConfigDict, overrides: Sequence[str]) -> None:
+    """Apply overrides. With another world, its defaults take the place of the first one's.
+
+    Raises UsageError as `set_field` does, and for a world that does not exist.
+    """
+    # The world comes first: the other overrides may change what it sets.
+    for override in sorted(overrides, key=lambda override: not override.startswith("world=")):
+        before = load_world(config.world) if override.startswith("world=") else None
+        set_field(config, override)
+        if before is not None:
+            _follow_world(config, before, load_world(config.world))
+
+
+def _follow_world(config: ConfigDict, before: World, world: World) -> None:
+    """Give the fields whose default depends on the world the default of another world.
+
+    What the config file has set stays, where the other world has it too.
+    """
+    theirs, own = games_of(before), games_of(world)
+    there = {
+        "source": {own.source, world.name},
+        "eval_split": set(world.splits),
+        "ood_domains": set(world.ood_domains),
+    }
+    for name, names in there.items():
+        value = config.games[name]
+        values = {value} if isinstance(value, str) else set(value)
+        if value == theirs[name] or not values <= names:
+            config.games[name] = own[name]
+    # The lists of task types are of one piece: none stays unless all can.
+    lists, usual = config.task_types.to_dict(), task_types_of(world)
+    types = {task_type for listed in lists.values() for task_type in listed}
+    possible = lists.keys() == set(usual) and types <= set(world.task_types)
+    if lists == task_types_of(before).to_dict() or not possible:
+        config.task_types = usual
 
 
 def set_field(config: ConfigDict, override: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cotjax.config import default_config, load_config, set_field
+from cotjax.config import default_config, load_config, set_fields
 from cotjax.data.chat_template import AUTO, has_template
 from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
@@ -119,8 +119,7 @@ def config_without_arms(
     """
     if file is None:
         config = default_config(world) if world else default_config()
-        for override in overrides:
-            set_field(config, override)
+        set_fields(config, overrides)
     else:
         config = load_config(file, [f"world={world}", *overrides] if world else overrides)
     usual = default_config(config.world)
