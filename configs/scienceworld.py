@@ -7,7 +7,7 @@ the shortest. The simplifications are "easy". For all 30 tasks take the defaults
 
 Command   cotjax study --config configs/scienceworld.py
 Needs     pip install "cotjax[scienceworld]", and Java
-Hardware  2 CPU cores, and 0.5 GB of memory for each of the 8 games played together
+Hardware  2 CPU cores, and 0.5 GB of memory for the Java process of each core
 Result    not run at this size
 """
 
@@ -44,7 +44,7 @@ def get_config():
     config.evaluate.max_steps = 30
     config.evaluate.max_length = 3072
     config.evaluate.max_new_tokens = 64
-    config.evaluate.slots = 8  # a Java process each
+    config.evaluate.slots = 16  # eight a Java process
     config.evaluate.episodes_at = (0, -1)
     config.arms = {"sft": {"label": "standard SFT", "fraction": 0.0}}
     return config

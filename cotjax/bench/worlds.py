@@ -2,15 +2,19 @@
 
 Environments live in processes of their own, as in a rollout, and the expert sends them its actions.
 Printed: how many episodes it won, within which steps; steps a second and resident memory near the
-start and at the end; and whether a process was left behind. A world may add lines of its own.
+start and at the end; and whether a process was left behind. Time counts while environments are
+waited for, so that an expert that searches for its path does not count. A world may add lines of
+its own.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle, islice
@@ -29,6 +33,24 @@ from cotjax.runtime.progress import Reporter
 EARLY = 0.2  # share of the episodes after which "near the start" is measured
 WITHIN = 30  # steps within which an episode is also counted as won
 _LIMITS = Limits(start=120.0, reset=120.0, step=60.0)
+_MADE = 3  # games of each task type that are made by default
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What was spent up to a moment.
+
+    Attributes:
+      seconds: waited for environments.
+      cpu: seconds of CPU time of all processes below this one.
+      steps: taken.
+      memory: resident MB of this process and of all below it.
+    """
+
+    seconds: float
+    cpu: float
+    steps: int
+    memory: float
 
 
 @dataclass
@@ -39,8 +61,7 @@ class Figures:
       episodes, won, won_within, steps: counts; `won_within`: won within `WITHIN` steps.
       scores: sum of the last scores; a won game of a world without scores counts 1.
       faults: messages of environments that failed.
-      marks: (seconds, steps, resident MB of this process and of all below it) after the first
-        step, after `EARLY` of the episodes and at the end.
+      marks: after the first step, after `EARLY` of the episodes and at the end.
       left: processes that still ran after the environments were closed.
     """
 
@@ -50,20 +71,28 @@ class Figures:
     steps: int = 0
     scores: float = 0.0
     faults: list[str] = field(default_factory=list)
-    marks: list[tuple[float, int, float]] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
     left: int = 0
 
     @property
     def speeds(self) -> tuple[float, float]:
         """Steps a second from the first mark to the second, and from there to the end."""
-        spans = zip(self.marks, self.marks[1:], strict=False)
-        first, last = ((b[1] - a[1]) / max(b[0] - a[0], 1e-9) for a, b in spans)
-        return first, last
+        return self._speeds([mark.seconds for mark in self.marks])
+
+    @property
+    def cpu_speeds(self) -> tuple[float, float]:
+        """The same by CPU time, which other work on the machine does not change as much."""
+        return self._speeds([mark.cpu for mark in self.marks])
 
     @property
     def memory(self) -> tuple[float, float]:
         """Resident MB after `EARLY` of the episodes, and at the end."""
-        return self.marks[1][2], self.marks[-1][2]
+        return self.marks[1].memory, self.marks[-1].memory
+
+    def _speeds(self, times: Sequence[float]) -> tuple[float, float]:
+        at = [mark.steps for mark in self.marks]
+        first, last = ((at[n + 1] - at[n]) / max(times[n + 1] - times[n], 1e-9) for n in range(2))
+        return first, last
 
 
 def run(
@@ -90,9 +119,11 @@ def run(
         )
     world.check_agent("expert")
     slots = min(slots, episodes)
+    # Mixed, so that the episodes of every part of the run are of all kinds.
+    games = random.Random(seed).sample(games, len(games))
     figures, seen, marks = Figures(), set[int](), [0, max(1, int(EARLY * episodes)), episodes]
     waiting = islice(cycle(games), episodes)
-    with EnvPool(world.make_env(max_steps), slots, slots, _LIMITS) as pool:
+    with EnvPool(world.make_env(max_steps), slots, world.processes_for(slots), _LIMITS) as pool:
         playing = _Playing(world, pool, seed, figures)
         free: Iterable[int] = range(slots)
         while free or playing.agents:
@@ -101,36 +132,58 @@ def run(
             while len(figures.marks) < 3 and figures.episodes >= marks[len(figures.marks)]:
                 below = descendants()
                 seen |= below
-                memory = resident_mb([os.getpid(), *below])
-                figures.marks.append((time.perf_counter(), figures.steps, memory))
+                memory, cpu = resident_mb([os.getpid(), *below]), _cpu_seconds(below)
+                figures.marks.append(Mark(playing.waited, cpu, figures.steps, memory))
             progress(figures.episodes, episodes)
+    world.close()
     figures.left = sum(map(is_running, seen))
     return figures
 
 
 class _Playing:
-    """Experts at their environments. `agents`: slot -> the expert, its game and the last answer."""
+    """Experts at their environments.
+
+    Attributes:
+      agents: slot -> the expert, the last answer, and the steps taken.
+      waited: seconds for environments.
+    """
 
     def __init__(self, world: World, pool: EnvPool, seed: int, figures: Figures):
         self._world, self._pool, self._seed, self._figures = world, pool, seed, figures
+        self._games: dict[int, Game] = {}
+        # Experts of games that are not played now: to make one may take seconds.
+        self._idle: defaultdict[str, list[Agent]] = defaultdict(list)
         self.agents: dict[int, tuple[Agent, Observation, int]] = {}
+        self.waited = 0.0
 
     def begin(self, games: dict[int, Game]) -> None:
         """Start a game in each of these slots."""
-        for slot, begun in (self._pool.reset(games) if games else {}).items():
-            if isinstance(begun, EnvError):
-                self._end(slot, begun)
+        started = time.perf_counter()
+        begun = self._pool.reset(games) if games else {}
+        self.waited += time.perf_counter() - started
+        self._games |= games
+        for slot, first in begun.items():
+            if isinstance(first, EnvError):
+                self._end(slot, first)
                 continue
-            task, seen = begun
-            agent = self._world.agent("expert", self._seed, AgentSettings(game=games[slot]))
+            task, seen = first
+            agent = self._expert(games[slot])
             agent.start(task, seen)
             self.agents[slot] = agent, seen, 0
+
+    def _expert(self, game: Game) -> Agent:
+        if idle := self._idle[game.id]:
+            return idle.pop()
+        return self._world.agent("expert", self._seed, AgentSettings(game=game))
 
     def turn(self) -> list[int]:
         """Send an action to every environment; return the slots whose episode is over."""
         actions = {slot: agent.act(seen).action for slot, (agent, seen, _) in self.agents.items()}
         over = []
-        for slot, answer in self._pool.step(actions).items():
+        started = time.perf_counter()
+        answers = self._pool.step(actions)
+        self.waited += time.perf_counter() - started
+        for slot, answer in answers.items():
             agent, _, steps = self.agents[slot]
             if isinstance(answer, EnvError):
                 self._end(slot, answer)
@@ -144,7 +197,9 @@ class _Playing:
         return over
 
     def _end(self, slot: int, last: Observation | EnvError, steps: int = 0) -> None:
-        self.agents.pop(slot, None)
+        if slot in self.agents:
+            agent, *_ = self.agents.pop(slot)
+            self._idle[self._games[slot].id].append(agent)
         figures = self._figures
         figures.episodes += 1
         if isinstance(last, EnvError):
@@ -164,7 +219,8 @@ def benchmark(
     slots: int,
     max_steps: int,
     seed: int,
-    per_type: int = 3,
+    per_type: int = 0,
+    task_types: Sequence[str] = (),
 ) -> Figures:
     """Measure one world, and print the figures, with those of its own.
 
@@ -172,16 +228,29 @@ def benchmark(
       root: folder of its games; "" for its own default, or, of a world that makes games, for new
         ones.
       split: of its games; "" for the one that is played by default.
-      per_type: new games of each task type.
+      per_type: games of each task type; 0: all there are, or `_MADE` new ones.
+      task_types: of the games; (): all.
+
+    Raises UsageError as `run` does, and for a task type that the world does not have.
     """
+    for task_type in task_types:
+        if task_type not in world.task_types:
+            raise UsageError(
+                f"world {world.name!r} has no task type {task_type!r}; there are "
+                f"{', '.join(world.task_types)}"
+            )
+    types = tuple(task_types) or world.task_types
     reporter, split = Reporter(), split or world.eval_split
     with ExitStack() as stack:
         if not root and world.makes_games:
             made = Path(stack.enter_context(TemporaryDirectory(prefix="cotjax-worlds-")))
-            world.make_games(made, {split: dict.fromkeys(world.task_types, per_type)}, seed)
+            world.make_games(made, {split: dict.fromkeys(types, per_type or _MADE)}, seed)
             root = str(made)
-        games = world.games(root, split)
-        title = f"{world.title or world.name}: {len(games)} games of {split}, {slots} environments"
+        games = _of_types(world.games(root, split), types, per_type, seed)
+        title = (
+            f"{world.title or world.name}: {len(games)} games of {split}, {slots} environments in "
+            f"{world.processes_for(slots)} processes"
+        )
         stage = stack.enter_context(reporter.stage("worlds", title))
         figures = run(
             world,
@@ -198,6 +267,26 @@ def benchmark(
     return figures
 
 
+def _of_types(games: Sequence[Game], types: Sequence[str], most: int, seed: int) -> list[Game]:
+    """Return the games of task types, `most` of each (0: all), drawn by the seed."""
+    taken, chosen = Counter[str](), []
+    for game in random.Random(seed).sample(games, len(games)):
+        if game.task_type in types and (not most or taken[game.task_type] < most):
+            taken[game.task_type] += 1
+            chosen.append(game)
+    return sorted(chosen, key=lambda game: game.id)
+
+
+def _cpu_seconds(pids: Iterable[int]) -> float:
+    """Return the CPU time of these processes, in user and kernel, since each began."""
+    ticks = 0
+    for pid in {*pids}:
+        with suppress(OSError, IndexError):
+            stat = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+            ticks += int(stat[11]) + int(stat[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def _lines(figures: Figures, max_steps: int) -> Iterator[str]:
     played = figures.episodes - len(figures.faults)
     share = partial(_percent, of=max(1, played))
@@ -206,9 +295,12 @@ def _lines(figures: Figures, max_steps: int) -> Iterator[str]:
         f"{max_steps} steps, {share(figures.won_within)} within {WITHIN}; mean score "
         f"{figures.scores / max(1, played):.3f}"
     )
-    early, late = figures.speeds
-    ratio = f" ({late / early:.2f} of it)" if early else ""
-    yield f"steps/s: {early:,.0f} near the start, {late:,.0f} after it{ratio}"
+    for unit, (early, late) in (
+        ("steps/s", figures.speeds),
+        ("steps/s of CPU time", figures.cpu_speeds),
+    ):
+        ratio = f" ({late / early:.2f} of it)" if early else ""
+        yield f"{unit}: {early:,.0f} near the start, {late:,.0f} after it{ratio}"
     before, after = figures.memory
     yield (
         f"memory: {before:,.0f} MB after {EARLY:.0%} of the episodes, {after:,.0f} MB at the end "

@@ -189,15 +189,27 @@ def _add_worlds(worlds: argparse.ArgumentParser) -> None:
         "a second and memory near the start and at the end, and processes left behind. Search QA "
         "adds its solver with two retrievers, a guess, and searches."
     )
-    worlds.add_argument("world", nargs="?", default="alfworld", help="as config.world")
+    worlds.add_argument("--world", default="alfworld", help="as config.world; also without --world")
+    worlds.add_argument("world", nargs="?", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add_source(worlds)
     _add_integers(
         worlds,
         ("episodes", 1000, "episodes; the games are played one after another, and again"),
-        ("slots", 64, "environments, each in a process of its own"),
         ("steps", 30, "most steps an episode"),
         ("seed", 0, "of made games and of the expert"),
-        ("per-type", 3, "made games of each task type"),
+        ("per-type", 0, "games of each task type; 0: all there are, or 3 made ones"),
+    )
+    worlds.add_argument(
+        "--environments",
+        "--slots",
+        dest="slots",
+        type=int,
+        default=64,
+        help="environments at once, each in a process of its own but where a world's processes "
+        "take much memory (default 64)",
+    )
+    worlds.add_argument(
+        "--task-type", action="append", default=[], help="only this task type; repeat for several"
     )
     worlds.add_argument("--games", default="", help="folder of games (default: the world's own)")
     worlds.add_argument("--split", default="", help="split (default: the one played)")
@@ -333,6 +345,7 @@ def _worlds(arguments: argparse.Namespace) -> None:
         max_steps=arguments.steps,
         seed=arguments.seed,
         per_type=arguments.per_type,
+        task_types=arguments.task_type,
     )
 
 

@@ -79,6 +79,15 @@ class PlainText:
             plain += self._spelled(text[start:end]) if id in self._added else [id]
         return plain
 
+    def unknown_words(self, text: str) -> list[str]:
+        """Return the words of a text that become the unknown token."""
+        try:
+            ids = self._tokenizer.encode(text, add_special_tokens=False)
+        except Exception:  # as in `encode_leniently`, which leaves them out
+            return [text]
+        pairs = zip(ids.ids, ids.offsets, strict=True)
+        return [text[start:end] for id, (start, end) in pairs if id == self._unknown]
+
     def names_added_token(self, text: str) -> bool:
         """Return whether the text contains an added token of the tokenizer."""
         return any(token in text for token in self._added_texts)

@@ -127,6 +127,10 @@ class TextCodec:
             return self._plain.encode_leniently(text)
         return self._plain.encode(text, what)
 
+    def unknown_words(self, text: str) -> list[str]:
+        """Return the words of a content that the tokenizer does not know, in order."""
+        return self._plain.unknown_words(text)
+
     def encodable(self, text: str) -> bool:
         """Return whether a sampled action may be executed and occur in later prompts.
 

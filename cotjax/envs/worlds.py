@@ -12,7 +12,7 @@ import os
 import pkgutil
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +20,7 @@ from types import MappingProxyType
 from cotjax import envs
 from cotjax.envs.base import Agent, Game, TextEnv
 from cotjax.errors import UsageError
-from cotjax.formats import ADMISSIBLE, INSTRUCTION, TASK
+from cotjax.formats import ADMISSIBLE, INSTRUCTION, TASK, normalize_action
 
 IN_DOMAIN, OOD = "in_domain", "ood"
 NAMED, UNNAMED = "named", "unnamed"  # kinds of scripted thoughts: with the action, or without
@@ -69,6 +69,8 @@ class World(ABC):
       thought_kinds: kinds of thoughts that they can write.
       sources: where its facts can come from, for `of_source`.
       makes_games, fetches_games: whether `make_games` and `fetch_games` are there.
+      envs_per_process: environments that may share a process where there are more of them than
+        cores: over 1 where a process takes much memory, whatever it plays.
       lists_commands: whether its environments list the admissible actions.
       task_text: the line of the first user turn that names the task, with `{task}` for it.
       instruction: what prompt.instruction="world" puts before the task: what the agent can do, and
@@ -86,6 +88,7 @@ class World(ABC):
     sources: tuple[str, ...] = ()
     makes_games: bool = False
     fetches_games: bool = False
+    envs_per_process: int = 1
     lists_commands: bool = True
     task_text: str = TASK
     instruction: str = INSTRUCTION
@@ -139,6 +142,11 @@ class World(ABC):
             None for the world's default.
         """
 
+    def processes_for(self, slots: int) -> int:
+        """Return how many processes should play so many environments at once."""
+        needed = -(-slots // self.envs_per_process)
+        return min(slots, max(needed, os.cpu_count() or 1))
+
     def game_at(self, path: Path) -> Game:
         """Return the game of one file or folder. Raises UsageError if there is none."""
         raise UsageError(
@@ -155,6 +163,13 @@ class World(ABC):
         For imported episodes: what is trained on must be what is shown in play.
         """
         return text, commands
+
+    def meaning(self, action: str) -> Hashable:
+        """Return what an environment makes of an action: two of one meaning do the same.
+
+        The default is its text, but for spaces. A world that parses actions returns what it reads.
+        """
+        return normalize_action(action)
 
     def words(self) -> Iterator[str]:
         """Yield texts with the world's vocabulary, for a word-level tokenizer."""
@@ -203,6 +218,10 @@ class World(ABC):
     def agent(self, name: str, seed: int, settings: AgentSettings) -> Agent:
         """Return a scripted agent, one of `agents`."""
         raise UsageError(f"world {self.name!r} has no {name}: give data.trajectories")
+
+    def close(self) -> None:
+        """End what this process's agents have started: by default, nothing."""
+        return
 
     def figure_lines(self, games: Sequence[Game]) -> Iterator[str]:
         """Yield lines of figures of its own for `cotjax bench worlds`, about these games."""

@@ -325,12 +325,15 @@ def _play_jobs(
 
 
 def _environments(config: ConfigDict, slots: int) -> EnvPool:
-    """Return environments with one process per game, so that no game affects another."""
-    factory = load_world(config.world).make_env(config.evaluate.max_steps, _GAMES_KEPT)
+    """Return environments in processes of their own, so that no game affects another.
+
+    Worlds whose processes take much memory have fewer of them (`World.processes_for`).
+    """
+    world = load_world(config.world)
     return EnvPool(
-        factory,
+        world.make_env(config.evaluate.max_steps, _GAMES_KEPT),
         slots,
-        slots if config.workers else 0,
+        world.processes_for(slots) if config.workers else 0,
         limits_of(config),
         config.evaluate.env_retries,
     )

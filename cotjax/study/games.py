@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cotjax.data.trajectories import Trajectory
 from cotjax.envs.base import Game, games_hash
 from cotjax.envs.worlds import IN_DOMAIN, World, load_world
 from cotjax.errors import DataError, UsageError
@@ -39,6 +40,13 @@ class GameSets:
     def domain_of(self, game: Game) -> str:
         """Return the domain of a game that is played."""
         return next(domain for domain, games in self.domains.items() if game in games)
+
+    def by_domain(self, episodes: Mapping[str, Trajectory]) -> dict[str, list[Trajectory]]:
+        """Return domain -> the episodes of its games; `episodes` has them by game."""
+        return {
+            domain: [episodes[game.id] for game in games if game.id in episodes]
+            for domain, games in self.domains.items()
+        }
 
     @property
     def played(self) -> tuple[Game, ...]:

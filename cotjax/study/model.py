@@ -35,6 +35,7 @@ from cotjax.study.memory import playing_memory
 from cotjax.study.players import LocalPlayer
 from cotjax.study.ready import examples_alone
 from cotjax.study.run import Study
+from cotjax.study.spelling import check_spelling
 from cotjax.study.training_data import load_codec
 from cotjax.train.fingerprints import Fingerprints
 from cotjax.weights.convert import folder_kind, load_params, read_config, tokenizer_folder
@@ -163,6 +164,7 @@ def play_model(study: Study, games: GameSets) -> Summary | None:
         if distributed.first():
             bind_played(run, made_from, games.hash, asdict(model))
     codec, expert = load_codec(config, tokenizer, examples_alone(config)), study.expert(games)
+    check_spelling(study.world, codec, games.by_domain(expert), study.reporter.say)
     study.reporter.say(playing_memory(config, model))
     base = ModelFolder(folder, dtypes, made_from["base"]["sha256"])
     with study.reporter.stage("evaluate", f"Playing {folder.resolve().name}") as stage:

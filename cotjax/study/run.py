@@ -48,6 +48,7 @@ from cotjax.study.players import LocalPlayer
 from cotjax.study.power import power_of, power_text
 from cotjax.study.probing import needs_progress, probe_checkpoints, require_probes
 from cotjax.study.ready import check, check_folder
+from cotjax.study.spelling import check_spelling
 from cotjax.study.training_data import check_opening, drawn_of, kept_of, load_codec
 from cotjax.train.main import train
 from cotjax.train.run import Run
@@ -116,6 +117,7 @@ class Study:
     def train(self, games: GameSets) -> None:
         """Collect, build the dataset, and train every arm from the base."""
         config = self.config
+        expert = self.expert(games) if games.played else {}
         with distributed.in_turn("dataset"):
             trajectories = self._training_trajectories(games)
             files = trajectories.values()
@@ -124,6 +126,7 @@ class Study:
             check_opening(config, codec)
             if games.played:
                 check_playable(config, start.model, codec)
+                check_spelling(self.world, codec, games.by_domain(expert), self.reporter.say)
                 self.reporter.say(playing_memory(config, start.model))
             datasets = build_datasets(
                 config, self.folder, trajectories, start.tokenizer, self.reporter

@@ -70,7 +70,15 @@ class Unexplained(DoorWorld):
     agents = ()
 
 
-DOORS, UNEXPLAINED = DoorWorld(), Unexplained()
+class ManyDomains(DoorWorld):
+    domains = {"left": IN_DOMAIN, "right": "ood_right", "third": "lost_keys"}
+
+    def games(self, root, split, left_out=None):
+        types = ("left", "right", "third", "third")
+        return [Game(f"{split}-{n}", "", split, kind) for n, kind in enumerate(types, start=1)]
+
+
+DOORS, UNEXPLAINED, MANY = DoorWorld(), Unexplained(), ManyDomains()
 '''
 DOORS = ("open door 1", "open door 2", "open door 3")
 TEXTS = ("Your task is to: open door 1.", "door 2 3 You see doors.", "the task says so.")
@@ -128,6 +136,17 @@ def test_records_and_the_report_are_those_of_a_base(played, capsys):
     assert run["made_from"]["base"]["file"].endswith("model") and run["train"] == {}
     assert "d1_cot" in (played / "summary.json").read_text()
     assert (played / "report.html").stat().st_size > 10_000
+
+
+def test_every_ood_domain_is_reported_by_its_name_with_an_interval(folder, tmp_path, capsys):
+    flags = ["--kinds", "prompt", "--config.evaluate.max_length=256"]
+    assert evaluate(folder, tmp_path, *flags, world="door_world:MANY") == 0
+    said = capsys.readouterr().out
+    assert "out-of-domain (right)" in said and "out-of-domain (lost keys)" in said
+    points = json.loads((tmp_path / "summary.json").read_text())["points"]
+    intervals = {point["domain"]: point["metrics"]["d3_prompt"] for point in points}
+    assert intervals.keys() == {"in_domain", "ood_right", "lost_keys"}
+    assert all(found["games"] and None not in found.values() for found in intervals.values())
 
 
 def test_the_same_command_plays_only_what_is_missing(folder, played, tmp_path):

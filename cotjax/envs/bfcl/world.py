@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 from cotjax.envs.base import Agent, Game, TextEnv
+from cotjax.envs.bfcl.calls import CallError, parse_action
 from cotjax.envs.bfcl.entries import (
     SPLITS,
     TASK_TYPES,
@@ -69,6 +70,12 @@ class Bfcl(World):
 
     def make_env(self, max_steps: int, games_kept: int | None = None) -> Callable[[], TextEnv]:
         return partial(BfclEnv, max_steps)
+
+    def meaning(self, action: str) -> Hashable:
+        try:
+            return tuple(map(str, parse_action(action)))
+        except CallError:
+            return super().meaning(action)
 
     def agent(self, name: str, seed: int, settings: AgentSettings) -> Agent:
         """Return the expert of `settings.game`."""

@@ -34,49 +34,151 @@ _JAVA_OPTIONS = [
     "-Duser.language=en",  # the simulator lower-cases actions by the language of the machine
 ]
 _ENDS_WITHIN_S = 5.0
+# Games that one Java process plays side by side. Eight took 110 MB of its heap of 512 MB.
+ENVS_A_PROCESS = 8
 
 
 class EngineError(Exception):
     """The simulator failed; the text says how."""
 
 
-class Engine:
-    """One simulator, which holds one game at a time. The Java process starts with the first game.
+def installed_jar() -> str:
+    """Return the path of the simulator's archive. Raises UsageError without the package."""
+    try:
+        import py4j.java_gateway  # noqa: F401
+        from scienceworld.constants import JAR_PATH
+    except ImportError as error:
+        raise UsageError(f"ScienceWorld is not installed ({error}): {_INSTALL}") from None
+    installed = importlib.metadata.version("scienceworld")
+    if installed != _VERSION:
+        raise UsageError(
+            f"scienceworld {installed} is installed, but games are those of {_VERSION}: {_INSTALL}"
+        )
+    return JAR_PATH
 
-    It ends with `close`, and when this process ends, however that happens: its standard input
-    closes then. Two games of one simulator would share its random numbers, so each environment has
-    its own.
+
+class _Java:
+    """One Java process, with a simulator for each of up to `most` engines.
+
+    Simulators keep their random numbers and other state in static fields. So each has its classes
+    from a loader of its own, and none notices the others: in one process, their games went as they
+    go alone. A game takes some 12 MB of the heap.
+
+    Raises EngineError where Java does not start.
+    """
+
+    def __init__(self, java: str, jar: str, most: int):
+        from py4j.java_gateway import launch_gateway
+
+        # py4j logs what it raises, and that it cannot free the objects of a process that has ended.
+        logging.getLogger("py4j").setLevel(logging.CRITICAL)
+        self._jar, self._most, self._simulators = jar, most, 0
+        try:
+            self._port, self._token, self.process = launch_gateway(
+                classpath=jar,
+                javaopts=_JAVA_OPTIONS,
+                java_path=java,
+                # It reads the ids of its objects' types there, and writes them where it finds none.
+                cwd=os.path.dirname(jar),
+                die_on_exit=True,
+                enable_auth=True,
+                return_proc=True,
+            )
+        except ValueError:  # it printed no port
+            raise EngineError(f"{java} did not start; try `{java} -Xmx512m -version`") from None
+        _running.append(self)
+        gateway = self._gateway()
+        try:
+            standard = gateway.jvm.java
+            # The simulators print every step at length.
+            nowhere = standard.io.PrintStream(standard.io.FileOutputStream(os.devnull))
+            standard.lang.System.setOut(nowhere)
+            gateway.close()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def runs(self) -> bool:
+        return self in _running and self.process.poll() is None
+
+    @property
+    def has_room(self) -> bool:
+        return self.runs and self._simulators < self._most
+
+    def _gateway(self) -> Any:
+        from py4j.java_gateway import GatewayParameters, JavaGateway
+
+        parameters = GatewayParameters(port=self._port, auth_token=self._token)
+        return JavaGateway(gateway_parameters=parameters)
+
+    def simulator(self) -> tuple[Any, Any]:
+        """Return (gateway, a new simulator).
+
+        Each has its own gateway, hence a connection and a thread of Java: py4j remembers methods by
+        the names of classes, for each thread.
+        """
+        self._simulators += 1
+        gateway = self._gateway()
+        java = gateway.jvm.java
+        urls = gateway.new_array(java.net.URL, 1)
+        urls[0] = java.io.File(self._jar).toURI().toURL()
+        above = java.lang.ClassLoader.getPlatformClassLoader()
+        loader = java.net.URLClassLoader(urls, above)
+        made = loader.loadClass("scienceworld.runtime.pythonapi.PythonInterface").getConstructor(
+            gateway.new_array(java.lang.Class, 0)
+        )
+        return gateway, made.newInstance(gateway.new_array(java.lang.Object, 0))
+
+    def release(self, gateway: Any) -> None:
+        """Let go of a simulator; the process ends with its last one."""
+        self._simulators -= 1
+        with contextlib.suppress(Exception):
+            gateway.close()
+        if not self._simulators:
+            self.close()
+
+    def close(self) -> None:
+        """End the process. What is left of its simulators fails from now on."""
+        if self in _running:
+            _running.remove(self)
+            self.process.kill()
+            self.process.wait(_ENDS_WITHIN_S)
+            self.process.stdin.close()
+
+
+_running: list[_Java] = []  # the Java processes of this process
+
+
+class Engine:
+    """One simulator, which holds one game at a time. It starts with the first game.
+
+    A Java process ends with the last of its engines, and when this process ends, however that
+    happens: its standard input closes then.
+
+    Args:
+      shared: up to `ENVS_A_PROCESS` engines of this process share a Java process.
 
     Raises UsageError where the package or Java is missing.
     """
 
-    def __init__(self) -> None:
-        try:
-            import py4j.java_gateway  # noqa: F401
-            from scienceworld.constants import JAR_PATH
-        except ImportError as error:
-            raise UsageError(f"ScienceWorld is not installed ({error}): {_INSTALL}") from None
-        installed = importlib.metadata.version("scienceworld")
-        if installed != _VERSION:
-            raise UsageError(
-                f"scienceworld {installed} is installed, but games are those of {_VERSION}: "
-                f"{_INSTALL}"
-            )
+    def __init__(self, shared: bool = True) -> None:
+        self._jar, self._shared = installed_jar(), shared
         java = shutil.which("java")
         if java is None:
             raise UsageError(
                 "ScienceWorld needs Java, and there is no `java` on the PATH: "
                 "apt-get install default-jre-headless (Debian, Ubuntu)"
             )
-        self._jar, self._java = JAR_PATH, java
+        self._path = java
+        self._java: _Java | None = None
         self._gateway: Any = None
         self._server: Any = None
-        self._process: Any = None
 
     @property
     def pid(self) -> int | None:
         """The id of the Java process, where there is one."""
-        return self._process.pid if self._process else None
+        return self._java.process.pid if self._java else None
 
     def load(self, loaded: Loaded) -> str:
         """Begin a game and return its task's description. Raises EngineError."""
@@ -97,28 +199,27 @@ class Engine:
         return self._ask(self._gold_path, loaded)
 
     def close(self) -> None:
-        """End the Java process, if there is one. The next game starts another."""
-        process, gateway = self._process, self._gateway
-        self._process = self._gateway = self._server = None
-        if process is None:
-            return
-        process.kill()
-        with contextlib.suppress(Exception):
-            gateway.close()
-        process.wait(_ENDS_WITHIN_S)
-        process.stdin.close()
+        """End the simulator, if there is one. The next game starts another."""
+        java, gateway = self._java, self._gateway
+        self._java = self._gateway = self._server = None
+        if java is not None:
+            java.release(gateway)
 
     def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        from py4j.protocol import Py4JError
+        from py4j.protocol import Py4JError, Py4JNetworkError
 
         try:
             return function(*arguments)
         except (Py4JError, OSError) as error:
+            if self._java is not None and isinstance(error, Py4JNetworkError | OSError):
+                self._java.close()  # it has died, and all its simulators with it
             self.close()  # its state is unknown
             raise EngineError(" ".join(f"{type(error).__name__}: {error}".split())[:300]) from error
 
     def _load(self, loaded: Loaded, gold: bool) -> str:
-        if self._process is None:
+        if self._java is not None and not self._java.runs:
+            self.close()  # it failed in another engine's hands
+        if self._java is None:
             self._start()
         simplification = SIMPLIFICATIONS[loaded.simplification]
         if problem := self._server.load(loaded.task, loaded.variation, simplification, gold):
@@ -138,39 +239,18 @@ class Engine:
         return text, score, over
 
     def _start(self) -> None:
-        from py4j.java_gateway import GatewayParameters, JavaGateway, launch_gateway
-
-        # py4j logs what it raises, and that it cannot free the objects of a process that has ended.
-        logging.getLogger("py4j").setLevel(logging.CRITICAL)
-        try:
-            port, token, self._process = launch_gateway(
-                classpath=self._jar,
-                javaopts=_JAVA_OPTIONS,
-                java_path=self._java,
-                # It reads the ids of its objects' types there, and writes them where it finds none.
-                cwd=os.path.dirname(self._jar),
-                die_on_exit=True,
-                enable_auth=True,
-                return_proc=True,
-            )
-        except ValueError:  # it printed no port
-            raise EngineError(
-                f"{self._java} did not start; try `{self._java} -Xmx512m -version`"
-            ) from None
-        self._gateway = JavaGateway(
-            gateway_parameters=GatewayParameters(port=port, auth_token=token)
-        )
-        java = self._gateway.jvm.java
-        # The simulator prints every step at length.
-        nowhere = java.io.PrintStream(java.io.FileOutputStream(os.devnull))
-        java.lang.System.setOut(nowhere)
-        self._server = self._gateway.jvm.scienceworld.runtime.pythonapi.PythonInterface()
+        java = next((java for java in _running if self._shared and java.has_room), None)
+        if java is None:
+            java = _Java(self._path, self._jar, ENVS_A_PROCESS if self._shared else 1)
+        self._java = java
+        self._gateway, self._server = java.simulator()
 
 
 @functools.cache
 def solver() -> Engine:
     """Return this process's engine for gold paths. No game is played in it.
 
-    Its Java process ends when an environment of this process is closed.
+    It has a Java process of its own, because a search needs more memory than a game. This ends when
+    an environment of this process is closed.
     """
-    return Engine()
+    return Engine(shared=False)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import MappingProxyType
 
 from cotjax.envs.base import Agent, Game, TextEnv
-from cotjax.envs.scienceworld.engine import EngineError, solver
+from cotjax.envs.scienceworld.engine import ENVS_A_PROCESS, EngineError, solver
 from cotjax.envs.scienceworld.env import ScienceWorldEnv
 from cotjax.envs.scienceworld.expert import Expert
 from cotjax.envs.scienceworld.tasks import OOD_TASKS, SPLITS, VARIATIONS, Loaded, variations_of
 from cotjax.envs.scienceworld.wording import instruction
+from cotjax.envs.scienceworld.words import scienceworld_words
 from cotjax.envs.worlds import IN_DOMAIN, OOD, AgentSettings, World
 from cotjax.errors import EnvError, UsageError
 
@@ -37,6 +38,7 @@ class ScienceWorld(World):
     splits = SPLITS
     agents = ("expert",)
     lists_commands = False
+    envs_per_process = ENVS_A_PROCESS
     task_text = "{task}"  # a task begins with "Your task is to"
 
     def __init__(self, simplification: str = "easy"):
@@ -68,6 +70,9 @@ class ScienceWorld(World):
     def make_env(self, max_steps: int, games_kept: int | None = None) -> Callable[[], TextEnv]:
         return partial(ScienceWorldEnv, max_steps)
 
+    def words(self) -> Iterator[str]:
+        return scienceworld_words()
+
     def agent(self, name: str, seed: int, settings: AgentSettings) -> Agent:
         """Return the expert with the engine's gold path of `settings.game`, which takes seconds.
 
@@ -85,6 +90,10 @@ class ScienceWorld(World):
                 f"{settings.game.id}, gold path: ScienceWorld failed ({error})"
             ) from error
         return Expert(path, seed, settings.mistakes)
+
+    def close(self) -> None:
+        """End the Java process for gold paths, if there is one."""
+        solver().close()
 
 
 WORLD = ScienceWorld()

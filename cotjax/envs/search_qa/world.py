@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 from cotjax.envs.base import Agent, Game, TextEnv
 from cotjax.envs.search_qa import invented, packages
-from cotjax.envs.search_qa.env import ANSWER, FIRST, LIMIT, NOTHING_FOUND, SEARCH, SearchQaEnv
+from cotjax.envs.search_qa.bm25 import words_of
+from cotjax.envs.search_qa.env import (
+    ANSWER,
+    FIRST,
+    LIMIT,
+    NOTHING_FOUND,
+    SEARCH,
+    SearchQaEnv,
+    parse_action,
+)
 from cotjax.envs.search_qa.figures import figure_lines
 from cotjax.envs.search_qa.generate import (
     FOUR_HOPS,
@@ -25,6 +34,7 @@ from cotjax.envs.search_qa.library import load_known, load_questions, seed_of, s
 from cotjax.envs.search_qa.make import make_questions
 from cotjax.envs.search_qa.real import real_facts, real_words
 from cotjax.envs.search_qa.schema import Knowledge, load_schema
+from cotjax.envs.search_qa.scoring import normalize
 from cotjax.envs.search_qa.solver import PHRASES, Solver
 from cotjax.envs.worlds import IN_DOMAIN, AgentSettings, World
 from cotjax.errors import UsageError
@@ -136,6 +146,11 @@ class SearchQa(World):
             each = ", ".join(f"{name} {version}" for name, version in versions.items())
             source, said = f"{REAL_FACTS}: {each}", packages.notice(versions)
         return make_questions(Path(out), counts, seed, source, self._knowledge, said, progress)
+
+    def meaning(self, action: str) -> Hashable:
+        wanted = parse_action(action)
+        read = words_of(wanted.text) if wanted.kind == SEARCH else [normalize(wanted.text)]
+        return (wanted.kind, wanted.problem, *read)
 
     def words(self) -> Iterator[str]:
         if self._source == REAL_FACTS:
