@@ -90,8 +90,10 @@ class Figures:
         return self.marks[1].memory, self.marks[-1].memory
 
     def _speeds(self, times: Sequence[float]) -> tuple[float, float]:
-        at = [mark.steps for mark in self.marks]
-        first, last = ((at[n + 1] - at[n]) / max(times[n + 1] - times[n], 1e-9) for n in range(2))
+        """Return steps a unit of `times` in both spans; 0 where a span is too short to tell."""
+        steps = [mark.steps for mark in self.marks]
+        spans = [(times[n + 1] - times[n], steps[n + 1] - steps[n]) for n in range(2)]
+        first, last = (taken / span if span > 0 else 0.0 for span, taken in spans)
         return first, last
 
 
@@ -269,7 +271,7 @@ def benchmark(
 
 def _of_types(games: Sequence[Game], types: Sequence[str], most: int, seed: int) -> list[Game]:
     """Return the games of task types, `most` of each (0: all), drawn by the seed."""
-    taken, chosen = Counter[str](), []
+    taken, chosen = Counter[str](), list[Game]()
     for game in random.Random(seed).sample(games, len(games)):
         if game.task_type in types and (not most or taken[game.task_type] < most):
             taken[game.task_type] += 1
@@ -299,8 +301,9 @@ def _lines(figures: Figures, max_steps: int) -> Iterator[str]:
         ("steps/s", figures.speeds),
         ("steps/s of CPU time", figures.cpu_speeds),
     ):
-        ratio = f" ({late / early:.2f} of it)" if early else ""
-        yield f"{unit}: {early:,.0f} near the start, {late:,.0f} after it{ratio}"
+        if early and late:
+            ratio = f"{late / early:.2f} of it"
+            yield f"{unit}: {early:,.0f} near the start, {late:,.0f} after it ({ratio})"
     before, after = figures.memory
     yield (
         f"memory: {before:,.0f} MB after {EARLY:.0%} of the episodes, {after:,.0f} MB at the end "

@@ -1,11 +1,12 @@
 """`cotjax bench worlds` counts what the expert's episodes came to."""
 
+import os
 from functools import partial
 
 import pytest
 from helpers.pools import Stairs
 
-from cotjax.bench.worlds import run
+from cotjax.bench.worlds import _of_types, benchmark, run
 from cotjax.cli.main import main
 from cotjax.envs.base import Decision, Game
 from cotjax.envs.worlds import IN_DOMAIN, World
@@ -39,18 +40,18 @@ def test_wins_steps_faults_and_processes_are_counted():
     figures = run(
         world,
         world.games("", "test"),
-        episodes=10,
+        episodes=12,
         slots=3,
         max_steps=45,
         progress=lambda *counts: done.append(counts),
     )
-    # Games 2, 3, 40, 9, again, and 2, 3: eight are won, two of them after more than 30 steps.
-    assert (figures.episodes, figures.won, figures.won_within) == (10, 8, 6)
-    assert len(figures.faults) == 2 and "9" in figures.faults[0]
+    # Each of the games 2, 3, 40 and 9 three times: 9 fails, and 40 takes more than 30 steps.
+    assert (figures.episodes, figures.won, figures.won_within) == (12, 9, 6)
+    assert len(figures.faults) == 3 and "9" in figures.faults[0]
     assert "a stair broke" in figures.faults[0]
-    assert figures.steps == 3 * (2 + 3) + 2 * (40 + 2) and figures.scores == 8
+    assert figures.steps == 3 * (2 + 3 + 40 + 2) and figures.scores == 9
     assert figures.left == 0 and min(figures.memory) > 10 and min(figures.speeds) > 0
-    assert done[-1] == (10, 10)
+    assert done[-1] == (12, 12)
 
 
 def test_episodes_that_run_out_of_steps_are_not_won():
@@ -61,12 +62,33 @@ def test_episodes_that_run_out_of_steps_are_not_won():
 
 
 def test_the_command_makes_the_games_of_a_world_that_makes_them(capsys):
-    counts = "--episodes", "4", "--slots", "2", "--steps", "30"
-    assert main(["bench", "worlds", "alfworld", *counts]) == 0
+    counts = "--episodes", "4", "--environments", "2", "--steps", "30"
+    assert main(["bench", "worlds", "--world", "alfworld", *counts]) == 0
     said = capsys.readouterr().out
     assert "the expert won 4 of 4 episodes (100.0 %)" in said
-    assert "games of valid_unseen" in said  # the split that configs play
+    assert "18 games of valid_unseen, 2 environments in 2 processes" in said  # the split of configs
     assert "processes left behind: 0; environments that failed: 0" in said
+
+
+def test_games_are_of_the_task_types_asked_for_and_as_many():
+    games = [Game(f"{kind}-{number}", "", "test", kind) for kind in "ab" for number in range(5)]
+    chosen = _of_types(games, ("a", "b"), 2, seed=0)
+    assert [game.task_type for game in chosen] == ["a", "a", "b", "b"]
+    assert _of_types(games, ("b",), 0, seed=0) == games[5:]
+    with pytest.raises(UsageError, match="no task type 'heat'; there are climb"):
+        benchmark(
+            StairWorld(), "", "", episodes=3, slots=1, max_steps=5, seed=0, task_types=["heat"]
+        )
+
+
+def test_environments_share_processes_where_their_world_says_so():
+    class Heavy(StairWorld):
+        envs_per_process = 8
+
+    cores = os.cpu_count() or 1
+    assert StairWorld().processes_for(64) == 64
+    assert Heavy().processes_for(64) == max(8, min(cores, 64))
+    assert Heavy().processes_for(1) == 1
 
 
 def test_impossible_counts_are_refused():

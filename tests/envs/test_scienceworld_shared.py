@@ -62,8 +62,3 @@ def test_every_word_of_the_simulator_is_known_to_its_word_tokenizer(env):
     env.reset(GAMES["easy/grow-fruit/0003"])
     for action in ("teleport to outside", "look around", "teleport to workshop", "look around"):
         assert set(re.findall(r"[A-Za-z]+", env.step(action).text)) <= words
-
-
-def test_many_environments_need_few_processes():
-    cores = os.cpu_count() or 1
-    assert WORLD.processes_for(64) == max(8, min(cores, 64)) and WORLD.processes_for(1) == 1
