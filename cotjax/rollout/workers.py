@@ -25,7 +25,7 @@ def outcomes(
     """Yield the outcomes of the jobs, in their order.
 
     Args:
-      make: makes a worker; picklable, as jobs and outcomes are.
+      make: makes a worker; picklable, as jobs and outcomes are. What it raises is raised here.
       workers: processes; 0 and 1 work in this one.
     """
     if workers <= 1:
@@ -46,9 +46,25 @@ def outcomes(
 _worker: Worker
 
 
+class _Unmade:
+    """In place of a worker that cannot be made: a pool would start its process again, for good."""
+
+    def __init__(self, error: Exception):
+        self._error = error
+
+    def do(self, job: Any) -> Any:
+        raise self._error
+
+    def close(self) -> None:
+        pass
+
+
 def _start(make: Callable[[], Worker]) -> None:
     global _worker
-    _worker = make()
+    try:
+        _worker = make()
+    except Exception as error:
+        _worker = _Unmade(error)
 
 
 def _do(job: Any) -> Any:

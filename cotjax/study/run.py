@@ -34,7 +34,7 @@ from cotjax.runtime.claim import arms_begun, bind_held_out, claim_run
 from cotjax.runtime.content import contents
 from cotjax.runtime.files import local_path, sha256_of
 from cotjax.runtime.progress import Reporter, TrainingProgress
-from cotjax.study.arms import arms_of, dropping_of, given_files
+from cotjax.study.arms import arms_of, collects, dropping_of, given_files
 from cotjax.study.base import base_folder, keep_model, load_trained, make_start
 from cotjax.study.dataset import build_datasets
 from cotjax.study.describe import describe_run
@@ -117,7 +117,7 @@ class Study:
     def train(self, games: GameSets) -> None:
         """Collect, build the dataset, and train every arm from the base."""
         config = self.config
-        expert = self.expert(games) if games.played else {}
+        expert = self._expert_before_training(games)
         with distributed.in_turn("dataset"):
             trajectories = self._training_trajectories(games)
             files = trajectories.values()
@@ -229,6 +229,19 @@ class Study:
             if distributed.first():
                 bind_held_out(self.folder, sha256_of(self._held_out_file()))
         return expert
+
+    def _expert_before_training(self, games: GameSets) -> dict[str, Trajectory]:
+        """Return the expert's trajectories as `expert` does, for what the tokenizer must write."""
+        if not games.played:
+            return {}
+        try:
+            return self.expert(games)
+        except UsageError as error:
+            if collects(self.config) or distributed.several():
+                raise
+            # Files are given, so training does not need what playing needs, such as Java.
+            self.reporter.say(f"warning: not checked what the tokenizer can write: {error}")
+            return {}
 
     def report(self) -> Summary | None:
         """Write summary.json, the figures and report.html from the records, in process 0."""

@@ -163,8 +163,8 @@ def folder(tmp_path_factory):
 def test_nothing_is_trained_with_a_tokenizer_that_cannot_write_a_domain(folder, tmp_path, capsys):
     arguments = ["--config", str(folder / "shelves.py"), "--out", str(tmp_path / "run"), *FLAGS]
     assert main(["train", *arguments]) == 2
-    error = capsys.readouterr().err
-    assert REFUSED in error and error.count("\n") == 1
+    (error,) = (line for line in capsys.readouterr().err.splitlines() if "domain" in line)
+    assert REFUSED in error
     assert not list((tmp_path / "run").rglob("checkpoints"))
 
 
