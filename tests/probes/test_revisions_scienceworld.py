@@ -21,15 +21,15 @@ def test_the_expert_finishes_after_each_action(tmp_path):
     """On the path, beside it, and after a focus on the wrong thing, which ends the episode."""
     (episode,) = experts(WORLD, [GAME], tmp_path)
     path = [step.action for step in episode.steps]
-    assert len(path) > 2 and path[-2] != "look around"
+    assert len(path) > 2 and path[-2] != "look around" and path[0] != "inventory"
     # The expert's states: it is led astray in the first, loses a step in the last but one.
     pairs = [(action, action) for action in path]
     pairs[0] = ("focus on agent", path[0])
     pairs[-2] = ("look around", path[-2])
     write_record_of(tmp_path, WORLD, GAME, pairs, driver="reference", executed=path)
     # An episode that comes to the path after two steps for nothing.
-    executed = ["look around", "inventory", *path]
-    pairs = [("look around", path[0]), ("fly to the moon", path[0])]
+    executed = ["inventory", "fly to the moon", *path]
+    pairs = [("inventory", path[0]), ("fly to the moon", path[0])]
     pairs += [(action, action) for action in path]
     write_record_of(tmp_path, WORLD, GAME, pairs, driver="cot", executed=executed)
     at = checkpoint_of(tmp_path, WORLD, [GAME])
@@ -41,10 +41,9 @@ def test_the_expert_finishes_after_each_action(tmp_path):
     assert first.prompt_ending == Ending(steps=len(path) - 1, unknown=None)
     assert late.verdict == "harmful" and late.cot_ending == Ending(steps=2, unknown=None)
     assert late.prompt_ending == Ending(steps=1, unknown=None)
-    looked, flew = rows["cot", 0], rows["cot", 1]
-    for row in (looked, flew):  # a step for nothing, whether it was understood or not
-        assert row.verdict == "harmful" and row.cot_ending.steps == row.prompt_ending.steps + 1
-    assert flew.prompt_ending == Ending(steps=len(path) - 1, unknown=None)
+    for row in (rows["cot", 0], rows["cot", 1]):  # a step for nothing, understood or not
+        assert row.verdict == "harmful" and row.cot_ending == Ending(steps=len(path), unknown=None)
+        assert row.prompt_ending == Ending(steps=len(path) - 1, unknown=None)
 
 
 def test_a_replay_that_differs_is_told_apart_from_a_lost_game(tmp_path):
