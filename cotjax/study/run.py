@@ -8,6 +8,7 @@ writes the report.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -231,17 +232,34 @@ class Study:
         return expert
 
     def _expert_before_training(self, games: GameSets) -> dict[str, Trajectory]:
-        """Return the expert's trajectories as `expert` does, for what the tokenizer must write."""
+        """Return the expert's trajectories as `expert` does, for what the tokenizer must write.
+
+        They bind no setting of what is played, as held_out.jsonl does, which they become.
+        """
         if not games.played:
             return {}
-        try:
-            return self.expert(games)
-        except UsageError as error:
-            if collects(self.config) or distributed.several():
-                raise
-            # Files are given, so training does not need what playing needs, such as Java.
-            self.reporter.say(f"warning: not checked what the tokenizer can write: {error}")
-            return {}
+        path = self._held_out_file()
+        if "expert" not in self.world.agents:
+            given = expert_episodes(given_files(self.config), games.played)
+            return {trajectory.game: trajectory for trajectory in given}
+        if not path.exists():
+            path = self._early_file(games)
+            try:
+                with distributed.in_turn("early"):
+                    self._collect(games.played, path, "expert", 1, slips=0.0, needed=False)
+            except UsageError as error:
+                if collects(self.config) or distributed.several():
+                    raise
+                # Files are given, so training does not need what playing needs, such as Java.
+                self.reporter.say(f"warning: not checked what the tokenizer can write: {error}")
+                return {}
+        episodes = read_trajectories(path) if path.stat().st_size else ()
+        return {trajectory.game: trajectory for trajectory in episodes}
+
+    def _early_file(self, games: GameSets) -> Path:
+        about = [self.config.world, games.hash, self.config.seed, self.config.collect.max_steps]
+        key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
+        return self.folder / "trajectories" / f"early-{key}.jsonl"
 
     def report(self) -> Summary | None:
         """Write summary.json, the figures and report.html from the records, in process 0."""
@@ -301,6 +319,8 @@ class Study:
         """Return the expert's trajectory of each game that is played, by game."""
         path = self._held_out_file()
         if "expert" in self.world.agents:
+            if (early := self._early_file(games)).exists() and not path.exists():
+                early.rename(path)
             self._collect(games.played, path, "expert", 1, slips=0.0, needed=False)
         elif not path.exists():
             write_trajectories(path, expert_episodes(given_files(self.config), games.played))
