@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -253,7 +253,7 @@ class Study:
                 # Files are given, so training does not need what playing needs, such as Java.
                 self.reporter.say(f"warning: not checked what the tokenizer can write: {error}")
                 return {}
-        episodes = read_trajectories(path) if path.stat().st_size else ()
+        episodes: Iterable[Trajectory] = read_trajectories(path) if path.stat().st_size else ()
         return {trajectory.game: trajectory for trajectory in episodes}
 
     def _early_file(self, games: GameSets) -> Path:
