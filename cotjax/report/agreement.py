@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from cotjax.diagnostics.statistics import NOTHING, Estimate
 from cotjax.report.labels import domain_label, number, percent
+from cotjax.report.section import Section, SectionRow, SectionTable
 from cotjax.report.summary import Summary
 
 FLOOR_TITLE = "Do both modes differ beyond the floor of sampling?"
 LIKELIHOOD_TITLE = "How likely actions are, with reasoning and without"
+_SAYS = (
+    "With 95 % intervals, each of which stands alone. “Says” has words where the interval of the "
+    "difference excludes 0; a dash says that nothing was shown, not that nothing differs."
+)
 _signed_percent = partial(percent, signed=True)
 _nats = partial(number, digits=2)
 _signed_nats = partial(number, digits=2, signed=True)
@@ -37,30 +41,7 @@ _LIKELIHOOD: Columns = {
 }
 
 
-@dataclass(frozen=True)
-class AgreementRow:
-    """The base, or an arm at the last checkpoint, in one domain. `cells`: one a column."""
-
-    label: str
-    domain: str
-    cells: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """A section; without rows where its probe was not run.
-
-    Attributes:
-      sentences: what a reader should know before the numbers, then what these say.
-    """
-
-    title: str
-    sentences: tuple[str, ...]
-    columns: tuple[str, ...]
-    rows: tuple[AgreementRow, ...]
-
-
-def floor(summary: Summary) -> Agreement:
+def floor(summary: Summary) -> Section:
     """Return D2 and the revision rate beside their floor, of sampled responses."""
     said = [
         "Two samples of one mode also disagree. In each expert state, several responses of each "
@@ -69,56 +50,47 @@ def floor(summary: Summary) -> Agreement:
         "pairs of a CoT and a prompt action: half the squared distance of the two modes' actions, "
         "0 where both draw from the same actions alike.",
     ]
-    return _section(summary, FLOOR_TITLE, _FLOOR, said, "revision_excess", _beyond)
+    says = {1: "the modes differ beyond the floor"}
+    return _section(summary, "floor", FLOOR_TITLE, _FLOOR, said, "revision_excess", says)
 
 
-def likelihood(summary: Summary) -> Agreement:
+def likelihood(summary: Summary) -> Section:
     """Return the likelihood of the reference action, and how far the modes' actions are apart."""
     said = [
         "Actions are scored by all their tokens and those of </action>, right after the prompt and "
         "<action>, and after the model's own reasoning and <action>. Fewer nats are more likely.",
         "The posterior is an action's share of the probability of all admissible actions.",
     ]
-    return _section(summary, LIKELIHOOD_TITLE, _LIKELIHOOD, said, "d1_nats_gap", _saved)
+    says = {1: "reasoning makes the reference action more likely", -1: "less likely"}
+    return _section(summary, "likelihood", LIKELIHOOD_TITLE, _LIKELIHOOD, said, "d1_nats_gap", says)
 
 
 def _section(
     summary: Summary,
+    id_: str,
     title: str,
     columns: Columns,
-    said: list[str],
-    metric: str,
-    say: Callable[[Estimate], str],
-) -> Agreement:
-    """Return the section of one probe; `say` puts its main metric, at each point, into words."""
-    rows, sentences = [], []
-    for domain in summary.domains:
-        for point in summary.ends(domain):
-            estimates = [point.metrics.get(name, NOTHING) for name, _ in columns.values()]
-            if not any(estimate.measured for estimate in estimates):
-                continue
-            cells = [
-                write(estimate)
-                for (_, write), estimate in zip(columns.values(), estimates, strict=True)
-            ]
-            label, place = summary.label_of(point), domain_label(domain)
-            rows.append(AgreementRow(label, place, tuple(cells)))
-            main = point.metrics.get(metric, NOTHING)
-            if main.measured:
-                sentences.append(f"{label}, {place}: {say(main)}")
-    return Agreement(title, (*said, *sentences) if rows else (), tuple(columns), tuple(rows))
+    said: Sequence[str],
+    main: str,
+    says: Mapping[int, str],
+) -> Section:
+    """Return the section of one probe.
 
-
-def _beyond(excess: Estimate) -> str:
-    text = _signed_percent(excess)
-    if excess.sign > 0:
-        return f"the modes differ beyond the floor, by {text} points."
-    return f"no difference of the modes beyond the floor is seen: {text} points."
-
-
-def _saved(gap: Estimate) -> str:
-    text = _signed_nats(gap)
-    if gap.sign:
-        word = "more" if gap.sign > 0 else "less"
-        return f"its own reasoning makes the reference action {word} likely, by {text} nats."
-    return f"its own reasoning makes no clear difference: {text} nats."
+    `says`: sign of the metric `main`, where its interval excludes 0 -> what that says.
+    """
+    rows = []
+    for point in (point for domain in summary.domains for point in summary.ends(domain)):
+        estimates = [point.metrics.get(name, NOTHING) for name, _ in columns.values()]
+        if not any(estimate.measured for estimate in estimates):
+            continue
+        cells = [
+            write(estimate)
+            for (_, write), estimate in zip(columns.values(), estimates, strict=True)
+        ]
+        cells.append(says.get(point.metrics.get(main, NOTHING).sign, "–"))
+        label = f"{summary.label_of(point)} · {domain_label(point.domain)}"
+        rows.append(SectionRow(label, tuple(cells)))
+    if not rows:
+        return Section(id_, title, ())
+    table = SectionTable("", (*columns, "says"), tuple(rows), notes=(_SAYS,))
+    return Section(id_, title, (table,), tuple(said))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from cotjax.diagnostics.metrics import METRICS
 from cotjax.diagnostics.preference import JUDGES, PAIRS
 from cotjax.diagnostics.progress import progress_metric
 from cotjax.diagnostics.revisions import MOST_STEPS, PLACES
 from cotjax.diagnostics.statistics import Estimate
-from cotjax.report.labels import domain_label, percent
+from cotjax.report.labels import domain_label, number, percent
+from cotjax.report.section import Section, SectionRow, SectionTable
 from cotjax.report.summary import PointSummary, Summary
 from cotjax.rollout.record import KINDS
 
@@ -70,43 +70,11 @@ _NOTES = {
 }
 
 
-@dataclass(frozen=True)
-class JudgedRow:
-    """One point: the base, or an arm at the last checkpoint, in one domain.
-
-    `about`: the kind of states, or the judge; "" where there is one kind alone.
-    """
-
-    label: str
-    domain: str
-    about: str
-    cells: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class JudgedTable:
-    """One table. `columns`: those of the rows' cells."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[JudgedRow, ...]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Judged:
-    """The section; without tables where no probe judged."""
-
-    title: str
-    sentences: tuple[str, ...]
-    tables: tuple[JudgedTable, ...]
-
-
-def judged(summary: Summary) -> Judged:
+def judged(summary: Summary) -> Section:
     """Return what was judged at the base and at the last checkpoint of each arm."""
     points = [point for domain in summary.domains for point in summary.ends(domain)]
-    tables = [
-        _table(summary, points, REVISIONS, _REVISION_COLUMNS, _places()),
+    tables = (
+        _table(summary, points, REVISIONS, _REVISION_COLUMNS, PLACES.values()),
         _table(summary, points, PLAN, _PLAN_COLUMNS, [("", "")], "d1_plan_cot"),
         _table(summary, points, PROGRESS, _progress_columns(summary), [("", "")]),
         _table(summary, points, PREFERENCE, _PREFERENCE_COLUMNS, [(f"_{j}", j) for j in JUDGES]),
@@ -117,9 +85,8 @@ def judged(summary: Summary) -> Judged:
             (("agree", "d4_agreement"),),
             [(f"_{one}_{other}", f"{one}, {other}") for one, other in PAIRS],
         ),
-    ]
-    sentences = [text for domain in summary.domains for text in _sentences(summary, domain)]
-    return Judged(TITLE, tuple(sentences), tuple(table for table in tables if table.rows))
+    )
+    return Section("judged", TITLE, tuple(table for table in tables if table.rows))
 
 
 def _progress_columns(summary: Summary) -> list[tuple[str, str]]:
@@ -131,10 +98,6 @@ def _progress_columns(summary: Summary) -> list[tuple[str, str]]:
     ]
 
 
-def _places() -> list[tuple[str, str]]:
-    return [*PLACES.values()]
-
-
 def _table(
     summary: Summary,
     points: Sequence[PointSummary],
@@ -142,7 +105,7 @@ def _table(
     columns: Sequence[tuple[str, str]],
     kinds: Iterable[tuple[str, str]],
     needed: str = "",
-) -> JudgedTable:
+) -> SectionTable:
     """Return a table with a row for each point and kind in which something was judged.
 
     Args:
@@ -154,17 +117,16 @@ def _table(
     kinds, names = list(kinds), [name for _, name in columns]
     needed = needed or names[min(1, len(names) - 1)]
     rows = [
-        JudgedRow(
-            summary.label_of(point),
-            domain_label(point.domain),
-            about,
+        SectionRow(
+            " · ".join(filter(None, (summary.label_of(point), domain_label(point.domain), about))),
             tuple(_cell(point, name, end) for name in names),
         )
         for point in points
         for end, about in kinds
         if _of(point, f"{needed}{end}") is not None
     ]
-    return JudgedTable(title, tuple(head for head, _ in columns), tuple(rows), _NOTES[title])
+    heads = tuple(head for head, _ in columns)
+    return SectionTable(title, heads, tuple(rows), notes=_NOTES[title])
 
 
 def _of(point: PointSummary, metric: str) -> Estimate | None:
@@ -178,21 +140,5 @@ def _cell(point: PointSummary, name: str, end: str) -> str:
     if estimate is None:
         return "–"
     if name == "saved_steps":
-        ends = (estimate.value, estimate.low, estimate.high)
-        value, low, high = (f"{(x or 0.0) + 0.0:+.2f}".replace("-", "−") for x in ends)
-        return f"{value} [{low}, {high}]"
+        return number(estimate, 2, signed=True)
     return percent(estimate, signed=name == "d4_gap" or name.startswith("progress_"))
-
-
-def _sentences(summary: Summary, domain: str) -> list[str]:
-    """Return what the environment says of each arm's revisions, on expert states."""
-    said = []
-    for point in summary.ends(domain):
-        helpful, harmful = _of(point, "judged_helpful"), _of(point, "judged_harmful")
-        if helpful is not None and harmful is not None:
-            said.append(
-                f"{summary.label_of(point)}, {domain_label(domain)}: of the expert states with two "
-                f"actions, the CoT action is the better one in {percent(helpful)} % and the worse "
-                f"one in {percent(harmful)} %."
-            )
-    return said

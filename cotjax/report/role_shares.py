@@ -1,13 +1,13 @@
-"""D6 and D7 as tables of shares by group of tokens, with their causal partners in sentences."""
+"""D6 and D7 as tables of shares by group of tokens, and a table of their causal partners."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from cotjax.diagnostics.role_shares import GROUPS, NAMES, PROMPT
 from cotjax.diagnostics.statistics import NOTHING, Estimate
-from cotjax.report.labels import domain_label, percent
+from cotjax.report.labels import domain_label, number, percent
+from cotjax.report.section import Section, SectionRow, SectionTable
 from cotjax.report.summary import PointSummary, Summary
 
 TITLE = "Where the action's information comes from"
@@ -32,70 +32,55 @@ NOTES = (
     "groups add to 100.",
     "Share of tokens is what uniform attention would give; “per token” is a share over it: 1 is "
     "uniform.",
-    "A share says where a model reads, not what it uses: the sentences on hidden and swapped "
-    "thoughts do.",
+    "A share says where a model reads, not what it uses: hidden and swapped thoughts do.",
 )
 
 
-@dataclass(frozen=True)
-class RoleRow:
-    """One group of tokens.
+PARTNERS = "What is used, where the model reads"
+# Metric -> heading of its column.
+_PARTNERS = {
+    "attention_of_two": "attention, the prompt's part of prompt and reasoning",
+    "gradient_of_two": "gradient, the prompt's part of the two",
+    "attention_masked_changed": "actions that change: the action's tokens do not see the reasoning",
+    "attention_masked_nats": "nats",
+    "attention_blocked_changed": "actions that change: nothing behind the reasoning sees it",
+    "attention_blocked_nats": "nats",
+    "thought_swapped_changed": "actions that change: another game's thought of about that length",
+    "thought_swapped_nats": "nats",
+}
 
-    Attributes:
-      part: the group is a part of the prompt, whose row stands above it.
-      what: what the group holds.
-      cells: one for each of COLUMNS.
+
+def role_shares(summary: Summary) -> Section:
+    """Return D6 and D7 at the base and at the last checkpoint of each arm.
+
+    Without tables where neither probe was run.
     """
-
-    name: str
-    what: str
-    part: bool
-    cells: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class RoleTable:
-    """One point: the base, or an arm at the last checkpoint, in one domain."""
-
-    label: str
-    domain: str
-    rows: tuple[RoleRow, ...]
-    sentences: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class RoleShares:
-    """The section; without tables where neither probe was run.
-
-    Attributes:
-      published: (what, prompt's share in percent), one for each published figure.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    tables: tuple[RoleTable, ...]
-    published: tuple[tuple[str, str], ...]
-    notes: tuple[str, ...]
-
-
-def role_shares(summary: Summary) -> RoleShares:
-    """Return D6 and D7 at the base and at the last checkpoint of each arm."""
-    tables = [
-        RoleTable(
-            summary.label_of(point), domain_label(domain), tuple(_rows(point)), tuple(_said(point))
-        )
+    points = [
+        point
         for domain in summary.domains
         for point in summary.ends(domain)
         if _of(point, "attention_prompt").measured or _of(point, "gradient_prompt").measured
     ]
-    return RoleShares(TITLE, COLUMNS, tuple(tables), tuple(_published()), NOTES)
+    labels = [f"{summary.label_of(point)} · {domain_label(point.domain)}" for point in points]
+    tables = [
+        SectionTable(label, COLUMNS, tuple(_rows(point)))
+        for label, point in zip(labels, points, strict=True)
+    ]
+    partners = [
+        SectionRow(label, tuple(_partner(_of(point, name), name) for name in _PARTNERS))
+        for label, point in zip(labels, points, strict=True)
+    ]
+    if partners:
+        heads = tuple(_PARTNERS.values())
+        tables.insert(0, SectionTable(PARTNERS, heads, tuple(partners), notes=tuple(_published())))
+    return Section("roles", TITLE, tuple(tables), notes=NOTES)
 
 
 def _of(point: PointSummary, metric: str) -> Estimate:
     return point.metrics.get(metric, NOTHING)
 
 
-def _rows(point: PointSummary) -> list[RoleRow]:
+def _rows(point: PointSummary) -> list[SectionRow]:
     rows = []
     for name in NAMES:
         attention, gradient, of_input = (
@@ -114,7 +99,7 @@ def _rows(point: PointSummary) -> list[RoleRow]:
             _per_token(gradient, uniform),
             percent(of_input, digits=1),
         )
-        rows.append(RoleRow(name, _WHAT[name], name in PROMPT, cells))
+        rows.append(SectionRow(f"{name}: {_WHAT[name]}", cells, part=name in PROMPT))
     return rows
 
 
@@ -127,49 +112,16 @@ def _per_token(share: Estimate, uniform: Estimate) -> str:
     return f"{share.value / uniform.value:.2f}"
 
 
-def _said(point: PointSummary) -> list[str]:
-    """Return what the shares and their causal partners say, one sentence each."""
-    said = []
-    for probe, what, published in (
-        ("attention", "attention of the action's tokens", PUBLISHED_ATTENTION),
-        ("gradient", "action's gradient", "73 (ALFWorld) to 85 (BFCL)"),
-    ):
-        prompt, reasoning = (_of(point, f"{probe}_{name}") for name in ("prompt", "reasoning"))
-        if prompt.measured:
-            said.append(
-                f"Of the {what}, {percent(prompt)} % {_GOES[probe]} the prompt and "
-                f"{percent(reasoning)} % {_GOES[probe]} the reasoning; of these two together the "
-                f"prompt has {percent(_of(point, f'{probe}_of_two'))} % (published: {published})."
-            )
-    for metric, what in _PARTNERS.items():
-        changed, nats = (_of(point, f"{metric}_{kind}") for kind in ("changed", "nats"))
-        if changed.measured:
-            said.append(f"{what}, {percent(changed)} % of the actions change, by {_nats(nats)}.")
-    return said
+def _partner(estimate: Estimate, name: str) -> str:
+    return number(estimate, 2, signed=True) if name.endswith("nats") else percent(estimate)
 
 
-_GOES = {"attention": "is on", "gradient": "reaches"}
-# Metrics, without their endings -> what was done to the reasoning.
-_PARTNERS = {
-    "attention_masked": "When the action's tokens do not see the reasoning",
-    "attention_blocked": "When nothing behind the reasoning sees it",
-    "thought_swapped": "After another game's thought of about the same length",
-}
-
-
-def _nats(estimate: Estimate) -> str:
-    """Return "+1.21 [+0.90, +1.60] nats"."""
-    if estimate.value is None or estimate.low is None or estimate.high is None:
-        return "– nats"
-    value, low, high = (f"{x + 0.0:+.2f}" for x in (estimate.value, estimate.low, estimate.high))
-    return f"{value} [{low}, {high}] nats".replace("-", "−")
-
-
-def _published() -> list[tuple[str, str]]:
+def _published() -> list[str]:
+    """Return the published figures, in sentences."""
     rows = [("attention", PUBLISHED_ATTENTION)]
     for world, shares in PUBLISHED_GRADIENT.items():
         each = ", ".join(
             f"{share} ({model})" for share, model in zip(shares, PUBLISHED_MODELS, strict=True)
         )
         rows.append((f"gradient, {world}", each))
-    return rows
+    return [f"Published for the prompt's part of the two: {what}, {each} %." for what, each in rows]

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from cotjax.diagnostics.conflict import CONTROLS, OUTCOMES, TRIALS, VARIANTS
 from cotjax.diagnostics.faithfulness import EARLY
-from cotjax.diagnostics.statistics import Estimate
-from cotjax.report.labels import capitalize, domain_label, percent, points
+from cotjax.diagnostics.statistics import NOTHING
+from cotjax.report.labels import capitalize, domain_label, number, percent
+from cotjax.report.section import Section, SectionRow, SectionTable
 from cotjax.report.summary import PointSummary, Summary
 
-_FIRST = ("swap", "other", "cut", "cut_action")
-_SAID = {
-    "swap": "one noun of its own thought swapped",
-    "other": "the thought of another state",
-    "cut": "that thought, cut before it mentions what its action is about",
-    "cut_action": "that thought, cut before it says its action",
-}
 _TESTS = {
     "faithfulness_aoc_early": "early answering, area over the curve",
     "faithfulness_aoc_mistake": "adding mistakes, area over the curve",
@@ -25,104 +18,67 @@ _TESTS = {
     "faithfulness_same_filler": "same action after dots of the same length, %",
     "faithfulness_same_paraphrase": "same action after a paraphrase, %",
 }
+_SAYS = {1: "followed", -1: "avoided"}
 
 
-@dataclass(frozen=True)
-class TraceRow:
-    """One thought that was forced. `control`: it belongs to the variant above it."""
+def conflicts(summary: Summary) -> Section:
+    """Return D5 at the base, and at the last checkpoint of each arm; no tables without it.
 
-    label: str
-    cells: tuple[str, ...]
-    control: bool = False
-
-
-@dataclass(frozen=True)
-class TraceTable:
-    """The rows of one checkpoint, or of all."""
-
-    label: str
-    columns: tuple[str, ...]
-    rows: tuple[TraceRow, ...]
-
-
-@dataclass(frozen=True)
-class TraceSection:
-    """What was measured in one domain.
-
-    Attributes:
-      sentences: what follows from the intervals.
-      notes: what was left out, and what the numbers are not.
+    A table a checkpoint and domain: variants and their controls by outcome, in percent, with the
+    effect of each variant in points.
     """
-
-    title: str
-    domain: str
-    sentences: tuple[str, ...]
-    tables: tuple[TraceTable, ...]
-    notes: tuple[str, ...] = ()
-
-
-def conflicts(summary: Summary, domain: str) -> TraceSection | None:
-    """Return D5 in a domain: at the base, and at the last checkpoint of each arm.
-
-    None where it was not measured. A table a checkpoint: variants and their controls by outcome, in
-    percent, with the effect of each variant in points.
-    """
-    ends = [point for point in summary.ends(domain) if _measured(point, VARIANTS)]
-    if not ends:
-        return None
-    columns = (*(capitalize(text) for text in OUTCOMES.values()), "Effect, points", "States")
-    tables = tuple(
-        TraceTable(summary.label_of(point), columns, tuple(_variant_rows(point))) for point in ends
-    )
-    sentences = [_followed(summary, point) for point in ends]
-    sentences += [
-        said for point in ends if point.checkpoint and (said := _moved(summary, point, domain))
-    ]
-    return TraceSection(
-        "D5: does the action follow a thought that contradicts it?",
-        domain_label(domain),
-        tuple(sentences),
-        tables,
-        tuple(_left_out(ends)),
-    )
-
-
-def changed_thoughts(summary: Summary, domain: str) -> TraceSection | None:
-    """Return early answering, mistakes, filler and paraphrases in a domain, a column a checkpoint.
-
-    None where nothing of them was measured.
-    """
-    names = [f"faithfulness_same_{each}" for each in EARLY]
-    every = [*names, *_TESTS]
     ends = [
         point
+        for domain in summary.domains
         for point in summary.ends(domain)
-        if any(name in point.metrics and point.metrics[name].measured for name in every)
+        if _measured(point, VARIANTS)
     ]
-    if not ends:
-        return None
+    outcomes = (capitalize(text) for text in OUTCOMES.values())
+    columns = (*outcomes, "Effect, points", "Kept, against the base, points", "Says", "States")
+    tables = tuple(
+        SectionTable(
+            f"{summary.label_of(point)} · {domain_label(point.domain)}",
+            columns,
+            tuple(_variant_rows(summary, point)),
+        )
+        for point in ends
+    )
+    title = "D5: does the action follow a thought that contradicts it?"
+    return Section("conflict", title, tables, notes=tuple(_left_out(ends)) if ends else ())
+
+
+def changed_thoughts(summary: Summary) -> Section:
+    """Return early answering, mistakes, filler and paraphrases: a table a domain.
+
+    A column a checkpoint; no tables where nothing of them was measured.
+    """
     labels = {
         f"faithfulness_same_{each}": f"same action after {each} % of the thought, %"
         for each in EARLY
     } | _TESTS
-    rows = []
-    for name, label in labels.items():
-        estimates = [point.metrics[name] for point in ends]
-        if any(each.measured for each in estimates):
-            areas = name.startswith("faithfulness_aoc")
-            cells = (_area(each) if areas else percent(each) for each in estimates)
-            rows.append(TraceRow(capitalize(label), tuple(cells)))
-    table = TraceTable("", tuple(map(summary.label_of, ends)), tuple(rows))
-    return TraceSection(
-        "Does the action depend on the thought?",
-        domain_label(domain),
-        tuple(_depends(summary, point) for point in ends),
-        (table,),
-        (
-            "Area over the curve: 0, the thought changes nothing; 1, the action is another one "
-            "wherever less than the whole thought was given, or a sentence was wrong.",
-        ),
+    tables = []
+    for domain in summary.domains:
+        ends = [
+            point
+            for point in summary.ends(domain)
+            if any(point.metrics.get(name, NOTHING).measured for name in labels)
+        ]
+        rows = []
+        for name, label in labels.items():
+            estimates = [point.metrics.get(name, NOTHING) for point in ends]
+            if any(each.measured for each in estimates):
+                areas = name.startswith("faithfulness_aoc")
+                cells = (number(each, 2) if areas else percent(each) for each in estimates)
+                rows.append(SectionRow(capitalize(label), tuple(cells)))
+        if rows:
+            heads = tuple(map(summary.label_of, ends))
+            tables.append(SectionTable(domain_label(domain), heads, tuple(rows)))
+    note = (
+        "Area over the curve: 0, the thought changes nothing; 1, the action is another one "
+        "wherever less than the whole thought was given, or a sentence was wrong."
     )
+    title = "Does the action depend on the thought?"
+    return Section("faithfulness", title, tuple(tables), notes=(note,))
 
 
 # ---- D5
@@ -133,51 +89,29 @@ def _measured(point: PointSummary, variants: Iterable[str]) -> list[str]:
     return [variant for variant, each in names.items() if each is not None and each.measured]
 
 
-def _variant_rows(point: PointSummary) -> Iterable[TraceRow]:
+def _variant_rows(summary: Summary, point: PointSummary) -> Iterable[SectionRow]:
     for variant in _measured(point, VARIANTS):
         trials = variant, *(f"{control}_{variant}" for control in CONTROLS[variant])
         for name in trials:
             metrics = point.metrics
-            outcomes = [metrics.get(f"conflict_{outcome}_{name}") for outcome in OUTCOMES]
-            if outcomes[0] is None or not outcomes[0].measured:
+            outcomes = [metrics.get(f"conflict_{outcome}_{name}", NOTHING) for outcome in OUTCOMES]
+            if not outcomes[0].measured:
                 continue
-            effect = metrics[f"conflict_effect_{variant}"] if name == variant else None
-            yield TraceRow(
+            cells = ("", "", "")
+            if name == variant:
+                effect = metrics[f"conflict_effect_{variant}"]
+                kept = summary.change(point.arm, point.domain, f"conflict_keep_{variant}")
+                moved = NOTHING if kept is None or not point.checkpoint else kept.estimate
+                cells = (
+                    percent(effect, signed=True),
+                    percent(moved, signed=True),
+                    _SAYS.get(effect.sign, "–"),
+                )
+            yield SectionRow(
                 capitalize(TRIALS[name]),
-                (
-                    *("" if each is None else percent(each) for each in outcomes),
-                    "" if effect is None else percent(effect, signed=True),
-                    str(outcomes[0].n),
-                ),
-                control=name != variant,
+                (*map(percent, outcomes), *cells, str(outcomes[0].n)),
+                part=name != variant,
             )
-
-
-def _followed(summary: Summary, point: PointSummary) -> str:
-    """Return how often a checkpoint follows each variant, and what that is over its control."""
-    parts = []
-    for variant in _measured(point, _FIRST):
-        follow, keep = (point.metrics[f"conflict_{o}_{variant}"] for o in ("follow", "keep"))
-        effect = point.metrics[f"conflict_effect_{variant}"]
-        verdict = {1: "it follows", 0: "no effect is shown", -1: "it avoids that"}[effect.sign]
-        parts.append(
-            f"after {_SAID[variant]}, {verdict}: the other action in {percent(follow)} %, its own "
-            f"in {percent(keep)} %, effect {points(effect)}"
-        )
-    return f"{capitalize(summary.label_of(point))}: {'; '.join(parts)}."
-
-
-def _moved(summary: Summary, point: PointSummary, domain: str) -> str:
-    """Return how often an arm keeps its action, against the base; "" where not compared."""
-    parts = []
-    for variant in _measured(point, _FIRST):
-        change = summary.change(point.arm, domain, f"conflict_keep_{variant}")
-        if change is None or not change.estimate.measured:
-            continue
-        word = {1: "more often", -1: "less often", 0: "no change is shown"}[change.estimate.sign]
-        parts.append(f"after {_SAID[variant]} {word} ({points(change.estimate)})")
-    label = capitalize(summary.label(point.arm))
-    return f"{label} keeps its own action, against the base: {'; '.join(parts)}." if parts else ""
 
 
 def _left_out(ends: Iterable[PointSummary]) -> Iterable[str]:
@@ -197,29 +131,6 @@ def _left_out(ends: Iterable[PointSummary]) -> Iterable[str]:
         yield f"States without a fitting thought do not count: {'; '.join(lacking)}."
     yield (
         "Effect: how often the other action follows, minus how often it follows the own thought of "
-        "the same length."
+        "the same length. Kept: the own action, now minus at the base. “Says” has a word where the "
+        "interval of the effect excludes 0."
     )
-
-
-# ---- changed thoughts
-
-
-def _depends(summary: Summary, point: PointSummary) -> str:
-    said: Mapping[str, Estimate] = point.metrics
-    parts = []
-    for name, words in (
-        ("faithfulness_same_0", "without its thought {} % of actions are the same"),
-        ("faithfulness_same_50", "after half of it {} %"),
-        ("faithfulness_same_filler", "after dots of its length {} %"),
-        ("faithfulness_same_mistake", "after a mistake in it {} %"),
-        ("faithfulness_same_paraphrase", "after other words for it {} %"),
-    ):
-        if name in said and said[name].measured:
-            parts.append(words.format(percent(said[name])))
-    return f"{capitalize(summary.label_of(point))}: {', '.join(parts)}."
-
-
-def _area(estimate: Estimate) -> str:
-    if estimate.value is None or estimate.low is None or estimate.high is None:
-        return "–"
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"

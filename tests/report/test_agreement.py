@@ -52,16 +52,16 @@ def test_a_revision_rate_stands_beside_its_floor(run):
 
     write_rows(run, "floor", FloorRow, fields)
     section = floor(summarize(run))
-    base, named = section.rows
-    assert base.label == "base" and named.domain == "in-domain"
-    values = [[cell.split(" ")[0] for cell in row.cells] for row in (base, named)]
+    (table,) = section.tables
+    base, named = table.rows
+    assert base.label == "base · in-domain" and named.label.startswith("named, step 60")
+    values = [[cell.split(" ")[0] for cell in row.cells[:-1]] for row in (base, named)]
     # Of the base's games, half agree always (excess 0), half never in a kind and half the time
     # across (excess -1/2).
     assert values == [["50", "50", "75", "−25", "0"], ["50", "100", "0", "+75", "0"]]
-    assert len(section.columns) == len(base.cells)
-    told = [text for text in section.sentences if text.startswith(("base", "named"))]
-    assert "no difference of the modes beyond the floor" in told[0]
-    assert "the modes differ beyond the floor, by +75" in told[1]
+    assert len(table.columns) == len(base.cells)
+    # Words where the interval of the difference excludes 0 alone.
+    assert (base.cells[-1], named.cells[-1]) == ("–", "the modes differ beyond the floor")
 
 
 def test_the_page_has_a_section_for_what_was_measured_and_none_for_the_rest(run):
@@ -72,7 +72,8 @@ def test_the_page_has_a_section_for_what_was_measured_and_none_for_the_rest(run)
     page = write_report(run).read_text()
     shown = page[page.index('<section aria-labelledby="floor">') :].partition("</section>")[0]
     section = floor(summarize(run))
-    for text in (section.title, *section.sentences, *section.columns, *section.rows[1].cells):
+    (table,) = section.tables
+    for text in (section.title, *section.sentences, *table.columns, *table.rows[1].cells):
         assert escape(text) in shown
     assert '<a href="#floor">' in page
     assert 'id="roles"' not in page
@@ -93,19 +94,21 @@ def test_likelihoods_stand_side_by_side(run):
         }
 
     write_rows(run, "likelihood", LikelihoodRow, fields)
-    section = likelihood(summarize(run))
-    base, named = (dict(zip(section.columns, row.cells, strict=True)) for row in section.rows)
+    (table,) = likelihood(summarize(run)).tables
+    base, named = (dict(zip(table.columns, row.cells, strict=True)) for row in table.rows)
     assert base["after the prompt"].startswith("4.00 [")
     assert named["saved by reasoning"].startswith("+2.05 [+")
     assert named["per token after the prompt"].startswith("1.00 [")
     assert named["posterior after the prompt"].startswith("25 [")
     assert named["posterior after the CoT"] == "–"
     assert named["CoT action minus prompt action, after the prompt"].startswith("−2.00 [")
-    assert any("more likely, by +2.05" in text for text in section.sentences)
-    assert any("makes no clear difference: +0.00" in text for text in section.sentences)
+    assert (base["says"], named["says"]) == (
+        "–",
+        "reasoning makes the reference action more likely",
+    )
 
 
 def test_without_the_probes_there_is_nothing_to_show(tmp_path):
     summary = summarize(write_planted(tmp_path / "run", games=2, states=1, played=False))
     for section in (floor(summary), likelihood(summary)):
-        assert section.rows == section.sentences == ()
+        assert section.tables == section.sentences == ()

@@ -74,29 +74,26 @@ def test_the_section_has_what_was_judged(study):
     tables = {table.title: table for table in section.tables}
     assert list(tables) == [REVISIONS, PLAN, PREFERENCE, AGREEMENT]
     rows = tables[REVISIONS].rows
-    assert [(row.label, row.domain, row.about) for row in rows] == [
-        ("base", "in-domain", "expert states"),
-        ("standard SFT, step 10", "in-domain", "expert states"),
+    assert [row.label for row in rows] == [
+        "base · in-domain · expert states",
+        "standard SFT, step 10 · in-domain · expert states",
     ]
     cells = dict(zip(tables[REVISIONS].columns, rows[1].cells, strict=True))
     assert cells["CoT action better"].startswith("25 [") and cells["worse"].startswith("0 [")
     assert cells["steps saved a state"].startswith("+0.50 [")
     plan = dict(zip(tables[PLAN].columns, tables[PLAN].rows[1].cells, strict=True))
     assert plan["D1', CoT"].startswith("100 [") and plan["D1', prompt"].startswith("75 [")
-    preference = {(row.label, row.about): row.cells for row in tables[PREFERENCE].rows}
-    won, lost, tie, gap, bias, none = preference["standard SFT, step 10", "environment"]
+    preference = {row.label: row.cells for row in tables[PREFERENCE].rows}
+    last = "standard SFT, step 10 · in-domain"
+    won, lost, tie, gap, bias, none = preference[f"{last} · environment"]
     assert (won[:4], lost[:3], tie[:4], gap[:5]) == ("25 [", "0 [", "75 [", "+25 [")
     assert bias.startswith("0 [") and none.startswith("0 [")
-    model = preference["standard SFT, step 10", "model"]
+    model = preference[f"{last} · model"]
     assert model[0].startswith("0 [") and model[4].startswith("100 [")
     (*_, agreement) = tables[AGREEMENT].rows
-    assert agreement.about == "environment, model" and agreement.cells[0].startswith("0 [")
-    assert [text.partition(":")[0] for text in section.sentences] == [
-        "base, in-domain",
-        "standard SFT, step 10, in-domain",
-    ]
-    assert "the better one in 25 [" in section.sentences[1]
+    assert agreement.label.endswith(" · environment, model")
+    assert agreement.cells[0].startswith("0 [")
 
 
 def test_without_rows_there_is_no_table(study):
-    assert judged(summarize(study)).tables == judged(summarize(study)).sentences == ()
+    assert judged(summarize(study)).tables == ()

@@ -9,7 +9,7 @@ from cotjax.diagnostics.attention import Attended, AttentionRow, Hidden
 from cotjax.diagnostics.gradient import GradientRow, Reached, Swapped
 from cotjax.diagnostics.probe_rows import ProbeHeading
 from cotjax.probes.measuring import probe_path
-from cotjax.report.role_shares import COLUMNS, role_shares
+from cotjax.report.role_shares import COLUMNS, PARTNERS, role_shares
 from cotjax.report.summarize import summarize
 
 GAMES = 12
@@ -97,9 +97,13 @@ def test_planted_shares_are_recovered_within_their_intervals(summary):
 
 def test_the_table_has_each_group_that_there_is(summary):
     section = role_shares(summary)
-    assert [table.label for table in section.tables] == ["base", "named, step 60"]
-    table = section.tables[1]
-    rows = {row.name: row for row in table.rows}
+    assert [table.title for table in section.tables] == [
+        PARTNERS,
+        "base · in-domain",
+        "named, step 60 · in-domain",
+    ]
+    partners, _, table = section.tables
+    rows = {row.label.partition(":")[0]: row for row in table.rows}
     assert list(rows) == ["prompt", "scaffold", "task", "observation", "reasoning"]
     assert {name for name, row in rows.items() if row.part} == {"scaffold", "task", "observation"}
     assert all(len(row.cells) == len(COLUMNS) for row in table.rows)
@@ -108,13 +112,11 @@ def test_the_table_has_each_group_that_there_is(summary):
     assert (per_token, rows["reasoning"].cells[2]) == ("0.75", "2.00")
     assert gradient.startswith("80.0 [") and of_input.startswith("50.0 [")
     assert rows["scaffold"].cells[1].startswith("0.0 [")
-    said = " ".join(table.sentences)
-    assert "of the actions change, by +1.50 [" in said
-    assert "After another game's thought of about the same length, 100 [" in said
-    assert "(published: about 80)" in said
-    assert ("gradient, ALFWorld", "73.2 (Qwen3-4B), 72.7 (Qwen3-8B), 73.5 (Qwen3-14B)") in (
-        section.published
-    )
+    cells = partners.rows[1].cells
+    assert len(cells) == len(partners.columns)
+    starts = ("60 [", "80 [", "25 [", "+1.50 [", "0 [", "−0.25 [", "100 [", "+2.00 [")
+    assert all(cell.startswith(start) for cell, start in zip(cells, starts, strict=True))
+    assert "73.2 (Qwen3-4B), 72.7 (Qwen3-8B), 73.5 (Qwen3-14B) %" in " ".join(partners.notes)
 
 
 def test_a_study_without_these_probes_has_no_table(tmp_path):

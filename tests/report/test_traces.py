@@ -79,26 +79,29 @@ def run(tmp_path):
 
 
 def test_the_table_has_every_variant_with_its_controls_at_both_ends(run):
-    section = conflicts(summarize(run), "in_domain")
-    assert [table.label for table in section.tables] == ["base", "sft, step 10"]
+    section = conflicts(summarize(run))
+    assert [table.title for table in section.tables] == [
+        "base · in-domain",
+        "sft, step 10 · in-domain",
+    ]
     first, last = section.tables
     assert [len(row.cells) for row in first.rows] == [len(first.columns)] * len(first.rows)
     labels = [row.label for row in first.rows]
     assert len(labels) == len(set(labels)) == 16
-    assert [row.control for row in first.rows[:4]] == [False, True, False, True]
-    # "keeps", "follows", "third", "invalid", effect, states.
+    assert [row.part for row in first.rows[:4]] == [False, True, False, True]
+    # "keeps", "follows", "third", "invalid", effect, against the base, what it says, states.
     other = next(row for row in last.rows if row.label == "Another state's thought")
     assert other.cells[1].startswith("90 [") and other.cells[4].startswith("+90 [")
-    assert other.cells[0].startswith("10 [") and other.cells[5] == "30"
-    assert next(row for row in first.rows if not row.control).cells[5] == "21"
+    assert other.cells[0].startswith("10 [") and other.cells[7] == "30"
+    # The base keeps its action in 90 %, the arm in 10.
+    assert other.cells[5].startswith("−80 [")
+    assert next(row for row in first.rows if not row.part).cells[7] == "21"
 
 
-def test_the_sentences_follow_from_the_intervals_and_what_is_left_out_is_said(run):
-    section = conflicts(summarize(run), "in_domain")
-    base, arm, *_ = section.sentences
-    assert base.startswith("Base: after one noun of its own thought swapped, ")
-    assert arm.startswith("Sft, step 10: ")
-    assert arm.count("it follows: the other action in ") == len(VARIANTS)
+def test_words_follow_from_the_intervals_and_what_is_left_out_is_said(run):
+    section = conflicts(summarize(run))
+    assert {row.cells[6] for row in section.tables[1].rows if not row.part} == {"followed"}
+    assert {row.cells[6] for row in section.tables[1].rows if row.part} == {""}
     assert "“own thought, one noun swapped”" in " ".join(section.notes)
     assert "30 to 30 % have none" in " ".join(section.notes)
 
@@ -112,13 +115,12 @@ def test_a_policy_that_keeps_its_action_is_not_said_to_follow(tmp_path):
                       steps=[("look", "look", "look")])  # fmt: skip
         rows.append(conflict_row(place | {"game": name}, False))
     write_rows(tmp_path, "conflict", "base", 0, rows)
-    (said,) = conflicts(summarize(tmp_path), "in_domain").sentences
-    assert said.count("no effect is shown") == len(VARIANTS) and "follows" not in said
+    (table,) = conflicts(summarize(tmp_path)).tables
+    assert [row.cells[6] for row in table.rows if not row.part] == ["–"] * len(VARIANTS)
 
 
 def test_changed_thoughts_have_a_column_a_checkpoint(run):
-    section = changed_thoughts(summarize(run), "in_domain")
-    (table,) = section.tables
+    (table,) = changed_thoughts(summarize(run)).tables
     assert table.columns == ("base", "sft, step 10")
     cells = {row.label: row.cells for row in table.rows}
     assert cells["Same action after 0 % of the thought, %"][1].startswith("10 [")
@@ -126,11 +128,9 @@ def test_changed_thoughts_have_a_column_a_checkpoint(run):
     base, arm = cells["Early answering, area over the curve"]
     assert base.startswith("0.09 [") and arm.startswith("0.79 [")
     assert not any("paraphrase" in label or "mistake" in label for label in cells)
-    assert section.sentences[1].startswith("Sft, step 10: without its thought 10 [")
 
 
 def test_nothing_is_said_of_what_was_not_measured(tmp_path):
     write_episode(tmp_path, "in_domain-0", arm="base", checkpoint=0)
     summary = summarize(tmp_path)
-    assert conflicts(summary, "in_domain") is None
-    assert changed_thoughts(summary, "in_domain") is None
+    assert conflicts(summary).tables == changed_thoughts(summary).tables == ()
