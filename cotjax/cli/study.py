@@ -53,7 +53,7 @@ def add_stages(commands: Any) -> None:
         (
             "report",
             _report,
-            "write report.html, figures and summary.json from the records in --out",
+            "write report.html, figures and summary.json from the records of one or more runs",
         ),
     ):
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -67,6 +67,8 @@ def add_stages(commands: Any) -> None:
             )
         if name == "evaluate":
             _add_model(command)
+        if name == "report":
+            _add_runs(command)
         if name == "probe":
             command.add_argument(
                 "--only",
@@ -97,6 +99,19 @@ def _add_config(command: argparse.ArgumentParser, default: str | None) -> None:
     hosts.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, with a free port")
     hosts.add_argument("--processes", type=int, help="number of processes")
     hosts.add_argument("--process-id", type=int, help="number of this process, from 0")
+
+
+def _add_runs(command: argparse.ArgumentParser) -> None:
+    """Add the runs that are reported without a config."""
+    command.set_defaults(config=None)
+    command.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="*",
+        type=Path,
+        help="a run's folder, e.g. runs/demo; everything is read from it, and no --config is "
+        "needed. Several get a page of all besides, runs.html in --out (default: the first RUN)",
+    )
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
@@ -266,8 +281,27 @@ def _of_model(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    study = _open(arguments, arguments.config, trains=False)
+    if arguments.runs:
+        _report_runs(arguments)
+        return
+    study = _open(arguments, arguments.config or Path("configs/demo.py"), trains=False)
     _finish(study, study.report())
+
+
+def _report_runs(arguments: argparse.Namespace) -> None:
+    runs, several = arguments.runs, len(arguments.runs) > 1
+    if arguments.config or arguments.overrides:
+        raise UsageError("report RUN... reads everything from the runs: leave --config out")
+    if arguments.out and not several:
+        raise UsageError(f"the report of one run is written to {runs[0]}: leave --out out")
+    from rich.console import Console
+
+    from cotjax.report.runs import report_runs
+    from cotjax.runtime.progress import Reporter
+
+    reporter = Reporter(console=Console(highlight=False))
+    page = report_runs(runs, arguments.out, reporter.console, reporter.warn)
+    reporter.say(f"Report: {page.resolve()}")
 
 
 def _finish(study: Study, summary: Any) -> None:

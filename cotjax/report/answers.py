@@ -1,174 +1,140 @@
-"""The study's questions, answered in sentences that follow from the intervals of a summary.
+"""The study's further questions as tables: revisions, their use, and what arms differ by.
 
-Where a gain landed is the verdict of `cotjax.report.verdicts`. All else is described: a difference
-is called higher or lower where its own 95 % interval excludes 0, which is no verdict, for nothing
-is corrected for the number of comparisons. A rate below 5 % or above 95 % on both sides is not
-compared.
+Nothing here is a verdict. A word stands below a number only where the number's own 95 % interval
+excludes 0, which is described and not decided, for nothing is corrected for the number of
+comparisons. A rate below 5 % or above 95 % on both sides is not compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from cotjax.diagnostics.metrics import METRICS
 from cotjax.diagnostics.share import FLOOR
-from cotjax.diagnostics.statistics import Estimate
+from cotjax.diagnostics.statistics import NOTHING, Estimate
 from cotjax.report.arms import differs_by_dropping
-from cotjax.report.labels import capitalize, domain_label, p_text, percent, points
-from cotjax.report.rows import ArmDifference
+from cotjax.report.labels import capitalize, domain_label, p_text, percent
+from cotjax.report.section import Cell, Section, SectionRow, SectionTable
 from cotjax.report.summary import PointSummary, Summary
-from cotjax.report.verdicts import measure, why
 from cotjax.report.warnings import cannot_differ
 
-# What may differ between arms, in the words of a sentence.
+# What may differ between arms.
 _CHANGES = {
     "d3_cot": "success by CoT actions",
     "d3_prompt": "success by prompt actions",
     "gap": "the gap",
     "d1_cot": "D1 of CoT actions",
     "d1_prompt": "D1 of prompt actions",
-    "revision": "the revision rate",
+    "revision": "revision rate",
 }
+EXTREME = "under 5 % or over 95 % on both sides"
+_HELP = (
+    "revised, expert states",
+    "Δ",
+    "revised, CoT-driven states",
+    "Δ",
+    "helpful",
+    "harmful",
+    "gap of D1",
+    "gap of D3",
+)
+_NOTE = (
+    "In percent and percentage points, with 95 % intervals that stand alone; Δ: change from the "
+    "base. A word below a number says that its interval excludes 0; no word says that nothing was "
+    "shown, not that nothing differs."
+)
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One sentence. `where`: the arm and domain; empty for the study as a whole."""
-
-    where: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A question and its findings, one for each arm and domain."""
-
-    question: str
-    findings: tuple[Finding, ...]
-
-
-def answers(summary: Summary) -> list[Answer]:
-    """Return every question, answered for every arm and domain."""
-    cells = [(arm, domain) for arm in summary.arms for domain in summary.domains]
-    found = [
-        Answer(
-            "How often does reasoning revise the action?",
-            tuple(_revisions(summary, *cell) for cell in cells),
-        ),
-        Answer("Does it help?", tuple(_help(summary, *cell) for cell in cells)),
-    ]
-    placed = tuple(finding for cell in cells if (finding := _elsewhere(summary, *cell)))
-    if placed:
-        found.insert(0, Answer("Where did the gain land by other measures?", placed))
+def answers(summary: Summary) -> list[Section]:
+    """Return a section on revisions, and one on each kind of difference between arms."""
+    tables = (
+        SectionTable(
+            capitalize(domain_label(domain)),
+            _HELP,
+            tuple(_revisions(summary, arm, domain) for arm in summary.arms),
+            rows_are="arm",
+        )
+        for domain in summary.domains
+    )
+    title = "How often does reasoning revise the action, and does it help?"
+    found = [Section("revisions", title, tuple(tables), notes=(_NOTE,))]
     compared = [arm for arm, about in summary.arms.items() if about.minus]
     masked = [arm for arm in compared if differs_by_dropping(summary.arms, arm)]
     others = [arm for arm in compared if arm not in masked]
-    for question, arms in (
-        ("What does masking change?", masked),
-        ("What do other training data change?", others),
+    for id_, question, arms in (
+        ("masking", "What does masking change?", masked),
+        ("others", "What do other training data change?", others),
     ):
-        if arms and (findings := _differences(summary, arms)):
-            found.append(Answer(question, findings))
+        if arms and (differing := tuple(_differences(summary, arms))):
+            found.append(Section(id_, question, differing, notes=(_NOTE,)))
     return found
 
 
-# ---- the answers
+# ---- revisions
 
 
-def _elsewhere(summary: Summary, arm: str, domain: str) -> Finding | None:
-    """Return the verdicts by the measures that the page does not begin with."""
-    rows = [
-        row
-        for row in summary.placements
-        if (row.arm, row.domain) == (arm, domain) and not row.primary
-    ]
-    texts = [f"by {measure(row)}: {why(row)}" for row in rows]
-    return Finding(_where(summary, arm, domain), " ".join(map(capitalize, texts))) if rows else None
-
-
-def _revisions(summary: Summary, arm: str, domain: str) -> Finding:
-    where, point = _where(summary, arm, domain), summary.last(arm, domain)
-    parts = []
-    for metric, states in (
-        ("revision", "of expert states"),
-        ("revision_cot_driven", "of the states of its own CoT-driven episodes"),
-    ):
-        if point is not None and point.metrics[metric].measured:
-            change = summary.change(arm, domain, metric)
-            moved = "" if change is None else f" (from the base {points(change.estimate)})"
-            parts.append(f"in {percent(point.metrics[metric], digits=1)} % {states}{moved}")
-    return Finding(where, "; ".join(parts) + "." if parts else "not measured.")
-
-
-def _help(summary: Summary, arm: str, domain: str) -> Finding:
-    where, point = _where(summary, arm, domain), summary.last(arm, domain)
-    parts = []
-    if point is not None and point.metrics["d1_gap"].measured:
-        net = point.metrics["d1_gap"]
-        helpful, harmful = (
-            f"{percent(point.metrics[name], digits=1)} %"
-            for name in ("revision_helpful", "revision_harmful")
-        )
-        verdict = _direction(
-            net, "helps more than it harms", "harms more than it helps", "no net effect shown"
-        )
-        parts.append(
-            f"on expert states, {verdict}: helpful in {helpful}, harmful in {harmful}, net "
-            f"{points(net)}"
-        )
+def _revisions(summary: Summary, arm: str, domain: str) -> SectionRow:
+    point = summary.last(arm, domain)
+    cells: list[str | Cell] = []
+    for metric in ("revision", "revision_cot_driven"):
+        change = summary.change(arm, domain, metric)
+        cells.append(_rate(point, metric))
+        cells.append(_compared(NOTHING if change is None else change.estimate))
+    cells += [_rate(point, "revision_helpful"), _rate(point, "revision_harmful")]
+    cells.append(_says(point, "d1_gap", "helps more than it harms", "harms more than it helps"))
+    gap = _says(point, "gap", "wins games", "loses games")
     if point is not None and point.metrics["gap"].measured:
-        gap = point.metrics["gap"]
-        if _extreme([point, point], ("d3_cot", "d3_prompt")):
-            parts.append("over whole episodes, both kinds of action win under 5 % or over 95 %")
-        else:
-            verdict = _direction(gap, "it wins games", "it loses games", "no effect shown")
-            test = "" if point.gap_p is None else f", exact {p_text(point.gap_p)}"
-            parts.append(f"over whole episodes, {verdict}: gap {points(gap)}{test}")
-    return Finding(where, "; ".join(parts) + "." if parts else "not measured.")
+        p = "" if point.gap_p is None else f"exact {p_text(point.gap_p)}"
+        extreme = _extreme([point], ("d3_cot", "d3_prompt"))
+        gap = Cell(gap.text, p, note=EXTREME if extreme else gap.note)
+    return SectionRow(summary.label(arm), (*cells, gap))
 
 
-def _differences(summary: Summary, arms: list[str]) -> tuple[Finding, ...]:
-    findings = []
-    for arm in arms:
-        about = summary.arms[arm]
-        against = f"{capitalize(about.label)} against {summary.label(about.minus or '')}"
-        if about.cannot_differ:
-            findings.append(Finding(against, cannot_differ(summary, arm)))
-            continue
-        for domain in summary.domains:
-            text = _compare(summary, arm, domain)
-            if text:
-                findings.append(Finding(f"{against}, {domain_label(domain)}", text))
-    return tuple(findings)
+def _rate(point: PointSummary | None, metric: str) -> str:
+    return percent(NOTHING if point is None else point.metrics[metric], digits=1)
 
 
-def _compare(summary: Summary, arm: str, domain: str) -> str:
-    """Return what is higher or lower, what is not told apart, and what is too near 0 or 1."""
+def _says(point: PointSummary | None, metric: str, up: str, down: str) -> Cell:
+    estimate = NOTHING if point is None else point.metrics[metric]
+    note = {1: up, -1: down}.get(estimate.sign, "")
+    return Cell(percent(estimate, signed=True, digits=1), note=note)
+
+
+# ---- arms
+
+
+def _differences(summary: Summary, arms: Sequence[str]) -> Iterable[SectionTable]:
+    """Yield a table a domain; an arm that cannot differ has its reason in place of numbers."""
+    for domain in summary.domains:
+        rows = []
+        for arm in arms:
+            about = summary.arms[arm]
+            label = f"{about.label} − {summary.label(about.minus or '')}"
+            if about.cannot_differ:
+                why = capitalize(cannot_differ(summary, arm))
+                rows.append(SectionRow(label, ("–",) * len(_CHANGES), note=why))
+            elif any(summary.arm_difference(arm, domain, metric) for metric in _CHANGES):
+                cells = (_difference(summary, arm, domain, metric) for metric in _CHANGES)
+                rows.append(SectionRow(label, tuple(cells)))
+        if rows:
+            title = capitalize(domain_label(domain))
+            yield SectionTable(title, tuple(_CHANGES.values()), tuple(rows), rows_are="arms")
+
+
+def _difference(summary: Summary, arm: str, domain: str, metric: str) -> Cell:
+    """Return a difference with "higher" or "lower", or why it is not compared."""
+    row = summary.arm_difference(arm, domain, metric)
+    if row is None:
+        return Cell("–")
     ends = [summary.last(name, domain) for name in (arm, summary.arms[arm].minus or "")]
-    known = [point for point in ends if point is not None]
-    apart, alike, extreme = [], [], []
-    for metric, name in _CHANGES.items():
-        row = summary.arm_difference(arm, domain, metric)
-        if row is None:
-            continue
-        if _extreme(known, (metric,)):
-            extreme.append(name)
-        elif row.excludes_zero:
-            direction = _direction(row.estimate, "higher", "lower", "")
-            apart.append(f"{name} is {direction} ({points(row.estimate)}{_seeds(row)})")
-        else:
-            alike.append(f"{name} ({points(row.estimate)}{_seeds(row)})")
-    parts = [", ".join(apart)] if apart else []
-    if alike:
-        parts.append("not told apart: " + ", ".join(alike))
-    if extreme:
-        parts.append(f"under 5 % or over 95 % on both sides: {', '.join(extreme)}")
-    return "; ".join(parts) + "." if parts else ""
+    extreme = _extreme([point for point in ends if point is not None], (metric,))
+    seeds = f"{row.estimate.seeds} seeds" if row.estimate.seeds > 1 else ""
+    return _compared(row.estimate, seeds, EXTREME if extreme else "")
 
 
-def _seeds(row: ArmDifference) -> str:
-    return f"; {row.estimate.seeds} seeds" if row.estimate.seeds > 1 else ""
+def _compared(estimate: Estimate, behind: str = "", instead: str = "") -> Cell:
+    note = instead or {1: "higher", -1: "lower"}.get(estimate.sign, "")
+    return Cell(percent(estimate, signed=True, digits=1), behind, note=note)
 
 
 def _extreme(ends: Sequence[PointSummary], metrics: Sequence[str]) -> bool:
@@ -179,14 +145,3 @@ def _extreme(ends: Sequence[PointSummary], metrics: Sequence[str]) -> bool:
     if "difference" in kinds or not rates:
         return False
     return all(rate < FLOOR for rate in rates) or all(rate > 1 - FLOOR for rate in rates)
-
-
-# ---- words
-
-
-def _direction(estimate: Estimate, up: str, down: str, neither: str) -> str:
-    return {1: up, -1: down, 0: neither}[estimate.sign]
-
-
-def _where(summary: Summary, arm: str, domain: str) -> str:
-    return f"{capitalize(summary.label(arm))}, {domain_label(domain)}"

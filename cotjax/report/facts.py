@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from cotjax.report.elicitations import DRIVERS, in_words
-from cotjax.report.summary import Summary
+from cotjax.report.summary import SCHEMA_VERSION, Summary
 from cotjax.runtime.settings import flatten
+
+_FOLDED = 12  # rows; a section with more is shown on demand
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,29 @@ def prompt_facts(run: Mapping[str, Any]) -> tuple[Facts | None, str]:
     return facts, str(prompt.get("text") or "")
 
 
+def protocol_facts(summary: Summary) -> Facts:
+    """Return what the verdicts were fixed to, the seeds, and the hashes of what was played."""
+    primary = summary.primary
+    fixed = "the config, beforehand" if primary.fixed else "nobody: see the warnings"
+    rows = [
+        ("schema of summary.json", str(SCHEMA_VERSION)),
+        ("the verdicts' measure was fixed by", fixed),
+        ("margin of the gap, points", f"{100 * primary.margin:g}"),
+        ("tests in the family", str(primary.tests)),
+    ]
+    for arm in summary.arms.values():
+        seeds = ", ".join("not known" if seed is None else str(seed) for seed in arm.seeds.values())
+        rows.append((f"seeds of {arm.label}", seeds))
+    rows.append(("hash of the games", ", ".join(summary.games_hashes)))
+    rows += [
+        (f"hash of checkpoint {place}", ", ".join(hashes))
+        for place, hashes in summary.checkpoint_hashes.items()
+    ]
+    return Facts("Seeds and hashes", tuple(rows), folded=True)
+
+
 def run_facts(summary: Summary) -> list[Facts]:
-    """Return run.json in sections, the config last and folded, with the records' seconds."""
+    """Return run.json in sections, the config last, with the records' seconds."""
     titles = {"data": "Training data", "train": "Training", "seconds": "Seconds per stage"}
     shown_above = ("title", "checkpoints", "prompt")
     rest = {
@@ -63,9 +86,9 @@ def run_facts(summary: Summary) -> list[Facts]:
         for kind, seconds in summary.seconds.items()
     ]
     sections = [
-        Facts(titles.get(key, key.capitalize()), _rows(value), folded=key == "config")
+        Facts(titles.get(key, key.capitalize()), rows, folded=len(rows) > _FOLDED)
         for key, value in sorted(rest.items(), key=lambda item: item[0] == "config")
-        if isinstance(value, dict)
+        if isinstance(value, dict) and (rows := _rows(value))
     ]
     return [Facts("Run", tuple(single)), *sections]
 

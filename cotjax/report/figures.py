@@ -15,32 +15,39 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from cotjax.report.answer import games_of
 from cotjax.report.arms import twin_of
+from cotjax.report.forest import Facet, facet_figure, forest_figure
 from cotjax.report.labels import domain_label
 from cotjax.report.panels import CHARTS, COLOURS, FAINT, INK, SOFT, Chart, draw_panel
 from cotjax.report.summary import Summary
-from cotjax.report.verdicts import share_text
+from cotjax.report.verdicts import share_text, verdict_of
 
+_SIDE_BY_SIDE = 6  # arms
+# Without a salt of our own, ids would differ from run to run.
+_SVG = {"svg.hashsalt": "cotjax", "svg.fonttype": "none"}
 # A row of a figure: its heading, its chart and its domain.
 Row = tuple[str, Chart, str]
 
 
 def write_figures(summary: Summary, folder: str | Path) -> list[Path]:
-    """Write one PNG per chart, and overview.png (1600 x 900 pixels); return their paths.
+    """Write answer, overview and a figure per chart, each as PNG and as SVG; return their paths.
 
-    The overview has the verdict on every arm over its panels, of D1 and of D3.
+    `answer` is the page's first figure. `overview` has the verdict on every arm over its panels, of
+    D1 and of D3; of up to six arms it has 1600 x 900 pixels.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
+    paths = _save(forest_figure(summary), folder / "answer")
+    paths += _save(overview_figure(summary), folder / "overview")
     for name, chart in CHARTS.items():
         rows = [(_row_title(summary, domain), chart, domain) for domain in summary.domains]
-        size = 1.0 + 2.5 * len(summary.arms), 1.3 + 2.3 * len(rows)
-        figure = Figure(figsize=(max(size[0], 6.5), size[1]), layout="constrained")
+        columns, lines = _shape(summary)
+        size = max(1.0 + 2.5 * columns, 6.5), 1.3 + 2.3 * len(rows) * lines
+        figure = Figure(figsize=size, layout="constrained")
         _fill(figure, summary, rows, titles=_labels(summary))
         figure.suptitle(chart.title, fontsize=13, color=INK, fontweight="bold")
-        paths.append(_save(figure, folder / f"{name}.png"))
-    paths.append(_save(overview_figure(summary), folder / "overview.png"))
+        paths += _save(figure, folder / name)
     return paths
 
 
@@ -54,17 +61,24 @@ def overview_figure(summary: Summary) -> Figure:
     titles = []
     for arm, label in zip(summary.arms, _labels(summary), strict=True):
         placed = summary.placed(arm, first)
-        verdict = "" if placed is None else str(placed.placement.verdict)
+        verdict = "" if placed is None else verdict_of(summary, placed)
         if placed is not None and (share := share_text(placed)) != "–":
             verdict += f"\n{share}"
         titles.append(f"{label}\n{verdict}")
-    figure = Figure(figsize=(16, 9), layout="constrained")
+    lines = _shape(summary)[1]
+    figure = Figure(figsize=(16, 9 if lines == 1 else 1.5 + 2.6 * len(rows) * lines))
+    figure.set_layout_engine("constrained")
     _fill(figure, summary, rows, titles)
     heading = "Where CoT training gains land"
     if summary.placements:
         heading += ", and the share of each gain in the prompt action"
     figure.suptitle(heading, fontsize=16, color=INK, fontweight="bold")
     return figure
+
+
+def facet_svg(facet: Facet, prefix: str) -> str:
+    """Return a facet of the page's first figure as an inline SVG element, as `panel_svg` does."""
+    return _svg(facet_figure(facet), prefix)
 
 
 def panel_svg(summary: Summary, name: str, arm: str, domain: str, prefix: str) -> str:
@@ -77,11 +91,7 @@ def panel_svg(summary: Summary, name: str, arm: str, domain: str, prefix: str) -
     figure = Figure(figsize=(2.5, 1.85))
     figure.subplots_adjust(left=0.24, right=0.99, top=0.95, bottom=0.13)
     draw_panel(figure.add_subplot(), summary, CHARTS[name], arm, domain, width=1.85)
-    buffer = io.StringIO()
-    # Without a salt of our own, ids would differ from run to run.
-    with rc_context({"svg.hashsalt": "cotjax", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(buffer.getvalue(), prefix)
+    return _svg(figure, prefix)
 
 
 def alt_text(summary: Summary, name: str, arm: str, domain: str) -> str:
@@ -108,21 +118,40 @@ def alt_text(summary: Summary, name: str, arm: str, domain: str) -> str:
 _MEASURED = (CHARTS["d1"], CHARTS["d3"])
 
 
+def _shape(summary: Summary) -> tuple[int, int]:
+    """Return how many arms stand side by side, and how many lines of them there are."""
+    arms = len(summary.arms)
+    lines = -(-arms // _SIDE_BY_SIDE)
+    return -(-arms // lines), lines
+
+
 def _fill(figure: Figure, summary: Summary, rows: Sequence[Row], titles: Sequence[str]) -> None:
-    """Draw a panel for every row and arm, with titles over the columns and a legend below."""
-    grid = figure.subplots(len(rows), len(summary.arms), squeeze=False)
-    width = 0.85 * figure.get_figwidth() / len(summary.arms) - 0.1
-    for (heading, chart, domain), line in zip(rows, grid, strict=True):
-        for i, (axes, arm) in enumerate(zip(line, summary.arms, strict=True)):
-            draw_panel(axes, summary, chart, arm, domain, width, y_axis=i == 0)
-        line[0].set_ylabel(f"{heading}\n{chart.axis}", fontsize=9, color=INK, parse_math=False)
-    for axes, title in zip(grid[0], titles, strict=True):
-        axes.set_title(title, fontsize=9, color=INK, loc="left", parse_math=False)
+    """Draw a panel for every row and arm, with titles over the columns and a legend below.
+
+    Arms beyond those that fit side by side have lines of panels of their own, below the others.
+    """
+    columns, lines = _shape(summary)
+    grid = figure.subplots(len(rows) * lines, columns, squeeze=False)
+    width = 0.85 * figure.get_figwidth() / columns - 0.1
+    for place, (arm, title) in enumerate(zip(summary.arms, titles, strict=True)):
+        line, column = divmod(place, columns)
+        for number, (heading, chart, domain) in enumerate(rows):
+            axes = grid[line * len(rows) + number, column]
+            draw_panel(axes, summary, chart, arm, domain, width, y_axis=column == 0)
+            if column == 0:
+                label = f"{heading}\n{chart.axis}"
+                axes.set_ylabel(label, fontsize=9, color=INK, parse_math=False)
+            if number == 0:
+                axes.set_title(title, fontsize=9, color=INK, loc="left", parse_math=False)
+    for place in range(len(summary.arms), columns * lines):
+        line, column = divmod(place, columns)
+        for axes in grid[line * len(rows) : (line + 1) * len(rows), column]:
+            axes.remove()
     _legend(figure, summary, [chart for _, chart, _ in rows])
 
 
 def _labels(summary: Summary) -> list[str]:
-    width = 30 if len(summary.arms) <= 4 else 24
+    width = 30 if _shape(summary)[0] <= 4 else 24
     return [
         "\n".join(textwrap.wrap(about.label, width, max_lines=3)) or arm
         for arm, about in summary.arms.items()
@@ -130,16 +159,7 @@ def _labels(summary: Summary) -> list[str]:
 
 
 def _row_title(summary: Summary, domain: str) -> str:
-    games = max(
-        (
-            point.metrics[name].games
-            for point in summary.points
-            if point.domain == domain
-            for name in ("d3_cot", "d1_cot")
-        ),
-        default=0,
-    )
-    return f"{domain_label(domain)}, {games} games"
+    return f"{domain_label(domain)}, {games_of(summary, domain)} games"
 
 
 def _legend(figure: Figure, summary: Summary, charts: Sequence[Chart]) -> None:
@@ -180,9 +200,21 @@ def _legend(figure: Figure, summary: Summary, charts: Sequence[Chart]) -> None:
     )
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=100, facecolor="white", metadata={"Software": None})
-    return path
+def _save(figure: Figure, path: Path) -> list[Path]:
+    """Save a figure as PNG and as SVG, whose text is text; the same figure gives the same bytes."""
+    png, svg = path.with_suffix(".png"), path.with_suffix(".svg")
+    figure.savefig(png, dpi=100, facecolor="white", metadata={"Software": None})
+    with rc_context(_SVG):
+        figure.savefig(svg, facecolor="white", metadata={"Date": None})
+    return [png, svg]
+
+
+def _svg(figure: Figure, prefix: str) -> str:
+    """Return a figure as an inline SVG element."""
+    buffer = io.StringIO()
+    with rc_context(_SVG):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return _inline(buffer.getvalue(), prefix)
 
 
 def _inline(svg: str, prefix: str) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from cotjax.diagnostics.information import LEAST_REMOVED, Information
 from cotjax.diagnostics.statistics import Estimate
+from cotjax.report.arms import twin_of
 from cotjax.report.labels import domain_label, percent
 from cotjax.report.rows import GapSplit
+from cotjax.report.section import Cell, Section, SectionRow, SectionTable
 from cotjax.report.summary import Summary
 
 INFORMATION_COLUMNS = (
@@ -20,36 +21,26 @@ INFORMATION_COLUMNS = (
     "of the gradient",
     "removed from the loss",
 )
+_SPLIT_COLUMNS = (
+    "domain",
+    "measure",
+    "gap: CoT − prompt action",
+    "reasoning adds: CoT action − twin's prompt action",
+    "elicitation hides: twin's prompt action − prompt action",
+    "constrained − free prompt action",
+)
 
 
-@dataclass(frozen=True)
-class InformationRow:
-    """What the action of one arm holds at one checkpoint, a mean over seeds.
+def learned(summary: Summary) -> list[Section]:
+    """Return the sections on what there was to learn, those that have a table."""
+    return [section for section in (_split(summary), _information(summary)) if section.tables]
 
-    `little`: the arm drops something, and that removes under 1 % of the loss.
+
+def information_table(summary: Summary) -> SectionTable:
+    """Return the information in the action along the checkpoints of every arm that has it.
+
+    A mean over seeds. An arm that drops something, which is under 1 % of the loss, is marked.
     """
-
-    label: str
-    checkpoint: int
-    cells: tuple[str, ...]
-    little: bool
-
-
-@dataclass(frozen=True)
-class SplitRow:
-    """The gap of one arm by one measure, and its parts."""
-
-    label: str
-    domain: str
-    measure: str
-    gap: str
-    reasoning: str
-    hidden: str
-    constrained: str
-
-
-def information_rows(summary: Summary) -> list[InformationRow]:
-    """Return the information in the action along the checkpoints of every arm that has it."""
     rows = []
     for arm in summary.arms.values():
         by_step: dict[int, list[Information]] = {}
@@ -60,34 +51,64 @@ def information_rows(summary: Summary) -> list[InformationRow]:
             removed = max(row.removed_share for row in of_seeds)
             thought = [row.action_given_thought for row in of_seeds if row.action_given_thought]
             prompt = [row.action_given_prompt for row in of_seeds if row.action_given_prompt]
+            little = bool(arm.fraction) and removed < LEAST_REMOVED
             cells = (
+                str(checkpoint),
                 _mean([nats.token for nats in thought]),
                 _mean([nats.token for nats in prompt]),
                 _mean([nats.action for nats in thought]),
                 _mean([nats.action for nats in prompt]),
                 _percent([row.loss_share.get("ACTION", 0.0) for row in of_seeds]),
                 _percent([row.gradient_share.get("ACTION", 0.0) for row in of_seeds]),
-                _percent([row.removed_share for row in of_seeds]) if arm.fraction else "–",
+                Cell(
+                    _percent([row.removed_share for row in of_seeds]) if arm.fraction else "–",
+                    note="⚠ under 1 %" if little else "",
+                ),
             )
-            little = bool(arm.fraction) and removed < LEAST_REMOVED
-            rows.append(InformationRow(arm.label, checkpoint, cells, little))
-    return rows
+            rows.append(SectionRow(arm.label, cells))
+    return SectionTable("", ("step", *INFORMATION_COLUMNS), tuple(rows), rows_are="arm")
 
 
-def split_rows(summary: Summary) -> list[SplitRow]:
+def split_table(summary: Summary) -> SectionTable:
     """Return the split of every gap; the rounded parts add up to the rounded gap."""
-    return [
-        SplitRow(
-            label=summary.label(split.arm),
-            domain=domain_label(split.domain),
-            measure=split.measure.upper(),
-            gap=_points(split.gap),
-            reasoning=_points(split.reasoning),
-            hidden=_remainder(split),
-            constrained=_points(split.constrained),
+    rows = tuple(
+        SectionRow(
+            summary.label(split.arm),
+            (
+                domain_label(split.domain),
+                split.measure.upper(),
+                _points(split.gap),
+                _points(split.reasoning),
+                _remainder(split),
+                _points(split.constrained),
+            ),
         )
         for split in summary.splits
-    ]
+    )
+    return SectionTable("", _SPLIT_COLUMNS, rows, rows_are="arm", words=(0, 1))
+
+
+def _split(summary: Summary) -> Section:
+    twin = twin_of(summary.arms)
+    said = (
+        f"In percentage points at step {summary.last_checkpoint}, against the prompt action of "
+        f"{summary.label(twin) if twin else 'another arm'}, which was trained to give it. Gap = "
+        "what reasoning adds + what elicitation hides, on the same games. Constrained − free: what "
+        "choosing among the admissible actions brings back of what is hidden."
+    )
+    table = split_table(summary)
+    return Section("split", "What the gap is made of", (table,) if table.rows else (), (said,))
+
+
+def _information(summary: Summary) -> Section:
+    said = (
+        "Before training and along it, on examples of the arm's own training data, with no loss "
+        "dropped. An action that its thought names holds next to nothing, and dropping its loss "
+        "changes next to nothing: where an arm's intervention removes under 1 % of the loss, the "
+        "arm cannot differ from its counterpart."
+    )
+    table, title = information_table(summary), "Information in the action"
+    return Section("information", title, (table,) if table.rows else (), (said,))
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -1,15 +1,17 @@
 """One panel of a figure: the curves of one arm in one domain, over checkpoints.
 
 Colour, line and marker say which kind of action a curve is of, and its name stands at its end.
-Every arm has panels of its own, so eight arms are as easy to read as one. Bars are 95 % intervals
-over games; of an arm with several seeds, small dots are the seeds. The colours have a contrast of
-at least 4.5 to 1 on white, and their counterparts for dark pages on the page's dark background.
+Every arm has panels of its own, so twelve arms are as easy to read as one. Bars are 95 % intervals
+over games, bands where there are more checkpoints than bars have room for; of an arm with several
+seeds, small dots are the seeds. The colours have a contrast of at least 4.5 to 1 on white, and
+their counterparts for dark pages on the page's dark background.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise, starmap
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,7 +20,6 @@ from matplotlib.typing import LineStyleType
 from scipy.optimize import isotonic_regression
 
 from cotjax.report.arms import twin_of
-from cotjax.report.labels import spread
 from cotjax.report.summary import Summary
 
 # Kind of curve -> (colour on white, on a dark page).
@@ -29,6 +30,7 @@ COLOURS = {
     "instructed": ("#006b4f", "#3fcf9f"),
 }
 _LETTER = 0.085  # width in inches of a letter of a name
+BARS = 10  # checkpoints that have bars and markers; more have a band
 INK, FAINT, SOFT = "#24292f", "#d8dce1", "#57606a"
 
 
@@ -155,8 +157,12 @@ def draw_panel(
         colour = COLOURS[line.kind][0] if line.kind else INK
         x, value, low, high = values.T
         # Shifted, so that the bars of two lines do not hide each other.
-        shift = (i - (len(chart.lines) - 1) / 2) * 0.02 * span
-        axes.vlines(x + shift, low, high, color=colour, linewidth=1.2, alpha=0.6)
+        many = len(checkpoints) > BARS
+        shift = 0.0 if many else (i - (len(chart.lines) - 1) / 2) * 0.02 * span
+        if many:
+            axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+        else:
+            axes.vlines(x + shift, low, high, color=colour, linewidth=1.2, alpha=0.6)
         axes.plot(
             x + shift,
             value,
@@ -165,8 +171,9 @@ def draw_panel(
             linewidth=1.8,
             marker=line.marker,
             markersize=line.size,
+            markevery=[0, len(x) - 1] if many else None,
         )
-        for step in x:
+        for step in x[[0, -1]] if many else x:
             seeds = summary.seed_values(arm, int(step), domain, line.metric)
             axes.plot(
                 [step + shift] * len(seeds), seeds, ".", color=colour, markersize=3, alpha=0.7
@@ -180,7 +187,8 @@ def draw_panel(
         checkpoints[-1] + 0.07 * span + 1.15 * span * names / (1 - names),
     )
     _name_ends(axes, ends, checkpoints[-1] + 0.07 * span, limits)
-    _style(axes, chart, checkpoints, y_axis)
+    _style(axes, chart, y_axis)
+    axes.set_xticks(ticks(checkpoints, width * (1 - names) / 1.15))
     if not ends:
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=INK)
 
@@ -204,6 +212,35 @@ def apart(values: Sequence[float], space: float, low: float, high: float) -> np.
         return np.empty(0)
     steps = space * np.arange(len(values))
     return np.clip(isotonic_regression(np.asarray(values) - steps).x, low, high - steps[-1]) + steps
+
+
+def ticks(checkpoints: Sequence[int], width: float) -> list[int]:
+    """Return up to four checkpoints whose names keep apart on an axis of `width` inches.
+
+    The first and the last are among them. Checkpoints need not be evenly spread.
+    """
+    first, last = checkpoints[0], checkpoints[-1]
+    scale = width / max(last - first, 1)
+
+    def apart_from(one: int, other: int) -> bool:
+        letters = (len(_step_name(one)) + len(_step_name(other))) / 2
+        return (other - one) * scale > _LETTER * (letters + 1)
+
+    for count in (4, 3):
+        near = {
+            min(checkpoints, key=lambda step: abs(step - value))
+            for value in np.linspace(first, last, count)
+        }
+        chosen = sorted(near)
+        if all(starmap(apart_from, pairwise(chosen))):
+            return chosen
+    return sorted({first, last})
+
+
+def _step_name(step: float) -> str:
+    if round(step) == 0:
+        return "base"
+    return f"{step / 1000:g}k" if step >= 10_000 else f"{step:.0f}"
 
 
 def _draw_twin(axes: Axes, summary: Summary, chart: Chart, domain: str) -> None:
@@ -241,11 +278,8 @@ def _name_ends(
         axes.text(x, y, label, color=colour, fontsize=8.5, fontweight="bold", va="center")
 
 
-def _style(axes: Axes, chart: Chart, checkpoints: Sequence[int], y_axis: bool) -> None:
-    axes.set_xticks(spread(checkpoints, 4))
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda x, _: "base" if round(x) == 0 else f"{x:.0f}")
-    )
+def _style(axes: Axes, chart: Chart, y_axis: bool) -> None:
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _step_name(x)))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     unit = "" if chart.axis.endswith("points") else " %"
     axes.yaxis.set_major_formatter(

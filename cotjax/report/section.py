@@ -40,6 +40,7 @@ class SectionTable:
     Attributes:
       columns: those of the rows' cells.
       rows_are: heading of the column of the rows' labels.
+      words: numbers of the columns that hold words, from 0.
       sentences: stand above it, notes below.
     """
 
@@ -49,6 +50,7 @@ class SectionTable:
     sentences: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     rows_are: str = ""
+    words: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,8 @@ def summarize(run_folder: str | Path) -> Summary:
             "environment": round(sum(each.environment_s for each in episodes), 3),
             "sampler": round(sum(each.sampler_s for each in episodes), 3),
         },
+        games_hashes=tuple(sorted({episode.played_on[0] for episode in episodes})),
+        checkpoint_hashes=_checkpoint_hashes(episodes),
     )
     summary = replace(summary, invalid=invalid_responses(summary, episodes))
     summary = summary.with_warnings(*warnings_of(summary, episodes))
@@ -213,6 +215,14 @@ def _held_out(run_folder: Path, arms: Collection[str]) -> dict[str, tuple[HeldOu
                 for row in rows
             )
     return losses
+
+
+def _checkpoint_hashes(episodes: Sequence[EpisodeCounts]) -> dict[str, tuple[str, ...]]:
+    hashes: dict[tuple[str, int], set[str]] = {}
+    for episode in episodes:
+        place = episode.arm, episode.checkpoint
+        hashes.setdefault(place, set()).add(episode.played_on[1])
+    return {f"{arm}/{step}": tuple(sorted(own)) for (arm, step), own in sorted(hashes.items())}
 
 
 def _elicitation(episodes: Sequence[EpisodeCounts]) -> tuple[ElicitationUse, ...]:

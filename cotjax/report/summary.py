@@ -18,6 +18,8 @@ are about) and `trends`. A placement that is not the primary one of its arm and 
 verdict "no verdict"; the primary ones have `adjusted_p` and `steady_adjusted_p`, in their family,
 and `progress` and `progress_known` where a mode is on the floor.
 
+Later files of schema 4 also have `games_hashes` and `checkpoint_hashes`.
+
 Schema 3 made one arm of those that differ by their seed alone, and had `placements`, `splits`,
 `information` and `invalid`. Schema 2 had one baseline for all differences; schema 1
 `nothing_happens_*` for `not_accepted_*`, and no `world`.
@@ -168,6 +170,8 @@ class Summary:
       shown_episode: path below the run folder of the episode that the report shows.
       held_out: member -> its held-out losses in order; {} where none was measured.
       seconds: "environment" and "sampler", summed over the records.
+      games_hashes: of the records; more than one is also a warning.
+      checkpoint_hashes: "arm/checkpoint" -> those of its records; more than one is also a warning.
       warnings: sentences on what makes the study weaker than it looks.
     """
 
@@ -192,6 +196,8 @@ class Summary:
     held_out: dict[str, tuple[HeldOutLoss, ...]]
     shown_episode: str | None
     seconds: dict[str, float]
+    games_hashes: tuple[str, ...] = ()
+    checkpoint_hashes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     def point(self, arm: str, checkpoint: int, domain: str) -> PointSummary | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cotjax.diagnostics.metrics import METRICS
 from cotjax.diagnostics.statistics import Estimate
@@ -12,6 +12,7 @@ from cotjax.report.compare import COMPARED
 from cotjax.report.elicitations import validity
 from cotjax.report.labels import domain_label, p_text, percent, spread
 from cotjax.report.rows import ArmDifference, Change, Seeds
+from cotjax.report.section import Cell, SectionRow, SectionTable
 from cotjax.report.summary import Played, PointSummary, Summary
 
 POINT_COLUMNS = (
@@ -27,98 +28,7 @@ POINT_COLUMNS = (
 _UNITS = {"rate": ", %", "difference": ", points", "mean": ""}
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A number.
-
-    Attributes:
-      behind: what it was counted on.
-      sure: its interval excludes 0.
-      note: what else belongs to it.
-    """
-
-    text: str
-    behind: str = ""
-    sure: bool = False
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One metric."""
-
-    label: str
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class DomainTable:
-    """A table of metrics in one domain."""
-
-    domain: str
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-
-
-@dataclass(frozen=True)
-class PlayedRow:
-    """Episodes and expert states of one point.
-
-    Attributes:
-      length: episodes whose prompt outgrew the context.
-      env_error: episodes that the environment broke.
-      others: episodes that other kinds of action drove, in words.
-    """
-
-    arm: str
-    checkpoint: int
-    domain: str
-    cot: Played
-    prompt: Played
-    states: int
-    trajectories: int
-    length: int
-    env_error: int
-    env_faults: int
-    others: str
-
-
-@dataclass(frozen=True)
-class PointRow:
-    """The metrics of one point."""
-
-    arm: str
-    checkpoint: int
-    domain: str
-    cells: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ResponseRow:
-    """The responses of one kind at one point.
-
-    Attributes:
-      cells: shares that were valid, admissible, and not accepted.
-      invalid: reasons of invalid responses, with their number.
-    """
-
-    arm: str
-    checkpoint: int
-    domain: str
-    mode: str
-    cells: tuple[str, ...]
-    invalid: str
-
-
-@dataclass(frozen=True)
-class LossRow:
-    """Held-out losses at one checkpoint, one cell per arm. `sure`: the lowest of its arm."""
-
-    checkpoint: int
-    cells: tuple[Cell, ...]
-
-
-def numbers(summary: Summary, domain: str) -> DomainTable:
+def numbers(summary: Summary, domain: str) -> SectionTable:
     """Return every metric at the base and at the last checkpoint of each arm."""
     points = summary.ends(domain)
     rows = []
@@ -133,11 +43,13 @@ def numbers(summary: Summary, domain: str) -> DomainTable:
                 )
                 for estimate, point in zip(estimates, points, strict=True)
             )
-            rows.append(Row(metric.label + _UNITS[metric.kind], tuple(cells)))
-    return DomainTable(domain_label(domain), tuple(map(summary.label_of, points)), tuple(rows))
+            rows.append(SectionRow(metric.label + _UNITS[metric.kind], tuple(cells)))
+    title = f"{domain_label(domain)}: base and last checkpoint"
+    heads = tuple(map(summary.label_of, points))
+    return SectionTable(title, heads, tuple(rows), rows_are="diagnostic")
 
 
-def comparisons(summary: Summary, domain: str) -> DomainTable:
+def comparisons(summary: Summary, domain: str) -> SectionTable:
     """Return each arm's change from the base and its difference from the baseline, by metric."""
     others = [arm for arm, about in summary.arms.items() if about.minus is not None]
     columns = [f"{about.label}: change from base" for about in summary.arms.values()]
@@ -152,44 +64,56 @@ def comparisons(summary: Summary, domain: str) -> DomainTable:
         ]
         differences += [summary.arm_difference(arm, domain, metric) for arm in others]
         if any(differences):
-            rows.append(Row(METRICS[metric].label, tuple(map(_difference, differences))))
-    return DomainTable(domain_label(domain), tuple(columns), tuple(rows))
+            cells = tuple(map(_difference, differences))
+            rows.append(SectionRow(METRICS[metric].label, cells))
+    title = f"{domain_label(domain)}: differences, in percentage points"
+    return SectionTable(title, tuple(columns), tuple(rows), rows_are="diagnostic")
 
 
-def played(summary: Summary) -> list[PlayedRow]:
+def played(summary: Summary) -> SectionTable:
     """Return the episodes and expert states of each point."""
-    nothing = Played(0, 0, 0, {})
-    rows = []
+    nothing, rows = Played(0, 0, 0, {}), []
     for label, point in _labelled_points(summary):
         cot, prompt, reference = (
             point.episodes.get(driver, nothing) for driver in ("cot", "prompt", "reference")
         )
-        rows.append(
-            PlayedRow(
-                arm=label,
-                checkpoint=point.checkpoint,
-                domain=domain_label(point.domain),
-                cot=cot,
-                prompt=prompt,
-                states=point.metrics["d1_cot"].n,
-                trajectories=reference.played,
-                length=sum(each.ended.get("length", 0) for each in point.episodes.values()),
-                env_error=sum(each.env_error for each in point.episodes.values()),
-                env_faults=sum(point.env_faults.values()),
-                others=", ".join(
-                    f"{driver.replace('_', ' ')}: {each.played} ({each.won})"
-                    for driver, each in point.episodes.items()
-                    if driver not in ("cot", "prompt", "reference")
-                ),
-            )
+        others = ", ".join(
+            f"{driver.replace('_', ' ')}: {each.played} ({each.won})"
+            for driver, each in point.episodes.items()
+            if driver not in ("cot", "prompt", "reference")
         )
-    return rows
+        cells = (
+            str(point.checkpoint),
+            domain_label(point.domain),
+            f"{cot.played} ({cot.won})",
+            f"{prompt.played} ({prompt.won})",
+            others or "–",
+            f"{point.metrics['d1_cot'].n} ({reference.played})",
+            str(sum(each.ended.get("length", 0) for each in point.episodes.values())),
+            str(sum(each.env_error for each in point.episodes.values())),
+            str(sum(point.env_faults.values())),
+        )
+        rows.append(SectionRow(label, cells))
+    columns = (
+        "checkpoint",
+        "domain",
+        "CoT-driven episodes (won)",
+        "prompt-driven episodes (won)",
+        "other episodes (won)",
+        "expert states (trajectories)",
+        "prompt too long",
+        "broken by the environment, excluded",
+        "environment faults, retried or not",
+    )
+    title = "Episodes behind each point"
+    return SectionTable(title, columns, tuple(rows), rows_are="arm", words=(1, 4))
 
 
-def held_out(summary: Summary, most: int = 12) -> tuple[tuple[str, ...], list[LossRow]]:
-    """Return the arms with held-out losses, and the losses at up to `most` checkpoints.
+def held_out(summary: Summary, most: int = 12) -> SectionTable:
+    """Return the held-out losses of the arms that have any, at up to `most` checkpoints.
 
-    The checkpoints are evenly spread, the first and the last included.
+    The checkpoints are evenly spread, the first and the last included. The lowest loss of an arm is
+    marked `sure`.
     """
     arm_of = {seed: arm for arm, about in summary.arms.items() for seed in about.seeds}
     by_arm = {
@@ -210,28 +134,34 @@ def held_out(summary: Summary, most: int = 12) -> tuple[tuple[str, ...], list[Lo
                 for role, value in loss.loss_by_role.items()
             )
             cells.append(Cell(f"{loss.loss:.4f}", ", ".join(roles), loss.loss == lowest[arm]))
-        rows.append(LossRow(step, tuple(cells)))
+        rows.append(SectionRow(str(step), tuple(cells)))
     several = {arm for arm, about in summary.arms.items() if len(about.seeds) > 1}
-    return tuple(
+    columns = tuple(
         summary.label(arm_of[seed]) + (f" ({seed})" if arm_of[seed] in several else "")
         for seed in by_arm
-    ), rows
+    )
+    return SectionTable("", columns, tuple(rows), rows_are="step")
 
 
-def point_rows(summary: Summary) -> list[PointRow]:
+def every_point(summary: Summary) -> SectionTable:
     """Return the metrics of POINT_COLUMNS at each point."""
-    return [
-        PointRow(
+    columns = ("checkpoint", "domain", *(f"{METRICS[name].label}, %" for name in POINT_COLUMNS))
+    rows = (
+        SectionRow(
             label,
-            point.checkpoint,
-            domain_label(point.domain),
-            tuple(_number(point.metrics[name], METRICS[name].kind) for name in POINT_COLUMNS),
+            (
+                str(point.checkpoint),
+                domain_label(point.domain),
+                *(_number(point.metrics[name], METRICS[name].kind) for name in POINT_COLUMNS),
+            ),
         )
         for label, point in _labelled_points(summary)
-    ]
+    )
+    title = "Every point of the curves"
+    return SectionTable(title, columns, tuple(rows), rows_are="arm", words=(1,))
 
 
-def responses(summary: Summary) -> list[ResponseRow]:
+def responses(summary: Summary) -> SectionTable:
     """Return how valid and acceptable the responses of each point and kind were."""
     rows = []
     for label, point in _labelled_points(summary):
@@ -240,19 +170,30 @@ def responses(summary: Summary) -> list[ResponseRow]:
                 continue
             names = (f"{name}_{driver}" for name in ("valid", "admissible", "not_accepted"))
             reasons = point.invalid[driver].items()
-            rows.append(
-                ResponseRow(
-                    arm=label,
-                    checkpoint=point.checkpoint,
-                    domain=domain_label(point.domain),
-                    mode=mode,
-                    cells=tuple(percent(point.metrics[name], digits=1) for name in names),
-                    invalid=", ".join(
-                        f"{PROBLEMS.get(reason, reason)}: {n}" for reason, n in reasons
-                    ),
-                )
+            cells = (
+                str(point.checkpoint),
+                domain_label(point.domain),
+                mode,
+                *(percent(point.metrics[name], digits=1) for name in names),
+                ", ".join(f"{PROBLEMS.get(reason, reason)}: {n}" for reason, n in reasons) or "–",
             )
-    return rows
+            rows.append(SectionRow(label, cells))
+    columns = (
+        "checkpoint",
+        "domain",
+        "mode",
+        "valid",
+        "admissible",
+        "not accepted",
+        "invalid, by reason",
+    )
+    note = (
+        "Valid: a well-formed response with one action. Admissible: valid, and among the commands "
+        "that the environment offered. Not accepted: sent, and refused by the environment. Of the "
+        "responses that drove an episode, in percent."
+    )
+    title = "Responses behind each point"
+    return SectionTable(title, columns, tuple(rows), (), (note,), "arm", words=(1, 2, 6))
 
 
 def _labelled_points(summary: Summary) -> Iterator[tuple[str, PointSummary]]:

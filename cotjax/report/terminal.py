@@ -9,7 +9,7 @@ from rich.text import Text
 
 from cotjax.report.labels import domain_label, percent
 from cotjax.report.summary import Summary
-from cotjax.report.verdicts import share_text
+from cotjax.report.verdicts import NOT_INTERPRETED, share_text, verdict_of
 
 # Metric -> column title. The last one makes way for the constrained actions, where measured.
 _COLUMNS = {
@@ -88,9 +88,9 @@ def _verdicts(summary: Summary) -> Table | None:
             if row is None:
                 cells.append("–")
                 continue
-            share = share_text(row)
-            by = "" if share == "–" else f", {share}"
-            cells.append(f"{row.placement.verdict}{by} ({row.measure.upper()})")
+            share, verdict = share_text(row), verdict_of(summary, row)
+            by = "" if share == "–" or verdict == NOT_INTERPRETED else f", {share}"
+            cells.append(f"{verdict}{by} ({row.measure.upper()})")
         if about.cannot_differ and about.minus is not None:
             cells[0] += f"; cannot differ from {about.minus}"
         table.add_row(Text(arm + seeds), *map(Text, cells))

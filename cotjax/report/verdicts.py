@@ -1,13 +1,17 @@
-"""Where each gain landed, in words that follow from the interval of its share alone."""
+"""Where each gain landed: verdicts, which follow from the interval of the share alone."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 from cotjax.diagnostics.metrics import METRICS
 from cotjax.diagnostics.share import Verdict
+from cotjax.envs.worlds import IN_DOMAIN
+from cotjax.report.compare import MEASURES
 from cotjax.report.labels import capitalize, domain_label, p_text, percent, points
+from cotjax.report.matrix import not_interpreted
 from cotjax.report.rows import PlacedGain
+from cotjax.report.section import Cell, Section, SectionRow, SectionTable
 from cotjax.report.summary import Summary
 from cotjax.report.warnings import cannot_differ
 
@@ -25,76 +29,89 @@ _MODES = {
 }
 
 
-@dataclass(frozen=True)
-class VerdictRow:
-    """One verdict of the page.
-
-    Attributes:
-      measure: what was measured, in words.
-      share: of the gain, in the prompt action: "12 % [2, 22]", or a dash.
-      why: what the verdict follows from, or why there is none.
-      kind: name of the verdict, for its colour.
-      primary: the verdict that the page begins with; the others are by other measures.
-    """
-
-    label: str
-    domain: str
-    measure: str
-    verdict: str
-    share: str
-    why: str
-    kind: str
-    primary: bool
+_MOVED = ("prompt's share of the gain", "Δ CoT action", "Δ prompt action", "Δ gap")
+VERDICT_COLUMNS = ("verdict", *_MOVED, "p in the family", "gap within the margin")
+NOT_INTERPRETED = "not interpreted"
 
 
-def lead(summary: Summary) -> str:
-    """Return the study in one paragraph: where the baseline's gain went, then the other arms'."""
-    domain = summary.domains[0]
-    if summary.last_checkpoint == 0:
-        return (
-            "Only the base model has been played so far: nothing has been trained, so there is no "
-            f"gain to place yet. {_levels(summary, domain)}"
-        )
-    placed = {arm: summary.placed(arm, domain) for arm in summary.arms}
-    rows = {arm: row for arm, row in placed.items() if row is not None}
-    baseline = rows.pop(summary.baseline, None)
-    if baseline is None or baseline.placement.verdict is Verdict.MISSING:
-        return "The records are too few for an answer: see the tables for what was measured."
-    others = _by_others(summary, baseline)
-    sentences = [
-        f"From the base to step {summary.last_checkpoint}, measured by {measure(baseline)}, "
-        f"{domain_label(domain)}: the verdict on {summary.label(summary.baseline)} is "
-        f"“{baseline.placement.verdict}”. {capitalize(why(baseline))}{others}"
-    ]
-    for verdict in Verdict:
-        arms = [arm for arm, row in rows.items() if row.placement.verdict is verdict]
-        if arms:
-            shares = (
-                f"{summary.label(arm)}{_in_brackets(rows[arm])}"
-                for arm in arms
-                if not summary.arms[arm].cannot_differ
-            )
-            if listed := "; ".join(shares):
-                sentences.append(f"{capitalize(verdict)}: {listed}.")
-    return " ".join(sentences)
+def verdicts(summary: Summary) -> Section:
+    """Return where every arm's gain landed: a table a domain, and one by other measures."""
+    tables = []
+    for domain in summary.domains:
+        rows = [row for arm in summary.arms if (row := summary.placed(arm, domain)) is not None]
+        if rows:
+            title = f"{capitalize(domain_label(domain))}, by {measure(rows[0])}"
+            lines = tuple(primary_row(summary, row) for row in rows)
+            tables.append(SectionTable(title, VERDICT_COLUMNS, lines, rows_are="arm"))
+    others = tuple(_other(summary, row) for row in summary.placements if not row.primary)
+    if others:
+        heads = ("domain", "measured by", *_MOVED)
+        title = "By other measures, without verdicts"
+        tables.append(SectionTable(title, heads, others, rows_are="arm", words=(0, 1)))
+    return Section("verdicts", "The verdicts", tuple(tables))
 
 
-def verdict_row(summary: Summary, row: PlacedGain) -> VerdictRow:
-    """Return a verdict as the page shows it."""
-    about, placement = summary.arms[row.arm], row.placement
-    reason = why(row)
-    if about.cannot_differ:
-        reason = f"{capitalize(cannot_differ(summary, row.arm))} {capitalize(reason)}"
-    return VerdictRow(
-        label=about.label,
-        domain=domain_label(row.domain),
-        measure=measure(row),
-        verdict=str(placement.verdict),
-        share=share_text(row),
-        why=capitalize(reason),
-        kind=placement.verdict.name.lower(),
-        primary=row.primary,
+def verdict_of(summary: Summary, row: PlacedGain) -> str:
+    """Return a verdict in words; of an OOD domain that says too little, that it is none."""
+    verdict = row.placement.verdict
+    carried = verdict in (Verdict.ADVANTAGE, Verdict.PROMPT, Verdict.BOTH)
+    return NOT_INTERPRETED if carried and reason_against(summary, row) else str(verdict)
+
+
+def reason_against(summary: Summary, row: PlacedGain) -> str:
+    """Return why a verdict out of domain is not interpreted; "" where it is, and in-domain."""
+    if row.domain == IN_DOMAIN:
+        return ""
+    cot = MEASURES[row.measure, row.constrained][0]
+    return not_interpreted(summary, row.arm, row.domain, cot)
+
+
+def colour_of(summary: Summary, row: PlacedGain) -> str:
+    """Return the kind of curve whose colour a verdict has; "" for ink."""
+    kinds = {Verdict.ADVANTAGE: "cot", Verdict.PROMPT: "prompt", Verdict.BOTH: "constrained"}
+    kind = kinds.get(row.placement.verdict, "")
+    return "" if reason_against(summary, row) else kind
+
+
+def primary_row(summary: Summary, row: PlacedGain) -> SectionRow:
+    """Return an arm's verdict with what it follows from: the cells of VERDICT_COLUMNS."""
+    placement, verdict = row.placement, verdict_of(summary, row)
+    reasons = [_floor(row)] if placement.verdict is Verdict.FLOOR else []
+    if summary.arms[row.arm].cannot_differ:
+        reasons.append(cannot_differ(summary, row.arm))
+    if verdict == NOT_INTERPRETED:
+        reasons.append(reason_against(summary, row))
+    decided = placement.verdict in (Verdict.ADVANTAGE, Verdict.PROMPT, Verdict.BOTH)
+    carried = decided and verdict != NOT_INTERPRETED
+    cells = (
+        Cell(verdict, note=" ".join(map(capitalize, reasons)), sure=carried),
+        *_moved(row),
+        p_text(placement.adjusted_p).removeprefix("p = ") if carried else "–",
+        "yes" if placement.steady else "not shown",
     )
+    return SectionRow(summary.label(row.arm), cells)
+
+
+def _other(summary: Summary, row: PlacedGain) -> SectionRow:
+    share, *moved = _moved(row)
+    if row.placement.verdict is Verdict.FLOOR:
+        share = replace(share, note=f"{row.placement.verdict}: {_floor(row)}")
+    cells = (domain_label(row.domain), measure(row), share, *moved)
+    return SectionRow(summary.label(row.arm), cells)
+
+
+def _moved(row: PlacedGain) -> tuple[Cell, ...]:
+    """Return the share and the three changes."""
+    placement = row.placement
+    changes = placement.total, placement.prompt, placement.gap
+    moved = (Cell(percent(each, signed=True, digits=1)) for each in changes)
+    return Cell(share_text(row), note=_seed_text(row)), *moved
+
+
+def _floor(row: PlacedGain) -> str:
+    modes = " and ".join(_MODES.get(name, name) for name in row.placement.floor)
+    verb = "are" if len(row.placement.floor) > 1 else "is"
+    return f"{modes} {verb} below 5 % or above 95 % both at the base and now.{_progress(row)}"
 
 
 def measure(row: PlacedGain) -> str:
@@ -110,37 +127,6 @@ def share_text(row: PlacedGain) -> str:
         return "–"
     value, _, ends = percent(placement.share).partition(" ")
     return f"{value} % {ends}"
-
-
-def why(row: PlacedGain) -> str:
-    """Return what the verdict follows from, as a sentence that begins in lower case."""
-    placement = row.placement
-    if placement.verdict is Verdict.MISSING:
-        return "it was not measured at the base and at the last checkpoint."
-    moved = (
-        f"CoT actions moved by {points(placement.total)}, prompt actions by "
-        f"{points(placement.prompt)}, the gap by {points(placement.gap)}."
-    )
-    if placement.verdict is Verdict.FLOOR:
-        modes = " and ".join(_MODES.get(name, name) for name in placement.floor)
-        verb = "are" if len(placement.floor) > 1 else "is"
-        return (
-            f"{modes} {verb} below 5 % or above 95 % both at the base and now, so no change can be "
-            f"seen. {moved}{_progress(row)}"
-        )
-    if placement.verdict is Verdict.DESCRIBED and share_text(row) == "–":
-        return moved
-    if placement.verdict is Verdict.NO_GAIN:
-        fell = placement.total.sign < 0
-        text = "CoT actions got worse: there is no gain to place" if fell else "no gain to place"
-        return f"{text}. {moved}"
-    text = f"{share_text(row)} of the gain is in the prompt action"
-    if placement.verdict is Verdict.UNPLACED:
-        text += ", an interval too wide for a verdict"
-    elif placement.verdict is not Verdict.DESCRIBED:
-        text += f", {p_text(placement.adjusted_p)} in the family"
-    steady = " The gap stayed within the margin." if placement.steady else ""
-    return f"{text}{_seed_text(row)}. {moved}{steady}"
 
 
 def _progress(row: PlacedGain) -> str:
@@ -159,35 +145,5 @@ def _progress(row: PlacedGain) -> str:
 
 
 def _seed_text(row: PlacedGain) -> str:
-    if not row.seed_shares:
-        return ""
     values = (f"{100 * value:.0f} %".replace("-", "−") for value in row.seed_shares.values())
-    return f" (by seed: {', '.join(values)})"
-
-
-def _by_others(summary: Summary, primary: PlacedGain) -> str:
-    """Return the shares by other measures, as sentences that begin with a space."""
-    return "".join(
-        f" By {measure(row)}, {share_text(row)} of the gain is in the prompt action."
-        for row in summary.placements
-        if (row.arm, row.domain) == (primary.arm, primary.domain)
-        and not row.primary
-        and share_text(row) != "–"
-    )
-
-
-def _in_brackets(row: PlacedGain) -> str:
-    share = share_text(row)
-    return "" if share == "–" else f" ({share} in the prompt action)"
-
-
-def _levels(summary: Summary, domain: str) -> str:
-    """Return the base's success, in a sentence; "" where it was not measured."""
-    point = summary.last(summary.baseline, domain)
-    if point is None or not point.metrics["gap"].measured:
-        return ""
-    cot, prompt = percent(point.metrics["d3_cot"]), percent(point.metrics["d3_prompt"])
-    return (
-        f"Its {domain_label(domain)} success is {cot} % by CoT actions and {prompt} % by prompt "
-        "actions."
-    )
+    return f"by seed: {', '.join(values)}" if row.seed_shares else ""

@@ -11,7 +11,7 @@ from cotjax.report.labels import capitalize, domain_label
 from cotjax.report.summary import BASE, InvalidResponses, PointSummary, Summary
 
 _REASONED_ENOUGH = 0.9
-_ENOUGH_GAMES = 60  # of an OOD domain; the interval of a rate over 60 games is up to 25 points wide
+ENOUGH_GAMES = 60  # of an OOD domain; the interval of a rate over 60 games is up to 25 points wide
 
 
 def warnings_of(summary: Summary, episodes: Collection[EpisodeCounts]) -> list[str]:
@@ -48,7 +48,7 @@ def warnings_of(summary: Summary, episodes: Collection[EpisodeCounts]) -> list[s
             f"{broken} episode{'s' if broken > 1 else ''} ended by an environment error: left out "
             "of every number."
         )
-    return warnings + _few_games(episodes) + _mixed(episodes)
+    return warnings + _few_games(episodes) + _mixed(summary, episodes)
 
 
 def _beforehand(summary: Summary) -> list[str]:
@@ -127,11 +127,11 @@ def _few_games(episodes: Collection[EpisodeCounts]) -> list[str]:
     few = [
         f"{len(games)} {domain_label(domain)}"
         for domain, games in played.items()
-        if domain != IN_DOMAIN and len(games) < _ENOUGH_GAMES
+        if domain != IN_DOMAIN and len(games) < ENOUGH_GAMES
     ]
     if not few:
         return []
-    return [f"Fewer than {_ENOUGH_GAMES} games, so with wide intervals: {', '.join(few)}."]
+    return [f"Fewer than {ENOUGH_GAMES} games, so with wide intervals: {', '.join(few)}."]
 
 
 def _unreasoned(summary: Summary, point: PointSummary) -> str | None:
@@ -149,22 +149,19 @@ def _unreasoned(summary: Summary, point: PointSummary) -> str | None:
     )
 
 
-def _mixed(episodes: Collection[EpisodeCounts]) -> list[str]:
+def _mixed(summary: Summary, episodes: Collection[EpisodeCounts]) -> list[str]:
     """Warn of records that were not made from the same worlds, games or checkpoints."""
     warnings = []
     if len({episode.world for episode in episodes}) > 1:
         warnings.append("The records are of more than one world: they cannot be compared.")
-    if len({episode.played_on[0] for episode in episodes}) > 1:
+    if len(summary.games_hashes) > 1:
         warnings.append(
             "The records were not all played on the same games (games_hash differs): they cannot "
             "be compared."
         )
-    checkpoints: dict[tuple[str, int], set[str]] = {}
-    for episode in episodes:
-        place = episode.arm, episode.checkpoint
-        checkpoints.setdefault(place, set()).add(episode.played_on[1])
-    for (arm, checkpoint), hashes in sorted(checkpoints.items()):
+    for place, hashes in summary.checkpoint_hashes.items():
         if len(hashes) > 1:
+            arm, _, checkpoint = place.rpartition("/")
             warnings.append(
                 f"The records of {arm} at checkpoint {checkpoint} are of {len(hashes)} different "
                 "checkpoints (checkpoint_hash)."

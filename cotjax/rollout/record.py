@@ -21,6 +21,7 @@ from cotjax.runtime.files import write_atomic
 from cotjax.runtime.members import member_name
 
 SCHEMA_VERSION = 4
+READABLE_SCHEMAS = (SCHEMA_VERSION, 3, 2)
 # The kinds of action (cotjax.rollout.elicitation explains them).
 Kind = Literal["cot", "prompt", "cot_constrained", "prompt_constrained", "instructed"]
 Driver = Literal[Kind, "reference"]

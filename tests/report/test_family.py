@@ -15,7 +15,7 @@ from cotjax.diagnostics.share import Verdict
 from cotjax.report.family import primary_of
 from cotjax.report.judged import judged
 from cotjax.report.summarize import summarize
-from cotjax.report.verdicts import lead, why
+from cotjax.report.verdicts import verdicts
 
 PRIMARY = {"measure": "d1", "kinds": ["cot", "prompt"], "margin": 0.25}
 
@@ -53,8 +53,9 @@ def test_verdicts_are_one_family_and_nothing_else_is_a_verdict(seeds):
     assert smallest.p == tests[0] and smallest.adjusted_p == pytest.approx(4 * tests[0], rel=1e-3)
     # The gap of "hybrid" moved by 3 points, within the margin; that of "named" by 46.
     assert hybrid.steady and not named.steady
-    assert "The gap stayed within the margin." in why(summary.placed("hybrid", "in_domain"))
-    assert "in the family (by seed: " in lead(summary)
+    first, other = verdicts(summary).tables[0].rows
+    assert (first.cells[-1], other.cells[-1]) == ("not shown", "yes")
+    assert first.cells[1].note.startswith("by seed: ") and first.cells[0].sure
     others = [row for row in summary.placements if not row.primary]
     assert {row.placement.verdict for row in others} <= {Verdict.DESCRIBED, Verdict.FLOOR}
     assert not any("not fixed beforehand" in text for text in summary.warnings)
@@ -151,9 +152,14 @@ def test_success_on_the_floor_shows_progress_instead(tmp_path):
     assert set(row.progress) == {"score_cot", "score_prompt"}
     assert row.progress["score_prompt"].value == pytest.approx(0.4)
     assert row.progress["score_prompt"].low > 0.2 and row.progress["score_cot"].value == 0
-    assert "Share of the goal reached, prompt-driven episodes: +40.0" in why(row)
+    assert "Share of the goal reached, prompt-driven episodes: +40.0" in note_of(summary)
     assert row.progress_known == "not measured"
-    assert "expert's plan: not measured; `cotjax probe --only progress` does." in why(row)
+    assert "expert's plan: not measured; `cotjax probe --only progress` does." in note_of(summary)
+
+
+def note_of(summary):
+    """Return what stands under the first verdict of the page."""
+    return verdicts(summary).tables[0].rows[0].cells[0].note
 
 
 def write_progress(run, arm, checkpoint, left):
@@ -184,9 +190,10 @@ def test_the_shortening_of_the_experts_plan_stands_in_the_place_of_a_verdict(tmp
                 write_episode(tmp_path, f"g{game}", [("look", "look")], success=won, **where)
     about = {"config": {"primary": PRIMARY | {"measure": "d3"}}, "expert": False}
     (tmp_path / "run.json").write_text(json.dumps(about))
-    row = summarize(tmp_path).placed("sft", "in_domain")
+    summary = summarize(tmp_path)
+    row = summary.placed("sft", "in_domain")
     assert (row.progress, row.progress_known) == ({}, "not defined")
-    assert "expert's plan: not defined, for the world has no expert." in why(row)
+    assert "expert's plan: not defined, for the world has no expert." in note_of(summary)
     write_progress(tmp_path, "base", 0, [10] * 30)
     write_progress(tmp_path, "sft", 10, [3, 5] * 15)
     (tmp_path / "run.json").write_text(json.dumps(about | {"expert": True}))
@@ -195,7 +202,7 @@ def test_the_shortening_of_the_experts_plan_stands_in_the_place_of_a_verdict(tmp
     assert row.placement.verdict is Verdict.FLOOR and row.progress_known == "measured"
     change = row.progress["progress_prompt"]
     assert change.value == pytest.approx(0.6) and 0.35 < change.low < change.high < 0.75
-    assert "Shortening of the expert's plan, prompt-driven episodes: +60.0 [" in why(row)
+    assert "Shortening of the expert's plan, prompt-driven episodes: +60.0 [" in note_of(summary)
     tables = {table.title: table for table in judged(summary).tables}
     table = tables["Shortening of the expert's plan"]
     assert table.columns == ("prompt-driven episodes",)

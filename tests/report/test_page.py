@@ -14,15 +14,15 @@ from rich.console import Console
 
 from cotjax.diagnostics.statistics import NOTHING, Estimate
 from cotjax.errors import DataError
-from cotjax.report.answers import answers
+from cotjax.report.answer import answer
+from cotjax.report.answers import EXTREME, answers
 from cotjax.report.figures import alt_text, panel_svg, write_figures
 from cotjax.report.labels import percent
 from cotjax.report.page import make_report, write_report
-from cotjax.report.panels import CHARTS, apart
+from cotjax.report.panels import CHARTS, apart, ticks
 from cotjax.report.summarize import summarize
 from cotjax.report.summary import Played
 from cotjax.report.terminal import terminal_table
-from cotjax.report.verdicts import lead
 
 # The study has 12 games of the OOD domain.
 FEW = "Fewer than 60 games, so with wide intervals: 12 out-of-domain."
@@ -132,29 +132,41 @@ def test_changes_and_arm_differences(study):
     assert {"value", "low", "high", "n", "games", "p"} < rows["arm_differences"][0].keys()
 
 
-def test_the_lead_places_the_baselines_gain(study):
+def test_the_answer_has_three_sentences(study):
     """12 games: the same gain by both kinds of action, but too few games to say so."""
     summary = summarize(study)
-    text = lead(summary)
-    assert "measured by success of whole episodes (D3), in-domain" in text
-    assert "the verdict on standard SFT is “not placed”. 100 % [49, 203] of the gain" in text
-    assert "an interval too wide for a verdict" in text
-    assert "Not placed: reduced action supervision, k = 0.3 (100 % [49, 203]" in text
+    asked, found, unsure = answer(summary)
+    assert "2 arms trained for 10 updates" in asked and "success of whole episodes (D3)" in asked
+    assert "12 in-domain and 12 out-of-domain games of alfworld" in asked
+    assert found == (
+        "Of the gain of standard SFT, 100 % [49, 203] is in the prompt action: the verdict is "
+        "“not placed” (in-domain); on the other arm it is “not placed”."
+    )
+    assert "over games, all 8 tests" in unsure and "other training seeds" in unsure
+    page = Page(write_report(study, summary).read_text(encoding="utf-8"))
+    places = [page.text.index(each) for each in (asked, found, unsure, "Training seeds are not")]
+    assert places == sorted(places), "before the warnings"
+
+
+def cells_of(section, domain, arm):
+    """Return the cells of a row, by the table's title and the beginning of the row's label."""
+    table = next(table for table in section.tables if table.title == domain)
+    row = next(row for row in table.rows if row.label.startswith(arm))
+    return dict(zip(table.columns, row.cells, strict=True))
 
 
 def test_answers_follow_the_intervals(study):
-    said = {answer.question: answer.findings for answer in answers(summarize(study))}
-    elsewhere = said["Where did the gain land by other measures?"][0]
-    assert elsewhere.where == "Standard SFT, in-domain"
-    assert elsewhere.text.startswith("By agreement with the expert (D1): CoT actions moved by")
-    revised = said["How often does reasoning revise the action?"][0].text
-    assert revised.count("from the base") == 2 and "its own CoT-driven episodes" in revised
-    assert "no net effect shown" in said["Does it help?"][0].text
-    (here, ood) = said["What does masking change?"]
-    assert here.where == "Reduced action supervision, k = 0.3 against standard SFT, in-domain"
-    assert here.text.startswith("not told apart: success by CoT actions (+0.0 [")
+    said = {section.id: section for section in answers(summarize(study))}
+    assert list(said) == ["revisions", "masking"]
+    revised = cells_of(said["revisions"], "In-domain", "standard SFT")
+    assert revised["revised, expert states"].startswith("33.3 [")
+    assert revised["gap of D1"].text.startswith("+0.0 [") and revised["gap of D1"].note == ""
+    assert revised["gap of D3"].behind.startswith("exact p = ")
     # Success by CoT actions is 100 % in one arm alone, so it is compared.
-    assert "success by CoT actions (+16.7 [" in ood.text
+    for domain, difference in (("In-domain", "+0.0 ["), ("Out-of-domain", "+16.7 [")):
+        cells = cells_of(said["masking"], domain, "reduced action supervision, k = 0.3 − standard")
+        assert cells["success by CoT actions"].text.startswith(difference)
+        assert cells["success by CoT actions"].note == ""
 
 
 def test_a_difference_on_the_ceiling_gets_no_words(study):
@@ -164,13 +176,12 @@ def test_a_difference_on_the_ceiling_gets_no_words(study):
     points = tuple(
         replace(point, metrics=point.metrics | {"d1_cot": high}) for point in summary.points
     )
-    said = {each.question: each.findings for each in answers(replace(summary, points=points))}
-    text = said["What does masking change?"][0].text
-    assert text.endswith("under 5 % or over 95 % on both sides: D1 of CoT actions.")
+    _, masking = answers(replace(summary, points=points))
+    assert cells_of(masking, "In-domain", "reduced")["D1 of CoT actions"].note == EXTREME
 
 
 def test_the_same_records_give_the_same_bytes(study, tmp_path):
-    files = ("summary.json", "report.html", "figures/overview.png", "figures/d1.png")
+    files = ("summary.json", "report.html", "figures/answer.svg", "figures/d1.png")
     make_report(study)
     first = [(study / name).read_bytes() for name in files]
     make_report(study)
@@ -189,8 +200,8 @@ def test_report_is_one_page_that_loads_nothing(study):
     assert (
         "@import" not in text and "http" not in text and "url(" not in re.sub(r"url\(#", "", text)
     )
-    # A panel for each arm and domain; those beside the verdicts are not repeated.
-    assert page.tags.count("svg") == 2 * 2 * len(CHARTS)
+    # A panel for each arm and domain, those beside the verdicts not repeated; and the answer's.
+    assert page.tags.count("svg") == 2 * 2 * len(CHARTS) + 2
     for needed in (
         "A tiny study",
         "0.3",
@@ -386,7 +397,10 @@ def test_figures(study):
     before = dict(matplotlib.rcParams)
     summary = summarize(study)
     paths = write_figures(summary, study / "figures")
-    assert {path.name for path in paths} == {f"{name}.png" for name in CHARTS} | {"overview.png"}
+    assert {path.name for path in paths} == {
+        f"{name}.{kind}" for name in (*CHARTS, "answer", "overview") for kind in ("png", "svg")
+    }
+    assert all(path.read_bytes().count(b"<text") > 10 for path in paths if path.suffix == ".svg")
     with Image.open(study / "figures" / "overview.png") as overview:
         assert overview.size == (1600, 900)
         assert len(overview.convert("RGB").getcolors(1 << 20)) > 50
@@ -412,6 +426,20 @@ def test_figures(study):
 )
 def test_names_at_the_ends_of_lines_keep_apart(values, heights):
     np.testing.assert_allclose(apart(values, 0.1, 0.05, 0.95), heights)
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "named"),
+    [
+        ((0,), [0]),
+        ((0, 20, 40, 60), [0, 20, 40, 60]),
+        ((0, 10, 100, 1000), [0, 1000]),  # 10 and 100 would lie on the base
+        (tuple(range(0, 601, 10)), [0, 200, 400, 600]),
+        ((0, 500, 20_000), [0, 20_000]),
+    ],
+)
+def test_steps_under_an_axis_keep_apart(checkpoints, named):
+    assert ticks(checkpoints, 1.3) == named
 
 
 def test_terminal_table_fits_80_columns(study):

@@ -11,15 +11,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 
 from cotjax.diagnostics.share import Verdict
+from cotjax.report.answer import answer
 from cotjax.report.answers import answers
 from cotjax.report.elicitations import side_by_side
 from cotjax.report.figures import overview_figure
-from cotjax.report.learned import information_rows, split_rows
+from cotjax.report.learned import information_table, split_table
 from cotjax.report.page import write_report
 from cotjax.report.panels import COLOURS
 from cotjax.report.summarize import summarize
 from cotjax.report.terminal import terminal_table
-from cotjax.report.verdicts import lead
+from cotjax.report.verdicts import verdicts
 
 
 @pytest.fixture(scope="module")
@@ -52,19 +53,20 @@ def write_information(run, arm, removed, steps=(0, 60)):
 
 def test_the_verdict_flips_with_the_planted_truth(planted):
     summary = summarize(planted)
-    verdicts = {arm: summary.placed(arm, "in_domain") for arm in summary.arms}
-    assert {row.measure for row in verdicts.values()} == {"d1"}
-    said = {arm: row.placement.verdict for arm, row in verdicts.items()}
+    placed = {arm: summary.placed(arm, "in_domain") for arm in summary.arms}
+    assert {row.measure for row in placed.values()} == {"d1"}
+    said = {arm: row.placement.verdict for arm, row in placed.items()}
     assert (said["named"], said["hybrid"], said["direct"]) == (
         Verdict.ADVANTAGE,
         Verdict.PROMPT,
         Verdict.PROMPT,
     )
-    share = verdicts["named"].placement.share
+    share = placed["named"].placement.share
     assert share.low < 0.05 / 0.51 < share.high
-    text = lead(summary)
-    assert "the verdict on named is “in the CoT advantage”" in text
-    assert text.index("In the prompt action: hybrid") < text.index("direct")
+    _, found, _ = answer(summary)
+    assert "the verdict is “in the CoT advantage” (in-domain); of the 5 other arms, it is" in found
+    rows = {row.label: row.cells[0].text for row in verdicts(summary).tables[0].rows}
+    assert rows == {arm: str(verdict) for arm, verdict in said.items()}
 
 
 def test_the_baseline_comes_first_and_the_ceiling_last(planted):
@@ -87,10 +89,9 @@ def test_the_split_adds_up_to_the_gap(planted):
     named = next(split for split in summary.splits if split.arm == "named")
     # Of the named arm's gap, most is that its prompt form was not trained.
     assert named.hidden.low > 0.4 and named.reasoning.high < 0.1
-    for row in split_rows(summary):
+    for row in split_table(summary).rows:
         gap, reasoning, hidden = (
-            float(text.split(" ")[0].replace("−", "-"))
-            for text in (row.gap, row.reasoning, row.hidden)
+            float(text.split(" ")[0].replace("−", "-")) for text in row.cells[2:5]
         )
         assert reasoning + hidden == pytest.approx(gap)
 
@@ -109,16 +110,21 @@ def test_an_arm_that_cannot_differ_is_said_to_be_one(tmp_path):
     assert [arm for arm, about in summary.arms.items() if about.cannot_differ] == ["reduced"]
     said = "this arm cannot differ from named: what it drops is 0.02 % of its loss."
     assert any(said in warning for warning in summary.warnings)
-    masking = next(each for each in answers(summary) if "masking" in each.question).findings
-    assert masking[0].where.startswith("Reduced") and masking[0].text == said
-    assert masking[1].where.startswith("Other_reduced against other")
-    assert "higher" in masking[1].text or "lower" in masking[1].text
-    rows = information_rows(summary)
-    assert [(row.checkpoint, row.little) for row in rows if row.label == "reduced"] == [
-        (0, True),
-        (60, True),
+    masking = next(each for each in answers(summary) if each.id == "masking")
+    alike, differing = masking.tables[0].rows
+    assert alike.label == "reduced − named" and {*alike.cells} == {"–"}
+    assert alike.note == said.capitalize()
+    assert differing.label == "other_reduced − other"
+    assert {cell.note for cell in differing.cells} & {"higher", "lower"}
+    rows = [
+        (row.label, row.cells[0], row.cells[-1].note) for row in information_table(summary).rows
     ]
-    assert not any(row.little for row in rows if row.label == "other_reduced")
+    little = "⚠ under 1 %"
+    assert [row for row in rows if row[0] == "reduced"] == [
+        ("reduced", "0", little),
+        ("reduced", "60", little),
+    ]
+    assert [row[2] for row in rows].count(little) == 2
     page = write_report(run, summary).read_text(encoding="utf-8")
     assert page.count("⚠ under 1 %") == 2 and 'id="information"' in page
 
@@ -130,7 +136,7 @@ def test_an_arm_of_other_data_can_differ_whatever_it_drops(tmp_path):
     write_information(run, "other", 0.0002)
     summary = summarize(run)
     assert summary.arms["other"].minus == "named" and not summary.arms["other"].cannot_differ
-    questions = [answer.question for answer in answers(summary)]
+    questions = [section.title for section in answers(summary)]
     assert "What do other training data change?" in questions
     assert "What does masking change?" not in questions
 

@@ -1,0 +1,37 @@
+"""The terms of the page, each in a sentence."""
+
+from __future__ import annotations
+
+GLOSSARY = {
+    "action": "what a model tells the world to do at a step; its text between the action tags",
+    "arm": "a model trained in one way; arms that differ by their seed alone are one",
+    "base": "the model that every arm was trained from; checkpoint 0",
+    "checkpoint": "the state of an arm after so many updates of its parameters",
+    "constrained action": "the most likely of the admissible actions, where no text is decoded",
+    "CoT action": "the action that a model gives after its reasoning (chain of thought)",
+    "CoT advantage": "what the CoT action has over the prompt action; the gap",
+    "D1": "share of expert states in which the action is the expert's",
+    "D2": "share of comparable expert states in which CoT action and prompt action are the same",
+    "D3": "share of games that are won by whole episodes",
+    "direct example": "a training example with the action alone, without a thought",
+    "elicitation": "how an action is drawn out of a model: prompt, prefix, decoding",
+    "equivalence": "the gap changed by less than the margin, by two one-sided tests",
+    "expert state": "a state of an expert's episode of a held-out game; the same for all",
+    "gap": "CoT action minus prompt action, of D1 or of D3",
+    "Holm": "the correction that keeps the chance of any false verdict in a family at 5 %",
+    "in-domain, out-of-domain": "with the task types that were trained on, and with what was "
+    "held out of training",
+    "interval": "95 %: of such intervals, 19 in 20 hold the value of all games (and seeds)",
+    "margin": "the change of the gap that is too small to matter; fixed in the config",
+    "pilot": "the base's rate, by which a domain is judged fit for comparison",
+    "prompt action": "the action that a model gives at once, where the response begins with the "
+    "action tag",
+    "revision": "the CoT action is not the prompt action; helpful where the CoT action alone is "
+    "the expert's, harmful where the prompt action alone is",
+    "seed": "the number that draws the order of training; other seeds are other training runs",
+    "share of a gain": "change of the prompt action over change of the CoT action; the rest is "
+    "the gap's",
+    "twin": "the arm that was trained on actions alone, whose prompt action is a ceiling",
+    "valid, admissible": "a well-formed response with one action; and an action that the world "
+    "offered",
+}

@@ -1,0 +1,151 @@
+"""The OOD matrix: what the arms were trained on, by what they were played on.
+
+A cell is a rate at the last checkpoint. It is not interpreted where the base, which is the pilot of
+every arm, is outside 10 to 90 %, so that there is no room to fall or to rise, or where fewer than
+60 games were played.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cotjax.report.labels import capitalize, domain_label, percent
+from cotjax.report.section import Cell, Section, SectionRow, SectionTable
+from cotjax.report.summary import BASE, PointSummary, Summary
+from cotjax.report.warnings import ENOUGH_GAMES
+
+LEAST, MOST = 0.1, 0.9  # of the pilot
+_KINDS = {"cot": "CoT action", "prompt": "prompt action"}
+_MEASURES = {
+    "d3": "Success of whole episodes (D3), in percent",
+    "d1": "Agreement with the expert (D1), in percent",
+}
+
+
+def matrix(summary: Summary) -> Section:
+    """Return a table a measure: the base and every arm by domain and kind of action."""
+    tables, data = [], {arm: trained_on(summary, arm) for arm in summary.arms}
+    alike = len(set(data.values())) == 1
+    for measure, title in _MEASURES.items():
+        columns = [
+            (domain, kind)
+            for domain in summary.domains
+            for kind in _KINDS
+            if any(
+                point.metrics[f"{measure}_{kind}"].measured
+                for point in summary.points
+                if point.domain == domain
+            )
+        ]
+        if not columns:
+            continue
+        heads = tuple(
+            f"{capitalize(domain_label(domain))}, {_KINDS[kind]}" for domain, kind in columns
+        )
+        rows = tuple(
+            SectionRow(
+                "base (the pilot)" if arm == BASE else summary.label(arm),
+                tuple(_cell(summary, arm, domain, f"{measure}_{kind}") for domain, kind in columns),
+                note="" if arm == BASE or alike else data[arm],
+            )
+            for arm in _rows(summary)
+        )
+        tables.append(SectionTable(title, heads, rows, rows_are="trained on"))
+    first = next(iter(data.values()))
+    said = (f"All arms were trained on {first}.",) if alike and first else ()
+    return Section("matrix", "Trained on, by played on", tuple(tables), said, _notes(summary))
+
+
+def not_interpreted(summary: Summary, arm: str, domain: str, metric: str) -> str:
+    """Return why an arm's rate in a domain is not interpreted; "" where it is."""
+    base, point = _base(summary, domain), _point(summary, arm, domain)
+    if point is None or point.metrics[metric].value is None:
+        return "not measured"
+    games, reasons = point.metrics[metric].games, []
+    pilot = base.metrics[metric].value if base else None
+    if pilot is None:
+        reasons.append("the base was not played")
+    elif not LEAST <= pilot <= MOST:
+        reasons.append(
+            f"the base is at {100 * pilot:.0f} %, outside {100 * LEAST:.0f} to {100 * MOST:.0f} %"
+        )
+    if games < ENOUGH_GAMES:
+        reasons.append(f"{games} games, fewer than {ENOUGH_GAMES}")
+    return "; ".join(reasons)
+
+
+def trained_on(summary: Summary, arm: str) -> str:
+    """Return what an arm was trained on, in words; "" where run.json does not say."""
+    run, seeds = summary.run, summary.arms[arm].seeds
+    described = next((about for seed in seeds if (about := _of(run, "arms", seed))), {})
+    files = described.get("trajectories") or _of(run, "config", "data").get("trajectories")
+    if files:
+        return f"episodes of {str(files).rpartition('/')[2]}"
+    types = _of(run, "config", "task_types").get("in_domain") or ()
+    parts = [", ".join(map(str, types))] if types else []
+    held_out = [
+        domain_label(name).removeprefix("out-of-domain ").strip("()")
+        for name, about in _of(run, "games").items()
+        if isinstance(about, dict) and about.get("held_out")
+    ]
+    if held_out:
+        parts.append(f"without {', '.join(held_out)}")
+    return "; ".join(parts)
+
+
+def _rows(summary: Summary) -> Iterator[str]:
+    if any(_base(summary, domain) for domain in summary.domains):
+        yield BASE
+    yield from (arm for arm in summary.arms if arm != BASE and summary.last_checkpoint)
+
+
+def _cell(summary: Summary, arm: str, domain: str, metric: str) -> Cell:
+    point = _point(summary, arm, domain)
+    estimate = point.metrics[metric] if point else None
+    if estimate is None or not estimate.measured:
+        return Cell("–", mark="not measured")
+    unit = "episodes" if metric.startswith("d3") else "states"
+    behind = f"{estimate.games} games, {estimate.n} {unit}"
+    reason = not_interpreted(summary, arm, domain, metric)
+    change = None if reason or arm == BASE else summary.change(arm, domain, metric)
+    note = f"Δ {percent(change.estimate, signed=True)}" if change else ""
+    return Cell(percent(estimate), behind, note=note, mark=reason)
+
+
+def _base(summary: Summary, domain: str) -> PointSummary | None:
+    points = (summary.point(arm, 0, domain) for arm in summary.arms)
+    return next((point for point in points if point is not None), None)
+
+
+def _point(summary: Summary, arm: str, domain: str) -> PointSummary | None:
+    return _base(summary, domain) if arm == BASE else summary.last(arm, domain)
+
+
+def _of(run: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    """Return a mapping within run.json; {} where there is none."""
+    for name in names:
+        inner = run.get(name)
+        run = inner if isinstance(inner, Mapping) else {}
+    return run
+
+
+def _notes(summary: Summary) -> tuple[str, ...]:
+    notes = [
+        "With 95 % intervals. Δ: change from the base, in points, on the same games. "
+        f"“Not interpreted”: the base, which is the pilot, is outside {100 * LEAST:.0f} to "
+        f"{100 * MOST:.0f} % there, or fewer than {ENOUGH_GAMES} games were played. Out of domain "
+        "such a cell has no verdict anywhere on this page."
+    ]
+    for domain in summary.domains:
+        about = _of(summary.run, "games", domain)
+        types, parts = about.get("task_types") or (), []
+        if about.get("split"):
+            parts.append(f"split {about['split']}")
+        if about.get("held_out"):
+            parts.append(f"held out: {about['held_out']}")
+        if types:
+            parts.append(", ".join(map(str, types)))
+        if parts:
+            notes.append(f"{capitalize(domain_label(domain))}: {'; '.join(parts)}.")
+    return tuple(notes)

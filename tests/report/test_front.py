@@ -1,0 +1,240 @@
+"""What the page begins with: twelve arms of sixty checkpoints, the OOD matrix, and its marks."""
+
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import combinations, pairwise
+
+import numpy as np
+import pytest
+from helpers.planted import PLANTED, Cell, write_planted
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from cotjax.diagnostics.share import Verdict
+from cotjax.diagnostics.statistics import Estimate
+from cotjax.report.answer import answer
+from cotjax.report.figures import overview_figure
+from cotjax.report.forest import facet_figure, facets, forest_figure
+from cotjax.report.labels import percent
+from cotjax.report.matrix import matrix, not_interpreted
+from cotjax.report.page import write_report
+from cotjax.report.summarize import summarize
+from cotjax.report.verdicts import NOT_INTERPRETED, primary_row, verdict_of, verdicts
+
+DOMAINS = ("in_domain", "ood_rooms")
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    run = tmp_path_factory.mktemp("front")
+    cells = {name: PLANTED[name] for name in ("named", "hybrid", "direct")}
+    write_planted(run, cells, games=40, states=2, domains=DOMAINS, played=False)
+    return run, summarize(run)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """12 arms of 60 checkpoints, whose curves lie on each other or near the ends of the axis."""
+    run = tmp_path_factory.mktemp("many")
+    cells = {f"arm_{i}_with_quite_a_long_name_of_its_own": Cell(0.7, 0.3) for i in range(12)}
+    summary = summarize(write_planted(run, cells, games=3, states=1, domains=DOMAINS))
+    rng = np.random.default_rng(0)
+    steps = tuple(range(0, 601, 10))
+    points = []
+    for arm in summary.arms:
+        for domain in summary.domains:
+            like = summary.point(arm, 60, domain)
+            # Rates near 0, one half or 1, so that names want the same place.
+            centre = rng.choice([0.01, 0.5, 0.99])
+            for step in steps:
+                metrics = {}
+                for name, each in like.metrics.items():
+                    value = float(np.clip(centre + rng.normal() * 0.01, 0, 1))
+                    low, high = max(value - 0.1, 0.0), min(value + 0.1, 1.0)
+                    metrics[name] = Estimate(value, low, high, each.n or 6, each.games or 3)
+                points.append(replace(like, checkpoint=step, metrics=metrics))
+    return run, replace(summary, points=tuple(points), checkpoints=steps, last_checkpoint=600)
+
+
+def boxes(figure):
+    """Return the visible texts of a figure that is drawn, with their boxes, by axes."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    return [
+        [
+            (text.get_text(), text.get_window_extent(renderer))
+            for text in (*axes.texts, *axes.get_xticklabels(), axes._left_title)
+            if text.get_text() and text.get_visible()
+        ]
+        for axes in figure.axes
+    ]
+
+
+def assert_apart(found):
+    for texts in found:
+        assert texts
+        for (one, first), (other, second) in combinations(texts, 2):
+            inner = first.padded(-0.5), second.padded(-0.5)
+            assert not inner[0].overlaps(inner[1]), (one, other)
+
+
+def test_names_of_twelve_arms_and_sixty_checkpoints_never_overlap(many):
+    _, summary = many
+    figure = overview_figure(summary)
+    assert len(figure.axes) == 3 * 12
+    found = boxes(figure)
+    assert_apart(found)
+    # Nor do the panels' words reach into the next panel.
+    every = [box for texts in found for _, box in texts]
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 + 1 for box in every)
+
+
+def test_words_of_the_answers_figure_never_overlap(many, planted):
+    for summary in (many[1], planted[1]):
+        assert_apart(boxes(forest_figure(summary)))
+        for facet in facets(summary):
+            figure = facet_figure(facet)
+            (texts,) = boxes(figure)
+            assert_apart([texts])
+            assert all(box.x1 <= figure.bbox.x1 for _, box in texts)
+
+
+class Structure(HTMLParser):
+    """Checks that tags close in order; collects headings, targets of labels, and images."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.headings, self.ids, self.labels, self.unnamed = [], [], [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        about = dict(attrs)
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+        if tag in ("h1", "h2", "h3", "h4"):
+            self.headings.append(int(tag[1]))
+        self.ids += [about["id"]] if "id" in about else []
+        self.labels += [about["aria-labelledby"]] if "aria-labelledby" in about else []
+        named = about.get("aria-label")
+        if not named and (tag == "figure" or about.get("role") or "tabindex" in about):
+            self.unnamed.append((tag, attrs))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_of_many_arms_has_a_sound_structure(many):
+    run, summary = many
+    text = write_report(run, summary).read_text(encoding="utf-8")
+    page = Structure(text)
+    assert page.headings[:2] == [1, 2] and page.headings.count(1) == 1
+    assert all(deeper - level <= 1 for level, deeper in pairwise(page.headings))
+    assert len(page.ids) == len(set(page.ids)) and set(page.labels) <= set(page.ids)
+    # The main part takes the focus of the skip link and needs no name.
+    assert [tag for tag, _ in page.unnamed] == ["main"]
+    assert 'class="skip" href="#content"' in text and 'id="glossary"' in text
+    # Twelve arms are rows of a table, not sentences.
+    assert text.count("<li>") < 40
+
+
+def test_the_pages_numbers_are_the_summarys(planted):
+    run, summary = planted
+    text = write_report(run, summary).read_text(encoding="utf-8")
+    for arm in summary.arms:
+        for domain in summary.domains:
+            placement = summary.placed(arm, domain).placement
+            for estimate in (placement.total, placement.prompt, placement.gap):
+                assert percent(estimate, signed=True, digits=1) in text
+            for metric in ("d1_cot", "d1_prompt"):
+                point = summary.last(arm, domain).metrics[metric]
+                assert percent(point) in text and percent(point, digits=1) in text
+    for facet, domain in zip(facets(summary), summary.domains, strict=True):
+        for row, arm in zip(facet.rows, summary.arms, strict=True):
+            placement = summary.placed(arm, domain).placement
+            assert row.estimates == {"cot": placement.total, "prompt": placement.prompt}
+
+
+# ---- the matrix
+
+
+def with_pilot(summary, domain, metric, rate, games):
+    """Return the summary with another rate of the base, and so many games everywhere."""
+    points = []
+    for point in summary.points:
+        if point.domain == domain:
+            own = point.metrics[metric]
+            value = rate if point.checkpoint == 0 else own.value
+            changed = replace(own, value=value, low=0.0, high=1.0, games=games)
+            point = replace(point, metrics=point.metrics | {metric: changed})
+        points.append(point)
+    return replace(summary, points=tuple(points))
+
+
+@pytest.mark.parametrize(
+    ("rate", "games", "marks"),
+    [
+        (0.1, 60, []),
+        (0.9, 60, []),
+        (0.099, 60, ["outside 10 to 90 %"]),
+        (0.901, 60, ["outside 10 to 90 %"]),
+        (0.5, 59, ["59 games, fewer than 60"]),
+        (0.0, 12, ["outside 10 to 90 %", "12 games, fewer than 60"]),
+    ],
+)
+def test_cells_that_say_too_little_are_marked_and_have_no_verdict(planted, rate, games, marks):
+    _, whole = planted
+    # Every arm gained by its CoT action alone, whatever the base's rate is said to be.
+    placed = tuple(
+        replace(row, placement=replace(row.placement, verdict=Verdict.ADVANTAGE))
+        for row in whole.placements
+    )
+    whole = replace(whole, placements=placed)
+    summary = with_pilot(whole, "ood_rooms", "d1_cot", rate, games)
+    table = next(table for table in matrix(summary).tables if "D1" in table.title)
+    column = table.columns.index("Out-of-domain (rooms), CoT action")
+    for row in table.rows:
+        cell = row.cells[column]
+        assert bool(cell.mark) == bool(marks) and all(mark in cell.mark for mark in marks)
+        assert f"{games} games" in cell.behind and cell.text.endswith("[0, 100]")
+        assert not (cell.mark and cell.note), "no change is read from it"
+    for arm in summary.arms:
+        reason = not_interpreted(summary, arm, "ood_rooms", "d1_cot")
+        placed = summary.placed(arm, "ood_rooms")
+        assert (verdict_of(summary, placed) == NOT_INTERPRETED) == bool(marks)
+        cell, *_, p, _ = primary_row(summary, placed).cells
+        assert (reason.lower() in cell.note.lower()) and cell.sure == (not marks)
+        assert (p == "–") or not marks
+        # In-domain the family decides alone.
+        assert verdict_of(summary, summary.placed(arm, "in_domain")) == Verdict.ADVANTAGE
+    assert ("too little to interpret" in answer(summary)[2]) == bool(marks)
+    shown = {row.verdict for row in facets(summary)[1].rows}
+    assert all(text.startswith("Not interpreted") == bool(marks) for text in shown)
+
+
+def test_the_matrix_has_every_arm_by_every_domain(planted):
+    _, summary = planted
+    about = {
+        "arms": {"named": {}, "hybrid": {"trajectories": "own/set.jsonl"}, "direct": {}},
+        "config": {"task_types": {"in_domain": ["look", "pick"]}},
+        "games": {"ood_rooms": {"split": "ood_rooms", "held_out": "longer rooms"}, "hash": "g"},
+    }
+    section = matrix(replace(summary, run=summary.run | about))
+    (table,) = section.tables  # no episodes were played
+    assert [row.label for row in table.rows] == ["base (the pilot)", *summary.arms]
+    assert len(table.columns) == 2 * len(summary.domains)
+    assert [row.note for row in table.rows] == [
+        "",
+        "look, pick; without rooms",
+        "episodes of set.jsonl",
+        "look, pick; without rooms",
+    ]
+    assert any("held out: longer rooms" in note for note in section.notes)
+    assert matrix(summary).sentences == ()
+
+
+def test_tables_of_verdicts_hold_each_arm_once(planted):
+    _, summary = planted
+    tables = verdicts(summary).tables
+    assert [len(table.rows) for table in tables] == [3, 3]
+    assert tables[0].title == "In-domain, by agreement with the expert (D1)"
