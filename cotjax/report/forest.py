@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cotjax.diagnostics.statistics import Estimate
@@ -23,7 +25,7 @@ from cotjax.report.verdicts import NOT_INTERPRETED, colour_of, share_text, verdi
 
 WIDTH, ROW, AXIS = 3.6, 0.62, 0.5  # inches: of a facet, of an arm, and of the axis below
 _MARKERS = {"cot": ("o", 6.0), "prompt": ("s", 5.0)}
-_LETTERS = 44  # of a name that fits the width
+_BOLD, _PLAIN = FontProperties(size=8, weight="bold"), FontProperties(size=7.5)
 # Height of the lines of a row, in rows from its middle; the intervals' by kind.
 _NAME, _VERDICT = 0.32, 0.08
 _LINES = {"cot": -0.16, "prompt": -0.34}
@@ -99,18 +101,28 @@ def draw_facet(axes: Axes, facet: Facet) -> None:
         if y:
             axes.axhline(y - 0.47, color=FAINT, linewidth=0.8)
         colour = COLOURS[row.colour][0] if row.colour else INK
-        name = row.label if len(row.label) <= _LETTERS else f"{row.label[: _LETTERS - 1]}…"
-        words = {"va": "center", "parse_math": False, "clip_on": False}
-        axes.text(left, y - _NAME, name, fontsize=8, fontweight="bold", color=INK, **words)
-        axes.text(left, y - _VERDICT, row.verdict, fontsize=7.5, color=colour, **words)
+        for height, text, font, ink in (
+            (_NAME, row.label, _BOLD, INK),
+            (_VERDICT, row.verdict, _PLAIN, colour),
+        ):
+            axes.text(
+                left,
+                y - height,
+                _fitting(text, font),
+                fontproperties=font,
+                color=ink,
+                va="center",
+                parse_math=False,
+            )
         # Not through the words.
         edges = y - _LINES["cot"] - 0.1, y - _LINES["prompt"] + 0.1
         axes.vlines(0, *edges, color=SOFT, linewidth=1, zorder=1)
         for kind, estimate in row.estimates.items():
             marker, size = _MARKERS[kind]
             line, own = y - _LINES[kind], COLOURS[kind][0]
-            axes.hlines(line, estimate.low, estimate.high, color=own, linewidth=1.6)
-            axes.plot(estimate.value, line, marker, color=own, markersize=size)
+            value, *ends = (x or 0.0 for x in (estimate.value, estimate.low, estimate.high))
+            axes.hlines(line, *ends, color=own, linewidth=1.6)
+            axes.plot(value, line, marker, color=own, markersize=size)
     axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     signed = "+" if facet.unit.endswith("points") else ""
@@ -184,6 +196,23 @@ def _level(summary: Summary, domain: str) -> ForestRow:
         if measured:
             return ForestRow(capitalize(domain_label(domain)), what, "", measured)
     return ForestRow(capitalize(domain_label(domain)), "not measured", "", {})
+
+
+def _fitting(text: str, font: FontProperties) -> str:
+    """Return a text, or as much of its beginning as fits the width of a facet."""
+    room = 72 * 0.93 * WIDTH  # points
+    kept = len(text)
+    while kept and _width(text[:kept] + "…" * (kept < len(text)), font) > room:
+        kept -= 1
+    return text if kept == len(text) else f"{text[:kept]}…"
+
+
+def _width(text: str, font: FontProperties) -> float:
+    """Return the width of a text in points."""
+    if not text.strip():
+        return 0.0
+    path = TextPath((0, 0), text.replace("$", "S"), prop=font)
+    return float(path.get_extents().width)
 
 
 def _tick(value: float, signed: str) -> str:

@@ -192,7 +192,7 @@ def _trained_on(about: Arm, planted: bool) -> str:
         parts.append("no thoughts: the ceiling of a prompt action")
     elif planted:
         parts.append(_THOUGHTS.get(about.thoughts, f"thoughts: {about.thoughts or 'as given'}"))
-    if about.direct_share not in (None, 1.0):
+    if about.direct_share is not None and about.direct_share != 1.0:
         parts.append(f"{100 * about.direct_share:.0f} % direct examples")
     if about.fraction:
         what = "action losses" if about.control == "action" else about.control

@@ -59,15 +59,17 @@ def boxes(figure):
     """Return the visible texts of a figure that is drawn, with their boxes, by axes."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    renderer = canvas.get_renderer()
-    return [
-        [
-            (text.get_text(), text.get_window_extent(renderer))
-            for text in (*axes.texts, *axes.get_xticklabels(), axes._left_title)
-            if text.get_text() and text.get_visible()
+    renderer, found = canvas.get_renderer(), []
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        steps = [
+            label
+            for place, label in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+            if low <= place <= high
         ]
-        for axes in figure.axes
-    ]
+        texts = [text for text in (*axes.texts, *steps, axes._left_title) if text.get_text()]
+        found.append([(text.get_text(), text.get_window_extent(renderer)) for text in texts])
+    return found
 
 
 def assert_apart(found):
@@ -90,7 +92,8 @@ def test_names_of_twelve_arms_and_sixty_checkpoints_never_overlap(many):
 
 
 def test_words_of_the_answers_figure_never_overlap(many, planted):
-    for summary in (many[1], planted[1]):
+    wide = {name: replace(arm, label="W $W_" * 20) for name, arm in planted[1].arms.items()}
+    for summary in (many[1], planted[1], replace(planted[1], arms=wide)):
         assert_apart(boxes(forest_figure(summary)))
         for facet in facets(summary):
             figure = facet_figure(facet)

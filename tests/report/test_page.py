@@ -350,7 +350,7 @@ def test_only_the_base_was_played(tmp_path, episode):
     ) == (["base"], 0, (), ())
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert (tmp_path / "viewer" / "index.html").exists()
-    assert "nothing has been trained" in page.text and "There is no run.json" in page.text
+    assert "Nothing has been trained" in page.text and "There is no run.json" in page.text
 
 
 def test_warnings(study, episode):
