@@ -87,11 +87,16 @@ def panel_svg(summary: Summary, name: str, arm: str, domain: str, prefix: str) -
     Its ids begin with `prefix`. Its ink is currentColor, and its colours are var(--cot),
     var(--prompt), …
     """
+    return _svg(panel_figure(summary, name, arm, domain), prefix)
+
+
+def panel_figure(summary: Summary, name: str, arm: str, domain: str) -> Figure:
+    """Return one panel as a figure of the page's size."""
     # Fixed margins: a layout engine would draw every panel twice.
     figure = Figure(figsize=(2.5, 1.85))
     figure.subplots_adjust(left=0.24, right=0.99, top=0.95, bottom=0.13)
     draw_panel(figure.add_subplot(), summary, CHARTS[name], arm, domain, width=1.85)
-    return _svg(figure, prefix)
+    return figure
 
 
 def alt_text(summary: Summary, name: str, arm: str, domain: str) -> str:

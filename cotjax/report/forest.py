@@ -8,6 +8,7 @@ can collide however many arms there are.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -201,10 +202,11 @@ def _level(summary: Summary, domain: str) -> ForestRow:
 def _fitting(text: str, font: FontProperties) -> str:
     """Return a text, or as much of its beginning as fits the width of a facet."""
     room = 72 * 0.93 * WIDTH  # points
-    kept = len(text)
-    while kept and _width(text[:kept] + "…" * (kept < len(text)), font) > room:
-        kept -= 1
-    return text if kept == len(text) else f"{text[:kept]}…"
+    if _width(text, font) <= room:
+        return text
+    lengths = range(len(text))
+    kept = bisect_right(lengths, room, key=lambda length: _width(f"{text[:length]}…", font)) - 1
+    return f"{text[:kept]}…"
 
 
 def _width(text: str, font: FontProperties) -> float:

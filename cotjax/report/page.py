@@ -25,6 +25,7 @@ from cotjax.report.glossary import GLOSSARY
 from cotjax.report.labels import domain_label
 from cotjax.report.learned import learned
 from cotjax.report.panels import BARS, CHARTS, COLOURS
+from cotjax.report.section import Section
 from cotjax.report.sections import sections
 from cotjax.report.summarize import summarize
 from cotjax.report.summary import Arm, Summary
@@ -40,6 +41,13 @@ _THOUGHTS = {
     "unnamed": "thoughts that do not name the action",
 }
 PLACED = "The curves behind the verdicts"
+PLANTED = "Planted truth: the curves behind the verdicts"
+_AT_THE_END = {
+    "episode": "One episode, step by step",
+    "how": "How it was measured",
+    "glossary": "Glossary",
+    "facts": "The run",
+}
 
 
 @dataclass(frozen=True)
@@ -100,21 +108,18 @@ def write_report(run_folder: str | Path, summary: Summary | None = None) -> Path
     front, losses, planted = front_of(summary, title), tables.held_out(summary), is_planted(summary)
     cards = [(domain_label(domain), _cards(summary, domain)) for domain in domains]
     asked, probed = answers(summary), [*learned(summary), *sections(summary)]
-    placed = "Planted truth: the curves behind the verdicts" if planted else PLACED
+    placed = PLANTED if planted else PLACED
     contents = {
         "answer": "The answer",
-        **({"verdicts": front.verdicts.title} if front.verdicts.tables else {}),
-        **({"placed": placed} if any(groups for _, groups in cards) else {}),
-        **{section.id: section.title for section in (front.matrix, *asked)},
+        **_ids(front.verdicts),
+        **({"placed": placed} if any(of_domain for _, of_domain in cards) else {}),
+        **_ids(front.matrix, *asked),
         "elicitations": "Elicitations side by side",
-        **{section.id: section.title for section in probed},
+        **_ids(*probed),
         "curves": "Curves over checkpoints",
         "numbers": "Numbers",
         **({"losses": "Loss on held-out training examples"} if losses.rows else {}),
-        "episode": "One episode, step by step",
-        "how": "How it was measured",
-        "glossary": "Glossary",
-        "facts": "The run",
+        **_AT_THE_END,
     }
     page = load_template(Path(__file__).parent / "page.html.jinja").render(
         summary=summary,
@@ -150,6 +155,11 @@ def write_report(run_folder: str | Path, summary: Summary | None = None) -> Path
     path = run_folder / "report.html"
     write_atomic(path, page)
     return path
+
+
+def _ids(*of_page: Section) -> dict[str, str]:
+    """Return the ids and titles of sections that have tables."""
+    return {section.id: section.title for section in of_page if section.tables}
 
 
 def title_of(summary: Summary, run_folder: Path) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pydantic_core import from_json
 from rich.console import Console
@@ -132,7 +133,7 @@ def write_runs(folders: Sequence[Path], summaries: Sequence[Summary], out: Path)
         zip(run_names(folders), folders, summaries, strict=True)
     ):
         title = title_of(summary, folder)
-        report = Path(os.path.relpath(folder / "report.html", out)).as_posix()
+        report = quote(Path(os.path.relpath(folder / "report.html", out)).as_posix())
         front = front_of(summary, f"{name}: {title}", f"run{number}-")
         parts.append(RunPart(name, report, front, unfinished(folder, summary)))
     page = load_template(Path(__file__).parent / "runs.html.jinja").render(
