@@ -30,9 +30,7 @@ _CHANGES = {
 EXTREME = "under 5 % or over 95 % on both sides"
 _HELP = (
     "revised, expert states",
-    "Δ",
     "revised, CoT-driven states",
-    "Δ",
     "helpful",
     "harmful",
     "gap of D1",
@@ -78,8 +76,9 @@ def _revisions(summary: Summary, arm: str, domain: str) -> SectionRow:
     cells: list[str | Cell] = []
     for metric in ("revision", "revision_cot_driven"):
         change = summary.change(arm, domain, metric)
-        cells.append(_rate(point, metric))
-        cells.append(_compared(NOTHING if change is None else change.estimate))
+        moved = Cell("") if change is None else _compared(change.estimate)
+        behind = f"Δ {moved.text}" if moved.text else ""
+        cells.append(Cell(_rate(point, metric), behind, note=moved.note))
     cells += [_rate(point, "revision_helpful"), _rate(point, "revision_harmful")]
     cells.append(_says(point, "d1_gap", "helps more than it harms", "harms more than it helps"))
     gap = _says(point, "gap", "wins games", "loses games")

@@ -24,8 +24,8 @@ from cotjax.report.labels import capitalize, domain_label
 from cotjax.report.page import make_report, title_of
 from cotjax.report.panels import COLOURS
 from cotjax.report.section import SectionRow, SectionTable
-from cotjax.report.summary import SCHEMA_VERSION, Summary
-from cotjax.report.verdicts import VERDICT_COLUMNS, measure, primary_row
+from cotjax.report.summary import Summary
+from cotjax.report.verdicts import VERDICT_COLUMNS, primary_row
 from cotjax.report.viewer.make import run_names
 from cotjax.rollout.record import READABLE_SCHEMAS, record_files
 from cotjax.runtime.files import write_atomic
@@ -42,11 +42,13 @@ class RunPart:
     Attributes:
       name: of its folder, with a number where another run has the same.
       report: address of its own report.
+      schema: of its records.
       unfinished: what is missing, and what to do; "" where nothing is.
     """
 
     name: str
     report: str
+    schema: str
     front: Front
     unfinished: str
 
@@ -94,17 +96,22 @@ def check_run(folder: Path) -> None:
             f"{folder}: {stage}, for it has no records/; play it with `cotjax evaluate --config "
             f"FILE --out {folder}`, or give another folder"
         ) from None
-    try:
-        content = from_json(first.read_bytes())
-    except ValueError:
-        return  # which is said when all are read
-    version = content.get("schema_version") if isinstance(content, Mapping) else None
-    if version not in READABLE_SCHEMAS:
+    version = _schema(first)
+    if version not in (None, *READABLE_SCHEMAS):
         raise DataError(
             f"{folder}: its records are of schema {version!r:.20}, and this version reads "
             f"{', '.join(map(str, READABLE_SCHEMAS))}; report it with the version that played it, "
             "or play it again into a new folder"
         )
+
+
+def _schema(record: Path) -> object:
+    """Return the schema version of a record; None of a broken one, which its reader names."""
+    try:
+        content = from_json(record.read_bytes())
+    except ValueError:
+        return None
+    return content.get("schema_version") if isinstance(content, Mapping) else None
 
 
 def unfinished(folder: Path, summary: Summary) -> str:
@@ -135,7 +142,8 @@ def write_runs(folders: Sequence[Path], summaries: Sequence[Summary], out: Path)
         title = title_of(summary, folder)
         report = quote(Path(os.path.relpath(folder / "report.html", out)).as_posix())
         front = front_of(summary, f"{name}: {title}", f"run{number}-")
-        parts.append(RunPart(name, report, front, unfinished(folder, summary)))
+        schema = str(_schema(record_files(folder / "records")[0]))
+        parts.append(RunPart(name, report, schema, front, unfinished(folder, summary)))
     page = load_template(Path(__file__).parent / "runs.html.jinja").render(
         parts=parts,
         protocol=protocol_line(parts),
@@ -163,12 +171,14 @@ def compared(parts: Sequence[RunPart]) -> list[SectionTable]:
                     continue
                 row = primary_row(summary, placed)
                 games = str(placed.placement.total.games)
-                cells = (measure(placed), *row.cells, games, str(len(summary.arms[arm].seeds)))
+                seeds = str(len(summary.arms[arm].seeds))
+                by = placed.measure.upper() + ", constrained" * placed.constrained
+                cells = (*row.cells, by, games, seeds)
                 rows.append(SectionRow(f"{part.name}: {row.label}", cells))
         if rows:
-            heads = ("measured by", *VERDICT_COLUMNS, "games", "seeds")
+            heads = (*VERDICT_COLUMNS, "by", "games", "seeds")
             title = capitalize(domain_label(domain))
-            tables.append(SectionTable(title, heads, tuple(rows), rows_are="run: arm", words=(0,)))
+            tables.append(SectionTable(title, heads, tuple(rows), rows_are="run: arm"))
     return tables
 
 
@@ -185,7 +195,10 @@ def protocol_line(parts: Sequence[RunPart]) -> str:
 
 def differences(parts: Sequence[RunPart]) -> SectionTable:
     """Return what differs between the protocols of runs: a row a setting, a column a run."""
-    settings = [dict(_protocol(part.front.summary)) for part in parts]
+    settings = [
+        {"schema of the records": part.schema, **dict(_protocol(part.front.summary))}
+        for part in parts
+    ]
     names = dict.fromkeys(name for each in settings for name in each)
     rows = tuple(
         SectionRow(name, tuple(each.get(name, "–") for each in settings))
@@ -202,12 +215,10 @@ def _protocol(summary: Summary) -> Iterator[tuple[str, str]]:
     yield "world", summary.world
     yield "games (hash)", ", ".join(summary.games_hashes)
     yield "domains", ", ".join(map(domain_label, summary.domains))
-    yield "schema of summary.json", str(SCHEMA_VERSION)
     kinds = "constrained actions" if primary.constrained else "freely decoded actions"
     yield "measure of the verdicts", f"{primary.measure.upper() or 'by domain'}, {kinds}"
     yield "margin", f"{100 * primary.margin:g} points"
     yield "verdicts fixed beforehand", "yes" if primary.fixed else "no"
-    yield "last checkpoint", str(summary.last_checkpoint)
     model = run.get("model")
     if isinstance(model, Mapping):
         yield "parameters", str(model.get("parameters", "–"))

@@ -159,7 +159,8 @@ def test_answers_follow_the_intervals(study):
     said = {section.id: section for section in answers(summarize(study))}
     assert list(said) == ["revisions", "masking"]
     revised = cells_of(said["revisions"], "In-domain", "standard SFT")
-    assert revised["revised, expert states"].startswith("33.3 [")
+    assert revised["revised, expert states"].text.startswith("33.3 [")
+    assert revised["revised, expert states"].behind.startswith("Δ ")
     assert revised["gap of D1"].text.startswith("+0.0 [") and revised["gap of D1"].note == ""
     assert revised["gap of D3"].behind.startswith("exact p = ")
     # Success by CoT actions is 100 % in one arm alone, so it is compared.

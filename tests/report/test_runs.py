@@ -74,14 +74,21 @@ def test_what_differs_between_protocols_is_said_in_a_line(copies, tmp_path):
     for path in (copies[1] / "records").rglob("*.json"):
         record = json.loads(path.read_text())
         elicitation = ELICITATION | {"max_action_tokens": 32}
-        path.write_text(json.dumps(record | {"games_hash": "other", "elicitation": elicitation}))
+        record |= {"games_hash": "other", "elicitation": elicitation, "schema_version": 3}
+        path.write_text(json.dumps(record))
     change(copies[1], config={"primary": {"measure": "d1", "margin": 0.05}})
     text = report_runs(copies, tmp_path).read_text(encoding="utf-8")
     (line,) = re.findall(r'<p class="lead">(.*?)</p>', text)
-    for said in ("games (hash)", "token limit of a prompt response", "margin", "one of training"):
+    for said in (
+        "schema of the records",
+        "games (hash)",
+        "token limit of a prompt response",
+        "margin",
+        "one of training",
+    ):
         assert said in line
     assert "world" not in line and "temperature" not in line
-    assert "<td>16</td>" not in text and '<td class="words">32</td>' in text
+    assert '<td class="words">16</td><td class="words">32</td>' in text
 
 
 def test_a_run_that_cannot_be_reported_gets_a_line(runs, tmp_path, capsys):
