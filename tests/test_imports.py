@@ -17,7 +17,7 @@ TESTS = Path(__file__).parent
 # Room -> floor. A room imports rooms of lower floors, and itself.
 LEVELS = {
     "errors": 0, "assets": 0,
-    "formats": 1, "masking": 1, "runtime": 1,
+    "check": 1, "formats": 1, "masking": 1, "runtime": 1,
     "envs": 2, "model": 2,
     "config": 3, "data": 3,
     "objectives": 4, "rollout": 4, "sample": 4, "weights": 4,
@@ -44,7 +44,8 @@ HEAVY = JAX | {
     "tokenizers", "transformers",
 }  # fmt: skip
 # Room -> packages that none of its modules may import at the top.
-CLOSED = dict.fromkeys(("errors", "assets", "formats", "masking", "runtime", "envs", "cli"), HEAVY)
+_LIGHT = ("errors", "assets", "check", "formats", "masking", "runtime", "envs", "cli")
+CLOSED = dict.fromkeys(_LIGHT, HEAVY)
 CLOSED |= dict.fromkeys(("data", "rollout", "report", "endpoint"), JAX)
 # Module -> packages that it may import although its room is closed to them. jax coordinates the
 # processes of a run; an engine's modules are imported by the environment's constructor.

@@ -60,10 +60,18 @@ def add_stages(commands: Any) -> None:
         _add_config(command, default="configs/demo.py")
         command.set_defaults(run=run)
         if name == "study":
-            command.add_argument(
+            instead = command.add_mutually_exclusive_group()
+            instead.add_argument(
                 "--power",
                 action="store_true",
                 help="say what a study of this size can find, by config.primary, and do nothing",
+            )
+            instead.add_argument(
+                "--check",
+                metavar="RUN",
+                type=Path,
+                help="recompute every number of the report in a finished run's folder from its "
+                "records, by other code, and do nothing else; exit code 1 where one differs",
             )
         if name == "evaluate":
             _add_model(command)
@@ -208,12 +216,22 @@ def _shipped_config(name: str) -> Path:
     )
 
 
-def _study(arguments: argparse.Namespace) -> None:
+def _study(arguments: argparse.Namespace) -> int:
+    if arguments.check:
+        return _check(arguments.check)
     if arguments.power:
         _power(arguments)
-        return
+        return 0
     study = _open(arguments, arguments.config)
     _finish(study, study.run())
+    return 0
+
+
+def _check(run: Path) -> int:
+    from cotjax.check.main import check
+    from cotjax.runtime.terminal import visible
+
+    return 0 if check(run, lambda line: print(visible(line))) else 1
 
 
 def _power(arguments: argparse.Namespace) -> None:
