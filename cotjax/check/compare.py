@@ -132,6 +132,8 @@ def shown(value: Any) -> str:
 def family_of(path: Path) -> str:
     """Return the family that a path belongs to."""
     section, *rest = path
+    if section in _KEYS and not rest:
+        return "the study as a whole"
     if section in ("points", "seed_points"):
         if rest[1] == "metrics":
             return family(rest[2]) or "unknown metrics"
@@ -148,6 +150,8 @@ def family_of(path: Path) -> str:
 def metrics_of(path: Path) -> tuple[str, ...]:
     """Return the metrics that an entry was counted from; () for all of a place."""
     section, *rest = path
+    if not rest:
+        return ()
     if section in ("points", "seed_points"):
         return (rest[2],) if rest[1] == "metrics" else ("gap",) if rest[1] == "gap_p" else ()
     if section in ("changes", "arm_differences", "trends"):

@@ -94,6 +94,8 @@ def test_paired_difference_agrees_with_mcnemar():
         assert (sign_test(cot - prompt) < 0.05) is clear
     assert sign_test([1, 1, 1, 1, 0, 0]) == pytest.approx(0.125)
     assert sign_test([0, 0]) == sign_test([]) == 1.0
+    # Of three samples: no game moved, whatever floating point says.
+    assert 1 - 2 / 3 - 1 / 3 > 0 and sign_test([1 - 2 / 3 - 1 / 3] * 8) == 1.0
 
 
 def test_a_value_is_within_its_interval_whatever_the_limits_are():
