@@ -30,6 +30,7 @@ _KEYS: Mapping[str, Sequence[str]] = {
 _ENDS = ("low", "high")
 _P = ("p", "gap_p", "steady_p", "adjusted_p", "steady_adjusted_p")
 _ABSENT = object()
+_EMPTY = "(empty)"
 _NOTHING = NOTHING.items()
 # Texts for readers, which the check does not write again: (section, end of the path).
 _TEXTS = (
@@ -41,6 +42,8 @@ _TEXTS = (
     ("shown_episode", ""),
     ("warnings", ""),
 )
+# Entries that older summaries of this schema do not have.
+_LATER = ("games_hashes", "checkpoint_hashes", "progress_known")
 _SECTIONS = {
     "run": "run.json",
     "arms": "arms",
@@ -103,8 +106,13 @@ def compare(reported: Mapping[str, Any], recomputed: Mapping[str, Any]) -> Compa
     one, other = dict(_leaves(reported)), dict(_leaves(recomputed))
     for path in sorted(one.keys() | other.keys()):
         given, right = one.get(path, _ABSENT), other.get(path, _ABSENT)
-        if right is _ABSENT and (text := _text(path)):
-            found.left_out[text] = found.left_out.get(text, 0) + 1
+        name = _text(path) if right is _ABSENT else _older(path) if given is _ABSENT else ""
+        if name:
+            found.left_out[name] = found.left_out.get(name, 0) + 1
+            continue
+        # What was not measured, or is empty, need not be written.
+        if {given, right} <= {None, _ABSENT, _EMPTY} and _ABSENT in (given, right):
+            found.empty += 1
             continue
         of = found.families.setdefault((family_of(path), _kind(path)), Family())
         numeric = _is_number(given) or _is_number(right)
@@ -183,7 +191,7 @@ def _leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
                 name += f" (row {seen[name]} of the same)"
             yield from _leaves(each, (*path, name))
     else:
-        yield path, "(empty)" if isinstance(tree, Mapping | list | tuple) else tree
+        yield path, _EMPTY if isinstance(tree, Mapping | list | tuple) else tree
 
 
 def _row(path: Path, number: int, row: Any) -> str:
@@ -200,6 +208,17 @@ def _text(path: Path) -> str:
         if path[0] == section and (not end or (len(path) == 3 and path[-1] == end)):
             return f"{section}.{end}" if end else section
     return ""
+
+
+def _older(path: Path) -> str:
+    """Return the name of what older summaries do not have; "" for all else.
+
+    A metric that they do not know is not measured there, or is missed at its points.
+    """
+    if path[0] == "metrics":
+        return "metrics that this summary does not know"
+    later = [name for name in _LATER if name in path]
+    return f"{later[0]} (not in this summary)" if later else ""
 
 
 def _kind(path: Path) -> str:

@@ -13,7 +13,7 @@ from cotjax.errors import DataError
 FREE = ("cot", "prompt", "instructed")
 CHOSEN = ("cot_constrained", "prompt_constrained")
 DRIVERS = (*FREE, *CHOSEN, "reference")
-Place = tuple[str, int, str]  # arm, checkpoint, domain
+Place = tuple[str, int, str]  # arm (under a seed, where it has several), checkpoint, domain
 _REMEDY = "restore the record"
 
 
@@ -48,12 +48,16 @@ class Records:
     """All that the records of a run hold.
 
     Attributes:
+      games: hashes of the games.
+      checkpoints: arm and checkpoint -> hashes of its weights.
       uses: (driver, elicitation as text) -> number of records.
       seconds: of environments, of the sampler.
     """
 
     tallies: dict[Place, Tally] = field(default_factory=dict)
     worlds: set[str] = field(default_factory=set)
+    games: set[str] = field(default_factory=set)
+    checkpoints: dict[tuple[str, int], set[str]] = field(default_factory=dict)
     uses: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=lambda: [0.0, 0.0])
     files: int = 0
@@ -74,6 +78,14 @@ def read_records(folder: Path) -> Records:
     for path in paths:
         _add(records, seen, path, _upgraded(read(path, _REMEDY)))
     return records
+
+
+def member(heading: Fields) -> str:
+    """Return whose weights a record or a probe's file is of: an arm, or an arm under a seed."""
+    arm = heading.get("arm", str)
+    if heading.content.get("training_seed") is None:
+        return arm
+    return f"{arm}/seed-{heading.get('training_seed', int)}"
 
 
 def action(response: Fields | None) -> str | None:
@@ -107,7 +119,7 @@ def _upgraded(record: Fields) -> Fields:
 
 
 def _add(records: Records, seen: dict[tuple, Path], path: Path, record: Fields) -> None:
-    arm, checkpoint = record.get("arm", str), record.get("checkpoint", int)
+    arm, checkpoint = member(record), record.get("checkpoint", int)
     driver, domain = record.get("driver", str), record.get("domain", str)
     game, sample = record.object("game"), record.get("sample", int)
     assert game is not None
@@ -122,6 +134,9 @@ def _add(records: Records, seen: dict[tuple, Path], path: Path, record: Fields) 
     elicitation, timing = record.object("elicitation"), record.object("timing")
     assert elicitation is not None and timing is not None
     records.worlds.add(record.get("world", str))
+    records.games.add(record.get("games_hash", str))
+    hashes = records.checkpoints.setdefault((arm, checkpoint), set())
+    hashes.add(record.get("checkpoint_hash", str))
     records.uses.append((driver, elicitation.content))
     records.seconds[0] += timing.get("environment_s", float)
     records.seconds[1] += timing.get("sampler_s", float)

@@ -72,7 +72,8 @@ def read(path: Path, remedy: str) -> Fields:
 def read_lines(path: Path, remedy: str) -> Iterator[Fields]:
     """Yield the object of each line. Raises DataError, which ends with `remedy`."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): JSON may hold other line separators, such as U+2028, as they are.
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}); {remedy}") from None
     for number, line in enumerate(lines, 1):

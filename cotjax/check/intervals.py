@@ -208,7 +208,9 @@ class Together:
         kept, value = units / (units + 2), float((weight * ratios).sum()) * self.span
         pairs = 2 * (largest * self.span / (units + 2)) ** 2
         spread = spread_of(errors * self.span, times=kept, known=pairs)
-        reach = float(np.abs(weight).sum()) / 2 * self.span
+        # All that is added at its most and all that is subtracted at its least, or the reverse.
+        ends = float(weight.clip(0).sum()), float(-weight.clip(None, 0).sum())
+        reach = max(max(ends) * self.span, abs(value))
         return Sum(value, kept * value, spread, reach, float(states.min()), numbers)
 
 

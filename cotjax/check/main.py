@@ -63,11 +63,11 @@ def lines_of(compared: Comparison, study: Study) -> Iterable[str]:
     yield ""
     yield (
         f"{compared.numbers} numbers and {compared.words} words compared; {compared.empty} "
-        "entries are null on both sides, for nothing was measured."
+        "entries are null or empty on both sides, for nothing was measured."
     )
     if compared.left_out:
-        texts = ", ".join(f"{name} ({number})" for name, number in compared.left_out.items())
-        yield f"Not recomputed, for they are texts: {texts}."
+        names = ", ".join(f"{name} ({number})" for name, number in compared.left_out.items())
+        yield f"Not compared, for they are texts or not in this summary: {names}."
     for each in compared.differences:
         yield line_of(each, study)
     number = len(compared.differences)

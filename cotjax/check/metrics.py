@@ -62,6 +62,7 @@ def _judged() -> dict[str, Kind]:
     return (
         dict.fromkeys(names, RATE)
         | {f"saved_steps{end}": saved for end in ends}
+        | {f"progress_{driver}": ("mean", -1.0, 1.0) for driver in DRIVERS}
         | {f"d4_gap_{judge}": DIFFERENCE for judge in JUDGES}
     )
 
@@ -150,7 +151,7 @@ _FAMILIES = (
     (r"attention", "D6"),
     (r"gradient|thought_swapped", "D7"),
     (r"valid|admissible|not_accepted|reasoned", "validity, admissibility"),
-    (r"steps|new_tokens|score", "steps, tokens, scores"),
+    (r"steps|new_tokens|score|progress", "steps, tokens, scores"),
 )
 
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cotjax.check.episodes import Place, Tally, spaced
+from cotjax.check.episodes import Place, Tally, member, spaced
 from cotjax.check.fields import Fields, read_lines
 from cotjax.errors import DataError
 
@@ -38,12 +38,12 @@ def add_probes(run: Path, tallies: Mapping[Place, Tally]) -> int:
     """
     number = 0
     for probe, judge in _PROBES.items():
-        for path in sorted((run / "probes" / probe).glob("*/*.jsonl")):
+        for path in sorted((run / "probes" / probe).rglob("*.jsonl")):
             number += 1
             heading, *rows = read_lines(path, _REMEDY) if path.stat().st_size else (None,)
             if heading is None:
                 raise DataError(f"{path}: is empty; {_REMEDY}")
-            arm, checkpoint = heading.get("arm", str), heading.get("checkpoint", int)
+            arm, checkpoint = member(heading), heading.get("checkpoint", int)
             seen = set()
             for row in rows:
                 key = row.get("game", str), row.get("sample", int)
@@ -117,6 +117,16 @@ def _revisions(row: Fields) -> Counts:
                 spaced(text) == spaced(reference) or _as_good(ending, best)
             )
     return found
+
+
+def _progress(row: Fields) -> Counts:
+    """How far an episode came: the part of the expert's way from the start that is behind it."""
+    start, ending = _number(row, "start"), row.object("ending", null=True)
+    if not start or ending is None or _text(ending, "unknown") is not None:
+        return {}
+    left = _number(ending, "steps")
+    value = -1.0 if left is None else max(1 - left / start, -1.0)
+    return {f"progress_{row.get('driver', str)}": value}
 
 
 def _compare(cot: Fields | None, prompt: Fields | None, place: str) -> tuple[str, float]:
@@ -298,6 +308,7 @@ def _causal(row: Fields, part: str, metric: str) -> Counts:
 _PROBES: Mapping[str, Callable[[Fields], Counts]] = {
     "preference": _preference,
     "revisions": _revisions,
+    "progress": _progress,
     "conflict": _conflict,
     "faithfulness": _faithfulness,
     "floor": _floor,

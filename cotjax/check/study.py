@@ -109,6 +109,12 @@ def read_study(folder: Path) -> Study:
     )
 
 
+def arm_and_seed(member: str) -> tuple[str, int | None]:
+    """Return the arm of a name in records, and the seed that the name says, if any."""
+    arm, slash, seed = member.rpartition("/seed-")
+    return (arm, int(seed)) if slash and seed.isdecimal() else (member, None)
+
+
 def _domain_order(domain: str) -> tuple[int, str]:
     return (DOMAINS.index(domain) if domain in DOMAINS else len(DOMAINS), domain)
 
@@ -140,12 +146,12 @@ def _arms(run: Mapping[str, Any], seen: Collection[str]) -> dict[str, Arm]:
     about = {name: described.get(name) or {} for name in seen if name != BASE}
 
     def seed_order(name: str) -> tuple[int, str]:
-        seed = about[name].get("seed")
+        seed = about[name].get("seed", arm_and_seed(name)[1])
         return (seed if isinstance(seed, int) else 0), name
 
     members: dict[str, list[str]] = {}
     for name in sorted(about, key=seed_order):
-        members.setdefault(str(about[name].get("cell") or name), []).append(name)
+        members.setdefault(str(about[name].get("cell") or arm_and_seed(name)[0]), []).append(name)
     arms = {cell: _arm([(name, about[name]) for name in names]) for cell, names in members.items()}
     if not arms:
         return {BASE: Arm(None, "action", "", None, {BASE: None})}
@@ -177,7 +183,7 @@ def _arm(members: Sequence[tuple[str, Mapping[str, Any]]]) -> Arm:
         control=str(first.get("control") or "action"),
         thoughts=str(first.get("thoughts") or ""),
         direct_share=float(share) if isinstance(share, int | float) and share >= 0 else None,
-        seeds={name: each.get("seed") for name, each in members},
+        seeds={name: each.get("seed", arm_and_seed(name)[1]) for name, each in members},
     )
 
 

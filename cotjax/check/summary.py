@@ -69,6 +69,11 @@ def expected(study: Study) -> Row:
         "information": study.information,
         "invalid": _invalid(study, points),
         "held_out": _held_out(study),
+        "games_hashes": sorted(study.records.games),
+        "checkpoint_hashes": {
+            f"{arm}/{checkpoint}": sorted(hashes)
+            for (arm, checkpoint), hashes in study.records.checkpoints.items()
+        },
         "seconds": dict(zip(("environment", "sampler"), study.records.seconds, strict=True)),
     }
 

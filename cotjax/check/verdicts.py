@@ -25,13 +25,14 @@ def primary_of(run: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a run's config fixed for its verdicts."""
     given = (run.get("config") or {}).get("primary")
     if not isinstance(given, dict) or given.get("measure") not in ("d3", "d1"):
-        return {"measure": "", "constrained": False, "margin": MARGIN, "fixed": False, "tests": 0}
+        given = {}
     kinds = given.get("kinds") or [""]
     return {
-        "measure": given["measure"],
+        "measure": given.get("measure", ""),
         "constrained": all(str(kind).endswith("_constrained") for kind in kinds),
         "margin": float(given.get("margin") or MARGIN),
-        "fixed": True,
+        "fixed": bool(given),
+        "domains": [str(domain) for domain in given.get("domains") or ()],
         "tests": 0,
     }
 
@@ -57,9 +58,11 @@ def placements(study: Study) -> tuple[list[Row], dict[str, Any]]:
             for arm, row in by_arm.items():
                 if kind == chosen or row["verdict"] != MISSING:
                     rows.append(_row(study, arm, domain, kind, kind == chosen, row))
-    primary["tests"] = _decide([row for row in rows if row["primary"]])
+    covered = primary["domains"] or study.domains
+    family = [row for row in rows if row["primary"] and row["domain"] in covered]
+    primary["tests"] = _decide(family)
     for row in rows:
-        if not row["primary"] and row["verdict"] != ON_FLOOR:
+        if row not in family and row["verdict"] not in (ON_FLOOR, MISSING):
             row["verdict"] = DESCRIBED
     return rows, primary
 
@@ -75,15 +78,27 @@ def _row(
             share = _Gain({None: first}, {None: last}, names).share()["value"]
             if share is not None:
                 shares[name] = share
-    progress = {}
+    progress, known = {}, ""
     if primary and placed["verdict"] == ON_FLOOR:
         whole = [study.curves[arm][end] for end in ends]
-        for metric in ("score_cot", "score_prompt"):
+        end = "_constrained" if kind[1] else ""
+        plan = [f"progress_{action}{end}" for action in ("cot", "prompt")]
+        for metric in (*plan, *(() if kind[1] else ("score_cot", "score_prompt"))):
             change = contrast([(1, whole[1], metric), (-1, whole[0], metric)])
             if change["value"] is not None:
                 progress[metric] = change
+        unknown = "not measured" if study.run.get("expert", True) else "not defined"
+        known = "measured" if progress.keys() & {*plan} else unknown
     about = {"arm": arm, "domain": domain, "measure": kind[0], "constrained": kind[1]}
-    return about | {"primary": primary, "seed_shares": shares, "progress": progress} | placed
+    return (
+        about
+        | {"primary": primary, "seed_shares": shares}
+        | {
+            "progress": progress,
+            "progress_known": known,
+        }
+        | placed
+    )
 
 
 class _Gain:

@@ -82,14 +82,10 @@ def test_a_right_report_passes_and_says_what_was_compared(run):
     table = {line[:28].strip(): line[28:].split("  ") for line in lines if "  –" in line}
     assert "D1, D1'" in table and "share of the gain, verdicts" in table
     assert not any("absent" in line for line in lines)
-    (left_out,) = (line for line in lines if line.startswith("Not recomputed"))
-    # Every entry that is left out is named, and none of them is a number.
-    names = re.findall(r"([\w.]+) \((\d+)\)", left_out)
-    assert dict(names)["arms.label"] == "2"
-    assert {name for name, _ in names} <= {
-        "arms.label", "metrics.label", "metrics.source", "invalid.example", "invalid.problem",
-        "shown_episode", "warnings",
-    }  # fmt: skip
+    (left_out,) = (line for line in lines if line.startswith("Not compared"))
+    # Every entry that is left out is named.
+    assert "arms.label (2), metrics.label (" in left_out and "warnings (" in left_out
+    assert " points" not in left_out
     # The base and two arms, four games, three drivers.
     assert f"Recomputed from {3 * 4 * 3} episode records and 0 files of probes" in lines[0]
 
@@ -144,6 +140,28 @@ def test_numbers_are_those_that_a_hand_counts(study):
     (row,) = (row for row in found["placements"] if (row["arm"], row["measure"], row["domain"]) ==
               ("sft", "d3", "in_domain"))  # fmt: skip
     assert row["share"]["value"] == pytest.approx(1.0)
+
+
+def test_seeds_that_records_name_are_one_arm_and_progress_is_that_of_a_plan(run):
+    """Of a way of 10 steps 4 are left in one game; another ends farther away than it began."""
+    for path in (run / "records/named").rglob("*.json"):
+        change(path, lambda record: record.update(training_seed=3))
+    about = json.loads((run / "run.json").read_text())["arms"]["named"]
+    named = {name: about[name] for name in ("fraction", "direct_share", "thoughts")}
+    change(run / "run.json", lambda meta: meta["arms"].update({"named/seed-3": named}))
+    place = {"domain": "in_domain", "driver": "cot", "sample": 0, "turn": 0, "start": 10}
+    rows = [{"arm": "named", "training_seed": 3, "checkpoint": 60}]
+    for game, steps in (("in_domain-0", 4), ("in_domain-1", 25), ("in_domain-2", None)):
+        ending = {"steps": steps, "unknown": None}
+        rows.append(place | {"game": game, "ending": ending, "differs": None})
+    path = run / "probes" / "progress" / "named" / "seed-3" / "60.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = expected(read_study(run))
+    assert found["arms"]["named"]["seeds"] == {"named/seed-3": 3}
+    (point,) = (row for row in found["points"] if (row["arm"], row["checkpoint"]) == ("named", 60))
+    progress = point["metrics"]["progress_cot"]
+    assert (progress["value"], progress["n"]) == (pytest.approx((0.6 - 1 - 1) / 3), 3)
 
 
 def test_t_and_the_sign_test_are_those_of_scipy():
@@ -292,7 +310,7 @@ def test_a_dropped_game_is_found(run):
 def test_a_changed_row_of_a_probe_is_found(tmp_path):
     write_measured(tmp_path)
     summarize(tmp_path)
-    path = tmp_path / "probes" / "floor" / "named_0" / "60.jsonl"
+    path, other = sorted((tmp_path / "probes" / "floor").glob("named*/**/60.jsonl"))
     heading, first, *rest = path.read_text().splitlines()
     row = json.loads(first) | {"cot": ["a", "a", "a", "b"], "prompt": ["a", "b", "b", "b"]}
     path.write_text("\n".join([heading, json.dumps(row), *rest]) + "\n")
@@ -301,7 +319,8 @@ def test_a_changed_row_of_a_probe_is_found(tmp_path):
     assert all(re.search(r"d2_|revision_excess", line) for line in found)
     # One file of two seeds was changed, and both are behind the arm's number.
     (line,) = (line for line in found if "[named, 60, in_domain].metrics.d2_sampled.value" in line)
-    assert line.endswith("from probes/floor/named_0/60.jsonl, probes/floor/named_1/60.jsonl")
+    files = ", ".join(str(each.relative_to(tmp_path)) for each in (path, other))
+    assert line.endswith(f"from {files}")
 
 
 # ---- the command, and bad input

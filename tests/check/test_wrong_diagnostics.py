@@ -52,7 +52,7 @@ def measured(tmp_path_factory):
 
 def reported(run, monkeypatch, only):
     """Return the summary of a run, of these metrics alone."""
-    kept = {name: metrics.METRICS[name] for name in METRICS if name in (*only, *ALWAYS)}
+    kept = {name: metrics.METRICS[name] for name in metrics.METRICS if name in {*only, *ALWAYS}}
     monkeypatch.setattr("cotjax.report.summarize.METRICS", kept)
     monkeypatch.setattr(comparisons, "COMPARED", [n for n in comparisons.COMPARED if n in kept])
     return json.loads(summarize(run).to_json()), kept

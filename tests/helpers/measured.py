@@ -25,10 +25,9 @@ from helpers.planted import Cell, write_planted
 
 GAMES, STATES = 5, 3
 SAMPLES = 3
-# Two arms of the records are one of two seeds; the others have one seed each.
+# Of one cell both seeds are an arm; those of the other are arms of their own.
 CELLS = {"named": Cell(0.75, 0.35), "direct": Cell(0.65, 0.6, direct_share=1.0)}
-ALONE = {"direct_0": ("direct", 1.0, 0.0), "direct_1": ("less", 0.0, 0.3)}
-PLACES = [("base", 0), *((f"{cell}_{seed}", 60) for cell in CELLS for seed in (0, 1))]
+ALONE = (("direct", 1.0, 0.0), ("less", 0.0, 0.3))
 PRIMARY = {"measure": "d1", "kinds": ["cot", "prompt"], "margin": 0.25}
 
 
@@ -36,18 +35,19 @@ def write_measured(run):
     """Write records, run.json and the rows of all probes; return the run's folder."""
     write_planted(run, CELLS, seeds=2, games=GAMES, states=STATES, checkpoints=(0, 30, 60))
     about = json.loads((run / "run.json").read_text())
-    for arm, (cell, share, fraction) in ALONE.items():
+    alone = [name for name, arm in about["arms"].items() if arm["cell"] == "direct"]
+    for arm, (cell, share, fraction) in zip(alone, ALONE, strict=True):
         about["arms"][arm] |= {"cell": cell, "direct_share": share, "fraction": fraction}
     (run / "run.json").write_text(json.dumps(about | {"config": {"primary": PRIMARY}}))
     rng = np.random.default_rng(3)
     for path in sorted((run / "records").rglob("*.json")):
-        _enrich(run, path, rng)
-    write_information(run)
+        _enrich(path, rng)
+    _write_information(run, alone[1])
     write_rows(run)
     return run
 
 
-def _enrich(run, path, rng):
+def _enrich(path, rng):
     """Give a record all kinds of actions; of one that was played write those of other drivers."""
     record = json.loads(path.read_text())
     for turn in record["steps"]:
@@ -62,7 +62,7 @@ def _enrich(run, path, rng):
             turn[kind] |= {"logprobs": [-0.5], "tokens": [2], "prefix_ids": [5], "ids": [6]}
         turn["accepted"], turn["score"] = bool(rng.random() < 0.7), round(rng.random(), 2)
     record["timing"]["sampler_s"] = round(rng.random(), 6)
-    _write(run, path, record)
+    _write(path, record)
     if record["driver"] == "reference":
         return
     others = ["instructed", "cot_constrained", "prompt_constrained"]
@@ -78,9 +78,9 @@ def _enrich(run, path, rng):
             again = record | {"driver": driver, "sample": sample, "success": won, "ended": ended}
             again["env_faults"] = ["gone"] if broken else []
             again["steps"] = record["steps"] * int(rng.integers(1, 4))
-            at = {"arm": record["arm"], "checkpoint": record["checkpoint"], "driver": driver}
-            game = record["game"]["id"]
-            _write(run, record_path(run / "records", **at, game_id=game, sample=sample), again)
+            at = {"arm": "", "checkpoint": 0, "driver": driver, "game_id": record["game"]["id"]}
+            name = record_path("", **at, sample=sample).name
+            _write(path.parents[1] / driver / name, again)
 
 
 def _say(response, action, rng):
@@ -91,18 +91,18 @@ def _say(response, action, rng):
     response |= {"new_tokens": int(rng.integers(2, 20)), "thought": rng.choice(["so", " ", None])}
 
 
-def _write(run, path, record):
+def _write(path, record):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record))
 
 
-def write_information(run):
+def _write_information(run, arm):
     """Write an arm's rows on the action's information, and its held-out losses."""
-    folder = run / "arms" / "direct_1"
+    folder = run / "arms" / arm
     folder.mkdir(parents=True)
     shares = {"REASONING": 0.9, "ACTION": 0.1}
     nats = {"token": 0.25, "action": 1.5}
-    row = {"arm": "direct_1", "action_given_thought": nats, "action_given_prompt": None}
+    row = {"arm": arm, "action_given_thought": nats, "action_given_prompt": None}
     row |= dict.fromkeys(("loss_share", "gradient_share", "gradient_norm"), shares)
     row |= {"removed_share": 0.03, "examples": 64, "tokens": 900}
     rows = [row | {"checkpoint": step} for step in (0, 60)]
@@ -114,8 +114,10 @@ def write_information(run):
 
 def write_rows(run):
     """Write the rows of all probes."""
+    arms = json.loads((run / "run.json").read_text())["arms"]
+    places = [("base", 0), *((arm, 60) for arm in arms)]
     for probe, (row, make) in PROBES.items():
-        for number, (arm, step) in enumerate(PLACES):
+        for number, (arm, step) in enumerate(places):
             rng = np.random.default_rng([number, sorted(PROBES).index(probe)])
             drivers = ("reference", "cot") if probe == "revisions" else ("reference",)
             rows = [
