@@ -33,7 +33,7 @@ def member_folders(folder: Path) -> dict[str, Path]:
     """Return name -> folder of all members below a run's `arms`, in order of their names."""
     if not folder.is_dir():
         return {}
-    found = {}
+    found: dict[str, Path] = {}
     for arm in folder.iterdir():
         below = {f"{arm.name}/{each.name}": each for each in arm.glob("seed-*")}
         found |= {

@@ -207,3 +207,26 @@ def test_the_shortening_of_the_experts_plan_stands_in_the_place_of_a_verdict(tmp
     table = tables["Shortening of the expert's plan"]
     assert table.columns == ("prompt-driven episodes",)
     assert [each.cells[0].partition(" ")[0] for each in table.rows] == ["+0", "+60"]
+
+
+def test_another_measure_is_described_and_on_its_floor_says_so(tmp_path):
+    """D1 is primary. Episodes are placed too; in the second run no prompt action wins one."""
+    cells = {"named": Cell(0.85, 0.3)}
+    played = write_planted(tmp_path / "played", cells, games=40, states=2)
+    floor = write_planted(tmp_path / "floor", cells, games=40, states=2, played=False)
+    for game in range(40):
+        for arm, checkpoint in (("base", 0), ("named", 60)):
+            for driver in ("cot", "prompt"):
+                where = {"arm": arm, "checkpoint": checkpoint, "driver": driver}
+                won = driver == "cot" and game % 3 < (1 if arm == "base" else 2)
+                write_episode(floor, f"in_domain-{game}", success=won, **where)
+    found = {}
+    for run in (played, floor):
+        fix_primary(run)
+        rows = {row.measure: row for row in summarize(run).placements if not row.constrained}
+        assert set(rows) == {"d1", "d3"} and rows["d1"].primary and not rows["d3"].primary
+        assert rows["d1"].placement.adjusted_p < 1 == rows["d3"].placement.adjusted_p
+        assert rows["d1"].seed_shares == rows["d3"].seed_shares == {}, "of one seed"
+        assert rows["d3"].progress_known == "", "it stands in the place of verdicts alone"
+        found[run.name] = rows["d3"].placement.verdict
+    assert found == {"played": Verdict.DESCRIBED, "floor": Verdict.FLOOR}
