@@ -59,10 +59,11 @@ def _judged() -> dict[str, Kind]:
     ends = ("", "_cot_driven")
     names += [f"{name}{end}" for end in ends for name in (*judged, "replay_diverged")]
     saved: Kind = ("mean", -MOST_SAVED, MOST_SAVED)
+    ahead: Kind = ("mean", -1.0, 1.0)
     return (
         dict.fromkeys(names, RATE)
         | {f"saved_steps{end}": saved for end in ends}
-        | {f"progress_{driver}": ("mean", -1.0, 1.0) for driver in DRIVERS}
+        | {f"progress_{driver}": ahead for driver in DRIVERS}
         | {f"d4_gap_{judge}": DIFFERENCE for judge in JUDGES}
     )
 

@@ -40,9 +40,10 @@ def add_probes(run: Path, tallies: Mapping[Place, Tally]) -> int:
     for probe, judge in _PROBES.items():
         for path in sorted((run / "probes" / probe).rglob("*.jsonl")):
             number += 1
-            heading, *rows = read_lines(path, _REMEDY) if path.stat().st_size else (None,)
-            if heading is None:
+            lines = list(read_lines(path, _REMEDY)) if path.stat().st_size else []
+            if not lines:
                 raise DataError(f"{path}: is empty; {_REMEDY}")
+            heading, *rows = lines
             arm, checkpoint = member(heading), heading.get("checkpoint", int)
             seen = set()
             for row in rows:
@@ -105,7 +106,7 @@ def _revisions(row: Fields) -> Counts:
     if cot is not None and prompt is not None:
         kind, saved = "same", 0.0
         if cot != prompt:
-            kind, saved = _compare(*endings, row.place)
+            kind, saved = _compare(endings[0], endings[1], row.place)
         for name in ("helpful", "harmful", "neutral", "unknown"):
             found[f"judged_{name}{end}"] = kind == name
         if kind != "unknown":

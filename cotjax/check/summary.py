@@ -79,7 +79,7 @@ def expected(study: Study) -> Row:
 
 
 def _arms(study: Study) -> Row:
-    rows = {}
+    rows: Row = {}
     for name, arm in study.arms.items():
         given = [row for seed in arm.seeds for row in study.information.get(seed, ())]
         removed = max((row["removed_share"] for row in given), default=None)
@@ -146,7 +146,8 @@ def _changes(study: Study) -> Iterator[Row]:
                 name: [study.seed_curves[name].get(end) for end in ends]
                 for name in study.arms[arm].seeds
             }
-            about = {"arm": arm, "domain": domain, "metric": metric, "from": 0, "to": study.last}
+            about: Row = {"arm": arm, "domain": domain, "metric": metric}
+            about |= {"from": 0, "to": study.last}
             yield about | number | _tested(signed, metric) | _by_seed(of_seeds, metric)
 
 
@@ -170,7 +171,7 @@ def _differences(study: Study) -> Iterator[Row]:
                 name: [study.seed_curves[each].get((study.last, domain)) for each in both]
                 for name, both in pairs.items()
             }
-            about = {"arm": arm, "domain": domain, "metric": metric, "minus": minus}
+            about: Row = {"arm": arm, "domain": domain, "metric": metric, "minus": minus}
             about |= {"checkpoint": study.last}
             yield about | number | _tested(signed, metric) | _by_seed(of_seeds, metric)
 
@@ -210,7 +211,8 @@ def _trends(study: Study) -> Iterator[Row]:
             weights = zip(slope, points.values(), strict=True)
             found = combine([(float(weight), where, gap) for weight, where in weights])
             if found is not None:
-                about = {"arm": arm, "domain": domain, "metric": gap, "checkpoints": list(points)}
+                about: Row = {"arm": arm, "domain": domain, "metric": gap}
+                about |= {"checkpoints": list(points)}
                 yield about | found.number() | {"p": found.p}
 
 
@@ -237,7 +239,7 @@ def _splits(study: Study) -> Iterator[Row]:
                 continue
             # The file's parts add up to the last of its decimals.
             hidden["value"] = round(gap["value"], 6) - round(reasoning["value"], 6)
-            about = {"arm": arm, "domain": domain, "measure": measure, "twin": twin}
+            about: Row = {"arm": arm, "domain": domain, "measure": measure, "twin": twin}
             about |= {"checkpoint": study.last, "gap": gap, "reasoning": reasoning}
             yield about | {"hidden": hidden, "constrained": chosen}
 
@@ -264,7 +266,7 @@ def _invalid(study: Study, points: Sequence[Row]) -> list[Row]:
 
 def _held_out(study: Study) -> Row:
     """Return the held-out losses in the arms' logs, up to a last line that a kill cut short."""
-    losses = {}
+    losses: Row = {}
     for name in (name for arm in study.arms.values() for name in arm.seeds):
         path = study.folder / "arms" / name / "metrics.jsonl"
         rows = []

@@ -71,14 +71,14 @@ def _row(
     study: Study, arm: str, domain: str, kind: tuple[str, bool], primary: bool, placed: Row
 ) -> Row:
     names, ends = MEASURES[kind], ((0, domain), (study.last, domain))
-    seeds, shares = study.arms[arm].seeds, {}
+    seeds, shares = study.arms[arm].seeds, dict[str, float]()
     for name in seeds if len(seeds) > 1 else ():
         first, last = (study.seed_curves[name].get(end) for end in ends)
         if first is not None and last is not None:
             share = _Gain({None: first}, {None: last}, names).share()["value"]
             if share is not None:
                 shares[name] = share
-    progress, known = {}, ""
+    progress, known = dict[str, Number](), ""
     if primary and placed["verdict"] == ON_FLOOR:
         whole = [study.curves[arm][end] for end in ends]
         end = "_constrained" if kind[1] else ""
@@ -89,16 +89,9 @@ def _row(
                 progress[metric] = change
         unknown = "not measured" if study.run.get("expert", True) else "not defined"
         known = "measured" if progress.keys() & {*plan} else unknown
-    about = {"arm": arm, "domain": domain, "measure": kind[0], "constrained": kind[1]}
-    return (
-        about
-        | {"primary": primary, "seed_shares": shares}
-        | {
-            "progress": progress,
-            "progress_known": known,
-        }
-        | placed
-    )
+    about: Row = {"arm": arm, "domain": domain, "measure": kind[0], "constrained": kind[1]}
+    about |= {"primary": primary, "seed_shares": shares}
+    return about | {"progress": progress, "progress_known": known} | placed
 
 
 class _Gain:
@@ -128,7 +121,7 @@ class _Gain:
         if total is None or prompt is None or total.numbers.shape[-1] < 2 or total.value == 0:
             return dict(NOTHING)
         value = prompt.value / total.value
-        ends = [None, None]
+        ends: list[float | None] = [None, None]
         if total.p < ALPHA:
             ends = [self._end(value, direction) for direction in (-1, 1)]
         if None in ends:
