@@ -41,13 +41,12 @@ class SectionTable:
       columns: those of the rows' cells.
       rows_are: heading of the column of the rows' labels.
       words: numbers of the columns that hold words, from 0.
-      sentences: stand above it, notes below.
+      notes: stand below it.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[SectionRow, ...]
-    sentences: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     rows_are: str = ""
     words: tuple[int, ...] = ()

@@ -193,7 +193,7 @@ def responses(summary: Summary) -> SectionTable:
         "responses that drove an episode, in percent."
     )
     title = "Responses behind each point"
-    return SectionTable(title, columns, tuple(rows), (), (note,), "arm", words=(1, 2, 6))
+    return SectionTable(title, columns, tuple(rows), (note,), rows_are="arm", words=(1, 2, 6))
 
 
 def _labelled_points(summary: Summary) -> Iterator[tuple[str, PointSummary]]:
