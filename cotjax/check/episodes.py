@@ -103,7 +103,7 @@ def spaced(text: str) -> str:
 
 def _upgraded(record: Fields) -> Fields:
     """Return a record of schema 4, 3 or 2 with the fields of schema 4."""
-    content = record.content
+    content: dict[str, Any] = record.content
     version = content.get("schema_version")
     if version not in (2, 3, 4):
         raise DataError(f"{record.place}: schema_version is {version!r:.20}, not 4, 3 or 2")

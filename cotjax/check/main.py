@@ -51,7 +51,7 @@ def lines_of(compared: Comparison, study: Study) -> Iterable[str]:
     )
     yield ""
     head = ("measure family", *_KINDS, "differ")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for name in sorted({name for name, _ in compared.families}):
         kinds = [compared.families.get((name, kind), Family()) for kind in _KINDS]
         different = sum(each.different for each in kinds)

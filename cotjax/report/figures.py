@@ -10,6 +10,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -25,7 +26,7 @@ from cotjax.report.verdicts import share_text, verdict_of
 
 _SIDE_BY_SIDE = 6  # arms
 # Without a salt of our own, ids would differ from run to run.
-_SVG = {"svg.hashsalt": "cotjax", "svg.fonttype": "none"}
+_SVG: Any = {"svg.hashsalt": "cotjax", "svg.fonttype": "none"}  # matplotlib types the keys
 # A row of a figure: its heading, its chart and its domain.
 Row = tuple[str, Chart, str]
 

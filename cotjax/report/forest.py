@@ -121,8 +121,8 @@ def draw_facet(axes: Axes, facet: Facet) -> None:
         for kind, estimate in row.estimates.items():
             marker, size = _MARKERS[kind]
             line, own = y - _LINES[kind], COLOURS[kind][0]
-            value, *ends = (x or 0.0 for x in (estimate.value, estimate.low, estimate.high))
-            axes.hlines(line, *ends, color=own, linewidth=1.6)
+            value, low, high = (x or 0.0 for x in (estimate.value, estimate.low, estimate.high))
+            axes.hlines(line, low, high, color=own, linewidth=1.6)
             axes.plot(value, line, marker, color=own, markersize=size)
     axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))

@@ -83,7 +83,7 @@ def primary_row(summary: Summary, row: PlacedGain) -> SectionRow:
         reasons.append(reason_against(summary, row))
     decided = placement.verdict in (Verdict.ADVANTAGE, Verdict.PROMPT, Verdict.BOTH)
     carried = decided and verdict != NOT_INTERPRETED
-    cells = (
+    cells: tuple[str | Cell, ...] = (
         Cell(verdict, note=" ".join(map(capitalize, reasons)), sure=carried),
         *_moved(row),
         p_text(placement.adjusted_p).removeprefix("p = ") if carried else "–",
@@ -96,7 +96,7 @@ def _other(summary: Summary, row: PlacedGain) -> SectionRow:
     share, *moved = _moved(row)
     if row.placement.verdict is Verdict.FLOOR:
         share = replace(share, note=f"{row.placement.verdict}: {_floor(row)}")
-    cells = (domain_label(row.domain), measure(row), share, *moved)
+    cells: tuple[str | Cell, ...] = (domain_label(row.domain), measure(row), share, *moved)
     return SectionRow(summary.label(row.arm), cells)
 
 
