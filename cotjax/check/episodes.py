@@ -108,7 +108,8 @@ def _upgraded(record: Fields) -> Fields:
     if version not in (2, 3, 4):
         raise DataError(f"{record.place}: schema_version is {version!r:.20}, not 4, 3 or 2")
     if version == 2:
-        content = {"world": "alfworld", "sample": 0} | content
+        added: dict[str, Any] = {"world": "alfworld", "sample": 0}
+        content = added | content
         steps = [dict(step) for step in content.get("steps", ()) if isinstance(step, dict)]
         for step in steps:
             step.setdefault("score", None)
