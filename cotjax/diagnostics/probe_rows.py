@@ -91,10 +91,11 @@ def read_probe(path: Path, row: type[Row]) -> tuple[ProbeHeading, list[Row]]:
       DataError: a line is malformed, or two rows are of one state; the message names the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # A row may hold other separators of lines, such as U+2028, as they are.
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}); {_REMEDY}") from None
-    if not lines:
+    if lines == [""]:
         raise DataError(f"{path}: is empty; {_REMEDY}")
     heading = parse_line(path, 1, lines[0], ProbeHeading, _REMEDY)
     rows: dict[tuple, Row] = {}

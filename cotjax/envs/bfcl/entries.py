@@ -156,7 +156,7 @@ def _type(parameter: dict[str, Any]) -> str:
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSONL file. Raises DataError."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise DataError(
             f"{file}: cannot be read ({error.strerror}); install bfcl-eval again"
