@@ -117,8 +117,8 @@ def abstract_batch(
     }
 
 
-def _make_gradients(
-    config: ModelConfig, objective: Objective, accumulate: int
+def make_gradients(
+    config: ModelConfig, objective: Objective, accumulate: int = 1
 ) -> Callable[[dict, dict, dict], tuple[Pairs, dict]]:
     """Return (trained, frozen, batch) -> (the objective's pairs, gradients of its loss's sum).
 
@@ -152,7 +152,7 @@ def make_probe(
 
     It is compiled when it is first called. `kind`: of the batches, a key of FIELDS.
     """
-    gradients = _make_gradients(config, objective, accumulate)
+    gradients = make_gradients(config, objective, accumulate)
 
     def probe(params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
         pairs, grads = gradients(*split_params(config, params), batch)
@@ -193,33 +193,21 @@ def make_train_step(
     """
     shardings = state_shardings(config, optimizer, params, mesh)
     on_batch = dict.fromkeys(FIELDS[kind], batch_sharding(mesh))
-    gradients = _make_gradients(config, objective, accumulate)
+    gradients = make_gradients(config, objective, accumulate)
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         # Only the trained parameters are differentiated. A frozen one keeps its donated buffer.
-        trained, frozen = split_params(config, state.params)
-        pairs, grads = gradients(trained, frozen, batch)
-        total, weight = pairs["loss"]
-        # When nothing is supervised, loss and gradient are 0, not 0 / 0.
-        weight = jnp.where(weight > 0, weight, 1.0)
-        # Divided once, after the sum over micro-batches and devices: a mean of their means would
-        # give those with few supervised tokens too much weight.
-        wide = isinstance(state.opt_state, Mastered)
-        grads = jax.tree.map(
-            lambda grad: (grad / weight).astype(jnp.float32 if wide else grad.dtype), grads
+        state, metrics = applied(
+            config, optimizer, state, *gradients(*split_params(config, state.params), batch)
         )
-        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
-        params = join_params(config, apply(trained, updates, opt_state), frozen)
         real_BT = batch["segment_ids"] > 0
-        metrics = pairs | {
-            "loss": total / weight,
-            "grad_norm": optax.tree.norm(grads),
+        metrics |= {
             "tokens": real_BT.sum(),
             # A token attends to those before it on its branch, and to itself.
             "seen": jnp.where(real_BT, batch["positions"] + 1, 0).sum(dtype=jnp.float32),
             "dropped": batch["dropped"].sum(axis=0),
         }
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return state, metrics
 
     return jax.jit(
         train_step,
@@ -228,6 +216,33 @@ def make_train_step(
         donate_argnums=0,
         compiler_options=compiler_options(mesh),
     )
+
+
+def applied(
+    config: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    pairs: Pairs,
+    grads: dict,
+) -> tuple[TrainState, dict]:
+    """Return the state after an update, and its metrics, from sums over a whole batch.
+
+    `pairs`, `grads`: as `make_gradients` sums them. Metrics: `loss` (its sum over its weight), the
+    other pairs, and `grad_norm`. Where nothing is supervised, loss and gradient are 0, not 0 / 0.
+    """
+    trained, frozen = split_params(config, state.params)
+    total, weight = pairs["loss"]
+    weight = jnp.where(weight > 0, weight, 1.0)
+    # Divided once, after the sum over micro-batches and devices: a mean of their means would give
+    # those with few supervised tokens too much weight.
+    wide = isinstance(state.opt_state, Mastered)
+    grads = jax.tree.map(
+        lambda grad: (grad / weight).astype(jnp.float32 if wide else grad.dtype), grads
+    )
+    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    params = join_params(config, apply(trained, updates, opt_state), frozen)
+    metrics = pairs | {"loss": total / weight, "grad_norm": optax.tree.norm(grads)}
+    return TrainState(state.step + 1, params, opt_state), metrics
 
 
 def _parts(batch: dict, count: int) -> dict:
