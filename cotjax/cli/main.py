@@ -34,7 +34,7 @@ from cotjax.runtime.terminal import visible
 
 # Commands that run compiled programs, which the next start may reuse. `plan` compiles for other
 # devices, and `bench` measures compilers and memory: both compile afresh.
-_COMPILING = ("demo", "study", "train", "evaluate", "play", "replay")
+_COMPILING = ("demo", "study", "train", "rl", "evaluate", "play", "replay")
 
 DESCRIPTION = """\
 cotjax shows where the gains of chain-of-thought (CoT) training of agents land: in the prompt action

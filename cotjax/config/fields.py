@@ -5,6 +5,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from cotjax.config.playing import evaluate, primary, probes
+from cotjax.config.rl import rl
 from cotjax.envs.worlds import IN_DOMAIN, OOD, World, load_world
 
 # Fields that name a file or a folder: `~` and `$NAME` are expanded in them, and URLs are refused.
@@ -20,6 +21,7 @@ ARM_FIELDS = {
     "thoughts": "",
     "trajectories": "",
     "direct_share": -1.0,
+    "advantage": "",
     "seed": -1,
 }
 
@@ -53,6 +55,7 @@ def default_config(world: str = "alfworld") -> ConfigDict:
     config.model = _model()
     config.train = _train()
     config.masking = _masking()
+    config.rl = rl()
     config.arms = _arms()
     # Devices on each axis of the training mesh; -1: all that the other axes leave.
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
@@ -258,6 +261,7 @@ def _arms() -> ConfigDict:
     thoughts: kind of the scripted thoughts; "": collect.thoughts.
     trajectories: JSONL file to train this arm on; "": data.trajectories, or collected ones.
     direct_share: share of trajectories in the direct form; -1: data.direct_share.
+    advantage: of reinforcement learning; "": rl.advantage.
     seed: of the arm's data order, masking and adapters; -1: the config's.
     """
     arms = ConfigDict()

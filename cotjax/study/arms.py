@@ -87,7 +87,7 @@ def dropping_of(config: ConfigDict, arm: str) -> Dropping:
         raise UsageError(
             f"arms.{arm}: unknown field {unknown[0]!r}; there are {', '.join(ARM_FIELDS)}"
         )
-    for name in ("label", *_OF_DATA):
+    for name in ("label", "advantage", *_OF_DATA):
         own.pop(name, None)
     try:
         return Dropping.of(seed=_resolved(config, arm)["seed"], **(values | own))

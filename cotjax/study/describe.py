@@ -18,7 +18,7 @@ from cotjax.formats import TurnTemplate, state_key
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import abstract_params
 from cotjax.rollout import contracts
-from cotjax.runtime.claim import content_of_arm, planned_steps
+from cotjax.runtime.claim import content_of_arm, planned_steps, reinforced
 from cotjax.runtime.files import read_json, write_atomic
 from cotjax.runtime.provenance import git_revision, package_versions
 from cotjax.study.arms import arms_of
@@ -54,7 +54,8 @@ def describe_run(
     """
     world, made = load_world(config.world), config.games.source == "made"
     arms = [run / "arms" / arm for arm in config.arms]
-    counts = read_json(run / "data.json", "cotjax train") if arms else {}
+    given = arms and not reinforced(run)  # else there are no arms, or they play what they learn
+    counts = read_json(run / "data.json", "cotjax train") if given else {}
     about = {
         "name": run.name,
         "title": config.title,

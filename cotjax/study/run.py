@@ -46,7 +46,8 @@ from cotjax.study.memory import playing_memory
 from cotjax.study.players import LocalPlayer
 from cotjax.study.power import power_of, power_text
 from cotjax.study.probing import probe_checkpoints, require_probes
-from cotjax.study.ready import check, check_folder
+from cotjax.study.ready import check, check_folder, check_reinforced
+from cotjax.study.reinforcing import reinforce_arms
 from cotjax.study.training_data import check_opening, drawn_of, kept_of, load_codec
 from cotjax.train.main import train
 from cotjax.train.run import Run
@@ -82,6 +83,10 @@ class Study:
         self.say_power()
         games = self.games()
         self.train(games)
+        return self._after_training(games)
+
+    def _after_training(self, games: GameSets) -> Summary | None:
+        """Play, measure and report what was trained; None where nothing is played."""
         if not games.played:
             return None
         self.evaluate(games)
@@ -154,6 +159,12 @@ class Study:
                     measure=measure_of(config, arm, run, folder, self.reporter),
                 )
 
+    def reinforce(self, games: GameSets) -> Summary | None:
+        """Train every arm by reinforcement learning, play its checkpoints, and report them."""
+        expert = self.expert(games) if games.played else {}
+        reinforce_arms(self.config, self.folder, games, expert, self.reporter)
+        return self._after_training(games)
+
     def evaluate(self, games: GameSets) -> None:
         """Play every checkpoint of every arm."""
         if not games.played:
@@ -216,7 +227,7 @@ class Study:
         Its states are those of the offline diagnostics. {} where there is no expert.
         """
         with distributed.in_turn("held out"):
-            if not self.trains and not self._has_expert:
+            if not self._has_expert:
                 return {}
             expert = self._held_out_trajectories(games)
             if distributed.first():
@@ -333,11 +344,13 @@ def open_study(
     config: ConfigDict,
     trains: bool = True,
     alone: Callable[[ConfigDict], None] | None = None,
+    reinforced: bool = False,
 ) -> Study:
     """Claim the config's output folder, after all checks that are possible, and return the study.
 
     `trains`: as in `cotjax.study.ready.check`. `alone`: where the base is played as it is, and
-    there are no arms, the check of such a config (`cotjax.study.ready.check_alone`).
+    there are no arms, the check of such a config (`cotjax.study.ready.check_alone`). `reinforced`:
+    whether arms are trained by reinforcement learning.
 
     Raises:
       UsageError: a setting is impossible, the folder holds another run (the message names what
@@ -350,7 +363,12 @@ def open_study(
     distributed.check_same("config", {**mine, "jax": jax.__version__})
     if distributed.first():
         check_folder(folder, mine)
-    alone(config) if alone else check(config, trains)
+    if alone:
+        alone(config)
+    elif reinforced:
+        check_reinforced(config)
+    else:
+        check(config, trains)
     if distributed.first():
         claim_run(folder, mine)
     distributed.check_folder(folder)

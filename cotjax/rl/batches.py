@@ -1,0 +1,123 @@
+"""From what a step played to the micro-batches of its updates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cotjax.data.codec import Codec
+from cotjax.data.rollouts import PlayedExample, PlayedTurn, played_examples, policy_rows
+from cotjax.rl.advantages import Visited, gigpo, step_advantages
+from cotjax.rl.play import is_flat
+from cotjax.rl.rewards import is_invalid, response_of
+from cotjax.rl.rollouts import Rollouts
+from cotjax.rl.run import RLRun
+from cotjax.rl.update import Batch
+from cotjax.rollout.record import Episode, Turn
+
+
+def step_batches(run: RLRun, rollouts: Rollouts, codec: Codec) -> list[list[Batch]]:
+    """Return the micro-batches of each update of a step, `settings.batch` rows each.
+
+    Each update trains on whole groups, in their order. Flat groups are among them with `rl.flat`
+    "keep" alone. An update without a sampled token is left out.
+
+    Raises:
+      DataError: a tree is longer than a row, or a number is not finite; the message names the play.
+    """
+    advantages = advantages_of(rollouts, run.rl)
+    trained = [
+        position
+        for position in dict.fromkeys(rollouts.positions)
+        if run.rl.flat == "keep" or not _is_flat(rollouts, position, run.rl)
+    ]
+    updates = []
+    for positions in np.array_split(np.array(trained, np.int64), run.rl.updates):
+        plays, steps = _examples(run, rollouts, codec, advantages, set(positions.tolist()))
+        if not any(plays.values()):
+            continue
+        batch = policy_rows(
+            plays,
+            steps,
+            row_length=run.settings.row_length,
+            multiple=run.settings.batch,
+            dropping=run.dropping,
+            update=rollouts.about.step - 1,
+            budget=run.rl.normalizer,
+        ).batch
+        size = run.settings.batch
+        updates.append(
+            [
+                {name: array[row : row + size] for name, array in batch.items()}
+                for row in range(0, len(batch["ids"]), size)
+            ]
+        )
+    return updates
+
+
+def advantages_of(rollouts: Rollouts, settings: Any) -> list[np.ndarray]:
+    """Return the advantage of each step, [steps] for each play. `settings`: `config.rl`."""
+    kind, penalty, size = settings.advantage, settings.format_penalty, settings.group
+    if not settings.omega:
+        return step_advantages(rollouts.plays, kind, penalty=penalty, size=size)[0]
+    visited = []
+    for play, episode in zip(rollouts.plays, rollouts.episodes, strict=True):
+        rewards = [-penalty * invalid for invalid in play.invalid]
+        if rewards:
+            rewards[-1] += play.reward
+        anchors = tuple(_anchor(turn, settings.anchor) for turn in episode.steps)
+        visited.append(Visited(play.name, play.group, tuple(rewards), anchors))
+    how = {"omega": settings.omega, "gamma": settings.gamma, "size": size}
+    return gigpo(visited, kind, **how).values
+
+
+def _anchor(turn: Turn, anchor: str) -> tuple[str, ...]:
+    """Return what two steps have in common that start from one state."""
+    listed = turn.admissible_commands or () if anchor == "observation+admissible" else ()
+    return (turn.observation, *listed)
+
+
+def _is_flat(rollouts: Rollouts, position: int, settings: Any) -> bool:
+    places = [place for place, own in enumerate(rollouts.positions) if own == position]
+    return is_flat([rollouts.plays[place] for place in places], settings)
+
+
+def _examples(
+    run: RLRun,
+    rollouts: Rollouts,
+    codec: Codec,
+    advantages: Sequence[np.ndarray],
+    positions: set[int],
+) -> tuple[dict[str, list[PlayedExample]], dict[str, int]]:
+    """Return the trees and the number of steps of each play in these groups, by its name."""
+    plays, steps = {}, {}
+    for place, position in enumerate(rollouts.positions):
+        if position not in positions:
+            continue
+        name, episode = rollouts.plays[place].name, rollouts.episodes[place]
+        turns = _turns(episode, codec, run.rl)
+        own = advantages[place].tolist()
+        plays[name] = played_examples(codec, name, turns, own, run.settings.row_length)
+        steps[name] = len(turns)
+    return plays, steps
+
+
+def _turns(episode: Episode, codec: Codec, settings: Any) -> list[PlayedTurn]:
+    """Return an episode's steps in ids; a step that is not trained on has none."""
+    prefix = tuple(codec.prefill(episode.elicitation["cot_prefix"]))
+    turns = []
+    for turn in episode.steps:
+        response = response_of(turn)
+        masked = settings.mask_cut and not response.stopped
+        turns.append(
+            PlayedTurn(
+                prompt=turn.prompt_ids,
+                prefix=prefix,
+                ids=() if masked else response.ids,
+                log_probs=() if masked else response.logprobs or (),
+                valid=not is_invalid(turn, need_thought=False),
+            )
+        )
+    return turns
