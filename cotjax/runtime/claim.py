@@ -78,7 +78,8 @@ def _difference(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str | Non
     for section in sections:
         known = before.get(section, {})
         now[section] = {name: value for name, value in now[section].items() if name in known}
-    compared = ({name: run.get(name) for name in (*sections, "seed")} for run in (before, now))
+    names = (*sections, "objective", "seed")
+    compared = ({name: run.get(name) for name in names} for run in (before, now))
     differs = first_difference(*compared)
     return _said(*differs, now["train"].get("schedule")) if differs else None
 
@@ -120,7 +121,8 @@ def check_arm(
     """Check that `run` may resume in an arm's folder; return warnings. Nothing is written.
 
     Args:
-      run: train, masking, model, seed, and made_from where it is known (`runtime.content`).
+      run: train, masking, model, seed, objective where it is not the supervised one, and made_from
+        where it is known (`runtime.content`).
       theirs: the same of the run in the folder (None: as its settings.json says).
 
     Raises:
@@ -353,7 +355,7 @@ def arms_begun(folder: Path) -> list[str]:
 def _results(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
     """Return the results in a run's folder, in words, each with the settings that it binds."""
     results: list[tuple[str, tuple[str, ...]]] = []
-    trained = ("seed", "world", "task_types.", "data.", "prompt.", *_BASE)
+    trained = ("seed", "world", "task_types.", "data.", "prompt.", "preference.", *_BASE)
     if any((folder / "trajectories").glob("train*.jsonl")):
         collected = ("seed", "task_types.", "collect.", *_GAMES, AXES, "games.train")
         results.append(("trajectories were collected with it", collected))
