@@ -35,7 +35,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
             config.task_types = task_types_of(world)
             for name in ("source", "ood_domains"):
                 config.games[name] = games_of(world)[name]
-    files = (f"arms.{arm}.trajectories" for arm in own_files(config))
+    of_arms = ("trajectories", "rejected")
+    files = (f"arms.{arm}.{field}" for field in of_arms for arm in own_files(config, field))
     for name in (*PATHS, *files):
         # URLs are refused here, before anything is read or written.
         config.update_from_flattened_dict({name: _expanded(_fields(config)[name])})

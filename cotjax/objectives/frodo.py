@@ -30,15 +30,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from cotjax.data.sides import CHOSEN, CROSSED, REJECTED
 from cotjax.errors import UsageError
 from cotjax.masking import Role
 from cotjax.model.config import ModelConfig
 from cotjax.model.kernels import kernel_for
 from cotjax.objectives.objective import Objective, Pairs
 from cotjax.objectives.preference import (
-    CHOSEN,
-    CROSSED,
-    REJECTED,
     by_side,
     chosen_by_role,
     contrast,

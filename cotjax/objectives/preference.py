@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from cotjax.data.sides import CHOSEN, CROSSED, REJECTED
 from cotjax.errors import UsageError
 from cotjax.masking import Role
 from cotjax.model.config import ModelConfig
@@ -32,8 +33,7 @@ from cotjax.model.kernels import kernel_for
 from cotjax.objectives.objective import Objective, Pairs
 from cotjax.objectives.scores import Batch, log_probs, totals_by_role
 
-CHOSEN, REJECTED, CROSSED = 1, 2, 3  # sides
-_SIDES = 4
+_SIDES = 1 + CROSSED
 _LEAST = 4  # positions that a pair takes in a row, at least
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from cotjax.data.codec import Codec
-from cotjax.data.rollouts import PlayedExample, PlayedTurn, played_examples, policy_rows
+from cotjax.data.rollouts import PlayedExample, played_examples, policy_rows
 from cotjax.rl.advantages import Visited, gigpo, step_advantages
 from cotjax.rl.play import is_flat
-from cotjax.rl.rewards import is_invalid, response_of
+from cotjax.rl.records import check_sampled, turns_of
+from cotjax.rl.rewards import response_of
 from cotjax.rl.rollouts import Rollouts
 from cotjax.rl.run import RLRun
 from cotjax.rl.update import Batch
-from cotjax.rollout.record import Episode, Turn
+from cotjax.rollout.record import Turn
 
 
 def step_batches(run: RLRun, rollouts: Rollouts, codec: Codec) -> list[list[Batch]]:
@@ -97,27 +99,14 @@ def _examples(
         if position not in positions:
             continue
         name, episode = rollouts.plays[place].name, rollouts.episodes[place]
-        turns = _turns(episode, codec, run.rl)
+        check_sampled(episode)
+        turns = turns_of(episode, codec)
+        if run.rl.mask_cut:
+            turns = [
+                turn if response_of(played).stopped else replace(turn, ids=(), log_probs=())
+                for turn, played in zip(turns, episode.steps, strict=True)
+            ]
         own = advantages[place].tolist()
         plays[name] = played_examples(codec, name, turns, own, run.settings.row_length)
         steps[name] = len(turns)
     return plays, steps
-
-
-def _turns(episode: Episode, codec: Codec, settings: Any) -> list[PlayedTurn]:
-    """Return an episode's steps in ids; a step that is not trained on has none."""
-    prefix = tuple(codec.prefill(episode.elicitation["cot_prefix"]))
-    turns = []
-    for turn in episode.steps:
-        response = response_of(turn)
-        masked = settings.mask_cut and not response.stopped
-        turns.append(
-            PlayedTurn(
-                prompt=turn.prompt_ids,
-                prefix=prefix,
-                ids=() if masked else response.ids,
-                log_probs=() if masked else response.logprobs or (),
-                valid=not is_invalid(turn, need_thought=False),
-            )
-        )
-    return turns

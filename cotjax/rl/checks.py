@@ -21,8 +21,11 @@ _NAMES: dict[str, tuple[str, ...]] = {
 }
 # What the sampler's log-probabilities are those of the policy at.
 _SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
-# Fields of an arm that say what it is fine-tuned on.
-_OF_DATA = {"thoughts": "", "trajectories": "", "direct_share": -1.0}
+# Fields of an arm that say what it is fine-tuned on, and by what.
+_OF_DATA = {
+    **{"thoughts": "", "trajectories": "", "direct_share": -1.0},
+    **{"objective": "sft", "rejected": ""},
+}
 
 
 def check_rl(config: ConfigDict) -> None:

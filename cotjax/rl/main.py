@@ -79,7 +79,7 @@ def reinforce(
     layers = {"scan": settings.scan_layers, "kernel": settings.attention}
     with jax.set_mesh(mesh):
         state = init_state(model, optimizer, run.make_params(mesh), mesh)
-        objective = run.policy.make(model, mesh, remat=settings.remat, **layers)
+        objective = run.make_objective(mesh, remat=settings.remat, **layers)
         update = Update(model, optimizer, state.params, mesh, objective)
         scores = Scores(run, mesh, **layers)
 

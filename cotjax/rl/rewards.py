@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cotjax.rl.advantages import Played
+from cotjax.rl.records import name_of
 from cotjax.rollout.record import Episode, Response, Turn
 
 
@@ -19,7 +20,7 @@ def as_played(episode: Episode, position: int, settings: Any) -> Played:
     reward = settings.win_reward * episode.success
     reward += settings.score_reward * (episode.score or 0.0)
     return Played(
-        name=f"{episode.game.id}, sample {episode.sample}",
+        name=name_of(episode),
         group=position,
         reward=reward,
         invalid=tuple(is_invalid(turn, settings.need_thought) for turn in episode.steps),

@@ -12,7 +12,9 @@ from cotjax.train.run import Run
 
 @dataclass(frozen=True, kw_only=True)
 class RLRun(Run):
-    """All that decides the result. Of `Run`, `settings.steps` are steps, each of `rl.updates`.
+    """All that decides the result. `settings.steps` are steps of `rl.updates` updates each.
+
+    objective: that of `policy_of`.
 
     rl: the config's `rl` section, with the arm's own advantage.
     playing: how actions are drawn, and the limits of an episode, as records say it.
@@ -33,17 +35,16 @@ class RLRun(Run):
             settings[name] *= self.rl.updates
         return settings
 
-    @property
-    def policy(self) -> Policy:
-        """Return the objective's settings."""
-        rl = self.rl
-        return Policy(
-            aggregation=rl.aggregation,
-            tokens=rl.constant if rl.aggregation == "constant" else 0,
-            clip=rl.clip_low,
-            clip_high=rl.clip_high,
-            dual_clip=rl.dual_clip or None,
-            kl=rl.kl,
-            kl_estimator=rl.kl_estimator,
-            truncation=rl.tis_cap,
-        )
+
+def policy_of(rl: Any) -> Policy:
+    """Return the objective that a config's `rl` section describes."""
+    return Policy(
+        aggregation=rl.aggregation,
+        tokens=rl.constant if rl.aggregation == "constant" else 0,
+        clip=rl.clip_low,
+        clip_high=rl.clip_high,
+        dual_clip=rl.dual_clip or None,
+        kl=rl.kl,
+        kl_estimator=rl.kl_estimator,
+        truncation=rl.tis_cap,
+    )

@@ -42,7 +42,8 @@ def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str | None
         now[section] = {
             name: value for name, value in now.get(section, {}).items() if name in known
         }
-    compared = ({name: run.get(name) for name in (*sections, "seed")} for run in (before, now))
+    names = (*sections, "objective", "seed")
+    compared = ({name: run.get(name) for name in names} for run in (before, now))
     differs = first_difference(*compared)
     return said(*differs, now["train"].get("schedule")) if differs else None
 

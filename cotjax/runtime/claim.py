@@ -75,8 +75,8 @@ def check_arm(
     """Check that `run` may resume in an arm's folder; return warnings. Nothing is written.
 
     Args:
-      run: train, masking, model, seed, rl where it is trained by reinforcement learning, and
-        made_from where it is known (`runtime.content`).
+      run: train, masking, model, seed, objective where it is not the supervised one, rl where it is
+        trained by reinforcement learning, and made_from where it is known (`runtime.content`).
       theirs: the same of the run in the folder (None: as its settings.json says).
 
     Raises:
@@ -314,7 +314,7 @@ def reinforced(folder: Path) -> bool:
 def _results(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
     """Return the results in a run's folder, in words, each with the settings that it binds."""
     results: list[tuple[str, tuple[str, ...]]] = []
-    trained = ("seed", "world", "task_types.", "data.", "prompt.", *_BASE)
+    trained = ("seed", "world", "task_types.", "data.", "prompt.", "preference.", *_BASE)
     if any((folder / "trajectories").glob("train*.jsonl")):
         collected = ("seed", "task_types.", "collect.", *_GAMES, AXES, "games.train")
         results.append(("trajectories were collected with it", collected))

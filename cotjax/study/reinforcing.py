@@ -21,7 +21,7 @@ from cotjax.formats import TurnTemplate
 from cotjax.model.config import ModelConfig
 from cotjax.rl.main import reinforce
 from cotjax.rl.play import Actors
-from cotjax.rl.run import RLRun
+from cotjax.rl.run import RLRun, policy_of
 from cotjax.rollout.elicitation import Elicitation
 from cotjax.rollout.record import Kind
 from cotjax.runtime.progress import Reporter, TrainingProgress
@@ -65,6 +65,7 @@ def reinforce_arms(
         for arm, about in arms.items():
             where = f"{jax.device_count()} {jax.default_backend()} device(s)"
             title = f"Training {arm!r} ({about.label}) by reinforcement learning on {where}"
+            rl = _settings(config, arm)
             with reporter.stage("train", title) as stage:
                 reinforce(
                     RLRun(
@@ -75,7 +76,8 @@ def reinforce_arms(
                         seed=about.seed,
                         made_from=made_from,
                         config=json.loads(config.to_json_best_effort()),
-                        rl=_settings(config, arm),
+                        objective=policy_of(rl),
+                        rl=rl,
                         playing=elicitation.recorded(actors.kinds)
                         | {"max_length": config.evaluate.max_length},
                     ),

@@ -18,6 +18,7 @@ import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from cotjax.config import own_files
 from cotjax.data.codec import Codec
 from cotjax.data.prompt_examples import NONE_DRAWN, Drawn, keep_examples
 from cotjax.data.trajectories import Trajectory, read_trajectories, write_trajectories
@@ -33,7 +34,7 @@ from cotjax.runtime.claim import arms_begun, bind_held_out, claim_run
 from cotjax.runtime.content import contents
 from cotjax.runtime.files import local_path, sha256_of
 from cotjax.runtime.progress import Reporter, TrainingProgress
-from cotjax.study.arms import arms_of, dropping_of, given_files
+from cotjax.study.arms import arms_of, dropping_of, given_files, objective_of
 from cotjax.study.base import base_folder, keep_model, load_trained, make_start
 from cotjax.study.dataset import build_datasets
 from cotjax.study.describe import describe_run
@@ -119,7 +120,8 @@ class Study:
         config = self.config
         with distributed.in_turn("dataset"):
             trajectories = self._training_trajectories(games)
-            files = trajectories.values()
+            rejected = map(Path, own_files(config, "rejected").values())
+            files = [*trajectories.values(), *filter(Path.is_file, rejected)]
             start = make_start(config, self.folder, files, self.reporter)
             codec = load_codec(config, start.tokenizer, self._examples(trajectories))
             check_opening(config, codec)
@@ -148,7 +150,10 @@ class Study:
                 made_from=datasets[arm].made_from,
                 config=json.loads(config.to_json_best_effort()),
                 normalizer=config.masking.normalizer,
+                objective=objective_of(config, arm),
             )
+            # What the action has left to learn is measured of the supervised loss.
+            measure = measure_of(config, arm, run, folder, self.reporter)
             with self.reporter.stage("train", title) as stage:
                 train(
                     run,
@@ -156,7 +161,7 @@ class Study:
                     source=datasets[arm].source,
                     mesh_shape=dict(config.mesh),
                     listener=TrainingProgress(self.reporter, stage),
-                    measure=measure_of(config, arm, run, folder, self.reporter),
+                    measure=None if run.objective else measure,
                 )
 
     def reinforce(self, games: GameSets) -> Summary | None:

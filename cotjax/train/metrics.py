@@ -22,6 +22,8 @@ from cotjax.runtime.files import disk_errors, write_atomic
 
 # Keys of rows beside those of updates: each such row comes after the row of its step.
 HELD_OUT, EVALUATED = "held_out", "evaluated"
+# Metrics that every objective's step has; the others are pairs of (sum, weight).
+_SHARED = ("loss", "by_role", "grad_norm", "tokens", "seen", "dropped")
 
 
 class Clock:
@@ -100,7 +102,9 @@ def as_row(step: int, metrics: dict, *, learning_rate: float, positions: int) ->
     """Return the JSON row of a step's metrics, without its `time`.
 
     Losses are in nats per supervised token; roles without one are left out. A step without any
-    supervised token, which a control may produce, has the loss None.
+    supervised token, which a control may produce, has the loss None. Of another objective than the
+    supervised one, `loss` is its own, `loss_by_role` the negative log-probability of what is
+    trained on, and `objective` holds its other metrics (docs/objectives.md).
 
     Args:
       positions: positions of the whole batch, padding included.
@@ -117,7 +121,7 @@ def as_row(step: int, metrics: dict, *, learning_rate: float, positions: int) ->
                 "data of this step"
             )
     tokens = int(metrics["tokens"])
-    return {
+    row = {
         "step": step,
         "loss": loss if weights.any() else None,
         "grad_norm": norm,
@@ -132,6 +136,15 @@ def as_row(step: int, metrics: dict, *, learning_rate: float, positions: int) ->
             name: int(count) for name, count in zip(DROPPED, metrics["dropped"], strict=True)
         },
     }
+    more = {name: _mean(*metrics[name]) for name in metrics if name not in _SHARED}
+    return row | ({"objective": more} if more else {})
+
+
+def _mean(total: np.ndarray, weight: np.ndarray) -> float | dict[str, float] | None:
+    """Return a metric's sum over its weight, by role if it has that shape; None without weight."""
+    if np.ndim(total):
+        return {role.name: float(total[role] / weight[role]) for role in Role if weight[role]}
+    return float(total / weight) if weight else None
 
 
 class MetricsFile:

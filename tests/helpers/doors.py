@@ -31,7 +31,7 @@ from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.params import init_params
 from cotjax.rl.main import reinforce
 from cotjax.rl.play import Actors
-from cotjax.rl.run import RLRun
+from cotjax.rl.run import RLRun, policy_of
 from cotjax.rollout.elicitation import Elicitation
 from cotjax.sample.sampler import Sampler
 from cotjax.train.metrics import read_metrics
@@ -154,13 +154,15 @@ def rl_run(
     values.update({"steps": 3, "save_every": 2, "batch": 2, "row_length": 128})
     values.update({"warmup": 0, "schedule": "constant", "learning_rate": 3e-3})
     values.update(train or {})
+    rl = settings(**changes)
     return RLRun(
         values,
         dropping=dropping or Dropping.of(),
         model=model,
         make_params=partial(make_params, model),
         seed=3,
-        rl=settings(**changes),
+        objective=policy_of(rl),
+        rl=rl,
     )
 
 

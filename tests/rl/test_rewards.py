@@ -60,7 +60,7 @@ def test_a_reward_is_of_the_win_and_the_score_alone(given, changes, reward):
     """A malformed step takes nothing from it: its penalty is its own."""
     played = as_played(episode("g", 2, [turn(None), turn("look")], **given), 7, settings(**changes))
     assert (played.reward, played.invalid) == (reward, (True, False))
-    assert (played.group, played.name) == (7, "g, sample 2")
+    assert (played.group, played.name) == (7, "g#2")
 
 
 def test_a_response_without_a_thought_is_invalid_where_one_is_needed():
