@@ -57,7 +57,7 @@ OPEN |= {f"envs/alfworld/{name}.py": {"alfworld", "textworld"} for name in _ENGI
 WORLDS = tuple(f"cotjax.envs.{name}" for name in world_names())
 KNOW_A_WORLD = {"envs", "bench"}
 # Functions that may be longer than 60 lines: they read top to bottom.
-LONG = {"train/main.py:train"}
+LONG = {"train/main.py:train", "rl/main.py:reinforce"}
 
 
 def _modules():
