@@ -53,8 +53,8 @@ def reinforce(
       actors: what plays.
       mesh_shape: sizes of the axes data, fsdp and tensor; one may be -1.
       listener: receives the progress, and what is damaged.
-      evaluate: called as (step) once a checkpoint of the plan is on the disk; what it returns is
-        written to metrics.jsonl.
+      evaluate: called as (step) once a checkpoint of the plan is on the disk; what it returns, if
+        anything, is written to metrics.jsonl.
 
     Raises:
       UsageError: a setting out of its range, a batch that the mesh does not divide, a folder that
@@ -102,9 +102,10 @@ def reinforce(
         if evaluate is None or step not in saves or step in metrics_file.evaluated:
             return
         checkpoints.finish()
-        row = {"step": step, EVALUATED: dict(evaluate(step))}
-        metrics_file.write(row)
-        trackers.write(row)
+        if found := evaluate(step):
+            row = {"step": step, EVALUATED: dict(found)}
+            metrics_file.write(row)
+            trackers.write(row)
 
     with StopRequest() as stop:
         # ---- save the start

@@ -36,6 +36,8 @@ from cotjax.study.players import LocalPlayer, playing_mesh, sampler_of
 from cotjax.study.training_data import load_codec
 from cotjax.train.fingerprints import Fingerprints
 
+_DRIVERS = ("cot", "prompt")  # whose success is logged while an arm is trained
+
 
 def reinforce_arms(
     config: ConfigDict,
@@ -169,7 +171,10 @@ class _Panel:
         self._warned: set[str] = set()
 
     def play(self, arm: str, step: int) -> dict[str, Any]:
-        """Play an arm's checkpoints that have no records; return this one's success by domain."""
+        """Play an arm's checkpoints that have no records; return this one's success by domain.
+
+        {} where `evaluate.episodes_at` leaves its episodes out.
+        """
         evaluate(
             self._config,
             player=self._player_of,
@@ -182,12 +187,17 @@ class _Panel:
         if "_player" in self.__dict__:
             self._player.unload()
         records = self._folder / "records" / (arm if step else BASE_ARM) / str(step)
-        episodes = [each for each in count_records(records) if each.ended != "env_error"]
+        episodes = [
+            each
+            for each in (count_records(records) if records.is_dir() else ())
+            if each.driver in _DRIVERS and each.ended != "env_error"
+        ]
         found = {
             domain: success_of([each for each in episodes if each.domain == domain])
-            for domain in self._games.domains
+            for domain in sorted({each.domain for each in episodes})
         }
-        self._reporter.say(f"  step {step}: {_success_in_words(found)}")
+        if found:
+            self._reporter.say(f"  step {step}: {_success_in_words(found)}")
         return found
 
     @cached_property
@@ -208,8 +218,7 @@ class _Panel:
 def success_of(episodes: Sequence[EpisodeCounts]) -> dict[str, float | int]:
     """Return the share of games won by each driver, the gap, and the number of games."""
     won = {
-        driver: [each.success for each in episodes if each.driver == driver]
-        for driver in ("cot", "prompt")
+        driver: [each.success for each in episodes if each.driver == driver] for driver in _DRIVERS
     }
     rates: dict[str, float | int] = {
         driver: sum(own) / len(own) for driver, own in won.items() if own
@@ -222,6 +231,6 @@ def success_of(episodes: Sequence[EpisodeCounts]) -> dict[str, float | int]:
 def _success_in_words(found: Mapping[str, Mapping[str, float | int]]) -> str:
     return "; ".join(
         f"{domain}: "
-        + ", ".join(f"{rates[kind]:.2f} by {kind}" for kind in ("cot", "prompt") if kind in rates)
+        + ", ".join(f"{rates[kind]:.2f} by {kind}" for kind in _DRIVERS if kind in rates)
         for domain, rates in found.items()
     )
