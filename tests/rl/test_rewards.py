@@ -4,6 +4,8 @@ import pytest
 from helpers.doors import settings
 from helpers.studies import response
 
+from cotjax.errors import DataError
+from cotjax.rl.batches import advantages_of
 from cotjax.rl.metrics import live_prompt, played_metrics
 from cotjax.rl.rewards import as_played
 from cotjax.rl.rollouts import About, Rollouts
@@ -106,3 +108,39 @@ def test_a_step_that_played_nothing_has_no_rates():
 def test_an_episode_that_never_began_has_a_reward_and_no_steps():
     played = as_played(episode("g", 0, [], ended="length"), 0, settings())
     assert played.reward == 0 and played.invalid == ()
+
+
+def test_advantages_are_within_groups_and_a_wrong_group_is_an_error():
+    """With the groups of another order of the plays, what was better would be worse."""
+    what = settings(group=2, format_penalty=0.0)
+    episodes = [episode(game, n, [turn("look")] * 2, won) for game, n, won in (
+        ("a", 0, True), ("a", 1, False), ("b", 0, False), ("b", 1, False)
+    )]  # fmt: skip
+    of_first = advantages_of(Rollouts.of(ABOUT, (4, 4, 5, 5), episodes, what), what)
+    assert [own.round(3).tolist() for own in of_first] == [
+        *([0.707] * 2, [-0.707] * 2, [0.0] * 2, [0.0] * 2)
+    ]
+    with pytest.raises(DataError, match=r"the group 4 has 3 plays \(a#0, …\), it must have 2"):
+        advantages_of(Rollouts.of(ABOUT, (4, 4, 4, 5), episodes, what), what)
+    with pytest.raises(DataError, match="a#0: the play occurs twice"):
+        advantages_of(Rollouts.of(ABOUT, (4, 4), [episodes[0]] * 2, what), what)
+
+
+def test_a_penalty_is_of_its_step_and_an_anchor_of_its_state():
+    episodes = [
+        episode("a", 0, [turn("look"), turn(None)], success=True),
+        episode("a", 1, [turn("look"), turn("look")]),
+    ]
+    what = settings(group=2, advantage="dr_grpo", format_penalty=0.5, need_thought=True)
+    rollouts = Rollouts.of(ABOUT, (0, 0), episodes, what)
+    # The plays count as 1 - 0.25 and 0; the malformed step is half a win worse than its play.
+    for own, expected in zip(
+        advantages_of(rollouts, what), ([0.625, 0.125], [-0.375, -0.375]), strict=True
+    ):
+        assert own.tolist() == pytest.approx(expected)
+    # All four steps see the same: one anchor, of the discounted returns 0.475, 0.5, 0 and 0.
+    what = settings(group=2, advantage="dr_grpo", format_penalty=0.5, omega=1.0, gamma=0.95)
+    for own, expected in zip(
+        advantages_of(rollouts, what), ([0.48125, 0.50625], [-0.49375, -0.49375]), strict=True
+    ):
+        assert own.tolist() == pytest.approx(expected)
