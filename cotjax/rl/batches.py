@@ -10,7 +10,7 @@ import numpy as np
 
 from cotjax.data.codec import Codec
 from cotjax.data.rollouts import PlayedExample, played_examples, policy_rows
-from cotjax.rl.advantages import Visited, gigpo, step_advantages
+from cotjax.rl.advantages import StepAdvantages, Visited, gigpo, step_advantages
 from cotjax.rl.play import is_flat
 from cotjax.rl.records import check_sampled, turns_of
 from cotjax.rl.rewards import response_of
@@ -20,7 +20,9 @@ from cotjax.rl.update import Batch
 from cotjax.rollout.record import Turn
 
 
-def step_batches(run: RLRun, rollouts: Rollouts, codec: Codec) -> list[list[Batch]]:
+def step_batches(
+    run: RLRun, rollouts: Rollouts, advantages: Sequence[np.ndarray], codec: Codec
+) -> list[list[Batch]]:
     """Return the micro-batches of each update of a step, `settings.batch` rows each.
 
     Each update trains on whole groups, in their order. Flat groups are among them with `rl.flat`
@@ -29,7 +31,6 @@ def step_batches(run: RLRun, rollouts: Rollouts, codec: Codec) -> list[list[Batc
     Raises:
       DataError: a tree is longer than a row, or a number is not finite; the message names the play.
     """
-    advantages = advantages_of(rollouts, run.rl)
     trained = [
         position
         for position in dict.fromkeys(rollouts.positions)
@@ -59,11 +60,18 @@ def step_batches(run: RLRun, rollouts: Rollouts, codec: Codec) -> list[list[Batc
     return updates
 
 
-def advantages_of(rollouts: Rollouts, settings: Any) -> list[np.ndarray]:
-    """Return the advantage of each step, [steps] for each play. `settings`: `config.rl`."""
+def advantages_of(rollouts: Rollouts, settings: Any) -> StepAdvantages:
+    """Return the advantage of each step of each play. `settings`: `config.rl`.
+
+    Without `rl.omega` there are no anchors.
+
+    Raises:
+      DataError: a group has not `rl.group` plays, or a play is there twice.
+    """
     kind, penalty, size = settings.advantage, settings.format_penalty, settings.group
     if not settings.omega:
-        return step_advantages(rollouts.plays, kind, penalty=penalty, size=size)[0]
+        values, counts = step_advantages(rollouts.plays, kind, penalty=penalty, size=size)
+        return StepAdvantages(values, counts, anchors=0, singletons=0, steps=0)
     visited = []
     for play, episode in zip(rollouts.plays, rollouts.episodes, strict=True):
         rewards = [-penalty * invalid for invalid in play.invalid]
@@ -72,7 +80,7 @@ def advantages_of(rollouts: Rollouts, settings: Any) -> list[np.ndarray]:
         anchors = tuple(_anchor(turn, settings.anchor) for turn in episode.steps)
         visited.append(Visited(play.name, play.group, tuple(rewards), anchors))
     how = {"omega": settings.omega, "gamma": settings.gamma, "size": size}
-    return gigpo(visited, kind, **how).values
+    return gigpo(visited, kind, **how)
 
 
 def _anchor(turn: Turn, anchor: str) -> tuple[str, ...]:

@@ -111,6 +111,11 @@ def _check_arms(config: ConfigDict) -> None:
             raise UsageError(
                 f"arms.{arm}.advantage is {own.advantage!r}; there are {', '.join(KINDS)}"
             )
+        if own.get("control") == "reasoning tokens":
+            raise UsageError(
+                f"arms.{arm}.control is 'reasoning tokens', but a sampled thought may have fewer "
+                "tokens than its action: choose another control"
+            )
         for name, usual in _OF_DATA.items():
             if own.get(name, usual) != usual:
                 raise UsageError(

@@ -11,7 +11,7 @@ import jax
 from cotjax.envs.base import Game
 from cotjax.errors import DataError
 from cotjax.model.sharding import make_mesh
-from cotjax.rl.batches import step_batches
+from cotjax.rl.batches import advantages_of, step_batches
 from cotjax.rl.groups import Stream
 from cotjax.rl.metrics import Clock, step_row
 from cotjax.rl.play import Actors, played_or_read
@@ -138,10 +138,11 @@ def reinforce(
                     warn=listener.warn,
                 )
 
-            # ---- rows of tokens with advantages; log-probabilities under the start, and under
-            # this policy, before it changes
+            # ---- advantages; rows of tokens with them; log-probabilities under the start, and
+            # under this policy, before it changes
             with clock.timing("rows_s"):
-                updates = step_batches(run, rollouts, actors.codec)
+                advantages = advantages_of(rollouts, run.rl)
+                updates = step_batches(run, rollouts, advantages.values, actors.codec)
             with clock.timing("score_s"):
                 updates = [scores(state.params, batches) for batches in updates]
 
@@ -153,7 +154,7 @@ def reinforce(
                     found.append(metrics)
 
             # ---- log
-            row = step_row(step, rollouts, run.rl, updates, found, rate)
+            row = step_row(rollouts, advantages, run.rl, updates, found, rate)
             row["time"] = clock.row(row["tokens"], rollouts, waits)
             metrics_file.write(row)
             trackers.write(row)

@@ -17,7 +17,7 @@ from cotjax.diagnostics.episodes import compared
 from cotjax.errors import DataError
 from cotjax.masking import Role
 from cotjax.objectives.objective import MOST
-from cotjax.rl.advantages import FLAT, Played
+from cotjax.rl.advantages import FLAT, Played, StepAdvantages
 from cotjax.rl.play import Waits
 from cotjax.rl.rewards import has_thought, is_invalid, response_of
 from cotjax.rl.rollouts import Rollouts, rollouts_file
@@ -26,8 +26,8 @@ from cotjax.rollout.record import Episode, Turn
 
 
 def step_row(
-    step: int,
     rollouts: Rollouts,
+    advantages: StepAdvantages,
     settings: Any,
     updates: Sequence[Sequence[Batch]],
     found: Sequence[Mapping[str, Any]],
@@ -44,6 +44,7 @@ def step_row(
     Raises:
       DataError: a loss, or the norm of a gradient, is not finite.
     """
+    step = rollouts.about.step
     for metrics in found:
         for name, value in (("loss", metrics["loss"]), ("gradient's norm", metrics["grad_norm"])):
             if not math.isfinite(value):
@@ -64,6 +65,7 @@ def step_row(
         "padding": 1 - tokens / size if size else None,
         "stream": rollouts.about.end,
         **played_metrics(rollouts, settings),
+        **({"anchors": _anchors(advantages)} if advantages.anchors else {}),
         **(_policy_metrics(found, settings) if found else {}),
         "dropped": {
             name: int(sum(batch["dropped"][:, column].sum() for batch in batches))
@@ -108,6 +110,15 @@ def _policy_metrics(found: Sequence[Mapping[str, Any]], settings: Any) -> dict[s
             "size": ratio.get("advantage_size"),
             "nonzero": ratio.get("advantage_share"),
         },
+    }
+
+
+def _anchors(advantages: StepAdvantages) -> dict[str, float]:
+    """Return the groups of steps in one state: their number, size, and those of one step."""
+    return {
+        "groups": advantages.anchors,
+        "size": advantages.anchor_size,
+        "singletons": advantages.singletons / advantages.anchors,
     }
 
 

@@ -64,6 +64,8 @@ def test_the_defaults_are_possible():
         ("train.keep_best=1", "train.keep_best is 1"),
         ("train.row_length=768", "evaluate.max_length is 2048, more than train.row_length (768)"),
         ("masking.unit=token", "masking.unit is 'token'"),
+        ("arms.grpo.control=reasoning tokens", "arms.grpo.control is 'reasoning tokens'"),
+        ("arms.grpo.objective=dpo", "arms.grpo.objective is 'dpo'"),
         ("arms.grpo.thoughts=unnamed", "arms.grpo.thoughts is 'unnamed'"),
         ("arms.grpo.trajectories=a.jsonl", "arms.grpo.trajectories is 'a.jsonl'"),
         ("arms.grpo.direct_share=0.3", "arms.grpo.direct_share is 0.3"),

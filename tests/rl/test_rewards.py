@@ -116,7 +116,7 @@ def test_advantages_are_within_groups_and_a_wrong_group_is_an_error():
     episodes = [episode(game, n, [turn("look")] * 2, won) for game, n, won in (
         ("a", 0, True), ("a", 1, False), ("b", 0, False), ("b", 1, False)
     )]  # fmt: skip
-    of_first = advantages_of(Rollouts.of(ABOUT, (4, 4, 5, 5), episodes, what), what)
+    of_first = advantages_of(Rollouts.of(ABOUT, (4, 4, 5, 5), episodes, what), what).values
     assert [own.round(3).tolist() for own in of_first] == [
         *([0.707] * 2, [-0.707] * 2, [0.0] * 2, [0.0] * 2)
     ]
@@ -135,12 +135,14 @@ def test_a_penalty_is_of_its_step_and_an_anchor_of_its_state():
     rollouts = Rollouts.of(ABOUT, (0, 0), episodes, what)
     # The plays count as 1 - 0.25 and 0; the malformed step is half a win worse than its play.
     for own, expected in zip(
-        advantages_of(rollouts, what), ([0.625, 0.125], [-0.375, -0.375]), strict=True
+        advantages_of(rollouts, what).values, ([0.625, 0.125], [-0.375, -0.375]), strict=True
     ):
         assert own.tolist() == pytest.approx(expected)
     # All four steps see the same: one anchor, of the discounted returns 0.475, 0.5, 0 and 0.
     what = settings(group=2, advantage="dr_grpo", format_penalty=0.5, omega=1.0, gamma=0.95)
     for own, expected in zip(
-        advantages_of(rollouts, what), ([0.48125, 0.50625], [-0.49375, -0.49375]), strict=True
+        advantages_of(rollouts, what).values,
+        ([0.48125, 0.50625], [-0.49375, -0.49375]),
+        strict=True,
     ):
         assert own.tolist() == pytest.approx(expected)

@@ -102,10 +102,10 @@ def test_killed_in_three_places_a_run_ends_with_the_same_bytes(
     assert kept < 2 and len(rows(tmp_path)) == kept
 
     # Between the writing of step 2 and its update.
-    def end(run, rollouts, codec):
+    def end(run, rollouts, *rest):
         if rollouts.about.step == 2:
             raise Killed
-        return step_batches(run, rollouts, codec)
+        return step_batches(run, rollouts, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(main, "step_batches", end)
@@ -200,6 +200,7 @@ def test_the_options_of_a_step_work_together(actors, tmp_path):
     assert sum(row["dropped"]["tokens"] for row in rows(tmp_path)) > 0
     for row in rows(tmp_path):
         assert row["updates"] == 2 and row["groups"]["played"] == 4
+        assert 0 < row["anchors"]["groups"] <= 24 / row["anchors"]["size"] + 1e-6
         assert row["tis"]["mean"] == pytest.approx(1, abs=1e-4)
         assert row["kl_old"] > 0
         assert row["nll_by_role"].keys() <= {"REASONING", "ACTION", "ACTION_CLOSE"}
