@@ -172,6 +172,7 @@ def test_a_rate_that_moves_nothing_leaves_sampler_and_trainer_together(actors, t
     jax.tree.map(np.testing.assert_array_equal, first, last)
 
 
+@pytest.mark.slow
 def test_with_adapters_the_reference_is_the_base_and_only_they_change(tmp_path):
     changes = {"steps": 2, "learning_rate": 0.05}
     with acting(model=LORA_MODEL) as actors:
