@@ -67,6 +67,7 @@ def test_every_field_of_an_arm_can_be_set(tmp_path):
         ("thoughts", "unnamed"),
         ("trajectories", "mine.jsonl"),
         ("direct_share", 0.3),
+        ("advantage", "rloo"),
         ("seed", 7),
     ):
         set_field(config, f"arms.reduced.{name}={value}")

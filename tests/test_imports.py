@@ -22,7 +22,7 @@ LEVELS = {
     "config": 3, "data": 3,
     "objectives": 4, "rollout": 4, "sample": 4, "weights": 4,
     "train": 5, "diagnostics": 5, "endpoint": 5,
-    "plan": 6, "probes": 6, "report": 6,
+    "plan": 6, "probes": 6, "report": 6, "rl": 6,
     "study": 7,
     "bench": 8,
     "cli": 9,
@@ -58,7 +58,7 @@ OPEN |= {f"envs/alfworld/{name}.py": {"alfworld", "textworld"} for name in _ENGI
 WORLDS = tuple(f"cotjax.envs.{name}" for name in world_names())
 KNOW_A_WORLD = {"envs", "bench"}
 # Functions that may be longer than 60 lines: they read top to bottom.
-LONG = {"train/main.py:train"}
+LONG = {"train/main.py:train", "rl/main.py:reinforce"}
 
 
 def _modules():

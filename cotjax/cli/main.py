@@ -34,7 +34,7 @@ from cotjax.runtime.terminal import visible
 
 # Commands that run compiled programs, which the next start may reuse. `plan` compiles for other
 # devices, and `bench` measures compilers and memory: both compile afresh.
-_COMPILING = ("demo", "study", "train", "evaluate", "play", "replay")
+_COMPILING = ("demo", "study", "train", "rl", "evaluate", "play", "replay")
 
 DESCRIPTION = """\
 cotjax shows where the gains of chain-of-thought (CoT) training of agents land: in the prompt action
@@ -44,6 +44,7 @@ cotjax shows where the gains of chain-of-thought (CoT) training of agents land: 
   cotjax study --config FILE         the same for any config
   cotjax play --game PATH            play one game, or watch a checkpoint play it
   cotjax train|evaluate|report       its stages, one by one, on the same --config and --out
+  cotjax rl --config FILE            train by reinforcement learning instead, with the same report
   cotjax plan --config FILE          does it fit a TPU slice? compiled here, without one
 """
 

@@ -32,13 +32,18 @@ def add_demo(commands: Any) -> None:
 
 
 def add_stages(commands: Any) -> None:
-    """Add `study`, `train`, `evaluate` and `report` to the commands of the parser."""
+    """Add `study`, its stages and `rl` to the commands of the parser."""
     for name, run, text in (
         ("study", _study, "run a config's whole study"),
         (
             "train",
             _train,
             "make or find the games, collect, build the dataset, and train every arm",
+        ),
+        (
+            "rl",
+            _rl,
+            "train every arm by reinforcement learning, play its checkpoints, and report them",
         ),
         (
             "evaluate",
@@ -57,7 +62,7 @@ def add_stages(commands: Any) -> None:
         ),
     ):
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        _add_config(command, default="configs/demo.py")
+        _add_config(command, default=f"configs/{'grpo_demo' if name == 'rl' else 'demo'}.py")
         command.set_defaults(run=run)
         if name == "study":
             instead = command.add_mutually_exclusive_group()
@@ -162,14 +167,16 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
 
 
-def _open(arguments: argparse.Namespace, path: Path, trains: bool = True) -> Study:
+def _open(
+    arguments: argparse.Namespace, path: Path, trains: bool = True, reinforced: bool = False
+) -> Study:
     from cotjax.config import load_config
 
     _join(arguments)
     config = load_config(path, arguments.overrides)
     if arguments.out:
         config.out = str(arguments.out)
-    return _opened(arguments, config, trains=trains)
+    return _opened(arguments, config, trains=trains, reinforced=reinforced)
 
 
 def _join(arguments: argparse.Namespace) -> None:
@@ -183,6 +190,7 @@ def _opened(
     config: ConfigDict,
     trains: bool = True,
     alone: Callable[[ConfigDict], None] | None = None,
+    reinforced: bool = False,
 ) -> Study:
     from cotjax.model.platform import split_cpu
     from cotjax.runtime.joining import check
@@ -194,7 +202,7 @@ def _opened(
     from cotjax.study.run import open_study
 
     tfds.disable_progress_bar()
-    return open_study(config, trains, alone)
+    return open_study(config, trains, alone, reinforced)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -247,6 +255,11 @@ def _train(arguments: argparse.Namespace) -> None:
     study = _open(arguments, arguments.config)
     study.train(study.games())
     study.reporter.say(f"Trained: {study.folder / 'arms'}")
+
+
+def _rl(arguments: argparse.Namespace) -> None:
+    study = _open(arguments, arguments.config, reinforced=True)
+    _finish(study, study.reinforce(study.games()))
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

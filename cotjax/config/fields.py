@@ -5,6 +5,8 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from cotjax.config.playing import evaluate, primary, probes
+from cotjax.config.preference import preference
+from cotjax.config.rl import rl
 from cotjax.envs.worlds import IN_DOMAIN, OOD, World, load_world
 
 # Fields that name a file or a folder: `~` and `$NAME` are expanded in them, and URLs are refused.
@@ -20,6 +22,9 @@ ARM_FIELDS = {
     "thoughts": "",
     "trajectories": "",
     "direct_share": -1.0,
+    "advantage": "",
+    "objective": "sft",
+    "rejected": "",
     "seed": -1,
 }
 
@@ -56,6 +61,8 @@ def default_config(world: str = "alfworld") -> ConfigDict:
     config.model = _model()
     config.train = _train()
     config.masking = _masking()
+    config.rl = rl()
+    config.preference = preference()
     config.arms = _arms()
     # Devices on each axis of the training mesh; -1: all that the other axes leave.
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
@@ -261,6 +268,10 @@ def _arms() -> ConfigDict:
     thoughts: kind of the scripted thoughts; "": collect.thoughts.
     trajectories: JSONL file to train this arm on; "": data.trajectories, or collected ones.
     direct_share: share of trajectories in the direct form; -1: data.direct_share.
+    advantage: of reinforcement learning; "": rl.advantage.
+    objective: "sft", "dpo" or "frodo" (docs/objectives.md); the last two train on pairs.
+    rejected: trajectory file, or folder of records, with the rejected side of pairs; "": thoughts
+      and actions of other states of the same episode.
     seed: of the arm's data order, masking and adapters; -1: the config's. Several: config.seeds.
     """
     arms = ConfigDict()
@@ -269,10 +280,10 @@ def _arms() -> ConfigDict:
     return arms
 
 
-def own_files(config: ConfigDict) -> dict[str, str]:
-    """Return arm -> the trajectory file that it names itself."""
+def own_files(config: ConfigDict, field: str = "trajectories") -> dict[str, str]:
+    """Return arm -> the trajectory file that it names itself; `field` may also be "rejected"."""
     arms = {arm: own for arm, own in config.arms.items() if isinstance(own, ConfigDict)}
-    return {arm: own.trajectories for arm, own in arms.items() if own.get("trajectories")}
+    return {arm: own[field] for arm, own in arms.items() if own.get(field)}
 
 
 def sampler_mesh(config: ConfigDict) -> dict[str, int]:

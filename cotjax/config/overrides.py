@@ -28,7 +28,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
         raise UsageError(f"{path}: no such config file; configs/demo.py is one")
     config = run_config_file(path)
     set_fields(config, overrides)
-    files = (f"arms.{arm}.trajectories" for arm in own_files(config))
+    of_arms = ("trajectories", "rejected")
+    files = (f"arms.{arm}.{field}" for field in of_arms for arm in own_files(config, field))
     for name in (*PATHS, *files):
         # URLs are refused here, before anything is read or written.
         config.update_from_flattened_dict({name: _expanded(_fields(config)[name])})

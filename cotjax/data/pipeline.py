@@ -35,6 +35,15 @@ from cotjax.masking import NEVER, Dropping, target_weights, targets, turn_number
 from cotjax.masking.drop import AS_MANY
 
 Example = Mapping[str, Any]  # as the TFDS dataset stores it
+# Fields that examples of preferences (data.pairs) and of played episodes (data.rollouts) have
+# besides, by token. A batch has them by target.
+BY_TOKEN = {
+    "sides": np.int8,
+    "reference": np.float32,
+    "log_probs": np.float32,
+    "sampled": np.float32,
+    "advantages": np.float32,
+}
 # What `dropped` counts in each row: targets that lose their weight, the draws that dropped them (of
 # examples, turns or tokens), and the examples that they are in.
 DROPPED = ("tokens", "units", "examples")
@@ -64,6 +73,9 @@ def packed_row(
 ) -> dict[str, np.ndarray]:
     """Return one row [T] of each field of a batch. Padding has segment 0, weight 0, and no draw.
 
+    Fields of BY_TOKEN that the examples have are in the row too; beside `sides` stands `pairs`,
+    the example of each target that has a side.
+
     Raises:
       MaskError: the dropping does not fit an example (see `Dropping.draws`).
     """
@@ -86,8 +98,11 @@ def packed_row(
         joined("roles", np.int8),
         joined("branches", np.int32),
     )
-    segment_ids = np.zeros(row_length, np.int32)
-    segment_ids[:used] = np.repeat(np.arange(1, len(examples) + 1, dtype=np.int32), lengths)
+    numbers = np.zeros(row_length, np.int32)  # of the example, from 1
+    numbers[:used] = np.repeat(np.arange(len(examples), dtype=np.int32), lengths) + 1
+    segment_ids = numbers.copy()
+    if "segments" in examples[0]:
+        segment_ids[:used] = _consecutive([example["segments"] for example in examples])
     here = slice(0, used)
     weights = np.zeros(row_length, np.float32)
     weights[here] = target_weights(
@@ -99,7 +114,7 @@ def packed_row(
     draws = np.full(row_length, NEVER, np.float32)
     if dropping.drops():
         np.concatenate([_draws(dropping, example, epoch) for example in examples], out=draws[:used])
-    return {
+    row = {
         "ids": ids,
         "targets": shifted(ids),
         "weights": weights,
@@ -109,6 +124,20 @@ def packed_row(
         "positions": joined("positions", np.int32),
         "segment_ids": segment_ids,
     }
+    for name in BY_TOKEN.keys() & examples[0].keys():
+        row[name] = shifted(joined(name, BY_TOKEN[name]))
+    if "sides" in row:
+        row["pairs"] = np.where(row["sides"] > 0, numbers, 0).astype(np.int32)
+    return row
+
+
+def _consecutive(segments: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the segments of several examples, each numbered from 0, as a row's, from 1."""
+    first, numbers = 1, []
+    for own in segments:
+        numbers.append(first + own.astype(np.int32))
+        first = int(numbers[-1].max()) + 1
+    return np.concatenate(numbers)
 
 
 def example_turns(example: Example) -> np.ndarray:

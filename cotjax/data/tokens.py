@@ -16,7 +16,7 @@ example per step, and past turns that keep their thoughts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,12 +133,12 @@ def trajectory_examples(
     # Where a template marks responses that do not reason, later prompts lack the mark.
     branches = form == "cot" or bool(codec.template.direct_open)
     if branches and not layout.past_thoughts:
-        return _tree_examples(trajectory.id, turns, max_length)
+        return tree_examples(trajectory.id, turns, max_length)
     return _linear_examples(trajectory.id, turns, max_length)
 
 
 @dataclass(frozen=True)
-class _Turn:
+class Turn:
     """A step in ids.
 
     number: the step
@@ -156,7 +156,7 @@ class _Turn:
 
 def _encode_turns(
     codec: Codec, trajectory: Trajectory, form: str, past_thoughts: bool, no_thought: str
-) -> Iterator[_Turn]:
+) -> Iterator[Turn]:
     for number, step in enumerate(trajectory.steps):
         silent = form == "cot" and step.thought is None
         try:
@@ -178,14 +178,15 @@ def _encode_turns(
             raise DataError(f"trajectory {trajectory.id!r}, step {number}: {error}") from None
         trained = step.trained and not (silent and no_thought == "skip")
         past = _as_prompt(response if past_thoughts else codec.acted(step.action))
-        yield _Turn(number, prompt, response, past, trained)
+        yield Turn(number, prompt, response, past, trained)
 
 
 def _as_prompt(segments: Segments) -> Segments:
     return [(ids, Role.PROMPT) for ids, _ in segments]
 
 
-def _tree_examples(id: str, turns: Iterator[_Turn], max_length: int) -> Iterator[TokenExample]:
+def tree_examples(id: str, turns: Iterable[Turn], max_length: int) -> Iterator[TokenExample]:
+    """Yield the trees of a trajectory's turns, as `trajectory_examples` describes them."""
     trunk, tree = _Tokens(), _Tokens()
     # The first step of the tree, and its length up to the end of its last response.
     first, end = 0, 0
@@ -208,7 +209,31 @@ def _tree_examples(id: str, turns: Iterator[_Turn], max_length: int) -> Iterator
         yield tree.cut(end).example(id, first)
 
 
-def _linear_examples(id: str, turns: Iterator[_Turn], max_length: int) -> Iterator[TokenExample]:
+def forked_example(
+    id: str, step: int, prompt: Segments, responses: Sequence[Segments]
+) -> TokenExample:
+    """Return an example whose branches are several responses to one prompt, branches 1, 2, ….
+
+    The last id of the prompt begins every branch, where it predicts the response's first id:
+
+        example   prompt without its last id q | q response 1 … | q response 2 …
+        branches  0 0 0 0 0 0 0 0 0 0 0 0 0 0  | 1 1 1 1 1 1 1  | 2 2 2 2 2 2 2
+
+    Raises:
+      DataError: the prompt is empty.
+    """
+    ids = [(id_, role) for part, role in prompt for id_ in part]
+    if not ids:
+        raise DataError(f"trajectory {id!r}, step {step}: the prompt is empty")
+    *trunk, (last, role) = ids
+    tokens = _Tokens()
+    tokens.append([([id_], own) for id_, own in trunk], branch=0)
+    for number, response in enumerate(responses, start=1):
+        tokens.append([([last], role), *response], branch=number, step=step)
+    return tokens.example(id, step)
+
+
+def _linear_examples(id: str, turns: Iterator[Turn], max_length: int) -> Iterator[TokenExample]:
     line, end = _Tokens(), 0
     for turn in turns:
         line.append(turn.prompt, branch=0)
@@ -222,9 +247,9 @@ def _linear_examples(id: str, turns: Iterator[_Turn], max_length: int) -> Iterat
 
 
 def _step_examples(
-    codec: Codec, trajectory: Trajectory, turns: Iterator[_Turn], max_length: int, history: int
+    codec: Codec, trajectory: Trajectory, turns: Iterator[Turn], max_length: int, history: int
 ) -> Iterator[TokenExample]:
-    seen: list[_Turn] = []
+    seen: list[Turn] = []
     for turn in turns:
         start = max(0, turn.number - history) if history else 0
         tokens = _Tokens()
@@ -242,7 +267,7 @@ def _step_examples(
         seen.append(turn)
 
 
-def _first_prompt(codec: Codec, trajectory: Trajectory, turn: _Turn) -> Segments:
+def _first_prompt(codec: Codec, trajectory: Trajectory, turn: Turn) -> Segments:
     """Return the user's message of a history that begins with this turn."""
     if turn.number == 0:
         return turn.prompt

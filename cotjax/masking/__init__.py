@@ -25,7 +25,16 @@ from cotjax.masking.drop import (
     drops_action,
     turn_numbers,
 )
-from cotjax.masking.losses import NORMALIZERS, example_mean, fixed_budget, policy_losses, token_sum
+from cotjax.masking.losses import NORMALIZERS, example_mean, fixed_budget, token_sum
+from cotjax.masking.policy import (
+    KL_ESTIMATORS,
+    MOST_LOG_RATIO,
+    clipped,
+    kl_estimates,
+    log_ratios,
+    policy_losses,
+    truncated_importance,
+)
 from cotjax.masking.roles import RESPONSE_ROLES, MaskError, Role, RoleTokens, roles_from_segments
 from cotjax.masking.sampled import SampledRoles, roles_from_ids
 from cotjax.masking.text import DEFAULT_TAGS, Tags, roles_from_text
@@ -34,6 +43,8 @@ from cotjax.masking.weights import check_supervision, labels, spread, target_wei
 __all__ = [
     "CONTROLS",
     "DEFAULT_TAGS",
+    "KL_ESTIMATORS",
+    "MOST_LOG_RATIO",
     "NEVER",
     "NORMALIZERS",
     "RESPONSE_ROLES",
@@ -47,11 +58,14 @@ __all__ = [
     "SampledRoles",
     "Tags",
     "check_supervision",
+    "clipped",
     "draw",
     "drops_action",
     "example_mean",
     "fixed_budget",
+    "kl_estimates",
     "labels",
+    "log_ratios",
     "mask_callback",
     "policy_losses",
     "roles_from_ids",
@@ -62,5 +76,6 @@ __all__ = [
     "target_weights",
     "targets",
     "token_sum",
+    "truncated_importance",
     "turn_numbers",
 ]

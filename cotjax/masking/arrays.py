@@ -41,6 +41,22 @@ def alike(array: Any, like: Array, what: str) -> Array:
     return np.asarray(array) if isinstance(array, list | tuple) else array
 
 
+def check_same_shape(what: str, array: Array, other: Array) -> None:
+    """Raise MaskError unless an array has the shape of `other`, the losses or their inputs."""
+    if np.shape(array) != np.shape(other):
+        raise MaskError(
+            f"{what} have shape {tuple(np.shape(array))}, the losses {tuple(np.shape(other))}"
+        )
+
+
+def detached(array: Array) -> Array:
+    """Return an array through which no gradient flows."""
+    if is_torch(array):
+        return array.detach()
+    jax = sys.modules.get("jax")
+    return jax.lax.stop_gradient(array) if jax and isinstance(array, jax.Array) else array
+
+
 def from_tensors(function: Callable) -> Callable:
     """Let a function of numpy arrays take torch tensors and return one, on the device of the first.
 

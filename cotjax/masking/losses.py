@@ -1,4 +1,4 @@
-"""Normalizers and the policy loss.
+"""Normalizers: the ways to divide a loss.
 
 Dropping tokens changes the denominator of a mean, so each way to divide the loss has a name. A
 normalizer applies the weights, once, and returns (sum, weight). Add both over micro-batches and
@@ -12,10 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from cotjax.masking.arrays import Array, alike, is_torch, namespace
-from cotjax.masking.roles import MaskError
+from cotjax.masking.arrays import Array, alike, check_same_shape, is_torch, namespace
 
-MOST_LOG_RATIO = 20.0  # nats; exp of it is finite in float32 and bfloat16
 NORMALIZERS = ("token_sum", "example_mean", "fixed_budget")
 
 
@@ -55,7 +53,7 @@ def example_mean(
         sums, counts = weighted.sum(-1), weights.sum(-1)
     else:
         segment_ids = alike(segment_ids, weighted, "segment_ids")
-        _same_shape("segment_ids", segment_ids, weighted)
+        check_same_shape("segment_ids", segment_ids, weighted)
         if segments is None:
             segments = int(segment_ids.max()) if np.prod(np.shape(segment_ids)) else 0
         sums, counts = (
@@ -79,74 +77,12 @@ def fixed_budget(losses: Array, weights: Array, budget: Array | float) -> tuple[
     return _weighted(losses, weights)[0].sum(), xp.asarray(budget, dtype=xp.float32)
 
 
-def policy_losses(
-    log_probs: Array,
-    old_log_probs: Array,
-    advantages: Array,
-    *,
-    clip: float = 0.2,
-    weights: Array | None = None,
-) -> Array:
-    """Return the clipped policy-gradient loss of GRPO by token, [B, T], for a normalizer.
-
-    Reduced action supervision is in the weights alone: `target_weights(roles, drop_tokens=...)`
-    removes the action tokens of a sampled fraction of samples from the policy loss; the advantages
-    are unchanged. A KL or entropy term takes its own weights (without dropping, and never on
-    observations).
-
-    Args:
-      log_probs, old_log_probs: [B, T] log-probability of each target, in nats, under the policy and
-        under the policy that sampled it.
-      advantages: [B] by sample, or [B, T].
-      clip: half the width of the ratio's interval around 1.
-      weights: [B, T] by target. Where they are 0 the log-probabilities are ignored, so that not
-        even a NaN among them reaches the loss or a gradient. None: all are used.
-
-    The log of the ratio is clipped at MOST_LOG_RATIO (20) in both directions, so an impossible
-    token (-inf, or -100 as a filler) in `old_log_probs` gives a finite loss, and no gradient.
-
-    Raises:
-      MaskError: the advantages have neither shape, the other shapes differ, or some arrays are of
-        torch and others are not.
-    """
-    log_probs = np.asarray(log_probs) if isinstance(log_probs, list | tuple) else log_probs
-    xp = namespace(log_probs)
-    old_log_probs = alike(old_log_probs, log_probs, "old_log_probs")
-    advantages = alike(advantages, log_probs, "advantages")
-    _same_shape("old_log_probs", old_log_probs, log_probs)
-    if tuple(np.shape(advantages)) == tuple(np.shape(log_probs))[:-1]:
-        advantages = advantages[..., None]
-    elif np.shape(advantages) != np.shape(log_probs):
-        raise MaskError(
-            f"advantages have shape {tuple(np.shape(advantages))}, log-probabilities "
-            f"{tuple(np.shape(log_probs))}"
-        )
-    advantages = xp.broadcast_to(advantages, log_probs.shape)
-    if weights is not None:
-        weights = alike(weights, log_probs, "weights")
-        _same_shape("weights", weights, log_probs)
-        # The inputs are masked, not the loss: the gradient of a masked NaN is 0 times NaN, which is
-        # NaN.
-        log_probs, old_log_probs = (
-            xp.where(weights > 0, array, 0) for array in (log_probs, old_log_probs)
-        )
-    ratio = xp.exp(xp.clip(log_probs - old_log_probs, -MOST_LOG_RATIO, MOST_LOG_RATIO))
-    return -xp.minimum(ratio * advantages, xp.clip(ratio, 1 - clip, 1 + clip) * advantages)
-
-
 def _weighted(losses: Array, weights: Array) -> tuple[Array, Array]:
     """Return (losses times weights, weights), of one library; a loss at weight 0 gives 0."""
     losses = np.asarray(losses) if isinstance(losses, list | tuple) else losses
     weights = alike(weights, losses, "weights")
-    _same_shape("weights", weights, losses)
+    check_same_shape("weights", weights, losses)
     return namespace(losses).where(weights > 0, losses, 0) * weights, weights
-
-
-def _same_shape(what: str, array: Array, other: Array) -> None:
-    if np.shape(array) != np.shape(other):
-        raise MaskError(
-            f"{what} have shape {tuple(np.shape(array))}, the losses {tuple(np.shape(other))}"
-        )
 
 
 def _by_segment(xp: Any, values: Array, segment_ids: Array, segments: int) -> Array:

@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec
 from cotjax.model.sharding import shared_axes
 
 CHUNK = 128  # supervised positions of each row in a chunk
+_Found = tuple[jax.Array, ...]  # losses, and entropies where they are asked for: [B, T] each
 
 
 @jax.named_scope("loss")
@@ -36,19 +37,50 @@ def supervised_cross_entropy(
     `supervised_BT` is bool. Equal to the loss over full logits, and so are its gradients with
     respect to `hidden_BTD` and `output_VD`. At most [B, chunk, V] logits exist at a time.
     """
+    return _on_devices(hidden_BTD, output_VD, targets_BT, supervised_BT, chunk, entropy=False)[0]
+
+
+@jax.named_scope("loss")
+def losses_and_entropies(
+    hidden_BTD: jax.Array,
+    output_VD: jax.Array,
+    targets_BT: jax.Array,
+    supervised_BT: jax.Array,
+    chunk: int = CHUNK,
+) -> tuple[jax.Array, jax.Array]:
+    """Return `supervised_cross_entropy`, and the entropy of the same predictions in nats.
+
+    Entropies are over the whole vocabulary, float32 [B, T], 0 where not supervised, and carry no
+    gradient.
+    """
+    losses_BT, entropies_BT = _on_devices(
+        hidden_BTD, output_VD, targets_BT, supervised_BT, chunk, entropy=True
+    )
+    return losses_BT, entropies_BT
+
+
+def _on_devices(
+    hidden_BTD: jax.Array,
+    output_VD: jax.Array,
+    targets_BT: jax.Array,
+    supervised_BT: jax.Array,
+    chunk: int,
+    *,
+    entropy: bool,
+) -> _Found:
     chunk = min(chunk, hidden_BTD.shape[1])
     shared, columns = shared_axes("batch"), shared_axes("embed")
     if not shared:
-        return _of_rows(hidden_BTD, output_VD, targets_BT, supervised_BT, chunk)
+        return _of_rows(hidden_BTD, output_VD, targets_BT, supervised_BT, chunk, entropy)
 
     def on_each_device(
         hidden_BTD: jax.Array, output_VE: jax.Array, targets_BT: jax.Array, supervised_BT: jax.Array
-    ) -> jax.Array:
+    ) -> _Found:
         # Its transpose sums the gradients over devices and leaves each device its own columns.
         output_VD = (
             jax.lax.all_gather(output_VE, columns, axis=1, tiled=True) if columns else output_VE
         )
-        return _of_rows(hidden_BTD, output_VD, targets_BT, supervised_BT, chunk)
+        return _of_rows(hidden_BTD, output_VD, targets_BT, supervised_BT, chunk, entropy)
 
     rows, share = PartitionSpec(shared), PartitionSpec(None, columns or None)
     losses = jax.shard_map(
@@ -67,7 +99,8 @@ def _of_rows(
     targets_BT: jax.Array,
     supervised_BT: jax.Array,
     chunk: int,
-) -> jax.Array:
+    entropy: bool,
+) -> _Found:
     T = hidden_BTD.shape[1]
     padded = -(-T // chunk) * chunk
     # Supervised positions go to the front in their order, the others after them.
@@ -78,10 +111,10 @@ def _of_rows(
         jnp.zeros_like(index_BT), index_BT, order_BT, axis=1, inplace=False
     )
     compact = partial(_compact, front_BT=front_BT, padded=padded)
-    losses_BT = _compacted(
-        compact(hidden_BTD), output_VD, compact(targets_BT), compact(supervised_BT), chunk
-    )[:, :T]
-    return jnp.take_along_axis(losses_BT, index_BT, axis=1)
+    found = _compacted(
+        compact(hidden_BTD), output_VD, compact(targets_BT), compact(supervised_BT), chunk, entropy
+    )
+    return tuple(jnp.take_along_axis(x[:, :T], index_BT, axis=1) for x in found)
 
 
 def _compact(x: jax.Array, front_BT: jax.Array, padded: int) -> jax.Array:
@@ -90,15 +123,16 @@ def _compact(x: jax.Array, front_BT: jax.Array, padded: int) -> jax.Array:
     return jnp.pad(x, ((0, 0), (0, padded - x.shape[1]), *((0, 0),) * (x.ndim - 2)))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _compacted(
     hidden_BTD: jax.Array,
     output_VD: jax.Array,
     targets_BT: jax.Array,
     supervised_BT: jax.Array,
     chunk: int,
-) -> jax.Array:
-    return _forward(hidden_BTD, output_VD, targets_BT, supervised_BT, chunk)[0]
+    entropy: bool,
+) -> _Found:
+    return _forward(hidden_BTD, output_VD, targets_BT, supervised_BT, chunk, entropy)[0]
 
 
 def _forward(
@@ -107,9 +141,9 @@ def _forward(
     targets_BT: jax.Array,
     supervised_BT: jax.Array,
     chunk: int,
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    def step(index: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        losses_BT, norms_BT = carry
+    entropy: bool,
+) -> tuple[_Found, tuple[jax.Array, ...]]:
+    def step(index: jax.Array, carry: _Found) -> _Found:
         hidden, targets, supervised = (
             _cut(x, index, chunk) for x in (hidden_BTD, targets_BT, supervised_BT)
         )
@@ -117,19 +151,25 @@ def _forward(
         logits_BCV = _logits(hidden, output_VD)
         norms_BC = jax.nn.logsumexp(logits_BCV, axis=-1)
         of_target_BC = jnp.take_along_axis(logits_BCV, targets[..., None], axis=-1)[..., 0]
-        losses_BC = jnp.where(supervised, norms_BC - of_target_BC, 0.0)
-        return _put(losses_BT, losses_BC, index, chunk), _put(norms_BT, norms_BC, index, chunk)
+        parts = [jnp.where(supervised, norms_BC - of_target_BC, 0.0), norms_BC]
+        if entropy:
+            probs_BCV = jnp.exp(logits_BCV - norms_BC[..., None])
+            entropies_BC = norms_BC - jnp.sum(probs_BCV * logits_BCV, axis=-1)
+            parts.append(jnp.where(supervised, entropies_BC, 0.0))
+        return tuple(_put(x, part, index, chunk) for x, part in zip(carry, parts, strict=True))
 
     zeros_BT = jnp.zeros(supervised_BT.shape, jnp.float32)
-    losses_BT, norms_BT = jax.lax.fori_loop(
-        0, _chunks(supervised_BT, chunk), step, (zeros_BT, zeros_BT)
+    losses_BT, norms_BT, *entropies = jax.lax.fori_loop(
+        0, _chunks(supervised_BT, chunk), step, (zeros_BT,) * (3 if entropy else 2)
     )
-    return losses_BT, (hidden_BTD, output_VD, targets_BT, supervised_BT, norms_BT)
+    saved = (hidden_BTD, output_VD, targets_BT, supervised_BT, norms_BT)
+    return (losses_BT, *entropies), saved
 
 
 def _backward(
-    chunk: int, saved: tuple[jax.Array, ...], d_losses_BT: jax.Array
+    chunk: int, entropy: bool, saved: tuple[jax.Array, ...], d_found: _Found
 ) -> tuple[jax.Array | None, ...]:
+    d_losses_BT = d_found[0]
     hidden_BTD, output_VD, targets_BT, supervised_BT, norms_BT = saved
 
     def step(index: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -18,11 +18,11 @@ from cotjax.masking import (
     fixed_budget,
     token_sum,
 )
-from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
 from cotjax.model.kernels import kernel_for
 from cotjax.objectives.cross_entropy import supervised_cross_entropy
 from cotjax.objectives.objective import Objective, Pairs
+from cotjax.objectives.scores import predictions, totals_by_role
 
 
 def make_objective(
@@ -85,20 +85,8 @@ def token_losses(
     kernel: str = "xla",
 ) -> jax.Array:
     """Return the loss of each target, not yet weighted: nats, float32 [B, T]; 0 at weight 0."""
-    hidden_BTD = decoder.hidden_states(
-        config,
-        params,
-        batch["ids"],
-        batch["positions"],
-        batch["segment_ids"],
-        batch["branches"],
-        remat=remat,
-        scan=scan,
-        kernel=kernel,
-    )
-    return supervised_cross_entropy(
-        hidden_BTD, decoder.output_weight(config, params), batch["targets"], batch["weights"] > 0
-    )
+    made = predictions(config, params, batch, remat=remat, scan=scan, kernel=kernel)
+    return supervised_cross_entropy(*made, batch["weights"] > 0)
 
 
 def masked_cross_entropy(
@@ -149,8 +137,3 @@ def responses(batch: dict[str, jax.Array]) -> jax.Array:
     written_BT = jnp.isin(batch["roles"], jnp.asarray(RESPONSE_ROLES))
     borders_BT |= written_BT[:, :-1] & ~written_BT[:, 1:]
     return 1 + jnp.pad(jnp.cumsum(borders_BT, axis=1), ((0, 0), (1, 0)))
-
-
-def totals_by_role(values_BT: jax.Array, roles_BT: jax.Array, roles: int) -> jax.Array:
-    """Sum the values by role -> [roles] float32."""
-    return jnp.zeros(roles, jnp.float32).at[roles_BT.astype(jnp.int32)].add(values_BT)

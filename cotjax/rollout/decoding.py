@@ -166,7 +166,7 @@ class TurnDecoder:
 
     def _sample(self, kind: Kind) -> Mapping[int, Generation]:
         """Raises NotFiniteError, naming the game and the step."""
-        how = dict(self._elicitation.how)
+        how = dict(self._elicitation.how(kind))
         if kind == "instructed":
             # The instruction belongs to the user's turn, which the prompt's last ids have closed.
             how["back"] = len(self._codec.response_open)

@@ -47,6 +47,7 @@ class Elicitation:
       constrained_by: the score of a constrained action: "total" log-probability, or "mean" per
         token.
       instruction: the last line of the user's turn before an instructed response.
+      greedy: kinds of action that are decoded greedily, whatever the temperature is.
     """
 
     temperature: float = 0.0
@@ -62,11 +63,12 @@ class Elicitation:
     history: str = "observations and executed actions; past reasoning is not part of the prompt"
     constrained_by: str = "total"
     instruction: str = INSTRUCTION
+    greedy: tuple[Kind, ...] = ()
 
-    @property
-    def how(self) -> dict[str, float]:
-        """How the next id is drawn, as keyword arguments of a policy's `sample`."""
-        return {name: getattr(self, name) for name in DRAWN}
+    def how(self, kind: Kind) -> dict[str, float]:
+        """Return how a kind's next id is drawn, as keyword arguments of a policy's `sample`."""
+        how = {name: getattr(self, name) for name in DRAWN}
+        return how | {"temperature": 0.0} if kind in self.greedy else how
 
     def recorded(self, kinds: Collection[Kind]) -> dict[str, Any]:
         """Return the fields for a record with these kinds, without those that concern others."""
@@ -75,6 +77,8 @@ class Elicitation:
             del fields["constrained_by"]
         if "instructed" not in kinds:
             del fields["instruction"]
+        if not self.greedy:
+            del fields["greedy"]
         return fields
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cotjax.errors import UsageError
+from cotjax.runtime.binding import binding, difference, said
 from cotjax.runtime.content import changed
 from cotjax.runtime.files import read_json, write_atomic
 from cotjax.runtime.members import member_folders, members_of
@@ -27,15 +28,7 @@ from cotjax.runtime.settings import first_difference, flatten
 
 _RUN_FILE, _ARM_FILE = "config.json", "settings.json"
 
-# Settings of the `train` section that change results by rounding at most, so they may change when a
-# run resumes. `steps` may too, as long as the learning rate's schedule stays: see `binding`.
-FREE = {
-    *("steps", "save_every", "keep_last", "keep_every", "keep_best"),
-    *("tensorboard", "wandb_project", "profile_start", "profile_steps"),
-    *("remat", "scan_layers", "attention", "accumulate"),
-    "information_examples",
-}
-# Likewise of the whole config. A name that ends in "." is a section.
+# Settings of a config that change results by rounding at most. A name ending in "." is a section.
 _FREE_OF_RUN = (
     *("title", "workers", "cpu_devices", "mesh."),
     *("evaluate.slots", "evaluate.halves", "evaluate.tensor", "evaluate.env_retries"),
@@ -56,45 +49,6 @@ _PLAYED = ("games.eval_split", "games.in_domain", "games.ood", "games.ood_domain
 _SECTIONS = {"games", "data", "model", "train", "masking", "arms", "evaluate"}
 
 
-# ---- settings of training
-
-
-def binding(train: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a `train` section that a run cannot change.
-
-    Their `schedule_steps` is the update at which the schedule ends, whichever setting gives it;
-    None for a constant one.
-    """
-    bound = {name: value for name, value in train.items() if name not in FREE}
-    ends = train.get("schedule_steps") or train.get("steps")
-    return bound | {"schedule_steps": None if train.get("schedule") == "constant" else ends}
-
-
-def _difference(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str | None:
-    """Say the first binding setting of an arm that differs; None when none does.
-
-    A setting that `theirs` lacks is newer than that run, and is not compared.
-    """
-    before, now = ({**run, "train": binding(run.get("train", {}))} for run in (theirs, mine))
-    sections = ("train", "masking", "model")
-    for section in sections:
-        known = before.get(section, {})
-        now[section] = {name: value for name, value in now[section].items() if name in known}
-    compared = ({name: run.get(name) for name in (*sections, "seed")} for run in (before, now))
-    differs = first_difference(*compared)
-    return _said(*differs, now["train"].get("schedule")) if differs else None
-
-
-def _said(name: str, there: Any, here: Any, schedule: Any) -> str:
-    """Say that a setting differs, and for the length of a schedule what to do."""
-    if name == "train.schedule_steps" and there is not None and here is not None:
-        return (
-            f"train.steps is {there} there, {here} here, where the {schedule} schedule ends; "
-            f"--config.train.schedule_steps={there} keeps it, and lets the run be of any length"
-        )
-    return f"{name} is {there!r} there, {here!r} here"
-
-
 # ---- an arm's folder
 
 
@@ -110,8 +64,9 @@ def begun(folder: Path) -> bool:
     file = folder / "metrics.jsonl"
     if file.exists():
         with file.open(encoding="utf-8") as rows:
-            # The first row may be the held-out loss of step 0, before any update.
-            if any('"held_out"' not in row for row in islice(rows, 2)):
+            # The first row may be the held-out loss, or the episodes, of step 0, before any update.
+            apart = ('"held_out"', '"evaluated"')
+            if any(not any(name in row for name in apart) for row in islice(rows, 2)):
                 return True
     return any(saved_steps(folder / "checkpoints"))
 
@@ -122,7 +77,8 @@ def check_arm(
     """Check that `run` may resume in an arm's folder; return warnings. Nothing is written.
 
     Args:
-      run: train, masking, model, seed, and made_from where it is known (`runtime.content`).
+      run: train, masking, model, seed, objective where it is not the supervised one, rl where it is
+        trained by reinforcement learning, and made_from where it is known (`runtime.content`).
       theirs: the same of the run in the folder (None: as its settings.json says).
 
     Raises:
@@ -134,7 +90,7 @@ def check_arm(
         return []
     theirs = read_json(file, "cotjax") if theirs is None else theirs
     mine = _as_json(run)
-    if differs := _difference(theirs, mine):
+    if differs := difference(theirs, mine):
         raise UsageError(
             f"{folder} holds another run ({differs}); choose another folder with --out"
         )
@@ -299,7 +255,7 @@ def check_run(
         ]
         if differs := first_difference(before, now, free):
             raise UsageError(
-                f"{folder} holds another run ({_said(*differs, mine['train']['schedule'])}); "
+                f"{folder} holds another run ({said(*differs, mine['train']['schedule'])}); "
                 f"{result}; choose another folder with --out, or remove it"
             )
 
@@ -348,15 +304,22 @@ def arms_begun(folder: Path) -> list[str]:
     return [name for name, arm in member_folders(folder / "arms").items() if begun(arm)]
 
 
+def reinforced(folder: Path) -> bool:
+    """Return whether the arms of a run are trained by reinforcement learning."""
+    return any((each / "rollouts").exists() for each in member_folders(folder / "arms").values())
+
+
 def _results(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
     """Return the results in a run's folder, in words, each with the settings that it binds."""
     results: list[tuple[str, tuple[str, ...]]] = []
-    trained = ("seed", "world", "task_types.", "data.", "prompt.", *_BASE)
+    trained = ("seed", "world", "task_types.", "data.", "prompt.", "preference.", *_BASE)
     if any((folder / "trajectories").glob("train*.jsonl")):
         collected = ("seed", "task_types.", "collect.", *_GAMES, AXES, "games.train")
         results.append(("trajectories were collected with it", collected))
     if arms := arms_begun(folder):
         of_arms = tuple(f"arms.{arm}." for arm in arms)
+        if reinforced(folder):
+            trained = (*trained, "rl.", *_GAMES, AXES, "games.train")
         results.append((f"{', '.join(arms)} trained with it", (*trained, *of_arms)))
     if (folder / "trajectories" / "held_out.jsonl").exists():
         played = ("seed", "task_types.", *_GAMES, *_PLAYED, "collect.max_steps")

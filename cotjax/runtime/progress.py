@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,11 +106,21 @@ class Listener:
         """Hear the metrics row of one of `steps` updates."""
 
 
+def _loss_in_words(row: Mapping[str, Any]) -> str:
+    return f"loss {'none' if row['loss'] is None else format(row['loss'], '.3f')}"
+
+
 class TrainingProgress(Listener):
     """Shows the loss, the speed and the time left of a training run as a stage's progress."""
 
-    def __init__(self, reporter: Reporter, stage: Stage):
-        self._reporter, self._stage = reporter, stage
+    def __init__(
+        self,
+        reporter: Reporter,
+        stage: Stage,
+        in_words: Callable[[Mapping[str, Any]], str] = _loss_in_words,
+    ):
+        """`in_words`: what a row says, but for its speed."""
+        self._reporter, self._stage, self._in_words = reporter, stage, in_words
         # The first step reported (a resumed run starts at any) and its time.
         self._begun: tuple[int, float] | None = None
 
@@ -125,6 +135,5 @@ class TrainingProgress(Listener):
         first, started = self._begun = self._begun or (step, now)
         seconds = (now - started) / (step - first) * (steps - step) if step > first else None
         left = "" if seconds is None else f", {seconds:.0f} s left"
-        loss = "none" if row["loss"] is None else f"{row['loss']:.3f}"
         speed = f"{row['time']['tokens_per_s']:,.0f} tokens/s"
-        self._stage.update(step, steps, f"steps, loss {loss}, {speed}{left}")
+        self._stage.update(step, steps, f"steps, {self._in_words(row)}, {speed}{left}")

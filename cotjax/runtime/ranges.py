@@ -65,6 +65,17 @@ RANGES: dict[str, dict[str, Range]] = {
         "b2": _DECAY,
         "eval_share": Range(0, 1, below=True),
     },
+    "rl": {
+        **dict.fromkeys(("tasks", "slots", "updates", "constant"), _SOME),
+        "group": Range(2, INT32_MAX),
+        "refills": _COUNT,
+        **dict.fromkeys(("win_reward", "tis_cap"), _POSITIVE),
+        **dict.fromkeys(("score_reward", "format_penalty", "kl", "omega"), _NOT_NEGATIVE),
+        "gamma": _SHARE,
+        "clip_low": Range(0, 1, above=True, below=True),
+        "clip_high": _POSITIVE,
+        "dual_clip": _NOT_NEGATIVE,
+    },
     "primary": {
         "margin": Range(0, 1, above=True, below=True),
         "assumed_states": _SOME,

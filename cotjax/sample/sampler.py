@@ -120,6 +120,14 @@ class Sampler:
         self._runner.load(params)
         self._clear()
 
+    def unload(self) -> None:
+        """Free the weights, and the cache but for its smallest capacity, until the next `load`.
+
+        A twin, which shares the weights, is unloaded by itself.
+        """
+        self._runner.params = None
+        self._clear()
+
     def twin(self) -> Sampler:
         """Return a sampler with the same weights and programs, and with empty slots of its own."""
         twin = copy(self)

@@ -18,10 +18,12 @@ from cotjax.config import ARM_FIELDS, own_files
 from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
 from cotjax.masking import NORMALIZERS, Dropping, MaskError
+from cotjax.objectives.named import PREFERENCES, SUPERVISED, spec_of
+from cotjax.objectives.objective import Spec
 from cotjax.runtime.members import arm_and_seed, members_of
 
 # Fields that decide an arm's examples and their order; the others decide what is dropped.
-_OF_DATA = ("thoughts", "trajectories", "direct_share", "seed")
+_OF_DATA = ("thoughts", "trajectories", "direct_share", "objective", "rejected", "seed")
 _SEED = re.compile(r"(?P<cell>.*?\w)[-_.]*(?:seed|s)?[-_.]?\d+")
 
 
@@ -36,6 +38,8 @@ class Arm:
         and the name of `trajectories` where that has.
       trajectories: the file that it alone names; "" where data are those of the config.
       direct_share: share of its trajectories in the direct form.
+      objective: what it minimises, SUPERVISED or one of PREFERENCES.
+      rejected: file or folder with the rejected side of its pairs; "": other states.
       seed: of its data order, masking and adapters.
       cell: the arm in the report: a name that members of an arm share, or, where the config names
         no seeds, arms that differ by seed and label alone.
@@ -47,6 +51,8 @@ class Arm:
     thoughts: str
     trajectories: str
     direct_share: float
+    objective: str
+    rejected: str
     seed: int
     cell: str
 
@@ -115,12 +121,27 @@ def dropping_of(config: ConfigDict, member: str) -> Dropping:
         raise UsageError(
             f"arms.{arm}: unknown field {unknown[0]!r}; there are {', '.join(ARM_FIELDS)}"
         )
-    for name in ("label", *_OF_DATA):
+    for name in ("label", "advantage", *_OF_DATA):
         own.pop(name, None)
     try:
         return Dropping.of(seed=_resolved(config, member)["seed"], **(values | own))
     except MaskError as error:
         raise UsageError(f"arms.{arm}: masking: {error}") from None
+
+
+def objective_of(config: ConfigDict, arm: str) -> Spec | None:
+    """Return the settings of an arm's objective; None for the supervised one. Raises UsageError."""
+    name = _resolved(config, arm)["objective"]
+    if name == SUPERVISED:
+        return None
+    if name not in PREFERENCES:
+        raise UsageError(
+            f"arms.{arm}.objective is {name!r}; there are {', '.join((SUPERVISED, *PREFERENCES))}"
+        )
+    settings = config.preference
+    names = ("beta", "length_normalised", "nll") if name == "dpo" else ("beta",)
+    values = {field: settings[field] for field in names}
+    return spec_of({"name": name, **values, **(settings.frodo if name == "frodo" else {})})
 
 
 def check_arms(config: ConfigDict) -> None:
@@ -142,6 +163,7 @@ def check_arms(config: ConfigDict) -> None:
                 f"arms.{arm}.fraction_steps is {own.fraction_steps}; it must be at least 0"
             )
         _check_data(config, arm, own)
+        _check_pairs(config, arm)
         dropping_of(config, arm)
 
 
@@ -199,6 +221,41 @@ def _check_data(config: ConfigDict, arm: str, own: ConfigDict) -> None:
             "thoughts: remove the field, or data.trajectories to collect scripted ones"
         )
     check_thoughts(config, own.thoughts, f"arms.{arm}.thoughts")
+
+
+def _check_pairs(config: ConfigDict, arm: str) -> None:
+    own = _resolved(config, arm)
+    form, rejected = config.preference.pairs, own["rejected"]
+    if objective_of(config, arm) is None:
+        if rejected:
+            raise UsageError(
+                f"arms.{arm}.rejected is {rejected}, but its objective is {SUPERVISED!r}; remove "
+                f"it, or set arms.{arm}.objective to one of {', '.join(PREFERENCES)}"
+            )
+        return
+    if form not in ("step", "trajectory"):
+        raise UsageError(f"preference.pairs is {form!r}; there are step, trajectory")
+    if form == "trajectory" and (own["objective"] == "frodo" or not rejected):
+        raise UsageError(
+            f"preference.pairs is 'trajectory', and arms.{arm} has the objective "
+            f"{own['objective']!r} and rejected {rejected!r}: pairs of episodes are for 'dpo', and "
+            "need a file or records of lost ones"
+        )
+    if rejected and not Path(rejected).exists():
+        raise UsageError(
+            f"arms.{arm}.rejected: {rejected}: no such file or folder; give a trajectory file, or "
+            "a folder of records"
+        )
+    if own["direct_share"]:
+        raise UsageError(
+            f"arms.{arm} has the objective {own['objective']!r} and direct_share "
+            f"{own['direct_share']}; pairs are of reasoned responses: set it to 0"
+        )
+    if config.data.history or config.data.past_thoughts:
+        raise UsageError(
+            f"arms.{arm} has the objective {own['objective']!r}, whose prompts show all turns "
+            "without thoughts: set data.history to 0, data.past_thoughts to False"
+        )
 
 
 def _resolved(config: ConfigDict, member: str) -> dict[str, Any]:

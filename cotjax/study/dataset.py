@@ -13,12 +13,14 @@ from ml_collections import ConfigDict
 from cotjax.data.pipeline import Example
 from cotjax.data.selection import Counts
 from cotjax.data.tfds_agent import AgentConfig, dataset_counts, fingerprint, prepare_dataset
+from cotjax.objectives.named import SUPERVISED
 from cotjax.runtime import distributed
 from cotjax.runtime.claim import arms_begun, check_arm_content
 from cotjax.runtime.files import write_atomic
 from cotjax.runtime.progress import Reporter
 from cotjax.study.arms import arms_of
 from cotjax.study.base import base_folder
+from cotjax.study.pairs import build_pairs, pairs_made_from
 from cotjax.study.training_data import agent_config, kept_of
 from cotjax.train.fingerprints import Fingerprints
 
@@ -62,7 +64,7 @@ def build_datasets(
         for data, agent in settings.items()
     }
     for name, arm in arms.items():
-        if name in begun:
+        if name in begun and arm.objective == SUPERVISED:
             content = made_from[arm.data]
             known = any((run / "dataset").glob(f"*/agent-{content['data']['examples']}"))
             check_arm_content(run / "arms" / name, content, config.train.steps, known)
@@ -83,6 +85,14 @@ def build_datasets(
         for line in dataset.counts.lines():
             reporter.say(f"  {line}")
     of_arm = {name: datasets[arm.data] for name, arm in arms.items()}
+    for name, arm in arms.items():
+        if arm.objective != SUPERVISED:
+            pairs = build_pairs(config, run, arm, settings[arm.data], fingerprints.of)
+            reporter.say(f"  {name}: {'; '.join(pairs.lines())}")
+            own = of_arm[name]
+            made = pairs_made_from(own.made_from, pairs)
+            check_arm_content(run / "arms" / name, made, config.train.steps, known=True)
+            of_arm[name] = Dataset(pairs, made, own.counts)
     if distributed.first():
         write_atomic(run / "data.json", json.dumps(_counts(of_arm), indent=2) + "\n")
     return of_arm

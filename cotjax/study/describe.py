@@ -19,7 +19,7 @@ from cotjax.formats import TurnTemplate, state_key
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import abstract_params
 from cotjax.rollout import contracts
-from cotjax.runtime.claim import content_of_arm, planned_steps
+from cotjax.runtime.claim import content_of_arm, planned_steps, reinforced
 from cotjax.runtime.files import read_json, write_atomic
 from cotjax.runtime.members import arm_and_seed
 from cotjax.runtime.provenance import git_revision, package_versions
@@ -57,7 +57,8 @@ def describe_run(
     world = load_world(config.world)
     resolved = arms_of(config)
     arms = {name: run / "arms" / name for name in resolved}
-    counts = read_json(run / "data.json", "cotjax train") if arms else {}
+    given = arms and not reinforced(run)  # else there are no arms, or they play what they learn
+    counts = read_json(run / "data.json", "cotjax train") if given else {}
     about = {
         "name": run.name,
         "title": config.title,

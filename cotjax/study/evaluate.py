@@ -301,7 +301,7 @@ def _play_jobs(
         for game_id, trajectory in expert.items()
     }
     with ExitStack() as stack:
-        pools = [stack.enter_context(_environments(config, player.slots)) for _ in range(halves)]
+        pools = [stack.enter_context(environments_of(config, player.slots)) for _ in range(halves)]
         for job, plays in unplayed.items():
             if not plays:
                 continue
@@ -324,7 +324,7 @@ def _play_jobs(
             )
 
 
-def _environments(config: ConfigDict, slots: int) -> EnvPool:
+def environments_of(config: ConfigDict, slots: int) -> EnvPool:
     """Return environments in processes of their own, so that no game affects another.
 
     Worlds whose processes take much memory have fewer of them (`World.processes_for`).

@@ -36,7 +36,8 @@ from cotjax.model.kernels import kernel_for
 from cotjax.model.params import Params, join_params, param_shardings, split_params
 from cotjax.model.platform import compiler_options
 from cotjax.model.sharding import batch_sharding, whole_slots
-from cotjax.objectives.supervised import normalized, token_losses, totals_by_role
+from cotjax.objectives.scores import totals_by_role
+from cotjax.objectives.supervised import normalized, token_losses
 from cotjax.runtime import distributed
 from cotjax.runtime.arrays import global_batch, local_rows
 from cotjax.runtime.progress import Reporter

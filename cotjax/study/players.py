@@ -61,6 +61,11 @@ class LocalPlayer:
             self._loaded = job.arm, job.checkpoint
         return [self._sampler, *self._twins]
 
+    def unload(self) -> None:
+        """Free the weights until the next call of `policies`."""
+        self._loaded, self._twins = None, []
+        self._sampler.unload()
+
 
 def playing_mesh(config: ConfigDict) -> Mesh:
     """Return the mesh that this process plays on: its own devices.

@@ -19,6 +19,7 @@ from cotjax.formats import TEMPLATES
 from cotjax.model.config import ModelConfig
 from cotjax.model.published import PUBLISHED
 from cotjax.model.sharding import make_mesh
+from cotjax.rl.checks import check_rl
 from cotjax.runtime import distributed
 from cotjax.runtime.claim import check_run
 from cotjax.runtime.ranges import check_all_ranges
@@ -61,7 +62,9 @@ def check(config: ConfigDict, trains: bool = True) -> None:
     check_world(config)
     check_arms(config)
     _check_data(config)
-    _check_collection(config)
+    # What was trained is played, whatever it was trained on.
+    if trains or load_world(config.world).agents:
+        _check_collection(config)
     adapters_of(config)
     elicitation_of(config)
     limits_of(config)
@@ -77,6 +80,21 @@ def check(config: ConfigDict, trains: bool = True) -> None:
         playing_mesh(config)
     if trains:
         _check_training(config, plays)
+
+
+def check_reinforced(config: ConfigDict) -> None:
+    """Check a config whose arms are trained by reinforcement learning. Nothing is written.
+
+    Raises as `check` does.
+    """
+    check(config, trains=False)
+    check_rl(config)
+    check_trackers(config.train)
+    model, codec = _check_base(config, NONE_DRAWN)
+    assert codec is not None, "the base is a folder"
+    check_batch(config.train, make_mesh(**config.mesh))
+    check_opening(config, codec)
+    check_playable(config, model, codec)
 
 
 def check_alone(config: ConfigDict) -> None:

@@ -19,6 +19,7 @@ import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from cotjax.config import own_files
 from cotjax.data.codec import Codec
 from cotjax.data.prompt_examples import NONE_DRAWN, Drawn, keep_examples
 from cotjax.data.trajectories import Trajectory, read_trajectories, write_trajectories
@@ -35,7 +36,7 @@ from cotjax.runtime.claim import arms_begun, bind_held_out, claim_run
 from cotjax.runtime.content import contents
 from cotjax.runtime.files import local_path, sha256_of
 from cotjax.runtime.progress import Reporter, TrainingProgress
-from cotjax.study.arms import arms_of, collects, dropping_of, given_files
+from cotjax.study.arms import arms_of, collects, dropping_of, given_files, objective_of
 from cotjax.study.base import base_folder, keep_model, load_trained, make_start
 from cotjax.study.dataset import build_datasets
 from cotjax.study.describe import describe_run
@@ -48,7 +49,8 @@ from cotjax.study.memory import playing_memory
 from cotjax.study.players import LocalPlayer
 from cotjax.study.power import power_of, power_text
 from cotjax.study.probing import needs_progress, probe_checkpoints, require_probes
-from cotjax.study.ready import check, check_folder
+from cotjax.study.ready import check, check_folder, check_reinforced
+from cotjax.study.reinforcing import reinforce_arms
 from cotjax.study.spelling import check_spelling
 from cotjax.study.training_data import check_opening, drawn_of, kept_of, load_codec
 from cotjax.train.main import train
@@ -85,6 +87,10 @@ class Study:
         self.say_power()
         games = self.games()
         self.train(games)
+        return self._after_training(games)
+
+    def _after_training(self, games: GameSets) -> Summary | None:
+        """Play, measure and report what was trained; None where nothing is played."""
         if not games.played:
             return None
         self.evaluate(games)
@@ -121,7 +127,8 @@ class Study:
         expert = self._expert_before_training(games)
         with distributed.in_turn("dataset"):
             trajectories = self._training_trajectories(games)
-            files = trajectories.values()
+            rejected = map(Path, own_files(config, "rejected").values())
+            files = [*trajectories.values(), *filter(Path.is_file, rejected)]
             start = make_start(config, self.folder, files, self.reporter)
             codec = load_codec(config, start.tokenizer, self._examples(trajectories))
             check_opening(config, codec)
@@ -151,7 +158,10 @@ class Study:
                 made_from=datasets[arm].made_from,
                 config=json.loads(config.to_json_best_effort()),
                 normalizer=config.masking.normalizer,
+                objective=objective_of(config, arm),
             )
+            # What the action has left to learn is measured of the supervised loss.
+            measure = measure_of(config, arm, run, folder, self.reporter)
             with self.reporter.stage("train", title) as stage:
                 train(
                     run,
@@ -159,8 +169,14 @@ class Study:
                     source=datasets[arm].source,
                     mesh_shape=dict(config.mesh),
                     listener=TrainingProgress(self.reporter, stage),
-                    measure=measure_of(config, arm, run, folder, self.reporter),
+                    measure=None if run.objective else measure,
                 )
+
+    def reinforce(self, games: GameSets) -> Summary | None:
+        """Train every arm by reinforcement learning, play its checkpoints, and report them."""
+        expert = self.expert(games) if games.played else {}
+        reinforce_arms(self.config, self.folder, games, expert, self.reporter)
+        return self._after_training(games)
 
     def evaluate(self, games: GameSets) -> None:
         """Play every checkpoint of every arm."""
@@ -224,7 +240,7 @@ class Study:
         Its states are those of the offline diagnostics. {} where there is no expert.
         """
         with distributed.in_turn("held out"):
-            if not self.trains and not self._has_expert:
+            if not self._has_expert:
                 return {}
             expert = self._held_out_trajectories(games)
             if distributed.first():
@@ -373,11 +389,13 @@ def open_study(
     config: ConfigDict,
     trains: bool = True,
     alone: Callable[[ConfigDict], None] | None = None,
+    reinforced: bool = False,
 ) -> Study:
     """Claim the config's output folder, after all checks that are possible, and return the study.
 
     `trains`: as in `cotjax.study.ready.check`. `alone`: where the base is played as it is, and
-    there are no arms, the check of such a config (`cotjax.study.ready.check_alone`).
+    there are no arms, the check of such a config (`cotjax.study.ready.check_alone`). `reinforced`:
+    whether arms are trained by reinforcement learning.
 
     Raises:
       UsageError: a setting is impossible, the folder holds another run (the message names what
@@ -390,7 +408,12 @@ def open_study(
     distributed.check_same("config", {**mine, "jax": jax.__version__})
     if distributed.first():
         check_folder(folder, mine)
-    alone(config) if alone else check(config, trains)
+    if alone:
+        alone(config)
+    elif reinforced:
+        check_reinforced(config)
+    else:
+        check(config, trains)
     if distributed.first():
         claim_run(folder, mine)
     distributed.check_folder(folder)

@@ -154,7 +154,7 @@ class Checkpoints:
             opt_state=ocp.args.StandardSave(state.opt_state),
             run=ocp.args.JsonSave(run),
         )
-        self._written(self._manager.wait_until_finished)
+        self.finish()
         self._saving = step
         self._written(lambda: self._manager.save(step, args=items, force=True))
 
@@ -214,6 +214,10 @@ class Checkpoints:
         return hashlib.blake2b(
             (self.folder / str(step) / _SUMS).read_bytes(), digest_size=16
         ).hexdigest()
+
+    def finish(self) -> None:
+        """Wait until the last save is on the disk. Raises DataError as `close` does."""
+        self._written(self._manager.wait_until_finished)
 
     def close(self) -> None:
         """Wait until every save is on the disk.

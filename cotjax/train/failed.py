@@ -1,6 +1,6 @@
 """A step whose loss is not finite: its batch is kept, to be run through the checkpoint before it.
 
-failed/step-000123/batch-0.npz    rows of process 0, as the train step saw them (step.BATCH_FIELDS)
+failed/step-000123/batch-0.npz    rows of process 0, as the train step saw them (step.FIELDS)
 failed/step-000123/about.json     step, the checkpoint before it, seed, masking, and the error
 """
 
@@ -23,9 +23,11 @@ from cotjax.masking import Role
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import join_params, split_params
 from cotjax.model.sharding import batch_sharding
-from cotjax.objectives.supervised import supervised, token_losses
+from cotjax.objectives.named import spec_of
+from cotjax.objectives.objective import Objective
+from cotjax.objectives.supervised import make_objective, token_losses
 from cotjax.runtime.files import write_atomic
-from cotjax.train.step import BATCH_FIELDS
+from cotjax.train.step import FIELDS
 
 
 def keep_failed(
@@ -53,7 +55,9 @@ def load_failed(where: Path) -> tuple[dict[str, np.ndarray], dict]:
             where / f"batch-{index}.npz" for index in range(len(list(where.glob("batch-*.npz"))))
         ]
         parts = [dict(np.load(file)) for file in files]
-        batch = {name: np.concatenate([part[name] for part in parts]) for name in BATCH_FIELDS}
+        spec = spec_of(about["objective"]) if "objective" in about else None
+        fields = FIELDS["supervised" if spec is None else spec.kind]
+        batch = {name: np.concatenate([part[name] for part in parts]) for name in fields}
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"{where}: not the complete folder of a failed step, as training writes it to "
@@ -76,15 +80,22 @@ class Examined:
     wrong_params: tuple[str, ...]
 
 
+def objective_of(about: Mapping[str, Any], model: ModelConfig, mesh: Mesh) -> Objective:
+    """Return the objective of a failed step, by the facts that were kept with it."""
+    how = {"remat": "block", "kernel": "xla"}
+    if "objective" in about:
+        return spec_of(about["objective"]).make(model, mesh, **how)
+    return make_objective(model, mesh, normalizer=about["masking"]["normalizer"], **how)
+
+
 def examine(
-    model: ModelConfig, params: dict, batch: dict[str, np.ndarray], mesh: Mesh, normalizer: str
+    model: ModelConfig, params: dict, batch: dict[str, np.ndarray], mesh: Mesh, objective: Objective
 ) -> Examined:
     """Run the loss and its gradients once, forward values kept a token."""
     trained, frozen = split_params(model, params)
 
     def sums(trained: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
-        params = join_params(model, trained, frozen)
-        return supervised(model, params, batch, normalizer=normalizer, remat="block")["loss"]
+        return objective(join_params(model, trained, frozen), batch)["loss"]
 
     def by_token(params: dict, batch: dict) -> jax.Array:
         return token_losses(model, params, batch, remat="block") * batch["weights"]

@@ -14,7 +14,6 @@ from cotjax.data.pipeline import Example, batches, check_supervised, dropped_wei
 from cotjax.errors import DataError
 from cotjax.model.params import Params
 from cotjax.model.sharding import batch_sharding, make_mesh
-from cotjax.objectives.supervised import make_objective
 from cotjax.runtime import distributed
 from cotjax.runtime.arrays import global_batch, local_rows
 from cotjax.runtime.claim import check_arm, claim_arm
@@ -27,6 +26,7 @@ from cotjax.train.memory import say_memory
 from cotjax.train.metrics import MetricsFile
 from cotjax.train.optim import configured, needs_master
 from cotjax.train.profiling import Profiler
+from cotjax.train.reference import with_reference
 from cotjax.train.run import Run
 from cotjax.train.soundness import HeldOut, is_sound, make_forward
 from cotjax.train.step import abstract_batch, compiled, init_state, make_probe, make_train_step
@@ -50,7 +50,7 @@ def train(
     Args:
       run: what is trained.
       folder: holds `checkpoints/` and `metrics.jsonl` afterwards.
-      source: the dataset's random-access source.
+      source: the dataset's random-access source; of a preference objective the pairs.
       mesh_shape: sizes of the axes data, fsdp and tensor; one may be -1.
       listener: receives the progress, and which checkpoints are damaged.
       measure: called as (step, params, mesh, examples) before each checkpoint of the plan is saved,
@@ -86,24 +86,23 @@ def train(
     layers = {"scan": settings.scan_layers, "kernel": settings.attention}
     with jax.set_mesh(mesh):
         state = init_state(model, optimizer, run.make_params(mesh), mesh)
-        objective = make_objective(
-            model, mesh, normalizer=run.normalizer, remat=settings.remat, **layers
-        )
-        train_step = make_train_step(
-            model, optimizer, state.params, mesh, objective, settings.accumulate
-        )
-        probe = make_probe(model, mesh, objective, settings.accumulate)
+        objective = run.make_objective(mesh, remat=settings.remat, **layers)
+        how = objective, settings.accumulate, run.kind
+        train_step = make_train_step(model, optimizer, state.params, mesh, *how)
+        probe = make_probe(model, mesh, *how)
 
     # ---- data: each process reads the rows that its devices hold
     own = local_rows(batch_sharding(mesh), settings.batch)
+    if run.kind == "preference":
+        # Of the parameters that training starts from, which a resume makes again.
+        source = with_reference(source, model, state.params, mesh, settings, listener.say)
     held_out, measured = None, source
     if settings.eval_every:
         examples = len(source)
         source, apart = split(source, settings.eval_share, run.seed)
         measured = apart
-        held_out = HeldOut(
-            apart, make_forward(model, mesh, **layers), mesh, settings, dropping, own
-        )
+        forward = make_forward(run, mesh, **layers)
+        held_out = HeldOut(apart, forward, mesh, settings, dropping, own)
         listener.say(f"held out: {len(apart)} of {examples} examples; the others are trained on")
     check_supervised(source, dropping)
     iterator = iter(
@@ -156,7 +155,7 @@ def train(
                 place = {"step": 0, "iterator": iterator.get_state()}
                 checkpoints.save(state, about | place, loss)
         if start < settings.steps:
-            like = abstract_batch(settings.batch, settings.row_length, mesh)
+            like = abstract_batch(settings.batch, settings.row_length, mesh, run.kind)
             train_step = compiled(train_step, state, like, mesh)
             say_memory(train_step, state, mesh, listener)
 

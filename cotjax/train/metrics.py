@@ -20,6 +20,11 @@ from cotjax.model.config import ModelConfig
 from cotjax.model.flops import attended_flops, peak_flops
 from cotjax.runtime.files import disk_errors, write_atomic
 
+# Keys of rows beside those of updates: each such row comes after the row of its step.
+HELD_OUT, EVALUATED = "held_out", "evaluated"
+# Metrics that every objective's step has; the others are pairs of (sum, weight).
+_SHARED = ("loss", "by_role", "grad_norm", "tokens", "seen", "dropped")
+
 
 class Clock:
     """Where the loop's time goes, in seconds, since the last lap and in total."""
@@ -97,7 +102,9 @@ def as_row(step: int, metrics: dict, *, learning_rate: float, positions: int) ->
     """Return the JSON row of a step's metrics, without its `time`.
 
     Losses are in nats per supervised token; roles without one are left out. A step without any
-    supervised token, which a control may produce, has the loss None.
+    supervised token, which a control may produce, has the loss None. Of another objective than the
+    supervised one, `loss` is its own, `loss_by_role` the negative log-probability of what is
+    trained on, and `objective` holds its other metrics (docs/objectives.md).
 
     Args:
       positions: positions of the whole batch, padding included.
@@ -114,7 +121,7 @@ def as_row(step: int, metrics: dict, *, learning_rate: float, positions: int) ->
                 "data of this step"
             )
     tokens = int(metrics["tokens"])
-    return {
+    row = {
         "step": step,
         "loss": loss if weights.any() else None,
         "grad_norm": norm,
@@ -129,17 +136,27 @@ def as_row(step: int, metrics: dict, *, learning_rate: float, positions: int) ->
             name: int(count) for name, count in zip(DROPPED, metrics["dropped"], strict=True)
         },
     }
+    more = {name: _mean(*metrics[name]) for name in metrics if name not in _SHARED}
+    return row | ({"objective": more} if more else {})
+
+
+def _mean(total: np.ndarray, weight: np.ndarray) -> float | dict[str, float] | None:
+    """Return a metric's sum over its weight, by role if it has that shape; None without weight."""
+    if np.ndim(total):
+        return {role.name: float(total[role] / weight[role]) for role in Role if weight[role]}
+    return float(total / weight) if weight else None
 
 
 class MetricsFile:
     """Appends rows to a JSONL file; on a resume the rows of steps to be repeated are removed first.
 
-    There are rows of updates, and rows of held-out losses (`held_out`), each after the row of its
-    step. Of several processes all read the file, so that they agree on its content, and the first
-    writes.
+    There are rows of updates, and rows of held-out losses (`held_out`) and of episodes that were
+    played (`evaluated`), each after the row of its step. Of several processes all read the file, so
+    that they agree on its content, and the first writes.
 
     losses: step -> loss of each update, nats; None where nothing was supervised.
     held_out: step -> held-out loss, nats, of the rows that were there at the resume.
+    evaluated: steps whose row of episodes was there at the resume.
 
     Raises:
       DataError: a row up to the resumed step is missing, or the disk is full.
@@ -153,9 +170,10 @@ class MetricsFile:
         self._path = Path(path)
         rows = _all_rows(self._path) if self._path.exists() else []
         kept = [row for row in rows if row["step"] <= resume_step]
-        updates = [row["step"] for row in kept if "held_out" not in row]
-        self.losses = {row["step"]: row["loss"] for row in kept if "held_out" not in row}
-        self.held_out = {row["step"]: row["held_out"]["loss"] for row in kept if "held_out" in row}
+        updates = [row["step"] for row in kept if _of_update(row)]
+        self.losses = {row["step"]: row["loss"] for row in kept if _of_update(row)}
+        self.held_out = {row["step"]: row[HELD_OUT]["loss"] for row in kept if HELD_OUT in row}
+        self.evaluated = {row["step"] for row in kept if EVALUATED in row}
         missing = {step for step in held_out_at if step <= resume_step} - self.held_out.keys()
         complete = updates == list(range(1, resume_step + 1))
         if not complete or missing:
@@ -178,7 +196,7 @@ class MetricsFile:
 
     def write(self, row: dict) -> None:
         """Append a row."""
-        if "held_out" not in row:
+        if _of_update(row):
             self.losses[row["step"]] = row["loss"]
         if self._out is None:
             return
@@ -200,7 +218,7 @@ class MetricsFile:
 
 def read_metrics(path: str | Path) -> list[dict]:
     """Return the rows of updates, without a last line that a kill cut short."""
-    return [row for row in _all_rows(path) if "held_out" not in row]
+    return [row for row in _all_rows(path) if _of_update(row)]
 
 
 def read_held_out(path: str | Path) -> list[dict]:
@@ -208,7 +226,11 @@ def read_held_out(path: str | Path) -> list[dict]:
 
     {"step", "held_out": {"loss", "loss_by_role", "supervised", "examples"}, "time"}
     """
-    return [row for row in _all_rows(path) if "held_out" in row]
+    return [row for row in _all_rows(path) if HELD_OUT in row]
+
+
+def _of_update(row: dict) -> bool:
+    return HELD_OUT not in row and EVALUATED not in row
 
 
 def _all_rows(path: str | Path) -> list[dict]:

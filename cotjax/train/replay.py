@@ -13,7 +13,7 @@ from cotjax.masking import Role
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import batch_parts, make_mesh
 from cotjax.train.checkpoint import Checkpoints, damage
-from cotjax.train.failed import Examined, by_role, examine, load_failed
+from cotjax.train.failed import Examined, by_role, examine, load_failed, objective_of
 
 _SHOWN = 8  # tokens of a row that are listed
 
@@ -42,7 +42,7 @@ def replay(failed: Path, step: int | None, console: Console | None = None) -> Ex
     if len(batch["ids"]) % batch_parts(mesh):
         mesh = make_mesh(data=1, fsdp=1, tensor=-1)
     params = Checkpoints(arm / "checkpoints").restore_params(step, model, mesh)
-    examined = examine(model, params, batch, mesh, about["masking"]["normalizer"])
+    examined = examine(model, params, batch, mesh, objective_of(about, model, mesh))
     console.print(f"Step {about['step']} failed: {about['error']}", markup=False)
     console.print(
         f"Its batch under checkpoint {step}; {about['step'] - 1 - step} updates are between them",

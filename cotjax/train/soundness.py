@@ -19,12 +19,12 @@ from cotjax.data.held_out import held_out_batches
 from cotjax.data.pipeline import Example
 from cotjax.errors import DataError
 from cotjax.masking import Dropping, Role
-from cotjax.model.config import ModelConfig
 from cotjax.model.params import param_shardings
 from cotjax.model.sharding import batch_sharding
-from cotjax.objectives.supervised import make_objective
+from cotjax.objectives.objective import Pairs
 from cotjax.runtime.arrays import global_batch
-from cotjax.train.step import BATCH_FIELDS, TrainState
+from cotjax.train.run import Run
+from cotjax.train.step import FIELDS, TrainState
 
 # When every array of parameters has at most this root mean square, no step can overflow, forward or
 # backward: a normed activation times its scale is about 1e2, its projection from a width of 1e4
@@ -61,25 +61,34 @@ def is_sound(
 
 
 def make_forward(
-    config: ModelConfig, mesh: Mesh, *, scan: bool = False, kernel: str = "auto"
-) -> Callable[[dict, dict], tuple[jax.Array, jax.Array]]:
-    """Return (params, batch) -> (sums, weights) of the losses by role, compiled when called."""
-    objective = make_objective(config, mesh, scan=scan, kernel=kernel)
-    shardings = (param_shardings(config, mesh), dict.fromkeys(BATCH_FIELDS, batch_sharding(mesh)))
+    run: Run, mesh: Mesh, *, scan: bool = False, kernel: str = "auto"
+) -> Callable[[dict, dict], Pairs]:
+    """Return (params, batch) -> the pairs of a run's held-out loss, compiled when called.
 
-    def forward(params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
-        return objective(params, batch)["by_role"]
+    They are "by_role", of the negative log-probabilities of targets, and of another objective than
+    the supervised one its "loss".
+    """
+    objective = run.make_objective(mesh, scan=scan, kernel=kernel)
+    names = ("by_role",) if run.objective is None else ("by_role", "loss")
+    fields = dict.fromkeys(FIELDS[run.kind], batch_sharding(mesh))
 
-    return jax.jit(forward, in_shardings=shardings)
+    def forward(params: dict, batch: dict) -> Pairs:
+        pairs = objective(params, batch)
+        return {name: pairs[name] for name in names}
+
+    return jax.jit(forward, in_shardings=(param_shardings(run.model, mesh), fields))
 
 
 class HeldOut:
-    """The mean loss over held-out examples, in nats per supervised token. Nothing is dropped."""
+    """The mean loss over held-out examples: nats per supervised token, or the objective's own loss.
+
+    Nothing is dropped.
+    """
 
     def __init__(
         self,
         source: Sequence[Example],
-        forward: Callable[[dict, dict], tuple[jax.Array, jax.Array]],
+        forward: Callable[[dict, dict], Pairs],
         mesh: Mesh,
         settings: Any,
         dropping: Dropping,
@@ -105,7 +114,11 @@ class HeldOut:
             with jax.set_mesh(self._mesh):
                 totals.append(jax.device_get(self._forward(params, batch)))
         # Summed in float64, so that the rounding does not grow with the number of batches.
-        losses, weights = np.sum(np.asarray(totals, np.float64), axis=0)
+        losses, weights = _total(totals, "by_role")
+        # The supervised loss is the mean over tokens, whatever the run's normalizer.
+        loss, count = losses.sum(), weights.sum()
+        if "loss" in totals[0]:
+            loss, count = _total(totals, "loss")
         if not weights.sum():
             raise DataError(
                 "no token of the held-out examples is supervised; check masking.supervised and "
@@ -117,7 +130,7 @@ class HeldOut:
             "loss_by_role": {role.name: float(losses[role] / weights[role]) for role in roles},
         }
         held_out = {
-            "loss": float(losses.sum() / weights.sum()),
+            "loss": float(loss / count),
             "examples": len(self._source),
             **of_roles,
         }
@@ -126,3 +139,9 @@ class HeldOut:
             "held_out": held_out,
             "time": {"held_out_s": time.perf_counter() - begun},
         }
+
+
+def _total(totals: Sequence[Pairs], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sum of one of the pairs over batches, float64."""
+    sums, weights = np.sum([np.asarray(each[name], np.float64) for each in totals], axis=0)
+    return sums, weights

@@ -15,10 +15,10 @@ from cotjax.model.config import ModelConfig
 from cotjax.model.params import abstract_params, join_params, param_shardings, split_params
 from cotjax.model.platform import compiler_options, return_freed_memory
 from cotjax.model.sharding import batch_sharding
-from cotjax.objectives.objective import Objective, Pairs
+from cotjax.objectives.objective import Objective, Pairs, together
 from cotjax.train.optim import Mastered, apply
 
-# Field of a batch (see data.pipeline) -> dtype. All are [B, T], except those of BATCH_WIDTHS.
+# Field of a supervised batch (data.pipeline) -> dtype: [B, T], except those of BATCH_WIDTHS.
 BATCH_FIELDS = {
     "ids": jnp.int32,
     "targets": jnp.int32,
@@ -30,7 +30,15 @@ BATCH_FIELDS = {
     "positions": jnp.int32,
     "dropped": jnp.int32,
 }
-BATCH_WIDTHS = {"budget": 1, "dropped": 3}
+BATCH_WIDTHS = {"budget": 1, "dropped": 3, "trajectories": 1}
+_POLICY = ("kl_weights", "advantages", "old", "sampler", "reference", "lengths", "trajectories")
+# Kind of objective -> the fields of its batches; objectives/policy.py and preference.py explain
+# what they add.
+FIELDS = {
+    "supervised": BATCH_FIELDS,
+    "policy": BATCH_FIELDS | dict.fromkeys(_POLICY, jnp.float32),
+    "preference": BATCH_FIELDS | {"pairs": jnp.int32, "sides": jnp.int8, "reference": jnp.float32},
+}
 
 
 class TrainState(NamedTuple):
@@ -99,19 +107,18 @@ def abstract_state(
 
 
 def abstract_batch(
-    rows: int, length: int, mesh: Mesh | None = None
+    rows: int, length: int, mesh: Mesh | None = None, kind: str = "supervised"
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return shape and dtype of a batch, and its sharding when there is a mesh."""
+    """Return shape and dtype of a batch of a kind, and its sharding when there is a mesh."""
     sharding = None if mesh is None else batch_sharding(mesh)
-    shapes = {name: (rows, BATCH_WIDTHS.get(name, length)) for name in BATCH_FIELDS}
     return {
-        name: jax.ShapeDtypeStruct(shape, BATCH_FIELDS[name], sharding=sharding)
-        for name, shape in shapes.items()
+        name: jax.ShapeDtypeStruct((rows, BATCH_WIDTHS.get(name, length)), dtype, sharding=sharding)
+        for name, dtype in FIELDS[kind].items()
     }
 
 
-def _make_gradients(
-    config: ModelConfig, objective: Objective, accumulate: int
+def make_gradients(
+    config: ModelConfig, objective: Objective, accumulate: int = 1
 ) -> Callable[[dict, dict, dict], tuple[Pairs, dict]]:
     """Return (trained, frozen, batch) -> (the objective's pairs, gradients of its loss's sum).
 
@@ -135,19 +142,23 @@ def _make_gradients(
 
 
 def make_probe(
-    config: ModelConfig, mesh: Mesh, objective: Objective, accumulate: int = 1
+    config: ModelConfig,
+    mesh: Mesh,
+    objective: Objective,
+    accumulate: int = 1,
+    kind: str = "supervised",
 ) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """Return (params, batch) -> (sum of losses, norm of its gradient), as in the train step.
 
-    It is compiled when it is first called.
+    It is compiled when it is first called. `kind`: of the batches, a key of FIELDS.
     """
-    gradients = _make_gradients(config, objective, accumulate)
+    gradients = make_gradients(config, objective, accumulate)
 
     def probe(params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
         pairs, grads = gradients(*split_params(config, params), batch)
         return pairs["loss"][0], optax.tree.norm(optax.tree.cast(grads, jnp.float32))
 
-    shardings = (param_shardings(config, mesh), dict.fromkeys(BATCH_FIELDS, batch_sharding(mesh)))
+    shardings = (param_shardings(config, mesh), dict.fromkeys(FIELDS[kind], batch_sharding(mesh)))
     program = jax.jit(probe, in_shardings=shardings, compiler_options=compiler_options(mesh))
 
     def on_mesh(params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
@@ -164,6 +175,7 @@ def make_train_step(
     mesh: Mesh,
     objective: Objective,
     accumulate: int = 1,
+    kind: str = "supervised",
 ) -> Callable:
     """Return the train step over `mesh`, jitted: (state, batch) -> (state, metrics).
 
@@ -173,40 +185,29 @@ def make_train_step(
       params: gives shapes only.
       objective: (params, batch) -> (sum, weight) pairs, of which "loss" is minimised.
       accumulate: micro-batches that the batch is processed in.
+      kind: of the batches, a key of FIELDS.
 
     Metrics: `loss` (its sum over its weight), the objective's other pairs, `grad_norm` (of the
     trained parameters), `tokens` (positions that are not padding), `seen` (tokens that they attend
     to, summed), `dropped` (counts by data.pipeline.DROPPED).
     """
     shardings = state_shardings(config, optimizer, params, mesh)
-    on_batch = dict.fromkeys(BATCH_FIELDS, batch_sharding(mesh))
-    gradients = _make_gradients(config, objective, accumulate)
+    on_batch = dict.fromkeys(FIELDS[kind], batch_sharding(mesh))
+    gradients = make_gradients(config, objective, accumulate)
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         # Only the trained parameters are differentiated. A frozen one keeps its donated buffer.
-        trained, frozen = split_params(config, state.params)
-        pairs, grads = gradients(trained, frozen, batch)
-        total, weight = pairs["loss"]
-        # When nothing is supervised, loss and gradient are 0, not 0 / 0.
-        weight = jnp.where(weight > 0, weight, 1.0)
-        # Divided once, after the sum over micro-batches and devices: a mean of their means would
-        # give those with few supervised tokens too much weight.
-        wide = isinstance(state.opt_state, Mastered)
-        grads = jax.tree.map(
-            lambda grad: (grad / weight).astype(jnp.float32 if wide else grad.dtype), grads
+        state, metrics = applied(
+            config, optimizer, state, *gradients(*split_params(config, state.params), batch)
         )
-        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
-        params = join_params(config, apply(trained, updates, opt_state), frozen)
         real_BT = batch["segment_ids"] > 0
-        metrics = pairs | {
-            "loss": total / weight,
-            "grad_norm": optax.tree.norm(grads),
+        metrics |= {
             "tokens": real_BT.sum(),
             # A token attends to those before it on its branch, and to itself.
             "seen": jnp.where(real_BT, batch["positions"] + 1, 0).sum(dtype=jnp.float32),
             "dropped": batch["dropped"].sum(axis=0),
         }
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return state, metrics
 
     return jax.jit(
         train_step,
@@ -215,6 +216,33 @@ def make_train_step(
         donate_argnums=0,
         compiler_options=compiler_options(mesh),
     )
+
+
+def applied(
+    config: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    pairs: Pairs,
+    grads: dict,
+) -> tuple[TrainState, dict]:
+    """Return the state after an update, and its metrics, from sums over a whole batch.
+
+    `pairs`, `grads`: as `make_gradients` sums them. Metrics: `loss` (its sum over its weight), the
+    other pairs, and `grad_norm`. Where nothing is supervised, loss and gradient are 0, not 0 / 0.
+    """
+    trained, frozen = split_params(config, state.params)
+    total, weight = pairs["loss"]
+    weight = jnp.where(weight > 0, weight, 1.0)
+    # Divided once, after the sum over micro-batches and devices: a mean of their means would give
+    # those with few supervised tokens too much weight.
+    wide = isinstance(state.opt_state, Mastered)
+    grads = jax.tree.map(
+        lambda grad: (grad / weight).astype(jnp.float32 if wide else grad.dtype), grads
+    )
+    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    params = join_params(config, apply(trained, updates, opt_state), frozen)
+    metrics = pairs | {"loss": total / weight, "grad_norm": optax.tree.norm(grads)}
+    return TrainState(state.step + 1, params, opt_state), metrics
 
 
 def _parts(batch: dict, count: int) -> dict:
@@ -242,7 +270,9 @@ def _accumulated(
         following = jax.tree.map(
             lambda x: jax.lax.dynamic_index_in_dim(x, (index + 1) % count, keepdims=False), parts
         )
-        return (jax.tree.map(jnp.add, totals, pairs_and_grads(part)), following), None
+        pairs, grads = pairs_and_grads(part)
+        totals = together(totals[0], pairs), jax.tree.map(jnp.add, totals[1], grads)
+        return (totals, following), None
 
     # Each part is sliced in the iteration before its own. Sliced in its own, XLA fuses the slice
     # into every use of the ids, and on a CPU the attention, which compares the ids of each pair of

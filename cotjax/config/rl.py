@@ -1,0 +1,73 @@
+"""The fields of a config on reinforcement learning (`cotjax rl`)."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+
+def rl() -> ConfigDict:
+    """Return the section `rl`.
+
+    Of the other sections `train` says how many steps there are, the optimizer and the rows of a
+    micro-batch; `masking` and the arms say what action supervision is dropped; `evaluate` says the
+    limits of an episode, and how checkpoints are played.
+    """
+    rl = ConfigDict()
+    # ---- what a step plays
+    rl.tasks = 16  # groups a step
+    rl.group = 8  # plays of a group's game
+    rl.slots = 64  # episodes played at once. They decide rounding, so a run cannot change them
+    # How an id is drawn. The log-probabilities that a sampler reports are the policy's at 1, 1.0
+    # and 0 alone, so other values are refused.
+    rl.temperature = 1.0
+    rl.top_p = 1.0
+    rl.top_k = 0
+    # Decode each state's prompt action, greedily, beside its sampled CoT action, and log how often
+    # the two agree.
+    rl.live_prompt = True
+    # ---- rewards
+    rl.win_reward = 1.0  # of an episode that is won
+    rl.score_reward = 0.0  # times the score at the end, in a world that has one
+    # Taken from a step whose response is invalid.
+    rl.format_penalty = 0.1
+    rl.need_thought = True  # a response without a thought is invalid here, too
+    rl.mask_cut = False  # leave responses cut by the token limit out of the policy loss
+    # ---- advantages
+    # "grpo" ((r - mean) / std over the group), "dr_grpo" (r - mean) or "rloo" (r - mean of the
+    # others). An arm can have its own.
+    rl.advantage = "grpo"
+    # Weight of a second advantage, among the steps of a group that start from one state (GiGPO: 1);
+    # 0: off.
+    rl.omega = 0.0
+    rl.gamma = 0.95  # discount of the return that this compares, a step
+    # What steps from one state have in common: the "observation", or "observation+admissible" (what
+    # the environment said, and what it would accept).
+    rl.anchor = "observation+admissible"
+    # Groups whose rewards are all equal: "keep", "skip" (they are not trained on) or "refill" (and
+    # the next games of the stream are played in their place).
+    rl.flat = "refill"
+    # The most times that a step plays further groups, in the place of flat and of broken ones.
+    rl.refills = 2
+    # ---- loss
+    # A mean over "token"s, over "trajectory"s of their means, or a sum over tokens by "constant".
+    rl.aggregation = "token"
+    rl.constant = 1024  # tokens that each trajectory's sum is divided by, with "constant"
+    # What the mean over tokens counts: "fixed_budget" (dropped tokens too, so that the others weigh
+    # as much as without dropping) or "token_sum" (tokens that are left).
+    rl.normalizer = "fixed_budget"
+    rl.clip_low = 0.2  # the ratio to the policy that played is clipped below 1 minus this
+    rl.clip_high = 0.2  # and above 1 plus this
+    # Bound of the loss of a negative advantage, in multiples of it (dual clip); 0: none.
+    rl.dual_clip = 0.0
+    # Weight of the KL divergence to the policy that training starts from; 0: it is not computed.
+    rl.kl = 0.01
+    # Estimate of the divergence in the loss: "k1", "k2" or "k3". The gradient of k2 is that of
+    # KL(policy || start), that of k3 of KL(start || policy), and that of k1 is 0 on average.
+    rl.kl_estimator = "k2"
+    # Whose log-probabilities are those of the policy that played: "sampler", or "trainer"
+    # (computed again before the first update, and each token weighted by the ratio of the two, at
+    # most tis_cap). The latter for bfloat16.
+    rl.old = "sampler"
+    rl.tis_cap = 2.0
+    rl.updates = 1  # updates a step, each on as many whole groups
+    return rl

@@ -1,0 +1,85 @@
+"""Log-probabilities of a batch's targets, and the parameters of the reference that they are of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from cotjax.model import decoder
+from cotjax.model.config import ModelConfig
+from cotjax.model.params import Params, declared, leaf, nest
+from cotjax.objectives.cross_entropy import losses_and_entropies, supervised_cross_entropy
+
+Batch = dict[str, jax.Array]
+
+
+def predictions(
+    config: ModelConfig,
+    params: Params,
+    batch: Batch,
+    *,
+    remat: str = "none",
+    scan: bool = False,
+    kernel: str = "xla",
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return what a loss is made from: hidden states [B, T, D], output weight [V, D], targets."""
+    hidden_BTD = decoder.hidden_states(
+        config,
+        params,
+        batch["ids"],
+        batch["positions"],
+        batch["segment_ids"],
+        batch["branches"],
+        remat=remat,
+        scan=scan,
+        kernel=kernel,
+    )
+    return hidden_BTD, decoder.output_weight(config, params), batch["targets"]
+
+
+def log_probs(
+    config: ModelConfig,
+    params: Params,
+    batch: Batch,
+    wanted_BT: jax.Array,
+    *,
+    remat: str = "none",
+    scan: bool = False,
+    kernel: str = "xla",
+) -> jax.Array:
+    """Return the log-probability of each target in nats, float32 [B, T]; 0 where not wanted."""
+    made = predictions(config, params, batch, remat=remat, scan=scan, kernel=kernel)
+    return -supervised_cross_entropy(*made, wanted_BT)
+
+
+def log_probs_and_entropies(
+    config: ModelConfig,
+    params: Params,
+    batch: Batch,
+    wanted_BT: jax.Array,
+    *,
+    remat: str = "none",
+    scan: bool = False,
+    kernel: str = "xla",
+) -> tuple[jax.Array, jax.Array]:
+    """Return `log_probs`, and the entropy of each prediction in nats, without a gradient."""
+    made = predictions(config, params, batch, remat=remat, scan=scan, kernel=kernel)
+    losses_BT, entropies_BT = losses_and_entropies(*made, wanted_BT)
+    return -losses_BT, entropies_BT
+
+
+def reference_of(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
+    """Return the reference model of parameters: with LoRA its base, adapters off, else itself.
+
+    Arrays are shared, not copied. Without LoRA the reference is the policy as it is, so take it
+    before the first update.
+    """
+    base = replace(config, lora=None)
+    return base, nest({path: leaf(params, path) for path in declared(base)})
+
+
+def totals_by_role(values_BT: jax.Array, roles_BT: jax.Array, roles: int) -> jax.Array:
+    """Sum the values by role -> [roles]."""
+    return jnp.zeros(roles, values_BT.dtype).at[roles_BT.astype(jnp.int32)].add(values_BT)

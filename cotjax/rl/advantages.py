@@ -1,0 +1,268 @@
+"""Advantages: how much better a play went than the others of its group. numpy alone.
+
+A group is all plays of one game in one update. Statistics are over plays, never over their steps:
+a mean over steps would count a long, lost episode more often than a short, won one.
+
+| kind | of a play with reward r | |
+|---|---|---|
+| `grpo` | (r - mean) / (std + 1e-6) | arXiv 2402.03300; std with ddof 1 |
+| `dr_grpo` | r - mean | without std: arXiv 2503.20783 |
+| `rloo` | r - mean of the others | arXiv 2402.14740; G / (G - 1) times r - mean |
+
+A group whose rewards are all equal is flat and teaches nothing: all its advantages are 0, and so is
+that of a play without others. Both are counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cotjax.errors import DataError, UsageError
+
+KINDS = ("grpo", "dr_grpo", "rloo")
+EPSILON = 1e-6  # added to the standard deviation (verl, tunix)
+FLAT = 1e-9  # rewards that differ by no more are equal
+
+
+@dataclass(frozen=True)
+class Played:
+    """What an advantage needs to know of one play.
+
+    name: names it in errors; no two plays share one.
+    group: its game, or whatever else its group has in common.
+    reward: of the whole episode, without penalties for single steps.
+    invalid: [steps] bool, the steps whose response was malformed (empty: unknown, none).
+    """
+
+    name: str
+    group: Hashable
+    reward: float
+    invalid: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True)
+class GroupCounts:
+    """Groups, those that are flat, and those of one play; a group is in one of the last two."""
+
+    groups: int
+    flat: int
+    singletons: int
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """values: [plays], in their order. counts: of their groups."""
+
+    values: np.ndarray
+    counts: GroupCounts
+
+
+def group_advantages(
+    plays: Sequence[Played], kind: str = "grpo", *, size: int | None = None
+) -> Advantages:
+    """Return the advantage of each play within its group.
+
+    `size`: plays of each group; another number of them is an error (None: any).
+
+    Raises:
+      UsageError: an unknown kind.
+      DataError: a reward is not finite, two plays have the same name, or a group has not `size`
+        plays; the message names the play or the group.
+    """
+    values, counts = np.zeros(len(plays)), _checked(plays, kind, size)
+    for members in _groups(play.group for play in plays).values():
+        values[members] = _relative([plays[member].reward for member in members], kind)
+    return Advantages(values, counts)
+
+
+def step_advantages(
+    plays: Sequence[Played],
+    kind: str = "grpo",
+    *,
+    penalty: float = 0.1,
+    size: int | None = None,
+) -> tuple[list[np.ndarray], GroupCounts]:
+    """Return the advantages of each play's steps, [steps] each, with a penalty for malformed ones.
+
+    The penalty falls on the step that is malformed, not on the whole episode. Mean and deviation
+    are those over plays of reward - penalty x share of malformed steps, and a group is flat where
+    these are equal. Arguments and errors are those of `group_advantages`.
+    """
+    counts = _checked(plays, kind, size, penalty)
+    values = [np.zeros(len(play.invalid)) for play in plays]
+    for members in _groups(play.group for play in plays).values():
+        totals = [_penalised(plays[member], penalty) for member in members]
+        for place, member in enumerate(members):
+            invalid = np.asarray(plays[member].invalid, float)
+            steps = plays[member].reward - penalty * invalid
+            values[member] = _against(totals, place, steps, kind)
+    return values, counts
+
+
+# ---- GiGPO
+
+
+@dataclass(frozen=True)
+class Visited:
+    """What GiGPO needs to know of one play.
+
+    name, group: as of `Played`.
+    rewards: [steps] of each step.
+    anchors: [steps] the state before each step; steps of a group with equal ones are compared.
+    """
+
+    name: str
+    group: Hashable
+    rewards: tuple[float, ...]
+    anchors: tuple[Hashable, ...]
+
+
+@dataclass(frozen=True)
+class StepAdvantages:
+    """values: [steps] of each play. counts: of the groups of plays.
+
+    anchors: groups of steps in one state. singletons: those of them with one step. steps: all.
+    """
+
+    values: list[np.ndarray]
+    counts: GroupCounts
+    anchors: int
+    singletons: int
+    steps: int
+
+    @property
+    def anchor_size(self) -> float:
+        """Steps in an anchor's group, on average."""
+        return self.steps / max(self.anchors, 1)
+
+
+def gigpo(
+    plays: Sequence[Visited],
+    kind: str = "grpo",
+    *,
+    omega: float = 1.0,
+    gamma: float = 0.95,
+    size: int | None = None,
+) -> StepAdvantages:
+    """Return GiGPO's advantages (arXiv 2505.10978): of the play, plus omega times of the step.
+
+    The play's are as in `group_advantages`, of the sum of its rewards. A step's compare its
+    discounted return with those of all steps of the group in the same state, of other plays and
+    of other times: a play that comes back to a state meets its own earlier step. A state that was
+    visited once, or always with the same return, gives 0.
+
+    Raises:
+      UsageError, DataError: as `group_advantages`; or rewards and anchors differ in number.
+    """
+    for play in plays:
+        if len(play.rewards) != len(play.anchors):
+            raise DataError(
+                f"{play.name}: {len(play.rewards)} rewards, but {len(play.anchors)} anchors"
+            )
+        _check_finite(play.name, play.rewards)
+    whole = [Played(play.name, play.group, math.fsum(play.rewards)) for play in plays]
+    of_plays = group_advantages(whole, kind, size=size)
+    returns = [_discounted(play.rewards, gamma) for play in plays]
+    values = [np.full(len(own), of_plays.values[number]) for number, own in enumerate(returns)]
+    places = [(play, step) for play, own in enumerate(returns) for step in range(len(own))]
+    anchors = _groups((plays[play].group, plays[play].anchors[step]) for play, step in places)
+    for members in anchors.values():
+        here = [places[member] for member in members]
+        relative = _relative([returns[play][step] for play, step in here], kind)
+        for (play, step), advantage in zip(here, relative, strict=True):
+            values[play][step] += omega * advantage
+    alone = sum(len(members) == 1 for members in anchors.values())
+    return StepAdvantages(values, of_plays.counts, len(anchors), alone, len(places))
+
+
+def _discounted(rewards: Sequence[float], gamma: float) -> list[float]:
+    """Return the sum of each step's reward and the later ones, discounted."""
+    total, returns = 0.0, []
+    for reward in reversed(rewards):
+        total = reward + gamma * total
+        returns.append(total)
+    return returns[::-1]
+
+
+# ---- within a group
+
+
+def _relative(rewards: Sequence[float], kind: str) -> np.ndarray:
+    """Return the advantage of each reward of a group, [G]."""
+    return np.array(
+        [
+            float(_against(rewards, place, np.array([reward]), kind)[0])
+            for place, reward in enumerate(rewards)
+        ]
+    )
+
+
+def _against(rewards: Sequence[float], place: int, own: np.ndarray, kind: str) -> np.ndarray:
+    """Return the advantages of `own` values of the play at `place` against its group's rewards."""
+    count = len(rewards)
+    if _is_flat(rewards):
+        return np.zeros(len(own))
+    # Exact sums: the order of the plays changes no bit.
+    mean = math.fsum(rewards) / count
+    if kind == "rloo":
+        return own - math.fsum([*rewards[:place], *rewards[place + 1 :]]) / (count - 1)
+    if kind == "dr_grpo":
+        return own - mean
+    deviation = math.sqrt(math.fsum((reward - mean) ** 2 for reward in rewards) / (count - 1))
+    return (own - mean) / (deviation + EPSILON)
+
+
+def _is_flat(rewards: Sequence[float]) -> bool:
+    return max(rewards) - min(rewards) <= FLAT
+
+
+def _penalised(play: Played, penalty: float) -> float:
+    return play.reward - penalty * (float(np.mean(play.invalid)) if play.invalid else 0.0)
+
+
+# ---- checks
+
+
+def _checked(
+    plays: Sequence[Played], kind: str, size: int | None, penalty: float = 0.0
+) -> GroupCounts:
+    """Return the counts of the groups. Raises as `group_advantages`."""
+    if kind not in KINDS:
+        raise UsageError(f"unknown kind of advantage {kind!r}; there are {', '.join(KINDS)}")
+    names = set()
+    for play in plays:
+        _check_finite(play.name, [play.reward])
+        if play.name in names:
+            raise DataError(f"{play.name}: the play occurs twice; a duplicate shifts its group")
+        names.add(play.name)
+    groups = _groups(play.group for play in plays)
+    flat = singletons = 0
+    for group, members in groups.items():
+        if size is not None and len(members) != size:
+            raise DataError(
+                f"the group {group!r} has {len(members)} plays ({plays[members[0]].name}, …), "
+                f"it must have {size}"
+            )
+        singletons += len(members) == 1
+        totals = [_penalised(plays[member], penalty) for member in members]
+        flat += len(members) > 1 and _is_flat(totals)
+    return GroupCounts(len(groups), flat, singletons)
+
+
+def _groups(keys: Iterable[Hashable]) -> dict[Hashable, list[int]]:
+    """Return key -> the places at which it stands."""
+    places: dict[Hashable, list[int]] = defaultdict(list)
+    for place, key in enumerate(keys):
+        places[key].append(place)
+    return places
+
+
+def _check_finite(name: str, rewards: Iterable[float]) -> None:
+    for reward in rewards:
+        if not math.isfinite(reward):
+            raise DataError(f"{name}: the reward is {reward}; it must be a finite number")

@@ -1,0 +1,123 @@
+"""Checks of a config for reinforcement learning, made before anything is played."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from cotjax.errors import UsageError
+from cotjax.masking import KL_ESTIMATORS
+from cotjax.rl.advantages import KINDS
+from cotjax.runtime import distributed
+from cotjax.runtime.ranges import check_ranges
+
+_NAMES: dict[str, tuple[str, ...]] = {
+    "advantage": KINDS,
+    "anchor": ("observation", "observation+admissible"),
+    "flat": ("keep", "skip", "refill"),
+    "aggregation": ("token", "trajectory", "constant"),
+    "normalizer": ("fixed_budget", "token_sum"),
+    "kl_estimator": KL_ESTIMATORS,
+    "old": ("sampler", "trainer"),
+}
+# What the sampler's log-probabilities are those of the policy at.
+_SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+# Fields of an arm that say what it is fine-tuned on, and by what.
+_OF_DATA = {
+    **{"thoughts": "", "trajectories": "", "direct_share": -1.0},
+    **{"objective": "sft", "rejected": ""},
+}
+
+
+def check_rl(config: ConfigDict) -> None:
+    """Raise UsageError for a setting with which no policy can be trained by `cotjax rl`.
+
+    The checks of the other sections come before (`cotjax.study.ready`).
+    """
+    check_ranges("rl", config.rl)
+    for check in (_check_names, _check_sampling, _check_loss, _check_sections, _check_arms):
+        check(config)
+    if distributed.several():
+        raise UsageError(
+            f"cotjax rl plays and trains in one process, and there are {distributed.count()}; "
+            "start one, on all devices of a host"
+        )
+
+
+def _check_names(config: ConfigDict) -> None:
+    for name, allowed in _NAMES.items():
+        if config.rl[name] not in allowed:
+            raise UsageError(f"rl.{name} is {config.rl[name]!r}; there are {', '.join(allowed)}")
+
+
+def _check_sampling(config: ConfigDict) -> None:
+    for name, value in _SAMPLING.items():
+        if config.rl[name] != value:
+            raise UsageError(
+                f"rl.{name} is {config.rl[name]}; it must be {value}, for what is drawn otherwise "
+                "has other probabilities than the policy that is trained"
+            )
+
+
+def _check_loss(config: ConfigDict) -> None:
+    rl = config.rl
+    if rl.dual_clip and rl.dual_clip <= 1 + rl.clip_high:
+        raise UsageError(
+            f"rl.dual_clip is {rl.dual_clip:g}; it must be more than 1 + rl.clip_high "
+            f"({1 + rl.clip_high:g}), where it acts, or 0"
+        )
+    if rl.tasks % rl.updates:
+        raise UsageError(
+            f"rl.updates is {rl.updates}, which does not divide rl.tasks ({rl.tasks}): each update "
+            "takes as many whole groups"
+        )
+    if rl.tis_cap < 1:
+        raise UsageError(
+            f"rl.tis_cap is {rl.tis_cap:g}; it must be at least 1, the weight of a token that both "
+            "sides give one probability"
+        )
+
+
+def _check_sections(config: ConfigDict) -> None:
+    train, evaluate, examples = config.train, config.evaluate, config.prompt.examples
+    told: list[tuple[bool, str]] = [
+        (config.model.base == "random", "model.base is 'random': give the policy to start from, "
+         "the folder of a model that was trained to respond (cotjax export)"),
+        (bool(config.data.trajectories), f"data.trajectories is {config.data.trajectories}: what "
+         "is trained on is played; remove it, or use `cotjax train`"),
+        (examples > 0, f"prompt.examples is {examples}: there are no trajectories to draw them "
+         "from; set it to 0"),
+        (not config.games.train and config.games.source == "made", "games.train is 0: there is "
+         "nothing to play in training; set the number of games of each task type"),
+        (train.accumulate > 1, f"train.accumulate is {train.accumulate}: rows of a step are "
+         "processed train.batch at a time anyway; set it to 1"),
+        (train.eval_every > 0, f"train.eval_every is {train.eval_every}: nothing is held out of "
+         "what is played; set it to 0. Checkpoints are played on the games of games.in_domain"),
+        (train.keep_best > 0, f"train.keep_best is {train.keep_best}, but there are no held-out "
+         "losses to rank checkpoints by; set it to 0"),
+        (evaluate.max_length > train.row_length, f"evaluate.max_length is {evaluate.max_length}, "
+         f"more than train.row_length ({train.row_length}): a prompt with its response must fit "
+         "into a row"),
+        (config.masking.unit == "token", "masking.unit is 'token'; the action's loss is dropped by "
+         "'turn' or 'example'"),
+    ]  # fmt: skip
+    for wrong, message in told:
+        if wrong:
+            raise UsageError(message)
+
+
+def _check_arms(config: ConfigDict) -> None:
+    for arm, own in config.arms.items():
+        if own.get("advantage") and own.advantage not in KINDS:
+            raise UsageError(
+                f"arms.{arm}.advantage is {own.advantage!r}; there are {', '.join(KINDS)}"
+            )
+        if own.get("control") == "reasoning tokens":
+            raise UsageError(
+                f"arms.{arm}.control is 'reasoning tokens', but a sampled thought may have fewer "
+                "tokens than its action: choose another control"
+            )
+        for name, usual in _OF_DATA.items():
+            if own.get(name, usual) != usual:
+                raise UsageError(
+                    f"arms.{arm}.{name} is {own[name]!r}: what is trained on is played; remove it"
+                )

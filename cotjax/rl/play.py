@@ -1,0 +1,187 @@
+"""Plays the groups of a step with the policy that is trained."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cotjax.envs.base import Play
+from cotjax.errors import DataError
+from cotjax.model.params import Params
+from cotjax.rl.advantages import Played, step_advantages
+from cotjax.rl.groups import Group, Stream, groups_at
+from cotjax.rl.policy import fingerprint
+from cotjax.rl.rewards import as_played
+from cotjax.rl.rollouts import About, Rollouts, read_rollouts, untimed, write_rollouts
+from cotjax.rollout.contracts import Codec, Environments, Policy
+from cotjax.rollout.elicitation import Elicitation
+from cotjax.rollout.loop import play
+from cotjax.rollout.record import Episode, Kind
+from cotjax.runtime.files import put_aside
+from cotjax.sample.sampler import Sampler
+
+Half = tuple[Policy, Environments]  # slots, and what is played in them
+
+
+@dataclass(frozen=True)
+class Actors:
+    """What plays.
+
+    sampler: plays with the weights that it is given for a step.
+    environments: one, or two that take turns (`cotjax.rollout.loop`), as many as the sampler has
+      slots each.
+    elicitation: how actions are drawn: at temperature 1, prompt actions greedily.
+    kinds: kinds of action that are decoded in every state.
+    """
+
+    sampler: Sampler
+    environments: Sequence[Environments]
+    codec: Codec
+    elicitation: Elicitation
+    kinds: tuple[Kind, ...]
+
+    @contextmanager
+    def playing(self, params: Params) -> Iterator[list[Half]]:
+        """Yield policies with these weights; they and their caches are freed after the block.
+
+        The weights go from the trainer's devices to the sampler's, not through the host.
+        """
+        self.sampler.load(params)
+        try:
+            twins = [self.sampler.twin() for _ in self.environments[1:]]
+            yield list(zip((self.sampler, *twins), self.environments, strict=True))
+        finally:
+            self.sampler.unload()
+
+
+@dataclass(frozen=True)
+class Waits:
+    """Seconds of environments, and of these in which nothing was decoded, summed over slots."""
+
+    environment: float = 0.0
+    waited: float = 0.0
+
+
+def played_or_read(
+    path: Path,
+    actors: Actors,
+    params: Params,
+    stream: Stream,
+    settings: Any,
+    *,
+    step: int,
+    begin: int,
+    seed: int,
+    warn: Callable[[str], None],
+) -> tuple[Rollouts, Waits]:
+    """Return the rollouts of a step: those of its file, or else played, and then written there.
+
+    A file that is damaged, or that other weights played, is set aside with a warning, and the step
+    is played again. The other arguments are those of `play_step`.
+    """
+    policy = fingerprint(params)
+    if path.exists():
+        try:
+            rollouts = read_rollouts(path, settings)
+            about = rollouts.about
+            if (about.step, about.begin, about.policy) == (step, begin, policy):
+                return rollouts, Waits()
+            fault = f"{path}: other weights than those of step {step - 1} played it"
+        except DataError as error:
+            fault = str(error).partition(";")[0]
+        warn(f"{fault}; set aside as {put_aside(path).name}, and played again")
+    with actors.playing(params) as halves:
+        rollouts, waits = play_step(
+            actors, halves, stream, settings, step=step, begin=begin, seed=seed, policy=policy
+        )
+    write_rollouts(path, rollouts)
+    return rollouts, waits
+
+
+def play_step(
+    actors: Actors,
+    halves: Sequence[Half],
+    stream: Stream,
+    settings: Any,
+    *,
+    step: int,
+    begin: int,
+    seed: int,
+    policy: str,
+) -> tuple[Rollouts, Waits]:
+    """Play `rl.tasks` groups of the stream from position `begin` on.
+
+    A group of which an environment broke an episode is dropped. Further groups are played in the
+    place of these, and of flat ones where `rl.flat` is "refill", at most `rl.refills` times.
+
+    Args:
+      halves: what `actors` plays with.
+      settings: `config.rl`.
+      begin: the stream's position before the step.
+      seed: of the run; what is drawn depends on it, the step, the game, the sample and the turn.
+      policy: hash of the weights that play.
+    """
+    kept: list[tuple[Group, list[Episode]]] = []
+    broken: list[str] = []
+    wanted = missing = settings.tasks
+    end, rounds, environment_s, waited_s = begin, 0, 0.0, 0.0
+    while missing and rounds <= settings.refills:
+        groups = groups_at(stream, begin, end, missing, settings.group)
+        end, rounds = end + missing, rounds + 1
+        episodes = _played(actors, halves, groups, step_seed(seed, step))
+        environment_s += sum(each.timing.environment_s for each in episodes.values())
+        waited_s += sum(each.timing.waited_s for each in episodes.values())
+        for group in groups:
+            own = [episodes[each] for each in group.plays]
+            if errors := [each.env_error for each in own if each.env_error]:
+                broken.append(errors[0])
+                continue
+            kept.append((group, [untimed(episode) for episode in own]))
+            plays = [as_played(episode, group.position, settings) for episode in own]
+            wanted += settings.flat == "refill" and is_flat(plays, settings)
+        missing = wanted - len(kept)
+    about = About(step, begin, end, policy, tuple(broken), rounds - 1)
+    positions = [group.position for group, own in kept for _ in own]
+    rollouts = Rollouts.of(about, positions, [each for _, own in kept for each in own], settings)
+    return rollouts, Waits(environment_s, waited_s)
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Return the seed (63 bits) that the sampling of a step depends on."""
+    digest = hashlib.blake2b(f"rl/{seed}/{step}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def is_flat(plays: Sequence[Played], settings: Any) -> bool:
+    """Return whether all rewards of a group, penalties included, are equal."""
+    return step_advantages(plays, penalty=settings.format_penalty)[1].flat > 0
+
+
+def _played(
+    actors: Actors, halves: Sequence[Half], groups: Sequence[Group], seed: int
+) -> dict[Play, Episode]:
+    """Return the episode of each play."""
+    plays = [each for group in groups for each in group.plays]
+    episodes: dict[Play, Episode] = {}
+
+    def keep(each: Play, episode: Episode) -> None:
+        episodes[each] = episode
+
+    (policy, environments), *others = halves
+    play(
+        plays,
+        policy=policy,
+        codec=actors.codec,
+        environments=environments,
+        second_half=others[0] if others else None,
+        driver="cot",
+        elicitation=actors.elicitation,
+        seed=seed,
+        on_record=keep,
+        kinds=actors.kinds,
+    )
+    return episodes

@@ -1,0 +1,47 @@
+"""From an episode to its reward and to the steps that were malformed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cotjax.rl.advantages import Played
+from cotjax.rl.records import name_of
+from cotjax.rollout.record import Episode, Response, Turn
+
+
+def as_played(episode: Episode, position: int, settings: Any) -> Played:
+    """Return what advantages need to know of an episode.
+
+    The reward is win_reward for a won game plus score_reward times the score at the end; format
+    penalties are of single steps, and not in it.
+
+    `position`: names the group. `settings`: `config.rl`.
+    """
+    reward = settings.win_reward * episode.success
+    reward += settings.score_reward * (episode.score or 0.0)
+    return Played(
+        name=name_of(episode),
+        group=position,
+        reward=reward,
+        invalid=tuple(is_invalid(turn, settings.need_thought) for turn in episode.steps),
+    )
+
+
+def is_invalid(turn: Turn, need_thought: bool) -> bool:
+    """Return whether a turn's CoT response is malformed, or lacks the thought that it needs.
+
+    Without thoughts a CoT action would be a prompt action, and nothing could be compared.
+    """
+    response = response_of(turn)
+    return not response.valid or (need_thought and not has_thought(response))
+
+
+def has_thought(response: Response) -> bool:
+    """Return whether a response reasons."""
+    return bool((response.thought or "").strip())
+
+
+def response_of(turn: Turn) -> Response:
+    """Return the CoT response that was played."""
+    assert turn.cot is not None, "a policy is trained on its CoT responses"
+    return turn.cot

@@ -1,0 +1,83 @@
+"""Impossible settings give one clear line, before anything is played."""
+
+import pytest
+
+from cotjax.config import default_config, set_field
+from cotjax.errors import UsageError
+from cotjax.rl import checks
+from cotjax.rl.checks import check_rl
+
+
+def config(*overrides):
+    config = default_config()
+    config.games.train = 10
+    config.train.row_length = 2048
+    config.arms = {"grpo": {"label": "GRPO", "fraction": 0.0}}
+    for override in overrides:
+        set_field(config, override)
+    return config
+
+
+def test_the_defaults_are_possible():
+    check_rl(config())
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("rl.tasks=0", "rl.tasks is 0; it must be at least 1"),
+        ("rl.group=1", "rl.group is 1; it must be at least 2"),
+        ("rl.slots=0", "rl.slots is 0"),
+        ("rl.refills=-1", "rl.refills is -1"),
+        ("rl.updates=0", "rl.updates is 0"),
+        ("rl.updates=3", "rl.updates is 3, which does not divide rl.tasks (16)"),
+        ("rl.constant=0", "rl.constant is 0"),
+        ("rl.temperature=0.7", "rl.temperature is 0.7; it must be 1.0, for what is drawn"),
+        ("rl.temperature=0", "rl.temperature is 0"),
+        ("rl.top_p=0.9", "rl.top_p is 0.9; it must be 1.0"),
+        ("rl.top_k=50", "rl.top_k is 50; it must be 0"),
+        ("rl.win_reward=0", "rl.win_reward is 0"),
+        ("rl.score_reward=-1", "rl.score_reward is -1"),
+        ("rl.format_penalty=-0.1", "rl.format_penalty is -0.1; it must be at least 0"),
+        ("rl.format_penalty=nan", "'nan' is not of type float"),
+        ("rl.advantage=ppo", "rl.advantage is 'ppo'; there are grpo, dr_grpo, rloo"),
+        ("arms.grpo.advantage=ppo", "arms.grpo.advantage is 'ppo'"),
+        ("rl.omega=-1", "rl.omega is -1"),
+        ("rl.gamma=1.5", "rl.gamma is 1.5"),
+        ("rl.anchor=text", "rl.anchor is 'text'"),
+        ("rl.flat=drop", "rl.flat is 'drop'; there are keep, skip, refill"),
+        ("rl.aggregation=sequence", "rl.aggregation is 'sequence'"),
+        ("rl.normalizer=example_mean", "rl.normalizer is 'example_mean'"),
+        ("rl.clip_low=1", "rl.clip_low is 1.0; it must be more than 0 and less than 1"),
+        ("rl.clip_high=0", "rl.clip_high is 0"),
+        ("rl.dual_clip=1.1", "rl.dual_clip is 1.1; it must be more than 1 + rl.clip_high (1.2)"),
+        ("rl.kl=-0.01", "rl.kl is -0.01"),
+        ("rl.kl_estimator=k4", "rl.kl_estimator is 'k4'; there are k1, k2, k3"),
+        ("rl.old=both", "rl.old is 'both'; there are sampler, trainer"),
+        ("rl.tis_cap=0.5", "rl.tis_cap is 0.5; it must be at least 1"),
+        ("model.base=random", "model.base is 'random': give the policy to start from"),
+        ("data.trajectories=a.jsonl", "data.trajectories is a.jsonl: what is trained on is played"),
+        ("prompt.examples=2", "prompt.examples is 2"),
+        ("games.train=0", "games.train is 0: there is nothing to play in training"),
+        ("train.accumulate=2", "train.accumulate is 2"),
+        ("train.eval_every=5", "train.eval_every is 5"),
+        ("train.keep_best=1", "train.keep_best is 1"),
+        ("train.row_length=768", "evaluate.max_length is 2048, more than train.row_length (768)"),
+        ("masking.unit=token", "masking.unit is 'token'"),
+        ("arms.grpo.control=reasoning tokens", "arms.grpo.control is 'reasoning tokens'"),
+        ("arms.grpo.objective=dpo", "arms.grpo.objective is 'dpo'"),
+        ("arms.grpo.thoughts=unnamed", "arms.grpo.thoughts is 'unnamed'"),
+        ("arms.grpo.trajectories=a.jsonl", "arms.grpo.trajectories is 'a.jsonl'"),
+        ("arms.grpo.direct_share=0.3", "arms.grpo.direct_share is 0.3"),
+    ],
+)
+def test_an_impossible_setting_is_one_clear_line(override, words):
+    with pytest.raises(UsageError) as caught:
+        check_rl(config(override))
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_several_processes_are_refused(monkeypatch):
+    monkeypatch.setattr(checks.distributed, "count", lambda: 2)
+    with pytest.raises(UsageError, match="in one process, and there are 2"):
+        check_rl(config())

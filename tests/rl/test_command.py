@@ -1,0 +1,109 @@
+"""`cotjax rl`: what it refuses, and a policy that learns a hidden rule by reward alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers.doors import base_folder
+
+from cotjax.cli.main import main
+from cotjax.config import load_config
+from cotjax.rollout.record import read_records
+from cotjax.train.metrics import read_metrics
+
+ROOT = Path(__file__).parents[2]
+CONFIG = '''
+"""cotjax rl on two doors."""
+from cotjax.config import default_config
+
+
+def get_config():
+    config = default_config("helpers.doors:WORLD")
+    config.workers = 0
+    config.games.in_domain, config.games.ood = 4, 0
+    config.rl.tasks, config.rl.group, config.rl.slots, config.rl.need_thought = 2, 3, 6, False
+    config.train.steps, config.train.save_every, config.train.batch = 2, 1, 2
+    config.train.row_length = config.data.max_length = config.evaluate.max_length = 128
+    config.train.warmup = 0
+    config.train.information_examples = 0
+    config.evaluate.max_steps, config.evaluate.slots = 2, 4
+    config.evaluate.max_new_tokens, config.evaluate.max_action_tokens = 6, 4
+    config.evaluate.cot_prefix = "<action>"
+    config.arms = {"grpo": {"label": "GRPO", "fraction": 0.3, "advantage": "rloo"}}
+    return config
+'''
+
+
+@pytest.fixture
+def doors(tmp_path):
+    """The arguments of a run on the two doors."""
+    (tmp_path / "doors.py").write_text(CONFIG)
+    base = base_folder(tmp_path / "base")
+    return [
+        *("--config", str(tmp_path / "doors.py"), "--out", str(tmp_path / "run")),
+        f"--config.model.base={base}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("rl.temperature=0.8", "rl.temperature is 0.8; it must be 1.0"),
+        ("model.base=random", "model.base is 'random': give the policy to start from"),
+        ("train.batch=0", "train.batch is 0"),
+        ("evaluate.max_new_tokens=500", "evaluate.max_new_tokens is 500"),
+        ("games.in_domain=9", "has 4 games of domain 'in_domain', and 9 are asked for"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line_and_nothing_is_played(doors, capsys, override, words):
+    assert main(["rl", *doors, f"--config.{override}"]) in (2, 3)
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+    assert not (Path(doors[3]) / "arms").exists()
+
+
+@pytest.mark.slow
+def test_a_run_trains_evaluates_and_reports_and_is_done_once(doors, capsys):
+    out = Path(doors[3])
+    assert main(["rl", *doors]) == 0
+    rows = [json.loads(line) for line in (out / "arms/grpo/metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], "evaluated" in row) for row in rows] == [
+        *((0, True), (1, False), (1, True), (2, False), (2, True))
+    ]
+    assert all(row["evaluated"]["in_domain"]["games"] == 4 for row in rows if "evaluated" in row)
+    records = list(read_records(out / "records"))
+    assert {(each.arm, each.checkpoint) for each in records} == {
+        *(("base", 0), ("grpo", 1), ("grpo", 2))
+    }
+    assert {each.driver for each in records} == {"cot", "prompt"} and len(records) == 3 * 2 * 4
+    assert all(each.elicitation["temperature"] == 0 for each in records)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["checkpoints"] == [0, 1, 2] and "grpo" in summary["arms"]
+    assert "<html" in (out / "report.html").read_text()
+    # A second time nothing is left to do, and other commands refuse the folder or know it.
+    times = {file: file.stat().st_mtime_ns for file in out.rglob("*.npz")}
+    assert main(["rl", *doors]) == 0 and main(["report", *doors]) == 0
+    assert {file: file.stat().st_mtime_ns for file in out.rglob("*.npz")} == times
+    capsys.readouterr()
+    assert main(["rl", *doors, "--config.rl.kl=0.5"]) == 2
+    assert "rl.kl is 0.01 there, 0.5 here" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_reward_alone_teaches_the_rule_of_the_keys(tmp_path, monkeypatch):
+    """A policy that guesses opens one door in six; after 40 steps most, by CoT actions."""
+    monkeypatch.chdir(tmp_path)
+    start, config = (str(ROOT / f"configs/{name}.py") for name in ("rl_keys_start", "rl_keys"))
+    assert main(["train", "--config", start]) == 0
+    exported = load_config(config).model.base
+    export = ["export", "--run", "runs/rl_keys_start", "--arm", "guesses", "--out", exported]
+    assert main(export) == 0
+    assert main(["rl", "--config", config]) == 0
+    folder = Path("runs/rl_keys/arms/grpo")
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    found = {row["step"]: row["evaluated"]["in_domain"] for row in map(json.loads, lines)
+             if "evaluated" in row}  # fmt: skip
+    assert found[0]["cot"] <= 0.5 and found[40]["cot"] >= 0.8
+    rows = read_metrics(folder / "metrics.jsonl")
+    assert rows[-1]["success"] > rows[0]["success"] + 0.4
+    assert max(row["sampler_trainer"]["most_difference"] for row in rows if row["updates"]) < 1e-3

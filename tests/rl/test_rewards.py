@@ -1,0 +1,148 @@
+"""Rewards and rates of planted episodes."""
+
+import pytest
+from helpers.doors import settings
+from helpers.studies import response
+
+from cotjax.errors import DataError
+from cotjax.rl.batches import advantages_of
+from cotjax.rl.metrics import live_prompt, played_metrics
+from cotjax.rl.rewards import as_played
+from cotjax.rl.rollouts import About, Rollouts
+from cotjax.rollout.record import Episode, PlayedGame, Timing, Turn
+
+ABOUT = About(step=1, begin=0, end=3, policy="p", broken=("g: it broke",), refills=1)
+
+
+def turn(action, thought="i need it.", prompt="look", **changes):
+    given = response(action, thought, 20).model_copy(update=changes)
+    return Turn(
+        observation="You see a plate 1.",
+        admissible_commands=("look",),
+        prompt_ids=(1, 2),
+        prompt_length=2,
+        cot=given,
+        prompt=response(prompt, None, 4),
+        reference=None,
+        executed=action or "",
+        accepted=action == "look",
+        score=None,
+    )
+
+
+def episode(game, sample, turns, success=False, score=None, ended=None):
+    return Episode(
+        driver="cot",
+        game=PlayedGame(id=game, task_type="pick", split="train"),
+        seed=0,
+        sample=sample,
+        task="put a plate in fridge",
+        success=success,
+        score=score,
+        ended=ended or ("won" if success else "step_limit"),
+        env_error=None,
+        env_faults=(),
+        elicitation={},
+        steps=tuple(turns),
+        final_observation="Done.",
+        timing=Timing(environment_s=0.0, waited_s=0.0, sampler_s=0.0, total_s=0.0),
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "changes", "reward"),
+    [
+        ({"success": True}, {}, 1.0),
+        ({"success": False}, {}, 0.0),
+        ({"success": True, "score": 1.0}, {"win_reward": 10.0, "score_reward": 2.0}, 12.0),
+        ({"success": False, "score": 0.25}, {"score_reward": 2.0}, 0.5),
+    ],
+)
+def test_a_reward_is_of_the_win_and_the_score_alone(given, changes, reward):
+    """A malformed step takes nothing from it: its penalty is its own."""
+    played = as_played(episode("g", 2, [turn(None), turn("look")], **given), 7, settings(**changes))
+    assert (played.reward, played.invalid) == (reward, (True, False))
+    assert (played.group, played.name) == (7, "g#2")
+
+
+def test_a_response_without_a_thought_is_invalid_where_one_is_needed():
+    turns = [turn("look", thought=None), turn("look", thought="  "), turn("look")]
+    for needed, invalid in ((True, (True, True, False)), (False, (False, False, False))):
+        played = as_played(episode("g", 0, turns), 0, settings(need_thought=needed))
+        assert played.invalid == invalid
+
+
+def test_rates_of_a_step_are_those_counted_by_hand():
+    episodes = [
+        episode("a", 0, [turn("look"), turn("look", prompt="fly")], success=True),
+        episode("a", 1, [turn(None, stopped=False)], ended="length"),
+        episode("b", 0, [turn("fly", thought=None)]),
+        episode("b", 1, [turn("look", prompt=None)]),
+    ]
+    what = settings(need_thought=True)
+    found = played_metrics(Rollouts.of(ABOUT, (0, 0, 2, 2), episodes, what), what)
+    assert found["reward"] == {"mean": 0.25, "std": pytest.approx(0.433013), "min": 0, "max": 1}
+    assert found["success"] == 0.25 and "score" not in found
+    assert found["groups"] == {
+        **{"played": 2, "all_won": 0, "all_lost": 1, "broken": 1, "refills": 1}
+    }
+    assert found["steps_an_episode"] == {"won": 2, "lost": 1} and found["length_ended"] == 0.25
+    assert found["response_tokens"] == 20 and found["thought_words"] == 3
+    assert found["think_rate"] == 0.8 and found["invalid"] == 0.4 and found["cut"] == 0.2
+    assert found["inadmissible"] == 0.25 and found["not_accepted"] == 0.4
+    assert found["live"] == {
+        "agreement": pytest.approx(1 / 3),
+        "revision_rate": pytest.approx(2 / 3),
+        "not_comparable": 0.4,
+    }
+    assert live_prompt([]) == dict.fromkeys(found["live"])
+
+
+def test_a_step_that_played_nothing_has_no_rates():
+    what = settings()
+    found = played_metrics(Rollouts.of(ABOUT, (), (), what), what)
+    assert found["reward"] is None and found["success"] is None
+    assert found["groups"]["broken"] == 1
+
+
+def test_an_episode_that_never_began_has_a_reward_and_no_steps():
+    played = as_played(episode("g", 0, [], ended="length"), 0, settings())
+    assert played.reward == 0 and played.invalid == ()
+
+
+def test_advantages_are_within_groups_and_a_wrong_group_is_an_error():
+    """With the groups of another order of the plays, what was better would be worse."""
+    what = settings(group=2, format_penalty=0.0)
+    episodes = [episode(game, n, [turn("look")] * 2, won) for game, n, won in (
+        ("a", 0, True), ("a", 1, False), ("b", 0, False), ("b", 1, False)
+    )]  # fmt: skip
+    of_first = advantages_of(Rollouts.of(ABOUT, (4, 4, 5, 5), episodes, what), what).values
+    assert [own.round(3).tolist() for own in of_first] == [
+        *([0.707] * 2, [-0.707] * 2, [0.0] * 2, [0.0] * 2)
+    ]
+    with pytest.raises(DataError, match=r"the group 4 has 3 plays \(a#0, …\), it must have 2"):
+        advantages_of(Rollouts.of(ABOUT, (4, 4, 4, 5), episodes, what), what)
+    with pytest.raises(DataError, match="a#0: the play occurs twice"):
+        advantages_of(Rollouts.of(ABOUT, (4, 4), [episodes[0]] * 2, what), what)
+
+
+def test_a_penalty_is_of_its_step_and_an_anchor_of_its_state():
+    episodes = [
+        episode("a", 0, [turn("look"), turn(None)], success=True),
+        episode("a", 1, [turn("look"), turn("look")]),
+    ]
+    what = settings(group=2, advantage="dr_grpo", format_penalty=0.5, need_thought=True)
+    rollouts = Rollouts.of(ABOUT, (0, 0), episodes, what)
+    # The plays count as 1 - 0.25 and 0; the malformed step is half a win worse than its play.
+    for own, expected in zip(
+        advantages_of(rollouts, what).values, ([0.625, 0.125], [-0.375, -0.375]), strict=True
+    ):
+        assert own.tolist() == pytest.approx(expected)
+    # All four steps see the same: one anchor, of the discounted returns 0.475, 0.5, 0 and 0.
+    what = settings(group=2, advantage="dr_grpo", format_penalty=0.5, omega=1.0, gamma=0.95)
+    for own, expected in zip(
+        advantages_of(rollouts, what).values,
+        ([0.48125, 0.50625], [-0.49375, -0.49375]),
+        strict=True,
+    ):
+        assert own.tolist() == pytest.approx(expected)
