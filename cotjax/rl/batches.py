@@ -36,7 +36,7 @@ def step_batches(
         for position in dict.fromkeys(rollouts.positions)
         if run.rl.flat == "keep" or not _is_flat(rollouts, position, run.rl)
     ]
-    updates = []
+    updates: list[list[Batch]] = []
     for positions in np.array_split(np.array(trained, np.int64), run.rl.updates):
         plays, steps = _examples(run, rollouts, codec, advantages, set(positions.tolist()))
         if not any(plays.values()):

@@ -312,7 +312,8 @@ def reinforced(folder: Path) -> bool:
 def _results(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
     """Return the results in a run's folder, in words, each with the settings that it binds."""
     results: list[tuple[str, tuple[str, ...]]] = []
-    trained = ("seed", "world", "task_types.", "data.", "prompt.", "preference.", *_BASE)
+    of_data = ("seed", "world", "task_types.", "data.", "prompt.", "preference.")
+    trained: tuple[str, ...] = (*of_data, *_BASE)
     if any((folder / "trajectories").glob("train*.jsonl")):
         collected = ("seed", "task_types.", "collect.", *_GAMES, AXES, "games.train")
         results.append(("trajectories were collected with it", collected))
