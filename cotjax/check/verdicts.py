@@ -32,6 +32,7 @@ def primary_of(run: Mapping[str, Any]) -> dict[str, Any]:
         "constrained": all(str(kind).endswith("_constrained") for kind in kinds),
         "margin": float(given.get("margin") or MARGIN),
         "fixed": bool(given),
+        "arms": [str(arm) for arm in given.get("arms") or ()],
         "domains": [str(domain) for domain in given.get("domains") or ()],
         "tests": 0,
     }
@@ -59,7 +60,10 @@ def placements(study: Study) -> tuple[list[Row], dict[str, Any]]:
                 if kind == chosen or row["verdict"] != MISSING:
                     rows.append(_row(study, arm, domain, kind, kind == chosen, row))
     covered = primary["domains"] or study.domains
-    family = [row for row in rows if row["primary"] and row["domain"] in covered]
+    judged = primary["arms"] or study.arms
+    family = [
+        row for row in rows if row["primary"] and row["domain"] in covered and row["arm"] in judged
+    ]
     primary["tests"] = _decide(family)
     for row in rows:
         if row not in family and row["verdict"] not in (ON_FLOOR, MISSING):

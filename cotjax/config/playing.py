@@ -83,8 +83,9 @@ def primary() -> ConfigDict:
     primary.measure = "d3"
     # With reasoning and without: ("cot", "prompt"), or their constrained kinds.
     primary.kinds = ("cot", "prompt")
-    # Domains that have verdicts; (): all. The others are described by their intervals, and fewer
-    # tests share one level.
+    # Arms and domains that have verdicts; (): all. The others are described by their intervals, and
+    # fewer tests share one level.
+    primary.arms = ()
     primary.domains = ()
     # The gap is said to have stayed where its change is shown to be less than this (share: 0.1 is
     # 10 points) to either side.

@@ -43,8 +43,8 @@ def primary_of(run: Mapping[str, Any]) -> Primary:
         return Primary("")
     constrained = all(str(kind).endswith("_constrained") for kind in given.get("kinds") or [""])
     margin = float(given.get("margin") or MARGIN)
-    domains = tuple(map(str, given.get("domains") or ()))
-    return Primary(str(given["measure"]), constrained, margin, fixed=True, domains=domains)
+    arms, domains = (tuple(map(str, given.get(name) or ())) for name in ("arms", "domains"))
+    return Primary(str(given["measure"]), constrained, margin, True, arms, domains)
 
 
 def placements(
@@ -85,7 +85,7 @@ def placements(
     family = {
         (row.arm, row.domain): row.placement
         for row in rows
-        if row.primary and primary.covers(row.domain)
+        if row.primary and primary.covers(row.arm, row.domain)
     }
     decided = decide(family)
     tests = 2 * sum(each.verdict is not Verdict.MISSING for each in family.values())

@@ -134,7 +134,7 @@ def write_report(run_folder: str | Path, summary: Summary | None = None) -> Path
         bars=BARS,
         steps=_steps(summary),
         half=round(100 * HALF),
-        family_domains=" and ".join(map(domain_label, summary.primary.domains)),
+        family=_family(summary),
         palette=COLOURS,
         charts=_charts(summary),
         labels={name: metric.label for name, metric in METRICS.items()},
@@ -178,6 +178,13 @@ def _steps(summary: Summary) -> str:
 def is_planted(summary: Summary) -> bool:
     """Whether arms were trained on data that differ on purpose: thoughts, or share without them."""
     return len({(arm.thoughts, arm.direct_share) for arm in summary.arms.values()}) > 1
+
+
+def _family(summary: Summary) -> str:
+    """Return which arms and domains have verdicts, in words."""
+    arms = ", ".join(f"“{summary.label(arm)}”" for arm in summary.primary.arms) or "each arm"
+    domains = ", ".join(map(domain_label, summary.primary.domains))
+    return f"{arms}, {domains} alone" if domains else f"{arms}, in each domain"
 
 
 def _cards(summary: Summary, domain: str) -> tuple[Card, ...]:

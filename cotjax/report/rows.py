@@ -18,7 +18,7 @@ class Primary:
       constrained: whether both actions are chosen among the admissible ones; else decoded freely.
       margin: a change of the gap by less than this, to either side, is none.
       fixed: whether the config fixed it beforehand.
-      domains: those that have verdicts; () where all have.
+      arms, domains: those that have verdicts; () where all have.
       tests: number of tests that share one level: two for each arm and domain measured.
     """
 
@@ -26,12 +26,13 @@ class Primary:
     constrained: bool = False
     margin: float = MARGIN
     fixed: bool = False
+    arms: tuple[str, ...] = ()
     domains: tuple[str, ...] = ()
     tests: int = 0
 
-    def covers(self, domain: str) -> bool:
-        """Whether a domain has verdicts."""
-        return not self.domains or domain in self.domains
+    def covers(self, arm: str, domain: str) -> bool:
+        """Whether an arm has a verdict in a domain."""
+        return (not self.arms or arm in self.arms) and (not self.domains or domain in self.domains)
 
 
 @dataclass(frozen=True)

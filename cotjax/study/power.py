@@ -68,6 +68,11 @@ def check_primary(config: ConfigDict) -> None:
             f"primary.domains has {missing[0]!r}, of which no games are played; there are "
             f"{', '.join(wanted_games(config))}"
         )
+    if missing := [name for name in primary.arms if name not in seeds_of(config)]:
+        raise UsageError(
+            f"primary.arms has {missing[0]!r}, which is no arm of the config; there are "
+            f"{', '.join(seeds_of(config))}"
+        )
     for name in ("assumed_base", "assumed_last"):
         rates = tuple(primary[name])
         if len(rates) != 2 or not all(0 < rate < 1 for rate in rates):
@@ -84,7 +89,8 @@ def power_of(config: ConfigDict, studies: int = STUDIES) -> list[Power]:
     """
     check_primary(config)
     domains, cells = wanted_games(config), seeds_of(config)
-    tests = 2 * len(config.primary.domains or domains) * max(len(cells), 1)
+    primary = config.primary
+    tests = 2 * len(primary.domains or domains) * max(len(primary.arms or cells), 1)
     seeds = min(cells.values(), default=1)
     return [
         _power(domain, truth_of(config, games, seeds), config, tests, studies)

@@ -234,7 +234,8 @@ CHANGED = {
     ),
     "not a number": (put(metric("d2"), value=math.nan), ".metrics.d2.value: reported nan"),
     "a number of what was not measured": (
-        put(metric("d4_gap_model"), value=0.5, low=0.1, high=0.9), ".metrics.d4_gap_model"
+        lambda summary: point(summary)["metrics"].update(d4_gap_model=dict(metric("d2")(summary))),
+        ".metrics.d4_gap_model",
     ),
     "a row that is gone": (lambda summary: summary["changes"].pop(), "changes["),
     "a row twice": (

@@ -14,6 +14,7 @@ from cotjax.diagnostics.revisions import Ending
 from cotjax.diagnostics.share import Verdict
 from cotjax.report.family import primary_of
 from cotjax.report.judged import judged
+from cotjax.report.page import write_report
 from cotjax.report.summarize import summarize
 from cotjax.report.verdicts import verdicts
 
@@ -73,6 +74,18 @@ def test_a_domain_outside_the_family_takes_no_level_and_gets_no_verdict(tmp_path
     inside, outside = (summary.placed("named", each) for each in ("in_domain", "ood_rooms"))
     assert inside.placement.verdict is Verdict.ADVANTAGE
     assert outside.placement.verdict is Verdict.DESCRIBED and outside.placement.share.measured
+
+
+def test_an_arm_outside_the_family_takes_no_level_and_gets_no_verdict(tmp_path):
+    cells = {name: PLANTED[name] for name in ("named", "hybrid")}
+    run = write_planted(tmp_path, cells, games=40, played=False)
+    fix_primary(run, PRIMARY | {"arms": ["named"]})
+    summary = summarize(run)
+    assert summary.primary.tests == 2
+    named, hybrid = (summary.placed(each, "in_domain").placement for each in cells)
+    assert named.verdict is Verdict.ADVANTAGE and named.adjusted_p == pytest.approx(2 * named.p)
+    assert hybrid.verdict is Verdict.DESCRIBED and hybrid.share.measured
+    assert "for “named”, in each domain" in write_report(run, summary).read_text()
 
 
 def test_intervals_hold_over_seeds(seeds):
