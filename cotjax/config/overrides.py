@@ -95,16 +95,21 @@ def set_field(config: ConfigDict, override: str) -> None:
 
 def _fields(config: ConfigDict) -> dict[str, Any]:
     """Return the value of every field by its dotted name; an arm has all ARM_FIELDS."""
-    fields: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            inner = _fields(value).items()
-            fields |= {f"{name}.{field}": content for field, content in inner}
-        else:
-            fields[name] = value
+    fields = _inner(config)
     for arm, own in config.get("arms", {}).items():
         if isinstance(own, ConfigDict):
             fields = {f"arms.{arm}.{field}": usual for field, usual in ARM_FIELDS.items()} | fields
+    return fields
+
+
+def _inner(section: ConfigDict) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in section.items():
+        if isinstance(value, ConfigDict):
+            inner = _inner(value).items()
+            fields |= {f"{name}.{field}": content for field, content in inner}
+        else:
+            fields[name] = value
     return fields
 
 
