@@ -100,7 +100,7 @@ def measured(run, policy, **settings):
     at.config.probes.floor.update(settings)
     point = Point()
     for each in FloorProbe().measure(FloorProbe().states(at), at):
-        heading = SimpleNamespace(arm=at.arm, checkpoint=at.step)
+        heading = SimpleNamespace(member=at.arm, checkpoint=at.step)
         point.add_state(Measured.of(heading, each))
     return point
 
