@@ -79,7 +79,13 @@ def _found(summary: Summary) -> str:
     if first is None or first.placement.verdict is Verdict.MISSING:
         return _UNKNOWN
     text = f"{_gain(summary, first)} ({domain_label(domain)})"
-    counts = Counter(verdict_of(summary, row) for row in rows.values() if row is not None)
+    covered = [row for row in rows.values() if row and summary.primary.covers(row.arm, domain)]
+    if len(covered) == 1 < len(rows):
+        text += f"; {_lower(_gain(summary, covered[0]))}"
+        apart = len(rows) - 1
+        described = "is described by its interval" if apart == 1 else "are described by intervals"
+        return f"{text}. The {_counted(apart, 'other arm')} {described} alone."
+    counts = Counter(verdict_of(summary, row) for row in covered)
     if len(counts) == 1:
         others = "the other arm" if counts.total() == 1 else f"all {counts.total()} other arms"
         text += f"; on {others} it is “{next(iter(counts))}”"
@@ -95,10 +101,10 @@ def _gain(summary: Summary, row: PlacedGain) -> str:
     share, verdict = share_text(row), verdict_of(summary, row)
     if placement.verdict is Verdict.FLOOR or share == "–":
         return (
-            f"The verdict on {label} is “{verdict}”: CoT actions moved by "
+            f"The verdict on “{label}” is “{verdict}”: CoT actions moved by "
             f"{points(placement.total)}, prompt actions by {points(placement.prompt)}"
         )
-    return f"Of the gain of {label}, {share} is in the prompt action: the verdict is “{verdict}”"
+    return f"Of the gain of “{label}”, {share} is in the prompt action: the verdict is “{verdict}”"
 
 
 def _levels(summary: Summary, domain: str) -> str:
@@ -144,6 +150,10 @@ def _unsure(summary: Summary) -> str:
     return (
         f"Brackets are 95 % intervals over {over}{family} and nothing is said of {_listed(silent)}."
     )
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def _counted(number: int, noun: str) -> str:

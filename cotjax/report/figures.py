@@ -187,8 +187,9 @@ def _legend(figure: Figure, summary: Summary, charts: Sequence[Chart]) -> None:
         )
         for label, line in lines.items()
     ]
+    over = "95 %, games and seeds" if summary.seed_points else "95 %, games"
     handles.append(
-        Line2D([], [], color=INK, marker="|", markersize=9, linestyle="none", label="95 %, games")
+        Line2D([], [], color=INK, marker="|", markersize=9, linestyle="none", label=over)
     )
     if summary.seed_points:
         handles.append(Line2D([], [], color=INK, marker=".", linestyle="none", label="a seed"))

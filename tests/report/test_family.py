@@ -85,7 +85,9 @@ def test_an_arm_outside_the_family_takes_no_level_and_gets_no_verdict(tmp_path):
     named, hybrid = (summary.placed(each, "in_domain").placement for each in cells)
     assert named.verdict is Verdict.ADVANTAGE and named.adjusted_p == pytest.approx(2 * named.p)
     assert hybrid.verdict is Verdict.DESCRIBED and hybrid.share.measured
-    assert "for “named”, in each domain" in write_report(run, summary).read_text()
+    page = write_report(run, summary).read_text()
+    assert "for “named”, in each domain" in page
+    assert "Of the gain of “named”, " in page
 
 
 def test_intervals_hold_over_seeds(seeds):
