@@ -73,8 +73,7 @@ def packed_row(
 ) -> dict[str, np.ndarray]:
     """Return one row [T] of each field of a batch. Padding has segment 0, weight 0, and no draw.
 
-    Fields of BY_TOKEN that the examples have are in the row too; beside `sides` stands `pairs`,
-    the example of each target that has a side.
+    Fields of BY_TOKEN that examples have come too; beside `sides` the target's example, `pairs`.
 
     Raises:
       MaskError: the dropping does not fit an example (see `Dropping.draws`).
@@ -124,7 +123,7 @@ def packed_row(
         "positions": joined("positions", np.int32),
         "segment_ids": segment_ids,
     }
-    for name in BY_TOKEN.keys() & examples[0].keys():
+    for name in filter(examples[0].__contains__, BY_TOKEN):
         row[name] = shifted(joined(name, BY_TOKEN[name]))
     if "sides" in row:
         row["pairs"] = np.where(row["sides"] > 0, numbers, 0).astype(np.int32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cotjax.errors import UsageError
@@ -12,7 +12,7 @@ from cotjax.objectives.policy import Policy
 from cotjax.objectives.preference import Preference
 
 SUPERVISED = "sft"
-_SPECS = {"dpo": Preference, "frodo": Frodo, "policy": Policy}
+_SPECS: dict[str, Callable[..., Spec]] = {"dpo": Preference, "frodo": Frodo, "policy": Policy}
 PREFERENCES = ("dpo", "frodo")
 
 

@@ -49,7 +49,10 @@ class Spec(Protocol):
 
 def together(one: Pairs, other: Pairs) -> Pairs:
     """Return the pairs of two parts of a batch as those of both."""
-    return {
-        name: tuple(map(jnp.maximum if name.startswith(MOST) else jnp.add, one[name], other[name]))
-        for name in one
-    }  # type: ignore[return-value]
+
+    def of_both(name: str) -> tuple[jax.Array, jax.Array]:
+        by = jnp.maximum if name.startswith(MOST) else jnp.add
+        (total, weight), (more, heavier) = one[name], other[name]
+        return by(total, more), by(weight, heavier)
+
+    return {name: of_both(name) for name in one}

@@ -153,7 +153,7 @@ def policy_pairs(
     docs/objectives.md says what each metric means.
     """
     weights_BT, kl_weights_BT = batch["weights"], batch["kl_weights"]
-    clip = {"clip": settings.clip, "clip_high": settings.clip_high}
+    clip: dict[str, Any] = {"clip": settings.clip, "clip_high": settings.clip_high}
     importance_BT = truncated_importance(
         batch["old"], batch["sampler"], settings.truncation, weights=weights_BT
     )

@@ -169,13 +169,13 @@ def gigpo(
     of_plays = group_advantages(whole, kind, size=size)
     returns = [_discounted(play.rewards, gamma) for play in plays]
     values = [np.full(len(own), of_plays.values[number]) for number, own in enumerate(returns)]
-    places = [(play, step) for play, own in enumerate(returns) for step in range(len(own))]
-    anchors = _groups((plays[play].group, plays[play].anchors[step]) for play, step in places)
+    places = [(number, step) for number, own in enumerate(returns) for step in range(len(own))]
+    anchors = _groups((plays[number].group, plays[number].anchors[step]) for number, step in places)
     for members in anchors.values():
         here = [places[member] for member in members]
-        relative = _relative([returns[play][step] for play, step in here], kind)
-        for (play, step), advantage in zip(here, relative, strict=True):
-            values[play][step] += omega * advantage
+        relative = _relative([returns[number][step] for number, step in here], kind)
+        for (number, step), advantage in zip(here, relative, strict=True):
+            values[number][step] += omega * advantage
     alone = sum(len(members) == 1 for members in anchors.values())
     return StepAdvantages(values, of_plays.counts, len(anchors), alone, len(places))
 

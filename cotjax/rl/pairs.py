@@ -62,7 +62,7 @@ class SampledAnswers:
             return None
         turn = list(tree_turns(self._codec, turns_of(record, self._codec), ended=True))[number]
         # A prefilled "<think>" is part of the response that training would write.
-        response = [
+        response: Segments = [
             (ids, Role.REASONING if role == Role.PROMPT else role) for ids, role in turn.response
         ]
         opens = next(at for at, (_, role) in enumerate(response) if role != Role.REASONING)

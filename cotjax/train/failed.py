@@ -82,7 +82,7 @@ class Examined:
 
 def objective_of(about: Mapping[str, Any], model: ModelConfig, mesh: Mesh) -> Objective:
     """Return the objective of a failed step, by the facts that were kept with it."""
-    how = {"remat": "block", "kernel": "xla"}
+    how: dict[str, Any] = {"remat": "block", "kernel": "xla"}
     if "objective" in about:
         return spec_of(about["objective"]).make(model, mesh, **how)
     return make_objective(model, mesh, normalizer=about["masking"]["normalizer"], **how)

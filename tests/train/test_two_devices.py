@@ -33,9 +33,3 @@ def test_two_devices_train_in_bfloat16_as_one_does():
 def test_gradients_are_complete_when_they_are_summed():
     """In the order of work that saves memory they are not, and differ from run to run."""
     assert _run("summed_gradients.py") == "different: 0\n"
-
-
-@pytest.mark.slow
-def test_every_objective_gives_the_step_of_one_device():
-    """Pairs are summed within rows, which both devices have."""
-    _run("objectives_two_devices.py")
