@@ -36,7 +36,7 @@ def step_batches(
         for position in dict.fromkeys(rollouts.positions)
         if run.rl.flat == "keep" or not _is_flat(rollouts, position, run.rl)
     ]
-    updates = []
+    updates: list[list[Batch]] = []
     for positions in np.array_split(np.array(trained, np.int64), run.rl.updates):
         plays, steps = _examples(run, rollouts, codec, advantages, set(positions.tolist()))
         if not any(plays.values()):
@@ -102,7 +102,8 @@ def _examples(
     positions: set[int],
 ) -> tuple[dict[str, list[PlayedExample]], dict[str, int]]:
     """Return the trees and the number of steps of each play in these groups, by its name."""
-    plays, steps = {}, {}
+    plays: dict[str, list[PlayedExample]] = {}
+    steps: dict[str, int] = {}
     for place, position in enumerate(rollouts.positions):
         if position not in positions:
             continue
