@@ -81,7 +81,9 @@ def _policy_metrics(found: Sequence[Mapping[str, Any]], settings: Any) -> dict[s
         for metrics in found
     ]
     names = {name for name in pairs[0] if not name.startswith(MOST)}
-    sums = {name: sum(np.asarray(each[name], np.float64) for each in pairs) for name in names}
+    sums = {
+        name: np.sum([np.asarray(each[name], np.float64) for each in pairs], 0) for name in names
+    }
     ratio = {
         name: float(total / weight) for name, (total, weight) in sums.items()
         if np.ndim(total) == 0 and weight
@@ -122,7 +124,7 @@ def _anchors(advantages: StepAdvantages) -> dict[str, float]:
     }
 
 
-def _by_role(sums: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+def _by_role(sums: np.ndarray) -> dict[str, float]:
     totals, weights = sums
     return {role.name: float(totals[role] / weights[role]) for role in Role if weights[role]}
 

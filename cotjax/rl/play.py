@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cotjax.envs.base import Play
+from cotjax.data.codec import Codec
 from cotjax.errors import DataError
 from cotjax.model.params import Params
 from cotjax.rl.advantages import Played, step_advantages
@@ -17,7 +18,7 @@ from cotjax.rl.groups import Group, Stream, groups_at
 from cotjax.rl.policy import fingerprint
 from cotjax.rl.rewards import as_played
 from cotjax.rl.rollouts import About, Rollouts, read_rollouts, untimed, write_rollouts
-from cotjax.rollout.contracts import Codec, Environments, Policy
+from cotjax.rollout.contracts import Environments, Policy
 from cotjax.rollout.elicitation import Elicitation
 from cotjax.rollout.loop import play
 from cotjax.rollout.record import Episode, Kind

@@ -314,7 +314,15 @@ def reinforced(folder: Path) -> bool:
 def _results(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
     """Return the results in a run's folder, in words, each with the settings that it binds."""
     results: list[tuple[str, tuple[str, ...]]] = []
-    trained = ("seed", "world", "task_types.", "data.", "prompt.", "preference.", *_BASE)
+    trained: tuple[str, ...] = (
+        "seed",
+        "world",
+        "task_types.",
+        "data.",
+        "prompt.",
+        "preference.",
+        *_BASE,
+    )
     if any((folder / "trajectories").glob("train*.jsonl")):
         collected = ("seed", "task_types.", "collect.", *_GAMES, AXES, "games.train")
         results.append(("trajectories were collected with it", collected))
