@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cotjax.envs.base import Play
 from cotjax.data.codec import Codec
+from cotjax.envs.base import Play
 from cotjax.errors import DataError
 from cotjax.model.params import Params
 from cotjax.rl.advantages import Played, step_advantages
