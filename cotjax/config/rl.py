@@ -32,6 +32,12 @@ def rl() -> ConfigDict:
     rl.format_penalty = 0.1
     rl.need_thought = True  # a response without a thought is invalid here, too
     rl.mask_cut = False  # leave responses cut by the token limit out of the policy loss
+    _learning(rl)
+    return rl
+
+
+def _learning(rl: ConfigDict) -> None:
+    """Add what a step's plays become."""
     # ---- advantages
     # "grpo" ((r - mean) / std over the group), "dr_grpo" (r - mean) or "rloo" (r - mean of the
     # others). An arm can have its own.
@@ -70,4 +76,3 @@ def rl() -> ConfigDict:
     rl.old = "sampler"
     rl.tis_cap = 2.0
     rl.updates = 1  # updates a step, each on as many whole groups
-    return rl

@@ -102,7 +102,8 @@ def _examples(
     positions: set[int],
 ) -> tuple[dict[str, list[PlayedExample]], dict[str, int]]:
     """Return the trees and the number of steps of each play in these groups, by its name."""
-    plays, steps = {}, {}
+    plays: dict[str, list[PlayedExample]] = {}
+    steps: dict[str, int] = {}
     for place, position in enumerate(rollouts.positions):
         if position not in positions:
             continue

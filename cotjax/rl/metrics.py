@@ -82,8 +82,7 @@ def _policy_metrics(found: Sequence[Mapping[str, Any]], settings: Any) -> dict[s
     ]
     names = {name for name in pairs[0] if not name.startswith(MOST)}
     sums = {
-        name: np.sum([np.asarray(each[name], np.float64) for each in pairs], axis=0)
-        for name in names
+        name: np.sum([np.asarray(each[name], np.float64) for each in pairs], 0) for name in names
     }
     ratio = {
         name: float(total / weight) for name, (total, weight) in sums.items()

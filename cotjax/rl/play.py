@@ -46,7 +46,7 @@ class Actors:
     kinds: tuple[Kind, ...]
 
     @contextmanager
-    def playing(self, params: Params) -> Iterator[list[Half]]:
+    def playing(self, params: Params) -> Iterator[Sequence[Half]]:
         """Yield policies with these weights; they and their caches are freed after the block.
 
         The weights go from the trainer's devices to the sampler's, not through the host.

@@ -25,7 +25,9 @@ class RLRun(Run):
 
     def bound(self) -> dict[str, Any]:
         """Return what a folder is bound to by this run: see `cotjax.runtime.claim`."""
-        return super().bound() | {"rl": dict(self.rl) | {"playing": dict(self.playing)}}
+        bound = super().bound() | {"rl": dict(self.rl) | {"playing": dict(self.playing)}}
+        bound.pop("objective", None)  # `rl` says the same, by the names of the config
+        return bound
 
     @property
     def updates(self) -> Any:
