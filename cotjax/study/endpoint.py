@@ -137,7 +137,7 @@ def play_endpoint(study: Study, games: GameSets, endpoint: Endpoint) -> Summary 
         "base": {"file": str(endpoint), "sha256": endpoint.digest(0)},
     }
     bind_played(run, made_from, games.hash, {})
-    expert = study.expert(games)
+    expert = study.trajectories.expert(games)
     client = Client(
         endpoint.url,
         endpoint.model,

@@ -163,7 +163,10 @@ def play_model(study: Study, games: GameSets) -> Summary | None:
         made_from = _contents(run, folder, tokenizer)
         if distributed.first():
             bind_played(run, made_from, games.hash, asdict(model))
-    codec, expert = load_codec(config, tokenizer, examples_alone(config)), study.expert(games)
+    codec, expert = (
+        load_codec(config, tokenizer, examples_alone(config)),
+        study.trajectories.expert(games),
+    )
     check_spelling(study.world, codec, games.by_domain(expert), study.reporter.say)
     study.reporter.say(playing_memory(config, model))
     base = ModelFolder(folder, dtypes, made_from["base"]["sha256"])

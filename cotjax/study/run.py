@@ -8,9 +8,8 @@ writes the report.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,21 +21,18 @@ from rich.console import Console
 from cotjax.config import own_files
 from cotjax.data.codec import Codec
 from cotjax.data.prompt_examples import NONE_DRAWN, Drawn, keep_examples
-from cotjax.data.trajectories import Trajectory, read_trajectories, write_trajectories
 from cotjax.diagnostics.progress import PROBE as PROGRESS
-from cotjax.envs.base import Game
-from cotjax.envs.worlds import NAMED, World, load_world
-from cotjax.errors import DataError, UsageError
+from cotjax.envs.worlds import World, load_world
+from cotjax.errors import UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.report.labels import domain_label
 from cotjax.report.summary import Summary
-from cotjax.rollout.collect import Collecting, collect, expert_episodes
 from cotjax.runtime import distributed
-from cotjax.runtime.claim import arms_begun, bind_held_out, claim_run
+from cotjax.runtime.claim import arms_begun, claim_run
 from cotjax.runtime.content import contents
-from cotjax.runtime.files import local_path, sha256_of
+from cotjax.runtime.files import local_path
 from cotjax.runtime.progress import Reporter, TrainingProgress
-from cotjax.study.arms import arms_of, collects, dropping_of, given_files, objective_of
+from cotjax.study.arms import arms_of, dropping_of, objective_of
 from cotjax.study.base import base_folder, keep_model, load_trained, make_start
 from cotjax.study.dataset import build_datasets
 from cotjax.study.describe import describe_run
@@ -53,6 +49,7 @@ from cotjax.study.ready import check, check_folder, check_reinforced
 from cotjax.study.reinforcing import reinforce_arms
 from cotjax.study.spelling import check_spelling
 from cotjax.study.training_data import check_opening, drawn_of, kept_of, load_codec
+from cotjax.study.trajectories import Trajectories
 from cotjax.train.main import train
 from cotjax.train.run import Run
 
@@ -78,6 +75,11 @@ class Study:
     def arm_folders(self) -> dict[str, Path]:
         """Return the folder of each arm; of one with several seeds, that of each member."""
         return {arm: self.folder / "arms" / arm for arm in arms_of(self.config)}
+
+    @property
+    def trajectories(self) -> Trajectories:
+        """Return the trajectory files."""
+        return Trajectories(self.config, self.folder, self.reporter)
 
     def run(self) -> Summary | None:
         """Run all stages; return the report's summary.
@@ -124,9 +126,9 @@ class Study:
     def train(self, games: GameSets) -> None:
         """Collect, build the dataset, and train every arm from the base."""
         config = self.config
-        expert = self._expert_before_training(games)
+        expert = self.trajectories.expert_before_training(games)
         with distributed.in_turn("dataset"):
-            trajectories = self._training_trajectories(games)
+            trajectories = self.trajectories.training(games)
             rejected = map(Path, own_files(config, "rejected").values())
             files = [*trajectories.values(), *filter(Path.is_file, rejected)]
             start = make_start(config, self.folder, files, self.reporter)
@@ -174,7 +176,7 @@ class Study:
 
     def reinforce(self, games: GameSets) -> Summary | None:
         """Train every arm by reinforcement learning, play its checkpoints, and report them."""
-        expert = self.expert(games) if games.played else {}
+        expert = self.trajectories.expert(games) if games.played else {}
         reinforce_arms(self.config, self.folder, games, expert, self.reporter)
         return self._after_training(games)
 
@@ -184,7 +186,7 @@ class Study:
             raise UsageError(f"{NUMBERS} are all 0: there is nothing to play")
         model, codec = load_trained(self.config, self.folder)
         check_playable(self.config, model, codec)
-        expert = self.expert(games)
+        expert = self.trajectories.expert(games)
         title = "Playing every checkpoint: CoT actions, prompt actions, expert states"
         with self.reporter.stage("evaluate", title) as stage:
             evaluate(
@@ -234,49 +236,6 @@ class Study:
             )
             distributed.barrier("probed")
 
-    def expert(self, games: GameSets) -> dict[str, Trajectory]:
-        """Return the expert's trajectory of each game that is played, by game.
-
-        Its states are those of the offline diagnostics. {} where there is no expert.
-        """
-        with distributed.in_turn("held out"):
-            if not self._has_expert:
-                return {}
-            expert = self._held_out_trajectories(games)
-            if distributed.first():
-                bind_held_out(self.folder, sha256_of(self._held_out_file()))
-        return expert
-
-    def _expert_before_training(self, games: GameSets) -> dict[str, Trajectory]:
-        """Return the expert's trajectories as `expert` does, for what the tokenizer must write.
-
-        They bind no setting of what is played, as held_out.jsonl does, which they become.
-        """
-        if not games.played:
-            return {}
-        path = self._held_out_file()
-        if "expert" not in self.world.agents:
-            given = expert_episodes(given_files(self.config), games.played)
-            return {trajectory.game: trajectory for trajectory in given}
-        if not path.exists():
-            path = self._early_file(games)
-            try:
-                with distributed.in_turn("early"):
-                    self._collect(games.played, path, "expert", 1, slips=0.0, needed=False)
-            except UsageError as error:
-                if collects(self.config) or distributed.several():
-                    raise
-                # Files are given, so training does not need what playing needs, such as Java.
-                self.reporter.say(f"warning: not checked what the tokenizer can write: {error}")
-                return {}
-        episodes: Iterable[Trajectory] = read_trajectories(path) if path.stat().st_size else ()
-        return {trajectory.game: trajectory for trajectory in episodes}
-
-    def _early_file(self, games: GameSets) -> Path:
-        about = [self.config.world, games.hash, self.config.seed, self.config.collect.max_steps]
-        key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
-        return self.folder / "trajectories" / f"early-{key}.jsonl"
-
     def report(self) -> Summary | None:
         """Write summary.json, the figures and report.html from the records, in process 0."""
         # matplotlib is slow to import, and only this stage draws.
@@ -289,30 +248,6 @@ class Study:
             distributed.barrier("reported")
         return summary
 
-    # ---- trajectories
-
-    def _training_trajectories(self, games: GameSets) -> dict[str, Path]:
-        """Return the file of each kind of thoughts that an arm trains on."""
-        settings, files = self.config.collect, dict[str, Path]()
-        for arm in arms_of(self.config).values():
-            kind = arm.thoughts
-            if kind in files:
-                continue
-            if given := arm.trajectories or self.config.data.trajectories:
-                files[kind] = Path(given)
-                continue
-            name = "train" if kind == NAMED else f"train_{kind}"
-            path = files[kind] = self.folder / "trajectories" / f"{name}.jsonl"
-            self._collect(
-                games.train,
-                path,
-                settings.agent,
-                settings.episodes_per_game,
-                settings.slips,
-                thoughts=kind,
-            )
-        return files
-
     def _examples(self, files: Mapping[str, Path]) -> Drawn:
         """Return the prompt's examples: those that arms were begun with, else newly drawn ones."""
         if not self.config.prompt.examples:
@@ -323,66 +258,6 @@ class Study:
         drawn = drawn_of(self.config, next(iter(files.values())))
         keep_examples(self.folder, drawn)
         return drawn
-
-    @property
-    def _has_expert(self) -> bool:
-        return "expert" in self.world.agents or bool(given_files(self.config))
-
-    def _held_out_file(self) -> Path:
-        return self.folder / "trajectories" / "held_out.jsonl"
-
-    def _held_out_trajectories(self, games: GameSets) -> dict[str, Trajectory]:
-        """Return the expert's trajectory of each game that is played, by game."""
-        path = self._held_out_file()
-        if "expert" in self.world.agents:
-            if (early := self._early_file(games)).exists() and not path.exists():
-                early.rename(path)
-            self._collect(games.played, path, "expert", 1, slips=0.0, needed=False)
-        elif not path.exists():
-            write_trajectories(path, expert_episodes(given_files(self.config), games.played))
-        return {trajectory.game: trajectory for trajectory in read_trajectories(path)}
-
-    def _collect(
-        self,
-        games: tuple[Game, ...],
-        path: Path,
-        agent: str,
-        episodes: int,
-        slips: float,
-        needed: bool = True,
-        thoughts: str = NAMED,
-    ) -> None:
-        if path.exists():
-            return
-        settings = self.config.collect
-        collecting = Collecting(
-            agent=agent,
-            seed=self.config.seed,
-            max_steps=settings.max_steps,
-            only_won=agent == "expert",
-            skill=tuple(settings.skill),
-            news=settings.news,
-            mistakes=slips,
-            episodes_per_game=episodes,
-            thoughts=thoughts,
-        )
-        title = f"Collecting trajectories: the {agent} plays {len(games)} games"
-        with self.reporter.stage("collect", title) as stage:
-            summary = collect(
-                self.world,
-                games,
-                path,
-                collecting,
-                workers=self.config.workers,
-                progress=lambda done, total: stage.update(done, total, "episodes"),
-            )
-        for line in summary.lines():
-            self.reporter.say(f"  {line}")
-        if needed and not summary.kept:
-            path.unlink()  # so that a later run does not take it for finished
-            raise DataError(
-                f"{path}: none of the {summary.played} games gave an episode to keep; see why above"
-            )
 
 
 def open_study(

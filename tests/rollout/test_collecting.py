@@ -31,7 +31,7 @@ def test_episodes_that_could_not_be_kept_are_told_in_the_log(games, tmp_path):
     config = default_config()
     config.out, config.workers = str(tmp_path / "out"), 0
     study = open_study(config)
-    [path] = study._training_trajectories(GameSets(games)).values()
+    [path] = study.trajectories.training(GameSets(games)).values()
     assert [trajectory.game for trajectory in read_trajectories(path)] == [games[0].id]
     log = (tmp_path / "out" / "log.txt").read_text()
     assert "left out 1: 1 the environment or the game file failed" in log and games[1].path in log
@@ -43,7 +43,7 @@ def test_a_file_without_an_episode_is_an_error_and_does_not_stay(games, tmp_path
     study = open_study(config)
     broken = replace(games[1], id="other/trial")
     with pytest.raises(DataError, match="none of the 2 games gave an episode to keep"):
-        study._training_trajectories(GameSets((games[1], broken)))
+        study.trajectories.training(GameSets((games[1], broken)))
     assert not list((tmp_path / "out" / "trajectories").iterdir())
 
 
