@@ -68,6 +68,8 @@ def test_every_field_of_an_arm_can_be_set(tmp_path):
         ("trajectories", "mine.jsonl"),
         ("direct_share", 0.3),
         ("advantage", "rloo"),
+        ("objective", "dpo"),
+        ("rejected", "lost.jsonl"),
         ("seed", 7),
     ):
         set_field(config, f"arms.reduced.{name}={value}")
