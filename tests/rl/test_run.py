@@ -209,7 +209,7 @@ def test_the_options_of_a_step_work_together(actors, tmp_path):
         assert row["ratio"]["max"] > 1 + 1e-4
 
 
-def test_a_policys_hash_is_of_every_element_in_its_place(actors):
+def test_the_hash_of_a_policy_is_of_every_element_in_its_place(actors):
     params = rl_run().make_params(actors.sampler.mesh)
     found = fingerprint(params)
     assert fingerprint(jax.tree.map(jnp.array, params)) == found and len(found) == 32
