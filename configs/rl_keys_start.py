@@ -6,7 +6,7 @@ thought, and key, thought and action are three independent guesses.
 
 Command   cotjax train --config configs/rl_keys_start.py
           cotjax export --run runs/rl_keys_start --arm guesses --out runs/rl_keys_start/model
-Hardware  2 CPU cores: not measured (31 s of CPU without associative recall)
+Hardware  2 CPU cores that also ran other work: 95 seconds
 """
 
 from cotjax.config import default_config
