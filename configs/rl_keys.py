@@ -5,7 +5,7 @@ format and wins one game in six. The panel has arrangements that are not played 
 
 Command   the two of configs/rl_keys_start.py, then: cotjax rl --config configs/rl_keys.py
 Hardware  2 CPU cores that also ran other work: 40 seconds
-Result    success on the panel (24 games, greedy CoT actions): 0.12 at the start, 0.50, 0.38 and 0.46
+Result    success on the panel (24 games, greedy CoT actions): 0.12 at first, 0.50, 0.38 and 0.46
           [0.28, 0.65] at steps 40, 80 and 120; of what is sampled 0.19 in the first ten steps and
           0.56 in the last ten. Prompt actions win nothing: this start has never seen one. With
           240 steps at a rate of 5e-4, entropy is below 0.1 nats a token from step 60 on, and three

@@ -227,13 +227,13 @@ def terms_of(signed: Signed) -> list[Term]:
     return terms
 
 
-def limits(wheres: Sequence[Pool], metric: str) -> tuple[float, float]:
+def limits(places: Sequence[Pool], metric: str) -> tuple[float, float]:
     """Return the least and the most that a metric can be."""
     kind, least, most = METRICS[metric]
     if kind != "mean":
         return 0.0, 1.0
     if most is None:
-        tallies = [tally for where in wheres for tally in where.values()]
+        tallies = [tally for where in places for tally in where.values()]
         steps = metric.startswith("steps")
         most = max(tally.most_steps if steps else tally.most_tokens for tally in tallies)
     return least, most
