@@ -28,6 +28,7 @@ def get_config():
     config.evaluate.offline = ("cot", "cot_constrained", "prompt_constrained")
     config.evaluate.episodes_at = (0,)
     config.train.save_every = config.train.steps
+    config.primary.kinds = ("cot", "prompt")  # clear with half of the games
     config.arms = {{cell: demo.CELLS[cell] for cell in ("named", "named_mixed")}}
     return config
 """
