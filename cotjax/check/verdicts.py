@@ -41,6 +41,7 @@ def primary_of(run: Mapping[str, Any]) -> dict[str, Any]:
 def placements(study: Study) -> tuple[list[Row], dict[str, Any]]:
     """Return the rows of `placements`, and of `primary` with the family's size."""
     primary = primary_of(study.run)
+    primary["arms"] = [arm for arm in primary["arms"] if arm in study.arms]
     if not study.last:
         return [], primary
     rows: list[Row] = []

@@ -83,8 +83,8 @@ def primary() -> ConfigDict:
     primary.measure = "d3"
     # With reasoning and without: ("cot", "prompt"), or their constrained kinds.
     primary.kinds = ("cot", "prompt")
-    # Arms and domains that have verdicts; (): all. The others are described by their intervals, and
-    # fewer tests share one level.
+    # Arms and domains that have verdicts; (): all, and so where the config has none of these arms.
+    # The others are described by their intervals, and fewer tests share one level.
     primary.arms = ()
     primary.domains = ()
     # The gap is said to have stayed where its change is shown to be less than this (share: 0.1 is

@@ -60,6 +60,8 @@ def placements(
 
     `expert`: whether the world has one, who can say how far episodes got.
     """
+    # Of a config that took the place of another's arms with its own, all have verdicts.
+    primary = replace(primary, arms=tuple(arm for arm in primary.arms if arm in arms))
     if last == 0:
         return (), primary
     rows: list[PlacedGain] = []

@@ -68,7 +68,9 @@ def check_primary(config: ConfigDict) -> None:
             f"primary.domains has {missing[0]!r}, of which no games are played; there are "
             f"{', '.join(wanted_games(config))}"
         )
-    if missing := [name for name in primary.arms if name not in seeds_of(config)]:
+    missing = [name for name in primary.arms if name not in seeds_of(config)]
+    # Where all are missing, the config has taken the place of another's arms with its own.
+    if missing and len(missing) < len(primary.arms):
         raise UsageError(
             f"primary.arms has {missing[0]!r}, which is no arm of the config; there are "
             f"{', '.join(seeds_of(config))}"
@@ -90,7 +92,8 @@ def power_of(config: ConfigDict, studies: int = STUDIES) -> list[Power]:
     check_primary(config)
     domains, cells = wanted_games(config), seeds_of(config)
     primary = config.primary
-    tests = 2 * len(primary.domains or domains) * max(len(primary.arms or cells), 1)
+    arms = [arm for arm in primary.arms if arm in cells] or cells
+    tests = 2 * len(primary.domains or domains) * max(len(arms), 1)
     seeds = min(cells.values(), default=1)
     return [
         _power(domain, truth_of(config, games, seeds), config, tests, studies)

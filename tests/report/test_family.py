@@ -87,6 +87,8 @@ def test_an_arm_outside_the_family_takes_no_level_and_gets_no_verdict(tmp_path):
     assert hybrid.verdict is Verdict.DESCRIBED and hybrid.share.measured
     page = write_report(run, summary).read_text()
     assert "for “named”, in each domain" in page
+    fix_primary(run, PRIMARY | {"arms": ["of another config"]})
+    assert summarize(run).primary.tests == 4
     assert "Of the gain of “named”, " in page
 
 

@@ -62,6 +62,8 @@ def test_seeds_of_an_arm_are_counted_by_cell():
     [
         ("measure", "d2", "primary.measure is 'd2'; there are 'd3' and 'd1'"),
         ("kinds", ("cot", "instructed"), "primary.kinds is .*; it must be"),
+        ("domains", ("ood_moon",), "primary.domains has 'ood_moon', of which no games are played"),
+        ("arms", ("sft", "stf"), "primary.arms has 'stf', which is no arm of the config"),
         ("assumed_base", (0.3, 1.0), "primary.assumed_base is .* above 0 and below 1"),
     ],
 )
