@@ -125,6 +125,7 @@ def run(
     games = random.Random(seed).sample(games, len(games))
     figures, seen, marks = Figures(), set[int](), [0, max(1, int(EARLY * episodes)), episodes]
     waiting = islice(cycle(games), episodes)
+    others = descendants()  # those that ran before, such as another world's engine
     with EnvPool(world.make_env(max_steps), slots, world.processes_for(slots), _LIMITS) as pool:
         playing = _Playing(world, pool, seed, figures)
         free: Iterable[int] = range(slots)
@@ -132,7 +133,7 @@ def run(
             playing.begin(dict(zip(free, waiting, strict=False)))
             free = playing.turn()
             while len(figures.marks) < 3 and figures.episodes >= marks[len(figures.marks)]:
-                below = descendants()
+                below = descendants() - others
                 seen |= below
                 memory, cpu = resident_mb([os.getpid(), *below]), _cpu_seconds(below)
                 figures.marks.append(Mark(playing.waited, cpu, figures.steps, memory))

@@ -1,6 +1,7 @@
 """`cotjax bench worlds` counts what the expert's episodes came to."""
 
 import os
+import subprocess
 from functools import partial
 
 import pytest
@@ -35,6 +36,9 @@ class StairWorld(World):
         return Climber()
 
 
+WORLD = StairWorld()
+
+
 def test_wins_steps_faults_and_processes_are_counted():
     world, done = StairWorld(), []
     figures = run(
@@ -59,6 +63,13 @@ def test_episodes_that_run_out_of_steps_are_not_won():
     games = [game for game in world.games("", "test") if game.id != "9"]
     figures = run(world, games, episodes=3, slots=2, max_steps=5)
     assert (figures.won, figures.steps, figures.faults) == (2, 2 + 3 + 5, [])
+
+
+def test_processes_that_ran_before_are_none_of_the_benchmarks():
+    with subprocess.Popen(["sleep", "60"]) as other:
+        figures = run(WORLD, WORLD.games("", "test")[:2], episodes=4, slots=2, max_steps=9)
+        other.kill()
+    assert figures.left == 0
 
 
 def test_the_command_makes_the_games_of_a_world_that_makes_them(capsys):
