@@ -22,6 +22,8 @@ LEARNING_RATE, B1, B2, EPSILON, WEIGHT_DECAY = 3e-4, 0.9, 0.95, 1e-8, 0.1
 MAX_LENGTH = 2048
 # Games that each environment process keeps loaded, so that timed resets find their game loaded.
 _GAMES_KEPT = 4
+ROWS = ("plain", "packed", "trees")
+_BRANCH = 64  # tokens of a branch, and of the trunk before it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,26 @@ class Job:
         return "cotjax" if self.side == "cotjax" else f"transformers, {self.side}"
 
 
+def rows_of(kind: str, batch: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return segment ids, branches and positions of rows of a kind of ROWS, int32 [batch, length].
+
+    "packed": four examples a row, of a half, a quarter and two eighths of it. "trees": the same, in
+    which every other 64 tokens are a branch.
+    """
+    segments, branches, positions = (np.zeros((batch, length), np.int32) for _ in range(3))
+    parts = (length // 2, length // 4, length // 8) if kind != "plain" else ()
+    starts = np.cumsum([0, *parts])
+    for segment, (start, end) in enumerate(zip(starts, [*starts[1:], length], strict=True), 1):
+        segments[:, start:end] = segment
+        index = np.arange(end - start)
+        block, within = index // _BRANCH, index % _BRANCH
+        branch = np.where((kind == "trees") & (block % 2 == 1), block // 2 + 1, 0)
+        branches[:, start:end] = branch
+        trunk = (block + 1) // 2 * _BRANCH + within if kind == "trees" else index
+        positions[:, start:end] = trunk
+    return segments, branches, positions
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainJob(Job):
     """A batch to train on. `side` of a baseline: "compile" or "eager".
@@ -53,7 +75,9 @@ class TrainJob(Job):
       model: the fields of ModelConfig.
       batch, length: rows a step, tokens a row.
       accumulate: micro-batches a step.
-      remat, scan, mesh: of cotjax alone; see `decoder.hidden_states` and `sharding.make_mesh`.
+      remat, attention, scan, mesh: of cotjax alone; see `decoder.hidden_states` and
+        `sharding.make_mesh`.
+      rows: one of ROWS, what a row holds; of cotjax alone.
     """
 
     model: dict[str, Any]
@@ -61,8 +85,10 @@ class TrainJob(Job):
     length: int
     accumulate: int = 1
     remat: str = "none"
+    attention: str = "auto"
     scan: bool = False
     mesh: tuple[int, int, int] = (-1, 1, 1)
+    rows: str = "plain"
 
     def ids(self) -> np.ndarray:
         """Return the batch, the same on every side: random ids, int32 [batch, length]."""

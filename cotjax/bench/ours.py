@@ -16,6 +16,7 @@ from cotjax.bench.jobs import (
     WEIGHT_DECAY,
     SampleJob,
     TrainJob,
+    rows_of,
 )
 from cotjax.bench.tasks import SampleTask, TrainTask
 from cotjax.masking import Role, targets
@@ -50,9 +51,12 @@ class CotjaxTrain(TrainTask):
             if job.weights:
                 save_hf(job.weights, config, params)
             self._state = init_state(config, optimizer, params, self._mesh)
-            objective = make_objective(config, self._mesh, remat=job.remat, scan=job.scan)
+            objective = make_objective(
+                config, self._mesh, remat=job.remat, scan=job.scan, kernel=job.attention
+            )
             step = make_train_step(config, optimizer, params, self._mesh, objective, job.accumulate)
-        self._batch = jax.device_put(batch_of(job.ids()), batch_sharding(self._mesh))
+        batch = batch_of(job.ids(), job.rows)
+        self._batch = jax.device_put(batch, batch_sharding(self._mesh))
         self._step = compiled(step, self._state, self._batch, self._mesh)
 
     def step(self) -> float:
@@ -66,11 +70,20 @@ class CotjaxTrain(TrainTask):
     def peak_bytes(self) -> int:
         return jax_peak_bytes()
 
+    @property
+    def program(self) -> str:
+        """The text of the compiled step."""
+        return self._step.as_text()
 
-def batch_of(ids: np.ndarray) -> dict[str, np.ndarray]:
-    """Return rows of one example each. Every token but a row's first is a supervised target."""
+
+def batch_of(ids: np.ndarray, rows: str = "plain") -> dict[str, np.ndarray]:
+    """Return rows of one example each, or as `rows_of` divides them.
+
+    Every token but a row's first is a supervised target.
+    """
     weights = np.ones(ids.shape, np.float32)
     weights[:, -1] = 0.0
+    segment_ids, branches, positions = rows_of(rows, *ids.shape)
     return {
         "ids": ids,
         "targets": np.asarray(targets(ids)),
@@ -78,9 +91,9 @@ def batch_of(ids: np.ndarray) -> dict[str, np.ndarray]:
         "budget": weights,
         "dropped": np.zeros((len(ids), 3), np.int32),
         "roles": np.full(ids.shape, Role.REASONING, np.int8),
-        "segment_ids": np.ones_like(ids),
-        "branches": np.zeros_like(ids),
-        "positions": np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape),
+        "segment_ids": segment_ids,
+        "branches": branches,
+        "positions": positions,
     }
 
 

@@ -22,13 +22,14 @@ from cotjax.bench.comparison import (
     ratios,
     say,
 )
-from cotjax.bench.jobs import TrainJob
+from cotjax.bench.jobs import TrainJob, rows_of
 from cotjax.bench.models import named_model
+from cotjax.bench.profile import profile
 from cotjax.bench.sides import Side, check_same_platform, devices_of, environment_of_sides
 from cotjax.config import default_config
 from cotjax.errors import InternalError, UsageError
 from cotjax.model.config import LoRA, ModelConfig
-from cotjax.model.flops import peak_flops, train_flops, utilisation
+from cotjax.model.flops import attended_flops, peak_flops, utilisation
 
 # The largest difference between two sides' losses, in nats. They sum in different orders.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
@@ -44,12 +45,14 @@ class Settings:
       dtype: of parameters and matmuls. For bfloat16 parameters, cotjax keeps a float32 copy and
         float32 moments, as `cotjax train` does. The baselines keep neither, which saves them 10
         bytes a parameter.
-      remat, scan: of cotjax alone; see `decoder.hidden_states`.
+      remat, attention, scan: of cotjax alone; see `decoder.hidden_states`.
       accumulate, peer_accumulate: micro-batches of cotjax and of the baselines.
       mesh: cotjax's devices on the axes data, fsdp and tensor; one may be -1.
       cpu_devices: devices that cotjax splits the CPU into; None: see `sides.devices_of`.
       lora_rank: of adapters on all projections, which alone are trained; 0: all weights.
       peers: the baselines: "compile", "eager": transformers with or without torch.compile.
+      rows: what cotjax's rows hold: one of jobs.ROWS.
+      profile: afterwards also print where a step's time goes.
       steps, rounds: steps a round, rounds.
     """
 
@@ -58,6 +61,7 @@ class Settings:
     length: int = 512
     dtype: str = "float32"
     remat: str = "block"
+    attention: str = "auto"
     scan: bool = False
     accumulate: int = 1
     peer_accumulate: int = 1
@@ -65,16 +69,19 @@ class Settings:
     cpu_devices: int | None = None
     lora_rank: int = 0
     peers: tuple[str, ...] = ()
+    rows: str = "plain"
+    profile: bool = False
     steps: int = 3
     rounds: int = 4
 
     def __str__(self) -> str:
+        rows = "rows" if self.rows == "plain" else f"{self.rows} rows"
         layers = "scanned" if self.scan else "unrolled"
         lora = f"LoRA of rank {self.lora_rank}, " if self.lora_rank else ""
         accumulate = f"accumulate {self.accumulate} (peer {self.peer_accumulate})"
         return (
-            f"{self.model}: {self.batch} rows of {self.length} tokens, {self.dtype}, {lora}"
-            f"remat {self.remat}, {layers}, {accumulate}"
+            f"{self.model}: {self.batch} {rows} of {self.length} tokens, "
+            f"{self.dtype}, {lora}remat {self.remat}, {layers}, {accumulate}"
         )
 
 
@@ -112,9 +119,12 @@ def benchmark(settings: Settings, console: Console | None = None) -> Figures:
             rounds=settings.rounds,
             count=settings.steps,
         )
-    flops = train_flops(config, [settings.length] * settings.batch)
+    _, _, positions = rows_of(settings.rows, settings.batch, settings.length)
+    flops = attended_flops(config, positions.size, int((positions + 1).sum()))
     figures = _figures(sides, flops, settings.batch * settings.length)
     _print(console, figures, settings)
+    if settings.profile:
+        profile(_jobs(config, settings, Path())[0], console)
     return figures
 
 
@@ -125,6 +135,8 @@ def _jobs(config: ModelConfig, settings: Settings, folder: Path) -> list[TrainJo
         length=settings.length,
         accumulate=settings.accumulate,
         remat=settings.remat,
+        attention=settings.attention,
+        rows=settings.rows,
         scan=settings.scan,
         mesh=settings.mesh,
         cpu_devices=devices_of(settings.batch // settings.accumulate, settings.cpu_devices),
@@ -149,6 +161,10 @@ def _check(config: ModelConfig, settings: Settings) -> None:
         )
     if settings.lora_rank and settings.peers:
         raise UsageError("--lora-rank: the baselines train all weights: leave out --peer")
+    if settings.peers and settings.rows != "plain":
+        raise UsageError(f"--rows {settings.rows}: the baselines know plain rows alone")
+    if settings.peers and settings.profile:
+        raise UsageError("--profile: of cotjax alone; leave out --peer")
     if settings.peers and any(size > 1 for size in settings.mesh):
         raise UsageError(
             "--peer trains on one device: leave out --data, --fsdp and --tensor, and show cotjax "

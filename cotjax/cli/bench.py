@@ -124,6 +124,21 @@ def _add_train(train: argparse.ArgumentParser) -> None:
         help="what the backward pass computes again (default block)",
     )
     train.add_argument(
+        "--attention",
+        choices=("auto", "xla", "splash", "pallas", "cudnn"),
+        default="auto",
+        help="attention kernel (default auto: the fastest on the device)",
+    )
+    train.add_argument(
+        "--rows",
+        choices=("plain", "packed", "trees"),
+        default="plain",
+        help="what a row holds: one example, four, or four with branches (default plain)",
+    )
+    train.add_argument(
+        "--profile", action="store_true", help="also print where a step's time goes, by scope"
+    )
+    train.add_argument(
         "--scan", action="store_true", help="layers as one program that runs once a layer"
     )
     _add_integers(
@@ -283,6 +298,9 @@ def _train(arguments: argparse.Namespace) -> None:
         length=arguments.length,
         dtype=arguments.dtype,
         remat=arguments.remat,
+        attention=arguments.attention,
+        rows=arguments.rows,
+        profile=arguments.profile,
         scan=arguments.scan,
         accumulate=arguments.accumulate,
         peer_accumulate=arguments.peer_accumulate,

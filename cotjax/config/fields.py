@@ -236,7 +236,8 @@ def _train() -> ConfigDict:
     # What the backward pass recomputes to save memory: "none", "dots" or "block" (most).
     train.remat = "block"
     train.scan_layers = False  # compile one layer and loop over it: faster to compile deep models
-    # Attention kernel: "xla", "splash" (TPU), "cudnn" (GPU, bfloat16); "auto": the fastest there.
+    # Attention kernel: "xla", "splash" (TPU), "pallas" or "cudnn" (GPU, bfloat16); "auto": the
+    # fastest there.
     train.attention = "auto"
     # Micro-batches that a batch is processed in, to save memory; losses are summed and divided
     # once.

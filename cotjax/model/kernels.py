@@ -4,7 +4,9 @@ The rule of who sees whom is `attention.visible`, for all of them:
 
     xla      attention.tree_attention, left to the compiler: CPU, and float32 on GPU
     splash   Pallas splash attention (part of jax): TPU
-    cudnn    cuDNN's flash attention through jax.nn.dot_product_attention: GPU, bfloat16 or float16
+    pallas   tree_kernel.kernel_attention, of this package: GPU, bfloat16 or float16
+    cudnn    cuDNN's flash attention through jax.nn.dot_product_attention: the same, for head sizes
+             that the kernel of this package does not take
 
 Letters are those of model/decoder.py.
 """
@@ -14,19 +16,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import sqrt
-from typing import Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, PartitionSpec
 
 from cotjax.errors import UsageError
 from cotjax.model.attention import ATTENDED, tree_attention, visible
 from cotjax.model.config import ModelConfig
-from cotjax.model.platform import platform_here, platform_of
+from cotjax.model.platform import GPUS, platform_here, platform_of
 from cotjax.model.sharding import spec
+from cotjax.model.tree_kernel import can_run, kernel_attention
 
-KERNELS = ("xla", "splash", "cudnn")
+KERNELS = ("xla", "splash", "pallas", "cudnn")
 
 # Splash attention cuts queries and keys into blocks of these sizes, the largest that divides the
 # row. Rows are filled up to a multiple of the smallest.
@@ -51,8 +55,10 @@ def kernel_here(asked: str, config: ModelConfig) -> str:
 def _fastest(config: ModelConfig, platform: str) -> str:
     if platform == "tpu":
         return "splash"
-    # cuDNN's has no float32.
-    return "cudnn" if platform in ("gpu", "cuda") and config.compute_dtype != "float32" else "xla"
+    # The kernels for GPUs have no float32.
+    if platform not in GPUS or config.compute_dtype == "float32":
+        return "xla"
+    return "pallas" if can_run(config.head_size) else "cudnn"
 
 
 def check_kernel(kernel: str) -> None:
@@ -67,15 +73,18 @@ def attend_by(kernel: str, *, interpret: bool = False) -> Callable[..., jax.Arra
     """Return the kernel of this name.
 
     It maps (q_BNTH, k_BKTH, v_BKTH, segment_ids_BT, branches_BT) to [B, N, T, H]. Under
-    `jax.set_mesh(mesh)` each device computes its own rows and heads. `interpret` runs splash
-    attention without a TPU, slowly. Raises UsageError for an unknown name.
+    `jax.set_mesh(mesh)` each device computes its own rows and heads. `interpret` runs the Pallas
+    kernels ("splash", "pallas") on any device, slowly. Raises UsageError for an unknown name.
     """
     check_kernel(kernel)
     if kernel == "xla":
         return tree_attention
-    return partial(
-        _on_each_device, partial(_splash, interpret=interpret) if kernel == "splash" else _cudnn
-    )
+    own = {
+        "splash": partial(_splash, interpret=interpret),
+        "pallas": partial(kernel_attention, interpret=interpret),
+        "cudnn": partial(_masked, partial(jax.nn.dot_product_attention, implementation="cudnn")),
+    }
+    return partial(_on_each_device, own[kernel])
 
 
 def _on_each_device(attention: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
@@ -170,18 +179,49 @@ def _tell_branches(
     return widened(q_BNTH, query_BTX), widened(k_BKTH, key_BTX)
 
 
-def _cudnn(
+def _masked(
+    attention: Callable[..., jax.Array],
     q_BNTH: jax.Array,
     k_BKTH: jax.Array,
     v_BKTH: jax.Array,
     segment_ids_BT: jax.Array,
     branches_BT: jax.Array,
-    implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> jax.Array:
-    """cuDNN's attention with the rule as a mask [B, 1, T, T], which all layers share."""
+    """A library's attention with the rule as a mask [B, 1, T, T], which all layers share.
+
+    `attention` is called as jax.nn.dot_product_attention is.
+    """
     seen_B1TT = visible(segment_ids_BT, branches_BT, segment_ids_BT, branches_BT)[:, None]
     q_BTNH, k_BTKH, v_BTKH = (x.swapaxes(1, 2) for x in (q_BNTH, k_BKTH, v_BKTH))
-    out_BTNH = jax.nn.dot_product_attention(
-        q_BTNH, k_BTKH, v_BTKH, mask=seen_B1TT, is_causal=True, implementation=implementation
-    )
-    return out_BTNH.swapaxes(1, 2)
+    return _keeping(attention)(q_BTNH, k_BTKH, v_BTKH, seen_B1TT).swapaxes(1, 2)
+
+
+def _keeping(attention: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Return (q_BTNH, k_BTKH, v_BTKH, mask) -> [B, T, N, H] with results that remat can keep.
+
+    A library's kernel does not name its result and normalisers, and without names a layer that is
+    computed again in the backward pass computes its attention again too.
+    """
+
+    def causal(mask: jax.Array) -> Callable[..., jax.Array]:
+        return partial(attention, mask=mask, is_causal=True)
+
+    @jax.custom_vjp
+    def kept(*arrays: jax.Array) -> jax.Array:
+        return causal(arrays[-1])(*arrays[:-1])
+
+    def forward(*arrays: jax.Array) -> tuple[jax.Array, Any]:
+        out, back = jax.vjp(causal(arrays[-1]), *arrays[:-1])
+        leaves, structure = jax.tree.flatten(back)
+
+        def named(x: jax.Array) -> jax.Array:
+            given = any(x is array for array in arrays) or not jnp.issubdtype(x.dtype, jnp.floating)
+            return x if given else checkpoint_name(x, ATTENDED)
+
+        return out, jax.tree.unflatten(structure, [named(x) for x in leaves])
+
+    def backward(back: Any, d_out: jax.Array) -> tuple[jax.Array | None, ...]:
+        return *back(d_out), None
+
+    kept.defvjp(forward, backward)
+    return kept

@@ -88,7 +88,10 @@ class Attention(nnx.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q_BNTH, k_BKTH = self.q_norm(q_BNTH), self.k_norm(k_BKTH)
         own = rope if at_B is None else (_only(rope[0], at_B, 2), _only(rope[1], at_B, 2))
-        return self.o_proj(_heads_first(attend(rotate(q_BNTH, own), rotate(k_BKTH, rope), v_BKTH)))
+        q_BNTH, k_BKTH = rotate(q_BNTH, own), rotate(k_BKTH, rope)
+        with jax.named_scope("attend"):
+            out_BNTH = attend(q_BNTH, k_BKTH, v_BKTH)
+        return self.o_proj(_heads_first(out_BNTH))
 
 
 def _heads_first(x_BTNH: jax.Array) -> jax.Array:
@@ -287,7 +290,8 @@ def _scanned(
             constrain(together, ("layers", *weights[0].get_metadata()["out_sharding"]))
         )
 
-    together = jax.tree.map(side_by_side, *each, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    with jax.named_scope("stack"):
+        together = jax.tree.map(side_by_side, *each, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
     def body(x_BTD: jax.Array, layer: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
         weights, index = layer

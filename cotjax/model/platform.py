@@ -32,6 +32,8 @@ class Forms:
     argmax_by_max: bool = False
     # Tokens of a block of cached keys. 128 is the width of a TPU's vector, so none is padding.
     cache_block: int = 128
+    # Supervised positions of each row whose logits exist at a time.
+    loss_chunk: int = 128
 
 
 FORMS: dict[str, Forms] = {
@@ -42,9 +44,10 @@ FORMS: dict[str, Forms] = {
         mask_once=True,
         argmax_by_max=True,
         cache_block=64,
-    )
+    ),
+    "gpu": Forms(loss_chunk=512),
 }
-"""jax's platform -> its forms; other platforms have the plain ones. Why a CPU's differ:
+"""jax's platform -> its forms; other platforms have the plain ones. Why some differ:
 
 flat_rows            the weight gradient of an einsum over [B, T, D] sums over two axes, for which
                      XLA's CPU compiler copies the larger operand crosswise
@@ -53,13 +56,18 @@ rope_by_matmul       the compiler fuses the cosines into every layer, where they
 transpose_in_memory  a CPU matmul with a transposed operand takes twice the time
 mask_once            the same fusion, into every layer's exponentials
 argmax_by_max        a reduction with two results is not vectorised
-cache_block          64 tokens read fastest
+cache_block          a CPU reads 64 tokens fastest
+loss_chunk           each chunk adds to a float32 gradient of the output projection, whose traffic a
+                     GPU's memory has room to spare it
 """
 
 
+GPUS = ("gpu", "cuda", "rocm")
+
+
 def forms_of(platform: str) -> Forms:
-    """Return the forms of a platform: "cpu", "gpu" or "tpu"."""
-    return FORMS.get(platform, Forms())
+    """Return the forms of a platform: "cpu", "gpu" (jax also says "cuda" or "rocm") or "tpu"."""
+    return FORMS.get("gpu" if platform in GPUS else platform, Forms())
 
 
 def platform_here() -> str:

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from cotjax.model.platform import forms_here
 from cotjax.model.sharding import shared_axes
 
-CHUNK = 128  # supervised positions of each row in a chunk
 _Found = tuple[jax.Array, ...]  # losses, and entropies where they are asked for: [B, T] each
 
 
@@ -30,12 +30,13 @@ def supervised_cross_entropy(
     output_VD: jax.Array,
     targets_BT: jax.Array,
     supervised_BT: jax.Array,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> jax.Array:
     """Return -log softmax(hidden output^T)[target] in nats, float32 [B, T], 0 where not supervised.
 
     `supervised_BT` is bool. Equal to the loss over full logits, and so are its gradients with
-    respect to `hidden_BTD` and `output_VD`. At most [B, chunk, V] logits exist at a time.
+    respect to `hidden_BTD` and `output_VD`. At most [B, chunk, V] logits exist at a time; None: the
+    platform's (Forms.loss_chunk).
     """
     return _on_devices(hidden_BTD, output_VD, targets_BT, supervised_BT, chunk, entropy=False)[0]
 
@@ -46,7 +47,7 @@ def losses_and_entropies(
     output_VD: jax.Array,
     targets_BT: jax.Array,
     supervised_BT: jax.Array,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Return `supervised_cross_entropy`, and the entropy of the same predictions in nats.
 
@@ -64,11 +65,11 @@ def _on_devices(
     output_VD: jax.Array,
     targets_BT: jax.Array,
     supervised_BT: jax.Array,
-    chunk: int,
+    chunk: int | None,
     *,
     entropy: bool,
 ) -> _Found:
-    chunk = min(chunk, hidden_BTD.shape[1])
+    chunk = min(chunk or forms_here().loss_chunk, hidden_BTD.shape[1])
     shared, columns = shared_axes("batch"), shared_axes("embed")
     if not shared:
         return _of_rows(hidden_BTD, output_VD, targets_BT, supervised_BT, chunk, entropy)

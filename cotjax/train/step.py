@@ -218,6 +218,7 @@ def make_train_step(
     )
 
 
+@jax.named_scope("optimizer")
 def applied(
     config: ModelConfig,
     optimizer: optax.GradientTransformation,

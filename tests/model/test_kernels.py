@@ -1,4 +1,4 @@
-"""One rule, three kernels: what each computes here is compared with the rule spelled out by plain
+"""One rule, four kernels: what each computes here is compared with the rule spelled out by plain
 softmax.
 """
 
@@ -9,21 +9,35 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cotjax.errors import UsageError
-from cotjax.model import decoder, kernels
+from cotjax.model import decoder, kernels, tree_kernel
 from cotjax.model.attention import visible
 from cotjax.model.layers import REMAT
 from cotjax.model.params import abstract_params, init_params
 from cotjax.model.sharding import make_mesh
+from cotjax.model.tree_kernel import Blocks, Tiling, runs
 
-# cuDNN itself needs a GPU; what is ours of it, the mask and the layout, goes through the same
-# function of jax.
+# The libraries' kernels need a GPU; what is ours of them, the mask, the layout and what a remat
+# policy keeps, goes through the same function of jax.
 KERNELS = {
     "xla": kernels.attend_by("xla"),
     "splash": kernels.attend_by("splash", interpret=True),
-    "cudnn": partial(kernels._cudnn, implementation="xla"),
+    # Blocks of several sizes, so that rows of 128 tokens have blocks of every kind.
+    "pallas": partial(
+        tree_kernel.kernel_attention,
+        tiling=Tiling(Blocks(32, 16, 4, 1), Blocks(16, 32, 4, 1), Blocks(32, 16, 4, 1)),
+        interpret=True,
+    ),
+    "library": partial(
+        kernels._masked, partial(jax.nn.dot_product_attention, implementation="xla")
+    ),
 }
+
+
+RUNS = jax.jit(runs)
 
 
 def _rows(T, seed=0):
@@ -98,6 +112,29 @@ def test_in_bfloat16_the_rule_is_kept_exactly(kernel):
         np.testing.assert_array_equal(moved[segments > 0], np.asarray(seen[:, :, at])[segments > 0])
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_one_number_a_key_is_the_whole_rule(data):
+    """On rows of any trees: empty and one-token branches, one-token segments, padding."""
+    row = []
+    for segment in range(1, data.draw(st.integers(1, 4)) + 1):
+        for branch in range(data.draw(st.integers(1, 4))):
+            trunk, written = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 3))
+            row += [(segment, 0)] * trunk + [(segment, branch + 1)] * written
+    row += [(0, 0)] * (112 - len(row))  # one length: compiled once
+    segments, branches = np.array(row, np.int32).T[:, None]
+    ends, starts = (np.asarray(x[0]) for x in RUNS(segments, branches))
+    index = np.arange(112)
+    causal = index[:, None] >= index
+    seen = causal & (index[:, None] < ends)
+    rule = (segments[0][:, None] == segments[0]) & causal
+    rule &= (branches[0] == 0) | (branches[0][:, None] == branches[0])
+    real = segments[0] > 0
+    np.testing.assert_array_equal(seen[real], rule[real])
+    np.testing.assert_array_equal(starts[real], rule.argmax(axis=1)[real])
+    assert (seen[~real] == np.eye(112, dtype=bool)[~real]).all()
+
+
 def test_each_platform_gets_its_kernel():
     class Device:
         def __init__(self, platform):
@@ -107,16 +144,19 @@ def test_each_platform_gets_its_kernel():
         def __init__(self, platform):
             self.devices = np.array([Device(platform)])
 
-    wide, narrow = tiny.model_config(), tiny.model_config(compute_dtype="bfloat16")
+    wide = tiny.model_config(head_size=32)
+    narrow = tiny.model_config(head_size=32, compute_dtype="bfloat16")
     assert kernels.kernel_for(wide, make_mesh(devices=jax.devices()[:1])) == "xla"
     assert [kernels.kernel_for(narrow, Mesh(platform)) for platform in ("cpu", "tpu", "gpu")] == [
         "xla",
         "splash",
-        "cudnn",
+        "pallas",
     ]
-    assert kernels.kernel_for(wide, Mesh("gpu")) == "xla"  # cuDNN has no float32
+    assert kernels.kernel_for(wide, Mesh("gpu")) == "xla"  # the others have no float32
+    odd = tiny.model_config(compute_dtype="bfloat16", head_size=24)
+    assert kernels.kernel_for(odd, Mesh("cuda")) == "cudnn"  # no power of two
     with pytest.raises(
-        UsageError, match="there is no kernel 'flash'; there are xla, splash, cudnn"
+        UsageError, match="there is no kernel 'flash'; there are xla, splash, pallas, cudnn"
     ):
         kernels.attend_by("flash")
 
