@@ -119,7 +119,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     _add_dtype(train)
     train.add_argument(
         "--remat",
-        choices=("none", "dots", "block"),
+        choices=("none", "dots", "mlp", "block"),
         default="block",
         help="what the backward pass computes again (default block)",
     )

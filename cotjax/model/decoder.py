@@ -116,10 +116,10 @@ def hidden_states(
     """Return last hidden states [B, T, D] of packed rows of trees, in the compute dtype.
 
     attention.visible draws such a row. `remat`: what the backward pass recomputes instead of
-    keeping it (layers.REMAT): "none", "dots" (element-wise work) or "block" (a layer's projections
-    and feed-forward too: much less memory for a little more arithmetic). `scan`: compile one layer
-    and run it L times, which compiles faster. `kernel`: of kernels.KERNELS. On several devices call
-    it under `jax.set_mesh(mesh)`, so that activations stay where the table puts them.
+    keeping it (layers.REMAT): "none", "dots" (element-wise work), "mlp" (the feed-forward too) or
+    "block" (all projections too: much less memory for a little more arithmetic). `scan`: compile
+    one layer and run it L times, which compiles faster. `kernel`: of kernels.KERNELS. On several
+    devices call it under `jax.set_mesh(mesh)`, so that activations stay where the table puts them.
     """
     attend = _attend_rows(kernel, segment_ids_BT, branches_BT)
     return bind(config, params).hidden_states(ids_BT, positions_BT, attend, remat, scan)

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from cotjax.errors import UsageError
 from cotjax.model.attention import ATTENDED
@@ -22,6 +23,9 @@ from cotjax.model.linear import Linear, param
 from cotjax.model.platform import forms_here
 from cotjax.model.rope import Rope, rope_of, rotate
 from cotjax.model.sharding import constrain, lookup
+
+# The name that a remat policy keeps the results of attention's projections under.
+PROJECTED = "projected"
 
 # What the backward pass of a layer finds kept, and what it computes again; from most memory to
 # least.
@@ -32,6 +36,8 @@ REMAT = {
     "dots": jax.checkpoint_policies.save_from_both_policies(
         _ATTENDED_ALONE, jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     ),
+    # Those of attention, so that the feed-forward, whose results are the widest, is done again.
+    "mlp": jax.checkpoint_policies.save_only_these_names(ATTENDED, PROJECTED),
     # Only attention's result: it is small compared with the work to compute it again.
     "block": _ATTENDED_ALONE,
 }
@@ -82,16 +88,20 @@ class Attention(nnx.Module):
     def __call__(
         self, x_BTD: jax.Array, rope: Rope, attend: Attend, at_B: jax.Array | None = None
     ) -> jax.Array:
-        q_BNTH = _heads_first(self.q_proj(_only(x_BTD, at_B, 1)))
-        k_BKTH = _heads_first(self.k_proj(x_BTD))
-        v_BKTH = _heads_first(self.v_proj(x_BTD))
+        q_BNTH = _heads_first(_projected(self.q_proj(_only(x_BTD, at_B, 1))))
+        k_BKTH = _heads_first(_projected(self.k_proj(x_BTD)))
+        v_BKTH = _heads_first(_projected(self.v_proj(x_BTD)))
         if self.q_norm is not None and self.k_norm is not None:
             q_BNTH, k_BKTH = self.q_norm(q_BNTH), self.k_norm(k_BKTH)
         own = rope if at_B is None else (_only(rope[0], at_B, 2), _only(rope[1], at_B, 2))
         q_BNTH, k_BKTH = rotate(q_BNTH, own), rotate(k_BKTH, rope)
         with jax.named_scope("attend"):
             out_BNTH = attend(q_BNTH, k_BKTH, v_BKTH)
-        return self.o_proj(_heads_first(out_BNTH))
+        return _projected(self.o_proj(_heads_first(out_BNTH)))
+
+
+def _projected(x: jax.Array) -> jax.Array:
+    return checkpoint_name(x, PROJECTED)
 
 
 def _heads_first(x_BTNH: jax.Array) -> jax.Array:

@@ -172,7 +172,7 @@ def _forward(
         lowest_C, zero_C = jnp.full((C,), _HIDDEN, jnp.float32), jnp.zeros((C,), jnp.float32)
         carry = (jnp.zeros((C, H), jnp.float32), lowest_C, zero_C)
         carry = jax.lax.fori_loop(first[0], whole[0], partial(step, False), carry)
-        carry = jax.lax.fori_loop(whole[0], pl.cdiv((i + 1) * C, Y), partial(step, True), carry)
+        carry = jax.lax.fori_loop(whole[0], ((i + 1) * C + Y - 1) // Y, partial(step, True), carry)
         out_CH, top_C, total_C = carry
         out[...] = (out_CH / total_C[:, None]).astype(out.dtype)
         norms[...] = top_C + jnp.log2(total_C)
@@ -260,7 +260,7 @@ def _of_keys(
             body = partial(step, masked, first, count)
             return jax.lax.fori_loop(0, G * jnp.maximum(count, 0), body, carry)
 
-        whole = pl.cdiv((j + 1) * Y, C)
+        whole = ((j + 1) * Y + C - 1) // C
         carry = (jnp.zeros((Y, H), jnp.float32),) * 2
         carry = over(True, j * Y // C, jnp.minimum(whole, last[0]), carry)
         carry = over(False, whole, parted[0], carry)
@@ -325,7 +325,7 @@ def _of_queries(
 
         d_q_CH = jnp.zeros((C, H), jnp.float32)
         d_q_CH = jax.lax.fori_loop(first[0], whole[0], partial(step, False), d_q_CH)
-        last = pl.cdiv((i + 1) * C, Y)
+        last = ((i + 1) * C + Y - 1) // Y
         d_q_CH = jax.lax.fori_loop(whole[0], last, partial(step, True), d_q_CH)
         d_q[...] = (d_q_CH * (1 / sqrt(H))).astype(d_q.dtype)
 

@@ -175,7 +175,7 @@ def main():
             jax.tree.leaves(params), jax.tree.leaves(param_shardings(CONFIG, mesh)), strict=True
         ):
             assert x.sharding.is_equivalent_to(where, x.ndim), name
-        how = {"remat": tuple(REMAT)[number % 3], "scan": number % 2 == 0}
+        how = {"remat": tuple(REMAT)[number % 4], "scan": number % 2 == 0}
         again, total_again, d_again = forward_and_gradients(params, mesh, **how)
         np.testing.assert_allclose(again, hidden, atol=2e-5, err_msg=name)
         np.testing.assert_allclose(total_again, total, rtol=1e-5, err_msg=name)
