@@ -57,7 +57,7 @@ class CotjaxTrain(TrainTask):
             step = make_train_step(config, optimizer, params, self._mesh, objective, job.accumulate)
         batch = batch_of(job.ids(), job.rows)
         self._batch = jax.device_put(batch, batch_sharding(self._mesh))
-        self._step = compiled(step, self._state, self._batch, self._mesh)
+        self._step: Any = compiled(step, self._state, self._batch, self._mesh)
 
     def step(self) -> float:
         self._state, metrics = self._step(self._state, self._batch)

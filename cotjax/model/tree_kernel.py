@@ -202,9 +202,8 @@ def _backward(
     q_BNTH, k_BKTH, v_BKTH, ends_BT, starts_BT, out_BNTH, norms_BNT = saved
     pull_BNT = jnp.sum(d_out_BNTH.astype(jnp.float32) * out_BNTH.astype(jnp.float32), axis=-1)
     shared = (q_BNTH, k_BKTH, v_BKTH, d_out_BNTH.astype(v_BKTH.dtype), norms_BNT, pull_BNT)
-    d_k_BKTH, d_v_BKTH = _of_keys(tiling.of_keys, interpret, ends_BT, *shared)
-    ranges = _seen_keys(ends_BT, starts_BT, tiling.of_queries)
-    d_q_BNTH = _of_queries(tiling.of_queries, interpret, *ranges, ends_BT, *shared)
+    d_k_BKTH, d_v_BKTH = _of_keys(tiling.of_keys, interpret, ends_BT, shared)
+    d_q_BNTH = _of_queries(tiling.of_queries, interpret, starts_BT, ends_BT, shared)
     return d_q_BNTH, d_k_BKTH, d_v_BKTH, None, None
 
 
@@ -215,56 +214,41 @@ def _of_keys(
     blocks: Blocks,
     interpret: bool,
     ends_BT: jax.Array,
-    q_BNTH: jax.Array,
-    k_BKTH: jax.Array,
-    v_BKTH: jax.Array,
-    d_out_BNTH: jax.Array,
-    norms_BNT: jax.Array,
-    pull_BNT: jax.Array,
+    shared: tuple[jax.Array, ...],
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the gradients of keys and values.
+    """Return the gradients of keys and values; `shared`: as in `_backward`.
 
     A program has a block of keys, and reads all queries that see them, of one head after another.
     """
+    q_BNTH, k_BKTH, v_BKTH = shared[:3]
     (B, N, T, H), K = q_BNTH.shape, k_BKTH.shape[1]
     C, Y, G = blocks.queries, blocks.keys, N // K
-    ends_BJY = ends_BT.reshape(B, T // Y, Y)
-    last_BJ = -(-ends_BJY.max(axis=2) // C)
-    # The queries of blocks from `whole` to `parted` see all of these keys.
-    whole_1J = -(-(jnp.arange(T // Y, dtype=jnp.int32) + 1) * Y // C)[None]
-    parted_BJ = jnp.clip(ends_BJY.min(axis=2) // C, whole_1J, jnp.maximum(last_BJ, whole_1J))
+    last_BJ = -(-ends_BT.reshape(B, T // Y, Y).max(axis=2) // C)
 
     def kernel(
-        last: Any, parted: Any, ends: Any, q: Any, k: Any, v: Any, d_out: Any, norms: Any,
-        pull: Any, d_k: Any, d_v: Any,
+        last: Any, ends: Any, q: Any, k: Any, v: Any, d_out: Any, norms: Any, pull: Any,
+        d_k: Any, d_v: Any,
     ):  # fmt: skip
         j = pl.program_id(0)
         k_YH, v_YH, ends_Y = k[...], v[...], ends[...]
+        first = j * Y // C
+        count = last[0] - first
 
-        def step(masked: bool, first: Any, count: Any, n: Any, carry: _Carry) -> _Carry:
+        def step(n: Any, carry: _Carry) -> _Carry:
             d_k_YH, d_v_YH = carry
             g, i = n // count, first + n % count
             at = pl.ds(i * C, C)
             q_CH, d_out_CH = q[g, at, :], d_out[g, at, :]
             scores_YC = _dot(k_YH, q_CH.T) * (_LOG2_E / sqrt(H))
-            if masked:
-                seen_YC = _seen(i * C, C, j * Y, ends_Y, keys_first=True)
-                scores_YC = jnp.where(seen_YC, scores_YC, _HIDDEN)
-            shares_YC = jnp.exp2(scores_YC - norms[g, at][None])
+            seen_YC = _seen(i * C, C, j * Y, ends_Y, keys_first=True)
+            shares_YC = jnp.exp2(jnp.where(seen_YC, scores_YC, _HIDDEN) - norms[g, at][None])
             d_v_YH += _dot(shares_YC.astype(v.dtype), d_out_CH)
             d_scores_YC = shares_YC * (_dot(v_YH, d_out_CH.T) - pull[g, at][None])
             return d_k_YH + _dot(d_scores_YC.astype(k.dtype), q_CH), d_v_YH
 
-        def over(masked: bool, first: Any, end: Any, carry: _Carry) -> _Carry:
-            count = end - first
-            body = partial(step, masked, first, count)
-            return jax.lax.fori_loop(0, G * jnp.maximum(count, 0), body, carry)
-
-        whole = ((j + 1) * Y + C - 1) // C
-        carry = (jnp.zeros((Y, H), jnp.float32),) * 2
-        carry = over(True, j * Y // C, jnp.minimum(whole, last[0]), carry)
-        carry = over(False, whole, parted[0], carry)
-        d_k_YH, d_v_YH = over(True, parted[0], last[0], carry)
+        # Loops of their own for the blocks that need no mask were slower.
+        zero_YH = jnp.zeros((Y, H), jnp.float32)
+        d_k_YH, d_v_YH = jax.lax.fori_loop(0, G * count, step, (zero_YH, zero_YH))
         d_k[...] = (d_k_YH * (1 / sqrt(H))).astype(d_k.dtype)
         d_v[...] = d_v_YH.astype(d_v.dtype)
 
@@ -279,54 +263,47 @@ def _of_keys(
         interpret,
         grid=(T // Y, K, B),
         in_specs=[
-            *(number, number, pl.BlockSpec((None, Y), lambda j, k, b: (b, j))),
+            *(number, pl.BlockSpec((None, Y), lambda j, k, b: (b, j))),
             *(group, block, block, group, numbers, numbers),
         ],
         out_specs=[block, block],
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k_BKTH, v_BKTH)],
-    )(last_BJ, parted_BJ, ends_BT, q_BNTH, k_BKTH, v_BKTH, d_out_BNTH, norms_BNT, pull_BNT)
+    )(last_BJ, ends_BT, *shared)
     return d_k_BKTH, d_v_BKTH
 
 
 def _of_queries(
     blocks: Blocks,
     interpret: bool,
-    first_BI: jax.Array,
-    whole_BI: jax.Array,
+    starts_BT: jax.Array,
     ends_BT: jax.Array,
-    q_BNTH: jax.Array,
-    k_BKTH: jax.Array,
-    v_BKTH: jax.Array,
-    d_out_BNTH: jax.Array,
-    norms_BNT: jax.Array,
-    pull_BNT: jax.Array,
+    shared: tuple[jax.Array, ...],
 ) -> jax.Array:
-    """Return the gradients of queries, by programs like those of the forward kernel."""
+    """Return the gradients of queries, by programs like those of the forward kernel.
+
+    `shared`: as in `_backward`.
+    """
+    q_BNTH, k_BKTH = shared[:2]
     B, N, T, H = q_BNTH.shape
     C, Y, G = blocks.queries, blocks.keys, N // k_BKTH.shape[1]
 
     def kernel(
-        first: Any, whole: Any, ends: Any, q: Any, k: Any, v: Any, d_out: Any, norms: Any,
-        pull: Any, d_q: Any,
+        first: Any, ends: Any, q: Any, k: Any, v: Any, d_out: Any, norms: Any, pull: Any, d_q: Any
     ):  # fmt: skip
         i = T // C - 1 - pl.program_id(0)
         q_CH, d_out_CH, norms_C, pull_C = q[...], d_out[...], norms[...], pull[...]
 
-        def step(masked: bool, j: Any, d_q_CH: Any) -> Any:
+        def step(j: Any, d_q_CH: Any) -> Any:
             at = pl.ds(j * Y, Y)
             k_YH = k[at, :]
             scores_CY = _dot(q_CH, k_YH.T) * (_LOG2_E / sqrt(H))
-            if masked:
-                seen_CY = _seen(i * C, C, j * Y, ends[at])
-                scores_CY = jnp.where(seen_CY, scores_CY, _HIDDEN)
-            shares_CY = jnp.exp2(scores_CY - norms_C[:, None])
+            seen_CY = _seen(i * C, C, j * Y, ends[at])
+            shares_CY = jnp.exp2(jnp.where(seen_CY, scores_CY, _HIDDEN) - norms_C[:, None])
             d_scores_CY = shares_CY * (_dot(d_out_CH, v[at, :].T) - pull_C[:, None])
             return d_q_CH + _dot(d_scores_CY.astype(k.dtype), k_YH)
 
-        d_q_CH = jnp.zeros((C, H), jnp.float32)
-        d_q_CH = jax.lax.fori_loop(first[0], whole[0], partial(step, False), d_q_CH)
         last = ((i + 1) * C + Y - 1) // Y
-        d_q_CH = jax.lax.fori_loop(whole[0], last, partial(step, True), d_q_CH)
+        d_q_CH = jax.lax.fori_loop(first[0], last, step, jnp.zeros((C, H), jnp.float32))
         d_q[...] = (d_q_CH * (1 / sqrt(H))).astype(d_q.dtype)
 
     specs = _Specs(T // C, C, T, H, G)
@@ -337,12 +314,12 @@ def _of_queries(
         interpret,
         grid=(T // C, N, B),
         in_specs=[
-            *(specs.number, specs.number, specs.row, specs.block, specs.keys, specs.keys),
+            *(specs.number, specs.row, specs.block, specs.keys, specs.keys),
             *(specs.block, specs.numbers, specs.numbers),
         ],
         out_specs=specs.block,
         out_shape=jax.ShapeDtypeStruct(q_BNTH.shape, q_BNTH.dtype),
-    )(first_BI, whole_BI, ends_BT, q_BNTH, k_BKTH, v_BKTH, d_out_BNTH, norms_BNT, pull_BNT)
+    )(starts_BT[:, ::C] // Y, ends_BT, *shared)
 
 
 class _Specs:
