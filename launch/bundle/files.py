@@ -7,6 +7,7 @@
 A manifest is written after the files that it lists, so an interrupted command leaves none.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -164,6 +165,10 @@ class _Reader:
                 self.file = None
         return data
 
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+
 
 def join(folder: Path) -> None:
     """Unpack a bundle's parts beside them, unless that is done or the bundle was never split."""
@@ -180,8 +185,10 @@ def join(folder: Path) -> None:
     print(f"Joining the {len(parts)} parts of {folder}", flush=True)
     try:
         manifest.unlink(missing_ok=True)
-        stream = _Reader([folder / name for name in parts])
-        with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore
+        with (
+            contextlib.closing(_Reader([folder / name for name in parts])) as stream,
+            tarfile.open(fileobj=stream, mode="r|") as archive,  # type: ignore
+        ):
             for entry in archive:
                 _unpack(archive, entry, folder)
     except OSError as error:

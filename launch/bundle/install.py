@@ -39,7 +39,13 @@ def install(folder: Path, extra: str, base_python: str) -> None:
         constraints = Path(scratch) / "constraints.txt"
         constraints.write_text("".join(f"{name}=={pins[name]}\n" for name in pins))
         command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
-        command += ["--progress-bar", "off", "--no-index", "--find-links", str(folder.resolve() / "wheels")]
+        command += [
+            "--progress-bar",
+            "off",
+            "--no-index",
+            "--find-links",
+            str(folder.resolve() / "wheels"),
+        ]
         command += ["--constraint", str(constraints)]
         command += ["--editable", f".[{','.join(extras)}]" if extras else "."]
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
