@@ -75,7 +75,7 @@ absolute() {
 # need_venv PYTHON: cotjax is installed into an environment of a recent Python.
 need_venv() {
     local version
-    version=$("$1" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])') ||
+    version=$("$1" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null) ||
         die "$1 does not run; set PYTHON=/path/to/python3.11"
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         die "cotjax needs Python 3.11 or newer, not $version: set PYTHON=/path/to/python3.11"

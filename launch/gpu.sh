@@ -15,7 +15,8 @@ while [ $# -gt 0 ]; do
         --dry-run) dry_run=yes ;;
         --help | -h) sed -n '2,6p' launch/gpu.sh && exit 0 ;;
         --bundle)
-            bundle=$(absolute "$(value_of "$@")" "$here")
+            bundle=$(value_of "$@")
+            bundle=$(absolute "$bundle" "$here")
             shift
             ;;
         *) break ;;
@@ -26,5 +27,6 @@ done
 need_bundle "$bundle"
 
 # jax brings the CUDA version for the driver. One process drives all GPUs.
-setup "$(cuda_extra)" "$bundle"
+extra=$(cuda_extra)
+setup "$extra" "$bundle"
 run "$venv/bin/cotjax" "$@"
