@@ -1,6 +1,5 @@
 # shellcheck shell=bash
-# Sourced by tpu_vm.sh, gke_xpk.sh, slurm.sbatch and gpu.sh: checks, printing, running. It also
-# works in macOS' bash 3.2.
+# Sourced by the other scripts: checks, printing, running. It also works in macOS' bash 3.2.
 
 dry_run=${dry_run:-no}
 
@@ -25,8 +24,8 @@ value_of() {
     printf '%s' "$2"
 }
 
-# parse VALUES SWITCHES WORD...: sets the variable of each flag in VALUES to the next word, of
-# each flag in SWITCHES to yes, `command` to the word that is not a flag, and `arguments` to the
+# parse VALUES SWITCHES WORD...: sets the variable of each flag in VALUES to the next word (of
+# --part-size: part_size), of each flag in SWITCHES to yes, `command` to the word that is not a flag, and `arguments` to the
 # words after --. It handles --dry-run, and --help, for which it calls `usage`.
 parse() {
     local values=" $1 " switches=" $2 " flag value
@@ -46,11 +45,11 @@ parse() {
                 case $values in
                     *" $flag "*)
                         value=$(value_of "$@")
-                        printf -v "$flag" '%s' "$value"
+                        printf -v "${flag//-/_}" '%s' "$value"
                         shift
                         ;;
                     *) case $switches in
-                        *" $flag "*) printf -v "$flag" yes ;;
+                        *" $flag "*) printf -v "${flag//-/_}" yes ;;
                         *) die "unknown flag $1 (see --help)" ;;
                     esac ;;
                 esac
@@ -62,6 +61,34 @@ parse() {
                 ;;
         esac
         shift
+    done
+}
+
+# absolute PATH FOLDER: prints a path that is relative to a folder as an absolute one.
+absolute() {
+    case $1 in
+        /*) printf '%s' "${1%/}" ;;
+        *) set -- "${1#./}" "$2" && printf '%s' "$2/${1%/}" ;;
+    esac
+}
+
+# need_venv PYTHON: cotjax is installed into an environment of a recent Python.
+need_venv() {
+    local version
+    version=$("$1" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null) ||
+        die "$1 does not run; set PYTHON=/path/to/python3.11"
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        die "cotjax needs Python 3.11 or newer, not $version: set PYTHON=/path/to/python3.11"
+    "$1" -c 'import venv, ensurepip' 2>/dev/null ||
+        die "cotjax needs Python's venv module (Debian: apt-get install python3-venv)"
+}
+
+# need_compiler: some packages are only to be had as source.
+need_compiler() {
+    local tool
+    for tool in cmake make g++; do
+        need_tool "$tool" "engines of alfworld are built from source (Debian: apt-get install \
+cmake make g++)"
     done
 }
 
@@ -99,5 +126,22 @@ cuda_extra() {
         echo cuda12
     else
         die "the NVIDIA driver is $version; CUDA 12 needs 525 or newer, CUDA 13 needs 580"
+    fi
+}
+
+# need_bundle FOLDER: it is a bundle, or none is named.
+need_bundle() {
+    [ -z "$1" ] || [ -e "$1/manifest.json" ] || [ -e "$1/parts.json" ] ||
+        die "--bundle: $1 has no manifest.json and no parts.json; make it with launch/bundle.sh"
+}
+
+# setup EXTRA [BUNDLE]: sources setup.sh, or with --dry-run prints that. It sets `venv`.
+setup() {
+    if [ "$dry_run" = yes ]; then
+        echo ". launch/setup.sh $(quoted "$1" ${2:+"$2"})"
+        venv=${VENV:-.venv}
+    else
+        # shellcheck source=launch/setup.sh
+        . launch/setup.sh "$1" "${2:-}"
     fi
 }

@@ -1,36 +1,45 @@
 # shellcheck shell=bash
 # Sourced by the other scripts: makes .venv once, and installs cotjax into it when its
 # requirements changed.
-# Usage: . launch/setup.sh EXTRA   (EXTRA: empty, or an extra of pyproject.toml)
+# Usage: . launch/setup.sh EXTRA [BUNDLE]
+# EXTRA is empty, or an extra of pyproject.toml. BUNDLE is a folder of launch/bundle.sh, for a
+# machine without a package index (default: $COTJAX_BUNDLE).
+set -euo pipefail
+. launch/common.sh
 
 extra=${1:-}
+bundle=${2:-${COTJAX_BUNDLE:-}}
 python=${PYTHON:-python3}
 venv=${VENV:-.venv}
 
-"$python" - <<'CHECK' || exit 2
-import sys
-if sys.version_info < (3, 11):
-    version = sys.version.split()[0]
-    sys.exit(f"cotjax needs Python 3.11 or newer, not {version}: set PYTHON=/path/to/python3.11")
-CHECK
-if ! "$python" -c "import venv, ensurepip" 2>/dev/null; then
-    echo "cotjax needs Python's venv module (Debian: apt-get install python3-venv)" >&2
-    exit 2
+if [ -n "$bundle" ]; then
+    # Its wheels are for one version of Python.
+    wanted=$(sed -n 's/^ *"python": "\(.*\)",*$/\1/p' "$bundle"/{manifest,parts}.json 2>/dev/null |
+        head -n 1) || true
+    if [ -z "${PYTHON:-}" ] && [ -n "$wanted" ] && "python$wanted" -c '' 2>/dev/null; then
+        python=python$wanted
+    fi
 fi
-
-stamp="$venv/.cotjax-$extra-$(cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)"
+need_venv "$python"
+requirements=$(cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
+stamp="$venv/.cotjax-$extra-$requirements"
+if [ -n "$bundle" ]; then
+    "$python" launch/bundle join "$bundle" || exit 2
+    stamp+=-$(cksum <"$bundle/manifest.json" | cut -d' ' -f1)
+fi
 if [ ! -e "$stamp" ]; then
-    for tool in cmake make g++; do
-        if ! command -v "$tool" >/dev/null; then
-            echo "alfworld builds its engine from source and needs $tool" \
-                "(Debian: apt-get install cmake make g++)" >&2
-            exit 2
-        fi
-    done
+    [ -n "$bundle" ] || need_compiler
     echo "Setting up $venv with $("$python" --version) (a few minutes the first time)"
     [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-    "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off \
-        -e ".${extra:+[$extra]}" |
-        sed -un 's/^ *\(\(Collecting\|Building\|Installing\|Successfully\) .\{0,90\}\).*/  \1/p'
+    if [ -n "$bundle" ]; then
+        "$venv/bin/python" launch/bundle install "$bundle" --extra "$extra" --python "$python" ||
+            exit 2
+        # Without --bundle, too, there is nothing left to install.
+        touch "$venv/.cotjax-$extra-$requirements"
+    else
+        "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off \
+            -e ".${extra:+[$extra]}" |
+            sed -un 's/^ *\(\(Collecting\|Building\|Installing\|Successfully\) .\{0,90\}\).*/  \1/p'
+    fi
     touch "$stamp"
 fi
