@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -135,6 +136,8 @@ def _policy(
 
 def _weights(config: ConfigDict, model: ModelConfig, weights: jobs.Weights, step: int) -> Weights:
     mesh = playing_mesh(config)
+    # Read as they compute. A float32 original beside a bfloat16 copy would take twice as much more.
+    model = replace(model, param_dtype=model.compute_dtype)
     return Weights(model, weights.restore_params(step, model, mesh), mesh)
 
 
