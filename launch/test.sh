@@ -34,7 +34,8 @@ if ! "$venv/bin/python" -c "$facts" 2>/dev/null; then
 fi
 # The logs that `cotjax export inspect` writes are read back by inspect_ai, where it is installed:
 #   pip install "cotjax[inspect]"
-# It brings some 40 packages, so nothing here installs it.
+# It brings 48 packages that nothing else here needs (a web server, a terminal interface, AWS's
+# client), so nothing here installs it.
 # The TPU compiler of this jax, for the tests of `cotjax plan`. It is installed outside the
 # environment, because jax looks for a TPU at every start once libtpu is part of it. Without it
 # those tests are skipped and say so.

@@ -78,6 +78,9 @@ def write_made_up(run: Path, episodes: int, steps: int = 8) -> None:
 def measure(episodes: int, repeats: int, console: Console) -> None:
     """Print how long the viewer of this many episodes takes to make, and to open.
 
+    An empty page is opened before each time: what it takes is the browser's start of a page, and
+    grows with what else the machine does.
+
     Raises UsageError where there is no Chromium.
     """
     with tempfile.TemporaryDirectory() as folder, Browser() as browser:
@@ -86,30 +89,55 @@ def measure(episodes: int, repeats: int, console: Console) -> None:
         start = time.perf_counter()
         viewer = make_viewer([run], run / "viewer")
         made = time.perf_counter() - start
-        figures: dict[str, list[float]] = {"listed": [], "ready": [], "busy": []}
-        for _ in range(repeats):
-            page = browser.page()
-            page.send("Performance.enable", timeDomain="threadTicks")
-            page.open(viewer.index.resolve().as_uri(), _READY)
-            for name in ("listed", "ready"):
-                said = page.run(f"document.documentElement.dataset.{name}")
-                figures[name].append(float(said) / 1000)
-            found = page.send("Performance.getMetrics")["metrics"]
-            figures["busy"] += [each["value"] for each in found if each["name"] == "TaskDuration"]
-            page.send("Page.close")
+        empty = write_empty(Path(folder))
+        opened = [
+            (seconds_to_open(browser, empty), seconds_to_open(browser, viewer.index))
+            for _ in range(repeats)
+        ]
     table = Table(title=f"The viewer of {episodes:,} made-up episodes, {repeats} times")
     for column in ("what", "median", "slowest"):
         table.add_column(column, justify="left" if column == "what" else "right")
-    for name, words in (
-        ("listed", "until the list is there"),
-        ("ready", "and an episode"),
-        ("busy", "of which the page's thread computes"),
-    ):
-        values = figures[name]
+    rows = {
+        "an empty page": [empty["ready"] for empty, _ in opened],
+        "until the list is there": [viewer["listed"] for _, viewer in opened],
+        "and an episode": [viewer["ready"] for _, viewer in opened],
+        "of which the page's thread computes": [viewer["busy"] for _, viewer in opened],
+    }
+    for words, values in rows.items():
         table.add_row(words, f"{median(values):.2f} s", f"{max(values):.2f} s")
+    times = [viewer["ready"] / empty["ready"] for empty, viewer in opened]
+    table.add_row(
+        "an episode, in times of an empty page", f"{median(times):.1f}", f"{max(times):.1f}"
+    )
     table.add_row("made in", f"{made:.1f} s", "")
     table.add_row("data", f"{viewer.data_bytes / 1e6:.1f} MB", f"{viewer.chunks} files")
     console.print(table)
+
+
+def write_empty(folder: Path) -> Path:
+    """Write a page that says when it is there, and does nothing else."""
+    path = folder / "empty.html"
+    said = "document.documentElement.dataset"
+    path.write_text(
+        "<!doctype html><title>Empty</title><script>"
+        f"{said}.listed = {said}.ready = Math.max(1, Math.round(performance.now()))</script>"
+    )
+    return path
+
+
+def seconds_to_open(browser: Browser, index: Path) -> dict[str, float]:
+    """Return the seconds until a page's list is there, an episode too, and of computing."""
+    page = browser.page()
+    page.send("Performance.enable", timeDomain="threadTicks")
+    page.open(index.resolve().as_uri(), _READY)
+    said = {
+        name: float(page.run(f"document.documentElement.dataset.{name}")) / 1000
+        for name in ("listed", "ready")
+    }
+    found = page.send("Performance.getMetrics")["metrics"]
+    page.send("Page.close")
+    busy = next(each["value"] for each in found if each["name"] == "TaskDuration")
+    return said | {"busy": busy}
 
 
 def _record(

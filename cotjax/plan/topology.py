@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 
@@ -28,6 +29,7 @@ CHIPS = {
 }
 """Generation -> chip, after Google Cloud's TPU documentation."""
 
+_HOST = (2, 2, 1)  # chips of a host by axis, unless it is told otherwise
 _NAME = re.compile(r"(?P<generation>\w+):(?P<shape>\d+(x\d+){1,2})")
 
 
@@ -56,6 +58,12 @@ class Topology:
     def __str__(self) -> str:
         return self.name if self.slices == 1 else f"{self.slices} x {self.name}"
 
+    @property
+    def chips_of_a_host(self) -> tuple[int, ...]:
+        """A host's chips by axis: a slice may be smaller than a host, down to one chip."""
+        shape = [int(size) for size in self.name.partition(":")[2].split("x")]
+        return tuple(map(min, [*shape, 1][:3], _HOST))
+
     def devices(self) -> list[jax.Device]:
         """Return its devices, in the compiler's order. They run nothing.
 
@@ -66,7 +74,9 @@ class Topology:
 
         if importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ:
             raise UsageError("the TPU compiler is not installed here: pip install 'cotjax[plan]'")
-        several = {"num_slices": self.slices} if self.slices > 1 else {}
+        several: dict[str, Any] = {"num_slices": self.slices} if self.slices > 1 else {}
+        if (host := self.chips_of_a_host) != _HOST:
+            several["chips_per_host_bounds"] = list(map(str, host))
         try:
             return list(
                 topologies.get_topology_desc(

@@ -121,17 +121,12 @@ class ModelJudge:
       turns: the latest turns that are shown; 0: all. Where a question does not fit, fewer are.
 
     Raises:
-      UsageError: the tokenizer cannot tell the letters apart.
+      UsageError: as `ids_of_letters`.
     """
 
     def __init__(self, policy: Policy, codec: Codec, turns: int = 0):
         self._policy, self._codec, self._turns = policy, codec, turns or None
-        self._branches = [codec.encode_plain(each, "a letter", lenient=True) for each in LETTERS]
-        if not all(map(codec.encodable, LETTERS)) or len({*map(tuple, self._branches)}) < 3:
-            raise UsageError(
-                "the judge's tokenizer has no letters A, B and C; name another model in "
-                "probes.preference.model, or leave 'model' out of probes.preference.judges"
-            )
+        self._branches = ids_of_letters(codec, "the judge")
 
     def judge(self, pairs: Sequence[Pair]) -> Iterator[Opinion]:
         """Ask in both orders, as many questions at a time as there are slots."""
@@ -181,6 +176,21 @@ class ModelJudge:
             *codec.response_open,
             *(codec.encode(opened) if opened else ()),
         ]
+
+
+def ids_of_letters(codec: Codec, judge: str) -> list[list[int]]:
+    """Return the ids of each answer. `judge`: what the codec is of, for the message.
+
+    Raises UsageError where the tokenizer cannot tell the letters apart.
+    """
+    ids = [codec.encode_plain(each, "a letter", lenient=True) for each in LETTERS]
+    if not all(map(codec.encodable, LETTERS)) or len({*map(tuple, ids)}) < len(LETTERS):
+        raise UsageError(
+            f"probes.preference.judges: the tokenizer of {judge} has no letters A, B and C, with "
+            "which the judge 'model' answers; name another model in probes.preference.model, or "
+            "leave 'model' out of probes.preference.judges"
+        )
+    return ids
 
 
 class EndpointJudge:

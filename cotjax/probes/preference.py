@@ -20,7 +20,14 @@ from cotjax.endpoint.client import Client
 from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
 from cotjax.model.sharding import make_mesh, whole_slots
-from cotjax.probes.judges import EndpointJudge, EnvironmentJudge, Judge, ModelJudge, Pair
+from cotjax.probes.judges import (
+    EndpointJudge,
+    EnvironmentJudge,
+    Judge,
+    ModelJudge,
+    Pair,
+    ids_of_letters,
+)
 from cotjax.probes.probe import Checkpoint, State, drawn
 from cotjax.probes.revisions import both_decoded
 from cotjax.sample.sampler import Sampler
@@ -60,6 +67,7 @@ class PreferenceProbe:
             )
         if "model" in settings.judges and settings.model:
             folder_kind(Path(settings.model))
+            ids_of_letters(_codec_of(settings.model), settings.model)
         if "endpoint" in settings.judges and not (settings.endpoint and settings.endpoint_model):
             raise UsageError(
                 "the judge 'endpoint' needs probes.preference.endpoint, an address such as "
@@ -100,6 +108,13 @@ class PreferenceProbe:
         with ExitStack() as opened:
             judges = {name: judge_of(name, at, opened) for name in names}
             yield from _asked(list(pairs.values()), judges, names)
+
+
+def check_base_as_judge(config: ConfigDict, codec: Codec) -> None:
+    """Raise UsageError where the base of the study is to judge, and its tokenizer cannot."""
+    settings = config.probes.preference
+    if "model" in settings.judges and not settings.model:
+        ids_of_letters(codec, "the study's base")
 
 
 def _asked(
@@ -182,8 +197,7 @@ def _local_model(
     """Return a sampler with a model folder's weights, and its codec, kept for all checkpoints."""
     path = Path(folder)
     mesh = make_mesh(**dict(mesh_shape), devices=jax.local_devices())
-    home = tokenizer_folder(path)
-    codec = Codec.load(home, AUTO if has_template(home) else "chatml")
+    codec = _codec_of(folder)
     model = read_config(path, **dict(dtypes))
     sampler = Sampler(
         model,
@@ -197,6 +211,13 @@ def _local_model(
     )
     sampler.load(load_params(path, mesh, **dict(dtypes)))
     return sampler, codec
+
+
+@lru_cache(maxsize=1)
+def _codec_of(folder: str) -> Codec:
+    """Return the codec of a model folder."""
+    home = tokenizer_folder(Path(folder))
+    return Codec.load(home, AUTO if has_template(home) else "chatml")
 
 
 def _fingerprint(config: ConfigDict) -> str:

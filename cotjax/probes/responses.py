@@ -118,8 +118,8 @@ def say_skipped(at: Checkpoint, name: str, skipped: Iterable[Skipped | None]) ->
     ]
     if reasons:
         at.say(
-            f"{name}, {at.arm} at step {at.step}: of {len(found)} states are not measured: "
-            f"{', '.join(reasons)}"
+            f"{name}, {at.arm} at step {at.step}: {len(found) - found.count(None)} of "
+            f"{len(found)} states are not measured: {', '.join(reasons)}"
         )
 
 

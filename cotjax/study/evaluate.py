@@ -20,6 +20,7 @@ from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
 from cotjax.formats import ACTION_OPEN, CHATML, TurnTemplate
 from cotjax.model.config import ModelConfig
+from cotjax.probes.preference import PreferenceProbe, check_base_as_judge
 from cotjax.rollout.decoding import instruction_ids
 from cotjax.rollout.elicitation import (
     CONSTRAINED,
@@ -149,10 +150,10 @@ def limits_of(config: ConfigDict) -> Limits:
 
 
 def check_playable(config: ConfigDict, model: ModelConfig, codec: Codec) -> None:
-    """Check that a model can be played as `config.evaluate` says, before it is trained.
+    """Check that a model can be played and probed as the config says, before it is trained.
 
     Raises:
-      UsageError: a setting does not fit the model.
+      UsageError: a setting does not fit the model, or its tokenizer cannot judge.
       DataError: the tokenizer cannot encode a prefix or the instruction.
     """
     settings, elicitation = config.evaluate, elicitation_of(config, codec.template)
@@ -169,6 +170,8 @@ def check_playable(config: ConfigDict, model: ModelConfig, codec: Codec) -> None
         codec.prefill(prefix)
     if "instructed" in playing_of(config).measured:
         instruction_ids(codec, elicitation.instruction)
+    if PreferenceProbe.name in config.probes.names:
+        check_base_as_judge(config, codec)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from cotjax.errors import UsageError
 from cotjax.model.config import ModelConfig
 from cotjax.probes.catalog import probes_of
 from cotjax.probes.measuring import measure
+from cotjax.probes.preference import PreferenceProbe, check_base_as_judge
 from cotjax.probes.probe import Checkpoint, Probe, Weights
 from cotjax.report.summarize import summarize
 from cotjax.rollout.contracts import Policy
@@ -64,12 +66,15 @@ def probe_checkpoints(
       say: called with each warning, a sentence.
 
     Raises:
-      UsageError: an unknown probe, or one that the config or its world does not allow.
+      UsageError: an unknown probe, or one that the config, its world or the base's tokenizer does
+        not allow.
       DataError: a record is malformed.
     """
     if not distributed.first():
         return
     probes = probes_of(config, names)
+    if any(probe.name == PreferenceProbe.name for probe in probes):
+        check_base_as_judge(config, codec)
     planned = {arm: planned_steps(folder.parent) for arm, folder in arms.items()}
     wanted = _steps(config) if arms else ()
     plan = jobs.checkpoints_of(arms, planned, base)
@@ -131,6 +136,8 @@ def _policy(
 
 def _weights(config: ConfigDict, model: ModelConfig, weights: jobs.Weights, step: int) -> Weights:
     mesh = playing_mesh(config)
+    # Read as they compute. A float32 original beside a bfloat16 copy would take twice as much more.
+    model = replace(model, param_dtype=model.compute_dtype)
     return Weights(model, weights.restore_params(step, model, mesh), mesh)
 
 

@@ -26,6 +26,7 @@ from cotjax.diagnostics import (
     likelihood,
     metrics,
     preference,
+    progress,
     revisions,
     share,
     statistics,
@@ -40,7 +41,7 @@ ALWAYS = ("reasoned_cot", *(name for name in METRICS if name.startswith("valid_"
 D1, D2, D3, D4, D5, D6, D7 = "D1, D1'", "D2", "D3 and its gap", "D4", "D5", "D6", "D7"
 REVISIONS, LIKELIHOOD, FLOOR = "revisions", "likelihood (D1, D2)", "floor of D2"
 FAITHFULNESS, SHARE, FORM = "faithfulness", "share of the gain, verdicts", "validity, admissibility"
-TRENDS, SPLITS = "trends", "splits of the gap"
+TRENDS, SPLITS, PROGRESS = "trends", "splits of the gap", "steps, tokens, scores"
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,8 @@ def test_the_right_diagnostics_pass(measured, monkeypatch):
     compared = compare(summary, cut(recomputed, kept))
     assert not compared.differences and compared.numbers > 10_000
     # Each measure has numbers, and each but the validity of single fields an interval.
-    measures = (D1, D2, D3, D4, D5, D6, D7, REVISIONS, LIKELIHOOD, FLOOR, FAITHFULNESS, FORM)
+    measures = (D1, D2, D3, D4, D5, D6, D7, REVISIONS, LIKELIHOOD, FLOOR, FAITHFULNESS, FORM,
+                PROGRESS)  # fmt: skip
     for name in measures:
         assert compared.families[name, "intervals"].numbers > 50
     for name in (D3, SHARE, TRENDS):
@@ -258,6 +260,15 @@ WRONG = {
     ))),
     "D3 Wald": (D3, (statistics, "wilson", wald)),
     "D3 one-sided test": (D3, changing(statistics, "sign_test", lambda p, _: p / 2)),
+    "progress sign": (PROGRESS, negated(progress.ProgressRow, "progress_cot")),
+    "progress without a least value": (PROGRESS, changing(progress.ProgressRow, "counts", (
+        lambda counts, a: {name: value if a[0].ending.steps is None else (
+            1 - a[0].ending.steps / a[0].start
+        ) for name, value in counts.items()}
+    ))),
+    "progress leaves lost ways out": (PROGRESS, changing(progress.ProgressRow, "counts", (
+        lambda counts, a: {} if a[0].ending is None or a[0].ending.steps is None else counts
+    ))),
     # D4
     "D4 sign": (D4, turned("d4_gap_model")),
     "D4 bias of position": (D4, (preference.Opinion, "by_position", property(

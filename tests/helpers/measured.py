@@ -17,10 +17,11 @@ from cotjax.diagnostics.gradient import GradientRow, Reached, Swapped
 from cotjax.diagnostics.likelihood import LikelihoodRow
 from cotjax.diagnostics.preference import PreferenceRow
 from cotjax.diagnostics.probe_rows import ProbeHeading
+from cotjax.diagnostics.progress import ProgressRow
 from cotjax.diagnostics.revisions import Ending, RevisionRow
 from cotjax.diagnostics.role_shares import GROUPS
 from cotjax.probes.measuring import probe_path
-from cotjax.rollout.record import record_path
+from cotjax.rollout.record import KINDS, record_path
 from helpers.planted import Cell, write_planted
 
 GAMES, STATES = 5, 3
@@ -119,11 +120,13 @@ def write_rows(run):
     for probe, (row, make) in PROBES.items():
         for number, (arm, step) in enumerate(places):
             rng = np.random.default_rng([number, sorted(PROBES).index(probe)])
-            drivers = ("reference", "cot") if probe == "revisions" else ("reference",)
+            drivers = DRIVERS.get(probe, ("reference",))
+            # Of a played episode there is one row, for its last turn.
+            turns = [STATES - 1] if probe == "progress" else range(STATES)
             rows = [
                 row(driver=driver, game=f"in_domain-{game}", domain="in_domain", sample=0,
                     turn=turn, **make(rng))
-                for driver in drivers for game in range(GAMES) for turn in range(STATES)
+                for driver in drivers for game in range(GAMES) for turn in turns
             ]  # fmt: skip
             heading = ProbeHeading(
                 probe=probe, arm=arm, checkpoint=step, checkpoint_hash="c", games_hash="g",
@@ -166,6 +169,13 @@ def _revisions(rng):
         verdict = revisions.verdict(endings["cot_ending"], endings["prompt_ending"])
     row = {"cot": cot, "prompt": prompt, "reference": _one(rng, "look", " go", "take"), **endings}
     return row | {"verdict": verdict, "differs": "the observation" if diverged else None}
+
+
+def _progress(rng):
+    diverged = rng.random() < 0.1
+    ending = Ending(steps=0, unknown=None) if rng.random() < 0.3 else _ending(rng)
+    row = {"start": _one(rng, 6, 9, 14, None), "ending": None if diverged else ending}
+    return row | {"differs": "the observation" if diverged else None}
 
 
 def _conflict(rng):
@@ -234,10 +244,13 @@ def _gradient(rng):
     return row | {"skipped": None}
 
 
+# Probe -> the drivers of its states, where they are not the expert's alone.
+DRIVERS = {"revisions": ("reference", "cot"), "progress": KINDS}
 # Probe -> (its row, what draws the fields of one).
 PROBES = {
     "preference": (PreferenceRow, _preference),
     "revisions": (RevisionRow, _revisions),
+    "progress": (ProgressRow, _progress),
     "conflict": (ConflictRow, _conflict),
     "faithfulness": (FaithfulnessRow, _faithfulness),
     "floor": (FloorRow, _floor),

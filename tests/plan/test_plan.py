@@ -118,8 +118,8 @@ def test_what_does_not_fit_says_so_and_what_would():
 
 @needs_compiler
 @pytest.mark.slow
-def test_the_probes_of_a_small_model_fit():
-    run = _plan(*SMALL, "--only", "probe")
+def test_the_probes_of_a_small_model_fit_one_chip():
+    run = _plan(*MODEL, "--topology", "v6e:1x1", "--only", "probe")
     assert run.returncode == 0, run.stdout + run.stderr
     for name in ("attention", "gradient"):
         assert f"probe, {name}: fits" in run.stdout, run.stdout
@@ -294,5 +294,8 @@ def test_a_plan_counts_the_float32_copy_of_bfloat16_parameters():
 def test_topologies_by_name():
     assert str(Topology("v5e:16x16", 2)) == "2 x v5e:16x16"
     assert Topology("v5p:4x4x4").chip.memory == 95 * 2**30
+    # A slice of less than a host's 2x2 chips.
+    shapes = {"v5e:4x4": (2, 2, 1), "v5p:2x2x4": (2, 2, 1), "v6e:1x1": (1, 1, 1)}
+    assert {name: Topology(name).chips_of_a_host for name in shapes} == shapes
     with pytest.raises(UsageError, match="such as v5e:8x8"):
         Topology("v9:2x2")

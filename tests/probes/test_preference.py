@@ -7,7 +7,10 @@ import pytest
 from helpers import tiny
 from helpers.endpoints import serving
 from helpers.forks import ARM, STEP, checkpoint_of, experts, write_record_of
+from helpers.planning import CONFIGS
 
+from cotjax.assets import BASE_FOLDER
+from cotjax.cli.main import main
 from cotjax.config import default_config
 from cotjax.diagnostics.episodes import count_records
 from cotjax.diagnostics.metrics import METRICS, points
@@ -22,6 +25,7 @@ from cotjax.probes.measuring import measure, probe_path
 from cotjax.probes.preference import PreferenceProbe, judge_of
 from cotjax.probes.probe import states_of
 from cotjax.rollout.record import read_record
+from cotjax.study.probing import probe_checkpoints
 from cotjax.weights.huggingface import save_hf
 
 WORLD = load_world("alfworld")
@@ -199,10 +203,42 @@ def test_a_model_folder_judges(tmp_path, played, codec):
     assert list(judge.judge(pairs)) == opinions, "what the slots held before does not matter"
 
 
+NO_LETTERS = "no letters A, B and C, with which the judge 'model' answers; name another model"
+
+
 def test_a_tokenizer_without_letters_is_refused(tmp_path):
     codec = tiny.word_codec(tmp_path, ["go to cabinet 1", "look"])
-    with pytest.raises(UsageError, match="no letters A, B and C; name another model"):
+    with pytest.raises(UsageError, match=NO_LETTERS):
         ModelJudge(Rule(codec), codec)
+
+
+def test_a_base_that_cannot_judge_is_refused_before_anything_is_written(tmp_path, capsys):
+    out = tmp_path / "run"
+    asked = ["names=('preference',)", "preference.judges=('environment', 'model')"]
+    flags = [f"--config.probes.{each}" for each in asked]
+    assert main(["study", "--config", str(CONFIGS / "demo.py"), "--out", str(out), *flags]) == 2
+    said = capsys.readouterr().err
+    assert "the tokenizer of the study's base has " + NO_LETTERS in " ".join(said.split())
+    assert not out.exists()
+
+
+def test_a_base_that_cannot_judge_is_refused_before_other_probes_measure(tmp_path):
+    config = default_config()
+    config.probes.preference.judges = ("model",)
+    codec = tiny.word_codec(tmp_path / "tokenizer", ["go to cabinet 1", "look"])
+    with pytest.raises(UsageError, match=f"of the study's base has {NO_LETTERS}"):
+        probe_checkpoints(
+            config, model=None, codec=codec, games=None, arms={}, run=tmp_path / "run",
+            names=("floor", "preference"),
+        )  # fmt: skip
+
+
+def test_a_folder_that_cannot_judge_is_refused_by_the_check():
+    config = default_config()
+    config.probes.preference.judges = ("model",)
+    config.probes.preference.model = str(BASE_FOLDER)
+    with pytest.raises(UsageError, match=f"the tokenizer of {BASE_FOLDER} has {NO_LETTERS}"):
+        PreferenceProbe().check(config)
 
 
 def test_the_environment_prefers_the_shorter_way(tmp_path, played):

@@ -201,7 +201,7 @@ def test_what_cannot_be_measured_is_counted(played, tmp_path, update, reason):
     assert rows[0].skipped == reason
     assert (rows[0].cot, rows[0].masked) == (None, None)
     assert (rows[0].prompt is None) == (reason == "prompt")
-    assert "of 2 states are not measured" in said[0]
+    assert " of 2 states are not measured: " in said[0]
     # The prompt of the second turn goes on from the first's.
     assert (rows[1].skipped is None) == (reason in ("invalid", "no_thought"))
 

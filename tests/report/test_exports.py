@@ -129,7 +129,10 @@ def test_an_export_without_a_checkpoint_says_what_it_needs(capsys):
 
 
 def test_inspect_reads_the_logs(small, tmp_path, capsys):
-    log = pytest.importorskip("inspect_ai.log")
+    # Its web server, terminal and cloud clients are packages that nothing else here needs, so that
+    # no extra of the tests installs it.
+    reason = "inspect_ai brings 48 packages: pip install 'cotjax[inspect]' to run this test"
+    log = pytest.importorskip("inspect_ai.log", reason=reason)
     out = tmp_path / "logs"
     assert main(["export", "inspect", str(small), "--out", str(out)]) == 0
     logs = {

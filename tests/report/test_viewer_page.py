@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cotjax.bench.browser import Browser, find_chromium
-from cotjax.bench.viewer import write_made_up
+from cotjax.bench.viewer import seconds_to_open, write_empty, write_made_up
 from cotjax.diagnostics.attention import Attended, AttentionRow
 from cotjax.diagnostics.probe_rows import ProbeHeading
 from cotjax.report.viewer.make import address, make_viewer
@@ -351,3 +351,10 @@ def test_texts_of_models_and_files_never_run(opened, tmp_path, episode, size):
     )
     assert not {"\u202e", "\x1b", "\x00"} & set(attributes.replace(page.run("location.hash"), ""))
     assert page.run("document.documentElement.scrollWidth") == size[0]
+
+
+def test_the_benchmark_times_the_viewer_and_an_empty_page(browser, made_up, tmp_path):
+    empty = seconds_to_open(browser, write_empty(tmp_path))
+    viewer = seconds_to_open(browser, made_up[0])
+    assert 0 < empty["ready"] < viewer["listed"] <= viewer["ready"]
+    assert 0 < empty["busy"] < viewer["busy"]

@@ -2,16 +2,23 @@
 
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers import tiny
 from helpers.rollouts import games
 from helpers.studies import write_episode
 
+from cotjax.config import default_config
 from cotjax.envs.base import plays_of
 from cotjax.errors import UsageError
 from cotjax.study import jobs
 from cotjax.study.games import GameSets
 from cotjax.study.jobs import Job, Playing, plan_jobs
+from cotjax.study.probing import _weights
+from cotjax.train.checkpoint import Checkpoints, Keep
+from cotjax.train.step import TrainState
 
 CHECKPOINTS = SimpleNamespace(digest=lambda step: f"hash of {step}")
 
@@ -124,3 +131,19 @@ def test_a_record_that_lacks_a_kind_of_action_is_unplayed_and_stays(tmp_path):
     more = job("reference", kinds=("cot", "prompt", "instructed"))
     assert more.unplayed(records, said.append) == [*plays_of(games(1, 2))]
     assert path.exists() and not said
+
+
+def test_probes_read_parameters_as_they_compute(tmp_path):
+    """Rounded once: what a float32 checkpoint is in bfloat16."""
+    model = tiny.model_config(compute_dtype="bfloat16")
+    params = tiny.params(model)
+    checkpoints = Checkpoints(tmp_path, Keep([0]))
+    state = TrainState(jnp.int32(0), params, {"mu": jnp.zeros(3)})
+    checkpoints.save(state, {"step": 0, "iterator": {"at": 0}})
+    checkpoints.finish()
+    read, found, _ = _weights(default_config(), model, checkpoints, 0)
+    assert read.param_dtype == "bfloat16"
+    jax.tree.map(
+        np.testing.assert_array_equal, found, jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    )
+    checkpoints.close()
