@@ -94,6 +94,21 @@ def test_task_types_and_direct_share_choose_what_is_stored(folder):
         _dataset(folder, task_types=("c",))
 
 
+def test_segments_and_branches_of_packed_rows_are_runs(source):
+    """What tree_kernel's one number a key stands on."""
+    (first, *more), _ = _batches(source, 6)
+    for batch in (first, *more):
+        for segments, branches in zip(batch["segment_ids"], batch["branches"], strict=True):
+            pairs = np.stack([segments, branches])
+            changes = np.flatnonzero((pairs[:, 1:] != pairs[:, :-1]).any(axis=0)) + 1
+            runs = [tuple(pairs[:, at].tolist()) for at in (0, *changes)]
+            written = [run for run in runs if run[1] > 0]
+            assert written and len(set(written)) == len(written)
+            order = [run[0] for run in runs]
+            assert len({*order}) == 1 + sum(a != b for a, b in zip(order, order[1:], strict=False))
+            assert [s for s in order if s > 0] == sorted(s for s in order if s > 0)
+
+
 def test_packed_rows_keep_each_examples_tokens_and_weights(source):
     dropping = Dropping.of(fraction=0.5)
     known = {}
