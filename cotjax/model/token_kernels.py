@@ -34,6 +34,9 @@ KERNELS = ("triton", "cudnn", "xla")
 # Keys that a program of the Triton kernel reads at once, its warps, and the blocks in flight. On an
 # H200, 64 slots of 544 tokens, 8 key heads: 43 us; blocks of 128 50 us; of 32 with 2 warps 43 us.
 _BLOCK, _WARPS, _STAGES = 64, 4, 2
+# A row of few slots is cut into parts of at least so many tokens until there are so many programs:
+# two for each of an H200's 132 processors.
+_LEAST, _PROGRAMS = 512, 264
 # The least rows of a tensor core's operand.
 _ROWS = 16
 _HIDDEN = -1e30
@@ -233,20 +236,28 @@ def _raw_step(
     from jax.experimental import pallas as pl
 
     B, K, g, H = qkv_BKgH.shape
-    out = jax.ShapeDtypeStruct((B, K, g - 2, H), qkv_BKgH.dtype)
+    parts = max(1, min(_PROGRAMS // (B * K), keys_BSKH.shape[1] // _LEAST))
+    out_type = qkv_BKgH.dtype if parts == 1 else jnp.float32
+    outs = [jax.ShapeDtypeStruct((B, K, parts, g - 2, H), out_type)]
+    outs += [jax.ShapeDtypeStruct((B, K, parts, g - 2), jnp.float32)] * (2 if parts > 1 else 0)
     inputs = (places_B, qkv_BKgH, cos_BH, sin_BH, keys_BSKH, values_BSKH, *norms)
     interpret = platform_here() == "cpu"
-    return tuple(
-        pl.pallas_call(
-            partial(_step_kernel, eps=eps, normed=bool(norms)),
-            grid=(K, B),
-            out_shape=(out, *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs[4:6])),
-            input_output_aliases={4: 1, 5: 2},
-            interpret=interpret,
-            compiler_params=None if interpret else _triton_params(),
-            name="decode_attention",
-        )(*inputs)
-    )
+    *attended, keys_BSKH, values_BSKH = pl.pallas_call(
+        partial(_step_kernel, parts=parts, eps=eps, normed=bool(norms)),
+        grid=(K, B, parts),
+        out_shape=(*outs, *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs[4:6])),
+        input_output_aliases={4: len(outs), 5: len(outs) + 1},
+        interpret=interpret,
+        compiler_params=None if interpret else _triton_params(),
+        name="decode_attention",
+    )(*inputs)
+    if parts == 1:
+        return attended[0][:, :, 0], keys_BSKH, values_BSKH
+    out_BKPGH, top_BKPG, total_BKPG = attended
+    fade_BKPG = jnp.exp(top_BKPG - top_BKPG.max(axis=2, keepdims=True))
+    total_BKG = (total_BKPG * fade_BKPG).sum(axis=2)
+    out_BKGH = (out_BKPGH * fade_BKPG[..., None]).sum(axis=2) / total_BKG[..., None]
+    return out_BKGH.astype(qkv_BKgH.dtype), keys_BSKH, values_BSKH
 
 
 def _triton_params() -> Any:
@@ -255,55 +266,34 @@ def _triton_params() -> Any:
     return triton.CompilerParams(num_warps=_WARPS, num_stages=_STAGES)
 
 
-def _step_kernel(
-    places_ref: Any,
-    qkv_ref: Any,
-    cos_ref: Any,
-    sin_ref: Any,
-    keys_in: Any,
-    values_in: Any,
-    *refs: Any,
-    eps: float,
-    normed: bool,
-) -> None:
-    """One program: slot b, key head k. References are whole arrays.
+def _step_kernel(*refs: Any, parts: int, eps: float, normed: bool) -> None:
+    """One program: key head k, slot b, and one of the parts of its tokens. References are whole
+    arrays.
 
-    Softmax runs over blocks of keys with a running maximum (Dao et al., 2022). It begins with the
-    new token, which is not read from the cache.
+    Softmax runs over blocks of keys with a running maximum (Dao et al., 2022). That of the first
+    part begins with the new token, which is not read from the cache.
     """
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
 
-    k, b = pl.program_id(0), pl.program_id(1)
-    out_ref, keys_ref, values_ref = refs[-3:]
+    places_ref, qkv_ref, cos_ref, sin_ref, keys_in, values_in, *norm_refs = refs[
+        : 8 if normed else 6
+    ]
+    out_ref, *sum_refs, keys_ref, values_ref = refs[8 if normed else 6 :]
+    k, b, part = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     G, H, dtype = qkv_ref.shape[2] - 2, qkv_ref.shape[3], keys_in.dtype
-    place = places_ref[b]
     # A tensor core wants more rows than there are query heads: they repeat, and a repeated row
     # writes what its first one writes.
     R = pl.next_power_of_2(max(_ROWS, G))
     rows_R, columns_H = jnp.arange(R, dtype=jnp.int32) % G, jnp.arange(H, dtype=jnp.int32)
-    across_H = (columns_H + H // 2) % H
-    rows_RH, columns_RH, across_RH = (
-        jnp.broadcast_to(x, (R, H)) for x in (rows_R[:, None], columns_H[None], across_H[None])
-    )
-    cos_H, sin_H = cos_ref[b, :], sin_ref[b, :]
-
-    def turned(own: Any, across: Any, norm_ref: Any) -> Any:
-        """Return heads [..., H] normed and rotated, rounded where the layers round."""
-        own, across = own.astype(jnp.float32), across.astype(jnp.float32)
-        if normed:
-            scale = jax.lax.rsqrt((own * own).sum(axis=-1, keepdims=True) / H + eps)
-            own, across = (
-                ((x * scale).astype(dtype) * _lead(norm_ref[at], x)).astype(jnp.float32)
-                for x, at in ((own, columns_H), (across, across_H))
-            )
-        return (own * _lead(cos_H, own) + across * _lead(sin_H, own)).astype(dtype)
-
-    q_norm_ref, k_norm_ref = refs[:2] if normed else (None, None)
-    q_RH = turned(qkv_ref[b, k, rows_RH, columns_RH], qkv_ref[b, k, rows_RH, across_RH], q_norm_ref)
-    k_H = turned(qkv_ref[b, k, G, :], qkv_ref[b, k, G, across_H], k_norm_ref)
-    v_H = qkv_ref[b, k, G + 1, :]
-    scale = 1 / sqrt(H)
+    rows_RH = jnp.broadcast_to(rows_R[:, None], (R, H))
+    columns_RH = jnp.broadcast_to(columns_H[None], (R, H))
+    turn = partial(_turned, qkv_ref, cos_ref[b, :], sin_ref[b, :], eps=eps)
+    q_RH = turn((b, k, rows_RH, columns_RH), norm_refs[0] if normed else None)
+    k_H, v_H = turn((b, k, G, columns_H), norm_refs[1] if normed else None), qkv_ref[b, k, G + 1, :]
+    place, scale = places_ref[b], 1 / sqrt(H)
+    blocks = (place + _BLOCK - 1) // _BLOCK
+    of_part = (blocks + parts - 1) // parts
 
     def attend(index: Any, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
         out_RH, top_R, total_R = carry
@@ -320,17 +310,39 @@ def _step_kernel(
         return out_RH, new_top_R, total_R * fade_R + shares_RY.sum(axis=-1)
 
     first_R = (q_RH.astype(jnp.float32) * k_H.astype(jnp.float32)[None]).sum(axis=-1) * scale
+    mine = (part == 0).astype(jnp.float32)
     begun = (
-        jnp.broadcast_to(v_H.astype(jnp.float32)[None], (R, H)),
-        first_R,
-        jnp.ones(R, jnp.float32),
+        jnp.broadcast_to(v_H.astype(jnp.float32)[None], (R, H)) * mine,
+        jnp.where(part == 0, first_R, _HIDDEN),
+        jnp.ones(R, jnp.float32) * mine,
     )
-    blocks = (place + _BLOCK - 1) // _BLOCK
-    out_RH, _, total_R = jax.lax.fori_loop(0, blocks, attend, begun)
-    out_ref[b, k, rows_RH, columns_RH] = (out_RH / total_R[:, None]).astype(dtype)
-    keys_ref[b, place, k, :] = k_H
-    values_ref[b, place, k, :] = v_H
+    end = jnp.minimum((part + 1) * of_part, blocks)
+    out_RH, top_R, total_R = jax.lax.fori_loop(part * of_part, end, attend, begun)
+    if parts == 1:
+        out_RH = (out_RH / total_R[:, None]).astype(dtype)
+    out_ref[b, k, part, rows_RH, columns_RH] = out_RH
+    for ref, sums_R in zip(sum_refs, (top_R, total_R), strict=False):
+        ref[b, k, part, rows_R] = sums_R
+
+    @pl.when(part == 0)
+    def _() -> None:
+        keys_ref[b, place, k, :], values_ref[b, place, k, :] = k_H, v_H
 
 
-def _lead(x_H: Any, like: Any) -> Any:
-    return x_H[None] if like.ndim == 2 else x_H
+def _turned(
+    qkv_ref: Any, cos_H: Any, sin_H: Any, at: tuple[Any, ...], norm_ref: Any, *, eps: float
+) -> Any:
+    """Return heads `at` normed and rotated, [..., H], rounded where the layers round."""
+    (*heads, columns), H, dtype = at, qkv_ref.shape[-1], qkv_ref.dtype
+    across_columns = (columns + H // 2) % H
+    own = qkv_ref[*heads, columns].astype(jnp.float32)
+    across = qkv_ref[*heads, across_columns].astype(jnp.float32)
+    if norm_ref is not None:
+        scale = jax.lax.rsqrt((own * own).sum(axis=-1, keepdims=True) / H + eps)
+        own, across = (
+            ((x * scale).astype(dtype) * norm_ref[where]).astype(jnp.float32)
+            for x, where in ((own, columns), (across, across_columns))
+        )
+    if own.ndim == 2:
+        cos_H, sin_H = cos_H[None], sin_H[None]
+    return (own * cos_H + across * sin_H).astype(dtype)

@@ -171,3 +171,27 @@ def test_the_kernel_lowers_for_a_gpu_that_is_not_here():
         lowered = jax.jit(run).trace(*shapes).lower(lowering_platforms=("cuda",))
     text = lowered.as_text()
     assert "triton" in text and "output_operand_aliases" in text
+
+
+def test_a_row_that_several_programs_share_is_the_whole_row(gpu, monkeypatch):
+    gpu("triton")
+    draw = np.random.default_rng(3)
+    qkv, keys, values = (
+        draw.normal(size=size).astype(np.float32)
+        for size in ((3, 1, 2, 4, 8), (3, 300, 2, 8), (3, 300, 2, 8))
+    )
+    cos, sin = draw.normal(size=(2, 3, 1, 1, 8)).astype(np.float32)
+    places = np.array([0, 70, 299], np.int32)  # no key, of one block and a bit, of the last token
+
+    def attended():
+        raw = Raw(qkv, (cos, sin), None, None)
+        return jax.jit(
+            lambda *cached: token_kernels.raw_step_attention(raw, *cached, places, 1e-6)
+        )(keys, values)
+
+    whole = attended()
+    monkeypatch.setattr(token_kernels, "_LEAST", 100)
+    for got, expected in zip(attended(), whole, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+    rows = np.arange(3)
+    np.testing.assert_array_equal(whole[2][rows, places], qkv[:, 0, :, -1])
