@@ -286,10 +286,9 @@ def _step_kernel(*refs: Any, parts: int, eps: float, normed: bool) -> None:
     # writes what its first one writes.
     R = pl.next_power_of_2(max(_ROWS, G))
     rows_R, columns_H = jnp.arange(R, dtype=jnp.int32) % G, jnp.arange(H, dtype=jnp.int32)
-    rows_RH = jnp.broadcast_to(rows_R[:, None], (R, H))
-    columns_RH = jnp.broadcast_to(columns_H[None], (R, H))
+    all_RH = tuple(jnp.broadcast_to(x, (R, H)) for x in (rows_R[:, None], columns_H[None]))
     turn = partial(_turned, qkv_ref, cos_ref[b, :], sin_ref[b, :], eps=eps)
-    q_RH = turn((b, k, rows_RH, columns_RH), norm_refs[0] if normed else None)
+    q_RH = turn((b, k, *all_RH), norm_refs[0] if normed else None)
     k_H, v_H = turn((b, k, G, columns_H), norm_refs[1] if normed else None), qkv_ref[b, k, G + 1, :]
     place, scale = places_ref[b], 1 / sqrt(H)
     blocks = (place + _BLOCK - 1) // _BLOCK
@@ -320,7 +319,7 @@ def _step_kernel(*refs: Any, parts: int, eps: float, normed: bool) -> None:
     out_RH, top_R, total_R = jax.lax.fori_loop(part * of_part, end, attend, begun)
     if parts == 1:
         out_RH = (out_RH / total_R[:, None]).astype(dtype)
-    out_ref[b, k, part, rows_RH, columns_RH] = out_RH
+    out_ref[b, k, part, *all_RH] = out_RH
     for ref, sums_R in zip(sum_refs, (top_R, total_R), strict=False):
         ref[b, k, part, rows_R] = sums_R
 
