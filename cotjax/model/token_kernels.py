@@ -34,8 +34,8 @@ KERNELS = ("triton", "cudnn", "xla")
 # Keys that a program of the Triton kernel reads at once, its warps, and the blocks in flight. On an
 # H200, 64 slots of 544 tokens, 8 key heads: 43 us; blocks of 128 50 us; of 32 with 2 warps 43 us.
 _BLOCK, _WARPS, _STAGES = 64, 4, 2
-# A row of few slots is cut into parts of at least so many tokens until there are so many programs:
-# two for each of an H200's 132 processors.
+# Where slots are few, a row is cut into parts of at least so many tokens, until there are so many
+# programs: two for each of an H200's 132 processors. (With 64 slots two parts take 48 us.)
 _LEAST, _PROGRAMS = 512, 264
 # The least rows of a tensor core's operand.
 _ROWS = 16
@@ -280,7 +280,7 @@ def _step_kernel(*refs: Any, parts: int, eps: float, normed: bool) -> None:
         : 8 if normed else 6
     ]
     out_ref, *sum_refs, keys_ref, values_ref = refs[8 if normed else 6 :]
-    k, b, part = pl.program_id(0), pl.program_id(1), pl.program_id(2)
+    k, b, part = pl.program_id(0), pl.program_id(1), pl.program_id(2) if parts > 1 else 0
     G, H, dtype = qkv_ref.shape[2] - 2, qkv_ref.shape[3], keys_in.dtype
     # A tensor core wants more rows than there are query heads: they repeat, and a repeated row
     # writes what its first one writes.
@@ -293,10 +293,11 @@ def _step_kernel(*refs: Any, parts: int, eps: float, normed: bool) -> None:
     place, scale = places_ref[b], 1 / sqrt(H)
     blocks = (place + _BLOCK - 1) // _BLOCK
     of_part = (blocks + parts - 1) // parts
+    begin, end = part * of_part, jnp.minimum((part + 1) * of_part, blocks)
 
     def attend(index: Any, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
         out_RH, top_R, total_R = carry
-        start = index * _BLOCK
+        start = (begin + index) * _BLOCK
         seen_Y = start + jnp.arange(_BLOCK, dtype=jnp.int32) < place
         at = (b, pl.ds(start, _BLOCK), k, slice(None))
         keys_YH = triton.load(keys_in.at[at], mask=seen_Y[:, None], other=0.0)
@@ -309,14 +310,13 @@ def _step_kernel(*refs: Any, parts: int, eps: float, normed: bool) -> None:
         return out_RH, new_top_R, total_R * fade_R + shares_RY.sum(axis=-1)
 
     first_R = (q_RH.astype(jnp.float32) * k_H.astype(jnp.float32)[None]).sum(axis=-1) * scale
-    mine = (part == 0).astype(jnp.float32)
+    mine = jnp.float32(part == 0)
     begun = (
         jnp.broadcast_to(v_H.astype(jnp.float32)[None], (R, H)) * mine,
         jnp.where(part == 0, first_R, _HIDDEN),
         jnp.ones(R, jnp.float32) * mine,
     )
-    end = jnp.minimum((part + 1) * of_part, blocks)
-    out_RH, top_R, total_R = jax.lax.fori_loop(part * of_part, end, attend, begun)
+    out_RH, top_R, total_R = jax.lax.fori_loop(0, jnp.maximum(end - begin, 0), attend, begun)
     if parts == 1:
         out_RH = (out_RH / total_R[:, None]).astype(dtype)
     out_ref[b, k, part, *all_RH] = out_RH
