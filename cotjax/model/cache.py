@@ -1,7 +1,8 @@
 """The key-value cache: append given tokens (`prefill`, `score`) or one sampled token a slot
 (`step`), or score a tree of texts behind it (`score_tree`).
 
-Letters are those of model/decoder.py; B counts slots, and S the tokens of one, in C blocks of Y.
+Letters are those of model/decoder.py; B counts slots, and S the tokens of one. Its arrays are as
+their layout says (model/cache_layouts.py).
 """
 
 from __future__ import annotations
@@ -15,43 +16,47 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from cotjax.model.attention import hidden_bias, prefill_attention, step_attention
-from cotjax.model.cache_writes import write_keys, write_values
+from cotjax.model.cache_layouts import Layout, layout_of
 from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import logits
-from cotjax.model.params import Params, bind
-from cotjax.model.platform import forms_of, platform_of
+from cotjax.model.layers import Raw
+from cotjax.model.params import Params, are_fused, bind
+from cotjax.model.platform import platform_here
 from cotjax.model.sharding import sharding, spec
+from cotjax.model.token_kernels import (
+    raw_step_attention,
+    read_attention,
+    reads_by_cudnn,
+    step_attention_by,
+    step_kernel_here,
+)
 
 # Tokens of all slots together whose logits are held at once when forced tokens are scored.
 _SCORED_AT_ONCE = 512
 
-# Keys and values of some tokens of every slot: of each layer [B, K, T, H].
+# Keys and values of some tokens of every slot: of each layer [B, K, T, H], whatever the layout.
 Tail = tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]
-
-_KEY_AXES = ("batch", "kv_heads", "length", "head_size", "length")
-_VALUE_AXES = ("batch", "kv_heads", "length", "head_size")
+TAIL_AXES = ("batch", "kv_heads", "length", "head_size")
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class KVCache:
-    """Keys [B, K, C, H, Y] and values [B, K, C Y, H] of every slot, one pair of arrays a layer.
+    """Keys and values of every slot, one pair of arrays a layer.
 
-    A decode step's matmuls read both contiguously. Scores sum over H, so keys have tokens last, in
-    C blocks of Y (platform.Forms.cache_block); on CPU a step then takes 0.4 of its time over
-    [B, K, H, S], and a quarter of that over [B, K, S, H]. The sum of values is over tokens.
-
-    A slot's prompt starts at index 0, without gaps, and an index is also the rotary position. New
-    tokens of one decode follow the capacity of all prompts: the t-th one of every slot is at index
-    capacity + t, whatever the slots' lengths, and its position is lengths_B + t. Three slots of
-    capacity eight and two new tokens (letters are tokens; `.` is never read):
+    A slot's prompt starts at index 0, without gaps, and an index is also the rotary position. Where
+    the layout is `behind_capacity`, new tokens of one decode follow the capacity of all prompts:
+    the t-th one of every slot is at index capacity + t, whatever the slots' lengths, and its
+    position is lengths_B + t. Three slots of capacity eight and two new tokens (letters are tokens;
+    `.` is never read):
 
         index      0 1 2 3 4 5 6 7  8 9    length
         slot 0     a b c d e . . .  v w         5    v has position 5
         slot 1     a b . . . . . .  x y         2
         slot 2     . . . . . . . .  . .         0    empty
 
-    Extending slot 1 by `f g h` writes indices 2 to 4 and leaves the other rows as they are:
+    Else they are at their positions, directly behind the lengths. Extending slot 1 by `f g h`
+    writes indices 2 to 4 and leaves the other rows as they are:
 
         slot 1     a b f g h . . .  . .         5
 
@@ -59,35 +64,25 @@ class KVCache:
     because nothing reads past the length except a decode its own new tokens.
     """
 
-    keys: tuple[jax.Array, ...]  # L arrays [B, K, C, H, Y], rotated, in the compute dtype
-    values: tuple[jax.Array, ...]  # L arrays [B, K, S, H], S = C Y
+    keys: tuple[jax.Array, ...]  # L arrays, rotated, in the compute dtype
+    values: tuple[jax.Array, ...]  # L arrays
     lengths_B: jax.Array  # int32: how many tokens of each slot are valid
     new: int = field(metadata={"static": True})  # tokens that one decode may make; whole blocks
+    layout: Layout = field(metadata={"static": True})
 
     @property
     def capacity(self) -> int:
         """Tokens that a slot's prompt may hold."""
-        return self.values[0].shape[2] - self.new
-
-    @property
-    def block(self) -> int:
-        """Y: tokens of a block of keys."""
-        return self.keys[0].shape[4]
+        return self.layout.tokens(self.values[0]) - self.new
 
 
-def block_size(mesh: Mesh) -> int:
-    """Return the tokens of a block of keys on these devices."""
-    return forms_of(platform_of(mesh)).cache_block
-
-
-def empty(config: ModelConfig, slots: int, capacity: int, new: int, block: int) -> KVCache:
+def empty(config: ModelConfig, slots: int, capacity: int, new: int, layout: Layout) -> KVCache:
     """Return empty slots for `capacity` prompt tokens and `new` more, each rounded up to blocks."""
-    K, H, dtype = config.kv_heads, config.head_size, config.compute_as
-    prompt_blocks, new_blocks = -(-capacity // block), -(-new // block)
-    C = prompt_blocks + new_blocks
-    keys = tuple(jnp.zeros((slots, K, C, H, block), dtype) for _ in range(config.layers))
-    values = tuple(jnp.zeros((slots, K, C * block, H), dtype) for _ in range(config.layers))
-    return KVCache(keys, values, jnp.zeros(slots, jnp.int32), new_blocks * block)
+    capacity, new = (-(-tokens // layout.block) * layout.block for tokens in (capacity, new))
+    of_keys, of_values = layout.shapes(slots, config.kv_heads, capacity + new, config.head_size)
+    keys = tuple(jnp.zeros(of_keys, config.compute_as) for _ in range(config.layers))
+    values = tuple(jnp.zeros(of_values, config.compute_as) for _ in range(config.layers))
+    return KVCache(keys, values, jnp.zeros(slots, jnp.int32), new, layout)
 
 
 def cache_shardings(config: ModelConfig, mesh: Mesh, slots: int, new: int) -> KVCache:
@@ -95,32 +90,27 @@ def cache_shardings(config: ModelConfig, mesh: Mesh, slots: int, new: int) -> KV
 
     Raises UsageError where they do not divide.
     """
-    K, H, name, block = config.kv_heads, config.head_size, "the key-value cache", block_size(mesh)
-    keys: Any = sharding(mesh, (slots, K, 1, H, block), _KEY_AXES, name=name)
-    values: Any = sharding(mesh, (slots, K, block, H), _VALUE_AXES, name=name)
+    layout, name = layout_of(mesh), "the key-value cache"
+    of_keys, of_values = layout.shapes(slots, config.kv_heads, layout.block, config.head_size)
+    keys: Any = sharding(mesh, of_keys, layout.key_axes, name=name)
+    values: Any = sharding(mesh, of_values, layout.value_axes, name=name)
     lengths: Any = NamedSharding(mesh, spec(("batch",)))
-    whole_blocks = -(-new // block) * block
+    whole_blocks = -(-new // layout.block) * layout.block
     return KVCache(
         (keys,) * config.layers,
         (values,) * config.layers,
         lengths,
         whole_blocks,
+        layout,
     )
 
 
 def resized(cache: KVCache, capacity: int) -> KVCache:
     """Return the same cache with a larger capacity, rounded up to whole blocks."""
-    more = -(-capacity // cache.block) - cache.capacity // cache.block
-    return replace(
-        cache,
-        keys=tuple(
-            jnp.pad(keys, ((0, 0), (0, 0), (0, more), (0, 0), (0, 0))) for keys in cache.keys
-        ),
-        values=tuple(
-            jnp.pad(values, ((0, 0), (0, 0), (0, more * cache.block), (0, 0)))
-            for values in cache.values
-        ),
-    )
+    more = -(-capacity // cache.layout.block) * cache.layout.block - cache.capacity
+    pairs = zip(cache.keys, cache.values, strict=True)
+    keys, values = zip(*(cache.layout.grown(*pair, more) for pair in pairs), strict=True)
+    return replace(cache, keys=keys, values=values)
 
 
 def tail(cache: KVCache, start_B: jax.Array, most: int) -> Tail:
@@ -130,27 +120,16 @@ def tail(cache: KVCache, start_B: jax.Array, most: int) -> Tail:
     """
     indices_BT = start_B[:, None] + jnp.arange(most)[None, :]
     indices_BT = jnp.minimum(indices_BT, cache.capacity + cache.new - 1)
-
-    def keys_of(keys_KCHY: jax.Array, at_T: jax.Array) -> jax.Array:
-        return keys_KCHY[:, at_T // cache.block, :, at_T % cache.block].swapaxes(0, 1)
-
-    def values_of(values_KSH: jax.Array, at_T: jax.Array) -> jax.Array:
-        return values_KSH[:, at_T]
-
-    keys = tuple(jax.vmap(keys_of)(keys, indices_BT) for keys in cache.keys)
-    return keys, tuple(jax.vmap(values_of)(values, indices_BT) for values in cache.values)
+    pairs = zip(cache.keys, cache.values, strict=True)
+    keys, values = zip(*(cache.layout.at(*pair, indices_BT) for pair in pairs), strict=True)
+    return keys, values
 
 
 def restored(cache: KVCache, kept: Tail, start_B: jax.Array, counts_B: jax.Array) -> KVCache:
     """Write the first `counts_B` tokens of what `tail` returned back to where they were."""
-    keys = tuple(
-        write_keys(old, new_BKTH.swapaxes(2, 3), start_B, counts_B)
-        for old, new_BKTH in zip(cache.keys, kept[0], strict=True)
-    )
-    values = tuple(
-        write_values(old, new_BKTH, start_B, counts_B)
-        for old, new_BKTH in zip(cache.values, kept[1], strict=True)
-    )
+    layers = zip(cache.keys, cache.values, *kept, strict=True)
+    written = (cache.layout.written(*layer, start_B, counts_B) for layer in layers)
+    keys, values = zip(*written, strict=True)
     return replace(cache, keys=keys, values=values)
 
 
@@ -274,15 +253,24 @@ def _read(
     # The last layer's one query a row (Transformer.hidden_states, at_B).
     seen_B1T = seen_BTT if at_B is None else (jnp.arange(T)[None, :] <= at_B[:, None])[:, None]
     keys, values = list(cache.keys), list(cache.values)
+    by_cudnn = not cache.layout.behind_capacity and reads_by_cudnn(config, platform_here())
 
     def attend(index: int, q_BNTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array) -> jax.Array:
-        k_BKHT = k_BKTH.swapaxes(2, 3)
         # Written first, and old tokens are read from the new arrays, which can then reuse the old
         # ones' memory.
-        keys[index] = write_keys(keys[index], k_BKHT, cache.lengths_B, counts_B)
-        values[index] = write_values(values[index], v_BKTH, cache.lengths_B, counts_B)
-        seen = seen_BTT if q_BNTH.shape[2] == T else seen_B1T
-        return _attend(cache, q_BNTH, k_BKHT, v_BKTH, seen, keys[index], values[index])
+        cached = cache.layout.written(
+            keys[index], values[index], k_BKTH, v_BKTH, cache.lengths_B, counts_B
+        )
+        keys[index], values[index] = cached
+        one = q_BNTH.shape[2] != T
+        if not by_cudnn:
+            seen = seen_B1T if one else seen_BTT
+            return _attend(cache, q_BNTH, k_BKTH.swapaxes(2, 3), v_BKTH, seen, *cached)
+        fresh = k_BKTH.swapaxes(1, 2), v_BKTH.swapaxes(1, 2)
+        asked_B = at_B if one else None
+        return read_attention(
+            q_BNTH.swapaxes(1, 2), fresh, cached, cache.lengths_B, asked_B
+        ).swapaxes(1, 2)
 
     hidden = bind(config, params).hidden_states(ids_BT, positions_BT, attend, at_B=at_B)
     return replace(
@@ -296,8 +284,8 @@ def _attend(
     k_BKHM: jax.Array,
     v_BKMH: jax.Array,
     seen_BTM: jax.Array,
-    keys_BKCHY: jax.Array,
-    values_BKSH: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
 ) -> jax.Array:
     """Return attention over fresh tokens (`seen_BTM`) and the prompts in `keys` and `values`.
 
@@ -306,23 +294,19 @@ def _attend(
     valid_BS = jnp.arange(cache.capacity)[None, :] < cache.lengths_B[:, None]
     # How far the longest slot reaches: a first prompt attends to no cached token, and later pieces
     # rarely to the whole capacity.
-    reaches = sorted({0, *(-(-cache.capacity // cache.block // parts) for parts in (4, 2, 1))})
-    reach = (cache.lengths_B.max() > cache.block * jnp.array(reaches[:-1])).sum()
+    block = cache.layout.block
+    reaches = sorted({0, *(-(-cache.capacity // block // parts) for parts in (4, 2, 1))})
+    reach = (cache.lengths_B.max() > block * jnp.array(reaches[:-1])).sum()
 
-    def to(blocks: int, keys_BKCHY: jax.Array, values_BKSH: jax.Array) -> jax.Array:
+    def to(blocks: int, keys: jax.Array, values: jax.Array) -> jax.Array:
         if blocks == 0:
             return prefill_attention(q_BNTH, k_BKHM, v_BKMH, seen_BTM, None)
-        length = blocks * cache.block
-        keys_BKHCY = keys_BKCHY[:, :, :blocks].swapaxes(2, 3)
-        cached = (
-            keys_BKHCY.reshape(*keys_BKHCY.shape[:3], length),
-            values_BKSH[:, :, :length],
-            valid_BS[:, :length],
-        )
+        length = blocks * block
+        cached = *cache.layout.first(keys, values, length), valid_BS[:, :length]
         return prefill_attention(q_BNTH, k_BKHM, v_BKMH, seen_BTM, cached)
 
     branches = [partial(to, blocks) for blocks in reaches]
-    return jax.lax.switch(reach, branches, keys_BKCHY, values_BKSH)
+    return jax.lax.switch(reach, branches, keys, values)
 
 
 def step(
@@ -333,6 +317,9 @@ def step(
     Prompts stay as they are. `index` is a scalar: all slots are at the same new token, whatever
     their lengths. The hidden states predict the next token.
     """
+    if not cache.layout.behind_capacity:
+        return _step_by_token(config, params, cache, ids_B, index)
+    block = cache.layout.block
     place = cache.capacity + index
     indices_1S = jnp.arange(cache.capacity + cache.new)[None, :]
     new_1S = (indices_1S >= cache.capacity) & (indices_1S <= place)
@@ -342,11 +329,38 @@ def step(
     def attend(layer: int, q_BN1H: jax.Array, k_BK1H: jax.Array, v_BK1H: jax.Array) -> jax.Array:
         k_BK1H1 = k_BK1H[..., None]
         keys[layer] = jax.lax.dynamic_update_slice(
-            keys[layer], k_BK1H1, (0, 0, place // cache.block, 0, place % cache.block)
+            keys[layer], k_BK1H1, (0, 0, place // block, 0, place % block)
         )
         values[layer] = jax.lax.dynamic_update_slice_in_dim(values[layer], v_BK1H, place, axis=2)
         return step_attention(q_BN1H, keys[layer], values[layer], bias_BS)
 
     positions_B1 = (cache.lengths_B + index)[:, None]
     hidden_B1D = bind(config, params).hidden_states(ids_B[:, None], positions_B1, attend)
+    return replace(cache, keys=tuple(keys), values=tuple(values)), hidden_B1D[:, 0]
+
+
+def _step_by_token(
+    config: ModelConfig, params: Params, cache: KVCache, ids_B: jax.Array, index: jax.Array
+) -> tuple[KVCache, jax.Array]:
+    """`step` where a slot's new tokens are behind its own length."""
+    kernel = step_kernel_here(config, are_fused(params))
+    places_B, ones_B = cache.lengths_B + index, jnp.ones_like(cache.lengths_B)
+    keys, values = list(cache.keys), list(cache.values)
+
+    def attend(layer: int, q_BN1H: jax.Array, k_BK1H: jax.Array, v_BK1H: jax.Array) -> jax.Array:
+        cached = cache.layout.written(keys[layer], values[layer], k_BK1H, v_BK1H, places_B, ones_B)
+        keys[layer], values[layer] = cached
+        return step_attention_by(kernel, q_BN1H, *cached, places_B + 1)
+
+    def attend_raw(layer: int, raw: Raw) -> jax.Array:
+        out_BN1H, *cached = raw_step_attention(
+            raw, keys[layer], values[layer], places_B, config.norm_eps
+        )
+        keys[layer], values[layer] = cached
+        return out_BN1H
+
+    raw = kernel == "triton"
+    hidden_B1D = bind(config, params).hidden_states(
+        ids_B[:, None], places_B[:, None], attend_raw if raw else attend, raw=raw
+    )
     return replace(cache, keys=tuple(keys), values=tuple(values)), hidden_B1D[:, 0]

@@ -57,6 +57,18 @@ def write_values(
     return jax.vmap(write)(old_BKSH, new_BKTH, start_B, counts_B)
 
 
+def write_tokens(
+    old_BSKH: jax.Array, new_BTKH: jax.Array, start_B: jax.Array, counts_B: jax.Array
+) -> jax.Array:
+    """Like `write_keys`, for a cache by token: a scatter, which leaves the other tokens alone."""
+    S, T = old_BSKH.shape[1], new_BTKH.shape[1]
+    ahead_1T = jnp.arange(T)[None, :]
+    # Past the end nothing is written.
+    at_BT = jnp.where(ahead_1T < counts_B[:, None], start_B[:, None] + ahead_1T, S)
+    rows_B1 = jnp.arange(old_BSKH.shape[0])[:, None]
+    return old_BSKH.at[rows_B1, at_BT].set(new_BTKH, mode="drop")
+
+
 def _shifted(new: jax.Array, by: jax.Array, length: int, axis: int) -> tuple[jax.Array, jax.Array]:
     """Return `new` padded to `length` and rolled by `by`, after the index of the token at each
     place.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,12 +42,22 @@ REMAT = {
     "block": _ATTENDED_ALONE,
 }
 
-# (q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]
-Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-# (layer index, q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]
-AttendLayer = Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
+# (q_BNTH, k_BKTH, v_BKTH) -> [B, N, T, H]; where it is `raw`, (`Raw`) -> the same.
+Attend = Callable[..., jax.Array]
+# The same after a layer's index.
+AttendLayer = Callable[..., jax.Array]
 # The same with arrays beside it, which a layer hands out; None for none.
-TapLayer = Callable[[Any, jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
+TapLayer = Callable[..., tuple[jax.Array, Any]]
+
+
+class Raw(NamedTuple):
+    """What an attention gets that norms and rotates queries and keys by itself."""
+
+    # Of each key head its G query heads, its key and its value (Attention, fused).
+    qkv_BTKgH: jax.Array
+    rope: Rope
+    q_norm_H: jax.Array | None  # the norms' weights; None: no norm
+    k_norm_H: jax.Array | None
 
 
 class RMSNorm(nnx.Module):
@@ -66,18 +76,29 @@ class RMSNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Self-attention with rotary positions. The caller's `attend` relates queries and keys."""
+    """Self-attention with rotary positions. The caller's `attend` relates queries and keys.
 
-    def __init__(self, config: ModelConfig):
+    `fused` (model/fused.py): q, k and v are one projection, `qkv_proj` [D, K, G + 2, H]: of each
+    key head its G = N / K query heads, its key and its value, so that they stay on one device.
+    """
+
+    qkv_proj: Linear | None = None
+
+    def __init__(self, config: ModelConfig, fused: bool = False):
         D, N, K, H = config.width, config.heads, config.kv_heads, config.head_size
         embed, query_heads, key_heads = (
             {"embed": D},
             {"heads": N, "head_size": H},
             {"kv_heads": K, "head_size": H},
         )
-        self.q_proj = Linear(config, embed, query_heads, 1 / sqrt(D), config.qkv_bias)
-        self.k_proj = Linear(config, embed, key_heads, 1 / sqrt(D), config.qkv_bias)
-        self.v_proj = Linear(config, embed, key_heads, 1 / sqrt(D), config.qkv_bias)
+        self.group = N // K
+        if fused:
+            together = {"kv_heads": K, "group": self.group + 2, "head_size": H}
+            self.qkv_proj = Linear(config, embed, together, 1 / sqrt(D), config.qkv_bias)
+        else:
+            self.q_proj = Linear(config, embed, query_heads, 1 / sqrt(D), config.qkv_bias)
+            self.k_proj = Linear(config, embed, key_heads, 1 / sqrt(D), config.qkv_bias)
+            self.v_proj = Linear(config, embed, key_heads, 1 / sqrt(D), config.qkv_bias)
         # Two matrices a layer write into the residual stream: this scale keeps its size at one
         # however deep the model is.
         self.o_proj = Linear(config, query_heads, embed, 1 / sqrt(N * H * 2 * config.layers))
@@ -86,22 +107,49 @@ class Attention(nnx.Module):
 
     @jax.named_scope("attention")
     def __call__(
-        self, x_BTD: jax.Array, rope: Rope, attend: Attend, at_B: jax.Array | None = None
+        self,
+        x_BTD: jax.Array,
+        rope: Rope,
+        attend: Attend,
+        at_B: jax.Array | None = None,
+        raw: bool = False,
     ) -> jax.Array:
-        q_BNTH = _heads_first(_projected(self.q_proj(_only(x_BTD, at_B, 1))))
-        k_BKTH = _heads_first(_projected(self.k_proj(x_BTD)))
-        v_BKTH = _heads_first(_projected(self.v_proj(x_BTD)))
+        if raw and self.qkv_proj is not None:
+            norms = (
+                None if norm is None else norm.weight[...] for norm in (self.q_norm, self.k_norm)
+            )
+            out_BTNH = _heads_first(attend(Raw(self.qkv_proj(x_BTD), rope, *norms)))
+            return self.o_proj(out_BTNH)
+        q_BNTH, k_BKTH, v_BKTH = (
+            _heads_first(_named(each)) for each in self._projections(x_BTD, at_B)
+        )
         if self.q_norm is not None and self.k_norm is not None:
             q_BNTH, k_BKTH = self.q_norm(q_BNTH), self.k_norm(k_BKTH)
         own = rope if at_B is None else (_only(rope[0], at_B, 2), _only(rope[1], at_B, 2))
         q_BNTH, k_BKTH = rotate(q_BNTH, own), rotate(k_BKTH, rope)
         with jax.named_scope("attend"):
             out_BNTH = attend(q_BNTH, k_BKTH, v_BKTH)
-        return _projected(self.o_proj(_heads_first(out_BNTH)))
+        return _named(self.o_proj(_heads_first(out_BNTH)))
+
+    def _projections(
+        self, x_BTD: jax.Array, at_B: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Return q [B, T, N, H], k and v [B, T, K, H]; q of tokens `at_B` alone where given."""
+        if self.qkv_proj is None:
+            return self.q_proj(_only(x_BTD, at_B, 1)), self.k_proj(x_BTD), self.v_proj(x_BTD)
+        q_BTNH, k_BTKH, v_BTKH = split_heads(self.qkv_proj(x_BTD))
+        return _only(q_BTNH, at_B, 1), k_BTKH, v_BTKH
 
 
-def _projected(x: jax.Array) -> jax.Array:
+def _named(x: jax.Array) -> jax.Array:
     return checkpoint_name(x, PROJECTED)
+
+
+def split_heads(qkv_BTKgH: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return q [B, T, N, H], k and v [B, T, K, H] of a fused projection."""
+    B, T, *_, H = qkv_BTKgH.shape
+    q_BTNH = qkv_BTKgH[:, :, :, :-2].reshape(B, T, -1, H)
+    return q_BTNH, qkv_BTKgH[:, :, :, -2], qkv_BTKgH[:, :, :, -1]
 
 
 def _heads_first(x_BTNH: jax.Array) -> jax.Array:
@@ -119,34 +167,52 @@ def _only(x: jax.Array, at_B: jax.Array | None, axis: int) -> jax.Array:
 
 
 class FeedForward(nnx.Module):
-    """The gated feed-forward (Shazeer, 2020): down(silu(gate x) * up x)."""
+    """The gated feed-forward (Shazeer, 2020): down(silu(gate x) * up x).
 
-    def __init__(self, config: ModelConfig):
+    `fused` (model/fused.py): gate and up are one projection, `gate_up` [D, 2, F].
+    """
+
+    gate_up: nnx.Param | None = None
+
+    def __init__(self, config: ModelConfig, fused: bool = False):
         D, F = {"embed": config.width}, {"feed_forward": config.feed_forward}
-        self.gate_proj = Linear(config, D, F, 1 / sqrt(config.width))
-        self.up_proj = Linear(config, D, F, 1 / sqrt(config.width))
+        self.compute = config.compute_dtype
+        if fused:
+            shape, axes = (config.width, 2, config.feed_forward), ("embed", "gate_up", *F)
+            self.gate_up = param(config, shape, axes, 1 / sqrt(config.width))
+        else:
+            self.gate_proj = Linear(config, D, F, 1 / sqrt(config.width))
+            self.up_proj = Linear(config, D, F, 1 / sqrt(config.width))
         self.down_proj = Linear(config, F, D, 1 / sqrt(config.feed_forward * 2 * config.layers))
 
     @jax.named_scope("mlp")
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        return self.down_proj(jax.nn.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        if self.gate_up is None:
+            return self.down_proj(jax.nn.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        both_BTcF = jnp.einsum("BTD,DcF->BTcF", x_BTD, self.gate_up[...].astype(self.compute))
+        return self.down_proj(jax.nn.silu(both_BTcF[:, :, 0]) * both_BTcF[:, :, 1])
 
 
 class DecoderLayer(nnx.Module):
     """Attention, then feed-forward, each on a normed copy of the residual stream."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, fused: bool = False):
         self.input_layernorm = RMSNorm(config, config.width)
-        self.self_attn = Attention(config)
+        self.self_attn = Attention(config, fused)
         self.post_attention_layernorm = RMSNorm(config, config.width)
-        self.mlp = FeedForward(config)
+        self.mlp = FeedForward(config, fused)
 
     def __call__(
-        self, x_BTD: jax.Array, rope: Rope, attend: Attend, at_B: jax.Array | None = None
+        self,
+        x_BTD: jax.Array,
+        rope: Rope,
+        attend: Attend,
+        at_B: jax.Array | None = None,
+        raw: bool = False,
     ) -> jax.Array:
         """Return the residual stream; with `at_B` only of that token of each row, [B, 1, D]."""
         x_BTD = _only(x_BTD, at_B, 1) + self.self_attn(
-            self.input_layernorm(x_BTD), rope, attend, at_B
+            self.input_layernorm(x_BTD), rope, attend, at_B, raw
         )
         x_BTD = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
         return constrain(x_BTD, ("batch", "length", "hidden"))
@@ -178,18 +244,18 @@ class Embed(nnx.Module):
 class Backbone(nnx.Module):
     """Embedding, layers and last norm."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, fused: bool = False):
         self.embed_tokens = Embed(config)
-        self.layers = nnx.List([DecoderLayer(config) for _ in range(config.layers)])
+        self.layers = nnx.List([DecoderLayer(config, fused) for _ in range(config.layers)])
         self.norm = RMSNorm(config, config.width)
 
 
 class Transformer(nnx.Module):
-    """The whole model, with a checkpoint's names."""
+    """The whole model, with a checkpoint's names, but for those of model/fused.py where `fused`."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, fused: bool = False):
         self.config = config
-        self.model = Backbone(config)
+        self.model = Backbone(config, fused)
         self.lm_head = None if config.tied_embeddings else Embed(config)
         if config.lora is not None:
             projections = {
@@ -212,16 +278,18 @@ class Transformer(nnx.Module):
         remat: str = "none",
         scan: bool = False,
         at_B: jax.Array | None = None,
+        raw: bool = False,
     ) -> jax.Array:
         """Return the last hidden states [B, T, D], after the last norm.
 
         `at_B` selects one token of every row, [B, 1, D]: for the others the last layer computes
-        keys and values alone, and its queries are q_BN1H.
+        keys and values alone, and its queries are q_BN1H. `raw`: `attend` takes `Raw`; of a fused
+        model alone.
         """
         x_BTD = self.embedded(ids_BT)
         if not scan:
             return self.tapped(
-                x_BTD, positions_BT, lambda *layer: (attend(*layer), None), remat, at_B
+                x_BTD, positions_BT, lambda *layer: (attend(*layer), None), remat, at_B, raw
             )[0]
         rope = rope_of(positions_BT, self.config)
 
@@ -237,6 +305,7 @@ class Transformer(nnx.Module):
         attend: TapLayer,
         remat: str = "none",
         at_B: jax.Array | None = None,
+        raw: bool = False,
     ) -> tuple[jax.Array, list[Any]]:
         """Return the last hidden states of embeddings, and what each layer's `attend` hands out."""
         rope = rope_of(positions_BT, self.config)
@@ -246,12 +315,12 @@ class Transformer(nnx.Module):
         ) -> tuple[jax.Array, Any]:
             taps: list[Any] = []
 
-            def attend_layer(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-                out, tap = attend(index, q, k, v)
+            def attend_layer(*projected: Any) -> jax.Array:
+                out, tap = attend(index, *projected)
                 taps.append(tap)
                 return out
 
-            return layer(x_BTD, rope, attend_layer, at_B), taps[0]
+            return layer(x_BTD, rope, attend_layer, at_B, raw), taps[0]
 
         taps: list[Any] = []
         # Decoding never scans: the sliced weights cost its loop half its speed on CPU.

@@ -34,6 +34,15 @@ class Forms:
     cache_block: int = 128
     # Supervised positions of each row whose logits exist at a time.
     loss_chunk: int = 128
+    # Cache keys and values by token, [B, S, K, H] (cache_layouts.Tokens), not in blocks.
+    cache_by_token: bool = False
+    # Kernels of attention over a cache by token, the fastest first (token_kernels.KERNELS).
+    token_kernels: tuple[str, ...] = ()
+    # Project q, k and v by one matmul, and gate and up by one, in the sampler.
+    fused_projections: bool = False
+    # Tokens of all slots together that a pass over prompts reads, about, where a kernel holds no
+    # scores.
+    read_at_once: int = 2048
 
 
 FORMS: dict[str, Forms] = {
@@ -45,7 +54,14 @@ FORMS: dict[str, Forms] = {
         argmax_by_max=True,
         cache_block=64,
     ),
-    "gpu": Forms(loss_chunk=512),
+    "gpu": Forms(
+        cache_block=64,
+        loss_chunk=512,
+        cache_by_token=True,
+        token_kernels=("triton", "cudnn"),
+        fused_projections=True,
+        read_at_once=32_768,
+    ),
 }
 """jax's platform -> its forms; other platforms have the plain ones. Why some differ:
 
@@ -57,8 +73,18 @@ transpose_in_memory  a CPU matmul with a transposed operand takes twice the time
 mask_once            the same fusion, into every layer's exponentials
 argmax_by_max        a reduction with two results is not vectorised
 cache_block          a CPU reads 64 tokens fastest
+
+And why a GPU's do (docs/performance.md has the figures):
+
 loss_chunk           each chunk adds to a float32 gradient of the output projection, whose traffic a
                      GPU's memory has room to spare it
+cache_by_token       cuDNN reads this layout alone, and new tokens directly behind a slot's own make
+                     the valid part of a row one stretch, of which kernels read no more
+token_kernels        XLA's two matmuls and its softmax between them take twice the time
+fused_projections    a matmul of few rows is bound by its weights, and a larger one reads them at a
+                     higher bandwidth
+read_at_once         every pass over prompts reads all weights again
+cache_block          a multiple of what a kernel reads at once
 """
 
 
@@ -102,6 +128,15 @@ def compiler_options(mesh: Mesh) -> dict[str, str] | None:
     if jax.__version_info__ < (0, 11) and mesh.size == 1:
         options["xla_cpu_scheduler_type"] = "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
     return options
+
+
+def decode_options(mesh: Mesh) -> dict[str, bool] | None:
+    """Return the options that a sampler's decode is compiled with; None for the compiler's own.
+
+    On GPU, cuBLAS multiplies few rows by a large matrix faster than the kernels that XLA would
+    generate: 4.20 ms a step of 36 layers at 64 rows, against 4.35 (docs/performance.md).
+    """
+    return {"xla_gpu_enable_triton_gemm": False} if platform_of(mesh) in ("gpu", "cuda") else None
 
 
 def return_freed_memory() -> None:

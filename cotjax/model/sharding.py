@@ -22,6 +22,8 @@ RULES: dict[str, tuple[str, ...]] = {
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "head_size": (),
+    "group": (),
+    "gate_up": (),
     "feed_forward": ("tensor",),
     "vocab": ("tensor",),
     "norm": (),
@@ -42,6 +44,8 @@ heads         over `tensor`: attention is independent by head, so only the outpu
               across devices
 kv_heads      over `tensor` too, so that a key head stays with its query heads
 head_size     replicated: rotary positions and the norm of queries and keys mix within a head
+group         replicated: the query heads of one key head, with its key and value, stay together
+gate_up       replicated: gate and up of one column are multiplied with each other
 feed_forward  over `tensor`: gate and up are split by column, down by row: one sum a layer
 vocab         over `tensor`: it is the largest axis, and a softmax over it needs two small sums
 norm          replicated: a few thousand numbers are cheaper to keep than to gather

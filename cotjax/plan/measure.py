@@ -30,7 +30,6 @@ from cotjax.model.shares import lower as lower_shares
 from cotjax.objectives.objective import Objective
 from cotjax.objectives.supervised import make_objective
 from cotjax.plan.collectives import Collective, collectives
-from cotjax.sample.buckets import read_buckets
 from cotjax.sample.programs import Programs
 from cotjax.sample.vocabulary import stop_table
 from cotjax.train.checks import check_batch
@@ -128,7 +127,7 @@ def sampler_programs(
         "parameters": bytes_a_device(programs.abstract_params()),
         "cache": bytes_a_device(programs.abstract_cache(capacity)),
     }
-    most = min(read_buckets(slots)[-1], capacity)
+    most = min(programs.reads[-1], capacity)
     results: list[Program | DoesNotFit] = []
     for name, lower in (
         ("sampler, prefill", partial(programs.prefill, most, capacity)),

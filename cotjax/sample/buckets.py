@@ -9,6 +9,9 @@ from collections.abc import Sequence
 READ_FEW = (16, 32, 48)
 READ_MOST = 512
 READ_AT_ONCE = 2048  # of all slots together, about
+# The same where a pass may read more than that: what a size in between would waste then costs more
+# than its program.
+READ_MANY = (16, 32, 64, 128, 256, 512)
 # Tokens of a slot's tree that are scored in one pass, likewise.
 TREE_SIZES = (16, 32, 64, 128, 256, 512)
 TREES_AT_ONCE = 4096  # of all slots together; a slot may always have TREE_LEAST
@@ -20,9 +23,14 @@ CAPACITY_BUCKETS = (
 )  # fmt: skip
 
 
-def read_buckets(slots: int) -> list[int]:
-    """Return the numbers of tokens that each of this many slots may read in one pass."""
-    most = min(READ_MOST, 1 << max(READ_AT_ONCE // slots, 1).bit_length() - 1)
+def read_buckets(slots: int, at_once: int = READ_AT_ONCE) -> list[int]:
+    """Return the numbers of tokens that each of this many slots may read in one pass.
+
+    `at_once`: tokens of all slots together, about.
+    """
+    if at_once > READ_AT_ONCE:
+        return [size for size in READ_MANY if size <= max(READ_MANY[0], at_once // slots)]
+    most = min(READ_MOST, 1 << max(at_once // slots, 1).bit_length() - 1)
     return [*READ_FEW, *([most] if most > READ_FEW[-1] else [])]
 
 

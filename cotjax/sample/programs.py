@@ -18,9 +18,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.stages import Lowered
 
 from cotjax.model import cache as kv
+from cotjax.model.cache_layouts import layout_of
 from cotjax.model.config import ModelConfig
+from cotjax.model.fused import fuses
 from cotjax.model.params import Params, abstract_params
-from cotjax.model.sharding import batch_sharding
+from cotjax.model.platform import forms_of, platform_of
+from cotjax.model.sharding import batch_sharding, spec
+from cotjax.model.token_kernels import reads_by_cudnn
+from cotjax.sample.buckets import READ_AT_ONCE, read_buckets
 from cotjax.sample.decoding import FORCED_MOST, decode
 from cotjax.sample.sampling import Sampling, Scalars
 
@@ -51,6 +56,20 @@ class Programs:
     def replicated(self) -> NamedSharding:
         """The sharding of arrays that every device holds a copy of."""
         return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def fused(self) -> bool:
+        """Whether parameters are those of model/fused.py."""
+        return fuses(self.config, self.mesh)
+
+    @cached_property
+    def reads(self) -> list[int]:
+        """The numbers of tokens that each slot may read in one pass."""
+        platform = platform_of(self.mesh)
+        # Elsewhere the scores of a larger pass would be its largest array.
+        many = reads_by_cudnn(self.config, platform)
+        at_once = forms_of(platform).read_at_once if many else READ_AT_ONCE
+        return read_buckets(self.slots, at_once)
 
     @cached_property
     def cache(self) -> kv.KVCache:
@@ -152,10 +171,11 @@ class Programs:
 
     @property
     def _tail_places(self) -> Any:
-        return self.cache.values, self.cache.values
+        places = (NamedSharding(self.mesh, spec(kv.TAIL_AXES)),) * self.config.layers
+        return places, places
 
     def _empty(self, capacity: int) -> kv.KVCache:
-        return kv.empty(self.config, self.slots, capacity, self.new, kv.block_size(self.mesh))
+        return kv.empty(self.config, self.slots, capacity, self.new, layout_of(self.mesh))
 
     def _rows(self, dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((self.slots, *shape), dtype, sharding=self.by_slot)
@@ -163,7 +183,7 @@ class Programs:
     def abstract_params(self) -> Params:
         """Return the parameters' shapes and shardings, in the compute dtype."""
         compute = self.config.compute_as
-        shapes = abstract_params(self.config, self.mesh)
+        shapes = abstract_params(self.config, self.mesh, self.fused)
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, compute, sharding=x.sharding), shapes
         )

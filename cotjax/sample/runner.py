@@ -16,8 +16,10 @@ from jax.stages import Compiled, Lowered
 
 from cotjax.errors import UsageError
 from cotjax.model.cache import KVCache
+from cotjax.model.fused import fuse
 from cotjax.model.params import Params, param_shardings
-from cotjax.sample.buckets import CAPACITY_BUCKETS, bucket, read_buckets, tree_buckets
+from cotjax.model.platform import decode_options
+from cotjax.sample.buckets import CAPACITY_BUCKETS, bucket, tree_buckets
 from cotjax.sample.decoding import FORCED_MOST
 from cotjax.sample.programs import Programs
 from cotjax.sample.sampling import NO_ID, Sampling, Scalars, seed_words
@@ -45,7 +47,7 @@ class Runner:
     def __init__(self, programs: Programs, max_length: int, tokens_V: np.ndarray):
         """`max_length`: tokens a slot may hold. `tokens_V`: bool, which ids may be drawn."""
         self.programs, self.max_length = programs, max_length
-        self.reads, self.trees = read_buckets(programs.slots), tree_buckets(programs.slots)
+        self.reads, self.trees = programs.reads, tree_buckets(programs.slots)
         self.params: Params | None = None
         self._compiled: dict[tuple[object, ...], Compiled] = {}
         self._vocabulary = self._put_replicated(programs.stop_ZV, tokens_V)
@@ -67,7 +69,7 @@ class Runner:
         """The most programs that this sampler ever compiles.
 
         For each capacity that a slot can need: one that makes or grows the cache; four for each
-        size of `read_buckets`, which read and score a piece, and keep and restore the end of a
+        size of `reads`, which read and score a piece, and keep and restore the end of a
         prompt; one for each size of `tree_buckets`; and two that decode, of which one looks back
         (Sampling.looks_back).
         """
@@ -87,6 +89,8 @@ class Runner:
         self.params = jax.device_put(
             jax.tree.map(cast, params), param_shardings(config, self.programs.mesh), may_alias=False
         )
+        if self.programs.fused:
+            self.params = fuse(config, self.programs.mesh, self.params)
 
     def clear(self) -> None:
         """Make an empty cache of the smallest capacity, and give back the memory of a larger
@@ -249,5 +253,6 @@ class Runner:
         key = (lower.__name__, *sizes)
         if key not in self._compiled:
             with jax.set_mesh(self.programs.mesh):
-                self._compiled[key] = lower(*sizes).compile()
+                options = decode_options(self.programs.mesh) if lower.__name__ == "decode" else None
+                self._compiled[key] = lower(*sizes).compile(compiler_options=options)
         return self._compiled[key]

@@ -8,6 +8,7 @@ from helpers import tiny
 
 from cotjax.model import cache as kv
 from cotjax.model import decoder
+from cotjax.model.cache_layouts import Blocks, Tokens
 
 CONFIG = tiny.model_config()
 prefill = jax.jit(kv.prefill, static_argnums=0)
@@ -37,25 +38,32 @@ def _read(cache, hidden, pieces, tokens):
     )
 
 
-def _start(slots, room):
+@pytest.fixture(params=[Blocks, Tokens])
+def layout(request):
     """Blocks of four tokens, so that a few tokens touch several."""
-    return kv.empty(CONFIG, slots, room, new=3, block=4), jnp.zeros((slots, CONFIG.width))
+    return request.param(4)
+
+
+def _start(layout, slots, room):
+    return kv.empty(CONFIG, slots, room, 3, layout), jnp.zeros((slots, CONFIG.width))
 
 
 def _kept(cache, slot, start=0, stop=None):
     """A slot's keys [K, H, S] and values [K, S, H] of every layer, between two tokens."""
-    wide = [
-        np.asarray(keys[slot]).swapaxes(1, 2).reshape(CONFIG.kv_heads, CONFIG.head_size, -1)
-        for keys in cache.keys
-    ]
-    return [keys[..., start:stop] for keys in wide] + [
-        np.asarray(values[slot, :, start:stop]) for values in cache.values
-    ]
+    whole = cache.capacity + cache.new
+    kept = []
+    for keys, values in zip(cache.keys, cache.values, strict=True):
+        k_BKHS, v_BKSH = cache.layout.first(keys, values, whole)
+        kept += [
+            np.asarray(k_BKHS[slot, ..., start:stop]),
+            np.asarray(v_BKSH[slot, :, start:stop]),
+        ]
+    return kept
 
 
-def test_prefill_in_pieces_and_decode_equal_the_full_forward():
+def test_prefill_in_pieces_and_decode_equal_the_full_forward(layout):
     rows = [list(range(1, 15)), list(range(20, 31))]
-    cache, hidden = _start(2, 16)
+    cache, hidden = _start(layout, 2, 16)
     assert (cache.capacity, cache.new) == (16, 4)  # whole blocks
     for start, stop in (
         (0, 4),
@@ -76,22 +84,24 @@ def test_prefill_in_pieces_and_decode_equal_the_full_forward():
             hidden, np.stack([expected[0][10 + index], expected[1][9 + index]]), atol=1e-5
         )
     for slot in range(2):  # a decode leaves the prompts
-        for old, new in zip(_kept(before, slot, stop=16), _kept(cache, slot, stop=16), strict=True):
+        length = int(before.lengths_B[slot])
+        kept = (_kept(each, slot, stop=length) for each in (before, cache))
+        for old, new in zip(*kept, strict=True):
             np.testing.assert_array_equal(new, old)
 
 
 @pytest.mark.parametrize("cached", [0, 1, 4, 5, 8, 9, 13])
-def test_pieces_reach_over_any_number_of_blocks(cached):
+def test_pieces_reach_over_any_number_of_blocks(layout, cached):
     row = list(range(1, 17))
-    cache, hidden = _start(2, 16)
+    cache, hidden = _start(layout, 2, 16)
     for start, stop in ((0, cached), (cached, cached + 3)):
         cache, hidden = _read(cache, hidden, [row[start:stop], []], 16 if start == 0 else 4)
     np.testing.assert_allclose(hidden[0], _full(row)[cached + 2], atol=1e-5)
 
 
-def test_scores_are_the_full_forwards():
+def test_scores_are_the_full_forwards(layout):
     row = list(range(1, 15))
-    cache, hidden = _start(2, 16)
+    cache, hidden = _start(layout, 2, 16)
     cache, hidden = _read(cache, hidden, [row[:5], row[:2]], 6)
     ids = np.array([[*row[5:9], 0, 0], [*row[2:8]]], np.int32)
     scored, last, logprobs = jax.jit(kv.score, static_argnums=0)(
@@ -105,9 +115,9 @@ def test_scores_are_the_full_forwards():
     np.testing.assert_allclose(logprobs[1], after[np.arange(1, 7), row[2:8]], atol=1e-5)
 
 
-def test_writing_at_the_end_of_the_room_and_what_stays():
+def test_writing_at_the_end_of_the_room_and_what_stays(layout):
     row = list(range(1, 9))
-    cache, hidden = _start(2, 8)
+    cache, hidden = _start(layout, 2, 8)
     cache, hidden = _read(cache, hidden, [row[:6], row[:3]], 6)
     before = cache
     cache, after = _read(cache, hidden, [row[6:], []], 6)  # a window of six reaches past the room
@@ -121,14 +131,18 @@ def test_writing_at_the_end_of_the_room_and_what_stays():
             np.testing.assert_array_equal(new, old)
 
 
-def test_what_lies_past_the_length_is_never_read():
-    cache, hidden = _start(1, 8)
+def test_what_lies_past_the_length_is_never_read(layout):
+    cache, hidden = _start(layout, 1, 8)
     cache, _ = _read(cache, hidden, [[1, 2, 3]], 4)
-    spoiled = replace(
-        cache,
-        keys=tuple(keys.at[:, :, 0, :, 3:].set(1e4).at[:, :, 1:].set(1e4) for keys in cache.keys),
-        values=tuple(v.at[:, :, 3:].set(1e4) for v in cache.values),
-    )
+    rest = 5 + cache.new
+    junk = jnp.full((1, CONFIG.kv_heads, rest, CONFIG.head_size), 1e4)
+    at, count = jnp.array([3]), jnp.array([rest])
+    written = [
+        layout.written(*pair, junk, junk, at, count)
+        for pair in zip(cache.keys, cache.values, strict=True)
+    ]
+    keys, values = zip(*written, strict=True)
+    spoiled = replace(cache, keys=keys, values=values)
     (_, one), (_, two) = (_read(state, hidden, [[4, 5]], 4) for state in (cache, spoiled))
     np.testing.assert_array_equal(one, two)
     (_, one), (_, two) = (
@@ -137,8 +151,8 @@ def test_what_lies_past_the_length_is_never_read():
     np.testing.assert_array_equal(one, two)
 
 
-def test_resized_keeps_what_is_there():
-    cache, hidden = _start(1, 4)
+def test_resized_keeps_what_is_there(layout):
+    cache, hidden = _start(layout, 1, 4)
     cache, _ = _read(cache, hidden, [[1, 2, 3, 4]], 4)
     larger = kv.resized(cache, 7)
     assert (larger.capacity, larger.new) == (8, 4)

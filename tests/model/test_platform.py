@@ -9,6 +9,7 @@ from helpers import tiny
 from cotjax.model import cache as kv
 from cotjax.model import decoder, platform
 from cotjax.model.attention import hidden_bias
+from cotjax.model.cache_layouts import layout_of
 from cotjax.model.config import LoRA
 from cotjax.model.params import init_params
 from cotjax.model.sharding import make_mesh
@@ -52,7 +53,7 @@ def test_a_decode_step_is_the_same_in_both_forms(plain):
     params = init_params(config, jax.random.key(0))
 
     def computed():
-        cache = kv.empty(config, 2, 16, 4, platform.forms_here().cache_block)
+        cache = kv.empty(config, 2, 16, 4, layout_of(tiny.mesh()))
         cache, hidden = jax.jit(lambda *x: kv.prefill(config, params, *x))(
             cache,
             jnp.zeros((2, config.width)),

@@ -10,6 +10,7 @@ from cotjax.sample.buckets import (
     CAPACITY_BUCKETS,
     READ_AT_ONCE,
     READ_FEW,
+    READ_MANY,
     READ_MOST,
     TREE_LEAST,
     TREE_SIZES,
@@ -40,6 +41,14 @@ def test_a_pass_reads_as_many_tokens_as_the_slots_may_read_together(slots):
 )
 def test_the_longest_pass_of_some_numbers_of_slots(slots, most):
     assert read_buckets(slots)[-1] == most
+
+
+@given(SLOTS, st.integers(READ_AT_ONCE + 1, 10**6))
+def test_larger_passes_have_every_size_that_all_slots_may_read_together(slots, at_once):
+    sizes = read_buckets(slots, at_once)
+    assert sizes == sorted(sizes) and set(sizes) <= {*READ_MANY}
+    for size in READ_MANY:
+        assert (size in sizes) == (size == READ_MANY[0] or size * slots <= at_once)
 
 
 @given(SLOTS)
