@@ -9,6 +9,7 @@ from cotjax.check.probes import (
     EARLY,
     GROUPS,
     JUDGES,
+    MOST_CHANGED,
     MOST_NATS,
     MOST_SAVED,
     MOST_TOKEN_NATS,
@@ -22,7 +23,6 @@ Kind = tuple[str, float, float | None]
 RATE: Kind = ("rate", 0.0, None)
 DIFFERENCE: Kind = ("difference", 0.0, None)
 SHARE: Kind = ("mean", 0.0, 1.0)
-MOST_CHANGED = 100.0  # nats of an action, without sight of its reasoning
 DRIVERS = ("cot", "prompt", "cot_constrained", "prompt_constrained", "instructed")
 FREE = ("cot", "prompt", "instructed")
 _CONTROLS = {

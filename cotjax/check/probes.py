@@ -25,6 +25,7 @@ OUTCOMES = ("keep", "follow", "third", "invalid")
 GROUPS = ("scaffold", "task", "history", "observation", "admissible", "reasoning", "tags", "action")
 EARLY = (0, 25, 50, 75, 100)
 MOST_NATS, MOST_TOKEN_NATS, MOST_SAVED = 10.0, 5.0, 10
+MOST_CHANGED = 20.0  # nats of an action, without sight of its reasoning
 # Groups behind the prompt's.
 _BEHIND = ("reasoning", "tags", "action")
 _REMEDY = "measure again with `cotjax probe`"
@@ -301,7 +302,7 @@ def _causal(row: Fields, part: str, metric: str) -> Counts:
     if found is None:
         return {}
     return {
-        f"{metric}_nats": found.get("nats", float),
+        f"{metric}_nats": sorted((-MOST_CHANGED, found.get("nats", float), MOST_CHANGED))[1],
         f"{metric}_changed": found.get("changed", bool),
     }
 

@@ -9,12 +9,13 @@ from pydantic import Field
 
 from cotjax.diagnostics.metric import Metric
 from cotjax.diagnostics.role_shares import (
-    NATS,
+    MEAN_NATS,
     Layers,
     Part,
     Response,
     Share,
     SharesRow,
+    in_mean,
     of_prompt,
     of_two,
     share_counts,
@@ -55,14 +56,14 @@ class AttentionRow(SharesRow):
         ),
         "attention_masked_nats": Metric(
             "nats of the action when its tokens do not see the reasoning, minus when they do",
-            "attention", "mean", upper=NATS, low=-NATS,
+            "attention", "mean", upper=MEAN_NATS, low=-MEAN_NATS,
         ),
         "attention_masked_changed": Metric(
             "actions that change when their tokens do not see the reasoning", "attention"
         ),
         "attention_blocked_nats": Metric(
             "nats of the action when nothing behind the reasoning sees it, minus when it does",
-            "attention", "mean", upper=NATS, low=-NATS,
+            "attention", "mean", upper=MEAN_NATS, low=-MEAN_NATS,
         ),
         "attention_blocked_changed": Metric(
             "actions that change when nothing behind the reasoning sees it", "attention"
@@ -95,6 +96,6 @@ class AttentionRow(SharesRow):
         counts |= {} if two is None else {"attention_of_two": two}
         for name, hidden in (("masked", self.masked), ("blocked", self.blocked)):
             if hidden is not None:
-                counts[f"attention_{name}_nats"] = hidden.nats
+                counts[f"attention_{name}_nats"] = in_mean(hidden.nats)
                 counts[f"attention_{name}_changed"] = hidden.changed
         return counts

@@ -9,12 +9,13 @@ from pydantic import Field
 
 from cotjax.diagnostics.metric import Metric
 from cotjax.diagnostics.role_shares import (
-    NATS,
+    MEAN_NATS,
     Layers,
     Part,
     Response,
     Share,
     SharesRow,
+    in_mean,
     of_prompt,
     of_two,
     share_counts,
@@ -66,7 +67,7 @@ class GradientRow(SharesRow):
         ),
         "thought_swapped_nats": Metric(
             "nats of the action after another state's thought, minus after its own",
-            "gradient", "mean", upper=NATS, low=-NATS,
+            "gradient", "mean", upper=MEAN_NATS, low=-MEAN_NATS,
         ),
         "thought_swapped_changed": Metric(
             "actions that change after another state's thought", "gradient"
@@ -95,6 +96,6 @@ class GradientRow(SharesRow):
         two = of_two(self.cot.share)
         counts |= {} if two is None else {"gradient_of_two": two}
         if self.swapped is not None:
-            counts["thought_swapped_nats"] = self.swapped.nats
+            counts["thought_swapped_nats"] = in_mean(self.swapped.nats)
             counts["thought_swapped_changed"] = self.swapped.changed
         return counts

@@ -28,8 +28,9 @@ PROMPT = ("scaffold", "task", "history", "observation", "admissible")
 # Why a CoT response was not measured.
 Skipped = Literal["prompt", "invalid", "no_thought", "length"]
 NAMES = ("prompt", *GROUPS)  # of totals: the prompt, and each group
-# The most by which an action's nats are taken to change.
-NATS = 100.0
+# The most by which an action's nats are said to change: in a row, and in a mean. A mean's interval
+# follows from its limits, and with 100 nats it would hold nothing but noise.
+NATS, MEAN_NATS = 100.0, 20.0
 
 Share = dict[str, float]
 Layers = Annotated[tuple[float, ...], Field(strict=False)]
@@ -65,6 +66,11 @@ def of_two(share: Mapping[str, float]) -> float | None:
     """Return the prompt's part of what prompt and reasoning have together; None for nothing."""
     both = of_prompt(share) + share.get("reasoning", 0.0)
     return of_prompt(share) / both if both > 0 else None
+
+
+def in_mean(nats: float) -> float:
+    """Return a change of an action's nats as it counts in a mean."""
+    return min(max(nats, -MEAN_NATS), MEAN_NATS)
 
 
 def share_counts(prefix: str, share: Mapping[str, float]) -> dict[str, float]:

@@ -58,7 +58,7 @@ _NOTES = {
     ),
     PROGRESS: (
         "In percent of the expert's own episode, a mean over episodes. The world's expert finishes "
-        "from where an episode ended: 100 is a won one, 0 one as far from the goal as it was, -100 "
+        "from where an episode ended: 100 is a won one, 0 one as far from the goal as it was, −100 "
         "one that is twice as far, or out of reach.",
     ),
     PREFERENCE: (

@@ -72,7 +72,7 @@ def changed_thoughts(summary: Summary) -> Section:
                 rows.append(SectionRow(capitalize(label), tuple(cells)))
         if rows:
             heads = tuple(map(summary.label_of, ends))
-            tables.append(SectionTable(domain_label(domain), heads, tuple(rows)))
+            tables.append(SectionTable(capitalize(domain_label(domain)), heads, tuple(rows)))
     note = (
         "Area over the curve: 0, the thought changes nothing; 1, the action is another one "
         "wherever less than the whole thought was given, or a sentence was wrong."

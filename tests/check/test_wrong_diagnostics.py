@@ -294,6 +294,7 @@ WRONG = {
     )),
     "D6 share of all": (D6, (attention, "of_two", attention.of_prompt)),
     "D6 sign of the causal partner": (D6, negated(attention.AttentionRow, "attention_masked_nats")),
+    "D6 without its limits": (D6, (attention, "in_mean", float)),
     "D7 sign of the causal partner": (D7, negated(gradient.GradientRow, "thought_swapped_nats")),
     "D7 by the input": (D7, changing(gradient.GradientRow, "counts", lambda counts, _: (
         counts | {"gradient_prompt": counts["gradient_input_prompt"]}

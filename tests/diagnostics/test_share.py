@@ -19,6 +19,7 @@ from cotjax.diagnostics.share import (
     place_gain,
     share_of_gain,
 )
+from cotjax.diagnostics.statistics import Estimate
 
 NAMES = ("d1_cot", "d1_prompt", "d1_gap")
 # Share of the gain in the prompt action -> the verdicts that are right.
@@ -155,6 +156,23 @@ def test_a_family_shares_one_level():
     kept = decide({"a": strong} | {str(i): none for i in range(20)})
     assert kept["a"].verdict is Verdict.ADVANTAGE and kept["a"].adjusted_p < 0.01
     assert decide({"a": MISSING}) == {"a": MISSING}
+
+
+@pytest.mark.parametrize(
+    ("p", "verdict"), [(0.0249, "ADVANTAGE"), (0.0251, "UNPLACED"), (0.035, "UNPLACED")]
+)
+def test_two_tests_of_a_family_halve_the_level(p, verdict):
+    """A verdict's p against what Holm's procedure leaves for it beside one that shows nothing."""
+    total = Estimate(0.2, 0.1, 0.3, 60, 60)
+    levels = {str(Verdict.ADVANTAGE): p}
+    decided = decide({"a": replace(MISSING, verdict=Verdict.UNPLACED, total=total, levels=levels)})
+    assert decided["a"].verdict is Verdict[verdict]
+    assert decided["a"].adjusted_p == pytest.approx(2 * p)
+
+
+def test_what_is_missing_is_no_evidence():
+    assert MISSING.p == MISSING.adjusted_p == MISSING.steady_adjusted_p == 1.0
+    assert not MISSING.steady and MISSING.at(1.0) is Verdict.MISSING
 
 
 def test_one_on_the_floor_counts_in_its_family():

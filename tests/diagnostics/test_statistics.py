@@ -93,6 +93,7 @@ def test_paired_difference_agrees_with_mcnemar():
         assert (gap.low > 0) is clear
         assert (sign_test(cot - prompt) < 0.05) is clear
     assert sign_test([1, 1, 1, 1, 0, 0]) == pytest.approx(0.125)
+    assert sign_test([1, 1, 1, 1, -1]) == sign_test([-1, 1, -1, -1, -1]) == pytest.approx(12 / 32)
     assert sign_test([0, 0]) == sign_test([]) == 1.0
     # Of three samples: no game moved, whatever floating point says.
     assert 1 - 2 / 3 - 1 / 3 > 0 and sign_test([1 - 2 / 3 - 1 / 3] * 8) == 1.0

@@ -226,7 +226,7 @@ def _response(rng):
 
 
 def _causal(rng):
-    return {"nats": float(rng.normal(1, 2)), "changed": bool(rng.random() < 0.4)}
+    return {"nats": float(rng.normal(1, 15)), "changed": bool(rng.random() < 0.4)}
 
 
 def _attention(rng):

@@ -57,6 +57,10 @@ def test_verdicts_are_one_family_and_nothing_else_is_a_verdict(seeds):
     first, other = verdicts(summary).tables[0].rows
     assert (first.cells[-1], other.cells[-1]) == ("not shown", "yes")
     assert first.cells[1].note.startswith("by seed: ") and first.cells[0].sure
+    by_seed = {arm: summary.placed(arm, "in_domain").seed_shares for arm in ("named", "hybrid")}
+    assert all(len(shares) == 3 for shares in by_seed.values())
+    # Each seed's own share of the gain: next to none of "named", most of "hybrid".
+    assert max(by_seed["named"].values()) < 0.5 < min(by_seed["hybrid"].values())
     others = [row for row in summary.placements if not row.primary]
     assert {row.placement.verdict for row in others} <= {Verdict.DESCRIBED, Verdict.FLOOR}
     assert not any("not fixed beforehand" in text for text in summary.warnings)
@@ -74,6 +78,15 @@ def test_a_domain_outside_the_family_takes_no_level_and_gets_no_verdict(tmp_path
     inside, outside = (summary.placed("named", each) for each in ("in_domain", "ood_rooms"))
     assert inside.placement.verdict is Verdict.ADVANTAGE
     assert outside.placement.verdict is Verdict.DESCRIBED and outside.placement.share.measured
+
+
+def test_what_was_not_measured_takes_no_level(tmp_path):
+    """The config chose success of episodes, and none was played."""
+    run = write_planted(tmp_path, {"named": PLANTED["named"]}, games=4, states=1, played=False)
+    fix_primary(run, PRIMARY | {"measure": "d3"})
+    summary = summarize(run)
+    assert summary.primary.tests == 0
+    assert summary.placed("named", "in_domain").placement.verdict is Verdict.MISSING
 
 
 def test_an_arm_outside_the_family_takes_no_level_and_gets_no_verdict(tmp_path):
