@@ -130,7 +130,7 @@ def compiler_options(mesh: Mesh) -> dict[str, str] | None:
     return options
 
 
-def decode_options(mesh: Mesh) -> dict[str, bool] | None:
+def decode_options(mesh: Mesh) -> dict[str, str | bool] | None:
     """Return the options that a sampler's decode is compiled with; None for the compiler's own.
 
     On GPU, cuBLAS multiplies few rows by a large matrix faster than the kernels that XLA would

@@ -16,6 +16,7 @@ counts its query heads, its key and its value.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from math import sqrt
@@ -155,7 +156,8 @@ def _read_attention(
     longest = lengths_B.max()
     reach = (longest + T > jnp.array(reaches[:-1], jnp.int32)).sum()
     which = jnp.where(longest == 0, 0, 1 + reach)
-    branches = [first, *(partial(to, length) for length in reaches)]
+    branches: list[Callable[..., jax.Array]] = [first]
+    branches += [partial(to, length) for length in reaches]
     return jax.lax.switch(which, branches, keys_BSKH, values_BSKH)
 
 
