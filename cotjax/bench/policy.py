@@ -95,7 +95,7 @@ def savings(trees: Sequence[TokenExample]) -> dict[str, float]:
     tree_tokens = sum(len(tree.ids) for tree in trees)
     row_tokens = 0
     for tree in trees:
-        for branch in range(1, int(tree.branches.max()) + 1):
+        for branch in np.unique(tree.branches[tree.branches > 0]):
             row_tokens += int(tree.positions[tree.branches == branch].max()) + 1
     return {
         "episodes": len({tree.id for tree in trees}),

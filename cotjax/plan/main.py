@@ -135,7 +135,7 @@ def _run_by(config: ConfigDict) -> tuple[str, ...]:
     """Return the kinds of programs that a config runs."""
     if reinforces(config):
         return ("rl",)
-    return ("train", "sampler", "probe") if probes_of(config) else ("train", "sampler")
+    return PROGRAMS[:3] if probes_of(config) else PROGRAMS[:2]
 
 
 def _mesh(which: str, config: ConfigDict, devices: list[jax.Device]) -> Mesh:

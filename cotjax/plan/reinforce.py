@@ -11,9 +11,12 @@ The start's parameters are there with a KL term and without LoRA.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 from jax.sharding import Mesh
+from jax.stages import Lowered
 from ml_collections import ConfigDict
 
 from cotjax.model.config import ModelConfig
@@ -30,8 +33,8 @@ from cotjax.train.step import abstract_batch, abstract_state
 
 
 def reinforces(config: ConfigDict) -> bool:
-    """Return whether a config is one for `cotjax rl`: an arm names its advantage."""
-    return any(arm.get("advantage") for arm in config.arms.values())
+    """Return whether a config is one for `cotjax rl`: every arm names its advantage."""
+    return all(arm.get("advantage") for arm in config.arms.values())
 
 
 def rl_programs(
@@ -44,47 +47,41 @@ def rl_programs(
     Raises UsageError where sizes do not divide over the mesh, CotjaxError where the compiler fails
     for another reason than memory.
     """
-    check_batch(config.train, mesh)
-    _, optimizer = configured(config.train, model)
+    settings = config.train
+    check_batch(settings, mesh)
+    _, optimizer = configured(settings, model)
     state = abstract_state(model, optimizer, mesh)
-    of_start = bytes_a_device(state.params) if config.rl.kl and not model.lora else 0
-    start = {"start (KL)": float(of_start)} if of_start else {}
-    optimizer_held = {"optimizer": float(bytes_a_device(state.opt_state))}
-    trained = {"trained parameters": float(bytes_a_device(state.params))} | optimizer_held
+    rows = abstract_batch(settings.batch, settings.row_length, mesh, "policy")
+    params, opt_state = (bytes_a_device(each) for each in (state.params, state.opt_state))
+    start = {"start (KL)": float(params)} if config.rl.kl and not model.lora else {}
+    trained = {"trained parameters": float(params), "optimizer": float(opt_state)} | start
     programs = [
-        _holding(each, trained | start | other)
-        for each, other in _playing_programs(config, model, playing)
+        _holding(each, trained | other) for each, other in _playing_programs(config, model, playing)
     ]
-    settings, rows = (
-        config.train,
-        abstract_batch(config.train.batch, config.train.row_length, mesh, "policy"),
-    )
-    layers = {"scan": settings.scan_layers, "kernel": settings.attention}
+
+    layers: dict[str, Any] = {"scan": settings.scan_layers, "kernel": settings.attention}
     objective = policy_of(config.rl).make(model, mesh, remat=settings.remat, **layers)
     update = Update(model, optimizer, state.params, mesh, objective)
     layers["kernel"] = kernel_for(model, mesh, settings.attention)
-    lowers = {
-        "rl score": (
-            lambda: score_program(model, mesh, **layers).lower(state.params, scored_fields(rows)),
-            {"parameters": bytes_a_device(state.params)},
-            optimizer_held | start,
-        )
+    score = score_program(model, mesh, **layers)
+    own, held = {"parameters": float(params)}, {"optimizer": float(opt_state)} | start
+    whole = own | {"optimizer": float(opt_state)}
+    lowered = update.lowered(state, rows)
+    # Name -> what lowers it, what of its arguments is told apart, and what is held beside it.
+    phases: dict[str, tuple[Callable[[], Lowered], dict[str, float], dict[str, float]]] = {
+        "rl score": (partial(score.lower, state.params, scored_fields(rows)), own, held),
+        "rl micro-batch": (lowered["micro-batch"], own, held),
+        "rl update": (lowered["update"], whole, start),
     }
-    for name, lower in update.lowered(state, rows).items():
-        given = {"parameters": bytes_a_device(state.params)}
-        if name == "update":
-            given["optimizer"] = bytes_a_device(state.opt_state)
-        held = start if name == "update" else optimizer_held | start
-        lowers[f"rl {name}"] = (lower, given, held)
-    for name, (lower, given, held) in lowers.items():
+    for name, (lower, given, beside) in phases.items():
         made = compile_for(name, lower, mesh)
         if isinstance(made, DoesNotFit):
-            programs.append(_holding(made, held))
+            programs.append(made)
             continue
         peak = peak_bytes(made.program, platform_of(mesh))
         parts = given | {"rows, sums and temporaries": peak - sum(given.values())}
-        own = Program(name, made.seconds, peak, parts, exchanged=made.exchanged)
-        programs.append(_holding(own, held))
+        program = Program(name, made.seconds, peak, parts, exchanged=made.exchanged)
+        programs.append(_holding(program, beside))
     return programs
 
 

@@ -4,7 +4,8 @@ RAGEN-2 (arXiv 2604.06268) calls it template collapse where a policy keeps its e
 the same thoughts whatever it sees; then a CoT action is a prompt action with a preface. For K
 states of different groups, each thought t_j is scored behind each prompt p_i:
 
-    information   mean over j of log p(t_j | p_j) - log mean_i p(t_j | p_i): 0 to log K nats
+    information   mean over j of log p(t_j | p_j) - log mean_i p(t_j | p_i): at most log K nats, and
+                  0 where thoughts do not depend on prompts
     over_others   the same with the mean over the other prompts alone, which has no bound
     retrieved     share of thoughts that are likeliest behind their own prompt
 
