@@ -252,6 +252,7 @@ class Clock:
             **self.phases,
             "environment_s": waits.environment,
             "waited_s": waits.waited,
+            "transfer_s": waits.transfer,
         }
 
 

@@ -88,6 +88,10 @@ class Runner:
             jax.tree.map(cast, params), param_shardings(config, self.programs.mesh), may_alias=False
         )
 
+    def wait(self) -> None:
+        """Return once the weights are on the devices."""
+        jax.block_until_ready(self.params)
+
     def clear(self) -> None:
         """Make an empty cache of the smallest capacity, and give back the memory of a larger
         one.

@@ -116,8 +116,9 @@ def test_killed_in_three_places_a_run_ends_with_the_same_bytes(
     # After the update of step 3, before it is saved. Step 2 is read, not played.
     def report(step, steps, row):
         if step <= 2:
-            assert row["time"]["environment_s"] == 0
+            assert row["time"]["environment_s"] == row["time"]["transfer_s"] == 0
         if step == 3:
+            assert 0 < row["time"]["transfer_s"] < row["time"]["play_s"]
             raise Killed
 
     with pytest.raises(Killed):
@@ -214,7 +215,7 @@ def test_the_options_of_a_step_work_together(actors, tmp_path):
         assert row["ratio"]["max"] > 1.2 and row["clip"]["low"] + row["clip"]["high"] > 0
         assert row["thoughts"] is None or row["thoughts"]["prompts"] == 2
     first, second = rows(tmp_path)
-    assert first["kl_cost"] == pytest.approx(0, abs=1e-5) and abs(second["kl_cost"]) > 1e-3
+    assert abs(first["kl_cost"]) < 1e-6 and abs(second["kl_cost"]) > 1e-5
 
 
 def test_the_hash_of_a_policy_is_of_every_element_in_its_place(actors):
