@@ -84,7 +84,9 @@ class Update:
             compiler_options=options,
         )
 
-    def lowered(self, state: TrainState, batch: Batch) -> dict[str, Callable[[], Lowered]]:
+    def lowered(
+        self, state: TrainState, batch: Mapping[str, Any]
+    ) -> dict[str, Callable[[], Lowered]]:
         """Return what lowers each program, by name, for shapes of a state and a micro-batch."""
         pairs, grads = jax.eval_shape(self._zeros, state.params, batch)
         grads = jax.tree.map(

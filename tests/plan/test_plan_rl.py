@@ -3,15 +3,21 @@
 import re
 import subprocess
 
+import jax
 import pytest
 from helpers import tiny
 from helpers.planning import CONFIGS, command, compiler, environment
 
 from cotjax.cli.main import main
 from cotjax.config import default_config, load_config
-from cotjax.plan.main import changes
+from cotjax.model.sharding import MESH_AXES
+from cotjax.plan.main import changes, model_of
 from cotjax.plan.measure import Program
 from cotjax.plan.reinforce import freed, reinforces, rl_programs
+from cotjax.plan.topology import Topology
+from cotjax.train.memory import bytes_a_device
+from cotjax.train.optim import configured
+from cotjax.train.step import abstract_state
 
 MODEL = tiny.model_config(vocab_size=64, layers=1)
 SHIPPED_RL = ("qwen3_4b_grpo_v5e_8x8", "grpo_qwen3_8b_alfworld", "grpo_demo", "rl_keys")
@@ -62,6 +68,17 @@ def test_a_shipped_config_of_rl_is_known_as_one_and_can_be_changed(name):
     assert reinforces(config) and not reinforces(load_config(CONFIGS / "demo.py"))
     for overrides in changes("rl", config):
         load_config(CONFIGS / f"{name}.py", overrides)
+
+
+def test_state_start_and_sums_of_the_shipped_slice_fit_it_by_their_shardings():
+    """All that a step keeps or adds up, without activations: under half of a chip."""
+    config = load_config(CONFIGS / "qwen3_4b_grpo_v5e_8x8.py")
+    topology, model = Topology(config.topology), model_of(config)
+    mesh = jax.sharding.AbstractMesh((1, 64, 1), MESH_AXES)
+    state = abstract_state(model, configured(config.train, model)[1], mesh)
+    held = 3 * bytes_a_device(state.params) + bytes_a_device(state.opt_state)
+    assert 0.01 < held / topology.chip.memory < 0.5
+    assert config.rl.slots % 16 == 0 and config.train.batch % 64 == 0
 
 
 def test_without_a_slice_a_plan_is_one_line(capsys, monkeypatch):
