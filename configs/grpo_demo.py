@@ -42,7 +42,7 @@ def get_config():
     config.primary.measure = "d1"  # free decoding hides the prompt action from D3
     config.primary.domains = ("in_domain",)
     config.arms = {
-        "grpo": {"label": "GRPO", "fraction": 0.0},
-        "grpo_reduced": {"label": "GRPO, k = 0.3", "fraction": 0.3},
+        "grpo": {"label": "GRPO", "fraction": 0.0, "advantage": "grpo"},
+        "grpo_reduced": {"label": "GRPO, k = 0.3", "fraction": 0.3, "advantage": "grpo"},
     }
     return config

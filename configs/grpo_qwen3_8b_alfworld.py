@@ -43,7 +43,7 @@ def get_config():
     config.evaluate.max_action_tokens = 32
     config.evaluate.slots = 128
     config.arms = {
-        "grpo": {"label": "GRPO", "fraction": 0.0},
-        "grpo_reduced": {"label": "GRPO, k = 0.3", "fraction": 0.3},
+        "grpo": {"label": "GRPO", "fraction": 0.0, "advantage": "grpo"},
+        "grpo_reduced": {"label": "GRPO, k = 0.3", "fraction": 0.3, "advantage": "grpo"},
     }
     return config

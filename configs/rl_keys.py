@@ -35,5 +35,5 @@ def get_config():
     config.evaluate.max_steps = 1
     config.evaluate.max_length = 128
     config.evaluate.max_new_tokens, config.evaluate.max_action_tokens = 24, 8
-    config.arms = {"grpo": {"label": "GRPO", "fraction": 0.0}}
+    config.arms = {"grpo": {"label": "GRPO", "fraction": 0.0, "advantage": "grpo"}}
     return config

@@ -22,8 +22,8 @@ LEVELS = {
     "config": 3, "data": 3,
     "objectives": 4, "rollout": 4, "sample": 4, "weights": 4,
     "train": 5, "diagnostics": 5, "endpoint": 5,
-    "plan": 6, "probes": 6, "report": 6, "rl": 6,
-    "study": 7,
+    "probes": 6, "report": 6, "rl": 6,
+    "plan": 7, "study": 7,
     "bench": 8,
     "cli": 9,
 }  # fmt: skip

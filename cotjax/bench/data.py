@@ -71,7 +71,7 @@ def benchmark(
         folder = Path(name)
         config = AgentConfig(
             name="bench",
-            sources={"train": str(data or _play(folder))},
+            sources={"train": str(data or play_experts(folder))},
             tokenizer=str(tokenizer or BASE_FOLDER),
             max_length=length,
             splits=(),
@@ -173,7 +173,8 @@ def _train_step(batch: dict[str, np.ndarray]) -> tuple[Callable[[], None], tuple
     return step, (settings.batch, settings.row_length)
 
 
-def _play(folder: Path) -> Path:
+def play_experts(folder: Path, copies_each: int = _COPIES) -> Path:
+    """Make games, let the expert play them, and return the file of its trajectories, repeated."""
     world = load_world("alfworld")
     types = world.task_types
     print(f"making {_GAMES * len(types)} games and playing each {_EPISODES} times", flush=True)
@@ -184,7 +185,7 @@ def _play(folder: Path) -> Path:
     collect(world, games, folder / "played.jsonl", settings, workers=workers)
 
     def copies() -> Iterator[Trajectory]:
-        for copy in range(_COPIES):
+        for copy in range(copies_each):
             for trajectory in read_trajectories(folder / "played.jsonl"):
                 yield replace(trajectory, id=f"{trajectory.id}/{copy}")
 

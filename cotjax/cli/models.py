@@ -53,19 +53,21 @@ def add_plan(commands: Any) -> None:
         "plan",
         help="does a config fit a TPU slice? compiled here, without one",
         description="Compile a config's train step, sampler and probes of attention and gradient "
-        "for a TPU slice on this CPU. Prints whether they fit, the bytes a chip, the FLOPs and the "
+        "for a TPU slice on this CPU; of a config whose arms name an advantage, the phases of a "
+        "step of `cotjax rl`. Prints whether they fit, the bytes a chip, the FLOPs and the "
         "collectives. No speed is estimated. Ends with exit code 1 when something does not fit.",
     )
     plan.add_argument("--config", type=Path, required=True, help=CONFIG_HELP)
     plan.add_argument(
         "--topology",
-        required=True,
-        help="generation and shape of a slice, such as v5e:8x8 or v5p:4x4x4",
+        default="",
+        help="generation and shape of a slice, such as v5e:8x8 or v5p:4x4x4 (default: the "
+        "config's)",
     )
     plan.add_argument("--slices", type=int, default=1, help="slices of that shape (default 1)")
     plan.add_argument(
         "--only",
-        choices=("train", "sampler", "probe"),
+        choices=("train", "sampler", "probe", "rl"),
         help="compile only this (default: all that the config runs)",
     )
     plan.set_defaults(run=_plan)
@@ -131,7 +133,6 @@ def _replay(arguments: argparse.Namespace) -> None:
 def _plan(arguments: argparse.Namespace) -> int:
     from cotjax.plan.topology import Topology, use_compiler_alone
 
-    topology = Topology(arguments.topology, arguments.slices)
     use_compiler_alone()
     from rich.console import Console
 
@@ -139,6 +140,12 @@ def _plan(arguments: argparse.Namespace) -> int:
     from cotjax.plan.main import plan
 
     config = load_config(arguments.config, arguments.overrides)
+    name = arguments.topology or config.topology
+    if not name:
+        raise UsageError(
+            f"{arguments.config} names no slice: give --topology, such as --topology v5e:8x8"
+        )
+    topology = Topology(name, arguments.slices)
     fits = plan(config, topology, Console(highlight=False, soft_wrap=True), arguments.only)
     return 0 if fits else 1
 

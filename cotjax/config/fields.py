@@ -66,6 +66,8 @@ def default_config(world: str = "alfworld") -> ConfigDict:
     config.arms = _arms()
     # Devices on each axis of the training mesh; -1: all that the other axes leave.
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    # The TPU slice that `cotjax plan` compiles for unless told another one, such as "v5e:8x8".
+    config.topology = ""
     config.evaluate = evaluate()
     config.probes = probes()
     config.primary = primary()

@@ -25,6 +25,9 @@ def rl() -> ConfigDict:
     # Decode each state's prompt action, greedily, beside its sampled CoT action, and log how often
     # the two agree.
     rl.live_prompt = True
+    # States of different groups whose thoughts are scored behind each other's prompts, to log
+    # whether thoughts depend on what they follow (cotjax/rl/collapse.py); 0: none.
+    rl.information = 8
     # ---- rewards
     rl.win_reward = 1.0  # of an episode that is won
     rl.score_reward = 0.0  # times the score at the end, in a world that has one
@@ -42,12 +45,16 @@ def _learning(rl: ConfigDict) -> None:
     # "grpo" ((r - mean) / std over the group), "dr_grpo" (r - mean) or "rloo" (r - mean of the
     # others). An arm can have its own.
     rl.advantage = "grpo"
+    # What a group's mean and deviation count: each "trajectory" once, or each "step" (verl-agent's
+    # default, in which long episodes weigh more).
+    rl.stat_unit = "trajectory"
     # Weight of a second advantage, among the steps of a group that start from one state (GiGPO: 1);
     # 0: off.
     rl.omega = 0.0
     rl.gamma = 0.95  # discount of the return that this compares, a step
-    # What steps from one state have in common: the "observation", or "observation+admissible" (what
-    # the environment said, and what it would accept).
+    # What steps from one state have in common: the "observation", "observation+admissible" (what
+    # the environment said, and what it would accept), or the "state" (what it has carried out since
+    # the start; a refused action changes nothing).
     rl.anchor = "observation+admissible"
     # Groups whose rewards are all equal: "keep", "skip" (they are not trained on) or "refill" (and
     # the next games of the stream are played in their place).
@@ -67,9 +74,14 @@ def _learning(rl: ConfigDict) -> None:
     rl.dual_clip = 0.0
     # Weight of the KL divergence to the policy that training starts from; 0: it is not computed.
     rl.kl = 0.01
+    # Where it is: a term of the "loss", or a cost of each play in the "reward" (the sum of k1 over
+    # its tokens, before advantages are made).
+    rl.kl_in = "loss"
     # Estimate of the divergence in the loss: "k1", "k2" or "k3". The gradient of k2 is that of
     # KL(policy || start), that of k3 of KL(start || policy), and that of k1 is 0 on average.
     rl.kl_estimator = "k2"
+    # Weight of the entropy of the policy at sampled tokens, which the loss falls with; 0: none.
+    rl.entropy = 0.0
     # Whose log-probabilities are those of the policy that played: "sampler", or "trainer"
     # (computed again before the first update, and each token weighted by the ratio of the two, at
     # most tis_cap). The latter for bfloat16.

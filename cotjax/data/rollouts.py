@@ -165,14 +165,33 @@ class PolicyRows:
     """The batch of one update, and what it leaves out.
 
     batch: fields of `cotjax.objectives.policy`, [rows, T]; `reference` is 0 until it is computed.
+    trees: of each row, in their order; `tokens_of` says where their tokens are.
     trajectories: plays in it.
     steps, left_out: steps that are in it, and those too long with their prompt.
     """
 
     batch: dict[str, np.ndarray]
+    trees: Sequence[Sequence[PlayedExample]]
     trajectories: int
     steps: int
     left_out: int
+
+    def tokens_of(self) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:
+        """Yield (play, row, places, steps) of each tree's sampled tokens.
+
+        places, steps: [N] where the row has the token as a target, and the step that wrote it.
+        """
+        for row, trees in enumerate(self.trees):
+            start = 0
+            for tree in trees:
+                sampled = np.flatnonzero(tree.sampled)
+                yield (
+                    tree.id,
+                    row,
+                    start + sampled - 1,
+                    tree.branches[sampled] + tree.first_step - 1,
+                )
+                start += len(tree.ids)
 
 
 def policy_rows(
@@ -220,7 +239,7 @@ def policy_rows(
     rows = {name: np.stack([(row or empty)[name] for row in packed]) for name in packed[0]}
     batch = _policy_batch(rows, in_rows, dropping.fraction_at(update), budget, kl_on_dropped)
     trained = sum(len(tree.steps) for tree in trees)
-    return PolicyRows(batch, len(plays), trained, sum(steps.values()) - trained)
+    return PolicyRows(batch, in_rows, len(plays), trained, sum(steps.values()) - trained)
 
 
 def _packed(

@@ -13,6 +13,7 @@ summed over devices once, at the end; the compiler by itself would sum them afte
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ from jax.sharding import PartitionSpec
 from cotjax.model.platform import forms_here
 from cotjax.model.sharding import shared_axes
 
+# What is returned beside losses: nothing, entropies, or entropies that have a gradient.
+Entropy = Literal["none", "value", "gradient"]
 _Found = tuple[jax.Array, ...]  # losses, and entropies where they are asked for: [B, T] each
 
 
@@ -38,7 +41,7 @@ def supervised_cross_entropy(
     respect to `hidden_BTD` and `output_VD`. At most [B, chunk, V] logits exist at a time; None: the
     platform's (Forms.loss_chunk).
     """
-    return _on_devices(hidden_BTD, output_VD, targets_BT, supervised_BT, chunk, entropy=False)[0]
+    return _on_devices(hidden_BTD, output_VD, targets_BT, supervised_BT, chunk, entropy="none")[0]
 
 
 @jax.named_scope("loss")
@@ -48,14 +51,17 @@ def losses_and_entropies(
     targets_BT: jax.Array,
     supervised_BT: jax.Array,
     chunk: int | None = None,
+    *,
+    gradient: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Return `supervised_cross_entropy`, and the entropy of the same predictions in nats.
 
-    Entropies are over the whole vocabulary, float32 [B, T], 0 where not supervised, and carry no
-    gradient.
+    Entropies are over the whole vocabulary, float32 [B, T], and 0 where not supervised. Without
+    `gradient` they carry none.
     """
+    entropy: Entropy = "gradient" if gradient else "value"
     losses_BT, entropies_BT = _on_devices(
-        hidden_BTD, output_VD, targets_BT, supervised_BT, chunk, entropy=True
+        hidden_BTD, output_VD, targets_BT, supervised_BT, chunk, entropy=entropy
     )
     return losses_BT, entropies_BT
 
@@ -67,7 +73,7 @@ def _on_devices(
     supervised_BT: jax.Array,
     chunk: int | None,
     *,
-    entropy: bool,
+    entropy: Entropy,
 ) -> _Found:
     chunk = min(chunk or forms_here().loss_chunk, hidden_BTD.shape[1])
     shared, columns = shared_axes("batch"), shared_axes("embed")
@@ -100,7 +106,7 @@ def _of_rows(
     targets_BT: jax.Array,
     supervised_BT: jax.Array,
     chunk: int,
-    entropy: bool,
+    entropy: Entropy,
 ) -> _Found:
     T = hidden_BTD.shape[1]
     padded = -(-T // chunk) * chunk
@@ -131,7 +137,7 @@ def _compacted(
     targets_BT: jax.Array,
     supervised_BT: jax.Array,
     chunk: int,
-    entropy: bool,
+    entropy: Entropy,
 ) -> _Found:
     return _forward(hidden_BTD, output_VD, targets_BT, supervised_BT, chunk, entropy)[0]
 
@@ -142,7 +148,7 @@ def _forward(
     targets_BT: jax.Array,
     supervised_BT: jax.Array,
     chunk: int,
-    entropy: bool,
+    entropy: Entropy,
 ) -> tuple[_Found, tuple[jax.Array, ...]]:
     def step(index: jax.Array, carry: _Found) -> _Found:
         hidden, targets, supervised = (
@@ -153,7 +159,7 @@ def _forward(
         norms_BC = jax.nn.logsumexp(logits_BCV, axis=-1)
         of_target_BC = jnp.take_along_axis(logits_BCV, targets[..., None], axis=-1)[..., 0]
         parts = [jnp.where(supervised, norms_BC - of_target_BC, 0.0), norms_BC]
-        if entropy:
+        if entropy != "none":
             probs_BCV = jnp.exp(logits_BCV - norms_BC[..., None])
             entropies_BC = norms_BC - jnp.sum(probs_BCV * logits_BCV, axis=-1)
             parts.append(jnp.where(supervised, entropies_BC, 0.0))
@@ -161,17 +167,19 @@ def _forward(
 
     zeros_BT = jnp.zeros(supervised_BT.shape, jnp.float32)
     losses_BT, norms_BT, *entropies = jax.lax.fori_loop(
-        0, _chunks(supervised_BT, chunk), step, (zeros_BT,) * (3 if entropy else 2)
+        0, _chunks(supervised_BT, chunk), step, (zeros_BT,) * (2 if entropy == "none" else 3)
     )
     saved = (hidden_BTD, output_VD, targets_BT, supervised_BT, norms_BT)
+    if entropy == "gradient":
+        saved = (*saved, *entropies)
     return (losses_BT, *entropies), saved
 
 
 def _backward(
-    chunk: int, entropy: bool, saved: tuple[jax.Array, ...], d_found: _Found
+    chunk: int, entropy: Entropy, saved: tuple[jax.Array, ...], d_found: _Found
 ) -> tuple[jax.Array | None, ...]:
     d_losses_BT = d_found[0]
-    hidden_BTD, output_VD, targets_BT, supervised_BT, norms_BT = saved
+    hidden_BTD, output_VD, targets_BT, supervised_BT, norms_BT, *entropies = saved
 
     def step(index: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         d_hidden_BTD, d_output_VD = carry
@@ -180,11 +188,15 @@ def _backward(
         )
         hidden = _where_supervised(hidden, supervised)
         d_losses_BC1 = jnp.where(supervised, _cut(d_losses_BT, index, chunk), 0.0)[..., None]
-        probs_BCV = jnp.exp(_logits(hidden, output_VD) - _cut(norms_BT, index, chunk)[..., None])
+        log_probs_BCV = _logits(hidden, output_VD) - _cut(norms_BT, index, chunk)[..., None]
+        probs_BCV = jnp.exp(log_probs_BCV)
         is_target_BCV = targets[..., None] == jnp.arange(output_VD.shape[0])[None, None, :]
-        d_logits_BCV = (jnp.where(is_target_BCV, probs_BCV - 1, probs_BCV) * d_losses_BC1).astype(
-            output_VD.dtype
-        )
+        d_logits_BCV = jnp.where(is_target_BCV, probs_BCV - 1, probs_BCV) * d_losses_BC1
+        if entropy == "gradient":
+            d_entropies = jnp.where(supervised, _cut(d_found[1], index, chunk), 0.0)[..., None]
+            above_BCV = log_probs_BCV + _cut(entropies[0], index, chunk)[..., None]
+            d_logits_BCV -= d_entropies * probs_BCV * above_BCV
+        d_logits_BCV = d_logits_BCV.astype(output_VD.dtype)
         # One axis of positions: a sum over two makes a CPU copy the larger operand crosswise.
         d_logits_RV = d_logits_BCV.reshape(-1, output_VD.shape[0])
         d_hidden_RD = jnp.einsum(

@@ -1,11 +1,12 @@
 """Policy gradient of GRPO and its variants, over rows of played episodes.
 
     L = (1/N) sum_t w_t c_t max(-rho_t A_t, -clip(rho_t, 1 - e_low, 1 + e_high) A_t)
-        + beta (1/N) sum_t v_t KL_t
+        + beta (1/N) sum_t v_t KL_t - c_H (1/N) sum_t v_t H_t
 
 rho = pi / pi_old at each token, A its advantage, c the truncated importance weight between trainer
 and sampler, w the policy weight (0 on action tokens that are dropped, on prompts and observations),
-v the weight of the KL term (without dropping). N is of the whole batch:
+H the entropy of the policy, v the weight of these two terms (without dropping). N is of the whole
+batch:
 
 | aggregation | sum over tokens, divided by | |
 |---|---|---|
@@ -15,7 +16,8 @@ v the weight of the KL term (without dropping). N is of the whole batch:
 
 Fields of a batch beside those of supervised training, [B, T] by target:
 
-    kl_weights   float32  weight of the KL term and of metrics: that of the policy before dropping
+    kl_weights   float32  weight of the KL and entropy terms and of metrics: that of the policy
+                          before dropping
     advantages   float32  of the target's trajectory, or step
     old          float32  log-probability under the policy at the start of the batch's updates
     sampler      float32  log-probability as it was sampled
@@ -63,6 +65,7 @@ class Policy:
       "constant".
     clip, clip_high, dual_clip: see `cotjax.masking.policy_losses`.
     kl: beta. kl_estimator: see `cotjax.masking.kl_estimates`.
+    entropy: c_H.
     truncation: the most that an importance weight may be.
 
     Raises:
@@ -78,6 +81,7 @@ class Policy:
     dual_clip: float | None = None
     kl: float = 0.01
     kl_estimator: str = "k2"
+    entropy: float = 0.0
     truncation: float = 2.0
 
     def __post_init__(self) -> None:
@@ -100,9 +104,10 @@ class Policy:
             raise UsageError(
                 f"dual_clip is {self.dual_clip}; it must be above 1 + clip_high ({1 + self._high})"
             )
-        if self.kl < 0 or self.truncation < 1:
+        if min(self.kl, self.entropy) < 0 or self.truncation < 1:
             raise UsageError(
-                f"kl is {self.kl}, truncation {self.truncation}; they must be at least 0 and 1"
+                f"kl is {self.kl}, entropy {self.entropy}, truncation {self.truncation}; they must "
+                "be at least 0, 0 and 1"
             )
 
     @property
@@ -140,7 +145,14 @@ def policy(
     """Return the pairs of a batch, as `policy_pairs` does, under these parameters."""
     wanted_BT = (batch["kl_weights"] > 0) | (batch["weights"] > 0)
     found = log_probs_and_entropies(
-        config, params, batch, wanted_BT, remat=remat, scan=scan, kernel=kernel
+        config,
+        params,
+        batch,
+        wanted_BT,
+        remat=remat,
+        scan=scan,
+        kernel=kernel,
+        gradient=settings.entropy > 0,
     )
     return policy_pairs(settings, *found, batch)
 
@@ -172,6 +184,8 @@ def policy_pairs(
             log_probs_BT, batch["reference"], settings.kl_estimator, weights=kl_weights_BT
         )
         elements_BT = losses_BT + settings.kl * kl_weights_BT * kl_BT
+    if settings.entropy:
+        elements_BT = elements_BT - settings.entropy * kl_weights_BT * entropies_BT
     pairs = {
         "loss": _aggregated(settings, elements_BT, batch),
         "policy_loss": _aggregated(settings, losses_BT, batch),

@@ -63,10 +63,14 @@ def log_probs_and_entropies(
     remat: str = "none",
     scan: bool = False,
     kernel: str = "xla",
+    gradient: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """Return `log_probs`, and the entropy of each prediction in nats, without a gradient."""
+    """Return `log_probs`, and the entropy of each prediction in nats.
+
+    `gradient`: entropies have one.
+    """
     made = predictions(config, params, batch, remat=remat, scan=scan, kernel=kernel)
-    losses_BT, entropies_BT = losses_and_entropies(*made, wanted_BT)
+    losses_BT, entropies_BT = losses_and_entropies(*made, wanted_BT, gradient=gradient)
     return -losses_BT, entropies_BT
 
 

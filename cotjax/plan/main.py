@@ -30,13 +30,14 @@ from cotjax.plan.measure import (
     sampler_programs,
     train_program,
 )
+from cotjax.plan.reinforce import freed, reinforces, rl_programs
 from cotjax.plan.topology import Topology
 from cotjax.train.checks import check_counts
 from cotjax.weights.convert import read_config, tokenizer_folder
 from cotjax.weights.hf_config import config_from_hf
 from cotjax.weights.stored import all_there
 
-PROGRAMS = ("train", "sampler", "probe")
+PROGRAMS = ("train", "sampler", "probe", "rl")
 # The probes that have programs of their own; the others use the sampler's.
 PROBES = ("attention", "gradient")
 # Not bfloat16 parameters for the train step: with the float32 copy that keeps their updates they
@@ -45,6 +46,7 @@ _ELSE = {
     "train": "LoRA (model.lora_rank)",
     "sampler": "parameters in bfloat16 (model.param_dtype)",
     "probe": "parameters in bfloat16 (model.compute_dtype)",
+    "rl": "LoRA (model.lora_rank)",
 }
 _SHOWN = 1e6  # bytes: smaller replicated parameters share one line
 
@@ -60,7 +62,7 @@ def plan(config: ConfigDict, topology: Topology, console: Console, only: str | N
     check_counts(config.train)
     model, devices = model_of(config), topology.devices()
     model.check_length(config.data.max_length, "data.max_length")
-    wanted = PROGRAMS if probes_of(config) else PROGRAMS[:2]
+    wanted = _run_by(config)
     meshes = {
         which: _mesh(which, config, devices) for which in (wanted if only is None else (only,))
     }
@@ -78,10 +80,12 @@ def plan(config: ConfigDict, topology: Topology, console: Console, only: str | N
         console.print(
             f"{which}: mesh {' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}"
         )
-        programs = _measured(which, config, model, mesh)
+        programs = _measured(which, config, model, devices)
         for each in programs:
             _show(each, room, console)
-        if which == "train":
+        if which == "rl":
+            console.print(freed(config))
+        if which in ("train", "rl"):
             _show_replicated(model, mesh, console)
         if not all(_fits(each, room) for each in programs):
             fits = False
@@ -127,13 +131,24 @@ def model_of(config: ConfigDict) -> ModelConfig:
     return model
 
 
+def _run_by(config: ConfigDict) -> tuple[str, ...]:
+    """Return the kinds of programs that a config runs."""
+    if reinforces(config):
+        return ("rl",)
+    return PROGRAMS[:3] if probes_of(config) else PROGRAMS[:2]
+
+
 def _mesh(which: str, config: ConfigDict, devices: list[jax.Device]) -> Mesh:
-    return make_mesh(**(config.mesh if which == "train" else sampler_mesh(config)), devices=devices)
+    trains = which in ("train", "rl")
+    return make_mesh(**(config.mesh if trains else sampler_mesh(config)), devices=devices)
 
 
 def _measured(
-    which: str, config: ConfigDict, model: ModelConfig, mesh: Mesh
+    which: str, config: ConfigDict, model: ModelConfig, devices: list[jax.Device]
 ) -> list[Program | DoesNotFit]:
+    mesh = _mesh(which, config, devices)
+    if which == "rl":
+        return rl_programs(config, model, mesh, _mesh("sampler", config, devices))
     if which == "train":
         return [train_program(config, model, mesh)]
     if which == "probe":
@@ -225,7 +240,7 @@ def _show_nearest(
             set_field(other, override)
         flags = " ".join(f"--config.{override}" for override in overrides)
         try:
-            programs = _measured(which, other, model, _mesh(which, other, devices))
+            programs = _measured(which, other, model, devices)
         except UsageError as error:
             console.print(f"    {flags}: cannot be ({error})")
             continue
@@ -250,6 +265,12 @@ def changes(which: str, config: ConfigDict) -> Iterator[tuple[str, ...]]:
         )
         yield (f"evaluate.tensor={2 * sampler_mesh(config)['tensor']}",)
         yield (f"evaluate.max_length={settings.max_length // 2}",)
+        return
+    if which == "rl":
+        if config.train.remat != "block":
+            yield ("train.remat=block",)
+        yield from ((f"rl.slots={config.rl.slots // part}",) for part in (2, 4))
+        yield (f"train.batch={config.train.batch // 2}",)
         return
     if which == "probe":
         rows = max(config.probes[name].rows for name in PROBES)

@@ -70,7 +70,9 @@ class DoesNotFit:
     room: float = 0
 
 
-class _Compiled(NamedTuple):
+class Made(NamedTuple):
+    """What the compiler made, and what it sends."""
+
     program: Compiled
     seconds: float
     exchanged: tuple[Collective, ...]
@@ -98,7 +100,7 @@ def train_program(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program
     step: Any = make_train_step(
         model, optimizer, state.params, mesh, objective, settings.accumulate
     )
-    compiled = _compile("train step", partial(step.lower, state, batch), mesh)
+    compiled = compile_for("train step", partial(step.lower, state, batch), mesh)
     if isinstance(compiled, DoesNotFit):
         return compiled
     kept = _kept_bytes(objective, state.params, settings.row_length) * settings.batch
@@ -133,7 +135,7 @@ def sampler_programs(
         ("sampler, prefill", partial(programs.prefill, most, capacity)),
         ("sampler, decode", partial(programs.decode, 0, capacity)),
     ):
-        compiled = _compile(name, lower, mesh)
+        compiled = compile_for(name, lower, mesh)
         if isinstance(compiled, DoesNotFit):
             results.append(compiled)
             continue
@@ -164,7 +166,7 @@ def probe_programs(
             len(GROUPS),
             name == "gradient",
         )
-        compiled = _compile(f"probe, {name}", lowered, mesh)
+        compiled = compile_for(f"probe, {name}", lowered, mesh)
         if isinstance(compiled, DoesNotFit):
             results.append(compiled)
             continue
@@ -205,7 +207,7 @@ def replicated(params: Any, mesh: Mesh) -> dict[str, tuple[int, int]]:
     return pieces_of
 
 
-def _compile(name: str, lower: Callable[[], Lowered], mesh: Mesh) -> _Compiled | DoesNotFit:
+def compile_for(name: str, lower: Callable[[], Lowered], mesh: Mesh) -> Made | DoesNotFit:
     """Compile for the mesh's devices."""
     with (
         jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
@@ -226,7 +228,7 @@ def _compile(name: str, lower: Callable[[], Lowered], mesh: Mesh) -> _Compiled |
         seconds = time.perf_counter() - started
         passes = sorted(Path(folder).glob(f"*.after_{_PASS}.*.txt"))
         hlo = passes[-1].read_text() if passes else compiled.as_text() or ""
-        return _Compiled(compiled, seconds, tuple(collectives(hlo, dict(mesh.shape))))
+        return Made(compiled, seconds, tuple(collectives(hlo, dict(mesh.shape))))
 
 
 def _amount(text: str) -> float:

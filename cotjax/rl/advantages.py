@@ -1,7 +1,8 @@
 """Advantages: how much better a play went than the others of its group. numpy alone.
 
-A group is all plays of one game in one update. Statistics are over plays, never over their steps:
-a mean over steps would count a long, lost episode more often than a short, won one.
+A group is all plays of one game in one update. Statistics are over plays ("trajectory"): a mean
+over their steps ("step", what verl-agent does unless told otherwise) counts a long, lost episode
+more often than a short, won one.
 
 | kind | of a play with reward r | |
 |---|---|---|
@@ -10,7 +11,9 @@ a mean over steps would count a long, lost episode more often than a short, won 
 | `rloo` | r - mean of the others | arXiv 2402.14740; G / (G - 1) times r - mean |
 
 A group whose rewards are all equal is flat and teaches nothing: all its advantages are 0, and so is
-that of a play without others. Both are counted.
+that of a play without others. Both are counted. A play's cost, such as its divergence from the
+start, is taken from its reward but tells no groups apart: with `grpo`, whose scale is the group's
+own, a flat group's costs would become advantages as large as a win's.
 """
 
 from __future__ import annotations
@@ -19,12 +22,14 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from cotjax.errors import DataError, UsageError
 
 KINDS = ("grpo", "dr_grpo", "rloo")
+UNITS = ("trajectory", "step")  # what a group's statistics count
 EPSILON = 1e-6  # added to the standard deviation (verl, tunix)
 FLAT = 1e-9  # rewards that differ by no more are equal
 
@@ -37,12 +42,14 @@ class Played:
     group: its game, or whatever else its group has in common.
     reward: of the whole episode, without penalties for single steps.
     invalid: [steps] bool, the steps whose response was malformed (empty: unknown, none).
+    cost: taken from the reward of the whole play (see above).
     """
 
     name: str
     group: Hashable
     reward: float
     invalid: tuple[bool, ...] = ()
+    cost: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -63,20 +70,29 @@ class Advantages:
 
 
 def group_advantages(
-    plays: Sequence[Played], kind: str = "grpo", *, size: int | None = None
+    plays: Sequence[Played],
+    kind: str = "grpo",
+    *,
+    size: int | None = None,
+    unit: str = "trajectory",
 ) -> Advantages:
     """Return the advantage of each play within its group.
 
-    `size`: plays of each group; another number of them is an error (None: any).
+    Args:
+      size: plays of each group; another number of them is an error (None: any).
+      unit: what the group's statistics count, one of UNITS.
 
     Raises:
-      UsageError: an unknown kind.
+      UsageError: an unknown kind or unit.
       DataError: a reward is not finite, two plays have the same name, or a group has not `size`
         plays; the message names the play or the group.
     """
-    values, counts = np.zeros(len(plays)), _checked(plays, kind, size)
+    values, counts = np.zeros(len(plays)), _checked(plays, kind, size, unit)
     for members in _groups(play.group for play in plays).values():
-        values[members] = _relative([plays[member].reward for member in members], kind)
+        counted = [_counted(plays[member], 0.0, unit) for member in members]
+        for place, member in enumerate(members):
+            own = np.array([plays[member].reward - plays[member].cost])
+            values[member] = _against(counted, place, own, kind)[0]
     return Advantages(values, counts)
 
 
@@ -86,21 +102,23 @@ def step_advantages(
     *,
     penalty: float = 0.1,
     size: int | None = None,
+    unit: str = "trajectory",
 ) -> tuple[list[np.ndarray], GroupCounts]:
     """Return the advantages of each play's steps, [steps] each, with a penalty for malformed ones.
 
     The penalty falls on the step that is malformed, not on the whole episode. Mean and deviation
-    are those over plays of reward - penalty x share of malformed steps, and a group is flat where
-    these are equal. Arguments and errors are those of `group_advantages`.
+    are those over plays of reward - penalty x share of malformed steps, or with the unit "step"
+    those over steps of what each has; a group is flat where these are equal. Arguments and errors
+    are those of `group_advantages`.
     """
-    counts = _checked(plays, kind, size, penalty)
+    counts = _checked(plays, kind, size, unit, penalty)
     values = [np.zeros(len(play.invalid)) for play in plays]
     for members in _groups(play.group for play in plays).values():
-        totals = [_penalised(plays[member], penalty) for member in members]
+        counted = [_counted(plays[member], penalty, unit) for member in members]
         for place, member in enumerate(members):
-            invalid = np.asarray(plays[member].invalid, float)
-            steps = plays[member].reward - penalty * invalid
-            values[member] = _against(totals, place, steps, kind)
+            play = plays[member]
+            steps = play.reward - play.cost - penalty * np.asarray(play.invalid, float)
+            values[member] = _against(counted, place, steps, kind)
     return values, counts
 
 
@@ -114,12 +132,14 @@ class Visited:
     name, group: as of `Played`.
     rewards: [steps] of each step.
     anchors: [steps] the state before each step; steps of a group with equal ones are compared.
+    costs: [steps] taken from the rewards (see the top of this file); empty: none.
     """
 
     name: str
     group: Hashable
     rewards: tuple[float, ...]
     anchors: tuple[Hashable, ...]
+    costs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,36 +168,54 @@ def gigpo(
     omega: float = 1.0,
     gamma: float = 0.95,
     size: int | None = None,
+    unit: str = "trajectory",
 ) -> StepAdvantages:
     """Return GiGPO's advantages (arXiv 2505.10978): of the play, plus omega times of the step.
 
     The play's are as in `group_advantages`, of the sum of its rewards. A step's compare its
     discounted return with those of all steps of the group in the same state, of other plays and
     of other times: a play that comes back to a state meets its own earlier step. A state that was
-    visited once, or always with the same return, gives 0.
+    visited once, or always with the same return, gives 0. `unit` is of the plays' statistics; a
+    step's are over the steps in its state.
 
     Raises:
-      UsageError, DataError: as `group_advantages`; or rewards and anchors differ in number.
+      UsageError, DataError: as `group_advantages`; or rewards, anchors and costs differ in number.
     """
     for play in plays:
-        if len(play.rewards) != len(play.anchors):
-            raise DataError(
-                f"{play.name}: {len(play.rewards)} rewards, but {len(play.anchors)} anchors"
-            )
-        _check_finite(play.name, play.rewards)
-    whole = [Played(play.name, play.group, math.fsum(play.rewards)) for play in plays]
-    of_plays = group_advantages(whole, kind, size=size)
+        _check_visited(play)
+    of_plays = group_advantages([_whole(play) for play in plays], kind, size=size, unit=unit)
     returns = [_discounted(play.rewards, gamma) for play in plays]
+    costs = [_discounted(play.costs or (0.0,) * len(play.rewards), gamma) for play in plays]
     values = [np.full(len(own), of_plays.values[number]) for number, own in enumerate(returns)]
     places = [(number, step) for number, own in enumerate(returns) for step in range(len(own))]
     anchors = _groups((plays[number].group, plays[number].anchors[step]) for number, step in places)
     for members in anchors.values():
         here = [places[member] for member in members]
-        relative = _relative([returns[number][step] for number, step in here], kind)
-        for (number, step), advantage in zip(here, relative, strict=True):
-            values[number][step] += omega * advantage
+        counted = []
+        for number, step in here:
+            gross, cost = returns[number][step], costs[number][step]
+            counted.append(_Counted((gross,), (gross - cost,)))
+        for place, (number, step) in enumerate(here):
+            own = np.array(counted[place].net)
+            values[number][step] += omega * _against(counted, place, own, kind)[0]
     alone = sum(len(members) == 1 for members in anchors.values())
     return StepAdvantages(values, of_plays.counts, len(anchors), alone, len(places))
+
+
+def _whole(play: Visited) -> Played:
+    """Return a play with its rewards and costs added up."""
+    steps = (False,) * len(play.rewards)
+    return Played(play.name, play.group, math.fsum(play.rewards), steps, cost=math.fsum(play.costs))
+
+
+def _check_visited(play: Visited) -> None:
+    if len(play.rewards) != len(play.anchors):
+        raise DataError(
+            f"{play.name}: {len(play.rewards)} rewards, but {len(play.anchors)} anchors"
+        )
+    if play.costs and len(play.costs) != len(play.rewards):
+        raise DataError(f"{play.name}: {len(play.rewards)} rewards, but {len(play.costs)} costs")
+    _check_finite(play.name, (*play.rewards, *play.costs))
 
 
 def _discounted(rewards: Sequence[float], gamma: float) -> list[float]:
@@ -192,51 +230,60 @@ def _discounted(rewards: Sequence[float], gamma: float) -> list[float]:
 # ---- within a group
 
 
-def _relative(rewards: Sequence[float], kind: str) -> np.ndarray:
-    """Return the advantage of each reward of a group, [G]."""
-    return np.array(
-        [
-            float(_against(rewards, place, np.array([reward]), kind)[0])
-            for place, reward in enumerate(rewards)
-        ]
-    )
+class _Counted(NamedTuple):
+    """What the statistics of a group count of one play: before its cost is taken, and after."""
+
+    gross: tuple[float, ...]
+    net: tuple[float, ...]
 
 
-def _against(rewards: Sequence[float], place: int, own: np.ndarray, kind: str) -> np.ndarray:
-    """Return the advantages of `own` values of the play at `place` against its group's rewards."""
-    count = len(rewards)
-    if _is_flat(rewards):
+def _counted(play: Played, penalty: float, unit: str) -> _Counted:
+    if unit == "trajectory":
+        share = float(np.mean(play.invalid)) if play.invalid else 0.0
+        gross: tuple[float, ...] = (play.reward - penalty * share,)
+    else:
+        gross = tuple(play.reward - penalty * invalid for invalid in play.invalid)
+    return _Counted(gross, tuple(value - play.cost for value in gross))
+
+
+def _against(group: Sequence[_Counted], place: int, own: np.ndarray, kind: str) -> np.ndarray:
+    """Return the advantages of `own` values of the play at `place` against its group."""
+    net = [value for each in group for value in each.net]
+    others = [value for number, each in enumerate(group) if number != place for value in each.net]
+    if not others or _is_flat(net) or (kind == "grpo" and _flat(group)):
         return np.zeros(len(own))
-    # Exact sums: the order of the plays changes no bit.
-    mean = math.fsum(rewards) / count
     if kind == "rloo":
-        return own - math.fsum([*rewards[:place], *rewards[place + 1 :]]) / (count - 1)
+        return own - math.fsum(others) / len(others)
+    # Exact sums: the order of the plays changes no bit.
+    mean = math.fsum(net) / len(net)
     if kind == "dr_grpo":
         return own - mean
-    deviation = math.sqrt(math.fsum((reward - mean) ** 2 for reward in rewards) / (count - 1))
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in net) / (len(net) - 1))
     return (own - mean) / (deviation + EPSILON)
 
 
+def _flat(group: Sequence[_Counted]) -> bool:
+    """Return whether all that a group counts is equal before costs."""
+    return _is_flat([value for each in group for value in each.gross])
+
+
 def _is_flat(rewards: Sequence[float]) -> bool:
-    return max(rewards) - min(rewards) <= FLAT
-
-
-def _penalised(play: Played, penalty: float) -> float:
-    return play.reward - penalty * (float(np.mean(play.invalid)) if play.invalid else 0.0)
+    return not rewards or max(rewards) - min(rewards) <= FLAT
 
 
 # ---- checks
 
 
 def _checked(
-    plays: Sequence[Played], kind: str, size: int | None, penalty: float = 0.0
+    plays: Sequence[Played], kind: str, size: int | None, unit: str, penalty: float = 0.0
 ) -> GroupCounts:
     """Return the counts of the groups. Raises as `group_advantages`."""
-    if kind not in KINDS:
-        raise UsageError(f"unknown kind of advantage {kind!r}; there are {', '.join(KINDS)}")
+    for what, value, allowed in (("kind of advantage", kind, KINDS), ("unit", unit, UNITS)):
+        if value not in allowed:
+            raise UsageError(f"unknown {what} {value!r}; there are {', '.join(allowed)}")
     names = set()
     for play in plays:
-        _check_finite(play.name, [play.reward])
+        _check_finite(play.name, [play.reward, play.cost])
         if play.name in names:
             raise DataError(f"{play.name}: the play occurs twice; a duplicate shifts its group")
         names.add(play.name)
@@ -249,8 +296,9 @@ def _checked(
                 f"it must have {size}"
             )
         singletons += len(members) == 1
-        totals = [_penalised(plays[member], penalty) for member in members]
-        flat += len(members) > 1 and _is_flat(totals)
+        flat += len(members) > 1 and _flat(
+            [_counted(plays[member], penalty, unit) for member in members]
+        )
     return GroupCounts(len(groups), flat, singletons)
 
 

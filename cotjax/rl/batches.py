@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from cotjax.data.codec import Codec
-from cotjax.data.rollouts import PlayedExample, played_examples, policy_rows
+from cotjax.data.rollouts import PlayedExample, PolicyRows, played_examples, policy_rows
 from cotjax.rl.advantages import StepAdvantages, Visited, gigpo, step_advantages
 from cotjax.rl.play import is_flat
 from cotjax.rl.records import check_sampled, turns_of
@@ -20,9 +20,32 @@ from cotjax.rl.update import Batch
 from cotjax.rollout.record import Turn
 
 
+@dataclass(frozen=True)
+class UpdateRows:
+    """What one update trains on: micro-batches of equal size, which together are the rows."""
+
+    rows: PolicyRows
+    batches: list[Batch]
+
+    def joined(self, name: str) -> np.ndarray:
+        """Return a field of all rows, as the micro-batches have it."""
+        return np.concatenate([batch[name] for batch in self.batches])
+
+    def replaced(self, name: str, array: np.ndarray) -> UpdateRows:
+        """Return the same with another array in place of a field of all rows."""
+        size = len(self.batches[0]["ids"])
+        return UpdateRows(
+            self.rows,
+            [
+                {**batch, name: array[at * size : (at + 1) * size]}
+                for at, batch in enumerate(self.batches)
+            ],
+        )
+
+
 def step_batches(
     run: RLRun, rollouts: Rollouts, advantages: Sequence[np.ndarray], codec: Codec
-) -> list[list[Batch]]:
+) -> list[UpdateRows]:
     """Return the micro-batches of each update of a step, `settings.batch` rows each.
 
     Each update trains on whole groups, in their order. Flat groups are among them with `rl.flat`
@@ -36,12 +59,12 @@ def step_batches(
         for position in dict.fromkeys(rollouts.positions)
         if run.rl.flat == "keep" or not _is_flat(rollouts, position, run.rl)
     ]
-    updates: list[list[Batch]] = []
+    updates: list[UpdateRows] = []
     for positions in np.array_split(np.array(trained, np.int64), run.rl.updates):
         plays, steps = _examples(run, rollouts, codec, advantages, set(positions.tolist()))
         if not any(plays.values()):
             continue
-        batch = policy_rows(
+        rows = policy_rows(
             plays,
             steps,
             row_length=run.settings.row_length,
@@ -49,44 +72,65 @@ def step_batches(
             dropping=run.dropping,
             update=rollouts.about.step - 1,
             budget=run.rl.normalizer,
-        ).batch
-        size = run.settings.batch
-        updates.append(
-            [
-                {name: array[row : row + size] for name, array in batch.items()}
-                for row in range(0, len(batch["ids"]), size)
-            ]
         )
+        size = run.settings.batch
+        batches: list[Batch] = [
+            {name: array[row : row + size] for name, array in rows.batch.items()}
+            for row in range(0, len(rows.batch["ids"]), size)
+        ]
+        updates.append(UpdateRows(rows, batches))
     return updates
 
 
-def advantages_of(rollouts: Rollouts, settings: Any) -> StepAdvantages:
-    """Return the advantage of each step of each play. `settings`: `config.rl`.
+def advantages_of(
+    rollouts: Rollouts, settings: Any, costs: Mapping[str, np.ndarray] | None = None
+) -> StepAdvantages:
+    """Return the advantage of each step of each play.
 
     Without `rl.omega` there are no anchors.
+
+    Args:
+      settings: `config.rl`.
+      costs: [steps] by the name of a play, what is taken from its rewards; of others nothing is.
 
     Raises:
       DataError: a group has not `rl.group` plays, or a play is there twice.
     """
-    kind, penalty, size = settings.advantage, settings.format_penalty, settings.group
+    kind, penalty, costs = settings.advantage, settings.format_penalty, costs or {}
+    of_groups: dict[str, Any] = {"size": settings.group, "unit": settings.stat_unit}
     if not settings.omega:
-        values, counts = step_advantages(rollouts.plays, kind, penalty=penalty, size=size)
+        plays = [
+            replace(play, cost=float(costs[play.name].sum())) if play.name in costs else play
+            for play in rollouts.plays
+        ]
+        values, counts = step_advantages(plays, kind, penalty=penalty, **of_groups)
         return StepAdvantages(values, counts, anchors=0, singletons=0, steps=0)
     visited = []
     for play, episode in zip(rollouts.plays, rollouts.episodes, strict=True):
         rewards = [-penalty * invalid for invalid in play.invalid]
         if rewards:
             rewards[-1] += play.reward
-        anchors = tuple(_anchor(turn, settings.anchor) for turn in episode.steps)
-        visited.append(Visited(play.name, play.group, tuple(rewards), anchors))
-    how = {"omega": settings.omega, "gamma": settings.gamma, "size": size}
-    return gigpo(visited, kind, **how)
+        own = tuple(costs[play.name].tolist()) if play.name in costs else ()
+        anchors = tuple(_anchors(episode.steps, settings.anchor))
+        visited.append(Visited(play.name, play.group, tuple(rewards), anchors, own))
+    return gigpo(visited, kind, omega=settings.omega, gamma=settings.gamma, **of_groups)
 
 
-def _anchor(turn: Turn, anchor: str) -> tuple[str, ...]:
-    """Return what two steps have in common that start from one state."""
-    listed = turn.admissible_commands or () if anchor == "observation+admissible" else ()
-    return (turn.observation, *listed)
+def _anchors(turns: Sequence[Turn], anchor: str) -> Iterator[tuple[str, ...]]:
+    """Yield what each step has in common with those that start from the same state.
+
+    A game is deterministic and a refused action changes nothing, so that "state" tells apart all
+    states that differ. It keeps apart some that are one, reached in two orders of actions.
+    """
+    done: tuple[str, ...] = ()
+    for turn in turns:
+        if anchor == "state":
+            yield done
+            done += (turn.executed,) if turn.accepted else ()
+        elif anchor == "observation+admissible":
+            yield (turn.observation, *(turn.admissible_commands or ()))
+        else:
+            yield (turn.observation,)
 
 
 def _is_flat(rollouts: Rollouts, position: int, settings: Any) -> bool:

@@ -6,16 +6,18 @@ from ml_collections import ConfigDict
 
 from cotjax.errors import UsageError
 from cotjax.masking import KL_ESTIMATORS
-from cotjax.rl.advantages import KINDS
+from cotjax.rl.advantages import KINDS, UNITS
 from cotjax.runtime import distributed
 from cotjax.runtime.ranges import check_ranges
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "advantage": KINDS,
-    "anchor": ("observation", "observation+admissible"),
+    "stat_unit": UNITS,
+    "anchor": ("observation", "observation+admissible", "state"),
     "flat": ("keep", "skip", "refill"),
     "aggregation": ("token", "trajectory", "constant"),
     "normalizer": ("fixed_budget", "token_sum"),
+    "kl_in": ("loss", "reward"),
     "kl_estimator": KL_ESTIMATORS,
     "old": ("sampler", "trainer"),
 }
@@ -69,6 +71,16 @@ def _check_loss(config: ConfigDict) -> None:
         raise UsageError(
             f"rl.updates is {rl.updates}, which does not divide rl.tasks ({rl.tasks}): each update "
             "takes as many whole groups"
+        )
+    if rl.kl_in == "reward" and (not rl.kl or rl.kl_estimator != "k1"):
+        raise UsageError(
+            f"rl.kl_in is 'reward' with rl.kl {rl.kl:g} and rl.kl_estimator {rl.kl_estimator!r}; "
+            "there it must be more than 0 and 'k1', which alone adds up to the divergence of a play"
+        )
+    if rl.information == 1:
+        raise UsageError(
+            "rl.information is 1: a thought is compared behind several prompts; give at least 2, "
+            "or 0 to measure nothing"
         )
     if rl.tis_cap < 1:
         raise UsageError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ from cotjax.envs.base import Game
 from cotjax.errors import DataError
 from cotjax.model.sharding import make_mesh
 from cotjax.rl.batches import advantages_of, step_batches
+from cotjax.rl.collapse import thoughts_compared
+from cotjax.rl.divergence import with_costs
 from cotjax.rl.groups import Stream
-from cotjax.rl.metrics import Clock, step_row
+from cotjax.rl.metrics import Clock, mean, step_row
 from cotjax.rl.play import Actors, played_or_read
 from cotjax.rl.rollouts import rollouts_file
 from cotjax.rl.run import RLRun
@@ -125,6 +129,7 @@ def reinforce(
         for step in range(start + 1, settings.steps + 1):
             # ---- play, or read what was played; it is on the disk before anything is trained
             clock = Clock()
+            scored: dict[str, Any] = {}  # metrics that log-probabilities are needed for
             with clock.timing("play_s"):
                 rollouts, waits = played_or_read(
                     rollouts_file(folder, step),
@@ -144,17 +149,25 @@ def reinforce(
                 advantages = advantages_of(rollouts, run.rl)
                 updates = step_batches(run, rollouts, advantages.values, actors.codec)
             with clock.timing("score_s"):
-                updates = [scores(state.params, batches) for batches in updates]
+                updates = [
+                    replace(each, batches=scores(state.params, each.batches)) for each in updates
+                ]
+                if run.rl.kl_in == "reward":
+                    advantages, updates, costs = with_costs(rollouts, run.rl, updates)
+                    scored["kl_cost"] = mean(own.sum() for own in costs.values())
+                if run.rl.information:
+                    own = partial(scores.own, state.params)
+                    scored["thoughts"] = thoughts_compared(run, rollouts, actors.codec, own)
 
             # ---- update
             rate, found = float(schedule(place["updates"])), []
             with clock.timing("update_s"):
-                for batches in updates:
-                    state, metrics = update(state, batches)
+                for each in updates:
+                    state, metrics = update(state, each.batches)
                     found.append(metrics)
 
             # ---- log
-            row = step_row(rollouts, advantages, run.rl, updates, found, rate)
+            row = step_row(rollouts, advantages, run.rl, updates, found, rate) | scored
             row["time"] = clock.row(row["tokens"], rollouts, waits)
             metrics_file.write(row)
             trackers.write(row)

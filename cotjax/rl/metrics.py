@@ -18,10 +18,10 @@ from cotjax.errors import DataError
 from cotjax.masking import Role
 from cotjax.objectives.objective import MOST
 from cotjax.rl.advantages import FLAT, Played, StepAdvantages
+from cotjax.rl.batches import UpdateRows
 from cotjax.rl.play import Waits
 from cotjax.rl.rewards import has_thought, is_invalid, response_of
 from cotjax.rl.rollouts import Rollouts, rollouts_file
-from cotjax.rl.update import Batch
 from cotjax.rollout.record import Episode, Turn
 
 
@@ -29,7 +29,7 @@ def step_row(
     rollouts: Rollouts,
     advantages: StepAdvantages,
     settings: Any,
-    updates: Sequence[Sequence[Batch]],
+    updates: Sequence[UpdateRows],
     found: Sequence[Mapping[str, Any]],
     rate: float,
 ) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def step_row(
                     f"step {step}: the {name} is {value}; lower train.learning_rate or look at "
                     f"what the step played, rollouts/{rollouts_file(Path(), step).name}"
                 )
-    batches = [batch for update in updates for batch in update]
+    batches = [batch for update in updates for batch in update.batches]
     tokens = sum(int((batch["segment_ids"] > 0).sum()) for batch in batches)
     size = sum(batch["ids"].size for batch in batches)
     return {
@@ -252,6 +252,7 @@ class Clock:
             **self.phases,
             "environment_s": waits.environment,
             "waited_s": waits.waited,
+            "transfer_s": waits.transfer,
         }
 
 

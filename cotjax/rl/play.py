@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class Actors:
         The weights go from the trainer's devices to the sampler's, not through the host.
         """
         self.sampler.load(params)
+        self.sampler.wait()
         try:
             twins = [self.sampler.twin() for _ in self.environments[1:]]
             yield list(zip((self.sampler, *twins), self.environments, strict=True))
@@ -61,10 +63,14 @@ class Actors:
 
 @dataclass(frozen=True)
 class Waits:
-    """Seconds of environments, and of these in which nothing was decoded, summed over slots."""
+    """Seconds of environments, and of these in which nothing was decoded, summed over slots.
+
+    transfer: seconds until the weights were where they play.
+    """
 
     environment: float = 0.0
     waited: float = 0.0
+    transfer: float = 0.0
 
 
 def played_or_read(
@@ -95,12 +101,14 @@ def played_or_read(
         except DataError as error:
             fault = str(error).partition(";")[0]
         warn(f"{fault}; set aside as {put_aside(path).name}, and played again")
+    began = time.perf_counter()
     with actors.playing(params) as halves:
+        transfer = time.perf_counter() - began
         rollouts, waits = play_step(
             actors, halves, stream, settings, step=step, begin=begin, seed=seed, policy=policy
         )
     write_rollouts(path, rollouts)
-    return rollouts, waits
+    return rollouts, replace(waits, transfer=transfer)
 
 
 def play_step(
@@ -159,7 +167,8 @@ def step_seed(seed: int, step: int) -> int:
 
 def is_flat(plays: Sequence[Played], settings: Any) -> bool:
     """Return whether all rewards of a group, penalties included, are equal."""
-    return step_advantages(plays, penalty=settings.format_penalty)[1].flat > 0
+    penalty, unit = settings.format_penalty, settings.stat_unit
+    return step_advantages(plays, penalty=penalty, unit=unit)[1].flat > 0
 
 
 def _played(

@@ -46,7 +46,8 @@ def policy_of(rl: Any) -> Policy:
         clip=rl.clip_low,
         clip_high=rl.clip_high,
         dual_clip=rl.dual_clip or None,
-        kl=rl.kl,
+        kl=rl.kl if rl.kl_in == "loss" else 0.0,
         kl_estimator=rl.kl_estimator,
+        entropy=rl.entropy,
         truncation=rl.tis_cap,
     )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from jax.stages import Lowered
 
 from cotjax.model.config import ModelConfig
 from cotjax.model.kernels import kernel_for
@@ -62,6 +63,7 @@ class Update:
             return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), pairs), wide
 
         places = shardings.params, on_batch
+        self._of_trained = of_trained
         self._zeros = jax.jit(zeros, in_shardings=places, out_shardings=(None, of_trained))
         self._add = jax.jit(
             add,
@@ -81,6 +83,21 @@ class Update:
             donate_argnums=0,
             compiler_options=options,
         )
+
+    def lowered(
+        self, state: TrainState, batch: Mapping[str, Any]
+    ) -> dict[str, Callable[[], Lowered]]:
+        """Return what lowers each program, by name, for shapes of a state and a micro-batch."""
+        pairs, grads = jax.eval_shape(self._zeros, state.params, batch)
+        grads = jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+            grads,
+            self._of_trained,
+        )
+        return {
+            "micro-batch": lambda: self._add.lower((pairs, grads), state.params, batch),
+            "update": lambda: self._apply.lower(state, (pairs, grads)),
+        }
 
     def __call__(
         self, state: TrainState, batches: Sequence[Batch]
@@ -117,6 +134,10 @@ class Scores:
             self._of_start = _make_scores(base, mesh, **layers)
             self._start = None if run.model.lora else run.make_params(mesh)
 
+    def own(self, params: Params, batch: Batch) -> np.ndarray:
+        """Return the log-probabilities of a batch's targets under these parameters, [B, T]."""
+        return self._own(params, batch)
+
     def __call__(self, params: Params, batches: Sequence[Batch]) -> list[Batch]:
         """Return the micro-batches with `old` and `reference`. `params`: those that played.
 
@@ -133,24 +154,42 @@ class Scores:
         return {**batch, "old": old, "reference": self._of_start(start, batch)}
 
 
-def _make_scores(
-    config: ModelConfig, mesh: Mesh, **layers: Any
-) -> Callable[[Params, Batch], np.ndarray]:
-    """Return (params, batch) -> log-probability of each target that is trained on, [B, T]."""
+# What log-probabilities are made of, fields of a policy batch.
+_SCORED = ("ids", "targets", "segment_ids", "branches", "positions", "kl_weights")
+
+
+def score_program(config: ModelConfig, mesh: Mesh, **layers: Any) -> Any:
+    """Return (params, rows) -> log-probability of each target that is trained on, [B, T], jitted.
+
+    Of a policy batch the rows have the fields that it needs. `layers`: see `Scores`.
+    """
 
     def scores(params: Params, batch: dict) -> jax.Array:
         return log_probs(config, params, batch, batch["kl_weights"] > 0, **layers)
 
-    fields = ("ids", "targets", "segment_ids", "branches", "positions", "kl_weights")
-    on_batch = dict.fromkeys(fields, batch_sharding(mesh))
-    program = jax.jit(
+    return jax.jit(
         scores,
-        in_shardings=(param_shardings(config, mesh), on_batch),
+        in_shardings=(
+            param_shardings(config, mesh),
+            dict.fromkeys(_SCORED, batch_sharding(mesh)),
+        ),
         compiler_options=compiler_options(mesh),
     )
 
+
+def scored_fields(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a policy batch that `score_program` takes."""
+    return {name: batch[name] for name in _SCORED}
+
+
+def _make_scores(
+    config: ModelConfig, mesh: Mesh, **layers: Any
+) -> Callable[[Params, Batch], np.ndarray]:
+    """Return (params, batch) -> the log-probabilities of `score_program` on the host."""
+    program = score_program(config, mesh, **layers)
+
     def on_mesh(params: Params, batch: Batch) -> np.ndarray:
-        own = {name: batch[name] for name in fields}
+        own = scored_fields(batch)
         rows = global_batch(own, batch_sharding(mesh), len(batch["ids"]))
         with jax.set_mesh(mesh):
             return np.asarray(program(params, rows))

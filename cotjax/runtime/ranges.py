@@ -68,9 +68,10 @@ RANGES: dict[str, dict[str, Range]] = {
     "rl": {
         **dict.fromkeys(("tasks", "slots", "updates", "constant"), _SOME),
         "group": Range(2, INT32_MAX),
-        "refills": _COUNT,
+        **dict.fromkeys(("refills", "information"), _COUNT),
         **dict.fromkeys(("win_reward", "tis_cap"), _POSITIVE),
-        **dict.fromkeys(("score_reward", "format_penalty", "kl", "omega"), _NOT_NEGATIVE),
+        **dict.fromkeys(("score_reward", "format_penalty", "kl", "entropy"), _NOT_NEGATIVE),
+        "omega": _NOT_NEGATIVE,
         "gamma": _SHARE,
         "clip_low": Range(0, 1, above=True, below=True),
         "clip_high": _POSITIVE,

@@ -92,6 +92,10 @@ class Runner:
         if self.programs.fused:
             self.params = fuse(config, self.programs.mesh, self.params)
 
+    def wait(self) -> None:
+        """Return once the weights are on the devices."""
+        jax.block_until_ready(self.params)
+
     def clear(self) -> None:
         """Make an empty cache of the smallest capacity, and give back the memory of a larger
         one.

@@ -120,6 +120,10 @@ class Sampler:
         self._runner.load(params)
         self._clear()
 
+    def wait(self) -> None:
+        """Return once the weights are on the devices."""
+        self._runner.wait()
+
     def unload(self) -> None:
         """Free the weights, and the cache but for its smallest capacity, until the next `load`.
 

@@ -52,6 +52,27 @@ ELICITATION = Elicitation(
     greedy=("prompt",),
 )
 
+CONFIG = '''
+"""cotjax rl on two doors."""
+from cotjax.config import default_config
+
+
+def get_config():
+    config = default_config("helpers.doors:WORLD")
+    config.workers = 0
+    config.games.in_domain, config.games.ood = 4, 0
+    config.rl.tasks, config.rl.group, config.rl.slots, config.rl.need_thought = 2, 3, 6, False
+    config.train.steps, config.train.save_every, config.train.batch = 2, 1, 2
+    config.train.row_length = config.data.max_length = config.evaluate.max_length = 128
+    config.train.warmup = 0
+    config.train.information_examples = 0
+    config.evaluate.max_steps, config.evaluate.slots = 2, 4
+    config.evaluate.max_new_tokens, config.evaluate.max_action_tokens = 6, 4
+    config.evaluate.cot_prefix = "<action>"
+    config.arms = {"grpo": {"label": "GRPO", "fraction": 0.3, "advantage": "rloo"}}
+    return config
+'''
+
 
 class Door:
     """One door is open; the action that names it wins."""
@@ -108,10 +129,21 @@ def base_folder(folder: Path) -> Path:
     return folder
 
 
+def arguments(folder: Path) -> list[str]:
+    """Return those of `cotjax rl` for a run in `folder`, after the command's name."""
+    (folder / "doors.py").write_text(CONFIG)
+    base = base_folder(folder / "base")
+    return [
+        *("--config", str(folder / "doors.py"), "--out", str(folder / "run")),
+        f"--config.model.base={base}",
+    ]
+
+
 def settings(**changes: Any) -> ConfigDict:
     """Return `config.rl` for steps of 2 groups of 3 plays."""
     values = default_config().rl
     values.update({"tasks": 2, "group": 3, "slots": 6, "need_thought": False, "refills": 1})
+    values.information = 0  # one program less to compile
     values.update(changes)
     return values
 

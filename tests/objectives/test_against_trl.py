@@ -1,6 +1,7 @@
 """Losses and gradients equal those of TRL's trainers, for the same logits, in float64."""
 
 from collections import defaultdict
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -62,7 +63,7 @@ def sampled():
     }
 
 
-def trl_grpo(sampled, loss_type, *, beta, high, delta, importance):
+def trl_grpo(sampled, loss_type, *, beta, high, delta, importance, entropy=0.0):
     from trl import GRPOTrainer
 
     logits = as_torch(sampled["logits"]).requires_grad_()
@@ -70,7 +71,7 @@ def trl_grpo(sampled, loss_type, *, beta, high, delta, importance):
 
     def scores(*_, **__):
         log_probs = logits.log_softmax(-1)
-        entropies = -(log_probs.exp() * log_probs).sum(-1).detach()
+        entropies = -(log_probs.exp() * log_probs).sum(-1)
         return log_probs.gather(-1, ids[..., None])[..., 0], entropies, None
 
     trainer = SimpleNamespace(
@@ -90,7 +91,9 @@ def trl_grpo(sampled, loss_type, *, beta, high, delta, importance):
         accelerator=identity(),
         model=SimpleNamespace(training=True),
         args=SimpleNamespace(use_bias_correction_kl=False, delta=delta, steps_per_generation=1),
-        _entropy_bonus_enabled=False,
+        _entropy_bonus_enabled=entropy > 0,
+        entropy_coef=entropy,
+        use_adaptive_entropy=False,
         _metrics={"train": defaultdict(list)},
     )
     inputs = {
@@ -172,6 +175,20 @@ def test_the_policy_gradient_is_trls(sampled, loss_type, beta, high, delta, impo
     for ours_name, name in names.items():
         total, weight = map(float, pairs[ours_name])
         assert total / weight == pytest.approx(metrics[name][0], rel=1e-6), name
+
+
+@pytest.mark.parametrize("loss_type", ["bnpo", "dapo"])
+def test_the_entropy_bonus_is_trls_where_the_loss_is_a_mean_over_tokens(sampled, loss_type):
+    case = {"beta": 0.05, "high": 0.28, "delta": None, "importance": True}
+    theirs, their_gradient, _ = trl_grpo(sampled, loss_type, entropy=0.3, **case)
+    settings = Policy(
+        clip_high=0.28, kl=0.05, kl_estimator="k3", entropy=0.3, truncation=2.0 + 1e-9
+    )
+    with jax.enable_x64(True):
+        ours, gradient, _ = our_policy(sampled, settings, importance=True)
+        plain, _, _ = our_policy(sampled, replace(settings, entropy=0.0), importance=True)
+    assert ours == pytest.approx(theirs, rel=1e-12) and ours < plain
+    np.testing.assert_allclose(gradient, their_gradient, rtol=1e-10, atol=1e-14)
 
 
 def test_the_cases_reach_both_ends_of_the_clip_and_the_cut(sampled):

@@ -7,7 +7,11 @@ from hypothesis import strategies as st
 from jax.sharding import AbstractMesh, AxisType
 
 from cotjax.model.sharding import MESH_AXES
-from cotjax.objectives.cross_entropy import _chunks, supervised_cross_entropy
+from cotjax.objectives.cross_entropy import (
+    _chunks,
+    losses_and_entropies,
+    supervised_cross_entropy,
+)
 from cotjax.objectives.supervised import masked_cross_entropy
 
 B, T, D, V = 3, 21, 8, 13
@@ -51,6 +55,38 @@ def test_losses_and_gradients_are_those_over_full_logits(seed, chunk):
     assert (np.asarray(losses)[~np.asarray(supervised)] == 0).all()
     for ours, theirs in zip(gradients, others, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [4, 21])
+def test_entropies_have_the_gradient_of_those_over_full_logits(chunk):
+    hidden, output, targets, supervised, rng = _arrays(7)
+    pulls = jnp.asarray(rng.normal(size=(2, B, T)), jnp.float32)
+
+    def pulled(found):
+        return sum((each * pull).sum() for each, pull in zip(found, pulls, strict=True))
+
+    def ours(hidden, output):
+        return pulled(
+            losses_and_entropies(hidden, output, targets, supervised, chunk, gradient=True)
+        )
+
+    def full(hidden, output):
+        log_p = jax.nn.log_softmax(jnp.einsum("BTD,VD->BTV", hidden, output))
+        losses = -jnp.take_along_axis(log_p, targets[..., None], -1)[..., 0]
+        entropies = -(jnp.exp(log_p) * log_p).sum(-1)
+        return pulled(jnp.where(supervised, each, 0) for each in (losses, entropies))
+
+    (one, gradients), (two, others) = (
+        jax.value_and_grad(of, argnums=(0, 1))(hidden, output) for of in (ours, full)
+    )
+    np.testing.assert_allclose(one, two, rtol=1e-5)
+    for gradient, other in zip(gradients, others, strict=True):
+        np.testing.assert_allclose(gradient, other, rtol=1e-4, atol=1e-5)
+
+    def value(hidden):
+        return losses_and_entropies(hidden, output, targets, supervised, chunk)[1].sum()
+
+    assert not jax.grad(value)(hidden).any(), "without being asked for it there is none"
 
 
 @pytest.mark.parametrize("which", ["nothing", "everything", "one row"])

@@ -131,6 +131,61 @@ def test_a_penalty_falls_on_the_malformed_step_and_statistics_are_over_plays():
     assert not np.concatenate(values).any() and counts.flat == 1
 
 
+def test_over_steps_a_long_play_weighs_as_often_as_it_acted_as_in_verl_agent():
+    """Its numbers: torch's mean and std of the rows' scores, with compute_mean_std_cross_steps."""
+    plays = [Played("won", 0, 1.0, (False, True)), Played("lost", 0, 0.0, (False,) * 6)]
+    rows = np.array([1.0, 0.9, *[0.0] * 6])
+    (won, lost), counts = step_advantages(plays, penalty=0.1, unit="step")
+    expected = (rows - rows.mean()) / (rows.std(ddof=1) + 1e-6)
+    np.testing.assert_allclose([*won, *lost], expected, rtol=1e-12)
+    assert lost[0] > step_advantages(plays, penalty=0.1)[0][1][0], "the mean is the lost play's"
+    (won, lost), _ = step_advantages(plays, "rloo", penalty=0.1, unit="step")
+    np.testing.assert_allclose([*won, *lost], [1.0, 0.9, *[-0.95] * 6])
+    assert counts.flat == 0
+    # One malformed step makes a group of equal plays uneven over steps, and so does it over plays.
+    equal = [Played("a", 0, 0.0, (True, False)), Played("b", 0, 0.0, (False, True))]
+    assert step_advantages(equal, unit="step")[1].flat == 0
+    alone = [Played("a", 0, 0.0, (True, False)), Played("never began", 0, 0.0)]
+    assert not step_advantages(alone, unit="step")[0][0].any()
+
+
+def test_plays_of_equal_length_have_one_mean_in_both_units():
+    plays = [Played(str(n), 0, reward, (False,) * 4) for n, reward in enumerate((1.0, 0.0, 0.3))]
+    for kind in ("dr_grpo", "rloo"):
+        for one, two in zip(
+            step_advantages(plays, kind)[0], step_advantages(plays, kind, unit="step")[0],
+            strict=True,
+        ):  # fmt: skip
+            np.testing.assert_allclose(one, two, atol=1e-15)
+
+
+def test_a_cost_is_taken_from_the_reward_and_a_flat_group_stays_flat():
+    plays = [Played("a", 0, 1.0, (False,) * 2, 0.25), Played("b", 0, 0.0, (False,), 0.05)]
+    without = [Played("a", 0, 0.75, (False,) * 2), Played("b", 0, -0.05, (False,))]
+    for kind in ("grpo", "dr_grpo", "rloo"):
+        for one, two in zip(
+            step_advantages(plays, kind)[0], step_advantages(without, kind)[0], strict=True
+        ):
+            np.testing.assert_array_equal(one, two)
+    # Costs alone: scaled to the size of a win's they would drown it; as they are, they pull.
+    flat = [Played("a", 0, 1.0, (False,), 1e-3), Played("b", 0, 1.0, (False,), 0.0)]
+    values, counts = step_advantages(flat)
+    assert counts.flat == 1 and not np.concatenate(values).any()
+    np.testing.assert_allclose(np.concatenate(step_advantages(flat, "dr_grpo")[0]), [-5e-4, 5e-4])
+
+
+def test_costs_of_steps_are_in_the_returns_that_gigpo_compares():
+    taken = [
+        Visited("a", 0, (0.0, 1.0), ("s", "t"), (0.5, 0.25)),
+        Visited("b", 0, (0.0, 0.0), ("s", "t"), (0.0, 0.0)),
+    ]
+    net = [Visited("a", 0, (-0.5, 0.75), ("s", "t")), Visited("b", 0, (0.0, 0.0), ("s", "t"))]
+    for one, two in zip(gigpo(taken).values, gigpo(net).values, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-12)
+    with pytest.raises(DataError, match="a: 1 rewards, but 2 costs"):
+        gigpo([Visited("a", 0, (0.0,), ("s",), (0.5, 0.25))])
+
+
 def test_without_malformed_steps_the_steps_have_the_plays_advantages():
     plays = [Played(str(n), 0, reward, (False,) * 3) for n, reward in enumerate((1.0, 0.0, 0.3))]
     for kind in ("grpo", "dr_grpo", "rloo"):

@@ -4,42 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers.doors import base_folder
+from helpers.doors import arguments
 
 from cotjax.cli.main import main
 from cotjax.rollout.record import read_records
-
-CONFIG = '''
-"""cotjax rl on two doors."""
-from cotjax.config import default_config
-
-
-def get_config():
-    config = default_config("helpers.doors:WORLD")
-    config.workers = 0
-    config.games.in_domain, config.games.ood = 4, 0
-    config.rl.tasks, config.rl.group, config.rl.slots, config.rl.need_thought = 2, 3, 6, False
-    config.train.steps, config.train.save_every, config.train.batch = 2, 1, 2
-    config.train.row_length = config.data.max_length = config.evaluate.max_length = 128
-    config.train.warmup = 0
-    config.train.information_examples = 0
-    config.evaluate.max_steps, config.evaluate.slots = 2, 4
-    config.evaluate.max_new_tokens, config.evaluate.max_action_tokens = 6, 4
-    config.evaluate.cot_prefix = "<action>"
-    config.arms = {"grpo": {"label": "GRPO", "fraction": 0.3, "advantage": "rloo"}}
-    return config
-'''
 
 
 @pytest.fixture
 def doors(tmp_path):
     """The arguments of a run on the two doors."""
-    (tmp_path / "doors.py").write_text(CONFIG)
-    base = base_folder(tmp_path / "base")
-    return [
-        *("--config", str(tmp_path / "doors.py"), "--out", str(tmp_path / "run")),
-        f"--config.model.base={base}",
-    ]
+    return arguments(tmp_path)
 
 
 @pytest.mark.parametrize(

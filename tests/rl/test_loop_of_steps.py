@@ -116,8 +116,9 @@ def test_killed_in_three_places_a_run_ends_with_the_same_bytes(
     # After the update of step 3, before it is saved. Step 2 is read, not played.
     def report(step, steps, row):
         if step <= 2:
-            assert row["time"]["environment_s"] == 0
+            assert row["time"]["environment_s"] == row["time"]["transfer_s"] == 0
         if step == 3:
+            assert 0 < row["time"]["transfer_s"] < row["time"]["play_s"]
             raise Killed
 
     with pytest.raises(Killed):
@@ -188,12 +189,17 @@ def test_with_adapters_the_reference_is_the_base_and_only_they_change(tmp_path):
 
 
 def test_the_options_of_a_step_work_together(actors, tmp_path):
-    """Two halves of the slots, two updates, GiGPO, importance weights, all actions dropped."""
+    """Two halves of the slots, two updates, GiGPO, importance weights, all actions dropped.
+
+    And the divergence in the reward, an entropy bonus, and thoughts compared.
+    """
     what = rl_run(
-        {"steps": 2},
+        {"steps": 2, "learning_rate": 0.03},
         Dropping.of(fraction=1.0),
         **{"tasks": 4, "updates": 2, "omega": 1.0, "old": "trainer", "normalizer": "token_sum"},
-        **{"flat": "keep", "mask_cut": True, "aggregation": "trajectory", "kl_estimator": "k3"},
+        **{"flat": "keep", "mask_cut": True, "aggregation": "trajectory", "kl_estimator": "k1"},
+        **{"kl_in": "reward", "kl": 0.1, "entropy": 0.01, "information": 2, "stat_unit": "step"},
+        anchor="state",
     )
     with EnvPool(Door, 6, 0) as pool:
         both = replace(actors, environments=[actors.environments[0], pool])
@@ -205,8 +211,11 @@ def test_the_options_of_a_step_work_together(actors, tmp_path):
         assert row["tis"]["mean"] == pytest.approx(1, abs=1e-4)
         assert row["kl_old"] > 0
         assert row["nll_by_role"].keys() <= {"REASONING", "ACTION", "ACTION_CLOSE"}
-        # The second update's ratios are to the policy that played, before the first.
-        assert row["ratio"]["max"] > 1 + 1e-4
+        # The second update's ratios are to the policy that played, before the first: the clip acts.
+        assert row["ratio"]["max"] > 1.2 and row["clip"]["low"] + row["clip"]["high"] > 0
+        assert row["thoughts"] is None or row["thoughts"]["prompts"] == 2
+    first, second = rows(tmp_path)
+    assert abs(first["kl_cost"]) < 1e-6 and abs(second["kl_cost"]) > 1e-5
 
 
 def test_the_hash_of_a_policy_is_of_every_element_in_its_place(actors):

@@ -146,3 +146,33 @@ def test_a_penalty_is_of_its_step_and_an_anchor_of_its_state():
         strict=True,
     ):
         assert own.tolist() == pytest.approx(expected)
+
+
+def test_a_refused_action_leaves_the_state_as_it_was_and_two_states_are_never_one():
+    """Every step sees the same text: as the observation alone says, there is one state."""
+    episodes = [
+        episode("a", 0, [turn("jump"), turn("look"), turn("jump")], success=True),
+        episode("a", 1, [turn("look"), turn("look")]),
+    ]
+    what = settings(group=2, advantage="dr_grpo", format_penalty=0.0, omega=1.0, gamma=1.0)
+    found = {}
+    for anchor in ("observation", "observation+admissible", "state"):
+        what.anchor = anchor
+        found[anchor] = advantages_of(Rollouts.of(ABOUT, (0, 0), episodes, what), what)
+    assert [found[name].anchors for name in found] == [1, 1, 2]
+    # Of the state at the start there are three steps: two of the first play, which jumped in vain.
+    first, second = (own - own_plays for own, own_plays in zip(
+        found["state"].values, (0.5, -0.5), strict=True
+    ))  # fmt: skip
+    assert first.tolist() == pytest.approx([1 / 3, 1 / 3, 0.5])
+    assert second.tolist() == pytest.approx([-2 / 3, -0.5])
+
+
+def test_statistics_over_steps_are_a_setting():
+    episodes = [
+        episode("a", 0, [turn("look")], success=True),
+        episode("a", 1, [turn("look")] * 3),
+    ]
+    what = settings(group=2, advantage="dr_grpo", stat_unit="step")
+    first, second = advantages_of(Rollouts.of(ABOUT, (0, 0), episodes, what), what).values
+    assert first.tolist() == [0.75] and second.tolist() == [-0.25] * 3
