@@ -37,7 +37,7 @@ from cotjax.sample.programs import Programs
 from cotjax.sample.runner import Pieces, Runner
 from cotjax.sample.sampling import Sampling
 from cotjax.sample.trees import plan
-from cotjax.sample.vocabulary import stop_table, token_mask
+from cotjax.sample.vocabulary import Stop, stop_table, token_mask
 
 
 class Sampler:
@@ -57,7 +57,7 @@ class Sampler:
         *,
         slots: int,
         max_length: int,
-        stop: Sequence[Sequence[int]] | Sequence[str],
+        stop: Stop,
         pad_id: int,
         max_new: int = 128,
         pieces: Sequence[str | None] | None = None,
@@ -65,7 +65,8 @@ class Sampler:
         """Make empty slots, without weights.
 
         `max_length`: tokens a slot may hold: prompt, prefix and new ones together. `stop`: what
-        ends a generation: id sequences, or texts, which are recognised however they are tokenised.
+        ends a generation, unless `sample` is given another one: id sequences, or texts, which are
+        recognised however they are tokenised.
         `pad_id`: any id of the vocabulary, for unused positions. `max_new`: the most tokens of one
         generation; each slot's cache has capacity for them, and a decode reads all of it at every
         step. `pieces`: the text that each id adds to a response, None where the id is no token;
@@ -87,7 +88,8 @@ class Sampler:
         self.max_length, self.max_new, self.pad_id = max_length, max_new, pad_id
         self._check_ids([pad_id], "pad_id")
         tokens_V = token_mask(pieces, config.vocab_size)
-        table_ZV = stop_table(stop, config.vocab_size, pieces)
+        self._pieces = pieces
+        table_ZV = self._stop_table(stop)
         most = min(max_new, max_length)
         # Each slot's cached prompt.
         self._ids: list[list[int]] = [[] for _ in range(slots)]
@@ -164,11 +166,13 @@ class Sampler:
         max_new: int,
         seeds: Mapping[int, int] | None = None,
         back: int = 0,
+        stop: Stop | None = None,
         **how: Any,
     ) -> dict[int, Generation]:
         """Decode from each of these slots' cached prompt plus its prefix, which may be empty.
 
-        `back`: the prefix takes the place of this many of the prompt's last ids.
+        `back`: the prefix takes the place of this many of the prompt's last ids. `stop`: what ends
+        these generations, in place of the sampler's own stop sequences.
 
         Every slot's prompt stays as it was: the next call gives what it would have given without
         this one. `how`: fields of sampling.Sampling. Greedy at temperature 0, the default; else
@@ -181,7 +185,8 @@ class Sampler:
         logits are not finite.
         """
         several = None if seeds is None else {slot: [seed] for slot, seed in seeds.items()}
-        samples = self.samples(prefixes, max_new=max_new, seeds=several, back=back, **how)
+        more = {"back": back, "stop": stop, **how}
+        samples = self.samples(prefixes, max_new=max_new, seeds=several, **more)
         return {slot: generations[0] for slot, generations in samples.items()}
 
     def samples(
@@ -191,6 +196,7 @@ class Sampler:
         max_new: int,
         seeds: Mapping[int, Sequence[int]] | None = None,
         back: int = 0,
+        stop: Stop | None = None,
         **how: Any,
     ) -> dict[int, list[Generation]]:
         """Like `sample`, with one generation for each of a slot's seeds (greedy: one).
@@ -204,6 +210,7 @@ class Sampler:
             return {}
         if sampling.temperature == 0 or seeds is None:
             seeds = {slot: [0] for slot in prefixes}
+        self._stop_at(stop)
         if not back:
             return self._samples(prefixes, self.lengths, max_new, seeds, sampling)
         lengths_B = self.lengths
@@ -316,6 +323,14 @@ class Sampler:
             slot: [found[slot][tuple(ids)] for ids in several] for slot, several in branches.items()
         }
 
+    def _stop_at(self, stop: Stop | None) -> None:
+        """Choose the stop sequences of the next decodes."""
+        key = None if stop is None else tuple(map(_hashable, stop))
+        self._runner.stop_at(key, lambda: self._stop_table(stop or ()))
+
+    def _stop_table(self, stop: Stop) -> np.ndarray:
+        return stop_table(stop, self.config.vocab_size, self._pieces)
+
     def _clear(self) -> None:
         self._ids = [[] for _ in range(self.slots)]
         self._runner.clear()
@@ -383,6 +398,10 @@ class Sampler:
                 raise UsageError(
                     f"sampler: temperature is {sampling.temperature} but slot {slot} has no seed"
                 )
+
+
+def _hashable(sequence: str | Sequence[int]) -> str | tuple[int, ...]:
+    return sequence if isinstance(sequence, str) else tuple(map(int, sequence))
 
 
 def _not_finite(slot: int) -> NotFiniteError:
