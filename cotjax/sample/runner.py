@@ -22,7 +22,7 @@ from cotjax.sample.decoding import FORCED_MOST
 from cotjax.sample.programs import Programs
 from cotjax.sample.sampling import NO_ID, Sampling, Scalars, seed_words
 from cotjax.sample.trees import Tree
-from cotjax.sample.vocabulary import heightened
+from cotjax.sample.vocabulary import Stop, heightened
 
 # States of a stop table come in multiples of this, so that most tables share a program.
 _STATES = 32
@@ -54,7 +54,7 @@ class Runner:
         (self._tokens,) = self._put_replicated(tokens_V)
         # Stop sequences, None for the sampler's own -> their table. Shared with twins.
         self._stops: dict[object, jax.Array] = {}
-        self.stop_at(None, lambda: programs.stop_ZV)
+        self.stop_at(None, lambda own: programs.stop_ZV)
         self.clear()
 
     def twin(self) -> Runner:
@@ -82,10 +82,13 @@ class Runner:
         heights = {len(table) for table in self._stops.values()}
         return len(capacities) * (1 + 4 * len(self.reads) + len(self.trees) + 2 * len(heights))
 
-    def stop_at(self, key: object, table: Callable[[], np.ndarray]) -> None:
-        """Let the next decodes end by a table, made and placed when its key is new."""
+    def stop_at(self, stop: Stop | None, table_of: Callable[[Stop], np.ndarray]) -> None:
+        """Let the next decodes end at these sequences, whose table is made the first time."""
+        key = None
+        if stop is not None:
+            key = tuple(each if isinstance(each, str) else tuple(each) for each in stop)
         if key not in self._stops:
-            (self._stops[key],) = self._put_replicated(heightened(table(), _STATES))
+            (self._stops[key],) = self._put_replicated(heightened(table_of(stop or ()), _STATES))
         self._stop = self._stops[key]
 
     def load(self, params: Params) -> None:

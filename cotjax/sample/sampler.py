@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,8 +66,7 @@ class Sampler:
         """Make empty slots, without weights.
 
         `max_length`: tokens a slot may hold: prompt, prefix and new ones together. `stop`: what
-        ends a generation, unless `sample` is given another one: id sequences, or texts, which are
-        recognised however they are tokenised.
+        ends a generation by default: id sequences, or texts, recognised however tokenised.
         `pad_id`: any id of the vocabulary, for unused positions. `max_new`: the most tokens of one
         generation; each slot's cache has capacity for them, and a decode reads all of it at every
         step. `pieces`: the text that each id adds to a response, None where the id is no token;
@@ -88,7 +88,7 @@ class Sampler:
         self.max_length, self.max_new, self.pad_id = max_length, max_new, pad_id
         self._check_ids([pad_id], "pad_id")
         tokens_V = token_mask(pieces, config.vocab_size)
-        self._pieces = pieces
+        self._stop_table = partial(stop_table, vocab_size=config.vocab_size, pieces=pieces)
         table_ZV = self._stop_table(stop)
         most = min(max_new, max_length)
         # Each slot's cached prompt.
@@ -185,8 +185,8 @@ class Sampler:
         logits are not finite.
         """
         several = None if seeds is None else {slot: [seed] for slot, seed in seeds.items()}
-        more = {"back": back, "stop": stop, **how}
-        samples = self.samples(prefixes, max_new=max_new, seeds=several, **more)
+        how |= {"max_new": max_new, "seeds": several, "back": back, "stop": stop}
+        samples = self.samples(prefixes, **how)
         return {slot: generations[0] for slot, generations in samples.items()}
 
     def samples(
@@ -210,7 +210,7 @@ class Sampler:
             return {}
         if sampling.temperature == 0 or seeds is None:
             seeds = {slot: [0] for slot in prefixes}
-        self._stop_at(stop)
+        self._runner.stop_at(stop, self._stop_table)
         if not back:
             return self._samples(prefixes, self.lengths, max_new, seeds, sampling)
         lengths_B = self.lengths
@@ -323,14 +323,6 @@ class Sampler:
             slot: [found[slot][tuple(ids)] for ids in several] for slot, several in branches.items()
         }
 
-    def _stop_at(self, stop: Stop | None) -> None:
-        """Choose the stop sequences of the next decodes."""
-        key = None if stop is None else tuple(map(_hashable, stop))
-        self._runner.stop_at(key, lambda: self._stop_table(stop or ()))
-
-    def _stop_table(self, stop: Stop) -> np.ndarray:
-        return stop_table(stop, self.config.vocab_size, self._pieces)
-
     def _clear(self) -> None:
         self._ids = [[] for _ in range(self.slots)]
         self._runner.clear()
@@ -398,10 +390,6 @@ class Sampler:
                 raise UsageError(
                     f"sampler: temperature is {sampling.temperature} but slot {slot} has no seed"
                 )
-
-
-def _hashable(sequence: str | Sequence[int]) -> str | tuple[int, ...]:
-    return sequence if isinstance(sequence, str) else tuple(map(int, sequence))
 
 
 def _not_finite(slot: int) -> NotFiniteError:
