@@ -25,6 +25,9 @@ def rl() -> ConfigDict:
     # Decode each state's prompt action, greedily, beside its sampled CoT action, and log how often
     # the two agree.
     rl.live_prompt = True
+    # The first steps, in which the policy writes the results of its searches itself (in one growing
+    # text, data.layout); the world's own follow. 0: none.
+    rl.simulated_steps = 0
     # ---- rewards
     rl.win_reward = 1.0  # of an episode that is won
     rl.score_reward = 0.0  # times the score at the end, in a world that has one

@@ -68,7 +68,7 @@ RANGES: dict[str, dict[str, Range]] = {
     "rl": {
         **dict.fromkeys(("tasks", "slots", "updates", "constant"), _SOME),
         "group": Range(2, INT32_MAX),
-        "refills": _COUNT,
+        **dict.fromkeys(("refills", "simulated_steps"), _COUNT),
         **dict.fromkeys(("win_reward", "tis_cap"), _POSITIVE),
         **dict.fromkeys(("score_reward", "format_penalty", "kl", "omega"), _NOT_NEGATIVE),
         "gamma": _SHARE,
@@ -76,6 +76,7 @@ RANGES: dict[str, dict[str, Range]] = {
         "clip_high": _POSITIVE,
         "dual_clip": _NOT_NEGATIVE,
     },
+    "evaluate": {"max_result_tokens": _SOME},
     "primary": {
         "margin": Range(0, 1, above=True, below=True),
         "assumed_states": _SOME,
