@@ -1,5 +1,7 @@
 """Growing texts in reinforcement learning: results teach nothing, whoever wrote them."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +24,7 @@ from cotjax.envs.search_qa.library import Page
 from cotjax.errors import DataError, UsageError
 from cotjax.masking import Dropping, Role
 from cotjax.objectives.policy import Policy, policy_pairs
+from cotjax.rl.batches import advantages_of, step_batches
 from cotjax.rl.checks import check_rl
 from cotjax.rl.groups import Stream
 from cotjax.rl.play import Actors, play_step
@@ -188,6 +191,13 @@ def test_a_schedule_says_in_which_steps_the_policy_writes_its_results(tmp_path):
             shown = {each.steps[1].observation for each in rollouts.episodes}
             told = {each.elicitation.get("simulated", False) for each in rollouts.episodes}
             seen[step] = told, {"born in Ma Ti" in text for text in shown}
+            run = SimpleNamespace(
+                rl=settings, settings=default_config("search_qa").train, dropping=Dropping.of()
+            )
+            advantages = advantages_of(rollouts, settings)
+            ((batch,),) = step_batches(run, rollouts, advantages.values, codec)
+            sampled = sum(len(turn.cot.ids) for each in rollouts.episodes for turn in each.steps)
+            assert (batch["weights"] > 0).sum() == sampled == batch["budget"].sum()
     assert seen == {1: ({True}, {True}), 2: ({False}, {False})}
 
 
