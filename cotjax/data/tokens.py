@@ -139,7 +139,8 @@ def trajectory_examples(
     if (layout.name == GROWING) != (codec.growing is not None):
         raise UsageError(
             f"data.layout is {layout.name!r}, but the codec's prompt is "
-            f"{'of turns' if codec.growing is None else 'one growing text'}"
+            f"{'of turns' if codec.growing is None else 'one growing text'}; take both from one "
+            "config"
         )
     turns = _encode_turns(codec, trajectory, form, layout.past_thoughts, no_thought)
     if layout.name == GROWING:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from cotjax.envs.base import Observation, Play
@@ -196,6 +196,8 @@ class _Slots:
     simulated: SimulatedSearch | None = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.driver == "reference":  # results are the expert's, as its pieces are
+            self.elicitation = replace(self.elicitation, simulated=False)
         # Who writes the results of a growing text: None for the environments.
         self.simulated = None
         if self.elicitation.simulated:

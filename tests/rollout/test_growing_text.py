@@ -236,13 +236,15 @@ def test_the_prompt_action_is_the_answer_without_a_further_thought(tmp_path):
 def test_an_experts_text_is_the_one_that_training_has(tmp_path):
     codec = word_codec()
     steps = [("I need the birthplace of Bel Tor.", "search: Bel Tor born"), ("", "answer: Jor Ko")]
-    episode = _play(
-        codec,
-        questions(tmp_path, ("one",)),
-        driver="reference",
-        references={"one": [action for _, action in steps]},
-        thoughts={"one": [thought or None for thought, _ in steps]},
-    )["one"]
+    expert = {
+        "references": {"one": [action for _, action in steps]},
+        "thoughts": {"one": [thought or None for thought, _ in steps]},
+    }
+    games = questions(tmp_path, ("one",))
+    episode = _play(codec, games, driver="reference", **expert)["one"]
+    # No policy writes the results of an expert's searches.
+    other = _play(codec, games, driver="reference", results=lambda text: [], **expert)["one"]
+    assert other.steps == episode.steps and "simulated" not in other.elicitation
     assert episode.success and [turn.reference for turn in episode.steps] == [a for _, a in steps]
     shown = codec.growing.observed_ids(episode.steps[1].observation)
     assert episode.steps[1].prompt_ids == (*codec.growing.piece_ids(*steps[0]), *shown)
