@@ -44,6 +44,8 @@ from cotjax.study.players import Player, playing_mesh
 
 # Loaded games that each environment's process keeps in memory.
 _GAMES_KEPT = 4
+# Probes that look at executed actions alone, whatever the prompts are.
+_OF_ACTIONS = {"revisions", "progress"}
 
 
 def elicitation_of(config: ConfigDict, template: TurnTemplate = CHATML) -> Elicitation:
@@ -169,9 +171,11 @@ def _check_growing(config: ConfigDict) -> None:
             f"evaluate.elicitations: {min(others)!r} needs turns, and data.layout is {GROWING!r}; "
             "leave it out"
         )
-    if config.probes.names:
+    probes = {*config.probes.names} - _OF_ACTIONS
+    if probes:
         raise UsageError(
-            f"probes.names: probes need turns, and data.layout is {GROWING!r}; set them to ()"
+            f"probes.names: {min(probes)!r} needs turns, and data.layout is {GROWING!r}; leave it "
+            "out"
         )
 
 

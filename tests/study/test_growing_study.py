@@ -70,7 +70,7 @@ def test_a_study_of_growing_texts_trains_plays_and_reports(tmp_path):
         ({"data.past_thoughts": True}, "keeps its thoughts anyway"),
         ({"data.history": 2}, "needs the layout 'step'"),
         ({"evaluate.offline": ("instructed",)}, "'instructed' needs turns"),
-        ({"probes.names": ("conflict",)}, "probes need turns"),
+        ({"probes.names": ("revisions", "conflict")}, "'conflict' needs turns"),
     ],
 )
 def test_what_a_growing_text_does_not_allow_is_refused(changes, words):
