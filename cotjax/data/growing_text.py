@@ -71,7 +71,8 @@ class GrowingText:
 
     def observed(self, observation: str, *, lenient: bool = False) -> Segments:
         """Return what follows a search: the results and the line breaks."""
-        codec, ids = self._codec, []
+        codec = self._codec
+        ids: list[int] = []
         opened, text, closed = search.divided(observation)
         for tag, content in ((opened, text), (closed, "")):
             ids += codec.encode(tag) if tag else []

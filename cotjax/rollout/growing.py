@@ -128,7 +128,8 @@ def answered(
     """
     asked = [slot for slot, answer in answers.items() if answer.accepted] if simulated else []
     written = simulated.results(live, {s: chosen[s].ids or [] for s in asked}) if simulated else {}
-    texts, results = dict(answers), {}
+    texts = dict(answers)
+    results: dict[int, Results] = {}
     for slot, answer in answers.items():
         if slot in written:
             results[slot], text = written[slot]

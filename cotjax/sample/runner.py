@@ -84,7 +84,7 @@ class Runner:
 
     def stop_at(self, stop: Stop | None, table_of: Callable[[Stop], np.ndarray]) -> None:
         """Let the next decodes end at these sequences, whose table is made the first time."""
-        key = None
+        key: object = None
         if stop is not None:
             key = tuple(each if isinstance(each, str) else tuple(each) for each in stop)
         if key not in self._stops:

@@ -50,10 +50,12 @@ def judge(
     """
     folder = Path(game.path).parent
     question, known, true = parse_question(task, schema), load_known(folder), load_true(folder)
-    facts, counts, queries = dict(known), SearchCounts(), set()
+    facts, counts = dict(known), SearchCounts()
+    queries: set[tuple[str, ...]] = set()
     counts.oracle = sum(key not in known for key in solve(question, true).used)
     golds = load_questions(Path(game.path))[game.id].answers
-    context, wanted = "", None
+    context = ""
+    wanted: Key | None = None  # the missing fact that the last search was for
     for text, action in zip(seen, actions, strict=True):
         text = _SPACED.sub(r"\1", text)
         context += f" {text}"
