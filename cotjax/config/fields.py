@@ -144,7 +144,8 @@ def _data() -> ConfigDict:
     # fits the tokenizer's chat template.
     data.template = "chatml"
     data.max_length = 768  # tokens an example; at most train.row_length
-    # "trajectory": one example an episode; "step": a prompt and a response for each step.
+    # "trajectory": one example an episode; "step": a prompt and a response for each step;
+    # "growing": one example an episode, as one text without turns that keeps its thoughts.
     data.layout = "trajectory"
     # Past turns in a step's prompt (0: all). A model can be trained, but not played, with fewer
     # or with past_thoughts.

@@ -67,6 +67,10 @@ def evaluate() -> ConfigDict:
     # Checkpoints (updates) at which episodes are played; (): all. Expert states are measured at
     # all.
     evaluate.episodes_at = ()  # -1 is the last
+    # Who writes the results of searches in one growing text (data.layout): "real", the world;
+    # "simulated", the model itself.
+    evaluate.search = "real"
+    evaluate.max_result_tokens = 256  # tokens of such results, if the model writes them
     evaluate.cot_prefix = ""  # prefilled before a CoT response; "<think>" forces reasoning
     evaluate.start_timeout = 120.0  # seconds for an environment's process to start
     evaluate.reset_timeout = 120.0  # seconds for an environment to load a game

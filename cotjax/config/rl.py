@@ -28,6 +28,9 @@ def rl() -> ConfigDict:
     # States of different groups whose thoughts are scored behind each other's prompts, to log
     # whether thoughts depend on what they follow (cotjax/rl/collapse.py); 0: none.
     rl.information = 8
+    # The first steps, in which the policy writes the results of its searches itself (in one growing
+    # text, data.layout); the world's own follow. 0: none.
+    rl.simulated_steps = 0
     # ---- rewards
     rl.win_reward = 1.0  # of an episode that is won
     rl.score_reward = 0.0  # times the score at the end, in a world that has one

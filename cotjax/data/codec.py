@@ -13,9 +13,11 @@ from tokenizers import Tokenizer
 
 from cotjax import formats
 from cotjax.data.chat_template import resolved
+from cotjax.data.growing_text import TOKENS, GrowingText
 from cotjax.data.text_codec import TextCodec
 from cotjax.errors import DataError, UsageError
 from cotjax.formats import Example, Prompt, TurnTemplate
+from cotjax.formats.search import SEARCH_CLOSE
 from cotjax.masking import Role
 
 # Files of a tokenizer in a Hugging Face folder. Codec reads the first; transformers reads all.
@@ -50,6 +52,17 @@ class Codec(TextCodec):
 
     def __init__(self, tokenizer: Tokenizer, template: TurnTemplate, prompt: Prompt = TASK_ALONE):
         super().__init__(tokenizer, template)
+        # Encodes the pieces of one growing text; None for turns.
+        self.growing: GrowingText | None = None
+        if prompt.growing is not None:
+            self.growing = GrowingText(self, prompt.growing)
+            self.tags = tuple(dict.fromkeys((*formats.TAGS, *TOKENS)))
+            # Decoding stops where a query closes, or at the end of the text.
+            self.stop_texts = (SEARCH_CLOSE, template.response_end)
+            self.stop = (
+                tuple(self.encode(SEARCH_CLOSE)),
+                tuple(self.encode(template.response_end)),
+            )
         if prompt.system == formats.TEMPLATE_SYSTEM:
             raise UsageError(
                 "prompt.system is 'template', but the tokenizer is made from the data and has no "
@@ -164,7 +177,7 @@ class Codec(TextCodec):
         and there are none to list, unless `lenient`.
         """
         turn = self._task_turn(task, observation, admissible, key, lenient)
-        return [(self.opening, Role.PROMPT), *turn]
+        return [(self.opening, Role.PROMPT), *turn, *self._text_open()]
 
     def next_turn(
         self,
@@ -230,6 +243,11 @@ class Codec(TextCodec):
             (self.encode(self.template.response_open), Role.PROMPT),
         ]
 
+    def _text_open(self) -> Segments:
+        """Return what a growing text begins with, which is part of its prompt; [] for turns."""
+        opened = self.template.think_open
+        return [] if self.prompt.growing is None else [(self.encode(opened), Role.PROMPT)]
+
     def _seen(
         self, observation: str, admissible: Sequence[str] | None, key: str, lenient: bool
     ) -> Segments:
@@ -274,16 +292,19 @@ class Codec(TextCodec):
         for number, step in enumerate(example.steps):
             state = step.admissible_commands, formats.state_key(example.game, number)
             try:
-                segments += (
-                    self.next_turn(step.observation, *state)
-                    if number
-                    else self._task_turn(example.task, step.observation, *state)
-                )
-                segments += (
-                    self.direct(step.action)
-                    if step.thought is None
-                    else self.reasoned(step.thought, step.action)
-                )
+                if self.growing is not None and number:
+                    segments += self.growing.observed(step.observation)
+                elif number:
+                    segments += self.next_turn(step.observation, *state)
+                else:
+                    segments += self._task_turn(example.task, step.observation, *state)
+                    segments += self._text_open()
+                if self.growing is not None:
+                    segments += self.growing.piece(step.thought, step.action)
+                elif step.thought is None:
+                    segments += self.direct(step.action)
+                else:
+                    segments += self.reasoned(step.thought, step.action)
             except DataError as error:
                 raise DataError(f"the example {example.id!r}, step {number}: {error}") from None
         return [i for ids, _ in segments for i in ids]

@@ -78,16 +78,22 @@ def response_segments(codec: TextCodec, turn: PlayedTurn) -> Segments:
 
 
 def _roles(texts: Sequence[str], codec: TextCodec, turn: PlayedTurn) -> np.ndarray:
-    """Return the role of each sampled token, by its text.
-
-    A token with a part of an action tag is the tag's; else the first character that is no space
-    decides. One without any continues the token before it.
-    """
+    """Return the role of each sampled token, by its text."""
     written = "".join(texts)
     opened = codec.decode(turn.prefix) if turn.prefix else ""
     spans = [(at, at + 1) for at in range(len(written))]
     ends = (codec.template.response_end,)
     of_characters, _ = response_roles(written, spans, ends=ends, prefilled=opened)
+    return roles_by_token(texts, of_characters)
+
+
+def roles_by_token(texts: Sequence[str], of_characters: np.ndarray) -> np.ndarray:
+    """Return the role of each token, int8, from those of the characters of their joined texts.
+
+    A token with a part of an action tag is the tag's; else the first character that is no space
+    decides. One without any continues the token before it.
+    """
+    written = "".join(texts)
     roles, start, last = np.empty(len(texts), np.int8), 0, int(Role.REASONING)
     for number, text in enumerate(texts):
         end = start + len(text)
@@ -130,7 +136,7 @@ def played_examples(
       DataError: a log-probability or an advantage is not finite, or their number is not that of
         what they belong to; the message names the play and the step.
     """
-    _check(name, turns, advantages)
+    check_played(name, turns, advantages)
     made = tree_examples(name, tree_turns(codec, turns), max_length)
     return [_played(example, turns, advantages) for example in made]
 
@@ -147,7 +153,8 @@ def _played(
     return PlayedExample(**vars(example), log_probs=log_probs, sampled=sampled, advantages=own)
 
 
-def _check(name: str, turns: Sequence[PlayedTurn], advantages: Sequence[float]) -> None:
+def check_played(name: str, turns: Sequence[PlayedTurn], advantages: Sequence[float]) -> None:
+    """Raise DataError, naming the play, as `played_examples` says."""
     if len(advantages) != len(turns):
         raise DataError(f"{name}: {len(turns)} steps, but {len(advantages)} advantages")
     for number, (turn, advantage) in enumerate(zip(turns, advantages, strict=True)):

@@ -28,6 +28,9 @@ class TextCodec:
         with.
     """
 
+    # Tags of the response, which are tags in the texts of a prompt too.
+    tags: tuple[str, ...] = formats.TAGS
+
     def __init__(self, tokenizer: Tokenizer, template: TurnTemplate):
         self.template = template
         # A tokenizer file may turn on truncation or padding; nothing may be cut or padded here.
@@ -150,10 +153,10 @@ class TextCodec:
 
     def encode_wording(self, text: str, what: str) -> list[int]:
         """Encode a text of the config or the world: the response's tags in it are tags."""
-        if not any(tag in text for tag in formats.TAGS):
+        if not any(tag in text for tag in self.tags):
             return self.encode_plain(text, what)
         rest = text
-        for tag in formats.TAGS:
+        for tag in self.tags:
             rest = rest.replace(tag, " ")
         self.encode_plain(rest, what)  # raises for what the tokenizer cannot spell
         if self._plain.names_added_token(rest) or any(m in rest for m in self.template.marks):

@@ -11,7 +11,8 @@ ends:
 
 With the attention rule of `cotjax.model.attention` this trains exactly what one example per step
 would, without encoding the shared history again for every step. `Layout` has the alternatives: one
-example per step, and past turns that keep their thoughts.
+example per step, past turns that keep their thoughts, and one growing text
+(`cotjax.formats.search`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from cotjax.formats import state_key
 from cotjax.masking import Role
 
 FORMS = ("cot", "direct")
-LAYOUTS = ("trajectory", "step")
+GROWING = "growing"
+LAYOUTS = ("trajectory", "step", GROWING)
 # What the form "cot" does with a trained step that has no thought.
 NO_THOUGHT = ("skip", "direct", "error")
 
@@ -37,8 +39,9 @@ NO_THOUGHT = ("skip", "direct", "error")
 class Layout:
     """How a trajectory becomes examples.
 
-    name: "trajectory" (one example per episode, whose steps share their history) or "step" (one
-      example per step: its own prompt and response)
+    name: "trajectory" (one example per episode, whose steps share their history), "step" (one
+      example per step: its own prompt and response) or "growing" (one example per episode, of one
+      text without turns; for a codec whose prompt has `growing`)
     history: past turns that a step's prompt shows, 0 for all. A prompt that shows fewer begins like
       an episode whose first observation is that of its earliest turn.
     past_thoughts: past turns keep their thoughts
@@ -65,10 +68,16 @@ class Layout:
                 "the steps of one example share their whole history; data.history needs the layout "
                 "'step'"
             )
+        if self.past_thoughts and self.name == GROWING:
+            raise UsageError(
+                "a growing text keeps its thoughts anyway; set data.past_thoughts to False"
+            )
 
     @property
     def playable(self) -> bool:
-        """Whether its prompts are those of a rollout: all turns, without thoughts."""
+        """Whether its prompts are those of a rollout: all turns without thoughts, or all of a
+        growing text.
+        """
         return not self.history and not self.past_thoughts
 
 
@@ -108,8 +117,8 @@ def trajectory_examples(
     the trunk belong to the prompt. A trajectory too long for one tree continues in another, which
     repeats the trunk and holds only the later branches. With form "direct" (unless the template
     marks responses that do not reason), or with thoughts kept in past turns, there are no branches;
-    the responses in the trunk are trained on. A step that is not `trained`, or does not fit
-    together with its prompt, only occurs in later prompts.
+    the responses in the trunk are trained on, and so are those of a growing text. A step that is
+    not `trained`, or does not fit together with its prompt, only occurs in later prompts.
 
     Args:
       form: "cot" (responses reason, then act) or "direct" (they only act).
@@ -127,7 +136,15 @@ def trajectory_examples(
         raise UsageError(
             f"unknown no_thought {no_thought!r}; it must be one of {', '.join(NO_THOUGHT)}"
         )
+    if (layout.name == GROWING) != (codec.growing is not None):
+        raise UsageError(
+            f"data.layout is {layout.name!r}, but the codec's prompt is "
+            f"{'of turns' if codec.growing is None else 'one growing text'}; take both from one "
+            "config"
+        )
     turns = _encode_turns(codec, trajectory, form, layout.past_thoughts, no_thought)
+    if layout.name == GROWING:
+        return _linear_examples(trajectory.id, turns, max_length)
     if layout.name == "step":
         return _step_examples(codec, trajectory, turns, max_length, layout.history)
     # Where a template marks responses that do not reason, later prompts lack the mark.
@@ -166,18 +183,26 @@ def _encode_turns(
                     "'direct' trains on their actions alone"
                 )
             state = step.admissible_commands, state_key(trajectory.game, number)
-            if number:
+            if number and codec.growing is not None:
+                prompt = codec.growing.observed(step.observation)
+            elif number:
                 prompt = codec.next_turn(step.observation, *state)
             else:
                 prompt = codec.first_turn(trajectory.task, step.observation, *state)
-            if form == "direct" or step.thought is None:
+            if codec.growing is not None:
+                # No text predicts the first observation, which a world model would learn.
+                prompt = prompt if number else _as_prompt(prompt)
+                thought = None if form == "direct" else step.thought
+                response = codec.growing.piece(thought, step.action)
+            elif form == "direct" or step.thought is None:
                 response = codec.direct(step.action)
             else:
                 response = codec.reasoned(step.thought, step.action)
         except DataError as error:
             raise DataError(f"trajectory {trajectory.id!r}, step {number}: {error}") from None
         trained = step.trained and not (silent and no_thought == "skip")
-        past = _as_prompt(response if past_thoughts else codec.acted(step.action))
+        whole = past_thoughts or codec.growing is not None
+        past = _as_prompt(response if whole else codec.acted(step.action))
         yield Turn(number, prompt, response, past, trained)
 
 

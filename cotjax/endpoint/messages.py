@@ -48,15 +48,22 @@ class MessageCodec:
     It is the `cotjax.rollout.contracts.Codec` of a model of which only an endpoint is known. Any
     text is content; half of a surrogate pair becomes U+FFFD.
 
-    Raises UsageError where the prompt asks for the system message of a chat template.
+    Raises UsageError where the prompt asks for the system message of a chat template, or is one
+    growing text.
     """
 
     template = MESSAGES
     pieces = _Characters()
     stop_texts = (formats.ACTION_CLOSE,)
     think_close = formats.THINK_CLOSE
+    growing = None  # an endpoint goes on with messages, not within one
 
     def __init__(self, prompt: Prompt):
+        if prompt.growing is not None:
+            raise UsageError(
+                "data.layout is 'growing', but an endpoint's model answers whole messages; set it "
+                "to 'trajectory'"
+            )
         if prompt.system == formats.TEMPLATE_SYSTEM:
             raise UsageError(
                 "prompt.system is 'template', but an endpoint's chat template is not known here; "

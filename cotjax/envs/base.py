@@ -65,6 +65,45 @@ class Observation:
     score: float | None = None
 
 
+@dataclass
+class SearchCounts:
+    """What the searches and the answer of an episode were worth (`World.judge_searches`).
+
+    Attributes:
+      searches: those made, refused ones among them.
+      oracle: those of an agent that searches for each fact that it does not know, and finds it.
+      needed: searches for a fact that was missing. needless: the others.
+      missed: steps without a search, where a fact was missing. settled: those where none was.
+      found: needed searches whose results stated the fact.
+      repeated: searches in the words of an earlier one.
+      refused: searches beyond the limit.
+      answered, exact, f1: whether there is an answer, whether it is right, and its F1 over words.
+      gold_seen: a right answer occurs in what was shown.
+      stated_known, stated_unknown: facts that results stated, of those that a base model may know,
+        and of others. right_known, right_unknown: those stated as they are.
+      invented: facts that results stated of something that does not exist.
+    """
+
+    searches: int = 0
+    oracle: int = 0
+    needed: int = 0
+    needless: int = 0
+    missed: int = 0
+    settled: int = 0
+    found: int = 0
+    repeated: int = 0
+    refused: int = 0
+    answered: int = 0
+    exact: int = 0
+    f1: float = 0.0
+    gold_seen: int = 0
+    stated_known: int = 0
+    right_known: int = 0
+    stated_unknown: int = 0
+    right_unknown: int = 0
+    invented: int = 0
+
+
 class _HasId(Protocol):
     @property
     def id(self) -> str: ...

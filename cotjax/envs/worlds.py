@@ -18,9 +18,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from cotjax import envs
-from cotjax.envs.base import Agent, Game, TextEnv
+from cotjax.envs.base import Agent, Game, SearchCounts, TextEnv
 from cotjax.errors import UsageError
 from cotjax.formats import ADMISSIBLE, INSTRUCTION, TASK, normalize_action
+from cotjax.formats.search import Growing
 
 IN_DOMAIN, OOD = "in_domain", "ood"
 NAMED, UNNAMED = "named", "unnamed"  # kinds of scripted thoughts: with the action, or without
@@ -76,6 +77,8 @@ class World(ABC):
       instruction: what prompt.instruction="world" puts before the task: what the agent can do, and
         the response format. The response's tags in it are tags.
       admissible_text: the line that lists admissible actions, with `{actions}` for them.
+      growing: how its actions are written in one growing text (data.layout="growing"); None where
+        they cannot be.
     """
 
     name: str
@@ -93,6 +96,7 @@ class World(ABC):
     task_text: str = TASK
     instruction: str = INSTRUCTION
     admissible_text: str = ADMISSIBLE
+    growing: Growing | None = None
 
     @property
     def task_types(self) -> tuple[str, ...]:
@@ -170,6 +174,18 @@ class World(ABC):
         The default is its text, but for spaces. A world that parses actions returns what it reads.
         """
         return normalize_action(action)
+
+    def judge_searches(
+        self, game: Game, task: str, seen: Sequence[str], actions: Sequence[str]
+    ) -> SearchCounts | None:
+        """Return what the searches of an episode were worth; None in a world without searches.
+
+        Args:
+          task: as the environment gave it.
+          seen: what was seen before each action.
+          actions: what the environment received.
+        """
+        return None
 
     def words(self) -> Iterator[str]:
         """Yield texts with the world's vocabulary, for a word-level tokenizer."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cotjax.errors import UsageError
+from cotjax.formats.search import Growing
 
 TASK = "Your task is to: {task}."
 ADMISSIBLE = "Admissible actions: {actions}."
@@ -37,6 +38,14 @@ ADMISSIBLE_KINDS = ("none", "all", "sampled")
 
 class Wording(Protocol):
     """How a world words its prompts (`cotjax.envs.worlds.World` is one)."""
+
+    @property
+    def name(self) -> str:
+        """The world's name."""
+
+    @property
+    def growing(self) -> Growing | None:
+        """How its actions are written in one growing text; None where they cannot be."""
 
     @property
     def task_text(self) -> str:
@@ -88,6 +97,8 @@ class Prompt:
       examples: episodes shown before the first turn.
       task_text: the line that names the task, with `{task}`.
       admissible_text: the line that lists actions, with `{actions}`.
+      growing: writes an episode as one growing text (`cotjax.formats.search`), whose prompt ends
+        with `<think>`; None for turns.
 
     Raises:
       UsageError: an impossible value.
@@ -100,6 +111,7 @@ class Prompt:
     examples: tuple[Example, ...] = ()
     task_text: str = TASK
     admissible_text: str = ADMISSIBLE
+    growing: Growing | None = None
 
     def __post_init__(self):
         if self.admissible not in ADMISSIBLE_KINDS:
@@ -113,23 +125,40 @@ class Prompt:
             )
 
     @classmethod
-    def of(cls, settings: Any, wording: Wording, examples: Sequence[Example] = ()) -> Prompt:
+    def of(
+        cls,
+        settings: Any,
+        wording: Wording,
+        examples: Sequence[Example] = (),
+        *,
+        growing: bool = False,
+    ) -> Prompt:
         """Return the prompt of a config's `prompt` section, in a world's words.
 
         Args:
           settings: has system, instruction, admissible and admissible_count.
           wording: the world, whose instruction `instruction="world"` takes.
           examples: the episodes that were drawn for `settings.examples`.
+          growing: whether an episode is one growing text.
+
+        Raises UsageError where it is, but the world has no such format.
         """
+        text = wording.growing if growing else None
+        if growing and text is None:
+            raise UsageError(
+                f"world {wording.name!r} does not write its episodes as one growing text; set "
+                "data.layout to 'trajectory' or 'step'"
+            )
         own = settings.instruction == WORLD_INSTRUCTION
         return cls(
             system=settings.system,
-            instruction=wording.instruction if own else settings.instruction,
+            instruction=(text or wording).instruction if own else settings.instruction,
             admissible=settings.admissible,
             admissible_count=settings.admissible_count,
             examples=tuple(examples),
             task_text=wording.task_text,
             admissible_text=wording.admissible_text,
+            growing=text,
         )
 
     @property

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from cotjax.formats.response import THINK_CLOSE, THINK_OPEN, normalize_action
 from cotjax.formats.turns import TEMPLATES
@@ -27,6 +28,8 @@ RESULT_OPEN, RESULT_CLOSE = "<search_result>", "</search_result>"
 RESULT_GAP = "\n\n"
 ANSWER_OPEN, ANSWER_CLOSE = "\\boxed{", "}"
 SEARCH_TAGS = (THINK_OPEN, THINK_CLOSE, SEARCH_OPEN, SEARCH_CLOSE, RESULT_OPEN, RESULT_CLOSE)
+# Texts that a tokenizer of this format needs tokens or words for, beside `<think>`'s.
+MARKS = (SEARCH_OPEN, SEARCH_CLOSE, RESULT_OPEN, RESULT_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
 # Kinds of spans.
 REASONING, QUERY_OPEN, QUERY, QUERY_CLOSE = "reasoning", "query_open", "query", "query_close"
 OBSERVATION, BOX_OPEN, ANSWER, BOX_CLOSE = "observation", "box_open", "answer", "box_close"
@@ -63,18 +66,34 @@ class Piece:
     """What the model wrote since the last results.
 
     A valid piece has a query or an answer. `reason` is a key of SEARCH_PROBLEMS; None for a valid
-    piece.
+    piece. `searched`: `</end_search>` ends its thought, so the text goes on with what is appended,
+    be the search valid or not.
     """
 
     thought: str
     query: str | None = None
     answer: str | None = None
     reason: str | None = None
+    searched: bool = field(default=False, compare=False)
 
     @property
     def problem(self) -> str | None:
         """The reason in words; None for a valid piece."""
         return None if self.reason is None else SEARCH_PROBLEMS[self.reason]
+
+
+class Growing(Protocol):
+    """How a world's actions are written as pieces of a growing text (`World.growing`)."""
+
+    @property
+    def instruction(self) -> str:
+        """What the agent should do, and the format; as `World.instruction`."""
+
+    def action_of(self, piece: Piece) -> str:
+        """Return the action that the environment receives; "" where the text is over."""
+
+    def piece_of(self, thought: str | None, action: str) -> Piece:
+        """Return the piece that a model writes for a step. Raises EnvError for another action."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +120,16 @@ def parse_piece(text: str, *, stopped: bool = True) -> Piece:
     if not stopped and piece.reason in _OF_A_CUT:
         return Piece(piece.thought, reason="cut")
     return piece
+
+
+def piece_text(piece: Piece) -> str:
+    """Return a valid piece as it is written."""
+    if piece.query is not None:
+        end = search_text(piece.query)
+    else:
+        assert piece.answer is not None, f"{piece} has neither a query nor an answer"
+        end = answer_text(piece.answer)
+    return f"{piece.thought} {end}" if piece.thought else end
 
 
 def pieces(text: str, *, stopped: bool = True) -> list[tuple[Piece, str]]:
@@ -148,7 +177,7 @@ def _parse_search(head: str, after: str) -> Piece:
         reason = "empty_query"
     elif after.strip():
         reason = "text_after_search"
-    return Piece(thought, None if reason else query, reason=reason)
+    return Piece(thought, None if reason else query, reason=reason, searched=True)
 
 
 def _parse_answer(head: str, after: str) -> Piece:
@@ -285,6 +314,23 @@ def result_block(text: str) -> str:
     return f"{RESULT_OPEN} {text} {RESULT_CLOSE}{RESULT_GAP}"
 
 
+def divided(block: str) -> tuple[str, str, str]:
+    """Return (opening tag, text, closing tag) of `result_block` without its line breaks.
+
+    Any other text is ("", text, "").
+    """
+    text = block.removeprefix(RESULT_OPEN).removesuffix(RESULT_CLOSE)
+    if len(text) != len(block) - len(RESULT_OPEN) - len(RESULT_CLOSE):
+        return "", block, ""
+    return RESULT_OPEN, text, RESULT_CLOSE
+
+
+def tag_in(text: str) -> str | None:
+    """Return the first of the format's tags in a text; None if there is none."""
+    tag = _ANY_TAG.search(text)
+    return tag[0] if tag else None
+
+
 def untagged(text: str) -> str:
     """Return a text in which the format's tags are none, with ‹ for <."""
     return _ANY_TAG.sub(lambda tag: f"‹{tag[0][1:]}", text)
@@ -292,5 +338,9 @@ def untagged(text: str) -> str:
 
 def answer_text(answer: str) -> str:
     r"""Return the end of a thought and the answer. Braces in the answer are escaped."""
-    escaped = re.sub(r"[{}\\]", lambda sign: f"\\{sign[0]}", answer)
-    return f"{THINK_CLOSE}{RESULT_GAP}{ANSWER_OPEN}{escaped}{ANSWER_CLOSE}"
+    return f"{THINK_CLOSE}{RESULT_GAP}{ANSWER_OPEN}{escaped(answer)}{ANSWER_CLOSE}"
+
+
+def escaped(answer: str) -> str:
+    """Return an answer as it is written between its braces."""
+    return re.sub(r"[{}\\]", lambda sign: f"\\{sign[0]}", answer)

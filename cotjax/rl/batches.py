@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cotjax.data.codec import Codec
+from cotjax.data.grown import grown_examples
 from cotjax.data.rollouts import PlayedExample, PolicyRows, played_examples, policy_rows
 from cotjax.rl.advantages import StepAdvantages, Visited, gigpo, step_advantages
 from cotjax.rl.play import is_flat
@@ -160,6 +161,7 @@ def _examples(
                 for turn, played in zip(turns, episode.steps, strict=True)
             ]
         own = advantages[place].tolist()
-        plays[name] = played_examples(codec, name, turns, own, run.settings.row_length)
+        made = played_examples if codec.growing is None else grown_examples
+        plays[name] = made(codec, name, turns, own, run.settings.row_length)
         steps[name] = len(turns)
     return plays, steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+from cotjax.data.tokens import GROWING
 from cotjax.errors import UsageError
 from cotjax.masking import KL_ESTIMATORS
 from cotjax.rl.advantages import KINDS, UNITS
@@ -36,7 +37,14 @@ def check_rl(config: ConfigDict) -> None:
     The checks of the other sections come before (`cotjax.study.ready`).
     """
     check_ranges("rl", config.rl)
-    for check in (_check_names, _check_sampling, _check_loss, _check_sections, _check_arms):
+    for check in (
+        _check_names,
+        _check_sampling,
+        _check_searches,
+        _check_loss,
+        _check_sections,
+        _check_arms,
+    ):
         check(config)
     if distributed.several():
         raise UsageError(
@@ -58,6 +66,24 @@ def _check_sampling(config: ConfigDict) -> None:
                 f"rl.{name} is {config.rl[name]}; it must be {value}, for what is drawn otherwise "
                 "has other probabilities than the policy that is trained"
             )
+
+
+def _check_searches(config: ConfigDict) -> None:
+    if config.data.layout == GROWING:
+        _check_result_tokens(config)
+    elif config.rl.simulated_steps:
+        raise UsageError(
+            f"rl.simulated_steps is {config.rl.simulated_steps}, which needs one growing text; set "
+            f"it to 0, or data.layout to {GROWING!r}"
+        )
+
+
+def _check_result_tokens(config: ConfigDict) -> None:
+    if config.evaluate.max_result_tokens >= config.evaluate.max_length:
+        raise UsageError(
+            f"evaluate.max_result_tokens is {config.evaluate.max_result_tokens}; it must be less "
+            f"than evaluate.max_length, {config.evaluate.max_length}"
+        )
 
 
 def _check_loss(config: ConfigDict) -> None:

@@ -141,7 +141,8 @@ def play_step(
     while missing and rounds <= settings.refills:
         groups = groups_at(stream, begin, end, missing, settings.group)
         end, rounds = end + missing, rounds + 1
-        episodes = _played(actors, halves, groups, step_seed(seed, step))
+        simulated = step <= settings.simulated_steps
+        episodes = _played(actors, halves, groups, step_seed(seed, step), simulated)
         environment_s += sum(each.timing.environment_s for each in episodes.values())
         waited_s += sum(each.timing.waited_s for each in episodes.values())
         for group in groups:
@@ -172,9 +173,9 @@ def is_flat(plays: Sequence[Played], settings: Any) -> bool:
 
 
 def _played(
-    actors: Actors, halves: Sequence[Half], groups: Sequence[Group], seed: int
+    actors: Actors, halves: Sequence[Half], groups: Sequence[Group], seed: int, simulated: bool
 ) -> dict[Play, Episode]:
-    """Return the episode of each play."""
+    """Return the episode of each play. `simulated`: the policy writes results of searches."""
     plays = [each for group in groups for each in group.plays]
     episodes: dict[Play, Episode] = {}
 
@@ -189,7 +190,7 @@ def _played(
         environments=environments,
         second_half=others[0] if others else None,
         driver="cot",
-        elicitation=actors.elicitation,
+        elicitation=replace(actors.elicitation, simulated=simulated),
         seed=seed,
         on_record=keep,
         kinds=actors.kinds,

@@ -9,6 +9,7 @@ import numpy as np
 
 from cotjax.envs.base import Game, Observation
 from cotjax.errors import EnvError
+from cotjax.formats.search import Piece
 
 
 class Generation(Protocol):
@@ -65,8 +66,9 @@ class Policy(Protocol):
     ) -> Mapping[int, Generation]:
         """Sample from each slot's prompt plus its prefix, and leave the prompts unchanged.
 
-        `how`: the fields that `Elicitation.how` names; and `back`, of an instructed response: the
-        prefix takes the place of this many of the prompt's last ids.
+        `how`: the fields that `Elicitation.how` names; `back`, of an instructed response: the
+        prefix takes the place of this many of the prompt's last ids; and `stop`, of results that
+        the policy writes itself: texts that end them, in place of the codec's.
         """
 
     def score_branches(
@@ -78,6 +80,19 @@ class Policy(Protocol):
 
         Prompts stay unchanged. Needed for constrained choice alone.
         """
+
+
+class GrowingText(Protocol):
+    """One growing text in ids (`cotjax.data.growing_text.GrowingText` is one)."""
+
+    def action_of(self, piece: Piece) -> str:
+        """Return the action that the environment receives; "" where the text is over."""
+
+    def observed_ids(self, observation: str) -> list[int]:
+        """Return the ids that the text goes on with after a search. Accepts any text."""
+
+    def piece_ids(self, thought: str | None, action: str) -> list[int]:
+        """Return the ids of a step, as training has them."""
 
 
 class Codec(Hashable, Protocol):
@@ -106,6 +121,10 @@ class Codec(Hashable, Protocol):
     @property
     def think_close(self) -> str:
         """What closes a thought: `</think>`, with the template's line breaks."""
+
+    @property
+    def growing(self) -> GrowingText | None:
+        """How an episode is written as one growing text; None for turns."""
 
     def encode(self, text: str) -> list[int]:
         """Encode marks and tags."""

@@ -10,10 +10,12 @@ from typing import TypeVar
 import numpy as np
 
 from cotjax.errors import DataError, NotFiniteError, UsageError
+from cotjax.formats.search import RESULT_OPEN, Piece
 from cotjax.rollout.constrained import action_branches, choose, reasoning_before
 from cotjax.rollout.contracts import Codec, Generation, Policy
 from cotjax.rollout.elicitation import CONSTRAINED, Elicitation
 from cotjax.rollout.episode import Chosen, RunningEpisode, read_response
+from cotjax.rollout.growing import read_piece, without_results
 from cotjax.rollout.record import KINDS, Choice, Driver, Kind, Response
 from cotjax.rollout.tokens import action_ids, check_prompt
 
@@ -21,6 +23,8 @@ from cotjax.rollout.tokens import action_ids, check_prompt
 _FREE = tuple(kind for kind in KINDS if kind not in CONSTRAINED)
 # A CoT response may need this many tokens more than its limit (tags, end of turn).
 _MARGIN = 8
+# Game's id -> an expert's actions, and the thoughts before them.
+Experts = tuple[Mapping[str, Sequence[str]], Mapping[str, Sequence[str | None]]]
 T = TypeVar("T")
 
 
@@ -42,12 +46,12 @@ class TurnDecoder:
         codec: Codec,
         elicitation: Elicitation,
         driver: Driver,
-        references: Mapping[str, Sequence[str]] | None,
+        experts: Experts,
         kinds: Collection[Kind],
     ):
         """`kinds`: those decoded, in their order (elicitation.kinds_decoded)."""
         self._policy, self._codec, self._elicitation = policy, codec, elicitation
-        self._driver, self._references = driver, references or {}
+        self._driver, (self._references, self._thoughts) = driver, experts
         # A constrained choice follows the reasoning of the CoT response.
         driving = {driver, "cot"} if driver == "cot_constrained" else {driver}
         self._driving = [kind for kind in kinds if kind in driving]
@@ -69,6 +73,7 @@ class TurnDecoder:
         }
         self._ready: dict[int, RunningEpisode] = {}
         self._seeds: dict[str, dict[int, int]] = {}
+        self._pieces: dict[int, Piece] = {}  # slot -> the driver's piece of a growing text
         self._branches: dict[int, list[list[int]]] = {}  # slot -> ids of each admissible action
         self.chosen: dict[int, Chosen] = {}
         self.last: set[int] = set()
@@ -121,6 +126,12 @@ class TurnDecoder:
             self._decode(kind)
         self._charge(started_at)
 
+    def refuse(self, slot: int) -> None:
+        """Make the driver's response invalid: results that the policy wrote after it do not end."""
+        response = self.decoded[slot][self._driving[0]]
+        assert isinstance(response, Response)
+        self.decoded[slot][self._driving[0]] = without_results(response)
+
     def _end_full_slots(self, live: Mapping[int, RunningEpisode]) -> None:
         lengths = self._policy.lengths
         for slot, episode in live.items():
@@ -136,6 +147,9 @@ class TurnDecoder:
             for kind in _FREE
             if kind != "instructed" or kind in {*self._driving, *self._compared}
         ]
+        if self._elicitation.simulated:
+            opened = len(self._codec.encode(RESULT_OPEN))
+            lengths.append(lengths[0] + opened + self._elicitation.max_result_tokens)
         if self._constrained:
             codec = self._codec
             action = len(codec.action_prefix) + max(map(len, self._branches[slot]), default=0)
@@ -155,14 +169,23 @@ class TurnDecoder:
         if kind in CONSTRAINED:
             return self._constrain(kind)
         for slot, generation in self._sample(kind).items():
-            self.decoded[slot][kind] = read_response(
-                generation,
-                self._codec,
-                self._ready[slot].seen,
-                prefix=self._prefix[kind],
-                prefilled=kind == "prompt",
-                seed=self._seeds[kind][slot],
-            )
+            self.decoded[slot][kind] = self._read(kind, slot, generation)
+
+    def _read(self, kind: Kind, slot: int, generation: Generation) -> Response:
+        prefix, seed = self._prefix[kind], self._seeds[kind][slot]
+        if self._codec.growing is not None:
+            response, piece = read_piece(generation, self._codec, prefix=prefix, seed=seed)
+            if kind == self._driver:
+                self._pieces[slot] = piece
+            return response
+        return read_response(
+            generation,
+            self._codec,
+            self._ready[slot].seen,
+            prefix=prefix,
+            prefilled=kind == "prompt",
+            seed=seed,
+        )
 
     def _sample(self, kind: Kind) -> Mapping[int, Generation]:
         """Raises NotFiniteError, naming the game and the step."""
@@ -219,10 +242,20 @@ class TurnDecoder:
 
     def _choose(self, slot: int, episode: RunningEpisode) -> Chosen:
         """Return the driver's action: the model's, or the expert's."""
+        growing, turn = self._codec.growing, len(episode.turns)
         if self._driver == "reference":
-            reference = self._references[episode.game.id][len(episode.turns)]
-            return Chosen(reference, None, reference)
+            reference = self._references[episode.game.id][turn]
+            if growing is None:
+                return Chosen(reference, None, reference)
+            thought = self._thoughts[episode.game.id][turn]
+            return Chosen(reference, growing.piece_ids(thought, reference), reference)
         decoded = self.decoded[slot][self._driver]
+        if growing is not None:
+            piece = self._pieces[slot]
+            # Nothing can be appended to a text that its writer has ended.
+            self.last |= set() if piece.searched else {slot}
+            ids = [*self._prefix_ids[self._driver], *decoded.ids]
+            return Chosen(growing.action_of(piece), ids, None)
         # Environments do not accept an empty command: an invalid response costs a step.
         text = "" if decoded.action is None else decoded.action
         if isinstance(decoded, Choice):

@@ -27,6 +27,9 @@ DRAWN = ("temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram
 CONSTRAINED: tuple[Kind, ...] = ("cot_constrained", "prompt_constrained")
 CONSTRAINED_BY = ("total", "mean")
 INSTRUCTION = "Do not reason. Answer with the action alone."
+REAL, SIMULATED = "real", "simulated"  # who writes the results of a search: the world, the policy
+# What the history of a growing text holds, in words.
+WHOLE_TEXT = "all that was sampled, and the results; one growing text"
 # What is decoded beside a driver's own kind, unless `play` is told.
 _BESIDE: dict[Driver, tuple[Kind, ...]] = {"cot": ("prompt",), "reference": ("cot", "prompt")}
 
@@ -48,6 +51,8 @@ class Elicitation:
         token.
       instruction: the last line of the user's turn before an instructed response.
       greedy: kinds of action that are decoded greedily, whatever the temperature is.
+      simulated: the policy writes the results of its searches itself, in a growing text.
+      max_result_tokens: limit of such results, in tokens.
     """
 
     temperature: float = 0.0
@@ -64,6 +69,8 @@ class Elicitation:
     constrained_by: str = "total"
     instruction: str = INSTRUCTION
     greedy: tuple[Kind, ...] = ()
+    simulated: bool = False
+    max_result_tokens: int = 256
 
     def how(self, kind: Kind) -> dict[str, float]:
         """Return how a kind's next id is drawn, as keyword arguments of a policy's `sample`."""
@@ -79,6 +86,8 @@ class Elicitation:
             del fields["instruction"]
         if not self.greedy:
             del fields["greedy"]
+        if not self.simulated:
+            del fields["simulated"], fields["max_result_tokens"]
         return fields
 
 

@@ -175,15 +175,40 @@ def read_response(
     )
     if parsed.action is not None and not codec.encodable(parsed.action):
         parsed = formats.Response(parsed.thought, None, "control_token")
-    commands, logprobs = observation.admissible_commands, generation.logprobs
-    return Response(
-        text=text,
+    commands = observation.admissible_commands
+    return response_of(
+        generation,
+        text,
+        seed=seed,
         thought=parsed.thought,
         action=parsed.action,
-        valid=parsed.reason is None,
         reason=parsed.reason,
         problem=parsed.problem,
         admissible=None if commands is None else parsed.action in commands,
+    )
+
+
+def response_of(
+    generation: Generation,
+    text: str,
+    *,
+    seed: int,
+    thought: str | None,
+    action: str | None,
+    reason: str | None,
+    problem: str | None,
+    admissible: bool | None = None,
+) -> Response:
+    """Return what is recorded of a generation with this text, which was parsed."""
+    logprobs = generation.logprobs
+    return Response(
+        text=text,
+        thought=thought,
+        action=action,
+        valid=reason is None,
+        reason=reason,
+        problem=problem,
+        admissible=admissible,
         ids=tuple(int(i) for i in generation.ids),
         new_tokens=generation.new_tokens,
         stopped=bool(generation.stopped),

@@ -19,16 +19,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from cotjax.envs.base import Observation, Play
 from cotjax.errors import EnvError, UsageError
 from cotjax.rollout.background import in_background
 from cotjax.rollout.contracts import Codec, Environments, Policy
-from cotjax.rollout.decoding import TurnDecoder
+from cotjax.rollout.decoding import Experts, TurnDecoder
 from cotjax.rollout.elicitation import Elicitation, kinds_decoded
-from cotjax.rollout.episode import RunningEpisode
+from cotjax.rollout.episode import Chosen, RunningEpisode
+from cotjax.rollout.growing import Results, SimulatedSearch, answered
 from cotjax.rollout.record import DRIVERS, Driver, Episode, Kind, Turn
 from cotjax.rollout.tokens import check_continues
 
@@ -47,6 +48,7 @@ def play(
     seed: int,
     on_record: OnRecord,
     references: Mapping[str, Sequence[str]] | None = None,
+    thoughts: Mapping[str, Sequence[str | None]] | None = None,
     on_step: OnStep = lambda turn, answer: None,
     kinds: Collection[Kind] | None = None,
     second_half: tuple[Policy, Environments] | None = None,
@@ -55,7 +57,8 @@ def play(
 
     Args:
       plays: no two of them equal. Each is the same alone and among others, in any order and slot.
-      driver: the kind of action that is played, or "reference": `references[game.id]` is.
+      driver: the kind of action that is played, or "reference": `references[game.id]` is, after
+        `thoughts[game.id]` in one growing text.
       seed: a response's randomness depends on it, the game's id, the play's sample, the turn and
         the kind of action.
       kinds: the kinds of action that are decoded in every state, besides the driver's own; None:
@@ -68,8 +71,7 @@ def play(
     Whatever text an environment gives, the model reads it as text.
 
     Raises:
-      NotFiniteError: the policy's logits or log-probabilities are NaN or infinite; the message
-        names the game and the step.
+      NotFiniteError: the policy's logits or log-probabilities are not finite; names game and step.
       InternalError: a prompt does not continue with exactly the sampled ids (see
         `cotjax.rollout.tokens`).
     """
@@ -82,14 +84,14 @@ def play(
         driver=driver,
         elicitation=elicitation,
         seed=seed,
-        references=references,
+        experts=(references or {}, thoughts or {}),
         kinds=kinds_decoded(driver, kinds),
         on_step=on_step,
         on_record=on_record,
         idle=_Idle(),
     )
     pairs = [(policy, environments), *([second_half] if second_half else [])]
-    # Which half does a play is fixed: it does not depend on which half is faster.
+    # Which half does a play does not depend on which one is faster.
     halves = [half(*pair, list(plays[n :: len(pairs)])) for n, pair in enumerate(pairs)]
     while any(each.playing for each in halves):
         for each in halves:
@@ -184,13 +186,22 @@ class _Slots:
     driver: Driver
     elicitation: Elicitation
     seed: int
-    references: Mapping[str, Sequence[str]] | None
+    experts: Experts
     kinds: Collection[Kind]
     on_step: OnStep
     on_record: OnRecord
     idle: _Idle
     live: dict[int, RunningEpisode] = field(default_factory=dict)
     sent: tuple[TurnDecoder, Future[_Moves], float] | None = None
+    simulated: SimulatedSearch | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.driver == "reference":  # results are the expert's, as its pieces are
+            self.elicitation = replace(self.elicitation, simulated=False)
+        # Who writes the results of a growing text: None for the environments.
+        self.simulated = None
+        if self.elicitation.simulated:
+            self.simulated = SimulatedSearch(self.policy, self.codec, self.elicitation)
 
     @property
     def playing(self) -> bool:
@@ -202,7 +213,7 @@ class _Slots:
         if not self.playing:
             return
         turn = TurnDecoder(
-            self.policy, self.codec, self.elicitation, self.driver, self.references, self.kinds
+            self.policy, self.codec, self.elicitation, self.driver, self.experts, self.kinds
         )
         turn.act(self.live)
         empty = [slot for slot in range(self.policy.slots) if slot not in self.live]
@@ -235,6 +246,16 @@ class _Slots:
 
         `waited`: seconds per slot in which nothing was decoded.
         """
+        results: Mapping[int, Results] = {}
+        if self.codec.growing is not None:
+            goes_on = {
+                slot: answer
+                for slot, answer in moves.answers.items()
+                if slot not in moves.over and isinstance(answer, Observation)
+            }
+            text = self.codec.growing, self.simulated
+            seen, results = answered(self.live, turn.chosen, goes_on, *text)
+            moves.answers = {**moves.answers, **seen}
         for slot, chosen in turn.chosen.items():
             episode, answer = self.live[slot], moves.answers[slot]
             episode.environment_s += moves.seconds
@@ -244,22 +265,32 @@ class _Slots:
                 episode.fail(answer)
                 self.on_step(played, None)
                 continue
+            result = results.get(slot)
+            if result is not None and not result.closed:
+                turn.refuse(slot)
             played = episode.add_turn(chosen, turn.decoded[slot], answer)
             if answer.won:
                 episode.ended = "won"
-            elif slot in moves.over:
+            elif slot in moves.over or (result is not None and not result.closed):
                 episode.ended = "step_limit"
+            elif result is not None:
+                episode.next_piece = [*(chosen.ids or ()), *result.ids]
             else:
-                sampled = chosen.ids
-                episode.next_piece = self.codec.next_prompt(
-                    chosen.text if sampled is None else sampled,
-                    answer.text,
-                    answer.admissible_commands,
-                    episode.state,
-                )
-                if sampled is not None:
-                    check_continues(episode.where, episode.next_piece, sampled, self.codec)
+                episode.next_piece = self._next_turn(episode, chosen, answer)
             self.on_step(played, answer)
+
+    def _next_turn(self, episode: RunningEpisode, chosen: Chosen, answer: Observation) -> list[int]:
+        """Return the ids of the executed action and of the next turn."""
+        sampled = chosen.ids
+        piece = self.codec.next_prompt(
+            chosen.text if sampled is None else sampled,
+            answer.text,
+            answer.admissible_commands,
+            episode.state,
+        )
+        if sampled is not None:
+            check_continues(episode.where, piece, sampled, self.codec)
+        return piece
 
     def _begin(self, moves: _Moves, seconds: float, waited: float) -> None:
         """Make episodes of the games that the environments have started.

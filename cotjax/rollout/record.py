@@ -132,7 +132,7 @@ class Turn(_Model):
     )
     executed: str = Field(
         description='the text that the environment received; "" for an invalid response, which '
-        "costs a step"
+        'costs a step; "search:" for an invalid search of a growing text, which costs a search'
     )
     accepted: bool | None = Field(
         description="the environment carried `executed` out; null where it failed to answer"

@@ -68,7 +68,7 @@ RANGES: dict[str, dict[str, Range]] = {
     "rl": {
         **dict.fromkeys(("tasks", "slots", "updates", "constant"), _SOME),
         "group": Range(2, INT32_MAX),
-        **dict.fromkeys(("refills", "information"), _COUNT),
+        **dict.fromkeys(("refills", "information", "simulated_steps"), _COUNT),
         **dict.fromkeys(("win_reward", "tis_cap"), _POSITIVE),
         **dict.fromkeys(("score_reward", "format_penalty", "kl", "entropy"), _NOT_NEGATIVE),
         "omega": _NOT_NEGATIVE,
@@ -77,6 +77,7 @@ RANGES: dict[str, dict[str, Range]] = {
         "clip_high": _POSITIVE,
         "dual_clip": _NOT_NEGATIVE,
     },
+    "evaluate": {"max_result_tokens": _SOME},
     "primary": {
         "margin": Range(0, 1, above=True, below=True),
         "assumed_states": _SOME,

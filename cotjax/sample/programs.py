@@ -137,14 +137,14 @@ class Programs:
             self.abstract_cache(capacity), kept, self._rows(jnp.int32), self._rows(jnp.int32)
         )
 
-    def decode(self, read: int, capacity: int) -> Lowered:
+    def decode(self, read: int, capacity: int, states: int | None = None) -> Lowered:
         """(params, cache, hidden_BD, limits_B, seeds_B2, scalars, stop_ZV, tokens_V, prefix_BP)
         -> (cache, ids_BM, logprobs_BM, counts_B, ended_B), with M = `new` and P = FORCED_MOST.
 
         `tokens_V`: bool, which ids are tokens. `ended_B`: AT_LIMIT, AT_STOP, NONE_LEFT or
         NOT_FINITE. `read`: 0, or S of a last argument read_BS: all ids that each slot has read,
         prompt and prefix, padded with vocab_size. Only programs with it look back
-        (Sampling.looks_back).
+        (Sampling.looks_back). `states`: height Z of another stop table than `self.stop_ZV`.
         """
         places = self.cache, *(self.by_slot,) * 4
         jitted = jax.jit(
@@ -153,10 +153,11 @@ class Programs:
             out_shardings=places,
         )
         scalars = Sampling().scalars()
-        tokens_V = np.ones(self.config.vocab_size, bool)
+        V = self.config.vocab_size
+        stop_ZV = np.empty((states or len(self.stop_ZV), V), self.stop_ZV.dtype)
         copies = [
             jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated)
-            for x in (*scalars, self.stop_ZV, tokens_V)
+            for x in (*scalars, stop_ZV, np.ones(V, bool))
         ]
         read_BS = [self._rows(jnp.int32, read)] if read else []
         slots = self._rows(jnp.int32), self._rows(jnp.uint32, 2)

@@ -24,7 +24,10 @@ from cotjax.sample.decoding import FORCED_MOST
 from cotjax.sample.programs import Programs
 from cotjax.sample.sampling import NO_ID, Sampling, Scalars, seed_words
 from cotjax.sample.trees import Tree
+from cotjax.sample.vocabulary import Stop, heightened
 
+# States of a stop table come in multiples of this, so that most tables share a program.
+_STATES = 32
 Pieces = Mapping[int, Sequence[int]]  # slot -> ids
 
 
@@ -50,7 +53,10 @@ class Runner:
         self.reads, self.trees = programs.reads, tree_buckets(programs.slots)
         self.params: Params | None = None
         self._compiled: dict[tuple[object, ...], Compiled] = {}
-        self._vocabulary = self._put_replicated(programs.stop_ZV, tokens_V)
+        (self._tokens,) = self._put_replicated(tokens_V)
+        # Stop sequences, None for the sampler's own -> their table. Shared with twins.
+        self._stops: dict[object, jax.Array] = {}
+        self.stop_at(None, lambda own: programs.stop_ZV)
         self.clear()
 
     def twin(self) -> Runner:
@@ -71,11 +77,21 @@ class Runner:
         For each capacity that a slot can need: one that makes or grows the cache; four for each
         size of `reads`, which read and score a piece, and keep and restore the end of a
         prompt; one for each size of `tree_buckets`; and two that decode, of which one looks back
-        (Sampling.looks_back).
+        (Sampling.looks_back), for each height of the stop tables that were used so far.
         """
         lengths = (*range(1, self.max_length, CAPACITY_BUCKETS[0]), self.max_length)
         capacities = {bucket(length, CAPACITY_BUCKETS, self.max_length) for length in lengths}
-        return len(capacities) * (1 + 4 * len(self.reads) + len(self.trees) + 2)
+        heights = {len(table) for table in self._stops.values()}
+        return len(capacities) * (1 + 4 * len(self.reads) + len(self.trees) + 2 * len(heights))
+
+    def stop_at(self, stop: Stop | None, table_of: Callable[[Stop], np.ndarray]) -> None:
+        """Let the next decodes end at these sequences, whose table is made the first time."""
+        key: object = None
+        if stop is not None:
+            key = tuple(each if isinstance(each, str) else tuple(each) for each in stop)
+        if key not in self._stops:
+            (self._stops[key],) = self._put_replicated(heightened(table_of(stop or ()), _STATES))
+        self._stop = self._stops[key]
 
     def load(self, params: Params) -> None:
         """Place a checkpoint's weights, in the compute dtype."""
@@ -232,10 +248,9 @@ class Runner:
         placed = self._put_by_slot(limits_B, seeds_B2)
         scalars = Scalars(*self._put_replicated(*sampling.scalars()))
         more = self._put_by_slot(prefix_BP, *([read_BS] if sampling.looks_back else []))
-        decode = self._program(programs.decode, size, capacity)
-        self.cache, *drawn = decode(
-            self.params, self.cache, hidden_BD, *placed, scalars, *self._vocabulary, *more
-        )
+        decode = self._program(programs.decode, size, capacity, len(self._stop))
+        state = self.params, self.cache, hidden_BD
+        self.cache, *drawn = decode(*state, *placed, scalars, self._stop, self._tokens, *more)
         return Drawn(*map(np.asarray, drawn))
 
     def _reserve(self, length: int) -> None:

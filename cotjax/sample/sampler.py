@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ from cotjax.sample.programs import Programs
 from cotjax.sample.runner import Pieces, Runner
 from cotjax.sample.sampling import Sampling
 from cotjax.sample.trees import plan
-from cotjax.sample.vocabulary import stop_table, token_mask
+from cotjax.sample.vocabulary import Stop, stop_table, token_mask
 
 
 class Sampler:
@@ -57,7 +58,7 @@ class Sampler:
         *,
         slots: int,
         max_length: int,
-        stop: Sequence[Sequence[int]] | Sequence[str],
+        stop: Stop,
         pad_id: int,
         max_new: int = 128,
         pieces: Sequence[str | None] | None = None,
@@ -65,7 +66,7 @@ class Sampler:
         """Make empty slots, without weights.
 
         `max_length`: tokens a slot may hold: prompt, prefix and new ones together. `stop`: what
-        ends a generation: id sequences, or texts, which are recognised however they are tokenised.
+        ends a generation by default: id sequences, or texts, recognised however tokenised.
         `pad_id`: any id of the vocabulary, for unused positions. `max_new`: the most tokens of one
         generation; each slot's cache has capacity for them, and a decode reads all of it at every
         step. `pieces`: the text that each id adds to a response, None where the id is no token;
@@ -87,7 +88,8 @@ class Sampler:
         self.max_length, self.max_new, self.pad_id = max_length, max_new, pad_id
         self._check_ids([pad_id], "pad_id")
         tokens_V = token_mask(pieces, config.vocab_size)
-        table_ZV = stop_table(stop, config.vocab_size, pieces)
+        self._stop_table = partial(stop_table, vocab_size=config.vocab_size, pieces=pieces)
+        table_ZV = self._stop_table(stop)
         most = min(max_new, max_length)
         # Each slot's cached prompt.
         self._ids: list[list[int]] = [[] for _ in range(slots)]
@@ -168,11 +170,13 @@ class Sampler:
         max_new: int,
         seeds: Mapping[int, int] | None = None,
         back: int = 0,
+        stop: Stop | None = None,
         **how: Any,
     ) -> dict[int, Generation]:
         """Decode from each of these slots' cached prompt plus its prefix, which may be empty.
 
-        `back`: the prefix takes the place of this many of the prompt's last ids.
+        `back`: the prefix takes the place of this many of the prompt's last ids. `stop`: what ends
+        these generations, in place of the sampler's own stop sequences.
 
         Every slot's prompt stays as it was: the next call gives what it would have given without
         this one. `how`: fields of sampling.Sampling. Greedy at temperature 0, the default; else
@@ -185,7 +189,8 @@ class Sampler:
         logits are not finite.
         """
         several = None if seeds is None else {slot: [seed] for slot, seed in seeds.items()}
-        samples = self.samples(prefixes, max_new=max_new, seeds=several, back=back, **how)
+        how |= {"max_new": max_new, "seeds": several, "back": back, "stop": stop}
+        samples = self.samples(prefixes, **how)
         return {slot: generations[0] for slot, generations in samples.items()}
 
     def samples(
@@ -195,6 +200,7 @@ class Sampler:
         max_new: int,
         seeds: Mapping[int, Sequence[int]] | None = None,
         back: int = 0,
+        stop: Stop | None = None,
         **how: Any,
     ) -> dict[int, list[Generation]]:
         """Like `sample`, with one generation for each of a slot's seeds (greedy: one).
@@ -208,6 +214,7 @@ class Sampler:
             return {}
         if sampling.temperature == 0 or seeds is None:
             seeds = {slot: [0] for slot in prefixes}
+        self._runner.stop_at(stop, self._stop_table)
         if not back:
             return self._samples(prefixes, self.lengths, max_new, seeds, sampling)
         lengths_B = self.lengths

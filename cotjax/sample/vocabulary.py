@@ -22,6 +22,7 @@ import numpy as np
 from cotjax.errors import UsageError
 
 _BYTES = 256
+Stop = Sequence[Sequence[int]] | Sequence[str]  # stop sequences: of ids, or texts
 
 
 def token_mask(pieces: Sequence[str | None] | None, vocab_size: int) -> np.ndarray:
@@ -44,7 +45,7 @@ def token_mask(pieces: Sequence[str | None] | None, vocab_size: int) -> np.ndarr
 
 
 def stop_table(
-    stop: Sequence[Sequence[int]] | Sequence[str],
+    stop: Stop,
     vocab_size: int,
     pieces: Sequence[str | None] | None = None,
 ) -> np.ndarray:
@@ -72,6 +73,18 @@ def stop_table(
             "sequences of ids"
         )
     return _over_pieces(_automaton([tuple(text) for text in texts], _BYTES), pieces, vocab_size)
+
+
+def heightened(table_ZV: np.ndarray, multiple: int) -> np.ndarray:
+    """Return a stop table with a multiple of so many states, of which the last ones are unused.
+
+    Tables of one height are arguments of one program.
+    """
+    Z, V = table_ZV.shape
+    height = -(-Z // multiple) * multiple
+    padded = np.zeros((height, V), np.int16)
+    padded[:Z] = np.where(table_ZV == Z, height, table_ZV)
+    return padded
 
 
 def _automaton(patterns: Sequence[tuple[int, ...]], symbols: int) -> np.ndarray:

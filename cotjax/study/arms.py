@@ -15,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cotjax.config import ARM_FIELDS, own_files
+from cotjax.data.tokens import GROWING
 from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
 from cotjax.masking import NORMALIZERS, Dropping, MaskError
@@ -251,10 +252,11 @@ def _check_pairs(config: ConfigDict, arm: str) -> None:
             f"arms.{arm} has the objective {own['objective']!r} and direct_share "
             f"{own['direct_share']}; pairs are of reasoned responses: set it to 0"
         )
-    if config.data.history or config.data.past_thoughts:
+    if config.data.history or config.data.past_thoughts or config.data.layout == GROWING:
         raise UsageError(
             f"arms.{arm} has the objective {own['objective']!r}, whose prompts show all turns "
-            "without thoughts: set data.history to 0, data.past_thoughts to False"
+            "without thoughts: set data.history to 0, data.past_thoughts to False, data.layout to "
+            "'trajectory'"
         )
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from cotjax.data.codec import Codec
-from cotjax.data.tokens import Layout
+from cotjax.data.tokens import GROWING, Layout
 from cotjax.data.trajectories import Trajectory
 from cotjax.envs.base import Play
 from cotjax.envs.pool.pool import EnvPool, Limits
@@ -27,8 +27,12 @@ from cotjax.rollout.elicitation import (
     CONSTRAINED_BY,
     DRAWN,
     INSTRUCTION,
+    REAL,
+    SIMULATED,
+    WHOLE_TEXT,
     Elicitation,
 )
+from cotjax.rollout.growing import ANSWER_NOW
 from cotjax.rollout.loop import play
 from cotjax.rollout.record import KINDS, Ended, Episode, Kind, Record, write_record
 from cotjax.rollout.replay import ReplayEnvironments
@@ -41,6 +45,8 @@ from cotjax.study.players import Player, playing_mesh
 
 # Loaded games that each environment's process keeps in memory.
 _GAMES_KEPT = 4
+# Probes that look at executed actions alone, whatever the prompts are.
+_OF_ACTIONS = {"revisions", "progress"}
 
 
 def elicitation_of(config: ConfigDict, template: TurnTemplate = CHATML) -> Elicitation:
@@ -60,7 +66,7 @@ def elicitation_of(config: ConfigDict, template: TurnTemplate = CHATML) -> Elici
             f"evaluate.constrained_by is {settings.constrained_by!r}; it must be "
             f"{' or '.join(map(repr, CONSTRAINED_BY))}"
         )
-    return Elicitation(
+    shared = Elicitation(
         **drawn,
         max_new_tokens=settings.max_new_tokens,
         max_action_tokens=settings.max_action_tokens,
@@ -69,6 +75,17 @@ def elicitation_of(config: ConfigDict, template: TurnTemplate = CHATML) -> Elici
         prompt_prefix=template.direct_open + ACTION_OPEN,
         constrained_by=settings.constrained_by,
         instruction=settings.instruction or INSTRUCTION,
+        max_result_tokens=settings.max_result_tokens,
+    )
+    if config.data.layout != GROWING:
+        return shared
+    # The prompt has opened the thought; a prompt action is the answer without a further one.
+    return replace(
+        shared,
+        cot_prefix="",
+        prompt_prefix=ANSWER_NOW,
+        history=WHOLE_TEXT,
+        simulated=settings.search == SIMULATED,
     )
 
 
@@ -132,6 +149,35 @@ def check_layout(config: ConfigDict) -> None:
             "trains on other prompts than a rollout's, which show all turns, without past "
             f"thoughts: set 0 and False, or {NUMBERS} to 0 to train alone"
         )
+    _check_growing(config)
+
+
+def _check_growing(config: ConfigDict) -> None:
+    """Raise UsageError for what a growing text does not allow, and for what it alone allows."""
+    settings = config.evaluate
+    if settings.search not in (REAL, SIMULATED):
+        raise UsageError(
+            f"evaluate.search is {settings.search!r}; it must be {REAL!r} or {SIMULATED!r}"
+        )
+    if config.data.layout != GROWING:
+        if settings.search != REAL:
+            raise UsageError(
+                f"evaluate.search is {settings.search!r}, which needs one growing text; set "
+                f"data.layout to {GROWING!r}"
+            )
+        return
+    others = {*settings.elicitations, *settings.offline} - {"cot", "prompt"}
+    if others:
+        raise UsageError(
+            f"evaluate.elicitations: {min(others)!r} needs turns, and data.layout is {GROWING!r}; "
+            "leave it out"
+        )
+    probes = {*config.probes.names} - _OF_ACTIONS
+    if probes:
+        raise UsageError(
+            f"probes.names: {min(probes)!r} needs turns, and data.layout is {GROWING!r}; leave it "
+            "out"
+        )
 
 
 def limits_of(config: ConfigDict) -> Limits:
@@ -160,7 +206,8 @@ def check_playable(config: ConfigDict, model: ModelConfig, codec: Codec) -> None
     playing_mesh(config)
     model.check_length(settings.max_length, "evaluate.max_length")
     model.check_ids(codec.vocab_size)
-    for name in ("max_new_tokens", "max_action_tokens"):
+    limits = ("max_new_tokens", "max_action_tokens", "max_result_tokens")
+    for name in limits if elicitation.simulated else limits[:2]:
         if settings[name] >= settings.max_length:
             raise UsageError(
                 f"evaluate.{name} is {settings[name]}; it must be less than evaluate.max_length, "
@@ -299,10 +346,13 @@ def _play_jobs(
 
     `halves`: 1, or 2 of as many slots as the player has, each with environments of its own.
     """
-    references = {
-        game_id: [step.action for step in trajectory.steps]
-        for game_id, trajectory in expert.items()
-    }
+    references, thoughts = (
+        {
+            game_id: [getattr(step, name) for step in trajectory.steps]
+            for game_id, trajectory in expert.items()
+        }
+        for name in ("action", "thought")
+    )
     with ExitStack() as stack:
         pools = [stack.enter_context(environments_of(config, player.slots)) for _ in range(halves)]
         for job, plays in unplayed.items():
@@ -323,6 +373,7 @@ def _play_jobs(
                 seed=config.seed,
                 on_record=partial(recorder.keep, job),
                 references=references,
+                thoughts=thoughts,
                 kinds=job.kinds,
             )
 

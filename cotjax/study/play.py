@@ -141,6 +141,7 @@ def player_of_run(run: Path, arm: str, step: int | None) -> Player:
         }
         config.evaluate.update(known)
         template = saved["data"]["template"]
+        config.data.layout = saved["data"].get("layout", config.data.layout)
         # Older runs have the system message in another section.
         config.prompt.update({"system": saved["data"].get("system", "")} | saved.get("prompt", {}))
     except KeyError as error:
@@ -194,7 +195,6 @@ def watch(
 
     `driver`: "cot" or "prompt", the kind of action that is played; both kinds are shown.
     """
-    from cotjax.data.codec import Codec
     from cotjax.envs.pool.pool import EnvPool
     from cotjax.model.sharding import make_mesh
     from cotjax.rollout.loop import play
@@ -203,8 +203,7 @@ def watch(
 
     settings = player.config.evaluate
     settings.max_steps = max_steps or settings.max_steps
-    prompt = Prompt.of(player.config.prompt, world, player.examples)
-    codec = Codec.load(player.tokenizer, player.template, prompt)
+    codec = _codec_of(player, world)
     mesh = make_mesh()
     settings.max_length = min(settings.max_length, player.model.max_length)
     sampler = sampler_of(settings, player.model, codec, mesh, slots=1)
@@ -238,6 +237,15 @@ def watch(
     _say_cut(console, record, settings.max_length)
     _say_end(console, last, steps)
     return record.success
+
+
+def _codec_of(player: Player, world: World) -> Any:
+    from cotjax.data.codec import Codec
+    from cotjax.data.tokens import GROWING
+
+    growing = player.config.data.layout == GROWING
+    prompt = Prompt.of(player.config.prompt, world, player.examples, growing=growing)
+    return Codec.load(player.tokenizer, player.template, prompt)
 
 
 def _say_cut(console: Console, episode: Episode, max_length: int) -> None:

@@ -16,6 +16,7 @@ from cotjax.formats import TurnTemplate
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import make_mesh, whole_slots
 from cotjax.rollout import contracts
+from cotjax.rollout.elicitation import SIMULATED
 from cotjax.runtime import distributed
 from cotjax.sample.sampler import Sampler
 from cotjax.study.jobs import Job
@@ -85,12 +86,22 @@ def playing_mesh(config: ConfigDict) -> Mesh:
 
 
 def sampler_of(
-    settings: ConfigDict, model: ModelConfig, codec: Codec, mesh: Mesh, slots: int
+    settings: ConfigDict,
+    model: ModelConfig,
+    codec: Codec,
+    mesh: Mesh,
+    slots: int,
+    *,
+    simulated: bool = False,
 ) -> Sampler:
     """Return a sampler with these `evaluate` settings, whose weights are yet to load.
 
-    It draws the codec's tokens and stops at its texts.
+    It draws the codec's tokens and stops at its texts. `simulated`: it may also write results of
+    searches, whatever `settings.search` says.
     """
+    limits = [settings.max_new_tokens, settings.max_action_tokens]
+    if simulated or settings.search == SIMULATED:
+        limits.append(settings.max_result_tokens)
     return Sampler(
         model,
         mesh,
@@ -98,6 +109,6 @@ def sampler_of(
         max_length=settings.max_length,
         stop=codec.stop_texts,
         pad_id=codec.pad_id,
-        max_new=max(settings.max_new_tokens, settings.max_action_tokens),
+        max_new=max(limits),
         pieces=codec.pieces,
     )

@@ -122,7 +122,9 @@ def _actors(
     """Return what plays in training; its environments are closed with the stack."""
     halves = 2 if config.evaluate.halves and config.rl.slots > 1 else 1
     slots = -(-config.rl.slots // halves)
-    sampler = sampler_of(config.evaluate, model, codec, playing_mesh(config), slots)
+    simulated = config.rl.simulated_steps > 0
+    mesh = playing_mesh(config)
+    sampler = sampler_of(config.evaluate, model, codec, mesh, slots, simulated=simulated)
     pools = [stack.enter_context(environments_of(config, sampler.slots)) for _ in range(halves)]
     kinds: tuple[Kind, ...] = ("cot", "prompt") if config.rl.live_prompt else ("cot",)
     return Actors(sampler, pools, codec, elicitation, kinds)

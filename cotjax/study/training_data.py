@@ -16,14 +16,16 @@ from tokenizers import Tokenizer
 from cotjax.assets import BASE_FOLDER
 from cotjax.data.chat_template import turn_template
 from cotjax.data.codec import Codec
+from cotjax.data.growing_text import TOKENS
 from cotjax.data.prompt_examples import FILE, NONE_DRAWN, Drawn, draw_examples, kept_examples
 from cotjax.data.selection import Selection
 from cotjax.data.tfds_agent import AgentConfig
+from cotjax.data.tokens import GROWING
 from cotjax.data.trajectories import read_trajectories
 from cotjax.data.word_tokenizer import build_word_tokenizer
 from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
-from cotjax.formats import Prompt
+from cotjax.formats import Prompt, search
 from cotjax.study.arms import Arm
 from cotjax.study.games import held_out_types, wanted_games
 
@@ -74,6 +76,7 @@ def make_tokenizer(config: ConfigDict, *files: Path) -> Tokenizer:
         yield from world.words()
         if prompt.system:
             yield f"system {prompt.system}"
+        yield from search.MARKS[-1:] if prompt.growing else ()
         yield from (prompt.instruction, prompt.actions_line((), "") if prompt.lists_actions else "")
         for trajectory in chain.from_iterable(map(read_trajectories, files)):
             yield prompt.task_line(trajectory.task)
@@ -81,7 +84,8 @@ def make_tokenizer(config: ConfigDict, *files: Path) -> Tokenizer:
                 yield from (step.observation, step.action, step.thought or "")
                 yield from step.admissible_commands if prompt.lists_actions else ()
 
-    return build_word_tokenizer(texts(), turn_template(config.data.template))
+    tags = TOKENS if prompt.growing else ()
+    return build_word_tokenizer(texts(), turn_template(config.data.template), tags)
 
 
 def codec_of(config: ConfigDict, trajectories: Path, drawn: Drawn = NONE_DRAWN) -> Codec:
@@ -109,7 +113,8 @@ def load_codec(config: ConfigDict, tokenizer: str | Path, drawn: Drawn = NONE_DR
 
 def prompt_of(config: ConfigDict, drawn: Drawn = NONE_DRAWN) -> Prompt:
     """Return what the prompts of a config say beside the episode. Raises UsageError."""
-    return Prompt.of(config.prompt, load_world(config.world), drawn.examples)
+    growing = config.data.layout == GROWING
+    return Prompt.of(config.prompt, load_world(config.world), drawn.examples, growing=growing)
 
 
 def drawn_of(config: ConfigDict, trajectories: Path) -> Drawn:

@@ -2,6 +2,7 @@ import json
 import shutil
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,7 @@ def test_segments_and_branches_of_packed_rows_are_runs(source):
             written = [run for run in runs if run[1] > 0]
             assert written and len(set(written)) == len(written)
             order = [run[0] for run in runs]
-            assert len({*order}) == 1 + sum(a != b for a, b in zip(order, order[1:], strict=False))
+            assert len({*order}) == 1 + sum(a != b for a, b in pairwise(order))
             assert [s for s in order if s > 0] == sorted(s for s in order if s > 0)
 
 

@@ -168,6 +168,25 @@ def test_stop_sequences_end_a_generation_and_are_part_of_it():
     assert (cut.ids, cut.stopped) == (free[6:9], False)
 
 
+def test_each_call_may_stop_elsewhere_by_the_programs_that_are_there(sampler):
+    sampler.extend(PROMPTS)
+    whole = sampler.sample({1: []}, max_new=12)[1]
+    counts = sampler.compilations, sampler.compilations_bound
+    first = whole.ids.index(whole.ids[5])
+    for stop, end in (
+        ([[whole.ids[5]]], first + 1),
+        ([whole.ids[2:4], [CONFIG.vocab_size - 1] * 20], 4),
+        ([[CONFIG.vocab_size - 1]] if CONFIG.vocab_size - 1 not in whole.ids else [], 12),
+    ):
+        cut = sampler.sample({1: []}, max_new=12, stop=stop)[1]
+        assert cut.ids == whole.ids[:end] and cut.logprobs == whole.logprobs[:end]
+        assert cut.stopped == (end < 12)
+        assert sampler.sample({1: []}, max_new=12)[1] == whole, "its own stop sequences are back"
+    assert (sampler.compilations, sampler.compilations_bound) == counts
+    with pytest.raises(UsageError, match="a stop sequence is empty"):
+        sampler.sample({1: []}, max_new=12, stop=[[]])
+
+
 def test_branches_of_one_slot_are_its_single_branches(sampler):
     sampler.extend(PROMPTS)
     seeds = {0: [5], 2: [7, 8, 7], 3: [9, 10]}

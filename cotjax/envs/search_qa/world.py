@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from cotjax.envs.base import Agent, Game, TextEnv
+from cotjax.envs.base import Agent, Game, SearchCounts, TextEnv
 from cotjax.envs.search_qa import invented, packages
 from cotjax.envs.search_qa.bm25 import words_of
 from cotjax.envs.search_qa.env import (
@@ -30,6 +30,8 @@ from cotjax.envs.search_qa.generate import (
     TASK_TYPES,
     THREE_HOPS,
 )
+from cotjax.envs.search_qa.growing import SearchPieces
+from cotjax.envs.search_qa.judging import judge
 from cotjax.envs.search_qa.library import load_known, load_questions, seed_of, source_of
 from cotjax.envs.search_qa.make import make_questions
 from cotjax.envs.search_qa.real import real_facts, real_words
@@ -53,19 +55,35 @@ In each turn, reason about what to do next between <think> and </think>, then gi
 action between <action> and </action>, and write nothing else, as here:
 <think>I need the {what}, so I search for it.</think>\
 <action>search: {query}</action>"""
-# Source -> the instruction.
-INSTRUCTIONS = {
-    INVENTED: _INSTRUCTION.format(
-        about=", whose facts you cannot know otherwise",
-        what="birthplace of Bel Tor Na",
-        query="Bel Tor Na birthplace",
-    ),
-    REAL_FACTS: _INSTRUCTION.format(
-        about=" of cities, countries and chemical elements",
-        what="capital of Norway",
-        query="Norway capital",
-    ),
+# The same for one growing text.
+_GROWING = """\
+You answer a question with the help of a search engine. It searches a small encyclopedia{about}, \
+and shows the three passages that fit the words of your query best. Reason about the question. \
+Where you need a fact that you do not know, write a query of at most 32 words as below. The \
+results follow, and you go on. You can search 10 times. When you know the answer, end your \
+reasoning and give the name that is asked for, and nothing else, as here:
+<think> I need the {what}. <begin_search> {query} </end_search><search_result> … </search_result>
+
+Result 1 says that the {what} is {answer}. </think>
+
+\\boxed{{{answer}}}"""
+# Source -> what differs in the instruction.
+_ABOUT = {
+    INVENTED: {
+        "about": ", whose facts you cannot know otherwise",
+        "what": "birthplace of Bel Tor Na",
+        "query": "Bel Tor Na birthplace",
+        "answer": "Jor Ko Po",
+    },
+    REAL_FACTS: {
+        "about": " of cities, countries and chemical elements",
+        "what": "capital of Norway",
+        "query": "Norway capital",
+        "answer": "Oslo",
+    },
 }
+INSTRUCTIONS = {source: _INSTRUCTION.format(**about) for source, about in _ABOUT.items()}
+_PIECES = {source: SearchPieces(_GROWING.format(**about)) for source, about in _ABOUT.items()}
 
 
 class SearchQa(World):
@@ -93,7 +111,7 @@ class SearchQa(World):
         source: str = INVENTED,
     ):
         self.name, self.title, self._scale, self._source = name, title, scale, source
-        self.instruction = INSTRUCTIONS[source]
+        self.instruction, self.growing = INSTRUCTIONS[source], _PIECES[source]
 
     def of_source(self, source: str) -> World:
         self.check_source(source)
@@ -151,6 +169,11 @@ class SearchQa(World):
         wanted = parse_action(action)
         read = words_of(wanted.text) if wanted.kind == SEARCH else [normalize(wanted.text)]
         return (wanted.kind, wanted.problem, *read)
+
+    def judge_searches(
+        self, game: Game, task: str, seen: Sequence[str], actions: Sequence[str]
+    ) -> SearchCounts:
+        return judge(game, load_schema(self._source), task, seen, actions)
 
     def words(self) -> Iterator[str]:
         if self._source == REAL_FACTS:
