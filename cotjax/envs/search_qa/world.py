@@ -30,6 +30,8 @@ from cotjax.envs.search_qa.generate import (
     TASK_TYPES,
     THREE_HOPS,
 )
+from cotjax.envs.search_qa.growing import piece_text
+from cotjax.envs.search_qa.lessons import QaLessons
 from cotjax.envs.search_qa.library import load_known, load_questions, seed_of, source_of
 from cotjax.envs.search_qa.make import make_questions
 from cotjax.envs.search_qa.real import real_facts, real_words
@@ -176,6 +178,15 @@ class SearchQa(World):
             raise UsageError(f"{name} remembers facts of the game's folder: give it the game")
         memory = load_known(Path(settings.game.path).parent)
         return Solver(schema, seed, settings.mistakes, memory, searches=name == "recaller")
+
+    def lessons(self, root: str | os.PathLike[str], seed: int) -> QaLessons:
+        """Return the lessons of a folder of questions, by the facts that are `known`."""
+        games = self.games(root, "train")
+        made = seed_of(Path(games[0].path).parent)
+        return QaLessons(self._knowledge(made), games, seed, made)
+
+    def piece_text(self, thought: str | None, action: str) -> str:
+        return piece_text(thought, action)
 
     def figure_lines(self, games: Sequence[Game]) -> Iterator[str]:
         """Yield lines by task type on the solver and a guess, and lines on searches."""
