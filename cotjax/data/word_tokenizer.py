@@ -15,9 +15,13 @@ PAD, UNKNOWN = "[PAD]", "[UNK]"
 
 
 def build_word_tokenizer(
-    texts: Iterable[str], template: formats.TurnTemplate = formats.CHATML
+    texts: Iterable[str],
+    template: formats.TurnTemplate = formats.CHATML,
+    tags: Iterable[str] = (),
 ) -> Tokenizer:
     """Return a tokenizer of the words of `texts`, the response tags and the template's marks.
+
+    `tags`: texts that are one token besides, such as those of `cotjax.formats.search`.
 
     Words are split at whitespace and around punctuation. Ids follow the alphabetical order of the
     words (`WordLevelTrainer` orders by frequency), so the order of the texts does not matter.
@@ -29,9 +33,10 @@ def build_word_tokenizer(
     for text in texts:
         words.update(word for word, _ in split.pre_tokenize_str(text))
     marks = template.marks
+    every_tag = tuple(dict.fromkeys((*formats.TAGS, *tags)))
     for piece in (template.turn_open, template.response_open):
         words.update(re.sub("|".join(map(re.escape, marks)), " ", piece).split())
-    vocabulary = [PAD, UNKNOWN, *marks, *formats.TAGS]
+    vocabulary = [PAD, UNKNOWN, *marks, *every_tag]
     vocabulary += sorted(words - set(vocabulary))
     tokenizer = Tokenizer(
         models.WordLevel({word: index for index, word in enumerate(vocabulary)}, unk_token=UNKNOWN)
@@ -41,7 +46,7 @@ def build_word_tokenizer(
     tokenizer.add_special_tokens(
         [AddedToken(token, special=True, normalized=False) for token in (PAD, UNKNOWN, *marks)]
     )
-    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in formats.TAGS])
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in every_tag])
     return tokenizer
 
 
