@@ -125,7 +125,7 @@ class AutoCoA:
         if not count:
             return []
         root, world = self.folder / _OTHER_WORLD, load_world(config.world)
-        each = -(-count // 2)  # enough questions whose facts are all known, of few task types too
+        each = count + 10  # enough questions whose facts are all known, of one task type too
         counts = {"train": dict.fromkeys(config.task_types.in_domain, each)}
         world.make_games(root, counts, config.games.seed + 1)
         other = world.lessons(root, config.seed).episodes(count - count // 4, count // 4)
