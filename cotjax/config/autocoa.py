@@ -54,7 +54,7 @@ def _stages() -> ConfigDict:
     choices: file of choices (`cotjax data choices`); "": from the world's known and unknown facts.
     steps, batch, learning_rate: in place of those of `train`.
     """
-    given = {
+    given: dict[str, dict[str, Any]] = {
         "base": {"label": "base", "lesson": "facts", "steps": 1200, "learning_rate": 3e-3},
         "sft1": {
             "label": "SFT-1, action triggering",

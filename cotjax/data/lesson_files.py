@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cotjax.data.json_lines import parse_line, raw_lines
 from cotjax.data.json_text import json_type, open_json
@@ -58,7 +58,7 @@ def _read(path: Path, kind: type[T], needed: str) -> list[T]:
         for number, (raw, size) in enumerate(raw_lines(file), start=1):
             where = f"{path}:{number}"
             row = parse_line(raw, size, where, first=number == 1)
-            values = {}
+            values: dict[str, Any] = {}
             for field in fields(kind):
                 expected, name = _KINDS[str(field.type)]
                 value = row.get(field.name)
