@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -95,7 +95,7 @@ class AutoCoA:
 
     # ---- texts
 
-    def _write_texts(self, plans: Sequence[StagePlan]) -> dict[str, Path]:
+    def _write_texts(self, plans: Iterable[StagePlan]) -> dict[str, Path]:
         """Write what each stage is trained on; return stage -> its file."""
         made: dict[str, Path] = {}
         with self.reporter.stage("lessons", "Writing lessons"):
@@ -133,14 +133,14 @@ class AutoCoA:
 
     # ---- the base
 
-    def _start(self, files: Sequence[Path]) -> Start:
+    def _start(self, files: Iterable[Path]) -> Start:
         """Return what the first stage starts from; of new weights with a tokenizer of the texts."""
         config = self.config.copy_and_resolve_references()
         if base_folder(config) is None and not config.model.tokenizer:
             config.model.tokenizer = str(self._make_tokenizer(files))
         return make_start(config, self.folder, (), self.reporter)
 
-    def _make_tokenizer(self, files: Sequence[Path]) -> Path:
+    def _make_tokenizer(self, files: Iterable[Path]) -> Path:
         folder, template = self.folder / "tokenizer", turn_template(self.config.data.template)
         prompt, words = prompt_of(self.config), list(load_world(self.config.world).words())
         words += [f"system {prompt.system}" if prompt.system else "", prompt.instruction]

@@ -139,7 +139,7 @@ def _padded(example: TokenExample, length: int) -> dict[str, np.ndarray]:
 
 
 def _right(model: ModelConfig, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
-    names = ("ids", "positions", "segment_ids", "branches")
-    hidden_BTD = decoder.hidden_states(model, params, *(batch[name] for name in names))
+    places = batch["positions"], batch["segment_ids"], batch["branches"]
+    hidden_BTD = decoder.hidden_states(model, params, batch["ids"], *places)
     chosen_BT = decoder.logits(model, params, hidden_BTD).argmax(-1)
     return jnp.all((chosen_BT == batch["targets"]) | (batch["weights"] == 0), axis=-1)

@@ -65,8 +65,8 @@ class Killer(Reporter):
         with super().stage(name, title) as stage:
             update = stage.update
 
-            def kill(done, *rest):
-                update(done, *rest)
+            def kill(done, total, detail=""):
+                update(done, total, detail)
                 if name == self._killed and done == 2:
                     os.kill(os.getpid(), signal.SIGTERM)
 
