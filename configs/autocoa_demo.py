@@ -29,4 +29,5 @@ def get_config():
     config.train.save_every = 100
     config.train.learning_rate = 2e-3
     config.train.vector_rate = 10.0
+    config.autocoa.stages.sft1.batch = 2  # rows, of some 17 pairs each; 60 updates are 4 epochs
     return config
