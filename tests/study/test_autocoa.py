@@ -116,15 +116,12 @@ def test_killed_in_a_stage_the_run_ends_as_if_undisturbed(tmp_path, capsys):
     assert "OBSERVATION" in supervised["sft3"] and "OBSERVATION" not in supervised["sft2"]
     assert "END" in supervised["sft2"] and "margin" in rows(calm, "sft1")[0]["objective"]
 
-    # Another start, or other data, is refused in one line.
-    assert (
-        main(
-            ["autocoa", "--config", str(file), "--out", str(killed), "--config.autocoa.episodes=8"]
-        )
-        == 2
-    )
+    # Other settings of a stage are refused in one line.
+    other = "--config.autocoa.stages.sft1.learning_rate=0.5"
+    capsys.readouterr()
+    assert main(["autocoa", "--config", str(file), "--out", str(calm), other]) == 2
     said = capsys.readouterr().err
-    assert "holds another run" in said and said.count("\n") == 1
+    assert "train.learning_rate is 0.0001 there, 0.5 here" in said and said.count("\n") == 1
 
 
 def config_of(tmp_path, **stages):
