@@ -47,7 +47,7 @@ def test_fields_are_set_with_their_type():
         ("train.steps.more=7", "train.steps is a value"),
         ("train.steps", "give a value"),
         ("train.steps=true", "'true' is not of type int"),
-        ("zzz=1", "unknown config field 'zzz'; there are arms, collect"),
+        ("zzz=1", "unknown config field 'zzz'; there are arms, autocoa, collect"),
     ],
 )
 def test_a_wrong_override_is_one_clear_line(override, message):

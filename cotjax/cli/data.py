@@ -1,4 +1,4 @@
-"""`cotjax data check|import|replay`."""
+"""`cotjax data check|import|replay`; `cotjax.cli.choices` has `cotjax data choices`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cotjax.cli.choices import add_choices
 from cotjax.errors import DataError, UsageError
 from cotjax.runtime.terminal import visible
 
@@ -27,12 +28,14 @@ LAYOUTS = (
 def add_data(commands: argparse._SubParsersAction) -> None:
     """Add `data` and its subcommands to the commands of the parser."""
     data = commands.add_parser(
-        "data", help="check trajectories, import public ones, or replay them in their world"
+        "data",
+        help="check trajectories, import public ones, replay them in their world, or make choices",
     )
     subcommands = data.add_subparsers(dest="what", required=True)
     _add_check(subcommands)
     _add_import(subcommands)
     _add_replay(subcommands)
+    add_choices(subcommands)
 
 
 def _add_check(commands: argparse._SubParsersAction) -> None:

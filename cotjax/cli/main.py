@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cotjax.cli.autocoa import add_autocoa
 from cotjax.cli.bench import add_bench
 from cotjax.cli.data import add_data
 from cotjax.cli.games import add_games
@@ -34,7 +35,7 @@ from cotjax.runtime.terminal import visible
 
 # Commands that run compiled programs, which the next start may reuse. `plan` compiles for other
 # devices, and `bench` measures compilers and memory: both compile afresh.
-_COMPILING = ("demo", "study", "train", "rl", "evaluate", "play", "replay")
+_COMPILING = ("demo", "study", "train", "rl", "autocoa", "evaluate", "play", "replay")
 
 DESCRIPTION = """\
 cotjax shows where the gains of chain-of-thought (CoT) training of agents land: in the prompt action
@@ -45,6 +46,7 @@ cotjax shows where the gains of chain-of-thought (CoT) training of agents land: 
   cotjax play --game PATH            play one game, or watch a checkpoint play it
   cotjax train|evaluate|report       its stages, one by one, on the same --config and --out
   cotjax rl --config FILE            train by reinforcement learning instead, with the same report
+  cotjax autocoa --config FILE       teach one model when and how to search, stage by stage
   cotjax plan --config FILE          does it fit a TPU slice? compiled here, without one
 """
 
@@ -123,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     add_demo(commands)
     add_stages(commands)
+    add_autocoa(commands)
     add_games(commands)
     add_data(commands)
     add_mask(commands)

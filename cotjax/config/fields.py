@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+from cotjax.config.autocoa import autocoa
 from cotjax.config.playing import evaluate, primary, probes
 from cotjax.config.preference import preference
 from cotjax.config.rl import rl
@@ -63,6 +64,7 @@ def default_config(world: str = "alfworld") -> ConfigDict:
     config.masking = _masking()
     config.rl = rl()
     config.preference = preference()
+    config.autocoa = autocoa()
     config.arms = _arms()
     # Devices on each axis of the training mesh; -1: all that the other axes leave.
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
@@ -273,7 +275,7 @@ def _arms() -> ConfigDict:
     trajectories: JSONL file to train this arm on; "": data.trajectories, or collected ones.
     direct_share: share of trajectories in the direct form; -1: data.direct_share.
     advantage: of reinforcement learning; "": rl.advantage.
-    objective: "sft", "dpo" or "frodo" (docs/objectives.md); the last two train on pairs.
+    objective: "sft", or one that trains on pairs: "dpo", "frodo", "trigger" (docs/objectives.md).
     rejected: trajectory file, or folder of records, with the rejected side of pairs; "": thoughts
       and actions of other states of the same episode.
     seed: of the arm's data order, masking and adapters; -1: the config's. Several: config.seeds.

@@ -9,11 +9,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cotjax.config.autocoa import STAGE_FIELDS
 from cotjax.config.fields import ARM_FIELDS, PATHS, games_of, own_files, task_types_of
 from cotjax.envs.worlds import World, load_world
 from cotjax.errors import UsageError
 from cotjax.runtime.config_files import parse_value, run_config_file
 from cotjax.runtime.files import local_path
+
+# Sections of what a config names itself -> the fields that each of these has.
+_NAMED = {"arms": ARM_FIELDS, "autocoa.stages": STAGE_FIELDS}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -30,7 +34,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     set_fields(config, overrides)
     of_arms = ("trajectories", "rejected")
     files = (f"arms.{arm}.{field}" for field in of_arms for arm in own_files(config, field))
-    for name in (*PATHS, *files):
+    stages = _section(config, ("autocoa", "stages"))
+    choices = (f"autocoa.stages.{stage}.choices" for stage in stages)
+    for name in (*PATHS, *files, *choices):
         # URLs are refused here, before anything is read or written.
         config.update_from_flattened_dict({name: _expanded(_fields(config)[name])})
     return config
@@ -87,19 +93,29 @@ def set_field(config: ConfigDict, override: str) -> None:
         raise UsageError(_unknown(config, name, list(fields)))
     value = parse_value(name, text, fields[name])
     *sections, field = name.split(".")
-    if sections[:1] == ["arms"] and field not in config.arms[sections[1]]:
+    section = _section(config, sections)
+    if field not in section:
         with config.unlocked():
-            config.arms[sections[1]][field] = fields[name]
+            section[field] = fields[name]
     config.update_from_flattened_dict({name: value})
 
 
 def _fields(config: ConfigDict) -> dict[str, Any]:
-    """Return the value of every field by its dotted name; an arm has all ARM_FIELDS."""
+    """Return the value of every field by its dotted name; arms and stages have all of theirs."""
     fields = _inner(config)
-    for arm, own in config.get("arms", {}).items():
-        if isinstance(own, ConfigDict):
-            fields = {f"arms.{arm}.{field}": usual for field, usual in ARM_FIELDS.items()} | fields
+    for section, usual in _NAMED.items():
+        for name, own in _section(config, section.split(".")).items():
+            if isinstance(own, ConfigDict):
+                more = {f"{section}.{name}.{field}": value for field, value in usual.items()}
+                fields = more | fields
     return fields
+
+
+def _section(config: ConfigDict, names: Sequence[str]) -> Any:
+    """Return the section of these names; {} where a config has none."""
+    for name in names:
+        config = config.get(name, {})
+    return config
 
 
 def _inner(section: ConfigDict) -> dict[str, Any]:

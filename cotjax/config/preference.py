@@ -8,15 +8,23 @@ from ml_collections import ConfigDict
 def preference() -> ConfigDict:
     preference = ConfigDict()
     # What is compared: "step" (two responses in one state) or "trajectory" (a won and a lost
-    # episode of a game; for "dpo").
+    # episode of a game; for "dpo" alone).
     preference.pairs = "step"
-    preference.beta = 0.1  # how strongly the policy is held to the reference
+    # DPO, FRODO: how strongly the policy is held to the reference.
+    preference.beta = 0.1
     # DPO: divide each side's log-ratio by its tokens.
     preference.length_normalised = False
     # DPO: weight of the mean NLL of the chosen side's tokens; 0: none.
     preference.nll = 0.0
     preference.frodo = _frodo()
+    preference.trigger = _trigger()
     return preference
+
+
+def _trigger() -> ConfigDict:
+    trigger = ConfigDict()
+    trigger.alpha = 0.2  # weight of the chosen continuation's mean log-probability
+    return trigger
 
 
 def _frodo() -> ConfigDict:

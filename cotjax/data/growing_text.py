@@ -64,7 +64,7 @@ class GrowingText:
         for what, text in (("thought", thought), ("action", action)):
             if tag := search.tag_in(text or ""):
                 raise DataError(f"the {what} contains {tag!r}, a tag; remove it from {text!r:.60}")
-        segments = self._segments(search.piece_text(piece))
+        segments = text_segments(self._codec, search.piece_text(piece))
         if piece.query is None:
             segments.append((self._codec.encode(self._codec.template.response_end), Role.END))
         return segments
@@ -79,12 +79,16 @@ class GrowingText:
             ids += codec.encode_plain(content, "the results", lenient=lenient) if content else []
         return [([*ids, *codec.encode(search.RESULT_GAP)], Role.OBSERVATION)]
 
-    def _segments(self, text: str) -> Segments:
-        segments: Segments = []
-        for span in search.spans(text):
-            for part in filter(None, _MARK.split(span.text)):
-                marked = _MARK.fullmatch(part) or part.isspace()
-                encode = self._codec.encode
-                ids = encode(part) if marked else self._codec.encode_plain(part, f"the {span.kind}")
-                segments.append((ids, ROLES[span.kind]))
-        return segments
+
+def text_segments(codec: TextCodec, text: str) -> Segments:
+    """Return the segments of a growing text, or of a part of one that begins in a thought.
+
+    Raises DataError for what the tokenizer cannot encode.
+    """
+    segments: Segments = []
+    for span in search.spans(text):
+        for part in filter(None, _MARK.split(span.text)):
+            marked = _MARK.fullmatch(part) or part.isspace()
+            ids = codec.encode(part) if marked else codec.encode_plain(part, f"the {span.kind}")
+            segments.append((ids, ROLES[span.kind]))
+    return segments

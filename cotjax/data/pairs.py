@@ -95,6 +95,7 @@ def step_pairs(
     counts: PairCounts,
     *,
     triples: bool = False,
+    differing: bool = False,
 ) -> Iterator[PairExample]:
     """Yield a pair for each step whose response has a worse one, in the order of the trajectories.
 
@@ -102,6 +103,7 @@ def step_pairs(
       answers: gives the rejected response of a step.
       triples: yield FRODO's triples. The rejected thought has to name its action, so that it
         supports it.
+      differing: the sides begin where the responses differ; what they share is prompt.
 
     Raises:
       DataError: a step cannot be encoded; the message names the trajectory and the step.
@@ -110,7 +112,9 @@ def step_pairs(
         prompt: Segments = []
         for number, step in enumerate(trajectory.steps):
             prompt += _next_prompt(codec, trajectory, number)
-            made = _step_pair(codec, trajectory, number, prompt, answers, triples=triples)
+            made = _step_pair(
+                codec, trajectory, number, prompt, answers, triples=triples, differing=differing
+            )
             if isinstance(made, PairExample) and len(made.ids) > max_length:
                 made = "too_long"
             if isinstance(made, str):
@@ -139,6 +143,7 @@ def _step_pair(
     answers: Answers,
     *,
     triples: bool,
+    differing: bool,
 ) -> PairExample | str:
     """Return the pair of a step, or why there is none."""
     step = trajectory.steps[number]
@@ -159,6 +164,9 @@ def _step_pair(
         if not _names(said, worse.action):
             return "unnamed"
         responses.append([*worse.thought, *chosen[1]])
+    if differing:
+        shared, responses = divided(responses)
+        prompt = [*prompt, *shared]
     return branched(forked_example(trajectory.id, number, prompt, responses))
 
 
@@ -173,6 +181,21 @@ def branched(example: TokenExample) -> PairExample:
     return PairExample(
         **vars(example), segments=np.zeros(len(sides), np.int8), sides=sides.astype(np.int8)
     )
+
+
+def divided(responses: Sequence[Segments]) -> tuple[Segments, list[Segments]]:
+    """Return the ids that all responses begin with, as a prompt, and the rest of each.
+
+    The rest is empty where one response begins with the whole of another.
+    """
+    flat = [[(id_, role) for ids, role in response for id_ in ids] for response in responses]
+    count = 0
+    for ids in zip(*([id_ for id_, _ in response] for response in flat), strict=False):
+        if len(set(ids)) > 1:
+            break
+        count += 1
+    shared = [([id_], Role.PROMPT) for id_, _ in flat[0][:count]]
+    return shared, [[([id_], role) for id_, role in response[count:]] for response in flat]
 
 
 class OtherStates:

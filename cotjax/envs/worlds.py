@@ -19,14 +19,15 @@ from types import MappingProxyType
 
 from cotjax import envs
 from cotjax.envs.base import Agent, Game, SearchCounts, TextEnv
+from cotjax.envs.lessons import Lessons
 from cotjax.errors import UsageError
 from cotjax.formats import ADMISSIBLE, INSTRUCTION, TASK, normalize_action
-from cotjax.formats.search import Growing
+from cotjax.formats.search import Growing, piece_text
 
 IN_DOMAIN, OOD = "in_domain", "ood"
 NAMED, UNNAMED = "named", "unnamed"  # kinds of scripted thoughts: with the action, or without
 # Modules of cotjax.envs that are no world.
-_NO_WORLDS = {"base", "making", "pool", "replay", "worlds"}
+_NO_WORLDS = {"base", "lessons", "making", "pool", "replay", "worlds"}
 
 
 @dataclass(frozen=True)
@@ -234,6 +235,26 @@ class World(ABC):
     def agent(self, name: str, seed: int, settings: AgentSettings) -> Agent:
         """Return a scripted agent, one of `agents`."""
         raise UsageError(f"world {self.name!r} has no {name}: give data.trajectories")
+
+    def lessons(self, root: str | os.PathLike[str], seed: int) -> Lessons:
+        """Return what the stages of AutoCoA are taught, from a folder of games.
+
+        Raises UsageError where the world has none: where nothing says which facts are known.
+        """
+        raise UsageError(
+            f"world {self.name!r} does not say which facts are known, so it has no lessons"
+        )
+
+    def piece_text(self, thought: str | None, action: str) -> str:
+        """Return a step as a piece of a growing text (`cotjax.formats.search`).
+
+        Raises UsageError where the world has no such text, EnvError for an action without a piece.
+        """
+        if self.growing is None:
+            raise UsageError(
+                f"the episodes of world {self.name!r} are not written as a growing text"
+            )
+        return piece_text(self.growing.piece_of(thought, action))
 
     def close(self) -> None:
         """End what this process's agents have started: by default, nothing."""

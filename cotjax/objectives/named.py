@@ -10,10 +10,16 @@ from cotjax.objectives.frodo import Frodo
 from cotjax.objectives.objective import Spec
 from cotjax.objectives.policy import Policy
 from cotjax.objectives.preference import Preference
+from cotjax.objectives.trigger import Trigger
 
 SUPERVISED = "sft"
-_SPECS: dict[str, Callable[..., Spec]] = {"dpo": Preference, "frodo": Frodo, "policy": Policy}
-PREFERENCES = ("dpo", "frodo")
+_SPECS: dict[str, Callable[..., Spec]] = {
+    "dpo": Preference,
+    "frodo": Frodo,
+    "policy": Policy,
+    "trigger": Trigger,
+}
+PREFERENCES = ("dpo", "frodo", "trigger")
 
 
 def spec_of(values: Mapping[str, Any]) -> Spec:

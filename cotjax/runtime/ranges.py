@@ -78,6 +78,10 @@ RANGES: dict[str, dict[str, Range]] = {
         "dual_clip": _NOT_NEGATIVE,
     },
     "evaluate": {"max_result_tokens": _SOME},
+    "autocoa": {
+        **dict.fromkeys(("choices", "episodes", "thinking", "other_episodes"), _COUNT),
+        **dict.fromkeys(("least_known", "most_above_prior"), _SHARE),
+    },
     "primary": {
         "margin": Range(0, 1, above=True, below=True),
         "assumed_states": _SOME,

@@ -140,9 +140,9 @@ def objective_of(config: ConfigDict, arm: str) -> Spec | None:
             f"arms.{arm}.objective is {name!r}; there are {', '.join((SUPERVISED, *PREFERENCES))}"
         )
     settings = config.preference
-    names = ("beta", "length_normalised", "nll") if name == "dpo" else ("beta",)
+    names = {"dpo": ("beta", "length_normalised", "nll"), "frodo": ("beta",)}.get(name, ())
     values = {field: settings[field] for field in names}
-    return spec_of({"name": name, **values, **(settings.frodo if name == "frodo" else {})})
+    return spec_of({"name": name, **values, **settings.get(name, {})})
 
 
 def check_arms(config: ConfigDict) -> None:
@@ -236,7 +236,7 @@ def _check_pairs(config: ConfigDict, arm: str) -> None:
         return
     if form not in ("step", "trajectory"):
         raise UsageError(f"preference.pairs is {form!r}; there are step, trajectory")
-    if form == "trajectory" and (own["objective"] == "frodo" or not rejected):
+    if form == "trajectory" and (own["objective"] != "dpo" or not rejected):
         raise UsageError(
             f"preference.pairs is 'trajectory', and arms.{arm} has the objective "
             f"{own['objective']!r} and rejected {rejected!r}: pairs of episodes are for 'dpo', and "

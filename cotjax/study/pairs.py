@@ -68,9 +68,8 @@ def _pairs(
             else lost_trees(codec, read_trajectories(rejected), limit)
         )
         return trajectory_pairs(codec, chosen, lost, limit, counts)
-    triples = arm.objective == "frodo"
-    answers = _answers(arm, codec)
-    return step_pairs(codec, chosen, answers, limit, counts, triples=triples)
+    kinds = {"triples": arm.objective == "frodo", "differing": arm.objective == "trigger"}
+    return step_pairs(codec, chosen, _answers(arm, codec), limit, counts, **kinds)
 
 
 def _chosen(agent: AgentConfig) -> Iterator[Trajectory]:
@@ -104,6 +103,8 @@ def _fingerprint(
         config.data.max_length,
     )
     together.update(repr(settings).encode())
+    if arm.objective == "trigger":
+        together.update(b"differing")
     return together.hexdigest()[:12]
 
 

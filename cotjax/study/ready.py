@@ -36,6 +36,7 @@ from cotjax.study.games import NUMBERS, check_world, wanted_games
 from cotjax.study.players import playing_mesh
 from cotjax.study.power import check_primary
 from cotjax.study.probing import check_probes
+from cotjax.study.stages import StagePlan, plans_of
 from cotjax.study.training_data import (
     check_opening,
     drawn_of,
@@ -95,6 +96,26 @@ def check_reinforced(config: ConfigDict) -> None:
     check_batch(config.train, make_mesh(**config.mesh))
     check_opening(config, codec)
     check_playable(config, model, codec)
+
+
+def check_stages(config: ConfigDict) -> dict[str, StagePlan]:
+    """Check a config of AutoCoA's stages; return them. Nothing is written. Raises as `check`."""
+    check_all_ranges(config)
+    check_world(config)
+    _check_data(config)
+    adapters_of(config)
+    plans, mesh = plans_of(config), make_mesh(**config.mesh)
+    for plan in plans.values():
+        check_counts(plan.train)
+        check_trackers(plan.train)
+        check_batch(plan.train, mesh)
+        if plan.choices and not Path(plan.choices).is_file():
+            raise UsageError(
+                f"autocoa.stages.{plan.name}.choices: {plan.choices}: no such file; `cotjax data "
+                "choices` makes one"
+            )
+    _check_base(config, NONE_DRAWN)
+    return plans
 
 
 def check_alone(config: ConfigDict) -> None:

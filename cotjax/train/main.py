@@ -26,7 +26,7 @@ from cotjax.train.memory import say_memory
 from cotjax.train.metrics import MetricsFile
 from cotjax.train.optim import configured, needs_master
 from cotjax.train.profiling import Profiler
-from cotjax.train.reference import with_reference
+from cotjax.train.reference import require_pairs, with_reference
 from cotjax.train.run import Run
 from cotjax.train.soundness import HeldOut, is_sound, make_forward
 from cotjax.train.step import abstract_batch, compiled, init_state, make_probe, make_train_step
@@ -93,6 +93,8 @@ def train(
 
     # ---- data: each process reads the rows that its devices hold
     own = local_rows(batch_sharding(mesh), settings.batch)
+    if run.kind == "pairs":
+        require_pairs(source)
     if run.kind == "preference":
         # Of the parameters that training starts from, which a resume makes again.
         source = with_reference(source, model, state.params, mesh, settings, listener.say)

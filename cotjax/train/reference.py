@@ -34,6 +34,13 @@ from cotjax.runtime.arrays import global_batch, local_rows
 _FIELDS = ("ids", "targets", "weights", "segment_ids", "branches", "positions")
 
 
+def require_pairs(source: Sequence[Example]) -> PairSource:
+    """Return the source of an objective that compares. Raises UsageError unless it holds pairs."""
+    if not isinstance(source, PairSource):
+        raise UsageError("a preference objective is trained on pairs; see docs/objectives.md")
+    return source
+
+
 def with_reference(
     source: Sequence[Example],
     config: ModelConfig,
@@ -52,8 +59,7 @@ def with_reference(
       UsageError: the source does not hold pairs.
       DataError: a pair is longer than a row, or what is kept is damaged.
     """
-    if not isinstance(source, PairSource):
-        raise UsageError("a preference objective is trained on pairs; see docs/objectives.md")
+    source = require_pairs(source)
     config, params = reference_of(config, params)
     model = model_hash(config, params)
     if not distributed.from_first("reference", lambda: source.has_reference(model)):

@@ -34,10 +34,12 @@ BATCH_WIDTHS = {"budget": 1, "dropped": 3, "trajectories": 1}
 _POLICY = ("kl_weights", "advantages", "old", "sampler", "reference", "lengths", "trajectories")
 # Kind of objective -> the fields of its batches; objectives/policy.py and preference.py explain
 # what they add.
+_PAIRS = BATCH_FIELDS | {"pairs": jnp.int32, "sides": jnp.int8}
 FIELDS = {
     "supervised": BATCH_FIELDS,
     "policy": BATCH_FIELDS | dict.fromkeys(_POLICY, jnp.float32),
-    "preference": BATCH_FIELDS | {"pairs": jnp.int32, "sides": jnp.int8, "reference": jnp.float32},
+    "pairs": _PAIRS,
+    "preference": _PAIRS | {"reference": jnp.float32},
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from cotjax.objectives.policy import Policy, policy_pairs
 from cotjax.objectives.preference import Preference, preference_pairs
+from cotjax.objectives.trigger import Trigger, trigger_pairs
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl", reason="TRL is a test extra")
@@ -246,7 +247,7 @@ def trl_dpo(compared, loss_types, weights, beta):
         _tp_size=1,
         _metrics={"train": defaultdict(list)},
     )
-    half = ROWS // 2
+    half = len(ids) // 2
     inputs = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
@@ -259,9 +260,9 @@ def trl_dpo(compared, loss_types, weights, beta):
     return loss.item(), logits.grad.numpy(), trainer._metrics["train"]
 
 
-def our_dpo(compared, settings):
+def our_dpo(compared, settings, pairs_of=preference_pairs):
     """A row holds one pair: the chosen response's targets, then the rejected one's."""
-    half, mask = ROWS // 2, compared["mask"][:, 1:].astype(np.float64)
+    half, mask = len(compared["ids"]) // 2, compared["mask"][:, 1:].astype(np.float64)
     sides = np.concatenate([np.full((half, LENGTH), 1), np.full((half, LENGTH), 2)], axis=1)
     # The reference's sum is split over the response's tokens.
     reference = mask / mask.sum(-1, keepdims=True) * compared["reference"][:, None]
@@ -282,7 +283,7 @@ def our_dpo(compared, settings):
         log_probs = jax.nn.log_softmax(logits)[:, :-1]
         log_probs = jnp.take_along_axis(log_probs, compared["ids"][:, 1:, None], -1)[..., 0]
         log_probs = jnp.concatenate([log_probs[:half], log_probs[half:]], axis=1)
-        pairs = preference_pairs(settings, log_probs, jax.tree.map(jnp.asarray, batch))
+        pairs = pairs_of(settings, log_probs, jax.tree.map(jnp.asarray, batch))
         return pairs["loss"][0] / pairs["loss"][1], pairs
 
     (value, pairs), gradient = jax.value_and_grad(loss, has_aux=True)(
@@ -319,3 +320,35 @@ def test_the_nll_term_is_the_mean_over_pairs_of_the_chosen_tokens_mean(compared)
     nll = -((log_probs * mask).sum(-1) / mask.sum(-1))[: ROWS // 2].mean()
     assert more - plain == pytest.approx(2 * nll, rel=1e-12)
     assert float(pairs["chosen_nll"][0]) / 3 == pytest.approx(nll, rel=1e-12)
+
+
+# ---- action triggering
+
+
+def pair_of(compared, number):
+    """One of the three pairs alone, with a reference of 0."""
+    rows = [number, number + ROWS // 2]
+    alone = {name: array[rows] for name, array in compared.items()}
+    return alone | {"reference": np.zeros(2)}
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.5])
+@pytest.mark.parametrize("number", range(ROWS // 2))
+def test_action_triggering_is_trls_of_one_pair(compared, number, alpha):
+    alone = pair_of(compared, number)
+    theirs, their_gradient, metrics = trl_dpo(alone, ["sigmoid_norm", "sft"], [1.0, alpha], 1.0)
+    with jax.enable_x64(True):
+        ours, gradient, pairs = our_dpo(alone, Trigger(alpha), trigger_pairs)
+    assert ours == pytest.approx(theirs, rel=1e-12)
+    np.testing.assert_allclose(gradient, their_gradient, rtol=1e-10, atol=1e-14)
+    lengths = alone["mask"][:, 1:].sum(-1)
+    for side, length in zip(("chosen", "rejected"), lengths, strict=True):
+        total, weight = map(float, pairs[f"{side}_mean"])
+        assert total / weight == pytest.approx(metrics[f"logps/{side}"][0] / length, rel=1e-6)
+
+
+def test_several_pairs_of_action_triggering_have_their_mean(compared):
+    with jax.enable_x64(True):
+        every, _, _ = our_dpo(compared, Trigger(), trigger_pairs)
+        alone = [our_dpo(pair_of(compared, n), Trigger(), trigger_pairs)[0] for n in range(3)]
+    assert every == pytest.approx(np.mean(alone), rel=1e-12)

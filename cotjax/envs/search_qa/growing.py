@@ -46,11 +46,6 @@ def piece_text(thought: str | None, action: str) -> str:
     return text_of(SearchPieces().piece_of(thought, action))
 
 
-def action_of(piece: Piece) -> str:
-    """Return the environment's action of a piece, as `SearchPieces.action_of` does."""
-    return SearchPieces().action_of(piece)
-
-
 def observation_text(observation: str) -> str:
     """Return an environment's answer to a search as it is appended to the text."""
     return f"{observation}{RESULT_GAP}"

@@ -32,6 +32,7 @@ from cotjax.envs.search_qa.generate import (
 )
 from cotjax.envs.search_qa.growing import SearchPieces
 from cotjax.envs.search_qa.judging import judge
+from cotjax.envs.search_qa.lessons import QaLessons
 from cotjax.envs.search_qa.library import load_known, load_questions, seed_of, source_of
 from cotjax.envs.search_qa.make import make_questions
 from cotjax.envs.search_qa.real import real_facts, real_words
@@ -199,6 +200,12 @@ class SearchQa(World):
             raise UsageError(f"{name} remembers facts of the game's folder: give it the game")
         memory = load_known(Path(settings.game.path).parent)
         return Solver(schema, seed, settings.mistakes, memory, searches=name == "recaller")
+
+    def lessons(self, root: str | os.PathLike[str], seed: int) -> QaLessons:
+        """Return the lessons of a folder of questions, by the facts that are `known`."""
+        games = self.games(root, "train")
+        made = seed_of(Path(games[0].path).parent)
+        return QaLessons(self._knowledge(made), games, seed, made)
 
     def figure_lines(self, games: Sequence[Game]) -> Iterator[str]:
         """Yield lines by task type on the solver and a guess, and lines on searches."""

@@ -1,0 +1,33 @@
+"""AutoCoA (arXiv 2503.06580) on an invented world: one model learns when and how to search.
+
+A model from random weights is taught half of the world's facts (base), to search where it does not
+know a fact (SFT-1), to search and to read (SFT-2, results masked), and to predict results (SFT-3).
+
+Command   cotjax autocoa --config configs/autocoa_demo.py
+Hardware  2 CPU cores
+"""
+
+from cotjax.config import default_config
+
+
+def get_config():
+    config = default_config("search_qa")
+    config.title = "AutoCoA: when and how to search"
+    config.out = "runs/autocoa_demo"
+    config.cpu_devices = 2
+    config.games.train = 600  # of each in-domain task type
+    config.games.in_domain = 60
+    config.games.ood = 30  # of each
+    config.games.ood_domains = ("ood_chains", "ood_hops", "ood_entities")
+    config.task_types.in_domain = ("one_hop", "two_hops")
+    config.task_types.collect = config.task_types.in_domain
+    config.data.max_length = 1024  # a search adds some 200 tokens
+    config.model.base = "random"  # the shipped base knows ALFWorld's words alone
+    config.model.recall_steps = 500  # results are read by looking up what was searched for
+    config.train.row_length = 1024
+    config.train.steps = 200  # of a stage that does not say
+    config.train.save_every = 100
+    config.train.learning_rate = 2e-3
+    config.train.vector_rate = 10.0
+    config.autocoa.stages.sft1.batch = 2  # rows, of some 17 pairs each; 60 updates are 4 epochs
+    return config

@@ -1,0 +1,150 @@
+r"""Growing texts (`cotjax.formats.search`) -> examples of token ids with roles.
+
+    prompt   question, first observation, <think>                  PROMPT
+    text     I need the land of Ko Po. So I search.                REASONING
+             <begin_search>  Ko Po land  </end_search>             ACTION_OPEN, ACTION, ACTION_CLOSE
+             <search_result> result 1: … </search_result>\n\n      OBSERVATION
+             Result 1 says that … </think>\n\n                     REASONING
+             \boxed{  Ma Ti Lo  }                                  ACTION_OPEN, ACTION, ACTION_CLOSE
+             end of the turn                                       END
+
+Spans are found by position, so whoever wrote the results, they are OBSERVATION from the first sign
+of `<search_result>` to the last line break behind `</search_result>`. The prompt's observation is
+PROMPT: no text predicts it. A text is tokenised once, tag by tag and stretch by stretch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cotjax.data.codec import Codec, Segments
+from cotjax.data.growing_text import text_segments
+from cotjax.data.pairs import PairCounts, PairExample, branched, divided
+from cotjax.data.pipeline import Example
+from cotjax.data.tokens import TokenExample, forked_example
+from cotjax.envs.lessons import Choice, Lesson, Recall
+from cotjax.errors import DataError
+from cotjax.formats import search
+from cotjax.masking import Role, roles_from_segments, turn_numbers
+
+_LONG = "too_long"
+
+
+@dataclass(frozen=True)
+class GrowingSource(Sequence[Example]):
+    """Examples of growing texts in memory, as a data source of `cotjax.data.pipeline`.
+
+    left_out: number of texts that are longer than an example may be.
+    """
+
+    examples: tuple[TokenExample, ...]
+    left_out: int = 0
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Return the tokens of each, int32."""
+        return np.fromiter((len(each.ids) for each in self.examples), np.int32, len(self.examples))
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index):
+        example = self.examples[index]
+        roles = example.roles.astype(np.int8)
+        return vars(example) | {"id": example.id.encode(), "roles": roles}
+
+
+def growing_source(codec: Codec, lessons: Iterable[Lesson], max_length: int) -> GrowingSource:
+    """Return the examples of all lessons of at most `max_length` tokens.
+
+    Raises DataError when a text cannot be encoded, or none is short enough.
+    """
+    examples = [lesson_example(codec, lesson) for lesson in lessons]
+    short = tuple(example for example in examples if len(example.ids) <= max_length)
+    if not short:
+        raise DataError(
+            f"none of {len(examples)} texts has at most data.max_length {max_length} tokens; "
+            "raise it"
+        )
+    return GrowingSource(short, len(examples) - len(short))
+
+
+def lesson_example(codec: Codec, lesson: Lesson) -> TokenExample:
+    """Return the example of a lesson. Raises DataError, naming it, for what cannot be encoded."""
+    with _naming(lesson.id):
+        segments = _prompt(codec, lesson) if lesson.task else []
+        segments += text_segments(codec, lesson.text)
+        segments.append((codec.encode(codec.template.response_end), Role.END))
+    return _line(lesson.id, segments)
+
+
+def recall_example(codec: Codec, recall: Recall) -> TokenExample:
+    """Return a question with its answer right behind the prompt, which alone is ACTION."""
+    with _naming(recall.id):
+        segments = _prompt(codec, recall)
+        segments += text_segments(codec, search.answer_text(recall.answer))
+    return _line(recall.id, segments)
+
+
+def choice_pairs(
+    codec: Codec, choices: Iterable[Choice], max_length: int, counts: PairCounts
+) -> Iterator[PairExample]:
+    """Yield the pair of each choice: one trunk, and the two ways to go on as its branches.
+
+    They begin where their ids differ, and have no end of the turn.
+
+    Raises DataError, naming the choice, for one that cannot be encoded.
+    """
+    for choice in choices:
+        made = choice_pair(codec, choice)
+        if made is not None and len(made.ids) > max_length:
+            counts.left_out[_LONG] += 1
+        elif made is None:
+            counts.left_out["no_rejected"] += 1
+        else:
+            counts.pairs += 1
+            yield made
+
+
+def choice_pair(codec: Codec, choice: Choice) -> PairExample | None:
+    """Return the pair of a choice; None where one way is the beginning of the other."""
+    with _naming(choice.id):
+        begun = text_segments(codec, choice.text)
+        prompt = [*_prompt(codec, choice), *((ids, Role.PROMPT) for ids, _ in begun)]
+        ways = [text_segments(codec, way) for way in (choice.chosen, choice.rejected)]
+    shared, ways = divided(ways)
+    if not all(ways):
+        return None
+    return branched(forked_example(choice.id, 0, [*prompt, *shared], ways))
+
+
+def _prompt(codec: Codec, asked: Lesson | Choice | Recall) -> Segments:
+    """Return what stands before a growing text, `<think>` included."""
+    turn = codec.first_turn(asked.task, asked.observation)
+    turn.append((codec.encode(codec.template.think_open), Role.PROMPT))
+    return [(ids, Role.PROMPT) for ids, _ in turn]
+
+
+def _line(name: str, segments: Segments) -> TokenExample:
+    """Return an example without branches."""
+    ids, roles = roles_from_segments(segments)
+    steps = np.arange(turn_numbers(roles)[-1] + 1, dtype=np.int32)
+    branches, positions = np.zeros_like(ids), np.arange(len(ids), dtype=np.int32)
+    return TokenExample(name, 0, steps, ids, roles.astype(np.int32), branches, positions)
+
+
+class _naming:
+    """Names the text in the message of a DataError."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, DataError):
+            raise DataError(f"{self._name!r}: {error}") from None

@@ -1,0 +1,84 @@
+"""What a world teaches the stages of AutoCoA (arXiv 2503.06580), as texts.
+
+A `Lesson` is a growing text (`cotjax.formats.search`) behind its question, or, without a question,
+a plain text. A `Choice` is a question, the beginning of its growing text, and two ways to go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A text to be trained on.
+
+    task, observation: the question, and what the environment says first; "" for a plain text.
+    text: the growing text, from behind `<think>` to the end of the answer.
+    """
+
+    id: str
+    task: str
+    observation: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Two ways to go on with a growing text.
+
+    text: what both begin with; "" where they differ from the first word on.
+    chosen, rejected: what follows it.
+    searches: the chosen one searches, and the other does not; else the reverse.
+    """
+
+    id: str
+    task: str
+    observation: str
+    text: str
+    chosen: str
+    rejected: str
+    searches: bool
+
+
+@dataclass(frozen=True)
+class Recall:
+    """A question about one fact, to be answered from memory.
+
+    known: the fact is taught.
+    candidates: how many answers such a question can have, all of them as common.
+    """
+
+    id: str
+    task: str
+    observation: str
+    answer: str
+    known: bool
+    candidates: int
+
+
+class Lessons(Protocol):
+    """The lessons of one folder of games. The same folder and seed give the same texts."""
+
+    def facts(self) -> Iterator[Lesson]:
+        """Yield texts that state the known facts, and questions about single ones of them."""
+
+    def recalls(self) -> list[Recall]:
+        """Return a question about each fact, known or not."""
+
+    def choices(self, count: int) -> list[Choice]:
+        """Return choices, half in each direction.
+
+        Where the next fact is unknown, a search is chosen over a guess; where it is known, its
+        statement over a search. They are about facts of training questions alone.
+
+        Raises UsageError when there are not so many.
+        """
+
+    def episodes(self, searching: int, thinking: int) -> list[Lesson]:
+        """Return won episodes of training questions: with a search, and from memory alone.
+
+        Raises UsageError when there are not so many.
+        """

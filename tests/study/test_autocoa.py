@@ -1,0 +1,230 @@
+"""The stages of AutoCoA: order, checks, resumption, and what each names as its start."""
+
+import json
+import os
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import tiny
+
+from cotjax.cli.main import main
+from cotjax.config import default_config, load_config
+from cotjax.data.growing import recall_example
+from cotjax.envs.lessons import Recall
+from cotjax.errors import DataError, Stopped, UsageError
+from cotjax.masking import Role
+from cotjax.model import decoder
+from cotjax.model.config import ModelConfig
+from cotjax.objectives.trigger import Trigger
+from cotjax.runtime.progress import Reporter
+from cotjax.study.autocoa import open_autocoa
+from cotjax.study.closed_book import ClosedBook, answered, closed_book
+from cotjax.study.stages import plans_of
+from cotjax.train.checkpoint import Checkpoints
+from cotjax.train.metrics import read_metrics
+
+CONFIG = '''
+"""A tiny run: cotjax autocoa."""
+from cotjax.config import default_config
+
+
+def get_config():
+    config = default_config("search_qa")
+    config.games.train, config.games.in_domain, config.games.ood = 30, 0, 0
+    config.task_types.in_domain = config.task_types.collect = ("one_hop",)
+    config.data.max_length = config.train.row_length = 256
+    config.model.base = "random"
+    config.model.width, config.model.layers, config.model.heads, config.model.kv_heads = 16, 1, 2, 1
+    config.model.head_size, config.model.feed_forward = 8, 16
+    config.train.batch, config.train.warmup = 2, 0
+    config.train.steps = config.train.save_every = 4
+    config.autocoa.choices, config.autocoa.episodes, config.autocoa.thinking = 8, 10, 2
+    config.autocoa.other_episodes = 4
+    config.autocoa.least_known = 0.0
+    for stage in ("base", "sft1"):
+        config.autocoa.stages[stage].steps = 4
+    return config
+'''
+STAGES = ("base", "sft1", "sft2", "sft3")
+
+
+class Killer(Reporter):
+    """Sends SIGTERM behind the second update of a stage."""
+
+    def __init__(self, stage):
+        super().__init__()
+        self._killed = stage
+
+    @contextmanager
+    def stage(self, name, title):
+        with super().stage(name, title) as stage:
+            update = stage.update
+
+            def kill(done, total, detail=""):
+                update(done, total, detail)
+                if name == self._killed and done == 2:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+            stage.update = kill
+            yield stage
+
+
+def params_at(run: Path, stage: str):
+    model = ModelConfig.from_saved(run / "model.json")
+    checkpoints = Checkpoints(run / "stages" / stage / "checkpoints")
+    found = checkpoints.restore_params(4, model, tiny.mesh()), checkpoints.digest(4)
+    checkpoints.close()
+    return jax.tree.map(np.asarray, found[0]), found[1]
+
+
+def rows(run: Path, stage: str):
+    read = read_metrics(run / "stages" / stage / "metrics.jsonl")
+    return [{name: value for name, value in row.items() if name != "time"} for row in read]
+
+
+@pytest.mark.slow
+def test_killed_in_a_stage_the_run_ends_as_if_undisturbed(tmp_path, capsys):
+    file, calm, killed = tmp_path / "config.py", tmp_path / "calm", tmp_path / "killed"
+    file.write_text(CONFIG)
+    assert main(["autocoa", "--config", str(file), "--out", str(calm)]) == 0
+    config = load_config(file, [f"out={killed}"])
+    for stage in ("sft1", "sft3"):
+        with pytest.raises(Stopped, match=r"after step [23] of 4, which is saved"):
+            open_autocoa(config, Killer(stage)).run()
+    finished = killed / "stages" / "sft2" / "checkpoints" / "4" / "sums.json"
+    stamp = finished.stat().st_mtime_ns
+    capsys.readouterr()
+    open_autocoa(config, Reporter()).run()
+    said = capsys.readouterr().out
+    assert said.count("is complete") == 3 and finished.stat().st_mtime_ns == stamp
+    for stage in STAGES:
+        ours, theirs = params_at(calm, stage), params_at(killed, stage)
+        jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
+        assert rows(calm, stage) == rows(killed, stage)
+    for stage, before in zip(STAGES[1:], STAGES, strict=False):
+        digest = params_at(killed, before)[1]
+        settings = json.loads((killed / "stages" / stage / "settings.json").read_text())
+        assert settings["made_from"]["base"]["checkpoint"] == digest
+        assert f"from {before} {digest}" in said
+    # The roles of each stage, in what it was trained on.
+    supervised = {stage: set(rows(calm, stage)[0]["supervised"]) for stage in STAGES}
+    assert "OBSERVATION" in supervised["sft3"] and "OBSERVATION" not in supervised["sft2"]
+    assert "END" in supervised["sft2"] and "margin" in rows(calm, "sft1")[0]["objective"]
+
+    # Other settings of a stage are refused in one line.
+    other = "--config.autocoa.stages.sft1.learning_rate=0.5"
+    capsys.readouterr()
+    assert main(["autocoa", "--config", str(file), "--out", str(calm), other]) == 2
+    said = capsys.readouterr().err
+    assert "train.learning_rate is 0.0001 there, 0.5 here" in said and said.count("\n") == 1
+
+
+def config_of(tmp_path, **stages):
+    file = tmp_path / "config.py"
+    file.write_text(CONFIG)
+    config = load_config(file)
+    for stage, own in stages.items():
+        with config.unlocked():
+            config.autocoa.stages[stage] = own
+    return config
+
+
+def test_stages_come_behind_the_ones_they_start_from(tmp_path):
+    config = config_of(tmp_path, a_only={"start": "sft1", "supervised": ("ACTION",)})
+    plans = plans_of(config)
+    assert list(plans) == ["base", "sft1", "a_only", "sft2", "sft3"]
+    assert plans["sft1"].objective == Trigger(0.2) and plans["sft2"].objective is None
+    assert plans["a_only"].dropping.supervised == (Role.ACTION,)
+    assert Role.OBSERVATION in plans["sft3"].dropping.supervised
+    assert Role.OBSERVATION not in plans["sft2"].dropping.supervised
+    default = plans_of(default_config("search_qa"))
+    assert default["base"].train.learning_rate == 3e-3 and default["sft2"].train.steps == 200
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"start": "sft9"}, "stages.x.start is 'sft9'; there are base"),
+        ({"start": "x"}, "x start from each other"),
+        ({"lesson": "rl"}, "stages.x.lesson is 'rl'; there are facts, choices, episodes"),
+        ({"stepz": 3}, "stages.x: unknown field 'stepz'; there are label"),
+        ({"steps": -3}, "stages.x.steps is -3; it must be of type int"),
+        ({"choices": "a.jsonl"}, "stages.x.choices is a.jsonl, but its lesson is 'episodes'"),
+        ({"supervised": ("ACTIONS",)}, "stages.x: masking: supervised: unknown role 'ACTIONS'"),
+    ],
+)
+def test_a_stage_that_is_not_possible_is_one_line(tmp_path, own, message):
+    with pytest.raises(UsageError) as caught:
+        plans_of(config_of(tmp_path, x=own))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_field_of_a_stage_is_set_on_the_command_line(tmp_path):
+    file = tmp_path / "config.py"
+    file.write_text(CONFIG)
+    config = load_config(file, ["autocoa.stages.sft2.supervised=ACTION,END"])
+    assert [role.name for role in plans_of(config)["sft2"].dropping.supervised] == ["ACTION", "END"]
+    with pytest.raises(UsageError, match=r"did you mean 'autocoa.stages.sft2.steps'"):
+        load_config(file, ["autocoa.stages.sft2.step=3"])
+
+
+# ---- the gate
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory):
+    texts = ("Your task is to: who is a b c d e f?", "You can search.", "</think> \\boxed{ }")
+    return tiny.word_codec(tmp_path_factory.mktemp("tokenizer"), texts)
+
+
+def test_closed_book_is_greedy_decoding(codec):
+    model = tiny.model_config(vocab_size=64)
+    params, mesh = tiny.params(model), tiny.mesh()
+    recalls = [
+        Recall(f"r{n}", f"who is {word}?", "", word, True, 4) for n, word in enumerate("abc")
+    ]
+    examples = [recall_example(codec, recall) for recall in recalls]
+    for example in examples:
+        assert set(example.roles) == {
+            *(Role.PROMPT, Role.REASONING, Role.ACTION_OPEN, Role.ACTION, Role.ACTION_CLOSE)
+        }
+    none = answered(model, params, mesh, examples, lambda done, total: None)
+
+    @jax.jit
+    def likeliest(ids, positions):
+        one, zero = jnp.ones_like(ids), jnp.zeros_like(ids)
+        hidden = decoder.hidden_states(model, params, ids, positions, one, zero)
+        return decoder.logits(model, params, hidden).argmax(-1)
+
+    def greedy(example):
+        """The example whose answer and brace are what the model itself says there."""
+        ids = example.ids.copy()
+        for place in np.flatnonzero(np.isin(example.roles, (Role.ACTION, Role.ACTION_CLOSE))):
+            ids[place] = likeliest(ids[None], example.positions[None])[0, place - 1]
+        return type(example)(**vars(example) | {"ids": ids})
+
+    own = [greedy(example) for example in examples[:2]]
+    assert answered(model, params, mesh, [*own, examples[2]], lambda *_: None).tolist() == [
+        *(True, True),
+        bool(none[2]),
+    ]
+    with pytest.raises(DataError, match="none of 3 facts is unknown"):
+        closed_book(model, params, mesh, codec, recalls)
+
+
+def test_the_gate_prints_and_refuses():
+    found = ClosedBook(0.97, 100, 0.02, 100, 0.01)
+    found.check(0.95, 0.02, "steps")
+    assert list(found.lines()) == [
+        "closed book: 97.0% of 100 known facts",
+        "closed book: 2.0% of 100 unknown facts; a guess is right for 1.0%",
+    ]
+    with pytest.raises(DataError, match=r"knows 97.0% of the known facts, and autocoa.least_known"):
+        found.check(0.98, 0.02, "steps")
+    with pytest.raises(DataError, match=r"answers 2.0% of the questions about unknown facts"):
+        found.check(0.95, 0.005, "steps")
