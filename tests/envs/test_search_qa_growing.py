@@ -13,6 +13,9 @@ from cotjax.envs.worlds import AgentSettings, load_world
 from cotjax.errors import EnvError
 from cotjax.formats.search import RESULT_GAP, Piece, parse_piece, pieces
 
+ACTION_OF = SearchPieces().action_of
+
+
 WORLD = load_world("search_qa")
 
 
@@ -42,7 +45,7 @@ def test_the_solvers_episodes_are_read_back_and_played_to_the_same_observations(
         assert [shown for _, shown in found] == [*answers, ""]
         again.reset(game)
         for (piece, _), shown in zip(found, [*answers, None], strict=True):
-            last = again.step(SearchPieces().action_of(piece))
+            last = again.step(ACTION_OF(piece))
             assert shown is None or observation_text(last.text) == shown
         assert last == seen and last.won
 
@@ -50,10 +53,8 @@ def test_the_solvers_episodes_are_read_back_and_played_to_the_same_observations(
 def test_an_invalid_piece_is_a_refused_action(games):
     env = SearchQaEnv()
     env.reset(games[0])
-    assert not env.step(
-        SearchPieces().action_of(parse_piece("a <begin_search> </end_search>"))
-    ).accepted
-    assert not env.step(SearchPieces().action_of(Piece("a", reason="cut"))).accepted
+    assert not env.step(ACTION_OF(parse_piece("a <begin_search> </end_search>"))).accepted
+    assert not env.step(ACTION_OF(Piece("a", reason="cut"))).accepted
     with pytest.raises(EnvError, match="has no place in a growing text"):
         piece_text("a", "look around")
 
@@ -62,9 +63,7 @@ def test_the_limit_is_a_result_too(games):
     env = SearchQaEnv()
     env.reset(games[0])
     for _ in range(MOST_SEARCHES):
-        assert env.step(
-            SearchPieces().action_of(parse_piece("<begin_search> guild </end_search>"))
-        ).accepted
+        assert env.step(ACTION_OF(parse_piece("<begin_search> guild </end_search>"))).accepted
     seen = env.step("search: guild")
     block = f"<search_result> {LIMIT} </search_result>{RESULT_GAP}"
     assert observation_text(seen.text) == block and not seen.accepted
