@@ -23,6 +23,9 @@ ARM_FIELDS = {
     "trajectories": "",
     "direct_share": -1.0,
     "advantage": "",
+    "start": "",
+    "steps": 0,
+    "learning_rate": 0.0,
     "objective": "sft",
     "rejected": "",
     "seed": -1,
@@ -269,7 +272,11 @@ def _arms() -> ConfigDict:
     trajectories: JSONL file to train this arm on; "": data.trajectories, or collected ones.
     direct_share: share of trajectories in the direct form; -1: data.direct_share.
     advantage: of reinforcement learning; "": rl.advantage.
-    objective: "sft", "dpo" or "frodo" (docs/objectives.md); the last two train on pairs.
+    start: an arm that is trained first, and from whose checkpoint this one starts: "short" (its
+      last one) or "short@30"; "": the base.
+    steps, learning_rate: 0: those of `train`.
+    objective: "sft", "dpo" or "frodo" (docs/objectives.md), of which the last two train on pairs,
+      or "grpo" or "gigpo" (docs/rl.md), which train on what they play.
     rejected: trajectory file, or folder of records, with the rejected side of pairs; "": thoughts
       and actions of other states of the same episode.
     seed: of the arm's data order, masking and adapters; -1: the config's. Several: config.seeds.

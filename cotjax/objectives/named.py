@@ -14,6 +14,7 @@ from cotjax.objectives.preference import Preference
 SUPERVISED = "sft"
 _SPECS: dict[str, Callable[..., Spec]] = {"dpo": Preference, "frodo": Frodo, "policy": Policy}
 PREFERENCES = ("dpo", "frodo")
+REINFORCED = ("grpo", "gigpo")  # arms that play what they learn from
 
 
 def spec_of(values: Mapping[str, Any]) -> Spec:

@@ -49,19 +49,19 @@ def answers(summary: Summary) -> list[Section]:
         SectionTable(
             capitalize(domain_label(domain)),
             _HELP,
-            tuple(_revisions(summary, arm, domain) for arm in summary.arms),
+            tuple(_revisions(summary, arm, domain) for arm in summary.compared),
             rows_are="arm",
         )
         for domain in summary.domains
     )
     title = "How often does reasoning revise the action, and does it help?"
     found = [Section("revisions", title, tuple(tables), notes=(_NOTE,))]
-    compared = [arm for arm, about in summary.arms.items() if about.minus]
+    compared = [arm for arm, about in summary.compared.items() if about.minus]
     masked = [arm for arm in compared if differs_by_dropping(summary.arms, arm)]
     others = [arm for arm in compared if arm not in masked]
     for id_, question, arms in (
         ("masking", "What does masking change?", masked),
-        ("others", "What do other training data change?", others),
+        ("others", "What does other training change?", others),
     ):
         if arms and (differing := tuple(_differences(summary, arms))):
             found.append(Section(id_, question, differing, notes=(_NOTE,)))

@@ -117,7 +117,8 @@ def alt_text(summary: Summary, name: str, arm: str, domain: str) -> str:
             parts.append(f"{line.label}: " + ", then ".join(texts))
     return (
         f"{CHARTS[name].title}, {summary.label(arm)}, {domain_label(domain)}, in percent at the "
-        f"base and at the last checkpoint, with 95 % intervals. {'; '.join(parts) or 'No records'}."
+        f"{'start' if summary.arms[arm].start else 'base'} and at the last checkpoint, with 95 % "
+        f"intervals. {'; '.join(parts) or 'No records'}."
     )
 
 

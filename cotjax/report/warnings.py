@@ -103,7 +103,7 @@ def _missing(summary: Summary) -> list[str]:
     for arm, about in summary.arms.items():
         missing = [
             str(checkpoint)
-            for checkpoint in summary.checkpoints
+            for checkpoint in (summary.checkpoints if arm in summary.compared else ())
             if any(summary.point(arm, checkpoint, domain) is None for domain in summary.domains)
         ]
         if missing:
@@ -139,8 +139,10 @@ def _unreasoned(summary: Summary, point: PointSummary) -> str | None:
     reasoned = point.metrics["reasoned_cot"].value
     if reasoned is None or reasoned >= _REASONED_ENOUGH:
         return None
-    if point.checkpoint == 0 and point.arm != next(iter(summary.arms)):
-        return None
+    if point.checkpoint == 0:
+        bases = (arm for arm, about in summary.arms.items() if not about.start)
+        if point.arm != next(bases, None):
+            return None
     label = summary.label(point.arm) if point.checkpoint else "the base model"
     return (
         f"Only {100 * reasoned:.0f} % of the CoT responses of {label} at checkpoint "

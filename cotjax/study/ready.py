@@ -23,7 +23,7 @@ from cotjax.rl.checks import check_rl
 from cotjax.runtime import distributed
 from cotjax.runtime.claim import check_run
 from cotjax.runtime.ranges import check_all_ranges
-from cotjax.study.arms import check_arms, check_thoughts, collects
+from cotjax.study.arms import check_arms, check_thoughts, collects, reinforced_arms
 from cotjax.study.base import DTYPES, SIZES, adapters_of, base_folder
 from cotjax.study.evaluate import (
     check_layout,
@@ -79,6 +79,8 @@ def check(config: ConfigDict, trains: bool = True) -> None:
     if plays and distributed.several():
         playing_mesh(config)
     if trains:
+        if arms := reinforced_arms(config):
+            check_rl(config, arms)
         _check_training(config, plays)
 
 
