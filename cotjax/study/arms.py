@@ -20,7 +20,7 @@ from cotjax.errors import UsageError
 from cotjax.masking import NORMALIZERS, Dropping, MaskError
 from cotjax.objectives.named import PREFERENCES, REINFORCED, SUPERVISED, spec_of
 from cotjax.objectives.objective import Spec
-from cotjax.runtime.members import arm_and_seed, members_of
+from cotjax.runtime.members import arm_and_seed, members_of, natural
 from cotjax.study.starts import check_starts, start_of
 
 # Fields that decide an arm's examples and their order; the others decide what is dropped.
@@ -74,10 +74,10 @@ class Arm:
 
 
 def arms_of(config: ConfigDict) -> dict[str, Arm]:
-    """Return the arms of a config in its order: all their members, by name."""
+    """Return the arms of a config in the natural order of names: all their members, by name."""
     values = {
         member: _resolved(config, member)
-        for arm in config.arms
+        for arm in sorted(config.arms, key=natural)
         for member in members_of(arm, config.seeds)
     }
     # Older studies wrote the seeds of an arm as arms.

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from cotjax.errors import UsageError
 from cotjax.runtime.claim import checkpoint_steps
-from cotjax.runtime.members import arm_and_seed, member_name, members_of
+from cotjax.runtime.members import arm_and_seed, member_name, members_of, natural
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ def starts_of(config: ConfigDict) -> set[Place]:
 def in_order(config: ConfigDict) -> list[str]:
     """Return all members in an order of training: each after the one that it starts from.
 
-    Those that start from the base come first; otherwise the order is the config's. Raises
+    Those that start from the base come first; otherwise the order is that of names. Raises
     UsageError where arms start from each other in a circle.
     """
-    waiting, done = list(config.arms), list[str]()
+    waiting, done = sorted(config.arms, key=natural), list[str]()
     while waiting:
         named = {arm: _named(config, arm) for arm in waiting}
         ready = [arm for arm, start in named.items() if start is None or start[0] in done]

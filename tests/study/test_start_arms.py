@@ -104,13 +104,13 @@ def config_of(study, **changes):
 
 def test_arms_are_trained_after_the_one_they_start_from(study):
     config = config_of(study)
-    assert in_order(config) == ["short", "grpo", "sft", "dpo", "gigpo"]
+    assert in_order(config) == ["short", "dpo", "gigpo", "grpo", "sft"]
     assert start_of(config, "short") is None
     assert starts_of(config) == {Place("short", 1)}
     assert arms_of(config)["sft"].start == "short@1"
     with config.unlocked():
         config.seeds = (0, 4)
-    assert in_order(config)[:4] == ["short/seed-0", "short/seed-4", "grpo/seed-0", "grpo/seed-4"]
+    assert in_order(config)[:4] == ["short/seed-0", "short/seed-4", "dpo/seed-0", "dpo/seed-4"]
     assert arms_of(config)["grpo/seed-4"].start == "short/seed-4@1"
     assert start_of(config, "dpo/seed-0") == Place("short/seed-0", 1)
 
@@ -133,12 +133,12 @@ def test_an_arm_has_its_own_steps_and_rate_and_one_that_plays_has_no_data(study)
 @pytest.mark.parametrize(
     ("arm", "own", "words"),
     [
-        ("grpo", {"start": "none"}, "arms.grpo.start is 'none'; give an arm of grpo, short, sft"),
+        ("grpo", {"start": "none"}, "arms.grpo.start is 'none'; give an arm of dpo, gigpo"),
         ("grpo", {"start": "short@x"}, "as in 'sft@30'"),
         ("sft", {"start": "short@2"}, "arms.sft.start is 'short@2', and 'short' saves 1 "),
         ("sft", {"start": "short@0"}, "saves 1"),
         ("short", {"start": "sft@1"}, "each starts from another of them"),
-        ("short", {"start": "short@1"}, "arms grpo, short, sft, dpo, gigpo: each starts from"),
+        ("short", {"start": "short@1"}, "arms dpo, gigpo, grpo, sft, short: each starts from"),
         ("sft", {"steps": -1}, "arms.sft.steps is -1; it must be more than 0, or 0 for train"),
         ("sft", {"learning_rate": -1.0}, "arms.sft.learning_rate is -1.0"),
         ("sft", {"objective": "ppo"}, "there are sft, dpo, frodo, grpo, gigpo"),
