@@ -17,7 +17,7 @@ _SEED = "/seed-"
 def natural(name: str) -> list[tuple[int, str]]:
     """Return a key that sorts names as readers do: "arm_2" before "arm_10"."""
     parts = re.split(r"([0-9]+)", name)
-    # Text and numbers take turns, so that like is compared with like; "2" comes before "02".
+    # Text and numbers take turns, so that like is compared with like.
     return [
         (int(part), part) if part.isdecimal() and part.isascii() else (-1, part) for part in parts
     ]

@@ -92,14 +92,14 @@ def arms_of(config: ConfigDict) -> dict[str, Arm]:
 def member_named(config: ConfigDict, name: str) -> str:
     """Return the member of this name, or the first member of the arm of this name.
 
-    Raises UsageError where there is neither.
+    Raises UsageError where there is neither, or it has no data, for it plays what it learns from.
     """
     members = arms_of(config)
-    if name in members:
-        return name
-    of_arm = [member for member in members if arm_and_seed(member)[0] == name]
+    of_arm = [member for member in members if name in (member, arm_and_seed(member)[0])]
     if not of_arm:
         raise UsageError(f"--arm is {name!r}; there are {', '.join(members)}")
+    if members[of_arm[0]].reinforced:
+        raise UsageError(f"--arm is {name!r}, which plays what it learns from: it has no data")
     return of_arm[0]
 
 
