@@ -5,7 +5,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from cotjax.config.playing import evaluate, primary, probes
-from cotjax.config.preference import preference
+from cotjax.config.preference import JUDGED, preference
 from cotjax.config.rl import rl
 from cotjax.envs.worlds import IN_DOMAIN, OOD, World, load_world
 
@@ -278,7 +278,8 @@ def _arms() -> ConfigDict:
     objective: "sft", "dpo" or "frodo" (docs/objectives.md), of which the last two train on pairs,
       or "grpo" or "gigpo" (docs/rl.md), which train on what they play.
     rejected: trajectory file, or folder of records, with the rejected side of pairs; "": thoughts
-      and actions of other states of the same episode.
+      and actions of other states of the same episode; "environment": those of them that leave the
+      world's expert farther from the goal (it takes at most probes.revisions.limit steps).
     seed: of the arm's data order, masking and adapters; -1: the config's. Several: config.seeds.
     """
     arms = ConfigDict()
@@ -290,7 +291,9 @@ def _arms() -> ConfigDict:
 def own_files(config: ConfigDict, field: str = "trajectories") -> dict[str, str]:
     """Return arm -> the trajectory file that it names itself; `field` may also be "rejected"."""
     arms = {arm: own for arm, own in config.arms.items() if isinstance(own, ConfigDict)}
-    return {arm: own[field] for arm, own in arms.items() if own.get(field)}
+    return {
+        arm: own[field] for arm, own in arms.items() if own.get(field) not in (None, "", JUDGED)
+    }
 
 
 def sampler_mesh(config: ConfigDict) -> dict[str, int]:

@@ -15,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cotjax.config import ARM_FIELDS, own_files
+from cotjax.config.preference import JUDGED
 from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
 from cotjax.masking import NORMALIZERS, Dropping, MaskError
@@ -44,7 +45,8 @@ class Arm:
         learns from, and has none.
       objective: what it minimises: SUPERVISED, one of PREFERENCES or of REINFORCED.
       start: the checkpoint that it starts from, as "short@30"; "": the base.
-      rejected: file or folder with the rejected side of its pairs; "": other states.
+      rejected: file or folder with the rejected side of its pairs; "": other states; JUDGED: those
+        that the environment says are worse.
       seed: of its data order, masking and adapters.
       cell: the arm in the report: a name that members of an arm share, or, where the config names
         no seeds, arms that differ by seed and label alone.
@@ -122,8 +124,9 @@ def reinforced_arms(config: ConfigDict) -> list[str]:
 
 
 def plays_to_train(config: ConfigDict) -> bool:
-    """Return whether training games are played: to collect trajectories, or by an arm."""
-    return collects(config) or bool(reinforced_arms(config))
+    """Return whether training games are played: to collect or judge responses, or by an arm."""
+    judged = any(own.get("rejected") == JUDGED for own in config.arms.values())
+    return collects(config) or bool(reinforced_arms(config)) or judged
 
 
 def given_files(config: ConfigDict) -> tuple[str, ...]:
@@ -266,13 +269,19 @@ def _check_pairs(config: ConfigDict, arm: str) -> None:
         return
     if form not in ("step", "trajectory"):
         raise UsageError(f"preference.pairs is {form!r}; there are step, trajectory")
-    if form == "trajectory" and (own["objective"] == "frodo" or not rejected):
+    without_episodes = rejected in ("", JUDGED)
+    if form == "trajectory" and (own["objective"] == "frodo" or without_episodes):
         raise UsageError(
             f"preference.pairs is 'trajectory', and arms.{arm} has the objective "
             f"{own['objective']!r} and rejected {rejected!r}: pairs of episodes are for 'dpo', and "
             "need a file or records of lost ones"
         )
-    if rejected and not Path(rejected).exists():
+    if rejected == JUDGED and "expert" not in load_world(config.world).agents:
+        raise UsageError(
+            f"arms.{arm}.rejected is {JUDGED!r}, where the world's expert finishes after each "
+            f"action, and world {config.world!r} has none: give a file or folder, or leave it empty"
+        )
+    if rejected not in ("", JUDGED) and not Path(rejected).exists():
         raise UsageError(
             f"arms.{arm}.rejected: {rejected}: no such file or folder; give a trajectory file, or "
             "a folder of records"

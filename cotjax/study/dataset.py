@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from cotjax.data.pipeline import Example
 from cotjax.data.selection import Counts
 from cotjax.data.tfds_agent import AgentConfig, dataset_counts, fingerprint, prepare_dataset
+from cotjax.envs.base import Game
 from cotjax.objectives.named import SUPERVISED
 from cotjax.runtime import distributed
 from cotjax.runtime.claim import arms_begun, check_arm_content
@@ -45,11 +46,13 @@ def build_datasets(
     run: Path,
     trajectories: Mapping[str, Path],
     tokenizer: Path,
+    games: Sequence[Game],
     reporter: Reporter,
 ) -> dict[str, Dataset]:
     """Build the datasets of a run unless they exist; return that of each arm that has one.
 
-    `trajectories`: the file of each kind of thoughts. Raises UsageError when an arm was begun with
+    `trajectories`: the file of each kind of thoughts. `games`: those of training. Raises UsageError
+    when an arm was begun with
     other content (`cotjax.runtime.content`).
     """
     arms = {name: arm for name, arm in arms_of(config).items() if not arm.reinforced}
@@ -90,7 +93,7 @@ def build_datasets(
     of_arm = {name: datasets[arm.data] for name, arm in arms.items()}
     for name, arm in arms.items():
         if arm.objective != SUPERVISED:
-            pairs = build_pairs(config, run, arm, settings[arm.data], fingerprints.of)
+            pairs = build_pairs(config, run, arm, settings[arm.data], games, fingerprints.of)
             reporter.say(f"  {name}: {'; '.join(pairs.lines())}")
             own = of_arm[name]
             made = pairs_made_from(own.made_from, pairs)

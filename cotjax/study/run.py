@@ -143,7 +143,7 @@ class Study:
                 check_spelling(self.world, codec, games.by_domain(expert), self.reporter.say)
                 self.reporter.say(playing_memory(config, start.model))
             datasets = build_datasets(
-                config, self.folder, trajectories, start.tokenizer, self.reporter
+                config, self.folder, trajectories, start.tokenizer, games.train, self.reporter
             )
             if distributed.first():
                 keep_model(self.folder, start)

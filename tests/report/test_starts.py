@@ -62,7 +62,7 @@ def run(tmp_path_factory):
     (folder / "run.json").write_text(json.dumps(about))
     for arm in ("grpo", "grpo_plus"):
         rows = [
-            {"step": step, "reward": {"mean": step / 100}, "success": 0.5} for step in range(1, 61)
+            {"step": step, "reward": {"mean": step / 50}, "success": 0.5} for step in range(1, 61)
         ]
         rows[6] |= {"reward": None, "success": None}
         (folder / "arms" / arm).mkdir(parents=True)
@@ -115,7 +115,7 @@ def test_rewards_are_shown_and_what_has_none_says_so(run):
     (section,) = rewards(summary)
     rows = {row.label: row.cells for row in section.tables[0].rows}
     assert section.tables[0].columns[:2] == ("steps 1 to 10", "steps 11 to 20")
-    assert rows["GRPO"][1].text == "0.16" and rows["GRPO"][1].behind == "50 % won"
+    assert rows["GRPO"][1].text == "0.31" and rows["GRPO"][1].behind == "50 % won"
     assert set(rows["SFT"]) == set(rows["DPO"]) == {"not defined"}
     assert rows["fast"][0].text == "–"
     page = (folder / "report.html").read_text()
