@@ -100,10 +100,12 @@ def _invalid(summary: Summary, invalid: InvalidResponses) -> str:
 def _missing(summary: Summary) -> list[str]:
     """Warn of checkpoints without records."""
     warnings = []
-    for arm, about in summary.arms.items():
+    # Others may be those of an arm that is shorter, because others start from it.
+    expected = {point.checkpoint for point in summary.points if point.arm in summary.compared}
+    for arm, about in summary.compared.items():
         missing = [
             str(checkpoint)
-            for checkpoint in (summary.checkpoints if arm in summary.compared else ())
+            for checkpoint in sorted(expected)
             if any(summary.point(arm, checkpoint, domain) is None for domain in summary.domains)
         ]
         if missing:

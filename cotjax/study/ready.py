@@ -36,6 +36,7 @@ from cotjax.study.games import NUMBERS, check_world, wanted_games
 from cotjax.study.players import playing_mesh
 from cotjax.study.power import check_primary
 from cotjax.study.probing import check_probes
+from cotjax.study.starts import train_of
 from cotjax.study.training_data import (
     check_opening,
     drawn_of,
@@ -61,6 +62,7 @@ def check(config: ConfigDict, trains: bool = True) -> None:
     check_counts(config.train)
     check_world(config)
     check_arms(config)
+    _check_own_training(config)
     _check_data(config)
     # What was trained is played, whatever it was trained on.
     if trains or load_world(config.world).agents:
@@ -145,6 +147,17 @@ def check_folder(folder: Path, config: Mapping[str, Any]) -> None:
     """Check that the run of a config (as JSON) may use a folder, as `check_run` does."""
     defaults = json.loads(default_config().to_json_best_effort())
     check_run(folder, config, defaults, ARM_FIELDS)
+
+
+def _check_own_training(config: ConfigDict) -> None:
+    """Check the `train` section of each arm that has steps or a rate of its own."""
+    for arm in config.arms:
+        own = train_of(config, arm)
+        if own.to_dict() != config.train.to_dict():
+            try:
+                check_counts(own)
+            except UsageError as error:
+                raise UsageError(f"arms.{arm}: {error}") from None
 
 
 def _check_data(config: ConfigDict) -> None:

@@ -55,10 +55,10 @@ def get_config():
 def episode(name, opened, said):
     step = Step(
         observation=f"The {opened} door is open.",
-        thought=f"the {said} door is open.",
+        thought=f"The {said} door is open.",
         action=said,
-        provenance=None,
-        admissible_commands=None,
+        provenance="scripted, before the action",
+        admissible_commands=(),
     )
     return replace(
         tiny.trajectory(name),
@@ -162,7 +162,8 @@ def test_adapters_are_refused_with_a_start(study):
     ("override", "words"),
     [
         ("arms.grpo.advantage=ppo", "arms.grpo.advantage is 'ppo'"),
-        ("arms.grpo.thoughts=named", "arms.grpo.thoughts is 'named': what is trained on is played"),
+        ("arms.grpo.direct_share=0.3", "arms.grpo.direct_share is 0.3: what is trained on is"),
+        ("train.warmup=2", "arms.short: train.warmup is 2"),
         ("arms.grpo.start=", "is 'random'"),
         ("rl.temperature=0.5", "rl.temperature is 0.5"),
         ("rl.group=1", "rl.group is 1"),
@@ -185,7 +186,6 @@ def test_what_an_arm_cannot_play_is_one_line_before_anything_is_trained(
 @pytest.mark.slow
 def test_all_arms_are_trained_played_and_reported_and_resume(study, capsys):
     command, run = study
-    # Killed after the arms before "dpo": the same command goes on.
     assert main(["study", *command]) == 0
     of_arms = {}
     for arm in ("short", "grpo", "sft", "dpo", "gigpo"):
@@ -209,7 +209,7 @@ def test_all_arms_are_trained_played_and_reported_and_resume(study, capsys):
     assert summary["last_checkpoint"] == 2
     assert summary["arms"]["grpo"]["start"] == "short@1"
     at = {(each["arm"], each["checkpoint"]): each["metrics"] for each in summary["points"]}
-    assert at["grpo", 0] == at["short", 1] != at["short", 0]
+    assert at["grpo", 0] == at["short", 1]
     assert main(["study", "--check", str(run)]) == 0
     # A second time nothing is left to do; an arm that is lost is trained again.
     before = (run / "summary.json").read_bytes()
