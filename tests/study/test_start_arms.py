@@ -163,7 +163,7 @@ def test_adapters_are_refused_with_a_start(study):
     [
         ("arms.grpo.advantage=ppo", "arms.grpo.advantage is 'ppo'"),
         ("arms.grpo.direct_share=0.3", "arms.grpo.direct_share is 0.3: what is trained on is"),
-        ("train.warmup=2", "arms.short: train.warmup is 2"),
+        ("train.warmup=1", "arms.short: train.warmup (1) must be"),
         ("arms.grpo.start=", "is 'random'"),
         ("rl.temperature=0.5", "rl.temperature is 0.5"),
         ("rl.group=1", "rl.group is 1"),
