@@ -276,10 +276,11 @@ def _check_pairs(config: ConfigDict, arm: str) -> None:
             f"{own['objective']!r} and rejected {rejected!r}: pairs of episodes are for 'dpo', and "
             "need a file or records of lost ones"
         )
-    if rejected == JUDGED and "expert" not in load_world(config.world).agents:
+    world = load_world(config.world)
+    if rejected == JUDGED and "expert" not in world.agents:
         raise UsageError(
             f"arms.{arm}.rejected is {JUDGED!r}, where the world's expert finishes after each "
-            f"action, and world {config.world!r} has none: give a file or folder, or leave it empty"
+            f"action, and world {world.name!r} has none: give a file or folder, or leave it empty"
         )
     if rejected not in ("", JUDGED) and not Path(rejected).exists():
         raise UsageError(

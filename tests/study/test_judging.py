@@ -68,7 +68,12 @@ def test_pairs_are_made_of_judged_states_alone(household):
         text
         for each in played
         for step in each.steps
-        for text in (each.task, step.observation, step.action, step.thought or "")
+        for text in (
+            f"Your task is to: {each.task}.\n",
+            step.observation,
+            step.action,
+            step.thought or "",
+        )
     ]
     codec = Codec(build_word_tokenizer(texts), CHATML)
     worse = dict(list(worse_steps(config_of(), 0, played, games).items())[:2])

@@ -26,7 +26,6 @@ def get_config():
     config = default_config("helpers.doors:WORLD")
     config.workers = 0
     config.games.in_domain, config.games.ood = 4, 0
-    config.task_types.in_domain, config.task_types.ood = ("red", "blue"), ()
     config.data.trajectories = WON
     config.model.base = BASE
     config.rl.tasks, config.rl.group, config.rl.slots, config.rl.need_thought = 2, 3, 6, False
