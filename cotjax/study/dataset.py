@@ -19,7 +19,7 @@ from cotjax.runtime import distributed
 from cotjax.runtime.claim import arms_begun, check_arm_content
 from cotjax.runtime.files import write_atomic
 from cotjax.runtime.progress import Reporter
-from cotjax.study.arms import Data, arms_of
+from cotjax.study.arms import Arm, Data, arms_of
 from cotjax.study.base import base_folder
 from cotjax.study.pairs import build_pairs, pairs_made_from
 from cotjax.study.starts import train_of
@@ -52,8 +52,7 @@ def build_datasets(
     """Build the datasets of a run unless they exist; return that of each arm that has one.
 
     `trajectories`: the file of each kind of thoughts. `games`: those of training. Raises UsageError
-    when an arm was begun with
-    other content (`cotjax.runtime.content`).
+    when an arm was begun with other content (`cotjax.runtime.content`).
     """
     arms = {name: arm for name, arm in arms_of(config).items() if not arm.reinforced}
     if not arms:
@@ -82,14 +81,7 @@ def build_datasets(
             builder = prepare_dataset(agent, run / "dataset", digest=fingerprints.of)
             source = builder.as_data_source(split="train")
             datasets[data] = Dataset(source, made_from[data], dataset_counts(builder))
-    for (thoughts, share), dataset in datasets.items():
-        if len(datasets) > 1:
-            users = [name for name, arm in arms.items() if arm.data == (thoughts, share)]
-            kind = f"{thoughts} thoughts, " if thoughts else ""
-            kind = f"{thoughts}, " if arms[users[0]].trajectories else kind
-            reporter.say(f"  {', '.join(users)} ({kind}direct_share {share or 0:g}):")
-        for line in dataset.counts.lines():
-            reporter.say(f"  {line}")
+    _say_counts(datasets, arms, reporter)
     of_arm = {name: datasets[arm.data] for name, arm in arms.items()}
     for name, arm in arms.items():
         if arm.objective != SUPERVISED:
@@ -102,6 +94,19 @@ def build_datasets(
     if distributed.first():
         write_atomic(run / "data.json", json.dumps(_counts(of_arm), indent=2) + "\n")
     return of_arm
+
+
+def _say_counts(
+    datasets: Mapping[Data, Dataset], arms: Mapping[str, Arm], reporter: Reporter
+) -> None:
+    for (thoughts, share), dataset in datasets.items():
+        if len(datasets) > 1:
+            users = [name for name, arm in arms.items() if arm.data == (thoughts, share)]
+            kind = f"{thoughts} thoughts, " if thoughts else ""
+            kind = f"{thoughts}, " if arms[users[0]].trajectories else kind
+            reporter.say(f"  {', '.join(users)} ({kind}direct_share {share or 0:g}):")
+        for line in dataset.counts.lines():
+            reporter.say(f"  {line}")
 
 
 def _made_from(

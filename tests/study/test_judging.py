@@ -64,18 +64,10 @@ def test_a_rejected_action_leaves_the_expert_farther_from_the_goal(household):
 
 def test_pairs_are_made_of_judged_states_alone(household):
     games, played = household
-    texts = [
-        text
-        for each in played
-        for step in each.steps
-        for text in (
-            f"Your task is to: {each.task}.\n",
-            step.observation,
-            step.action,
-            step.thought or "",
-        )
-    ]
-    codec = Codec(build_word_tokenizer(texts), CHATML)
+    tasks = [f"Your task is to: {each.task}.\n" for each in played]
+    steps = [step for each in played for step in each.steps]
+    said = [text for step in steps for text in (step.observation, step.action, step.thought or "")]
+    codec = Codec(build_word_tokenizer([*tasks, *said]), CHATML)
     worse = dict(list(worse_steps(config_of(), 0, played, games).items())[:2])
     counts = PairCounts()
     pairs = list(step_pairs(codec, played, JudgedStates(codec, worse), 4096, counts))
