@@ -68,7 +68,7 @@ def information_table(summary: Summary) -> SectionTable:
                 ),
             )
             rows.append(SectionRow(arm.label, cells))
-        if rows and not by_step and arm.objective != SUPERVISED:
+        if summary.information and not by_step and arm.objective != SUPERVISED:
             undefined = (NOT_DEFINED,) * len(INFORMATION_COLUMNS)
             note = f"{arm.objective} is not a sum of the losses of tokens of data"
             rows.append(SectionRow(arm.label, ("–", *undefined), note=note))
