@@ -21,6 +21,7 @@ from cotjax.report.arms import twin_of
 from cotjax.report.forest import Facet, facet_figure, forest_figure
 from cotjax.report.labels import domain_label
 from cotjax.report.panels import CHARTS, COLOURS, FAINT, INK, SOFT, Chart, draw_panel
+from cotjax.report.reward_panels import reward_figure
 from cotjax.report.summary import Summary
 from cotjax.report.verdicts import share_text, verdict_of
 
@@ -123,6 +124,11 @@ def alt_text(summary: Summary, name: str, arm: str, domain: str) -> str:
 
 
 _MEASURED = (CHARTS["d1"], CHARTS["d3"])
+
+
+def reward_svg(summary: Summary, arm: str, prefix: str) -> str:
+    """Return the panel of an arm's reward as an inline SVG element, as `panel_svg` does."""
+    return _svg(reward_figure(summary, arm), prefix)
 
 
 def _shape(summary: Summary) -> tuple[int, int]:

@@ -20,12 +20,13 @@ from cotjax.report.answers import answers
 from cotjax.report.elicitations import side_by_side
 from cotjax.report.episode import shown_episode
 from cotjax.report.facts import elicitation_facts, prompt_facts, protocol_facts, run_facts
-from cotjax.report.figures import alt_text, panel_svg, write_figures
+from cotjax.report.figures import alt_text, panel_svg, reward_svg, write_figures
 from cotjax.report.front import Panel, front_of
 from cotjax.report.glossary import GLOSSARY
 from cotjax.report.labels import domain_label
 from cotjax.report.learned import learned
 from cotjax.report.panels import BARS, CHARTS, COLOURS
+from cotjax.report.reward_panels import NOTE, TITLE, playing, reward_words
 from cotjax.report.rewards import rewards
 from cotjax.report.section import Section
 from cotjax.report.sections import sections
@@ -254,4 +255,14 @@ def _charts(summary: Summary) -> list[ChartPanels]:
                 domains.append((domain_label(domain), panels))
         if domains:
             charts.append(ChartPanels(name, chart.title, chart.note, tuple(domains)))
+    if arms := playing(summary):
+        panels = tuple(
+            Panel(
+                summary.label(arm),
+                reward_words(summary, arm),
+                Markup(reward_svg(summary, arm, f"reward-{number}-")),
+            )
+            for number, arm in enumerate(arms)
+        )
+        charts.append(ChartPanels("reward", TITLE, NOTE, (("training games", panels),)))
     return charts

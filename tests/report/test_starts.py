@@ -119,6 +119,8 @@ def test_rewards_are_shown_and_what_has_none_says_so(run):
     assert set(rows["SFT"]) == set(rows["DPO"]) == {"not defined"}
     assert rows["fast"][0].text == "–"
     page = (folder / "report.html").read_text()
+    words = "Reward while training, GRPO: mean reward 0.03 at first, 1.20 at step 60."
+    assert words in page and "Reward while training, SFT:" not in page
     assert "Reward while training" in page and "episodes that it plays, from short SFT" in page
     assert "not defined" in page.partition("Information in the action</h")[2].partition("</sec")[0]
 
