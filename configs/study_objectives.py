@@ -12,7 +12,7 @@ Budget    computed: 0.25M tokens of training for "short", 0.33M for each arm on 
           plays; 1,520 greedy episodes, and expert states at 19 checkpoints
 Hardware  2 CPU cores: not measured; by the rates of README 2 minutes of training on data, 30 of
           sampled episodes, 15 of their updates and 15 of playing. The same command resumes
-Result    this size was not run; configs/study_objectives_quick.py is the same study in minutes
+Result    this size was not run; configs/study_objectives_quick.py is a study of keys in minutes
 """
 
 from cotjax.config import default_config

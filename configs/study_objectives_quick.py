@@ -1,12 +1,13 @@
-"""The study of eight objectives in minutes: keys, doors and a hidden rule, in one step.
+"""The study of objectives in minutes: keys, doors and a hidden rule, in one step.
 
-The base guesses (configs/rl_keys_start.py), and its guesses are the rejected side of DPO and FRODO;
-the expert knows the rule. Its intervals are too wide to draw conclusions from: it shows that all
-arms train, play, report and resume.
+The base guesses (configs/rl_keys_start.py), and its guesses are the rejected side of DPO; the
+expert knows the rule. There is no FRODO: thoughts name the door ("the gold key is for door 2"), and
+its counterfactual thoughts have to name the action. Intervals are too wide to draw conclusions
+from: it shows that all arms train, play, report and resume.
 
 Command   the two of configs/rl_keys_start.py, then:
           cotjax study --config configs/study_objectives_quick.py
-Budget    computed: 10 updates of 8 rows of 256 tokens, then 40 for each of eight arms; of the three
+Budget    computed: 10 updates of 8 rows of 256 tokens, then 40 for each of seven arms; of the three
           that play, 3,840 sampled episodes of one step each
 Hardware  2 CPU cores
 """
@@ -20,7 +21,7 @@ GUESSES = "runs/rl_keys_start/trajectories/train.jsonl"
 
 def get_config():
     config = default_config("keys")
-    config.title = "Where the gains of eight objectives land: keys"
+    config.title = "Where the gains of objectives land: keys"
     config.out = "runs/study_objectives_quick"
     config.workers = 0
     config.games.in_domain, config.games.ood = 24, 0
@@ -39,10 +40,9 @@ def get_config():
     config.evaluate.max_steps = 1
     config.evaluate.max_length = 128
     config.evaluate.max_new_tokens, config.evaluate.max_action_tokens = 24, 8
-    pairs = {"rejected": GUESSES}
-    config.arms = {
-        arm: {**own, **(pairs if own.get("objective") in ("dpo", "frodo") else {})}
-        for arm, own in study_objectives.ARMS.items()
-    }
+    arms = {arm: dict(own) for arm, own in study_objectives.ARMS.items() if arm != "frodo"}
+    for arm in ("dpo", "dpo_plus"):
+        arms[arm]["rejected"] = GUESSES
+    config.arms = arms
     config.arms.short.steps, config.arms.short.learning_rate = 10, 3e-4
     return config
