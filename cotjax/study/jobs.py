@@ -69,8 +69,11 @@ class Playing:
     samples: int = 1
     starts: Collection[Place] = ()
 
-    def drivers(self, arm: str, checkpoint: int) -> dict[Driver, tuple[Kind, ...]]:
-        """Return the drivers at a checkpoint, each with the kinds decoded in its states."""
+    def drivers(self, checkpoint: int, arm: str = BASE_ARM) -> dict[Driver, tuple[Kind, ...]]:
+        """Return the drivers at a checkpoint of an arm, each with the kinds decoded in its states.
+
+        `arm`: or a member of one.
+        """
         drivers: dict[Driver, tuple[Kind, ...]] = {}
         start = Place(arm, checkpoint) in self.starts
         if start or not self.episodes_at or checkpoint in self.episodes_at:
@@ -201,7 +204,7 @@ def plan_jobs(
             kinds,
         )
         for arm, checkpoint, checkpoints in checkpoints_of(arms, planned, base)
-        for driver, kinds in playing.drivers(arm, checkpoint).items()
+        for driver, kinds in playing.drivers(checkpoint, arm).items()
     ]
 
 
