@@ -80,7 +80,10 @@ def study(tmp_path_factory):
         for n in range(4)
         for kind, other in (("red", "blue"), ("blue", "red"))
     ]
-    won = [replace(each, id=f"{each.game}") for each in won]
+    won = [replace(each, id=each.game) for each in won]
+    # Of a game that is played: its states are those of D1.
+    played = {"id": "played", "game": "test-0-red", "split": "test"}
+    won.append(replace(episode("0", "red", "red"), **played))
     write_trajectories(folder / "won.jsonl", won)
     write_trajectories(folder / "lost.jsonl", lost)
     names = {
