@@ -25,6 +25,7 @@ _KEYS: Mapping[str, Sequence[str]] = {
     "splits": ("arm", "domain", "measure"),
     "information": ("checkpoint",),
     "held_out": ("checkpoint",),
+    "rewards": ("step",),
     "invalid": ("metric",),
 }
 _ENDS = ("low", "high")
@@ -43,7 +44,10 @@ _TEXTS = (
     ("warnings", ""),
 )
 # Entries that older summaries of this schema do not have.
-_LATER = ("games_hashes", "checkpoint_hashes", "progress_known")
+_LATER = (
+    *("games_hashes", "checkpoint_hashes", "progress_known", "rewards"),
+    *("objective", "start", "recipe"),
+)
 _SECTIONS = {
     "run": "run.json",
     "arms": "arms",
@@ -51,6 +55,7 @@ _SECTIONS = {
     "seconds": "elicitation, seconds",
     "information": "information, held-out losses",
     "held_out": "information, held-out losses",
+    "rewards": "rewards",
     "invalid": "validity, admissibility",
     "splits": "splits of the gap",
     "trends": "trends",

@@ -123,11 +123,14 @@ def _counted(
         each for metric in metrics for name in DIFFERENCES.get(metric, (metric,))
         for each in DIFFERENCES.get(name, (name,))
     }  # fmt: skip
-    names = {BASE} if 0 in checkpoints else set()
+    places = {(BASE, 0)} if 0 in checkpoints else set()
     for arm in arms:
-        names |= set(study.arms[arm].seeds) if arm in study.arms else {arm}
+        names = study.arms[arm].seeds if arm in study.arms else (arm,)
+        places |= {(name, checkpoint) for name in names for checkpoint in checkpoints}
+        if 0 in checkpoints:
+            places |= {study.starts[name] for name in names if name in study.starts}
     for (name, checkpoint, place), tally in study.records.tallies.items():
-        if name in names and checkpoint in checkpoints and place == domain:
+        if (name, checkpoint) in places and place == domain:
             yield _files_of(tally, single)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from cotjax.errors import DataError
 
 BASE = "base"
 DOMAINS = ("in_domain", "ood")
+OBJECTIVES = ("sft", "dpo", "frodo", "grpo", "gigpo")
+RECIPE = ("steps", "learning_rate", "advantage", "rejected")
 LEAST_REMOVED = 0.01
 # An arm's seeds at one checkpoint in one domain; None: what belongs to every seed.
 Pool = Mapping[Seed, Tally]
@@ -34,12 +37,15 @@ class Arm:
     thoughts: str
     direct_share: float | None
     seeds: dict[str, int | None]
+    objective: str = "sft"
+    start: str = ""
+    recipe: dict[str, Any] = field(default_factory=dict)
     minus: str | None = None
 
     @property
-    def data(self) -> tuple[str, float | None]:
+    def data(self) -> tuple[Any, ...]:
         """What arms have in common that differ by what is dropped alone."""
-        return self.thoughts, self.direct_share
+        return self.thoughts, self.direct_share, self.objective, self.start, self.recipe
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,8 @@ class Study:
       arms: the baseline first.
       seed_curves: name of an arm in records -> (checkpoint, domain) -> what was counted.
       curves: arm -> (checkpoint, domain) -> the same by seed.
-      last: the last checkpoint that every arm has.
+      last: the last checkpoint that every arm has, but for those that others start from.
+      starts: name of an arm in records -> the (name, checkpoint) that it starts from.
       probes: number of files of probes.
     """
 
@@ -64,6 +71,7 @@ class Study:
     last: int
     information: dict[str, list[dict[str, Any]]]
     probes: int
+    starts: dict[str, tuple[str, int]]
 
     @property
     def cells(self) -> list[tuple[str, str]]:
@@ -84,17 +92,22 @@ def read_study(folder: Path) -> Study:
     probes = add_probes(folder, tallies)
     arms = _arms(about, {arm for arm, _, _ in tallies})
     names = [name for arm in arms.values() for name in arm.seeds]
-    base = {place[1:]: tally for place, tally in tallies.items() if place[:2] == (BASE, 0)}
-    seed_curves = {name: base | _own(tallies, name) for name in names}
-    curves = {name: _by_seed(arm, seed_curves, base) for name, arm in arms.items()}
-    shared = set.intersection(*({place[0] for place in curve} for curve in curves.values()))
+    starts = {name: _start(about, name) for name in names}
+    seed_curves = {name: _first(tallies, starts[name]) | _own(tallies, name) for name in names}
+    curves = {name: _by_seed(arm, seed_curves) for name, arm in arms.items()}
+    started = {arm.start.rpartition("@")[0] for arm in arms.values()}
+    shared = set.intersection(
+        *({place[0] for place in curve} for name, curve in curves.items() if name not in started)
+    )
     if not shared:
         raise DataError(
             f"{folder / 'records'}: the arms {', '.join(arms)} have no checkpoint in common"
         )
     domains = sorted({domain for _, _, domain in tallies}, key=_domain_order)
     seen = {arm for arm, _, _ in tallies}
-    information = {name: rows for name in sorted(seen) if (rows := _information(folder, name))}
+    information = {
+        name: rows for name in sorted(seen, key=natural) if (rows := _information(folder, name))
+    }
     return Study(
         folder=folder,
         run=about,
@@ -106,6 +119,7 @@ def read_study(folder: Path) -> Study:
         last=max(shared),
         information=information,
         probes=probes,
+        starts=starts,
     )
 
 
@@ -119,6 +133,26 @@ def _domain_order(domain: str) -> tuple[int, str]:
     return (DOMAINS.index(domain) if domain in DOMAINS else len(DOMAINS), domain)
 
 
+def natural(name: str) -> list[tuple[int, str]]:
+    """Return a key by which numbers in names are sorted by size."""
+    return [
+        (int(part) if re.fullmatch("[0-9]+", part) else -1, part)
+        for part in re.split("([0-9]+)", name)
+    ]
+
+
+def _start(run: Mapping[str, Any], name: str) -> tuple[str, int]:
+    """Return the name in records and the checkpoint that an arm starts from."""
+    text = str(((run.get("arms") or {}).get(name) or {}).get("start") or "")
+    other, sign, step = text.rpartition("@")
+    return (other, int(step)) if sign and step.isdecimal() else (BASE, 0)
+
+
+def _first(tallies: Mapping[Place, Tally], start: tuple[str, int]) -> dict[tuple[int, str], Tally]:
+    """Return what an arm's checkpoint 0 is, by domain."""
+    return {(0, place[2]): tally for place, tally in tallies.items() if place[:2] == start}
+
+
 def _own(tallies: Mapping[Place, Tally], name: str) -> dict[tuple[int, str], Tally]:
     return {place[1:]: tally for place, tally in tallies.items() if place[0] == name}
 
@@ -126,7 +160,6 @@ def _own(tallies: Mapping[Place, Tally], name: str) -> dict[tuple[int, str], Tal
 def _by_seed(
     arm: Arm,
     seed_curves: Mapping[str, Mapping[tuple[int, str], Tally]],
-    base: Mapping[tuple[int, str], Tally],
 ) -> dict[tuple[int, str], Pool]:
     """Return what each seed of an arm has. What all have of the base counts once."""
     seeds = list(arm.seeds.values())
@@ -145,9 +178,9 @@ def _arms(run: Mapping[str, Any], seen: Collection[str]) -> dict[str, Arm]:
     described = run.get("arms") or {}
     about = {name: described.get(name) or {} for name in seen if name != BASE}
 
-    def seed_order(name: str) -> tuple[int, str]:
+    def seed_order(name: str) -> tuple[int, Any]:
         seed = about[name].get("seed", arm_and_seed(name)[1])
-        return (seed if isinstance(seed, int) else 0), name
+        return (seed if isinstance(seed, int) else 0), natural(name)
 
     members: dict[str, list[str]] = {}
     for name in sorted(about, key=seed_order):
@@ -155,11 +188,15 @@ def _arms(run: Mapping[str, Any], seen: Collection[str]) -> dict[str, Arm]:
     arms = {cell: _arm([(name, about[name]) for name in names]) for cell, names in members.items()}
     if not arms:
         return {BASE: Arm(None, "action", "", None, {BASE: None})}
+    started = {arm.start.rpartition("@")[0] for arm in arms.values()}
 
     def order(cell: str) -> tuple:
         arm = arms[cell]
         share, fraction = arm.direct_share or 0.0, arm.fraction or 0.0
-        return share == 1.0, arm.thoughts, share, fraction, arm.control, cell
+        short = cell in started and "steps" in arm.recipe
+        place = OBJECTIVES.index(arm.objective) if arm.objective in OBJECTIVES else len(OBJECTIVES)
+        first = short, place, share == 1.0, arm.thoughts
+        return *first, share, fraction, arm.control, natural(cell)
 
     ordered = sorted(arms, key=order)
     found = {}
@@ -169,13 +206,12 @@ def _arms(run: Mapping[str, Any], seen: Collection[str]) -> dict[str, Arm]:
             # An arm that drops something is compared with the one that drops nothing of its data.
             alike = [o for o in ordered if not arms[o].fraction and arms[o].data == arm.data]
             minus = alike[0] if alike else minus
-        fields = (arm.fraction, arm.control, arm.thoughts, arm.direct_share, arm.seeds)
-        found[cell] = Arm(*fields, minus)
+        found[cell] = replace(arm, minus=minus)
     return found
 
 
 def _arm(members: Sequence[tuple[str, Mapping[str, Any]]]) -> Arm:
-    first = members[0][1]
+    first, start = members[0][1], _start({"arms": dict(members[:1])}, members[0][0])
     fraction, last = first.get("fraction"), first.get("last_fraction")
     share = first.get("direct_share")
     return Arm(
@@ -184,6 +220,9 @@ def _arm(members: Sequence[tuple[str, Mapping[str, Any]]]) -> Arm:
         thoughts=str(first.get("thoughts") or ""),
         direct_share=float(share) if isinstance(share, int | float) and share >= 0 else None,
         seeds={name: each.get("seed", arm_and_seed(name)[1]) for name, each in members},
+        objective=str(first.get("objective") or "sft"),
+        start="" if start == (BASE, 0) else f"{arm_and_seed(start[0])[0]}@{start[1]}",
+        recipe={name: first[name] for name in RECIPE if first.get(name)},
     )
 
 

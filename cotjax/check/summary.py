@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cotjax.check.fields import read_lines
+from cotjax.check.fields import Fields, read_lines
 from cotjax.check.intervals import games_p
 from cotjax.check.metrics import COMPARED, MEASURES, METRICS, TESTED
 from cotjax.check.study import (
@@ -69,6 +69,7 @@ def expected(study: Study) -> Row:
         "information": study.information,
         "invalid": _invalid(study, points),
         "held_out": _held_out(study),
+        "rewards": _rewards(study),
         "games_hashes": sorted(study.records.games),
         "checkpoint_hashes": {
             f"{arm}/{checkpoint}": sorted(hashes)
@@ -90,6 +91,9 @@ def _arms(study: Study) -> Row:
             "thoughts": arm.thoughts,
             "direct_share": arm.direct_share,
             "seeds": arm.seeds,
+            "objective": arm.objective,
+            "start": arm.start,
+            "recipe": arm.recipe,
             "minus": arm.minus,
             "removed_share": removed,
             "cannot_differ": bool(arm.fraction)
@@ -251,13 +255,20 @@ def _invalid(study: Study, points: Sequence[Row]) -> list[Row]:
     for metric in _VALIDITY:
         low = []
         for domain in study.domains:
-            bases = [at[arm, 0, domain] for arm in study.arms if (arm, 0, domain) in at][:1]
-            places = [(arm, study.last, domain) for arm in study.arms if study.last]
-            for row in [*bases, *(at[place] for place in places if place in at)]:
+            starts: dict[str, Row] = {}
+            for name, arm in study.arms.items():
+                if (name, 0, domain) in at:
+                    starts.setdefault(arm.start or f"{BASE}@0", at[name, 0, domain])
+            ends = {
+                f"{name}@{study.last}": at[name, study.last, domain]
+                for name in study.arms
+                if study.last and (name, study.last, domain) in at
+            }
+            for place, row in (*starts.items(), *ends.items()):
                 value = row["metrics"][metric]["value"]
                 if value is not None and round(value, 6) < VALID_ENOUGH:
-                    arm = row["arm"] if row["checkpoint"] else BASE
-                    low.append([arm, row["checkpoint"], domain, value])
+                    played, _, step = place.rpartition("@")
+                    low.append([played, int(step), domain, value])
         if low:
             low.sort(key=lambda each: (round(each[3], 6), each[:3]))
             found.append({"metric": metric, "points": low})
@@ -265,21 +276,39 @@ def _invalid(study: Study, points: Sequence[Row]) -> list[Row]:
 
 
 def _held_out(study: Study) -> Row:
-    """Return the held-out losses in the arms' logs, up to a last line that a kill cut short."""
+    """Return the held-out losses in the arms' logs."""
     losses: Row = {}
-    for name in (name for arm in study.arms.values() for name in arm.seeds):
-        path = study.folder / "arms" / name / "metrics.jsonl"
-        rows = []
-        try:
-            for line in read_lines(path, "restore it") if path.exists() else ():
-                held = line.object("held_out", null=True)
-                if held is not None:
-                    loss, by_role = held.get("loss", float), held.get("loss_by_role", dict)
-                    step = line.get("step", int)
-                    rows.append({"checkpoint": step, "loss": loss, "loss_by_role": by_role})
-        except DataError as error:
-            if "not JSON" not in str(error):
-                raise
-        if rows:
-            losses[name] = rows
+    for name in _members(study):
+        for line in _logged(study, name):
+            held = line.object("held_out", null=True)
+            if held is not None:
+                loss, by_role = held.get("loss", float), held.get("loss_by_role", dict)
+                row = {"checkpoint": line.get("step", int), "loss": loss, "loss_by_role": by_role}
+                losses.setdefault(name, []).append(row)
     return losses
+
+
+def _rewards(study: Study) -> Row:
+    """Return the rewards in the logs of arms that play what they learn from."""
+    found: Row = {}
+    for name in _members(study):
+        for line in _logged(study, name):
+            if "reward" in line.content:
+                reward, success = line.content["reward"] or {}, line.content.get("success")
+                row = {"step": line.get("step", int), "reward": reward.get("mean")}
+                found.setdefault(name, []).append(row | {"success": success})
+    return found
+
+
+def _members(study: Study) -> list[str]:
+    return [name for arm in study.arms.values() for name in arm.seeds]
+
+
+def _logged(study: Study, name: str) -> Iterator[Fields]:
+    """Yield the rows of an arm's log, up to a last line that a kill cut short."""
+    path = study.folder / "arms" / name / "metrics.jsonl"
+    try:
+        yield from read_lines(path, "restore it") if path.exists() else ()
+    except DataError as error:
+        if "not JSON" not in str(error):
+            raise

@@ -200,7 +200,8 @@ def _inputs_of_config(
     config = data_config(arguments, flags)
     file, arms = Path(config.data.trajectories), arms_of(config)
     arm = None if arguments.arm is None else arms[member_named(config, arguments.arm)]
-    droppings, drawn = {arm: dropping_of(config, arm) for arm in arms}, drawn_of(config, file)
+    on_data = [name for name, own in arms.items() if not own.reinforced]
+    droppings, drawn = {each: dropping_of(config, each) for each in on_data}, drawn_of(config, file)
     codec, selection = codec_of(config, file, drawn), selection_of(config, arm, drawn)
     return file, codec, selection, RemovedTokens(droppings)
 

@@ -123,7 +123,9 @@ def _of_run(arguments: argparse.Namespace) -> tuple:
         "data.template": arguments.template,
     }
     config = data_config(arguments, flags)
-    arms = arms_of(config)
+    arms = {arm: own for arm, own in arms_of(config).items() if not own.reinforced}
+    if not arms:
+        raise UsageError("every arm of the config plays what it learns from: there is no data")
     droppings = {arm: dropping_of(config, arm) for arm in arms}
     arm = next(
         (arm for arm, dropping in droppings.items() if dropping.drops()), next(iter(droppings))

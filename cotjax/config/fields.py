@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from cotjax.config.autocoa import autocoa
 from cotjax.config.playing import evaluate, primary, probes
-from cotjax.config.preference import preference
+from cotjax.config.preference import JUDGED, preference
 from cotjax.config.rl import rl
 from cotjax.envs.worlds import IN_DOMAIN, OOD, World, load_world
 
@@ -24,6 +24,9 @@ ARM_FIELDS = {
     "trajectories": "",
     "direct_share": -1.0,
     "advantage": "",
+    "start": "",
+    "steps": 0,
+    "learning_rate": 0.0,
     "objective": "sft",
     "rejected": "",
     "seed": -1,
@@ -275,9 +278,14 @@ def _arms() -> ConfigDict:
     trajectories: JSONL file to train this arm on; "": data.trajectories, or collected ones.
     direct_share: share of trajectories in the direct form; -1: data.direct_share.
     advantage: of reinforcement learning; "": rl.advantage.
-    objective: "sft", or one that trains on pairs: "dpo", "frodo", "trigger" (docs/objectives.md).
+    start: an arm that is trained first, and from whose checkpoint this one starts: "short" (its
+      last one) or "short@30"; "": the base.
+    steps, learning_rate: 0: those of `train`.
+    objective: "sft", one that trains on pairs ("dpo", "frodo", "trigger": docs/objectives.md), or
+      one that trains on what it plays ("grpo", "gigpo": docs/rl.md).
     rejected: trajectory file, or folder of records, with the rejected side of pairs; "": thoughts
-      and actions of other states of the same episode.
+      and actions of other states of the same episode; "environment": those of them that leave the
+      world's expert farther from the goal (it takes at most probes.revisions.limit steps).
     seed: of the arm's data order, masking and adapters; -1: the config's. Several: config.seeds.
     """
     arms = ConfigDict()
@@ -289,7 +297,9 @@ def _arms() -> ConfigDict:
 def own_files(config: ConfigDict, field: str = "trajectories") -> dict[str, str]:
     """Return arm -> the trajectory file that it names itself; `field` may also be "rejected"."""
     arms = {arm: own for arm, own in config.arms.items() if isinstance(own, ConfigDict)}
-    return {arm: own[field] for arm, own in arms.items() if own.get(field)}
+    return {
+        arm: own[field] for arm, own in arms.items() if own.get(field) not in (None, "", JUDGED)
+    }
 
 
 def sampler_mesh(config: ConfigDict) -> dict[str, int]:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+# In place of a file as an arm's `rejected`: other actions, of which the environment says that they
+# are worse.
+JUDGED = "environment"
+
 
 def preference() -> ConfigDict:
     preference = ConfigDict()

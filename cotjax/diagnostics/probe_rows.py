@@ -20,7 +20,7 @@ from cotjax.diagnostics.lines import parse_line
 from cotjax.diagnostics.metric import Metric
 from cotjax.errors import DataError
 from cotjax.rollout.record import Driver
-from cotjax.runtime.members import member_name
+from cotjax.runtime.members import member_name, natural_path
 
 FOLDER = "probes"
 _REMEDY = "delete the file and measure again with `cotjax probe`"
@@ -109,7 +109,7 @@ def read_probe(path: Path, row: type[Row]) -> tuple[ProbeHeading, list[Row]]:
 
 def probe_files(run_folder: Path, probe: str) -> Iterator[Path]:
     """Yield the finished files of a probe in a run's folder, in order."""
-    yield from sorted((run_folder / FOLDER / probe).rglob("*.jsonl"))
+    yield from sorted((run_folder / FOLDER / probe).rglob("*.jsonl"), key=natural_path)
 
 
 @dataclass(frozen=True)

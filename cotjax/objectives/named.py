@@ -20,6 +20,7 @@ _SPECS: dict[str, Callable[..., Spec]] = {
     "trigger": Trigger,
 }
 PREFERENCES = ("dpo", "frodo", "trigger")
+REINFORCED = ("grpo", "gigpo")  # arms that play what they learn from
 
 
 def spec_of(values: Mapping[str, Any]) -> Spec:

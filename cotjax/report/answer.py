@@ -57,7 +57,7 @@ def _asked(summary: Summary) -> str:
         return (
             f"How well does the base model act at once, and how well after reasoning, on {played}?"
         )
-    arms = len(summary.arms)
+    arms = len(summary.compared)
     trained = f"{_counted(arms, 'arm')} trained for {summary.last_checkpoint} updates"
     measures = placed_by_measure(summary)
     by = _listed(

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from cotjax.diagnostics.metrics import METRICS
 from cotjax.diagnostics.share import FLOOR
 from cotjax.diagnostics.statistics import NOTHING, Estimate
+from cotjax.objectives.named import SUPERVISED
 from cotjax.report.arms import differs_by_dropping
 from cotjax.report.labels import capitalize, domain_label, p_text, percent
 from cotjax.report.section import Cell, Section, SectionRow, SectionTable
@@ -49,19 +50,21 @@ def answers(summary: Summary) -> list[Section]:
         SectionTable(
             capitalize(domain_label(domain)),
             _HELP,
-            tuple(_revisions(summary, arm, domain) for arm in summary.arms),
+            tuple(_revisions(summary, arm, domain) for arm in summary.compared),
             rows_are="arm",
         )
         for domain in summary.domains
     )
     title = "How often does reasoning revise the action, and does it help?"
     found = [Section("revisions", title, tuple(tables), notes=(_NOTE,))]
-    compared = [arm for arm, about in summary.arms.items() if about.minus]
+    compared = [arm for arm, about in summary.compared.items() if about.minus]
     masked = [arm for arm in compared if differs_by_dropping(summary.arms, arm)]
     others = [arm for arm in compared if arm not in masked]
+    alike = all(arm.objective == SUPERVISED for arm in summary.arms.values())
+    other = "What do other training data change?" if alike else "What does other training change?"
     for id_, question, arms in (
         ("masking", "What does masking change?", masked),
-        ("others", "What do other training data change?", others),
+        ("others", other, others),
     ):
         if arms and (differing := tuple(_differences(summary, arms))):
             found.append(Section(id_, question, differing, notes=(_NOTE,)))

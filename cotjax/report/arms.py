@@ -12,19 +12,25 @@ from itertools import takewhile
 from typing import Any
 
 from cotjax.diagnostics.information import LEAST_REMOVED, Information
+from cotjax.objectives.named import PREFERENCES, REINFORCED, SUPERVISED
 from cotjax.report.summary import BASE, Arm
-from cotjax.runtime.members import arm_and_seed
+from cotjax.runtime.members import arm_and_seed, natural
 
 # Characters that turn the text after them around: a label stands within sentences.
 _BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
 # What two arms have in common that differ by what is dropped alone.
-Data = tuple[str, float | None]
+Data = tuple[Any, ...]
+# Objectives in the order of a report; one that is not known comes last.
+_OBJECTIVES = (SUPERVISED, *PREFERENCES, *REINFORCED)
+# Fields of an arm in run.json that decide how it is trained, where it has its own.
+_RECIPE = ("steps", "learning_rate", "advantage", "rejected")
 
 
 def find_arms(run: Mapping[str, Any], seen: set[str]) -> dict[str, Arm]:
     """Return the arms that have records; the base alone where there are no others.
 
     The baseline comes first: of the arms that drop nothing, the one with the least direct data.
+    Arms on data come before those that play; one that is shorter, for others start from it, last.
 
     `seen`: the members (`cotjax.runtime.members`) that have records.
     """
@@ -34,10 +40,21 @@ def find_arms(run: Mapping[str, Any], seen: set[str]) -> dict[str, Arm]:
         cell = (described.get(name) or {}).get("cell") or arm_and_seed(name)[0]
         members.setdefault(str(cell), []).append(name)
     arms = {cell: _arm(cell, names, described) for cell, names in members.items()}
-    arms = {cell: arms[cell] for cell in sorted(arms, key=lambda cell: _order(cell, arms[cell]))}
+    starts = {arm.start.rpartition("@")[0] for arm in arms.values()}
+    arms = {
+        cell: arms[cell]
+        for cell in sorted(arms, key=lambda cell: _order(cell, arms[cell], cell in starts))
+    }
     arms = arms or {BASE: Arm(BASE, None, seeds={BASE: None})}
     baseline = next(iter(arms))
     return {cell: replace(arm, minus=_minus(cell, arms, baseline)) for cell, arm in arms.items()}
+
+
+def start_of(run: Mapping[str, Any], member: str) -> tuple[str, int] | None:
+    """Return the (member, checkpoint) that a member starts from; None for the base."""
+    start = ((run.get("arms") or {}).get(member) or {}).get("start")
+    other, _, step = str(start or "").rpartition("@")
+    return (other, int(step)) if other and step.isdecimal() else None
 
 
 def with_information(
@@ -90,7 +107,16 @@ def _arm(cell: str, names: list[str], described: Mapping[str, Any]) -> Arm:
         thoughts=str(first.get("thoughts") or ""),
         direct_share=float(share) if isinstance(share, int | float) and share >= 0 else None,
         seeds={name: about.get("seed", arm_and_seed(name)[1]) for name, about in named},
+        objective=str(first.get("objective") or SUPERVISED),
+        start=_start(described, names[0]),
+        recipe={name: first[name] for name in _RECIPE if first.get(name)},
     )
+
+
+def _start(described: Mapping[str, Any], name: str) -> str:
+    """Return the start of a cell: an arm's name, without a seed, and the checkpoint."""
+    start = start_of({"arms": described}, name)
+    return "" if start is None else f"{arm_and_seed(start[0])[0]}@{start[1]}"
 
 
 def _largest(fraction: float | None, last: float | None) -> float | None:
@@ -108,19 +134,22 @@ def _label(cell: str, labels: list[str]) -> str:
     return common or cell
 
 
-def _seed(about: Mapping[str, Any] | None, name: str) -> tuple[int, str]:
+def _seed(about: Mapping[str, Any] | None, name: str) -> tuple[int, Any]:
     seed = (about or {}).get("seed", arm_and_seed(name)[1])
-    return (seed if isinstance(seed, int) else 0, name)
+    return (seed if isinstance(seed, int) else 0, natural(name))
 
 
-def _order(cell: str, arm: Arm) -> tuple[bool, str, float, float, str, str]:
+def _order(cell: str, arm: Arm, is_start: bool) -> tuple[Any, ...]:
+    known = arm.objective in _OBJECTIVES
     return (
+        is_start and "steps" in arm.recipe,
+        _OBJECTIVES.index(arm.objective) if known else len(_OBJECTIVES),
         _direct(arm),
         arm.thoughts,
         arm.direct_share or 0.0,
         arm.fraction or 0.0,
         arm.control,
-        cell,
+        natural(cell),
     )
 
 
@@ -136,4 +165,4 @@ def _minus(cell: str, arms: Mapping[str, Arm], baseline: str) -> str | None:
 
 
 def _data(arm: Arm) -> Data:
-    return arm.thoughts, arm.direct_share
+    return arm.thoughts, arm.direct_share, arm.objective, arm.start, arm.recipe

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from cotjax.diagnostics.episodes import EpisodeCounts
-from cotjax.report.summary import BASE, InvalidResponses, Summary
+from cotjax.report.summary import BASE, InvalidResponses, PointSummary, Summary
 from cotjax.rollout.record import Response, read_record
 
 VALID_ENOUGH = 0.95
@@ -63,8 +63,7 @@ def invalid_responses(
         for point in (point for domain in summary.domains for point in summary.ends(domain)):
             valid = point.metrics[metric].value
             if valid is not None and valid < VALID_ENOUGH:
-                arm = point.arm if point.checkpoint else BASE
-                shares.append((arm, point.checkpoint, point.domain, valid))
+                shares.append((*_place(summary, point), point.domain, valid))
         if shares:
             shares.sort(key=lambda row: (row[3], row[:3]))
             responses = _invalid(summary, episodes, metric, shares[0][:3])
@@ -72,6 +71,14 @@ def invalid_responses(
             text, problem = (example.text, example.problem or "") if example else ("", "")
             found.append(InvalidResponses(metric, tuple(shares), text, problem))
     return tuple(found)
+
+
+def _place(summary: Summary, point: PointSummary) -> tuple[str, int]:
+    """Return the arm and the checkpoint that were played for a point."""
+    if point.checkpoint:
+        return point.arm, point.checkpoint
+    arm, _, step = summary.arms[point.arm].start.rpartition("@")
+    return (arm, int(step)) if arm else (BASE, 0)
 
 
 def _invalid(

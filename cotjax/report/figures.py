@@ -21,6 +21,7 @@ from cotjax.report.arms import twin_of
 from cotjax.report.forest import Facet, facet_figure, forest_figure
 from cotjax.report.labels import domain_label
 from cotjax.report.panels import CHARTS, COLOURS, FAINT, INK, SOFT, Chart, draw_panel
+from cotjax.report.reward_panels import reward_figure
 from cotjax.report.summary import Summary
 from cotjax.report.verdicts import share_text, verdict_of
 
@@ -117,11 +118,17 @@ def alt_text(summary: Summary, name: str, arm: str, domain: str) -> str:
             parts.append(f"{line.label}: " + ", then ".join(texts))
     return (
         f"{CHARTS[name].title}, {summary.label(arm)}, {domain_label(domain)}, in percent at the "
-        f"base and at the last checkpoint, with 95 % intervals. {'; '.join(parts) or 'No records'}."
+        f"{'start' if summary.arms[arm].start else 'base'} and at the last checkpoint, with 95 % "
+        f"intervals. {'; '.join(parts) or 'No records'}."
     )
 
 
 _MEASURED = (CHARTS["d1"], CHARTS["d3"])
+
+
+def reward_svg(summary: Summary, arm: str, prefix: str) -> str:
+    """Return the panel of an arm's reward as an inline SVG element, as `panel_svg` does."""
+    return _svg(reward_figure(summary, arm), prefix)
 
 
 def _shape(summary: Summary) -> tuple[int, int]:

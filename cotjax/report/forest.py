@@ -72,7 +72,7 @@ def facets(summary: Summary) -> tuple[Facet, ...]:
         rows = tuple(_level(summary, domain) for domain in summary.domains)
         return (Facet("Rates of the base", "percent", rows, (0.0, 1.0)),)
     by_domain = {
-        domain: tuple(_moved(summary, arm, domain) for arm in summary.arms)
+        domain: tuple(_moved(summary, arm, domain) for arm in summary.compared)
         for domain in summary.domains
     }
     ends = [

@@ -5,7 +5,8 @@ from __future__ import annotations
 GLOSSARY = {
     "action": "what a model tells the world to do at a step; its text between the action tags",
     "arm": "a model trained in one way; arms that differ by their seed alone are one",
-    "base": "the model that every arm was trained from; checkpoint 0",
+    "base": "the model that arms were trained from; checkpoint 0. An arm that starts from a "
+    "checkpoint of another one has that as its checkpoint 0",
     "checkpoint": "the state of an arm after so many updates of its parameters",
     "constrained action": "the most likely of the admissible actions, where no text is decoded",
     "CoT action": "the action that a model gives after its reasoning (chain of thought)",

@@ -8,6 +8,7 @@ import numpy as np
 
 from cotjax.diagnostics.statistics import Estimate
 
+NOT_DEFINED = "not defined"  # in place of a number that has no meaning there
 _DOMAINS = {"in_domain": "in-domain", "ood": "out-of-domain"}
 
 

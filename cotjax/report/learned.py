@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from cotjax.diagnostics.information import LEAST_REMOVED, Information
 from cotjax.diagnostics.statistics import Estimate
+from cotjax.objectives.named import SUPERVISED
 from cotjax.report.arms import twin_of
-from cotjax.report.labels import domain_label, percent
+from cotjax.report.labels import NOT_DEFINED, domain_label, percent
 from cotjax.report.rows import GapSplit
 from cotjax.report.section import Cell, Section, SectionRow, SectionTable
 from cotjax.report.summary import Summary
@@ -39,7 +40,8 @@ def learned(summary: Summary) -> list[Section]:
 def information_table(summary: Summary) -> SectionTable:
     """Return the information in the action along the checkpoints of every arm that has it.
 
-    A mean over seeds. An arm that drops something, which is under 1 % of the loss, is marked.
+    A mean over seeds. Of an arm with another objective than the supervised one they are not
+    defined. An arm that drops something, which is under 1 % of the loss, is marked.
     """
     rows = []
     for arm in summary.arms.values():
@@ -66,6 +68,10 @@ def information_table(summary: Summary) -> SectionTable:
                 ),
             )
             rows.append(SectionRow(arm.label, cells))
+        if summary.information and not by_step and arm.objective != SUPERVISED:
+            undefined = (NOT_DEFINED,) * len(INFORMATION_COLUMNS)
+            note = f"{arm.objective} is not a sum of the losses of tokens of data"
+            rows.append(SectionRow(arm.label, ("–", *undefined), note=note))
     return SectionTable("", ("step", *INFORMATION_COLUMNS), tuple(rows), rows_are="arm")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from cotjax.objectives.named import REINFORCED
 from cotjax.report.labels import capitalize, domain_label, percent
 from cotjax.report.section import Cell, Section, SectionRow, SectionTable
 from cotjax.report.summary import BASE, PointSummary, Summary
@@ -25,7 +26,7 @@ _MEASURES = {
 
 def matrix(summary: Summary) -> Section:
     """Return a table a measure: the base and every arm by domain and kind of action."""
-    tables, data = [], {arm: trained_on(summary, arm) for arm in summary.arms}
+    tables, data = [], {arm: trained_on(summary, arm) for arm in summary.compared}
     alike = len(set(data.values())) == 1
     for measure, title in _MEASURES.items():
         columns = [
@@ -59,16 +60,17 @@ def matrix(summary: Summary) -> Section:
 
 def not_interpreted(summary: Summary, arm: str, domain: str, metric: str) -> str:
     """Return why an arm's rate in a domain is not interpreted; "" where it is."""
-    base, point = _base(summary, domain), _point(summary, arm, domain)
+    base, point = _pilot(summary, arm, domain), _point(summary, arm, domain)
     if point is None or point.metrics[metric].value is None:
         return "not measured"
     games, reasons = point.metrics[metric].games, []
     pilot = base.metrics[metric].value if base else None
     if pilot is None:
-        reasons.append("the base was not played")
+        reasons.append(f"the {_pilots(summary, arm)} was not played")
     elif not LEAST <= pilot <= MOST:
         reasons.append(
-            f"the base is at {100 * pilot:.0f} %, outside {100 * LEAST:.0f} to {100 * MOST:.0f} %"
+            f"the {_pilots(summary, arm)} is at {100 * pilot:.0f} %, outside {100 * LEAST:.0f} to "
+            f"{100 * MOST:.0f} %"
         )
     if games < ENOUGH_GAMES:
         reasons.append(f"{games} games, fewer than {ENOUGH_GAMES}")
@@ -80,7 +82,8 @@ def trained_on(summary: Summary, arm: str) -> str:
     run, seeds = summary.run, summary.arms[arm].seeds
     described = next((about for seed in seeds if (about := _of(run, "arms", seed))), {})
     files = described.get("trajectories") or _of(run, "config", "data").get("trajectories")
-    if files:
+    # An arm that plays what it learns from has no file.
+    if files and summary.arms[arm].objective not in REINFORCED:
         return f"episodes of {str(files).rpartition('/')[2]}"
     types = _of(run, "config", "task_types").get("in_domain") or ()
     parts = [", ".join(map(str, types))] if types else []
@@ -97,7 +100,7 @@ def trained_on(summary: Summary, arm: str) -> str:
 def _rows(summary: Summary) -> Iterator[str]:
     if any(_base(summary, domain) for domain in summary.domains):
         yield BASE
-    yield from (arm for arm in summary.arms if arm != BASE and summary.last_checkpoint)
+    yield from (arm for arm in summary.compared if arm != BASE and summary.last_checkpoint)
 
 
 def _cell(summary: Summary, arm: str, domain: str, metric: str) -> Cell:
@@ -114,8 +117,19 @@ def _cell(summary: Summary, arm: str, domain: str, metric: str) -> Cell:
 
 
 def _base(summary: Summary, domain: str) -> PointSummary | None:
-    points = (summary.point(arm, 0, domain) for arm in summary.arms)
+    own = (arm for arm, about in summary.arms.items() if not about.start)
+    points = (summary.point(arm, 0, domain) for arm in own)
     return next((point for point in points if point is not None), None)
+
+
+def _pilot(summary: Summary, arm: str, domain: str) -> PointSummary | None:
+    """Return what an arm starts from."""
+    started = arm != BASE and summary.arms[arm].start
+    return summary.point(arm, 0, domain) if started else _base(summary, domain)
+
+
+def _pilots(summary: Summary, arm: str) -> str:
+    return "start" if arm != BASE and summary.arms[arm].start else "base"
 
 
 def _point(summary: Summary, arm: str, domain: str) -> PointSummary | None:

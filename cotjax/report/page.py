@@ -14,21 +14,24 @@ from rich.console import Console
 
 from cotjax.diagnostics.metrics import METRICS
 from cotjax.diagnostics.share import HALF
+from cotjax.objectives.named import PREFERENCES, REINFORCED
 from cotjax.report import tables
 from cotjax.report.answers import answers
 from cotjax.report.elicitations import side_by_side
 from cotjax.report.episode import shown_episode
 from cotjax.report.facts import elicitation_facts, prompt_facts, protocol_facts, run_facts
-from cotjax.report.figures import alt_text, panel_svg, write_figures
+from cotjax.report.figures import alt_text, panel_svg, reward_svg, write_figures
 from cotjax.report.front import Panel, front_of
 from cotjax.report.glossary import GLOSSARY
 from cotjax.report.labels import domain_label
 from cotjax.report.learned import learned
 from cotjax.report.panels import BARS, CHARTS, COLOURS
+from cotjax.report.reward_panels import NOTE, TITLE, playing, reward_words
+from cotjax.report.rewards import rewards
 from cotjax.report.section import Section
 from cotjax.report.sections import sections
 from cotjax.report.summarize import summarize
-from cotjax.report.summary import Arm, Summary
+from cotjax.report.summary import Summary
 from cotjax.report.terminal import terminal_table
 from cotjax.report.verdicts import colour_of, share_text, verdict_of
 from cotjax.report.viewer.make import FOLDER as VIEWER
@@ -107,7 +110,7 @@ def write_report(run_folder: str | Path, summary: Summary | None = None) -> Path
     prompt_settings, prompt_text = prompt_facts(summary.run)
     front, losses, planted = front_of(summary, title), tables.held_out(summary), is_planted(summary)
     cards = [(domain_label(domain), _cards(summary, domain)) for domain in domains]
-    asked, probed = answers(summary), [*learned(summary), *sections(summary)]
+    asked, probed = answers(summary), [*learned(summary), *rewards(summary), *sections(summary)]
     placed = PLANTED if planted else PLACED
     contents = {
         "answer": "The answer",
@@ -177,7 +180,8 @@ def _steps(summary: Summary) -> str:
 
 def is_planted(summary: Summary) -> bool:
     """Whether arms were trained on data that differ on purpose: thoughts, or share without them."""
-    return len({(arm.thoughts, arm.direct_share) for arm in summary.arms.values()}) > 1
+    on_data = [arm for arm in summary.arms.values() if arm.objective not in REINFORCED]
+    return len({(arm.thoughts, arm.direct_share) for arm in on_data}) > 1
 
 
 def _family(summary: Summary) -> str:
@@ -195,16 +199,23 @@ def _cards(summary: Summary, domain: str) -> tuple[Card, ...]:
             verdict_of(summary, placed),
             share_text(placed),
             colour_of(summary, placed),
-            _trained_on(about, is_planted(summary)),
+            _trained_on(summary, arm),
             _panel(summary, placed.measure, arm, domain, "verdict"),
         )
-        for arm, about in summary.arms.items()
+        for arm in summary.arms
         if (placed := summary.placed(arm, domain)) is not None
     )
 
 
-def _trained_on(about: Arm, planted: bool) -> str:
-    parts = []
+def _trained_on(summary: Summary, arm: str) -> str:
+    parts, about, planted = [], summary.arms[arm], is_planted(summary)
+    if about.objective in REINFORCED:
+        parts.append("episodes that it plays")
+        planted = False
+    elif about.objective in PREFERENCES:
+        parts.append("pairs of responses")
+    if about.start:
+        parts.append(f"from {summary.label_of_start(arm)}")
     if planted and about.direct_share == 1.0:
         parts.append("no thoughts: the ceiling of a prompt action")
     elif planted:
@@ -244,4 +255,14 @@ def _charts(summary: Summary) -> list[ChartPanels]:
                 domains.append((domain_label(domain), panels))
         if domains:
             charts.append(ChartPanels(name, chart.title, chart.note, tuple(domains)))
+    if arms := playing(summary):
+        panels = tuple(
+            Panel(
+                summary.label(arm),
+                reward_words(summary, arm),
+                Markup(reward_svg(summary, arm, f"reward-{number}-")),
+            )
+            for number, arm in enumerate(arms)
+        )
+        charts.append(ChartPanels("reward", TITLE, NOTE, (("training games", panels),)))
     return charts

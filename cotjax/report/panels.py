@@ -187,7 +187,7 @@ def draw_panel(
         checkpoints[-1] + 0.07 * span + 1.15 * span * names / (1 - names),
     )
     _name_ends(axes, ends, checkpoints[-1] + 0.07 * span, limits)
-    _style(axes, chart, y_axis)
+    _style(axes, chart, y_axis, "start" if summary.arms[arm].start else "base")
     axes.set_xticks(ticks(checkpoints, width * (1 - names) / 1.15))
     if not ends:
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=INK)
@@ -237,9 +237,9 @@ def ticks(checkpoints: Sequence[int], width: float) -> list[int]:
     return sorted({first, last})
 
 
-def _step_name(step: float) -> str:
+def _step_name(step: float, first: str = "base") -> str:
     if round(step) == 0:
-        return "base"
+        return first
     return f"{step / 1000:g}k" if step >= 10_000 else f"{step:.0f}"
 
 
@@ -278,8 +278,8 @@ def _name_ends(
         axes.text(x, y, label, color=colour, fontsize=8.5, fontweight="bold", va="center")
 
 
-def _style(axes: Axes, chart: Chart, y_axis: bool) -> None:
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _step_name(x)))
+def _style(axes: Axes, chart: Chart, y_axis: bool, first: str) -> None:
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _step_name(x, first)))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     unit = "" if chart.axis.endswith("points") else " %"
     axes.yaxis.set_major_formatter(

@@ -14,7 +14,7 @@ from cotjax.diagnostics.information import Information, read_information
 from cotjax.diagnostics.metrics import METRICS, Point, Pool, Seed, points
 from cotjax.diagnostics.probes import count_probes
 from cotjax.errors import DataError
-from cotjax.report.arms import find_arms, with_information
+from cotjax.report.arms import find_arms, start_of, with_information
 from cotjax.report.chosen import invalid_responses, shown_episode
 from cotjax.report.compare import (
     Curve,
@@ -34,11 +34,13 @@ from cotjax.report.summary import (
     HeldOutLoss,
     Played,
     PointSummary,
+    Reward,
     Summary,
 )
 from cotjax.report.warnings import warnings_of
 from cotjax.runtime.files import write_atomic
-from cotjax.train.metrics import read_held_out
+from cotjax.runtime.members import natural
+from cotjax.train.metrics import read_held_out, read_metrics
 
 _DOMAINS = ("in_domain", "ood")
 
@@ -60,9 +62,9 @@ def summarize(run_folder: str | Path) -> Summary:
     arm_of = {seed: name for name, arm in arms.items() for seed in arm.seeds}
     by_place = points(episodes, count_probes(run_folder))
     domains = sorted({domain for _, _, domain in by_place}, key=_domain_order)
-    seed_curves = {name: _curve(by_place, name) for name in arm_of}
+    seed_curves = {name: _curve(by_place, name, start_of(run, name)) for name in arm_of}
     curves = {name: _together(arm, seed_curves) for name, arm in arms.items()}
-    last = _last_checkpoint(curves, run_folder)
+    last = _last_checkpoint(arms, curves, run_folder)
     compare = arms, curves, seed_curves, domains, last
     placed, primary = placements(*compare, primary_of(run), run.get("expert", True))
     baseline = next(iter(arms))
@@ -89,6 +91,7 @@ def summarize(run_folder: str | Path) -> Summary:
         information=information,
         invalid=(),
         held_out=_held_out(run_folder, arm_of),
+        rewards=_rewards(run_folder, arms),
         shown_episode=str(shown.path.relative_to(run_folder)) if shown else None,
         seconds={
             "environment": round(sum(each.environment_s for each in episodes), 3),
@@ -122,13 +125,16 @@ def _domain_order(domain: str) -> tuple[int, str]:
 
 
 def _curve(
-    by_place: Mapping[tuple[str, int, str], Point], name: str
+    by_place: Mapping[tuple[str, int, str], Point], name: str, start: tuple[str, int] | None
 ) -> dict[tuple[int, str], Point]:
-    """Return an arm's points in order; at checkpoint 0 the base's, unless it has its own."""
+    """Return an arm's points in order; at checkpoint 0 those of its start, unless it has its own.
+
+    `start`: (member, checkpoint); None for the base.
+    """
     base = {
-        (checkpoint, domain): point
+        (0, domain): point
         for (arm, checkpoint, domain), point in by_place.items()
-        if arm == BASE and checkpoint == 0
+        if (arm, checkpoint) == (start or (BASE, 0))
     }
     own = {
         (checkpoint, domain): point
@@ -152,9 +158,14 @@ def _together(arm: Arm, seed_curves: SeedCurves) -> Curve:
     return {place: Pool(by_seed) for place, by_seed in curve.items()}
 
 
-def _last_checkpoint(curves: Mapping[str, Curve], run_folder: Path) -> int:
-    """Return the last checkpoint that every arm has. Raises DataError where there is none."""
-    shared = set.intersection(*({place[0] for place in curve} for curve in curves.values()))
+def _last_checkpoint(arms: Mapping[str, Arm], curves: Mapping[str, Curve], run_folder: Path) -> int:
+    """Return the last checkpoint that every arm has, but for those that others start from.
+
+    Raises DataError where there is none.
+    """
+    starts = {arm.start.rpartition("@")[0] for arm in arms.values()}
+    compared = [curve for arm, curve in curves.items() if arm not in starts]
+    shared = set.intersection(*({place[0] for place in curve} for curve in compared))
     if not shared:
         raise DataError(
             f"{run_folder / 'records'}: the arms {', '.join(curves)} have no checkpoint in common; "
@@ -199,7 +210,9 @@ def _point(arm: str, checkpoint: int, domain: str, point: Point | Pool) -> Point
 
 def _information(run_folder: Path, arms: Collection[str]) -> dict[str, tuple[Information, ...]]:
     """Return the rows on the action's information, of the arms that have any."""
-    rows = {arm: tuple(read_information(run_folder / "arms" / arm)) for arm in sorted(arms)}
+    rows = {
+        arm: tuple(read_information(run_folder / "arms" / arm)) for arm in sorted(arms, key=natural)
+    }
     return {arm: each for arm, each in rows.items() if each}
 
 
@@ -217,12 +230,29 @@ def _held_out(run_folder: Path, arms: Collection[str]) -> dict[str, tuple[HeldOu
     return losses
 
 
+def _rewards(run_folder: Path, arms: Mapping[str, Arm]) -> dict[str, tuple[Reward, ...]]:
+    """Return the rewards of the arms that play what they learn from."""
+    rewards = {}
+    for member in (each for arm in arms.values() for each in arm.seeds):
+        path = run_folder / "arms" / member / "metrics.jsonl"
+        rows = read_metrics(path) if path.exists() else []
+        found = tuple(
+            Reward(row["step"], (row["reward"] or {}).get("mean"), row["success"])
+            for row in rows
+            if "reward" in row
+        )
+        if found:
+            rewards[member] = found
+    return rewards
+
+
 def _checkpoint_hashes(episodes: Sequence[EpisodeCounts]) -> dict[str, tuple[str, ...]]:
     hashes: dict[tuple[str, int], set[str]] = {}
     for episode in episodes:
         place = episode.arm, episode.checkpoint
         hashes.setdefault(place, set()).add(episode.played_on[1])
-    return {f"{arm}/{step}": tuple(sorted(own)) for (arm, step), own in sorted(hashes.items())}
+    places = sorted(hashes, key=lambda place: (natural(place[0]), place[1]))
+    return {f"{arm}/{step}": tuple(sorted(hashes[arm, step])) for arm, step in places}
 
 
 def _elicitation(episodes: Sequence[EpisodeCounts]) -> tuple[ElicitationUse, ...]:

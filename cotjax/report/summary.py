@@ -18,7 +18,8 @@ are about) and `trends`. A placement that is not the primary one of its arm and 
 verdict "no verdict"; the primary ones have `adjusted_p` and `steady_adjusted_p`, in their family,
 and `progress` and `progress_known` where a mode is on the floor.
 
-Later files of schema 4 also have `games_hashes` and `checkpoint_hashes`.
+Later files of schema 4 also have `games_hashes`, `checkpoint_hashes` and `rewards`, and of an arm
+`objective`, `start` and `recipe`.
 
 Schema 3 made one arm of those that differ by their seed alone, and had `placements`, `splits`,
 `information` and `invalid`. Schema 2 had one baseline for all differences; schema 1
@@ -36,6 +37,7 @@ from cotjax.diagnostics import statistics
 from cotjax.diagnostics.information import Information
 from cotjax.diagnostics.metrics import METRICS
 from cotjax.diagnostics.statistics import Estimate
+from cotjax.objectives.named import SUPERVISED
 from cotjax.report.rows import ArmDifference, Change, GapSplit, PlacedGain, Primary, Trend
 
 SCHEMA_VERSION = 4
@@ -53,6 +55,9 @@ class Arm:
       direct_share: share of examples without a thought; None where the run does not say.
       seeds: member (`cotjax.runtime.members`), or in older runs the name of the arm in records ->
         its seed; None where the run does not say.
+      objective: what it minimises, as the config names it.
+      start: the checkpoint of another arm that it starts from, as "short@30"; "": the base.
+      recipe: fields of its own that decide how it is trained -> value.
       minus: the arm that it is compared with; None for the baseline.
       removed_share: share of the loss that its intervention removes; None where not measured.
       cannot_differ: the intervention removes too little for this arm to differ from `minus`.
@@ -64,6 +69,9 @@ class Arm:
     thoughts: str = ""
     direct_share: float | None = None
     seeds: dict[str, int | None] = field(default_factory=dict)
+    objective: str = SUPERVISED
+    start: str = ""
+    recipe: dict[str, str | float] = field(default_factory=dict)
     minus: str | None = None
     removed_share: float | None = None
     cannot_differ: bool = False
@@ -148,6 +156,19 @@ class HeldOutLoss:
 
 
 @dataclass(frozen=True)
+class Reward:
+    """What a step of an arm that plays to learn was rewarded with.
+
+    reward: mean over its plays; None where all broke.
+    success: share of them that won, sampled; None likewise.
+    """
+
+    step: int
+    reward: float | None
+    success: float | None
+
+
+@dataclass(frozen=True)
 class Summary:
     """A study, as `summarize` found it.
 
@@ -156,8 +177,9 @@ class Summary:
       world: the world of the records; several, with a warning, where they mix worlds.
       arms: the baseline first; "base" only where no other arm has records.
       baseline: the first arm.
-      checkpoints: all that have records, in order; 0 is the base, the first point of every arm.
-      last_checkpoint: the last one that every arm has.
+      checkpoints: all that have records, in order; 0, the first point of every arm, is the base,
+        or the checkpoint of another arm that it starts from (`Arm.start`).
+      last_checkpoint: the last one that every arm has; one that others start from may have fewer.
       domains: those with records.
       elicitation: as found in the records; more than one per driver is also a warning.
       points: the seeds of an arm together: a game's episodes count as one game.
@@ -169,6 +191,7 @@ class Summary:
       invalid: kinds of responses that are too often invalid.
       shown_episode: path below the run folder of the episode that the report shows.
       held_out: member -> its held-out losses in order; {} where none was measured.
+      rewards: member -> the rewards of its steps in order, where it plays what it learns from.
       seconds: "environment" and "sampler", summed over the records.
       games_hashes: of the records; more than one is also a warning.
       checkpoint_hashes: "arm/checkpoint" -> those of its records; more than one is also a warning.
@@ -196,6 +219,7 @@ class Summary:
     held_out: dict[str, tuple[HeldOutLoss, ...]]
     shown_episode: str | None
     seconds: dict[str, float]
+    rewards: dict[str, tuple[Reward, ...]] = field(default_factory=dict)
     games_hashes: tuple[str, ...] = ()
     checkpoint_hashes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -208,10 +232,22 @@ class Summary:
         """Return an arm's point at the last checkpoint."""
         return self.point(arm, self.last_checkpoint, domain)
 
+    @cached_property
+    def compared(self) -> dict[str, Arm]:
+        """The arms with a point at the last checkpoint: not those that only others start from."""
+        return {
+            name: arm
+            for name, arm in self.arms.items()
+            if any(self.last(name, domain) for domain in self.domains)
+        }
+
     def ends(self, domain: str) -> list[PointSummary]:
-        """Return the base, once, and every arm at the last checkpoint."""
-        bases = [self.point(arm, 0, domain) for arm in self.arms]
-        points = [base for base in bases if base is not None][:1]
+        """Return the base and other starts, each once, and every arm at the last checkpoint."""
+        starts: dict[str, PointSummary] = {}
+        for arm, about in self.arms.items():
+            if (point := self.point(arm, 0, domain)) is not None:
+                starts.setdefault(about.start, point)
+        points = [starts[start] for start in sorted(starts)]
         if self.last_checkpoint:
             points += [last for arm in self.arms if (last := self.last(arm, domain)) is not None]
         return points
@@ -247,8 +283,16 @@ class Summary:
     def label_of(self, point: PointSummary) -> str:
         """Return the name of a point of `ends` for a heading."""
         if point.checkpoint == 0:
-            return "base"
+            return self.label_of_start(point.arm)
         return f"{self.label(point.arm)}, step {point.checkpoint}"
+
+    def label_of_start(self, arm: str) -> str:
+        """Return what an arm starts from: "base", or the label of another arm and the step."""
+        start = self.arms[arm].start
+        if not start:
+            return "base"
+        other, _, step = start.rpartition("@")
+        return f"{self.label(other) if other in self.arms else other}, step {step}"
 
     def label(self, arm: str) -> str:
         """Return an arm's label."""

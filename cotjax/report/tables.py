@@ -8,9 +8,10 @@ from dataclasses import replace
 from cotjax.diagnostics.metrics import METRICS
 from cotjax.diagnostics.statistics import Estimate
 from cotjax.formats import PROBLEMS
+from cotjax.objectives.named import REINFORCED
 from cotjax.report.compare import COMPARED
 from cotjax.report.elicitations import validity
-from cotjax.report.labels import domain_label, p_text, percent, spread
+from cotjax.report.labels import NOT_DEFINED, domain_label, p_text, percent, spread
 from cotjax.report.rows import ArmDifference, Change, Seeds
 from cotjax.report.section import Cell, SectionRow, SectionTable
 from cotjax.report.summary import Played, PointSummary, Summary
@@ -51,8 +52,11 @@ def numbers(summary: Summary, domain: str) -> SectionTable:
 
 def comparisons(summary: Summary, domain: str) -> SectionTable:
     """Return each arm's change from the base and its difference from the baseline, by metric."""
-    others = [arm for arm, about in summary.arms.items() if about.minus is not None]
-    columns = [f"{about.label}: change from base" for about in summary.arms.values()]
+    others = [arm for arm, about in summary.compared.items() if about.minus is not None]
+    columns = [
+        f"{about.label}: change from {summary.label_of_start(arm)}"
+        for arm, about in summary.compared.items()
+    ]
     columns += [
         f"{summary.label(arm)} minus {summary.label(summary.arms[arm].minus or '')}"
         for arm in others
@@ -60,7 +64,7 @@ def comparisons(summary: Summary, domain: str) -> SectionTable:
     rows = []
     for metric in COMPARED:
         differences: list[Change | ArmDifference | None] = [
-            summary.change(arm, domain, metric) for arm in summary.arms
+            summary.change(arm, domain, metric) for arm in summary.compared
         ]
         differences += [summary.arm_difference(arm, domain, metric) for arm in others]
         if any(differences):
@@ -140,7 +144,9 @@ def held_out(summary: Summary, most: int = 12) -> SectionTable:
         summary.label(arm_of[seed]) + (f" ({seed})" if arm_of[seed] in several else "")
         for seed in by_arm
     )
-    return SectionTable("", columns, tuple(rows), rows_are="step")
+    playing = [about.label for about in summary.arms.values() if about.objective in REINFORCED]
+    note = f"{NOT_DEFINED.capitalize()} for {', '.join(playing)}: what is trained on is played."
+    return SectionTable("", columns, tuple(rows), (note,) if playing else (), rows_are="step")
 
 
 def every_point(summary: Summary) -> SectionTable:
@@ -204,7 +210,8 @@ def _labelled_points(summary: Summary) -> Iterator[tuple[str, PointSummary]]:
         if point.checkpoint == 0 and nameless in shared:
             continue
         shared.append(nameless)
-        yield ("base" if point.checkpoint == 0 else summary.label(point.arm)), point
+        start = summary.label_of_start(point.arm)
+        yield (start if point.checkpoint == 0 else summary.label(point.arm)), point
 
 
 def _number(estimate: Estimate, kind: str) -> str:

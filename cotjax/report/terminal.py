@@ -51,7 +51,8 @@ def _numbers(summary: Summary) -> Table:
         table.add_section()
         table.add_row(f"[bold]{domain_label(domain)}[/bold]\n{games} games")
         for point in rows:
-            label = f"{point.arm}\nstep {point.checkpoint}" if point.checkpoint else "base"
+            start = summary.arms[point.arm].start.replace("@", "\nstep ") or "base"
+            label = f"{point.arm}\nstep {point.checkpoint}" if point.checkpoint else start
             cells = (percent(point.metrics[name], signed=name == "gap") for name in columns)
             table.add_row(Text(label), *(cell.replace(" [", "\n[") for cell in cells))
     return table
@@ -80,7 +81,7 @@ def _verdicts(summary: Summary) -> Table | None:
     table.add_column("arm", overflow="fold")
     for domain in summary.domains:
         table.add_column(domain_label(domain), overflow="fold")
-    for arm, about in summary.arms.items():
+    for arm, about in summary.compared.items():
         seeds = f" ({len(about.seeds)} seeds)" if len(about.seeds) > 1 else ""
         cells = []
         for domain in summary.domains:

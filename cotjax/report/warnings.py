@@ -100,10 +100,12 @@ def _invalid(summary: Summary, invalid: InvalidResponses) -> str:
 def _missing(summary: Summary) -> list[str]:
     """Warn of checkpoints without records."""
     warnings = []
-    for arm, about in summary.arms.items():
+    # Others may be those of an arm that is shorter, because others start from it.
+    expected = {point.checkpoint for point in summary.points if point.arm in summary.compared}
+    for arm, about in summary.compared.items():
         missing = [
             str(checkpoint)
-            for checkpoint in summary.checkpoints
+            for checkpoint in sorted(expected)
             if any(summary.point(arm, checkpoint, domain) is None for domain in summary.domains)
         ]
         if missing:
@@ -139,8 +141,10 @@ def _unreasoned(summary: Summary, point: PointSummary) -> str | None:
     reasoned = point.metrics["reasoned_cot"].value
     if reasoned is None or reasoned >= _REASONED_ENOUGH:
         return None
-    if point.checkpoint == 0 and point.arm != next(iter(summary.arms)):
-        return None
+    if point.checkpoint == 0:
+        bases = (arm for arm, about in summary.arms.items() if not about.start)
+        if point.arm != next(bases, None):
+            return None
     label = summary.label(point.arm) if point.checkpoint else "the base model"
     return (
         f"Only {100 * reasoned:.0f} % of the CoT responses of {label} at checkpoint "

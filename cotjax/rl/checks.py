@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 from ml_collections import ConfigDict
 
 from cotjax.data.tokens import GROWING
 from cotjax.errors import UsageError
 from cotjax.masking import KL_ESTIMATORS
+from cotjax.objectives.named import REINFORCED, SUPERVISED
 from cotjax.rl.advantages import KINDS, UNITS
 from cotjax.runtime import distributed
 from cotjax.runtime.ranges import check_ranges
@@ -27,29 +30,29 @@ _SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
 # Fields of an arm that say what it is fine-tuned on, and by what.
 _OF_DATA = {
     **{"thoughts": "", "trajectories": "", "direct_share": -1.0},
-    **{"objective": "sft", "rejected": ""},
+    **{"rejected": ""},
 }
 
 
-def check_rl(config: ConfigDict) -> None:
-    """Raise UsageError for a setting with which no policy can be trained by `cotjax rl`.
+def check_rl(config: ConfigDict, arms: Collection[str] | None = None) -> None:
+    """Raise UsageError for a setting with which no policy can be trained by what it plays.
 
     The checks of the other sections come before (`cotjax.study.ready`).
+
+    Args:
+      arms: those of a study that play what they learn from; others may be trained on data. None:
+        all, as by `cotjax rl`.
     """
     check_ranges("rl", config.rl)
-    for check in (
-        _check_names,
-        _check_sampling,
-        _check_searches,
-        _check_loss,
-        _check_sections,
-        _check_arms,
-    ):
+    for check in (_check_names, _check_sampling, _check_searches, _check_loss, _check_sections):
         check(config)
+    _check_data(config, arms)
+    for arm in config.arms if arms is None else arms:
+        _check_arm(config, arm)
     if distributed.several():
         raise UsageError(
-            f"cotjax rl plays and trains in one process, and there are {distributed.count()}; "
-            "start one, on all devices of a host"
+            "reinforcement learning plays and trains in one process, and there are "
+            f"{distributed.count()}; start one, on all devices of a host"
         )
 
 
@@ -115,21 +118,36 @@ def _check_loss(config: ConfigDict) -> None:
         )
 
 
+def _check_data(config: ConfigDict, arms: Collection[str] | None) -> None:
+    """Refuse a base that cannot play, and what concerns data, where no arm has any."""
+    told: list[tuple[bool, str]] = []
+    from_base = [arm for arm in config.arms if not config.arms[arm].get("start")]
+    if any(arms is None or arm in arms for arm in from_base):
+        told += [
+            (config.model.base == "random", "model.base is 'random': give the policy to start "
+             "from, the folder of a model that was trained to respond (cotjax export), or another "
+             "arm as the arm's start"),
+        ]  # fmt: skip
+    if arms is None:
+        trajectories, eval_every = config.data.trajectories, config.train.eval_every
+        told += [
+            (bool(trajectories), f"data.trajectories is {trajectories}: what is trained on is "
+             "played; remove it, or use `cotjax train`"),
+            (eval_every > 0, f"train.eval_every is {eval_every}: nothing is held out of what is "
+             "played; set it to 0. Checkpoints are played on the games of games.in_domain"),
+        ]  # fmt: skip
+    _refuse(told)
+
+
 def _check_sections(config: ConfigDict) -> None:
     train, evaluate, examples = config.train, config.evaluate, config.prompt.examples
     told: list[tuple[bool, str]] = [
-        (config.model.base == "random", "model.base is 'random': give the policy to start from, "
-         "the folder of a model that was trained to respond (cotjax export)"),
-        (bool(config.data.trajectories), f"data.trajectories is {config.data.trajectories}: what "
-         "is trained on is played; remove it, or use `cotjax train`"),
-        (examples > 0, f"prompt.examples is {examples}: there are no trajectories to draw them "
-         "from; set it to 0"),
+        (examples > 0, f"prompt.examples is {examples}: the games that they are drawn from would "
+         "be played in training; set it to 0"),
         (not config.games.train and config.games.source == "made", "games.train is 0: there is "
          "nothing to play in training; set the number of games of each task type"),
         (train.accumulate > 1, f"train.accumulate is {train.accumulate}: rows of a step are "
          "processed train.batch at a time anyway; set it to 1"),
-        (train.eval_every > 0, f"train.eval_every is {train.eval_every}: nothing is held out of "
-         "what is played; set it to 0. Checkpoints are played on the games of games.in_domain"),
         (train.keep_best > 0, f"train.keep_best is {train.keep_best}, but there are no held-out "
          "losses to rank checkpoints by; set it to 0"),
         (evaluate.max_length > train.row_length, f"evaluate.max_length is {evaluate.max_length}, "
@@ -138,24 +156,37 @@ def _check_sections(config: ConfigDict) -> None:
         (config.masking.unit == "token", "masking.unit is 'token'; the action's loss is dropped by "
          "'turn' or 'example'"),
     ]  # fmt: skip
+    _refuse(told)
+
+
+def _refuse(told: Iterable[tuple[bool, str]]) -> None:
     for wrong, message in told:
         if wrong:
             raise UsageError(message)
 
 
-def _check_arms(config: ConfigDict) -> None:
-    for arm, own in config.arms.items():
-        if own.get("advantage") and own.advantage not in KINDS:
+def _check_arm(config: ConfigDict, arm: str) -> None:
+    own = config.arms[arm]
+    objective = own.get("objective", SUPERVISED)
+    if own.get("advantage") and own.advantage not in KINDS:
+        raise UsageError(f"arms.{arm}.advantage is {own.advantage!r}; there are {', '.join(KINDS)}")
+    if own.get("control") == "reasoning tokens":
+        raise UsageError(
+            f"arms.{arm}.control is 'reasoning tokens', but a sampled thought may have fewer "
+            "tokens than its action: choose another control"
+        )
+    if objective not in (SUPERVISED, *REINFORCED):
+        raise UsageError(
+            f"arms.{arm}.objective is {objective!r}: what is trained on is played; there are "
+            f"{', '.join(REINFORCED)} (or use `cotjax study`)"
+        )
+    if objective == "grpo" and config.rl.omega:
+        raise UsageError(
+            f"arms.{arm}.objective is 'grpo' and rl.omega {config.rl.omega:g}, which compares "
+            "steps, too: set the objective to 'gigpo', or rl.omega to 0"
+        )
+    for name, usual in _OF_DATA.items():
+        if own.get(name, usual) != usual:
             raise UsageError(
-                f"arms.{arm}.advantage is {own.advantage!r}; there are {', '.join(KINDS)}"
+                f"arms.{arm}.{name} is {own[name]!r}: what is trained on is played; remove it"
             )
-        if own.get("control") == "reasoning tokens":
-            raise UsageError(
-                f"arms.{arm}.control is 'reasoning tokens', but a sampled thought may have fewer "
-                "tokens than its action: choose another control"
-            )
-        for name, usual in _OF_DATA.items():
-            if own.get(name, usual) != usual:
-                raise UsageError(
-                    f"arms.{arm}.{name} is {own[name]!r}: what is trained on is played; remove it"
-                )

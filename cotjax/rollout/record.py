@@ -18,7 +18,7 @@ from pydantic_core import from_json
 
 from cotjax.errors import DataError, InternalError
 from cotjax.runtime.files import write_atomic
-from cotjax.runtime.members import member_name
+from cotjax.runtime.members import member_name, natural_path
 
 SCHEMA_VERSION = 4
 READABLE_SCHEMAS = (SCHEMA_VERSION, 3, 2)
@@ -288,7 +288,7 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def record_files(folder: str | Path) -> list[Path]:
-    """Return the paths of all records under `folder`, sorted.
+    """Return the paths of all records under `folder`, in the natural order of their names.
 
     Raises:
       DataError: there is no such folder, or no record in it.
@@ -299,7 +299,8 @@ def record_files(folder: str | Path) -> list[Path]:
             f"{folder}: no such folder of episode records; run `cotjax evaluate` first, or name "
             "the run folder that holds records/"
         )
-    paths = sorted(path for path in folder.rglob("*.json") if not path.name.startswith("."))
+    found = (path for path in folder.rglob("*.json") if not path.name.startswith("."))
+    paths = sorted(found, key=natural_path)
     if not paths:
         raise DataError(f"{folder}: holds no episode record (*.json); run `cotjax evaluate` first")
     return paths

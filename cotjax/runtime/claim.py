@@ -304,9 +304,14 @@ def arms_begun(folder: Path) -> list[str]:
     return [name for name, arm in member_folders(folder / "arms").items() if begun(arm)]
 
 
+def plays(folder: Path) -> bool:
+    """Return whether the arm in a folder is trained on what it plays."""
+    return (folder / "rollouts").exists()
+
+
 def reinforced(folder: Path) -> bool:
-    """Return whether the arms of a run are trained by reinforcement learning."""
-    return any((each / "rollouts").exists() for each in member_folders(folder / "arms").values())
+    """Return whether an arm of a run is trained on what it plays."""
+    return any(map(plays, member_folders(folder / "arms").values()))
 
 
 def _results(folder: Path) -> list[tuple[str, tuple[str, ...]]]:

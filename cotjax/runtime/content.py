@@ -2,9 +2,11 @@
 
     made_from    {"data": {"file", "sha256", "examples"},
                   "tokenizer": {"file", "sha256"},
-                  "base": {"file", "sha256"}}
+                  "base": {"file", "sha256"},
+                  "start": {"file", "arm", "step", "sha256"}}
 
-A base of new weights has no file: {"recipe": "random", "recall_steps"}. `examples` identifies the
+An arm that starts from the base has no `start`. A base of new weights has no file: {"recipe":
+"random", "recall_steps"}. `examples` identifies the
 dataset built from the data file: its settings and its tokenizer count too. The fingerprints are
 made by `cotjax.train.fingerprints`.
 """
@@ -15,7 +17,12 @@ from collections.abc import Mapping
 from typing import Any
 
 _SHOWN = 12  # hexadecimal digits in messages
-_NAMES = {"data": "the data", "tokenizer": "the tokenizer", "base": "the base model"}
+_NAMES = {
+    "data": "the data",
+    "tokenizer": "the tokenizer",
+    "base": "the base model",
+    "start": "the checkpoint it starts from",
+}
 
 
 def contents(made_from: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

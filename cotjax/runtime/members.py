@@ -7,10 +7,25 @@ an arm has one member, of its own name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 _SEED = "/seed-"
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Return a key that sorts names as readers do: "arm_2" before "arm_10"."""
+    parts = re.split(r"([0-9]+)", name)
+    # Text and numbers take turns, so that like is compared with like.
+    return [
+        (int(part), part) if part.isdecimal() and part.isascii() else (-1, part) for part in parts
+    ]
+
+
+def natural_path(path: Path) -> tuple[list[tuple[int, str]], ...]:
+    """Return the same for a path, folder by folder."""
+    return tuple(map(natural, path.parts))
 
 
 def member_name(arm: str, seed: int | None) -> str:
@@ -39,4 +54,4 @@ def member_folders(folder: Path) -> dict[str, Path]:
         found |= {
             member: each for member, each in below.items() if arm_and_seed(member)[1] is not None
         } or {arm.name: arm}
-    return dict(sorted(found.items()))
+    return {member: found[member] for member in sorted(found, key=natural)}

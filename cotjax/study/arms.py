@@ -15,17 +15,21 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cotjax.config import ARM_FIELDS, own_files
+from cotjax.config.preference import JUDGED
 from cotjax.data.tokens import GROWING
 from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
 from cotjax.masking import NORMALIZERS, Dropping, MaskError
-from cotjax.objectives.named import PREFERENCES, SUPERVISED, spec_of
+from cotjax.objectives.named import PREFERENCES, REINFORCED, SUPERVISED, spec_of
 from cotjax.objectives.objective import Spec
-from cotjax.runtime.members import arm_and_seed, members_of
+from cotjax.runtime.members import arm_and_seed, members_of, natural
+from cotjax.study.starts import check_starts, start_of
 
 # Fields that decide an arm's examples and their order; the others decide what is dropped.
 _OF_DATA = ("thoughts", "trajectories", "direct_share", "objective", "rejected", "seed")
 _SEED = re.compile(r"(?P<cell>.*?\w)[-_.]*(?:seed|s)?[-_.]?\d+")
+# Kind of the thoughts, share of direct trajectories.
+Data = tuple[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,12 @@ class Arm:
       thoughts: kind of the thoughts that it is trained on; "" where data.trajectories has its own,
         and the name of `trajectories` where that has.
       trajectories: the file that it alone names; "" where data are those of the config.
-      direct_share: share of its trajectories in the direct form.
-      objective: what it minimises, SUPERVISED or one of PREFERENCES.
-      rejected: file or folder with the rejected side of its pairs; "": other states.
+      direct_share: share of its trajectories in the direct form; None where it plays what it
+        learns from, and has none.
+      objective: what it minimises: SUPERVISED, one of PREFERENCES or of REINFORCED.
+      start: the checkpoint that it starts from, as "short@30"; "": the base.
+      rejected: file or folder with the rejected side of its pairs; "": other states; JUDGED: those
+        that the environment says are worse.
       seed: of its data order, masking and adapters.
       cell: the arm in the report: a name that members of an arm share, or, where the config names
         no seeds, arms that differ by seed and label alone.
@@ -51,28 +58,34 @@ class Arm:
     control: str
     thoughts: str
     trajectories: str
-    direct_share: float
+    direct_share: float | None
     objective: str
+    start: str
     rejected: str
     seed: int
     cell: str
 
     @property
-    def data(self) -> tuple[str, float]:
+    def data(self) -> Data:
         """Return what its dataset depends on; arms with the same share one."""
         return self.thoughts, self.direct_share
 
+    @property
+    def reinforced(self) -> bool:
+        """Whether it plays what it learns from; then it has no dataset."""
+        return self.objective in REINFORCED
+
 
 def arms_of(config: ConfigDict) -> dict[str, Arm]:
-    """Return the arms of a config in its order: all their members, by name."""
+    """Return the arms of a config in the natural order of names: all their members, by name."""
     values = {
         member: _resolved(config, member)
-        for arm in config.arms
+        for arm in sorted(config.arms, key=natural)
         for member in members_of(arm, config.seeds)
     }
     # Older studies wrote the seeds of an arm as arms.
     cells = {each: arm_and_seed(each)[0] for each in values} if config.seeds else _cells(values)
-    shown = ("label", "fraction", "control", *_OF_DATA)
+    shown = ("label", "fraction", "control", "start", *_OF_DATA)
     return {
         member: Arm(**{name: own[name] for name in shown}, cell=cells[member])
         for member, own in values.items()
@@ -82,21 +95,39 @@ def arms_of(config: ConfigDict) -> dict[str, Arm]:
 def member_named(config: ConfigDict, name: str) -> str:
     """Return the member of this name, or the first member of the arm of this name.
 
-    Raises UsageError where there is neither.
+    Raises UsageError where there is neither, or it has no data, for it plays what it learns from.
     """
     members = arms_of(config)
-    if name in members:
-        return name
-    of_arm = [member for member in members if arm_and_seed(member)[0] == name]
+    of_arm = [member for member in members if name in (member, arm_and_seed(member)[0])]
     if not of_arm:
         raise UsageError(f"--arm is {name!r}; there are {', '.join(members)}")
+    if members[of_arm[0]].reinforced:
+        raise UsageError(f"--arm is {name!r}, which plays what it learns from: it has no data")
     return of_arm[0]
 
 
 def collects(config: ConfigDict) -> bool:
     """Return whether an arm is trained on trajectories that the study collects."""
-    every_arm_has_a_file = len(own_files(config)) == len(config.arms) > 0
+    on_data = [arm for arm in config.arms if not is_reinforced(config, arm)]
+    every_arm_has_a_file = len(own_files(config)) == len(on_data) and len(config.arms) > 0
     return not (config.data.trajectories or every_arm_has_a_file)
+
+
+def is_reinforced(config: ConfigDict, arm: str) -> bool:
+    """Return whether an arm's `objective` says that it plays what it learns from."""
+    own = config.arms[arm]
+    return isinstance(own, ConfigDict) and own.get("objective") in REINFORCED
+
+
+def reinforced_arms(config: ConfigDict) -> list[str]:
+    """Return the arms of a config that play what they learn from."""
+    return [arm for arm in config.arms if is_reinforced(config, arm)]
+
+
+def plays_to_train(config: ConfigDict) -> bool:
+    """Return whether training games are played: to collect or judge responses, or by an arm."""
+    judged = any(own.get("rejected") == JUDGED for own in config.arms.values())
+    return collects(config) or bool(reinforced_arms(config)) or judged
 
 
 def given_files(config: ConfigDict) -> tuple[str, ...]:
@@ -122,7 +153,7 @@ def dropping_of(config: ConfigDict, member: str) -> Dropping:
         raise UsageError(
             f"arms.{arm}: unknown field {unknown[0]!r}; there are {', '.join(ARM_FIELDS)}"
         )
-    for name in ("label", "advantage", *_OF_DATA):
+    for name in ("label", "advantage", "start", "steps", "learning_rate", *_OF_DATA):
         own.pop(name, None)
     try:
         return Dropping.of(seed=_resolved(config, member)["seed"], **(values | own))
@@ -131,14 +162,16 @@ def dropping_of(config: ConfigDict, member: str) -> Dropping:
 
 
 def objective_of(config: ConfigDict, arm: str) -> Spec | None:
-    """Return the settings of an arm's objective; None for the supervised one. Raises UsageError."""
+    """Return the settings of an arm's objective on data; None for the supervised one.
+
+    None, too, where an arm plays what it learns from. Raises UsageError.
+    """
     name = _resolved(config, arm)["objective"]
-    if name == SUPERVISED:
+    if name == SUPERVISED or name in REINFORCED:
         return None
     if name not in PREFERENCES:
-        raise UsageError(
-            f"arms.{arm}.objective is {name!r}; there are {', '.join((SUPERVISED, *PREFERENCES))}"
-        )
+        known = ", ".join((SUPERVISED, *PREFERENCES, *REINFORCED))
+        raise UsageError(f"arms.{arm}.objective is {name!r}; there are {known}")
     settings = config.preference
     names = {"dpo": ("beta", "length_normalised", "nll"), "frodo": ("beta",)}.get(name, ())
     values = {field: settings[field] for field in names}
@@ -166,6 +199,7 @@ def check_arms(config: ConfigDict) -> None:
         _check_data(config, arm, own)
         _check_pairs(config, arm)
         dropping_of(config, arm)
+    check_starts(config)
 
 
 def _check_seeds(config: ConfigDict) -> None:
@@ -230,19 +264,26 @@ def _check_pairs(config: ConfigDict, arm: str) -> None:
     if objective_of(config, arm) is None:
         if rejected:
             raise UsageError(
-                f"arms.{arm}.rejected is {rejected}, but its objective is {SUPERVISED!r}; remove "
-                f"it, or set arms.{arm}.objective to one of {', '.join(PREFERENCES)}"
+                f"arms.{arm}.rejected is {rejected}, but its objective is {own['objective']!r}; "
+                f"remove it, or set arms.{arm}.objective to one of {', '.join(PREFERENCES)}"
             )
         return
     if form not in ("step", "trajectory"):
         raise UsageError(f"preference.pairs is {form!r}; there are step, trajectory")
-    if form == "trajectory" and (own["objective"] != "dpo" or not rejected):
+    without_episodes = rejected in ("", JUDGED)
+    if form == "trajectory" and (own["objective"] != "dpo" or without_episodes):
         raise UsageError(
             f"preference.pairs is 'trajectory', and arms.{arm} has the objective "
             f"{own['objective']!r} and rejected {rejected!r}: pairs of episodes are for 'dpo', and "
             "need a file or records of lost ones"
         )
-    if rejected and not Path(rejected).exists():
+    world = load_world(config.world)
+    if rejected == JUDGED and "expert" not in world.agents:
+        raise UsageError(
+            f"arms.{arm}.rejected is {JUDGED!r}, where the world's expert finishes after each "
+            f"action, and world {world.name!r} has none: give a file or folder, or leave it empty"
+        )
+    if rejected not in ("", JUDGED) and not Path(rejected).exists():
         raise UsageError(
             f"arms.{arm}.rejected: {rejected}: no such file or folder; give a trajectory file, or "
             "a folder of records"
@@ -266,6 +307,13 @@ def _resolved(config: ConfigDict, member: str) -> dict[str, Any]:
     own: dict[str, Any] = {**ARM_FIELDS, **config.arms[arm]}
     if seed is not None:
         own["seed"] = seed
+    place = start_of(config, member)
+    own["start"] = "" if place is None else str(place)
+    if own["seed"] < 0:
+        own["seed"] = config.seed
+    if own["objective"] in REINFORCED:
+        # It has no data.
+        return own | {"thoughts": "", "trajectories": "", "direct_share": None}
     if own["trajectories"] == config.data.trajectories:
         own["trajectories"] = ""
     if own["trajectories"]:
@@ -274,8 +322,6 @@ def _resolved(config: ConfigDict, member: str) -> dict[str, Any]:
         own["thoughts"] = "" if config.data.trajectories else config.collect.thoughts
     if own["direct_share"] < 0:
         own["direct_share"] = config.data.direct_share
-    if own["seed"] < 0:
-        own["seed"] = config.seed
     return own
 
 

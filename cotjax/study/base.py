@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -17,15 +18,18 @@ from cotjax.assets import BASE_FOLDER
 from cotjax.data.chat_template import turn_template
 from cotjax.data.codec import TOKENIZER_FILES, Codec
 from cotjax.data.word_tokenizer import save_tokenizer
-from cotjax.errors import UsageError
+from cotjax.errors import DataError, UsageError
 from cotjax.model import lora
 from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.params import Params, init_params, param_shardings, trainable_paths
 from cotjax.runtime import distributed
-from cotjax.runtime.claim import arms_begun
+from cotjax.runtime.claim import arms_begun, saved_steps
 from cotjax.runtime.files import atomic_folder, write_atomic
 from cotjax.runtime.progress import Reporter
+from cotjax.study.arms import arms_of
+from cotjax.study.starts import start_of
 from cotjax.study.training_data import kept_of, load_codec, make_tokenizer
+from cotjax.train.checkpoint import Checkpoints
 from cotjax.train.recall import grow_recall
 from cotjax.weights.convert import load_params, read_config, tokenizer_folder
 
@@ -50,6 +54,46 @@ class Start:
     def params_of(self, seed: int) -> Callable[[Mesh], Params]:
         """Return the function that makes an arm's first parameters on a mesh."""
         return lambda mesh: self.make_params(mesh, seed)
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What one arm starts from.
+
+    make_params: returns its first parameters on a mesh.
+    made_from: `start` of its `made_from` (`cotjax.runtime.content`); {} for the base.
+    """
+
+    make_params: Callable[[Mesh], Params]
+    made_from: dict[str, dict[str, Any]]
+
+
+def beginning(config: ConfigDict, run: Path, arm: str, start: Start) -> Beginning:
+    """Return what an arm starts from: the base, or the checkpoint that its `start` names.
+
+    Raises DataError where that is not there, or damaged.
+    """
+    place = start_of(config, arm)
+    if place is None:
+        return Beginning(start.params_of(arms_of(config)[arm].seed), {})
+    folder = run / "arms" / place.member / "checkpoints"
+    if place.step not in saved_steps(folder):
+        raise DataError(
+            f"{folder}: no checkpoint of step {place.step}, which {arm!r} starts from; start the "
+            "same command again, which trains that arm first"
+        )
+    checkpoints = Checkpoints(folder)
+
+    def make_params(mesh: Mesh) -> Params:
+        return checkpoints.restore_params(place.step, start.model, mesh)
+
+    about = {
+        "file": str(folder / str(place.step)),
+        "arm": place.member,
+        "step": place.step,
+        "sha256": checkpoints.digest(place.step),
+    }
+    return Beginning(make_params, {"start": about})
 
 
 def base_folder(config: ConfigDict) -> Path | None:

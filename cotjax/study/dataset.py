@@ -13,14 +13,16 @@ from ml_collections import ConfigDict
 from cotjax.data.pipeline import Example
 from cotjax.data.selection import Counts
 from cotjax.data.tfds_agent import AgentConfig, dataset_counts, fingerprint, prepare_dataset
+from cotjax.envs.base import Game
 from cotjax.objectives.named import SUPERVISED
 from cotjax.runtime import distributed
 from cotjax.runtime.claim import arms_begun, check_arm_content
 from cotjax.runtime.files import write_atomic
 from cotjax.runtime.progress import Reporter
-from cotjax.study.arms import arms_of
+from cotjax.study.arms import Arm, Data, arms_of
 from cotjax.study.base import base_folder
 from cotjax.study.pairs import build_pairs, pairs_made_from
+from cotjax.study.starts import train_of
 from cotjax.study.training_data import agent_config, kept_of
 from cotjax.train.fingerprints import Fingerprints
 
@@ -44,14 +46,17 @@ def build_datasets(
     run: Path,
     trajectories: Mapping[str, Path],
     tokenizer: Path,
+    games: Sequence[Game],
     reporter: Reporter,
 ) -> dict[str, Dataset]:
-    """Build the datasets of a run unless they exist; return that of each arm.
+    """Build the datasets of a run unless they exist; return that of each arm that has one.
 
-    `trajectories`: the file of each kind of thoughts. Raises UsageError when an arm was begun with
-    other content (`cotjax.runtime.content`).
+    `trajectories`: the file of each kind of thoughts. `games`: those of training. Raises UsageError
+    when an arm was begun with other content (`cotjax.runtime.content`).
     """
-    arms = arms_of(config)
+    arms = {name: arm for name, arm in arms_of(config).items() if not arm.reinforced}
+    if not arms:
+        return {}
     fingerprints = Fingerprints(run / "fingerprints.json")
     begun = arms_begun(run)
     drawn = kept_of(config, run)
@@ -67,35 +72,41 @@ def build_datasets(
         if name in begun and arm.objective == SUPERVISED:
             content = made_from[arm.data]
             known = any((run / "dataset").glob(f"*/agent-{content['data']['examples']}"))
-            check_arm_content(run / "arms" / name, content, config.train.steps, known)
+            check_arm_content(run / "arms" / name, content, train_of(config, name).steps, known)
     if distributed.first():
         fingerprints.keep()
-    datasets: dict[tuple[str, float], Dataset] = {}
+    datasets: dict[Data, Dataset] = {}
     with reporter.stage("dataset", "Building the dataset"):
         for data, agent in settings.items():
             builder = prepare_dataset(agent, run / "dataset", digest=fingerprints.of)
             source = builder.as_data_source(split="train")
             datasets[data] = Dataset(source, made_from[data], dataset_counts(builder))
+    _say_counts(datasets, arms, reporter)
+    of_arm = {name: datasets[arm.data] for name, arm in arms.items()}
+    for name, arm in arms.items():
+        if arm.objective != SUPERVISED:
+            pairs = build_pairs(config, run, arm, settings[arm.data], games, fingerprints.of)
+            reporter.say(f"  {name}: {'; '.join(pairs.lines())}")
+            own = of_arm[name]
+            made = pairs_made_from(own.made_from, pairs)
+            check_arm_content(run / "arms" / name, made, train_of(config, name).steps, known=True)
+            of_arm[name] = Dataset(pairs, made, own.counts)
+    if distributed.first():
+        write_atomic(run / "data.json", json.dumps(_counts(of_arm), indent=2) + "\n")
+    return of_arm
+
+
+def _say_counts(
+    datasets: Mapping[Data, Dataset], arms: Mapping[str, Arm], reporter: Reporter
+) -> None:
     for (thoughts, share), dataset in datasets.items():
         if len(datasets) > 1:
             users = [name for name, arm in arms.items() if arm.data == (thoughts, share)]
             kind = f"{thoughts} thoughts, " if thoughts else ""
             kind = f"{thoughts}, " if arms[users[0]].trajectories else kind
-            reporter.say(f"  {', '.join(users)} ({kind}direct_share {share:g}):")
+            reporter.say(f"  {', '.join(users)} ({kind}direct_share {share or 0:g}):")
         for line in dataset.counts.lines():
             reporter.say(f"  {line}")
-    of_arm = {name: datasets[arm.data] for name, arm in arms.items()}
-    for name, arm in arms.items():
-        if arm.objective != SUPERVISED:
-            pairs = build_pairs(config, run, arm, settings[arm.data], fingerprints.of)
-            reporter.say(f"  {name}: {'; '.join(pairs.lines())}")
-            own = of_arm[name]
-            made = pairs_made_from(own.made_from, pairs)
-            check_arm_content(run / "arms" / name, made, config.train.steps, known=True)
-            of_arm[name] = Dataset(pairs, made, own.counts)
-    if distributed.first():
-        write_atomic(run / "data.json", json.dumps(_counts(of_arm), indent=2) + "\n")
-    return of_arm
 
 
 def _made_from(
@@ -112,7 +123,7 @@ def _made_from(
             "examples": fingerprint(agent, fingerprints.of),
         },
         "tokenizer": _file(tokenizer / "tokenizer.json", fingerprints),
-        "base": _base_content(config, fingerprints),
+        "base": base_content(config, fingerprints),
     }
 
 
@@ -126,7 +137,8 @@ def _file(file: Path, fingerprints: Fingerprints) -> dict[str, Any]:
     return {"file": str(file), "sha256": fingerprints.of(file)}
 
 
-def _base_content(config: ConfigDict, fingerprints: Fingerprints) -> dict[str, Any]:
+def base_content(config: ConfigDict, fingerprints: Fingerprints) -> dict[str, Any]:
+    """Return the fingerprint of the base (`cotjax.runtime.content`)."""
     base = base_folder(config)
     if base is None:
         return {"recipe": "random", "recall_steps": config.model.recall_steps}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,11 +19,11 @@ from cotjax.formats import TurnTemplate, state_key
 from cotjax.model.config import ModelConfig
 from cotjax.model.params import abstract_params
 from cotjax.rollout import contracts
-from cotjax.runtime.claim import content_of_arm, planned_steps, reinforced
+from cotjax.runtime.claim import content_of_arm, planned_steps, plays
 from cotjax.runtime.files import read_json, write_atomic
 from cotjax.runtime.members import arm_and_seed
 from cotjax.runtime.provenance import git_revision, package_versions
-from cotjax.study.arms import arms_of
+from cotjax.study.arms import Arm, arms_of
 from cotjax.study.games import GameSets, task_types_of
 
 
@@ -55,10 +55,10 @@ def describe_run(
       made_from: what is played, where no arm is trained.
     """
     world = load_world(config.world)
-    resolved = arms_of(config)
-    arms = {name: run / "arms" / name for name in resolved}
-    given = arms and not reinforced(run)  # else there are no arms, or they play what they learn
-    counts = read_json(run / "data.json", "cotjax train") if given else {}
+    arms = {name: run / "arms" / name for name in arms_of(config)}
+    resolved = {name: _resolved(config, arm, arms[name]) for name, arm in arms_of(config).items()}
+    on_data = any(not arm.reinforced for arm in resolved.values())
+    counts = read_json(run / "data.json", "cotjax train") if on_data else {}
     about = {
         "name": run.name,
         "title": config.title,
@@ -95,19 +95,30 @@ def _model(model: ModelConfig, config: ConfigDict) -> dict[str, Any]:
     return {"parameters": parameters, "base": config.model.base}
 
 
+def _resolved(config: ConfigDict, arm: Arm, folder: Path) -> Arm:
+    """Return an arm of a run; what `cotjax rl` trained by its objective, whatever its config says.
+
+    `folder`: the arm's.
+    """
+    if arm.reinforced or not plays(folder):
+        return arm
+    objective = "gigpo" if config.rl.omega else "grpo"
+    return replace(arm, objective=objective, thoughts="", trajectories="", direct_share=None)
+
+
 def _made_from(arms: Mapping[str, Path]) -> dict[str, Any]:
     """Return what the arms are made from; of a part that differs, what each arm has.
 
     `arms`: name -> folder.
     """
     contents = {name: content_of_arm(folder) or {} for name, folder in arms.items()}
-    first = next(iter(contents.values()))
-    return {
-        part: first[part]
-        if all(each.get(part) == first[part] for each in contents.values())
-        else {arm: each.get(part) for arm, each in contents.items()}
-        for part in first
-    }
+    parts = dict.fromkeys(part for content in contents.values() for part in content)
+    made_from = {}
+    for part in parts:
+        of_arms = {arm: each.get(part) for arm, each in contents.items()}
+        first, *others = of_arms.values()
+        made_from[part] = first if all(each == first for each in others) else of_arms
+    return made_from
 
 
 def _prompt(

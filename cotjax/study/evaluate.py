@@ -42,6 +42,7 @@ from cotjax.sample.sampling import Sampling
 from cotjax.study.games import NUMBERS, GameSets, wanted_games
 from cotjax.study.jobs import Job, Playing, Weights, plan_jobs, steps_named, warn_of_unplayed
 from cotjax.study.players import Player, playing_mesh
+from cotjax.study.starts import starts_of
 
 # Loaded games that each environment's process keeps in memory.
 _GAMES_KEPT = 4
@@ -118,7 +119,7 @@ def playing_of(config: ConfigDict) -> Playing:
     at = steps_named(settings.episodes_at, saved, "evaluate.episodes_at")
     played = tuple(kind for kind in KINDS if kind in settings.elicitations)
     measured = tuple(kind for kind in KINDS if kind in {*played, *settings.offline})
-    return Playing(played, measured, at, settings.samples)
+    return Playing(played, measured, at, settings.samples, starts_of(config))
 
 
 def _check_samples(settings: ConfigDict) -> None:

@@ -17,7 +17,7 @@ from cotjax.data.trajectories import Trajectory
 from cotjax.envs.base import Game, games_hash
 from cotjax.envs.worlds import IN_DOMAIN, World, load_world
 from cotjax.errors import DataError, UsageError
-from cotjax.study.arms import collects, given_files
+from cotjax.study.arms import given_files, plays_to_train
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def prepare_games(
       UsageError: an unknown source, no root for games that are read, or no games asked for.
       DataError: a game folder is missing, empty or broken, or holds too few games.
     """
-    if not collects(config) and not wanted_games(config):
+    if not plays_to_train(config) and not wanted_games(config):
         return GameSets()  # training on the user's data, and nothing to play
     world, root = load_world(config.world), config.games.root
     if config.games.source == "made":
@@ -121,7 +121,7 @@ def check_world(config: ConfigDict) -> None:
     _check_domains(config, world)
     for name, types in config.task_types.items():
         for task_type in types:
-            if task_type not in world.task_types and collects(config):
+            if task_type not in world.task_types and plays_to_train(config):
                 raise UsageError(
                     f"task_types.{name}: world {world.name!r} has no task type {task_type!r}; "
                     f"there are {', '.join(world.task_types)}; "
@@ -204,7 +204,7 @@ def _axes_on(config: ConfigDict, world: World) -> frozenset[str]:
 def _train(
     config: ConfigDict, world: World, games_of: Callable[[str], list[Game]]
 ) -> tuple[Game, ...]:
-    if not collects(config):
+    if not plays_to_train(config):
         return ()  # the user's data; no game is played for training
     axes = _axes_on(config, world)
     games = [

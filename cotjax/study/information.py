@@ -310,7 +310,9 @@ def _twin(config: ConfigDict, arm: str) -> str:
     """Name the arm that differs from this one by its intervention alone, which it lacks."""
     arms = arms_of(config)
     for name, other in arms.items():
-        same = (other.data, other.seed) == (arms[arm].data, arms[arm].seed)
-        if same and not dropping_of(config, name).drops():
+        mine, theirs = (
+            (each.data, each.seed, each.objective, each.start) for each in (arms[arm], other)
+        )
+        if mine == theirs and not dropping_of(config, name).drops():
             return f"arm {name!r}"
     return "the same arm without it"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from cotjax.runtime import distributed
 from cotjax.runtime.files import put_aside
 from cotjax.runtime.members import arm_and_seed
 from cotjax.study.games import GameSets
+from cotjax.study.starts import Place
 from cotjax.train.checkpoint import Checkpoints
 
 BASE_ARM = "base"
@@ -59,17 +60,23 @@ class Playing:
       measured: kinds that are measured on expert states; those that are played, and others.
       episodes_at: checkpoints at which episodes are played; () for all.
       samples: plays of each game by each driver.
+      starts: checkpoints that other arms start from: episodes are played there, too.
     """
 
     played: tuple[Kind, ...] = ("cot", "prompt")
     measured: tuple[Kind, ...] = ("cot", "prompt")
     episodes_at: tuple[int, ...] = ()
     samples: int = 1
+    starts: Collection[Place] = ()
 
-    def drivers(self, checkpoint: int) -> dict[Driver, tuple[Kind, ...]]:
-        """Return the drivers at a checkpoint, each with the kinds decoded in its states."""
+    def drivers(self, checkpoint: int, arm: str = BASE_ARM) -> dict[Driver, tuple[Kind, ...]]:
+        """Return the drivers at a checkpoint of an arm, each with the kinds decoded in its states.
+
+        `arm`: or a member of one.
+        """
         drivers: dict[Driver, tuple[Kind, ...]] = {}
-        if not self.episodes_at or checkpoint in self.episodes_at:
+        start = Place(arm, checkpoint) in self.starts
+        if start or not self.episodes_at or checkpoint in self.episodes_at:
             # While the environments answer a CoT action, its prompt action is decoded.
             beside: dict[Kind, Kind] = {"cot": "prompt", "cot_constrained": "prompt_constrained"}
             for kind in self.played:
@@ -197,7 +204,7 @@ def plan_jobs(
             kinds,
         )
         for arm, checkpoint, checkpoints in checkpoints_of(arms, planned, base)
-        for driver, kinds in playing.drivers(checkpoint).items()
+        for driver, kinds in playing.drivers(checkpoint, arm).items()
     ]
 
 

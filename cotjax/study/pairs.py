@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from cotjax.config.preference import JUDGED
 from cotjax.data.codec import Codec
 from cotjax.data.pair_store import PairSource, write_pairs
 from cotjax.data.pairs import (
@@ -23,20 +24,28 @@ from cotjax.data.pairs import (
 )
 from cotjax.data.tfds_agent import AgentConfig, fingerprint
 from cotjax.data.trajectories import Trajectory, read_trajectories
+from cotjax.envs.base import Game
 from cotjax.rl.pairs import SampledAnswers, lost_episodes
 from cotjax.rollout.record import read_records, record_files
 from cotjax.study.arms import Arm
+from cotjax.study.judging import JudgedStates, worse_steps
 
 _VERSION = 1  # of the pairs that the same files give
 
 
 def build_pairs(
-    config: ConfigDict, run: Path, arm: Arm, agent: AgentConfig, digest: Callable[[Path], str]
+    config: ConfigDict,
+    run: Path,
+    arm: Arm,
+    agent: AgentConfig,
+    games: Sequence[Game],
+    digest: Callable[[Path], str],
 ) -> PairSource:
     """Build an arm's pairs unless they exist; return them. Of several processes each in turn.
 
     Args:
       agent: the settings of its trajectories, tokenizer and selection.
+      games: those of training, in which responses are judged.
       digest: returns a file's SHA-256.
 
     Raises:
@@ -45,7 +54,7 @@ def build_pairs(
     folder = run / "dataset" / f"pairs-{_fingerprint(config, arm, agent, digest)}"
     if not folder.exists():
         counts = PairCounts()
-        return write_pairs(folder, _pairs(config, arm, agent, counts), counts)
+        return write_pairs(folder, _pairs(config, arm, agent, games, counts), counts)
     return PairSource(folder)
 
 
@@ -56,7 +65,7 @@ def pairs_made_from(made_from: Mapping[str, Any], pairs: PairSource) -> dict[str
 
 
 def _pairs(
-    config: ConfigDict, arm: Arm, agent: AgentConfig, counts: PairCounts
+    config: ConfigDict, arm: Arm, agent: AgentConfig, games: Sequence[Game], counts: PairCounts
 ) -> Iterator[PairExample]:
     codec = Codec.load(agent.tokenizer, agent.template, agent.prompt)
     limit, rejected = config.data.max_length, Path(arm.rejected)
@@ -69,7 +78,12 @@ def _pairs(
         )
         return trajectory_pairs(codec, chosen, lost, limit, counts)
     kinds = {"triples": arm.objective == "frodo", "differing": arm.objective == "trigger"}
-    return step_pairs(codec, chosen, _answers(arm, codec), limit, counts, **kinds)
+    if arm.rejected == JUDGED:
+        worse = worse_steps(config, arm.seed, _chosen(agent), games)
+        answers: Answers = JudgedStates(codec, worse)
+    else:
+        answers = _answers(arm, codec)
+    return step_pairs(codec, chosen, answers, limit, counts, **kinds)
 
 
 def _chosen(agent: AgentConfig) -> Iterator[Trajectory]:
@@ -95,13 +109,15 @@ def _fingerprint(
     together = hashlib.sha256(fingerprint(agent, digest).encode())
     for file in _rejected_files(arm):
         together.update(f"{file.name}\0{digest(file)}\n".encode())
-    settings = (
+    settings: tuple[Any, ...] = (
         _VERSION,
         config.preference.pairs,
         arm.objective == "frodo",
         None if arm.rejected else arm.seed,
         config.data.max_length,
     )
+    if arm.rejected == JUDGED:
+        settings = (*settings, JUDGED, arm.seed, config.probes.revisions.limit)
     together.update(repr(settings).encode())
     if arm.objective == "trigger":
         together.update(b"differing")
@@ -109,7 +125,7 @@ def _fingerprint(
 
 
 def _rejected_files(arm: Arm) -> Iterable[Path]:
-    if not arm.rejected:
+    if arm.rejected in ("", JUDGED):
         return ()
     rejected = Path(arm.rejected)
     return record_files(rejected) if rejected.is_dir() else (rejected,)

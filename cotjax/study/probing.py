@@ -26,6 +26,7 @@ from cotjax.runtime.claim import checkpoint_steps, planned_steps
 from cotjax.study import jobs
 from cotjax.study.games import GameSets
 from cotjax.study.players import playing_mesh, sampler_of
+from cotjax.study.starts import Place, starts_of
 
 
 def check_probes(config: ConfigDict, names: Sequence[str] = ()) -> None:
@@ -76,13 +77,13 @@ def probe_checkpoints(
     if any(probe.name == PreferenceProbe.name for probe in probes):
         check_base_as_judge(config, codec)
     planned = {arm: planned_steps(folder.parent) for arm, folder in arms.items()}
-    wanted = _steps(config) if arms else ()
+    wanted, starts = _steps(config) if arms else (), starts_of(config)
     plan = jobs.checkpoints_of(arms, planned, base)
     # Loaded once for all checkpoints, if a probe asks for it.
     load_base = cache(partial(_policy, config, model, codec, plan[0][2], 0))
     for arm, step, weights in plan:
         files = sorted((run / "records" / arm / str(step)).glob("*/*.json"))
-        if (wanted and step not in wanted) or not files:
+        if (wanted and step not in wanted and Place(arm, step) not in starts) or not files:
             continue
         at = Checkpoint(
             arm=arm,

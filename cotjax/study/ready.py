@@ -23,7 +23,7 @@ from cotjax.rl.checks import check_rl
 from cotjax.runtime import distributed
 from cotjax.runtime.claim import check_run
 from cotjax.runtime.ranges import check_all_ranges
-from cotjax.study.arms import check_arms, check_thoughts, collects
+from cotjax.study.arms import check_arms, check_thoughts, collects, reinforced_arms
 from cotjax.study.base import DTYPES, SIZES, adapters_of, base_folder
 from cotjax.study.evaluate import (
     check_layout,
@@ -37,6 +37,7 @@ from cotjax.study.players import playing_mesh
 from cotjax.study.power import check_primary
 from cotjax.study.probing import check_probes
 from cotjax.study.stages import StagePlan, plans_of
+from cotjax.study.starts import train_of
 from cotjax.study.training_data import (
     check_opening,
     drawn_of,
@@ -62,6 +63,7 @@ def check(config: ConfigDict, trains: bool = True) -> None:
     check_counts(config.train)
     check_world(config)
     check_arms(config)
+    _check_own_training(config)
     _check_data(config)
     # What was trained is played, whatever it was trained on.
     if trains or load_world(config.world).agents:
@@ -80,6 +82,8 @@ def check(config: ConfigDict, trains: bool = True) -> None:
     if plays and distributed.several():
         playing_mesh(config)
     if trains:
+        if arms := reinforced_arms(config):
+            check_rl(config, arms)
         _check_training(config, plays)
 
 
@@ -164,6 +168,17 @@ def check_folder(folder: Path, config: Mapping[str, Any]) -> None:
     """Check that the run of a config (as JSON) may use a folder, as `check_run` does."""
     defaults = json.loads(default_config().to_json_best_effort())
     check_run(folder, config, defaults, ARM_FIELDS)
+
+
+def _check_own_training(config: ConfigDict) -> None:
+    """Check the `train` section of each arm that has steps or a rate of its own."""
+    for arm in config.arms:
+        own = train_of(config, arm)
+        if own.to_dict() != config.train.to_dict():
+            try:
+                check_counts(own)
+            except UsageError as error:
+                raise UsageError(f"arms.{arm}: {error}") from None
 
 
 def _check_data(config: ConfigDict) -> None:

@@ -1,9 +1,9 @@
-"""The stage that trains a study's arms by reinforcement learning, and plays their checkpoints."""
+"""Trains arms by reinforcement learning, for `cotjax rl` and in a study, and plays checkpoints."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property, partial
@@ -27,13 +27,15 @@ from cotjax.rollout.record import Kind
 from cotjax.runtime.members import arm_and_seed
 from cotjax.runtime.progress import Reporter, TrainingProgress
 from cotjax.study.arms import arms_of, dropping_of
-from cotjax.study.base import Start, base_folder, keep_model, make_start
+from cotjax.study.base import Start, base_folder, beginning, keep_model, make_start
+from cotjax.study.dataset import base_content
 from cotjax.study.evaluate import elicitation_of, environments_of, evaluate
 from cotjax.study.export import keep_base
 from cotjax.study.games import GameSets
 from cotjax.study.jobs import BASE_ARM
 from cotjax.study.memory import playing_memory
 from cotjax.study.players import LocalPlayer, playing_mesh, sampler_of
+from cotjax.study.starts import Place, in_order, start_of, train_of
 from cotjax.study.training_data import load_codec
 from cotjax.train.fingerprints import Fingerprints
 
@@ -47,7 +49,7 @@ def reinforce_arms(
     expert: Mapping[str, Trajectory],
     reporter: Reporter,
 ) -> None:
-    """Train every arm from the base, and play each checkpoint on the same games.
+    """Train every arm by what it plays, and play each checkpoint on the same games.
 
     Args:
       folder: the run's.
@@ -60,37 +62,94 @@ def reinforce_arms(
     keep_base(folder, base_folder(config), start.tokenizer, codec)
     reporter.say(playing_memory(config, start.model))
     panel = _Panel(config, folder, games, start.model, codec, expert, reporter)
-    elicitation = rollout_elicitation(config, codec.template)
-    made_from = _made_from(config, folder, games, start)
-    arms = arms_of(config)
-    with ExitStack() as stack:
-        actors = _actors(config, start.model, codec, elicitation, stack)
-        for arm, about in arms.items():
-            where = f"{jax.device_count()} {jax.default_backend()} device(s)"
-            title = f"Training {arm!r} ({about.label}) by reinforcement learning on {where}"
-            rl = _settings(config, arm)
-            with reporter.stage("train", title) as stage:
-                reinforce(
-                    RLRun(
-                        config.train,
-                        dropping=dropping_of(config, arm),
-                        model=start.model,
-                        make_params=start.params_of(about.seed),
-                        seed=about.seed,
-                        made_from=made_from,
-                        config=json.loads(config.to_json_best_effort()),
-                        objective=policy_of(rl),
-                        rl=rl,
-                        playing=elicitation.recorded(actors.kinds)
-                        | {"max_length": config.evaluate.max_length},
-                    ),
-                    folder=folder / "arms" / arm,
-                    games=games.train,
-                    actors=actors,
-                    mesh_shape=dict(config.mesh),
-                    listener=TrainingProgress(reporter, stage, _in_words),
-                    evaluate=partial(panel.play, arm) if games.played else None,
-                )
+    with Reinforcing(config, folder, games, start, codec, reporter) as reinforcing:
+        for arm in in_order(config):
+            reinforcing.train(arm, partial(panel.play, arm) if games.played else None)
+
+
+class Reinforcing:
+    """Trains arms of one model by what they play, each when it is asked to.
+
+    The sampler and its environments are made for the first arm, and closed with the block.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        folder: Path,
+        games: GameSets,
+        start: Start,
+        codec: Codec,
+        reporter: Reporter,
+    ):
+        """`folder`: the run's. The other arguments are those of `reinforce_arms`."""
+        self._config, self._folder, self._start = config, folder, start
+        self._codec, self._reporter = codec, reporter
+        # Out-of-domain task types may be collected, but no arm trains on them.
+        types = config.task_types.in_domain
+        self._games = tuple(game for game in games.train if game.task_type in types)
+        self._elicitation = rollout_elicitation(config, codec.template)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Reinforcing:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def train(self, arm: str, evaluate: Callable[[int], Mapping[str, Any]] | None = None) -> None:
+        """Train an arm, or go on with it. `evaluate` is that of `reinforce`.
+
+        Raises as `reinforce` does, and UsageError where no game can be played.
+        """
+        config, about = self._config, arms_of(self._config)[arm]
+        where = f"{jax.device_count()} {jax.default_backend()} device(s)"
+        title = f"Training {arm!r} ({about.label}) by reinforcement learning on {where}"
+        rl, actors = _settings(config, arm), self._actors
+        begins = beginning(config, self._folder, arm, self._start)
+        with self._reporter.stage("train", title) as stage:
+            reinforce(
+                RLRun(
+                    train_of(config, arm),
+                    dropping=dropping_of(config, arm),
+                    model=self._start.model,
+                    make_params=begins.make_params,
+                    seed=about.seed,
+                    made_from=self._made_from | begins.made_from,
+                    config=json.loads(config.to_json_best_effort()),
+                    objective=policy_of(rl),
+                    rl=rl,
+                    playing=self._elicitation.recorded(actors.kinds)
+                    | {"max_length": config.evaluate.max_length},
+                ),
+                folder=self._folder / "arms" / arm,
+                games=self._games,
+                actors=actors,
+                mesh_shape=dict(config.mesh),
+                listener=TrainingProgress(self._reporter, stage, _in_words),
+                evaluate=evaluate,
+            )
+
+    @cached_property
+    def _actors(self) -> Actors:
+        model, codec = self._start.model, self._codec
+        return _actors(self._config, model, codec, self._elicitation, self._stack)
+
+    @cached_property
+    def _made_from(self) -> dict[str, dict[str, Any]]:
+        """Fingerprints of the games, the tokenizer and the base (`cotjax.runtime.content`)."""
+        fingerprints = Fingerprints(self._folder / "fingerprints.json")
+        tokenizer = self._start.tokenizer / "tokenizer.json"
+        made_from = {
+            "data": {
+                "file": self._config.games.root or "games",
+                "sha256": games_hash(self._games),
+            },
+            "tokenizer": {"file": str(tokenizer), "sha256": fingerprints.of(tokenizer)},
+            "base": base_content(self._config, fingerprints),
+        }
+        fingerprints.keep()
+        return made_from
 
 
 def rollout_elicitation(config: ConfigDict, template: TurnTemplate) -> Elicitation:
@@ -110,9 +169,11 @@ def rollout_elicitation(config: ConfigDict, template: TurnTemplate) -> Elicitati
 
 
 def _settings(config: ConfigDict, arm: str) -> ConfigDict:
-    """Return `config.rl` with the arm's own advantage."""
-    settings = config.rl.copy_and_resolve_references()
-    settings.advantage = config.arms[arm_and_seed(arm)[0]].get("advantage") or settings.advantage
+    """Return `config.rl` with the arm's own advantage, and what its objective compares."""
+    settings, own = config.rl.copy_and_resolve_references(), config.arms[arm_and_seed(arm)[0]]
+    settings.advantage = own.get("advantage") or settings.advantage
+    if own.get("objective") == "gigpo":
+        settings.omega = settings.omega or 1.0
     return settings
 
 
@@ -128,22 +189,6 @@ def _actors(
     pools = [stack.enter_context(environments_of(config, sampler.slots)) for _ in range(halves)]
     kinds: tuple[Kind, ...] = ("cot", "prompt") if config.rl.live_prompt else ("cot",)
     return Actors(sampler, pools, codec, elicitation, kinds)
-
-
-def _made_from(
-    config: ConfigDict, folder: Path, games: GameSets, start: Start
-) -> dict[str, dict[str, Any]]:
-    """Return fingerprints of the games, the tokenizer and the base (`cotjax.runtime.content`)."""
-    fingerprints = Fingerprints(folder / "fingerprints.json")
-    base, tokenizer = base_folder(config), start.tokenizer / "tokenizer.json"
-    assert base is not None, "a policy starts from a folder"
-    made_from = {
-        "data": {"file": config.games.root or "games", "sha256": games_hash(games.train)},
-        "tokenizer": {"file": str(tokenizer), "sha256": fingerprints.of(tokenizer)},
-        "base": {"file": str(base), "sha256": fingerprints.of_base(base)},
-    }
-    fingerprints.keep()
-    return made_from
 
 
 def _in_words(row: Mapping[str, Any]) -> str:
@@ -178,18 +223,22 @@ class _Panel:
 
         {} where `evaluate.episodes_at` leaves its episodes out.
         """
+        start = start_of(self._config, arm)
+        # The base is checkpoint 0 of the first arm that is played.
+        arms = [arm] if start is None else [in_order(self._config)[0], arm]
         evaluate(
             self._config,
             player=self._player_of,
             games=self._games,
             expert=self._expert,
-            arms={arm: self._folder / "arms" / arm / "checkpoints"},
+            arms={each: self._folder / "arms" / each / "checkpoints" for each in arms},
             records=self._folder / "records",
             warn=self._warn,
         )
         if "_player" in self.__dict__:
             self._player.unload()
-        records = self._folder / "records" / (arm if step else BASE_ARM) / str(step)
+        played = Place(arm, step) if step else start or Place(BASE_ARM, 0)
+        records = self._folder / "records" / played.member / str(played.step)
         episodes = [
             each
             for each in (count_records(records) if records.is_dir() else ())

@@ -33,8 +33,8 @@ from cotjax.runtime.content import contents
 from cotjax.runtime.files import local_path
 from cotjax.runtime.progress import Reporter, TrainingProgress
 from cotjax.study.arms import arms_of, dropping_of, objective_of
-from cotjax.study.base import base_folder, keep_model, load_trained, make_start
-from cotjax.study.dataset import build_datasets
+from cotjax.study.base import Start, base_folder, beginning, keep_model, load_trained, make_start
+from cotjax.study.dataset import Dataset, build_datasets
 from cotjax.study.describe import describe_run
 from cotjax.study.evaluate import check_playable, evaluate
 from cotjax.study.export import keep_base
@@ -46,8 +46,9 @@ from cotjax.study.players import LocalPlayer
 from cotjax.study.power import power_of, power_text
 from cotjax.study.probing import needs_progress, probe_checkpoints, require_probes
 from cotjax.study.ready import check, check_folder, check_reinforced
-from cotjax.study.reinforcing import reinforce_arms
+from cotjax.study.reinforcing import Reinforcing, reinforce_arms
 from cotjax.study.spelling import check_spelling
+from cotjax.study.starts import in_order, train_of
 from cotjax.study.training_data import check_opening, drawn_of, kept_of, load_codec
 from cotjax.study.trajectories import Trajectories
 from cotjax.train.main import train
@@ -73,8 +74,11 @@ class Study:
 
     @property
     def arm_folders(self) -> dict[str, Path]:
-        """Return the folder of each arm; of one with several seeds, that of each member."""
-        return {arm: self.folder / "arms" / arm for arm in arms_of(self.config)}
+        """Return the folder of each arm, in order of training; with several seeds each member's.
+
+        The first one starts from the base.
+        """
+        return {arm: self.folder / "arms" / arm for arm in in_order(self.config)}
 
     @property
     def trajectories(self) -> Trajectories:
@@ -124,7 +128,7 @@ class Study:
         return games
 
     def train(self, games: GameSets) -> None:
-        """Collect, build the dataset, and train every arm from the base."""
+        """Collect, build the dataset, and train every arm: first those that others start from."""
         config = self.config
         expert = self.trajectories.expert_before_training(games)
         with distributed.in_turn("dataset"):
@@ -139,40 +143,49 @@ class Study:
                 check_spelling(self.world, codec, games.by_domain(expert), self.reporter.say)
                 self.reporter.say(playing_memory(config, start.model))
             datasets = build_datasets(
-                config, self.folder, trajectories, start.tokenizer, self.reporter
+                config, self.folder, trajectories, start.tokenizer, games.train, self.reporter
             )
             if distributed.first():
                 keep_model(self.folder, start)
                 keep_base(self.folder, base_folder(config), start.tokenizer, codec)
         made_from = {arm: contents(dataset.made_from) for arm, dataset in datasets.items()}
         distributed.check_same("what the run is made from", made_from)
+        how = config, self.folder, games, start, codec, self.reporter
+        with Reinforcing(*how) as reinforcing:
+            for arm in self.arm_folders:
+                if arm in datasets:
+                    self._train_on(datasets[arm], arm, start)
+                else:
+                    reinforcing.train(arm)
+
+    def _train_on(self, dataset: Dataset, arm: str, start: Start) -> None:
+        """Train an arm on its dataset."""
+        config, folder, about = self.config, self.arm_folders[arm], arms_of(self.config)[arm]
         devices = f"{jax.device_count()} {jax.default_backend()} device(s)"
-        arms = arms_of(config)
-        for arm, folder in self.arm_folders.items():
-            title = f"Training {arm!r} ({arms[arm].label}) on {devices}"
-            seed = arms[arm].seed
-            run = Run(
-                config.train,
-                dropping=dropping_of(config, arm),
-                model=start.model,
-                make_params=start.params_of(seed),
-                seed=seed,
-                made_from=datasets[arm].made_from,
-                config=json.loads(config.to_json_best_effort()),
-                normalizer=config.masking.normalizer,
-                objective=objective_of(config, arm),
+        begins = beginning(config, self.folder, arm, start)
+        run = Run(
+            train_of(config, arm),
+            dropping=dropping_of(config, arm),
+            model=start.model,
+            make_params=begins.make_params,
+            seed=about.seed,
+            made_from=dataset.made_from | begins.made_from,
+            config=json.loads(config.to_json_best_effort()),
+            normalizer=config.masking.normalizer,
+            objective=objective_of(config, arm),
+        )
+        # What the action has left to learn is measured of the supervised loss.
+        measure = measure_of(config, arm, run, folder, self.reporter)
+        title = f"Training {arm!r} ({about.label}) on {devices}"
+        with self.reporter.stage("train", title) as stage:
+            train(
+                run,
+                folder=folder,
+                source=dataset.source,
+                mesh_shape=dict(config.mesh),
+                listener=TrainingProgress(self.reporter, stage),
+                measure=None if run.objective else measure,
             )
-            # What the action has left to learn is measured of the supervised loss.
-            measure = measure_of(config, arm, run, folder, self.reporter)
-            with self.reporter.stage("train", title) as stage:
-                train(
-                    run,
-                    folder=folder,
-                    source=datasets[arm].source,
-                    mesh_shape=dict(config.mesh),
-                    listener=TrainingProgress(self.reporter, stage),
-                    measure=None if run.objective else measure,
-                )
 
     def reinforce(self, games: GameSets) -> Summary | None:
         """Train every arm by reinforcement learning, play its checkpoints, and report them."""

@@ -43,7 +43,7 @@ class Trajectories:
         settings, files = self.config.collect, dict[str, Path]()
         for arm in arms_of(self.config).values():
             kind = arm.thoughts
-            if kind in files:
+            if kind in files or arm.reinforced:
                 continue
             if given := arm.trajectories or self.config.data.trajectories:
                 files[kind] = Path(given)

@@ -1,5 +1,6 @@
 """What an evaluation plays: which checkpoints, by which drivers, and what has a record already."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -17,6 +18,7 @@ from cotjax.study import jobs
 from cotjax.study.games import GameSets
 from cotjax.study.jobs import Job, Playing, plan_jobs
 from cotjax.study.probing import _weights
+from cotjax.study.starts import Place
 from cotjax.train.checkpoint import Checkpoints, Keep
 from cotjax.train.step import TrainState
 
@@ -117,6 +119,10 @@ def test_episodes_are_played_at_the_named_checkpoints_and_states_measured_at_all
         "reference": ("cot", "prompt_constrained", "instructed"),
     }
     assert playing.drivers(0) == playing.drivers(20) == drivers
+    # Others start from checkpoint 10 of one arm.
+    starting = replace(playing, starts={Place("short", 10)})
+    assert starting.drivers(10, "short") == drivers
+    assert set(starting.drivers(10, "sft")) == {"reference"}
     assert playing.drivers(10) == {"reference": drivers["reference"]}
     both = ("cot_constrained", "prompt_constrained")
     assert Playing(both[:1], both).drivers(0) == {"cot_constrained": both, "reference": both}
