@@ -30,7 +30,7 @@ from cotjax.plan.measure import (
     sampler_programs,
     train_program,
 )
-from cotjax.plan.reinforce import freed, reinforces, rl_programs
+from cotjax.plan.reinforce import freed, reinforces, reinforces_some, rl_programs
 from cotjax.plan.topology import Topology
 from cotjax.train.checks import check_counts
 from cotjax.weights.convert import read_config, tokenizer_folder
@@ -135,7 +135,8 @@ def _run_by(config: ConfigDict) -> tuple[str, ...]:
     """Return the kinds of programs that a config runs."""
     if reinforces(config):
         return ("rl",)
-    return PROGRAMS[:3] if probes_of(config) else PROGRAMS[:2]
+    of_data = PROGRAMS[:3] if probes_of(config) else PROGRAMS[:2]
+    return (*of_data, "rl") if reinforces_some(config) else of_data
 
 
 def _mesh(which: str, config: ConfigDict, devices: list[jax.Device]) -> Mesh:

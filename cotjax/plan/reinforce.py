@@ -23,6 +23,7 @@ from cotjax.model.config import ModelConfig
 from cotjax.model.kernels import kernel_for
 from cotjax.model.platform import platform_of
 from cotjax.model.sharding import whole_slots
+from cotjax.objectives.named import REINFORCED
 from cotjax.plan.measure import DoesNotFit, Program, compile_for, sampler_programs
 from cotjax.rl.run import policy_of
 from cotjax.rl.update import Update, score_program, scored_fields
@@ -33,8 +34,19 @@ from cotjax.train.step import abstract_batch, abstract_state
 
 
 def reinforces(config: ConfigDict) -> bool:
-    """Return whether a config is one for `cotjax rl`: every arm names its advantage."""
-    return all(arm.get("advantage") for arm in config.arms.values())
+    """Return whether every arm trains on what it plays: a config for `cotjax rl` names its
+    advantages, a study's arms have such an objective.
+    """
+    return all(_plays(arm) for arm in config.arms.values())
+
+
+def reinforces_some(config: ConfigDict) -> bool:
+    """Return whether an arm of a study trains on what it plays."""
+    return any(_plays(arm) for arm in config.arms.values())
+
+
+def _plays(arm: ConfigDict) -> bool:
+    return bool(arm.get("advantage")) or arm.get("objective") in REINFORCED
 
 
 def rl_programs(

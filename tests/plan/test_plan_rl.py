@@ -11,7 +11,7 @@ from helpers.planning import CONFIGS, command, compiler, environment
 from cotjax.cli.main import main
 from cotjax.config import default_config, load_config
 from cotjax.model.sharding import MESH_AXES
-from cotjax.plan.main import changes, model_of
+from cotjax.plan.main import _run_by, changes, model_of
 from cotjax.plan.measure import Program
 from cotjax.plan.reinforce import freed, reinforces, rl_programs
 from cotjax.plan.topology import Topology
@@ -68,6 +68,11 @@ def test_a_shipped_config_of_rl_is_known_as_one_and_can_be_changed(name):
     assert reinforces(config) and not reinforces(load_config(CONFIGS / "demo.py"))
     for overrides in changes("rl", config):
         load_config(CONFIGS / f"{name}.py", overrides)
+
+
+def test_a_study_with_arms_that_play_is_planned_in_both_ways():
+    assert _run_by(load_config(CONFIGS / "study_objectives.py")) == ("train", "sampler", "rl")
+    assert _run_by(load_config(CONFIGS / "demo.py"))[-1] != "rl"
 
 
 def test_state_start_and_sums_of_the_shipped_slice_fit_it_by_their_shardings():
