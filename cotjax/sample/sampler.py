@@ -1,20 +1,16 @@
 """Generation over slots: a slot's prompt is cached once, grows turn by turn, and is sampled from.
 
     sampler.load(params)
-    # Read the prompts.
     sampler.extend({0: prompt_ids, 3: other_ids})
     # Two kinds of action from one state: only their own tokens are computed.
     prompt_actions = sampler.sample({0: open_action, 3: open_action}, max_new=16)
     cot_actions = sampler.sample({0: open_think, 3: open_think}, max_new=128)
-    # Three samples of one slot.
     several = sampler.samples({0: open_think}, max_new=128, temperature=0.7, seeds={0: [1, 2, 3]})
     # The log-probabilities of a given text; of several short ones, by one pass.
     logprobs = sampler.score({0: forced_trace})
     scored = sampler.score_branches({0: open_action}, {0: [one_action, another, a_third]})
-    # The next turn.
     sampler.extend({0: executed_0 + observed_0, 3: executed_3 + observed_3})
-    # An episode ended.
-    sampler.reset([3])
+    sampler.reset([3])  # an episode ended
 
 Arrays have static shapes, so each program is compiled for a few lengths (sample/buckets.py);
 `compilations_bound` says how many programs that can be.
