@@ -14,7 +14,7 @@ Budget    computed: 368,640 tokens an arm, 2.2M in all; a CoT episode decodes at
           tokens, a prompt episode 15 x 16
 Hardware  computed from 125 tokens/s: 5 hours of training and some 5 of playing on 2 CPU cores with
           12 GB, minutes on one GPU. The same command resumes at any point.
-Result    this size was not run; configs/smollm2_alfworld_quick.py was, and its 6 updates move nothing
+Result    this size was not run; the 6 updates of configs/smollm2_alfworld_quick.py move nothing
 """
 
 from cotjax.config import default_config
