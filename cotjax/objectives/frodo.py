@@ -22,20 +22,16 @@ out with `counterfactual` 0. Means of tokens, not sums, as the authors' T5 has t
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from functools import partial
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from cotjax.data.sides import CHOSEN, CROSSED, REJECTED
 from cotjax.errors import UsageError
 from cotjax.masking import Role
-from cotjax.model.config import ModelConfig
-from cotjax.model.kernels import kernel_for
-from cotjax.objectives.objective import Objective, Pairs
+from cotjax.objectives.objective import Pairs
 from cotjax.objectives.preference import (
     by_side,
     chosen_by_role,
@@ -43,14 +39,14 @@ from cotjax.objectives.preference import (
     existing,
     over,
 )
-from cotjax.objectives.scores import Batch, log_probs
+from cotjax.objectives.scores import Batch, OfTargets
 
 # A response after its reasoning: the action with its tags and the end of the turn.
 ANSWER_ROLES = (Role.ACTION_OPEN, Role.ACTION, Role.ACTION_CLOSE, Role.END)
 
 
 @dataclass(frozen=True)
-class Frodo:
+class Frodo(OfTargets):
     """The settings of FRODO.
 
     beta: of the DPO on reasoning.
@@ -61,6 +57,7 @@ class Frodo:
       UsageError: a field has an impossible value.
     """
 
+    name: ClassVar[str] = "frodo"
     kind: ClassVar[str] = "preference"
 
     beta: float = 0.1
@@ -77,39 +74,9 @@ class Frodo:
                 f"margin {low}; beta must be more than 0, the others at least 0"
             )
 
-    def make(
-        self,
-        config: ModelConfig,
-        mesh: Mesh,
-        *,
-        remat: str = "none",
-        scan: bool = False,
-        kernel: str = "auto",
-    ) -> Objective:
-        """As `Spec.make`."""
-        kernel = kernel_for(config, mesh, kernel)
-        return partial(frodo, self, config, remat=remat, scan=scan, kernel=kernel)
-
-    def values(self) -> dict[str, Any]:
-        """As `Spec.values`."""
-        return {"name": "frodo", **asdict(self)}
-
-
-def frodo(
-    settings: Frodo,
-    config: ModelConfig,
-    params: dict,
-    batch: Batch,
-    *,
-    remat: str = "none",
-    scan: bool = False,
-    kernel: str = "xla",
-) -> Pairs:
-    """Return the pairs of a batch, as `frodo_pairs` does, under these parameters."""
-    found_BT = log_probs(
-        config, params, batch, batch["weights"] > 0, remat=remat, scan=scan, kernel=kernel
-    )
-    return frodo_pairs(settings, found_BT, batch)
+    def pairs(self, log_probs_BT: jax.Array, batch: Batch) -> Pairs:
+        """As `OfTargets.pairs`."""
+        return frodo_pairs(self, log_probs_BT, batch)
 
 
 def frodo_pairs(settings: Frodo, log_probs_BT: jax.Array, batch: Batch) -> Pairs:

@@ -31,13 +31,11 @@ Fields of a batch beside those of supervised training, [B, T] by target:
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from cotjax.errors import UsageError
 from cotjax.masking import (
@@ -50,15 +48,15 @@ from cotjax.masking import (
     truncated_importance,
 )
 from cotjax.model.config import ModelConfig
-from cotjax.model.kernels import kernel_for
-from cotjax.objectives.objective import MOST, Objective, Pairs
-from cotjax.objectives.scores import Batch, log_probs_and_entropies, totals_by_role
+from cotjax.model.params import Params
+from cotjax.objectives.objective import MOST, Pairs
+from cotjax.objectives.scores import Batch, OfTargets, log_probs_and_entropies, totals_by_role
 
 AGGREGATIONS = ("token", "trajectory", "constant")
 
 
 @dataclass(frozen=True)
-class Policy:
+class Policy(OfTargets):
     """The settings of the policy gradient.
 
     aggregation: what the loss is divided by (above). tokens: what a trajectory counts as, with
@@ -72,6 +70,7 @@ class Policy:
       UsageError: a field has an impossible value.
     """
 
+    name: ClassVar[str] = "policy"
     kind: ClassVar[str] = "policy"
 
     aggregation: str = "token"
@@ -114,47 +113,13 @@ class Policy:
     def _high(self) -> float:
         return self.clip if self.clip_high is None else self.clip_high
 
-    def make(
-        self,
-        config: ModelConfig,
-        mesh: Mesh,
-        *,
-        remat: str = "none",
-        scan: bool = False,
-        kernel: str = "auto",
-    ) -> Objective:
-        """As `Spec.make`."""
-        kernel = kernel_for(config, mesh, kernel)
-        return partial(policy, self, config, remat=remat, scan=scan, kernel=kernel)
-
-    def values(self) -> dict[str, Any]:
-        """As `Spec.values`."""
-        return {"name": "policy", **asdict(self)}
-
-
-def policy(
-    settings: Policy,
-    config: ModelConfig,
-    params: dict,
-    batch: Batch,
-    *,
-    remat: str = "none",
-    scan: bool = False,
-    kernel: str = "xla",
-) -> Pairs:
-    """Return the pairs of a batch, as `policy_pairs` does, under these parameters."""
-    wanted_BT = (batch["kl_weights"] > 0) | (batch["weights"] > 0)
-    found = log_probs_and_entropies(
-        config,
-        params,
-        batch,
-        wanted_BT,
-        remat=remat,
-        scan=scan,
-        kernel=kernel,
-        gradient=settings.entropy > 0,
-    )
-    return policy_pairs(settings, *found, batch)
+    def of(self, config: ModelConfig, params: Params, batch: Batch, **how: Any) -> Pairs:
+        """As `OfTargets.of`, from entropies too."""
+        wanted_BT = (batch["kl_weights"] > 0) | (batch["weights"] > 0)
+        found = log_probs_and_entropies(
+            config, params, batch, wanted_BT, gradient=self.entropy > 0, **how
+        )
+        return policy_pairs(self, *found, batch)
 
 
 def policy_pairs(

@@ -17,28 +17,25 @@ A pair lies in one row: as two branches of one trunk, or as two trees.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from cotjax.data.sides import CHOSEN, CROSSED, REJECTED
 from cotjax.errors import UsageError
 from cotjax.masking import Role
-from cotjax.model.config import ModelConfig
-from cotjax.model.kernels import kernel_for
-from cotjax.objectives.objective import Objective, Pairs
-from cotjax.objectives.scores import Batch, log_probs, totals_by_role
+from cotjax.objectives.objective import Pairs
+from cotjax.objectives.scores import Batch, OfTargets, totals_by_role
 
 _SIDES = 1 + CROSSED
 _LEAST = 4  # positions that a pair takes in a row, at least
 
 
 @dataclass(frozen=True)
-class Preference:
+class Preference(OfTargets):
     """The settings of DPO.
 
     beta: how strongly the policy is held to the reference.
@@ -50,6 +47,7 @@ class Preference:
       UsageError: a field has an impossible value.
     """
 
+    name: ClassVar[str] = "dpo"
     kind: ClassVar[str] = "preference"
 
     beta: float = 0.1
@@ -63,39 +61,9 @@ class Preference:
                 "at least 0"
             )
 
-    def make(
-        self,
-        config: ModelConfig,
-        mesh: Mesh,
-        *,
-        remat: str = "none",
-        scan: bool = False,
-        kernel: str = "auto",
-    ) -> Objective:
-        """As `Spec.make`."""
-        kernel = kernel_for(config, mesh, kernel)
-        return partial(preference, self, config, remat=remat, scan=scan, kernel=kernel)
-
-    def values(self) -> dict[str, Any]:
-        """As `Spec.values`."""
-        return {"name": "dpo", **asdict(self)}
-
-
-def preference(
-    settings: Preference,
-    config: ModelConfig,
-    params: dict,
-    batch: Batch,
-    *,
-    remat: str = "none",
-    scan: bool = False,
-    kernel: str = "xla",
-) -> Pairs:
-    """Return the pairs of a batch, as `preference_pairs` does, under these parameters."""
-    found_BT = log_probs(
-        config, params, batch, batch["weights"] > 0, remat=remat, scan=scan, kernel=kernel
-    )
-    return preference_pairs(settings, found_BT, batch)
+    def pairs(self, log_probs_BT: jax.Array, batch: Batch) -> Pairs:
+        """As `OfTargets.pairs`."""
+        return preference_pairs(self, log_probs_BT, batch)
 
 
 def preference_pairs(settings: Preference, log_probs_BT: jax.Array, batch: Batch) -> Pairs:

@@ -1,18 +1,61 @@
-"""Log-probabilities of a batch's targets, and the parameters of the reference that they are of."""
+"""Log-probabilities of a batch's targets, the reference's parameters, and what objectives that are
+made from log-probabilities share.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
+from cotjax.model.kernels import kernel_for
 from cotjax.model.params import Params, declared, leaf, nest
 from cotjax.objectives.cross_entropy import losses_and_entropies, supervised_cross_entropy
+from cotjax.objectives.objective import Objective, Pairs
 
 Batch = dict[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class OfTargets:
+    """A Spec (objective.py) whose pairs follow from the log-probabilities of a batch's targets.
+
+    A subclass is a dataclass of its settings, with `name` and `kind`, and defines `pairs`.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[str]
+
+    def pairs(self, log_probs_BT: jax.Array, batch: Batch) -> Pairs:
+        """Return the (sum, weight) pairs, from log-probabilities by target."""
+        raise NotImplementedError
+
+    def of(self, config: ModelConfig, params: Params, batch: Batch, **how: Any) -> Pairs:
+        """Return the pairs of a batch under these parameters; `how`: as `log_probs` takes it."""
+        return self.pairs(log_probs(config, params, batch, batch["weights"] > 0, **how), batch)
+
+    def make(
+        self,
+        config: ModelConfig,
+        mesh: Mesh,
+        *,
+        remat: str = "none",
+        scan: bool = False,
+        kernel: str = "auto",
+    ) -> Objective:
+        """As `Spec.make`."""
+        kernel = kernel_for(config, mesh, kernel)
+        return partial(self.of, config, remat=remat, scan=scan, kernel=kernel)
+
+    def values(self) -> dict[str, Any]:
+        """As `Spec.values`."""
+        return {"name": self.name, **asdict(self)}
 
 
 def predictions(

@@ -11,27 +11,23 @@ A batch has the fields of `cotjax.objectives.preference`, but for `reference`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from functools import partial
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from cotjax.errors import UsageError
 from cotjax.masking import Role
-from cotjax.model.config import ModelConfig
-from cotjax.model.kernels import kernel_for
-from cotjax.objectives.objective import Objective, Pairs
+from cotjax.objectives.objective import Pairs
 from cotjax.objectives.preference import Preference, preference_pairs
-from cotjax.objectives.scores import Batch, log_probs
+from cotjax.objectives.scores import Batch, OfTargets
 
 _RENAMED = {"chosen_reward": "chosen_mean", "rejected_reward": "rejected_mean"}
 
 
 @dataclass(frozen=True)
-class Trigger:
+class Trigger(OfTargets):
     """The settings of action triggering.
 
     alpha: weight of P(chosen), against falling probabilities of both continuations.
@@ -40,6 +36,7 @@ class Trigger:
       UsageError: alpha is negative.
     """
 
+    name: ClassVar[str] = "trigger"
     kind: ClassVar[str] = "pairs"
 
     alpha: float = 0.2
@@ -48,39 +45,9 @@ class Trigger:
         if not self.alpha >= 0:
             raise UsageError(f"trigger: alpha is {self.alpha}; it must be at least 0")
 
-    def make(
-        self,
-        config: ModelConfig,
-        mesh: Mesh,
-        *,
-        remat: str = "none",
-        scan: bool = False,
-        kernel: str = "auto",
-    ) -> Objective:
-        """As `Spec.make`."""
-        kernel = kernel_for(config, mesh, kernel)
-        return partial(trigger, self, config, remat=remat, scan=scan, kernel=kernel)
-
-    def values(self) -> dict[str, Any]:
-        """As `Spec.values`."""
-        return {"name": "trigger", **asdict(self)}
-
-
-def trigger(
-    settings: Trigger,
-    config: ModelConfig,
-    params: dict,
-    batch: Batch,
-    *,
-    remat: str = "none",
-    scan: bool = False,
-    kernel: str = "xla",
-) -> Pairs:
-    """Return the pairs of a batch, as `trigger_pairs` does, under these parameters."""
-    found_BT = log_probs(
-        config, params, batch, batch["weights"] > 0, remat=remat, scan=scan, kernel=kernel
-    )
-    return trigger_pairs(settings, found_BT, batch)
+    def pairs(self, log_probs_BT: jax.Array, batch: Batch) -> Pairs:
+        """As `OfTargets.pairs`."""
+        return trigger_pairs(self, log_probs_BT, batch)
 
 
 def trigger_pairs(settings: Trigger, log_probs_BT: jax.Array, batch: Batch) -> Pairs:

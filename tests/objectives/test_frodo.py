@@ -126,7 +126,7 @@ def test_settings_come_back_from_their_values_and_impossible_ones_are_refused():
         (lambda: Policy("constant"), "'constant' needs what a trajectory counts as"),
         (lambda: Policy(clip=1.5), "clip must be between 0 and 1"),
         (lambda: Policy(dual_clip=1.1), "it must be above 1 \\+ clip_high"),
-        (lambda: Policy(truncation=0.5), "they must be at least 0 and 1"),
+        (lambda: Policy(truncation=0.5), "they must be at least 0, 0 and 1"),
         (lambda: Policy(kl_estimator="k4"), "kl_estimator is 'k4'"),
     ]
     for make, words in cases:

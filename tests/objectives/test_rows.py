@@ -18,9 +18,9 @@ from cotjax.masking import Role
 from cotjax.model import decoder
 from cotjax.model.config import LoRA
 from cotjax.model.lora import add
-from cotjax.objectives.frodo import Frodo, frodo
-from cotjax.objectives.policy import Policy, policy, policy_pairs
-from cotjax.objectives.preference import Preference, preference, preference_pairs
+from cotjax.objectives.frodo import Frodo
+from cotjax.objectives.policy import Policy, policy_pairs
+from cotjax.objectives.preference import Preference, preference_pairs
 from cotjax.objectives.scores import log_probs, log_probs_and_entropies, reference_of
 from cotjax.train.step import init_state, make_train_step
 
@@ -65,7 +65,7 @@ def assert_equal(one, other):
     ("aggregation", "tokens"), [("token", 0), ("trajectory", 0), ("constant", 50)]
 )
 def test_a_tree_of_steps_has_the_loss_and_gradient_of_single_rows(codec, aggregation, tokens):
-    objective = partial(policy, Policy(aggregation, tokens, kl=0.1), CONFIG)
+    objective = partial(Policy(aggregation, tokens, kl=0.1).of, CONFIG)
     tree, single = trees(codec), singles(codec)
     assert (tree["segment_ids"] > 0).sum() < (single["segment_ids"] > 0).sum()
     assert (tree["weights"] < tree["kl_weights"]).any()
@@ -149,7 +149,7 @@ def _logits(params, batch):
 
 def test_packed_pairs_have_the_loss_and_gradient_of_single_ones(codec):
     made = made_pairs(codec)[:4]
-    objective = partial(preference, Preference(nll=0.3), CONFIG)
+    objective = partial(Preference(nll=0.3).of, CONFIG)
     long = 4 * T
     one = stored([made], long)
     four = stored([[pair] for pair in made])
@@ -160,7 +160,7 @@ def test_equal_sides_give_log_2_and_no_gradient(codec):
     prompt = [(codec.encode("You see a fridge 1."), Role.PROMPT)]
     response = codec.reasoned("i need a plate.", "open cabinet 1")
     pair = branched(forked_example("same", 0, prompt, [response, response]))
-    loss, gradient = value_and_gradient(partial(preference, Preference(), CONFIG), stored([[pair]]))
+    loss, gradient = value_and_gradient(partial(Preference().of, CONFIG), stored([[pair]]))
     assert loss == pytest.approx(np.log(2), rel=1e-6)
     for leaf in jax.tree.leaves(gradient):
         np.testing.assert_allclose(leaf, 0, atol=1e-6)
@@ -211,13 +211,13 @@ def test_a_step_of_frodo_raises_the_right_action_behind_the_right_thought(codec)
     made = made_pairs(codec, triples=True)
     assert made
     batch = stored([[pair] for pair in made])
-    params, pairs_of = tiny.params(CONFIG), jax.jit(partial(frodo, Frodo(), CONFIG))
+    params, pairs_of = tiny.params(CONFIG), jax.jit(partial(Frodo().of, CONFIG))
     before = pairs_of(params, batch)
     for spec, lower in (
         (Frodo(beta=1e-3, counterfactual=0.0, ranking=0.0), "lm_loss"),
         (Frodo(beta=1e-3, counterfactual=0.0, lm=0.0), "ranking_loss"),
     ):
-        _, gradient = value_and_gradient(partial(frodo, spec, CONFIG), batch)
+        _, gradient = value_and_gradient(partial(spec.of, CONFIG), batch)
         moved = jax.tree.map(lambda leaf, slope: leaf - 0.01 * slope, params, gradient)
         after = pairs_of(moved, batch)
         assert after[lower][0] < before[lower][0], lower

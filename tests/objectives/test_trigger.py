@@ -14,7 +14,7 @@ from cotjax.data.tokens import forked_example
 from cotjax.errors import UsageError
 from cotjax.masking import Dropping, Role
 from cotjax.objectives.named import spec_of
-from cotjax.objectives.trigger import Trigger, trigger, trigger_pairs
+from cotjax.objectives.trigger import Trigger, trigger_pairs
 from cotjax.train.step import FIELDS
 
 CONFIG = tiny.model_config(vocab_size=64)
@@ -39,7 +39,7 @@ def forked(codec, *ways):
 def test_swapped_sides_negate_the_margin(codec):
     search = [(codec.encode("next i open cabinet 1."), Role.REASONING)]
     state = [(codec.encode("look in fridge"), Role.REASONING)]
-    loss = jax.jit(partial(trigger, Trigger(0.0), CONFIG))
+    loss = jax.jit(partial(Trigger(0.0).of, CONFIG))
     one, other = (
         loss(tiny.params(CONFIG), forked(codec, *ways))
         for ways in ((search, state), (state, search))

@@ -150,4 +150,4 @@ def test_a_failed_step_keeps_its_objective_and_all_of_its_fields(tmp_path):
     about = {"objective": spec.values(), "masking": {"normalizer": "token_sum"}}
     kept, facts = load_failed(keep_failed(tmp_path, 3, batch, about))
     assert kept.keys() == batch.keys()
-    assert objective_of(facts, MODEL, tiny.mesh()).args[0] == spec
+    assert objective_of(facts, MODEL, tiny.mesh()).func.__self__ == spec
