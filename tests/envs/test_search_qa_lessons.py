@@ -6,7 +6,7 @@ import pytest
 
 from cotjax.envs.search_qa.env import SearchQaEnv
 from cotjax.envs.search_qa.generate import Generator
-from cotjax.envs.search_qa.growing import action_of, observation_text
+from cotjax.envs.search_qa.growing import SearchPieces, observation_text
 from cotjax.envs.search_qa.library import load_known, read_lines
 from cotjax.envs.search_qa.questions import CHAIN, Chain, Question, parse_question
 from cotjax.envs.search_qa.schema import load_schema
@@ -137,7 +137,7 @@ def test_episodes_are_won_and_search_for_unknown_facts_alone(folder, facts):
         task, seen = env.reset(games[lesson.id])
         assert (task, seen.text) == (lesson.task, lesson.observation)
         for piece, results in pieces(lesson.text):
-            seen = env.step(action_of(piece))
+            seen = env.step(SearchPieces().action_of(piece))
             assert not results or observation_text(seen.text) == results
         assert seen.won
         known, needed = stated(lesson.text)

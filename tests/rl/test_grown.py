@@ -195,7 +195,9 @@ def test_a_schedule_says_in_which_steps_the_policy_writes_its_results(tmp_path):
                 rl=settings, settings=default_config("search_qa").train, dropping=Dropping.of()
             )
             advantages = advantages_of(rollouts, settings)
-            ((batch,),) = step_batches(run, rollouts, advantages.values, codec)
+            ((batch,),) = (
+                update.batches for update in step_batches(run, rollouts, advantages.values, codec)
+            )
             sampled = sum(len(turn.cot.ids) for each in rollouts.episodes for turn in each.steps)
             assert (batch["weights"] > 0).sum() == sampled == batch["budget"].sum()
     assert seen == {1: ({True}, {True}), 2: ({False}, {False})}

@@ -105,7 +105,7 @@ def test_a_sampler_draws_the_codecs_tokens_and_holds_the_longest_response(base):
     settings.max_new_tokens, settings.max_length = 200, 512
     sampler = sampler_of(settings, model, codec, make_mesh(devices=jax.devices()[:1]), 1)
     assert sampler.max_new == 200
-    tokens_V = jax.device_get(sampler._runner._vocabulary[1])
+    tokens_V = jax.device_get(sampler._runner._tokens)
     assert tokens_V[: codec.vocab_size].tolist() == codec.token_mask.tolist()
     assert not tokens_V[codec.vocab_size :].any()
 

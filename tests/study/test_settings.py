@@ -42,6 +42,8 @@ BOUND = {
     "evaluate.repetition_penalty=1.1": "played",
     "evaluate.no_repeat_ngram_size=3": "played",
     "evaluate.cot_prefix=<think>": "played",
+    "evaluate.search=simulated": "played",
+    "evaluate.max_result_tokens=99": "played",
     # Of kinds of action that were not asked for.
     "evaluate.constrained_by=mean": None,
     "evaluate.instruction=Do not reason.": None,

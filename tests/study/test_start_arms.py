@@ -143,7 +143,7 @@ def test_an_arm_has_its_own_steps_and_rate_and_one_that_plays_has_no_data(study)
         ("short", {"start": "short@1"}, "arms dpo, gigpo, grpo, sft, short: each starts from"),
         ("sft", {"steps": -1}, "arms.sft.steps is -1; it must be more than 0, or 0 for train"),
         ("sft", {"learning_rate": -1.0}, "arms.sft.learning_rate is -1.0"),
-        ("sft", {"objective": "ppo"}, "there are sft, dpo, frodo, grpo, gigpo"),
+        ("sft", {"objective": "ppo"}, "there are sft, dpo, frodo, trigger, grpo, gigpo"),
         ("grpo", {"rejected": "x"}, "its objective is 'grpo'; remove it"),
     ],
 )

@@ -257,7 +257,7 @@ def test_a_batch_in_parts_makes_the_step_of_the_whole_batch(source, tmp_path, no
     [
         ({"accumulate": 0}, "accumulate is 0"),
         ({"accumulate": 3}, "multiple of the 1 devices that share it x 3"),
-        ({"remat": "all"}, "none, dots, block"),
+        ({"remat": "all"}, "none, dots, mlp, block"),
     ],
 )
 def test_parts_and_remat_are_checked_before_anything_is_spent(source, tmp_path, changes, words):
