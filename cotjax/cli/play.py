@@ -97,6 +97,11 @@ def _play(arguments: argparse.Namespace) -> None:
     else:
         player = play.player_of_model(arguments.model, arguments.template)
         for override in arguments.overrides:
+            if not override.startswith(("prompt.", "evaluate.", "data.layout=")):
+                raise UsageError(
+                    f"--config.{override}: --model takes --config.prompt.…, "
+                    "--config.evaluate.… and --config.data.layout; the world is --world"
+                )
             set_field(player.config, override)
         if player.config.prompt.examples:
             raise UsageError(

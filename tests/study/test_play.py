@@ -135,6 +135,7 @@ def test_wrong_arguments_are_one_clear_line(games, capsys, tmp_path, monkeypatch
         (["--run", "somewhere"], "a run plays as it was trained; only --model takes"),
         ([], "a run plays as it was trained; only --model takes"),
         (["--model", BASE_FOLDER, "--config.prompt.examples=1"], "examples are of a run's"),
+        (["--model", BASE_FOLDER, "--config.world=search_qa"], "the world is --world"),
     ],
 )
 def test_only_a_model_is_prompted_as_its_user_says(games, capsys, arguments, words):
