@@ -10,7 +10,7 @@ Command   cotjax train --config configs/demo.py --out runs/grpo_start --config.t
           cotjax export --run runs/grpo_start --arm named --out runs/grpo_start/model
           cotjax rl --config configs/grpo_demo.py
 Hardware  2 CPU cores: some 40 minutes an arm, computed from 110 CPU seconds a step
-Result    not run to its end. Greedily the start wins 58 % of the in-domain games by CoT actions, and
+Result    not run to its end. Greedily the start wins 58 % of in-domain games by CoT actions, and
           25 % of those in longer rooms; the first 5 of 40 steps sampled a success of 0.33, 0.44,
           0.32, 0.40 and 0.32, of 64 episodes each: no gain yet
 """
