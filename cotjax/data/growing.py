@@ -16,6 +16,7 @@ PROMPT: no text predicts it. A text is tokenised once, tag by tag and stretch by
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,15 +137,10 @@ def _line(name: str, segments: Segments) -> TokenExample:
     return TokenExample(name, 0, steps, ids, roles.astype(np.int32), branches, positions)
 
 
-class _naming:
-    """Names the text in the message of a DataError."""
-
-    def __init__(self, name: str):
-        self._name = name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, DataError):
-            raise DataError(f"{self._name!r}: {error}") from None
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Name the text in the message of a DataError."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{name!r}: {error}") from None

@@ -21,16 +21,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from cotjax.errors import UsageError
 from cotjax.model.attention import ATTENDED, tree_attention, visible
 from cotjax.model.config import ModelConfig
-from cotjax.model.platform import GPUS, platform_here, platform_of
-from cotjax.model.sharding import spec
-from cotjax.model.tree_kernel import can_run, kernel_attention
+from cotjax.model.platform import GPUS, has_triton, platform_here, platform_of
+from cotjax.model.sharding import on_each_device
 
 KERNELS = ("xla", "splash", "pallas", "cudnn")
+# Head sizes of "pallas" (tree_kernel.py): powers of two.
+_PALLAS_SIZES = (16, 32, 64, 128)
+
+_QUERIES = ("batch", "heads", "length", "head_size")
+_KEYS = ("batch", "kv_heads", "length", "head_size")
+_ROWS = ("batch", "length")
 
 # Splash attention cuts queries and keys into blocks of these sizes, the largest that divides the
 # row. Rows are filled up to a multiple of the smallest.
@@ -58,7 +63,7 @@ def _fastest(config: ModelConfig, platform: str) -> str:
     # The kernels for GPUs have no float32.
     if platform not in GPUS or config.compute_dtype == "float32":
         return "xla"
-    return "pallas" if can_run(config.head_size) else "cudnn"
+    return "pallas" if has_triton() and config.head_size in _PALLAS_SIZES else "cudnn"
 
 
 def check_kernel(kernel: str) -> None:
@@ -81,27 +86,17 @@ def attend_by(kernel: str, *, interpret: bool = False) -> Callable[..., jax.Arra
         return tree_attention
     own = {
         "splash": partial(_splash, interpret=interpret),
-        "pallas": partial(kernel_attention, interpret=interpret),
+        "pallas": partial(_pallas, interpret=interpret),
         "cudnn": partial(_masked, partial(jax.nn.dot_product_attention, implementation="cudnn")),
     }
-    return partial(_on_each_device, own[kernel])
+    return partial(on_each_device, own[kernel], (_QUERIES, _KEYS, _KEYS, _ROWS, _ROWS), _QUERIES)
 
 
-def _on_each_device(attention: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
-    """Run a kernel on each device's rows and heads, which are independent.
+def _pallas(*arrays: jax.Array, interpret: bool) -> jax.Array:
+    # Imported here: Pallas takes a seventh of the time that this module's import takes.
+    from cotjax.model.tree_kernel import kernel_attention
 
-    The partitioner cannot see into a kernel.
-    """
-    if jax.sharding.get_abstract_mesh().empty:
-        return attention(*arrays)
-    queries, keys = (
-        spec(("batch", "heads", "length", "head_size")),
-        spec(("batch", "kv_heads", "length", "head_size")),
-    )
-    rows: PartitionSpec = spec(("batch", "length"))
-    return jax.shard_map(
-        attention, in_specs=(queries, keys, keys, rows, rows), out_specs=queries, check_vma=False
-    )(*arrays)
+    return kernel_attention(*arrays, interpret=interpret)
 
 
 def _splash(

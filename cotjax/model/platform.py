@@ -9,6 +9,7 @@ import ctypes
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import jax
 from jax.sharding import Mesh
@@ -94,6 +95,11 @@ GPUS = ("gpu", "cuda", "rocm")
 def forms_of(platform: str) -> Forms:
     """Return the forms of a platform: "cpu", "gpu" (jax also says "cuda" or "rocm") or "tpu"."""
     return FORMS.get("gpu" if platform in GPUS else platform, Forms())
+
+
+def has_triton() -> bool:
+    """Say whether this jax has Pallas' Triton lowering, whose place Mosaic is to take."""
+    return find_spec("jax.experimental.pallas.triton") is not None
 
 
 def platform_here() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
+from typing import Any
 
 import jax
 import numpy as np
@@ -167,6 +168,21 @@ def whole_slots(slots: int, mesh: Mesh) -> int:
     devices.
     """
     return -(-slots // batch_parts(mesh)) * batch_parts(mesh)
+
+
+def on_each_device(kernel: Any, in_axes: tuple[Any, ...], out_axes: Any, *arrays: Any) -> Any:
+    """Run a kernel on each device's own part of the arrays: the partitioner cannot see into it.
+
+    The axes are logical ones, of each array and of each result; no sum goes over a sharded one.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return kernel(*arrays)
+    placed: Any = jax.tree.map(spec, (in_axes, out_axes), is_leaf=_is_axes)
+    return jax.shard_map(kernel, in_specs=placed[0], out_specs=placed[1], check_vma=False)(*arrays)
+
+
+def _is_axes(x: Any) -> bool:
+    return isinstance(x, tuple) and all(isinstance(axis, str) for axis in x)
 
 
 def constrain(x: jax.Array, axes: Sequence[str]) -> jax.Array:

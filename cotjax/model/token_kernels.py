@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from importlib.util import find_spec
 from math import sqrt
 from typing import Any, Literal
 
@@ -27,8 +26,8 @@ import jax.numpy as jnp
 
 from cotjax.model.config import ModelConfig
 from cotjax.model.layers import Raw
-from cotjax.model.platform import forms_of, platform_here
-from cotjax.model.sharding import spec
+from cotjax.model.platform import forms_of, has_triton, platform_here
+from cotjax.model.sharding import on_each_device
 
 KERNELS = ("triton", "cudnn", "xla")
 
@@ -66,9 +65,7 @@ def _triton_runs(config: ModelConfig, platform: str) -> bool:
     H = config.head_size
     # float32 would be rounded to TF32 by a tensor core, but not by the interpreter.
     exact = config.compute_dtype != "float32" or platform == "cpu"
-    # Mosaic is to take the Triton lowering's place in a later jax.
-    there = find_spec("jax.experimental.pallas.triton") is not None
-    return there and exact and (platform == "cpu" or H >= _ROWS) and H & (H - 1) == 0
+    return has_triton() and exact and (platform == "cpu" or H >= _ROWS) and H & (H - 1) == 0
 
 
 @lru_cache(maxsize=64)
@@ -92,20 +89,6 @@ def _attention(*arrays: jax.Array, **how: Any) -> jax.Array:
     return jax.nn.dot_product_attention(*arrays, implementation=implementation, **how)
 
 
-def _on_each_device(attention: Any, in_axes: tuple[Any, ...], out_axes: Any, *arrays: Any) -> Any:
-    """Run a kernel on each device's slots and heads: the partitioner cannot see into it."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return attention(*arrays)
-    placed: Any = jax.tree.map(spec, (in_axes, out_axes), is_leaf=_is_axes)
-    return jax.shard_map(attention, in_specs=placed[0], out_specs=placed[1], check_vma=False)(
-        *arrays
-    )
-
-
-def _is_axes(x: Any) -> bool:
-    return isinstance(x, tuple) and all(isinstance(axis, str) for axis in x)
-
-
 _SLOTS = ("batch",)
 _QUERIES = ("batch", "length", "heads", "head_size")
 _CACHED = ("batch", "length", "kv_heads", "head_size")
@@ -126,7 +109,7 @@ def read_attention(
     """
     arrays = (q_BTNH, *fresh, *cached, lengths_B, *([] if at_B is None else [at_B]))
     axes = (_QUERIES, *(_CACHED,) * 4, *(_SLOTS,) * (len(arrays) - 5))
-    return _on_each_device(_read_attention, axes, _QUERIES, *arrays)
+    return on_each_device(_read_attention, axes, _QUERIES, *arrays)
 
 
 def _read_attention(
@@ -173,7 +156,7 @@ def step_attention_by(
     `kernel`: "cudnn" or "xla".
     """
     if kernel == "cudnn":
-        out_B1NH = _on_each_device(
+        out_B1NH = on_each_device(
             lambda q, k, v, seen_B: _attention(q, k, v, key_value_seq_lengths=seen_B),
             (_QUERIES, _CACHED, _CACHED, _SLOTS),
             _QUERIES,
@@ -220,7 +203,7 @@ def raw_step_attention(
     axes += [_CACHED, _CACHED, _SLOTS, *([whole] * len(norms))]
     out_axes = (("batch", "kv_heads", "group", "head_size"), _CACHED, _CACHED)
     kernel = partial(_raw_step, eps=eps)
-    out_BKGH, keys_BSKH, values_BSKH = _on_each_device(kernel, tuple(axes), out_axes, *arrays)
+    out_BKGH, keys_BSKH, values_BSKH = on_each_device(kernel, tuple(axes), out_axes, *arrays)
     B, K, G, H = out_BKGH.shape
     return out_BKGH.reshape(B, K * G, 1, H), keys_BSKH, values_BSKH
 

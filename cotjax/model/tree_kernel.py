@@ -59,11 +59,6 @@ class Tiling:
         return max(max(blocks.queries, blocks.keys) for blocks in each)
 
 
-def can_run(head_size: int) -> bool:
-    """Say whether the kernels take this head size: a power of two from 16 to 128."""
-    return head_size in (16, 32, 64, 128)
-
-
 def runs(segment_ids_BT: jax.Array, branches_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return of each token, int32 [B, T], the first query after it that does not see it, and the
     first key that it sees.
@@ -106,7 +101,7 @@ def kernel_attention(
     """Return attention [B, N, T, H] by the rule of attention.visible, causally.
 
     Each segment, and each branch of a segment, must be one run of tokens, as packing makes them.
-    H: see `can_run`. `interpret` runs without a GPU, slowly.
+    H is a power of two from 16 to 128. `interpret` runs without a GPU, slowly.
     """
     tiling = tiling or Tiling()
     T = q_BNTH.shape[2]

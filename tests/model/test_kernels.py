@@ -135,7 +135,7 @@ def test_one_number_a_key_is_the_whole_rule(data):
     assert (seen[~real] == np.eye(112, dtype=bool)[~real]).all()
 
 
-def test_each_platform_gets_its_kernel():
+def test_each_platform_gets_its_kernel(monkeypatch):
     class Device:
         def __init__(self, platform):
             self.platform = platform
@@ -155,6 +155,8 @@ def test_each_platform_gets_its_kernel():
     assert kernels.kernel_for(wide, Mesh("gpu")) == "xla"  # the others have no float32
     odd = tiny.model_config(compute_dtype="bfloat16", head_size=24)
     assert kernels.kernel_for(odd, Mesh("cuda")) == "cudnn"  # no power of two
+    monkeypatch.setattr(kernels, "has_triton", lambda: False)
+    assert kernels.kernel_for(narrow, Mesh("gpu")) == "cudnn"
     with pytest.raises(
         UsageError, match="there is no kernel 'flash'; there are xla, splash, pallas, cudnn"
     ):
