@@ -10,8 +10,7 @@ Here: every cell but "unnamed_mixed", one seed each, expert states at updates 0,
 at 0 and 60. configs/demo_full.py has every cell, three seeds, and episodes at the middle too.
 
 Command   launch/demo.sh      (or: cotjax demo; cotjax study --config configs/demo.py)
-Hardware  2 CPU cores: 13 to 14 minutes, computed from the stages of configs/demo_full.py; 27 beside
-          another job that kept both cores busy (25 minutes of CPU time)
+Hardware  2 CPU cores: 13.2 minutes; the first time up to 2 more, which the making of games takes
 Result    D1 of actions chosen among the admissible ones, 64 in-domain games, base to update 60:
           "named" 0.60 to 0.83 by CoT actions, 0.53 to 0.49 by prompt actions, so -17 % [-42, 6] of
           the gain is in the prompt action: "in the CoT advantage". "named_mixed" 0.83 and 0.75,
