@@ -2,6 +2,8 @@ import os
 import signal
 import tempfile
 
+from helpers.emitters import with_older_emitters
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # What several processes of the tests compile is compiled once. Under xdist this file is read by the
@@ -20,6 +22,9 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 # so do the few tests that compute for longer than they compile (the fixture `optimized`).
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+# XLA's fusion emitters take two thirds of the rest. Its older ones write the same kernels.
+os.environ["XLA_FLAGS"] = with_older_emitters(os.environ.get("XLA_FLAGS", ""))
+
 import hypothesis
 import jax
 import pytest
@@ -35,6 +40,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # A shell starts what runs in its background with Ctrl-C ignored, and so would be every process that
 # a test starts to interrupt it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Tests write tens of thousands of small files, and what a disk keeps when the machine crashes none
+# of them sees. Waiting for it takes minutes, so it is left to the tests of files (`synced`) and to
+# the processes that tests start.
+_FSYNC = os.fsync
+os.fsync = lambda handle: os.fstat(handle) and None
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """Wait for the disk, as users do."""
+    monkeypatch.setattr(os, "fsync", _FSYNC)
 
 
 @pytest.fixture

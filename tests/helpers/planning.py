@@ -40,7 +40,8 @@ def environment(compiler_path: Path | None) -> dict[str, str]:
 
     The compiler optimizes as it does for a user.
     """
-    own = ("TPU_LIBRARY_PATH", "JAX_COMPILATION_CACHE_DIR", "JAX_DISABLE_MOST_OPTIMIZATIONS")
+    own = ("TPU_LIBRARY_PATH", "JAX_COMPILATION_CACHE_DIR")
+    own += ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")
     without = {name: value for name, value in os.environ.items() if name not in own}
     return without | ({"TPU_LIBRARY_PATH": str(compiler_path)} if compiler_path else {})
 

@@ -24,9 +24,10 @@ def environment(devices: int | None) -> dict[str, str]:
     path = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS / "train")))
     # XLA gives up after 40 seconds, but on a busy machine devices may wait longer for each other.
     patient = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {patient}".strip()
     named = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
     own = {} if devices is None else {"JAX_NUM_CPU_DEVICES": str(devices)}
-    return named | own | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path, "XLA_FLAGS": patient}
+    return named | own | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path, "XLA_FLAGS": flags}
 
 
 def start_process(

@@ -33,7 +33,7 @@ def seeds(tmp_path_factory):
     run = tmp_path_factory.mktemp("family")
     write_planted(run, cells, seeds=3, games=40, checkpoints=(0, 30, 60), played=False)
     fix_primary(run)
-    return run
+    return run, summarize(run)
 
 
 def test_a_config_fixes_what_the_verdicts_are_about():
@@ -44,7 +44,7 @@ def test_a_config_fixes_what_the_verdicts_are_about():
 
 
 def test_verdicts_are_one_family_and_nothing_else_is_a_verdict(seeds):
-    summary = summarize(seeds)
+    _, summary = seeds
     assert (summary.primary.measure, summary.primary.tests) == ("d1", 4)
     named, hybrid = (summary.placed(arm, "in_domain").placement for arm in ("named", "hybrid"))
     assert (named.verdict, hybrid.verdict) == (Verdict.ADVANTAGE, Verdict.PROMPT)
@@ -106,7 +106,7 @@ def test_an_arm_outside_the_family_takes_no_level_and_gets_no_verdict(tmp_path):
 
 
 def test_intervals_hold_over_seeds(seeds):
-    summary = summarize(seeds)
+    _, summary = seeds
     for row in (*summary.changes, *summary.arm_differences, *summary.trends):
         assert row.estimate.seeds == 3 and row.estimate.games == 40
     assert summary.last("named", "in_domain").metrics["d1_cot"].n == 3 * 40 * 4
@@ -117,7 +117,7 @@ def test_intervals_hold_over_seeds(seeds):
 
 def test_the_trend_of_a_gap_is_its_slope(seeds):
     """From 5 points at the base to 51 in 60 updates, in a straight line."""
-    summary = summarize(seeds)
+    run, summary = seeds
     trend = summary.trend("named", "in_domain", "d1_gap")
     assert trend.checkpoints == (0, 30, 60)
     planted = (0.81 - 0.30 - 0.05) / 0.6
@@ -127,7 +127,7 @@ def test_the_trend_of_a_gap_is_its_slope(seeds):
     assert trend.estimate.value == pytest.approx(change.value / 0.6, abs=1e-5)
     flat = summary.trend("hybrid", "in_domain", "d1_gap").estimate
     assert flat.low < (0.02 - 0.05) / 0.6 < flat.high and flat.high < 0.4
-    saved = json.loads((seeds / "summary.json").read_text())
+    saved = json.loads((run / "summary.json").read_text())
     assert {"value", "low", "high", "n", "games", "seeds", "p"} < saved["trends"][0].keys()
 
 

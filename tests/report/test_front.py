@@ -56,6 +56,12 @@ def many(tmp_path_factory):
     return run, replace(summary, points=tuple(points), checkpoints=steps, last_checkpoint=600)
 
 
+@pytest.fixture(scope="module")
+def page(many):
+    """The path of the page of `many`, which takes seconds to write."""
+    return write_report(*many)
+
+
 def boxes(figure):
     """Return the visible texts of a figure that is drawn, with their boxes, by axes."""
     canvas = FigureCanvasAgg(figure)
@@ -135,15 +141,14 @@ class Structure(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_of_many_arms_has_a_sound_structure(many):
-    run, summary = many
-    text = write_report(run, summary).read_text(encoding="utf-8")
-    page = Structure(text)
-    assert page.headings[:2] == [1, 2] and page.headings.count(1) == 1
-    assert all(deeper - level <= 1 for level, deeper in pairwise(page.headings))
-    assert len(page.ids) == len(set(page.ids)) and set(page.labels) <= set(page.ids)
+def test_the_page_of_many_arms_has_a_sound_structure(page):
+    text = page.read_text(encoding="utf-8")
+    found = Structure(text)
+    assert found.headings[:2] == [1, 2] and found.headings.count(1) == 1
+    assert all(deeper - level <= 1 for level, deeper in pairwise(found.headings))
+    assert len(found.ids) == len(set(found.ids)) and set(found.labels) <= set(found.ids)
     # The main part takes the focus of the skip link and needs no name.
-    assert [tag for tag, _ in page.unnamed] == ["main"]
+    assert [tag for tag, _ in found.unnamed] == ["main"]
     assert 'class="skip" href="#content"' in text and 'id="glossary"' in text
     # Twelve arms are rows of a table, not sentences.
     assert text.count("<li>") < 60
@@ -167,9 +172,8 @@ def test_the_pages_numbers_are_the_summarys(planted):
 
 
 @pytest.mark.skipif(find_chromium() is None, reason="needs Chromium")
-def test_the_page_fits_a_phone_and_works_by_keys(many):
-    run, summary = many
-    address = write_report(run, summary).as_uri()
+def test_the_page_fits_a_phone_and_works_by_keys(page):
+    address = page.as_uri()
     with Browser() as browser:
         for width, dark in ((1400, False), (390, True)):
             page = browser.page(width, 844, dark=dark)

@@ -29,6 +29,11 @@ def planted(tmp_path_factory):
     return write_planted(tmp_path_factory.mktemp("planted"), games=40, played=False)
 
 
+@pytest.fixture(scope="module")
+def summary(planted):
+    return summarize(planted)
+
+
 def write_information(run, arm, removed, steps=(0, 60)):
     folder = run / "arms" / arm
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,8 +56,7 @@ def write_information(run, arm, removed, steps=(0, 60)):
     (folder / "information.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_the_verdict_flips_with_the_planted_truth(planted):
-    summary = summarize(planted)
+def test_the_verdict_flips_with_the_planted_truth(summary):
     placed = {arm: summary.placed(arm, "in_domain") for arm in summary.arms}
     assert {row.measure for row in placed.values()} == {"d1"}
     said = {arm: row.placement.verdict for arm, row in placed.items()}
@@ -69,16 +73,15 @@ def test_the_verdict_flips_with_the_planted_truth(planted):
     assert rows == {arm: str(verdict) for arm, verdict in said.items()}
 
 
-def test_the_baseline_comes_first_and_the_ceiling_last(planted):
-    arms = summarize(planted).arms
+def test_the_baseline_comes_first_and_the_ceiling_last(summary):
+    arms = summary.arms
     assert list(arms) == ["named", "reduced", "hybrid", "unnamed", "unnamed_hybrid", "direct"]
     # An arm that drops losses is compared with its own twin, the others with the baseline.
     assert arms["reduced"].minus == arms["unnamed"].minus == "named"
     assert arms["direct"].direct_share == 1.0
 
 
-def test_the_split_adds_up_to_the_gap(planted):
-    summary = summarize(planted)
+def test_the_split_adds_up_to_the_gap(summary):
     assert {split.twin for split in summary.splits} == {"direct"}
     for split in summary.splits:
         point = summary.last(split.arm, "in_domain")
@@ -185,8 +188,7 @@ def test_seeds_that_were_written_as_arms_give_the_same_numbers(tmp_path):
     assert saved[True] == saved[False]
 
 
-def test_a_metric_that_was_not_measured_is_not_in_the_file(planted):
-    summary = summarize(planted)
+def test_a_metric_that_was_not_measured_is_not_in_the_file(planted, summary):
     saved = json.loads((planted / "summary.json").read_text())
     for point, kept in zip(summary.points, saved["points"], strict=True):
         assert set(kept["metrics"]) == {
@@ -195,8 +197,7 @@ def test_a_metric_that_was_not_measured_is_not_in_the_file(planted):
     assert "d1_cot" in saved["points"][0]["metrics"] and "score_cot" in saved["metrics"]
 
 
-def test_one_seed_has_no_interval_over_seeds(planted):
-    summary = summarize(planted)
+def test_one_seed_has_no_interval_over_seeds(summary):
     assert summary.seed_points == ()
     assert all(row.seeds is None for row in (*summary.changes, *summary.arm_differences))
 
@@ -206,7 +207,7 @@ def test_names_stay_within_a_figure_of_eight_arms(tmp_path):
         "named_with_a_long_name_for_its_label": Cell(0.7, 0.3, fraction=0.5),
         "unnamed_with_a_long_name_for_its_label": Cell(0.5, 0.5, "unnamed", fraction=0.5),
     }
-    run = write_planted(tmp_path, cells, seeds=3, games=6, states=1, checkpoints=(0, 20, 40, 60))
+    run = write_planted(tmp_path, cells, seeds=2, games=4, states=1, checkpoints=(0, 30, 60))
     figure = overview_figure(summarize(run))
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

@@ -31,7 +31,8 @@ def fresh(tmp_path, monkeypatch):
 
 def start(cache, **more):
     """Start a process that compiles as a user's does, with its cache below `cache`."""
-    names = (FOLDER, SIZE, LEAST_SECONDS, ENABLED, "JAX_DISABLE_MOST_OPTIMIZATIONS")
+    of_tests = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")
+    names = (FOLDER, SIZE, LEAST_SECONDS, ENABLED, *of_tests)
     environment = {name: value for name, value in os.environ.items() if name not in names}
     environment |= {"XDG_CACHE_HOME": str(cache), LEAST_SECONDS: "0", "JAX_PLATFORMS": "cpu"}
     environment["PYTHONPATH"] = os.pathsep.join(map(str, (TESTS.parent, TESTS)))

@@ -14,6 +14,8 @@ from cotjax.config import load_config
 from cotjax.errors import DataError, UsageError
 from cotjax.runtime.files import atomic_file, atomic_folder, check_output, local_path, write_atomic
 
+pytestmark = pytest.mark.usefixtures("synced")
+
 
 def left_over(folder):
     return sorted(path.name for path in folder.iterdir() if path.name.endswith(".partial"))
