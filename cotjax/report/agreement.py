@@ -7,7 +7,7 @@ from functools import partial
 
 from cotjax.diagnostics.statistics import NOTHING, Estimate
 from cotjax.report.labels import domain_label, number, percent
-from cotjax.report.section import Section, SectionRow, SectionTable
+from cotjax.report.section import Section, SectionRow, SectionTable, under_headings
 from cotjax.report.summary import Summary
 
 FLOOR_TITLE = "Do both modes differ beyond the floor of sampling?"
@@ -28,16 +28,18 @@ _FLOOR: Columns = {
     "revision rate beyond its floor": ("revision_excess", _signed_percent),
     "not comparable": ("d2_floor_not_comparable", percent),
 }
-_LIKELIHOOD: Columns = {
-    "nats of the reference action after the CoT": ("d1_nats_cot", _nats),
+_REFERENCE: Columns = {
+    "nats after the CoT": ("d1_nats_cot", _nats),
     "after the prompt": ("d1_nats_prompt", _nats),
     "saved by reasoning": ("d1_nats_gap", _signed_nats),
-    "per token after the CoT": ("d1_token_nats_cot", _nats),
+    "nats per token after the CoT": ("d1_token_nats_cot", _nats),
     "per token after the prompt": ("d1_token_nats_prompt", _nats),
-    "posterior after the CoT": ("d1_posterior_cot", percent),
-    "posterior after the prompt": ("d1_posterior_prompt", percent),
-    "CoT action minus prompt action, after the prompt": ("d2_nats", _signed_nats),
-    "divergence of the posteriors": ("d2_divergence", _nats),
+    "posterior after the CoT, %": ("d1_posterior_cot", percent),
+    "posterior after the prompt, %": ("d1_posterior_prompt", percent),
+}
+_BOTH: Columns = {
+    "nats of the CoT action minus prompt action, after the prompt": ("d2_nats", _signed_nats),
+    "divergence of the posteriors, nats": ("d2_divergence", _nats),
 }
 
 
@@ -51,7 +53,8 @@ def floor(summary: Summary) -> Section:
         "0 where both draw from the same actions alike.",
     ]
     says = {1: "the modes differ beyond the floor"}
-    return _section(summary, "floor", FLOOR_TITLE, _FLOOR, said, "revision_excess", says)
+    tables = {"": _FLOOR}
+    return _section(summary, "floor", FLOOR_TITLE, tables, said, "revision_excess", says)
 
 
 def likelihood(summary: Summary) -> Section:
@@ -62,35 +65,47 @@ def likelihood(summary: Summary) -> Section:
         "The posterior is an action's share of the probability of all admissible actions.",
     ]
     says = {1: "reasoning makes the reference action more likely", -1: "less likely"}
-    return _section(summary, "likelihood", LIKELIHOOD_TITLE, _LIKELIHOOD, said, "d1_nats_gap", says)
+    tables = {"D1: the reference action": _REFERENCE, "D2: the two actions": _BOTH}
+    return _section(summary, "likelihood", LIKELIHOOD_TITLE, tables, said, "d1_nats_gap", says)
 
 
 def _section(
     summary: Summary,
     id_: str,
     title: str,
-    columns: Columns,
+    tables: Mapping[str, Columns],
     said: Sequence[str],
     main: str,
     says: Mapping[int, str],
 ) -> Section:
-    """Return the section of one probe.
+    """Return the section of one probe, with a table for each title.
 
     `says`: sign of the metric `main`, where its interval excludes 0 -> what that says.
     """
-    rows = []
-    for point in (point for domain in summary.domains for point in summary.ends(domain)):
-        estimates = [point.metrics.get(name, NOTHING) for name, _ in columns.values()]
-        if not any(estimate.measured for estimate in estimates):
-            continue
-        cells = [
-            write(estimate)
-            for (_, write), estimate in zip(columns.values(), estimates, strict=True)
-        ]
-        cells.append(says.get(point.metrics.get(main, NOTHING).sign, "–"))
-        label = f"{summary.label_of(point)} · {domain_label(point.domain)}"
-        rows.append(SectionRow(label, tuple(cells)))
-    if not rows:
-        return Section(id_, title, ())
-    table = SectionTable("", (*columns, "says"), tuple(rows), notes=(_SAYS,))
-    return Section(id_, title, (table,), tuple(said))
+    found = tuple(
+        table
+        for name, columns in tables.items()
+        if (table := _table(summary, name, columns, main, says)).rows
+    )
+    return Section(id_, title, found, tuple(said) if found else (), (_SAYS,) if found else ())
+
+
+def _table(
+    summary: Summary, title: str, columns: Columns, main: str, says: Mapping[int, str]
+) -> SectionTable:
+    """Return a table of the base and every arm by domain; words where `main` is a column."""
+    worded = main in (metric for metric, _ in columns.values())
+    groups = []
+    for domain in summary.domains:
+        rows = []
+        for point in summary.ends(domain):
+            estimates = [point.metrics.get(name, NOTHING) for name, _ in columns.values()]
+            if any(estimate.measured for estimate in estimates):
+                writers = (write for _, write in columns.values())
+                cells = [write(each) for write, each in zip(writers, estimates, strict=True)]
+                if worded:
+                    cells.append(says.get(point.metrics.get(main, NOTHING).sign, "–"))
+                rows.append(SectionRow(summary.label_of(point), tuple(cells)))
+        groups.append((domain_label(domain), rows))
+    heads = (*columns, "says") if worded else tuple(columns)
+    return SectionTable(title, heads, under_headings(groups), rows_are="arm")

@@ -83,8 +83,9 @@ def _found(summary: Summary) -> str:
     if len(covered) == 1 < len(rows):
         text += f"; {_lower(_gain(summary, covered[0]))}"
         apart = len(rows) - 1
-        described = "is described by its interval" if apart == 1 else "are described by intervals"
-        return f"{text}. The {_counted(apart, 'other arm')} {described} alone."
+        if apart == 1:
+            return f"{text}. The other arm is described by its interval alone."
+        return f"{text}. The {apart} other arms are described by intervals alone."
     counts = Counter(verdict_of(summary, row) for row in covered)
     if len(counts) == 1:
         others = "the other arm" if counts.total() == 1 else f"all {counts.total()} other arms"

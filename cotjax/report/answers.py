@@ -14,7 +14,8 @@ from cotjax.diagnostics.share import FLOOR
 from cotjax.diagnostics.statistics import NOTHING, Estimate
 from cotjax.objectives.named import SUPERVISED
 from cotjax.report.arms import differs_by_dropping
-from cotjax.report.labels import capitalize, domain_label, p_text, percent
+from cotjax.report.labels import capitalize, domain_label, p_text, percent, scaled
+from cotjax.report.rows import Trend
 from cotjax.report.section import Cell, Section, SectionRow, SectionTable
 from cotjax.report.summary import PointSummary, Summary
 from cotjax.report.warnings import cannot_differ
@@ -37,6 +38,17 @@ _HELP = (
     "gap of D1",
     "gap of D3",
 )
+_GAPS = {
+    "d1_gap": "gap of D1",
+    "gap": "gap of D3",
+    "d1_gap_constrained": "gap of D1, constrained actions",
+    "gap_constrained": "gap of D3, constrained actions",
+}
+_TREND_NOTE = (
+    "Percentage points from the first checkpoint to the last, along the line that fits all of them "
+    "best (least squares), on the same games, with 95 % intervals that stand alone. A word below a "
+    "number says that its interval excludes 0."
+)
 _NOTE = (
     "In percent and percentage points, with 95 % intervals that stand alone; Δ: change from the "
     "base. A word below a number says that its interval excludes 0; no word says that nothing was "
@@ -45,7 +57,7 @@ _NOTE = (
 
 
 def answers(summary: Summary) -> list[Section]:
-    """Return a section on revisions, and one on each kind of difference between arms."""
+    """Return a section on revisions, one on trends, and one on each kind of difference of arms."""
     tables = (
         SectionTable(
             capitalize(domain_label(domain)),
@@ -57,6 +69,9 @@ def answers(summary: Summary) -> list[Section]:
     )
     title = "How often does reasoning revise the action, and does it help?"
     found = [Section("revisions", title, tuple(tables), notes=(_NOTE,))]
+    if trends := tuple(_trends(summary)):
+        question = "Does the gap change along the checkpoints?"
+        found.append(Section("trends", question, trends, notes=(_TREND_NOTE,)))
     compared = [arm for arm, about in summary.compared.items() if about.minus]
     masked = [arm for arm in compared if differs_by_dropping(summary.arms, arm)]
     others = [arm for arm in compared if arm not in masked]
@@ -88,7 +103,9 @@ def _revisions(summary: Summary, arm: str, domain: str) -> SectionRow:
     if point is not None and point.metrics["gap"].measured:
         p = "" if point.gap_p is None else f"exact {p_text(point.gap_p)}"
         extreme = _extreme([point], ("d3_cot", "d3_prompt"))
-        gap = Cell(gap.text, p, note=EXTREME if extreme else gap.note)
+        # The exact test ignores how far games go; words need both.
+        note = gap.note if point.gap_p is None or point.gap_p < 0.05 else ""
+        gap = Cell(gap.text, p, note=EXTREME if extreme else note)
     return SectionRow(summary.label(arm), (*cells, gap))
 
 
@@ -100,6 +117,37 @@ def _says(point: PointSummary | None, metric: str, up: str, down: str) -> Cell:
     estimate = NOTHING if point is None else point.metrics[metric]
     note = {1: up, -1: down}.get(estimate.sign, "")
     return Cell(percent(estimate, signed=True, digits=1), note=note)
+
+
+# ---- trends
+
+
+def _trends(summary: Summary) -> Iterable[SectionTable]:
+    """Yield a table a domain, with a column for each gap that three or more checkpoints have."""
+    for domain in summary.domains:
+        found = {
+            (row.arm, row.metric): row
+            for row in summary.trends
+            if row.domain == domain and row.arm in summary.compared
+        }
+        gaps = {name: head for name, head in _GAPS.items() if any(name == m for _, m in found)}
+        rows = []
+        for arm in dict.fromkeys(arm for arm, _ in found):
+            cells = (_trend(found.get((arm, name))) for name in gaps)
+            rows.append(SectionRow(summary.label(arm), tuple(cells)))
+        if rows:
+            heads = tuple(gaps.values())
+            yield SectionTable(capitalize(domain_label(domain)), heads, tuple(rows), rows_are="arm")
+
+
+def _trend(row: Trend | None) -> Cell:
+    if row is None:
+        return Cell("–")
+    first, *_, last = row.checkpoints
+    run = scaled(row.estimate, (last - first) / 100)
+    behind = f"{len(row.checkpoints)} checkpoints, {first} to {last}; {p_text(row.p)}"
+    note = {1: "rises", -1: "falls"}.get(run.sign, "")
+    return Cell(percent(run, signed=True, digits=1), behind, note=note)
 
 
 # ---- arms

@@ -8,6 +8,8 @@ from pathlib import Path
 from cotjax.diagnostics.episodes import action_of, compared
 from cotjax.report.labels import domain_label
 from cotjax.report.summary import Summary
+from cotjax.report.viewer.make import FOLDER as VIEWER
+from cotjax.report.viewer.make import address, run_names
 from cotjax.rollout.record import PlayedGame, Response, read_record
 
 
@@ -38,7 +40,12 @@ class ShownStep:
 
 @dataclass(frozen=True)
 class ShownEpisode:
-    """The episode that the page shows. `revisions`: number of steps whose actions differ."""
+    """The episode that the page shows.
+
+    Attributes:
+      revisions: number of steps whose actions differ.
+      link: address of its first step in the viewer.
+    """
 
     task: str
     success: bool
@@ -49,6 +56,7 @@ class ShownEpisode:
     steps: tuple[ShownStep, ...]
     revisions: int
     final_observation: str | None
+    link: str
 
 
 def shown_episode(run_folder: Path, summary: Summary) -> ShownEpisode | None:
@@ -80,6 +88,7 @@ def shown_episode(run_folder: Path, summary: Summary) -> ShownEpisode | None:
         steps=tuple(steps),
         revisions=sum(step.same is False for step in steps),
         final_observation=record.final_observation,
+        link=f"{VIEWER}/index.html{address(run_names([run_folder])[0], record, 0)}",
     )
 
 

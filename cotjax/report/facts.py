@@ -86,7 +86,7 @@ def run_facts(summary: Summary) -> list[Facts]:
         for kind, seconds in summary.seconds.items()
     ]
     sections = [
-        Facts(titles.get(key, key.capitalize()), rows, folded=len(rows) > _FOLDED)
+        Facts(titles.get(key, key.replace("_", " ").capitalize()), rows, folded=len(rows) > _FOLDED)
         for key, value in sorted(rest.items(), key=lambda item: item[0] == "config")
         if isinstance(value, dict) and (rows := _rows(value))
     ]

@@ -83,28 +83,28 @@ def facet_svg(facet: Facet, prefix: str) -> str:
     return _svg(facet_figure(facet), prefix)
 
 
-def panel_svg(summary: Summary, name: str, arm: str, domain: str, prefix: str) -> str:
+def panel_svg(summary: Summary, chart: Chart, arm: str, domain: str, prefix: str) -> str:
     """Return one panel as an inline SVG element, with its text as text.
 
     Its ids begin with `prefix`. Its ink is currentColor, and its colours are var(--cot),
     var(--prompt), …
     """
-    return _svg(panel_figure(summary, name, arm, domain), prefix)
+    return _svg(panel_figure(summary, chart, arm, domain), prefix)
 
 
-def panel_figure(summary: Summary, name: str, arm: str, domain: str) -> Figure:
+def panel_figure(summary: Summary, chart: Chart, arm: str, domain: str) -> Figure:
     """Return one panel as a figure of the page's size."""
     # Fixed margins: a layout engine would draw every panel twice.
     figure = Figure(figsize=(2.5, 1.85))
     figure.subplots_adjust(left=0.24, right=0.99, top=0.95, bottom=0.13)
-    draw_panel(figure.add_subplot(), summary, CHARTS[name], arm, domain, width=1.85)
+    draw_panel(figure.add_subplot(), summary, chart, arm, domain, width=1.85)
     return figure
 
 
-def alt_text(summary: Summary, name: str, arm: str, domain: str) -> str:
+def alt_text(summary: Summary, chart: Chart, arm: str, domain: str) -> str:
     """Return what the panel shows, in words: first and last value of every line, with intervals."""
     parts = []
-    for line in CHARTS[name].lines:
+    for line in chart.lines:
         ends = [summary.point(arm, 0, domain), summary.last(arm, domain)]
         texts = [
             f"{100 * each.value:.0f} ({100 * each.low:.0f} to {100 * each.high:.0f})"
@@ -117,7 +117,7 @@ def alt_text(summary: Summary, name: str, arm: str, domain: str) -> str:
         if texts:
             parts.append(f"{line.label}: " + ", then ".join(texts))
     return (
-        f"{CHARTS[name].title}, {summary.label(arm)}, {domain_label(domain)}, in percent at the "
+        f"{chart.title}, {summary.label(arm)}, {domain_label(domain)}, in percent at the "
         f"{'start' if summary.arms[arm].start else 'base'} and at the last checkpoint, with 95 % "
         f"intervals. {'; '.join(parts) or 'No records'}."
     )

@@ -15,6 +15,8 @@ from cotjax.report.section import Section
 from cotjax.report.summary import Summary
 from cotjax.report.verdicts import verdicts
 
+_BESIDE = 6  # arms
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -44,6 +46,14 @@ class Front:
     verdicts: Section
     matrix: Section
     twin: str
+
+    @property
+    def beside(self) -> bool:
+        """Whether the figure stands beside the sentences on a wide screen, so that both are seen.
+
+        Of many arms it is too high for that.
+        """
+        return len(self.summary.compared) <= _BESIDE
 
 
 def front_of(summary: Summary, title: str, prefix: str = "") -> Front:

@@ -10,7 +10,7 @@ from cotjax.diagnostics.progress import progress_metric
 from cotjax.diagnostics.revisions import MOST_STEPS, PLACES
 from cotjax.diagnostics.statistics import Estimate
 from cotjax.report.labels import domain_label, number, percent
-from cotjax.report.section import Section, SectionRow, SectionTable
+from cotjax.report.section import Section, SectionRow, SectionTable, under_headings
 from cotjax.report.summary import PointSummary, Summary
 from cotjax.rollout.record import KINDS
 
@@ -72,15 +72,15 @@ _NOTES = {
 
 def judged(summary: Summary) -> Section:
     """Return what was judged at the base and at the last checkpoint of each arm."""
-    points = [point for domain in summary.domains for point in summary.ends(domain)]
     tables = (
-        _table(summary, points, REVISIONS, _REVISION_COLUMNS, PLACES.values()),
-        _table(summary, points, PLAN, _PLAN_COLUMNS, [("", "")], "d1_plan_cot"),
-        _table(summary, points, PROGRESS, _progress_columns(summary), [("", "")]),
-        _table(summary, points, PREFERENCE, _PREFERENCE_COLUMNS, [(f"_{j}", j) for j in JUDGES]),
+        _table(summary, REVISIONS, _REVISION_COLUMNS, PLACES.values()),
+        _table(summary, PLAN, _PLAN_COLUMNS, [("", "")], "d1_plan_cot"),
+        _table(summary, PROGRESS, _progress_columns(summary), [("", "")]),
+        _table(
+            summary, PREFERENCE, _PREFERENCE_COLUMNS, [(f"_{j}", f"judge: {j}") for j in JUDGES]
+        ),
         _table(
             summary,
-            points,
             AGREEMENT,
             (("agree", "d4_agreement"),),
             [(f"_{one}_{other}", f"{one}, {other}") for one, other in PAIRS],
@@ -100,7 +100,6 @@ def _progress_columns(summary: Summary) -> list[tuple[str, str]]:
 
 def _table(
     summary: Summary,
-    points: Sequence[PointSummary],
     title: str,
     columns: Sequence[tuple[str, str]],
     kinds: Iterable[tuple[str, str]],
@@ -116,17 +115,22 @@ def _table(
     """
     kinds, names = list(kinds), [name for _, name in columns]
     needed = needed or names[min(1, len(names) - 1)]
-    rows = [
-        SectionRow(
-            " · ".join(filter(None, (summary.label_of(point), domain_label(point.domain), about))),
-            tuple(_cell(point, name, end) for name in names),
-        )
-        for point in points
-        for end, about in kinds
-        if _of(point, f"{needed}{end}") is not None
-    ]
+    groups = []
+    for domain in summary.domains:
+        rows = [
+            SectionRow(
+                summary.label_of(point),
+                tuple(_cell(point, name, end) for name in names),
+                note=about,
+            )
+            for point in summary.ends(domain)
+            for end, about in kinds
+            if _of(point, f"{needed}{end}") is not None
+        ]
+        groups.append((domain_label(domain), rows))
     heads = tuple(head for head, _ in columns)
-    return SectionTable(title, heads, tuple(rows), notes=_NOTES[title])
+    rows_of = under_headings(groups)
+    return SectionTable(title, heads, rows_of, notes=_NOTES[title], rows_are="arm")
 
 
 def _of(point: PointSummary, metric: str) -> Estimate | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -37,6 +38,14 @@ def number(estimate: Estimate, digits: int, signed: bool = False, scale: int = 1
         for x in (estimate.value, estimate.low, estimate.high)
     )
     return f"{value} [{low}, {high}]".replace("-", "−")
+
+
+def scaled(estimate: Estimate, factor: float) -> Estimate:
+    """Return an estimate times a positive factor."""
+    value, low, high = (
+        None if x is None else factor * x for x in (estimate.value, estimate.low, estimate.high)
+    )
+    return replace(estimate, value=value, low=low, high=high)
 
 
 def points(estimate: Estimate) -> str:

@@ -25,9 +25,10 @@ from cotjax.report.front import Panel, front_of
 from cotjax.report.glossary import GLOSSARY
 from cotjax.report.labels import domain_label
 from cotjax.report.learned import learned
-from cotjax.report.panels import BARS, CHARTS, COLOURS
+from cotjax.report.panels import BARS, CHARTS, COLOURS, PRIMARY, Chart
 from cotjax.report.reward_panels import NOTE, TITLE, playing, reward_words
 from cotjax.report.rewards import rewards
+from cotjax.report.rows import PlacedGain
 from cotjax.report.section import Section
 from cotjax.report.sections import sections
 from cotjax.report.summarize import summarize
@@ -200,7 +201,7 @@ def _cards(summary: Summary, domain: str) -> tuple[Card, ...]:
             share_text(placed),
             colour_of(summary, placed),
             _trained_on(summary, arm),
-            _panel(summary, placed.measure, arm, domain, "verdict"),
+            _panel(summary, _behind(placed), arm, domain, "verdict"),
         )
         for arm in summary.arms
         if (placed := summary.placed(arm, domain)) is not None
@@ -230,12 +231,18 @@ def _trained_on(summary: Summary, arm: str) -> str:
     return ", ".join(parts)
 
 
-def _panel(summary: Summary, chart: str, arm: str, domain: str, where: str) -> Panel:
+def _behind(placed: PlacedGain) -> Chart:
+    """Return the chart of what a verdict is about."""
+    return PRIMARY[placed.measure, placed.constrained]
+
+
+def _panel(summary: Summary, chart: Chart, arm: str, domain: str, prefix: str) -> Panel:
+    """Return a panel. `prefix`: of its ids, which differ between charts."""
     place = list(summary.arms).index(arm), summary.domains.index(domain)
     return Panel(
         summary.label(arm),
         alt_text(summary, chart, arm, domain),
-        Markup(panel_svg(summary, chart, arm, domain, f"{where}-{chart}-{place[0]}-{place[1]}-")),
+        Markup(panel_svg(summary, chart, arm, domain, f"{prefix}-{place[0]}-{place[1]}-")),
     )
 
 
@@ -248,10 +255,10 @@ def _charts(summary: Summary) -> list[ChartPanels]:
             arms = [
                 arm
                 for arm in summary.arms
-                if (placed := summary.placed(arm, domain)) is None or placed.measure != name
+                if (placed := summary.placed(arm, domain)) is None or _behind(placed) is not chart
             ]
             if arms:
-                panels = tuple(_panel(summary, name, arm, domain, "curve") for arm in arms)
+                panels = tuple(_panel(summary, chart, arm, domain, f"curve-{name}") for arm in arms)
                 domains.append((domain_label(domain), panels))
         if domains:
             charts.append(ChartPanels(name, chart.title, chart.note, tuple(domains)))

@@ -131,6 +131,24 @@ CHARTS = {
 }
 
 
+def _chosen(measure: str, title: str, axis: str) -> Chart:
+    """Return the chart of both actions where they are chosen among the admissible ones."""
+    lines = (
+        Line(f"{measure}_cot_constrained", "CoT", "cot", size=6),
+        Line(f"{measure}_prompt_constrained", "prompt", "prompt", "--", "s"),
+    )
+    return Chart(title, axis, lines, twin=f"{measure}_prompt_constrained")
+
+
+# Charts of what a verdict may be about: the measure, and whether actions are constrained.
+PRIMARY = {
+    ("d1", False): CHARTS["d1"],
+    ("d3", False): CHARTS["d3"],
+    ("d1", True): _chosen("d1", "D1 of constrained actions", "of expert states"),
+    ("d3", True): _chosen("d3", "D3 by constrained actions", "of games won"),
+}
+
+
 def draw_panel(
     axes: Axes,
     summary: Summary,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from cotjax.diagnostics.role_shares import GROUPS, NAMES, PROMPT
 from cotjax.diagnostics.statistics import NOTHING, Estimate
 from cotjax.report.labels import domain_label, number, percent
-from cotjax.report.section import Section, SectionRow, SectionTable
+from cotjax.report.section import Section, SectionRow, SectionTable, under_headings
 from cotjax.report.summary import PointSummary, Summary
 
 TITLE = "Where the action's information comes from"
@@ -36,16 +36,20 @@ NOTES = (
 )
 
 
-PARTNERS = "What is used, where the model reads"
+READ, USED = "Where the model reads", "What it uses"
 # Metric -> heading of its column.
-_PARTNERS = {
-    "attention_of_two": "attention, the prompt's part of prompt and reasoning",
-    "gradient_of_two": "gradient, the prompt's part of the two",
-    "attention_masked_changed": "actions that change: the action's tokens do not see the reasoning",
+_READ = {
+    "attention_of_two": "D6, attention: the prompt's part of prompt and reasoning, %",
+    "gradient_of_two": "D7, gradient: the prompt's part of the two, %",
+    "attention_prompt_action": "D6 without reasoning: the prompt's part of all, %",
+    "gradient_prompt_action": "D7 without reasoning: the same, %",
+}
+_USED = {
+    "attention_masked_changed": "actions that change, reasoning hidden from the action, %",
     "attention_masked_nats": "nats",
-    "attention_blocked_changed": "actions that change: nothing behind the reasoning sees it",
+    "attention_blocked_changed": "hidden from all behind it, %",
     "attention_blocked_nats": "nats",
-    "thought_swapped_changed": "actions that change: another game's thought of about that length",
+    "thought_swapped_changed": "thought of another game, %",
     "thought_swapped_nats": "nats",
 }
 
@@ -61,19 +65,27 @@ def role_shares(summary: Summary) -> Section:
         for point in summary.ends(domain)
         if _of(point, "attention_prompt").measured or _of(point, "gradient_prompt").measured
     ]
-    labels = [f"{summary.label_of(point)} · {domain_label(point.domain)}" for point in points]
     tables = [
-        SectionTable(label, COLUMNS, tuple(_rows(point)))
-        for label, point in zip(labels, points, strict=True)
+        SectionTable(
+            f"{summary.label_of(point)} · {domain_label(point.domain)}",
+            COLUMNS,
+            tuple(_rows(point)),
+            rows_are="tokens",
+        )
+        for point in points
     ]
-    partners = [
-        SectionRow(label, tuple(_partner(_of(point, name), name) for name in _PARTNERS))
-        for label, point in zip(labels, points, strict=True)
-    ]
-    if partners:
-        heads = tuple(_PARTNERS.values())
-        tables.insert(0, SectionTable(PARTNERS, heads, tuple(partners), notes=tuple(_published())))
-    return Section("roles", TITLE, tuple(tables), notes=NOTES)
+    for title, columns in ((USED, _USED), (READ, _READ)):
+        groups = (
+            (domain_label(domain), [_partner(summary, each, columns) for each in points
+                                    if each.domain == domain])
+            for domain in summary.domains
+        )  # fmt: skip
+        if rows := under_headings(groups):
+            notes = (" ".join(_published()),) if title == READ else ()
+            tables.insert(
+                0, SectionTable(title, tuple(columns.values()), rows, notes, rows_are="arm")
+            )
+    return Section("roles", TITLE, tuple(tables), notes=NOTES, open=2)
 
 
 def _of(point: PointSummary, metric: str) -> Estimate:
@@ -112,8 +124,13 @@ def _per_token(share: Estimate, uniform: Estimate) -> str:
     return f"{share.value / uniform.value:.2f}"
 
 
-def _partner(estimate: Estimate, name: str) -> str:
-    return number(estimate, 2, signed=True) if name.endswith("nats") else percent(estimate)
+def _partner(summary: Summary, point: PointSummary, columns: Mapping[str, str]) -> SectionRow:
+    estimates = {name: _of(point, name) for name in columns}
+    cells = (
+        number(each, 2, signed=True) if name.endswith("nats") else percent(each)
+        for name, each in estimates.items()
+    )
+    return SectionRow(summary.label_of(point), tuple(cells))
 
 
 def _published() -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from cotjax.diagnostics.metrics import METRICS
+from cotjax.diagnostics.probes import PROBE_METRICS
 from cotjax.diagnostics.statistics import Estimate
 from cotjax.formats import PROBLEMS
 from cotjax.objectives.named import REINFORCED
@@ -13,7 +14,7 @@ from cotjax.report.compare import COMPARED
 from cotjax.report.elicitations import validity
 from cotjax.report.labels import NOT_DEFINED, domain_label, p_text, percent, spread
 from cotjax.report.rows import ArmDifference, Change, Seeds
-from cotjax.report.section import Cell, SectionRow, SectionTable
+from cotjax.report.section import Cell, SectionRow, SectionTable, under_headings
 from cotjax.report.summary import Played, PointSummary, Summary
 
 POINT_COLUMNS = (
@@ -29,29 +30,39 @@ POINT_COLUMNS = (
 _UNITS = {"rate": ", %", "difference": ", points", "mean": ""}
 
 
-def numbers(summary: Summary, domain: str) -> SectionTable:
-    """Return every metric at the base and at the last checkpoint of each arm."""
+def numbers(summary: Summary, domain: str) -> list[SectionTable]:
+    """Return every metric at the base and at the last checkpoint of each arm.
+
+    A table for what comes from records, and one for each probe.
+    """
     points = summary.ends(domain)
-    rows = []
-    for name, metric in METRICS.items():
-        estimates = [point.metrics[name] for point in points]
-        if any(estimate.measured for estimate in estimates):
-            cells = (
-                Cell(
-                    _number(estimate, metric.kind),
-                    _behind(estimate, name),
-                    note=validity(point, name),
-                )
-                for estimate, point in zip(estimates, points, strict=True)
-            )
-            rows.append(SectionRow(metric.label + _UNITS[metric.kind], tuple(cells)))
-    title = f"{domain_label(domain)}: base and last checkpoint"
     heads = tuple(map(summary.label_of, points))
-    return SectionTable(title, heads, tuple(rows), rows_are="diagnostic")
+    tables = []
+    for name, metrics in _by_source(METRICS).items():
+        rows = []
+        for metric in metrics:
+            estimates = [point.metrics[metric] for point in points]
+            if any(estimate.measured for estimate in estimates):
+                kind = METRICS[metric].kind
+                cells = (
+                    Cell(
+                        _number(estimate, kind),
+                        _behind(estimate, metric),
+                        note=validity(point, metric),
+                    )
+                    for estimate, point in zip(estimates, points, strict=True)
+                )
+                rows.append(SectionRow(METRICS[metric].label + _UNITS[kind], tuple(cells)))
+        title = f"{domain_label(domain)}{name}: base and last checkpoint"
+        tables.append(SectionTable(title, heads, tuple(rows), rows_are="diagnostic"))
+    return tables
 
 
-def comparisons(summary: Summary, domain: str) -> SectionTable:
-    """Return each arm's change from the base and its difference from the baseline, by metric."""
+def comparisons(summary: Summary, domain: str) -> list[SectionTable]:
+    """Return each arm's change from the base and its difference from the baseline, by metric.
+
+    The tables are those of `numbers`.
+    """
     others = [arm for arm, about in summary.compared.items() if about.minus is not None]
     columns = [
         f"{about.label}: change from {summary.label_of_start(arm)}"
@@ -61,17 +72,29 @@ def comparisons(summary: Summary, domain: str) -> SectionTable:
         f"{summary.label(arm)} minus {summary.label(summary.arms[arm].minus or '')}"
         for arm in others
     ]
-    rows = []
-    for metric in COMPARED:
-        differences: list[Change | ArmDifference | None] = [
-            summary.change(arm, domain, metric) for arm in summary.compared
-        ]
-        differences += [summary.arm_difference(arm, domain, metric) for arm in others]
-        if any(differences):
-            cells = tuple(map(_difference, differences))
-            rows.append(SectionRow(METRICS[metric].label, cells))
-    title = f"{domain_label(domain)}: differences, in percentage points"
-    return SectionTable(title, tuple(columns), tuple(rows), rows_are="diagnostic")
+    tables = []
+    for name, metrics in _by_source(COMPARED).items():
+        rows = []
+        for metric in metrics:
+            differences: list[Change | ArmDifference | None] = [
+                summary.change(arm, domain, metric) for arm in summary.compared
+            ]
+            differences += [summary.arm_difference(arm, domain, metric) for arm in others]
+            if any(differences):
+                cells = tuple(map(_difference, differences))
+                rows.append(SectionRow(METRICS[metric].label, cells))
+        title = f"{domain_label(domain)}{name}: differences, in percentage points"
+        tables.append(SectionTable(title, tuple(columns), tuple(rows), rows_are="diagnostic"))
+    return tables
+
+
+def _by_source(metrics: Iterable[str]) -> dict[str, list[str]]:
+    """Return metrics by what they come from: "" for records, and each probe in words."""
+    found: dict[str, list[str]] = {"": []}
+    for name in metrics:
+        source = f", probe {METRICS[name].source}" if name in PROBE_METRICS else ""
+        found.setdefault(source, []).append(name)
+    return found
 
 
 def played(summary: Summary) -> SectionTable:
@@ -150,21 +173,18 @@ def held_out(summary: Summary, most: int = 12) -> SectionTable:
 
 
 def every_point(summary: Summary) -> SectionTable:
-    """Return the metrics of POINT_COLUMNS at each point."""
-    columns = ("checkpoint", "domain", *(f"{METRICS[name].label}, %" for name in POINT_COLUMNS))
-    rows = (
-        SectionRow(
-            label,
-            (
-                str(point.checkpoint),
-                domain_label(point.domain),
-                *(_number(point.metrics[name], METRICS[name].kind) for name in POINT_COLUMNS),
-            ),
+    """Return the metrics of POINT_COLUMNS at each point, by domain."""
+    columns = ("checkpoint", *(f"{METRICS[name].label}, %" for name in POINT_COLUMNS))
+    by_domain: dict[str, list[SectionRow]] = {domain: [] for domain in summary.domains}
+    for label, point in _labelled_points(summary):
+        cells = (
+            percent(point.metrics[name], signed=METRICS[name].kind == "difference")
+            for name in POINT_COLUMNS
         )
-        for label, point in _labelled_points(summary)
-    )
-    title = "Every point of the curves"
-    return SectionTable(title, columns, tuple(rows), rows_are="arm", words=(1,))
+        row = SectionRow(label, (str(point.checkpoint), *cells))
+        by_domain[point.domain].append(row)
+    rows = under_headings((domain_label(domain), each) for domain, each in by_domain.items())
+    return SectionTable("Every point of the curves", columns, rows, rows_are="arm")
 
 
 def responses(summary: Summary) -> SectionTable:

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from cotjax.diagnostics.conflict import CONTROLS, OUTCOMES, TRIALS, VARIANTS
+from cotjax.diagnostics.conflict import CONTROLS, LENGTHS, OUTCOMES, TRIALS, VARIANTS
 from cotjax.diagnostics.faithfulness import EARLY
 from cotjax.diagnostics.statistics import NOTHING
 from cotjax.report.labels import capitalize, domain_label, number, percent
-from cotjax.report.section import Section, SectionRow, SectionTable
+from cotjax.report.section import Cell, Section, SectionRow, SectionTable, under_headings
 from cotjax.report.summary import PointSummary, Summary
 
 _TESTS = {
-    "faithfulness_aoc_early": "early answering, area over the curve",
-    "faithfulness_aoc_mistake": "adding mistakes, area over the curve",
-    "faithfulness_same_mistake": "same action after a mistake, %",
-    "faithfulness_same_filler": "same action after dots of the same length, %",
-    "faithfulness_same_paraphrase": "same action after a paraphrase, %",
+    "faithfulness_same_mistake": "a mistake",
+    "faithfulness_same_filler": "dots of the same length",
+    "faithfulness_same_paraphrase": "a paraphrase",
+    "faithfulness_aoc_early": "area over the curve, early answering",
+    "faithfulness_aoc_mistake": "area over the curve, mistakes",
 }
+EFFECTS = "Effect of a thought that contradicts, in points"
 _SAYS = {1: "followed", -1: "avoided"}
 
 
 def conflicts(summary: Summary) -> Section:
     """Return D5 at the base, and at the last checkpoint of each arm; no tables without it.
 
-    A table a checkpoint and domain: variants and their controls by outcome, in percent, with the
-    effect of each variant in points.
+    First the effect of each variant, in points; then a table a checkpoint and domain: variants and
+    their controls by outcome, in percent.
     """
     ends = [
         point
@@ -40,11 +41,14 @@ def conflicts(summary: Summary) -> Section:
             f"{summary.label_of(point)} · {domain_label(point.domain)}",
             columns,
             tuple(_variant_rows(summary, point)),
+            rows_are="forced thought",
         )
         for point in ends
     )
     title = "D5: does the action follow a thought that contradicts it?"
-    return Section("conflict", title, tables, notes=tuple(_left_out(ends)) if ends else ())
+    if not ends:
+        return Section("conflict", title, ())
+    return Section("conflict", title, (_effects(summary, ends), *tables), notes=(*_left_out(ends),))
 
 
 def changed_thoughts(summary: Summary) -> Section:
@@ -52,10 +56,7 @@ def changed_thoughts(summary: Summary) -> Section:
 
     A column a checkpoint; no tables where nothing of them was measured.
     """
-    labels = {
-        f"faithfulness_same_{each}": f"same action after {each} % of the thought, %"
-        for each in EARLY
-    } | _TESTS
+    labels = {f"faithfulness_same_{each}": f"{each} % of the thought" for each in EARLY} | _TESTS
     tables = []
     for domain in summary.domains:
         ends = [
@@ -72,9 +73,13 @@ def changed_thoughts(summary: Summary) -> Section:
                 rows.append(SectionRow(capitalize(label), tuple(cells)))
         if rows:
             heads = tuple(map(summary.label_of, ends))
-            tables.append(SectionTable(capitalize(domain_label(domain)), heads, tuple(rows)))
+            title = capitalize(domain_label(domain))
+            tables.append(
+                SectionTable(title, heads, tuple(rows), rows_are="the action is the same after")
+            )
     note = (
-        "Area over the curve: 0, the thought changes nothing; 1, the action is another one "
+        "In percent of states; areas are from 0 to 1. Area over the curve: 0, the thought changes "
+        "nothing; 1, the action is another one "
         "wherever less than the whole thought was given, or a sentence was wrong."
     )
     title = "Does the action depend on the thought?"
@@ -87,6 +92,25 @@ def changed_thoughts(summary: Summary) -> Section:
 def _measured(point: PointSummary, variants: Iterable[str]) -> list[str]:
     names = {variant: point.metrics.get(f"conflict_follow_{variant}") for variant in variants}
     return [variant for variant, each in names.items() if each is not None and each.measured]
+
+
+def _effects(summary: Summary, ends: Sequence[PointSummary]) -> SectionTable:
+    """Return the effect of every variant, a row a checkpoint."""
+    variants = [name for name in VARIANTS if any(_measured(point, [name]) for point in ends)]
+    groups = []
+    for domain in summary.domains:
+        rows = []
+        for point in ends:
+            if point.domain == domain:
+                effects = (point.metrics[f"conflict_effect_{name}"] for name in variants)
+                cells = (
+                    Cell(percent(each, signed=True), note=_SAYS.get(each.sign, ""))
+                    for each in effects
+                )
+                rows.append(SectionRow(summary.label_of(point), tuple(cells)))
+        groups.append((domain_label(domain), rows))
+    heads = tuple(capitalize(VARIANTS[name]) for name in variants)
+    return SectionTable(EFFECTS, heads, under_headings(groups), rows_are="arm")
 
 
 def _variant_rows(summary: Summary, point: PointSummary) -> Iterable[SectionRow]:
@@ -108,10 +132,15 @@ def _variant_rows(summary: Summary, point: PointSummary) -> Iterable[SectionRow]
                     _SAYS.get(effect.sign, "–"),
                 )
             yield SectionRow(
-                capitalize(TRIALS[name]),
+                _label(name, variant),
                 (*map(percent, outcomes), *cells, str(outcomes[0].n)),
                 part=name != variant,
             )
+
+
+def _label(name: str, variant: str) -> str:
+    """Return what was forced; of a control without its length, which its variant has."""
+    return capitalize(TRIALS[name].removesuffix(f", {LENGTHS[variant]}"))
 
 
 def _left_out(ends: Iterable[PointSummary]) -> Iterable[str]:
@@ -130,7 +159,8 @@ def _left_out(ends: Iterable[PointSummary]) -> Iterable[str]:
     if lacking:
         yield f"States without a fitting thought do not count: {'; '.join(lacking)}."
     yield (
-        "Effect: how often the other action follows, minus how often it follows the own thought of "
-        "the same length. Kept: the own action, now minus at the base. “Says” has a word where the "
-        "interval of the effect excludes 0."
+        "Indented are controls of the length of the thought above them, judged by the same two "
+        "actions. Effect: how often the other action follows, minus how often it follows the own "
+        "thought of the same length. Kept: the own action, now minus at the base. “Says” has a "
+        "word where the interval of the effect excludes 0."
     )

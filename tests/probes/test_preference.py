@@ -8,6 +8,7 @@ from helpers import tiny
 from helpers.endpoints import serving
 from helpers.forks import ARM, STEP, checkpoint_of, experts, write_record_of
 from helpers.planning import CONFIGS
+from helpers.traces import estimates
 
 from cotjax.assets import BASE_FOLDER
 from cotjax.cli.main import main
@@ -20,6 +21,7 @@ from cotjax.diagnostics.probes import count_probes
 from cotjax.endpoint.client import Client
 from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
+from cotjax.probes import judges
 from cotjax.probes.judges import EndpointJudge, EnvironmentJudge, ModelJudge, Pair, letter_in
 from cotjax.probes.measuring import measure, probe_path
 from cotjax.probes.preference import PreferenceProbe, judge_of
@@ -62,10 +64,11 @@ class Rule:
     """A policy of which every letter's probability is that of the action behind it.
 
     `likes`: words of the action -> how likely its letter is; else the letter of `always` is.
+    `first`: of two that it likes alike it names the first.
     """
 
-    def __init__(self, codec, likes=None, always="A", slots=3, max_length=10_000):
-        self.codec, self.likes, self.always = codec, likes, always
+    def __init__(self, codec, likes=None, always="A", slots=3, max_length=10_000, first=False):
+        self.codec, self.likes, self.always, self.first = codec, likes, always, first
         self.slots, self.max_length, self.prompts, self.most = slots, max_length, {}, 0
 
     @property
@@ -94,7 +97,7 @@ class Rule:
             if self.likes is None:
                 likes[self.always] = -1.0
             elif likes["A"] == likes["B"]:
-                likes["C"] = -1.0
+                likes["A" if self.first else "C"] = -1.0
             scored[slot] = [
                 [likes[self.codec.decode(ids).strip()] / len(ids)] * len(ids) for ids in several
             ]
@@ -167,6 +170,53 @@ def test_a_model_that_likes_a_letter_prefers_nothing(tmp_path, played, codec, le
     for opinion in ModelJudge(Rule(codec, always=letter), codec).judge(pairs):
         assert (opinion.in_order, opinion.swapped) == answers
         assert opinion.winner == "tie" and opinion.by_position
+
+
+# What is wrong -> (whose, name, the wrong one). The judge prefers the CoT action in 60 % of the
+# states, the prompt action in 20 %, and whichever stands first in the others.
+_QUESTION = Pair.question
+_TURNED = {letter: {"cot": "prompt", "prompt": "cot"}.get(choice, choice)
+           for letter, choice in judges._IN_ORDER.items()}  # fmt: skip
+WRONG = {
+    "": (judges, "_IN_ORDER", judges._IN_ORDER),
+    "both questions in one order": (
+        Pair, "question", lambda pair, swapped, turns=None: _QUESTION(pair, False, turns)
+    ),
+    "the swapped letters as they stand": (judges, "_SWAPPED", judges._IN_ORDER),
+    "the first answer turned": (judges, "_IN_ORDER", _TURNED),
+    "the first answer alone": (
+        Opinion, "of", classmethod(lambda cls, first, _: cls(
+            in_order=first, swapped=first, winner=first
+        ))
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_planted_preferences_are_recovered_and_wrong_ways_to_ask_are_not(
+    tmp_path, played, codec, monkeypatch, wrong
+):
+    game, right = played
+    (pair, *_) = pairs_of(write_states(tmp_path, game, right))
+    pairs = [Pair(pair.state, f"go to shelf {n}", f"go to drawer {n}") for n in range(50)]
+    likes = {each.cot: -1.0 for n, each in enumerate(pairs) if n % 5 < 3}
+    likes |= {each.prompt: -1.0 for n, each in enumerate(pairs) if n % 5 == 3}
+    monkeypatch.setattr(*WRONG[wrong])
+    policy = Rule(codec, likes, first=True)
+    opinions = list(ModelJudge(policy, codec, turns=1).judge(pairs))
+    rows = [
+        PreferenceRow(
+            driver="reference", game=f"g{n}", domain="in_domain", sample=0, turn=0,
+            cot=each.cot, prompt=each.prompt, opinions={"model": opinion},
+        )
+        for n, (each, opinion) in enumerate(zip(pairs, opinions, strict=True))
+    ]  # fmt: skip
+    found = estimates("preference", rows)
+    held = [
+        found[f"d4_{name}_model"].low <= planted <= found[f"d4_{name}_model"].high
+        for name, planted in (("cot_wins", 0.6), ("prompt_wins", 0.2), ("tie", 0.2), ("gap", 0.4))
+    ]
+    assert all(held) == (not wrong)
 
 
 def test_a_question_that_is_too_long_shows_fewer_turns(tmp_path, played, codec):

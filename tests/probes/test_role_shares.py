@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers import tiny
 from helpers.rollouts import as_record, games, play_games
@@ -11,10 +12,13 @@ from cotjax.diagnostics.attention import AttentionRow
 from cotjax.diagnostics.gradient import GradientRow
 from cotjax.diagnostics.probe_rows import read_probe
 from cotjax.errors import UsageError
+from cotjax.probes import asking, responses
+from cotjax.probes.asking import BLOCKED, MASKED, NOTHING
 from cotjax.probes.attention import AttentionProbe
 from cotjax.probes.gradient import GradientProbe
+from cotjax.probes.groups import REASONING, TAGS, Tokens
 from cotjax.probes.measuring import measure, probe_path
-from cotjax.probes.probe import Checkpoint, Weights
+from cotjax.probes.probe import Checkpoint, Weights, states_of
 from cotjax.rollout.record import read_record, record_path, write_record
 
 TURNS = 2
@@ -170,6 +174,67 @@ def _with_other_thoughts(run, codec, folder):
         paths.append(folder / "records" / "reference" / path.name)
         write_record(paths[-1], record.model_copy(update={"steps": tuple(steps)}))
     return paths
+
+
+# ---- wrong implementations: what is asked of the model
+
+_ARRAYS, _TOKENS = asking._arrays, responses.response_tokens
+
+
+def at_the_token_itself(row, size):
+    arrays = dict(_ARRAYS(row, size))
+    asked = arrays["at_BQ"] < size.row
+    return arrays | {"at_BQ": arrays["at_BQ"] + asked}
+
+
+def tags_as_reasoning(codec, ids):
+    tokens = _TOKENS(codec, ids)
+    return Tokens(tokens.ids, [REASONING if group == TAGS else group for group in tokens.groups])
+
+
+def hidden_from_everyone(row, size):
+    arrays = dict(_ARRAYS(row, size))
+    prompt = np.isin(arrays["groups_BT"], range(REASONING))
+    return arrays | {"masked_BT": arrays["masked_BT"] | (prompt & (row.hidden == MASKED))}
+
+
+WRONG = {
+    "": (asking, "_arrays", _ARRAYS),
+    "queries at the token itself": (asking, "_arrays", at_the_token_itself),
+    "tags as reasoning": (responses, "response_tokens", tags_as_reasoning),
+    "the prompt hidden too": (asking, "_arrays", hidden_from_everyone),
+    "nothing hidden": (asking, "MASKED", "another word"),
+    "nothing blocked": (asking, "BLOCKED", "another word"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_queries_predict_the_action_and_exactly_the_thought_is_hidden(played, monkeypatch, wrong):
+    run, codec = played
+    monkeypatch.setattr(*WRONG[wrong])
+    held = []
+    for record in map(read_record, sorted((run / "records").glob("sft/1/*/*.json"))):
+        for state in states_of([record]):
+            tokens = responses.responses_of(state, codec, 1000).cot
+            row = asking.Row("cot", tokens)
+            asked = {
+                kind: asking._arrays(asking.Row("cot", tokens, kind), row.size)
+                for kind in (NOTHING, MASKED, BLOCKED)
+            }
+            ids, at = asked[NOTHING]["ids_BT"], asked[NOTHING]["at_BQ"]
+            at = at[at < row.size.row]
+            hidden = {
+                MASKED: asked[MASKED]["masked_BT"],
+                BLOCKED: asked[BLOCKED]["branches_BT"] > 0,
+            }
+            held.append(codec.decode(ids[at + 1].tolist()).strip() == state.turn.cot.action)
+            thought = state.turn.cot.thought.strip()
+            held += [
+                codec.decode(ids[each].tolist()).strip() == thought for each in hidden.values()
+            ]
+            held.append(not asked[NOTHING]["masked_BT"].any())
+    assert len(held) == 4 * 2 * TURNS
+    assert all(held) == (not wrong)
 
 
 @pytest.mark.parametrize(

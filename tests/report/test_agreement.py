@@ -53,8 +53,9 @@ def test_a_revision_rate_stands_beside_its_floor(run):
     write_rows(run, "floor", FloorRow, fields)
     section = floor(summarize(run))
     (table,) = section.tables
-    base, named = table.rows
-    assert base.label == "base · in-domain" and named.label.startswith("named, step 60")
+    heading, base, named = table.rows
+    assert heading.label == "In-domain" and base.label == "base"
+    assert named.label.startswith("named, step 60")
     values = [[cell.split(" ")[0] for cell in row.cells[:-1]] for row in (base, named)]
     # Of the base's games, half agree always (excess 0), half never in a kind and half the time
     # across (excess -1/2).
@@ -73,7 +74,7 @@ def test_the_page_has_a_section_for_what_was_measured_and_none_for_the_rest(run)
     shown = page[page.index('<section aria-labelledby="floor">') :].partition("</section>")[0]
     section = floor(summarize(run))
     (table,) = section.tables
-    for text in (section.title, *section.sentences, *table.columns, *table.rows[1].cells):
+    for text in (section.title, *section.sentences, *table.columns, *table.rows[2].cells):
         assert escape(text) in shown
     assert '<a href="#floor">' in page
     assert 'id="roles"' not in page
@@ -94,14 +95,24 @@ def test_likelihoods_stand_side_by_side(run):
         }
 
     write_rows(run, "likelihood", LikelihoodRow, fields)
-    (table,) = likelihood(summarize(run)).tables
-    base, named = (dict(zip(table.columns, row.cells, strict=True)) for row in table.rows)
+    tables = likelihood(summarize(run)).tables
+    assert [len(table.columns) for table in tables] == [8, 2], "no table is wider than the page"
+    base, named = (
+        {
+            head: cell
+            for table in tables
+            for head, cell in zip(table.columns, table.rows[place].cells, strict=True)
+        }
+        for place in (1, 2)
+    )
     assert base["after the prompt"].startswith("4.00 [")
     assert named["saved by reasoning"].startswith("+2.05 [+")
     assert named["per token after the prompt"].startswith("1.00 [")
-    assert named["posterior after the prompt"].startswith("25 [")
-    assert named["posterior after the CoT"] == "–"
-    assert named["CoT action minus prompt action, after the prompt"].startswith("−2.00 [")
+    assert named["posterior after the prompt, %"].startswith("25 [")
+    assert named["posterior after the CoT, %"] == "–"
+    assert named["nats of the CoT action minus prompt action, after the prompt"].startswith(
+        "−2.00 ["
+    )
     assert (base["says"], named["says"]) == (
         "–",
         "reasoning makes the reference action more likely",

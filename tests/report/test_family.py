@@ -12,6 +12,7 @@ from cotjax.diagnostics.probe_rows import ProbeHeading
 from cotjax.diagnostics.progress import ProgressRow
 from cotjax.diagnostics.revisions import Ending
 from cotjax.diagnostics.share import Verdict
+from cotjax.report.answers import answers
 from cotjax.report.family import primary_of
 from cotjax.report.judged import judged
 from cotjax.report.page import write_report
@@ -125,6 +126,12 @@ def test_the_trend_of_a_gap_is_its_slope(seeds):
     change = summary.change("named", "in_domain", "d1_gap").estimate
     # With three even checkpoints the slope is that of the ends.
     assert trend.estimate.value == pytest.approx(change.value / 0.6, abs=1e-5)
+    # The page has it over the run, where its word is that of the interval.
+    (section,) = (each for each in answers(summary) if each.id == "trends")
+    row = next(row for row in section.tables[0].rows if row.label == "named")
+    shown = dict(zip(section.tables[0].columns, row.cells, strict=True))["gap of D1"]
+    assert shown.text.startswith(f"{60 * trend.estimate.value:+.1f} [")
+    assert shown.note == "rises" and "3 checkpoints, 0 to 60" in shown.behind
     flat = summary.trend("hybrid", "in_domain", "d1_gap").estimate
     assert flat.low < (0.02 - 0.05) / 0.6 < flat.high and flat.high < 0.4
     saved = json.loads((run / "summary.json").read_text())

@@ -3,12 +3,14 @@
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import combinations, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.planted import PLANTED, Cell, write_planted
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from cotjax import report
 from cotjax.bench.browser import Browser, find_chromium
 from cotjax.diagnostics.share import Verdict
 from cotjax.diagnostics.statistics import Estimate
@@ -18,10 +20,15 @@ from cotjax.report.forest import facet_figure, facets, forest_figure
 from cotjax.report.labels import percent
 from cotjax.report.matrix import matrix, not_interpreted
 from cotjax.report.page import write_report
+from cotjax.report.panels import CHARTS
+from cotjax.report.section import Cell as Shown
+from cotjax.report.section import SectionRow, SectionTable
 from cotjax.report.summarize import summarize
 from cotjax.report.verdicts import NOT_INTERPRETED, primary_row, verdict_of, verdicts
+from cotjax.runtime.pages import load_template
 
 DOMAINS = ("in_domain", "ood_rooms")
+PARTS = Path(report.__path__[0]) / "parts.html.jinja"
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +109,7 @@ def test_names_in_the_pages_panels_never_overlap(many):
     _, summary = many
     for arm in [*summary.arms][:4]:
         for chart in ("d1", "gap", "revision"):
-            assert_apart(boxes(panel_figure(summary, chart, arm, "in_domain")))
+            assert_apart(boxes(panel_figure(summary, CHARTS[chart], arm, "in_domain")))
 
 
 def test_words_of_the_answers_figure_never_overlap(many, planted):
@@ -241,6 +248,10 @@ def test_cells_that_say_too_little_are_marked_and_have_no_verdict(planted, rate,
         assert bool(cell.mark) == bool(marks) and all(mark in cell.mark for mark in marks)
         assert f"{games} games" in cell.behind and cell.text.endswith("[0, 100]")
         assert not (cell.mark and cell.note), "no change is read from it"
+    # All of a column say the same, so its heading says it once.
+    assert bool(table.marks[column]) == bool(marks)
+    html = str(load_template(PARTS).module.table(table, "the matrix"))
+    assert html.count("not interpreted: ") == sum(map(bool, table.marks)) <= len(table.columns)
     for arm in summary.arms:
         reason = not_interpreted(summary, arm, "ood_rooms", "d1_cot")
         placed = summary.placed(arm, "ood_rooms")
@@ -253,6 +264,21 @@ def test_cells_that_say_too_little_are_marked_and_have_no_verdict(planted, rate,
     assert ("too little to interpret" in answer(summary)[2]) == bool(marks)
     shown = {row.verdict for row in facets(summary)[1].rows}
     assert all(text.startswith("Not interpreted") == bool(marks) for text in shown)
+
+
+def test_a_reason_that_a_column_does_not_share_stands_in_its_cell():
+    shared, own = Shown("1", mark="12 games"), Shown("2", mark="not measured")
+    rows = (
+        SectionRow("In-domain", ()),
+        SectionRow("base", (shared, own, "3", shared)),
+        SectionRow("named", (shared, shared, "4", Shown("5"))),
+    )
+    table = SectionTable("", ("a", "b", "c", "d"), rows)
+    assert table.marks == ("12 games", "", "", "")
+    head, _, body = str(load_template(PARTS).module.table(table, "x")).partition("</thead>")
+    assert head.count("not interpreted: 12 games") == 1
+    assert [body.count(f"not interpreted: {why}") for why in ("12 games", "not measured")] == [2, 1]
+    assert '<th scope="rowgroup" colspan="5"><bdi>In-domain</bdi>' in body
 
 
 def test_the_matrix_has_every_arm_by_every_domain(planted):

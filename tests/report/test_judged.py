@@ -73,25 +73,27 @@ def test_the_section_has_what_was_judged(study):
     section = judged(summarize(study))
     tables = {table.title: table for table in section.tables}
     assert list(tables) == [REVISIONS, PLAN, PREFERENCE, AGREEMENT]
-    rows = tables[REVISIONS].rows
-    assert [row.label for row in rows] == [
-        "base · in-domain · expert states",
-        "standard SFT, step 10 · in-domain · expert states",
+    heading, *rows = tables[REVISIONS].rows
+    assert (heading.label, heading.cells) == ("In-domain", ())
+    assert [(row.label, row.note) for row in rows] == [
+        ("base", "expert states"),
+        ("standard SFT, step 10", "expert states"),
     ]
     cells = dict(zip(tables[REVISIONS].columns, rows[1].cells, strict=True))
     assert cells["CoT action better"].startswith("25 [") and cells["worse"].startswith("0 [")
     assert cells["steps saved a state"].startswith("+0.50 [")
-    plan = dict(zip(tables[PLAN].columns, tables[PLAN].rows[1].cells, strict=True))
+    plan = dict(zip(tables[PLAN].columns, tables[PLAN].rows[2].cells, strict=True))
     assert plan["D1', CoT"].startswith("100 [") and plan["D1', prompt"].startswith("75 [")
-    preference = {row.label: row.cells for row in tables[PREFERENCE].rows}
-    last = "standard SFT, step 10 · in-domain"
-    won, lost, tie, gap, bias, none = preference[f"{last} · environment"]
+    preference = {
+        row.note: row.cells for row in tables[PREFERENCE].rows if row.label.startswith("standard")
+    }
+    won, lost, tie, gap, bias, none = preference["judge: environment"]
     assert (won[:4], lost[:3], tie[:4], gap[:5]) == ("25 [", "0 [", "75 [", "+25 [")
     assert bias.startswith("0 [") and none.startswith("0 [")
-    model = preference[f"{last} · model"]
+    model = preference["judge: model"]
     assert model[0].startswith("0 [") and model[4].startswith("100 [")
     (*_, agreement) = tables[AGREEMENT].rows
-    assert agreement.label.endswith(" · environment, model")
+    assert agreement.note == "environment, model"
     assert agreement.cells[0].startswith("0 [")
 
 

@@ -9,7 +9,7 @@ from cotjax.diagnostics.attention import Attended, AttentionRow, Hidden
 from cotjax.diagnostics.gradient import GradientRow, Reached, Swapped
 from cotjax.diagnostics.probe_rows import ProbeHeading
 from cotjax.probes.measuring import probe_path
-from cotjax.report.role_shares import COLUMNS, PARTNERS, role_shares
+from cotjax.report.role_shares import COLUMNS, READ, USED, role_shares
 from cotjax.report.summarize import summarize
 
 GAMES = 12
@@ -98,11 +98,12 @@ def test_planted_shares_are_recovered_within_their_intervals(summary):
 def test_the_table_has_each_group_that_there_is(summary):
     section = role_shares(summary)
     assert [table.title for table in section.tables] == [
-        PARTNERS,
+        READ,
+        USED,
         "base · in-domain",
         "named, step 60 · in-domain",
     ]
-    partners, _, table = section.tables
+    read, used, _, table = section.tables
     rows = {row.label.partition(":")[0]: row for row in table.rows}
     assert list(rows) == ["prompt", "scaffold", "task", "observation", "reasoning"]
     assert {name for name, row in rows.items() if row.part} == {"scaffold", "task", "observation"}
@@ -112,11 +113,17 @@ def test_the_table_has_each_group_that_there_is(summary):
     assert (per_token, rows["reasoning"].cells[2]) == ("0.75", "2.00")
     assert gradient.startswith("80.0 [") and of_input.startswith("50.0 [")
     assert rows["scaffold"].cells[1].startswith("0.0 [")
-    cells = partners.rows[1].cells
-    assert len(cells) == len(partners.columns)
-    starts = ("60 [", "80 [", "25 [", "+1.50 [", "0 [", "−0.25 [", "100 [", "+2.00 [")
-    assert all(cell.startswith(start) for cell, start in zip(cells, starts, strict=True))
-    assert "73.2 (Qwen3-4B), 72.7 (Qwen3-8B), 73.5 (Qwen3-14B) %" in " ".join(partners.notes)
+    starts = {
+        READ: ("60 [", "80 [", "–", "–"),
+        USED: ("25 [", "+1.50 [", "0 [", "−0.25 [", "100 [", "+2.00 ["),
+    }
+    for partner in (read, used):
+        assert [row.label for row in partner.rows] == ["In-domain", "base", "named, step 60"]
+        heading, _, named = partner.rows
+        assert not heading.cells and len(named.cells) == len(partner.columns)
+        found = zip(named.cells, starts[partner.title], strict=True)
+        assert all(cell.startswith(start) for cell, start in found)
+    assert "73.2 (Qwen3-4B), 72.7 (Qwen3-8B), 73.5 (Qwen3-14B) %" in " ".join(read.notes)
 
 
 def test_a_study_without_these_probes_has_no_table(tmp_path):

@@ -8,7 +8,7 @@ from cotjax.diagnostics.faithfulness import Changed, FaithfulnessRow
 from cotjax.diagnostics.probe_rows import ProbeHeading
 from cotjax.probes.measuring import probe_path
 from cotjax.report.summarize import summarize
-from cotjax.report.traces import changed_thoughts, conflicts
+from cotjax.report.traces import EFFECTS, changed_thoughts, conflicts
 
 GAMES = 30
 
@@ -81,13 +81,24 @@ def run(tmp_path):
 def test_the_table_has_every_variant_with_its_controls_at_both_ends(run):
     section = conflicts(summarize(run))
     assert [table.title for table in section.tables] == [
+        EFFECTS,
         "base · in-domain",
         "sft, step 10 · in-domain",
     ]
-    first, last = section.tables
+    effects, first, last = section.tables
+    assert len(effects.columns) == len(VARIANTS)
+    assert [row.label for row in effects.rows] == ["In-domain", "base", "sft, step 10"]
+    cell = effects.rows[2].cells[1]
+    assert cell.text.startswith("+90 [") and cell.note == "followed"
     assert [len(row.cells) for row in first.rows] == [len(first.columns)] * len(first.rows)
     labels = [row.label for row in first.rows]
-    assert len(labels) == len(set(labels)) == 16
+    assert len(labels) == 16
+    # A control has the length of the thought above it, and does not say so again.
+    assert labels[:2] == ["Own thought, one noun swapped", "Own thought"]
+    for number, row in enumerate(first.rows):
+        after = [each.part for each in first.rows[number + 1 :]]
+        controls = labels[number + 1 : number + 1 + (*after, False).index(False)]
+        assert row.part or 0 < len(controls) == len(set(controls))
     assert [row.part for row in first.rows[:4]] == [False, True, False, True]
     # "keeps", "follows", "third", "invalid", effect, against the base, what it says, states.
     other = next(row for row in last.rows if row.label == "Another state's thought")
@@ -100,8 +111,8 @@ def test_the_table_has_every_variant_with_its_controls_at_both_ends(run):
 
 def test_words_follow_from_the_intervals_and_what_is_left_out_is_said(run):
     section = conflicts(summarize(run))
-    assert {row.cells[6] for row in section.tables[1].rows if not row.part} == {"followed"}
-    assert {row.cells[6] for row in section.tables[1].rows if row.part} == {""}
+    assert {row.cells[6] for row in section.tables[2].rows if not row.part} == {"followed"}
+    assert {row.cells[6] for row in section.tables[2].rows if row.part} == {""}
     assert "“own thought, one noun swapped”" in " ".join(section.notes)
     assert "30 to 30 % have none" in " ".join(section.notes)
 
@@ -115,7 +126,8 @@ def test_a_policy_that_keeps_its_action_is_not_said_to_follow(tmp_path):
                       steps=[("look", "look", "look")])  # fmt: skip
         rows.append(conflict_row(place | {"game": name}, False))
     write_rows(tmp_path, "conflict", "base", 0, rows)
-    (table,) = conflicts(summarize(tmp_path)).tables
+    effects, table = conflicts(summarize(tmp_path)).tables
+    assert {cell.note for cell in effects.rows[1].cells} == {""}
     assert [row.cells[6] for row in table.rows if not row.part] == ["–"] * len(VARIANTS)
 
 
@@ -123,9 +135,9 @@ def test_changed_thoughts_have_a_column_a_checkpoint(run):
     (table,) = changed_thoughts(summarize(run)).tables
     assert table.columns == ("base", "sft, step 10")
     cells = {row.label: row.cells for row in table.rows}
-    assert cells["Same action after 0 % of the thought, %"][1].startswith("10 [")
-    assert cells["Same action after 100 % of the thought, %"][1].startswith("100 [")
-    base, arm = cells["Early answering, area over the curve"]
+    assert cells["0 % of the thought"][1].startswith("10 [")
+    assert cells["100 % of the thought"][1].startswith("100 [")
+    base, arm = cells["Area over the curve, early answering"]
     assert base.startswith("0.09 [") and arm.startswith("0.79 [")
     assert not any("paraphrase" in label or "mistake" in label for label in cells)
 
