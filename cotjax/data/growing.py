@@ -123,10 +123,9 @@ def choice_pair(codec: Codec, choice: Choice) -> PairExample | None:
 
 
 def _prompt(codec: Codec, asked: Lesson | Choice | Recall) -> Segments:
-    """Return what stands before a growing text, `<think>` included."""
-    turn = codec.first_turn(asked.task, asked.observation)
-    turn.append((codec.encode(codec.template.think_open), Role.PROMPT))
-    return [(ids, Role.PROMPT) for ids, _ in turn]
+    """Return what stands before a growing text, `<think>` included: the prompt that is played."""
+    assert codec.growing is not None, "the prompt is of turns"
+    return [(ids, Role.PROMPT) for ids, _ in codec.first_turn(asked.task, asked.observation)]
 
 
 def _line(name: str, segments: Segments) -> TokenExample:

@@ -141,13 +141,20 @@ def sim_to_real(simulated: Sequence[Judged], real: Sequence[Judged]) -> Estimate
 
     Questions that only one side has played are left out.
     """
-    sides = [grouped(side, lambda each: each.record.game.id) for side in (simulated, real)]
+    return difference(simulated, real, "exact")
+
+
+def difference(ours: Sequence[Judged], theirs: Sequence[Judged], figure: str) -> Estimate:
+    """Return a figure of some episodes minus the same of others, on the questions of both sides."""
+    above, below = _RATES[figure] if figure in _RATES else (_MEANS[figure], ("episodes",))
+    sides = [grouped(side, lambda each: each.record.game.id) for side in (ours, theirs)]
     both = [name for name in sides[0] if name in sides[1]]
     terms = []
     for sign, side in zip((1.0, -1.0), sides, strict=True):
         games = [side[name] for name in both]
-        terms.append((sign, _sums(games, ("exact",)), _sums(games, ("episodes",))))
-    return contrast(terms)
+        terms.append((sign, _sums(games, above), _sums(games, below)))
+    span = 1.0 if figure in _RATES else _most([*ours, *theirs], above)
+    return contrast(terms, span)
 
 
 def grouped(episodes: Iterable[Judged], key: Callable[[Judged], Key]) -> dict[Key, list[Judged]]:

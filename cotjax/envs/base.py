@@ -70,6 +70,7 @@ class SearchCounts:
     """What the searches and the answer of an episode were worth (`World.judge_searches`).
 
     Attributes:
+      facts: those that the answer follows from: the hops of a chain.
       searches: those made, refused ones among them.
       oracle: those of an agent that searches for each fact that it does not know, and finds it.
       needed: searches for a fact that was missing. needless: the others.
@@ -84,6 +85,7 @@ class SearchCounts:
       invented: facts that results stated of something that does not exist.
     """
 
+    facts: int = 0
     searches: int = 0
     oracle: int = 0
     needed: int = 0

@@ -79,7 +79,7 @@ RANGES: dict[str, dict[str, Range]] = {
     },
     "evaluate": {"max_result_tokens": _SOME},
     "autocoa": {
-        **dict.fromkeys(("choices", "episodes", "thinking", "other_episodes"), _COUNT),
+        **dict.fromkeys(("choices", "episodes", "thinking", "other_episodes", "samples"), _COUNT),
         **dict.fromkeys(("least_known", "most_above_prior"), _SHARE),
     },
     "primary": {

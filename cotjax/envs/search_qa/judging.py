@@ -52,7 +52,8 @@ def judge(
     question, known, true = parse_question(task, schema), load_known(folder), load_true(folder)
     facts, counts = dict(known), SearchCounts()
     queries: set[tuple[str, ...]] = set()
-    counts.oracle = sum(key not in known for key in solve(question, true).used)
+    used = solve(question, true).used
+    counts.facts, counts.oracle = len(used), sum(key not in known for key in used)
     golds = load_questions(Path(game.path))[game.id].answers
     context = ""
     wanted: Key | None = None  # the missing fact that the last search was for

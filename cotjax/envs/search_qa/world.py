@@ -108,7 +108,7 @@ class SearchQa(World):
         self,
         name: str = "search_qa",
         title: str = "Search QA",
-        scale: int = 1,
+        scale: float = 1,
         source: str = INVENTED,
     ):
         self.name, self.title, self._scale, self._source = name, title, scale, source
@@ -225,5 +225,8 @@ class SearchQa(World):
 WORLD = SearchQa()
 # --config.world=cotjax.envs.search_qa:REAL, or --source real
 REAL = SearchQa("search_qa_real", "Search QA over real facts", source=REAL_FACTS)
+# A quarter of the entities, so that a tiny model learns the known facts by heart in minutes:
+# --config.world=cotjax.envs.search_qa:SMALL
+SMALL = SearchQa("search_qa_small", "Search QA, a small world", scale=0.25)
 # About ten thousand pages: --config.world=cotjax.envs.search_qa:LARGE
 LARGE = SearchQa("search_qa_large", "Search QA, ten times as large", scale=10)
