@@ -28,6 +28,7 @@ from cotjax.report.learned import learned
 from cotjax.report.panels import BARS, CHARTS, COLOURS
 from cotjax.report.reward_panels import NOTE, TITLE, playing, reward_words
 from cotjax.report.rewards import rewards
+from cotjax.report.searches import searches
 from cotjax.report.section import Section
 from cotjax.report.sections import sections
 from cotjax.report.summarize import summarize
@@ -111,6 +112,8 @@ def write_report(run_folder: str | Path, summary: Summary | None = None) -> Path
     front, losses, planted = front_of(summary, title), tables.held_out(summary), is_planted(summary)
     cards = [(domain_label(domain), _cards(summary, domain)) for domain in domains]
     asked, probed = answers(summary), [*learned(summary), *rewards(summary), *sections(summary)]
+    if (searched := searches(run_folder, summary)).tables:
+        probed.append(searched)
     placed = PLANTED if planted else PLACED
     contents = {
         "answer": "The answer",

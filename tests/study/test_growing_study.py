@@ -8,6 +8,7 @@ from cotjax.data.codec import Codec
 from cotjax.diagnostics.searches import figures, judged
 from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
+from cotjax.report.page import write_report
 from cotjax.rollout.record import read_records
 from cotjax.study.evaluate import check_layout, elicitation_of
 from cotjax.study.training_data import prompt_of
@@ -60,6 +61,10 @@ def test_a_study_of_growing_texts_trains_plays_and_reports(tmp_path):
     games = {(game.split, game.id): game for game in world.games(out / "games", world.eval_split)}
     found = figures(judged(records, world, games))
     assert found["exact"].n == sum(record.driver != "reference" for record in records)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert 'id="searches"' in page and "right if shown" in page
+    (out / "games").rename(tmp_path / "elsewhere")
+    assert 'id="searches"' not in write_report(out).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
