@@ -18,14 +18,14 @@ def get_config():
     config.cpu_devices = 2
     config.games.train = 240  # of each in-domain task type: nearly all that there are
     config.games.in_domain = 60
-    config.games.ood = 30  # of each
+    config.games.ood = 24  # of each
     config.games.ood_domains = ("ood_chains", "ood_hops", "ood_entities")
     config.task_types.in_domain = ("one_hop", "two_hops")
     config.task_types.collect = config.task_types.in_domain
     config.data.layout = "growing"
     config.data.max_length = 1024  # a search adds some 200 tokens
     config.model.base = "random"  # the shipped base knows ALFWorld's words alone
-    config.model.recall_steps = 500  # results are read by looking up what was searched for
+    config.model.induction = True  # results are read by looking up what was searched for
     config.train.row_length = 1024
     config.train.steps = 100  # of a stage that does not say
     config.train.save_every = 100

@@ -42,7 +42,7 @@ from cotjax.runtime import distributed
 from cotjax.runtime.claim import check_arm
 from cotjax.runtime.files import atomic_folder, local_path, read_json, write_atomic
 from cotjax.runtime.progress import Reporter, TrainingProgress
-from cotjax.study.base import Start, base_folder, keep_model, make_start
+from cotjax.study.base import Start, base_folder, keep_model, make_start, recipe_of
 from cotjax.study.closed_book import ClosedBook, closed_book
 from cotjax.study.evaluate import check_playable
 from cotjax.study.export import keep_base
@@ -304,8 +304,7 @@ class AutoCoA:
             where = before.folder(self.folder) / "checkpoints" / str(before.train.steps)
             made["base"] = {"file": str(where), "checkpoint": _hash_of(before, self.folder)}
         elif base is None:
-            recall = self.config.model.recall_steps
-            made["base"] = {"recipe": "random", "recall_steps": recall}
+            made["base"] = recipe_of(self.config)
         else:
             made["base"] = {"file": str(base), "sha256": fingerprints.of_base(base)}
         fingerprints.keep()
