@@ -210,11 +210,11 @@ def _demo(arguments: argparse.Namespace) -> None:
     if size and arguments.config:
         raise UsageError(f"--{size} is a config of its own: give --{size} or --config, not both")
     shipped = f"demo_{size}.py" if size else "demo.py"
-    study = _open(arguments, arguments.config or _shipped_config(shipped))
+    study = _open(arguments, arguments.config or shipped_config(shipped))
     _finish(study, study.run())
 
 
-def _shipped_config(name: str) -> Path:
+def shipped_config(name: str) -> Path:
     """Return a config of this checkout, from any working directory."""
     for folder in (Path.cwd(), Path(__file__).resolve().parents[2]):
         if (folder / "configs" / name).is_file():
