@@ -36,7 +36,9 @@ def get_config():
     config.autocoa.episodes = 240
     config.autocoa.thinking = 48
     config.autocoa.other_episodes = 60
-    config.autocoa.stages.base.row_length = 512
+    config.autocoa.stages.base.steps = 450
+    config.autocoa.stages.base.learning_rate = 5e-3
+    config.autocoa.stages.base.row_length = 256  # a text about a fact has 30 tokens
     config.autocoa.stages.base.batch = 8
     config.autocoa.stages.sft1.batch = 2  # rows, of some 17 pairs each; 60 updates are 4 epochs
     return config
