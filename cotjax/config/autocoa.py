@@ -66,6 +66,9 @@ def _stages() -> dict[str, dict[str, Any]]:
     supervised: roles that are trained on, as masking.supervised. With "OBSERVATION" episodes teach
       a world model, without it their results are masked.
     choices: file of choices (`cotjax data choices`); "": from the world's known and unknown facts.
+    episodes: so many episodes with a search alone; 0: autocoa.episodes and autocoa.thinking.
+    simulated_steps: of a stage that plays, the first steps, in which the policy writes the results
+      of its searches itself (RL-1); in the others the world does (RL-2).
     steps, batch, row_length, learning_rate: in place of those of `train`. Texts longer than a row
       are left out, and counted.
     """

@@ -18,9 +18,12 @@ from cotjax.objectives.trigger import Trigger
 from cotjax.report.autocoa import PAPER
 from cotjax.runtime.claim import checkpoint_steps, saved_steps
 
-FACTS, CHOICES, EPISODES = "facts", "choices", "episodes"
-LESSONS = (FACTS, CHOICES, EPISODES)
+FACTS, CHOICES, EPISODES, PLAY = "facts", "choices", "episodes", "play"
+LESSONS = (FACTS, CHOICES, EPISODES, PLAY)
 _OF_TRAIN = ("steps", "batch", "row_length", "learning_rate")
+SIMULATED_END = "simulated"  # in an arm's `at`: the last step whose results the policy wrote
+# Field of a stage -> the one lesson that it belongs to.
+_OF_LESSON = {"choices": CHOICES, "episodes": EPISODES, "simulated_steps": PLAY}
 
 
 @dataclass(frozen=True)

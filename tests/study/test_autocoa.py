@@ -32,7 +32,7 @@ from cotjax.runtime.progress import Reporter
 from cotjax.study.autocoa import open_autocoa
 from cotjax.study.closed_book import ClosedBook, answered, closed_book
 from cotjax.study.ready import check_stages
-from cotjax.study.stages import plans_of
+from cotjax.study.stages import arms_of_stages, plans_of
 from cotjax.train.checkpoint import Checkpoints
 from cotjax.train.metrics import read_metrics
 
@@ -193,6 +193,49 @@ def test_a_stage_has_rows_of_its_own_and_texts_without_turns(tmp_path):
     config.data.layout = "trajectory"
     with pytest.raises(UsageError, match=r"layout is 'trajectory', and .* set it to 'growing'"):
         check_stages(config)
+
+
+def test_simulated_and_real_searches_are_steps_of_one_loop(tmp_path):
+    plan = plans_of(config_of(tmp_path))["rl"]
+    assert plan.rl.simulated_steps == 2 and plan.start == "sft3" and plan.objective is None
+    assert checkpoint_steps(plan.train.steps, plan.train.save_every) == [0, 2, 4]
+    default = plans_of(default_config("search_qa"))["rl"]
+    assert (default.train.steps, default.rl.simulated_steps) == (96, 80)
+    assert 80 in checkpoint_steps(96, default.train.save_every)
+
+
+def test_arms_are_checkpoints_of_shared_stages():
+    config = default_config("search_qa")
+    plans = plans_of(config)
+    arms = arms_of_stages(config, plans)
+    places = {name: (arm.stage, arm.step) for name, arm in arms.items()}
+    assert places["rl1"] == ("rl", 80) and places["rl1_2"] == ("rl", 96)
+    assert places["sft1_2"] == ("sft2", 200) and places["sft2"] == ("sft2_alone", 200)
+    assert list(arms)[2:] == ["sft1", "sft2", "sft1_2", "sft1_2_3", "rl1", "rl1_2", "rl2"]
+    assert {arm.paper for arm in arms.values()} <= {"", *PAPER}
+    # Each stage is the prefix of an arm, and stands there once.
+    assert {arm.stage for arm in arms.values()} == {*plans}
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"at": "sft9"}, "autocoa.arms.x.at is 'sft9'; there are the stages base, "),
+        ({"at": "rl@3"}, "autocoa.arms.x.at is 'rl@3'; the stage saves at 0, 80, 96"),
+        ({"at": "sft2@simulated"}, "autocoa.arms.x.at is 'sft2@simulated'; the stage saves at 0"),
+        ({"at": "rl", "minus": "y"}, "autocoa.arms.x.minus is 'y'; there are "),
+        ({"at": "rl", "paper": "RL-9"}, "autocoa.arms.x.paper is 'RL-9'; there are ReAct"),
+        ({"at": "rl", "step": 3}, "autocoa.arms.x: unknown field 'step'; there are label"),
+    ],
+)
+def test_an_arm_that_is_not_possible_is_one_line(own, message):
+    config = default_config("search_qa")
+    config.train.save_every = 100
+    with config.unlocked():
+        config.autocoa.arms.x = own
+    with pytest.raises(UsageError) as caught:
+        arms_of_stages(config, plans_of(config))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_field_of_a_stage_is_set_on_the_command_line(tmp_path):
