@@ -2,6 +2,8 @@
 
 A model from random weights is taught half of the world's facts (base), to search where it does not
 know a fact (SFT-1), to search and to read (SFT-2, results masked), and to predict results (SFT-3).
+Then it plays: with results that it writes itself (RL-1), and with the retriever's (RL-2). The arms
+of the paper's ablation share these stages, and are played on one panel of questions.
 
 Command   cotjax autocoa --config configs/autocoa_demo.py
 Hardware  2 CPU cores
@@ -41,4 +43,16 @@ def get_config():
     config.autocoa.stages.base.row_length = 256  # a text about a fact has 30 tokens
     config.autocoa.stages.base.batch = 8
     config.autocoa.stages.sft1.batch = 2  # rows, of some 17 pairs each; 60 updates are 4 epochs
+    # ---- what is played, in training and at the end
+    config.rl.tasks, config.rl.group, config.rl.slots = 8, 8, 64
+    config.rl.flat = "skip"
+    config.rl.kl, config.rl.kl_estimator, config.rl.entropy = 0.001, "k3", 0.001
+    config.rl.information = 0
+    config.rl.live_prompt = False
+    config.autocoa.stages.rl.steps, config.autocoa.stages.rl.simulated_steps = 24, 20
+    config.autocoa.stages.rl2_alone.steps = 24
+    for stage in (config.autocoa.stages.rl, config.autocoa.stages.rl2_alone):
+        stage.learning_rate = 3e-4
+    config.evaluate.max_length = 1024
+    config.evaluate.max_steps = 12  # 10 searches, one too many, and the answer
     return config

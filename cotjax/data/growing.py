@@ -5,7 +5,7 @@ r"""Growing texts (`cotjax.formats.search`) -> examples of token ids with roles.
              <begin_search>  Ko Po land  </end_search>             ACTION_OPEN, ACTION, ACTION_CLOSE
              <search_result> result 1: … </search_result>\n\n      OBSERVATION
              Result 1 says that … </think>\n\n                     REASONING
-             \boxed{  Ma Ti Lo  }                                  ACTION_OPEN, ACTION, ACTION_CLOSE
+             \boxed{  Ma Ti Lo  }                                  ACTION_OPEN, ANSWER, ACTION_CLOSE
              end of the turn                                       END
 
 Spans are found by position, so whoever wrote the results, they are OBSERVATION from the first sign
@@ -83,7 +83,7 @@ def lesson_example(codec: Codec, lesson: Lesson) -> TokenExample:
 
 
 def recall_example(codec: Codec, recall: Recall) -> TokenExample:
-    """Return a question with its answer right behind the prompt, which alone is ACTION."""
+    """Return a question with its answer right behind the prompt, which alone is ANSWER."""
     with _naming(recall.id):
         segments = _prompt(codec, recall)
         segments += text_segments(codec, search.answer_text(recall.answer))

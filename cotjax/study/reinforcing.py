@@ -17,10 +17,12 @@ from cotjax.data.codec import Codec
 from cotjax.data.trajectories import Trajectory
 from cotjax.diagnostics.episodes import EpisodeCounts, count_records
 from cotjax.envs.base import games_hash
+from cotjax.envs.worlds import load_world
 from cotjax.formats import TurnTemplate
 from cotjax.model.config import ModelConfig
 from cotjax.rl.main import reinforce
 from cotjax.rl.play import Actors
+from cotjax.rl.rewards import AUTOCOA
 from cotjax.rl.run import RLRun, policy_of
 from cotjax.rollout.elicitation import Elicitation
 from cotjax.rollout.record import Kind
@@ -187,7 +189,8 @@ def actors_of(
     mesh = playing_mesh(config)
     sampler = sampler_of(config.evaluate, model, codec, mesh, slots, simulated=simulated)
     pools = [stack.enter_context(environments_of(config, sampler.slots)) for _ in range(halves)]
-    return Actors(sampler, pools, codec, elicitation, kinds_of(config))
+    score = load_world(config.world).published_reward if config.rl.reward == AUTOCOA else None
+    return Actors(sampler, pools, codec, elicitation, kinds_of(config), score)
 
 
 def kinds_of(config: ConfigDict) -> tuple[Kind, ...]:

@@ -60,7 +60,8 @@ def test_roles_are_those_of_the_published_format(codec):
     assert "You can search 10 times." in own[Role.PROMPT]
     assert own[Role.OBSERVATION] == RESULTS.strip().replace(":", " :")
     assert own[Role.ACTION_OPEN] == "<begin_search> \\boxed{"
-    assert own[Role.ACTION] == "Ko Po land Ma Ti" and own[Role.ACTION_CLOSE] == "</end_search> }"
+    assert own[Role.ACTION] == "Ko Po land" and own[Role.ANSWER] == "Ma Ti"
+    assert own[Role.ACTION_CLOSE] == "</end_search> }"
     assert own[Role.END] == "<|im_end|>"
     thought = "I need the land of Ko Po. So I search. Result 1 says that it is Ma Ti. </think>"
     assert own[Role.REASONING] == thought

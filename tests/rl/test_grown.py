@@ -92,7 +92,7 @@ def test_a_text_is_one_sequence_whose_sampled_ids_alone_are_trained_on(tmp_path,
         for number, turn in enumerate(record.steps):
             here = (example.advantages == number + 1) & (example.sampled > 0)
             assert here.sum() == len(turn.cot.ids)
-            own = here & (example.roles == Role.ACTION)
+            own = here & np.isin(example.roles, (Role.ACTION, Role.ANSWER))
             acted.append(codec.decode(example.ids[own].tolist()).strip())
         assert acted == [turn.executed.partition(": ")[2] for turn in record.steps]
         ends, opened, closed = (
@@ -169,7 +169,7 @@ def test_an_invalid_piece_has_no_action_to_drop(tmp_path):
     (example,) = _examples(codec, record.model_copy(update={"steps": (bad, *record.steps[1:])}))
     own = example.advantages == 1
     assert set(example.roles[own].tolist()) == {Role.REASONING}
-    assert Role.ACTION in example.roles
+    assert Role.ANSWER in example.roles
 
 
 def test_a_schedule_says_in_which_steps_the_policy_writes_its_results(tmp_path):

@@ -266,7 +266,7 @@ def test_closed_book_is_greedy_decoding(codec):
     examples = [recall_example(codec, recall) for recall in recalls]
     for example in examples:
         assert set(example.roles) == {
-            *(Role.PROMPT, Role.REASONING, Role.ACTION_OPEN, Role.ACTION, Role.ACTION_CLOSE)
+            *(Role.PROMPT, Role.REASONING, Role.ACTION_OPEN, Role.ANSWER, Role.ACTION_CLOSE)
         }
     none = answered(model, params, mesh, examples, lambda done, total: None)
 
@@ -279,7 +279,7 @@ def test_closed_book_is_greedy_decoding(codec):
     def greedy(example):
         """The example whose answer and brace are what the model itself says there."""
         ids = example.ids.copy()
-        for place in np.flatnonzero(np.isin(example.roles, (Role.ACTION, Role.ACTION_CLOSE))):
+        for place in np.flatnonzero(np.isin(example.roles, (Role.ANSWER, Role.ACTION_CLOSE))):
             ids[place] = likeliest(ids[None], example.positions[None])[0, place - 1]
         return type(example)(**vars(example) | {"ids": ids})
 

@@ -37,7 +37,7 @@ from cotjax.envs.search_qa.library import load_known, load_questions, seed_of, s
 from cotjax.envs.search_qa.make import make_questions
 from cotjax.envs.search_qa.real import real_facts, real_words
 from cotjax.envs.search_qa.schema import Knowledge, load_schema
-from cotjax.envs.search_qa.scoring import normalize
+from cotjax.envs.search_qa.scoring import normalize, published_reward
 from cotjax.envs.search_qa.solver import PHRASES, Solver
 from cotjax.envs.worlds import IN_DOMAIN, AgentSettings, World
 from cotjax.errors import UsageError
@@ -175,6 +175,12 @@ class SearchQa(World):
         self, game: Game, task: str, seen: Sequence[str], actions: Sequence[str]
     ) -> SearchCounts:
         return judge(game, load_schema(self._source), task, seen, actions)
+
+    def published_reward(self, game: Game, action: str) -> float:
+        wanted = parse_action(action)
+        if wanted.kind != ANSWER or wanted.problem is not None:
+            return 0.0
+        return published_reward(wanted.text, load_questions(Path(game.path))[game.id].answers)
 
     def words(self) -> Iterator[str]:
         if self._source == REAL_FACTS:
