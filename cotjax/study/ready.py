@@ -37,8 +37,7 @@ from cotjax.study.games import NUMBERS, check_world, wanted_games
 from cotjax.study.players import playing_mesh
 from cotjax.study.power import check_primary
 from cotjax.study.probing import check_probes
-from cotjax.study.stage_rl import config_of
-from cotjax.study.stages import StagePlan, arms_of_stages, plans_of
+from cotjax.study.stages import StagePlan, arms_of_stages, config_of, plans_of
 from cotjax.study.starts import train_of
 from cotjax.study.training_data import (
     check_opening,

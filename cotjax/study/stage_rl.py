@@ -25,16 +25,7 @@ from cotjax.rl.run import RLRun, policy_of
 from cotjax.runtime.progress import Listener
 from cotjax.study.games import GameSets
 from cotjax.study.reinforcing import actors_of, kinds_of, rollout_elicitation
-from cotjax.study.stages import StagePlan
-
-
-def config_of(config: ConfigDict, plan: StagePlan) -> ConfigDict:
-    """Return the config with the `train` and the `rl` section of a stage that plays."""
-    own = config.copy_and_resolve_references()
-    own.train = plan.train
-    if plan.rl is not None:
-        own.rl = plan.rl
-    return own
+from cotjax.study.stages import StagePlan, config_of
 
 
 def games_played(config: ConfigDict, games: GameSets) -> dict[str, Any]:

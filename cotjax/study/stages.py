@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from cotjax.masking import NORMALIZERS, Dropping, MaskError
 from cotjax.objectives.objective import Spec
 from cotjax.objectives.trigger import Trigger
 from cotjax.report.autocoa import PAPER
+from cotjax.rollout.elicitation import SIMULATED
 from cotjax.runtime.claim import checkpoint_steps, saved_steps
 
 FACTS, CHOICES, EPISODES, PLAY = "facts", "choices", "episodes", "play"
@@ -236,3 +237,44 @@ def _plan(config: ConfigDict, name: str, own: Mapping[str, Any]) -> StagePlan:
         dropping,
         objective,
     )
+
+
+@dataclass(frozen=True)
+class StageProgram:
+    """What a plan compiles for stages that run one program, or for the playing of the arms.
+
+    program: "train", "rl" or "sampler".
+    """
+
+    title: str
+    config: ConfigDict
+    program: str
+    objective: Spec | None = None
+
+
+def programs_of(config: ConfigDict) -> list[StageProgram]:
+    """Return the programs of a config's stages, each once, and that of playing its arms."""
+    made: dict[str, StageProgram] = {}
+    for plan in plans_of(config).values():
+        own = config_of(config, plan)
+        program = "train" if plan.rl is None else "rl"
+        simulated = plan.rl is not None and plan.rl.simulated_steps > 0
+        shape = own.train.batch, own.train.row_length, own.train.accumulate
+        key = f"{program} {shape} {plan.objective} {simulated}"
+        if key in made:
+            made[key] = replace(made[key], title=f"{made[key].title}, {plan.name}")
+        else:
+            made[key] = StageProgram(f"stage {plan.name}", own, program, plan.objective)
+    playing = config.copy_and_resolve_references()
+    if config.autocoa.simulated:
+        playing.evaluate.search = SIMULATED
+    return [*made.values(), StageProgram("playing the arms", playing, "sampler")]
+
+
+def config_of(config: ConfigDict, plan: StagePlan) -> ConfigDict:
+    """Return the config with the `train` and the `rl` section of a stage."""
+    own = config.copy_and_resolve_references()
+    own.train = plan.train
+    if plan.rl is not None:
+        own.rl = plan.rl
+    return own
