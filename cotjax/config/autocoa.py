@@ -38,6 +38,9 @@ def autocoa() -> ConfigDict:
     autocoa.choices = 500  # pairs of a chosen and a rejected way to go on, half each direction
     autocoa.episodes = 600  # episodes with a search
     autocoa.thinking = 120  # episodes of reasoning alone; 5 : 1 in the paper
+    # Share of an episode's searches, but for the first, before which there is a needless one. The
+    # text recovers from these slips, and they are not trained on.
+    autocoa.slips = 0.0
     # Episodes of another invented world in both forms, beside the known facts: the base learns the
     # format from them, and nothing about this world.
     autocoa.other_episodes = 200
@@ -50,6 +53,8 @@ def autocoa() -> ConfigDict:
     # Play the arms once more, with results that the policy writes itself: a stage's whose lesson
     # teaches to predict them, and all that start from it.
     autocoa.simulated = True
+    # Choices about facts of test questions, after whose contradicting thoughts arms go on (D5).
+    autocoa.grafts = 64
     stages = _stages() | _played()
     autocoa.stages = ConfigDict({name: STAGE_FIELDS | own for name, own in stages.items()})
     autocoa.arms = _arms()

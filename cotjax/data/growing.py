@@ -15,7 +15,7 @@ PROMPT: no text predicts it. A text is tokenised once, tag by tag and stretch by
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -77,9 +77,23 @@ def lesson_example(codec: Codec, lesson: Lesson) -> TokenExample:
     """Return the example of a lesson. Raises DataError, naming it, for what cannot be encoded."""
     with _naming(lesson.id):
         segments = _prompt(codec, lesson) if lesson.task else []
-        segments += text_segments(codec, lesson.text)
+        segments += untrained(text_segments(codec, lesson.text), lesson.slips)
         segments.append((codec.encode(codec.template.response_end), Role.END))
     return _line(lesson.id, segments)
+
+
+def untrained(segments: Segments, slips: Collection[int]) -> Segments:
+    """Return the segments of a text in which the pieces of these numbers are PROMPT.
+
+    A piece ends with its results, which stay OBSERVATION.
+    """
+    made: Segments = []
+    number, before = 0, Role.PROMPT
+    for ids, role in segments:
+        number += before == Role.OBSERVATION != role
+        made.append((ids, Role.PROMPT if number in slips and role != Role.OBSERVATION else role))
+        before = role
+    return made
 
 
 def recall_example(codec: Codec, recall: Recall) -> TokenExample:

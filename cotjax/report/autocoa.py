@@ -3,7 +3,8 @@
     {"figures": [{"arm", "source", "by", "group", "figures": {name: estimate}}],
      "changes": [{"arm", "minus", "figures": {name: estimate}}],
      "sim_to_real": {arm: estimate},
-     "at_once": [{"arm", "hops", "known", "figures": {name: estimate}}]}
+     "at_once": [{"arm", "hops", "known", "figures": {name: estimate}}],
+     "grafts": [{"arm", "known", "figures": {name: estimate}}]}
 
 `source` is the folder of the records, `by` "all", "domain", "hops" (facts
 that the answer follows from) or "task_type". An estimate is {"value",
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cotjax.diagnostics.at_once import at_once, compared
+from cotjax.diagnostics.grafts import rates, read_grafts
 from cotjax.diagnostics.searches import Judged, difference, figures, grouped, judged, sim_to_real
 from cotjax.diagnostics.statistics import Estimate
 from cotjax.envs.base import Game
@@ -29,6 +31,7 @@ from cotjax.rollout.record import Record, read_records
 from cotjax.runtime.files import read_json, write_atomic
 
 ABOUT, SUMMARY = "stages.json", "searches.json"
+GRAFTS = "grafts"  # folder
 REAL, SIMULATED, SAMPLED = "records", "simulated", "sampled"
 # Row of the paper's table -> exact match and the judge's score, in percent: averages over six data
 # sets (arXiv 2503.06580).
@@ -86,6 +89,18 @@ class Control:
 
 
 @dataclass(frozen=True)
+class Grafted:
+    """What an arm does after thoughts that contradict what is known (`cotjax.diagnostics.grafts`).
+
+    known: the facts are known, and the thoughts say to search; else they state a guess.
+    """
+
+    arm: str
+    known: bool
+    figures: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
 class StageSummary:
     """All figures of a run. `about`: what stages.json says."""
 
@@ -94,6 +109,7 @@ class StageSummary:
     changes: tuple[Change, ...]
     sim_to_real: Mapping[str, Estimate]
     at_once: tuple[Control, ...]
+    grafts: tuple[Grafted, ...]
 
     @property
     def arms(self) -> dict[str, dict[str, Any]]:
@@ -116,6 +132,7 @@ class StageSummary:
             "changes": [_values(change) for change in self.changes],
             "sim_to_real": {arm: asdict(rounded(x)) for arm, x in self.sim_to_real.items()},
             "at_once": [_values(control) for control in self.at_once],
+            "grafts": [_values(each) for each in self.grafts],
         }
         return json.dumps(values, indent=1) + "\n"
 
@@ -177,7 +194,14 @@ def summarize(run: Path) -> StageSummary:
             if source == REAL
             for control in _controls(arm, own, world, games)
         ),
+        tuple(each for arm in about["arms"] for each in _grafted(run, arm)),
     )
+
+
+def _grafted(run: Path, arm: Mapping[str, Any]) -> list[Grafted]:
+    _, grafts = read_grafts(run / GRAFTS / f"{arm['stage']}-{arm['step']}.jsonl")
+    sides = {known: [each for each in grafts if each.known == known] for known in (False, True)}
+    return [Grafted(arm["name"], known, rates(own)) for known, own in sides.items() if own]
 
 
 def _rows(arm: str, source: str, episodes: Sequence[Judged]) -> list[Row]:
@@ -227,6 +251,6 @@ def _controls(
     return found
 
 
-def _values(row: Row | Change | Control) -> dict[str, Any]:
+def _values(row: Row | Change | Control | Grafted) -> dict[str, Any]:
     values = {name: value for name, value in vars(row).items() if name != "figures"}
     return values | {"figures": {name: asdict(rounded(x)) for name, x in row.figures.items()}}

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cotjax.diagnostics.grafts import ANCHORED, FOLLOWED
 from cotjax.diagnostics.statistics import NOTHING, Estimate
 from cotjax.report.autocoa import PAPER, REAL, SAMPLED, SIMULATED, Row, StageSummary
 from cotjax.report.labels import capitalize, domain_label, number, percent
@@ -93,6 +94,7 @@ def sections(summary: StageSummary) -> list[Section]:
                 (_FIDELITY,)),
         Section("at-once", "Answers at once against answers at the end", (_at_once(summary),),
                 (_CONTROL,)),
+        Section("grafts", "Thoughts against what is known (D5)", (_grafts(summary),), (_D5,)),
         Section("stages", "Stages", (_stages(summary),)),
     )  # fmt: skip
     return [
@@ -117,6 +119,11 @@ _FIDELITY = (
     "The policy writes the results of its searches itself, and they are held against the world's "
     "facts; unknown ones cannot be predicted. Gap: exact match with such results minus that with "
     "real ones, on the same questions."
+)
+_D5 = (
+    "The thought behind a one-hop test question is given. Where it claims to know an unknown fact, "
+    "an answer with what it claims follows it, and a search keeps to what is known. Where it calls "
+    "for a search of a known fact, a search follows it, and an answer keeps to what is known."
 )
 _CONTROL = (
     "At once: the answer right behind the prompt, without reasoning or a search. Same: it is the "
@@ -236,6 +243,20 @@ def _at_once(summary: StageSummary) -> SectionTable:
         )
         rows.append(SectionRow(label, cells))
     columns = ("questions", "right at once, %", "right at the end, %", "gap, points", "same, %")
+    return SectionTable("", columns, tuple(rows), rows_are="arm", words=(0,))
+
+
+def _grafts(summary: StageSummary) -> SectionTable:
+    rows = []
+    for each in summary.grafts:
+        said = "known, “so I search”" if each.known else "unknown, “I know that … is …”"
+        cells = (
+            said,
+            *(percent(each.figures[name], digits=1) for name in (FOLLOWED, ANCHORED)),
+            str(each.figures[FOLLOWED].n),
+        )
+        rows.append(SectionRow(summary.arms[each.arm]["label"], cells))
+    columns = ("fact, and grafted thought", "follows it, %", "keeps to itself, %", "facts")
     return SectionTable("", columns, tuple(rows), rows_are="arm", words=(0,))
 
 

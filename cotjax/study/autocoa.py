@@ -103,7 +103,9 @@ class AutoCoA:
                 return hashes
         arms = arms_of_stages(self.config, plans)
         if arms and self.games.played:
-            panel = StagePanel(self.config, self.folder, plans, arms, self.games, self.reporter)
+            panel = StagePanel(
+                self.config, self.folder, plans, arms, self.games, self.lessons, self.reporter
+            )
             panel.play(start.model, codec)
             panel.report(hashes)
         return hashes
@@ -134,8 +136,8 @@ class AutoCoA:
             return self.lessons.choices(settings.choices)
         if plan.lesson == EPISODES:
             if plan.episodes:
-                return self.lessons.episodes(plan.episodes, 0)
-            return self.lessons.episodes(settings.episodes, settings.thinking)
+                return self.lessons.episodes(plan.episodes, 0, settings.slips)
+            return self.lessons.episodes(settings.episodes, settings.thinking, settings.slips)
         return [*self.lessons.facts(), *self._other_world()]
 
     def _other_world(self) -> list[Lesson]:

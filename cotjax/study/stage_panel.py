@@ -3,6 +3,7 @@
     <run>/records/<stage>/<step>/…     once, greedily; the world answers searches
     <run>/simulated/<stage>/<step>/…   the same, but the policy writes the results itself
     <run>/sampled/<stage>/<step>/…     several samples a question (temperature 0.7, top_p 0.8)
+    <run>/grafts/<stage>-<step>.jsonl  what follows thoughts that contradict what is known (D5)
     <run>/stages.json                  what was trained and played, for the report
 
 An arm is a checkpoint of a stage, so two arms that are the same one share its records.
@@ -11,9 +12,9 @@ An arm is a checkpoint of a stage, so two arms that are the same one share its r
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,21 @@ from ml_collections import ConfigDict
 
 from cotjax.data.codec import Codec
 from cotjax.envs.base import plays_of
+from cotjax.envs.lessons import Lessons
 from cotjax.envs.worlds import load_world
 from cotjax.model.config import ModelConfig
-from cotjax.report.autocoa import ABOUT, REAL, SAMPLED, SIMULATED, make_report
+from cotjax.report.autocoa import ABOUT, GRAFTS, REAL, SAMPLED, SIMULATED, make_report
 from cotjax.rollout import elicitation
+from cotjax.rollout.contracts import Policy
 from cotjax.rollout.record import Kind
 from cotjax.runtime.files import read_json, write_atomic
 from cotjax.runtime.progress import Reporter
 from cotjax.runtime.provenance import git_revision, package_versions
-from cotjax.study.evaluate import play_unplayed
+from cotjax.study.evaluate import elicitation_of, play_unplayed
 from cotjax.study.games import GameSets
 from cotjax.study.jobs import Job
 from cotjax.study.players import LocalPlayer
+from cotjax.study.stage_grafts import measure_grafts
 from cotjax.study.stages import EPISODES, PLAY, StageArm, StagePlan
 from cotjax.train.checkpoint import Checkpoints
 
@@ -44,7 +48,7 @@ _TEMPERATURE, _TOP_P = 0.7, 0.8
 class StagePanel:
     """Plays arms and describes the run.
 
-    folder: the run's. plans, arms: all of the config, by name. games: those of the run.
+    folder: the run's. plans, arms: all of the config, by name. games, lessons: those of the run.
     """
 
     config: ConfigDict
@@ -52,6 +56,7 @@ class StagePanel:
     plans: Mapping[str, StagePlan]
     arms: Mapping[str, StageArm]
     games: GameSets
+    lessons: Lessons
     reporter: Reporter
 
     @cached_property
@@ -83,6 +88,21 @@ class StagePanel:
                     report=stage.update,
                     warn=self.reporter.say,
                 )
+            self._graft(player(self.config.evaluate.slots), codec, stage.update)
+
+    def _graft(self, player: LocalPlayer, codec: Codec, report: Callable[..., None]) -> None:
+        """Measure what each checkpoint does after thoughts that contradict what is known (D5)."""
+        choices = self.lessons.held_out_choices(self.config.autocoa.grafts)
+        for job in self._jobs(REAL) if choices else ():
+            measure_grafts(
+                self.folder / GRAFTS / f"{job.arm}-{job.checkpoint}.jsonl",
+                job.checkpoint_hash,
+                partial(_first_policy, player, job),
+                codec,
+                elicitation_of(self.config, codec.template),
+                choices,
+                partial(report, detail=f"grafted thoughts, {job.arm}"),
+            )
 
     def report(self, hashes: Mapping[str, str]) -> None:
         """Write stages.json, and from it and the records the report.
@@ -158,3 +178,8 @@ class StagePanel:
             "checkpoint": checkpoint,
             "closed_book": read_json(file, "cotjax") if file.exists() else None,
         }
+
+
+def _first_policy(player: LocalPlayer, job: Job) -> Policy:
+    """Return a policy with the weights of a job's checkpoint."""
+    return player.policies(job, 1)[0]

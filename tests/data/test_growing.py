@@ -45,7 +45,7 @@ WORLD_MODEL = (Role.OBSERVATION, *RESPONSE_ROLES)
 
 @pytest.fixture(scope="module")
 def codec():
-    texts = (LESSON.task, LESSON.observation, TEXT, "Your task is to: .")
+    texts = ("I look.", LESSON.task, LESSON.observation, TEXT, "Your task is to: .")
     return Codec(build_word_tokenizer(texts, CHATML, TOKENS), CHATML, PROMPT)
 
 
@@ -69,6 +69,19 @@ def test_roles_are_those_of_the_published_format(codec):
     assert counts.sum() == len(example.ids) and counts[Role.PAD] == 0
     assert example.steps.tolist() == [0, 1]
     assert of_role(codec, example, *Role).endswith(own[Role.END])
+
+
+def test_a_slip_is_not_trained_on(codec):
+    slip = replace(
+        LESSON, text=f"I look. <begin_search> Ti </end_search>{RESULTS}{TEXT}", slips=(0,)
+    )
+    example = lesson_example(codec, slip)
+    assert of_role(codec, example, Role.ACTION) == "Ko Po land"
+    assert of_role(codec, example, Role.OBSERVATION).count("<search_result>") == 2
+    assert of_role(codec, example, Role.PROMPT).endswith("I look. <begin_search> Ti </end_search>")
+    plain = lesson_example(codec, LESSON)
+    for role in (Role.REASONING, Role.ANSWER, Role.END):
+        assert of_role(codec, example, role) == of_role(codec, plain, role)
 
 
 def test_the_prompt_of_a_lesson_is_the_one_that_is_played(codec):
