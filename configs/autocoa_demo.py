@@ -44,13 +44,14 @@ def get_config():
     config.autocoa.stages.base.batch = 8
     config.autocoa.stages.sft1.batch = 2  # rows, of some 17 pairs each; 60 updates are 4 epochs
     # ---- what is played, in training and at the end
-    config.rl.tasks, config.rl.group, config.rl.slots = 8, 8, 64
+    config.workers = 0  # a search takes a tenth of a millisecond: environments need no processes
+    config.rl.tasks, config.rl.group, config.rl.slots = 6, 6, 36
     config.rl.flat = "skip"
     config.rl.kl, config.rl.kl_estimator, config.rl.entropy = 0.001, "k3", 0.001
     config.rl.information = 0
     config.rl.live_prompt = False
-    config.autocoa.stages.rl.steps, config.autocoa.stages.rl.simulated_steps = 24, 20
-    config.autocoa.stages.rl2_alone.steps = 24
+    config.autocoa.stages.rl.steps, config.autocoa.stages.rl.simulated_steps = 18, 15
+    config.autocoa.stages.rl2_alone.steps = 18
     for stage in (config.autocoa.stages.rl, config.autocoa.stages.rl2_alone):
         stage.learning_rate = 3e-4
     config.evaluate.max_length = 1024
