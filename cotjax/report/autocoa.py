@@ -28,7 +28,7 @@ from cotjax.envs.worlds import World, load_world
 from cotjax.errors import DataError
 from cotjax.report.compare import rounded
 from cotjax.rollout.record import Record, read_records
-from cotjax.runtime.files import read_json, write_atomic
+from cotjax.runtime.files import read_json
 
 ABOUT, SUMMARY = "stages.json", "searches.json"
 GRAFTS = "grafts"  # folder
@@ -135,21 +135,6 @@ class StageSummary:
             "grafts": [_values(each) for each in self.grafts],
         }
         return json.dumps(values, indent=1) + "\n"
-
-
-def make_report(run: str | Path) -> str:
-    """Write searches.json and report.html of a run; return the report's tables as text.
-
-    Raises DataError where records or stages.json are missing or malformed.
-    """
-    # The page draws on templates, which no summary needs.
-    from cotjax.report.autocoa_page import text_of, write_page
-
-    run = Path(run)
-    summary = summarize(run)
-    write_atomic(run / SUMMARY, summary.as_json())
-    write_page(run / "report.html", summary)
-    return text_of(summary)
 
 
 def summarize(run: Path) -> StageSummary:

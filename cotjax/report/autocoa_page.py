@@ -13,7 +13,16 @@ from rich.text import Text
 
 from cotjax.diagnostics.grafts import ANCHORED, FOLLOWED
 from cotjax.diagnostics.statistics import NOTHING, Estimate
-from cotjax.report.autocoa import PAPER, REAL, SAMPLED, SIMULATED, Row, StageSummary
+from cotjax.report.autocoa import (
+    PAPER,
+    REAL,
+    SAMPLED,
+    SIMULATED,
+    SUMMARY,
+    Row,
+    StageSummary,
+    summarize,
+)
 from cotjax.report.labels import capitalize, domain_label, number, percent
 from cotjax.report.panels import COLOURS
 from cotjax.report.section import Cell, Section, SectionRow, SectionTable
@@ -52,6 +61,18 @@ _BEHIND = (
 _MADE_UP = ("right_known", "right_unknown", "invented", "exact", "invalid", "cut")
 _WIDTH = 160  # of the text
 _INTERVALS = "With 95 % intervals, clustered by question: samples of a question count as one."
+
+
+def make_report(run: str | Path) -> str:
+    """Write searches.json and report.html of a run; return the report's tables as text.
+
+    Raises DataError where records or stages.json are missing or malformed.
+    """
+    run = Path(run)
+    summary = summarize(run)
+    write_atomic(run / SUMMARY, summary.as_json())
+    write_page(run / "report.html", summary)
+    return text_of(summary)
 
 
 def write_page(path: Path, summary: StageSummary) -> None:

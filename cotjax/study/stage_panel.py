@@ -25,7 +25,7 @@ from cotjax.envs.base import plays_of
 from cotjax.envs.lessons import Lessons
 from cotjax.envs.worlds import load_world
 from cotjax.model.config import ModelConfig
-from cotjax.report.autocoa import ABOUT, GRAFTS, REAL, SAMPLED, SIMULATED, make_report
+from cotjax.report.autocoa import ABOUT, GRAFTS, REAL, SAMPLED, SIMULATED
 from cotjax.rollout import elicitation
 from cotjax.rollout.contracts import Policy
 from cotjax.rollout.record import Kind
@@ -109,6 +109,9 @@ class StagePanel:
 
         `hashes`: of the last checkpoint of each stage.
         """
+        # The page's colours come with matplotlib, which is slow to import.
+        from cotjax.report.autocoa_page import make_report
+
         with self.reporter.stage("report", "Writing the report"):
             about = json.dumps(self._about(hashes), indent=1)
             write_atomic(self.folder / ABOUT, about + "\n")

@@ -13,7 +13,8 @@ from cotjax.envs.search_qa.figures import Perfect
 from cotjax.envs.search_qa.library import read_lines
 from cotjax.envs.worlds import AgentSettings, load_world
 from cotjax.errors import DataError
-from cotjax.report.autocoa import ABOUT, PAPER, make_report, summarize
+from cotjax.report.autocoa import ABOUT, PAPER, summarize
+from cotjax.report.autocoa_page import make_report
 from cotjax.rollout.record import Heading, Record, Timing, Turn, record_path, write_record
 
 WORLD = load_world("search_qa")
