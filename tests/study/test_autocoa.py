@@ -27,12 +27,13 @@ from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
 from cotjax.objectives.trigger import Trigger
 from cotjax.report.autocoa import PAPER
+from cotjax.rollout.elicitation import longest_response
 from cotjax.runtime.claim import checkpoint_steps
 from cotjax.runtime.progress import Reporter
 from cotjax.study.autocoa import open_autocoa
 from cotjax.study.closed_book import ClosedBook, answered, closed_book
 from cotjax.study.ready import check_stages
-from cotjax.study.stages import arms_of_stages, plans_of
+from cotjax.study.stages import arms_of_stages, plans_of, programs_of
 from cotjax.train.checkpoint import Checkpoints
 from cotjax.train.metrics import read_metrics
 
@@ -215,6 +216,33 @@ def test_arms_are_checkpoints_of_shared_stages():
     assert {arm.paper for arm in arms.values()} <= {"", *PAPER}
     # Each stage is the prefix of an arm, and stands there once.
     assert {arm.stage for arm in arms.values()} == {*plans}
+
+
+def test_a_plan_compiles_each_program_of_the_stages_once():
+    config = default_config("search_qa")
+    config.autocoa.stages.sft3.batch = 2
+    programs = {each.title: each for each in programs_of(config)}
+    assert [*programs] == [
+        "stage base, few, sft2, sft2_alone",
+        "stage rl2_alone",
+        "stage sft1",
+        "stage sft3",
+        "stage rl",
+        "playing the arms",
+    ]
+    rl, alone = programs["stage rl"], programs["stage rl2_alone"]
+    assert (rl.program, rl.config.rl.simulated_steps) == ("rl", 80)
+    assert alone.config.rl.simulated_steps == 0
+    assert programs["stage sft1"].objective == Trigger(0.2)
+    playing = programs["playing the arms"].config.evaluate
+    assert longest_response(playing) == playing.max_result_tokens == 256
+
+
+def test_a_checkpoint_that_an_arm_plays_is_kept():
+    config = default_config("search_qa")
+    config.train.keep_last = 1
+    with pytest.raises(UsageError, match=r"at is 'rl@simulated', and train.keep_last is 1"):
+        arms_of_stages(config, plans_of(config))
 
 
 @pytest.mark.parametrize(
