@@ -62,12 +62,13 @@ class StagePanel:
     @cached_property
     def sources(self) -> tuple[str, ...]:
         """Return the folders of records that are played."""
-        simulated = (SIMULATED,) if self.config.autocoa.simulated else ()
+        writes = any(self._writes_results(arm.stage) for arm in self.arms.values())
+        simulated = (SIMULATED,) if self.config.autocoa.simulated and writes else ()
         return (REAL, *simulated, *((SAMPLED,) if self.config.autocoa.samples else ()))
 
     def play(self, model: ModelConfig, codec: Codec) -> None:
         """Play every question that has no record yet."""
-        widest = self._config_of(self.sources[1] if SIMULATED in self.sources else REAL)
+        widest = self._config_of(SIMULATED if SIMULATED in self.sources else REAL)
         players: list[LocalPlayer] = []
 
         def player(slots: int) -> LocalPlayer:
@@ -88,9 +89,12 @@ class StagePanel:
                     report=stage.update,
                     warn=self.reporter.say,
                 )
-            self._graft(player(self.config.evaluate.slots), codec, stage.update)
+            slots = min(self.config.evaluate.slots, len(self.games.played))
+            self._graft(partial(player, slots), codec, stage.update)
 
-    def _graft(self, player: LocalPlayer, codec: Codec, report: Callable[..., None]) -> None:
+    def _graft(
+        self, player: Callable[[], LocalPlayer], codec: Codec, report: Callable[..., None]
+    ) -> None:
         """Measure what each checkpoint does after thoughts that contradict what is known (D5)."""
         choices = self.lessons.held_out_choices(self.config.autocoa.grafts)
         for job in self._jobs(REAL) if choices else ():
@@ -183,6 +187,6 @@ class StagePanel:
         }
 
 
-def _first_policy(player: LocalPlayer, job: Job) -> Policy:
+def _first_policy(player: Callable[[], LocalPlayer], job: Job) -> Policy:
     """Return a policy with the weights of a job's checkpoint."""
-    return player.policies(job, 1)[0]
+    return player().policies(job, 1)[0]

@@ -116,8 +116,8 @@ def _arm(config: ConfigDict, name: str, plans: Mapping[str, StagePlan]) -> Stage
     at = int(step) if step else train.steps
     if train.keep_last and at != train.steps:
         raise UsageError(
-            f"{field}.at is {own['at']!r}, and train.keep_last is {train.keep_last}: the checkpoint "
-            "would be deleted; set it to 0"
+            f"{field}.at is {own['at']!r}, and train.keep_last is {train.keep_last}: that would "
+            "delete the checkpoint; set it to 0"
         )
     return StageArm(name, own["label"] or name, stage, at, own["minus"] or None, own["paper"])
 
