@@ -238,7 +238,8 @@ def test_the_published_reward_is_the_worlds_of_the_last_action(tmp_path):
             actors, [(policy, pool)], stream, settings, step=1, begin=0, seed=0, policy="p"
         )
     rewards = {
-        each.game.id: play.reward for each, play in zip(rollouts.episodes, plays, strict=True)
+        each.game.id: play.reward
+        for each, play in zip(rollouts.episodes, rollouts.plays, strict=True)
     }
     # "Ti Ma" is not "Ma Ti", and holds all of its words.
     assert rewards == {"one": 1.0, "two": 1.0}
