@@ -39,14 +39,15 @@ _NOTES = (
 )
 
 
-def searches(run_folder: Path, summary: Summary) -> Section:
-    """Return a table for each domain, of the ends of every arm and both kinds of action.
+def searches(run_folder: Path, summary: Summary) -> list[Section]:
+    """Return a section with a table for each domain: the ends of every arm, both kinds of action.
 
-    Without tables where the world has no searches, or the run's questions are no longer there.
+    [] where the world has no searches, or the run's questions are no longer there.
     """
     played = _judged(run_folder, summary)
     tables = [_table(summary, domain, played) for domain in summary.domains] if played else []
-    return Section("searches", "When they searched", tuple(each for each in tables if each.rows))
+    tables = [each for each in tables if each.rows]
+    return [Section("searches", "When they searched", tuple(tables))] if tables else []
 
 
 def _table(summary: Summary, domain: str, played: list[Judged]) -> SectionTable:

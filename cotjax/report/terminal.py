@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.box import SIMPLE
 from rich.console import Group
 from rich.table import Table
@@ -36,10 +38,10 @@ def terminal_table(summary: Summary) -> Group:
     return Group(*(table for table in (_numbers(summary), _verdicts(summary)) if table is not None))
 
 
-def section_tables(section: Section, columns: int = 5) -> Group:
-    """Return the tables of a section of the page, with the columns that a terminal has room for."""
+def section_tables(sections: Sequence[Section], columns: int = 5) -> Group:
+    """Return the tables of sections of the page, with the columns that a terminal has room for."""
     made = []
-    for table in section.tables:
+    for section, table in ((each, table) for each in sections for table in each.tables):
         shown = Table(title=f"{section.title}, {table.title}", box=SIMPLE, padding=0)
         shown.add_column("", overflow="fold")
         for title in table.columns[:columns]:
