@@ -10,6 +10,7 @@
 | `regret` | needless searches and missed ones an episode |
 | `repeated` | searches in the words of an earlier one, among the searches |
 | `found` | searches whose results state the missing fact, among the needed ones |
+| `reached` | facts known or read as they are, up to the first that was not, among those needed |
 | `gold_seen` | episodes that were shown a right answer |
 | `reading`, `guessing` | right answers where one was shown, and where none was |
 | `answered`, `limit` | episodes with an answer, and with a search beyond the limit |
@@ -44,6 +45,7 @@ _RATES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "trigger_f1": (("needed", "needed"), ("needed", "needed", "needless", "missed")),
     "repeated": (("repeated",), ("searches",)),
     "found": (("found",), ("needed",)),
+    "reached": (("reached",), ("facts",)),
     "gold_seen": (("gold_seen",), ("episodes",)),
     "reading": (("read",), ("gold_seen",)),
     "guessing": (("guessed",), ("gold_unseen",)),

@@ -42,6 +42,7 @@ _HEADS = {
     "regret": "regret an episode",
     "repeated": "repeated searches, %",
     "found": "found what was missing, %",
+    "reached": "hops up to the first lacking one, %",
     "gold_seen": "was shown the answer, %",
     "reading": "right where shown, %",
     "guessing": "right where not shown, %",
@@ -55,7 +56,7 @@ _HEADS = {
 }
 _WHOLE = ("exact", "f1", "searches", "oracle", "precision", "recall", "trigger_f1", "regret")
 _BEHIND = (
-    *("found", "repeated", "gold_seen", "reading", "guessing"),
+    *("found", "repeated", "reached", "gold_seen", "reading", "guessing"),
     *("answered", "limit", "invalid", "cut"),
 )
 _MADE_UP = ("right_known", "right_unknown", "invented", "exact", "invalid", "cut")

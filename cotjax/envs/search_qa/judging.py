@@ -85,6 +85,8 @@ def judge(
             counts.answered = 1
             counts.exact = int(exact_match(asked.text, golds))
             counts.f1 = f1(asked.text, golds)
+    had = [facts.get(key) == true[key] for key in used]
+    counts.reached = had.index(False) if False in had else len(had)
     shown = f" {normalize(context)} "
     counts.gold_seen = int(any(f" {normalize(gold)} " in shown for gold in golds))
     return counts
