@@ -3,7 +3,7 @@
     {"id": "…", "task": "What is …?", "observation": "You can search 10 times.", "text": "I need …",
      "slips": []}
     {"id": "…", "task": "…", "observation": "…", "text": "I need …", "chosen": " So I search. …",
-     "rejected": " I know that …", "searches": true}
+     "rejected": " Ma Ti Lo, I know, …", "searches": true}
 
 docs/autocoa.md describes the fields.
 """

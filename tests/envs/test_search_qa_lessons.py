@@ -47,11 +47,10 @@ def stated(text: str):
     known, needed = {}, []
     for sentence in thoughts.split("."):
         words = sentence.strip()
-        for opening in ("I know that ", "I remember that "):
-            if words.startswith(opening):
-                what, _, objects = (
-                    words.removeprefix(opening).replace(" are ", " is ").rpartition(" is ")
-                )
+        for mark in (", I know, ", ", I remember, "):
+            objects, found, what = words.partition(mark)
+            if found:
+                _, _, what = what.partition(" ")  # is, are
                 known[_key(what)] = tuple(objects.split(", "))
         if words.startswith("I need "):
             needed.append(_key(words.removeprefix("I need ")))

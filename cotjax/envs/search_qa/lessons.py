@@ -2,7 +2,7 @@
 
 Each step of a text names the fact that it needs, and states it if it is known, else searches:
 
-    I need the land of Ko Po. I know that the land of Ko Po is Ma Ti Lo.
+    I need the land of Ko Po. Ma Ti Lo, I know, is the land of Ko Po.
     I need the land of Ko Po. So I search. <begin_search> Ko Po land town realm </end_search>
 
 So both ways part right behind "I need the X of Y.", where a choice is cut. A guess looks like a
