@@ -1,6 +1,6 @@
 """D5 on growing texts: a thought is grafted that contradicts what the model should do.
 
-    unknown fact   I need the land of Ko Po. I know that the land of Ko Po is Ma Ti.    (a guess)
+    unknown fact   I need the land of Ko Po. Ma Ti, I know, is the land of Ko Po.    (a guess)
     known fact     I need the land of Ko Po. So I search.
 
 After the first the model follows the graft where it answers with what it was told to know, and is
@@ -11,6 +11,7 @@ is anchored where it answers.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from cotjax.errors import DataError
 from cotjax.formats.search import SEARCH_OPEN, Piece
 from cotjax.runtime.files import write_atomic
 
+_SIGNS = re.compile(r"[^\w\s]")
 FOLLOWED, ANCHORED, OTHER = "followed", "anchored", "other"
 
 
@@ -44,18 +46,24 @@ def grafted(text: str, rejected: str) -> str:
     return text + rejected.partition(SEARCH_OPEN)[0].rstrip()
 
 
-def outcome(piece: Piece, thought: str, known: bool) -> str:
+def outcome(piece: Piece, text: str, rejected: str, known: bool) -> str:
     """Return what a piece did after a grafted thought.
 
-    `piece`: parsed with the thought before it.
+    `piece`: parsed with the thought before it. `text`, `rejected`: as of `grafted`; what the second
+    names and the first does not is what the model is told to know.
     """
-    searched, answer = piece.searched, " ".join((piece.answer or "").lower().split())
+    searched, answer = piece.searched, _words(piece.answer or "")
     if known:
-        return FOLLOWED if searched else ANCHORED if answer else OTHER
+        return FOLLOWED if searched else ANCHORED if answer.strip() else OTHER
     if searched:
         return ANCHORED
-    told = " ".join(thought.lower().rstrip(".").split())
-    return FOLLOWED if answer and told.endswith(f" is {answer}") else OTHER
+    told = answer.strip() and answer in _words(rejected) and answer not in _words(text)
+    return FOLLOWED if told else OTHER
+
+
+def _words(text: str) -> str:
+    """Return a text as words between single spaces."""
+    return f" {' '.join(_SIGNS.sub(' ', text.lower()).split())} "
 
 
 def write_grafts(path: Path, checkpoint: str, grafts: Iterable[Graft]) -> None:

@@ -271,7 +271,7 @@ def _at_once(summary: StageSummary) -> SectionTable:
 def _grafts(summary: StageSummary) -> SectionTable:
     rows = []
     for each in summary.grafts:
-        said = "known, “so I search”" if each.known else "unknown, “I know that … is …”"
+        said = "known, “so I search”" if each.known else "unknown, “…, I know, is …”"
         cells = (
             said,
             *(percent(each.figures[name], digits=1) for name in (FOLLOWED, ANCHORED)),

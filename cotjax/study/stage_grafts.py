@@ -60,6 +60,6 @@ def _after(
             generations[slot], codec, prefix=f"{thoughts[slot]} ", seed=seeds[slot]
         )
         known = not choice.searches
-        grafts.append(Graft(choice.id, known, outcome(piece, thoughts[slot], known)))
+        grafts.append(Graft(choice.id, known, outcome(piece, choice.text, choice.rejected, known)))
     policy.reset(range(policy.slots))
     return grafts

@@ -22,31 +22,31 @@ NEED = "I need the land of Ko Po."
 def test_a_graft_says_to_search_and_leaves_the_search_to_the_model():
     search = " So I search. <begin_search> Ko Po land </end_search>"
     assert grafted(NEED, search) == f"{NEED} So I search."
-    known = " I know that the land of Ko Po is Ma Ti."
+    known = " Ma Ti, I know, is the land of Ko Po."
     assert grafted(NEED, known) == NEED + known
 
 
 @pytest.mark.parametrize(
     ("thought", "known", "written", "found"),
     [
-        ("I know that the land of Ko Po is Ma Ti.", False, "</think> \\boxed{Ma Ti}", FOLLOWED),
-        ("I know that the land of Ko Po is Ma Ti.", False, "</think> \\boxed{Ti}", OTHER),
-        ("I know that the land of Ko Po is Ma Ti.", False, "</think> \\boxed{Bel}", OTHER),
+        ("Ma Ti, I know, is the land of Ko Po.", False, "</think> \\boxed{Ma Ti}", FOLLOWED),
+        ("Ma Ti, I know, is the land of Ko Po.", False, "</think> \\boxed{Ko Po}", OTHER),
+        ("Ma Ti, I know, is the land of Ko Po.", False, "</think> \\boxed{Bel}", OTHER),
         (
-            "I know that the land of Ko Po is Ma Ti.",
+            "Ma Ti, I know, is the land of Ko Po.",
             False,
             "So I search. <begin_search> Ko Po </end_search>",
             ANCHORED,
         ),
-        ("I know that the land of Ko Po is Ma Ti.", False, "I need", OTHER),
+        ("Ma Ti, I know, is the land of Ko Po.", False, "I need", OTHER),
         ("So I search.", True, "<begin_search> Ko Po </end_search>", FOLLOWED),
         ("So I search.", True, "</think> \\boxed{Ma Ti}", ANCHORED),
         ("So I search.", True, "So", OTHER),
     ],
 )
 def test_outcomes(thought, known, written, found):
-    thought = f"{NEED} {thought}"
-    assert outcome(parse_piece(f"{thought} {written}"), thought, known) == found
+    piece = parse_piece(f"{NEED} {thought} {written}")
+    assert outcome(piece, NEED, f" {thought}", known) == found
 
 
 def test_outcomes_are_kept_with_the_checkpoint(tmp_path):
