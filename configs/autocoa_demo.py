@@ -2,6 +2,8 @@
 
 A model from random weights is taught half of the world's facts (base), to search where it does not
 know a fact (SFT-1), to search and to read (SFT-2, results masked), and to predict results (SFT-3).
+Then it plays: with results that it writes itself (RL-1), and with the retriever's (RL-2). The arms
+of the paper's ablation share these stages, and are played on one panel of questions.
 
 Command   cotjax autocoa --config configs/autocoa_demo.py
 Hardware  2 CPU cores
@@ -14,20 +16,44 @@ def get_config():
     config = default_config("search_qa")
     config.title = "AutoCoA: when and how to search"
     config.out = "runs/autocoa_demo"
+    config.world = "cotjax.envs.search_qa:SMALL"
     config.cpu_devices = 2
-    config.games.train = 600  # of each in-domain task type
+    config.games.train = 240  # of each in-domain task type: nearly all that there are
     config.games.in_domain = 60
-    config.games.ood = 30  # of each
+    config.games.ood = 24  # of each
     config.games.ood_domains = ("ood_chains", "ood_hops", "ood_entities")
     config.task_types.in_domain = ("one_hop", "two_hops")
     config.task_types.collect = config.task_types.in_domain
+    config.data.layout = "growing"
     config.data.max_length = 1024  # a search adds some 200 tokens
     config.model.base = "random"  # the shipped base knows ALFWorld's words alone
-    config.model.recall_steps = 500  # results are read by looking up what was searched for
+    config.model.induction = True  # results are read by looking up what was searched for
     config.train.row_length = 1024
-    config.train.steps = 200  # of a stage that does not say
+    config.train.steps = 100  # of a stage that does not say
     config.train.save_every = 100
     config.train.learning_rate = 2e-3
     config.train.vector_rate = 10.0
+    config.train.remat = "none"
+    config.autocoa.choices = 240
+    config.autocoa.episodes = 240
+    config.autocoa.thinking = 48
+    config.autocoa.other_episodes = 60
+    config.autocoa.stages.base.steps = 450
+    config.autocoa.stages.base.learning_rate = 5e-3
+    config.autocoa.stages.base.row_length = 256  # a text about a fact has 30 tokens
+    config.autocoa.stages.base.batch = 8
     config.autocoa.stages.sft1.batch = 2  # rows, of some 17 pairs each; 60 updates are 4 epochs
+    # ---- what is played, in training and at the end
+    config.workers = 0  # a search takes a tenth of a millisecond: environments need no processes
+    config.rl.tasks, config.rl.group, config.rl.slots = 6, 6, 36
+    config.rl.flat = "skip"
+    config.rl.kl, config.rl.kl_estimator, config.rl.entropy = 0.001, "k3", 0.001
+    config.rl.information = 0
+    config.rl.live_prompt = False
+    config.autocoa.stages.rl.steps, config.autocoa.stages.rl.simulated_steps = 18, 15
+    config.autocoa.stages.rl2_alone.steps = 18
+    for stage in (config.autocoa.stages.rl, config.autocoa.stages.rl2_alone):
+        stage.learning_rate = 3e-4
+    config.evaluate.max_length = 1024
+    config.evaluate.max_steps = 12  # 10 searches, one too many, and the answer
     return config

@@ -10,10 +10,11 @@ Plan      cotjax plan --config configs/pod.py --config.model.base=llama-3.2-3b \
 from cotjax.config import default_config
 
 
-def get_config():
-    config = default_config()
-    config.games.source = "alfworld"
-    config.games.eval_split = "valid_unseen"
+def get_config(world="alfworld"):
+    config = default_config(world)
+    if world == "alfworld":
+        config.games.source = "alfworld"
+        config.games.eval_split = "valid_unseen"
     config.model.compute_dtype = "bfloat16"
     config.data.max_length = 4096
     config.train.row_length = 4096

@@ -15,6 +15,7 @@ from cotjax.check.compare import Comparison, Difference, Family, compare, metric
 from cotjax.check.episodes import Tally
 from cotjax.check.fields import read
 from cotjax.check.metrics import DIFFERENCES
+from cotjax.check.searches import check_searches, is_stages
 from cotjax.check.study import BASE, Study, read_study
 from cotjax.check.summary import SCHEMA, expected
 from cotjax.errors import DataError
@@ -29,6 +30,8 @@ def check(folder: Path, say: Callable[[str], None] = print) -> bool:
     Raises:
       DataError: a file is missing or malformed, or the summary is of another schema.
     """
+    if is_stages(folder):
+        return check_searches(folder, say)
     path = folder / "summary.json"
     if not path.exists():
         raise DataError(f"{path}: there is none; {_REPORT}, or name the folder of a finished run")

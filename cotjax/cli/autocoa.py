@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cotjax.cli.study import shipped_config
 from cotjax.errors import UsageError
 
 
@@ -20,10 +21,10 @@ def add_autocoa(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--config",
         type=Path,
-        default=Path("configs/autocoa_demo.py"),
         help="config file; change a field with --config.autocoa.stages.sft1.steps=100 (default: "
-        "%(default)s)",
+        "configs/autocoa_demo.py)",
     )
+    command.add_argument("--quick", action="store_true", help="fewer updates and questions")
     command.add_argument("--out", type=Path, help="folder to write to (default: the config's)")
     command.add_argument("--until", metavar="STAGE", default="", help="run the stages up to this")
     command.set_defaults(run=_autocoa)
@@ -38,7 +39,10 @@ def _autocoa(arguments: argparse.Namespace) -> None:
     from cotjax.runtime.files import local_path
     from cotjax.runtime.progress import Reporter
 
-    config = load_config(arguments.config, arguments.overrides)
+    if arguments.quick and arguments.config:
+        raise UsageError("--quick is a config of its own: give --quick or --config, not both")
+    shipped = "autocoa_demo_quick.py" if arguments.quick else "autocoa_demo.py"
+    config = load_config(arguments.config or shipped_config(shipped), arguments.overrides)
     if arguments.out:
         config.out = str(arguments.out)
     split_cpu(config.cpu_devices)

@@ -70,6 +70,11 @@ def add_plan(commands: Any) -> None:
         choices=("train", "sampler", "probe", "rl"),
         help="compile only this (default: all that the config runs)",
     )
+    plan.add_argument(
+        "--stages",
+        action="store_true",
+        help="plan every stage of `cotjax autocoa`, and the playing of its arms, instead",
+    )
     plan.set_defaults(run=_plan)
 
 
@@ -145,8 +150,16 @@ def _plan(arguments: argparse.Namespace) -> int:
         raise UsageError(
             f"{arguments.config} names no slice: give --topology, such as --topology v5e:8x8"
         )
-    topology = Topology(name, arguments.slices)
-    fits = plan(config, topology, Console(highlight=False, soft_wrap=True), arguments.only)
+    topology, console = Topology(name, arguments.slices), Console(highlight=False, soft_wrap=True)
+    if not arguments.stages:
+        return 0 if plan(config, topology, console, arguments.only) else 1
+    from cotjax.study.stages import programs_of
+
+    fits = True
+    for each in programs_of(config):
+        if arguments.only in (None, each.program):
+            console.print(f"\n{each.title}")
+            fits = plan(each.config, topology, console, each.program, each.objective) and fits
     return 0 if fits else 1
 
 

@@ -210,11 +210,11 @@ def _demo(arguments: argparse.Namespace) -> None:
     if size and arguments.config:
         raise UsageError(f"--{size} is a config of its own: give --{size} or --config, not both")
     shipped = f"demo_{size}.py" if size else "demo.py"
-    study = _open(arguments, arguments.config or _shipped_config(shipped))
+    study = _open(arguments, arguments.config or shipped_config(shipped))
     _finish(study, study.run())
 
 
-def _shipped_config(name: str) -> Path:
+def shipped_config(name: str) -> Path:
     """Return a config of this checkout, from any working directory."""
     for folder in (Path.cwd(), Path(__file__).resolve().parents[2]):
         if (folder / "configs" / name).is_file():
@@ -339,7 +339,9 @@ def _finish(study: Study, summary: Any) -> None:
     if summary is None:
         study.reporter.say(f"Trained: {study.folder / 'arms'} (no games to play were asked for)")
         return
-    from cotjax.report.terminal import terminal_table
+    from cotjax.report.searches import searches
+    from cotjax.report.terminal import section_tables, terminal_table
 
     study.reporter.console.print(terminal_table(summary))
+    study.reporter.console.print(section_tables(searches(study.folder, summary)), end="")
     study.reporter.say(f"Report: {(study.folder / 'report.html').resolve()}")

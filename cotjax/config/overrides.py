@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cotjax.config.autocoa import STAGE_FIELDS
+from cotjax.config.autocoa import AUTOCOA_ARM_FIELDS, STAGE_FIELDS
 from cotjax.config.fields import ARM_FIELDS, PATHS, games_of, own_files, task_types_of
 from cotjax.envs.worlds import World, load_world
 from cotjax.errors import UsageError
@@ -17,7 +17,11 @@ from cotjax.runtime.config_files import parse_value, run_config_file
 from cotjax.runtime.files import local_path
 
 # Sections of what a config names itself -> the fields that each of these has.
-_NAMED = {"arms": ARM_FIELDS, "autocoa.stages": STAGE_FIELDS}
+_NAMED = {
+    "arms": ARM_FIELDS,
+    "autocoa.stages": STAGE_FIELDS,
+    "autocoa.arms": AUTOCOA_ARM_FIELDS,
+}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:

@@ -32,6 +32,9 @@ def rl() -> ConfigDict:
     # text, data.layout); the world's own follow. 0: none.
     rl.simulated_steps = 0
     # ---- rewards
+    # "win" (win_reward and score_reward), or of a world with answers "em" (1 for a right answer),
+    # "f1" (over words) or "autocoa" (AutoCoA's published score, which has a hole: docs/rl.md).
+    rl.reward = "win"
     rl.win_reward = 1.0  # of an episode that is won
     rl.score_reward = 0.0  # times the score at the end, in a world that has one
     # Taken from a step whose response is invalid.

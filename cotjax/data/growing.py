@@ -5,7 +5,7 @@ r"""Growing texts (`cotjax.formats.search`) -> examples of token ids with roles.
              <begin_search>  Ko Po land  </end_search>             ACTION_OPEN, ACTION, ACTION_CLOSE
              <search_result> result 1: … </search_result>\n\n      OBSERVATION
              Result 1 says that … </think>\n\n                     REASONING
-             \boxed{  Ma Ti Lo  }                                  ACTION_OPEN, ACTION, ACTION_CLOSE
+             \boxed{  Ma Ti Lo  }                                  ACTION_OPEN, ANSWER, ACTION_CLOSE
              end of the turn                                       END
 
 Spans are found by position, so whoever wrote the results, they are OBSERVATION from the first sign
@@ -15,7 +15,7 @@ PROMPT: no text predicts it. A text is tokenised once, tag by tag and stretch by
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -77,13 +77,27 @@ def lesson_example(codec: Codec, lesson: Lesson) -> TokenExample:
     """Return the example of a lesson. Raises DataError, naming it, for what cannot be encoded."""
     with _naming(lesson.id):
         segments = _prompt(codec, lesson) if lesson.task else []
-        segments += text_segments(codec, lesson.text)
+        segments += untrained(text_segments(codec, lesson.text), lesson.slips)
         segments.append((codec.encode(codec.template.response_end), Role.END))
     return _line(lesson.id, segments)
 
 
+def untrained(segments: Segments, slips: Collection[int]) -> Segments:
+    """Return the segments of a text in which the pieces of these numbers are PROMPT.
+
+    A piece ends with its results, which stay OBSERVATION.
+    """
+    made: Segments = []
+    number, before = 0, Role.PROMPT
+    for ids, role in segments:
+        number += before == Role.OBSERVATION != role
+        made.append((ids, Role.PROMPT if number in slips and role != Role.OBSERVATION else role))
+        before = role
+    return made
+
+
 def recall_example(codec: Codec, recall: Recall) -> TokenExample:
-    """Return a question with its answer right behind the prompt, which alone is ACTION."""
+    """Return a question with its answer right behind the prompt, which alone is ANSWER."""
     with _naming(recall.id):
         segments = _prompt(codec, recall)
         segments += text_segments(codec, search.answer_text(recall.answer))
@@ -123,10 +137,9 @@ def choice_pair(codec: Codec, choice: Choice) -> PairExample | None:
 
 
 def _prompt(codec: Codec, asked: Lesson | Choice | Recall) -> Segments:
-    """Return what stands before a growing text, `<think>` included."""
-    turn = codec.first_turn(asked.task, asked.observation)
-    turn.append((codec.encode(codec.template.think_open), Role.PROMPT))
-    return [(ids, Role.PROMPT) for ids, _ in turn]
+    """Return what stands before a growing text, `<think>` included: the prompt that is played."""
+    assert codec.growing is not None, "the prompt is of turns"
+    return [(ids, Role.PROMPT) for ids, _ in codec.first_turn(asked.task, asked.observation)]
 
 
 def _line(name: str, segments: Segments) -> TokenExample:

@@ -12,7 +12,7 @@ from cotjax.masking import Role
 Segments = list[tuple[list[int], Role]]
 # Texts that a tokenizer of growing texts should have as one token each; others may spell them.
 TOKENS = (*search.SEARCH_TAGS, search.ANSWER_OPEN)
-# Queries and answers are both actions, in their tags.
+# Queries and answers are actions in tags of one kind; what they say has a role each.
 ROLES = {
     search.REASONING: Role.REASONING,
     search.QUERY_OPEN: Role.ACTION_OPEN,
@@ -20,7 +20,7 @@ ROLES = {
     search.QUERY_CLOSE: Role.ACTION_CLOSE,
     search.OBSERVATION: Role.OBSERVATION,
     search.BOX_OPEN: Role.ACTION_OPEN,
-    search.ANSWER: Role.ACTION,
+    search.ANSWER: Role.ANSWER,
     search.BOX_CLOSE: Role.ACTION_CLOSE,
 }
 _MARK = re.compile("({}|{})".format("|".join(map(re.escape, search.SEARCH_TAGS)), r"\\boxed\s*\{"))

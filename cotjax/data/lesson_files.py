@@ -1,8 +1,9 @@
 """Files of lessons and choices: JSON Lines, one text or choice a line.
 
-    {"id": "…", "task": "What is …?", "observation": "You can search 10 times.", "text": "I need …"}
+    {"id": "…", "task": "What is …?", "observation": "You can search 10 times.", "text": "I need …",
+     "slips": []}
     {"id": "…", "task": "…", "observation": "…", "text": "I need …", "chosen": " So I search. …",
-     "rejected": " I know that …", "searches": true}
+     "rejected": " Ma Ti Lo, I know, …", "searches": true}
 
 docs/autocoa.md describes the fields.
 """
@@ -23,7 +24,11 @@ from cotjax.runtime.files import atomic_file
 
 T = TypeVar("T", Lesson, Choice)
 MARK = b'"observation"'  # occurs near the beginning of every file of lessons or choices
-_KINDS = {"str": (str, "a string"), "bool": (bool, "true or false")}
+_KINDS = {
+    "str": (str, "a string"),
+    "bool": (bool, "true or false"),
+    "tuple[int, ...]": (list, "a list of integers"),
+}
 
 
 def write_texts(path: Path, texts: Iterable[Lesson | Choice]) -> int:
@@ -67,7 +72,7 @@ def _read(path: Path, kind: type[T], needed: str) -> list[T]:
                     raise DataError(
                         f"{where}: the field {field.name!r} is {what}; it must be {name}"
                     )
-                values[field.name] = value
+                values[field.name] = tuple(value) if expected is list else value
             if not values[needed].strip():
                 raise DataError(f"{where}: the field {needed!r} is empty; delete the line")
             first = first_lines.setdefault(values["id"], number)

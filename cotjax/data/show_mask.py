@@ -42,6 +42,7 @@ COLOURS = {
     Role.ACTION: "green",
     Role.ACTION_CLOSE: "magenta",
     Role.END: "blue",
+    Role.ANSWER: "bright_green",
 }
 _PAGE_COLOURS = {
     Role.PROMPT: "#e5e7eb",
@@ -51,6 +52,7 @@ _PAGE_COLOURS = {
     Role.ACTION: "#a7e8b5",
     Role.ACTION_CLOSE: "#e9b8f5",
     Role.END: "#b3ccff",
+    Role.ANSWER: "#c5f29b",
 }
 _MAX_LENGTH = 1 << 20  # tokens, so that every example is shown in full
 

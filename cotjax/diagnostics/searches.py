@@ -10,6 +10,7 @@
 | `regret` | needless searches and missed ones an episode |
 | `repeated` | searches in the words of an earlier one, among the searches |
 | `found` | searches whose results state the missing fact, among the needed ones |
+| `reached` | facts known or read as they are, up to the first that was not, among those needed |
 | `gold_seen` | episodes that were shown a right answer |
 | `reading`, `guessing` | right answers where one was shown, and where none was |
 | `answered`, `limit` | episodes with an answer, and with a search beyond the limit |
@@ -44,6 +45,7 @@ _RATES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "trigger_f1": (("needed", "needed"), ("needed", "needed", "needless", "missed")),
     "repeated": (("repeated",), ("searches",)),
     "found": (("found",), ("needed",)),
+    "reached": (("reached",), ("facts",)),
     "gold_seen": (("gold_seen",), ("episodes",)),
     "reading": (("read",), ("gold_seen",)),
     "guessing": (("guessed",), ("gold_unseen",)),
@@ -141,13 +143,20 @@ def sim_to_real(simulated: Sequence[Judged], real: Sequence[Judged]) -> Estimate
 
     Questions that only one side has played are left out.
     """
-    sides = [grouped(side, lambda each: each.record.game.id) for side in (simulated, real)]
+    return difference(simulated, real, "exact")
+
+
+def difference(ours: Sequence[Judged], theirs: Sequence[Judged], figure: str) -> Estimate:
+    """Return a figure of some episodes minus the same of others, on the questions of both sides."""
+    above, below = _RATES[figure] if figure in _RATES else (_MEANS[figure], ("episodes",))
+    sides = [grouped(side, lambda each: each.record.game.id) for side in (ours, theirs)]
     both = [name for name in sides[0] if name in sides[1]]
     terms = []
     for sign, side in zip((1.0, -1.0), sides, strict=True):
         games = [side[name] for name in both]
-        terms.append((sign, _sums(games, ("exact",)), _sums(games, ("episodes",))))
-    return contrast(terms)
+        terms.append((sign, _sums(games, above), _sums(games, below)))
+    span = 1.0 if figure in _RATES else _most([*ours, *theirs], above)
+    return contrast(terms, span)
 
 
 def grouped(episodes: Iterable[Judged], key: Callable[[Judged], Key]) -> dict[Key, list[Judged]]:

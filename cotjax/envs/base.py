@@ -70,6 +70,8 @@ class SearchCounts:
     """What the searches and the answer of an episode were worth (`World.judge_searches`).
 
     Attributes:
+      facts: those that the answer follows from: the hops of a chain. reached: those of them that
+        were known or read as they are, up to the first that was not.
       searches: those made, refused ones among them.
       oracle: those of an agent that searches for each fact that it does not know, and finds it.
       needed: searches for a fact that was missing. needless: the others.
@@ -84,6 +86,8 @@ class SearchCounts:
       invented: facts that results stated of something that does not exist.
     """
 
+    facts: int = 0
+    reached: int = 0
     searches: int = 0
     oracle: int = 0
     needed: int = 0

@@ -17,12 +17,15 @@ class Lesson:
 
     task, observation: the question, and what the environment says first; "" for a plain text.
     text: the growing text, from behind `<think>` to the end of the answer.
+    slips: pieces, from 0, that are mistakes: the text goes on after them, and nothing is learned
+      from them.
     """
 
     id: str
     task: str
     observation: str
     text: str
+    slips: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,15 @@ class Lessons(Protocol):
         Raises UsageError when there are not so many.
         """
 
-    def episodes(self, searching: int, thinking: int) -> list[Lesson]:
+    def held_out_choices(self, most: int) -> list[Choice]:
+        """Return at most so many choices about facts of no training question, half in each
+        direction: for measuring.
+        """
+
+    def episodes(self, searching: int, thinking: int, slips: float = 0.0) -> list[Lesson]:
         """Return won episodes of training questions: with a search, and from memory alone.
+
+        `slips`: share of the searches before which there is a needless one, a mistake.
 
         Raises UsageError when there are not so many.
         """

@@ -188,6 +188,13 @@ class World(ABC):
         """
         return None
 
+    def published_reward(self, game: Game, action: str) -> float:
+        """Return AutoCoA's reward, 0 to 1, of the last action of an episode (`rl.reward`).
+
+        Raises UsageError in a world without answers.
+        """
+        raise UsageError(f"rl.reward is 'autocoa', and world {self.name!r} has no answers")
+
     def words(self) -> Iterator[str]:
         """Yield texts with the world's vocabulary, for a word-level tokenizer."""
         yield from ()

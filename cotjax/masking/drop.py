@@ -23,7 +23,16 @@ from cotjax.masking.roles import RESPONSE_ROLES, MaskError, Role
 from cotjax.masking.weights import trainable
 
 UNITS = ("example", "turn", "token")
-CONTROLS = ("action", "random tokens", "reasoning", "reasoning tokens", "examples")
+CONTROLS = (
+    *("action", "random tokens", "reasoning", "reasoning tokens", "examples"),
+    *("query", "answer"),
+)
+# Kinds of action, which of one growing text can be dropped by themselves.
+_ACTIONS = {
+    "action": (Role.ACTION, Role.ANSWER),
+    "query": (Role.ACTION,),
+    "answer": (Role.ANSWER,),
+}
 # Controls that drop as many tokens as the action has, drawn at random.
 AS_MANY = ("random tokens", "reasoning tokens")
 NEVER = np.float32(2.0)  # the draw of a token that no fraction drops
@@ -74,7 +83,8 @@ class Dropping:
     unit: the level at which is drawn: an "example" (a conversation), a "turn" (one response), or a
       "token" (each action token by itself).
     redraw: draw again each epoch; else the subset is fixed.
-    control: what a draw drops. "action": the tokens of the action. The others are controls: "random
+    control: what a draw drops. "action": the tokens of the action; of one growing text "query" and
+      "answer" are those of searches and of the answer alone. The others are controls: "random
       tokens" drops as many supervised tokens of the example or turn, at random; "reasoning" its
       reasoning; "reasoning tokens" as many tokens of the reasoning, at random; "examples" all of it
       (many more tokens at the same fraction).
@@ -96,7 +106,7 @@ class Dropping:
             raise MaskError(f"unknown unit {self.unit!r}; there are {', '.join(UNITS)}")
         if self.control not in CONTROLS:
             raise MaskError(f"unknown control {self.control!r}; there are {', '.join(CONTROLS)}")
-        if self.unit == "token" and self.control not in ("action", *AS_MANY):
+        if self.unit == "token" and self.control not in (*_ACTIONS, *AS_MANY):
             raise MaskError(
                 f"the control {self.control!r} drops whole examples or turns: "
                 "with it, the unit must be 'example' or 'turn'"
@@ -185,9 +195,9 @@ class Dropping:
 
     @property
     def action_roles(self) -> tuple[Role, ...]:
-        """The roles of the tokens that "action" drops."""
+        """The roles of the tokens that "action" drops, or "query" or "answer"."""
         return (
-            Role.ACTION,
+            *_ACTIONS.get(self.control, _ACTIONS["action"]),
             *((Role.ACTION_CLOSE,) if self.action_close else ()),
             *((Role.END,) if self.end else ()),
         )
@@ -284,11 +294,11 @@ class Dropping:
 
     def _candidates(self, level: np.ndarray, action: np.ndarray, roles: np.ndarray) -> np.ndarray:
         """Return the positions that the control takes from, in an example or turn: [N] int."""
-        if self.control == "action":
+        if self.control in _ACTIONS:
             return np.flatnonzero(action)
         if self.control in ("reasoning", "reasoning tokens"):
             return np.flatnonzero(level & (roles == Role.REASONING))
-        return np.flatnonzero(level & _is_one_of(roles, self.supervised))
+        return np.flatnonzero(level & _is_one_of(roles, trainable(self.supervised)))
 
     def _chosen(
         self, candidates: np.ndarray, count: int, key: str, epoch: int | None

@@ -15,7 +15,8 @@ from cotjax.errors import DataError
 class Role(IntEnum):
     """The role of a token in the loss.
 
-    `<think>` and `</think>` are reasoning. END is the end-of-turn token of a response.
+    `<think>` and `</think>` are reasoning. END is the end-of-turn token of a response. In a growing
+    text ANSWER is the last action, and ACTION a query; ANSWER is trained on where ACTION is.
     """
 
     PAD = 0
@@ -26,9 +27,17 @@ class Role(IntEnum):
     ACTION = 5
     ACTION_CLOSE = 6
     END = 7
+    ANSWER = 8
 
 
-RESPONSE_ROLES = (Role.REASONING, Role.ACTION_OPEN, Role.ACTION, Role.ACTION_CLOSE, Role.END)
+RESPONSE_ROLES = (
+    Role.REASONING,
+    Role.ACTION_OPEN,
+    Role.ACTION,
+    Role.ACTION_CLOSE,
+    Role.END,
+    Role.ANSWER,
+)
 
 
 class MaskError(DataError, ValueError):

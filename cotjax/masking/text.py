@@ -24,6 +24,7 @@ _FIRST_WINS = (
     Role.PROMPT,
     Role.OBSERVATION,
     Role.ACTION,
+    Role.ANSWER,
     Role.ACTION_OPEN,
     Role.ACTION_CLOSE,
     Role.END,

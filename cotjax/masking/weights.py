@@ -35,7 +35,7 @@ def target_weights(
     segment_ids: Array | None = None,
     branches: Array | None = None,
     supervised: Iterable[Role] = RESPONSE_ROLES,
-    dropped: Iterable[Role] = (Role.ACTION,),
+    dropped: Iterable[Role] = (Role.ACTION, Role.ANSWER),
 ) -> Array:
     """Return loss weights by target: `weights[..., i]` is that of predicting token i + 1.
 
@@ -50,7 +50,7 @@ def target_weights(
         trunk token after a branch does not continue the branch, so that target has weight 0.
       supervised: the roles that are trained on; PAD cannot be one.
       dropped: the roles that lose their weight where `drop_action` is true. By default the tokens
-        of the action alone, so `</action>` and the end-of-turn token stay supervised.
+        of the action or the answer alone: `</action>` and the end-of-turn token stay supervised.
 
     Returns:
       [..., T] float32, each 0 or 1; 0 at the last position and at padding.
@@ -62,7 +62,7 @@ def target_weights(
     xp = namespace(roles)
     if xp is np:
         roles = checked_roles(roles)
-    codes = roles.astype(np.uint8)
+    codes = roles.astype(np.uint16)
     keep = _is_one_of(codes, trainable(supervised))
     if drop_action is not None:
         if np.shape(drop_action) == np.shape(roles)[:-1]:
@@ -184,7 +184,7 @@ def check_supervision(
 
 
 def trainable(supervised: Iterable[Role]) -> tuple[Role, ...]:
-    """Return the roles that are trained on, checked.
+    """Return the roles that are trained on, checked; ANSWER is among them where ACTION is.
 
     Raises:
       MaskError: one is PAD, or not a role.
@@ -196,7 +196,7 @@ def trainable(supervised: Iterable[Role]) -> tuple[Role, ...]:
             f"{wrong[0]!r} cannot be trained on; there are "
             f"{', '.join(role.name for role in Role if role)}"
         )
-    return roles
+    return (*roles, Role.ANSWER) if Role.ACTION in roles and Role.ANSWER not in roles else roles
 
 
 def _with_last(keep: Array, shape: tuple[int, ...]) -> Array:
@@ -212,11 +212,11 @@ def _with_last(keep: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _is_one_of(codes: Array, roles: Iterable[Role]) -> Array:
-    """[..., T] uint8 -> bool. One bit per role avoids a gather, on any device."""
+    """[..., T] uint16 -> bool. One bit per role avoids a gather, on any device."""
     bits = 0
     for role in roles:
         bits |= 1 << int(role)
-    return (np.uint8(bits) >> codes & np.uint8(1)).astype(bool)
+    return (np.uint16(bits) >> codes & np.uint16(1)).astype(bool)
 
 
 def _same_shape(name: str, array: Array, roles: Array) -> None:

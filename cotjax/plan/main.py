@@ -22,6 +22,7 @@ from cotjax.model.config import ModelConfig
 from cotjax.model.params import abstract_params
 from cotjax.model.published import PUBLISHED, published
 from cotjax.model.sharding import make_mesh
+from cotjax.objectives.objective import Spec
 from cotjax.plan.measure import (
     DoesNotFit,
     Program,
@@ -51,10 +52,18 @@ _ELSE = {
 _SHOWN = 1e6  # bytes: smaller replicated parameters share one line
 
 
-def plan(config: ConfigDict, topology: Topology, console: Console, only: str | None = None) -> bool:
+def plan(
+    config: ConfigDict,
+    topology: Topology,
+    console: Console,
+    only: str | None = None,
+    spec: Spec | None = None,
+) -> bool:
     """Print the plan and return whether everything fits.
 
-    `only`: one of PROGRAMS; None: all that the config runs.
+    Args:
+      only: one of PROGRAMS; None: all that the config runs.
+      spec: what the train step minimises; None: the supervised loss.
 
     Raises UsageError for an impossible config, mesh or topology, CotjaxError where the compiler
     fails for another reason than memory.
@@ -80,7 +89,7 @@ def plan(config: ConfigDict, topology: Topology, console: Console, only: str | N
         console.print(
             f"{which}: mesh {' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}"
         )
-        programs = _measured(which, config, model, devices)
+        programs = _measured(which, config, model, devices, spec)
         for each in programs:
             _show(each, room, console)
         if which == "rl":
@@ -89,7 +98,7 @@ def plan(config: ConfigDict, topology: Topology, console: Console, only: str | N
             _show_replicated(model, mesh, console)
         if not all(_fits(each, room) for each in programs):
             fits = False
-            _show_nearest(which, config, model, devices, room, console)
+            _show_nearest(which, config, model, devices, room, console, spec)
     return fits
 
 
@@ -145,13 +154,17 @@ def _mesh(which: str, config: ConfigDict, devices: list[jax.Device]) -> Mesh:
 
 
 def _measured(
-    which: str, config: ConfigDict, model: ModelConfig, devices: list[jax.Device]
+    which: str,
+    config: ConfigDict,
+    model: ModelConfig,
+    devices: list[jax.Device],
+    spec: Spec | None,
 ) -> list[Program | DoesNotFit]:
     mesh = _mesh(which, config, devices)
     if which == "rl":
         return rl_programs(config, model, mesh, _mesh("sampler", config, devices))
     if which == "train":
-        return [train_program(config, model, mesh)]
+        return [train_program(config, model, mesh, spec)]
     if which == "probe":
         return probe_programs(config, model, mesh, probes_of(config) or PROBES)
     return sampler_programs(config, model, mesh)
@@ -234,6 +247,7 @@ def _show_nearest(
     devices: list[jax.Device],
     room: float,
     console: Console,
+    spec: Spec | None,
 ) -> None:
     for overrides in changes(which, config):
         other = config.copy_and_resolve_references()
@@ -241,7 +255,7 @@ def _show_nearest(
             set_field(other, override)
         flags = " ".join(f"--config.{override}" for override in overrides)
         try:
-            programs = _measured(which, other, model, devices)
+            programs = _measured(which, other, model, devices, spec)
         except UsageError as error:
             console.print(f"    {flags}: cannot be ({error})")
             continue

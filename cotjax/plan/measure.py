@@ -27,9 +27,10 @@ from cotjax.model.params import abstract_params
 from cotjax.model.platform import platform_of
 from cotjax.model.sharding import batch_parts, whole_slots
 from cotjax.model.shares import lower as lower_shares
-from cotjax.objectives.objective import Objective
+from cotjax.objectives.objective import Objective, Spec
 from cotjax.objectives.supervised import make_objective
 from cotjax.plan.collectives import Collective, collectives
+from cotjax.rollout.elicitation import longest_response
 from cotjax.sample.programs import Programs
 from cotjax.sample.vocabulary import stop_table
 from cotjax.train.checks import check_batch
@@ -78,8 +79,12 @@ class Made(NamedTuple):
     exchanged: tuple[Collective, ...]
 
 
-def train_program(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program | DoesNotFit:
+def train_program(
+    config: ConfigDict, model: ModelConfig, mesh: Mesh, spec: Spec | None = None
+) -> Program | DoesNotFit:
     """Return the config's train step, compiled for this mesh.
+
+    `spec`: what is minimised; None: the supervised loss.
 
     Raises UsageError where sizes do not divide over the mesh, CotjaxError where the compiler fails
     for another reason than memory.
@@ -88,22 +93,24 @@ def train_program(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program
     check_batch(settings, mesh)
     _, optimizer = configured(settings, model)
     state = abstract_state(model, optimizer, mesh)
-    batch = abstract_batch(settings.batch, settings.row_length, mesh)
-    objective = make_objective(
-        model,
-        mesh,
-        normalizer=config.masking.normalizer,
-        remat=settings.remat,
-        scan=settings.scan_layers,
-        kernel=settings.attention,
-    )
+    kind = "supervised" if spec is None else spec.kind
+    batch = abstract_batch(settings.batch, settings.row_length, mesh, kind)
+    layers: dict[str, Any] = {
+        "remat": settings.remat,
+        "scan": settings.scan_layers,
+        "kernel": settings.attention,
+    }
+    if spec is None:
+        objective = make_objective(model, mesh, normalizer=config.masking.normalizer, **layers)
+    else:
+        objective = spec.make(model, mesh, **layers)
     step: Any = make_train_step(
         model, optimizer, state.params, mesh, objective, settings.accumulate
     )
     compiled = compile_for("train step", partial(step.lower, state, batch), mesh)
     if isinstance(compiled, DoesNotFit):
         return compiled
-    kept = _kept_bytes(objective, state.params, settings.row_length) * settings.batch
+    kept = _kept_bytes(objective, state.params, settings.row_length, kind) * settings.batch
     kept /= settings.accumulate * batch_parts(mesh)
     peak = peak_bytes(compiled.program, platform_of(mesh))
     parts: dict[str, float] = {
@@ -123,7 +130,7 @@ def sampler_programs(
     """Return the config's two largest sampler programs, compiled: reading prompts, and decoding."""
     settings = config.evaluate
     slots, capacity = whole_slots(settings.slots, mesh), settings.max_length
-    new = max(settings.max_new_tokens, settings.max_action_tokens)
+    new = longest_response(settings)
     programs = Programs(model, mesh, slots, new, stop_table([[0]], model.vocab_size), pad_id=0)
     parts = {
         "parameters": bytes_a_device(programs.abstract_params()),
@@ -236,7 +243,7 @@ def _amount(text: str) -> float:
     return float(text.rstrip("KMGT")) * _UNITS.get(text[-1], 1)
 
 
-def _kept_bytes(objective: Objective, params: Any, length: int) -> float:
+def _kept_bytes(objective: Objective, params: Any, length: int, kind: str) -> float:
     """Return the bytes a row that the forward pass keeps for the backward pass.
 
     The difference between three rows and two.
@@ -246,7 +253,7 @@ def _kept_bytes(objective: Objective, params: Any, length: int) -> float:
         def pull_of(params: Any, batch: dict) -> Any:
             return jax.vjp(lambda p: objective(p, batch)["loss"][0], params)[1]
 
-        pull = jax.eval_shape(pull_of, params, abstract_batch(rows, length))
+        pull = jax.eval_shape(pull_of, params, abstract_batch(rows, length, kind=kind))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pull))
 
     return kept(3) - kept(2)

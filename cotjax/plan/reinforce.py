@@ -27,6 +27,7 @@ from cotjax.objectives.named import REINFORCED
 from cotjax.plan.measure import DoesNotFit, Program, compile_for, sampler_programs
 from cotjax.rl.run import policy_of
 from cotjax.rl.update import Update, score_program, scored_fields
+from cotjax.rollout.elicitation import SIMULATED
 from cotjax.train.checks import check_batch
 from cotjax.train.memory import bytes_a_device, peak_bytes
 from cotjax.train.optim import configured
@@ -117,6 +118,8 @@ def _playing_programs(
 ) -> Iterator[tuple[Program | DoesNotFit, dict[str, float]]]:
     """Yield the sampler's programs, and what the other half's cache takes beside each."""
     own = config.copy_and_resolve_references()
+    if config.rl.simulated_steps:
+        own.evaluate.search = SIMULATED
     own.evaluate.slots = whole_slots(-(-config.rl.slots // _halves(config)), mesh)
     for program in sampler_programs(own, model, mesh):
         cache = program.parts["cache"] if isinstance(program, Program) else 0.0

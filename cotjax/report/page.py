@@ -29,11 +29,12 @@ from cotjax.report.panels import BARS, CHARTS, COLOURS, PRIMARY, Chart
 from cotjax.report.reward_panels import NOTE, TITLE, playing, reward_words
 from cotjax.report.rewards import rewards
 from cotjax.report.rows import PlacedGain
+from cotjax.report.searches import searches
 from cotjax.report.section import Section
 from cotjax.report.sections import sections
 from cotjax.report.summarize import summarize
 from cotjax.report.summary import Summary
-from cotjax.report.terminal import terminal_table
+from cotjax.report.terminal import section_tables, terminal_table
 from cotjax.report.verdicts import colour_of, share_text, verdict_of
 from cotjax.report.viewer.make import FOLDER as VIEWER
 from cotjax.report.viewer.make import make_viewer
@@ -97,6 +98,7 @@ def make_report(run_folder: str | Path, console: Console | None = None) -> Summa
     make_viewer([run_folder], run_folder / VIEWER)
     if console is not None:
         console.print(terminal_table(summary))
+        console.print(section_tables(searches(run_folder, summary)), end="")
     return summary
 
 
@@ -112,6 +114,7 @@ def write_report(run_folder: str | Path, summary: Summary | None = None) -> Path
     front, losses, planted = front_of(summary, title), tables.held_out(summary), is_planted(summary)
     cards = [(domain_label(domain), _cards(summary, domain)) for domain in domains]
     asked, probed = answers(summary), [*learned(summary), *rewards(summary), *sections(summary)]
+    probed += searches(run_folder, summary)
     placed = PLANTED if planted else PLACED
     contents = {
         "answer": "The answer",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.box import SIMPLE
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from cotjax.report.labels import domain_label, percent
+from cotjax.report.section import Section
 from cotjax.report.summary import Summary
 from cotjax.report.verdicts import NOT_INTERPRETED, share_text, verdict_of
 
@@ -33,6 +36,21 @@ def terminal_table(summary: Summary) -> Group:
     and D1 of constrained prompt actions in place of it, where they were measured.
     """
     return Group(*(table for table in (_numbers(summary), _verdicts(summary)) if table is not None))
+
+
+def section_tables(sections: Sequence[Section], columns: int = 5) -> Group:
+    """Return the tables of sections of the page, with the columns that a terminal has room for."""
+    made = []
+    for section, table in ((each, table) for each in sections for table in each.tables):
+        shown = Table(title=f"{section.title}, {table.title}", box=SIMPLE, padding=0)
+        shown.add_column("", overflow="fold")
+        for title in table.columns[:columns]:
+            shown.add_column(title, justify="right", no_wrap=True)
+        for row in table.rows:
+            cells = (each if isinstance(each, str) else each.text for each in row.cells[:columns])
+            shown.add_row(Text(row.label), *(cell.replace(" [", "\n[") for cell in cells))
+        made.append(shown)
+    return Group(*made)
 
 
 def _numbers(summary: Summary) -> Table:

@@ -7,10 +7,12 @@ from collections.abc import Collection, Iterable
 from ml_collections import ConfigDict
 
 from cotjax.data.tokens import GROWING
+from cotjax.envs.worlds import World, load_world
 from cotjax.errors import UsageError
 from cotjax.masking import KL_ESTIMATORS
 from cotjax.objectives.named import REINFORCED, SUPERVISED
 from cotjax.rl.advantages import KINDS, UNITS
+from cotjax.rl.rewards import AUTOCOA, REWARDS, WIN
 from cotjax.runtime import distributed
 from cotjax.runtime.ranges import check_ranges
 
@@ -24,6 +26,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "kl_in": ("loss", "reward"),
     "kl_estimator": KL_ESTIMATORS,
     "old": ("sampler", "trainer"),
+    "reward": REWARDS,
 }
 # What the sampler's log-probabilities are those of the policy at.
 _SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
@@ -44,7 +47,8 @@ def check_rl(config: ConfigDict, arms: Collection[str] | None = None) -> None:
         all, as by `cotjax rl`.
     """
     check_ranges("rl", config.rl)
-    for check in (_check_names, _check_sampling, _check_searches, _check_loss, _check_sections):
+    checks = (_check_names, _check_reward, _check_sampling, _check_searches, _check_loss)
+    for check in (*checks, _check_sections):
         check(config)
     _check_data(config, arms)
     for arm in config.arms if arms is None else arms:
@@ -60,6 +64,14 @@ def _check_names(config: ConfigDict) -> None:
     for name, allowed in _NAMES.items():
         if config.rl[name] not in allowed:
             raise UsageError(f"rl.{name} is {config.rl[name]!r}; there are {', '.join(allowed)}")
+
+
+def _check_reward(config: ConfigDict) -> None:
+    world = load_world(config.world)
+    if config.rl.reward == AUTOCOA and type(world).published_reward is World.published_reward:
+        raise UsageError(
+            f"rl.reward is {AUTOCOA!r}, and world {world.name!r} has no answers; set {WIN!r}"
+        )
 
 
 def _check_sampling(config: ConfigDict) -> None:

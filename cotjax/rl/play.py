@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cotjax.data.codec import Codec
-from cotjax.envs.base import Play
+from cotjax.envs.base import Game, Play
 from cotjax.errors import DataError
 from cotjax.model.params import Params
 from cotjax.rl.advantages import Played, step_advantages
@@ -38,6 +38,7 @@ class Actors:
       slots each.
     elicitation: how actions are drawn: at temperature 1, prompt actions greedily.
     kinds: kinds of action that are decoded in every state.
+    score: (game, last action) -> an episode's score, in place of the environment's; None: that.
     """
 
     sampler: Sampler
@@ -45,6 +46,7 @@ class Actors:
     codec: Codec
     elicitation: Elicitation
     kinds: tuple[Kind, ...]
+    score: Callable[[Game, str], float] | None = None
 
     @contextmanager
     def playing(self, params: Params) -> Iterator[Sequence[Half]]:
@@ -180,6 +182,9 @@ def _played(
     episodes: dict[Play, Episode] = {}
 
     def keep(each: Play, episode: Episode) -> None:
+        if actors.score is not None and episode.steps:
+            score = actors.score(each.game, episode.steps[-1].executed)
+            episode = episode.model_copy(update={"score": score})
         episodes[each] = episode
 
     (policy, environments), *others = halves

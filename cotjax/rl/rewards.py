@@ -8,17 +8,24 @@ from cotjax.rl.advantages import Played
 from cotjax.rl.records import name_of
 from cotjax.rollout.record import Episode, Response, Turn
 
+WIN, EXACT, F1, AUTOCOA = "win", "em", "f1", "autocoa"
+REWARDS = (WIN, EXACT, F1, AUTOCOA)
+
 
 def as_played(episode: Episode, position: int, settings: Any) -> Played:
     """Return what advantages need to know of an episode.
 
-    The reward is win_reward for a won game plus score_reward times the score at the end; format
-    penalties are of single steps, and not in it.
+    The reward "win" is win_reward for a won game plus score_reward times the score at the end, "em"
+    1 for a won one; the others are the score at the end, which of "autocoa" is the world's
+    `published_reward`. Format penalties are of single steps, and not in it.
 
     `position`: names the group. `settings`: `config.rl`.
     """
-    reward = settings.win_reward * episode.success
-    reward += settings.score_reward * (episode.score or 0.0)
+    if settings.reward == WIN:
+        reward = settings.win_reward * episode.success
+        reward += settings.score_reward * (episode.score or 0.0)
+    else:
+        reward = float(episode.success if settings.reward == EXACT else episode.score or 0.0)
     return Played(
         name=name_of(episode),
         group=position,

@@ -91,6 +91,17 @@ class Elicitation:
         return fields
 
 
+def longest_response(settings: Any, simulated: bool = False) -> int:
+    """Return the most tokens that are decoded at once with a config's `evaluate` settings.
+
+    `simulated`: the policy may also write results of searches, whatever `settings.search` says.
+    """
+    limits = [settings.max_new_tokens, settings.max_action_tokens]
+    if simulated or settings.search == SIMULATED:
+        limits.append(settings.max_result_tokens)
+    return max(limits)
+
+
 def kinds_decoded(driver: Driver, kinds: Collection[Kind] | None = None) -> tuple[Kind, ...]:
     """Return the kinds that are decoded in every state, in the order of decoding.
 

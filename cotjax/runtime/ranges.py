@@ -79,8 +79,10 @@ RANGES: dict[str, dict[str, Range]] = {
     },
     "evaluate": {"max_result_tokens": _SOME},
     "autocoa": {
-        **dict.fromkeys(("choices", "episodes", "thinking", "other_episodes"), _COUNT),
-        **dict.fromkeys(("least_known", "most_above_prior"), _SHARE),
+        **dict.fromkeys(
+            ("choices", "episodes", "thinking", "other_episodes", "samples", "grafts"), _COUNT
+        ),
+        **dict.fromkeys(("least_known", "most_above_prior", "slips"), _SHARE),
     },
     "primary": {
         "margin": Range(0, 1, above=True, below=True),

@@ -1,4 +1,4 @@
-"""AutoCoA (arXiv 2503.06580), stage by stage: base, SFT-1, SFT-2, SFT-3.
+"""AutoCoA (arXiv 2503.06580), stage by stage: base, SFT-1, SFT-2, SFT-3, RL-1 and RL-2.
 
     <run>/lessons/<stage>.jsonl        what a stage is trained on, as texts
     <run>/tokenizer, model.json        as in any run
@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,15 +37,20 @@ from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
 from cotjax.model.params import Params
 from cotjax.model.sharding import make_mesh
+from cotjax.rl.run import RLRun
 from cotjax.runtime import distributed
 from cotjax.runtime.claim import check_arm
 from cotjax.runtime.files import atomic_folder, local_path, read_json, write_atomic
 from cotjax.runtime.progress import Reporter, TrainingProgress
-from cotjax.study.base import Start, base_folder, keep_model, make_start
+from cotjax.study.base import Start, base_folder, keep_model, make_start, recipe_of
 from cotjax.study.closed_book import ClosedBook, closed_book
+from cotjax.study.evaluate import check_playable
 from cotjax.study.export import keep_base
-from cotjax.study.games import prepare_games
-from cotjax.study.stages import CHOICES, EPISODES, FACTS, StagePlan, plans_of
+from cotjax.study.games import GameSets, prepare_games
+from cotjax.study.reinforcing import step_in_words
+from cotjax.study.stage_panel import StagePanel
+from cotjax.study.stage_rl import games_played, reinforce_stage, rl_run
+from cotjax.study.stages import CHOICES, EPISODES, FACTS, PLAY, StagePlan, arms_of_stages, plans_of
 from cotjax.study.training_data import load_codec, prompt_of
 from cotjax.train.checkpoint import Checkpoints
 from cotjax.train.fingerprints import Fingerprints
@@ -60,11 +65,13 @@ class AutoCoA:
     """A run of the stages.
 
     folder: the run's, which is claimed.
+    games: those to train on, and those that are played at the end.
     lessons: of the games that are trained on.
     """
 
     config: ConfigDict
     folder: Path
+    games: GameSets
     lessons: Lessons
     reporter: Reporter
 
@@ -86,12 +93,21 @@ class AutoCoA:
         codec = load_codec(self.config, start.tokenizer)
         keep_model(self.folder, start)
         keep_base(self.folder, base_folder(self.config), start.tokenizer, codec)
+        if self.games.played:
+            check_playable(self.config, start.model, codec)
         hashes: dict[str, str] = {}
         for plan in plans.values():
             before = None if plan.start is None else plans[plan.start]
-            hashes[plan.name] = self._stage(plan, before, texts[plan.name], start, codec)
+            hashes[plan.name] = self._stage(plan, before, texts.get(plan.name), start, codec)
             if plan.name == until:
-                break
+                return hashes
+        arms = arms_of_stages(self.config, plans)
+        if arms and self.games.played:
+            panel = StagePanel(
+                self.config, self.folder, plans, arms, self.games, self.lessons, self.reporter
+            )
+            panel.play(start.model, codec)
+            panel.report(hashes)
         return hashes
 
     # ---- texts
@@ -102,22 +118,26 @@ class AutoCoA:
         with self.reporter.stage("lessons", "Writing lessons"):
             files: dict[tuple[str, str], Path] = {}
             for plan in plans:
-                key = (plan.lesson, plan.choices)
+                if plan.lesson == PLAY:
+                    continue
+                number = f"-{plan.episodes}" if plan.episodes else ""
+                key = (f"{plan.lesson}{number}", plan.choices)
                 if key not in files:
-                    files[key] = Path(plan.choices or self.folder / "lessons" / plan.name)
+                    files[key] = Path(plan.choices or self.folder / "lessons" / f"{key[0]}.jsonl")
                     if not plan.choices:
-                        files[key] = files[key].with_name(f"{plan.lesson}.jsonl")
-                        count = write_texts(files[key], self._texts(plan.lesson))
+                        count = write_texts(files[key], self._texts(plan))
                         self.reporter.say(f"  {count:,} {plan.lesson}: {files[key]}")
                 made[plan.name] = files[key]
         return made
 
-    def _texts(self, lesson: str) -> Sequence[Lesson | Choice]:
+    def _texts(self, plan: StagePlan) -> Sequence[Lesson | Choice]:
         settings = self.config.autocoa
-        if lesson == CHOICES:
+        if plan.lesson == CHOICES:
             return self.lessons.choices(settings.choices)
-        if lesson == EPISODES:
-            return self.lessons.episodes(settings.episodes, settings.thinking)
+        if plan.lesson == EPISODES:
+            if plan.episodes:
+                return self.lessons.episodes(plan.episodes, 0, settings.slips)
+            return self.lessons.episodes(settings.episodes, settings.thinking, settings.slips)
         return [*self.lessons.facts(), *self._other_world()]
 
     def _other_world(self) -> list[Lesson]:
@@ -165,42 +185,70 @@ class AutoCoA:
     # ---- one stage
 
     def _stage(
-        self, plan: StagePlan, before: StagePlan | None, texts: Path, start: Start, codec: Codec
+        self,
+        plan: StagePlan,
+        before: StagePlan | None,
+        texts: Path | None,
+        start: Start,
+        codec: Codec,
     ) -> str:
-        """Run a stage unless it is complete; return the hash of its last checkpoint."""
-        folder = plan.folder(self.folder)
-        run = Run(
-            plan.train,
-            dropping=plan.dropping,
-            model=start.model,
-            make_params=self._first_params(before, start),
-            seed=self.config.seed,
-            made_from=self._made_from(plan, before, texts, start, codec),
-            config=json.loads(self.config.to_json_best_effort()),
-            normalizer=self.config.masking.normalizer,
-            objective=plan.objective,
+        """Run a stage unless it is complete; return the hash of its last checkpoint.
+
+        `texts`: what it is trained on; None where it is trained on what it plays.
+        """
+        folder, title = plan.folder(self.folder), f"Stage {plan.name!r} ({plan.label})"
+        run = self._run_of(
+            plan, before, start, codec, self._made_from(plan, before, texts, start, codec)
         )
         if plan.complete(self.folder):
             check_arm(folder, run.bound())
-            self.reporter.say(f"Stage {plan.name!r} ({plan.label}) is complete")
+            self.reporter.say(f"{title} is complete")
         else:
-            title = f"Stage {plan.name!r} ({plan.label})"
             with self.reporter.stage(plan.name, title) as stage:
-                source, said = self._source(plan, texts, codec)
-                self.reporter.say(f"  {said}")
-                train(
-                    run,
-                    folder=folder,
-                    source=source,
-                    mesh_shape=dict(self.config.mesh),
-                    listener=TrainingProgress(self.reporter, stage),
-                )
+                if isinstance(run, RLRun):
+                    listener = TrainingProgress(self.reporter, stage, step_in_words)
+                    reinforce_stage(self.config, plan, run, folder, self.games, codec, listener)
+                else:
+                    assert texts is not None, f"{plan.name} has no texts"
+                    source, said = self._source(plan, texts, codec)
+                    self.reporter.say(f"  {said}")
+                    train(
+                        run,
+                        folder=folder,
+                        source=source,
+                        mesh_shape=dict(self.config.mesh),
+                        listener=TrainingProgress(self.reporter, stage),
+                    )
         checkpoint = _hash_of(plan, self.folder)
         begun = "the base" if before is None else f"{before.name} {_hash_of(before, self.folder)}"
         self.reporter.say(f"  checkpoint {checkpoint}, from {begun}")
         if plan.lesson == FACTS:
             self._gate(plan, checkpoint, start, codec)
         return checkpoint
+
+    def _run_of(
+        self,
+        plan: StagePlan,
+        before: StagePlan | None,
+        start: Start,
+        codec: Codec,
+        made_from: Mapping[str, Any],
+    ) -> Run:
+        """Return what the training of a stage is made of."""
+        params = self._first_params(before, start)
+        if plan.lesson == PLAY:
+            return rl_run(self.config, plan, start.model, codec, params, made_from)
+        return Run(
+            plan.train,
+            dropping=plan.dropping,
+            model=start.model,
+            make_params=params,
+            seed=self.config.seed,
+            made_from=made_from,
+            config=json.loads(self.config.to_json_best_effort()),
+            normalizer=self.config.masking.normalizer,
+            objective=plan.objective,
+        )
 
     def _first_params(self, before: StagePlan | None, start: Start) -> Any:
         if before is None:
@@ -209,9 +257,9 @@ class AutoCoA:
 
     def _source(self, plan: StagePlan, texts: Path, codec: Codec) -> tuple[Sequence[Example], str]:
         """Return the examples of a stage, and a line on them."""
-        limit = self.config.data.max_length
+        limit = self._limit(plan)
         if plan.lesson == CHOICES:
-            folder = self.folder / "pairs" / self._examples_of(texts, codec)
+            folder = self.folder / "pairs" / self._examples_of(plan, texts, codec)
             if not folder.exists():
                 counts = PairCounts()
                 write_pairs(folder, choice_pairs(codec, read_choices(texts), limit, counts), counts)
@@ -222,10 +270,14 @@ class AutoCoA:
         out = f", {source.left_out:,} too long" if source.left_out else ""
         return source, f"{len(source):,} texts, {tokens:,} tokens{out}"
 
-    def _examples_of(self, texts: Path, codec: Codec) -> str:
+    def _limit(self, plan: StagePlan) -> int:
+        """Return the tokens that a text of a stage may have."""
+        return min(self.config.data.max_length, plan.train.row_length)
+
+    def _examples_of(self, plan: StagePlan, texts: Path, codec: Codec) -> str:
         """Return 12 digits of a hash of a file's examples: of all that they depend on."""
         tokenizer = codec.encode(codec.template.think_open), codec.vocab_size, codec.opening
-        settings = (self.config.data.max_length, codec.template.name, tokenizer)
+        settings = (self._limit(plan), codec.template.name, tokenizer)
         content = Fingerprints(self.folder / "fingerprints.json").of(texts)
         return hashlib.sha256(repr((content, settings)).encode()).hexdigest()[:12]
 
@@ -233,18 +285,20 @@ class AutoCoA:
         self,
         plan: StagePlan,
         before: StagePlan | None,
-        texts: Path,
+        texts: Path | None,
         start: Start,
         codec: Codec,
     ) -> dict[str, Any]:
-        """Return fingerprints of the texts, the tokenizer, and the checkpoint it starts from."""
+        """Return fingerprints of texts or games, the tokenizer, and what the stage starts from."""
         fingerprints = Fingerprints(self.folder / "fingerprints.json")
         tokenizer, base = start.tokenizer / "tokenizer.json", base_folder(self.config)
         made: dict[str, Any] = {
-            "data": {
+            "data": games_played(self.config, self.games)
+            if texts is None
+            else {
                 "file": str(texts),
                 "sha256": fingerprints.of(texts),
-                "examples": self._examples_of(texts, codec),
+                "examples": self._examples_of(plan, texts, codec),
             },
             "tokenizer": {"file": str(tokenizer), "sha256": fingerprints.of(tokenizer)},
         }
@@ -252,8 +306,7 @@ class AutoCoA:
             where = before.folder(self.folder) / "checkpoints" / str(before.train.steps)
             made["base"] = {"file": str(where), "checkpoint": _hash_of(before, self.folder)}
         elif base is None:
-            recall = self.config.model.recall_steps
-            made["base"] = {"recipe": "random", "recall_steps": recall}
+            made["base"] = recipe_of(self.config)
         else:
             made["base"] = {"file": str(base), "sha256": fingerprints.of_base(base)}
         fingerprints.keep()
@@ -296,7 +349,8 @@ def open_autocoa(config: ConfigDict, reporter: Reporter) -> AutoCoA:
         raise UsageError("games.train is 0, and lessons are about training games; set it")
     folder = local_path(config.out)
     root = config.games.root or str(folder / "games")
-    return AutoCoA(config, folder, load_world(config.world).lessons(root, config.seed), reporter)
+    lessons = load_world(config.world).lessons(root, config.seed)
+    return AutoCoA(config, folder, games, lessons, reporter)
 
 
 def _hash_of(plan: StagePlan, run: Path) -> str:

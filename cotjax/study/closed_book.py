@@ -29,7 +29,7 @@ from cotjax.model.params import Params, param_shardings
 from cotjax.model.sharding import batch_sharding
 
 _ROWS = 32  # questions at once, or the next multiple of the devices
-_ANSWER = (Role.ACTION, Role.ACTION_CLOSE)
+_ANSWER = (Role.ANSWER, Role.ACTION_CLOSE)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +33,7 @@ from cotjax.rollout.elicitation import (
 )
 from cotjax.rollout.growing import ANSWER_NOW
 from cotjax.rollout.loop import play
-from cotjax.rollout.record import KINDS, Ended, Episode, Kind, Record, write_record
+from cotjax.rollout.record import KINDS, Kind
 from cotjax.rollout.replay import ReplayEnvironments
 from cotjax.runtime import distributed
 from cotjax.runtime.claim import checkpoint_steps, planned_steps
@@ -42,6 +41,7 @@ from cotjax.sample.sampling import Sampling
 from cotjax.study.games import NUMBERS, GameSets, wanted_games
 from cotjax.study.jobs import Job, Playing, Weights, plan_jobs, steps_named, warn_of_unplayed
 from cotjax.study.players import Player, playing_mesh
+from cotjax.study.recorder import Recorder
 from cotjax.study.starts import starts_of
 
 # Loaded games that each environment's process keeps in memory.
@@ -222,49 +222,6 @@ def check_playable(config: ConfigDict, model: ModelConfig, codec: Codec) -> None
         check_base_as_judge(config, codec)
 
 
-@dataclass
-class _Recorder:
-    """Writes records and reports progress.
-
-    Attributes:
-      records: folder of the records.
-      total: episodes of this process, with those that had a record before.
-      done: how many of them have a record.
-      ended: how episodes ended -> their number.
-    """
-
-    records: Path
-    games: GameSets
-    total: int
-    done: int
-    report: Callable[[int, int, str], None]
-    warn: Callable[[str], None]
-    ended: Counter[Ended] = field(default_factory=Counter)
-
-    def keep(self, job: Job, play: Play, episode: Episode) -> None:
-        """Write the record of a finished episode."""
-        self.ended[episode.ended] += 1
-        if episode.env_error:
-            self.warn(f"environment error, excluded from all rates: {episode.env_error}")
-        heading = job.heading(self.games.hash, self.games.domain_of(play.game))
-        write_record(job.path(self.records, play), Record.of(heading, episode))
-        self.done += 1
-        self.report(self.done, self.total, f"episodes, {job}")
-
-    def warn_of_endings(self, max_length: int) -> None:
-        """Warn of episodes that ended for a reason outside the game."""
-        if broken := self.ended["env_error"]:
-            self.warn(
-                f"{broken} episodes broke in their environment: they are excluded from all rates, "
-                "and counted in the report"
-            )
-        if outgrown := self.ended["length"]:
-            self.warn(
-                f"{outgrown} episodes ended, not won, because their prompt outgrew "
-                f"evaluate.max_length={max_length}"
-            )
-
-
 def evaluate(
     config: ConfigDict,
     *,
@@ -299,13 +256,35 @@ def evaluate(
     if distributed.first():
         warn_of_unplayed(arms, planned, games, expert, warn)
     world = load_world(config.world).name
-    unplayed = {
-        job: job.unplayed(records, warn)
-        for job in plan_jobs(world, arms, planned, games, expert, playing_of(config), base)
-    }
+    jobs = plan_jobs(world, arms, planned, games, expert, playing_of(config), base)
+    play_unplayed(
+        config,
+        jobs,
+        player=player,
+        games=games,
+        expert=expert,
+        records=records,
+        report=report,
+        warn=warn,
+    )
+
+
+def play_unplayed(
+    config: ConfigDict,
+    jobs: Collection[Job],
+    *,
+    player: Callable[[int], Player],
+    games: GameSets,
+    expert: Mapping[str, Trajectory],
+    records: Path,
+    report: Callable[[int, int, str], None],
+    warn: Callable[[str], None],
+) -> None:
+    """Play every episode of these jobs that has no record yet. Arguments as of `evaluate`."""
+    unplayed = {job: job.unplayed(records, warn) for job in jobs}
     _check_listed(unplayed, expert)
     total = sum(len(job.plays) for job in unplayed)
-    recorder = _Recorder(
+    recorder = Recorder(
         records, games, total, total - sum(map(len, unplayed.values())), report, warn
     )
     if recorder.done == total:
@@ -341,7 +320,7 @@ def _play_jobs(
     player: Player,
     halves: int,
     expert: Mapping[str, Trajectory],
-    recorder: _Recorder,
+    recorder: Recorder,
 ) -> None:
     """Play the jobs in order.
 

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import whole_slots
+from cotjax.rollout.elicitation import longest_response
 from cotjax.sample.programs import Programs
 from cotjax.sample.vocabulary import stop_table
 from cotjax.study.players import playing_mesh
@@ -15,7 +16,7 @@ from cotjax.train.memory import bytes_a_device, devices_summed, gigabytes, memor
 def playing_memory(config: ConfigDict, model: ModelConfig) -> str:
     """Return a line on what the sampler's parameters and its cache take when all slots are full."""
     settings, mesh = config.evaluate, playing_mesh(config)
-    new = max(settings.max_new_tokens, settings.max_action_tokens)
+    new = longest_response(settings, config.rl.simulated_steps > 0)
     slots = whole_slots(settings.slots, mesh)
     programs = Programs(model, mesh, slots, new, stop_table([[0]], model.vocab_size), pad_id=0)
     devices = devices_summed(mesh)

@@ -16,7 +16,7 @@ from cotjax.formats import TurnTemplate
 from cotjax.model.config import ModelConfig
 from cotjax.model.sharding import make_mesh, whole_slots
 from cotjax.rollout import contracts
-from cotjax.rollout.elicitation import SIMULATED
+from cotjax.rollout.elicitation import longest_response
 from cotjax.runtime import distributed
 from cotjax.sample.sampler import Sampler
 from cotjax.study.jobs import Job
@@ -99,9 +99,6 @@ def sampler_of(
     It draws the codec's tokens and stops at its texts. `simulated`: it may also write results of
     searches, whatever `settings.search` says.
     """
-    limits = [settings.max_new_tokens, settings.max_action_tokens]
-    if simulated or settings.search == SIMULATED:
-        limits.append(settings.max_result_tokens)
     return Sampler(
         model,
         mesh,
@@ -109,6 +106,6 @@ def sampler_of(
         max_length=settings.max_length,
         stop=codec.stop_texts,
         pad_id=codec.pad_id,
-        max_new=max(limits),
+        max_new=longest_response(settings, simulated),
         pieces=codec.pieces,
     )

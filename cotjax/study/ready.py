@@ -13,6 +13,7 @@ from cotjax.config import ARM_FIELDS, default_config, own_files
 from cotjax.data.chat_template import AUTO
 from cotjax.data.codec import Codec
 from cotjax.data.prompt_examples import NONE_DRAWN, Drawn
+from cotjax.data.tokens import GROWING
 from cotjax.envs.worlds import load_world
 from cotjax.errors import DataError, UsageError
 from cotjax.formats import TEMPLATES
@@ -36,7 +37,7 @@ from cotjax.study.games import NUMBERS, check_world, wanted_games
 from cotjax.study.players import playing_mesh
 from cotjax.study.power import check_primary
 from cotjax.study.probing import check_probes
-from cotjax.study.stages import StagePlan, plans_of
+from cotjax.study.stages import StagePlan, arms_of_stages, config_of, plans_of
 from cotjax.study.starts import train_of
 from cotjax.study.training_data import (
     check_opening,
@@ -106,6 +107,11 @@ def check_stages(config: ConfigDict) -> dict[str, StagePlan]:
     """Check a config of AutoCoA's stages; return them. Nothing is written. Raises as `check`."""
     check_all_ranges(config)
     check_world(config)
+    if config.data.layout != GROWING:
+        raise UsageError(
+            f"data.layout is {config.data.layout!r}, and AutoCoA's stages write growing texts; set "
+            f"it to {GROWING!r}"
+        )
     _check_data(config)
     adapters_of(config)
     plans, mesh = plans_of(config), make_mesh(**config.mesh)
@@ -113,11 +119,17 @@ def check_stages(config: ConfigDict) -> dict[str, StagePlan]:
         check_counts(plan.train)
         check_trackers(plan.train)
         check_batch(plan.train, mesh)
+        if plan.rl is not None:
+            check_rl(config_of(config, plan), ())
         if plan.choices and not Path(plan.choices).is_file():
             raise UsageError(
                 f"autocoa.stages.{plan.name}.choices: {plan.choices}: no such file; `cotjax data "
                 "choices` makes one"
             )
+    if arms_of_stages(config, plans) and wanted_games(config):
+        elicitation_of(config)
+        playing_of(config)
+        limits_of(config)
     _check_base(config, NONE_DRAWN)
     return plans
 

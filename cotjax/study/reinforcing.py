@@ -17,10 +17,12 @@ from cotjax.data.codec import Codec
 from cotjax.data.trajectories import Trajectory
 from cotjax.diagnostics.episodes import EpisodeCounts, count_records
 from cotjax.envs.base import games_hash
+from cotjax.envs.worlds import load_world
 from cotjax.formats import TurnTemplate
 from cotjax.model.config import ModelConfig
 from cotjax.rl.main import reinforce
 from cotjax.rl.play import Actors
+from cotjax.rl.rewards import AUTOCOA
 from cotjax.rl.run import RLRun, policy_of
 from cotjax.rollout.elicitation import Elicitation
 from cotjax.rollout.record import Kind
@@ -126,14 +128,14 @@ class Reinforcing:
                 games=self._games,
                 actors=actors,
                 mesh_shape=dict(config.mesh),
-                listener=TrainingProgress(self._reporter, stage, _in_words),
+                listener=TrainingProgress(self._reporter, stage, step_in_words),
                 evaluate=evaluate,
             )
 
     @cached_property
     def _actors(self) -> Actors:
         model, codec = self._start.model, self._codec
-        return _actors(self._config, model, codec, self._elicitation, self._stack)
+        return actors_of(self._config, model, codec, self._elicitation, self._stack)
 
     @cached_property
     def _made_from(self) -> dict[str, dict[str, Any]]:
@@ -177,7 +179,7 @@ def _settings(config: ConfigDict, arm: str) -> ConfigDict:
     return settings
 
 
-def _actors(
+def actors_of(
     config: ConfigDict, model: ModelConfig, codec: Codec, elicitation: Elicitation, stack: ExitStack
 ) -> Actors:
     """Return what plays in training; its environments are closed with the stack."""
@@ -187,11 +189,16 @@ def _actors(
     mesh = playing_mesh(config)
     sampler = sampler_of(config.evaluate, model, codec, mesh, slots, simulated=simulated)
     pools = [stack.enter_context(environments_of(config, sampler.slots)) for _ in range(halves)]
-    kinds: tuple[Kind, ...] = ("cot", "prompt") if config.rl.live_prompt else ("cot",)
-    return Actors(sampler, pools, codec, elicitation, kinds)
+    score = load_world(config.world).published_reward if config.rl.reward == AUTOCOA else None
+    return Actors(sampler, pools, codec, elicitation, kinds_of(config), score)
 
 
-def _in_words(row: Mapping[str, Any]) -> str:
+def kinds_of(config: ConfigDict) -> tuple[Kind, ...]:
+    """Return the kinds of action that are decoded in training."""
+    return ("cot", "prompt") if config.rl.live_prompt else ("cot",)
+
+
+def step_in_words(row: Mapping[str, Any]) -> str:
     """Return what a step's row says, for a line of progress."""
     reward = "none" if row["reward"] is None else f"{row['reward']['mean']:.3f}"
     success = "none" if row["success"] is None else f"{row['success']:.2f}"

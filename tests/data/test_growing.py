@@ -16,13 +16,15 @@ from cotjax.data.pairs import PairCounts
 from cotjax.data.pipeline import dropped_weights, packed_row
 from cotjax.data.word_tokenizer import build_word_tokenizer
 from cotjax.envs.lessons import Choice, Lesson
+from cotjax.envs.search_qa.growing import SearchPieces
 from cotjax.errors import DataError
-from cotjax.formats import CHATML
+from cotjax.formats import CHATML, Prompt
 from cotjax.masking import RESPONSE_ROLES, Dropping, Role, labels
 from cotjax.model import decoder
 from cotjax.objectives.supervised import supervised
 from cotjax.train.step import FIELDS
 
+PROMPT = Prompt(growing=SearchPieces())
 RESULTS = "<search_result> result 1: Ko Po: Ko Po lies in Ma Ti. </search_result>\n\n"
 TEXT = (
     f"I need the land of Ko Po. So I search. <begin_search> Ko Po land </end_search>{RESULTS}"
@@ -43,8 +45,8 @@ WORLD_MODEL = (Role.OBSERVATION, *RESPONSE_ROLES)
 
 @pytest.fixture(scope="module")
 def codec():
-    texts = (LESSON.task, LESSON.observation, TEXT, "Your task is to: .")
-    return Codec(build_word_tokenizer(texts, CHATML, TOKENS), CHATML)
+    texts = ("I look.", LESSON.task, LESSON.observation, TEXT, "Your task is to: .")
+    return Codec(build_word_tokenizer(texts, CHATML, TOKENS), CHATML, PROMPT)
 
 
 def of_role(codec, example, *roles):
@@ -58,7 +60,8 @@ def test_roles_are_those_of_the_published_format(codec):
     assert "You can search 10 times." in own[Role.PROMPT]
     assert own[Role.OBSERVATION] == RESULTS.strip().replace(":", " :")
     assert own[Role.ACTION_OPEN] == "<begin_search> \\boxed{"
-    assert own[Role.ACTION] == "Ko Po land Ma Ti" and own[Role.ACTION_CLOSE] == "</end_search> }"
+    assert own[Role.ACTION] == "Ko Po land" and own[Role.ANSWER] == "Ma Ti"
+    assert own[Role.ACTION_CLOSE] == "</end_search> }"
     assert own[Role.END] == "<|im_end|>"
     thought = "I need the land of Ko Po. So I search. Result 1 says that it is Ma Ti. </think>"
     assert own[Role.REASONING] == thought
@@ -68,8 +71,32 @@ def test_roles_are_those_of_the_published_format(codec):
     assert of_role(codec, example, *Role).endswith(own[Role.END])
 
 
+def test_a_slip_is_not_trained_on(codec):
+    slip = replace(
+        LESSON, text=f"I look. <begin_search> Ti </end_search>{RESULTS}{TEXT}", slips=(0,)
+    )
+    example = lesson_example(codec, slip)
+    assert of_role(codec, example, Role.ACTION) == "Ko Po land"
+    assert of_role(codec, example, Role.OBSERVATION).count("<search_result>") == 2
+    assert of_role(codec, example, Role.PROMPT).endswith("I look. <begin_search> Ti </end_search>")
+    plain = lesson_example(codec, LESSON)
+    for role in (Role.REASONING, Role.ANSWER, Role.END):
+        assert of_role(codec, example, role) == of_role(codec, plain, role)
+
+
+def test_the_prompt_of_a_lesson_is_the_one_that_is_played(codec):
+    played = codec.first_prompt(LESSON.task, LESSON.observation)
+    for example in (lesson_example(codec, LESSON), choice_pair(codec, CHOICE)):
+        begun = len(played)
+        assert example.ids[:begun].tolist() == played
+        assert (example.roles[:begun] == Role.PROMPT).all()
+    text = codec.decode(lesson_example(codec, LESSON).ids.tolist())
+    assert text.count("<think>") == 1 and "<think> I need the land" in text
+
+
 def test_line_breaks_behind_results_are_the_environments():
-    codec = tiny.subword_codec(*CHATML.marks, "<think>", "</think>", "<action>", "</action>")
+    turns = tiny.subword_codec(*CHATML.marks, "<think>", "</think>", "<action>", "</action>")
+    codec = Codec(turns._tokenizer, CHATML, PROMPT)
     example = lesson_example(codec, LESSON)
     assert of_role(codec, example, Role.OBSERVATION) == RESULTS
     written = of_role(codec, example, *RESPONSE_ROLES)

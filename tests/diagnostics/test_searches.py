@@ -103,6 +103,10 @@ def test_one_that_never_searches_is_right_where_all_is_known(codec, games, asked
     assert found["recall"].value == 0 and found["trigger_f1"].value == 0
     assert found["regret"].value == pytest.approx(1 - known)
     assert found["gold_seen"].value == 0 and found["reading"].value is None
+    # Without a search a chain gets as far as its facts are known.
+    hops = [[known for _, _, known, _ in line["facts"]] for line in asked.values()]
+    reached = sum((*own, False).index(False) for own in hops)
+    assert found["reached"].value == pytest.approx(reached / sum(map(len, hops)))
     assert found["guessing"].value == found["exact"].value and found["answered"].value == 1
     assert found["oracle"].value == pytest.approx(_share(len(_unknown(x)) for x in asked.values()))
     assert found["exact"].low < known < found["exact"].high and found["exact"].games == len(games)
@@ -139,7 +143,7 @@ def test_the_oracle_has_no_regret(codec, games, asked):
     script = _written_by(lambda game: WORLD.agent("recaller", 0, AgentSettings(game=game)), games)
     found = figures(_play(codec, games, asked, script))
     assert [found[name].value for name in ("exact", "precision", "recall", "trigger_f1")] == [1] * 4
-    assert found["regret"].value == 0 and found["found"].value == 1
+    assert found["regret"].value == 0 and found["found"].value == found["reached"].value == 1
     assert 0 < found["searches"].value <= found["oracle"].value
     # A retriever gives facts of the question alone here, so what was answered from memory was not
     # shown.

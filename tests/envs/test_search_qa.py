@@ -17,7 +17,7 @@ from cotjax.envs.base import Game
 from cotjax.envs.search_qa.env import LIMIT, MOST_SEARCHES, SearchQaEnv, parse_action
 from cotjax.envs.search_qa.generate import OOD_ENTITIES
 from cotjax.envs.search_qa.library import Page, load_corpus, load_questions, read_lines
-from cotjax.envs.search_qa.scoring import exact_match, f1, normalize
+from cotjax.envs.search_qa.scoring import exact_match, f1, normalize, published_reward
 from cotjax.envs.worlds import AgentSettings, load_world
 from cotjax.errors import DataError, EnvError, UsageError
 from cotjax.rollout.collect import Collecting, collect
@@ -207,6 +207,28 @@ def test_scores_are_those_of_squad(answer, golds, exact, score):
     assert exact_match(answer, golds) == exact
     assert f1(answer, golds) == pytest.approx(score)
     assert normalize(normalize(answer)) == normalize(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reward"),
+    [
+        ("The New York", 1.0),
+        # The hole: any order, among any others; and what contains the answer is wrong.
+        ("york new paris london", 1.0),
+        ("New York City", 0.0),
+        ("York", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_the_published_reward_has_its_hole(answer, reward):
+    assert published_reward(answer, ("New York",)) == reward
+    assert published_reward(answer, ("Oslo", "New York")) == reward
+
+
+def test_at_least_70_percent_of_the_words_are_enough():
+    gold = ("a1 b c d e f g h i j",)
+    assert published_reward("g f e d c b a1", gold) == 1.0
+    assert published_reward("f e d c b a1", gold) == 0.0
 
 
 # ---- the solver

@@ -47,11 +47,10 @@ def stated(text: str):
     known, needed = {}, []
     for sentence in thoughts.split("."):
         words = sentence.strip()
-        for opening in ("I know that ", "I remember that "):
-            if words.startswith(opening):
-                what, _, objects = (
-                    words.removeprefix(opening).replace(" are ", " is ").rpartition(" is ")
-                )
+        for mark in (", I know, ", ", I remember, "):
+            objects, found, what = words.partition(mark)
+            if found:
+                _, _, what = what.partition(" ")  # is, are
                 known[_key(what)] = tuple(objects.split(", "))
         if words.startswith("I need "):
             needed.append(_key(words.removeprefix("I need ")))
@@ -151,6 +150,34 @@ def test_episodes_are_won_and_search_for_unknown_facts_alone(folder, facts):
         for query in queries:
             assert any(query.startswith(subject) for subject, _ in unknown), lesson
     assert episodes == WORLD.lessons(folder, 0).episodes(20, 5)
+
+
+def test_episodes_recover_from_slips(folder):
+    lessons = WORLD.lessons(folder, 0)
+    episodes = lessons.episodes(20, 0, 0.7)
+    assert episodes == lessons.episodes(20, 0, 0.7)
+    assert not any(lesson.slips for lesson in lessons.episodes(20, 5))
+    slipped = [lesson for lesson in episodes if lesson.slips]
+    assert slipped
+    env = SearchQaEnv()
+    games = {game.id: game for game in WORLD.games(folder, "train")}
+    for lesson in slipped:
+        env.reset(games[lesson.id])
+        written = pieces(lesson.text)
+        for piece, _ in written:
+            seen = env.step(SearchPieces().action_of(piece))
+        assert seen.won
+        # A slip is no search for what is needed next, and never the first one or the answer.
+        for number in lesson.slips:
+            piece, results = written[number]
+            assert number > 0 and results and piece.query != written[number + 1][0].query
+
+
+def test_held_out_choices_are_about_no_fact_that_is_trained_on(folder):
+    lessons = WORLD.lessons(folder, 0)
+    held_out = lessons.held_out_choices(20)
+    assert len(held_out) == 20 and sum(choice.searches for choice in held_out) == 10
+    assert not {c.id for c in held_out} & {c.id for c in lessons.choices(400)}
 
 
 def test_too_many_are_refused_in_one_line(folder):

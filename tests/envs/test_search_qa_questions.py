@@ -196,7 +196,7 @@ def test_a_question_is_read_as_it_was_written(questions):
 
 @pytest.mark.parametrize("scale", [0, 11])
 def test_the_scale_has_limits(scale):
-    with pytest.raises(UsageError, match=f"scale of an invented world is 1 to 10, not {scale}"):
+    with pytest.raises(UsageError, match=f"scale of an invented world is 0.25 to 10, not {scale}"):
         invent(0, scale)
 
 

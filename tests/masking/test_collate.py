@@ -210,7 +210,7 @@ def test_an_example_of_just_the_longest_length_is_taken():
         ),
         (lambda f: f.update(roles=[1] * len(f["roles"])), "no token is supervised"),
         (lambda f: f.update(roles=[3] * len(f["roles"])), "every token is supervised"),
-        (lambda f: f.update(roles=[300] * len(f["roles"])), r"'e0': roles must be in 0\.\.7"),
+        (lambda f: f.update(roles=[300] * len(f["roles"])), r"'e0': roles must be in 0\.\.8"),
         (lambda f: f.update(roles=["x"] * len(f["roles"])), "'e0': roles must be integers"),
         (
             lambda f: f.update(input_ids=[10**30] * len(f["roles"])),

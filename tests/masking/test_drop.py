@@ -233,7 +233,7 @@ def test_a_unit_that_is_never_drawn_may_lack_the_reasoning_to_drop_instead():
 @pytest.mark.parametrize(
     ("roles", "more", "named"),
     [
-        ([P, 300], {}, r"0\.\.7"),
+        ([P, 300], {}, r"0\.\.8"),
         ([[P, A]], {}, "one axis"),
         ([P, 1.5], {}, "integers"),
         ([P, "A"], {}, "integers"),

@@ -3,6 +3,7 @@ import pytest
 
 from cotjax.masking import (
     RESPONSE_ROLES,
+    Dropping,
     MaskError,
     Role,
     check_supervision,
@@ -60,7 +61,7 @@ def test_prompt_observation_and_padding_are_never_trained_on_by_default():
     supervised = {
         Role(role) for role, weight in zip(targets(roles), weights, strict=True) if weight
     }
-    assert supervised == set(RESPONSE_ROLES)
+    assert supervised == {*RESPONSE_ROLES} - {Role.ANSWER}
     np.testing.assert_array_equal(weights, [0, 0, 1, 1, 1, 1, 1, 0, 0, 0])
 
 
@@ -150,7 +151,23 @@ def test_shapes_that_do_not_go_together_are_refused(broken):
         target_weights(EXAMPLE, **{broken: np.zeros(5, int)})
 
 
+def test_an_answer_is_trained_on_where_actions_are_and_dropped_with_them_or_alone():
+    roles = np.array([P, R, AO, A, AC, OBS, R, AO, Role.ANSWER, AC, E])
+    query, answer = 2, 7  # the positions whose targets they are
+    plain = target_weights(roles)
+    assert plain[query] and plain[answer]
+    np.testing.assert_array_equal(plain, target_weights(roles, supervised=(R, AO, A, AC, E)))
+    assert target_weights(roles, supervised=(Role.ANSWER,)).nonzero()[0].tolist() == [answer]
+    dropped = {"action": [query, answer], "query": [query], "answer": [answer]}
+    for control, lost in dropped.items():
+        drops = Dropping(fraction=1.0, control=control).tokens(roles, "e")
+        weights = target_weights(roles, drop_tokens=drops)
+        assert (plain > weights).nonzero()[0].tolist() == lost
+    both = target_weights(roles, drop_action=np.ones(len(roles), bool))
+    assert (plain > both).nonzero()[0].tolist() == dropped["action"]
+
+
 def test_what_is_no_role_is_refused():
-    for wrong in (8, -1):
-        with pytest.raises(MaskError, match=r"0\.\.7"):
+    for wrong in (9, -1):
+        with pytest.raises(MaskError, match=r"0\.\.8"):
             target_weights(np.array([1, 3, wrong]))

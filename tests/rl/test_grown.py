@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers.growing import (
     PAGES,
+    SCRIPT,
     ScriptPolicy,
     environments,
     letter_codec,
@@ -21,6 +22,7 @@ from cotjax.config import default_config
 from cotjax.data.grown import grown_examples
 from cotjax.data.rollouts import policy_rows
 from cotjax.envs.search_qa.library import Page
+from cotjax.envs.worlds import load_world
 from cotjax.errors import DataError, UsageError
 from cotjax.masking import Dropping, Role
 from cotjax.objectives.policy import Policy, policy_pairs
@@ -92,7 +94,7 @@ def test_a_text_is_one_sequence_whose_sampled_ids_alone_are_trained_on(tmp_path,
         for number, turn in enumerate(record.steps):
             here = (example.advantages == number + 1) & (example.sampled > 0)
             assert here.sum() == len(turn.cot.ids)
-            own = here & (example.roles == Role.ACTION)
+            own = here & np.isin(example.roles, (Role.ACTION, Role.ANSWER))
             acted.append(codec.decode(example.ids[own].tolist()).strip())
         assert acted == [turn.executed.partition(": ")[2] for turn in record.steps]
         ends, opened, closed = (
@@ -169,7 +171,7 @@ def test_an_invalid_piece_has_no_action_to_drop(tmp_path):
     (example,) = _examples(codec, record.model_copy(update={"steps": (bad, *record.steps[1:])}))
     own = example.advantages == 1
     assert set(example.roles[own].tolist()) == {Role.REASONING}
-    assert Role.ACTION in example.roles
+    assert Role.ANSWER in example.roles
 
 
 def test_a_schedule_says_in_which_steps_the_policy_writes_its_results(tmp_path):
@@ -219,3 +221,29 @@ def test_a_schedule_that_cannot_be_is_refused(changes, words):
     config.update_from_flattened_dict(changes)
     with pytest.raises(UsageError, match=words):
         check_rl(config)
+
+
+def test_the_published_reward_is_the_worlds_of_the_last_action(tmp_path):
+    codec, world = word_codec(), load_world("search_qa")
+    settings = default_config("search_qa").rl
+    settings.update({"tasks": 2, "group": 2, "flat": "keep", "refills": 0, "reward": "autocoa"})
+    script = SCRIPT | {"two": (*SCRIPT["two"][:2], "It is </think>\n\n\\boxed{Ti Ma}<|im_end|>")}
+    games = questions(tmp_path)
+    with environments() as pool:
+        policy = ScriptPolicy(codec, script)
+        elicitation = Elicitation(temperature=1.0, max_new_tokens=64)
+        actors = Actors(None, [pool], codec, elicitation, ("cot",), world.published_reward)
+        stream = Stream(games, 0)
+        rollouts, _ = play_step(
+            actors, [(policy, pool)], stream, settings, step=1, begin=0, seed=0, policy="p"
+        )
+    rewards = {
+        each.game.id: play.reward
+        for each, play in zip(rollouts.episodes, rollouts.plays, strict=True)
+    }
+    # "Ti Ma" is not "Ma Ti", and holds all of its words.
+    assert rewards == {"one": 1.0, "two": 1.0}
+    assert {each.game.id: each.success for each in rollouts.episodes} == {"one": True, "two": False}
+    (game, *_) = games
+    assert world.published_reward(game, "answer: Jor Ko of Ma") == 0.0
+    assert world.published_reward(game, "search: Jor Ko") == 0.0

@@ -56,6 +56,9 @@ def episode(game, sample, turns, success=False, score=None, ended=None):
         ({"success": False}, {}, 0.0),
         ({"success": True, "score": 1.0}, {"win_reward": 10.0, "score_reward": 2.0}, 12.0),
         ({"success": False, "score": 0.25}, {"score_reward": 2.0}, 0.5),
+        ({"success": True, "score": 0.5}, {"reward": "em", "win_reward": 3.0}, 1.0),
+        ({"success": False, "score": 0.5}, {"reward": "f1", "win_reward": 3.0}, 0.5),
+        ({"success": False, "score": 1.0}, {"reward": "autocoa"}, 1.0),
     ],
 )
 def test_a_reward_is_of_the_win_and_the_score_alone(given, changes, reward):

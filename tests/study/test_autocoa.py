@@ -14,17 +14,26 @@ from helpers import tiny
 
 from cotjax.cli.main import main
 from cotjax.config import default_config, load_config
+from cotjax.data.codec import Codec
 from cotjax.data.growing import recall_example
+from cotjax.data.growing_text import TOKENS
+from cotjax.data.word_tokenizer import build_word_tokenizer
 from cotjax.envs.lessons import Recall
+from cotjax.envs.search_qa.growing import SearchPieces
 from cotjax.errors import DataError, Stopped, UsageError
+from cotjax.formats import CHATML, Prompt
 from cotjax.masking import Role
 from cotjax.model import decoder
 from cotjax.model.config import ModelConfig
 from cotjax.objectives.trigger import Trigger
+from cotjax.report.autocoa import PAPER
+from cotjax.rollout.elicitation import longest_response
+from cotjax.runtime.claim import checkpoint_steps
 from cotjax.runtime.progress import Reporter
 from cotjax.study.autocoa import open_autocoa
 from cotjax.study.closed_book import ClosedBook, answered, closed_book
-from cotjax.study.stages import plans_of
+from cotjax.study.ready import check_stages
+from cotjax.study.stages import arms_of_stages, plans_of, programs_of
 from cotjax.train.checkpoint import Checkpoints
 from cotjax.train.metrics import read_metrics
 
@@ -37,6 +46,7 @@ def get_config():
     config = default_config("search_qa")
     config.games.train, config.games.in_domain, config.games.ood = 30, 0, 0
     config.task_types.in_domain = config.task_types.collect = ("one_hop",)
+    config.data.layout = "growing"
     config.data.max_length = config.train.row_length = 256
     config.model.base = "random"
     config.model.width, config.model.layers, config.model.heads, config.model.kv_heads = 16, 1, 2, 1
@@ -46,11 +56,21 @@ def get_config():
     config.autocoa.choices, config.autocoa.episodes, config.autocoa.thinking = 8, 10, 2
     config.autocoa.other_episodes = 4
     config.autocoa.least_known = 0.0
-    for stage in ("base", "sft1"):
+    with config.unlocked():
+        for stage in ("sft2_alone", "few", "rl2_alone"):
+            del config.autocoa.stages[stage]
+        config.autocoa.arms = {}
+    for stage in ("base", "sft1", "rl"):
         config.autocoa.stages[stage].steps = 4
+    config.autocoa.stages.rl.simulated_steps = 2
+    config.rl.tasks, config.rl.group, config.rl.slots, config.rl.flat = 1, 2, 2, "keep"
+    config.rl.information, config.rl.refills, config.rl.live_prompt = 0, 0, False
+    config.evaluate.max_length, config.evaluate.max_new_tokens = 128, 16
+    config.evaluate.max_result_tokens, config.evaluate.max_steps = 16, 2
+    config.workers = 0
     return config
 '''
-STAGES = ("base", "sft1", "sft2", "sft3")
+STAGES = ("base", "sft1", "sft2", "sft3", "rl")
 
 
 class Killer(Reporter):
@@ -93,15 +113,15 @@ def test_killed_in_a_stage_the_run_ends_as_if_undisturbed(tmp_path, capsys):
     file.write_text(CONFIG)
     assert main(["autocoa", "--config", str(file), "--out", str(calm)]) == 0
     config = load_config(file, [f"out={killed}"])
-    for stage in ("sft1", "sft3"):
+    for stage in ("sft1", "rl"):
         with pytest.raises(Stopped, match=r"after step [23] of 4, which is saved"):
             open_autocoa(config, Killer(stage)).run()
-    finished = killed / "stages" / "sft2" / "checkpoints" / "4" / "sums.json"
+    finished = killed / "stages" / "sft3" / "checkpoints" / "4" / "sums.json"
     stamp = finished.stat().st_mtime_ns
     capsys.readouterr()
     open_autocoa(config, Reporter()).run()
     said = capsys.readouterr().out
-    assert said.count("is complete") == 3 and finished.stat().st_mtime_ns == stamp
+    assert said.count("is complete") == 4 and finished.stat().st_mtime_ns == stamp
     for stage in STAGES:
         ours, theirs = params_at(calm, stage), params_at(killed, stage)
         jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
@@ -137,7 +157,7 @@ def config_of(tmp_path, **stages):
 def test_stages_come_behind_the_ones_they_start_from(tmp_path):
     config = config_of(tmp_path, a_only={"start": "sft1", "supervised": ("ACTION",)})
     plans = plans_of(config)
-    assert list(plans) == ["base", "sft1", "a_only", "sft2", "sft3"]
+    assert list(plans) == ["base", "sft1", "a_only", "sft2", "sft3", "rl"]
     assert plans["sft1"].objective == Trigger(0.2) and plans["sft2"].objective is None
     assert plans["a_only"].dropping.supervised == (Role.ACTION,)
     assert Role.OBSERVATION in plans["sft3"].dropping.supervised
@@ -151,7 +171,10 @@ def test_stages_come_behind_the_ones_they_start_from(tmp_path):
     [
         ({"start": "sft9"}, "stages.x.start is 'sft9'; there are base"),
         ({"start": "x"}, "x start from each other"),
-        ({"lesson": "rl"}, "stages.x.lesson is 'rl'; there are facts, choices, episodes"),
+        ({"lesson": "rl"}, "stages.x.lesson is 'rl'; there are facts, choices, episodes, play"),
+        ({"episodes": 3, "lesson": "play"}, "stages.x.episodes is 3, but its lesson is 'play'"),
+        ({"simulated_steps": 3}, "stages.x.simulated_steps is 3, but its lesson is 'episodes'"),
+        ({"lesson": "play", "simulated_steps": 9}, "stages.x.simulated_steps is 9; it has 4 steps"),
         ({"stepz": 3}, "stages.x: unknown field 'stepz'; there are label"),
         ({"steps": -3}, "stages.x.steps is -3; it must be of type int"),
         ({"choices": "a.jsonl"}, "stages.x.choices is a.jsonl, but its lesson is 'episodes'"),
@@ -161,6 +184,85 @@ def test_stages_come_behind_the_ones_they_start_from(tmp_path):
 def test_a_stage_that_is_not_possible_is_one_line(tmp_path, own, message):
     with pytest.raises(UsageError) as caught:
         plans_of(config_of(tmp_path, x=own))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_stage_has_rows_of_its_own_and_texts_without_turns(tmp_path):
+    plans = plans_of(config_of(tmp_path, short={"row_length": 64}))
+    assert plans["short"].train.row_length == 64 and plans["base"].train.row_length == 256
+    config = config_of(tmp_path)
+    config.data.layout = "trajectory"
+    with pytest.raises(UsageError, match=r"layout is 'trajectory', and .* set it to 'growing'"):
+        check_stages(config)
+
+
+def test_simulated_and_real_searches_are_steps_of_one_loop(tmp_path):
+    plan = plans_of(config_of(tmp_path))["rl"]
+    assert plan.rl.simulated_steps == 2 and plan.start == "sft3" and plan.objective is None
+    assert checkpoint_steps(plan.train.steps, plan.train.save_every) == [0, 2, 4]
+    default = plans_of(default_config("search_qa"))["rl"]
+    assert (default.train.steps, default.rl.simulated_steps) == (96, 80)
+    assert 80 in checkpoint_steps(96, default.train.save_every)
+
+
+def test_arms_are_checkpoints_of_shared_stages():
+    config = default_config("search_qa")
+    plans = plans_of(config)
+    arms = arms_of_stages(config, plans)
+    places = {name: (arm.stage, arm.step) for name, arm in arms.items()}
+    assert places["rl1"] == ("rl", 80) and places["rl1_2"] == ("rl", 96)
+    assert places["sft1_2"] == ("sft2", 200) and places["sft2"] == ("sft2_alone", 200)
+    assert list(arms)[2:] == ["sft1", "sft2", "sft1_2", "sft1_2_3", "rl1", "rl1_2", "rl2"]
+    assert {arm.paper for arm in arms.values()} <= {"", *PAPER}
+    # Each stage is the prefix of an arm, and stands there once.
+    assert {arm.stage for arm in arms.values()} == {*plans}
+
+
+def test_a_plan_compiles_each_program_of_the_stages_once():
+    config = default_config("search_qa")
+    config.autocoa.stages.sft3.batch = 2
+    programs = {each.title: each for each in programs_of(config)}
+    assert [*programs] == [
+        "stage base, few, sft2, sft2_alone",
+        "stage rl2_alone",
+        "stage sft1",
+        "stage sft3",
+        "stage rl",
+        "playing the arms",
+    ]
+    rl, alone = programs["stage rl"], programs["stage rl2_alone"]
+    assert (rl.program, rl.config.rl.simulated_steps) == ("rl", 80)
+    assert alone.config.rl.simulated_steps == 0
+    assert programs["stage sft1"].objective == Trigger(0.2)
+    playing = programs["playing the arms"].config.evaluate
+    assert longest_response(playing) == playing.max_result_tokens == 256
+
+
+def test_a_checkpoint_that_an_arm_plays_is_kept():
+    config = default_config("search_qa")
+    config.train.keep_last = 1
+    with pytest.raises(UsageError, match=r"at is 'rl@simulated', and train.keep_last is 1"):
+        arms_of_stages(config, plans_of(config))
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"at": "sft9"}, "autocoa.arms.x.at is 'sft9'; there are the stages base, "),
+        ({"at": "rl@3"}, "autocoa.arms.x.at is 'rl@3'; the stage saves at 0, 80, 96"),
+        ({"at": "sft2@simulated"}, "autocoa.arms.x.at is 'sft2@simulated'; the stage saves at 0"),
+        ({"at": "rl", "minus": "y"}, "autocoa.arms.x.minus is 'y'; there are "),
+        ({"at": "rl", "paper": "RL-9"}, "autocoa.arms.x.paper is 'RL-9'; there are ReAct"),
+        ({"at": "rl", "step": 3}, "autocoa.arms.x: unknown field 'step'; there are label"),
+    ],
+)
+def test_an_arm_that_is_not_possible_is_one_line(own, message):
+    config = default_config("search_qa")
+    config.train.save_every = 100
+    with config.unlocked():
+        config.autocoa.arms.x = own
+    with pytest.raises(UsageError) as caught:
+        arms_of_stages(config, plans_of(config))
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -177,9 +279,10 @@ def test_a_field_of_a_stage_is_set_on_the_command_line(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def codec(tmp_path_factory):
+def codec():
     texts = ("Your task is to: who is a b c d e f?", "You can search.", "</think> \\boxed{ }")
-    return tiny.word_codec(tmp_path_factory.mktemp("tokenizer"), texts)
+    tokenizer = build_word_tokenizer(texts, CHATML, TOKENS)
+    return Codec(tokenizer, CHATML, Prompt(growing=SearchPieces()))
 
 
 def test_closed_book_is_greedy_decoding(codec):
@@ -191,7 +294,7 @@ def test_closed_book_is_greedy_decoding(codec):
     examples = [recall_example(codec, recall) for recall in recalls]
     for example in examples:
         assert set(example.roles) == {
-            *(Role.PROMPT, Role.REASONING, Role.ACTION_OPEN, Role.ACTION, Role.ACTION_CLOSE)
+            *(Role.PROMPT, Role.REASONING, Role.ACTION_OPEN, Role.ANSWER, Role.ACTION_CLOSE)
         }
     none = answered(model, params, mesh, examples, lambda done, total: None)
 
@@ -204,7 +307,7 @@ def test_closed_book_is_greedy_decoding(codec):
     def greedy(example):
         """The example whose answer and brace are what the model itself says there."""
         ids = example.ids.copy()
-        for place in np.flatnonzero(np.isin(example.roles, (Role.ACTION, Role.ACTION_CLOSE))):
+        for place in np.flatnonzero(np.isin(example.roles, (Role.ANSWER, Role.ACTION_CLOSE))):
             ids[place] = likeliest(ids[None], example.positions[None])[0, place - 1]
         return type(example)(**vars(example) | {"ids": ids})
 

@@ -8,6 +8,7 @@ from cotjax.data.codec import Codec
 from cotjax.diagnostics.searches import figures, judged
 from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
+from cotjax.report.page import write_report
 from cotjax.rollout.record import read_records
 from cotjax.study.evaluate import check_layout, elicitation_of
 from cotjax.study.training_data import prompt_of
@@ -39,7 +40,7 @@ def get_config():
 
 
 @pytest.mark.slow
-def test_a_study_of_growing_texts_trains_plays_and_reports(tmp_path):
+def test_a_study_of_growing_texts_trains_plays_and_reports(tmp_path, capsys):
     (tmp_path / "growing.py").write_text(STUDY)
     out = tmp_path / "run"
     assert main(["study", "--config", str(tmp_path / "growing.py"), "--out", str(out)]) == 0
@@ -60,6 +61,11 @@ def test_a_study_of_growing_texts_trains_plays_and_reports(tmp_path):
     games = {(game.split, game.id): game for game in world.games(out / "games", world.eval_split)}
     found = figures(judged(records, world, games))
     assert found["exact"].n == sum(record.driver != "reference" for record in records)
+    assert "When they searched, in-domain" in capsys.readouterr().out
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert 'id="searches"' in page and "right if shown" in page
+    (out / "games").rename(tmp_path / "elsewhere")
+    assert 'id="searches"' not in write_report(out).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 """Search QA: multi-hop questions over an encyclopedia behind BM25."""
 
-from cotjax.envs.search_qa.world import LARGE, REAL, WORLD
+from cotjax.envs.search_qa.world import LARGE, REAL, SMALL, WORLD
 
-__all__ = ["LARGE", "REAL", "WORLD"]
+__all__ = ["LARGE", "REAL", "SMALL", "WORLD"]

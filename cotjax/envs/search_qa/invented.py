@@ -16,6 +16,8 @@ from cotjax.errors import UsageError
 
 # Entities of each kind at scale 1. The two groups share no fact and no page.
 SEEN, HELD_OUT = 120, 48
+# The fewest of a group: of fewer, each would be too common an answer (`generate.COMMONEST`).
+_LEAST = 18
 LEAST_NUMBER = 100
 LIST_LENGTH = 3
 KNOWN_SHARE = 0.5
@@ -23,15 +25,15 @@ KNOWN_SHARE = 0.5
 # of held-out entities. None is a word of the templates.
 _ONSETS, _RESTS = "bdfghjklmnprstvwyz", ("a", "o", "u", "el", "en", "ir", "or", "un")
 _CODAS = ("", "d", "k", "m", "t", "st", "f", "x", "p", "sh", "b")  # one more at each scale
-MOST_SCALE = len(_CODAS) - 1
+LEAST_SCALE, MOST_SCALE = 0.25, len(_CODAS) - 1
 _TEMPLATE_WORDS = {"for", "to", "so", "no"}
 _NEAR_SHARE = 0.1  # names that begin with the first two syllables of another
 
 
-def invent(seed: int, scale: int = 1) -> Knowledge:
+def invent(seed: int, scale: float = 1) -> Knowledge:
     """Return the invented world of a seed. `scale` multiplies the number of entities."""
     schema, rng = load_schema("invented"), random.Random(f"search_qa facts {seed} {scale}")
-    sizes = (SEEN * scale, HELD_OUT * scale)
+    sizes = (round(SEEN * scale), max(round(HELD_OUT * scale), _LEAST))
     names = _names(rng, syllables(scale), len(schema.kinds) * sum(sizes))
     kinds: dict[str, str] = {}
     facts: list[Fact] = []
@@ -45,17 +47,19 @@ def invent(seed: int, scale: int = 1) -> Knowledge:
     return Knowledge(schema, kinds, tuple(facts), held_out=groups[1])
 
 
-def syllables(scale: int = 1) -> list[str]:
+def syllables(scale: float = 1) -> list[str]:
     """Return the syllables of names, each a word that no template has."""
-    if not 1 <= scale <= MOST_SCALE:
-        raise UsageError(f"the scale of an invented world is 1 to {MOST_SCALE}, not {scale}")
-    every = map("".join, product(_ONSETS, _RESTS, _CODAS[: scale + 1]))
+    if not LEAST_SCALE <= scale <= MOST_SCALE:
+        raise UsageError(
+            f"the scale of an invented world is {LEAST_SCALE} to {MOST_SCALE}, not {scale}"
+        )
+    every = map("".join, product(_ONSETS, _RESTS, _CODAS[: max(int(scale), 1) + 1]))
     return [syllable for syllable in every if syllable not in _TEMPLATE_WORDS]
 
 
-def numbers(scale: int = 1) -> range:
+def numbers(scale: float = 1) -> range:
     """Return the numbers that occur in facts."""
-    return range(LEAST_NUMBER, LEAST_NUMBER + 4 * SEEN * scale)
+    return range(LEAST_NUMBER, LEAST_NUMBER + round(4 * SEEN * scale))
 
 
 def _names(rng: random.Random, words: list[str], count: int) -> list[str]:
@@ -71,7 +75,7 @@ def _names(rng: random.Random, words: list[str], count: int) -> list[str]:
 
 
 def _draw(
-    rng: random.Random, relation: Relation, group: dict[str, list[str]], scale: int
+    rng: random.Random, relation: Relation, group: dict[str, list[str]], scale: float
 ) -> list[Fact]:
     subjects = rng.sample(group[relation.subject], len(group[relation.subject]))
     objects: list[tuple[str, ...]]

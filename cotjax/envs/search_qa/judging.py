@@ -52,7 +52,8 @@ def judge(
     question, known, true = parse_question(task, schema), load_known(folder), load_true(folder)
     facts, counts = dict(known), SearchCounts()
     queries: set[tuple[str, ...]] = set()
-    counts.oracle = sum(key not in known for key in solve(question, true).used)
+    used = solve(question, true).used
+    counts.facts, counts.oracle = len(used), sum(key not in known for key in used)
     golds = load_questions(Path(game.path))[game.id].answers
     context = ""
     wanted: Key | None = None  # the missing fact that the last search was for
@@ -84,6 +85,8 @@ def judge(
             counts.answered = 1
             counts.exact = int(exact_match(asked.text, golds))
             counts.f1 = f1(asked.text, golds)
+    had = [facts.get(key) == true[key] for key in used]
+    counts.reached = had.index(False) if False in had else len(had)
     shown = f" {normalize(context)} "
     counts.gold_seen = int(any(f" {normalize(gold)} " in shown for gold in golds))
     return counts

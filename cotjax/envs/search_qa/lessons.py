@@ -2,7 +2,7 @@
 
 Each step of a text names the fact that it needs, and states it if it is known, else searches:
 
-    I need the land of Ko Po. I know that the land of Ko Po is Ma Ti Lo.
+    I need the land of Ko Po. Ma Ti Lo, I know, is the land of Ko Po.
     I need the land of Ko Po. So I search. <begin_search> Ko Po land town realm </end_search>
 
 So both ways part right behind "I need the X of Y.", where a choice is cut. A guess looks like a
@@ -78,26 +78,28 @@ class QaLessons:
         """As `Lessons.choices`; of functional relations alone."""
         made: list[Choice] = []
         for known, wanted in ((False, count // 2), (True, count - count // 2)):
-            fitting = [
-                fact
-                for fact in self._functional()
-                if fact.known == known and self._generator.split_of(_question(fact)) == "train"
-            ]
+            fitting = self._facts_of(known, "train")
             if len(fitting) < wanted:
                 raise UsageError(
                     f"{wanted} choices about {'known' if known else 'unknown'} facts are asked "
                     f"for, and the world has {len(fitting)} such facts of training questions: ask "
                     "for fewer"
                 )
-            random.Random(f"search_qa choices {self._seed} {known}").shuffle(fitting)
             made += map(self._choice, fitting[:wanted])
         return sorted(made, key=lambda choice: choice.id)
 
-    def episodes(self, searching: int, thinking: int) -> list[Lesson]:
+    def held_out_choices(self, most: int) -> list[Choice]:
+        """As `Lessons.held_out_choices`; of test questions, and of functional relations alone."""
+        sides = [self._facts_of(known, "test") for known in (False, True)]
+        each = min(most // 2, *map(len, sides))
+        made = [self._choice(fact) for facts in sides for fact in facts[:each]]
+        return sorted(made, key=lambda choice: choice.id)
+
+    def episodes(self, searching: int, thinking: int, slips: float = 0.0) -> list[Lesson]:
         """As `Lessons.episodes`."""
         wanted = {True: searching, False: thinking}
         made: dict[bool, list[Lesson]] = {True: [], False: []}
-        writer = Writer(self._knowledge, self._seed, self._memory)
+        writer = Writer(self._knowledge, self._seed, self._memory, slips)
         order = sorted(self._games, key=lambda game: game.id)
         random.Random(f"search_qa episodes {self._seed}").shuffle(order)
         for game in order:
@@ -164,6 +166,16 @@ class QaLessons:
     def _what(self, fact: Fact) -> str:
         return phrase(Chain(fact.subject, (fact.relation,)), self._knowledge.schema)
 
+    def _facts_of(self, known: bool, split: str) -> list[Fact]:
+        """Return the facts whose one-hop question is of a split, in an order of the seed."""
+        fitting = [
+            fact
+            for fact in self._functional()
+            if fact.known == known and self._generator.split_of(_question(fact)) == split
+        ]
+        random.Random(f"search_qa choices {self._seed} {known}").shuffle(fitting)
+        return fitting
+
     def _functional(self) -> Iterator[Fact]:
         relations = self._knowledge.schema.relations
         return (fact for fact in self._knowledge.facts if relations[fact.relation].form == ONE)
@@ -189,10 +201,19 @@ class Written:
 
 
 class Writer(Solver):
-    """Writes an episode as one growing text, in the environment that answers its searches."""
+    """Writes an episode as one growing text, in the environment that answers its searches.
 
-    def __init__(self, knowledge: Knowledge, seed: int, memory: dict[Key, tuple[str, ...]]):
-        super().__init__(knowledge.schema, seed, memory=memory)
+    `slips`: share of the searches, but for the first, before which there is a needless one.
+    """
+
+    def __init__(
+        self,
+        knowledge: Knowledge,
+        seed: int,
+        memory: dict[Key, tuple[str, ...]],
+        slips: float = 0.0,
+    ):
+        super().__init__(knowledge.schema, seed, slips, memory=memory)
         self._env = SearchQaEnv()
 
     def write(self, game: Game) -> Written:
@@ -201,27 +222,41 @@ class Writer(Solver):
         self.start(task, seen)
         self._rng = random.Random(f"search_qa writer {self._seed} {game.id}")
         text, thought, searched = "", self._stated({}), False
+        slips: list[int] = []
         while (missing := solve(self._question, self._facts).missing) is not None:
             attempt = self._attempts.get(missing, 0)
             if attempt == _ATTEMPTS:
                 break
             self._attempts[missing], searched = attempt + 1, True
+            if self._mistakes and self._queries and self._rng.random() < self._mistakes:
+                slips.append(len(self._queries) + len(slips))
+                text += self._slip(" ".join(thought))
+                thought = []
             what = self._what(missing)
             thought.append(self._rng.choice(AGAIN) if attempt else NEED)
             thought += [] if attempt else [self._rng.choice(SEARCHES)]
             piece = piece_text(
                 " ".join(thought).format(what=what), f"{SEARCH}: {self._query(missing, attempt)}"
             )
-            seen = self._env.step(f"{SEARCH}: {self._query(missing, attempt)}")
+            self._queries.append(self._query(missing, attempt))
+            seen = self._env.step(f"{SEARCH}: {self._queries[-1]}")
             text += piece + observation_text(seen.text)
             thought = self._stated(self._take_in(seen.text), read=missing)
         solution = solve(self._question, self._facts)
         if missing is not None or not solution.answers:
-            return Written(Lesson(game.id, task, FIRST, text), searched, won=False)
+            return Written(Lesson(game.id, task, FIRST, text, tuple(slips)), searched, won=False)
         answer = f"{ANSWER}: {solution.answers[0]}"
         thought.append(self._end(solution, solution.answers[0]))
         text += piece_text(" ".join(thought), answer)
-        return Written(Lesson(game.id, task, FIRST, text), searched, self._env.step(answer).won)
+        lesson = Lesson(game.id, task, FIRST, text, tuple(slips))
+        return Written(lesson, searched, self._env.step(answer).won)
+
+    def _slip(self, thought: str) -> str:
+        """Search for what is not needed; return the piece and its results."""
+        action = f"{SEARCH}: {self._needless()}"
+        seen = self._env.step(action)
+        self._take_in(seen.text)
+        return piece_text(thought, action) + observation_text(seen.text)
 
     def _stated(self, latest: dict[Key, int], read: Key | None = None) -> list[str]:
         """Return sentences for the facts of the way that were not said before.

@@ -40,7 +40,8 @@ AGAIN = (
 )
 READ = ("Result {n} says that {what} {verb} {objects}.", "By result {n}, {what} {verb} {objects}.")
 EARLIER = ("An earlier result says that {what} {verb} {objects}.",)
-KNOWN = ("I know that {what} {verb} {objects}.", "I remember that {what} {verb} {objects}.")
+# Objects first: where a model would state a fact it also sees whether it recalls one.
+KNOWN = ("{objects}, I know, {verb} {what}.", "{objects}, I remember, {verb} {what}.")
 GUESS = ("I do not know {what}, so I guess {objects}.",)
 LESS = "{less} is less than {more}, so the answer is {answer}."
 BOTH = "Both have {answer}, so that is the answer."

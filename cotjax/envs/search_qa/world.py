@@ -37,7 +37,7 @@ from cotjax.envs.search_qa.library import load_known, load_questions, seed_of, s
 from cotjax.envs.search_qa.make import make_questions
 from cotjax.envs.search_qa.real import real_facts, real_words
 from cotjax.envs.search_qa.schema import Knowledge, load_schema
-from cotjax.envs.search_qa.scoring import normalize
+from cotjax.envs.search_qa.scoring import normalize, published_reward
 from cotjax.envs.search_qa.solver import PHRASES, Solver
 from cotjax.envs.worlds import IN_DOMAIN, AgentSettings, World
 from cotjax.errors import UsageError
@@ -108,7 +108,7 @@ class SearchQa(World):
         self,
         name: str = "search_qa",
         title: str = "Search QA",
-        scale: int = 1,
+        scale: float = 1,
         source: str = INVENTED,
     ):
         self.name, self.title, self._scale, self._source = name, title, scale, source
@@ -176,6 +176,12 @@ class SearchQa(World):
     ) -> SearchCounts:
         return judge(game, load_schema(self._source), task, seen, actions)
 
+    def published_reward(self, game: Game, action: str) -> float:
+        wanted = parse_action(action)
+        if wanted.kind != ANSWER or wanted.problem is not None:
+            return 0.0
+        return published_reward(wanted.text, load_questions(Path(game.path))[game.id].answers)
+
     def words(self) -> Iterator[str]:
         if self._source == REAL_FACTS:
             yield from real_words()
@@ -225,5 +231,8 @@ class SearchQa(World):
 WORLD = SearchQa()
 # --config.world=cotjax.envs.search_qa:REAL, or --source real
 REAL = SearchQa("search_qa_real", "Search QA over real facts", source=REAL_FACTS)
+# A quarter of the entities, so that a tiny model learns the known facts by heart in minutes:
+# --config.world=cotjax.envs.search_qa:SMALL
+SMALL = SearchQa("search_qa_small", "Search QA, a small world", scale=0.25)
 # About ten thousand pages: --config.world=cotjax.envs.search_qa:LARGE
 LARGE = SearchQa("search_qa_large", "Search QA, ten times as large", scale=10)

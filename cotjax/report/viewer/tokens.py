@@ -16,6 +16,7 @@ from cotjax.data.codec import Codec
 from cotjax.masking import Dropping, MaskError, Role
 from cotjax.masking.drop import AS_MANY
 from cotjax.masking.sampled import response_roles
+from cotjax.masking.weights import trainable
 
 _DROPPING = (
     "fraction", "last_fraction", "fraction_steps", "unit", "redraw", "control", "action_close",
@@ -137,7 +138,7 @@ def mean_weights(roles: Sequence[Role], dropping: Dropping, step: int) -> dict[R
     actions = sum(role in dropping.action_roles for role in roles)
     weights = {}
     for role in Role:
-        supervised = role in dropping.supervised
+        supervised = role in trainable(dropping.supervised)
         chance = _chance_of_drop(role, roles, dropping, actions)
         weights[role] = round(float(supervised) * (1 - fraction * chance), 4)
     return weights
@@ -145,12 +146,12 @@ def mean_weights(roles: Sequence[Role], dropping: Dropping, step: int) -> dict[R
 
 def _chance_of_drop(role: Role, roles: Sequence[Role], dropping: Dropping, actions: int) -> float:
     """Return the chance that a draw drops a token of this role."""
-    if dropping.control == "action":
+    if dropping.control in ("action", "query", "answer"):
         return float(role in dropping.action_roles)
     if dropping.control in ("reasoning", "reasoning tokens"):
         candidates: tuple[Role, ...] = (Role.REASONING,)
     else:
-        candidates = dropping.supervised
+        candidates = trainable(dropping.supervised)
     if role not in candidates:
         return 0.0
     if dropping.control not in AS_MANY:

@@ -1,0 +1,29 @@
+"""The AutoCoA demo with fewer updates and questions, to check that everything works.
+
+The base does not learn its facts in so few updates, so the gate behind it is open.
+
+Command   cotjax autocoa --quick
+"""
+
+import autocoa_demo
+
+
+def get_config():
+    config = autocoa_demo.get_config()
+    config.title = "AutoCoA: when and how to search, the quick demo"
+    config.out = "runs/autocoa_demo_quick"
+    config.games.in_domain = 12
+    config.games.ood = 4
+    config.train.steps = config.train.save_every = 12
+    config.train.warmup = 4
+    config.autocoa.least_known = 0.0
+    config.autocoa.choices = 80
+    config.autocoa.episodes, config.autocoa.thinking = 60, 12
+    config.autocoa.stages.base.steps = 80
+    config.autocoa.stages.sft1.steps = 8
+    config.autocoa.stages.few.steps = 8
+    config.rl.tasks, config.rl.group, config.rl.slots = 4, 4, 16
+    config.autocoa.stages.rl.steps, config.autocoa.stages.rl.simulated_steps = 3, 2
+    config.autocoa.stages.rl2_alone.steps = 2
+    config.evaluate.max_steps = 4
+    return config
