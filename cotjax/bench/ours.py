@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,12 +22,15 @@ from cotjax.bench.jobs import (
 from cotjax.bench.tasks import SampleTask, TrainTask
 from cotjax.masking import Role, targets
 from cotjax.model.config import ModelConfig
+from cotjax.model.kernels import kernel_for
 from cotjax.model.params import init_params
 from cotjax.model.platform import split_cpu
 from cotjax.model.sharding import batch_sharding, make_mesh
 from cotjax.objectives.supervised import make_objective
 from cotjax.sample.sampler import Sampler
+from cotjax.train.memory import memory_here
 from cotjax.train.optim import make_optimizer, needs_master
+from cotjax.train.remat import AUTO, least_remat
 from cotjax.train.step import compiled, init_state, make_train_step
 from cotjax.weights.huggingface import save_hf
 
@@ -51,9 +55,22 @@ class CotjaxTrain(TrainTask):
             if job.weights:
                 save_hf(job.weights, config, params)
             self._state = init_state(config, optimizer, params, self._mesh)
-            objective = make_objective(
-                config, self._mesh, remat=job.remat, scan=job.scan, kernel=job.attention
-            )
+            kernel = kernel_for(config, self._mesh, job.attention, alone=job.rows == "plain")
+            self._remat = job.remat
+            make = partial(make_objective, config, self._mesh, scan=job.scan, kernel=kernel)
+            if job.remat == AUTO:
+                self._remat, _ = least_remat(
+                    config,
+                    self._state,
+                    lambda remat: make(remat=remat),
+                    batch=job.batch // job.accumulate,
+                    length=job.length,
+                    sums=job.accumulate > 1,
+                    scan=job.scan,
+                    mesh=self._mesh,
+                    available=memory_here(self._mesh),
+                )
+            objective = make(remat=self._remat)
             step = make_train_step(config, optimizer, params, self._mesh, objective, job.accumulate)
         batch = batch_of(job.ids(), job.rows)
         self._batch = jax.device_put(batch, batch_sharding(self._mesh))
@@ -65,7 +82,7 @@ class CotjaxTrain(TrainTask):
         return float(metrics["loss"])
 
     def describe(self) -> dict[str, Any]:
-        return jax_facts()
+        return jax_facts() | {"remat": self._remat}
 
     def peak_bytes(self) -> int:
         return jax_peak_bytes()

@@ -35,6 +35,8 @@ class Forms:
     cache_block: int = 128
     # Supervised positions of each row whose logits exist at a time.
     loss_chunk: int = 128
+    # What `train.remat = "auto"` recomputes at least (layers.REMAT).
+    least_remat: str = "none"
     # Cache keys and values by token, [B, S, K, H] (cache_layouts.Tokens), not in blocks.
     cache_by_token: bool = False
     # Kernels of attention over a cache by token, the fastest first (token_kernels.KERNELS).
@@ -54,6 +56,7 @@ FORMS: dict[str, Forms] = {
         mask_once=True,
         argmax_by_max=True,
         cache_block=64,
+        least_remat="dots",
     ),
     "gpu": Forms(
         cache_block=64,
@@ -74,6 +77,8 @@ transpose_in_memory  a CPU matmul with a transposed operand takes twice the time
 mask_once            the same fusion, into every layer's exponentials
 argmax_by_max        a reduction with two results is not vectorised
 cache_block          a CPU reads 64 tokens fastest
+least_remat          a CPU moves element-wise results through memory more slowly than it computes
+                     them again
 
 And why a GPU's do (docs/performance.md has the figures):
 

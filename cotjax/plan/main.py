@@ -22,6 +22,7 @@ from cotjax.model.config import ModelConfig
 from cotjax.model.params import abstract_params
 from cotjax.model.published import PUBLISHED, published
 from cotjax.model.sharding import make_mesh
+from cotjax.objectives.supervised import make_objective
 from cotjax.plan.measure import (
     DoesNotFit,
     Program,
@@ -32,7 +33,11 @@ from cotjax.plan.measure import (
 )
 from cotjax.plan.reinforce import freed, reinforces, reinforces_some, rl_programs
 from cotjax.plan.topology import Topology
-from cotjax.train.checks import check_counts
+from cotjax.rl.run import policy_of
+from cotjax.train.checks import check_batch, check_counts
+from cotjax.train.optim import configured
+from cotjax.train.remat import AUTO, least_remat
+from cotjax.train.step import abstract_state
 from cotjax.weights.convert import read_config, tokenizer_folder
 from cotjax.weights.hf_config import config_from_hf
 from cotjax.weights.stored import all_there
@@ -75,6 +80,7 @@ def plan(config: ConfigDict, topology: Topology, console: Console, only: str | N
     console.print(
         "Compiled, not run: this says what fits and what is exchanged, and nothing about speed.\n"
     )
+    config = _with_remat(config, model, meshes, room, console)
     fits = True
     for which, mesh in meshes.items():
         console.print(
@@ -91,6 +97,34 @@ def plan(config: ConfigDict, topology: Topology, console: Console, only: str | N
             fits = False
             _show_nearest(which, config, model, devices, room, console)
     return fits
+
+
+def _with_remat(
+    config: ConfigDict, model: ModelConfig, meshes: dict[str, Mesh], room: float, console: Console
+) -> ConfigDict:
+    """Return the config with the remat that "auto" is on these devices, as training chooses it."""
+    which = next((which for which in ("train", "rl") if which in meshes), None)
+    if config.train.remat != AUTO or which is None:
+        return config
+    config, mesh = config.copy_and_resolve_references(), meshes[which]
+    settings = config.train
+    check_batch(settings, mesh)
+    how = {"scan": settings.scan_layers, "kernel": settings.attention}
+    objective = policy_of(config.rl).make if which == "rl" else make_objective
+    settings.remat, line = least_remat(
+        model,
+        abstract_state(model, configured(settings, model)[1], mesh),
+        lambda remat: objective(model, mesh, remat=remat, **how),
+        batch=settings.batch // settings.accumulate,
+        length=settings.row_length,
+        sums=settings.accumulate > 1,
+        scan=settings.scan_layers,
+        mesh=mesh,
+        available=room,
+        kind="policy" if which == "rl" else "supervised",
+    )
+    console.print(line)
+    return config
 
 
 def device_memory(topology: Topology, devices: list[jax.Device]) -> float:
