@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures cotjax on one GPU: training, decoding, memory. Usage: launch/measure_gpu.sh [OUT]
+# Measures cotjax on one GPU: training, decoding, rollouts, memory. Usage: launch/measure_gpu.sh [OUT]
 # Prints each figure as it comes and appends all to OUT (default measured.txt). An H200 takes some 8
 # minutes; a card with less memory fails where a model does not fit, and goes on. PYTHON=... measures
 # with that interpreter, as it is; without it launch/setup.sh makes one.
@@ -25,18 +25,23 @@ bench() {
     timeout "$limit" "$PYTHON" -m cotjax.cli bench "$@" || echo "  ended with exit code $?"
 }
 
-train="train --dtype bfloat16 --length 4096 --scan --rounds 1"
+train="train --dtype bfloat16 --length 4096 --rounds 1"
 {
     date -u +%F
+    nvidia-smi --query-gpu=name,memory.total --format=csv,noheader || true
     "$PYTHON" -c 'import jax; print(jax.__version__, jax.devices())'
     # shellcheck disable=SC2086  # $train is several words
     {
-        bench 100 $train --model qwen3-4b --batch 4 --remat dots --profile
-        bench 70 $train --model qwen3-4b --batch 4 --remat dots --rows trees
-        bench 70 $train --model qwen3-4b --batch 4 --remat dots --rows packed
-        bench 70 $train --model qwen3-8b --batch 4 --remat dots --lora-rank 16
-        bench 150 $train --model qwen3-1.7b --batch 8 --remat dots --peer transformers --rounds 2
+        # From what says most to what says least, for a run that is cut short.
+        bench 110 $train --model qwen3-4b --batch 8 --accumulate 2 --remat dots
+        bench 130 $train --model qwen3-1.7b --batch 8 --accumulate 4 --remat dots --peer transformers
+        bench 60 sample --model qwen3-4b --dtype bfloat16 --slots 64 --prompt 512 --new 128 --rounds 3
+        bench 40 kernels --model qwen3-4b
+        bench 60 sample --model qwen3-4b --dtype bfloat16 --slots 256 --prompt 512 --new 128 --rounds 2
+        for rows in trees packed; do
+            bench 60 $train --scan --model qwen3-4b --batch 8 --remat mlp --rows "$rows"
+        done
+        bench 60 $train --scan --model qwen3-8b --batch 8 --remat auto --lora-rank 16
+        bench 60 rollout --episodes 256 --slots 256 --steps 12 --rounds 1
     }
-    bench 70 sample --model qwen3-4b --dtype bfloat16 --slots 64 --prompt 512 --new 128
-    bench 70 sample --model qwen3-4b --dtype bfloat16 --slots 256 --prompt 512 --new 128 --rounds 2
 } 2>&1 | tee -a "$out"

@@ -55,7 +55,9 @@ class CotjaxTrain(TrainTask):
             if job.weights:
                 save_hf(job.weights, config, params)
             self._state = init_state(config, optimizer, params, self._mesh)
-            kernel = kernel_for(config, self._mesh, job.attention, alone=job.rows == "plain")
+            kernel = kernel_for(
+                config, self._mesh, job.attention, alone=lambda: job.rows == "plain"
+            )
             self._remat = job.remat
             make = partial(make_objective, config, self._mesh, scan=job.scan, kernel=kernel)
             if job.remat == AUTO:

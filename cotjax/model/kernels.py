@@ -54,14 +54,15 @@ _APART = -(2.0**15)
 def kernel_for(config: ModelConfig, mesh: Mesh, asked: str = "auto", *, alone: bool = False) -> str:
     """Return the kernel asked for; for "auto" the fastest of KERNELS on this mesh's devices.
 
-    `alone`: every row holds one example without branches, and padding behind it.
+    `alone`: says whether every row holds one example without branches, and padding behind it; it is
+    asked only where that decides.
     """
     if asked != "auto":
         return asked
     fastest = _fastest(config, platform_of(mesh))
     # Padding is behind the example, so causality hides it: 8.2 ms a layer where a kernel with a
     # rule takes 11.7 (docs/performance.md).
-    return _CAUSAL if alone and fastest in ("pallas", "cudnn") else fastest
+    return _CAUSAL if fastest in ("pallas", "cudnn") and alone() else fastest
 
 
 def kernel_here(asked: str, config: ModelConfig) -> str:

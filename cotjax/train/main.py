@@ -86,8 +86,11 @@ def train(
             f"parameters in {model.param_dtype}: the optimizer keeps a float32 copy of them, so "
             "that small updates add up"
         )
-    alone = run.kind == "supervised" and are_alone(source, settings.row_length)
-    kernel = kernel_for(model, mesh, settings.attention, alone=alone)
+    # Each row's examples are known to the host; a kernel is chosen before anything is compiled.
+    alone = partial(are_alone, source, settings.row_length)
+    kernel = settings.attention
+    if run.kind == "supervised":
+        kernel = kernel_for(model, mesh, settings.attention, alone=alone)
     layers = {"scan": settings.scan_layers, "kernel": kernel}
     with jax.set_mesh(mesh):
         state = init_state(model, optimizer, run.make_params(mesh), mesh)

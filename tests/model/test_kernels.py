@@ -171,9 +171,9 @@ def test_each_platform_gets_its_kernel(monkeypatch):
         "splash",
         "pallas",
     ]
-    alone = [kernels.kernel_for(narrow, Mesh(platform), alone=True) for platform in ("cpu", "gpu")]
-    assert alone == ["xla", "causal"]
-    assert kernels.kernel_for(narrow, Mesh("gpu"), "pallas", alone=True) == "pallas"
+    for platform, kernel in (("cpu", "xla"), ("tpu", "splash"), ("gpu", "causal")):
+        assert kernels.kernel_for(narrow, Mesh(platform), alone=lambda: True) == kernel
+    assert kernels.kernel_for(narrow, Mesh("gpu"), "pallas", alone=lambda: True) == "pallas"
     assert kernels.kernel_for(wide, Mesh("gpu")) == "xla"  # the others have no float32
     odd = tiny.model_config(compute_dtype="bfloat16", head_size=24)
     assert kernels.kernel_for(odd, Mesh("cuda")) == "cudnn"  # no power of two
