@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,7 @@ from cotjax.model.kernels import kernel_for
 from cotjax.model.params import init_params
 from cotjax.model.platform import split_cpu
 from cotjax.model.sharding import batch_sharding, make_mesh
+from cotjax.objectives.objective import Objective
 from cotjax.objectives.supervised import make_objective
 from cotjax.sample.sampler import Sampler
 from cotjax.train.memory import memory_here
@@ -55,28 +57,31 @@ class CotjaxTrain(TrainTask):
             if job.weights:
                 save_hf(job.weights, config, params)
             self._state = init_state(config, optimizer, params, self._mesh)
-            kernel = kernel_for(
-                config, self._mesh, job.attention, alone=lambda: job.rows == "plain"
-            )
-            self._remat = job.remat
-            make = partial(make_objective, config, self._mesh, scan=job.scan, kernel=kernel)
-            if job.remat == AUTO:
-                self._remat, _ = least_remat(
-                    config,
-                    self._state,
-                    lambda remat: make(remat=remat),
-                    batch=job.batch // job.accumulate,
-                    length=job.length,
-                    sums=job.accumulate > 1,
-                    scan=job.scan,
-                    mesh=self._mesh,
-                    available=memory_here(self._mesh),
-                )
-            objective = make(remat=self._remat)
+        kernel = kernel_for(config, self._mesh, job.attention, alone=lambda: job.rows == "plain")
+        make = partial(make_objective, config, self._mesh, scan=job.scan, kernel=kernel)
+        self._remat = job.remat if job.remat != AUTO else self._least_remat(job, config, make)
+        objective = make(remat=self._remat)
+        with jax.set_mesh(self._mesh):
             step = make_train_step(config, optimizer, params, self._mesh, objective, job.accumulate)
         batch = batch_of(job.ids(), job.rows)
         self._batch = jax.device_put(batch, batch_sharding(self._mesh))
         self._step: Any = compiled(step, self._state, self._batch, self._mesh)
+
+    def _least_remat(
+        self, job: TrainJob, config: ModelConfig, make: Callable[..., Objective]
+    ) -> str:
+        chosen, _ = least_remat(
+            config,
+            self._state,
+            lambda remat: make(remat=remat),
+            batch=job.batch // job.accumulate,
+            length=job.length,
+            sums=job.accumulate > 1,
+            scan=job.scan,
+            mesh=self._mesh,
+            available=memory_here(self._mesh),
+        )
+        return chosen
 
     def step(self) -> float:
         self._state, metrics = self._step(self._state, self._batch)

@@ -84,7 +84,8 @@ def reinforce(
     layers = {"scan": settings.scan_layers, "kernel": settings.attention}
     with jax.set_mesh(mesh):
         state = init_state(model, optimizer, run.make_params(mesh), mesh)
-        remat = remat_of(run, state, mesh, listener, **layers)
+    remat = remat_of(run, state, mesh, listener, **layers)
+    with jax.set_mesh(mesh):
         objective = run.make_objective(mesh, remat=remat, **layers)
         update = Update(model, optimizer, state.params, mesh, objective)
         scores = Scores(run, mesh, **layers)

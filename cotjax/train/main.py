@@ -94,7 +94,8 @@ def train(
     layers = {"scan": settings.scan_layers, "kernel": kernel}
     with jax.set_mesh(mesh):
         state = init_state(model, optimizer, run.make_params(mesh), mesh)
-        remat = remat_of(run, state, mesh, listener, **layers)
+    remat = remat_of(run, state, mesh, listener, **layers)
+    with jax.set_mesh(mesh):
         objective = run.make_objective(mesh, remat=remat, **layers)
         how = objective, settings.accumulate, run.kind
         train_step = make_train_step(model, optimizer, state.params, mesh, *how)

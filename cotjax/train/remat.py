@@ -68,7 +68,8 @@ def least_remat(
     """Return the first of layers.REMAT that fits, or the last, and a line that says so.
 
     Nothing is compiled: the forward pass is traced, and what it keeps for the backward pass is
-    counted. On a CPU "none" is not taken, for what it keeps is more memory to move.
+    counted. On a CPU "none" is not taken, for what it keeps is more memory to move. Call it with no
+    mesh set: the rows that it traces do not divide over one.
 
     Args:
       state: arrays or shapes, with shardings.
