@@ -38,6 +38,7 @@ train="train --dtype bfloat16 --length 4096 --rounds 1"
         bench 60 sample --model qwen3-4b --dtype bfloat16 --slots 64 --prompt 512 --new 128 --rounds 3
         bench 40 kernels --model qwen3-4b
         bench 60 sample --model qwen3-4b --dtype bfloat16 --slots 256 --prompt 512 --new 128 --rounds 2
+        bench 110 forms --model qwen3-4b --seconds 90
         for rows in trees packed; do
             bench 60 $train --scan --model qwen3-4b --batch 8 --remat mlp --rows "$rows"
         done

@@ -112,7 +112,7 @@ def batch_of(ids: np.ndarray, rows: str = "plain") -> dict[str, np.ndarray]:
         "ids": ids,
         "targets": np.asarray(targets(ids)),
         "weights": weights,
-        "budget": weights,
+        "budget": weights.sum(axis=-1, keepdims=True),
         "dropped": np.zeros((len(ids), 3), np.int32),
         "roles": np.full(ids.shape, Role.REASONING, np.int8),
         "segment_ids": segment_ids,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cotjax.cli.bench_kernels import add_kernels_bench
+from cotjax.cli.bench_device import add_device_benches
 from cotjax.cli.bench_policy import add_policy_bench
 from cotjax.cli.bench_report import add_report_bench
 from cotjax.cli.games import add_source, world_of
@@ -30,7 +30,7 @@ def add_bench(commands: argparse._SubParsersAction) -> None:
     mask.set_defaults(run=_mask)
     add_report_bench(bench)
     add_policy_bench(bench)
-    add_kernels_bench(bench)
+    add_device_benches(bench)
     _add_data(bench)
     _add_faults(
         bench.add_parser("faults", help="episodes while environments are killed, hung and garbled")
