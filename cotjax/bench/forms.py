@@ -125,10 +125,12 @@ def compare_forms(
     return found
 
 
-def _compiled(bench: _Bench, forms: tuple[Form, ...], until: float) -> dict[Form, Future]:
+def _compiled(
+    bench: _Bench, forms: tuple[Form, ...], until: float
+) -> dict[Form, Future[tuple[Any, float]]]:
     """Compile all forms, the first alone, and return them; some may not be done by then."""
     pool = ThreadPoolExecutor(_SIDE_BY_SIDE)
-    made: dict[Form, Future] = {}
+    made: dict[Form, Future[tuple[Any, float]]] = {}
     for form in forms:
         made[form] = pool.submit(bench.compiled, form)
         if len(made) == 1:

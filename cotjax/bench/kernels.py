@@ -27,6 +27,7 @@ from cotjax.model.sharding import make_mesh
 
 # A kernel may be this many times as far from float32 as XLA's own form in the same dtype.
 TOLERANCE = 1.5
+_Form = tuple[Params, Layout, tuple[str, ...]]
 _LAYERS, _VOCABULARY, _LONGEST, _CAPACITY, _STEPS = 4, 1024, 64, 256, 3
 # Tokens that each of eight slots reads in the first pass, and behind them in the second.
 _PIECES = ((64, 3, 17, 64, 1, 50, 33, 64), (0, 64, 5, 64, 64, 1, 10, 20))
@@ -50,7 +51,8 @@ def check_kernels(model: str, dtype: str, console: Console | None = None) -> dic
         exact = jax.tree.map(lambda x: x.astype(jnp.float32), params)
         with jax.default_matmul_precision("highest"):
             expected = _hidden(wide, exact, Blocks(_CAPACITY // 4), ())
-        forms = {"plain": (params, Blocks(_CAPACITY // 4), ())}
+        plain: _Form = (params, Blocks(_CAPACITY // 4), ())
+        forms = {"plain": plain}
         own = params
         if fuses(config, mesh):
             own = fuse(config, mesh, jax.tree.map(jnp.copy, params))

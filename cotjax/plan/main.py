@@ -5,7 +5,7 @@ It says nothing about speed: the compiler knows memory, arithmetic and exchange,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -22,6 +22,7 @@ from cotjax.model.config import ModelConfig
 from cotjax.model.params import abstract_params
 from cotjax.model.published import PUBLISHED, published
 from cotjax.model.sharding import make_mesh
+from cotjax.objectives.objective import Objective
 from cotjax.objectives.supervised import make_objective
 from cotjax.plan.measure import (
     DoesNotFit,
@@ -110,7 +111,9 @@ def _with_remat(
     settings = config.train
     check_batch(settings, mesh)
     how = {"scan": settings.scan_layers, "kernel": settings.attention}
-    objective = policy_of(config.rl).make if which == "rl" else make_objective
+    objective: Callable[..., Objective] = make_objective
+    if which == "rl":
+        objective = policy_of(config.rl).make
     settings.remat, line = least_remat(
         model,
         abstract_state(model, configured(settings, model)[1], mesh),
