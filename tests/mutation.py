@@ -31,7 +31,8 @@ EQUIVALENT = ROOT / "tests" / "mutation_equivalent.toml"
 ROOMS = {
     "masking": ("cotjax/masking", "tests/masking"),
     "objectives": (
-        "cotjax/objectives/supervised.py cotjax/objectives/cross_entropy.py cotjax/train/optim.py",
+        "cotjax/objectives/supervised.py cotjax/objectives/cross_entropy.py "
+        "cotjax/objectives/chunks.py cotjax/objectives/weighted.py cotjax/train/optim.py",
         "tests/objectives tests/train/test_optim.py",
     ),
     "packing": (

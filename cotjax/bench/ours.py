@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,12 +23,16 @@ from cotjax.bench.jobs import (
 from cotjax.bench.tasks import SampleTask, TrainTask
 from cotjax.masking import Role, targets
 from cotjax.model.config import ModelConfig
+from cotjax.model.kernels import kernel_for
 from cotjax.model.params import init_params
 from cotjax.model.platform import split_cpu
 from cotjax.model.sharding import batch_sharding, make_mesh
+from cotjax.objectives.objective import Objective
 from cotjax.objectives.supervised import make_objective
 from cotjax.sample.sampler import Sampler
+from cotjax.train.memory import memory_here
 from cotjax.train.optim import make_optimizer, needs_master
+from cotjax.train.remat import AUTO, least_remat
 from cotjax.train.step import compiled, init_state, make_train_step
 from cotjax.weights.huggingface import save_hf
 
@@ -51,13 +57,31 @@ class CotjaxTrain(TrainTask):
             if job.weights:
                 save_hf(job.weights, config, params)
             self._state = init_state(config, optimizer, params, self._mesh)
-            objective = make_objective(
-                config, self._mesh, remat=job.remat, scan=job.scan, kernel=job.attention
-            )
+        kernel = kernel_for(config, self._mesh, job.attention, alone=lambda: job.rows == "plain")
+        make = partial(make_objective, config, self._mesh, scan=job.scan, kernel=kernel)
+        self._remat = job.remat if job.remat != AUTO else self._least_remat(job, config, make)
+        objective = make(remat=self._remat)
+        with jax.set_mesh(self._mesh):
             step = make_train_step(config, optimizer, params, self._mesh, objective, job.accumulate)
         batch = batch_of(job.ids(), job.rows)
         self._batch = jax.device_put(batch, batch_sharding(self._mesh))
         self._step: Any = compiled(step, self._state, self._batch, self._mesh)
+
+    def _least_remat(
+        self, job: TrainJob, config: ModelConfig, make: Callable[..., Objective]
+    ) -> str:
+        chosen, _ = least_remat(
+            config,
+            self._state,
+            lambda remat: make(remat=remat),
+            batch=job.batch // job.accumulate,
+            length=job.length,
+            sums=job.accumulate > 1,
+            scan=job.scan,
+            mesh=self._mesh,
+            available=memory_here(self._mesh),
+        )
+        return chosen
 
     def step(self) -> float:
         self._state, metrics = self._step(self._state, self._batch)
@@ -65,7 +89,7 @@ class CotjaxTrain(TrainTask):
         return float(metrics["loss"])
 
     def describe(self) -> dict[str, Any]:
-        return jax_facts()
+        return jax_facts() | {"remat": self._remat}
 
     def peak_bytes(self) -> int:
         return jax_peak_bytes()
@@ -88,7 +112,7 @@ def batch_of(ids: np.ndarray, rows: str = "plain") -> dict[str, np.ndarray]:
         "ids": ids,
         "targets": np.asarray(targets(ids)),
         "weights": weights,
-        "budget": weights,
+        "budget": weights.sum(axis=-1, keepdims=True),
         "dropped": np.zeros((len(ids), 3), np.int32),
         "roles": np.full(ids.shape, Role.REASONING, np.int8),
         "segment_ids": segment_ids,

@@ -35,6 +35,7 @@ from cotjax.errors import UsageError
 
 # Of generated games.
 _SPLIT = "valid_seen"
+_SHARES = ("hidden", "busy")  # columns in per cent
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def benchmark(settings: Settings, console: Console | None = None) -> Figures:
 
     Sides are "cotjax" and "transformers". Figures are "rollout_s" (median), "episodes/min",
     "steps/s", "tokens/s" (new ones, of both actions), "hidden" (share of environment time in which
-    something was decoded), "episodes", "steps" and "won". Of cotjax also "alone_s" (median without
+    something was decoded), "busy" (share of the rollout that the sampler takes), "episodes",
+    "steps" and "won". Of cotjax also "alone_s" (median without
     prompt actions), "prompt_cost" (the share of the rollout that they take; the median round's),
     "programs", "compile_s", and with `halves` those of `halves.halves_figures`; of transformers
     "agree" (share of episodes) and those of `comparison.ratios`.
@@ -204,6 +206,7 @@ def _figures(sides: Sequence[Side], agree: Mapping[str, float]) -> Figures:
             "episodes/min": 60 * len(acted) / rollout_s,
             "steps/s": steps / rollout_s,
             "hidden": hidden(rounds),
+            "busy": median(each["sampler_s"] / each["seconds"] for each in rounds),
             "tokens/s": rounds[-1]["new_tokens"] / rollout_s,
             "episodes": len(acted),
             "steps": steps,
@@ -229,12 +232,13 @@ def _print(console: Console, figures: Figures, settings: Settings) -> None:
     rows = []
     for name, row in figures.items():
         speeds = (f"{row[column]:,.1f}" for column in ("episodes/min", "steps/s"))
-        times = (f"{row['rollout_s']:.2f} s", f"{100 * row['hidden']:.0f} %")
+        times = (f"{row['rollout_s']:.2f} s", *(f"{100 * row[n]:.0f} %" for n in _SHARES))
         rows.append([name, *speeds, f"{row['tokens/s']:,.0f}", *times])
-    print_table(console, ("side", "episodes/min", "steps/s", "tokens/s", "rollout", "hidden"), rows)
+    columns = ("side", "episodes/min", "steps/s", "tokens/s", "rollout", *_SHARES)
+    print_table(console, columns, rows)
     for line in (
         "tokens/s: new ones, of both actions; rollout: median; hidden: share of the environments' "
-        "time in which something was decoded",
+        "time in which something was decoded; busy: share of the rollout that the sampler takes",
         f"{settings.rounds} rounds, in turn, after a warm-up; environment of all sides: "
         f"{environment_of_sides()}",
         f"prompt actions take {100 * ours['prompt_cost']:.0f} % of cotjax's rollout; without them "

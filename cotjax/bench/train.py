@@ -177,7 +177,8 @@ def _check(config: ModelConfig, settings: Settings) -> None:
 
 def _describe(side: Side) -> str:
     losses = ", ".join(f"{loss:.5f}" for loss in side.started["losses"])
-    return f"{side.where}; first step after {side.first_s:.1f} s; first losses {losses}"
+    remat = f"; remat {side.started['remat']}" if "remat" in side.started else ""
+    return f"{side.where}; first step after {side.first_s:.1f} s; first losses {losses}{remat}"
 
 
 def check_agreement(ours: Side, other: Side, dtype: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cotjax.cli.bench_device import add_device_benches
 from cotjax.cli.bench_policy import add_policy_bench
 from cotjax.cli.bench_report import add_report_bench
 from cotjax.cli.games import add_source, world_of
@@ -25,12 +26,11 @@ def add_bench(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("bench", help="measure, and print the figures")
     bench = parser.add_subparsers(dest="what", required=True)
     _add_env(bench.add_parser("env", help="the cached ALFWorld engine compared with the stock one"))
-    mask = bench.add_parser(
-        "mask", help="the loss mask: tokens/s on one core, and its share of a train step"
-    )
+    mask = bench.add_parser("mask", help="the loss mask: tokens/s on one core, share of a step")
     mask.set_defaults(run=_mask)
     add_report_bench(bench)
     add_policy_bench(bench)
+    add_device_benches(bench)
     _add_data(bench)
     _add_faults(
         bench.add_parser("faults", help="episodes while environments are killed, hung and garbled")
@@ -121,9 +121,9 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     _add_dtype(train)
     train.add_argument(
         "--remat",
-        choices=("none", "dots", "mlp", "block"),
+        choices=("auto", "none", "dots", "mlp", "block"),
         default="block",
-        help="what the backward pass computes again (default block)",
+        help="what the backward pass computes again; auto: the least that fits (default block)",
     )
     train.add_argument(
         "--attention",

@@ -244,7 +244,8 @@ def _train() -> ConfigDict:
     train.wandb_project = ""
     train.profile_start = 1  # first update that jax's profiler records, to <arm>/profile
     train.profile_steps = 0  # updates that it records; 0: no profile
-    # What the backward pass recomputes to save memory: "none", "dots", "mlp" or "block" (most).
+    # What the backward pass recomputes to save memory: "none", "dots", "mlp" or "block" (most);
+    # "auto": the least that fits.
     train.remat = "block"
     train.scan_layers = False  # compile one layer and loop over it: faster to compile deep models
     # Attention kernel: "xla", "splash" (TPU), "pallas" or "cudnn" (GPU, bfloat16); "auto": the

@@ -116,6 +116,22 @@ def example_lengths(source: Sequence[Mapping[str, Any]]) -> np.ndarray:
     return lengths
 
 
+def are_alone(source: Sequence[Mapping[str, Any]], row_length: int) -> bool:
+    """Say whether every packed row of a data source holds one example, of one line.
+
+    No two examples then fit into a row together, and none has branches or segments of its own.
+    Examples are read for it only where the first holds.
+    """
+    shortest = np.sort(example_lengths(source))[:2]
+    if len(shortest) == 2 and shortest.sum() <= row_length:
+        return False
+    return not any(_is_divided(source[index]) for index in range(len(source)))
+
+
+def _is_divided(example: Mapping[str, Any]) -> bool:
+    return "segments" in example or bool(np.any(example["branches"]))
+
+
 def keep_lengths(source: Sequence[Mapping[str, Any]], lengths: np.ndarray) -> None:
     """Write the lengths next to a prepared dataset, if its folder is writable."""
     file = _lengths_file(source)

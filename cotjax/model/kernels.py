@@ -7,6 +7,8 @@ The rule of who sees whom is `attention.visible`, for all of them:
     pallas   tree_kernel.kernel_attention, of this package: GPU, bfloat16 or float16
     cudnn    cuDNN's flash attention through jax.nn.dot_product_attention: the same, for head sizes
              that the kernel of this package does not take
+    causal   the same with no rule but causality: GPU, where the caller knows that each row holds
+             one example without branches (`kernel_for`)
 
 Letters are those of model/decoder.py.
 """
@@ -30,6 +32,8 @@ from cotjax.model.platform import GPUS, has_triton, platform_here, platform_of
 from cotjax.model.sharding import on_each_device
 
 KERNELS = ("xla", "splash", "pallas", "cudnn")
+# Only chosen, never asked for: wrong where rows hold more than an example.
+_CAUSAL = "causal"
 # Head sizes of "pallas" (tree_kernel.py): powers of two.
 _PALLAS_SIZES = (16, 32, 64, 128)
 
@@ -47,9 +51,18 @@ _BRANCH_BITS = 16
 _APART = -(2.0**15)
 
 
-def kernel_for(config: ModelConfig, mesh: Mesh, asked: str = "auto") -> str:
-    """Return the kernel asked for; for "auto" the fastest of KERNELS on this mesh's devices."""
-    return _fastest(config, platform_of(mesh)) if asked == "auto" else asked
+def kernel_for(config: ModelConfig, mesh: Mesh, asked: str = "auto", *, alone: bool = False) -> str:
+    """Return the kernel asked for; for "auto" the fastest of KERNELS on this mesh's devices.
+
+    `alone`: says whether every row holds one example without branches, and padding behind it; it is
+    asked only where that decides.
+    """
+    if asked != "auto":
+        return asked
+    fastest = _fastest(config, platform_of(mesh))
+    # Padding is behind the example, so causality hides it: 8.2 ms a layer where a kernel with a
+    # rule takes 11.7 (docs/performance.md).
+    return _CAUSAL if fastest in ("pallas", "cudnn") and alone() else fastest
 
 
 def kernel_here(asked: str, config: ModelConfig) -> str:
@@ -67,8 +80,8 @@ def _fastest(config: ModelConfig, platform: str) -> str:
 
 
 def check_kernel(kernel: str) -> None:
-    """Raise UsageError unless `kernel` is one of KERNELS."""
-    if kernel not in KERNELS:
+    """Raise UsageError unless `kernel` is one of KERNELS, or what `kernel_for` returns."""
+    if kernel not in (*KERNELS, _CAUSAL):
         raise UsageError(
             f"attention: there is no kernel {kernel!r}; there are {', '.join(KERNELS)}"
         )
@@ -84,10 +97,12 @@ def attend_by(kernel: str, *, interpret: bool = False) -> Callable[..., jax.Arra
     check_kernel(kernel)
     if kernel == "xla":
         return tree_attention
+    library = partial(jax.nn.dot_product_attention, implementation="cudnn")
     own = {
         "splash": partial(_splash, interpret=interpret),
         "pallas": partial(_pallas, interpret=interpret),
-        "cudnn": partial(_masked, partial(jax.nn.dot_product_attention, implementation="cudnn")),
+        "cudnn": partial(_masked, library),
+        _CAUSAL: partial(_causal, library),
     }
     return partial(on_each_device, own[kernel], (_QUERIES, _KEYS, _KEYS, _ROWS, _ROWS), _QUERIES)
 
@@ -191,14 +206,28 @@ def _masked(
     return _keeping(attention)(q_BTNH, k_BTKH, v_BTKH, seen_B1TT).swapaxes(1, 2)
 
 
+def _causal(
+    attention: Callable[..., jax.Array],
+    q_BNTH: jax.Array,
+    k_BKTH: jax.Array,
+    v_BKTH: jax.Array,
+    segment_ids_BT: jax.Array,
+    branches_BT: jax.Array,
+) -> jax.Array:
+    """A library's causal attention. Segments and branches are not read."""
+    arrays = (x.swapaxes(1, 2) for x in (q_BNTH, k_BKTH, v_BKTH))
+    return _keeping(attention)(*arrays, None).swapaxes(1, 2)
+
+
 def _keeping(attention: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Return (q_BTNH, k_BTKH, v_BTKH, mask) -> [B, T, N, H] with results that remat can keep.
+    """Return (q_BTNH, k_BTKH, v_BTKH, mask or None) -> [B, T, N, H] with results that remat can
+    keep.
 
     A library's kernel does not name its result and normalisers, and without names a layer that is
     computed again in the backward pass computes its attention again too.
     """
 
-    def causal(mask: jax.Array) -> Callable[..., jax.Array]:
+    def causal(mask: jax.Array | None) -> Callable[..., jax.Array]:
         return partial(attention, mask=mask, is_causal=True)
 
     @jax.custom_vjp

@@ -35,6 +35,8 @@ class Forms:
     cache_block: int = 128
     # Supervised positions of each row whose logits exist at a time.
     loss_chunk: int = 128
+    # What `train.remat = "auto"` recomputes at least (layers.REMAT).
+    least_remat: str = "none"
     # Cache keys and values by token, [B, S, K, H] (cache_layouts.Tokens), not in blocks.
     cache_by_token: bool = False
     # Kernels of attention over a cache by token, the fastest first (token_kernels.KERNELS).
@@ -54,6 +56,7 @@ FORMS: dict[str, Forms] = {
         mask_once=True,
         argmax_by_max=True,
         cache_block=64,
+        least_remat="dots",
     ),
     "gpu": Forms(
         cache_block=64,
@@ -74,6 +77,8 @@ transpose_in_memory  a CPU matmul with a transposed operand takes twice the time
 mask_once            the same fusion, into every layer's exponentials
 argmax_by_max        a reduction with two results is not vectorised
 cache_block          a CPU reads 64 tokens fastest
+least_remat          a CPU moves element-wise results through memory more slowly than it computes
+                     them again
 
 And why a GPU's do (docs/performance.md has the figures):
 
@@ -118,31 +123,44 @@ def platform_of(mesh: Mesh) -> str:
     return mesh.devices.flat[0].platform
 
 
-def compiler_options(mesh: Mesh) -> dict[str, str] | None:
+Options = dict[str, str | bool]
+OPTIONS: dict[tuple[str, str], Options] = {
+    ("train", "cpu"): {"xla_disable_hlo_passes": "all-reduce-promotion"},
+    ("decode", "gpu"): {"xla_gpu_enable_triton_gemm": False},
+}
+"""(Program, jax's platform) -> options of XLA; without an entry the compiler's own. The reasons:
+
+train, cpu           the pass that widens sums of bfloat16 over devices ends the process ("Invalid
+                     binary instruction opcode copy"); without it they are computed as they are
+decode, gpu          cuBLAS multiplies few rows by a large matrix faster than the kernels that XLA
+                     would generate: 4.20 ms a step of 36 layers at 64 rows, against 4.35
+"""
+
+
+def compiler_options(mesh: Mesh) -> Options | None:
     """Return the options that a train step is compiled with; None for the compiler's own.
 
-    On CPU, the pass that widens sums of bfloat16 over devices ends the process ("Invalid binary
-    instruction opcode copy"); without it they are computed as they are. And on one device jax 0.10
-    orders work by how much of it could run at once, which keeps three times the memory alive and
-    makes remat save nothing. On several devices of a CPU the order that saves memory is not used:
-    with it, sums over devices begin before the gradients that they add are complete, so that large
-    models got wrong gradients, other ones in each run. Later versions order well by themselves.
+    Beside OPTIONS: on one device of a CPU jax 0.10 orders work by how much of it could run at once,
+    which keeps three times the memory alive and makes remat save nothing. On several devices of a
+    CPU the order that saves memory is not used: with it, sums over devices begin before the
+    gradients that they add are complete, so that large models got wrong gradients, other ones in
+    each run. Later versions order well by themselves.
     """
-    if platform_of(mesh) != "cpu":
-        return None
-    options = {"xla_disable_hlo_passes": "all-reduce-promotion"}
-    if jax.__version_info__ < (0, 11) and mesh.size == 1:
+    options = _options("train", mesh)
+    if platform_of(mesh) == "cpu" and jax.__version_info__ < (0, 11) and mesh.size == 1:
         options["xla_cpu_scheduler_type"] = "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
-    return options
+    return options or None
 
 
-def decode_options(mesh: Mesh) -> dict[str, str | bool] | None:
-    """Return the options that a sampler's decode is compiled with; None for the compiler's own.
+def decode_options(mesh: Mesh) -> Options | None:
+    """Return the options that a sampler's decode is compiled with; None for the compiler's own."""
+    return _options("decode", mesh) or None
 
-    On GPU, cuBLAS multiplies few rows by a large matrix faster than the kernels that XLA would
-    generate: 4.20 ms a step of 36 layers at 64 rows, against 4.35 (docs/performance.md).
-    """
-    return {"xla_gpu_enable_triton_gemm": False} if platform_of(mesh) in ("gpu", "cuda") else None
+
+def _options(program: str, mesh: Mesh) -> Options:
+    platform = platform_of(mesh)
+    # No option was tried on ROCm.
+    return dict(OPTIONS.get((program, "gpu" if platform == "cuda" else platform), {}))
 
 
 def return_freed_memory() -> None:

@@ -3,7 +3,8 @@
 With a vocabulary of 151,936 the float32 logits of 8 rows of 4,096 positions take 20 GB, and their
 gradient as much again, most of it for prompts without a loss. Here the supervised positions of each
 row are moved to its front, and the output projection runs over chunks of them; chunks that no row
-reaches are skipped. The backward pass recomputes the logits of a chunk from the saved normalizers.
+reaches are skipped. The backward pass recomputes the logits of a chunk from the saved normalizers:
+each loss may have a cotangent of its own. A weighted sum needs no second pass (weighted.py).
 
 On several devices each one processes its own rows, at its own pace, against a full copy of the
 projection (over `tensor`: of its share of the vocabulary). The gradients of the projection are
@@ -21,6 +22,19 @@ from jax.sharding import PartitionSpec
 
 from cotjax.model.platform import forms_here
 from cotjax.model.sharding import shared_axes
+from cotjax.objectives.chunks import (
+    chunks,
+    cut,
+    d_logits_of,
+    fronted,
+    gathered,
+    logits_of,
+    losses_and_norms,
+    pulls,
+    put,
+    where_supervised,
+    wide_dtype,
+)
 
 # What is returned beside losses: nothing, entropies, or entropies that have a gradient.
 Entropy = Literal["none", "value", "gradient"]
@@ -84,9 +98,7 @@ def _on_devices(
         hidden_BTD: jax.Array, output_VE: jax.Array, targets_BT: jax.Array, supervised_BT: jax.Array
     ) -> _Found:
         # Its transpose sums the gradients over devices and leaves each device its own columns.
-        output_VD = (
-            jax.lax.all_gather(output_VE, columns, axis=1, tiled=True) if columns else output_VE
-        )
+        output_VD = gathered(output_VE, columns)
         return _of_rows(hidden_BTD, output_VD, targets_BT, supervised_BT, chunk, entropy)
 
     rows, share = PartitionSpec(shared), PartitionSpec(None, columns or None)
@@ -108,26 +120,11 @@ def _of_rows(
     chunk: int,
     entropy: Entropy,
 ) -> _Found:
-    T = hidden_BTD.shape[1]
-    padded = -(-T // chunk) * chunk
-    # Supervised positions go to the front in their order, the others after them.
-    ahead_BT, behind_BT = jnp.cumsum(supervised_BT, axis=1), jnp.cumsum(~supervised_BT, axis=1)
-    index_BT = jnp.where(supervised_BT, ahead_BT, ahead_BT[:, -1:] + behind_BT) - 1
-    order_BT = jnp.broadcast_to(jnp.arange(T)[None], index_BT.shape)
-    front_BT = jnp.put_along_axis(
-        jnp.zeros_like(index_BT), index_BT, order_BT, axis=1, inplace=False
-    )
-    compact = partial(_compact, front_BT=front_BT, padded=padded)
+    compact, spread = fronted(supervised_BT, chunk)
     found = _compacted(
         compact(hidden_BTD), output_VD, compact(targets_BT), compact(supervised_BT), chunk, entropy
     )
-    return tuple(jnp.take_along_axis(x[:, :T], index_BT, axis=1) for x in found)
-
-
-def _compact(x: jax.Array, front_BT: jax.Array, padded: int) -> jax.Array:
-    index = front_BT.reshape(front_BT.shape + (1,) * (x.ndim - 2))
-    x = jnp.take_along_axis(x, index, axis=1)
-    return jnp.pad(x, ((0, 0), (0, padded - x.shape[1]), *((0, 0),) * (x.ndim - 2)))
+    return tuple(spread(x) for x in found)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -152,22 +149,21 @@ def _forward(
 ) -> tuple[_Found, tuple[jax.Array, ...]]:
     def step(index: jax.Array, carry: _Found) -> _Found:
         hidden, targets, supervised = (
-            _cut(x, index, chunk) for x in (hidden_BTD, targets_BT, supervised_BT)
+            cut(x, index, chunk) for x in (hidden_BTD, targets_BT, supervised_BT)
         )
-        hidden = _where_supervised(hidden, supervised)
-        logits_BCV = _logits(hidden, output_VD)
-        norms_BC = jax.nn.logsumexp(logits_BCV, axis=-1)
-        of_target_BC = jnp.take_along_axis(logits_BCV, targets[..., None], axis=-1)[..., 0]
-        parts = [jnp.where(supervised, norms_BC - of_target_BC, 0.0), norms_BC]
+        hidden = where_supervised(hidden, supervised)
+        logits_BCV = logits_of(hidden, output_VD)
+        losses_BC, norms_BC = losses_and_norms(logits_BCV, targets, supervised)
+        parts = [losses_BC, norms_BC]
         if entropy != "none":
             probs_BCV = jnp.exp(logits_BCV - norms_BC[..., None])
             entropies_BC = norms_BC - jnp.sum(probs_BCV * logits_BCV, axis=-1)
             parts.append(jnp.where(supervised, entropies_BC, 0.0))
-        return tuple(_put(x, part, index, chunk) for x, part in zip(carry, parts, strict=True))
+        return tuple(put(x, part, index, chunk) for x, part in zip(carry, parts, strict=True))
 
-    zeros_BT = jnp.zeros(supervised_BT.shape, jnp.float32)
+    zeros_BT = jnp.zeros(supervised_BT.shape, wide_dtype(output_VD))
     losses_BT, norms_BT, *entropies = jax.lax.fori_loop(
-        0, _chunks(supervised_BT, chunk), step, (zeros_BT,) * (2 if entropy == "none" else 3)
+        0, chunks(supervised_BT, chunk), step, (zeros_BT,) * (2 if entropy == "none" else 3)
     )
     saved = (hidden_BTD, output_VD, targets_BT, supervised_BT, norms_BT)
     if entropy == "gradient":
@@ -184,61 +180,23 @@ def _backward(
     def step(index: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         d_hidden_BTD, d_output_VD = carry
         hidden, targets, supervised = (
-            _cut(x, index, chunk) for x in (hidden_BTD, targets_BT, supervised_BT)
+            cut(x, index, chunk) for x in (hidden_BTD, targets_BT, supervised_BT)
         )
-        hidden = _where_supervised(hidden, supervised)
-        d_losses_BC1 = jnp.where(supervised, _cut(d_losses_BT, index, chunk), 0.0)[..., None]
-        log_probs_BCV = _logits(hidden, output_VD) - _cut(norms_BT, index, chunk)[..., None]
+        hidden = where_supervised(hidden, supervised)
+        d_losses_BC1 = jnp.where(supervised, cut(d_losses_BT, index, chunk), 0.0)[..., None]
+        log_probs_BCV = logits_of(hidden, output_VD) - cut(norms_BT, index, chunk)[..., None]
         probs_BCV = jnp.exp(log_probs_BCV)
-        is_target_BCV = targets[..., None] == jnp.arange(output_VD.shape[0])[None, None, :]
-        d_logits_BCV = jnp.where(is_target_BCV, probs_BCV - 1, probs_BCV) * d_losses_BC1
+        d_logits_BCV = d_logits_of(probs_BCV, targets) * d_losses_BC1
         if entropy == "gradient":
-            d_entropies = jnp.where(supervised, _cut(d_found[1], index, chunk), 0.0)[..., None]
-            above_BCV = log_probs_BCV + _cut(entropies[0], index, chunk)[..., None]
+            d_entropies = jnp.where(supervised, cut(d_found[1], index, chunk), 0.0)[..., None]
+            above_BCV = log_probs_BCV + cut(entropies[0], index, chunk)[..., None]
             d_logits_BCV -= d_entropies * probs_BCV * above_BCV
-        d_logits_BCV = d_logits_BCV.astype(output_VD.dtype)
-        # One axis of positions: a sum over two makes a CPU copy the larger operand crosswise.
-        d_logits_RV = d_logits_BCV.reshape(-1, output_VD.shape[0])
-        d_hidden_RD = jnp.einsum(
-            "RV,VD->RD", d_logits_RV, output_VD, preferred_element_type=jnp.float32
-        )
-        d_output_VD += jnp.einsum(
-            "RV,RD->VD",
-            d_logits_RV,
-            hidden.reshape(-1, hidden.shape[-1]),
-            preferred_element_type=jnp.float32,
-        )
-        d_hidden = d_hidden_RD.astype(hidden.dtype).reshape(hidden.shape)
-        return _put(d_hidden_BTD, d_hidden, index, chunk), d_output_VD
+        d_hidden, more_VD = pulls(d_logits_BCV, hidden, output_VD)
+        return put(d_hidden_BTD, d_hidden, index, chunk), d_output_VD + more_VD
 
-    start = (jnp.zeros_like(hidden_BTD), jnp.zeros(output_VD.shape, jnp.float32))
-    d_hidden_BTD, d_output_VD = jax.lax.fori_loop(0, _chunks(supervised_BT, chunk), step, start)
+    start = (jnp.zeros_like(hidden_BTD), jnp.zeros(output_VD.shape, wide_dtype(output_VD)))
+    d_hidden_BTD, d_output_VD = jax.lax.fori_loop(0, chunks(supervised_BT, chunk), step, start)
     return d_hidden_BTD, d_output_VD.astype(output_VD.dtype), None, None
 
 
 _compacted.defvjp(_forward, _backward)
-
-
-def _chunks(supervised_BT: jax.Array, chunk: int) -> jax.Array:
-    """Return how many chunks hold a supervised position of the row that has the most."""
-    return (jnp.max(jnp.sum(supervised_BT, axis=1)) + chunk - 1) // chunk
-
-
-def _where_supervised(hidden_BCD: jax.Array, supervised_BC: jax.Array) -> jax.Array:
-    """Zero the hidden states that are not supervised.
-
-    A NaN among them would reach the gradient of the output projection as 0 * NaN.
-    """
-    return jnp.where(supervised_BC[..., None], hidden_BCD, 0)
-
-
-def _logits(hidden_BCD: jax.Array, output_VD: jax.Array) -> jax.Array:
-    return jnp.einsum("BCD,VD->BCV", hidden_BCD, output_VD, preferred_element_type=jnp.float32)
-
-
-def _cut(x: jax.Array, index: jax.Array, chunk: int) -> jax.Array:
-    return jax.lax.dynamic_slice_in_dim(x, index * chunk, chunk, axis=1)
-
-
-def _put(padded: jax.Array, part: jax.Array, index: jax.Array, chunk: int) -> jax.Array:
-    return jax.lax.dynamic_update_slice_in_dim(padded, part, index * chunk, axis=1)

@@ -23,6 +23,7 @@ from cotjax.model.kernels import kernel_for
 from cotjax.objectives.cross_entropy import supervised_cross_entropy
 from cotjax.objectives.objective import Objective, Pairs
 from cotjax.objectives.scores import predictions, totals_by_role
+from cotjax.objectives.weighted import weighted_cross_entropy
 
 
 def make_objective(
@@ -62,12 +63,13 @@ def supervised(
 ) -> Pairs:
     """Return the (sum, weight) pairs of a batch of `data.pipeline`: "loss", and "by_role" [roles].
 
-    "by_role" holds the weighted loss and the weight of each role's targets.
+    "by_role" holds the weighted loss and the weight of each role's targets, without a gradient.
     """
-    losses_BT = token_losses(config, params, batch, remat=remat, scan=scan, kernel=kernel)
+    made = predictions(config, params, batch, remat=remat, scan=scan, kernel=kernel)
+    total, losses_BT = weighted_cross_entropy(*made, loss_weights(normalizer, batch))
     weights_BT, roles_BT = batch["weights"], batch["roles"]
     return {
-        "loss": normalized(normalizer, losses_BT, batch),
+        "loss": (total, normalized(normalizer, losses_BT, batch)[1]),
         "by_role": (
             totals_by_role(losses_BT * weights_BT, roles_BT, len(Role)),
             totals_by_role(weights_BT, roles_BT, len(Role)),
@@ -118,6 +120,14 @@ def normalized(
     if normalizer == "fixed_budget":
         return fixed_budget(losses_BT, weights_BT, batch["budget"].sum())
     return example_mean(losses_BT, weights_BT, responses(batch), segments=weights_BT.shape[1])
+
+
+def loss_weights(normalizer: str, batch: dict[str, jax.Array]) -> jax.Array:
+    """Return what each token's loss weighs in the sum of `normalized`, [B, T]."""
+    # The sum is linear in the losses: its gradient is what they weigh.
+    return jax.grad(lambda losses_BT: normalized(normalizer, losses_BT, batch)[0])(
+        jnp.zeros_like(batch["weights"])
+    )
 
 
 def responses(batch: dict[str, jax.Array]) -> jax.Array:

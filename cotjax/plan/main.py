@@ -5,7 +5,7 @@ It says nothing about speed: the compiler knows memory, arithmetic and exchange,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -22,7 +22,8 @@ from cotjax.model.config import ModelConfig
 from cotjax.model.params import abstract_params
 from cotjax.model.published import PUBLISHED, published
 from cotjax.model.sharding import make_mesh
-from cotjax.objectives.objective import Spec
+from cotjax.objectives.objective import Objective, Spec
+from cotjax.objectives.supervised import make_objective
 from cotjax.plan.measure import (
     DoesNotFit,
     Program,
@@ -33,7 +34,11 @@ from cotjax.plan.measure import (
 )
 from cotjax.plan.reinforce import freed, reinforces, reinforces_some, rl_programs
 from cotjax.plan.topology import Topology
-from cotjax.train.checks import check_counts
+from cotjax.rl.run import policy_of
+from cotjax.train.checks import check_batch, check_counts
+from cotjax.train.optim import configured
+from cotjax.train.remat import AUTO, least_remat
+from cotjax.train.step import abstract_state
 from cotjax.weights.convert import read_config, tokenizer_folder
 from cotjax.weights.hf_config import config_from_hf
 from cotjax.weights.stored import all_there
@@ -84,6 +89,7 @@ def plan(
     console.print(
         "Compiled, not run: this says what fits and what is exchanged, and nothing about speed.\n"
     )
+    config = _with_remat(config, model, meshes, room, console, spec)
     fits = True
     for which, mesh in meshes.items():
         console.print(
@@ -100,6 +106,41 @@ def plan(
             fits = False
             _show_nearest(which, config, model, devices, room, console, spec)
     return fits
+
+
+def _with_remat(
+    config: ConfigDict,
+    model: ModelConfig,
+    meshes: dict[str, Mesh],
+    room: float,
+    console: Console,
+    spec: Spec | None,
+) -> ConfigDict:
+    """Return the config with the remat that "auto" is on these devices, as training chooses it."""
+    which = next((which for which in ("train", "rl") if which in meshes), None)
+    if config.train.remat != AUTO or which is None:
+        return config
+    config, mesh = config.copy_and_resolve_references(), meshes[which]
+    settings = config.train
+    check_batch(settings, mesh)
+    how = {"scan": settings.scan_layers, "kernel": settings.attention}
+    if which == "rl":
+        spec = policy_of(config.rl)
+    objective: Callable[..., Objective] = make_objective if spec is None else spec.make
+    settings.remat, line = least_remat(
+        model,
+        abstract_state(model, configured(settings, model)[1], mesh),
+        lambda remat: objective(model, mesh, remat=remat, **how),
+        batch=settings.batch // settings.accumulate,
+        length=settings.row_length,
+        sums=settings.accumulate > 1,
+        scan=settings.scan_layers,
+        mesh=mesh,
+        available=room,
+        kind="supervised" if spec is None else spec.kind,
+    )
+    console.print(line)
+    return config
 
 
 def device_memory(topology: Topology, devices: list[jax.Device]) -> float:

@@ -27,14 +27,14 @@ from cotjax.model.params import abstract_params
 from cotjax.model.platform import platform_of
 from cotjax.model.sharding import batch_parts, whole_slots
 from cotjax.model.shares import lower as lower_shares
-from cotjax.objectives.objective import Objective, Spec
+from cotjax.objectives.objective import Spec
 from cotjax.objectives.supervised import make_objective
 from cotjax.plan.collectives import Collective, collectives
 from cotjax.rollout.elicitation import longest_response
 from cotjax.sample.programs import Programs
 from cotjax.sample.vocabulary import stop_table
 from cotjax.train.checks import check_batch
-from cotjax.train.memory import bytes_a_device, peak_bytes
+from cotjax.train.memory import bytes_a_device, kept_bytes, peak_bytes
 from cotjax.train.optim import configured
 from cotjax.train.step import abstract_batch, abstract_state, make_train_step
 
@@ -110,7 +110,7 @@ def train_program(
     compiled = compile_for("train step", partial(step.lower, state, batch), mesh)
     if isinstance(compiled, DoesNotFit):
         return compiled
-    kept = _kept_bytes(objective, state.params, settings.row_length, kind) * settings.batch
+    kept = kept_bytes(objective, state.params, settings.row_length, kind) * settings.batch
     kept /= settings.accumulate * batch_parts(mesh)
     peak = peak_bytes(compiled.program, platform_of(mesh))
     parts: dict[str, float] = {
@@ -241,19 +241,3 @@ def compile_for(name: str, lower: Callable[[], Lowered], mesh: Mesh) -> Made | D
 def _amount(text: str) -> float:
     """Return the bytes of "15.75G"."""
     return float(text.rstrip("KMGT")) * _UNITS.get(text[-1], 1)
-
-
-def _kept_bytes(objective: Objective, params: Any, length: int, kind: str) -> float:
-    """Return the bytes a row that the forward pass keeps for the backward pass.
-
-    The difference between three rows and two.
-    """
-
-    def kept(rows: int) -> int:
-        def pull_of(params: Any, batch: dict) -> Any:
-            return jax.vjp(lambda p: objective(p, batch)["loss"][0], params)[1]
-
-        pull = jax.eval_shape(pull_of, params, abstract_batch(rows, length, kind=kind))
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pull))
-
-    return kept(3) - kept(2)

@@ -29,6 +29,7 @@ from cotjax.train.checkpoint import Checkpoints, Keep
 from cotjax.train.checks import check_batch, check_counts
 from cotjax.train.metrics import EVALUATED, MetricsFile
 from cotjax.train.optim import configured
+from cotjax.train.remat import remat_of
 from cotjax.train.soundness import is_sound
 from cotjax.train.step import init_state
 from cotjax.train.stop import StopRequest
@@ -83,7 +84,9 @@ def reinforce(
     layers = {"scan": settings.scan_layers, "kernel": settings.attention}
     with jax.set_mesh(mesh):
         state = init_state(model, optimizer, run.make_params(mesh), mesh)
-        objective = run.make_objective(mesh, remat=settings.remat, **layers)
+    remat = remat_of(run, state, mesh, listener, **layers)
+    with jax.set_mesh(mesh):
+        objective = run.make_objective(mesh, remat=remat, **layers)
         update = Update(model, optimizer, state.params, mesh, objective)
         scores = Scores(run, mesh, **layers)
 

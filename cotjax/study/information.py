@@ -37,11 +37,12 @@ from cotjax.model.params import Params, join_params, param_shardings, split_para
 from cotjax.model.platform import compiler_options
 from cotjax.model.sharding import batch_sharding, whole_slots
 from cotjax.objectives.scores import totals_by_role
-from cotjax.objectives.supervised import normalized, token_losses
+from cotjax.objectives.supervised import loss_weights, token_losses
 from cotjax.runtime import distributed
 from cotjax.runtime.arrays import global_batch, local_rows
 from cotjax.runtime.progress import Reporter
 from cotjax.study.arms import arms_of, dropping_of
+from cotjax.train.remat import AUTO
 from cotjax.train.run import Run
 from cotjax.train.step import BATCH_FIELDS
 
@@ -75,11 +76,7 @@ def programs(
 
     def losses(params: Params, batch: Batch, remat: str) -> tuple[jax.Array, jax.Array]:
         losses_BT = token_losses(model, params, batch, remat=remat, scan=scan, kernel=kernel)
-        # The objective is linear in the losses of its tokens; its gradient is what they weigh.
-        weights_BT = jax.grad(lambda losses: normalized(normalizer, losses, batch)[0])(
-            jnp.zeros_like(losses_BT)
-        )
-        return losses_BT, weights_BT
+        return losses_BT, loss_weights(normalizer, batch)
 
     def totals(params: Params, batch: Batch, groups_BT: jax.Array) -> jax.Array:
         losses_BT, weights_BT = losses(params, batch, "none")
@@ -195,8 +192,10 @@ class _Measured:
         settings = run.settings
         self._params, self._mesh = params, mesh
         self._size = settings.batch // settings.accumulate
+        # Beside a train step's arrays, which "auto" does not count.
+        remat = "block" if settings.remat == AUTO else settings.remat
         self._programs = programs(
-            run.model, mesh, run.normalizer, settings.remat, settings.scan_layers,
+            run.model, mesh, run.normalizer, remat, settings.scan_layers,
             settings.attention,
         )  # fmt: skip
 

@@ -13,6 +13,7 @@ from cotjax.model.sharding import batch_parts
 from cotjax.runtime.ranges import check_ranges
 from cotjax.train.checkpoint import Keep
 from cotjax.train.optim import configured
+from cotjax.train.remat import AUTO
 
 
 def check_counts(settings: Any) -> None:
@@ -24,8 +25,10 @@ def check_counts(settings: Any) -> None:
             f"train.profile_start is {settings.profile_start}; it must be a step, from 1 to "
             f"train.steps ({settings.steps})"
         )
-    if settings.remat not in REMAT:
-        raise UsageError(f"train.remat is {settings.remat!r}; there are {', '.join(REMAT)}")
+    if settings.remat not in (AUTO, *REMAT):
+        raise UsageError(
+            f"train.remat is {settings.remat!r}; there are {', '.join((AUTO, *REMAT))}"
+        )
     if settings.attention not in ("auto", *KERNELS):
         raise UsageError(
             f"train.attention is {settings.attention!r}; there are auto, {', '.join(KERNELS)}"

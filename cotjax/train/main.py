@@ -10,8 +10,10 @@ import jax
 from jax.sharding import Mesh
 
 from cotjax.data.held_out import split
+from cotjax.data.packing import are_alone
 from cotjax.data.pipeline import Example, batches, check_supervised, dropped_weights
 from cotjax.errors import DataError
+from cotjax.model.kernels import kernel_for
 from cotjax.model.params import Params
 from cotjax.model.sharding import batch_sharding, make_mesh
 from cotjax.runtime import distributed
@@ -27,6 +29,7 @@ from cotjax.train.metrics import MetricsFile
 from cotjax.train.optim import configured, needs_master
 from cotjax.train.profiling import Profiler
 from cotjax.train.reference import require_pairs, with_reference
+from cotjax.train.remat import remat_of
 from cotjax.train.run import Run
 from cotjax.train.soundness import HeldOut, is_sound, make_forward
 from cotjax.train.step import abstract_batch, compiled, init_state, make_probe, make_train_step
@@ -83,10 +86,17 @@ def train(
             f"parameters in {model.param_dtype}: the optimizer keeps a float32 copy of them, so "
             "that small updates add up"
         )
-    layers = {"scan": settings.scan_layers, "kernel": settings.attention}
+    # Each row's examples are known to the host; a kernel is chosen before anything is compiled.
+    alone = partial(are_alone, source, settings.row_length)
+    kernel = settings.attention
+    if run.kind == "supervised":
+        kernel = kernel_for(model, mesh, settings.attention, alone=alone)
+    layers = {"scan": settings.scan_layers, "kernel": kernel}
     with jax.set_mesh(mesh):
         state = init_state(model, optimizer, run.make_params(mesh), mesh)
-        objective = run.make_objective(mesh, remat=settings.remat, **layers)
+    remat = remat_of(run, state, mesh, listener, **layers)
+    with jax.set_mesh(mesh):
+        objective = run.make_objective(mesh, remat=remat, **layers)
         how = objective, settings.accumulate, run.kind
         train_step = make_train_step(model, optimizer, state.params, mesh, *how)
         probe = make_probe(model, mesh, *how)

@@ -11,8 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cotjax.model.platform import platform_of
+from cotjax.objectives.objective import Objective
 from cotjax.runtime.progress import Listener
-from cotjax.train.step import TrainState
+from cotjax.train.step import TrainState, abstract_batch
 
 # Where Linux keeps the limit of a container; a machine without one has its physical memory.
 _LIMITS = (
@@ -42,6 +43,23 @@ def peak_bytes(program: Any, platform: str) -> int:
     )
     peak = 0 if platform == "cpu" else memory.peak_memory_in_bytes
     return (peak or total) + memory.generated_code_size_in_bytes
+
+
+def kept_bytes(objective: Objective, params: Any, length: int, kind: str = "supervised") -> float:
+    """Return the bytes a row that the forward pass keeps for the backward pass.
+
+    The difference between three rows and two. `params`: arrays or shapes; `kind`: of the batches,
+    a key of step.FIELDS.
+    """
+
+    def kept(rows: int) -> int:
+        def pull_of(params: Any, batch: dict) -> Any:
+            return jax.vjp(lambda p: objective(p, batch)["loss"][0], params)[1]
+
+        pull = jax.eval_shape(pull_of, params, abstract_batch(rows, length, kind=kind))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pull))
+
+    return kept(3) - kept(2)
 
 
 def memory_here(mesh: Mesh) -> int | None:

@@ -58,6 +58,7 @@ def test_alone(games, model_folder, capsys):
     # It never closes a tag: each of the four steps generates 8 tokens of CoT and 16 of the prompt
     # action.
     assert ours["tokens/s"] == pytest.approx(4 * (8 + 16) / ours["rollout_s"])
+    assert 0 < ours["busy"] < 1
     assert 0 < ours["hidden"] < 1 and ours["alone_s"] > 0 and ours["prompt_cost"] < 1
     assert ours["programs"] > 0 and ours["compile_s"] > 0
     printed = capsys.readouterr().out

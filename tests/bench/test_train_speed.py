@@ -33,9 +33,12 @@ def test_alone(model_folder, capsys):
         "2",
         "--steps",
         "2",
+        "--remat",
+        "auto",
     ]
     assert main([*arguments, "--accumulate", "2", "--lora-rank", "2"]) == 0
     printed = capsys.readouterr().out
+    assert "remat dots" in printed, "on a CPU the least, where memory is enough"
     assert "4 rows of 64 tokens, float32, LoRA of rank 2" in printed
     assert "times as fast" not in printed
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cotjax.data.packing import Packing, check_lengths, fit
+from cotjax.data.packing import Packing, are_alone, check_lengths, fit
 from cotjax.errors import DataError
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60)
@@ -102,3 +102,21 @@ def test_an_example_longer_than_a_row_is_named():
         match=r"example 'b' has 9 tokens, a row has 8 \(too few for 2 of 3 examples\).*row_length",
     ):
         check_lengths(np.array([5, 9, 10]), 8, source)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "divided", "alone"),
+    [
+        ((33, 40, 32), {}, True),
+        ((33, 40, 31), {}, False),  # 33 and 31 fit together
+        ((12,), {}, True),
+        ((33, 40, 32), {"branches": [0, 1]}, False),
+        ((33, 40, 32), {"segments": [1, 2]}, False),
+    ],
+)
+def test_rows_are_known_to_hold_one_example_of_one_line_each(lengths, divided, alone):
+    source = [{"ids": np.zeros(n), "branches": np.zeros(n)} for n in lengths]
+    source[-1] |= divided
+    assert are_alone(source, 64) is alone
+    if alone:
+        assert Packing(np.array(lengths), 64, seed=0).rows == len(lengths)

@@ -96,6 +96,25 @@ def test_equals_the_rule_in_values_and_gradients(kernel, T):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
+def test_rows_of_one_example_need_causality_alone():
+    """Padding is behind the example, so nothing real sees it."""
+    q, k, v = _heads(96)
+    segments, branches = np.ones((2, 96), np.int32), np.zeros((2, 96), np.int32)
+    segments[0, 80:] = 0
+    real_BT1 = (segments > 0)[:, None, :, None]
+    causal = partial(kernels._causal, partial(jax.nn.dot_product_attention, implementation="xla"))
+
+    def pulled(attention):
+        def total(*heads):
+            return jnp.where(real_BT1, attention(*heads, segments, branches), 0)
+
+        out, back = jax.vjp(total, q, k, v)
+        return out, *back(jnp.cos(out))
+
+    for one, two in zip(pulled(causal), pulled(_plain), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_in_bfloat16_the_rule_is_kept_exactly(kernel):
     """A changed value moves those who see it, and no others by a single bit: hidden scores weigh
@@ -152,6 +171,9 @@ def test_each_platform_gets_its_kernel(monkeypatch):
         "splash",
         "pallas",
     ]
+    for platform, kernel in (("cpu", "xla"), ("tpu", "splash"), ("gpu", "causal")):
+        assert kernels.kernel_for(narrow, Mesh(platform), alone=lambda: True) == kernel
+    assert kernels.kernel_for(narrow, Mesh("gpu"), "pallas", alone=lambda: True) == "pallas"
     assert kernels.kernel_for(wide, Mesh("gpu")) == "xla"  # the others have no float32
     odd = tiny.model_config(compute_dtype="bfloat16", head_size=24)
     assert kernels.kernel_for(odd, Mesh("cuda")) == "cudnn"  # no power of two

@@ -7,11 +7,8 @@ from hypothesis import strategies as st
 from jax.sharding import AbstractMesh, AxisType
 
 from cotjax.model.sharding import MESH_AXES
-from cotjax.objectives.cross_entropy import (
-    _chunks,
-    losses_and_entropies,
-    supervised_cross_entropy,
-)
+from cotjax.objectives.chunks import chunks as chunks_of
+from cotjax.objectives.cross_entropy import losses_and_entropies, supervised_cross_entropy
 from cotjax.objectives.supervised import masked_cross_entropy
 
 B, T, D, V = 3, 21, 8, 13
@@ -167,7 +164,7 @@ def test_logits_of_chunks_that_no_row_reaches_are_not_computed():
 @pytest.mark.parametrize(("counts", "chunks"), [((0, 0), 0), ((4, 1), 1), ((1, 5), 2), ((9, 3), 3)])
 def test_as_many_chunks_are_computed_as_the_longest_row_fills(counts, chunks):
     supervised = jnp.arange(12)[None] < jnp.array(counts)[:, None]
-    assert _chunks(supervised, 4) == chunks
+    assert chunks_of(supervised, 4) == chunks
 
 
 @pytest.mark.parametrize(("chunk", "length"), [(7, 7), (64, T)])

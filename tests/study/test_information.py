@@ -18,7 +18,8 @@ from cotjax.data.trajectories import SCRIPTED_BEFORE, Step, Trajectory
 from cotjax.diagnostics.information import FILE, read_information
 from cotjax.masking import Dropping, Role
 from cotjax.model.params import init_params
-from cotjax.objectives.supervised import supervised
+from cotjax.objectives.scores import totals_by_role
+from cotjax.objectives.supervised import token_losses
 from cotjax.study.information import Measure, measure_of
 from cotjax.train.main import train
 from cotjax.train.run import Run
@@ -68,7 +69,8 @@ def test_shares_of_loss_and_gradient_are_those_of_each_example_alone(source, tmp
 
     def losses(params, features):
         batch = {name: jnp.asarray(array)[None] for name, array in features.items()}
-        return supervised(training.MODEL, params, batch)["by_role"][0]
+        losses_BT = token_losses(training.MODEL, params, batch) * batch["weights"]
+        return totals_by_role(losses_BT, batch["roles"], len(Role))
 
     total, gradients = np.zeros(len(Role)), None
     alone = jax.jit(lambda *each: (losses(*each), jax.jacrev(losses)(*each)))

@@ -183,7 +183,8 @@ from pathlib import Path
 from helpers.training import make_source, run
 import json
 shape = json.loads(sys.argv[2])
-run(Path(sys.argv[1]), make_source(Path(sys.argv[1]) / "data"), steps=4, mesh_shape=shape)
+data = make_source(Path(sys.argv[1]) / "data")
+run(Path(sys.argv[1]), data, steps=4, remat="auto", mesh_shape=shape)
 """
 
 
