@@ -5,7 +5,7 @@ It says nothing about speed: the compiler knows memory, arithmetic and exchange,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -80,9 +80,11 @@ def plan(config: ConfigDict, topology: Topology, console: Console, only: str | N
         console.print(
             f"{which}: mesh {' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}"
         )
-        programs = _measured(which, config, model, devices)
-        for each in programs:
+        programs = []
+        for each in _measured(which, config, model, devices):
+            # Shown as it is compiled: a large model's programs take minutes each.
             _show(each, room, console)
+            programs.append(each)
         if which == "rl":
             console.print(freed(config))
         if which in ("train", "rl"):
@@ -146,7 +148,7 @@ def _mesh(which: str, config: ConfigDict, devices: list[jax.Device]) -> Mesh:
 
 def _measured(
     which: str, config: ConfigDict, model: ModelConfig, devices: list[jax.Device]
-) -> list[Program | DoesNotFit]:
+) -> Iterable[Program | DoesNotFit]:
     mesh = _mesh(which, config, devices)
     if which == "rl":
         return rl_programs(config, model, mesh, _mesh("sampler", config, devices))
@@ -241,7 +243,7 @@ def _show_nearest(
             set_field(other, override)
         flags = " ".join(f"--config.{override}" for override in overrides)
         try:
-            programs = _measured(which, other, model, devices)
+            programs = list(_measured(which, other, model, devices))
         except UsageError as error:
             console.print(f"    {flags}: cannot be ({error})")
             continue
@@ -268,6 +270,8 @@ def changes(which: str, config: ConfigDict) -> Iterator[tuple[str, ...]]:
         yield (f"evaluate.max_length={settings.max_length // 2}",)
         return
     if which == "rl":
+        if not config.rl.offload:
+            yield ("rl.offload=True",)
         if config.train.remat != "block":
             yield ("train.remat=block",)
         yield from ((f"rl.slots={config.rl.slots // part}",) for part in (2, 4))

@@ -61,19 +61,17 @@ def of_all(folder: Path, plays: Iterable[Play], own: Mapping[Play, Episode]) -> 
     """
     if not distributed.several():
         return dict(own)
-    folder.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(each.model_dump()) + "\n" for each in own.values())
-    part = folder / f"part-{distributed.own_process()}.jsonl"
-    write_atomic(part, lines)
+    parts = [folder / f".part-{process}.jsonl" for process in range(distributed.count())]
+    mine = distributed.own_process()
+    write_atomic(parts[mine], lines)
     distributed.barrier("parts written")
     by_name = {(play.game.id, play.sample): play for play in plays}
     episodes = dict(own)
-    for process in range(distributed.count()):
-        if process == distributed.own_process():
-            continue
-        for line in (folder / f"part-{process}.jsonl").read_text().splitlines():
+    for part in (*parts[:mine], *parts[mine + 1 :]):
+        for line in part.read_text().splitlines():
             episode = Episode.model_validate_json(line)
             episodes[by_name[episode.game.id, episode.sample]] = episode
     distributed.barrier("parts read")
-    part.unlink()
+    parts[mine].unlink()
     return episodes
