@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from cotjax.envs.alfworld.env import AlfworldEnv
 from cotjax.envs.base import Game, Observation, TextEnv
 from cotjax.envs.pool.pool import EnvPool
+from cotjax.rl.groups import Stream
 from cotjax.rollout.elicitation import Elicitation
 
 # AdamW's settings on every side.
@@ -183,6 +184,31 @@ class Late:
         self._env.close()
 
 
+@dataclass(frozen=True, kw_only=True)
+class RLJob(RolloutJob):
+    """Steps of GRPO by CoT actions at temperature 1. `side` of the baseline: "trl".
+
+    Attributes:
+      tasks, group: games a step, plays of each; `slots` is their product.
+      batch, row_length: rows of a micro-batch, and the tokens of each, of cotjax alone.
+    """
+
+    tasks: int = 4
+    group: int = 8
+    batch: int = 8
+    row_length: int = 1024
+
+    @property
+    def elicitation(self) -> Elicitation:
+        """How every side draws actions."""
+        return replace(super().elicitation, temperature=1.0)
+
+    def games_of(self, step: int) -> list[Game]:
+        """Return the games that every side plays in a step, from 0 on."""
+        stream = Stream(self.played(), self.seed)
+        return [stream[step * self.tasks + place] for place in range(self.tasks)]
+
+
 def _random_ids(vocab_size: int, shape: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(0).integers(vocab_size, size=shape, dtype=np.int32)
 
@@ -191,12 +217,13 @@ _KINDS: dict[str, type[Job]] = {
     "train": TrainJob,
     "sample": SampleJob,
     "rollout": RolloutJob,
+    "rl": RLJob,
 }
 
 
 def to_line(job: Job) -> str:
     """Return the job as one line of JSON."""
-    kind = next(name for name, kind in _KINDS.items() if isinstance(job, kind))
+    kind = next(name for name, kind in _KINDS.items() if type(job) is kind)
     return json.dumps({"kind": kind, **asdict(job)})
 
 

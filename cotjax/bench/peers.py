@@ -163,7 +163,7 @@ class TransformersRollout(RolloutTask):
         starting = {slot: waiting.pop() for slot in free}
         if not starting:
             return
-        for slot, answer in _answers(lambda: self._pool.reset(starting), rollout).items():
+        for slot, answer in answers_of(lambda: self._pool.reset(starting), rollout).items():
             task, observation = answer
             prompt = self._codec.first_prompt(task, observation.text)
             live[slot] = _Episode(starting[slot], prompt, [])
@@ -178,9 +178,11 @@ class TransformersRollout(RolloutTask):
         )
         rollout.sampler_s += time.perf_counter() - started_at
         rollout.new_tokens += sum(map(len, responses)) + sum(map(len, prompt_actions))
-        parsed = {slot: self._parse(ids) for slot, ids in zip(live, responses, strict=True)}
+        parsed = {
+            slot: parsed_action(self._codec, ids) for slot, ids in zip(live, responses, strict=True)
+        }
         actions = {slot: action for slot, (action, _) in parsed.items()}
-        answers = _answers(lambda: self._pool.step(actions), rollout)
+        answers = answers_of(lambda: self._pool.step(actions), rollout)
         for (slot, (action, sampled)), ids in zip(parsed.items(), responses, strict=True):
             episode, answer = live[slot], answers[slot]
             episode.acted.append(action or self._codec.decode(ids))
@@ -195,14 +197,6 @@ class TransformersRollout(RolloutTask):
     def _end(self, live: dict[int, _Episode], slot: int, rollout: Rollout) -> None:
         episode = live.pop(slot)
         rollout.acted[episode.game.id] = episode.acted
-
-    def _parse(self, ids: list[int]) -> tuple[str, list[int] | None]:
-        """Return a CoT response's action, and its sampled ids where the next prompt keeps them."""
-        stopped = end_of(ids, self._codec.stop) is not None
-        response = formats.parse_response(self._codec.decode(ids), prefilled=False, stopped=stopped)
-        if response.action is None or not self._codec.encodable(response.action):
-            return "", None
-        return response.action, action_ids(self._codec, ids, response.action, opened="")
 
     def _generate(self, prompts: list[list[int]], max_new: int) -> list[list[int]]:
         """Return the new ids of each prompt, up to and including its stop sequence."""
@@ -237,7 +231,7 @@ class TransformersRollout(RolloutTask):
         self._pool.close()
 
 
-def _answers(
+def answers_of(
     ask: Callable[[], dict[int, _Answer | EnvError]], rollout: Rollout
 ) -> dict[int, _Answer]:
     """Return the environments' answers, and count their time: nothing is decoded meanwhile.
@@ -254,6 +248,17 @@ def _answers(
     rollout.environment_s += seconds
     rollout.waited_s += seconds
     return answers
+
+
+def parsed_action(codec: Codec, ids: list[int]) -> tuple[str, list[int] | None]:
+    """Return a CoT response's action, "" for an invalid one, and its sampled ids where the next
+    prompt keeps them.
+    """
+    stopped = end_of(ids, codec.stop) is not None
+    response = formats.parse_response(codec.decode(ids), prefilled=False, stopped=stopped)
+    if response.action is None or not codec.encodable(response.action):
+        return "", None
+    return response.action, action_ids(codec, ids, response.action, opened="")
 
 
 def end_of(ids: Sequence[int], stop: Sequence[Sequence[int]]) -> int | None:

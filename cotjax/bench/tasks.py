@@ -129,6 +129,51 @@ class RolloutTask(Task):
         return {"seconds": seconds, **_as_dicts(rollouts[-1]), **self.describe()}
 
 
+@dataclass
+class RLStep:
+    """One step of GRPO.
+
+    Attributes:
+      seconds: wall-clock time; play_s: of it until every episode was over; transfer_s: of that
+        until the weights were where they play (0 where they are shared).
+      reward: mean of the episodes.
+      sampled, trained: tokens drawn; tokens of the rows, without padding.
+      steps: actions of all episodes.
+    """
+
+    seconds: float = 0.0
+    play_s: float = 0.0
+    transfer_s: float = 0.0
+    reward: float = 0.0
+    sampled: int = 0
+    trained: int = 0
+    steps: int = 0
+
+
+class RLTask(Task):
+    """Steps of GRPO, one after the other: play, advantages, one update."""
+
+    @abstractmethod
+    def step(self) -> RLStep:
+        """Do the next step."""
+
+    @abstractmethod
+    def greedy(self) -> dict[str, list[str]]:
+        """Return the greedy actions of the first step's games, by game; "" for an invalid one."""
+
+    def warm_up(self) -> dict[str, Any]:
+        """Return "first_s" and the greedy actions, "acted"."""
+        acted = self.greedy()
+        first_s = _timed(self.step)[0]
+        self.step()
+        return {"first_s": first_s, "acted": acted}
+
+    def measure(self, count: int) -> dict[str, Any]:
+        """Return "seconds" of each step, and the "steps"."""
+        steps = [self.step() for _ in range(count)]
+        return {"seconds": [each.seconds for each in steps], "steps": [asdict(x) for x in steps]}
+
+
 def _as_dicts(rollouts: dict[str, Rollout]) -> dict[str, Any]:
     return {name: asdict(rollout) for name, rollout in rollouts.items()}
 

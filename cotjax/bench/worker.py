@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cotjax.bench.jobs import Job, RolloutJob, SampleJob, TrainJob, from_line
+from cotjax.bench.jobs import Job, RLJob, RolloutJob, SampleJob, TrainJob, from_line
 from cotjax.bench.tasks import Task
 from cotjax.envs.pool.messages import error_to_message
 from cotjax.errors import CotjaxError
@@ -36,6 +36,14 @@ def serve(ask: Callable[[], str], answer: Callable[[dict[str, Any]], None]) -> N
 
 def make_task(job: Job) -> Task:
     """Return the side's implementation of a job."""
+    if isinstance(job, RLJob):
+        if job.side == "cotjax":
+            from cotjax.bench.our_rl import CotjaxRL
+
+            return CotjaxRL(job)
+        from cotjax.bench.trl_peer import TrlRL
+
+        return TrlRL(job)
     if job.side == "cotjax":
         from cotjax.bench.ours import CotjaxSample, CotjaxTrain
 

@@ -1,4 +1,4 @@
-"""`cotjax bench policy`: trees against rows, and the cost of the policy's loss."""
+"""`cotjax bench policy` and `cotjax bench rl`: what reinforcement learning costs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from cotjax.errors import UsageError
 
 
 def add_policy_bench(bench: argparse._SubParsersAction) -> None:
-    """Add `policy` to the subcommands of `bench`."""
+    """Add `policy` and `rl` to the subcommands of `bench`."""
+    _add_rl(bench)
     policy = bench.add_parser(
         "policy",
         help="reinforcement learning: tokens as trees and as one row a step; its step against SFT",
@@ -40,6 +41,38 @@ def add_policy_bench(bench: argparse._SubParsersAction) -> None:
     policy.set_defaults(run=_policy)
 
 
+def _add_rl(bench: argparse._SubParsersAction) -> None:
+    rl = bench.add_parser(
+        "rl",
+        help="steps of GRPO an hour, alone or compared with TRL's GRPOTrainer",
+        description="Time steps of GRPO in made household games: play, advantages, one update.",
+    )
+    rl.add_argument(
+        "--model", type=Path, help="folder of a model with its tokenizer (default: the shipped one)"
+    )
+    rl.add_argument(
+        "--template", default="chatml", help="turn template of --model (default chatml)"
+    )
+    for name, default, text in (
+        ("tasks", 4, "games a step"),
+        ("group", 8, "plays of each game; all episodes of a step are played at once"),
+        ("steps", 12, "most actions an episode"),
+        ("new", 64, "most tokens a response"),
+        ("batch", 8, "rows of a micro-batch"),
+        ("row-length", 1024, "tokens of a row, of cotjax"),
+        ("rounds", 3, "steps that are timed, in which the sides take turns"),
+        ("seed", 0, "seed of the games and of what is drawn"),
+    ):
+        rl.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default {default})")
+    rl.add_argument(
+        "--cpu-devices",
+        type=int,
+        help="devices that cotjax splits a CPU into (default: one a core)",
+    )
+    rl.add_argument("--peer", choices=("trl",), help="do the same with TRL's GRPOTrainer")
+    rl.set_defaults(run=_rl)
+
+
 def _policy(arguments: argparse.Namespace) -> None:
     from cotjax.bench.policy import benchmark
 
@@ -54,3 +87,14 @@ def _policy(arguments: argparse.Namespace) -> None:
         batch=arguments.batch,
         rounds=arguments.rounds,
     )
+
+
+def _rl(arguments: argparse.Namespace) -> None:
+    from cotjax.bench.rl import Settings, benchmark
+
+    names = (
+        *("model", "template", "tasks", "group", "steps", "new", "batch", "row_length"),
+        *("rounds", "seed", "cpu_devices"),
+    )
+    given = {name: getattr(arguments, name) for name in names}
+    benchmark(Settings(**given, peer=arguments.peer is not None))

@@ -94,3 +94,6 @@ def _learning(rl: ConfigDict) -> None:
     rl.old = "sampler"
     rl.tis_cap = 2.0
     rl.updates = 1  # updates a step, each on as many whole groups
+    # Keep the optimizer's state in the host's memory while the policy plays, and the start's
+    # parameters whenever they are not scored under: room for the sampler's weights and cache.
+    rl.offload = False

@@ -5,7 +5,7 @@ It says nothing about speed: the compiler knows memory, arithmetic and exchange,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -95,9 +95,11 @@ def plan(
         console.print(
             f"{which}: mesh {' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}"
         )
-        programs = _measured(which, config, model, devices, spec)
-        for each in programs:
+        programs = []
+        for each in _measured(which, config, model, devices, spec):
+            # Shown as it is compiled: a large model's programs take minutes each.
             _show(each, room, console)
+            programs.append(each)
         if which == "rl":
             console.print(freed(config))
         if which in ("train", "rl"):
@@ -200,7 +202,7 @@ def _measured(
     model: ModelConfig,
     devices: list[jax.Device],
     spec: Spec | None,
-) -> list[Program | DoesNotFit]:
+) -> Iterable[Program | DoesNotFit]:
     mesh = _mesh(which, config, devices)
     if which == "rl":
         return rl_programs(config, model, mesh, _mesh("sampler", config, devices))
@@ -296,7 +298,7 @@ def _show_nearest(
             set_field(other, override)
         flags = " ".join(f"--config.{override}" for override in overrides)
         try:
-            programs = _measured(which, other, model, devices, spec)
+            programs = list(_measured(which, other, model, devices, spec))
         except UsageError as error:
             console.print(f"    {flags}: cannot be ({error})")
             continue
@@ -323,6 +325,8 @@ def changes(which: str, config: ConfigDict) -> Iterator[tuple[str, ...]]:
         yield (f"evaluate.max_length={settings.max_length // 2}",)
         return
     if which == "rl":
+        if not config.rl.offload:
+            yield ("rl.offload=True",)
         if config.train.remat != "block":
             yield ("train.remat=block",)
         yield from ((f"rl.slots={config.rl.slots // part}",) for part in (2, 4))

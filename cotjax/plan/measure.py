@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -126,8 +126,8 @@ def train_program(
 
 def sampler_programs(
     config: ConfigDict, model: ModelConfig, mesh: Mesh
-) -> list[Program | DoesNotFit]:
-    """Return the config's two largest sampler programs, compiled: reading prompts, and decoding."""
+) -> Iterator[Program | DoesNotFit]:
+    """Yield the config's two largest sampler programs, compiled: reading prompts, and decoding."""
     settings = config.evaluate
     slots, capacity = whole_slots(settings.slots, mesh), settings.max_length
     new = longest_response(settings)
@@ -137,19 +137,17 @@ def sampler_programs(
         "cache": bytes_a_device(programs.abstract_cache(capacity)),
     }
     most = min(programs.reads[-1], capacity)
-    results: list[Program | DoesNotFit] = []
     for name, lower in (
         ("sampler, prefill", partial(programs.prefill, most, capacity)),
         ("sampler, decode", partial(programs.decode, 0, capacity)),
     ):
         compiled = compile_for(name, lower, mesh)
         if isinstance(compiled, DoesNotFit):
-            results.append(compiled)
+            yield compiled
             continue
         peak = peak_bytes(compiled.program, platform_of(mesh))
         of_peak = parts | {"temporaries": peak - sum(parts.values())}
-        results.append(Program(name, compiled.seconds, peak, of_peak, exchanged=compiled.exchanged))
-    return results
+        yield Program(name, compiled.seconds, peak, of_peak, exchanged=compiled.exchanged)
 
 
 def probe_programs(

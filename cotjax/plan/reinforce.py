@@ -6,7 +6,8 @@ What is on the devices in each phase, beside what its programs use:
     score    optimizer, the start's parameters; the sampler's weights and caches are freed
     update   the start's parameters; sums of gradients, which are freed at its end
 
-The start's parameters are there with a KL term and without LoRA.
+The start's parameters are there with a KL term and without LoRA. With `rl.offload` the optimizer is
+on the host in play, and the start's parameters in play and in the update.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ def _plays(arm: ConfigDict) -> bool:
 
 def rl_programs(
     config: ConfigDict, model: ModelConfig, mesh: Mesh, playing: Mesh
-) -> list[Program | DoesNotFit]:
-    """Return the programs of each phase; a peak includes what the phase holds beside its program.
+) -> Iterator[Program | DoesNotFit]:
+    """Yield the programs of each phase; a peak includes what the phase holds beside its program.
 
     `mesh`, `playing`: of training, and of the sampler.
 
@@ -67,10 +68,11 @@ def rl_programs(
     rows = abstract_batch(settings.batch, settings.row_length, mesh, "policy")
     params, opt_state = (bytes_a_device(each) for each in (state.params, state.opt_state))
     start = {"start (KL)": float(params)} if config.rl.kl and not model.lora else {}
-    trained = {"trained parameters": float(params), "optimizer": float(opt_state)} | start
-    programs = [
-        _holding(each, trained | other) for each, other in _playing_programs(config, model, playing)
-    ]
+    trained = {"trained parameters": float(params)}
+    if not config.rl.offload:
+        trained |= {"optimizer": float(opt_state)} | start
+    for each, other in _playing_programs(config, model, playing):
+        yield _holding(each, trained | other)
 
     layers: dict[str, Any] = {"scan": settings.scan_layers, "kernel": settings.attention}
     objective = policy_of(config.rl).make(model, mesh, remat=settings.remat, **layers)
@@ -79,32 +81,36 @@ def rl_programs(
     score = score_program(model, mesh, **layers)
     own, held = {"parameters": float(params)}, {"optimizer": float(opt_state)} | start
     whole = own | {"optimizer": float(opt_state)}
+    if config.rl.offload:
+        start = {}
+    summed = {"optimizer": float(opt_state)} | start
     lowered = update.lowered(state, rows)
     # Name -> what lowers it, what of its arguments is told apart, and what is held beside it.
     phases: dict[str, tuple[Callable[[], Lowered], dict[str, float], dict[str, float]]] = {
         "rl score": (partial(score.lower, state.params, scored_fields(rows)), own, held),
-        "rl micro-batch": (lowered["micro-batch"], own, held),
+        "rl micro-batch": (lowered["micro-batch"], own, summed),
         "rl update": (lowered["update"], whole, start),
     }
     for name, (lower, given, beside) in phases.items():
         made = compile_for(name, lower, mesh)
         if isinstance(made, DoesNotFit):
-            programs.append(made)
+            yield made
             continue
         peak = peak_bytes(made.program, platform_of(mesh))
         parts = given | {"rows, sums and temporaries": peak - sum(given.values())}
         program = Program(name, made.seconds, peak, parts, exchanged=made.exchanged)
-        programs.append(_holding(program, beside))
-    return programs
+        yield _holding(program, beside)
 
 
 def freed(config: ConfigDict) -> str:
     """Return a line on what is freed between the phases."""
     halves = _halves(config)
+    moved = "the optimizer while it plays" + (", the start but in scoring" if config.rl.kl else "")
     return (
         "    freed between: the sampler's parameters"
         + (f" and {halves} caches" if halves > 1 else " and cache")
         + " after play; the sums of gradients after the update"
+        + (f"; on the host: {moved}" if config.rl.offload else "")
     )
 
 

@@ -53,10 +53,10 @@ def check_rl(config: ConfigDict, arms: Collection[str] | None = None) -> None:
     _check_data(config, arms)
     for arm in config.arms if arms is None else arms:
         _check_arm(config, arm)
-    if distributed.several():
+    if config.rl.tasks < distributed.count():
         raise UsageError(
-            "reinforcement learning plays and trains in one process, and there are "
-            f"{distributed.count()}; start one, on all devices of a host"
+            f"rl.tasks is {config.rl.tasks}, and each of {distributed.count()} processes plays "
+            "whole groups; set it to a multiple of the processes"
         )
 
 

@@ -18,10 +18,12 @@ from cotjax.rl.collapse import thoughts_compared
 from cotjax.rl.divergence import with_costs
 from cotjax.rl.groups import Stream
 from cotjax.rl.metrics import Clock, mean, step_row
+from cotjax.rl.offload import to_devices, to_host
 from cotjax.rl.play import Actors, played_or_read
 from cotjax.rl.rollouts import rollouts_file
 from cotjax.rl.run import RLRun
 from cotjax.rl.update import Scores, Update
+from cotjax.runtime import distributed
 from cotjax.runtime.claim import check_arm, claim_arm
 from cotjax.runtime.progress import Listener
 from cotjax.runtime.provenance import git_revision, package_versions
@@ -76,7 +78,7 @@ def reinforce(
     mesh = make_mesh(mesh_shape["data"], mesh_shape["fsdp"], mesh_shape["tensor"])
     check_batch(settings, mesh)
     stream, bound = Stream(games, run.seed), run.bound()
-    for line in check_arm(folder, bound):
+    for line in distributed.from_first("run", lambda: check_arm(folder, bound)):
         listener.warn(line)
 
     # ---- model, optimizer, update
@@ -91,7 +93,7 @@ def reinforce(
         scores = Scores(run, mesh, **layers)
 
     # ---- resume: the folder is claimed now that every check of the start has passed
-    saves = claim_arm(folder, bound)
+    saves = distributed.from_first("saves", lambda: claim_arm(folder, bound))
     keep = Keep(set(saves), settings.keep_last, settings.keep_every)
     checkpoints = Checkpoints(folder / "checkpoints", keep)
     about = bound | {"config": run.config, "git": git_revision(), "versions": package_versions()}
@@ -134,6 +136,8 @@ def reinforce(
             clock = Clock()
             scored: dict[str, Any] = {}  # metrics that log-probabilities are needed for
             with clock.timing("play_s"):
+                if run.rl.offload:
+                    state = state._replace(opt_state=to_host(state.opt_state))
                 rollouts, waits = played_or_read(
                     rollouts_file(folder, step),
                     actors,
@@ -145,6 +149,8 @@ def reinforce(
                     seed=run.seed,
                     warn=listener.warn,
                 )
+                if run.rl.offload:
+                    state = state._replace(opt_state=to_devices(state.opt_state))
 
             # ---- advantages; rows of tokens with them; log-probabilities under the start, and
             # under this policy, before it changes

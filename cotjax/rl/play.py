@@ -19,10 +19,12 @@ from cotjax.rl.groups import Group, Stream, groups_at
 from cotjax.rl.policy import fingerprint
 from cotjax.rl.rewards import as_played
 from cotjax.rl.rollouts import About, Rollouts, read_rollouts, untimed, write_rollouts
+from cotjax.rl.together import of_all, on_own_devices
 from cotjax.rollout.contracts import Environments, Policy
 from cotjax.rollout.elicitation import Elicitation
 from cotjax.rollout.loop import play
 from cotjax.rollout.record import Episode, Kind
+from cotjax.runtime import distributed
 from cotjax.runtime.files import put_aside
 from cotjax.sample.sampler import Sampler
 
@@ -54,8 +56,9 @@ class Actors:
 
         The weights go from the trainer's devices to the sampler's, not through the host.
         """
-        self.sampler.load(params)
-        self.sampler.wait()
+        sampler = self.sampler
+        sampler.load(on_own_devices(sampler.config, params, sampler.mesh))
+        sampler.wait()
         try:
             twins = [self.sampler.twin() for _ in self.environments[1:]]
             yield list(zip((self.sampler, *twins), self.environments, strict=True))
@@ -90,26 +93,46 @@ def played_or_read(
     """Return the rollouts of a step: those of its file, or else played, and then written there.
 
     A file that is damaged, or that other weights played, is set aside with a warning, and the step
-    is played again. The other arguments are those of `play_step`.
+    is played again. Each of several processes plays its share of the groups. The other arguments
+    are those of `play_step`.
     """
     policy = fingerprint(params)
-    if path.exists():
+    kept: list[Rollouts] = []
+
+    def usable() -> bool:
+        if not path.exists():
+            return False
         try:
             rollouts = read_rollouts(path, settings)
             about = rollouts.about
             if (about.step, about.begin, about.policy) == (step, begin, policy):
-                return rollouts, Waits()
+                kept.append(rollouts)
+                return True
             fault = f"{path}: other weights than those of step {step - 1} played it"
         except DataError as error:
             fault = str(error).partition(";")[0]
         warn(f"{fault}; set aside as {put_aside(path).name}, and played again")
+        return False
+
+    if distributed.from_first("rollouts", usable):
+        return (kept or [read_rollouts(path, settings)])[0], Waits()
     began = time.perf_counter()
     with actors.playing(params) as halves:
         transfer = time.perf_counter() - began
         rollouts, waits = play_step(
-            actors, halves, stream, settings, step=step, begin=begin, seed=seed, policy=policy
+            actors,
+            halves,
+            stream,
+            settings,
+            step=step,
+            begin=begin,
+            seed=seed,
+            policy=policy,
+            parts=path.parent,
         )
-    write_rollouts(path, rollouts)
+    with distributed.in_turn("rollouts written"):
+        if distributed.first():
+            write_rollouts(path, rollouts)
     return rollouts, replace(waits, transfer=transfer)
 
 
@@ -123,6 +146,7 @@ def play_step(
     begin: int,
     seed: int,
     policy: str,
+    parts: Path = Path(),
 ) -> tuple[Rollouts, Waits]:
     """Play `rl.tasks` groups of the stream from position `begin` on.
 
@@ -135,6 +159,7 @@ def play_step(
       begin: the stream's position before the step.
       seed: of the run; what is drawn depends on it, the step, the game, the sample and the turn.
       policy: hash of the weights that play.
+      parts: folder through which several processes give each other what they played.
     """
     kept: list[tuple[Group, list[Episode]]] = []
     broken: list[str] = []
@@ -144,21 +169,24 @@ def play_step(
         groups = groups_at(stream, begin, end, missing, settings.group)
         end, rounds = end + missing, rounds + 1
         simulated = step <= settings.simulated_steps
-        episodes = _played(actors, halves, groups, step_seed(seed, step), simulated)
+        own = [group for place, group in enumerate(groups) if distributed.share(place)]
+        played = _played(actors, halves, own, step_seed(seed, step), simulated)
+        episodes = of_all(parts, [each for group in groups for each in group.plays], played)
         environment_s += sum(each.timing.environment_s for each in episodes.values())
         waited_s += sum(each.timing.waited_s for each in episodes.values())
         for group in groups:
-            own = [episodes[each] for each in group.plays]
-            if errors := [each.env_error for each in own if each.env_error]:
+            in_group = [episodes[each] for each in group.plays]
+            if errors := [each.env_error for each in in_group if each.env_error]:
                 broken.append(errors[0])
                 continue
-            kept.append((group, [untimed(episode) for episode in own]))
-            plays = [as_played(episode, group.position, settings) for episode in own]
+            kept.append((group, [untimed(episode) for episode in in_group]))
+            plays = [as_played(episode, group.position, settings) for episode in in_group]
             wanted += settings.flat == "refill" and is_flat(plays, settings)
         missing = wanted - len(kept)
     about = About(step, begin, end, policy, tuple(broken), rounds - 1)
-    positions = [group.position for group, own in kept for _ in own]
-    rollouts = Rollouts.of(about, positions, [each for _, own in kept for each in own], settings)
+    positions = [group.position for group, of_group in kept for _ in of_group]
+    whole = [each for _, of_group in kept for each in of_group]
+    rollouts = Rollouts.of(about, positions, whole, settings)
     return rollouts, Waits(environment_s, waited_s)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from cotjax.model.params import Params
 
@@ -19,7 +22,7 @@ def fingerprint(params: Params) -> str:
     changes them; one counts each element by its place.
     """
     paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(params), strict=True)
-    sums = jax.device_get(_sums(leaves))
+    sums = jax.device_get(_program(leaves[0].sharding)(leaves))
     together = hashlib.blake2b(digest_size=16)
     for path, leaf, values in zip(paths, leaves, sums, strict=True):
         name = jax.tree_util.keystr(path)
@@ -27,7 +30,14 @@ def fingerprint(params: Params) -> str:
     return together.hexdigest()
 
 
-@jax.jit
+@lru_cache(maxsize=4)
+def _program(sharding: Any) -> Any:
+    """Return `_sums`, jitted; `sharding`: of a parameter, whose processes all get the sums."""
+    if isinstance(sharding, NamedSharding):
+        return jax.jit(_sums, out_shardings=NamedSharding(sharding.mesh, PartitionSpec()))
+    return jax.jit(_sums)
+
+
 def _sums(leaves: tuple[jax.Array, ...]) -> list[jax.Array]:
     return [_sums_of(leaf) for leaf in leaves]
 

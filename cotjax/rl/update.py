@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.stages import Lowered
 
 from cotjax.model.config import ModelConfig
@@ -23,8 +23,9 @@ from cotjax.model.platform import compiler_options
 from cotjax.model.sharding import batch_sharding
 from cotjax.objectives.objective import Objective, together
 from cotjax.objectives.scores import log_probs, reference_of
+from cotjax.rl.offload import to_devices, to_host
 from cotjax.rl.run import RLRun
-from cotjax.runtime.arrays import global_batch
+from cotjax.runtime.arrays import shared_batch
 from cotjax.train.step import FIELDS, TrainState, applied, make_gradients, state_shardings
 
 Batch = Mapping[str, np.ndarray]
@@ -109,7 +110,7 @@ class Update:
         with jax.set_mesh(self._mesh):
             sums = None
             for batch in batches:
-                rows = global_batch(batch, batch_sharding(self._mesh), len(batch["ids"]))
+                rows = shared_batch(batch, batch_sharding(self._mesh))
                 sums = self._zeros(state.params, rows) if sums is None else sums
                 sums = self._add(sums, state.params, rows)
             state, metrics = self._apply(state, sums)
@@ -133,6 +134,8 @@ class Scores:
             base, _ = reference_of(run.model, abstract_params(run.model))
             self._of_start = _make_scores(base, mesh, **layers)
             self._start = None if run.model.lora else run.make_params(mesh)
+            if self._start is not None and run.rl.offload:
+                self._start = to_host(self._start)
 
     def own(self, params: Params, batch: Batch) -> np.ndarray:
         """Return the log-probabilities of a batch's targets under these parameters, [B, T]."""
@@ -143,14 +146,21 @@ class Scores:
 
         Without a KL term there is no reference, and the sampler's log-probabilities stand for it.
         """
-        return [self._filled(params, batch) for batch in batches]
+        start = None
+        if self._rl.kl:
+            start = reference_of(self._model, params)[1] if self._start is None else self._start
+            if self._start is not None and self._rl.offload:
+                start = to_devices(self._start)
+        filled = [self._filled(params, start, batch) for batch in batches]
+        if self._start is not None and self._rl.offload:
+            self._start = to_host(start)
+        return filled
 
-    def _filled(self, params: Params, batch: Batch) -> Batch:
+    def _filled(self, params: Params, start: Params | None, batch: Batch) -> Batch:
         sampler = batch["sampler"]
         old = self._own(params, batch) if self._rl.old == "trainer" else sampler
-        if not self._rl.kl:
+        if start is None:
             return {**batch, "old": old, "reference": sampler}
-        start = reference_of(self._model, params)[1] if self._start is None else self._start
         return {**batch, "old": old, "reference": self._of_start(start, batch)}
 
 
@@ -173,6 +183,7 @@ def score_program(config: ModelConfig, mesh: Mesh, **layers: Any) -> Any:
             param_shardings(config, mesh),
             dict.fromkeys(_SCORED, batch_sharding(mesh)),
         ),
+        out_shardings=NamedSharding(mesh, PartitionSpec()),  # every process reads all rows
         compiler_options=compiler_options(mesh),
     )
 
@@ -189,8 +200,7 @@ def _make_scores(
     program = score_program(config, mesh, **layers)
 
     def on_mesh(params: Params, batch: Batch) -> np.ndarray:
-        own = scored_fields(batch)
-        rows = global_batch(own, batch_sharding(mesh), len(batch["ids"]))
+        rows = shared_batch(scored_fields(batch), batch_sharding(mesh))
         with jax.set_mesh(mesh):
             return np.asarray(program(params, rows))
 

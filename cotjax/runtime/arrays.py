@@ -18,6 +18,15 @@ def local_rows(sharding: NamedSharding, batch: int) -> list[int]:
     return sorted({row for index in indices if index for row in range(*index[0].indices(batch))})
 
 
+def shared_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+    """Return arrays over all devices of a batch that every process has whole."""
+    size = len(next(iter(batch.values())))
+    own = local_rows(sharding, size)
+    whole = len(own) == size
+    rows = batch if whole else {name: array[own] for name, array in batch.items()}
+    return global_batch(rows, sharding, size)
+
+
 def global_batch(
     own: Mapping[str, np.ndarray], sharding: NamedSharding, batch: int
 ) -> dict[str, jax.Array]:

@@ -26,6 +26,7 @@ from cotjax.rl.rewards import AUTOCOA
 from cotjax.rl.run import RLRun, policy_of
 from cotjax.rollout.elicitation import Elicitation
 from cotjax.rollout.record import Kind
+from cotjax.runtime import distributed
 from cotjax.runtime.members import arm_and_seed
 from cotjax.runtime.progress import Reporter, TrainingProgress
 from cotjax.study.arms import arms_of, dropping_of
@@ -58,10 +59,12 @@ def reinforce_arms(
       games: those to train on, and the panel that checkpoints are played on.
       expert: the expert's trajectories of the panel's games.
     """
-    start = make_start(config, folder, (), reporter)
-    codec = load_codec(config, start.tokenizer)
-    keep_model(folder, start)
-    keep_base(folder, base_folder(config), start.tokenizer, codec)
+    with distributed.in_turn("start"):
+        start = make_start(config, folder, (), reporter)
+        codec = load_codec(config, start.tokenizer)
+        if distributed.first():
+            keep_model(folder, start)
+            keep_base(folder, base_folder(config), start.tokenizer, codec)
     reporter.say(playing_memory(config, start.model))
     panel = _Panel(config, folder, games, start.model, codec, expert, reporter)
     with Reinforcing(config, folder, games, start, codec, reporter) as reinforcing:
@@ -150,7 +153,8 @@ class Reinforcing:
             "tokenizer": {"file": str(tokenizer), "sha256": fingerprints.of(tokenizer)},
             "base": base_content(self._config, fingerprints),
         }
-        fingerprints.keep()
+        if distributed.first():
+            fingerprints.keep()
         return made_from
 
 
@@ -184,7 +188,7 @@ def actors_of(
 ) -> Actors:
     """Return what plays in training; its environments are closed with the stack."""
     halves = 2 if config.evaluate.halves and config.rl.slots > 1 else 1
-    slots = -(-config.rl.slots // halves)
+    slots = -(-config.rl.slots // (halves * distributed.count()))
     simulated = config.rl.simulated_steps > 0
     mesh = playing_mesh(config)
     sampler = sampler_of(config.evaluate, model, codec, mesh, slots, simulated=simulated)
@@ -244,20 +248,25 @@ class _Panel:
         )
         if "_player" in self.__dict__:
             self._player.unload()
+        distributed.barrier("panel played")
         played = Place(arm, step) if step else start or Place(BASE_ARM, 0)
+        found = distributed.from_first("panel", lambda: self._found(played))
+        if found:
+            self._reporter.say(f"  step {step}: {_success_in_words(found)}")
+        return found
+
+    def _found(self, played: Place) -> dict[str, Any]:
+        """Return a checkpoint's success by domain, from its records."""
         records = self._folder / "records" / played.member / str(played.step)
         episodes = [
             each
             for each in (count_records(records) if records.is_dir() else ())
             if each.driver in _DRIVERS and each.ended != "env_error"
         ]
-        found = {
+        return {
             domain: success_of([each for each in episodes if each.domain == domain])
             for domain in sorted({each.domain for each in episodes})
         }
-        if found:
-            self._reporter.say(f"  step {step}: {_success_in_words(found)}")
-        return found
 
     @cached_property
     def _player(self) -> LocalPlayer:

@@ -37,7 +37,7 @@ def test_each_phase_holds_what_it_does_not_use_and_lets_go_of_the_rest():
     config = small_config(kl=0.1)
     assert freed(config).endswith("and cache after play; the sums of gradients after the update")
     config.evaluate.halves = True
-    programs = rl_programs(config, MODEL, tiny.mesh(), tiny.mesh())
+    programs = list(rl_programs(config, MODEL, tiny.mesh(), tiny.mesh()))
     assert all(isinstance(each, Program) for each in programs)
     phases = {each.name: each for each in programs}
     assert list(phases) == [

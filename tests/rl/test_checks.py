@@ -82,7 +82,8 @@ def test_an_impossible_setting_is_one_clear_line(override, words):
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_several_processes_are_refused(monkeypatch):
+def test_each_of_several_processes_has_a_group_to_play(monkeypatch):
     monkeypatch.setattr(checks.distributed, "count", lambda: 2)
-    with pytest.raises(UsageError, match="in one process, and there are 2"):
-        check_rl(config())
+    check_rl(config("rl.tasks=2"))
+    with pytest.raises(UsageError, match="each of 2 processes plays whole groups"):
+        check_rl(config("rl.tasks=1"))
