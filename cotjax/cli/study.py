@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,16 @@ def add_stages(commands: Any) -> None:
                 type=Path,
                 help="recompute every number of the report in a finished run's folder from its "
                 "records, by other code, and do nothing else; exit code 1 where one differs",
+            )
+        if name in ("study", "train", "evaluate", "probe"):
+            command.add_argument(
+                "--arms",
+                metavar="NAME,...",
+                type=_names,
+                default=(),
+                help="do this for these arms alone, or members such as sft/seed-0, beside other "
+                "processes that have the others; --arms with the same --out (default: all, and a "
+                "study's report)",
             )
         if name == "evaluate":
             _add_model(command)
@@ -176,7 +186,8 @@ def _open(
     config = load_config(path, arguments.overrides)
     if arguments.out:
         config.out = str(arguments.out)
-    return _opened(arguments, config, trains=trains, reinforced=reinforced)
+    only = getattr(arguments, "arms", ())
+    return _opened(arguments, config, trains=trains, reinforced=reinforced, only=only)
 
 
 def _join(arguments: argparse.Namespace) -> None:
@@ -191,6 +202,7 @@ def _opened(
     trains: bool = True,
     alone: Callable[[ConfigDict], None] | None = None,
     reinforced: bool = False,
+    only: Sequence[str] = (),
 ) -> Study:
     from cotjax.model.platform import split_cpu
     from cotjax.runtime.joining import check
@@ -202,7 +214,7 @@ def _opened(
     from cotjax.study.run import open_study
 
     tfds.disable_progress_bar()
-    return open_study(config, trains, alone, reinforced)
+    return open_study(config, trains, alone, reinforced, only)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -264,6 +276,8 @@ def _rl(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     given = [name for name in ("world", "split", "games", "kinds") if getattr(arguments, name)]
+    if arguments.arms and (arguments.model or arguments.endpoint):
+        raise UsageError("--arms names arms of a config's run; leave it out with --model")
     if arguments.endpoint:
         _evaluate_endpoint(arguments)
         return
@@ -336,6 +350,12 @@ def _report_runs(arguments: argparse.Namespace) -> None:
 
 
 def _finish(study: Study, summary: Any) -> None:
+    if summary is None and study.only:
+        study.reporter.say(
+            f"This part is done: {', '.join(study.arm_folders)}. When all are, the same command "
+            "without --arms writes the report"
+        )
+        return
     if summary is None:
         study.reporter.say(f"Trained: {study.folder / 'arms'} (no games to play were asked for)")
         return

@@ -274,6 +274,7 @@ def evaluate(
     arms: Mapping[str, Path],
     records: Path,
     base: Weights | None = None,
+    plays_base: bool = True,
     report: Callable[[int, int, str], None] = lambda done, total, detail: None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> None:
@@ -289,6 +290,7 @@ def evaluate(
         is played once.
       records: folder for the records.
       base: the base's weights; None: checkpoint 0 of the first arm.
+      plays_base: whether the base is played, too; else another part of the study plays it.
       report: called after each episode with (episodes done, episodes in all, what is being
         played), of this process's share.
       warn: called with each warning, a sentence.
@@ -302,6 +304,7 @@ def evaluate(
     unplayed = {
         job: job.unplayed(records, warn)
         for job in plan_jobs(world, arms, planned, games, expert, playing_of(config), base)
+        if plays_base or not job.of_base
     }
     _check_listed(unplayed, expert)
     total = sum(len(job.plays) for job in unplayed)

@@ -50,6 +50,7 @@ def probe_checkpoints(
     arms: Mapping[str, Path],
     run: Path,
     base: jobs.Weights | None = None,
+    measures_base: bool = True,
     names: Sequence[str] = (),
     stage: Callable[[int, int, str], None] = lambda done, total, detail: None,
     say: Callable[[str], None] = lambda text: None,
@@ -62,6 +63,7 @@ def probe_checkpoints(
       arms: arm -> its folder of checkpoints.
       run: the run's folder, with the records.
       base: the base's weights; None: checkpoint 0 of the first arm.
+      measures_base: whether the base is measured, too.
       names: of the probes; (): those of the config.
       stage: called with (rows done, rows in all, what is measured) after each row.
       say: called with each warning, a sentence.
@@ -82,6 +84,8 @@ def probe_checkpoints(
     # Loaded once for all checkpoints, if a probe asks for it.
     load_base = cache(partial(_policy, config, model, codec, plan[0][2], 0))
     for arm, step, weights in plan:
+        if arm == jobs.BASE_ARM and not measures_base:
+            continue
         files = sorted((run / "records" / arm / str(step)).glob("*/*.json"))
         if (wanted and step not in wanted and Place(arm, step) not in starts) or not files:
             continue
