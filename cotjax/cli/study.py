@@ -255,10 +255,14 @@ def _check(run: Path) -> int:
 
 
 def _power(arguments: argparse.Namespace) -> None:
+    import json
+
     from cotjax.config import load_config
+    from cotjax.runtime.claim import protocol_hash
     from cotjax.study.power import power_of, power_text
 
     config = load_config(arguments.config, arguments.overrides)
+    print(f"hash of the config: {protocol_hash(json.loads(config.to_json_best_effort()))}")
     for power in power_of(config, studies=400):
         print(power_text(config, power))
 
