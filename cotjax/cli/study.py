@@ -75,8 +75,9 @@ def add_stages(commands: Any) -> None:
                 "--check",
                 metavar="RUN",
                 type=Path,
-                help="recompute every number of the report in a finished run's folder from its "
-                "records, by other code, and do nothing else; exit code 1 where one differs",
+                help="recompute every number of the report in a finished run's folder, or in the "
+                "archive of one, from its records, by other code, and do nothing else; exit code 1 "
+                "where one differs",
             )
         if name in ("study", "train", "evaluate", "probe"):
             command.add_argument(
@@ -249,9 +250,11 @@ def _study(arguments: argparse.Namespace) -> int:
 
 def _check(run: Path) -> int:
     from cotjax.check.main import check
+    from cotjax.runtime.archive import unpacked
     from cotjax.runtime.terminal import visible
 
-    return 0 if check(run, lambda line: print(visible(line))) else 1
+    with unpacked(run) as folder:
+        return 0 if check(folder, lambda line: print(visible(line))) else 1
 
 
 def _power(arguments: argparse.Namespace) -> None:
