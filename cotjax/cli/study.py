@@ -136,6 +136,13 @@ def _add_runs(command: argparse.ArgumentParser) -> None:
         help="a run's folder, e.g. runs/demo; everything is read from it, and no --config is "
         "needed. Several get a page of all besides, runs.html in --out (default: the first RUN)",
     )
+    command.add_argument(
+        "--table",
+        metavar="RUN",
+        type=Path,
+        help="print the main numbers of a finished run's report, or of the archive of one, as "
+        "tables in Markdown, and do nothing else",
+    )
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
@@ -333,11 +340,23 @@ def _of_model(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _report(arguments: argparse.Namespace) -> None:
+    if arguments.table:
+        _print_tables(arguments.table)
+        return
     if arguments.runs:
         _report_runs(arguments)
         return
     study = _open(arguments, arguments.config or Path("configs/demo.py"), trains=False)
     _finish(study, study.report())
+
+
+def _print_tables(run: Path) -> None:
+    import json
+
+    from cotjax.report.published import published_tables
+    from cotjax.runtime.archive import read_text
+
+    print(published_tables(json.loads(read_text(run, "summary.json"))))
 
 
 def _report_runs(arguments: argparse.Namespace) -> None:

@@ -7,7 +7,8 @@
 
 Records stay records of the schema: `cotjax study --check FILE` recomputes the report from them, and
 unpacked (`tar -xf FILE -C FOLDER`) they are a run that `cotjax report FOLDER` reports. In a record
-ids are empty and their probabilities null; scores of admissible actions have two decimals.
+ids are empty, their probabilities null and the seeds that they were drawn with 0; scores of
+admissible actions have two decimals.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def _without_ids(record: dict[str, Any], path: Path) -> None:
             turn["prompt_ids"] = []
             for kind in ("cot", "prompt", "instructed"):
                 if turn.get(kind):
-                    turn[kind] |= {"ids": [], "logprobs": None}
+                    turn[kind] |= {"ids": [], "logprobs": None, "logprob": None, "seed": 0}
             for kind in ("cot_constrained", "prompt_constrained"):
                 if chosen := turn.get(kind):
                     scores = [round(score, _DECIMALS) for score in chosen["logprobs"]]
