@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cotjax.cli.asking import check_run, print_parts, print_power, print_tables
 from cotjax.errors import UsageError
 
 if TYPE_CHECKING:
@@ -70,6 +71,12 @@ def add_stages(commands: Any) -> None:
                 "--power",
                 action="store_true",
                 help="say what a study of this size can find, by config.primary, and do nothing",
+            )
+            instead.add_argument(
+                "--parts",
+                action="store_true",
+                help="print what --arms may name in processes of their own, a line for each, and "
+                "do nothing",
             )
             instead.add_argument(
                 "--check",
@@ -246,35 +253,16 @@ def _shipped_config(name: str) -> Path:
 
 def _study(arguments: argparse.Namespace) -> int:
     if arguments.check:
-        return _check(arguments.check)
+        return check_run(arguments.check)
     if arguments.power:
-        _power(arguments)
+        print_power(arguments)
+        return 0
+    if arguments.parts:
+        print_parts(arguments)
         return 0
     study = _open(arguments, arguments.config)
     _finish(study, study.run())
     return 0
-
-
-def _check(run: Path) -> int:
-    from cotjax.check.main import check
-    from cotjax.runtime.archive import unpacked
-    from cotjax.runtime.terminal import visible
-
-    with unpacked(run) as folder:
-        return 0 if check(folder, lambda line: print(visible(line))) else 1
-
-
-def _power(arguments: argparse.Namespace) -> None:
-    import json
-
-    from cotjax.config import load_config
-    from cotjax.runtime.claim import protocol_hash
-    from cotjax.study.power import power_of, power_text
-
-    config = load_config(arguments.config, arguments.overrides)
-    print(f"hash of the config: {protocol_hash(json.loads(config.to_json_best_effort()))}")
-    for power in power_of(config, studies=400):
-        print(power_text(config, power))
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -341,22 +329,13 @@ def _of_model(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _report(arguments: argparse.Namespace) -> None:
     if arguments.table:
-        _print_tables(arguments.table)
+        print_tables(arguments.table)
         return
     if arguments.runs:
         _report_runs(arguments)
         return
     study = _open(arguments, arguments.config or Path("configs/demo.py"), trains=False)
     _finish(study, study.report())
-
-
-def _print_tables(run: Path) -> None:
-    import json
-
-    from cotjax.report.published import published_tables
-    from cotjax.runtime.archive import read_text
-
-    print(published_tables(json.loads(read_text(run, "summary.json"))))
 
 
 def _report_runs(arguments: argparse.Namespace) -> None:

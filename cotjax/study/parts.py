@@ -49,6 +49,19 @@ def root_of(config: ConfigDict, member: str) -> str:
     return member
 
 
+def parts_of(config: ConfigDict) -> list[tuple[str, ...]]:
+    """Return the smallest parts that need nothing of each other: members by what they start from.
+
+    In the order of seeds, so that what is done of a study that was stopped can be reported.
+    """
+    parts: dict[str, list[str]] = {}
+    for member in in_order(config):
+        parts.setdefault(root_of(config, member), []).append(member)
+    # Without seeds, and among equal ones, the order is that of training.
+    by_seed = sorted(parts, key=lambda root: arm_and_seed(root)[1] or 0)
+    return [tuple(parts[root]) for root in by_seed]
+
+
 @contextmanager
 def in_turn(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Let one process at a time make what the parts of a run share.
