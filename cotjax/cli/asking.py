@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from cotjax.errors import DataError
+
 
 def check_run(run: Path) -> int:
     """Check a run's report against its records; return the exit code."""
@@ -43,4 +45,11 @@ def print_tables(run: Path) -> None:
     from cotjax.report.published import published_tables
     from cotjax.runtime.archive import read_text
 
-    print(published_tables(json.loads(read_text(run, "summary.json"))))
+    text = read_text(run, "summary.json")
+    try:
+        print(published_tables(json.loads(text)))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{run}: summary.json is of another version ({type(error).__name__}: {error}); "
+            "write it with `cotjax report`"
+        ) from None

@@ -63,10 +63,13 @@ def test_planted_effects_are_in_the_tables_and_none_are_where_none_were_planted(
     assert "in the prompt action, p" not in found
 
 
-def test_another_schema_is_refused(tmp_path):
+def test_another_schema_is_refused(tmp_path, capsys):
     write_planted(tmp_path, {"named": PLANTED["named"]}, games=2, states=1)
     summarize(tmp_path)
     summary = read_json(tmp_path / "summary.json", "cotjax")
     with pytest.raises(ValueError, match="schema_version is 3"):
         published_tables(summary | {"schema_version": 3})
     assert read_text(tmp_path, "summary.json").startswith("{")
+    (tmp_path / "summary.json").write_text('{"schema_version": 3}')
+    assert main(["report", "--table", str(tmp_path)]) == 3
+    assert "write it with `cotjax report`" in capsys.readouterr().err
