@@ -66,36 +66,9 @@ def add_stages(commands: Any) -> None:
         _add_config(command, default=f"configs/{'grpo_demo' if name == 'rl' else 'demo'}.py")
         command.set_defaults(run=run)
         if name == "study":
-            instead = command.add_mutually_exclusive_group()
-            instead.add_argument(
-                "--power",
-                action="store_true",
-                help="say what a study of this size can find, by config.primary, and do nothing",
-            )
-            instead.add_argument(
-                "--parts",
-                action="store_true",
-                help="print what --arms may name in processes of their own, a line for each, and "
-                "do nothing",
-            )
-            instead.add_argument(
-                "--check",
-                metavar="RUN",
-                type=Path,
-                help="recompute every number of the report in a finished run's folder, or in the "
-                "archive of one, from its records, by other code, and do nothing else; exit code 1 "
-                "where one differs",
-            )
+            _add_instead(command)
         if name in ("study", "train", "evaluate", "probe"):
-            command.add_argument(
-                "--arms",
-                metavar="NAME,...",
-                type=_names,
-                default=(),
-                help="do this for these arms alone, or members such as sft/seed-0, beside other "
-                "processes that have the others; --arms with the same --out (default: all, and a "
-                "study's report)",
-            )
+            _add_arms(command)
         if name == "evaluate":
             _add_model(command)
         if name == "report":
@@ -108,6 +81,42 @@ def add_stages(commands: Any) -> None:
                 default=(),
                 help="probes (default: those of config.probes.names)",
             )
+
+
+def _add_instead(command: argparse.ArgumentParser) -> None:
+    """Add what `study` does in place of running a study."""
+    instead = command.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--power",
+        action="store_true",
+        help="say what a study of this size can find, by config.primary, and do nothing",
+    )
+    instead.add_argument(
+        "--parts",
+        action="store_true",
+        help="print what --arms may name in processes of their own, a line for each, and "
+        "do nothing",
+    )
+    instead.add_argument(
+        "--check",
+        metavar="RUN",
+        type=Path,
+        help="recompute every number of the report in a finished run's folder, or in the "
+        "archive of one, from its records, by other code, and do nothing else; exit code 1 "
+        "where one differs",
+    )
+
+
+def _add_arms(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--arms",
+        metavar="NAME,...",
+        type=_names,
+        default=(),
+        help="do this for these arms alone, or members such as sft/seed-0, beside other "
+        "processes that have the others; --arms with the same --out (default: all, and a "
+        "study's report)",
+    )
 
 
 def _add_config(command: argparse.ArgumentParser, default: str | None) -> None:

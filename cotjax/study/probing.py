@@ -79,15 +79,13 @@ def probe_checkpoints(
     if any(probe.name == PreferenceProbe.name for probe in probes):
         check_base_as_judge(config, codec)
     planned = {arm: planned_steps(folder.parent) for arm, folder in arms.items()}
-    wanted, starts = _steps(config) if arms else (), starts_of(config)
     plan = jobs.checkpoints_of(arms, planned, base)
     # Loaded once for all checkpoints, if a probe asks for it.
     load_base = cache(partial(_policy, config, model, codec, plan[0][2], 0))
+    is_wanted = _wanted(config, measures_base) if arms else lambda place: True
     for arm, step, weights in plan:
-        if arm == jobs.BASE_ARM and not measures_base:
-            continue
         files = sorted((run / "records" / arm / str(step)).glob("*/*.json"))
-        if (wanted and step not in wanted and Place(arm, step) not in starts) or not files:
+        if not files or not is_wanted(Place(arm, step)):
             continue
         at = Checkpoint(
             arm=arm,
@@ -105,6 +103,18 @@ def probe_checkpoints(
             load_base=load_base,
         )
         _measure(probes, at, run, games.hash, stage)
+
+
+def _wanted(config: ConfigDict, measures_base: bool) -> Callable[[Place], bool]:
+    """Return whether a checkpoint is measured: by the config, or as what another arm starts from."""
+    steps, starts = _steps(config), starts_of(config)
+
+    def is_wanted(place: Place) -> bool:
+        if place.member == jobs.BASE_ARM and not measures_base:
+            return False
+        return not steps or place.step in steps or place in starts
+
+    return is_wanted
 
 
 def _measure(
