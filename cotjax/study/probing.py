@@ -106,7 +106,7 @@ def probe_checkpoints(
 
 
 def _wanted(config: ConfigDict, measures_base: bool) -> Callable[[Place], bool]:
-    """Return whether a checkpoint is measured: by the config, or as what another arm starts from."""
+    """Return whether a checkpoint is measured: by the config, or as another arm's start."""
     steps, starts = _steps(config), starts_of(config)
 
     def is_wanted(place: Place) -> bool:
