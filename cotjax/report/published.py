@@ -22,7 +22,7 @@ def published_tables(summary: Mapping[str, Any]) -> str:
     """
     if summary.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(f"schema_version is {summary.get('schema_version')!r}")
-    tables = (_verdicts, _levels, _revisions, _differences, _trends)
+    tables = (_verdicts, _levels, _revisions, _differences, _trends, _probes)
     return "\n\n".join(text for table in tables if (text := table(summary)))
 
 
@@ -90,14 +90,33 @@ def _revisions(summary: Mapping[str, Any]) -> str:
         "revision_harmful": "revised, now wrong",
         "d2_constrained": "D2 among admissible ones",
     }
+    return _at_the_ends(summary, "Revisions, in-domain expert states", names)
+
+
+def _probes(summary: Mapping[str, Any]) -> str:
+    """Return D5 to D7 where they were measured."""
+    names = {
+        "conflict_keep_swap": "D5: keeps its action, one noun of the thought swapped",
+        "conflict_keep_other": "D5: another state's thought",
+        "attention_prompt": "D6: attention on the prompt",
+        "attention_reasoning": "on the reasoning",
+        "gradient_prompt": "D7: gradient at the prompt",
+        "gradient_reasoning": "at the reasoning",
+    }
+    return _at_the_ends(summary, "D5 to D7, in-domain", names)
+
+
+def _at_the_ends(summary: Mapping[str, Any], title: str, names: Mapping[str, str]) -> str:
+    """Return metrics of the base and of each arm's last checkpoint, in-domain."""
     rows = []
     for arm in (BASE, *summary["arms"]):
         label = "base" if arm == BASE else summary["arms"][arm]["label"]
         step = 0 if arm == BASE else summary["last_checkpoint"]
-        if (point := _point(summary, arm, step, "in_domain")) and "d2" in point["metrics"]:
-            cells = (percent(_estimate(point["metrics"].get(name))) for name in names)
-            rows.append((label, *cells))
-    return _table("Revisions, in-domain expert states", ("arm", *names.values()), rows)
+        point = _point(summary, arm, step, "in_domain")
+        found = {} if point is None else point["metrics"]
+        if any(name in found and found[name]["value"] is not None for name in names):
+            rows.append((label, *(percent(_estimate(found.get(name))) for name in names)))
+    return _table(title, ("arm", *names.values()), rows)
 
 
 def _differences(summary: Mapping[str, Any]) -> str:
