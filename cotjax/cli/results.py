@@ -43,14 +43,22 @@ def add_export(commands: Any) -> None:
         "--adapter", action="store_true", help="write only the LoRA adapters, for PEFT"
     )
     export.set_defaults(run=_export)
-    kinds = export.add_subparsers(dest="what", metavar="inspect|tables")
+    kinds = export.add_subparsers(dest="what", metavar="inspect|tables|archive")
     for name, run, text in (
         ("inspect", _export_inspect, "write the episodes as logs that `inspect view` opens"),
         ("tables", _export_tables, "write the episodes as tidy tables, in CSV and Parquet"),
+        (
+            "archive",
+            _export_archive,
+            "write records and the report's numbers in one small file",
+        ),
     ):
         kind = kinds.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         kind.add_argument("run_folder", metavar="RUN", type=Path, help=_RUN_HELP)
-        kind.add_argument("--out", required=True, type=Path, help="folder to write; new or empty")
+        written = (
+            "file to write, *.tar.xz" if name == "archive" else "folder to write; new or empty"
+        )
+        kind.add_argument("--out", required=True, type=Path, help=written)
         kind.set_defaults(run=run)
 
 
@@ -90,3 +98,11 @@ def _export_tables(arguments: argparse.Namespace) -> None:
     for name, rows in written.rows.items():
         print(f"{name}: {rows:,} rows")
     print(f"Tables: {arguments.out}{'' if written.parquet else ' (CSV alone: no pyarrow here)'}")
+
+
+def _export_archive(arguments: argparse.Namespace) -> None:
+    from cotjax.report.exports.archive import export_archive
+
+    number = export_archive(arguments.run_folder, arguments.out)
+    size = arguments.out.stat().st_size
+    print(f"{number:,} records, {size / 1e6:.1f} MB: {arguments.out}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cotjax.cli.asking import check_run, print_parts, print_power, print_tables
 from cotjax.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,19 +66,9 @@ def add_stages(commands: Any) -> None:
         _add_config(command, default=f"configs/{'grpo_demo' if name == 'rl' else 'demo'}.py")
         command.set_defaults(run=run)
         if name == "study":
-            instead = command.add_mutually_exclusive_group()
-            instead.add_argument(
-                "--power",
-                action="store_true",
-                help="say what a study of this size can find, by config.primary, and do nothing",
-            )
-            instead.add_argument(
-                "--check",
-                metavar="RUN",
-                type=Path,
-                help="recompute every number of the report in a finished run's folder from its "
-                "records, by other code, and do nothing else; exit code 1 where one differs",
-            )
+            _add_instead(command)
+        if name in ("study", "train", "evaluate", "probe"):
+            _add_arms(command)
         if name == "evaluate":
             _add_model(command)
         if name == "report":
@@ -90,6 +81,42 @@ def add_stages(commands: Any) -> None:
                 default=(),
                 help="probes (default: those of config.probes.names)",
             )
+
+
+def _add_instead(command: argparse.ArgumentParser) -> None:
+    """Add what `study` does in place of running a study."""
+    instead = command.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--power",
+        action="store_true",
+        help="say what a study of this size can find, by config.primary, and do nothing",
+    )
+    instead.add_argument(
+        "--parts",
+        action="store_true",
+        help="print what --arms may name in processes of their own, a line for each, and "
+        "do nothing",
+    )
+    instead.add_argument(
+        "--check",
+        metavar="RUN",
+        type=Path,
+        help="recompute every number of the report in a finished run's folder, or in the "
+        "archive of one, from its records, by other code, and do nothing else; exit code 1 "
+        "where one differs",
+    )
+
+
+def _add_arms(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--arms",
+        metavar="NAME,...",
+        type=_names,
+        default=(),
+        help="do this for these arms alone, or members such as sft/seed-0, beside other "
+        "processes that have the others; --arms with the same --out (default: all, and a "
+        "study's report)",
+    )
 
 
 def _add_config(command: argparse.ArgumentParser, default: str | None) -> None:
@@ -124,6 +151,13 @@ def _add_runs(command: argparse.ArgumentParser) -> None:
         type=Path,
         help="a run's folder, e.g. runs/demo; everything is read from it, and no --config is "
         "needed. Several get a page of all besides, runs.html in --out (default: the first RUN)",
+    )
+    command.add_argument(
+        "--table",
+        metavar="RUN",
+        type=Path,
+        help="print the main numbers of a finished run's report, or of the archive of one, as "
+        "tables in Markdown, and do nothing else",
     )
 
 
@@ -176,7 +210,8 @@ def _open(
     config = load_config(path, arguments.overrides)
     if arguments.out:
         config.out = str(arguments.out)
-    return _opened(arguments, config, trains=trains, reinforced=reinforced)
+    only = getattr(arguments, "arms", ())
+    return _opened(arguments, config, trains=trains, reinforced=reinforced, only=only)
 
 
 def _join(arguments: argparse.Namespace) -> None:
@@ -191,6 +226,7 @@ def _opened(
     trains: bool = True,
     alone: Callable[[ConfigDict], None] | None = None,
     reinforced: bool = False,
+    only: Sequence[str] = (),
 ) -> Study:
     from cotjax.model.platform import split_cpu
     from cotjax.runtime.joining import check
@@ -202,7 +238,7 @@ def _opened(
     from cotjax.study.run import open_study
 
     tfds.disable_progress_bar()
-    return open_study(config, trains, alone, reinforced)
+    return open_study(config, trains, alone, reinforced, only)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -226,29 +262,16 @@ def shipped_config(name: str) -> Path:
 
 def _study(arguments: argparse.Namespace) -> int:
     if arguments.check:
-        return _check(arguments.check)
+        return check_run(arguments.check)
     if arguments.power:
-        _power(arguments)
+        print_power(arguments)
+        return 0
+    if arguments.parts:
+        print_parts(arguments)
         return 0
     study = _open(arguments, arguments.config)
     _finish(study, study.run())
     return 0
-
-
-def _check(run: Path) -> int:
-    from cotjax.check.main import check
-    from cotjax.runtime.terminal import visible
-
-    return 0 if check(run, lambda line: print(visible(line))) else 1
-
-
-def _power(arguments: argparse.Namespace) -> None:
-    from cotjax.config import load_config
-    from cotjax.study.power import power_of, power_text
-
-    config = load_config(arguments.config, arguments.overrides)
-    for power in power_of(config, studies=400):
-        print(power_text(config, power))
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -264,6 +287,8 @@ def _rl(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     given = [name for name in ("world", "split", "games", "kinds") if getattr(arguments, name)]
+    if arguments.arms and (arguments.model or arguments.endpoint):
+        raise UsageError("--arms names arms of a config's run; leave it out with --model")
     if arguments.endpoint:
         _evaluate_endpoint(arguments)
         return
@@ -312,6 +337,9 @@ def _of_model(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _report(arguments: argparse.Namespace) -> None:
+    if arguments.table:
+        print_tables(arguments.table)
+        return
     if arguments.runs:
         _report_runs(arguments)
         return
@@ -336,6 +364,12 @@ def _report_runs(arguments: argparse.Namespace) -> None:
 
 
 def _finish(study: Study, summary: Any) -> None:
+    if summary is None and study.only:
+        study.reporter.say(
+            f"This part is done: {', '.join(study.arm_folders)}. When all are, the same command "
+            "without --arms writes the report"
+        )
+        return
     if summary is None:
         study.reporter.say(f"Trained: {study.folder / 'arms'} (no games to play were asked for)")
         return

@@ -8,6 +8,7 @@ from typing import Any
 
 from cotjax.report.elicitations import DRIVERS, in_words
 from cotjax.report.summary import SCHEMA_VERSION, Summary
+from cotjax.runtime.claim import protocol_hash
 from cotjax.runtime.settings import flatten
 
 _FOLDED = 12  # rows; a section with more is shown on demand
@@ -61,6 +62,8 @@ def protocol_facts(summary: Summary) -> Facts:
     for arm in summary.arms.values():
         seeds = ", ".join("not known" if seed is None else str(seed) for seed in arm.seeds.values())
         rows.append((f"seeds of {arm.label}", seeds))
+    if config := summary.run.get("config"):
+        rows.append(("hash of the config", protocol_hash(config)))
     rows.append(("hash of the games", ", ".join(summary.games_hashes)))
     rows += [
         (f"hash of checkpoint {place}", ", ".join(hashes))

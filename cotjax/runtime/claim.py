@@ -11,6 +11,7 @@ so a start that failed binds nothing. A run with other settings or content is re
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -29,10 +30,13 @@ from cotjax.runtime.settings import first_difference, flatten
 _RUN_FILE, _ARM_FILE = "config.json", "settings.json"
 
 # Settings of a config that change results by rounding at most. A name ending in "." is a section.
-_FREE_OF_RUN = (
+_OF_MACHINE = (
     *("title", "workers", "cpu_devices", "mesh."),
     *("evaluate.slots", "evaluate.halves", "evaluate.tensor", "evaluate.env_retries"),
     *("evaluate.start_timeout", "evaluate.reset_timeout", "evaluate.step_timeout"),
+)
+_FREE_OF_RUN = (
+    *_OF_MACHINE,
     # A kind of action, a checkpoint or a sample that is added later is played later.
     *("evaluate.elicitations", "evaluate.offline", "evaluate.episodes_at", "evaluate.samples"),
 )
@@ -269,6 +273,20 @@ def _check_members(folder: Path, mine: Mapping[str, Any]) -> None:
             f"{', '.join(names) or 'no arms'}; name these arms and seeds too, or choose another "
             "folder with --out"
         )
+
+
+def protocol_hash(config: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a config's settings, but for those of the machine and the folder.
+
+    It is the same before a run, by `cotjax study --power`, and in its report: a study whose hash
+    was published beforehand was not changed after its results were seen.
+    """
+    settings = {
+        name: value
+        for name, value in flatten(_as_json(config)).items()
+        if name != "out" and not _in(name, _OF_MACHINE)
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def claim_run(folder: Path, mine: Mapping[str, Any]) -> None:

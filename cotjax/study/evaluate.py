@@ -231,6 +231,7 @@ def evaluate(
     arms: Mapping[str, Path],
     records: Path,
     base: Weights | None = None,
+    plays_base: bool = True,
     report: Callable[[int, int, str], None] = lambda done, total, detail: None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> None:
@@ -246,6 +247,7 @@ def evaluate(
         is played once.
       records: folder for the records.
       base: the base's weights; None: checkpoint 0 of the first arm.
+      plays_base: whether the base is played, too; else another part of the study plays it.
       report: called after each episode with (episodes done, episodes in all, what is being
         played), of this process's share.
       warn: called with each warning, a sentence.
@@ -256,7 +258,11 @@ def evaluate(
     if distributed.first():
         warn_of_unplayed(arms, planned, games, expert, warn)
     world = load_world(config.world).name
-    jobs = plan_jobs(world, arms, planned, games, expert, playing_of(config), base)
+    jobs = [
+        job
+        for job in plan_jobs(world, arms, planned, games, expert, playing_of(config), base)
+        if plays_base or not job.of_base
+    ]
     play_unplayed(
         config,
         jobs,

@@ -109,6 +109,11 @@ class Job:
     def __str__(self) -> str:
         return f"{self.arm} at step {self.checkpoint}, {self.driver}"
 
+    @property
+    def of_base(self) -> bool:
+        """Whether the base plays, which no arm trained."""
+        return self.arm == BASE_ARM
+
     @cached_property
     def checkpoint_hash(self) -> str:
         """Hash of the checkpoint's files."""

@@ -50,6 +50,7 @@ def probe_checkpoints(
     arms: Mapping[str, Path],
     run: Path,
     base: jobs.Weights | None = None,
+    measures_base: bool = True,
     names: Sequence[str] = (),
     stage: Callable[[int, int, str], None] = lambda done, total, detail: None,
     say: Callable[[str], None] = lambda text: None,
@@ -62,6 +63,7 @@ def probe_checkpoints(
       arms: arm -> its folder of checkpoints.
       run: the run's folder, with the records.
       base: the base's weights; None: checkpoint 0 of the first arm.
+      measures_base: whether the base is measured, too.
       names: of the probes; (): those of the config.
       stage: called with (rows done, rows in all, what is measured) after each row.
       say: called with each warning, a sentence.
@@ -77,13 +79,13 @@ def probe_checkpoints(
     if any(probe.name == PreferenceProbe.name for probe in probes):
         check_base_as_judge(config, codec)
     planned = {arm: planned_steps(folder.parent) for arm, folder in arms.items()}
-    wanted, starts = _steps(config) if arms else (), starts_of(config)
     plan = jobs.checkpoints_of(arms, planned, base)
     # Loaded once for all checkpoints, if a probe asks for it.
     load_base = cache(partial(_policy, config, model, codec, plan[0][2], 0))
+    is_wanted = _wanted(config, measures_base) if arms else lambda place: True
     for arm, step, weights in plan:
         files = sorted((run / "records" / arm / str(step)).glob("*/*.json"))
-        if (wanted and step not in wanted and Place(arm, step) not in starts) or not files:
+        if not files or not is_wanted(Place(arm, step)):
             continue
         at = Checkpoint(
             arm=arm,
@@ -101,6 +103,18 @@ def probe_checkpoints(
             load_base=load_base,
         )
         _measure(probes, at, run, games.hash, stage)
+
+
+def _wanted(config: ConfigDict, measures_base: bool) -> Callable[[Place], bool]:
+    """Return whether a checkpoint is measured: by the config, or as another arm's start."""
+    steps, starts = _steps(config), starts_of(config)
+
+    def is_wanted(place: Place) -> bool:
+        if place.member == jobs.BASE_ARM and not measures_base:
+            return False
+        return not steps or place.step in steps or place in starts
+
+    return is_wanted
 
 
 def _measure(

@@ -3,13 +3,14 @@
 Every stage reuses what an earlier run of the same config left in the run's folder. `cotjax train`,
 `cotjax evaluate` and `cotjax report` run the stages one by one. Of several processes the first
 makes the files, all train one model together, each plays its share of the games, and the first
-writes the report.
+writes the report. Processes that work alone can share a run's arms (`cotjax.study.parts`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,7 @@ from cotjax.study.games import NUMBERS, GameSets, left_out_text, prepare_games
 from cotjax.study.information import measure_of
 from cotjax.study.jobs import Weights
 from cotjax.study.memory import playing_memory
+from cotjax.study.parts import in_turn, part_of, root_of
 from cotjax.study.players import LocalPlayer
 from cotjax.study.power import power_of, power_text
 from cotjax.study.probing import needs_progress, probe_checkpoints, require_probes
@@ -51,6 +53,7 @@ from cotjax.study.spelling import check_spelling
 from cotjax.study.starts import in_order, train_of
 from cotjax.study.training_data import check_opening, drawn_of, kept_of, load_codec
 from cotjax.study.trajectories import Trajectories
+from cotjax.train.checkpoint import Checkpoints
 from cotjax.train.main import train
 from cotjax.train.run import Run
 
@@ -59,13 +62,15 @@ from cotjax.train.run import Run
 class Study:
     """A run's config and folder; each method is a stage.
 
-    `trains`: whether it trains arms, or plays its base alone (`cotjax.study.model`).
+    `trains`: whether it trains arms, or plays its base alone (`cotjax.study.model`). `only`: the
+    arms or members of this part of the study; (): all.
     """
 
     config: ConfigDict
     folder: Path
     reporter: Reporter
     trains: bool = True
+    only: tuple[str, ...] = ()
 
     @property
     def world(self) -> World:
@@ -76,9 +81,22 @@ class Study:
     def arm_folders(self) -> dict[str, Path]:
         """Return the folder of each arm, in order of training; with several seeds each member's.
 
-        The first one starts from the base.
+        Of a part of the study, those of the part.
         """
-        return {arm: self.folder / "arms" / arm for arm in in_order(self.config)}
+        return {arm: self.folder / "arms" / arm for arm in part_of(self.config, self.only)}
+
+    @property
+    def base(self) -> Weights | None:
+        """Return the base's weights where a part plays; None: those of its first arm."""
+        if not self.only:
+            return None
+        root = root_of(self.config, next(iter(self.arm_folders)))
+        return Checkpoints(self.folder / "arms" / root / "checkpoints")
+
+    @property
+    def plays_base(self) -> bool:
+        """Whether this part has the first arm, with which the base is played."""
+        return next(iter(self.arm_folders), None) == next(iter(in_order(self.config)), None)
 
     @property
     def trajectories(self) -> Trajectories:
@@ -88,7 +106,7 @@ class Study:
     def run(self) -> Summary | None:
         """Run all stages; return the report's summary.
 
-        None where nothing is played, and in all processes but the first.
+        None where nothing is played, for a part of the study, and in all processes but the first.
         """
         self.say_power()
         games = self.games()
@@ -101,11 +119,12 @@ class Study:
             return None
         self.evaluate(games)
         names = tuple(self.config.probes.names)
-        if PROGRESS not in names and needs_progress(self.config, self.folder, games):
+        whole = not self.only
+        if whole and PROGRESS not in names and needs_progress(self.config, self.folder, games):
             names = (*names, PROGRESS)
         if names:
             self.probe(games, names)
-        return self.report()
+        return self.report() if whole else None
 
     def say_power(self) -> None:
         """Say what a study of this size can find, by the config's assumptions."""
@@ -115,7 +134,11 @@ class Study:
     def games(self) -> GameSets:
         """Make or find the games."""
         title = "Making games" if self.config.games.source == "made" else "Finding games"
-        with self.reporter.stage("games", title) as stage, distributed.in_turn("games"):
+        with (
+            self.reporter.stage("games", title) as stage,
+            distributed.in_turn("games"),
+            self._shared(),
+        ):
             games = prepare_games(
                 self.config, lambda done, total: stage.update(done, total, "games"), self.trains
             )
@@ -130,8 +153,9 @@ class Study:
     def train(self, games: GameSets) -> None:
         """Collect, build the dataset, and train every arm: first those that others start from."""
         config = self.config
-        expert = self.trajectories.expert_before_training(games)
-        with distributed.in_turn("dataset"):
+        with self._shared():
+            expert = self.trajectories.expert_before_training(games)
+        with distributed.in_turn("dataset"), self._shared():
             trajectories = self.trajectories.training(games)
             rejected = map(Path, own_files(config, "rejected").values())
             files = [*trajectories.values(), *filter(Path.is_file, rejected)]
@@ -199,7 +223,8 @@ class Study:
             raise UsageError(f"{NUMBERS} are all 0: there is nothing to play")
         model, codec = load_trained(self.config, self.folder)
         check_playable(self.config, model, codec)
-        expert = self.trajectories.expert(games)
+        with self._shared():
+            expert = self.trajectories.expert(games)
         title = "Playing every checkpoint: CoT actions, prompt actions, expert states"
         with self.reporter.stage("evaluate", title) as stage:
             evaluate(
@@ -209,20 +234,23 @@ class Study:
                 expert=expert,
                 arms={arm: folder / "checkpoints" for arm, folder in self.arm_folders.items()},
                 records=self.folder / "records",
+                base=self.base,
+                plays_base=self.plays_base,
                 report=stage.update,
                 warn=self.reporter.say,
             )
             distributed.barrier("played")
         if distributed.first():
             seconds = self.reporter.seconds
-            describe_run(self.config, self.folder, games, model, codec, expert, seconds)
+            with self._shared():
+                describe_run(self.config, self.folder, games, model, codec, expert, seconds)
 
     def probe(self, games: GameSets, names: Sequence[str] = ()) -> None:
         """Measure checkpoints at states of their episodes, by the config's probes or by `names`."""
         require_probes(self.config, names)
         model, codec = load_trained(self.config, self.folder)
         arms = {arm: folder / "checkpoints" for arm, folder in self.arm_folders.items()}
-        self.measure(games, model, codec, arms, names=names)
+        self.measure(games, model, codec, arms, self.base, names)
 
     def measure(
         self,
@@ -243,6 +271,7 @@ class Study:
                 arms=arms,
                 run=self.folder,
                 base=base,
+                measures_base=self.plays_base,
                 names=names,
                 stage=stage.update,
                 say=self.reporter.say,
@@ -261,6 +290,10 @@ class Study:
             distributed.barrier("reported")
         return summary
 
+    def _shared(self) -> AbstractContextManager[None]:
+        """Return a block that parts of the study enter one at a time."""
+        return in_turn(self.folder, self.reporter.say) if self.only else nullcontext()
+
     def _examples(self, files: Mapping[str, Path]) -> Drawn:
         """Return the prompt's examples: those that arms were begun with, else newly drawn ones."""
         if not self.config.prompt.examples:
@@ -278,16 +311,17 @@ def open_study(
     trains: bool = True,
     alone: Callable[[ConfigDict], None] | None = None,
     reinforced: bool = False,
+    only: Sequence[str] = (),
 ) -> Study:
     """Claim the config's output folder, after all checks that are possible, and return the study.
 
     `trains`: as in `cotjax.study.ready.check`. `alone`: where the base is played as it is, and
     there are no arms, the check of such a config (`cotjax.study.ready.check_alone`). `reinforced`:
-    whether arms are trained by reinforcement learning.
+    whether arms are trained by reinforcement learning. `only`: arms or members of a part.
 
     Raises:
       UsageError: a setting is impossible, the folder holds another run (the message names what
-        differs), or processes have different configs or folders.
+        differs), processes have different configs or folders, or `only` names no arm.
       DataError: a file is missing or malformed.
     """
     folder = local_path(config.out)
@@ -302,6 +336,7 @@ def open_study(
         check_reinforced(config)
     else:
         check(config, trains)
+    part_of(config, only)
     if distributed.first():
         claim_run(folder, mine)
     distributed.check_folder(folder)
@@ -310,4 +345,4 @@ def open_study(
         if distributed.first()
         else Reporter(console=Console(quiet=True, force_terminal=False))
     )
-    return Study(config, folder, reporter, trains=alone is None)
+    return Study(config, folder, reporter, trains=alone is None, only=tuple(only))

@@ -197,3 +197,25 @@ def test_a_seed_of_an_arm_leaves_as_a_model(study, tmp_path, capsys):
     assert "no arm 'sft'; there are sft/seed-0, sft/seed-1" in capsys.readouterr().err
     assert main([*export, "--arm", "sft/seed-2"]) == 0
     assert (tmp_path / "out" / "config.json").is_file()
+
+
+@pytest.mark.slow
+def test_parts_make_the_records_and_the_report_of_the_whole(study, tmp_path, capsys):
+    arguments, run = study
+    parts = [*arguments[:2], "--out", str(tmp_path / "run"), *arguments[4:]]
+    seeds = "--config.seeds=0,2,1"
+    for members in ("sft/seed-2", "sft/seed-1", "sft/seed-0"):
+        assert main(["study", *parts, seeds, "--arms", members]) == 0
+        assert "This part is done: " + members in capsys.readouterr().out.replace("\n", " ")
+        assert not (tmp_path / "run" / "report.html").exists()
+    assert {each.arm for each in read_records(tmp_path / "run" / "records")} == {"base", "sft"}
+    played = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("records/**/*")}
+    assert main(["study", *parts, seeds]) == 0
+    again = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("records/**/*")}
+    assert again == played, "nothing was left to play"
+    assert main(["study", *arguments, seeds]) == 0
+    whole, pieces = (
+        json.loads((folder / "summary.json").read_text()) for folder in (run, tmp_path / "run")
+    )
+    assert whole["points"] == pieces["points"]
+    assert whole["checkpoint_hashes"].keys() == pieces["checkpoint_hashes"].keys()

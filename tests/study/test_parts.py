@@ -1,0 +1,71 @@
+"""Parts of a study: which arms a part has, and that parts make what they share one at a time."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from cotjax.cli.main import main
+from cotjax.config import default_config
+from cotjax.errors import UsageError
+from cotjax.study.parts import in_turn, part_of, parts_of, root_of
+
+
+def config_of(seeds=(0, 1), **arms):
+    config = default_config()
+    config.arms = {name: {"label": name, **own} for name, own in arms.items()}
+    config.seeds = seeds
+    return config
+
+
+def test_a_part_has_the_members_of_its_names_in_order_of_training():
+    config = config_of(dpo={"start": "short"}, short={"steps": 2})
+    every = ("short/seed-0", "short/seed-1", "dpo/seed-0", "dpo/seed-1")
+    assert part_of(config, ()) == every
+    assert part_of(config, ("dpo/seed-1", "short")) == ("short/seed-0", "short/seed-1", every[3])
+    parts = [part_of(config, (name,)) for name in every]
+    assert sum(parts, ()) == every, "parts of a member each are the whole"
+    assert part_of(config_of((), b={}, a={}), ("b",)) == ("b",)
+    with pytest.raises(UsageError, match="--arms names 'sft'; there are short/seed-0, short/seed-"):
+        part_of(config, ("dpo", "sft"))
+
+
+def test_the_root_of_a_chain_starts_from_the_base():
+    config = config_of(a={"start": "b"}, b={"start": "c"}, c={})
+    assert root_of(config, "a/seed-1") == "c/seed-1"
+    assert root_of(config, "c/seed-0") == "c/seed-0"
+
+
+def test_parts_need_nothing_of_each_other_and_are_the_whole(tmp_path, capsys):
+    config = config_of((3, 1), dpo={"start": "short"}, sft={}, short={"steps": 2})
+    parts = parts_of(config)
+    assert parts == [
+        *(("sft/seed-1",), ("short/seed-1", "dpo/seed-1")),
+        *(("sft/seed-3",), ("short/seed-3", "dpo/seed-3")),
+    ]
+    assert sorted(sum(parts, ())) == sorted(part_of(config, ()))
+    assert all(part_of(config, part) == part for part in parts)
+    file = Path(__file__).parents[2] / "configs" / "study_made_pairs.py"
+    assert main(["study", "--config", str(file), "--parts"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        "short/seed-3,dpo/seed-3,dpo_plus/seed-3,more/seed-3",
+        "short_named/seed-3,frodo/seed-3",
+    ]
+    assert len(lines) == 10
+
+
+def test_one_part_waits_until_another_has_made_what_they_share(tmp_path):
+    order, waiting = [], threading.Event()
+
+    def second():
+        with in_turn(tmp_path, lambda line: (order.append(line.split()[0]), waiting.set())):
+            order.append("second")
+
+    with in_turn(tmp_path, order.append):
+        other = threading.Thread(target=second)
+        other.start()
+        assert waiting.wait(10)
+        order.append("first")
+    other.join(10)
+    assert order == ["Waiting", "first", "second"]
