@@ -17,8 +17,8 @@ def get_config():
     config = default_config("bfcl")
     config.title = "Where the gains of CoT training land: BFCL v3 multi-turn"
     config.out = "runs/bfcl"
-    config.games.in_domain = 60  # of 67 base entries whose numbers are not trained on
-    config.games.ood = 60  # of long_context, as in arXiv 2606.26935
+    config.games.in_domain = 30  # of 67 base entries whose numbers are not trained on
+    config.games.ood = 20  # of long_context, as in arXiv 2606.26935
     config.task_types.collect = config.task_types.in_domain  # the OOD task types are never shown
     config.collect.max_steps = 40
     config.prompt.instruction = "world"  # an instruct model must be told what an action is
@@ -27,14 +27,16 @@ def get_config():
     config.data.max_length = 5120  # the longest of base has 4,400 tokens
     config.train.row_length = 5120
     config.train.batch = 8
-    config.train.steps = 60
-    config.train.save_every = 20
-    config.train.warmup = 6
+    config.train.steps = 30  # of an arm: three epochs
+    config.train.save_every = 15
+    config.train.warmup = 3
     config.train.learning_rate = 1e-4
-    config.evaluate.slots = 32
+    config.train.information_examples = 8
+    config.evaluate.slots = 25  # half of the games
     # The positions of SmolLM2. One in four episodes of long_context needs more.
     config.evaluate.max_length = 8192
-    config.evaluate.max_steps = 40  # the expert needs up to 17
-    config.evaluate.max_new_tokens = 256
-    config.evaluate.max_action_tokens = 128
+    config.evaluate.max_steps = 24  # the expert needs up to 17
+    config.evaluate.max_new_tokens = 160
+    config.evaluate.max_action_tokens = 96
+    config.evaluate.episodes_at = (0, -1)
     return config

@@ -19,10 +19,10 @@ def get_config():
     config.title = "Where the gains of CoT training land: ScienceWorld, seven task types"
     config.out = "runs/scienceworld"
     config.cpu_devices = 2
-    config.games.train = 300
+    config.games.train = 150
     config.games.eval_split = "dev"
-    config.games.in_domain = 40
-    config.games.ood = 20
+    config.games.in_domain = 24
+    config.games.ood = 12
     config.task_types.in_domain = (
         "find-animal",
         "find-living-thing",
@@ -33,18 +33,19 @@ def get_config():
     config.task_types.ood = ("find-plant", "lifespan-longest-lived-then-shortest-lived")
     config.task_types.collect = config.task_types.in_domain
     config.collect.max_steps = 30
-    config.data.max_length = 2048
+    config.data.max_length = 1024
     config.model.base = "random"  # the shipped base knows ALFWorld's words alone
-    config.model.recall_steps = 400
-    config.train.steps = 120
-    config.train.row_length = 2048
-    config.train.save_every = 60
+    config.train.steps = 80  # of an arm
+    config.train.row_length = 1024
+    config.train.save_every = 40
+    config.train.warmup = 10
     config.train.learning_rate = 2e-3
     config.train.vector_rate = 10.0
-    config.evaluate.max_steps = 30
-    config.evaluate.max_length = 3072
+    config.train.remat = "none"  # a million parameters leave memory enough
+    config.train.information_examples = 8
+    config.evaluate.max_steps = 15
+    config.evaluate.max_length = 2048
     config.evaluate.max_new_tokens = 64
     config.evaluate.slots = 16  # eight a Java process
     config.evaluate.episodes_at = (0, -1)
-    config.arms = {"sft": {"label": "standard SFT", "fraction": 0.0}}
     return config
