@@ -19,10 +19,10 @@ def get_config():
     config.title = "Where the gains of CoT training land: ScienceWorld, seven task types"
     config.out = "runs/scienceworld"
     config.cpu_devices = 2
-    config.games.train = 150
+    config.games.train = 120
     config.games.eval_split = "dev"
-    config.games.in_domain = 24
-    config.games.ood = 12
+    config.games.in_domain = 22
+    config.games.ood = 10
     config.task_types.in_domain = (
         "find-animal",
         "find-living-thing",
@@ -35,9 +35,9 @@ def get_config():
     config.collect.max_steps = 30
     config.data.max_length = 1024
     config.model.base = "random"  # the shipped base knows ALFWorld's words alone
-    config.train.steps = 80  # of an arm
+    config.train.steps = 60  # of an arm
     config.train.row_length = 1024
-    config.train.save_every = 40
+    config.train.save_every = 30
     config.train.warmup = 10
     config.train.learning_rate = 2e-3
     config.train.vector_rate = 10.0
