@@ -6,7 +6,7 @@
                   "start": {"file", "arm", "step", "sha256"}}
 
 An arm that starts from the base has no `start`. A base of new weights has no file: {"recipe":
-"random", "recall_steps"}. `examples` identifies the
+"random", "recall_steps"}, and "induction": true where heads are placed. `examples` identifies the
 dataset built from the data file: its settings and its tokenizer count too. The fingerprints are
 made by `cotjax.train.fingerprints`.
 """

@@ -21,6 +21,7 @@ from cotjax.data.word_tokenizer import save_tokenizer
 from cotjax.errors import DataError, UsageError
 from cotjax.model import lora
 from cotjax.model.config import LoRA, ModelConfig
+from cotjax.model.induction import place_induction_head
 from cotjax.model.params import Params, init_params, param_shardings, trainable_paths
 from cotjax.runtime import distributed
 from cotjax.runtime.claim import arms_begun, saved_steps
@@ -178,25 +179,43 @@ def _base(
     return Start(model, lambda mesh, _: load_params(folder, mesh, **dtypes), tokenizer)
 
 
+def recipe_of(config: ConfigDict) -> dict[str, Any]:
+    """Return how a "random" model is made, as `cotjax.runtime.content` has it."""
+    settings = config.model
+    recipe: dict[str, Any] = {"recipe": "random", "recall_steps": settings.recall_steps}
+    return recipe | ({"induction": True} if settings.induction else {})
+
+
 def _new_params(config: ConfigDict, model: ModelConfig, mesh: Mesh, reporter: Reporter) -> Params:
-    """Return random parameters on a mesh, trained on associative recall if the config says so."""
+    """Return random parameters on a mesh, with heads that look up if the config says so."""
     key, steps = jax.random.key(config.seed), config.model.recall_steps
-    if not steps:
+    if not steps and not config.model.induction:
         return init_params(model, key, mesh)
     # On one device, so that the result is the same for every mesh; the model is small.
     params = init_params(model, key)
+    if config.model.induction:
+        params = place_induction_head(model, params, jax.random.fold_in(key, 2))
+    if steps:
+        params = _recalling(model, params, jax.random.fold_in(key, 1), steps, reporter)
+    return jax.device_put(params, param_shardings(model, mesh))
+
+
+def _recalling(
+    model: ModelConfig, params: Params, key: jax.Array, steps: int, reporter: Reporter
+) -> Params:
+    """Return parameters trained on associative recall."""
     with reporter.stage("recall", "Training on associative recall") as stage:
         params = grow_recall(
             model,
             params,
-            jax.random.fold_in(key, 1),
+            key,
             steps,
             lambda done, total, right: stage.update(done, total, f"updates, {right:.2f} recalled"),
         )
     if distributed.several():
         # The processes' results may differ by rounding.
         params = multihost_utils.broadcast_one_to_all(params)
-    return jax.device_put(params, param_shardings(model, mesh))
+    return params
 
 
 def _make_tokenizer(config: ConfigDict, run: Path, trajectories: Collection[Path]) -> Path:

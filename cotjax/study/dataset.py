@@ -20,7 +20,7 @@ from cotjax.runtime.claim import arms_begun, check_arm_content
 from cotjax.runtime.files import write_atomic
 from cotjax.runtime.progress import Reporter
 from cotjax.study.arms import Arm, Data, arms_of
-from cotjax.study.base import base_folder
+from cotjax.study.base import base_folder, recipe_of
 from cotjax.study.pairs import build_pairs, pairs_made_from
 from cotjax.study.starts import train_of
 from cotjax.study.training_data import agent_config, kept_of
@@ -141,5 +141,5 @@ def base_content(config: ConfigDict, fingerprints: Fingerprints) -> dict[str, An
     """Return the fingerprint of the base (`cotjax.runtime.content`)."""
     base = base_folder(config)
     if base is None:
-        return {"recipe": "random", "recall_steps": config.model.recall_steps}
+        return recipe_of(config)
     return {"file": str(base), "sha256": fingerprints.of_base(base)}
