@@ -7,8 +7,14 @@ the shortest. The simplifications are "easy". For all 30 tasks take the defaults
 
 Command   cotjax study --config configs/scienceworld.py
 Needs     pip install "cotjax[scienceworld]", and Java
-Hardware  2 CPU cores, and 0.5 GB of memory for the Java process of each core
-Result    not run at this size
+Hardware  2 CPU cores, and 0.5 GB of memory for the Java process of each core: 19 minutes beside
+          other work on both cores, 13 of CPU time
+Result    of 2026-11-28: the expert won all 120 training games and all 32 that are played, in 10
+          steps on average. By CoT actions D1 goes from 0 % [0, 4] to 45 [37, 52] with standard SFT
+          and 41 [35, 48] with k = 0.3, out of domain to 15 [9, 24] and 13 [6, 24], and the mean
+          final score of in-domain episodes from 0.07 to 0.32 and 0.33. No game is won, so where a
+          gain landed is "not measurable (D3)". Prompt actions stay at a D1 of 0 [0, 4]: 6 or 7 % of
+          them are valid, since all thoughts name the action and a prompt action has none
 """
 
 from cotjax.config import default_config
@@ -35,7 +41,6 @@ def get_config():
     config.collect.max_steps = 30
     config.data.max_length = 1024
     config.model.base = "random"  # the shipped base knows ALFWorld's words alone
-    config.model.induction = True  # actions name what was seen
     config.train.steps = 60  # of an arm
     config.train.row_length = 1024
     config.train.save_every = 30
@@ -49,5 +54,4 @@ def get_config():
     config.evaluate.max_new_tokens = 64
     config.evaluate.slots = 16  # eight a Java process
     config.evaluate.episodes_at = (0, -1)
-    config.primary.measure = "d1"  # no game is won after so little training
     return config
