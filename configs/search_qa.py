@@ -17,26 +17,28 @@ def get_config():
     config.out = "runs/search_qa"
     config.cpu_devices = 2
     config.games.train = 250  # of each in-domain task type: 1,000
-    config.games.in_domain = 60
-    config.games.ood = 30  # of each
+    config.games.in_domain = 20
+    config.games.ood = 6  # of each
     config.games.ood_domains = ("ood_chains", "ood_hops", "ood_entities")
     config.task_types.collect = config.task_types.in_domain  # the OOD task types are never shown
     config.collect.slips = 0.1
     config.collect.max_steps = 14
     config.data.max_length = 1024  # a search adds some 200 tokens
     config.model.base = "random"  # the shipped base knows ALFWorld's words alone
-    config.model.recall_steps = 500  # questions are answered by looking up what was read
-    config.train.steps = 400
-    config.train.save_every = 200
+    config.model.induction = True  # questions are answered by looking up what was read
+    config.train.steps = 100  # of an arm
+    config.train.save_every = 50
+    config.train.warmup = 10
+    config.train.batch = 4
     config.train.row_length = 1024
     config.train.learning_rate = 2e-3
     config.train.vector_rate = 10.0
+    config.train.remat = "none"  # a million parameters leave memory enough
+    config.train.information_examples = 0
     config.evaluate.max_steps = 12  # ten searches, the answer, and one invalid action
     config.evaluate.max_length = 2560  # ten searches with their results
-    config.evaluate.max_new_tokens = 96
-    config.evaluate.slots = 40
-    config.arms = {
-        "sft": {"label": "standard SFT", "fraction": 0.0},
-        "reduced": {"label": "reduced action supervision, k = 0.3", "fraction": 0.3},
-    }
+    config.evaluate.max_new_tokens = 64
+    config.evaluate.slots = 19  # half of the games
+    config.evaluate.episodes_at = (0, -1)
+    config.primary.measure = "d1"  # of few games, D3 tells little
     return config

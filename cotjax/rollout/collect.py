@@ -1,19 +1,22 @@
 """Collect trajectories of scripted agents that play a world's games.
 
 Every kept episode becomes a line of a JSONL file. The file depends on the games, their order and
-the settings, never on the number of workers.
+the settings, never on the number of workers, nor on interruptions: the same call goes on.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from cotjax.data.trajectories import (
     SCRIPTED_BEFORE,
@@ -26,6 +29,7 @@ from cotjax.data.trajectories import (
 from cotjax.envs.base import Game, TextEnv
 from cotjax.envs.worlds import NAMED, AgentSettings, World
 from cotjax.errors import CotjaxError, EnvError, UsageError
+from cotjax.rollout.collected import Begun, Collected
 from cotjax.rollout.workers import outcomes
 
 _FAULTS_KEPT = 10
@@ -89,6 +93,7 @@ class CollectSummary:
         response tag.
       faults: messages of the first few that were broken off or dropped, each with its game and
         step.
+      before: played by a call that was interrupted.
     """
 
     played: int
@@ -99,6 +104,7 @@ class CollectSummary:
     inadmissible: int = 0
     unreadable: int = 0
     faults: tuple[str, ...] = ()
+    before: int = 0
 
     @property
     def left_out(self) -> dict[str, int]:
@@ -124,6 +130,8 @@ class CollectSummary:
         if self.left_out:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
             lines[0] += f"; left out {self.played - self.kept}: {reasons}"
+        if self.before:
+            lines.append(f"  {self.before} of them were played before an interruption")
         lines += [f"  left out: {fault}" for fault in self.faults[:_FAULTS_SHOWN]]
         more = self._told - len(self.faults[:_FAULTS_SHOWN])
         if more > 0:
@@ -142,7 +150,8 @@ def collect(
 ) -> CollectSummary:
     """Play `games` and write the episodes to `out`, in the order of the games.
 
-    An episode that `read_trajectories` would refuse is dropped, and counted.
+    An episode that `read_trajectories` would refuse is dropped, and counted. After an interruption
+    the same call goes on with the episodes that are left.
 
     Args:
       workers: processes; 0 and 1 play in this one.
@@ -159,14 +168,18 @@ def collect(
             f"{' and '.join(world.thought_kinds)}"
         )
     jobs = _jobs(games, settings)
-    tally = _Tally()
-    with outcomes(partial(_Player, world, settings), jobs, workers) as played:
-        write_trajectories(out, _kept(played, len(jobs), settings.only_won, tally, progress))
+    begun = Begun(out, _about(world, games, settings))
+    tally, left = _Tally(), jobs[begun.done :]
+    made = outcomes(partial(_Player, world, settings), left, workers)
+    with made if left else nullcontext(iter(())) as played:
+        decided = begun.followed_by(_decided(each, settings.only_won) for each in played)
+        write_trajectories(out, _kept(decided, len(jobs), tally, progress))
+    begun.remove()
     counts = {
         name: tally.counts[name]
         for name in ("played", "won", "kept", "steps", "failed", "inadmissible", "unreadable")
     }
-    return CollectSummary(**counts, faults=tuple(tally.faults))
+    return CollectSummary(**counts, faults=tuple(tally.faults), before=begun.done)
 
 
 def expert_episodes(files: Iterable[str | Path], games: Iterable[Game]) -> Iterator[Trajectory]:
@@ -227,6 +240,20 @@ def _jobs(games: Sequence[Game], settings: Collecting) -> list[_Job]:
             seed = _stable_seed(settings.seed, game.id, episode)
             jobs.append(_Job(game, episode, seed, random.Random(seed).uniform(*settings.skill)))
     return jobs
+
+
+def _about(world: World, games: Sequence[Game], settings: Collecting) -> dict[str, Any]:
+    """Return what the episodes depend on: settings, and games by size and date of their files.
+
+    A file that is not there is no error: its episode is one of those that fail.
+    """
+    digest = hashlib.sha256()
+    for game in games:
+        stat = os.stat(game.path) if game.path and os.path.exists(game.path) else None
+        file = (stat.st_size, stat.st_mtime_ns) if stat else None
+        digest.update(f"{game.split} {game.id} {file}\n".encode())
+    about = {"world": world.name, "games": digest.hexdigest()}
+    return about | asdict(settings)
 
 
 def _stable_seed(seed: int, game_id: str, episode: int) -> int:
@@ -305,24 +332,32 @@ class _Player:
         )
 
 
+def _decided(outcome: _Outcome, only_won: bool) -> Collected:
+    """Return what becomes of an episode: kept, or left out and why."""
+    trajectory = outcome.trajectory
+    if trajectory is None:
+        why = "inadmissible" if outcome.inadmissible else "failed"
+        return Collected(left_out=why, fault=outcome.fault)
+    won = bool(trajectory.success)
+    if only_won and not won:
+        return Collected()
+    if problem := refusal(trajectory, trajectory.game):
+        return Collected(won=won, left_out="unreadable", fault=problem)
+    return Collected(trajectory, won)
+
+
 def _kept(
-    played: Iterator[_Outcome],
+    decided: Iterator[Collected],
     total: int,
-    only_won: bool,
     tally: _Tally,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[Trajectory]:
-    for done, outcome in enumerate(played, start=1):
-        trajectory = outcome.trajectory
-        tally.counts["played"] += 1
-        if trajectory is None:
-            tally.leave_out("inadmissible" if outcome.inadmissible else "failed", outcome.fault)
-        elif trajectory.success or not only_won:
-            tally.counts["won"] += bool(trajectory.success)
-            if problem := refusal(trajectory, trajectory.game):
-                tally.leave_out("unreadable", problem)
-            else:
-                tally.counts.update(kept=1, steps=len(trajectory.steps))
-                yield trajectory
+    for done, each in enumerate(decided, start=1):
+        tally.counts.update(played=1, won=int(each.won))
+        if each.left_out:
+            tally.leave_out(each.left_out, each.fault)
+        elif each.trajectory is not None:
+            tally.counts.update(kept=1, steps=len(each.trajectory.steps))
+            yield each.trajectory
         if progress is not None:
             progress(done, total)

@@ -25,6 +25,7 @@ from cotjax.envs.bfcl.back_ends import accepts
 from cotjax.envs.bfcl.calls import Call, CallError, action_of, parse_action
 from cotjax.envs.bfcl.entries import TASK_TYPES, Entry, read_entries
 from cotjax.envs.bfcl.env import MAX_CHARACTERS, TURN_STEPS, BfclEnv
+from cotjax.envs.bfcl.figures import answers_of, figure_lines, in_turns, without_last
 from cotjax.envs.worlds import AgentSettings, load_world
 from cotjax.errors import DataError, EnvError, UsageError
 from cotjax.formats import normalize_action
@@ -44,21 +45,6 @@ def games() -> dict[str, Game]:
 
 def entry_of(game: Game) -> Entry:
     return read_entries(Path(game.path))[game.id]
-
-
-def answers_of(entry: Entry) -> list[list[Call]]:
-    """The calls of each turn."""
-    return [[call for text in turn for call in parse_action(text)] for turn in entry.answers]
-
-
-def in_turns(answers: list[list[Call]]) -> list[list[list[Call]]]:
-    """Each turn's calls as one action."""
-    return [[calls] if calls else [] for calls in answers]
-
-
-def without_last(answers: list[list[Call]]) -> list[list[Call]]:
-    last = max(turn for turn, calls in enumerate(answers) if calls)
-    return [calls[:-1] if turn == last else calls for turn, calls in enumerate(answers)]
 
 
 def play(env: BfclEnv, game: Game, actions: list[str]) -> list:
@@ -465,6 +451,21 @@ def test_broken_data_is_named(games, tmp_path):
             read_entries(file)
     with pytest.raises(DataError, match="no entry 'x'"):
         BfclEnv(3).reset(replace(games["multi_turn_base_0"], id="x"))
+
+
+def test_figures_are_of_all_entries_of_the_folder(games, tmp_path):
+    """Of a folder with the first two entries of each task type."""
+    source = Path(games["multi_turn_base_0"].path).parent
+    (tmp_path / "multi_turn_func_doc").symlink_to(source / "multi_turn_func_doc")
+    (tmp_path / "possible_answer").mkdir()
+    for file in source.glob("BFCL_v*_multi_turn_*.json"):
+        for name in (file.name, f"possible_answer/{file.name}"):
+            first = (source / name).read_text().splitlines(keepends=True)[:2]
+            (tmp_path / name).write_text("".join(first))
+    assert list(figure_lines(tmp_path)) == [
+        f"{task_type}: answers accepted by the checker 2 of 2, without their last call rejected 2"
+        for task_type in TASK_TYPES
+    ]
 
 
 # ---- all entries

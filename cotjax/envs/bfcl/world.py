@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +21,7 @@ from cotjax.envs.bfcl.entries import (
 )
 from cotjax.envs.bfcl.env import BfclEnv
 from cotjax.envs.bfcl.expert import Expert
+from cotjax.envs.bfcl.figures import figure_lines
 from cotjax.envs.worlds import IN_DOMAIN, OOD, AgentSettings, World
 from cotjax.errors import UsageError
 from cotjax.runtime.files import local_path
@@ -84,6 +85,10 @@ class Bfcl(World):
             raise UsageError("BFCL's expert needs AgentSettings.game, whose answers it gives")
         entry = read_entries(Path(settings.game.path))[settings.game.id]
         return Expert(entry, seed, settings.mistakes)
+
+    def figure_lines(self, games: Sequence[Game]) -> Iterator[str]:
+        """Yield lines on the package's answers to all entries of these games' folder."""
+        return figure_lines(Path(games[0].path).parent)
 
 
 WORLD = Bfcl()
