@@ -170,15 +170,14 @@ def compared(parts: Sequence[RunPart]) -> list[SectionTable]:
                 if placed is None:
                     continue
                 row = primary_row(summary, placed)
-                games = str(placed.placement.total.games)
-                seeds = str(len(summary.arms[arm].seeds))
+                number = len(summary.arms[arm].seeds)
+                seeds = f"{number} seed{'' if number == 1 else 's'}"
                 by = placed.measure.upper() + ", constrained" * placed.constrained
-                cells = (*row.cells, by, games, seeds)
-                rows.append(SectionRow(f"{part.name}: {row.label}", cells))
+                behind = f"{by}, {placed.placement.total.games} games, {seeds}"
+                rows.append(SectionRow(f"{part.name}: {row.label}", row.cells, note=behind))
         if rows:
-            heads = (*VERDICT_COLUMNS, "by", "games", "seeds")
             title = capitalize(domain_label(domain))
-            tables.append(SectionTable(title, heads, tuple(rows), rows_are="run: arm"))
+            tables.append(SectionTable(title, VERDICT_COLUMNS, tuple(rows), rows_are="run: arm"))
     return tables
 
 
@@ -213,7 +212,7 @@ def _protocol(summary: Summary) -> Iterator[tuple[str, str]]:
     """Yield what must be the same for numbers to be compared, as (name, text)."""
     run, primary = summary.run, summary.primary
     yield "world", summary.world
-    yield "games (hash)", ", ".join(summary.games_hashes)
+    yield "games (hash)", ", ".join(each[:12] for each in summary.games_hashes)
     yield "domains", ", ".join(map(domain_label, summary.domains))
     kinds = "constrained actions" if primary.constrained else "freely decoded actions"
     yield "measure of the verdicts", f"{primary.measure.upper() or 'by domain'}, {kinds}"

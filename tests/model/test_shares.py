@@ -129,6 +129,100 @@ def test_gradients_and_attention_equal_autodiff_through_dense_attention(name, hi
         assert not found.gradient_BLR[..., REASONING].any()
 
 
+# ---- wrong implementations
+
+
+def own_heads_alone(shares_BNQT, delta_BNQH, K):
+    """Add the norms of heads, where a value vector has one norm over all of them."""
+    B, N, Q, T = shares_BNQT.shape
+    reached = jnp.einsum(
+        "BKXT,BKXH->BKTH",
+        shares_BNQT.reshape(B, K, N // K * Q, T),
+        delta_BNQH.reshape(B, K, N // K * Q, -1),
+    )
+    return jnp.sqrt(jnp.square(reached).sum(axis=3)).sum(axis=1)
+
+
+def norms_before_the_sum(shares_BNQT, delta_BNQH, K):
+    """Add the norms of what each query sends, where the gradients of all queries add up."""
+    each = [
+        _AT_VALUES(shares_BNQT[:, :, [q]], delta_BNQH[:, :, [q]], K)
+        for q in range(shares_BNQT.shape[2])
+    ]
+    return sum(each)
+
+
+_AT_VALUES, _SEEN, _BY_GROUP = shares._at_values, shares._seen, shares._by_group
+# What is wrong -> (the function of `shares`, the wrong one, the field that shows it).
+WRONG = {
+    "D6: the first query alone": (
+        "_attended",
+        lambda alpha, asked, groups: _BY_GROUP(alpha[:, :, 0].mean(axis=1), asked, groups),
+        "attention_BLR",
+    ),
+    "D6: the strongest head": (
+        "_attended",
+        lambda alpha, asked, groups: _BY_GROUP(alpha[:, :, :2].mean(2).max(1), asked, groups),
+        "attention_BLR",
+    ),
+    "D6: queries see the future": (
+        "_seen",
+        lambda asked: _SEEN(asked) | (asked.groups_BT >= 0)[:, None],
+        "attention_BLR",
+    ),
+    "D7: attention left out": (
+        "_at_values",
+        lambda alpha, delta, K: _AT_VALUES((alpha > 0).astype(alpha.dtype), delta, K),
+        "gradient_BLR",
+    ),
+    "D7: attention alone": (
+        "_at_values",
+        lambda alpha, delta, K: _AT_VALUES(alpha, jnp.ones_like(delta), K),
+        "gradient_BLR",
+    ),
+    "D7: norms by head": ("_at_values", own_heads_alone, "gradient_BLR"),
+    "D7: norms by query": ("_at_values", norms_before_the_sum, "gradient_BLR"),
+    "D7: means of groups": (
+        "_by_group",
+        lambda values, asked, groups: (
+            _BY_GROUP(values, asked, groups)
+            / jnp.maximum(jax.nn.one_hot(asked.groups_BT, groups).sum(1), 1)
+        ),
+        "gradient_BLR",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def by_hand():
+    """Return config, parameters, rows, and the shares that autodiff gives, by field."""
+    config = tiny.model_config(layers=1)
+    params, asked = parameters(config), rows()
+    zeros = jnp.zeros((1, 2, config.kv_heads, T, config.head_size)), jnp.zeros((2, T, config.width))
+    (d_v_LBKTH, _), (_, alphas_LBNTT) = _by_autodiff(config, params, asked, *zeros)
+    of_groups_TR = np.eye(GROUPS + 1)[ROW][:, :GROUPS]
+    norms_BLT = jnp.sqrt((d_v_LBKTH**2).sum((2, 4))).swapaxes(0, 1)
+    mean_BLT = alphas_LBNTT[..., QUERIES[:2], :].mean((2, 3)).swapaxes(0, 1)
+    expected = {
+        "gradient_BLR": np.asarray(norms_BLT) @ of_groups_TR,
+        "attention_BLR": np.asarray(mean_BLT) @ of_groups_TR,
+    }
+    return config, params, asked, expected
+
+
+@pytest.mark.parametrize("name", ["", *WRONG])
+def test_a_wrong_share_is_not_that_of_autodiff(by_hand, monkeypatch, name):
+    config, params, asked, expected = by_hand
+    if name:
+        monkeypatch.setattr(shares, *WRONG[name][:2])
+    found = shares.gradients(config, params, asked, groups=GROUPS, kernel="xla")
+    near = {
+        field: np.allclose(getattr(found, field), right, rtol=1e-2, atol=1e-5)
+        for field, right in expected.items()
+    }
+    assert all(near.values()) if not name else not near[WRONG[name][2]]
+
+
 def test_attention_without_gradients_is_the_same_and_padding_changes_nothing():
     config = tiny.model_config()
     params = parameters(config)
