@@ -6,7 +6,9 @@ Then it plays: with results that it writes itself (RL-1), and with the retriever
 of the paper's ablation share these stages, and are played on one panel of questions.
 
 Command   cotjax autocoa --config configs/autocoa_demo.py
-Hardware  2 CPU cores
+Hardware  2 CPU cores: some 25 minutes, computed from the tokens of each stage
+Result    not run to its end. The base knows 99 % of the known facts and 0.3 % of the others, where
+          a guess is right for 2 %
 """
 
 from cotjax.config import default_config
