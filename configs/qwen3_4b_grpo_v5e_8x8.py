@@ -4,8 +4,9 @@ Plan      cotjax plan --config configs/qwen3_4b_grpo_v5e_8x8.py
 Result    by the shardings, not yet by the compiler: the state, the start and the sums of gradients
           take 1.3 GiB a chip; in play, the sampler's weights 1.9 and its cache 4.8 GiB beside the
           state and the start
-Command   none yet: `cotjax rl` plays and trains in one process, and this slice has 16 hosts of 4
-          chips. On one host of 8 chips: --topology v6e:2x4
+Command   on each of the slice's 16 hosts of 4 chips (docs/launch.md): not run yet
+          cotjax rl --config configs/qwen3_4b_grpo_v5e_8x8.py --config.model.base=FOLDER
+          FOLDER: the model, fine-tuned to respond in the format first (cotjax train, export)
 Hardware  v5litepod-64: 16 GiB a chip
 """
 
