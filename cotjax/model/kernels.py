@@ -51,7 +51,13 @@ _BRANCH_BITS = 16
 _APART = -(2.0**15)
 
 
-def kernel_for(config: ModelConfig, mesh: Mesh, asked: str = "auto", *, alone: bool = False) -> str:
+def kernel_for(
+    config: ModelConfig,
+    mesh: Mesh,
+    asked: str = "auto",
+    *,
+    alone: Callable[[], bool] = lambda: False,
+) -> str:
     """Return the kernel asked for; for "auto" the fastest of KERNELS on this mesh's devices.
 
     `alone`: says whether every row holds one example without branches, and padding behind it; it is
