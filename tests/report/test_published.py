@@ -39,7 +39,7 @@ def _archives():
         yield pytest.param(path, id=path.name, marks=marks)
 
 
-@pytest.mark.parametrize("archive", _archives())
+@pytest.mark.parametrize("archive", list(_archives()))
 def test_published_records_give_the_published_numbers(archive, capsys):
     assert main(["study", "--check", str(archive)]) == 0
     assert capsys.readouterr().out.endswith("All agree.\n")
