@@ -32,6 +32,19 @@ def test_the_page_of_results_has_the_tables_of_its_archives(capsys):
     assert sum(path.stat().st_size for path in (DOCS / "results").iterdir()) < 30e6
 
 
+def _archives():
+    for path in sorted((DOCS / "results").glob("*.tar.xz")):
+        # Large ones take a minute.
+        marks = [pytest.mark.slow] if path.stat().st_size > 3e6 else []
+        yield pytest.param(path, id=path.name, marks=marks)
+
+
+@pytest.mark.parametrize("archive", list(_archives()))
+def test_published_records_give_the_published_numbers(archive, capsys):
+    assert main(["study", "--check", str(archive)]) == 0
+    assert capsys.readouterr().out.endswith("All agree.\n")
+
+
 @pytest.fixture
 def printed(tmp_path, capsys):
     """Return a function that prints the tables of a study with these cells."""
