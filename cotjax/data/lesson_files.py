@@ -72,7 +72,7 @@ def _read(path: Path, kind: type[T], needed: str) -> list[T]:
                     raise DataError(
                         f"{where}: the field {field.name!r} is {what}; it must be {name}"
                     )
-                values[field.name] = tuple(value) if expected is list else value
+                values[field.name] = tuple(value) if isinstance(value, list) else value
             if not values[needed].strip():
                 raise DataError(f"{where}: the field {needed!r} is empty; delete the line")
             first = first_lines.setdefault(values["id"], number)

@@ -170,8 +170,9 @@ def collect(
     jobs = _jobs(games, settings)
     begun = Begun(out, _about(world, games, settings))
     tally, left = _Tally(), jobs[begun.done :]
-    made = outcomes(partial(_Player, world, settings), left, workers)
-    with made if left else nullcontext(iter(())) as played:
+    # Without games left, no process is started.
+    made = outcomes(partial(_Player, world, settings), left, workers) if left else nullcontext(())
+    with made as played:
         decided = begun.followed_by(_decided(each, settings.only_won) for each in played)
         write_trajectories(out, _kept(decided, len(jobs), tally, progress))
     begun.remove()
