@@ -9,7 +9,7 @@ Hardware  2 CPU cores: 9.4 minutes beside other work on both cores, 5.3 of CPU t
 Result    of 2026-11-28: the solver won 997 of 1,000 training games and all 28 that are played. 80
           updates of 4,096 tokens, under one pass over the data, are too few: no game is won and no
           action agrees with the solver's, by either kind of action, so where a gain landed is "not
-          measurable (D1)". The loss goes from 7.7 to 0.95. Of the base's responses none was valid;
+          measurable (D1)". The loss goes from 7.7 to 0.95. None of the base's responses is valid;
           at the end, in domain, 11 % [3, 32] by CoT actions and 15 [6, 32] by prompt actions with
           standard SFT, 36 [24, 50] and 19 [10, 33] with k = 0.3. Responses copy names of the
           question ("I need the source of Wor Len Rend, so I search for it.") and then repeat
