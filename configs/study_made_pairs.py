@@ -12,8 +12,9 @@ gap stayed within 10 points. The paper has these objectives out of domain alone:
 
 Command   cotjax study --config configs/study_made_pairs.py
 Hash      1f6777a773f4… (`cotjax study --power` prints it, and the report has it)
-Hardware  parts on one GPU: an arm needs its start, so a part has all arms of one seed
-Result    not run yet
+Budget    computed: 10 parts (`--parts`), for an arm needs its start; 1,350 updates and 14,880
+          episodes in all
+Result    not run
 """
 
 import study_made
