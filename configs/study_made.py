@@ -25,11 +25,17 @@ tokens it drops, k = 0.3 differs from its controls.
 300 updates are five epochs, as in the paper. configs/study_made_pairs.py has DPO and FRODO.
 
 Command   cotjax study --config configs/study_made.py
-          or in parts at once, each with --arms k03/seed-3 or the like (docs/studies.md), then this
-Power     `cotjax study --power --config configs/study_made.py` (400 simulated studies)
+          or launch/study_parts.sh configs/study_made.py runs/study_made 12 450, again and again:
+          12 parts at a time for 450 seconds, resumed, then the report
+Power     `cotjax study --power`, 64 games, five seeds that differ by 0.3 logits: four studies of
+          five give a verdict of the family to a change of CoT actions from 14 points, of prompt
+          actions from 16, of the gap from 20; described, from 9, 11 and 14. So a gap that stays is
+          shown to stay (within 10) only if seeds differ less than that, as the demo's did
 Hash      0923479f08ea… (the same command prints it, and the report has it)
-Hardware  parts on one GPU; 55 arms and seeds, each 300 updates of 6,144 tokens and 496 episodes
-Result    not run yet
+Budget    computed: 55 arms and seeds, each 300 updates of 6,144 tokens and 496 episodes; by the
+          stages of configs/demo.py 10 minutes each on 2 idle cores. Games and trajectories: 7.5
+          minutes on 2 busy cores
+Result    not run
 """
 
 import demo

@@ -12,8 +12,8 @@ gap stayed within 10 points. The paper has these objectives out of domain alone:
 
 Command   cotjax study --config configs/study_made_pairs.py
 Hash      1f6777a773f4… (`cotjax study --power` prints it, and the report has it)
-Hardware  parts on one GPU: an arm needs its start, so a part has all arms of one seed
-Result    not run yet
+Budget    computed: 10 parts (`--parts`), for an arm needs its start; 2,300 updates of 8,192 tokens
+Result    not run
 """
 
 import study_made

@@ -1,4 +1,8 @@
-"""Runs in an archive, unpacked for as long as they are read."""
+"""Runs in archives, unpacked for as long as they are read.
+
+A run is a folder, an archive of it (`cotjax export archive`), or a folder with an archive for each
+part of it and one, `run.tar.xz`, of what is the whole run's.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,16 @@ from pathlib import Path
 
 from cotjax.errors import DataError
 
+_WHOLE = "run.tar.xz"
+
 
 def read_text(run: Path, name: str) -> str:
     """Return a file of a run's folder or archive, of which no more than needed is read.
 
     Raises DataError where it is not there.
     """
+    if (whole := run / _WHOLE).is_file():
+        run = whole
     if not run.is_file():
         if not (run / name).is_file():
             raise DataError(f"{run / name}: there is none; name a finished run, or its archive")
@@ -30,16 +38,20 @@ def read_text(run: Path, name: str) -> str:
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
-    """Yield a run's folder: the path itself, or where it is an archive, that archive unpacked.
+    """Yield a run's folder: the path itself, or where it is archives, these unpacked.
 
-    Raises DataError where the archive is damaged.
+    Raises DataError where an archive is damaged.
     """
-    if not path.is_file():
+    archives = [path] if path.is_file() else []
+    if (path / _WHOLE).is_file():
+        archives = sorted(path.glob("*.tar.xz"))
+    if not archives:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="cotjax-") as folder:
-        with _damage(path), tarfile.open(path) as archive:
-            archive.extractall(folder, filter="data")
+        for each in archives:
+            with _damage(each), tarfile.open(each) as archive:
+                archive.extractall(folder, filter="data")
         yield Path(folder)
 
 

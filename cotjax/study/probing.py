@@ -75,9 +75,7 @@ def probe_checkpoints(
     """
     if not distributed.first():
         return
-    probes = probes_of(config, names)
-    if any(probe.name == PreferenceProbe.name for probe in probes):
-        check_base_as_judge(config, codec)
+    probes = _probes(config, names, codec)
     planned = {arm: planned_steps(folder.parent) for arm, folder in arms.items()}
     plan = jobs.checkpoints_of(arms, planned, base)
     # Loaded once for all checkpoints, if a probe asks for it.
@@ -103,6 +101,14 @@ def probe_checkpoints(
             load_base=load_base,
         )
         _measure(probes, at, run, games.hash, stage)
+
+
+def _probes(config: ConfigDict, names: Sequence[str], codec: Codec) -> list[Probe]:
+    """Return the probes. Raises UsageError where the base is to judge and cannot."""
+    probes = probes_of(config, names)
+    if any(probe.name == PreferenceProbe.name for probe in probes):
+        check_base_as_judge(config, codec)
+    return probes
 
 
 def _wanted(config: ConfigDict, measures_base: bool) -> Callable[[Place], bool]:

@@ -41,6 +41,25 @@ def test_an_archive_gives_the_numbers_of_its_report_again(run, tmp_path, capsys)
     assert (tmp_path / "twice.tar.xz").read_bytes() == file.read_bytes()
 
 
+def test_a_folder_of_an_archive_for_each_part_is_a_run_too(run, tmp_path, capsys):
+    published = tmp_path / "published"
+    published.mkdir()
+    arms = {path.name for path in (run / "records").iterdir()}
+    for part in ("run", *arms):
+        with tarfile.open(published / f"{part}.tar.xz", "w:xz", preset=1) as archive:
+            for path in sorted(path for path in run.rglob("*.json*") if path.is_file()):
+                of_arms = [name for name in path.relative_to(run).parts if name in arms] or ["run"]
+                if of_arms[0] == part:
+                    archive.add(path, str(path.relative_to(run)))
+    assert main(["study", "--check", str(published)]) == 0
+    assert capsys.readouterr().out.endswith("All agree.\n")
+    assert main(["report", "--table", str(published)]) == 0
+    assert "in-domain" in capsys.readouterr().out
+    (published / f"{min(arms)}.tar.xz").write_bytes(b"cut")
+    assert main(["study", "--check", str(published)]) == 3
+    assert f"{min(arms)}.tar.xz: no readable archive" in capsys.readouterr().err
+
+
 def test_a_number_that_was_changed_in_an_archive_is_found(run, tmp_path, capsys):
     summary = run / "summary.json"
     before = summary.read_bytes()
