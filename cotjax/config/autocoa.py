@@ -75,7 +75,8 @@ def _stages() -> dict[str, dict[str, Any]]:
     simulated_steps: of a stage that plays, the first steps, in which the policy writes the results
       of its searches itself (RL-1); in the others the world does (RL-2).
     steps, batch, row_length, learning_rate: in place of those of `train`. Texts longer than a row
-      are left out, and counted.
+      are left out, and counted. A stage warms up for train.warmup updates, or a quarter of its own
+      where that is fewer.
     """
     return {
         "base": {"label": "base", "lesson": "facts", "steps": 1200, "learning_rate": 3e-3},

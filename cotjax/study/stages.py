@@ -216,6 +216,8 @@ def _plan(config: ConfigDict, name: str, own: Mapping[str, Any]) -> StagePlan:
         if own[field]:
             train[field] = own[field]
     train.save_every = min(train.save_every, train.steps)
+    # train.warmup suits the longer stages; one of RL may have fewer updates in all.
+    train.warmup = min(train.warmup, train.steps // 4)
     rl = _rl(config, name, own, train)
     masking = dict(config.masking)
     normalizer = masking.pop("normalizer")
