@@ -67,12 +67,13 @@ def _read(path: Path, kind: type[T], needed: str) -> list[T]:
             for field in fields(kind):
                 expected, name = _KINDS[str(field.type)]
                 value = row.get(field.name)
-                if type(value) is not expected:
+                whole = not isinstance(value, list) or all(type(each) is int for each in value)
+                if type(value) is not expected or not whole:
                     what = json_type(value) if field.name in row else "missing"
                     raise DataError(
                         f"{where}: the field {field.name!r} is {what}; it must be {name}"
                     )
-                values[field.name] = tuple(value) if expected is list else value
+                values[field.name] = tuple(value) if isinstance(value, list) else value
             if not values[needed].strip():
                 raise DataError(f"{where}: the field {needed!r} is empty; delete the line")
             first = first_lines.setdefault(values["id"], number)

@@ -236,7 +236,7 @@ def _made_up(summary: StageSummary) -> SectionTable:
         if own is None or real is None:
             continue
         gap = summary.sim_to_real[name]
-        cells = [_value(figure, own.figures[figure]) for figure in _MADE_UP]
+        cells: list[str | Cell] = [_value(figure, own.figures[figure]) for figure in _MADE_UP]
         at = _MADE_UP.index("exact") + 1
         cells[at:at] = [_value("exact", real.figures["exact"]), _moved("exact", gap)]
         rows.append(SectionRow(arm["label"], tuple(cells)))
