@@ -33,18 +33,20 @@ def get_config():
     config.train.row_length = 1024
     config.train.steps = 100  # of a stage that does not say
     config.train.save_every = 100
-    config.train.learning_rate = 2e-3
+    config.train.learning_rate = 1e-3  # at 2e-3 SFT-2 forgets the facts
     config.train.vector_rate = 10.0
     config.train.remat = "none"
     config.autocoa.choices = 240
     config.autocoa.episodes = 240
     config.autocoa.thinking = 48
     config.autocoa.other_episodes = 60
-    config.autocoa.stages.base.steps = 450
+    config.autocoa.stages.base.steps = 500
     config.autocoa.stages.base.learning_rate = 5e-3
     config.autocoa.stages.base.row_length = 256  # a text about a fact has 30 tokens
     config.autocoa.stages.base.batch = 8
-    config.autocoa.stages.sft1.batch = 2  # rows, of some 17 pairs each; 60 updates are 4 epochs
+    config.autocoa.stages.sft1.steps = 30
+    config.autocoa.stages.sft1.learning_rate = 3e-4
+    config.autocoa.stages.sft1.batch = 2  # rows, of some 17 pairs each: 4 epochs
     # ---- what is played, in training and at the end
     config.workers = 0  # a search takes a tenth of a millisecond: environments need no processes
     config.rl.tasks, config.rl.group, config.rl.slots = 6, 6, 36
