@@ -67,7 +67,8 @@ def _read(path: Path, kind: type[T], needed: str) -> list[T]:
             for field in fields(kind):
                 expected, name = _KINDS[str(field.type)]
                 value = row.get(field.name)
-                if type(value) is not expected:
+                whole = not isinstance(value, list) or all(type(each) is int for each in value)
+                if type(value) is not expected or not whole:
                     what = json_type(value) if field.name in row else "missing"
                     raise DataError(
                         f"{where}: the field {field.name!r} is {what}; it must be {name}"
