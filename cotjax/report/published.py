@@ -29,7 +29,9 @@ def published_tables(summary: Mapping[str, Any]) -> str:
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     if not rows:
         return ""
-    lines = (head, ["---"] * len(head), *rows)
+    # A label may hold what ends a cell.
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    lines = (head, ["---"] * len(head), *cells)
     return f"**{title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -1,5 +1,6 @@
 """Parts of a study: which arms a part has, and that parts make what they share one at a time."""
 
+import json
 import threading
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from cotjax.cli.main import main
 from cotjax.config import default_config
 from cotjax.errors import UsageError
+from cotjax.runtime.claim import protocol_hash
 from cotjax.study.parts import in_turn, part_of, parts_of, root_of
 
 
@@ -69,3 +71,17 @@ def test_one_part_waits_until_another_has_made_what_they_share(tmp_path):
         order.append("first")
     other.join(10)
     assert order == ["Waiting", "first", "second"]
+
+
+def test_the_hash_of_a_config_leaves_out_the_machine_and_the_folder_alone():
+    def hash_of(**fields):
+        config = default_config()
+        for name, value in fields.items():
+            config.update_from_flattened_dict({name.replace("__", "."): value})
+        return protocol_hash(json.loads(config.to_json_best_effort()))
+
+    same = {"out": "x", "workers": 0, "cpu_devices": 8, "evaluate__slots": 3, "mesh__tensor": 2}
+    assert hash_of() == hash_of(**same) == hash_of(title="another title")
+    others = {"primary__margin": 0.2, "seed": 1, "seeds": (1, 2), "evaluate__samples": 2}
+    others |= {"train__steps": 7, "evaluate__episodes_at": (0,), "games__seed": 3}
+    assert len({hash_of(**{name: value}) for name, value in others.items()} | {hash_of()}) == 8
