@@ -40,6 +40,7 @@ def get_config():
     config.rl.clip_high = 0.28
     config.rl.flat = "skip"
     config.rl.kl = 0.0
+    config.rl.format_penalty = 0.0  # one response in a hundred is malformed
     config.rl.information = 0
     config.rl.live_prompt = False
     config.train.steps = config.train.save_every = 60
