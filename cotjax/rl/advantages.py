@@ -108,17 +108,22 @@ def step_advantages(
 
     The penalty falls on the step that is malformed, not on the whole episode. Mean and deviation
     are those over plays of reward - penalty x share of malformed steps, or with the unit "step"
-    those over steps of what each has; a group is flat where these are equal. Arguments and errors
-    are those of `group_advantages`.
+    those over steps of what each has; a group is flat where these are equal. Where penalties alone
+    differ, nothing is divided by the deviation. Arguments and errors are those of
+    `group_advantages`.
     """
     counts = _checked(plays, kind, size, unit, penalty)
     values = [np.zeros(len(play.invalid)) for play in plays]
     for members in _groups(play.group for play in plays).values():
         counted = [_counted(plays[member], penalty, unit) for member in members]
+        earned = [plays[member].reward - plays[member].cost for member in members]
+        # The deviation of penalties alone is tiny: over it, one malformed step of a lost group had
+        # an advantage of -34, and an update was about little else.
+        divided = kind != "grpo" or max(earned) - min(earned) > FLAT
         for place, member in enumerate(members):
             play = plays[member]
             steps = play.reward - play.cost - penalty * np.asarray(play.invalid, float)
-            values[member] = _against(counted, place, steps, kind)
+            values[member] = _against(counted, place, steps, kind if divided else "dr_grpo")
     return values, counts
 
 

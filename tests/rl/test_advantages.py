@@ -118,6 +118,17 @@ def test_wrong_group_ids_duplicates_and_unknown_kinds_are_refused():
         gigpo([Visited("a", 0, (1.0,), ("x", "y"))])
 
 
+def test_where_all_are_lost_a_malformed_step_loses_its_penalty_and_no_more():
+    plays = [Played(str(n), "g", 0.0, (n == 0, *[False] * 11)) for n in range(8)]
+    values, counts = step_advantages(plays, "grpo", penalty=0.1)
+    assert counts.flat == 0, "its penalty still counts"
+    assert values[0][0] == pytest.approx(-0.1, abs=2e-3)
+    assert 0 < values[0][1] == values[7][0] < 2e-3
+    # One win, and the deviation is that of wins again.
+    plays[1] = Played("1", "g", 1.0, (False,) * 12)
+    assert step_advantages(plays, "grpo", penalty=0.1)[0][1][0] > 2
+
+
 def test_a_penalty_falls_on_the_malformed_step_and_statistics_are_over_plays():
     plays = [Played("a", 0, 1.0, (False, True, False, False)), Played("b", 0, 0.0, (False,) * 20)]
     totals = [1.0 - 0.1 / 4, 0.0]
