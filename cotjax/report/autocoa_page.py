@@ -198,7 +198,7 @@ def _changes(summary: StageSummary) -> SectionTable:
         if any(each.measured for each in c.figures.values())
     ]
     names = next((tuple(c.figures) for c in summary.changes), ())
-    columns = tuple(_HEADS[name].replace(", %", ", points") for name in names)
+    columns = tuple(_HEADS[name].removesuffix(", %") for name in names)
     return SectionTable("", columns, tuple(rows), rows_are="arms")
 
 
