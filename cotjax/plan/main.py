@@ -116,7 +116,7 @@ def _with_remat(
     meshes: dict[str, Mesh],
     room: float,
     console: Console,
-    spec: Spec | None,
+    spec: Spec | None = None,
 ) -> ConfigDict:
     """Return the config with the remat that "auto" is on these devices, as training chooses it."""
     which = next((which for which in ("train", "rl") if which in meshes), None)

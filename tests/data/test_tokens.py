@@ -40,7 +40,7 @@ def test_roles_of_a_worked_example(codec):
         _text(codec, example, Role.OBSERVATION)
         == "You see a cabinet 1, a cabinet 2, and a fridge 1."
     )
-    assert set(example.roles) == set(Role) - {Role.PAD}
+    assert set(example.roles) == set(Role) - {Role.PAD, Role.ANSWER}
 
 
 def test_the_trunk_is_the_prompt_that_a_rollout_builds(codec):

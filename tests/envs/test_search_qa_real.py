@@ -280,7 +280,7 @@ def test_the_repository_names_the_packages_and_their_licences():
     for package in PACKAGES:
         assert f"{package.name}: {package.about}" in text
         assert f'"{package.requirement}"' in extra
-        assert package.requirement in (root / "launch/test.sh").read_text()
+        assert package.requirement in (root / "launch/worlds.sh").read_text()
 
 
 @needs_facts

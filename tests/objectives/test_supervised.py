@@ -8,6 +8,7 @@ from helpers import tiny
 from cotjax.errors import UsageError
 from cotjax.masking import (
     NORMALIZERS,
+    Role,
     example_mean,
     fixed_budget,
     target_weights,
@@ -244,7 +245,7 @@ def test_the_totals_by_role_are_weighted_once(one_device):
     batch = _two_rows(0.5)
     losses, weights = jax.jit(lambda params: supervised(CONFIG, params, batch)["by_role"])(params)
     expected = np.asarray(jax.jit(lambda params: token_losses(CONFIG, params, batch))(params))
-    assert weights.tolist() == [0, 0, 0, 7.5, 0, 0, 0, 0]
+    assert weights.tolist() == [7.5 * (role == Role.REASONING) for role in Role]
     np.testing.assert_allclose(losses.sum(), 0.5 * expected.sum(), rtol=1e-5)
 
 

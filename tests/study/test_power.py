@@ -77,6 +77,7 @@ def test_power_is_said_without_running_anything(tmp_path, capsys, monkeypatch):
     file = tmp_path / "config.py"
     file.write_text("from cotjax.config import default_config as get_config\n")
     main(["study", "--power", f"--config={file}"])
-    said = capsys.readouterr().out.splitlines()
+    hashed, *said = capsys.readouterr().out.splitlines()
+    assert hashed.startswith("hash of the config: ")
     assert len(said) == 2 and said[0].startswith("in-domain, success of whole episodes (D3), 60")
     assert "change of CoT actions ±" in said[0] and list(tmp_path.iterdir()) == [file]
