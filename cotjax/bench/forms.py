@@ -27,7 +27,7 @@ from cotjax.model.config import ModelConfig
 from cotjax.model.flops import peak_flops, train_flops, utilisation
 from cotjax.model.kernels import kernel_for
 from cotjax.model.params import init_params
-from cotjax.model.platform import compiler_options, platform_of
+from cotjax.model.platform import compiler_options, tuned_as
 from cotjax.model.sharding import batch_sharding, make_mesh
 from cotjax.objectives.supervised import make_objective
 from cotjax.train.optim import make_optimizer, needs_master
@@ -147,7 +147,7 @@ class _Bench:
         sizes = named_model(settings.model, settings.dtype)
         self.config: ModelConfig = replace(sizes, layers=min(settings.layers, sizes.layers))
         self._mesh, self._lengths = make_mesh(), [settings.length] * settings.batch
-        self.platform = "gpu" if platform_of(self._mesh) == "cuda" else platform_of(self._mesh)
+        self.platform = tuned_as(self._mesh)
         self._optimizer = make_optimizer(
             optax.constant_schedule(LEARNING_RATE),
             b1=B1,

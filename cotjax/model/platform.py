@@ -123,6 +123,15 @@ def platform_of(mesh: Mesh) -> str:
     return mesh.devices.flat[0].platform
 
 
+def tuned_as(mesh: Mesh) -> str:
+    """Return the platform by which tables of options name a mesh's devices.
+
+    jax may call NVIDIA's "cuda" or "gpu"; ROCm's have their own name, as no option was tried there.
+    """
+    platform = platform_of(mesh)
+    return "gpu" if platform == "cuda" else platform
+
+
 Options = dict[str, str | bool]
 OPTIONS: dict[tuple[str, str], Options] = {
     ("train", "cpu"): {"xla_disable_hlo_passes": "all-reduce-promotion"},
@@ -158,9 +167,7 @@ def decode_options(mesh: Mesh) -> Options | None:
 
 
 def _options(program: str, mesh: Mesh) -> Options:
-    platform = platform_of(mesh)
-    # No option was tried on ROCm.
-    return dict(OPTIONS.get((program, "gpu" if platform == "cuda" else platform), {}))
+    return dict(OPTIONS.get((program, tuned_as(mesh)), {}))
 
 
 def return_freed_memory() -> None:

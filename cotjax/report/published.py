@@ -5,7 +5,7 @@ They are read from summary.json, as it was published: nothing is computed anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cotjax.diagnostics.statistics import Estimate
@@ -69,14 +69,12 @@ def _verdicts(summary: Mapping[str, Any]) -> str:
 def _levels(summary: Mapping[str, Any]) -> str:
     """Return the success of whole episodes at the base and at the end, in every domain."""
     metrics = ("d3_cot", "d3_prompt", "gap")
-    last, rows = summary["last_checkpoint"], []
+    rows = []
     for domain in summary["domains"]:
-        for arm in (BASE, *summary["arms"]):
-            label = "base" if arm == BASE else summary["arms"][arm]["label"]
-            point = _point(summary, arm, 0 if arm == BASE else last, domain)
-            if point is None or metrics[0] not in point["metrics"]:
+        for label, values in _ends(summary, domain):
+            if metrics[0] not in values:
                 continue
-            found = [_estimate(point["metrics"].get(name)) for name in metrics]
+            found = [_estimate(values.get(name)) for name in metrics]
             pairs = zip(found, metrics, strict=True)
             cells = [percent(each, signed=name == "gap") for each, name in pairs]
             rows.append((domain_label(domain), label, str(found[0].games), *cells))
@@ -108,14 +106,18 @@ def _probes(summary: Mapping[str, Any]) -> str:
     return _at_the_ends(summary, "D5 to D7, in-domain", names)
 
 
+def _ends(summary: Mapping[str, Any], domain: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield label and metrics of the base and of each arm's last checkpoint; {} where unplayed."""
+    for arm in (BASE, *summary["arms"]):
+        label = "base" if arm == BASE else summary["arms"][arm]["label"]
+        point = _point(summary, arm, 0 if arm == BASE else summary["last_checkpoint"], domain)
+        yield label, {} if point is None else point["metrics"]
+
+
 def _at_the_ends(summary: Mapping[str, Any], title: str, names: Mapping[str, str]) -> str:
     """Return metrics of the base and of each arm's last checkpoint, in-domain."""
     rows = []
-    for arm in (BASE, *summary["arms"]):
-        label = "base" if arm == BASE else summary["arms"][arm]["label"]
-        step = 0 if arm == BASE else summary["last_checkpoint"]
-        point = _point(summary, arm, step, "in_domain")
-        found = {} if point is None else point["metrics"]
+    for label, found in _ends(summary, "in_domain"):
         if any(name in found and found[name]["value"] is not None for name in names):
             rows.append((label, *(percent(_estimate(found.get(name))) for name in names)))
     return _table(title, ("arm", *names.values()), rows)
