@@ -31,11 +31,15 @@ import pytest
 
 pytest_plugins = ["helpers.bases", "helpers.studies"]
 
-# How long an example takes says something about the machine, not about the code.
-hypothesis.settings.register_profile(
-    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+# How long an example takes says something about the machine, not about the code. Examples are the
+# same in every run, so that a commit that passes passes everywhere; a change of what they test is
+# searched for new ones by `--hypothesis-profile=search`.
+_BUSY = hypothesis.settings(
+    deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], database=None
 )
-hypothesis.settings.load_profile("busy")
+hypothesis.settings.register_profile("fixed", _BUSY, derandomize=True)
+hypothesis.settings.register_profile("search", _BUSY)
+hypothesis.settings.load_profile("fixed")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # A shell starts what runs in its background with Ctrl-C ignored, and so would be every process that
 # a test starts to interrupt it.

@@ -88,7 +88,7 @@ class Dropping:
       tokens" drops as many supervised tokens of the example or turn, at random; "reasoning" its
       reasoning; "reasoning tokens" as many tokens of the reasoning, at random; "examples" all of it
       (many more tokens at the same fraction).
-    action_close, end: whether the action includes `</action>`, and the end-of-turn token.
+    action_close, end: whether the action includes `</action>`, and the end-of-turn token, after it.
     supervised: the roles that are trained on, from which "random tokens" and "examples" take.
     """
 
@@ -250,7 +250,7 @@ class Dropping:
         roles, turns = self._checked_example(roles, example_id, turns, epoch)
         epoch = epoch if self.redraw else None
         draws = np.full(roles.shape, NEVER, np.float32)
-        is_action = _is_one_of(roles, self.action_roles)
+        is_action = self._is_action(roles, turns)
         responses = _is_one_of(roles, RESPONSE_ROLES)
         # The first token, and the first after padding, is not a target.
         is_target = np.append(False, roles[:-1] != Role.PAD)[: len(roles)]
@@ -291,6 +291,20 @@ class Dropping:
         if turns.shape != roles.shape:
             raise MaskError(f"{name}: turns have shape {turns.shape}, roles {roles.shape}")
         return roles, turns
+
+    def _is_action(self, roles: np.ndarray, turns: np.ndarray) -> np.ndarray:
+        """Return [T] bool: the tokens that "action" drops, or "query" or "answer".
+
+        A close or an end after a query is no part of an answer, nor the reverse.
+        """
+        is_action = _is_one_of(roles, self.action_roles)
+        kinds = _ACTIONS.get(self.control, _ACTIONS["action"])
+        if kinds == _ACTIONS["action"]:
+            return is_action
+        at = np.arange(len(roles))
+        last = np.maximum.accumulate(np.where(_is_one_of(roles, _ACTIONS["action"]), at, -1))
+        own = (last >= 0) & (turns[last] == turns) & _is_one_of(roles, kinds)[last]
+        return is_action & own
 
     def _candidates(self, level: np.ndarray, action: np.ndarray, roles: np.ndarray) -> np.ndarray:
         """Return the positions that the control takes from, in an example or turn: [N] int."""

@@ -18,7 +18,7 @@ from cotjax.masking import (
     turn_numbers,
 )
 
-P, OBS, R, AO, A, AC, E = (
+P, OBS, R, AO, A, AC, E, ANSWER = (
     Role.PROMPT,
     Role.OBSERVATION,
     Role.REASONING,
@@ -26,17 +26,22 @@ P, OBS, R, AO, A, AC, E = (
     Role.ACTION,
     Role.ACTION_CLOSE,
     Role.END,
+    Role.ANSWER,
 )
+KINDS = {"query": A, "answer": ANSWER}
 
 
 @st.composite
 def conversations(draw):
-    """Roles of 1 to 4 turns, each with at least as many reasoning as action tokens."""
+    """Roles of 1 to 4 turns, each with at least as many reasoning as action tokens.
+
+    A turn's action is an action, as all are but in growing texts, or an answer.
+    """
     roles = []
     for turn in range(draw(st.integers(1, 4))):
-        action = draw(st.integers(1, 5))
+        action, kind = draw(st.integers(1, 5)), draw(st.sampled_from([A, A, ANSWER]))
         roles += [OBS if turn else P] * draw(st.integers(1, 6)) + [P]
-        roles += [R] * (action + draw(st.integers(0, 9))) + [AO] + [A] * action + [AC, E]
+        roles += [R] * (action + draw(st.integers(0, 9))) + [AO] + [kind] * action + [AC, E]
     return np.array(roles, np.int8)
 
 
@@ -100,7 +105,11 @@ def test_a_control_drops_exactly_as_many_tokens_of_the_same_units_and_nothing_un
     )
     assert not other[~np.isin(roles, RESPONSE_ROLES)].any()
     turns = turn_numbers(roles)
-    if unit != "token":
+    if control in KINDS:
+        # Of the action's tokens, those of the turns that have this kind of action.
+        has_kind = np.isin(turns, turns[roles == KINDS[control]])
+        np.testing.assert_array_equal(other, real & has_kind)
+    elif unit != "token":
         touched = [set(turns[mask]) for mask in (real, other)]
         assert (
             touched[1] == touched[0]
@@ -120,7 +129,7 @@ def test_a_control_drops_exactly_as_many_tokens_of_the_same_units_and_nothing_un
     if control in ("reasoning", "reasoning tokens"):
         assert set(roles[other]) <= {R}
     if control == "action":
-        assert set(roles[other]) <= {A, *([AC] if close else []), *([E] if end else [])}
+        assert set(roles[other]) <= {A, ANSWER, *([AC] if close else []), *([E] if end else [])}
 
 
 def test_turns_are_drawn_one_by_one():

@@ -147,7 +147,11 @@ def mean_weights(roles: Sequence[Role], dropping: Dropping, step: int) -> dict[R
 def _chance_of_drop(role: Role, roles: Sequence[Role], dropping: Dropping, actions: int) -> float:
     """Return the chance that a draw drops a token of this role."""
     if dropping.control in ("action", "query", "answer"):
-        return float(role in dropping.action_roles)
+        # A close or an end is dropped with the action before it.
+        has_one = any(
+            one in (Role.ACTION, Role.ANSWER) and one in dropping.action_roles for one in roles
+        )
+        return float(role in dropping.action_roles and (has_one or dropping.control == "action"))
     if dropping.control in ("reasoning", "reasoning tokens"):
         candidates: tuple[Role, ...] = (Role.REASONING,)
     else:
