@@ -4,8 +4,10 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -343,6 +345,23 @@ def test_a_manifest_of_another_generator_is_named(one_game):
     manifest.write_text(manifest.read_text().replace('"household 1', '"household 0'))
     with pytest.raises(UsageError, match=r"by household 0 on alfworld [\d.]+, not household 1"):
         make_games(one_game[0], {"train": {PICK: 1}}, SEED)
+
+
+def test_a_signal_to_all_processes_ends_the_first_with_one_line(tmp_path):
+    """As `timeout` and a terminal send it."""
+    arguments = ["games", "make", "--out", str(tmp_path), "--split", "train", "--workers", "2"]
+    made = subprocess.Popen(
+        [sys.executable, "-m", "cotjax.cli", *arguments, "--per-type", "50"],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while made.poll() is None and not any(tmp_path.glob("train/*/*/game.tw-pddl")):
+        time.sleep(0.05)
+    os.killpg(made.pid, signal.SIGTERM)
+    said = made.communicate()[1].splitlines()
+    assert made.returncode == 75 and len(said) == 1 and "the same command resumes" in said[0]
 
 
 def test_a_damaged_manifest_is_named(one_game):

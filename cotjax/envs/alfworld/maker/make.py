@@ -18,6 +18,7 @@ import json
 import multiprocessing
 import random
 import shutil
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -187,7 +188,14 @@ def _make_all(
     with ProcessPoolExecutor(min(workers, len(keys)), context) as pool:
         try:
             make = functools.partial(_make_one, out, seed, holds_out)
-            yield from zip(keys, pool.map(make, keys), strict=True)
+            # Processes inherit what is blocked. `timeout` and a terminal send a signal to all of
+            # them; the first one answers it, and stops the others.
+            stops = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+            try:
+                games = pool.map(make, keys)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, stops)
+            yield from zip(keys, games, strict=True)
         except BrokenProcessPool as error:
             raise EnvError(
                 "a process that makes games died: ask for fewer workers; in a script, call "
