@@ -94,7 +94,9 @@ def _add_import(commands: argparse._SubParsersAction) -> None:
     )
     read.add_argument("--out", required=True, type=Path, help="JSONL file to write")
     read.add_argument(
-        "--environment", default="unknown", help="for rows that do not name one (default unknown)"
+        "--environment",
+        default="unknown",
+        help="for rows that do not name one (default: the world whose game they name, or unknown)",
     )
     read.add_argument(
         "--split", default="train", help="for rows that do not name one (default train)"

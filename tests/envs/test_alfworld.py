@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -287,6 +288,30 @@ def test_a_kept_translation_is_used_and_a_damaged_one_made_again(games, cache_di
     CachedPddlEnv.forget()
     assert env.reset(games[0]) == fresh
     assert set(kept.parent.iterdir()) == {kept, new}
+
+
+def test_memory_does_not_grow_with_the_games_played(games, cache_dir, monkeypatch):
+    env = AlfworldEnv(cache_dir=cache_dir, games_kept=1)
+    from mementos.core import _memento_cache as facts
+
+    from cotjax.envs.alfworld import engine
+
+    def played(rounds: int) -> int:
+        for _ in range(rounds):
+            for game in games:
+                assert env.reset(game)
+                assert env.step("look")
+        gc.collect()
+        return len(gc.get_objects())
+
+    monkeypatch.setattr(engine, "_MEMENTO_CAPACITY", 10)
+    before = played(2)
+    kept = len(facts)
+    assert played(6) < 1.02 * before
+    assert len(facts) <= 1.02 * kept, "textworld's cache holds the facts of one game"
+    (entry,) = engine.CachedPddlEnv._entries.values()
+    text = entry.translation.sas.decode()
+    assert text.startswith("begin_version") and len(entry.translation.packed) < len(text) / 5
 
 
 def test_without_a_writable_cache_games_still_play(games, tmp_path):
