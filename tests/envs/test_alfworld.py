@@ -434,6 +434,11 @@ def test_a_folder_whose_games_are_all_left_out_says_how_many_and_why(games, tmp_
     assert "games make" not in said and "cotjax play --game" in said, "advice for one who has games"
 
 
+def test_a_wrong_split_is_answered_by_those_that_there_are(made):
+    with pytest.raises(UsageError, match=r"split 'nope' in it.* \(there are train\); download"):
+        find_games(made[0], "nope")
+
+
 def test_a_folder_without_games_says_how_to_make_some(tmp_path):
     (tmp_path / "valid_seen").mkdir()
     with pytest.raises(UsageError, match="cotjax games make"):

@@ -87,7 +87,10 @@ def test_the_command_keeps_what_is_the_same(folder, played, tmp_path, capsys):
     assert main(["data", "replay", str(out), *where]) == 2  # never over its input
 
 
-def test_another_world_s_episodes_are_refused(folder, played):
+def test_another_world_s_episodes_are_refused(folder, played, tmp_path, capsys):
+    write_trajectories(tmp_path / "chess.jsonl", [replace(played[0], environment="chess")])
+    assert main(["data", "replay", str(tmp_path / "chess.jsonl")]) == 2
+    assert "unknown world 'chess'" in capsys.readouterr().err, "the file names the world"
     with pytest.raises(UsageError, match=r"is of 'chess', not of 'alfworld': name its world"):
         faults(folder, [replace(played[0], environment="chess")])
 
