@@ -34,7 +34,7 @@ EARLY = 0.2  # share of the episodes after which "near the start" is measured
 WITHIN = 30  # steps within which an episode is also counted as won
 _LIMITS = Limits(start=120.0, reset=120.0, step=60.0)
 _MADE = 3  # games of each task type that are made by default
-_GAMES_KEPT = 4  # loaded games in each process, as in an evaluation: with more, memory grows longer
+_GAMES_KEPT = 2  # loaded games in each process, as in an evaluation: with more, memory grows longer
 
 
 @dataclass(frozen=True)
