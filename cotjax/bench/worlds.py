@@ -118,7 +118,7 @@ def run(
         raise UsageError(f"world {world.name!r}: there are no games to play")
     if min(slots, max_steps) < 1 or episodes < 3:
         raise UsageError(
-            "bench worlds: give --episodes of 3 or more, --slots and --steps of 1 or more"
+            "bench worlds: give --episodes of 3 or more, --environments and --steps of 1 or more"
         )
     world.check_agent("expert")
     slots = min(slots, episodes)
