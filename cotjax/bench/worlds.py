@@ -62,7 +62,8 @@ class Figures:
       episodes, won, won_within, steps: counts; `won_within`: won within `WITHIN` steps.
       scores: sum of the last scores; a won game of a world without scores counts 1.
       faults: messages of environments that failed.
-      marks: after the first step, after `EARLY` of the episodes and at the end.
+      marks: after the first episodes, one an environment, or after the first step where these are
+        most of those near the start; after `EARLY` of the episodes; and at the end.
       left: processes that still ran after the environments were closed.
     """
 
@@ -124,7 +125,10 @@ def run(
     slots = min(slots, episodes)
     # Mixed, so that the episodes of every part of the run are of all kinds.
     games = random.Random(seed).sample(games, len(games))
-    figures, seen, marks = Figures(), set[int](), [0, max(1, int(EARLY * episodes)), episodes]
+    figures, seen, early = Figures(), set[int](), max(1, int(EARLY * episodes))
+    # The first episodes are left out, where enough others are near the start: their resets come
+    # before the first step, so the speed would be that of more steps a reset.
+    marks = [slots if 2 * slots <= early else 0, early, episodes]
     waiting = islice(cycle(games), episodes)
     others = descendants()  # those that ran before, such as another world's engine
     with EnvPool(
