@@ -34,7 +34,7 @@ EARLY = 0.2  # share of the episodes after which "near the start" is measured
 WITHIN = 30  # steps within which an episode is also counted as won
 _LIMITS = Limits(start=120.0, reset=120.0, step=60.0)
 _MADE = 3  # games of each task type that are made by default
-_GAMES_KEPT = 4  # loaded games in each process, as in an evaluation: with more, memory grows longer
+_GAMES_KEPT = 2  # loaded games in each process, as in an evaluation: with more, memory grows longer
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class Figures:
       episodes, won, won_within, steps: counts; `won_within`: won within `WITHIN` steps.
       scores: sum of the last scores; a won game of a world without scores counts 1.
       faults: messages of environments that failed.
-      marks: after the first step, after `EARLY` of the episodes and at the end.
+      marks: after the first episodes, one an environment, or after the first step where these are
+        most of those near the start; after `EARLY` of the episodes; and at the end.
       left: processes that still ran after the environments were closed.
     """
 
@@ -118,13 +119,16 @@ def run(
         raise UsageError(f"world {world.name!r}: there are no games to play")
     if min(slots, max_steps) < 1 or episodes < 3:
         raise UsageError(
-            "bench worlds: give --episodes of 3 or more, --slots and --steps of 1 or more"
+            "bench worlds: give --episodes of 3 or more, --environments and --steps of 1 or more"
         )
     world.check_agent("expert")
     slots = min(slots, episodes)
     # Mixed, so that the episodes of every part of the run are of all kinds.
     games = random.Random(seed).sample(games, len(games))
-    figures, seen, marks = Figures(), set[int](), [0, max(1, int(EARLY * episodes)), episodes]
+    figures, seen, early = Figures(), set[int](), max(1, int(EARLY * episodes))
+    # The first episodes are left out, where enough others are near the start: their resets come
+    # before the first step, so the speed would be that of more steps a reset.
+    marks = [slots if 2 * slots <= early else 0, early, episodes]
     waiting = islice(cycle(games), episodes)
     others = descendants()  # those that ran before, such as another world's engine
     with EnvPool(

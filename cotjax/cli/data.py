@@ -94,7 +94,9 @@ def _add_import(commands: argparse._SubParsersAction) -> None:
     )
     read.add_argument("--out", required=True, type=Path, help="JSONL file to write")
     read.add_argument(
-        "--environment", default="unknown", help="for rows that do not name one (default unknown)"
+        "--environment",
+        default="unknown",
+        help="for rows that do not name one (default: the world whose game they name, or unknown)",
     )
     read.add_argument(
         "--split", default="train", help="for rows that do not name one (default train)"
@@ -125,7 +127,9 @@ def _add_replay(commands: argparse._SubParsersAction) -> None:
     )
     replay.add_argument("file", metavar="FILE", type=Path, help="JSONL of trajectories")
     replay.add_argument(
-        "--world", default="alfworld", help="their world, as config.world (default alfworld)"
+        "--world",
+        help="their world, as config.world (default: the one that the first of them names; "
+        "alfworld where it names none)",
     )
     replay.add_argument(
         "--games", default="", help="folder of its games (default: the world's own)"
@@ -283,7 +287,7 @@ def _not_negative(limit: int) -> None:
 
 
 def _replay(arguments: argparse.Namespace) -> None:
-    from cotjax.data.trajectories import MARK, read_trajectories, write_trajectories
+    from cotjax.data.trajectories import MARK, UNKNOWN, read_trajectories, write_trajectories
     from cotjax.envs.worlds import load_world
     from cotjax.rollout.verify import games_of, verify
     from cotjax.runtime.files import check_output
@@ -292,8 +296,9 @@ def _replay(arguments: argparse.Namespace) -> None:
     _not_negative(arguments.limit)
     if arguments.out is not None:
         check_output(arguments.out, mark=MARK, inputs=[arguments.file])
-    reporter, world = Reporter(), load_world(arguments.world)
-    trajectories = list(read_trajectories(arguments.file))
+    reporter, trajectories = Reporter(), list(read_trajectories(arguments.file))
+    named = [each.environment for each in trajectories[:1] if each.environment != UNKNOWN]
+    world = load_world(arguments.world or next(iter(named), "alfworld"))
     games = games_of(world, arguments.games, trajectories)
     same, faults = [], []
     with reporter.stage("replay", f"Replaying {len(trajectories)} episodes") as stage:

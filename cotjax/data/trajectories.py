@@ -52,6 +52,7 @@ from cotjax.formats import TAGS
 from cotjax.runtime.files import atomic_file
 
 SCHEMA_VERSION = 1
+UNKNOWN = "unknown"  # the environment, task type or game of imported data that names none
 SCRIPTED_BEFORE = "scripted, before the action"
 MARK = b'"schema_version"'  # occurs near the beginning of every trajectory file
 

@@ -25,6 +25,8 @@ _TOO_LONG = ("context length", "context_length", "maximum context", "too long", 
 # A prefilled response, and how only a model that goes on with it would go on.
 _PROBE = "Copy this line: <action>count the 7 red boxes</action>"
 _PROBE_BEGUN, _PROBE_REST = "<action>count the 7 r", "ed boxes"
+_BUSY = (429, 502, 503, 504)  # a limit on requests; a server that starts, or has too much to do
+_LATER = "gives no answer; the same command goes on when it does"
 # Fields that make servers continue a final assistant message: vLLM's and SGLang's; Mistral's.
 _CONTINUE: tuple[Mapping[str, Any], ...] = (
     {"add_generation_prompt": False, "continue_final_message": True},
@@ -47,6 +49,10 @@ class Answer:
     stopped: bool
     tokens: int | None = None
     too_long: bool = False
+
+
+class _RefusedError(UsageError):
+    """The endpoint answers, but not this request."""
 
 
 class Client:
@@ -127,7 +133,8 @@ class Client:
     def prefill(self) -> Mapping[str, Any] | None:
         """Fields with which the endpoint continues a final assistant message; None if it does not.
 
-        Asked once: the model is to copy a line whose beginning is prefilled.
+        Asked once: the model is to copy a line whose beginning is prefilled. Raises as `ask` does
+        where there is no endpoint, or not this model.
         """
         messages = [
             {"role": "user", "content": _PROBE},
@@ -137,7 +144,7 @@ class Client:
             request = {"messages": messages, "max_tokens": 16, "temperature": 0.0, **extra}
             try:
                 (answer,) = self.ask([request])
-            except UsageError:
+            except _RefusedError:
                 continue  # it knows no such field, or allows no such message
             if answer.text.startswith(_PROBE_REST):
                 return extra
@@ -184,14 +191,19 @@ class Client:
         except errors.BadRequestError as error:
             if any(words in str(error).lower() for words in _TOO_LONG):
                 return Answer("", stopped=False, tokens=0, too_long=True)
-            raise UsageError(self._say("refuses a request", error)) from None
+            raise _RefusedError(self._say("refuses a request", error)) from None
         except errors.AuthenticationError as error:
             advice = f"refuses the key; set {self._variable} to a valid one"
             raise UsageError(self._say(advice, error)) from None
+        except errors.NotFoundError as error:
+            advice = "is not there; give the address up to /v1, and a name that the server knows"
+            raise UsageError(self._say(advice, error)) from None
+        except errors.APIConnectionError as error:
+            advice = "cannot be reached; start the server, or correct the address"
+            raise UsageError(self._say(advice, error)) from None
         except errors.APIError as error:
-            raise UsageError(
-                self._say("gives no answer; the same command goes on when it does", error)
-            ) from None
+            busy = getattr(error, "status_code", None) in _BUSY
+            raise (UsageError if busy else _RefusedError)(self._say(_LATER, error)) from None
         choices = getattr(reply, "choices", None)
         if not choices or choices[0].message is None:
             raise DataError(f"{self.url}: an answer without a message; is it a chat endpoint?")

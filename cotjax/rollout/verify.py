@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-from cotjax.data.trajectories import Trajectory
+from cotjax.data.trajectories import UNKNOWN, Trajectory
 from cotjax.envs.base import Game, TextEnv
 from cotjax.envs.replay import replay
 from cotjax.envs.worlds import World
@@ -20,7 +20,8 @@ class Replayed:
     """The outcome of one replay.
 
     Attributes:
-      trajectory: what was replayed.
+      trajectory: what was replayed. Where nothing differs it has what the replay tells and the
+        file left open: its world, and whether it was won.
       fault: what differs, with the game and the step; None where nothing does.
     """
 
@@ -52,7 +53,7 @@ def verify(
     """Yield the outcome of each trajectory's replay, in their order.
 
     Compared are the task, every observation, and whether the episode was won, where the trajectory
-    says so.
+    says so. One of an unknown world is replayed too: the world's answers show whose it is.
 
     Args:
       workers: processes; 0 and 1 play in this one.
@@ -61,7 +62,7 @@ def verify(
     Raises UsageError for trajectories of another world.
     """
     for trajectory in trajectories:
-        if trajectory.environment != world.name:
+        if trajectory.environment not in (world.name, UNKNOWN):
             raise UsageError(
                 f"the trajectory {trajectory.id!r} is of {trajectory.environment!r}, not of "
                 f"{world.name!r}: name its world with --world"
@@ -70,10 +71,13 @@ def verify(
         (trajectory, games.get((trajectory.split, trajectory.game))) for trajectory in trajectories
     ]
     longest = max((len(trajectory.steps) for trajectory in trajectories), default=1)
-    with outcomes(partial(_Replaying, world, longest), jobs, workers) as faults:
-        for done, (trajectory, fault) in enumerate(zip(trajectories, faults, strict=True), 1):
+    with outcomes(partial(_Replaying, world, longest), jobs, workers) as replays:
+        for done, (trajectory, replayed) in enumerate(zip(trajectories, replays, strict=True), 1):
+            fault, won = replayed
             if progress is not None:
                 progress(done, len(jobs))
+            if fault is None:
+                trajectory = replace(trajectory, environment=world.name, success=won)
             yield Replayed(trajectory, fault)
 
 
@@ -84,11 +88,11 @@ class _Replaying:
         # One step more than the longest episode, so that no limit ends it.
         self._env: TextEnv = world.make_env(max_steps + 1)()
 
-    def do(self, job: tuple[Trajectory, Game | None]) -> str | None:
-        """Return what differs in the replay of one trajectory."""
+    def do(self, job: tuple[Trajectory, Game | None]) -> tuple[str | None, bool]:
+        """Return what differs in the replay of one trajectory, and whether the replay was won."""
         trajectory, game = job
         if game is None:
-            return f"{trajectory.game}: there is no such game in split {trajectory.split!r}"
+            return f"{trajectory.game}: there is no such game in split {trajectory.split!r}", False
         try:
             actions, observations = (
                 [getattr(step, name) for step in trajectory.steps]
@@ -96,11 +100,11 @@ class _Replaying:
             )
             last = replay(self._env, game, actions, observations, task=trajectory.task)
         except CotjaxError as error:
-            return str(error)
+            return str(error), False
         if trajectory.success is not None and trajectory.success != last.won:
             said, now = ("won" if won else "not won" for won in (trajectory.success, last.won))
-            return f"{game.id}: the trajectory says {said}, the replay is {now}"
-        return None
+            return f"{game.id}: the trajectory says {said}, the replay is {now}", last.won
+        return None, last.won
 
     def close(self) -> None:
         self._env.close()

@@ -45,7 +45,7 @@ from cotjax.study.recorder import Recorder
 from cotjax.study.starts import starts_of
 
 # Loaded games that each environment's process keeps in memory.
-_GAMES_KEPT = 4
+_GAMES_KEPT = 2
 # Probes that look at executed actions alone, whatever the prompts are.
 _OF_ACTIONS = {"revisions", "progress"}
 

@@ -128,7 +128,7 @@ def test_every_layout_becomes_the_same_steps(tmp_path, array):
     assert eto.game == "pick_and_place_simple-Plate-None-Fridge-1/trial_T1"
     assert (eto.id, gym.id, chat.id) == ("public/12", "public/alfworld_7", "public/m")
     assert pair.id.startswith("public/")
-    assert [one.environment for one in (eto, gym, chat)] == ["unknown", "alfworld", "alfworld"]
+    assert [one.environment for one in (eto, gym, chat)] == ["alfworld"] * 3
     assert (eto.success, chat.success, pair.reward) == (None, True, 0.5), (
         "what a row does not say is not known"
     )

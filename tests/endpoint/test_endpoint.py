@@ -143,6 +143,23 @@ def test_an_endpoint_that_is_down_ends_with_one_line(connect):
         assert len(endpoint.requests) == 2
 
 
+@pytest.mark.parametrize(
+    ("faults", "said"),
+    [([404], "is not there; give the address"), ([503], "gives no answer"), ([500, 500], None)],
+)
+def test_no_endpoint_is_not_one_that_does_not_go_on(connect, faults, said):
+    with serving(faults=faults) as endpoint:
+        client = connect(endpoint, retries=0)
+        if said is None:
+            assert client.prefill is None, "it refuses this request, and may answer others"
+            return
+        with pytest.raises(UsageError, match=said):
+            _ = client.prefill
+        assert len(endpoint.requests) == 1, "it is not asked in another way"
+    with pytest.raises(UsageError, match="cannot be reached; start the server"):
+        _ = connect(endpoint, retries=0).prefill
+
+
 def test_the_key_is_sent_and_never_written(connect, monkeypatch, tmp_path):
     monkeypatch.setenv("MY_KEY", "secret-123")
     with serving(key="secret-123") as endpoint:

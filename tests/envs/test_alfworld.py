@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -289,6 +290,32 @@ def test_a_kept_translation_is_used_and_a_damaged_one_made_again(games, cache_di
     assert set(kept.parent.iterdir()) == {kept, new}
 
 
+def test_memory_does_not_grow_with_the_games_played(games, cache_dir, monkeypatch):
+    env = AlfworldEnv(cache_dir=cache_dir, games_kept=1)
+    from mementos.core import _memento_cache as facts
+
+    from cotjax.envs.alfworld import engine
+
+    def played(rounds: int) -> int:
+        for _ in range(rounds):
+            for game in games:
+                assert env.reset(game)
+                assert env.step("look")
+        gc.collect()
+        return len(gc.get_objects())
+
+    kept = []
+    for capacity in (10**9, 10):
+        monkeypatch.setattr(engine, "_MEMENTO_CAPACITY", capacity)
+        before = played(1)
+        kept.append(len(facts))
+    assert kept[1] < 0.8 * kept[0], "textworld's cache holds the facts of one game, not of both"
+    assert played(5) < 1.02 * before
+    (entry,) = engine.CachedPddlEnv._entries.values()
+    text = entry.translation.sas.decode()
+    assert text.startswith("begin_version") and len(entry.translation.packed) < len(text) / 5
+
+
 def test_without_a_writable_cache_games_still_play(games, tmp_path):
     (tmp_path / "file").write_text("in the way")
     task, _ = AlfworldEnv(cache_dir=str(tmp_path / "file" / "pddl")).reset(games[0])
@@ -407,6 +434,11 @@ def test_a_folder_whose_games_are_all_left_out_says_how_many_and_why(games, tmp_
     assert "none of its 4 games is played: 2 not marked solvable, 1 " in said
     assert "1 with 'Sliced' in the name" in said and "1 without game.tw-pddl" in said
     assert "games make" not in said and "cotjax play --game" in said, "advice for one who has games"
+
+
+def test_a_wrong_split_is_answered_by_those_that_there_are(made):
+    with pytest.raises(UsageError, match=r"split 'nope' in it.* \(there are train\); download"):
+        find_games(made[0], "nope")
 
 
 def test_a_folder_without_games_says_how_to_make_some(tmp_path):

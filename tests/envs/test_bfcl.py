@@ -5,12 +5,15 @@ The package is installed without its dependencies (launch/test.sh).
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import re
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -21,7 +24,7 @@ from hypothesis import strategies as st
 from cotjax.data.trajectories import read_trajectories
 from cotjax.envs.base import Game
 from cotjax.envs.bfcl import entries as entries_module
-from cotjax.envs.bfcl.back_ends import accepts
+from cotjax.envs.bfcl.back_ends import accepts, prepare
 from cotjax.envs.bfcl.calls import Call, CallError, action_of, parse_action
 from cotjax.envs.bfcl.entries import TASK_TYPES, Entry, read_entries
 from cotjax.envs.bfcl.env import MAX_CHARACTERS, TURN_STEPS, BfclEnv
@@ -251,6 +254,29 @@ def test_a_second_play_begins_afresh(games):
         assert play(other, games[id_], actions) == first
 
 
+def test_an_episode_leaves_nothing_of_the_package_behind(games):
+    """Each imports the package's modules anew. None of them waits for the garbage collector."""
+
+    def functions() -> int:
+        found = [each for each in gc.get_objects() if isinstance(each, FunctionType)]
+        return sum("/bfcl_eval/eval_checker/" in each.__code__.co_filename for each in found)
+
+    env, ids = BfclEnv(100), ("multi_turn_long_context_180", "multi_turn_base_26")
+    gc.collect()
+    before = functions()
+    gc.disable()
+    try:
+        for id_ in ids:
+            *_, last = play(env, games[id_], actions_of(entry_of(games[id_])))
+            assert last.won and functions() > before, "those of the episode"
+        env.close()
+        assert functions() == before
+    finally:
+        gc.enable()
+    _, first = env.reset(games[ids[1]])
+    assert first.accepted, "a closed environment plays again"
+
+
 @pytest.mark.parametrize("task_type", TASK_TYPES)
 def test_the_checker_accepts_the_answers_and_nothing_less(games, task_type):
     env = BfclEnv(100)
@@ -430,6 +456,15 @@ def test_without_the_package_one_line_says_how_to_install_it(monkeypatch):
     for ask in (lambda: WORLD.games("", "train"), WORLD.make_env(3)):
         with pytest.raises(UsageError, match=r"^BFCL is not installed: pip install --no-deps \S+"):
             ask()
+
+
+def test_a_package_that_it_needs_is_named_when_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpmath", None)
+    prepare.cache_clear()
+    with pytest.raises(UsageError, match=r"^BFCL is not installed: pip install .* \(.*mpmath"):
+        BfclEnv(3)
+    monkeypatch.undo()
+    BfclEnv(3)
 
 
 def test_broken_data_is_named(games, tmp_path):

@@ -87,6 +87,21 @@ def test_the_command_keeps_what_is_the_same(folder, played, tmp_path, capsys):
     assert main(["data", "replay", str(out), *where]) == 2  # never over its input
 
 
-def test_another_world_s_episodes_are_refused(folder, played):
+def test_another_world_s_episodes_are_refused(folder, played, tmp_path, capsys):
+    write_trajectories(tmp_path / "chess.jsonl", [replace(played[0], environment="chess")])
+    assert main(["data", "replay", str(tmp_path / "chess.jsonl")]) == 2
+    assert "unknown world 'chess'" in capsys.readouterr().err, "the file names the world"
     with pytest.raises(UsageError, match=r"is of 'chess', not of 'alfworld': name its world"):
         faults(folder, [replace(played[0], environment="chess")])
+
+
+def test_a_replay_says_whose_an_episode_is_and_how_it_ended(folder, played):
+    """Imported episodes do not always say either."""
+    nameless = replace(played[0], environment="unknown", success=None)
+    cut = replace(nameless, steps=nameless.steps[:-1])
+    wrong = changed(nameless, 1, observation="A dragon.")
+    games = games_of(WORLD, folder / "games", [nameless])
+    won, lost, left = [each.trajectory for each in verify(WORLD, games, [nameless, cut, wrong])]
+    assert won == played[0] and won.success
+    assert lost == replace(cut, environment="alfworld", success=False)
+    assert left == wrong, "what differs stays as it was"

@@ -7,6 +7,7 @@ from typing import Any
 
 from cotjax.data.importing.unmapped import Unmapped
 from cotjax.data.json_text import decode
+from cotjax.data.trajectories import UNKNOWN
 from cotjax.envs.worlds import World, load_world, world_names
 
 FACT_FIELDS = frozenset(
@@ -81,7 +82,7 @@ def _task_type_and_game(row: dict[str, Any]) -> tuple[str, str]:
     for name in world_names():
         if game and (known := load_world(name).recognize(game)):
             return known
-    return _string(row, "task_type") or "unknown", game or "unknown"
+    return _string(row, "task_type") or UNKNOWN, game or UNKNOWN
 
 
 def _game(row: dict[str, Any]) -> str | None:

@@ -19,6 +19,7 @@ from cotjax.data.json_text import open_json
 from cotjax.data.trajectories import (
     MARK,
     SCHEMA_VERSION,
+    UNKNOWN,
     Trajectory,
     as_trajectory,
     id_digest,
@@ -63,7 +64,7 @@ def import_files(
     out: Path,
     *,
     layout: str = "auto",
-    environment: str = "unknown",
+    environment: str = UNKNOWN,
     split: str = "train",
     rejected: Path | None = None,
     instructions: bool = False,
@@ -74,7 +75,8 @@ def import_files(
 
     Args:
       layout: one of `LAYOUTS`, or "auto" to choose by each row's fields.
-      environment, split: for rows that do not name theirs.
+      environment, split: for rows that do not name theirs. `UNKNOWN`: of a row whose game a world
+        knows by its path, that world.
       rejected: JSON Lines file for rows that cannot be mapped: {"where", "reason", "row"}; also
         written where no row can be mapped.
       instructions: begin the first observation with system messages, lists of tools and
@@ -164,6 +166,8 @@ class _Import:
             if played != episode:
                 left_out.append(f"what {world.title or world.name} does not show in play")
             episode = played
+            if facts["environment"] == UNKNOWN:  # the path of its game names the world
+                facts["environment"] = world.name
         if self._instructions:
             episode = _with_instructions(episode)
         else:

@@ -14,6 +14,7 @@ Not thread safe: the translator keeps its options in module globals.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -37,7 +38,10 @@ from textworld.logic import Action, Placeholder, Proposition, Rule, Signature, T
 from cotjax.envs.alfworld.grammar import names_read, parse_logic
 from cotjax.envs.alfworld.translation import Translation, TranslationStore, translate_for_planner
 
-_MEMENTO_CAPACITY = 50_000
+# Facts in textworld's cache. A game adds some 240, and a process with many of them is 50 MB larger.
+_MEMENTO_CAPACITY = 2_000
+# glibc's; other C libraries have none.
+_give_back_freed = getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)
 _GAME_FIELDS = ("pddl_domain", "grammar", "pddl_problem")
 
 
@@ -145,10 +149,7 @@ def _make_entry(data: dict[str, Any], store: TranslationStore, downward_lib) -> 
 
 
 def _forget_mementos() -> None:
-    """Clear textworld's cache of facts, which grows by 0.1 MB a game.
-
-    Facts compare by value, so nothing depends on the cache.
-    """
+    """Clear textworld's cache of facts. Facts compare by value, so nothing depends on it."""
     cache = getattr(mementos.core, "_memento_cache", {})
     if len(cache) > _MEMENTO_CAPACITY:
         cache.clear()
@@ -166,7 +167,7 @@ class CachedState(PddlState):
         self.downward_lib = downward_lib
         self.pddl_problem = entry.problem
         self.name2type = entry.translation.object_types
-        downward_lib.load_sas(entry.translation.sas.encode("utf-8"))
+        downward_lib.load_sas(entry.translation.sas)
         if entry.first is None:
             self._take_index({}, {}, {}, Counter())
             self.add_facts(entry.facts)
@@ -295,7 +296,11 @@ class CachedPddlEnv(PddlEnv):
         cls._entries.clear()
 
     def reset(self) -> GameState:
+        new = self._entry.first is None
         self._pddl_state = CachedState(self.downward_lib, self._entry)
+        if new:
+            # The planning tasks of games have 5 to 15 MB: a small one leaves a large one's gaps.
+            _give_back_freed(0)
         self.prev_state = None
         self.state = GameState()
         self._last_action = None

@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ _INTRO = re.compile(
 )
 _FILES = {"game.tw-pddl", "traj_data.json"}
 _REFUSED = "Nothing happens"  # the engine's answer to a refused action
+_MOST_SPLITS = 20  # folders that are looked into for a message
 _NOT_OFFERED = "help"  # admissible in every state, and useless
 
 
@@ -42,7 +44,8 @@ def find_games(
     if not folders:
         raise UsageError(
             f"{root}: no ALFWorld games of split {split!r} in it, neither in json_2.1.1/{split} "
-            f"nor in {split}; unpack ALFWorld's data there, or make games with `cotjax games make`"
+            f"nor in {split}{_splits_in(root)}; download ALFWorld's with `cotjax games fetch "
+            "alfworld`, or make games with `cotjax games make`"
         )
     games: list[Game] = []
     others: Counter[str] = Counter()
@@ -68,6 +71,17 @@ def find_games(
             "with `cotjax games make`"
         )
     return sorted(games, key=lambda game: game.id)
+
+
+def _splits_in(root: Path) -> str:
+    """Return the splits that a folder has, in words; "" for none."""
+    found = sorted(
+        folder.name
+        for pattern in ("json_2.1.1/*", "*")
+        for folder in islice(root.glob(pattern), _MOST_SPLITS)
+        if next(folder.glob("*/*/game.tw-pddl"), None) is not None
+    )
+    return f" (there are {', '.join(found)})" if found else ""
 
 
 def _game_in(folder: Path, id_: str, split: str, files: set[str]) -> Game | str:

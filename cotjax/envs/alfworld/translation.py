@@ -26,7 +26,7 @@ from textworld.logic import Proposition, Variable
 from cotjax.errors import CotjaxError
 from cotjax.runtime.files import write_atomic
 
-_FORMAT = 1  # increased whenever the meaning of a cached translation changes
+_FORMAT = 2  # increased whenever the meaning of a cached translation changes
 # Writing a file takes milliseconds: a partial one of this age is left from a killed process.
 _STALE_S = 600.0
 
@@ -36,7 +36,8 @@ class Translation:
     """A translated game in JSON's own types, so that a cached one equals a fresh one.
 
     Attributes:
-      sas: the planning task for fast-downward.
+      packed: the planning task for fast-downward, compressed: as text it takes most of a game's
+        memory, 0.4 to 2 MB.
       types: [name, supertype names] in the translator's order.
       object_types: object -> type.
       parameters: action -> [[parameter, type], …].
@@ -44,12 +45,17 @@ class Translation:
       fluents: the predicates that an action or an axiom can change.
     """
 
-    sas: str
+    packed: bytes
     types: list[list[Any]]
     object_types: dict[str, str]
     parameters: dict[str, list[list[str]]]
     facts: list[list[Any]]
     fluents: list[str]
+
+    @property
+    def sas(self) -> bytes:
+        """The planning task."""
+        return zlib.decompress(self.packed)
 
     def propositions(self) -> list[Proposition]:
         kinds = self.object_types
@@ -96,7 +102,7 @@ def translate(domain: str, problem: str, downward_lib) -> Translation:
     ]
     changed = {effect.literal.predicate for action in task.actions for effect in action.effects}
     return Translation(
-        sas=sas,
+        packed=zlib.compress(sas.encode("utf-8"), 6),
         types=[[type_.name, list(type_.supertype_names)] for type_ in task.types],
         object_types=object_types,
         parameters={
@@ -125,6 +131,8 @@ def _initial_fact(atom) -> list[Any] | None:
 class TranslationStore:
     """Translations on disk: one file per game (9 to 80 kB), named by the content of its PDDL.
 
+    A file is two compressed parts: JSON, with a checksum of the other one, and the planning task.
+
     A damaged file is made again. If the folder cannot be written, games are translated every time.
     """
 
@@ -144,19 +152,25 @@ class TranslationStore:
 
 def _read(path: Path) -> Translation | None:
     try:
-        return Translation(**json.loads(zlib.decompress(path.read_bytes())))
+        head = zlib.decompressobj()
+        fields = json.loads(head.decompress(path.read_bytes()))
+        packed = head.unused_data
+        if fields.pop("checksum") != zlib.crc32(packed):
+            return None
+        return Translation(packed=packed, **fields)
     # Absent, cut short (zlib has a checksum), or not a translation.
-    except (OSError, zlib.error, ValueError, TypeError):
+    except (OSError, zlib.error, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
 def _write(path: Path, translation: Translation) -> None:
-    packed = zlib.compress(
-        json.dumps(asdict(translation), separators=(",", ":")).encode("utf-8"), 6
-    )
+    fields = asdict(translation)
+    packed = fields.pop("packed")
+    fields["checksum"] = zlib.crc32(packed)
+    head = zlib.compress(json.dumps(fields, separators=(",", ":")).encode("utf-8"), 6)
     # A full or read-only disk costs time, not correctness.
     with contextlib.suppress(OSError, CotjaxError):
         for left in path.parent.glob(".*.partial"):
             if time.time() - left.stat().st_mtime > _STALE_S:
                 left.unlink(missing_ok=True)
-        write_atomic(path, packed)
+        write_atomic(path, head + packed)

@@ -2,7 +2,9 @@
 
 The package caches back ends in globals of its modules, and keeps some of their state there too: the
 cards and bookings of long_context, and lists that are default arguments. So everything starts from
-modules that are imported anew.
+modules that are imported anew, and these are taken apart at the end of the episode or check: a
+module, its functions and its classes refer to each other, so otherwise they stay until the garbage
+collector looks at them, and `typing`, which keeps the classes of annotations, keeps some for good.
 """
 
 from __future__ import annotations
@@ -13,11 +15,15 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from copy import deepcopy
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 from cotjax.envs.bfcl.calls import Call, CallError
-from cotjax.envs.bfcl.entries import Entry
+from cotjax.envs.bfcl.entries import CLASSES, INSTALL, Entry
+from cotjax.errors import UsageError
 
 _PACKAGE = "bfcl_eval.eval_checker.multi_turn_eval"
 # Arguments that decide how long a call takes: function -> parameter. At most this large.
@@ -58,6 +64,12 @@ class BackEnds:
                 if not name.startswith("_"):
                     self._methods[name] = method
         self._files = instances.get("GorillaFileSystem")
+        self._modules = _imported()
+
+    def close(self) -> None:
+        """Free the modules of the episode. No call can be made after it."""
+        self._methods, self._files = {}, None
+        _take_apart(self._modules)
 
     def check(self, call: Call) -> None:
         """Raise CallError for an unknown function, and for a call that would take too long."""
@@ -104,21 +116,60 @@ def accepts(entry: Entry, turns: Sequence[Sequence[Sequence[Call]]]) -> bool:
 
     `turns`: turn by turn and action by action, the calls that were executed.
     """
-    verdict = _fresh("multi_turn_checker").multi_turn_checker(
-        [[[call.code for call in action] for action in actions] for actions in turns],
-        [list(answer) for answer in entry.answers[: len(turns)]],
-        entry.raw,
-        entry.id.rpartition("_")[0],
-        "cotjax",
-    )
-    return bool(verdict["valid"])
+    check = _fresh("multi_turn_checker").multi_turn_checker
+    try:
+        verdict = check(
+            [[[call.code for call in action] for action in actions] for actions in turns],
+            [list(answer) for answer in entry.answers[: len(turns)]],
+            entry.raw,
+            entry.id.rpartition("_")[0],
+            "cotjax",
+        )
+        return bool(verdict["valid"])
+    finally:
+        _take_apart(_imported())
+
+
+@cache
+def prepare() -> None:
+    """Import all back ends once: processes forked from this one share what they bring.
+
+    Raises UsageError where they cannot be imported.
+    """
+    try:
+        _fresh("multi_turn_checker")
+        for file, _ in CLASSES.values():
+            importlib.import_module(f"{_PACKAGE}.func_source_code.{file}")
+    except ImportError as error:
+        raise UsageError(f"{INSTALL} ({error})") from error
+    finally:
+        _take_apart(_imported())
 
 
 def _fresh(module: str) -> Any:
     """Import a module of the package anew, with all that it imports from there."""
-    for name in [name for name in sys.modules if name.startswith(f"{_PACKAGE}.")]:
+    for name in _imported():
         del sys.modules[name]
     return importlib.import_module(f"{_PACKAGE}.{module}")
+
+
+def _imported() -> dict[str, ModuleType]:
+    """Return name -> module, of what the last `_fresh` and the functions of its module imported."""
+    return {name: each for name, each in sys.modules.items() if name.startswith(f"{_PACKAGE}.")}
+
+
+def _take_apart(modules: dict[str, ModuleType]) -> None:
+    """Break the cycles of references of these modules, which nothing uses any more."""
+    for name, module in modules.items():
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+        for kind in [value for value in vars(module).values() if isinstance(value, type)]:
+            if kind.__module__ == name:
+                for method in [key for key, value in vars(kind).items() if callable(value)]:
+                    with suppress(AttributeError, TypeError):
+                        delattr(kind, method)
+        vars(module).clear()
+    modules.clear()
 
 
 def _text(result: Any) -> str:

@@ -24,7 +24,7 @@ _ALIKE = ((40, 43), (63, 83), (66, 70, 74), (100, 104, 133), (120, 124))
 _ONE_OF = {number: alike[0] for alike in _ALIKE for number in alike}
 _TYPES = {"string": "str", "integer": "int", "boolean": "bool"}
 # The file that describes a class of functions, and what a task calls it.
-_CLASSES = {
+CLASSES = {
     "GorillaFileSystem": ("gorilla_file_system", "a file system"),
     "MathAPI": ("math_api", "arithmetic"),
     "MessageAPI": ("message_api", "messages"),
@@ -59,7 +59,7 @@ class Entry:
     @property
     def task(self) -> str:
         """What the prompt calls the task: the same for all entries with these functions."""
-        about = [_CLASSES[name][1] for name in self.raw["involved_classes"]]
+        about = [CLASSES[name][1] for name in self.raw["involved_classes"]]
         return f"do what the user asks, with functions for {' and '.join(about)}"
 
     def shown_at(self, turn: int) -> list[str]:
@@ -99,7 +99,7 @@ def read_entries(file: Path) -> dict[str, Entry]:
             )
             functions: dict[str, str] = {}
             for name in row["involved_classes"]:
-                functions |= _functions(file.parent, _CLASSES[name][0])
+                functions |= _functions(file.parent, CLASSES[name][0])
             missing = {
                 name: int(turn)
                 for turn, names in row.get("missed_function", {}).items()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from cotjax.envs.base import Game, Observation, in_play
-from cotjax.envs.bfcl.back_ends import BackEnds, TooLargeError, accepts
+from cotjax.envs.bfcl.back_ends import BackEnds, TooLargeError, accepts, prepare
 from cotjax.envs.bfcl.calls import Call, CallError, parse_action
-from cotjax.envs.bfcl.entries import Entry, data_folder, read_entries
+from cotjax.envs.bfcl.entries import TASK_TYPES, Entry, data_folder, entries_file, read_entries
 from cotjax.errors import DataError, EnvError, UsageError
 
 TURN_STEPS = 20  # actions of one turn; BFCL gives up an entry after so many
@@ -30,9 +30,13 @@ class BfclEnv:
     def __init__(self, max_steps: int = 30):
         if max_steps < 1:
             raise UsageError(f"max_steps must be at least 1: got {max_steps}")
-        data_folder()  # raises where BFCL is not installed
+        # Both raise where BFCL is not installed. Processes forked from this one share what is read.
+        prepare()
+        for task_type in TASK_TYPES:
+            read_entries(entries_file(data_folder(), task_type))
         self._max_steps = max_steps
         self._entry: Entry | None = None
+        self._back_ends: BackEnds | None = None
         self._done = False
 
     def reset(self, game: Game) -> tuple[str, Observation]:
@@ -40,7 +44,7 @@ class BfclEnv:
 
         Raises DataError for an entry that is not in the game's file.
         """
-        self._entry = None
+        self.close()
         entry = read_entries(Path(game.path)).get(game.id)
         if entry is None:
             raise DataError(f"{game.path}: no entry {game.id!r} in it; install bfcl-eval again")
@@ -58,6 +62,7 @@ class BfclEnv:
     def step(self, action: str) -> Observation:
         """Execute the calls of `action`, or end the turn."""
         entry = in_play(self._entry, self._steps, self._done)
+        assert self._back_ends is not None
         self._steps += 1
         self._turn_steps += 1
         try:
@@ -78,10 +83,14 @@ class BfclEnv:
             ) from error
 
     def close(self) -> None:
-        """Leave the entry; `reset` starts another one."""
+        """Leave the entry, and free its back ends; `reset` starts another one."""
         self._entry = None
+        if self._back_ends is not None:
+            self._back_ends.close()
+            self._back_ends = None
 
     def _run(self, calls: list[Call]) -> Observation:
+        assert self._back_ends is not None
         self._turns[-1].append(calls)
         results = [(call.name, *self._back_ends.run(call)) for call in calls]
         text = "\n".join(f"{name}: {result}" for name, result, _ in results)
