@@ -16,7 +16,9 @@ _MOST = 12  # layers that a table shows
 # Probe -> title of its tables.
 _PROBES = {"attention": "D6, attention", "gradient": "D7, gradient (value path)"}
 _COLUMNS = tuple(
-    head for part in BY_LAYER for head in (f"{part}, % of the layer", "over its share of tokens")
+    head
+    for part in BY_LAYER
+    for head in (f"{part}, % of the layer", f"{part}, per token (1: uniform)")
 )
 _NOTE = (
     "Each layer's shares add to 100 % with those of the response's tags and of the action's own "

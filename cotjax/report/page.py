@@ -6,6 +6,7 @@ run.json give the same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,35 +87,41 @@ class Card:
 def make_report(run_folder: str | Path, console: Console | None = None) -> Summary:
     """Write summary.json, figures/, report.html and viewer/ of a run; return the summary.
 
-    `console`: prints the terminal's table.
+    `console`: prints the terminal's tables.
 
     Raises:
       DataError: records are missing or malformed; the message names the file.
     """
     run_folder = Path(run_folder)
     summary = summarize(run_folder)
+    searched = searches(run_folder, summary)
     write_figures(summary, run_folder / "figures")
-    write_report(run_folder, summary)
+    write_report(run_folder, summary, searched)
     make_viewer([run_folder], run_folder / VIEWER)
     if console is not None:
         console.print(terminal_table(summary))
-        console.print(section_tables(searches(run_folder, summary)), end="")
+        console.print(section_tables(searched), end="")
     return summary
 
 
-def write_report(run_folder: str | Path, summary: Summary | None = None) -> Path:
+def write_report(
+    run_folder: str | Path,
+    summary: Summary | None = None,
+    searched: Sequence[Section] | None = None,
+) -> Path:
     """Write `run_folder`/report.html and return its path.
 
-    `summary`: None: it is made from the records.
+    `summary`, `searched` (of `searches`): None: made from the records.
     """
     run_folder = Path(run_folder)
     summary = summarize(run_folder) if summary is None else summary
+    searched = searches(run_folder, summary) if searched is None else searched
     domains, title = summary.domains, title_of(summary, run_folder)
     prompt_settings, prompt_text = prompt_facts(summary.run)
     front, losses, planted = front_of(summary, title), tables.held_out(summary), is_planted(summary)
     cards = [(domain_label(domain), _cards(summary, domain)) for domain in domains]
     asked, probed = answers(summary), [*learned(summary), *rewards(summary), *sections(summary)]
-    probed += searches(run_folder, summary)
+    probed += searched
     placed = PLANTED if planted else PLACED
     contents = {
         "answer": "The answer",

@@ -71,7 +71,7 @@ class Arm:
     seeds: dict[str, int | None] = field(default_factory=dict)
     objective: str = SUPERVISED
     start: str = ""
-    recipe: dict[str, str | float] = field(default_factory=dict)
+    recipe: dict[str, str | float | list[str]] = field(default_factory=dict)
     minus: str | None = None
     removed_share: float | None = None
     cannot_differ: bool = False

@@ -294,12 +294,35 @@ def test_the_matrix_has_every_arm_by_every_domain(planted):
     assert len(table.columns) == 2 * len(summary.domains)
     assert [row.note for row in table.rows] == [
         "",
-        "look, pick; without rooms",
+        "look, pick; held out: rooms",
         "episodes of set.jsonl",
-        "look, pick; without rooms",
+        "look, pick; held out: rooms",
     ]
     assert any("held out: longer rooms" in note for note in section.notes)
     assert matrix(summary).sentences == ()
+
+
+def test_the_matrix_says_which_task_types_are_those_of_an_arms_training(planted):
+    _, summary = planted
+    arms = dict(summary.arms)
+    name = list(arms)[1]
+    arms[name] = replace(arms[name], recipe={"task_types": ["heat", "look"]})
+    about = {
+        "config": {"task_types": {"in_domain": ["look", "pick"]}},
+        "games": {
+            "in_domain": {"task_types": ["look", "pick"]},
+            "ood_rooms": {"task_types": ["cool"]},
+        },
+    }
+    summary = replace(summary, run=summary.run | about, arms=arms)
+    (table,) = matrix(summary).tables
+    base, *rows = table.rows
+    assert not any("task types" in cell.behind for cell in base.cells)
+    for arm, row in zip(summary.arms, rows, strict=True):
+        seen = [cell.behind.rpartition("; ")[2] for cell in row.cells[::2]]
+        first = "1 of 2 task types" if arm == name else "task types"
+        assert seen == [f"{first} of its training", "new task types"]
+        assert row.note.startswith("heat, look" if arm == name else "look, pick")
 
 
 def test_tables_of_verdicts_hold_each_arm_once(planted):
