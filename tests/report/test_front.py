@@ -201,6 +201,22 @@ def test_the_page_fits_a_phone_and_works_by_keys(page):
                 )
                 == 0
             )
+            # On a phone tables do not scroll: each cell is a line with the name of its column.
+            page.run(
+                "document.querySelectorAll('details').forEach((each) => { each.open = true; })"
+            )
+            assert page.run("document.documentElement.scrollWidth") == width
+            cells = "[...document.querySelectorAll('.stack tbody td')]"
+            named = f"{cells}.filter((each) => each.dataset.label).length"
+            assert page.run(named) == page.run(f"{cells}.length") > 0
+            shown = page.run(f"getComputedStyle({cells}[0], '::before').content")
+            if width == 390:
+                label = page.run(f"{cells}[0].dataset.label")
+                assert shown == f'"{label}"'
+                wide = f"{cells}.filter((each) => each.getBoundingClientRect().right > {width})"
+                assert page.run(f"{wide}.length") == 0
+            else:
+                assert shown == "none"
             assert page.problems == []
             assert all(url.startswith(("file:", "about:")) for url in page.requests)
 
