@@ -48,6 +48,8 @@ _THOUGHTS = {
 }
 PLACED = "The curves behind the verdicts"
 PLANTED = "Planted truth: the curves behind the verdicts"
+_ELICITATIONS = {"elicitations": "Elicitations side by side"}
+_NUMBERS = {"curves": "Curves over checkpoints", "numbers": "Numbers"}
 _AT_THE_END = {
     "episode": "One episode, step by step",
     "how": "How it was measured",
@@ -105,15 +107,13 @@ def make_report(run_folder: str | Path, console: Console | None = None) -> Summa
 
 
 def write_report(
-    run_folder: str | Path,
-    summary: Summary | None = None,
-    searched: Sequence[Section] | None = None,
+    folder: str | Path, summary: Summary | None = None, searched: Sequence[Section] | None = None
 ) -> Path:
-    """Write `run_folder`/report.html and return its path.
+    """Write `folder`/report.html of a run and return its path.
 
     `summary`, `searched` (of `searches`): None: made from the records.
     """
-    run_folder = Path(run_folder)
+    run_folder = Path(folder)
     summary = summarize(run_folder) if summary is None else summary
     searched = searches(run_folder, summary) if searched is None else searched
     domains, title = summary.domains, title_of(summary, run_folder)
@@ -128,10 +128,9 @@ def write_report(
         **_ids(front.verdicts),
         **({"placed": placed} if any(of_domain for _, of_domain in cards) else {}),
         **_ids(front.matrix, *asked),
-        "elicitations": "Elicitations side by side",
+        **_ELICITATIONS,
         **_ids(*probed),
-        "curves": "Curves over checkpoints",
-        "numbers": "Numbers",
+        **_NUMBERS,
         **({"losses": "Loss on held-out training examples"} if losses.rows else {}),
         **_AT_THE_END,
     }
@@ -147,8 +146,7 @@ def write_report(
         losses=losses,
         bars=BARS,
         steps=_steps(summary),
-        half=round(100 * HALF),
-        family=_family(summary),
+        **{"half": round(100 * HALF), "family": _family(summary)},
         palette=COLOURS,
         charts=_charts(summary),
         labels={name: metric.label for name, metric in METRICS.items()},
@@ -166,8 +164,7 @@ def write_report(
         glossary=GLOSSARY,
         viewer=f"{VIEWER}/index.html",
     )
-    path = run_folder / "report.html"
-    write_atomic(path, page)
+    write_atomic(path := run_folder / "report.html", page)
     return path
 
 
