@@ -17,6 +17,7 @@ from cotjax.report.summary import BASE, PointSummary, Summary
 from cotjax.report.warnings import ENOUGH_GAMES
 
 LEAST, MOST = 0.1, 0.9  # of the pilot
+_MOST_COLUMNS = 6
 _KINDS = {"cot": "CoT action", "prompt": "prompt action"}
 _MEASURES = {
     "d3": "Success of whole episodes (D3), in percent",
@@ -39,23 +40,27 @@ def matrix(summary: Summary) -> Section:
                 if point.domain == domain
             )
         ]
-        if not columns:
-            continue
-        heads = tuple(
-            f"{capitalize(domain_label(domain))}, {_KINDS[kind]}" for domain, kind in columns
-        )
-        rows = tuple(
-            SectionRow(
-                "base (the pilot)" if arm == BASE else summary.label(arm),
-                tuple(
-                    _cell(summary, arm, domain, f"{measure}_{kind}", not alike)
-                    for domain, kind in columns
-                ),
-                note="" if arm == BASE or alike else data[arm],
+        # Many domains have a table for each kind of action, which is as wide as a screen.
+        split = len(columns) > _MOST_COLUMNS
+        for kinds in ([kind] for kind in _KINDS) if split else [list(_KINDS)]:
+            of_kinds = [(domain, kind) for domain, kind in columns if kind in kinds]
+            heads = tuple(
+                f"{capitalize(domain_label(domain))}, {_KINDS[kind]}" for domain, kind in of_kinds
             )
-            for arm in _rows(summary)
-        )
-        tables.append(SectionTable(title, heads, rows, rows_are="trained on"))
+            rows = tuple(
+                SectionRow(
+                    "base (the pilot)" if arm == BASE else summary.label(arm),
+                    tuple(
+                        _cell(summary, arm, domain, f"{measure}_{kind}", not alike)
+                        for domain, kind in of_kinds
+                    ),
+                    note="" if arm == BASE or alike else data[arm],
+                )
+                for arm in _rows(summary)
+            )
+            named = f"{title}: {_KINDS[kinds[0]]}" if split else title
+            if of_kinds:
+                tables.append(SectionTable(named, heads, rows, rows_are="trained on"))
     first = next(iter(data.values()))
     said = (f"All arms were trained on {first}.",) if alike and first else ()
     return Section("matrix", "Trained on, by played on", tuple(tables), said, _notes(summary))

@@ -342,6 +342,24 @@ def test_the_matrix_says_which_task_types_are_those_of_an_arms_training(planted)
         assert row.note.startswith("heat, look" if arm == name else "look, pick")
 
 
+def test_the_matrix_of_many_domains_has_a_table_for_each_kind_of_action(planted):
+    _, summary = planted
+    domains = [f"ood_{number}" for number in range(4)]
+    points = [
+        replace(point, domain=domain)
+        for point in summary.points
+        if point.domain == "in_domain"
+        for domain in domains
+    ]
+    whole = replace(summary, points=tuple(points), domains=tuple(domains))
+    tables = matrix(whole).tables
+    assert len(tables) == 2
+    for table, kind in zip(tables, ("CoT action", "prompt action"), strict=True):
+        assert table.title.endswith(f"(D1), in percent: {kind}")
+        assert [head.rpartition(", ")[2] for head in table.columns] == [kind] * 4
+        assert all(len(row.cells) == 4 for row in table.rows)
+
+
 def test_tables_of_verdicts_hold_each_arm_once(planted):
     _, summary = planted
     tables = verdicts(summary).tables
