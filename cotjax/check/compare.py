@@ -29,6 +29,8 @@ _KEYS: Mapping[str, Sequence[str]] = {
     "invalid": ("metric",),
 }
 _ENDS = ("low", "high")
+# Entries of a point that have numbers by metric.
+_OF_METRICS = ("metrics", "layers")
 _P = ("p", "gap_p", "steady_p", "adjusted_p", "steady_adjusted_p")
 _ABSENT = object()
 _EMPTY = "(empty)"
@@ -46,7 +48,7 @@ _TEXTS = (
 # Entries that older summaries of this schema do not have.
 _LATER = (
     *("games_hashes", "checkpoint_hashes", "progress_known", "rewards"),
-    *("objective", "start", "recipe"),
+    *("objective", "start", "recipe", "layers"),
 )
 _SECTIONS = {
     "run": "run.json",
@@ -148,7 +150,7 @@ def family_of(path: Path) -> str:
     if section in _KEYS and not rest:
         return "the study as a whole"
     if section in ("points", "seed_points"):
-        if rest[1] == "metrics":
+        if rest[1] in _OF_METRICS and len(rest) > 2:
             return family(rest[2]) or "unknown metrics"
         return {"gap_p": "D3 and its gap", "invalid": "validity, admissibility"}.get(
             rest[1], "counts of episodes"
@@ -166,7 +168,9 @@ def metrics_of(path: Path) -> tuple[str, ...]:
     if not rest:
         return ()
     if section in ("points", "seed_points"):
-        return (rest[2],) if rest[1] == "metrics" else ("gap",) if rest[1] == "gap_p" else ()
+        if rest[1] in _OF_METRICS:
+            return (rest[2],)
+        return ("gap",) if rest[1] == "gap_p" else ()
     if section in ("changes", "arm_differences", "trends"):
         return (rest[0].split(", ")[2],)
     if section == "placements":

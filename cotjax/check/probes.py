@@ -15,6 +15,7 @@ from typing import Any
 
 from cotjax.check.episodes import Place, Tally, member, spaced
 from cotjax.check.fields import Fields, read_lines
+from cotjax.check.layers import counted_by_layer
 from cotjax.errors import DataError
 
 Counts = dict[str, float]
@@ -280,6 +281,7 @@ def _shares(row: Fields, prefixes: Mapping[str, str], own: str) -> Counts:
         groups = _groups(cot, name)
         found |= {f"{prefix}_{group}": groups.get(group, 0.0) for group in GROUPS}
         found[f"{prefix}_prompt"] = _of_prompt(groups)
+    found |= counted_by_layer(cot, own)
     groups = _groups(cot, "share")
     both = _of_prompt(groups) + groups.get("reasoning", 0.0)
     if both > 0:

@@ -20,7 +20,7 @@ from cotjax.errors import DataError
 BASE = "base"
 DOMAINS = ("in_domain", "ood")
 OBJECTIVES = ("sft", "dpo", "frodo", "grpo", "gigpo")
-RECIPE = ("steps", "learning_rate", "advantage", "rejected")
+RECIPE = ("steps", "learning_rate", "advantage", "rejected", "task_types")
 LEAST_REMOVED = 0.01
 # An arm's seeds at one checkpoint in one domain; None: what belongs to every seed.
 Pool = Mapping[Seed, Tally]

@@ -10,6 +10,7 @@ import numpy as np
 
 from cotjax.check.fields import Fields, read_lines
 from cotjax.check.intervals import games_p
+from cotjax.check.layers import numbers_by_layer
 from cotjax.check.metrics import COMPARED, MEASURES, METRICS, TESTED
 from cotjax.check.study import (
     BASE,
@@ -132,6 +133,7 @@ def _points(arm: str, curve: Mapping[tuple[int, str], Pool]) -> Iterator[Row]:
             "gap_p": games_p(terms_of([(1, where, "gap")])),
             "invalid": {kind: dict(reasons) for kind, reasons in invalid.items()},
             "env_faults": {driver: faults[driver] for driver in ended},
+            "layers": numbers_by_layer(where),
         }
 
 

@@ -373,9 +373,4 @@ def _finish(study: Study, summary: Any) -> None:
     if summary is None:
         study.reporter.say(f"Trained: {study.folder / 'arms'} (no games to play were asked for)")
         return
-    from cotjax.report.searches import searches
-    from cotjax.report.terminal import section_tables, terminal_table
-
-    study.reporter.console.print(terminal_table(summary))
-    study.reporter.console.print(section_tables(searches(study.folder, summary)), end="")
     study.reporter.say(f"Report: {(study.folder / 'report.html').resolve()}")

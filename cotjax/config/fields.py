@@ -22,6 +22,7 @@ ARM_FIELDS = {
     "control": "action",
     "thoughts": "",
     "trajectories": "",
+    "task_types": (),
     "direct_share": -1.0,
     "advantage": "",
     "start": "",
@@ -280,6 +281,8 @@ def _arms() -> ConfigDict:
     control: what is dropped in place of actions, one of cotjax.masking.CONTROLS.
     thoughts: kind of the scripted thoughts; "": collect.thoughts.
     trajectories: JSONL file to train this arm on; "": data.trajectories, or collected ones.
+    task_types: task types of the trajectories that this arm is trained on, which may be those of an
+      OOD domain; (): task_types.in_domain, or all but the OOD ones of a file.
     direct_share: share of trajectories in the direct form; -1: data.direct_share.
     advantage: of reinforcement learning; "": rl.advantage.
     start: an arm that is trained first, and from whose checkpoint this one starts: "short" (its

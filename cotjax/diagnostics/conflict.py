@@ -40,7 +40,7 @@ VARIANTS = MappingProxyType(
     {
         "swap": "own thought, one noun swapped",
         "other": "another state's thought",
-        "cut": "the same, cut before the action's things",
+        "cut": "the same, cut before it names the action's objects",
         "cut_action": "the same, cut before the action",
     }
 )
@@ -67,7 +67,7 @@ LENGTHS = MappingProxyType(
     {
         "swap": "whole",
         "other": "as long as another state's",
-        "cut": "as long as the one cut before the things",
+        "cut": "as long as the one cut before the objects",
         "cut_action": "as long as the one cut before the action",
     }
 )

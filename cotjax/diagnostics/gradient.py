@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from pydantic import Field
 
 from cotjax.diagnostics.metric import Metric
 from cotjax.diagnostics.role_shares import (
+    BY_LAYER,
     MEAN_NATS,
     Layers,
     Part,
@@ -99,3 +100,10 @@ class GradientRow(SharesRow):
             counts["thought_swapped_nats"] = in_mean(self.swapped.nats)
             counts["thought_swapped_changed"] = self.swapped.changed
         return counts
+
+    def layers(self) -> Mapping[str, Sequence[float]]:
+        """As `ProbeRow.layers`."""
+        if self.cot is None:
+            return {}
+        values = (self.cot.prompt_by_layer, self.cot.reasoning_by_layer)
+        return {f"gradient_{part}": each for part, each in zip(BY_LAYER, values, strict=True)}

@@ -23,3 +23,17 @@ class Metric:
     kind: str = "rate"
     upper: float | None = None
     low: float = 0.0
+
+
+def at_layer(metric: str, layer: int) -> str:
+    """Return the name of a metric in one layer of the model, from 0."""
+    return f"{metric}{_AT}{layer}"
+
+
+def of_layer(name: str) -> tuple[str, int | None]:
+    """Return the metric and the layer of a name of `at_layer`; None for a metric of all layers."""
+    metric, at, layer = name.partition(_AT)
+    return metric, int(layer) if at else None
+
+
+_AT = "@"

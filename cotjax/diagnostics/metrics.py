@@ -21,7 +21,7 @@ import numpy as np
 
 from cotjax.diagnostics import statistics
 from cotjax.diagnostics.episodes import EpisodeCounts
-from cotjax.diagnostics.metric import Metric
+from cotjax.diagnostics.metric import Metric, at_layer, of_layer
 from cotjax.diagnostics.probe_rows import Measured
 from cotjax.diagnostics.probes import PROBE_DIFFERENCES, PROBE_METRICS
 from cotjax.diagnostics.statistics import Combination, Estimate
@@ -241,6 +241,19 @@ def points(
     return by_place
 
 
+def by_layer(where: Point | Pool) -> dict[str, tuple[Estimate, ...]]:
+    """Return metric -> its estimate in each layer, of those that were counted by layer."""
+    depth: dict[str, int] = {}
+    for point in where.by_seed.values():
+        for metric, layer in map(of_layer, point.cells):
+            if layer is not None:
+                depth[metric] = max(depth.get(metric, 0), layer + 1)
+    return {
+        metric: tuple(where.estimate(at_layer(metric, layer)) for layer in range(depth[metric]))
+        for metric in sorted(depth)
+    }
+
+
 def contrast(signed: Signed) -> Estimate:
     """Return a signed sum of metrics, paired by seed, game and sample.
 
@@ -277,7 +290,7 @@ def _estimate(where: Point | Pool, name: str) -> Estimate:
     if name in DIFFERENCES:
         return contrast([(1, where, name)])
     ((_, totals, counts),) = terms_of([(1, where, name)])
-    if METRICS[name].kind == "rate":
+    if METRICS[of_layer(name)[0]].kind == "rate":
         return statistics.rate(totals, counts)
     low, upper = _limits([where], name)
     return statistics.mean(totals, counts, upper, low)
@@ -285,7 +298,7 @@ def _estimate(where: Point | Pool, name: str) -> Estimate:
 
 def _limits(where: Sequence[Point | Pool], name: str) -> tuple[float, float]:
     """Return the least and the most that a metric's average can be."""
-    metric = METRICS[name]
+    metric = METRICS[of_layer(name)[0]]
     if metric.kind != "mean":
         return 0.0, 1.0
     if metric.upper is not None:

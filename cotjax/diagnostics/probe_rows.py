@@ -8,7 +8,7 @@ probe's metrics, and so its metrics are paired, compared and reported like all o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from cotjax.diagnostics.lines import parse_line
-from cotjax.diagnostics.metric import Metric
+from cotjax.diagnostics.metric import Metric, at_layer
 from cotjax.errors import DataError
 from cotjax.rollout.record import Driver
 from cotjax.runtime.members import member_name, natural_path
@@ -80,6 +80,13 @@ class ProbeRow(_Model, ABC):
         0 or 1 for a rate, the value itself for a mean.
         """
 
+    def layers(self) -> Mapping[str, Sequence[float]]:
+        """Return what this state adds to a metric in each layer, from the first layer on.
+
+        Only of metrics that are measured by layer too.
+        """
+        return {}
+
 
 Row = TypeVar("Row", bound=ProbeRow)
 
@@ -114,7 +121,12 @@ def probe_files(run_folder: Path, probe: str) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Measured:
-    """A state's counts, with the place they belong to. `arm`: the member."""
+    """A state's counts, with the place they belong to.
+
+    Attributes:
+      arm: the member.
+      counts: what it adds to each metric, by layer too (`cotjax.diagnostics.metric.at_layer`).
+    """
 
     arm: str
     checkpoint: int
@@ -126,11 +138,16 @@ class Measured:
     @classmethod
     def of(cls, heading: ProbeHeading, row: ProbeRow) -> Self:
         """Return what a row counts for."""
+        by_layer = {
+            at_layer(metric, layer): value
+            for metric, values in row.layers().items()
+            for layer, value in enumerate(values)
+        }
         return cls(
             arm=heading.member,
             checkpoint=heading.checkpoint,
             domain=row.domain,
             game=row.game,
             sample=row.sample,
-            counts=row.counts(),
+            counts={**row.counts(), **by_layer},
         )

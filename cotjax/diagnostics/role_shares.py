@@ -32,6 +32,9 @@ NAMES = ("prompt", *GROUPS)  # of totals: the prompt, and each group
 # follows from its limits, and with 100 nats it would hold nothing but noise.
 NATS, MEAN_NATS = 100.0, 20.0
 
+# What is measured by layer too.
+BY_LAYER = ("prompt", "reasoning")
+
 Share = dict[str, float]
 Layers = Annotated[tuple[float, ...], Field(strict=False)]
 

@@ -61,7 +61,7 @@ class World(ABC):
       name: in records, trajectories and messages.
       title: what the report calls it; "" for its name.
       domains: task type -> IN_DOMAIN or the name of an OOD domain (OOD, if there is one), in the
-        order in which task types are listed. OOD types are never trained on.
+        order in which task types are listed. OOD types are trained on by arms that name them alone.
       axes: name of a further OOD domain, which has the in-domain task types -> what is held out
         there, in words. Its made games are a split of this name.
       splits: the splits of its games, the one that is played by default last; `games make` makes

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from cotjax.diagnostics.share import Verdict
 from cotjax.envs.worlds import IN_DOMAIN
-from cotjax.report.labels import domain_label, percent, points
+from cotjax.report.labels import domain_label, percent, points, world_label
 from cotjax.report.rows import PlacedGain
 from cotjax.report.summary import Summary
 from cotjax.report.verdicts import (
@@ -52,7 +52,7 @@ def games_of(summary: Summary, domain: str) -> int:
 
 def _asked(summary: Summary) -> str:
     games = _listed(f"{games_of(summary, each)} {domain_label(each)}" for each in summary.domains)
-    played = f"{games} games of {summary.world}"
+    played = f"{games} {world_label(summary.world)} games"
     if not summary.last_checkpoint:
         return (
             f"How well does the base model act at once, and how well after reasoning, on {played}?"
@@ -105,7 +105,11 @@ def _gain(summary: Summary, row: PlacedGain) -> str:
             f"The verdict on “{label}” is “{verdict}”: CoT actions moved by "
             f"{points(placement.total)}, prompt actions by {points(placement.prompt)}"
         )
-    return f"Of the gain of “{label}”, {share} is in the prompt action: the verdict is “{verdict}”"
+    wide = ", for the interval is too wide" if placement.verdict is Verdict.UNPLACED else ""
+    return (
+        f"Of the gain of “{label}”, {share} is in the prompt action: the verdict is “{verdict}”"
+        f"{wide}"
+    )
 
 
 def _levels(summary: Summary, domain: str) -> str:

@@ -23,7 +23,7 @@ Data = tuple[Any, ...]
 # Objectives in the order of a report; one that is not known comes last.
 _OBJECTIVES = (SUPERVISED, *PREFERENCES, *REINFORCED)
 # Fields of an arm in run.json that decide how it is trained, where it has its own.
-_RECIPE = ("steps", "learning_rate", "advantage", "rejected")
+_RECIPE = ("steps", "learning_rate", "advantage", "rejected", "task_types")
 
 
 def find_arms(run: Mapping[str, Any], seen: set[str]) -> dict[str, Arm]:

@@ -12,8 +12,14 @@ GLOSSARY = {
     "CoT action": "the action that a model gives after its reasoning (chain of thought)",
     "CoT advantage": "what the CoT action has over the prompt action; the gap",
     "D1": "share of expert states in which the action is the expert's",
+    "D1'": "the same, where an action is right too if the expert's way to the goal is no longer "
+    "after it",
     "D2": "share of comparable expert states in which CoT action and prompt action are the same",
     "D3": "share of games that are won by whole episodes",
+    "D4": "how often a judge prefers the CoT action, how often the prompt action",
+    "D5": "what the action does where a thought is forced that supports another action",
+    "D6": "where attention goes while the action is predicted: to which groups of tokens",
+    "D7": "which groups of tokens the gradient of the action's loss reaches",
     "direct example": "a training example with the action alone, without a thought",
     "elicitation": "how an action is drawn out of a model: prompt, prefix, decoding",
     "equivalence": "the gap changed by less than the margin, by two one-sided tests",
@@ -24,6 +30,7 @@ GLOSSARY = {
     "held out of training",
     "interval": "95 %: of such intervals, 19 in 20 hold the value of all games (and seeds)",
     "margin": "the change of the gap that is too small to matter; fixed in the config",
+    "nat": "unit of −log probability; an action that is 1 nat more is 2.7 times less likely",
     "pilot": "the base's rate, by which a domain is judged fit for comparison",
     "prompt action": "the action that a model gives at once, where the response begins with the "
     "action tag",

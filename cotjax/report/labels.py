@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from cotjax.diagnostics.statistics import Estimate
+from cotjax.envs.worlds import load_world
+from cotjax.errors import UsageError
 
 NOT_DEFINED = "not defined"  # in place of a number that has no meaning there
 _DOMAINS = {"in_domain": "in-domain", "ood": "out-of-domain"}
@@ -20,6 +22,18 @@ def domain_label(domain: str) -> str:
     """
     words = domain.removeprefix("ood_").replace("_", " ")
     return _DOMAINS.get(domain, f"out-of-domain ({words})")
+
+
+def world_label(names: str) -> str:
+    """Return the worlds of a summary as readers write them: of "alfworld", "ALFWorld"."""
+    return ", ".join(map(_titled, names.split(", ")))
+
+
+def _titled(name: str) -> str:
+    try:
+        return load_world(name).title or name.replace("_", " ")
+    except UsageError:  # it was of another installation
+        return name
 
 
 def percent(estimate: Estimate, signed: bool = False, digits: int = 0) -> str:

@@ -17,6 +17,7 @@ from cotjax.report.summary import BASE, PointSummary, Summary
 from cotjax.report.warnings import ENOUGH_GAMES
 
 LEAST, MOST = 0.1, 0.9  # of the pilot
+_MOST_COLUMNS = 6
 _KINDS = {"cot": "CoT action", "prompt": "prompt action"}
 _MEASURES = {
     "d3": "Success of whole episodes (D3), in percent",
@@ -39,20 +40,27 @@ def matrix(summary: Summary) -> Section:
                 if point.domain == domain
             )
         ]
-        if not columns:
-            continue
-        heads = tuple(
-            f"{capitalize(domain_label(domain))}, {_KINDS[kind]}" for domain, kind in columns
-        )
-        rows = tuple(
-            SectionRow(
-                "base (the pilot)" if arm == BASE else summary.label(arm),
-                tuple(_cell(summary, arm, domain, f"{measure}_{kind}") for domain, kind in columns),
-                note="" if arm == BASE or alike else data[arm],
+        # Many domains have a table for each kind of action, which is as wide as a screen.
+        split = len(columns) > _MOST_COLUMNS
+        for kinds in ([kind] for kind in _KINDS) if split else [list(_KINDS)]:
+            of_kinds = [(domain, kind) for domain, kind in columns if kind in kinds]
+            heads = tuple(
+                f"{capitalize(domain_label(domain))}, {_KINDS[kind]}" for domain, kind in of_kinds
             )
-            for arm in _rows(summary)
-        )
-        tables.append(SectionTable(title, heads, rows, rows_are="trained on"))
+            rows = tuple(
+                SectionRow(
+                    "base (the pilot)" if arm == BASE else summary.label(arm),
+                    tuple(
+                        _cell(summary, arm, domain, f"{measure}_{kind}", not alike)
+                        for domain, kind in of_kinds
+                    ),
+                    note="" if arm == BASE or alike else data[arm],
+                )
+                for arm in _rows(summary)
+            )
+            named = f"{title}: {_KINDS[kinds[0]]}" if split else title
+            if of_kinds:
+                tables.append(SectionTable(named, heads, rows, rows_are="trained on"))
     first = next(iter(data.values()))
     said = (f"All arms were trained on {first}.",) if alike and first else ()
     return Section("matrix", "Trained on, by played on", tuple(tables), said, _notes(summary))
@@ -82,19 +90,39 @@ def trained_on(summary: Summary, arm: str) -> str:
     run, seeds = summary.run, summary.arms[arm].seeds
     described = next((about for seed in seeds if (about := _of(run, "arms", seed))), {})
     files = described.get("trajectories") or _of(run, "config", "data").get("trajectories")
+    types = ", ".join(task_types_of(summary, arm))
     # An arm that plays what it learns from has no file.
     if files and summary.arms[arm].objective not in REINFORCED:
-        return f"episodes of {str(files).rpartition('/')[2]}"
-    types = _of(run, "config", "task_types").get("in_domain") or ()
-    parts = [", ".join(map(str, types))] if types else []
+        of_file = f"episodes of {str(files).rpartition('/')[2]}"
+        return f"{of_file}: {types}" if described.get("task_types") else of_file
+    parts = [types] if types else []
     held_out = [
         domain_label(name).removeprefix("out-of-domain ").strip("()")
         for name, about in _of(run, "games").items()
         if isinstance(about, dict) and about.get("held_out")
     ]
     if held_out:
-        parts.append(f"without {', '.join(held_out)}")
+        parts.append(f"held out: {', '.join(held_out)}")
     return "; ".join(parts)
+
+
+def task_types_of(summary: Summary, arm: str) -> tuple[str, ...]:
+    """Return the task types that an arm is trained on: its own, or those of the config."""
+    own = summary.arms[arm].recipe.get("task_types")
+    types = own or _of(summary.run, "config", "task_types").get("in_domain") or ()
+    return tuple(map(str, types)) if isinstance(types, list | tuple) else ()
+
+
+def _seen(summary: Summary, arm: str, domain: str) -> str:
+    """Return whether a domain's task types are those of an arm's training; "" if not known."""
+    played = _of(summary.run, "games", domain).get("task_types") or ()
+    trained = task_types_of(summary, arm)
+    if not played or not trained:
+        return ""
+    seen = sum(each in trained for each in played)
+    if seen in (0, len(played)):
+        return "task types of its training" if seen else "new task types"
+    return f"{seen} of {len(played)} task types of its training"
 
 
 def _rows(summary: Summary) -> Iterator[str]:
@@ -103,7 +131,8 @@ def _rows(summary: Summary) -> Iterator[str]:
     yield from (arm for arm in summary.compared if arm != BASE and summary.last_checkpoint)
 
 
-def _cell(summary: Summary, arm: str, domain: str, metric: str) -> Cell:
+def _cell(summary: Summary, arm: str, domain: str, metric: str, types: bool) -> Cell:
+    """Return a cell. `types`: it says whether its task types are those of the arm's training."""
     point = _point(summary, arm, domain)
     estimate = point.metrics[metric] if point else None
     if estimate is None or not estimate.measured:
@@ -113,6 +142,8 @@ def _cell(summary: Summary, arm: str, domain: str, metric: str) -> Cell:
     reason = not_interpreted(summary, arm, domain, metric)
     change = None if reason or arm == BASE else summary.change(arm, domain, metric)
     note = f"Δ {percent(change.estimate, signed=True)}" if change else ""
+    if types and arm != BASE and (seen := _seen(summary, arm, domain)):
+        behind += f"; {seen}"
     return Cell(percent(estimate), behind, note=note, mark=reason)
 
 

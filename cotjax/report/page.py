@@ -6,6 +6,7 @@ run.json give the same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,8 @@ _THOUGHTS = {
 }
 PLACED = "The curves behind the verdicts"
 PLANTED = "Planted truth: the curves behind the verdicts"
+_ELICITATIONS = {"elicitations": "Elicitations side by side"}
+_NUMBERS = {"curves": "Curves over checkpoints", "numbers": "Numbers"}
 _AT_THE_END = {
     "episode": "One episode, step by step",
     "how": "How it was measured",
@@ -86,45 +89,48 @@ class Card:
 def make_report(run_folder: str | Path, console: Console | None = None) -> Summary:
     """Write summary.json, figures/, report.html and viewer/ of a run; return the summary.
 
-    `console`: prints the terminal's table.
+    `console`: prints the terminal's tables.
 
     Raises:
       DataError: records are missing or malformed; the message names the file.
     """
     run_folder = Path(run_folder)
     summary = summarize(run_folder)
+    searched = searches(run_folder, summary)
     write_figures(summary, run_folder / "figures")
-    write_report(run_folder, summary)
+    write_report(run_folder, summary, searched)
     make_viewer([run_folder], run_folder / VIEWER)
     if console is not None:
         console.print(terminal_table(summary))
-        console.print(section_tables(searches(run_folder, summary)), end="")
+        console.print(section_tables(searched), end="")
     return summary
 
 
-def write_report(run_folder: str | Path, summary: Summary | None = None) -> Path:
-    """Write `run_folder`/report.html and return its path.
+def write_report(
+    folder: str | Path, summary: Summary | None = None, searched: Sequence[Section] | None = None
+) -> Path:
+    """Write `folder`/report.html of a run and return its path.
 
-    `summary`: None: it is made from the records.
+    `summary`, `searched` (of `searches`): None: made from the records.
     """
-    run_folder = Path(run_folder)
+    run_folder = Path(folder)
     summary = summarize(run_folder) if summary is None else summary
+    searched = searches(run_folder, summary) if searched is None else searched
     domains, title = summary.domains, title_of(summary, run_folder)
     prompt_settings, prompt_text = prompt_facts(summary.run)
     front, losses, planted = front_of(summary, title), tables.held_out(summary), is_planted(summary)
     cards = [(domain_label(domain), _cards(summary, domain)) for domain in domains]
     asked, probed = answers(summary), [*learned(summary), *rewards(summary), *sections(summary)]
-    probed += searches(run_folder, summary)
+    probed += searched
     placed = PLANTED if planted else PLACED
     contents = {
         "answer": "The answer",
         **_ids(front.verdicts),
         **({"placed": placed} if any(of_domain for _, of_domain in cards) else {}),
         **_ids(front.matrix, *asked),
-        "elicitations": "Elicitations side by side",
+        **_ELICITATIONS,
         **_ids(*probed),
-        "curves": "Curves over checkpoints",
-        "numbers": "Numbers",
+        **_NUMBERS,
         **({"losses": "Loss on held-out training examples"} if losses.rows else {}),
         **_AT_THE_END,
     }
@@ -140,8 +146,7 @@ def write_report(run_folder: str | Path, summary: Summary | None = None) -> Path
         losses=losses,
         bars=BARS,
         steps=_steps(summary),
-        half=round(100 * HALF),
-        family=_family(summary),
+        **{"half": round(100 * HALF), "family": _family(summary)},
         palette=COLOURS,
         charts=_charts(summary),
         labels={name: metric.label for name, metric in METRICS.items()},
@@ -159,8 +164,7 @@ def write_report(run_folder: str | Path, summary: Summary | None = None) -> Path
         glossary=GLOSSARY,
         viewer=f"{VIEWER}/index.html",
     )
-    path = run_folder / "report.html"
-    write_atomic(path, page)
+    write_atomic(path := run_folder / "report.html", page)
     return path
 
 

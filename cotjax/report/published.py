@@ -9,8 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cotjax.diagnostics.statistics import Estimate
+from cotjax.envs.worlds import IN_DOMAIN
 from cotjax.report.labels import domain_label, p_text, percent
+from cotjax.report.matrix import LEAST, MOST
 from cotjax.report.summary import BASE, SCHEMA_VERSION
+from cotjax.report.warnings import ENOUGH_GAMES
 
 Row = Mapping[str, Any]
 
@@ -22,7 +25,7 @@ def published_tables(summary: Mapping[str, Any]) -> str:
     """
     if summary.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(f"schema_version is {summary.get('schema_version')!r}")
-    tables = (_verdicts, _levels, _revisions, _differences, _trends, _probes)
+    tables = (_verdicts, _matrix, _levels, _revisions, _differences, _trends, _probes)
     return "\n\n".join(text for table in tables if (text := table(summary)))
 
 
@@ -64,6 +67,41 @@ def _verdicts(summary: Mapping[str, Any]) -> str:
     chosen = ", of actions chosen among the admissible ones" if primary["constrained"] else ""
     title = f"Where the gain landed: {primary['measure'].upper()}{chosen}, in-domain"
     return _table(title, head, rows)
+
+
+def _matrix(summary: Mapping[str, Any]) -> str:
+    """Return what each arm was trained on, by what it was played on, with marks.
+
+    Of studies that played enough games of a domain out of domain.
+    """
+    names = {f"{measure}_{kind}": f"{measure.upper()}, {what}" for measure in ("d3", "d1")
+             for kind, what in (("cot", "CoT action"), ("prompt", "prompt action"))}  # fmt: skip
+    rows, enough = [], False
+    for domain in summary["domains"]:
+        ends = list(_ends(summary, domain))
+        pilot = ends[0][1]
+        for label, values in ends:
+            found = {name: _estimate(values.get(name)) for name in names}
+            games = max(each.games for each in found.values())
+            enough = enough or (domain != IN_DOMAIN and games >= ENOUGH_GAMES)
+            cells = [_marked(each, _estimate(pilot.get(name))) for name, each in found.items()]
+            rows.append((domain_label(domain), label, str(games), *cells))
+    title = (
+        "Trained on (rows), by played on, in percent; in brackets behind: not interpreted, for the "
+        f"base is outside {100 * LEAST:.0f} to {100 * MOST:.0f} % (b) or there are fewer than "
+        f"{ENOUGH_GAMES} games (g)"
+    )
+    return _table(
+        title, ("played on", "trained on", "games", *names.values()), rows if enough else ()
+    )
+
+
+def _marked(estimate: Estimate, pilot: Estimate) -> str:
+    """Return a cell of the matrix, with why it is not interpreted."""
+    outside = pilot.value is None or not LEAST <= pilot.value <= MOST
+    marks = [mark for mark, why in (("b", outside), ("g", estimate.games < ENOUGH_GAMES)) if why]
+    text = percent(estimate)
+    return f"{text} ({', '.join(marks)})" if marks and estimate.measured else text
 
 
 def _levels(summary: Mapping[str, Any]) -> str:

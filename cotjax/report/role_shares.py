@@ -46,11 +46,11 @@ _READ = {
 }
 _USED = {
     "attention_masked_changed": "actions that change, reasoning hidden from the action, %",
-    "attention_masked_nats": "nats",
+    "attention_masked_nats": "added −log probability, nats",
     "attention_blocked_changed": "hidden from all behind it, %",
-    "attention_blocked_nats": "nats",
+    "attention_blocked_nats": "added, nats",
     "thought_swapped_changed": "thought of another game, %",
-    "thought_swapped_nats": "nats",
+    "thought_swapped_nats": "added, nats",
 }
 
 
@@ -135,10 +135,13 @@ def _partner(summary: Summary, point: PointSummary, columns: Mapping[str, str]) 
 
 def _published() -> list[str]:
     """Return the published figures, in sentences."""
-    rows = [("attention", PUBLISHED_ATTENTION)]
+    worlds = []
     for world, shares in PUBLISHED_GRADIENT.items():
         each = ", ".join(
             f"{share} ({model})" for share, model in zip(shares, PUBLISHED_MODELS, strict=True)
         )
-        rows.append((f"gradient, {world}", each))
-    return [f"Published for the prompt's part of the two: {what}, {each} %." for what, each in rows]
+        worlds.append(f"{world} {each} %")
+    return [
+        "Published for the prompt's part of the two (arXiv 2606.26935): attention, "
+        f"{PUBLISHED_ATTENTION} %; gradient, {'; '.join(worlds)}."
+    ]

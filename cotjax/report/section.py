@@ -87,6 +87,7 @@ class Section:
     Attributes:
       id: of its heading.
       open: number of tables that are shown; of more than four the others are on demand.
+      folded: the others are on demand, however few there are.
     """
 
     id: str
@@ -95,3 +96,4 @@ class Section:
     sentences: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     open: int = 1
+    folded: bool = False

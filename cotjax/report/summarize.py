@@ -11,7 +11,7 @@ from typing import Any
 
 from cotjax.diagnostics.episodes import EpisodeCounts, count_records
 from cotjax.diagnostics.information import Information, read_information
-from cotjax.diagnostics.metrics import METRICS, Point, Pool, Seed, points
+from cotjax.diagnostics.metrics import METRICS, Point, Pool, Seed, by_layer, points
 from cotjax.diagnostics.probes import count_probes
 from cotjax.errors import DataError
 from cotjax.report.arms import find_arms, start_of, with_information
@@ -205,6 +205,7 @@ def _point(arm: str, checkpoint: int, domain: str, point: Point | Pool) -> Point
             driver: dict(sorted(reasons.items())) for driver, reasons in together.invalid.items()
         },
         env_faults={driver: together.env_faults[driver] for driver in sorted(together.ended)},
+        layers={name: tuple(map(rounded, each)) for name, each in by_layer(point).items()},
     )
 
 

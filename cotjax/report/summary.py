@@ -18,8 +18,8 @@ are about) and `trends`. A placement that is not the primary one of its arm and 
 verdict "no verdict"; the primary ones have `adjusted_p` and `steady_adjusted_p`, in their family,
 and `progress` and `progress_known` where a mode is on the floor.
 
-Later files of schema 4 also have `games_hashes`, `checkpoint_hashes` and `rewards`, and of an arm
-`objective`, `start` and `recipe`.
+Later files of schema 4 also have `games_hashes`, `checkpoint_hashes` and `rewards`, of an arm
+`objective`, `start` and `recipe`, and of a point with D6 or D7 `layers`.
 
 Schema 3 made one arm of those that differ by their seed alone, and had `placements`, `splits`,
 `information` and `invalid`. Schema 2 had one baseline for all differences; schema 1
@@ -71,7 +71,7 @@ class Arm:
     seeds: dict[str, int | None] = field(default_factory=dict)
     objective: str = SUPERVISED
     start: str = ""
-    recipe: dict[str, str | float] = field(default_factory=dict)
+    recipe: dict[str, str | float | list[str]] = field(default_factory=dict)
     minus: str | None = None
     removed_share: float | None = None
     cannot_differ: bool = False
@@ -103,6 +103,8 @@ class PointSummary:
       gap_p: exact p-value of the gap (a sign test over games; McNemar's with one episode per game).
       invalid: driver -> reason (`cotjax.formats.PROBLEMS`) -> number of invalid responses.
       env_faults: driver -> faults of the environments, retried with success or not.
+      layers: metric -> its estimate in each layer, from the first one on, where D6 or D7 was
+        measured.
     """
 
     arm: str
@@ -113,6 +115,7 @@ class PointSummary:
     gap_p: float | None
     invalid: dict[str, dict[str, int]]
     env_faults: dict[str, int]
+    layers: dict[str, tuple[Estimate, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -334,6 +337,8 @@ class Summary:
             row["metrics"] = {
                 name: each for name, each in row["metrics"].items() if each["value"] is not None
             }
+            if not row["layers"]:
+                del row["layers"]
         for row in fields["arm_differences"]:
             row["by_seed"] = row.pop("seeds")
             row |= row.pop("estimate") | {"p": row.pop("p")}

@@ -48,7 +48,8 @@ def verdicts(summary: Summary) -> Section:
         heads = ("domain", "measured by", *_MOVED)
         title = "By other measures, without verdicts"
         tables.append(SectionTable(title, heads, others, rows_are="arm", words=(0, 1)))
-    return Section("verdicts", "The verdicts", tuple(tables))
+    shown = len(tables) - bool(others)
+    return Section("verdicts", "The verdicts", tuple(tables), open=shown, folded=True)
 
 
 def verdict_of(summary: Summary, row: PlacedGain) -> str:

@@ -33,7 +33,7 @@ _SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
 # Fields of an arm that say what it is fine-tuned on, and by what.
 _OF_DATA = {
     **{"thoughts": "", "trajectories": "", "direct_share": -1.0},
-    **{"rejected": ""},
+    **{"task_types": (), "rejected": ""},
 }
 
 

@@ -26,10 +26,12 @@ from cotjax.runtime.members import arm_and_seed, members_of, natural
 from cotjax.study.starts import check_starts, start_of
 
 # Fields that decide an arm's examples and their order; the others decide what is dropped.
-_OF_DATA = ("thoughts", "trajectories", "direct_share", "objective", "rejected", "seed")
+_OF_DATA = (
+    *("thoughts", "trajectories", "task_types", "direct_share", "objective", "rejected", "seed"),
+)
 _SEED = re.compile(r"(?P<cell>.*?\w)[-_.]*(?:seed|s)?[-_.]?\d+")
-# Kind of the thoughts, share of direct trajectories.
-Data = tuple[str, float | None]
+# Kind of the thoughts, share of direct trajectories, task types.
+Data = tuple[str, float | None, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Arm:
       thoughts: kind of the thoughts that it is trained on; "" where data.trajectories has its own,
         and the name of `trajectories` where that has.
       trajectories: the file that it alone names; "" where data are those of the config.
+      task_types: those that it is trained on; (): those that the config says.
       direct_share: share of its trajectories in the direct form; None where it plays what it
         learns from, and has none.
       objective: what it minimises: SUPERVISED, one of PREFERENCES or of REINFORCED.
@@ -58,6 +61,7 @@ class Arm:
     control: str
     thoughts: str
     trajectories: str
+    task_types: tuple[str, ...]
     direct_share: float | None
     objective: str
     start: str
@@ -68,7 +72,7 @@ class Arm:
     @property
     def data(self) -> Data:
         """Return what its dataset depends on; arms with the same share one."""
-        return self.thoughts, self.direct_share
+        return self.thoughts, self.direct_share, self.task_types
 
     @property
     def reinforced(self) -> bool:
@@ -236,6 +240,7 @@ def _check_data(config: ConfigDict, arm: str, own: ConfigDict) -> None:
         raise UsageError(
             f"arms.{arm}.seed is {own.seed}; it must be at least 0, or -1 for the config's seed"
         )
+    _check_task_types(config, arm, tuple(own.get("task_types", ())))
     if file := own.get("trajectories"):
         if own.get("thoughts"):
             raise UsageError(
@@ -256,6 +261,17 @@ def _check_data(config: ConfigDict, arm: str, own: ConfigDict) -> None:
             "thoughts: remove the field, or data.trajectories to collect scripted ones"
         )
     check_thoughts(config, own.thoughts, f"arms.{arm}.thoughts")
+
+
+def _check_task_types(config: ConfigDict, arm: str, types: tuple[str, ...]) -> None:
+    given = config.data.trajectories or config.arms[arm].get("trajectories")
+    there = load_world(config.world).task_types if given else config.task_types.collect
+    where = f"world {config.world!r} has" if given else "task_types.collect has"
+    for each in types:
+        if each not in there:
+            raise UsageError(
+                f"arms.{arm}.task_types has {each!r}; {where} {', '.join(there) or 'none'}"
+            )
 
 
 def _check_pairs(config: ConfigDict, arm: str) -> None:
@@ -313,7 +329,9 @@ def _resolved(config: ConfigDict, member: str) -> dict[str, Any]:
         own["seed"] = config.seed
     if own["objective"] in REINFORCED:
         # It has no data.
-        return own | {"thoughts": "", "trajectories": "", "direct_share": None}
+        nothing = {"thoughts": "", "trajectories": "", "task_types": (), "direct_share": None}
+        return own | nothing
+    own["task_types"] = tuple(own["task_types"])
     if own["trajectories"] == config.data.trajectories:
         own["trajectories"] = ""
     if own["trajectories"]:

@@ -99,11 +99,13 @@ def build_datasets(
 def _say_counts(
     datasets: Mapping[Data, Dataset], arms: Mapping[str, Arm], reporter: Reporter
 ) -> None:
-    for (thoughts, share), dataset in datasets.items():
+    for data, dataset in datasets.items():
         if len(datasets) > 1:
-            users = [name for name, arm in arms.items() if arm.data == (thoughts, share)]
+            thoughts, share, types = data
+            users = [name for name, arm in arms.items() if arm.data == data]
             kind = f"{thoughts} thoughts, " if thoughts else ""
             kind = f"{thoughts}, " if arms[users[0]].trajectories else kind
+            kind = f"{', '.join(types)}; {kind}" if types else kind
             reporter.say(f"  {', '.join(users)} ({kind}direct_share {share or 0:g}):")
         for line in dataset.counts.lines():
             reporter.say(f"  {line}")

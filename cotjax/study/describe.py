@@ -103,7 +103,9 @@ def _resolved(config: ConfigDict, arm: Arm, folder: Path) -> Arm:
     if arm.reinforced or not plays(folder):
         return arm
     objective = "gigpo" if config.rl.omega else "grpo"
-    return replace(arm, objective=objective, thoughts="", trajectories="", direct_share=None)
+    return replace(
+        arm, objective=objective, thoughts="", trajectories="", task_types=(), direct_share=None
+    )
 
 
 def _made_from(arms: Mapping[str, Path]) -> dict[str, Any]:

@@ -71,7 +71,10 @@ def task_types_of(config: ConfigDict, domain: str) -> tuple[str, ...]:
 
 
 def held_out_types(config: ConfigDict) -> tuple[str, ...]:
-    """Return the task types of all OOD domains, played or not, which are never trained on."""
+    """Return the task types of all OOD domains, played or not.
+
+    Nothing is trained on them but an arm that names them.
+    """
     ood = (types for name, types in config.task_types.items() if name not in (IN_DOMAIN, "collect"))
     return tuple(chain.from_iterable(ood))
 

@@ -279,14 +279,14 @@ class Study:
             distributed.barrier("probed")
 
     def report(self) -> Summary | None:
-        """Write summary.json, the figures and report.html from the records, in process 0."""
+        """Write and print the report from the records, in process 0; return its summary."""
         # matplotlib is slow to import, and only this stage draws.
         from cotjax.report.page import make_report
 
         summary = None
         with self.reporter.stage("report", "Writing the report"):
             if distributed.first():
-                summary = make_report(self.folder)
+                summary = make_report(self.folder, self.reporter.console)
             distributed.barrier("reported")
         return summary
 

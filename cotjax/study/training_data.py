@@ -37,13 +37,15 @@ def selection_of(
 
     `arm`: one of its arms; None for the config's own settings. `drawn`: the prompt's examples. OOD
     task types are held out. Of collected data only the in-domain types are trained on, of a user's
-    file all others.
+    file all others; an arm that names task types is trained on these.
     """
     own: dict[str, Any] = (
         {"held_out": held_out_types(config)}
         if config.data.trajectories or (arm and arm.trajectories)
         else {"task_types": tuple(config.task_types.in_domain)}
     )
+    if arm is not None and arm.task_types:
+        own = {"task_types": arm.task_types}
     own["shown"] = drawn.left_out
     if arm is not None:
         own["direct_share"] = arm.direct_share

@@ -324,6 +324,24 @@ def test_a_changed_row_of_a_probe_is_found(tmp_path):
     assert line.endswith(f"from {files}")
 
 
+def test_a_changed_layer_of_a_probe_is_found(tmp_path):
+    write_measured(tmp_path)
+    summarize(tmp_path)
+    (path,) = (tmp_path / "probes" / "gradient").glob("base/0.jsonl")
+    heading, first, *rest = path.read_text().splitlines()
+    row = json.loads(first)
+    row["cot"]["reasoning_by_layer"][1] = 0.875
+    path.write_text("\n".join([heading, json.dumps(row), *rest]) + "\n")
+    found = differing(tmp_path)
+    assert found and all("layers.gradient_reasoning[1]" in line for line in found)
+    assert all(line.endswith("from probes/gradient/base/0.jsonl") for line in found)
+    assert any(".value: reported" in line for line in found)
+    row["cot"]["reasoning_by_layer"][1] = 1.5
+    path.write_text("\n".join([heading, json.dumps(row), *rest]) + "\n")
+    with pytest.raises(DataError, match=r"0\.jsonl:2: cot: reasoning_by_layer\[1\] is 1\.5, not"):
+        differing(tmp_path)
+
+
 # ---- the command, and bad input
 
 

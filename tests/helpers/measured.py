@@ -222,7 +222,11 @@ def _response(rng):
         return dict(zip(GROUPS, rng.dirichlet(np.ones(len(GROUPS))).tolist(), strict=True))
 
     row = {"nats": 1.0, "tokens": 2, "length": 90, "uniform": share(), "share": share()}
-    return row | {"prompt_by_layer": (0.5,), "reasoning_by_layer": (0.25,)}, share()
+    layers = rng.dirichlet(np.ones(3), size=2)  # prompt, reasoning, all else
+    row |= {
+        f"{part}_by_layer": tuple(layers[:, n]) for n, part in enumerate(("prompt", "reasoning"))
+    }
+    return row, share()
 
 
 def _causal(rng):

@@ -201,6 +201,23 @@ def test_the_page_fits_a_phone_and_works_by_keys(page):
                 )
                 == 0
             )
+            # On a phone tables do not scroll: each cell is a line with the name of its column.
+            cells = "[...document.querySelectorAll('.stack tbody td')]"
+            named = f"{cells}.filter((each) => each.dataset.label).length"
+            assert page.run(named) == page.run(f"{cells}.length") > 0
+            shown = page.run(f"getComputedStyle({cells}[0], '::before').content")
+            if width == 390:
+                opened = (
+                    "document.querySelectorAll('details').forEach((one) => { one.open = true; })"
+                )
+                page.run(opened)
+                assert page.run("document.documentElement.scrollWidth") == width
+                label = page.run(f"{cells}[0].dataset.label")
+                assert shown == f'"{label}"'
+                wide = f"{cells}.filter((each) => each.getBoundingClientRect().right > {width})"
+                assert page.run(f"{wide}.length") == 0
+            else:
+                assert shown == "none"
             assert page.problems == []
             assert all(url.startswith(("file:", "about:")) for url in page.requests)
 
@@ -294,12 +311,53 @@ def test_the_matrix_has_every_arm_by_every_domain(planted):
     assert len(table.columns) == 2 * len(summary.domains)
     assert [row.note for row in table.rows] == [
         "",
-        "look, pick; without rooms",
+        "look, pick; held out: rooms",
         "episodes of set.jsonl",
-        "look, pick; without rooms",
+        "look, pick; held out: rooms",
     ]
     assert any("held out: longer rooms" in note for note in section.notes)
     assert matrix(summary).sentences == ()
+
+
+def test_the_matrix_says_which_task_types_are_those_of_an_arms_training(planted):
+    _, summary = planted
+    arms = dict(summary.arms)
+    name = list(arms)[1]
+    arms[name] = replace(arms[name], recipe={"task_types": ["heat", "look"]})
+    about = {
+        "config": {"task_types": {"in_domain": ["look", "pick"]}},
+        "games": {
+            "in_domain": {"task_types": ["look", "pick"]},
+            "ood_rooms": {"task_types": ["cool"]},
+        },
+    }
+    summary = replace(summary, run=summary.run | about, arms=arms)
+    (table,) = matrix(summary).tables
+    base, *rows = table.rows
+    assert not any("task types" in cell.behind for cell in base.cells)
+    for arm, row in zip(summary.arms, rows, strict=True):
+        seen = [cell.behind.rpartition("; ")[2] for cell in row.cells[::2]]
+        first = "1 of 2 task types" if arm == name else "task types"
+        assert seen == [f"{first} of its training", "new task types"]
+        assert row.note.startswith("heat, look" if arm == name else "look, pick")
+
+
+def test_the_matrix_of_many_domains_has_a_table_for_each_kind_of_action(planted):
+    _, summary = planted
+    domains = [f"ood_{number}" for number in range(4)]
+    points = [
+        replace(point, domain=domain)
+        for point in summary.points
+        if point.domain == "in_domain"
+        for domain in domains
+    ]
+    whole = replace(summary, points=tuple(points), domains=tuple(domains))
+    tables = matrix(whole).tables
+    assert len(tables) == 2
+    for table, kind in zip(tables, ("CoT action", "prompt action"), strict=True):
+        assert table.title.endswith(f"(D1), in percent: {kind}")
+        assert [head.rpartition(", ")[2] for head in table.columns] == [kind] * 4
+        assert all(len(row.cells) == 4 for row in table.rows)
 
 
 def test_tables_of_verdicts_hold_each_arm_once(planted):

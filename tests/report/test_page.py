@@ -137,10 +137,11 @@ def test_the_answer_has_three_sentences(study):
     summary = summarize(study)
     asked, found, unsure = answer(summary)
     assert "2 arms trained for 10 updates" in asked and "success of whole episodes (D3)" in asked
-    assert "12 in-domain and 12 out-of-domain games of alfworld" in asked
+    assert "12 in-domain and 12 out-of-domain ALFWorld games" in asked
     assert found == (
         "Of the gain of “standard SFT”, 100 % [49, 203] is in the prompt action: the verdict is "
-        "“not placed” (in-domain); on the other arm it is “not placed”."
+        "“not placed”, for the interval is too wide (in-domain); on the other arm it is "
+        "“not placed”."
     )
     assert "over games, all 8 tests" in unsure and "other training seeds" in unsure
     page = Page(write_report(study, summary).read_text(encoding="utf-8"))

@@ -8,11 +8,15 @@ from helpers.planted import write_planted
 from cotjax.diagnostics.attention import Attended, AttentionRow, Hidden
 from cotjax.diagnostics.gradient import GradientRow, Reached, Swapped
 from cotjax.diagnostics.probe_rows import ProbeHeading
+from cotjax.diagnostics.role_shares import BY_LAYER
 from cotjax.probes.measuring import probe_path
+from cotjax.report.layers import UNIFORM as IF_UNIFORM
+from cotjax.report.layers import layers
 from cotjax.report.role_shares import COLUMNS, READ, USED, role_shares
 from cotjax.report.summarize import summarize
 
 GAMES = 12
+LAYERS = 14  # more than a table shows
 UNIFORM = {"scaffold": 0.1, "task": 0.1, "observation": 0.6, "reasoning": 0.2}
 
 
@@ -25,8 +29,8 @@ def response(prompt: float) -> dict:
         "length": 90,
         "uniform": UNIFORM,
         "share": share,
-        "prompt_by_layer": (prompt, prompt),
-        "reasoning_by_layer": (1 - prompt, 1 - prompt),
+        "prompt_by_layer": (prompt, *(prompt - 0.2,) * (LAYERS - 1)),
+        "reasoning_by_layer": (1 - prompt, *(1 - prompt,) * (LAYERS - 1)),
     }
 
 
@@ -95,6 +99,50 @@ def test_planted_shares_are_recovered_within_their_intervals(summary):
     assert "attention_prompt" not in other or not other["attention_prompt"].measured
 
 
+def test_planted_shares_of_each_layer_are_recovered(summary):
+    point = summary.point("named", 60, "in_domain")
+    assert set(point.layers) == {
+        f"{probe}_{part}" for probe in ("attention", "gradient") for part in ("prompt", "reasoning")
+    }
+    for probe, prompt in (("attention", 0.6), ("gradient", 0.8)):
+        of_prompt, of_reasoning = (point.layers[f"{probe}_{part}"] for part in BY_LAYER)
+        assert len(of_prompt) == len(of_reasoning) == LAYERS
+        first, *others = of_prompt
+        assert first.low < prompt < first.high and first.value == pytest.approx(prompt)
+        for each in others:
+            assert each.low < prompt - 0.2 < each.high
+            assert each.value == pytest.approx(prompt - 0.2)
+            assert each.games == GAMES
+        assert all(each.value == pytest.approx(1 - prompt) for each in of_reasoning)
+    # The interval is that of a mean over the same games and states.
+    whole = point.metrics["attention_prompt"]
+    assert point.layers["attention_prompt"][0] == whole
+    assert summary.point("direct", 60, "in_domain").layers == {}
+    written = json.loads(summary.to_json())["points"]
+    rows = {(row["arm"], row["checkpoint"]): row for row in written}
+    assert rows["named", 60]["layers"]["attention_prompt"][1]["value"] == pytest.approx(0.4)
+    assert "layers" not in rows["direct", 60]
+
+
+def test_the_layers_are_a_folded_table_of_each_probe(summary):
+    section = layers(summary)
+    assert section.folded and section.open == 0
+    titles = [table.title for table in section.tables]
+    assert titles == ["D6, attention · in-domain", "D7, gradient (value path) · in-domain"]
+    for table, prompt, over in zip(
+        section.tables, ("60.0 [", "80.0 ["), ("0.75", "1.00"), strict=True
+    ):
+        heading, *rows = table.rows[len(table.rows) // 2 :]
+        assert heading.label == "Named, step 60" and not heading.cells
+        # Evenly spread, first and last layer included.
+        assert [row.label for row in rows[:3]] == [IF_UNIFORM, "layer 1", "layer 2"]
+        assert rows[-1].label == f"layer {LAYERS}" and len(rows) == 13
+        assert rows[0].cells[0].startswith("80.0 [") and rows[0].cells[1] == "1"
+        assert rows[1].cells[0].startswith(prompt) and rows[1].cells[1] == over
+        assert all(len(row.cells) == len(table.columns) for row in rows)
+    assert "summary.json has all" in section.notes[-1]
+
+
 def test_the_table_has_each_group_that_there_is(summary):
     section = role_shares(summary)
     assert [table.title for table in section.tables] == [
@@ -129,5 +177,5 @@ def test_the_table_has_each_group_that_there_is(summary):
 def test_a_study_without_these_probes_has_no_table(tmp_path):
     run = write_planted(tmp_path / "run", games=GAMES, states=1, played=False)
     summary = summarize(run)
-    assert role_shares(summary).tables == ()
+    assert role_shares(summary).tables == () and layers(summary).tables == ()
     json.loads(summary.to_json())

@@ -206,7 +206,7 @@ def test_two_arms_stand_side_by_side_on_the_same_state(opened, made_up):
     page = opened(hash=address("run", one, 1))
     option = page.run(
         "[...document.getElementById('compare').options]"
-        f".find((each) => each.textContent === '{other.arm} at 60').value"
+        f".find((each) => each.textContent === '{other.arm}, step 60').value"
     )
     page.run(
         f"(() => {{ const select = document.getElementById('compare'); select.value = '{option}';"
@@ -219,7 +219,7 @@ def test_two_arms_stand_side_by_side_on_the_same_state(opened, made_up):
         "[side.querySelector('h4').textContent, side.querySelector('.kind-cot + dd').textContent])"
     )
     for (title, action), record in zip(sides, (one, other), strict=True):
-        assert title.startswith(f"{record.arm} at 60")
+        assert title.startswith(f"{record.arm}, step 60")
         assert action.startswith(record.steps[1].cot.action)
     assert page.run("document.querySelectorAll('#step-1 > .actions').length") == 1, "one state"
     differ = one.steps[1].cot.action != other.steps[1].cot.action

@@ -60,8 +60,8 @@ def test_an_arm_without_a_value_has_the_configs():
     config = config_of(plain={}, own={"thoughts": "unnamed", "direct_share": 0.0, "seed": 0})
     config.seed, config.data.direct_share, config.collect.thoughts = 7, 0.25, "named"
     arms = arms_of(config)
-    assert (arms["plain"].data, arms["plain"].seed) == (("named", 0.25), 7)
-    assert (arms["own"].data, arms["own"].seed) == (("unnamed", 0.0), 0)
+    assert (arms["plain"].data, arms["plain"].seed) == (("named", 0.25, ()), 7)
+    assert (arms["own"].data, arms["own"].seed) == (("unnamed", 0.0, ()), 0)
     assert arms["plain"].fraction == 0.0 and arms["plain"].control == "action"
     assert dropping_of(config, "plain").seed == 7 and dropping_of(config, "own").seed == 0
 
@@ -93,7 +93,7 @@ def test_the_full_demo_has_every_cell_of_the_demo_from_three_seeds():
     )
     assert short.items() < whole.items() and len(whole) == 6
     assert {("named", 0.0), ("named", 0.3), ("unnamed", 0.0), ("unnamed", 0.3), ("named", 1.0)} == {
-        *whole.values()
+        data[:2] for data in whole.values()
     }
     members = {name: about.seed for name, about in arms_of(full).items()}
     assert len(members) == 18
@@ -141,7 +141,8 @@ def test_an_arms_own_trajectories_take_the_place_of_collected_ones():
         k={"trajectories": "a/x.jsonl", "fraction": 1.0},
     )
     arms = arms_of(config)
-    assert arms["plain"].data == ("named", 0.0) and arms["own"].data == ("x.jsonl", 0.0)
+    assert arms["plain"].data == ("named", 0.0, ())
+    assert arms["own"].data == ("x.jsonl", 0.0, ())
     assert arms["own"].data == arms["k"].data and arms["own"].cell != arms["k"].cell
     plain, own = (selection_of(config, arms[arm]) for arm in ("plain", "own"))
     assert plain.task_types and own.task_types is None
@@ -155,6 +156,30 @@ def test_an_arms_own_trajectories_take_the_place_of_collected_ones():
     assert {arm: about.trajectories for arm, about in arms_of(config).items()} == {
         **{"plain": "b/x.jsonl", "own": "", "k": ""}
     }
+
+
+def test_an_arms_own_task_types_take_the_place_of_the_configs():
+    config = config_of(usual={}, other={}, file={"trajectories": "a/x.jsonl"})
+    pick, cool = "pick_and_place_simple", "pick_cool_then_place_in_recep"
+    config.arms.other.task_types = config.arms.file.task_types = (pick, cool)
+    arms = arms_of(config)
+    assert len({arm.data for arm in arms.values()}) == 3
+    assert len({arm.cell for arm in arms.values()}) == 3
+    # An out-of-domain type is trained on where an arm names it, and nowhere else.
+    usual, other, file = (selection_of(config, arms[arm]) for arm in ("usual", "other", "file"))
+    assert usual.task_types == tuple(config.task_types.in_domain) and cool not in usual.task_types
+    assert other.task_types == file.task_types == (pick, cool)
+    assert other.held_out == file.held_out == ()
+    check_arms(config)
+    config.task_types.collect = config.task_types.in_domain
+    with pytest.raises(
+        UsageError, match=rf"arms\.other\.task_types has '{cool}'; task_types\.collect"
+    ):
+        check_arms(config)
+    config.arms.other.task_types = ()
+    config.arms.file.task_types = ("nap",)  # of a file, the world's types
+    with pytest.raises(UsageError, match=r"arms\.file\.task_types has 'nap'; world 'alfworld' has"):
+        check_arms(config)
 
 
 def test_an_arms_own_trajectories_are_refused_where_games_or_examples_are_held_out():

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cotjax.diagnostics.episodes import action_of
+from cotjax.diagnostics.metric import at_layer
 from cotjax.diagnostics.probe_rows import ProbeRow, probe_files, read_probe
 from cotjax.diagnostics.probes import PROBE_ROWS
 from cotjax.formats import normalize_action
@@ -82,7 +83,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "arm": "the arm; at level `seed` the member, such as `named/seed-0`",
         "checkpoint": _PLACE["checkpoint"],
         "domain": _PLACE["domain"],
-        "metric": "name of the metric",
+        "metric": "name of the metric; `attention_prompt@3` is that of layer 3, from 0",
         **_ESTIMATE,
     },
     "changes": {
@@ -311,7 +312,12 @@ def _action(turn: Turn, kind: str) -> dict[str, Any]:
 def _metrics(summary: Summary) -> Iterator[Row]:
     for level, points in (("arm", summary.points), ("seed", summary.seed_points)):
         for point in points:
-            for metric, estimate in point.metrics.items():
+            by_layer = {
+                at_layer(metric, layer): each
+                for metric, estimates in point.layers.items()
+                for layer, each in enumerate(estimates)
+            }
+            for metric, estimate in (point.metrics | by_layer).items():
                 if estimate.measured:
                     yield {
                         "level": level,

@@ -5,7 +5,7 @@
   const { el, text, block } = viewer;
   const main = () => document.getElementById("episode");
 
-  const place = (said) => `${said.label}${many("trained") ? `, seed ${said.trained}` : ""} at ${said.checkpoint}`;
+  const place = (said) => `${said.label}${many("trained") ? `, seed ${said.trained}` : ""}, step ${said.checkpoint}`;
   const many = (facet) => viewer.facets[facet].values.length > 1;
   const fullPlace = (said) => (many("run") ? `${said.run}: ${place(said)}` : place(said));
 

@@ -21,7 +21,7 @@
     const said = viewer.about(viewer.rows[place]);
     const shown = new Set(["revised", "helpful", "harmful", "judged_helpful", "judged_harmful", "invalid"]);
     const marks = viewer.marksOf(said.row).filter((mark) => shown.has(mark));
-    const where = [viewer.index.domains[said.domain], `${said.label} at ${said.checkpoint}`, said.driver];
+    const where = [viewer.index.domains[said.domain], `${said.label}, step ${said.checkpoint}`, said.driver];
     if (viewer.facets.trained.values.length > 1) where.splice(2, 0, `seed ${said.trained}`);
     const row = viewer.el(
       "div",
