@@ -282,10 +282,32 @@ def _influences(terms: Sequence[Term]) -> tuple[float, np.ndarray]:
 
 def exact_wilson(n: int) -> tuple[float, float]:
     """Return the mean and the least share of Wilson's intervals of n games that hold the rate."""
-    k, rates = np.arange(n + 1), np.linspace(0.002, 0.998, 499)
-    ends = np.array([statistics.wilson(each / n, n) for each in k])
-    inside = (ends[:, :1] <= rates) & (rates <= ends[:, 1:])
-    held = (stats.binom.pmf(k[:, None], n, rates) * inside).sum(0)
+    ends = [statistics.wilson(each / n, n) for each in range(n + 1)]
+    return _exact(ends, np.linspace(0.002, 0.998, 499))
+
+
+def exact_gain(n: int, most: int = 6) -> tuple[float, float]:
+    """Return the mean and the least share of intervals of a difference that hold it, at its edge.
+
+    Of n games one policy wins some that the other loses, and never the reverse. The differences
+    are evenly spread from 0 to that of `most` games.
+    """
+    none, ones = np.zeros(n), np.ones(n)
+    found = [
+        statistics.contrast([(1, np.arange(n) < won, ones), (-1, none, ones)])
+        for won in range(n + 1)
+    ]
+    return _exact([(each.low, each.high) for each in found], np.linspace(0, most / n, 500)[1:])
+
+
+def _exact(
+    ends: Sequence[tuple[float | None, float | None]], rates: np.ndarray
+) -> tuple[float, float]:
+    """Return the mean and the least coverage of the intervals of 0, 1, ... events, over rates."""
+    low, high = np.array(ends, dtype=float).T[..., None]
+    n = len(ends) - 1
+    inside = (low <= rates) & (rates <= high)
+    held = (stats.binom.pmf(np.arange(n + 1)[:, None], n, rates) * inside).sum(0)
     return float(held.mean()), float(held.min())
 
 
@@ -310,6 +332,12 @@ def print_coverage(studies: int, say: Callable[[str], None]) -> None:
     for n in (20, 60):
         held, least = exact_wilson(n)
         say(f"exact, a rate of {n} games: mean {100 * held:.1f}, least {100 * least:.1f}")
+    for n in (12, 20, 60):
+        held, least = exact_gain(n)
+        say(
+            f"exact, a difference of up to 6 of {n} games: mean {100 * held:.1f}, "
+            f"least {100 * least:.1f}"
+        )
 
 
 def print_rules(studies: int, say: Callable[[str], None]) -> None:

@@ -19,6 +19,7 @@ from cotjax.bench.coverage import (
     compare_rules,
     coverage,
     edges,
+    exact_gain,
     exact_wilson,
 )
 from cotjax.diagnostics.simulated import Truth
@@ -102,6 +103,13 @@ def test_the_rule_in_use_holds_where_others_do_not():
 def test_wilson_of_all_rates_is_exact_on_average():
     mean, least = exact_wilson(60)
     assert 0.945 < mean < 0.96 and least > 0.8
+
+
+@pytest.mark.parametrize("n", [12, 20, 60])
+def test_differences_of_few_games_are_held_as_often_as_said_on_average(n):
+    """At one difference more often or less, as with Wilson's; over those of 0 to 6 games, not."""
+    mean, least = exact_gain(n)
+    assert LEAST < mean < MOST and least > 0.8
 
 
 @pytest.mark.slow
