@@ -50,7 +50,7 @@ class Row:
 
     Attributes:
       held: column -> share of the intervals that hold the truth.
-      few: columns of differences of which fewer than FEW games differ, on average.
+      few: columns of differences of which fewer than FEW games of a seed differ, on average.
     """
 
     scenario: str
@@ -112,7 +112,7 @@ def _moved(truth: Truth, rng: np.random.Generator) -> Truth:
 def _row(name: str, unit: str, truth: Truth, studies: int) -> Row:
     rng = np.random.default_rng(5)
     held: dict[str, list[bool]] = {column: [] for column in COLUMNS}
-    differ: dict[str, list[int]] = {}
+    differ: dict[str, list[float]] = {}
     for _ in range(studies):
         planted = _moved(truth, rng)
         drawn = planted.draw(rng)
@@ -144,7 +144,7 @@ def _inside(drawn: Drawn, rates: Mapping[Policy, float]) -> Iterator[tuple[str, 
     yield "arms", _holds(statistics.contrast(_arms_of(drawn)), 0.0)
 
 
-def _differing(drawn: Drawn) -> Iterator[tuple[str, int]]:
+def _differing(drawn: Drawn) -> Iterator[tuple[str, float]]:
     """Yield column and number of games that differ; a share has the fewer of its two changes."""
     changes = [_games(change_of(drawn, kind)) for kind in ("cot", "prompt")]
     yield "gap", _games(_gap_of(drawn))
@@ -154,9 +154,11 @@ def _differing(drawn: Drawn) -> Iterator[tuple[str, int]]:
     yield "arms", _games(_arms_of(drawn))
 
 
-def _games(terms: Sequence[Term]) -> int:
-    """Return how many games differ, over all seeds."""
-    return int(np.count_nonzero(sum(w * np.mean(totals, axis=0) for w, totals, _ in terms)))
+def _games(terms: Sequence[Term]) -> float:
+    """Return how many games differ, as a mean over seeds."""
+    seeds = max(len(totals) for _, totals, _ in terms)
+    moved = sum(weight * np.asarray(totals) for weight, totals, _ in terms)
+    return np.count_nonzero(moved) / seeds
 
 
 def _gap_of(drawn: Drawn) -> list[Term]:
