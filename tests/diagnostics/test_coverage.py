@@ -6,6 +6,7 @@ often (docs/statistics.md says why), and none less.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +23,9 @@ from cotjax.bench.coverage import (
     exact_gain,
     exact_wilson,
 )
+from cotjax.diagnostics.share import MISSING, Gain, Verdict, _levels, decide, equivalence_p
 from cotjax.diagnostics.simulated import Truth
+from cotjax.diagnostics.statistics import combine
 
 STUDIES = 100
 LEAST, MOST = 0.93, 0.97
@@ -110,6 +113,44 @@ def test_differences_of_few_games_are_held_as_often_as_said_on_average(n):
     """At one difference more often or less, as with Wilson's; over those of 0 to 6 games, not."""
     mean, least = exact_gain(n)
     assert LEAST < mean < MOST and least > 0.8
+
+
+def false_verdicts(truth, wrong, studies):
+    """Return in how many studies a family of two arms has a wrong verdict."""
+    rng, count = np.random.default_rng(3), 0
+    for _ in range(studies):
+        drawn, family = truth.draw(rng), {}
+        for arm in (0, 1):
+            prompt, cot = (
+                [(1, *drawn[arm, "last", kind]), (-1, *drawn[0, "first", kind])]
+                for kind in ("prompt", "cot")
+            )
+            gap = combine(cot + [(-weight, *of) for weight, *of in prompt])
+            gain = Gain(prompt, cot)
+            placed = replace(MISSING, verdict=Verdict.UNPLACED, total=gain.total.estimate())
+            steady = equivalence_p(gap, 0.1)
+            family[arm] = replace(placed, share=gain.share, levels=_levels(gain), steady_p=steady)
+        count += any(wrong(each) for each in decide(family).values())
+    return count
+
+
+PLACED = {Verdict.ADVANTAGE, Verdict.PROMPT}
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "wrong"),
+    [
+        ((0.5, 0.4), (0.5, 0.4), lambda each: each.verdict in {*PLACED, Verdict.BOTH}),
+        ((0.3, 0.2), (0.7, 0.4), lambda each: each.verdict in PLACED),
+        ((0.3, 0.2), (0.7, 0.5), lambda each: each.steady),
+    ],
+    ids=["nothing was learned", "half of the gain in each", "a gap that moved by the margin"],
+)
+def test_a_family_has_a_false_verdict_in_one_study_of_twenty_at_most(first, last, wrong):
+    """With one seed, where intervals are narrowest: 0.5, 3.5 and 4.5 % of 400 such studies."""
+    truth = Truth(first, (last, last), states=(3, 11), seed_deviation=0.0)
+    # More than 9 of 80 would be a chance of 1 in 100 at 5 %.
+    assert false_verdicts(truth, wrong, 80) <= 9
 
 
 @pytest.mark.slow
