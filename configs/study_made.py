@@ -28,8 +28,8 @@ Command   cotjax study --config configs/study_made.py
           or launch/study_parts.sh configs/study_made.py runs/study_made 12 450, again and again:
           12 parts at a time for 450 seconds, resumed, then the report
 Power     `cotjax study --power`, 64 games, five seeds that differ by 0.3 logits: four studies of
-          five give a verdict of the family to a change of CoT actions from 14 points, of prompt
-          actions from 16, of the gap from 20; described, from 9, 11 and 14. So a gap that stays is
+          five give a verdict of the family to a change of CoT actions from 13 points, of prompt
+          actions from 15, of the gap from 20; described, from 9, 11 and 14. So a gap that stays is
           shown to stay (within 10) only if seeds differ less than that, as the demo's did
 Hash      0923479f08ea… (the same command prints it, and the report has it)
 Budget    computed: 55 arms and seeds, each 300 updates of 6,144 tokens and 496 episodes; by the

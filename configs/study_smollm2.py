@@ -14,7 +14,7 @@ Command   cotjax base smollm2 --out models/smollm2
           cotjax data import knowagent.jsonl --environment alfworld --out data/knowagent.jsonl
           cotjax study --config configs/study_smollm2.py --config.games.root=/path/to/alfworld
 Data      ALFWorld's json_2.1.1/train and json_2.1.1/valid_unseen, in the 0.4 command grammar
-Power     three seeds: see `cotjax study --power`; a verdict on the gap needs a change of some 35
+Power     three seeds: see `cotjax study --power`; a verdict on the gap needs a change of some 40
           points, so small ones can only be described
 Budget    computed: 18 members of 1.5M tokens each; 256 episodes at the end of each, of at most
           15 x 112 tokens. On one GPU parts of 8 minutes: --arms written/seed-0 and so on; each

@@ -40,7 +40,9 @@ class Spread:
 
     def half(self, tail: float = TAIL) -> float:
         """Return how far an interval reaches that leaves `tail` on either side."""
-        return math.sqrt(math.fsum(v * t_quantile(tail, f) ** 2 for v, f in self.parts))
+        whole = math.fsum(v for v, _ in self.parts)
+        # The quantile is the mean of those of the parts, weighed by variance.
+        return sum(v / whole * t_quantile(tail, f) for v, f in self.parts if v) * math.sqrt(whole)
 
     def p_above(self, distance: float) -> float:
         """Return the tail of the interval that reaches this far."""
@@ -187,7 +189,7 @@ class Together:
         self.span = span
 
     def sum(self, weights: Sequence[float]) -> Sum | None:
-        """Return the sum with these weights, as if one state more went up and one down."""
+        """Return the sum with these weights, as if half a state more went up and half down."""
         totals, numbers = self.totals / self.span, self.numbers
         if not numbers.size:
             return None
@@ -202,11 +204,13 @@ class Together:
         if len(fewest) > 1:
             assumed = 1 + (together - 1) * LIKENESS
             trust = 8 * assumed * (assumed - 1) + 1
-            size = (float(moved @ moved) + trust * assumed) / (float(np.abs(moved).sum()) + trust)
+            # A gain that all games share is no sign that the states of a game move together.
+            own = moved - fewest * moved.sum() / fewest.sum()
+            size = (float(own @ own) + trust * assumed) / (float(np.abs(moved).sum()) + trust)
             together = min(max(size, 1.0), max(together, 1.0))
         units = float(fewest.sum()) / together
         kept, value = units / (units + 2), float((weight * ratios).sum()) * self.span
-        pairs = 2 * (largest * self.span / (units + 2)) ** 2
+        pairs = (largest * self.span / (units + 2)) ** 2
         spread = spread_of(errors * self.span, times=kept, known=pairs)
         # All that is added at its most and all that is subtracted at its least, or the reverse.
         ends = float(weight.clip(0).sum()), float(-weight.clip(None, 0).sum())

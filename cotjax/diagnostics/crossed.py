@@ -11,17 +11,17 @@ divided by the number of cells:
 
 The variance is games + seeds - rest, for what is left counts once. A 95 % interval reaches
 
-    sqrt(t(G-1)^2 * games + t(S-1)^2 * max(seeds - 3/4 rest, 0))
+    (t(G-1) * games + t(S-1) * part) / sqrt(games + part)   with part = max(seeds - 3/4 rest, 0)
 
-to either side, each part with the quantile of its own degrees of freedom (Howe): nearly the
-interval over games where seeds do not matter, and nearly t over seeds where they are all that
-matters. With all of rest subtracted, three seeds would hold the truth in 93 % of the studies where
-seeds are most of the variance; with none of it, in 99 % of those where seeds do not matter.
+to either side: the standard error times a quantile that is the mean of both, weighed by variance
+(Cochran and Cox). It is nearly the interval over games where seeds do not matter, and nearly t over
+seeds where they are all that matters. With all of rest subtracted, three seeds would be too sure
+where seeds are most of the variance; with none of it, far too unsure where they do not matter.
 docs/statistics.md compares it with other rules.
 
 Sources: Cornfield and Tukey 1956, Annals of Mathematical Statistics 27:907 (mean squares of crossed
-factors). Howe 1974, JASA 69:789 (limits on the mean of a sum). Hillis 2007, Statistics in Medicine
-26:596 (the same design with readers for seeds and cases for games).
+factors). Cochran and Cox 1950, Experimental Designs (the quantile). Hillis 2007, Statistics in
+Medicine 26:596 (the same design with readers for seeds and cases for games).
 """
 
 from __future__ import annotations
@@ -55,8 +55,10 @@ class Spread:
 
     def half(self, tail: float = TAIL) -> float:
         """Return how far an interval reaches that leaves `tail` on either side."""
-        squares = (variance * quantile(freedom, tail) ** 2 for variance, freedom in self.parts)
-        return float(np.sqrt(sum(squares)))
+        if not self.variance:
+            return 0.0
+        weighed = sum(variance * quantile(freedom, tail) for variance, freedom in self.parts)
+        return float(weighed / np.sqrt(self.variance))
 
     def p_above(self, distance: float) -> float:
         """Return the one-sided p-value of an estimate this far above a hypothesis.

@@ -16,8 +16,8 @@ The spread is that of `cotjax.diagnostics.crossed`: over games with one seed, ov
 with more.
 
 (1) Kish 1965; with t for few games: Korn and Graubard 1998. (2) As Agresti and Coull 1998 do for a
-rate. (3) Bonett and Price 2012: one more state that goes up, and one that goes down. Where the
-states of a game move together, so do the added ones.
+rate. (3) Agresti and Min 2005: two more states, half of each of the four pairs of answers, so one
+that moves, as often up as down. Where the states of a game move together, so do the added ones.
 
 60 wins in 60 games do not prove a rate of 1, and no difference does not prove that two arms are
 equal: the spread that is seen cannot be all that counts. So what is seen is weighed against an
@@ -26,8 +26,8 @@ Assumed is that states of a game agree a little (LIKENESS), which matters where 
 
 Sources: Wilson 1927, JASA 22:209. Kish 1965, Survey Sampling. Korn and Graubard 1998, Survey
 Methodology 24:193 (score intervals with an effective sample size and its t adjustment). Agresti and
-Coull 1998, The American Statistician 52:119. Bonett and Price 2012, J. Educational and Behavioral
-Statistics 37:479. McNemar 1947, Psychometrika 12:153 (exact form: a sign test on the discordant
+Coull 1998, The American Statistician 52:119. Agresti and Min 2005, Statistics in Medicine 24:729.
+McNemar 1947, Psychometrika 12:153 (exact form: a sign test on the discordant
 pairs).
 """
 
@@ -245,8 +245,8 @@ class Ratios:
         moved = weighing @ self._by_game * self._states / max(np.abs(weighing).max(), 1e-300)
         units = self._states.sum() / _move_together(moved, self._states)
         kept = float(units / (units + 2))
-        # One state up and one down, of the term that weighs most.
-        pairs = 2 * float(np.square(weighing).max()) / (units + 2) ** 2
+        # Half a state up and half a state down, of the term that weighs most.
+        pairs = float(np.square(weighing).max()) / (units + 2) ** 2
         value = float(weighing @ self._rates) * self._span
         up, down = weighing.clip(0).sum(), -weighing.clip(None, 0).sum()
         return Combination(
@@ -286,14 +286,19 @@ def _effective_size(value: float, totals: np.ndarray, counts: np.ndarray) -> flo
 
 
 def _move_together(moved: np.ndarray, states: np.ndarray) -> float:
-    """Return how many states move as one: of each game, those that `moved` are known."""
+    """Return how many states move as one: of each game, those that `moved` are known.
+
+    It is the variance of what moved in a game over what it is where states move by themselves: a
+    gain that all games share is no sign that states of a game move together.
+    """
     most = _most_together(states)
     if len(states) == 1:
         return most
     assumed = _assumed(most)
     # At half of this weight, one state that moves would not narrow the interval either.
     weight = 8 * assumed * (assumed - 1) + 1
-    together = ((moved**2).sum() + weight * assumed) / (np.abs(moved).sum() + weight)
+    varied = moved - moved.sum() / states.sum() * states
+    together = ((varied**2).sum() + weight * assumed) / (np.abs(moved).sum() + weight)
     return float(min(max(together, 1.0), max(most, 1.0)))
 
 

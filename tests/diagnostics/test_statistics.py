@@ -59,6 +59,9 @@ def test_games_that_move_as_one_count_as_one_state():
     assert found.low < 0 and found.high > 4 / 60
     scattered = contrast([(1, np.r_[np.ones(40), np.zeros(20)], counts), (-1, 0 * counts, counts)])
     assert scattered.value == found.value and scattered.low > 0
+    # A gain of 3 states in each of the games is not 30 states that move as one game.
+    shared = combine([(1, np.full(60, 8), counts), (-1, np.full(60, 5), counts)])
+    assert shared.centre == pytest.approx(0.3, abs=0.002) and shared.estimate().low > 0.29
 
 
 def test_no_games_is_nothing_and_not_nan():
@@ -117,17 +120,17 @@ def test_a_few_states_that_differ_are_no_clear_difference():
 
 
 def test_a_paired_difference_by_hand():
-    """b = 9, c = 2 of n = 50: Bonett and Price's centre 7/52, their two pairs in the variance."""
+    """b = 9, c = 2 of n = 50: Agresti and Min's centre 7/52, a half of b and of c in the variance."""
     first, second = np.r_[np.ones(9), np.zeros(41)], np.r_[np.zeros(48), np.ones(2)]
     combined = combine([(1, first, np.ones(50)), (-1, second, np.ones(50))])
     assert (combined.value, combined.centre) == (pytest.approx(7 / 50), pytest.approx(7 / 52))
     seen = (11 - 7**2 / 50) / 49 / 50 * (50 / 52) ** 2
-    half = math.sqrt(stats.t.ppf(0.975, 49) ** 2 * seen + 1.959964**2 * 2 / 52**2)
+    half = (stats.t.ppf(0.975, 49) * seen + 1.959964 / 52**2) / math.sqrt(seen + 1 / 52**2)
     found = combined.estimate()
     assert (found.low, found.high) == pytest.approx((7 / 52 - half, 7 / 52 + half), abs=1e-6)
-    # Nearly theirs, whose pairs are in a variance with one quantile.
-    theirs = 1.959964 * math.sqrt((13 / 52 - (7 / 52) ** 2) / 52)
-    assert half == pytest.approx(theirs, rel=0.03)
+    # Nearly theirs, whose halves are in a variance with one quantile.
+    theirs = 1.959964 * math.sqrt((12 / 52 - (7 / 52) ** 2) / 52)
+    assert half == pytest.approx(theirs, rel=0.04)
 
 
 def test_equal_answers_leave_a_difference_with_a_width():
@@ -299,10 +302,9 @@ def test_the_parts_of_a_spread_by_hand():
     spread = crossed_spread(influence)
     assert spread.parts[0] == (pytest.approx(by_game), 6)
     assert spread.parts[1] == (pytest.approx(by_seed - 0.75 * rest), 3)
-    reach = stats.t.ppf(0.975, 6) ** 2 * by_game
-    reach += stats.t.ppf(0.975, 3) ** 2 * (by_seed - 0.75 * rest)
-    assert spread.half() == pytest.approx(math.sqrt(reach))
     assert spread.variance == pytest.approx(by_game + by_seed - 0.75 * rest)
+    weighed = stats.t.ppf(0.975, 6) * by_game + stats.t.ppf(0.975, 3) * (by_seed - 0.75 * rest)
+    assert spread.half() == pytest.approx(weighed / math.sqrt(spread.variance))
     one_seed = crossed_spread(games[None])
     assert one_seed.parts == ((pytest.approx(by_game), 6),)
     assert crossed_spread(np.zeros((3, 1))).parts == ()
