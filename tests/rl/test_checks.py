@@ -39,7 +39,7 @@ def test_the_defaults_are_possible():
         ("rl.win_reward=0", "rl.win_reward is 0"),
         ("rl.score_reward=-1", "rl.score_reward is -1"),
         ("rl.format_penalty=-0.1", "rl.format_penalty is -0.1; it must be at least 0"),
-        ("rl.refused_penalty=-1.0", "rl.refused_penalty is -1; it must be at least 0"),
+        ("rl.refused_penalty=-1.0", "rl.refused_penalty is -1.0; it must be at least 0"),
         ("rl.refused_penalty=0.5", "rl.refused_penalty is 0.5, more than rl.format_penalty (0.1)"),
         ("rl.format_penalty=nan", "'nan' is not of type float"),
         ("rl.advantage=ppo", "rl.advantage is 'ppo'; there are grpo, dr_grpo, rloo"),
