@@ -16,8 +16,8 @@ sampled success fell from 0.32 to 0.07 in ten steps.
 Command   cotjax train --config configs/demo.py --out runs/grpo_start --config.train.steps=30
           cotjax export --run runs/grpo_start --arm named --out runs/grpo_start/model
           cotjax rl --config configs/grpo_demo.py
-Hardware  2 CPU cores: steps 2 to 11 took 12.2 s each while other work ran, so 60 some 12 minutes;
-          the whole run had 22 minutes of CPU time, and was stopped once and resumed
+Hardware  2 CPU cores: steps 2 to 11 took 12.3 s each while other work ran, so 60 some 12 minutes;
+          the whole run had some 22 minutes of CPU time, and was stopped once and resumed
 Result    of "grpo" alone. Success on the panel, 96 games that are not played in training, sampled
           at temperature 1: 0.25 [0.17, 0.35] at the start, 0.54 [0.44, 0.64] after 60 steps, paired
           by game +0.29 [0.17, 0.40]. Refused actions 0.42 to 0.11. Of what is sampled in training
