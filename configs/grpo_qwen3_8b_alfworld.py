@@ -5,9 +5,10 @@ standard arm, and k = 0.3 of the turns without their action's loss. The KL term 
 gradient is that of the divergence to the start (docs/rl.md); `--config.rl.kl_estimator=k3` is what
 the paper's code base does.
 
+Plan      cotjax plan --config configs/grpo_qwen3_8b_alfworld.py --config.model.base=qwen3-8b
 Command   ALFWORLD_DATA=~/alfworld cotjax rl --config configs/grpo_qwen3_8b_alfworld.py
           with models/qwen3-8b fine-tuned to respond in the format first (cotjax train, export)
-Hardware  one host of 8 chips with 95 GB each (v5p-16 and up): not run yet
+Hardware  8 chips with 95 GiB each (two hosts of v5p): not run yet
 """
 
 from cotjax.config import default_config
@@ -25,6 +26,7 @@ def get_config():
     config.data.template = "qwen3"
     config.model.base = "models/qwen3-8b-sft"
     config.model.param_dtype = config.model.compute_dtype = "bfloat16"
+    config.topology = "v5p:2x2x2"
     config.mesh.data, config.mesh.fsdp = 1, -1
     config.rl.tasks, config.rl.group, config.rl.slots = 32, 8, 256
     config.rl.format_penalty = 0.1
@@ -32,6 +34,7 @@ def get_config():
     config.rl.old = "trainer"  # sampler and trainer round bfloat16 differently
     config.train.steps, config.train.save_every = 200, 20
     config.train.batch = 8
+    config.train.scan_layers = True  # compiles one layer, and not 36
     config.train.row_length = config.data.max_length = 8192
     config.train.learning_rate = 1e-6
     config.train.warmup = 0

@@ -8,7 +8,7 @@ be equal, but for ties that rounding breaks.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
@@ -125,8 +125,13 @@ def benchmark(settings: Settings, console: Console | None = None) -> Figures:
             seconds = ", ".join(f"{side.name} {side.seconds[-1][0]:.2f} s" for side in sides)
             say(console, f"step {number}: {seconds}")
 
+        def jobs() -> Iterator[RLJob]:
+            for job in [ours, *([replace(ours, side="trl")] if settings.peer else [])]:
+                say(console, f"{job.name} starts: it plays greedily, and makes two steps")
+                yield job
+
         sides = compare(
-            [ours, *([replace(ours, side="trl")] if settings.peer else [])],
+            jobs(),
             Path(name),
             console,
             describe=lambda side: f"{side.where}; first step {side.started['first_s']:.1f} s",

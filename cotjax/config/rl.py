@@ -39,6 +39,9 @@ def rl() -> ConfigDict:
     rl.score_reward = 0.0  # times the score at the end, in a world that has one
     # Taken from a step whose response is invalid.
     rl.format_penalty = 0.1
+    # Taken from a step whose response is valid, and whose action the environment refused. At most
+    # format_penalty: a policy for which malformed responses cost less learns to make them.
+    rl.refused_penalty = 0.0
     rl.need_thought = True  # a response without a thought is invalid here, too
     rl.mask_cut = False  # leave responses cut by the token limit out of the policy loss
     _learning(rl)
@@ -86,6 +89,8 @@ def _learning(rl: ConfigDict) -> None:
     # Estimate of the divergence in the loss: "k1", "k2" or "k3". The gradient of k2 is that of
     # KL(policy || start), that of k3 of KL(start || policy), and that of k1 is 0 on average.
     rl.kl_estimator = "k2"
+    # Action tokens that leave the policy term keep their KL and entropy terms.
+    rl.kl_on_dropped = True
     # Weight of the entropy of the policy at sampled tokens, which the loss falls with; 0: none.
     rl.entropy = 0.0
     # Whose log-probabilities are those of the policy that played: "sampler", or "trainer"

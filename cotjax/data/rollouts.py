@@ -223,7 +223,8 @@ def policy_rows(
       update: counts from 0.
       budget: what dropping does to the remaining tokens' weight; one of BUDGETS. "fixed_budget":
         nothing; "token_sum": they take over that of the dropped ones.
-      kl_on_dropped: dropped tokens keep their KL term.
+      kl_on_dropped: dropped tokens keep their KL and entropy terms; else metrics of tokens leave
+        them out, too.
 
     Raises:
       UsageError: an unknown budget.

@@ -41,14 +41,14 @@ class Played:
     name: names it in errors; no two plays share one.
     group: its game, or whatever else its group has in common.
     reward: of the whole episode, without penalties for single steps.
-    invalid: [steps] bool, the steps whose response was malformed (empty: unknown, none).
+    penalties: [steps] taken from each step, at least 0.
     cost: taken from the reward of the whole play (see above).
     """
 
     name: str
     group: Hashable
     reward: float
-    invalid: tuple[bool, ...] = ()
+    penalties: tuple[float, ...] = ()
     cost: float = 0.0
 
 
@@ -76,7 +76,7 @@ def group_advantages(
     size: int | None = None,
     unit: str = "trajectory",
 ) -> Advantages:
-    """Return the advantage of each play within its group.
+    """Return the advantage of each play within its group. Plays have no penalties.
 
     Args:
       size: plays of each group; another number of them is an error (None: any).
@@ -89,7 +89,7 @@ def group_advantages(
     """
     values, counts = np.zeros(len(plays)), _checked(plays, kind, size, unit)
     for members in _groups(play.group for play in plays).values():
-        counted = [_counted(plays[member], 0.0, unit) for member in members]
+        counted = [_counted(plays[member], unit) for member in members]
         for place, member in enumerate(members):
             own = np.array([plays[member].reward - plays[member].cost])
             values[member] = _against(counted, place, own, kind)[0]
@@ -100,29 +100,27 @@ def step_advantages(
     plays: Sequence[Played],
     kind: str = "grpo",
     *,
-    penalty: float = 0.1,
     size: int | None = None,
     unit: str = "trajectory",
 ) -> tuple[list[np.ndarray], GroupCounts]:
-    """Return the advantages of each play's steps, [steps] each, with a penalty for malformed ones.
+    """Return the advantages of each play's steps, [steps] each, with their penalties.
 
-    The penalty falls on the step that is malformed, not on the whole episode. Mean and deviation
-    are those over plays of reward - penalty x share of malformed steps, or with the unit "step"
-    those over steps of what each has; a group is flat where these are equal. Where penalties alone
-    differ, nothing is divided by the deviation. Arguments and errors are those of
-    `group_advantages`.
+    A penalty falls on its own step, not on the whole episode. Mean and deviation are those over
+    plays of the reward less the mean of the penalties, or with the unit "step" those over steps of
+    what each has; a group is flat where these are equal. Where penalties alone differ, nothing is
+    divided by the deviation. Arguments and errors are those of `group_advantages`.
     """
-    counts = _checked(plays, kind, size, unit, penalty)
-    values = [np.zeros(len(play.invalid)) for play in plays]
+    counts = _checked(plays, kind, size, unit)
+    values = [np.zeros(len(play.penalties)) for play in plays]
     for members in _groups(play.group for play in plays).values():
-        counted = [_counted(plays[member], penalty, unit) for member in members]
+        counted = [_counted(plays[member], unit) for member in members]
         earned = [plays[member].reward - plays[member].cost for member in members]
         # The deviation of penalties alone is tiny: over it, one malformed step of a lost group had
         # an advantage of -34, and an update was about little else.
         divided = kind != "grpo" or max(earned) - min(earned) > FLAT
         for place, member in enumerate(members):
             play = plays[member]
-            steps = play.reward - play.cost - penalty * np.asarray(play.invalid, float)
+            steps = play.reward - play.cost - np.asarray(play.penalties, float)
             values[member] = _against(counted, place, steps, kind if divided else "dr_grpo")
     return values, counts
 
@@ -209,8 +207,9 @@ def gigpo(
 
 def _whole(play: Visited) -> Played:
     """Return a play with its rewards and costs added up."""
-    steps = (False,) * len(play.rewards)
-    return Played(play.name, play.group, math.fsum(play.rewards), steps, cost=math.fsum(play.costs))
+    unpunished = (0.0,) * len(play.rewards)  # what is taken from a step is in its reward
+    reward, cost = math.fsum(play.rewards), math.fsum(play.costs)
+    return Played(play.name, play.group, reward, unpunished, cost)
 
 
 def _check_visited(play: Visited) -> None:
@@ -242,12 +241,12 @@ class _Counted(NamedTuple):
     net: tuple[float, ...]
 
 
-def _counted(play: Played, penalty: float, unit: str) -> _Counted:
+def _counted(play: Played, unit: str) -> _Counted:
     if unit == "trajectory":
-        share = float(np.mean(play.invalid)) if play.invalid else 0.0
-        gross: tuple[float, ...] = (play.reward - penalty * share,)
+        mean = math.fsum(play.penalties) / max(len(play.penalties), 1)
+        gross: tuple[float, ...] = (play.reward - mean,)
     else:
-        gross = tuple(play.reward - penalty * invalid for invalid in play.invalid)
+        gross = tuple(play.reward - penalty for penalty in play.penalties)
     return _Counted(gross, tuple(value - play.cost for value in gross))
 
 
@@ -279,9 +278,7 @@ def _is_flat(rewards: Sequence[float]) -> bool:
 # ---- checks
 
 
-def _checked(
-    plays: Sequence[Played], kind: str, size: int | None, unit: str, penalty: float = 0.0
-) -> GroupCounts:
+def _checked(plays: Sequence[Played], kind: str, size: int | None, unit: str) -> GroupCounts:
     """Return the counts of the groups. Raises as `group_advantages`."""
     for what, value, allowed in (("kind of advantage", kind, KINDS), ("unit", unit, UNITS)):
         if value not in allowed:
@@ -301,9 +298,7 @@ def _checked(
                 f"it must have {size}"
             )
         singletons += len(members) == 1
-        flat += len(members) > 1 and _flat(
-            [_counted(plays[member], penalty, unit) for member in members]
-        )
+        flat += len(members) > 1 and _flat([_counted(plays[member], unit) for member in members])
     return GroupCounts(len(groups), flat, singletons)
 
 

@@ -73,6 +73,7 @@ def step_batches(
             dropping=run.dropping,
             update=rollouts.about.step - 1,
             budget=run.rl.normalizer,
+            kl_on_dropped=run.rl.kl_on_dropped,
         )
         size = run.settings.batch
         batches: list[Batch] = [
@@ -97,18 +98,18 @@ def advantages_of(
     Raises:
       DataError: a group has not `rl.group` plays, or a play is there twice.
     """
-    kind, penalty, costs = settings.advantage, settings.format_penalty, costs or {}
+    kind, costs = settings.advantage, costs or {}
     of_groups: dict[str, Any] = {"size": settings.group, "unit": settings.stat_unit}
     if not settings.omega:
         plays = [
             replace(play, cost=float(costs[play.name].sum())) if play.name in costs else play
             for play in rollouts.plays
         ]
-        values, counts = step_advantages(plays, kind, penalty=penalty, **of_groups)
+        values, counts = step_advantages(plays, kind, **of_groups)
         return StepAdvantages(values, counts, anchors=0, singletons=0, steps=0)
     visited = []
     for play, episode in zip(rollouts.plays, rollouts.episodes, strict=True):
-        rewards = [-penalty * invalid for invalid in play.invalid]
+        rewards = [-penalty for penalty in play.penalties]
         if rewards:
             rewards[-1] += play.reward
         own = tuple(costs[play.name].tolist()) if play.name in costs else ()

@@ -72,6 +72,12 @@ def _check_reward(config: ConfigDict) -> None:
         raise UsageError(
             f"rl.reward is {AUTOCOA!r}, and world {world.name!r} has no answers; set {WIN!r}"
         )
+    refused, malformed = config.rl.refused_penalty, config.rl.format_penalty
+    if refused > malformed:
+        raise UsageError(
+            f"rl.refused_penalty is {refused:g}, more than rl.format_penalty ({malformed:g}): "
+            "malformed responses would pay; raise the latter"
+        )
 
 
 def _check_sampling(config: ConfigDict) -> None:
@@ -117,6 +123,11 @@ def _check_loss(config: ConfigDict) -> None:
         raise UsageError(
             f"rl.kl_in is 'reward' with rl.kl {rl.kl:g} and rl.kl_estimator {rl.kl_estimator!r}; "
             "there it must be more than 0 and 'k1', which alone adds up to the divergence of a play"
+        )
+    if rl.kl_in == "reward" and not rl.kl_on_dropped:
+        raise UsageError(
+            "rl.kl_on_dropped is False with rl.kl_in 'reward', which is the divergence of whole "
+            "plays; set it to True, or rl.kl_in to 'loss'"
         )
     if rl.information == 1:
         raise UsageError(

@@ -29,7 +29,7 @@ def with_costs(
       settings: `config.rl`.
       updates: rows whose `old` and `reference` are filled in.
     """
-    steps = {play.name: len(play.invalid) for play in rollouts.plays}
+    steps = {play.name: len(play.penalties) for play in rollouts.plays}
     costs: dict[str, np.ndarray] = {}
     for update in updates:
         k1_BT = log_ratios(update.joined("old"), update.joined("reference"), what="reference")

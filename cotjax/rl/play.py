@@ -198,8 +198,7 @@ def step_seed(seed: int, step: int) -> int:
 
 def is_flat(plays: Sequence[Played], settings: Any) -> bool:
     """Return whether all rewards of a group, penalties included, are equal."""
-    penalty, unit = settings.format_penalty, settings.stat_unit
-    return step_advantages(plays, penalty=penalty, unit=unit)[1].flat > 0
+    return step_advantages(plays, unit=settings.stat_unit)[1].flat > 0
 
 
 def _played(

@@ -1,4 +1,4 @@
-"""From an episode to its reward and to the steps that were malformed."""
+"""From an episode to its reward and to the penalties of its steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def as_played(episode: Episode, position: int, settings: Any) -> Played:
 
     The reward "win" is win_reward for a won game plus score_reward times the score at the end, "em"
     1 for a won one; the others are the score at the end, which of "autocoa" is the world's
-    `published_reward`. Format penalties are of single steps, and not in it.
+    `published_reward`. Penalties are of single steps, and not in it: format_penalty of a malformed
+    response, or refused_penalty where the environment refused a well-formed one's action.
 
     `position`: names the group. `settings`: `config.rl`.
     """
@@ -30,8 +31,14 @@ def as_played(episode: Episode, position: int, settings: Any) -> Played:
         name=name_of(episode),
         group=position,
         reward=reward,
-        invalid=tuple(is_invalid(turn, settings.need_thought) for turn in episode.steps),
+        penalties=tuple(_penalty(turn, settings) for turn in episode.steps),
     )
+
+
+def _penalty(turn: Turn, settings: Any) -> float:
+    if is_invalid(turn, settings.need_thought):
+        return float(settings.format_penalty)
+    return float(settings.refused_penalty) if turn.accepted is False else 0.0
 
 
 def is_invalid(turn: Turn, need_thought: bool) -> bool:

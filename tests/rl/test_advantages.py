@@ -119,49 +119,49 @@ def test_wrong_group_ids_duplicates_and_unknown_kinds_are_refused():
 
 
 def test_where_all_are_lost_a_malformed_step_loses_its_penalty_and_no_more():
-    plays = [Played(str(n), "g", 0.0, (n == 0, *[False] * 11)) for n in range(8)]
-    values, counts = step_advantages(plays, "grpo", penalty=0.1)
+    plays = [Played(str(n), "g", 0.0, (0.1 * (n == 0), *[0.0] * 11)) for n in range(8)]
+    values, counts = step_advantages(plays)
     assert counts.flat == 0, "its penalty still counts"
     assert values[0][0] == pytest.approx(-0.1, abs=2e-3)
     assert 0 < values[0][1] == values[7][0] < 2e-3
     # One win, and the deviation is that of wins again.
-    plays[1] = Played("1", "g", 1.0, (False,) * 12)
-    assert step_advantages(plays, "grpo", penalty=0.1)[0][1][0] > 2
+    plays[1] = Played("1", "g", 1.0, (0.0,) * 12)
+    assert step_advantages(plays)[0][1][0] > 2
 
 
 def test_a_penalty_falls_on_the_malformed_step_and_statistics_are_over_plays():
-    plays = [Played("a", 0, 1.0, (False, True, False, False)), Played("b", 0, 0.0, (False,) * 20)]
+    plays = [Played("a", 0, 1.0, (0.0, 0.1, 0.0, 0.0)), Played("b", 0, 0.0, (0.0,) * 20)]
     totals = [1.0 - 0.1 / 4, 0.0]
     mean, deviation = np.mean(totals), np.std(totals, ddof=1) + 1e-6
-    (first, second), counts = step_advantages(plays, penalty=0.1)
+    (first, second), counts = step_advantages(plays)
     np.testing.assert_allclose(first, (np.array([1, 0.9, 1, 1]) - mean) / deviation)
     np.testing.assert_allclose(second, np.full(20, (0 - mean) / deviation))
     assert counts.flat == 0, "the long play counts once"
-    equal = [Played("a", 0, 0.0, (True, False)), Played("b", 0, 0.0, (False, True))]
+    equal = [Played("a", 0, 0.0, (0.1, 0.0)), Played("b", 0, 0.0, (0.0, 0.1))]
     values, counts = step_advantages(equal)
     assert not np.concatenate(values).any() and counts.flat == 1
 
 
 def test_over_steps_a_long_play_weighs_as_often_as_it_acted_as_in_verl_agent():
     """Its numbers: torch's mean and std of the rows' scores, with compute_mean_std_cross_steps."""
-    plays = [Played("won", 0, 1.0, (False, True)), Played("lost", 0, 0.0, (False,) * 6)]
+    plays = [Played("won", 0, 1.0, (0.0, 0.1)), Played("lost", 0, 0.0, (0.0,) * 6)]
     rows = np.array([1.0, 0.9, *[0.0] * 6])
-    (won, lost), counts = step_advantages(plays, penalty=0.1, unit="step")
+    (won, lost), counts = step_advantages(plays, unit="step")
     expected = (rows - rows.mean()) / (rows.std(ddof=1) + 1e-6)
     np.testing.assert_allclose([*won, *lost], expected, rtol=1e-12)
-    assert lost[0] > step_advantages(plays, penalty=0.1)[0][1][0], "the mean is the lost play's"
-    (won, lost), _ = step_advantages(plays, "rloo", penalty=0.1, unit="step")
+    assert lost[0] > step_advantages(plays)[0][1][0], "the mean is the lost play's"
+    (won, lost), _ = step_advantages(plays, "rloo", unit="step")
     np.testing.assert_allclose([*won, *lost], [1.0, 0.9, *[-0.95] * 6])
     assert counts.flat == 0
     # One malformed step makes a group of equal plays uneven over steps, and so does it over plays.
-    equal = [Played("a", 0, 0.0, (True, False)), Played("b", 0, 0.0, (False, True))]
+    equal = [Played("a", 0, 0.0, (0.1, 0.0)), Played("b", 0, 0.0, (0.0, 0.1))]
     assert step_advantages(equal, unit="step")[1].flat == 0
-    alone = [Played("a", 0, 0.0, (True, False)), Played("never began", 0, 0.0)]
+    alone = [Played("a", 0, 0.0, (0.1, 0.0)), Played("never began", 0, 0.0)]
     assert not step_advantages(alone, unit="step")[0][0].any()
 
 
 def test_plays_of_equal_length_have_one_mean_in_both_units():
-    plays = [Played(str(n), 0, reward, (False,) * 4) for n, reward in enumerate((1.0, 0.0, 0.3))]
+    plays = [Played(str(n), 0, reward, (0.0,) * 4) for n, reward in enumerate((1.0, 0.0, 0.3))]
     for kind in ("dr_grpo", "rloo"):
         for one, two in zip(
             step_advantages(plays, kind)[0], step_advantages(plays, kind, unit="step")[0],
@@ -171,15 +171,15 @@ def test_plays_of_equal_length_have_one_mean_in_both_units():
 
 
 def test_a_cost_is_taken_from_the_reward_and_a_flat_group_stays_flat():
-    plays = [Played("a", 0, 1.0, (False,) * 2, 0.25), Played("b", 0, 0.0, (False,), 0.05)]
-    without = [Played("a", 0, 0.75, (False,) * 2), Played("b", 0, -0.05, (False,))]
+    plays = [Played("a", 0, 1.0, (0.0,) * 2, 0.25), Played("b", 0, 0.0, (0.0,), 0.05)]
+    without = [Played("a", 0, 0.75, (0.0,) * 2), Played("b", 0, -0.05, (0.0,))]
     for kind in ("grpo", "dr_grpo", "rloo"):
         for one, two in zip(
             step_advantages(plays, kind)[0], step_advantages(without, kind)[0], strict=True
         ):
             np.testing.assert_array_equal(one, two)
     # Costs alone: scaled to the size of a win's they would drown it; as they are, they pull.
-    flat = [Played("a", 0, 1.0, (False,), 1e-3), Played("b", 0, 1.0, (False,), 0.0)]
+    flat = [Played("a", 0, 1.0, (0.0,), 1e-3), Played("b", 0, 1.0, (0.0,), 0.0)]
     values, counts = step_advantages(flat)
     assert counts.flat == 1 and not np.concatenate(values).any()
     np.testing.assert_allclose(np.concatenate(step_advantages(flat, "dr_grpo")[0]), [-5e-4, 5e-4])
@@ -198,7 +198,7 @@ def test_costs_of_steps_are_in_the_returns_that_gigpo_compares():
 
 
 def test_without_malformed_steps_the_steps_have_the_plays_advantages():
-    plays = [Played(str(n), 0, reward, (False,) * 3) for n, reward in enumerate((1.0, 0.0, 0.3))]
+    plays = [Played(str(n), 0, reward, (0.0,) * 3) for n, reward in enumerate((1.0, 0.0, 0.3))]
     for kind in ("grpo", "dr_grpo", "rloo"):
         steps, _ = step_advantages(plays, kind)
         whole = group_advantages(plays, kind).values

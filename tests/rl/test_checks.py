@@ -39,6 +39,8 @@ def test_the_defaults_are_possible():
         ("rl.win_reward=0", "rl.win_reward is 0"),
         ("rl.score_reward=-1", "rl.score_reward is -1"),
         ("rl.format_penalty=-0.1", "rl.format_penalty is -0.1; it must be at least 0"),
+        ("rl.refused_penalty=-1.0", "rl.refused_penalty is -1.0; it must be at least 0"),
+        ("rl.refused_penalty=0.5", "rl.refused_penalty is 0.5, more than rl.format_penalty (0.1)"),
         ("rl.format_penalty=nan", "'nan' is not of type float"),
         ("rl.advantage=ppo", "rl.advantage is 'ppo'; there are grpo, dr_grpo, rloo"),
         ("arms.grpo.advantage=ppo", "arms.grpo.advantage is 'ppo'"),
@@ -80,6 +82,13 @@ def test_an_impossible_setting_is_one_clear_line(override, words):
     with pytest.raises(UsageError) as caught:
         check_rl(config(override))
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_divergence_of_whole_plays_has_no_token_to_leave_out():
+    in_reward = ("rl.kl_in=reward", "rl.kl_estimator=k1")
+    check_rl(config(*in_reward))
+    with pytest.raises(UsageError, match="kl_on_dropped is False with"):
+        check_rl(config(*in_reward, "rl.kl_on_dropped=False"))
 
 
 def test_each_of_several_processes_has_a_group_to_play(monkeypatch):

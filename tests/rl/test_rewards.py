@@ -64,15 +64,29 @@ def episode(game, sample, turns, success=False, score=None, ended=None):
 def test_a_reward_is_of_the_win_and_the_score_alone(given, changes, reward):
     """A malformed step takes nothing from it: its penalty is its own."""
     played = as_played(episode("g", 2, [turn(None), turn("look")], **given), 7, settings(**changes))
-    assert (played.reward, played.invalid) == (reward, (True, False))
+    assert (played.reward, played.penalties) == (reward, (0.1, 0.0))
     assert (played.group, played.name) == (7, "g#2")
 
 
 def test_a_response_without_a_thought_is_invalid_where_one_is_needed():
     turns = [turn("look", thought=None), turn("look", thought="  "), turn("look")]
-    for needed, invalid in ((True, (True, True, False)), (False, (False, False, False))):
+    for needed, taken in ((True, (0.1, 0.1, 0.0)), (False, (0.0, 0.0, 0.0))):
         played = as_played(episode("g", 0, turns), 0, settings(need_thought=needed))
-        assert played.invalid == invalid
+        assert played.penalties == taken
+
+
+def test_a_refused_action_has_a_penalty_of_its_own_and_a_malformed_one_that_of_its_form():
+    """Where a world does not say what it refuses, nothing is taken."""
+    unknown = turn("jump").model_copy(update={"accepted": None})
+    turns = [turn("look"), turn("jump"), turn(None), unknown]
+    what = settings(group=2, format_penalty=0.5, refused_penalty=0.1)
+    lost, won = episode("a", 0, turns), episode("a", 1, [turn("look")], success=True)
+    assert as_played(lost, 0, what).penalties == (0.0, 0.1, 0.5, 0.0)
+    # The mean over the two plays is (0 - 0.6 / 4 + 1) / 2; without a deviation the rest is exact.
+    what.advantage = "dr_grpo"
+    of_lost, of_won = advantages_of(Rollouts.of(ABOUT, (0, 0), [lost, won], what), what).values
+    assert of_lost.tolist() == pytest.approx([-0.425, -0.525, -0.925, -0.425])
+    assert of_won.tolist() == pytest.approx([0.575])
 
 
 def test_rates_of_a_step_are_those_counted_by_hand():
@@ -110,7 +124,7 @@ def test_a_step_that_played_nothing_has_no_rates():
 
 def test_an_episode_that_never_began_has_a_reward_and_no_steps():
     played = as_played(episode("g", 0, [], ended="length"), 0, settings())
-    assert played.reward == 0 and played.invalid == ()
+    assert played.reward == 0 and played.penalties == ()
 
 
 def test_advantages_are_within_groups_and_a_wrong_group_is_an_error():
