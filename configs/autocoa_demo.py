@@ -61,8 +61,9 @@ def get_config():
     config.rl.information = 0
     config.rl.live_prompt = False
     config.autocoa.stages.rl.steps, config.autocoa.stages.rl.simulated_steps = 18, 15
-    config.autocoa.stages.rl2_alone.steps = 18
-    for stage in (config.autocoa.stages.rl, config.autocoa.stages.rl2_alone):
+    stages = config.autocoa.stages
+    stages.rl2.steps = stages.rl2_alone.steps = 18
+    for stage in (stages.rl, stages.rl2, stages.rl2_alone):
         stage.learning_rate = 3e-4
     config.evaluate.max_length = 1024
     config.evaluate.max_steps = 12  # 10 searches, one too many, and the answer

@@ -24,6 +24,6 @@ def get_config():
     config.autocoa.stages.few.steps = 8
     config.rl.tasks, config.rl.group, config.rl.slots = 4, 4, 16
     config.autocoa.stages.rl.steps, config.autocoa.stages.rl.simulated_steps = 3, 2
-    config.autocoa.stages.rl2_alone.steps = 2
+    config.autocoa.stages.rl2.steps = config.autocoa.stages.rl2_alone.steps = 2
     config.evaluate.max_steps = 4
     return config

@@ -57,7 +57,7 @@ def get_config():
     config.autocoa.other_episodes = 4
     config.autocoa.least_known = 0.0
     with config.unlocked():
-        for stage in ("sft2_alone", "few", "rl2_alone"):
+        for stage in ("sft2_alone", "few", "rl2", "rl2_alone"):
             del config.autocoa.stages[stage]
         config.autocoa.arms = {}
     for stage in ("base", "sft1", "rl"):
@@ -212,7 +212,16 @@ def test_arms_are_checkpoints_of_shared_stages():
     places = {name: (arm.stage, arm.step) for name, arm in arms.items()}
     assert places["rl1"] == ("rl", 80) and places["rl1_2"] == ("rl", 96)
     assert places["sft1_2"] == ("sft2", 200) and places["sft2"] == ("sft2_alone", 200)
-    assert list(arms)[2:] == ["sft1", "sft2", "sft1_2", "sft1_2_3", "rl1", "rl1_2", "rl2"]
+    assert list(arms)[2:] == [
+        "sft1",
+        "sft2",
+        "sft1_2",
+        "sft1_2_3",
+        "rl1",
+        "rl1_2",
+        "sft1_2_rl2",
+        "rl2",
+    ]
     assert {arm.paper for arm in arms.values()} <= {"", *PAPER}
     # Each stage is the prefix of an arm, and stands there once.
     assert {arm.stage for arm in arms.values()} == {*plans}
@@ -224,13 +233,13 @@ def test_a_plan_compiles_each_program_of_the_stages_once():
     programs = {each.title: each for each in programs_of(config)}
     assert [*programs] == [
         "stage base, few, sft2, sft2_alone",
-        "stage rl2_alone",
+        "stage rl2_alone, rl2",
         "stage sft1",
         "stage sft3",
         "stage rl",
         "playing the arms",
     ]
-    rl, alone = programs["stage rl"], programs["stage rl2_alone"]
+    rl, alone = programs["stage rl"], programs["stage rl2_alone, rl2"]
     assert (rl.program, rl.config.rl.simulated_steps) == ("rl", 80)
     assert alone.config.rl.simulated_steps == 0
     assert programs["stage sft1"].objective == Trigger(0.2)
