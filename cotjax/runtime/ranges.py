@@ -82,7 +82,7 @@ RANGES: dict[str, dict[str, Range]] = {
         **dict.fromkeys(
             (
                 *("choices", "episodes", "thinking", "other_episodes", "samples", "grafts"),
-                *("states", "closed_book", "least_right"),
+                *("states", "closed_book", "least_right", "replay_episodes"),
             ),
             _COUNT,
         ),

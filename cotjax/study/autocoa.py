@@ -47,6 +47,7 @@ from cotjax.study.closed_book import ClosedBook, closed_book
 from cotjax.study.evaluate import check_playable
 from cotjax.study.export import keep_base
 from cotjax.study.games import GameSets, prepare_games
+from cotjax.study.other_worlds import with_known_facts, without_known_facts
 from cotjax.study.own_facts import own_lessons
 from cotjax.study.reinforcing import step_in_words
 from cotjax.study.stage_panel import StagePanel
@@ -58,7 +59,7 @@ from cotjax.train.fingerprints import Fingerprints
 from cotjax.train.main import train
 from cotjax.train.run import Run
 
-_OTHER_WORLD = "other_games"
+_REPLAY = "replay"  # what is replayed beside episodes, as a lesson
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,9 @@ class AutoCoA:
             for plan in plans:
                 if plan.lesson == PLAY:
                     continue
-                wanted = [plan, replace(plan, lesson=FACTS, episodes=0)] if plan.replay else [plan]
+                wanted = (
+                    [plan, replace(plan, lesson=_REPLAY, episodes=0)] if plan.replay else [plan]
+                )
                 for each in wanted:
                     number = f"-{each.episodes}" if each.episodes else ""
                     key = (f"{each.lesson}{number}", each.choices)
@@ -144,19 +147,9 @@ class AutoCoA:
             if plan.episodes:
                 return self.lessons.episodes(plan.episodes, 0, settings.slips)
             return self.lessons.episodes(settings.episodes, settings.thinking, settings.slips)
-        return [*self.lessons.facts(), *self._other_world()]
-
-    def _other_world(self) -> list[Lesson]:
-        """Return episodes of another world of the same kind, a quarter of them without a search."""
-        count, config = self.config.autocoa.other_episodes, self.config
-        if not count:
-            return []
-        root, world = self.folder / _OTHER_WORLD, load_world(config.world)
-        each = count + 10  # enough questions whose facts are all known, of one task type too
-        counts = {"train": dict.fromkeys(config.task_types.in_domain, each)}
-        world.make_games(root, counts, config.games.seed + 1)
-        other = world.lessons(root, config.seed).episodes(count - count // 4, count // 4)
-        return [replace(lesson, id=f"other/{lesson.id}") for lesson in other]
+        if plan.lesson == _REPLAY:
+            return [*self.lessons.facts(), *without_known_facts(self.config, self.folder)]
+        return [*self.lessons.facts(), *with_known_facts(self.config, self.folder)]
 
     # ---- the base
 
@@ -273,7 +266,7 @@ class AutoCoA:
             return pairs, "; ".join(pairs.lines())
         source = growing_source(codec, read_lessons(texts), limit)
         if plan.replay:
-            facts = growing_source(codec, read_lessons(self._lessons(FACTS)), limit)
+            facts = growing_source(codec, read_lessons(self._lessons(_REPLAY)), limit)
             source = replayed(source, facts, plan.replay, self.config.seed)
         tokens = int(source.lengths.sum())
         out = f", {source.left_out:,} too long" if source.left_out else ""
@@ -290,7 +283,7 @@ class AutoCoA:
         fingerprints = Fingerprints(self.folder / "fingerprints.json")
         content: Any = fingerprints.of(texts)
         if plan.replay:
-            content = content, plan.replay, fingerprints.of(self._lessons(FACTS))
+            content = content, plan.replay, fingerprints.of(self._lessons(_REPLAY))
         return hashlib.sha256(repr((content, settings)).encode()).hexdigest()[:12]
 
     def _made_from(

@@ -32,7 +32,7 @@ def test_the_defaults_are_possible():
         ("rl.updates=0", "rl.updates is 0"),
         ("rl.updates=3", "rl.updates is 3, which does not divide rl.tasks (16)"),
         ("rl.constant=0", "rl.constant is 0"),
-        ("rl.temperature=0", "rl.temperature is 0; it must be more than 0"),
+        ("rl.temperature=0", "rl.temperature is 0.0; it must be more than 0"),
         ("rl.top_p=0.9", "rl.top_p is 0.9; it must be 1.0"),
         ("rl.top_k=50", "rl.top_k is 50; it must be 0"),
         ("rl.win_reward=0", "rl.win_reward is 0"),

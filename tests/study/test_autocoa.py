@@ -63,6 +63,7 @@ def get_config():
     for stage in ("base", "sft1", "rl"):
         config.autocoa.stages[stage].steps = 4
     config.autocoa.stages.rl.simulated_steps = 2
+    config.autocoa.stages.sft2.replay, config.autocoa.replay_episodes = 0.5, 4
     config.rl.tasks, config.rl.group, config.rl.slots, config.rl.flat = 1, 2, 2, "keep"
     config.rl.information, config.rl.refills, config.rl.live_prompt = 0, 0, False
     config.evaluate.max_length, config.evaluate.max_new_tokens = 128, 16
@@ -70,6 +71,7 @@ def get_config():
     config.workers = 0
     return config
 '''
+REPLAYS_LESS = "--config.autocoa.stages.sft2.replay=0.25"
 STAGES = ("base", "sft1", "sft2", "sft3", "rl")
 
 
@@ -142,6 +144,25 @@ def test_killed_in_a_stage_the_run_ends_as_if_undisturbed(tmp_path, capsys):
     assert main(["autocoa", "--config", str(file), "--out", str(calm), other]) == 2
     said = capsys.readouterr().err
     assert "train.learning_rate is 0.0001 there, 0.5 here" in said and said.count("\n") == 1
+    assert main(["autocoa", "--config", str(file), "--out", str(calm), REPLAYS_LESS]) == 2
+    said = capsys.readouterr().err
+    assert "stages/sft2 holds another run" in said and "gives other examples" in said
+
+
+@pytest.mark.slow
+def test_seeds_have_runs_of_their_own_on_the_same_questions(tmp_path, capsys):
+    file, out = tmp_path / "config.py", tmp_path / "run"
+    file.write_text(CONFIG)
+    how = ["--until", "base", "--config.seeds=(0, 1)"]
+    assert main(["autocoa", "--config", str(file), "--out", str(out), *how]) == 0
+    said = capsys.readouterr().out
+    (ours, one), (_, other) = (params_at(out / "seeds" / str(seed), "base") for seed in (0, 1))
+    assert one != other and f"seeds/1/stages/base/checkpoints ({other})" in said
+    assert (out / "games").exists() and not (out / "seeds" / "0" / "games").exists()
+    # Seed 0 is what a run without seeds is.
+    alone = tmp_path / "alone"
+    assert main(["autocoa", "--config", str(file), "--out", str(alone), "--until", "base"]) == 0
+    jax.tree.map(np.testing.assert_array_equal, params_at(alone, "base")[0], ours)
 
 
 def config_of(tmp_path, **stages):
@@ -175,6 +196,8 @@ def test_stages_come_behind_the_ones_they_start_from(tmp_path):
         ({"episodes": 3, "lesson": "play"}, "stages.x.episodes is 3, but its lesson is 'play'"),
         ({"simulated_steps": 3}, "stages.x.simulated_steps is 3, but its lesson is 'episodes'"),
         ({"lesson": "play", "simulated_steps": 9}, "stages.x.simulated_steps is 9; it has 4 steps"),
+        ({"replay": 1.0}, "stages.x.replay is 1.0; it is a share below 1 of the tokens"),
+        ({"replay": 0.5, "lesson": "play"}, "stages.x.replay is 0.5, but its lesson is 'play'"),
         ({"stepz": 3}, "stages.x: unknown field 'stepz'; there are label"),
         ({"steps": -3}, "stages.x.steps is -3; it must be of type int"),
         ({"choices": "a.jsonl"}, "stages.x.choices is a.jsonl, but its lesson is 'episodes'"),

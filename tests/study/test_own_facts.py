@@ -21,12 +21,14 @@ END = "<|im_end|>"
 
 
 class Sometimes(ScriptPolicy):
-    """Answers rightly as often as it is told to, then wrongly; it was given `\\boxed{`."""
+    """Answers "Jor Ko" four times, then "Ma Ti"; it was given `\\boxed{`."""
+
+    calls = 0
 
     def sample(self, prefixes, *, max_new, seeds, temperature, **how):
         assert temperature > 0 and len(set(seeds.values())) == len(seeds)
-        self.stops.append(seeds)
-        right = len(self.stops) <= 4
+        self.calls += 1
+        right = self.calls <= 4
         self.script = {name: (f"{'Jor Ko' if right else 'Ma Ti'} }} {END}",) for name in QUESTIONS}
         return super().sample(prefixes, max_new=max_new, seeds=seeds, temperature=temperature)
 

@@ -78,10 +78,15 @@ class Scripted:
         return found
 
 
-def measuring(codec, policy):
+@pytest.fixture(scope="module")
+def programs(made):
+    codec = made[2]
     model = tiny.model_config(vocab_size=codec.vocab_size)
-    weights = Weights(model, tiny.params(model), tiny.mesh())
-    return Measuring(policy, Programs(weights, 2, True), codec, Elicitation(), WORLD)
+    return Programs(Weights(model, tiny.params(model), tiny.mesh()), 2, True)
+
+
+def measuring(codec, policy, programs):
+    return Measuring(policy, programs, codec, Elicitation(), WORLD)
 
 
 def next_piece(lesson, state):
@@ -111,13 +116,15 @@ def test_a_state_has_the_tokens_of_training_and_its_latest_results_apart(made):
         )
 
 
-def test_an_expert_is_right_and_good_and_a_search_at_once_is_not_where_it_answers(made, tmp_path):
+def test_an_expert_is_right_and_good_and_a_search_at_once_is_not_where_it_answers(
+    made, programs, tmp_path
+):
     _, lessons, codec, states = made
     texts = {lesson.id: lesson for lesson in lessons}
     said = [next_piece(texts[state.game.id], state) for state in states]
     path: Path = tmp_path / "aligned" / "sft2-4.jsonl"
     for number, searches in enumerate((True, False)):
-        own = measuring(codec, Scripted(codec, states, said, searches))
+        own = measuring(codec, Scripted(codec, states, said, searches), programs)
         measure_states(path, f"hash {number}", lambda own=own: own, states, lambda *done: None)
         digest, found = read_aligned(path)
         assert digest == f"hash {number}" and len(found) == len(states)
@@ -139,12 +146,12 @@ def test_an_expert_is_right_and_good_and_a_search_at_once_is_not_where_it_answer
     measure_states(path, digest, never, states, lambda *done: None)
 
 
-def test_programs_are_compiled_once_and_have_the_weights_of_each_checkpoint(made):
+def test_programs_are_compiled_once_and_have_the_weights_of_each_checkpoint(made, programs):
     _, lessons, codec, states = made
-    model = tiny.model_config(vocab_size=codec.vocab_size)
+    model = programs.weights.model
     texts = {lesson.id: lesson for lesson in lessons}
     said = [next_piece(texts[state.game.id], state) for state in states[:2]]
-    one = measuring(codec, Scripted(codec, states[:2], said, True))
+    one = measuring(codec, Scripted(codec, states[:2], said, True), programs)
     first = one.aligned(states[:2])
     other = one.programs.of(Weights(model, tiny.params(model), tiny.mesh()))
     assert other._compiled is one.programs._compiled and other._compiled
