@@ -46,22 +46,26 @@ def get_config():
     config.autocoa.episodes = 240
     config.autocoa.thinking = 48
     config.autocoa.other_episodes = 60
-    config.autocoa.grafts = config.autocoa.states = 48
+    config.autocoa.states = 48
     config.autocoa.stages.base.steps = 500
     config.autocoa.stages.base.learning_rate = 5e-3
     config.autocoa.stages.base.row_length = 256  # a text about a fact has 30 tokens
     config.autocoa.stages.base.batch = 8
-    stages = config.autocoa.stages
-    stages.sft1.steps = 30
-    stages.sft1.learning_rate = 1e-4
-    stages.sft1.batch = 2  # rows, of some 17 pairs each: 4 epochs
+    config.autocoa.stages.sft1.steps = 30
+    config.autocoa.stages.sft1.learning_rate = 3e-4
+    config.autocoa.stages.sft1.batch = 2  # rows, of some 17 pairs each: 4 epochs
+    # ---- one more arm: SFT-2 with the known facts, and another world's episodes, told again
     config.autocoa.replay_episodes = 420
-    for stage in (stages.few, stages.sft2, stages.sft2_alone, stages.sft3):
-        stage.replay = 0.75  # without it facts are forgotten
-        stage.row_length, stage.batch = 640, 12
-    stages.few.steps = 40
-    stages.sft2.steps = stages.sft2_alone.steps = 120
-    stages.sft3.steps = 80
+    supervised = config.autocoa.stages.sft2_alone.supervised
+    again = {"label": "SFT-2, replayed", "start": "base", "supervised": supervised, "replay": 0.75}
+    again |= {"steps": 110, "row_length": 640, "batch": 12}
+    with config.unlocked():
+        config.autocoa.stages.sft2_replay = again
+        config.autocoa.arms.sft2_replay = {
+            "label": "SFT-2, replayed",
+            "at": "sft2_replay",
+            "minus": "sft2",
+        }
     # ---- what is played, in training and at the end
     config.workers = 0  # a search takes a tenth of a millisecond: environments need no processes
     config.rl.tasks, config.rl.group, config.rl.slots = 6, 6, 36
@@ -69,10 +73,11 @@ def get_config():
     config.rl.kl, config.rl.kl_estimator, config.rl.entropy = 0.001, "k3", 0.001
     config.rl.information = 0
     config.rl.live_prompt = False
-    stages.rl.steps, stages.rl.simulated_steps = 18, 15
+    config.autocoa.stages.rl.steps, config.autocoa.stages.rl.simulated_steps = 18, 15
+    stages = config.autocoa.stages
     stages.rl2.steps = stages.rl2_alone.steps = 18
     for stage in (stages.rl, stages.rl2, stages.rl2_alone):
-        stage.learning_rate = 1e-4
+        stage.learning_rate = 3e-4
     config.evaluate.max_length = 1024
     config.evaluate.max_steps = 12  # 10 searches, one too many, and the answer
     return config
