@@ -121,8 +121,9 @@ def read_aligned(path: Path) -> tuple[str, list[Aligned]]:
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         hashes = {line.pop("checkpoint") for line in lines}
-        sides = [{name: Side(**line.pop(name)) for name in ("cot", "prompt")} for line in lines]
-        found = [Aligned(**line, **side) for line, side in zip(lines, sides, strict=True)]
+        for line in lines:
+            line |= {name: Side(**line[name]) for name in ("cot", "prompt")}
+        found = [Aligned(**line) for line in lines]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: not what was measured at the expert's states ({error}); delete it, and start "

@@ -29,6 +29,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+
 from cotjax.diagnostics.statistics import Estimate, contrast, mean, rate
 from cotjax.envs.base import Game, SearchCounts
 from cotjax.envs.worlds import World
@@ -192,11 +194,12 @@ def _cells(
     return cells
 
 
-def _sums(cells: Cells, names: Sequence[str]) -> list[list[float]]:
-    """Return of each seed and game the sum of these fields over its episodes."""
-    return [
-        [sum(each.count(name) for each in own for name in names) for own in row] for row in cells
-    ]
+def _sums(cells: Cells, names: Sequence[str]) -> np.ndarray:
+    """Return of each seed and game the sum of these fields over its episodes, [seeds, games]."""
+    return np.array(
+        [[sum(each.count(name) for each in own for name in names) for own in row] for row in cells],
+        np.float64,
+    )
 
 
 def _most(episodes: Sequence[Judged], names: Sequence[str]) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -73,12 +74,12 @@ class ArmFacet:
         return f"{self.title}, with 95 % intervals. {'. '.join(texts)}."
 
     @property
-    def svg(self) -> str:
+    def svg(self) -> Markup:
         """The facet as an inline SVG element."""
         figure = Figure(figsize=(_WIDTH, self.height))
         figure.subplots_adjust(left=0.3, right=0.97, top=0.99, bottom=0.3 / self.height)
         draw_arms(figure.add_subplot(), self)
-        return inline_svg(figure, f"{NAME}-{self.marks[0].figure}-")
+        return Markup(inline_svg(figure, f"{NAME}-{self.marks[0].figure}-"))
 
 
 _FACETS = (

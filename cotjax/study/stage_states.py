@@ -194,8 +194,8 @@ class Measuring:
     def _aligned(
         self, state: ExpertState, cot: Response, prompt: Response, answer: Answer | None
     ) -> Aligned:
-        sides = [self._side(state, response.action or "") for response in (cot, prompt)]
-        meanings = {self.world.meaning(each.action) for each in sides}
+        ours, theirs = (self._side(state, each.action or "") for each in (cot, prompt))
+        meanings = {self.world.meaning(each.action) for each in (ours, theirs)}
         shares: dict[str, Share] = {}
         if answer is not None:
             assert answer.gradient is not None
@@ -204,9 +204,15 @@ class Measuring:
                 GRADIENT: by_group(answer.gradient.sum(axis=0)),
                 UNIFORM: by_group(answer.uniform),
             }
-        agree = len(meanings) == 1 and bool(sides[0].action)
         return Aligned(
-            state.game.id, state.number, state.searches, state.reference, *sides, agree, shares
+            state.game.id,
+            state.number,
+            state.searches,
+            state.reference,
+            ours,
+            theirs,
+            agree=len(meanings) == 1 and bool(ours.action),
+            shares=shares,
         )
 
     def _side(self, state: ExpertState, action: str) -> Side:

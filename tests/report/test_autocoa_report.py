@@ -233,7 +233,7 @@ def test_the_figure_has_every_arm_and_the_same_bytes(run, tmp_path):
     assert [path.suffix for path in paths[0]] == [".png", ".svg"]
     make_report(run[0])
     page = (run[0] / "report.html").read_text(encoding="utf-8")
-    assert page.count('<figure role="img"') == 3
+    assert page.count('<figure role="img"') == page.count("<svg") == 3
 
 
 def test_what_is_done_in_the_experts_states_is_shown(run):
