@@ -54,10 +54,9 @@ def get_config():
     config.autocoa.stages.sft1.steps = 30
     config.autocoa.stages.sft1.learning_rate = 3e-4
     config.autocoa.stages.sft1.batch = 2  # rows, of some 17 pairs each: 4 epochs
-    # ---- one more arm: SFT-2 with the known facts, and another world's episodes, told again
-    config.autocoa.replay_episodes = 420
+    # ---- one more arm: SFT-2 with the texts of the base told again
     supervised = config.autocoa.stages.sft2_alone.supervised
-    again = {"label": "SFT-2, replayed", "start": "base", "supervised": supervised, "replay": 0.75}
+    again = {"label": "SFT-2, replayed", "start": "base", "supervised": supervised, "replay": 0.5}
     again |= {"steps": 110, "row_length": 640, "batch": 12}
     with config.unlocked():
         config.autocoa.stages.sft2_replay = again

@@ -23,7 +23,6 @@ def get_config():
     stages = config.autocoa.stages
     stages.base.steps, stages.sft1.steps, stages.few.steps = 80, 8, 8
     stages.sft2_replay.steps = 8
-    config.autocoa.replay_episodes = 40
     config.rl.tasks, config.rl.group, config.rl.slots = 4, 4, 16
     stages.rl.steps, stages.rl.simulated_steps = 3, 2
     stages.rl2.steps = stages.rl2_alone.steps = 2

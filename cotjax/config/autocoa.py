@@ -45,8 +45,8 @@ def autocoa() -> ConfigDict:
     # Episodes of another invented world in both forms, beside the known facts: the base learns the
     # format from them, and nothing about this world.
     autocoa.other_episodes = 200
-    # Episodes of one more invented world beside the known facts in what a stage replays. Nothing of
-    # it is known, so each fact is searched for: reading is learned from them.
+    # Episodes of one more invented world in what a stage replays, beside the texts of "facts".
+    # Nothing of that world is known, so each fact is searched for.
     autocoa.replay_episodes = 0
     # Answers to each question about a single fact, without a search, of a base that was pretrained:
     # its facts are known where least_right of them are right, for lessons and figures. 0: as the
@@ -84,8 +84,8 @@ def _stages() -> dict[str, dict[str, Any]]:
       a world model, without it their results are masked.
     choices: file of choices (`cotjax data choices`); "": from the world's known and unknown facts.
     episodes: so many episodes with a search alone; 0: autocoa.episodes and autocoa.thinking.
-    replay: share of the tokens that are texts about known facts again (what was learned from them
-      is forgotten otherwise), and autocoa.replay_episodes of another world.
+    replay: share of the tokens that are texts of the lesson "facts" again (what was learned from
+      them is forgotten otherwise), and autocoa.replay_episodes of one more world.
     simulated_steps: of a stage that plays, the first steps, in which the policy writes the results
       of its searches itself (RL-1); in the others the world does (RL-2).
     steps, batch, row_length, learning_rate: in place of those of `train`. Texts longer than a row

@@ -147,9 +147,10 @@ class AutoCoA:
             if plan.episodes:
                 return self.lessons.episodes(plan.episodes, 0, settings.slips)
             return self.lessons.episodes(settings.episodes, settings.thinking, settings.slips)
+        told = [*self.lessons.facts(), *with_known_facts(self.config, self.folder)]
         if plan.lesson == _REPLAY:
-            return [*self.lessons.facts(), *without_known_facts(self.config, self.folder)]
-        return [*self.lessons.facts(), *with_known_facts(self.config, self.folder)]
+            told += without_known_facts(self.config, self.folder)
+        return told
 
     # ---- the base
 
