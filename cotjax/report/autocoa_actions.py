@@ -9,7 +9,7 @@ from cotjax.diagnostics.statistics import Estimate
 from cotjax.report.autocoa import StageSummary
 from cotjax.report.autocoa_cells import moved, value
 from cotjax.report.labels import percent
-from cotjax.report.section import Cell, Section, SectionRow, SectionTable
+from cotjax.report.section import Cell, Section, SectionRow, SectionTable, under_headings
 
 _CONTROL = (
     "At once: the answer right behind the prompt, without reasoning or a search. Same: it is the "
@@ -60,53 +60,54 @@ def actions(summary: StageSummary) -> tuple[Section, ...]:
 
 
 def _at_once(summary: StageSummary) -> SectionTable:
-    rows = []
+    rows: dict[str, list[SectionRow]] = {}
     for control in summary.at_once:
         known = "known" if control.known else "some unknown"
         own = control.figures
         cells = (
-            f"{control.hops}, {known}",
             value("exact", own["prompt"]),
             value("exact", own["cot"]),
             moved("exact", own["gap"]),
             value("exact", own["same"]),
         )
-        rows.append(SectionRow(summary.arms[control.arm]["label"], cells))
-    columns = ("questions", "right at once, %", "right at the end, %", "gap, points", "same, %")
-    return SectionTable("", columns, tuple(rows), rows_are="arm", words=(0,))
+        rows.setdefault(control.arm, []).append(SectionRow(f"{control.hops}, {known}", cells))
+    columns = ("right at once, %", "right at the end, %", "gap, points", "same, %")
+    return SectionTable("", columns, _by_arm(summary, rows), rows_are="questions")
 
 
 def _judged(summary: StageSummary) -> SectionTable:
     figures = ("d1_cot", "d1_prompt", "kind_cot", "kind_prompt", "d2", "d4_cot", "d4_prompt")
     columns = (
-        *("the expert", "states", "D1, CoT, %", "D1, prompt, %", "D1, gap, points"),
+        *("states", "D1, CoT, %", "D1, prompt, %", "D1, gap, points"),
         *("kind, CoT, %", "kind, prompt, %", "D2, same, %"),
         *("D4, CoT won, %", "D4, prompt won, %", "D4, gap, points"),
     )
-    rows = []
+    rows: dict[str, list[SectionRow]] = {}
     for each in summary.aligned:
         cells: list[str | Cell] = [value("exact", each.figures[name]) for name in figures]
         cells.insert(2, moved("exact", each.figures["d1_gap"]))
         cells.append(moved("exact", each.figures["d4_gap"]))
-        states = str(each.figures["d2"].n)
-        label = summary.arms[each.arm]["label"]
-        rows.append(SectionRow(label, (_DONE[each.searches], states, *cells)))
+        own = SectionRow(_DONE[each.searches], (str(each.figures["d2"].n), *cells))
+        rows.setdefault(each.arm, []).append(own)
     return SectionTable(
-        "Which action, and whether it is good", columns, tuple(rows), (_JUDGED,), "arm", words=(0,)
+        "Which action, and whether it is good",
+        columns,
+        _by_arm(summary, rows),
+        (_JUDGED,),
+        "the expert",
     )
 
 
 def _shares(summary: StageSummary) -> SectionTable:
     parts = ("prompt", "results", "reasoning")
     kinds = {"attention": "attention (D6)", "gradient": "gradient (D7)", "uniform": "of tokens"}
-    rows = []
+    rows: dict[str, list[SectionRow]] = {}
     for each in summary.aligned:
         if not each.figures["attention_prompt"].measured:
             continue
         cells = _of(each.figures, [f"{kind}_{part}" for kind in kinds for part in parts])
-        states = str(each.figures["attention_prompt"].n)
-        label = summary.arms[each.arm]["label"]
-        rows.append(SectionRow(label, (_DONE[each.searches], states, *cells)))
+        own = SectionRow(_DONE[each.searches], (str(each.figures["attention_prompt"].n), *cells))
+        rows.setdefault(each.arm, []).append(own)
     heads = tuple(
         f"{title}: {'latest results' if part == 'results' else part}, %"
         for title in kinds.values()
@@ -114,11 +115,10 @@ def _shares(summary: StageSummary) -> SectionTable:
     )
     return SectionTable(
         "What the CoT action rests on",
-        ("the expert", "states", *heads),
-        tuple(rows),
+        ("states", *heads),
+        _by_arm(summary, rows),
         (_SHARED,),
-        "arm",
-        words=(0,),
+        "the expert",
     )
 
 
@@ -127,14 +127,17 @@ def _of(figures: Mapping[str, Estimate], names: Sequence[str]) -> list[str]:
 
 
 def _grafts(summary: StageSummary) -> SectionTable:
-    rows = []
+    rows: dict[str, list[SectionRow]] = {}
     for each in summary.grafts:
         said = "known, “so I search”" if each.known else "unknown, “…, I know, is …”"
-        cells = (
-            said,
-            *_of(each.figures, (FOLLOWED, ANCHORED)),
-            str(each.figures[FOLLOWED].n),
-        )
-        rows.append(SectionRow(summary.arms[each.arm]["label"], cells))
-    columns = ("fact, and grafted thought", "follows it, %", "keeps to itself, %", "facts")
-    return SectionTable("", columns, tuple(rows), rows_are="arm", words=(0,))
+        cells = (*_of(each.figures, (FOLLOWED, ANCHORED)), str(each.figures[FOLLOWED].n))
+        rows.setdefault(each.arm, []).append(SectionRow(said, cells))
+    columns = ("follows it, %", "keeps to itself, %", "facts")
+    return SectionTable("", columns, _by_arm(summary, rows), rows_are="fact, and grafted thought")
+
+
+def _by_arm(
+    summary: StageSummary, rows: Mapping[str, Sequence[SectionRow]]
+) -> tuple[SectionRow, ...]:
+    """Return the rows of each arm below its name."""
+    return under_headings((summary.arms[arm]["label"], own) for arm, own in rows.items())

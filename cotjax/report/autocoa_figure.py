@@ -86,7 +86,7 @@ _FACETS = (
     ("Exact match, %", (Mark("exact", "exact match", "cot", "o"),)),
     (
         "Searches an episode",
-        (Mark("searches", "made", "cot", "o"), Mark("oracle", "needed by the oracle", "", "|")),
+        (Mark("searches", "made", "cot", "o"), Mark("oracle", "the oracle's", "", "|")),
     ),
     (
         "Triggering, %",

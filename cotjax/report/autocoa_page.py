@@ -269,17 +269,23 @@ def _table(
     rows: Sequence[tuple[str, Row | None]],
 ) -> SectionTable:
     """Return figures, a row an arm that was played."""
+    played = [(arm, row) for arm, row in rows if row is not None]
+    sizes = [
+        f"{row.figures['exact'].n} episodes, {row.figures['exact'].games} questions"
+        for _, row in played
+    ]
+    alike = len({*sizes}) == 1
     made = [
         SectionRow(
             summary.arms[arm]["label"],
             tuple(value(name, row.figures[name]) for name in names),
-            note=f"{row.figures['exact'].n} episodes, {row.figures['exact'].games} questions",
+            note="" if alike else size,
         )
-        for arm, row in rows
-        if row is not None
+        for (arm, row), size in zip(played, sizes, strict=True)
     ]
     heads = tuple(_HEADS[name] for name in names)
-    return SectionTable(title, heads, tuple(made), rows_are="arm")
+    notes = (f"Of each arm: {sizes[0]}.",) if alike else ()
+    return SectionTable(title, heads, tuple(made), notes, rows_are="arm")
 
 
 def _change_of(summary: StageSummary, arm: str) -> Mapping[str, Estimate] | None:

@@ -222,7 +222,7 @@ def test_the_figure_has_every_arm_and_the_same_bytes(run, tmp_path):
     # The first arm never searches, so nothing is said of its precision; the second is right.
     assert "arm few: precision –, recall 0 [0" in shown[2].alt
     assert "arm rl2: exact match 100 [" in shown[0].alt
-    assert shown[1].label == "Searches an episode: ● made, │ needed by the oracle"
+    assert shown[1].label == "Searches an episode: ● made, │ the oracle's"
     for each in shown:
         assert (
             each.svg.startswith("<svg") and "currentColor" in each.svg and "#0067a3" not in each.svg
