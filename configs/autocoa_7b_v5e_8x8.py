@@ -9,9 +9,8 @@ Plan      cotjax plan --stages --config configs/autocoa_7b_v5e_8x8.py
 Result    by the shardings, not yet by the compiler: in training the state, the KL term's start and
           the sums of gradients take 2.3 GiB a chip; in play, the sampler's weights take 3.6 and
           the cache of 128 slots 0.9 GiB beside the state and the start
-Differs   from the paper: sampled at temperature 1, not 0.6, because the log-probabilities of the
-          loss are the policy's at 1; float32 parameters. Rows are packed, so an update of 16 rows
-          has more than its 32 texts: the steps are those of 2 epochs at 1,400 tokens a text
+Differs   from the paper: float32 parameters. Rows are packed, so an update of 16 rows has more than
+          its 32 texts: the steps are those of 2 epochs at 1,400 tokens a text
 Hardware  v5litepod-64: 16 GiB a chip. `cotjax autocoa` runs as one process, so this slice of 16
           hosts is planned with alone
 """
@@ -39,6 +38,7 @@ def get_config():
     config.autocoa.choices = 1500
     config.autocoa.episodes, config.autocoa.thinking = 5000, 1000
     config.autocoa.other_episodes = 0
+    config.autocoa.closed_book = 5  # answers to each fact; 4 right ones: it is known
     with config.unlocked():
         for stage in ("base", "few"):
             del config.autocoa.stages[stage]
@@ -49,12 +49,14 @@ def get_config():
     stages.sft1.learning_rate = 5e-6
     stages.sft2_alone.start = ""
     stages.rl2_alone.start = ""
-    stages.rl.learning_rate = stages.rl2_alone.learning_rate = 7e-7
+    for stage in (stages.rl, stages.rl2, stages.rl2_alone):
+        stage.learning_rate = 7e-7
     for arm in (arms.sft1, arms.sft2, arms.rl2):
         arm.minus = ""
     # ---- what is played
     config.rl.tasks, config.rl.group, config.rl.slots = 48, 5, 128
     config.rl.kl, config.rl.kl_estimator, config.rl.entropy = 0.001, "k3", 0.001
+    config.rl.temperature = 0.6
     config.rl.flat = "keep"
     config.rl.reward = "autocoa"
     config.rl.format_penalty = 0.0

@@ -19,11 +19,15 @@ def get_config():
     config.autocoa.least_known = 0.0
     config.autocoa.choices = 80
     config.autocoa.episodes, config.autocoa.thinking = 60, 12
-    config.autocoa.stages.base.steps = 80
-    config.autocoa.stages.sft1.steps = 8
-    config.autocoa.stages.few.steps = 8
+    config.autocoa.grafts = config.autocoa.states = 8
+    stages = config.autocoa.stages
+    stages.base.steps, stages.sft1.steps, stages.few.steps = 80, 8, 8
+    stages.sft2_replay.steps = 8
     config.rl.tasks, config.rl.group, config.rl.slots = 4, 4, 16
-    config.autocoa.stages.rl.steps, config.autocoa.stages.rl.simulated_steps = 3, 2
-    config.autocoa.stages.rl2_alone.steps = 2
+    stages.rl.steps, stages.rl.simulated_steps = 3, 2
+    stages.rl2_alone.steps = 2
+    # Reinforcement learning with real searches is checked by rl2_alone.
+    with config.unlocked():
+        del config.autocoa.stages["rl2"], config.autocoa.arms["sft1_2_rl2"]
     config.evaluate.max_steps = 4
     return config

@@ -35,7 +35,7 @@ def get_config():
     stages = config.autocoa.stages
     stages.base.steps, stages.base.learning_rate = 2000, 5e-4
     stages.sft1.learning_rate = 5e-5
-    for stage in (stages.rl, stages.rl2_alone):
+    for stage in (stages.rl, stages.rl2, stages.rl2_alone):
         stage.learning_rate = 1e-5
     config.rl.tasks, config.rl.group, config.rl.slots = 16, 8, 128
     config.rl.kl, config.rl.kl_estimator, config.rl.entropy = 0.001, "k3", 0.001

@@ -52,7 +52,12 @@ def check_searches(folder: Path, say: Callable[[str], None]) -> bool:
     """
     about = read(folder / _ABOUT, "`cotjax autocoa` writes it")
     content = read(folder / _FILE, "`cotjax autocoa` writes it")
-    played = {source: _played(folder / source) for source in about.get("sources", list)}
+    seeds = about.get("seeds", list) if "seeds" in about.content else []
+    folders = [folder / "seeds" / str(seed) for seed in seeds] or [folder]
+    played = {
+        source: _played([each / source for each in folders])
+        for source in about.get("sources", list)
+    }
     places = {
         arm.get("name", str): (arm.get("stage", str), arm.get("step", int))
         for arm in about.objects("arms")
@@ -126,10 +131,10 @@ def _difference(ours: list[_Played], theirs: list[_Played], name: str) -> float 
     return None if sides[0] is None or sides[1] is None else sides[0] - sides[1]
 
 
-def _played(folder: Path) -> dict[tuple[str, int], list[_Played]]:
-    """Return what the CoT-driven records of a folder say, by arm and checkpoint."""
+def _played(folders: Iterable[Path]) -> dict[tuple[str, int], list[_Played]]:
+    """Return what the CoT-driven records of these folders say, by arm and checkpoint."""
     found: dict[tuple[str, int], list[_Played]] = defaultdict(list)
-    for path in sorted(folder.rglob("*.json")):
+    for path in (path for folder in folders for path in sorted(folder.rglob("*.json"))):
         record = read(path, "restore the record")
         if record.get("driver", str) != "cot" or record.get("ended", str) == "env_error":
             continue

@@ -46,7 +46,7 @@ def _autocoa(arguments: argparse.Namespace) -> None:
     if arguments.out:
         config.out = str(arguments.out)
     split_cpu(config.cpu_devices)
-    from cotjax.study.autocoa import open_autocoa
+    from cotjax.study.autocoa_seeds import run_autocoa
     from cotjax.study.ready import check_folder, check_stages
 
     plans = check_stages(config)
@@ -57,6 +57,6 @@ def _autocoa(arguments: argparse.Namespace) -> None:
     check_folder(folder, mine)
     claim_run(folder, mine)
     reporter = Reporter(folder / "log.txt")
-    hashes = open_autocoa(config, reporter).run(arguments.until)
-    for name, digest in hashes.items():
-        reporter.say(f"{name}: {folder / 'stages' / name / 'checkpoints'} ({digest})")
+    for name, digest in run_autocoa(config, reporter, arguments.until).items():
+        root, _, stage = name.rpartition("/")
+        reporter.say(f"{name}: {folder / root / 'stages' / stage / 'checkpoints'} ({digest})")

@@ -15,6 +15,7 @@ STAGE_FIELDS: dict[str, Any] = {
     "supervised": (),
     "choices": "",
     "episodes": 0,
+    "replay": 0.0,
     "simulated_steps": 0,
     "steps": 0,
     "batch": 0,
@@ -44,6 +45,14 @@ def autocoa() -> ConfigDict:
     # Episodes of another invented world in both forms, beside the known facts: the base learns the
     # format from them, and nothing about this world.
     autocoa.other_episodes = 200
+    # Episodes of one more invented world in what a stage replays, beside the texts of "facts".
+    # Nothing of that world is known, so each fact is searched for.
+    autocoa.replay_episodes = 0
+    # Answers to each question about a single fact, without a search, of a base that was pretrained:
+    # its facts are known where least_right of them are right, for lessons and figures. 0: as the
+    # world says.
+    autocoa.closed_book = 0
+    autocoa.least_right = 4
     # ---- gate behind the stage "facts"
     autocoa.least_known = 0.95  # share of the known facts that a closed-book answer gives
     autocoa.most_above_prior = 0.02  # the same of unknown facts, above that of a guess
@@ -55,6 +64,9 @@ def autocoa() -> ConfigDict:
     autocoa.simulated = True
     # Choices about facts of test questions, after whose contradicting thoughts arms go on (D5).
     autocoa.grafts = 64
+    # States of the expert's episodes of these games in which arms act (D1, D2, D4, D6, D7), half of
+    # them before a search.
+    autocoa.states = 64
     stages = _stages() | _played()
     autocoa.stages = ConfigDict({name: STAGE_FIELDS | own for name, own in stages.items()})
     autocoa.arms = _arms()
@@ -72,6 +84,8 @@ def _stages() -> dict[str, dict[str, Any]]:
       a world model, without it their results are masked.
     choices: file of choices (`cotjax data choices`); "": from the world's known and unknown facts.
     episodes: so many episodes with a search alone; 0: autocoa.episodes and autocoa.thinking.
+    replay: share of the tokens that are texts of the lesson "facts" again (what was learned from
+      them is forgotten otherwise), and autocoa.replay_episodes of one more world.
     simulated_steps: of a stage that plays, the first steps, in which the policy writes the results
       of its searches itself (RL-1); in the others the world does (RL-2).
     steps, batch, row_length, learning_rate: in place of those of `train`. Texts longer than a row
@@ -117,6 +131,14 @@ def _played() -> dict[str, dict[str, Any]]:
             "simulated_steps": 80,
             "learning_rate": 1e-4,
         },
+        # The paper's best row: without a world model.
+        "rl2": {
+            "label": "RL-2 behind SFT-2",
+            "lesson": "play",
+            "start": "sft2",
+            "steps": 96,
+            "learning_rate": 1e-4,
+        },
         "rl2_alone": {
             "label": "RL-2 alone",
             "lesson": "play",
@@ -151,6 +173,12 @@ def _arms() -> ConfigDict:
         },
         "rl1": {"label": "+RL-1", "at": "rl@simulated", "minus": "sft1_2_3", "paper": "+RL-1"},
         "rl1_2": {"label": "+RL-1+RL-2", "at": "rl", "minus": "rl1", "paper": "+RL-1+RL-2"},
+        "sft1_2_rl2": {
+            "label": "SFT-1+2+RL-2",
+            "at": "rl2",
+            "minus": "sft1_2",
+            "paper": "SFT-1+2+RL-2",
+        },
         "few": {"label": "60 episodes", "at": "few", "minus": "base"},
         "rl2": {"label": "RL-2 alone", "at": "rl2_alone", "minus": "few", "paper": "RL-2"},
     }

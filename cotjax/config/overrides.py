@@ -39,7 +39,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     of_arms = ("trajectories", "rejected")
     files = (f"arms.{arm}.{field}" for field in of_arms for arm in own_files(config, field))
     stages = _section(config, ("autocoa", "stages"))
-    choices = (f"autocoa.stages.{stage}.choices" for stage in stages)
+    # A stage may be given by a few of its fields.
+    choices = (
+        f"autocoa.stages.{stage}.choices"
+        for stage, own in stages.items()
+        if isinstance(own, ConfigDict) and "choices" in own
+    )
     for name in (*PATHS, *files, *choices):
         # URLs are refused here, before anything is read or written.
         config.update_from_flattened_dict({name: _expanded(_fields(config)[name])})

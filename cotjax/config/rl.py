@@ -17,9 +17,11 @@ def rl() -> ConfigDict:
     rl.tasks = 16  # groups a step
     rl.group = 8  # plays of a group's game
     rl.slots = 64  # episodes played at once. They decide rounding, so a run cannot change them
-    # How an id is drawn. The log-probabilities that a sampler reports are the policy's at 1, 1.0
-    # and 0 alone, so other values are refused.
+    # Divides the logits wherever the policy plays, is trained or is compared with in training. What
+    # is evaluated has evaluate.temperature.
     rl.temperature = 1.0
+    # The log-probabilities that a sampler reports are the policy's at 1.0 and 0 alone, so other
+    # values are refused.
     rl.top_p = 1.0
     rl.top_k = 0
     # Decode each state's prompt action, greedily, beside its sampled CoT action, and log how often

@@ -85,8 +85,13 @@ def _piece_roles(codec: TextCodec, turn: PlayedTurn) -> np.ndarray:
     """
     if not turn.valid:
         return np.full(len(turn.ids), Role.REASONING, np.int8)
+    return piece_roles(codec, turn.ids)
+
+
+def piece_roles(codec: TextCodec, ids: Sequence[int]) -> np.ndarray:
+    """Return the role of each id of a well-formed piece, int8, by its position in the text."""
     pieces = codec.pieces
-    texts = [(pieces[id] or "") if id < len(pieces) else "" for id in turn.ids]
+    texts = [(pieces[id] or "") if id < len(pieces) else "" for id in ids]
     written, end = "".join(texts), codec.template.response_end
     text = written.rstrip().removesuffix(end) if end else written
     of_characters = np.full(len(written), Role.END, np.int8)

@@ -29,6 +29,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+
 from cotjax.diagnostics.statistics import Estimate, contrast, mean, rate
 from cotjax.envs.base import Game, SearchCounts
 from cotjax.envs.worlds import World
@@ -124,15 +126,15 @@ def judged(
 
 
 def figures(episodes: Sequence[Judged]) -> dict[str, Estimate]:
-    """Return every figure of these episodes. Samples of a question count together."""
-    by_game = list(grouped(episodes, lambda each: each.record.game.id).values())
+    """Return every figure of these episodes. Samples of a question under a seed count together."""
+    cells = _cells(episodes, list(dict.fromkeys(each.record.game.id for each in episodes)))
     return {
         **{
-            name: rate(_sums(by_game, above), _sums(by_game, below))
+            name: rate(_sums(cells, above), _sums(cells, below))
             for name, (above, below) in _RATES.items()
         },
         **{
-            name: mean(_sums(by_game, what), _sums(by_game, ("episodes",)), _most(episodes, what))
+            name: mean(_sums(cells, what), _sums(cells, ("episodes",)), _most(episodes, what))
             for name, what in _MEANS.items()
         },
     }
@@ -149,12 +151,13 @@ def sim_to_real(simulated: Sequence[Judged], real: Sequence[Judged]) -> Estimate
 def difference(ours: Sequence[Judged], theirs: Sequence[Judged], figure: str) -> Estimate:
     """Return a figure of some episodes minus the same of others, on the questions of both sides."""
     above, below = _RATES[figure] if figure in _RATES else (_MEANS[figure], ("episodes",))
-    sides = [grouped(side, lambda each: each.record.game.id) for side in (ours, theirs)]
-    both = [name for name in sides[0] if name in sides[1]]
+    others = {each.record.game.id for each in theirs}
+    names = dict.fromkeys(each.record.game.id for each in ours)
+    both, seeds = [name for name in names if name in others], _seeds([*ours, *theirs])
     terms = []
-    for sign, side in zip((1.0, -1.0), sides, strict=True):
-        games = [side[name] for name in both]
-        terms.append((sign, _sums(games, above), _sums(games, below)))
+    for sign, side in ((1.0, ours), (-1.0, theirs)):
+        cells = _cells(side, both, seeds)
+        terms.append((sign, _sums(cells, above), _sums(cells, below)))
     span = 1.0 if figure in _RATES else _most([*ours, *theirs], above)
     return contrast(terms, span)
 
@@ -167,9 +170,36 @@ def grouped(episodes: Iterable[Judged], key: Callable[[Judged], Key]) -> dict[Ke
     return dict(groups)
 
 
-def _sums(games: Sequence[Sequence[Judged]], names: Sequence[str]) -> list[float]:
-    """Return of each game the sum of these fields over its episodes."""
-    return [sum(each.count(name) for each in own for name in names) for own in games]
+Seed = int | None
+Cells = list[list[list[Judged]]]
+
+
+def _seeds(episodes: Iterable[Judged]) -> list[Seed]:
+    seeds = {each.record.training_seed for each in episodes}
+    return sorted(seeds, key=lambda seed: -1 if seed is None else seed)
+
+
+def _cells(
+    episodes: Sequence[Judged], games: Sequence[str], seeds: Sequence[Seed] | None = None
+) -> Cells:
+    """Return the episodes of each seed and game, [seeds][games][]."""
+    seeds = _seeds(episodes) if seeds is None else seeds
+    places = {name: number for number, name in enumerate(games)}
+    rows = {seed: number for number, seed in enumerate(seeds)}
+    cells: Cells = [[[] for _ in games] for _ in seeds]
+    for each in episodes:
+        if each.record.game.id in places:
+            own = cells[rows[each.record.training_seed]]
+            own[places[each.record.game.id]].append(each)
+    return cells
+
+
+def _sums(cells: Cells, names: Sequence[str]) -> np.ndarray:
+    """Return of each seed and game the sum of these fields over its episodes, [seeds, games]."""
+    return np.array(
+        [[sum(each.count(name) for each in own for name in names) for own in row] for row in cells],
+        np.float64,
+    )
 
 
 def _most(episodes: Sequence[Judged], names: Sequence[str]) -> float:

@@ -6,9 +6,11 @@ a plain text. A `Choice` is a question, the beginning of its growing text, and t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+from cotjax.envs.base import Game
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,20 @@ class Lessons(Protocol):
     def recalls(self) -> list[Recall]:
         """Return a question about each fact, known or not."""
 
+    def by_own_facts(
+        self, asked: Mapping[str, Any], known: Collection[str] | None = None
+    ) -> Lessons | None:
+        """Return the same lessons where a model's own facts are the known ones.
+
+        They are kept with the games, so that episodes are judged by them, too.
+
+        Args:
+          asked: which model was asked, and how.
+          known: ids of the recalls whose facts it knows; None: those that are kept.
+
+        Returns None where `known` is None and nothing, or something else, was asked.
+        """
+
     def choices(self, count: int) -> list[Choice]:
         """Return choices, half in each direction.
 
@@ -83,6 +99,12 @@ class Lessons(Protocol):
     def held_out_choices(self, most: int) -> list[Choice]:
         """Return at most so many choices about facts of no training question, half in each
         direction: for measuring.
+        """
+
+    def written(self, games: Sequence[Game]) -> list[Lesson]:
+        """Return the expert's episode of each of these games that it wins, named by the game's id.
+
+        They may be test questions, for measuring.
         """
 
     def episodes(self, searching: int, thinking: int, slips: float = 0.0) -> list[Lesson]:

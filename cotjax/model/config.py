@@ -113,6 +113,9 @@ class ModelConfig:
     max_length: int = 32_768  # longest sequence the rotary positions were made for, in tokens
     param_dtype: str = "float32"  # parameters and gradients
     compute_dtype: str = "float32"  # matmuls; norms, softmax and logits are always float32
+    # Divides the last hidden states, and so the logits: the policy is that of this temperature,
+    # wherever it is sampled or scored at 1 (rl.temperature).
+    temperature: float = 1.0
     # Adapters of projections: they alone are trained. None: every weight is trained.
     lora: LoRA | None = None
 
@@ -136,7 +139,7 @@ class ModelConfig:
                 raise UsageError(
                     f"model: {name} is {value!r}; it must be a whole number, 1 or more"
                 )
-        for name in ("rope_theta", "norm_eps"):
+        for name in ("rope_theta", "norm_eps", "temperature"):
             value = getattr(self, name)
             if (
                 not isinstance(value, int | float)

@@ -282,7 +282,7 @@ class Transformer(nnx.Module):
         at_B: jax.Array | None = None,
         raw: bool = False,
     ) -> jax.Array:
-        """Return the last hidden states [B, T, D], after the last norm.
+        """Return the last hidden states [B, T, D], after the last norm, over the temperature.
 
         `at_B` selects one token of every row, [B, 1, D]: for the others the last layer computes
         keys and values alone, and its queries are q_BN1H. `raw`: `attend` takes `Raw`; of a fused
@@ -298,7 +298,7 @@ class Transformer(nnx.Module):
         def apply(x_BTD: jax.Array, layer: DecoderLayer, index: int | jax.Array) -> jax.Array:
             return layer(x_BTD, rope, lambda q, k, v: attend(index, q, k, v))
 
-        return self.model.norm(_scanned(self.config, self.model.layers, x_BTD, apply, remat))
+        return self._last(_scanned(self.config, self.model.layers, x_BTD, apply, remat))
 
     def tapped(
         self,
@@ -333,7 +333,11 @@ class Transformer(nnx.Module):
                 x_BTD
             )
             taps.append(tap)
-        return self.model.norm(x_BTD), taps
+        return self._last(x_BTD), taps
+
+    def _last(self, x_BTD: jax.Array) -> jax.Array:
+        hidden_BTD, temperature = self.model.norm(x_BTD), self.config.temperature
+        return hidden_BTD if temperature == 1 else hidden_BTD / temperature
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Return float32 [..., V] of last hidden states [..., D]."""

@@ -92,6 +92,10 @@ class Programs:
             param_shardings(model, mesh),
         )
 
+    def of(self, weights: Weights) -> Programs:
+        """Return these programs, as far as they are compiled, with other weights of the model."""
+        return Programs(weights, self.rows, self.with_gradient, self._compiled)
+
     def ask(self, states: Sequence[Sequence[Row]]) -> Iterator[tuple[int, dict[str, Answer]]]:
         """Yield each state's number and the answer of each of its kinds, as soon as it has all.
 

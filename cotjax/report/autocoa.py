@@ -4,21 +4,25 @@
      "changes": [{"arm", "minus", "figures": {name: estimate}}],
      "sim_to_real": {arm: estimate},
      "at_once": [{"arm", "hops", "known", "figures": {name: estimate}}],
-     "grafts": [{"arm", "known", "figures": {name: estimate}}]}
+     "grafts": [{"arm", "known", "figures": {name: estimate}}],
+     "aligned": [{"arm", "searches", "figures": {name: estimate}}]}
 
 `source` is the folder of the records, `by` "all", "domain", "hops" (facts
 that the answer follows from) or "task_type". An estimate is {"value",
-"low", "high", "n", "games", "seeds"}, clustered by question. The same records give the same bytes.
+"low", "high", "n", "games", "seeds"}, clustered by question and seed. The same records give the
+same bytes. Of a run of several seeds the records are in seeds/<seed>/.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cotjax.diagnostics import aligned
+from cotjax.diagnostics.aligned import read_aligned
 from cotjax.diagnostics.at_once import at_once, compared
 from cotjax.diagnostics.grafts import rates, read_grafts
 from cotjax.diagnostics.searches import Judged, difference, figures, grouped, judged, sim_to_real
@@ -31,7 +35,7 @@ from cotjax.rollout.record import Record, read_records
 from cotjax.runtime.files import read_json
 
 ABOUT, SUMMARY = "stages.json", "searches.json"
-GRAFTS = "grafts"  # folder
+GRAFTS, ALIGNED, SEEDS = "grafts", "aligned", "seeds"  # folders
 REAL, SIMULATED, SAMPLED = "records", "simulated", "sampled"
 # Row of the paper's table -> exact match and the judge's score, in percent: averages over six data
 # sets (arXiv 2503.06580).
@@ -101,6 +105,18 @@ class Grafted:
 
 
 @dataclass(frozen=True)
+class InStates:
+    """What an arm does in the expert's states (`cotjax.diagnostics.aligned`).
+
+    searches: the expert searches there; else it answers.
+    """
+
+    arm: str
+    searches: bool
+    figures: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
 class StageSummary:
     """All figures of a run. `about`: what stages.json says."""
 
@@ -110,6 +126,7 @@ class StageSummary:
     sim_to_real: Mapping[str, Estimate]
     at_once: tuple[Control, ...]
     grafts: tuple[Grafted, ...]
+    aligned: tuple[InStates, ...]
 
     @property
     def arms(self) -> dict[str, dict[str, Any]]:
@@ -133,6 +150,7 @@ class StageSummary:
             "sim_to_real": {arm: asdict(rounded(x)) for arm, x in self.sim_to_real.items()},
             "at_once": [_values(control) for control in self.at_once],
             "grafts": [_values(each) for each in self.grafts],
+            "aligned": [_values(each) for each in self.aligned],
         }
         return json.dumps(values, indent=1) + "\n"
 
@@ -144,7 +162,7 @@ def summarize(run: Path) -> StageSummary:
     played: dict[str, dict[tuple[str, int], list[Record]]] = {}
     for source in about["sources"]:
         folder = run / source
-        records = [each for each in read_records(folder) if each.driver == "cot"]
+        records = [each for each in _records(run, about, source) if each.driver == "cot"]
         for record in records:
             if record.games_hash != about["games_hash"]:
                 raise DataError(
@@ -155,6 +173,7 @@ def summarize(run: Path) -> StageSummary:
         for record in records:
             own.setdefault((record.arm, record.checkpoint), []).append(record)
         played[source] = own
+    folders = list(_members(run, about).values())
     splits = {each.game.split for own in played.values() for x in own.values() for each in x}
     root = Path(about["games"])
     root = root if root.is_absolute() or about["games"] != "games" else run / root
@@ -179,14 +198,35 @@ def summarize(run: Path) -> StageSummary:
             if source == REAL
             for control in _controls(arm, own, world, games)
         ),
-        tuple(each for arm in about["arms"] for each in _grafted(run, arm)),
+        tuple(each for arm in about["arms"] for each in _grafted(folders, arm)),
+        tuple(each for arm in about["arms"] for each in _in_states(folders, arm)),
     )
 
 
-def _grafted(run: Path, arm: Mapping[str, Any]) -> list[Grafted]:
-    _, grafts = read_grafts(run / GRAFTS / f"{arm['stage']}-{arm['step']}.jsonl")
+def _members(run: Path, about: Mapping[str, Any]) -> dict[int | None, Path]:
+    """Return the folders of the run's seeds; its own, of None, where it has none."""
+    return {seed: run / SEEDS / str(seed) for seed in about.get("seeds", ())} or {None: run}
+
+
+def _records(run: Path, about: Mapping[str, Any], source: str) -> Iterator[Record]:
+    """Yield the records of a source, each with its seed."""
+    for seed, folder in _members(run, about).items():
+        for record in read_records(folder / source):
+            yield record.model_copy(update={"training_seed": seed})
+
+
+def _grafted(folders: Iterable[Path], arm: Mapping[str, Any]) -> list[Grafted]:
+    files = (folder / GRAFTS / f"{arm['stage']}-{arm['step']}.jsonl" for folder in folders)
+    grafts = [each for file in files for each in read_grafts(file)[1]]
     sides = {known: [each for each in grafts if each.known == known] for known in (False, True)}
     return [Grafted(arm["name"], known, rates(own)) for known, own in sides.items() if own]
+
+
+def _in_states(folders: Iterable[Path], arm: Mapping[str, Any]) -> list[InStates]:
+    files = (folder / ALIGNED / f"{arm['stage']}-{arm['step']}.jsonl" for folder in folders)
+    states = [each for file in files for each in read_aligned(file)[1]]
+    sides = {kind: [each for each in states if each.searches == kind] for kind in (True, False)}
+    return [InStates(arm["name"], kind, aligned.rates(own)) for kind, own in sides.items() if own]
 
 
 def _rows(arm: str, source: str, episodes: Sequence[Judged]) -> list[Row]:
@@ -236,6 +276,6 @@ def _controls(
     return found
 
 
-def _values(row: Row | Change | Control | Grafted) -> dict[str, Any]:
+def _values(row: Row | Change | Control | Grafted | InStates) -> dict[str, Any]:
     values = {name: value for name, value in vars(row).items() if name != "figures"}
     return values | {"figures": {name: asdict(rounded(x)) for name, x in row.figures.items()}}

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cotjax.diagnostics.grafts import ANCHORED, FOLLOWED
 from cotjax.diagnostics.statistics import NOTHING, Estimate
 from cotjax.report.autocoa import (
     PAPER,
@@ -23,14 +22,15 @@ from cotjax.report.autocoa import (
     StageSummary,
     summarize,
 )
-from cotjax.report.labels import capitalize, domain_label, number, percent
+from cotjax.report.autocoa_actions import actions
+from cotjax.report.autocoa_cells import moved, value
+from cotjax.report.autocoa_figure import facets, write_figure
+from cotjax.report.labels import capitalize, domain_label
 from cotjax.report.panels import COLOURS
 from cotjax.report.section import Cell, Section, SectionRow, SectionTable
 from cotjax.runtime.files import write_atomic
 from cotjax.runtime.pages import load_template
 
-# Figures that are counts an episode; the others are shares.
-_COUNTS = {"searches", "oracle", "regret"}
 _HEADS = {
     "exact": "exact match, %",
     "f1": "F1, %",
@@ -65,7 +65,7 @@ _INTERVALS = "With 95 % intervals, clustered by question: samples of a question 
 
 
 def make_report(run: str | Path) -> str:
-    """Write searches.json and report.html of a run; return the report's tables as text.
+    """Write searches.json, report.html and figures/ of a run; return the report's tables as text.
 
     Raises DataError where records or stages.json are missing or malformed.
     """
@@ -73,13 +73,17 @@ def make_report(run: str | Path) -> str:
     summary = summarize(run)
     write_atomic(run / SUMMARY, summary.as_json())
     write_page(run / "report.html", summary)
+    write_figure(summary, run / "figures")
     return text_of(summary)
 
 
 def write_page(path: Path, summary: StageSummary) -> None:
     """Write the page of a summary."""
     page = load_template(Path(__file__).parent / "autocoa.html.jinja").render(
-        title=title_of(summary), sections=sections(summary), palette=COLOURS
+        title=title_of(summary),
+        facets=facets(summary),
+        sections=sections(summary),
+        palette=COLOURS,
     )
     write_atomic(path, page)
 
@@ -114,9 +118,7 @@ def sections(summary: StageSummary) -> list[Section]:
         Section("reading", "Reading against guessing", (_behind(summary),), (_READING,)),
         Section("world-model", "World model, and the gap to a real search", (_made_up(summary),),
                 (_FIDELITY,)),
-        Section("at-once", "Answers at once against answers at the end", (_at_once(summary),),
-                (_CONTROL,)),
-        Section("grafts", "Thoughts against what is known (D5)", (_grafts(summary),), (_D5,)),
+        *actions(summary),
         Section("stages", "Stages", (_stages(summary),)),
     )  # fmt: skip
     return [
@@ -142,16 +144,6 @@ _FIDELITY = (
     "facts; unknown ones cannot be predicted. Gap: exact match with such results minus that with "
     "real ones, on the same questions."
 )
-_D5 = (
-    "The thought behind a one-hop test question is given. Where it claims to know an unknown fact, "
-    "an answer with what it claims follows it, and a search keeps to what is known. Where it calls "
-    "for a search of a known fact, a search follows it, and an answer keeps to what is known."
-)
-_CONTROL = (
-    "At once: the answer right behind the prompt, without reasoning or a search. Same: it is the "
-    "answer that the episode ends with. Questions of one hop over known facts have the shortest "
-    "prompts, and nothing to search for: the control of D2."
-)
 
 
 def _ablation(summary: StageSummary) -> Iterator[SectionTable]:
@@ -173,9 +165,9 @@ def _paper(summary: StageSummary) -> SectionTable:
         exact, judge = PAPER[arm["paper"]]
         before = summary.arms[arm["minus"]]["paper"] if arm["minus"] else ""
         theirs = f"{exact - PAPER[before or 'ReAct'][0]:+.1f}".replace("-", "−")
-        ours = Cell("–") if change is None else _moved("exact", change["exact"])
+        ours = Cell("–") if change is None else moved("exact", change["exact"])
         cells = (
-            _value("exact", row.figures["exact"] if row else NOTHING),
+            value("exact", row.figures["exact"] if row else NOTHING),
             ours,
             f"{exact:.1f}",
             f"{theirs} from {before or 'ReAct'}",
@@ -192,7 +184,7 @@ def _changes(summary: StageSummary) -> SectionTable:
     rows = [
         SectionRow(
             f"{summary.arms[c.arm]['label']} − {summary.arms[c.minus]['label']}",
-            tuple(_moved(name, each) for name, each in c.figures.items()),
+            tuple(moved(name, each) for name, each in c.figures.items()),
         )
         for c in summary.changes
         if any(each.measured for each in c.figures.values())
@@ -211,7 +203,7 @@ def _by_group(summary: StageSummary) -> Iterator[SectionTable]:
             for name, arm in summary.arms.items():
                 own = [summary.row(name, REAL, by, group) for group in groups]
                 if any(own):
-                    cells = (_value(figure, r.figures[figure] if r else NOTHING) for r in own)
+                    cells = (value(figure, r.figures[figure] if r else NOTHING) for r in own)
                     rows.append(SectionRow(arm["label"], tuple(cells)))
             heads = tuple(_group(by, group) for group in groups)
             yield SectionTable(f"{capitalize(_HEADS[figure])}, by {title}", heads, tuple(rows),
@@ -236,9 +228,9 @@ def _made_up(summary: StageSummary) -> SectionTable:
         if own is None or real is None:
             continue
         gap = summary.sim_to_real[name]
-        cells: list[str | Cell] = [_value(figure, own.figures[figure]) for figure in _MADE_UP]
+        cells: list[str | Cell] = [value(figure, own.figures[figure]) for figure in _MADE_UP]
         at = _MADE_UP.index("exact") + 1
-        cells[at:at] = [_value("exact", real.figures["exact"]), _moved("exact", gap)]
+        cells[at:at] = [value("exact", real.figures["exact"]), moved("exact", gap)]
         rows.append(SectionRow(arm["label"], tuple(cells)))
     heads = [_HEADS[figure] for figure in _MADE_UP]
     at = _MADE_UP.index("exact")
@@ -248,38 +240,6 @@ def _made_up(summary: StageSummary) -> SectionTable:
         "gap, points",
     ]
     return SectionTable("", tuple(heads), tuple(rows), rows_are="arm")
-
-
-def _at_once(summary: StageSummary) -> SectionTable:
-    rows = []
-    for control in summary.at_once:
-        label = summary.arms[control.arm]["label"]
-        known = "known" if control.known else "some unknown"
-        own = control.figures
-        cells = (
-            f"{control.hops}, {known}",
-            _value("exact", own["prompt"]),
-            _value("exact", own["cot"]),
-            _moved("exact", own["gap"]),
-            _value("exact", own["same"]),
-        )
-        rows.append(SectionRow(label, cells))
-    columns = ("questions", "right at once, %", "right at the end, %", "gap, points", "same, %")
-    return SectionTable("", columns, tuple(rows), rows_are="arm", words=(0,))
-
-
-def _grafts(summary: StageSummary) -> SectionTable:
-    rows = []
-    for each in summary.grafts:
-        said = "known, “so I search”" if each.known else "unknown, “…, I know, is …”"
-        cells = (
-            said,
-            *(percent(each.figures[name], digits=1) for name in (FOLLOWED, ANCHORED)),
-            str(each.figures[FOLLOWED].n),
-        )
-        rows.append(SectionRow(summary.arms[each.arm]["label"], cells))
-    columns = ("fact, and grafted thought", "follows it, %", "keeps to itself, %", "facts")
-    return SectionTable("", columns, tuple(rows), rows_are="arm", words=(0,))
 
 
 def _stages(summary: StageSummary) -> SectionTable:
@@ -309,34 +269,27 @@ def _table(
     rows: Sequence[tuple[str, Row | None]],
 ) -> SectionTable:
     """Return figures, a row an arm that was played."""
+    played = [(arm, row) for arm, row in rows if row is not None]
+    sizes = [
+        f"{row.figures['exact'].n} episodes, {row.figures['exact'].games} questions"
+        for _, row in played
+    ]
+    alike = len({*sizes}) == 1
     made = [
         SectionRow(
             summary.arms[arm]["label"],
-            tuple(_value(name, row.figures[name]) for name in names),
-            note=f"{row.figures['exact'].n} episodes, {row.figures['exact'].games} questions",
+            tuple(value(name, row.figures[name]) for name in names),
+            note="" if alike else size,
         )
-        for arm, row in rows
-        if row is not None
+        for (arm, row), size in zip(played, sizes, strict=True)
     ]
     heads = tuple(_HEADS[name] for name in names)
-    return SectionTable(title, heads, tuple(made), rows_are="arm")
+    notes = (f"Of each arm: {sizes[0]}.",) if alike else ()
+    return SectionTable(title, heads, tuple(made), notes, rows_are="arm")
 
 
 def _change_of(summary: StageSummary, arm: str) -> Mapping[str, Estimate] | None:
     return next((c.figures for c in summary.changes if c.arm == arm), None)
-
-
-def _value(name: str, estimate: Estimate) -> str:
-    return number(estimate, 2) if name in _COUNTS else percent(estimate, digits=1)
-
-
-def _moved(name: str, estimate: Estimate) -> Cell:
-    text = (
-        number(estimate, 2, signed=True)
-        if name in _COUNTS
-        else percent(estimate, signed=True, digits=1)
-    )
-    return Cell(text, sure=estimate.sign != 0)
 
 
 def _terminal(each: SectionTable) -> Table:

@@ -40,8 +40,8 @@ def write_figures(summary: Summary, folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = _save(forest_figure(summary), folder / "answer")
-    paths += _save(overview_figure(summary), folder / "overview")
+    paths = save_figure(forest_figure(summary), folder / "answer")
+    paths += save_figure(overview_figure(summary), folder / "overview")
     for name, chart in CHARTS.items():
         rows = [(_row_title(summary, domain), chart, domain) for domain in summary.domains]
         columns, lines = _shape(summary)
@@ -49,7 +49,7 @@ def write_figures(summary: Summary, folder: str | Path) -> list[Path]:
         figure = Figure(figsize=size, layout="constrained")
         _fill(figure, summary, rows, titles=_labels(summary))
         figure.suptitle(chart.title, fontsize=13, color=INK, fontweight="bold")
-        paths += _save(figure, folder / name)
+        paths += save_figure(figure, folder / name)
     return paths
 
 
@@ -80,7 +80,7 @@ def overview_figure(summary: Summary) -> Figure:
 
 def facet_svg(facet: Facet, prefix: str) -> str:
     """Return a facet of the page's first figure as an inline SVG element, as `panel_svg` does."""
-    return _svg(facet_figure(facet), prefix)
+    return inline_svg(facet_figure(facet), prefix)
 
 
 def panel_svg(summary: Summary, chart: Chart, arm: str, domain: str, prefix: str) -> str:
@@ -89,7 +89,7 @@ def panel_svg(summary: Summary, chart: Chart, arm: str, domain: str, prefix: str
     Its ids begin with `prefix`. Its ink is currentColor, and its colours are var(--cot),
     var(--prompt), …
     """
-    return _svg(panel_figure(summary, chart, arm, domain), prefix)
+    return inline_svg(panel_figure(summary, chart, arm, domain), prefix)
 
 
 def panel_figure(summary: Summary, chart: Chart, arm: str, domain: str) -> Figure:
@@ -128,7 +128,7 @@ _MEASURED = (CHARTS["d1"], CHARTS["d3"])
 
 def reward_svg(summary: Summary, arm: str, prefix: str) -> str:
     """Return the panel of an arm's reward as an inline SVG element, as `panel_svg` does."""
-    return _svg(reward_figure(summary, arm), prefix)
+    return inline_svg(reward_figure(summary, arm), prefix)
 
 
 def _shape(summary: Summary) -> tuple[int, int]:
@@ -214,7 +214,7 @@ def _legend(figure: Figure, summary: Summary, charts: Sequence[Chart]) -> None:
     )
 
 
-def _save(figure: Figure, path: Path) -> list[Path]:
+def save_figure(figure: Figure, path: Path) -> list[Path]:
     """Save a figure as PNG and as SVG, whose text is text; the same figure gives the same bytes."""
     png, svg = path.with_suffix(".png"), path.with_suffix(".svg")
     figure.savefig(png, dpi=100, facecolor="white", metadata={"Software": None})
@@ -223,8 +223,8 @@ def _save(figure: Figure, path: Path) -> list[Path]:
     return [png, svg]
 
 
-def _svg(figure: Figure, prefix: str) -> str:
-    """Return a figure as an inline SVG element."""
+def inline_svg(figure: Figure, prefix: str) -> str:
+    """Return a figure as an inline SVG element, as `panel_svg` does."""
     buffer = io.StringIO()
     with rc_context(_SVG):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

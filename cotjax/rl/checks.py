@@ -29,7 +29,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "reward": REWARDS,
 }
 # What the sampler's log-probabilities are those of the policy at.
-_SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+_SAMPLING = {"top_p": 1.0, "top_k": 0}
 # Fields of an arm that say what it is fine-tuned on, and by what.
 _OF_DATA = {
     **{"thoughts": "", "trajectories": "", "direct_share": -1.0},

@@ -69,7 +69,7 @@ RANGES: dict[str, dict[str, Range]] = {
         **dict.fromkeys(("tasks", "slots", "updates", "constant"), _SOME),
         "group": Range(2, INT32_MAX),
         **dict.fromkeys(("refills", "information", "simulated_steps"), _COUNT),
-        **dict.fromkeys(("win_reward", "tis_cap"), _POSITIVE),
+        **dict.fromkeys(("win_reward", "tis_cap", "temperature"), _POSITIVE),
         **dict.fromkeys(("score_reward", "format_penalty", "refused_penalty"), _NOT_NEGATIVE),
         **dict.fromkeys(("kl", "entropy"), _NOT_NEGATIVE),
         "omega": _NOT_NEGATIVE,
@@ -81,7 +81,11 @@ RANGES: dict[str, dict[str, Range]] = {
     "evaluate": {"max_result_tokens": _SOME},
     "autocoa": {
         **dict.fromkeys(
-            ("choices", "episodes", "thinking", "other_episodes", "samples", "grafts"), _COUNT
+            (
+                *("choices", "episodes", "thinking", "other_episodes", "samples", "grafts"),
+                *("states", "closed_book", "least_right", "replay_episodes"),
+            ),
+            _COUNT,
         ),
         **dict.fromkeys(("least_known", "most_above_prior", "slips"), _SHARE),
     },

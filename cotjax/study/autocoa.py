@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from cotjax.data.chat_template import turn_template
 from cotjax.data.codec import Codec
-from cotjax.data.growing import choice_pairs, growing_source
+from cotjax.data.growing import choice_pairs, growing_source, replayed
 from cotjax.data.growing_text import TOKENS
 from cotjax.data.lesson_files import read_choices, read_lessons, write_texts
 from cotjax.data.pair_store import PairSource, write_pairs
@@ -47,6 +47,8 @@ from cotjax.study.closed_book import ClosedBook, closed_book
 from cotjax.study.evaluate import check_playable
 from cotjax.study.export import keep_base
 from cotjax.study.games import GameSets, prepare_games
+from cotjax.study.other_worlds import with_known_facts, without_known_facts
+from cotjax.study.own_facts import own_lessons
 from cotjax.study.reinforcing import step_in_words
 from cotjax.study.stage_panel import StagePanel
 from cotjax.study.stage_rl import games_played, reinforce_stage, rl_run
@@ -57,7 +59,7 @@ from cotjax.train.fingerprints import Fingerprints
 from cotjax.train.main import train
 from cotjax.train.run import Run
 
-_OTHER_WORLD = "other_games"
+_REPLAY = "replay"  # what is replayed beside episodes, as a lesson
 
 
 @dataclass(frozen=True)
@@ -120,15 +122,22 @@ class AutoCoA:
             for plan in plans:
                 if plan.lesson == PLAY:
                     continue
-                number = f"-{plan.episodes}" if plan.episodes else ""
-                key = (f"{plan.lesson}{number}", plan.choices)
-                if key not in files:
-                    files[key] = Path(plan.choices or self.folder / "lessons" / f"{key[0]}.jsonl")
-                    if not plan.choices:
-                        count = write_texts(files[key], self._texts(plan))
-                        self.reporter.say(f"  {count:,} {plan.lesson}: {files[key]}")
-                made[plan.name] = files[key]
+                wanted = (
+                    [plan, replace(plan, lesson=_REPLAY, episodes=0)] if plan.replay else [plan]
+                )
+                for each in wanted:
+                    number = f"-{each.episodes}" if each.episodes else ""
+                    key = (f"{each.lesson}{number}", each.choices)
+                    if key not in files:
+                        files[key] = Path(each.choices or self._lessons(key[0]))
+                        if not each.choices:
+                            count = write_texts(files[key], self._texts(each))
+                            self.reporter.say(f"  {count:,} {each.lesson}: {files[key]}")
+                    made.setdefault(plan.name, files[key])
         return made
+
+    def _lessons(self, name: str) -> Path:
+        return self.folder / "lessons" / f"{name}.jsonl"
 
     def _texts(self, plan: StagePlan) -> Sequence[Lesson | Choice]:
         settings = self.config.autocoa
@@ -138,19 +147,10 @@ class AutoCoA:
             if plan.episodes:
                 return self.lessons.episodes(plan.episodes, 0, settings.slips)
             return self.lessons.episodes(settings.episodes, settings.thinking, settings.slips)
-        return [*self.lessons.facts(), *self._other_world()]
-
-    def _other_world(self) -> list[Lesson]:
-        """Return episodes of another world of the same kind, a quarter of them without a search."""
-        count, config = self.config.autocoa.other_episodes, self.config
-        if not count:
-            return []
-        root, world = self.folder / _OTHER_WORLD, load_world(config.world)
-        each = count + 10  # enough questions whose facts are all known, of one task type too
-        counts = {"train": dict.fromkeys(config.task_types.in_domain, each)}
-        world.make_games(root, counts, config.games.seed + 1)
-        other = world.lessons(root, config.seed).episodes(count - count // 4, count // 4)
-        return [replace(lesson, id=f"other/{lesson.id}") for lesson in other]
+        told = [*self.lessons.facts(), *with_known_facts(self.config, self.folder)]
+        if plan.lesson == _REPLAY:
+            told += without_known_facts(self.config, self.folder)
+        return told
 
     # ---- the base
 
@@ -266,6 +266,9 @@ class AutoCoA:
             pairs = PairSource(folder)
             return pairs, "; ".join(pairs.lines())
         source = growing_source(codec, read_lessons(texts), limit)
+        if plan.replay:
+            facts = growing_source(codec, read_lessons(self._lessons(_REPLAY)), limit)
+            source = replayed(source, facts, plan.replay, self.config.seed)
         tokens = int(source.lengths.sum())
         out = f", {source.left_out:,} too long" if source.left_out else ""
         return source, f"{len(source):,} texts, {tokens:,} tokens{out}"
@@ -278,7 +281,10 @@ class AutoCoA:
         """Return 12 digits of a hash of a file's examples: of all that they depend on."""
         tokenizer = codec.encode(codec.template.think_open), codec.vocab_size, codec.opening
         settings = (self._limit(plan), codec.template.name, tokenizer)
-        content = Fingerprints(self.folder / "fingerprints.json").of(texts)
+        fingerprints = Fingerprints(self.folder / "fingerprints.json")
+        content: Any = fingerprints.of(texts)
+        if plan.replay:
+            content = content, plan.replay, fingerprints.of(self._lessons(_REPLAY))
         return hashlib.sha256(repr((content, settings)).encode()).hexdigest()[:12]
 
     def _made_from(
@@ -349,7 +355,9 @@ def open_autocoa(config: ConfigDict, reporter: Reporter) -> AutoCoA:
         raise UsageError("games.train is 0, and lessons are about training games; set it")
     folder = local_path(config.out)
     root = config.games.root or str(folder / "games")
-    lessons = load_world(config.world).lessons(root, config.seed)
+    lessons: Lessons = load_world(config.world).lessons(root, config.seed)
+    if config.autocoa.closed_book:
+        lessons = own_lessons(config, folder, lessons, reporter)
     return AutoCoA(config, folder, games, lessons, reporter)
 
 

@@ -89,6 +89,7 @@ class Reinforcing:
     ):
         """`folder`: the run's. The other arguments are those of `reinforce_arms`."""
         self._config, self._folder, self._start = config, folder, start
+        self._model = played_model(start.model, config.rl)
         self._codec, self._reporter = codec, reporter
         # Out-of-domain task types may be collected, but no arm trains on them.
         types = config.task_types.in_domain
@@ -117,7 +118,7 @@ class Reinforcing:
                 RLRun(
                     train_of(config, arm),
                     dropping=dropping_of(config, arm),
-                    model=self._start.model,
+                    model=self._model,
                     make_params=begins.make_params,
                     seed=about.seed,
                     made_from=self._made_from | begins.made_from,
@@ -137,8 +138,7 @@ class Reinforcing:
 
     @cached_property
     def _actors(self) -> Actors:
-        model, codec = self._start.model, self._codec
-        return actors_of(self._config, model, codec, self._elicitation, self._stack)
+        return actors_of(self._config, self._model, self._codec, self._elicitation, self._stack)
 
     @cached_property
     def _made_from(self) -> dict[str, dict[str, Any]]:
@@ -159,19 +159,29 @@ class Reinforcing:
 
 
 def rollout_elicitation(config: ConfigDict, template: TurnTemplate) -> Elicitation:
-    """Return how actions are drawn in training: CoT actions at temperature 1, prompt ones greedily.
+    """Return how actions are drawn in training: CoT actions at random, prompt ones greedily.
 
-    Limits and prefixes are those of an evaluation.
+    The temperature is 1, for that of `rl` is in the model that is played (`played_model`). Limits
+    and prefixes are those of an evaluation.
     """
     return replace(
         elicitation_of(config, template),
-        temperature=config.rl.temperature,
+        temperature=1.0,
         top_k=config.rl.top_k,
         top_p=config.rl.top_p,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         greedy=("prompt",),
     )
+
+
+def played_model(model: ModelConfig, rl: ConfigDict) -> ModelConfig:
+    """Return the model whose policy at temperature 1 is the one that is trained.
+
+    What plays, what is trained and what it is compared with share it, so all log-probabilities are
+    of one policy.
+    """
+    return replace(model, temperature=rl.temperature)
 
 
 def _settings(config: ConfigDict, arm: str) -> ConfigDict:

@@ -4,6 +4,7 @@
     <run>/simulated/<stage>/<step>/…   the same, but the policy writes the results itself
     <run>/sampled/<stage>/<step>/…     several samples a question (temperature 0.7, top_p 0.8)
     <run>/grafts/<stage>-<step>.jsonl  what follows thoughts that contradict what is known (D5)
+    <run>/aligned/<stage>-<step>.jsonl what is done in the expert's states (D1, D2, D4, D6, D7)
     <run>/stages.json                  what was trained and played, for the report
 
 An arm is a checkpoint of a stage, so two arms that are the same one share its records.
@@ -25,7 +26,9 @@ from cotjax.envs.base import plays_of
 from cotjax.envs.lessons import Lessons
 from cotjax.envs.worlds import load_world
 from cotjax.model.config import ModelConfig
-from cotjax.report.autocoa import ABOUT, GRAFTS, REAL, SAMPLED, SIMULATED
+from cotjax.probes.asking import Programs
+from cotjax.probes.probe import Weights
+from cotjax.report.autocoa import ABOUT, ALIGNED, GRAFTS, REAL, SAMPLED, SIMULATED
 from cotjax.rollout import elicitation
 from cotjax.rollout.contracts import Policy
 from cotjax.rollout.record import Kind
@@ -35,8 +38,9 @@ from cotjax.runtime.provenance import git_revision, package_versions
 from cotjax.study.evaluate import elicitation_of, play_unplayed
 from cotjax.study.games import GameSets
 from cotjax.study.jobs import Job
-from cotjax.study.players import LocalPlayer
+from cotjax.study.players import LocalPlayer, playing_mesh
 from cotjax.study.stage_grafts import measure_grafts
+from cotjax.study.stage_states import Measuring, expert_states, measure_states
 from cotjax.study.stages import EPISODES, PLAY, StageArm, StagePlan
 from cotjax.train.checkpoint import Checkpoints
 
@@ -91,6 +95,7 @@ class StagePanel:
                 )
             slots = min(self.config.evaluate.slots, len(self.games.played))
             self._graft(partial(player, slots), codec, stage.update)
+            self._align(partial(player, slots), model, codec, stage.update)
 
     def _graft(
         self, player: Callable[[], LocalPlayer], codec: Codec, report: Callable[..., None]
@@ -106,6 +111,40 @@ class StagePanel:
                 elicitation_of(self.config, codec.template),
                 choices,
                 partial(report, detail=f"grafted thoughts, {job.arm}"),
+            )
+
+    def _align(
+        self,
+        player: Callable[[], LocalPlayer],
+        model: ModelConfig,
+        codec: Codec,
+        report: Callable[..., None],
+    ) -> None:
+        """Measure what each checkpoint does in the expert's states (D1, D2, D4, D6, D7)."""
+        if not self.config.autocoa.states:
+            return
+        games = {game.id: game for game in self.games.played}
+        written = self.lessons.written(self.games.played)
+        states = expert_states(codec, written, games, self.config.autocoa.states, self.config.seed)
+        mesh, programs = playing_mesh(self.config), list[Programs]()
+
+        def measuring(job: Job) -> Measuring:
+            """Return what measures a checkpoint; programs are compiled once for all."""
+            params = job.checkpoints.restore_params(job.checkpoint, model, mesh)
+            weights = Weights(model, params, mesh)
+            rows = self.config.probes.gradient.rows
+            programs[:] = [programs[0].of(weights) if programs else Programs(weights, rows, True)]
+            policy = _first_policy(player, job)
+            how = elicitation_of(self.config, codec.template)
+            return Measuring(policy, programs[0], codec, how, load_world(self.config.world))
+
+        for job in self._jobs(REAL) if states else ():
+            measure_states(
+                self.folder / ALIGNED / f"{job.arm}-{job.checkpoint}.jsonl",
+                job.checkpoint_hash,
+                partial(measuring, job),
+                states,
+                partial(report, detail=f"states of the expert, {job.arm}"),
             )
 
     def report(self, hashes: Mapping[str, str]) -> None:

@@ -24,7 +24,7 @@ from cotjax.rl.main import reinforce
 from cotjax.rl.run import RLRun, policy_of
 from cotjax.runtime.progress import Listener
 from cotjax.study.games import GameSets
-from cotjax.study.reinforcing import actors_of, kinds_of, rollout_elicitation
+from cotjax.study.reinforcing import actors_of, kinds_of, played_model, rollout_elicitation
 from cotjax.study.stages import StagePlan, config_of
 
 
@@ -48,7 +48,7 @@ def rl_run(
     return RLRun(
         plan.train,
         dropping=plan.dropping,
-        model=model,
+        model=played_model(model, plan.rl),
         make_params=make_params,
         seed=config.seed,
         made_from=made_from,

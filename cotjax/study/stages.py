@@ -24,7 +24,12 @@ LESSONS = (FACTS, CHOICES, EPISODES, PLAY)
 _OF_TRAIN = ("steps", "batch", "row_length", "learning_rate")
 SIMULATED_END = "simulated"  # in an arm's `at`: the last step whose results the policy wrote
 # Field of a stage -> the one lesson that it belongs to.
-_OF_LESSON = {"choices": CHOICES, "episodes": EPISODES, "simulated_steps": PLAY}
+_OF_LESSON = {
+    "choices": CHOICES,
+    "episodes": EPISODES,
+    "replay": EPISODES,
+    "simulated_steps": PLAY,
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class StagePlan:
     start: the stage that it starts from; None for the base.
     choices: its file of choices; "" for the world's.
     episodes: so many episodes with a search alone; 0: all of the config's.
+    replay: share of the tokens that are texts about known facts.
     rl: of one that learns from what it plays, the config's `rl` section with its own steps.
     train: the config's `train` section with the stage's own values.
     dropping: which roles are trained on.
@@ -48,6 +54,7 @@ class StagePlan:
     start: str | None
     choices: str
     episodes: int
+    replay: float
     rl: ConfigDict | None
     train: ConfigDict
     dropping: Dropping
@@ -211,6 +218,10 @@ def _plan(config: ConfigDict, name: str, own: Mapping[str, Any]) -> StagePlan:
                 f"autocoa.stages.{name}.{field} is {own[field]}, but its lesson is {lesson!r}; "
                 "remove it"
             )
+    if own["replay"] >= 1:
+        raise UsageError(
+            f"autocoa.stages.{name}.replay is {own['replay']}; it is a share below 1 of the tokens"
+        )
     train = config.train.copy_and_resolve_references()
     for field in _OF_TRAIN:
         if own[field]:
@@ -239,6 +250,7 @@ def _plan(config: ConfigDict, name: str, own: Mapping[str, Any]) -> StagePlan:
         own["start"] or None,
         own["choices"],
         own["episodes"],
+        own["replay"],
         rl,
         train,
         dropping,

@@ -7,13 +7,22 @@ import pytest
 from helpers.studies import response
 
 from cotjax.check.main import check
+from cotjax.diagnostics.aligned import (
+    ATTENTION,
+    GRADIENT,
+    UNIFORM,
+    Aligned,
+    Side,
+    write_aligned,
+)
 from cotjax.diagnostics.searches import difference, judged
 from cotjax.envs.search_qa.env import SearchQaEnv
 from cotjax.envs.search_qa.figures import Perfect
 from cotjax.envs.search_qa.library import read_lines
 from cotjax.envs.worlds import AgentSettings, load_world
 from cotjax.errors import DataError
-from cotjax.report.autocoa import ABOUT, PAPER, summarize
+from cotjax.report.autocoa import ABOUT, ALIGNED, PAPER, summarize
+from cotjax.report.autocoa_figure import facets, write_figure
 from cotjax.report.autocoa_page import make_report
 from cotjax.rollout.record import Heading, Record, Timing, Turn, record_path, write_record
 
@@ -200,3 +209,80 @@ def test_a_difference_is_on_the_questions_of_both(run):
     found = difference(ours, theirs, "searches")
     assert found.games == 3
     assert found.value == pytest.approx(sum(each.counts.searches for each in ours[3:]) / 3)
+
+
+def test_the_figure_has_every_arm_and_the_same_bytes(run, tmp_path):
+    summary = summarize(run[0])
+    shown = facets(summary)
+    assert [each.title for each in shown] == [
+        "Exact match, %",
+        "Searches an episode",
+        "Triggering, %",
+    ]
+    # The first arm never searches, so nothing is said of its precision; the second is right.
+    assert "arm few: precision –, recall 0 [0" in shown[2].alt
+    assert "arm rl2: exact match 100 [" in shown[0].alt
+    assert shown[1].label == "Searches an episode: ● made, │ the oracle's"
+    for each in shown:
+        assert (
+            each.svg.startswith("<svg") and "currentColor" in each.svg and "#0067a3" not in each.svg
+        )
+    paths = [write_figure(summary, tmp_path / name) for name in ("one", "two")]
+    for ours, theirs in zip(*paths, strict=True):
+        assert ours.read_bytes() == theirs.read_bytes() and ours.stat().st_size < 120_000
+    assert [path.suffix for path in paths[0]] == [".png", ".svg"]
+    make_report(run[0])
+    page = (run[0] / "report.html").read_text(encoding="utf-8")
+    assert page.count('<figure role="img"') == page.count("<svg") == 3
+
+
+def test_what_is_done_in_the_experts_states_is_shown(run):
+    folder, _ = run
+    side = Side("answer: Ma Ti", same=True, kind=True, good=True)
+    wrong = Side("", same=False, kind=False, good=False)
+    shares = {key: {"task": 0.75, "reasoning": 0.25} for key in (ATTENTION, GRADIENT, UNIFORM)}
+    states = [
+        Aligned(f"g{n}", 0, n % 2 == 0, "answer: Ma Ti", side, wrong, False, shares)
+        for n in range(8)
+    ]
+    write_aligned(folder / ALIGNED / "few-4.jsonl", "c", states)
+    summary = summarize(folder)
+    assert [(each.arm, each.searches) for each in summary.aligned] == [
+        ("few", True),
+        ("few", False),
+    ]
+    for each in summary.aligned:
+        assert each.figures["d1_gap"].value == each.figures["d4_gap"].value == 1
+    text = make_report(folder)
+    assert "In the expert's states (D1, D2, D4, D6, D7)" in text and "searches" in text
+    assert "75.0 [" in (folder / "report.html").read_text(encoding="utf-8")
+    (folder / ALIGNED / "few-4.jsonl").unlink()
+
+
+def test_runs_of_several_seeds_are_one_report(run, tmp_path, capsys):
+    folder, games = run
+    for seed in (0, 1):
+        (tmp_path / "seeds" / str(seed)).mkdir(parents=True)
+        for source in ("records", "simulated"):
+            # Under the second seed the arm that searches is one that guesses.
+            before = folder / source
+            if seed and source == "records":
+                after = HEADING.model_copy(update={"arm": "rl", "checkpoint": 8})
+                before = tmp_path / "guessed"
+                for game in games:
+                    write(before, played(game, "guesser", HEADING))
+                    write(before, played(game, "guesser", after))
+            (tmp_path / "seeds" / str(seed) / source).symlink_to(before)
+    (tmp_path / "games").symlink_to(folder / "games")
+    about = json.loads((folder / ABOUT).read_text()) | {"seeds": [0, 1]}
+    (tmp_path / ABOUT).write_text(json.dumps(about))
+    known, summary = known_share(games), summarize(tmp_path)
+    few, rl = (summary.row(name, "records").figures["exact"] for name in ("few", "rl2"))
+    assert few.value == pytest.approx(known) and rl.value == pytest.approx((1 + known) / 2)
+    assert (rl.seeds, rl.games, rl.n) == (2, len(games), 2 * len(games))
+    # Seeds that differ say less than a seed alone.
+    alone = summarize(folder).row("rl2", "records").figures["exact"]
+    assert rl.high - rl.low > alone.high - alone.low
+    assert summary.changes[0].figures["exact"].value == pytest.approx((1 - known) / 2)
+    make_report(tmp_path)
+    assert check(tmp_path, print) and "none differ" in capsys.readouterr().out

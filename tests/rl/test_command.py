@@ -19,7 +19,7 @@ def doors(tmp_path):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("rl.temperature=0.8", "rl.temperature is 0.8; it must be 1.0"),
+        ("rl.top_p=0.8", "rl.top_p is 0.8; it must be 1.0"),
         ("model.base=random", "model.base is 'random': give the policy to start from"),
         ("train.batch=0", "train.batch is 0"),
         ("evaluate.max_new_tokens=500", "evaluate.max_new_tokens is 500"),

@@ -57,12 +57,13 @@ def get_config():
     config.autocoa.other_episodes = 4
     config.autocoa.least_known = 0.0
     with config.unlocked():
-        for stage in ("sft2_alone", "few", "rl2_alone"):
+        for stage in ("sft2_alone", "few", "rl2", "rl2_alone"):
             del config.autocoa.stages[stage]
         config.autocoa.arms = {}
     for stage in ("base", "sft1", "rl"):
         config.autocoa.stages[stage].steps = 4
     config.autocoa.stages.rl.simulated_steps = 2
+    config.autocoa.stages.sft2.replay, config.autocoa.replay_episodes = 0.5, 4
     config.rl.tasks, config.rl.group, config.rl.slots, config.rl.flat = 1, 2, 2, "keep"
     config.rl.information, config.rl.refills, config.rl.live_prompt = 0, 0, False
     config.evaluate.max_length, config.evaluate.max_new_tokens = 128, 16
@@ -70,6 +71,7 @@ def get_config():
     config.workers = 0
     return config
 '''
+REPLAYS_LESS = "--config.autocoa.stages.sft2.replay=0.25"
 STAGES = ("base", "sft1", "sft2", "sft3", "rl")
 
 
@@ -142,6 +144,25 @@ def test_killed_in_a_stage_the_run_ends_as_if_undisturbed(tmp_path, capsys):
     assert main(["autocoa", "--config", str(file), "--out", str(calm), other]) == 2
     said = capsys.readouterr().err
     assert "train.learning_rate is 0.0001 there, 0.5 here" in said and said.count("\n") == 1
+    assert main(["autocoa", "--config", str(file), "--out", str(calm), REPLAYS_LESS]) == 2
+    said = capsys.readouterr().err
+    assert "stages/sft2 holds another run" in said and "gives other examples" in said
+
+
+@pytest.mark.slow
+def test_seeds_have_runs_of_their_own_on_the_same_questions(tmp_path, capsys):
+    file, out = tmp_path / "config.py", tmp_path / "run"
+    file.write_text(CONFIG)
+    how = ["--until", "base", "--config.seeds=(0, 1)"]
+    assert main(["autocoa", "--config", str(file), "--out", str(out), *how]) == 0
+    said = capsys.readouterr().out
+    (ours, one), (_, other) = (params_at(out / "seeds" / str(seed), "base") for seed in (0, 1))
+    assert one != other and f"seeds/1/stages/base/checkpoints ({other})" in said
+    assert (out / "games").exists() and not (out / "seeds" / "0" / "games").exists()
+    # Seed 0 is what a run without seeds is.
+    alone = tmp_path / "alone"
+    assert main(["autocoa", "--config", str(file), "--out", str(alone), "--until", "base"]) == 0
+    jax.tree.map(np.testing.assert_array_equal, params_at(alone, "base")[0], ours)
 
 
 def config_of(tmp_path, **stages):
@@ -175,6 +196,8 @@ def test_stages_come_behind_the_ones_they_start_from(tmp_path):
         ({"episodes": 3, "lesson": "play"}, "stages.x.episodes is 3, but its lesson is 'play'"),
         ({"simulated_steps": 3}, "stages.x.simulated_steps is 3, but its lesson is 'episodes'"),
         ({"lesson": "play", "simulated_steps": 9}, "stages.x.simulated_steps is 9; it has 4 steps"),
+        ({"replay": 1.0}, "stages.x.replay is 1.0; it is a share below 1 of the tokens"),
+        ({"replay": 0.5, "lesson": "play"}, "stages.x.replay is 0.5, but its lesson is 'play'"),
         ({"stepz": 3}, "stages.x: unknown field 'stepz'; there are label"),
         ({"steps": -3}, "stages.x.steps is -3; it must be of type int"),
         ({"choices": "a.jsonl"}, "stages.x.choices is a.jsonl, but its lesson is 'episodes'"),
@@ -185,6 +208,25 @@ def test_a_stage_that_is_not_possible_is_one_line(tmp_path, own, message):
     with pytest.raises(UsageError) as caught:
         plans_of(config_of(tmp_path, x=own))
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_may_give_a_stage_and_an_arm_by_a_few_fields(tmp_path):
+    file = tmp_path / "config.py"
+    more = """    config.autocoa.stages = {"base": {"lesson": "facts"}, "more": {"start": "base"}}
+    config.autocoa.arms = {"more": {"at": "more"}}
+    return config
+"""
+    file.write_text(
+        CONFIG.replace("    return config\n", more).replace("for stage in (", "for _ in (")
+    )
+    text = file.read_text()
+    at = text.index('    for _ in ("base", "sft1", "rl")')
+    end = text.index("    config.rl.tasks")
+    file.write_text(text[:at] + text[end:])
+    config = load_config(file, ["autocoa.stages.more.steps=3"])
+    plans = plans_of(config)
+    assert list(plans) == ["base", "more"] and plans["more"].train.steps == 3
+    assert list(arms_of_stages(config, plans)) == ["more"]
 
 
 def test_a_stage_has_rows_of_its_own_and_texts_without_turns(tmp_path):
@@ -212,7 +254,16 @@ def test_arms_are_checkpoints_of_shared_stages():
     places = {name: (arm.stage, arm.step) for name, arm in arms.items()}
     assert places["rl1"] == ("rl", 80) and places["rl1_2"] == ("rl", 96)
     assert places["sft1_2"] == ("sft2", 200) and places["sft2"] == ("sft2_alone", 200)
-    assert list(arms)[2:] == ["sft1", "sft2", "sft1_2", "sft1_2_3", "rl1", "rl1_2", "rl2"]
+    assert list(arms)[2:] == [
+        "sft1",
+        "sft2",
+        "sft1_2",
+        "sft1_2_3",
+        "rl1",
+        "rl1_2",
+        "sft1_2_rl2",
+        "rl2",
+    ]
     assert {arm.paper for arm in arms.values()} <= {"", *PAPER}
     # Each stage is the prefix of an arm, and stands there once.
     assert {arm.stage for arm in arms.values()} == {*plans}
@@ -224,13 +275,13 @@ def test_a_plan_compiles_each_program_of_the_stages_once():
     programs = {each.title: each for each in programs_of(config)}
     assert [*programs] == [
         "stage base, few, sft2, sft2_alone",
-        "stage rl2_alone",
+        "stage rl2_alone, rl2",
         "stage sft1",
         "stage sft3",
         "stage rl",
         "playing the arms",
     ]
-    rl, alone = programs["stage rl"], programs["stage rl2_alone"]
+    rl, alone = programs["stage rl"], programs["stage rl2_alone, rl2"]
     assert (rl.program, rl.config.rl.simulated_steps) == ("rl", 80)
     assert alone.config.rl.simulated_steps == 0
     assert programs["stage sft1"].objective == Trigger(0.2)

@@ -12,14 +12,17 @@ statement, with another object of the relation.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from cotjax.envs.base import Game
 from cotjax.envs.lessons import Choice, Lesson, Recall
 from cotjax.envs.search_qa.env import ANSWER, FIRST, SEARCH, SearchQaEnv
 from cotjax.envs.search_qa.generate import Generator
 from cotjax.envs.search_qa.growing import observation_text, piece_text
+from cotjax.envs.search_qa.library import keep_own_facts, own_facts
 from cotjax.envs.search_qa.questions import (
     CHAIN,
     Chain,
@@ -50,6 +53,7 @@ class QaLessons:
 
     def __init__(self, knowledge: Knowledge, games: Sequence[Game], seed: int, world_seed: int):
         self._knowledge, self._games, self._seed = knowledge, games, seed
+        self._world_seed = world_seed
         self._generator = Generator(knowledge, (), world_seed)
         self._memory = {fact.key: fact.objects for fact in knowledge.facts if fact.known}
 
@@ -74,6 +78,21 @@ class QaLessons:
             for fact in self._functional()
         ]
 
+    def by_own_facts(
+        self, asked: Mapping[str, Any], known: Collection[str] | None = None
+    ) -> QaLessons | None:
+        """As `Lessons.by_own_facts`. A fact that no recall asks for is unknown."""
+        folder = Path(self._games[0].path).parent
+        if known is not None:
+            facts = (fact.key for fact in self._functional() if _name("recall", fact) in known)
+            keep_own_facts(folder, asked, facts)
+        kept = own_facts(folder)
+        if kept is None or kept[0] != asked:
+            return None
+        own = tuple(replace(x, known=x.key in kept[1]) for x in self._knowledge.facts)
+        knowledge = replace(self._knowledge, facts=own)
+        return QaLessons(knowledge, self._games, self._seed, self._world_seed)
+
     def choices(self, count: int) -> list[Choice]:
         """As `Lessons.choices`; of functional relations alone."""
         made: list[Choice] = []
@@ -94,6 +113,11 @@ class QaLessons:
         each = min(most // 2, *map(len, sides))
         made = [self._choice(fact) for facts in sides for fact in facts[:each]]
         return sorted(made, key=lambda choice: choice.id)
+
+    def written(self, games: Sequence[Game]) -> list[Lesson]:
+        """As `Lessons.written`."""
+        writer = Writer(self._knowledge, self._seed, self._memory)
+        return [each.lesson for each in map(writer.write, games) if each.won]
 
     def episodes(self, searching: int, thinking: int, slips: float = 0.0) -> list[Lesson]:
         """As `Lessons.episodes`."""

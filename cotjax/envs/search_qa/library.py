@@ -4,6 +4,7 @@ manifest.json    the request, with the source of the facts, and the hashes of th
 NOTICE           the licences of real facts
 corpus.jsonl     passages, in the order of ids: title, text, held_out
 facts.jsonl      facts, with the passage of each and whether it is known
+known.json       facts that a model was found to know, in place of those
 <split>.jsonl    questions
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,9 +22,10 @@ import numpy as np
 
 from cotjax.envs.search_qa.bm25 import BM25
 from cotjax.errors import DataError
-from cotjax.runtime.files import read_json, sha256_of
+from cotjax.runtime.files import read_json, sha256_of, write_atomic
 
 CORPUS, FACTS, MANIFEST, NOTICE = "corpus.jsonl", "facts.jsonl", "manifest.json", "NOTICE"
+OWN = "known.json"
 _ADVICE = "make the questions again with `cotjax games make --world search_qa`"
 
 
@@ -108,15 +110,44 @@ def load_known(folder: Path) -> dict[tuple[str, str], tuple[str, ...]]:
     """Return the known facts of a folder, (subject, relation) -> objects. Raises DataError."""
     file = folder / FACTS
     known: dict[tuple[str, str], tuple[str, ...]] = {}
+    own = own_facts(folder)
     for number, line in read_lines(file):
         try:
-            if line["known"]:
+            key = line["subject"], line["relation"]
+            if line["known"] if own is None else key in own[1]:
                 known[line["subject"], line["relation"]] = tuple(line["objects"])
         except (KeyError, TypeError) as error:
             raise DataError(
                 f"{file}:{number}: not a fact ({type(error).__name__}: {error}); {_ADVICE}"
             ) from error
     return known
+
+
+def own_facts(folder: Path) -> tuple[dict[str, Any], set[tuple[str, str]]] | None:
+    """Return (what was asked, the facts that a model knows by itself) of a folder; None for none.
+
+    Raises DataError where the file cannot be read.
+    """
+    file = folder / OWN
+    if not file.exists():
+        return None
+    kept = read_json(file, "cotjax autocoa")
+    try:
+        return kept["asked"], {(str(subject), str(relation)) for subject, relation in kept["facts"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{file}: not the facts that a model knows ({error}); delete it, and start the same "
+            "command again"
+        ) from None
+
+
+def keep_own_facts(
+    folder: Path, asked: Mapping[str, Any], facts: Iterable[tuple[str, str]]
+) -> None:
+    """Keep the facts that a model knows by itself, in place of the folder's known ones."""
+    content = {"asked": asked, "facts": sorted(facts)}
+    write_atomic(folder / OWN, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    load_known.cache_clear()
 
 
 @lru_cache(maxsize=8)
