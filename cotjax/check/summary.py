@@ -125,7 +125,8 @@ def _points(arm: str, curve: Mapping[tuple[int, str], Pool]) -> Iterator[Row]:
             for driver, counts in ended.items()
         }
         layers = numbers_by_layer(where)
-        yield ({"layers": layers} if layers else {}) | {
+        known: Row = {"layers": layers} if layers else {}
+        yield known | {
             "arm": arm,
             "checkpoint": checkpoint,
             "domain": domain,
