@@ -124,7 +124,9 @@ def _points(arm: str, curve: Mapping[tuple[int, str], Pool]) -> Iterator[Row]:
             }
             for driver, counts in ended.items()
         }
-        yield {
+        layers = numbers_by_layer(where)
+        known: Row = {"layers": layers} if layers else {}
+        yield known | {
             "arm": arm,
             "checkpoint": checkpoint,
             "domain": domain,
@@ -133,7 +135,6 @@ def _points(arm: str, curve: Mapping[tuple[int, str], Pool]) -> Iterator[Row]:
             "gap_p": games_p(terms_of([(1, where, "gap")])),
             "invalid": {kind: dict(reasons) for kind, reasons in invalid.items()},
             "env_faults": {driver: faults[driver] for driver in ended},
-            "layers": numbers_by_layer(where),
         }
 
 

@@ -42,7 +42,8 @@ def matrix(summary: Summary) -> Section:
         ]
         # Many domains have a table for each kind of action, which is as wide as a screen.
         split = len(columns) > _MOST_COLUMNS
-        for kinds in ([kind] for kind in _KINDS) if split else [list(_KINDS)]:
+        groups = [[kind] for kind in _KINDS] if split else [list(_KINDS)]
+        for kinds in groups:
             of_kinds = [(domain, kind) for domain, kind in columns if kind in kinds]
             heads = tuple(
                 f"{capitalize(domain_label(domain))}, {_KINDS[kind]}" for domain, kind in of_kinds

@@ -199,10 +199,12 @@ def differences(parts: Sequence[RunPart]) -> SectionTable:
         for part in parts
     ]
     names = dict.fromkeys(name for each in settings for name in each)
+    # That a run has no episodes of a kind is said once, not for each of their settings.
+    missing = [f"({each})" for each in DRIVERS.values() if not all(each in of for of in settings)]
     rows = tuple(
         SectionRow(name, tuple(each.get(name, "–") for each in settings))
         for name in names
-        if len({each.get(name) for each in settings}) > 1
+        if len({each.get(name) for each in settings}) > 1 and not name.endswith(tuple(missing))
     )
     columns = tuple(part.name for part in parts)
     return SectionTable("", columns, rows, rows_are="what differs", words=tuple(range(len(parts))))
@@ -225,6 +227,7 @@ def _protocol(summary: Summary) -> Iterator[tuple[str, str]]:
     if isinstance(prompt, Mapping) and isinstance(prompt.get("settings"), Mapping):
         yield from ((f"prompt: {name}", str(text)) for name, text in prompt["settings"].items())
     for use in summary.elicitation:
+        yield DRIVERS.get(use.driver, use.driver), "played"
         yield from _elicitation(use.driver, use.elicitation)
 
 

@@ -222,10 +222,9 @@ def _response(rng):
         return dict(zip(GROUPS, rng.dirichlet(np.ones(len(GROUPS))).tolist(), strict=True))
 
     row = {"nats": 1.0, "tokens": 2, "length": 90, "uniform": share(), "share": share()}
-    layers = rng.dirichlet(np.ones(3), size=2)  # prompt, reasoning, all else
-    row |= {
-        f"{part}_by_layer": tuple(layers[:, n]) for n, part in enumerate(("prompt", "reasoning"))
-    }
+    # Two layers, of what was drawn already.
+    row["prompt_by_layer"] = tuple(row["share"][name] for name in ("task", "history"))
+    row["reasoning_by_layer"] = tuple(row["share"][name] for name in ("reasoning", "tags"))
     return row, share()
 
 

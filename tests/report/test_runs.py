@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 from helpers.planted import PLANTED, write_planted
@@ -10,9 +11,19 @@ from helpers.studies import ELICITATION
 
 from cotjax.cli.main import main
 from cotjax.errors import DataError
+from cotjax.report.front import front_of
 from cotjax.report.labels import percent
-from cotjax.report.runs import ONE_PROTOCOL, check_run, report_runs, unfinished
+from cotjax.report.runs import (
+    ONE_PROTOCOL,
+    RunPart,
+    check_run,
+    differences,
+    protocol_line,
+    report_runs,
+    unfinished,
+)
 from cotjax.report.summarize import summarize
+from cotjax.report.summary import ElicitationUse
 
 NASTY = "</li><script>alert(1)</script><img src=http://x.y/z onerror=alert(2)> {{ 7*7 }}"
 
@@ -89,6 +100,19 @@ def test_what_differs_between_protocols_is_said_in_a_line(copies, tmp_path):
         assert said in line
     assert "world" not in line and "temperature" not in line
     assert re.search(r'<td [^>]*class="words">16</td><td [^>]*class="words">32</td>', text)
+
+
+def test_that_a_run_has_no_episodes_of_a_kind_is_said_once(copies):
+    part = summarize(copies[0])
+    played = (*part.elicitation, ElicitationUse("prompt", ELICITATION, 8))
+    whole = replace(part, elicitation=played)
+    parts = [
+        RunPart(name, "", "4", front_of(summary, name), "")
+        for name, summary in (("whole", whole), ("part", part))
+    ]
+    (row,) = differences(parts).rows
+    assert (row.label, row.cells) == ("prompt-driven episodes", ("played", "–"))
+    assert protocol_line(parts).startswith("The runs differ in prompt-driven episodes: ")
 
 
 def test_a_run_that_cannot_be_reported_gets_a_line(runs, tmp_path, capsys):
