@@ -1,9 +1,10 @@
 r"""GRPO of Qwen3-4B on 64 TPU v5e chips, to plan with: which phase of a step needs what memory.
 
 Plan      cotjax plan --config configs/qwen3_4b_grpo_v5e_8x8.py
-Result    by the shardings, not yet by the compiler: the state, the start and the sums of gradients
-          take 1.3 GiB a chip; in play, the sampler's weights 1.9 and its cache 4.8 GiB beside the
-          state and the start
+Result    by the compiler: play holds at most 8.1 of a chip's 16 GiB while it reads prompts, of
+          which the sampler's weights take 1.9, its cache 4.8, the state and the start 0.9 GiB. The
+          other phases by the shardings alone: the state, the start and the sums of gradients take
+          1.3 GiB a chip
 Command   on each of the slice's 16 hosts of 4 chips (docs/launch.md): not run yet
           cotjax rl --config configs/qwen3_4b_grpo_v5e_8x8.py --config.model.base=FOLDER
           FOLDER: the model, fine-tuned to respond in the format first (cotjax train, export)
