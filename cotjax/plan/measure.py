@@ -105,7 +105,7 @@ def train_program(
     else:
         objective = spec.make(model, mesh, **layers)
     step: Any = make_train_step(
-        model, optimizer, state.params, mesh, objective, settings.accumulate
+        model, optimizer, state.params, mesh, objective, settings.accumulate, kind
     )
     compiled = compile_for("train step", partial(step.lower, state, batch), mesh)
     if isinstance(compiled, DoesNotFit):

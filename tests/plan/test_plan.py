@@ -9,14 +9,16 @@ from math import prod
 
 import jax
 import pytest
+from helpers import tiny
 from helpers.planning import CONFIGS, SHIPPED, command, compiler, environment, shipped
 
-from cotjax.config import load_config, sampler_mesh
+from cotjax.config import default_config, load_config, sampler_mesh
 from cotjax.errors import UsageError
 from cotjax.model.params import abstract_params, declared
 from cotjax.model.sharding import MESH_AXES, make_mesh
+from cotjax.objectives.trigger import Trigger
 from cotjax.plan.main import changes, model_of
-from cotjax.plan.measure import _NO_ROOM, _amount, replicated
+from cotjax.plan.measure import _NO_ROOM, Program, _amount, replicated, train_program
 from cotjax.plan.topology import Topology
 from cotjax.train.memory import bytes_a_device
 from cotjax.train.optim import configured
@@ -51,6 +53,13 @@ def _plan(*arguments: str, compiled: bool = True) -> subprocess.CompletedProcess
 
 
 _GATHERED = r"fsdp +(collective-permute|all-gather)"  # weights, before a layer
+
+
+def test_the_step_of_pairs_is_compiled_with_the_fields_of_pairs():
+    config = default_config()
+    config.train.batch, config.train.row_length = 1, 64
+    made = train_program(config, tiny.model_config(), tiny.mesh(), Trigger(0.2))
+    assert isinstance(made, Program) and made.peak > 0
 
 
 @needs_compiler

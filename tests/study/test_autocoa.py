@@ -212,17 +212,12 @@ def test_a_stage_that_is_not_possible_is_one_line(tmp_path, own, message):
 
 def test_a_file_may_give_a_stage_and_an_arm_by_a_few_fields(tmp_path):
     file = tmp_path / "config.py"
-    more = """    config.autocoa.stages = {"base": {"lesson": "facts"}, "more": {"start": "base"}}
-    config.autocoa.arms = {"more": {"at": "more"}}
+    more = """    with config.unlocked():
+        config.autocoa.stages = {"base": {"lesson": "facts"}, "more": {"start": "base"}}
+        config.autocoa.arms = {"more": {"at": "more"}}
     return config
 """
-    file.write_text(
-        CONFIG.replace("    return config\n", more).replace("for stage in (", "for _ in (")
-    )
-    text = file.read_text()
-    at = text.index('    for _ in ("base", "sft1", "rl")')
-    end = text.index("    config.rl.tasks")
-    file.write_text(text[:at] + text[end:])
+    file.write_text(CONFIG.replace("    return config\n", more))
     config = load_config(file, ["autocoa.stages.more.steps=3"])
     plans = plans_of(config)
     assert list(plans) == ["base", "more"] and plans["more"].train.steps == 3
