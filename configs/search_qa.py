@@ -1,19 +1,20 @@
-"""Search QA: a model from random weights learns to search for what it needs and to answer.
+"""Search QA: a model from random weights learns to search for what it needs.
 
-Standard SFT against reduced action supervision, on the solver's episodes of the four in-domain
-types of questions. Played: new questions of these types; and out of domain, compositions, lengths
-and entities of which training shows none, each a domain.
+Standard SFT against reduced action supervision, on the solver's episodes of questions of one and
+two hops. Played: new questions of these types; and out of domain, compositions, lengths and
+entities of which training shows none, each a domain.
 
 Command   cotjax study --config configs/search_qa.py
-Hardware  2 CPU cores: 9.4 minutes beside other work on both cores, 5.3 of CPU time
-Result    of 2026-11-28: the solver won 997 of 1,000 training games and all 28 that are played. 80
-          updates of 4,096 tokens, under one pass over the data, are too few: no game is won and no
-          action agrees with the solver's, by either kind of action, so where a gain landed is "not
-          measurable (D1)". The loss goes from 7.7 to 0.95. None of the base's responses is valid;
-          at the end, in domain, 11 % [3, 32] by CoT actions and 15 [6, 32] by prompt actions with
-          standard SFT, 36 [24, 50] and 19 [10, 33] with k = 0.3. Responses copy names of the
-          question ("I need the source of Wor Len Rend, so I search for it.") and then repeat
-          themselves. More training is --config.train.steps=400; it has not been run
+Hardware  2 CPU cores: 6 minutes of CPU time (42 minutes behind other work on both cores)
+Result    of 2026-11-28: the solver won all 44 games that are played. The loss of standard SFT goes
+          from 7.2 to 0.2 in 240 updates of 2,560 tokens. In domain the D1 of CoT actions goes from
+          0 % [0, 5] to 20 [13, 30] with standard SFT and 15 [9, 25] with k = 0.3; it is 1 after
+          120 updates. What is learned is to search: queries name the entity and the relation
+          as the solver's do. What the results say is not read rightly yet, so no game is won, and
+          out of domain D1 is 0 but for 8 [1, 47] in new chains. Prompt actions stay at a D1 of 0
+          [0, 5]: without a thought that names it, no query is right. D1 was counted from records in
+          which the solver's actions were spelled afterwards as the tokenizer writes them, which the
+          command now does while it plays
 """
 
 from cotjax.config import default_config

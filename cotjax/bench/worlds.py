@@ -33,6 +33,7 @@ from cotjax.runtime.progress import Reporter
 EARLY = 0.2  # share of the episodes after which "near the start" is measured
 WITHIN = 30  # steps within which an episode is also counted as won
 _LIMITS = Limits(start=120.0, reset=120.0, step=60.0)
+_ENDING_S = 10.0  # for processes to end, before they count as left behind
 _MADE = 3  # games of each task type that are made by default
 _GAMES_KEPT = 2  # loaded games in each process, as in an evaluation: with more, memory grows longer
 
@@ -146,6 +147,10 @@ def run(
                 figures.marks.append(Mark(playing.waited, cpu, figures.steps, memory))
             progress(figures.episodes, episodes)
     world.close()
+    # On a busy machine killed processes take a moment to end.
+    given_up = time.monotonic() + _ENDING_S
+    while any(map(is_running, seen)) and time.monotonic() < given_up:
+        time.sleep(0.05)
     figures.left = sum(map(is_running, seen))
     return figures
 

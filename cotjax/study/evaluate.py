@@ -42,6 +42,7 @@ from cotjax.study.games import NUMBERS, GameSets, wanted_games
 from cotjax.study.jobs import Job, Playing, Weights, plan_jobs, steps_named, warn_of_unplayed
 from cotjax.study.players import Player, playing_mesh
 from cotjax.study.recorder import Recorder
+from cotjax.study.spelling import as_written
 from cotjax.study.starts import starts_of
 
 # Loaded games that each environment's process keeps in memory.
@@ -332,6 +333,9 @@ def _play_jobs(
 
     `halves`: 1, or 2 of as many slots as the player has, each with environments of its own.
     """
+    world = load_world(config.world)
+    if player.codec.growing is None:
+        expert = {id_: as_written(world, player.codec, each) for id_, each in expert.items()}
     references, thoughts = (
         {
             game_id: [getattr(step, name) for step in trajectory.steps]

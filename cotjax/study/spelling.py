@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cotjax.data.codec import Codec
 from cotjax.data.trajectories import Trajectory
@@ -90,6 +90,20 @@ def unwritable(world: World, codec: Codec, episodes: Iterable[Trajectory]) -> Un
         for word in codec.unknown_words(text):
             found.unknown[word] += times
     return found
+
+
+def as_written(world: World, codec: Codec, episode: Trajectory) -> Trajectory:
+    """Return an episode with its actions as the codec writes them, where the world reads the same.
+
+    Agreement with the expert is that of texts, and a model with a word-level tokenizer can write
+    "search: a name" only as "search : a name".
+    """
+    steps = []
+    for step in episode.steps:
+        written = _written(codec, step.action)
+        same = world.meaning(written) == world.meaning(step.action)
+        steps.append(replace(step, action=written) if same else step)
+    return replace(episode, steps=tuple(steps))
 
 
 def _written(codec: Codec, action: str) -> str:

@@ -12,7 +12,7 @@ from cotjax.data.word_tokenizer import build_word_tokenizer, save_tokenizer
 from cotjax.envs.worlds import load_world
 from cotjax.errors import UsageError
 from cotjax.formats import CHATML
-from cotjax.study.spelling import check_spelling, unwritable
+from cotjax.study.spelling import as_written, check_spelling, unwritable
 from cotjax.weights.huggingface import save_hf
 
 TEXTS = (
@@ -90,6 +90,18 @@ def test_an_action_is_written_if_the_world_reads_the_same(world, action, word):
         with pytest.raises(UsageError) as caught:
             checked(world, ood=episode(action))
         assert f"cannot write {word!r}: of the action {action!r}" in str(caught.value)
+
+
+def test_the_expert_s_actions_are_compared_as_the_model_can_write_them():
+    """D1 compares texts, and no word-level model can write "search: a name"."""
+    codec = Codec(build_word_tokenizer(TEXTS), CHATML)
+    for world, action, written in (
+        ("search_qa", "search: Bel Tor Na yard", "search : Bel Tor Na yard"),
+        ("search_qa", "search: Jor", "search: Jor"),  # it would be read otherwise, and stays
+        ("scienceworld", "put plate 1", "put plate 1"),
+    ):
+        (step,) = as_written(load_world(world), codec, episode(action)).steps
+        assert step.action == written
 
 
 WORLD = """
