@@ -120,7 +120,7 @@ def test_a_few_states_that_differ_are_no_clear_difference():
 
 
 def test_a_paired_difference_by_hand():
-    """b = 9, c = 2 of n = 50: Agresti and Min's centre 7/52, half of b and of c in the variance."""
+    """b = 9, c = 2 of n = 50: Agresti and Min's centre 7/52, half of each in the variance."""
     first, second = np.r_[np.ones(9), np.zeros(41)], np.r_[np.zeros(48), np.ones(2)]
     combined = combine([(1, first, np.ones(50)), (-1, second, np.ones(50))])
     assert (combined.value, combined.centre) == (pytest.approx(7 / 50), pytest.approx(7 / 52))
