@@ -85,9 +85,9 @@ argmax_by_max        a reduction with two results is not vectorised
 cache_block          a CPU reads 64 tokens fastest
 least_remat          a CPU moves element-wise results through memory more slowly than it computes
                      them again
-turned_projections,  a matmul of few rows packs the matrix anew each time; one of few columns reads
+turned_projections,  a matmul of few rows takes longer than one of few columns, which seems to read
 few_as_columns       it as it lies: 16 rows through SmolLM2's feed-forward take 0.70 of the time,
-                     its logits 0.65
+                     its logits 0.66
 
 And why a GPU's do (docs/performance.md has the figures):
 
