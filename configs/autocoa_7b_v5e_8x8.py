@@ -6,9 +6,11 @@ questions of 5 plays each. There is no stage "base": the model knows what it kno
 from its own runs (cotjax data choices --records).
 
 Plan      cotjax plan --stages --config configs/autocoa_7b_v5e_8x8.py
-Result    by the shardings, not yet by the compiler: in training the state, the KL term's start and
-          the sums of gradients take 2.3 GiB a chip; in play, the sampler's weights take 3.6 and
-          the cache of 128 slots 0.9 GiB beside the state and the start
+Result    compiled (2026-11-28): the prefill of play, which fits: 6.45 of 16 GiB a chip, with the
+          state and the start held. The others by the shardings, not yet by the compiler: in
+          training the state, the KL term's start and the sums of gradients take 2.3 GiB a chip; in
+          play, the sampler's weights take 3.6 and the cache of 128 slots 0.9 GiB beside the state
+          and the start
 Differs   from the paper: float32 parameters. Rows are packed, so an update of 16 rows has more than
           its 32 texts: the steps are those of 2 epochs at 1,400 tokens a text
 Hardware  v5litepod-64: 16 GiB a chip. `cotjax autocoa` runs as one process, so this slice of 16
