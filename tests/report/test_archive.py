@@ -41,6 +41,19 @@ def test_an_archive_gives_the_numbers_of_its_report_again(run, tmp_path, capsys)
     assert (tmp_path / "twice.tar.xz").read_bytes() == file.read_bytes()
 
 
+def test_an_archive_names_no_folder_of_the_machine(run, tmp_path):
+    about = run / "run.json"
+    before = about.read_text()
+    own = str(run / "trajectories" / "train.jsonl")
+    named = {"data": own, "base": "/home/somebody/models/base", "out": "runs/x", "words": "a/b"}
+    about.write_text(json.dumps(json.loads(before) | {"extra": named}))
+    export_archive(run, tmp_path / "run.tar.xz")
+    about.write_text(before)
+    with tarfile.open(tmp_path / "run.tar.xz") as archive:
+        kept = json.load(archive.extractfile("run.json"))["extra"]
+    assert kept == named | {"data": "trajectories/train.jsonl", "base": "base"}
+
+
 def test_a_folder_of_an_archive_for_each_part_is_a_run_too(run, tmp_path, capsys):
     published = tmp_path / "published"
     published.mkdir()

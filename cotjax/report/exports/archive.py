@@ -8,13 +8,14 @@
 Records stay records of the schema: `cotjax study --check FILE` recomputes the report from them, and
 unpacked (`tar -xf FILE -C FOLDER`) they are a run that `cotjax report FOLDER` reports. In a record
 ids are empty, their probabilities null and the seeds that they were drawn with 0; scores of
-admissible actions have two decimals.
+admissible actions have two decimals. No file names a folder outside the run.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,11 +60,11 @@ def _contents(run: Path) -> Iterator[tuple[str, str]]:
     """Yield (path, text) of each file of an archive."""
     for name in _OF_RUN:
         if (run / name).exists():
-            yield name, (run / name).read_text(encoding="utf-8")
+            yield name, _named_alone(run / name, run)
     for member, folder in member_folders(run / "arms").items():
         for name in _OF_ARM:
             if (folder / name).exists():
-                yield f"arms/{member}/{name}", (folder / name).read_text(encoding="utf-8")
+                yield f"arms/{member}/{name}", _named_alone(folder / name, run)
         if (metrics := folder / "metrics.jsonl").exists():
             lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if any(name in line for name in _OF_ROWS)]
@@ -75,6 +76,13 @@ def _contents(run: Path) -> Iterator[tuple[str, str]]:
         _without_ids(record, path)
         text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
         yield str(path.relative_to(run)), text + "\n"
+
+
+def _named_alone(path: Path, run: Path) -> str:
+    """Return a file's text, in which a file of this machine is named within the run, or alone."""
+    text = path.read_text(encoding="utf-8")
+    roots = "|".join(re.escape(f"{folder}/") for folder in {run, run.resolve()})
+    return re.sub(rf'"(?:{roots}|/(?:[^"/\\]+/)+)(?=[^"/\\])', '"', text)
 
 
 def _without_ids(record: dict[str, Any], path: Path) -> None:
