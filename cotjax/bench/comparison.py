@@ -52,6 +52,9 @@ def compare(
         for number in range(1, rounds + 1):
             for side in sides:
                 side.measure(count)
+            # A run that is stopped before its table has said this much.
+            took = (f"{side.name} {median(side.seconds[-1]):.3g} s" for side in sides)
+            say(console, f"round {number}: {', '.join(took)}")
             after_round(number, sides)
     finally:
         for side in sides:

@@ -121,10 +121,6 @@ def benchmark(settings: Settings, console: Console | None = None) -> Figures:
             text = f"greedily {len(mine) - len(differ)} of {len(mine)} games are played alike"
             say(console, "; ".join([text, *differ]))
 
-        def after_round(number: int, sides: Sequence[Side]) -> None:
-            seconds = ", ".join(f"{side.name} {side.seconds[-1][0]:.2f} s" for side in sides)
-            say(console, f"step {number}: {seconds}")
-
         def jobs() -> Iterator[RLJob]:
             for job in [ours, *([replace(ours, side="trl")] if settings.peer else [])]:
                 say(console, f"{job.name} starts: it plays greedily, and makes two steps")
@@ -137,7 +133,6 @@ def benchmark(settings: Settings, console: Console | None = None) -> Figures:
             describe=lambda side: f"{side.where}; first step {side.started['first_s']:.1f} s",
             check=check,
             rounds=settings.rounds,
-            after_round=after_round,
         )
     figures = {side.name: _figures(side) for side in sides}
     for side in sides[1:]:

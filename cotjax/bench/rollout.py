@@ -124,9 +124,7 @@ def benchmark(settings: Settings, console: Console | None = None) -> Figures:
             agree[other.name] = agreement(ours, other, [game.id for game in games], console)
 
         def after_round(number: int, sides: Sequence[Side]) -> None:
-            seconds = ", ".join(f"{side.name} {side.seconds[-1][0]:.2f} s" for side in sides)
-            alone = f"cotjax without prompt actions {_alone_s(sides[0])[-1]:.2f} s"
-            console.print(f"round {number}: {seconds}; {alone}", markup=False)
+            say(console, f"  cotjax without prompt actions {_alone_s(sides[0])[-1]:.3g} s")
 
         sides = compare(
             [ours, *([replace(ours, side="transformers")] if settings.peer else [])],

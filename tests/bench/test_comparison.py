@@ -1,5 +1,6 @@
 """How sides of a comparison are started, take turns, and are set in relation."""
 
+import io
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -49,10 +50,11 @@ def events(monkeypatch):
 
     class FakeSide:
         def __init__(self, job, folder):
-            self.name = job.name
+            self.name, self.seconds = job.name, ()
             events.append(f"start {job.side}")
 
         def measure(self, count):
+            self.seconds += ((1.5,) * count,)
             events.append(f"{self.name} {count}")
 
         def close(self):
@@ -62,12 +64,12 @@ def events(monkeypatch):
     return events
 
 
-def run_comparison(events, check, tmp_path):
+def run_comparison(events, check, tmp_path, console=None):
     ours = JOBS[1]
     compare(
         [ours, replace(ours, side="static")],
         tmp_path,
-        Console(quiet=True),
+        console or Console(quiet=True),
         describe=lambda side: side.name,
         check=check,
         rounds=2,
@@ -83,6 +85,13 @@ def test_sides_take_turns(events, tmp_path):
         "start cotjax", "check cotjax", "start static", "check transformers, static",
         *turns, "round 1", *turns, "round 2", "close cotjax", "close transformers, static",
     ]  # fmt: skip
+
+
+def test_a_round_is_said_when_it_has_ended(events, tmp_path):
+    said = io.StringIO()
+    run_comparison(events, lambda ours, other: None, tmp_path, Console(file=said, width=200))
+    rounds = [line for line in said.getvalue().splitlines() if line.startswith("round")]
+    assert rounds == [f"round {n}: cotjax 1.5 s, transformers, static 1.5 s" for n in (1, 2)]
 
 
 def test_sides_that_disagree_are_closed_without_a_measurement(events, tmp_path):
