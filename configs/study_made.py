@@ -31,7 +31,7 @@ Power     `cotjax study --power`, 64 games, five seeds that differ by 0.3 logits
           five give a verdict of the family to a change of CoT actions from 13 points, of prompt
           actions from 15, of the gap from 20; described, from 9, 11 and 14. So a gap that stays is
           shown to stay (within 10) only if seeds differ less than that, as the demo's did
-Hash      0923479f08ea… (the same command prints it, and the report has it)
+Hash      cc8821a4c12c… (the same command prints it, and the report has it)
 Budget    computed: 55 arms and seeds, each 300 updates of 6,144 tokens and 496 episodes; by the
           stages of configs/demo.py 10 minutes each on 2 idle cores. Games and trajectories: 7.5
           minutes on 2 busy cores

@@ -11,7 +11,7 @@ gap stayed within 10 points. The paper has these objectives out of domain alone:
 (FRODO), .65 (DPO+), against .55 (SFT).
 
 Command   cotjax study --config configs/study_made_pairs.py
-Hash      1f6777a773f4… (`cotjax study --power` prints it, and the report has it)
+Hash      51befa4498e3… (`cotjax study --power` prints it, and the report has it)
 Budget    computed: 10 parts (`--parts`), for an arm needs its start; 2,300 updates of 8,192 tokens
 Result    not run
 """
