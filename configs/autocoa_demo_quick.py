@@ -14,14 +14,14 @@ def get_config():
     config.out = "runs/autocoa_demo_quick"
     config.games.in_domain = 12
     config.games.ood = 4
-    config.train.steps = config.train.save_every = 12
-    config.train.warmup = 4
+    config.train.steps = config.train.save_every = 8
+    config.train.warmup = 3
     config.autocoa.least_known = 0.0
     config.autocoa.choices = 80
     config.autocoa.episodes, config.autocoa.thinking = 60, 12
     config.autocoa.grafts = config.autocoa.states = 8
     stages = config.autocoa.stages
-    stages.base.steps, stages.sft1.steps, stages.few.steps = 80, 8, 8
+    stages.base.steps, stages.sft1.steps, stages.few.steps = 60, 8, 8
     stages.sft2_replay.steps = 8
     config.rl.tasks, config.rl.group, config.rl.slots = 4, 4, 16
     stages.rl.steps, stages.rl.simulated_steps = 3, 2
