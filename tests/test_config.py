@@ -73,6 +73,7 @@ def test_every_field_of_an_arm_can_be_set(tmp_path):
         ("learning_rate", 0.1),
         ("objective", "dpo"),
         ("rejected", "lost.jsonl"),
+        ("task_types", ("look_at_obj_in_light",)),
         ("seed", 7),
     ):
         set_field(config, f"arms.reduced.{name}={value}")

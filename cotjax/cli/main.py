@@ -7,6 +7,8 @@ command, so that `--help` is instant.
 from __future__ import annotations
 
 import argparse
+import atexit
+import contextlib
 import io
 import os
 import sys
@@ -100,7 +102,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry_point() -> None:
     """Run the `cotjax` command and end the process with its exit code."""
-    sys.exit(main())
+    code = main()
+    if code:
+        # What failed may have left threads of libraries behind, such as reads of a checkpoint. An
+        # interpreter that is torn down below them can crash, and then the exit code is lost.
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(0)
 
 
 # ---- before a command

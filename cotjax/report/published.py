@@ -87,9 +87,8 @@ def _matrix(summary: Mapping[str, Any]) -> str:
             cells = [_marked(each, _estimate(pilot.get(name))) for name, each in found.items()]
             rows.append((domain_label(domain), label, str(games), *cells))
     title = (
-        "Trained on (rows), by played on, in percent; in brackets behind: not interpreted, for the "
-        f"base is outside {100 * LEAST:.0f} to {100 * MOST:.0f} % (b) or there are fewer than "
-        f"{ENOUGH_GAMES} games (g)"
+        "Trained on, by played on, in %; not interpreted: (b) base outside "
+        f"{100 * LEAST:.0f} to {100 * MOST:.0f}, (g) under {ENOUGH_GAMES} games"
     )
     return _table(
         title, ("played on", "trained on", "games", *names.values()), rows if enough else ()

@@ -258,7 +258,7 @@ def test_an_episode_leaves_nothing_of_the_package_behind(games):
     """Each imports the package's modules anew. None of them waits for the garbage collector."""
 
     def functions() -> int:
-        found = [each for each in gc.get_objects() if isinstance(each, FunctionType)]
+        found = [each for each in gc.get_objects() if type(each) is FunctionType]
         return sum("/bfcl_eval/eval_checker/" in each.__code__.co_filename for each in found)
 
     env, ids = BfclEnv(100), ("multi_turn_long_context_180", "multi_turn_base_26")

@@ -139,7 +139,7 @@ def test_the_answer_has_three_sentences(study):
     assert "2 arms trained for 10 updates" in asked and "success of whole episodes (D3)" in asked
     assert "12 in-domain and 12 out-of-domain ALFWorld games" in asked
     assert found == (
-        "Of the gain of “standard SFT”, 100 % [49, 203] is in the prompt action: the verdict is "
+        "Of the gain of “standard SFT”, 100 % [56, 179] is in the prompt action: the verdict is "
         "“not placed”, for the interval is too wide (in-domain); on the other arm it is "
         "“not placed”."
     )

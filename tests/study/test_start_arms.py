@@ -167,7 +167,7 @@ def test_adapters_are_refused_with_a_start(study):
         ("arms.grpo.direct_share=0.3", "arms.grpo.direct_share is 0.3: what is trained on is"),
         ("train.warmup=1", "arms.short: train.warmup (1) must be"),
         ("arms.grpo.start=", "is 'random'"),
-        ("rl.temperature=0.5", "rl.temperature is 0.5"),
+        ("rl.top_p=0.5", "rl.top_p is 0.5"),
         ("rl.group=1", "rl.group is 1"),
         ("rl.omega=0.5", "arms.grpo.objective is 'grpo' and rl.omega 0.5"),
         ("train.accumulate=2", "train.accumulate is 2"),
