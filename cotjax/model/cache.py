@@ -20,8 +20,7 @@ from cotjax.model.cache_layouts import Layout, layout_of
 from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import logits
 from cotjax.model.layers import Raw
-from cotjax.model.linear import FUSED
-from cotjax.model.params import Params, bind, form_of
+from cotjax.model.params import Params, are_fused, bind
 from cotjax.model.platform import platform_here
 from cotjax.model.sharding import sharding, spec
 from cotjax.model.token_kernels import (
@@ -344,7 +343,7 @@ def _step_by_token(
     config: ModelConfig, params: Params, cache: KVCache, ids_B: jax.Array, index: jax.Array
 ) -> tuple[KVCache, jax.Array]:
     """`step` where a slot's new tokens are behind its own length."""
-    kernel = step_kernel_here(config, form_of(params) == FUSED)
+    kernel = step_kernel_here(config, are_fused(params))
     places_B, ones_B = cache.lengths_B + index, jnp.ones_like(cache.lengths_B)
     keys, values = list(cache.keys), list(cache.values)
 

@@ -1,14 +1,9 @@
-"""Parameters as a sampler has them. A checkpoint has the form APART (linear.py).
+"""Parameters as a sampler on an accelerator has them: q, k and v of a layer as one, gate and up as
+one.
 
-FUSED, on a GPU: q, k and v of a layer are one projection, gate and up another. A decode step's
-matmuls have few rows, so they take the time that reading their weights takes, and one large matmul
-reads faster than three small ones.
-
-TURNED, on a CPU: the output axes of a projection come first. A decode step's matmuls are then
-products of weights and a few columns (linear.turned_product), which read the weights as they lie; a
-product of a few rows and a weight takes up to 1.8 times as long.
-
-The form is made once, when a sampler loads its weights.
+A decode step's matmuls have few rows, so they take the time that reading their weights takes, and
+one large matmul reads faster than three small ones. The weights are joined once, when a sampler
+loads them; a checkpoint has them apart (layers.Attention, layers.FeedForward).
 """
 
 from __future__ import annotations
@@ -20,24 +15,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cotjax.model.config import ModelConfig
-from cotjax.model.linear import APART, FUSED, TURNED
-from cotjax.model.params import Params, declared, param_shardings
+from cotjax.model.params import Params, param_shardings
 from cotjax.model.platform import forms_of, platform_of
-
-
-def sampled_form(config: ModelConfig, mesh: Mesh) -> str:
-    """Return the form of a sampler's parameters on these devices: FUSED, TURNED or APART."""
-    if fuses(config, mesh):
-        return FUSED
-    return TURNED if forms_of(platform_of(mesh)).turned_projections else APART
-
-
-def formed(config: ModelConfig, mesh: Mesh, params: Params) -> Params:
-    """Return `params`, which are on the mesh's devices and are given up, in `sampled_form`."""
-    form = sampled_form(config, mesh)
-    if form == APART:
-        return params
-    return fuse(config, mesh, params) if form == FUSED else turn(config, mesh, params)
 
 
 def fuses(config: ModelConfig, mesh: Mesh) -> bool:
@@ -53,7 +32,7 @@ def fuse(config: ModelConfig, mesh: Mesh, params: Params) -> Params:
 
     Layer by layer, so that no more than one layer's weights are there twice.
     """
-    layers, places = params["model"]["layers"], param_shardings(config, mesh, FUSED)
+    layers, places = params["model"]["layers"], param_shardings(config, mesh, fused=True)
     for name in list(layers):
         layer, place = layers[name], places["model"]["layers"][name]
         attention, gated = layer["self_attn"], layer["mlp"]
@@ -66,30 +45,6 @@ def fuse(config: ModelConfig, mesh: Mesh, params: Params) -> Params:
         del apart, halves
         attention["qkv_proj"], gated["gate_up"] = qkv, gate_up
     return params
-
-
-def turn(config: ModelConfig, mesh: Mesh, params: Params) -> Params:
-    """Return the parameters of `params`, which are given up, with outputs first in projections.
-
-    Weight by weight, so that no more than one is there twice.
-    """
-    places = param_shardings(config, mesh, TURNED)
-    for path in declared(config, TURNED):
-        if path[-1] != "turned":
-            continue
-        projection, place = params, places
-        for name in path[:-1]:
-            projection, place = projection[name], place[name]
-        # Attention's output has two input axes, q, k and v two output axes, the others one of each.
-        inputs = 2 if path[-2] == "o_proj" else 1
-        weight = projection.pop("weight")
-        turned = jax.jit(_outputs_first, static_argnums=1, out_shardings=place["turned"])
-        projection["turned"] = jax.block_until_ready(turned(weight, inputs))
-    return params
-
-
-def _outputs_first(weight: jax.Array, inputs: int) -> jax.Array:
-    return weight.transpose(*range(inputs, weight.ndim), *range(inputs))
 
 
 def _together(q: Params, k: Params, v: Params) -> Params:

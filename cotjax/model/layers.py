@@ -19,7 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from cotjax.errors import UsageError
 from cotjax.model.attention import ATTENDED
 from cotjax.model.config import ModelConfig
-from cotjax.model.linear import APART, FUSED, Linear, param, turned_product
+from cotjax.model.linear import Linear, param
 from cotjax.model.platform import forms_here
 from cotjax.model.rope import Rope, rope_of, rotate
 from cotjax.model.sharding import constrain, lookup
@@ -78,13 +78,13 @@ class RMSNorm(nnx.Module):
 class Attention(nnx.Module):
     """Self-attention with rotary positions. The caller's `attend` relates queries and keys.
 
-    Of the form FUSED q, k and v are one projection, `qkv_proj` [D, K, G + 2, H]: of each
+    `fused` (model/fused.py): q, k and v are one projection, `qkv_proj` [D, K, G + 2, H]: of each
     key head its G = N / K query heads, its key and its value, so that they stay on one device.
     """
 
     qkv_proj: Linear | None = None
 
-    def __init__(self, config: ModelConfig, form: str = APART):
+    def __init__(self, config: ModelConfig, fused: bool = False):
         D, N, K, H = config.width, config.heads, config.kv_heads, config.head_size
         embed, query_heads, key_heads = (
             {"embed": D},
@@ -92,17 +92,16 @@ class Attention(nnx.Module):
             {"kv_heads": K, "head_size": H},
         )
         self.group = N // K
-        linear = partial(Linear, config, form=form)
-        if form == FUSED:
+        if fused:
             together = {"kv_heads": K, "group": self.group + 2, "head_size": H}
-            self.qkv_proj = linear(embed, together, 1 / sqrt(D), config.qkv_bias)
+            self.qkv_proj = Linear(config, embed, together, 1 / sqrt(D), config.qkv_bias)
         else:
-            self.q_proj = linear(embed, query_heads, 1 / sqrt(D), config.qkv_bias)
-            self.k_proj = linear(embed, key_heads, 1 / sqrt(D), config.qkv_bias)
-            self.v_proj = linear(embed, key_heads, 1 / sqrt(D), config.qkv_bias)
+            self.q_proj = Linear(config, embed, query_heads, 1 / sqrt(D), config.qkv_bias)
+            self.k_proj = Linear(config, embed, key_heads, 1 / sqrt(D), config.qkv_bias)
+            self.v_proj = Linear(config, embed, key_heads, 1 / sqrt(D), config.qkv_bias)
         # Two matrices a layer write into the residual stream: this scale keeps its size at one
         # however deep the model is.
-        self.o_proj = linear(query_heads, embed, 1 / sqrt(N * H * 2 * config.layers))
+        self.o_proj = Linear(config, query_heads, embed, 1 / sqrt(N * H * 2 * config.layers))
         self.q_norm = RMSNorm(config, H) if config.qk_norm else None
         self.k_norm = RMSNorm(config, H) if config.qk_norm else None
 
@@ -170,22 +169,21 @@ def _only(x: jax.Array, at_B: jax.Array | None, axis: int) -> jax.Array:
 class FeedForward(nnx.Module):
     """The gated feed-forward (Shazeer, 2020): down(silu(gate x) * up x).
 
-    Of the form FUSED gate and up are one projection, `gate_up` [D, 2, F].
+    `fused` (model/fused.py): gate and up are one projection, `gate_up` [D, 2, F].
     """
 
     gate_up: nnx.Param | None = None
 
-    def __init__(self, config: ModelConfig, form: str = APART):
-        linear = partial(Linear, config, form=form)
+    def __init__(self, config: ModelConfig, fused: bool = False):
         D, F = {"embed": config.width}, {"feed_forward": config.feed_forward}
         self.compute = config.compute_dtype
-        if form == FUSED:
+        if fused:
             shape, axes = (config.width, 2, config.feed_forward), ("embed", "gate_up", *F)
             self.gate_up = param(config, shape, axes, 1 / sqrt(config.width))
         else:
-            self.gate_proj = linear(D, F, 1 / sqrt(config.width))
-            self.up_proj = linear(D, F, 1 / sqrt(config.width))
-        self.down_proj = linear(F, D, 1 / sqrt(config.feed_forward * 2 * config.layers))
+            self.gate_proj = Linear(config, D, F, 1 / sqrt(config.width))
+            self.up_proj = Linear(config, D, F, 1 / sqrt(config.width))
+        self.down_proj = Linear(config, F, D, 1 / sqrt(config.feed_forward * 2 * config.layers))
 
     @jax.named_scope("mlp")
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
@@ -198,11 +196,11 @@ class FeedForward(nnx.Module):
 class DecoderLayer(nnx.Module):
     """Attention, then feed-forward, each on a normed copy of the residual stream."""
 
-    def __init__(self, config: ModelConfig, form: str = APART):
+    def __init__(self, config: ModelConfig, fused: bool = False):
         self.input_layernorm = RMSNorm(config, config.width)
-        self.self_attn = Attention(config, form)
+        self.self_attn = Attention(config, fused)
         self.post_attention_layernorm = RMSNorm(config, config.width)
-        self.mlp = FeedForward(config, form)
+        self.mlp = FeedForward(config, fused)
 
     def __call__(
         self,
@@ -239,25 +237,25 @@ class Embed(nnx.Module):
         # Gathered over fsdp before use like any weight.
         weight_VD = constrain(self.weight[...].astype(self.compute), ("vocab", "hidden"))
         rows = hidden.reshape(-1, hidden.shape[-1]) if forms_here().flat_rows else hidden
-        logits = turned_product(rows, weight_VD, jnp.float32)
+        logits = jnp.einsum("...D,VD->...V", rows, weight_VD, preferred_element_type=jnp.float32)
         return logits.reshape(*hidden.shape[:-1], weight_VD.shape[0])
 
 
 class Backbone(nnx.Module):
     """Embedding, layers and last norm."""
 
-    def __init__(self, config: ModelConfig, form: str = APART):
+    def __init__(self, config: ModelConfig, fused: bool = False):
         self.embed_tokens = Embed(config)
-        self.layers = nnx.List([DecoderLayer(config, form) for _ in range(config.layers)])
+        self.layers = nnx.List([DecoderLayer(config, fused) for _ in range(config.layers)])
         self.norm = RMSNorm(config, config.width)
 
 
 class Transformer(nnx.Module):
-    """The whole model, with a checkpoint's names where the form is APART (model/fused.py)."""
+    """The whole model, with a checkpoint's names, but for those of model/fused.py where `fused`."""
 
-    def __init__(self, config: ModelConfig, form: str = APART):
+    def __init__(self, config: ModelConfig, fused: bool = False):
         self.config = config
-        self.model = Backbone(config, form)
+        self.model = Backbone(config, fused)
         self.lm_head = None if config.tied_embeddings else Embed(config)
         if config.lora is not None:
             projections = {

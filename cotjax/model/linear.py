@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod, sqrt
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +14,6 @@ from cotjax.model.platform import forms_here
 from cotjax.model.sharding import RULES
 
 LORA_FACTORS = ("lora_A", "lora_B")  # the parameters of an adapter
-# How the weights of projections are held: as a checkpoint has them, or as a sampler does
-# (model/fused.py): some joined, or all with their output axes first.
-APART, FUSED, TURNED = "apart", "fused", "turned"
-# Rows up to which the product with a turned weight is computed as the weight times columns.
-_FEW_ROWS = 128
 Sizes = Mapping[str, int]
 
 
@@ -49,32 +43,20 @@ class Linear(nnx.Module):
     """A projection of the last axes: [..., *inputs] -> [..., *outputs], with an optional bias.
 
     A weight's input axes come first. The input axes are one axis of the matmul, and so are the
-    output axes. Of the form TURNED the parameter is `turned`, whose output axes come first.
+    output axes.
     """
 
-    weight: nnx.Param | None = None
-    turned: nnx.Param | None = None
     # None until `adapt` declares them.
     lora_A: nnx.Param | None = None
     lora_B: nnx.Param | None = None
 
     def __init__(
-        self,
-        config: ModelConfig,
-        inputs: Sizes,
-        outputs: Sizes,
-        std: float,
-        bias: bool = False,
-        form: str = APART,
+        self, config: ModelConfig, inputs: Sizes, outputs: Sizes, std: float, bias: bool = False
     ):
         """`inputs` and `outputs`: logical axis -> size, in the order of the weight's axes."""
-        self.axes = (*inputs, *outputs)
         self.inputs, self.compute = tuple(inputs.values()), config.compute_dtype
         self.outputs = tuple(outputs.values())
-        if form == TURNED:
-            self.turned = param(config, self.outputs + self.inputs, (*outputs, *inputs), std)
-        else:
-            self.weight = param(config, self.inputs + self.outputs, self.axes, std)
+        self.weight = param(config, self.inputs + self.outputs, (*inputs, *outputs), std)
         self.bias = param(config, self.outputs, tuple(outputs), 0.0) if bias else None
 
     def adapt(self, config: ModelConfig, lora: LoRA) -> None:
@@ -84,7 +66,7 @@ class Linear(nnx.Module):
         would round small updates away. For the same reason the adapter is float32 whatever the
         weight is.
         """
-        axes, count = self.axes, len(self.inputs)
+        axes, count = self.weight.get_metadata()["out_sharding"], len(self.inputs)
         self.lora_scale = lora.alpha / lora.rank
         # The variance of PEFT's draw (uniform, Kaiming with a = sqrt(5)). B is zero, so that a
         # fresh adapter changes nothing.
@@ -100,7 +82,7 @@ class Linear(nnx.Module):
         lead = x.shape[: x.ndim - len(self.inputs)]
         rows = (prod(lead),) if forms_here().flat_rows else lead
         x = x.reshape(*rows, prod(self.inputs))
-        y = self._product(x)
+        y = x @ self._matrix(self.weight, prod(self.inputs))
         if self.bias is not None:
             y += self.bias[...].astype(self.compute).reshape(*(1,) * len(rows), prod(self.outputs))
         if self.lora_A is not None and self.lora_B is not None:
@@ -108,28 +90,5 @@ class Linear(nnx.Module):
             y += (inner * self.lora_scale) @ self._matrix(self.lora_B, inner.shape[-1])
         return y.reshape(*lead, *self.outputs)
 
-    def _product(self, x: jax.Array) -> jax.Array:
-        if self.weight is not None:
-            return x @ self._matrix(self.weight, prod(self.inputs))
-        assert self.turned is not None
-        matrix_NK = self._matrix(self.turned, prod(self.outputs))
-        # Of bfloat16 a CPU has matmuls with float32 results alone; for others it widens all first.
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        return turned_product(x, matrix_NK, wide).astype(self.compute)
-
     def _matrix(self, weight: nnx.Param, rows: int) -> jax.Array:
         return weight[...].astype(self.compute).reshape(rows, -1)
-
-
-def turned_product(rows: jax.Array, matrix_NK: jax.Array, dtype: Any) -> jax.Array:
-    """Return rows [..., K] times a matrix whose output axis comes first, [..., N], in `dtype`.
-
-    Where the forms ask for it, few rows of float32 (those of a decode step) become columns: the
-    matmul then reads the matrix as it lies, from end to end.
-    """
-    few = rows.ndim == 2 and len(rows) <= _FEW_ROWS and rows.dtype == jnp.float32
-    if not (few and forms_here().few_as_columns):
-        return jnp.einsum("...K,NK->...N", rows, matrix_NK, preferred_element_type=dtype)
-    columns_NR = jnp.einsum("NK,KR->NR", matrix_NK, rows.T, preferred_element_type=dtype)
-    # Without a barrier the compiler makes it the product of rows again.
-    return jax.lax.optimization_barrier(columns_NR).T

@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding
 from cotjax.errors import DataError
 from cotjax.model.config import ModelConfig
 from cotjax.model.layers import Transformer
-from cotjax.model.linear import APART, FUSED, LORA_FACTORS, TURNED
+from cotjax.model.linear import LORA_FACTORS
 from cotjax.model.sharding import sharding
 
 Params = dict[str, Any]
@@ -42,9 +42,9 @@ class Weight:
 
 
 @lru_cache(maxsize=64)
-def _graph(config: ModelConfig, form: str) -> tuple[Any, Any, dict[Path, Weight]]:
+def _graph(config: ModelConfig, fused: bool) -> tuple[Any, Any, dict[Path, Weight]]:
     """Return the module's graph, its state's tree, and its declarations in the tree's order."""
-    graph, state = nnx.split(Transformer(config, form))
+    graph, state = nnx.split(Transformer(config, fused))
     weights: dict[Path, Weight] = {}
     for path, leaf in nnx.to_flat_state(state):
         shape, metadata = leaf.get_value(), leaf.get_metadata()
@@ -54,12 +54,12 @@ def _graph(config: ModelConfig, form: str) -> tuple[Any, Any, dict[Path, Weight]
     return graph, jax.tree.structure(state), weights
 
 
-def declared(config: ModelConfig, form: str = APART) -> Mapping[Path, Weight]:
+def declared(config: ModelConfig, fused: bool = False) -> Mapping[Path, Weight]:
     """Return every parameter's declaration by its path, such as ("model", "norm", "weight").
 
-    `form`, here and below: of linear.py; a sampler may have another than APART (model/fused.py).
+    `fused`: those of the sampler's parameters (model/fused.py), here and below.
     """
-    return _graph(config, form)[2]
+    return _graph(config, fused)[2]
 
 
 def nest(by_path: Mapping[Path, Any]) -> Params:
@@ -80,37 +80,37 @@ def leaf(params: Params, path: Path) -> Any:
 
 
 def bind(config: ModelConfig, params: Params) -> Transformer:
-    """Return the module with these parameters, of any form. Call it only in a traced function."""
-    graph, structure, weights = _graph(config, form_of(params))
+    """Return the module with these parameters, fused ones or not. Call it only inside a traced
+    function.
+    """
+    graph, structure, weights = _graph(config, are_fused(params))
     return nnx.merge(graph, jax.tree.unflatten(structure, [leaf(params, path) for path in weights]))
 
 
-def form_of(params: Params) -> str:
-    """Return the form of these parameters: APART, FUSED or TURNED (linear.py)."""
+def are_fused(params: Params) -> bool:
+    """Return whether these parameters are those of a fused model (model/fused.py)."""
     node: Any = params
     for name in ("model", "layers", "0", "self_attn"):
         node = node.get(name, {})
-    if "qkv_proj" in node:
-        return FUSED
-    return TURNED if "turned" in node.get("o_proj", {}) else APART
+    return "qkv_proj" in node
 
 
-def param_shardings(config: ModelConfig, mesh: Mesh, form: str = APART) -> Params:
+def param_shardings(config: ModelConfig, mesh: Mesh, fused: bool = False) -> Params:
     """Return the sharding of every parameter, in the tree of `init_params`."""
     return nest(
         {
             path: sharding(mesh, weight.shape, weight.axes, name=".".join(path))
-            for path, weight in declared(config, form).items()
+            for path, weight in declared(config, fused).items()
         }
     )
 
 
-def abstract_params(config: ModelConfig, mesh: Mesh | None = None, form: str = APART) -> Params:
+def abstract_params(config: ModelConfig, mesh: Mesh | None = None, fused: bool = False) -> Params:
     """Return each parameter's shape and dtype, and its sharding where a mesh is given."""
     abstract = nest(
         {
             path: jax.ShapeDtypeStruct(weight.shape, weight.dtype)
-            for path, weight in declared(config, form).items()
+            for path, weight in declared(config, fused).items()
         }
     )
     if mesh is None:
@@ -118,7 +118,7 @@ def abstract_params(config: ModelConfig, mesh: Mesh | None = None, form: str = A
     return jax.tree.map(
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
         abstract,
-        param_shardings(config, mesh, form),
+        param_shardings(config, mesh, fused),
     )
 
 

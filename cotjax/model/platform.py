@@ -43,10 +43,6 @@ class Forms:
     token_kernels: tuple[str, ...] = ()
     # Project q, k and v by one matmul, and gate and up by one, in the sampler.
     fused_projections: bool = False
-    # Hold projections with their output axes first, in the sampler (model/fused.py).
-    turned_projections: bool = False
-    # Multiply a matrix whose outputs come first with a few rows as with columns.
-    few_as_columns: bool = False
     # Tokens of all slots together that a pass over prompts reads, about, where a kernel holds no
     # scores.
     read_at_once: int = 2048
@@ -61,8 +57,6 @@ FORMS: dict[str, Forms] = {
         argmax_by_max=True,
         cache_block=64,
         least_remat="dots",
-        turned_projections=True,
-        few_as_columns=True,
     ),
     "gpu": Forms(
         cache_block=64,
@@ -85,9 +79,6 @@ argmax_by_max        a reduction with two results is not vectorised
 cache_block          a CPU reads 64 tokens fastest
 least_remat          a CPU moves element-wise results through memory more slowly than it computes
                      them again
-turned_projections,  a matmul of few rows takes longer than one of few columns, which seems to read
-few_as_columns       it as it lies: 16 rows through SmolLM2's feed-forward take 0.70 of the time,
-                     its logits 0.66
 
 And why a GPU's do (docs/performance.md has the figures):
 

@@ -20,7 +20,7 @@ from jax.stages import Lowered
 from cotjax.model import cache as kv
 from cotjax.model.cache_layouts import layout_of
 from cotjax.model.config import ModelConfig
-from cotjax.model.fused import sampled_form
+from cotjax.model.fused import fuses
 from cotjax.model.params import Params, abstract_params
 from cotjax.model.platform import forms_of, platform_of
 from cotjax.model.sharding import batch_sharding, spec
@@ -58,9 +58,9 @@ class Programs:
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
-    def form(self) -> str:
-        """The form of the parameters (model/fused.py)."""
-        return sampled_form(self.config, self.mesh)
+    def fused(self) -> bool:
+        """Whether parameters are those of model/fused.py."""
+        return fuses(self.config, self.mesh)
 
     @cached_property
     def reads(self) -> list[int]:
@@ -184,7 +184,7 @@ class Programs:
     def abstract_params(self) -> Params:
         """Return the parameters' shapes and shardings, in the compute dtype."""
         compute = self.config.compute_as
-        shapes = abstract_params(self.config, self.mesh, self.form)
+        shapes = abstract_params(self.config, self.mesh, self.fused)
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, compute, sharding=x.sharding), shapes
         )

@@ -16,7 +16,7 @@ from jax.stages import Compiled, Lowered
 
 from cotjax.errors import UsageError
 from cotjax.model.cache import KVCache
-from cotjax.model.fused import formed
+from cotjax.model.fused import fuse
 from cotjax.model.params import Params, param_shardings
 from cotjax.model.platform import decode_options
 from cotjax.sample.buckets import CAPACITY_BUCKETS, bucket, tree_buckets
@@ -102,11 +102,11 @@ class Runner:
             return x.astype(config.compute_as)
 
         # A copy: a trainer may donate its own arrays to the next step.
-        mesh = self.programs.mesh
-        copy = jax.device_put(
-            jax.tree.map(cast, params), param_shardings(config, mesh), may_alias=False
+        self.params = jax.device_put(
+            jax.tree.map(cast, params), param_shardings(config, self.programs.mesh), may_alias=False
         )
-        self.params = formed(config, mesh, copy)
+        if self.programs.fused:
+            self.params = fuse(config, self.programs.mesh, self.params)
 
     def wait(self) -> None:
         """Return once the weights are on the devices."""

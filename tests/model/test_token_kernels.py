@@ -17,8 +17,7 @@ from cotjax.model.cache_layouts import Blocks, Tokens
 from cotjax.model.config import LoRA
 from cotjax.model.fused import fuse, fuses
 from cotjax.model.layers import Raw
-from cotjax.model.linear import FUSED
-from cotjax.model.params import declared, form_of, init_params, leaf
+from cotjax.model.params import are_fused, declared, init_params, leaf
 from cotjax.model.sharding import make_mesh
 
 LENGTHS = [[0, 5], [3, 20]]  # tokens that two pieces read into each of two slots
@@ -84,13 +83,13 @@ def test_reading_and_decoding_are_the_same_in_every_form(gpu, config, kernels):
 def test_fused_weights_are_the_apart_ones_side_by_side(gpu):
     config = tiny.model_config(qkv_bias=True)
     params = init_params(config, jax.random.key(0))
-    assert not fuses(config, tiny.mesh()) and form_of(params) != FUSED
+    assert not fuses(config, tiny.mesh()) and not are_fused(params)
     gpu()
     assert fuses(config, tiny.mesh())
     assert not fuses(replace(config, lora=LoRA(2, 4.0, ".*")), tiny.mesh())
     own = fuse(config, tiny.mesh(), jax.tree.map(jnp.copy, params))
-    assert form_of(own) == FUSED
-    for path, weight in declared(config, FUSED).items():
+    assert are_fused(own)
+    for path, weight in declared(config, fused=True).items():
         assert leaf(own, path).shape == weight.shape
     layer, fused = params["model"]["layers"]["1"], own["model"]["layers"]["1"]
     qkv_DKgH = fused["self_attn"]["qkv_proj"]["weight"]

@@ -8,8 +8,7 @@ from helpers import tiny
 
 from cotjax.model import platform
 from cotjax.model.cache_layouts import Tokens
-from cotjax.model.linear import FUSED
-from cotjax.model.params import form_of
+from cotjax.model.params import are_fused
 from cotjax.sample.buckets import READ_MANY
 from cotjax.sample.sampler import Sampler
 
@@ -43,7 +42,7 @@ def test_texts_and_scores_are_the_same_with_a_gpus_forms(monkeypatch):
     monkeypatch.setattr(platform, "FORMS", {"cpu": gpu})
     sampler, own_ids, own_logprobs = _played(params)
     runner = sampler._runner
-    assert isinstance(runner.cache.layout, Tokens) and form_of(runner.params) == FUSED
+    assert isinstance(runner.cache.layout, Tokens) and are_fused(runner.params)
     assert runner.reads == list(READ_MANY)
     assert sampler.compilations <= sampler.compilations_bound
     assert own_ids == ids
