@@ -16,6 +16,7 @@ from cotjax.data.trajectories import Trajectory
 from cotjax.envs.worlds import IN_DOMAIN, World
 from cotjax.errors import UsageError
 from cotjax.formats import normalize_action
+from cotjax.rollout import contracts
 
 _SHOWN = 3  # words that a warning names
 _SUBWORDS = "a model whose tokenizer has subwords (model.base), such as that of cotjax base smollm2"
@@ -92,7 +93,7 @@ def unwritable(world: World, codec: Codec, episodes: Iterable[Trajectory]) -> Un
     return found
 
 
-def as_written(world: World, codec: Codec, episode: Trajectory) -> Trajectory:
+def as_written(world: World, codec: contracts.Codec, episode: Trajectory) -> Trajectory:
     """Return an episode with its actions as the codec writes them, where the world reads the same.
 
     Agreement with the expert is that of texts, and a model with a word-level tokenizer can write
@@ -106,7 +107,7 @@ def as_written(world: World, codec: Codec, episode: Trajectory) -> Trajectory:
     return replace(episode, steps=tuple(steps))
 
 
-def _written(codec: Codec, action: str) -> str:
+def _written(codec: contracts.Codec, action: str) -> str:
     """Return an action as a model's response comes to the environment."""
     ids = codec.encode_plain(action, "the action", lenient=True)
     return normalize_action(codec.decode(ids))
