@@ -3,6 +3,7 @@
 The base does not learn its facts in so few updates, so the gate behind it is open.
 
 Command   cotjax autocoa --quick
+Time      3.2 minutes on 2 idle CPU cores (2026-11-28)
 """
 
 import autocoa_demo
