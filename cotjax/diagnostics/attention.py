@@ -9,7 +9,6 @@ from pydantic import Field
 
 from cotjax.diagnostics.metric import Metric
 from cotjax.diagnostics.role_shares import (
-    BY_LAYER,
     MEAN_NATS,
     Layers,
     Part,
@@ -21,6 +20,7 @@ from cotjax.diagnostics.role_shares import (
     of_two,
     share_counts,
     share_metrics,
+    shares_by_layer,
 )
 
 
@@ -103,7 +103,4 @@ class AttentionRow(SharesRow):
 
     def layers(self) -> Mapping[str, Sequence[float]]:
         """As `ProbeRow.layers`."""
-        if self.cot is None:
-            return {}
-        values = (self.cot.prompt_by_layer, self.cot.reasoning_by_layer)
-        return {f"attention_{part}": each for part, each in zip(BY_LAYER, values, strict=True)}
+        return shares_by_layer("attention", self.cot)

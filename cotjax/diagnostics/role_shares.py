@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -101,6 +101,27 @@ _WORDS = {
     "tags": "the tags",
     "action": "the action so far",
 }
+
+
+class Layered(Protocol):
+    """What was measured in each layer, from the first one on."""
+
+    @property
+    def prompt_by_layer(self) -> Layers: ...
+
+    @property
+    def reasoning_by_layer(self) -> Layers: ...
+
+
+def shares_by_layer(own: str, cot: Layered | None) -> dict[str, Layers]:
+    """Return metric -> its share in each layer; {} where no CoT response was measured.
+
+    `own`: "attention" or "gradient".
+    """
+    if cot is None:
+        return {}
+    values = (cot.prompt_by_layer, cot.reasoning_by_layer)
+    return {f"{own}_{part}": each for part, each in zip(BY_LAYER, values, strict=True)}
 
 
 class SharesRow(ProbeRow):
