@@ -65,3 +65,23 @@ def optimized(monkeypatch):
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", disabled)
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Failures(config), "failures")
+
+
+class _Failures:
+    """Name what failed at once, too: a run of all tests takes most of an hour."""
+
+    def __init__(self, config):
+        self._config = config
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+            crash = getattr(report.longrepr, "reprcrash", None)
+            message, *_ = str(crash.message if crash else report.longrepr).splitlines() or [""]
+            terminal.line(f"\nFAILED {report.nodeid} ({report.when}): {message}")
