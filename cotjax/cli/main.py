@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import io
 import os
+import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,8 @@ from cotjax.runtime.terminal import visible
 # devices, and `bench` measures compilers and memory: both compile afresh.
 _COMPILING = ("demo", "study", "train", "rl", "autocoa", "evaluate", "play", "replay")
 
+_UNREAD = 141  # as a shell has it of a process that SIGPIPE ended
+
 DESCRIPTION = """\
 cotjax shows where the gains of chain-of-thought (CoT) training of agents land: in the prompt action
 (decoded without reasoning) or in the CoT advantage (what reasoning adds).
@@ -65,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     5    a bug in cotjax
     75   stopped by SIGTERM; the same command resumes
     130  interrupted by Ctrl-C; the same command resumes
+    141  nobody reads its output any more, as behind `| head`; the same command resumes
 
     Whatever ends one process of several with a code other than 0 ends the others too.
     """
@@ -77,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with resend_swallowed_signals(), stop_at_sigterm(), disk_errors():
             _expand_paths(arguments)
             code = arguments.run(arguments) or 0
+            sys.stdout.flush()
     except CotjaxError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt as interrupt:
@@ -93,6 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if caused_by_interrupt(error):
             return _interrupted()
+        if isinstance(error, BrokenPipeError) and _unread():
+            _stop_others("nobody reads its output", _UNREAD)
+            return _UNREAD
         _stop_others(f"{type(error).__name__}: {error}", 1)
         raise
     if code:
@@ -112,6 +120,16 @@ def entry_point() -> None:
                 stream.flush()
         os._exit(code)
     sys.exit(0)
+
+
+def _unread() -> bool:
+    """Return whether the reader of standard output went away; what is left of it goes nowhere."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    unread = any(events & select.POLLERR for _, events in output.poll(0))
+    if unread:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return unread
 
 
 # ---- before a command

@@ -1,5 +1,6 @@
 """The command line's exit codes: every one is documented, and every failure ends all processes."""
 
+import os
 import re
 
 import pytest
@@ -25,7 +26,7 @@ def _kinds(kind=errors.CotjaxError):
 
 def test_the_docstring_of_main_names_every_exit_code():
     documented = {int(code) for code in re.findall(r"^    (\d+) ", main.__doc__, re.MULTILINE)}
-    assert documented == {0, 1, 130, *(kind.exit_code for kind in _kinds())}
+    assert documented == {0, 1, 130, 141, *(kind.exit_code for kind in _kinds())}
 
 
 def test_a_command_whose_answer_is_no_ends_the_other_processes_too(monkeypatch, stopped):
@@ -64,3 +65,24 @@ def test_an_unknown_error_is_a_traceback_and_ends_all_processes(monkeypatch, sto
     with pytest.raises(ZeroDivisionError):
         main(["bench", "faults"])
     assert stopped == [("ZeroDivisionError: division by zero", 1)]
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_output_that_nobody_reads_ends_without_a_traceback(monkeypatch, stopped, capsys, flush):
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as unread:
+        monkeypatch.setattr("sys.stdout", unread)
+        monkeypatch.setattr("cotjax.bench.faults.benchmark", lambda *_: print("a", flush=flush))
+        assert main(["bench", "faults"]) == 141
+    assert stopped == [("nobody reads its output", 141)]
+    assert capsys.readouterr().err == ""
+
+
+def test_another_broken_pipe_is_an_unknown_error(monkeypatch, stopped):
+    def fail(*arguments):
+        raise BrokenPipeError("a worker's")
+
+    monkeypatch.setattr("cotjax.bench.faults.benchmark", fail)
+    with pytest.raises(BrokenPipeError):
+        main(["bench", "faults"])
