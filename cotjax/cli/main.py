@@ -13,6 +13,7 @@ import io
 import os
 import select
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -113,7 +114,10 @@ def entry_point() -> None:
     code = main()
     if code:
         # What failed may have left threads of libraries behind, such as reads of a checkpoint. An
-        # interpreter that is torn down below them can crash, and then the exit code is lost.
+        # interpreter that is torn down below them can crash, and then the exit code is lost. What
+        # comes before that is done, in the interpreter's order: pools of processes end with their
+        # threads, and without these nobody tells the processes that are waited for to end.
+        threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):

@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -86,3 +88,22 @@ def test_another_broken_pipe_is_an_unknown_error(monkeypatch, stopped):
     monkeypatch.setattr("cotjax.bench.faults.benchmark", fail)
     with pytest.raises(BrokenPipeError):
         main(["bench", "faults"])
+
+
+_LEAVES_A_POOL = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from cotjax.cli import main as cli
+
+def main():
+    global pool
+    pool = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
+    return 75 - (pool.submit(abs, -2).result() - 2)
+
+cli.main = main
+cli.entry_point()
+"""
+
+
+def test_a_pool_of_processes_that_was_left_behind_ends_with_the_command():
+    assert subprocess.run([sys.executable, "-c", _LEAVES_A_POOL], timeout=60).returncode == 75
