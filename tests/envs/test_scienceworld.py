@@ -21,6 +21,7 @@ from cotjax.envs.base import Observation
 from cotjax.envs.pool.descendants import children
 from cotjax.envs.pool.pool import EnvPool
 from cotjax.envs.replay import replay
+from cotjax.envs.scienceworld.engine import installed_jar
 from cotjax.envs.scienceworld.env import _REFUSED, ScienceWorldEnv
 from cotjax.envs.scienceworld.expert import Expert
 from cotjax.envs.scienceworld.tasks import OOD_TASKS, VARIATIONS, Loaded
@@ -241,9 +242,21 @@ def test_what_is_missing_is_said_in_one_line(monkeypatch):
         patch.setenv("PATH", "")
         with pytest.raises(UsageError, match=r"needs Java.*apt-get install default-jre-headless"):
             ScienceWorldEnv()
-    monkeypatch.setitem(sys.modules, "scienceworld.constants", None)
-    with pytest.raises(UsageError, match=r'not installed .*pip install "scienceworld==1.2.3"'):
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "py4j.java_gateway", None)
+        with pytest.raises(UsageError, match=r'not installed .*pip install "scienceworld==1.2.3"'):
+            ScienceWorldEnv()
+    monkeypatch.setattr("cotjax.envs.scienceworld.engine._VERSION", "1.2.4")
+    with pytest.raises(UsageError, match=r"scienceworld 1\.2\.3 is installed, but .* of 1\.2\.4"):
         ScienceWorldEnv()
+
+
+@needs_engine
+def test_a_file_of_the_packages_name_is_not_taken_for_it(monkeypatch):
+    """Such as configs/scienceworld.py, for a command that is started in its folder."""
+    monkeypatch.delitem(sys.modules, "scienceworld", raising=False)
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "configs")
+    assert Path(installed_jar()).name == "scienceworld.jar" and Path(installed_jar()).exists()
 
 
 # ---- the expert

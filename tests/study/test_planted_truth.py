@@ -13,9 +13,6 @@ from cotjax.diagnostics.share import Verdict
 from cotjax.report.summarize import summarize
 
 CONFIG = """
-import sys
-
-sys.path.insert(0, {configs!r})
 import demo
 
 
@@ -29,17 +26,17 @@ def get_config():
     config.evaluate.episodes_at = (0,)
     config.train.save_every = config.train.steps
     config.primary.kinds = ("cot", "prompt")  # clear with half of the games
-    config.arms = {{cell: demo.CELLS[cell] for cell in ("named", "named_mixed")}}
+    config.arms = {cell: demo.CELLS[cell] for cell in ("named", "named_mixed")}
     return config
 """
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
-def test_the_verdict_flips_with_what_was_planted(tmp_path):
-    configs = Path(__file__).parents[2] / "configs"
+def test_the_verdict_flips_with_what_was_planted(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "configs")
     config = tmp_path / "planted.py"
-    config.write_text(CONFIG.format(configs=str(configs)))
+    config.write_text(CONFIG)
     out = tmp_path / "run"
     assert main(["study", "--config", str(config), "--out", str(out)]) == 0
     summary = summarize(out)

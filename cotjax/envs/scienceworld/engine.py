@@ -43,18 +43,23 @@ class EngineError(Exception):
 
 
 def installed_jar() -> str:
-    """Return the path of the simulator's archive. Raises UsageError without the package."""
+    """Return the path of the simulator's archive. Raises UsageError without the package.
+
+    The package is not imported: a file such as configs/scienceworld.py would be, where its folder
+    comes first on the path of modules.
+    """
     try:
         import py4j.java_gateway  # noqa: F401
-        from scienceworld.constants import JAR_PATH
+
+        package = importlib.metadata.distribution("scienceworld")
     except ImportError as error:
         raise UsageError(f"ScienceWorld is not installed ({error}): {_INSTALL}") from None
-    installed = importlib.metadata.version("scienceworld")
-    if installed != _VERSION:
+    if package.version != _VERSION:
         raise UsageError(
-            f"scienceworld {installed} is installed, but games are those of {_VERSION}: {_INSTALL}"
+            f"scienceworld {package.version} is installed, but games are those of {_VERSION}: "
+            f"{_INSTALL}"
         )
-    return JAR_PATH
+    return str(package.locate_file("scienceworld/scienceworld.jar"))
 
 
 class _Java:
