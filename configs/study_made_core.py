@@ -1,7 +1,7 @@
-"""The core of configs/study_made.py, of a size that two CPU cores run in an hour and a half.
+"""The core of configs/study_made.py, of a size that two CPU cores run in an hour.
 
 Fixed before the run; the report has this file's settings and their hash. Games and training seeds
-are those of configs/study_made.py, of which none was run before. What is smaller: four arms and not
+are those of configs/study_made.py, of which none was run before. What is smaller: three arms and not
 eleven, and 120 updates (two epochs), not 300. The arms with a known answer are those of
 configs/demo_full.py, which finds both.
 
@@ -11,23 +11,23 @@ whether the gap of each stays within 10 points. The four are one family (Holm, 5
 not name the action, so its tokens have a tenth of the loss to carry.
 
 Secondary, described by intervals: success of whole episodes (D3) in-domain and in longer rooms; the
-trend of the gap over updates 0, 60 and 120; and the difference from "sft" of k = 0.3, of k = 0.7
-and of the control that drops as many tokens as k = 0.3 does, at random among all. If reduced
-supervision acts by which tokens it drops, k = 0.3 differs from that control.
+trend of the gap over updates 0, 60 and 120; and the difference from "sft" of k = 0.3 and of the
+control that drops as many tokens as k = 0.3 does, at random among all. If reduced supervision acts
+by which tokens it drops, k = 0.3 differs from that control.
 
 Command   cotjax study --config configs/study_made_core.py
 Power     `cotjax study --power`, 64 games, five seeds that differ by 0.3 logits: four studies of
           five give a verdict of the family to a change of CoT actions from 12 points, of prompt
           actions from 14, of the gap from 18; described, from 9, 11 and 14
-Hash      ceda990826dc… (the same command prints it, and the report has it)
-Budget    computed: 20 arms and seeds, each 120 updates of 6,144 tokens and 248 episodes; by the
+Hash      96ab47091764… (the same command prints it, and the report has it)
+Budget    computed: 15 arms and seeds, each 120 updates of 6,144 tokens and 248 episodes; by the
           stages of configs/demo.py 3.3 minutes each on 2 idle cores
 Result    not run
 """
 
 import study_made
 
-CORE = ("sft", "k03", "k07", "random")
+CORE = ("sft", "k03", "random")
 
 
 def get_config():
