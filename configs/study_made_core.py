@@ -1,7 +1,7 @@
 """The core of configs/study_made.py, of a size that two CPU cores run in an hour.
 
 Fixed before the run; the report has this file's settings and their hash. Games and training seeds
-are those of configs/study_made.py, of which none was run before. What is smaller: three arms and not
+are those of configs/study_made.py, of which none was run before. What is smaller: three arms, not
 eleven, and 120 updates (two epochs), not 300. The arms with a known answer are those of
 configs/demo_full.py, which finds both.
 
