@@ -6,19 +6,18 @@ Then it plays: with results that it writes itself (RL-1), and with the retriever
 of the paper's ablation share these stages, and are played on one panel of questions.
 
 Command   cotjax autocoa --config configs/autocoa_demo.py
-Hardware  2 CPU cores: 27 minutes, in three pieces, beside other work: 16.5 for all but RL-2 behind
-          SFT-2 (2.6), the replayed SFT-2 (4), and the expert's states (3.2)
+Hardware  2 CPU cores that also did work of low priority: 20 minutes (28 of CPU time)
 Result    of 2026-11-28: the base knows 99.4 % of the known facts and 0.3 % of the others, where a
           guess is right for 2.1 %. It never searches, and none of the paper's stages answers more
           of the 132 questions: exact match 20 % [14, 28], SFT-1 7 [4, 12], SFT-2 13 [8, 20],
-          SFT-1+2 12, SFT-1+2+3 11, with RL-1 11, with RL-2 12 [8, 19], SFT-1+2+RL-2 16 [11, 23].
+          SFT-1+2 12, SFT-1+2+3 11, with RL-1 12, with RL-2 12 [8, 19], SFT-1+2+RL-2 16 [11, 23].
           The stages teach to search: SFT-2 has 47 % [38, 56] of the searches that are needed, and
           half of its own are needed. They forget facts for it, and answer 3 % [1, 10] of the
           questions over two facts at most. Where the texts of the base are replayed, its one-hop
           answers stay: SFT-2 has 21 % [15, 29], 8 points [3, 14] more than without, and 30 % [22,
           40] of the needed searches. SFT-1 in front of SFT-2 changes nothing that this panel can
-          see. RL-1 searches less often, by 0.32 [0.18, 0.45] an episode, and exact match moves by
-          0.8 points [-5, 6.5]
+          see. RL-1 searches less often, by 0.41 [0.27, 0.53] an episode, and exact match moves by
+          1.5 points [-2.9, 5.9]
 """
 
 from cotjax.config import default_config
