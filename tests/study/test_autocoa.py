@@ -96,10 +96,10 @@ class Killer(Reporter):
             yield stage
 
 
-def params_at(run: Path, stage: str):
+def params_at(run: Path, stage: str, step: int = 4):
     model = ModelConfig.from_saved(run / "model.json")
     checkpoints = Checkpoints(run / "stages" / stage / "checkpoints")
-    found = checkpoints.restore_params(4, model, tiny.mesh()), checkpoints.digest(4)
+    found = checkpoints.restore_params(step, model, tiny.mesh()), checkpoints.digest(step)
     checkpoints.close()
     return jax.tree.map(np.asarray, found[0]), found[1]
 
@@ -133,6 +133,8 @@ def test_killed_in_a_stage_the_run_ends_as_if_undisturbed(tmp_path, capsys):
         settings = json.loads((killed / "stages" / stage / "settings.json").read_text())
         assert settings["made_from"]["base"]["checkpoint"] == digest
         assert f"from {before} {digest}" in said
+        first, last = params_at(killed, stage, 0)[0], params_at(killed, before)[0]
+        jax.tree.map(np.testing.assert_array_equal, first, last)
     # The roles of each stage, in what it was trained on.
     supervised = {stage: set(rows(calm, stage)[0]["supervised"]) for stage in STAGES[:4]}
     assert "OBSERVATION" in supervised["sft3"] and "OBSERVATION" not in supervised["sft2"]
