@@ -6,11 +6,11 @@ questions of 5 plays each. There is no stage "base": the model knows what it kno
 from its own runs (cotjax data choices --records).
 
 Plan      cotjax plan --stages --config configs/autocoa_7b_v5e_8x8.py
-Result    compiled (2026-11-28): the prefill of play, which fits: 6.45 of 16 GiB a chip, with the
-          state and the start held. The others by the shardings, not yet by the compiler: in
-          training the state, the KL term's start and the sums of gradients take 2.3 GiB a chip; in
-          play, the sampler's weights take 3.6 and the cache of 128 slots 0.9 GiB beside the state
-          and the start
+Result    by the compiler of jax 0.10.2 (28 November 2026), of a chip's 16 GiB at the worst moment:
+          SFT-1, SFT-2 and SFT-3 4.9; RL-1 and RL-2 6.5 while they read prompts and 6.6 while they
+          decode (the sampler's weights 3.6, the cache of 128 slots 1.1, the state and the start
+          1.8), 3.1 to score, 5.8 in a micro-batch, 2.4 in the update. Compiled in two hours of low
+          priority on 2 cores
 Differs   from the paper: float32 parameters. Rows are packed, so an update of 16 rows has more than
           its 32 texts: the steps are those of 2 epochs at 1,400 tokens a text
 Hardware  v5litepod-64: 16 GiB a chip. `cotjax autocoa` runs as one process, so this slice of 16
