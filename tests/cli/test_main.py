@@ -106,4 +106,4 @@ cli.entry_point()
 
 
 def test_a_pool_of_processes_that_was_left_behind_ends_with_the_command():
-    assert subprocess.run([sys.executable, "-c", _LEAVES_A_POOL], timeout=60).returncode == 75
+    assert subprocess.run([sys.executable, "-c", _LEAVES_A_POOL], timeout=120).returncode == 75
