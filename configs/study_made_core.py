@@ -20,9 +20,13 @@ Power     `cotjax study --power`, 64 games, five seeds that differ by 0.3 logits
           five give a verdict of the family to a change of CoT actions from 12 points, of prompt
           actions from 14, of the gap from 18; described, from 9, 11 and 14
 Hash      96ab47091764… (the same command prints it, and the report has it)
-Budget    computed: 15 arms and seeds, each 120 updates of 6,144 tokens and 248 episodes; by the
-          stages of configs/demo.py 3.3 minutes each on 2 idle cores
-Result    not run
+Hardware  2 CPU cores: 75 minutes, and 7 for its games, beside work of low priority
+Result    28 November 2026. D1, base to update 120: "sft" +14 points [9, 20] by CoT actions, +0
+          [-6, 7] by prompt actions, so that 1 % [-43, 54] of the gain is in these; "k03" +13 [8,
+          19], +1 [-4, 6] and 6 % [-34, 51]: neither is told from a half (p = 0.22). The gap widens
+          by 14 [5, 23] and 13 [5, 20]: it does not stay within 10 (p = 1). Against "sft", "k03"
+          moves the gap by -2 [-4, 0] and success by -1 [-6, 3]; "random" by +1 [-1, 3] and +4
+          [0, 8]. docs/results.md has the tables, docs/results/made_core.tar.xz the records
 """
 
 import study_made
