@@ -1,4 +1,4 @@
-"""The core of configs/study_made.py, of a size that two CPU cores run in an hour.
+"""The core of configs/study_made.py, of a size that two CPU cores run in an hour and a half.
 
 Fixed before the run; the report has this file's settings and their hash. Games and training seeds
 are those of configs/study_made.py, of which none was run before. What is smaller: three arms, not
@@ -20,7 +20,7 @@ Power     `cotjax study --power`, 64 games, five seeds that differ by 0.3 logits
           five give a verdict of the family to a change of CoT actions from 12 points, of prompt
           actions from 14, of the gap from 18; described, from 9, 11 and 14
 Hash      96ab47091764… (the same command prints it, and the report has it)
-Hardware  2 CPU cores: 75 minutes, and 7 for its games, beside work of low priority
+Hardware  2 CPU cores, beside work of low priority: 74 minutes, with games and trajectories made
 Result    28 November 2026. D1, base to update 120: "sft" +14 points [9, 20] by CoT actions, +0
           [-6, 7] by prompt actions, so that 1 % [-43, 54] of the gain is in these; "k03" +13 [8,
           19], +1 [-4, 6] and 6 % [-34, 51]: neither is told from a half (p = 0.22). The gap widens

@@ -1,5 +1,6 @@
 """The command line's exit codes: every one is documented, and every failure ends all processes."""
 
+import io
 import os
 import re
 import subprocess
@@ -69,11 +70,17 @@ def test_an_unknown_error_is_a_traceback_and_ends_all_processes(monkeypatch, sto
     assert stopped == [("ZeroDivisionError: division by zero", 1)]
 
 
+@pytest.mark.parametrize("unbuffered", [True, False])
 @pytest.mark.parametrize("flush", [True, False])
-def test_output_that_nobody_reads_ends_without_a_traceback(monkeypatch, stopped, capsys, flush):
+def test_output_that_nobody_reads_ends_without_a_traceback(
+    monkeypatch, stopped, capsys, flush, unbuffered
+):
+    """Unbuffered, as PYTHONUNBUFFERED has it, nothing is left to be written when it is noticed."""
     read, write = os.pipe()
     os.close(read)
-    with open(write, "w") as unread:
+    with io.TextIOWrapper(
+        open(write, "wb", buffering=0 if unbuffered else -1), write_through=unbuffered
+    ) as unread:
         monkeypatch.setattr("sys.stdout", unread)
         monkeypatch.setattr("cotjax.bench.faults.benchmark", lambda *_: print("a", flush=flush))
         assert main(["bench", "faults"]) == 141
