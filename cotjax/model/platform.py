@@ -180,8 +180,28 @@ def return_freed_memory() -> None:
         trim(0)
 
 
+# Parameters of glibc's mallopt, by their numbers in malloc.h: one heap for all threads, no array
+# outside it, and no end of it given back.
+_KEEP = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
+
+
+def keep_freed_memory() -> None:
+    """Have this process take memory that it has freed for its next arrays (glibc; else nothing).
+
+    By default glibc gives each large array back to the system, which clears the same pages again
+    for the next one. XLA allocates a program's temporaries, gigabytes of a train step, whenever the
+    program runs. Call it before threads have allocated anything: a heap of their own stays theirs.
+    `return_freed_memory` still gives memory back.
+    """
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        for number, value in _KEEP.values():
+            mallopt(number, value)
+
+
 def split_cpu(devices: int) -> None:
-    """Let jax show this host's CPU as this many devices. Call it before any device is used.
+    """Let jax show this host's CPU as this many devices, and the process keep memory that it frees.
+
+    Call it before any device is used.
 
     Each computes its part of a batch by itself, which is faster than all cores at one small matmul
     after the other: two devices on two cores decode 32 slots of a small model 1.3 times as fast as
@@ -192,6 +212,7 @@ def split_cpu(devices: int) -> None:
     """
     if devices < 1:
         raise UsageError(f"cpu_devices is {devices}; it must be at least 1")
+    keep_freed_memory()
     flags = os.environ.get("XLA_FLAGS", "")
     if (
         devices == 1
