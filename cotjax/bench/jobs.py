@@ -184,6 +184,12 @@ class Late:
         self._env.close()
 
 
+# What TRL trains on: a row for each step, behind the prompt that it was drawn after; or one text an
+# episode, in which each step stands behind the thoughts of all before it, which it was not drawn
+# after.
+ROWS = ("steps", "episodes")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RLJob(RolloutJob):
     """Steps of GRPO by CoT actions at temperature 1. `side` of the baseline: "trl".
@@ -191,12 +197,14 @@ class RLJob(RolloutJob):
     Attributes:
       tasks, group: games a step, plays of each; `slots` is their product.
       batch, row_length: rows of a micro-batch, and the tokens of each, of cotjax alone.
+      rows: what the baseline trains on, one of ROWS.
     """
 
     tasks: int = 4
     group: int = 8
     batch: int = 8
     row_length: int = 1024
+    rows: str = "steps"
 
     @property
     def elicitation(self) -> Elicitation:

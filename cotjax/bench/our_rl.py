@@ -130,6 +130,11 @@ class CotjaxRL(RLTask):
             )
         return acted
 
+    @property
+    def compiled(self) -> int:
+        """Programs of the sampler; those of the update are compiled in the first step."""
+        return self._actors.sampler.compilations
+
     def describe(self) -> dict[str, Any]:
         return jax_facts()
 

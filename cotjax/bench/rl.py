@@ -7,6 +7,7 @@ be equal, but for ties that rounding breaks.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -48,7 +49,8 @@ class Settings:
       steps, new: most steps an episode, most tokens a CoT response.
       batch, row_length: rows of a micro-batch; tokens of a row, of cotjax.
       cpu_devices: devices that cotjax splits the CPU into; None: see `sides.devices_of`.
-      peer: whether TRL's GRPOTrainer plays and trains too.
+      peer: whether TRL's GRPOTrainer plays and trains too; rows: what it trains on, one of
+        `jobs.ROWS`.
       rounds: one step of every side in each.
       seed: of the games and of what is drawn.
     """
@@ -63,12 +65,23 @@ class Settings:
     row_length: int = 1024
     cpu_devices: int | None = None
     peer: bool = False
+    rows: str = "steps"
     rounds: int = 3
     seed: int = 0
 
     def job(self, games: Sequence[Game], folder: Path) -> RLJob:
         """Return cotjax's job; `folder`: for weights and translated games."""
-        names = ("template", "tasks", "group", "steps", "new", "batch", "row_length", "seed")
+        names = (
+            "template",
+            "tasks",
+            "group",
+            "steps",
+            "new",
+            "batch",
+            "row_length",
+            "seed",
+            "rows",
+        )
         return RLJob(
             model=str(self.model or BASE_FOLDER),
             games=tuple(asdict(game) for game in games),
@@ -110,6 +123,7 @@ def benchmark(settings: Settings, console: Console | None = None) -> Figures:
         counts = dict.fromkeys(world.task_types, _GAMES)
         games = world.make_games(Path(name) / "games", {_SPLIT: counts}, settings.seed)
         ours = settings.job(games, Path(name))
+        _translate(ours, console)
 
         def check(ours: Side, other: Side) -> None:
             if other is ours:
@@ -123,7 +137,10 @@ def benchmark(settings: Settings, console: Console | None = None) -> Figures:
 
         def jobs() -> Iterator[RLJob]:
             for job in [ours, *([replace(ours, side="trl")] if settings.peer else [])]:
-                say(console, f"{job.name} starts: it plays greedily, and makes two steps")
+                say(
+                    console,
+                    f"{job.name} starts: it plays greedily, and steps until it is warm",
+                )
                 yield job
 
         sides = compare(
@@ -139,6 +156,18 @@ def benchmark(settings: Settings, console: Console | None = None) -> Figures:
         figures[side.name] |= {"agree": agree[side.name], **ratios(sides[0], side)}
     _print(console, figures, settings)
     return figures
+
+
+def _translate(job: RLJob, console: Console) -> None:
+    """Start every game once: its translation is kept, and the side that plays first pays for it."""
+    games, slots = job.played(), len(os.sched_getaffinity(0))
+    say(console, f"{len(games)} games are translated")
+    pool = job.pool(slots)
+    try:
+        for start in range(0, len(games), slots):
+            pool.reset(dict(enumerate(games[start : start + slots])))
+    finally:
+        pool.close()
 
 
 def _figures(side: Side) -> dict[str, float]:
@@ -177,11 +206,16 @@ def _print(console: Console, figures: Figures, settings: Settings) -> None:
     for line in (
         "step: median; play, update: shares of it; drawn, trained: tokens a step",
         f"weights are where they play after {100 * ours['transfer']:.2f} % of a step",
-        f"{settings.rounds} steps, in turn, after two; environment of all sides: "
+        f"{settings.rounds} steps, in turn, after warm-up; environment of all sides: "
         f"{environment_of_sides()}",
     ):
         say(console, line)
     if "trl" in figures:
         row = figures["trl"]
         rounds = f"steps {row['ratio_low']:.2f} to {row['ratio_high']:.2f}"
-        say(console, f"cotjax makes {row['ratio']:.2f} times as many steps as TRL ({rounds})")
+        rows = {"steps": "a row for each step", "episodes": "one text an episode"}[settings.rows]
+        say(
+            console,
+            f"cotjax makes {row['ratio']:.2f} times as many steps as TRL ({rounds}), which trains "
+            f"on {rows}",
+        )

@@ -13,6 +13,8 @@ from typing import Any
 
 # Updates before the first timed one. The first compiles.
 _WARM_UP = 3
+# Steps of GRPO before the first timed one, at most, and how many of them in a row compile nothing.
+_MOST_WARM_UP, _QUIET = 12, 2
 
 
 class Task(ABC):
@@ -151,7 +153,13 @@ class RLStep:
 
 
 class RLTask(Task):
-    """Steps of GRPO, one after the other: play, advantages, one update."""
+    """Steps of GRPO, one after the other: play, advantages, one update.
+
+    Attributes:
+      compiled: programs that were compiled so far; 0 where nothing is.
+    """
+
+    compiled: int = 0
 
     @abstractmethod
     def step(self) -> RLStep:
@@ -164,8 +172,14 @@ class RLTask(Task):
     def warm_up(self) -> dict[str, Any]:
         """Return "first_s" and the greedy actions, "acted"."""
         acted = self.greedy()
-        first_s = _timed(self.step)[0]
-        self.step()
+        first_s, quiet = _timed(self.step)[0], 0
+        # Programs for texts of another length are compiled when one is met.
+        for _ in range(_MOST_WARM_UP):
+            compiled = self.compiled
+            self.step()
+            quiet = quiet + 1 if compiled == self.compiled else 0
+            if quiet == _QUIET or not self.compiled:
+                break
         return {"first_s": first_s, "acted": acted}
 
     def measure(self, count: int) -> dict[str, Any]:

@@ -1,9 +1,14 @@
 """Steps of GRPO of a comparison, done by TRL's GRPOTrainer on transformers and torch.
 
 The trainer's `rollout_func` plays whole episodes with the trainer's own generation, from the same
-prompts as cotjax. It may return one text an episode, so the row that TRL trains on has the thoughts
-of all turns behind each other, where cotjax's tree has each behind the history that it was drawn
-after. The number of tokens is about the same.
+prompts as cotjax. What it returns is what TRL trains on:
+
+    steps      a row for each step: its prompt and its response. This is the loss that cotjax's tree
+               has in one row an episode. TRL wants as many rows of each game, so an episode that
+               is over early has rows of which nothing is trained on.
+    episodes   one text an episode, with the thoughts of all turns behind each other. It has about
+               as many tokens as the tree, but each step is trained behind thoughts that it was not
+               drawn after, so it is another loss.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from cotjax.bench.facts import torch_device, torch_facts
@@ -27,18 +33,21 @@ from cotjax.envs.base import Game
 from cotjax.errors import UsageError
 
 _STEPS = 10_000  # more than are asked for
+_ROWS_OF_STEPS = 4  # times as many rows in a micro-batch of steps as in one of episodes
 
 
 @dataclass
 class _Played:
     """An episode: `first` is its first prompt, `prompt` the one of its state; `row` follows `first`
-    in the text that is trained on, `sampled` says which ids of it were drawn.
+    in the text that is trained on, `sampled` says which ids of it were drawn. `turns`: the prompt
+    and the response of each step.
     """
 
     first: list[int]
     prompt: list[int]
     row: list[int] = field(default_factory=list)
     sampled: list[int] = field(default_factory=list)
+    turns: list[tuple[list[int], list[int]]] = field(default_factory=list)
     acted: list[str] = field(default_factory=list)
     won: bool = False
     over: bool = False
@@ -79,13 +88,17 @@ class TrlRL(RLTask):
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stops[0])
         model = AutoModelForCausalLM.from_pretrained(job.weights, attn_implementation="sdpa")
         model.generation_config.eos_token_id = stops
-        rows = job.tasks * job.group
+        of_game = job.group * (job.steps if job.rows == "steps" else 1)
+        rows = job.tasks * of_game
+        # Of short rows more are as much work.
+        batch = job.batch * (_ROWS_OF_STEPS if job.rows == "steps" else 1)
+        batch = next(size for size in range(batch, 0, -1) if rows % size == 0)
         settings = GRPOConfig(
             output_dir=str(Path(job.weights).parent / "trl"),
             use_cpu=self._device.type == "cpu",
-            per_device_train_batch_size=job.batch,
-            gradient_accumulation_steps=rows // job.batch,
-            num_generations=job.group,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=rows // batch,
+            num_generations=of_game,
             max_completion_length=job.new,
             max_steps=_STEPS,
             learning_rate=RATE,
@@ -148,21 +161,30 @@ class TrlRL(RLTask):
             for step in {int(text) // job.tasks for text in prompts}
             for at, game in enumerate(job.games_of(step))
         }
-        played = self._play([games[text] for text in prompts])
+        each_row = job.steps if job.rows == "steps" else 1
+        played = self._play([games[text] for text in prompts[::each_row]])
         found = self._step
         found.play_s = time.perf_counter() - started
         found.sampled = sum(sum(each.sampled) for each in played)
-        found.trained = sum(len(each.first) + len(each.row) for each in played)
         found.steps = sum(len(each.acted) for each in played)
-        rewards = [float(each.won) for each in played]
-        found.reward = sum(rewards) / len(rewards)
+        found.reward = fmean(float(each.won) for each in played)
+        rows = [row for each in played for row in self._rows(each)]
+        found.trained = sum(len(prompt) + len(row) for prompt, row, drawn in rows if any(drawn))
         return {
-            "prompt_ids": [each.first for each in played],
-            "completion_ids": [each.row for each in played],
+            "prompt_ids": [prompt for prompt, _, _ in rows],
+            "completion_ids": [row for _, row, _ in rows],
             "logprobs": None,
-            "env_mask": [each.sampled for each in played],
-            "reward": rewards,
+            "env_mask": [drawn for _, _, drawn in rows],
+            "reward": [float(each.won) for each in played for _ in range(each_row)],
         }
+
+    def _rows(self, played: _Played) -> list[tuple[list[int], list[int], list[int]]]:
+        """Return the prompt, the text behind it and which of its ids were drawn, of each row."""
+        if self._job.rows == "episodes":
+            return [(played.first, played.row, played.sampled)]
+        empty = (played.first, [self._codec.pad_id], [0])
+        rows = [(prompt, ids, [1] * len(ids)) for prompt, ids in played.turns]
+        return rows + [empty] * (self._job.steps - len(rows))
 
     def greedy(self) -> dict[str, list[str]]:
         config, games = self._trainer.generation_config, self._job.games_of(0)
@@ -194,6 +216,7 @@ class TrlRL(RLTask):
             answers = answers_of(partial(self._pool.step, actions), Rollout())
             for (slot, each), ids in zip(live.items(), responses, strict=True):
                 action, kept = parsed[slot]
+                each.turns.append((each.prompt, ids))
                 each.append(ids, 1)
                 each.acted.append(action)
                 each.won = answers[slot].won

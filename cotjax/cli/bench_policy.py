@@ -70,6 +70,13 @@ def _add_rl(bench: argparse._SubParsersAction) -> None:
         help="devices that cotjax splits a CPU into (default: one a core)",
     )
     rl.add_argument("--peer", choices=("trl",), help="do the same with TRL's GRPOTrainer")
+    rl.add_argument(
+        "--peer-rows",
+        choices=("steps", "episodes"),
+        default="steps",
+        help="what TRL trains on: a row for each step, which is cotjax's loss, or one text an "
+        "episode, whose steps stand behind thoughts that they were not drawn after (default steps)",
+    )
     rl.set_defaults(run=_rl)
 
 
@@ -97,4 +104,4 @@ def _rl(arguments: argparse.Namespace) -> None:
         *("rounds", "seed", "cpu_devices"),
     )
     given = {name: getattr(arguments, name) for name in names}
-    benchmark(Settings(**given, peer=arguments.peer is not None))
+    benchmark(Settings(**given, peer=arguments.peer is not None, rows=arguments.peer_rows))

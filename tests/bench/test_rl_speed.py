@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from cotjax.bench.jobs import RLJob, from_line, to_line
+from cotjax.bench.jobs import ROWS, RLJob, from_line, to_line
 from cotjax.bench.rl import Settings, _figures, benchmark
 from cotjax.bench.tasks import RLStep
 from cotjax.cli.main import main
@@ -58,10 +58,11 @@ def test_sizes_that_do_not_fit_are_one_line(changes, words):
 
 
 @pytest.mark.slow
-def test_beside_trl(capsys):
+@pytest.mark.parametrize("rows", ROWS)
+def test_beside_trl(rows, capsys):
     pytest.importorskip("trl", reason="TRL is a test extra")
     sizes = ["--tasks", "1", "--group", "2", "--batch", "2", "--steps", "2", "--rounds", "1"]
-    assert main(["bench", "rl", "--peer", "trl", *sizes]) == 0
+    assert main(["bench", "rl", "--peer", "trl", "--peer-rows", rows, *sizes]) == 0
     printed = capsys.readouterr().out
     assert "greedily 1 of 1 games are played alike" in printed
     assert "times as many steps as TRL (steps " in printed.splitlines()[-1]
