@@ -27,6 +27,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "kl_estimator": KL_ESTIMATORS,
     "old": ("sampler", "trainer"),
     "reward": REWARDS,
+    "resume": ("exact", "fast"),
 }
 # What the sampler's log-probabilities are those of the policy at.
 _SAMPLING = {"top_p": 1.0, "top_k": 0}
@@ -92,6 +93,11 @@ def _check_sampling(config: ConfigDict) -> None:
 def _check_searches(config: ConfigDict) -> None:
     if config.data.layout == GROWING:
         _check_result_tokens(config)
+        if config.rl.sample_end:
+            raise UsageError(
+                "rl.sample_end is True with data.layout 'growing', where the end of the text is "
+                "sampled anyway; set it to False"
+            )
     elif config.rl.simulated_steps:
         raise UsageError(
             f"rl.simulated_steps is {config.rl.simulated_steps}, which needs one growing text; set "
@@ -128,6 +134,11 @@ def _check_loss(config: ConfigDict) -> None:
         raise UsageError(
             "rl.kl_on_dropped is False with rl.kl_in 'reward', which is the divergence of whole "
             "plays; set it to True, or rl.kl_in to 'loss'"
+        )
+    if rl.kl_target and not rl.kl:
+        raise UsageError(
+            f"rl.kl_target is {rl.kl_target:g} with rl.kl 0, which is what is adapted to it: set "
+            "rl.kl to the weight to begin with, or rl.kl_target to 0"
         )
     if rl.information == 1:
         raise UsageError(

@@ -16,8 +16,9 @@ from cotjax.errors import DataError
 from cotjax.model.params import Params
 from cotjax.rl.advantages import Played, step_advantages
 from cotjax.rl.groups import Group, Stream, groups_at
+from cotjax.rl.kept import Kept
 from cotjax.rl.policy import fingerprint
-from cotjax.rl.rewards import as_played
+from cotjax.rl.rewards import as_played, response_of
 from cotjax.rl.rollouts import About, Rollouts, read_rollouts, untimed, write_rollouts
 from cotjax.rl.together import of_all, on_own_devices
 from cotjax.rollout.contracts import Environments, Policy
@@ -71,11 +72,22 @@ class Waits:
     """Seconds of environments, and of these in which nothing was decoded, summed over slots.
 
     transfer: seconds until the weights were where they play.
+    sampled: tokens that were sampled meanwhile, of CoT responses that are kept.
     """
 
     environment: float = 0.0
     waited: float = 0.0
     transfer: float = 0.0
+    sampled: int = 0
+
+    def __add__(self, other: Waits) -> Waits:
+        """Return those of two steps together."""
+        return Waits(
+            self.environment + other.environment,
+            self.waited + other.waited,
+            self.transfer + other.transfer,
+            self.sampled + other.sampled,
+        )
 
 
 def played_or_read(
@@ -117,6 +129,8 @@ def played_or_read(
     if distributed.from_first("rollouts", usable):
         return (kept or [read_rollouts(path, settings)])[0], Waits()
     began = time.perf_counter()
+    about = {"step": step, "begin": begin, "policy": policy}
+    ended = Kept(path.parent, about) if settings.resume == "fast" else None
     with actors.playing(params) as halves:
         transfer = time.perf_counter() - began
         rollouts, waits = play_step(
@@ -129,10 +143,13 @@ def played_or_read(
             seed=seed,
             policy=policy,
             parts=path.parent,
+            ended=ended,
         )
     with distributed.in_turn("rollouts written"):
         if distributed.first():
             write_rollouts(path, rollouts)
+    if ended is not None:
+        ended.remove()
     return rollouts, replace(waits, transfer=transfer)
 
 
@@ -147,6 +164,7 @@ def play_step(
     seed: int,
     policy: str,
     parts: Path = Path(),
+    ended: Kept | None = None,
 ) -> tuple[Rollouts, Waits]:
     """Play `rl.tasks` groups of the stream from position `begin` on.
 
@@ -160,6 +178,7 @@ def play_step(
       seed: of the run; what is drawn depends on it, the step, the game, the sample and the turn.
       policy: hash of the weights that play.
       parts: folder through which several processes give each other what they played.
+      ended: keeps episodes as they end; those that it has are not played.
     """
     kept: list[tuple[Group, list[Episode]]] = []
     broken: list[str] = []
@@ -170,7 +189,7 @@ def play_step(
         end, rounds = end + missing, rounds + 1
         simulated = step <= settings.simulated_steps
         own = [group for place, group in enumerate(groups) if distributed.share(place)]
-        played = _played(actors, halves, own, step_seed(seed, step), simulated)
+        played = _played(actors, halves, own, step_seed(seed, step), simulated, ended)
         episodes = of_all(parts, [each for group in groups for each in group.plays], played)
         environment_s += sum(each.timing.environment_s for each in episodes.values())
         waited_s += sum(each.timing.waited_s for each in episodes.values())
@@ -187,7 +206,8 @@ def play_step(
     positions = [group.position for group, of_group in kept for _ in of_group]
     whole = [each for _, of_group in kept for each in of_group]
     rollouts = Rollouts.of(about, positions, whole, settings)
-    return rollouts, Waits(environment_s, waited_s)
+    sampled = sum(len(response_of(turn).ids) for each in whole for turn in each.steps)
+    return rollouts, Waits(environment_s, waited_s, sampled=sampled)
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -202,17 +222,31 @@ def is_flat(plays: Sequence[Played], settings: Any) -> bool:
 
 
 def _played(
-    actors: Actors, halves: Sequence[Half], groups: Sequence[Group], seed: int, simulated: bool
+    actors: Actors,
+    halves: Sequence[Half],
+    groups: Sequence[Group],
+    seed: int,
+    simulated: bool,
+    ended: Kept | None,
 ) -> dict[Play, Episode]:
-    """Return the episode of each play. `simulated`: the policy writes results of searches."""
+    """Return the episode of each play.
+
+    `simulated`: the policy writes results of searches. `ended`: see `play_step`.
+    """
     plays = [each for group in groups for each in group.plays]
     episodes: dict[Play, Episode] = {}
+    for each in plays:
+        if ended is not None and (before := ended.of(each)) is not None:
+            episodes[each] = untimed(before)
+    plays = [each for each in plays if each not in episodes]
 
     def keep(each: Play, episode: Episode) -> None:
         if actors.score is not None and episode.steps:
             score = actors.score(each.game, episode.steps[-1].executed)
             episode = episode.model_copy(update={"score": score})
         episodes[each] = episode
+        if ended is not None:
+            ended.add(episode)
 
     (policy, environments), *others = halves
     play(

@@ -172,6 +172,7 @@ def rollout_elicitation(config: ConfigDict, template: TurnTemplate) -> Elicitati
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         greedy=("prompt",),
+        to_end=config.rl.sample_end,
     )
 
 
