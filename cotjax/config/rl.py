@@ -56,6 +56,7 @@ def rl() -> ConfigDict:
     # on; anything between the two makes the response invalid. Else decoding stops at the action.
     rl.sample_end = False
     _learning(rl)
+    _loss(rl)
     return rl
 
 
@@ -81,7 +82,10 @@ def _learning(rl: ConfigDict) -> None:
     rl.flat = "refill"
     # The most times that a step plays further groups, in the place of flat and of broken ones.
     rl.refills = 2
-    # ---- loss
+
+
+def _loss(rl: ConfigDict) -> None:
+    """Add what an update minimises."""
     # A mean over "token"s, over "trajectory"s of their means, or a sum over tokens by "constant".
     rl.aggregation = "token"
     rl.constant = 1024  # tokens that each trajectory's sum is divided by, with "constant"

@@ -7,9 +7,9 @@ showed, and each step's response is a branch of the ids that were sampled:
     trunk    | branch 1              | trunk (the record's next prompt)     | branch 2
 
 Only sampled ids have a log-probability, so only they have a weight: not a prefilled prefix, and not
-the end of the turn where decoding did not go on to it (`rl.sample_end`). Roles are found in the text of the ids. A
-token that holds part of a tag is the tag's; a malformed response is reasoning from end to end, so
-there is no action to drop.
+the end of the turn where decoding did not go on to it (`rl.sample_end`). Roles are found in the
+text of the ids. A token that holds part of a tag is the tag's; a malformed response is reasoning
+from end to end, so there is no action to drop.
 """
 
 from __future__ import annotations

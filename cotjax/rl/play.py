@@ -105,8 +105,7 @@ def played_or_read(
     """Return the rollouts of a step: those of its file, or else played, and then written there.
 
     A file that is damaged, or that other weights played, is set aside with a warning, and the step
-    is played again. Each of several processes plays its share of the groups. The other arguments
-    are those of `play_step`.
+    is played again. Each process plays its share. The other arguments are those of `play_step`.
     """
     policy = fingerprint(params)
     kept: list[Rollouts] = []
