@@ -36,6 +36,9 @@ def rl() -> ConfigDict:
     # 1: each step is played one step ahead, by the weights before the update that comes first, as
     # where sampler and trainer work at once. Importance weights correct for it (docs/rl.md).
     rl.off_policy_steps = 0
+    # Devices, the last ones, on which the policy plays the next step while the others train this
+    # one, which needs off_policy_steps 1. 0: all devices play and train in turn.
+    rl.play_devices = 0
     # After a kill: "exact" plays the interrupted step again as a whole, "fast" keeps the episodes
     # that had ended, and may differ by rounding from a run that nothing interrupted.
     rl.resume = "exact"

@@ -48,8 +48,8 @@ def check_rl(config: ConfigDict, arms: Collection[str] | None = None) -> None:
         all, as by `cotjax rl`.
     """
     check_ranges("rl", config.rl)
-    checks = (_check_names, _check_reward, _check_sampling, _check_searches, _check_loss)
-    for check in (*checks, _check_sections):
+    checks = (_check_names, _check_reward, _check_sampling, _check_searches, _check_devices)
+    for check in (*checks, _check_loss, _check_sections):
         check(config)
     _check_data(config, arms)
     for arm in config.arms if arms is None else arms:
@@ -111,6 +111,22 @@ def _check_result_tokens(config: ConfigDict) -> None:
             f"evaluate.max_result_tokens is {config.evaluate.max_result_tokens}; it must be less "
             f"than evaluate.max_length, {config.evaluate.max_length}"
         )
+
+
+def _check_devices(config: ConfigDict) -> None:
+    rl = config.rl
+    if not rl.play_devices:
+        return
+    told: list[tuple[bool, str]] = [
+        (not rl.off_policy_steps, f"rl.play_devices is {rl.play_devices} with rl.off_policy_steps "
+         "0: a step is then played by the weights that the one before it makes, and nothing can be "
+         "played meanwhile; set the latter to 1"),
+        (rl.offload, f"rl.play_devices is {rl.play_devices} with rl.offload, which makes room for "
+         "a sampler on the same devices; set it to False"),
+        (distributed.several(), f"rl.play_devices is {rl.play_devices}, and there are "
+         f"{distributed.count()} processes, each of which plays on its own devices; set it to 0"),
+    ]  # fmt: skip
+    _refuse(told)
 
 
 def _check_loss(config: ConfigDict) -> None:

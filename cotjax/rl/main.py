@@ -17,6 +17,7 @@ from cotjax.rl.ahead import Plays
 from cotjax.rl.batches import advantages_of, step_batches
 from cotjax.rl.coefficients import Coefficients
 from cotjax.rl.collapse import thoughts_compared
+from cotjax.rl.devices import divided
 from cotjax.rl.divergence import with_costs
 from cotjax.rl.groups import Stream
 from cotjax.rl.metrics import Clock, mean, step_row
@@ -76,7 +77,8 @@ def reinforce(
     settings, model, listener = run.settings, run.model, listener or Listener()
     check_counts(settings)
     check_trackers(settings)
-    mesh = make_mesh(mesh_shape["data"], mesh_shape["fsdp"], mesh_shape["tensor"])
+    trainers, _ = divided(run.rl.play_devices)
+    mesh = make_mesh(mesh_shape["data"], mesh_shape["fsdp"], mesh_shape["tensor"], devices=trainers)
     check_batch(settings, mesh)
     stream, bound = Stream(games, run.seed), run.bound()
     for line in distributed.from_first("run", lambda: check_arm(folder, bound)):
@@ -141,7 +143,7 @@ def reinforce(
             with clock.timing("play_s"):
                 if run.rl.offload:
                     state = state._replace(opt_state=to_host(state.opt_state))
-                rollouts, waits, staleness = plays.of(step, state.params)
+                rollouts, staleness = plays.of(step, state.params)
                 if run.rl.offload:
                     state = state._replace(opt_state=to_devices(state.opt_state))
 
@@ -167,6 +169,8 @@ def reinforce(
                 for each in updates:
                     state, metrics = update(state, weights.laid(each.batches))
                     found.append(metrics)
+            with clock.timing("play_s"):
+                waits = plays.wait()  # for what is played meanwhile
 
             # ---- log
             row = step_row(rollouts, advantages, run.rl, updates, found, rate) | scored

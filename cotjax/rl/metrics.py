@@ -244,7 +244,7 @@ class Clock:
         return {
             "seconds": time.perf_counter() - self._started,
             "tokens_per_s": tokens / max(self.phases["update_s"], 1e-9),
-            "sampled_tokens_per_s": waits.sampled / self.phases["play_s"],
+            "sampled_tokens_per_s": waits.sampled / max(waits.seconds, 1e-9),
             **self.phases,
             "environment_s": waits.environment,
             "waited_s": waits.waited,

@@ -73,12 +73,14 @@ class Waits:
 
     transfer: seconds until the weights were where they play.
     sampled: tokens that were sampled meanwhile, of CoT responses that are kept.
+    seconds: of playing in all.
     """
 
     environment: float = 0.0
     waited: float = 0.0
     transfer: float = 0.0
     sampled: int = 0
+    seconds: float = 0.0
 
     def __add__(self, other: Waits) -> Waits:
         """Return those of two steps together."""
@@ -87,6 +89,7 @@ class Waits:
             self.waited + other.waited,
             self.transfer + other.transfer,
             self.sampled + other.sampled,
+            self.seconds + other.seconds,
         )
 
 
@@ -149,7 +152,7 @@ def played_or_read(
             write_rollouts(path, rollouts)
     if ended is not None:
         ended.remove()
-    return rollouts, replace(waits, transfer=transfer)
+    return rollouts, replace(waits, transfer=transfer, seconds=time.perf_counter() - began)
 
 
 def play_step(

@@ -68,7 +68,7 @@ RANGES: dict[str, dict[str, Range]] = {
     "rl": {
         **dict.fromkeys(("tasks", "slots", "updates", "constant"), _SOME),
         "group": Range(2, INT32_MAX),
-        **dict.fromkeys(("refills", "information", "simulated_steps"), _COUNT),
+        **dict.fromkeys(("refills", "information", "simulated_steps", "play_devices"), _COUNT),
         **dict.fromkeys(("win_reward", "tis_cap", "temperature"), _POSITIVE),
         **dict.fromkeys(("score_reward", "format_penalty", "refused_penalty"), _NOT_NEGATIVE),
         **dict.fromkeys(("kl", "entropy", "kl_target", "entropy_target"), _NOT_NEGATIVE),

@@ -100,6 +100,11 @@ def test_the_divergence_of_whole_plays_has_no_token_to_leave_out():
     ("overrides", "words"),
     [
         (("rl.kl=0", "rl.kl_target=0.01"), "rl.kl_target is 0.01 with rl.kl 0, which is what"),
+        (("rl.play_devices=1",), "rl.play_devices is 1 with rl.off_policy_steps 0"),
+        (
+            ("rl.play_devices=1", "rl.off_policy_steps=1", "rl.offload=True"),
+            "rl.play_devices is 1 with rl.offload",
+        ),
         (("data.layout=growing", "rl.sample_end=True"), "rl.sample_end is True with data.layout"),
     ],
 )
@@ -111,6 +116,9 @@ def test_two_settings_that_exclude_each_other(overrides, words):
 
 def test_each_of_several_processes_has_a_group_to_play(monkeypatch):
     monkeypatch.setattr(checks.distributed, "count", lambda: 2)
+    monkeypatch.setattr(checks.distributed, "several", lambda: True)
     check_rl(config("rl.tasks=2"))
     with pytest.raises(UsageError, match="each of 2 processes plays whole groups"):
         check_rl(config("rl.tasks=1"))
+    with pytest.raises(UsageError, match="there are 2 processes, each of which plays on its own"):
+        check_rl(config("rl.off_policy_steps=1", "rl.play_devices=1"))

@@ -8,24 +8,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.doors import ELICITATION, MODEL, acting, codec, game, rl_run, rows, run
+from helpers.doors import (
+    ADAPTED,
+    ELICITATION,
+    MODEL,
+    acting,
+    codec,
+    game,
+    rl_run,
+    rows,
+    run,
+    stale_run,
+)
+from helpers.processes import TESTS, ended, start_process
 from helpers.training import params_at
 
 from cotjax.envs.base import Play
-from cotjax.errors import DataError
+from cotjax.errors import DataError, UsageError
 from cotjax.rl.coefficients import Coefficients
 from cotjax.rl.kept import Kept
 from cotjax.rl.policy import fingerprint
 from cotjax.rl.rollouts import read_rollouts, rollouts_file
 from cotjax.rollout.record import Episode
-
-STALE = {"off_policy_steps": 1, "old": "trainer", "flat": "keep", "kl": 0.1}
-ADAPTED = {"kl_target": 1e-3, "kl_rate": 0.5, "entropy_target": 5.0, "entropy_step": 0.05}
-
-
-def what(steps=3, **changes):
-    """Return a run whose weights move far, and whose last step is saved after step 2 is."""
-    return rl_run({"steps": steps, "learning_rate": 0.03}, **STALE | ADAPTED | changes)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ def actors():
 @pytest.fixture(scope="module")
 def whole(actors, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    run(folder, what(), actors)
+    run(folder, stale_run(), actors)
     return folder
 
 
@@ -47,7 +51,7 @@ def weights_at(folder, step):
 
 
 def rollouts_at(folder, step):
-    return read_rollouts(rollouts_file(folder, step), what().rl)
+    return read_rollouts(rollouts_file(folder, step), stale_run().rl)
 
 
 def assert_same(folder, other):
@@ -72,8 +76,17 @@ def test_each_step_is_played_by_the_weights_of_a_step_before(whole, actors, tmp_
     begins = [rollouts_at(whole, step).about for step in (1, 2, 3)]
     assert [each.begin for each in begins[1:]] == [each.end for each in begins[:-1]]
     # The weights that played step 3 are those after step 1.
-    run(tmp_path, what(steps=1), actors)
+    run(tmp_path, stale_run(steps=1), actors)
     assert weights_at(tmp_path, 1) == third.policy
+
+
+@pytest.mark.slow
+def test_a_sampler_with_a_device_of_its_own_plays_the_same_meanwhile(whole, tmp_path):
+    script = TESTS / "rl" / "played_meanwhile.py"
+    ((code, out, error),) = ended([start_process([script, tmp_path], devices=2)])
+    assert code == 0, error[-2000:]
+    assert json.loads(out) == {"1": True, "2": False, "3": False}
+    assert_same(tmp_path, whole)
 
 
 def test_the_weight_of_a_term_follows_its_target(whole):
@@ -97,10 +110,10 @@ def test_the_weight_of_a_term_follows_its_target(whole):
     ],
 )
 def test_a_weight_moves_as_the_papers_say(row, found):
-    after = Coefficients(0.1, 0.01).after(row, what().rl)
+    after = Coefficients(0.1, 0.01).after(row, stale_run().rl)
     assert (after.kl, after.entropy, after.rests) == pytest.approx(found)
     assert replace(after, entropy=0.5, rests=True).applied == {"kl": after.kl, "entropy": 0.0}
-    assert Coefficients(0.1, 0.98).after({"entropy": 0.1}, what().rl).entropy == 1.0
+    assert Coefficients(0.1, 0.98).after({"entropy": 0.1}, stale_run().rl).entropy == 1.0
     fixed = rl_run().rl
     assert Coefficients(0.1, 0.01).after(row, fixed) == Coefficients(0.1, 0.01)
 
@@ -116,10 +129,15 @@ def test_a_killed_run_ends_with_the_same_bytes(whole, actors, tmp_path):
 
     # Step 3 was played, and trained on, but not saved: it is read, for its weights are gone.
     with pytest.raises(Killed):
-        run(tmp_path, what(), actors, report=report)
+        run(tmp_path, stale_run(), actors, report=report)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["0", "2"]
-    run(tmp_path, what(), replace(actors, environments=[]))
+    run(tmp_path, stale_run(), replace(actors, environments=[]))
     assert_same(tmp_path, whole)
+
+
+def test_no_device_would_be_left_to_train(actors, tmp_path):
+    with pytest.raises(UsageError, match="play_devices is 1, and there are 1 devices"):
+        run(tmp_path, stale_run(play_devices=1), actors)
 
 
 def test_a_step_that_cannot_be_played_again_is_asked_for(whole, actors, tmp_path):
@@ -132,19 +150,19 @@ def test_a_step_that_cannot_be_played_again_is_asked_for(whole, actors, tmp_path
     ):
         file.write_bytes(content)
         with pytest.raises(DataError, match="remove checkpoints/2, and the same command") as told:
-            run(tmp_path, what(), actors)
+            run(tmp_path, stale_run(), actors)
         assert words in str(told.value) and str(file) in str(told.value)
     # From the checkpoint before, step 3 is played again by the weights after step 1.
     shutil.rmtree(tmp_path / "checkpoints" / "2")
     warned = []
-    run(tmp_path, what(), actors, warn=warned.append)
+    run(tmp_path, stale_run(), actors, warn=warned.append)
     assert len(warned) == 1 and "other weights" in warned[0]
     assert_same(tmp_path, whole)
 
 
 def test_a_run_that_is_made_longer_goes_on_with_its_last_weights(actors, tmp_path):
-    run(tmp_path, what(steps=1), actors)
-    run(tmp_path, what(steps=3), actors)
+    run(tmp_path, stale_run(steps=1), actors)
+    run(tmp_path, stale_run(steps=3), actors)
     assert [row["staleness"] for row in rows(tmp_path)] == [0, 0, 1]
     assert rollouts_at(tmp_path, 2).about.policy == weights_at(tmp_path, 1)
 
