@@ -83,6 +83,9 @@ def _learning(rl: ConfigDict) -> None:
     # Groups whose rewards are all equal: "keep", "skip" (they are not trained on) or "refill" (and
     # the next games of the stream are played in their place).
     rl.flat = "refill"
+    # Groups whose rewards deviate by less (standard deviation over plays) count as flat, too: with
+    # little to learn from, the KL term erases what was learnt (RAGEN-2, arXiv 2604.06268).
+    rl.least_deviation = 0.0
     # The most times that a step plays further groups, in the place of flat and of broken ones.
     rl.refills = 2
 

@@ -156,6 +156,11 @@ def _check_loss(config: ConfigDict) -> None:
             f"rl.kl_target is {rl.kl_target:g} with rl.kl 0, which is what is adapted to it: set "
             "rl.kl to the weight to begin with, or rl.kl_target to 0"
         )
+    if rl.least_deviation and rl.flat == "keep":
+        raise UsageError(
+            f"rl.least_deviation is {rl.least_deviation:g} with rl.flat 'keep', by which flat "
+            "groups are trained on: set it to 0, or rl.flat to 'skip' or 'refill'"
+        )
     if rl.information == 1:
         raise UsageError(
             "rl.information is 1: a thought is compared behind several prompts; give at least 2, "

@@ -3,7 +3,7 @@
     rollouts/.step-000123-0.jsonl    of each process: a line that says whose it is, then an episode
                                      a line, as soon as it is over
 
-They are there while the step is played. A last line that was being written is left out. What is
+They are there until the step's file is. A last line that was being written is left out. What is
 kept was decoded in slots that it shared with others than a repetition would, so the step may differ
 by rounding from one that nothing interrupted.
 """
@@ -53,6 +53,8 @@ class Kept:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(episode.model_dump()) + "\n")
 
-    def remove(self) -> None:
-        """Remove the file: the step is played."""
-        self._path.unlink()
+
+def remove_kept(rollouts: Path) -> None:
+    """Remove the kept episodes of a step whose file, `rollouts`, is there; all processes may."""
+    for path in rollouts.parent.glob(f".{rollouts.stem}-*.jsonl"):
+        path.unlink(missing_ok=True)

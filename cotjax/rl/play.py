@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cotjax.data.codec import Codec
 from cotjax.envs.base import Game, Play
 from cotjax.errors import DataError
 from cotjax.model.params import Params
 from cotjax.rl.advantages import Played, step_advantages
 from cotjax.rl.groups import Group, Stream, groups_at
-from cotjax.rl.kept import Kept
+from cotjax.rl.kept import Kept, remove_kept
 from cotjax.rl.policy import fingerprint
 from cotjax.rl.rewards import as_played, response_of
 from cotjax.rl.rollouts import About, Rollouts, read_rollouts, untimed, write_rollouts
@@ -129,6 +131,7 @@ def played_or_read(
         return False
 
     if distributed.from_first("rollouts", usable):
+        remove_kept(path)
         return (kept or [read_rollouts(path, settings)])[0], Waits()
     began = time.perf_counter()
     about = {"step": step, "begin": begin, "policy": policy}
@@ -150,8 +153,7 @@ def played_or_read(
     with distributed.in_turn("rollouts written"):
         if distributed.first():
             write_rollouts(path, rollouts)
-    if ended is not None:
-        ended.remove()
+    remove_kept(path)
     return rollouts, replace(waits, transfer=transfer, seconds=time.perf_counter() - began)
 
 
@@ -219,8 +221,14 @@ def step_seed(seed: int, step: int) -> int:
 
 
 def is_flat(plays: Sequence[Played], settings: Any) -> bool:
-    """Return whether all rewards of a group, penalties included, are equal."""
-    return step_advantages(plays, unit=settings.stat_unit)[1].flat > 0
+    """Return whether the rewards of a group, penalties included, are equal, or deviate too little.
+
+    `settings`: `config.rl`; its least_deviation is of plays, whose penalties count by their mean.
+    """
+    if step_advantages(plays, unit=settings.stat_unit)[1].flat > 0:
+        return True
+    earned = [play.reward - float(np.mean(play.penalties or (0.0,))) for play in plays]
+    return bool(np.std(earned, ddof=1) < settings.least_deviation)
 
 
 def _played(

@@ -11,6 +11,7 @@ _DOMAINS = ("ood", "ood_objects", "ood_rooms")
 # was done before. A hash leaves them out where they are that, so that it stays what it was.
 LATER: Mapping[str, Any] = {
     "rl.off_policy_steps": 0,
+    "rl.least_deviation": 0.0,
     "rl.play_devices": 0,
     "rl.resume": "exact",
     "rl.sample_end": False,

@@ -74,6 +74,7 @@ RANGES: dict[str, dict[str, Range]] = {
         **dict.fromkeys(("kl", "entropy", "kl_target", "entropy_target"), _NOT_NEGATIVE),
         **dict.fromkeys(("kl_rate", "entropy_step"), _POSITIVE),
         "off_policy_steps": Range(0, 1),
+        "least_deviation": _NOT_NEGATIVE,
         "omega": _NOT_NEGATIVE,
         "gamma": _SHARE,
         "clip_low": Range(0, 1, above=True, below=True),

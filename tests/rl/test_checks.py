@@ -56,6 +56,7 @@ def test_the_defaults_are_possible():
         ("rl.stat_unit=turn", "rl.stat_unit is 'turn'; there are trajectory, step"),
         ("rl.entropy=-0.1", "rl.entropy is -0.1; it must be at least 0"),
         ("rl.off_policy_steps=2", "rl.off_policy_steps is 2; it must be at least 0 and at most 1"),
+        ("rl.least_deviation=-1", "rl.least_deviation is -1"),
         ("rl.resume=slow", "rl.resume is 'slow'; there are exact, fast"),
         ("rl.kl_target=-1", "rl.kl_target is -1"),
         ("rl.kl_rate=0", "rl.kl_rate is 0"),
@@ -100,6 +101,10 @@ def test_the_divergence_of_whole_plays_has_no_token_to_leave_out():
     ("overrides", "words"),
     [
         (("rl.kl=0", "rl.kl_target=0.01"), "rl.kl_target is 0.01 with rl.kl 0, which is what"),
+        (
+            ("rl.least_deviation=0.1", "rl.flat=keep"),
+            "rl.least_deviation is 0.1 with rl.flat 'keep'",
+        ),
         (("rl.play_devices=1",), "rl.play_devices is 1 with rl.off_policy_steps 0"),
         (
             ("rl.play_devices=1", "rl.off_policy_steps=1", "rl.offload=True"),

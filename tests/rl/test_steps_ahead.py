@@ -26,7 +26,7 @@ from helpers.training import params_at
 from cotjax.envs.base import Play
 from cotjax.errors import DataError, UsageError
 from cotjax.rl.coefficients import Coefficients
-from cotjax.rl.kept import Kept
+from cotjax.rl.kept import Kept, remove_kept
 from cotjax.rl.policy import fingerprint
 from cotjax.rl.rollouts import read_rollouts, rollouts_file
 from cotjax.rollout.record import Episode
@@ -202,6 +202,15 @@ def assert_kept(file, text, about, lines):
     assert len(file.read_text().splitlines()) == 1
 
 
+def assert_kept_is_removed(folder):
+    left = folder / ".step-000001-0.jsonl"
+    other = folder / ".step-000002-0.jsonl"
+    for path in (left, other):
+        path.write_text("")
+    remove_kept(folder / "step-000001.npz")
+    assert not left.exists() and other.exists()
+
+
 def test_a_fast_resume_plays_what_had_not_ended(tmp_path):
     fast = rl_run({"steps": 1}, resume="fast", flat="keep", slots=2)
     with acting(slots=2) as actors:
@@ -219,6 +228,8 @@ def test_a_fast_resume_plays_what_had_not_ended(tmp_path):
         run(tmp_path, fast, replace(actors, environments=[counts]))
         assert counts.begun == 6 - ended
         assert [path.name for path in (tmp_path / "rollouts").iterdir()] == ["step-000001.npz"]
+        # What a kill between the file of the step and this removal leaves is removed later.
+        assert_kept_is_removed(tmp_path / "rollouts")
         other = tmp_path / "other"
         run(other, fast, actors)
     for one, two in zip(
