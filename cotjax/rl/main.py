@@ -101,7 +101,13 @@ def reinforce(
     checkpoints = Checkpoints(folder / "checkpoints", keep)
     about = bound | {"config": run.config, "git": git_revision(), "versions": package_versions()}
     resumed = checkpoints.resume(state, listener.warn)
-    place = {"step": 0, "position": 0, "updates": 0, "ahead": [], "coefficients": {}}
+    place: dict[str, Any] = {
+        "step": 0,
+        "position": 0,
+        "updates": 0,
+        "ahead": [],
+        "coefficients": {},
+    }
     if resumed is not None:
         state, before = resumed
         check_arm(folder, bound, theirs=before)
