@@ -33,6 +33,15 @@ def rl() -> ConfigDict:
     # The first steps, in which the policy writes the results of its searches itself (in one growing
     # text, data.layout); the world's own follow. 0: none.
     rl.simulated_steps = 0
+    # 1: each step is played one step ahead, by the weights before the update that comes first, as
+    # where sampler and trainer work at once. Importance weights correct for it (docs/rl.md).
+    rl.off_policy_steps = 0
+    # Devices, the last ones, on which the policy plays the next step while the others train this
+    # one, which needs off_policy_steps 1. 0: all devices play and train in turn.
+    rl.play_devices = 0
+    # After a kill: "exact" plays the interrupted step again as a whole, "fast" keeps the episodes
+    # that had ended, and may differ by rounding from a run that nothing interrupted.
+    rl.resume = "exact"
     # ---- rewards
     # "win" (win_reward and score_reward), or of a world with answers "em" (1 for a right answer),
     # "f1" (over words) or "autocoa" (AutoCoA's published score, which has a hole: docs/rl.md).
@@ -46,7 +55,11 @@ def rl() -> ConfigDict:
     rl.refused_penalty = 0.0
     rl.need_thought = True  # a response without a thought is invalid here, too
     rl.mask_cut = False  # leave responses cut by the token limit out of the policy loss
+    # Decode past the closed action, up to the end of the turn, which is then sampled and trained
+    # on; anything between the two makes the response invalid. Else decoding stops at the action.
+    rl.sample_end = False
     _learning(rl)
+    _loss(rl)
     return rl
 
 
@@ -70,9 +83,15 @@ def _learning(rl: ConfigDict) -> None:
     # Groups whose rewards are all equal: "keep", "skip" (they are not trained on) or "refill" (and
     # the next games of the stream are played in their place).
     rl.flat = "refill"
+    # Groups whose rewards deviate by less (standard deviation over plays) count as flat, too: with
+    # little to learn from, the KL term erases what was learnt (RAGEN-2, arXiv 2604.06268).
+    rl.least_deviation = 0.0
     # The most times that a step plays further groups, in the place of flat and of broken ones.
     rl.refills = 2
-    # ---- loss
+
+
+def _loss(rl: ConfigDict) -> None:
+    """Add what an update minimises."""
     # A mean over "token"s, over "trajectory"s of their means, or a sum over tokens by "constant".
     rl.aggregation = "token"
     rl.constant = 1024  # tokens that each trajectory's sum is divided by, with "constant"
@@ -85,6 +104,10 @@ def _learning(rl: ConfigDict) -> None:
     rl.dual_clip = 0.0
     # Weight of the KL divergence to the policy that training starts from; 0: it is not computed.
     rl.kl = 0.01
+    # Divergence (the row's `kl`, nats a token) that this weight is adapted to after each step, and
+    # how fast: by at most a fifth of kl_rate a step (arXiv 1909.08593: 0.1). 0: the weight stays.
+    rl.kl_target = 0.0
+    rl.kl_rate = 0.1
     # Where it is: a term of the "loss", or a cost of each play in the "reward" (the sum of k1 over
     # its tokens, before advantages are made).
     rl.kl_in = "loss"
@@ -95,6 +118,10 @@ def _learning(rl: ConfigDict) -> None:
     rl.kl_on_dropped = True
     # Weight of the entropy of the policy at sampled tokens, which the loss falls with; 0: none.
     rl.entropy = 0.0
+    # Entropy (the row's, nats a token) up to which this weight grows by entropy_step after each
+    # step; above it shrinks, and is not applied (arXiv 2505.22312, as TRL). 0: the weight stays.
+    rl.entropy_target = 0.0
+    rl.entropy_step = 0.005
     # Whose log-probabilities are those of the policy that played: "sampler", or "trainer"
     # (computed again before the first update, and each token weighted by the ratio of the two, at
     # most tis_cap). The latter for bfloat16.

@@ -7,9 +7,9 @@ showed, and each step's response is a branch of the ids that were sampled:
     trunk    | branch 1              | trunk (the record's next prompt)     | branch 2
 
 Only sampled ids have a log-probability, so only they have a weight: not a prefilled prefix, and not
-the end of the turn, at which decoding does not arrive. Roles are found in the text of the ids. A
-token that holds part of a tag is the tag's; a malformed response is reasoning from end to end, so
-there is no action to drop.
+the end of the turn where decoding did not go on to it (`rl.sample_end`). Roles are found in the
+text of the ids. A token that holds part of a tag is the tag's; a malformed response is reasoning
+from end to end, so there is no action to drop.
 """
 
 from __future__ import annotations
@@ -274,6 +274,7 @@ def _policy_batch(
     batch["sampler"] = np.where(full > 0, batch.pop("log_probs"), np.float32(0))
     batch["advantages"] = np.where(full > 0, batch["advantages"], np.float32(0))
     batch["old"], batch["reference"] = batch["sampler"].copy(), np.zeros_like(batch["sampler"])
+    batch["coefficients"] = np.zeros((len(full), 2), np.float32)  # until they are known
     batch["lengths"], batch["trajectories"] = _by_play(batch["segment_ids"], counted, in_rows)
     return batch
 

@@ -24,6 +24,7 @@ Fields of a batch beside those of supervised training, [B, T] by target:
     reference    float32  log-probability under the reference
     lengths      float32  tokens of the target's trajectory, over all rows that it is in
     trajectories float32  [B, 1] trajectories that the row counts for; their sum is their number
+    coefficients float32  [B, 2] beta and c_H of terms that are `adaptive`, the same in each row
 
 `budget` and `lengths` decide what dropping does to the others' weight: counted before dropping
 ("fixed_budget"), the remaining tokens weigh as much as they did.
@@ -53,6 +54,7 @@ from cotjax.objectives.objective import MOST, Pairs
 from cotjax.objectives.scores import Batch, OfTargets, log_probs_and_entropies, totals_by_role
 
 AGGREGATIONS = ("token", "trajectory", "constant")
+TERMS = ("kl", "entropy")  # of the loss, in the order of a batch's `coefficients`
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Policy(OfTargets):
     clip, clip_high, dual_clip: see `cotjax.masking.policy_losses`.
     kl: beta. kl_estimator: see `cotjax.masking.kl_estimates`.
     entropy: c_H.
+    adaptive: of TERMS, those whose weight is the batch's instead.
     truncation: the most that an importance weight may be.
 
     Raises:
@@ -82,6 +85,7 @@ class Policy(OfTargets):
     kl_estimator: str = "k2"
     entropy: float = 0.0
     truncation: float = 2.0
+    adaptive: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, allowed in (("aggregation", AGGREGATIONS), ("kl_estimator", KL_ESTIMATORS)):
@@ -89,6 +93,8 @@ class Policy(OfTargets):
                 raise UsageError(
                     f"{name} is {getattr(self, name)!r}; there are {', '.join(allowed)}"
                 )
+        if not {*self.adaptive} <= {*TERMS}:
+            raise UsageError(f"adaptive is {self.adaptive!r}; there are {', '.join(TERMS)}")
         if (self.aggregation == "constant") != (self.tokens > 0):
             raise UsageError(
                 f"tokens is {self.tokens} with the aggregation {self.aggregation!r}; 'constant' "
@@ -110,6 +116,17 @@ class Policy(OfTargets):
             )
 
     @property
+    def _has_entropy(self) -> bool:
+        return self.entropy > 0 or "entropy" in self.adaptive
+
+    def weight(self, name: str, batch: Batch) -> Any:
+        """Return the weight of one of TERMS, a number or [B, 1]."""
+        if name in self.adaptive:
+            column = TERMS.index(name)
+            return batch["coefficients"][:, column : column + 1]
+        return getattr(self, name)
+
+    @property
     def _high(self) -> float:
         return self.clip if self.clip_high is None else self.clip_high
 
@@ -117,7 +134,7 @@ class Policy(OfTargets):
         """As `OfTargets.of`, from entropies too."""
         wanted_BT = (batch["kl_weights"] > 0) | (batch["weights"] > 0)
         found = log_probs_and_entropies(
-            config, params, batch, wanted_BT, gradient=self.entropy > 0, **how
+            config, params, batch, wanted_BT, gradient=self._has_entropy, **how
         )
         return policy_pairs(self, *found, batch)
 
@@ -144,13 +161,14 @@ def policy_pairs(
         **clip,
     )
     elements_BT = losses_BT
-    if settings.kl:
+    if settings.kl or "kl" in settings.adaptive:
         kl_BT = kl_estimates(
             log_probs_BT, batch["reference"], settings.kl_estimator, weights=kl_weights_BT
         )
-        elements_BT = losses_BT + settings.kl * kl_weights_BT * kl_BT
-    if settings.entropy:
-        elements_BT = elements_BT - settings.entropy * kl_weights_BT * entropies_BT
+        elements_BT = losses_BT + settings.weight("kl", batch) * kl_weights_BT * kl_BT
+    if settings.entropy or "entropy" in settings.adaptive:
+        weight = settings.weight("entropy", batch)
+        elements_BT = elements_BT - weight * kl_weights_BT * entropies_BT
     pairs = {
         "loss": _aggregated(settings, elements_BT, batch),
         "policy_loss": _aggregated(settings, losses_BT, batch),

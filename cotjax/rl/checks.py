@@ -27,6 +27,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "kl_estimator": KL_ESTIMATORS,
     "old": ("sampler", "trainer"),
     "reward": REWARDS,
+    "resume": ("exact", "fast"),
 }
 # What the sampler's log-probabilities are those of the policy at.
 _SAMPLING = {"top_p": 1.0, "top_k": 0}
@@ -47,8 +48,8 @@ def check_rl(config: ConfigDict, arms: Collection[str] | None = None) -> None:
         all, as by `cotjax rl`.
     """
     check_ranges("rl", config.rl)
-    checks = (_check_names, _check_reward, _check_sampling, _check_searches, _check_loss)
-    for check in (*checks, _check_sections):
+    checks = (_check_names, _check_reward, _check_sampling, _check_searches, _check_devices)
+    for check in (*checks, _check_loss, _check_sections):
         check(config)
     _check_data(config, arms)
     for arm in config.arms if arms is None else arms:
@@ -92,6 +93,11 @@ def _check_sampling(config: ConfigDict) -> None:
 def _check_searches(config: ConfigDict) -> None:
     if config.data.layout == GROWING:
         _check_result_tokens(config)
+        if config.rl.sample_end:
+            raise UsageError(
+                "rl.sample_end is True with data.layout 'growing', where the end of the text is "
+                "sampled anyway; set it to False"
+            )
     elif config.rl.simulated_steps:
         raise UsageError(
             f"rl.simulated_steps is {config.rl.simulated_steps}, which needs one growing text; set "
@@ -105,6 +111,22 @@ def _check_result_tokens(config: ConfigDict) -> None:
             f"evaluate.max_result_tokens is {config.evaluate.max_result_tokens}; it must be less "
             f"than evaluate.max_length, {config.evaluate.max_length}"
         )
+
+
+def _check_devices(config: ConfigDict) -> None:
+    rl = config.rl
+    if not rl.play_devices:
+        return
+    told: list[tuple[bool, str]] = [
+        (not rl.off_policy_steps, f"rl.play_devices is {rl.play_devices} with rl.off_policy_steps "
+         "0: a step is then played by the weights that the one before it makes, and nothing can be "
+         "played meanwhile; set the latter to 1"),
+        (rl.offload, f"rl.play_devices is {rl.play_devices} with rl.offload, which makes room for "
+         "a sampler on the same devices; set it to False"),
+        (distributed.several(), f"rl.play_devices is {rl.play_devices}, and there are "
+         f"{distributed.count()} processes, each of which plays on its own devices; set it to 0"),
+    ]  # fmt: skip
+    _refuse(told)
 
 
 def _check_loss(config: ConfigDict) -> None:
@@ -128,6 +150,16 @@ def _check_loss(config: ConfigDict) -> None:
         raise UsageError(
             "rl.kl_on_dropped is False with rl.kl_in 'reward', which is the divergence of whole "
             "plays; set it to True, or rl.kl_in to 'loss'"
+        )
+    if rl.kl_target and not rl.kl:
+        raise UsageError(
+            f"rl.kl_target is {rl.kl_target:g} with rl.kl 0, which is what is adapted to it: set "
+            "rl.kl to the weight to begin with, or rl.kl_target to 0"
+        )
+    if rl.least_deviation and rl.flat == "keep":
+        raise UsageError(
+            f"rl.least_deviation is {rl.least_deviation:g} with rl.flat 'keep', by which flat "
+            "groups are trained on: set it to 0, or rl.flat to 'skip' or 'refill'"
         )
     if rl.information == 1:
         raise UsageError(

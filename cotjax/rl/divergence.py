@@ -19,7 +19,7 @@ from cotjax.rl.rollouts import Rollouts
 
 
 def with_costs(
-    rollouts: Rollouts, settings: Any, updates: Sequence[UpdateRows]
+    rollouts: Rollouts, settings: Any, updates: Sequence[UpdateRows], weight: float
 ) -> tuple[StepAdvantages, list[UpdateRows], dict[str, np.ndarray]]:
     """Return advantages with costs, the rows with these advantages, and the costs themselves.
 
@@ -28,6 +28,7 @@ def with_costs(
     Args:
       settings: `config.rl`.
       updates: rows whose `old` and `reference` are filled in.
+      weight: of the divergence, in the place of rl.kl.
     """
     steps = {play.name: len(play.penalties) for play in rollouts.plays}
     costs: dict[str, np.ndarray] = {}
@@ -35,7 +36,7 @@ def with_costs(
         k1_BT = log_ratios(update.joined("old"), update.joined("reference"), what="reference")
         for name, row, places, own in update.rows.tokens_of():
             total = costs.setdefault(name, np.zeros(steps[name]))
-            np.add.at(total, own, settings.kl * k1_BT[row, places].astype(np.float64))
+            np.add.at(total, own, weight * k1_BT[row, places].astype(np.float64))
     advantages = advantages_of(rollouts, settings, costs)
     by_name = {
         play.name: values for play, values in zip(rollouts.plays, advantages.values, strict=True)

@@ -13,14 +13,16 @@ import jax
 from cotjax.envs.base import Game
 from cotjax.errors import DataError
 from cotjax.model.sharding import make_mesh
+from cotjax.rl.ahead import Plays
 from cotjax.rl.batches import advantages_of, step_batches
+from cotjax.rl.coefficients import Coefficients
 from cotjax.rl.collapse import thoughts_compared
+from cotjax.rl.devices import divided
 from cotjax.rl.divergence import with_costs
 from cotjax.rl.groups import Stream
 from cotjax.rl.metrics import Clock, mean, step_row
 from cotjax.rl.offload import to_devices, to_host
-from cotjax.rl.play import Actors, played_or_read
-from cotjax.rl.rollouts import rollouts_file
+from cotjax.rl.play import Actors
 from cotjax.rl.run import RLRun
 from cotjax.rl.update import Scores, Update
 from cotjax.runtime import distributed
@@ -75,7 +77,8 @@ def reinforce(
     settings, model, listener = run.settings, run.model, listener or Listener()
     check_counts(settings)
     check_trackers(settings)
-    mesh = make_mesh(mesh_shape["data"], mesh_shape["fsdp"], mesh_shape["tensor"])
+    trainers, _ = divided(run.rl.play_devices)
+    mesh = make_mesh(mesh_shape["data"], mesh_shape["fsdp"], mesh_shape["tensor"], devices=trainers)
     check_batch(settings, mesh)
     stream, bound = Stream(games, run.seed), run.bound()
     for line in distributed.from_first("run", lambda: check_arm(folder, bound)):
@@ -98,12 +101,20 @@ def reinforce(
     checkpoints = Checkpoints(folder / "checkpoints", keep)
     about = bound | {"config": run.config, "git": git_revision(), "versions": package_versions()}
     resumed = checkpoints.resume(state, listener.warn)
-    place = {"step": 0, "position": 0, "updates": 0}
+    place: dict[str, Any] = {
+        "step": 0,
+        "position": 0,
+        "updates": 0,
+        "ahead": [],
+        "coefficients": {},
+    }
     if resumed is not None:
         state, before = resumed
         check_arm(folder, bound, theirs=before)
-        place = {name: before[name] for name in place}
+        place = {name: before.get(name, usual) for name, usual in place.items()}
     start = place["step"]
+    plays = Plays(run, folder, actors, stream, listener.warn, place)
+    weights = Coefficients.at(run.rl, place)
     metrics_file = MetricsFile(folder / "metrics.jsonl", -1 if resumed is None else start)
     trackers = Trackers(settings, folder, about, resume_step=start)
 
@@ -138,17 +149,7 @@ def reinforce(
             with clock.timing("play_s"):
                 if run.rl.offload:
                     state = state._replace(opt_state=to_host(state.opt_state))
-                rollouts, waits = played_or_read(
-                    rollouts_file(folder, step),
-                    actors,
-                    state.params,
-                    stream,
-                    run.rl,
-                    step=step,
-                    begin=place["position"],
-                    seed=run.seed,
-                    warn=listener.warn,
-                )
+                rollouts, staleness = plays.of(step, state.params)
                 if run.rl.offload:
                     state = state._replace(opt_state=to_devices(state.opt_state))
 
@@ -162,7 +163,7 @@ def reinforce(
                     replace(each, batches=scores(state.params, each.batches)) for each in updates
                 ]
                 if run.rl.kl_in == "reward":
-                    advantages, updates, costs = with_costs(rollouts, run.rl, updates)
+                    advantages, updates, costs = with_costs(rollouts, run.rl, updates, weights.kl)
                     scored["kl_cost"] = mean(own.sum() for own in costs.values())
                 if run.rl.information:
                     own = partial(scores.own, state.params)
@@ -172,20 +173,21 @@ def reinforce(
             rate, found = float(schedule(place["updates"])), []
             with clock.timing("update_s"):
                 for each in updates:
-                    state, metrics = update(state, each.batches)
+                    state, metrics = update(state, weights.laid(each.batches))
                     found.append(metrics)
+            with clock.timing("play_s"):
+                waits = plays.wait()  # for what is played meanwhile
 
             # ---- log
             row = step_row(rollouts, advantages, run.rl, updates, found, rate) | scored
-            row["time"] = clock.row(row["tokens"], rollouts, waits)
+            row |= {"staleness": staleness, "coefficients": weights.applied}
+            row["time"] = clock.row(row["tokens"], waits)
             metrics_file.write(row)
             trackers.write(row)
             listener.report(step, settings.steps, row)
-            place = {
-                "step": step,
-                "position": rollouts.about.end,
-                "updates": place["updates"] + len(found),
-            }
+            weights = weights.after(row, run.rl)
+            place = plays.place | {"step": step, "updates": place["updates"] + len(found)}
+            place["coefficients"] = weights.values()
 
             # ---- save and evaluate
             stopping = stop.at(step)

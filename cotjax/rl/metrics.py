@@ -236,19 +236,15 @@ class Clock:
         yield
         self.phases[phase] = self.phases.get(phase, 0.0) + time.perf_counter() - began
 
-    def row(self, tokens: int, rollouts: Rollouts, waits: Waits) -> dict[str, float]:
+    def row(self, tokens: int, waits: Waits) -> dict[str, float]:
         """Return the `time` of a step's row; `tokens`: of its rows.
 
         A step whose rollouts were read took no time to play them.
         """
-        sampled = sum(
-            len(response_of(turn).ids) for each in rollouts.episodes for turn in each.steps
-        )
-        played = bool(waits.environment)
         return {
             "seconds": time.perf_counter() - self._started,
             "tokens_per_s": tokens / max(self.phases["update_s"], 1e-9),
-            "sampled_tokens_per_s": sampled / self.phases["play_s"] if played else 0.0,
+            "sampled_tokens_per_s": waits.sampled / max(waits.seconds, 1e-9),
             **self.phases,
             "environment_s": waits.environment,
             "waited_s": waits.waited,

@@ -10,14 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cotjax.data.codec import Codec
 from cotjax.envs.base import Game, Play
 from cotjax.errors import DataError
 from cotjax.model.params import Params
 from cotjax.rl.advantages import Played, step_advantages
 from cotjax.rl.groups import Group, Stream, groups_at
+from cotjax.rl.kept import Kept, remove_kept
 from cotjax.rl.policy import fingerprint
-from cotjax.rl.rewards import as_played
+from cotjax.rl.rewards import as_played, response_of
 from cotjax.rl.rollouts import About, Rollouts, read_rollouts, untimed, write_rollouts
 from cotjax.rl.together import of_all, on_own_devices
 from cotjax.rollout.contracts import Environments, Policy
@@ -71,11 +74,25 @@ class Waits:
     """Seconds of environments, and of these in which nothing was decoded, summed over slots.
 
     transfer: seconds until the weights were where they play.
+    sampled: tokens that were sampled meanwhile, of CoT responses that are kept.
+    seconds: of playing in all.
     """
 
     environment: float = 0.0
     waited: float = 0.0
     transfer: float = 0.0
+    sampled: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Waits) -> Waits:
+        """Return those of two steps together."""
+        return Waits(
+            self.environment + other.environment,
+            self.waited + other.waited,
+            self.transfer + other.transfer,
+            self.sampled + other.sampled,
+            self.seconds + other.seconds,
+        )
 
 
 def played_or_read(
@@ -93,8 +110,7 @@ def played_or_read(
     """Return the rollouts of a step: those of its file, or else played, and then written there.
 
     A file that is damaged, or that other weights played, is set aside with a warning, and the step
-    is played again. Each of several processes plays its share of the groups. The other arguments
-    are those of `play_step`.
+    is played again. Each process plays its share. The other arguments are those of `play_step`.
     """
     policy = fingerprint(params)
     kept: list[Rollouts] = []
@@ -115,8 +131,11 @@ def played_or_read(
         return False
 
     if distributed.from_first("rollouts", usable):
+        remove_kept(path)
         return (kept or [read_rollouts(path, settings)])[0], Waits()
     began = time.perf_counter()
+    about = {"step": step, "begin": begin, "policy": policy}
+    ended = Kept(path.parent, about) if settings.resume == "fast" else None
     with actors.playing(params) as halves:
         transfer = time.perf_counter() - began
         rollouts, waits = play_step(
@@ -129,11 +148,13 @@ def played_or_read(
             seed=seed,
             policy=policy,
             parts=path.parent,
+            ended=ended,
         )
     with distributed.in_turn("rollouts written"):
         if distributed.first():
             write_rollouts(path, rollouts)
-    return rollouts, replace(waits, transfer=transfer)
+    remove_kept(path)
+    return rollouts, replace(waits, transfer=transfer, seconds=time.perf_counter() - began)
 
 
 def play_step(
@@ -147,6 +168,7 @@ def play_step(
     seed: int,
     policy: str,
     parts: Path = Path(),
+    ended: Kept | None = None,
 ) -> tuple[Rollouts, Waits]:
     """Play `rl.tasks` groups of the stream from position `begin` on.
 
@@ -160,6 +182,7 @@ def play_step(
       seed: of the run; what is drawn depends on it, the step, the game, the sample and the turn.
       policy: hash of the weights that play.
       parts: folder through which several processes give each other what they played.
+      ended: keeps episodes as they end; those that it has are not played.
     """
     kept: list[tuple[Group, list[Episode]]] = []
     broken: list[str] = []
@@ -170,7 +193,7 @@ def play_step(
         end, rounds = end + missing, rounds + 1
         simulated = step <= settings.simulated_steps
         own = [group for place, group in enumerate(groups) if distributed.share(place)]
-        played = _played(actors, halves, own, step_seed(seed, step), simulated)
+        played = _played(actors, halves, own, step_seed(seed, step), simulated, ended)
         episodes = of_all(parts, [each for group in groups for each in group.plays], played)
         environment_s += sum(each.timing.environment_s for each in episodes.values())
         waited_s += sum(each.timing.waited_s for each in episodes.values())
@@ -187,7 +210,8 @@ def play_step(
     positions = [group.position for group, of_group in kept for _ in of_group]
     whole = [each for _, of_group in kept for each in of_group]
     rollouts = Rollouts.of(about, positions, whole, settings)
-    return rollouts, Waits(environment_s, waited_s)
+    sampled = sum(len(response_of(turn).ids) for each in whole for turn in each.steps)
+    return rollouts, Waits(environment_s, waited_s, sampled=sampled)
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -197,22 +221,42 @@ def step_seed(seed: int, step: int) -> int:
 
 
 def is_flat(plays: Sequence[Played], settings: Any) -> bool:
-    """Return whether all rewards of a group, penalties included, are equal."""
-    return step_advantages(plays, unit=settings.stat_unit)[1].flat > 0
+    """Return whether the rewards of a group, penalties included, are equal, or deviate too little.
+
+    `settings`: `config.rl`; its least_deviation is of plays, whose penalties count by their mean.
+    """
+    if step_advantages(plays, unit=settings.stat_unit)[1].flat > 0:
+        return True
+    earned = [play.reward - float(np.mean(play.penalties or (0.0,))) for play in plays]
+    return bool(np.std(earned, ddof=1) < settings.least_deviation)
 
 
 def _played(
-    actors: Actors, halves: Sequence[Half], groups: Sequence[Group], seed: int, simulated: bool
+    actors: Actors,
+    halves: Sequence[Half],
+    groups: Sequence[Group],
+    seed: int,
+    simulated: bool,
+    ended: Kept | None,
 ) -> dict[Play, Episode]:
-    """Return the episode of each play. `simulated`: the policy writes results of searches."""
+    """Return the episode of each play.
+
+    `simulated`: the policy writes results of searches. `ended`: see `play_step`.
+    """
     plays = [each for group in groups for each in group.plays]
     episodes: dict[Play, Episode] = {}
+    for each in plays:
+        if ended is not None and (before := ended.of(each)) is not None:
+            episodes[each] = untimed(before)
+    plays = [each for each in plays if each not in episodes]
 
     def keep(each: Play, episode: Episode) -> None:
         if actors.score is not None and episode.steps:
             score = actors.score(each.game, episode.steps[-1].executed)
             episode = episode.model_copy(update={"score": score})
         episodes[each] = episode
+        if ended is not None:
+            ended.add(episode)
 
     (policy, environments), *others = halves
     play(

@@ -50,4 +50,12 @@ def policy_of(rl: Any) -> Policy:
         kl_estimator=rl.kl_estimator,
         entropy=rl.entropy,
         truncation=rl.tis_cap,
+        adaptive=_adapted(rl),
     )
+
+
+def _adapted(settings: Any) -> tuple[str, ...]:
+    """Return the terms of the loss whose weight follows a target. `settings`: `config.rl`."""
+    in_loss = settings.kl_in == "loss"
+    targets = {"kl": in_loss and settings.kl_target, "entropy": settings.entropy_target}
+    return tuple(name for name, target in targets.items() if target)

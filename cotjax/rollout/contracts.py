@@ -68,7 +68,8 @@ class Policy(Protocol):
 
         `how`: the fields that `Elicitation.how` names; `back`, of an instructed response: the
         prefix takes the place of this many of the prompt's last ids; and `stop`, of results that
-        the policy writes itself: texts that end them, in place of the codec's.
+        the policy writes itself, or of responses up to the end of the turn: texts that end them,
+        in place of the codec's.
         """
 
     def score_branches(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -185,14 +185,21 @@ class TurnDecoder:
             prefix=prefix,
             prefilled=kind == "prompt",
             seed=seed,
+            to_end=self._to_end(kind),
         )
+
+    def _to_end(self, kind: Kind) -> bool:
+        """Return whether a kind is decoded up to the end of the turn."""
+        return kind == "cot" and self._elicitation.to_end
 
     def _sample(self, kind: Kind) -> Mapping[int, Generation]:
         """Raises NotFiniteError, naming the game and the step."""
-        how = dict(self._elicitation.how(kind))
+        how: dict[str, Any] = dict(self._elicitation.how(kind))
         if kind == "instructed":
             # The instruction belongs to the user's turn, which the prompt's last ids have closed.
             how["back"] = len(self._codec.response_open)
+        if self._to_end(kind):
+            how["stop"] = self._codec.stop_texts[-1:]
         generations = self._named(
             lambda: self._policy.sample(
                 dict.fromkeys(self._ready, self._prefix_ids[kind]),

@@ -51,6 +51,8 @@ class Elicitation:
         token.
       instruction: the last line of the user's turn before an instructed response.
       greedy: kinds of action that are decoded greedily, whatever the temperature is.
+      to_end: a CoT response is decoded up to the end of the turn, not to the action's closing tag,
+        and is well-formed if it ends where the turn does.
       simulated: the policy writes the results of its searches itself, in a growing text.
       max_result_tokens: limit of such results, in tokens.
     """
@@ -69,6 +71,7 @@ class Elicitation:
     constrained_by: str = "total"
     instruction: str = INSTRUCTION
     greedy: tuple[Kind, ...] = ()
+    to_end: bool = False
     simulated: bool = False
     max_result_tokens: int = 256
 
@@ -86,6 +89,8 @@ class Elicitation:
             del fields["instruction"]
         if not self.greedy:
             del fields["greedy"]
+        if not self.to_end:
+            del fields["to_end"]
         if not self.simulated:
             del fields["simulated"], fields["max_result_tokens"]
         return fields

@@ -163,16 +163,20 @@ def read_response(
     prefix: str,
     prefilled: bool,
     seed: int,
+    to_end: bool = False,
 ) -> Response:
     """Parse a generation and return what is recorded of it.
 
     `prefix`: the text before it. `prefilled`: the prefix opened the action (a prompt response).
+    `to_end`: see `cotjax.rollout.elicitation.Elicitation`.
     """
     text = codec.decode(generation.ids)
     read = text_to_stop(codec, generation.ids, text)
     parsed = formats.parse_response(
         read if prefilled else prefix + read, prefilled=prefilled, stopped=generation.stopped
     )
+    if to_end and parsed.action is not None and not generation.stopped:
+        parsed = formats.Response(parsed.thought, None, "cut")
     if parsed.action is not None and not codec.encodable(parsed.action):
         parsed = formats.Response(parsed.thought, None, "control_token")
     commands = observation.admissible_commands

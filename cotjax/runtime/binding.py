@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cotjax.runtime.older import with_later
 from cotjax.runtime.settings import first_difference
 
 # Settings of the `train` section that change results by rounding at most, so they may change when a
@@ -39,6 +40,8 @@ def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str | None
     sections = ("train", "masking", "model", "rl")
     for section in sections:
         known = before.get(section, {})
+        if section == "rl" and known:
+            known = before[section] = with_later(known)
         now[section] = {
             name: value for name, value in now.get(section, {}).items() if name in known
         }

@@ -24,7 +24,7 @@ from cotjax.runtime.binding import binding, difference, said
 from cotjax.runtime.content import changed
 from cotjax.runtime.files import read_json, write_atomic
 from cotjax.runtime.members import member_folders, members_of
-from cotjax.runtime.older import AXES, renamed
+from cotjax.runtime.older import AXES, LATER, renamed
 from cotjax.runtime.settings import first_difference, flatten
 
 _RUN_FILE, _ARM_FILE = "config.json", "settings.json"
@@ -284,7 +284,10 @@ def protocol_hash(config: Mapping[str, Any]) -> str:
     settings = {
         name: value
         for name, value in flatten(_as_json(config)).items()
-        if name != "out" and not _in(name, _OF_MACHINE)
+        if name != "out"
+        and not _in(name, _OF_MACHINE)
+        # A field that came later, and is not used.
+        and (name not in LATER or value != LATER[name])
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from cotjax.config import sampler_mesh
 from cotjax.data.codec import Codec
 from cotjax.data.trajectories import Trajectory
 from cotjax.diagnostics.episodes import EpisodeCounts, count_records
@@ -20,6 +21,8 @@ from cotjax.envs.base import games_hash
 from cotjax.envs.worlds import load_world
 from cotjax.formats import TurnTemplate
 from cotjax.model.config import ModelConfig
+from cotjax.model.sharding import make_mesh
+from cotjax.rl.devices import divided
 from cotjax.rl.main import reinforce
 from cotjax.rl.play import Actors
 from cotjax.rl.rewards import AUTOCOA
@@ -172,6 +175,7 @@ def rollout_elicitation(config: ConfigDict, template: TurnTemplate) -> Elicitati
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         greedy=("prompt",),
+        to_end=config.rl.sample_end,
     )
 
 
@@ -201,6 +205,8 @@ def actors_of(
     slots = -(-config.rl.slots // (halves * distributed.count()))
     simulated = config.rl.simulated_steps > 0
     mesh = playing_mesh(config)
+    if config.rl.play_devices:
+        mesh = make_mesh(**sampler_mesh(config), devices=divided(config.rl.play_devices)[1])
     sampler = sampler_of(config.evaluate, model, codec, mesh, slots, simulated=simulated)
     pools = [stack.enter_context(environments_of(config, sampler.slots)) for _ in range(halves)]
     score = load_world(config.world).published_reward if config.rl.reward == AUTOCOA else None

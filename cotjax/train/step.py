@@ -30,8 +30,11 @@ BATCH_FIELDS = {
     "positions": jnp.int32,
     "dropped": jnp.int32,
 }
-BATCH_WIDTHS = {"budget": 1, "dropped": 3, "trajectories": 1}
-_POLICY = ("kl_weights", "advantages", "old", "sampler", "reference", "lengths", "trajectories")
+BATCH_WIDTHS = {"budget": 1, "dropped": 3, "trajectories": 1, "coefficients": 2}
+_POLICY = (
+    *("kl_weights", "advantages", "old", "sampler", "reference", "lengths", "trajectories"),
+    "coefficients",
+)
 # Kind of objective -> the fields of its batches; objectives/policy.py and preference.py explain
 # what they add.
 _PAIRS = BATCH_FIELDS | {"pairs": jnp.int32, "sides": jnp.int8}

@@ -150,12 +150,15 @@ def settings(**changes: Any) -> ConfigDict:
 
 @contextmanager
 def acting(
-    slots: int = 6, model: ModelConfig = MODEL, elicitation: Elicitation = ELICITATION
+    slots: int = 6,
+    model: ModelConfig = MODEL,
+    elicitation: Elicitation = ELICITATION,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Iterator[Actors]:
-    """Yield what plays the world, in this process."""
+    """Yield what plays the world, in this process, on a mesh (None: of one device)."""
     sampler = Sampler(
         model,
-        tiny.mesh(),
+        mesh or tiny.mesh(),
         slots=slots,
         max_length=96,
         stop=codec().stop_texts,
@@ -196,6 +199,17 @@ def rl_run(
         objective=policy_of(rl),
         rl=rl,
     )
+
+
+# What follows a target from step to step, in steps that are played by earlier weights.
+ADAPTED = {"kl_target": 1e-3, "kl_rate": 0.5, "entropy_target": 5.0, "entropy_step": 0.05}
+
+
+def stale_run(steps: int = 3, **changes: Any) -> RLRun:
+    """Return a run off policy whose weights move far. `changes`: of config.rl."""
+    stale = {"off_policy_steps": 1, "old": "trainer", "flat": "keep", "kl": 0.1}
+    train = {"steps": steps, "learning_rate": 0.03}
+    return rl_run(train, **stale | ADAPTED | changes)
 
 
 def run(folder: Path, what: RLRun, actors: Actors, **more: Any) -> Path:

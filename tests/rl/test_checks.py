@@ -55,6 +55,13 @@ def test_the_defaults_are_possible():
         ("rl.kl=-0.01", "rl.kl is -0.01"),
         ("rl.stat_unit=turn", "rl.stat_unit is 'turn'; there are trajectory, step"),
         ("rl.entropy=-0.1", "rl.entropy is -0.1; it must be at least 0"),
+        ("rl.off_policy_steps=2", "rl.off_policy_steps is 2; it must be at least 0 and at most 1"),
+        ("rl.least_deviation=-1", "rl.least_deviation is -1"),
+        ("rl.resume=slow", "rl.resume is 'slow'; there are exact, fast"),
+        ("rl.kl_target=-1", "rl.kl_target is -1"),
+        ("rl.kl_rate=0", "rl.kl_rate is 0"),
+        ("rl.entropy_target=-1", "rl.entropy_target is -1"),
+        ("rl.entropy_step=0", "rl.entropy_step is 0"),
         ("rl.information=1", "rl.information is 1: a thought is compared behind several"),
         ("rl.kl_in=both", "rl.kl_in is 'both'; there are loss, reward"),
         ("rl.kl_in=reward", "rl.kl_in is 'reward' with rl.kl 0.01 and rl.kl_estimator 'k2'"),
@@ -90,8 +97,33 @@ def test_the_divergence_of_whole_plays_has_no_token_to_leave_out():
         check_rl(config(*in_reward, "rl.kl_on_dropped=False"))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("rl.kl=0", "rl.kl_target=0.01"), "rl.kl_target is 0.01 with rl.kl 0, which is what"),
+        (
+            ("rl.least_deviation=0.1", "rl.flat=keep"),
+            "rl.least_deviation is 0.1 with rl.flat 'keep'",
+        ),
+        (("rl.play_devices=1",), "rl.play_devices is 1 with rl.off_policy_steps 0"),
+        (
+            ("rl.play_devices=1", "rl.off_policy_steps=1", "rl.offload=True"),
+            "rl.play_devices is 1 with rl.offload",
+        ),
+        (("data.layout=growing", "rl.sample_end=True"), "rl.sample_end is True with data.layout"),
+    ],
+)
+def test_two_settings_that_exclude_each_other(overrides, words):
+    with pytest.raises(UsageError) as caught:
+        check_rl(config(*overrides))
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_each_of_several_processes_has_a_group_to_play(monkeypatch):
     monkeypatch.setattr(checks.distributed, "count", lambda: 2)
+    monkeypatch.setattr(checks.distributed, "several", lambda: True)
     check_rl(config("rl.tasks=2"))
     with pytest.raises(UsageError, match="each of 2 processes plays whole groups"):
         check_rl(config("rl.tasks=1"))
+    with pytest.raises(UsageError, match="there are 2 processes, each of which plays on its own"):
+        check_rl(config("rl.off_policy_steps=1", "rl.play_devices=1"))

@@ -49,7 +49,7 @@ def scored(run, rollouts, codec):
 def test_a_play_costs_what_its_own_tokens_diverge(codec, rollouts, omega):
     run = what(omega=omega)
     update = scored(run, rollouts, codec)
-    advantages, (laid,), costs = with_costs(rollouts, run.rl, [update])
+    advantages, (laid,), costs = with_costs(rollouts, run.rl, [update], run.rl.kl)
     found = {}
     for play, episode in zip(rollouts.plays, rollouts.episodes, strict=True):
         by_hand = [BETA * 0.1 * sum(id % 3 for id in turn.cot.ids) for turn in episode.steps]
@@ -79,7 +79,7 @@ def test_a_play_in_several_trees_costs_what_it_costs_in_one(codec, rollouts):
         run = what(row_length)
         update = scored(run, rollouts, codec)
         trees.append(sum(map(len, update.rows.trees)))
-        costs.append(with_costs(rollouts, run.rl, [update])[2])
+        costs.append(with_costs(rollouts, run.rl, [update], run.rl.kl)[2])
     assert trees[0] > trees[1] == 3
     assert costs[0].keys() == costs[1].keys()
     for name, own in costs[0].items():
@@ -91,7 +91,7 @@ def test_without_a_difference_advantages_stay(codec, rollouts):
     advantages = advantages_of(rollouts, run.rl)
     (update,) = step_batches(run, rollouts, advantages.values, codec)
     update = update.replaced("reference", update.joined("old"))
-    again, (laid,), _ = with_costs(rollouts, run.rl, [update])
+    again, (laid,), _ = with_costs(rollouts, run.rl, [update], run.rl.kl)
     for one, two in zip(advantages.values, again.values, strict=True):
         np.testing.assert_array_equal(one, two)
     np.testing.assert_array_equal(laid.joined("advantages"), update.joined("advantages"))

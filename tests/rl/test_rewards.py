@@ -5,8 +5,10 @@ from helpers.doors import settings
 from helpers.studies import response
 
 from cotjax.errors import DataError
+from cotjax.rl.advantages import Played
 from cotjax.rl.batches import advantages_of
 from cotjax.rl.metrics import live_prompt, played_metrics
+from cotjax.rl.play import is_flat
 from cotjax.rl.rewards import as_played
 from cotjax.rl.rollouts import About, Rollouts
 from cotjax.rollout.record import Episode, PlayedGame, Timing, Turn
@@ -193,3 +195,22 @@ def test_statistics_over_steps_are_a_setting():
     what = settings(group=2, advantage="dr_grpo", stat_unit="step")
     first, second = advantages_of(Rollouts.of(ABOUT, (0, 0), episodes, what), what).values
     assert first.tolist() == [0.75] and second.tolist() == [-0.25] * 3
+
+
+@pytest.mark.parametrize(
+    ("rewards", "penalties", "least", "flat"),
+    [
+        ((1.0, 1.0, 1.0), (0.0, 0.0, 0.0), 0.0, True),
+        ((1.0, 0.0, 1.0), (0.0, 0.0, 0.0), 0.0, False),
+        ((0.0, 0.0, 0.0), (0.1, 0.0, 0.0), 0.0, False),
+        ((0.0, 0.0, 0.0), (0.1, 0.0, 0.0), 0.1, True),  # deviates by 0.058
+        ((1.0, 0.0, 0.0), (0.1, 0.0, 0.0), 0.1, False),
+        ((1.0, 0.0, 0.0), (0.0, 0.0, 0.0), 0.58, True),  # by 0.577
+    ],
+)
+def test_a_group_of_which_little_can_be_learnt_counts_as_flat(rewards, penalties, least, flat):
+    plays = [
+        Played(f"g#{n}", 0, reward, (penalty,))
+        for n, (reward, penalty) in enumerate(zip(rewards, penalties, strict=True))
+    ]
+    assert is_flat(plays, settings(least_deviation=least)) == flat

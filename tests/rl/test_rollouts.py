@@ -106,6 +106,24 @@ def test_a_prefix_is_not_trained_on_and_an_end_that_was_not_sampled_is_not_there
     assert roles == {Role.REASONING}, "there is no action to drop"
 
 
+def test_an_end_that_was_sampled_is_trained_on_once(codec, records):
+    """As the end of its branch; the same end in the next prompt is the trunk's."""
+    record = next(record for record in records if record.game.id == "g3")
+    end, turns = codec.encode(codec.template.response_end), turns_of(record, codec)
+    turns = [
+        replace(turn, ids=(*turn.ids, *end), log_probs=(-0.5,) * (len(turn.ids) + 1))
+        for turn in turns
+    ]
+    (example,) = played_examples(codec, "play", turns, [1.0, 2.0, 3.0], 400)
+    ends = np.flatnonzero(example.roles == Role.END)
+    assert example.ids[ends].tolist() == end * 3 and example.branches[ends].tolist() == [1, 2, 3]
+    dropping = Dropping.of(fraction=1.0)
+    options = {"row_length": 400, "multiple": 1, "dropping": dropping, "update": 0}
+    batch = policy_rows({"play": [example]}, {"play": 3}, **options).batch
+    trained = batch["roles"][batch["weights"] > 0].tolist()
+    assert trained.count(Role.END) == 3 and Role.ACTION not in trained, "no part of the action"
+
+
 def test_a_token_that_holds_part_of_a_tag_is_the_tags():
     codec = tiny.subword_codec()
     ids = codec.encode("<think> i need it. </think><action> open cabinet 1 </action>")

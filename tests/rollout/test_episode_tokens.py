@@ -138,3 +138,37 @@ def test_a_policy_need_not_report_log_probabilities(codec):
     assert (
         len(response.logprobs) == len(response.ids) and sum(response.logprobs) == response.logprob
     )
+
+
+@pytest.mark.parametrize(
+    ("ending", "stopped", "reason"),
+    [
+        ("", True, None),
+        (" ", True, None),
+        (" look ", True, "text_after"),
+        (" <action> look </action> ", True, "two_actions"),
+        ("", False, "cut"),
+    ],
+)
+def test_a_response_up_to_the_end_of_the_turn_ends_there(codec, ending, stopped, reason):
+    stops = []
+
+    class Ends(RulePolicy):
+        def sample(self, prefixes, *, stop=None, **kwargs):
+            made = super().sample(prefixes, **kwargs)
+            stops.append(stop)
+            if stop is None:
+                return made
+            more = codec.encode(ending) + codec.encode(codec.template.response_end) * stopped
+            return {
+                slot: Generation([*one.ids, *more], one.logprobs + [-0.5] * len(more), stopped)
+                for slot, one in made.items()
+            }
+
+    settings = {"policy": Ends(codec, slots=1), "max_steps": 5, "to_end": True}
+    (episode,) = play_games(codec, games(3), "cot", **settings)
+    assert stops[:2] == [(codec.template.response_end,), None], "prompt actions as ever"
+    assert {turn.cot.reason for turn in episode.steps} == {reason}
+    assert episode.success == (reason is None) and episode.elicitation["to_end"]
+    if reason is None:
+        assert all(turn.cot.text.endswith(codec.template.response_end) for turn in episode.steps)

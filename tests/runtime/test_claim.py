@@ -16,7 +16,9 @@ from helpers.training import MODEL, assert_same, make_source, params_at, rows, r
 from cotjax.errors import DataError, UsageError
 from cotjax.masking import Dropping
 from cotjax.model.params import init_params
+from cotjax.runtime.binding import difference
 from cotjax.runtime.claim import begun, planned_steps
+from cotjax.runtime.older import LATER
 from cotjax.train import fingerprints
 from cotjax.train.fingerprints import Fingerprints
 from cotjax.train.metrics import read_metrics
@@ -317,3 +319,13 @@ def test_a_file_that_was_just_written_is_not_remembered(tmp_path):
     prints.of(file)
     prints.keep()
     assert json.loads((tmp_path / "fingerprints.json").read_text()) == {}
+
+
+def test_a_run_of_before_a_field_came_is_bound_to_its_default():
+    train = {"steps": 4, "schedule": "constant"}
+    older = {"train": train, "rl": {"kl": 0.01}}
+    fields = {name.removeprefix("rl."): value for name, value in LATER.items()}
+    assert difference(older, {"train": train, "rl": {"kl": 0.01, **fields}}) is None
+    changed = {"kl": 0.01, **fields, "off_policy_steps": 1}
+    said = difference(older, {"train": train, "rl": changed})
+    assert said == "rl.off_policy_steps is 0 there, 1 here"

@@ -1,16 +1,27 @@
 """Parts of a study: which arms a part has, and that parts make what they share one at a time."""
 
 import json
+import re
 import threading
 from pathlib import Path
 
 import pytest
 
 from cotjax.cli.main import main
-from cotjax.config import default_config
+from cotjax.config import default_config, load_config, set_field
 from cotjax.errors import UsageError
 from cotjax.runtime.claim import protocol_hash
+from cotjax.runtime.older import LATER
+from cotjax.runtime.settings import flatten
 from cotjax.study.parts import in_turn, part_of, parts_of, root_of
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+# Config -> the beginning of the hash that its docstring tells.
+TOLD = {
+    path.stem: found[1]
+    for path in sorted(CONFIGS.glob("*.py"))
+    if (found := re.search(r"^Hash +([0-9a-f]{12})…", path.read_text(), re.M))
+}
 
 
 def config_of(seeds=(0, 1), **arms):
@@ -73,15 +84,32 @@ def test_one_part_waits_until_another_has_made_what_they_share(tmp_path):
     assert order == ["Waiting", "first", "second"]
 
 
+def hash_of_config(config):
+    return protocol_hash(json.loads(config.to_json_best_effort()))
+
+
 def test_the_hash_of_a_config_leaves_out_the_machine_and_the_folder_alone():
     def hash_of(**fields):
         config = default_config()
         for name, value in fields.items():
             config.update_from_flattened_dict({name.replace("__", "."): value})
-        return protocol_hash(json.loads(config.to_json_best_effort()))
+        return hash_of_config(config)
 
     same = {"out": "x", "workers": 0, "cpu_devices": 8, "evaluate__slots": 3, "mesh__tensor": 2}
     assert hash_of() == hash_of(**same) == hash_of(title="another title")
     others = {"primary__margin": 0.2, "seed": 1, "seeds": (1, 2), "evaluate__samples": 2}
     others |= {"train__steps": 7, "evaluate__episodes_at": (0,), "games__seed": 3}
     assert len({hash_of(**{name: value}) for name, value in others.items()} | {hash_of()}) == 8
+
+
+@pytest.mark.parametrize(("name", "told"), TOLD.items())
+def test_a_field_that_came_later_leaves_published_hashes_as_they_were(name, told):
+    assert {"study_made", "study_made_pairs", "study_made_core"} <= TOLD.keys()
+    config = load_config(CONFIGS / f"{name}.py")
+    assert hash_of_config(config).startswith(told)
+    for field, value in LATER.items():
+        assert flatten(config.to_dict())[field] == value
+        other = {str: "fast", bool: True, int: 1, float: 0.5}[type(value)]
+        set_field(config, f"{field}={other}")
+        assert not hash_of_config(config).startswith(told), field
+        set_field(config, f"{field}={value}")
