@@ -187,7 +187,7 @@ class Late:
 # What TRL trains on: a row for each step, behind the prompt that it was drawn after; or one text an
 # episode, in which each step stands behind the thoughts of all before it, which it was not drawn
 # after.
-ROWS = ("steps", "episodes")
+TRL_ROWS = ("steps", "episodes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +197,7 @@ class RLJob(RolloutJob):
     Attributes:
       tasks, group: games a step, plays of each; `slots` is their product.
       batch, row_length: rows of a micro-batch, and the tokens of each, of cotjax alone.
-      rows: what the baseline trains on, one of ROWS.
+      rows: what the baseline trains on, one of TRL_ROWS.
     """
 
     tasks: int = 4

@@ -50,7 +50,7 @@ class Settings:
       batch, row_length: rows of a micro-batch; tokens of a row, of cotjax.
       cpu_devices: devices that cotjax splits the CPU into; None: see `sides.devices_of`.
       peer: whether TRL's GRPOTrainer plays and trains too; rows: what it trains on, one of
-        `jobs.ROWS`.
+        `jobs.TRL_ROWS`.
       rounds: one step of every side in each.
       seed: of the games and of what is drawn.
     """
@@ -213,9 +213,9 @@ def _print(console: Console, figures: Figures, settings: Settings) -> None:
     if "trl" in figures:
         row = figures["trl"]
         rounds = f"steps {row['ratio_low']:.2f} to {row['ratio_high']:.2f}"
-        rows = {"steps": "a row for each step", "episodes": "one text an episode"}[settings.rows]
+        trained = {"steps": "a row for each step", "episodes": "one text an episode"}[settings.rows]
         say(
             console,
             f"cotjax makes {row['ratio']:.2f} times as many steps as TRL ({rounds}), which trains "
-            f"on {rows}",
+            f"on {trained}",
         )

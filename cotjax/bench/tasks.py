@@ -153,13 +153,12 @@ class RLStep:
 
 
 class RLTask(Task):
-    """Steps of GRPO, one after the other: play, advantages, one update.
+    """Steps of GRPO, one after the other: play, advantages, one update."""
 
-    Attributes:
-      compiled: programs that were compiled so far; 0 where nothing is.
-    """
-
-    compiled: int = 0
+    @property
+    def compiled(self) -> int:
+        """Programs that were compiled so far; 0 where nothing is."""
+        return 0
 
     @abstractmethod
     def step(self) -> RLStep:

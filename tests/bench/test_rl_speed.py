@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from cotjax.bench.jobs import ROWS, RLJob, from_line, to_line
+from cotjax.bench.jobs import TRL_ROWS, RLJob, from_line, to_line
 from cotjax.bench.rl import Settings, _figures, benchmark
 from cotjax.bench.tasks import RLStep
 from cotjax.cli.main import main
@@ -58,7 +58,7 @@ def test_sizes_that_do_not_fit_are_one_line(changes, words):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("rows", TRL_ROWS)
 def test_beside_trl(rows, capsys):
     pytest.importorskip("trl", reason="TRL is a test extra")
     sizes = ["--tasks", "1", "--group", "2", "--batch", "2", "--steps", "2", "--rounds", "1"]
