@@ -5,7 +5,8 @@ prompts as cotjax. What it returns is what TRL trains on:
 
     steps      a row for each step: its prompt and its response. This is the loss that cotjax's tree
                has in one row an episode. TRL wants as many rows of each game, so an episode that
-               is over early has rows of which nothing is trained on.
+               is over early has rows of which nothing is trained on. Its advantages are over a
+               group's rows, whose deviation has other degrees of freedom than its episodes'.
     episodes   one text an episode, with the thoughts of all turns behind each other. It has about
                as many tokens as the tree, but each step is trained behind thoughts that it was not
                drawn after, so it is another loss.
@@ -76,7 +77,7 @@ class TrlRL(RLTask):
         try:
             from datasets import Dataset
             from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
-            from trl import GRPOConfig, GRPOTrainer
+            from trl import GRPOTrainer
         except ImportError as error:
             raise UsageError(
                 f"--peer trl needs {error.name}, which is not installed: pip install trl"
@@ -88,12 +89,39 @@ class TrlRL(RLTask):
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stops[0])
         model = AutoModelForCausalLM.from_pretrained(job.weights, attn_implementation="sdpa")
         model.generation_config.eos_token_id = stops
+
+        class Gate(TrainerCallback):
+            def on_step_begin(self, *_: Any, **__: Any) -> None:
+                side._go.acquire()
+
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                side._done.release()
+
+        def rewards(completions: Sequence[Any], reward: Sequence[float], **_: Any) -> list[float]:
+            return list(reward)
+
+        positions = range(_STEPS * job.tasks)
+        return GRPOTrainer(
+            model=model,
+            reward_funcs=rewards,
+            args=self._settings(),
+            train_dataset=Dataset.from_dict({"prompt": [str(place) for place in positions]}),
+            processing_class=tokenizer,
+            callbacks=[Gate()],
+            rollout_func=self._rollout,
+        )
+
+    def _settings(self) -> Any:
+        """Return the trainer's settings: rows and micro-batches, and no more than GRPO needs."""
+        from trl import GRPOConfig
+
+        job = self._job
         of_game = job.group * (job.steps if job.rows == "steps" else 1)
         rows = job.tasks * of_game
         # Of short rows more are as much work.
         batch = job.batch * (_ROWS_OF_STEPS if job.rows == "steps" else 1)
         batch = next(size for size in range(batch, 0, -1) if rows % size == 0)
-        settings = GRPOConfig(
+        return GRPOConfig(
             output_dir=str(Path(job.weights).parent / "trl"),
             use_cpu=self._device.type == "cpu",
             per_device_train_batch_size=batch,
@@ -112,27 +140,6 @@ class TrlRL(RLTask):
             logging_steps=_STEPS,
             disable_tqdm=True,
             seed=job.seed,
-        )
-
-        class Gate(TrainerCallback):
-            def on_step_begin(self, *_: Any, **__: Any) -> None:
-                side._go.acquire()
-
-            def on_step_end(self, *_: Any, **__: Any) -> None:
-                side._done.release()
-
-        def rewards(completions: Sequence[Any], reward: Sequence[float], **_: Any) -> list[float]:
-            return list(reward)
-
-        positions = range(_STEPS * job.tasks)
-        return GRPOTrainer(
-            model=model,
-            reward_funcs=rewards,
-            args=settings,
-            train_dataset=Dataset.from_dict({"prompt": [str(place) for place in positions]}),
-            processing_class=tokenizer,
-            callbacks=[Gate()],
-            rollout_func=self._rollout,
         )
 
     def _train(self) -> None:
