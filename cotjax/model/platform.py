@@ -39,7 +39,8 @@ class Forms:
     least_remat: str = "none"
     # Cache keys and values by token, [B, S, K, H] (cache_layouts.Tokens), not in blocks.
     cache_by_token: bool = False
-    # Kernels of attention over a cache by token, the fastest first (token_kernels.KERNELS).
+    # Kernels of attention over a cache by token, the fastest first (token_kernels.KERNELS);
+    # "ragged" is a TPU's own, with a layout of its own (model/ragged.py).
     token_kernels: tuple[str, ...] = ()
     # Project q, k and v by one matmul, and gate and up by one, in the sampler.
     fused_projections: bool = False
@@ -66,6 +67,7 @@ FORMS: dict[str, Forms] = {
         fused_projections=True,
         read_at_once=32_768,
     ),
+    "tpu": Forms(token_kernels=("ragged",)),
 }
 """jax's platform -> its forms; other platforms have the plain ones. Why some differ:
 
@@ -91,6 +93,10 @@ fused_projections    a matmul of few rows is bound by its weights, and a larger 
                      higher bandwidth
 read_at_once         every pass over prompts reads all weights again
 cache_block          a multiple of what a kernel reads at once
+
+And a TPU's one (not timed on one: docs/accelerators.md):
+
+token_kernels        a step reads the tokens that each slot holds; the plain form reads the capacity
 """
 
 

@@ -1,6 +1,7 @@
-"""A GPU's kernels over a cache by token compute what the blocks of a CPU's do.
+"""An accelerator's kernels over a cache by token compute what the blocks of a CPU's do.
 
-The Pallas kernel is interpreted here, and cuDNN's place is taken by XLA (model/token_kernels.py).
+The Pallas kernel is interpreted here, and the places of cuDNN (model/token_kernels.py) and of a
+TPU's kernel (model/ragged.py) are taken by XLA.
 """
 
 from dataclasses import replace
@@ -13,7 +14,7 @@ from helpers import tiny
 
 from cotjax.model import cache as kv
 from cotjax.model import platform, token_kernels
-from cotjax.model.cache_layouts import Blocks, Tokens
+from cotjax.model.cache_layouts import Blocks, Pairs, Tokens
 from cotjax.model.config import LoRA
 from cotjax.model.fused import fuse, fuses
 from cotjax.model.layers import Raw
@@ -78,6 +79,14 @@ def test_reading_and_decoding_are_the_same_in_every_form(gpu, config, kernels):
     tolerance = 0.05 if config.compute_dtype == "bfloat16" else 1e-5
     for got, wanted in zip(_computed(config, own, Tokens(4)), expected, strict=True):
         np.testing.assert_allclose(got, wanted, atol=tolerance)
+
+
+def test_pairs_of_keys_and_values_hold_what_blocks_do():
+    config = MODELS["norms"]
+    params = init_params(config, jax.random.key(0))
+    expected = _computed(config, params, Blocks(4))
+    for got, wanted in zip(_computed(config, params, Pairs(4)), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
 def test_fused_weights_are_the_apart_ones_side_by_side(gpu):

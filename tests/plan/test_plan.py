@@ -177,7 +177,7 @@ def test_the_plan_of_a_small_model_adds_up():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--topology", "h100:8"), "give a generation (v4, v5e, v5p, v6e) and a shape"),
+        (("--topology", "h100:8"), "give a generation (v4, v5e, v5p, v6e, tpu7x) and a shape"),
         (("--topology", "v5e"), "give a generation"),
         (("--topology", "v5e:2x2", "--slices", "0"), "slices is 0"),
         (
