@@ -44,6 +44,8 @@ class Forms:
     token_kernels: tuple[str, ...] = ()
     # Project q, k and v by one matmul, and gate and up by one, in the sampler.
     fused_projections: bool = False
+    # The same in a train step, which joins the weights each time (fused.joined).
+    joined_in_training: bool = False
     # Tokens of all slots together that a pass over prompts reads, about, where a kernel holds no
     # scores.
     read_at_once: int = 2048
@@ -91,6 +93,7 @@ cache_by_token       cuDNN reads this layout alone, and new tokens directly behi
 token_kernels        XLA's two matmuls and its softmax between them take twice the time
 fused_projections    a matmul of few rows is bound by its weights, and a larger one reads them at a
                      higher bandwidth
+joined_in_training   off everywhere until a card has timed it (`cotjax bench forms`)
 read_at_once         every pass over prompts reads all weights again
 cache_block          a multiple of what a kernel reads at once
 
