@@ -301,8 +301,10 @@ def _mask(arguments: argparse.Namespace) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     from cotjax.bench.train import Settings, benchmark
 
-    names = ("model", "batch", "length", "dtype", "remat", "attention", "rows", "profile", "scan")
-    names += ("accumulate", "peer_accumulate", "cpu_devices", "lora_rank", "steps", "rounds")
+    names = (
+        *("model", "batch", "length", "dtype", "remat", "attention", "rows", "profile", "scan"),
+        *("accumulate", "peer_accumulate", "cpu_devices", "lora_rank", "steps", "rounds"),
+    )
     settings = Settings(
         **{name: getattr(arguments, name) for name in names},
         mesh=(arguments.data, arguments.fsdp, arguments.tensor),
