@@ -7,7 +7,7 @@ from its own runs (cotjax data choices --records).
 
 Plan      cotjax plan --stages --config configs/autocoa_7b_v5e_8x8.py
 Result    by the compiler of jax 0.10.2 (28 November 2026), of a chip's 16 GiB at the worst moment:
-          SFT-1, SFT-2 and SFT-3 4.9; RL-1 and RL-2 6.5 while they read prompts and 6.6 while they
+          SFT-1, SFT-2 and SFT-3 4.9; RL-1 and RL-2 6.4 while they read prompts and 6.6 while they
           decode (the sampler's weights 3.6, the cache of 128 slots 1.1, the state and the start
           1.8), 3.1 to score, 5.8 in a micro-batch, 2.4 in the update. Compiled in two hours of low
           priority on 2 cores

@@ -1,7 +1,7 @@
 r"""GRPO of Qwen3-4B on 64 TPU v5e chips, to plan with: which phase of a step needs what memory.
 
 Plan      cotjax plan --config configs/qwen3_4b_grpo_v5e_8x8.py
-Result    by the compiler of jax 0.10.2, of a chip's 16 GiB at the worst moment: play 8.1 while it
+Result    by the compiler of jax 0.10.2, of a chip's 16 GiB at the worst moment: play 8.2 while it
           reads prompts and 7.9 while it decodes (the sampler's weights 1.9, its cache 4.8, the
           state and the start 0.9), scoring 2.4, a micro-batch 7.8, the update 1.4. The sampler's
           weights and cache are freed after play, the sums of gradients after the update. Compiled

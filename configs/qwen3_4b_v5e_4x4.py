@@ -1,7 +1,7 @@
 r"""Qwen3-4B on 16 TPU v5e chips: rows of 4,096 tokens, float32 state sharded by fsdp.
 
 Plan      cotjax plan --config configs/qwen3_4b_v5e_4x4.py --topology v5e:4x4
-Result    of the plan: train step 9.0 GiB of 16 a chip, sampler 7.1
+Result    of the plan: train step 9.0 GiB of 16 a chip, sampler 7.2
 Command   cotjax train --config configs/qwen3_4b_v5e_4x4.py --config.model.base=/data/Qwen3-4B \
               --config.data.trajectories=/data/train.jsonl
 Hardware  v5litepod-16: 4 hosts of 4 chips, 16 GiB a chip

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -25,10 +26,12 @@ from cotjax.bench.models import named_model
 from cotjax.bench.ours import batch_of
 from cotjax.model.config import ModelConfig
 from cotjax.model.flops import peak_flops, train_flops, utilisation
+from cotjax.model.fused import joined
 from cotjax.model.kernels import kernel_for
-from cotjax.model.params import init_params
+from cotjax.model.params import Params, init_params
 from cotjax.model.platform import compiler_options, tuned_as
 from cotjax.model.sharding import batch_sharding, make_mesh
+from cotjax.objectives.objective import Objective, Pairs
 from cotjax.objectives.supervised import make_objective
 from cotjax.train.optim import make_optimizer, needs_master
 from cotjax.train.step import TrainState, abstract_state, init_state, make_train_step
@@ -41,18 +44,22 @@ _COMPILING = 0.7  # share of the time
 class Form:
     """How a step is written: `scan`, `remat` and `attention` as in `decoder.hidden_states`.
 
-    `attention` "auto" is that of rows of one example; `options` are XLA's, beside the platform's.
+    `attention` "auto" is that of rows of one example; `options` are XLA's, beside the platform's;
+    `joined`: q, k and v as one, gate and up as one (fused.joined).
     """
 
     scan: bool = False
     remat: str = "dots"
     attention: str = "auto"
     options: tuple[tuple[str, str | bool], ...] = ()
+    joined: bool = False
 
     def __str__(self) -> str:
         layers = "scanned" if self.scan else "unrolled"
         options = [f"{name.removeprefix('xla_')}={value}" for name, value in self.options]
-        return ", ".join([layers, f"remat {self.remat}", f"attention {self.attention}", *options])
+        joined = ["joined"] if self.joined else []
+        how = [layers, f"remat {self.remat}", f"attention {self.attention}"]
+        return ", ".join([*how, *joined, *options])
 
 
 # From what is expected to matter most to least.
@@ -60,6 +67,7 @@ FORMS = (
     Form(),
     Form(scan=True),
     Form(remat="mlp"),
+    Form(joined=True),
     Form(scan=True, remat="mlp"),
     Form(remat="none"),
 )
@@ -140,6 +148,10 @@ def _compiled(
     return made
 
 
+def _joined(config: ModelConfig, objective: Objective, params: Params, batch: Any) -> Pairs:
+    return objective(joined(config, params), batch)
+
+
 class _Bench:
     """One model, batch and state, on which all forms run in turn."""
 
@@ -169,6 +181,8 @@ class _Bench:
         config, mesh = self.config, self._mesh
         kernel = kernel_for(config, mesh, form.attention, alone=lambda: True)
         objective = make_objective(config, mesh, remat=form.remat, scan=form.scan, kernel=kernel)
+        if form.joined:
+            objective = partial(_joined, config, objective)
         with jax.set_mesh(mesh):
             state = abstract_state(config, self._optimizer, mesh)
             step: Any = make_train_step(config, self._optimizer, state.params, mesh, objective)

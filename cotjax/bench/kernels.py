@@ -19,11 +19,13 @@ from cotjax.bench.comparison import print_table, say
 from cotjax.bench.models import named_model
 from cotjax.errors import InternalError
 from cotjax.model import cache, platform
-from cotjax.model.cache_layouts import Blocks, Layout, Tokens
+from cotjax.model.cache_layouts import Blocks, Layout, Pairs, Tokens
 from cotjax.model.config import ModelConfig
 from cotjax.model.fused import fuse, fuses
 from cotjax.model.params import Params, init_params
+from cotjax.model.ragged import reads_ragged
 from cotjax.model.sharding import make_mesh
+from cotjax.model.token_kernels import KERNELS
 
 # A kernel may be this many times as far from float32 as XLA's own form in the same dtype.
 TOLERANCE = 1.5
@@ -37,7 +39,7 @@ def check_kernels(model: str, dtype: str, console: Console | None = None) -> dic
     """Print and return how far from float32 each form's hidden states are, a share of their norm.
 
     A few layers of the model's sizes, with random weights. Forms are "plain" (blocks of keys, XLA)
-    and, by token, each of the device's kernels, as their names joined.
+    and, by token, each of the device's kernels, as their names joined; on a TPU also its own.
 
     Raises InternalError where a kernel is farther off than TOLERANCE times the plain form.
     """
@@ -56,7 +58,10 @@ def check_kernels(model: str, dtype: str, console: Console | None = None) -> dic
         own = params
         if fuses(config, mesh):
             own = fuse(config, mesh, jax.tree.map(jnp.copy, params))
-        kernels = platform.forms_here().token_kernels
+        named = platform.forms_here().token_kernels
+        if "ragged" in named and reads_ragged(config, 1):
+            forms["pairs: ragged"] = (own, Pairs(_CAPACITY // 4), named)
+        kernels = tuple(each for each in named if each in KERNELS)
         for first in range(len(kernels) + 1):
             name = "by token: " + (", ".join(kernels[first:]) or "xla")
             forms[name] = (own, Tokens(_CAPACITY // 4), kernels[first:])

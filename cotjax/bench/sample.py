@@ -26,7 +26,13 @@ from cotjax.bench.models import named_model
 from cotjax.bench.sides import Side, check_same_platform, devices_of, environment_of_sides
 from cotjax.errors import InternalError, UsageError
 from cotjax.model.config import ModelConfig
-from cotjax.model.flops import PEAK_BANDWIDTH, decode_bytes
+from cotjax.model.flops import (
+    PEAK_BANDWIDTH,
+    decode_bytes,
+    peak_flops,
+    prompt_flops,
+    utilisation,
+)
 
 # The first ids of a continuation that must be equal (None: all), and the least share of prompts
 # in which they are. Random weights have near ties, which rounding breaks; in bfloat16 every
@@ -67,9 +73,10 @@ def benchmark(settings: Settings, console: Console | None = None) -> Figures:
 
     Sides are "cotjax", "transformers, dynamic" and "transformers, static". Figures are "tokens/s"
     (new ones), "median_s", "best_s", "first_token_s" (a generation of one token),
-    "first_generation_s" (from nothing: model, weights, compilation) and "peak_bytes"; of cotjax
-    "bandwidth" where the device's is known (the share that reading weights and valid cache takes),
-    of the baselines those of `comparison.ratios`.
+    "first_generation_s" (from nothing: model, weights, compilation) and "peak_bytes"; of cotjax,
+    where the device's peaks are known, "bandwidth" (the share that reading weights and valid cache
+    takes) and "prompt_mfu" (the share of its arithmetic that reading the prompts takes); of the
+    baselines those of `comparison.ratios`.
 
     Raises:
       UsageError: sizes that do not fit, no torch, or a side that stopped.
@@ -152,6 +159,10 @@ def _figures(sides: list[Side], config: ModelConfig, settings: Settings) -> Figu
             step_s = (median_s - row["first_token_s"]) / (settings.new - 1)
             bandwidth = peak * ours.started["devices"]
             row["bandwidth"] = _bandwidth(config, settings, step_s, bandwidth)
+        if side is ours and (most := peak_flops(ours.started["device_kind"])) is not None:
+            flops = prompt_flops(config, settings.slots, settings.prompt)
+            most *= ours.started["devices"]
+            row["prompt_mfu"] = utilisation(flops, row["first_token_s"], most)
         if side is not ours:
             row |= ratios(ours, side)
         figures[side.name] = row
@@ -180,6 +191,9 @@ def _print(console: Console, figures: Figures, settings: Settings) -> None:
         rows.append([name, f"{row['tokens/s']:,.0f}", *times, share, memory])
     columns = ("side", "new tokens/s", "median", "best", "first token", "bandwidth", "memory")
     print_table(console, columns, rows)
+    if "prompt_mfu" in figures["cotjax"]:
+        share = f"{100 * figures['cotjax']['prompt_mfu']:.1f} %"
+        say(console, f"cotjax reads prompts, up to the first token, at {share} of the peak")
     say(
         console,
         f"{settings.rounds} rounds, in turn; environment of all sides: {environment_of_sides()}",

@@ -107,6 +107,13 @@ def _add_sample(sample: argparse.ArgumentParser) -> None:
     _add_dtype(sample)
     _add_sides(sample, "run the same in transformers on torch, with either cache")
     sample.add_argument(
+        "--peer-cache",
+        nargs="+",
+        choices=("dynamic", "static"),
+        default=["dynamic", "static"],
+        help="the cache of transformers' generate, one or both (default both)",
+    )
+    sample.add_argument(
         "--growth",
         action="store_true",
         help="instead: a turn's time by history and slots, of a tiny model",
@@ -294,24 +301,14 @@ def _mask(arguments: argparse.Namespace) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     from cotjax.bench.train import Settings, benchmark
 
+    names = (
+        *("model", "batch", "length", "dtype", "remat", "attention", "rows", "profile", "scan"),
+        *("accumulate", "peer_accumulate", "cpu_devices", "lora_rank", "steps", "rounds"),
+    )
     settings = Settings(
-        arguments.model,
-        batch=arguments.batch,
-        length=arguments.length,
-        dtype=arguments.dtype,
-        remat=arguments.remat,
-        attention=arguments.attention,
-        rows=arguments.rows,
-        profile=arguments.profile,
-        scan=arguments.scan,
-        accumulate=arguments.accumulate,
-        peer_accumulate=arguments.peer_accumulate,
+        **{name: getattr(arguments, name) for name in names},
         mesh=(arguments.data, arguments.fsdp, arguments.tensor),
-        cpu_devices=arguments.cpu_devices,
-        lora_rank=arguments.lora_rank,
         peers=tuple(dict.fromkeys(arguments.peer_mode)) if arguments.peer else (),
-        steps=arguments.steps,
-        rounds=arguments.rounds,
     )
     benchmark(settings)
 
@@ -329,7 +326,7 @@ def _sample(arguments: argparse.Namespace) -> None:
         new=arguments.new,
         dtype=arguments.dtype,
         cpu_devices=arguments.cpu_devices,
-        peers=("dynamic", "static") if arguments.peer else (),
+        peers=tuple(dict.fromkeys(arguments.peer_cache)) if arguments.peer else (),
         rounds=arguments.rounds,
     )
     sample.benchmark(settings)

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from cotjax.model.attention import hidden_bias, prefill_attention, step_attention
-from cotjax.model.cache_layouts import Layout, layout_of
+from cotjax.model.cache_layouts import Layout, Pairs, layout_of
 from cotjax.model.config import ModelConfig
 from cotjax.model.decoder import logits
 from cotjax.model.layers import Raw
 from cotjax.model.params import Params, are_fused, bind
 from cotjax.model.platform import platform_here
+from cotjax.model.ragged import ragged_step_attention
 from cotjax.model.sharding import sharding, spec
 from cotjax.model.token_kernels import (
     raw_step_attention,
@@ -73,7 +74,7 @@ class KVCache:
     @property
     def capacity(self) -> int:
         """Tokens that a slot's prompt may hold."""
-        return self.layout.tokens(self.values[0]) - self.new
+        return self.layout.tokens(self.keys[0]) - self.new
 
 
 def empty(config: ModelConfig, slots: int, capacity: int, new: int, layout: Layout) -> KVCache:
@@ -90,7 +91,7 @@ def cache_shardings(config: ModelConfig, mesh: Mesh, slots: int, new: int) -> KV
 
     Raises UsageError where they do not divide.
     """
-    layout, name = layout_of(mesh), "the key-value cache"
+    layout, name = layout_of(config, mesh), "the key-value cache"
     of_keys, of_values = layout.shapes(slots, config.kv_heads, layout.block, config.head_size)
     keys: Any = sharding(mesh, of_keys, layout.key_axes, name=name)
     values: Any = sharding(mesh, of_values, layout.value_axes, name=name)
@@ -350,6 +351,8 @@ def _step_by_token(
     def attend(layer: int, q_BN1H: jax.Array, k_BK1H: jax.Array, v_BK1H: jax.Array) -> jax.Array:
         cached = cache.layout.written(keys[layer], values[layer], k_BK1H, v_BK1H, places_B, ones_B)
         keys[layer], values[layer] = cached
+        if isinstance(cache.layout, Pairs):
+            return ragged_step_attention(q_BN1H, cached[0], places_B + 1, cache.layout.block)
         return step_attention_by(kernel, q_BN1H, *cached, places_B + 1)
 
     def attend_raw(layer: int, raw: Raw) -> jax.Array:

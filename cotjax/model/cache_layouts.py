@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cotjax.model.cache_writes import write_keys, write_tokens, write_values
+from cotjax.model.config import ModelConfig
 from cotjax.model.platform import forms_of, platform_of
+from cotjax.model.ragged import reads_ragged
 
 Axes = tuple[str, ...]
 Shape = tuple[int, ...]
@@ -39,9 +41,9 @@ class Blocks:
         blocks = tokens // self.block
         return (slots, K, blocks, H, self.block), (slots, K, tokens, H)
 
-    def tokens(self, values: jax.Array) -> int:
+    def tokens(self, keys: jax.Array) -> int:
         """Return S."""
-        return values.shape[2]
+        return keys.shape[2] * self.block
 
     def grown(self, keys: jax.Array, values: jax.Array, tokens: int) -> tuple[jax.Array, jax.Array]:
         """Return both with so many more tokens, whole blocks, behind the others."""
@@ -95,9 +97,9 @@ class Tokens:
         """Return the shapes of keys and values."""
         return (slots, tokens, K, H), (slots, tokens, K, H)
 
-    def tokens(self, values: jax.Array) -> int:
+    def tokens(self, keys: jax.Array) -> int:
         """Return S."""
-        return values.shape[1]
+        return keys.shape[1]
 
     def grown(self, keys: jax.Array, values: jax.Array, tokens: int) -> tuple[jax.Array, jax.Array]:
         """Return both with so many more tokens behind the others."""
@@ -132,10 +134,66 @@ class Tokens:
         return keys[:, :length].transpose(0, 2, 3, 1), values[:, :length].swapaxes(1, 2)
 
 
-Layout = Blocks | Tokens
+@dataclass(frozen=True)
+class Pairs:
+    """Each token's keys and values side by side in the place of keys, [B, S, 2 K, H]: of each key
+    head its key, then its value. A slot's new tokens are directly behind its own length.
+
+    The pages of a TPU's kernel (model/ragged.py), of `block` tokens each, are this array without a
+    copy. In the place of values stands one number a slot, which nothing reads.
+    """
+
+    block: int  # S is a multiple of it
+    behind_capacity: ClassVar[bool] = False
+    key_axes: ClassVar[Axes] = ("batch", "length", "kv_heads", "head_size")
+    value_axes: ClassVar[Axes] = ("batch",)
+
+    def shapes(self, slots: int, K: int, tokens: int, H: int) -> tuple[Shape, Shape]:
+        """Return the shapes of pairs, and of what stands in the place of values."""
+        return (slots, tokens, 2 * K, H), (slots,)
+
+    def tokens(self, keys: jax.Array) -> int:
+        """Return S."""
+        return keys.shape[1]
+
+    def grown(self, keys: jax.Array, values: jax.Array, tokens: int) -> tuple[jax.Array, jax.Array]:
+        """Return both with so many more tokens behind the others."""
+        return jnp.pad(keys, ((0, 0), (0, tokens), (0, 0), (0, 0))), values
+
+    def at(
+        self, keys: jax.Array, values: jax.Array, at_BT: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return keys and values of these tokens, [B, K, T, H] each."""
+        pairs_BTkH = jnp.take_along_axis(keys, at_BT[:, :, None, None], axis=1)
+        return pairs_BTkH[:, :, ::2].swapaxes(1, 2), pairs_BTkH[:, :, 1::2].swapaxes(1, 2)
+
+    def written(
+        self,
+        keys: jax.Array,
+        values: jax.Array,
+        k_BKTH: jax.Array,
+        v_BKTH: jax.Array,
+        start_B: jax.Array,
+        counts_B: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return both with the first `counts_B` tokens of each slot written from `start_B` on."""
+        B, K, T, H = k_BKTH.shape
+        pairs_BKcTH = jnp.stack([k_BKTH, v_BKTH], axis=2)
+        pairs_BTkH = pairs_BKcTH.reshape(B, 2 * K, T, H).swapaxes(1, 2)
+        return write_tokens(keys, pairs_BTkH, start_B, counts_B), values
+
+    def first(self, keys: jax.Array, values: jax.Array, length: int) -> tuple[jax.Array, jax.Array]:
+        """Return keys [B, K, H, S] and values [B, K, S, H] of the first `length` tokens."""
+        pairs_BSkH = keys[:, :length]
+        return pairs_BSkH[:, :, ::2].transpose(0, 2, 3, 1), pairs_BSkH[:, :, 1::2].swapaxes(1, 2)
 
 
-def layout_of(mesh: Mesh) -> Layout:
-    """Return the layout of a cache on these devices."""
+Layout = Blocks | Tokens | Pairs
+
+
+def layout_of(config: ModelConfig, mesh: Mesh) -> Layout:
+    """Return the layout of a cache of this model on these devices."""
     forms = forms_of(platform_of(mesh))
+    if "ragged" in forms.token_kernels and reads_ragged(config, mesh.shape["tensor"]):
+        return Pairs(forms.cache_block)
     return (Tokens if forms.cache_by_token else Blocks)(forms.cache_block)

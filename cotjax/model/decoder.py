@@ -22,9 +22,11 @@ from flax import nnx
 
 from cotjax.errors import UsageError
 from cotjax.model.config import ModelConfig
+from cotjax.model.fused import joined
 from cotjax.model.kernels import attend_by, kernel_here
 from cotjax.model.layers import AttendLayer, Transformer
 from cotjax.model.params import Params, bind, init_params, leaf, nest
+from cotjax.model.platform import forms_here
 
 
 class Decoder(Transformer):
@@ -122,6 +124,8 @@ def hidden_states(
     devices call it under `jax.set_mesh(mesh)`, so that activations stay where the table puts them.
     """
     attend = _attend_rows(kernel, segment_ids_BT, branches_BT)
+    if forms_here().joined_in_training:
+        params = joined(config, params)
     return bind(config, params).hidden_states(ids_BT, positions_BT, attend, remat, scan)
 
 

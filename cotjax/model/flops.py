@@ -62,7 +62,8 @@ def train_flops(config: ModelConfig, lengths: Iterable[int]) -> int:
 
     A weight costs a token 2 forward and 4 backward. Attention costs 12 L N H T^2 (scores and
     values, forward and twice that backward) over the square, and half of it under a causal mask
-    (Chowdhery et al., 2022, appendix B, has the whole square).
+    (Chowdhery et al., 2022, appendix B, has the whole square). With adapters, whose own arithmetic
+    is left out, the other weights get no gradient, and cost 2 backward.
     """
     lengths = list(lengths)
     return _train_flops(config, sum(lengths), sum(length * length for length in lengths))
@@ -77,11 +78,21 @@ def attended_flops(config: ModelConfig, tokens: int, seen: int) -> int:
     return _train_flops(config, tokens, 2 * seen - tokens)
 
 
+def prompt_flops(config: ModelConfig, slots: int, length: int) -> int:
+    """Return the operations of a forward pass over prompts up to each one's first new token.
+
+    Logits are those of the last tokens alone; the last layer counts in full.
+    """
+    output = config.vocab_size * config.width
+    layers = (matmul_params(config) - output) * length + output
+    attention = config.layers * config.heads * config.head_size * length * length
+    return 2 * slots * (layers + attention)
+
+
 def _train_flops(config: ModelConfig, tokens: int, square: int) -> int:
-    return (
-        6 * matmul_params(config) * tokens
-        + 6 * config.layers * config.heads * config.head_size * square
-    )
+    return (6 if config.lora is None else 4) * matmul_params(
+        config
+    ) * tokens + 6 * config.layers * config.heads * config.head_size * square
 
 
 def decode_bytes(config: ModelConfig, cached: float) -> float:

@@ -1,9 +1,12 @@
-"""Parameters as a sampler on an accelerator has them: q, k and v of a layer as one, gate and up as
-one.
+"""Parameters with q, k and v of a layer as one, gate and up as one.
 
 A decode step's matmuls have few rows, so they take the time that reading their weights takes, and
-one large matmul reads faster than three small ones. The weights are joined once, when a sampler
-loads them; a checkpoint has them apart (layers.Attention, layers.FeedForward).
+one large matmul reads faster than three small ones. A sampler on an accelerator joins the weights
+once, when it loads them (`fuse`); a checkpoint has them apart (layers.Attention,
+layers.FeedForward).
+
+A train step can join them too, each time it runs (`joined`): matmuls of many rows gain little, and
+the sum of their inputs' gradients is one result less to write and read for each that is joined.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cotjax.model.config import ModelConfig
-from cotjax.model.params import Params, param_shardings
+from cotjax.model.params import Params, are_fused, param_shardings
 from cotjax.model.platform import forms_of, platform_of
 
 
@@ -45,6 +48,30 @@ def fuse(config: ModelConfig, mesh: Mesh, params: Params) -> Params:
         del apart, halves
         attention["qkv_proj"], gated["gate_up"] = qkv, gate_up
     return params
+
+
+def joined(config: ModelConfig, params: Params) -> Params:
+    """Return fused parameters of `params` in the compute dtype, for one trace; they keep their own
+    gradients.
+
+    Parameters that are fused, and those with adapters, are returned as they are.
+    """
+    if config.lora is not None or are_fused(params):
+        return params
+
+    def cast(weights: Params) -> Params:
+        return jax.tree.map(lambda x: x.astype(config.compute_as), weights)
+
+    def layer(apart: Params) -> Params:
+        attention, gated = dict(apart["self_attn"]), dict(apart["mlp"])
+        qkv = _together(*(cast(attention.pop(f"{each}_proj")) for each in "qkv"))
+        halves = (cast(gated.pop(f"{each}_proj"))["weight"] for each in ("gate", "up"))
+        attention["qkv_proj"], gated["gate_up"] = qkv, _side_by_side(*halves)
+        return apart | {"self_attn": attention, "mlp": gated}
+
+    model = params["model"]
+    layers = {name: layer(apart) for name, apart in model["layers"].items()}
+    return params | {"model": model | {"layers": layers}}
 
 
 def _together(q: Params, k: Params, v: Params) -> Params:

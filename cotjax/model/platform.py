@@ -39,10 +39,13 @@ class Forms:
     least_remat: str = "none"
     # Cache keys and values by token, [B, S, K, H] (cache_layouts.Tokens), not in blocks.
     cache_by_token: bool = False
-    # Kernels of attention over a cache by token, the fastest first (token_kernels.KERNELS).
+    # Kernels of attention over a cache by token, the fastest first (token_kernels.KERNELS);
+    # "ragged" is a TPU's own, with a layout of its own (model/ragged.py).
     token_kernels: tuple[str, ...] = ()
     # Project q, k and v by one matmul, and gate and up by one, in the sampler.
     fused_projections: bool = False
+    # The same in a train step, which joins the weights each time (fused.joined).
+    joined_in_training: bool = False
     # Tokens of all slots together that a pass over prompts reads, about, where a kernel holds no
     # scores.
     read_at_once: int = 2048
@@ -66,6 +69,7 @@ FORMS: dict[str, Forms] = {
         fused_projections=True,
         read_at_once=32_768,
     ),
+    "tpu": Forms(token_kernels=("ragged",)),
 }
 """jax's platform -> its forms; other platforms have the plain ones. Why some differ:
 
@@ -89,8 +93,13 @@ cache_by_token       cuDNN reads this layout alone, and new tokens directly behi
 token_kernels        XLA's two matmuls and its softmax between them take twice the time
 fused_projections    a matmul of few rows is bound by its weights, and a larger one reads them at a
                      higher bandwidth
+joined_in_training   off everywhere until a card has timed it (`cotjax bench forms`)
 read_at_once         every pass over prompts reads all weights again
 cache_block          a multiple of what a kernel reads at once
+
+And a TPU's one (not timed on one: docs/accelerators.md):
+
+token_kernels        a step reads the tokens that each slot holds; the plain form reads the capacity
 """
 
 

@@ -26,6 +26,7 @@ CHIPS = {
     "v5e": Chip(16 * 2**30, "v5litepod"),
     "v5p": Chip(95 * 2**30, "v5p"),
     "v6e": Chip(32 * 2**30, "v6e"),
+    "tpu7x": Chip(192 * 2**30, "tpu7x"),
 }
 """Generation -> chip, after Google Cloud's TPU documentation."""
 

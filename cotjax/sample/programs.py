@@ -176,7 +176,8 @@ class Programs:
         return places, places
 
     def _empty(self, capacity: int) -> kv.KVCache:
-        return kv.empty(self.config, self.slots, capacity, self.new, layout_of(self.mesh))
+        layout = layout_of(self.config, self.mesh)
+        return kv.empty(self.config, self.slots, capacity, self.new, layout)
 
     def _rows(self, dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((self.slots, *shape), dtype, sharding=self.by_slot)

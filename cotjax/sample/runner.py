@@ -122,6 +122,12 @@ class Runner:
         zeros_BD = np.zeros((programs.slots, programs.config.width), programs.config.compute_as)
         (self.hidden_BD,) = self._put_by_slot(zeros_BD)
 
+    def unload(self) -> None:
+        """Free the weights and the cache. `load` and `clear` make them again."""
+        self.params = None
+        for array in jax.tree.leaves((self.cache, self.hidden_BD)):
+            array.delete()
+
     def read(
         self,
         lengths_B: np.ndarray,

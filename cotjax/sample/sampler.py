@@ -123,12 +123,12 @@ class Sampler:
         self._runner.wait()
 
     def unload(self) -> None:
-        """Free the weights, and the cache but for its smallest capacity, until the next `load`.
+        """Free the weights and the cache, until the next `load`.
 
         A twin, which shares the weights, is unloaded by itself.
         """
-        self._runner.params = None
-        self._clear()
+        self._ids = [[] for _ in range(self.slots)]
+        self._runner.unload()
 
     def twin(self) -> Sampler:
         """Return a sampler with the same weights and programs, and with empty slots of its own."""

@@ -76,7 +76,8 @@ def least_remat(
       make: returns the objective with one of layers.REMAT.
       batch, length: rows of a micro-batch, tokens of a row.
       sums: whether gradients are summed over micro-batches.
-      scan: whether layers are scanned, which stacks a copy of their weights.
+      scan: whether layers are scanned, which stacks a copy of their weights; joined projections are
+        a copy too.
       available: bytes of a device; None: not known, and the last is taken.
       kind: of the batches, a key of step.FIELDS.
     """
@@ -88,7 +89,7 @@ def least_remat(
     gradients = bytes_a_device(split_params(model, state.params)[0]) * (2 if sums else 1)
     params = bytes_a_device(state.params)
     held = params + bytes_a_device(state.opt_state) + gradients
-    if scan:
+    if scan or (forms.joined_in_training and model.lora is None):
         held += params * model.compute_as.itemsize // model.params_as.itemsize
     fixed = held + _loss_bytes(model, rows * min(length, forms.loss_chunk))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.params)

@@ -13,11 +13,12 @@ def test_forms_are_timed_and_one_that_fails_is_named(monkeypatch, capsys):
     monkeypatch.setattr(forms, "named_model", lambda *_: tiny.model_config())
     wrong = Form(options=(("xla_no_such_option", True),))
     settings = Settings("tiny", "float32", layers=2, batch=2, length=32)
-    found = compare_forms(settings, Console(width=200), (Form(), wrong, Form(scan=True)))
-    assert list(found) == [Form(), Form(scan=True)] and min(found.values()) > 0
+    asked = (Form(), wrong, Form(scan=True, joined=True))
+    found = compare_forms(settings, Console(width=200), asked)
+    assert list(found) == [asked[0], asked[2]] and min(found.values()) > 0
     printed = capsys.readouterr().out
     assert "no_such_option=True: " in printed, "with the compiler's reason"
-    assert "scanned, remat dots, attention auto" in printed
+    assert "scanned, remat dots, attention auto, joined" in printed
 
 
 def test_no_time_is_said(monkeypatch, capsys):

@@ -28,6 +28,14 @@ def test_all_forms_are_near_float32():
     assert platform.FORMS["cpu"].token_kernels == ("cudnn",), "the forms are put back"
 
 
+def test_a_tpus_own_kernel_is_among_the_forms(monkeypatch):
+    here = replace(platform.FORMS["cpu"], token_kernels=("ragged",))
+    monkeypatch.setitem(platform.FORMS, "cpu", here)
+    monkeypatch.setattr(kernels, "reads_ragged", lambda config, parts: True)
+    off = kernels.check_kernels("tiny", "bfloat16")
+    assert list(off) == ["plain", "pairs: ragged", "by token: xla"]
+
+
 def test_a_form_that_is_too_far_off_is_named(monkeypatch):
     near, far = np.ones(4, np.float32), np.full(4, 1.1, np.float32)
     found = iter((near, near + 0.05, near + 0.06, far))

@@ -9,11 +9,12 @@ from rich.console import Console
 
 from cotjax.bench.growth import exponent, growth
 from cotjax.bench.jobs import SampleJob
-from cotjax.bench.sample import Settings, benchmark, check_same_ids
+from cotjax.bench.sample import Settings, _figures, benchmark, check_same_ids
 from cotjax.bench.sides import Side
 from cotjax.cli.main import main
 from cotjax.errors import CotjaxError, UsageError
-from cotjax.model.flops import decode_bytes, matmul_params
+from cotjax.model.flops import decode_bytes, matmul_params, prompt_flops
+from cotjax.model.published import published
 
 
 @pytest.mark.slow
@@ -107,6 +108,19 @@ def test_bytes_of_a_decode_step():
     assert decode_bytes(replace(config, compute_dtype="bfloat16"), 10) == 2 * (
         matmul_params(config) + 10 * a_token
     )
+
+
+def test_shares_of_a_known_device_are_by_hand():
+    """A side as the worker tells of it: one second for prompts, two for all."""
+    side = type("Side", (), {"name": "cotjax", "seconds": ((2.0,),), "first_s": 9.0})()
+    side.started = {"device_kind": "NVIDIA H200", "devices": 1}
+    side.rounds = [{"first_token": [1.0], "peak_bytes": 1}]
+    config = published("qwen3-4b", param_dtype="bfloat16", compute_dtype="bfloat16")
+    settings = Settings("qwen3-4b", slots=64, prompt=512, new=3, dtype="bfloat16")
+    row = _figures([side], config, settings)["cotjax"]
+    assert row["prompt_mfu"] == pytest.approx(prompt_flops(config, 64, 512) / 989e12)
+    step = decode_bytes(config, 64 * 513.5) / 4.8e12
+    assert row["bandwidth"] == pytest.approx(step / 0.5)
 
 
 @pytest.mark.slow

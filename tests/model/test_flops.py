@@ -7,7 +7,8 @@ import pytest
 from helpers import tiny
 
 from cotjax.errors import CotjaxError
-from cotjax.model.flops import matmul_params, peak_flops, train_flops, utilisation
+from cotjax.model.config import LoRA
+from cotjax.model.flops import matmul_params, peak_flops, prompt_flops, train_flops, utilisation
 from cotjax.model.params import abstract_params, bind, declared
 
 
@@ -39,6 +40,18 @@ def test_train_flops_by_hand():
     assert train_flops(config, [5, 5]) == 6 * 17_312 * 10 + 12 * 2 * 4 * 8 * 25
     wide = tiny.model_config(layers=2, heads=4, head_size=16)
     assert train_flops(wide, [10]) - 6 * matmul_params(wide) * 10 == 12 * 2 * 4 * 16 * 50
+    # Frozen weights get no gradient of their own.
+    adapted = tiny.model_config(layers=2, heads=4, head_size=8, lora=LoRA(2, 4.0, ".*"))
+    assert train_flops(config, [10]) - train_flops(adapted, [10]) == 2 * 17_312 * 10
+
+
+def test_prompt_flops_are_a_third_of_a_train_steps_but_for_the_logits():
+    config = tiny.model_config(layers=2, heads=4, head_size=8)
+    output = config.vocab_size * config.width
+    for slots, length in ((1, 10), (3, 4)):
+        logits = 2 * output * slots * (length - 1)
+        whole = train_flops(config, [length] * slots) // 3
+        assert prompt_flops(config, slots, length) == whole - logits
 
 
 @pytest.mark.parametrize("length", [32, 512])

@@ -154,6 +154,42 @@ def test_one_number_a_key_is_the_whole_rule(data):
     assert (seen[~real] == np.eye(112, dtype=bool)[~real]).all()
 
 
+def _pulled(attention, heads, segments, branches):
+    """Return what real queries see, and the gradients of all heads."""
+    real_B1T1 = (segments > 0)[:, None, :, None]
+
+    def total(*heads):
+        return jnp.where(real_B1T1, attention(*heads, segments, branches), 0)
+
+    out, back = jax.vjp(total, *heads)
+    return out, *back(jnp.cos(out))
+
+
+# Compiled once for all examples.
+PULLED = {name: jax.jit(partial(_pulled, kernel)) for name, kernel in KERNELS.items()}
+PULLED_PLAIN = jax.jit(partial(_pulled, _plain))
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.data())
+def test_values_and_gradients_on_random_packed_trees(data):
+    """Numbers of segments that no token has, segments and branches of one token, padding."""
+    row, number = [], 0
+    while len(row) < 128 and data.draw(st.integers(0, 5)):
+        number += data.draw(st.integers(1, 3))
+        for branch in range(data.draw(st.integers(1, 4))):
+            trunk, written = data.draw(st.integers(1, 20)), data.draw(st.integers(0, 20))
+            row += [(number, 0)] * trunk + [(number, branch + 1)] * written
+    row = (row + [(0, 0)] * 128)[:128]
+    segments, branches = (np.stack([x, x]) for x in np.array(row, np.int32).T)
+    segments[1], branches[1] = 7, 0  # beside it a row of one example
+    heads = _heads(128, seed=data.draw(st.integers(0, 99)))
+    expected = PULLED_PLAIN(heads, segments, branches)
+    for name, pulled in PULLED.items():
+        for ours, theirs in zip(pulled(heads, segments, branches), expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=3e-5, err_msg=name)
+
+
 def test_each_platform_gets_its_kernel(monkeypatch):
     class Device:
         def __init__(self, platform):

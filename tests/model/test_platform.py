@@ -53,7 +53,7 @@ def test_a_decode_step_is_the_same_in_both_forms(plain):
     params = init_params(config, jax.random.key(0))
 
     def computed():
-        cache = kv.empty(config, 2, 16, 4, layout_of(tiny.mesh()))
+        cache = kv.empty(config, 2, 16, 4, layout_of(config, tiny.mesh()))
         cache, hidden = jax.jit(lambda *x: kv.prefill(config, params, *x))(
             cache,
             jnp.zeros((2, config.width)),

@@ -1,6 +1,7 @@
-"""A GPU's kernels over a cache by token compute what the blocks of a CPU's do.
+"""An accelerator's kernels over a cache by token compute what the blocks of a CPU's do.
 
-The Pallas kernel is interpreted here, and cuDNN's place is taken by XLA (model/token_kernels.py).
+The Pallas kernel is interpreted here, and the places of cuDNN (model/token_kernels.py) and of a
+TPU's kernel (model/ragged.py) are taken by XLA.
 """
 
 from dataclasses import replace
@@ -12,10 +13,10 @@ import pytest
 from helpers import tiny
 
 from cotjax.model import cache as kv
-from cotjax.model import platform, token_kernels
-from cotjax.model.cache_layouts import Blocks, Tokens
+from cotjax.model import decoder, platform, token_kernels
+from cotjax.model.cache_layouts import Blocks, Pairs, Tokens
 from cotjax.model.config import LoRA
-from cotjax.model.fused import fuse, fuses
+from cotjax.model.fused import fuse, fuses, joined
 from cotjax.model.layers import Raw
 from cotjax.model.params import are_fused, declared, init_params, leaf
 from cotjax.model.sharding import make_mesh
@@ -80,6 +81,14 @@ def test_reading_and_decoding_are_the_same_in_every_form(gpu, config, kernels):
         np.testing.assert_allclose(got, wanted, atol=tolerance)
 
 
+def test_pairs_of_keys_and_values_hold_what_blocks_do():
+    config = MODELS["norms"]
+    params = init_params(config, jax.random.key(0))
+    expected = _computed(config, params, Blocks(4))
+    for got, wanted in zip(_computed(config, params, Pairs(4)), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
 def test_fused_weights_are_the_apart_ones_side_by_side(gpu):
     config = tiny.model_config(qkv_bias=True)
     params = init_params(config, jax.random.key(0))
@@ -98,6 +107,31 @@ def test_fused_weights_are_the_apart_ones_side_by_side(gpu):
     np.testing.assert_array_equal(qkv_DKgH[:, :, G], attention["k_proj"]["weight"])
     np.testing.assert_array_equal(qkv_DKgH[:, :, G + 1], attention["v_proj"]["weight"])
     np.testing.assert_array_equal(fused["mlp"]["gate_up"][:, 1], layer["mlp"]["up_proj"]["weight"])
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_a_train_step_may_join_projections_without_a_change_of_its_gradients(monkeypatch, scan):
+    config = tiny.model_config(qkv_bias=True)
+    params = init_params(config, jax.random.key(0))
+    ids = np.arange(24, dtype=np.int32).reshape(2, 12)
+    rows = ids % 12, np.ones_like(ids), np.zeros_like(ids)
+
+    def pulled():
+        def total(params):
+            hidden = decoder.hidden_states(config, params, ids, *rows, "dots", scan)
+            return jnp.sin(hidden).sum(), hidden
+
+        return jax.jit(jax.value_and_grad(total, has_aux=True))(params)
+
+    apart = pulled()
+    forms = replace(platform.FORMS["cpu"], joined_in_training=True)
+    monkeypatch.setattr(platform, "FORMS", {"cpu": forms})
+    for got, wanted in zip(*map(jax.tree.leaves, (pulled(), apart)), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5 * float(np.abs(wanted).max()) + 1e-6)
+    own = joined(config, params)
+    assert are_fused(own) and not are_fused(params) and joined(config, own) is own
+    adapted = replace(config, lora=LoRA(2, 4.0, ".*"))
+    assert joined(adapted, params) is params
 
 
 def test_the_kernel_is_the_fastest_that_runs(monkeypatch):

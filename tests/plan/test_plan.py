@@ -78,8 +78,9 @@ def test_the_train_step_of_a_shipped_config_fits_its_slice():
     [
         [*MODEL, "--topology", "v5p:2x2x4", *_sizes(data=1, fsdp=16)],
         [*MODEL, "--topology", "v5e:2x2", "--slices", "2", *_sizes(data=2, fsdp=4)],
+        [*MODEL, "--topology", "tpu7x:2x2x1", *_sizes(data=1, fsdp=8)],
     ],
-    ids=["three axes", "two slices"],
+    ids=["three axes", "two slices", "two devices a chip"],
 )
 def test_a_config_fits_a_slice_of_every_kind(arguments):
     run = _plan(*arguments)
@@ -177,7 +178,7 @@ def test_the_plan_of_a_small_model_adds_up():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--topology", "h100:8"), "give a generation (v4, v5e, v5p, v6e) and a shape"),
+        (("--topology", "h100:8"), "give a generation (v4, v5e, v5p, v6e, tpu7x) and a shape"),
         (("--topology", "v5e"), "give a generation"),
         (("--topology", "v5e:2x2", "--slices", "0"), "slices is 0"),
         (
@@ -303,6 +304,7 @@ def test_a_plan_counts_the_float32_copy_of_bfloat16_parameters():
 def test_topologies_by_name():
     assert str(Topology("v5e:16x16", 2)) == "2 x v5e:16x16"
     assert Topology("v5p:4x4x4").chip.memory == 95 * 2**30
+    assert Topology("tpu7x:2x2x1").chip.memory == 192 * 2**30
     # A slice of less than a host's 2x2 chips.
     shapes = {"v5e:4x4": (2, 2, 1), "v5p:2x2x4": (2, 2, 1), "v6e:1x1": (1, 1, 1)}
     assert {name: Topology(name).chips_of_a_host for name in shapes} == shapes

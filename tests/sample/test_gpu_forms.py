@@ -1,4 +1,4 @@
-"""A sampler with a GPU's forms draws what one with a CPU's does (model/platform.py)."""
+"""A sampler with a GPU's or TPU's forms draws what one with a CPU's does (model/platform.py)."""
 
 from dataclasses import replace
 
@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from helpers import tiny
 
-from cotjax.model import platform
-from cotjax.model.cache_layouts import Tokens
+from cotjax.model import cache_layouts, platform
+from cotjax.model.cache_layouts import Pairs, Tokens
 from cotjax.model.params import are_fused
 from cotjax.sample.buckets import READ_MANY
 from cotjax.sample.sampler import Sampler
@@ -45,5 +45,18 @@ def test_texts_and_scores_are_the_same_with_a_gpus_forms(monkeypatch):
     assert isinstance(runner.cache.layout, Tokens) and are_fused(runner.params)
     assert runner.reads == list(READ_MANY)
     assert sampler.compilations <= sampler.compilations_bound
+    assert own_ids == ids
+    np.testing.assert_allclose(own_logprobs, logprobs, atol=1e-4)
+
+
+def test_texts_and_scores_are_the_same_with_a_tpus_forms(monkeypatch):
+    params = jax.tree.map(lambda x: 3 * x, tiny.params(CONFIG))
+    _, ids, logprobs = _played(params)
+    tpu = replace(platform.FORMS["tpu"], cache_block=16)
+    monkeypatch.setattr(platform, "FORMS", {"cpu": tpu})
+    # The kernel itself would want heads of 128 in bfloat16.
+    monkeypatch.setattr(cache_layouts, "reads_ragged", lambda config, parts: True)
+    sampler, own_ids, own_logprobs = _played(params)
+    assert sampler._runner.cache.layout == Pairs(16)
     assert own_ids == ids
     np.testing.assert_allclose(own_logprobs, logprobs, atol=1e-4)
