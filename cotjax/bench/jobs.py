@@ -187,7 +187,7 @@ class Late:
 # What TRL trains on: a row for each step, behind the prompt that it was drawn after; or one text an
 # episode, in which each step stands behind the thoughts of all before it, which it was not drawn
 # after.
-TRL_ROWS = ("steps", "episodes")
+TRL_ROWS = {"steps": "a row for each step", "episodes": "one text an episode"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from cotjax.bench.comparison import (
     ratios,
     say,
 )
-from cotjax.bench.jobs import RLJob
+from cotjax.bench.jobs import TRL_ROWS, RLJob
 from cotjax.bench.sides import Side, check_same_platform, devices_of, environment_of_sides
 from cotjax.envs.base import Game
 from cotjax.envs.worlds import load_world
@@ -72,15 +72,8 @@ class Settings:
     def job(self, games: Sequence[Game], folder: Path) -> RLJob:
         """Return cotjax's job; `folder`: for weights and translated games."""
         names = (
-            "template",
-            "tasks",
-            "group",
-            "steps",
-            "new",
-            "batch",
-            "row_length",
+            *("template", "tasks", "group", "steps", "new", "batch", "row_length", "rows"),
             "seed",
-            "rows",
         )
         return RLJob(
             model=str(self.model or BASE_FOLDER),
@@ -137,10 +130,7 @@ def benchmark(settings: Settings, console: Console | None = None) -> Figures:
 
         def jobs() -> Iterator[RLJob]:
             for job in [ours, *([replace(ours, side="trl")] if settings.peer else [])]:
-                say(
-                    console,
-                    f"{job.name} starts: it plays greedily, and steps until it is warm",
-                )
+                say(console, f"{job.name} starts: it plays greedily, and steps until it is warm")
                 yield job
 
         sides = compare(
@@ -213,9 +203,8 @@ def _print(console: Console, figures: Figures, settings: Settings) -> None:
     if "trl" in figures:
         row = figures["trl"]
         rounds = f"steps {row['ratio_low']:.2f} to {row['ratio_high']:.2f}"
-        trained = {"steps": "a row for each step", "episodes": "one text an episode"}[settings.rows]
         say(
             console,
             f"cotjax makes {row['ratio']:.2f} times as many steps as TRL ({rounds}), which trains "
-            f"on {trained}",
+            f"on {TRL_ROWS[settings.rows]}",
         )

@@ -90,9 +90,9 @@ def prompt_flops(config: ModelConfig, slots: int, length: int) -> int:
 
 
 def _train_flops(config: ModelConfig, tokens: int, square: int) -> int:
-    return (6 if config.lora is None else 4) * matmul_params(
-        config
-    ) * tokens + 6 * config.layers * config.heads * config.head_size * square
+    of_weight = 6 if config.lora is None else 4
+    attention = 6 * config.layers * config.heads * config.head_size * square
+    return of_weight * matmul_params(config) * tokens + attention
 
 
 def decode_bytes(config: ModelConfig, cached: float) -> float:

@@ -23,8 +23,8 @@ import jax
 from cotjax.errors import DataError
 from cotjax.model.params import Params, param_shardings
 from cotjax.rl.groups import Stream
-from cotjax.rl.play import Actors, Waits, played_or_read
-from cotjax.rl.rollouts import Rollouts, read_rollouts, rollouts_file
+from cotjax.rl.play import Actors, Waits, played_or_read, read_played
+from cotjax.rl.rollouts import Rollouts, rollouts_file
 from cotjax.rl.run import RLRun
 from cotjax.rollout.background import in_background
 
@@ -136,11 +136,7 @@ class Plays:
         """Return what was played ahead of the checkpoint that this run resumes from."""
         path = rollouts_file(self._folder, ahead.step)
         try:
-            rollouts = read_rollouts(path, self._run.rl)
-            about = rollouts.about
-            if (about.step, about.begin, about.policy) == (ahead.step, ahead.begin, ahead.policy):
-                return rollouts
-            fault = f"{path}: other weights than those of step {ahead.weights} played it"
+            return read_played(path, self._run.rl, **asdict(ahead))
         except DataError as error:
             fault = str(error).partition(";")[0]
         raise DataError(

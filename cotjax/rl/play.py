@@ -95,6 +95,21 @@ class Waits:
         )
 
 
+def read_played(
+    path: Path, settings: Any, *, step: int, begin: int, policy: str, weights: int
+) -> Rollouts:
+    """Return the rollouts of a step's file, played from `begin` on by the weights of this hash.
+
+    `weights`: the step after which they were the policy's. Raises DataError where the file is
+    damaged, or others played it.
+    """
+    rollouts = read_rollouts(path, settings)
+    about = rollouts.about
+    if (about.step, about.begin, about.policy) != (step, begin, policy):
+        raise DataError(f"{path}: other weights than those of step {weights} played it")
+    return rollouts
+
+
 def played_or_read(
     path: Path,
     actors: Actors,
@@ -119,16 +134,14 @@ def played_or_read(
         if not path.exists():
             return False
         try:
-            rollouts = read_rollouts(path, settings)
-            about = rollouts.about
-            if (about.step, about.begin, about.policy) == (step, begin, policy):
-                kept.append(rollouts)
-                return True
-            fault = f"{path}: other weights than those of step {step - 1} played it"
+            kept.append(
+                read_played(path, settings, step=step, begin=begin, policy=policy, weights=step - 1)
+            )
         except DataError as error:
             fault = str(error).partition(";")[0]
-        warn(f"{fault}; set aside as {put_aside(path).name}, and played again")
-        return False
+            warn(f"{fault}; set aside as {put_aside(path).name}, and played again")
+            return False
+        return True
 
     if distributed.from_first("rollouts", usable):
         remove_kept(path)
