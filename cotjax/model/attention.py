@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from cotjax.model.platform import forms_here
+from cotjax.model.products import transposed
 
 # Finite, so that a row in which nothing is visible comes out as numbers instead of NaN.
 _HIDDEN = -1e30
@@ -120,7 +121,7 @@ def _backward(residuals: _Residuals, d_out_BNTH: jax.Array) -> tuple[jax.Array |
     pull_BNT1 = (d_out_BNTH.astype(jnp.float32) * out_BNTH.astype(jnp.float32)).sum(
         axis=-1, keepdims=True
     )
-    k_BKHT, v_BKHT = _transposed(k_BKTH), _transposed(v_BKTH)
+    k_BKHT, v_BKHT = transposed(k_BKTH), transposed(v_BKTH)
     d_q, d_k_BKHT, d_v_BKHT = (
         [],
         jnp.zeros(k_BKHT.shape, jnp.float32),
@@ -146,10 +147,10 @@ def _backward(residuals: _Residuals, d_out_BNTH: jax.Array) -> tuple[jax.Array |
         d_scores_BKRS = d_scores_BNCS.reshape(scores_BKRS.shape).astype(compute)
         add = {"preferred_element_type": jnp.float32}
         d_v_BKHT = d_v_BKHT.at[..., :end].add(
-            jnp.einsum("BKHR,BKRS->BKHS", _transposed(d_out_BKRH), shares_BKRS, **add)
+            jnp.einsum("BKHR,BKRS->BKHS", transposed(d_out_BKRH), shares_BKRS, **add)
         )
         d_k_BKHT = d_k_BKHT.at[..., :end].add(
-            jnp.einsum("BKHR,BKRS->BKHS", _transposed(q_BKRH), d_scores_BKRS, **add)
+            jnp.einsum("BKHR,BKRS->BKHS", transposed(q_BKRH), d_scores_BKRS, **add)
         )
         d_q_BKRH = jnp.einsum("BKRS,BKSH->BKRH", d_scores_BKRS, k_BKTH[:, :, :end], **add)
         d_q.append(d_q_BKRH.reshape(B, N, end - start, H) * (1 / sqrt(H)))
@@ -175,16 +176,6 @@ def _grouped(x_BNCH: jax.Array, K: int) -> jax.Array:
     """Return [B, N, C, H] as [B, K, R, H], R = G C: one matmul a key head for all its queries."""
     B, N, C, H = x_BNCH.shape
     return x_BNCH.reshape(B, K, N // K * C, H)
-
-
-def _transposed(x: jax.Array) -> jax.Array:
-    """Transpose the last two axes. Behind a barrier the compiler does not fold it into the
-    matmul.
-    """
-    transposed = x.swapaxes(-1, -2)
-    if forms_here().transpose_in_memory:
-        return jax.lax.optimization_barrier(transposed)
-    return transposed
 
 
 def _hide(

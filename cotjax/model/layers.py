@@ -21,6 +21,7 @@ from cotjax.model.attention import ATTENDED
 from cotjax.model.config import ModelConfig
 from cotjax.model.linear import Linear, param
 from cotjax.model.platform import forms_here
+from cotjax.model.products import PRODUCT
 from cotjax.model.rope import Rope, rope_of, rotate
 from cotjax.model.sharding import constrain, lookup
 
@@ -34,7 +35,8 @@ REMAT = {
     "none": jax.checkpoint_policies.everything_saveable,
     # The results of all projections, so that only element-wise work is done again.
     "dots": jax.checkpoint_policies.save_from_both_policies(
-        _ATTENDED_ALONE, jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        jax.checkpoint_policies.save_only_these_names(ATTENDED, PRODUCT),
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     ),
     # Those of attention, so that the feed-forward, whose results are the widest, is done again.
     "mlp": jax.checkpoint_policies.save_only_these_names(ATTENDED, PROJECTED),

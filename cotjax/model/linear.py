@@ -11,6 +11,7 @@ from flax import nnx
 
 from cotjax.model.config import LoRA, ModelConfig
 from cotjax.model.platform import forms_here
+from cotjax.model.products import product
 from cotjax.model.sharding import RULES
 
 LORA_FACTORS = ("lora_A", "lora_B")  # the parameters of an adapter
@@ -82,13 +83,13 @@ class Linear(nnx.Module):
         lead = x.shape[: x.ndim - len(self.inputs)]
         rows = (prod(lead),) if forms_here().flat_rows else lead
         x = x.reshape(*rows, prod(self.inputs))
-        y = x @ self._matrix(self.weight, prod(self.inputs))
+        y = product(x, self._matrix(self.weight, prod(self.inputs)))
         if self.bias is not None:
             y += self.bias[...].astype(self.compute).reshape(*(1,) * len(rows), prod(self.outputs))
         if self.lora_A is not None and self.lora_B is not None:
-            inner = x @ self._matrix(self.lora_A, prod(self.inputs))
-            y += (inner * self.lora_scale) @ self._matrix(self.lora_B, inner.shape[-1])
+            inner = product(x, self._matrix(self.lora_A, prod(self.inputs)))
+            y += product(inner * self.lora_scale, self._matrix(self.lora_B, inner.shape[-1]))
         return y.reshape(*lead, *self.outputs)
 
     def _matrix(self, weight: nnx.Param, rows: int) -> jax.Array:
-        return weight[...].astype(self.compute).reshape(rows, -1)
+        return weight[...].reshape(rows, -1)

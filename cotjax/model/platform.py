@@ -27,6 +27,8 @@ class Forms:
     rope_by_matmul: bool = False
     # Transpose attention's operands in memory before its backward matmuls, not inside them.
     transpose_in_memory: bool = False
+    # Products of bfloat16 have float32 results, and no operand is read crosswise (products.py).
+    wide_products: bool = False
     # Compute a decode step's mask once, not in every layer's softmax.
     mask_once: bool = False
     # argmax as a maximum and a minimum: two reductions of one result each.
@@ -56,6 +58,7 @@ FORMS: dict[str, Forms] = {
         flat_rows=True,
         rope_by_matmul=True,
         transpose_in_memory=True,
+        wide_products=True,
         mask_once=True,
         argmax_by_max=True,
         cache_block=64,
@@ -78,6 +81,7 @@ flat_rows            the weight gradient of an einsum over [B, T, D] sums over t
 rope_by_matmul       the compiler fuses the cosines into every layer, where they cost more than the
                      attention's softmax
 transpose_in_memory  a CPU matmul with a transposed operand takes twice the time
+wide_products        other products of bfloat16 are computed in float32, from widened operands
 mask_once            the same fusion, into every layer's exponentials
 argmax_by_max        a reduction with two results is not vectorised
 cache_block          a CPU reads 64 tokens fastest
@@ -183,7 +187,7 @@ def return_freed_memory() -> None:
     """Give memory that this process has freed back to the system (glibc; nothing elsewhere).
 
     A compiler that runs on the host leaves hundreds of MB with the process, which a step on CPU
-    would take a second time.
+    would take a second time; and so do two programs of other sizes that take turns.
     """
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
@@ -200,7 +204,8 @@ def keep_freed_memory() -> None:
     By default glibc gives each large array back to the system, which clears the same pages again
     for the next one. XLA allocates a program's temporaries, gigabytes of a train step, whenever the
     program runs. Call it before threads have allocated anything: a heap of their own stays theirs.
-    `return_freed_memory` still gives memory back.
+    `return_freed_memory` still gives memory back: where programs of other sizes take turns, which
+    find no place among each other's, it is called between them.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         for number, value in _KEEP.values():

@@ -10,6 +10,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from cotjax.model.products import outer
+
 _Move = Callable[[jax.Array], jax.Array]
 
 
@@ -89,8 +91,8 @@ def pulls(
     d_logits_RV = d_logits_BCV.astype(output_VD.dtype).reshape(-1, output_VD.shape[0])
     hidden_RD = hidden_BCD.reshape(-1, hidden_BCD.shape[-1])
     d_hidden_RD = jnp.einsum("RV,VD->RD", d_logits_RV, output_VD, preferred_element_type=wide)
-    d_output_VD = jnp.einsum("RV,RD->VD", d_logits_RV, hidden_RD, preferred_element_type=wide)
-    return d_hidden_RD.astype(hidden_BCD.dtype).reshape(hidden_BCD.shape), d_output_VD
+    d_hidden_BCD = d_hidden_RD.astype(hidden_BCD.dtype).reshape(hidden_BCD.shape)
+    return d_hidden_BCD, outer(d_logits_RV, hidden_RD)
 
 
 def gathered(output_VE: jax.Array, columns: tuple[str, ...]) -> jax.Array:

@@ -50,10 +50,10 @@ def _config(family, **changes):
     )
 
 
-def _ours(config, params):
+def _ours(config, params, remat="none"):
     positions = np.broadcast_to(np.arange(IDS.shape[1], dtype=np.int32), IDS.shape)
     hidden = decoder.hidden_states(
-        config, params, IDS, positions, np.ones_like(IDS), np.zeros_like(IDS)
+        config, params, IDS, positions, np.ones_like(IDS), np.zeros_like(IDS), remat=remat
     )
     return decoder.logits(config, params, hidden)
 
@@ -132,3 +132,18 @@ def test_norms_rotary_positions_and_softmax_stay_wide(family):
             narrow += [str(equation)[:200] for x in equation.invars if x.aval.dtype == jnp.bfloat16]
     assert {"exp", "rsqrt", "cos", "sin"} <= seen, "these are what the model is known to compute"
     assert not narrow, narrow
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_dots_computes_no_product_again(compute):
+    """A wide product has a gradient of its own, inside which a remat policy sees no product."""
+    config = _config("qwen3", compute_dtype=compute)
+
+    def products(remat):
+        def loss(params):
+            return _ours(config, params, remat).sum()
+
+        traced = jax.make_jaxpr(jax.grad(loss))(abstract_params(config))
+        return sum(each.primitive.name == "dot_general" for each in _equations(traced.jaxpr))
+
+    assert products("dots") == products("none") < products("mlp") < products("block")
