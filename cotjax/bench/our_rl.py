@@ -16,7 +16,7 @@ from cotjax.config import default_config
 from cotjax.data.codec import Codec
 from cotjax.envs.base import plays_of
 from cotjax.masking import Dropping
-from cotjax.model.platform import split_cpu
+from cotjax.model.platform import return_freed_memory, split_cpu
 from cotjax.model.sharding import make_mesh
 from cotjax.rl.batches import advantages_of, step_batches
 from cotjax.rl.groups import Stream
@@ -101,6 +101,7 @@ class CotjaxRL(RLTask):
             self._state, _ = self._update(self._state, each.batches)
             found.trained += sum(int((x["segment_ids"] > 0).sum()) for x in each.batches)
         jax.block_until_ready(self._state)
+        return_freed_memory()  # as `reinforce` does
         found.seconds = time.perf_counter() - started
         turns = [turn for episode in rollouts.episodes for turn in episode.steps]
         found.sampled = sum(len(response_of(turn).ids) for turn in turns)

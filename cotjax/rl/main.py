@@ -12,6 +12,7 @@ import jax
 
 from cotjax.envs.base import Game
 from cotjax.errors import DataError
+from cotjax.model.platform import return_freed_memory
 from cotjax.model.sharding import make_mesh
 from cotjax.rl.ahead import Plays
 from cotjax.rl.batches import advantages_of, step_batches
@@ -177,6 +178,8 @@ def reinforce(
                     found.append(metrics)
             with clock.timing("play_s"):
                 waits = plays.wait()  # for what is played meanwhile
+            # Playing and training need memory of other sizes: neither fits into the other's.
+            return_freed_memory()
 
             # ---- log
             row = step_row(rollouts, advantages, run.rl, updates, found, rate) | scored

@@ -15,6 +15,7 @@ from cotjax.data.pipeline import Example, batches, check_supervised, dropped_wei
 from cotjax.errors import DataError
 from cotjax.model.kernels import kernel_for
 from cotjax.model.params import Params
+from cotjax.model.platform import return_freed_memory
 from cotjax.model.sharding import batch_sharding, make_mesh
 from cotjax.runtime import distributed
 from cotjax.runtime.arrays import global_batch, local_rows
@@ -230,4 +231,5 @@ def train(
         if empty := sum(loss is None for loss in metrics_file.losses.values()):
             listener.say(f"{empty} updates had no supervised token left, and gradient 0")
         stop.check(log.saved, settings.steps)
+    return_freed_memory()
     return folder / "checkpoints"
