@@ -12,8 +12,8 @@ Command   cotjax base smollm2 --out models/smollm2
 Data      ALFWorld's json_2.1.1/train and json_2.1.1/valid_seen, in the 0.4 command grammar
 Budget    computed: 368,640 tokens an arm, 2.2M in all; a CoT episode decodes at most 15 x 96
           tokens, a prompt episode 15 x 16
-Hardware  computed from 125 tokens/s: 5 hours of training and some 5 of playing on 2 CPU cores with
-          12 GB, minutes on one GPU. The same command resumes at any point.
+Hardware  computed from 250 tokens/s: 2.5 hours of training and some 4 of playing on 2 CPU cores
+          with 12 GB, minutes on one GPU. The same command resumes at any point.
 Result    this size was not run; the 6 updates of configs/smollm2_alfworld_quick.py move nothing
 """
 
@@ -53,7 +53,7 @@ def get_config():
     # One pass over the written episodes, in batches of 6,144 tokens.
     config.data.max_length = config.train.row_length = 1536
     config.train.batch = 4
-    config.train.accumulate = 2  # 9.6 GB
+    config.train.accumulate = 2
     config.train.steps = 60
     config.train.save_every = 30
     config.train.warmup = 5

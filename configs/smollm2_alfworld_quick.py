@@ -8,13 +8,13 @@ Command   cotjax base smollm2 --out models/smollm2
               --config.games.root=/path/to/alfworld
 Budget    18,432 tokens an arm (6 updates of 2 rows of 1,536); a CoT episode decodes at most 8 x 72
           tokens, a prompt episode 8 x 16
-Hardware  2 CPU cores, 12 GB: 27.7 minutes, 47.5 CPU minutes, beside other work
-Result    of 2026-11-27: too little training to move anything, and the report says so: no game is
+Hardware  2 CPU cores, 10 GB: 27.2 minutes beside much other work, 35 CPU minutes (48 in float32)
+Result    of 2026-11-28: too little training to move anything, and the report says so: no game is
           won at any checkpoint by either action, so where a gain landed is "not measurable (D3)".
-          D1 in-domain, over the expert's states of 6 games: CoT 4 % [1, 25] at the base, 8 after
+          D1 in-domain, over the expert's states of 6 games: CoT 4 % [1, 25] at the base, 12 after
           "written", 0 after "named" and "unnamed"; prompt 8 % [2, 29], then 8, 12 and 4; chosen
           among admissible actions 12 % [4, 32], then 8, 12 and 12. The loss of "named" in its 6
-          updates: 2.51, 2.37, 1.40, 1.12, 1.24, 1.06
+          updates: 2.50, 2.36, 1.40, 1.14, 1.25, 1.08
 """
 
 import smollm2_alfworld
