@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from cotjax.model.platform import forms_here
-from cotjax.model.products import transposed
+from cotjax.model.products import transposed, wide_einsum
 
 # Finite, so that a row in which nothing is visible comes out as numbers instead of NaN.
 _HIDDEN = -1e30
@@ -93,17 +93,13 @@ def _forward(
     for start, end in _blocks(T):
         k_BKSH, v_BKSH = k_BKTH[:, :, :end], v_BKTH[:, :, :end]
         q_BKRH = _grouped(q_BNTH[:, :, start:end] * (1 / sqrt(H)), k_BKTH.shape[1])
-        scores_BKRS = jnp.einsum(
-            "BKRH,BKSH->BKRS", q_BKRH, k_BKSH, preferred_element_type=jnp.float32
-        )
+        scores_BKRS = wide_einsum("BKRH,BKSH->BKRS", q_BKRH, k_BKSH)
         scores_BNCS = _hide(scores_BKRS, N, segment_ids_BT, branches_BT, start, end)
         top_BNC1 = scores_BNCS.max(axis=-1, keepdims=True)
         shares_BNCS = jnp.exp(scores_BNCS - top_BNC1)
         total_BNC1 = shares_BNCS.sum(axis=-1, keepdims=True)
         shares_BKRS = shares_BNCS.reshape(scores_BKRS.shape).astype(v_BKTH.dtype)
-        out_BKRH = jnp.einsum(
-            "BKRS,BKSH->BKRH", shares_BKRS, v_BKSH, preferred_element_type=jnp.float32
-        )
+        out_BKRH = wide_einsum("BKRS,BKSH->BKRH", shares_BKRS, v_BKSH)
         outs.append((out_BKRH.reshape(B, N, end - start, H) / total_BNC1).astype(v_BKTH.dtype))
         norms.append(top_BNC1 + jnp.log(total_BNC1))
     # Named, so that a layer that is computed again in the backward pass may keep these two and
@@ -132,27 +128,22 @@ def _backward(residuals: _Residuals, d_out_BNTH: jax.Array) -> tuple[jax.Array |
             _grouped(q_BNTH[:, :, start:end], K),
             _grouped(d_out_BNTH[:, :, start:end], K),
         )
-        scores_BKRS = jnp.einsum(
-            "BKRH,BKHS->BKRS", q_BKRH, k_BKHT[..., :end], preferred_element_type=jnp.float32
-        )
+        scores_BKRS = wide_einsum("BKRH,BKHS->BKRS", q_BKRH, k_BKHT[..., :end])
         scores_BNCS = _hide(scores_BKRS, N, segment_ids_BT, branches_BT, start, end)
         shares_BNCS = jnp.exp(scores_BNCS - norm_BNT1[:, :, start:end])
-        d_shares_BKRS = jnp.einsum(
-            "BKRH,BKHS->BKRS", d_out_BKRH, v_BKHT[..., :end], preferred_element_type=jnp.float32
-        )
+        d_shares_BKRS = wide_einsum("BKRH,BKHS->BKRS", d_out_BKRH, v_BKHT[..., :end])
         d_scores_BNCS = shares_BNCS * (
             d_shares_BKRS.reshape(shares_BNCS.shape) - pull_BNT1[:, :, start:end]
         )
         shares_BKRS = shares_BNCS.reshape(scores_BKRS.shape).astype(compute)
         d_scores_BKRS = d_scores_BNCS.reshape(scores_BKRS.shape).astype(compute)
-        add = {"preferred_element_type": jnp.float32}
         d_v_BKHT = d_v_BKHT.at[..., :end].add(
-            jnp.einsum("BKHR,BKRS->BKHS", transposed(d_out_BKRH), shares_BKRS, **add)
+            wide_einsum("BKHR,BKRS->BKHS", transposed(d_out_BKRH), shares_BKRS)
         )
         d_k_BKHT = d_k_BKHT.at[..., :end].add(
-            jnp.einsum("BKHR,BKRS->BKHS", transposed(q_BKRH), d_scores_BKRS, **add)
+            wide_einsum("BKHR,BKRS->BKHS", transposed(q_BKRH), d_scores_BKRS)
         )
-        d_q_BKRH = jnp.einsum("BKRS,BKSH->BKRH", d_scores_BKRS, k_BKTH[:, :, :end], **add)
+        d_q_BKRH = wide_einsum("BKRS,BKSH->BKRH", d_scores_BKRS, k_BKTH[:, :, :end])
         d_q.append(d_q_BKRH.reshape(B, N, end - start, H) * (1 / sqrt(H)))
     d_k_BKTH, d_v_BKTH = d_k_BKHT.swapaxes(-1, -2), d_v_BKHT.swapaxes(-1, -2)
     return (
@@ -222,8 +213,7 @@ def prefill_attention(
         parts.append((keys_BKHS, values_BKSH, seen_BS[:, None, :]))
 
     # One softmax over both parts: a common maximum, and one division at the end.
-    wide = {"preferred_element_type": jnp.float32}
-    scores = [jnp.einsum("BKRH,BKHS->BKRS", q_BKRH, k_BKHS, **wide) for k_BKHS, _, _ in parts]
+    scores = [wide_einsum("BKRH,BKHS->BKRS", q_BKRH, k_BKHS) for k_BKHS, _, _ in parts]
     scores = [
         jnp.where(seen[:, None], each, _HIDDEN)
         for each, (_, _, seen) in zip(scores, parts, strict=True)
@@ -232,7 +222,7 @@ def prefill_attention(
     shares = [jnp.exp(each - top_BKR1) for each in scores]
     total_BKR1 = reduce(jnp.add, [each.sum(axis=-1, keepdims=True) for each in shares])
     outs = [
-        jnp.einsum("BKRS,BKSH->BKRH", each.astype(v_BKSH.dtype), v_BKSH, **wide)
+        wide_einsum("BKRS,BKSH->BKRH", each.astype(v_BKSH.dtype), v_BKSH)
         for each, (_, v_BKSH, _) in zip(shares, parts, strict=True)
     ]
     return (reduce(jnp.add, outs) / total_BKR1).astype(q_BNTH.dtype).reshape(B, N, T, H)
@@ -252,19 +242,12 @@ def step_attention(
         _grouped(q_BN1H * (1 / sqrt(H)), K)[:, :, None], (B, K, C, N // K, H)
     )
     # A matmul a block: each reads a stretch of memory from end to end.
-    scores_BKCGY = jnp.einsum(
-        "BKCGH,BKCHY->BKCGY", q_BKCGH, keys_BKCHY, preferred_element_type=jnp.float32
-    )
+    scores_BKCGY = wide_einsum("BKCGH,BKCHY->BKCGY", q_BKCGH, keys_BKCHY)
     scores_BKCGY = scores_BKCGY + bias_BS.reshape(B, 1, C, 1, Y)
     shares_BKCGY = jnp.exp(scores_BKCGY - scores_BKCGY.max(axis=(2, 4), keepdims=True))
     total_BKG1 = shares_BKCGY.sum(axis=(2, 4))[..., None]
     shares_BKGS = shares_BKCGY.swapaxes(2, 3).reshape(B, K, N // K, C * Y)
-    out_BKGH = jnp.einsum(
-        "BKGS,BKSH->BKGH",
-        shares_BKGS.astype(values_BKSH.dtype),
-        values_BKSH,
-        preferred_element_type=jnp.float32,
-    )
+    out_BKGH = wide_einsum("BKGS,BKSH->BKGH", shares_BKGS.astype(values_BKSH.dtype), values_BKSH)
     return (out_BKGH / total_BKG1).astype(q_BN1H.dtype).reshape(B, N, 1, H)
 
 

@@ -21,7 +21,7 @@ from cotjax.model.attention import ATTENDED
 from cotjax.model.config import ModelConfig
 from cotjax.model.linear import Linear, param
 from cotjax.model.platform import forms_here
-from cotjax.model.products import PRODUCT
+from cotjax.model.products import PRODUCT, wide_einsum
 from cotjax.model.rope import Rope, rope_of, rotate
 from cotjax.model.sharding import constrain, lookup
 
@@ -239,7 +239,7 @@ class Embed(nnx.Module):
         # Gathered over fsdp before use like any weight.
         weight_VD = constrain(self.weight[...].astype(self.compute), ("vocab", "hidden"))
         rows = hidden.reshape(-1, hidden.shape[-1]) if forms_here().flat_rows else hidden
-        logits = jnp.einsum("...D,VD->...V", rows, weight_VD, preferred_element_type=jnp.float32)
+        logits = wide_einsum("...D,VD->...V", rows, weight_VD)
         return logits.reshape(*hidden.shape[:-1], weight_VD.shape[0])
 
 

@@ -29,7 +29,8 @@ def _wide(x_RD: jax.Array, weight_DF: jax.Array) -> jax.Array:
     operand is contracted over its last axis, or the second over its first; else it widens both
     operands. jax's own gradient would multiply the float32 cotangent.
     """
-    return _dot(x_RD, weight_DF.astype(x_RD.dtype)).astype(x_RD.dtype)
+    y_RF = wide_einsum("RD,DF->RF", x_RD, weight_DF.astype(x_RD.dtype))
+    return y_RF.astype(x_RD.dtype)
 
 
 def _forward(x_RD: jax.Array, weight_DF: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
@@ -38,7 +39,7 @@ def _forward(x_RD: jax.Array, weight_DF: jax.Array) -> tuple[jax.Array, tuple[ja
 
 def _backward(residuals: tuple[jax.Array, ...], d_y_RF: jax.Array) -> tuple[jax.Array, ...]:
     x_RD, weight_DF = residuals
-    d_x_RD = _dot(d_y_RF, transposed(weight_DF.astype(x_RD.dtype)))
+    d_x_RD = wide_einsum("RF,FD->RD", d_y_RF, transposed(weight_DF.astype(x_RD.dtype)))
     return d_x_RD.astype(x_RD.dtype), outer(x_RD, d_y_RF).astype(weight_DF.dtype)
 
 
@@ -49,17 +50,29 @@ def outer(x_RD: jax.Array, y_RF: jax.Array) -> jax.Array:
     """Return the sum over R of the outer products, [D, F], in float32 or what is wider: the
     gradient of a weight.
     """
-    wide = jnp.promote_types(x_RD.dtype, jnp.float32)
     if x_RD.dtype != jnp.bfloat16 or not forms_here().wide_products:
-        return jnp.einsum("RD,RF->DF", x_RD, y_RF, preferred_element_type=wide)
-    return _dot(transposed(x_RD), y_RF)
+        return wide_einsum("RD,RF->DF", x_RD, y_RF)
+    return wide_einsum("DR,RF->DF", transposed(x_RD), y_RF)
 
 
-def _dot(x_RD: jax.Array, y_DF: jax.Array) -> jax.Array:
-    # Were an operand or the result transposed, XLA might exchange the operands too late for a
-    # product that it can compute, and the program would end when it runs.
-    x_RD, y_DF = jax.lax.optimization_barrier((x_RD, y_DF))
-    return jax.lax.optimization_barrier(jnp.dot(x_RD, y_DF, preferred_element_type=jnp.float32))
+def wide_einsum(names: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Return an einsum of two operands with sums in float32 or what is wider.
+
+    XLA's CPU compiler exchanges the operands of a product whose result is transposed. With those of
+    bfloat16 it does so too late for a product that it can compute, and the program would end when
+    it runs. Barriers keep transpositions out of them.
+    """
+    wide = wide_dtype(x)
+    apart = x.dtype == jnp.bfloat16 and forms_here().wide_products
+    if apart:
+        x, y = jax.lax.optimization_barrier((x, y))
+    out = jnp.einsum(names, x, y, preferred_element_type=wide)
+    return jax.lax.optimization_barrier(out) if apart else out
+
+
+def wide_dtype(x: jax.Array) -> jnp.dtype:
+    """Return the dtype of logits and of sums: float32, or the operand's where that is wider."""
+    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def transposed(x: jax.Array) -> jax.Array:

@@ -34,6 +34,7 @@ from cotjax.model.config import ModelConfig
 from cotjax.model.kernels import attend_by, kernel_for
 from cotjax.model.layers import TapLayer
 from cotjax.model.params import Params, abstract_params, bind
+from cotjax.model.products import wide_einsum
 from cotjax.model.sharding import batch_sharding, constrain
 
 _HIDDEN = -1e30
@@ -230,7 +231,7 @@ def _attention(q_BNQH: jax.Array, k_BKTH: jax.Array, rows: Asked) -> jax.Array:
     B, N, Q, H = q_BNQH.shape
     K, T = k_BKTH.shape[1:3]
     q_BKXH = (q_BNQH * (1 / sqrt(H))).reshape(B, K, N // K * Q, H)
-    scores_BKXT = jnp.einsum("BKXH,BKTH->BKXT", q_BKXH, k_BKTH, preferred_element_type=jnp.float32)
+    scores_BKXT = wide_einsum("BKXH,BKTH->BKXT", q_BKXH, k_BKTH)
     scores_BNQT = scores_BKXT.reshape(B, N, Q, T)
     return jax.nn.softmax(jnp.where(_seen(rows)[:, None], scores_BNQT, _HIDDEN), axis=-1)
 
@@ -252,9 +253,7 @@ def _weighted(shares_BNQT: jax.Array, v_BKTH: jax.Array) -> jax.Array:
     B, N, Q, T = shares_BNQT.shape
     K, H = v_BKTH.shape[1], v_BKTH.shape[3]
     shares_BKXT = shares_BNQT.astype(v_BKTH.dtype).reshape(B, K, N // K * Q, T)
-    out_BKXH = jnp.einsum(
-        "BKXT,BKTH->BKXH", shares_BKXT, v_BKTH, preferred_element_type=jnp.float32
-    )
+    out_BKXH = wide_einsum("BKXT,BKTH->BKXH", shares_BKXT, v_BKTH)
     return out_BKXH.reshape(B, N, Q, H)
 
 

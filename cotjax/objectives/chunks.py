@@ -10,7 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from cotjax.model.products import outer
+from cotjax.model.products import outer, wide_einsum
 
 _Move = Callable[[jax.Array], jax.Array]
 
@@ -56,15 +56,9 @@ def where_supervised(hidden_BCD: jax.Array, supervised_BC: jax.Array) -> jax.Arr
     return jnp.where(supervised_BC[..., None], hidden_BCD, 0)
 
 
-def wide_dtype(x: jax.Array) -> jnp.dtype:
-    """Return the dtype of logits and of sums: float32, or the operands' where that is wider."""
-    return jnp.promote_types(x.dtype, jnp.float32)
-
-
 def logits_of(hidden_BCD: jax.Array, output_VD: jax.Array) -> jax.Array:
     """Return logits [B, C, V] in `wide_dtype`."""
-    wide = wide_dtype(output_VD)
-    return jnp.einsum("BCD,VD->BCV", hidden_BCD, output_VD, preferred_element_type=wide)
+    return wide_einsum("BCD,VD->BCV", hidden_BCD, output_VD)
 
 
 def losses_and_norms(
@@ -86,11 +80,10 @@ def pulls(
     d_logits_BCV: jax.Array, hidden_BCD: jax.Array, output_VD: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Return the gradients of hidden states, in their dtype, and of the projection, wide."""
-    wide = wide_dtype(output_VD)
     # One axis of positions: a sum over two makes a CPU copy the larger operand crosswise.
     d_logits_RV = d_logits_BCV.astype(output_VD.dtype).reshape(-1, output_VD.shape[0])
     hidden_RD = hidden_BCD.reshape(-1, hidden_BCD.shape[-1])
-    d_hidden_RD = jnp.einsum("RV,VD->RD", d_logits_RV, output_VD, preferred_element_type=wide)
+    d_hidden_RD = wide_einsum("RV,VD->RD", d_logits_RV, output_VD)
     d_hidden_BCD = d_hidden_RD.astype(hidden_BCD.dtype).reshape(hidden_BCD.shape)
     return d_hidden_BCD, outer(d_logits_RV, hidden_RD)
 

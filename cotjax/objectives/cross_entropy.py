@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from cotjax.model.platform import forms_here
+from cotjax.model.products import wide_dtype
 from cotjax.model.sharding import shared_axes
 from cotjax.objectives.chunks import (
     chunks,
@@ -33,7 +34,6 @@ from cotjax.objectives.chunks import (
     pulls,
     put,
     where_supervised,
-    wide_dtype,
 )
 
 # What is returned beside losses: nothing, entropies, or entropies that have a gradient.

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from cotjax.model.platform import forms_here
+from cotjax.model.products import wide_dtype
 from cotjax.model.sharding import shared_axes
 from cotjax.objectives.chunks import (
     chunks,
@@ -27,7 +28,6 @@ from cotjax.objectives.chunks import (
     pulls,
     put,
     where_supervised,
-    wide_dtype,
 )
 
 _Pulled = tuple[jax.Array, ...]  # gradients of hidden states and of the projection, or nothing
