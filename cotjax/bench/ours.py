@@ -25,7 +25,7 @@ from cotjax.masking import Role, targets
 from cotjax.model.config import ModelConfig
 from cotjax.model.kernels import kernel_for
 from cotjax.model.params import init_params
-from cotjax.model.platform import return_freed_memory, split_cpu
+from cotjax.model.platform import split_cpu
 from cotjax.model.sharding import batch_sharding, make_mesh
 from cotjax.objectives.objective import Objective
 from cotjax.objectives.supervised import make_objective
@@ -66,7 +66,6 @@ class CotjaxTrain(TrainTask):
         batch = batch_of(job.ids(), job.rows)
         self._batch = jax.device_put(batch, batch_sharding(self._mesh))
         self._step: Any = compiled(step, self._state, self._batch, self._mesh)
-        self._first = True
 
     def _least_remat(
         self, job: TrainJob, config: ModelConfig, make: Callable[..., Objective]
@@ -87,9 +86,6 @@ class CotjaxTrain(TrainTask):
     def step(self) -> float:
         self._state, metrics = self._step(self._state, self._batch)
         jax.block_until_ready((self._state, metrics))
-        if self._first:
-            return_freed_memory()  # as `train` does
-            self._first = False
         return float(metrics["loss"])
 
     def describe(self) -> dict[str, Any]:

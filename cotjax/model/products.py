@@ -14,7 +14,7 @@ PRODUCT = "product"
 
 def product(x: jax.Array, weight_DF: jax.Array) -> jax.Array:
     """Return x [..., D] @ weight [D, F] in x's dtype, to which the weight is cast."""
-    if x.dtype != jnp.bfloat16 or not forms_here().wide_products:
+    if not _is_narrow(x):
         return x @ weight_DF.astype(x.dtype)
     y = _wide(x.reshape(-1, x.shape[-1]), weight_DF)
     # A remat policy sees no product inside a function with a gradient of its own, only its name.
@@ -50,9 +50,9 @@ def outer(x_RD: jax.Array, y_RF: jax.Array) -> jax.Array:
     """Return the sum over R of the outer products, [D, F], in float32 or what is wider: the
     gradient of a weight.
     """
-    if x_RD.dtype != jnp.bfloat16 or not forms_here().wide_products:
-        return wide_einsum("RD,RF->DF", x_RD, y_RF)
-    return wide_einsum("DR,RF->DF", transposed(x_RD), y_RF)
+    if _is_narrow(x_RD):
+        return wide_einsum("DR,RF->DF", transposed(x_RD), y_RF)
+    return wide_einsum("RD,RF->DF", x_RD, y_RF)
 
 
 def wide_einsum(names: str, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -62,12 +62,15 @@ def wide_einsum(names: str, x: jax.Array, y: jax.Array) -> jax.Array:
     bfloat16 it does so too late for a product that it can compute, and the program would end when
     it runs. Barriers keep transpositions out of them.
     """
-    wide = wide_dtype(x)
-    apart = x.dtype == jnp.bfloat16 and forms_here().wide_products
-    if apart:
-        x, y = jax.lax.optimization_barrier((x, y))
-    out = jnp.einsum(names, x, y, preferred_element_type=wide)
-    return jax.lax.optimization_barrier(out) if apart else out
+    if not _is_narrow(x):
+        return jnp.einsum(names, x, y, preferred_element_type=wide_dtype(x))
+    x, y = jax.lax.optimization_barrier((x, y))
+    return jax.lax.optimization_barrier(jnp.einsum(names, x, y, preferred_element_type=jnp.float32))
+
+
+def _is_narrow(x: jax.Array) -> bool:
+    """Say whether the compiler would widen what a plain product multiplies."""
+    return x.dtype == jnp.bfloat16 and forms_here().wide_products
 
 
 def wide_dtype(x: jax.Array) -> jnp.dtype:

@@ -194,11 +194,9 @@ def train(
             pending = (step, metrics, rows)
             stopping = stop.at(step)
             saving = step in keep.steps or stopping
-            if saving or step in held_out_at or step == start + 1:
+            if saving or step in held_out_at:
                 log.update(*pending)
                 pending = None
-                # The next step's temporaries may lie elsewhere than this one's.
-                return_freed_memory()
 
             # ---- measure and save
             loss = None
